@@ -1,0 +1,410 @@
+//! The agent's configuration as plain values: what every key means, its unit and its default.
+//!
+//! How files become these values is in [`crate::config_files`]; who publishes them is
+//! [`crate::config_loader`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// A module's name: 1 to 32 lower-case letters, digits, `-` and `_`, starting with a letter. It becomes part of
+/// file names, so nothing else is let through.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ModuleName(String);
+
+/// A text that cannot be a module's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a module name (1 to 32 lower-case letters, digits, - and _, starting with a letter)")]
+pub struct BadModuleName(String);
+
+impl ModuleName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for ModuleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for ModuleName {
+    type Error = BadModuleName;
+
+    fn try_from(text: String) -> Result<Self, BadModuleName> {
+        let good = (1..=32).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+        if good { Ok(Self(text)) } else { Err(BadModuleName(text.chars().take(64).collect())) }
+    }
+}
+
+impl std::str::FromStr for ModuleName {
+    type Err = BadModuleName;
+
+    fn from_str(text: &str) -> Result<Self, BadModuleName> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl From<ModuleName> for String {
+    fn from(name: ModuleName) -> Self {
+        name.0
+    }
+}
+
+/// The agent's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentConfig {
+    /// Directories, heartbeat, timeouts.
+    pub agent: AgentSection,
+    /// Labels of this host, sent to modules.
+    pub tags: BTreeMap<String, String>,
+    /// Where the agent's log goes.
+    pub logging: LoggingSection,
+    /// How modules are restarted.
+    pub restart: RestartSection,
+    /// Bounds on what modules and clients can make the agent use.
+    pub limits: LimitsSection,
+    /// The alerts on disk.
+    pub journal: JournalSection,
+    /// Changes to built-in modules, and external modules, in the order of start.
+    pub modules: Vec<ModuleSection>,
+}
+
+/// `[agent]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentSection {
+    /// Sockets and the lock; created with mode 0700. Default `/run/vigie`, without root
+    /// `$XDG_RUNTIME_DIR/vigie`.
+    pub run_dir: PathBuf,
+    /// Journal and modules' state. Default `/var/lib/vigie`, without root `$XDG_STATE_HOME/vigie`.
+    pub state_dir: PathBuf,
+    /// Where `NAME.cfg` and `NAME.toml` of modules are. Default `modules.d` beside the configuration file.
+    pub persistconfigdir: PathBuf,
+    /// Name of this host as told to modules; the kernel's when absent.
+    pub hostname: Option<String>,
+    /// Modules mask in query results what identifies.
+    pub extraprivacymode: bool,
+    /// Start no persistent module.
+    pub nopersistmods: bool,
+    /// Longest a query may take, 1 s to 1 h.
+    pub moduletimeout: Duration,
+    /// Time between two heartbeats of a module, 10 ms to 1 h. Degraded after one miss.
+    pub heartbeat_interval: Duration,
+    /// Misses after which a module is killed, 1 to 100.
+    pub heartbeat_misses: u32,
+    /// Time that one module has to end after it was told to, before it is killed, 10 ms to 5 min.
+    pub stop_grace: Duration,
+    /// Time for all modules to end when the agent stops, 100 ms to 10 min.
+    pub stop_budget: Duration,
+}
+
+/// `[logging]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggingSection {
+    /// Where lines go.
+    pub mode: LogMode,
+    /// Least severity that is written.
+    pub level: LogLevel,
+    /// Form of a line.
+    pub format: LogFormat,
+    /// The log file where `mode` is `file`. Default `/var/log/vigie/agent.log`, without root
+    /// `STATE_DIR/agent.log`.
+    pub file: PathBuf,
+    /// Size in bytes at which the file is rotated, 64 KiB to 1 TiB.
+    pub max_file_bytes: u64,
+    /// Rotated files that are kept, 0 to 1000.
+    pub keep_files: u32,
+    /// Bytes of log that one module may write in a burst before it is slowed to `module_bytes_per_sec`.
+    pub module_burst_bytes: u64,
+    /// Bytes of log a second that one module may write for long; beyond it lines are dropped and counted.
+    /// 0 means no limit.
+    pub module_bytes_per_sec: u64,
+}
+
+/// Where the agent's log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogMode {
+    /// Standard error, for a service manager or a person.
+    Stderr,
+    /// A file that is rotated by size and reopened on SIGHUP.
+    File,
+    /// The local syslog socket `/dev/log`, RFC 3164.
+    Syslog,
+}
+
+/// Least severity that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// A promise is broken and someone must act.
+    Error,
+    /// Unexpected, handled.
+    Warning,
+    /// A life event that an operator would ask about.
+    Info,
+    /// Decisions.
+    Debug,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: time, level, message, keys.
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// Text without a time and with a `<N>` priority in front, as systemd's journal reads it (sd-daemon(3)).
+    Journald,
+}
+
+/// `[restart]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartSection {
+    /// Upper bound of the first delay, 0 to 1 min; every further death doubles it. The delay is drawn evenly
+    /// between zero and the bound, so that modules that died together do not start together.
+    pub backoff_initial: Duration,
+    /// Largest bound of the delay, up to 1 day.
+    pub backoff_max: Duration,
+    /// Run without a death after which the delay starts over, up to 1 day.
+    pub healthy_after: Duration,
+    /// Deaths within `breaker_window` that open the breaker (state `failed`); 0 turns it off.
+    pub breaker_deaths: u32,
+    /// See `breaker_deaths`.
+    pub breaker_window: Duration,
+    /// Time between two attempts of a module whose breaker is open.
+    pub breaker_retry: Duration,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitsSection {
+    /// Longest line from a module in bytes, 1 KiB to 64 MiB.
+    pub line_bytes: usize,
+    /// Largest query result in bytes, 1 KiB to 1 GiB.
+    pub result_bytes: usize,
+    /// Queries that run at once, 1 to 10,000.
+    pub running_queries: usize,
+    /// Queries that wait for a place, 0 to 100,000; beyond it a query is refused at once.
+    pub waiting_queries: usize,
+    /// Clients connected to the agent's socket, 16 to 100,000; one that has not asked yet makes room.
+    pub clients: usize,
+    /// Time that a client has to send its request, 100 ms to 10 min.
+    pub client_timeout: Duration,
+}
+
+/// `[journal]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalSection {
+    /// Size in bytes at which a new segment is begun, 64 KiB to 1 TiB.
+    pub segment_bytes: u64,
+    /// Segments that are kept, 2 to 10,000; the oldest one is deleted beyond it.
+    pub keep_segments: u32,
+    /// Alerts held in memory, in bytes, while the disk takes none; beyond it modules wait. 64 KiB to 1 GiB.
+    pub memory_bytes: usize,
+}
+
+/// `[[module]]`: an external module, or changes to a built-in one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleSection {
+    /// The module's name.
+    pub name: ModuleName,
+    /// Persistent or standard; for a built-in module it must agree with what the module is.
+    pub kind: ModuleKind,
+    /// Whether the module may run.
+    pub enabled: bool,
+    /// Program and arguments of an external module; absent for a built-in one. The program is an absolute path
+    /// and neither it nor its directory is writable by others.
+    pub command: Option<Vec<String>>,
+    /// User to run as; the agent's own when absent.
+    pub user: Option<String>,
+    /// Environment added to the small one that every module gets.
+    pub env: BTreeMap<String, String>,
+    /// When the module is started again.
+    pub restart: RestartRule,
+    /// Whether it may listen on other TCP addresses than loopback.
+    pub allow_remote_tcp: bool,
+    /// Bounds enforced by the kernel.
+    pub limits: ProcessLimits,
+}
+
+/// Persistent or standard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleKind {
+    /// Runs as long as the agent.
+    Persistent,
+    /// Runs for one query.
+    Standard,
+}
+
+/// When a persistent module that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestartRule {
+    /// Always.
+    Permanent,
+    /// Unless it exited with 0.
+    Transient,
+    /// Never.
+    Temporary,
+}
+
+/// Bounds on a module's process, see setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProcessLimits {
+    /// Address space in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Open files.
+    pub open_files: Option<u64>,
+    /// Niceness, 0 to 19.
+    pub nice: Option<i32>,
+}
+
+impl Default for LoggingSection {
+    fn default() -> Self {
+        Self {
+            mode: LogMode::Stderr,
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+            file: PathBuf::from("/var/log/vigie/agent.log"),
+            max_file_bytes: 128 << 20,
+            keep_files: 4,
+            module_burst_bytes: 256 << 20,
+            module_bytes_per_sec: 4 << 20,
+        }
+    }
+}
+
+impl Default for RestartSection {
+    fn default() -> Self {
+        Self {
+            backoff_initial: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(300),
+            healthy_after: Duration::from_secs(60),
+            breaker_deaths: 5,
+            breaker_window: Duration::from_secs(60),
+            breaker_retry: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            line_bytes: vigie_sdk::protocol::DEFAULT_MAX_LINE_BYTES,
+            result_bytes: vigie_sdk::protocol::DEFAULT_MAX_RESULT_BYTES,
+            running_queries: 64,
+            waiting_queries: 4096,
+            clients: 4096,
+            client_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for JournalSection {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, keep_segments: 16, memory_bytes: 16 << 20 }
+    }
+}
+
+/// One module as the agent is to run it: its section merged with what is built in, and its own configuration.
+#[derive(Debug, Clone)]
+pub struct ModuleSpec {
+    /// How to run it.
+    pub section: ModuleSection,
+    /// Its own configuration.
+    pub config: ModuleConfig,
+}
+
+impl ModuleSpec {
+    /// The module's name.
+    #[must_use]
+    pub fn name(&self) -> &ModuleName {
+        &self.section.name
+    }
+}
+
+/// A module's own configuration as sent in its `config` message.
+#[derive(Debug, Clone)]
+pub enum ModuleConfig {
+    /// Read and valid, or the module's empty structure when there is no file.
+    Good(Box<RawValue>),
+    /// The file is invalid and there is no earlier good one: the module is not started.
+    Invalid(ConfigProblem),
+    /// The file is invalid; the module keeps what it had.
+    LastGood {
+        /// What the module keeps.
+        config: Box<RawValue>,
+        /// What is wrong with the file.
+        problem: ConfigProblem,
+    },
+}
+
+impl ModuleConfig {
+    /// What to send to the module, if it may be started at all.
+    #[must_use]
+    pub fn usable(&self) -> Option<&RawValue> {
+        match self {
+            Self::Good(config) | Self::LastGood { config, .. } => Some(config),
+            Self::Invalid(_) => None,
+        }
+    }
+
+    /// What is wrong with the module's file.
+    #[must_use]
+    pub fn problem(&self) -> Option<&ConfigProblem> {
+        match self {
+            Self::Good(_) => None,
+            Self::Invalid(problem) | Self::LastGood { problem, .. } => Some(problem),
+        }
+    }
+}
+
+/// One thing that is wrong in a configuration file, shown as `FILE:LINE: KEY: MESSAGE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct ConfigProblem {
+    /// The file.
+    pub file: PathBuf,
+    /// Line in the file from 1; absent when the problem is the file as a whole.
+    pub line: Option<usize>,
+    /// The key, with its section: `agent.heartbeat_interval`.
+    pub key: Option<String>,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+impl std::fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// A complete, valid configuration, published as one immutable value.
+#[derive(Debug, Clone)]
+pub struct LoadedConfig {
+    /// Counts the configurations that took effect since the agent started, from 1.
+    pub generation: u64,
+    /// The file it came from; `None` when there is none and the defaults hold.
+    pub path: Option<PathBuf>,
+    /// The agent's part.
+    pub agent: AgentConfig,
+    /// Every module that may run, in the order of start.
+    pub modules: Vec<ModuleSpec>,
+    /// Problems that do not keep the configuration from taking effect, such as a module's invalid file.
+    pub warnings: Vec<ConfigProblem>,
+}

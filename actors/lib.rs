@@ -1,0 +1,3 @@
+//! The actors of Vigie's agent.
+pub mod config;
+pub mod control_protocol;
