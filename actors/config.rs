@@ -82,28 +82,30 @@ pub struct AgentConfig {
 /// `[agent]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentSection {
-    /// Sockets and the lock; created with mode 0700. Default `/run/vigie`, without root
-    /// `$XDG_RUNTIME_DIR/vigie`.
+    /// Sockets and the lock; created with mode 0700; at most 61 bytes long, because unix(7) limits the paths of
+    /// sockets. Default `/run/vigie`, without root `$XDG_RUNTIME_DIR/vigie`.
     pub run_dir: PathBuf,
     /// Journal and modules' state. Default `/var/lib/vigie`, without root `$XDG_STATE_HOME/vigie`.
     pub state_dir: PathBuf,
-    /// Where `NAME.cfg` and `NAME.toml` of modules are. Default `modules.d` beside the configuration file.
+    /// Where `NAME.cfg` and `NAME.toml` of modules are. Default `modules.d` beside the configuration file; the
+    /// file's own directory when that is MIG's `mig-agent.cfg`, as there.
     pub persistconfigdir: PathBuf,
-    /// Name of this host as told to modules; the kernel's when absent.
+    /// Name of this host as told to modules, 1 to 253 bytes; the kernel's when absent.
     pub hostname: Option<String>,
     /// Modules mask in query results what identifies.
     pub extraprivacymode: bool,
     /// Start no persistent module.
     pub nopersistmods: bool,
-    /// Longest a query may take, 1 s to 1 h.
+    /// Longest a query may take, 1 s to 1 h. Default 5 min, MIG's value.
     pub moduletimeout: Duration,
-    /// Time between two heartbeats of a module, 10 ms to 1 h. Degraded after one miss.
+    /// Time between two heartbeats of a module, 10 ms to 1 h. Degraded after one miss. Default 10 s, MIG's value.
     pub heartbeat_interval: Duration,
-    /// Misses after which a module is killed, 1 to 100.
+    /// Misses after which a module is killed, 1 to 100. Default 3, MIG's 30 s.
     pub heartbeat_misses: u32,
-    /// Time that one module has to end after it was told to, before it is killed, 10 ms to 5 min.
+    /// Time that one module has to end after it was told to, before it is killed, 10 ms to 5 min. Default 5 s.
     pub stop_grace: Duration,
-    /// Time for all modules to end when the agent stops, 100 ms to 10 min.
+    /// Time for all modules to end when the agent stops, 100 ms to 10 min. Default 8 s: operators and service
+    /// managers lose patience after 10 s.
     pub stop_budget: Duration,
 }
 
@@ -123,10 +125,11 @@ pub struct LoggingSection {
     pub max_file_bytes: u64,
     /// Rotated files that are kept, 0 to 1000.
     pub keep_files: u32,
-    /// Bytes of log that one module may write in a burst before it is slowed to `module_bytes_per_sec`.
+    /// Bytes of log that one module may write in a burst before it is slowed to `module_bytes_per_sec`, up to
+    /// 1 TiB.
     pub module_burst_bytes: u64,
-    /// Bytes of log a second that one module may write for long; beyond it lines are dropped and counted.
-    /// 0 means no limit.
+    /// Bytes of log a second that one module may write for long, up to 1 TiB; beyond it lines are dropped and
+    /// counted. 0 means no limit.
     pub module_bytes_per_sec: u64,
 }
 
@@ -175,11 +178,11 @@ pub struct RestartSection {
     pub backoff_max: Duration,
     /// Run without a death after which the delay starts over, up to 1 day.
     pub healthy_after: Duration,
-    /// Deaths within `breaker_window` that open the breaker (state `failed`); 0 turns it off.
+    /// Deaths within `breaker_window` that open the breaker (state `failed`), up to 1000; 0 turns it off.
     pub breaker_deaths: u32,
-    /// See `breaker_deaths`.
+    /// See `breaker_deaths`; 10 ms to 1 day.
     pub breaker_window: Duration,
-    /// Time between two attempts of a module whose breaker is open.
+    /// Time between two attempts of a module whose breaker is open, 10 ms to 1 day.
     pub breaker_retry: Duration,
 }
 
@@ -260,9 +263,9 @@ pub enum RestartRule {
 /// Bounds on a module's process, see setrlimit(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProcessLimits {
-    /// Address space in bytes.
+    /// Address space in bytes, 1 MiB to 1024 TiB.
     pub memory_bytes: Option<u64>,
-    /// Open files.
+    /// Open files, 16 to 1,048,576.
     pub open_files: Option<u64>,
     /// Niceness, 0 to 19.
     pub nice: Option<i32>,

@@ -1,3 +1,5 @@
 //! The actors of Vigie's agent.
+pub mod builtin;
 pub mod config;
+pub mod config_files;
 pub mod control_protocol;
