@@ -1,5 +1,6 @@
 //! The actors of Vigie's agent.
 pub mod builtin;
 pub mod config;
+pub mod config_difference;
 pub mod config_files;
 pub mod control_protocol;
