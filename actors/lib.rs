@@ -3,4 +3,5 @@ pub mod builtin;
 pub mod config;
 pub mod config_difference;
 pub mod config_files;
+pub mod config_loader;
 pub mod control_protocol;

@@ -1,0 +1,550 @@
+//! Owns the configuration in force and replaces it when a better one can be read.
+//!
+//! Started last by the agent with a configuration that was loaded before; stopped first. Takes [`HangUp`] from
+//! the signal handler, [`Reload`] and [`GetConfig`] from `ControlServer`; tells its subscribers with
+//! [`ConfigChanged`] and waits for them.
+//!
+//! ```text
+//!          Reload, HangUp                 read (blocking pool)
+//! idle ──────────────────► reading ───────────────────────────► applying ──► idle, or reading again when
+//!                             ▲ more of them are collected           │        somebody asked meanwhile
+//!                             └──────────────────────────────────────┘
+//! ```
+//!
+//! However many ask while one pass runs, one more pass answers all of them: it reads the files after the last
+//! of them asked. A configuration with a problem changes nothing. Only a configuration that differs in what it
+//! does gets a new generation.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, Recipient, ResponseFuture,
+    WrapFuture,
+};
+use futures_util::future::join_all;
+use slog::{Logger, error, info, o, warn};
+use tokio::sync::oneshot;
+
+use crate::builtin::BuiltinModule;
+use crate::config::{ConfigProblem, LoadedConfig};
+use crate::config_difference::{ConfigDifference, difference, keep_until_agent_restart};
+use crate::config_files::{LoadOptions, load};
+use crate::control_protocol::{ConfigStatus, ReloadReport};
+
+/// Longest wait for one subscriber to apply a change. Restarting all modules is not part of it: they only take
+/// note.
+const SUBSCRIBER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages that wait in the mailbox; each sender waits for its answer or sends at most one.
+const MAILBOX_CAPACITY: usize = 16;
+
+/// Most problems of one pass that are logged and reported: a wrong file can have one a line.
+const MAX_PROBLEMS: usize = 100;
+
+/// What [`ConfigLoader`] needs to start.
+pub struct ConfigLoaderSpec {
+    /// The agent's log.
+    pub log: Logger,
+    /// Where the files are; `previous` is set by the loader itself.
+    pub options: LoadOptions,
+    /// The modules that are built in.
+    pub builtins: &'static [BuiltinModule],
+    /// The configuration that the agent started with.
+    pub initial: Arc<LoadedConfig>,
+    /// Who is told of changes from the start.
+    pub subscribers: Vec<Recipient<ConfigChanged>>,
+}
+
+/// Sent to every subscriber when another configuration takes effect, and awaited. A subscriber that fails is
+/// named in the log and in the answer to the reload; the others are told all the same.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct ConfigChanged {
+    /// The configuration in force from now on.
+    pub config: Arc<LoadedConfig>,
+    /// What is different from the one before.
+    pub difference: Arc<ConfigDifference>,
+}
+
+/// Adds a subscriber, which hears of changes from now on. Sent at most once by each subscriber.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Subscribe(pub Recipient<ConfigChanged>);
+
+/// Asks for the configuration in force and how the last attempt to change it went.
+#[derive(Debug, Message)]
+#[rtype(result = "ConfigView")]
+pub struct GetConfig;
+
+/// Answer to [`GetConfig`].
+#[derive(Debug, Clone)]
+pub struct ConfigView {
+    /// The configuration in force.
+    pub config: Arc<LoadedConfig>,
+    /// The last attempt.
+    pub status: ConfigStatus,
+}
+
+/// Orders to read the files again; answered when the change has been applied.
+#[derive(Debug, Message)]
+#[rtype(result = "ReloadReport")]
+pub struct Reload {
+    /// Only say what would change.
+    pub dry_run: bool,
+}
+
+/// Sent by the signal handler for each SIGHUP that it sees; the result is in the log and in [`GetConfig`].
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct HangUp;
+
+/// What a pass found in the files.
+type Found = Result<LoadedConfig, Vec<ConfigProblem>>;
+
+/// The actor; see the module's documentation.
+pub struct ConfigLoader {
+    log: Logger,
+    options: LoadOptions,
+    builtins: &'static [BuiltinModule],
+    subscribers: Vec<Recipient<ConfigChanged>>,
+    /// The configuration in force.
+    current: Arc<LoadedConfig>,
+    /// When the last attempt was made, RFC 3339.
+    last_reload_at: String,
+    /// What kept the last attempt from taking effect; empty when it did.
+    last_problems: Vec<ConfigProblem>,
+    /// Whether a pass is under way.
+    busy: bool,
+    /// Whether the next pass is to apply what it finds.
+    apply_next: bool,
+    /// Who waits for the next pass, and whether for a dry run.
+    waiting: Vec<(bool, oneshot::Sender<ReloadReport>)>,
+}
+
+impl ConfigLoader {
+    /// Makes a loader that holds the configuration the agent started with.
+    #[must_use]
+    pub fn new(spec: ConfigLoaderSpec) -> Self {
+        Self {
+            log: spec.log.new(o!("component" => "config_loader")),
+            options: spec.options,
+            builtins: spec.builtins,
+            subscribers: spec.subscribers,
+            current: spec.initial,
+            last_reload_at: now(),
+            last_problems: Vec::new(),
+            busy: false,
+            apply_next: false,
+            waiting: Vec::new(),
+        }
+    }
+}
+
+impl Actor for ConfigLoader {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+    }
+}
+
+impl Handler<Subscribe> for ConfigLoader {
+    type Result = ();
+
+    fn handle(&mut self, message: Subscribe, _ctx: &mut Self::Context) {
+        self.subscribers.push(message.0);
+    }
+}
+
+impl Handler<GetConfig> for ConfigLoader {
+    type Result = MessageResult<GetConfig>;
+
+    fn handle(&mut self, _message: GetConfig, _ctx: &mut Self::Context) -> Self::Result {
+        let problems = self.last_problems.iter().chain(&self.current.warnings);
+        let status = ConfigStatus {
+            path: self.current.path.clone(),
+            generation: self.current.generation,
+            last_reload_at: self.last_reload_at.clone(),
+            last_reload_ok: self.last_problems.is_empty(),
+            problems: problems.take(MAX_PROBLEMS).cloned().collect(),
+        };
+        MessageResult(ConfigView { config: Arc::clone(&self.current), status })
+    }
+}
+
+impl Handler<HangUp> for ConfigLoader {
+    type Result = ();
+
+    fn handle(&mut self, _message: HangUp, ctx: &mut Self::Context) {
+        self.apply_next = true;
+        self.start_pass(ctx);
+    }
+}
+
+impl Handler<Reload> for ConfigLoader {
+    type Result = ResponseFuture<ReloadReport>;
+
+    fn handle(&mut self, message: Reload, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        self.apply_next |= !message.dry_run;
+        self.waiting.push((message.dry_run, reply));
+        self.start_pass(ctx);
+        let (generation, path) = (self.current.generation, self.options.path().to_owned());
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| {
+                let problem = whole_file(path, "the agent is stopping; nothing was reloaded");
+                ReloadReport { ok: false, generation, changes: Vec::new(), problems: vec![problem] }
+            })
+        })
+    }
+}
+
+impl ConfigLoader {
+    /// Starts to read the files for everyone who has asked so far, unless a pass is under way.
+    fn start_pass(&mut self, ctx: &mut Context<Self>) {
+        if self.busy {
+            return;
+        }
+        self.busy = true;
+        let apply = std::mem::take(&mut self.apply_next);
+        let waiting = std::mem::take(&mut self.waiting);
+        let options = LoadOptions { previous: Some(Arc::clone(&self.current)), ..self.options.clone() };
+        let (builtins, path) = (self.builtins, self.options.path().to_owned());
+        let reading = async move {
+            let found = tokio::task::spawn_blocking(move || load(&options, builtins)).await;
+            found.unwrap_or_else(|error| {
+                Err(vec![whole_file(path, &format!("reading the configuration failed: {error}"))])
+            })
+        };
+        ctx.spawn(reading.into_actor(self).map(move |found, loader, ctx| {
+            loader.pass_read(found, apply, waiting, ctx);
+        }));
+    }
+
+    /// Takes over what was read, then tells subscribers and those who wait.
+    fn pass_read(
+        &mut self,
+        found: Found,
+        apply: bool,
+        waiting: Vec<(bool, oneshot::Sender<ReloadReport>)>,
+        ctx: &mut Context<Self>,
+    ) {
+        let before = self.current.generation;
+        let (changes, problems, published) = match found {
+            Err(mut problems) => {
+                problems.truncate(MAX_PROBLEMS);
+                (Vec::new(), problems, None)
+            }
+            Ok(new) => {
+                let difference = difference(&self.current, &new);
+                let changes = difference.sentences();
+                (changes, Vec::new(), if apply { self.replace(new, difference) } else { None })
+            }
+        };
+        let ok = problems.is_empty();
+        if apply {
+            self.last_reload_at = now();
+            self.last_problems.clone_from(&problems);
+            self.log_result(&changes);
+        }
+        let generation = if apply { self.current.generation } else { before };
+        let report = ReloadReport { ok, generation, changes, problems };
+        let telling = self.publish(published);
+        ctx.spawn(telling.into_actor(self).map(move |failures, loader, ctx| {
+            loader.pass_ended(report, failures, before, waiting, ctx);
+        }));
+    }
+
+    /// Makes a valid configuration the one in force. Returns what subscribers must be told.
+    fn replace(&mut self, mut new: LoadedConfig, difference: ConfigDifference) -> Option<ConfigChanged> {
+        keep_until_agent_restart(&self.current.agent, &mut new.agent);
+        let effective = difference.takes_effect();
+        if !effective {
+            new.generation = self.current.generation;
+        }
+        // Also without effect: the warnings may be others.
+        self.current = Arc::new(new);
+        let config = Arc::clone(&self.current);
+        effective.then(|| ConfigChanged { config, difference: Arc::new(difference) })
+    }
+
+    /// Tells all subscribers at once and waits for them; returns what went wrong.
+    fn publish(&self, change: Option<ConfigChanged>) -> impl Future<Output = Vec<String>> + use<> {
+        let requests: Vec<_> = change
+            .into_iter()
+            .flat_map(|change| {
+                let tell =
+                    move |to: &Recipient<ConfigChanged>| to.send(change.clone()).timeout(SUBSCRIBER_TIMEOUT);
+                self.subscribers.iter().map(tell).collect::<Vec<_>>()
+            })
+            .collect();
+        async move {
+            let answers = join_all(requests).await;
+            answers.into_iter().filter_map(|answer| answer.err().map(|error| error.to_string())).collect()
+        }
+    }
+
+    /// Answers those who wait, and begins again when somebody asked meanwhile.
+    fn pass_ended(
+        &mut self,
+        report: ReloadReport,
+        failures: Vec<String>,
+        before: u64,
+        waiting: Vec<(bool, oneshot::Sender<ReloadReport>)>,
+        ctx: &mut Context<Self>,
+    ) {
+        let mut report = report;
+        for failure in failures {
+            error!(self.log, "a part of the agent did not take over the configuration"; "error" => ?failure);
+            let message = format!("a part of the agent did not take over the change: {failure}");
+            report.problems.push(whole_file(self.options.path().to_owned(), &message));
+            report.ok = false;
+        }
+        for (dry_run, reply) in waiting {
+            let mut report = report.clone();
+            if dry_run {
+                report.generation = before;
+            }
+            // Whoever does not wait any more does not need the answer.
+            _ = reply.send(report);
+        }
+        self.busy = false;
+        if self.apply_next || !self.waiting.is_empty() {
+            self.start_pass(ctx);
+        }
+    }
+
+    fn log_result(&self, changes: &[String]) {
+        for problem in &self.last_problems {
+            error!(self.log, "configuration refused, the one before stays"; "problem" => cut(problem));
+        }
+        if self.last_problems.is_empty() {
+            for warning in self.current.warnings.iter().take(MAX_PROBLEMS) {
+                warn!(self.log, "configuration has a problem"; "problem" => cut(warning));
+            }
+            for change in changes {
+                info!(self.log, "configuration change"; "change" => ?change);
+            }
+            info!(self.log, "configuration reloaded";
+                "generation" => self.current.generation, "changes" => changes.len());
+        }
+    }
+}
+
+/// A problem as one line of the log: escaped, and cut to 512 bytes.
+fn cut(problem: &ConfigProblem) -> String {
+    let mut text = format!("{:?}", problem.to_string());
+    text.truncate(text.floor_char_boundary(512));
+    text
+}
+
+fn whole_file(file: PathBuf, message: &str) -> ConfigProblem {
+    ConfigProblem { file, line: None, key: None, message: message.to_owned() }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use actix::Addr;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::builtin::tests::BUILTINS;
+    use crate::config_files::Places;
+
+    /// Passes what it is told to the test.
+    struct Probe(mpsc::UnboundedSender<ConfigChanged>);
+
+    impl Actor for Probe {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ConfigChanged> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, message: ConfigChanged, _ctx: &mut Self::Context) {
+            _ = self.0.send(message);
+        }
+    }
+
+    struct Setup {
+        directory: tempfile::TempDir,
+        loader: Addr<ConfigLoader>,
+        told: mpsc::UnboundedReceiver<ConfigChanged>,
+    }
+
+    fn setup(text: &str) -> Setup {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("vigie.toml");
+        std::fs::write(&file, text).unwrap();
+        let options = LoadOptions { file: Some(file), places: Places::system(), previous: None };
+        let initial = Arc::new(load(&options, BUILTINS).unwrap());
+        let (sender, told) = mpsc::unbounded_channel();
+        let subscribers = vec![Probe(sender).start().recipient()];
+        let log = Logger::root(slog::Discard, o!());
+        let spec = ConfigLoaderSpec { log, options, builtins: BUILTINS, initial, subscribers };
+        Setup { directory, loader: ConfigLoader::new(spec).start(), told }
+    }
+
+    impl Setup {
+        fn write(&self, name: &str, text: &str) {
+            let path = self.directory.path().join(Path::new(name));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        async fn reload(&self, dry_run: bool) -> ReloadReport {
+            self.loader.send(Reload { dry_run }).await.unwrap()
+        }
+
+        async fn view(&self) -> ConfigView {
+            self.loader.send(GetConfig).await.unwrap()
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_reload_applies_the_change_and_tells_the_subscribers_before_it_answers() {
+        let mut setup = setup("");
+        setup.write("vigie.toml", "[agent]\nheartbeat_misses = 5\n");
+        setup.write("modules.d/fswatch.cfg", "[paths]\npath = /etc\n");
+
+        let report = setup.reload(false).await;
+        let told = setup.told.try_recv().unwrap();
+
+        assert!(report.ok, "{report:?}");
+        assert_eq!(report.generation, 2);
+        assert_eq!(
+            report.changes,
+            ["reconfigure fswatch (its configuration changed)", "agent.heartbeat_misses is 5, was 3"]
+        );
+        assert_eq!(told.config.generation, 2);
+        assert_eq!(told.config.agent.agent.heartbeat_misses, 5);
+    }
+
+    #[actix_rt::test]
+    async fn a_dry_run_says_the_same_and_changes_nothing() {
+        let mut setup = setup("");
+        setup.write("vigie.toml", "[agent]\nrun_dir = \"/run/other\"\nnopersistmods = true\n");
+
+        let report = setup.reload(true).await;
+
+        assert!(report.ok);
+        assert_eq!(report.generation, 1);
+        assert!(report.changes.contains(&"stop fswatch".to_owned()), "{report:?}");
+        assert!(
+            report.changes.contains(&"agent.run_dir changes when the agent starts again".to_owned()),
+            "{report:?}"
+        );
+        assert!(setup.told.try_recv().is_err());
+        assert_eq!(setup.view().await.config.generation, 1);
+    }
+
+    #[actix_rt::test]
+    async fn a_bad_file_changes_nothing_and_is_in_the_status_with_its_line() {
+        let mut setup = setup("[agent]\nextraprivacymode = true\n");
+        setup.write("vigie.toml", "[agent]\nextraprivacymode = \"true\"\n");
+
+        let report = setup.reload(false).await;
+        let view = setup.view().await;
+
+        assert!(!report.ok);
+        assert_eq!(report.problems[0].line, Some(2));
+        assert!(view.config.agent.agent.extraprivacymode);
+        assert!(!view.status.last_reload_ok);
+        assert_eq!(view.status.problems, report.problems);
+        assert!(setup.told.try_recv().is_err());
+    }
+
+    #[actix_rt::test]
+    async fn a_thousand_reloads_of_unchanged_files_keep_the_generation() {
+        let mut setup = setup("");
+        let orders: Vec<_> = (0..1000).map(|_| setup.loader.send(Reload { dry_run: false })).collect();
+
+        let reports = join_all(orders).await;
+
+        assert!(reports.iter().all(|report| report.as_ref().is_ok_and(|report| report.ok)));
+        assert_eq!(setup.view().await.config.generation, 1);
+        assert!(setup.told.try_recv().is_err());
+    }
+
+    #[actix_rt::test]
+    async fn hang_ups_without_end_are_one_pass_and_the_last_state_of_the_file_wins() {
+        let mut setup = setup("");
+        setup.write("vigie.toml", "[agent]\nheartbeat_misses = 5\n");
+        for _ in 0..100_000 {
+            setup.loader.try_send(HangUp).or_else(|_| setup.loader.clone().try_send(HangUp)).unwrap();
+        }
+
+        let report = setup.reload(false).await;
+
+        assert!(report.ok);
+        assert_eq!(setup.view().await.config.generation, 2);
+        assert_eq!(setup.told.recv().await.unwrap().config.agent.agent.heartbeat_misses, 5);
+        assert!(setup.told.try_recv().is_err());
+    }
+
+    #[actix_rt::test]
+    async fn a_run_directory_keeps_its_value_until_the_agent_starts_again() {
+        let setup = setup("[agent]\nrun_dir = \"/run/one\"\n");
+        setup.write("vigie.toml", "[agent]\nrun_dir = \"/run/two\"\n");
+
+        let report = setup.reload(false).await;
+        let view = setup.view().await;
+
+        assert_eq!(report.changes, ["agent.run_dir changes when the agent starts again"]);
+        assert_eq!(view.config.agent.agent.run_dir, PathBuf::from("/run/one"));
+        assert_eq!(view.config.generation, 1);
+    }
+
+    #[actix_rt::test]
+    async fn a_subscriber_that_has_gone_is_reported_and_the_others_are_told() {
+        let mut setup = setup("");
+        let (sender, gone) = mpsc::unbounded_channel();
+        drop(gone);
+        let address = Gone(sender).start();
+        setup.loader.send(Subscribe(address.clone().recipient())).await.unwrap();
+        _ = address.send(Leave).await;
+        setup.write("vigie.toml", "[agent]\nheartbeat_misses = 5\n");
+
+        let report = setup.reload(false).await;
+
+        assert!(!report.ok);
+        assert!(report.problems[0].message.contains("did not take over"), "{report:?}");
+        assert_eq!(setup.told.try_recv().unwrap().config.generation, 2);
+    }
+
+    /// Ends when it is told to.
+    struct Gone(mpsc::UnboundedSender<ConfigChanged>);
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Leave;
+
+    impl Actor for Gone {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Leave> for Gone {
+        type Result = ();
+
+        fn handle(&mut self, _message: Leave, ctx: &mut Self::Context) {
+            use actix::ActorContext as _;
+            ctx.stop();
+        }
+    }
+
+    impl Handler<ConfigChanged> for Gone {
+        type Result = ();
+
+        fn handle(&mut self, message: ConfigChanged, _ctx: &mut Self::Context) {
+            _ = self.0.send(message);
+        }
+    }
+}
