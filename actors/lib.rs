@@ -5,3 +5,4 @@ pub mod config_difference;
 pub mod config_files;
 pub mod config_loader;
 pub mod control_protocol;
+pub mod environment;
