@@ -1,4 +1,6 @@
 //! The actors of Vigie's agent.
+
+pub mod agent_log;
 pub mod builtin;
 pub mod config;
 pub mod config_difference;
