@@ -1,2 +1,99 @@
-//! The `vigie` binary.
-fn main() {}
+//! The `vigie` binary: reads the command line and hands over.
+
+mod agent;
+mod alerts;
+mod check_config;
+mod cli;
+mod client;
+mod exit;
+mod generate;
+mod guard;
+mod launch;
+mod module_commands;
+mod modules;
+mod paths;
+mod print;
+mod query;
+mod reload;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::cli::{Cli, Command, ModuleCommand};
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    if let Some(name) = &cli.persist {
+        return modules::persist(name);
+    }
+    if let Some(name) = &cli.standard {
+        return modules::run(name);
+    }
+    match &cli.command {
+        Some(Command::Agent(args)) => agent::run(args),
+        Some(Command::Launch(raw)) => launch::run(&raw.arguments),
+        Some(Command::Guard(raw)) => guard::run(&raw.arguments),
+        Some(Command::Module(ModuleCommand::Persist { name })) => modules::persist(name),
+        Some(Command::Module(ModuleCommand::Run { name })) => modules::run(name),
+        Some(command) => match tool(&cli, command) {
+            Ok(exit) => exit.into(),
+            Err(failure) => {
+                print::failure(&failure);
+                failure.exit.into()
+            }
+        },
+        None => Exit::Usage.into(),
+    }
+}
+
+/// Carries out one of the operator's commands.
+fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
+    let socket = paths::socket(cli.socket.as_deref(), cli.run_dir.as_deref());
+    let printer = |json: bool| Printer::stdout(cli.color, json, cli.human);
+    match command {
+        Command::CheckConfig(args) => {
+            // Problems have their own line form for editors; JSON only when asked for.
+            let mut printer = Printer::stdout(cli.color, args.json, !args.json);
+            check_config::run(args, agent::load_config, &mut printer)
+        }
+        Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
+        Command::Query(args) => query::run(args, &socket, &mut printer(args.json)),
+        Command::Alerts(args) => alerts::run(args, &socket, &mut printer(args.json)),
+        Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
+        Command::Module(ModuleCommand::Restart { name, json }) => {
+            module_commands::restart(name, &socket, &mut printer(*json))
+        }
+        Command::Module(ModuleCommand::Logs { name, follow, json }) => {
+            module_commands::logs(name, *follow, &socket, &mut printer(*json))
+        }
+        Command::Module(ModuleCommand::Tap { name, json }) => {
+            module_commands::tap(name, &socket, &mut printer(*json))
+        }
+        Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
+        Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
+        Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),
+        Command::Agent(_)
+        | Command::Launch(_)
+        | Command::Guard(_)
+        | Command::Module(ModuleCommand::Persist { .. } | ModuleCommand::Run { .. }) => {
+            Err(Failure::new(Exit::Internal, "this command is no tool", ""))
+        }
+    }
+}
+
+/// Shows help on standard output, and what is wrong with a command line on standard error.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Whoever closed the output has all it wanted.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok.into(),
+        _ => Exit::Usage.into(),
+    }
+}

@@ -1,0 +1,357 @@
+//! `vigie alerts`.
+//!
+//! With `-f` the command outlives the agent: it connects again and asks for what comes after the last alert that
+//! it printed. Sequence numbers have no gaps and are never used twice, so nothing is missed or printed twice.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use vigie_actors::control_protocol::{AlertRecord, Reply, Request};
+
+use crate::cli::AlertsArgs;
+use crate::client::{Client, ClientError, PROMPT};
+use crate::exit::{Exit, Failure};
+use crate::print::{self, Paint, Printer, Tone, safe};
+use crate::status;
+
+/// Alerts that `-f` begins with.
+const FOLLOW_LINES: usize = 10;
+
+/// Time between two attempts to reach an agent that went away.
+const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+
+/// Carries out `alerts`.
+pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    let since = args.since.as_deref().map(|since| moment(since, SystemTime::now())).transpose()?;
+    let mut progress = Progress::new(args, since);
+    if !args.follow {
+        return stream(&mut progress, socket, printer).map_err(|ended| match ended {
+            Ended::Agent(error) => error.into(),
+            Ended::Output(failure) => failure,
+        });
+    }
+    // How many alerts there were before the first one is asked for: an agent that goes away before it sent any
+    // must not be asked for the newest ten once more, there may have been more than ten in between.
+    progress.starts_at(status::fetch(socket)?.journal.recorded);
+    loop {
+        match stream(&mut progress, socket, printer) {
+            Ok(exit) => return Ok(exit),
+            Err(Ended::Output(failure)) => return Err(failure),
+            Err(Ended::Agent(error)) if !error.is_absence() => return Err(error.into()),
+            Err(Ended::Agent(error)) => {
+                print::note(&format!("{error}; waiting for it to return"));
+                let recorded = wait_for_agent(socket)?;
+                print::note("the agent is back");
+                if progress.restarts_at(recorded) {
+                    print::note("its journal was begun anew; showing it from its start");
+                }
+            }
+        }
+    }
+}
+
+/// Why a stream of alerts ended.
+enum Ended {
+    Agent(ClientError),
+    Output(Failure),
+}
+
+/// Prints alerts until the stream ends.
+fn stream(progress: &mut Progress, socket: &Path, printer: &mut Printer) -> Result<Exit, Ended> {
+    let mut client = Client::connect(socket).map_err(Ended::Agent)?;
+    let limit = if progress.follow { None } else { Some(PROMPT) };
+    client.send(&progress.request(), limit).map_err(Ended::Agent)?;
+    loop {
+        match client.receive().map_err(Ended::Agent)? {
+            Reply::Alert(alert) => {
+                if progress.is_new(alert.seq) {
+                    show(&alert, printer).map_err(Ended::Output)?;
+                    progress.printed(alert.seq);
+                }
+            }
+            // A follower's stream has no end of its own: the agent is stopping.
+            Reply::End {} if progress.follow => return Err(Ended::Agent(ClientError::Closed)),
+            Reply::End {} => return Ok(Exit::Ok),
+            other => return Err(Ended::Output(crate::client::unexpected(&other))),
+        }
+    }
+}
+
+/// Waits until an agent answers and returns how many alerts it has recorded.
+#[expect(clippy::disallowed_methods, reason = "there is no arbiter here, and nothing announces a new agent")]
+fn wait_for_agent(socket: &Path) -> Result<u64, Failure> {
+    loop {
+        std::thread::sleep(RECONNECT_DELAY);
+        match status::fetch(socket) {
+            Ok(status) => return Ok(status.journal.recorded),
+            Err(error) if error.is_absence() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn show(alert: &AlertRecord, printer: &mut Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        return printer.json(alert);
+    }
+    let line = render(alert, printer.paint());
+    printer.line(&line)
+}
+
+/// What is to be asked for, and what was printed already.
+#[derive(Debug)]
+struct Progress {
+    follow: bool,
+    module: Option<String>,
+    since: Option<String>,
+    last: Option<usize>,
+    /// The sequence number after which to go on; unknown before the first connection.
+    after: Option<u64>,
+    /// Whether the first connection was made.
+    resumed: bool,
+}
+
+impl Progress {
+    fn new(args: &AlertsArgs, since: Option<String>) -> Self {
+        let last = match (args.lines, &since) {
+            (None, None) if args.follow => Some(FOLLOW_LINES),
+            (lines, _) => lines,
+        };
+        Self {
+            follow: args.follow,
+            module: args.module.as_ref().map(ToString::to_string),
+            since,
+            last,
+            after: None,
+            resumed: false,
+        }
+    }
+
+    /// The first stream is asked for as the command line says, every later one from where the last one ended.
+    fn request(&self) -> Request {
+        Request::Alerts {
+            since: self.since.clone().filter(|_| !self.resumed),
+            after: self.after.filter(|_| self.resumed),
+            module: self.module.clone(),
+            last: self.last.filter(|_| !self.resumed),
+            follow: self.follow,
+        }
+    }
+
+    fn starts_at(&mut self, recorded: u64) {
+        self.after = Some(recorded);
+    }
+
+    fn is_new(&self, seq: u64) -> bool {
+        !self.resumed || self.after.is_none_or(|after| seq > after)
+    }
+
+    fn printed(&mut self, seq: u64) {
+        self.after = Some(self.after.map_or(seq, |after| after.max(seq)));
+    }
+
+    /// Goes on with an agent that has recorded so many alerts; true when its journal is not the one from before.
+    fn restarts_at(&mut self, recorded: u64) -> bool {
+        self.resumed = true;
+        let anew = self.after.is_some_and(|after| after > recorded);
+        if anew {
+            self.after = Some(0);
+        }
+        anew
+    }
+}
+
+/// Reads an age or a time into RFC 3339.
+fn moment(text: &str, now: SystemTime) -> Result<String, Failure> {
+    if let Ok(age) = humantime::parse_duration(text) {
+        let moment = now.checked_sub(age).and_then(|moment| Timestamp::try_from(moment).ok());
+        // An age beyond the beginning of our clocks means everything.
+        return Ok(moment.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH).to_string());
+    }
+    text.parse::<Timestamp>().map(|moment| moment.to_string()).map_err(|_| {
+        Failure::new(
+            Exit::Usage,
+            format!("--since {text:?} is neither an age nor a time"),
+            "write an age such as 90s, 1h or 2days, or a time such as 2026-11-23T06:00:00Z",
+        )
+    })
+}
+
+/// The parts of an alert's message that fswatch and MIG's modules agree on.
+#[derive(Deserialize)]
+struct Message {
+    severity: String,
+    alert: String,
+}
+
+/// One alert for people.
+fn render(alert: &AlertRecord, paint: Paint) -> String {
+    let (severity, text) = match serde_json::from_str::<Message>(&alert.message) {
+        Ok(message) => (message.severity, message.alert),
+        Err(_) => ("-".to_owned(), alert.message.clone()),
+    };
+    let tone = match severity.as_str() {
+        "critical" | "high" => Tone::Bad,
+        "medium" => Tone::Doubtful,
+        _ => Tone::Plain,
+    };
+    format!(
+        "{} {} {} {}",
+        paint.text(Tone::Faint, &safe(&alert.time)),
+        alert.module,
+        paint.text(tone, &format!("{:8}", safe(&severity))),
+        safe(&text)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::client::tests::fake_agent;
+    use crate::print::tests::Captured;
+
+    fn args(follow: bool, lines: Option<usize>) -> AlertsArgs {
+        AlertsArgs { follow, since: None, module: None, lines, json: true }
+    }
+
+    fn alert(seq: u64) -> AlertRecord {
+        AlertRecord {
+            seq,
+            time: "2026-11-23T06:29:22.123Z".to_owned(),
+            module: "fswatch".parse().unwrap(),
+            id: None,
+            message: r#"{"severity":"critical","alert":"/etc/passwd signature changed a -> b"}"#.to_owned(),
+        }
+    }
+
+    fn line(reply: &Reply) -> String {
+        format!("{}\n", serde_json::to_string(reply).unwrap())
+    }
+
+    fn status_line(recorded: u64) -> String {
+        let status = serde_json::json!({"status": {
+            "version": "0.1.0", "pid": 1, "hostname": "h", "started_at": "", "uptime_secs": 0, "health": "healthy",
+            "problems": [], "modules": [], "containment": "session",
+            "config": {"path": null, "generation": 1, "last_reload_at": "", "last_reload_ok": true, "problems": []},
+            "journal": {"recorded": recorded, "duplicates": 0, "bytes": 0, "pending": 0},
+            "queries": {"running": 0, "waiting": 0, "answered": 0, "failed": 0}
+        }});
+        format!("{status}\n")
+    }
+
+    #[test]
+    fn an_alert_for_people() {
+        assert_eq!(
+            render(&alert(1), Paint::new(false)),
+            "2026-11-23T06:29:22.123Z fswatch critical /etc/passwd signature changed a -> b"
+        );
+        let odd = AlertRecord { message: "a\nb\u{1b}".to_owned(), ..alert(2) };
+        assert_eq!(render(&odd, Paint::new(false)), r"2026-11-23T06:29:22.123Z fswatch -        a\nb\u{1b}");
+    }
+
+    #[test]
+    fn an_age_and_a_time_are_understood_and_nonsense_is_not() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_415_362);
+
+        assert_eq!(moment("1h", now).unwrap(), "2026-11-23T05:29:22Z");
+        assert_eq!(moment("2026-11-23T07:00:00+01:00", now).unwrap(), "2026-11-23T06:00:00Z");
+        assert_eq!(moment("5000years", now).unwrap(), "1970-01-01T00:00:00Z");
+        assert_eq!(moment("yesterday", now).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn following_goes_on_after_the_last_alert_when_the_agent_returns() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let alerts =
+            |range: std::ops::RangeInclusive<u64>| range.map(|seq| line(&Reply::Alert(alert(seq)))).collect();
+        let refusal = "{\"error\":{\"kind\":\"gone\",\"message\":\"the test is over\"}}\n".to_owned();
+        let agent = fake_agent(
+            &socket,
+            vec![
+                vec![status_line(2)],
+                alerts(1..=3),
+                // The agent went away in the middle of alert 4, and is back with two more.
+                vec![status_line(5)],
+                alerts(3..=5),
+                vec![status_line(5)],
+                vec![refusal],
+            ],
+        );
+        let captured = Captured::default();
+
+        let failure = run(&args(true, None), &socket, &mut Printer::into(Box::new(captured.clone()), true))
+            .unwrap_err();
+
+        assert_eq!(failure.message, "the test is over");
+        let printed: Vec<u64> = captured
+            .text()
+            .lines()
+            .map(|line| serde_json::from_str::<AlertRecord>(line).unwrap().seq)
+            .collect();
+        assert_eq!(printed, [1, 2, 3, 4, 5]);
+        let requests = agent.join().unwrap();
+        assert!(
+            requests[1].contains("\"last\":10") && requests[1].contains("\"after\":null"),
+            "{}",
+            requests[1]
+        );
+        assert!(
+            requests[3].contains("\"after\":3") && requests[3].contains("\"last\":null"),
+            "{}",
+            requests[3]
+        );
+        assert!(requests[5].contains("\"after\":5"), "{}", requests[5]);
+    }
+
+    #[test]
+    fn a_journal_that_was_begun_anew_is_shown_from_its_start() {
+        let mut progress = Progress::new(&args(true, None), None);
+        progress.starts_at(7);
+        progress.printed(8);
+
+        assert!(progress.restarts_at(2));
+
+        assert!(progress.is_new(1));
+        assert!(matches!(progress.request(), Request::Alerts { after: Some(0), last: None, .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn over_any_restarts_every_alert_is_printed_once(
+            before in 0_u64..20,
+            lives in proptest::collection::vec((0_u64..20, 0_u64..20), 1..6),
+        ) {
+            let mut progress = Progress::new(&args(true, None), None);
+            let mut recorded = before;
+            let mut printed = Vec::new();
+            progress.starts_at(recorded);
+
+            for (life, (while_connected, while_away)) in lives.iter().enumerate() {
+                if life > 0 {
+                    prop_assert!(!progress.restarts_at(recorded));
+                }
+                recorded += while_connected;
+                let Request::Alerts { after, last, .. } = progress.request() else { unreachable!() };
+                let first = match (after, last) {
+                    (Some(after), _) => after + 1,
+                    (None, Some(last)) => (before + 1).saturating_sub(last as u64).max(1),
+                    (None, None) => 1,
+                };
+                for seq in first..=recorded {
+                    if progress.is_new(seq) {
+                        printed.push(seq);
+                        progress.printed(seq);
+                    }
+                }
+                recorded += while_away;
+            }
+
+            prop_assert!(printed.windows(2).all(|pair| pair[1] == pair[0] + 1), "{:?}", printed);
+        }
+    }
+}

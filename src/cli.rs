@@ -1,0 +1,415 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap_complete::Shell;
+use vigie_actors::config::ModuleName;
+
+use crate::print::ColorWhen;
+
+/// What `--version` says; an installed program also names its commit.
+const VERSION: &str = match option_env!("VIGIE_BUILD_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Fleet security agent: supervised modules that watch this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vigie",
+    version = VERSION,
+    after_help = "\
+Examples:
+  vigie agent                              run the agent in the foreground
+  vigie status                             how the agent and its modules are
+  vigie query fswatch                      ask a module
+  vigie alerts -f                          follow the alerts
+
+Output is a table on a terminal and JSON otherwise. Exit codes: 0 done, 64 wrong usage,
+69 agent or module not reachable, 70 bug, 77 not permitted, 78 invalid configuration."
+)]
+pub(crate) struct Cli {
+    /// The agent's socket
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "run_dir")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// The agent's run directory, which holds its socket [default: /run/vigie, without root $XDG_RUNTIME_DIR/vigie]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    pub(crate) color: ColorWhen,
+
+    /// Print for people even when the output is not a terminal
+    #[arg(long, global = true)]
+    pub(crate) human: bool,
+
+    /// Runs a persistent module, under the name that MIG gives this option.
+    #[arg(short = 'P', value_name = "NAME", hide = true, conflicts_with = "standard")]
+    pub(crate) persist: Option<String>,
+
+    /// Runs a standard module, under the name that MIG gives this option.
+    #[arg(short = 'm', value_name = "NAME", hide = true)]
+    pub(crate) standard: Option<String>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent in the foreground
+    #[command(after_help = "\
+Examples:
+  vigie agent                              with /etc/vigie/vigie.toml, or the defaults
+  vigie agent --config ./vigie.toml
+
+SIGHUP reads the configuration again, SIGTERM stops modules and agent.
+Exit codes: 0 stopped, 75 another agent runs on the same directory, 78 invalid configuration.")]
+    Agent(AgentArgs),
+
+    /// Check a configuration and its modules' files; starts nothing
+    #[command(after_help = "\
+Examples:
+  vigie check-config                       the file that the agent would read
+  vigie check-config ./vigie.toml
+
+Each problem is printed as FILE:LINE: KEY: WHAT IS WRONG. Exit codes: 0 valid, 78 invalid.")]
+    CheckConfig(CheckConfigArgs),
+
+    /// Show how the agent and its modules are
+    #[command(after_help = "\
+Examples:
+  vigie status
+  vigie status --watch                     again every two seconds, over restarts of the agent
+  vigie status --json | jq .health
+
+Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
+    Status(StatusArgs),
+
+    /// Ask a module
+    #[command(after_help = "\
+Examples:
+  vigie query fswatch
+  vigie query examplepersist --param string=hello
+  vigie query netstat --param listeningport=22 --param listeningport=80 --param namespaces:=true
+  vigie query netstat --json-params '{\"connectedip\": [\"10.0.0.0/8\"]}' --timeout 10s --json
+
+Exit codes: 0 the module succeeded, 1 it answered that it did not, 64 no such module,
+69 the agent or the module cannot be reached.")]
+    Query(QueryArgs),
+
+    /// Show recorded alerts, oldest first
+    #[command(after_help = "\
+Examples:
+  vigie alerts -n 20
+  vigie alerts -f                          the newest ten, then new ones, over restarts of the agent
+  vigie alerts --since 1h --module fswatch
+  vigie alerts --since 2026-11-23T00:00:00Z --json")]
+    Alerts(AlertsArgs),
+
+    /// Work with modules
+    #[command(subcommand)]
+    Module(ModuleCommand),
+
+    /// Make the agent read its configuration again
+    #[command(after_help = "\
+Examples:
+  vigie reload --dry-run                   say what would change
+  vigie reload
+
+An invalid configuration changes nothing. Exit codes: 0 in force, 78 invalid.")]
+    Reload(ReloadArgs),
+
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  vigie completions bash > /etc/bash_completion.d/vigie
+  vigie completions fish > ~/.config/fish/completions/vigie.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+
+    /// Print the manual page, or write all pages into a directory
+    #[command(after_help = "\
+Examples:
+  vigie man | man -l -
+  vigie man --out /usr/local/share/man/man8")]
+    Man {
+        /// Write one page for each command into this directory
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+
+    /// Makes this process safe for a module and becomes it; the agent starts it.
+    #[command(hide = true)]
+    Launch(RawArgs),
+
+    /// Ends what modules leave behind when the agent dies; the agent starts it.
+    #[command(hide = true)]
+    Guard(RawArgs),
+}
+
+/// `agent`
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The configuration file, in TOML, or in MIG's form when its name ends in .cfg [default: /etc/vigie/vigie.toml if
+    /// there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `check-config`
+#[derive(Debug, Args)]
+pub(crate) struct CheckConfigArgs {
+    /// The configuration file [default: the one that the agent would read]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Print problems as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show it again and again until interrupted
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+
+    /// Time between two looks with --watch
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = positive_duration, requires = "watch")]
+    pub(crate) interval: Duration,
+}
+
+/// `query`
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// The module
+    #[arg(value_name = "MODULE")]
+    pub(crate) module: ModuleName,
+
+    /// A parameter: KEY=TEXT, or KEY:=JSON for what is not text; a key that is given again becomes a list
+    #[arg(long = "param", short = 'p', value_name = "KEY=VALUE")]
+    pub(crate) parameters: Vec<String>,
+
+    /// All parameters as one JSON text
+    #[arg(long, value_name = "JSON", conflicts_with = "parameters")]
+    pub(crate) json_params: Option<String>,
+
+    /// Longest wait for the answer, such as 10s; never longer than the agent's moduletimeout
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Print the result as one line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `alerts`
+#[derive(Debug, Args)]
+pub(crate) struct AlertsArgs {
+    /// Go on with new alerts as they are recorded; begins with the newest ten unless -n or --since says otherwise
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+
+    /// Only alerts of this age or younger (1h, 2days), or recorded at this RFC 3339 time or later
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+
+    /// Only alerts of this module
+    #[arg(long, value_name = "MODULE")]
+    pub(crate) module: Option<ModuleName>,
+
+    /// Only the newest so many
+    #[arg(long, short = 'n', value_name = "COUNT")]
+    pub(crate) lines: Option<usize>,
+
+    /// Print JSON, one alert a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `module`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModuleCommand {
+    /// List the modules
+    #[command(after_help = "Examples:\n  vigie module list\n  vigie module list --json | jq -r .name")]
+    List {
+        /// Print JSON, one module a line
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// End a persistent module gracefully and start it again at once
+    #[command(after_help = "Examples:\n  vigie module restart fswatch")]
+    Restart {
+        /// The module
+        #[arg(value_name = "MODULE")]
+        name: ModuleName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Show what a module logged lately, and what it wrote to standard error
+    #[command(after_help = "Examples:\n  vigie module logs fswatch\n  vigie module logs -f fswatch")]
+    Logs {
+        /// The module
+        #[arg(value_name = "MODULE")]
+        name: ModuleName,
+        /// Go on with new lines
+        #[arg(long, short = 'f')]
+        follow: bool,
+        /// Print JSON, one line a line
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Show the messages between the agent and a module as they pass, over its restarts
+    #[command(
+        after_help = "Examples:\n  vigie module tap fswatch\n  vigie module tap fswatch --json | jq .text"
+    )]
+    Tap {
+        /// The module
+        #[arg(value_name = "MODULE")]
+        name: ModuleName,
+        /// Print JSON, one message a line
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Runs a built-in persistent module on standard input and output; the agent starts it.
+    #[command(hide = true)]
+    Persist {
+        /// The module
+        #[arg(value_name = "MODULE")]
+        name: String,
+    },
+
+    /// Answers one query with a built-in module on standard input and output; the agent starts it.
+    #[command(hide = true)]
+    Run {
+        /// The module
+        #[arg(value_name = "MODULE")]
+        name: String,
+    },
+}
+
+/// `reload`
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Only say what would change
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of the agent's own helpers, which read them themselves.
+#[derive(Debug, Args)]
+pub(crate) struct RawArgs {
+    /// Everything after the command's name.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub(crate) arguments: Vec<OsString>,
+}
+
+impl Cli {
+    /// Reads the command line, including what the definitions above cannot say.
+    pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(arguments)?;
+        let module = cli.persist.is_some() || cli.standard.is_some();
+        match &cli.command {
+            Some(_) if module => Err(Self::command()
+                .error(ErrorKind::ArgumentConflict, "-P and -m cannot be used together with a command")),
+            None if !module => {
+                let help = Self::command().render_help();
+                Err(Self::command()
+                    .error(ErrorKind::MissingSubcommand, format!("a command is missing\n\n{help}")))
+            }
+            _ => Ok(cli),
+        }
+    }
+}
+
+/// Reads `10s`, `1h 30min`; zero would mean a question that nobody can answer in time.
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than zero".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it as in 500ms, 10s or 1h 30min")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(["vigie"].iter().chain(arguments).map(OsString::from))
+    }
+
+    #[test]
+    fn the_definitions_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_for_all_commands_stand_before_or_after_the_command() {
+        for arguments in [["--run-dir", "/x", "status"], ["status", "--run-dir", "/x"]] {
+            assert_eq!(read(&arguments).unwrap().run_dir, Some(PathBuf::from("/x")));
+        }
+    }
+
+    #[test]
+    fn mig_s_options_run_modules_and_go_with_no_command() {
+        assert_eq!(read(&["-P", "fswatch"]).unwrap().persist.as_deref(), Some("fswatch"));
+        assert_eq!(read(&["-m", "netstat"]).unwrap().standard.as_deref(), Some("netstat"));
+        assert!(read(&["-P", "fswatch", "status"]).is_err());
+        assert!(read(&["-P", "fswatch", "-m", "fswatch"]).is_err());
+        assert_eq!(read(&["-V"]).unwrap_err().kind(), ErrorKind::DisplayVersion);
+        assert_eq!(read(&[]).unwrap_err().kind(), ErrorKind::MissingSubcommand);
+    }
+
+    #[test]
+    fn a_module_s_name_is_checked_before_anybody_is_asked() {
+        assert!(read(&["query", "../fswatch"]).is_err());
+        assert!(read(&["query", "fswatch", "--timeout", "0s"]).is_err());
+        assert!(read(&["query", "fswatch", "--timeout", "10 parsecs"]).is_err());
+    }
+
+    #[test]
+    fn helpers_get_their_arguments_as_they_are() {
+        let cli = read(&["launch", "--nice", "5", "--", "/bin/true", "--json"]).unwrap();
+
+        let Some(Command::Launch(raw)) = cli.command else { panic!("not launch") };
+        assert_eq!(raw.arguments, ["--nice", "5", "--", "/bin/true", "--json"]);
+    }
+
+    #[test]
+    fn every_command_for_people_has_examples() {
+        fn check(command: &clap::Command) {
+            for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+                let group = command.has_subcommands();
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(group || help.starts_with("Examples:"), "{} has no examples", command.get_name());
+                check(command);
+            }
+        }
+        check(&Cli::command());
+    }
+}

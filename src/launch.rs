@@ -1,0 +1,12 @@
+//! The agent's helper `launch`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::exit::Exit;
+
+/// Carries out `launch`.
+pub(crate) fn run(_arguments: &[OsString]) -> ExitCode {
+    crate::print::note("this program was built without the agent");
+    Exit::Internal.into()
+}

@@ -1,0 +1,231 @@
+//! `vigie query`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+use vigie_actors::control_protocol::{Reply, Request};
+use vigie_sdk::ModuleResult;
+
+use crate::cli::QueryArgs;
+use crate::client;
+use crate::exit::{Exit, Failure};
+use crate::print::{Paint, Printer, Tone, safe};
+
+/// The longest `moduletimeout` that an agent can be configured with.
+const LONGEST_QUERY: Duration = Duration::from_secs(3600);
+
+/// Time for the agent to say that the module's time is over.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Deepest indentation; deeper values are shown on their parent's level.
+const MAX_INDENTATION: usize = 32;
+
+/// Carries out `query`.
+pub(crate) fn run(args: &QueryArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    let request = Request::Query {
+        module: args.module.to_string(),
+        parameters: parameters(&args.parameters, args.json_params.as_deref())?,
+        timeout_ms: args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+    };
+    let limit = args.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
+    let result = match client::ask(socket, &request, limit)? {
+        Reply::Result(result) => result,
+        other => return Err(client::unexpected(&other)),
+    };
+    if printer.is_json() {
+        printer.json(&result)?;
+    } else {
+        let text = render(args.module.as_str(), &result, printer.paint());
+        printer.line(text.trim_end())?;
+    }
+    Ok(if result.success { Exit::Ok } else { Exit::NotWell })
+}
+
+/// The query's parameters as JSON; `None` when there are none.
+fn parameters(pairs: &[String], json: Option<&str>) -> Result<Option<Box<RawValue>>, Failure> {
+    let wrong = |what: String| {
+        Failure::new(
+            Exit::Usage,
+            what,
+            "write --param KEY=TEXT, --param KEY:=JSON, or --json-params '{\"key\": …}'",
+        )
+    };
+    if let Some(json) = json {
+        return serde_json::from_str(json)
+            .map(Some)
+            .map_err(|error| wrong(format!("--json-params is not valid JSON: {error}")));
+    }
+    if pairs.is_empty() {
+        return Ok(None);
+    }
+    let mut object = Map::new();
+    for pair in pairs {
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| wrong(format!("--param {pair:?} has no equals sign")))?;
+        let (key, value) = match key.strip_suffix(':') {
+            Some(key) => {
+                let value = serde_json::from_str(value)
+                    .map_err(|error| wrong(format!("--param {pair:?} is not valid JSON: {error}")))?;
+                (key, value)
+            }
+            None => (key, Value::String(value.to_owned())),
+        };
+        if key.is_empty() {
+            return Err(wrong(format!("--param {pair:?} has no key")));
+        }
+        add(&mut object, key, value);
+    }
+    to_raw_value(&object)
+        .map(Some)
+        .map_err(|error| wrong(format!("the parameters cannot be written: {error}")))
+}
+
+/// Adds a parameter; one that is there already becomes a list.
+fn add(object: &mut Map<String, Value>, key: &str, value: Value) {
+    match object.get_mut(key) {
+        Some(Value::Array(list)) => list.push(value),
+        Some(first) => *first = Value::Array(vec![first.take(), value]),
+        None => {
+            object.insert(key.to_owned(), value);
+        }
+    }
+}
+
+/// The result for people.
+fn render(module: &str, result: &ModuleResult, paint: Paint) -> String {
+    let (tone, word) = match (result.success, result.foundanything) {
+        (true, true) => (Tone::Good, "found"),
+        (true, false) => (Tone::Plain, "found nothing"),
+        (false, _) => (Tone::Bad, "failed"),
+    };
+    let mut text = format!("{module}: {}\n", paint.text(tone, word));
+    for (name, value) in [("elements", &result.elements), ("statistics", &result.statistics)] {
+        if let Some(value) = value.as_deref().map(RawValue::get).filter(|value| *value != "null") {
+            text.push_str(&format!("{}\n", paint.text(Tone::Faint, name)));
+            for line in indented(value).lines() {
+                text.push_str(&format!("  {}\n", safe(line)));
+            }
+        }
+    }
+    for error in result.errors.iter().flatten() {
+        let tone = if result.success { Tone::Doubtful } else { Tone::Bad };
+        text.push_str(&format!("{} {}\n", paint.text(tone, "error"), safe(error)));
+    }
+    text
+}
+
+/// JSON text on many lines, with numbers and the order of keys exactly as the module wrote them.
+fn indented(json: &str) -> String {
+    let mut text = String::with_capacity(json.len() * 2);
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    let mut characters = json.chars().filter(|character| !matches!(character, '\n' | '\r' | '\t')).peekable();
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth.min(MAX_INDENTATION)));
+    };
+    while let Some(character) = characters.next() {
+        if in_string {
+            text.push(character);
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+            continue;
+        }
+        match character {
+            ' ' => {}
+            '{' | '[' => {
+                text.push(character);
+                while characters.next_if_eq(&' ').is_some() {}
+                if characters.peek().is_some_and(|next| matches!(next, '}' | ']')) {
+                    text.extend(characters.next());
+                } else {
+                    depth += 1;
+                    line(&mut text, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut text, depth);
+                text.push(character);
+            }
+            ',' => {
+                text.push(character);
+                line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            _ => {
+                in_string = character == '"';
+                text.push(character);
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(pairs: &[&str]) -> String {
+        let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
+        parameters(&pairs, None).unwrap().unwrap().get().to_owned()
+    }
+
+    #[test]
+    fn parameters_are_text_unless_they_say_json_and_repeat_into_lists() {
+        assert_eq!(json(&["string=a=b"]), r#"{"string":"a=b"}"#);
+        assert_eq!(json(&["port=22", "port=80", "ns:=true"]), r#"{"ns":true,"port":["22","80"]}"#);
+        assert_eq!(json(&["list:=[1]", "list:=2"]), r#"{"list":[1,2]}"#);
+        assert!(parameters(&[], None).unwrap().is_none());
+    }
+
+    #[test]
+    fn wrong_parameters_are_wrong_usage() {
+        for pair in ["nothing", "=x", ":=1", "a:=nope"] {
+            assert_eq!(parameters(&[pair.to_owned()], None).unwrap_err().exit, Exit::Usage, "{pair}");
+        }
+        assert_eq!(parameters(&[], Some("{")).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_result_for_people() {
+        let result: ModuleResult = serde_json::from_str(
+            r#"{"foundanything":true,"success":true,"elements":{"ok": true,"paths":["/a{\u001b","/b\"}"],"none":{},"big":12345678901234567890123},"statistics":null,"errors":["cannot read \u001b[2J"]}"#,
+        )
+        .unwrap();
+
+        assert_eq!(
+            render("fswatch", &result, Paint::new(false)),
+            "\
+fswatch: found
+elements
+  {
+    \"ok\": true,
+    \"paths\": [
+      \"/a{\\u001b\",
+      \"/b\\\"}\"
+    ],
+    \"none\": {},
+    \"big\": 12345678901234567890123
+  }
+error cannot read \\u{1b}[2J
+"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn indented_json_means_the_same(text in any::<String>(), numbers in proptest::collection::vec(any::<i64>(), 0..5)) {
+            let value = serde_json::json!({"text": text, "numbers": numbers, "deep": [[[{}]], {"a": [1, {"b": null}]}]});
+
+            let read: Value = serde_json::from_str(&indented(&value.to_string())).unwrap();
+
+            prop_assert_eq!(read, value);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `vigie reload`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use vigie_actors::control_protocol::{ReloadReport, Reply, Request};
+
+use crate::cli::ReloadArgs;
+use crate::client;
+use crate::exit::{Exit, Failure};
+use crate::print::{self, Printer, safe};
+
+/// Time for reading files and for the actors to take what changed.
+const LONGEST_RELOAD: Duration = Duration::from_secs(60);
+
+/// Carries out `reload`.
+pub(crate) fn run(args: &ReloadArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    let report = match client::ask(socket, &Request::Reload { dry_run: args.dry_run }, LONGEST_RELOAD)? {
+        Reply::Reloaded(report) => report,
+        other => return Err(client::unexpected(&other)),
+    };
+    for problem in &report.problems {
+        print::problem(&problem.to_string());
+    }
+    if printer.is_json() {
+        printer.json(&report)?;
+    } else if report.ok {
+        printer.line(&render(&report, args.dry_run))?;
+    }
+    if report.ok {
+        return Ok(Exit::Ok);
+    }
+    Err(Failure::new(
+        Exit::Config,
+        format!("the configuration is invalid; configuration {} stays in force", report.generation),
+        "correct the problems above and try `vigie reload --dry-run`",
+    ))
+}
+
+/// A valid configuration's report for people.
+fn render(report: &ReloadReport, dry_run: bool) -> String {
+    let mut lines = vec![match (report.changes.is_empty(), dry_run) {
+        (true, _) => format!("nothing changed; configuration {} is in force", report.generation),
+        (false, true) => "the configuration is valid; it would change:".to_owned(),
+        (false, false) => format!("configuration {} is in force; it changed:", report.generation),
+    }];
+    lines.extend(report.changes.iter().map(|change| format!("  {}", safe(change))));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::tests::fake_agent;
+    use crate::print::tests::Captured;
+
+    fn report(ok: bool, changes: &[&str]) -> ReloadReport {
+        ReloadReport {
+            ok,
+            generation: 4,
+            changes: changes.iter().map(|change| (*change).to_owned()).collect(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_report_for_people() {
+        assert_eq!(render(&report(true, &[]), false), "nothing changed; configuration 4 is in force");
+        assert_eq!(
+            render(&report(true, &["restart audit (its command changed)"]), true),
+            "the configuration is valid; it would change:\n  restart audit (its command changed)"
+        );
+        assert_eq!(
+            render(&report(true, &["stop audit"]), false),
+            "configuration 4 is in force; it changed:\n  stop audit"
+        );
+    }
+
+    #[test]
+    fn an_invalid_configuration_ends_with_its_own_exit_code() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let reply = format!("{}\n", serde_json::to_string(&Reply::Reloaded(report(false, &[]))).unwrap());
+        let agent = fake_agent(&socket, vec![vec![reply]]);
+        let captured = Captured::default();
+        let args = ReloadArgs { dry_run: false, json: true };
+
+        let failure = run(&args, &socket, &mut Printer::into(Box::new(captured.clone()), true)).unwrap_err();
+
+        agent.join().unwrap();
+        assert_eq!(failure.exit, Exit::Config);
+        assert!(failure.message.contains("configuration 4 stays in force"));
+        assert!(captured.text().starts_with("{\"ok\":false"));
+    }
+}

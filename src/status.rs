@@ -1,0 +1,325 @@
+//! `vigie status` and `vigie module list`.
+
+use std::path::Path;
+
+use serde::Serialize;
+use vigie_actors::control_protocol::{AgentStatus, Health, ModuleState, ModuleStatus, Reply, Request};
+
+use crate::cli::StatusArgs;
+use crate::client::{self, ClientError};
+use crate::exit::{Exit, Failure};
+use crate::print::{Paint, Printer, Tone, duration, safe, size, table_text};
+
+/// What `--watch` prints as JSON while there is no agent.
+#[derive(Serialize)]
+struct Absence<'a> {
+    health: &'a str,
+    problems: [String; 1],
+}
+
+/// Carries out `status`.
+pub(crate) fn run(args: &StatusArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    if args.watch {
+        return watch(args, socket, printer);
+    }
+    let status = fetch(socket).map_err(|error| {
+        let exit = exit_without_status(&error);
+        Failure { exit, ..Failure::from(error) }
+    })?;
+    show(&status, printer)?;
+    Ok(exit_of(status.health))
+}
+
+/// Carries out `module list`.
+pub(crate) fn list(socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    let status = fetch(socket)?;
+    if printer.is_json() {
+        for module in &status.modules {
+            printer.json(module)?;
+        }
+    } else {
+        let table = modules_table(&status.modules, printer.width(), printer.paint());
+        printer.line(table.trim_end())?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Shows the status again and again; an agent that is away is shown as such.
+fn watch(args: &StatusArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    loop {
+        let answer = fetch(socket);
+        if printer.is_terminal() && !printer.is_json() {
+            // Home, and erase what was there: the picture stays in its place.
+            printer.raw(b"\x1b[H\x1b[2J")?;
+        }
+        match answer {
+            Ok(status) => show(&status, printer)?,
+            Err(error) => {
+                let health =
+                    if exit_without_status(&error) == Exit::NotRunning { "not_running" } else { "unknown" };
+                if printer.is_json() {
+                    printer.json(&Absence { health, problems: [error.to_string()] })?;
+                } else {
+                    let text = printer.paint().text(Tone::Bad, &safe(&error.to_string()));
+                    printer.line(&text)?;
+                }
+            }
+        }
+        pause(args.interval);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "there is no arbiter here, and time is what is waited for")]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
+/// Asks the agent.
+pub(crate) fn fetch(socket: &Path) -> Result<AgentStatus, ClientError> {
+    match client::ask(socket, &Request::Status {}, client::PROMPT)? {
+        Reply::Status(status) => Ok(*status),
+        other => Err(ClientError::Garbled {
+            reason: format!(
+                "it is no status: {:?}",
+                format!("{other:?}").chars().take(100).collect::<String>()
+            ),
+        }),
+    }
+}
+
+fn show(status: &AgentStatus, printer: &mut Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        return printer.json(status);
+    }
+    let text = render(status, printer.width(), printer.paint());
+    printer.line(text.trim_end())
+}
+
+fn exit_of(health: Health) -> Exit {
+    match health {
+        Health::Healthy => Exit::Ok,
+        Health::Degraded | Health::Failed => Exit::NotWell,
+    }
+}
+
+/// An agent that is there and does not answer is not well; one that is not there does not run.
+fn exit_without_status(error: &ClientError) -> Exit {
+    match error {
+        ClientError::NotRunning { .. } => Exit::NotRunning,
+        ClientError::NotPermitted { .. } => Exit::Permission,
+        ClientError::Garbled { .. } => Exit::Internal,
+        ClientError::NotConnected { .. } => Exit::Unavailable,
+        ClientError::Broken { .. }
+        | ClientError::Closed
+        | ClientError::TimedOut { .. }
+        | ClientError::Refused(_) => Exit::NotWell,
+    }
+}
+
+/// The status for people.
+fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
+    let (tone, health) = match status.health {
+        Health::Healthy => (Tone::Good, "healthy"),
+        Health::Degraded => (Tone::Doubtful, "degraded"),
+        Health::Failed => (Tone::Bad, "failed"),
+    };
+    let mut text = format!(
+        "vigie {} on {}: {}, up {}, pid {}\n",
+        safe(&status.version),
+        safe(&status.hostname),
+        paint.text(tone, health),
+        duration(status.uptime_secs),
+        status.pid
+    );
+    for problem in &status.problems {
+        text.push_str(&format!("  {} {}\n", paint.text(tone, "!"), safe(problem)));
+    }
+    let config = &status.config;
+    let origin = match &config.path {
+        Some(path) => format!("from {}", safe(&path.to_string_lossy())),
+        None => "the defaults".to_owned(),
+    };
+    text.push_str(&format!("configuration {}, {origin}", config.generation));
+    if config.last_reload_ok {
+        text.push_str(&format!(", read {}\n", safe(&config.last_reload_at)));
+    } else {
+        let refused = format!("the one read {} is invalid and changed nothing", safe(&config.last_reload_at));
+        text.push_str(&format!("; {}\n", paint.text(Tone::Bad, &refused)));
+    }
+    for problem in &config.problems {
+        text.push_str(&format!("  {} {}\n", paint.text(Tone::Bad, "!"), safe(&problem.to_string())));
+    }
+    let journal = &status.journal;
+    text.push_str(&format!("alerts: {} recorded, {} on disk", journal.recorded, size(journal.bytes)));
+    if journal.pending > 0 {
+        text.push_str(&format!(", {} waiting for the disk", journal.pending));
+    }
+    if let Some(error) = &journal.error {
+        text.push_str(&format!("; {}", paint.text(Tone::Bad, &safe(error))));
+    }
+    let queries = &status.queries;
+    text.push_str(&format!(
+        "\nqueries: {} answered, {} failed, {} running, {} waiting\n\n",
+        queries.answered, queries.failed, queries.running, queries.waiting
+    ));
+    text.push_str(&modules_table(&status.modules, width, paint));
+    text
+}
+
+/// The modules for people.
+fn modules_table(modules: &[ModuleStatus], width: Option<u16>, paint: Paint) -> String {
+    let headings = ["MODULE", "STATE", "PID", "UP", "RESTARTS", "HEARTBEAT", "LOGS", "ALERTS", "NOTE"];
+    let mut table = paint.table(width, &headings);
+    for module in modules {
+        let (tone, state) = state_word(module.state);
+        let cell = |text: &str| paint.cell(Tone::Plain, text);
+        let optional = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+        table.add_row([
+            cell(module.name.as_str()),
+            paint.cell(tone, state),
+            cell(&optional(module.pid.map(u64::from))),
+            cell(&module.uptime_secs.map_or("-".to_owned(), duration)),
+            cell(&module.restarts.to_string()),
+            cell(&module.heartbeat_us.map_or("-".to_owned(), heartbeat)),
+            cell(&module.logs.to_string()),
+            cell(&module.alerts.to_string()),
+            cell(&module_note(module)),
+        ]);
+    }
+    table_text(&table)
+}
+
+fn state_word(state: ModuleState) -> (Tone, &'static str) {
+    match state {
+        ModuleState::Idle => (Tone::Faint, "idle"),
+        ModuleState::Starting => (Tone::Plain, "starting"),
+        ModuleState::Running => (Tone::Good, "running"),
+        ModuleState::Degraded => (Tone::Doubtful, "degraded"),
+        ModuleState::Stopping => (Tone::Plain, "stopping"),
+        ModuleState::Backoff => (Tone::Doubtful, "backoff"),
+        ModuleState::Failed => (Tone::Bad, "failed"),
+        ModuleState::Ended => (Tone::Faint, "ended"),
+    }
+}
+
+/// Microseconds as milliseconds.
+fn heartbeat(microseconds: u64) -> String {
+    format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100)
+}
+
+/// Why a module is not plainly running, how it ended last, and what it lost.
+fn module_note(module: &ModuleStatus) -> String {
+    let mut notes = Vec::new();
+    notes.extend(module.reason.clone());
+    if let Some(milliseconds) = module.restart_in_ms {
+        notes.push(format!("starts in {}.{} s", milliseconds / 1000, milliseconds % 1000 / 100));
+    }
+    if let Some(exit) = &module.last_exit {
+        notes.push(format!("last exit {exit}"));
+    }
+    let dropped: u64 = module.dropped.values().sum();
+    if dropped > 0 {
+        let reasons: Vec<&str> = module.dropped.keys().map(String::as_str).collect();
+        notes.push(format!("{dropped} lines dropped ({})", reasons.join(", ")));
+    }
+    notes.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::tests::fake_agent;
+    use crate::print::tests::Captured;
+
+    fn status() -> AgentStatus {
+        serde_json::from_value(serde_json::json!({
+            "version": "0.1.0", "pid": 4242, "hostname": "web1", "started_at": "2026-11-23T06:00:00.000Z",
+            "uptime_secs": 11527, "health": "degraded", "problems": ["module audit waits for its next start"],
+            "config": {
+                "path": "/etc/vigie/vigie.toml", "generation": 3,
+                "last_reload_at": "2026-11-23T09:00:00.000Z", "last_reload_ok": true, "problems": []
+            },
+            "modules": [
+                {
+                    "name": "fswatch", "kind": "persistent", "state": "running", "pid": 4243, "incarnation": 1,
+                    "uptime_secs": 11526, "restarts": 0, "heartbeat_us": 240, "logs": 12, "alerts": 3
+                },
+                {
+                    "name": "audit", "kind": "persistent", "state": "backoff", "reason": "exited\u{1b}[2J",
+                    "incarnation": 4, "restarts": 3, "last_exit": "exited(1)", "restart_in_ms": 1250,
+                    "logs": 0, "alerts": 0, "dropped": {"not_json": 2}
+                }
+            ],
+            "journal": {"recorded": 3, "duplicates": 0, "bytes": 1536, "pending": 0},
+            "queries": {"running": 0, "waiting": 0, "answered": 5, "failed": 1},
+            "containment": "cgroup"
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_status_for_people() {
+        let text = render(&status(), None, Paint::new(false));
+
+        assert_eq!(
+            text,
+            "\
+vigie 0.1.0 on web1: degraded, up 3h 12m, pid 4242
+  ! module audit waits for its next start
+configuration 3, from /etc/vigie/vigie.toml, read 2026-11-23T09:00:00.000Z
+alerts: 3 recorded, 1.5 KiB on disk
+queries: 5 answered, 1 failed, 0 running, 0 waiting
+
+MODULE   STATE    PID   UP      RESTARTS  HEARTBEAT  LOGS  ALERTS  NOTE
+fswatch  running  4243  3h 12m  0         0.2 ms     12    3
+audit    backoff  -     -       3         -          0     0       exited\\u{1b}[2J; starts in 1.2 s; last exit exited(1); 2 lines dropped (not_json)
+"
+        );
+    }
+
+    #[test]
+    fn an_invalid_configuration_is_shown_with_its_place() {
+        let mut status = status();
+        status.config.last_reload_ok = false;
+        status.config.problems = vec![vigie_actors::config::ConfigProblem {
+            file: "/etc/vigie/vigie.toml".into(),
+            line: Some(7),
+            key: Some("agent.stop_grace".to_owned()),
+            message: "is \"x\"; a time such as \"10s\" is allowed".to_owned(),
+        }];
+
+        let text = render(&status, None, Paint::new(false));
+
+        assert!(
+            text.contains("; the one read 2026-11-23T09:00:00.000Z is invalid and changed nothing\n"),
+            "{text}"
+        );
+        assert!(text.contains("  ! /etc/vigie/vigie.toml:7: agent.stop_grace: is \"x\""), "{text}");
+    }
+
+    #[test]
+    fn colours_come_only_when_they_are_wanted() {
+        assert!(render(&status(), None, Paint::new(true)).contains("\u{1b}[33mdegraded\u{1b}[0m"));
+        assert!(!render(&status(), None, Paint::new(false)).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_exit_code_tells_healthy_from_degraded_from_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let args = StatusArgs { json: true, watch: false, interval: std::time::Duration::from_secs(1) };
+        let captured = Captured::default();
+        let mut printer = Printer::into(Box::new(captured.clone()), true);
+
+        assert_eq!(run(&args, &socket, &mut printer).unwrap_err().exit, Exit::NotRunning);
+        assert_eq!(captured.text(), "");
+
+        let reply = format!("{}\n", serde_json::to_string(&Reply::Status(Box::new(status()))).unwrap());
+        let agent = fake_agent(&socket, vec![vec![reply]]);
+        assert_eq!(run(&args, &socket, &mut printer).unwrap(), Exit::NotWell);
+        agent.join().unwrap();
+        assert!(captured.text().starts_with("{\"version\":\"0.1.0\""));
+
+        assert_eq!(exit_of(Health::Healthy), Exit::Ok);
+    }
+}
