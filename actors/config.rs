@@ -98,7 +98,8 @@ pub struct AgentSection {
     pub nopersistmods: bool,
     /// Longest a query may take, 1 s to 1 h. Default 5 min, MIG's value.
     pub moduletimeout: Duration,
-    /// Time between two heartbeats of a module, 10 ms to 1 h. Degraded after one miss. Default 10 s, MIG's value.
+    /// Time between two heartbeats of a module, 10 ms to 1 h. Degraded after one miss. Default 10 s, MIG's
+    /// value.
     pub heartbeat_interval: Duration,
     /// Misses after which a module is killed, 1 to 100. Default 3, MIG's 30 s.
     pub heartbeat_misses: u32,

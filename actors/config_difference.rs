@@ -132,11 +132,20 @@ pub fn difference(old: &LoadedConfig, new: &LoadedConfig) -> ConfigDifference {
     result
 }
 
-/// Puts the old values of the keys that need a restart of the agent into a configuration that is about to take
-/// effect: nothing may look for sockets or state where the running agent has none.
-pub fn keep_until_agent_restart(old: &AgentConfig, new: &mut AgentConfig) {
-    new.agent.run_dir.clone_from(&old.agent.run_dir);
-    new.agent.state_dir.clone_from(&old.agent.state_dir);
+/// Makes of a configuration that was read the one that a running agent can follow at once, and says what it
+/// changes. Keys that need a restart of the agent keep their old values, because nothing may look for sockets
+/// or state where the running agent has none; they are named in `needs_agent_restart`.
+#[must_use]
+pub fn take_effect(old: &LoadedConfig, mut new: LoadedConfig) -> (LoadedConfig, ConfigDifference) {
+    let needs_agent_restart = difference(old, &new).needs_agent_restart;
+    let default_log = |state_dir: &std::path::Path| state_dir.join("agent.log");
+    if new.agent.logging.file == default_log(&new.agent.agent.state_dir) {
+        new.agent.logging.file = default_log(&old.agent.agent.state_dir);
+    }
+    new.agent.agent.run_dir.clone_from(&old.agent.agent.run_dir);
+    new.agent.agent.state_dir.clone_from(&old.agent.agent.state_dir);
+    let difference = ConfigDifference { needs_agent_restart, ..difference(old, &new) };
+    (new, difference)
 }
 
 /// Whether a module has a process under this configuration.
@@ -374,12 +383,16 @@ mod tests {
         let mut new = old.clone();
         new.agent.agent.run_dir = "/elsewhere".into();
 
-        let before = difference(&old, &new);
-        keep_until_agent_restart(&old.agent, &mut new.agent);
+        new.agent.agent.state_dir = "/state".into();
+        new.agent.logging.file = "/state/agent.log".into();
+        let mut old = old;
+        old.agent.logging.file = old.agent.agent.state_dir.join("agent.log");
 
-        assert_eq!(before.needs_agent_restart, ["agent.run_dir"]);
-        assert!(!before.takes_effect());
-        assert!(difference(&old, &new).is_empty());
+        let (effective, change) = take_effect(&old, new);
+
+        assert_eq!(change.needs_agent_restart, ["agent.run_dir", "agent.state_dir"]);
+        assert!(!change.takes_effect(), "{change:?}");
+        assert!(difference(&old, &effective).is_empty());
     }
 
     #[test]

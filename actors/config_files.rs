@@ -121,6 +121,7 @@ pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedC
 
     let mut warnings = warnings.into_sorted();
     if text.is_some() {
+        warnings.extend(text::owned_by_another(path));
         warnings.extend(text::writable_by_others(path));
     }
     let modules = modules(&agent, path, options.previous.as_deref(), builtins, &mut warnings);
@@ -238,7 +239,7 @@ enum Found {
     /// There is no file; this is the module's empty configuration.
     Nothing(Box<RawValue>),
     /// A valid file, and what to warn of.
-    Good(Box<RawValue>, Option<ConfigProblem>),
+    Good(Box<RawValue>, Vec<ConfigProblem>),
     /// A file with these problems, at least one.
     Bad(Vec<ConfigProblem>),
 }
@@ -276,7 +277,8 @@ fn module_file(directory: &Path, name: &ModuleName, builtins: &[BuiltinModule]) 
     let mut problems = Problems::new(path);
     let config = module_config(&tree, *notation, shape.as_ref(), &mut problems);
     if problems.is_empty() {
-        Found::Good(raw(&config), text::writable_by_others(path))
+        let doubts = [text::owned_by_another(path), text::writable_by_others(path)];
+        Found::Good(raw(&config), doubts.into_iter().flatten().collect())
     } else {
         Found::Bad(problems.into_sorted())
     }
@@ -286,8 +288,8 @@ fn module_file(directory: &Path, name: &ModuleName, builtins: &[BuiltinModule]) 
 fn settle(found: Found, old: Option<&RawValue>, warnings: &mut Vec<ConfigProblem>) -> ModuleConfig {
     match found {
         Found::Nothing(config) => ModuleConfig::Good(config),
-        Found::Good(config, warning) => {
-            warnings.extend(warning);
+        Found::Good(config, doubts) => {
+            warnings.extend(doubts);
             ModuleConfig::Good(config)
         }
         Found::Bad(problems) => {

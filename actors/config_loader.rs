@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::builtin::BuiltinModule;
 use crate::config::{ConfigProblem, LoadedConfig};
-use crate::config_difference::{ConfigDifference, difference, keep_until_agent_restart};
+use crate::config_difference::{ConfigDifference, take_effect};
 use crate::config_files::{LoadOptions, load};
 use crate::control_protocol::{ConfigStatus, ReloadReport};
 
@@ -238,7 +238,7 @@ impl ConfigLoader {
                 (Vec::new(), problems, None)
             }
             Ok(new) => {
-                let difference = difference(&self.current, &new);
+                let (new, difference) = take_effect(&self.current, new);
                 let changes = difference.sentences();
                 (changes, Vec::new(), if apply { self.replace(new, difference) } else { None })
             }
@@ -259,7 +259,6 @@ impl ConfigLoader {
 
     /// Makes a valid configuration the one in force. Returns what subscribers must be told.
     fn replace(&mut self, mut new: LoadedConfig, difference: ConfigDifference) -> Option<ConfigChanged> {
-        keep_until_agent_restart(&self.current.agent, &mut new.agent);
         let effective = difference.takes_effect();
         if !effective {
             new.generation = self.current.generation;

@@ -402,6 +402,9 @@ fn check_command(command: &[String], table: &Table, problems: &mut Problems, war
             table.complain(warnings, "command", message);
         }
     }
+    if let Some(problem) = super::text::owned_by_another(&path) {
+        table.complain(warnings, "command", format!("{:?} {}", cut(program), problem.message));
+    }
     if let Some(problem) = super::text::writable_by_others(&path) {
         table.complain(problems, "command", format!("{:?}: {}", cut(program), problem.message));
     }

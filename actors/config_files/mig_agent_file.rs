@@ -4,7 +4,7 @@ use config::{Map, Value, ValueKind};
 
 use super::agent_file::tag_problem;
 use super::origin::{cut, line};
-use super::reader::{Problems, describe, unknown};
+use super::reader::{Problems, describe, in_file_order, unknown};
 
 /// What a key of MIG's file becomes.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,10 @@ pub(crate) fn translate(
     warnings: &mut Problems,
 ) -> Map<String, Value> {
     let mut translation = Translation { root: Map::new(), tags: Map::new() };
-    for (section, value) in sections {
+    for (section, value) in in_file_order(sections) {
+        if problems.is_full() {
+            break;
+        }
         let ValueKind::Table(parts) = &value.kind else { continue };
         if !KEYS.iter().any(|(known, ..)| known == section) {
             let known = ["agent", "certs", "logging", "stats"];
@@ -98,7 +101,10 @@ pub(crate) fn translate(
                 problems.add(line(value), cut(section), message);
                 continue;
             }
-            for (key, values) in keys {
+            for (key, values) in in_file_order(keys) {
+                if problems.is_full() {
+                    break;
+                }
                 translation.key(section, key, values, problems, warnings);
             }
         }

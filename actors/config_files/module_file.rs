@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::mig_agent_file::{as_boolean, as_integer};
 use super::origin::{cut, line};
-use super::reader::{Problems, describe, unknown};
+use super::reader::{Problems, describe, in_file_order, unknown};
 use crate::builtin::{ConfigCheck, FOREIGN_MODULES, KeyShape, KeyType, find};
 
 /// In which format a file is written.
@@ -72,7 +72,10 @@ fn shaped(
 ) -> Json {
     let mut config = ModuleShape::empty(Some(shape));
     let mut lines = LineIndex::new();
-    for (section, value) in tree {
+    for (section, value) in in_file_order(tree) {
+        if problems.is_full() {
+            return config;
+        }
         let spelled = shape.keys.iter().find(|shape| shape.section.eq_ignore_ascii_case(section));
         let Some(spelled) = spelled.map(|shape| shape.section) else {
             let known = shape.keys.iter().map(|shape| shape.section);
@@ -81,7 +84,10 @@ fn shaped(
         };
         let Some(keys) = section_keys(spelled, value, notation, problems) else { continue };
         lines.extend(line(value).map(|line| (section.to_lowercase(), line)));
-        for (key, value) in keys {
+        for (key, value) in in_file_order(keys) {
+            if problems.is_full() {
+                return config;
+            }
             let known = || shape.keys.iter().filter(|shape| shape.section == spelled);
             let name = format!("{}.{}", cut(section), cut(key));
             let Some(shape) = known().find(|shape| shape.key.eq_ignore_ascii_case(key)) else {

@@ -14,6 +14,9 @@ use config::{Map, Value, ValueKind};
 use super::origin::{cut, line};
 use crate::config::ConfigProblem;
 
+/// Most problems of one file that are named; a text of another kind can have one a line.
+const MAX_PROBLEMS: usize = 100;
+
 /// What is wrong in one file.
 #[derive(Debug)]
 pub(crate) struct Problems {
@@ -27,8 +30,15 @@ impl Problems {
     }
 
     pub(crate) fn add(&mut self, line: Option<usize>, key: impl Into<String>, message: impl Into<String>) {
-        let file = self.file.clone();
-        self.list.push(ConfigProblem { file, line, key: Some(key.into()), message: message.into() });
+        if !self.is_full() {
+            let file = self.file.clone();
+            self.list.push(ConfigProblem { file, line, key: Some(key.into()), message: message.into() });
+        }
+    }
+
+    /// Whether further problems would not be named.
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.len() >= MAX_PROBLEMS
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -233,7 +243,7 @@ impl Table {
     /// A table of free names, each with a text and its line.
     pub(crate) fn into_texts(self, problems: &mut Problems) -> Vec<(String, String, Option<usize>)> {
         let mut texts = Vec::new();
-        for (name, value) in &self.entries {
+        for (name, value) in in_file_order(&self.entries) {
             match plain_text(&value.kind) {
                 Some(text) => texts.push((name.clone(), text, line(value))),
                 None => {
@@ -249,11 +259,21 @@ impl Table {
 
     /// Reports every key that was not taken.
     pub(crate) fn finish(self, problems: &mut Problems) {
-        for (name, value) in &self.entries {
+        for (name, value) in in_file_order(&self.entries) {
+            if problems.is_full() {
+                return;
+            }
             let message = unknown("key", name, self.known.iter().copied());
             problems.add(line(value), self.key(cut(name)), message);
         }
     }
+}
+
+/// The entries of a table by line, so that the first problems are those that are named.
+pub(crate) fn in_file_order(table: &Map<String, Value>) -> Vec<(&String, &Value)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, value)| (line(value), *name));
+    entries
 }
 
 fn plain_text(kind: &ValueKind) -> Option<String> {

@@ -399,3 +399,92 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_largest_files_give_a_bounded_number_of_problems() {
+    let size = usize::try_from(text::MAX_FILE_BYTES).unwrap();
+    let unknown: String = (0..size / 14).map(|n| format!("k{n:07} = 1\n")).collect();
+    let list = format!("[agent]\nrun_dir = [{}]\n", "1,".repeat(size / 2 - 16));
+
+    for text in [unknown, list] {
+        let host = Host::new("vigie.toml", &text);
+        let found = host.load().unwrap_err();
+        assert!((1..=100).contains(&found.len()), "{}", found.len());
+        assert!(found[0].line.is_some());
+    }
+    let host = Host::new("vigie.toml", "");
+    host.write("modules.d/fswatch.cfg", &format!("[paths]\n{}", "pathh = /a\n".repeat(size / 14)));
+    assert!((1..=100).contains(&host.load().unwrap().warnings.len()));
+}
+
+/// One edit of the files, and whether the agent's file is valid after it.
+#[derive(Debug, Clone)]
+enum Edit {
+    Agent(u32),
+    BrokenAgent,
+    Module(u8),
+    BrokenModule,
+    NoModule,
+}
+
+fn any_edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        (1_u32..=100).prop_map(Edit::Agent),
+        Just(Edit::BrokenAgent),
+        any::<u8>().prop_map(Edit::Module),
+        Just(Edit::BrokenModule),
+        Just(Edit::NoModule),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn whatever_the_edits_the_last_valid_state_is_in_force(edits in prop::collection::vec(any_edit(), 1..40)) {
+        use crate::config_difference::take_effect;
+
+        const EMPTY: &str = r#"{"Paths":{"Path":null}}"#;
+        let mut host = Host::new("vigie.toml", "");
+        let mut current = host.load().unwrap();
+        // The model: what is in the agent's file, whether it is valid, and the same for the module's.
+        let (mut written, mut agent_valid, mut misses) = (3, true, 3);
+        let (mut module_file, mut module) = (Some(EMPTY.to_owned()), EMPTY.to_owned());
+        for edit in edits {
+            match edit {
+                Edit::Agent(number) => {
+                    host.write("vigie.toml", &format!("[agent]\nheartbeat_misses = {number}\n"));
+                    (written, agent_valid) = (number, true);
+                }
+                Edit::BrokenAgent => {
+                    host.write("vigie.toml", "[agent]\nheartbeat_misses = 0\n");
+                    agent_valid = false;
+                }
+                Edit::Module(number) => {
+                    host.write("modules.d/fswatch.cfg", &format!("[paths]\npath = /{number}\n"));
+                    module_file = Some(format!(r#"{{"Paths":{{"Path":["/{number}"]}}}}"#));
+                }
+                Edit::BrokenModule => {
+                    host.write("modules.d/fswatch.cfg", "[paths]\npath = /x\npath = \"\n");
+                    module_file = None;
+                }
+                Edit::NoModule => {
+                    _ = std::fs::remove_file(host.path("modules.d/fswatch.cfg"));
+                    module_file = Some(EMPTY.to_owned());
+                }
+            }
+            if agent_valid {
+                misses = written;
+                module = module_file.clone().unwrap_or(module);
+            }
+
+            host.previous = Some(Arc::new(current.clone()));
+            if let Ok(new) = host.load() {
+                current = take_effect(&current, new).0;
+            }
+
+            prop_assert_eq!(current.agent.agent.heartbeat_misses, misses);
+            prop_assert_eq!(json(spec(&current, "fswatch")), module.as_str());
+        }
+    }
+}

@@ -33,6 +33,14 @@ pub(crate) enum Unread {
 /// [`Unread::Missing`] when there is none, [`Unread::Bad`] when it is not a readable text of a sensible size.
 pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     let bad = |message: String| Unread::Bad(problem(path, None, message));
+    let regular = |data: &std::fs::Metadata| match data.file_type() {
+        kind if kind.is_file() => Ok(()),
+        other => Err(bad(format!("is {}, not a regular file", kind(other)))),
+    };
+    // Asked before opening as well: opening some devices has effects of its own.
+    if let Ok(data) = std::fs::metadata(path) {
+        regular(&data)?;
+    }
     // Without O_NONBLOCK, opening a FIFO waits for a writer that may never come.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
@@ -41,9 +49,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
         Err(error) => return Err(bad(format!("cannot be opened: {error}"))),
     };
     let before = file.metadata().map_err(|error| bad(format!("cannot be examined: {error}")))?;
-    if !before.is_file() {
-        return Err(bad(format!("is {}, not a regular file", kind(before.file_type()))));
-    }
+    regular(&before)?;
     if before.len() > MAX_FILE_BYTES {
         return Err(bad(format!("has {} bytes, at most {MAX_FILE_BYTES} are read", before.len())));
     }
@@ -76,6 +82,17 @@ pub(crate) fn writable_by_others(path: &Path) -> Option<ConfigProblem> {
     } else {
         None
     }
+}
+
+/// Says whether the file belongs to a user who is neither root nor the agent's own.
+pub(crate) fn owned_by_another(path: &Path) -> Option<ConfigProblem> {
+    let owner = std::fs::metadata(path).ok()?.uid();
+    let message = format!("belongs to user {owner}, who decides by it what the agent does; chown it to root");
+    is_foreign(owner, nix::unistd::geteuid().as_raw()).then(|| problem(path, None, message))
+}
+
+fn is_foreign(owner: u32, agent: u32) -> bool {
+    owner != 0 && owner != agent
 }
 
 fn problem(file: &Path, line: Option<usize>, message: String) -> ConfigProblem {
@@ -126,6 +143,15 @@ mod tests {
         assert!(message(&at("latin1")).ends_with("latin1:3: is not UTF-8 text"));
         assert!(message(&std::env::current_exe().unwrap()).contains("bytes, at most"));
         assert_eq!(message(&at("nothing")), "missing");
+    }
+
+    #[test]
+    fn files_belong_to_root_or_to_the_agents_user() {
+        let own = tempfile::NamedTempFile::new().unwrap();
+
+        assert!(owned_by_another(own.path()).is_none());
+        assert!(is_foreign(1000, 0) && is_foreign(1001, 1000));
+        assert!(!is_foreign(0, 1000) && !is_foreign(1000, 1000));
     }
 
     #[test]

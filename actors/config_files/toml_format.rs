@@ -59,27 +59,26 @@ impl Toml {
         start: usize,
         lines: &Lines<'_>,
     ) -> Result<Value, SyntaxError> {
-        let position = lines.position(start);
+        // Only an error needs the column, which takes a look at the whole line to count.
+        let bad = |message| SyntaxError { position: lines.position(start), message };
         let kind = match value.into_inner() {
             DeValue::String(text) => ValueKind::String(text.into_owned()),
             DeValue::Boolean(value) => ValueKind::Boolean(value),
             DeValue::Integer(value) => {
-                let number = i64::from_str_radix(value.as_str(), value.radix()).map_err(|_| SyntaxError {
-                    position,
-                    message: format!("the number {} is too large", cut(&value.to_string())),
-                })?;
-                ValueKind::I64(number)
+                let number = i64::from_str_radix(value.as_str(), value.radix());
+                ValueKind::I64(
+                    number
+                        .map_err(|_| bad(format!("the number {} is too large", cut(&value.to_string()))))?,
+                )
             }
             DeValue::Float(value) => {
-                let number = value.as_str().parse().map_err(|_| SyntaxError {
-                    position,
-                    message: format!("{} is not a number", cut(value.as_str())),
-                })?;
-                ValueKind::Float(number)
+                let number = value.as_str().parse();
+                ValueKind::Float(number.map_err(|_| bad(format!("{} is not a number", cut(value.as_str()))))?)
             }
             DeValue::Datetime(_) => {
-                let message = "a date is not used here; put it in quotes where a text is meant".to_owned();
-                return Err(SyntaxError { position, message });
+                return Err(
+                    bad("a date is not used here; put it in quotes where a text is meant".to_owned()),
+                );
             }
             DeValue::Array(items) => {
                 let mut list = Vec::with_capacity(items.len());
@@ -91,7 +90,7 @@ impl Toml {
             }
             DeValue::Table(table) => ValueKind::Table(self.table(table, lines)?),
         };
-        Ok(Value::new(Some(&origin(&self.file, position.line)), kind))
+        Ok(Value::new(Some(&origin(&self.file, lines.line(start))), kind))
     }
 }
 
@@ -133,8 +132,12 @@ impl<'a> Lines<'a> {
         Self { text, starts: std::iter::once(0).chain(newlines).collect() }
     }
 
+    fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
     fn position(&self, offset: usize) -> Position {
-        let line = self.starts.partition_point(|start| *start <= offset);
+        let line = self.line(offset);
         let start = self.starts[line - 1];
         let column = self.text.get(start..offset).map_or(1, |before| before.chars().count() + 1);
         Position { line, column }
