@@ -235,6 +235,9 @@ pub struct ModuleSection {
     pub restart: RestartRule,
     /// Whether it may listen on other TCP addresses than loopback.
     pub allow_remote_tcp: bool,
+    /// Directory outside the agent's run directory in which its query socket may be; programs written for MIG
+    /// use `/var/lib/mig`.
+    pub socket_dir: Option<PathBuf>,
     /// Bounds enforced by the kernel.
     pub limits: ProcessLimits,
 }

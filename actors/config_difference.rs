@@ -186,6 +186,7 @@ fn process_keys(old: &ModuleSection, new: &ModuleSection) -> Vec<&'static str> {
         ("limits", old.limits != new.limits),
         // A module that listens on a remote address must lose that socket when it may no longer.
         ("allow_remote_tcp", old.allow_remote_tcp != new.allow_remote_tcp),
+        ("socket_dir", old.socket_dir != new.socket_dir),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))
@@ -323,6 +324,7 @@ mod tests {
             env: BTreeMap::new(),
             restart: RestartRule::Permanent,
             allow_remote_tcp: false,
+            socket_dir: None,
             limits: ProcessLimits::default(),
         };
         ModuleSpec { section, config: ModuleConfig::Good(RawValue::from_string(config.to_owned()).unwrap()) }

@@ -230,6 +230,7 @@ fn builtin_section(name: ModuleName, builtin: &BuiltinModule) -> ModuleSection {
         env: std::collections::BTreeMap::new(),
         restart: RestartRule::Permanent,
         allow_remote_tcp: false,
+        socket_dir: None,
         limits: ProcessLimits::default(),
     }
 }

@@ -142,6 +142,11 @@ impl ConfigLoader {
     }
 }
 
+/// What is wrong with the files of single modules.
+fn module_problems(config: &LoadedConfig) -> Vec<ConfigProblem> {
+    config.modules.iter().filter_map(|spec| spec.config.problem().cloned()).take(MAX_PROBLEMS).collect()
+}
+
 impl Actor for ConfigLoader {
     type Context = Context<Self>;
 
@@ -232,6 +237,8 @@ impl ConfigLoader {
         ctx: &mut Context<Self>,
     ) {
         let before = self.current.generation;
+        // The file of one module does not keep the rest from taking effect, but whoever reloads must learn of it.
+        let module_problems: Vec<ConfigProblem> = found.iter().flat_map(module_problems).collect();
         let (changes, problems, published) = match found {
             Err(mut problems) => {
                 problems.truncate(MAX_PROBLEMS);
@@ -243,13 +250,14 @@ impl ConfigLoader {
                 (changes, Vec::new(), if apply { self.replace(new, difference) } else { None })
             }
         };
-        let ok = problems.is_empty();
+        let ok = problems.is_empty() && module_problems.is_empty();
         if apply {
             self.last_reload_at = now();
             self.last_problems.clone_from(&problems);
             self.log_result(&changes);
         }
         let generation = if apply { self.current.generation } else { before };
+        let problems = problems.into_iter().chain(module_problems).collect();
         let report = ReloadReport { ok, generation, changes, problems };
         let telling = self.publish(published);
         ctx.spawn(telling.into_actor(self).map(move |failures, loader, ctx| {

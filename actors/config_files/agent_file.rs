@@ -319,6 +319,7 @@ fn module_section(
         env: env(table.table(problems, "env"), problems),
         restart: table.choice(problems, "restart", &rules).unwrap_or(RestartRule::Permanent),
         allow_remote_tcp: table.boolean(problems, "allow_remote_tcp", false),
+        socket_dir: table.path(problems, "socket_dir"),
         limits: process_limits(table.table(problems, "limits"), problems),
         name,
     };

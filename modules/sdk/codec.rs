@@ -25,6 +25,12 @@ impl LineCodec {
         Self { lines: LinesCodec::new_with_max_length(max_line_bytes), max_line_bytes }
     }
 
+    /// The longest line that is let through, in bytes.
+    #[must_use]
+    pub fn max_line_bytes(&self) -> usize {
+        self.max_line_bytes
+    }
+
     fn item(
         &self,
         decoded: Result<Option<String>, LinesCodecError>,

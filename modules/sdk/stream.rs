@@ -7,7 +7,7 @@ use std::io;
 use std::pin::pin;
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::FramedRead;
 
 use crate::codec::LineCodec;
@@ -66,6 +66,28 @@ impl<R: AsyncRead + Unpin> ModuleReader<R> {
     }
 }
 
+impl<R: AsyncRead + Unpin> ModuleReader<R> {
+    /// Waits for more bytes and keeps them for later lines; `false` at the end of the stream. Never returns
+    /// once a whole line of the longest kind is kept. Cancel safe.
+    ///
+    /// # Errors
+    /// When the stream fails.
+    pub async fn read_ahead(&mut self) -> io::Result<bool> {
+        if self.frames.read_buffer().len() > self.frames.decoder().max_line_bytes() {
+            return std::future::pending().await;
+        }
+        let mut piece = [0; 1024];
+        let read = self.frames.get_mut().read(&mut piece).await?;
+        self.frames.read_buffer_mut().extend_from_slice(&piece[..read]);
+        Ok(read > 0)
+    }
+
+    /// The stream.
+    pub fn get_ref(&self) -> &R {
+        self.frames.get_ref()
+    }
+}
+
 /// Writes messages to a stream.
 #[derive(Debug)]
 pub struct ModuleWriter<W> {
@@ -112,7 +134,6 @@ impl<W: AsyncWrite + Unpin> ModuleWriter<W> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use tokio::io::AsyncReadExt;
 
     const LIMIT: usize = 256;
 

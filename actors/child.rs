@@ -1,0 +1,400 @@
+//! Starts the processes of modules and ends them, whatever they do.
+//!
+//! The agent starts every module through `vigie launch`, which makes the process safe from the inside before it
+//! becomes the module; so there is no code between fork and exec here. Processes are started on the thread of
+//! the arbiter and nowhere else: the death signal of a child is tied to the thread that started it
+//! (PR_SET_PDEATHSIG(2const)), and this thread lives as long as the agent.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::future::Future;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{ExitStatus, Stdio};
+use std::rc::Rc;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::process::{Child, Command};
+use vigie_sdk::protocol::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
+
+use crate::config::{ModuleKind, ModuleSection, ModuleSpec};
+use crate::containment::{self, Containment};
+use crate::guard_link::GuardLink;
+use crate::module_process::Incarnation;
+use crate::module_process::lifecycle::EndReason;
+
+/// Room in a module's stdout pipe in bytes, where the kernel grants it (fcntl(2), F_SETPIPE_SZ): the more is
+/// written at once, the less waking up it takes.
+const PIPE_BYTES: i32 = 256 * 1024;
+
+/// Starts processes. A trait, so that the actors' decisions are tested without processes.
+pub trait Spawner {
+    /// Starts a persistent module.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    fn spawn(
+        &self,
+        spec: &ModuleSpec,
+        incarnation: Incarnation,
+    ) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError>;
+
+    /// The directory in which the module creates its query socket.
+    fn run_dir(&self, spec: &ModuleSpec) -> PathBuf;
+}
+
+/// A process that can be ended.
+pub trait ChildControl {
+    /// Its process id, which is also its process group's and its session's.
+    fn pid(&self) -> u32;
+    /// Asks it to end, also when it is stopped.
+    fn terminate(&self);
+    /// Kills it and everything it started.
+    fn kill(&self);
+    /// Ends what it left behind, after it is reaped.
+    fn clean_up(self: Rc<Self>) -> Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// The ends of a process that its owner holds.
+pub struct ChildPipes {
+    /// Its stdin.
+    pub stdin: Box<dyn AsyncWrite + Unpin>,
+    /// Its stdout.
+    pub stdout: Box<dyn AsyncRead + Unpin>,
+    /// Its stderr.
+    pub stderr: Box<dyn AsyncRead + Unpin>,
+    /// Ends when the process is reaped.
+    pub exit: Pin<Box<dyn Future<Output = EndReason>>>,
+}
+
+/// Why a module cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The program, or its directory, can be changed by others than root and the agent's user.
+    #[error("program {program:?} is not safe to run: {reason}")]
+    UnsafeProgram {
+        /// The program.
+        program: PathBuf,
+        /// What is wrong and how to mend it.
+        reason: String,
+    },
+    /// The program is not there.
+    #[error("program {program:?} cannot be used")]
+    NoProgram {
+        /// The program.
+        program: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A directory for the module cannot be made.
+    #[error("cannot make the directory {path:?} for the module")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The user is unknown.
+    #[error("user {user:?} is unknown")]
+    UnknownUser {
+        /// The user.
+        user: String,
+    },
+    /// The system does not start a process.
+    #[error("cannot start a process")]
+    Start(#[source] std::io::Error),
+}
+
+/// How the agent starts processes.
+#[derive(Debug, Clone)]
+pub struct ProcessSpawner {
+    /// The `vigie` program; its own image, so that an upgrade of the file does not mix versions.
+    pub vigie: PathBuf,
+    /// Configuration file of the agent; told to modules of ours.
+    pub run_dir: PathBuf,
+    /// Where modules keep their state, one directory each.
+    pub state_dir: PathBuf,
+    /// What holds the processes together.
+    pub containment: Containment,
+    /// Who ends them when the agent dies.
+    pub guard: GuardLink,
+}
+
+impl ProcessSpawner {
+    /// Starts `vigie launch` for a module in `mode`, with all three pipes.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start(
+        &self,
+        section: &ModuleSection,
+        mode: ModuleKind,
+        life: &str,
+    ) -> Result<(Rc<ProcessControl>, Child), SpawnError> {
+        let name = section.name.as_str();
+        let owner = section.user.as_deref().map(lookup_user).transpose()?;
+        let state_dir = self.state_dir.join("modules").join(name);
+        let run_dir = self.run_dir_of(section);
+        make_directory(&state_dir, owner.as_ref())?;
+        if section.user.is_some() {
+            make_directory(&run_dir, owner.as_ref())?;
+        }
+        let group = self.containment.group(&format!("{name}.{life}"));
+
+        let mut command = Command::new(&self.vigie);
+        command.arg0("vigie").arg("launch").arg("--parent").arg(std::process::id().to_string());
+        if let Some(group) = &group {
+            command.arg("--cgroup").arg(group);
+        }
+        if let Some(user) = &section.user {
+            command.arg("--user").arg(user);
+        }
+        for (flag, value) in [
+            ("--memory-bytes", section.limits.memory_bytes),
+            ("--open-files", section.limits.open_files),
+            ("--nice", section.limits.nice.map(|nice| u64::from(nice.unsigned_abs()))),
+        ] {
+            if let Some(value) = value {
+                command.arg(flag).arg(value.to_string());
+            }
+        }
+        command.arg("--").args(self.module_command(section, mode)?);
+        // A small environment of its own: nothing of the agent's, such as credentials or the service manager's
+        // sockets, reaches a module.
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8")
+            .env(RUN_DIR_VARIABLE, &run_dir)
+            .env(STATE_DIR_VARIABLE, &state_dir)
+            .envs(std::env::var_os("TZ").map(|zone| ("TZ", zone)))
+            .envs(&section.env)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let child = command.spawn().map_err(SpawnError::Start)?;
+        let pid = child.id().unwrap_or_default();
+        self.guard.add(pid);
+        let control =
+            Rc::new(ProcessControl { pid, group, reaped: Cell::new(false), guard: self.guard.clone() });
+        Ok((control, child))
+    }
+
+    fn module_command(&self, section: &ModuleSection, mode: ModuleKind) -> Result<Vec<OsString>, SpawnError> {
+        match &section.command {
+            Some(command) => {
+                if let Some(program) = command.first() {
+                    check_program(Path::new(program))?;
+                }
+                Ok(command.iter().map(OsString::from).collect())
+            }
+            None => {
+                let verb = match mode {
+                    ModuleKind::Persistent => "persist",
+                    ModuleKind::Standard => "run",
+                };
+                Ok([self.vigie.as_os_str(), "module".as_ref(), verb.as_ref(), section.name.as_str().as_ref()]
+                    .map(OsString::from)
+                    .to_vec())
+            }
+        }
+    }
+
+    /// Modules that run as another user cannot enter the agent's own directory.
+    fn run_dir_of(&self, section: &ModuleSection) -> PathBuf {
+        if section.user.is_none() {
+            return self.run_dir.clone();
+        }
+        let mut name = self.run_dir.clone().into_os_string();
+        name.push("-modules");
+        PathBuf::from(name).join(section.name.as_str())
+    }
+}
+
+impl Spawner for ProcessSpawner {
+    fn spawn(
+        &self,
+        spec: &ModuleSpec,
+        incarnation: Incarnation,
+    ) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError> {
+        let (control, mut child) =
+            self.start(&spec.section, ModuleKind::Persistent, &incarnation.0.to_string())?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(SpawnError::Start(std::io::Error::other("the pipes were not made")));
+        };
+        // Fails beyond the user's share of pipe memory; the default size works as well.
+        nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
+        let waiting = control.clone();
+        let exit = async move { end_reason(waiting.wait(&mut child).await) };
+        let pipes = ChildPipes {
+            stdin: Box::new(stdin),
+            stdout: Box::new(stdout),
+            stderr: Box::new(stderr),
+            exit: Box::pin(exit),
+        };
+        Ok((control, pipes))
+    }
+
+    fn run_dir(&self, spec: &ModuleSpec) -> PathBuf {
+        self.run_dir_of(&spec.section)
+    }
+}
+
+fn end_reason(status: std::io::Result<ExitStatus>) -> EndReason {
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => EndReason::Exited(code),
+            (None, Some(signal)) => EndReason::Signalled(signal),
+            (None, None) => EndReason::Exited(-1),
+        },
+        Err(error) => EndReason::SpawnFailed(error.to_string()),
+    }
+}
+
+fn lookup_user(user: &str) -> Result<nix::unistd::User, SpawnError> {
+    nix::unistd::User::from_name(user)
+        .ok()
+        .flatten()
+        .ok_or_else(|| SpawnError::UnknownUser { user: user.to_owned() })
+}
+
+/// Makes a directory for a module, entered by nobody but its user.
+fn make_directory(path: &Path, owner: Option<&nix::unistd::User>) -> Result<(), SpawnError> {
+    let error = |source| SpawnError::Directory { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(error)?;
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
+    if let Some(owner) = owner {
+        nix::unistd::chown(path, Some(owner.uid), Some(owner.gid)).map_err(|errno| error(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Refuses a program that others could replace: what the agent starts has the agent's rights.
+fn check_program(program: &Path) -> Result<(), SpawnError> {
+    let no_program = |source| SpawnError::NoProgram { program: program.to_owned(), source };
+    let real = program.canonicalize().map_err(no_program)?;
+    let own = nix::unistd::geteuid().as_raw();
+    for path in std::iter::once(real.as_path()).chain(real.parent()) {
+        let metadata = path.metadata().map_err(no_program)?;
+        let problem = if metadata.uid() != 0 && metadata.uid() != own {
+            format!(
+                "{path:?} belongs to user {}, neither root nor the agent's; change its owner",
+                metadata.uid()
+            )
+        } else if metadata.mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
+            format!("{path:?} can be written by anybody; run: chmod o-w {}", path.display())
+        } else {
+            continue;
+        };
+        return Err(SpawnError::UnsafeProgram { program: program.to_owned(), reason: problem });
+    }
+    Ok(())
+}
+
+/// A process of ours and what it started.
+#[derive(Debug)]
+pub struct ProcessControl {
+    pid: u32,
+    group: Option<PathBuf>,
+    /// Set in the same poll in which the process is reaped, on the same thread: as long as it is not set, the
+    /// process id is ours and cannot mean anybody else.
+    reaped: Cell<bool>,
+    guard: GuardLink,
+}
+
+impl ProcessControl {
+    /// Waits for the process to end and reaps it.
+    ///
+    /// # Errors
+    /// When the system cannot say how it ended.
+    pub async fn wait(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        let status = child.wait().await;
+        self.reaped.set(true);
+        status
+    }
+
+    fn signal(&self, signal: Signal) {
+        if !self.reaped.get()
+            && let Ok(pid) = i32::try_from(self.pid)
+        {
+            let group = Pid::from_raw(pid);
+            // In its first instant the process has not made its group yet.
+            if killpg(group, signal).is_err() {
+                nix::sys::signal::kill(group, signal).ok();
+            }
+        }
+    }
+}
+
+impl ChildControl for ProcessControl {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+        if let Some(group) = &self.group {
+            containment::kill(group).ok();
+        }
+    }
+
+    fn clean_up(self: Rc<Self>) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async move {
+            match self.group.clone() {
+                Some(group) => {
+                    tokio::task::spawn_blocking(move || containment::kill_tree(&group).ok()).await.ok();
+                }
+                None => {
+                    // The group lives on while a member does, and as long as it does its number is not given
+                    // to anybody else.
+                    if let Ok(pid) = i32::try_from(self.pid) {
+                        killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
+                    }
+                }
+            }
+            self.guard.remove(self.pid);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_program_that_others_can_replace_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        std::fs::write(&program, "").unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        check_program(&program).unwrap();
+
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o757)).unwrap();
+        let writable = check_program(&program).unwrap_err().to_string();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let replaceable = check_program(&program).unwrap_err().to_string();
+
+        assert!(writable.contains("can be written by anybody"), "{writable}");
+        assert!(replaceable.contains("can be written by anybody"), "{replaceable}");
+        assert!(matches!(check_program(Path::new("/nowhere")), Err(SpawnError::NoProgram { .. })));
+    }
+}

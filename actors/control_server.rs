@@ -1,0 +1,245 @@
+//! The agent's local socket: operators and investigators on this host.
+//!
+//! Started by the agent after everything it asks, stopped first. Owns the listener and one session task per
+//! client; what a session may ask is in [`crate::control_protocol`]. A client that sends garbage, nothing, one
+//! byte a second, or vanishes costs its own connection: each session has a limit on its line, a time to ask in,
+//! and a time to take its answer. When all places are taken, the client that has been connected longest without
+//! having asked makes room for the next one.
+//!
+//! Only root and the agent's own user are served: the directory and the socket let nobody else in, and the
+//! kernel's word on who is connected (SO_PEERCRED, unix(7)) is checked as well.
+
+mod session;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use slog::{Logger, debug, info, o, warn};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::AbortHandle;
+
+use self::session::Session;
+use crate::agent_log::AgentLog;
+use crate::alert_journal::AlertJournal;
+use crate::config::{LimitsSection, LoadedConfig};
+use crate::config_loader::{ConfigChanged, ConfigLoader};
+use crate::control_protocol::SOCKET_NAME;
+use crate::query_router::QueryRouter;
+use crate::supervisor::Supervisor;
+
+/// Messages in the mailbox before a sender waits: a thousand clients may come at once.
+const MAILBOX_CAPACITY: usize = 1024;
+
+/// Pause after the system refused a connection, for example because no descriptor is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {path:?}")]
+pub struct ListenError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The actors that sessions ask, and what they say about the agent itself.
+#[derive(Clone)]
+pub struct Asked {
+    /// Modules.
+    pub supervisor: Addr<Supervisor>,
+    /// Queries.
+    pub router: Addr<QueryRouter>,
+    /// Alerts.
+    pub journal: Addr<AlertJournal>,
+    /// Configuration.
+    pub loader: Addr<ConfigLoader>,
+    /// The agent's log, for its health.
+    pub agent_log: AgentLog,
+    /// Facts that do not change while the agent runs.
+    pub agent: Rc<AgentFacts>,
+}
+
+/// What the agent knows of itself.
+#[derive(Debug)]
+pub struct AgentFacts {
+    /// The host's name.
+    pub hostname: String,
+    /// When the agent started, RFC 3339.
+    pub started_at: String,
+    /// The same on the monotonic clock.
+    pub started: tokio::time::Instant,
+    /// What holds modules: `cgroup` or `session`.
+    pub containment: String,
+}
+
+/// The actor.
+pub struct ControlServer {
+    log: Logger,
+    path: PathBuf,
+    listener: Option<UnixListener>,
+    limits: LimitsSection,
+    asked: Asked,
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+}
+
+/// One connected client; they are kept in the order in which they came.
+struct Client {
+    session: AbortHandle,
+    /// Whether it has sent its first request.
+    has_asked: Rc<Cell<bool>>,
+}
+
+impl ControlServer {
+    /// Opens the socket in `run_dir`, whose lock the caller holds: what is there is a leftover.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn open(
+        run_dir: &Path,
+        config: &Arc<LoadedConfig>,
+        asked: Asked,
+        log: &Logger,
+    ) -> Result<Self, ListenError> {
+        let path = run_dir.join(SOCKET_NAME);
+        let listener = listen(&path).map_err(|source| ListenError { path: path.clone(), source })?;
+        Ok(Self {
+            log: log.new(o!("component" => "control_server")),
+            path,
+            listener: Some(listener),
+            limits: config.agent.limits,
+            asked,
+            clients: BTreeMap::new(),
+            next_client: 0,
+        })
+    }
+
+    fn make_room(&mut self) {
+        while self.clients.len() >= self.limits.clients {
+            let idle = self.clients.iter().find(|(_, client)| !client.has_asked.get()).map(|(&id, _)| id);
+            let Some(id) = idle.or_else(|| self.clients.keys().next().copied()) else { return };
+            if let Some(client) = self.clients.remove(&id) {
+                debug!(self.log, "client makes room for another one"; "limit" => self.limits.clients);
+                client.session.abort();
+            }
+        }
+    }
+}
+
+/// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
+/// moment in which others could connect.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&new, path)?;
+    Ok(listener)
+}
+
+impl Actor for ControlServer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        let Some(listener) = self.listener.take() else { return };
+        let (me, log) = (ctx.address(), self.log.clone());
+        ctx.spawn(accept(listener, me, log).into_actor(self));
+        info!(self.log, "agent can be asked"; "socket" => ?self.path);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        for client in self.clients.values() {
+            client.session.abort();
+        }
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Hands connections to the actor, one at a time.
+async fn accept(listener: UnixListener, server: Addr<ControlServer>, log: Logger) {
+    let mut failing = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failing = false;
+                server.send(ClientConnected(stream)).await.ok();
+            }
+            Err(error) => {
+                if !failing {
+                    warn!(log, "cannot take a connection"; "error" => %error);
+                    failing = true;
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A client connected. Sent by the accepting task, which waits until it is handled.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct ClientConnected(UnixStream);
+
+impl Handler<ClientConnected> for ControlServer {
+    type Result = ();
+
+    fn handle(&mut self, connected: ClientConnected, ctx: &mut Self::Context) {
+        let stream = connected.0;
+        let own = nix::unistd::geteuid().as_raw();
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == own => {}
+            Ok(peer) => {
+                warn!(self.log, "connection of another user refused"; "found" => peer.uid());
+                return;
+            }
+            Err(_) => return,
+        }
+        self.make_room();
+        let has_asked = Rc::new(Cell::new(false));
+        let session = Session {
+            asked: self.asked.clone(),
+            limits: self.limits,
+            has_asked: has_asked.clone(),
+            log: self.log.clone(),
+        };
+        let id = self.next_client;
+        self.next_client += 1;
+        let serving = actix_rt::spawn(session.serve(stream));
+        self.clients.insert(id, Client { session: serving.abort_handle(), has_asked });
+        ctx.spawn(serving.into_actor(self).map(move |_, this, _| {
+            this.clients.remove(&id);
+        }));
+    }
+}
+
+impl Handler<ConfigChanged> for ControlServer {
+    type Result = ();
+
+    fn handle(&mut self, change: ConfigChanged, _: &mut Self::Context) {
+        self.limits = change.config.agent.limits;
+    }
+}
+
+/// Orders the server to close its socket and its sessions. Sent once, when the agent stops.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CloseSocket;
+
+impl Handler<CloseSocket> for ControlServer {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseSocket, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}

@@ -1,0 +1,462 @@
+//! One client of the agent's socket: reads requests, asks the actors, writes replies.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::MailboxError;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use slog::{Logger, debug};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::broadcast;
+use vigie_sdk::protocol::BadLine;
+use vigie_sdk::stream::ModuleReader;
+
+use super::Asked;
+use crate::alert_journal::segments::{JournalReader, start_of_last};
+use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
+use crate::config::{BadModuleName, LimitsSection, ModuleName};
+use crate::config_loader::{GetConfig, Reload};
+use crate::control_protocol::{
+    AgentStatus, AlertRecord, ErrorReply, Health, JournalStatus, ModuleLine, ModuleState, ModuleStatus,
+    Reply, Request,
+};
+use crate::module_process::pump::module_line;
+use crate::query_router::{GetQueryStatus, Query};
+use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule};
+
+/// Time that a client has to take one answer, or one piece of a stream.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Alerts that are read from the disk at a time.
+const ALERTS_AT_A_TIME: usize = 256;
+
+/// Time in which the actors answer what needs no waiting.
+const ACTOR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between two looks at whether a client that has finished sending is still there.
+const HANG_UP_CHECK: Duration = Duration::from_millis(250);
+
+/// Time for a reload: it waits for modules to be told.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One client.
+pub(super) struct Session {
+    pub(super) asked: Asked,
+    pub(super) limits: LimitsSection,
+    /// Told to the server: a client that has asked does not make room for others.
+    pub(super) has_asked: Rc<Cell<bool>>,
+    pub(super) log: Logger,
+}
+
+/// Why a session ends before its client closes it.
+enum Over {
+    /// The client went away or does not take its answer.
+    Client,
+}
+
+impl From<std::io::Error> for Over {
+    fn from(_: std::io::Error) -> Self {
+        Self::Client
+    }
+}
+
+fn refusal(kind: &str, message: impl Into<String>, hint: impl Into<String>) -> Reply {
+    Reply::Error(ErrorReply { kind: kind.to_owned(), message: message.into(), hint: hint.into() })
+}
+
+impl Session {
+    /// Answers the client's requests until it goes away.
+    pub(super) async fn serve(self, stream: UnixStream) {
+        let (read, write) = stream.into_split();
+        let mut reader = ModuleReader::new(read, self.limits.line_bytes);
+        let mut client = Client { write };
+        loop {
+            let line = tokio::time::timeout(self.limits.client_timeout, reader.next_line()).await;
+            let line = match line {
+                Ok(Some(Ok(line))) => line,
+                Ok(Some(Err(_)) | None) => return,
+                Err(_) => {
+                    let waited = self.limits.client_timeout;
+                    let message = format!("no request came within {waited:?} (limits.client_timeout)");
+                    client
+                        .reply(&refusal("too_slow", message, "send one JSON object and a line feed"))
+                        .await
+                        .ok();
+                    return;
+                }
+            };
+            self.has_asked.set(true);
+            if self.answer(line, &mut reader, &mut client).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        line: Result<String, BadLine>,
+        reader: &mut ModuleReader<OwnedReadHalf>,
+        client: &mut Client,
+    ) -> Result<(), Over> {
+        let request = line.map_err(|bad| bad.to_string()).and_then(|line| {
+            serde_json::from_str::<Request>(&line).map_err(|error| format!("request is wrong: {error}"))
+        });
+        let request = match request {
+            Ok(request) => request,
+            Err(message) => {
+                debug!(self.log, "bad request"; "error" => ?message);
+                return client.reply(&refusal("bad_request", message, "see `vigie --help`")).await;
+            }
+        };
+        match request {
+            Request::Status {} => client.reply(&self.status().await).await,
+            Request::Query { module, parameters, timeout_ms } => {
+                let timeout = timeout_ms.map(Duration::from_millis);
+                let asking = self.query(Query { module, parameters, timeout });
+                // A client that goes away does not keep its place among the running queries.
+                let reply = until_gone(reader, asking).await?;
+                client.reply(&reply).await
+            }
+            Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
+            Request::Restart { module } => client.reply(&self.restart(&module).await).await,
+            Request::Alerts { since, after, module, last, follow } => {
+                let wanted = Wanted { since, after, module, last, follow };
+                let alerts = self.alerts(wanted, client);
+                until_gone(reader, alerts).await?
+            }
+            Request::Logs { module, follow } => match self.lines(&module).await {
+                Ok(lines) => {
+                    let logs = stream_lines(lines.kept.into(), follow.then_some(lines.logs), client);
+                    until_gone(reader, logs).await?
+                }
+                Err(reply) => client.reply(&reply).await,
+            },
+            Request::Tap { module } => match self.lines(&module).await {
+                Ok(lines) => until_gone(reader, stream_lines(Vec::new(), Some(lines.wire), client)).await?,
+                Err(reply) => client.reply(&reply).await,
+            },
+        }
+    }
+
+    async fn status(&self) -> Reply {
+        let asked = &self.asked;
+        let (modules, config, journal, queries) = tokio::join!(
+            asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
+            asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
+            asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
+            asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
+        );
+        let (Ok(modules), Ok(config), Ok(journal), Ok(queries)) = (modules, config, journal, queries) else {
+            return stopping();
+        };
+        let config = config.status;
+        let log_problem = asked.agent_log.status();
+        let (health, problems) = health(&modules, &config, &journal, log_problem);
+        let agent = &asked.agent;
+        Reply::Status(Box::new(AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            hostname: agent.hostname.clone(),
+            started_at: agent.started_at.clone(),
+            uptime_secs: agent.started.elapsed().as_secs(),
+            health,
+            problems,
+            config,
+            modules,
+            journal,
+            queries,
+            containment: agent.containment.clone(),
+        }))
+    }
+
+    async fn query(&self, query: Query) -> Reply {
+        match self.asked.router.send(query).await {
+            Ok(Ok(result)) => Reply::Result(result),
+            Ok(Err(error)) => refusal(error.kind(), error.to_string(), error.hint()),
+            Err(_) => stopping(),
+        }
+    }
+
+    async fn reload(&self, dry_run: bool) -> Reply {
+        match self.asked.loader.send(Reload { dry_run }).timeout(RELOAD_TIMEOUT).await {
+            Ok(report) => Reply::Reloaded(report),
+            Err(MailboxError::Timeout) => {
+                refusal("timed_out", "the reload still runs", "see `vigie status` for its result")
+            }
+            Err(MailboxError::Closed) => stopping(),
+        }
+    }
+
+    async fn restart(&self, module: &str) -> Reply {
+        let module: ModuleName = match module.parse() {
+            Ok(module) => module,
+            Err(bad) => return bad_name(&bad),
+        };
+        match self.asked.supervisor.send(RestartModule(module.clone())).await {
+            Ok(Ok(pid)) => Reply::Restarted { module, pid },
+            Ok(Err(refused)) => {
+                refusal("not_restarted", refused.to_string(), "see `vigie status` and `vigie module list`")
+            }
+            Err(_) => stopping(),
+        }
+    }
+
+    async fn lines(&self, module: &str) -> Result<ModuleLines, Reply> {
+        let module: ModuleName = module.parse().map_err(|bad| bad_name(&bad))?;
+        let found = self.asked.supervisor.send(GetModuleLines(module.clone())).timeout(ACTOR_TIMEOUT).await;
+        found.map_err(|_| stopping())?.ok_or_else(|| {
+            refusal("module_unknown", format!("no module {module} is configured"), "see `vigie module list`")
+        })
+    }
+
+    async fn alerts(&self, wanted: Wanted, client: &mut Client) -> Result<(), Over> {
+        let Ok(view) = self.asked.journal.send(GetJournalView).timeout(ACTOR_TIMEOUT).await else {
+            return client.reply(&stopping()).await;
+        };
+        let filter = match wanted.filter() {
+            Ok(filter) => filter,
+            Err(reply) => return client.reply(&reply).await,
+        };
+        stream_alerts(view, wanted, filter, client).await
+    }
+}
+
+fn stopping() -> Reply {
+    refusal("stopping", "the agent is stopping", "try again when it has been started")
+}
+
+fn bad_name(bad: &BadModuleName) -> Reply {
+    refusal("bad_request", bad.to_string(), "see `vigie module list`")
+}
+
+/// The worst of everything, and why.
+fn health(
+    modules: &[ModuleStatus],
+    config: &crate::control_protocol::ConfigStatus,
+    journal: &JournalStatus,
+    log_problem: Option<String>,
+) -> (Health, Vec<String>) {
+    let mut problems = Vec::new();
+    let mut health = Health::Healthy;
+    let mut note = |level: Health, problem: String| {
+        health = health.max(level);
+        problems.push(problem);
+    };
+    for module in modules {
+        let name = &module.name;
+        let why = module.reason.as_deref().or(module.last_exit.as_deref()).unwrap_or("no reason is known");
+        match module.state {
+            ModuleState::Failed => note(Health::Failed, format!("module {name} has failed: {why}")),
+            ModuleState::Backoff => {
+                note(Health::Degraded, format!("module {name} waits for its restart: {why}"));
+            }
+            ModuleState::Degraded => note(Health::Degraded, format!("module {name} is degraded: {why}")),
+            ModuleState::Idle
+            | ModuleState::Starting
+            | ModuleState::Running
+            | ModuleState::Stopping
+            | ModuleState::Ended => {}
+        }
+    }
+    if let Some(error) = &journal.error {
+        note(Health::Failed, format!("alerts cannot be stored: {error}"));
+    }
+    if let Some(problem) = log_problem {
+        note(Health::Degraded, format!("the log cannot be written: {problem}"));
+    }
+    if !config.last_reload_ok {
+        note(Health::Degraded, "the last reload failed, the configuration before it is in force".to_owned());
+    }
+    for problem in &config.problems {
+        note(Health::Degraded, format!("configuration: {problem}"));
+    }
+    (health, problems)
+}
+
+/// Runs `work` until it is done or the client goes away; what the client sends meanwhile is kept for later.
+async fn until_gone<T>(
+    reader: &mut ModuleReader<OwnedReadHalf>,
+    work: impl Future<Output = T>,
+) -> Result<T, Over> {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => Ok(done),
+        () = hang_up(reader) => Err(Over::Client),
+    }
+}
+
+/// Waits until the client has closed its connection. One that has only finished sending, as `nc -N` and `socat`
+/// do, still wants its answer.
+async fn hang_up(reader: &mut ModuleReader<OwnedReadHalf>) {
+    while let Ok(true) = reader.read_ahead().await {}
+    loop {
+        let stream = reader.get_ref().as_ref();
+        let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+        let gone = poll(&mut watched, PollTimeout::ZERO).is_err()
+            || watched[0]
+                .revents()
+                .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR));
+        if gone {
+            return;
+        }
+        tokio::time::sleep(HANG_UP_CHECK).await;
+    }
+}
+
+/// Which alerts a client wants.
+struct Wanted {
+    since: Option<String>,
+    after: Option<u64>,
+    module: Option<String>,
+    last: Option<usize>,
+    follow: bool,
+}
+
+/// The part of it that is decided for each alert.
+#[derive(Clone)]
+struct Filter {
+    since: Option<jiff::Timestamp>,
+    module: Option<String>,
+}
+
+impl Filter {
+    fn takes(&self, record: &AlertRecord) -> bool {
+        let module = self.module.as_deref().is_none_or(|module| record.module.as_str() == module);
+        let since = self
+            .since
+            .is_none_or(|since| record.time.parse().is_ok_and(|time: jiff::Timestamp| time >= since));
+        module && since
+    }
+}
+
+impl Wanted {
+    fn filter(&self) -> Result<Filter, Reply> {
+        let since =
+            self.since.as_deref().map(str::parse::<jiff::Timestamp>).transpose().map_err(|error| {
+                refusal(
+                    "bad_request",
+                    format!("since is not an RFC 3339 time: {error}"),
+                    "for example 2026-01-31T08:00:00Z",
+                )
+            })?;
+        Ok(Filter { since, module: self.module.clone() })
+    }
+}
+
+async fn stream_alerts(
+    mut view: JournalView,
+    wanted: Wanted,
+    filter: Filter,
+    client: &mut Client,
+) -> Result<(), Over> {
+    let mut through = *view.recorded.borrow_and_update();
+    let mut after = wanted.after.unwrap_or(0);
+    if let Some(last) = wanted.last {
+        let (directory, filter) = (view.directory.clone(), filter.clone());
+        let start =
+            blocking(move || start_of_last(&directory, through, last, |record| filter.takes(record))).await;
+        match start {
+            Ok(start) => after = after.max(start),
+            Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
+        }
+    }
+    let mut reader = JournalReader::new(&view.directory, after);
+    loop {
+        loop {
+            let read = blocking(move || {
+                let mut records = Vec::new();
+                let result = reader.read(through, ALERTS_AT_A_TIME, &mut records);
+                result.map(|()| (reader, records))
+            })
+            .await;
+            let (same_reader, records) = match read {
+                Ok(read) => read,
+                Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
+            };
+            reader = same_reader;
+            if records.is_empty() {
+                break;
+            }
+            let mut lines = Vec::new();
+            for record in records.into_iter().filter(|record| filter.takes(record)) {
+                write_line(&mut lines, &Reply::Alert(record));
+            }
+            client.write(&lines).await?;
+        }
+        if !wanted.follow {
+            return client.reply(&Reply::End {}).await;
+        }
+        if view.recorded.changed().await.is_err() {
+            return client.reply(&stopping()).await;
+        }
+        through = *view.recorded.borrow_and_update();
+    }
+}
+
+/// Runs blocking work; its only failure of its own is a panic, and a panic ends the agent.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+}
+
+fn unreadable(directory: &std::path::Path, error: &std::io::Error) -> Reply {
+    refusal(
+        "journal_unreadable",
+        format!("cannot read alerts from {directory:?}: {error}"),
+        "check the directory",
+    )
+}
+
+async fn stream_lines(
+    kept: Vec<ModuleLine>,
+    feed: Option<broadcast::Receiver<ModuleLine>>,
+    client: &mut Client,
+) -> Result<(), Over> {
+    for line in kept {
+        client.reply(&Reply::Line(line)).await?;
+    }
+    let Some(mut feed) = feed else { return client.reply(&Reply::End {}).await };
+    loop {
+        match feed.recv().await {
+            Ok(line) => client.reply(&Reply::Line(line)).await?,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                let text = format!("{missed} lines were left out because they came too fast");
+                client.reply(&Reply::Line(module_line("missed", &text))).await?;
+            }
+            Err(broadcast::error::RecvError::Closed) => return client.reply(&Reply::End {}).await,
+        }
+    }
+}
+
+fn write_line(buffer: &mut Vec<u8>, reply: &impl Serialize) {
+    serde_json::to_writer(&mut *buffer, reply).expect("a reply is plain data with string keys");
+    buffer.push(b'\n');
+}
+
+/// The client's end for writing.
+struct Client {
+    write: OwnedWriteHalf,
+}
+
+impl Client {
+    async fn reply(&mut self, reply: &Reply) -> Result<(), Over> {
+        let mut line = Vec::with_capacity(512);
+        write_line(&mut line, reply);
+        self.write(&line).await
+    }
+
+    async fn write(&mut self, lines: &[u8]) -> Result<(), Over> {
+        tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all(lines))
+            .await
+            .map_err(|_| Over::Client)??;
+        Ok(())
+    }
+}

@@ -1,0 +1,689 @@
+//! One living module: its process, its pipes and its heartbeat.
+//!
+//! Started by `Supervisor`, one per life of a module; ends with the process and reports why
+//! ([`ModuleExited`]); whether there is a next life is the Supervisor's business. What happens when is decided
+//! in [`lifecycle`]; this actor carries it out.
+//!
+//! ```text
+//!              stdin queue (64 lines or batches)
+//!   ModuleProcess ──────────► writer task ──► stdin ┐
+//!        ▲  ChildSaid, one at a time                │ child
+//!        └──────── output pump ◄──────────── stdout ┤
+//!                   │   │                           │
+//!    StoreAlerts ◄──┘   └──► agent's log ◄── stderr ┘
+//! ```
+//!
+//! The output pump ([`pump`]) reads a batch of lines, has alerts stored and log lines written, tells this actor
+//! what else was said, and only then reads on. So a module that writes faster than the disk takes it is slowed
+//! by its own pipe, in bounded memory, and nobody else notices. The end of stdout is not the end of the
+//! process, and the other way round: either may come first, and a grandchild can keep the pipe open for ever.
+//! The life ends when the process is reaped, its leftovers are gone and the pipe is read empty.
+
+pub mod lifecycle;
+pub mod log_budget;
+pub mod pump;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult,
+    Recipient, WrapFuture,
+};
+use slog::{Logger, debug, info, o, warn};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use vigie_sdk::protocol::{Message as WireMessage, capability};
+use vigie_sdk::socket::SocketSpec;
+
+use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
+use self::log_budget::LogBudget;
+use self::pump::{ChildSaid, Registration};
+use crate::agent_log::AgentLog;
+use crate::alert_journal::AlertJournal;
+use crate::child::{ChildControl, ChildPipes, Spawner};
+use crate::config::{AgentConfig, ModuleName, ModuleSpec};
+use crate::control_protocol::{ModuleLine, ModuleState};
+use crate::socket_policy::{self, SocketRules};
+use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
+
+/// Messages in the mailbox before a sender waits.
+const MAILBOX_CAPACITY: usize = 16;
+
+/// Batches of lines that wait for a module to read its stdin: a heartbeat or the acknowledgements of one batch
+/// of alerts each. When it is full the module is read no further.
+const STDIN_QUEUE: usize = 64;
+
+/// Newest lines that are kept for `vigie module logs`.
+pub const KEPT_LINES: usize = 100;
+
+/// Time that the pipes of a process that is gone are read on while a grandchild holds them open.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which life of a module; each start is a new one. What an old life still says is told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation(pub u64);
+
+/// Sent once to the `Supervisor` when a life is over and nothing of it is left. Never lost: the Supervisor
+/// outlives its modules.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ModuleExited {
+    /// The module.
+    pub module: ModuleName,
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// How long it lasted.
+    pub lifetime: Duration,
+    /// What it said.
+    pub counters: Counters,
+    /// Its newest lines.
+    pub lines: VecDeque<ModuleLine>,
+}
+
+/// What a module said, by number of messages.
+#[derive(Debug, Clone, Default)]
+pub struct Counters {
+    /// Log messages.
+    pub logs: u64,
+    /// Alerts.
+    pub alerts: u64,
+    /// Lines that were not carried, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+}
+
+impl Counters {
+    /// Adds what another life, or a batch, said.
+    pub fn add(&mut self, other: &Self) {
+        self.logs += other.logs;
+        self.alerts += other.alerts;
+        for (reason, count) in &other.dropped {
+            *self.dropped.entry(reason).or_default() += count;
+        }
+    }
+}
+
+/// Orders the module to end. Sent by `Supervisor`; a second one is ignored.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopModule {
+    /// Why.
+    pub reason: EndReason,
+    /// Time between asking and killing.
+    pub grace: Duration,
+}
+
+/// Gives the module a new configuration. A module that cannot take one while it runs is ended, for the
+/// `Supervisor` to start it again with the new one.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Reconfigure {
+    /// The `config` message as a line.
+    pub config_line: Vec<u8>,
+}
+
+/// Asks how the module is.
+#[derive(Debug, Message)]
+#[rtype(result = "ProcessStatus")]
+pub struct GetProcessStatus;
+
+/// How a living module is.
+#[derive(Debug, Clone)]
+pub struct ProcessStatus {
+    /// What it does.
+    pub state: ModuleState,
+    /// Why it is not plainly running.
+    pub reason: Option<String>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// How long it has lived.
+    pub uptime: Duration,
+    /// Where it answers queries.
+    pub socket: Option<SocketSpec>,
+    /// Round trip of the newest heartbeat.
+    pub heartbeat: Option<Duration>,
+    /// What it said in this life.
+    pub counters: Counters,
+}
+
+/// Asks for the newest lines that the module logged or wrote to stderr.
+#[derive(Debug, Message)]
+#[rtype(result = "VecDeque<ModuleLine>")]
+pub struct GetLines;
+
+/// What a `ModuleProcess` works with.
+#[derive(Clone)]
+pub struct Services {
+    /// Root logger.
+    pub log: Logger,
+    /// The agent's log, for the module's own lines.
+    pub agent_log: AgentLog,
+    /// Where alerts go.
+    pub journal: Addr<AlertJournal>,
+    /// Where sockets are registered.
+    pub registry: Addr<SocketRegistry>,
+    /// How processes are started.
+    pub spawner: Rc<dyn Spawner>,
+}
+
+/// Channels on which the lines of a module can be watched over its lives.
+#[derive(Debug, Clone)]
+pub struct LineFeeds {
+    /// What it logs and writes to stderr.
+    pub logs: broadcast::Sender<ModuleLine>,
+    /// Every message in both directions.
+    pub wire: broadcast::Sender<ModuleLine>,
+}
+
+impl Default for LineFeeds {
+    fn default() -> Self {
+        // Beyond this a slow watcher misses lines and is told how many; the module never waits for it.
+        Self { logs: broadcast::Sender::new(1024), wire: broadcast::Sender::new(1024) }
+    }
+}
+
+/// What the pump and the writer are doing, for the heartbeat to tell a deaf module from a slow disk. Shared
+/// between this actor and its own tasks, on one thread.
+#[derive(Debug, Default)]
+pub(crate) struct PipeGauge {
+    /// Since when the pump has been waiting for the journal or the log.
+    pub(crate) not_reading_since: Cell<Option<Instant>>,
+    /// Since when a write to stdin has been waiting.
+    pub(crate) writing_since: Cell<Option<Instant>>,
+}
+
+/// The actor.
+pub struct ModuleProcess {
+    log: Logger,
+    services: Services,
+    spec: ModuleSpec,
+    incarnation: Incarnation,
+    config: AgentConfig,
+    config_line: Vec<u8>,
+    supervisor: Recipient<ModuleExited>,
+    feeds: LineFeeds,
+    lifecycle: Lifecycle,
+    born: Instant,
+    child: Option<Rc<dyn ChildControl>>,
+    stdin: Option<mpsc::Sender<Vec<u8>>>,
+    writer: Option<AbortHandle>,
+    pumps: Vec<AbortHandle>,
+    gauge: Rc<PipeGauge>,
+    /// Told when the process is gone, so that the pumps stop at an empty pipe.
+    gone: watch::Sender<bool>,
+    /// What must still end before the life is over: the pumps and the clean-up.
+    unfinished: usize,
+    counters: Counters,
+    lines: VecDeque<ModuleLine>,
+    capabilities: Vec<String>,
+    socket: Option<SocketSpec>,
+    heartbeat: Option<Duration>,
+    /// Why the module counts as degraded although it answers.
+    complaint: Option<String>,
+}
+
+impl ModuleProcess {
+    /// A module that will be started with `config_line` as its first message.
+    #[must_use]
+    pub fn new(
+        services: Services,
+        spec: ModuleSpec,
+        incarnation: Incarnation,
+        config: AgentConfig,
+        config_line: Vec<u8>,
+        supervisor: Recipient<ModuleExited>,
+        feeds: LineFeeds,
+    ) -> Self {
+        let log = services.log.new(o!(
+            "component" => "module_process", "module" => spec.name().to_string(),
+            "incarnation" => incarnation.0,
+        ));
+        Self {
+            log,
+            services,
+            incarnation,
+            lifecycle: Lifecycle::new(config.agent.heartbeat_misses),
+            spec,
+            config,
+            config_line,
+            supervisor,
+            feeds,
+            born: Instant::now(),
+            child: None,
+            stdin: None,
+            writer: None,
+            pumps: Vec::new(),
+            gauge: Rc::default(),
+            gone: watch::Sender::new(false),
+            unfinished: 0,
+            counters: Counters::default(),
+            lines: VecDeque::new(),
+            capabilities: Vec::new(),
+            socket: None,
+            heartbeat: None,
+            complaint: None,
+        }
+    }
+
+    fn spawn(&mut self, ctx: &mut Context<Self>) {
+        match self.services.spawner.spawn(&self.spec, self.incarnation) {
+            Ok((control, pipes)) => {
+                info!(self.log, "module started"; "pid" => control.pid());
+                self.child = Some(control.clone());
+                self.run_pipes(pipes, ctx);
+                self.step(Event::Spawned, ctx);
+            }
+            Err(error) => {
+                warn!(self.log, "module cannot be started"; "error" => %crate::error::ErrorChain(&error));
+                let reason = EndReason::SpawnFailed(crate::error::ErrorChain(&error).to_string());
+                self.step(Event::Exited(reason), ctx);
+                self.finish_if_over(ctx);
+            }
+        }
+    }
+
+    fn run_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
+        let me = ctx.address();
+        let (stdin, queue) = mpsc::channel(STDIN_QUEUE);
+        if stdin.try_send(std::mem::take(&mut self.config_line)).is_ok() {
+            let writer = pump::write_stdin(pipes.stdin, queue, self.gauge.clone(), me.clone().recipient());
+            self.writer = Some(actix_rt::spawn(writer).abort_handle());
+        }
+        let output = pump::Output {
+            module: self.spec.name().clone(),
+            agent_log: self.services.agent_log.clone(),
+            budget: LogBudget::new(&self.config.logging, Instant::now()),
+            feeds: self.feeds.clone(),
+            gone: self.gone.subscribe(),
+            gauge: self.gauge.clone(),
+            told: me.clone().recipient(),
+            closed: me.clone().recipient(),
+            log: self.log.clone(),
+        };
+        let stdout = pump::read_stdout(
+            output.clone(),
+            pipes.stdout,
+            self.config.limits.line_bytes,
+            self.services.journal.clone(),
+            stdin.downgrade(),
+        );
+        let stderr = pump::read_stderr(output, pipes.stderr);
+        self.stdin = Some(stdin);
+        for pump in [actix_rt::spawn(stdout), actix_rt::spawn(stderr)] {
+            self.pumps.push(pump.abort_handle());
+            self.unfinished += 1;
+            let me = me.clone();
+            actix_rt::spawn(async move {
+                // An aborted pump has ended as well.
+                pump.await.ok();
+                tell(&me, TaskEnded);
+            });
+        }
+        let exit = pipes.exit;
+        self.unfinished += 1;
+        actix_rt::spawn(async move {
+            let reason = exit.await;
+            tell(&me, ChildGone(reason));
+        });
+    }
+
+    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let before = self.lifecycle.state();
+        for effect in self.lifecycle.step(event, Instant::now()) {
+            self.carry_out(effect, ctx);
+        }
+        let after = self.lifecycle.state();
+        if before != after {
+            self.state_changed(before, after);
+        }
+    }
+
+    fn state_changed(&self, before: State, after: State) {
+        match (before, after) {
+            (State::Starting, State::Running) => {
+                info!(self.log, "module is ready"; "elapsed_ms" => elapsed_ms(self.born.elapsed()));
+            }
+            (State::Degraded, State::Running) => info!(self.log, "module answers heartbeats again"),
+            (_, State::Degraded) => warn!(self.log, "module missed a heartbeat"),
+            (State::Stopping(_), State::Stopping(stage)) => {
+                debug!(self.log, "module is being ended"; "found" => ?stage);
+            }
+            (_, State::Stopping(_)) => {
+                let reason = self.lifecycle.stop_reason().map(ToString::to_string).unwrap_or_default();
+                info!(self.log, "module is being ended"; "error" => reason);
+                tell(
+                    &self.services.registry,
+                    ModuleLifeChanged {
+                        module: self.spec.name().clone(),
+                        incarnation: self.incarnation,
+                        life: Life::Stopping,
+                    },
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Ping(nonce) => self.queue_line(WireMessage::ping(nonce).to_line()),
+            Effect::ArmHeartbeat => {
+                ctx.notify_later(HeartbeatDue, self.config.agent.heartbeat_interval);
+            }
+            Effect::AskToStop => self.queue_line(WireMessage::stop().to_line()),
+            Effect::CloseStdin => self.stdin = None,
+            Effect::Terminate => {
+                // A write that is stuck would keep stdin open for ever.
+                if let Some(writer) = self.writer.take() {
+                    writer.abort();
+                }
+                if let Some(child) = &self.child {
+                    child.terminate();
+                }
+            }
+            Effect::Kill => {
+                if let Some(child) = &self.child {
+                    child.kill();
+                }
+            }
+            Effect::ArmStage(stage, delay) => {
+                ctx.notify_later(StageDue(stage), delay);
+            }
+            Effect::HeartbeatAnswered(round_trip) => self.heartbeat = Some(round_trip),
+            Effect::IgnoreEcho => {
+                *self.counters.dropped.entry("wrong_nonce").or_default() += 1;
+                debug!(self.log, "echo of no heartbeat ignored");
+            }
+        }
+    }
+
+    /// Puts a line into the stdin queue. When it is full the line is left out: the module has not read for so
+    /// long that the heartbeat ends it.
+    fn queue_line(&mut self, line: Vec<u8>) {
+        if let Some(stdin) = &self.stdin {
+            if self.feeds.wire.receiver_count() > 0 {
+                self.feeds.wire.send(pump::module_line("to_module", &String::from_utf8_lossy(&line))).ok();
+            }
+            stdin.try_send(line).ok();
+        }
+    }
+
+    fn register(&mut self, registration: Registration, ctx: &mut Context<Self>) {
+        if registration.capabilities.iter().any(|name| name == capability::STOP) {
+            self.step(Event::HonoursStop, ctx);
+        }
+        self.capabilities = registration.capabilities;
+        let Some(pid) = self.child.as_ref().map(|child| child.pid()) else { return };
+        if registration.sockpath.is_empty() {
+            // A module that cannot be asked may still state what it can do.
+            return;
+        }
+        let rules = SocketRules {
+            directories: self.socket_directories(),
+            allow_remote_tcp: self.spec.section.allow_remote_tcp,
+            pid,
+        };
+        let registry = self.services.registry.clone();
+        let (module, incarnation) = (self.spec.name().clone(), self.incarnation);
+        let checking = async move {
+            let spec = socket_policy::check(&registration.sockpath, rules).await?;
+            let socket = RegisteredSocket { spec: spec.clone(), pid };
+            match registry.send(RegisterSocket { module, incarnation, socket }).await {
+                Ok(Ok(())) => Ok(spec),
+                Ok(Err(refused)) => Err(refused.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        ctx.spawn(checking.into_actor(self).map(|checked, this, _| match checked {
+            Ok(spec) => {
+                this.socket = Some(spec);
+                this.complaint = None;
+            }
+            Err(refused) => {
+                warn!(this.log, "socket refused"; "error" => ?refused);
+                *this.counters.dropped.entry("socket_refused").or_default() += 1;
+                this.complaint = Some(format!("registered a socket that is not allowed: {refused}"));
+            }
+        }));
+    }
+
+    fn socket_directories(&self) -> Vec<PathBuf> {
+        let own = self.services.spawner.run_dir(&self.spec);
+        std::iter::once(own).chain(self.spec.section.socket_dir.clone()).collect()
+    }
+
+    /// Ends the actor when the process is reaped, its leftovers are gone and its pipes are empty.
+    fn finish_if_over(&mut self, ctx: &mut Context<Self>) {
+        let Some(reason) = self.lifecycle.end().filter(|_| self.unfinished == 0) else { return };
+        info!(self.log, "module ended"; "error" => %reason,
+            "elapsed_ms" => elapsed_ms(self.born.elapsed()));
+        let exited = ModuleExited {
+            module: self.spec.name().clone(),
+            incarnation: self.incarnation,
+            reason: reason.clone(),
+            lifetime: self.born.elapsed(),
+            counters: std::mem::take(&mut self.counters),
+            lines: std::mem::take(&mut self.lines),
+        };
+        tell_recipient(&self.supervisor, exited);
+        ctx.stop();
+    }
+
+    fn status(&self) -> ProcessStatus {
+        let missed = self.lifecycle.missed();
+        let silent = (missed > 0).then(|| format!("missed {missed} heartbeats in a row"));
+        let (state, reason) = match self.lifecycle.state() {
+            State::Starting => (ModuleState::Starting, silent),
+            State::Running => match &self.complaint {
+                Some(complaint) => (ModuleState::Degraded, Some(complaint.clone())),
+                None => (ModuleState::Running, None),
+            },
+            State::Degraded => (ModuleState::Degraded, silent),
+            State::Stopping(_) | State::Ended => {
+                (ModuleState::Stopping, self.lifecycle.stop_reason().map(ToString::to_string))
+            }
+        };
+        ProcessStatus {
+            state,
+            reason,
+            pid: self.child.as_ref().map(|child| child.pid()),
+            uptime: self.born.elapsed(),
+            socket: self.socket.clone(),
+            heartbeat: self.heartbeat,
+            counters: self.counters.clone(),
+        }
+    }
+}
+
+fn elapsed_ms(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Sends a fact that must not be lost.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "each of these facts is sent at most a few times in one life of a module"
+)]
+fn tell<A, M>(actor: &Addr<A>, fact: M)
+where
+    A: Actor + Handler<M>,
+    A::Context: actix::dev::ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    actor.do_send(fact);
+}
+
+/// Sends a fact that must not be lost to whoever takes it.
+#[expect(clippy::disallowed_methods, reason = "sent once in one life of a module")]
+fn tell_recipient<M>(recipient: &Recipient<M>, fact: M)
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    recipient.do_send(fact);
+}
+
+impl Actor for ModuleProcess {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        self.spawn(ctx);
+    }
+}
+
+/// A heartbeat is due. Sent by this actor to itself, once per interval.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct HeartbeatDue;
+
+impl Handler<HeartbeatDue> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, _: HeartbeatDue, ctx: &mut Self::Context) {
+        let event = Event::HeartbeatDue {
+            not_reading_since: self.gauge.not_reading_since.get(),
+            writing_since: self.gauge.writing_since.get(),
+        };
+        self.step(event, ctx);
+    }
+}
+
+/// The time of a stage of ending is over. Sent by this actor to itself.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct StageDue(Stage);
+
+impl Handler<StageDue> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, due: StageDue, ctx: &mut Self::Context) {
+        self.step(Event::StageDue { stage: due.0 }, ctx);
+    }
+}
+
+impl Handler<ChildSaid> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, said: ChildSaid, ctx: &mut Self::Context) {
+        self.counters.add(&said.counters);
+        self.lines.extend(said.lines);
+        let surplus = self.lines.len().saturating_sub(KEPT_LINES);
+        self.lines.drain(..surplus);
+        if let Some(registration) = said.registration {
+            self.register(registration, ctx);
+        }
+        if let Some(flooding) = said.flooding {
+            self.complaint =
+                flooding.then(|| "logs more than logging.module_bytes_per_sec allows".to_owned());
+        }
+        for nonce in said.pongs {
+            self.step(Event::Pong { nonce }, ctx);
+        }
+    }
+}
+
+impl Handler<pump::StdoutClosed> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, _: pump::StdoutClosed, ctx: &mut Self::Context) {
+        self.step(Event::StdoutClosed, ctx);
+    }
+}
+
+impl Handler<pump::StdinClosed> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, _: pump::StdinClosed, ctx: &mut Self::Context) {
+        self.step(Event::StdinClosed, ctx);
+    }
+}
+
+impl Handler<Reconfigure> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, order: Reconfigure, ctx: &mut Self::Context) {
+        let takes_it = self.capabilities.iter().any(|name| name == capability::RECONFIGURE);
+        if takes_it {
+            info!(self.log, "module gets a new configuration");
+            self.queue_line(order.config_line);
+        } else {
+            let grace = self.config.agent.stop_grace;
+            self.step(Event::Stop { reason: EndReason::ConfigChanged, grace }, ctx);
+        }
+    }
+}
+
+impl Handler<GetProcessStatus> for ModuleProcess {
+    type Result = MessageResult<GetProcessStatus>;
+
+    fn handle(&mut self, _: GetProcessStatus, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.status())
+    }
+}
+
+impl Handler<GetLines> for ModuleProcess {
+    type Result = MessageResult<GetLines>;
+
+    fn handle(&mut self, _: GetLines, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lines.clone())
+    }
+}
+
+impl Handler<StopModule> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, order: StopModule, ctx: &mut Self::Context) {
+        self.step(Event::Stop { reason: order.reason, grace: order.grace }, ctx);
+    }
+}
+
+/// The process is reaped. Sent once by the task that waits for it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct ChildGone(EndReason);
+
+impl Handler<ChildGone> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, gone: ChildGone, ctx: &mut Self::Context) {
+        self.step(Event::Exited(gone.0), ctx);
+        self.stdin = None;
+        if let Some(writer) = self.writer.take() {
+            writer.abort();
+        }
+        self.gone.send_replace(true);
+        ctx.run_later(DRAIN_LIMIT, |this, _| {
+            for pump in this.pumps.drain(..) {
+                pump.abort();
+            }
+        });
+        let Some(child) = self.child.take() else { return };
+        let me = ctx.address();
+        actix_rt::spawn(async move {
+            child.clean_up().await;
+            tell(&me, TaskEnded);
+        });
+    }
+}
+
+/// A pump or the clean-up has ended. Sent once by each.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct TaskEnded;
+
+impl Handler<TaskEnded> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, _: TaskEnded, ctx: &mut Self::Context) {
+        self.unfinished -= 1;
+        self.finish_if_over(ctx);
+    }
+}

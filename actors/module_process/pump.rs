@@ -1,0 +1,468 @@
+//! The tasks on a module's pipes: they belong to one `ModuleProcess` and live on its thread.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, Message, Recipient};
+use slog::{Logger, debug, error, warn};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use vigie_sdk::protocol::{
+    AlertParameters, BadLine, Class, LogParameters, Message as WireMessage, MessageRef, PingParameters,
+    RegisterParameters, capability,
+};
+use vigie_sdk::stream::ModuleReader;
+
+use super::log_budget::LogBudget;
+use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
+use crate::agent_log::{AgentLog, LogTime};
+use crate::alert_journal::{AlertJournal, NewAlert, StoreAlerts};
+use crate::config::ModuleName;
+use crate::control_protocol::ModuleLine;
+
+/// Text of lines that is handled in one go, in bytes. Enough that the costs per batch do not count, little
+/// enough that one batch holds up the other modules for at most a few milliseconds.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// What a line costs of a batch beside its text: its place in memory, and the work for it.
+const LINE_OVERHEAD_BYTES: usize = 32;
+
+/// Longest line on stderr, in bytes; stderr is for people.
+const MAX_STDERR_LINE_BYTES: usize = 64 * 1024;
+
+/// Longest text of a kept or watched line, in characters.
+const SHOWN_CHARS: usize = 512;
+
+/// Echoes of heartbeats that are looked at in one batch; at most one is outstanding at a time.
+const PONGS_IN_BATCH: usize = 4;
+
+/// Quiet time after which the pipe of a process that is gone counts as empty.
+const DRAIN_QUIET: Duration = Duration::from_millis(100);
+
+/// What a pump tells its `ModuleProcess` about one batch of lines. Sent one at a time: the pump waits for it to
+/// be handled, so a flood of messages from the child never becomes a flood in the mailbox.
+#[derive(Debug, Default, Message)]
+#[rtype(result = "()")]
+pub struct ChildSaid {
+    /// Echoes of heartbeats.
+    pub pongs: Vec<Option<u64>>,
+    /// The newest registration.
+    pub registration: Option<Registration>,
+    /// Numbers of messages.
+    pub counters: Counters,
+    /// The newest lines.
+    pub lines: Vec<ModuleLine>,
+    /// Whether the module's log is cut because it floods; absent when that did not change.
+    pub flooding: Option<bool>,
+}
+
+/// What a module said when it registered.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Where it says it listens.
+    pub sockpath: String,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+}
+
+/// stdout came to its end. Sent once.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StdoutClosed;
+
+/// stdin takes no more. Sent once.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StdinClosed;
+
+/// What both output pumps of a module work with.
+#[derive(Clone)]
+pub(crate) struct Output {
+    pub(crate) module: ModuleName,
+    pub(crate) agent_log: AgentLog,
+    pub(crate) budget: LogBudget,
+    pub(crate) feeds: LineFeeds,
+    pub(crate) gone: watch::Receiver<bool>,
+    pub(crate) gauge: Rc<PipeGauge>,
+    pub(crate) told: Recipient<ChildSaid>,
+    pub(crate) closed: Recipient<StdoutClosed>,
+    pub(crate) log: Logger,
+}
+
+/// A line for people, cut where it is very long.
+pub(crate) fn module_line(source: &str, text: &str) -> ModuleLine {
+    let text = text.trim_end_matches('\n');
+    let shown = text.char_indices().nth(SHOWN_CHARS).map_or(text, |(end, _)| &text[..end]);
+    ModuleLine { time: jiff::Timestamp::now().to_string(), source: source.to_owned(), text: shown.to_owned() }
+}
+
+/// Writes what is queued to the child's stdin; closes it when the queue is closed.
+pub(crate) async fn write_stdin(
+    mut stdin: Box<dyn AsyncWrite + Unpin>,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    gauge: Rc<PipeGauge>,
+    told: Recipient<StdinClosed>,
+) {
+    while let Some(lines) = queue.recv().await {
+        gauge.writing_since.set(Some(Instant::now()));
+        let written = async {
+            stdin.write_all(&lines).await?;
+            stdin.flush().await
+        };
+        if written.await.is_err() {
+            super::tell_recipient(&told, StdinClosed);
+            return;
+        }
+        gauge.writing_since.set(None);
+    }
+}
+
+/// One batch of lines on its way through the pump.
+#[derive(Default)]
+struct Batch {
+    said: ChildSaid,
+    alerts: Vec<NewAlert>,
+    /// Lines for the agent's log.
+    log_lines: Vec<u8>,
+}
+
+/// Reads the child's stdout to its end, or until it is empty after the process is gone.
+pub(crate) async fn read_stdout(
+    output: Output,
+    stdout: Box<dyn AsyncRead + Unpin>,
+    max_line_bytes: usize,
+    journal: Addr<AlertJournal>,
+    stdin: mpsc::WeakSender<Vec<u8>>,
+) {
+    let mut reader = ModuleReader::new(stdout, max_line_bytes);
+    let mut pump =
+        StdoutPump { writer: LogWriter::new(&output), output, journal, stdin, acknowledges: false };
+    let mut lines = Vec::new();
+    loop {
+        lines.clear();
+        match next_lines(&mut reader, &mut lines, &mut pump.output.gone).await {
+            Read::Lines => pump.carry(&lines).await,
+            Read::Empty => break,
+            Read::End => {
+                super::tell_recipient(&pump.output.closed, StdoutClosed);
+                break;
+            }
+        }
+    }
+    pump.writer.finish().await;
+}
+
+enum Read {
+    Lines,
+    /// The process is gone and its pipe is empty, but somebody else holds it open.
+    Empty,
+    End,
+}
+
+async fn next_lines(
+    reader: &mut ModuleReader<Box<dyn AsyncRead + Unpin>>,
+    lines: &mut Vec<Result<String, BadLine>>,
+    gone: &mut watch::Receiver<bool>,
+) -> Read {
+    let mut bytes = 0;
+    let enough = |line: &Result<String, BadLine>| {
+        bytes += line.as_ref().map_or(0, String::len) + LINE_OVERHEAD_BYTES;
+        bytes >= BATCH_BYTES
+    };
+    let reading = reader.next_batch(lines, enough);
+    tokio::pin!(reading);
+    let read = if *gone.borrow_and_update() {
+        tokio::time::timeout(DRAIN_QUIET, reading).await
+    } else {
+        tokio::select! {
+            biased;
+            read = &mut reading => Ok(read),
+            // Read on with the quiet time as the limit.
+            _ = gone.changed() => tokio::time::timeout(DRAIN_QUIET, reading).await,
+        }
+    };
+    match read {
+        Ok(Ok(true)) => Read::Lines,
+        Ok(Ok(false) | Err(_)) => Read::End,
+        Err(_) => Read::Empty,
+    }
+}
+
+/// Writes log lines on the blocking pool, one write at a time, while the next batch is read.
+struct LogWriter {
+    agent_log: AgentLog,
+    writing: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl LogWriter {
+    fn new(output: &Output) -> Self {
+        Self { agent_log: output.agent_log.clone(), writing: None }
+    }
+
+    /// Hands over `lines` and gives back an empty buffer; waits while the write before is under way.
+    async fn write(&mut self, lines: Vec<u8>) -> Vec<u8> {
+        let buffer = self.finish().await;
+        if lines.is_empty() {
+            return buffer;
+        }
+        let agent_log = self.agent_log.clone();
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            // The log counts what it cannot write and says so in the agent's status.
+            agent_log.write_module_lines(&lines).ok();
+            let mut lines = lines;
+            lines.clear();
+            lines
+        }));
+        buffer
+    }
+
+    async fn finish(&mut self) -> Vec<u8> {
+        match self.writing.take() {
+            Some(writing) => writing.await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+}
+
+struct StdoutPump {
+    output: Output,
+    writer: LogWriter,
+    journal: Addr<AlertJournal>,
+    stdin: mpsc::WeakSender<Vec<u8>>,
+    /// The module asked for acknowledgements.
+    acknowledges: bool,
+}
+
+impl StdoutPump {
+    /// Does everything that one batch of lines asks for, in the order of its promises: alerts are safe, then
+    /// acknowledged, then logged.
+    async fn carry(&mut self, lines: &[Result<String, BadLine>]) {
+        let time = LogTime::now();
+        let mut batch = Batch::default();
+        let was_flooding = self.output.budget.is_exhausted();
+        self.output.budget.refill(Instant::now());
+        if let Some(suppressed) = self.output.budget.suppressed() {
+            warn!(self.output.log, "module logged too much, lines were left out"; "dropped" => suppressed);
+        }
+        for line in lines {
+            let kept = match line {
+                Ok(line) => self.take(line, &time, &mut batch),
+                Err(bad) => Err(bad.clone()),
+            };
+            if let Err(bad) = kept {
+                self.output.drop_line(&bad, &mut batch.said.counters);
+            }
+        }
+        self.output.keep_lines(lines, &mut batch.said);
+        let floods = self.output.budget.is_exhausted();
+        batch.said.flooding = (floods != was_flooding).then_some(floods);
+        if let Some(registration) = &batch.said.registration {
+            self.acknowledges = registration.capabilities.iter().any(|name| name == capability::ALERT_ACK);
+        }
+        let alerts = std::mem::take(&mut batch.alerts);
+        self.output.told.send(batch.said).await.ok();
+
+        self.output.gauge.not_reading_since.set(Some(Instant::now()));
+        if !alerts.is_empty() {
+            self.store(alerts, &time, &mut batch.log_lines).await;
+        }
+        self.writer.write(batch.log_lines).await;
+        self.output.gauge.not_reading_since.set(None);
+    }
+
+    /// Sorts one message into the batch.
+    fn take(&mut self, line: &str, time: &LogTime, batch: &mut Batch) -> Result<(), BadLine> {
+        let message = MessageRef::parse(line)?;
+        match message.class {
+            Class::Log => {
+                let log: LogParameters<'_> = message.parameters_as("log")?;
+                batch.said.counters.logs += 1;
+                self.output.log_line(
+                    time,
+                    "log",
+                    &log.message,
+                    &mut batch.log_lines,
+                    &mut batch.said.counters,
+                );
+            }
+            Class::Alert => {
+                let alert: AlertParameters<'_> = message.parameters_as("alert")?;
+                batch.said.counters.alerts += 1;
+                batch.alerts.push(NewAlert {
+                    id: alert.id.map(std::borrow::Cow::into_owned),
+                    message: alert.message.into_owned(),
+                });
+            }
+            Class::Ping => {
+                let nonce = match message.parameters {
+                    Some(_) => message.parameters_as::<PingParameters>("ping")?.nonce,
+                    None => None,
+                };
+                if batch.said.pongs.len() < PONGS_IN_BATCH {
+                    batch.said.pongs.push(nonce);
+                } else {
+                    *batch.said.counters.dropped.entry("wrong_nonce").or_default() += 1;
+                }
+            }
+            Class::Register => {
+                let register: RegisterParameters<'_> = message.parameters_as("register")?;
+                batch.said.registration = Some(Registration {
+                    sockpath: register.sockpath.into_owned(),
+                    capabilities: register.capabilities.into_iter().take(16).map(Into::into).collect(),
+                });
+            }
+            class => return Err(BadLine::unexpected(&class)),
+        }
+        Ok(())
+    }
+
+    /// Has the alerts stored, acknowledges them, and puts the new ones into the log.
+    async fn store(&mut self, alerts: Vec<NewAlert>, time: &LogTime, log_lines: &mut Vec<u8>) {
+        let alerts = Arc::new(alerts);
+        let store = StoreAlerts {
+            module: self.output.module.clone(),
+            alerts: alerts.clone(),
+            last_words: *self.output.gone.borrow(),
+        };
+        let mut storing = Box::pin(self.journal.send(store));
+        let stored = tokio::select! {
+            stored = &mut storing => stored,
+            // The module is dead and the disk takes nothing: its successor must not wait for the disk. The
+            // journal has the alerts in memory and goes on alone.
+            _ = self.output.gone.wait_for(|gone| *gone) => {
+                actix_rt::spawn(storing);
+                return;
+            }
+        };
+        let new = match stored {
+            Ok(Ok(new)) => new,
+            Ok(Err(refused)) => {
+                error!(self.output.log, "alerts of a module that ended are lost";
+                    "dropped" => alerts.len(), "error" => %refused);
+                return;
+            }
+            // The journal ends only with the agent.
+            Err(_) => return,
+        };
+        if self.acknowledges {
+            let mut acks = Vec::new();
+            for id in alerts.iter().filter_map(|alert| alert.id.as_deref()) {
+                WireMessage::ack(id).write_line(&mut acks);
+            }
+            self.acknowledge(acks).await;
+        }
+        for (alert, _) in alerts.iter().zip(new).filter(|(_, new)| *new) {
+            // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
+            self.output.agent_log.format_module_line(
+                log_lines,
+                time,
+                self.output.module.as_str(),
+                "alert",
+                &alert.message,
+            );
+        }
+    }
+
+    async fn acknowledge(&mut self, acks: Vec<u8>) {
+        let Some(stdin) = self.stdin.upgrade() else { return };
+        if acks.is_empty() {
+            return;
+        }
+        self.output.gauge.not_reading_since.set(None);
+        // Waits when the module does not read its acknowledgements: its alerts then wait in its own pipe, and
+        // the heartbeat ends it when it goes on like this.
+        tokio::select! {
+            _ = stdin.send(acks) => {}
+            _ = self.output.gone.wait_for(|gone| *gone) => {}
+        }
+        self.output.gauge.not_reading_since.set(Some(Instant::now()));
+    }
+}
+
+/// Reads the child's stderr; every line goes to the agent's log as text.
+pub(crate) async fn read_stderr(mut output: Output, stderr: Box<dyn AsyncRead + Unpin>) {
+    let mut reader = ModuleReader::new(stderr, MAX_STDERR_LINE_BYTES);
+    let mut writer = LogWriter::new(&output);
+    let mut lines = Vec::new();
+    loop {
+        lines.clear();
+        if !matches!(next_lines(&mut reader, &mut lines, &mut output.gone).await, Read::Lines) {
+            break;
+        }
+        let time = LogTime::now();
+        let mut said = ChildSaid::default();
+        let mut log_lines = Vec::new();
+        output.budget.refill(Instant::now());
+        if let Some(suppressed) = output.budget.suppressed() {
+            warn!(output.log, "module wrote too much to stderr, lines were left out"; "dropped" => suppressed);
+        }
+        for line in &lines {
+            match line {
+                Ok(text) => output.log_line(&time, "stderr", text, &mut log_lines, &mut said.counters),
+                Err(bad) => output.drop_line(bad, &mut said.counters),
+            }
+        }
+        for text in lines.iter().rev().take(KEPT_LINES).rev().flatten() {
+            output.keep(module_line("stderr", text), &mut said);
+        }
+        output.told.send(said).await.ok();
+        writer.write(log_lines).await;
+    }
+    writer.finish().await;
+}
+
+impl Output {
+    fn log_line(
+        &mut self,
+        time: &LogTime,
+        source: &str,
+        text: &str,
+        log_lines: &mut Vec<u8>,
+        counters: &mut Counters,
+    ) {
+        if self.budget.take(text.len() + LINE_OVERHEAD_BYTES) {
+            self.agent_log.format_module_line(log_lines, time, self.module.as_str(), source, text);
+        } else {
+            *counters.dropped.entry("log_budget").or_default() += 1;
+        }
+    }
+
+    /// Counts a line that is not carried and says so in the log, within the module's log budget.
+    fn drop_line(&mut self, bad: &BadLine, counters: &mut Counters) {
+        let count: &mut u64 = counters.dropped.entry(bad.reason()).or_default();
+        *count += 1;
+        if *count == 1 && self.budget.take(SHOWN_CHARS) {
+            warn!(self.log, "line from the module dropped"; "error" => ?bad.to_string());
+        } else {
+            debug!(self.log, "line from the module dropped"; "error" => ?bad.to_string());
+        }
+    }
+
+    fn keep(&self, line: ModuleLine, said: &mut ChildSaid) {
+        if self.feeds.logs.receiver_count() > 0 {
+            self.feeds.logs.send(line.clone()).ok();
+        }
+        said.lines.push(line);
+    }
+
+    /// Keeps the newest log lines of a batch, and shows every line to who watches the wire.
+    fn keep_lines(&self, lines: &[Result<String, BadLine>], said: &mut ChildSaid) {
+        if self.feeds.wire.receiver_count() > 0 {
+            for line in lines {
+                let text = line.as_ref().map_or_else(|bad| format!("<{bad}>"), Clone::clone);
+                self.feeds.wire.send(module_line("from_module", &text)).ok();
+            }
+        }
+        for line in lines.iter().rev().take(KEPT_LINES).rev().flatten() {
+            let Ok(message) = MessageRef::parse(line) else { continue };
+            if message.class == Class::Log
+                && let Ok(log) = message.parameters_as::<LogParameters<'_>>("log")
+            {
+                self.keep(module_line("log", &log.message), said);
+            }
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! Brings a query to a module and its answer back.
+//!
+//! Started by the agent, asked by `ControlServer`. A persistent module is asked through the socket that it
+//! registered, a standard one is started for the query. Owns the bounds on queries that run and wait; keeps
+//! nothing of a query once it is answered. Every way in which a query can fail has its own [`QueryError`], and
+//! a module that cannot answer says so at once: nobody waits for the deadline of a module that is down.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture};
+use serde_json::value::RawValue;
+use slog::{Logger, debug, info, o};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use vigie_sdk::ModuleResult;
+use vigie_sdk::protocol::{Message as WireMessage, QueryOptions};
+use vigie_sdk::socket::SocketSpec;
+
+use crate::child::{ChildControl, ProcessSpawner};
+use crate::config::{LoadedConfig, ModuleKind, ModuleName, ModuleSpec};
+use crate::config_loader::ConfigChanged;
+use crate::control_protocol::QueryStatus;
+use crate::error::ErrorChain;
+use crate::socket_policy;
+use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
+
+/// Messages in the mailbox before a sender waits. A thousand clients may ask at once.
+const MAILBOX_CAPACITY: usize = 1024;
+
+/// How much of a standard module's stderr is kept for its error, in bytes.
+const STDERR_TAIL_BYTES: usize = 4096;
+
+/// Time that the pipes of a standard module that is gone are read on while somebody holds them open.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// A standard module is told to stop this long before its deadline, to return what it has.
+const STOP_LEAD: Duration = Duration::from_secs(1);
+
+/// Asks a module. Sent by `ControlServer`; answered within `timeout` and a moment.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<ModuleResult, QueryError>")]
+pub struct Query {
+    /// The module.
+    pub module: String,
+    /// Its parameters.
+    pub parameters: Option<Box<RawValue>>,
+    /// How long to wait at most; the agent's `moduletimeout` when absent or longer.
+    pub timeout: Option<Duration>,
+}
+
+/// Asks how queries are doing.
+#[derive(Debug, Message)]
+#[rtype(result = "QueryStatus")]
+pub struct GetQueryStatus;
+
+/// Why a query has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// There is no module of that name.
+    #[error("no module {name:?} is configured; there are: {known}")]
+    ModuleUnknown {
+        /// The name as asked.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// It must not run.
+    #[error("module {0} is switched off")]
+    ModuleOff(ModuleName),
+    /// It runs but cannot be asked yet.
+    #[error("module {0} runs but has not registered a socket for queries; it starts, or takes no queries")]
+    ModuleStarting(ModuleName),
+    /// It is being ended.
+    #[error("module {0} is being stopped")]
+    ModuleStopping(ModuleName),
+    /// It does not run.
+    #[error("module {module} is down: {reason}")]
+    ModuleDown {
+        /// The module.
+        module: ModuleName,
+        /// Why, and when it comes back.
+        reason: String,
+    },
+    /// Its socket takes no connection.
+    #[error("module {module} does not take connections on {socket}: {reason}")]
+    NotListening {
+        /// The module.
+        module: ModuleName,
+        /// Its socket.
+        socket: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Somebody else answers in its place.
+    #[error("whoever listens on {socket} is not module {module}: {reason}")]
+    WrongPeer {
+        /// The module.
+        module: ModuleName,
+        /// Its socket.
+        socket: String,
+        /// Who it is.
+        reason: String,
+    },
+    /// It ended, or closed the connection, before it had answered.
+    #[error("module {module} ended the connection before it had answered: {reason}")]
+    Unanswered {
+        /// The module.
+        module: ModuleName,
+        /// What is known about why.
+        reason: String,
+    },
+    /// Time is up.
+    #[error("module {module} did not answer within {timeout:?}")]
+    TimedOut {
+        /// The module.
+        module: ModuleName,
+        /// The time.
+        timeout: Duration,
+    },
+    /// The answer is too large.
+    #[error("the answer of module {module} is larger than {limit} bytes (limits.result_bytes)")]
+    TooLarge {
+        /// The module.
+        module: ModuleName,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The answer is not a result.
+    #[error("the answer of module {module} is not a result: {reason}")]
+    BadAnswer {
+        /// The module.
+        module: ModuleName,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The standard module could not be started.
+    #[error("module {module} could not be started: {reason}")]
+    NotStarted {
+        /// The module.
+        module: ModuleName,
+        /// Why.
+        reason: String,
+    },
+    /// Too many queries wait already.
+    #[error("{running} queries run and {waiting} wait (limits.running_queries, limits.waiting_queries)")]
+    TooMany {
+        /// Queries that run.
+        running: usize,
+        /// Queries that wait.
+        waiting: usize,
+    },
+}
+
+impl QueryError {
+    /// Fixed name for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ModuleUnknown { .. } => "module_unknown",
+            Self::ModuleOff(_) => "module_off",
+            Self::ModuleStarting(_) => "module_starting",
+            Self::ModuleStopping(_) => "module_stopping",
+            Self::ModuleDown { .. } => "module_down",
+            Self::NotListening { .. } => "not_listening",
+            Self::WrongPeer { .. } => "wrong_peer",
+            Self::Unanswered { .. } => "unanswered",
+            Self::TimedOut { .. } => "timed_out",
+            Self::TooLarge { .. } => "too_large",
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::NotStarted { .. } => "not_started",
+            Self::TooMany { .. } => "too_many",
+        }
+    }
+
+    /// What the one who asks can do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::ModuleUnknown { .. } => "see `vigie module list`".to_owned(),
+            Self::ModuleOff(name) => {
+                format!("set enabled = true for {name} in the configuration and run `vigie reload`")
+            }
+            Self::ModuleStarting(name) => {
+                format!("try again in a moment; `vigie module logs {name}` shows what it does")
+            }
+            Self::ModuleStopping(_) => "try again in a moment".to_owned(),
+            Self::ModuleDown { module, .. } => {
+                format!("see `vigie module logs {module}`; `vigie module restart {module}` starts it now")
+            }
+            Self::NotListening { module, .. }
+            | Self::WrongPeer { module, .. }
+            | Self::BadAnswer { module, .. } => {
+                format!("`vigie module restart {module}` starts it anew")
+            }
+            Self::Unanswered { module, .. } => format!("see `vigie module logs {module}`, then try again"),
+            Self::TimedOut { .. } => {
+                "ask for less, or allow more time with --timeout (at most agent.moduletimeout)".to_owned()
+            }
+            Self::TooLarge { .. } => "ask for less, or raise limits.result_bytes".to_owned(),
+            Self::NotStarted { module, .. } => {
+                format!("mend what it says, or the command of {module} in the configuration")
+            }
+            Self::TooMany { .. } => "try again in a moment".to_owned(),
+        }
+    }
+}
+
+/// The actor.
+pub struct QueryRouter {
+    log: Logger,
+    registry: Addr<SocketRegistry>,
+    spawner: Rc<ProcessSpawner>,
+    config: Arc<LoadedConfig>,
+    /// One permit for each query that may run.
+    places: Arc<Semaphore>,
+    place_count: usize,
+    status: QueryStatus,
+    /// Queries asked since the agent started.
+    asked: u64,
+}
+
+impl QueryRouter {
+    /// A router that knows the modules of `config`.
+    #[must_use]
+    pub fn new(
+        log: &Logger,
+        registry: Addr<SocketRegistry>,
+        spawner: Rc<ProcessSpawner>,
+        config: Arc<LoadedConfig>,
+    ) -> Self {
+        let place_count = config.agent.limits.running_queries;
+        Self {
+            log: log.new(o!("component" => "query_router")),
+            registry,
+            spawner,
+            config,
+            places: Arc::new(Semaphore::new(place_count)),
+            place_count,
+            status: QueryStatus::default(),
+            asked: 0,
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<ModuleSpec, QueryError> {
+        let spec = self.config.modules.iter().find(|spec| spec.name().as_str() == name).ok_or_else(|| {
+            let known: Vec<_> = self.config.modules.iter().map(|spec| spec.name().as_str()).collect();
+            QueryError::ModuleUnknown { name: name.chars().take(64).collect(), known: known.join(", ") }
+        })?;
+        if spec.section.enabled { Ok(spec.clone()) } else { Err(QueryError::ModuleOff(spec.name().clone())) }
+    }
+}
+
+impl Actor for QueryRouter {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+    }
+}
+
+impl Handler<ConfigChanged> for QueryRouter {
+    type Result = ();
+
+    fn handle(&mut self, change: ConfigChanged, _: &mut Self::Context) {
+        self.config = change.config;
+        let wanted = self.config.agent.limits.running_queries;
+        if wanted != self.place_count {
+            // Queries that run keep their places in the old count and end with it.
+            self.places = Arc::new(Semaphore::new(wanted));
+            self.place_count = wanted;
+        }
+    }
+}
+
+impl Handler<GetQueryStatus> for QueryRouter {
+    type Result = MessageResult<GetQueryStatus>;
+
+    fn handle(&mut self, _: GetQueryStatus, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.status)
+    }
+}
+
+impl Handler<Query> for QueryRouter {
+    type Result = ResponseFuture<Result<ModuleResult, QueryError>>;
+
+    fn handle(&mut self, query: Query, ctx: &mut Self::Context) -> Self::Result {
+        let spec = match self.find(&query.module) {
+            Ok(spec) => spec,
+            Err(error) => {
+                self.status.failed += 1;
+                return Box::pin(std::future::ready(Err(error)));
+            }
+        };
+        let limits = self.config.agent.limits;
+        let waiting = usize::try_from(self.status.waiting).unwrap_or(usize::MAX);
+        if self.places.available_permits() == 0 && waiting >= limits.waiting_queries {
+            self.status.failed += 1;
+            let error = QueryError::TooMany { running: self.place_count, waiting };
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.status.waiting += 1;
+        self.asked += 1;
+        let longest = self.config.agent.agent.moduletimeout;
+        let timeout = query.timeout.unwrap_or(longest).min(longest);
+        let run = QueryRun {
+            number: self.asked,
+            module: spec.name().clone(),
+            timeout,
+            deadline: Instant::now() + timeout,
+            result_bytes: limits.result_bytes,
+            registry: self.registry.clone(),
+            log: self.log.clone(),
+        };
+        let options = QueryOptions {
+            persistsock: None,
+            extraprivacy: self.config.agent.agent.extraprivacymode,
+            deadline: jiff::Timestamp::now().checked_add(timeout).ok().map(|time| time.to_string()),
+        };
+        let request = WireMessage::parameters(query.parameters, options).to_line();
+        let (places, spawner) = (self.places.clone(), self.spawner.clone());
+        let me = ctx.address();
+        Box::pin(async move {
+            let place = tokio::time::timeout_at(run.deadline, places.acquire_owned()).await;
+            report(&me, QueryMoved::Begun);
+            let result = match (place, spec.section.kind) {
+                (Ok(Ok(_place)), ModuleKind::Persistent) => run.ask_persistent(&request).await,
+                (Ok(Ok(_place)), ModuleKind::Standard) => run.run_standard(&spec, &spawner, &request).await,
+                (Ok(Err(_)) | Err(_), _) => Err(run.timed_out()),
+            };
+            report(&me, QueryMoved::Ended { ok: result.is_ok() });
+            result
+        })
+    }
+}
+
+/// A query got on. Sent by each query to this actor, twice; lost when the agent ends.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+enum QueryMoved {
+    Begun,
+    Ended { ok: bool },
+}
+
+#[expect(clippy::disallowed_methods, reason = "two for each query, and queries are bounded")]
+fn report(router: &Addr<QueryRouter>, moved: QueryMoved) {
+    router.do_send(moved);
+}
+
+impl Handler<QueryMoved> for QueryRouter {
+    type Result = ();
+
+    fn handle(&mut self, moved: QueryMoved, _: &mut Self::Context) {
+        match moved {
+            QueryMoved::Begun => {
+                self.status.waiting -= 1;
+                self.status.running += 1;
+            }
+            QueryMoved::Ended { ok } => {
+                self.status.running -= 1;
+                if ok {
+                    self.status.answered += 1;
+                } else {
+                    self.status.failed += 1;
+                }
+            }
+        }
+    }
+}
+
+/// One query under way.
+struct QueryRun {
+    number: u64,
+    module: ModuleName,
+    timeout: Duration,
+    deadline: Instant,
+    result_bytes: usize,
+    registry: Addr<SocketRegistry>,
+    log: Logger,
+}
+
+impl QueryRun {
+    fn timed_out(&self) -> QueryError {
+        QueryError::TimedOut { module: self.module.clone(), timeout: self.timeout }
+    }
+
+    async fn ask_persistent(&self, request: &[u8]) -> Result<ModuleResult, QueryError> {
+        let socket = match self.registry.send(FindSocket(self.module.clone())).await {
+            Ok(found) => found.map_err(|missing| self.no_socket(missing))?,
+            Err(_) => return Err(QueryError::ModuleStopping(self.module.clone())),
+        };
+        let answer = tokio::time::timeout_at(self.deadline, self.exchange(&socket, request)).await;
+        match answer {
+            Ok(Ok(answer)) => self.parse(&answer),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    fn no_socket(&self, missing: NoSocket) -> QueryError {
+        let module = self.module.clone();
+        match missing {
+            NoSocket::NotRegistered => QueryError::ModuleStarting(module),
+            NoSocket::Stopping => QueryError::ModuleStopping(module),
+            NoSocket::Unknown => QueryError::ModuleDown { module, reason: "it is not started".to_owned() },
+            NoSocket::Down(reason) => QueryError::ModuleDown { module, reason },
+        }
+    }
+
+    async fn exchange(&self, socket: &RegisteredSocket, request: &[u8]) -> Result<Vec<u8>, QueryError> {
+        let refused = |error: std::io::Error| QueryError::NotListening {
+            module: self.module.clone(),
+            socket: socket.spec.to_string(),
+            reason: error.to_string(),
+        };
+        match &socket.spec {
+            SocketSpec::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(refused)?;
+                socket_policy::check_peer(&stream, socket.pid).map_err(|reason| QueryError::WrongPeer {
+                    module: self.module.clone(),
+                    socket: socket.spec.to_string(),
+                    reason,
+                })?;
+                self.converse(stream, request).await
+            }
+            SocketSpec::Tcp(address) => {
+                self.converse(TcpStream::connect(address).await.map_err(refused)?, request).await
+            }
+        }
+    }
+
+    /// Sends the request and reads the answer to the end of the stream.
+    async fn converse(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        request: &[u8],
+    ) -> Result<Vec<u8>, QueryError> {
+        if let Err(error) = stream.write_all(request).await {
+            return Err(self.unanswered(&error.to_string()).await);
+        }
+        let mut answer = Vec::new();
+        let limit = self.result_bytes as u64 + 1;
+        match (&mut stream).take(limit).read_to_end(&mut answer).await {
+            Ok(_) if answer.len() > self.result_bytes => {
+                Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes })
+            }
+            Ok(_) if answer.is_empty() => Err(self.unanswered("it sent nothing").await),
+            Ok(_) => Ok(answer),
+            Err(error) => Err(self.unanswered(&error.to_string()).await),
+        }
+    }
+
+    /// Says why there is no answer: the module's end explains it best.
+    async fn unanswered(&self, reason: &str) -> QueryError {
+        let module = self.module.clone();
+        let reason = match self.registry.send(FindSocket(module.clone())).await {
+            Ok(Err(NoSocket::Down(down))) => format!("it {down}"),
+            Ok(Err(NoSocket::Stopping)) => "it is being stopped".to_owned(),
+            _ => reason.to_owned(),
+        };
+        QueryError::Unanswered { module, reason }
+    }
+
+    fn parse(&self, answer: &[u8]) -> Result<ModuleResult, QueryError> {
+        let bad = |reason: String| QueryError::BadAnswer { module: self.module.clone(), reason };
+        let text = std::str::from_utf8(answer).map_err(|_| bad("it is not UTF-8".to_owned()))?;
+        // Any object reads as a result, because every key of one may be missing; one of these is always there.
+        if !text.contains("\"success\"") && !text.contains("\"errors\"") {
+            return Err(bad(format!("{:?}", text.chars().take(80).collect::<String>())));
+        }
+        serde_json::from_str(text).map_err(|error| bad(error.to_string()))
+    }
+
+    async fn run_standard(
+        &self,
+        spec: &ModuleSpec,
+        spawner: &ProcessSpawner,
+        request: &[u8],
+    ) -> Result<ModuleResult, QueryError> {
+        let not_started = |reason: String| QueryError::NotStarted { module: self.module.clone(), reason };
+        let (control, mut child) = spawner
+            .start(&spec.section, ModuleKind::Standard, &format!("query-{}", self.number))
+            .map_err(|error| not_started(ErrorChain(&error).to_string()))?;
+        debug!(self.log, "standard module started"; "module" => %self.module, "query_id" => self.number,
+            "pid" => control.pid());
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(not_started("the pipes were not made".to_owned()));
+        };
+        // A module of ours honours `stop`; a program of somebody else may wait for the end of its stdin.
+        let stop_at = match spec.section.command {
+            None => Some(self.deadline - STOP_LEAD.min(self.timeout / 4)),
+            Some(_) => None,
+        };
+        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at));
+        let answer = tokio::time::timeout_at(
+            self.deadline,
+            listen(stdout, stderr, control.wait(&mut child), self.result_bytes),
+        )
+        .await;
+        feeding.abort();
+        // Whatever is left of it, its own or its children's, ends with the query.
+        control.kill();
+        if tokio::time::timeout(Duration::from_secs(5), control.wait(&mut child)).await.is_err() {
+            info!(self.log, "standard module does not die yet"; "module" => %self.module,
+                "pid" => control.pid());
+        }
+        control.clean_up().await;
+        let answer = answer.map_err(|_| self.timed_out())?;
+        if answer.stdout.len() > self.result_bytes {
+            return Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes });
+        }
+        if answer.stdout.is_empty() {
+            let complaint = String::from_utf8_lossy(&answer.stderr_tail);
+            let complaint = complaint.trim();
+            let reason = match answer.ended {
+                Some(status) if complaint.is_empty() => status,
+                Some(status) => format!("{status}: {complaint:?}"),
+                None => "it closed its stdout".to_owned(),
+            };
+            return Err(QueryError::Unanswered { module: self.module.clone(), reason });
+        }
+        self.parse(&answer.stdout)
+    }
+}
+
+/// What a standard module said.
+#[derive(Default)]
+struct Answer {
+    stdout: Vec<u8>,
+    stderr_tail: Vec<u8>,
+    /// How it ended, when it did before its pipes.
+    ended: Option<String>,
+}
+
+/// Reads what a standard module says until it closes its stdout, says too much, or is gone; a child of its own
+/// that holds the pipes open does not keep the query waiting.
+async fn listen(
+    mut stdout: impl AsyncRead + Unpin,
+    mut stderr: impl AsyncRead + Unpin,
+    exit: impl Future<Output = std::io::Result<std::process::ExitStatus>>,
+    limit: usize,
+) -> Answer {
+    let mut answer = Answer::default();
+    let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; STDERR_TAIL_BYTES]);
+    let mut err_open = true;
+    let drained = tokio::time::sleep(Duration::from_secs(86_400));
+    tokio::pin!(exit, drained);
+    loop {
+        tokio::select! {
+            biased;
+            read = stdout.read(&mut out) => match read {
+                Ok(0) | Err(_) if answer.stdout.is_empty() && answer.ended.is_none() => {
+                    // Nothing said: how it ended is the answer. The deadline bounds the wait.
+                    answer.ended = exit.await.ok().map(|status| status.to_string());
+                    while err_open {
+                        match tokio::time::timeout(DRAIN, stderr.read(&mut err)).await {
+                            Ok(Ok(read)) if read > 0 => keep_tail(&mut answer.stderr_tail, &err[..read]),
+                            _ => err_open = false,
+                        }
+                    }
+                    return answer;
+                }
+                Ok(0) | Err(_) => return answer,
+                Ok(read) => {
+                    answer.stdout.extend_from_slice(&out[..read]);
+                    if answer.stdout.len() > limit {
+                        return answer;
+                    }
+                }
+            },
+            read = stderr.read(&mut err), if err_open => match read {
+                Ok(read) if read > 0 => keep_tail(&mut answer.stderr_tail, &err[..read]),
+                _ => err_open = false,
+            },
+            status = &mut exit, if answer.ended.is_none() => {
+                answer.ended = Some(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
+                drained.as_mut().reset(Instant::now() + DRAIN);
+            }
+            () = &mut drained => return answer,
+        }
+    }
+}
+
+fn keep_tail(kept: &mut Vec<u8>, piece: &[u8]) {
+    kept.extend_from_slice(piece);
+    let surplus = kept.len().saturating_sub(STDERR_TAIL_BYTES);
+    kept.drain(..surplus);
+}
+
+/// Writes the request to a standard module, and `stop` when it is time.
+async fn feed(mut stdin: tokio::process::ChildStdin, request: Vec<u8>, stop_at: Option<Instant>) {
+    if stdin.write_all(&request).await.is_err() {
+        return;
+    }
+    if let Some(stop_at) = stop_at {
+        tokio::time::sleep_until(stop_at).await;
+        stdin.write_all(&WireMessage::stop().to_line()).await.ok();
+        // Kept open: the end of stdin is for the module to see when it is killed.
+        std::future::pending::<()>().await;
+    }
+}

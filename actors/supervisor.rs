@@ -1,0 +1,936 @@
+//! Keeps the configured modules running.
+//!
+//! Started by the agent after the journal and the registry, stopped before them. Owns the child specs and what
+//! is remembered of each module's lives; a life itself is a [`ModuleProcess`]. Told by `ConfigLoader` what is
+//! to run ([`ConfigChanged`]) and by each `ModuleProcess` that it is over ([`ModuleExited`]).
+//!
+//! A restart begins from the spec, never from what a life left behind, and only when that life is wholly gone:
+//! there are never two copies. When is decided in [`restart`]. One for one: no module's end touches another,
+//! and none ends the agent.
+//!
+//! ```text
+//!              ┌──────────── restart due ─────────────┐
+//!   start ──► Living ──► exited ──► Backoff or Failed ┘
+//!                          └──────► Ended (rule), or gone (no longer configured)
+//! ```
+
+pub mod restart;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseActFuture,
+    ResponseFuture, SpawnHandle, WrapFuture,
+};
+use slog::{Logger, error, info, o, warn};
+use tokio::sync::{broadcast, oneshot};
+use tokio::time::Instant;
+use vigie_sdk::protocol::{ConfigParameters, Environment, Message as WireMessage};
+
+use self::restart::{RestartHistory, Verdict};
+use crate::config::{LoadedConfig, ModuleKind, ModuleName, ModuleSpec, RestartRule};
+use crate::config_difference::ModuleChange;
+use crate::config_loader::ConfigChanged;
+use crate::control_protocol::{ModuleLine, ModuleState, ModuleStatus};
+use crate::module_process::lifecycle::EndReason;
+use crate::module_process::{
+    Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleExited, ModuleProcess,
+    ProcessStatus, Reconfigure, Services, StopModule,
+};
+use crate::socket_registry::{Life, ModuleLifeChanged};
+
+/// Messages in the mailbox before a sender waits.
+const MAILBOX_CAPACITY: usize = 16;
+
+/// Longest that `status` waits for one module's process actor, which never waits for the module.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What modules are told about this host.
+#[derive(Debug, Clone, Default)]
+pub struct HostFacts {
+    /// The host's name.
+    pub hostname: String,
+    /// What kind of host it is.
+    pub environment: Environment,
+}
+
+/// Asks how all modules are, in the order of start.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<ModuleStatus>")]
+pub struct GetModules;
+
+/// Orders a module to end and to be started again at once, whatever its breaker says. Sent by `ControlServer`.
+/// Answered with the new process.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u32, RestartRefused>")]
+pub struct RestartModule(pub ModuleName);
+
+/// Why a module is not restarted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestartRefused {
+    /// There is no such module.
+    #[error("no persistent module {0} is configured")]
+    Unknown(ModuleName),
+    /// It runs once per query.
+    #[error("module {0} is a standard module, it runs only for a query")]
+    Standard(ModuleName),
+    /// It is switched off, or its configuration is invalid.
+    #[error("module {module} cannot run: {reason}")]
+    NotRunnable {
+        /// The module.
+        module: ModuleName,
+        /// Why.
+        reason: String,
+    },
+    /// The new process could not be started.
+    #[error("module {module} was ended but its new process could not be started: {reason}")]
+    NotStarted {
+        /// The module.
+        module: ModuleName,
+        /// Why.
+        reason: String,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    AgentStopping,
+}
+
+/// Asks for a module's newest lines and for the feeds of further ones.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<ModuleLines>")]
+pub struct GetModuleLines(pub ModuleName);
+
+/// A module's lines.
+#[derive(Debug)]
+pub struct ModuleLines {
+    /// The newest ones, oldest first.
+    pub kept: VecDeque<ModuleLine>,
+    /// Further log and stderr lines.
+    pub logs: broadcast::Receiver<ModuleLine>,
+    /// Further messages in both directions.
+    pub wire: broadcast::Receiver<ModuleLine>,
+}
+
+/// Orders all modules to end, the last started first. Sent once, when the agent stops. Answered when all are
+/// gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopAll;
+
+/// The actor.
+pub struct Supervisor {
+    log: Logger,
+    services: Services,
+    facts: HostFacts,
+    config: Arc<LoadedConfig>,
+    modules: BTreeMap<ModuleName, Module>,
+    stopping: bool,
+}
+
+/// What is remembered of a module over its lives.
+struct Module {
+    /// What is to run; `None` once it is no longer configured, until its last life is over.
+    spec: Option<ModuleSpec>,
+    phase: Phase,
+    incarnation: Incarnation,
+    history: RestartHistory,
+    restarts: u64,
+    last_exit: Option<EndReason>,
+    counters: Counters,
+    lines: VecDeque<ModuleLine>,
+    feeds: LineFeeds,
+    /// Who is told about the next start.
+    starting: Vec<oneshot::Sender<Result<u32, String>>>,
+    /// Who is told when the present life is over.
+    ending: Vec<oneshot::Sender<()>>,
+}
+
+enum Phase {
+    /// Nothing runs, and nothing is to.
+    Resting(Rest),
+    /// A life is under way.
+    Living(Addr<ModuleProcess>),
+    /// The next start comes at a known time.
+    Waiting { until: Instant, timer: SpawnHandle, failed: bool },
+}
+
+/// Why a module does not run.
+#[derive(Debug, Clone)]
+enum Rest {
+    /// It has not been started.
+    NotStarted,
+    /// It runs once per query.
+    Standard,
+    /// It must not run.
+    Off(String),
+    /// Its rule says that it is not started again.
+    Ended,
+}
+
+impl Supervisor {
+    /// A supervisor that starts the modules of `config` when it starts itself.
+    #[must_use]
+    pub fn new(services: Services, facts: HostFacts, config: Arc<LoadedConfig>) -> Self {
+        let log = services.log.new(o!("component" => "supervisor"));
+        Self { log, services, facts, config, modules: BTreeMap::new(), stopping: false }
+    }
+
+    /// Starts the module unless it lives, is not to run, or the agent stops.
+    fn start_module(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
+        if self.stopping {
+            return;
+        }
+        let config_line = self.config_line(name);
+        let Some(module) = self.modules.get_mut(name) else { return };
+        if matches!(module.phase, Phase::Living(_)) {
+            return;
+        }
+        if let Phase::Waiting { timer, .. } = &module.phase {
+            ctx.cancel_future(*timer);
+        }
+        let Some(spec) = module.spec.clone() else { return };
+        if let Some(rest) = must_rest(&spec, self.config.agent.agent.nopersistmods) {
+            let reason = match &rest {
+                Rest::Off(reason) => reason.clone(),
+                _ => "it runs only for a query".to_owned(),
+            };
+            module.phase = Phase::Resting(rest);
+            module.answer_starting(&Err(reason.clone()));
+            self.tell_life(name, Life::Down(reason));
+            return;
+        }
+        module.incarnation = Incarnation(module.incarnation.0 + 1);
+        if module.incarnation.0 > 1 {
+            module.restarts += 1;
+        }
+        let incarnation = module.incarnation;
+        let feeds = module.feeds.clone();
+        self.tell_life(name, Life::Living);
+        let process = ModuleProcess::new(
+            self.services.clone(),
+            spec,
+            incarnation,
+            self.config.agent.clone(),
+            config_line,
+            ctx.address().recipient(),
+            feeds,
+        )
+        .start();
+        if let Some(module) = self.modules.get_mut(name) {
+            module.phase = Phase::Living(process.clone());
+            if !module.starting.is_empty() {
+                self.report_start(name.clone(), process, ctx);
+            }
+        }
+    }
+
+    /// Tells who waits for the start which process it is.
+    fn report_start(&self, name: ModuleName, process: Addr<ModuleProcess>, ctx: &mut Context<Self>) {
+        let asking = process.send(GetProcessStatus).timeout(STATUS_TIMEOUT);
+        ctx.spawn(asking.into_actor(self).map(move |status, this, _| {
+            let Some(module) = this.modules.get_mut(&name) else { return };
+            // Without a process the exit that follows says why.
+            if let Ok(ProcessStatus { pid: Some(pid), .. }) = status {
+                module.answer_starting(&Ok(pid));
+            }
+        }));
+    }
+
+    /// The `config` message for a module.
+    fn config_line(&self, name: &ModuleName) -> Vec<u8> {
+        let module = self.modules.get(name).and_then(|module| module.spec.as_ref());
+        let agent = &self.config.agent.agent;
+        let run_dir = module.map(|spec| self.services.spawner.run_dir(spec));
+        let parameters = ConfigParameters {
+            config: module.and_then(|spec| spec.config.usable()).map(ToOwned::to_owned),
+            hostname: agent.hostname.clone().unwrap_or_else(|| self.facts.hostname.clone()),
+            environment: self.facts.environment.clone(),
+            tags: Some(self.config.agent.tags.clone()),
+            extraprivacy: agent.extraprivacymode,
+            rundir: run_dir.map(|path| path.to_string_lossy().into_owned()),
+            statedir: Some(
+                agent.state_dir.join("modules").join(name.as_str()).to_string_lossy().into_owned(),
+            ),
+        };
+        WireMessage::config(&parameters).to_line()
+    }
+
+    /// Orders the present life of a module to end.
+    fn stop_module(&mut self, name: &ModuleName, reason: EndReason, grace: Duration) {
+        if let Some(Module { phase: Phase::Living(process), .. }) = self.modules.get(name) {
+            send(process, StopModule { reason, grace });
+        }
+    }
+
+    fn tell_life(&self, name: &ModuleName, life: Life) {
+        let incarnation = self.modules.get(name).map_or(Incarnation(0), |module| module.incarnation);
+        send(&self.services.registry, ModuleLifeChanged { module: name.clone(), incarnation, life });
+    }
+
+    /// Decides what follows the end of a life.
+    fn after_exit(&mut self, name: &ModuleName, exited: &ModuleExited, ctx: &mut Context<Self>) {
+        let Some(module) = self.modules.get_mut(name) else { return };
+        let Some(spec) = &module.spec else {
+            self.forget_removed(ctx);
+            return;
+        };
+        if exited.reason.is_ordered() {
+            self.start_module(name, ctx);
+            return;
+        }
+        let rule = spec.section.restart;
+        let stays_down = match rule {
+            RestartRule::Permanent => false,
+            RestartRule::Transient => exited.reason == EndReason::Exited(0),
+            RestartRule::Temporary => true,
+        };
+        if stays_down {
+            module.phase = Phase::Resting(Rest::Ended);
+            info!(self.log, "module is not started again"; "module" => %name, "error" => %exited.reason);
+            self.tell_life(
+                name,
+                Life::Down(format!("ended with {} and is not started again", exited.reason)),
+            );
+            return;
+        }
+        let policy = self.config.agent.restart;
+        let verdict = module.history.died(&policy, Instant::now(), exited.lifetime, jitter());
+        let (delay, failed) = match verdict {
+            Verdict::Restart { after } => (after, false),
+            Verdict::Failed { retry_after } => (retry_after, true),
+        };
+        if failed {
+            error!(self.log, "module fails again and again, it is tried only now and then"; "module" => %name,
+                "error" => %exited.reason, "backoff_ms" => delay.as_millis());
+        } else {
+            warn!(self.log, "module ended unexpectedly, it is started again"; "module" => %name,
+                "error" => %exited.reason, "backoff_ms" => delay.as_millis());
+        }
+        let due = RestartDue { module: name.clone(), incarnation: exited.incarnation };
+        let timer = ctx.notify_later(due, delay);
+        module.phase = Phase::Waiting { until: Instant::now() + delay, timer, failed };
+        let life = if failed {
+            format!("failed (last: {}), the next attempt is in {delay:?}", exited.reason)
+        } else {
+            format!("waits to be started again after {}", exited.reason)
+        };
+        self.tell_life(name, Life::Down(life));
+    }
+
+    /// Takes over the specs of the configuration, without touching any process.
+    fn take_specs(&mut self) {
+        for module in self.modules.values_mut() {
+            module.spec = None;
+        }
+        for spec in &self.config.modules {
+            let module = self.modules.entry(spec.name().clone()).or_insert_with(Module::new);
+            module.spec = Some(spec.clone());
+        }
+    }
+
+    fn apply_change(&mut self, change: &ModuleChange, ctx: &mut Context<Self>) {
+        let name = change.module();
+        let grace = self.config.agent.agent.stop_grace;
+        let Some(module) = self.modules.get_mut(name) else { return };
+        let Phase::Living(process) = &module.phase else {
+            // A changed module has not failed yet.
+            module.history = RestartHistory::default();
+            self.start_module(name, ctx);
+            return;
+        };
+        match change {
+            // Removed and added again while its last life still ends: the exit starts it.
+            ModuleChange::Start { .. } => {}
+            ModuleChange::Stop { .. } => self.stop_module(name, EndReason::Removed, grace),
+            ModuleChange::Restart { .. } => {
+                module.history = RestartHistory::default();
+                self.stop_module(name, EndReason::ConfigChanged, grace);
+            }
+            ModuleChange::Reconfigure { .. } => {
+                module.history = RestartHistory::default();
+                let process = process.clone();
+                let config_line = self.config_line(name);
+                send(&process, Reconfigure { config_line });
+            }
+        }
+    }
+
+    /// Forgets modules that are no longer configured and of which nothing lives.
+    fn forget_removed(&mut self, ctx: &mut Context<Self>) {
+        let removed = |module: &Module| module.spec.is_none() && !matches!(module.phase, Phase::Living(_));
+        let names: Vec<_> =
+            self.modules.iter().filter(|(_, module)| removed(module)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.tell_life(&name, Life::Removed);
+            if let Some(Module { phase: Phase::Waiting { timer, .. }, .. }) = self.modules.remove(&name) {
+                ctx.cancel_future(timer);
+            }
+        }
+    }
+
+    /// The modules' status, with what the living ones say of themselves.
+    fn status_of(&self, name: &ModuleName, living: Option<ProcessStatus>) -> Option<ModuleStatus> {
+        let module = self.modules.get(name)?;
+        let section = &module.spec.as_ref()?.section;
+        let mut counters = module.counters.clone();
+        if let Some(living) = &living {
+            counters.add(&living.counters);
+        }
+        let (state, reason) = match (&module.phase, &living) {
+            (Phase::Living(_), Some(living)) => (living.state, living.reason.clone()),
+            (Phase::Living(_), None) => (ModuleState::Stopping, None),
+            (Phase::Waiting { failed: true, .. }, _) => {
+                (ModuleState::Failed, Some("died too often".to_owned()))
+            }
+            (Phase::Waiting { failed: false, .. }, _) => (ModuleState::Backoff, None),
+            (Phase::Resting(Rest::Ended), _) => (ModuleState::Ended, None),
+            (Phase::Resting(Rest::Off(why)), _) => {
+                let invalid = module.spec.as_ref().is_some_and(|spec| spec.config.usable().is_none());
+                (if invalid { ModuleState::Failed } else { ModuleState::Idle }, Some(why.clone()))
+            }
+            (Phase::Resting(Rest::NotStarted | Rest::Standard), _) => (ModuleState::Idle, None),
+        };
+        let problem = module.spec.as_ref().and_then(|spec| spec.config.problem());
+        let restart_in = match module.phase {
+            Phase::Waiting { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            _ => None,
+        };
+        Some(ModuleStatus {
+            name: name.clone(),
+            kind: section.kind,
+            state,
+            reason: reason
+                .or_else(|| problem.map(|problem| format!("keeps its last good configuration: {problem}"))),
+            pid: living.as_ref().and_then(|living| living.pid),
+            incarnation: module.incarnation.0,
+            uptime_secs: living.as_ref().map(|living| living.uptime.as_secs()),
+            restarts: module.restarts,
+            last_exit: module.last_exit.as_ref().map(ToString::to_string),
+            restart_in_ms: restart_in.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            socket: living.as_ref().and_then(|living| living.socket.as_ref()).map(ToString::to_string),
+            heartbeat_us: living
+                .and_then(|living| living.heartbeat)
+                .map(|round_trip| u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX)),
+            logs: counters.logs,
+            alerts: counters.alerts,
+            dropped: counters.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+        })
+    }
+
+    /// Names in the order of start; what is on its way out comes last.
+    fn names(&self) -> Vec<ModuleName> {
+        let configured = self.config.modules.iter().map(|spec| spec.name().clone());
+        configured.filter(|name| self.modules.contains_key(name)).collect()
+    }
+}
+
+impl Module {
+    fn new() -> Self {
+        Self {
+            spec: None,
+            phase: Phase::Resting(Rest::NotStarted),
+            incarnation: Incarnation(0),
+            history: RestartHistory::default(),
+            restarts: 0,
+            last_exit: None,
+            counters: Counters::default(),
+            lines: VecDeque::new(),
+            feeds: LineFeeds::default(),
+            starting: Vec::new(),
+            ending: Vec::new(),
+        }
+    }
+
+    fn answer_starting(&mut self, answer: &Result<u32, String>) {
+        for waiting in self.starting.drain(..) {
+            waiting.send(answer.clone()).ok();
+        }
+    }
+}
+
+/// Why a module is not to be started at all.
+fn must_rest(spec: &ModuleSpec, no_persistent_modules: bool) -> Option<Rest> {
+    if spec.section.kind == ModuleKind::Standard {
+        return Some(Rest::Standard);
+    }
+    if !spec.section.enabled {
+        return Some(Rest::Off("switched off in the configuration".to_owned()));
+    }
+    if no_persistent_modules {
+        return Some(Rest::Off("agent.nopersistmods is on".to_owned()));
+    }
+    match spec.config.usable() {
+        Some(_) => None,
+        None => {
+            let problem = spec.config.problem().map(ToString::to_string).unwrap_or_default();
+            Some(Rest::Off(format!("its configuration is invalid: {problem}")))
+        }
+    }
+}
+
+/// A number drawn evenly from 0 to 1. The standard library's hasher keys are random; for spreading restarts
+/// that is random enough, and saves a dependency.
+fn jitter() -> f64 {
+    let bits = RandomState::new().build_hasher().finish() >> 11;
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
+    let fraction = bits as f64 / (1u64 << 53) as f64;
+    fraction
+}
+
+/// Sends an order or a fact that must not be lost.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "sent at most a few times in one life of a module or one reload"
+)]
+fn send<A, M>(actor: &Addr<A>, message: M)
+where
+    A: Actor + Handler<M>,
+    A::Context: actix::dev::ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    actor.do_send(message);
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        self.take_specs();
+        for name in self.names() {
+            self.start_module(&name, ctx);
+        }
+    }
+}
+
+impl Handler<ConfigChanged> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, change: ConfigChanged, ctx: &mut Self::Context) {
+        self.config = change.config.clone();
+        self.take_specs();
+        for change in &change.difference.changes {
+            info!(self.log, "configuration of a module changed"; "module" => %change.module(),
+                "found" => %change);
+            self.apply_change(change, ctx);
+        }
+        self.forget_removed(ctx);
+    }
+}
+
+/// A module's delay is over. Sent by this actor to itself, once per death.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct RestartDue {
+    module: ModuleName,
+    /// The life that ended; when another one has begun meanwhile, this is stale.
+    incarnation: Incarnation,
+}
+
+impl Handler<RestartDue> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, due: RestartDue, ctx: &mut Self::Context) {
+        let current = self.modules.get(&due.module).map(|module| module.incarnation);
+        if current == Some(due.incarnation) {
+            self.start_module(&due.module, ctx);
+        }
+    }
+}
+
+impl Handler<ModuleExited> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, exited: ModuleExited, ctx: &mut Self::Context) {
+        let name = exited.module.clone();
+        let Some(module) = self.modules.get_mut(&name) else { return };
+        if module.incarnation != exited.incarnation {
+            return;
+        }
+        module.phase = Phase::Resting(Rest::NotStarted);
+        module.last_exit = Some(exited.reason.clone());
+        module.counters.add(&exited.counters);
+        module.lines.extend(exited.lines.iter().cloned());
+        let surplus = module.lines.len().saturating_sub(KEPT_LINES);
+        module.lines.drain(..surplus);
+        for waiting in module.ending.drain(..) {
+            waiting.send(()).ok();
+        }
+        if let EndReason::SpawnFailed(why) = &exited.reason {
+            module.answer_starting(&Err(why.clone()));
+        }
+        if self.stopping {
+            return;
+        }
+        self.after_exit(&name, &exited, ctx);
+    }
+}
+
+impl Handler<RestartModule> for Supervisor {
+    type Result = ResponseFuture<Result<u32, RestartRefused>>;
+
+    fn handle(&mut self, order: RestartModule, ctx: &mut Self::Context) -> Self::Result {
+        let name = order.0;
+        let refuse = |refused| -> Self::Result { Box::pin(std::future::ready(Err(refused))) };
+        if self.stopping {
+            return refuse(RestartRefused::AgentStopping);
+        }
+        let no_modules = self.config.agent.agent.nopersistmods;
+        let grace = self.config.agent.agent.stop_grace;
+        let Some(module) = self.modules.get_mut(&name) else { return refuse(RestartRefused::Unknown(name)) };
+        match module.spec.as_ref().map(|spec| must_rest(spec, no_modules)) {
+            None => return refuse(RestartRefused::Unknown(name)),
+            Some(Some(Rest::Standard)) => return refuse(RestartRefused::Standard(name)),
+            Some(Some(Rest::Off(reason))) => {
+                return refuse(RestartRefused::NotRunnable { module: name, reason });
+            }
+            Some(_) => {}
+        }
+        info!(self.log, "operator restarts a module"; "module" => %name);
+        module.history = RestartHistory::default();
+        let (sender, started) = oneshot::channel();
+        module.starting.push(sender);
+        if matches!(module.phase, Phase::Living(_)) {
+            self.stop_module(&name, EndReason::Operator, grace);
+        } else {
+            self.start_module(&name, ctx);
+        }
+        Box::pin(async move {
+            match started.await {
+                Ok(Ok(pid)) => Ok(pid),
+                Ok(Err(reason)) => Err(RestartRefused::NotStarted { module: name, reason }),
+                Err(_) => Err(RestartRefused::AgentStopping),
+            }
+        })
+    }
+}
+
+impl Handler<GetModules> for Supervisor {
+    type Result = ResponseActFuture<Self, Vec<ModuleStatus>>;
+
+    fn handle(&mut self, _: GetModules, _: &mut Self::Context) -> Self::Result {
+        let names = self.names();
+        let questions: Vec<_> = names
+            .iter()
+            .map(|name| match self.modules.get(name).map(|module| &module.phase) {
+                Some(Phase::Living(process)) => {
+                    let process = process.clone();
+                    let question: std::pin::Pin<Box<dyn Future<Output = _>>> =
+                        Box::pin(
+                            async move { process.send(GetProcessStatus).timeout(STATUS_TIMEOUT).await.ok() },
+                        );
+                    question
+                }
+                _ => Box::pin(std::future::ready(None)),
+            })
+            .collect();
+        let asking = futures_util::future::join_all(questions);
+        Box::pin(asking.into_actor(self).map(move |answers, this, _| {
+            names.iter().zip(answers).filter_map(|(name, living)| this.status_of(name, living)).collect()
+        }))
+    }
+}
+
+impl Handler<GetModuleLines> for Supervisor {
+    type Result = ResponseFuture<Option<ModuleLines>>;
+
+    fn handle(&mut self, question: GetModuleLines, _: &mut Self::Context) -> Self::Result {
+        let Some(module) = self.modules.get(&question.0) else { return Box::pin(std::future::ready(None)) };
+        let mut kept = module.lines.clone();
+        // Subscribed before the living process is asked: a line can come twice but none is missed.
+        let (logs, wire) = (module.feeds.logs.subscribe(), module.feeds.wire.subscribe());
+        let living = match &module.phase {
+            Phase::Living(process) => Some(process.clone()),
+            _ => None,
+        };
+        Box::pin(async move {
+            if let Some(process) = living
+                && let Ok(lines) = process.send(GetLines).timeout(STATUS_TIMEOUT).await
+            {
+                kept.extend(lines);
+                let surplus = kept.len().saturating_sub(KEPT_LINES);
+                kept.drain(..surplus);
+            }
+            Some(ModuleLines { kept, logs, wire })
+        })
+    }
+}
+
+/// One module after the other is told to end; private to the stop of the agent.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<StoppingModule>")]
+struct StopOne {
+    module: ModuleName,
+    grace: Duration,
+}
+
+/// A module that was told to end.
+#[derive(Debug)]
+struct StoppingModule(oneshot::Receiver<()>);
+
+impl Handler<StopOne> for Supervisor {
+    type Result = MessageResult<StopOne>;
+
+    fn handle(&mut self, order: StopOne, _: &mut Self::Context) -> Self::Result {
+        let Some(module) = self.modules.get_mut(&order.module) else { return MessageResult(None) };
+        if !matches!(module.phase, Phase::Living(_)) {
+            return MessageResult(None);
+        }
+        let (sender, ended) = oneshot::channel();
+        module.ending.push(sender);
+        self.stop_module(&order.module, EndReason::AgentStopping, order.grace);
+        MessageResult(Some(StoppingModule(ended)))
+    }
+}
+
+impl Handler<StopAll> for Supervisor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: StopAll, ctx: &mut Self::Context) -> Self::Result {
+        self.stopping = true;
+        for module in self.modules.values_mut() {
+            if let Phase::Waiting { timer, .. } = module.phase {
+                ctx.cancel_future(timer);
+                module.phase = Phase::Resting(Rest::NotStarted);
+            }
+            module.starting.clear();
+        }
+        let mut order: Vec<ModuleName> = self.names();
+        let leaving: Vec<_> = self.modules.keys().filter(|name| !order.contains(name)).cloned().collect();
+        order.extend(leaving);
+        order.reverse();
+        let agent = &self.config.agent.agent;
+        let (grace, deadline) = (agent.stop_grace, Instant::now() + agent.stop_budget);
+        let me = ctx.address();
+        Box::pin(async move {
+            let count = order.len();
+            for (index, module) in order.into_iter().enumerate() {
+                // Every module gets its share of what is left of the budget, so that one that does not listen
+                // does not use up the time of those that do.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let share = left / u32::try_from(count - index).unwrap_or(u32::MAX);
+                let stop = StopOne { module, grace: grace.min(share) };
+                if let Ok(Some(StoppingModule(ended))) = me.send(stop).await {
+                    // A process in uninterruptible sleep may not end at all; the rest must.
+                    tokio::time::timeout(share + Duration::from_millis(500), ended).await.ok();
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, FakeChild, FakeSpawner, PausedSystem};
+    use std::rc::Rc;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    struct House {
+        supervisor: Addr<Supervisor>,
+        spawner: Rc<FakeSpawner>,
+        children: UnboundedReceiver<FakeChild>,
+        _directory: tempfile::TempDir,
+    }
+
+    fn house(names: &[&str]) -> House {
+        let directory = tempfile::tempdir().unwrap();
+        let modules = names.iter().map(|name| testing::module(name)).collect();
+        let config = testing::config(directory.path(), modules);
+        let (services, spawner, children) = testing::services(&config);
+        let supervisor = Supervisor::new(services, HostFacts::default(), config).start();
+        House { supervisor, spawner, children, _directory: directory }
+    }
+
+    impl House {
+        async fn child(&mut self) -> FakeChild {
+            self.children.recv().await.unwrap()
+        }
+
+        async fn status(&self) -> ModuleStatus {
+            self.supervisor.send(GetModules).await.unwrap().remove(0)
+        }
+
+        /// Waits until the first module is in this state.
+        async fn wait_for(&self, state: ModuleState) -> ModuleStatus {
+            loop {
+                let status = self.status().await;
+                if status.state == state {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn a_module_gets_its_configuration_first_and_runs_when_it_answers() {
+        let mut house = house(&["watch"]);
+        let mut child = house.child().await;
+
+        let first = child.read().await.unwrap();
+        assert_eq!(house.status().await.state, ModuleState::Starting);
+        child.pong().await;
+        let status = house.wait_for(ModuleState::Running).await;
+
+        assert!(
+            first.starts_with(r#"{"class":"config","parameters":{"config":{},"hostname":"host""#),
+            "{first}"
+        );
+        assert_eq!(status.incarnation, 1);
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn a_module_that_falls_silent_is_degraded_ended_and_started_again() {
+        let mut house = house(&["watch"]);
+        let mut child = house.child().await;
+        child.pong().await;
+        house.wait_for(ModuleState::Running).await;
+        let silent_since = Instant::now();
+
+        let degraded = house.wait_for(ModuleState::Degraded).await;
+        let degraded_after = silent_since.elapsed();
+        let second = house.child().await;
+
+        assert_eq!(degraded.reason.as_deref(), Some("missed 1 heartbeats in a row"));
+        // The beat after the answered one is missed when the next one is due.
+        assert_eq!(degraded_after.as_secs(), 20);
+        assert_eq!(silent_since.elapsed().as_secs(), 40);
+        assert_eq!(child.signals(), ["terminate"]);
+        assert_eq!(second.incarnation, Incarnation(2));
+        assert_eq!(house.status().await.last_exit.as_deref(), Some("heartbeat_lost"));
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn no_second_copy_starts_while_the_first_one_lives() {
+        let mut house = house(&["watch"]);
+        let child = house.child().await;
+        child.ignore_sigterm();
+
+        let second = house.child().await;
+
+        assert_eq!(child.signals(), ["terminate", "kill"]);
+        assert_eq!(house.spawner.most_alive.get(), 1);
+        assert_eq!(house.status().await.last_exit.as_deref(), Some("start_timeout"));
+        drop(second);
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn a_crash_loop_opens_the_breaker_and_is_tried_every_ten_minutes() {
+        let mut house = house(&["watch"]);
+        let begun = Instant::now();
+        for _ in 0..5 {
+            house.child().await.exit(EndReason::Exited(1));
+        }
+        let failed = house.wait_for(ModuleState::Failed).await;
+        assert!(begun.elapsed() < Duration::from_secs(4));
+
+        let half_open = house.child().await;
+
+        assert_eq!(failed.restarts, 4);
+        assert!(begun.elapsed() >= Duration::from_secs(600));
+        drop(half_open);
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn an_operator_restarts_a_failed_module_at_once() {
+        let mut house = house(&["watch"]);
+        for _ in 0..5 {
+            house.child().await.exit(EndReason::Exited(1));
+        }
+        house.wait_for(ModuleState::Failed).await;
+        let asked = Instant::now();
+
+        let pid = house.supervisor.send(RestartModule("watch".parse().unwrap())).await.unwrap();
+
+        assert!(pid.is_ok());
+        assert!(asked.elapsed() < Duration::from_millis(100));
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn all_modules_end_in_the_reverse_order_within_the_budget() {
+        let mut house = house(&["first", "second", "third"]);
+        let children = [house.child().await, house.child().await, house.child().await];
+        let names: Vec<_> = children.iter().map(|child| child.name.as_str()).collect();
+        assert_eq!(names, ["first", "second", "third"]);
+        for child in &children {
+            child.ignore_sigterm();
+        }
+        let begun = Instant::now();
+
+        let stopping = actix_rt::spawn(house.supervisor.send(StopAll));
+        while children[2].signals() != ["terminate", "kill"] {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(children[0].signals().is_empty() && children[1].signals().is_empty());
+        stopping.await.unwrap().unwrap();
+
+        assert!(children.iter().all(|child| child.signals() == ["terminate", "kill"]));
+        assert!(begun.elapsed() <= Duration::from_secs(11), "{:?}", begun.elapsed());
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn a_flood_of_echoes_with_wrong_numbers_does_not_keep_a_module_alive() {
+        let mut house = house(&["watch"]);
+        let mut child = house.child().await;
+        let flood = async {
+            loop {
+                child.say(r#"{"class":"ping","parameters":{"nonce":77}}"#).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+
+        let second = tokio::select! {
+            second = house.child() => second,
+            () = flood => unreachable!(),
+        };
+
+        assert_eq!(second.incarnation, Incarnation(2));
+        assert!(house.status().await.dropped["wrong_nonce"] > 10);
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn bad_lines_are_counted_and_the_next_good_one_is_read() {
+        let mut house = house(&["watch"]);
+        let mut child = house.child().await;
+        for line in
+            ["garbage", "", r#"{"class":"nonsense"}"#, r#"{"class":"log","parameters":{"message":5}}"#]
+        {
+            child.say(line).await;
+        }
+        child.say(r#"{"class":"log","parameters":{"message":"good"}}"#).await;
+        child.pong().await;
+
+        let status = house.wait_for(ModuleState::Running).await;
+
+        assert_eq!(status.logs, 1);
+        let dropped: Vec<_> =
+            status.dropped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+        assert_eq!(dropped, [("bad_parameters", 1), ("not_message", 2), ("unexpected_class", 1)]);
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
+    async fn an_alert_is_acknowledged_when_it_is_on_disk_and_once_only_recorded() {
+        let mut house = house(&["watch"]);
+        let mut child = house.child().await;
+        child.say(r#"{"class":"register","parameters":{"sockpath":"","capabilities":["alert-ack"]}}"#).await;
+        let alert = r#"{"class":"alert","parameters":{"message":"m","id":"e-1"}}"#;
+        child.say(alert).await;
+        child.say(alert).await;
+
+        let mut acks = 0;
+        while acks < 2 {
+            let line = child.read().await.unwrap();
+            if line.contains("\"ack\"") {
+                assert_eq!(line, r#"{"class":"ack","parameters":{"id":"e-1"}}"#);
+                acks += 1;
+            }
+        }
+
+        assert_eq!(house.status().await.alerts, 2);
+    }
+}
