@@ -72,6 +72,12 @@ pub struct Query {
 }
 
 impl Query {
+    /// A query with these parameters and nothing else, as a module's own tests ask it.
+    #[must_use]
+    pub fn new(parameters: Option<Box<RawValue>>) -> Self {
+        Self { parameters, extraprivacy: false, deadline: None, stopped: Arc::default() }
+    }
+
     /// Reads the parameters; keys may have any case.
     ///
     /// # Errors

@@ -189,6 +189,13 @@ impl<'a> MessageRef<'a> {
     /// [`BadLine::BadParameters`] when they are missing or of another form.
     pub fn parameters_as<T: Deserialize<'a>>(&self, class: &'static str) -> Result<T, BadLine> {
         let text = self.parameters.map_or("null", |raw| raw.0.get());
+        // Serde would read an array as the fields in their order; Go and we do not.
+        if text.starts_with('[') {
+            return Err(BadLine::BadParameters {
+                class,
+                reason: "expected an object, found a list".to_owned(),
+            });
+        }
         serde_json::from_str(text).map_err(|error| BadLine::BadParameters { class, reason: describe(&error) })
     }
 }
@@ -510,6 +517,13 @@ mod tests {
         assert_eq!(error.reason(), "bad_parameters");
         assert!(error.to_string().contains("log"), "{error}");
         assert!(error.to_string().contains("message"), "{error}");
+    }
+
+    #[test]
+    fn a_list_is_not_an_object() {
+        let message = MessageRef::parse(r#"{"class":"config","parameters":[]}"#).unwrap();
+
+        assert!(message.parameters_as::<ConfigParameters>("config").is_err());
     }
 
     #[test]
