@@ -18,7 +18,8 @@ pub const SOCKET_NAME: &str = "agent.sock";
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+// Not tagged from within: serde buffers such values, and a raw JSON value cannot be read from its buffer.
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// How the agent and its modules are; answered by [`Reply::Status`].
     Status {},
@@ -305,4 +306,20 @@ pub struct ReloadReport {
     pub changes: Vec<String>,
     /// What is wrong.
     pub problems: Vec<ConfigProblem>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_with_parameters_is_read_back() {
+        let text = r#"{"query":{"module":"x","parameters":{"a": [1]},"timeout_ms":5}}"#;
+
+        let Request::Query { parameters, .. } = serde_json::from_str(text).unwrap() else {
+            panic!("no query")
+        };
+
+        assert_eq!(parameters.unwrap().get(), r#"{"a": [1]}"#);
+    }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Cli {
     pub(crate) run_dir: Option<PathBuf>,
 
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorWhen,
 
     /// Print for people even when the output is not a terminal

@@ -117,10 +117,7 @@ mod tests {
             captured.text(),
             "2026-11-23T06:29:22.123Z log one\n2026-11-23T06:29:22.123Z stderr two\n"
         );
-        assert_eq!(
-            agent.join().unwrap(),
-            ["{\"request\":\"logs\",\"module\":\"fswatch\",\"follow\":false}\n"]
-        );
+        assert_eq!(agent.join().unwrap(), ["{\"logs\":{\"module\":\"fswatch\",\"follow\":false}}\n"]);
     }
 
     #[test]
