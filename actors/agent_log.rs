@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use slog::{Drain, Level, Logger, OwnedKVList, Record, o};
+use tokio::time::Instant;
 
 use self::line::{Shape, Source};
 use self::sink::{Sink, WriteFailed};
@@ -42,6 +43,12 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(2);
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// Standard error cannot be taken for the log.
+    #[error("cannot take standard error for the log; set logging.mode to \"file\" or \"syslog\"")]
+    StderrNotTaken {
+        /// What the system says.
+        source: io::Error,
+    },
     /// The directory of the log file is not there and cannot be made.
     #[error(
         "cannot create the log file's directory {path:?}; set logging.file to a place the agent may write to"
@@ -204,13 +211,13 @@ impl AgentLog {
             return Ok(());
         }
         let mut lost = 0;
-        // One wait a write: a reader that takes a line now and then must not hold the writer for ever.
-        let mut patience = Some(patience);
+        // One budget for all waits: a reader that takes a line now and then must not hold the writer for ever.
+        let mut deadline = None;
         loop {
             let mut state = self.state();
             if state.failure.is_some() {
                 // Whoever did not read for so long is not waited for again until it does.
-                patience = None;
+                deadline = Some(Instant::now());
                 if let Err(error) = state.report_loss(self.shape()) {
                     state.count_loss(count_lines(lines), &error);
                     return Err(error);
@@ -221,12 +228,18 @@ impl AgentLog {
             };
             lines = &lines[taken..];
             lost += torn;
-            let patience = patience.take().filter(|_| error.kind() == ErrorKind::WouldBlock && lost == 0);
             let reader = state.sink.reader();
             // Others may write while this thread waits.
             drop(state);
-            if patience.is_some_and(|patience| reader.wait(patience)) {
-                continue;
+            if error.kind() == ErrorKind::WouldBlock
+                && lost == 0
+                && let Some(reader) = reader
+            {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
+                let left = deadline.saturating_duration_since(Instant::now());
+                if !left.is_zero() && reader.wait(left) {
+                    continue;
+                }
             }
             self.state().count_loss(lost + count_lines(lines), &error);
             return Err(error);
@@ -451,6 +464,25 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("log lines were lost  component=agent_log dropped=2"), "{text}");
         assert!(text.ends_with("INFO  recovered\n"), "{text}");
+    }
+
+    #[test]
+    fn a_slow_reader_of_standard_error_gets_every_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AgentLog::open(&section(&directory.path().join("agent.log"))).unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        log.state().sink = Sink::stderr_for_test(writer.into());
+        let lines = module_lines(&log, &["x".repeat(1000).as_str(); 1000]);
+
+        let read = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut reader, &mut text).unwrap();
+            text
+        });
+        log.write_module_lines(&lines).unwrap();
+
+        drop(log);
+        assert_eq!(read.join().unwrap(), lines);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-/// What [`find`] does with a byte: it is plain, or the character that begins here has to be looked at.
+/// Bytes at which [`append`] has to look at the character that begins there; every other byte is plain.
 const SUSPECT: [bool; 256] = suspect_table();
 
 const fn suspect_table() -> [bool; 256] {

@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -51,10 +51,21 @@ impl Sink {
     /// Opens what the configuration names. A syslog daemon that is not there yet is no error.
     pub(super) fn open(section: &LoggingSection, syslog: &Path) -> Result<Self, LogError> {
         match section.mode {
-            LogMode::Stderr => Ok(Self::Stderr(Stderr::default())),
+            LogMode::Stderr => {
+                let output = io::stderr().as_fd().try_clone_to_owned();
+                output
+                    .map(|output| Self::Stderr(Stderr { output: Arc::new(output), torn: false }))
+                    .map_err(|source| LogError::StderrNotTaken { source })
+            }
             LogMode::File => LogFile::open(section).map(Self::File),
             LogMode::Syslog => Ok(Self::Syslog(Syslog { path: syslog.to_owned(), socket: None })),
         }
+    }
+
+    /// Takes a pipe for standard error.
+    #[cfg(test)]
+    pub(super) fn stderr_for_test(output: OwnedFd) -> Self {
+        Self::Stderr(Stderr { output: Arc::new(output), torn: false })
     }
 
     /// Writes whole lines without waiting for a reader.
@@ -66,11 +77,12 @@ impl Sink {
         }
     }
 
-    /// What to wait for after `WouldBlock`.
-    pub(super) fn reader(&self) -> Reader {
+    /// What to wait for after `WouldBlock`; a file has no reader.
+    pub(super) fn reader(&self) -> Option<Reader> {
         match self {
-            Self::Syslog(Syslog { socket: Some(socket), .. }) => Reader::Syslog(socket.clone()),
-            _ => Reader::Stderr,
+            Self::Stderr(stderr) => Some(Reader::Stderr(stderr.output.clone())),
+            Self::File(_) => None,
+            Self::Syslog(syslog) => syslog.socket.clone().map(Reader::Syslog),
         }
     }
 
@@ -85,7 +97,7 @@ impl Sink {
 
 /// The one who has to read before a sink takes more.
 pub(super) enum Reader {
-    Stderr,
+    Stderr(Arc<OwnedFd>),
     Syslog(Arc<UnixDatagram>),
 }
 
@@ -93,7 +105,7 @@ impl Reader {
     /// Waits until the sink may take more; false when the time is over.
     pub(super) fn wait(&self, patience: Duration) -> bool {
         match self {
-            Self::Stderr => is_writable(io::stderr().as_fd(), patience),
+            Self::Stderr(output) => is_writable(output.as_fd(), patience),
             Self::Syslog(socket) => is_writable(socket.as_fd(), patience),
         }
     }
@@ -125,8 +137,9 @@ fn first_line(lines: &[u8]) -> usize {
 }
 
 /// Standard error.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stderr {
+    output: Arc<OwnedFd>,
     /// The last line was not written to its end.
     torn: bool,
 }
@@ -155,20 +168,20 @@ impl Stderr {
     /// it was written.
     fn write_chunk(&mut self, chunk: &[u8]) -> Result<(), (bool, io::Error)> {
         let would_block = || io::Error::from(ErrorKind::WouldBlock);
-        if !is_writable(io::stderr().as_fd(), Duration::ZERO) {
+        if !is_writable(self.output.as_fd(), Duration::ZERO) {
             return Err((false, would_block()));
         }
         if self.torn {
-            write_some(b"\n").map_err(|error| (false, error))?;
+            self.write_some(b"\n").map_err(|error| (false, error))?;
             self.torn = false;
         }
         let mut written = 0;
         while written < chunk.len() {
             let end = chunk.len().min(written + STDERR_CHUNK_BYTES);
-            let result = if written > 0 && !is_writable(io::stderr().as_fd(), UNFINISHED_LINE_PATIENCE) {
+            let result = if written > 0 && !is_writable(self.output.as_fd(), UNFINISHED_LINE_PATIENCE) {
                 Err(would_block())
             } else {
-                write_some(&chunk[written..end])
+                self.write_some(&chunk[written..end])
             };
             match result {
                 Ok(count) => written += count,
@@ -180,16 +193,16 @@ impl Stderr {
         }
         Ok(())
     }
-}
 
-/// Writes to standard error what it takes at once.
-fn write_some(bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match nix::unistd::write(io::stderr(), bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => return Ok(count),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
+    /// Writes what is taken at once.
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match nix::unistd::write(&self.output, bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }
@@ -573,6 +586,51 @@ mod tests {
 
         assert_eq!(fs::read_to_string(directory.path().join("moved")).unwrap(), "one\n");
         assert_eq!(fs::read_to_string(directory.path().join("agent.log")).unwrap(), "two\n");
+    }
+
+    /// Standard error as a pipe, and its reader.
+    fn piped() -> (Stderr, File) {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        (Stderr { output: Arc::new(writer), torn: false }, File::from(reader))
+    }
+
+    #[test]
+    fn a_reader_that_stopped_reading_is_not_waited_for_and_gets_whole_lines() {
+        let (mut stderr, mut reader) = piped();
+        let lines = format!("{}\n", "x".repeat(99)).into_bytes().repeat(2000);
+
+        let failed = stderr.write(&lines).unwrap_err();
+
+        assert_eq!(failed.error.kind(), ErrorKind::WouldBlock);
+        assert_eq!((failed.taken % 100, failed.lost), (0, 0));
+        let mut text = Vec::new();
+        drop(stderr);
+        io::Read::read_to_end(&mut reader, &mut text).unwrap();
+        assert_eq!(text, lines[..failed.taken]);
+    }
+
+    #[test]
+    fn a_line_cut_by_a_stuck_reader_is_ended_before_the_next_one() {
+        let (mut stderr, mut reader) = piped();
+        let long = format!("{}\n", "x".repeat(1 << 20));
+
+        let failed = stderr.write(long.as_bytes()).unwrap_err();
+        assert_eq!((failed.taken, failed.lost), (long.len(), 1));
+        io::Read::read_exact(&mut reader, &mut [0; 8192]).unwrap();
+        stderr.write(b"next\n").unwrap();
+
+        let mut text = String::new();
+        drop(stderr);
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert!(text.ends_with("x\nnext\n"));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_an_error_and_no_more() {
+        let (mut stderr, reader) = piped();
+        drop(reader);
+
+        assert_eq!(stderr.write(b"x\n").unwrap_err().error.kind(), ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -1,0 +1,143 @@
+# Vigie's commands. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+# Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench build install clean-run dependencies
+.NOTPARALLEL:
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+# Where `make install` puts things.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+BINDIR := $(PREFIX)/bin
+
+# need COMMAND-THAT-SHOWS-IT-IS-THERE PACKAGES: installs Debian packages as root, otherwise says what is missing.
+define NEED
+need() {
+  if eval "$$1" >/dev/null 2>&1; then return; fi
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing $$2" >&2
+    apt-get update -qq >&2
+    # shellcheck disable=SC2086 # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$2 >&2
+  else
+    echo "missing: $$2. Install it, on Debian with: apt-get install $$2" >&2
+    exit 1
+  fi
+}
+if ! command -v $(CARGO) >/dev/null; then
+  echo "missing: cargo. Install Rust from https://rustup.rs (1.95 or newer; Debian's package is older)" >&2
+  exit 1
+fi
+# A linker and a C library to link with.
+need 'echo "int main(void) { return 0; }" | cc -x c -o /dev/null -' 'gcc libc6-dev'
+endef
+
+help: ## list the commands
+	@echo 'Usage: make COMMAND'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+run: ## start the agent with fswatch on .run/watched; needs no privileges
+	@$(NEED)
+	$(CARGO) build --locked --release --bin vigie
+	demo=$$PWD/.run
+	run_dir=$$demo/run
+	# The kernel limits a socket's path, and a checkout may lie deep.
+	if [ $${#run_dir} -gt 61 ]; then run_dir=$$(mktemp -d /tmp/vigie-run.XXXXXX); fi
+	umask 077
+	mkdir -p "$$demo/watched" "$$demo/modules.d" "$$demo/state"
+	ln -sfn "$$(realpath '$(TARGET_DIR)')/release/vigie" "$$demo/vigie"
+	[ -e "$$demo/watched/hello.txt" ] || echo 'hello' > "$$demo/watched/hello.txt"
+	quoted() { printf '"%s"' "$$(printf '%s' "$$1" | sed 's/[\\"]/\\&/g')"; }
+	{
+	  echo '# Written by `make run`.'
+	  echo '[agent]'
+	  echo "run_dir = $$(quoted "$$run_dir")"
+	  echo "state_dir = $$(quoted "$$demo/state")"
+	  echo "persistconfigdir = $$(quoted "$$demo/modules.d")"
+	} > "$$demo/vigie.toml"
+	{
+	  echo '; Written by `make run`.'
+	  echo '[paths]'
+	  echo "path = $$(quoted "recursive:$$demo/watched")"
+	} > "$$demo/modules.d/fswatch.cfg"
+	shown=.run/run
+	[ "$$run_dir" = "$$demo/run" ] || shown=$$run_dir
+	cat <<-TEXT
+
+	The agent starts now and watches $$demo/watched. In a second terminal, here:
+
+	  .run/vigie --run-dir $$shown alerts -f            shows alerts as they come
+	  echo changed >> .run/watched/hello.txt            makes one
+	  .run/vigie --run-dir $$shown query fswatch        asks the module what it watches
+	  .run/vigie --run-dir $$shown status               shows how everything is
+
+	Ctrl-C stops the agent and its modules.
+
+	TEXT
+	exec "$$demo/vigie" agent --config "$$demo/vigie.toml"
+
+test: ## run all tests
+	@$(NEED)
+	need 'command -v python3' python3
+	$(CARGO) test --locked --workspace
+
+check: fmt-check clippy doc conf-check test ## everything that a change must pass
+
+fmt: ## format the source
+	@$(CARGO) fmt --all
+
+fmt-check: ## check the format of the source
+	@$(CARGO) fmt --all --check
+
+clippy: ## run the lints
+	@$(NEED)
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+doc: ## build the documentation; a warning is an error
+	@$(NEED)
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
+
+conf-check: ## check every configuration file in conf/
+	@$(NEED)
+	$(CARGO) build --locked --bin vigie
+	shopt -s nullglob
+	for file in conf/*.toml; do '$(TARGET_DIR)/debug/vigie' check-config "$$file"; done
+
+bench: ## measure; prints tables
+	@$(NEED)
+	$(CARGO) bench --locked --bench agent
+
+build: ## build the program for installation
+	@$(NEED)
+	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+	commit=$$(git rev-parse --short HEAD 2>/dev/null || true)
+	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --release --bin vigie
+
+install: build ## install program, configuration, unit, manual and completions (PREFIX, SYSCONFDIR, DESTDIR)
+	@vigie='$(TARGET_DIR)/release/vigie'
+	share='$(DESTDIR)$(PREFIX)/share'
+	install -D -m 0755 "$$vigie" '$(DESTDIR)$(BINDIR)/vigie'
+	install -d -m 0750 '$(DESTDIR)$(SYSCONFDIR)/vigie' '$(DESTDIR)$(SYSCONFDIR)/vigie/modules.d'
+	for file in vigie.toml modules.d/fswatch.cfg; do
+	  # What an operator changed stays.
+	  [ -e "$(DESTDIR)$(SYSCONFDIR)/vigie/$$file" ] ||
+	    install -m 0640 "conf/$$file" "$(DESTDIR)$(SYSCONFDIR)/vigie/$$file"
+	done
+	install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system'
+	sed 's|/usr/bin/vigie|$(BINDIR)/vigie|' conf/systemd/vigie.service > '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
+	"$$vigie" man --out "$$share/man/man8"
+	install -d "$$share/bash-completion/completions" "$$share/zsh/site-functions" "$$share/fish/vendor_completions.d"
+	"$$vigie" completions bash > "$$share/bash-completion/completions/vigie"
+	"$$vigie" completions zsh > "$$share/zsh/site-functions/_vigie"
+	"$$vigie" completions fish > "$$share/fish/vendor_completions.d/vigie.fish"
+	echo "installed; start it with: systemctl enable --now vigie"
+
+clean-run: ## remove what `make run` left in .run
+	@rm -rf .run
