@@ -69,18 +69,16 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	} > "$$demo/modules.d/fswatch.cfg"
 	shown=.run/run
 	[ "$$run_dir" = "$$demo/run" ] || shown=$$run_dir
-	cat <<-TEXT
-
-	The agent starts now and watches $$demo/watched. In a second terminal, here:
-
-	  .run/vigie --run-dir $$shown alerts -f            shows alerts as they come
-	  echo changed >> .run/watched/hello.txt            makes one
-	  .run/vigie --run-dir $$shown query fswatch        asks the module what it watches
-	  .run/vigie --run-dir $$shown status               shows how everything is
-
-	Ctrl-C stops the agent and its modules.
-
-	TEXT
+	echo
+	echo "The agent starts now and watches $$demo/watched. In a second terminal, here:"
+	echo
+	echo "  .run/vigie --run-dir $$shown alerts -f         # shows alerts as they come"
+	echo "  echo changed >> .run/watched/hello.txt         # makes one"
+	echo "  .run/vigie --run-dir $$shown query fswatch     # asks the module what it watches"
+	echo "  .run/vigie --run-dir $$shown status            # shows how everything is"
+	echo
+	echo "Ctrl-C stops the agent and its modules."
+	echo
 	exec "$$demo/vigie" agent --config "$$demo/vigie.toml"
 
 test: ## run all tests
