@@ -356,7 +356,7 @@ impl ModuleProcess {
             }
             (_, State::Stopping(_)) => {
                 let reason = self.lifecycle.stop_reason().map(ToString::to_string).unwrap_or_default();
-                info!(self.log, "module is being ended"; "error" => reason);
+                info!(self.log, "module is being ended"; "reason" => reason);
                 tell(
                     &self.services.registry,
                     ModuleLifeChanged {
@@ -420,6 +420,9 @@ impl ModuleProcess {
         }
         self.capabilities = registration.capabilities;
         let Some(pid) = self.child.as_ref().map(|child| child.pid()) else { return };
+        if matches!(self.lifecycle.state(), State::Stopping(_) | State::Ended) {
+            return;
+        }
         if registration.sockpath.is_empty() {
             // A module that cannot be asked may still state what it can do.
             return;
@@ -445,6 +448,8 @@ impl ModuleProcess {
                 this.socket = Some(spec);
                 this.complaint = None;
             }
+            // A module that is being ended takes its socket away.
+            Err(_) if matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) => {}
             Err(refused) => {
                 warn!(this.log, "socket refused"; "error" => ?refused);
                 *this.counters.dropped.entry("socket_refused").or_default() += 1;
@@ -461,7 +466,7 @@ impl ModuleProcess {
     /// Ends the actor when the process is reaped, its leftovers are gone and its pipes are empty.
     fn finish_if_over(&mut self, ctx: &mut Context<Self>) {
         let Some(reason) = self.lifecycle.end().filter(|_| self.unfinished == 0) else { return };
-        info!(self.log, "module ended"; "error" => %reason,
+        info!(self.log, "module ended"; "reason" => %reason,
             "elapsed_ms" => elapsed_ms(self.born.elapsed()));
         let exited = ModuleExited {
             module: self.spec.name().clone(),

@@ -289,7 +289,7 @@ impl Supervisor {
         };
         if stays_down {
             module.phase = Phase::Resting(Rest::Ended);
-            info!(self.log, "module is not started again"; "module" => %name, "error" => %exited.reason);
+            info!(self.log, "module is not started again"; "module" => %name, "reason" => %exited.reason);
             self.tell_life(
                 name,
                 Life::Down(format!("ended with {} and is not started again", exited.reason)),
@@ -304,10 +304,10 @@ impl Supervisor {
         };
         if failed {
             error!(self.log, "module fails again and again, it is tried only now and then"; "module" => %name,
-                "error" => %exited.reason, "backoff_ms" => delay.as_millis());
+                "reason" => %exited.reason, "backoff_ms" => delay.as_millis());
         } else {
             warn!(self.log, "module ended unexpectedly, it is started again"; "module" => %name,
-                "error" => %exited.reason, "backoff_ms" => delay.as_millis());
+                "reason" => %exited.reason, "backoff_ms" => delay.as_millis());
         }
         let due = RestartDue { module: name.clone(), incarnation: exited.incarnation };
         let timer = ctx.notify_later(due, delay);
@@ -515,7 +515,7 @@ impl Handler<ConfigChanged> for Supervisor {
         self.take_specs();
         for change in &change.difference.changes {
             info!(self.log, "configuration of a module changed"; "module" => %change.module(),
-                "found" => %change);
+                "change" => %change);
             self.apply_change(change, ctx);
         }
         self.forget_removed(ctx);

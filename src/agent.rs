@@ -1,26 +1,282 @@
-//! Runs the agent.
+//! `vigie agent`: puts the actors together and runs them until a signal says stop.
+//!
+//! Order of start: locks, log, journal, registry, supervisor (which starts the modules), router, configuration
+//! loader, socket. The stop is the reverse: nobody new is let in, the modules end, their last alerts are on
+//! disk, the guard goes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
-use vigie_actors::config::ConfigProblem;
+use actix::{Actor, Addr};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use slog::{Logger, crit, info, warn};
+use tokio::signal::unix::{SignalKind, signal};
+use vigie_actors::agent_log::AgentLog;
+use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
+use vigie_actors::child::ProcessSpawner;
+use vigie_actors::config::{ConfigProblem, LoadedConfig, ModuleKind};
+use vigie_actors::config_files::{self, LoadOptions};
+use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
+use vigie_actors::containment::Containment;
+use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
+use vigie_actors::environment;
+use vigie_actors::error::ErrorChain;
+use vigie_actors::guard_link::GuardLink;
+use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
+use vigie_actors::module_process::Services;
+use vigie_actors::query_router::QueryRouter;
+use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
+use vigie_actors::socket_registry::SocketRegistry;
+use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
 
 use crate::check_config::Checked;
 use crate::cli::AgentArgs;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
+use crate::modules::BUILTINS;
+use crate::print;
+
+/// The agent's own program, by the open file rather than by its name: an upgrade that replaces the file while
+/// the agent runs does not make it start modules of another version.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Open files that the agent would like to be allowed: clients, pipes and queries at their default limits.
+const WANTED_OPEN_FILES: u64 = 65_536;
+
+/// Longest that the end of the agent waits for the disk to take the last alerts.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop.
-pub(crate) fn run(_args: &AgentArgs) -> ExitCode {
-    crate::print::note("this program was built without the agent");
-    Exit::Internal.into()
+pub(crate) fn run(args: &AgentArgs) -> ExitCode {
+    // A signal that comes before its handler is installed waits instead of ending the agent.
+    let waiting = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
+    waiting.thread_block().ok();
+    match prepare(args).and_then(|prepared| start(prepared, waiting)) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            print::failure(&failure);
+            failure.exit.into()
+        }
+    }
 }
 
 /// Reads a configuration as the agent does.
 pub(crate) fn load_config(path: Option<&Path>) -> Result<Checked, Vec<ConfigProblem>> {
-    Err(vec![ConfigProblem {
-        file: path.unwrap_or(Path::new("vigie.toml")).to_owned(),
-        line: None,
-        key: None,
-        message: "this program was built without the agent".to_owned(),
-    }])
+    let loaded = config_files::load(&LoadOptions::at_start(path.map(Path::to_owned)), BUILTINS)?;
+    let modules = loaded
+        .modules
+        .iter()
+        .filter(|spec| spec.section.enabled && spec.section.kind == ModuleKind::Persistent)
+        .map(|spec| spec.name().to_string())
+        .collect();
+    Ok(Checked { path: loaded.path, warnings: loaded.warnings, modules })
+}
+
+/// What is ready before any actor runs.
+struct Prepared {
+    options: LoadOptions,
+    config: Arc<LoadedConfig>,
+    agent_log: AgentLog,
+    log: Logger,
+    /// Held until the process ends.
+    _locks: [LockedDirectory; 2],
+}
+
+fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
+    let options = LoadOptions::at_start(args.config.clone());
+    let config = config_files::load(&options, BUILTINS).map_err(|problems| {
+        for problem in &problems {
+            print::problem(&problem.to_string());
+        }
+        let hint = "mend it and try it with `vigie check-config`";
+        Failure::new(Exit::Config, "the configuration is invalid, the agent does not start", hint)
+    })?;
+    let agent = &config.agent.agent;
+    let run_lock = LockedDirectory::lock(&agent.run_dir, 0o700).map_err(|error| directory_failure(&error))?;
+    // Modules of other users pass through to their own directory.
+    let state_lock =
+        LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
+    let agent_log = AgentLog::open(&config.agent.logging).map_err(|error| {
+        Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration")
+    })?;
+    let log = agent_log.logger();
+    for warning in &config.warnings {
+        warn!(log, "configuration"; "error" => %warning);
+    }
+    Ok(Prepared { options, config: Arc::new(config), agent_log, log, _locks: [run_lock, state_lock] })
+}
+
+fn directory_failure(error: &DirectoryError) -> Failure {
+    let message = ErrorChain(error).to_string();
+    match error {
+        DirectoryError::Held { .. } => Failure::new(
+            Exit::AlreadyRunning,
+            message,
+            "stop it first, or set agent.run_dir and agent.state_dir",
+        ),
+        DirectoryError::Unusable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Failure::new(Exit::Permission, message, "run the agent as root, or set directories of your own")
+        }
+        DirectoryError::Unusable { .. } | DirectoryError::Foreign { .. } => {
+            Failure::new(Exit::Config, message, "set agent.run_dir and agent.state_dir")
+        }
+    }
+}
+
+fn start(prepared: Prepared, waiting: SigSet) -> Result<(), Failure> {
+    log_panics(prepared.log.clone());
+    allow_open_files(&prepared.log);
+    actix_rt::System::new().block_on(serve(&prepared, waiting))
+}
+
+/// A panic aborts the agent; the modules end with it and the service manager starts it again. Before that it
+/// says why.
+fn log_panics(log: Logger) {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        crit!(log, "agent ends because of a bug in it"; "error" => ?panic.to_string());
+        default(panic);
+    }));
+}
+
+/// Raises the soft limit of open files as far as the hard one allows; having fewer is no reason not to start.
+fn allow_open_files(log: &Logger) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(WANTED_OPEN_FILES);
+        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
+            warn!(log, "limit of open files stays low"; "limit" => soft);
+        }
+    }
+}
+
+/// The running actors, as far as their end is concerned.
+struct Running {
+    supervisor: Addr<Supervisor>,
+    journal: Addr<AlertJournal>,
+    loader: Addr<ConfigLoader>,
+    keeper: Addr<LogKeeper>,
+    server: Addr<ControlServer>,
+    guard: GuardLink,
+    containment: Containment,
+}
+
+async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
+    let internal =
+        |error: std::io::Error| Failure::new(Exit::Internal, format!("cannot receive signals: {error}"), "");
+    let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(internal)?;
+    waiting.thread_unblock().ok();
+
+    let running = start_actors(prepared)?;
+    let log = &prepared.log;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => {
+                info!(log, "SIGHUP, reloading");
+                running.keeper.try_send(ReopenLog).ok();
+                // A full mailbox already holds one that will read the files after this signal.
+                running.loader.try_send(HangUp).ok();
+            }
+        }
+    }
+    stop(running, log).await;
+    Ok(())
+}
+
+fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
+    let Prepared { options, config, agent_log, log, .. } = prepared;
+    let agent = &config.agent.agent;
+    let started_at = jiff::Timestamp::now().to_string();
+    let started = tokio::time::Instant::now();
+    let facts = host_facts(config);
+
+    let containment = Containment::prepare(&agent.run_dir);
+    let vigie = PathBuf::from(OWN_PROGRAM);
+    let guard = GuardLink::start(vigie.clone(), containment.root().map(Path::to_owned), log.clone());
+    let spawner = Rc::new(ProcessSpawner {
+        vigie,
+        run_dir: agent.run_dir.clone(),
+        state_dir: agent.state_dir.clone(),
+        containment: containment.clone(),
+        guard: guard.clone(),
+    });
+
+    let unusable = |error: &dyn std::error::Error, hint: &str| {
+        Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint)
+    };
+    let journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
+        .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?
+        .start();
+    let registry = SocketRegistry::new(log).start();
+    let services = Services {
+        log: log.clone(),
+        agent_log: agent_log.clone(),
+        journal: journal.clone(),
+        registry: registry.clone(),
+        spawner: spawner.clone(),
+    };
+    let hostname = facts.hostname.clone();
+    let supervisor = Supervisor::new(services, facts, config.clone()).start();
+    let router = QueryRouter::new(log, registry, spawner, config.clone()).start();
+    let keeper = LogKeeper::new(agent_log.clone(), log).start();
+    let loader = ConfigLoader::new(ConfigLoaderSpec {
+        log: log.clone(),
+        options: options.clone(),
+        builtins: BUILTINS,
+        initial: config.clone(),
+        subscribers: vec![
+            keeper.clone().recipient(),
+            journal.clone().recipient(),
+            router.clone().recipient(),
+            supervisor.clone().recipient(),
+        ],
+    })
+    .start();
+    let asked = Asked {
+        supervisor: supervisor.clone(),
+        router: router.clone(),
+        journal: journal.clone(),
+        loader: loader.clone(),
+        agent_log: agent_log.clone(),
+        agent: Rc::new(AgentFacts {
+            hostname,
+            started_at,
+            started,
+            containment: containment.describe().to_owned(),
+        }),
+    };
+    let server = ControlServer::open(&agent.run_dir, config, asked, log)
+        .map_err(|error| unusable(&error, "see agent.run_dir in the configuration"))?
+        .start();
+    loader.try_send(Subscribe(server.clone().recipient())).ok();
+    let path = config.path.as_ref().map_or_else(|| "defaults".into(), |path| path.to_string_lossy());
+    info!(log, "agent started"; "pid" => std::process::id(), "config" => ?path,
+        "containment" => containment.describe());
+    Ok(Running { supervisor, journal, loader, keeper, server, guard, containment })
+}
+
+fn host_facts(config: &LoadedConfig) -> HostFacts {
+    let modules = config.modules.iter().map(|spec| spec.name().to_string()).collect();
+    HostFacts { hostname: environment::hostname(), environment: environment::collect(modules) }
+}
+
+/// Ends everything, in the reverse order of its start.
+async fn stop(running: Running, log: &Logger) {
+    info!(log, "agent is stopping");
+    running.server.send(CloseSocket).await.ok();
+    running.supervisor.send(StopAll).await.ok();
+    if running.journal.send(FlushJournal).timeout(FLUSH_TIMEOUT).await.is_err() {
+        warn!(log, "last alerts may not be on disk");
+    }
+    running.guard.done().await;
+    let containment = running.containment;
+    tokio::task::spawn_blocking(move || containment.remove()).await.ok();
+    info!(log, "agent stopped");
 }

@@ -8,6 +8,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use vigie_actors::config::ModuleName;
 
+use crate::guard::GuardOptions;
+use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
 
 /// What `--version` says; an installed program also names its commit.
@@ -150,11 +152,11 @@ Examples:
 
     /// Makes this process safe for a module and becomes it; the agent starts it.
     #[command(hide = true)]
-    Launch(RawArgs),
+    Launch(LaunchOptions),
 
     /// Ends what modules leave behind when the agent dies; the agent starts it.
     #[command(hide = true)]
-    Guard(RawArgs),
+    Guard(GuardOptions),
 }
 
 /// `agent`
@@ -318,14 +320,6 @@ pub(crate) struct ReloadArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Arguments of the agent's own helpers, which read them themselves.
-#[derive(Debug, Args)]
-pub(crate) struct RawArgs {
-    /// Everything after the command's name.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
-    pub(crate) arguments: Vec<OsString>,
 }
 
 impl Cli {

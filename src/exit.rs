@@ -20,12 +20,15 @@ pub(crate) enum Exit {
     /// Input or output failed.
     Io = 74,
     /// Another agent is running on the same directory.
-    #[expect(dead_code, reason = "only the agent itself ends with it")]
     AlreadyRunning = 75,
     /// Not for this user.
     Permission = 77,
     /// The configuration is invalid.
     Config = 78,
+    /// A module's program is there but cannot be run; as shells say it.
+    CannotExecute = 126,
+    /// A module's program is not there; as shells say it.
+    NotFound = 127,
 }
 
 impl From<Exit> for ExitCode {

@@ -1,12 +1,78 @@
-//! The agent's helper `guard`.
+//! `vigie guard`: outlives the agent by an instant and kills what its modules would leave behind.
+//!
+//! Reads lines `+PID` and `-PID` from stdin, sessions of modules that began and ended, and `done` when the
+//! agent stops in good order. When stdin ends without `done`, the agent died: the guard kills everything in
+//! the agent's cgroup, and every process of the sessions that it knows.
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::io::BufRead;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::exit::Exit;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, getsid};
+use vigie_actors::containment;
 
-/// Carries out `guard`.
-pub(crate) fn run(_arguments: &[OsString]) -> ExitCode {
-    crate::print::note("this program was built without the agent");
-    Exit::Internal.into()
+/// Options of `vigie guard`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GuardOptions {
+    /// Directory that holds the modules' cgroups.
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+}
+
+/// Waits for the agent's end.
+pub(crate) fn run(options: &GuardOptions) -> ExitCode {
+    // Whatever ends the agent's group or terminal must not end the guard before it has done its work.
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]).thread_block().ok();
+    let mut sessions = BTreeSet::new();
+    for line in std::io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        if line == "done" {
+            return ExitCode::SUCCESS;
+        }
+        apply(&line, &mut sessions);
+    }
+    if let Some(cgroup) = &options.cgroup {
+        containment::kill_tree(cgroup).ok();
+    }
+    kill_sessions(&sessions);
+    ExitCode::SUCCESS
+}
+
+fn apply(line: &str, sessions: &mut BTreeSet<i32>) {
+    let (sign, number) = line.split_at_checked(1).unwrap_or_default();
+    let Ok(session) = number.parse::<i32>() else { return };
+    match sign {
+        "+" => sessions.insert(session),
+        "-" => sessions.remove(&session),
+        _ => false,
+    };
+}
+
+/// Kills every process whose session is one of these. A session's number is not given to another one while a
+/// process is in it.
+fn kill_sessions(sessions: &BTreeSet<i32>) {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.map(Pid::from_raw) {
+        if getsid(Some(pid)).is_ok_and(|session| sessions.contains(&session.as_raw())) {
+            kill(pid, Signal::SIGKILL).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_come_and_go_and_nonsense_is_ignored() {
+        let mut sessions = BTreeSet::new();
+        for line in ["+12", "+13", "-12", "", "+", "+x", "x13", "é1"] {
+            apply(line, &mut sessions);
+        }
+
+        assert_eq!(sessions, BTreeSet::from([13]));
+    }
 }

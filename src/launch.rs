@@ -1,12 +1,132 @@
-//! The agent's helper `launch`.
+//! `vigie launch`: makes a fresh process safe, then becomes the module.
+//!
+//! It runs in the child instead of code between fork and exec in the agent: ordinary code in a process of its
+//! own, which can use the whole standard library.
 
-use std::ffi::OsString;
-use std::process::ExitCode;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
-use crate::exit::Exit;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{User, getppid, initgroups, setgid, setsid, setuid};
+use vigie_actors::error::ErrorChain;
 
-/// Carries out `launch`.
-pub(crate) fn run(_arguments: &[OsString]) -> ExitCode {
-    crate::print::note("this program was built without the agent");
-    Exit::Internal.into()
+use crate::agent::OWN_PROGRAM;
+use crate::exit::{Exit, Failure};
+use crate::print;
+
+/// Options of `vigie launch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LaunchOptions {
+    /// Process id of the agent: when it is no longer the parent, the module is not started.
+    #[arg(long)]
+    parent: i32,
+    /// cgroup v2 directory that the module is put into.
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    /// User to run as.
+    #[arg(long)]
+    user: Option<String>,
+    /// Most address space in bytes.
+    #[arg(long)]
+    memory_bytes: Option<u64>,
+    /// Most open files.
+    #[arg(long)]
+    open_files: Option<u64>,
+    /// Niceness, 0 to 19.
+    #[arg(long)]
+    nice: Option<i32>,
+    /// Program and arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// What could not be done.
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error("cannot {action}")]
+    System {
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("user {0:?} is unknown")]
+    UnknownUser(String),
+    #[error("the agent has ended")]
+    AgentGone,
+}
+
+fn system(action: &'static str) -> impl Fn(nix::errno::Errno) -> LaunchError {
+    move |errno| LaunchError::System { action, source: errno.into() }
+}
+
+/// Runs the command; returns only when that fails.
+pub(crate) fn run(options: &LaunchOptions) -> ExitCode {
+    let failure = match prepare(options) {
+        Ok(()) => execute(options),
+        Err(error) => Failure::new(Exit::CannotExecute, ErrorChain(&error).to_string(), ""),
+    };
+    print::failure(&failure);
+    failure.exit.into()
+}
+
+fn execute(options: &LaunchOptions) -> Failure {
+    let Some((program, arguments)) = options.command.split_first() else {
+        return Failure::new(Exit::CannotExecute, "there is no program to run", "");
+    };
+    // Also resets the signal mask, and SIGPIPE, which Rust's runtime ignores.
+    let error = Command::new(program).arg0(shown_as(program)).args(arguments).exec();
+    let exit =
+        if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::CannotExecute };
+    Failure::new(
+        exit,
+        format!("cannot run {program:?}: {error}"),
+        "check the module's command in the configuration",
+    )
+}
+
+/// The name under which the module is seen in a list of processes.
+fn shown_as(program: &OsString) -> &OsStr {
+    if program == OWN_PROGRAM { OsStr::new("vigie") } else { program }
+}
+
+fn prepare(options: &LaunchOptions) -> Result<(), LaunchError> {
+    // A session of its own: signals to the agent's terminal or group do not reach the module, and one signal
+    // reaches the module with its children.
+    setsid().map_err(system("begin a session"))?;
+    if let Some(cgroup) = &options.cgroup {
+        // Without it the module still runs; its leftovers are then found by their session only.
+        std::fs::write(cgroup.join("cgroup.procs"), "0").ok();
+    }
+    for (resource, limit) in
+        [(Resource::RLIMIT_AS, options.memory_bytes), (Resource::RLIMIT_NOFILE, options.open_files)]
+    {
+        if let Some(limit) = limit {
+            setrlimit(resource, limit, limit).map_err(system("set a limit"))?;
+        }
+    }
+    if let Some(nice) = options.nice {
+        rustix::process::setpriority_process(None, nice)
+            .map_err(|errno| LaunchError::System { action: "set the niceness", source: errno.into() })?;
+    }
+    if let Some(name) = &options.user {
+        become_user(name)?;
+    }
+    // After the change of user, which clears it (PR_SET_PDEATHSIG(2const)).
+    set_pdeathsig(Signal::SIGKILL).map_err(system("ask for the death signal"))?;
+    // The agent may have ended before the line above.
+    if getppid().as_raw() == options.parent { Ok(()) } else { Err(LaunchError::AgentGone) }
+}
+
+fn become_user(name: &str) -> Result<(), LaunchError> {
+    let user = User::from_name(name)
+        .map_err(system("look up the user"))?
+        .ok_or_else(|| LaunchError::UnknownUser(name.to_owned()))?;
+    let c_name = std::ffi::CString::new(name).map_err(|_| LaunchError::UnknownUser(name.to_owned()))?;
+    initgroups(&c_name, user.gid).map_err(system("take the user's groups"))?;
+    setgid(user.gid).map_err(system("take the user's group"))?;
+    setuid(user.uid).map_err(system("become the user"))
 }

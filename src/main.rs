@@ -38,8 +38,8 @@ fn main() -> ExitCode {
     }
     match &cli.command {
         Some(Command::Agent(args)) => agent::run(args),
-        Some(Command::Launch(raw)) => launch::run(&raw.arguments),
-        Some(Command::Guard(raw)) => guard::run(&raw.arguments),
+        Some(Command::Launch(options)) => launch::run(options),
+        Some(Command::Guard(options)) => guard::run(options),
         Some(Command::Module(ModuleCommand::Persist { name })) => modules::persist(name),
         Some(Command::Module(ModuleCommand::Run { name })) => modules::run(name),
         Some(command) => match tool(&cli, command) {

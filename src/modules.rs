@@ -1,17 +1,72 @@
-//! The built-in modules.
+//! The built-in modules: the one place that names them.
 
 use std::process::ExitCode;
 
+use vigie_actors::builtin::{BuiltinModule, KeyShape, KeyType};
+use vigie_actors::config::ModuleKind;
+use vigie_examplepersist::ExamplePersist;
+use vigie_fswatch::FsWatch;
+use vigie_sdk::protocol::Message;
+use vigie_sdk::{ModuleResult, run_adapter, run_persistent};
+
 use crate::exit::Exit;
+use crate::print;
+
+/// What the agent knows of the modules that are part of this program.
+pub(crate) const BUILTINS: &[BuiltinModule] = &[
+    BuiltinModule {
+        name: "fswatch",
+        kind: ModuleKind::Persistent,
+        enabled_by_default: true,
+        keys: &[KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings }],
+        empty_config: r#"{"Paths":{"Path":null}}"#,
+        check: vigie_fswatch::check,
+    },
+    BuiltinModule {
+        name: "examplepersist",
+        kind: ModuleKind::Persistent,
+        enabled_by_default: false,
+        keys: &[KeyShape { section: "ExamplePersist", key: "interval", kind: KeyType::Integer }],
+        empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
+        check: vigie_examplepersist::check,
+    },
+];
 
 /// Runs a persistent module on standard input and output.
 pub(crate) fn persist(name: &str) -> ExitCode {
-    crate::print::note(&format!("there is no persistent module {name:?}"));
-    Exit::Usage.into()
+    match name {
+        "fswatch" => run_persistent::<FsWatch>(),
+        "examplepersist" => run_persistent::<ExamplePersist>(),
+        _ => {
+            // The one who started this reads messages.
+            let text = format!("module {name:?} is not available");
+            print::raw(&Message::log(&text).to_line());
+            Exit::Usage.into()
+        }
+    }
 }
 
-/// Answers one query on standard input and output.
+/// Answers one query on standard input and output: asks a persistent module through its socket.
 pub(crate) fn run(name: &str) -> ExitCode {
-    crate::print::note(&format!("there is no module {name:?}"));
-    Exit::Usage.into()
+    match BUILTINS.iter().find(|builtin| builtin.name == name) {
+        Some(builtin) if builtin.kind == ModuleKind::Persistent => run_adapter(name),
+        _ => {
+            print::raw(&ModuleResult::failed([format!("module '{name}' is not available")]).to_line());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_module_takes_its_own_empty_configuration() {
+        for builtin in BUILTINS {
+            let config = serde_json::from_str(builtin.empty_config).unwrap();
+
+            assert_eq!((builtin.check)(&config), Ok(()), "{}", builtin.name);
+        }
+    }
 }

@@ -212,6 +212,12 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "vigie: {}", safe(text));
 }
 
+/// Writes a message or a result as it is, for a program that reads standard output.
+pub(crate) fn raw(line: &[u8]) {
+    // Whoever closed the output does not want it.
+    let _ = io::stdout().lock().write_all(line);
+}
+
 /// Prints why the command was not carried out and what to do next.
 pub(crate) fn failure(failure: &Failure) {
     if failure.message.is_empty() {

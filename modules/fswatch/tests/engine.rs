@@ -1,0 +1,436 @@
+//! The engine on real directories: whatever is done to them, what is told covers exactly the differences.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use vigie_fswatch::change::Alert;
+use vigie_fswatch::config::Entry;
+use vigie_fswatch::engine::{Engine, Order, SharedStatus, Sink, Status};
+use vigie_fswatch::watcher::{Waker, Watcher};
+
+/// Longest that a test waits for something that must come.
+const CEILING: Duration = Duration::from_secs(30);
+
+enum Said {
+    Alert(Alert),
+    Log(String),
+}
+
+struct TestSink(Sender<Said>);
+
+impl Sink for TestSink {
+    fn alert(&self, alert: &Alert) {
+        self.0.send(Said::Alert(alert.clone())).ok();
+    }
+
+    fn log(&self, message: &str) {
+        self.0.send(Said::Log(message.to_owned())).ok();
+    }
+}
+
+struct Running {
+    said: Receiver<Said>,
+    orders: Sender<Order>,
+    waker: Waker,
+    status: SharedStatus,
+    marks: u32,
+}
+
+impl Running {
+    /// Watches these entries and waits until all is known.
+    fn on(entries: &[&str]) -> Self {
+        let watcher = Watcher::new().unwrap();
+        let waker = watcher.waker();
+        let (sink, said) = mpsc::channel();
+        let (orders, received) = mpsc::channel();
+        let status = SharedStatus::default();
+        let engine = Engine::new(TestSink(sink), watcher, Duration::from_millis(10), status.clone());
+        std::thread::spawn(move || engine.run(&received));
+        let running = Self { said, orders, waker, status, marks: 0 };
+        running.watch(entries);
+        running
+    }
+
+    fn watch(&self, entries: &[&str]) {
+        let entries = entries.iter().map(|text| Entry::parse(text).unwrap()).collect();
+        self.orders.send(Order::Watch(entries)).unwrap();
+        self.waker.wake();
+        loop {
+            match self.said.recv_timeout(CEILING) {
+                Ok(Said::Log(text)) if text.starts_with("watching ") => return,
+                Ok(_) => {}
+                Err(error) => panic!("the engine does not come to rest: {error}"),
+            }
+        }
+    }
+
+    /// Everything told until a new file in the watched `directory` is told, which was made after all else.
+    fn told(&mut self, directory: &Path) -> Vec<Alert> {
+        self.marks += 1;
+        let mark = directory.join(format!("~mark{}", self.marks));
+        fs::write(&mark, "").unwrap();
+        let mut alerts = Vec::new();
+        loop {
+            match self.said.recv_timeout(CEILING) {
+                Ok(Said::Alert(alert)) if alert.path == mark.to_str().unwrap() => return alerts,
+                Ok(Said::Alert(alert)) => alerts.push(alert),
+                Ok(Said::Log(_)) => {}
+                Err(RecvTimeoutError::Timeout) => panic!("{mark:?} was not told; told before: {alerts:?}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+        let deadline = std::time::SystemTime::now() + CEILING;
+        loop {
+            let status = self.status.get();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(std::time::SystemTime::now() < deadline, "{status:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.orders.send(Order::Stop).ok();
+        self.waker.wake();
+    }
+}
+
+fn texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
+    let prefix = format!("{}/", directory.display());
+    alerts.iter().map(|alert| format!("{} {}", alert.event, alert.path.replace(&prefix, ""))).collect()
+}
+
+fn recursive(directory: &Path) -> String {
+    format!("recursive:{}", directory.display())
+}
+
+#[test]
+fn a_changed_a_new_and_a_removed_file_are_each_told_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    fs::write(directory.join("a"), "1").unwrap();
+    fs::write(directory.join("b"), "1").unwrap();
+    let mut running = Running::on(&[directory.to_str().unwrap()]);
+
+    fs::write(directory.join("a"), "2").unwrap();
+    fs::remove_file(directory.join("b")).unwrap();
+    fs::write(directory.join("c"), "").unwrap();
+    let mut told = texts(&running.told(directory), directory);
+
+    told.sort();
+    assert_eq!(told, ["changed a", "created c", "removed b"]);
+}
+
+#[test]
+fn a_second_change_of_the_same_file_is_told_as_well() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    fs::write(directory.join("a"), "1").unwrap();
+    let mut running = Running::on(&[directory.to_str().unwrap()]);
+
+    fs::write(directory.join("a"), "2").unwrap();
+    let first = running.told(directory);
+    fs::write(directory.join("a"), "3").unwrap();
+    let second = running.told(directory);
+
+    assert_eq!(first[0].after, second[0].before);
+    assert_eq!(texts(&second, directory), ["changed a"]);
+}
+
+#[test]
+fn an_atomic_replacement_is_one_change() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    fs::write(directory.join("a"), "1").unwrap();
+    let mut running = Running::on(&[directory.to_str().unwrap()]);
+
+    fs::write(directory.join("a.new"), "2").unwrap();
+    fs::rename(directory.join("a.new"), directory.join("a")).unwrap();
+    let told = texts(&running.told(directory), directory);
+
+    assert_eq!(told, ["changed a"]);
+}
+
+#[test]
+fn nested_directories_made_at_once_hide_no_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    let mut running = Running::on(&[&recursive(directory)]);
+
+    for number in 0..200 {
+        let inner = directory.join(format!("{number}/a/b"));
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("file"), "x").unwrap();
+    }
+    let told = running.told(directory);
+
+    let created = told.iter().filter(|alert| alert.event == "created").count();
+    assert_eq!(created, 200, "{:?}", texts(&told, directory));
+}
+
+#[test]
+fn a_tree_that_is_moved_in_and_out_is_told_file_by_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let (directory, outside) = (temp.path().join("in"), temp.path().join("out"));
+    fs::create_dir_all(&directory).unwrap();
+    fs::create_dir_all(outside.join("sub")).unwrap();
+    fs::write(outside.join("sub/a"), "").unwrap();
+    fs::write(outside.join("b"), "").unwrap();
+    let mut running = Running::on(&[&recursive(&directory)]);
+
+    fs::rename(&outside, directory.join("tree")).unwrap();
+    let mut came = texts(&running.told(&directory), &directory);
+    fs::rename(directory.join("tree"), &outside).unwrap();
+    let mut went = texts(&running.told(&directory), &directory);
+
+    came.sort();
+    went.sort();
+    assert_eq!(came, ["created tree/b", "created tree/sub/a"]);
+    assert_eq!(went, ["removed tree/b", "removed tree/sub/a"]);
+}
+
+#[test]
+fn a_fifo_stops_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    let mut running = Running::on(&[directory.to_str().unwrap()]);
+
+    nix::unistd::mkfifo(&directory.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(directory.join("later"), "").unwrap();
+    let mut told = texts(&running.told(directory), directory);
+
+    told.sort();
+    assert_eq!(told, ["created fifo", "created later"]);
+}
+
+#[test]
+fn a_missing_path_is_waited_for_and_watched_when_it_comes() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path().join("not/there/yet");
+    let mut running = Running::on(&[&recursive(&directory)]);
+    running.status_when(|status| status.waiting.contains(&directory) && status.baseline_complete);
+
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("a"), "").unwrap();
+    let told = texts(&running.told(&directory), &directory);
+
+    assert_eq!(told, ["created a"]);
+    running.status_when(|status| status.waiting.is_empty());
+}
+
+#[test]
+fn a_root_that_is_removed_and_made_again_stays_watched() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path().join("root");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a"), "1").unwrap();
+    let mut running = Running::on(&[directory.to_str().unwrap()]);
+
+    fs::remove_dir_all(&directory).unwrap();
+    running.status_when(|status| !status.waiting.is_empty());
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("b"), "1").unwrap();
+    let told = texts(&running.told(&directory), &directory);
+
+    assert_eq!(told, ["removed a", "created b"]);
+}
+
+#[test]
+fn a_root_that_is_a_link_is_followed_and_so_is_its_new_target() {
+    let temp = tempfile::tempdir().unwrap();
+    let (first, second, link) = (temp.path().join("1"), temp.path().join("2"), temp.path().join("link"));
+    fs::create_dir(&first).unwrap();
+    fs::create_dir(&second).unwrap();
+    symlink(&first, &link).unwrap();
+    let mut running = Running::on(&[&recursive(&link)]);
+
+    fs::write(first.join("a"), "").unwrap();
+    let in_first = texts(&running.told(&first), temp.path());
+    symlink(&second, temp.path().join("new")).unwrap();
+    fs::rename(temp.path().join("new"), &link).unwrap();
+    running.status_when(|status| status.alerts >= 3);
+    fs::write(second.join("b"), "").unwrap();
+    let after = texts(&running.told(&second), temp.path());
+
+    assert_eq!(in_first, ["created 1/a"]);
+    assert!(after.contains(&"changed link".to_owned()), "{after:?}");
+    assert!(after.contains(&"created 2/b".to_owned()), "{after:?}");
+}
+
+#[test]
+fn a_single_file_is_watched_through_its_replacements() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, "1").unwrap();
+    let marks = temp.path().join("marks");
+    fs::create_dir(&marks).unwrap();
+    let mut running = Running::on(&[file.to_str().unwrap(), marks.to_str().unwrap()]);
+
+    fs::write(temp.path().join("other"), "").unwrap();
+    fs::remove_file(&file).unwrap();
+    let removed = texts(&running.told(&marks), temp.path());
+    fs::write(&file, "2").unwrap();
+    let created = texts(&running.told(&marks), temp.path());
+    fs::write(temp.path().join("other"), "3").unwrap();
+    fs::rename(temp.path().join("other"), &file).unwrap();
+    let replaced = texts(&running.told(&marks), temp.path());
+
+    assert_eq!(
+        (removed, created, replaced),
+        (vec!["removed file".to_owned()], vec!["created file".to_owned()], vec!["changed file".to_owned()],)
+    );
+}
+
+#[test]
+fn what_is_no_longer_configured_is_forgotten_in_silence() {
+    let temp = tempfile::tempdir().unwrap();
+    let (first, second) = (temp.path().join("1"), temp.path().join("2"));
+    fs::create_dir(&first).unwrap();
+    fs::create_dir(&second).unwrap();
+    fs::write(second.join("known"), "1").unwrap();
+    let mut running = Running::on(&[first.to_str().unwrap()]);
+
+    running.watch(&[second.to_str().unwrap()]);
+    fs::write(first.join("a"), "").unwrap();
+    fs::write(second.join("known"), "2").unwrap();
+    let told = texts(&running.told(&second), temp.path());
+
+    assert_eq!(told, ["changed 2/known"]);
+}
+
+#[test]
+fn overlapping_entries_tell_each_change_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    let sub = directory.join("sub");
+    fs::create_dir(&sub).unwrap();
+    fs::write(sub.join("a"), "1").unwrap();
+    let file = sub.join("a");
+    let mut running = Running::on(&[
+        &recursive(directory),
+        sub.to_str().unwrap(),
+        file.to_str().unwrap(),
+        &recursive(&sub),
+    ]);
+
+    fs::write(&file, "2").unwrap();
+    let told = texts(&running.told(directory), directory);
+
+    assert_eq!(told, ["changed sub/a"]);
+}
+
+/// What can be done to a small tree.
+#[derive(Debug, Clone)]
+enum Action {
+    Write(u8, u8),
+    Append(u8),
+    Remove(u8),
+    Rename(u8, u8),
+    MakeDirectories(u8),
+    RemoveTree(u8),
+    MoveTree(u8, u8),
+    Link(u8),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(file, text)| Action::Write(file, text)),
+        1 => any::<u8>().prop_map(Action::Append),
+        2 => any::<u8>().prop_map(Action::Remove),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(from, to)| Action::Rename(from, to)),
+        2 => any::<u8>().prop_map(Action::MakeDirectories),
+        1 => any::<u8>().prop_map(Action::RemoveTree),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(from, to)| Action::MoveTree(from, to)),
+        1 => any::<u8>().prop_map(Action::Link),
+    ]
+}
+
+fn directory_of(root: &Path, number: u8) -> PathBuf {
+    [root.to_owned(), root.join("d"), root.join("d/e"), root.join("f")][usize::from(number) % 4].clone()
+}
+
+fn file_of(root: &Path, number: u8) -> PathBuf {
+    directory_of(root, number).join(format!("file{}", number / 4 % 3))
+}
+
+/// Does it; what is not possible at the moment is left out.
+fn perform(root: &Path, action: &Action) {
+    let done = match action {
+        Action::Write(file, text) => fs::write(file_of(root, *file), [*text]),
+        Action::Append(file) => fs::OpenOptions::new()
+            .append(true)
+            .open(file_of(root, *file))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"more")),
+        Action::Remove(file) => fs::remove_file(file_of(root, *file)),
+        Action::Rename(from, to) => fs::rename(file_of(root, *from), file_of(root, *to)),
+        Action::MakeDirectories(number) => fs::create_dir_all(directory_of(root, *number)),
+        Action::RemoveTree(number) if number % 4 != 0 => fs::remove_dir_all(directory_of(root, *number)),
+        Action::MoveTree(from, to) if from % 4 != 0 && to % 4 != 0 => {
+            fs::rename(directory_of(root, *from), directory_of(root, *to))
+        }
+        Action::Link(number) => symlink("/nowhere", file_of(root, *number)),
+        Action::RemoveTree(_) | Action::MoveTree(..) => Ok(()),
+    };
+    done.ok();
+}
+
+/// Every object of the tree and what it holds, by the words of the alerts.
+fn state(root: &Path) -> BTreeMap<String, String> {
+    use sha2::Digest;
+    walkdir::WalkDir::new(root)
+        .into_iter()
+        .flatten()
+        .filter(|item| !item.file_type().is_dir() && !item.file_name().to_string_lossy().starts_with('~'))
+        .map(|item| {
+            let content = if item.file_type().is_symlink() {
+                fs::read_link(item.path()).unwrap().display().to_string()
+            } else {
+                let digest = sha2::Sha256::digest(fs::read(item.path()).unwrap());
+                digest.iter().map(|byte| format!("{byte:02x}")).collect()
+            };
+            (item.path().display().to_string(), content)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    /// Whoever replays the alerts on what was there at the beginning gets exactly what is there at the end, and
+    /// every alert continues from the one before.
+    #[test]
+    fn the_alerts_lead_from_the_first_state_to_the_last(
+        before in proptest::collection::vec(action(), 0..12),
+        during in proptest::collection::vec(action(), 1..40),
+    ) {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        before.iter().for_each(|action| perform(root, action));
+        let mut replayed = state(root);
+        let mut running = Running::on(&[&recursive(root)]);
+
+        during.iter().for_each(|action| perform(root, action));
+        let told = running.told(root);
+
+        for alert in told.iter().filter(|alert| !alert.path.contains('~')) {
+            prop_assert_eq!(replayed.get(&alert.path), alert.before.as_ref(), "{:?}", alert);
+            match &alert.after {
+                Some(after) => replayed.insert(alert.path.clone(), after.clone()),
+                None => replayed.remove(&alert.path),
+            };
+        }
+        prop_assert_eq!(replayed, state(root));
+    }
+}
