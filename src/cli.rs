@@ -387,14 +387,6 @@ mod tests {
     }
 
     #[test]
-    fn helpers_get_their_arguments_as_they_are() {
-        let cli = read(&["launch", "--nice", "5", "--", "/bin/true", "--json"]).unwrap();
-
-        let Some(Command::Launch(raw)) = cli.command else { panic!("not launch") };
-        assert_eq!(raw.arguments, ["--nice", "5", "--", "/bin/true", "--json"]);
-    }
-
-    #[test]
     fn every_command_for_people_has_examples() {
         fn check(command: &clap::Command) {
             for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
