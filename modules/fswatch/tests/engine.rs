@@ -381,7 +381,8 @@ fn perform(root: &Path, action: &Action) {
         Action::MoveTree(from, to) if from % 4 != 0 && to % 4 != 0 => {
             fs::rename(directory_of(root, *from), directory_of(root, *to))
         }
-        Action::Link(number) => symlink("/nowhere", file_of(root, *number)),
+        // A target that cannot be made by writing through the link.
+        Action::Link(number) => symlink("/nonexistent/target", file_of(root, *number)),
         Action::RemoveTree(_) | Action::MoveTree(..) => Ok(()),
     };
     done.ok();
