@@ -146,9 +146,6 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
         let refused = format!("the one read {} is invalid and changed nothing", safe(&config.last_reload_at));
         text.push_str(&format!("; {}\n", paint.text(Tone::Bad, &refused)));
     }
-    for problem in &config.problems {
-        text.push_str(&format!("  {} {}\n", paint.text(Tone::Bad, "!"), safe(&problem.to_string())));
-    }
     let journal = &status.journal;
     text.push_str(&format!("alerts: {} recorded, {} on disk", journal.recorded, size(journal.bytes)));
     if journal.pending > 0 {
@@ -281,12 +278,8 @@ audit    backoff  -     -       3         -          0     0       exited\\u{1b}
     fn an_invalid_configuration_is_shown_with_its_place() {
         let mut status = status();
         status.config.last_reload_ok = false;
-        status.config.problems = vec![vigie_actors::config::ConfigProblem {
-            file: "/etc/vigie/vigie.toml".into(),
-            line: Some(7),
-            key: Some("agent.stop_grace".to_owned()),
-            message: "is \"x\"; a time such as \"10s\" is allowed".to_owned(),
-        }];
+        status.problems =
+            vec!["configuration: /etc/vigie/vigie.toml:7: agent.stop_grace: is \"x\"".to_owned()];
 
         let text = render(&status, None, Paint::new(false));
 
@@ -294,7 +287,10 @@ audit    backoff  -     -       3         -          0     0       exited\\u{1b}
             text.contains("; the one read 2026-11-23T09:00:00.000Z is invalid and changed nothing\n"),
             "{text}"
         );
-        assert!(text.contains("  ! /etc/vigie/vigie.toml:7: agent.stop_grace: is \"x\""), "{text}");
+        assert!(
+            text.contains("  ! configuration: /etc/vigie/vigie.toml:7: agent.stop_grace: is \"x\""),
+            "{text}"
+        );
     }
 
     #[test]

@@ -36,8 +36,8 @@ const MAX_STDERR_LINE_BYTES: usize = 64 * 1024;
 /// Longest text of a kept or watched line, in characters.
 const SHOWN_CHARS: usize = 512;
 
-/// Echoes of heartbeats that are looked at in one batch; at most one is outstanding at a time.
-const PONGS_IN_BATCH: usize = 4;
+/// Echoes of heartbeats that are looked at in one batch; more are counted only, however many a module sends.
+const PONGS_IN_BATCH: usize = 64;
 
 /// Quiet time after which the pipe of a process that is gone counts as empty.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
