@@ -3,13 +3,17 @@
 //! The file is a line of JSON for each fact, appended in the order of events:
 //!
 //! ```text
-//! {"epoch":"1f3a…","next":5}      the head; `next` is the sequence number that follows
+//! {"epoch":"1f3a…"}               the head
 //! {"id":"1f3a…-5","message":"…"}  an alert
 //! {"ack":"1f3a…-5"}               its acknowledgement
 //! ```
 //!
+//! Every life of a module numbers its alerts in an epoch of its own. A power failure can take the end of the file
+//! although the agent has those alerts on disk already; numbers that went on from what is left would be given
+//! twice, and the agent would take the new alerts for old ones.
+//!
 //! The only damage that a killed process can leave is a torn last line, of a fact that nobody has been told.
-//! Any other damage is survived too: what can be read is kept, and new alerts get a new epoch.
+//! Any other damage is survived too: what can be read is kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,11 +24,11 @@ use serde::{Deserialize, Serialize};
 /// Acknowledged alerts in the file before it is worth rewriting.
 const MIN_COMPACTION: usize = 1000;
 
-/// Identifies an alert for ever: `EPOCH-SEQUENCE`. The epoch is random and as old as the outbox's file; the
+/// Identifies an alert for ever: `EPOCH-SEQUENCE`. The epoch is random and belongs to one life of the module; the
 /// sequence starts with 1 and has no gaps, so that the agent can remember what it has seen as ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AlertId {
-    /// Random number of the file, or of this process for alerts that the file does not hold.
+    /// Random number of the life that gave the id; another one for alerts that the file does not hold.
     pub epoch: u64,
     /// Number within the epoch, from 1.
     pub sequence: u64,
@@ -50,7 +54,7 @@ impl fmt::Display for AlertId {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Record {
-    Head { epoch: String, next: u64 },
+    Head { epoch: String },
     Alert { id: String, message: String },
     Acknowledgement { ack: String },
 }
@@ -105,32 +109,21 @@ impl OutboxState {
         }
     }
 
-    /// Reads a file back. `fresh_epoch` is random; it serves a new file, a damaged one, and alerts that the
-    /// file cannot hold.
+    /// Reads a file back. `fresh_epoch` is random; the alerts of this life get their ids from it.
     #[must_use]
     pub fn recover(content: &[u8], fresh_epoch: u64) -> Recovered {
         let mut state = Self::new(fresh_epoch);
-        let mut head = None;
-        let mut highest = 0;
+        let mut has_head = false;
         let mut damaged = false;
-        let lines = content.split_inclusive(|byte| *byte == b'\n');
-        for line in lines {
+        for line in content.split_inclusive(|byte| *byte == b'\n') {
             let torn = !line.ends_with(b"\n");
             match serde_json::from_slice(line) {
                 // A whole record without its line feed is torn too: its writer had not come back from the
                 // write, so nobody knows of it.
                 _ if torn => {}
-                Ok(Record::Head { epoch, next }) if head.is_none() => match u64::from_str_radix(&epoch, 16) {
-                    Ok(epoch) => head = Some((epoch, next)),
-                    Err(_) => damaged = true,
-                },
+                Ok(Record::Head { .. }) if !has_head => has_head = true,
                 Ok(Record::Alert { id, message }) => match AlertId::parse(&id) {
-                    Some(id) if !state.order.contains_key(&id) => {
-                        if head.is_some_and(|(epoch, _)| epoch == id.epoch) {
-                            highest = highest.max(id.sequence);
-                        }
-                        state.insert(id, message.into());
-                    }
+                    Some(id) if !state.order.contains_key(&id) => state.insert(id, message.into()),
                     _ => damaged = true,
                 },
                 Ok(Record::Acknowledgement { ack }) => {
@@ -141,16 +134,7 @@ impl OutboxState {
                 Ok(Record::Head { .. }) | Err(_) => damaged = true,
             }
         }
-        match head {
-            // With records missing, the next free number is unknown: a new epoch repeats none.
-            Some((epoch, next)) if !damaged => {
-                state.epoch = epoch;
-                state.next = next.max(highest + 1);
-                state.volatile_epoch = fresh_epoch;
-            }
-            None if !content.is_empty() && !state.pending.is_empty() => damaged = true,
-            _ => {}
-        }
+        damaged |= !has_head && !state.pending.is_empty();
         Recovered { state, damaged }
     }
 
@@ -206,7 +190,7 @@ impl OutboxState {
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
         let mut content = Vec::with_capacity(self.bytes + 64 * (self.pending.len() + 1));
-        Record::Head { epoch: format!("{:016x}", self.epoch), next: self.next }.write(&mut content);
+        Record::Head { epoch: format!("{:016x}", self.epoch) }.write(&mut content);
         for (id, message) in self.pending.values().filter(|(id, _)| self.is_durable(*id)) {
             Record::Alert { id: id.to_string(), message: message.as_ref().to_owned() }.write(&mut content);
         }
@@ -278,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_middle_keeps_what_is_readable_and_starts_a_new_epoch() {
+    fn a_damaged_middle_keeps_what_is_readable() {
         let mut state = OutboxState::new(1);
         let mut file = state.snapshot();
         for text in ["a", "b", "c"] {
@@ -293,6 +277,17 @@ mod tests {
         assert_eq!(recovered.state.len(), 2);
         let mut state = recovered.state;
         assert_eq!(state.push(&"d".into()).0, AlertId { epoch: 2, sequence: 1 });
+    }
+
+    #[test]
+    fn a_file_that_lost_its_end_gives_no_id_twice() {
+        let mut before = OutboxState::new(1);
+        let file = before.snapshot();
+        let (lost, _) = before.push(&"on the agent's disk, not on ours".into());
+
+        let mut after = OutboxState::recover(&file, 2).state;
+
+        assert_ne!(after.push(&"another".into()).0, lost);
     }
 
     /// What a module and its agent do, one after the other.
