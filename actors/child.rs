@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::future::Future;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -268,11 +268,15 @@ fn lookup_user(user: &str) -> Result<nix::unistd::User, SpawnError> {
         .ok_or_else(|| SpawnError::UnknownUser { user: user.to_owned() })
 }
 
-/// Makes a directory for a module, entered by nobody but its user.
+/// Makes a directory for a module, entered by nobody but its user; others may pass through the one above it.
 fn make_directory(path: &Path, owner: Option<&nix::unistd::User>) -> Result<(), SpawnError> {
     let error = |source| SpawnError::Directory { path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(error)?;
+        if owner.is_some() {
+            // A service manager makes it for root alone.
+            std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o711)).map_err(error)?;
+        }
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
     if let Some(owner) = owner {
@@ -377,7 +381,6 @@ impl ChildControl for ProcessControl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_program_that_others_can_replace_is_refused() {

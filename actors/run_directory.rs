@@ -71,7 +71,7 @@ impl LockedDirectory {
                 expected: own,
             });
         }
-        if metadata.mode() & 0o7777 & !mode != 0 {
+        if metadata.mode() & 0o7777 != mode {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(unusable)?;
         }
         let file = OpenOptions::new()
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_enter_is_closed() {
+    fn a_directory_gets_its_mode_whatever_it_had() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
 
