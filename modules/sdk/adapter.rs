@@ -2,7 +2,7 @@
 //! stdout, for an agent that asks persistent modules the way it asks standard ones.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, BufRead};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,14 +25,19 @@ const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Asks the persistent module `module` the query on stdin, prints its answer and exits with 0. What goes wrong
 /// is printed as a failed result that names the socket.
 pub fn run_adapter(module: &str) -> ExitCode {
-    let line = match read_request(&mut std::io::stdin().lock()) {
-        Ok(request) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(forward(module, request)),
-            Err(error) => failed(format!("cannot start asking module {module:?}: {error}")),
-        },
-        Err(error) => failed(error),
+    let line = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(answer(module, &mut std::io::stdin().lock())),
+        Err(error) => failed(format!("cannot start asking module {module:?}: {error}")),
     };
     print(&line)
+}
+
+/// Reads a query from `stdin`, asks the persistent module `module`, and returns what to print. Reading blocks.
+pub async fn answer(module: &str, stdin: &mut impl BufRead) -> Vec<u8> {
+    match read_request(stdin) {
+        Ok(request) => forward(module, request).await,
+        Err(error) => failed(error),
+    }
 }
 
 fn failed(error: String) -> Vec<u8> {

@@ -5,6 +5,7 @@
 //! A module author implements [`PersistentModule`] or [`StandardModule`] and hands it to [`run_persistent`] or
 //! [`run_standard`]; everything else in this crate serves these two.
 
+pub mod adapter;
 pub mod codec;
 pub mod json;
 pub mod listener;
@@ -16,7 +17,6 @@ pub mod serve;
 pub mod socket;
 pub mod stream;
 
-mod adapter;
 mod request;
 mod standard;
 

@@ -186,15 +186,14 @@ pub async fn serve<M: PersistentModule>(
     outbox.urgent(registration::<M>(&listener));
 
     let (module, started) = watch::channel(None);
-    let (mut worker, failed) = Worker::start::<M>(outbox.clone(), options.state_dir.clone(), module);
+    let (mut worker, mut failed) = Worker::start::<M>(outbox.clone(), options.state_dir.clone(), module);
     let patience = tokio::runtime::Handle::current();
     let answering = tokio::spawn(listener.serve(move |query| answer(&patience, started.clone(), query)));
 
     let mut reader = ModuleReader::new(stdin, MAX_LINE_BYTES);
     let mut complaints = LogLimit::default();
     let mut terminate = std::pin::pin!(terminate);
-    let mut failed = std::pin::pin!(failed);
-    let ended = loop {
+    let mut ended = loop {
         tokio::select! {
             line = reader.next_line() => match line {
                 Some(Ok(Ok(line))) => match receive::<M>(&line, &outbox, &mut worker) {
@@ -221,6 +220,10 @@ pub async fn serve<M: PersistentModule>(
         outbox.close();
     }
     worker.stop().await;
+    // The configuration and the end of stdin may have come together.
+    if matches!(ended, Ended::Stopped) && failed.try_recv().is_ok() {
+        ended = Ended::BadConfig;
+    }
     outbox.finish();
     if !matches!(ended, Ended::AgentGone) {
         drop(timeout(FLUSH_TIMEOUT, &mut writing).await);
