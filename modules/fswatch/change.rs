@@ -119,7 +119,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");
         std::fs::write(&path, "").unwrap();
-        match look(&path, None).unwrap() {
+        match look(&path).unwrap() {
             Found::Object(object) => Object { content, ..object },
             other => panic!("{other:?}"),
         }

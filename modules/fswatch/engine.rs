@@ -87,6 +87,8 @@ pub struct Engine<S> {
     entries: Vec<Entry>,
     baseline: BTreeMap<PathBuf, Object>,
     due: DuePaths,
+    /// Entries that are links, and where they lead.
+    links: BTreeMap<PathBuf, PathBuf>,
     /// Nothing is told while a newly configured path is looked at for the first time.
     learning: bool,
     status: Status,
@@ -113,6 +115,7 @@ impl<S: Sink> Engine<S> {
             map: WatchMap::default(),
             entries: Vec::new(),
             baseline: BTreeMap::new(),
+            links: BTreeMap::new(),
             due: DuePaths::new(settle),
             learning: false,
             status: Status::default(),
@@ -133,7 +136,7 @@ impl<S: Sink> Engine<S> {
             let taken = self.watcher.wait(self.due.next(now()));
             self.note(taken);
             for path in self.due.take(now()) {
-                self.reconcile(&path);
+                self.reconcile(&path, true);
             }
         }
     }
@@ -196,7 +199,9 @@ impl<S: Sink> Engine<S> {
             }
         }
         if root != entry.path {
-            self.sink.log(&format!("{} is watched as {}", shown(&entry.path), shown(&root)));
+            if self.links.insert(entry.path.clone(), root.clone()).as_ref() != Some(&root) {
+                self.sink.log(&format!("{} is watched as {}", shown(&entry.path), shown(&root)));
+            }
             // The link itself can be made to point elsewhere.
             self.compare_one(&entry.path);
         }
@@ -297,15 +302,15 @@ impl<S: Sink> Engine<S> {
             if happened.directory {
                 // What is in a directory that came or went is not waited for: the sooner it is watched, the less
                 // has to be compared.
-                self.reconcile(&path);
+                self.reconcile(&path, false);
             } else {
                 self.due.touch(&path, now);
             }
         }
     }
 
-    /// Looks at a path that something happened to.
-    fn reconcile(&mut self, path: &Path) {
+    /// Looks at a path that something happened to; `settled` when it has been quiet since.
+    fn reconcile(&mut self, path: &Path, settled: bool) {
         let entries: Vec<_> = self
             .entries
             .iter()
@@ -318,6 +323,9 @@ impl<S: Sink> Engine<S> {
                 self.watcher.remove(watch);
             }
         }
+        if settled && !path.is_dir() {
+            self.compare_one(path);
+        }
         self.reconcile_tree(path);
         for entry in entries {
             self.enter(&entry);
@@ -325,41 +333,61 @@ impl<S: Sink> Engine<S> {
         self.forget_gone();
     }
 
-    /// Compares everything that is known and everything that is there at `path` and below it.
+    /// Compares everything that is known and everything that is there at `path` and below it. What is there may
+    /// still be written to, so it waits like everything else until it is quiet.
     fn reconcile_tree(&mut self, path: &Path) {
         let roots = self.roots();
         let mut there = BTreeSet::new();
-        if descends(&roots, path) {
-            self.list(&roots, path, &mut there);
-        } else if covered(&roots, path) {
-            there.insert(path.to_owned());
+        self.list(&roots, path, &mut there);
+        for known in self.known_below(path) {
+            if !there.contains(&known) {
+                self.compare_one(&known);
+            }
         }
-        let known = self.known_below(path);
-        for path in there.iter().chain(known.iter().filter(|path| !there.contains(*path))) {
-            self.compare_one(path);
+        let now = now();
+        for path in &there {
+            if self.learning {
+                self.compare_one(path);
+            } else if self.differs_at_a_glance(path) {
+                self.due.touch(path, now);
+            }
         }
     }
 
-    /// Collects what is covered at `path` and below it, watching each directory before it is listed.
+    /// Whether an object is not the one that is known, by what can be told without reading it.
+    fn differs_at_a_glance(&self, path: &Path) -> bool {
+        !self.baseline.get(path).is_some_and(|known| known.is_untouched(path))
+    }
+
+    /// Collects what is covered at `path` and below it. Each directory is watched before it is listed: what comes
+    /// into it meanwhile is in the list, or in the events, or in both.
     fn list(&mut self, roots: &[(Entry, PathBuf)], path: &Path, there: &mut BTreeSet<PathBuf>) {
-        let mut walk =
-            WalkDir::new(path).follow_links(false).follow_root_links(false).sort_by_file_name().into_iter();
-        while let Some(item) = walk.next() {
-            let item = match item {
-                Ok(item) => item,
-                Err(error) => {
-                    self.not_listed(&error);
-                    continue;
-                }
-            };
-            let path = item.path();
-            if item.file_type().is_dir() {
-                let wanted = descends(roots, path);
-                if !(wanted && self.watch_directory(path)) {
-                    walk.skip_current_dir();
-                }
-            } else if covered(roots, path) {
+        let mut directories = Vec::new();
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => directories.push(path.to_owned()),
+            Ok(_) if covered(roots, path) => {
                 there.insert(path.to_owned());
+            }
+            Ok(_) | Err(_) => {}
+        }
+        while let Some(directory) = directories.pop() {
+            if !self.watch_directory(&directory) {
+                continue;
+            }
+            // A walk of more than one level would list a directory before we can watch it.
+            for item in WalkDir::new(&directory).min_depth(1).max_depth(1).follow_links(false) {
+                match item {
+                    Ok(item) if item.file_type().is_dir() => {
+                        if descends(roots, item.path()) {
+                            directories.push(item.into_path());
+                        }
+                    }
+                    Ok(item) if covered(roots, item.path()) => {
+                        there.insert(item.into_path());
+                    }
+                    Ok(_) => {}
+                    Err(error) => self.not_listed(&error),
+                }
             }
         }
     }
@@ -386,7 +414,7 @@ impl<S: Sink> Engine<S> {
     /// Compares one path with what is known of it, tells the difference, and only then takes it as known.
     fn compare_one(&mut self, path: &Path) {
         let known = self.baseline.get(path);
-        let found = match look(path, known) {
+        let found = match look(path) {
             Ok(Found::Object(object)) => Some(object),
             Ok(Found::Missing | Found::Directory) => None,
             Ok(Found::Busy) => {

@@ -59,6 +59,15 @@ pub struct Object {
     pub stamp: Stamp,
 }
 
+impl Object {
+    /// Whether nothing says that the object at `path` is another one, without reading it.
+    #[must_use]
+    pub fn is_untouched(&self, path: &Path) -> bool {
+        let readable = !matches!(self.content, Content::Unreadable(_));
+        readable && path.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    }
+}
+
 /// What was found at a path.
 #[derive(Debug)]
 pub enum Found {
@@ -72,11 +81,11 @@ pub enum Found {
     Busy,
 }
 
-/// Looks at `path` without following a link at its end. `known` spares the reading when nothing changed.
+/// Looks at `path` without following a link at its end.
 ///
 /// # Errors
 /// When it cannot even be looked at, for example because a directory above it cannot be entered.
-pub fn look(path: &Path, known: Option<&Object>) -> io::Result<Found> {
+pub fn look(path: &Path) -> io::Result<Found> {
     let metadata = match path.symlink_metadata() {
         Ok(metadata) => metadata,
         Err(error) if is_missing(&error) => return Ok(Found::Missing),
@@ -85,12 +94,6 @@ pub fn look(path: &Path, known: Option<&Object>) -> io::Result<Found> {
     let stamp = Stamp::of(&metadata);
     if metadata.is_dir() {
         return Ok(Found::Directory);
-    }
-    if let Some(known) = known
-        && known.stamp == stamp
-        && !matches!(known.content, Content::Unreadable(_))
-    {
-        return Ok(Found::Object(known.clone()));
     }
     let kind = metadata.file_type();
     let content = if kind.is_symlink() {
@@ -192,7 +195,7 @@ mod tests {
     use std::ffi::OsStr;
 
     fn object(path: &Path) -> Object {
-        match look(path, None).unwrap() {
+        match look(path).unwrap() {
             Found::Object(object) => object,
             other => panic!("{other:?}"),
         }
@@ -220,9 +223,9 @@ mod tests {
 
         assert_eq!(object(&fifo).content, Content::Special("fifo"));
         assert_eq!(object(&link).content, Content::Link("/nowhere".into()));
-        assert!(matches!(look(directory.path(), None).unwrap(), Found::Directory));
-        assert!(matches!(look(&directory.path().join("no"), None).unwrap(), Found::Missing));
-        assert!(matches!(look(&fifo.join("below"), None).unwrap(), Found::Missing));
+        assert!(matches!(look(directory.path()).unwrap(), Found::Directory));
+        assert!(matches!(look(&directory.path().join("no")).unwrap(), Found::Missing));
+        assert!(matches!(look(&fifo.join("below")).unwrap(), Found::Missing));
     }
 
     #[test]

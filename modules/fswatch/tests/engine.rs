@@ -71,7 +71,8 @@ impl Running {
         }
     }
 
-    /// Everything told until a new file in the watched `directory` is told, which was made after all else.
+    /// Everything told about what was done until now: a new file in the watched `directory` is the last event in
+    /// the kernel's queue, and when nothing waits after it was told, nothing is left to tell.
     fn told(&mut self, directory: &Path) -> Vec<Alert> {
         self.marks += 1;
         let mark = directory.join(format!("~mark{}", self.marks));
@@ -79,13 +80,20 @@ impl Running {
         let mut alerts = Vec::new();
         loop {
             match self.said.recv_timeout(CEILING) {
-                Ok(Said::Alert(alert)) if alert.path == mark.to_str().unwrap() => return alerts,
+                Ok(Said::Alert(alert)) if alert.path == mark.to_str().unwrap() => break,
                 Ok(Said::Alert(alert)) => alerts.push(alert),
                 Ok(Said::Log(_)) => {}
                 Err(RecvTimeoutError::Timeout) => panic!("{mark:?} was not told; told before: {alerts:?}"),
                 Err(error) => panic!("{error}"),
             }
         }
+        self.status_when(|status| status.pending == 0);
+        while let Ok(said) = self.said.try_recv() {
+            if let Said::Alert(alert) = said {
+                alerts.push(alert);
+            }
+        }
+        alerts
     }
 
     fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
