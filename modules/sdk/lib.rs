@@ -25,3 +25,8 @@ pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardM
 pub use result::ModuleResult;
 pub use serve::run_persistent;
 pub use standard::run_standard;
+
+/// The guide for module authors; its Rust example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/modules.md")]
+struct Guide;
