@@ -49,7 +49,11 @@ class Outbox:
     def __init__(self):
         self.lock = threading.Lock()
         self.path = None
-        self.state = {"epoch": f"{random.getrandbits(64):016x}", "next": 1, "pending": {}}
+        # Every life numbers its alerts anew: after a power failure the file may not know which numbers were
+        # given, and an alert with an old id would be taken for a repetition.
+        self.epoch = f"{random.getrandbits(64):016x}"
+        self.next = 1
+        self.pending = {}
 
     def open(self, directory):
         """Takes over what an earlier life left in `directory`."""
@@ -57,31 +61,31 @@ class Outbox:
             self.path = os.path.join(directory, f"alerts-{NAME}.json")
             try:
                 with open(self.path, encoding="utf-8") as file:
-                    self.state = json.load(file)
+                    self.pending = json.load(file)
             except FileNotFoundError:
                 pass
-            for id, text in self.state["pending"].items():
+            for id, text in self.pending.items():
                 self.send(id, text)
 
     def alert(self, severity, text, **details):
         text = json.dumps({"severity": severity, "alert": text, **details})
         with self.lock:
-            id = f"{self.state['epoch']}-{self.state['next']}"
-            self.state["next"] += 1
-            self.state["pending"][id] = text
+            id = f"{self.epoch}-{self.next}"
+            self.next += 1
+            self.pending[id] = text
             self.save()
             self.send(id, text)
 
     def acknowledge(self, id):
         with self.lock:
-            if self.state["pending"].pop(id, None) is not None:
+            if self.pending.pop(id, None) is not None:
                 self.save()
 
     def save(self):
         # A new file in the old one's place: a crash leaves one of the two, never half of one.
         if self.path:
             with open(self.path + ".new", "w", encoding="utf-8") as file:
-                json.dump(self.state, file)
+                json.dump(self.pending, file)
             os.replace(self.path + ".new", self.path)
 
     @staticmethod
