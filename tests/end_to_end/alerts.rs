@@ -1,0 +1,239 @@
+//! Alerts: recorded once, never lost, and shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Host, Settings, VIGIE, persistent, signal, wait_until};
+
+/// What the storm sends.
+const STORM: u64 = 20_000;
+
+/// Restarts that neither wait nor stop.
+const EAGER: &str = "[restart]\nbackoff_initial = \"20ms\"\nbackoff_max = \"20ms\"\nbreaker_deaths = 0\n";
+
+fn recorded(host: &Host) -> u64 {
+    host.status()["journal"]["recorded"].as_u64().unwrap()
+}
+
+fn alert_lines(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn storm_program() -> PathBuf {
+    let program = Path::new(VIGIE).with_file_name("examples").join("alert_storm");
+    assert!(program.exists(), "{program:?} is missing; run: cargo build --example alert_storm");
+    program
+}
+
+fn storm_host() -> Host {
+    let program = storm_program();
+    Host::new(
+        &Settings::default(),
+        &format!(
+            "{EAGER}[[module]]\nname = \"alert_storm\"\nkind = \"persistent\"\n\
+             command = [{program:?}, \"{STORM}\"]\n"
+        ),
+    )
+}
+
+/// Every id and every sequence number is there once, every alert of the storm at least once; a number comes
+/// again under another id only where a kill hit the module between sending and counting.
+fn assert_complete(host: &Host, kills: usize) {
+    let journal = host.journal();
+    let mut ids = BTreeSet::new();
+    let mut numbers: BTreeMap<u64, usize> = BTreeMap::new();
+    for (record, seq) in journal.iter().zip(1u64..) {
+        assert_eq!(record["seq"], seq, "numbers have no gap");
+        assert!(ids.insert(record["id"].as_str().unwrap()), "{record} is there twice");
+        let number = record["message"].as_str().unwrap().strip_prefix("alert ").unwrap();
+        *numbers.entry(number.parse().unwrap()).or_default() += 1;
+    }
+    let missing: Vec<_> = (0..STORM).filter(|number| !numbers.contains_key(number)).collect();
+    assert!(missing.is_empty(), "{} are missing, such as {:?}", missing.len(), missing.first());
+    assert!(journal.len() <= usize::try_from(STORM).unwrap() + kills, "{} records", journal.len());
+}
+
+/// Numbers that look random and are the same in every run (Knuth's MMIX generator).
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Numbers of recorded alerts at which something is killed.
+fn moments(seed: u64, count: usize) -> Vec<u64> {
+    let mut random = Seeded(seed);
+    let mut moments: Vec<u64> = (0..count).map(|_| random.below(STORM * 9 / 10)).collect();
+    moments.sort_unstable();
+    moments
+}
+
+#[test]
+fn kill_9_of_the_module_at_random_moments_loses_and_doubles_no_alert() {
+    let host = storm_host();
+    let _agent = host.start();
+    let moments = moments(1, 8);
+
+    for &moment in &moments {
+        wait_until("the storm goes on", || (recorded(&host) >= moment).then_some(()));
+        let module = host.wait_for("alert_storm", |module| module["pid"].is_u64());
+        signal(&module["pid"], Signal::SIGKILL);
+        host.wait_for("alert_storm", |now| now["pid"].is_u64() && now["pid"] != module["pid"]);
+    }
+
+    wait_until("the storm is over", || {
+        let numbers = fs::read_to_string(host.path("state/modules/alert_storm/counter")).ok()?;
+        let status = host.status();
+        (numbers.parse::<u64>().ok()? == STORM
+            && recorded(&host) >= STORM
+            && status["journal"]["pending"] == 0)
+            .then_some(())
+    });
+    assert_complete(&host, moments.len());
+}
+
+#[test]
+fn kill_9_of_the_agent_at_random_moments_loses_and_doubles_no_alert() {
+    let host = storm_host();
+    let moments = moments(2, 6);
+    let mut agent = host.start();
+
+    for &moment in &moments {
+        wait_until("the storm goes on", || (recorded(&host) >= moment).then_some(()));
+        agent.kill();
+        agent = host.start();
+    }
+
+    wait_until("the storm is over", || {
+        let numbers = fs::read_to_string(host.path("state/modules/alert_storm/counter")).ok()?;
+        let status = host.status();
+        (numbers.parse::<u64>().ok()? == STORM
+            && recorded(&host) >= STORM
+            && status["journal"]["pending"] == 0)
+            .then_some(())
+    });
+    // An agent that starts again takes in what was sent and not acknowledged.
+    agent.stop();
+    assert_complete(&host, moments.len());
+}
+
+#[test]
+fn an_alert_is_in_the_journal_in_the_log_and_on_the_command_line() {
+    let host = Host::new(&Settings::default(), &persistent("alerter.py", &["3"]));
+    let _agent = host.start();
+
+    host.wait_for("alerter", |module| module["alerts"] == 3);
+    wait_until("they are on disk", || (recorded(&host) == 3).then_some(()));
+
+    let journal = host.journal();
+    let shown = alert_lines(&host.vigie(&["alerts", "--json"]).out);
+    assert_eq!(journal, shown);
+    assert_eq!(journal[2]["message"], "alert 2");
+    assert_eq!(journal[2]["module"], "alerter");
+    assert!(journal[2]["time"].as_str().unwrap().ends_with('Z'));
+    host.wait_log("alert 2");
+    assert!(host.vigie(&["alerts", "--human"]).out.contains("alert 2"));
+    assert_eq!(alert_lines(&host.vigie(&["alerts", "-n", "1"]).out), shown[2..]);
+    assert!(host.vigie(&["alerts", "--module", "other"]).out.is_empty());
+}
+
+#[test]
+fn an_alert_that_comes_again_with_its_id_is_recorded_once() {
+    let host = Host::new(&Settings::default(), &persistent("repeats_alerts.py", &[]));
+    let _agent = host.start();
+
+    host.wait_for("repeats_alerts", |module| module["alerts"].as_u64() >= Some(10));
+    wait_until("all were seen", || {
+        let journal = host.status()["journal"].take();
+        (journal["recorded"] == 10 && journal["duplicates"] == 20).then_some(())
+    });
+
+    assert_eq!(host.journal().len(), 10);
+}
+
+#[test]
+fn an_id_is_remembered_over_a_restart_of_the_agent() {
+    let host = Host::new(&Settings::default(), &persistent("repeats_alerts.py", &[]));
+    let agent = host.start();
+    wait_until("all are recorded", || (recorded(&host) == 10).then_some(()));
+    agent.stop();
+
+    let _agent = host.start();
+
+    wait_until("they came again", || (host.status()["journal"]["duplicates"] == 30).then_some(()));
+    assert_eq!(host.journal().len(), 10);
+}
+
+#[test]
+fn followed_alerts_go_on_over_a_restart_of_the_agent_without_gap_or_double() {
+    let host = Host::new(&Settings::default(), &persistent("alerter.py", &["50"]));
+    let agent = host.start();
+    wait_until("the first are recorded", || (recorded(&host) == 50).then_some(()));
+    let follow = host.begin(&["alerts", "-f", "-n", "50", "--json"]);
+    wait_until("the first are shown", || (alert_lines(&follow.out()).len() == 50).then_some(()));
+
+    agent.stop();
+    let _agent = host.start();
+
+    let shown = wait_until("the next are shown", || {
+        let shown = alert_lines(&follow.out());
+        (shown.len() >= 100).then_some(shown)
+    });
+    let seqs: Vec<_> = shown.iter().filter_map(|alert| alert["seq"].as_u64()).collect();
+    assert_eq!(seqs, (1..=100).collect::<Vec<_>>());
+}
+
+/// A small file system of its own; undone at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> Option<Self> {
+        fs::create_dir_all(path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m,mode=0711", "vigie-test"])
+            .arg(path)
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported_and_no_alert_is_lost_when_there_is_room_again() {
+    let host = Host::new(&Settings::default(), "");
+    let Some(_disk) = SmallDisk::mount(&host.path("state")) else {
+        println!("skipped: this user may not mount a small file system");
+        return;
+    };
+    let mut agent = host.start();
+    // Full to the last byte; whether the last write fits is of no interest.
+    fs::write(host.path("state/filler"), vec![0; 2 << 20]).ok();
+    host.configure(&Settings::default(), &persistent("alerter.py", &["5000"]));
+    host.ask(&json!({"reload": {}}));
+
+    let journal = wait_until("the disk is full", || {
+        let journal = host.status()["journal"].take();
+        journal["error"].is_string().then_some(journal)
+    });
+    agent.assert_runs();
+    assert!(journal["error"].as_str().unwrap().contains("cannot write alerts"), "{journal}");
+    assert_eq!(host.status()["health"], "failed");
+    fs::remove_file(host.path("state/filler")).unwrap();
+
+    wait_until("all are recorded", || (recorded(&host) == 5_000).then_some(()));
+    assert_eq!(host.journal().len(), 5_000);
+    wait_until("all is well", || (host.status()["health"] == "healthy").then_some(()));
+}

@@ -1,0 +1,108 @@
+//! The agent with the real fswatch on a real directory: what a person sees first.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Host, Settings, wait_until};
+
+/// An agent that watches `watched` with everything below it.
+fn host() -> Host {
+    let host = Host::new(&Settings { fswatch: true, ..Settings::default() }, "");
+    fs::create_dir(host.path("watched")).unwrap();
+    fs::write(host.path("watched/passwd"), "root:x:0:0\n").unwrap();
+    let watched = host.path("watched");
+    fs::write(
+        host.path("modules.d/fswatch.cfg"),
+        format!("[paths]\npath = recursive:{}\n", watched.display()),
+    )
+    .unwrap();
+    host
+}
+
+fn wait_baseline(host: &Host) -> Value {
+    host.wait_ready("fswatch");
+    wait_until("the baseline is complete", || {
+        let elements = host.query("fswatch", &json!({}))["result"]["elements"].take();
+        (elements["baseline_complete"] == true).then_some(elements)
+    })
+}
+
+/// Waits for the alert on a path whose text has this in it.
+fn wait_alert(host: &Host, text: &str) -> Value {
+    wait_until(&format!("an alert says {text:?}"), || {
+        let alerts = host.journal().into_iter();
+        let mut messages =
+            alerts.filter_map(|alert| serde_json::from_str::<Value>(alert["message"].as_str()?).ok());
+        messages.find(|message| message["alert"].as_str().is_some_and(|alert| alert.contains(text)))
+    })
+}
+
+#[test]
+fn a_changed_file_is_an_alert_in_the_journal_the_log_and_on_the_command_line() {
+    let host = host();
+    let _agent = host.start();
+    wait_baseline(&host);
+    let follow = host.begin(&["alerts", "-f"]);
+
+    fs::write(host.path("watched/passwd"), "root:x:0:0\nmallory:x:0:0\n").unwrap();
+
+    let alert = wait_alert(&host, "signature changed");
+    assert_eq!(alert["severity"], "critical", "{alert}");
+    assert!(alert["alert"].as_str().unwrap().starts_with(host.path("watched/passwd").to_str().unwrap()));
+    host.wait_log("signature changed");
+    wait_until("it is followed", || follow.out().contains("signature changed").then_some(()));
+    assert!(host.vigie(&["alerts", "--human"]).out.contains("signature changed"));
+}
+
+#[test]
+fn new_and_removed_files_and_files_in_new_directories_are_alerts() {
+    let host = host();
+    let _agent = host.start();
+    wait_baseline(&host);
+
+    fs::create_dir_all(host.path("watched/new/deep")).unwrap();
+    fs::write(host.path("watched/new/deep/dropper"), "#!/bin/sh\n").unwrap();
+    wait_alert(&host, "watched/new/deep/dropper");
+    fs::remove_file(host.path("watched/passwd")).unwrap();
+
+    let removed = wait_alert(&host, "removed");
+    assert!(removed["alert"].as_str().unwrap().contains("watched/passwd"), "{removed}");
+    assert_eq!(removed["severity"], "low");
+}
+
+#[test]
+fn a_query_says_what_is_watched() {
+    let host = host();
+    let _agent = host.start();
+    let elements = wait_baseline(&host);
+
+    let ran = host.vigie(&["query", "fswatch", "--human"]);
+
+    assert_eq!(elements["ok"], true, "{elements}");
+    assert!(elements["files"].as_u64() >= Some(1), "{elements}");
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn further_paths_are_watched_after_a_reload_without_a_restart() {
+    let host = host();
+    let _agent = host.start();
+    wait_baseline(&host);
+    let before = host.module("fswatch")["pid"].clone();
+    let late = host.path("late");
+    fs::write(&late, "old").unwrap();
+
+    let mut file = fs::read_to_string(host.path("modules.d/fswatch.cfg")).unwrap();
+    file.push_str(&format!("path = {}\n", late.display()));
+    fs::write(host.path("modules.d/fswatch.cfg"), file).unwrap();
+    assert_eq!(host.vigie(&["reload"]).code, 0);
+    wait_until("both entries are watched", || {
+        let elements = host.query("fswatch", &json!({}))["result"]["elements"].take();
+        (elements["paths"] == 2 && elements["baseline_complete"] == true).then_some(())
+    });
+    fs::write(&late, "new").unwrap();
+
+    wait_alert(&host, "late signature changed");
+    assert_eq!(host.module("fswatch")["pid"], before);
+}

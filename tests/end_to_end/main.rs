@@ -1,0 +1,23 @@
+//! End-to-end tests: the built binary with real modules, good and deliberately bad ones.
+//!
+//! Every test has an agent of its own in a directory of its own. The bad modules are the scripts in
+//! `tests/fixtures/modules`, one per fault.
+
+#[cfg(test)]
+mod alerts;
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod command_line;
+#[cfg(test)]
+mod configuration;
+#[cfg(test)]
+mod file_watch;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod query;
+#[cfg(test)]
+mod shutdown;
+#[cfg(test)]
+mod supervision;
