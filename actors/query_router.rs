@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use slog::{Logger, debug, info, o};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use vigie_sdk::ModuleResult;
 use vigie_sdk::protocol::{Message as WireMessage, QueryOptions};
@@ -50,6 +50,9 @@ pub struct Query {
     pub parameters: Option<Box<RawValue>>,
     /// How long to wait at most; the agent's `moduletimeout` when absent or longer.
     pub timeout: Option<Duration>,
+    /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
+    /// notice by itself that whoever asked it has stopped waiting.
+    pub client: watch::Receiver<()>,
 }
 
 /// Asks how queries are doing.
@@ -153,6 +156,9 @@ pub enum QueryError {
         /// Queries that wait.
         waiting: usize,
     },
+    /// Whoever asked has gone away.
+    #[error("whoever asked module {0} has gone away")]
+    ClientGone(ModuleName),
 }
 
 impl QueryError {
@@ -173,6 +179,7 @@ impl QueryError {
             Self::BadAnswer { .. } => "bad_answer",
             Self::NotStarted { .. } => "not_started",
             Self::TooMany { .. } => "too_many",
+            Self::ClientGone(_) => "client_gone",
         }
     }
 
@@ -204,7 +211,7 @@ impl QueryError {
             Self::NotStarted { module, .. } => {
                 format!("mend what it says, or the command of {module} in the configuration")
             }
-            Self::TooMany { .. } => "try again in a moment".to_owned(),
+            Self::TooMany { .. } | Self::ClientGone(_) => "try again in a moment".to_owned(),
         }
     }
 }
@@ -314,6 +321,7 @@ impl Handler<Query> for QueryRouter {
             result_bytes: limits.result_bytes,
             registry: self.registry.clone(),
             log: self.log.clone(),
+            client: query.client,
         };
         let options = QueryOptions {
             persistsock: None,
@@ -324,12 +332,13 @@ impl Handler<Query> for QueryRouter {
         let (places, spawner) = (self.places.clone(), self.spawner.clone());
         let me = ctx.address();
         Box::pin(async move {
-            let place = tokio::time::timeout_at(run.deadline, places.acquire_owned()).await;
+            let place = run.limited(places.acquire_owned()).await;
             report(&me, QueryMoved::Begun);
             let result = match (place, spec.section.kind) {
                 (Ok(Ok(_place)), ModuleKind::Persistent) => run.ask_persistent(&request).await,
                 (Ok(Ok(_place)), ModuleKind::Standard) => run.run_standard(&spec, &spawner, &request).await,
-                (Ok(Err(_)) | Err(_), _) => Err(run.timed_out()),
+                (Ok(Err(_)), _) => Err(run.timed_out()),
+                (Err(error), _) => Err(error),
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });
             result
@@ -380,9 +389,21 @@ struct QueryRun {
     result_bytes: usize,
     registry: Addr<SocketRegistry>,
     log: Logger,
+    client: watch::Receiver<()>,
 }
 
 impl QueryRun {
+    /// Waits for `work`, until the deadline and as long as somebody wants the answer.
+    async fn limited<T>(&self, work: impl Future<Output = T>) -> Result<T, QueryError> {
+        let mut client = self.client.clone();
+        let gone = async move { while client.changed().await.is_ok() {} };
+        tokio::select! {
+            biased;
+            done = tokio::time::timeout_at(self.deadline, work) => done.map_err(|_| self.timed_out()),
+            () = gone => Err(QueryError::ClientGone(self.module.clone())),
+        }
+    }
+
     fn timed_out(&self) -> QueryError {
         QueryError::TimedOut { module: self.module.clone(), timeout: self.timeout }
     }
@@ -392,12 +413,8 @@ impl QueryRun {
             Ok(found) => found.map_err(|missing| self.no_socket(missing))?,
             Err(_) => return Err(QueryError::ModuleStopping(self.module.clone())),
         };
-        let answer = tokio::time::timeout_at(self.deadline, self.exchange(&socket, request)).await;
-        match answer {
-            Ok(Ok(answer)) => self.parse(&answer),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.timed_out()),
-        }
+        let answer = self.limited(self.exchange(&socket, request)).await??;
+        self.parse(&answer)
     }
 
     fn no_socket(&self, missing: NoSocket) -> QueryError {
@@ -497,11 +514,7 @@ impl QueryRun {
             Some(_) => None,
         };
         let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at));
-        let answer = tokio::time::timeout_at(
-            self.deadline,
-            listen(stdout, stderr, control.wait(&mut child), self.result_bytes),
-        )
-        .await;
+        let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), self.result_bytes)).await;
         feeding.abort();
         // Whatever is left of it, its own or its children's, ends with the query.
         control.kill();
@@ -510,7 +523,7 @@ impl QueryRun {
                 "pid" => control.pid());
         }
         control.clean_up().await;
-        let answer = answer.map_err(|_| self.timed_out())?;
+        let answer = answer?;
         if answer.stdout.len() > self.result_bytes {
             return Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes });
         }

@@ -13,7 +13,7 @@ use slog::{Logger, debug};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use vigie_sdk::protocol::BadLine;
 use vigie_sdk::stream::ModuleReader;
 
@@ -28,7 +28,7 @@ use crate::control_protocol::{
 };
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
-use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule};
+use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -118,7 +118,13 @@ impl Session {
             Request::Status {} => client.reply(&self.status().await).await,
             Request::Query { module, parameters, timeout_ms } => {
                 let timeout = timeout_ms.map(Duration::from_millis);
-                let asking = self.query(Query { module, parameters, timeout });
+                // Closes with this future, when the client has gone away.
+                let (waiting, wanted) = watch::channel(());
+                let asking = async {
+                    let reply = self.query(Query { module, parameters, timeout, client: wanted }).await;
+                    drop(waiting);
+                    reply
+                };
                 // A client that goes away does not keep its place among the running queries.
                 let reply = until_gone(reader, asking).await?;
                 client.reply(&reply).await
@@ -201,7 +207,11 @@ impl Session {
         match self.asked.supervisor.send(RestartModule(module.clone())).await {
             Ok(Ok(pid)) => Reply::Restarted { module, pid },
             Ok(Err(refused)) => {
-                refusal("not_restarted", refused.to_string(), "see `vigie status` and `vigie module list`")
+                let kind = match refused {
+                    RestartRefused::Unknown(_) => "module_unknown",
+                    _ => "not_restarted",
+                };
+                refusal(kind, refused.to_string(), "see `vigie status` and `vigie module list`")
             }
             Err(_) => stopping(),
         }
