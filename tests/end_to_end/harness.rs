@@ -221,7 +221,7 @@ impl Host {
         let mut newest = Value::Null;
         wait_until(&format!("module {name} changes"), || {
             let module = self.module(name);
-            if newest != module {
+            if newest["state"] != module["state"] || newest["pid"] != module["pid"] {
                 newest = module.clone();
                 println!("{newest}");
             }

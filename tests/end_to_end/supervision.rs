@@ -345,17 +345,23 @@ fn sockets_that_are_not_allowed_are_refused_and_the_module_counts_as_degraded() 
         "unix:",
         "tcp:",
     ];
-    let host = default_host(&persistent("forbidden_sockets.py", &specs));
+    let modules: String = (0..)
+        .zip(specs)
+        .map(|(number, spec)| {
+            module("persistent", &format!("bad{number}"), "forbidden_sockets.py", &[spec], "")
+        })
+        .collect();
+    let host = default_host(&modules);
     let mut agent = host.start();
 
-    let module = host.wait_for("forbidden_sockets", |module| {
-        module["dropped"]["socket_refused"].as_u64() == Some(specs.len() as u64)
-    });
-
+    for (number, spec) in (0..).zip(specs) {
+        let name = format!("bad{number}");
+        let module = host.wait_for(&name, |module| module["dropped"]["socket_refused"] == 1);
+        assert!(module["socket"].is_null(), "{spec}: {module}");
+        host.wait_for(&name, |module| module["state"] == "degraded");
+        assert_eq!(host.query(&name, &json!({}))["error"]["kind"], "module_starting");
+    }
     agent.assert_runs();
-    assert!(module["socket"].is_null(), "{module}");
-    assert_eq!(module["state"], "degraded", "{module}");
-    assert_eq!(host.query("forbidden_sockets", &json!({}))["error"]["kind"], "module_starting");
 }
 
 #[test]
