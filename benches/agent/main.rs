@@ -1,0 +1,171 @@
+//! `make bench`: what the agent costs and carries, each figure beside a peer measured in the same run.
+//!
+//! A harness of its own: a run starts real agents with real modules on pipes and unix sockets, which is not what
+//! a micro-benchmark library is made for. Every figure is the median of several runs, agent and peer in turns,
+//! so that a machine that becomes slower meanwhile slows both. A goal that is missed is shown as MISSED and is
+//! no failure of the program: a shared machine may be slow for reasons of its own.
+//!
+//! The benchmark program is also the modules that it measures ([`generator`], [`restarts`]): it starts itself
+//! with a hidden argument.
+
+mod agent_process;
+mod carry;
+mod generator;
+mod idle;
+mod proc;
+mod queries;
+mod report;
+mod restarts;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use report::{Report, say};
+
+/// What ends a subject early; the message says what was being done.
+pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
+
+/// How much is done. Both sizes give the same figures, the quick one with more noise.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Runs of which the median is taken.
+    pub(crate) runs: usize,
+    /// Lines of a carry run.
+    pub(crate) lines: u64,
+    /// Sequential queries of a run.
+    pub(crate) queries: usize,
+    /// Queries at once.
+    pub(crate) concurrent_queries: usize,
+    /// Restarts before the first look at the agent, and between the two looks.
+    pub(crate) warm_up_restarts: u64,
+    /// See `warm_up_restarts`.
+    pub(crate) restarts: u64,
+    /// Time for which the idle agent is watched, in seconds.
+    pub(crate) idle_secs: u64,
+}
+
+const FULL: Size = Size {
+    runs: 5,
+    lines: 1_000_000,
+    queries: 5_000,
+    concurrent_queries: 1_000,
+    warm_up_restarts: 500,
+    restarts: 10_000,
+    idle_secs: 30,
+};
+
+const QUICK: Size = Size {
+    runs: 3,
+    lines: 50_000,
+    queries: 300,
+    concurrent_queries: 1_000,
+    warm_up_restarts: 50,
+    restarts: 100,
+    idle_secs: 3,
+};
+
+const USAGE: &str = "\
+usage: make bench, or cargo bench --bench agent -- [--quick] [--json] [SUBJECT...]
+  --quick   a short run: the same figures with more noise
+  --json    print the JSON instead of the table (it is always in target/bench/agent.json)
+  SUBJECT   carry, queries, restarts or idle; all of them when none is named";
+
+/// What the command line asks for.
+struct Wanted {
+    size: Size,
+    quick: bool,
+    json: bool,
+    subjects: Vec<String>,
+}
+
+const SUBJECTS: [&str; 4] = ["carry", "queries", "restarts", "idle"];
+
+fn read_arguments(arguments: &[String]) -> Result<Wanted, String> {
+    // Cargo adds --bench for `cargo bench` only; under `cargo test --all-targets` a short run is meant.
+    let quick = arguments.iter().any(|a| a == "--quick") || !arguments.iter().any(|a| a == "--bench");
+    let mut wanted =
+        Wanted { size: if quick { QUICK } else { FULL }, quick, json: false, subjects: Vec::new() };
+    for argument in arguments {
+        match argument.as_str() {
+            "--bench" | "--quick" => {}
+            "--json" => wanted.json = true,
+            subject if SUBJECTS.contains(&subject) => wanted.subjects.push(subject.to_owned()),
+            other => return Err(format!("{other:?} is unknown\n{USAGE}")),
+        }
+    }
+    Ok(wanted)
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match arguments.first().map(String::as_str) {
+        Some(generator::ARGUMENT) => {
+            return generator::run().map_or_else(|error| failed(error.as_ref()), |()| ExitCode::SUCCESS);
+        }
+        Some(restarts::ARGUMENT) => {
+            return restarts::module().map_or_else(|error| failed(error.as_ref()), |()| ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let wanted = match read_arguments(&arguments) {
+        Ok(wanted) => wanted,
+        Err(message) => {
+            say(&message);
+            return ExitCode::from(64);
+        }
+    };
+    let report = runtime.block_on(measure(&wanted));
+    match report.finish(wanted.json, &json_path()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error.as_ref()),
+    }
+}
+
+/// Measures one subject after the other; one that cannot be measured is shown as such and does not keep the
+/// others from being measured.
+async fn measure(wanted: &Wanted) -> Report {
+    let mut report = Report::new(wanted.quick, !wanted.json);
+    for subject in SUBJECTS {
+        if !wanted.subjects.is_empty() && !wanted.subjects.iter().any(|name| name == subject) {
+            continue;
+        }
+        report.progress(&format!("measuring {subject}"));
+        let result = match subject {
+            "carry" => carry::measure(wanted.size, &mut report).await,
+            "queries" => queries::measure(wanted.size, &mut report).await,
+            "restarts" => restarts::measure(wanted.size, &mut report).await,
+            _ => idle::measure(wanted.size, &mut report).await,
+        };
+        if let Err(error) = result {
+            report.not_measured(subject, error.as_ref());
+        }
+    }
+    report
+}
+
+/// `target/bench/agent.json`.
+fn json_path() -> PathBuf {
+    work_root().with_file_name("bench").join("agent.json")
+}
+
+/// Where files of a run are made: on the disk of the build directory, not in a memory file system, because the
+/// figures of alerts are those of a disk.
+pub(crate) fn work_root() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
+    let mut text = format!("bench: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    report::complain(&text);
+    ExitCode::FAILURE
+}

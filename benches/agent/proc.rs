@@ -1,0 +1,92 @@
+//! What the kernel says of a process.
+
+use std::time::Duration;
+
+use procfs::process::Process;
+
+use crate::BenchResult;
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) descriptors: usize,
+    pub(crate) threads: u64,
+    /// Children that ended and were not waited for.
+    pub(crate) zombies: usize,
+    /// Resident memory in KiB.
+    pub(crate) resident_kib: u64,
+}
+
+fn process(pid: u32) -> BenchResult<Process> {
+    Ok(Process::new(i32::try_from(pid)?)?)
+}
+
+/// What the process holds now.
+pub(crate) fn held(pid: u32) -> BenchResult<Held> {
+    let process = process(pid)?;
+    let status = process.status()?;
+    let zombies = procfs::process::all_processes()?
+        .flatten()
+        .filter_map(|other| other.stat().ok())
+        .filter(|stat| stat.ppid == process.pid() && stat.state == 'Z')
+        .count();
+    Ok(Held {
+        descriptors: process.fd_count()?,
+        threads: status.threads,
+        zombies,
+        resident_kib: status.vmrss.unwrap_or(0),
+    })
+}
+
+/// Processor time that the process has used, to the hundredth of a second.
+pub(crate) fn cpu_time(pid: u32) -> BenchResult<Duration> {
+    let stat = process(pid)?.stat()?;
+    let ticks = stat.utime + stat.stime;
+    Ok(Duration::from_millis(ticks * 1000 / procfs::ticks_per_second()))
+}
+
+/// Times that threads of the process gave up the processor to wait, which is how often it was woken up.
+pub(crate) fn waits(pid: u32) -> BenchResult<u64> {
+    let mut waits = 0;
+    for task in process(pid)?.tasks()? {
+        // A thread may end between the two looks.
+        if let Ok(status) = task.and_then(|task| task.status()) {
+            waits += status.voluntary_ctxt_switches.unwrap_or(0);
+        }
+    }
+    Ok(waits)
+}
+
+/// The processes that a process has started and that still run.
+pub(crate) fn children(pid: u32) -> BenchResult<Vec<(u32, String)>> {
+    let parent = i32::try_from(pid)?;
+    let mut found = Vec::new();
+    for process in procfs::process::all_processes()?.flatten() {
+        let Ok(stat) = process.stat() else { continue };
+        if stat.ppid == parent && stat.state != 'Z' {
+            let words = process.cmdline().unwrap_or_default();
+            found.push((u32::try_from(stat.pid)?, words.get(1..).unwrap_or_default().join(" ")));
+        }
+    }
+    Ok(found)
+}
+
+/// Directories below the cgroup in which the process' modules are, when there is one.
+pub(crate) fn cgroups_of(pid: u32) -> BenchResult<usize> {
+    let mut directories = 0;
+    for group in process(pid)?.cgroups()?.0.into_iter().filter(|group| group.hierarchy == 0) {
+        let root = std::path::Path::new("/sys/fs/cgroup").join(group.pathname.trim_start_matches('/'));
+        directories += count_directories(&root, 0);
+    }
+    Ok(directories)
+}
+
+/// Counted to a small depth: what a module is put into is two levels below the agent.
+fn count_directories(root: &std::path::Path, depth: usize) -> usize {
+    let Ok(entries) = std::fs::read_dir(root) else { return 0 };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| 1 + if depth < 3 { count_directories(&entry.path(), depth + 1) } else { 0 })
+        .sum()
+}
