@@ -110,7 +110,7 @@ impl AgentProcess {
     }
 
     pub(crate) async fn status(&self) -> BenchResult<AgentStatus> {
-        let mut reply = ask(&self.socket(), br#"{"request":"status"}"#).await?;
+        let mut reply = ask(&self.socket(), br#"{"status":{}}"#).await?;
         Ok(serde_json::from_value(reply["status"].take())?)
     }
 

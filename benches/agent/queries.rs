@@ -15,7 +15,7 @@ use crate::{BenchResult, Size};
 const MODULE: &str = "examplepersist";
 
 /// Through the agent.
-const REQUEST: &[u8] = br#"{"request":"query","module":"examplepersist","parameters":{"string":"hello"}}"#;
+const REQUEST: &[u8] = br#"{"query":{"module":"examplepersist","parameters":{"string":"hello"}}}"#;
 
 /// Straight to the module.
 const DIRECT: &[u8] = b"{\"class\":\"parameters\",\"parameters\":{\"string\":\"hello\"}}\n";
