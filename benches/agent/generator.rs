@@ -107,7 +107,7 @@ impl Block {
     }
 }
 
-/// Runs until stdin ends, which is how an agent says that it is gone.
+/// Runs until the agent is gone.
 pub(crate) fn run() -> BenchResult<()> {
     let socket = std::env::var(SOCKET_VARIABLE)?;
     let _listener = std::env::var(RUN_DIR_VARIABLE).ok().map(|directory| register(&directory)).transpose()?;
@@ -118,6 +118,11 @@ pub(crate) fn run() -> BenchResult<()> {
             crate::report::complain(&format!("generator: {error}"));
         }
     });
+    answer_heartbeats()
+}
+
+/// Echoes heartbeats until stdin ends, which is how an agent says that it is gone, or it says stop.
+pub(crate) fn answer_heartbeats() -> BenchResult<()> {
     let mut line = String::new();
     let mut stdin = std::io::stdin().lock();
     while stdin.read_line(&mut line)? > 0 {

@@ -57,7 +57,7 @@ pub(crate) fn waits(pid: u32) -> BenchResult<u64> {
     Ok(waits)
 }
 
-/// The processes that a process has started and that still run.
+/// The processes that a process has started and that still run, with their command lines up to the options.
 pub(crate) fn children(pid: u32) -> BenchResult<Vec<(u32, String)>> {
     let parent = i32::try_from(pid)?;
     let mut found = Vec::new();
@@ -65,7 +65,9 @@ pub(crate) fn children(pid: u32) -> BenchResult<Vec<(u32, String)>> {
         let Ok(stat) = process.stat() else { continue };
         if stat.ppid == parent && stat.state != 'Z' {
             let words = process.cmdline().unwrap_or_default();
-            found.push((u32::try_from(stat.pid)?, words.get(1..).unwrap_or_default().join(" ")));
+            let name: Vec<String> =
+                words.into_iter().skip(1).take_while(|word| !word.starts_with('-')).collect();
+            found.push((u32::try_from(stat.pid)?, name.join(" ")));
         }
     }
     Ok(found)

@@ -16,7 +16,7 @@ use vigie_actors::control_protocol::ModuleState;
 use vigie_sdk::protocol::RUN_DIR_VARIABLE;
 
 use crate::agent_process::{AgentProcess, LOOK_AGAIN};
-use crate::generator::{SOCKET_VARIABLE, register};
+use crate::generator::{SOCKET_VARIABLE, answer_heartbeats, register};
 use crate::proc::{self, Held};
 use crate::report::{Goal, Measure, Report};
 use crate::{BenchResult, Size};
@@ -34,6 +34,8 @@ const GROWTH_KIB: f64 = 1024.0;
 pub(crate) fn module() -> BenchResult<()> {
     let _listener = register(&std::env::var(RUN_DIR_VARIABLE)?)?;
     let mut stream = BlockingStream::connect(std::env::var(SOCKET_VARIABLE)?)?;
+    // A module that answers no heartbeat is not ready, and is killed.
+    std::thread::spawn(|| answer_heartbeats().ok());
     // Also ends when the benchmark goes away.
     let _end = stream.read(&mut [0])?;
     Ok(())
