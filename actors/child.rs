@@ -29,7 +29,7 @@ use crate::module_process::lifecycle::EndReason;
 
 /// Room in a module's stdout pipe in bytes, where the kernel grants it (fcntl(2), F_SETPIPE_SZ): the more is
 /// written at once, the less waking up it takes.
-const PIPE_BYTES: i32 = 256 * 1024;
+const PIPE_BYTES: i32 = 1024 * 1024;
 
 /// Starts processes. A trait, so that the actors' decisions are tested without processes.
 pub trait Spawner {

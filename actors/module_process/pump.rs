@@ -1,10 +1,11 @@
 //! The tasks on a module's pipes: they belong to one `ModuleProcess` and live on its thread.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Addr, Message, Recipient};
+use actix::{Addr, MailboxError, Message, Recipient};
 use slog::{Logger, debug, error, warn};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -19,13 +20,16 @@ use vigie_sdk::stream::ModuleReader;
 use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
 use crate::agent_log::{AgentLog, LogTime};
-use crate::alert_journal::{AlertJournal, NewAlert, StoreAlerts};
+use crate::alert_journal::{AlertJournal, AlertsRefused, NewAlert, StoreAlerts};
 use crate::config::ModuleName;
 use crate::control_protocol::ModuleLine;
 
 /// Text of lines that is handled in one go, in bytes. Enough that the costs per batch do not count, little
 /// enough that one batch holds up the other modules for at most a few milliseconds.
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// Batches of alerts that wait for the disk while the next one is read. Beyond it the module waits.
+const BATCHES_IN_FLIGHT: usize = 4;
 
 /// What a line costs of a batch beside its text: its place in memory, and the work for it.
 const LINE_OVERHEAD_BYTES: usize = 32;
@@ -129,6 +133,18 @@ struct Batch {
     log_lines: Vec<u8>,
 }
 
+/// Alerts on their way to the disk.
+struct Storing {
+    alerts: Arc<Vec<NewAlert>>,
+    /// When they were read.
+    time: LogTime,
+    /// A task of its own: the journal gets the alerts even when the pump ends.
+    stored: JoinHandle<Stored>,
+}
+
+/// What the journal says of a batch of alerts.
+type Stored = Result<Result<Vec<bool>, AlertsRefused>, MailboxError>;
+
 /// Reads the child's stdout to its end, or until it is empty after the process is gone.
 pub(crate) async fn read_stdout(
     output: Output,
@@ -138,21 +154,50 @@ pub(crate) async fn read_stdout(
     stdin: mpsc::WeakSender<Vec<u8>>,
 ) {
     let mut reader = ModuleReader::new(stdout, max_line_bytes);
-    let mut pump =
-        StdoutPump { writer: LogWriter::new(&output), output, journal, stdin, acknowledges: false };
+    let mut gone = output.gone.clone();
+    let mut pump = StdoutPump {
+        writer: LogWriter::new(&output),
+        output,
+        journal,
+        stdin,
+        acknowledges: false,
+        in_flight: VecDeque::new(),
+    };
     let mut lines = Vec::new();
     loop {
+        if pump.in_flight.len() >= BATCHES_IN_FLIGHT {
+            pump.settle_oldest().await;
+            continue;
+        }
         lines.clear();
-        match next_lines(&mut reader, &mut lines, &mut pump.output.gone).await {
-            Read::Lines => pump.carry(&lines).await,
-            Read::Empty => break,
-            Read::End => {
-                super::tell_recipient(&pump.output.closed, StdoutClosed);
-                break;
-            }
+        tokio::select! {
+            biased;
+            stored = oldest_stored(&mut pump.in_flight) => pump.settle(stored).await,
+            read = next_lines(&mut reader, &mut lines, &mut gone) => match read {
+                Read::Lines => pump.carry(&lines).await,
+                Read::Empty => break,
+                Read::End => {
+                    super::tell_recipient(&pump.output.closed, StdoutClosed);
+                    break;
+                }
+            },
         }
     }
+    while !pump.in_flight.is_empty() {
+        pump.settle_oldest().await;
+    }
     pump.writer.finish().await;
+}
+
+/// The oldest batch in flight when the journal has answered; never when none is. Cancel safe.
+async fn oldest_stored(in_flight: &mut VecDeque<Storing>) -> (Storing, Stored) {
+    let Some(oldest) = in_flight.front_mut() else { return std::future::pending().await };
+    // Only a panic ends the task early, and a panic ends the agent.
+    let stored = (&mut oldest.stored).await.unwrap_or(Err(MailboxError::Closed));
+    match in_flight.pop_front() {
+        Some(oldest) => (oldest, stored),
+        None => std::future::pending().await,
+    }
 }
 
 enum Read {
@@ -194,7 +239,7 @@ async fn next_lines(
 /// Writes log lines on the blocking pool, one write at a time, while the next batch is read.
 struct LogWriter {
     agent_log: AgentLog,
-    writing: Option<JoinHandle<Vec<u8>>>,
+    writing: Option<JoinHandle<()>>,
 }
 
 impl LogWriter {
@@ -202,27 +247,23 @@ impl LogWriter {
         Self { agent_log: output.agent_log.clone(), writing: None }
     }
 
-    /// Hands over `lines` and gives back an empty buffer; waits while the write before is under way.
-    async fn write(&mut self, lines: Vec<u8>) -> Vec<u8> {
-        let buffer = self.finish().await;
+    /// Hands over `lines`; waits while the write before is under way.
+    async fn write(&mut self, lines: Vec<u8>) {
         if lines.is_empty() {
-            return buffer;
+            return;
         }
+        self.finish().await;
         let agent_log = self.agent_log.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
             // The log counts what it cannot write and says so in the agent's status.
             agent_log.write_module_lines(&lines).ok();
-            let mut lines = lines;
-            lines.clear();
-            lines
         }));
-        buffer
     }
 
-    async fn finish(&mut self) -> Vec<u8> {
-        match self.writing.take() {
-            Some(writing) => writing.await.unwrap_or_default(),
-            None => Vec::new(),
+    async fn finish(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // Only a panic ends the task early, and a panic ends the agent.
+            writing.await.ok();
         }
     }
 }
@@ -234,11 +275,12 @@ struct StdoutPump {
     stdin: mpsc::WeakSender<Vec<u8>>,
     /// The module asked for acknowledgements.
     acknowledges: bool,
+    /// Oldest first.
+    in_flight: VecDeque<Storing>,
 }
 
 impl StdoutPump {
-    /// Does everything that one batch of lines asks for, in the order of its promises: alerts are safe, then
-    /// acknowledged, then logged.
+    /// Does what one batch of lines asks for; its alerts are on their way to the disk afterwards.
     async fn carry(&mut self, lines: &[Result<String, BadLine>]) {
         let time = LogTime::now();
         let mut batch = Batch::default();
@@ -264,13 +306,10 @@ impl StdoutPump {
         }
         let alerts = std::mem::take(&mut batch.alerts);
         self.output.told.send(batch.said).await.ok();
-
-        self.output.gauge.not_reading_since.set(Some(Instant::now()));
         if !alerts.is_empty() {
-            self.store(alerts, &time, &mut batch.log_lines).await;
+            self.store(alerts, time);
         }
-        self.writer.write(batch.log_lines).await;
-        self.output.gauge.not_reading_since.set(None);
+        self.write_log(batch.log_lines).await;
     }
 
     /// Sorts one message into the batch.
@@ -319,24 +358,41 @@ impl StdoutPump {
         Ok(())
     }
 
-    /// Has the alerts stored, acknowledges them, and puts the new ones into the log.
-    async fn store(&mut self, alerts: Vec<NewAlert>, time: &LogTime, log_lines: &mut Vec<u8>) {
+    /// Sends the alerts to the journal.
+    fn store(&mut self, alerts: Vec<NewAlert>, time: LogTime) {
         let alerts = Arc::new(alerts);
         let store = StoreAlerts {
             module: self.output.module.clone(),
             alerts: alerts.clone(),
             last_words: *self.output.gone.borrow(),
         };
-        let mut storing = Box::pin(self.journal.send(store));
+        let stored = actix_rt::spawn(self.journal.send(store));
+        self.in_flight.push_back(Storing { alerts, time, stored });
+    }
+
+    /// Waits for the oldest batch. Once the module is dead it is not waited for long: its successor must not
+    /// wait for a disk that takes nothing, and the journal has the alerts in memory and goes on alone.
+    async fn settle_oldest(&mut self) {
+        self.output.gauge.not_reading_since.set(Some(Instant::now()));
+        let gone = &mut self.output.gone;
         let stored = tokio::select! {
-            stored = &mut storing => stored,
-            // The module is dead and the disk takes nothing: its successor must not wait for the disk. The
-            // journal has the alerts in memory and goes on alone.
-            _ = self.output.gone.wait_for(|gone| *gone) => {
-                actix_rt::spawn(storing);
-                return;
-            }
+            biased;
+            stored = oldest_stored(&mut self.in_flight) => Some(stored),
+            () = async {
+                gone.wait_for(|gone| *gone).await.ok();
+                tokio::time::sleep(DRAIN_QUIET).await;
+            } => None,
         };
+        self.output.gauge.not_reading_since.set(None);
+        match stored {
+            Some(stored) => self.settle(stored).await,
+            None => self.in_flight.clear(),
+        }
+    }
+
+    /// Acknowledges a batch that is safe, and puts its new alerts into the log.
+    async fn settle(&mut self, (storing, stored): (Storing, Stored)) {
+        let Storing { alerts, time, .. } = storing;
         let new = match stored {
             Ok(Ok(new)) => new,
             Ok(Err(refused)) => {
@@ -354,16 +410,25 @@ impl StdoutPump {
             }
             self.acknowledge(acks).await;
         }
+        let mut log_lines = Vec::with_capacity(alerts.iter().map(|alert| alert.message.len() + 64).sum());
         for (alert, _) in alerts.iter().zip(new).filter(|(_, new)| *new) {
             // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
             self.output.agent_log.format_module_line(
-                log_lines,
-                time,
+                &mut log_lines,
+                &time,
                 self.output.module.as_str(),
                 "alert",
                 &alert.message,
             );
         }
+        self.write_log(log_lines).await;
+    }
+
+    /// Hands lines to the log; waits while it is slow.
+    async fn write_log(&mut self, lines: Vec<u8>) {
+        self.output.gauge.not_reading_since.set(Some(Instant::now()));
+        self.writer.write(lines).await;
+        self.output.gauge.not_reading_since.set(None);
     }
 
     async fn acknowledge(&mut self, acks: Vec<u8>) {
@@ -371,14 +436,12 @@ impl StdoutPump {
         if acks.is_empty() {
             return;
         }
-        self.output.gauge.not_reading_since.set(None);
         // Waits when the module does not read its acknowledgements: its alerts then wait in its own pipe, and
         // the heartbeat ends it when it goes on like this.
         tokio::select! {
             _ = stdin.send(acks) => {}
             _ = self.output.gone.wait_for(|gone| *gone) => {}
         }
-        self.output.gauge.not_reading_since.set(Some(Instant::now()));
     }
 }
 
@@ -457,8 +520,10 @@ impl Output {
             }
         }
         for line in lines.iter().rev().take(KEPT_LINES).rev().flatten() {
-            let Ok(message) = MessageRef::parse(line) else { continue };
-            if message.class == Class::Log
+            // Most lines of a flood are of one class: only those that may be logs are read a second time.
+            if line.contains("\"log\"")
+                && let Ok(message) = MessageRef::parse(line)
+                && message.class == Class::Log
                 && let Ok(log) = message.parameters_as::<LogParameters<'_>>("log")
             {
                 self.keep(module_line("log", &log.message), said);
