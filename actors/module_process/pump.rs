@@ -406,7 +406,7 @@ impl StdoutPump {
         if self.acknowledges {
             let mut acks = Vec::new();
             for id in alerts.iter().filter_map(|alert| alert.id.as_deref()) {
-                WireMessage::ack(id).write_line(&mut acks);
+                WireMessage::write_ack_line(&mut acks, id);
             }
             self.acknowledge(acks).await;
         }

@@ -328,6 +328,14 @@ impl Message {
         Self::with("ack", &AckParameters { id: id.into() })
     }
 
+    /// Appends the line of [`Message::ack`] to `buffer` without making the message first: an agent under load
+    /// writes hundreds of thousands of them a second.
+    pub fn write_ack_line(buffer: &mut Vec<u8>, id: &str) {
+        buffer.extend_from_slice(br#"{"class":"ack","parameters":{"id":"#);
+        serde_json::to_writer(&mut *buffer, id).expect("a text is plain data and a Vec takes it all");
+        buffer.extend_from_slice(b"}}\n");
+    }
+
     /// Tells a module to finish.
     #[must_use]
     pub fn stop() -> Self {
@@ -506,6 +514,16 @@ mod tests {
             line,
             b"{\"class\":\"ping\",\"parameters\":{\"b\":1},\"persistsock\":\"unix:/x\"}\n".to_vec()
         );
+    }
+
+    #[test]
+    fn the_short_way_to_write_an_acknowledgement_gives_the_same_line() {
+        for id in ["e-1", "", "a\"b\\c\n\u{7f}é"] {
+            let mut line = Vec::new();
+            Message::write_ack_line(&mut line, id);
+
+            assert_eq!(line, Message::ack(id).to_line());
+        }
     }
 
     #[test]
