@@ -18,7 +18,7 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         name: "fswatch",
         kind: ModuleKind::Persistent,
         enabled_by_default: true,
-        keys: &[KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings }],
+        keys: FSWATCH_KEYS,
         empty_config: r#"{"Paths":{"Path":null}}"#,
         check: vigie_fswatch::check,
     },
@@ -30,6 +30,22 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
         check: vigie_examplepersist::check,
     },
+];
+
+/// `Paths.Path` is MIG's, the others are ours.
+const FSWATCH_KEYS: &[KeyShape] = &[
+    KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings },
+    KeyShape { section: "Paths", key: "exclude", kind: KeyType::Strings },
+    KeyShape { section: "Paths", key: "attributes", kind: KeyType::Strings },
+    KeyShape { section: "Paths", key: "severity", kind: KeyType::String },
+    KeyShape { section: "Paths", key: "hash", kind: KeyType::Boolean },
+    KeyShape { section: "Paths", key: "largest_hashed", kind: KeyType::String },
+    KeyShape { section: "Paths", key: "growing", kind: KeyType::Boolean },
+    KeyShape { section: "Paths", key: "tags", kind: KeyType::Strings },
+    KeyShape { section: "Paths", key: "depth", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "settle_milliseconds", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "quick_scan_minutes", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "profile", kind: KeyType::String },
 ];
 
 /// Runs a persistent module on standard input and output.

@@ -1,27 +1,42 @@
 //! What a difference between two looks at an object means, and how it is told.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use crate::object::{Content, Object, hex, shown};
+use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::rules::{Attribute, Options, Severity};
 
-/// How much a change matters.
+/// `S_ISUID`
+const SETUID: u16 = 0o4000;
+
+/// `S_ISGID`
+const SETGID: u16 = 0o2000;
+
+/// Extended attributes that are attributes of their own, see xattr(7), acl(5), capabilities(7).
+const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+const CAPABILITIES_NAME: &[u8] = b"security.capability";
+const SELINUX_NAME: &[u8] = b"security.selinux";
+
+/// Longest part of an attribute's value that is shown, in bytes.
+const SHOWN_BYTES: usize = 256;
+
+/// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// The content of something that was known is another one.
-    Critical,
-    /// Something that was readable no longer is.
-    High,
-    /// Something new is there.
-    Medium,
-    /// Something is gone.
-    Low,
+pub enum Event {
+    /// It was not known.
+    Created,
+    /// It is another one than was known.
+    Changed,
+    /// It is gone.
+    Removed,
 }
 
 /// An alert; the keys `severity` and `alert` are MIG's, the others are an extension.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alert {
     /// How much it matters.
     pub severity: Severity,
@@ -29,149 +44,603 @@ pub struct Alert {
     pub alert: String,
     /// Where it happened.
     pub path: String,
-    /// What happened: `changed`, `created`, `removed`.
-    pub event: &'static str,
-    /// What was there: the digest of a file, the target of a link, or the kind of anything else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<String>,
-    /// What is there now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<String>,
+    /// What happened.
+    pub event: Event,
+    /// The kind of the object: of what is there, or of what was there before it was removed.
+    pub kind: &'static str,
+    /// What is not as it was, by the names of the configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<&'static str>,
+    /// What was there: all that is known of what was removed, or what has changed.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub before: Value,
+    /// What is there now: all that is known of what was created, or what has changed.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub after: Value,
+    /// The entry of the configuration that covers the path.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    /// The labels of that entry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// When the module saw it, RFC 3339 in UTC.
     pub time: String,
 }
 
-/// Compares what is known of `path` with what is there now; `None` when there is nothing to tell.
+/// How an object is not as it was known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What happened.
+    pub event: Event,
+    /// What is another one, for something that changed.
+    pub attributes: Vec<Attribute>,
+    /// How much it matters.
+    pub severity: Severity,
+}
+
+/// Compares what is known of an object with what is there now, by the rule that covers it; `None` when there is
+/// nothing to tell.
 #[must_use]
-pub fn compare(path: &Path, known: Option<&Object>, now: Option<&Object>, time: &str) -> Option<Alert> {
-    let shown_path = shown(path);
-    let (severity, event, text) = match (known.map(|known| &known.content), now.map(|now| &now.content)) {
+pub fn compare(known: Option<&Object>, now: Option<&Object>, options: &Options) -> Option<Difference> {
+    let (event, attributes, usual) = match (known, now) {
         (None, None) => return None,
-        (None, Some(_)) => (Severity::Medium, "created", format!("path {shown_path} created")),
-        (Some(_), None) => (Severity::Low, "removed", format!("path {shown_path} removed")),
+        (None, Some(now)) => {
+            let usual = if gives_rights(None, now) { Severity::Critical } else { Severity::Medium };
+            (Event::Created, Vec::new(), usual)
+        }
+        (Some(_), None) => (Event::Removed, Vec::new(), Severity::Low),
         (Some(before), Some(after)) => {
-            let (severity, text) = content_change(&shown_path, before, after)?;
-            (severity, "changed", text)
+            let attributes: Vec<_> = options
+                .attributes
+                .iter()
+                .filter(|attribute| differs(*attribute, before, after))
+                .filter(|attribute| *attribute != Attribute::Content || options.hash)
+                .collect();
+            let usual = attributes.iter().map(|attribute| usual_severity(*attribute, before, after)).max()?;
+            (Event::Changed, attributes, usual)
         }
     };
-    Some(Alert {
-        severity,
-        alert: text,
-        path: shown_path,
-        event,
-        before: known.and_then(|known| describe(&known.content)),
-        after: now.and_then(|now| describe(&now.content)),
+    // A right that somebody gained matters whatever the rule says of the path.
+    let gained = now.is_some_and(|now| gives_rights(known, now));
+    let severity = match options.severity {
+        Some(severity) if !gained => severity,
+        _ => usual,
+    };
+    Some(Difference { event, attributes, severity })
+}
+
+/// Whether whoever runs it now gets rights that it did not give before.
+fn gives_rights(before: Option<&Object>, after: &Object) -> bool {
+    let bits =
+        |object: &Object| if object.kind == Kind::File { object.permissions & (SETUID | SETGID) } else { 0 };
+    let capabilities =
+        |object: &Object| attribute_value(&object.extended, CAPABILITIES_NAME).map(<[u8]>::to_vec);
+    let had = before.map_or(0, bits);
+    let could = before.and_then(capabilities);
+    let can = capabilities(after);
+    bits(after) & !had != 0 || can.is_some() && can != could
+}
+
+fn attribute_value<'a>(extended: &'a ExtendedAttributes, name: &[u8]) -> Option<&'a [u8]> {
+    extended.iter().find(|attribute| *attribute.name == *name).map(|attribute| &*attribute.value)
+}
+
+fn is_other_attribute(name: &[u8]) -> bool {
+    !ACL_NAMES.contains(&name) && name != CAPABILITIES_NAME && name != SELINUX_NAME
+}
+
+fn differs(attribute: Attribute, before: &Object, after: &Object) -> bool {
+    let same_kind = before.kind == after.kind;
+    let extended =
+        |name: &[u8]| attribute_value(&before.extended, name) != attribute_value(&after.extended, name);
+    match attribute {
+        Attribute::Kind => !same_kind,
+        Attribute::Content => match (&before.content, &after.content) {
+            (Content::Digest(before), Content::Digest(after)) => before != after,
+            (Content::Digest(_), Content::NotRead(NotRead::Failed(_))) => true,
+            // Which error it is says nothing about the file, and what was not read before is known from now on.
+            _ => false,
+        },
+        Attribute::Size => same_kind && before.size != after.size,
+        Attribute::Mode => before.permissions != after.permissions,
+        Attribute::Owner => before.owner != after.owner,
+        Attribute::Group => before.group != after.group,
+        Attribute::ModificationTime => {
+            same_kind && before.modified != after.modified && before.kind == Kind::File
+        }
+        Attribute::Target => matches!(
+            (&before.content, &after.content),
+            (Content::Target(before), Content::Target(after)) if before != after
+        ),
+        Attribute::Inode => (before.device, before.inode) != (after.device, after.inode),
+        Attribute::Links => same_kind && before.links != after.links,
+        Attribute::Device => same_kind && before.special != after.special,
+        Attribute::Flags => before.flags != after.flags,
+        Attribute::Acl => ACL_NAMES.into_iter().any(extended),
+        Attribute::Capabilities => extended(CAPABILITIES_NAME),
+        Attribute::SelinuxLabel => extended(SELINUX_NAME),
+        Attribute::ExtendedAttributes => {
+            let others = |object: &Object| -> Vec<_> {
+                let all = object.extended.iter();
+                all.filter(|attribute| is_other_attribute(&attribute.name)).cloned().collect()
+            };
+            others(before) != others(after)
+        }
+    }
+}
+
+fn usual_severity(attribute: Attribute, before: &Object, after: &Object) -> Severity {
+    match attribute {
+        Attribute::Content if matches!(after.content, Content::NotRead(_)) => Severity::High,
+        Attribute::Kind | Attribute::Content | Attribute::Target | Attribute::Device => Severity::Critical,
+        Attribute::Mode | Attribute::Capabilities if gives_rights(Some(before), after) => Severity::Critical,
+        Attribute::Mode
+        | Attribute::Owner
+        | Attribute::Group
+        | Attribute::Acl
+        | Attribute::Capabilities
+        | Attribute::SelinuxLabel => Severity::High,
+        Attribute::Flags if before.flags & flag::IMMUTABLE & !after.flags != 0 => Severity::High,
+        Attribute::Flags | Attribute::ExtendedAttributes => Severity::Medium,
+        // Without a digest the size is what tells that the content is another one.
+        Attribute::Size if !matches!(after.content, Content::Digest(_)) => Severity::Critical,
+        Attribute::Size | Attribute::ModificationTime | Attribute::Inode | Attribute::Links => Severity::Low,
+    }
+}
+
+/// Makes the alert for a difference.
+#[must_use]
+pub fn alert(
+    path: &Path,
+    known: Option<&Object>,
+    now: Option<&Object>,
+    difference: Difference,
+    options: &Options,
+    rule: &str,
+    time: &str,
+) -> Alert {
+    let path = shown(path);
+    let (before, after) = match (known, now) {
+        (Some(known), Some(now)) if known.kind == now.kind => {
+            let select = |object| selection(object, &difference.attributes);
+            (select(known), select(now))
+        }
+        (known, now) => (known.map_or(Value::Null, description), now.map_or(Value::Null, description)),
+    };
+    Alert {
+        severity: difference.severity,
+        alert: sentence(&path, known, now, &difference),
+        path,
+        event: difference.event,
+        kind: now.or(known).map_or("", |object| object.kind.name()),
+        attributes: difference.attributes.into_iter().map(Attribute::name).collect(),
+        before,
+        after,
+        rule: rule.to_owned(),
+        tags: options.tags.clone(),
         time: time.to_owned(),
-    })
+    }
 }
 
-fn content_change(path: &str, before: &Content, after: &Content) -> Option<(Severity, String)> {
-    use Content::{File, Link, Special, Unreadable};
-    let changed = match (before, after) {
-        (File(before), File(after)) => {
-            if before == after {
-                return None;
-            }
-            (Severity::Critical, format!("{path} signature changed {} -> {}", hex(before), hex(after)))
+/// MIG's sentence where it has one, and everything else that changed after it.
+fn sentence(path: &str, known: Option<&Object>, now: Option<&Object>, difference: &Difference) -> String {
+    let (known, now) = match (known, now) {
+        (Some(known), Some(now)) => (known, now),
+        (None, Some(now)) => {
+            let kind = if now.kind == Kind::File { String::new() } else { format!(" ({})", now.kind.name()) };
+            let rights =
+                if gives_rights(None, now) { ", it gives its rights to whoever runs it" } else { "" };
+            return format!("path {path} created{kind}{rights}");
         }
-        (Link(before), Link(after)) => {
-            if before == after {
-                return None;
+        _ => return format!("path {path} removed"),
+    };
+    let mut parts = Vec::new();
+    for attribute in &difference.attributes {
+        let (before, after) = (text_of(*attribute, known), text_of(*attribute, now));
+        parts.push(match attribute {
+            Attribute::Content => match &now.content {
+                Content::NotRead(NotRead::Failed(number)) => {
+                    format!("cannot be read any more: {}", std::io::Error::from_raw_os_error(*number))
+                }
+                _ => format!("signature changed {before} -> {after}"),
+            },
+            Attribute::Kind => format!("is now a {after} instead of a {before}"),
+            Attribute::Target => format!("points to {after} instead of {before}"),
+            Attribute::Mode => {
+                let gained = now.permissions & !known.permissions;
+                let named = match (gained & SETUID != 0, gained & SETGID != 0) {
+                    (true, true) => " (setuid and setgid)",
+                    (true, false) => " (setuid)",
+                    (false, true) => " (setgid)",
+                    (false, false) => "",
+                };
+                format!("mode changed {before} -> {after}{named}")
             }
-            (Severity::Critical, format!("{path} points to {} instead of {}", shown(after), shown(before)))
+            // The digest or the new object says it already.
+            Attribute::Size | Attribute::ModificationTime | Attribute::Inode
+                if difference.attributes.contains(&Attribute::Content) =>
+            {
+                continue;
+            }
+            other => format!("{} changed {before} -> {after}", other.name().replace('_', " ")),
+        });
+    }
+    format!("{path} {}", parts.join("; "))
+}
+
+/// One attribute in words.
+fn text_of(attribute: Attribute, object: &Object) -> String {
+    match value_of(attribute, object) {
+        Value::String(text) => text,
+        Value::Null => "none".to_owned(),
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(","),
+        other => other.to_string(),
+    }
+}
+
+/// One attribute as JSON; null when the object has none.
+fn value_of(attribute: Attribute, object: &Object) -> Value {
+    let extended = |name: &[u8]| {
+        attribute_value(&object.extended, name).map_or(Value::Null, |value| json!(bytes(value)))
+    };
+    match attribute {
+        Attribute::Kind => json!(object.kind.name()),
+        Attribute::Content => match &object.content {
+            Content::Digest(digest) => json!(hex(digest)),
+            _ => Value::Null,
+        },
+        Attribute::Size => json!(object.size),
+        Attribute::Mode => json!(format!("{:04o}", object.permissions)),
+        Attribute::Owner => json!(object.owner),
+        Attribute::Group => json!(object.group),
+        Attribute::ModificationTime => json!(time(object.modified)),
+        Attribute::Target => match &object.content {
+            Content::Target(target) => json!(shown(target)),
+            _ => Value::Null,
+        },
+        Attribute::Inode => json!(object.inode),
+        Attribute::Links => json!(object.links),
+        Attribute::Device => {
+            json!(format!("{}:{}", rustix::fs::major(object.special), rustix::fs::minor(object.special)))
         }
-        // Which error it is says nothing about the file.
-        (Unreadable(_), Unreadable(_)) => return None,
-        // Its digest is known from now on; whether it changed meanwhile nobody can say.
-        (Unreadable(_), File(_)) => return None,
-        (File(_), Unreadable(why)) => (Severity::High, format!("{path} cannot be read any more: {why}")),
-        (Special(before), Special(after)) if before == after => return None,
-        (before, after) => {
-            (Severity::Critical, format!("{path} is now a {} instead of a {}", kind(after), kind(before)))
+        Attribute::Flags => json!(flag_names(object.flags)),
+        Attribute::Acl => {
+            let all = ACL_NAMES.iter().filter_map(|name| attribute_value(&object.extended, name));
+            json!(all.map(bytes).collect::<Vec<_>>())
+        }
+        Attribute::Capabilities => extended(CAPABILITIES_NAME),
+        Attribute::SelinuxLabel => extended(SELINUX_NAME),
+        Attribute::ExtendedAttributes => {
+            let others = object.extended.iter().filter(|attribute| is_other_attribute(&attribute.name));
+            let texts =
+                others.map(|attribute| format!("{}={}", bytes(&attribute.name), bytes(&attribute.value)));
+            json!(texts.collect::<Vec<_>>())
+        }
+    }
+}
+
+fn key_of(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Content => "sha256",
+        Attribute::ModificationTime => "modified",
+        other => other.name(),
+    }
+}
+
+/// These attributes of an object.
+fn selection(object: &Object, attributes: &[Attribute]) -> Value {
+    let mut map = Map::new();
+    for attribute in attributes {
+        map.insert(key_of(*attribute).to_owned(), value_of(*attribute, object));
+    }
+    if attributes.contains(&Attribute::Content)
+        && let Content::NotRead(why) = object.content
+    {
+        map.insert("not_read".to_owned(), json!(not_read(why)));
+    }
+    Value::Object(map)
+}
+
+/// All that is known of an object and worth telling.
+fn description(object: &Object) -> Value {
+    let mut told = vec![Attribute::Kind, Attribute::Mode, Attribute::Owner, Attribute::Group];
+    match object.kind {
+        Kind::File => {
+            told.extend([Attribute::Size, Attribute::Content, Attribute::ModificationTime, Attribute::Links]);
+        }
+        Kind::Link => told.push(Attribute::Target),
+        Kind::CharacterDevice | Kind::BlockDevice => told.push(Attribute::Device),
+        Kind::Directory | Kind::Fifo | Kind::Socket => {}
+    }
+    told.push(Attribute::Inode);
+    let optional = [
+        Attribute::Flags,
+        Attribute::Acl,
+        Attribute::Capabilities,
+        Attribute::SelinuxLabel,
+        Attribute::ExtendedAttributes,
+    ];
+    told.extend(optional.into_iter().filter(|attribute| {
+        let value = value_of(*attribute, object);
+        !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty())
+    }));
+    let mut described = selection(object, &told);
+    if let Some(map) = described.as_object_mut()
+        && map.get("sha256").is_some_and(Value::is_null)
+    {
+        map.remove("sha256");
+    }
+    described
+}
+
+fn not_read(why: NotRead) -> String {
+    match why {
+        NotRead::MetadataOnly => "its rule asks for metadata only".to_owned(),
+        NotRead::TooLarge => "it is larger than its rule allows to be hashed".to_owned(),
+        NotRead::Failed(number) => std::io::Error::from_raw_os_error(number).to_string(),
+        NotRead::OpenForWriting => "it is written to without an end".to_owned(),
+    }
+}
+
+fn flag_names(flags: u32) -> Vec<&'static str> {
+    [
+        (flag::COMPRESSED, "compressed"),
+        (flag::IMMUTABLE, "immutable"),
+        (flag::APPEND_ONLY, "append_only"),
+        (flag::NO_DUMP, "no_dump"),
+        (flag::ENCRYPTED, "encrypted"),
+        (flag::VERITY, "verity"),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| flags & bit != 0)
+    .map(|(_, name)| name)
+    .collect()
+}
+
+fn time(time: Timestamp) -> String {
+    let since = |seconds| std::time::Duration::new(seconds, time.nanoseconds);
+    match u64::try_from(time.seconds) {
+        // The years that the format can write.
+        Ok(seconds) if seconds < 253_402_300_800 => {
+            humantime::format_rfc3339_nanos(std::time::SystemTime::UNIX_EPOCH + since(seconds)).to_string()
+        }
+        _ => format!("{} seconds since 1970", time.seconds),
+    }
+}
+
+/// Bytes as text when they are text (a closing NUL left out), in hexadecimal otherwise.
+fn bytes(value: &[u8]) -> String {
+    let value = value.strip_suffix(b"\0").unwrap_or(value);
+    let cut = &value[..value.len().min(SHOWN_BYTES)];
+    let more = if cut.len() < value.len() { "…" } else { "" };
+    match std::str::from_utf8(cut) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("{text}{more}"),
+        _ => format!("0x{}{more}", hex(cut)),
+    }
+}
+
+/// Bytes in lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A path for people and JSON, on one line and without ambiguity: what is not UTF-8, and what controls a terminal,
+/// is shown as `\xNN`, and a backslash as two.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let mut text = String::new();
+    let escape = |text: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            text.push_str(&format!("\\x{byte:02x}"));
         }
     };
-    Some(changed)
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                control if control.is_control() || is_misleading(control) => {
+                    escape(&mut text, control.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                other => text.push(other),
+            }
+        }
+        escape(&mut text, chunk.invalid());
+    }
+    text
 }
 
-fn kind(content: &Content) -> &'static str {
-    match content {
-        Content::File(_) | Content::Unreadable(_) => "file",
-        Content::Link(_) => "symbolic link",
-        Content::Special(kind) => kind,
-    }
-}
-
-fn describe(content: &Content) -> Option<String> {
-    match content {
-        Content::File(digest) => Some(hex(digest)),
-        Content::Unreadable(_) => None,
-        Content::Link(target) => Some(shown(target)),
-        Content::Special(kind) => Some((*kind).to_owned()),
-    }
+/// Characters that change how others are shown: line and paragraph separators, and those of UAX #9.
+fn is_misleading(character: char) -> bool {
+    matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{Found, look};
+    use crate::object::ExtendedAttribute;
+    use crate::rules::Attributes;
+    use proptest::prelude::*;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::PathBuf;
 
-    fn with(content: Content) -> Object {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x");
-        std::fs::write(&path, "").unwrap();
-        match look(&path).unwrap() {
-            Found::Object(object) => Object { content, ..object },
-            other => panic!("{other:?}"),
+    fn options() -> Options {
+        Options {
+            attributes: Attributes::DEFAULT,
+            severity: None,
+            hash: true,
+            largest_hashed: None,
+            growing: false,
+            tags: Vec::new(),
         }
     }
 
-    fn alert(known: Option<Content>, now: Option<Content>) -> Option<Alert> {
-        let (known, now) = (known.map(with), now.map(with));
-        compare(Path::new("/p/x"), known.as_ref(), now.as_ref(), "2026-01-02T03:04:05Z")
+    fn file(digest: u8) -> Object {
+        Object {
+            kind: Kind::File,
+            permissions: 0o644,
+            owner: 0,
+            group: 0,
+            size: 3,
+            modified: Timestamp { seconds: 1_767_323_045, nanoseconds: 0 },
+            changed: Timestamp { seconds: 1_767_323_045, nanoseconds: 0 },
+            device: 1,
+            inode: 2,
+            links: 1,
+            special: 0,
+            flags: 0,
+            content: Content::Digest([digest; 32]),
+            extended: [].into(),
+        }
+    }
+
+    fn link(target: &str) -> Object {
+        Object { kind: Kind::Link, size: 0, content: Content::Target(target.into()), ..file(0) }
+    }
+
+    fn with_attribute(name: &str, value: &[u8]) -> Object {
+        let attribute = ExtendedAttribute { name: name.as_bytes().into(), value: value.into() };
+        Object { extended: [attribute].into(), ..file(1) }
+    }
+
+    fn told(known: Option<&Object>, now: Option<&Object>) -> Option<Alert> {
+        let options = options();
+        let difference = compare(known, now, &options)?;
+        Some(alert(Path::new("/p/x"), known, now, difference, &options, "/p", "2026-01-02T03:04:05Z"))
     }
 
     #[test]
-    fn a_changed_file_is_told_as_mig_tells_it() {
-        let alert = alert(Some(Content::File([1; 32])), Some(Content::File([2; 32]))).unwrap();
+    fn a_changed_file_is_told_as_mig_tells_it_with_what_changed_in_keys_of_its_own() {
+        let after = Object { size: 4, ..file(2) };
+        let alert = told(Some(&file(1)), Some(&after)).unwrap();
 
         let (one, two) = ("01".repeat(32), "02".repeat(32));
         assert_eq!(
-            serde_json::to_string(&alert).unwrap(),
-            format!(
-                r#"{{"severity":"critical","alert":"/p/x signature changed {one} -> {two}","path":"/p/x","event":"changed","before":"{one}","after":"{two}","time":"2026-01-02T03:04:05Z"}}"#
-            )
+            serde_json::to_value(&alert).unwrap(),
+            json!({
+                "severity": "critical",
+                "alert": format!("/p/x signature changed {one} -> {two}"),
+                "path": "/p/x",
+                "event": "changed",
+                "kind": "file",
+                "attributes": ["content", "size"],
+                "before": {"sha256": one, "size": 3},
+                "after": {"sha256": two, "size": 4},
+                "rule": "/p",
+                "time": "2026-01-02T03:04:05Z",
+            })
         );
     }
 
     #[test]
-    fn what_comes_and_goes_is_told() {
-        let created = alert(None, Some(Content::Special("fifo"))).unwrap();
-        let removed = alert(Some(Content::File([1; 32])), None).unwrap();
+    fn what_comes_and_goes_is_told_with_all_that_is_known() {
+        let created = told(None, Some(&link("/a"))).unwrap();
+        let removed = told(Some(&file(1)), None).unwrap();
 
-        assert_eq!((created.severity, created.alert.as_str()), (Severity::Medium, "path /p/x created"));
+        assert_eq!(created.severity, Severity::Medium);
+        assert_eq!(created.alert, "path /p/x created (symbolic link)");
+        assert_eq!(created.after["target"], "/a");
         assert_eq!((removed.severity, removed.alert.as_str()), (Severity::Low, "path /p/x removed"));
+        assert_eq!(removed.before["sha256"], "01".repeat(32));
     }
 
     #[test]
-    fn what_is_the_same_is_not_told() {
-        for content in [Content::File([1; 32]), Content::Link("/a".into()), Content::Special("fifo")] {
-            assert_eq!(alert(Some(content.clone()), Some(content)), None);
+    fn every_attribute_has_its_severity_and_its_words() {
+        let base = file(1);
+        for (after, severity, text) in [
+            (Object { permissions: 0o600, ..base.clone() }, Severity::High, "mode changed 0644 -> 0600"),
+            (
+                Object { permissions: 0o4755, ..base.clone() },
+                Severity::Critical,
+                "mode changed 0644 -> 4755 (setuid)",
+            ),
+            (Object { owner: 7, ..base.clone() }, Severity::High, "owner changed 0 -> 7"),
+            (Object { links: 2, ..base.clone() }, Severity::Low, "links changed 1 -> 2"),
+            (
+                Object { modified: Timestamp { seconds: 0, nanoseconds: 0 }, ..base.clone() },
+                Severity::Low,
+                "modification time changed 2026-01-02T03:04:05.000000000Z -> 1970-01-01T00:00:00.000000000Z",
+            ),
+            (
+                Object { flags: flag::IMMUTABLE, ..base.clone() },
+                Severity::Medium,
+                "flags changed none -> immutable",
+            ),
+            (
+                with_attribute("security.capability", &[1, 0]),
+                Severity::Critical,
+                "capabilities changed none -> 0x01",
+            ),
+            (
+                with_attribute("security.selinux", b"system_u:object_r:etc_t:s0\0"),
+                Severity::High,
+                "selinux label changed none -> system_u:object_r:etc_t:s0",
+            ),
+            (
+                with_attribute("user.note", b"hi"),
+                Severity::Medium,
+                "extended attributes changed none -> user.note=hi",
+            ),
+            (link("/a"), Severity::Critical, "is now a symbolic link instead of a file"),
+        ] {
+            let alert = told(Some(&base), Some(&after)).unwrap();
+            assert_eq!(alert.severity, severity, "{}", alert.alert);
+            assert!(alert.alert.starts_with(&format!("/p/x {text}")), "{}", alert.alert);
         }
-        assert_eq!(alert(None, None), None);
-        assert_eq!(
-            alert(Some(Content::Unreadable("a".to_owned())), Some(Content::Unreadable("b".to_owned()))),
-            None
-        );
+        let target = told(Some(&link("/a")), Some(&link("/b"))).unwrap();
+        assert_eq!(target.alert, "/p/x points to /b instead of /a");
     }
 
     #[test]
-    fn another_kind_another_target_and_a_lost_right_to_read_are_told() {
-        let kind = alert(Some(Content::File([1; 32])), Some(Content::Link("/a".into()))).unwrap();
-        let target = alert(Some(Content::Link("/a".into())), Some(Content::Link("/b".into()))).unwrap();
-        let lost = alert(Some(Content::File([1; 32])), Some(Content::Unreadable("no".to_owned()))).unwrap();
+    fn what_a_rule_does_not_compare_is_not_told_and_its_severity_counts_but_for_rights_that_are_gained() {
+        let quiet = Options {
+            attributes: Attributes::DEFAULT.without(Attribute::Owner),
+            severity: Some(Severity::Low),
+            ..options()
+        };
+        let severity = |after: &Object| compare(Some(&file(1)), Some(after), &quiet).map(|one| one.severity);
 
-        assert_eq!(kind.alert, "/p/x is now a symbolic link instead of a file");
-        assert_eq!(target.alert, "/p/x points to /b instead of /a");
-        assert_eq!((lost.severity, lost.event), (Severity::High, "changed"));
+        assert_eq!(severity(&Object { owner: 7, ..file(1) }), None);
+        assert_eq!(severity(&file(2)), Some(Severity::Low));
+        assert_eq!(severity(&Object { permissions: 0o4755, ..file(1) }), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_file_that_was_not_read_is_not_taken_for_another_one() {
+        let unread = |why| Object { content: Content::NotRead(why), ..file(1) };
+        let lost = told(Some(&file(1)), Some(&unread(NotRead::Failed(13)))).unwrap();
+
+        assert_eq!(lost.severity, Severity::High);
+        assert!(lost.alert.starts_with("/p/x cannot be read any more: Permission denied"), "{}", lost.alert);
+        for why in [NotRead::MetadataOnly, NotRead::TooLarge, NotRead::OpenForWriting] {
+            assert_eq!(told(Some(&file(1)), Some(&unread(why))), None);
+        }
+        assert_eq!(told(Some(&unread(NotRead::Failed(13))), Some(&file(1))), None);
+        assert_eq!(told(None, None), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_the_same_is_not_told(digest: u8, permissions in 0u16..0o7777) {
+            let object = Object { permissions, ..file(digest) };
+            prop_assert_eq!(told(Some(&object), Some(&object)), None);
+        }
+
+        /// No name looks like another one, breaks a line or reaches a terminal's controls.
+        #[test]
+        fn different_names_never_look_the_same(
+            one in proptest::collection::vec(1u8..=255, 0..12), other in proptest::collection::vec(1u8..=255, 0..12),
+        ) {
+            let path = |bytes: &Vec<u8>| PathBuf::from(OsString::from_vec(bytes.clone()));
+            let (one_shown, other_shown) = (shown(&path(&one)), shown(&path(&other)));
+            prop_assert_eq!(one == other, one_shown == other_shown);
+            prop_assert!(!one_shown.chars().any(char::is_control));
+        }
     }
 }

@@ -1,134 +1,285 @@
-//! Which paths are watched: the configuration, its defaults, and what an entry covers.
+//! The module's configuration: its form, the defaults, and what is wrong with it.
+//!
+//! `docs/fswatch.md` describes the keys for those who write them. A configuration arrives as JSON from the agent; what
+//! it means for a path is in [`crate::rules`].
 
-use std::path::{Component, Path, PathBuf};
+use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What marks a path that is watched with everything below it.
-const RECURSIVE: &str = "recursive:";
+use crate::profile::Profile;
+use crate::rules::Rules;
 
-/// What is watched when nothing is configured: programs, the boot loader, the system's configuration, and where
-/// intruders make themselves start again. What is not there is waited for.
-const DEFAULT_ENTRIES: &[&str] = &[
-    "recursive:/boot",
-    "recursive:/etc",
-    "/bin",
-    "/sbin",
-    "/usr/bin",
-    "/usr/sbin",
-    "/usr/local/bin",
-    "/usr/local/sbin",
-    "recursive:/lib/systemd/system",
-    "recursive:/usr/lib/systemd/system",
-    "recursive:/var/spool/cron",
-    "/root",
-    "recursive:/root/.ssh",
-];
-
-/// The module's configuration, as MIG's programs send it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// The module's configuration as the agent sends it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// The section `[paths]`.
     pub paths: Option<Paths>,
+    /// The section `[fswatch]`.
+    pub fswatch: Option<Tuning>,
 }
 
-/// `[paths]`
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// `[paths]` and all `[paths "NAME"]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Paths {
-    /// Every `path = …`.
+    /// What stands in `[paths]` itself.
+    #[serde(flatten)]
+    pub own: PathGroup,
+    /// The named groups in the order of the file.
+    pub groups: Option<Vec<PathGroup>>,
+}
+
+/// Some paths and how they are watched. What is absent has its default.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PathGroup {
+    /// The name in `[paths "NAME"]`.
+    pub name: Option<String>,
+    /// `PATH` or `recursive:PATH`, also with wildcards.
     pub path: Option<Vec<String>>,
+    /// What is left out: names, or absolute patterns.
+    pub exclude: Option<Vec<String>>,
+    /// What is compared: names of attributes and of groups of them; `-NAME` takes away.
+    pub attributes: Option<Vec<String>>,
+    /// How much any change matters.
+    pub severity: Option<String>,
+    /// Whether files are hashed. Default: true.
+    pub hash: Option<bool>,
+    /// Largest file that is hashed. Default: none, any file is hashed.
+    pub largest_hashed: Option<Amount>,
+    /// Whether symbolic links below the path are followed to the files they point to. Default: false.
+    pub follow: Option<bool>,
+    /// Whether files only grow, as logs do. Default: false.
+    pub growing: Option<bool>,
+    /// Labels that alerts carry.
+    pub tags: Option<Vec<String>>,
+    /// How many directories deep a recursive path goes. Default: any.
+    pub depth: Option<i64>,
 }
 
-/// One configured path.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Entry {
-    /// Absolute, without `.`, `..` and double slashes.
-    pub path: PathBuf,
-    /// Whether everything below it is watched too.
-    pub recursive: bool,
+/// `[fswatch]`: how the module works. What is absent has its default, see [`Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Tuning {
+    /// See [`Settings::settle`].
+    pub settle_milliseconds: Option<i64>,
+    /// See [`Settings::quick_scan`].
+    pub quick_scan_minutes: Option<i64>,
+    /// `default`, `minimal` or `none`.
+    pub profile: Option<String>,
 }
 
-/// Why a configured path cannot be watched.
+/// A number of bytes, as a number or as a text such as "100 MiB".
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Amount {
+    /// Bytes.
+    Number(i64),
+    /// A number with its unit, or "none".
+    Text(String),
+}
+
+/// How the module works, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Quiet time after which a path is looked at: the writes of one save become one alert. 0 to 10,000 ms,
+    /// default 100; 0 turns it off.
+    pub settle: Duration,
+    /// Time between two quick scans; `None` turns them off. 1 to 10,080 minutes, default 10.
+    pub quick_scan: Option<Duration>,
+    /// Which built-in list of paths is watched.
+    pub profile: Profile,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { settle: Duration::from_millis(100), quick_scan: Some(minutes(10)), profile: Profile::Default }
+    }
+}
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(count * 60)
+}
+
+/// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadEntry {
-    /// There is no path.
-    #[error("is empty; give an absolute path, or recursive: and an absolute path")]
-    Empty,
-    /// It does not begin at the root.
-    #[error("{0:?} is not an absolute path")]
-    Relative(String),
-    /// No path holds a NUL.
-    #[error("{0:?} holds a NUL character")]
-    Nul(String),
+#[error("{key}: {message}")]
+pub struct Problem {
+    /// The key that has it: `section.key`, `section.NAME.key`, with `[2]` for the third item of a list.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
 }
 
-impl Entry {
-    /// Reads `PATH` or `recursive:PATH`.
-    ///
-    /// # Errors
-    /// When the path is not absolute.
-    pub fn parse(text: &str) -> Result<Self, BadEntry> {
-        let (path, recursive) = match text.strip_prefix(RECURSIVE) {
-            Some(rest) => (rest.trim_start(), true),
-            None => (text, false),
-        };
-        if path.is_empty() {
-            return Err(BadEntry::Empty);
-        }
-        if path.contains('\0') {
-            return Err(BadEntry::Nul(path.to_owned()));
-        }
-        if !path.starts_with('/') {
-            return Err(BadEntry::Relative(path.to_owned()));
-        }
-        Ok(Self { path: normal(Path::new(path)), recursive })
-    }
+/// Everything that is wrong with a configuration, at least one thing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
 
-    /// Whether an object at `path` is watched because of this entry, when the entry itself is at `root`.
-    #[must_use]
-    pub fn covers(&self, root: &Path, path: &Path) -> bool {
-        path == root || if self.recursive { path.starts_with(root) } else { path.parent() == Some(root) }
+impl fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("configuration is wrong: ")?;
+        for (index, problem) in self.0.iter().enumerate() {
+            write!(formatter, "{}{problem}", if index > 0 { "; " } else { "" })?;
+        }
+        Ok(())
     }
 }
 
-/// Resolves `.`, `..` and repeated slashes by the text alone; nothing above the root is left.
-fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => normal.push(name),
-            Component::ParentDir => {
-                normal.pop();
+/// Collects problems under one key's beginning.
+#[derive(Debug)]
+pub(crate) struct Complaints<'a> {
+    pub(crate) section: String,
+    pub(crate) list: &'a mut Vec<Problem>,
+}
+
+impl Complaints<'_> {
+    pub(crate) fn add(&mut self, key: &str, message: impl Into<String>) {
+        let key = if key.is_empty() { self.section.clone() } else { format!("{}.{key}", self.section) };
+        self.list.push(Problem { key, message: message.into() });
+    }
+
+    fn number(&mut self, key: &str, value: Option<i64>, default: u64, least: u64, most: u64) -> u64 {
+        let Some(value) = value else { return default };
+        match u64::try_from(value).ok().filter(|value| (least..=most).contains(value)) {
+            Some(value) => value,
+            None => {
+                self.add(key, format!("{value} is not a whole number from {least} to {most}"));
+                default
             }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    normal
+
+    /// A number that 0 turns off.
+    fn number_or_off(
+        &mut self,
+        key: &str,
+        value: Option<i64>,
+        default: u64,
+        least: u64,
+        most: u64,
+    ) -> Option<u64> {
+        let Some(value) = value else { return Some(default) };
+        match u64::try_from(value).ok().filter(|value| *value == 0 || (least..=most).contains(value)) {
+            Some(0) => None,
+            Some(value) => Some(value),
+            None => {
+                self.add(key, format!("{value} is not a whole number from {least} to {most}, or 0 for off"));
+                Some(default)
+            }
+        }
+    }
+
+    /// A number of bytes; `none` is allowed when `without` is, and then `Some(None)` means it.
+    pub(crate) fn bytes(
+        &mut self,
+        key: &str,
+        value: Option<&Amount>,
+        (least, most): (u64, u64),
+        without: bool,
+    ) -> Option<Option<u64>> {
+        let value = value?;
+        let bytes = match value {
+            Amount::Number(number) => u64::try_from(*number).ok(),
+            Amount::Text(text) if without && text.trim().eq_ignore_ascii_case("none") => return Some(None),
+            Amount::Text(text) => parse_bytes(text),
+        };
+        if let Some(bytes) = bytes.filter(|bytes| (least..=most).contains(bytes)) {
+            return Some(Some(bytes));
+        }
+        let found = match value {
+            Amount::Number(number) => number.to_string(),
+            Amount::Text(text) => format!("{text:?}"),
+        };
+        let none = if without { ", or \"none\"" } else { "" };
+        let range = format!("from {} to {}", show_bytes(least), show_bytes(most));
+        self.add(
+            key,
+            format!("{found} is not a number of bytes or a size such as \"100 MiB\" (units B, KiB, MiB, GiB, TiB), {range}{none}"),
+        );
+        None
+    }
+
+    /// One of a few words.
+    pub(crate) fn word<T: Copy>(&mut self, key: &str, value: Option<&str>, words: &[(&str, T)]) -> Option<T> {
+        let text = value?;
+        let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text.trim()));
+        if found.is_none() {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            self.add(key, format!("{text:?} is not one of {}", known.join(", ")));
+        }
+        found.map(|(_, value)| *value)
+    }
+}
+
+/// Reads a size such as "64 MiB", or a plain number of bytes.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// Shows a number of bytes in the largest unit that divides it.
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes != 0 && bytes.trailing_zeros() >= shift {
+            return format!("{} {unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} B")
 }
 
 impl Config {
-    /// The configured entries without repetition, or the default ones when none is configured.
+    /// Whether any path is configured.
+    #[must_use]
+    pub fn has_paths(&self) -> bool {
+        let has = |group: &PathGroup| group.path.as_ref().is_some_and(|paths| !paths.is_empty());
+        self.paths.as_ref().is_some_and(|paths| has(&paths.own) || paths.groups.iter().flatten().any(has))
+    }
+
+    /// How the module works.
     ///
     /// # Errors
-    /// Every entry that cannot be watched, with its place in the list.
-    pub fn entries(&self) -> Result<Vec<Entry>, Vec<(usize, BadEntry)>> {
-        let configured = self.paths.as_ref().and_then(|paths| paths.path.as_deref()).unwrap_or_default();
-        let mut entries = Vec::new();
+    /// Every value that is not in its range.
+    pub fn settings(&self) -> Result<Settings, Problems> {
         let mut problems = Vec::new();
-        let mut add = |index: usize, text: &str| match Entry::parse(text) {
-            Ok(entry) if entries.contains(&entry) => {}
-            Ok(entry) => entries.push(entry),
-            Err(problem) => problems.push((index, problem)),
-        };
-        if configured.is_empty() {
-            DEFAULT_ENTRIES.iter().enumerate().for_each(|(index, text)| add(index, text));
-        } else {
-            configured.iter().enumerate().for_each(|(index, text)| add(index, text));
+        let settings = self.read_settings(&mut problems);
+        if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
+    }
+
+    pub(crate) fn read_settings(&self, problems: &mut Vec<Problem>) -> Settings {
+        let absent = Tuning::default();
+        let given = self.fswatch.as_ref().unwrap_or(&absent);
+        let mut read = Complaints { section: "fswatch".to_owned(), list: problems };
+        let profiles =
+            [("default", Profile::Default), ("minimal", Profile::Minimal), ("none", Profile::None)];
+        // With paths of one's own, the built-in list is watched only when it is asked for.
+        let usual_profile = if self.has_paths() { Profile::None } else { Profile::Default };
+        Settings {
+            settle: Duration::from_millis(read.number(
+                "settle_milliseconds",
+                given.settle_milliseconds,
+                100,
+                0,
+                10_000,
+            )),
+            quick_scan: read
+                .number_or_off("quick_scan_minutes", given.quick_scan_minutes, 10, 1, 10_080)
+                .map(minutes),
+            profile: read.word("profile", given.profile.as_deref(), &profiles).unwrap_or(usual_profile),
         }
-        if problems.is_empty() { Ok(entries) } else { Err(problems) }
     }
 }
 
@@ -141,84 +292,104 @@ pub fn check(config: &Value) -> Result<(), Vec<(String, String)>> {
     let raw = serde_json::value::to_raw_value(config).map_err(|error| whole(error.to_string()))?;
     let config: Config =
         vigie_sdk::json::from_any_case(Some(&raw)).map_err(|error| whole(error.to_string()))?;
-    config.entries().map(|_| ()).map_err(|problems| {
-        problems
-            .into_iter()
-            .map(|(index, problem)| (format!("paths.path[{index}]"), problem.to_string()))
-            .collect()
-    })
+    match Rules::compile(&config) {
+        Ok(_) => Ok(()),
+        Err(problems) => Err(problems.0.into_iter().map(|problem| (problem.key, problem.message)).collect()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use serde_json::json;
 
-    fn entry(path: &str, recursive: bool) -> Entry {
-        Entry { path: path.into(), recursive }
+    use super::*;
+
+    fn read(value: &Value) -> Config {
+        let raw = serde_json::value::to_raw_value(value).unwrap();
+        vigie_sdk::json::from_any_case(Some(&raw)).unwrap()
+    }
+
+    fn keys(value: &Value) -> Vec<String> {
+        check(value).unwrap_err().into_iter().map(|(key, _)| key).collect()
     }
 
     #[test]
-    fn paths_are_made_plain() {
-        assert_eq!(Entry::parse("/etc/").unwrap(), entry("/etc", false));
-        assert_eq!(Entry::parse("recursive:/a/../b//c/.").unwrap(), entry("/b/c", true));
-        assert_eq!(Entry::parse("recursive: /a").unwrap(), entry("/a", true));
-        assert_eq!(Entry::parse("/../..").unwrap(), entry("/", false));
+    fn an_old_configuration_means_what_it_meant() {
+        let config = read(&json!({"Paths": {"Path": ["/etc", "recursive:/bin"]}}));
+
+        let paths = config.paths.unwrap();
+        assert_eq!(paths.own.path.unwrap(), ["/etc", "recursive:/bin"]);
+        assert_eq!(paths.groups, None);
+        check(&json!({"Paths": {"Path": null}})).unwrap();
+        check(&json!({"paths": null})).unwrap();
+        check(&json!({})).unwrap();
     }
 
     #[test]
-    fn what_is_not_an_absolute_path_is_named_with_its_place() {
-        let config = json!({"Paths": {"Path": ["/etc", "etc", "recursive:", ""]}});
+    fn what_is_absent_has_its_default_and_paths_turn_the_profile_off() {
+        assert_eq!(read(&json!({})).settings().unwrap(), Settings::default());
+        let own = read(&json!({"Paths": {"Path": ["/etc"]}})).settings().unwrap();
+        let group =
+            read(&json!({"Paths": {"groups": [{"name": "a", "path": ["/etc"]}]}})).settings().unwrap();
+        let both = read(&json!({"Paths": {"Path": ["/etc"]}, "fswatch": {"profile": "minimal"}}))
+            .settings()
+            .unwrap();
 
-        let problems = check(&config).unwrap_err();
+        assert_eq!(
+            (own.profile, group.profile, both.profile),
+            (Profile::None, Profile::None, Profile::Minimal)
+        );
+    }
 
-        let keys: Vec<_> = problems.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["paths.path[1]", "paths.path[2]", "paths.path[3]"]);
-        assert!(problems[0].1.contains("\"etc\" is not an absolute path"), "{problems:?}");
+    #[test]
+    fn every_setting_is_read() {
+        let settings = read(&json!({"fswatch": {
+            "settle_milliseconds": 0, "quick_scan_minutes": 0, "profile": "none",
+        }}))
+        .settings()
+        .unwrap();
+
+        assert_eq!(settings, Settings { settle: Duration::ZERO, quick_scan: None, profile: Profile::None });
+    }
+
+    #[test]
+    fn every_bad_setting_is_named() {
+        let found = keys(&json!({"fswatch": {
+            "settle_milliseconds": 10_001, "quick_scan_minutes": -1, "profile": "all",
+        }}));
+
+        let names = ["settle_milliseconds", "quick_scan_minutes", "profile"];
+        assert_eq!(found, names.map(|name| format!("fswatch.{name}")));
+    }
+
+    #[test]
+    fn every_bad_path_key_is_named_with_its_group_and_place() {
+        let found = keys(&json!({"Paths": {
+            "path": ["/etc", "etc", "recursive:", "", "/a/[b"], "exclude": ["*.swp", "[", "{a"],
+            "attributes": ["content, colour", "-kind"], "severity": "loud", "largest_hashed": "1 MB", "depth": 0,
+            "tags": [""],
+            "groups": [{"name": "web", "path": ["x"]}, {"name": "idle"}, {"name": "web", "path": ["/a"]}],
+        }}));
+
+        let expected = "paths.depth paths.severity paths.largest_hashed paths.exclude[1] paths.exclude[2] \
+                        paths.attributes[0] paths.attributes[1] paths.tags[0] paths.path[1] paths.path[2] paths.path[3] \
+                        paths.path[4] paths.web.path[0] paths.idle paths.web";
+        assert_eq!(found.join(" "), expected);
     }
 
     #[test]
     fn a_configuration_of_another_form_is_refused() {
         assert!(check(&json!({"Paths": {"Path": "/x"}})).is_err());
-        check(&json!({"Paths": {"Path": null}})).unwrap();
-        check(&json!({})).unwrap();
+        assert!(check(&json!({"Paths": {"groups": {"a": 1}}})).is_err());
+        assert!(check(&json!([])).is_err());
     }
 
     #[test]
-    fn repeated_paths_count_once_and_none_means_the_defaults() {
-        let twice = Config { paths: Some(Paths { path: Some(vec!["/a".to_owned(), "/a/".to_owned()]) }) };
-
-        assert_eq!(twice.entries().unwrap(), [entry("/a", false)]);
-        assert!(Config::default().entries().unwrap().contains(&entry("/etc", true)));
-    }
-
-    #[test]
-    fn an_entry_covers_itself_and_what_is_in_it() {
-        let flat = entry("/etc", false);
-        let deep = entry("/etc", true);
-        let root = Path::new("/etc");
-
-        for (path, by_flat, by_deep) in [
-            ("/etc", true, true),
-            ("/etc/passwd", true, true),
-            ("/etc/ssh/config", false, true),
-            ("/etcetera", false, false),
-            ("/", false, false),
-        ] {
-            assert_eq!(flat.covers(root, Path::new(path)), by_flat, "{path}");
-            assert_eq!(deep.covers(root, Path::new(path)), by_deep, "{path}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_plain_path_is_absolute_and_stays_as_it_is(text in "(/|\\.|\\.\\.|[a-c]{1,3}){0,12}") {
-            if let Ok(entry) = Entry::parse(&format!("/{text}")) {
-                prop_assert!(entry.path.is_absolute());
-                prop_assert!(entry.path.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir)));
-                prop_assert_eq!(Entry::parse(entry.path.to_str().unwrap()).unwrap().path, entry.path);
-            }
+    fn sizes_are_read_in_binary_units_only() {
+        assert_eq!(parse_bytes("64 MiB"), Some(64 << 20));
+        assert_eq!(parse_bytes("1000"), Some(1000));
+        for text in ["", "64 MB", "-1 KiB", "1.5 GiB", "99999999999 TiB", "KiB", "64M"] {
+            assert_eq!(parse_bytes(text), None, "{text:?}");
         }
     }
 }

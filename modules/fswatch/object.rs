@@ -1,239 +1,139 @@
-//! What is known of one object in the file system, and how it is read without being led astray.
+//! What is known of one object in the file system.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use nix::fcntl::OFlag;
-use sha2::{Digest, Sha256};
-
-/// Times that a file is read again because it changed while it was read.
-const READ_ATTEMPTS: usize = 3;
-
-/// Bytes that are read at a time.
-const READ_BYTES: usize = 128 * 1024;
-
-/// The content of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// A regular file, by the SHA-256 of what is in it.
-    File([u8; 32]),
-    /// A regular file that could not be read, and why.
-    Unreadable(String),
-    /// A symbolic link and where it points.
-    Link(PathBuf),
-    /// Anything else that is not a directory: `fifo`, `socket`, `character device`, `block device`.
-    Special(&'static str),
-}
-
-/// When a file was as it is known: as long as none of this changes, it does not have to be read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
-/// One object as it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
-    /// What it holds.
-    pub content: Content,
-    /// When that was so.
-    pub stamp: Stamp,
-}
-
-impl Object {
-    /// Whether nothing says that the object at `path` is another one, without reading it.
-    #[must_use]
-    pub fn is_untouched(&self, path: &Path) -> bool {
-        let readable = !matches!(self.content, Content::Unreadable(_));
-        readable && path.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
-    }
-}
-
-/// What was found at a path.
-#[derive(Debug)]
-pub enum Found {
-    /// Nothing.
-    Missing,
+/// What kind of object it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A regular file.
+    File,
     /// A directory.
     Directory,
-    /// Something with content.
-    Object(Object),
-    /// A file that was changing all the time while it was read; look again later.
-    Busy,
+    /// A symbolic link.
+    Link,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharacterDevice,
+    /// A block device.
+    BlockDevice,
 }
 
-/// Looks at `path` without following a link at its end.
-///
-/// # Errors
-/// When it cannot even be looked at, for example because a directory above it cannot be entered.
-pub fn look(path: &Path) -> io::Result<Found> {
-    let metadata = match path.symlink_metadata() {
-        Ok(metadata) => metadata,
-        Err(error) if is_missing(&error) => return Ok(Found::Missing),
-        Err(error) => return Err(error),
-    };
-    let stamp = Stamp::of(&metadata);
-    if metadata.is_dir() {
-        return Ok(Found::Directory);
-    }
-    let kind = metadata.file_type();
-    let content = if kind.is_symlink() {
-        match std::fs::read_link(path) {
-            Ok(target) => Content::Link(target),
-            Err(error) if is_missing(&error) => return Ok(Found::Missing),
-            Err(error) => Content::Unreadable(error.to_string()),
-        }
-    } else if kind.is_file() {
-        return read(path, stamp);
-    } else if kind.is_fifo() {
-        Content::Special("fifo")
-    } else if kind.is_socket() {
-        Content::Special("socket")
-    } else if kind.is_char_device() {
-        Content::Special("character device")
-    } else {
-        Content::Special("block device")
-    };
-    Ok(Found::Object(Object { content, stamp }))
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// Hashes a regular file. The digest is of the file as it was at one moment: when it changed while it was read,
-/// it is read again.
-fn read(path: &Path, mut stamp: Stamp) -> io::Result<Found> {
-    for _ in 0..READ_ATTEMPTS {
-        // O_NONBLOCK: between the look and the opening a FIFO may have taken the file's place, and opening one
-        // would wait for a writer for ever.
-        let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
-            Ok(file) => file,
-            Err(error) if is_missing(&error) => return Ok(Found::Missing),
-            // Something else has taken its place.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => {
-                return Ok(Found::Busy);
-            }
-            Err(error) => return Ok(unreadable(&error, stamp)),
-        };
-        let before = file.metadata()?;
-        if !before.is_file() {
-            return Ok(Found::Busy);
-        }
-        stamp = Stamp::of(&before);
-        match digest(&mut file) {
-            Ok(digest) if Stamp::of(&file.metadata()?) == stamp => {
-                return Ok(Found::Object(Object { content: Content::File(digest), stamp }));
-            }
-            Ok(_) => {}
-            Err(error) => return Ok(unreadable(&error, stamp)),
-        }
-    }
-    Ok(Found::Busy)
-}
-
-fn unreadable(error: &io::Error, stamp: Stamp) -> Found {
-    Found::Object(Object { content: Content::Unreadable(error.to_string()), stamp })
-}
-
-fn digest(file: &mut File) -> io::Result<[u8; 32]> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hash.finalize().into()),
-            Ok(read) => hash.update(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+impl Kind {
+    /// The kind in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Link => "symbolic link",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::CharacterDevice => "character device",
+            Self::BlockDevice => "block device",
         }
     }
 }
 
-/// A digest in lower-case hexadecimal.
-#[must_use]
-pub fn hex(digest: &[u8; 32]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// A time of the file system: since 1970 in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    /// Whole seconds.
+    pub seconds: i64,
+    /// Nanoseconds, below a thousand million.
+    pub nanoseconds: u32,
 }
 
-/// A path for people and JSON: what is not UTF-8 is shown as `\xNN`, so that two names never look the same.
-#[must_use]
-pub fn shown(path: &Path) -> String {
-    let bytes = path.as_os_str().as_bytes();
-    bytes
-        .utf8_chunks()
-        .flat_map(|chunk| {
-            let valid = chunk.valid().to_owned();
-            let invalid: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect();
-            [valid, invalid]
-        })
-        .collect()
+/// Why the content of a regular file was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NotRead {
+    /// The rule of its path asks for metadata only.
+    MetadataOnly,
+    /// It is larger than the rule of its path allows to be hashed.
+    TooLarge,
+    /// Reading failed with this error number.
+    Failed(i32),
+    /// It changed during every attempt to read it: somebody writes to it.
+    OpenForWriting,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::ffi::OsStr;
+/// What an object holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Nothing that is compared: a directory, a FIFO, a socket, a device.
+    None,
+    /// A regular file, by the SHA-256 of what is in it.
+    Digest([u8; 32]),
+    /// A regular file that was not read.
+    NotRead(NotRead),
+    /// Where a symbolic link points, as it is written there.
+    Target(PathBuf),
+}
 
-    fn object(path: &Path) -> Object {
-        match look(path).unwrap() {
-            Found::Object(object) => object,
-            other => panic!("{other:?}"),
-        }
-    }
+/// Inode flags that are kept, as in `stx_attributes` of statx(2).
+pub mod flag {
+    /// `STATX_ATTR_COMPRESSED`
+    pub const COMPRESSED: u32 = 0x4;
+    /// `STATX_ATTR_IMMUTABLE`: nobody can change, rename or remove it (`chattr +i`).
+    pub const IMMUTABLE: u32 = 0x10;
+    /// `STATX_ATTR_APPEND`: it can only grow (`chattr +a`).
+    pub const APPEND_ONLY: u32 = 0x20;
+    /// `STATX_ATTR_NODUMP`
+    pub const NO_DUMP: u32 = 0x40;
+    /// `STATX_ATTR_ENCRYPTED`
+    pub const ENCRYPTED: u32 = 0x800;
+    /// `STATX_ATTR_VERITY`: the kernel verifies every read (fs-verity).
+    pub const VERITY: u32 = 0x0010_0000;
+    /// All that are kept.
+    pub const ALL: u32 = COMPRESSED | IMMUTABLE | APPEND_ONLY | NO_DUMP | ENCRYPTED | VERITY;
+}
 
-    #[test]
-    fn a_file_is_known_by_its_digest() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
-        std::fs::write(&path, "abc").unwrap();
+/// An extended attribute: its name with namespace (`security.capability`) and its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExtendedAttribute {
+    /// The name, for example `security.selinux`.
+    pub name: Box<[u8]>,
+    /// The value.
+    pub value: Box<[u8]>,
+}
 
-        let Content::File(digest) = object(&path).content else { panic!() };
+/// All extended attributes of an object in the order of their names; POSIX ACLs, file capabilities and SELinux labels
+/// are among them. Shared, because most objects of a host have the same ones.
+pub type ExtendedAttributes = Arc<[ExtendedAttribute]>;
 
-        // FIPS 180-2, appendix B.1.
-        assert_eq!(hex(&digest), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    }
-
-    #[test]
-    fn a_fifo_and_a_link_are_seen_for_what_they_are_and_never_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let fifo = directory.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let link = directory.path().join("link");
-        std::os::unix::fs::symlink("/nowhere", &link).unwrap();
-
-        assert_eq!(object(&fifo).content, Content::Special("fifo"));
-        assert_eq!(object(&link).content, Content::Link("/nowhere".into()));
-        assert!(matches!(look(directory.path()).unwrap(), Found::Directory));
-        assert!(matches!(look(&directory.path().join("no")).unwrap(), Found::Missing));
-        assert!(matches!(look(&fifo.join("below")).unwrap(), Found::Missing));
-    }
-
-    #[test]
-    fn names_that_are_not_utf8_stay_apart() {
-        let shown = |bytes: &[u8]| shown(Path::new(OsStr::from_bytes(bytes)));
-
-        assert_eq!(shown(b"/a/\xff"), "/a/\\xff");
-        assert_eq!(shown("/é".as_bytes()), "/é");
-        assert_ne!(shown(b"/a/\xff"), shown(b"/a/\xfe"));
-    }
+/// One object as it is known. Directories have neither size, nor times, nor a number of links here: these change with
+/// what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// Its kind.
+    pub kind: Kind,
+    /// The permission bits with setuid, setgid and sticky: 0 to 0o7777.
+    pub permissions: u16,
+    /// User id of the owner.
+    pub owner: u32,
+    /// Group id.
+    pub group: u32,
+    /// Bytes in a regular file.
+    pub size: u64,
+    /// When its content changed last.
+    pub modified: Timestamp,
+    /// When its inode changed last; never compared for its own sake, but it says that the rest must be looked at.
+    pub changed: Timestamp,
+    /// Number of the device that holds it.
+    pub device: u64,
+    /// Number of the inode on that device.
+    pub inode: u64,
+    /// Number of names that the inode has.
+    pub links: u32,
+    /// Number of the device that a device node stands for.
+    pub special: u64,
+    /// Inode flags, see [`flag`].
+    pub flags: u32,
+    /// What it holds.
+    pub content: Content,
+    /// Its extended attributes.
+    pub extended: ExtendedAttributes,
 }

@@ -106,3 +106,61 @@ fn further_paths_are_watched_after_a_reload_without_a_restart() {
     wait_alert(&host, "late signature changed");
     assert_eq!(host.module("fswatch")["pid"], before);
 }
+
+#[test]
+fn what_is_done_to_a_file_without_writing_it_is_an_alert_by_the_rule_of_its_path() {
+    let host = host();
+    let watched = host.path("watched");
+    fs::write(
+        host.path("modules.d/fswatch.cfg"),
+        format!(
+            "[paths]\npath = recursive:{}\nexclude = *.swp\ntags = accounts\n[fswatch]\nsettle_milliseconds = 10\n",
+            watched.display()
+        ),
+    )
+    .unwrap();
+    let _agent = host.start();
+    wait_baseline(&host);
+
+    fs::write(watched.join("a.swp"), "").unwrap();
+    fs::set_permissions(watched.join("passwd"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
+        .unwrap();
+
+    let alert = wait_alert(&host, "mode changed");
+    assert_eq!((&alert["severity"], &alert["tags"]), (&json!("critical"), &json!(["accounts"])), "{alert}");
+    assert_eq!(
+        (&alert["before"]["mode"], &alert["after"]["mode"]),
+        (&json!("0644"), &json!("4755")),
+        "{alert}"
+    );
+    assert!(!host.journal().iter().any(|alert| alert["message"].as_str().unwrap().contains("a.swp")));
+}
+
+#[test]
+fn a_query_explains_which_rule_a_path_has_and_compares_on_request() {
+    let host = host();
+    let _agent = host.start();
+    wait_baseline(&host);
+    let path = host.path("watched/passwd");
+
+    let explained = host.query("fswatch", &json!({"explain": path}))["result"]["elements"].take();
+    let rescanned = host.query("fswatch", &json!({"rescan": true}))["result"].take();
+    let wrong = host.query("fswatch", &json!({"rescann": true}))["result"].take();
+
+    assert_eq!(explained["watched"], true, "{explained}");
+    assert_eq!(rescanned["success"], true, "{rescanned}");
+    assert_eq!(wrong["success"], false, "{wrong}");
+    assert!(wrong["errors"][0].as_str().unwrap().contains("rescann"), "{wrong}");
+}
+
+#[test]
+fn a_key_that_makes_no_sense_is_named_with_its_file_and_line() {
+    let host = host();
+    fs::write(host.path("modules.d/fswatch.cfg"), "[paths]\npath = /etc\nseverity = loud\ncolour = red\n")
+        .unwrap();
+
+    let checked = host.vigie(&["check-config", host.path("vigie.toml").to_str().unwrap()]);
+
+    let said = format!("{}{}", checked.out, checked.err);
+    assert!(said.contains("fswatch.cfg:4") && said.contains("colour"), "{said}");
+}

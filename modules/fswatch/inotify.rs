@@ -1,0 +1,201 @@
+//! The backend that needs no privileges: inotify(7), a watch for each directory.
+//!
+//! A thread of its own reads the kernel's queue and does nothing but merge events into the mailbox.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+
+use crate::events::{Happened, Mailbox};
+
+/// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Watches directories. Watches end with it.
+#[derive(Debug)]
+pub struct Watcher {
+    watches: Watches,
+    map: WatchMap,
+}
+
+impl Watcher {
+    /// Begins to watch nothing.
+    ///
+    /// # Errors
+    /// When the kernel gives no inotify instance (`fs.inotify.max_user_instances`) or no thread.
+    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let watches = inotify.watches();
+        std::thread::Builder::new()
+            .name("inotify".to_owned())
+            .spawn(move || read_events(inotify, &mailbox))?;
+        Ok(Self { watches, map: WatchMap::default() })
+    }
+
+    /// Watches a directory for what happens to it and in it; does nothing when it is watched already.
+    ///
+    /// # Errors
+    /// When it is no directory, or the limit of watches (`fs.inotify.max_user_watches`) is reached.
+    pub fn add(&mut self, directory: &Path) -> io::Result<()> {
+        let mask = WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MODIFY
+            | WatchMask::CLOSE_WRITE
+            | WatchMask::ATTRIB
+            | WatchMask::MOVE
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR
+            | WatchMask::DONT_FOLLOW;
+        // A second call for the same directory gives the same descriptor; one for another directory under the
+        // same path gives a new one.
+        let watch = self.watches.add(directory, mask)?;
+        self.map.insert(directory.to_owned(), watch);
+        Ok(())
+    }
+
+    /// Whether there is a watch for this path.
+    #[must_use]
+    pub fn is_watched(&self, directory: &Path) -> bool {
+        self.map.by_path.contains_key(directory)
+    }
+
+    /// The paths of what an event is about; several where a directory is mounted in several places.
+    #[must_use]
+    pub fn paths(&self, watch: &WatchDescriptor, name: Option<&OsString>) -> Vec<PathBuf> {
+        let directories = self.map.by_watch.get(watch).map(Vec::as_slice).unwrap_or_default();
+        directories
+            .iter()
+            .map(|directory| name.map_or_else(|| directory.clone(), |name| directory.join(name)))
+            .collect()
+    }
+
+    /// Forgets a watch that the kernel ended.
+    pub fn forget(&mut self, watch: &WatchDescriptor) {
+        self.map.forget(watch);
+    }
+
+    /// Ends the watches of a directory and everything below it.
+    pub fn remove_tree(&mut self, directory: &Path) {
+        for watch in self.map.take_tree(directory) {
+            // Fails when the directory is gone, and then the watch is as well.
+            self.watches.remove(watch).ok();
+        }
+    }
+
+    /// Ends the watches that are not needed.
+    pub fn retain(&mut self, needed: impl Fn(&Path) -> bool) {
+        let surplus: Vec<_> = self.map.by_path.keys().filter(|path| !needed(path)).cloned().collect();
+        for watch in self.map.take(surplus) {
+            self.watches.remove(watch).ok();
+        }
+    }
+
+    /// Number of watches.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.map.by_path.len()
+    }
+
+    /// Whether nothing is watched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.by_path.is_empty()
+    }
+}
+
+fn read_events(mut inotify: Inotify, mailbox: &Mailbox) {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let Ok(events) = inotify.read_events_blocking(&mut buffer) else {
+            // The descriptor is ours and the buffer large enough: only a broken kernel gets here. Everything may
+            // have changed, and whoever waits must learn of it.
+            mailbox.open().overflowed("inotify cannot be read any more");
+            return;
+        };
+        let mut batch = mailbox.open();
+        for event in events {
+            if event.mask.contains(EventMask::Q_OVERFLOW) {
+                batch.overflowed("inotify's queue overflowed (fs.inotify.max_queued_events)");
+            } else if event.mask.contains(EventMask::IGNORED) {
+                batch.ended(event.wd);
+            } else {
+                let happened = Happened {
+                    finished: !event.mask.contains(EventMask::MODIFY),
+                    directory: event.mask.contains(EventMask::ISDIR)
+                        || event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF),
+                };
+                batch.watch(event.wd, event.name.map(OsString::from), happened);
+            }
+        }
+    }
+}
+
+/// Which directory each watch is for, and the other way round. The kernel knows directories by inode: one that is
+/// mounted twice has several paths and a single watch.
+#[derive(Debug, Default)]
+struct WatchMap {
+    by_path: BTreeMap<PathBuf, WatchDescriptor>,
+    by_watch: HashMap<WatchDescriptor, Vec<PathBuf>>,
+}
+
+impl WatchMap {
+    fn insert(&mut self, directory: PathBuf, watch: WatchDescriptor) {
+        let paths = self.by_watch.entry(watch.clone()).or_default();
+        if !paths.contains(&directory) {
+            paths.push(directory.clone());
+        }
+        if let Some(old) = self.by_path.insert(directory.clone(), watch.clone())
+            && old != watch
+        {
+            self.separate(&old, &directory);
+        }
+    }
+
+    fn forget(&mut self, watch: &WatchDescriptor) {
+        for path in self.by_watch.remove(watch).unwrap_or_default() {
+            if self.by_path.get(&path) == Some(watch) {
+                self.by_path.remove(&path);
+            }
+        }
+    }
+
+    /// Takes one path from a watch; whether none is left.
+    fn separate(&mut self, watch: &WatchDescriptor, path: &Path) -> bool {
+        let Some(paths) = self.by_watch.get_mut(watch) else { return false };
+        paths.retain(|known| known != path);
+        let is_unused = paths.is_empty();
+        if is_unused {
+            self.by_watch.remove(watch);
+        }
+        is_unused
+    }
+
+    /// Takes out a directory and everything below it; returns the watches that no path is left for.
+    fn take_tree(&mut self, directory: &Path) -> Vec<WatchDescriptor> {
+        let paths: Vec<_> = self
+            .by_path
+            .range::<Path, _>((Bound::Included(directory), Bound::Unbounded))
+            .map(|(path, _)| path)
+            .take_while(|path| path.starts_with(directory))
+            .cloned()
+            .collect();
+        self.take(paths)
+    }
+
+    fn take(&mut self, paths: Vec<PathBuf>) -> Vec<WatchDescriptor> {
+        let mut unused = Vec::new();
+        for path in paths {
+            if let Some(watch) = self.by_path.remove(&path)
+                && self.separate(&watch, &path)
+            {
+                unused.push(watch);
+            }
+        }
+        unused
+    }
+}

@@ -1,0 +1,651 @@
+//! Looking at one object without being led astray, kept waiting, or leaving traces.
+//!
+//! Directories are opened without following links, so that a directory which becomes a link leads nowhere; files
+//! are opened only when they are regular, and never waited for. A digest counts only when the file was the same
+//! before and after it was read.
+
+use std::ffi::OsStr;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+use sha2::{Digest, Sha256};
+
+use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+
+/// Bytes that are read at a time.
+pub const READ_BYTES: usize = 128 * 1024;
+
+/// Times that a file is read again because it changed while it was read.
+const READ_ATTEMPTS: usize = 3;
+
+/// Bytes of a path that are given to the kernel at once; it refuses 4,096.
+const PATH_BYTES: usize = 2_000;
+
+/// Largest extended attribute that is kept, in bytes: what the kernel allows at most (`XATTR_SIZE_MAX`).
+const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
+
+/// What to find out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plan {
+    /// Whether a regular file is hashed.
+    pub hash: bool,
+    /// Largest file that is hashed, in bytes.
+    pub largest_hashed: Option<u64>,
+    /// Read even what looks as it is known.
+    pub prove: bool,
+    /// The file may have grown: see whether what is known of it is still its beginning.
+    pub growing: bool,
+    /// Leave the page cache as it was.
+    pub spare_cache: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// There is nothing.
+    Missing,
+    /// There is this.
+    Object {
+        /// The object.
+        object: Object,
+        /// It is the known file with more at its end.
+        grown: bool,
+    },
+}
+
+/// Memory that is used again for each look.
+#[derive(Debug)]
+pub struct Scratch {
+    buffer: Vec<u8>,
+    none: ExtendedAttributes,
+    /// Bytes that were read, for those who keep within a budget.
+    pub bytes_read: u64,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { buffer: vec![0; READ_BYTES], none: Arc::new([]), bytes_read: 0 }
+    }
+}
+
+/// Opens a directory for looking at what is in it. No component may be a link.
+///
+/// # Errors
+/// When it is not there, is no directory, or may not be listed.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() <= PATH_BYTES {
+        return open_below(CWD, path, flags);
+    }
+    // Longer than the kernel takes: a piece at a time.
+    let mut directory: Option<OwnedFd> = None;
+    let mut piece = PathBuf::new();
+    let mut components = path.components().peekable();
+    while let Some(component) = components.next() {
+        piece.push(component);
+        let is_last = components.peek().is_none();
+        if is_last || piece.as_os_str().len() >= PATH_BYTES {
+            let flags = if is_last { flags } else { flags | OFlags::PATH };
+            let at = directory.as_ref().map_or(CWD, |directory| directory.as_fd());
+            let next = open_below(at, &piece, flags)?;
+            directory = Some(next);
+            piece = PathBuf::new();
+        }
+    }
+    directory.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+fn open_below(at: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    match rustix::fs::openat2(at, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Before Linux 5.6, or forbidden by a filter of system calls: only the last component is checked then.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::openat(at, path, flags, Mode::empty())?),
+        Err(Errno::LOOP) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+        result => Ok(result?),
+    }
+}
+
+/// Whether an error says that nothing is there.
+#[must_use]
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Looks at a path of any length.
+///
+/// # Errors
+/// When the kernel does not let us look; that nothing is there is no error.
+pub fn look_at(path: &Path, plan: Plan, known: Option<&Object>, scratch: &mut Scratch) -> io::Result<Found> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        // The root of everything has no name in any directory.
+        let root = open_directory(path)?;
+        return look_at_name(root.as_fd(), OsStr::new("."), plan, known, scratch);
+    };
+    match open_parent(parent) {
+        Ok(directory) => look_at_name(directory.as_fd(), name, plan, known, scratch),
+        Err(error) if is_missing(&error) => Ok(Found::Missing),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a directory that need not be listed.
+fn open_parent(path: &Path) -> io::Result<OwnedFd> {
+    if path.as_os_str().len() > PATH_BYTES {
+        return open_directory(path);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open_below(CWD, path, flags)
+}
+
+fn stat(at: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> io::Result<Statx> {
+    Ok(rustix::fs::statx(at, name, flags | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?)
+}
+
+/// Looks at a name in an open directory, without reading it: neither its content nor its extended attributes are
+/// in the answer, but for directories, whose times say nothing about them.
+///
+/// # Errors
+/// When the kernel does not let us look; `NotFound` when nothing is there.
+pub fn glance(directory: BorrowedFd<'_>, name: &OsStr, scratch: &mut Scratch) -> io::Result<Object> {
+    let status = stat(directory, name, AtFlags::empty())?;
+    let mut object = object(&status, scratch.none.clone());
+    if object.kind == Kind::Directory {
+        object.extended = extended_of_name(directory, name, scratch)?;
+    }
+    Ok(object)
+}
+
+/// Whether an object that was glanced at is the known one as far as that tells. Whoever changes anything in an
+/// inode moves its change time, but for what `chattr` does and for what a glance at a directory reads anyway.
+#[must_use]
+pub fn looks_the_same(glanced: &Object, known: &Object) -> bool {
+    let stamp = |object: &Object| {
+        (
+            object.kind,
+            object.permissions,
+            object.owner,
+            object.group,
+            object.size,
+            object.modified,
+            object.changed,
+            object.device,
+            object.inode,
+            object.links,
+            object.special,
+            object.flags,
+        )
+    };
+    stamp(glanced) == stamp(known) && (glanced.kind != Kind::Directory || glanced.extended == known.extended)
+}
+
+/// Looks at a name in an open directory.
+///
+/// # Errors
+/// When the kernel does not let us look; that nothing is there is no error.
+pub fn look_at_name(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    plan: Plan,
+    known: Option<&Object>,
+    scratch: &mut Scratch,
+) -> io::Result<Found> {
+    let known = known.filter(|known| !plan.prove || known.kind != Kind::File || plan.growing);
+    for _ in 0..READ_ATTEMPTS {
+        let glanced = match glance(directory, name, scratch) {
+            Ok(glanced) => glanced,
+            Err(error) if is_missing(&error) => return Ok(Found::Missing),
+            Err(error) => return Err(error),
+        };
+        if let Some(known) = known.filter(|known| !plan.prove && looks_the_same(&glanced, known)) {
+            return Ok(Found::Object { object: known.clone(), grown: false });
+        }
+        let found = match glanced.kind {
+            Kind::File => file(directory, name, glanced, plan, known, scratch)?,
+            Kind::Link => link(directory, name, glanced, scratch)?,
+            Kind::Directory => Some(Found::Object { object: glanced, grown: false }),
+            Kind::Fifo | Kind::Socket | Kind::CharacterDevice | Kind::BlockDevice => {
+                let extended = extended_of_name(directory, name, scratch)?;
+                Some(Found::Object { object: Object { extended, ..glanced }, grown: false })
+            }
+        };
+        // Otherwise something else took its place between two calls.
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
+    let glanced = match glance(directory, name, scratch) {
+        Ok(glanced) => glanced,
+        Err(error) if is_missing(&error) => return Ok(Found::Missing),
+        Err(error) => return Err(error),
+    };
+    let content = match glanced.kind {
+        Kind::File => Content::NotRead(NotRead::OpenForWriting),
+        _ => glanced.content.clone(),
+    };
+    Ok(Found::Object { object: Object { content, ..glanced }, grown: false })
+}
+
+fn link(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    glanced: Object,
+    scratch: &mut Scratch,
+) -> io::Result<Option<Found>> {
+    let target = match rustix::fs::readlinkat(directory, name, Vec::new()) {
+        Ok(target) => PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes())),
+        Err(Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let extended = extended_of_name(directory, name, scratch)?;
+    let object = Object { content: Content::Target(target), extended, ..glanced };
+    Ok(Some(Found::Object { object, grown: false }))
+}
+
+/// Reads a regular file. `None` when it is another one now, or changed while it was read.
+fn file(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    glanced: Object,
+    plan: Plan,
+    known: Option<&Object>,
+    scratch: &mut Scratch,
+) -> io::Result<Option<Found>> {
+    let skipped = if !plan.hash {
+        Some(NotRead::MetadataOnly)
+    } else if plan.largest_hashed.is_some_and(|largest| glanced.size > largest) {
+        Some(NotRead::TooLarge)
+    } else {
+        None
+    };
+    if let Some(why) = skipped {
+        let extended = extended_of_name(directory, name, scratch)?;
+        let object = Object { content: Content::NotRead(why), extended, ..glanced };
+        return Ok(Some(Found::Object { object, grown: false }));
+    }
+    let file = match open_file(directory, name) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(error) => {
+            let extended = extended_of_name(directory, name, scratch)?;
+            let content = Content::NotRead(NotRead::Failed(error.raw_os_error()));
+            return Ok(Some(Found::Object { object: Object { content, extended, ..glanced }, grown: false }));
+        }
+    };
+    let before = status_of(&file, scratch)?;
+    if before.kind != Kind::File {
+        return Ok(None);
+    }
+    let beginning = known.filter(|_| plan.growing).and_then(|known| match known.content {
+        Content::Digest(digest) if known.size <= before.size => Some((known.size, digest)),
+        _ => None,
+    });
+    let (digest, grown) = match digest(&file, before.size, beginning, plan.spare_cache, scratch) {
+        Ok(read) => read,
+        Err(error) => {
+            let number = error.raw_os_error().unwrap_or_default();
+            let extended = extended_of_file(&file, scratch)?;
+            let content = Content::NotRead(NotRead::Failed(number));
+            return Ok(Some(Found::Object { object: Object { content, extended, ..before }, grown: false }));
+        }
+    };
+    let extended = extended_of_file(&file, scratch)?;
+    if status_of(&file, scratch)? != before {
+        return Ok(None);
+    }
+    Ok(Some(Found::Object { object: Object { content: Content::Digest(digest), extended, ..before }, grown }))
+}
+
+fn open_file(directory: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    // Not blocking: between the glance and the opening a FIFO may have taken the file's place, and opening one
+    // would wait for a writer for ever.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
+        // Only the owner may read without leaving a trace in the access time.
+        Err(Errno::PERM) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+        result => result,
+    }
+}
+
+fn status_of(file: &OwnedFd, scratch: &Scratch) -> io::Result<Object> {
+    Ok(object(&stat(file.as_fd(), OsStr::new(""), AtFlags::EMPTY_PATH)?, scratch.none.clone()))
+}
+
+/// Hashes an open file from its beginning. With `beginning`, tells whether its first bytes have that digest.
+fn digest(
+    file: &OwnedFd,
+    size: u64,
+    beginning: Option<(u64, [u8; 32])>,
+    spare_cache: bool,
+    scratch: &mut Scratch,
+) -> io::Result<([u8; 32], bool)> {
+    let mut hash = Sha256::new();
+    let mut offset = 0_u64;
+    let mut grown = false;
+    loop {
+        let room = match beginning {
+            Some((length, _)) if offset < length => {
+                scratch.buffer.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX))
+            }
+            _ => scratch.buffer.len(),
+        };
+        let buffer = &mut scratch.buffer[..room];
+        let read = if spare_cache {
+            read_sparing_cache(file, buffer, offset)?
+        } else {
+            rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset))?
+        };
+        hash.update(&buffer[..read]);
+        offset += read as u64;
+        scratch.bytes_read += read as u64;
+        if let Some((length, digest)) = beginning
+            && offset == length
+            && read > 0
+        {
+            grown = hash.clone().finalize().as_slice() == digest;
+        }
+        // The status afterwards tells whether this was the end.
+        if read == 0 || offset == size {
+            return Ok((hash.finalize().into(), grown || beginning.is_some_and(|(length, _)| length == 0)));
+        }
+    }
+}
+
+/// Reads, and drops from the page cache what was not in it before.
+fn read_sparing_cache(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+        // From the cache, or the end of the file. The rest of a part is read in the next round.
+        Ok(read) => return Ok(read),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // No reading ahead: those pages would stay.
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random).ok();
+    let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset))?;
+    if let Some(length) = std::num::NonZeroU64::new(read as u64) {
+        rustix::fs::fadvise(file, offset, Some(length), rustix::fs::Advice::DontNeed).ok();
+    }
+    Ok(read)
+}
+
+fn object(status: &Statx, none: ExtendedAttributes) -> Object {
+    let kind = match rustix::fs::FileType::from_raw_mode(u32::from(status.stx_mode)) {
+        rustix::fs::FileType::Directory => Kind::Directory,
+        rustix::fs::FileType::Symlink => Kind::Link,
+        rustix::fs::FileType::Fifo => Kind::Fifo,
+        rustix::fs::FileType::Socket => Kind::Socket,
+        rustix::fs::FileType::CharacterDevice => Kind::CharacterDevice,
+        rustix::fs::FileType::BlockDevice => Kind::BlockDevice,
+        rustix::fs::FileType::RegularFile | rustix::fs::FileType::Unknown => Kind::File,
+    };
+    let is_directory = kind == Kind::Directory;
+    let flags = u32::try_from(status.stx_attributes.bits() & u64::from(flag::ALL)).unwrap_or_default();
+    let time =
+        |time: rustix::fs::StatxTimestamp| Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
+    let none_of_directory = |value| if is_directory { 0 } else { value };
+    Object {
+        kind,
+        permissions: status.stx_mode & 0o7777,
+        owner: status.stx_uid,
+        group: status.stx_gid,
+        size: if kind == Kind::File { status.stx_size } else { 0 },
+        modified: if is_directory { Timestamp::default() } else { time(status.stx_mtime) },
+        changed: if is_directory { Timestamp::default() } else { time(status.stx_ctime) },
+        device: rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor),
+        inode: status.stx_ino,
+        links: u32::try_from(none_of_directory(u64::from(status.stx_nlink))).unwrap_or(u32::MAX),
+        special: match kind {
+            Kind::CharacterDevice | Kind::BlockDevice => {
+                rustix::fs::makedev(status.stx_rdev_major, status.stx_rdev_minor)
+            }
+            _ => 0,
+        },
+        flags,
+        content: if kind == Kind::File { Content::NotRead(NotRead::MetadataOnly) } else { Content::None },
+        extended: none,
+    }
+}
+
+/// A way to a name in an open directory for calls that take only paths.
+fn path_of(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    path.push(name);
+    path
+}
+
+fn extended_of_name(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    scratch: &mut Scratch,
+) -> io::Result<ExtendedAttributes> {
+    let path = path_of(directory, name);
+    extended(
+        scratch,
+        |buffer| rustix::fs::llistxattr(&path, buffer),
+        |attribute, buffer| rustix::fs::lgetxattr(&path, attribute, buffer),
+    )
+}
+
+fn extended_of_file(file: &OwnedFd, scratch: &mut Scratch) -> io::Result<ExtendedAttributes> {
+    extended(
+        scratch,
+        |buffer| rustix::fs::flistxattr(file, buffer),
+        |attribute, buffer| rustix::fs::fgetxattr(file, attribute, buffer),
+    )
+}
+
+fn extended(
+    scratch: &mut Scratch,
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&OsStr, &mut [u8]) -> rustix::io::Result<usize>,
+) -> io::Result<ExtendedAttributes> {
+    let listed = match list(&mut scratch.buffer) {
+        Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
+            return Ok(scratch.none.clone());
+        }
+        Ok(listed) => listed,
+        Err(error) => return Err(error.into()),
+    };
+    let names: Vec<Box<[u8]>> = scratch.buffer[..listed]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect();
+    let mut attributes = Vec::with_capacity(names.len());
+    for name in names {
+        let buffer = &mut scratch.buffer[..MAX_ATTRIBUTE_BYTES];
+        // One that may not be read, or went away meanwhile, counts as not there.
+        if let Ok(length) = get(OsStr::from_bytes(&name), buffer) {
+            attributes.push(ExtendedAttribute { name, value: buffer[..length].into() });
+        }
+    }
+    attributes.sort_unstable();
+    Ok(attributes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    const ALL: Plan =
+        Plan { hash: true, largest_hashed: None, prove: false, growing: false, spare_cache: false };
+
+    fn look(path: &Path, plan: Plan, known: Option<&Object>) -> Found {
+        look_at(path, plan, known, &mut Scratch::default()).unwrap()
+    }
+
+    fn object_at(path: &Path) -> Object {
+        match look(path, ALL, None) {
+            Found::Object { object, .. } => object,
+            Found::Missing => panic!("{path:?} is missing"),
+        }
+    }
+
+    fn sha256(bytes: &[u8]) -> Content {
+        Content::Digest(Sha256::digest(bytes).into())
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_digest_whatever_its_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for size in [0, 1, READ_BYTES - 1, READ_BYTES, READ_BYTES + 1, 3 * READ_BYTES] {
+            let bytes: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            for spare_cache in [false, true] {
+                let Found::Object { object, .. } = look(&path, Plan { spare_cache, ..ALL }, None) else {
+                    panic!()
+                };
+                assert_eq!(object.content, sha256(&bytes), "{size} bytes");
+                assert_eq!(object.size, size as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn what_looks_the_same_is_not_read_again_unless_it_is_to_be_proved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "abc").unwrap();
+        let forged = Object { content: Content::Digest([7; 32]), ..object_at(&path) };
+
+        let Found::Object { object, .. } = look(&path, ALL, Some(&forged)) else { panic!() };
+        assert_eq!(object.content, forged.content);
+        let Found::Object { object, .. } = look(&path, Plan { prove: true, ..ALL }, Some(&forged)) else {
+            panic!()
+        };
+        assert_eq!(object.content, sha256(b"abc"));
+    }
+
+    #[test]
+    fn special_files_and_links_are_seen_for_what_they_are_and_never_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = directory.path().join("link");
+        symlink("/nowhere/at all", &link).unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+
+        assert_eq!(object_at(&fifo).kind, Kind::Fifo);
+        assert_eq!(object_at(&socket).kind, Kind::Socket);
+        assert_eq!(object_at(&link).content, Content::Target("/nowhere/at all".into()));
+        assert_eq!(object_at(directory.path()).kind, Kind::Directory);
+        assert_eq!(object_at(Path::new("/")).kind, Kind::Directory);
+        assert_eq!(object_at(Path::new("/dev/null")).kind, Kind::CharacterDevice);
+        assert_eq!(look(&directory.path().join("no"), ALL, None), Found::Missing);
+        assert_eq!(look(&fifo.join("below"), ALL, None), Found::Missing);
+        assert_eq!(look(&link.join("below"), ALL, None), Found::Missing);
+    }
+
+    #[test]
+    fn a_directory_that_became_a_link_leads_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("elsewhere")).unwrap();
+        fs::write(directory.path().join("elsewhere/file"), "x").unwrap();
+        symlink("elsewhere", directory.path().join("here")).unwrap();
+
+        assert_eq!(look(&directory.path().join("here/file"), ALL, None), Found::Missing);
+    }
+
+    #[test]
+    fn names_longer_than_a_path_may_be_are_reached() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = "d".repeat(255);
+        let mut path = directory.path().to_owned();
+        let mut at = open_directory(&path).unwrap();
+        for _ in 0..20 {
+            rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+            path.push(&name);
+        }
+        let file = rustix::fs::openat(&at, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+        rustix::io::write(&file, b"deep").unwrap();
+
+        assert_eq!(object_at(&path.join("file")).content, sha256(b"deep"));
+    }
+
+    #[test]
+    fn what_is_not_to_be_hashed_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "abc").unwrap();
+
+        for (plan, why) in [
+            (Plan { hash: false, ..ALL }, NotRead::MetadataOnly),
+            (Plan { largest_hashed: Some(2), ..ALL }, NotRead::TooLarge),
+        ] {
+            let Found::Object { object, .. } = look(&path, plan, None) else { panic!() };
+            assert_eq!(object.content, Content::NotRead(why));
+            assert_eq!(object.size, 3);
+        }
+    }
+
+    #[test]
+    fn a_log_that_grew_is_told_from_one_that_was_rewritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let growing = Plan { growing: true, ..ALL };
+        for (before, after, expected) in [
+            ("one\n", "one\ntwo\n", true),
+            ("", "one\n", true),
+            ("one\n", "two\ntwo\n", false),
+            ("one\ntwo\n", "one\n", false),
+            ("one\n", "two\n", false),
+        ] {
+            fs::write(&path, before).unwrap();
+            let known = object_at(&path);
+            fs::write(&path, after).unwrap();
+            let Found::Object { object, grown } = look(&path, growing, Some(&known)) else { panic!() };
+            assert_eq!(object.content, sha256(after.as_bytes()), "{before:?} {after:?}");
+            assert_eq!(grown, expected, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn mode_and_extended_attributes_are_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "abc").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+        let supported =
+            rustix::fs::setxattr(&path, "user.note", b"hi", rustix::fs::XattrFlags::empty()).is_ok();
+
+        let object = object_at(&path);
+
+        assert_eq!(object.permissions, 0o4755);
+        if supported {
+            assert_eq!(*object.extended[0].name, *b"user.note");
+            assert_eq!(*object.extended[0].value, *b"hi");
+        }
+    }
+
+    #[test]
+    fn a_file_that_never_rests_is_reported_as_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, vec![0; 32 * READ_BYTES]).unwrap();
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (writing, stop) = (path.clone(), done.clone());
+        let writer = std::thread::spawn(move || {
+            let file = fs::OpenOptions::new().write(true).open(writing).unwrap();
+            let mut count = 0_u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                count += 1;
+                std::os::unix::fs::FileExt::write_at(&file, &count.to_ne_bytes(), 0).unwrap();
+            }
+        });
+
+        let object = object_at(&path);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        writer.join().unwrap();
+
+        assert_eq!(object.content, Content::NotRead(NotRead::OpenForWriting));
+    }
+}
