@@ -120,23 +120,6 @@ fn every_key_of_the_shipped_file_without_a_default_is_valid_too() {
 }
 
 #[test]
-fn the_shipped_module_file_is_valid_with_and_without_its_examples() {
-    let shipped = include_str!("../../conf/modules.d/fswatch.cfg");
-    let host = Host::new("vigie.toml", "");
-    host.write("modules.d/fswatch.cfg", shipped);
-    let as_is = host.load().unwrap();
-    host.write("modules.d/fswatch.cfg", &shipped.replace(";path", "path"));
-
-    let full = host.load().unwrap();
-
-    assert_eq!(json(spec(&as_is, "fswatch")), r#"{"Paths":{"Path":null}}"#);
-    assert_eq!(
-        json(spec(&full, "fswatch")),
-        r#"{"Paths":{"Path":["/etc/passwd","/etc/cron.d","recursive:/usr/bin"]}}"#
-    );
-}
-
-#[test]
 fn all_problems_are_found_at_once_each_with_line_key_and_range() {
     let text = "[agent]\nheartbeat_misses = 2.9\nmoduletimeout = 7\nextraprivacymode = 1\nrun_dir = \"run\"\n\
                 hartbeat_interval = \"1s\"\n[limits]\nclients = \"7\"\nrunning_queries = 0\nline_bytes = \"1 MB\"\n\

@@ -164,3 +164,23 @@ fn a_key_that_makes_no_sense_is_named_with_its_file_and_line() {
     let said = format!("{}{}", checked.out, checked.err);
     assert!(said.contains("fswatch.cfg:4") && said.contains("colour"), "{said}");
 }
+
+#[test]
+fn the_shipped_module_file_is_valid_with_and_without_its_examples() {
+    let host = host();
+    let shipped = include_str!("../../conf/modules.d/fswatch.cfg");
+    // ";key = value" is a key, "; text" is text.
+    let uncommented: Vec<_> = shipped
+        .lines()
+        .map(|line| {
+            line.strip_prefix(';').filter(|rest| rest.starts_with(char::is_alphabetic)).unwrap_or(line)
+        })
+        .collect();
+    assert!(uncommented.iter().filter(|line| line.contains(" = ")).count() > 10, "{uncommented:?}");
+
+    for text in [shipped.to_owned(), uncommented.join("\n")] {
+        fs::write(host.path("modules.d/fswatch.cfg"), text).unwrap();
+        let checked = host.vigie(&["check-config", host.path("vigie.toml").to_str().unwrap()]);
+        assert_eq!(checked.code, 0, "{checked:?}");
+    }
+}
