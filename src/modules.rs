@@ -41,11 +41,18 @@ const FSWATCH_KEYS: &[KeyShape] = &[
     KeyShape { section: "Paths", key: "hash", kind: KeyType::Boolean },
     KeyShape { section: "Paths", key: "largest_hashed", kind: KeyType::String },
     KeyShape { section: "Paths", key: "growing", kind: KeyType::Boolean },
+    KeyShape { section: "Paths", key: "follow", kind: KeyType::Boolean },
     KeyShape { section: "Paths", key: "tags", kind: KeyType::Strings },
     KeyShape { section: "Paths", key: "depth", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "settle_milliseconds", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "quick_scan_minutes", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "profile", kind: KeyType::String },
+    KeyShape { section: "Fswatch", key: "rehash_days", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "cpu_percent", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "bytes_per_second", kind: KeyType::String },
+    KeyShape { section: "Fswatch", key: "backend", kind: KeyType::String },
+    KeyShape { section: "Fswatch", key: "history", kind: KeyType::String },
+    KeyShape { section: "Fswatch", key: "storm_changes", kind: KeyType::Integer },
 ];
 
 /// Runs a persistent module on standard input and output.

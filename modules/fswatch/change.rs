@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
@@ -24,7 +24,7 @@ const SELINUX_NAME: &[u8] = b"security.selinux";
 const SHOWN_BYTES: usize = 256;
 
 /// What happened to an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
     /// It was not known.
@@ -33,6 +33,30 @@ pub enum Event {
     Changed,
     /// It is gone.
     Removed,
+    /// It has another name.
+    Renamed,
+    /// So many changes that they are told together.
+    Group,
+    /// Changes may have gone unseen for a time, or cannot be seen.
+    Notice,
+    /// Somebody approved of a change.
+    Accepted,
+}
+
+impl Event {
+    /// The name in alerts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Removed => "removed",
+            Self::Renamed => "renamed",
+            Self::Group => "group",
+            Self::Notice => "notice",
+            Self::Accepted => "accepted",
+        }
+    }
 }
 
 /// An alert; the keys `severity` and `alert` are MIG's, the others are an extension.
@@ -47,6 +71,7 @@ pub struct Alert {
     /// What happened.
     pub event: Event,
     /// The kind of the object: of what is there, or of what was there before it was removed.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub kind: &'static str,
     /// What is not as it was, by the names of the configuration.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -63,6 +88,30 @@ pub struct Alert {
     /// The labels of that entry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// The name that it had before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// How many objects it is about, when it is more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Who did it, as far as it is known.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub process: Value,
+    /// Who else wrote to it in the same moment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_processes: Vec<Value>,
+    /// The package that the path belongs to, and whether it is as that says.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub package: Value,
+    /// Between which moments it happened, when nobody saw it happen.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub window: Value,
+    /// What changed together.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub group: Value,
+    /// Somebody gained rights by it: it is never told only as one of many.
+    #[serde(skip)]
+    pub gains_rights: bool,
     /// When the module saw it, RFC 3339 in UTC.
     pub time: String,
 }
@@ -76,6 +125,8 @@ pub struct Difference {
     pub attributes: Vec<Attribute>,
     /// How much it matters.
     pub severity: Severity,
+    /// Whether somebody gained rights by it.
+    pub gains_rights: bool,
 }
 
 /// Compares what is known of an object with what is there now, by the rule that covers it; `None` when there is
@@ -106,7 +157,7 @@ pub fn compare(known: Option<&Object>, now: Option<&Object>, options: &Options) 
         Some(severity) if !gained => severity,
         _ => usual,
     };
-    Some(Difference { event, attributes, severity })
+    Some(Difference { event, attributes, severity, gains_rights: gained })
 }
 
 /// Whether whoever runs it now gets rights that it did not give before.
@@ -213,11 +264,38 @@ pub fn alert(
         path,
         event: difference.event,
         kind: now.or(known).map_or("", |object| object.kind.name()),
-        attributes: difference.attributes.into_iter().map(Attribute::name).collect(),
+        attributes: difference.attributes.iter().copied().map(Attribute::name).collect(),
         before,
         after,
         rule: rule.to_owned(),
         tags: options.tags.clone(),
+        gains_rights: difference.gains_rights,
+        ..notice(String::new(), String::new(), time)
+    }
+}
+
+/// An alert that is about no single change.
+#[must_use]
+pub fn notice(path: String, text: String, time: &str) -> Alert {
+    Alert {
+        severity: Severity::Medium,
+        alert: text,
+        path,
+        event: Event::Notice,
+        kind: "",
+        attributes: Vec::new(),
+        before: Value::Null,
+        after: Value::Null,
+        rule: String::new(),
+        tags: Vec::new(),
+        from: None,
+        count: None,
+        process: Value::Null,
+        other_processes: Vec::new(),
+        package: Value::Null,
+        window: Value::Null,
+        group: Value::Null,
+        gains_rights: false,
         time: time.to_owned(),
     }
 }
@@ -347,7 +425,8 @@ fn selection(object: &Object, attributes: &[Attribute]) -> Value {
 }
 
 /// All that is known of an object and worth telling.
-fn description(object: &Object) -> Value {
+#[must_use]
+pub fn description(object: &Object) -> Value {
     let mut told = vec![Attribute::Kind, Attribute::Mode, Attribute::Owner, Attribute::Group];
     match object.kind {
         Kind::File => {

@@ -71,6 +71,29 @@ pub struct Tuning {
     pub quick_scan_minutes: Option<i64>,
     /// `default`, `minimal` or `none`.
     pub profile: Option<String>,
+    /// See [`Settings::rehash`].
+    pub rehash_days: Option<i64>,
+    /// See [`Settings::cpu_percent`].
+    pub cpu_percent: Option<i64>,
+    /// See [`Settings::bytes_per_second`].
+    pub bytes_per_second: Option<Amount>,
+    /// `auto`, `fanotify` or `inotify`.
+    pub backend: Option<String>,
+    /// See [`Settings::history_bytes`].
+    pub history: Option<Amount>,
+    /// See [`Settings::storm_changes`].
+    pub storm_changes: Option<i64>,
+}
+
+/// Which facility of the kernel tells of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The best that works for each file system.
+    Auto,
+    /// fanotify(7), and it is an error where it does not work.
+    Fanotify,
+    /// inotify(7) everywhere.
+    Inotify,
 }
 
 /// A number of bytes, as a number or as a text such as "100 MiB".
@@ -93,13 +116,38 @@ pub struct Settings {
     pub quick_scan: Option<Duration>,
     /// Which built-in list of paths is watched.
     pub profile: Profile,
+    /// Time in which every file is read again; `None` turns it off. 1 to 365 days, default 7.
+    pub rehash: Option<Duration>,
+    /// Share of one processor that reading again may take, in percent. 1 to 100, default 5.
+    pub cpu_percent: u32,
+    /// Bytes a second that reading again may read. 64 KiB to 10 GiB, default 20 MiB.
+    pub bytes_per_second: u64,
+    /// Which facility of the kernel tells of changes.
+    pub backend: Backend,
+    /// Bytes of each of the two files of history. 64 KiB to 10 GiB, default 16 MiB.
+    pub history_bytes: u64,
+    /// Changes of one process in ten seconds after which the next ones are told together; 0 for never. Up to
+    /// 1,000,000, default 100.
+    pub storm_changes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { settle: Duration::from_millis(100), quick_scan: Some(minutes(10)), profile: Profile::Default }
+        Self {
+            settle: Duration::from_millis(100),
+            quick_scan: Some(minutes(10)),
+            profile: Profile::Default,
+            rehash: Some(minutes(7 * MINUTES_OF_A_DAY)),
+            cpu_percent: 5,
+            bytes_per_second: 20 << 20,
+            backend: Backend::Auto,
+            history_bytes: 16 << 20,
+            storm_changes: 100,
+        }
     }
 }
+
+const MINUTES_OF_A_DAY: u64 = 24 * 60;
 
 fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * 60)
@@ -267,6 +315,10 @@ impl Config {
             [("default", Profile::Default), ("minimal", Profile::Minimal), ("none", Profile::None)];
         // With paths of one's own, the built-in list is watched only when it is asked for.
         let usual_profile = if self.has_paths() { Profile::None } else { Profile::Default };
+        let backends =
+            [("auto", Backend::Auto), ("fanotify", Backend::Fanotify), ("inotify", Backend::Inotify)];
+        let usual = Settings::default();
+        let limits = (64 << 10, 10 << 30);
         Settings {
             settle: Duration::from_millis(read.number(
                 "settle_milliseconds",
@@ -279,6 +331,28 @@ impl Config {
                 .number_or_off("quick_scan_minutes", given.quick_scan_minutes, 10, 1, 10_080)
                 .map(minutes),
             profile: read.word("profile", given.profile.as_deref(), &profiles).unwrap_or(usual_profile),
+            rehash: read
+                .number_or_off("rehash_days", given.rehash_days, 7, 1, 365)
+                .map(|days| minutes(days * MINUTES_OF_A_DAY)),
+            cpu_percent: u32::try_from(read.number("cpu_percent", given.cpu_percent, 5, 1, 100))
+                .unwrap_or(usual.cpu_percent),
+            bytes_per_second: read
+                .bytes("bytes_per_second", given.bytes_per_second.as_ref(), limits, false)
+                .flatten()
+                .unwrap_or(usual.bytes_per_second),
+            backend: read.word("backend", given.backend.as_deref(), &backends).unwrap_or(usual.backend),
+            history_bytes: read
+                .bytes("history", given.history.as_ref(), limits, false)
+                .flatten()
+                .unwrap_or(usual.history_bytes),
+            storm_changes: usize::try_from(read.number(
+                "storm_changes",
+                given.storm_changes,
+                100,
+                0,
+                1_000_000,
+            ))
+            .unwrap_or(usual.storm_changes),
         }
     }
 }
@@ -344,21 +418,45 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let settings = read(&json!({"fswatch": {
-            "settle_milliseconds": 0, "quick_scan_minutes": 0, "profile": "none",
+            "settle_milliseconds": 0, "quick_scan_minutes": 0, "profile": "none", "rehash_days": 0,
+            "cpu_percent": 9, "bytes_per_second": "1 MiB", "backend": "inotify", "history": "2 MiB",
+            "storm_changes": 0,
         }}))
         .settings()
         .unwrap();
 
-        assert_eq!(settings, Settings { settle: Duration::ZERO, quick_scan: None, profile: Profile::None });
+        let expected = Settings {
+            settle: Duration::ZERO,
+            quick_scan: None,
+            profile: Profile::None,
+            rehash: None,
+            cpu_percent: 9,
+            bytes_per_second: 1 << 20,
+            backend: Backend::Inotify,
+            history_bytes: 2 << 20,
+            storm_changes: 0,
+        };
+        assert_eq!(settings, expected);
     }
 
     #[test]
     fn every_bad_setting_is_named() {
         let found = keys(&json!({"fswatch": {
-            "settle_milliseconds": 10_001, "quick_scan_minutes": -1, "profile": "all",
+            "settle_milliseconds": 10_001, "quick_scan_minutes": -1, "profile": "all", "rehash_days": 366,
+            "cpu_percent": 0, "bytes_per_second": 1, "backend": "ebpf", "history": "none", "storm_changes": -1,
         }}));
 
-        let names = ["settle_milliseconds", "quick_scan_minutes", "profile"];
+        let names = [
+            "settle_milliseconds",
+            "quick_scan_minutes",
+            "profile",
+            "rehash_days",
+            "cpu_percent",
+            "bytes_per_second",
+            "backend",
+            "history",
+            "storm_changes",
+        ];
         assert_eq!(found, names.map(|name| format!("fswatch.{name}")));
     }
 

@@ -56,6 +56,11 @@ impl DuePaths {
         self.add(path, happened, now + quiet, now + longest);
     }
 
+    /// Looks at this path without waiting for quiet.
+    pub fn hurry(&mut self, path: &Path, happened: Happened, now: Instant) {
+        self.add(path, happened, now, now);
+    }
+
     /// Looks at this path again after a while, or earlier when something happens to it.
     pub fn postpone(&mut self, path: &Path, happened: Happened, until: Instant) {
         self.add(path, happened, until, until);

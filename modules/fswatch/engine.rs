@@ -1,43 +1,42 @@
 //! Keeps what is known of the watched paths equal to what is there, and tells every difference.
 //!
-//! One thread owns the baseline. It asks the [`Mailbox`] what happened, waits for writes to settle, looks at the
-//! paths again and sends an alert for each difference; only when the alert is in the outbox does the baseline
-//! move. Where the notifications cannot be trusted (the queue overflowed, a directory came or went) it compares
-//! the whole of it with what is there: a scan is right whatever was missed. The same happens every few minutes,
-//! because some changes give no notification. Directories are watched before they are listed, so that nothing
-//! falls between.
+//! One thread owns the baseline. It asks the [`Mailbox`] what happened, waits for writes to settle, has the
+//! [`Workers`] look at the paths and compares what they found; a difference and its alert are written down together
+//! before the alert leaves. Every alert comes from a look at one path ([`round`]); a [`scan`] only finds which paths
+//! are worth a look, so that what a scan found a moment ago is never told after what a look found just now.
+//! Directories are watched before they are listed, so that nothing falls between.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod round;
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::Value;
-use walkdir::WalkDir;
+use serde_json::{Value, json};
+use vigie_sdk::AlertId;
 
-use crate::change::{Alert, alert, compare, shown};
+use self::round::Round;
+use self::scan::{Purpose, Scan};
+use crate::change::{Alert, Event, description, notice, shown};
 use crate::due::DuePaths;
-use crate::events::{Happened, Mailbox, Taken};
+use crate::events::{Happened, Mailbox, Taken, Window};
 use crate::inotify::Watcher;
-use crate::look::{Found, Plan, Scratch, is_missing, look_at};
-use crate::object::{Content, NotRead, Object};
-use crate::rules::{Coverage, Interest, Rules};
-
-/// Paths that are looked at before the engine listens again.
-const MAX_LOOKS: usize = 256;
+use crate::ledger::{Beginning, Entry, Ledger};
+use crate::look::is_missing;
+use crate::rules::{Coverage, Interest, Rules, Severity};
+use crate::storm::Storms;
+use crate::workers::{Depth, Report, Workers};
 
 /// Missing paths that the log names one by one; the status names them all.
 const MAX_WAITING_LINES: usize = 5;
 
-/// Time until a file that was written to during every attempt to read it is read again.
-const WRITER_PAUSE: Duration = Duration::from_secs(5);
-
 /// Where alerts and log lines go. A trait, so that tests see them without an agent.
 pub trait Sink: Send {
     /// Sends an alert; returns when it cannot be lost any more.
-    fn alert(&self, alert: &Alert);
+    fn alert(&self, id: AlertId, text: &Arc<str>);
     /// Writes a line to the log.
     fn log(&self, message: &str);
 }
@@ -49,7 +48,11 @@ pub struct Status {
     pub entries: usize,
     /// Objects that are known.
     pub objects: usize,
-    /// Directories that are watched.
+    /// Bytes that they take in memory.
+    pub bytes: usize,
+    /// Bytes that they take on disk; `None` when they are not there.
+    pub store_bytes: Option<u64>,
+    /// Directories that inotify watches.
     pub watches: usize,
     /// Configured paths that are not there.
     pub waiting: BTreeSet<PathBuf>,
@@ -57,16 +60,28 @@ pub struct Status {
     pub pending: usize,
     /// Alerts sent.
     pub alerts: u64,
+    /// Changes that were told as part of a group.
+    pub grouped: u64,
+    /// Alerts that the agent has not acknowledged yet.
+    pub unacknowledged: usize,
+    /// Changes that nobody has accepted.
+    pub unaccepted: usize,
     /// Times that notifications were lost and everything was compared instead.
     pub overflows: u64,
     /// Files that are known but cannot be read, and why.
     pub unreadable: BTreeMap<PathBuf, String>,
     /// Directories that are not watched, and why: changes there are seen only by a scan.
     pub unwatched: BTreeMap<PathBuf, String>,
+    /// File systems that are left out, and why.
+    pub skipped: BTreeMap<PathBuf, String>,
+    /// What is wrong with the state directory.
+    pub trouble: Option<String>,
     /// Whether everything has been looked at once.
     pub baseline_complete: bool,
     /// When everything was compared last, and how long it took.
     pub last_scan: Option<(SystemTime, Duration)>,
+    /// What is being compared now, and how many objects of it have been.
+    pub scans: Vec<(&'static str, usize)>,
 }
 
 /// The status as the engine last published it.
@@ -91,9 +106,33 @@ pub enum Order {
     /// Work by these rules from now on.
     Watch(Box<Rules>),
     /// Compare everything that is covered at or below these paths (none: everything), then answer.
-    Rescan(Vec<PathBuf>, mpsc::SyncSender<()>),
+    Rescan {
+        /// The paths.
+        paths: Vec<PathBuf>,
+        /// Read every file, whatever it looks like.
+        prove: bool,
+        /// Where the answer goes.
+        done: mpsc::SyncSender<Value>,
+    },
     /// Say which rule applies to a path.
     Explain(PathBuf, mpsc::SyncSender<Value>),
+    /// Say what is known of a path.
+    Known(PathBuf, mpsc::SyncSender<Value>),
+    /// List the changes that nobody has accepted.
+    Unaccepted(mpsc::SyncSender<Value>),
+    /// Accept what changed at or below these paths (none: everything).
+    Accept {
+        /// The paths.
+        paths: Vec<PathBuf>,
+        /// Who does.
+        by: String,
+        /// Where the answer goes.
+        done: mpsc::SyncSender<Value>,
+    },
+    /// The agent has this alert.
+    Acknowledged(AlertId),
+    /// The agent asked whether the module lives.
+    Heartbeat,
     /// End.
     Stop,
 }
@@ -102,18 +141,31 @@ pub enum Order {
 pub struct Engine<S> {
     sink: S,
     mailbox: Mailbox,
+    workers: Workers,
     watcher: Watcher,
-    coverage: Coverage,
+    coverage: Arc<Coverage>,
     /// Paths that belong to the module itself and are never watched.
     own: Option<PathBuf>,
-    baseline: BTreeMap<PathBuf, Object>,
+    ledger: Ledger,
+    storms: Storms,
     due: DuePaths,
-    scratch: Scratch,
+    rounds: BTreeMap<u64, Round>,
+    /// Paths that a worker looks at now.
+    in_flight: HashSet<PathBuf>,
+    /// What happened to them meanwhile.
+    again: HashMap<PathBuf, Happened>,
+    scans: BTreeMap<u64, Scan>,
+    /// Numbers of rounds and scans.
+    numbers: u64,
     /// Links that lead to a root, and where they led when they were last seen.
     links: BTreeMap<PathBuf, PathBuf>,
     /// Entries that were looked at once: what is new below them is told.
-    learned: BTreeSet<String>,
+    learned: Arc<BTreeSet<String>>,
+    /// Since when nobody can have missed anything: what a scan finds happened after it.
+    seen_until: SystemTime,
     next_scan: Option<Instant>,
+    acknowledged: Vec<AlertId>,
+    trouble_told: bool,
     status: Status,
     published: SharedStatus,
 }
@@ -123,9 +175,14 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn time_text() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+/// A time as alerts have it, RFC 3339 in UTC.
+fn text_of_time(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string()
+}
+
+fn window_json(window: Window) -> Value {
+    json!({"from": text_of_time(window.from), "to": text_of_time(window.to)})
 }
 
 fn resolve(path: &Path) -> Option<PathBuf> {
@@ -133,23 +190,34 @@ fn resolve(path: &Path) -> Option<PathBuf> {
 }
 
 impl<S: Sink> Engine<S> {
-    /// An engine that watches nothing yet. `own` is a directory that it never watches: its own.
+    /// An engine that watches nothing yet. `own` is its directory: it keeps its state there and never watches it.
     ///
     /// # Errors
-    /// When the kernel gives no inotify instance (`fs.inotify.max_user_instances`).
+    /// When the kernel gives no inotify instance (`fs.inotify.max_user_instances`) or no thread.
     pub fn new(sink: S, mailbox: Mailbox, own: Option<PathBuf>, published: SharedStatus) -> io::Result<Self> {
+        // Its real path, because coverage speaks of those.
+        let own = own.map(|own| own.canonicalize().unwrap_or(own));
         Ok(Self {
             sink,
+            workers: Workers::start(&mailbox)?,
             watcher: Watcher::start(mailbox.clone())?,
             mailbox,
-            coverage: Coverage::new(&Rules::none(), &resolve),
+            coverage: Arc::new(Coverage::new(&Rules::none(), &resolve)),
             own,
-            baseline: BTreeMap::new(),
+            ledger: Ledger::open(None, 0).0,
+            storms: Storms::new(0, 0),
             due: DuePaths::new(Duration::ZERO),
-            scratch: Scratch::default(),
+            rounds: BTreeMap::new(),
+            in_flight: HashSet::new(),
+            again: HashMap::new(),
+            scans: BTreeMap::new(),
+            numbers: 0,
             links: BTreeMap::new(),
-            learned: BTreeSet::new(),
+            learned: Arc::default(),
+            seen_until: SystemTime::now(),
             next_scan: None,
+            acknowledged: Vec::new(),
+            trouble_told: false,
             status: Status::default(),
             published,
         })
@@ -157,29 +225,168 @@ impl<S: Sink> Engine<S> {
 
     /// Works until it is told to stop.
     pub fn run(mut self, orders: &mpsc::Receiver<Order>) {
+        self.begin();
         loop {
             while let Ok(order) = orders.try_recv() {
-                match order {
-                    Order::Watch(rules) => self.watch(&rules),
-                    Order::Rescan(paths, done) => {
-                        self.rescan(&paths);
-                        // Nobody waits any more, or there is room for one answer.
-                        done.try_send(()).ok();
-                    }
-                    Order::Explain(path, answer) => {
-                        answer.try_send(self.coverage.explain(&path).to_json()).ok();
-                    }
-                    Order::Stop => return,
+                if !self.obey(order) {
+                    return;
                 }
             }
+            self.take_acknowledged();
             self.publish();
             let taken = self.mailbox.wait(self.patience(now()));
             self.note(taken);
-            for (path, happened) in self.due.take(now(), MAX_LOOKS) {
-                self.reconcile(&path, &happened, true);
-            }
+            self.start_rounds();
+            self.feed_scans();
+            self.tell_groups();
             if self.next_scan.is_some_and(|next| next <= now()) {
-                self.scan_all();
+                self.scan_all(Purpose::Quick, Depth::Glance, None);
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// Takes up what an earlier life left.
+    fn begin(&mut self) {
+        let history_bytes = self.coverage.rules().settings().history_bytes;
+        let (ledger, beginning) = Ledger::open(self.own.as_deref(), history_bytes);
+        self.ledger = ledger;
+        self.storms = Storms::new(0, self.ledger.epoch());
+        self.storms.restore(&self.ledger.state().groups, now());
+        self.learned = Arc::new(self.ledger.state().learned.clone());
+        self.status.baseline_complete = false;
+        for (id, text) in self.ledger.pending() {
+            self.sink.alert(id, &text);
+        }
+        let Beginning { last_alive, set_aside, unusable } = beginning;
+        self.seen_until = last_alive.unwrap_or(self.seen_until).min(SystemTime::now());
+        if let Some(why) = unusable {
+            self.sink.log(&format!("nothing can be kept over a restart: {why}"));
+        }
+        if let Some((why, kept_as)) = set_aside {
+            let text = format!(
+                "the baseline on disk is not trusted and was put aside as {}: {why}; what changed before {} is not \
+                 known, everything is looked at as if for the first time",
+                shown(&kept_as),
+                text_of_time(SystemTime::now())
+            );
+            let window = Window { from: self.seen_until, to: SystemTime::now() };
+            self.tell_notice(&kept_as, text, Severity::Critical, Some(window));
+        }
+    }
+
+    /// Tells what is about no single change.
+    fn tell_notice(&mut self, path: &Path, text: String, severity: Severity, window: Option<Window>) {
+        self.sink.log(&text);
+        let told = notice(shown(path), text, &text_of_time(SystemTime::now()));
+        let window = window.map_or(Value::Null, window_json);
+        self.commit(Entry { alone: vec![Alert { severity, window, ..told }], ..Entry::default() });
+    }
+
+    /// Writes an entry down and sends its alerts.
+    fn commit(&mut self, entry: Entry) {
+        self.status.grouped += entry.members.len() as u64;
+        for (id, text) in self.ledger.commit(entry) {
+            self.sink.alert(id, &text);
+            self.status.alerts += 1;
+        }
+        self.note_trouble();
+    }
+
+    fn note_trouble(&mut self) {
+        let trouble = self.ledger.trouble().map(str::to_owned);
+        match &trouble {
+            Some(text) if !self.trouble_told => self.sink.log(text),
+            None if self.trouble_told => self.sink.log("the state directory can be written again"),
+            _ => {}
+        }
+        self.trouble_told = trouble.is_some();
+        self.status.trouble = trouble;
+    }
+
+    /// Carries out an order; `false` when it was the last one.
+    fn obey(&mut self, order: Order) -> bool {
+        // Whoever asked may not wait any more; there is room for one answer.
+        match order {
+            Order::Watch(rules) => self.watch(&rules),
+            Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
+            Order::Explain(path, answer) => {
+                answer.try_send(self.coverage.explain(&path).to_json()).ok();
+            }
+            Order::Known(path, answer) => {
+                answer.try_send(self.known_json(&path)).ok();
+            }
+            Order::Unaccepted(answer) => {
+                let changes = self.ledger.state().unaccepted.iter().map(|(path, change)| {
+                    json!({"path": shown(path), "event": change.event, "since": change.since})
+                });
+                let listed: Vec<Value> = changes.collect();
+                let more = self.ledger.forgotten_unaccepted();
+                answer.try_send(json!({"unaccepted": listed, "not_listed": more})).ok();
+            }
+            Order::Accept { paths, by, done } => {
+                let accepted = self.accept(&paths, &by);
+                done.try_send(accepted).ok();
+            }
+            Order::Acknowledged(id) => self.acknowledged.push(id),
+            Order::Heartbeat => self.heartbeat(),
+            Order::Stop => {
+                self.take_acknowledged();
+                self.ledger.tend();
+                return false;
+            }
+        }
+        true
+    }
+
+    fn known_json(&self, path: &Path) -> Value {
+        let state = self.ledger.state();
+        let known = state.baseline.get(path);
+        json!({
+            "path": shown(path),
+            "known": known.map(|object| description(&object)),
+            "unaccepted": state.unaccepted.get(path).map(|change| json!({"event": change.event, "since": change.since})),
+        })
+    }
+
+    fn accept(&mut self, paths: &[PathBuf], by: &str) -> Value {
+        let accepted = self.ledger.accept(paths);
+        let shown_paths: Vec<String> = accepted.iter().map(|path| shown(path)).collect();
+        if !accepted.is_empty() {
+            let below = if let [path] = paths { shown(path) } else { shown_paths[0].clone() };
+            let text =
+                format!("{by} accepted the changes of {} paths: {}", accepted.len(), listed(&shown_paths));
+            let time = text_of_time(SystemTime::now());
+            let told = Alert {
+                severity: Severity::Low,
+                event: Event::Accepted,
+                count: Some(accepted.len() as u64),
+                group: json!({"by": by, "paths": shown_paths.iter().take(100).collect::<Vec<_>>()}),
+                ..notice(below, text, &time)
+            };
+            self.commit(Entry { alone: vec![told], ..Entry::default() });
+        }
+        json!({"accepted": shown_paths})
+    }
+
+    fn take_acknowledged(&mut self) {
+        if !self.acknowledged.is_empty() {
+            let ids = std::mem::take(&mut self.acknowledged);
+            self.ledger.acknowledge(&ids);
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        // Until everything was compared, the last life's end is when somebody last watched.
+        if self.status.baseline_complete {
+            self.ledger.tend();
+            self.note_trouble();
+            if self.scans.is_empty() && self.due.is_empty() && self.rounds.is_empty() {
+                self.seen_until = SystemTime::now();
             }
         }
     }
@@ -187,44 +394,45 @@ impl<S: Sink> Engine<S> {
     /// Time until something is to be done although nothing happens.
     fn patience(&self, now: Instant) -> Option<Duration> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
-        [self.due.next(now), scan].into_iter().flatten().min()
+        // With all rounds under way, the next report is what there is to wait for.
+        let due = self.due.next(now).filter(|_| self.has_room_for_a_round());
+        [due, scan, self.storms.next(now)].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
+        let state = self.ledger.state();
         self.status.entries = self.coverage.rules().entries().len();
-        self.status.objects = self.baseline.len();
+        self.status.objects = state.baseline.len();
+        self.status.bytes = state.baseline.bytes();
+        self.status.unacknowledged = state.pending.len();
+        self.status.unaccepted = state.unaccepted.len();
+        self.status.store_bytes = self.ledger.store_bytes();
         self.status.watches = self.watcher.len();
-        self.status.pending = self.due.len();
+        self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
+        self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
         *self.published.lock() = Arc::new(self.status.clone());
     }
 
     /// Takes other rules. What is new is learned in silence, what is no longer covered forgotten.
     fn watch(&mut self, rules: &Rules) {
         self.status.baseline_complete = false;
-        self.publish();
+        let settings = rules.settings();
+        self.due.set_settle(settings.settle);
+        self.storms.set_limit(settings.storm_changes);
+        self.ledger.set_history_bytes(settings.history_bytes);
         self.cover(rules);
-        self.due.set_settle(rules.settings().settle);
-        self.scan_all();
-        self.learned = self.coverage.rules().entries().into_iter().collect();
-        self.status.baseline_complete = true;
+        self.scan_all(Purpose::Learn, Depth::Glance, None);
         self.publish();
-        let message = format!(
-            "watching {} paths: {} objects known, {} directories watched, {} paths not there yet",
-            self.status.entries,
-            self.baseline.len(),
-            self.watcher.len(),
-            self.status.waiting.len()
-        );
-        self.sink.log(&message);
     }
 
     /// Finds out what the rules mean on this host as it is now, and forgets what they no longer cover.
     fn cover(&mut self, rules: &Rules) {
         let coverage = Coverage::new(rules, &resolve);
-        self.coverage = match &self.own {
+        let coverage = match &self.own {
             Some(own) => coverage.without(own),
             None => coverage,
         };
+        self.coverage = Arc::new(coverage);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to
                 && self.links.get(&root.path) != Some(target)
@@ -234,60 +442,9 @@ impl<S: Sink> Engine<S> {
             }
         }
         let coverage = &self.coverage;
-        self.baseline.retain(|path, _| coverage.options(path).is_some());
+        self.ledger.retain(|path| coverage.options(path).is_some());
         self.status.unreadable.retain(|path, _| coverage.options(path).is_some());
-    }
-
-    /// Compares everything that is covered with what is there.
-    fn scan_all(&mut self) {
-        let begun = now();
-        for path in self.coverage.roots().iter().map(|root| root.path.clone()).collect::<BTreeSet<_>>() {
-            self.enter(&path);
-        }
-        // What nothing led to any more.
-        let known: Vec<_> = self.baseline.keys().cloned().collect();
-        for path in known {
-            if !self.differs_at_a_glance(&path) {
-                continue;
-            }
-            if self.status.baseline_complete {
-                self.due.touch(&path, Happened { finished: true, ..Happened::default() }, now());
-            } else {
-                self.compare_one(&path);
-            }
-        }
-        self.forget_watches();
-        self.forget_gone();
-        self.note_waiting();
-        let quick_scan = self.coverage.rules().settings().quick_scan;
-        self.next_scan = quick_scan.map(|pause| now() + pause);
-        self.status.last_scan = Some((SystemTime::now(), now().duration_since(begun)));
-    }
-
-    /// Compares what is covered at or below some paths, and tells the differences before it returns.
-    fn rescan(&mut self, paths: &[PathBuf]) {
-        if paths.is_empty() {
-            self.scan_all();
-        }
-        for path in paths {
-            self.reconcile_tree(path);
-        }
-        while let Some(wait) = self.due.next(now()) {
-            for (path, happened) in self.due.take(now() + wait, MAX_LOOKS) {
-                self.reconcile(&path, &happened, true);
-            }
-        }
-    }
-
-    /// Watches the way to a root, then everything that is covered there.
-    fn enter(&mut self, root: &Path) {
-        for ancestor in root.ancestors().skip(1) {
-            // A directory that is not there is not watched: the one above it is.
-            if !self.watcher.is_watched(ancestor) && ancestor.is_dir() {
-                self.watch_directory(ancestor);
-            }
-        }
-        self.reconcile_tree(root);
+        self.status.skipped.retain(|path, _| coverage.descends(path));
     }
 
     fn note_waiting(&mut self) {
@@ -320,13 +477,16 @@ impl<S: Sink> Engine<S> {
                     }
                     _ => error.to_string(),
                 };
-                if self.status.unwatched.insert(directory.to_owned(), why.clone()).is_none()
-                    && self.status.unwatched.len() == 1
-                {
-                    self.sink.log(&format!("{} cannot be watched: {why}", shown(directory)));
-                }
+                self.note_unwatched(directory, why);
                 true
             }
+        }
+    }
+
+    fn note_unwatched(&mut self, directory: &Path, why: String) {
+        let is_first = self.status.unwatched.is_empty();
+        if self.status.unwatched.insert(directory.to_owned(), why.clone()).is_none() && is_first {
+            self.sink.log(&format!("{} cannot be watched: {why}", shown(directory)));
         }
     }
 
@@ -336,209 +496,115 @@ impl<S: Sink> Engine<S> {
         self.watcher.retain(|directory| coverage.interest(directory) != Interest::Nothing);
     }
 
-    /// Turns what the kernel told into paths that are due.
+    /// Clears complaints about directories that are no longer there.
+    fn forget_gone(&mut self) {
+        self.status.unwatched.retain(|directory, _| directory.symlink_metadata().is_ok());
+    }
+
+    /// Turns what the kernel told into paths that are due, and what the workers found into what is known.
     fn note(&mut self, taken: Taken) {
+        if let Some(why) = taken.overflowed {
+            self.status.overflows += 1;
+            let window = Window { from: self.seen_until, to: SystemTime::now() };
+            let text =
+                format!("{why}: what changed meanwhile is found by comparing everything with what is there");
+            self.tell_notice(Path::new("/"), text, Severity::Medium, Some(window));
+            self.scan_all(Purpose::Lost, Depth::Glance, None);
+        }
+        let mut moves: HashMap<PathBuf, Arc<Path>> = HashMap::new();
+        for (from, to) in &taken.moves {
+            for to in self.watcher.paths(&to.0, Some(&to.1)) {
+                if let Some(from) = self.watcher.paths(&from.0, Some(&from.1)).first() {
+                    moves.insert(to, from.as_path().into());
+                }
+            }
+        }
+        let mut paths = taken.paths;
+        for (watch, name, happened) in taken.watches {
+            for path in self.watcher.paths(&watch, name.as_ref()) {
+                let mut happened = happened.clone();
+                happened.moved_from = moves.get(&path).cloned();
+                paths.push((path, happened));
+            }
+        }
         for watch in &taken.ended {
             self.watcher.forget(watch);
         }
-        if let Some(why) = taken.overflowed {
-            self.status.overflows += 1;
-            self.sink.log(&format!("{why}: comparing everything with what is there"));
-            self.scan_all();
-        }
         let now = now();
-        for (watch, name, happened) in taken.watches {
-            for path in self.watcher.paths(&watch, name.as_ref()) {
-                if !self.coverage.concerns(&path) {
-                    continue;
+        for (path, happened) in paths {
+            if self.coverage.concerns(&path) {
+                self.note_path(&path, happened, now);
+            }
+        }
+        for report in taken.reports {
+            match report {
+                Report::Listed { scan, directory, directories, findings, parts, error } => {
+                    self.note_listed(scan, &directory, directories, findings, parts, error);
                 }
-                if happened.directory {
-                    // What is in a directory that came or went is not waited for: the sooner it is watched, the
-                    // less has to be compared.
-                    self.reconcile(&path, &happened, false);
-                } else {
-                    self.due.touch(&path, happened, now);
-                }
+                Report::Read { scan, directory, findings } => self.note_read(scan, &directory, findings),
+                Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
             }
         }
     }
 
-    /// Looks at a path that something happened to; `settled` when it has been quiet since.
-    fn reconcile(&mut self, path: &Path, happened: &Happened, settled: bool) {
-        // A directory on the way to an entry, the entry itself, or a link that leads there came or went.
-        let leads = self.links.contains_key(path)
+    fn note_path(&mut self, path: &Path, happened: Happened, now: Instant) {
+        if self.leads(path) {
+            self.way_changed(path);
+        }
+        if happened.directory {
+            // It is watched at once: the sooner it is, the less has to be compared.
+            if happened.appeared {
+                self.watcher.remove_tree(path);
+                self.scan_tree(path, None);
+            }
+            self.due.hurry(path, happened, now);
+        } else {
+            self.due.touch(path, happened, now);
+        }
+    }
+
+    /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.
+    fn leads(&self, path: &Path) -> bool {
+        self.links.contains_key(path)
             || self.coverage.interest(path) == Interest::OnTheWay
             || self
                 .coverage
                 .roots()
                 .iter()
-                .any(|root| root.path.starts_with(path) || root.configured.starts_with(path));
-        if leads {
-            self.watcher.remove_tree(path);
-            let rules = self.coverage.rules().clone();
-            self.cover(&rules);
-        }
-        if settled || happened.directory {
-            self.compare_one(path);
-        }
-        self.reconcile_tree(path);
-        if leads {
-            for root in self.coverage.roots().iter().map(|root| root.path.clone()).collect::<BTreeSet<_>>() {
-                self.enter(&root);
-            }
-            self.forget_watches();
-            self.note_waiting();
-        }
-        self.forget_gone();
+                .any(|root| root.path.starts_with(path) || root.configured.starts_with(path))
     }
 
-    /// Compares everything that is known and everything that is there at `path` and below it. What is there may
-    /// still be written to, so it waits like everything else until it is quiet.
-    fn reconcile_tree(&mut self, path: &Path) {
-        let mut there = BTreeSet::new();
-        self.list(path, &mut there);
-        for known in self.known_below(path) {
-            if !there.contains(&known) {
-                self.compare_one(&known);
+    /// What leads to an entry came or went: the entry may be elsewhere now.
+    fn way_changed(&mut self, path: &Path) {
+        self.watcher.remove_tree(path);
+        let rules = self.coverage.rules().clone();
+        self.cover(&rules);
+        let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
+        for root in roots {
+            self.watch_way(&root);
+            let may_be_another = root.starts_with(path) || path.starts_with(&root);
+            if may_be_another || !self.watcher.is_watched(&root) {
+                self.scan_tree(&root, None);
             }
         }
-        let now = now();
-        for path in &there {
-            if !self.status.baseline_complete {
-                self.compare_one(path);
-            } else if self.differs_at_a_glance(path) {
-                self.due.touch(path, Happened { finished: true, ..Happened::default() }, now);
-            }
-        }
+        self.forget_watches();
+        self.note_waiting();
     }
 
-    /// Whether an object is not the one that is known, by what can be told without reading it.
-    fn differs_at_a_glance(&mut self, path: &Path) -> bool {
-        let Some(known) = self.baseline.get(path) else { return true };
-        // A file whose content is another one cannot look the same, so nothing is read here.
-        match look_at(path, Plan::default(), Some(known), &mut self.scratch) {
-            Ok(Found::Object { object, .. }) => object != *known,
-            Ok(Found::Missing) | Err(_) => true,
+    /// Watches the directories above a root.
+    fn watch_way(&mut self, root: &Path) {
+        for ancestor in root.ancestors().skip(1) {
+            // A directory that is not there is not watched: the one above it is.
+            if !self.watcher.is_watched(ancestor) && ancestor.is_dir() {
+                self.watch_directory(ancestor);
+            }
         }
     }
+}
 
-    /// Collects what is covered at `path` and below it. Each directory is watched before it is listed: what comes
-    /// into it meanwhile is in the list, or in the events, or in both.
-    fn list(&mut self, path: &Path, there: &mut BTreeSet<PathBuf>) {
-        let mut directories = Vec::new();
-        if let Ok(metadata) = path.symlink_metadata() {
-            if self.coverage.options(path).is_some() {
-                there.insert(path.to_owned());
-            }
-            if metadata.is_dir() {
-                directories.push(path.to_owned());
-            }
-        }
-        while let Some(directory) = directories.pop() {
-            if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
-                continue;
-            }
-            // A walk of more than one level would list a directory before we can watch it.
-            for item in WalkDir::new(&directory).min_depth(1).max_depth(1).follow_links(false) {
-                match item {
-                    Ok(item) => {
-                        if self.coverage.options(item.path()).is_some() {
-                            there.insert(item.path().to_owned());
-                        }
-                        if item.file_type().is_dir() {
-                            directories.push(item.into_path());
-                        }
-                    }
-                    Err(error) => self.not_listed(&error),
-                }
-            }
-        }
-    }
-
-    fn not_listed(&mut self, error: &walkdir::Error) {
-        let missing = error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
-        if let Some(path) = error.path().filter(|_| !missing) {
-            let why = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
-            if self.status.unwatched.insert(path.to_owned(), why.clone()).is_none() {
-                self.sink.log(&format!("{} cannot be listed: {why}", shown(path)));
-            }
-        }
-    }
-
-    fn known_below(&self, path: &Path) -> Vec<PathBuf> {
-        self.baseline
-            .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
-            .map(|(known, _)| known)
-            .take_while(|known| known.starts_with(path))
-            .cloned()
-            .collect()
-    }
-
-    /// Compares one path with what is known of it, tells the difference, and only then takes it as known.
-    fn compare_one(&mut self, path: &Path) {
-        let Some(options) = self.coverage.options(path) else { return };
-        let known = self.baseline.get(path);
-        let plan = Plan {
-            hash: options.hash,
-            largest_hashed: options.largest_hashed,
-            growing: options.growing,
-            ..Plan::default()
-        };
-        let (now_there, grown) = match look_at(path, plan, known, &mut self.scratch) {
-            Ok(Found::Object { object, grown }) => (Some(object), grown),
-            Ok(Found::Missing) => (None, false),
-            Err(error) => {
-                // It cannot even be looked at: nothing is known of a change, and the status says so.
-                self.status.unreadable.insert(path.to_owned(), error.to_string());
-                return;
-            }
-        };
-        let Some(object) = now_there else {
-            self.status.unreadable.remove(path);
-            self.tell(path, None);
-            self.baseline.remove(path);
-            return;
-        };
-        match &object.content {
-            Content::NotRead(NotRead::OpenForWriting) => {
-                let why = "it is written to without an end".to_owned();
-                self.status.unreadable.insert(path.to_owned(), why);
-                self.due.postpone(path, Happened::default(), now() + WRITER_PAUSE);
-                return;
-            }
-            Content::NotRead(NotRead::Failed(number)) => {
-                let why = io::Error::from_raw_os_error(*number).to_string();
-                self.status.unreadable.insert(path.to_owned(), why);
-            }
-            _ => {
-                self.status.unreadable.remove(path);
-            }
-        }
-        if !(grown && options.growing) {
-            self.tell(path, Some(&object));
-        }
-        self.baseline.insert(path.to_owned(), object);
-    }
-
-    /// Tells how a path is not as it is known, unless nobody could have known.
-    fn tell(&mut self, path: &Path, object: Option<&Object>) {
-        let Some(options) = self.coverage.options(path) else { return };
-        let rule = self.coverage.rule_text(path).unwrap_or_default();
-        let known = self.baseline.get(path);
-        if known.is_none() && !self.learned.contains(rule) {
-            return;
-        }
-        if let Some(difference) = compare(known, object, options) {
-            let told = alert(path, known, object, difference, options, rule, &time_text());
-            self.sink.alert(&told);
-            self.status.alerts += 1;
-        }
-    }
-
-    /// Clears complaints about directories that are no longer there.
-    fn forget_gone(&mut self) {
-        if !self.status.unwatched.is_empty() {
-            self.status.unwatched.retain(|directory, _| directory.symlink_metadata().is_ok());
-        }
-    }
+fn listed(paths: &[String]) -> String {
+    const MOST: usize = 5;
+    let more = paths.len().saturating_sub(MOST);
+    let named = paths.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{named} and {more} more") } else { named }
 }

@@ -6,29 +6,70 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use inotify::WatchDescriptor;
+
+use crate::process::Writers;
+use crate::workers::Report;
 
 /// Names with events that have not been taken yet; beyond it a full scan is asked for instead.
 pub const MAX_PENDING: usize = 200_000;
 
+/// Between which moments something happened that nobody saw happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// When it was last known to be as it was.
+    pub from: SystemTime,
+    /// When it was seen to be otherwise.
+    pub to: SystemTime,
+}
+
 /// What happened to a path.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Happened {
     /// Something is finished: the file was closed, or the name came or went. There is no need to wait for quiet
     /// as long as for a file that is being written.
     pub finished: bool,
     /// The object is a directory.
     pub directory: bool,
+    /// The name came.
+    pub appeared: bool,
+    /// It is to be read even when it looks as it is known.
+    pub prove: bool,
+    /// It was found by a scan; it happened in this time.
+    pub window: Option<Window>,
+    /// Who did it.
+    pub writers: Writers,
+    /// The name that it had before it was renamed to this path.
+    pub moved_from: Option<Arc<Path>>,
 }
 
 impl Happened {
+    /// Something that is over.
+    #[must_use]
+    pub fn finished() -> Self {
+        Self { finished: true, ..Self::default() }
+    }
+
     /// Adds what happened later to the same path.
     pub fn merge(&mut self, later: Self) {
         self.finished |= later.finished;
         self.directory |= later.directory;
+        self.appeared |= later.appeared;
+        self.prove |= later.prove;
+        self.window = match (self.window, later.window) {
+            (Some(one), Some(other)) => {
+                Some(Window { from: one.from.min(other.from), to: one.to.max(other.to) })
+            }
+            (one, other) => one.or(other),
+        };
+        self.writers.merge(later.writers);
+        if later.moved_from.is_some() {
+            self.moved_from = later.moved_from;
+        }
     }
 }
 
@@ -37,15 +78,30 @@ impl Happened {
 pub struct Taken {
     /// By inotify's watch and name (no name: the watched directory itself).
     pub watches: Vec<(WatchDescriptor, Option<OsString>, Happened)>,
+    /// Renames that inotify saw: from where to where.
+    pub moves: Vec<(Named, Named)>,
+    /// By path.
+    pub paths: Vec<(PathBuf, Happened)>,
+    /// What the workers found, in the order in which they found it.
+    pub reports: Vec<Report>,
+    /// Something was mounted or unmounted.
+    pub mounts_changed: bool,
     /// Inotify watches that are gone.
     pub ended: Vec<WatchDescriptor>,
     /// Why notifications were lost: anything may have changed.
     pub overflowed: Option<String>,
 }
 
+/// A name in a directory that inotify watches.
+pub type Named = (WatchDescriptor, OsString);
+
 #[derive(Debug, Default)]
 struct Pending {
     watches: HashMap<(WatchDescriptor, Option<OsString>), Happened>,
+    moves: Vec<(Named, Named)>,
+    paths: HashMap<PathBuf, Happened>,
+    reports: Vec<Report>,
+    mounts_changed: bool,
     ended: Vec<WatchDescriptor>,
     overflowed: Option<String>,
     woken: bool,
@@ -53,12 +109,20 @@ struct Pending {
 
 impl Pending {
     fn is_quiet(&self) -> bool {
-        self.watches.is_empty() && self.ended.is_empty() && self.overflowed.is_none() && !self.woken
+        self.watches.is_empty()
+            && self.paths.is_empty()
+            && self.reports.is_empty()
+            && !self.mounts_changed
+            && self.ended.is_empty()
+            && self.overflowed.is_none()
+            && !self.woken
     }
 
     fn bound(&mut self) {
-        if self.watches.len() > MAX_PENDING {
+        if self.watches.len() + self.paths.len() > MAX_PENDING {
             self.watches = HashMap::new();
+            self.paths = HashMap::new();
+            self.moves = Vec::new();
             self.overflowed = Some(format!("events of more than {MAX_PENDING} names waited"));
         }
     }
@@ -91,6 +155,21 @@ impl Batch<'_> {
         self.pending().watches.entry((watch, name)).or_default().merge(happened);
     }
 
+    /// Inotify saw a rename.
+    pub fn moved(&mut self, from: Named, to: Named) {
+        self.pending().moves.push((from, to));
+    }
+
+    /// Something happened to a path.
+    pub fn path(&mut self, path: PathBuf, happened: Happened) {
+        self.pending().paths.entry(path).or_default().merge(happened);
+    }
+
+    /// Something was mounted or unmounted.
+    pub fn mounts_changed(&mut self) {
+        self.pending().mounts_changed = true;
+    }
+
     /// An inotify watch is gone.
     pub fn ended(&mut self, watch: WatchDescriptor) {
         self.pending().ended.push(watch);
@@ -119,6 +198,12 @@ impl Mailbox {
     #[must_use]
     pub fn open(&self) -> Batch<'_> {
         Batch { pending: Some(self.lock()), arrived: &self.0.arrived }
+    }
+
+    /// Leaves what a worker found.
+    pub fn report(&self, report: Report) {
+        self.lock().reports.push(report);
+        self.0.arrived.notify_one();
     }
 
     /// Ends the wait under way, or the next one.
@@ -151,6 +236,10 @@ impl Mailbox {
                 .into_iter()
                 .map(|((watch, name), happened)| (watch, name, happened))
                 .collect(),
+            moves: taken.moves,
+            paths: taken.paths.into_iter().collect(),
+            reports: taken.reports,
+            mounts_changed: taken.mounts_changed,
             ended: taken.ended,
             overflowed: taken.overflowed,
         }

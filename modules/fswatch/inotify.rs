@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 
-use crate::events::{Happened, Mailbox};
+use crate::events::{Happened, Mailbox, Named};
 
 /// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
 const READ_BYTES: usize = 256 * 1024;
@@ -110,6 +110,8 @@ impl Watcher {
 
 fn read_events(mut inotify: Inotify, mailbox: &Mailbox) {
     let mut buffer = vec![0; READ_BYTES];
+    // The first half of a rename, which the kernel tells right before the second.
+    let mut moving: Option<(u32, Named)> = None;
     loop {
         let Ok(events) = inotify.read_events_blocking(&mut buffer) else {
             // The descriptor is ours and the buffer large enough: only a broken kernel gets here. Everything may
@@ -128,7 +130,19 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox) {
                     finished: !event.mask.contains(EventMask::MODIFY),
                     directory: event.mask.contains(EventMask::ISDIR)
                         || event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF),
+                    appeared: event.mask.intersects(EventMask::CREATE | EventMask::MOVED_TO),
+                    ..Happened::default()
                 };
+                if let Some(name) = event.name {
+                    if event.mask.contains(EventMask::MOVED_FROM) {
+                        moving = Some((event.cookie, (event.wd.clone(), name.to_owned())));
+                    } else if event.mask.contains(EventMask::MOVED_TO)
+                        && let Some((cookie, from)) = moving.take()
+                        && cookie == event.cookie
+                    {
+                        batch.moved(from, (event.wd.clone(), name.to_owned()));
+                    }
+                }
                 batch.watch(event.wd, event.name.map(OsString::from), happened);
             }
         }

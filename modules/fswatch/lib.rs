@@ -1,33 +1,44 @@
-//! `fswatch`: tells when files appear, change or go.
+//! `fswatch`: tells when files appear, change or go, and who did it.
 //!
 //! ```text
-//!  inotify queue ─► reader thread ─► Mailbox ─► engine thread ─► outbox ─► agent
-//!  (inotify.rs)      only merges     (events.rs)  settle, look, compare, tell (engine.rs)
+//!  kernel ─► reader threads ─► Mailbox ─► engine thread ─► ledger (memory and disk) ─► agent
+//!             only merge       (events)    decides, tells     ▲ │
+//!                                 ▲ │                     baseline, history
+//!                         reports │ ▼ jobs
+//!                               workers: list, compare, hash
 //! ```
 //!
 //! What is watched is in [`config`] and [`rules`], what is known of an object in [`object`], how it is found out in
-//! [`look`], what a difference means in [`change`]. The baseline is in memory: what changes while the module does
-//! not run is not seen.
+//! [`look`], what a difference means in [`change`], what is kept on disk in [`store`] and [`history`].
 
+pub mod baseline;
 pub mod change;
+pub mod codec;
 pub mod config;
 pub mod due;
 pub mod engine;
 pub mod events;
+pub mod history;
 pub mod inotify;
+pub mod ledger;
 pub mod look;
+pub mod mounts;
 pub mod object;
 pub mod pattern;
+pub mod process;
 pub mod profile;
 pub mod query;
 pub mod rules;
+pub mod store;
+pub mod storm;
+pub mod workers;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
-use vigie_sdk::{Host, ModuleError, ModuleResult, PersistentModule, Query, Settings};
+use vigie_sdk::{AlertId, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings};
 
-use self::change::Alert;
 use self::config::Config;
 pub use self::config::check;
 use self::engine::{Engine, Order, SharedStatus, Sink};
@@ -40,19 +51,27 @@ pub struct FsWatch {
     mailbox: Mailbox,
     status: SharedStatus,
     extraprivacy: AtomicBool,
+    state_dir: Option<PathBuf>,
 }
 
 /// The agent, as the engine sees it.
-struct AgentSink(Host);
+struct AgentSink {
+    host: Host,
+    /// The engine keeps alerts until they are acknowledged.
+    keeps: bool,
+}
 
 impl Sink for AgentSink {
-    fn alert(&self, alert: &Alert) {
-        let text = serde_json::to_string(alert).unwrap_or_else(|_| alert.alert.clone());
-        self.0.alert(&text);
+    fn alert(&self, id: AlertId, text: &Arc<str>) {
+        if self.keeps {
+            self.host.deliver(id, text);
+        } else {
+            self.host.alert(text);
+        }
     }
 
     fn log(&self, message: &str) {
-        self.0.log(message);
+        self.host.log(message);
     }
 }
 
@@ -79,14 +98,17 @@ impl PersistentModule for FsWatch {
         let rules = rules(&settings.config)?;
         let mailbox = Mailbox::default();
         let status = SharedStatus::default();
-        let engine = Engine::new(AgentSink(host), mailbox.clone(), settings.state_dir, status.clone())
-            .map_err(|error| ModuleError::io("the kernel gives no inotify instance", error))?;
+        let state_dir = settings.state_dir;
+        let sink = AgentSink { host, keeps: state_dir.is_some() };
+        let engine = Engine::new(sink, mailbox.clone(), state_dir.clone(), status.clone())
+            .map_err(|error| ModuleError::io("the kernel gives no inotify instance or no thread", error))?;
         let (orders, received) = mpsc::channel();
         std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || engine.run(&received))
             .map_err(|error| ModuleError::io("cannot start a thread", error))?;
-        let module = Self { orders, mailbox, status, extraprivacy: AtomicBool::new(settings.extraprivacy) };
+        let extraprivacy = AtomicBool::new(settings.extraprivacy);
+        let module = Self { orders, mailbox, status, extraprivacy, state_dir };
         module.order(Order::Watch(rules));
         Ok(module)
     }
@@ -100,9 +122,23 @@ impl PersistentModule for FsWatch {
 
     fn query(&self, query: Query) -> ModuleResult {
         let masked = query.extraprivacy || self.extraprivacy.load(Ordering::Relaxed);
-        let status = self.status.get();
-        query::answer(&query, &status, masked, &|order| self.order(order))
-            .unwrap_or_else(|error| ModuleResult::failed([error.to_string()]))
+        let asked = query::Asked {
+            status: &self.status.get(),
+            state_dir: self.state_dir.as_deref(),
+            masked,
+            ask: &|order| self.order(order),
+        };
+        query::answer(&query, &asked).unwrap_or_else(|error| ModuleResult::failed([error.to_string()]))
+    }
+
+    fn acknowledged(&self, id: &str) {
+        if let Some(id) = AlertId::parse(id) {
+            self.order(Order::Acknowledged(id));
+        }
+    }
+
+    fn heartbeat(&self) {
+        self.order(Order::Heartbeat);
     }
 
     fn stop(&self) {

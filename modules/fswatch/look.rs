@@ -9,12 +9,12 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use sha2::{Digest, Sha256};
 
+use crate::codec::no_attributes;
 use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
 
 /// Bytes that are read at a time.
@@ -69,7 +69,7 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { buffer: vec![0; READ_BYTES], none: Arc::new([]), bytes_read: 0 }
+        Self { buffer: vec![0; READ_BYTES], none: no_attributes(), bytes_read: 0 }
     }
 }
 
@@ -631,7 +631,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, vec![0; 32 * READ_BYTES]).unwrap();
-        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (writing, stop) = (path.clone(), done.clone());
         let writer = std::thread::spawn(move || {
             let file = fs::OpenOptions::new().write(true).open(writing).unwrap();

@@ -1,18 +1,19 @@
 //! What an investigator can ask, and the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use vigie_sdk::{ModuleError, ModuleResult, Query};
 
-use crate::change::shown;
+use crate::change::{Event, shown};
 use crate::engine::{Order, Status};
+use crate::history::History;
 
 /// Paths that the status lists of one kind; their number is always told.
 const LISTED_PATHS: usize = 100;
@@ -34,6 +35,30 @@ pub struct Parameters {
     /// Compare now: everything, or these paths.
     #[serde(deserialize_with = "selection")]
     pub rescan: Option<Selection>,
+    /// Compare by reading every file.
+    pub prove: bool,
+    /// List changes: all, or those of these paths and what is below them.
+    #[serde(deserialize_with = "selection")]
+    pub changes: Option<Selection>,
+    /// Everything that happened to this path, and what is known of it now.
+    pub history: Option<String>,
+    /// The members of this group.
+    pub group: Option<String>,
+    /// List the changes that nobody has accepted.
+    pub unaccepted: bool,
+    /// Accept changes: all, or those of these paths and what is below them.
+    #[serde(deserialize_with = "selection")]
+    pub accept: Option<Selection>,
+    /// Who accepts.
+    pub by: Option<String>,
+    /// Only changes that were seen after this moment (RFC 3339), or within this time (such as `2h`).
+    pub since: Option<String>,
+    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`.
+    pub event: Option<String>,
+    /// Only changes by programs whose path has this in it.
+    pub process: Option<String>,
+    /// Only so many changes, the newest. Default: 1,000.
+    pub limit: Option<usize>,
 }
 
 /// Everything, or some paths.
@@ -83,42 +108,189 @@ pub fn path_from_text(text: &str) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-/// Answers a query; `ask` gives the engine an order.
+/// What an answer is made from.
+pub struct Asked<'a> {
+    /// The engine's status.
+    pub status: &'a Status,
+    /// Where the history is.
+    pub state_dir: Option<&'a Path>,
+    /// Paths are not to be told.
+    pub masked: bool,
+    /// Gives the engine an order.
+    pub ask: &'a dyn Fn(Order),
+}
+
+/// Answers a query.
 ///
 /// # Errors
 /// When the parameters are wrong, or nobody waits any longer for the engine's answer.
-pub fn answer(
-    query: &Query,
-    status: &Status,
-    masked: bool,
-    ask: &dyn Fn(Order),
-) -> Result<ModuleResult, ModuleError> {
+pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleError> {
     let parameters: Parameters = match &query.parameters {
         Some(_) => query.parse()?,
         None => Parameters::default(),
     };
-    let elements = if parameters.unwatched {
-        describe(status, masked, usize::MAX)
+    let ask = |order: &dyn Fn(mpsc::SyncSender<Value>) -> Order| {
+        let (reply, answer) = mpsc::sync_channel(1);
+        (asked.ask)(order(reply));
+        wait(query, &answer)
+    };
+    let (found, elements) = if parameters.unwatched {
+        (true, describe(asked.status, asked.masked, usize::MAX))
+    } else if let Some(selection) = &parameters.rescan {
+        let (paths, prove) = (selection.paths(), parameters.prove);
+        (true, ask(&|done| Order::Rescan { paths: paths.clone(), prove, done })?)
+    } else if let Some(filter) = Filter::of(&parameters)? {
+        let mut elements = listed(&filter, asked)?;
+        if let Some(path) = parameters.history.as_deref().filter(|_| !asked.masked) {
+            elements["now"] = ask(&|answer| Order::Known(path_from_text(path), answer))?;
+        }
+        (elements["changes"].as_array().is_some_and(|changes| !changes.is_empty()), elements)
     } else if let Some(path) = &parameters.explain {
-        if masked {
+        if asked.masked {
             return Err(ModuleError::new("extra privacy mode is on: no path is explained"));
         }
-        let (reply, answer) = mpsc::sync_channel(1);
-        ask(Order::Explain(path_from_text(path), reply));
-        wait(query, &answer)?
-    } else if let Some(selection) = &parameters.rescan {
-        let paths = match selection {
-            Selection::All => Vec::new(),
-            Selection::Paths(paths) => paths.iter().map(|path| path_from_text(path)).collect(),
-        };
-        let (reply, answer) = mpsc::sync_channel(1);
-        ask(Order::Rescan(paths, reply));
-        wait(query, &answer)?;
-        json!({"rescanned": true})
+        (true, ask(&|answer| Order::Explain(path_from_text(path), answer))?)
+    } else if parameters.unaccepted {
+        let elements = ask(&|answer| Order::Unaccepted(answer))?;
+        (true, if asked.masked { mask(elements) } else { elements })
+    } else if let Some(selection) = &parameters.accept {
+        let by = parameters.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("somebody");
+        let paths = selection.paths();
+        let elements = ask(&|done| Order::Accept { paths: paths.clone(), by: by.to_owned(), done })?;
+        let found = elements["accepted"].as_array().is_some_and(|paths| !paths.is_empty());
+        (found, if asked.masked { mask(elements) } else { elements })
     } else {
-        describe(status, masked, LISTED_PATHS)
+        (true, describe(asked.status, asked.masked, LISTED_PATHS))
     };
-    Ok(ModuleResult::found(true, &elements))
+    Ok(ModuleResult::found(found, &elements))
+}
+
+impl Selection {
+    fn paths(&self) -> Vec<PathBuf> {
+        match self {
+            Self::All => Vec::new(),
+            Self::Paths(paths) => paths.iter().map(|path| path_from_text(path)).collect(),
+        }
+    }
+}
+
+/// Changes that a query gives when it does not say how many.
+const USUAL_LIMIT: usize = 1_000;
+
+/// Which changes are asked for.
+#[derive(Debug, Default)]
+struct Filter {
+    paths: Vec<PathBuf>,
+    exact: Option<PathBuf>,
+    group: Option<String>,
+    since: Option<SystemTime>,
+    event: Option<String>,
+    process: Option<String>,
+    limit: usize,
+}
+
+impl Filter {
+    fn of(parameters: &Parameters) -> Result<Option<Self>, ModuleError> {
+        let asks = parameters.changes.is_some() || parameters.history.is_some() || parameters.group.is_some();
+        let narrows =
+            parameters.since.is_some() || parameters.event.is_some() || parameters.process.is_some();
+        if !asks && !narrows {
+            return Ok(None);
+        }
+        if let Some(event) = &parameters.event
+            && serde_json::from_value::<Event>(json!(event)).is_err()
+        {
+            return Err(ModuleError::new(format!(
+                "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted"
+            )));
+        }
+        Ok(Some(Self {
+            paths: parameters.changes.as_ref().map(Selection::paths).unwrap_or_default(),
+            exact: parameters.history.as_deref().map(path_from_text),
+            group: parameters.group.clone(),
+            since: parameters.since.as_deref().map(moment).transpose()?,
+            event: parameters.event.clone(),
+            process: parameters.process.clone(),
+            limit: parameters.limit.unwrap_or(USUAL_LIMIT),
+        }))
+    }
+
+    fn wants(&self, change: &Value) -> bool {
+        let path = |key: &str| change[key].as_str().map(path_from_text);
+        let about: Vec<PathBuf> = ["path", "from"].into_iter().filter_map(path).collect();
+        let below = |wanted: &PathBuf| about.iter().any(|path| path.starts_with(wanted));
+        let time = || change["time"].as_str().and_then(|time| humantime::parse_rfc3339(time).ok());
+        (self.paths.is_empty() || self.paths.iter().any(below))
+            && self.exact.as_ref().is_none_or(|exact| about.contains(exact))
+            && self.group.as_deref().is_none_or(|group| change["group_id"] == json!(group))
+            && self.event.as_deref().is_none_or(|event| change["event"] == json!(event))
+            && self.since.is_none_or(|since| time().is_some_and(|time| time >= since))
+            && self.process.as_deref().is_none_or(|process| {
+                change["process"]["executable"]
+                    .as_str()
+                    .is_some_and(|executable| executable.contains(process))
+            })
+    }
+}
+
+/// Reads a moment, or a time before now.
+fn moment(text: &str) -> Result<SystemTime, ModuleError> {
+    humantime::parse_rfc3339_weak(text)
+        .ok()
+        .or_else(|| SystemTime::now().checked_sub(humantime::parse_duration(text).ok()?))
+        .ok_or_else(|| {
+            ModuleError::new(format!(
+                "since: {text:?} is no time such as 2026-01-31T12:00:00Z, and no duration such as 2h"
+            ))
+        })
+}
+
+fn listed(filter: &Filter, asked: &Asked<'_>) -> Result<Value, ModuleError> {
+    let Some(directory) = asked.state_dir else {
+        return Err(ModuleError::new("no history is kept: the agent gave the module no state directory"));
+    };
+    let mut matching = 0_u64;
+    let mut newest = VecDeque::new();
+    History::read(directory, |change| {
+        if filter.wants(&change) {
+            matching += 1;
+            newest.push_back(change);
+            if newest.len() > filter.limit {
+                newest.pop_front();
+            }
+        }
+        true
+    })
+    .map_err(|error| ModuleError::io("the history cannot be read", error))?;
+    let elements = json!({"changes": newest, "matching": matching});
+    Ok(if asked.masked { mask(elements) } else { elements })
+}
+
+/// Takes out what would tell names: paths, programs, command lines.
+fn mask(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let names = matches!(
+                    key.as_str(),
+                    "path"
+                        | "from"
+                        | "alert"
+                        | "executable"
+                        | "command"
+                        | "target"
+                        | "rule"
+                        | "samples"
+                        | "writer"
+                        | "accepted"
+                );
+                *value = if names && !value.is_null() { json!(MASKED) } else { mask(value.take()) };
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = mask(item.take())),
+        _ => {}
+    }
+    value
 }
 
 fn wait<T>(query: &Query, answer: &mpsc::Receiver<T>) -> Result<T, ModuleError> {
@@ -143,13 +315,20 @@ fn describe(status: &Status, masked: bool, most: usize) -> Value {
     };
     let waiting: Vec<_> = status.waiting.iter().take(most).map(|path| name(path)).collect();
     json!({
-        "ok": status.unwatched.is_empty() && status.unreadable.is_empty(),
+        "ok": problems(status).is_empty(),
+        "problems": problems(status),
         "baseline_complete": status.baseline_complete,
         "paths": status.entries,
         "files": status.objects,
         "watches": status.watches,
         "pending": status.pending,
         "alerts": status.alerts,
+        "changes_in_groups": status.grouped,
+        "unacknowledged": status.unacknowledged,
+        "unaccepted": status.unaccepted,
+        "baseline_bytes": status.bytes,
+        "store_bytes": status.store_bytes,
+        "scans": status.scans.iter().map(|(what, compared)| json!({"what": what, "compared": compared})).collect::<Vec<_>>(),
         "overflows": status.overflows,
         "last_scan": status.last_scan.map(|(at, took)| json!({
             "time": humantime::format_rfc3339_millis(at).to_string(),
@@ -161,7 +340,21 @@ fn describe(status: &Status, masked: bool, most: usize) -> Value {
         "unreadable": reasons(&status.unreadable),
         "unwatched_count": status.unwatched.len(),
         "unwatched": reasons(&status.unwatched),
+        "skipped": reasons(&status.skipped),
     })
+}
+
+/// Where the module is blind, or will be after a restart.
+fn problems(status: &Status) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !status.unwatched.is_empty() {
+        problems.push(format!("{} directories are not watched", status.unwatched.len()));
+    }
+    if !status.unreadable.is_empty() {
+        problems.push(format!("{} files cannot be read", status.unreadable.len()));
+    }
+    problems.extend(status.trouble.clone());
+    problems
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::config::{Complaints, Config, PathGroup, Problem, Problems, Settings, 
 use crate::pattern::{Pattern, States, is_pattern, names_of, unescaped};
 
 /// How much a change matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth keeping.
@@ -943,6 +943,18 @@ impl Coverage {
         let survey = self.survey(path);
         self.best(&survey, path)
             .is_some_and(|best| self.rules.groups[self.rules.entries[best.place.entry].group].follow)
+    }
+
+    /// Whether a symbolic link at this path would be followed, see [`Coverage::follow_link`].
+    #[must_use]
+    pub fn may_follow(&self, path: &Path) -> bool {
+        let survey = self.survey(path);
+        self.best(&survey, path).is_some_and(|best| {
+            let is_root = best.place.rest.is_some() && best.root == survey.length;
+            is_root
+                || best.root < survey.length
+                    && self.rules.groups[self.rules.entries[best.place.entry].group].follow
+        })
     }
 
     /// What the names in a directory matter for.

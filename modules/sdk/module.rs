@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::outbox::Outbox;
+use crate::outbox::{AlertId, Outbox};
 use crate::protocol::{ConfigParameters, Environment};
 use crate::result::ModuleResult;
 
@@ -45,6 +45,10 @@ pub trait PersistentModule: Send + Sync + Sized + 'static {
     fn acknowledged(&self, id: &str) {
         let _ = id;
     }
+
+    /// The agent asked whether the module is alive, and was answered already: an occasion for small periodic work
+    /// that needs no timer of its own.
+    fn heartbeat(&self) {}
 
     /// The agent asks the module to end; called once, the process exits when it returns.
     fn stop(&self) {}
@@ -146,6 +150,14 @@ impl Host {
     /// disk. Waits while too many alerts are not acknowledged yet.
     pub fn alert(&self, message: &str) -> String {
         self.outbox.alert(message)
+    }
+
+    /// Sends an alert that the module keeps itself until [`PersistentModule::acknowledged`] names its id: for modules
+    /// whose state and alerts must move together. The id must never have been given to another alert. What is
+    /// longer than [`MAX_TEXT_BYTES`](crate::outbox::MAX_TEXT_BYTES) must be cut before it is kept. Waits while too
+    /// many alerts are not acknowledged.
+    pub fn deliver(&self, id: AlertId, message: &Arc<str>) {
+        self.outbox.deliver(id, message);
     }
 
     /// How many alerts the agent has not acknowledged yet.

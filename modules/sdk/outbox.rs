@@ -24,7 +24,7 @@ use nix::fcntl::OFlag;
 use tokio::sync::Notify;
 
 use crate::protocol::Message;
-pub use state::{AlertId, OutboxState, Recovered};
+pub use state::{Acknowledged, AlertId, OutboxState, Recovered};
 
 /// Most alerts that wait for their acknowledgement; the next one waits in [`Outbox::alert`].
 pub const MAX_UNACKNOWLEDGED: usize = 10_000;
@@ -235,6 +235,24 @@ impl Outbox {
         id.map(|id| id.to_string()).unwrap_or_default()
     }
 
+    /// Queues an alert that the module keeps itself, with an id that it gave, until
+    /// [`PersistentModule::acknowledged`](crate::PersistentModule::acknowledged) names it. Waits while too many are
+    /// not acknowledged; does nothing when it is queued already.
+    pub fn deliver(&self, id: AlertId, message: &Arc<str>) {
+        let mut ledger = lock(&self.shared.ledger);
+        while ledger.is_full(message.len()) && !ledger.closed {
+            ledger = self.shared.ledger_room.wait(ledger).unwrap_or_else(PoisonError::into_inner);
+        }
+        if ledger.state.push_kept(id, message) {
+            let mut queue = lock(&self.shared.queue);
+            if !queue.closed {
+                queue.lines.push_back(Line::Alert { id: Some(id), message: Arc::clone(message) });
+            }
+        }
+        drop(ledger);
+        self.shared.filled.notify_one();
+    }
+
     /// Forgets an alert that the agent has on disk; `false` when it is not known. May wait for the disk.
     pub fn acknowledge(&self, id: &str) -> bool {
         let mut ledger = lock(&self.shared.ledger);
@@ -357,7 +375,7 @@ impl Ledger {
     fn record(&mut self, message: &Arc<str>) -> (Option<AlertId>, Option<String>) {
         match &mut self.durability {
             Durability::None => (None, None),
-            Durability::Memory => (Some(self.state.push_volatile(message).0), None),
+            Durability::Memory => (Some(self.state.push_volatile(message)), None),
             Durability::File(file) => {
                 let (id, record) = self.state.push(message);
                 match file.append(&record) {
@@ -369,7 +387,7 @@ impl Ledger {
                     Err(error) => {
                         // Its number stays unused: the next life reads the file and must not give it again.
                         self.state.take_back(id);
-                        let (id, _) = self.state.push_volatile(message);
+                        let id = self.state.push_volatile(message);
                         let trouble = (!file.failing).then(|| {
                             format!("cannot write outbox {:?}, alerts are kept in memory: {error}", file.path)
                         });
@@ -382,9 +400,10 @@ impl Ledger {
     }
 
     fn forget(&mut self, id: &str) -> bool {
-        let Some((id, record)) = AlertId::parse(id).and_then(|id| Some((id, self.state.acknowledge(id)?)))
-        else {
-            return false;
+        let record = match AlertId::parse(id).map(|id| self.state.acknowledge(id)) {
+            None | Some(Acknowledged::Unknown) => return false,
+            Some(Acknowledged::InMemory) => return true,
+            Some(Acknowledged::InFile(record)) => record,
         };
         if let Durability::File(file) = &mut self.durability {
             // An acknowledgement that is not written down costs a repetition after a crash, which the journal
@@ -394,10 +413,8 @@ impl Ledger {
                 // Also when it fails: the next attempt comes after as many acknowledgements, not after one.
                 self.state.compacted();
                 file.replace(&snapshot)
-            } else if self.state.is_durable(id) {
-                file.append(&record)
             } else {
-                Ok(())
+                file.append(&record)
             };
             drop(written);
         }
@@ -477,7 +494,8 @@ fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 }
 
 /// A random 64-bit number that no earlier life of any module has used.
-fn fresh_epoch() -> u64 {
+#[must_use]
+pub fn fresh_epoch() -> u64 {
     use std::hash::{BuildHasher, Hasher};
 
     let mut bytes = [0; 8];
@@ -535,6 +553,24 @@ mod tests {
                 .map(|(id, text)| (Some(id), text.to_owned()))
         );
         assert!(!ids.contains(&next), "{next}");
+    }
+
+    #[test]
+    fn an_alert_that_the_module_keeps_is_sent_once_acknowledged_once_and_not_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::new();
+        outbox.keep_in(dir.path(), "m");
+        let id = AlertId { epoch: fresh_epoch(), sequence: 1 };
+
+        outbox.deliver(id, &"kept".into());
+        outbox.deliver(id, &"kept".into());
+
+        assert_eq!(alerts(&written(&outbox)), [(Some(id.to_string()), "kept".to_owned())]);
+        assert_eq!(outbox.unacknowledged(), 1);
+        assert!(outbox.acknowledge(&id.to_string()));
+        assert!(!outbox.acknowledge(&id.to_string()));
+        let file = std::fs::read_to_string(dir.path().join("alerts-m.outbox")).unwrap();
+        assert!(!file.contains(&id.to_string()), "{file}");
     }
 
     #[test]

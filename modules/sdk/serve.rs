@@ -282,7 +282,10 @@ fn receive<M: PersistentModule>(line: &str, outbox: &Outbox, worker: &mut Worker
     }
     let message = MessageRef::parse(line).map_err(Refused::Line)?;
     match message.class {
-        Class::Ping => outbox.urgent(Message::pong(&message).to_line()),
+        Class::Ping => {
+            outbox.urgent(Message::pong(&message).to_line());
+            worker.heartbeat();
+        }
         Class::Config => {
             let parameters = match message.parameters {
                 Some(_) => message.parameters_as::<ConfigParameters>("config"),
@@ -345,6 +348,7 @@ fn answer<M: PersistentModule>(
 enum Order {
     Configure(Box<ConfigParameters>),
     Acknowledged(String),
+    Heartbeat,
     Stop(oneshot::Sender<()>),
 }
 
@@ -379,6 +383,10 @@ impl Worker {
 
     fn acknowledge(&self, id: String) {
         drop(self.orders.try_send(Order::Acknowledged(id)));
+    }
+
+    fn heartbeat(&self) {
+        drop(self.orders.try_send(Order::Heartbeat));
     }
 
     /// Lets the module stop, for a limited time.
@@ -425,6 +433,11 @@ fn work<M: PersistentModule>(
             (Order::Acknowledged(id), running) => {
                 if let (true, Some(module)) = (outbox.acknowledge(&id), running) {
                     module.acknowledged(&id);
+                }
+            }
+            (Order::Heartbeat, running) => {
+                if let Some(module) = running {
+                    module.heartbeat();
                 }
             }
             (Order::Stop(done), running) => {

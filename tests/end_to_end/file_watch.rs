@@ -184,3 +184,96 @@ fn the_shipped_module_file_is_valid_with_and_without_its_examples() {
         assert_eq!(checked.code, 0, "{checked:?}");
     }
 }
+
+/// All messages of fswatch in the journal, in their order.
+fn told(host: &Host) -> Vec<Value> {
+    let alerts = host.journal().into_iter();
+    alerts.filter_map(|alert| serde_json::from_str(alert["message"].as_str()?).ok()).collect()
+}
+
+fn kill(pid: &Value) {
+    let pid = i32::try_from(pid.as_i64().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn what_happens_around_a_killed_module_is_told_exactly_once() {
+    let host = host();
+    let _agent = host.start();
+    wait_baseline(&host);
+
+    for round in 0..5 {
+        let before = host.module("fswatch")["pid"].clone();
+        for number in 0..20 {
+            fs::write(host.path(&format!("watched/{round}-{number}")), "").unwrap();
+            if number == 10 {
+                kill(&before);
+            }
+        }
+        fs::write(host.path("watched/passwd"), format!("round {round}")).unwrap();
+        wait_until("the module lives again and knows everything", || {
+            let module = host.module("fswatch");
+            (module["pid"] != before && module["state"] == "ready").then_some(())
+        });
+        wait_baseline(&host);
+        fs::write(host.path(&format!("watched/mark-{round}")), "").unwrap();
+        wait_alert(&host, &format!("mark-{round}"));
+    }
+
+    let told = told(&host);
+    let count = |path: &str| {
+        let path = host.path(path);
+        told.iter().filter(|alert| alert["path"] == json!(path)).count()
+    };
+    for round in 0..5 {
+        for number in 0..20 {
+            assert_eq!(count(&format!("watched/{round}-{number}")), 1, "{round}-{number}");
+        }
+    }
+    assert!((1..=5).contains(&count("watched/passwd")));
+    let last = told.iter().rfind(|alert| alert["path"] == json!(host.path("watched/passwd"))).unwrap();
+    assert_eq!(last["after"]["size"], 7, "{last}");
+}
+
+#[test]
+fn what_changed_while_the_agent_was_down_is_told_once_with_the_time() {
+    let host = host();
+    let agent = host.start();
+    wait_baseline(&host);
+    drop(agent);
+
+    fs::write(host.path("watched/passwd"), "root::0:0\n").unwrap();
+    let _agent = host.start();
+    let alert = wait_alert(&host, "signature changed");
+    wait_baseline(&host);
+
+    assert!(alert["window"]["from"].as_str() < alert["window"]["to"].as_str(), "{alert}");
+    assert_eq!(told(&host).len(), 1);
+}
+
+#[test]
+fn changes_are_listed_explained_and_accepted_by_queries() {
+    let host = host();
+    let _agent = host.start();
+    wait_baseline(&host);
+    fs::write(host.path("watched/passwd"), "x").unwrap();
+    wait_alert(&host, "signature changed");
+    let path = host.path("watched/passwd");
+    let ask = |parameters: Value| host.query("fswatch", &parameters)["result"].take();
+
+    let changes = ask(json!({"changes": true}));
+    let history = ask(json!({"history": path}));
+    let none = ask(json!({"changes": path, "event": "removed"}));
+    let wrong = ask(json!({"since": "yesterday"}));
+    let unaccepted = ask(json!({"unaccepted": true}));
+    let accepted = ask(json!({"accept": [path], "by": "alice"}));
+
+    assert_eq!(changes["elements"]["changes"][0]["path"], json!(path), "{changes}");
+    assert_eq!(history["elements"]["now"]["known"]["size"], 1, "{history}");
+    assert_eq!((&none["foundanything"], &none["success"]), (&json!(false), &json!(true)), "{none}");
+    assert!(wrong["errors"][0].as_str().unwrap().contains("since"), "{wrong}");
+    assert_eq!(unaccepted["elements"]["unaccepted"][0]["event"], "changed", "{unaccepted}");
+    assert_eq!(accepted["elements"]["accepted"], json!([path]), "{accepted}");
+    wait_alert(&host, "alice accepted");
+    assert_eq!(ask(json!({"unaccepted": true}))["elements"]["unaccepted"], json!([]));
+}

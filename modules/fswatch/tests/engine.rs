@@ -6,16 +6,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serde::Deserialize;
 use serde_json::{Value, json};
-use vigie_fswatch::change::{Alert, Event};
+use vigie_fswatch::change::Event;
 use vigie_fswatch::config::Config;
 use vigie_fswatch::engine::{Engine, Order, SharedStatus, Sink, Status};
 use vigie_fswatch::events::Mailbox;
 use vigie_fswatch::rules::Rules;
+use vigie_sdk::AlertId;
 
 /// Longest that a test waits for something that must come.
 const CEILING: Duration = Duration::from_secs(30);
@@ -25,15 +29,61 @@ enum Said {
     Log(String),
 }
 
-struct TestSink(Sender<Said>);
+/// What a reader of alerts sees.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+struct Alert {
+    severity: String,
+    alert: String,
+    path: String,
+    event: Event,
+    kind: String,
+    attributes: Vec<String>,
+    before: Value,
+    after: Value,
+    rule: String,
+    tags: Vec<String>,
+    from: Option<String>,
+    count: Option<u64>,
+    window: Value,
+    group: Value,
+}
+
+impl Default for Alert {
+    fn default() -> Self {
+        Self {
+            severity: String::new(),
+            alert: String::new(),
+            path: String::new(),
+            event: Event::Notice,
+            kind: String::new(),
+            attributes: Vec::new(),
+            before: Value::Null,
+            after: Value::Null,
+            rule: String::new(),
+            tags: Vec::new(),
+            from: None,
+            count: None,
+            window: Value::Null,
+            group: Value::Null,
+        }
+    }
+}
+
+/// Acknowledges every alert at once, as an agent does sooner or later.
+struct TestSink {
+    said: Sender<Said>,
+    orders: Sender<Order>,
+}
 
 impl Sink for TestSink {
-    fn alert(&self, alert: &Alert) {
-        self.0.send(Said::Alert(Box::new(alert.clone()))).ok();
+    fn alert(&self, id: AlertId, text: &Arc<str>) {
+        self.said.send(Said::Alert(serde_json::from_str(text).unwrap())).ok();
+        self.orders.send(Order::Acknowledged(id)).ok();
     }
 
     fn log(&self, message: &str) {
-        self.0.send(Said::Log(message.to_owned())).ok();
+        self.said.send(Said::Log(message.to_owned())).ok();
     }
 }
 
@@ -43,6 +93,9 @@ struct Running {
     mailbox: Mailbox,
     status: SharedStatus,
     marks: u32,
+    thread: Option<JoinHandle<()>>,
+    /// Alerts that came before everything was known.
+    early: Vec<Alert>,
 }
 
 impl Running {
@@ -52,30 +105,58 @@ impl Running {
     }
 
     fn configured(config: Value) -> Self {
+        Self::keeping(None, config)
+    }
+
+    /// Keeps its state in a directory.
+    fn keeping(state: Option<&Path>, config: Value) -> Self {
         let mailbox = Mailbox::default();
         let (sink, said) = mpsc::channel();
         let (orders, received) = mpsc::channel();
         let status = SharedStatus::default();
-        let engine = Engine::new(TestSink(sink), mailbox.clone(), None, status.clone()).unwrap();
-        std::thread::spawn(move || engine.run(&received));
-        let running = Self { said, orders, mailbox, status, marks: 0 };
+        let sink = TestSink { said: sink, orders: orders.clone() };
+        let state = state.map(Path::to_owned);
+        let engine = Engine::new(sink, mailbox.clone(), state, status.clone()).unwrap();
+        let thread = Some(std::thread::spawn(move || engine.run(&received)));
+        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early: Vec::new() };
         running.configure(config);
         running
     }
 
-    fn watch(&self, entries: &[&str]) {
+    /// Ends it, and waits for that.
+    fn stop(mut self) {
+        self.order(Order::Stop);
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.send(order).ok();
+        self.mailbox.wake();
+    }
+
+    fn ask(&self, order: impl Fn(mpsc::SyncSender<Value>) -> Order) -> Value {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.order(order(reply));
+        answer.recv_timeout(CEILING).unwrap()
+    }
+
+    fn watch(&mut self, entries: &[&str]) {
         self.configure(json!({"paths": {"path": entries}}));
     }
 
-    fn configure(&self, mut config: Value) {
+    fn configure(&mut self, mut config: Value) {
         config["fswatch"]["settle_milliseconds"] = json!(10);
+        if config["fswatch"]["storm_changes"].is_null() {
+            config["fswatch"]["storm_changes"] = json!(0);
+        }
         let config: Config = serde_json::from_value(config).unwrap();
         self.orders.send(Order::Watch(Box::new(Rules::compile(&config).unwrap()))).unwrap();
         self.mailbox.wake();
         loop {
             match self.said.recv_timeout(CEILING) {
                 Ok(Said::Log(text)) if text.starts_with("watching ") => return,
-                Ok(_) => {}
+                Ok(Said::Alert(alert)) => self.early.push(*alert),
+                Ok(Said::Log(_)) => {}
                 Err(error) => panic!("the engine does not come to rest: {error}"),
             }
         }
@@ -106,7 +187,7 @@ impl Running {
         alerts
     }
 
-    fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> std::sync::Arc<Status> {
+    fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
         let deadline = std::time::SystemTime::now() + CEILING;
         loop {
             let status = self.status.get();
@@ -121,8 +202,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.orders.send(Order::Stop).ok();
-        self.mailbox.wake();
+        self.order(Order::Stop);
     }
 }
 
@@ -374,11 +454,14 @@ fn what_is_done_to_a_file_without_writing_it_is_told() {
 
     assert_eq!(
         (mode[0].attributes.as_slice(), mode[0].before["mode"].as_str()),
-        (&["mode"][..], Some("0644"))
+        (&["mode".to_owned()][..], Some("0644"))
     );
-    assert_eq!(mode[0].severity, vigie_fswatch::rules::Severity::Critical);
+    assert_eq!(mode[0].severity, "critical");
     assert!(texts(&link, directory).contains(&"created b".to_owned()), "{link:?}");
-    assert!(touched.iter().any(|alert| alert.attributes.contains(&"modification_time")), "{touched:?}");
+    assert!(
+        touched.iter().any(|alert| alert.attributes.iter().any(|name| name == "modification_time")),
+        "{touched:?}"
+    );
 }
 
 #[test]
@@ -396,7 +479,7 @@ fn what_a_rule_leaves_out_is_not_told_and_its_severity_is() {
     let told = running.told(directory);
 
     assert_eq!(texts(&told, directory), ["created a"]);
-    assert_eq!(told[0].severity, vigie_fswatch::rules::Severity::Low);
+    assert_eq!(told[0].severity, "low");
     assert_eq!(told[0].tags, ["web"]);
 }
 
@@ -448,7 +531,7 @@ fn a_rescan_finds_what_gave_no_notification() {
 
     fs::write(&outside, "2").unwrap();
     let (reply, done) = mpsc::sync_channel(1);
-    running.orders.send(Order::Rescan(Vec::new(), reply)).unwrap();
+    running.orders.send(Order::Rescan { paths: Vec::new(), prove: false, done: reply }).unwrap();
     running.mailbox.wake();
     done.recv_timeout(CEILING).unwrap();
 
@@ -464,6 +547,197 @@ fn a_rescan_finds_what_gave_no_notification() {
 }
 
 /// What can be done to a small tree.
+/// What can be done to a tree while nobody watches, and how it is told.
+fn change_everything(watched: &Path, outside: &Path) -> Vec<&'static str> {
+    let file = |name: &str| watched.join(name);
+    let modified = fs::metadata(file("same-size")).unwrap().modified().unwrap();
+    fs::write(file("edit"), "other and longer").unwrap();
+    fs::write(file("same-size"), "2").unwrap();
+    fs::File::options().write(true).open(file("same-size")).unwrap().set_modified(modified).unwrap();
+    fs::set_permissions(file("setuid"), std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    fs::write(file("new"), "3").unwrap();
+    fs::rename(file("new"), file("replaced")).unwrap();
+    fs::rename(outside.join("in"), file("in")).unwrap();
+    fs::rename(file("out"), outside.join("out")).unwrap();
+    fs::write(file("added"), "").unwrap();
+    fs::remove_file(file("deleted")).unwrap();
+    fs::remove_file(file("link")).unwrap();
+    symlink("/elsewhere", file("link")).unwrap();
+    fs::rename(file("old-name"), file("new-name")).unwrap();
+    fs::create_dir_all(file("directory/sub")).unwrap();
+    fs::write(file("directory/sub/file"), "").unwrap();
+    fs::remove_dir_all(file("tree")).unwrap();
+    vec![
+        "changed edit",
+        "changed link",
+        "changed replaced",
+        "changed same-size",
+        "changed setuid",
+        "created added",
+        "created directory",
+        "created directory/sub",
+        "created directory/sub/file",
+        "created in",
+        "removed deleted",
+        "removed out",
+        "removed tree",
+        "removed tree/sub",
+        "removed tree/sub/file",
+        "renamed new-name",
+    ]
+}
+
+fn tree_to_change(watched: &Path, outside: &Path) {
+    fs::create_dir_all(watched.join("tree/sub")).unwrap();
+    fs::create_dir_all(outside).unwrap();
+    for name in ["edit", "same-size", "setuid", "replaced", "out", "deleted", "old-name", "tree/sub/file"] {
+        fs::write(watched.join(name), "1").unwrap();
+    }
+    fs::write(outside.join("in"), "1").unwrap();
+    symlink("/somewhere", watched.join("link")).unwrap();
+}
+
+fn sorted_texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
+    let mut texts = texts(alerts, directory);
+    texts.sort();
+    texts
+}
+
+#[test]
+fn what_changed_while_nobody_watched_is_told_once_with_the_time_in_which_it_happened() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, outside, state) = (temp.path().join("w"), temp.path().join("o"), temp.path().join("s"));
+    tree_to_change(&watched, &outside);
+    fs::create_dir(&state).unwrap();
+    let config = json!({"paths": {"path": [recursive(&watched)]}});
+    Running::keeping(Some(&state), config.clone()).stop();
+
+    let expected = change_everything(&watched, &outside);
+    let second = Running::keeping(Some(&state), config.clone());
+    let told = second.early.clone();
+    second.stop();
+    let third = Running::keeping(Some(&state), config);
+
+    assert_eq!(sorted_texts(&told, &watched), expected);
+    assert!(
+        told.iter().all(|alert| alert.window["from"].as_str() <= alert.window["to"].as_str()),
+        "{told:?}"
+    );
+    assert!(told.iter().all(|alert| alert.window["from"].is_string()), "{told:?}");
+    let edited = told.iter().find(|alert| alert.path.ends_with("edit")).unwrap();
+    assert!(edited.before["sha256"].is_string() && edited.after["sha256"].is_string(), "{edited:?}");
+    assert_eq!(third.early, [], "told once only");
+}
+
+#[test]
+fn the_same_changes_are_told_once_while_they_happen() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, outside) = (temp.path().join("w"), temp.path().join("o"));
+    tree_to_change(&watched, &outside);
+    let mut running = Running::on(&[&recursive(&watched)]);
+
+    let expected = change_everything(&watched, &outside);
+    let told = running.told(&watched);
+
+    assert_eq!(sorted_texts(&told, &watched), expected);
+    assert!(told.iter().all(|alert| alert.window.is_null()), "{told:?}");
+}
+
+#[test]
+fn a_directory_with_another_name_is_told_once_with_what_is_in_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    fs::create_dir_all(directory.join("old/sub")).unwrap();
+    fs::write(directory.join("old/sub/file"), "1").unwrap();
+    let mut running = Running::on(&[&recursive(directory)]);
+
+    fs::rename(directory.join("old"), directory.join("new")).unwrap();
+    let renamed = running.told(directory);
+    fs::write(directory.join("new/sub/file"), "2").unwrap();
+    let changed = running.told(directory);
+
+    assert_eq!(texts(&renamed, directory), ["renamed new"]);
+    assert_eq!(renamed[0].from.as_deref(), directory.join("old").to_str());
+    assert_eq!(renamed[0].count, Some(3));
+    assert_eq!(texts(&changed, directory), ["changed new/sub/file"]);
+}
+
+#[test]
+fn a_damaged_baseline_is_not_trusted_and_that_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    fs::write(watched.join("a"), "1").unwrap();
+    let config = json!({"paths": {"path": [recursive(&watched)]}});
+    Running::keeping(Some(&state), config.clone()).stop();
+    let mut store = fs::read(state.join("fswatch.baseline")).unwrap();
+    let middle = store.len() / 2;
+    store[middle] ^= 1;
+    fs::write(state.join("fswatch.baseline"), store).unwrap();
+
+    let running = Running::keeping(Some(&state), config);
+
+    let told: Vec<_> = running.early.iter().map(|alert| (alert.event, alert.severity.as_str())).collect();
+    assert_eq!(told, [(Event::Notice, "critical")]);
+    assert!(running.early[0].alert.contains("fswatch.baseline.set-aside"), "{:?}", running.early);
+    assert!(state.join("fswatch.baseline.set-aside").exists());
+}
+
+#[test]
+fn an_accepted_change_is_no_longer_listed_and_who_accepted_it_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = temp.path();
+    let mut running = Running::on(&[directory.to_str().unwrap()]);
+    fs::write(directory.join("a"), "1").unwrap();
+    running.told(directory);
+
+    let listed = running.ask(Order::Unaccepted);
+    let accepted =
+        running.ask(|done| Order::Accept { paths: vec![directory.join("a")], by: "alice".to_owned(), done });
+    let told = running.told(directory);
+    let rest = running.ask(Order::Unaccepted);
+
+    let paths = |value: &Value| value["unaccepted"].as_array().map(Vec::len);
+    assert_eq!(paths(&listed), Some(2), "{listed}");
+    assert_eq!(accepted["accepted"], json!([directory.join("a")]));
+    assert_eq!(told[0].event, Event::Accepted);
+    assert!(told[0].alert.starts_with("alice accepted"), "{told:?}");
+    assert_eq!(paths(&rest), Some(2), "the two marks: {rest}");
+}
+
+#[test]
+fn a_storm_is_one_alert_and_its_members_are_in_the_history() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    let config = json!({"paths": {"path": [recursive(&watched)]}, "fswatch": {"storm_changes": 10}});
+    let running = Running::keeping(Some(&state), config);
+
+    for number in 0..500 {
+        fs::write(watched.join(number.to_string()), "").unwrap();
+    }
+    let mut alone = 0;
+    let group = loop {
+        match running.said.recv_timeout(CEILING).unwrap() {
+            Said::Alert(alert) if alert.event == Event::Group => break alert,
+            Said::Alert(_) => alone += 1,
+            Said::Log(_) => {}
+        }
+    };
+
+    assert!(alone <= 10, "{alone}");
+    assert_eq!(alone + group.count.unwrap(), 500);
+    let mut members = 0;
+    vigie_fswatch::history::History::read(&state, |line| {
+        members += u64::from(line["group_id"] == group.group["id"]);
+        true
+    })
+    .unwrap();
+    assert_eq!(Some(members), group.count);
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Write(u8, u8),
@@ -561,7 +835,18 @@ proptest! {
         during.iter().for_each(|action| perform(root, action));
         let told = running.told(root);
 
-        for alert in told.iter().filter(|alert| !alert.path.contains('~') && alert.kind != "directory") {
+        for alert in told.iter().filter(|alert| !alert.path.contains('~')) {
+            if let Some(from) = &alert.from {
+                let (moved, stay): (BTreeMap<_, _>, _) =
+                    replayed.into_iter().partition(|(path, _)| Path::new(path).starts_with(from));
+                replayed = stay;
+                for (path, content) in moved {
+                    prop_assert!(replayed.insert(path.replacen(from, &alert.path, 1), content).is_none());
+                }
+            }
+            if alert.kind == "directory" || alert.event == Event::Renamed && content(&alert.after).is_none() {
+                continue;
+            }
             let (before, after) = (content(&alert.before), content(&alert.after));
             if alert.event == Event::Changed && before.is_none() && after.is_none() {
                 // Only when it was written.

@@ -75,12 +75,31 @@ pub struct OutboxState {
     volatile_epoch: u64,
     volatile_next: u64,
     /// By order of creation.
-    pending: BTreeMap<u64, (AlertId, Arc<str>)>,
+    pending: BTreeMap<u64, Pending>,
     order: HashMap<AlertId, u64>,
     created: u64,
     bytes: usize,
     /// Acknowledged alerts whose records are still in the file.
     acknowledged: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Pending {
+    id: AlertId,
+    message: Arc<str>,
+    /// The file holds it.
+    in_file: bool,
+}
+
+/// What an acknowledgement was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// No pending alert has this id.
+    Unknown,
+    /// An alert that the file does not hold.
+    InMemory,
+    /// An alert in the file; this record is to be appended.
+    InFile(Vec<u8>),
 }
 
 /// What a file held.
@@ -123,7 +142,7 @@ impl OutboxState {
                 _ if torn => {}
                 Ok(Record::Head { .. }) if !has_head => has_head = true,
                 Ok(Record::Alert { id, message }) => match AlertId::parse(&id) {
-                    Some(id) if !state.order.contains_key(&id) => state.insert(id, message.into()),
+                    Some(id) if !state.order.contains_key(&id) => state.insert(id, message.into(), true),
                     _ => damaged = true,
                 },
                 Ok(Record::Acknowledgement { ack }) => {
@@ -142,18 +161,27 @@ impl OutboxState {
     pub fn push(&mut self, message: &Arc<str>) -> (AlertId, Vec<u8>) {
         let id = AlertId { epoch: self.epoch, sequence: self.next };
         self.next += 1;
-        self.insert(id, Arc::clone(message));
+        self.insert(id, Arc::clone(message), true);
         let mut record = Vec::with_capacity(message.len() + 64);
         Record::Alert { id: id.to_string(), message: message.as_ref().to_owned() }.write(&mut record);
         (id, record)
     }
 
     /// Adds an alert that the file cannot hold.
-    pub fn push_volatile(&mut self, message: &Arc<str>) -> (AlertId, ()) {
+    pub fn push_volatile(&mut self, message: &Arc<str>) -> AlertId {
         let id = AlertId { epoch: self.volatile_epoch, sequence: self.volatile_next };
         self.volatile_next += 1;
-        self.insert(id, Arc::clone(message));
-        (id, ())
+        self.insert(id, Arc::clone(message), false);
+        id
+    }
+
+    /// Adds an alert that the module itself keeps; `false` when it is pending already.
+    pub fn push_kept(&mut self, id: AlertId, message: &Arc<str>) -> bool {
+        let is_new = !self.order.contains_key(&id);
+        if is_new {
+            self.insert(id, Arc::clone(message), false);
+        }
+        is_new
     }
 
     /// Undoes the last [`OutboxState::push`], whose record could not be written.
@@ -163,21 +191,18 @@ impl OutboxState {
         }
     }
 
-    /// Forgets an alert; returns the record to append, `None` when it is not pending.
-    pub fn acknowledge(&mut self, id: AlertId) -> Option<Vec<u8>> {
-        self.remove(id)?;
-        if self.is_durable(id) {
-            self.acknowledged += 1;
+    /// Forgets an alert.
+    pub fn acknowledge(&mut self, id: AlertId) -> Acknowledged {
+        match self.remove(id) {
+            None => Acknowledged::Unknown,
+            Some(Pending { in_file: false, .. }) => Acknowledged::InMemory,
+            Some(_) => {
+                self.acknowledged += 1;
+                let mut record = Vec::with_capacity(64);
+                Record::Acknowledgement { ack: id.to_string() }.write(&mut record);
+                Acknowledged::InFile(record)
+            }
         }
-        let mut record = Vec::with_capacity(64);
-        Record::Acknowledgement { ack: id.to_string() }.write(&mut record);
-        Some(record)
-    }
-
-    /// Whether the file holds this alert.
-    #[must_use]
-    pub fn is_durable(&self, id: AlertId) -> bool {
-        id.epoch != self.volatile_epoch
     }
 
     /// Whether the file is mostly acknowledged.
@@ -191,8 +216,9 @@ impl OutboxState {
     pub fn snapshot(&self) -> Vec<u8> {
         let mut content = Vec::with_capacity(self.bytes + 64 * (self.pending.len() + 1));
         Record::Head { epoch: format!("{:016x}", self.epoch) }.write(&mut content);
-        for (id, message) in self.pending.values().filter(|(id, _)| self.is_durable(*id)) {
-            Record::Alert { id: id.to_string(), message: message.as_ref().to_owned() }.write(&mut content);
+        for one in self.pending.values().filter(|one| one.in_file) {
+            let record = Record::Alert { id: one.id.to_string(), message: one.message.as_ref().to_owned() };
+            record.write(&mut content);
         }
         content
     }
@@ -204,7 +230,7 @@ impl OutboxState {
 
     /// What is not acknowledged, oldest first.
     pub fn pending(&self) -> impl Iterator<Item = (AlertId, Arc<str>)> {
-        self.pending.values().map(|(id, message)| (*id, Arc::clone(message)))
+        self.pending.values().map(|one| (one.id, Arc::clone(&one.message)))
     }
 
     /// How many alerts are not acknowledged.
@@ -225,18 +251,18 @@ impl OutboxState {
         self.bytes
     }
 
-    fn insert(&mut self, id: AlertId, message: Arc<str>) {
+    fn insert(&mut self, id: AlertId, message: Arc<str>, in_file: bool) {
         self.bytes += message.len();
         self.order.insert(id, self.created);
-        self.pending.insert(self.created, (id, message));
+        self.pending.insert(self.created, Pending { id, message, in_file });
         self.created += 1;
     }
 
-    fn remove(&mut self, id: AlertId) -> Option<()> {
+    fn remove(&mut self, id: AlertId) -> Option<Pending> {
         let order = self.order.remove(&id)?;
-        let (_, message) = self.pending.remove(&order)?;
-        self.bytes -= message.len();
-        Some(())
+        let removed = self.pending.remove(&order)?;
+        self.bytes -= removed.message.len();
+        Some(removed)
     }
 }
 
@@ -333,7 +359,8 @@ mod tests {
                         }
                         Step::Acknowledge(which) if !expected.is_empty() => {
                             let (id, _) = expected.remove(which % expected.len());
-                            let record = state.acknowledge(AlertId::parse(&id).unwrap()).unwrap();
+                            let acknowledged = state.acknowledge(AlertId::parse(&id).unwrap());
+                            let Acknowledged::InFile(record) = acknowledged else { panic!("{acknowledged:?}") };
                             file.extend_from_slice(&record);
                         }
                         Step::Acknowledge(_) => {}

@@ -1,0 +1,663 @@
+//! What is known of every watched object: a sorted map from path to object that needs little memory.
+//!
+//! A path is kept as the path of its directory, a NUL byte and its name, so that the names of a directory stand
+//! side by side. The sorted entries are cut into blocks; in a block each path says only how it differs from the one
+//! before it, and each object is as small as [`codec`](crate::codec) makes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::ops::Bound;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::codec::{Malformed, Reader, Tables, put_bytes, put_number};
+use crate::object::Object;
+
+/// Entries of a block that is cut in two when one more comes.
+const BLOCK_ENTRIES: usize = 64;
+
+/// The key of a path.
+#[must_use]
+pub fn key_of(path: &Path) -> Vec<u8> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let mut key = children_prefix(parent);
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The path of a key.
+#[must_use]
+pub fn path_of(key: &[u8]) -> PathBuf {
+    let Some(end) = key.iter().rposition(|byte| *byte == 0) else { return PathBuf::from("/") };
+    let mut path = Vec::with_capacity(key.len());
+    path.extend_from_slice(&key[..end]);
+    path.push(b'/');
+    path.extend_from_slice(&key[end + 1..]);
+    PathBuf::from(OsString::from_vec(path))
+}
+
+/// What the keys of a directory's names begin with.
+fn children_prefix(directory: &Path) -> Vec<u8> {
+    let bytes = directory.as_os_str().as_bytes();
+    let bytes = if bytes == b"/" { &[][..] } else { bytes };
+    let mut prefix = Vec::with_capacity(bytes.len() + 32);
+    prefix.extend_from_slice(bytes);
+    prefix.push(0);
+    prefix
+}
+
+/// What the keys of everything below a directory's own directories begin with.
+fn deeper_prefix(directory: &Path) -> Vec<u8> {
+    let mut prefix = children_prefix(directory);
+    if let Some(last) = prefix.last_mut() {
+        *last = b'/';
+    }
+    prefix
+}
+
+/// Entries in the order of their keys. Each is: bytes shared with the key before it, rest of the key, length of
+/// the object, object.
+#[derive(Debug, Default, Clone)]
+struct Block {
+    entries: u16,
+    bytes: Vec<u8>,
+}
+
+/// One entry while a block is read.
+struct Entry<'a> {
+    object: &'a [u8],
+    /// Where the entry is in the block.
+    start: usize,
+    end: usize,
+}
+
+/// Reads a block's entries in their order; `key` holds the key of the last one.
+struct Entries<'a> {
+    block: &'a [u8],
+    at: usize,
+    key: Vec<u8>,
+}
+
+impl<'a> Entries<'a> {
+    fn of(block: &'a Block) -> Self {
+        Self { block: &block.bytes, at: 0, key: Vec::new() }
+    }
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let start = self.at;
+        let mut reader = Reader::new(self.block.get(start..)?);
+        if reader.is_empty() {
+            return None;
+        }
+        // Only this file writes blocks, so none is malformed.
+        let shared = reader.number_as::<usize>().ok()?;
+        let rest = reader.bytes().ok()?;
+        let object = reader.bytes().ok()?;
+        self.key.truncate(shared);
+        self.key.extend_from_slice(rest);
+        self.at = self.block.len() - reader.rest().len();
+        Some(Entry { object, start, end: self.at })
+    }
+}
+
+fn shared_length(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+fn put_entry(buffer: &mut Vec<u8>, before: &[u8], key: &[u8], object: &[u8]) {
+    let shared = shared_length(before, key);
+    put_number(buffer, shared as u64);
+    put_bytes(buffer, &key[shared..]);
+    put_bytes(buffer, object);
+}
+
+/// The map.
+#[derive(Debug, Clone, Default)]
+pub struct Baseline {
+    tables: Tables,
+    /// By the first key.
+    blocks: BTreeMap<Box<[u8]>, Block>,
+    objects: usize,
+    /// Bytes of all blocks.
+    bytes: usize,
+    buffer: Vec<u8>,
+}
+
+impl Baseline {
+    /// Number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects == 0
+    }
+
+    /// Bytes that all objects with their paths take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What objects share.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What objects share, to add what a store holds.
+    pub fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    fn block_of(&self, key: &[u8]) -> Option<(&[u8], &Block)> {
+        let range = (Bound::Unbounded, Bound::Included(key));
+        self.blocks.range::<[u8], _>(range).next_back().map(|(first, block)| (&**first, block))
+    }
+
+    /// What is known of a path.
+    #[must_use]
+    pub fn get(&self, path: &Path) -> Option<Object> {
+        let key = key_of(path);
+        let (_, block) = self.block_of(&key)?;
+        let mut entries = Entries::of(block);
+        while let Some(entry) = entries.next() {
+            match entries.key.as_slice().cmp(&key) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => return self.tables.decode(&mut Reader::new(entry.object)).ok(),
+                std::cmp::Ordering::Greater => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether anything is known of a path.
+    #[must_use]
+    pub fn contains(&self, path: &Path) -> bool {
+        let mut cursor = Cursor { baseline: self, block: Bound::Unbounded, entries: None };
+        let key = key_of(path);
+        cursor.seek(&key);
+        cursor.next_entry().is_some_and(|(found, _)| found == key)
+    }
+
+    /// Takes an object as known.
+    pub fn insert(&mut self, path: &Path, object: &Object) {
+        let key = key_of(path);
+        let mut encoded = std::mem::take(&mut self.buffer);
+        encoded.clear();
+        self.tables.encode(object, &mut encoded);
+        self.put(&key, &encoded);
+        self.buffer = encoded;
+    }
+
+    /// Takes an encoded object as known; the tables have what it names.
+    fn put(&mut self, key: &[u8], object: &[u8]) {
+        let Some(first) = self.block_of(key).map(|(first, _)| first.to_vec()) else {
+            // Before every other: it joins the first block, which gets another first key.
+            let block = match self.blocks.pop_first() {
+                Some((_, block)) => block,
+                None => Block::default(),
+            };
+            self.put_in_block(key.into(), block, key, object);
+            return;
+        };
+        if let Some(block) = self.blocks.remove(first.as_slice()) {
+            self.put_in_block(first.into(), block, key, object);
+        }
+    }
+
+    fn put_in_block(&mut self, first: Box<[u8]>, mut block: Block, key: &[u8], object: &[u8]) {
+        self.bytes -= block.bytes.len();
+        let mut entries = Entries::of(&block);
+        let mut before: Vec<u8> = Vec::new();
+        // The entry that the new one replaces, or stands before.
+        let (mut start, mut end) = (block.bytes.len(), block.bytes.len());
+        let mut next: Option<(Vec<u8>, Vec<u8>)> = None;
+        let mut replaces = false;
+        while let Some(entry) = entries.next() {
+            match entries.key.as_slice().cmp(key) {
+                std::cmp::Ordering::Less => before.clone_from(&entries.key),
+                std::cmp::Ordering::Equal => {
+                    (start, end, replaces) = (entry.start, entry.end, true);
+                    break;
+                }
+                std::cmp::Ordering::Greater => {
+                    (start, end) = (entry.start, entry.end);
+                    next = Some((entries.key.clone(), entry.object.to_vec()));
+                    break;
+                }
+            }
+        }
+        // The entry after a replaced one keeps what it shares with it: the key is the same.
+        let mut inserted = Vec::with_capacity(key.len() + object.len() + 8);
+        put_entry(&mut inserted, &before, key, object);
+        if let Some((next_key, next_object)) = &next {
+            put_entry(&mut inserted, key, next_key, next_object);
+        }
+        let more = inserted.len().saturating_sub(end - start);
+        block.bytes.reserve_exact(more);
+        block.bytes.splice(start..end, inserted);
+        if !replaces {
+            block.entries += 1;
+            self.objects += 1;
+        }
+        if usize::from(block.entries) > BLOCK_ENTRIES {
+            let is_last = start + 1 >= block.bytes.len() || next.is_none();
+            self.cut(first, &block, is_last);
+        } else {
+            self.bytes += block.bytes.len();
+            self.blocks.insert(first, block);
+        }
+    }
+
+    /// Cuts a block in two: in the middle, or before its last entry when entries come in their order, so that
+    /// blocks are full after a scan.
+    fn cut(&mut self, first: Box<[u8]>, block: &Block, in_order: bool) {
+        let at = if in_order { block.entries - 1 } else { block.entries / 2 };
+        let mut entries = Entries::of(block);
+        for _ in 0..at {
+            entries.next();
+        }
+        let left = Block { entries: at, bytes: block.bytes[..entries.at].into() };
+        let mut right = Block { entries: block.entries - at, bytes: Vec::new() };
+        let mut second: Box<[u8]> = Box::default();
+        if let Some(entry) = entries.next() {
+            put_entry(&mut right.bytes, &[], &entries.key, entry.object);
+            right.bytes.extend_from_slice(&block.bytes[entry.end..]);
+            right.bytes.shrink_to_fit();
+            second = entries.key.as_slice().into();
+        }
+        self.bytes += left.bytes.len() + right.bytes.len();
+        self.blocks.insert(first, left);
+        self.blocks.insert(second, right);
+    }
+
+    /// Forgets a path; whether it was known.
+    pub fn remove(&mut self, path: &Path) -> bool {
+        let key = key_of(path);
+        let Some(first) = self.block_of(&key).map(|(first, _)| first.to_vec()) else { return false };
+        let Some(mut block) = self.blocks.remove(first.as_slice()) else { return false };
+        let mut entries = Entries::of(&block);
+        let mut before: Vec<u8> = Vec::new();
+        let mut found = None;
+        while let Some(entry) = entries.next() {
+            if entries.key == key {
+                found = Some((entry.start, entry.end));
+                break;
+            }
+            before.clone_from(&entries.key);
+        }
+        let Some((start, mut end)) = found else {
+            self.blocks.insert(first.into(), block);
+            return false;
+        };
+        let mut replacement = Vec::new();
+        if let Some(next) = entries.next() {
+            put_entry(&mut replacement, &before, &entries.key, next.object);
+            end = next.end;
+        }
+        let new_first = if start == 0 { entries.key.clone() } else { first };
+        self.bytes -= block.bytes.len();
+        block.bytes.splice(start..end, replacement);
+        block.bytes.shrink_to_fit();
+        block.entries -= 1;
+        self.objects -= 1;
+        if block.entries > 0 {
+            self.bytes += block.bytes.len();
+            self.blocks.insert(new_first.into(), block);
+        }
+        true
+    }
+
+    /// What is known in a directory, by name.
+    #[must_use]
+    pub fn children(&self, directory: &Path) -> Vec<(OsString, Object)> {
+        let prefix = children_prefix(directory);
+        let mut cursor = self.cursor(&prefix);
+        let mut children = Vec::new();
+        while let Some((key, object)) = cursor.next_entry() {
+            let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
+            if let Ok(object) = self.tables.decode(&mut Reader::new(object)) {
+                children.push((OsString::from_vec(name.to_vec()), object));
+            }
+        }
+        children
+    }
+
+    /// The known paths at a path and below it.
+    #[must_use]
+    pub fn tree(&self, path: &Path) -> Vec<PathBuf> {
+        let mut paths: Vec<_> = self.contains(path).then(|| path.to_owned()).into_iter().collect();
+        for prefix in [children_prefix(path), deeper_prefix(path)] {
+            let mut cursor = self.cursor(&prefix);
+            while let Some((key, _)) = cursor.next_entry() {
+                if !key.starts_with(&prefix) {
+                    break;
+                }
+                paths.push(path_of(key));
+            }
+        }
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// The names directly below a directory below which anything is known.
+    #[must_use]
+    pub fn ways(&self, directory: &Path) -> Vec<OsString> {
+        let prefix = deeper_prefix(directory);
+        let mut names = BTreeSet::new();
+        let mut from = prefix.clone();
+        loop {
+            let mut cursor = self.cursor(&from);
+            let rest = cursor.next_entry().and_then(|(key, _)| key.strip_prefix(prefix.as_slice()));
+            let Some(rest) = rest else { return names.into_iter().collect() };
+            let end = rest.iter().position(|byte| matches!(byte, 0 | b'/')).unwrap_or(rest.len());
+            // Past all keys that go on like this one; other names may stand between those of one name.
+            let last = rest.get(end).copied().unwrap_or_default();
+            from.truncate(prefix.len());
+            from.extend_from_slice(&rest[..end]);
+            from.push(last + 1);
+            names.insert(OsString::from_vec(rest[..end].to_vec()));
+        }
+    }
+
+    /// Entries from a key on.
+    fn cursor(&self, key: &[u8]) -> Cursor<'_> {
+        let mut cursor = Cursor { baseline: self, block: Bound::Unbounded, entries: None };
+        cursor.seek(key);
+        cursor
+    }
+
+    /// At most `most` paths and objects after `path` in the order of the map; from the beginning without one.
+    #[must_use]
+    pub fn after(&self, path: Option<&Path>, most: usize) -> Vec<(PathBuf, Object)> {
+        let key = path.map(key_of);
+        let mut cursor = self.cursor(key.as_deref().unwrap_or_default());
+        let mut found = Vec::new();
+        while found.len() < most
+            && let Some((at, object)) = cursor.next_entry()
+        {
+            if key.as_deref() == Some(at) {
+                continue;
+            }
+            if let Ok(object) = self.tables.decode(&mut Reader::new(object)) {
+                found.push((path_of(at), object));
+            }
+        }
+        found
+    }
+
+    /// Forgets every path that is not wanted; returns those.
+    pub fn retain(&mut self, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let mut cursor = self.cursor(&[]);
+        let mut surplus = Vec::new();
+        while let Some((key, _)) = cursor.next_entry() {
+            let path = path_of(key);
+            if !wanted(&path) {
+                surplus.push(path);
+            }
+        }
+        for path in &surplus {
+            self.remove(path);
+        }
+        surplus
+    }
+
+    /// The blocks as they are, for the store; each begins with its whole first key.
+    pub fn blocks(&self) -> impl Iterator<Item = &[u8]> {
+        self.blocks.values().map(|block| block.bytes.as_slice())
+    }
+
+    /// Adds a block that [`Baseline::blocks`] gave, after all that are there.
+    ///
+    /// # Errors
+    /// When it is none, its objects are not known to the tables, or its keys are not after all others.
+    pub fn add_block(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(bytes);
+        let mut key: Vec<u8> = Vec::new();
+        let mut first: Option<Box<[u8]>> = None;
+        let mut entries = 0_u16;
+        while !reader.is_empty() {
+            let shared = reader.number_as::<usize>()?;
+            let rest = reader.bytes()?;
+            let object = reader.bytes()?;
+            if shared > key.len() {
+                return Err(Malformed);
+            }
+            let is_after = match (&first, rest.first()) {
+                (None, _) => self.blocks.last_key_value().is_none_or(|(last, _)| **last < *rest),
+                (Some(_), Some(next)) => key.get(shared).is_none_or(|known| known < next),
+                (Some(_), None) => false,
+            };
+            if !is_after {
+                return Err(Malformed);
+            }
+            key.truncate(shared);
+            key.extend_from_slice(rest);
+            first.get_or_insert_with(|| key.as_slice().into());
+            let mut object = Reader::new(object);
+            self.tables.decode(&mut object)?;
+            if !object.is_empty() {
+                return Err(Malformed);
+            }
+            entries = entries.checked_add(1).ok_or(Malformed)?;
+        }
+        let first = first.ok_or(Malformed)?;
+        self.objects += usize::from(entries);
+        self.bytes += bytes.len();
+        self.blocks.insert(first, Block { entries, bytes: bytes.into() });
+        Ok(())
+    }
+}
+
+/// Goes through entries over the borders of blocks.
+struct Cursor<'a> {
+    baseline: &'a Baseline,
+    /// The next block is after this one.
+    block: Bound<&'a [u8]>,
+    entries: Option<Entries<'a>>,
+}
+
+impl<'a> Cursor<'a> {
+    /// Goes to the first entry that is not before a key.
+    fn seek(&mut self, key: &[u8]) {
+        let Some((first, block)) = self
+            .baseline
+            .block_of(key)
+            .or_else(|| self.baseline.blocks.first_key_value().map(|(first, block)| (&**first, block)))
+        else {
+            return;
+        };
+        self.block = Bound::Excluded(first);
+        let mut entries = Entries::of(block);
+        loop {
+            let (at, last) = (entries.at, entries.key.clone());
+            match entries.next() {
+                Some(_) if entries.key.as_slice() < key => {}
+                _ => {
+                    (entries.at, entries.key) = (at, last);
+                    break;
+                }
+            }
+        }
+        self.entries = Some(entries);
+    }
+
+    /// The next key and its encoded object.
+    fn next_entry(&mut self) -> Option<(&[u8], &'a [u8])> {
+        loop {
+            let entries = self.entries.as_mut()?;
+            if let Some(entry) = entries.next() {
+                // Borrowed again, because the borrow checker does not see that the loop ends here.
+                return self.entries.as_ref().map(|entries| (entries.key.as_slice(), entry.object));
+            }
+            let range = (self.block, Bound::Unbounded);
+            let (first, block) = self.baseline.blocks.range::<[u8], _>(range).next()?;
+            self.block = Bound::Excluded(first);
+            self.entries = Some(Entries::of(block));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::tests::object;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap as Model;
+
+    fn path() -> impl Strategy<Value = PathBuf> {
+        let name = proptest::sample::select(vec!["a", "b", "a!", "ab", "\u{1}", "0", "c d"]);
+        proptest::collection::vec(name, 0..4).prop_map(|names| {
+            let mut path = PathBuf::from("/");
+            path.extend(names);
+            path
+        })
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Insert(PathBuf, Object),
+        Remove(PathBuf),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (path(), object()).prop_map(|(path, object)| Step::Insert(path, object)),
+            1 => path().prop_map(Step::Remove),
+        ];
+        proptest::collection::vec(step, 0..300)
+    }
+
+    fn build(steps: Vec<Step>) -> (Baseline, Model<PathBuf, Object>) {
+        let (mut baseline, mut model) = (Baseline::default(), Model::new());
+        for step in steps {
+            match step {
+                Step::Insert(path, object) => {
+                    baseline.insert(&path, &object);
+                    model.insert(path, object);
+                }
+                Step::Remove(path) => assert_eq!(baseline.remove(&path), model.remove(&path).is_some()),
+            }
+        }
+        (baseline, model)
+    }
+
+    fn all(baseline: &Baseline) -> Model<PathBuf, Object> {
+        baseline.after(None, usize::MAX).into_iter().collect()
+    }
+
+    #[test]
+    fn a_path_is_found_again_from_its_key() {
+        for path in ["/", "/a", "/a/b", "/a/b c/d"] {
+            assert_eq!(path_of(&key_of(Path::new(path))), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn an_object_of_a_usual_tree_needs_less_than_a_hundred_bytes() {
+        use crate::object::{Content, Kind, Timestamp};
+        let mut baseline = Baseline::default();
+        for number in 0..10_000_u32 {
+            let object = Object {
+                kind: Kind::File,
+                permissions: 0o644,
+                owner: 0,
+                group: 0,
+                size: u64::from(number) * 977,
+                modified: Timestamp { seconds: 1_790_000_000 + i64::from(number), nanoseconds: 123_456_789 },
+                changed: Timestamp { seconds: 1_790_000_100 + i64::from(number), nanoseconds: 987_654_321 },
+                device: 2049,
+                inode: 4_000_000 + u64::from(number),
+                links: 1,
+                special: 0,
+                flags: 0,
+                content: Content::Digest([number as u8; 32]),
+                extended: crate::codec::no_attributes(),
+            };
+            let path = format!("/usr/share/some/where{}/file-name-{number:05}.txt", number / 25);
+            baseline.insert(Path::new(&path), &object);
+        }
+
+        let each = baseline.bytes() / baseline.len();
+        assert!(each < 100, "{each} bytes");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_holds_what_a_plain_map_holds(steps in steps()) {
+            let (baseline, model) = build(steps);
+
+            prop_assert_eq!(baseline.len(), model.len());
+            prop_assert_eq!(baseline.bytes(), baseline.blocks().map(<[u8]>::len).sum::<usize>());
+            for (path, object) in &model {
+                prop_assert_eq!(baseline.get(path), Some(object.clone()));
+            }
+            prop_assert_eq!(all(&baseline), model);
+        }
+
+        #[test]
+        fn trees_children_and_ways_are_what_a_plain_search_finds(steps in steps(), at in path()) {
+            let (baseline, model) = build(steps);
+
+            let tree: Vec<_> = model.keys().filter(|path| path.starts_with(&at)).cloned().collect();
+            prop_assert_eq!(baseline.tree(&at), tree);
+            let children: Vec<_> = baseline.children(&at).into_iter().map(|(name, _)| at.join(name)).collect();
+            let mut expected: Vec<_> =
+                model.keys().filter(|path| path.parent() == Some(&at)).cloned().collect();
+            expected.sort();
+            prop_assert_eq!(children, expected);
+            let mut ways: Vec<_> = model
+                .keys()
+                .filter_map(|path| path.strip_prefix(&at).ok())
+                .filter(|rest| rest.components().count() > 1)
+                .filter_map(|rest| Some(rest.components().next()?.as_os_str().to_owned()))
+                .collect();
+            ways.sort();
+            ways.dedup();
+            prop_assert_eq!(baseline.ways(&at), ways);
+        }
+
+        #[test]
+        fn blocks_build_the_same_map_and_damaged_ones_never_panic(
+            steps in steps(), damage in any::<(prop::sample::Index, u8)>(),
+        ) {
+            let (baseline, model) = build(steps);
+            let mut copy = Baseline::default();
+            copy.tables_mut().add(&baseline.tables().encode_from((0, 0))).unwrap();
+            let mut damaged = copy.clone();
+            for block in baseline.blocks() {
+                copy.add_block(block).unwrap();
+                let mut block = block.to_vec();
+                let at = damage.0.index(block.len());
+                block[at] ^= damage.1;
+                drop(damaged.add_block(&block));
+            }
+
+            prop_assert_eq!(copy.len(), model.len());
+            prop_assert_eq!(all(&copy), model);
+            drop(all(&damaged));
+        }
+
+        #[test]
+        fn going_on_after_a_path_gives_every_object_once(steps in steps(), most in 1..20_usize) {
+            let (baseline, model) = build(steps);
+            let mut seen = Vec::new();
+            loop {
+                let part = baseline.after(seen.last().map(|(path, _): &(PathBuf, Object)| path.as_path()), most);
+                if part.is_empty() {
+                    break;
+                }
+                seen.extend(part);
+            }
+            prop_assert_eq!(seen.len(), model.len());
+            prop_assert_eq!(seen.into_iter().collect::<Model<_, _>>(), model);
+        }
+    }
+}

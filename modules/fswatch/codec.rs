@@ -1,0 +1,443 @@
+//! How a known object becomes bytes, in memory and in the store: small, because a host has a million of them.
+//!
+//! Numbers are variable-length (7 bits in a byte, the highest bit says that more follow), as in LEB128. What most
+//! objects share — the device, the set of extended attributes — is in [`Tables`], and an object names its place there.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp};
+
+/// Bytes that are no object, or end before it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the record is not one that this version writes")]
+pub struct Malformed;
+
+const KINDS: [Kind; 7] = [
+    Kind::File,
+    Kind::Directory,
+    Kind::Link,
+    Kind::Fifo,
+    Kind::Socket,
+    Kind::CharacterDevice,
+    Kind::BlockDevice,
+];
+
+/// What the first byte says beside the kind.
+const SAME_TIMES: u8 = 0x08;
+const HAS_EXTENDED: u8 = 0x10;
+const HAS_FLAGS: u8 = 0x20;
+const MANY_LINKS: u8 = 0x40;
+
+const CONTENT_NONE: u8 = 0;
+const CONTENT_DIGEST: u8 = 1;
+const CONTENT_TARGET: u8 = 2;
+const CONTENT_METADATA_ONLY: u8 = 3;
+const CONTENT_TOO_LARGE: u8 = 4;
+const CONTENT_OPEN_FOR_WRITING: u8 = 5;
+const CONTENT_FAILED: u8 = 6;
+
+/// Appends a number.
+pub fn put_number(buffer: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        buffer.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    buffer.push(number as u8);
+}
+
+/// Appends bytes with their length.
+pub fn put_bytes(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(buffer, bytes.len() as u64);
+    buffer.extend_from_slice(bytes);
+}
+
+/// Reads what was put, from the beginning on.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Reads these bytes.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// What is left.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// One byte.
+    ///
+    /// # Errors
+    /// When nothing is left.
+    pub fn byte(&mut self) -> Result<u8, Malformed> {
+        let (first, rest) = self.rest.split_first().ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(*first)
+    }
+
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// When it does not end, or needs more than 64 bits.
+    pub fn number(&mut self) -> Result<u64, Malformed> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return Err(Malformed);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Malformed)
+    }
+
+    /// A number of a smaller type.
+    ///
+    /// # Errors
+    /// When it is no number, or too large.
+    pub fn number_as<T: TryFrom<u64>>(&mut self) -> Result<T, Malformed> {
+        T::try_from(self.number()?).map_err(|_| Malformed)
+    }
+
+    /// Bytes that were put with their length.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.number_as::<usize>()?;
+        self.take(length)
+    }
+}
+
+/// What objects share. Places never change, so that what was encoded once stays readable.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    devices: Vec<u64>,
+    extended: Vec<ExtendedAttributes>,
+    places: HashMap<ExtendedAttributes, usize>,
+}
+
+impl Tables {
+    /// How many devices and sets of extended attributes there are.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.devices.len(), self.extended.len())
+    }
+
+    fn device(&mut self, device: u64) -> usize {
+        // Few file systems: the search is shorter than a hash.
+        self.devices.iter().position(|known| *known == device).unwrap_or_else(|| {
+            self.devices.push(device);
+            self.devices.len() - 1
+        })
+    }
+
+    fn extended(&mut self, attributes: &ExtendedAttributes) -> usize {
+        if let Some(place) = self.places.get(attributes) {
+            return *place;
+        }
+        let place = self.extended.len();
+        self.extended.push(Arc::clone(attributes));
+        self.places.insert(Arc::clone(attributes), place);
+        place
+    }
+
+    /// Writes what came after these sizes.
+    #[must_use]
+    pub fn encode_from(&self, (devices, extended): (usize, usize)) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        let new_devices = self.devices.get(devices..).unwrap_or_default();
+        let new_extended = self.extended.get(extended..).unwrap_or_default();
+        put_number(&mut buffer, new_devices.len() as u64);
+        for device in new_devices {
+            put_number(&mut buffer, *device);
+        }
+        put_number(&mut buffer, new_extended.len() as u64);
+        for set in new_extended {
+            put_number(&mut buffer, set.len() as u64);
+            for attribute in set.iter() {
+                put_bytes(&mut buffer, &attribute.name);
+                put_bytes(&mut buffer, &attribute.value);
+            }
+        }
+        buffer
+    }
+
+    /// Adds what [`Tables::encode_from`] wrote.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(bytes);
+        for _ in 0..reader.number()? {
+            self.devices.push(reader.number()?);
+        }
+        for _ in 0..reader.number()? {
+            let mut set = Vec::new();
+            for _ in 0..reader.number()? {
+                set.push(ExtendedAttribute { name: reader.bytes()?.into(), value: reader.bytes()?.into() });
+            }
+            let set: ExtendedAttributes = set.into();
+            self.places.insert(Arc::clone(&set), self.extended.len());
+            self.extended.push(set);
+        }
+        if reader.is_empty() { Ok(()) } else { Err(Malformed) }
+    }
+
+    /// Appends an object.
+    pub fn encode(&mut self, object: &Object, buffer: &mut Vec<u8>) {
+        let kind = KINDS.iter().position(|kind| *kind == object.kind).unwrap_or_default() as u8;
+        let usual_links = u32::from(object.kind != Kind::Directory);
+        let mut head = kind;
+        let mark = |condition, bit| if condition { bit } else { 0 };
+        head |= mark(object.modified == object.changed, SAME_TIMES);
+        head |= mark(!object.extended.is_empty(), HAS_EXTENDED);
+        head |= mark(object.flags != 0, HAS_FLAGS);
+        head |= mark(object.links != usual_links, MANY_LINKS);
+        buffer.push(head);
+        put_number(buffer, u64::from(object.permissions));
+        put_number(buffer, u64::from(object.owner));
+        put_number(buffer, u64::from(object.group));
+        put_number(buffer, object.size);
+        put_time(buffer, object.modified);
+        if head & SAME_TIMES == 0 {
+            put_time(buffer, object.changed);
+        }
+        let device = self.device(object.device) as u64;
+        put_number(buffer, device);
+        put_number(buffer, object.inode);
+        if head & MANY_LINKS != 0 {
+            put_number(buffer, u64::from(object.links));
+        }
+        if matches!(object.kind, Kind::CharacterDevice | Kind::BlockDevice) {
+            put_number(buffer, object.special);
+        }
+        if head & HAS_FLAGS != 0 {
+            put_number(buffer, u64::from(object.flags));
+        }
+        if head & HAS_EXTENDED != 0 {
+            let place = self.extended(&object.extended) as u64;
+            put_number(buffer, place);
+        }
+        match &object.content {
+            Content::None => buffer.push(CONTENT_NONE),
+            Content::Digest(digest) => {
+                buffer.push(CONTENT_DIGEST);
+                buffer.extend_from_slice(digest);
+            }
+            Content::Target(target) => {
+                buffer.push(CONTENT_TARGET);
+                put_bytes(buffer, target.as_os_str().as_bytes());
+            }
+            Content::NotRead(NotRead::MetadataOnly) => buffer.push(CONTENT_METADATA_ONLY),
+            Content::NotRead(NotRead::TooLarge) => buffer.push(CONTENT_TOO_LARGE),
+            Content::NotRead(NotRead::OpenForWriting) => buffer.push(CONTENT_OPEN_FOR_WRITING),
+            Content::NotRead(NotRead::Failed(number)) => {
+                buffer.push(CONTENT_FAILED);
+                put_number(buffer, u64::from(number.unsigned_abs()));
+            }
+        }
+    }
+
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// When the bytes are none, or name a place that the tables do not have.
+    pub fn decode(&self, reader: &mut Reader<'_>) -> Result<Object, Malformed> {
+        let head = reader.byte()?;
+        let kind = *KINDS.get(usize::from(head & 0x07)).ok_or(Malformed)?;
+        if head & 0x80 != 0 {
+            return Err(Malformed);
+        }
+        let permissions = reader.number_as()?;
+        let owner = reader.number_as()?;
+        let group = reader.number_as()?;
+        let size = reader.number()?;
+        let modified = time(reader)?;
+        let changed = if head & SAME_TIMES != 0 { modified } else { time(reader)? };
+        let device = *self.devices.get(reader.number_as::<usize>()?).ok_or(Malformed)?;
+        let inode = reader.number()?;
+        let usual_links = u32::from(kind != Kind::Directory);
+        let links = if head & MANY_LINKS != 0 { reader.number_as()? } else { usual_links };
+        let is_device = matches!(kind, Kind::CharacterDevice | Kind::BlockDevice);
+        let special = if is_device { reader.number()? } else { 0 };
+        let flags = if head & HAS_FLAGS != 0 { reader.number_as()? } else { 0 };
+        let extended = if head & HAS_EXTENDED != 0 {
+            let place = reader.number_as::<usize>()?;
+            Arc::clone(self.extended.get(place).ok_or(Malformed)?)
+        } else {
+            no_attributes()
+        };
+        let content = match reader.byte()? {
+            CONTENT_NONE => Content::None,
+            CONTENT_DIGEST => Content::Digest(reader.take(32)?.try_into().map_err(|_| Malformed)?),
+            CONTENT_TARGET => Content::Target(PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec()))),
+            CONTENT_METADATA_ONLY => Content::NotRead(NotRead::MetadataOnly),
+            CONTENT_TOO_LARGE => Content::NotRead(NotRead::TooLarge),
+            CONTENT_OPEN_FOR_WRITING => Content::NotRead(NotRead::OpenForWriting),
+            CONTENT_FAILED => Content::NotRead(NotRead::Failed(reader.number_as()?)),
+            _ => return Err(Malformed),
+        };
+        Ok(Object {
+            kind,
+            permissions,
+            owner,
+            group,
+            size,
+            modified,
+            changed,
+            device,
+            inode,
+            links,
+            special,
+            flags,
+            content,
+            extended,
+        })
+    }
+}
+
+/// The empty set, the same one for all.
+#[must_use]
+pub fn no_attributes() -> ExtendedAttributes {
+    static NONE: std::sync::LazyLock<ExtendedAttributes> = std::sync::LazyLock::new(|| Arc::new([]));
+    Arc::clone(&NONE)
+}
+
+fn put_time(buffer: &mut Vec<u8>, time: Timestamp) {
+    // Zigzag: times before 1970 stay short as well.
+    put_number(buffer, ((time.seconds << 1) ^ (time.seconds >> 63)).cast_unsigned());
+    put_number(buffer, u64::from(time.nanoseconds));
+}
+
+fn time(reader: &mut Reader<'_>) -> Result<Timestamp, Malformed> {
+    let zigzag = reader.number()?;
+    let seconds = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
+    Ok(Timestamp { seconds, nanoseconds: reader.number_as()? })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn content(kind: Kind) -> BoxedStrategy<Content> {
+        match kind {
+            Kind::File => prop_oneof![
+                any::<[u8; 32]>().prop_map(Content::Digest),
+                Just(Content::NotRead(NotRead::MetadataOnly)),
+                Just(Content::NotRead(NotRead::TooLarge)),
+                Just(Content::NotRead(NotRead::OpenForWriting)),
+                (0..200_i32).prop_map(|number| Content::NotRead(NotRead::Failed(number))),
+            ]
+            .boxed(),
+            Kind::Link => proptest::collection::vec(1..=255_u8, 1..40)
+                .prop_map(|bytes| Content::Target(OsString::from_vec(bytes).into()))
+                .boxed(),
+            _ => Just(Content::None).boxed(),
+        }
+    }
+
+    fn timestamp() -> impl Strategy<Value = Timestamp> {
+        (any::<i64>(), 0..1_000_000_000_u32)
+            .prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
+    }
+
+    pub(crate) fn object() -> impl Strategy<Value = Object> {
+        let attribute =
+            (proptest::collection::vec(1..=255_u8, 1..9), proptest::collection::vec(any::<u8>(), 0..9))
+                .prop_map(|(name, value)| ExtendedAttribute { name: name.into(), value: value.into() });
+        let extended = proptest::collection::vec(attribute, 0..3).prop_map(ExtendedAttributes::from);
+        proptest::sample::select(KINDS.to_vec()).prop_flat_map(move |kind| {
+            let is_device = matches!(kind, Kind::CharacterDevice | Kind::BlockDevice);
+            let special = if is_device { any::<u64>().boxed() } else { Just(0).boxed() };
+            let numbers =
+                (0..0o10000_u16, any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>());
+            let more = (any::<u32>(), special, any::<u32>(), content(kind), extended.clone());
+            (numbers, timestamp(), timestamp(), any::<bool>(), more).prop_map(
+                move |(numbers, modified, changed, same, more)| Object {
+                    kind,
+                    permissions: numbers.0,
+                    owner: numbers.1,
+                    group: numbers.2,
+                    size: numbers.3,
+                    modified,
+                    changed: if same { modified } else { changed },
+                    device: numbers.4,
+                    inode: numbers.5,
+                    links: more.0,
+                    special: more.1,
+                    flags: more.2,
+                    content: more.3,
+                    extended: more.4,
+                },
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_object_is_read_as_it_was_written_also_with_tables_that_were_written(
+            objects in proptest::collection::vec(object(), 1..8),
+        ) {
+            let mut tables = Tables::default();
+            let mut bytes = Vec::new();
+            for object in &objects {
+                tables.encode(object, &mut bytes);
+            }
+            let half = tables.encode_from((0, 0));
+            let mut copy = Tables::default();
+            copy.add(&half).unwrap();
+
+            let mut reader = Reader::new(&bytes);
+            for object in &objects {
+                prop_assert_eq!(&copy.decode(&mut reader).unwrap(), object);
+            }
+            prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut tables = Tables::default();
+            tables.device(1);
+            drop(tables.decode(&mut Reader::new(&bytes)));
+            drop(tables.add(&bytes));
+        }
+
+        #[test]
+        fn every_number_comes_back(number in any::<u64>()) {
+            let mut bytes = Vec::new();
+            put_number(&mut bytes, number);
+            prop_assert_eq!(Reader::new(&bytes).number(), Ok(number));
+        }
+    }
+}

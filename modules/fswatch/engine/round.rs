@@ -1,0 +1,374 @@
+//! Looking at some paths together and telling what is not as it was known.
+//!
+//! What happened in the same moment is looked at in one round, because together it can mean something else: a name
+//! that went and one that came with the same inode are one file with another name.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use super::{Engine, Sink, now, text_of_time, window_json};
+use crate::change::{Alert, Difference, Event, alert, compare, shown};
+use crate::events::Happened;
+use crate::ledger::Entry;
+use crate::look::Found;
+use crate::object::{Content, Kind, NotRead, Object};
+use crate::rules::Severity;
+use crate::workers::{Item, Job, plan};
+
+/// Paths of one round.
+const ROUND_PATHS: usize = 256;
+
+/// Rounds that are under way at once.
+const MAX_ROUNDS: usize = 4;
+
+/// Paths that one worker takes at a time.
+const LOOKED_TOGETHER: usize = 16;
+
+/// Some paths that are looked at.
+#[derive(Debug)]
+pub(super) struct Round {
+    /// Reports that are awaited.
+    awaited: usize,
+    outcomes: Vec<(Item, io::Result<Found>)>,
+}
+
+/// One path of a round as it was found.
+struct Seen {
+    path: PathBuf,
+    happened: Happened,
+    known: Option<Object>,
+    there: Option<Object>,
+    /// It is the known file with more at its end, and its rule allows that.
+    grown: bool,
+}
+
+impl<S: Sink> Engine<S> {
+    pub(super) fn has_room_for_a_round(&self) -> bool {
+        self.rounds.len() < MAX_ROUNDS
+    }
+
+    /// Has the paths looked at whose time has come.
+    pub(super) fn start_rounds(&mut self) {
+        while self.has_room_for_a_round() {
+            let mut ready = self.due.take(now(), ROUND_PATHS);
+            // Where a file was is looked at together with where it is.
+            let sources: Vec<PathBuf> = ready
+                .iter()
+                .filter_map(|(_, happened)| happened.moved_from.as_deref())
+                .map(Path::to_owned)
+                .collect();
+            for source in sources {
+                if let Some(happened) = self.due.remove(&source) {
+                    ready.push((source, happened));
+                }
+            }
+            if ready.is_empty() {
+                return;
+            }
+            let mut items = Vec::with_capacity(ready.len());
+            for (path, happened) in ready {
+                if self.in_flight.contains(&path) {
+                    self.again.entry(path).or_default().merge(happened);
+                    continue;
+                }
+                let Some(options) = self.coverage.options(&path) else {
+                    self.settled(&path);
+                    continue;
+                };
+                let plan = crate::look::Plan { prove: happened.prove, ..plan(options) };
+                let known = self.ledger.state().baseline.get(&path);
+                self.in_flight.insert(path.clone());
+                items.push(Item { path, known, plan, happened });
+            }
+            let number = self.number();
+            let mut round = Round { awaited: 0, outcomes: Vec::with_capacity(items.len()) };
+            let mut jobs = Vec::new();
+            let mut items = items.into_iter().peekable();
+            while items.peek().is_some() {
+                let items = items.by_ref().take(LOOKED_TOGETHER).collect();
+                jobs.push(Job::Look { round: number, items });
+                round.awaited += 1;
+            }
+            if round.awaited > 0 {
+                self.rounds.insert(number, round);
+                self.workers.put(jobs);
+            }
+        }
+    }
+
+    pub(super) fn note_looked(&mut self, number: u64, outcomes: Vec<(Item, io::Result<Found>)>) {
+        let Some(round) = self.rounds.get_mut(&number) else { return };
+        round.awaited -= 1;
+        round.outcomes.extend(outcomes);
+        if round.awaited > 0 {
+            return;
+        }
+        if let Some(round) = self.rounds.remove(&number) {
+            self.settle(round.outcomes);
+        }
+    }
+
+    /// Tells what a round found.
+    fn settle(&mut self, outcomes: Vec<(Item, io::Result<Found>)>) {
+        let paths: Vec<PathBuf> = outcomes.iter().map(|(item, _)| item.path.clone()).collect();
+        let mut seen: Vec<Seen> =
+            outcomes.into_iter().filter_map(|(item, found)| self.judge(item, found)).collect();
+        // What came before what went: a name that went with another one is told there.
+        let renames = renames(&seen);
+        let mut entry = Entry::default();
+        let mut alerts = Vec::new();
+        let mut trees = Vec::new();
+        for (to, from) in &renames {
+            self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts);
+        }
+        let told: Vec<usize> = renames.iter().flat_map(|(to, from)| [*to, *from]).collect();
+        for (index, one) in seen.iter_mut().enumerate() {
+            if told.contains(&index) {
+                continue;
+            }
+            let is_directory = |object: &Option<Object>| {
+                object.as_ref().is_some_and(|object| object.kind == Kind::Directory)
+            };
+            if is_directory(&one.known) && !is_directory(&one.there) {
+                trees.push((one.path.clone(), one.happened.clone()));
+            }
+            alerts.extend(self.difference(one));
+            if one.known != one.there {
+                entry.changes.push((one.path.clone(), one.there.take()));
+            }
+        }
+        self.tell(entry, alerts);
+        for (path, happened) in trees {
+            self.tree_went(&path, &happened);
+        }
+        for path in paths {
+            self.in_flight.remove(&path);
+            match self.again.remove(&path) {
+                // It is looked at once more, and only then settled.
+                Some(happened) => self.due.touch(&path, happened, now()),
+                None => self.settled(&path),
+            }
+        }
+    }
+
+    /// Turns what a worker found into what is there; `None` when that could not be told.
+    fn judge(&mut self, item: Item, found: io::Result<Found>) -> Option<Seen> {
+        let Item { path, happened, .. } = item;
+        // Not the item's: a directory may have taken it along to another name.
+        let known = self.ledger.state().baseline.get(&path);
+        let options = self.coverage.options(&path)?;
+        let growing = options.growing;
+        let (mut there, grown) = match found {
+            Ok(Found::Object { object, grown }) => (object, grown && growing),
+            Ok(Found::Missing) => {
+                self.status.unreadable.remove(&path);
+                return Some(Seen { path, happened, known, there: None, grown: false });
+            }
+            Err(error) => {
+                // It cannot even be looked at: nothing is known of a change, and the status says so.
+                self.status.unreadable.insert(path, error.to_string());
+                return None;
+            }
+        };
+        match &there.content {
+            Content::NotRead(NotRead::OpenForWriting) => {
+                self.note_busy(&path);
+                // What is known of it stays until it can be read.
+                return None;
+            }
+            Content::NotRead(NotRead::Failed(number)) => {
+                let why = io::Error::from_raw_os_error(*number).to_string();
+                let is_told = self.status.unreadable.insert(path.clone(), why).is_some();
+                // The digest that is known stays, to be compared when it can be read again.
+                if let Some(Object { content: Content::Digest(digest), .. }) = &known
+                    && is_told
+                {
+                    there.content = Content::Digest(*digest);
+                }
+            }
+            _ => _ = self.status.unreadable.remove(&path),
+        }
+        Some(Seen { path, happened, known, there: Some(there), grown })
+    }
+
+    /// The alert for a path that is not as it was known, unless nobody could have known.
+    fn difference(&self, seen: &Seen) -> Option<Alert> {
+        let options = self.coverage.options(&seen.path)?;
+        let rule = self.coverage.rule_text(&seen.path)?;
+        if seen.grown || (seen.known.is_none() && !self.learned.contains(rule)) {
+            return None;
+        }
+        let difference = compare(seen.known.as_ref(), seen.there.as_ref(), options)?;
+        let time = text_of_time(SystemTime::now());
+        let told =
+            alert(&seen.path, seen.known.as_ref(), seen.there.as_ref(), difference, options, rule, &time);
+        Some(with_circumstances(told, &seen.happened))
+    }
+
+    /// Tells that an object has another name, and takes what is known below it along.
+    fn rename(&mut self, from: &Seen, to: &Seen, entry: &mut Entry, alerts: &mut Vec<Alert>) {
+        let (Some(known), Some(there)) = (&from.known, &to.there) else { return };
+        let mut moved = 0_u64;
+        for path in self.ledger.state().baseline.tree(&from.path) {
+            let new = match path.strip_prefix(&from.path) {
+                Ok(rest) if !rest.as_os_str().is_empty() => to.path.join(rest),
+                _ => to.path.clone(),
+            };
+            let object =
+                if path == from.path { Some(there.clone()) } else { self.ledger.state().baseline.get(&path) };
+            entry.changes.push((path, None));
+            // What is not covered there has gone, and what is there but was not covered has come: the scan tells.
+            if self.coverage.options(&new).is_some() {
+                moved += 1;
+                entry.changes.push((new, object));
+            }
+        }
+        let (Some(options), Some(rule)) =
+            (self.coverage.options(&to.path), self.coverage.rule_text(&to.path))
+        else {
+            return;
+        };
+        let changed = compare(Some(known), Some(there), options);
+        let usual = Difference {
+            event: Event::Renamed,
+            attributes: Vec::new(),
+            severity: options.severity.unwrap_or(Severity::Medium),
+            gains_rights: false,
+        };
+        let difference = match changed {
+            Some(changed) => Difference {
+                event: Event::Renamed,
+                severity: changed.severity.max(usual.severity),
+                ..changed
+            },
+            None => usual,
+        };
+        let time = text_of_time(SystemTime::now());
+        let changes = !difference.attributes.is_empty();
+        let mut told = alert(&to.path, Some(known), Some(there), difference, options, rule, &time);
+        let (old, new) = (shown(&from.path), shown(&to.path));
+        let more = if changes { format!("; {}", told.alert) } else { String::new() };
+        let inside = if moved > 1 { format!(" with {} objects in it", moved - 1) } else { String::new() };
+        told.alert = format!("path {old} renamed to {new}{inside}{more}");
+        told.from = Some(old);
+        told.count = (moved > 1).then_some(moved);
+        let mut happened = to.happened.clone();
+        happened.merge(from.happened.clone());
+        alerts.push(with_circumstances(told, &happened));
+        if known.kind == Kind::Directory {
+            self.watcher.remove_tree(&from.path);
+            self.watcher.remove_tree(&to.path);
+            self.scan_tree(&to.path, happened.window);
+        }
+    }
+
+    /// A directory is gone or something else now: what was known in it is looked at.
+    fn tree_went(&mut self, path: &Path, happened: &Happened) {
+        let mut below = self.ledger.state().baseline.tree(path);
+        below.retain(|known| known != path);
+        let happened = Happened { moved_from: None, ..happened.clone() };
+        for known in &below {
+            self.due.hurry(known, happened.clone(), now());
+        }
+        self.also_open(path, &below);
+    }
+
+    /// Writes down what is known from now on, and tells it alone or as part of a group.
+    fn tell(&mut self, mut entry: Entry, alerts: Vec<Alert>) {
+        if !alerts.is_empty() {
+            let sorted = self.storms.sort(alerts, writer, now());
+            entry.alone = sorted.alone;
+            if !sorted.members.is_empty() {
+                entry.groups = Some(self.storms.to_text());
+                entry.members = sorted.members;
+            }
+        }
+        if !entry.changes.is_empty() || !entry.alone.is_empty() || !entry.members.is_empty() {
+            self.commit(entry);
+        }
+    }
+
+    /// Tells the groups whose time has come.
+    pub(super) fn tell_groups(&mut self) {
+        let groups = self.storms.take(now());
+        if groups.is_empty() {
+            return;
+        }
+        let time = text_of_time(SystemTime::now());
+        let alone = groups.iter().map(|group| group.alert(&time)).collect();
+        self.commit(Entry { alone, groups: Some(self.storms.to_text()), ..Entry::default() });
+    }
+}
+
+/// Adds who did it and when it can have happened.
+fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
+    let mut writers = happened.writers.iter().rev();
+    Alert {
+        process: writers.next().map_or(Value::Null, |process| process.to_json()),
+        other_processes: writers.map(|process| process.to_json()).collect(),
+        window: happened.window.map_or(Value::Null, window_json),
+        ..told
+    }
+}
+
+/// Who is counted for a change.
+fn writer(alert: &Alert) -> String {
+    match alert.process["executable"].as_str() {
+        Some(executable) => executable.to_owned(),
+        None if alert.window != Value::Null => "somebody while nobody watched".to_owned(),
+        None => "an unknown process".to_owned(),
+    }
+}
+
+/// Which of what came (first) is which of what went (second) under another name.
+fn renames(seen: &[Seen]) -> Vec<(usize, usize)> {
+    let mut went: HashMap<(u64, u64), usize> = HashMap::new();
+    let mut by_path: HashMap<&Path, usize> = HashMap::new();
+    for (index, one) in seen.iter().enumerate() {
+        if let (Some(known), None) = (&one.known, &one.there) {
+            went.insert((known.device, known.inode), index);
+            by_path.insert(&one.path, index);
+        }
+    }
+    let mut pairs = Vec::new();
+    for (index, one) in seen.iter().enumerate() {
+        let (None, Some(there)) = (&one.known, &one.there) else { continue };
+        let hinted = one.happened.moved_from.as_deref().and_then(|from| by_path.get(from)).copied();
+        let identity = (there.device, there.inode);
+        let found = hinted.or_else(|| went.get(&identity).copied());
+        let Some(from) = found else { continue };
+        let Some(known) = &seen[from].known else { continue };
+        // An inode is given again at once: without the kernel's word only the same content and time tell.
+        let is_same = (known.device, known.inode, known.kind) == (there.device, there.inode, there.kind);
+        let is_proved = hinted.is_some()
+            || known.kind != Kind::Directory
+                && known.content == there.content
+                && known.modified == there.modified;
+        if is_same && is_proved && went.remove(&identity).is_some() {
+            pairs.push((index, from));
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::notice;
+    use serde_json::json;
+
+    #[test]
+    fn changes_are_counted_by_program_or_by_why_none_is_known() {
+        let told = notice("/a".to_owned(), String::new(), "now");
+        let by = Alert { process: json!({"executable": "/usr/bin/dpkg"}), ..told.clone() };
+        let unseen = Alert { window: json!({"from": "a"}), ..told.clone() };
+
+        assert_eq!(writer(&by), "/usr/bin/dpkg");
+        assert!(writer(&unseen).contains("nobody watched"));
+        assert_eq!(writer(&told), "an unknown process");
+    }
+}

@@ -1,0 +1,450 @@
+//! Comparing directories with what is known of them, in the background of everything else.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::{Engine, Sink, now};
+use crate::change::shown;
+use crate::events::{Happened, Window};
+use crate::look::is_missing;
+use crate::mounts::Mounts;
+use crate::object::{Content, NotRead, Object};
+use crate::rules::Interest;
+use crate::workers::{Depth, Findings, Job, ScanRules};
+
+/// Directories that wait for a worker, for each worker.
+const QUEUED_DIRECTORIES: usize = 8;
+
+/// Time until a file that was written to during every attempt to read it is read again.
+pub(super) const WRITER_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a scan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The first one under a configuration.
+    Learn,
+    /// It is time to see what gave no notification.
+    Quick,
+    /// Notifications were lost.
+    Lost,
+    /// A directory came.
+    Tree,
+    /// Somebody asked for it.
+    Asked,
+}
+
+impl Purpose {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Learn => "first scan",
+            Self::Quick => "quick scan",
+            Self::Lost => "scan after lost notifications",
+            Self::Tree => "new directory",
+            Self::Asked => "rescan",
+        }
+    }
+}
+
+/// A scan under way.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) purpose: Purpose,
+    /// Directories that are still to be listed, and the device of what they are in.
+    stack: Vec<(PathBuf, Option<u64>)>,
+    /// Jobs whose reports are awaited.
+    running: usize,
+    rules: ScanRules,
+    window: Option<Window>,
+    whole: bool,
+    begun: Instant,
+    /// Everything was listed.
+    walked: bool,
+    /// Paths that are looked at because of it and have not been told yet.
+    open: HashSet<PathBuf>,
+    pub(super) compared: usize,
+    bytes_read: u64,
+    differing: usize,
+    done: Option<SyncSender<Value>>,
+}
+
+impl<S: Sink> Engine<S> {
+    fn scan_rules(&self, depth: Depth) -> ScanRules {
+        let all_learned = self.coverage.rules().entries().iter().all(|entry| self.learned.contains(entry));
+        ScanRules { coverage: self.coverage.clone(), learned: self.learned.clone(), all_learned, depth }
+    }
+
+    fn add_scan(
+        &mut self,
+        purpose: Purpose,
+        depth: Depth,
+        roots: Vec<PathBuf>,
+        done: Option<SyncSender<Value>>,
+    ) -> u64 {
+        let number = self.number();
+        let window =
+            (purpose != Purpose::Tree).then(|| Window { from: self.seen_until, to: SystemTime::now() });
+        let scan = Scan {
+            purpose,
+            stack: roots.into_iter().map(|root| (root, None)).collect(),
+            running: 0,
+            rules: self.scan_rules(depth),
+            window,
+            whole: false,
+            begun: now(),
+            walked: false,
+            open: HashSet::new(),
+            compared: 0,
+            bytes_read: 0,
+            differing: 0,
+            done,
+        };
+        self.scans.insert(number, scan);
+        number
+    }
+
+    /// Compares everything that is covered with what is there.
+    pub(super) fn scan_all(&mut self, purpose: Purpose, depth: Depth, done: Option<SyncSender<Value>>) {
+        if purpose == Purpose::Learn {
+            // They go by rules that are no longer those.
+            self.scans.retain(|_, scan| scan.done.is_some());
+        } else if !self.status.baseline_complete && done.is_none() {
+            // The first scan is under way; what it has been past already must be compared again.
+            self.scans.retain(|_, scan| scan.purpose != Purpose::Learn);
+            return self.scan_all(Purpose::Learn, Depth::Glance, None);
+        }
+        let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
+        for root in &roots {
+            self.watch_way(root);
+        }
+        // The shortest is taken first: what is in it is then known to be covered by the walk.
+        let top: Vec<PathBuf> = roots
+            .iter()
+            .filter(|root| !root.ancestors().skip(1).any(|above| self.walks_from(&roots, above, root)))
+            .cloned()
+            .collect();
+        let number = self.add_scan(purpose, depth, top.clone(), done);
+        if let Some(scan) = self.scans.get_mut(&number) {
+            scan.whole = true;
+        }
+        for root in &roots {
+            self.suspect_root(number, root);
+        }
+        self.next_scan = None;
+        self.note_waiting();
+        self.feed_scans();
+    }
+
+    /// Whether the walk from one root comes by another.
+    fn walks_from(&self, roots: &BTreeSet<PathBuf>, above: &Path, root: &Path) -> bool {
+        roots.contains(above)
+            && root
+                .ancestors()
+                .skip(1)
+                .take_while(|way| way.starts_with(above))
+                .all(|way| self.coverage.descends(way))
+    }
+
+    /// Has a root looked at, and everything that is known below it when it is gone: no listing would tell.
+    fn suspect_root(&mut self, scan: u64, root: &Path) {
+        if self.coverage.options(root).is_some() {
+            self.suspect(scan, root.to_owned(), false);
+        }
+        if root.symlink_metadata().is_err_and(|error| is_missing(&error)) {
+            for path in self.ledger.state().baseline.tree(root) {
+                self.suspect(scan, path, false);
+            }
+        }
+    }
+
+    /// Compares a directory that came, or that is to be compared for another reason, and what is below it.
+    pub(super) fn scan_tree(&mut self, path: &Path, window: Option<Window>) {
+        let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![path.to_owned()], None);
+        if let Some(scan) = self.scans.get_mut(&number) {
+            scan.window = window;
+        }
+        if self.coverage.roots().iter().any(|root| root.path == path) {
+            self.suspect_root(number, path);
+        }
+        self.feed_scans();
+    }
+
+    /// Compares on request.
+    pub(super) fn rescan(&mut self, paths: Vec<PathBuf>, prove: bool, done: SyncSender<Value>) {
+        let depth = if prove { Depth::Prove } else { Depth::Glance };
+        if paths.is_empty() {
+            self.scan_all(Purpose::Asked, depth, Some(done));
+            return;
+        }
+        let number = self.add_scan(Purpose::Asked, depth, paths.clone(), Some(done));
+        for path in paths {
+            let is_gone = path.symlink_metadata().is_err();
+            if self.coverage.options(&path).is_some() {
+                self.suspect(number, path.clone(), prove);
+            }
+            for known in self.ledger.state().baseline.tree(&path).into_iter().filter(|_| is_gone) {
+                self.suspect(number, known, false);
+            }
+        }
+        self.feed_scans();
+    }
+
+    /// Has a path looked at for a scan.
+    fn suspect(&mut self, scan: u64, path: PathBuf, prove: bool) {
+        let Some(scan) = self.scans.get_mut(&scan) else { return };
+        let happened = Happened { prove, window: scan.window, ..Happened::finished() };
+        scan.open.insert(path.clone());
+        // A scan finds what is over; only what just came may still be written to.
+        if scan.purpose == Purpose::Tree {
+            self.due.touch(&path, happened, now());
+        } else {
+            self.due.hurry(&path, happened, now());
+        }
+    }
+
+    /// Gives the workers directories to list.
+    pub(super) fn feed_scans(&mut self) {
+        let most = self.workers.threads() * QUEUED_DIRECTORIES;
+        let numbers: Vec<u64> = self.scans.keys().copied().collect();
+        for number in numbers {
+            let mut jobs = Vec::new();
+            while let Some(scan) = self.scans.get_mut(&number)
+                && scan.running < most
+                && let Some((directory, _)) = scan.stack.pop()
+            {
+                if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
+                    self.suspect_below(number, &directory, &[]);
+                    continue;
+                }
+                let known = self.ledger.state().baseline.children(&directory);
+                if let Some(scan) = self.scans.get_mut(&number) {
+                    scan.running += 1;
+                    jobs.push(Job::List { scan: number, directory, known, rules: scan.rules.clone() });
+                }
+            }
+            self.workers.put(jobs);
+            self.finish_scan(number);
+        }
+    }
+
+    /// Has everything looked at that is known below the directories of `directory` that are not there.
+    fn suspect_below(&mut self, scan: u64, directory: &Path, there: &[(OsString, u64)]) {
+        for name in self.ledger.state().baseline.ways(directory) {
+            if !there.iter().any(|(known, _)| *known == name) {
+                for path in self.ledger.state().baseline.tree(&directory.join(name)) {
+                    self.suspect(scan, path, false);
+                }
+            }
+        }
+    }
+
+    pub(super) fn note_listed(
+        &mut self,
+        number: u64,
+        directory: &Path,
+        directories: Vec<(OsString, u64)>,
+        findings: Findings,
+        parts: usize,
+        error: Option<io::Error>,
+    ) {
+        let Some(scan) = self.scans.get_mut(&number) else { return };
+        scan.running += parts;
+        scan.running -= 1;
+        if let Some(error) = error.filter(|error| !is_missing(error)) {
+            let text = error.to_string();
+            if self.status.unwatched.insert(directory.to_owned(), text.clone()).is_none() {
+                self.sink.log(&format!("{} cannot be listed: {text}", shown(directory)));
+            }
+        } else if self.coverage.interest(directory) == Interest::OnTheWay {
+            self.suspect_below(number, directory, &directories);
+        }
+        let own_device = directories
+            .iter()
+            .any(|(_, device)| *device != directories[0].1)
+            .then(|| rustix::fs::lstat(directory).map(|status| status.st_dev).unwrap_or_default());
+        for (name, device) in directories {
+            let path = directory.join(name);
+            if own_device.is_some_and(|own| own != device) && self.is_left_out(&path) {
+                continue;
+            }
+            if let Some(scan) = self.scans.get_mut(&number) {
+                scan.stack.push((path, Some(device)));
+            }
+        }
+        self.note_findings(number, directory, findings);
+    }
+
+    /// Whether a file system is mounted there that has nothing to watch, and no entry asks for it by name.
+    fn is_left_out(&mut self, path: &Path) -> bool {
+        if self.coverage.roots().iter().any(|root| root.path.starts_with(path)) {
+            return false;
+        }
+        let Ok(mounts) = Mounts::read() else { return false };
+        let Some(mount) = mounts.of(path).filter(|mount| mount.is_pseudo()) else { return false };
+        let why = format!("{} holds no files, only what the kernel says", mount.kind);
+        self.status.skipped.insert(path.to_owned(), why);
+        true
+    }
+
+    pub(super) fn note_read(&mut self, number: u64, directory: &Path, findings: Findings) {
+        let Some(scan) = self.scans.get_mut(&number) else { return };
+        scan.running -= 1;
+        self.note_findings(number, directory, findings);
+    }
+
+    fn note_findings(&mut self, number: u64, directory: &Path, findings: Findings) {
+        if let Some(scan) = self.scans.get_mut(&number) {
+            scan.compared += findings.compared;
+            scan.bytes_read += findings.bytes_read;
+            scan.differing += findings.suspects.len() + findings.disproved.len();
+        }
+        self.learn(number, directory, findings.fresh);
+        for name in findings.suspects {
+            self.suspect(number, directory.join(name), false);
+        }
+        for name in findings.disproved {
+            self.suspect(number, directory.join(name), true);
+        }
+        for (name, error) in findings.unreadable {
+            let path = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
+            self.status.unreadable.insert(path, error.to_string());
+        }
+        for name in findings.links {
+            self.follow(number, &directory.join(name));
+        }
+        self.finish_scan(number);
+    }
+
+    /// Takes new objects as known in silence.
+    fn learn(&mut self, scan: u64, directory: &Path, fresh: Vec<(OsString, Object)>) {
+        let mut changes = Vec::new();
+        for (name, object) in fresh {
+            let path = directory.join(name);
+            // Something happened to it meanwhile, so another look has the last word.
+            if self.ledger.state().baseline.contains(&path) || self.in_flight.contains(&path) {
+                self.suspect(scan, path, false);
+                continue;
+            }
+            match object.content {
+                Content::NotRead(NotRead::OpenForWriting) => self.note_busy(&path),
+                Content::NotRead(NotRead::Failed(number)) => {
+                    let why = io::Error::from_raw_os_error(number).to_string();
+                    self.status.unreadable.insert(path.clone(), why);
+                }
+                _ => {}
+            }
+            changes.push((path, Some(object)));
+        }
+        if !changes.is_empty() {
+            self.ledger.learn(changes);
+        }
+    }
+
+    /// A file that is written to without an end is looked at again and again.
+    pub(super) fn note_busy(&mut self, path: &Path) {
+        let why = "it is open for writing and changes while it is read".to_owned();
+        if self.status.unreadable.insert(path.to_owned(), why).is_none() {
+            self.sink.log(&format!("{} is open for writing, its content is read when it rests", shown(path)));
+        }
+        self.due.postpone(path, Happened::default(), now() + WRITER_PAUSE);
+    }
+
+    /// Watches where a link leads that was found below an entry which follows links.
+    fn follow(&mut self, scan: u64, link: &Path) {
+        let Some(target) = link.canonicalize().ok() else { return };
+        if self.coverage.options(&target).is_some() {
+            return;
+        }
+        let coverage = std::sync::Arc::make_mut(&mut self.coverage);
+        if !coverage.follow_link(link, &target) {
+            return;
+        }
+        self.links.insert(link.to_owned(), target.clone());
+        let coverage = self.coverage.clone();
+        if let Some(scan) = self.scans.get_mut(&scan) {
+            scan.rules.coverage = coverage;
+            scan.stack.push((target.clone(), None));
+        }
+        self.watch_way(&target);
+        self.suspect_root(scan, &target);
+    }
+
+    /// A path was looked at and told: scans that waited for it may be done.
+    pub(super) fn settled(&mut self, path: &Path) {
+        let mut done = Vec::new();
+        for (number, scan) in &mut self.scans {
+            if scan.open.remove(path) && scan.walked {
+                done.push(*number);
+            }
+        }
+        for number in done {
+            self.finish_scan(number);
+        }
+    }
+
+    /// A path that scans wait for led to others, which they wait for as well.
+    pub(super) fn also_open(&mut self, path: &Path, more: &[PathBuf]) {
+        for scan in self.scans.values_mut().filter(|scan| scan.open.contains(path)) {
+            scan.open.extend(more.iter().cloned());
+        }
+    }
+
+    fn finish_scan(&mut self, number: u64) {
+        let Some(scan) = self.scans.get_mut(&number) else { return };
+        if !scan.stack.is_empty() || scan.running > 0 {
+            return;
+        }
+        scan.walked = true;
+        if !scan.open.is_empty() {
+            return;
+        }
+        let Some(scan) = self.scans.remove(&number) else { return };
+        let took = now().duration_since(scan.begun);
+        if scan.whole {
+            self.status.last_scan = Some((SystemTime::now(), took));
+            let quick_scan = self.coverage.rules().settings().quick_scan;
+            self.next_scan = quick_scan.map(|pause| now() + pause);
+            self.forget_watches();
+        }
+        if scan.purpose == Purpose::Learn {
+            self.note_learned();
+        }
+        self.forget_gone();
+        if let Some(done) = scan.done {
+            // Nobody waits any more, or there is room for one answer.
+            let answer = json!({
+                "rescanned": true,
+                "compared": scan.compared,
+                "differing": scan.differing,
+                "bytes_read": scan.bytes_read,
+                "seconds": took.as_secs_f64(),
+            });
+            done.try_send(answer).ok();
+        }
+    }
+
+    fn note_learned(&mut self) {
+        let entries: BTreeSet<String> = self.coverage.rules().entries().into_iter().collect();
+        self.learned = std::sync::Arc::new(entries.clone());
+        let digest = self.coverage.digest();
+        self.ledger.learned(entries, digest);
+        self.note_trouble();
+        self.status.baseline_complete = true;
+        self.seen_until = SystemTime::now();
+        self.ledger.tend();
+        self.publish();
+        let message = format!(
+            "watching {} paths: {} objects known, {} directories watched, {} paths not there yet",
+            self.status.entries,
+            self.status.objects,
+            self.watcher.len(),
+            self.status.waiting.len()
+        );
+        self.sink.log(&message);
+    }
+}

@@ -1,0 +1,166 @@
+//! What happened to every path, for questions afterwards: each change as a line of JSON, in two files that take turns.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::store::HistoryPosition;
+
+/// The files. When the newer one is full, it becomes the older one, and the one that was is gone.
+#[derive(Debug)]
+pub struct History {
+    directory: PathBuf,
+    /// Bytes of one file.
+    most: u64,
+    position: HistoryPosition,
+    file: Option<File>,
+}
+
+/// The newer and the older file.
+fn paths(directory: &Path) -> [PathBuf; 2] {
+    ["fswatch.history", "fswatch.history.1"].map(|name| directory.join(name))
+}
+
+impl History {
+    /// Goes on where the store says that it ended: what is beyond belongs to steps that never were.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn open(directory: &Path, position: HistoryPosition, most: u64) -> io::Result<Self> {
+        let [newer, _] = paths(directory);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        let mut file = options.open(newer)?;
+        let length = file.metadata()?.len();
+        // Shorter after a power failure, or rotated right before a crash: all of it counts then.
+        let bytes = if length > position.bytes { position.bytes } else { length };
+        file.set_len(bytes)?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+        let position = HistoryPosition { bytes, ..position };
+        Ok(Self { directory: directory.to_owned(), most, position, file: Some(file) })
+    }
+
+    /// How far it goes.
+    #[must_use]
+    pub fn position(&self) -> HistoryPosition {
+        self.position
+    }
+
+    /// Changes how large a file may become.
+    pub fn set_most(&mut self, most: u64) {
+        self.most = most;
+    }
+
+    /// Adds lines.
+    ///
+    /// # Errors
+    /// When the disk does not take them; none is there then.
+    pub fn add(&mut self, lines: &[Value]) -> io::Result<()> {
+        if self.position.bytes > self.most {
+            self.rotate()?;
+        }
+        let mut bytes = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut bytes, line)?;
+            bytes.push(b'\n');
+        }
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        if let Err(error) = file.write_all(&bytes) {
+            file.set_len(self.position.bytes)?;
+            io::Seek::seek(file, io::SeekFrom::End(0))?;
+            return Err(error);
+        }
+        self.position.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let [newer, older] = paths(&self.directory);
+        fs::rename(newer, older)?;
+        let position = HistoryPosition { generation: self.position.generation + 1, bytes: 0 };
+        *self = Self::open(&self.directory, position, self.most)?;
+        Ok(())
+    }
+
+    /// Goes through all lines, the oldest first, until `each` returns `false`. Lines of another form are left out.
+    /// For any thread: what is being written meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(directory: &Path, mut each: impl FnMut(Value) -> bool) -> io::Result<()> {
+        let [newer, older] = paths(directory);
+        // Both are open before the first is read, so that a rotation in between hides nothing.
+        let files: Vec<File> = [older, newer].into_iter().filter_map(|path| File::open(path).ok()).collect();
+        for file in files {
+            for line in BufReader::new(file).split(b'\n') {
+                if let Ok(value) = serde_json::from_slice(&line?)
+                    && !each(value)
+                {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn all(directory: &Path) -> Vec<u64> {
+        let mut all = Vec::new();
+        History::read(directory, |line| {
+            all.push(line["n"].as_u64().unwrap());
+            true
+        })
+        .unwrap();
+        all
+    }
+
+    #[test]
+    fn lines_are_read_in_their_order_and_the_oldest_go_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::open(directory.path(), HistoryPosition::default(), 1000).unwrap();
+        for number in 0..300 {
+            history.add(&[json!({"n": number})]).unwrap();
+        }
+
+        let kept = all(directory.path());
+
+        let first = kept[0];
+        assert_eq!(kept, (first..300).collect::<Vec<_>>());
+        assert!((90..200).contains(&kept.len()), "{}", kept.len());
+        assert!(history.position().generation > 0);
+    }
+
+    #[test]
+    fn what_was_written_after_the_last_step_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::open(directory.path(), HistoryPosition::default(), 1000).unwrap();
+        history.add(&[json!({"n": 1})]).unwrap();
+        let position = history.position();
+        history.add(&[json!({"n": 2})]).unwrap();
+        drop(history);
+
+        let mut history = History::open(directory.path(), position, 1000).unwrap();
+        history.add(&[json!({"n": 3})]).unwrap();
+
+        assert_eq!(all(directory.path()), [1, 3]);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_no_half_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::open(directory.path(), HistoryPosition::default(), 1000).unwrap();
+        history.file = Some(File::options().write(true).open("/dev/full").unwrap());
+
+        assert!(history.add(&[json!({"n": 1})]).is_err());
+        assert_eq!(history.position(), HistoryPosition::default());
+    }
+}

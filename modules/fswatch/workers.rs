@@ -1,0 +1,509 @@
+//! The threads that look at files, so that the engine never waits for a disk.
+//!
+//! They take jobs and leave reports in the engine's mailbox. A job is a directory to list and compare with what is
+//! known of it, or some paths to look at. A directory in which much has to be read is cut into parts that all threads
+//! share.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FileType, RawDir};
+
+use crate::events::{Happened, Mailbox};
+use crate::look::{
+    Found, Plan, Scratch, glance, is_missing, look_at, look_at_name, looks_the_same, open_directory,
+};
+use crate::object::{Content, Kind, Object};
+use crate::rules::{Coverage, Options};
+
+/// Files of one part.
+const PART_FILES: usize = 64;
+
+/// Bytes of one part; a single larger file is a part of its own.
+const PART_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes of names that the kernel gives at a time.
+const LIST_BYTES: usize = 32 * 1024;
+
+/// How closely a directory is compared.
+#[derive(Debug, Clone)]
+pub enum Depth {
+    /// By what can be told without reading: what differs, came or went is only named.
+    Glance,
+    /// By reading every file that was ever read.
+    Prove,
+}
+
+/// What a listing goes by.
+#[derive(Debug, Clone)]
+pub struct ScanRules {
+    /// Which rule a path has.
+    pub coverage: Arc<Coverage>,
+    /// Entries that were looked at once; what is new below others is read at once, to be learned.
+    pub learned: Arc<BTreeSet<String>>,
+    /// Whether all entries are in `learned`.
+    pub all_learned: bool,
+    /// How closely to compare.
+    pub depth: Depth,
+}
+
+/// A path to look at.
+#[derive(Debug)]
+pub struct Item {
+    /// The path.
+    pub path: PathBuf,
+    /// What is known of it.
+    pub known: Option<Object>,
+    /// What to find out.
+    pub plan: Plan,
+    /// Why it is looked at.
+    pub happened: Happened,
+}
+
+/// What a thread is asked to do.
+#[derive(Debug)]
+pub enum Job {
+    /// List a directory and compare it with what is known to be in it.
+    List {
+        /// The scan that it belongs to.
+        scan: u64,
+        /// The directory.
+        directory: PathBuf,
+        /// What is known to be in it, in the order of names.
+        known: Vec<(OsString, Object)>,
+        /// What to go by.
+        rules: ScanRules,
+    },
+    /// Read some files of a directory.
+    Part {
+        /// The scan that it belongs to.
+        scan: u64,
+        /// The directory.
+        directory: PathBuf,
+        /// Names, what is known of them, and what to find out.
+        files: Vec<(OsString, Option<Object>, Plan)>,
+    },
+    /// Look at some paths.
+    Look {
+        /// The round that they belong to.
+        round: u64,
+        /// The paths.
+        items: Vec<Item>,
+    },
+}
+
+/// What a thread found.
+#[derive(Debug)]
+pub enum Report {
+    /// A directory was listed.
+    Listed {
+        /// The scan.
+        scan: u64,
+        /// The directory.
+        directory: PathBuf,
+        /// Its directories below which something may be watched, each with its device.
+        directories: Vec<(OsString, u64)>,
+        /// What was found in it.
+        findings: Findings,
+        /// Parts that were made of it, and will be reported as well.
+        parts: usize,
+        /// Why it could not be listed.
+        error: Option<io::Error>,
+    },
+    /// Some files were read.
+    Read {
+        /// The scan.
+        scan: u64,
+        /// The directory.
+        directory: PathBuf,
+        /// What was found.
+        findings: Findings,
+    },
+    /// Some paths were looked at.
+    Looked {
+        /// The round.
+        round: u64,
+        /// The paths and what is there.
+        outcomes: Vec<(Item, io::Result<Found>)>,
+    },
+}
+
+/// What was found in a directory.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Names that are not as they are known, are new, or are gone.
+    pub suspects: Vec<OsString>,
+    /// Names whose content is not what it was, although nothing else says so.
+    pub disproved: Vec<OsString>,
+    /// New objects to learn.
+    pub fresh: Vec<(OsString, Object)>,
+    /// Symbolic links that the rule of their path follows.
+    pub links: Vec<OsString>,
+    /// Names that cannot be looked at, and why.
+    pub unreadable: Vec<(OsString, io::Error)>,
+    /// Objects that were compared.
+    pub compared: usize,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// The newest first, so that a tree is walked in depth and little of it waits.
+    scans: Vec<Job>,
+    /// In their order, ahead of all scans.
+    looks: VecDeque<Job>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut queue = self.lock();
+        let mut count = 0;
+        for job in jobs {
+            count += 1;
+            match job {
+                Job::Look { .. } => queue.looks.push_back(job),
+                _ => queue.scans.push(job),
+            }
+        }
+        drop(queue);
+        for _ in 0..count {
+            self.arrived.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            let job = queue.looks.pop_front().or_else(|| queue.scans.pop());
+            if job.is_some() {
+                return job;
+            }
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The threads. They end with it.
+#[derive(Debug)]
+pub struct Workers {
+    shared: Arc<Shared>,
+    threads: usize,
+}
+
+impl Workers {
+    /// Starts the threads; their reports go to `mailbox`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 8);
+        let workers = Self { shared: Arc::default(), threads };
+        for number in 0..threads {
+            let (shared, mailbox) = (Arc::clone(&workers.shared), mailbox.clone());
+            std::thread::Builder::new()
+                .name(format!("worker {number}"))
+                .stack_size(256 * 1024)
+                .spawn(move || work(&shared, &mailbox))?;
+        }
+        Ok(workers)
+    }
+
+    /// Number of threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Hands over jobs.
+    pub fn put(&self, jobs: impl IntoIterator<Item = Job>) {
+        self.shared.put(jobs);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.arrived.notify_all();
+    }
+}
+
+fn work(shared: &Shared, mailbox: &Mailbox) {
+    let mut scratch = Scratch::default();
+    while let Some(job) = shared.next() {
+        match job {
+            Job::List { scan, directory, known, rules } => {
+                let read_before = scratch.bytes_read;
+                let mut listing =
+                    Listing { findings: Findings::default(), directories: Vec::new(), to_read: Vec::new() };
+                let mut error = list(&directory, known, &rules, &mut listing, &mut scratch).err();
+                let Listing { mut findings, directories, to_read } = listing;
+                let mut parts = parts(to_read).peekable();
+                let mut jobs = Vec::new();
+                if let Some(first) = parts.next() {
+                    // A single part is read here and now.
+                    if parts.peek().is_none() {
+                        let read = read_part(&directory, first, &mut findings, &mut scratch);
+                        error = error.or(read.err());
+                    } else {
+                        let job = |files| Job::Part { scan, directory: directory.clone(), files };
+                        jobs.push(job(first));
+                        jobs.extend(parts.map(job));
+                    }
+                }
+                findings.bytes_read = scratch.bytes_read - read_before;
+                // The report of the whole is there before those of its parts.
+                mailbox.report(Report::Listed {
+                    scan,
+                    directory,
+                    directories,
+                    findings,
+                    parts: jobs.len(),
+                    error,
+                });
+                shared.put(jobs);
+            }
+            Job::Part { scan, directory, files } => {
+                let mut findings = Findings::default();
+                let read_before = scratch.bytes_read;
+                if let Err(error) = read_part(&directory, files, &mut findings, &mut scratch)
+                    && !is_missing(&error)
+                {
+                    findings.unreadable.push((OsString::new(), error));
+                }
+                findings.bytes_read = scratch.bytes_read - read_before;
+                mailbox.report(Report::Read { scan, directory, findings });
+            }
+            Job::Look { round, items } => {
+                let outcomes = items
+                    .into_iter()
+                    .map(|item| {
+                        let found = look_at(&item.path, item.plan, item.known.as_ref(), &mut scratch);
+                        (item, found)
+                    })
+                    .collect();
+                mailbox.report(Report::Looked { round, outcomes });
+            }
+        }
+    }
+}
+
+type ToRead = (OsString, Option<Object>, Plan, u64);
+
+/// Cuts files into parts of about the same work.
+fn parts(files: Vec<ToRead>) -> impl Iterator<Item = Vec<(OsString, Option<Object>, Plan)>> {
+    let mut files = files.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        while let Some((.., size)) = files.peek() {
+            if !part.is_empty() && (part.len() >= PART_FILES || bytes + size > PART_BYTES) {
+                break;
+            }
+            bytes += size;
+            part.extend(files.next().map(|(name, known, plan, _)| (name, known, plan)));
+        }
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+struct Listing {
+    findings: Findings,
+    directories: Vec<(OsString, u64)>,
+    to_read: Vec<ToRead>,
+}
+
+/// The names in a directory; whether each is a directory, where the file system says so.
+fn names(directory: &OwnedFd) -> io::Result<Vec<(OsString, Option<bool>)>> {
+    let mut buffer = vec![MaybeUninit::uninit(); LIST_BYTES];
+    let mut list = RawDir::new(directory, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = list.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let is_directory = match entry.file_type() {
+            FileType::Unknown => None,
+            kind => Some(kind == FileType::Directory),
+        };
+        names.push((OsString::from_vec(name.to_vec()), is_directory));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn list(
+    path: &Path,
+    known: Vec<(OsString, Object)>,
+    rules: &ScanRules,
+    listing: &mut Listing,
+    scratch: &mut Scratch,
+) -> io::Result<()> {
+    let directory = match open_directory(path) {
+        Ok(directory) => directory,
+        Err(error) => {
+            listing.findings.suspects.extend(known.into_iter().map(|(name, _)| name));
+            return if is_missing(&error) { Ok(()) } else { Err(error) };
+        }
+    };
+    let names = names(&directory)?;
+    let mut known = known.into_iter().peekable();
+    let mut inside = PathBuf::from(path);
+    for (name, is_directory) in names {
+        while let Some((gone, _)) = known.next_if(|(known, _)| *known < name) {
+            listing.findings.suspects.push(gone);
+        }
+        let before = known.next_if(|(known, _)| *known == name).map(|(_, object)| object);
+        inside.push(&name);
+        compare_name(&inside, name, is_directory, before, rules, &directory, listing, scratch);
+        inside.pop();
+    }
+    listing.findings.suspects.extend(known.map(|(name, _)| name));
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "all of it is about one name")]
+fn compare_name(
+    path: &Path,
+    name: OsString,
+    is_directory: Option<bool>,
+    known: Option<Object>,
+    rules: &ScanRules,
+    directory: &OwnedFd,
+    listing: &mut Listing,
+    scratch: &mut Scratch,
+) {
+    let options = rules.coverage.options(path);
+    let descends = is_directory != Some(false) && rules.coverage.descends(path);
+    if options.is_none() && !descends {
+        return;
+    }
+    let object = match glance(directory.as_fd(), &name, scratch) {
+        Ok(object) => object,
+        Err(error) if is_missing(&error) => {
+            if known.is_some() {
+                listing.findings.suspects.push(name);
+            }
+            return;
+        }
+        Err(error) => {
+            listing.findings.unreadable.push((name, error));
+            return;
+        }
+    };
+    if descends && object.kind == Kind::Directory {
+        listing.directories.push((name.clone(), object.device));
+    }
+    if object.kind == Kind::Link && rules.coverage.may_follow(path) {
+        listing.findings.links.push(name.clone());
+    }
+    let Some(options) = options else { return };
+    listing.findings.compared += 1;
+    match known {
+        Some(known) if looks_the_same(&object, &known) => {
+            let was_read = matches!(known.content, Content::Digest(_));
+            if matches!(rules.depth, Depth::Prove) && was_read {
+                let plan = Plan { prove: true, ..plan(options) };
+                listing.to_read.push((name, Some(known), plan, object.size));
+            }
+        }
+        Some(_) => listing.findings.suspects.push(name),
+        None => {
+            let is_learned = rules.all_learned
+                || rules.coverage.rule_text(path).is_some_and(|rule| rules.learned.contains(rule));
+            if is_learned {
+                listing.findings.suspects.push(name);
+            } else if object.kind == Kind::Directory {
+                listing.findings.fresh.push((name, object));
+            } else {
+                listing.to_read.push((name, None, plan(options), object.size));
+            }
+        }
+    }
+}
+
+/// What a rule asks to find out.
+#[must_use]
+pub fn plan(options: &Options) -> Plan {
+    Plan {
+        hash: options.hash,
+        largest_hashed: options.largest_hashed,
+        growing: options.growing,
+        ..Plan::default()
+    }
+}
+
+fn read_part(
+    path: &Path,
+    files: Vec<(OsString, Option<Object>, Plan)>,
+    findings: &mut Findings,
+    scratch: &mut Scratch,
+) -> io::Result<()> {
+    let directory = open_directory(path)?;
+    for (name, known, plan) in files {
+        debug_assert!(!name.as_bytes().contains(&b'/'));
+        match look_at_name(directory.as_fd(), &name, plan, known.as_ref(), scratch) {
+            Ok(Found::Object { object, .. }) => match known {
+                None => findings.fresh.push((name, object)),
+                Some(known) if known != object => findings.disproved.push(name),
+                Some(_) => {}
+            },
+            Ok(Found::Missing) if known.is_some() => findings.suspects.push(name),
+            Ok(Found::Missing) => {}
+            Err(error) => findings.unreadable.push((name, error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_hold_every_file_once_and_none_is_too_large(
+            sizes in proptest::collection::vec(0..2 * PART_BYTES, 0..300),
+        ) {
+            let files: Vec<ToRead> = sizes
+                .iter()
+                .enumerate()
+                .map(|(number, size)| (OsString::from(number.to_string()), None, Plan::default(), *size))
+                .collect();
+
+            let mut next = 0;
+            for part in parts(files) {
+                let bytes: u64 = part.iter().map(|(name, ..)| sizes[name.to_str().unwrap().parse::<usize>().unwrap()]).sum();
+                prop_assert!(part.len() <= PART_FILES && (bytes <= PART_BYTES || part.len() == 1));
+                for (name, ..) in part {
+                    prop_assert_eq!(name.to_str().unwrap(), next.to_string());
+                    next += 1;
+                }
+            }
+            prop_assert_eq!(next, sizes.len());
+        }
+    }
+}
