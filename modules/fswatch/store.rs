@@ -924,7 +924,7 @@ mod tests {
         fn no_payload_makes_the_reader_panic(
             kind in 0..12_u8, payload in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
-            drop(State::default().add(kind, &payload));
+            let _ = State::default().add(kind, &payload);
         }
     }
 }

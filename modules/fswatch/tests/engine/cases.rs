@@ -146,6 +146,7 @@ impl Running {
 
     fn configure(&mut self, mut config: Value) {
         config["fswatch"]["settle_milliseconds"] = json!(10);
+        config["fswatch"]["backend"] = json!(crate::BACKEND);
         if config["fswatch"]["storm_changes"].is_null() {
             config["fswatch"]["storm_changes"] = json!(0);
         }
