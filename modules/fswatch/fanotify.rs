@@ -9,14 +9,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
-use vigie_fanotify::{Buffer, Entry, Event, FilesystemId, Group, Handle, HandleRef, Mask, Options, Pidfd};
+use vigie_fanotify::{
+    Buffer, Entry, Event, FilesystemId, Group, GroupError, Handle, HandleRef, Malformed, Mask, Options,
+};
 
 use crate::events::{Batch, Happened, Mailbox};
 use crate::mounts::{Mount, Mounts};
@@ -35,13 +36,7 @@ const SELF_TEST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Marks that tell of changes.
 fn changes() -> Mask {
-    Mask::CREATE
-        | Mask::DELETE
-        | Mask::RENAME
-        | Mask::MODIFY
-        | Mask::CLOSE_WRITE
-        | Mask::ATTRIB
-        | Mask::DIRECTORY
+    Mask::CREATE | Mask::DELETE | Mask::RENAME | Mask::MODIFY | Mask::CLOSE_WRITE | Mask::ATTRIB | Mask::ONDIR
 }
 
 /// What the reader goes by.
@@ -74,8 +69,9 @@ fn open_mount(point: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(CWD, point, flags, Mode::empty())?)
 }
 
-fn group() -> io::Result<Group> {
-    Group::new(Options::default())
+/// Without descriptors of processes: they cost four times as much as the event itself, and `/proc` says as much.
+fn group() -> Result<Group, GroupError> {
+    Group::new(Options { unlimited_queue: true, pidfd: false, target: true })
 }
 
 /// Proves that the kernel tells what it promises: makes a file in a directory of our own and waits for the event with
@@ -84,7 +80,7 @@ fn group() -> io::Result<Group> {
 /// # Errors
 /// What did not work.
 pub fn self_test(directory: &Path) -> Result<(), String> {
-    let group = group().map_err(|error| format!("fanotify cannot be used: {error}"))?;
+    let group = group().map_err(|error| error.to_string())?;
     let open = open_mount(directory).map_err(|error| error.to_string())?;
     group
         .mark_filesystem(open.as_fd(), changes() | Mask::OPEN_EXEC)
@@ -104,8 +100,10 @@ pub fn self_test(directory: &Path) -> Result<(), String> {
             break;
         }
         while let Some(mut events) = group.read(&mut buffer).map_err(|error| error.to_string())? {
-            let is_ours = |event: Event<'_>| {
-                event.pid == own && event.entry.is_some_and(|entry| entry.name.as_bytes() == name.as_bytes())
+            let is_ours = |event: Result<Event<'_>, Malformed>| {
+                event.is_ok_and(|event| {
+                    event.pid == own && event.directory.is_some_and(|entry| entry.name == OsStr::new(&name))
+                })
             };
             if events.any(is_ours) {
                 return Ok(());
@@ -119,9 +117,9 @@ impl FilesystemWatcher {
     /// Begins to watch nothing.
     ///
     /// # Errors
-    /// Without `CAP_SYS_ADMIN`, or on a kernel before 5.17.
-    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
-        let group = Arc::new(group()?);
+    /// Why not: without `CAP_SYS_ADMIN`, or on a kernel before 5.17.
+    pub fn start(mailbox: Mailbox) -> Result<Self, String> {
+        let group = Arc::new(group().map_err(|error| error.to_string())?);
         let (control, received) = mpsc::channel();
         let reader = Reader {
             group: Arc::clone(&group),
@@ -135,7 +133,8 @@ impl FilesystemWatcher {
         std::thread::Builder::new()
             .name("fanotify".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || reader.run())?;
+            .spawn(move || reader.run())
+            .map_err(|error| error.to_string())?;
         Ok(Self { group, control, view: View::default() })
     }
 
@@ -155,14 +154,15 @@ impl FilesystemWatcher {
         if seen.is_empty() {
             return Err("its mount cannot be told by its device number".to_owned());
         }
-        let kind = &seen[0].kind;
-        self.group
-            .mark_filesystem(open.as_fd(), changes() | Mask::OPEN_EXEC)
-            .map_err(|error| format!("{kind} takes no mark of fanotify: {error}"))?;
+        let kind = seen[0].kind.clone();
+        // The reader knows the file system before its first event.
         self.view.filesystems.insert(filesystem, seen);
         self.view.mounts = Arc::clone(mounts);
         self.tell(Control::View(self.view.clone()));
-        Ok(())
+        self.group.mark_filesystem(open.as_fd(), changes() | Mask::OPEN_EXEC).map_err(|error| {
+            self.view.filesystems.remove(&filesystem);
+            format!("{kind} takes no mark of fanotify: {error}")
+        })
     }
 
     /// Something was mounted or unmounted.
@@ -187,7 +187,7 @@ impl FilesystemWatcher {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
         if let Ok(handle) = open_mount(parent).and_then(|open| vigie_fanotify::handle_of(open.as_fd(), name))
         {
-            self.tell(Control::Linked(handle, path.to_owned()));
+            self.tell(Control::Linked(handle.into_handle(), path.to_owned()));
         }
     }
 
@@ -195,7 +195,7 @@ impl FilesystemWatcher {
     pub fn ignore(&self, directory: &Path) {
         if let Ok(open) = open_mount(directory) {
             // Only spares us work; kernels before 6.0 cannot.
-            self.group.ignore_children(open.as_fd(), changes()).ok();
+            self.group.ignore_directory(open.as_fd(), changes()).ok();
         }
     }
 }
@@ -236,7 +236,12 @@ impl Reader {
                     self.processes.recheck();
                     let mut batch = mailbox.open();
                     for event in events {
-                        self.note(&event, &mut batch);
+                        match event {
+                            Ok(event) => self.note(&event, &mut batch),
+                            Err(error) => {
+                                batch.overflowed(&format!("fanotify told what cannot be read: {error}"))
+                            }
+                        }
                     }
                 }
                 Ok(None) => {}
@@ -265,13 +270,13 @@ impl Reader {
     }
 
     fn note(&mut self, event: &Event<'_>, batch: &mut Batch<'_>) {
-        if event.mask.contains(Mask::OVERFLOW) {
+        if event.mask.contains(Mask::Q_OVERFLOW) {
             batch.overflowed("fanotify's queue overflowed");
             return;
         }
-        let is_directory = event.mask.contains(Mask::DIRECTORY);
+        let is_directory = event.mask.contains(Mask::ONDIR);
         if event.mask.contains(Mask::OPEN_EXEC)
-            && let Some(entry) = event.entry
+            && let Some(entry) = event.directory
             && let Some(directory) = self.directory(entry.directory)
         {
             self.processes.starts(event.pid, &directory.path.join(entry.name));
@@ -286,19 +291,19 @@ impl Reader {
         {
             self.directories.remove(&Handle::from(target));
         }
-        if !event.mask.intersects(Mask(changes().0 & !Mask::DIRECTORY.0)) {
+        if !event.mask.intersects(changes().difference(Mask::ONDIR)) {
             return;
         }
         let from = event.old.map(|old| self.paths(&old)).unwrap_or_default();
         let to = event.new.map(|new| self.paths(&new)).unwrap_or_default();
-        let at = event.entry.map(|entry| self.paths(&entry)).unwrap_or_default();
+        let at = event.directory.map(|entry| self.paths(&entry)).unwrap_or_default();
         let linked = self.names_elsewhere(event, &at);
         if from.is_empty() && to.is_empty() && at.is_empty() && linked.is_empty() {
             return;
         }
-        let process = self.processes.of(event.pid, matches!(event.pidfd, Pidfd::Ended));
+        let process = self.processes.of(event.pid);
         let happened = Happened {
-            finished: event.mask.0 & !(Mask::MODIFY | Mask::DIRECTORY | Mask::OPEN_EXEC).0 != 0,
+            finished: !event.mask.difference(Mask::MODIFY | Mask::ONDIR | Mask::OPEN_EXEC).is_empty(),
             directory: is_directory,
             appeared: event.mask.contains(Mask::CREATE),
             writers: Writers::one(process),
@@ -373,7 +378,7 @@ impl Reader {
 /// unmounted.
 fn path_through(mount: &Mount, handle: HandleRef<'_>) -> Option<PathBuf> {
     let open = open_mount(&mount.point).ok()?;
-    let found = vigie_fanotify::open_handle(open.as_fd(), handle).ok()?;
+    let found = vigie_fanotify::open_handle(open.as_fd(), &Handle::from(handle)).ok()?;
     let path = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
     if !path.starts_with(&mount.point) {
         return None;

@@ -138,13 +138,13 @@ impl Processes {
         self.checked.clear();
     }
 
-    /// The process of an event; `has_ended` when the kernel said so.
-    pub fn of(&mut self, pid: i32, has_ended: bool) -> Arc<Process> {
+    /// The process of an event.
+    pub fn of(&mut self, pid: i32) -> Arc<Process> {
         if pid <= 0 {
             return Arc::new(Process::unknown(pid, Unknown::OtherNamespace));
         }
         if let Some(known) = self.known.get(&pid) {
-            let is_same = has_ended || self.checked.contains(&pid) || {
+            let is_same = self.checked.contains(&pid) || {
                 let now = read(pid, "stat").ok().and_then(|stat| start_time(&stat));
                 now.is_none() || now == known.started
             };
@@ -198,7 +198,7 @@ mod tests {
     fn the_own_process_is_known_in_full() {
         let pid = i32::try_from(std::process::id()).unwrap();
 
-        let process = Processes::default().of(pid, false);
+        let process = Processes::default().of(pid);
 
         assert_eq!(process.executable, Ok(std::env::current_exe().unwrap()));
         assert!(process.command.as_ref().is_ok_and(|command| !command.is_empty()));
@@ -215,7 +215,7 @@ mod tests {
         processes.starts(pid, Path::new("/lib64/ld-linux-x86-64.so.2"));
         child.wait().unwrap();
 
-        let process = processes.of(pid, true);
+        let process = processes.of(pid);
 
         assert_eq!(process.executable, Ok("/bin/true".into()));
         assert_eq!(process.command, Err(Unknown::Ended));

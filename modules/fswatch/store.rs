@@ -746,7 +746,9 @@ mod tests {
         state.history = step.history;
     }
 
-    fn content(state: &State) -> (Vec<(PathBuf, Object)>, Vec<(AlertId, Arc<str>)>, Vec<PathBuf>) {
+    type Content = (Vec<(PathBuf, Object)>, Vec<(AlertId, Arc<str>)>, Vec<PathBuf>);
+
+    fn content(state: &State) -> Content {
         (
             state.baseline.after(None, usize::MAX),
             state.pending.values().cloned().collect(),

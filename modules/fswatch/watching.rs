@@ -46,7 +46,7 @@ pub struct Watching {
 
 /// Tells when something is mounted or unmounted, see proc_pid_mountinfo(5).
 fn watch_mounts(mailbox: Mailbox) -> io::Result<()> {
-    let file = std::fs::File::open("/proc/self/mountinfo")?;
+    let file = std::fs::File::open("/proc/thread-self/mountinfo")?;
     std::thread::Builder::new().name("mounts".to_owned()).stack_size(64 * 1024).spawn(move || {
         loop {
             match poll(&mut [PollFd::new(&file, PollFlags::PRI)], None) {
@@ -89,12 +89,7 @@ impl Watching {
             return;
         }
         let tested = own.map_or(Ok(()), self_test);
-        let started = tested.and_then(|()| {
-            FilesystemWatcher::start(mailbox.clone()).map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => "fanotify needs the capability CAP_SYS_ADMIN".to_owned(),
-                _ => format!("fanotify cannot be used: {error}"),
-            })
-        });
+        let started = tested.and_then(|()| FilesystemWatcher::start(mailbox.clone()));
         match started {
             Ok(filesystems) => {
                 if let Some(own) = own {

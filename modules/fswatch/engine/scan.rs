@@ -428,6 +428,9 @@ impl<S: Sink> Engine<S> {
             self.note_learned();
         }
         self.forget_gone();
+        if !self.status.waiting.is_empty() {
+            self.note_waiting();
+        }
         if let Some(done) = scan.done {
             // Nobody waits any more, or there is room for one answer.
             let answer = json!({

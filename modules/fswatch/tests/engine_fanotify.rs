@@ -5,3 +5,6 @@ const BACKEND: &str = "auto";
 
 #[path = "engine/cases.rs"]
 mod cases;
+
+#[path = "engine_fanotify/who.rs"]
+mod who;
