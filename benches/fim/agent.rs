@@ -184,9 +184,11 @@ fn next_record(answer: &mut BufReader<UnixStream>) -> BenchResult<Option<AlertRe
     let mut line = String::new();
     answer.read_line(&mut line)?;
     let mut reply: Value = serde_json::from_str(&line)?;
+    if reply.get("end").is_some() {
+        return Ok(None);
+    }
     match reply.get_mut("alert") {
         Some(record) => Ok(Some(serde_json::from_value(record.take())?)),
-        None if reply.get("end").is_some() => Ok(None),
-        None => Err(format!("the agent answered {line}").into()),
+        None => Err(format!("the agent answered {}", line.trim_end()).into()),
     }
 }

@@ -252,11 +252,8 @@ impl Module {
         let start = Instant::now();
         loop {
             match self.next_alert(QUIET)? {
-                Some(alert) => {
-                    if ids.insert(alert.id.clone()) {
-                        found.push(alert);
-                    }
-                }
+                Some(alert) if ids.insert(alert.id.clone()) => found.push(alert),
+                Some(_) => {}
                 None if self.count("pending")? == 0 => return Ok(found),
                 None => {}
             }

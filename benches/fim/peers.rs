@@ -120,7 +120,7 @@ impl InotifyWait {
             .stderr(Stdio::piped())
             .spawn()?;
         let messages = BufReader::new(child.stderr.take().ok_or("inotifywait has no standard error")?);
-        let mut waiter = Self { child, output, messages: messages };
+        let mut waiter = Self { child, output, messages };
         let mut line = String::new();
         while waiter.messages.read_line(&mut line)? > 0 {
             if line.contains("established") {
