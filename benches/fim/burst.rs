@@ -218,6 +218,7 @@ fn bursts(
     let setup = Setup { watched: &root, state: &state, keys: keys(backend), heartbeats: true };
     let mut module = Module::ready(&setup)?;
     drop(queue);
+    module.marks(backend)?;
     let (files, rounds) = bench.size.burst;
     let mut random = Random::new(7);
     let mut believed = Believed::default();
@@ -317,6 +318,7 @@ pub(crate) fn measure_nested(bench: &Bench, report: &mut Report) -> BenchResult<
         let state = bench.path(&format!("nested-{backend}-state"));
         let setup = Setup { watched: &root, state: &state, keys: keys(backend), heartbeats: true };
         let mut module = Module::ready(&setup)?;
+        module.marks(backend)?;
         let made = make_nested(&root, bench.size.nested)?;
         let mut believed = Believed::default();
         for alert in module.alerts_until_quiet()? {

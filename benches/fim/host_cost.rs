@@ -52,6 +52,7 @@ fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
                     keys.insert("backend".to_owned(), json!(backend));
                     let setup = Setup { watched: &directory, state: &state, keys, heartbeats: true };
                     let mut module = Module::ready(&setup)?;
+                    module.marks(backend)?;
                     let measured = loops(&directory, bench.size.operations)?;
                     // It must not work on while the next one is measured.
                     module.alerts_until_quiet()?;

@@ -35,7 +35,7 @@ const NOISE_RATE: u64 = 2_000;
 const WINDOW: f64 = 100.0 + 1.0;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
-    let watched = Watched::make(bench.path("latency"))?;
+    let mut watched = Watched::make(bench.path("latency"))?;
     let noise = bench.path("noise");
     fs::create_dir_all(&noise)?;
 
@@ -88,12 +88,14 @@ fn add(report: &mut Report, what: &str, mut times: Vec<f64>, goals: [f64; 2]) {
 /// The files that are changed.
 struct Watched {
     root: PathBuf,
+    /// Where contents come from: none is ever written twice.
+    random: Random,
 }
 
 impl Watched {
     fn make(root: PathBuf) -> BenchResult<Self> {
         fs::create_dir_all(&root)?;
-        let watched = Self { root };
+        let watched = Self { root, random: Random::new(5) };
         for number in 0..FILES {
             fs::write(watched.file(number), "before\n")?;
         }
@@ -107,15 +109,14 @@ impl Watched {
     /// Writes to one file after the other; returns the times in milliseconds from the moment before the file is
     /// closed until the alert with its new digest is there.
     fn time_changes(
-        &self,
+        &mut self,
         changes: usize,
         next: &mut dyn FnMut(Duration) -> BenchResult<Option<Alert>>,
     ) -> BenchResult<Vec<f64>> {
-        let mut random = Random::new(5);
         let mut times = Vec::new();
         for number in 0..changes {
             let path = self.file(number % FILES);
-            let content = format!("{:016x} {number}\n", random.next());
+            let content = format!("{:016x} {number}\n", self.random.next());
             let digest = digest_of(content.as_bytes());
             let mut file = File::options().write(true).truncate(true).open(&path)?;
             file.write_all(content.as_bytes())?;
@@ -133,7 +134,7 @@ impl Watched {
                 }
             }
             // Changes come at no fixed time of any other rhythm.
-            pause(Duration::from_micros(2_000 + random.below(4_000) as u64));
+            pause(Duration::from_micros(2_000 + self.random.below(4_000) as u64));
         }
         Ok(times)
     }

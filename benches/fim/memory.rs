@@ -18,6 +18,9 @@ const FILE_BYTES: usize = 16;
 /// Files of one directory.
 const FILES_OF_A_DIRECTORY: usize = 100;
 
+/// What each file takes at least in any store: all contents differ, and a digest cannot be compressed.
+const DIGEST_BYTES: f64 = 32.0;
+
 /// Time after the baseline in which what it left to do is done.
 const REST: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,9 @@ impl Held {
             stored: bytes_below(&state)? as f64,
         };
         module.stop()?;
+        if held.stored < DIGEST_BYTES * files as f64 {
+            return Err(format!("{} bytes of state cannot hold {files} digests", held.stored).into());
+        }
         Ok(held)
     }
 }

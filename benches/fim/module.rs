@@ -181,6 +181,17 @@ impl Module {
         self.child.id()
     }
 
+    /// How many watches of inotify, or marks of fanotify, the module holds.
+    ///
+    /// # Errors
+    /// When there is none: the module does not use the backend that it was told to.
+    pub(crate) fn marks(&self, backend: &str) -> BenchResult<usize> {
+        match marks_held(self.pid(), backend)? {
+            0 => Err(format!("the module was told to use {backend} and does not").into()),
+            marks => Ok(marks),
+        }
+    }
+
     /// Waits until everything has been looked at once and is stored; returns how long that took from the start of the
     /// process.
     ///
@@ -395,4 +406,27 @@ pub(crate) fn elements(mut result: Value) -> BenchResult<Value> {
         return Ok(result["elements"].take());
     }
     Err(format!("the query failed: {}", result["errors"]).into())
+}
+
+/// What a line of fdinfo begins with that stands for a watch of inotify, or for fanotify's mark on an inode, a mount, a
+/// file system or a namespace of mounts.
+fn mark_prefixes(backend: &str) -> &'static [&'static str] {
+    match backend {
+        "inotify" => &["inotify wd:"],
+        _ => &["fanotify ino:", "fanotify mnt_id:", "fanotify sdev:", "fanotify mnt_ns:"],
+    }
+}
+
+/// What a process holds of a backend's watches or marks, over all its descriptors (proc(5), `/proc/PID/fdinfo`).
+fn marks_held(pid: u32, backend: &str) -> BenchResult<usize> {
+    let mut marks = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed between the two looks.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let prefixes = mark_prefixes(backend).iter();
+        marks += prefixes
+            .map(|prefix| text.lines().filter(|line| line.starts_with(prefix)).count())
+            .sum::<usize>();
+    }
+    Ok(marks)
 }

@@ -31,7 +31,7 @@ impl Subject<'_> {
             limit::read_files(self.tree.root(), self.tree.files())?;
             limits.push(limit::hash_files(self.tree.root(), self.tree.files())?);
             // Each baseline begins with nothing.
-            let state = self.bench.path(&format!("{}-state-{run}", self.name));
+            let state = self.directory(&format!("state-{run}"));
             let mut module = Module::start(&setup(self.tree.root(), &state))?;
             ours.push(module.baseline()?);
             let known = module.count("files")?;
@@ -47,8 +47,9 @@ impl Subject<'_> {
         Aide::new(self.directory("aide"), self.tree.root())
     }
 
+    /// The tree's own name comes last: AIDE's rules are beginnings of paths.
     fn directory(&self, name: &str) -> PathBuf {
-        self.bench.path(&format!("{}-{name}", self.name))
+        self.bench.path(&format!("{name}-{}", self.name))
     }
 
     /// Runs of a peer on a tree in the page cache.

@@ -1,8 +1,7 @@
 //! Row 9: what it takes to begin to watch many directories.
 //!
 //! The time to watch cannot be seen alone from outside. With fanotify a whole file system is marked at once, so what a
-//! baseline takes longer with inotify is the time of its watches. What the kernel holds is seen in
-//! `/proc/PID/fdinfo` (proc(5)).
+//! baseline takes longer with inotify is the time of its watches.
 
 use std::fs;
 use std::path::Path;
@@ -96,25 +95,7 @@ fn begin(
     let state = bench.path(&format!("{name}-{backend}-state"));
     let mut module = Module::start(&Setup { watched, state: &state, keys, heartbeats: true })?;
     let took = module.baseline()?;
-    let marks = marks_held(module.pid())?;
+    let marks = module.marks(backend)?;
     module.stop()?;
     Ok((took, marks))
-}
-
-/// Marks and watches of all descriptors of a process.
-fn marks_held(pid: u32) -> BenchResult<usize> {
-    let mut marks = 0;
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor may be closed between the two looks.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        let lines = text.lines();
-        marks += lines.filter(|line| line.starts_with("inotify wd:") || is_fanotify_mark(line)).count();
-    }
-    Ok(marks)
-}
-
-/// Whether a line of fdinfo stands for a mark on an inode, a mount or a file system.
-fn is_fanotify_mark(line: &str) -> bool {
-    let kind = line.strip_prefix("fanotify ");
-    kind.is_some_and(|kind| ["ino:", "mnt_id:", "sdev:", "mnt_ns:"].iter().any(|name| kind.starts_with(name)))
 }
