@@ -283,7 +283,7 @@ fn measure_groups(bench: &Bench, report: &mut Report) -> BenchResult<()> {
                 Value::Null => found.push(told.path),
                 group => {
                     let id = group.get("id").unwrap_or(group);
-                    collect_paths(&module.query(&json!({"group": id}))?, &mut found);
+                    collect_paths(&module.query(&json!({"group": id, "limit": files}))?, &mut found);
                 }
             }
         }

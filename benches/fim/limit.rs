@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::hint::black_box;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, inotify, openat, statat};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+use vigie_fanotify::{Group, Mask, Options};
 
 use crate::BenchResult;
 
@@ -238,15 +239,10 @@ impl Drop for BareWatcher {
 /// # Errors
 /// When the kernel refuses, as it does without privileges.
 pub(crate) fn mark_file_system(path: &Path) -> BenchResult<Duration> {
-    use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
-
+    let directory = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let start = Instant::now();
-    let group = Fanotify::init(
-        InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK,
-        EventFFlags::O_RDONLY,
-    )?;
-    let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-    group.mark(mark, MaskFlags::FAN_CLOSE_WRITE, CWD, Some(path))?;
+    let group = Group::new(Options { unlimited_queue: true, pidfd: true, target: true })?;
+    group.mark_filesystem(directory.as_fd(), Mask::CREATE)?;
     Ok(start.elapsed())
 }
 
