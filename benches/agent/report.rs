@@ -61,8 +61,8 @@ impl Measure {
     pub(crate) fn goal(mut self, goal: Goal) -> Self {
         let judged = self.ratio.unwrap_or(self.value);
         let (text, met) = match goal {
-            Goal::AtLeast(limit) => (format!(">= {limit}"), judged >= limit),
-            Goal::AtMost(limit) => (format!("<= {limit}"), judged <= limit),
+            Goal::AtLeast(limit) => (format!(">= {}", number(limit)), judged >= limit),
+            Goal::AtMost(limit) => (format!("<= {}", number(limit)), judged <= limit),
         };
         self.goal = Some(text);
         self.met = Some(met);

@@ -1,0 +1,133 @@
+//! Row 10: what it costs the host.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::limit::BareWatcher;
+use crate::module::{Module, Setup};
+use crate::report::{Goal, Measure, Report, median};
+use crate::{Bench, BenchResult, backends, memory_directory, pause, proc};
+
+/// The loops of the metadata benchmark.
+const LOOPS: [&str; 4] = ["create", "rename", "chmod", "unlink"];
+
+/// Who watches while a loop runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watching {
+    Nobody,
+    /// A thread that takes inotify's events and drops them.
+    BareReader,
+    /// The module with this backend.
+    Module(&'static str),
+}
+
+pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
+    metadata(bench, report)?;
+    idle(bench, report)
+}
+
+fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
+    let memory = memory_directory()?;
+    let mut subjects = vec![Watching::Nobody, Watching::BareReader];
+    subjects.extend(backends("10", report).into_iter().map(Watching::Module));
+    // Nanoseconds of an operation, by subject, loop and run.
+    let mut times: Vec<[Vec<f64>; LOOPS.len()]> = vec![Default::default(); subjects.len()];
+    for run in 0..bench.size.runs {
+        for (subject, times) in subjects.iter().zip(&mut times) {
+            let directory = memory.path().join("loops");
+            fs::create_dir(&directory)?;
+            let measured = match subject {
+                Watching::Nobody => loops(&directory, bench.size.operations)?,
+                Watching::BareReader => {
+                    let _watcher = BareWatcher::start(&directory)?;
+                    loops(&directory, bench.size.operations)?
+                }
+                Watching::Module(backend) => {
+                    let state = bench.path(&format!("loops-{backend}-{run}-state"));
+                    let mut keys = serde_json::Map::new();
+                    keys.insert("backend".to_owned(), json!(backend));
+                    let setup = Setup { watched: &directory, state: &state, keys, heartbeats: true };
+                    let mut module = Module::ready(&setup)?;
+                    module.marks(backend)?;
+                    let measured = loops(&directory, bench.size.operations)?;
+                    // It must not work on while the next one is measured.
+                    module.alerts_until_quiet()?;
+                    module.stop()?;
+                    measured
+                }
+            };
+            fs::remove_dir(&directory)?;
+            for (all, one) in times.iter_mut().zip(measured) {
+                all.push(one);
+            }
+        }
+    }
+    let medians: Vec<[f64; LOOPS.len()]> =
+        times.iter_mut().map(|loops| loops.each_mut().map(|times| median(times))).collect();
+    let (unwatched, watched) = medians.split_first().ok_or("nothing was measured")?;
+    for (subject, medians) in subjects.iter().skip(1).zip(watched) {
+        let ratios = medians.iter().zip(unwatched).map(|(with, without)| with / without);
+        let worst = ratios.enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
+        let (worst, _) = worst.ok_or("nothing was measured")?;
+        let who = match subject {
+            Watching::Module(backend) => format!("module with {backend}"),
+            _ => "kernel's own part (a reader that drops inotify's events)".to_owned(),
+        };
+        let what = format!("{who}: worst loop, {}, and the same unwatched", LOOPS[worst]);
+        let measure = Measure::new("10", what, medians[worst], "ns").against(unwatched[worst]);
+        report.add(match subject {
+            Watching::Module(_) => measure.goal(Goal::AtMost(1.6)),
+            _ => measure,
+        });
+    }
+    Ok(())
+}
+
+/// Makes, renames, changes and removes files; returns nanoseconds of one operation for each loop.
+fn loops(directory: &Path, files: usize) -> BenchResult<[f64; LOOPS.len()]> {
+    let first: Vec<_> = (0..files).map(|number| directory.join(format!("f{number:06}"))).collect();
+    let second: Vec<_> = (0..files).map(|number| directory.join(format!("g{number:06}"))).collect();
+    let timed = |work: &dyn Fn(usize) -> std::io::Result<()>| -> BenchResult<f64> {
+        let start = Instant::now();
+        for number in 0..files {
+            work(number)?;
+        }
+        Ok(start.elapsed().as_nanos() as f64 / files as f64)
+    };
+    Ok([
+        timed(&|number| File::create(&first[number]).map(drop))?,
+        timed(&|number| fs::rename(&first[number], &second[number]))?,
+        timed(&|number| fs::set_permissions(&second[number], Permissions::from_mode(0o600)))?,
+        timed(&|number| fs::remove_file(&second[number]))?,
+    ])
+}
+
+/// The module at rest. The tree is in a memory file system of which nobody else writes: with fanotify, whoever writes to
+/// the same file system wakes the module.
+fn idle(bench: &Bench, report: &mut Report) -> BenchResult<()> {
+    let memory = memory_directory()?;
+    for number in 0..1_000 {
+        fs::write(memory.path().join(format!("file-{number}")), number.to_string())?;
+    }
+    let state = bench.path("idle-state");
+    let setup = Setup { watched: memory.path(), state: &state, keys: Default::default(), heartbeats: false };
+    let module = Module::ready(&setup)?;
+    // What the start left to do is over, and threads that have nothing to do are gone.
+    pause(bench.size.idle.min(std::time::Duration::from_secs(12)));
+    let (waits, processor) = (proc::waits(module.pid())?, proc::cpu_time(module.pid())?);
+    pause(bench.size.idle);
+    let waits = proc::waits(module.pid())?.saturating_sub(waits);
+    let processor = proc::cpu_time(module.pid())?.saturating_sub(processor);
+    let seconds = bench.size.idle.as_secs();
+    report.add(
+        Measure::new("10", format!("idle, wake-ups in {seconds} s without heartbeats"), waits as f64, "")
+            .goal(Goal::AtMost(0.0)),
+    );
+    let what = format!("idle, processor time in {seconds} s");
+    report.add(Measure::new("10", what, processor.as_secs_f64() * 1e3, "ms"));
+    module.stop()
+}
