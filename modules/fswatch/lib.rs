@@ -9,6 +9,7 @@
 //! [`look`], what a difference means in [`change`]. The baseline is in memory: what changes while the module does
 //! not run is not seen.
 
+pub mod attributes;
 pub mod change;
 pub mod config;
 pub mod due;
