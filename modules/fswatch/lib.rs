@@ -18,6 +18,7 @@ pub mod events;
 pub mod inotify;
 pub mod look;
 pub mod object;
+pub mod packages;
 pub mod pattern;
 pub mod profile;
 pub mod query;

@@ -3,16 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use vigie_fswatch::attributes::{acl, capabilities};
-
-/// Says on stderr why a test does not run here.
-fn skip(reason: &str) {
-    writeln!(std::io::stderr(), "skipped: {reason}").unwrap();
-}
 
 /// Runs a tool; its standard output, or nothing when it is not there or does not do it.
 fn run(tool: &str, arguments: &[&str], path: &Path) -> Option<String> {
@@ -35,9 +29,11 @@ fn capabilities_read_as_getcap_shows_them() {
         ["cap_net_raw=ep", "cap_chown=i cap_kill+p", "=eip cap_sys_admin-eip", "cap_bpf,cap_perfmon=eip"];
     for wanted in set {
         if run("setcap", &[wanted], &path).is_none() {
-            return skip("there is no setcap, or it may not set capabilities");
+            return println!("skipped: there is no setcap, or it may not set capabilities");
         }
-        let Some(shown) = run("getcap", &["-n"], &path) else { return skip("there is no getcap") };
+        let Some(shown) = run("getcap", &["-n"], &path) else {
+            return println!("skipped: there is no getcap");
+        };
 
         let decoded = capabilities(&extended(&path, "security.capability")).unwrap();
 
@@ -50,11 +46,11 @@ fn an_acl_reads_as_getfacl_shows_it() {
     let directory = tempfile::tempdir().unwrap();
     let entries = "u:1000:rwx,g:27:r,m::rx,d:u:7:-";
     if run("setfacl", &["-m", entries], directory.path()).is_none() {
-        return skip("there is no setfacl, or the file system has no ACLs");
+        return println!("skipped: there is no setfacl, or the file system has no ACLs");
     }
     let arguments = ["--numeric", "--omit-header", "--no-effective", "--absolute-names"];
     let Some(shown) = run("getfacl", &arguments, directory.path()) else {
-        return skip("there is no getfacl");
+        return println!("skipped: there is no getfacl");
     };
 
     let access = acl(&extended(directory.path(), "system.posix_acl_access")).unwrap();
