@@ -22,9 +22,9 @@ pub(super) struct Database {
     diversions: Vec<Diversion>,
     /// The digests of the package that was asked for last: whoever asks for one file often asks for its neighbour.
     digests: Option<Digests>,
-    /// The stamps of `info`, `status`, `updates` and `diversions` when they were read.
-    info: Option<Stamp>,
-    status: [Option<Stamp>; 2],
+    /// The stamps of `info`, `status` and `updates` before they were read.
+    seen: [Option<Stamp>; 3],
+    /// That of `diversions`.
     diverted: Option<Stamp>,
 }
 
@@ -77,25 +77,19 @@ impl Database {
             conffiles: Vec::new(),
             diversions: Vec::new(),
             digests: None,
-            info: None,
-            status: [None; 2],
+            seen: [None; 3],
             diverted: None,
         }
     }
 
     /// Reads what has changed.
     pub(super) fn refresh(&mut self, aliases: &Aliases) {
-        let info = Stamp::of(&self.directory.join("info"));
-        let lists_changed = info != self.info;
-        if lists_changed {
-            self.read_lists(aliases);
-            self.info = info;
-        }
         // What happened since `status` was written last is in `updates`.
-        let status = ["status", "updates"].map(|name| Stamp::of(&self.directory.join(name)));
-        if lists_changed || status != self.status {
+        let seen = ["info", "status", "updates"].map(|name| Stamp::of(&self.directory.join(name)));
+        if seen != self.seen {
+            self.read_lists(aliases);
             self.read_status(aliases);
-            self.status = status;
+            self.seen = seen;
         }
         let diverted = Stamp::of(&self.directory.join("diversions"));
         if diverted != self.diverted {
