@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::attributes;
 use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
 use crate::rules::{Attribute, Options, Severity};
 
@@ -16,12 +17,17 @@ const SETUID: u16 = 0o4000;
 const SETGID: u16 = 0o2000;
 
 /// Extended attributes that are attributes of their own, see xattr(7), acl(5), capabilities(7).
-const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+const ACL_NAMES: [&[u8]; 2] = [ACCESS_ACL_NAME, DEFAULT_ACL_NAME];
+const ACCESS_ACL_NAME: &[u8] = b"system.posix_acl_access";
+const DEFAULT_ACL_NAME: &[u8] = b"system.posix_acl_default";
 const CAPABILITIES_NAME: &[u8] = b"security.capability";
 const SELINUX_NAME: &[u8] = b"security.selinux";
 
 /// Longest part of an attribute's value that is shown, in bytes.
 const SHOWN_BYTES: usize = 256;
+
+/// Most entries of an ACL that are shown; the kernel keeps up to 8,191.
+const SHOWN_ENTRIES: usize = 64;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -363,9 +369,7 @@ fn text_of(attribute: Attribute, object: &Object) -> String {
 
 /// One attribute as JSON; null when the object has none.
 fn value_of(attribute: Attribute, object: &Object) -> Value {
-    let extended = |name: &[u8]| {
-        attribute_value(&object.extended, name).map_or(Value::Null, |value| json!(bytes(value)))
-    };
+    let extended = |name: &[u8]| attribute_value(&object.extended, name);
     match attribute {
         Attribute::Kind => json!(object.kind.name()),
         Attribute::Content => match &object.content {
@@ -388,11 +392,22 @@ fn value_of(attribute: Attribute, object: &Object) -> Value {
         }
         Attribute::Flags => json!(flag_names(object.flags)),
         Attribute::Acl => {
-            let all = ACL_NAMES.iter().filter_map(|name| attribute_value(&object.extended, name));
-            json!(all.map(bytes).collect::<Vec<_>>())
+            let mut shown = extended(ACCESS_ACL_NAME).map_or_else(Vec::new, |value| acl_entries(value, ""));
+            shown.extend(
+                extended(DEFAULT_ACL_NAME).into_iter().flat_map(|value| acl_entries(value, "default:")),
+            );
+            json!(shown)
         }
-        Attribute::Capabilities => extended(CAPABILITIES_NAME),
-        Attribute::SelinuxLabel => extended(SELINUX_NAME),
+        Attribute::Capabilities => {
+            json!(
+                extended(CAPABILITIES_NAME).map(|value| {
+                    attributes::capabilities(value).unwrap_or_else(|_| in_hexadecimal(value))
+                })
+            )
+        }
+        Attribute::SelinuxLabel => json!(extended(SELINUX_NAME).map(|value| {
+            attributes::selinux_label(value).map_or_else(|_| in_hexadecimal(value), str::to_owned)
+        })),
         Attribute::ExtendedAttributes => {
             let others = object.extended.iter().filter(|attribute| is_other_attribute(&attribute.name));
             let texts =
@@ -400,6 +415,20 @@ fn value_of(attribute: Attribute, object: &Object) -> Value {
             json!(texts.collect::<Vec<_>>())
         }
     }
+}
+
+/// The entries of an ACL, or its bytes when they are none.
+fn acl_entries(value: &[u8], prefix: &str) -> Vec<String> {
+    let Ok(entries) = attributes::acl(value) else {
+        return vec![format!("{prefix}{}", in_hexadecimal(value))];
+    };
+    let more = entries.len().saturating_sub(SHOWN_ENTRIES);
+    let mut shown: Vec<_> =
+        entries.into_iter().take(SHOWN_ENTRIES).map(|entry| format!("{prefix}{entry}")).collect();
+    if more > 0 {
+        shown.push(format!("{prefix}… {more} more"));
+    }
+    shown
 }
 
 fn key_of(attribute: Attribute) -> &'static str {
@@ -495,12 +524,21 @@ fn time(time: Timestamp) -> String {
 /// Bytes as text when they are text (a closing NUL left out), in hexadecimal otherwise.
 fn bytes(value: &[u8]) -> String {
     let value = value.strip_suffix(b"\0").unwrap_or(value);
-    let cut = &value[..value.len().min(SHOWN_BYTES)];
-    let more = if cut.len() < value.len() { "…" } else { "" };
+    let (cut, more) = cut(value);
     match std::str::from_utf8(cut) {
         Ok(text) if !text.chars().any(char::is_control) => format!("{text}{more}"),
-        _ => format!("0x{}{more}", hex(cut)),
+        _ => in_hexadecimal(value),
     }
+}
+
+fn in_hexadecimal(value: &[u8]) -> String {
+    let (cut, more) = cut(value);
+    format!("0x{}{more}", hex(cut))
+}
+
+/// What is shown of a value, and the sign that there is more.
+fn cut(value: &[u8]) -> (&[u8], &'static str) {
+    if value.len() > SHOWN_BYTES { (&value[..SHOWN_BYTES], "…") } else { (value, "") }
 }
 
 /// Bytes in lower-case hexadecimal.
@@ -654,8 +692,22 @@ mod tests {
             (
                 with_attribute("security.capability", &[1, 0]),
                 Severity::Critical,
-                "capabilities changed none -> 0x01",
+                "capabilities changed none -> 0x0100",
             ),
+            (
+                with_attribute(
+                    "security.capability",
+                    &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                ),
+                Severity::Critical,
+                "capabilities changed none -> cap_net_raw=ep",
+            ),
+            (
+                with_attribute("system.posix_acl_default", &[2, 0, 0, 0, 2, 0, 6, 0, 0xe8, 3, 0, 0]),
+                Severity::High,
+                "acl changed none -> default:user:1000:rw-",
+            ),
+            (with_attribute("system.posix_acl_access", b"?"), Severity::High, "acl changed none -> 0x3f"),
             (
                 with_attribute("security.selinux", b"system_u:object_r:etc_t:s0\0"),
                 Severity::High,
@@ -674,6 +726,20 @@ mod tests {
         }
         let target = told(Some(&link("/a")), Some(&link("/b"))).unwrap();
         assert_eq!(target.alert, "/p/x points to /b instead of /a");
+    }
+
+    #[test]
+    fn access_lists_and_capabilities_are_told_in_words_and_a_long_list_is_cut() {
+        let entry = |id: u8| [8, 0, 4, 0, id, 0, 0, 0];
+        let list: Vec<u8> = [2, 0, 0, 0].into_iter().chain((0..70).flat_map(entry)).collect();
+
+        let access = told(None, Some(&with_attribute("system.posix_acl_access", &list))).unwrap();
+        let capable = told(None, Some(&with_attribute("security.capability", &[0; 3]))).unwrap();
+
+        let entries = access.after["acl"].as_array().unwrap();
+        assert_eq!(entries.len(), SHOWN_ENTRIES + 1);
+        assert_eq!((&entries[0], &entries[64]), (&json!("group:0:r--"), &json!("… 6 more")));
+        assert_eq!(capable.after["capabilities"], "0x000000");
     }
 
     #[test]

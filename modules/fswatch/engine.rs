@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 use vigie_sdk::AlertId;
 
-use self::round::Round;
+use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
@@ -26,6 +26,7 @@ use crate::due::DuePaths;
 use crate::events::{Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
 use crate::look::is_missing;
+use crate::recorded::PackageRecords;
 use crate::rules::{Coverage, Interest, Rules, Severity};
 use crate::storm::Storms;
 use crate::watching::{Choice, Watching};
@@ -155,6 +156,9 @@ pub struct Engine<S> {
     storms: Storms,
     due: DuePaths,
     rounds: BTreeMap<u64, Round>,
+    /// Rounds whose alerts wait for what packages say of them.
+    unrecorded: BTreeMap<u64, Told>,
+    packages: PackageRecords,
     /// Paths that a worker looks at now.
     in_flight: HashSet<PathBuf>,
     /// What happened to them meanwhile.
@@ -206,13 +210,15 @@ impl<S: Sink> Engine<S> {
             sink,
             workers: Workers::start(&mailbox)?,
             watching: Watching::start(&mailbox)?,
-            mailbox,
             coverage: Arc::new(Coverage::new(&Rules::none(), &resolve)),
             own,
             ledger: Ledger::open(None, 0).0,
             storms: Storms::new(0, 0),
             due: DuePaths::new(Duration::ZERO),
             rounds: BTreeMap::new(),
+            unrecorded: BTreeMap::new(),
+            packages: PackageRecords::start(mailbox.clone())?,
+            mailbox,
             in_flight: HashSet::new(),
             again: HashMap::new(),
             scans: BTreeMap::new(),
@@ -394,8 +400,9 @@ impl<S: Sink> Engine<S> {
         if self.status.baseline_complete {
             self.ledger.tend();
             self.note_trouble();
-            if self.scans.is_empty() && self.due.is_empty() && self.rounds.is_empty() {
+            if self.scans.is_empty() && self.due.is_empty() && self.in_flight.is_empty() {
                 self.seen_until = SystemTime::now();
+                self.packages.forget();
             }
         }
     }
@@ -564,6 +571,7 @@ impl<S: Sink> Engine<S> {
                 }
                 Report::Read { scan, directory, findings } => self.note_read(scan, &directory, findings),
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
+                Report::Recorded { round, answers } => self.note_recorded(round, answers),
             }
         }
     }

@@ -11,6 +11,7 @@
 //! What is watched is in [`config`] and [`rules`], what is known of an object in [`object`], how it is found out in
 //! [`look`], what a difference means in [`change`], what is kept on disk in [`store`] and [`history`].
 
+pub mod attributes;
 pub mod baseline;
 pub mod change;
 pub mod codec;
@@ -25,11 +26,13 @@ pub mod ledger;
 pub mod look;
 pub mod mounts;
 pub mod object;
+pub mod packages;
 pub mod pattern;
 pub mod process;
 pub mod processes;
 pub mod profile;
 pub mod query;
+pub mod recorded;
 pub mod rules;
 pub mod store;
 pub mod storm;

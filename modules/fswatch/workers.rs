@@ -125,6 +125,13 @@ pub enum Report {
         /// What was found.
         findings: Findings,
     },
+    /// What packages say of some paths.
+    Recorded {
+        /// The round.
+        round: u64,
+        /// Which alert, and its package.
+        answers: Vec<(usize, serde_json::Value)>,
+    },
     /// Some paths were looked at.
     Looked {
         /// The round.

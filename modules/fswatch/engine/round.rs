@@ -16,6 +16,8 @@ use crate::events::Happened;
 use crate::ledger::Entry;
 use crate::look::Found;
 use crate::object::{Content, Kind, NotRead, Object};
+use crate::query::path_from_text;
+use crate::recorded::{PackageRecords, Question, mark_manager};
 use crate::rules::Severity;
 use crate::workers::{Item, Job, plan};
 
@@ -36,6 +38,17 @@ pub(super) struct Round {
     outcomes: Vec<(Item, io::Result<Found>)>,
 }
 
+/// What a round found, before it is told.
+#[derive(Debug)]
+pub(super) struct Told {
+    entry: Entry,
+    alerts: Vec<Alert>,
+    /// Directories that are gone, or something else now.
+    trees: Vec<(PathBuf, Happened)>,
+    /// All paths of the round.
+    paths: Vec<PathBuf>,
+}
+
 /// One path of a round as it was found.
 struct Seen {
     path: PathBuf,
@@ -48,7 +61,7 @@ struct Seen {
 
 impl<S: Sink> Engine<S> {
     pub(super) fn has_room_for_a_round(&self) -> bool {
-        self.rounds.len() < MAX_ROUNDS
+        self.rounds.len() + self.unrecorded.len() < MAX_ROUNDS
     }
 
     /// Has the paths looked at whose time has come.
@@ -108,12 +121,12 @@ impl<S: Sink> Engine<S> {
             return;
         }
         if let Some(round) = self.rounds.remove(&number) {
-            self.settle(round.outcomes);
+            self.settle(number, round.outcomes);
         }
     }
 
-    /// Tells what a round found.
-    fn settle(&mut self, outcomes: Vec<(Item, io::Result<Found>)>) {
+    /// Finds out what is to be told of a round.
+    fn settle(&mut self, number: u64, outcomes: Vec<(Item, io::Result<Found>)>) {
         let paths: Vec<PathBuf> = outcomes.iter().map(|(item, _)| item.path.clone()).collect();
         let mut seen: Vec<Seen> =
             outcomes.into_iter().filter_map(|(item, found)| self.judge(item, found)).collect();
@@ -144,6 +157,40 @@ impl<S: Sink> Engine<S> {
                 entry.changes.push((one.path.clone(), one.there.take()));
             }
         }
+        let questions: Vec<Question> = alerts
+            .iter()
+            .enumerate()
+            .map(|(alert, told)| (alert, told, path_from_text(&told.path)))
+            .filter(|(_, _, path)| PackageRecords::may_know(path))
+            .map(|(alert, told, path)| {
+                let is_file = told.kind == Kind::File.name() && told.event != Event::Removed;
+                Question { alert, path, is_file }
+            })
+            .collect();
+        let told = Told { entry, alerts, trees, paths };
+        if questions.is_empty() {
+            self.conclude(told);
+        } else {
+            self.unrecorded.insert(number, told);
+            self.packages.compare(number, questions);
+        }
+    }
+
+    /// Packages said what they recorded.
+    pub(super) fn note_recorded(&mut self, round: u64, answers: Vec<(usize, Value)>) {
+        let Some(mut told) = self.unrecorded.remove(&round) else { return };
+        for (alert, package) in answers {
+            if let Some(alert) = told.alerts.get_mut(alert) {
+                alert.package = package;
+                mark_manager(&mut alert.package, &alert.process);
+            }
+        }
+        self.conclude(told);
+    }
+
+    /// Tells what a round found.
+    fn conclude(&mut self, told: Told) {
+        let Told { entry, alerts, trees, paths } = told;
         self.tell(entry, alerts);
         for (path, happened) in trees {
             self.tree_went(&path, &happened);

@@ -1,0 +1,167 @@
+//! The thread that knows what package managers recorded: it compares a changed file with its package, so that the
+//! engine never waits for their databases.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::events::Mailbox;
+use crate::look::is_missing;
+use crate::packages::{Packages, manager_of};
+use crate::workers::Report;
+
+/// Where package managers put files. Elsewhere nobody is asked.
+const PLACES: [&str; 9] = ["/bin", "/boot", "/etc", "/lib", "/lib64", "/opt", "/sbin", "/usr", "/var/lib"];
+
+/// What is asked about one alert.
+#[derive(Debug)]
+pub struct Question {
+    /// Which alert of the round.
+    pub alert: usize,
+    /// The path, free of links.
+    pub path: PathBuf,
+    /// There is a regular file to compare; otherwise only the package's name is wanted.
+    pub is_file: bool,
+}
+
+#[derive(Debug)]
+enum Order {
+    Compare { round: u64, questions: Vec<Question> },
+    Forget,
+}
+
+/// The way to the thread. It ends with it.
+#[derive(Debug)]
+pub struct PackageRecords {
+    orders: mpsc::Sender<Order>,
+    /// Something is in memory that could be given back.
+    loaded: bool,
+}
+
+impl PackageRecords {
+    /// Starts the thread; answers go to `mailbox`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+        let (orders, received) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("packages".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || work(&received, &mailbox))?;
+        Ok(Self { orders, loaded: false })
+    }
+
+    /// Whether a path may belong to a package.
+    #[must_use]
+    pub fn may_know(path: &Path) -> bool {
+        PLACES.iter().any(|place| path.starts_with(place))
+    }
+
+    /// Asks about some paths; the answer is a [`Report::Recorded`].
+    pub fn compare(&mut self, round: u64, questions: Vec<Question>) {
+        self.loaded = true;
+        // The thread ends with us only.
+        self.orders.send(Order::Compare { round, questions }).ok();
+    }
+
+    /// Nobody asked for a while.
+    pub fn forget(&mut self) {
+        if std::mem::take(&mut self.loaded) {
+            self.orders.send(Order::Forget).ok();
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
+    let mut packages = Packages::at(Path::new("/"));
+    for order in orders {
+        match order {
+            Order::Forget => packages.forget(),
+            Order::Compare { round, questions } => {
+                let answers = questions
+                    .into_iter()
+                    .map(|question| (question.alert, answer(&mut packages, &question)))
+                    .collect();
+                mailbox.report(Report::Recorded { round, answers });
+            }
+        }
+    }
+}
+
+/// The package of a path as alerts tell it; null when there is none.
+fn answer(packages: &mut Packages, question: &Question) -> Value {
+    let Some(recorded) = packages.find(&question.path, now()) else { return Value::Null };
+    let compared =
+        question.is_file.then(|| File::open(&question.path).and_then(|file| recorded.matches(file)));
+    let as_recorded = match compared {
+        Some(Ok(as_recorded)) => as_recorded,
+        Some(Err(error)) if is_missing(&error) => None,
+        Some(Err(_)) | None => None,
+    };
+    let mut told = json!({
+        "manager": recorded.manager.name(),
+        "name": recorded.package,
+        "version": recorded.version,
+    });
+    if let Some(as_recorded) = as_recorded {
+        told["as_recorded"] = json!(as_recorded);
+    }
+    if recorded.configuration {
+        told["configuration"] = json!(true);
+    }
+    told
+}
+
+/// Marks what a package manager did itself: while it works, its records are not those of the files yet, so that only a
+/// match means something.
+pub fn mark_manager(package: &mut Value, process: &Value) {
+    let manager = process["executable"].as_str().and_then(|path| manager_of(Path::new(path)));
+    if let Some(manager) = manager {
+        if package.is_null() {
+            *package = json!({});
+        }
+        package["by_manager"] = json!(manager.name());
+        if package["as_recorded"] == json!(false)
+            && let Some(map) = package.as_object_mut()
+        {
+            map.remove("as_recorded");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_package_manager_does_is_marked_and_only_a_match_is_told() {
+        let dpkg = json!({"executable": "/usr/bin/dpkg"});
+        let mut unknown = Value::Null;
+        mark_manager(&mut unknown, &dpkg);
+        let mut other = json!({"name": "x", "as_recorded": false});
+        mark_manager(&mut other, &dpkg);
+        let mut by_hand = json!({"name": "x", "as_recorded": false});
+        mark_manager(&mut by_hand, &json!({"executable": "/usr/bin/vim"}));
+
+        assert_eq!(unknown, json!({"by_manager": "dpkg"}));
+        assert_eq!(other, json!({"name": "x", "by_manager": "dpkg"}));
+        assert_eq!(by_hand["as_recorded"], json!(false));
+    }
+
+    #[test]
+    fn paths_outside_the_system_are_not_asked_about() {
+        assert!(PackageRecords::may_know(Path::new("/usr/bin/ls")));
+        assert!(!PackageRecords::may_know(Path::new("/home/a")));
+        assert!(!PackageRecords::may_know(Path::new("/usrlocal")));
+    }
+}

@@ -1,0 +1,64 @@
+//! Extended attributes as this kernel stores them, in the words of the tools that set them.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use vigie_fswatch::attributes::{acl, capabilities};
+
+/// Runs a tool; its standard output, or nothing when it is not there or does not do it.
+fn run(tool: &str, arguments: &[&str], path: &Path) -> Option<String> {
+    let output = Command::new(tool).args(arguments).arg(path).output().ok()?;
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+fn extended(path: &Path, name: &str) -> Vec<u8> {
+    let mut value = [0; 1024];
+    let length = rustix::fs::getxattr(path, name, &mut value[..]).unwrap();
+    value[..length].to_vec()
+}
+
+#[test]
+fn capabilities_read_as_getcap_shows_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("program");
+    File::create(&path).unwrap();
+    let set =
+        ["cap_net_raw=ep", "cap_chown=i cap_kill+p", "=eip cap_sys_admin-eip", "cap_bpf,cap_perfmon=eip"];
+    for wanted in set {
+        if run("setcap", &[wanted], &path).is_none() {
+            return println!("skipped: there is no setcap, or it may not set capabilities");
+        }
+        let Some(shown) = run("getcap", &["-n"], &path) else {
+            return println!("skipped: there is no getcap");
+        };
+
+        let decoded = capabilities(&extended(&path, "security.capability")).unwrap();
+
+        assert_eq!(format!("{} {decoded}", path.display()), shown.trim_end());
+    }
+}
+
+#[test]
+fn an_acl_reads_as_getfacl_shows_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let entries = "u:1000:rwx,g:27:r,m::rx,d:u:7:-";
+    if run("setfacl", &["-m", entries], directory.path()).is_none() {
+        return println!("skipped: there is no setfacl, or the file system has no ACLs");
+    }
+    let arguments = ["--numeric", "--omit-header", "--no-effective", "--absolute-names"];
+    let Some(shown) = run("getfacl", &arguments, directory.path()) else {
+        return println!("skipped: there is no getfacl");
+    };
+
+    let access = acl(&extended(directory.path(), "system.posix_acl_access")).unwrap();
+    let default = acl(&extended(directory.path(), "system.posix_acl_default")).unwrap();
+
+    let default = default.into_iter().map(|entry| format!("default:{entry}"));
+    assert_eq!(
+        access.into_iter().chain(default).collect::<Vec<_>>(),
+        shown.split_whitespace().collect::<Vec<_>>()
+    );
+}
