@@ -1,144 +1,242 @@
-//! File handles: names of inodes that no rename changes.
+//! File handles: names of objects that survive renames, and are the same in events and on the disk.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys::{self, MAX_HANDLE_BYTES, RawHandle};
+use rustix::fs::{Mode, OFlags};
 
-/// Which file system: `f_fsid` of statfs(2), as events carry it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FilesystemId(pub u64);
+use crate::sys;
+
+/// Bytes of a handle that are kept without an allocation: ext4 takes 8, tmpfs and XFS 12, btrfs 20.
+const INLINE_BYTES: usize = 24;
+
+/// Identity of a mounted file system (`f_fsid` of statfs(2)). Some file systems get another one with each mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FilesystemId(u64);
 
 impl FilesystemId {
-    /// The file system of an open file.
+    /// The file system that an open object is on.
     ///
     /// # Errors
-    /// When the kernel does not tell.
-    pub fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self(rustix::fs::fstatvfs(file)?.f_fsid))
+    /// Those of fstatfs(2).
+    pub fn of(object: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(rustix::fs::fstatvfs(object)?.f_fsid))
+    }
+
+    /// From `__kernel_fsid_t`, two integers; put together as statvfs(3) does.
+    pub(crate) fn from_words([low, high]: [u32; 2]) -> Self {
+        Self(u64::from(low) | (u64::from(high) << 32))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn words(self) -> [u32; 2] {
+        [self.0 as u32, (self.0 >> 32) as u32]
     }
 }
 
-/// A handle in an event.
+/// A handle inside of an event. Only the file system that made it understands its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandleRef<'a> {
     /// The file system.
     pub filesystem: FilesystemId,
-    /// The form of the bytes, which only the file system understands.
+    /// How the file system made the bytes (`handle_type`).
     pub kind: i32,
-    /// The handle.
+    /// At most 128. None in a [`crate::FilesystemError`] that is about no object.
     pub bytes: &'a [u8],
 }
 
-/// Bytes of a handle that need no memory of their own; most file systems use 8 to 16.
-const INLINE_BYTES: usize = 24;
-
-#[derive(Debug, Clone)]
-enum Bytes {
-    Inline(u8, [u8; INLINE_BYTES]),
-    Long(Box<[u8]>),
-}
-
-/// A handle.
-#[derive(Debug, Clone)]
+/// A handle to keep. 40 bytes, and no allocation for the file systems that are common.
+#[derive(Clone)]
 pub struct Handle {
     filesystem: FilesystemId,
-    kind: i32,
-    bytes: Bytes,
+    object: Object,
+}
+
+#[derive(Clone)]
+enum Object {
+    Inline { length: u8, kind: i32, bytes: [u8; INLINE_BYTES] },
+    Boxed { kind: i32, bytes: Box<[u8]> },
 }
 
 impl Handle {
-    /// The handle as events carry it.
+    /// The same, borrowed.
     #[must_use]
-    pub fn as_ref(&self) -> HandleRef<'_> {
-        let bytes = match &self.bytes {
-            Bytes::Inline(length, bytes) => &bytes[..usize::from(*length)],
-            Bytes::Long(bytes) => bytes,
+    pub fn as_handle_ref(&self) -> HandleRef<'_> {
+        let (kind, bytes) = match &self.object {
+            Object::Inline { length, kind, bytes } => {
+                (kind, bytes.get(..usize::from(*length)).unwrap_or(bytes))
+            }
+            Object::Boxed { kind, bytes } => (kind, &bytes[..]),
         };
-        HandleRef { filesystem: self.filesystem, kind: self.kind, bytes }
+        HandleRef { filesystem: self.filesystem, kind: *kind, bytes }
+    }
+
+    /// The file system that the object is on.
+    #[must_use]
+    pub fn filesystem(&self) -> FilesystemId {
+        self.filesystem
     }
 }
 
 impl From<HandleRef<'_>> for Handle {
-    fn from(handle: HandleRef<'_>) -> Self {
-        let length = handle.bytes.len();
-        let bytes = match u8::try_from(length) {
-            Ok(short) if length <= INLINE_BYTES => {
-                let mut bytes = [0; INLINE_BYTES];
-                bytes[..length].copy_from_slice(handle.bytes);
-                Bytes::Inline(short, bytes)
+    fn from(HandleRef { filesystem, kind, bytes }: HandleRef<'_>) -> Self {
+        let mut inline = [0; INLINE_BYTES];
+        let object = match (inline.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(bytes);
+                Object::Inline { length, kind, bytes: inline }
             }
-            _ => Bytes::Long(handle.bytes.into()),
+            _ => Object::Boxed { kind, bytes: bytes.into() },
         };
-        Self { filesystem: handle.filesystem, kind: handle.kind, bytes }
+        Self { filesystem, object }
     }
 }
 
 impl PartialEq for Handle {
     fn eq(&self, other: &Self) -> bool {
-        self.as_ref() == other.as_ref()
+        self.as_handle_ref() == other.as_handle_ref()
     }
 }
 
 impl Eq for Handle {}
 
-impl Hash for Handle {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_ref().hash(state);
+impl PartialEq<HandleRef<'_>> for Handle {
+    fn eq(&self, other: &HandleRef<'_>) -> bool {
+        self.as_handle_ref() == *other
     }
 }
 
-/// The handle of a name in a directory, without following a link; of the directory itself when the name is empty.
-///
-/// # Errors
-/// When there is none, or the file system has no handles (`EOPNOTSUPP`).
-pub fn handle_of(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Handle> {
-    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
-    let (raw, _) = sys::name_to_handle(directory, &CString::new(name.as_bytes())?, flags)?;
-    let length = usize::try_from(raw.length).unwrap_or(MAX_HANDLE_BYTES).min(MAX_HANDLE_BYTES);
-    let filesystem = FilesystemId::of(directory)?;
-    Ok(HandleRef { filesystem, kind: raw.kind, bytes: &raw.bytes[..length] }.into())
+impl Hash for Handle {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_handle_ref().hash(state);
+    }
 }
 
-/// Opens what a handle names, only to ask about it (`O_PATH`). `mount` is any open file on its file system; the path of
-/// what is opened is the one that is seen through that mount.
+impl fmt::Debug for Handle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_handle_ref().fmt(formatter)
+    }
+}
+
+/// A handle, and what it is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// Can be opened by [`open_handle`].
+    Openable(Handle),
+    /// Tells the object from others as long as it is in use, and is the one in events; it cannot be opened. Where
+    /// the file system has no better (overlayfs), from Linux 6.5.
+    Comparable(Handle),
+}
+
+impl Identity {
+    /// The handle, whatever it is good for.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        match self {
+            Self::Openable(handle) | Self::Comparable(handle) => handle,
+        }
+    }
+
+    /// The handle, whatever it is good for.
+    #[must_use]
+    pub fn into_handle(self) -> Handle {
+        match self {
+            Self::Openable(handle) | Self::Comparable(handle) => handle,
+        }
+    }
+}
+
+/// The handle of what a name in a directory stands for; of the open object itself when the name is empty.
+///
+/// A link is not followed. A mount point stands for what is mounted there.
 ///
 /// # Errors
-/// `ESTALE` when it does not exist any more, `EPERM` without `CAP_DAC_READ_SEARCH`.
-pub fn open_handle(mount: BorrowedFd<'_>, handle: HandleRef<'_>) -> io::Result<OwnedFd> {
-    let mut raw = RawHandle { length: 0, kind: handle.kind, bytes: [0; MAX_HANDLE_BYTES] };
-    let Some(room) = raw.bytes.get_mut(..handle.bytes.len()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// Those of openat(2) and name_to_handle_at(2); `EOPNOTSUPP` where the file system has no handles at all.
+pub fn handle_of(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Identity> {
+    if name.is_empty() {
+        return identity_of(directory);
+    }
+    // Opened, and not asked by name: both questions must be about the same object, and it may be on another file
+    // system than the directory.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let object = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    identity_of(object.as_fd())
+}
+
+fn identity_of(object: BorrowedFd<'_>) -> io::Result<Identity> {
+    let filesystem = FilesystemId::of(object)?;
+    let owned = |handle: &sys::FileHandle| {
+        Handle::from(HandleRef { filesystem, kind: handle.kind(), bytes: handle.bytes() })
     };
-    room.copy_from_slice(handle.bytes);
-    raw.length = u32::try_from(handle.bytes.len()).unwrap_or_default();
-    sys::open_by_handle(mount, &mut raw, libc::O_PATH | libc::O_CLOEXEC)
+    match sys::name_to_handle_at(object, 0) {
+        Ok(handle) => Ok(Identity::Openable(owned(&handle))),
+        Err(no_handles) if no_handles.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            match sys::name_to_handle_at(object, libc::AT_HANDLE_FID) {
+                Ok(handle) => Ok(Identity::Comparable(owned(&handle))),
+                // A kernel that does not know the flag says EINVAL, which would mislead.
+                Err(_) => Err(no_handles),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens an object by its handle, for reference only (`O_PATH`): for fstat(2), readlink(2) of `/proc/self/fd/N`,
+/// or as the directory of openat(2). Takes CAP_DAC_READ_SEARCH.
+///
+/// `mount` is any open object of the same file system (not `O_PATH`); the path of what is opened begins at that
+/// mount.
+///
+/// # Errors
+/// `ESTALE` when the object is gone or the handle is of another file system, and those of open_by_handle_at(2).
+pub fn open_handle(mount: BorrowedFd<'_>, handle: &Handle) -> io::Result<OwnedFd> {
+    let HandleRef { kind, bytes, .. } = handle.as_handle_ref();
+    sys::open_by_handle_at(mount, kind, bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn handles_are_equal_by_what_they_name_whatever_their_length() {
-        let short = HandleRef { filesystem: FilesystemId(1), kind: 1, bytes: &[1; 8] };
-        let long = HandleRef { bytes: &[1; 100], ..short };
-
-        assert_eq!(Handle::from(short).as_ref(), short);
-        assert_eq!(Handle::from(long).as_ref(), long);
-        assert_ne!(Handle::from(short), Handle::from(HandleRef { kind: 2, ..short }));
-        assert_ne!(Handle::from(short), Handle::from(long));
+    fn a_handle_is_small() {
+        assert!(size_of::<Handle>() <= 40, "{} bytes", size_of::<Handle>());
     }
 
-    #[test]
-    fn a_handle_longer_than_any_is_refused() {
-        use std::os::fd::AsFd;
-        let root = std::fs::File::open("/").unwrap();
-        let handle = HandleRef { filesystem: FilesystemId(1), kind: 1, bytes: &[1; 200] };
+    fn parts() -> impl Strategy<Value = (u32, u32, i32, Vec<u8>)> {
+        // Few values, so that equal ones are met as well.
+        (0..2_u32, 0..2_u32, 0..2_i32, proptest::collection::vec(0..2_u8, 0..30))
+    }
 
-        assert_eq!(open_handle(root.as_fd(), handle).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    proptest! {
+        #[test]
+        fn a_handle_to_keep_is_what_it_was_made_from((low, high, kind, bytes) in parts()) {
+            let filesystem = FilesystemId::from_words([low, high]);
+            let borrowed = HandleRef { filesystem, kind, bytes: &bytes };
+
+            let handle = Handle::from(borrowed);
+
+            prop_assert_eq!(handle.as_handle_ref(), borrowed);
+            prop_assert_eq!(filesystem.words(), [low, high]);
+            prop_assert_eq!(handle.filesystem(), filesystem);
+        }
+
+        #[test]
+        fn handles_are_found_in_maps_and_differ_where_their_parts_do(one in parts(), other in parts()) {
+            let handle = |(low, high, kind, bytes): &(u32, u32, i32, Vec<u8>)| {
+                Handle::from(HandleRef { filesystem: FilesystemId::from_words([*low, *high]), kind: *kind, bytes })
+            };
+            let map = HashMap::from([(handle(&one), ())]);
+
+            prop_assert!(map.contains_key(&handle(&one)));
+            prop_assert_eq!(map.contains_key(&handle(&other)), one == other);
+        }
     }
 }

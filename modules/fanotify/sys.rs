@@ -1,123 +1,119 @@
-//! The system calls, and all that is unsafe about them.
+//! The system calls that no safe crate wraps. Each function is one call.
+#![expect(unsafe_code, reason = "nothing safe wraps fanotify, file handles or the priority of I/O")]
 
-#![expect(
-    unsafe_code,
-    reason = "these system calls have no safe wrapper that reads names, handles and processes"
-)]
-
-use std::ffi::CStr;
+use std::ffi::{c_int, c_long, c_uint};
 use std::io;
-use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// `MAX_HANDLE_SZ` of linux/exportfs.h.
-pub(crate) const MAX_HANDLE_BYTES: usize = 128;
+/// Most bytes of a handle (`MAX_HANDLE_SZ` of the kernel).
+pub(crate) const MAX_HANDLE_BYTES: usize = libc::MAX_HANDLE_SZ as usize;
 
-/// `IOPRIO_WHO_PROCESS`, `IOPRIO_CLASS_IDLE` and `IOPRIO_CLASS_SHIFT` of linux/ioprio.h.
-const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-const IOPRIO_IDLE: libc::c_int = 3 << 13;
+/// `IOPRIO_WHO_PROCESS` of include/uapi/linux/ioprio.h; with id 0 it is the calling thread.
+const IOPRIO_WHO_PROCESS: c_int = 1;
+/// `IOPRIO_CLASS_IDLE` in the position of the class (`IOPRIO_CLASS_SHIFT`), of the same header.
+const IOPRIO_IDLE: c_int = 3 << 13;
 
-/// A `struct file_handle` with room for the longest one, see open_by_handle_at(2).
+/// `struct file_handle` of open_by_handle_at(2) with room for the largest handle.
 #[repr(C)]
-pub(crate) struct RawHandle {
-    pub(crate) length: libc::c_uint,
-    pub(crate) kind: libc::c_int,
-    pub(crate) bytes: [u8; MAX_HANDLE_BYTES],
+pub(crate) struct FileHandle {
+    handle_bytes: c_uint,
+    handle_type: c_int,
+    f_handle: [u8; MAX_HANDLE_BYTES],
 }
 
-const _: () = assert!(offset_of!(RawHandle, bytes) == 8 && size_of::<RawHandle>() == 8 + MAX_HANDLE_BYTES);
+impl FileHandle {
+    fn empty() -> Self {
+        Self { handle_bytes: MAX_HANDLE_BYTES as c_uint, handle_type: 0, f_handle: [0; MAX_HANDLE_BYTES] }
+    }
 
-fn result(returned: libc::c_int) -> io::Result<libc::c_int> {
-    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+    fn new(kind: i32, bytes: &[u8]) -> Option<Self> {
+        let mut handle =
+            Self { handle_bytes: bytes.len().try_into().ok()?, handle_type: kind, ..Self::empty() };
+        handle.f_handle.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(handle)
+    }
+
+    pub(crate) fn kind(&self) -> i32 {
+        self.handle_type
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let length = usize::try_from(self.handle_bytes).unwrap_or(MAX_HANDLE_BYTES);
+        self.f_handle.get(..length).unwrap_or(&self.f_handle)
+    }
 }
 
-/// Takes a descriptor that the kernel gave to us alone.
-pub(crate) fn own(descriptor: libc::c_int) -> OwnedFd {
-    // SAFETY: the callers pass descriptors that the kernel opened for this call or event, each exactly once, so
-    // nobody else closes it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
+/// fanotify_init(2): opens a group.
+pub(crate) fn fanotify_init(flags: c_uint) -> io::Result<OwnedFd> {
+    // How the kernel would open what it passes on; nothing, as long as the group reports handles.
+    let event_flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE) as c_uint;
+    // SAFETY: takes two numbers, touches no memory of ours.
+    let descriptor = unsafe { libc::fanotify_init(flags, event_flags) };
+    check(descriptor)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-pub(crate) fn init(flags: libc::c_uint, event_flags: libc::c_uint) -> io::Result<OwnedFd> {
-    // SAFETY: two numbers; the kernel refuses those that it does not know.
-    result(unsafe { libc::fanotify_init(flags, event_flags) }).map(own)
-}
-
-pub(crate) fn mark(
+/// fanotify_mark(2): changes the mark of the directory or of its file system.
+pub(crate) fn fanotify_mark(
     group: BorrowedFd<'_>,
-    flags: libc::c_uint,
+    flags: c_uint,
     mask: u64,
-    at: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    // SAFETY: both descriptors are open for as long as they are borrowed. Without a path the mark is on what the
-    // second one is.
-    result(unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, at.as_raw_fd(), std::ptr::null()) })?;
-    Ok(())
+    // With the path "." and not a null pointer, so that descriptors made with O_PATH will do.
+    let path = c".".as_ptr();
+    // SAFETY: both descriptors are borrowed for the call, and the path is a constant that ends with a zero.
+    let result = unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, directory.as_raw_fd(), path) };
+    check(result)
 }
 
-pub(crate) fn name_to_handle(
-    at: BorrowedFd<'_>,
-    name: &CStr,
-    flags: libc::c_int,
-) -> io::Result<(RawHandle, libc::c_int)> {
-    let mut handle =
-        RawHandle { length: MAX_HANDLE_BYTES as libc::c_uint, kind: 0, bytes: [0; MAX_HANDLE_BYTES] };
-    let mut mount = 0;
-    // SAFETY: `handle` has the layout of `struct file_handle` with as much room behind it as its first field says, and
-    // the name ends with a NUL; both live until the call returns.
-    result(unsafe {
+/// name_to_handle_at(2): the handle of an open object. `flags` are added to `AT_EMPTY_PATH`.
+pub(crate) fn name_to_handle_at(object: BorrowedFd<'_>, flags: c_int) -> io::Result<FileHandle> {
+    let mut handle = FileHandle::empty();
+    let mut mount_id: c_int = 0;
+    // SAFETY: `FileHandle` begins like `struct file_handle` and is followed by as many bytes as `handle_bytes` says;
+    // it and `mount_id` live for the call; the path is a constant that ends with a zero.
+    let result = unsafe {
         libc::name_to_handle_at(
-            at.as_raw_fd(),
-            name.as_ptr(),
+            object.as_raw_fd(),
+            c"".as_ptr(),
             (&raw mut handle).cast(),
-            &raw mut mount,
-            flags,
+            &raw mut mount_id,
+            libc::AT_EMPTY_PATH | flags,
         )
-    })?;
-    Ok((handle, mount))
+    };
+    check(result)?;
+    Ok(handle)
 }
 
-pub(crate) fn open_by_handle(
-    mount: BorrowedFd<'_>,
-    handle: &mut RawHandle,
-    flags: libc::c_int,
-) -> io::Result<OwnedFd> {
-    // SAFETY: `handle` has the layout of `struct file_handle`; its length was checked against its room when it was made.
-    result(unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut *handle).cast(), flags) }).map(own)
+/// open_by_handle_at(2): opens by handle, for reference only (`O_PATH`).
+pub(crate) fn open_by_handle_at(mount: BorrowedFd<'_>, kind: i32, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut handle =
+        FileHandle::new(kind, bytes).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: `FileHandle` begins like `struct file_handle` and is followed by at least as many bytes as
+    // `handle_bytes` says; it lives for the call.
+    let descriptor = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), flags) };
+    check(descriptor)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Lets this thread use a disk only when nobody else wants it (`IOPRIO_CLASS_IDLE`, see ioprio_set(2)). Schedulers that
-/// know no priorities ignore it.
+/// Lets the calling thread's reading and writing of disks wait until nobody else needs them (ioprio_set(2)).
+///
+/// Has an effect where the disk's scheduler knows priorities (BFQ, mq-deadline).
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel was built without block devices, or a seccomp filter denies it.
 pub fn set_idle_io_priority() -> io::Result<()> {
-    // SAFETY: three numbers; 0 is the calling thread.
-    let returned = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE) };
-    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let this_thread: c_int = 0;
+    // SAFETY: ioprio_set takes three numbers of type int and touches no memory of ours.
+    let result: c_long =
+        unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, this_thread, IOPRIO_IDLE) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_idle_priority_is_taken_for_this_thread_alone() {
-        std::thread::spawn(|| set_idle_io_priority().unwrap()).join().unwrap();
-    }
-
-    #[test]
-    fn a_mark_of_no_group_is_refused() {
-        use std::os::fd::AsFd;
-        let file = std::fs::File::open("/").unwrap();
-
-        let refused = mark(file.as_fd(), libc::FAN_MARK_ADD, libc::FAN_CREATE, file.as_fd()).unwrap_err();
-
-        assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
-    }
-
-    #[test]
-    fn flags_that_do_not_exist_are_refused() {
-        assert!(init(u32::MAX, 0).is_err());
-    }
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

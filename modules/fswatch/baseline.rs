@@ -637,7 +637,7 @@ mod tests {
                 let mut block = block.to_vec();
                 let at = damage.0.index(block.len());
                 block[at] ^= damage.1;
-                drop(damaged.add_block(&block));
+                let _ = damaged.add_block(&block);
             }
 
             prop_assert_eq!(copy.len(), model.len());

@@ -21,13 +21,14 @@ use vigie_sdk::AlertId;
 use self::round::Round;
 use self::scan::{Purpose, Scan};
 use crate::change::{Alert, Event, description, notice, shown};
+use crate::config::Backend;
 use crate::due::DuePaths;
 use crate::events::{Happened, Mailbox, Taken, Window};
-use crate::inotify::Watcher;
 use crate::ledger::{Beginning, Entry, Ledger};
 use crate::look::is_missing;
 use crate::rules::{Coverage, Interest, Rules, Severity};
 use crate::storm::Storms;
+use crate::watching::{Choice, Watching};
 use crate::workers::{Depth, Report, Workers};
 
 /// Missing paths that the log names one by one; the status names them all.
@@ -74,6 +75,10 @@ pub struct Status {
     pub unwatched: BTreeMap<PathBuf, String>,
     /// File systems that are left out, and why.
     pub skipped: BTreeMap<PathBuf, String>,
+    /// How each file system is watched.
+    pub backends: Vec<Choice>,
+    /// Why fanotify is not used at all.
+    pub why_no_fanotify: Option<String>,
     /// What is wrong with the state directory.
     pub trouble: Option<String>,
     /// Whether everything has been looked at once.
@@ -142,7 +147,7 @@ pub struct Engine<S> {
     sink: S,
     mailbox: Mailbox,
     workers: Workers,
-    watcher: Watcher,
+    watching: Watching,
     coverage: Arc<Coverage>,
     /// Paths that belong to the module itself and are never watched.
     own: Option<PathBuf>,
@@ -200,7 +205,7 @@ impl<S: Sink> Engine<S> {
         Ok(Self {
             sink,
             workers: Workers::start(&mailbox)?,
-            watcher: Watcher::start(mailbox.clone())?,
+            watching: Watching::start(&mailbox)?,
             mailbox,
             coverage: Arc::new(Coverage::new(&Rules::none(), &resolve)),
             own,
@@ -315,7 +320,11 @@ impl<S: Sink> Engine<S> {
             Order::Watch(rules) => self.watch(&rules),
             Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
             Order::Explain(path, answer) => {
-                answer.try_send(self.coverage.explain(&path).to_json()).ok();
+                let mut explained = self.coverage.explain(&path).to_json();
+                if let Some(choice) = self.watching.choice_of(&path) {
+                    explained["backend"] = json!({"name": choice.name(), "why": choice.why});
+                }
+                answer.try_send(explained).ok();
             }
             Order::Known(path, answer) => {
                 answer.try_send(self.known_json(&path)).ok();
@@ -407,7 +416,9 @@ impl<S: Sink> Engine<S> {
         self.status.unacknowledged = state.pending.len();
         self.status.unaccepted = state.unaccepted.len();
         self.status.store_bytes = self.ledger.store_bytes();
-        self.status.watches = self.watcher.len();
+        self.status.watches = self.watching.directories().len();
+        self.status.backends = self.watching.choices().cloned().collect();
+        self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
         *self.published.lock() = Arc::new(self.status.clone());
@@ -420,6 +431,12 @@ impl<S: Sink> Engine<S> {
         self.due.set_settle(settings.settle);
         self.storms.set_limit(settings.storm_changes);
         self.ledger.set_history_bytes(settings.history_bytes);
+        self.watching.choose(settings.backend, self.own.as_deref(), &self.mailbox);
+        if settings.backend == Backend::Fanotify
+            && let Some(why) = self.watching.why_not()
+        {
+            self.sink.log(&format!("fanotify is configured and not used: {why}"));
+        }
         self.cover(rules);
         self.scan_all(Purpose::Learn, Depth::Glance, None);
         self.publish();
@@ -441,6 +458,7 @@ impl<S: Sink> Engine<S> {
                 self.links.insert(root.path.clone(), target.clone());
             }
         }
+        self.watching.cover(&self.coverage);
         let coverage = &self.coverage;
         self.ledger.retain(|path| coverage.options(path).is_some());
         self.status.unreadable.retain(|path, _| coverage.options(path).is_some());
@@ -463,7 +481,7 @@ impl<S: Sink> Engine<S> {
 
     /// Watches a directory; says so in the status when that is not possible. `false` when it is gone.
     fn watch_directory(&mut self, directory: &Path) -> bool {
-        match self.watcher.add(directory) {
+        match self.watching.add(directory) {
             Ok(()) => {
                 self.status.unwatched.remove(directory);
                 true
@@ -493,7 +511,7 @@ impl<S: Sink> Engine<S> {
     /// Gives up the watches of directories that are neither covered nor on the way to an entry.
     fn forget_watches(&mut self) {
         let coverage = &self.coverage;
-        self.watcher.retain(|directory| coverage.interest(directory) != Interest::Nothing);
+        self.watching.directories().retain(|directory| coverage.interest(directory) != Interest::Nothing);
     }
 
     /// Clears complaints about directories that are no longer there.
@@ -513,22 +531,25 @@ impl<S: Sink> Engine<S> {
         }
         let mut moves: HashMap<PathBuf, Arc<Path>> = HashMap::new();
         for (from, to) in &taken.moves {
-            for to in self.watcher.paths(&to.0, Some(&to.1)) {
-                if let Some(from) = self.watcher.paths(&from.0, Some(&from.1)).first() {
+            for to in self.watching.paths(to) {
+                if let Some(from) = self.watching.paths(from).first() {
                     moves.insert(to, from.as_path().into());
                 }
             }
         }
         let mut paths = taken.paths;
         for (watch, name, happened) in taken.watches {
-            for path in self.watcher.paths(&watch, name.as_ref()) {
+            for path in self.watching.directories().paths(&watch, name.as_ref()) {
                 let mut happened = happened.clone();
                 happened.moved_from = moves.get(&path).cloned();
                 paths.push((path, happened));
             }
         }
         for watch in &taken.ended {
-            self.watcher.forget(watch);
+            self.watching.directories().forget(watch);
+        }
+        if taken.mounts_changed {
+            self.note_mounts();
         }
         let now = now();
         for (path, happened) in paths {
@@ -547,6 +568,21 @@ impl<S: Sink> Engine<S> {
         }
     }
 
+    /// What is mounted somewhere shows other objects there than before.
+    fn note_mounts(&mut self) {
+        for point in self.watching.remount() {
+            if self.leads(&point) {
+                self.way_changed(&point);
+            }
+            if self.coverage.descends(&point) {
+                self.watching.directories().remove_tree(&point);
+                self.status.skipped.remove(&point);
+                self.due.hurry(&point, Happened::finished(), now());
+                self.compare_tree(&point);
+            }
+        }
+    }
+
     fn note_path(&mut self, path: &Path, happened: Happened, now: Instant) {
         if self.leads(path) {
             self.way_changed(path);
@@ -554,7 +590,7 @@ impl<S: Sink> Engine<S> {
         if happened.directory {
             // It is watched at once: the sooner it is, the less has to be compared.
             if happened.appeared {
-                self.watcher.remove_tree(path);
+                self.watching.directories().remove_tree(path);
                 self.scan_tree(path, None);
             }
             self.due.hurry(path, happened, now);
@@ -576,14 +612,14 @@ impl<S: Sink> Engine<S> {
 
     /// What leads to an entry came or went: the entry may be elsewhere now.
     fn way_changed(&mut self, path: &Path) {
-        self.watcher.remove_tree(path);
+        self.watching.directories().remove_tree(path);
         let rules = self.coverage.rules().clone();
         self.cover(&rules);
         let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
         for root in roots {
             self.watch_way(&root);
             let may_be_another = root.starts_with(path) || path.starts_with(&root);
-            if may_be_another || !self.watcher.is_watched(&root) {
+            if may_be_another || !self.watching.is_watched(&root) {
                 self.scan_tree(&root, None);
             }
         }
@@ -595,8 +631,11 @@ impl<S: Sink> Engine<S> {
     fn watch_way(&mut self, root: &Path) {
         for ancestor in root.ancestors().skip(1) {
             // A directory that is not there is not watched: the one above it is.
-            if !self.watcher.is_watched(ancestor) && ancestor.is_dir() {
-                self.watch_directory(ancestor);
+            if ancestor.is_dir()
+                && let Err(error) = self.watching.add_way(ancestor)
+                && !is_missing(&error)
+            {
+                self.note_unwatched(ancestor, error.to_string());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Which file systems are mounted where: `/proc/self/mountinfo`, see proc_pid_mountinfo(5).
+//! Which file systems are mounted where: `/proc/PID/mountinfo`, see proc_pid_mountinfo(5).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -118,7 +118,7 @@ impl Mounts {
     /// When `/proc` is not there.
     pub fn read() -> io::Result<Self> {
         let mut text = Vec::new();
-        File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
+        File::open("/proc/thread-self/mountinfo")?.read_to_end(&mut text)?;
         Ok(Self::parse(&text))
     }
 

@@ -341,6 +341,10 @@ fn describe(status: &Status, masked: bool, most: usize) -> Value {
         "unwatched_count": status.unwatched.len(),
         "unwatched": reasons(&status.unwatched),
         "skipped": reasons(&status.skipped),
+        "backends": status.backends.iter().map(|choice| json!({
+            "file_system": name(&choice.at), "backend": choice.name(), "why": choice.why,
+        })).collect::<Vec<_>>(),
+        "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
     })
 }
 

@@ -746,7 +746,9 @@ mod tests {
         state.history = step.history;
     }
 
-    fn content(state: &State) -> (Vec<(PathBuf, Object)>, Vec<(AlertId, Arc<str>)>, Vec<PathBuf>) {
+    type Content = (Vec<(PathBuf, Object)>, Vec<(AlertId, Arc<str>)>, Vec<PathBuf>);
+
+    fn content(state: &State) -> Content {
         (
             state.baseline.after(None, usize::MAX),
             state.pending.values().cloned().collect(),
@@ -924,7 +926,7 @@ mod tests {
         fn no_payload_makes_the_reader_panic(
             kind in 0..12_u8, payload in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
-            drop(State::default().add(kind, &payload));
+            let _ = State::default().add(kind, &payload);
         }
     }
 }

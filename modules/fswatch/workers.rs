@@ -143,6 +143,8 @@ pub struct Findings {
     pub disproved: Vec<OsString>,
     /// New objects to learn.
     pub fresh: Vec<(OsString, Object)>,
+    /// Files that have more than one name.
+    pub linked: Vec<OsString>,
     /// Symbolic links that the rule of their path follows.
     pub links: Vec<OsString>,
     /// Names that cannot be looked at, and why.
@@ -421,6 +423,9 @@ fn compare_name(
     }
     let Some(options) = options else { return };
     listing.findings.compared += 1;
+    if object.kind == Kind::File && object.links > 1 {
+        listing.findings.linked.push(name.clone());
+    }
     match known {
         Some(known) if looks_the_same(&object, &known) => {
             let was_read = matches!(known.content, Content::Digest(_));

@@ -137,6 +137,9 @@ impl<S: Sink> Engine<S> {
                 trees.push((one.path.clone(), one.happened.clone()));
             }
             alerts.extend(self.difference(one));
+            if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
+                self.watching.follow_names(&one.path);
+            }
             if one.known != one.there {
                 entry.changes.push((one.path.clone(), one.there.take()));
             }
@@ -260,8 +263,8 @@ impl<S: Sink> Engine<S> {
         happened.merge(from.happened.clone());
         alerts.push(with_circumstances(told, &happened));
         if known.kind == Kind::Directory {
-            self.watcher.remove_tree(&from.path);
-            self.watcher.remove_tree(&to.path);
+            self.watching.directories().remove_tree(&from.path);
+            self.watching.directories().remove_tree(&to.path);
             self.scan_tree(&to.path, happened.window);
         }
     }

@@ -13,7 +13,6 @@ use super::{Engine, Sink, now};
 use crate::change::shown;
 use crate::events::{Happened, Window};
 use crate::look::is_missing;
-use crate::mounts::Mounts;
 use crate::object::{Content, NotRead, Object};
 use crate::rules::Interest;
 use crate::workers::{Depth, Findings, Job, ScanRules};
@@ -174,6 +173,15 @@ impl<S: Sink> Engine<S> {
         self.feed_scans();
     }
 
+    /// Compares what is known and what is there at a path and below it.
+    pub(super) fn compare_tree(&mut self, path: &Path) {
+        let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![path.to_owned()], None);
+        for known in self.ledger.state().baseline.tree(path) {
+            self.suspect(number, known, false);
+        }
+        self.feed_scans();
+    }
+
     /// Compares on request.
     pub(super) fn rescan(&mut self, paths: Vec<PathBuf>, prove: bool, done: SyncSender<Value>) {
         let depth = if prove { Depth::Prove } else { Depth::Glance };
@@ -284,8 +292,9 @@ impl<S: Sink> Engine<S> {
         if self.coverage.roots().iter().any(|root| root.path.starts_with(path)) {
             return false;
         }
-        let Ok(mounts) = Mounts::read() else { return false };
-        let Some(mount) = mounts.of(path).filter(|mount| mount.is_pseudo()) else { return false };
+        let Some(mount) = self.watching.mounts().of(path).filter(|mount| mount.is_pseudo()) else {
+            return false;
+        };
         let why = format!("{} holds no files, only what the kernel says", mount.kind);
         self.status.skipped.insert(path.to_owned(), why);
         true
@@ -313,6 +322,9 @@ impl<S: Sink> Engine<S> {
         for (name, error) in findings.unreadable {
             let path = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
             self.status.unreadable.insert(path, error.to_string());
+        }
+        for name in findings.linked {
+            self.watching.follow_names(&directory.join(name));
         }
         for name in findings.links {
             self.follow(number, &directory.join(name));
@@ -365,6 +377,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         self.links.insert(link.to_owned(), target.clone());
+        self.watching.cover(&self.coverage);
         let coverage = self.coverage.clone();
         if let Some(scan) = self.scans.get_mut(&scan) {
             scan.rules.coverage = coverage;
@@ -415,6 +428,9 @@ impl<S: Sink> Engine<S> {
             self.note_learned();
         }
         self.forget_gone();
+        if !self.status.waiting.is_empty() {
+            self.note_waiting();
+        }
         if let Some(done) = scan.done {
             // Nobody waits any more, or there is room for one answer.
             let answer = json!({
@@ -442,7 +458,7 @@ impl<S: Sink> Engine<S> {
             "watching {} paths: {} objects known, {} directories watched, {} paths not there yet",
             self.status.entries,
             self.status.objects,
-            self.watcher.len(),
+            self.watching.directories().len(),
             self.status.waiting.len()
         );
         self.sink.log(&message);

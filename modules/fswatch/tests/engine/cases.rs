@@ -24,7 +24,7 @@ use vigie_sdk::AlertId;
 /// Longest that a test waits for something that must come.
 const CEILING: Duration = Duration::from_secs(30);
 
-enum Said {
+pub(crate) enum Said {
     Alert(Box<Alert>),
     Log(String),
 }
@@ -32,21 +32,22 @@ enum Said {
 /// What a reader of alerts sees.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
-struct Alert {
-    severity: String,
-    alert: String,
-    path: String,
-    event: Event,
-    kind: String,
-    attributes: Vec<String>,
-    before: Value,
-    after: Value,
-    rule: String,
-    tags: Vec<String>,
-    from: Option<String>,
-    count: Option<u64>,
-    window: Value,
-    group: Value,
+pub(crate) struct Alert {
+    pub(crate) severity: String,
+    pub(crate) alert: String,
+    pub(crate) path: String,
+    pub(crate) event: Event,
+    pub(crate) kind: String,
+    pub(crate) attributes: Vec<String>,
+    pub(crate) before: Value,
+    pub(crate) after: Value,
+    pub(crate) rule: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) from: Option<String>,
+    pub(crate) count: Option<u64>,
+    pub(crate) window: Value,
+    pub(crate) group: Value,
+    pub(crate) process: Value,
 }
 
 impl Default for Alert {
@@ -66,6 +67,7 @@ impl Default for Alert {
             count: None,
             window: Value::Null,
             group: Value::Null,
+            process: Value::Null,
         }
     }
 }
@@ -87,29 +89,29 @@ impl Sink for TestSink {
     }
 }
 
-struct Running {
-    said: Receiver<Said>,
-    orders: Sender<Order>,
-    mailbox: Mailbox,
-    status: SharedStatus,
-    marks: u32,
-    thread: Option<JoinHandle<()>>,
+pub(crate) struct Running {
+    pub(crate) said: Receiver<Said>,
+    pub(crate) orders: Sender<Order>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) status: SharedStatus,
+    pub(crate) marks: u32,
+    pub(crate) thread: Option<JoinHandle<()>>,
     /// Alerts that came before everything was known.
-    early: Vec<Alert>,
+    pub(crate) early: Vec<Alert>,
 }
 
 impl Running {
     /// Watches these entries and waits until all is known.
-    fn on(entries: &[&str]) -> Self {
+    pub(crate) fn on(entries: &[&str]) -> Self {
         Self::configured(json!({"paths": {"path": entries}}))
     }
 
-    fn configured(config: Value) -> Self {
+    pub(crate) fn configured(config: Value) -> Self {
         Self::keeping(None, config)
     }
 
     /// Keeps its state in a directory.
-    fn keeping(state: Option<&Path>, config: Value) -> Self {
+    pub(crate) fn keeping(state: Option<&Path>, config: Value) -> Self {
         let mailbox = Mailbox::default();
         let (sink, said) = mpsc::channel();
         let (orders, received) = mpsc::channel();
@@ -124,17 +126,17 @@ impl Running {
     }
 
     /// Ends it, and waits for that.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.order(Order::Stop);
         self.thread.take().unwrap().join().unwrap();
     }
 
-    fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         self.orders.send(order).ok();
         self.mailbox.wake();
     }
 
-    fn ask(&self, order: impl Fn(mpsc::SyncSender<Value>) -> Order) -> Value {
+    pub(crate) fn ask(&self, order: impl Fn(mpsc::SyncSender<Value>) -> Order) -> Value {
         let (reply, answer) = mpsc::sync_channel(1);
         self.order(order(reply));
         answer.recv_timeout(CEILING).unwrap()
@@ -146,6 +148,7 @@ impl Running {
 
     fn configure(&mut self, mut config: Value) {
         config["fswatch"]["settle_milliseconds"] = json!(10);
+        config["fswatch"]["backend"] = json!(crate::BACKEND);
         if config["fswatch"]["storm_changes"].is_null() {
             config["fswatch"]["storm_changes"] = json!(0);
         }
@@ -164,7 +167,7 @@ impl Running {
 
     /// Everything told about what was done until now: a new file in the watched `directory` is the last event in
     /// the kernel's queue, and when nothing waits after it was told, nothing is left to tell.
-    fn told(&mut self, directory: &Path) -> Vec<Alert> {
+    pub(crate) fn told(&mut self, directory: &Path) -> Vec<Alert> {
         self.marks += 1;
         let mark = directory.join(format!("~mark{}", self.marks));
         fs::write(&mark, "").unwrap();
@@ -187,7 +190,7 @@ impl Running {
         alerts
     }
 
-    fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+    pub(crate) fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
         let deadline = std::time::SystemTime::now() + CEILING;
         loop {
             let status = self.status.get();
@@ -206,7 +209,7 @@ impl Drop for Running {
     }
 }
 
-fn texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
+pub(crate) fn texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
     let texts = alerts.iter().map(|alert| {
         let path = Path::new(&alert.path).strip_prefix(directory).unwrap_or(Path::new(&alert.path));
         let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -216,7 +219,7 @@ fn texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
     texts.collect()
 }
 
-fn recursive(directory: &Path) -> String {
+pub(crate) fn recursive(directory: &Path) -> String {
     format!("recursive:{}", directory.display())
 }
 
@@ -597,7 +600,7 @@ fn tree_to_change(watched: &Path, outside: &Path) {
     symlink("/somewhere", watched.join("link")).unwrap();
 }
 
-fn sorted_texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
+pub(crate) fn sorted_texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
     let mut texts = texts(alerts, directory);
     texts.sort();
     texts

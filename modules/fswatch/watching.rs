@@ -1,0 +1,204 @@
+//! Which facility of the kernel watches what, and why: fanotify where it works, inotify elsewhere.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::config::Backend;
+use crate::events::{Mailbox, Named};
+use crate::fanotify::{FilesystemWatcher, self_test};
+use crate::inotify::Watcher;
+use crate::mounts::Mounts;
+use crate::rules::Coverage;
+
+/// How a file system is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Where it was met first.
+    pub at: PathBuf,
+    /// By fanotify, otherwise by inotify.
+    pub fanotify: bool,
+    /// Why not by fanotify.
+    pub why: Option<String>,
+}
+
+impl Choice {
+    /// The facility's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        if self.fanotify { "fanotify" } else { "inotify" }
+    }
+}
+
+/// Everything that watches.
+#[derive(Debug)]
+pub struct Watching {
+    directories: Watcher,
+    filesystems: Option<FilesystemWatcher>,
+    /// Why there is no fanotify at all.
+    why_not: Option<String>,
+    mounts: Arc<Mounts>,
+    choices: BTreeMap<u64, Choice>,
+}
+
+/// Tells when something is mounted or unmounted, see proc_pid_mountinfo(5).
+fn watch_mounts(mailbox: Mailbox) -> io::Result<()> {
+    let file = std::fs::File::open("/proc/thread-self/mountinfo")?;
+    std::thread::Builder::new().name("mounts".to_owned()).stack_size(64 * 1024).spawn(move || {
+        loop {
+            match poll(&mut [PollFd::new(&file, PollFlags::PRI)], None) {
+                Ok(_) => mailbox.open().mounts_changed(),
+                Err(rustix::io::Errno::INTR) => {}
+                // Without it the quick scan finds what is mounted.
+                Err(_) => return,
+            }
+        }
+    })?;
+    Ok(())
+}
+
+impl Watching {
+    /// Begins to watch nothing. `own` is the module's directory, where fanotify is tried out.
+    ///
+    /// # Errors
+    /// When the kernel gives no inotify instance or no thread.
+    pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
+        watch_mounts(mailbox.clone()).ok();
+        Ok(Self {
+            directories: Watcher::start(mailbox.clone())?,
+            filesystems: None,
+            why_not: Some("it was not asked for yet".to_owned()),
+            mounts: Arc::new(Mounts::read().unwrap_or_default()),
+            choices: BTreeMap::new(),
+        })
+    }
+
+    /// Takes fanotify where the configuration wants it and the kernel delivers what it promises.
+    pub fn choose(&mut self, backend: Backend, own: Option<&Path>, mailbox: &Mailbox) {
+        let wanted = backend != Backend::Inotify;
+        if wanted == self.filesystems.is_some() {
+            return;
+        }
+        self.choices.clear();
+        self.filesystems = None;
+        if !wanted {
+            self.why_not = Some("the configuration says backend = inotify".to_owned());
+            return;
+        }
+        let tested = own.map_or(Ok(()), self_test);
+        let started = tested.and_then(|()| FilesystemWatcher::start(mailbox.clone()));
+        match started {
+            Ok(filesystems) => {
+                if let Some(own) = own {
+                    filesystems.ignore(own);
+                }
+                self.filesystems = Some(filesystems);
+                self.why_not = None;
+            }
+            Err(why) => self.why_not = Some(why),
+        }
+    }
+
+    /// Why fanotify is not used at all.
+    #[must_use]
+    pub fn why_not(&self) -> Option<&str> {
+        self.why_not.as_deref()
+    }
+
+    /// How each file system is watched.
+    pub fn choices(&self) -> impl Iterator<Item = &Choice> {
+        self.choices.values()
+    }
+
+    /// How a path is watched.
+    #[must_use]
+    pub fn choice_of(&self, path: &Path) -> Option<&Choice> {
+        let there = path.ancestors().find_map(|way| rustix::fs::lstat(way).ok())?;
+        self.choices.get(&there.st_dev)
+    }
+
+    /// The mounts as they were last seen.
+    #[must_use]
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// Something was mounted or unmounted: where.
+    pub fn remount(&mut self) -> Vec<PathBuf> {
+        let Ok(mounts) = Mounts::read() else { return Vec::new() };
+        let points = self.mounts.differences(&mounts);
+        let mounts = Arc::new(mounts);
+        self.mounts = Arc::clone(&mounts);
+        // A device number is given again: whatever is not mounted any more is decided anew.
+        self.choices.retain(|device, _| mounts.iter().any(|mount| mount.device == *device));
+        if let Some(filesystems) = &mut self.filesystems {
+            filesystems.remount(&mounts);
+        }
+        points
+    }
+
+    /// Other rules apply.
+    pub fn cover(&mut self, coverage: &Arc<Coverage>) {
+        if let Some(filesystems) = &mut self.filesystems {
+            filesystems.cover(coverage);
+        }
+    }
+
+    /// Watches a directory for what happens to it and in it.
+    ///
+    /// # Errors
+    /// When it is no directory, or the limit of inotify's watches is reached.
+    pub fn add(&mut self, directory: &Path) -> io::Result<()> {
+        let device = rustix::fs::lstat(directory)?.st_dev;
+        let choice = match self.choices.get(&device) {
+            Some(choice) => choice,
+            None => {
+                let marked = match &mut self.filesystems {
+                    Some(filesystems) => filesystems.mark(directory, device, &self.mounts),
+                    None => Err(self.why_not.clone().unwrap_or_default()),
+                };
+                let at = directory.to_owned();
+                let choice = Choice { at, fanotify: marked.is_ok(), why: marked.err() };
+                self.choices.entry(device).or_insert(choice)
+            }
+        };
+        if choice.fanotify { Ok(()) } else { self.directories.add(directory) }
+    }
+
+    /// Watches a directory in which only a name that leads elsewhere matters.
+    ///
+    /// # Errors
+    /// As [`Watching::add`].
+    pub fn add_way(&mut self, directory: &Path) -> io::Result<()> {
+        if self.is_watched(directory) { Ok(()) } else { self.directories.add(directory) }
+    }
+
+    /// Whether a directory is watched.
+    #[must_use]
+    pub fn is_watched(&self, directory: &Path) -> bool {
+        self.directories.is_watched(directory)
+            || rustix::fs::lstat(directory)
+                .is_ok_and(|status| self.choices.get(&status.st_dev).is_some_and(|choice| choice.fanotify))
+    }
+
+    /// Tells of what happens to a file under other names as well, where that is possible.
+    pub fn follow_names(&self, path: &Path) {
+        if let Some(filesystems) = &self.filesystems {
+            filesystems.follow_names(path);
+        }
+    }
+
+    /// The paths of what inotify told.
+    #[must_use]
+    pub fn paths(&self, named: &Named) -> Vec<PathBuf> {
+        self.directories.paths(&named.0, Some(&named.1))
+    }
+
+    /// inotify's part.
+    pub fn directories(&mut self) -> &mut Watcher {
+        &mut self.directories
+    }
+}
