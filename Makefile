@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench build install clean-run dependencies
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -111,6 +111,14 @@ conf-check: ## check every configuration file in conf/
 bench: ## measure; prints tables
 	@$(NEED)
 	$(CARGO) bench --locked --bench agent
+
+bench-fim: ## measure fswatch beside other tools; needs 8 GB of disk, and root for all of it
+	@$(NEED)
+	need 'command -v aide' aide
+	need 'command -v inotifywait' inotify-tools
+	need 'command -v vim' vim
+	need 'command -v rsync' rsync
+	$(CARGO) bench --locked --bench fim
 
 build: ## build the program for installation
 	@$(NEED)

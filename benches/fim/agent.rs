@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,6 +16,9 @@ use vigie_sdk::protocol::RUN_DIR_VARIABLE;
 
 use crate::module::{Alert, elements};
 use crate::{BenchResult, LOOK_AGAIN, PATIENCE, pause};
+
+/// Longest time until the module of a started agent knows a small tree.
+const START_TIME: Duration = Duration::from_secs(60);
 
 /// The agent's directories, and the agent while it runs.
 pub(crate) struct Agent {
@@ -73,8 +77,11 @@ impl Agent {
             if status.as_ref().is_ok_and(|status| status["baseline_complete"] == true) {
                 return Ok(());
             }
-            if start.elapsed() > PATIENCE {
-                return Err(format!("fswatch has no baseline after {PATIENCE:?}: {status:?}").into());
+            if start.elapsed() > START_TIME {
+                let log = self.log.display();
+                return Err(
+                    format!("fswatch has no baseline after {START_TIME:?}: {status:?}; see {log}").into()
+                );
             }
             pause(LOOK_AGAIN);
         }

@@ -13,11 +13,11 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::limit::digest_of;
-use crate::module::{Alert, Module, Setup, no_schedules};
+use crate::module::{Alert, Module, Setup, backend_keys, no_schedules};
 use crate::peers::InotifyWait;
 use crate::report::{Goal, Measure, Report, median, rate};
 use crate::tree::Random;
-use crate::{Bench, BenchResult, backends, is_root, proc};
+use crate::{Bench, BenchResult, is_root, proc};
 
 /// Where the kernel keeps the length of new inotify queues.
 const QUEUE_LENGTH: &str = "/proc/sys/fs/inotify/max_queued_events";
@@ -150,14 +150,13 @@ impl Deed {
 
 /// Settings for a backend in which each change is told alone.
 fn keys(backend: &str) -> Map<String, Value> {
-    let mut keys = no_schedules();
-    keys.insert("backend".to_owned(), json!(backend));
+    let mut keys = backend_keys(backend);
     keys.insert("storm_changes".to_owned(), json!(0));
     keys
 }
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
-    for backend in backends("7", report) {
+    for backend in bench.backends("7", report) {
         measure_bursts(bench, report, backend, backend, None);
     }
     match ShortQueue::set() {
@@ -218,7 +217,6 @@ fn bursts(
     let setup = Setup { watched: &root, state: &state, keys: keys(backend), heartbeats: true };
     let mut module = Module::ready(&setup)?;
     drop(queue);
-    module.marks(backend)?;
     let (files, rounds) = bench.size.burst;
     let mut random = Random::new(7);
     let mut believed = Believed::default();
@@ -312,13 +310,12 @@ fn collect_paths(value: &Value, found: &mut Vec<String>) {
 }
 
 pub(crate) fn measure_nested(bench: &Bench, report: &mut Report) -> BenchResult<()> {
-    for backend in backends("8", report) {
+    for backend in bench.backends("8", report) {
         let root = bench.path(&format!("nested-{backend}"));
         fs::create_dir_all(&root)?;
         let state = bench.path(&format!("nested-{backend}-state"));
         let setup = Setup { watched: &root, state: &state, keys: keys(backend), heartbeats: true };
         let mut module = Module::ready(&setup)?;
-        module.marks(backend)?;
         let made = make_nested(&root, bench.size.nested)?;
         let mut believed = Believed::default();
         for alert in module.alerts_until_quiet()? {

@@ -269,7 +269,7 @@ fn kill_module(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 fn kill_agent(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     let mut ground = Ground::prepare(bench, "agent")?;
     let keys = "quick_scan_minutes = 0\nrehash_days = 0\n";
-    let mut agent = Agent::new(&bench.path("downtime-agent"), &ground.watched, keys)?;
+    let mut agent = Agent::new(&bench.path("downtime-agent-files"), &ground.watched, keys)?;
     let mut journal = Journal::default();
     agent.start()?;
     journal.read_until_quiet(&agent)?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::limit::BareWatcher;
 use crate::module::{Module, Setup};
 use crate::report::{Goal, Measure, Report, median};
-use crate::{Bench, BenchResult, backends, memory_directory, pause, proc};
+use crate::{Bench, BenchResult, memory_directory, pause, proc};
 
 /// The loops of the metadata benchmark.
 const LOOPS: [&str; 4] = ["create", "rename", "chmod", "unlink"];
@@ -33,7 +33,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     let memory = memory_directory()?;
     let mut subjects = vec![Watching::Nobody, Watching::BareReader];
-    subjects.extend(backends("10", report).into_iter().map(Watching::Module));
+    subjects.extend(bench.backends("10", report).into_iter().map(Watching::Module));
     // Nanoseconds of an operation, by subject, loop and run.
     let mut times: Vec<[Vec<f64>; LOOPS.len()]> = vec![Default::default(); subjects.len()];
     for run in 0..bench.size.runs {

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use module::{Module, Setup, backend_keys};
 use report::{Report, complain, say};
 
 /// What ends a row early; the message says what was being done.
@@ -145,6 +146,28 @@ impl Bench {
         self.rows.is_empty() || self.rows.contains(&row)
     }
 
+    /// The backends that work here, by their names in the configuration; what does not is listed as not measured.
+    pub(crate) fn backends(&self, row: &str, report: &mut Report) -> Vec<&'static str> {
+        let works = |backend: &str| -> BenchResult<()> {
+            let watched = self.path("backend");
+            std::fs::create_dir_all(&watched)?;
+            let state = self.path(&format!("state-{row}-{backend}"));
+            let setup =
+                Setup { watched: &watched, state: &state, keys: backend_keys(backend), heartbeats: true };
+            let module = Module::ready(&setup)?;
+            module.marks(backend)?;
+            module.stop()
+        };
+        let mut working = Vec::new();
+        for backend in ["fanotify", "inotify"] {
+            match works(backend) {
+                Ok(()) => working.push(backend),
+                Err(error) => report.not_measured(&format!("{row}, {backend}"), error.as_ref()),
+            }
+        }
+        working
+    }
+
     /// A path in the directory of this run.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -238,15 +261,6 @@ pub(crate) fn pause(time: Duration) {
 /// Whether this process may do everything: without it fanotify and some changes are left out.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
-}
-
-/// The backends that this host allows, by their names in the configuration.
-pub(crate) fn backends(row: &'static str, report: &mut Report) -> Vec<&'static str> {
-    if is_root() {
-        return vec!["fanotify", "inotify"];
-    }
-    report.not_measured(row, &*Box::<dyn Error>::from("fanotify: needs root"));
-    vec!["inotify"]
 }
 
 /// A directory in a memory file system, when there is one.

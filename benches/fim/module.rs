@@ -57,6 +57,13 @@ pub(crate) fn no_schedules() -> Map<String, Value> {
     keys
 }
 
+/// The same, with the backend named.
+pub(crate) fn backend_keys(backend: &str) -> Map<String, Value> {
+    let mut keys = no_schedules();
+    keys.insert("backend".to_owned(), json!(backend));
+    keys
+}
+
 /// An alert as it came in.
 #[derive(Debug, Clone)]
 pub(crate) struct Alert {

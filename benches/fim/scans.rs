@@ -96,36 +96,41 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
         report.add(time("1", what, baseline, seconds(&limits)).goal(Goal::AtMost(1.2)));
     }
     // Without AIDE the rest is measured all the same.
-    let aide = subject.aide().and_then(|aide| {
-        let init = subject.peer(bench.size.slow_runs, || aide.init())?;
-        Ok((aide, init))
-    });
-    if let (true, Ok((_, init))) = (bench.wants(1), &aide) {
-        let what = "baseline; peer: aide --init, two workers (4 times faster)";
-        report.add(time("1", what, baseline, *init).goal(Goal::AtMost(1.0 / 4.0)));
-    }
-    let check = match &aide {
-        Ok((aide, _)) => subject.peer(bench.size.slow_runs, || aide.check()),
-        Err(error) => Err(error.to_string().into()),
-    };
+    let aide = measure_aide(&subject, baseline, report);
+    let check = aide.as_ref().ok().copied().flatten();
     if bench.wants(2)
-        && let Err(error) = verification(&subject, &mut module, check.as_ref().ok(), report)
+        && let Err(error) = verification(&subject, &mut module, check, report)
     {
         report.not_measured("2", error.as_ref());
     }
     if bench.wants(3)
-        && let Err(error) = quick_scan(&subject, &mut module, check.as_ref().ok(), report)
+        && let Err(error) = quick_scan(&subject, &mut module, check, report)
     {
         report.not_measured("3", error.as_ref());
     }
     module.stop()?;
-    check.map(|_| ())
+    aide.map(|_| ())
+}
+
+/// Compares the baseline with AIDE's; returns what its check takes, in seconds, when it is asked for.
+fn measure_aide(subject: &Subject<'_>, baseline: f64, report: &mut Report) -> BenchResult<Option<f64>> {
+    let runs = subject.bench.size.slow_runs;
+    let aide = subject.aide()?;
+    let init = subject.peer(runs, || aide.init())?;
+    if subject.bench.wants(1) {
+        let what = "baseline; peer: aide --init, two workers (4 times faster)";
+        report.add(time("1", what, baseline, init).goal(Goal::AtMost(1.0 / 4.0)));
+    }
+    if subject.bench.wants(2) || subject.bench.wants(3) {
+        return Ok(Some(subject.peer(runs, || aide.check())?));
+    }
+    Ok(None)
 }
 
 fn verification(
     subject: &Subject<'_>,
     module: &mut Module,
-    aide_check: Option<&f64>,
+    aide_check: Option<f64>,
     report: &mut Report,
 ) -> BenchResult<()> {
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
@@ -137,7 +142,7 @@ fn verification(
     let ours = seconds(&ours);
     let what = "full verification; limit: read and SHA-256, two threads";
     report.add(time("2", what, ours, seconds(&limits)).goal(Goal::AtMost(1.25)));
-    if let Some(&check) = aide_check {
+    if let Some(check) = aide_check {
         let what = "full verification; peer: aide --check (7 times faster)";
         report.add(time("2", what, ours, check).goal(Goal::AtMost(1.0 / 7.0)));
     }
@@ -147,7 +152,7 @@ fn verification(
 fn quick_scan(
     subject: &Subject<'_>,
     module: &mut Module,
-    aide_check: Option<&f64>,
+    aide_check: Option<f64>,
     report: &mut Report,
 ) -> BenchResult<()> {
     let root = subject.tree.root();
@@ -170,7 +175,7 @@ fn quick_scan(
         time("3", "quick scan; peer: find -printf, 7 fields", ours, seconds(&finds)).goal(Goal::AtMost(2.0)),
     );
     report.add(time("3", "quick scan; limit: statx, two threads", ours, seconds(&stats)));
-    if let Some(&check) = aide_check {
+    if let Some(check) = aide_check {
         let what = "quick scan; peer: aide --check (25 times faster)";
         report.add(time("3", what, ours, check).goal(Goal::AtMost(1.0 / 25.0)));
     }

@@ -6,12 +6,10 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
-
-use crate::module::{Module, Setup, no_schedules};
+use crate::module::{Module, Setup, backend_keys};
 use crate::report::{Goal, Measure, Report, median};
 use crate::tree::{FileSize, Shape, Tree};
-use crate::{Bench, BenchResult, backends, limit, seconds};
+use crate::{Bench, BenchResult, limit, seconds};
 
 /// Where the kernel limits the watches of a user.
 const WATCH_LIMIT: &str = "/proc/sys/fs/inotify/max_user_watches";
@@ -31,7 +29,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
         return Err(format!("{WATCH_LIMIT} is {most}, {} are needed", 2 * count).into());
     }
 
-    let backends = backends("9", report);
+    let backends = bench.backends("9", report);
     let mut bare = Vec::new();
     let mut baselines = vec![Vec::new(); backends.len()];
     let mut held = vec![Vec::new(); backends.len()];
@@ -90,10 +88,9 @@ fn begin(
     backend: &str,
     name: &str,
 ) -> BenchResult<(std::time::Duration, usize)> {
-    let mut keys = no_schedules();
-    keys.insert("backend".to_owned(), json!(backend));
     let state = bench.path(&format!("{name}-{backend}-state"));
-    let mut module = Module::start(&Setup { watched, state: &state, keys, heartbeats: true })?;
+    let setup = Setup { watched, state: &state, keys: backend_keys(backend), heartbeats: true };
+    let mut module = Module::start(&setup)?;
     let took = module.baseline()?;
     let marks = module.marks(backend)?;
     module.stop()?;
