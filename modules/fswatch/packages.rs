@@ -313,6 +313,33 @@ impl Index {
     }
 }
 
+/// The digests of the package that was asked for last: whoever asks for one file often asks for its neighbour.
+#[derive(Debug)]
+struct Digests<const N: usize> {
+    package: u32,
+    /// Of the file that they were read from.
+    stamp: Option<Stamp>,
+    /// Hashes of paths with their digests, sorted.
+    all: Vec<(u64, [u8; N])>,
+}
+
+impl<const N: usize> Digests<N> {
+    fn new(package: u32, stamp: Option<Stamp>, mut all: Vec<(u64, [u8; N])>) -> Self {
+        all.sort_unstable();
+        all.shrink_to_fit();
+        Self { package, stamp, all }
+    }
+
+    fn is_of(&self, package: u32, stamp: Option<Stamp>) -> bool {
+        self.package == package && self.stamp == stamp
+    }
+
+    fn get(&self, hash: u64) -> Option<[u8; N]> {
+        let at = self.all.binary_search_by_key(&hash, |(hash, _)| *hash).ok()?;
+        Some(self.all[at].1)
+    }
+}
+
 /// What tells that a file or directory is not the one that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {

@@ -4,27 +4,27 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Aliases, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
+use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
 
 /// The database, as it was read.
 #[derive(Debug)]
 pub(super) struct Database {
-    /// Where it can be: the second is the newer one, on hosts whose `/lib` is no link.
+    /// Where it can be: the second on newer hosts, where `/lib` need not be a link to it.
     paths: [PathBuf; 2],
+    /// The one that was read.
+    read: Option<(PathBuf, Stamp)>,
     index: Index,
     packages: Vec<Package>,
-    /// The package that was asked for last: hashes of paths, sorted, with their digests.
-    digests: Option<(u32, Vec<(u64, [u8; 20])>)>,
-    stamps: [Option<Stamp>; 2],
+    digests: Option<Digests<20>>,
 }
 
 #[derive(Debug)]
 struct Package {
     name: Box<str>,
     version: Box<str>,
-    /// In which file its paragraph is, where that begins, and how long it is, in bytes.
-    file: usize,
+    /// Where its paragraph begins, in bytes.
     offset: u64,
+    /// How long that is, in bytes.
     length: u64,
 }
 
@@ -63,39 +63,34 @@ impl Database {
     pub(super) fn at(root: &Path) -> Self {
         Self {
             paths: ["lib/apk/db/installed", "usr/lib/apk/db/installed"].map(|path| root.join(path)),
+            read: None,
             index: Index::default(),
             packages: Vec::new(),
             digests: None,
-            stamps: [None; 2],
         }
     }
 
     /// Reads everything again when anything has changed: apk writes all of it, and once for all that it does.
     pub(super) fn refresh(&mut self, aliases: &Aliases) {
-        let mut stamps = [Stamp::of(&self.paths[0]), Stamp::of(&self.paths[1])];
-        if stamps[0] == stamps[1] {
-            stamps[1] = None;
-        }
-        if stamps == self.stamps {
+        let there = self.paths.iter().find_map(|path| Some((path.clone(), Stamp::of(path)?)));
+        if there == self.read {
             return;
         }
-        self.stamps = stamps;
         self.index = Index::default();
         self.packages = Vec::new();
-        self.digests = None;
-        for file in 0..self.paths.len() {
-            if stamps[file].is_some() {
-                self.read(file, aliases).ok();
-            }
+        if let Some((path, _)) = &there {
+            // What cannot be read has no packages.
+            self.read_packages(path, aliases).ok();
         }
+        self.read = there;
         self.index.settle();
     }
 
-    fn read(&mut self, file: usize, aliases: &Aliases) -> io::Result<()> {
+    fn read_packages(&mut self, path: &Path, aliases: &Aliases) -> io::Result<()> {
         let mut begin = 0;
         let mut package = None;
         let mut directory = Vec::new();
-        each_line(open(&self.paths[file])?, |offset, line| match Line::of(line) {
+        each_line(open(path)?, |offset, line| match Line::of(line) {
             Line::End => {
                 if package.take().is_some()
                     && let Some(package) = self.packages.last_mut()
@@ -108,13 +103,7 @@ impl Database {
             Line::Name(name) => {
                 package = Some(self.packages.len() as u32);
                 let name = String::from_utf8_lossy(name).into();
-                self.packages.push(Package {
-                    name,
-                    version: "".into(),
-                    file,
-                    offset: begin,
-                    length: u64::MAX,
-                });
+                self.packages.push(Package { name, version: "".into(), offset: begin, length: u64::MAX });
             }
             Line::Version(version) => {
                 if package.is_some()
@@ -138,12 +127,12 @@ impl Database {
     pub(super) fn find(&mut self, path: &[u8], aliases: &Aliases) -> Option<Recorded> {
         let hash = self.index.hash(path);
         let number = self.index.owners(hash).next()?;
-        if self.digests.as_ref().is_none_or(|(of, _)| *of != number) {
-            let digests = self.read_digests(number, aliases).unwrap_or_default();
-            self.digests = Some((number, digests));
+        let stamp = self.read.as_ref().map(|(_, stamp)| *stamp);
+        if !self.digests.as_ref().is_some_and(|digests| digests.is_of(number, stamp)) {
+            let all = self.read_digests(number, aliases).unwrap_or_default();
+            self.digests = Some(Digests::new(number, stamp, all));
         }
-        let (_, digests) = self.digests.as_ref()?;
-        let sha1 = digests.binary_search_by_key(&hash, |(hash, _)| *hash).ok().map(|at| digests[at].1);
+        let sha1 = self.digests.as_ref().and_then(|digests| digests.get(hash));
         let Package { name, version, .. } = &self.packages[number as usize];
         Some(Recorded {
             manager: Manager::Apk,
@@ -158,9 +147,10 @@ impl Database {
 
     fn read_digests(&self, number: u32, aliases: &Aliases) -> io::Result<Vec<(u64, [u8; 20])>> {
         let package = &self.packages[number as usize];
-        let mut file = open(&self.paths[package.file])?;
-        if Some(Stamp::from(&file.metadata()?)) != self.stamps[package.file] {
-            // The next refresh will find where it is now.
+        let Some((path, stamp)) = &self.read else { return Ok(Vec::new()) };
+        let mut file = open(path)?;
+        if Stamp::from(&file.metadata()?) != *stamp {
+            // The next refresh finds where it is now.
             return Ok(Vec::new());
         }
         file.seek(SeekFrom::Start(package.offset))?;
@@ -184,7 +174,6 @@ impl Database {
                 Line::End | Line::Name(_) | Line::Version(_) | Line::Other => {}
             }
         })?;
-        digests.sort_unstable();
         Ok(digests)
     }
 }

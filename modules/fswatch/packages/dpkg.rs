@@ -8,7 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Aliases, Index, Manager, Recorded, Stamp, each_line, open};
+use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
+
+/// Most configuration files that are kept, of one package and of all; hosts have some 1,000.
+const MAX_CONFFILES: usize = 100_000;
 
 /// The database, as it was read.
 #[derive(Debug)]
@@ -20,8 +23,7 @@ pub(super) struct Database {
     /// Sorted by hash.
     conffiles: Vec<Conffile>,
     diversions: Vec<Diversion>,
-    /// The digests of the package that was asked for last: whoever asks for one file often asks for its neighbour.
-    digests: Option<Digests>,
+    digests: Option<Digests<16>>,
     /// The stamps of `info`, `status` and `updates` before they were read.
     seen: [Option<Stamp>; 3],
     /// That of `diversions`.
@@ -42,14 +44,6 @@ struct Conffile {
     hash: u64,
     package: u32,
     md5: Option<[u8; 16]>,
-}
-
-#[derive(Debug)]
-struct Digests {
-    package: u32,
-    stamp: Option<Stamp>,
-    /// Hashes of paths, sorted.
-    all: Vec<(u64, [u8; 16])>,
 }
 
 /// A file that lies elsewhere when it is not of one package.
@@ -137,7 +131,7 @@ impl Database {
         let mut directories = Vec::new();
         let mut latest = Vec::new();
         each_line(open(path)?, |_, line| {
-            if !line.starts_with(b"/") || line == b"/." {
+            if !line.starts_with(b"/") || line == b"/." || paths.len() == MAX_PATHS {
                 return;
             }
             let resolved = aliases.resolve(line);
@@ -160,13 +154,14 @@ impl Database {
 
     fn read_status(&mut self, aliases: &Aliases) {
         self.conffiles.clear();
-        let mut files = vec![self.directory.join("status")];
-        let updates = std::fs::read_dir(self.directory.join("updates"));
-        // Their names are numbers of the same length.
-        let mut updates: Vec<_> = updates.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        // The names of updates are numbers of the same length; dpkg is still writing what has another name.
+        let is_update = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        };
+        let updates = std::fs::read_dir(self.directory.join("updates")).into_iter().flatten().flatten();
+        let mut updates: Vec<_> = updates.map(|entry| entry.path()).filter(is_update).collect();
         updates.sort();
-        files.append(&mut updates);
-
+        let files = [vec![self.directory.join("status")], updates].concat();
         let numbers: HashMap<_, _> =
             self.packages.iter().map(|package| package.name.clone()).zip(0u32..).collect();
         for (nth, path) in files.iter().enumerate() {
@@ -177,7 +172,8 @@ impl Database {
                 if nth > 0 {
                     self.conffiles.retain(|conffile| conffile.package != number);
                 }
-                for (path, md5) in &stanza.conffiles {
+                let room = MAX_CONFFILES - self.conffiles.len();
+                for (path, md5) in stanza.conffiles.iter().take(room) {
                     let hash = self.index.hash(&aliases.resolve(path));
                     self.conffiles.push(Conffile { hash, package: number, md5: *md5 });
                 }
@@ -227,13 +223,12 @@ impl Database {
     fn md5(&mut self, hash: u64, package: u32, aliases: &Aliases) -> Option<[u8; 16]> {
         let path = self.directory.join(format!("info/{}.md5sums", self.packages[package as usize].name));
         let stamp = Stamp::of(&path);
-        let is_read = |digests: &Digests| digests.package == package && digests.stamp == stamp;
-        if !self.digests.as_ref().is_some_and(is_read) {
+        if !self.digests.as_ref().is_some_and(|digests| digests.is_of(package, stamp)) {
             let mut all = Vec::new();
             if let Ok(file) = open(&path) {
                 each_line(file, |_, line| {
                     if let Some((md5, path)) = md5sum(line)
-                        && all.len() < super::MAX_PATHS
+                        && all.len() < MAX_PATHS
                     {
                         let path = [b"/", &*path].concat();
                         all.push((self.index.hash(&aliases.resolve(&path)), md5));
@@ -241,12 +236,9 @@ impl Database {
                 })
                 .ok();
             }
-            all.sort_unstable();
-            all.shrink_to_fit();
-            self.digests = Some(Digests { package, stamp, all });
+            self.digests = Some(Digests::new(package, stamp, all));
         }
-        let all = &self.digests.as_ref()?.all;
-        all.binary_search_by_key(&hash, |(hash, _)| *hash).ok().map(|at| all[at].1)
+        self.digests.as_ref()?.get(hash)
     }
 }
 
@@ -333,7 +325,10 @@ fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result
     let mut in_conffiles = false;
     let result = each_line(file, |_, line| {
         if line.starts_with(b" ") {
-            if in_conffiles && let Some((path, md5)) = conffile(line) {
+            if in_conffiles
+                && stanza.conffiles.len() < MAX_CONFFILES
+                && let Some((path, md5)) = conffile(line)
+            {
                 stanza.conffiles.push((path.to_owned(), md5));
             }
             return;

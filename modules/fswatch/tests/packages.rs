@@ -34,7 +34,7 @@ impl Host {
     /// Replaces a file as package managers do it.
     fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.root.path().join(path);
-        let new = path.with_extension("dpkg-new");
+        let new = path.with_extension("new");
         fs::write(&new, content).unwrap();
         fs::rename(new, path).unwrap();
     }
@@ -229,6 +229,7 @@ fn what_dpkg_is_about_to_write_counts_more_than_what_it_wrote() {
     host.dpkg("status", stanza("1"));
     host.dpkg("updates/0000", stanza("2"));
     host.dpkg("updates/0001", stanza("3"));
+    host.dpkg("updates/tmp.i", stanza("4"));
 
     assert_eq!(host.find("/etc/one"), Some(recorded("one", "3", Some(md5("3")), true)));
 }
