@@ -1,0 +1,257 @@
+//! What is sent to a time server, and what may be believed of its answer.
+//!
+//! The packet is that of RFC 5905, section 7.3; a client that asks once is what RFC 4330 calls an SNTP client:
+//!
+//! ```text
+//!  0 leap indicator (2 bits), version (3), mode (3)     16 reference timestamp
+//!  1 stratum       2 poll       3 precision             24 origin timestamp: what the client sent at 40
+//!  4 root delay    8 root dispersion                    32 receive timestamp, T2
+//! 12 reference id, or the code of a kiss-o'-death       40 transmit timestamp, T3
+//! ```
+//!
+//! Nothing of the packet is looked at before its origin timestamp is the random number of the request: only who
+//! saw the request can know it. The real time of sending, T1, never leaves the host.
+
+use crate::timestamp::{Interval, NtpTimestamp};
+
+/// Bytes of a packet without extensions and authentication.
+pub const PACKET_BYTES: usize = 48;
+
+const ORIGIN_AT: usize = 24;
+
+/// No leap second announced, version 4, mode 3 (client).
+const REQUEST_HEADER: u8 = 4 << 3 | 3;
+
+const SERVER_MODE: u8 = 4;
+
+/// Leap indicator of a server that is not synchronised.
+const NOT_SYNCHRONISED: u8 = 3;
+
+/// MAXSTRAT of RFC 5905: not synchronised.
+const MAX_STRATUM: u8 = 16;
+
+/// MAXDISP of RFC 5905 in seconds: a server that is farther than this from the time knows nothing.
+const MAX_ROOT_DISTANCE_SECS: u32 = 16;
+
+/// Coarsest precision that is believed, 2^-6 s: the timer tick of old systems. A larger claim would excuse anything.
+const COARSEST_PRECISION: i8 = -6;
+
+/// The clocks of client and server may run so much apart while a request is on its way: PHI of RFC 5905, as 1/n.
+const FREQUENCY_TOLERANCE_DIVISOR: i128 = 1_000_000 / 15;
+
+/// One request that is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// The random number in the place of the transmit timestamp.
+    pub nonce: u64,
+    /// T1: when the request was sent, by the host's clock.
+    pub sent_at: NtpTimestamp,
+}
+
+/// What a valid answer tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measurement {
+    /// What must be added to the host's clock to make it the server's.
+    pub offset: Interval,
+    /// How long request and answer were on their way, without the time that the server took.
+    pub delay: Interval,
+    /// The offset to the true time is wrong by at most this, if the server is right about itself.
+    pub error_bound: Interval,
+    /// T3 minus T1: the server's clock when it answered, seen from the host's clock when it asked.
+    pub transmitted_after_request: Interval,
+    /// How many servers away a reference clock is, 1 to 15.
+    pub stratum: u8,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not an answer to the request; waiting goes on.
+    Ignored,
+    /// The answer to the request, but it must not be believed.
+    Refused(Refusal),
+    /// A valid answer.
+    Measured(Measurement),
+}
+
+/// Why the answer to the request is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It ends too soon.
+    #[error("the answer has {0} bytes, a packet has at least {PACKET_BYTES}")]
+    Short(usize),
+    /// It comes from no server.
+    #[error("the answer has mode {0}, a server's has mode {SERVER_MODE}")]
+    Mode(u8),
+    /// It is of an unknown version.
+    #[error("the answer has version {0}, known are 1 to 4")]
+    Version(u8),
+    /// The server does not want to be asked.
+    #[error("kod:{0}")]
+    KissOfDeath(KissCode),
+    /// The server says that it does not know the time.
+    #[error("the server is not synchronised (leap indicator {NOT_SYNCHRONISED})")]
+    NotSynchronised,
+    /// The server is too far from a reference clock.
+    #[error("the server is not synchronised (stratum {0}, synchronised ones have 1 to 15)")]
+    Stratum(u8),
+    /// T2 is missing.
+    #[error("the answer does not say when the request arrived")]
+    NoReceiveTime,
+    /// T3 is missing.
+    #[error("the answer does not say when it was sent")]
+    NoTransmitTime,
+    /// T3 is before T2.
+    #[error("the answer was sent before the request arrived, by the server's own clock")]
+    SentBeforeReceived,
+    /// The server admits a large error.
+    #[error("the server's clock may be wrong by {MAX_ROOT_DISTANCE_SECS} s or more, as it says itself")]
+    RootDistance,
+    /// The server's clock was last set in its future.
+    #[error("the server's clock was set after the answer was sent, by the server's own clock")]
+    ReferenceInFuture,
+    /// The server claims to have kept the request for longer than there was.
+    #[error("the server kept the request longer than the answer took to come")]
+    NegativeDelay,
+}
+
+/// The code of a kiss-o'-death packet, RFC 5905 section 7.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KissCode([u8; 4]);
+
+impl std::fmt::Display for KissCode {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Four letters by the standard; anything else is somebody's bytes and is shown as what it is.
+        match std::str::from_utf8(&self.0) {
+            Ok(code) if code.bytes().all(|byte| byte.is_ascii_alphanumeric()) => formatter.write_str(code),
+            _ => write!(formatter, "0x{:08x}", u32::from_be_bytes(self.0)),
+        }
+    }
+}
+
+impl Request {
+    /// The bytes to send. All but the first byte and the random number is zero: a server learns nothing of the host.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; PACKET_BYTES] {
+        let mut packet = [0; PACKET_BYTES];
+        packet[0] = REQUEST_HEADER;
+        packet[PACKET_BYTES - 8..].copy_from_slice(&self.nonce.to_be_bytes());
+        packet
+    }
+
+    /// Judges a packet that came when the host's clock, going on evenly from [`Request::sent_at`], showed
+    /// `received_at`.
+    #[must_use]
+    pub fn judge(&self, packet: &[u8], received_at: NtpTimestamp) -> Verdict {
+        let origin = packet.get(ORIGIN_AT..).and_then(|rest| rest.first_chunk().copied());
+        if origin.map(u64::from_be_bytes) != Some(self.nonce) {
+            return Verdict::Ignored;
+        }
+        match self.measure(packet, received_at) {
+            Ok(measurement) => Verdict::Measured(measurement),
+            Err(refusal) => Verdict::Refused(refusal),
+        }
+    }
+
+    fn measure(&self, packet: &[u8], received_at: NtpTimestamp) -> Result<Measurement, Refusal> {
+        let packet: &[u8; PACKET_BYTES] = packet.first_chunk().ok_or(Refusal::Short(packet.len()))?;
+        let header = Header::read(packet);
+        header.check()?;
+
+        let requested = header.receive.since(self.sent_at);
+        let answered = header.transmit.since(received_at);
+        let delay = received_at.since(self.sent_at) - header.transmit.since(header.receive);
+        let precision = Interval::from_exponent(header.precision.min(COARSEST_PRECISION));
+        if delay + precision < Interval::ZERO {
+            return Err(Refusal::NegativeDelay);
+        }
+        let delay = delay.max(Interval::ZERO);
+        let drifted = received_at.since(self.sent_at).divided(FREQUENCY_TOLERANCE_DIVISOR);
+        Ok(Measurement {
+            offset: (requested + answered).half(),
+            delay,
+            error_bound: delay.half() + header.root_distance() + precision + drifted.max(Interval::ZERO),
+            transmitted_after_request: header.transmit.since(self.sent_at),
+            stratum: header.stratum,
+        })
+    }
+}
+
+/// The fields of a packet that count.
+struct Header {
+    leap_indicator: u8,
+    version: u8,
+    mode: u8,
+    stratum: u8,
+    precision: i8,
+    root_delay: u32,
+    root_dispersion: u32,
+    reference_id: [u8; 4],
+    reference: NtpTimestamp,
+    receive: NtpTimestamp,
+    transmit: NtpTimestamp,
+}
+
+impl Header {
+    fn read(packet: &[u8; PACKET_BYTES]) -> Self {
+        let word = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
+        let short = |at: usize| u32::from_be_bytes(word(at));
+        let timestamp =
+            |at: usize| NtpTimestamp::from_bits(u64::from(short(at)) << 32 | u64::from(short(at + 4)));
+        Self {
+            leap_indicator: packet[0] >> 6,
+            version: packet[0] >> 3 & 7,
+            mode: packet[0] & 7,
+            stratum: packet[1],
+            precision: packet[3].cast_signed(),
+            root_delay: short(4),
+            root_dispersion: short(8),
+            reference_id: word(12),
+            reference: timestamp(16),
+            receive: timestamp(32),
+            transmit: timestamp(40),
+        }
+    }
+
+    /// What the server's own error may be.
+    fn root_distance(&self) -> Interval {
+        Interval::from_short(self.root_delay).half() + Interval::from_short(self.root_dispersion)
+    }
+
+    /// The tests of RFC 5905 (appendix A.5.1.1) and RFC 4330 (section 5) that need nothing but the packet.
+    fn check(&self) -> Result<(), Refusal> {
+        if self.mode != SERVER_MODE {
+            return Err(Refusal::Mode(self.mode));
+        }
+        if !(1..=4).contains(&self.version) {
+            return Err(Refusal::Version(self.version));
+        }
+        // Before the leap indicator, which a kiss-o'-death has set as well.
+        if self.stratum == 0 {
+            return Err(Refusal::KissOfDeath(KissCode(self.reference_id)));
+        }
+        if self.leap_indicator == NOT_SYNCHRONISED {
+            return Err(Refusal::NotSynchronised);
+        }
+        if self.stratum >= MAX_STRATUM {
+            return Err(Refusal::Stratum(self.stratum));
+        }
+        if self.receive.is_unknown() {
+            return Err(Refusal::NoReceiveTime);
+        }
+        if self.transmit.is_unknown() {
+            return Err(Refusal::NoTransmitTime);
+        }
+        if self.transmit.since(self.receive) < Interval::ZERO {
+            return Err(Refusal::SentBeforeReceived);
+        }
+        if self.root_distance() >= Interval::from_secs(MAX_ROOT_DISTANCE_SECS) {
+            return Err(Refusal::RootDistance);
+        }
+        // Simple servers leave it empty.
+        if !self.reference.is_unknown() && self.reference.since(self.transmit) > Interval::ZERO {
+            return Err(Refusal::ReferenceInFuture);
+        }
+        Ok(())
+    }
+}
