@@ -121,7 +121,8 @@ fn nanoseconds(whole: &str, fraction: &str, scale: u64) -> Option<i128> {
     let mut digits: u64 = 0;
     let mut divisor = 1.0;
     for digit in fraction.bytes() {
-        let Some(more) = digits.checked_mul(10).and_then(|ten| ten.checked_add(u64::from(digit - b'0'))) else {
+        let Some(more) = digits.checked_mul(10).and_then(|ten| ten.checked_add(u64::from(digit - b'0')))
+        else {
             break;
         };
         digits = more;

@@ -20,7 +20,7 @@ pub const PACKET_BYTES: usize = 48;
 const ORIGIN_AT: usize = 24;
 
 /// No leap second announced, version 4, mode 3 (client).
-const REQUEST_HEADER: u8 = 4 << 3 | 3;
+const REQUEST_HEADER: u8 = (4 << 3) | 3;
 
 const SERVER_MODE: u8 = 4;
 
@@ -158,19 +158,23 @@ impl Request {
         let header = Header::read(packet);
         header.check()?;
 
-        let requested = header.receive.since(self.sent_at);
-        let answered = header.transmit.since(received_at);
-        let delay = received_at.since(self.sent_at) - header.transmit.since(header.receive);
+        let elapsed = received_at.since(self.sent_at);
+        let delay = elapsed - header.transmit.since(header.receive);
         let precision = Interval::from_exponent(header.precision.min(COARSEST_PRECISION));
         if delay + precision < Interval::ZERO {
             return Err(Refusal::NegativeDelay);
         }
+        // The same as ((T2 - T1) + (T3 - T4)) / 2, but with one difference that can wrap: where the clocks are 68 years
+        // apart, one of two would, and the mean of both would be next to nothing.
+        let offset = header.receive.since(self.sent_at) - delay.half();
         let delay = delay.max(Interval::ZERO);
-        let drifted = received_at.since(self.sent_at).divided(FREQUENCY_TOLERANCE_DIVISOR);
         Ok(Measurement {
-            offset: (requested + answered).half(),
+            offset,
             delay,
-            error_bound: delay.half() + header.root_distance() + precision + drifted.max(Interval::ZERO),
+            error_bound: delay.half()
+                + header.root_distance()
+                + precision
+                + elapsed.divided(FREQUENCY_TOLERANCE_DIVISOR),
             transmitted_after_request: header.transmit.since(self.sent_at),
             stratum: header.stratum,
         })
@@ -197,10 +201,10 @@ impl Header {
         let word = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
         let short = |at: usize| u32::from_be_bytes(word(at));
         let timestamp =
-            |at: usize| NtpTimestamp::from_bits(u64::from(short(at)) << 32 | u64::from(short(at + 4)));
+            |at: usize| NtpTimestamp::from_bits((u64::from(short(at)) << 32) | u64::from(short(at + 4)));
         Self {
             leap_indicator: packet[0] >> 6,
-            version: packet[0] >> 3 & 7,
+            version: (packet[0] >> 3) & 7,
             mode: packet[0] & 7,
             stratum: packet[1],
             precision: packet[3].cast_signed(),
@@ -253,5 +257,170 @@ impl Header {
             return Err(Refusal::ReferenceInFuture);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Units of a timestamp in a second.
+    const SECOND: u64 = 1 << 32;
+
+    /// A request and its answer from a server that is right about itself, all in units of 2^-32 s.
+    #[derive(Debug, Clone, Copy)]
+    struct Case {
+        sent_at: u64,
+        /// The server's clock minus the host's.
+        offset: u64,
+        out: u64,
+        kept: u64,
+        back: u64,
+    }
+
+    impl Case {
+        fn request(self) -> Request {
+            Request { nonce: 0x0123_4567_89ab_cdef, sent_at: NtpTimestamp::from_bits(self.sent_at) }
+        }
+
+        fn answer(self) -> [u8; PACKET_BYTES] {
+            let receive = self.sent_at.wrapping_add(self.out).wrapping_add(self.offset);
+            let transmit = receive.wrapping_add(self.kept);
+            let mut packet = [0; PACKET_BYTES];
+            packet[..4].copy_from_slice(&[(4 << 3) | SERVER_MODE, 2, 6, (-23_i8).cast_unsigned()]);
+            packet[24..32].copy_from_slice(&self.request().nonce.to_be_bytes());
+            packet[32..40].copy_from_slice(&receive.to_be_bytes());
+            packet[40..].copy_from_slice(&transmit.to_be_bytes());
+            packet
+        }
+
+        fn received_at(self) -> NtpTimestamp {
+            NtpTimestamp::from_bits(
+                self.sent_at.wrapping_add(self.out).wrapping_add(self.kept).wrapping_add(self.back),
+            )
+        }
+
+        fn judge(self) -> Verdict {
+            self.request().judge(&self.answer(), self.received_at())
+        }
+    }
+
+    fn case() -> impl Strategy<Value = Case> {
+        let way = || 0..10 * SECOND;
+        // Timestamps of zero mean "not known", a quarter of a nanosecond in 136 years.
+        (any::<u64>(), any::<u64>(), way(), way(), way())
+            .prop_map(|(sent_at, offset, out, kept, back)| Case { sent_at, offset, out, kept, back })
+            .prop_filter("timestamps are known", |case| {
+                let receive = case.sent_at.wrapping_add(case.out).wrapping_add(case.offset);
+                receive != 0 && receive.wrapping_add(case.kept) != 0
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn the_true_offset_is_within_the_bound_in_every_era(case in case()) {
+            let Verdict::Measured(measurement) = case.judge() else {
+                return Err(TestCaseError::fail(format!("{:?}", case.judge())));
+            };
+
+            // Halfway around the era the sign cannot be known.
+            let truth = NtpTimestamp::from_bits(case.offset).since(NtpTimestamp::from_bits(0));
+            let wrong = measurement.offset - truth;
+            let era = Interval::from_secs(u32::MAX) + Interval::from_secs(1);
+            let near = |wrong: Interval| wrong <= measurement.error_bound && -wrong <= measurement.error_bound;
+            prop_assert!(near(wrong) || near(wrong - era) || near(wrong + era), "{:?}", measurement);
+            let delay = NtpTimestamp::from_bits(case.out + case.back).since(NtpTimestamp::from_bits(0));
+            prop_assert_eq!(measurement.delay, delay);
+        }
+
+        #[test]
+        fn equal_ways_give_the_offset_itself(case in case()) {
+            let case = Case { back: case.out, ..case };
+            let Verdict::Measured(measurement) = case.judge() else {
+                return Err(TestCaseError::fail(format!("{:?}", case.judge())));
+            };
+
+            let era_units = measurement.offset - NtpTimestamp::from_bits(case.offset).since(NtpTimestamp::from_bits(0));
+            let era = Interval::from_secs(u32::MAX) + Interval::from_secs(1);
+            prop_assert!([Interval::ZERO, era, -era].contains(&era_units), "{:?}", measurement);
+        }
+
+        #[test]
+        fn no_bytes_panic(mut packet in prop::collection::vec(any::<u8>(), 0..100), sent_at: u64, received_at: u64) {
+            let request = Request { nonce: 7, sent_at: NtpTimestamp::from_bits(sent_at) };
+            request.judge(&packet, NtpTimestamp::from_bits(received_at));
+            if packet.len() >= 32 {
+                packet[24..32].copy_from_slice(&7_u64.to_be_bytes());
+                let verdict = request.judge(&packet, NtpTimestamp::from_bits(received_at));
+                prop_assert_ne!(verdict, Verdict::Ignored);
+            }
+        }
+
+        #[test]
+        fn every_accepted_answer_has_a_bound_that_holds_its_delay(case in case(), header: [u8; 12]) {
+            let mut packet = case.answer();
+            packet[..12].copy_from_slice(&header);
+            packet[0] = (packet[0] & 0b1111_1000) | SERVER_MODE;
+            if let Verdict::Measured(measurement) = case.request().judge(&packet, case.received_at()) {
+                prop_assert!(measurement.error_bound >= measurement.delay.half());
+                // The server may be wrong by less than 16 s, and the delay is below 20 s.
+                prop_assert!(measurement.error_bound < Interval::from_secs(27));
+                prop_assert!((1..MAX_STRATUM).contains(&measurement.stratum));
+            }
+        }
+    }
+
+    #[test]
+    fn clocks_half_an_era_apart_are_not_taken_for_equal() {
+        for offset in [SECOND << 31, (SECOND << 31) - 1, (SECOND << 31) - SECOND / 20] {
+            let case = Case { sent_at: 5, offset, out: SECOND / 10, kept: 0, back: SECOND / 10 };
+            let Verdict::Measured(measurement) = case.judge() else { panic!("{:?}", case.judge()) };
+
+            let far = measurement.offset.max(-measurement.offset);
+            assert!(far > Interval::from_secs((1 << 31) - 2), "{measurement:?}");
+        }
+    }
+
+    #[test]
+    fn the_request_shows_nothing_but_its_random_number() {
+        let request = Request { nonce: u64::MAX, sent_at: NtpTimestamp::from_bits(0x1234) };
+
+        let bytes = request.to_bytes();
+
+        assert_eq!(bytes[0], 0x23);
+        assert_eq!(bytes[1..40], [0; 39]);
+        assert_eq!(bytes[40..], [0xff; 8]);
+    }
+
+    #[test]
+    fn a_million_random_packets_are_not_accepted_without_the_random_number() {
+        let case = Case { sent_at: 0xeeae_3b96 << 32, offset: 0, out: SECOND, kept: SECOND, back: SECOND };
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        // SplitMix64: repeatable, and good enough for bytes that must be refused.
+        let mut random = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        };
+        for number in 0..1_000_000 {
+            let mut packet = [0; 72];
+            packet.chunks_exact_mut(8).for_each(|eight| eight.copy_from_slice(&random().to_be_bytes()));
+            if number % 2 == 0 {
+                // Nothing but the origin is wrong with every second one.
+                packet[..24].copy_from_slice(&case.answer()[..24]);
+                packet[32..48].copy_from_slice(&case.answer()[32..]);
+            }
+            let length = if number % 2 == 0 { PACKET_BYTES } else { (random() % 73) as usize };
+
+            assert_eq!(case.request().judge(&packet[..length], case.received_at()), Verdict::Ignored);
+        }
+    }
+
+    #[test]
+    fn a_kiss_is_shown_as_text_only_when_it_is_text() {
+        assert_eq!(Refusal::KissOfDeath(KissCode(*b"RATE")).to_string(), "kod:RATE");
+        assert_eq!(Refusal::KissOfDeath(KissCode(*b"A\n\x1b[")).to_string(), "kod:0x410a1b5b");
     }
 }
