@@ -180,7 +180,7 @@ impl Search<'_> {
                 }
                 Err(error) => {
                     let path = self.outside(error.path());
-                    self.problem(Problem::Unreadable { path, reason: error.into_error() });
+                    self.problem(Problem::Unreadable { path, reason: error.into() });
                 }
             }
         }
