@@ -54,10 +54,8 @@ fn our_client_reads_the_clock_of_chronyd_right() {
         "bindaddress 127.0.0.1".to_owned(),
         "allow 127.0.0.0/8".to_owned(),
         "local stratum 3".to_owned(),
-        "cmdport 0".to_owned(),
-        "bindcmdaddress /".to_owned(),
-        format!("pidfile {}", directory.path().join("chronyd.pid").display()),
     ];
+    let lines = lines.into_iter().chain(own_places(&directory)).collect::<Vec<_>>();
     std::fs::write(&configuration, lines.join("\n") + "\n").unwrap();
     // -x: never touches the host's clock.
     let child = Command::new(CHRONYD)
@@ -112,14 +110,26 @@ fn chronyd_and_our_client_agree_about_our_server() {
     }
 }
 
+/// Configuration that keeps away from a chronyd that serves this machine.
+fn own_places(directory: &TempDir) -> [String; 3] {
+    let inside = |name: &str| directory.path().join(name).display().to_string();
+    [
+        "cmdport 0".to_owned(),
+        format!("bindcmdaddress {}", inside("chronyd.sock")),
+        format!("pidfile {}", inside("chronyd.pid")),
+    ]
+}
+
 /// What `chronyd -Q` says of the server's clock, in nanoseconds ahead of the host's.
 fn chronyds_offset(server: &Server) -> i64 {
     let address = server.address;
+    let directory = TempDir::new().unwrap();
     let source = format!("server {} port {} iburst maxsamples 1", address.ip(), address.port());
     let mut chronyd = Chronyd(
         Command::new(CHRONYD)
             // -Q: measures, prints and ends without touching the clock.
-            .args(["-Q", "-t", "30", "-u", "root", &source, "cmdport 0", "bindcmdaddress /", "pidfile /"])
+            .args(["-Q", "-t", "30", "-u", "root", &source])
+            .args(own_places(&directory))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -296,7 +296,8 @@ fn a_silent_server_leaves_time_for_the_next() {
 fn a_name_service_that_never_answers_ends_with_the_deadline() {
     let (keep, forever) = mpsc::channel::<()>();
     let forever = Mutex::new(forever);
-    let mut host = TestHost::new().file("/etc/ntp.conf", "server ntp\n").host();
+    let files = TestHost::new().file("/etc/ntp.conf", "server ntp\n");
+    let mut host = files.host();
     host.means.resolve = Arc::new(move |_, _| {
         forever.lock().unwrap().recv().ok();
         Ok(Vec::new())
@@ -426,7 +427,8 @@ fn wrong_parameters_are_refused_before_anything_is_sent() {
 fn a_few_milliseconds_of_loopback_do_not_make_a_right_clock_wrong() {
     let host = TestHost::new();
     let server = Server::ahead("127.0.0.1:0", Arc::new(vigie_timedrift::client::HostClock), 0);
-    let mut host = host.name("ntp", &[server.address]).file("/etc/ntp.conf", "server ntp\n").host();
+    let files = host.name("ntp", &[server.address]).file("/etc/ntp.conf", "server ntp\n");
+    let mut host = files.host();
     host.means.clock = Arc::new(vigie_timedrift::client::HostClock);
 
     // No tolerance at all: the error bound alone must hold what the machine adds.
