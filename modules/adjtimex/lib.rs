@@ -68,11 +68,7 @@ impl KernelClock {
         Ok(Self::from_timex(returned, &timex))
     }
 
-    #[expect(
-        clippy::useless_conversion,
-        clippy::unnecessary_fallible_conversions,
-        reason = "the fields of timex are narrower on 32-bit machines"
-    )]
+    #[expect(clippy::useless_conversion, reason = "the fields of timex are narrower on 32-bit machines")]
     fn from_timex(returned: i32, timex: &libc::timex) -> Self {
         let microseconds = |value| Duration::from_micros(u64::try_from(value).unwrap_or(0));
         let offset = i64::from(timex.offset);

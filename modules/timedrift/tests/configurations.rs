@@ -225,6 +225,8 @@ fn a_line_that_names_no_server_is_told_with_its_file() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn no_content_panics_or_goes_on_for_ever(
         ntp in "((server|pool|includefile|#) ?[ -~]{0,12}\n){0,6}",

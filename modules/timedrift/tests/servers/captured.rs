@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vigie_sdk::ModuleResult;
 use vigie_timedrift::client::HostClock;
+use vigie_timedrift::duration::GoDuration;
 use vigie_timedrift::packet::{Refusal, Request, Verdict};
 use vigie_timedrift::survey::Means;
 use vigie_timedrift::timestamp::NtpTimestamp;
@@ -98,7 +99,7 @@ fn kissing(address: &str) -> Server {
     )
 }
 
-/// What two results that say the same have in common: no times, and of a sentence not by how much.
+/// What two results that say the same have in common: no times, and amounts to the second.
 #[derive(Debug, PartialEq)]
 struct Comparable {
     has_checked: bool,
@@ -114,8 +115,9 @@ impl From<ModuleResult> for Comparable {
         let sentences = elements["drifts"].as_array().cloned().unwrap_or_default();
         let before_amount = |sentence: &Value| {
             let (before, amount) = sentence.as_str().unwrap().split_once(" by ").unwrap();
-            // Whole seconds of the amount are the same as well.
-            format!("{before} by {}", amount.split('.').next().unwrap())
+            let amount: GoDuration = amount.parse().unwrap();
+            // To the second it is the same as well.
+            format!("{before} by {} s", (amount.as_nanoseconds() + SECOND / 2) / SECOND)
         };
         // Wordings differ around what Go's parser of durations says.
         let error = result.errors.unwrap_or_default().into_iter().next();

@@ -10,22 +10,25 @@ use vigie_timedrift::client::{Clock, Patience};
 use vigie_timedrift::timestamp::NtpTimestamp;
 
 /// Longest wait for anything that must come; a ceiling for a broken build.
-pub const CEILING: Duration = Duration::from_secs(30);
+pub(crate) const CEILING: Duration = Duration::from_secs(30);
 
 /// How long a test waits for what must not come.
-pub const SHORT: Duration = Duration::from_millis(300);
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
+
+/// Time for a question of which half is waited for a packet that is lost, and half is left for a slow machine.
+pub(crate) const HALF_LOST: Duration = Duration::from_secs(4);
 
 /// 2026-11-23T04:10:26Z.
 const BEGINNING_UNIX_SECS: u64 = 1_795_407_026;
 
 /// A clock that stands still until a script moves it, so that delays are exact and take no time.
 #[derive(Default)]
-pub struct TestClock {
+pub(crate) struct TestClock {
     passed: Mutex<Duration>,
 }
 
 impl TestClock {
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         *self.passed.lock().unwrap() += by;
     }
 }
@@ -42,27 +45,27 @@ impl Clock for TestClock {
 
 /// The fields of an answer; those of a good one to begin with.
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub leap_indicator: u8,
-    pub version: u8,
-    pub mode: u8,
-    pub stratum: u8,
-    pub precision: i8,
+pub(crate) struct Reply {
+    pub(crate) leap_indicator: u8,
+    pub(crate) version: u8,
+    pub(crate) mode: u8,
+    pub(crate) stratum: u8,
+    pub(crate) precision: i8,
     /// In units of 2^-16 s.
-    pub root_delay: u32,
-    pub root_dispersion: u32,
-    pub reference_id: [u8; 4],
-    pub reference: u64,
-    pub origin: u64,
-    pub receive: u64,
-    pub transmit: u64,
+    pub(crate) root_delay: u32,
+    pub(crate) root_dispersion: u32,
+    pub(crate) reference_id: [u8; 4],
+    pub(crate) reference: u64,
+    pub(crate) origin: u64,
+    pub(crate) receive: u64,
+    pub(crate) transmit: u64,
     /// Bytes to send; longer than a packet is filled up with zeros.
-    pub length: usize,
+    pub(crate) length: usize,
 }
 
 impl Reply {
     /// A good answer of a server whose clock shows `receive` and then `transmit`.
-    pub fn good(request: &[u8], receive: NtpTimestamp, transmit: NtpTimestamp) -> Self {
+    pub(crate) fn good(request: &[u8], receive: NtpTimestamp, transmit: NtpTimestamp) -> Self {
         let minute = 60 << 32;
         Self {
             leap_indicator: 0,
@@ -81,7 +84,7 @@ impl Reply {
         }
     }
 
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![
             (self.leap_indicator << 6) | (self.version << 3) | self.mode,
             self.stratum,
@@ -100,11 +103,11 @@ impl Reply {
 }
 
 /// What a server does with a request: the packets that it sends.
-pub type Script = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>> + Send>;
+pub(crate) type Script = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>> + Send>;
 
 /// A server that runs until it is dropped.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<Vec<u8>>>>,
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -112,7 +115,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server at `address`; port 0 takes a free one.
-    pub fn at(address: &str, mut script: Script) -> Self {
+    pub(crate) fn at(address: &str, mut script: Script) -> Self {
         let socket = UdpSocket::bind(address).unwrap();
         let address = socket.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -135,17 +138,17 @@ impl Server {
     }
 
     /// A server that never answers.
-    pub fn silent() -> Self {
+    pub(crate) fn silent() -> Self {
         Self::at("127.0.0.1:0", Box::new(|_| Vec::new()))
     }
 
     /// A server whose clock is `ahead_nanoseconds` ahead of `clock` and that answers at once.
-    pub fn ahead(address: &str, clock: Arc<dyn Clock>, ahead_nanoseconds: i64) -> Self {
+    pub(crate) fn ahead(address: &str, clock: Arc<dyn Clock>, ahead_nanoseconds: i64) -> Self {
         Self::at(address, Box::new(move |request| vec![good(request, &*clock, ahead_nanoseconds).to_bytes()]))
     }
 
     /// The packets that came.
-    pub fn requests(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn requests(&self) -> Vec<Vec<u8>> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -163,23 +166,23 @@ impl Drop for Server {
 }
 
 /// A good answer at once, by a clock that is so far ahead of `clock`.
-pub fn good(request: &[u8], clock: &dyn Clock, ahead_nanoseconds: i64) -> Reply {
+pub(crate) fn good(request: &[u8], clock: &dyn Clock, ahead_nanoseconds: i64) -> Reply {
     let now = shifted(clock.wall(), ahead_nanoseconds);
     Reply::good(request, now, now)
 }
 
 /// A time moved by nanoseconds, as NTP carries it.
-pub fn shifted(time: SystemTime, by_nanoseconds: i64) -> NtpTimestamp {
+pub(crate) fn shifted(time: SystemTime, by_nanoseconds: i64) -> NtpTimestamp {
     let by = Duration::from_nanos(by_nanoseconds.unsigned_abs());
     NtpTimestamp::from_system_time(if by_nanoseconds < 0 { time - by } else { time + by })
 }
 
 /// Waits so long and is stopped by nobody.
-pub fn patience(time: Duration) -> Patience<'static> {
+pub(crate) fn patience(time: Duration) -> Patience<'static> {
     Patience { deadline: now() + time, is_stopped: &|| false }
 }
 
 #[expect(clippy::disallowed_methods, reason = "sockets do not follow virtual time")]
-pub fn now() -> std::time::Instant {
+pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
