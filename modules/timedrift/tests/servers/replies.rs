@@ -1,5 +1,6 @@
 //! One answer after the other that a client must take, refuse or not even notice.
 
+use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -333,6 +334,6 @@ fn ipv6_works_as_well() {
 
 /// Says why a test does not run here.
 pub(crate) fn skip(reason: &str) {
-    use std::io::Write;
-    writeln!(std::io::stderr(), "skipped: {reason}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "skipped: {reason}").unwrap();
 }
