@@ -164,7 +164,7 @@ impl Report {
         for one in &self.ntpstats {
             let at = one.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
             let why = one.error.as_deref().unwrap_or_default();
-            self.errors.push(format!("time server {}{at} {why}", one.host));
+            self.errors.push(format!("time server {}{at}: {why}", one.host));
         }
     }
 

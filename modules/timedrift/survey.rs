@@ -76,7 +76,7 @@ pub enum AttemptError {
     #[error("its addresses were asked already")]
     AskedAlready,
     /// The time was over before its turn.
-    #[error("was not asked, the time for all servers was over")]
+    #[error("was not asked, because the time was over")]
     NoTimeLeft,
     /// It was asked.
     #[error(transparent)]
