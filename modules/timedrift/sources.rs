@@ -26,7 +26,7 @@ use crate::{chrony_conf, ntp_conf};
 /// Most servers that are taken; time for more there is not.
 pub const MAX_SERVERS: usize = 64;
 
-/// Most files that are read; those after it are left out, and that is said.
+/// Most files, patterns and directories that are followed; those after it are left out, and that is said.
 const MAX_FILES: usize = 256;
 
 /// Largest file that is read, in bytes.
@@ -103,9 +103,11 @@ pub enum Problem {
         pattern: String,
     },
     /// There is more than can be read.
-    #[error("{path:?} was not read: more than {MAX_FILES} files, or {MAX_DEPTH} that include one another")]
+    #[error(
+        "{path:?} was not followed: more than {MAX_FILES} files, or {MAX_DEPTH} that include one another"
+    )]
     TooMuch {
-        /// The file that was left out.
+        /// The file or directory that was left out.
         path: PathBuf,
     },
 }
@@ -113,7 +115,7 @@ pub enum Problem {
 /// Finds out which servers the time daemons of the host whose file system begins at `root` ask.
 #[must_use]
 pub fn configured(root: &Path) -> Configured {
-    let mut search = Search { root, found: Configured::default(), known: HashSet::new(), files: 0 };
+    let mut search = Search { root, found: Configured::default(), known: HashSet::new(), followed: 0 };
     for directory in ["/etc", "/etc/ntpsec"] {
         search.file(&Path::new(directory).join("ntp.conf"), ntp_conf::directives, 0);
         let drop_ins = format!("{directory}/ntp.d");
@@ -134,7 +136,8 @@ struct Search<'a> {
     root: &'a Path,
     found: Configured,
     known: HashSet<Server>,
-    files: usize,
+    /// Files, patterns and directories so far.
+    followed: usize,
 }
 
 impl Search<'_> {
@@ -142,6 +145,9 @@ impl Search<'_> {
     fn file(&mut self, path: &Path, reader: Reader, depth: usize) {
         let Some(text) = self.text(path, depth) else { return };
         for directive in reader(&text) {
+            if self.followed > MAX_FILES {
+                return;
+            }
             match directive {
                 Directive::Server(server) => {
                     self.add(Source { server, named_in: Some(path.to_owned()) });
@@ -159,6 +165,9 @@ impl Search<'_> {
     fn include(&mut self, from: &Path, pattern: &str, reader: Reader, depth: usize) {
         if self.inside(Path::new(pattern)).symlink_metadata().is_ok() {
             return self.file(Path::new(pattern), reader, depth + 1);
+        }
+        if !self.may_follow(Path::new(pattern), depth) {
+            return;
         }
         // The root is taken as it is, also with a bracket in its name. To glob(3), which the daemons use, ** is no
         // more than *.
@@ -197,6 +206,9 @@ impl Search<'_> {
         let mut by_name: BTreeMap<OsString, PathBuf> = BTreeMap::new();
         for directory in directories.iter().take(MAX_DEPTH) {
             let path = PathBuf::from(directory);
+            if !self.may_follow(&path, 0) {
+                break;
+            }
             let entries = match self.inside(&path).read_dir() {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -247,21 +259,27 @@ impl Search<'_> {
 
     /// The text of a file; `None` when there is none, or when it cannot be read, which becomes a problem.
     fn text(&mut self, path: &Path, depth: usize) -> Option<String> {
-        if self.files >= MAX_FILES || depth > MAX_DEPTH {
-            self.problem(Problem::TooMuch { path: path.to_owned() });
+        if !self.may_follow(path, depth) {
             return None;
         }
         match read_bounded(&self.inside(path)) {
-            Ok(text) => {
-                self.files += 1;
-                Some(text)
-            }
+            Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(reason) => {
                 self.problem(Problem::Unreadable { path: path.to_owned(), reason });
                 None
             }
         }
+    }
+
+    /// Counts a path; whether there is room for it.
+    fn may_follow(&mut self, path: &Path, depth: usize) -> bool {
+        self.followed += 1;
+        let may = self.followed <= MAX_FILES && depth <= MAX_DEPTH;
+        if !may {
+            self.problem(Problem::TooMuch { path: path.to_owned() });
+        }
+        may
     }
 
     /// Where a path of the host is found. Daemons work in `/`, so that is what relative paths begin at.

@@ -172,7 +172,7 @@ fn files_that_include_themselves_end() {
     let found = configured(root.path());
 
     assert_eq!(hosts(&found), ["c", "a", "b"]);
-    assert!(problems(&found).iter().any(|text| text.contains("was not read: more than")), "{found:?}");
+    assert!(problems(&found).iter().any(|text| text.contains("was not followed: more than")), "{found:?}");
 }
 
 #[test]
@@ -210,6 +210,12 @@ fn sizes_and_numbers_are_bounded() {
 
     assert_eq!(found.sources.len(), MAX_SERVERS);
     assert!(found.problems.len() <= 32);
+    // Each reading of the second file would follow all of its lines again.
+    let wide = tree(&[
+        ("/etc/ntp.conf", "server a\nincludefile /etc/x\n"),
+        ("/etc/x", &"includefile /etc/x\n".repeat(50_000)),
+    ]);
+    assert_eq!(hosts(&configured(wide.path())), ["a"]);
     let large = tree(&[("/etc/chrony.conf", &"#".repeat((1 << 20) + 1))]);
     assert!(problems(&configured(large.path()))[0].contains("larger than 1048576 bytes"));
 }
