@@ -12,7 +12,7 @@ pub struct KernelClock {
     pub status_bits: i32,
     /// What is still to be corrected of the offset that a time daemon gave, in nanoseconds.
     pub offset_nanoseconds: i64,
-    /// Largest error that is possible according to the daemon. It grows while nobody sets it and stops at 16 s.
+    /// Largest error that is possible. It grows while no daemon sets it and stops at 16 s.
     pub maximum_error: Duration,
     /// Error that the daemon believes in.
     pub estimated_error: Duration,
@@ -62,7 +62,8 @@ impl KernelClock {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// When the kernel refuses, for example because a filter of system calls does not know that reading is harmless.
+    /// When the kernel refuses, for example because a filter of system calls does not know that reading is
+    /// harmless.
     pub fn read() -> io::Result<Self> {
         let (returned, timex) = read_timex()?;
         Ok(Self::from_timex(returned, &timex))

@@ -1,8 +1,8 @@
 //! Asks one time server at one address.
 //!
-//! The socket is connected and has a fresh port, so the kernel drops packets from elsewhere; what comes from the
-//! server's address without the request's random number is counted and waiting goes on. When half of the time is
-//! over the server is asked once more, because packets get lost; the answer to either request counts.
+//! The socket is connected and has a fresh port, so the kernel drops packets from elsewhere; what comes from
+//! the server's address without the request's random number is counted and waiting goes on. When half of the
+//! time is over the server is asked once more, because packets get lost; the answer to either request counts.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -175,7 +175,8 @@ fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
 
 fn send(socket: &UdpSocket, clock: &dyn Clock) -> Result<Sent, AskError> {
     let nonce = random_number().map_err(AskError::NoRandomness)?;
-    // In this order a pause between the two readings makes the delay and with it the error bound larger, never smaller.
+    // In this order a pause between the two readings makes the delay and with it the error bound larger,
+    // never smaller.
     let at = clock.monotonic();
     let wall = clock.wall();
     let request = Request { nonce, sent_at: NtpTimestamp::from_system_time(wall) };

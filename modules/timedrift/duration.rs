@@ -4,8 +4,8 @@
 //! 5s   10ms   1m30s   1h0m0.5s   -53.407µs   0s
 //! ```
 //!
-//! Format and limits: <https://pkg.go.dev/time#ParseDuration>. The type counts nanoseconds in 64 bits with a sign,
-//! so it reaches to 292 years.
+//! Format and limits: <https://pkg.go.dev/time#ParseDuration>. The type counts nanoseconds in 64 bits with a
+//! sign, so it reaches to 292 years.
 
 use std::fmt;
 use std::str::FromStr;
@@ -128,8 +128,8 @@ fn nanoseconds(whole: &str, fraction: &str, scale: u64) -> Option<i128> {
         digits = more;
         divisor *= 10.0;
     }
-    // Go reckons the fraction in floating point and cuts off, so that a third of an hour with enough digits is
-    // 20 minutes.
+    // Go reckons the fraction in floating point and cuts off, so that a third of an hour with enough digits
+    // is 20 minutes.
     let part = (digits as f64 * (scale as f64 / divisor)) as u64;
     Some(i128::from(whole) * i128::from(scale) + i128::from(part))
 }

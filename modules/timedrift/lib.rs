@@ -1,8 +1,8 @@
 //! Tells how far the host's clock is from the time that the host's own time servers have.
 //!
 //! [`sources`] reads which servers the host is configured with, [`survey`] asks them one after the other with
-//! [`client`] until one answers validly, [`packet`] decides what of an answer is believed, and [`report`] says it in MIG's
-//! words. What the kernel itself holds of its clock is told as well, without any packet.
+//! [`client`] until one answers validly, [`packet`] decides what of an answer is believed, and [`report`]
+//! says it in MIG's words. What the kernel itself holds of its clock is told as well, without any packet.
 //!
 //! Query parameters and result are described in `docs/timedrift.md`.
 

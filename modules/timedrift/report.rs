@@ -99,8 +99,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report that nothing but the clock is known for yet. With `extraprivacy` names, addresses and paths are
-    /// masked.
+    /// A report that nothing but the clock is known for yet. With `extraprivacy` names, addresses and paths
+    /// are masked.
     #[must_use]
     pub fn new(local_time: SystemTime, kernel: io::Result<KernelClock>, extraprivacy: bool) -> Self {
         let mut errors = Vec::new();
@@ -186,8 +186,8 @@ impl Report {
     }
 }
 
-/// Whether the clock is surely not farther off than `tolerance`, or may not be: only what is left of the offset after the
-/// error bound counts against it.
+/// Whether the clock may be within `tolerance`: only what the error bound leaves of the offset counts against
+/// it.
 fn is_within(answer: &Answer, tolerance: Duration) -> bool {
     let offset = answer.measurement.offset.to_nanoseconds().unsigned_abs();
     let error_bound = answer.measurement.error_bound.to_nanoseconds_up().unsigned_abs();
@@ -211,7 +211,8 @@ fn rfc3339(time: SystemTime) -> String {
     Timestamp::try_from(time).map_or_else(|_| NO_TIME.to_owned(), |time| time.to_string())
 }
 
-/// The server's clock when it answered, which the packet tells only relative to the host's clock: it has no era.
+/// The server's clock when it answered, which the packet tells only relative to the host's clock: it has no
+/// era.
 fn server_time(answer: &Answer) -> String {
     let later = answer.measurement.transmitted_after_request.to_nanoseconds();
     let by = Duration::from_nanos(later.unsigned_abs());

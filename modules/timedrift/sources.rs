@@ -7,8 +7,8 @@
 //! 3. `/etc/chrony/chrony.conf`, `/etc/chrony.conf`, and what they include or name as `confdir` and `sourcedir`
 //! 4. `timesyncd.conf` of systemd with its drop-ins, `NTP=` before `FallbackNTP=`
 //!
-//! Nothing here sends a packet. Files are read within bounds, so that no file and no circle of includes can keep
-//! the module busy.
+//! Nothing here sends a packet. Files are read within bounds, so that no file and no circle of includes can
+//! keep the module busy.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -169,8 +169,8 @@ impl Search<'_> {
         if !self.may_follow(Path::new(pattern), depth) {
             return;
         }
-        // The root is taken as it is, also with a bracket in its name. To glob(3), which the daemons use, ** is no
-        // more than *.
+        // The root is taken as it is, also with a bracket in its name. To glob(3), which the daemons use, **
+        // is no more than *.
         let mut below_root = pattern.trim_start_matches('/').to_owned();
         while below_root.contains("**") {
             below_root = below_root.replace("**", "*");
@@ -195,7 +195,8 @@ impl Search<'_> {
         }
     }
 
-    /// Follows the files of directories that have an extension, by name; of two with one name the first directory's.
+    /// Follows the files of directories that have an extension, by name; of two with one name the first
+    /// directory's.
     fn directories(&mut self, directories: &[String], extension: &str, reader: Reader, depth: usize) {
         for path in self.files_by_name(directories, extension) {
             self.file(&path, reader, depth);
@@ -293,7 +294,8 @@ impl Search<'_> {
     }
 }
 
-/// Reads a regular file of bounded size. systemd's way to switch off a file, a link to `/dev/null`, reads as empty.
+/// Reads a regular file of bounded size. systemd's way to switch off a file, a link to `/dev/null`, reads as
+/// empty.
 fn read_bounded(path: &Path) -> io::Result<String> {
     if path.read_link().is_ok_and(|target| target == Path::new("/dev/null")) {
         return Ok(String::new());

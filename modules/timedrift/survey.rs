@@ -1,8 +1,8 @@
 //! Asks one time server after the other until one answers validly, within one deadline for all.
 //!
 //! The time that is left is shared evenly among the servers that are left, and a server's share among its
-//! addresses, so that silent ones at the beginning do not use up the time of those after them. Names are looked up
-//! on a thread of their own, because the C library cannot be told to stop.
+//! addresses, so that silent ones at the beginning do not use up the time of those after them. Names are
+//! looked up on a thread of their own, because the C library cannot be told to stop.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,8 +1,8 @@
 //! Time as NTP carries it, and differences that are right in every era.
 //!
-//! A timestamp is 32 bits of seconds since 1900 and 32 bits of their fraction (RFC 5905, section 6). The seconds
-//! begin anew every 136 years, next on 2036-02-07. Nothing here ever asks for the era: only the wrapping difference of two
-//! timestamps is taken, which is right while the two are less than 68 years apart.
+//! A timestamp is 32 bits of seconds since 1900 and 32 bits of their fraction (RFC 5905, section 6). The
+//! seconds begin anew every 136 years, next on 2036-02-07. Nothing here ever asks for the era: only the
+//! wrapping difference of two timestamps is taken, which is right while the two are less than 68 years apart.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

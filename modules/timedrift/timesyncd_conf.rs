@@ -39,8 +39,8 @@ impl Servers {
     }
 }
 
-/// Lines without comments; one that ends in a backslash goes on in the next, and comments between them are left
-/// out.
+/// Lines without comments; one that ends in a backslash goes on in the next, and comments between them are
+/// left out.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut open = String::new();

@@ -1,7 +1,7 @@
 //! Against what MIG's timedrift was asked and answered, and the packets that it was given.
 //!
-//! The captured cases are in `tests/vectors/timedrift`. The servers of that capture are built again: an address of
-//! 127.0.0.0/8 for each behaviour. Where MIG is wrong the test says what we do instead.
+//! The captured cases are in `tests/vectors/timedrift`. The servers of that capture are built again: an
+//! address of 127.0.0.0/8 for each behaviour. Where MIG is wrong the test says what we do instead.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -15,7 +15,8 @@ pub(crate) const CEILING: Duration = Duration::from_secs(30);
 /// How long a test waits for what must not come.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
-/// Time for a question of which half is waited for a packet that is lost, and half is left for a slow machine.
+/// Time for a question of which half is waited for a packet that is lost, and half is left for a slow
+/// machine.
 pub(crate) const HALF_LOST: Duration = Duration::from_secs(4);
 
 /// 2026-11-23T04:10:26Z.

@@ -14,7 +14,7 @@ use vigie_sdk::{ModuleResult, Query};
 use vigie_timedrift::survey::Means;
 use vigie_timedrift::{DEFAULT_FALLBACK, Host, answer};
 
-use crate::server::{CEILING, SHORT, Server, TestClock, good, now};
+use crate::server::{CEILING, Server, TestClock, good, now};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -438,7 +438,18 @@ fn a_few_milliseconds_of_loopback_do_not_make_a_right_clock_wrong() {
 }
 
 #[test]
-fn the_default_time_for_all_servers_is_five_seconds() {
-    assert_eq!(vigie_timedrift::DEFAULT_TIMEOUT, Duration::from_secs(5));
-    assert!(SHORT < vigie_timedrift::DEFAULT_TIMEOUT);
+fn without_a_timeout_dead_servers_take_five_seconds_together() {
+    let silent: Vec<Server> = (0..3).map(|_| Server::silent()).collect();
+    let mut host = TestHost::new().file("/etc/ntp.conf", "server a\nserver b\nserver c\n");
+    for (name, server) in ["a", "b", "c"].into_iter().zip(&silent) {
+        host = host.name(name, &[server.address]);
+    }
+    let began = now();
+
+    let told = host.ask(&json!({"drift": "5s"}));
+
+    let took = began.elapsed();
+    assert!((Duration::from_secs(5)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    assert!(!told.success, "{told:?}");
+    assert!(silent.iter().all(|server| server.requests().len() == 2), "each was asked, and once more");
 }
