@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use vigie_actors::builtin::{BuiltinModule, KeyShape, KeyType};
+use vigie_actors::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
 use vigie_actors::config::ModuleKind;
 use vigie_examplepersist::ExamplePersist;
 use vigie_fswatch::FsWatch;
 use vigie_sdk::protocol::Message;
-use vigie_sdk::{ModuleResult, run_adapter, run_persistent};
+use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
+use vigie_timedrift::TimeDrift;
 
 use crate::exit::Exit;
 use crate::print;
@@ -29,6 +30,14 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[KeyShape { section: "ExamplePersist", key: "interval", kind: KeyType::Integer }],
         empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
         check: vigie_examplepersist::check,
+    },
+    BuiltinModule {
+        name: "timedrift",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
     },
 ];
 
@@ -69,15 +78,20 @@ pub(crate) fn persist(name: &str) -> ExitCode {
     }
 }
 
-/// Answers one query on standard input and output: asks a persistent module through its socket.
+/// Answers one query on standard input and output; a persistent module is asked through its socket.
 pub(crate) fn run(name: &str) -> ExitCode {
-    match BUILTINS.iter().find(|builtin| builtin.name == name) {
-        Some(builtin) if builtin.kind == ModuleKind::Persistent => run_adapter(name),
+    match name {
+        "timedrift" => run_standard::<TimeDrift>(),
+        _ if is_persistent(name) => run_adapter(name),
         _ => {
             print::raw(&ModuleResult::failed([format!("module '{name}' is not available")]).to_line());
             ExitCode::SUCCESS
         }
     }
+}
+
+fn is_persistent(name: &str) -> bool {
+    BUILTINS.iter().any(|builtin| builtin.name == name && builtin.kind == ModuleKind::Persistent)
 }
 
 #[cfg(test)]
