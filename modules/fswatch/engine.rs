@@ -29,6 +29,7 @@ use crate::look::is_missing;
 use crate::recorded::PackageRecords;
 use crate::rules::{Coverage, Interest, Rules, Severity};
 use crate::storm::Storms;
+use crate::verifier::{Budget, Pace, Verifier};
 use crate::watching::{Choice, Watching};
 use crate::workers::{Depth, Report, Workers};
 
@@ -86,6 +87,12 @@ pub struct Status {
     pub baseline_complete: bool,
     /// When everything was compared last, and how long it took.
     pub last_scan: Option<(SystemTime, Duration)>,
+    /// Files that were read again to prove that they are as they are known, in this life.
+    pub verified_files: u64,
+    /// Bytes that were read for it.
+    pub verified_bytes: u64,
+    /// Times that all files were.
+    pub verified_rounds: u64,
     /// What is being compared now, and how many objects of it have been.
     pub scans: Vec<(&'static str, usize)>,
 }
@@ -159,6 +166,10 @@ pub struct Engine<S> {
     /// Rounds whose alerts wait for what packages say of them.
     unrecorded: BTreeMap<u64, Told>,
     packages: PackageRecords,
+    verifier: Verifier,
+    pace: Pace,
+    /// When files were last given to the verifier; none while it reads.
+    verified: Option<Instant>,
     /// Paths that a worker looks at now.
     in_flight: HashSet<PathBuf>,
     /// What happened to them meanwhile.
@@ -218,6 +229,9 @@ impl<S: Sink> Engine<S> {
             rounds: BTreeMap::new(),
             unrecorded: BTreeMap::new(),
             packages: PackageRecords::start(mailbox.clone())?,
+            verifier: Verifier::start(mailbox.clone())?,
+            pace: Pace::default(),
+            verified: Some(now()),
             mailbox,
             in_flight: HashSet::new(),
             again: HashMap::new(),
@@ -404,6 +418,46 @@ impl<S: Sink> Engine<S> {
                 self.seen_until = SystemTime::now();
                 self.packages.forget();
             }
+            self.verify_some();
+        }
+    }
+
+    /// Has those files read again whose turn it is.
+    fn verify_some(&mut self) {
+        let settings = self.coverage.rules().settings();
+        let (Some(period), Some(last)) = (settings.rehash, self.verified) else { return };
+        let budget =
+            Budget { cpu_percent: settings.cpu_percent, bytes_per_second: settings.bytes_per_second };
+        let state = self.ledger.state();
+        let due = self.pace.due(state.baseline.len(), now().duration_since(last), period);
+        self.verified = Some(now());
+        if due == 0 {
+            return;
+        }
+        let mut files = state.baseline.after(state.cursor.as_deref(), due);
+        if files.is_empty() {
+            // All were read: from the beginning again.
+            self.status.verified_rounds += 1;
+            files = state.baseline.after(None, due);
+        }
+        self.pace.took(due);
+        let Some((last, _)) = files.last() else { return };
+        self.ledger.set_cursor(Some(last.clone()));
+        self.verified = None;
+        self.verifier.read(files, budget);
+    }
+
+    fn note_verified(&mut self, files: usize, bytes_read: u64, differing: Vec<PathBuf>) {
+        self.verified = Some(now());
+        self.status.verified_files += files as u64;
+        self.status.verified_bytes += bytes_read;
+        let to = SystemTime::now();
+        let period = self.coverage.rules().settings().rehash.unwrap_or_default();
+        let from = to.checked_sub(period).unwrap_or(to);
+        for path in differing {
+            let happened =
+                Happened { prove: true, window: Some(Window { from, to }), ..Happened::finished() };
+            self.due.touch(&path, happened, now());
         }
     }
 
@@ -572,6 +626,9 @@ impl<S: Sink> Engine<S> {
                 Report::Read { scan, directory, findings } => self.note_read(scan, &directory, findings),
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
+                Report::Verified { files, bytes_read, differing } => {
+                    self.note_verified(files, bytes_read, differing);
+                }
             }
         }
     }
@@ -599,7 +656,10 @@ impl<S: Sink> Engine<S> {
             // It is watched at once: the sooner it is, the less has to be compared.
             if happened.appeared {
                 self.watching.directories().remove_tree(path);
-                self.scan_tree(path, None);
+                // What only has another name now is not compared before that is known: it would seem to be new.
+                if happened.moved_from.is_none() {
+                    self.scan_tree(path, None);
+                }
             }
             self.due.hurry(path, happened, now);
         } else {

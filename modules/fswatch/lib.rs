@@ -36,6 +36,7 @@ pub mod recorded;
 pub mod rules;
 pub mod store;
 pub mod storm;
+pub mod verifier;
 pub mod watching;
 pub mod workers;
 

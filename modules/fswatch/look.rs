@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use sha2::{Digest, Sha256};
+use std::time::Instant;
 
 use crate::codec::no_attributes;
 use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::verifier::Budget;
 
 /// Bytes that are read at a time.
 pub const READ_BYTES: usize = 128 * 1024;
@@ -63,13 +65,35 @@ pub enum Found {
 pub struct Scratch {
     buffer: Vec<u8>,
     none: ExtendedAttributes,
-    /// Bytes that were read, for those who keep within a budget.
+    /// Bytes that were read.
     pub bytes_read: u64,
+    /// What reading may cost, and when the work went on last.
+    budget: Option<(Budget, Instant)>,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { buffer: vec![0; READ_BYTES], none: no_attributes(), bytes_read: 0 }
+        Self { buffer: vec![0; READ_BYTES], none: no_attributes(), bytes_read: 0, budget: None }
+    }
+}
+
+impl Scratch {
+    /// Memory for looks that keep within a budget from now on.
+    #[must_use]
+    pub fn within(budget: Budget, now: Instant) -> Self {
+        Self { budget: Some((budget, now)), ..Self::default() }
+    }
+
+    /// Rests after reading so many bytes, as the budget wants it.
+    #[expect(clippy::disallowed_methods, reason = "a budget of real time is kept by waiting in real time")]
+    fn rest(&mut self, bytes: u64) {
+        if let Some((budget, since)) = &mut self.budget {
+            let rest = budget.rest(since.elapsed(), bytes);
+            if !rest.is_zero() {
+                std::thread::sleep(rest);
+            }
+            *since = Instant::now();
+        }
     }
 }
 
@@ -342,6 +366,7 @@ fn digest(
         hash.update(&buffer[..read]);
         offset += read as u64;
         scratch.bytes_read += read as u64;
+        scratch.rest(read as u64);
         if let Some((length, digest)) = beginning
             && offset == length
             && read > 0

@@ -328,6 +328,11 @@ fn describe(status: &Status, masked: bool, most: usize) -> Value {
         "unaccepted": status.unaccepted,
         "baseline_bytes": status.bytes,
         "store_bytes": status.store_bytes,
+        "verification": json!({
+            "files": status.verified_files,
+            "bytes": status.verified_bytes,
+            "rounds": status.verified_rounds,
+        }),
         "scans": status.scans.iter().map(|(what, compared)| json!({"what": what, "compared": compared})).collect::<Vec<_>>(),
         "overflows": status.overflows,
         "last_scan": status.last_scan.map(|(at, took)| json!({

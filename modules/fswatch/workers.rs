@@ -125,6 +125,15 @@ pub enum Report {
         /// What was found.
         findings: Findings,
     },
+    /// Some files were read again.
+    Verified {
+        /// How many.
+        files: usize,
+        /// Bytes that were read for it.
+        bytes_read: u64,
+        /// Those that are not as they are known.
+        differing: Vec<PathBuf>,
+    },
     /// What packages say of some paths.
     Recorded {
         /// The round.

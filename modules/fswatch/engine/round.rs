@@ -45,6 +45,8 @@ pub(super) struct Told {
     alerts: Vec<Alert>,
     /// Directories that are gone, or something else now.
     trees: Vec<(PathBuf, Happened)>,
+    /// Directories that were moved here from where nobody watches.
+    came: Vec<PathBuf>,
     /// All paths of the round.
     paths: Vec<PathBuf>,
 }
@@ -135,6 +137,7 @@ impl<S: Sink> Engine<S> {
         let mut entry = Entry::default();
         let mut alerts = Vec::new();
         let mut trees = Vec::new();
+        let mut came = Vec::new();
         for (to, from) in &renames {
             self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts);
         }
@@ -146,6 +149,9 @@ impl<S: Sink> Engine<S> {
             let is_directory = |object: &Option<Object>| {
                 object.as_ref().is_some_and(|object| object.kind == Kind::Directory)
             };
+            if is_directory(&one.there) && one.happened.moved_from.is_some() {
+                came.push(one.path.clone());
+            }
             if is_directory(&one.known) && !is_directory(&one.there) {
                 trees.push((one.path.clone(), one.happened.clone()));
             }
@@ -167,7 +173,7 @@ impl<S: Sink> Engine<S> {
                 Question { alert, path, is_file }
             })
             .collect();
-        let told = Told { entry, alerts, trees, paths };
+        let told = Told { entry, alerts, trees, came, paths };
         if questions.is_empty() {
             self.conclude(told);
         } else {
@@ -190,10 +196,13 @@ impl<S: Sink> Engine<S> {
 
     /// Tells what a round found.
     fn conclude(&mut self, told: Told) {
-        let Told { entry, alerts, trees, paths } = told;
+        let Told { entry, alerts, trees, came, paths } = told;
         self.tell(entry, alerts);
         for (path, happened) in trees {
             self.tree_went(&path, &happened);
+        }
+        for path in came {
+            self.scan_tree(&path, None);
         }
         for path in paths {
             self.in_flight.remove(&path);

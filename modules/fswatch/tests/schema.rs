@@ -224,9 +224,9 @@ fn the_schema_lists_what_the_module_can_say() {
 #[test]
 fn alerts_with_all_keys_are_as_the_schema_says() {
     let process = json!({
-        "pid": 7, "executable": "/usr/bin/vi", "command": "vi /etc/hosts", "user": "root", "login_user": "ann",
+        "pid": 7, "executable": "/usr/bin/vi", "command": "vi /etc/hosts", "user": 0, "login_user": 1000,
         "parent": {"pid": 1, "executable": "/sbin/init"}, "container": "web",
-        "unknown": {"login_user": "nobody logged in"},
+        "unknown": {"parent": "the process had ended"},
     });
     let time = "2026-01-02T03:04:05.678Z";
     let renamed = json!({
@@ -236,7 +236,7 @@ fn alerts_with_all_keys_are_as_the_schema_says() {
     });
     let group = json!({
         "severity": "low", "alert": "package vim changed 12 files", "event": "group", "time": time,
-        "group": {"id": "g1", "count": 12},
+        "group": {"id": "g1", "writer": "/usr/bin/dpkg", "events": {"changed": 12}, "samples": ["/a"]},
     });
     let notice = json!({"severity": "high", "alert": "events were lost", "event": "notice", "time": time});
     let accepted =

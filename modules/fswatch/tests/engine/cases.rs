@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -550,6 +552,58 @@ fn a_rescan_finds_what_gave_no_notification() {
 }
 
 /// What can be done to a small tree.
+/// Stores to a mapped page of a file, each time it is told to by a line.
+const MAPPER: &str = "
+import mmap, sys
+with open(sys.argv[1], 'r+b') as file:
+    page = mmap.mmap(file.fileno(), 0)
+    for line in sys.stdin:
+        page[0:1] = line[0:1].encode()
+        print('done', flush=True)
+";
+
+#[test]
+fn a_store_to_a_mapped_page_is_found_by_reading_everything() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("a");
+    fs::write(&file, "1").unwrap();
+    let mut running = Running::on(&[temp.path().to_str().unwrap()]);
+    let mut mapper = Command::new("python3")
+        .args(["-c", MAPPER])
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut done = BufReader::new(mapper.stdout.take().unwrap());
+    let mut commands = mapper.stdin.take().unwrap();
+    let mut store = |value: &str| {
+        writeln!(commands, "{value}").unwrap();
+        let mut line = String::new();
+        done.read_line(&mut line).unwrap();
+        assert_eq!(line, "done\n");
+    };
+    let rescan = |running: &Running, prove| {
+        running.ask(|done| Order::Rescan { paths: Vec::new(), prove, done });
+    };
+
+    store("2");
+    rescan(&running, true);
+    let first = running.told(temp.path());
+    // The page is dirty already: neither an event nor a time tells of this.
+    store("3");
+    rescan(&running, true);
+    let second = running.told(temp.path());
+    drop(commands);
+    mapper.wait().unwrap();
+
+    assert_eq!(texts(&first, temp.path()), ["changed a"]);
+    assert_eq!(texts(&second, temp.path()), ["changed a"]);
+    assert!(second[0].attributes.contains(&"content".to_owned()), "{second:?}");
+    assert_eq!(second[0].before["sha256"], first[0].after["sha256"]);
+    assert!(second[0].window["from"].is_string());
+}
+
 /// What can be done to a tree while nobody watches, and how it is told.
 fn change_everything(watched: &Path, outside: &Path) -> Vec<&'static str> {
     let file = |name: &str| watched.join(name);
