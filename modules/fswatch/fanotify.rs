@@ -303,7 +303,9 @@ impl Reader {
         }
         let process = self.processes.of(event.pid);
         let happened = Happened {
-            finished: !event.mask.difference(Mask::MODIFY | Mask::ONDIR | Mask::OPEN_EXEC).is_empty(),
+            // A new file is written to next; a new directory is complete as it is.
+            finished: is_directory
+                || !event.mask.difference(Mask::CREATE | Mask::MODIFY | Mask::OPEN_EXEC).is_empty(),
             directory: is_directory,
             appeared: event.mask.contains(Mask::CREATE),
             writers: Writers::one(process),

@@ -127,7 +127,9 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox) {
                 batch.ended(event.wd);
             } else {
                 let happened = Happened {
-                    finished: !event.mask.contains(EventMask::MODIFY),
+                    // A new file is written to next; a new directory is complete as it is.
+                    finished: !event.mask.contains(EventMask::MODIFY)
+                        && (!event.mask.contains(EventMask::CREATE) || event.mask.contains(EventMask::ISDIR)),
                     directory: event.mask.contains(EventMask::ISDIR)
                         || event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF),
                     appeared: event.mask.intersects(EventMask::CREATE | EventMask::MOVED_TO),

@@ -349,7 +349,7 @@ fn a_root_that_is_removed_and_made_again_stays_watched() {
     let mut running = Running::on(&[directory.to_str().unwrap()]);
 
     fs::remove_dir_all(&directory).unwrap();
-    running.status_when(|status| !status.waiting.is_empty());
+    running.status_when(|status| !status.waiting.is_empty() && status.alerts == 2);
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("b"), "1").unwrap();
     let mut told = texts(&running.told(&directory), &directory);
