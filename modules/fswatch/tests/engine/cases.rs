@@ -183,7 +183,7 @@ impl Running {
                 Err(error) => panic!("{error}"),
             }
         }
-        self.status_when(|status| status.pending == 0);
+        self.status_when(|status| status.pending == 0 && status.scans.is_empty());
         while let Ok(said) = self.said.try_recv() {
             if let Said::Alert(alert) = said {
                 alerts.push(*alert);
