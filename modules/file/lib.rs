@@ -1,0 +1,5 @@
+//! Searches files by name, size, mode, time, content and digest.
+
+#![forbid(unsafe_code)]
+
+pub mod filter;
