@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_size_is_refused() {
-        for text in ["", "<", "k", "10K", "+1", "-1", "1.5m", "=1", "10 ", "é", "99999999999999999999", "99999999t"] {
+        for text in
+            ["", "<", "k", "10K", "+1", "-1", "1.5m", "=1", "10 ", "é", "99999999999999999999", "99999999t"]
+        {
             assert_eq!(SizeRange::parse(text), Err(FilterError::Size(text.to_owned())));
         }
     }
