@@ -4,4 +4,6 @@
 
 pub mod digest;
 pub mod filter;
+pub mod mounts;
+pub mod parameters;
 pub mod pattern;
