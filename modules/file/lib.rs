@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod content;
 pub mod digest;
 pub mod filter;
 pub mod mounts;

@@ -165,7 +165,7 @@ garbage
     proptest! {
         #[test]
         fn any_table_is_read(table in any::<Vec<u8>>(), path in "[ a\\\\0-8]{0,8}") {
-            Mounts::parse(&table);
+            let _ = Mounts::parse(&table);
             let line = [b"1 2 3:4 / /", path.as_bytes(), b" rw - ext4 x rw"].concat();
             let parsed = Mounts::parse(&line);
             prop_assert!(parsed.all.len() <= 1);
