@@ -6,5 +6,8 @@ pub mod content;
 pub mod digest;
 pub mod filter;
 pub mod mounts;
+pub mod open;
 pub mod parameters;
 pub mod pattern;
+pub mod pool;
+pub mod read;
