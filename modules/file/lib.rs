@@ -5,6 +5,7 @@
 pub mod content;
 pub mod digest;
 pub mod filter;
+pub mod findings;
 pub mod mounts;
 pub mod open;
 pub mod parameters;
