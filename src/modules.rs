@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use vigie_actors::builtin::{BuiltinModule, KeyShape, KeyType};
 use vigie_actors::config::ModuleKind;
 use vigie_examplepersist::ExamplePersist;
+use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_sdk::protocol::Message;
-use vigie_sdk::{ModuleResult, run_adapter, run_persistent};
+use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
 
 use crate::exit::Exit;
 use crate::print;
@@ -29,6 +30,14 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[KeyShape { section: "ExamplePersist", key: "interval", kind: KeyType::Integer }],
         empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
         check: vigie_examplepersist::check,
+    },
+    BuiltinModule {
+        name: "file",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: |_| Ok(()),
     },
 ];
 
@@ -62,8 +71,12 @@ pub(crate) fn persist(name: &str) -> ExitCode {
     }
 }
 
-/// Answers one query on standard input and output: asks a persistent module through its socket.
+/// Answers one query on standard input and output: runs a standard module, or asks a persistent one through its
+/// socket.
 pub(crate) fn run(name: &str) -> ExitCode {
+    if name == "file" {
+        return run_standard::<File>();
+    }
     match BUILTINS.iter().find(|builtin| builtin.name == name) {
         Some(builtin) if builtin.kind == ModuleKind::Persistent => run_adapter(name),
         _ => {

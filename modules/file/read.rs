@@ -56,7 +56,10 @@ pub fn read(
     let mut total = 0;
     let mut trouble = None;
     let mut at_end = false;
-    while !at_end && !(outer.is_done() && inner.is_done()) && !stop.load(Ordering::Relaxed) {
+    while !at_end {
+        if (outer.is_done() && inner.is_done()) || stop.load(Ordering::Relaxed) {
+            break;
+        }
         let length = match first.take().map_or_else(|| read_some(file, buffer), Ok) {
             Ok(length) => length,
             Err(error) => {

@@ -4,6 +4,7 @@
 //! gives, then by its metadata, and only then by its content. Search paths that lie below others are met on the way;
 //! those that were not, because of a depth or a file system that is not entered, get a walk of their own.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, OsStr, OsString};
 use std::mem::MaybeUninit;
@@ -101,25 +102,35 @@ struct Place {
 #[derive(Debug)]
 struct Candidate {
     place: Arc<Place>,
-    file: FileName,
+    file: FileName<'static>,
     /// The searches, and which of their filters passed already.
     asking: Vec<(usize, Vec<usize>)>,
 }
 
 /// How a file is found and called.
-#[derive(Debug, Clone)]
-enum FileName {
+#[derive(Debug)]
+enum FileName<'n> {
     /// In its place, by this name.
-    Entry(Box<CStr>),
+    Entry(Cow<'n, CStr>),
     /// At this path without links, and called by this name in its place.
-    Elsewhere { called: Box<[u8]>, real: PathBuf },
+    Elsewhere { called: Cow<'n, [u8]>, real: Cow<'n, Path> },
 }
 
-impl FileName {
+impl FileName<'_> {
     fn called(&self) -> &[u8] {
         match self {
             Self::Entry(name) => name.to_bytes(),
             Self::Elsewhere { called, .. } => called,
+        }
+    }
+
+    fn to_kept(&self) -> FileName<'static> {
+        match self {
+            Self::Entry(name) => FileName::Entry(Cow::Owned(name.clone().into_owned())),
+            Self::Elsewhere { called, real } => FileName::Elsewhere {
+                called: Cow::Owned(called.clone().into_owned()),
+                real: Cow::Owned(real.clone().into_owned()),
+            },
         }
     }
 }
@@ -339,7 +350,7 @@ impl<'q> Walk<'q> {
         let place = Arc::new(Place { directory: None, asked: place });
         let called = root.path.file_name().unwrap_or_default().as_bytes().into();
         self.files.fetch_add(1, Ordering::Relaxed);
-        self.file(&place, &FileName::Elsewhere { called, real }, &interests, worker);
+        self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, worker);
     }
 
     /// Adds the searches whose path this is; one that is interested already goes as deep as it may from either.
@@ -494,13 +505,13 @@ impl<'q> Walk<'q> {
         if interests.is_empty() || !is_file() {
             return false;
         }
-        let file = FileName::Elsewhere { called: called.into(), real };
+        let file = FileName::Elsewhere { called: called.into(), real: real.into() };
         self.file(&listing.place, &file, &interests, worker);
         true
     }
 
     /// Asks about a regular file: by name, then by metadata, and keeps it for reading when that does not decide.
-    fn file(&self, place: &Arc<Place>, file: &FileName, interests: &[Interest], worker: &mut Worker) {
+    fn file(&self, place: &Arc<Place>, file: &FileName<'_>, interests: &[Interest], worker: &mut Worker) {
         let mut status: Option<Status> = None;
         let mut asking = Vec::new();
         for interest in interests {
@@ -544,7 +555,7 @@ impl<'q> Walk<'q> {
             }
         }
         if !asking.is_empty() {
-            worker.batch.push(Candidate { place: Arc::clone(place), file: file.clone(), asking });
+            worker.batch.push(Candidate { place: Arc::clone(place), file: file.to_kept(), asking });
         }
     }
 
@@ -574,9 +585,9 @@ impl<'q> Walk<'q> {
             return;
         }
         let opened = match (&file, &place.directory) {
-            (FileName::Entry(name), Some(directory)) => open::open_file(directory.as_fd(), &**name),
+            (FileName::Entry(name), Some(directory)) => open::open_file(directory.as_fd(), name.as_ref()),
             (FileName::Entry(_), None) => Err(Errno::NOENT),
-            (FileName::Elsewhere { real, .. }, _) => open::open_file(CWD, real.as_path()),
+            (FileName::Elsewhere { real, .. }, _) => open::open_file(CWD, real.as_ref()),
         };
         let opened = opened.and_then(|opened| Ok((open::status_of(&opened)?, opened)));
         let (status, reading) = match opened {
@@ -643,11 +654,11 @@ fn metadata_passes(check: &Check, status: Status) -> bool {
     raw != check.mismatch
 }
 
-fn status_of(place: &Place, file: &FileName) -> Result<Status, Errno> {
+fn status_of(place: &Place, file: &FileName<'_>) -> Result<Status, Errno> {
     match (file, &place.directory) {
-        (FileName::Entry(name), Some(directory)) => open::status(directory.as_fd(), &**name),
+        (FileName::Entry(name), Some(directory)) => open::status(directory.as_fd(), name.as_ref()),
         (FileName::Entry(_), None) => Err(Errno::NOENT),
-        (FileName::Elsewhere { real, .. }, _) => open::status(CWD, real.as_path()),
+        (FileName::Elsewhere { real, .. }, _) => open::status(CWD, real.as_ref()),
     }
 }
 
