@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench build install clean-run dependencies
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-file build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -111,6 +111,11 @@ conf-check: ## check every configuration file in conf/
 bench: ## measure; prints tables
 	@$(NEED)
 	$(CARGO) bench --locked --bench agent
+
+bench-file: ## measure searches of files beside find, grep, ripgrep and sha256sum
+	@$(NEED)
+	need 'command -v rg' ripgrep
+	$(CARGO) bench --locked --bench file
 
 build: ## build the program for installation
 	@$(NEED)

@@ -158,7 +158,7 @@ fn what_may_not_be_read_is_told_and_still_found_by_its_metadata() {
     }
     let tree = Tree::with(&[("locked", "x"), ("closed/inner", "x")]);
     for path in ["locked", "closed"] {
-        std::fs::set_permissions(tree.path(path), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(tree.path(path), std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
     }
 
     let result = ask(&json!({"searches": {
