@@ -23,7 +23,7 @@ pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
 
 /// Files of the tree, and runs of which the median is taken.
 const FULL: (u32, usize) = (50_000, 7);
-const QUICK: (u32, usize) = (5_000, 3);
+const QUICK: (u32, usize) = (20_000, 3);
 
 const USAGE: &str = "\
 usage: make bench-file, or cargo bench --bench file -- [--quick] [--json]

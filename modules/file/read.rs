@@ -50,14 +50,16 @@ pub fn read(
         Err(error) => return unread(questions, Some(ReadTrouble::Unreadable(error))),
     };
     let is_compressed = first.is_some_and(|length| buffer[..length].starts_with(GZIP));
-    let (inner, outer) = questions.into_iter().partition(|question| is_compressed && question.decompresses());
+    let (inner, outer): (Vec<_>, Vec<_>) =
+        questions.into_iter().partition(|question| is_compressed && question.decompresses());
     let mut outer = Examination::new(outer);
-    let mut inner = Inside::new(inner, stop);
+    // A decoder has much memory to prepare: only for those who need it.
+    let mut inner = (!inner.is_empty()).then(|| Inside::new(inner, stop));
     let mut total = 0;
     let mut trouble = None;
     let mut at_end = false;
     while !at_end {
-        if (outer.is_done() && inner.is_done()) || stop.load(Ordering::Relaxed) {
+        if (outer.is_done() && inner.as_ref().is_none_or(Inside::is_done)) || stop.load(Ordering::Relaxed) {
             break;
         }
         let length = match first.take().map_or_else(|| read_some(file, buffer), Ok) {
@@ -71,9 +73,12 @@ pub fn read(
         // What the kernel makes up has no size, or one that is not its length.
         at_end = length == 0 || total == size;
         outer.take(&buffer[..length], at_end);
-        inner.take(&buffer[..length]);
+        if let Some(inner) = &mut inner {
+            inner.take(&buffer[..length]);
+        }
     }
-    let mut reading = inner.finish(at_end);
+    let inner = inner.map(|inner| inner.finish(at_end));
+    let mut reading = inner.unwrap_or(Reading { answers: Vec::new(), trouble: None });
     if outer.has_long_line() {
         trouble = trouble.or(Some(ReadTrouble::LongLine));
     }
