@@ -10,7 +10,6 @@ use std::time::Duration;
 /// The work that no worker has taken yet.
 #[derive(Debug)]
 pub struct Pool<J> {
-    workers: usize,
     shared: Mutex<Shared<J>>,
     changed: Condvar,
     /// Workers that wait, to be looked at without the lock.
@@ -20,6 +19,7 @@ pub struct Pool<J> {
 #[derive(Debug)]
 struct Shared<J> {
     jobs: Vec<J>,
+    workers: usize,
     idle: usize,
     finished: bool,
 }
@@ -28,8 +28,8 @@ impl<J> Pool<J> {
     /// Work for this many workers, each of which must call [`Pool::next`] until it gets nothing.
     #[must_use]
     pub fn new(workers: usize, jobs: Vec<J>) -> Self {
-        let shared = Mutex::new(Shared { jobs, idle: 0, finished: false });
-        Self { workers, shared, changed: Condvar::new(), idle: AtomicUsize::new(0) }
+        let shared = Mutex::new(Shared { jobs, workers, idle: 0, finished: false });
+        Self { shared, changed: Condvar::new(), idle: AtomicUsize::new(0) }
     }
 
     /// The next job: the worker's own newest, or somebody else's. Waits until there is one; `None` when all work
@@ -45,10 +45,7 @@ impl<J> Pool<J> {
             }
             shared.idle += 1;
             self.idle.store(shared.idle, Ordering::Relaxed);
-            if shared.idle == self.workers {
-                shared.finished = true;
-                self.changed.notify_all();
-            }
+            self.finish_if_idle(&mut shared);
             while shared.jobs.is_empty() && !shared.finished {
                 shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
@@ -57,6 +54,20 @@ impl<J> Pool<J> {
             }
             shared.idle -= 1;
             self.idle.store(shared.idle, Ordering::Relaxed);
+        }
+    }
+
+    /// One worker less than was said will ever ask for work.
+    pub fn do_without_one(&self) {
+        let mut shared = self.lock();
+        shared.workers -= 1;
+        self.finish_if_idle(&mut shared);
+    }
+
+    fn finish_if_idle(&self, shared: &mut Shared<J>) {
+        if shared.idle == shared.workers {
+            shared.finished = true;
+            self.changed.notify_all();
         }
     }
 
@@ -119,6 +130,19 @@ mod tests {
 
             assert_eq!(done.load(Ordering::Relaxed), (1 << 13) - 1);
         }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_come_is_not_waited_for() {
+        let pool = Pool::new(2, vec![()]);
+        pool.do_without_one();
+
+        assert_eq!(pool.next(&mut Vec::new()), Some(()));
+        assert_eq!(pool.next(&mut Vec::new()), None);
+
+        let pool = Pool::new(1, vec![()]);
+        pool.do_without_one();
+        assert!(pool.wait(Duration::ZERO));
     }
 
     #[test]

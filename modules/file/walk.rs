@@ -50,6 +50,9 @@ pub enum Stop {
     /// The result is as long as one may be.
     #[error("its result became too long")]
     Full,
+    /// The host or a limit allows no thread.
+    #[error("no thread could be started for it: allow the module more tasks")]
+    NoThread,
 }
 
 /// A search that is interested in a directory and what is below.
@@ -216,8 +219,15 @@ impl<'q> Walk<'q> {
             }
             let pool = Pool::new(workers, unreached.into_iter().map(Job::Root).collect());
             let stopped = std::thread::scope(|scope| {
+                let mut started = 0;
                 for _ in 0..workers {
-                    scope.spawn(|| self.work(&pool));
+                    match std::thread::Builder::new().spawn_scoped(scope, || self.work(&pool)) {
+                        Ok(_) => started += 1,
+                        Err(_) => pool.do_without_one(),
+                    }
+                }
+                if started == 0 {
+                    return Some(Stop::NoThread);
                 }
                 while !pool.wait(PATIENCE) {
                     let why = must_stop().or_else(|| self.findings.is_full().then_some(Stop::Full));
