@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim build install clean-run dependencies
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -119,6 +119,11 @@ bench-fim: ## measure fswatch beside other tools; needs 8 GB of disk, and root f
 	need 'command -v vim' vim
 	need 'command -v rsync' rsync
 	$(CARGO) bench --locked --bench fim
+
+bench-file: ## measure searches of files beside find, grep, ripgrep and sha256sum
+	@$(NEED)
+	need 'command -v rg' ripgrep
+	$(CARGO) bench --locked --bench file
 
 build: ## build the program for installation
 	@$(NEED)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use vigie_actors::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
 use vigie_actors::config::ModuleKind;
 use vigie_examplepersist::ExamplePersist;
+use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_sdk::protocol::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
@@ -30,6 +31,14 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[KeyShape { section: "ExamplePersist", key: "interval", kind: KeyType::Integer }],
         empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
         check: vigie_examplepersist::check,
+    },
+    BuiltinModule {
+        name: "file",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
     },
     BuiltinModule {
         name: "timedrift",
@@ -81,6 +90,7 @@ pub(crate) fn persist(name: &str) -> ExitCode {
 /// Answers one query on standard input and output; a persistent module is asked through its socket.
 pub(crate) fn run(name: &str) -> ExitCode {
     match name {
+        "file" => run_standard::<File>(),
         "timedrift" => run_standard::<TimeDrift>(),
         _ if is_persistent(name) => run_adapter(name),
         _ => {

@@ -1,0 +1,203 @@
+//! The standard module `file`: searches files by name, size, mode, time, content and digest.
+//!
+//! Takes the parameters of MIG's module of that name and answers in its form. [`parameters`], [`filter`],
+//! [`pattern`], [`content`] and [`digest`] decide without touching a file; [`open`] and [`read`] touch one file,
+//! [`walk`] finds them, with threads that share their work through a [`pool`], and [`findings`] keeps the result
+//! within limits. Contents of files are never returned.
+
+#![forbid(unsafe_code)]
+
+pub mod content;
+pub mod digest;
+pub mod filter;
+pub mod findings;
+pub mod mounts;
+pub mod open;
+pub mod parameters;
+pub mod pattern;
+pub mod pool;
+pub mod read;
+pub mod walk;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use vigie_sdk::{ModuleResult, Query, StandardModule};
+
+use crate::findings::MASKED;
+use crate::mounts::Mounts;
+use crate::parameters::{ParametersError, Search};
+use crate::walk::{Stop, Walk};
+
+/// Where the kernel shows the mounts that this process sees.
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// Time before the deadline that is kept for writing the answer.
+const LEAD: Duration = Duration::from_millis(500);
+
+/// The module.
+#[derive(Debug)]
+pub struct File;
+
+impl StandardModule for File {
+    const NAME: &'static str = "file";
+
+    fn run(query: &Query) -> ModuleResult {
+        let mut result = search(query);
+        if query.extraprivacy {
+            // An error can name a path.
+            for error in result.errors.iter_mut().flatten() {
+                MASKED.clone_into(error);
+            }
+        }
+        result
+    }
+}
+
+/// Checks the parameters of a query without running it.
+///
+/// # Errors
+/// Everything that is wrong with them, by search and field.
+pub fn check(parameters: Option<&RawValue>) -> Result<(), ParametersError> {
+    parameters::parse(parameters, 0).map(drop)
+}
+
+/// MIG's counters, and ours.
+#[derive(Debug, Serialize)]
+struct Statistics {
+    filescount: u64,
+    openfailed: u64,
+    totalhits: usize,
+    exectime: String,
+    /// The search ended before its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
+}
+
+fn search(query: &Query) -> ModuleResult {
+    let started = now();
+    let searches = match parameters::parse(query.parameters.as_deref(), nanoseconds(SystemTime::now())) {
+        Ok(searches) => searches,
+        Err(error) => return ModuleResult::failed(error.0.iter().map(ToString::to_string)),
+    };
+    let mounts = match mounts(&searches) {
+        Ok(mounts) => mounts,
+        Err(error) => return ModuleResult::failed([error]),
+    };
+    let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started + left);
+    let walk = Walk::new(&searches, mounts, query.extraprivacy);
+    let ended = walk.run(|| {
+        if query.is_stopped() {
+            Some(Stop::Asked)
+        } else {
+            deadline.filter(|deadline| *deadline <= now()).map(|_| Stop::Deadline)
+        }
+    });
+    let (filescount, openfailed) = (walk.files(), walk.failed());
+    let Walk { findings, errors, .. } = walk;
+    let mut errors = errors.finish();
+    errors.extend(findings.limited().map(|search| {
+        let (label, limit) = (&search.label, search.options.match_limit);
+        format!("search {label:?} ended at its matchlimit of {limit}: there may be more")
+    }));
+    if let Err(stop) = &ended {
+        errors
+            .push(format!("the search ended early because {stop}: there may be more than what is returned"));
+    }
+    let (elements, totalhits) = findings.into_elements();
+    let mut result = ModuleResult::found(totalhits > 0, &elements).with_statistics(&Statistics {
+        filescount,
+        openfailed,
+        totalhits,
+        exectime: duration_text(now() - started),
+        incomplete: ended.is_err(),
+    });
+    result.success &= ended.is_ok();
+    result.errors = (!errors.is_empty()).then_some(errors);
+    result
+}
+
+/// The mounts, which some searches need not know.
+fn mounts(searches: &[Search]) -> Result<Mounts, String> {
+    match std::fs::read(MOUNTINFO) {
+        Ok(table) => Ok(Mounts::parse(&table)),
+        Err(_) if searches.iter().all(|search| search.options.pseudo) => Ok(Mounts::default()),
+        Err(error) => Err(format!(
+            "cannot read {MOUNTINFO}, and so cannot stay out of file systems of other hosts: {error}; \
+             set the option allfilesystems in every search to search without it"
+        )),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a module of its own process lives in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn nanoseconds(time: SystemTime) -> i128 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
+}
+
+/// How long the search may take until an RFC 3339 deadline; `None` when it is not a time.
+fn time_left(deadline: &str) -> Option<Duration> {
+    let deadline: jiff::Timestamp = deadline.parse().ok()?;
+    let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+    Some(left - LEAD.min(left / 4))
+}
+
+/// A duration as Go writes it: `1.033646ms`, `2.5s`, `1m0s`.
+fn duration_text(duration: Duration) -> String {
+    let nanoseconds = duration.as_nanos();
+    let (unit, name) = match nanoseconds {
+        0 => return "0s".to_owned(),
+        1..1_000 => (1, "ns"),
+        1_000..1_000_000 => (1_000, "µs"),
+        1_000_000..1_000_000_000 => (1_000_000, "ms"),
+        _ => (1_000_000_000, "s"),
+    };
+    let minutes = nanoseconds / 60_000_000_000;
+    let rest = nanoseconds % 60_000_000_000;
+    let digits = unit.to_string().len() - 1;
+    let fraction = format!("{:0digits$}", rest % unit);
+    let fraction = if digits == 0 { "" } else { fraction.trim_end_matches('0') };
+    let point = if fraction.is_empty() { "" } else { "." };
+    let hours = match (minutes / 60, minutes % 60) {
+        (0, 0) => String::new(),
+        (0, minutes) => format!("{minutes}m"),
+        (hours, minutes) => format!("{hours}h{minutes}m"),
+    };
+    format!("{hours}{}{point}{fraction}{name}", rest / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_go_writes_them() {
+        for (nanoseconds, text) in [
+            (0, "0s"),
+            (7, "7ns"),
+            (1_500, "1.5µs"),
+            (596_771, "596.771µs"),
+            (1_033_646, "1.033646ms"),
+            (2_000_000_000, "2s"),
+            (2_050_000_000, "2.05s"),
+            (60_000_000_000, "1m0s"),
+            (3_661_000_000_001, "1h1m1.000000001s"),
+        ] {
+            assert_eq!(duration_text(Duration::from_nanos(nanoseconds)), text);
+        }
+    }
+
+    #[test]
+    fn the_answer_is_written_before_the_deadline() {
+        assert_eq!(time_left("2000-01-01T00:00:00Z"), Some(Duration::ZERO));
+        assert_eq!(time_left("soon"), None);
+        let minute = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
+        let left = time_left(&minute.to_string()).unwrap();
+        assert!(left < Duration::from_secs(60) - LEAD && left > Duration::from_secs(30), "{left:?}");
+    }
+}

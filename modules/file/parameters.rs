@@ -1,0 +1,696 @@
+//! What an investigator asks: the parameters of a query, checked as a whole before anything runs.
+//!
+//! The form is that of MIG's file module: searches by label, each with paths, filters and options. Keys may have
+//! any case; labels keep theirs. A key that is not known is refused, because a misspelt filter that is ignored
+//! gives an answer to another question.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+
+use crate::digest::{Algorithm, from_hexadecimal};
+use crate::filter::{Age, SizeRange};
+use crate::pattern::{LinePattern, Pattern};
+
+/// Longest label, in characters; MIG's limit.
+const MAX_LABEL_CHARACTERS: usize = 64;
+
+/// Directory levels that a search goes down when it does not say; MIG's default.
+const DEFAULT_MAX_DEPTH: u32 = 1_000;
+
+/// Matches that a search returns when it does not say; MIG's default.
+const DEFAULT_MATCH_LIMIT: u32 = 1_000;
+
+/// Errors that are returned when a search does not say; MIG's default.
+const DEFAULT_MAX_ERRORS: u32 = 30;
+
+/// One thing that is wrong with the parameters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The parameters are no set of searches.
+    #[error("{0}")]
+    Parameters(String),
+    /// A search cannot be carried out.
+    #[error("search {label:?}: {field}: {what}")]
+    Search {
+        /// Which search.
+        label: String,
+        /// Which of its fields.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        what: String,
+    },
+}
+
+/// Everything that is wrong with the parameters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct ParametersError(pub Vec<Problem>);
+
+/// What one filter asks of a file.
+#[derive(Debug, Clone)]
+pub enum Test {
+    /// Its base name.
+    Name(Pattern),
+    /// Its size.
+    Size(SizeRange),
+    /// Its mode, as text.
+    Mode(Pattern),
+    /// When it was modified.
+    Modified(Age),
+    /// Its lines.
+    Content(LinePattern),
+    /// One of its digests.
+    Digest(Algorithm, Box<[u8]>),
+}
+
+/// One filter of a search.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// What it asks.
+    pub test: Test,
+    /// The option `mismatch` names this kind of filter: what does not pass is wanted.
+    pub mismatch: bool,
+    /// What is repeated in a result of this filter alone.
+    pub echo: Box<RawValue>,
+}
+
+/// The options of a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the investigator's switches")]
+pub struct Options {
+    /// Levels of directories that are entered: 1 is the search path itself.
+    pub max_depth: u32,
+    /// All filters must pass; otherwise each one is a search of its own.
+    pub match_all: bool,
+    /// All content expressions must pass on all lines.
+    pub macroal: bool,
+    /// Matches that are returned at most.
+    pub match_limit: u32,
+    /// Errors that are returned at most.
+    pub max_errors: u32,
+    /// Return the SHA-256 of what matches.
+    pub return_sha256: bool,
+    /// Look into files that are compressed with gzip.
+    pub decompress: bool,
+    /// Enter file systems of other hosts too.
+    pub remote: bool,
+    /// Enter the kernel's pseudo file systems too.
+    pub pseudo: bool,
+}
+
+/// One search.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// Its name in the result.
+    pub label: String,
+    /// Where it looks; absolute, without `.`, `..` or a slash at the end, each one once.
+    pub paths: Vec<PathBuf>,
+    /// Its filters: those on names first, then on metadata, on lines, and on digests.
+    checks: Vec<Check>,
+    /// Where the filters of the first three kinds end in `checks`.
+    ends: [usize; 3],
+    /// Its options.
+    pub options: Options,
+    /// What is repeated in each of its results.
+    pub echo: Box<RawValue>,
+}
+
+impl Search {
+    /// All filters.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// The filters on names, and the place of the first one.
+    #[must_use]
+    pub fn names(&self) -> (usize, &[Check]) {
+        (0, &self.checks[..self.ends[0]])
+    }
+
+    /// The filters on metadata, and the place of the first one.
+    #[must_use]
+    pub fn metadata(&self) -> (usize, &[Check]) {
+        (self.ends[0], &self.checks[self.ends[0]..self.ends[1]])
+    }
+
+    /// The filters on lines, and the place of the first one.
+    #[must_use]
+    pub fn contents(&self) -> (usize, &[Check]) {
+        (self.ends[1], &self.checks[self.ends[1]..self.ends[2]])
+    }
+
+    /// The filters on digests, and the place of the first one.
+    #[must_use]
+    pub fn digests(&self) -> (usize, &[Check]) {
+        (self.ends[2], &self.checks[self.ends[2]..])
+    }
+}
+
+/// Reads the parameters of a query. `now` is in nanoseconds since the epoch; ages count back from it.
+///
+/// # Errors
+/// Everything that is wrong with them, by search and field.
+pub fn parse(parameters: Option<&RawValue>, now: i128) -> Result<Vec<Search>, ParametersError> {
+    let fail = |what: &str| Err(ParametersError(vec![Problem::Parameters(what.to_owned())]));
+    let value = match parameters.map(|raw| serde_json::from_str(raw.get())).transpose() {
+        Ok(value) => value.unwrap_or_default(),
+        Err(error) => return fail(&format!("the parameters are not JSON: {error}")),
+    };
+    let missing = "there is no search: give at least one, as in \
+                   {\"searches\": {\"label\": {\"paths\": [\"/etc\"], \"names\": [\"^passwd$\"]}}}";
+    let Value::Object(parameters) = value else { return fail(missing) };
+    let mut problems = Vec::new();
+    let mut searches = Vec::new();
+    for (key, value) in &parameters {
+        match value {
+            _ if !key.eq_ignore_ascii_case("searches") => {
+                problems.push(Problem::Parameters(format!("{key:?} is unknown; known is: searches")));
+            }
+            Value::Object(map) => {
+                for (label, value) in map {
+                    searches.extend(Reader { label, problems: &mut problems }.search(value, now));
+                }
+            }
+            Value::Null => {}
+            _ => problems.push(Problem::Parameters("searches must be an object of searches".to_owned())),
+        }
+    }
+    if problems.is_empty() && searches.is_empty() {
+        return fail(missing);
+    }
+    if problems.is_empty() { Ok(searches) } else { Err(ParametersError(problems)) }
+}
+
+/// A search as it was asked, in MIG's form and order.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Asked {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    description: String,
+    paths: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    contents: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sizes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    modes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mtimes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    md5: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sha1: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sha2: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sha3: Vec<String>,
+    options: AskedOptions,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the investigator's switches")]
+struct AskedOptions {
+    maxdepth: u32,
+    maxerrors: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    remotefs: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    allfilesystems: bool,
+    matchall: bool,
+    macroal: bool,
+    mismatch: Option<Vec<String>>,
+    matchlimit: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    returnsha256: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    decompress: bool,
+}
+
+/// The fields of a search that hold filters, and their names in the option `mismatch`, the cheap ones first.
+const FILTERS: [(&str, &str); 9] = [
+    ("names", "name"),
+    ("sizes", "size"),
+    ("modes", "mode"),
+    ("mtimes", "mtime"),
+    ("contents", "content"),
+    ("md5", "md5"),
+    ("sha1", "sha1"),
+    ("sha2", "sha2"),
+    ("sha3", "sha3"),
+];
+
+impl Asked {
+    fn filter(&mut self, field: &str) -> &mut Vec<String> {
+        match field {
+            "names" => &mut self.names,
+            "sizes" => &mut self.sizes,
+            "modes" => &mut self.modes,
+            "mtimes" => &mut self.mtimes,
+            "contents" => &mut self.contents,
+            "md5" => &mut self.md5,
+            "sha1" => &mut self.sha1,
+            "sha2" => &mut self.sha2,
+            _ => &mut self.sha3,
+        }
+    }
+
+    fn echo(&self) -> Box<RawValue> {
+        to_raw_value(self).expect("it is plain data with string keys")
+    }
+
+    /// The same search with one filter.
+    fn only(&self, field: &str, text: &str) -> Box<RawValue> {
+        let mut only = Self { paths: self.paths.clone(), options: self.options.clone(), ..Self::default() };
+        only.filter(field).push(text.to_owned());
+        only.echo()
+    }
+}
+
+/// Reads one search and notes what is wrong with it.
+struct Reader<'r> {
+    label: &'r str,
+    problems: &'r mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, field: &str, what: impl std::fmt::Display) {
+        self.problems.push(Problem::Search {
+            label: self.label.to_owned(),
+            field: field.to_owned(),
+            what: what.to_string(),
+        });
+    }
+
+    /// `None` when something is wrong.
+    fn search(&mut self, value: &Value, now: i128) -> Option<Search> {
+        let before = self.problems.len();
+        if self.label.is_empty()
+            || self.label.chars().count() > MAX_LABEL_CHARACTERS
+            || self.label.chars().any(char::is_control)
+        {
+            self.problem("label", "must have 1 to 64 characters, and no control characters");
+        }
+        let Value::Object(fields) = value else {
+            self.problem("search", "must be an object with paths, filters and options");
+            return None;
+        };
+        let asked = self.asked(fields);
+        let paths = self.paths(&asked.paths);
+        let checks = self.checks(&asked, now);
+        if self.problems.len() == before && checks.is_empty() && !asked.options.matchall {
+            self.problem(
+                "filters",
+                "there is none: give one of names, sizes, modes, mtimes, contents, md5, sha1, sha2 and sha3, \
+                 or set the option matchall to find every file",
+            );
+        }
+        if self.problems.len() > before {
+            return None;
+        }
+        let end = |kind: fn(&Test) -> bool| checks.iter().take_while(|check| kind(&check.test)).count();
+        let ends = [
+            end(|test| matches!(test, Test::Name(_))),
+            end(|test| !matches!(test, Test::Content(_) | Test::Digest(..))),
+            end(|test| !matches!(test, Test::Digest(..))),
+        ];
+        let or_default = |number: u32, default: u32| if number == 0 { default } else { number };
+        Some(Search {
+            label: self.label.to_owned(),
+            paths,
+            checks,
+            ends,
+            options: Options {
+                max_depth: or_default(asked.options.maxdepth, DEFAULT_MAX_DEPTH),
+                match_all: asked.options.matchall,
+                macroal: asked.options.macroal,
+                match_limit: or_default(asked.options.matchlimit, DEFAULT_MATCH_LIMIT),
+                max_errors: or_default(asked.options.maxerrors, DEFAULT_MAX_ERRORS),
+                return_sha256: asked.options.returnsha256,
+                decompress: asked.options.decompress,
+                remote: asked.options.remotefs || asked.options.allfilesystems,
+                pseudo: asked.options.allfilesystems,
+            },
+            echo: asked.echo(),
+        })
+    }
+
+    fn asked(&mut self, fields: &Map<String, Value>) -> Asked {
+        let mut asked = Asked::default();
+        for (key, value) in fields {
+            match key.to_ascii_lowercase().as_str() {
+                "paths" => asked.paths = self.texts("paths", value),
+                "options" => match value {
+                    Value::Null => {}
+                    Value::Object(options) => self.options(options, &mut asked.options),
+                    _ => self.problem("options", "must be an object"),
+                },
+                // A remark of the investigator's.
+                "description" => match value {
+                    Value::Null => {}
+                    Value::String(text) => asked.description.clone_from(text),
+                    _ => self.problem("description", "must be a text"),
+                },
+                key if FILTERS.iter().any(|(field, _)| *field == key) => {
+                    *asked.filter(key) = self.texts(key, value);
+                }
+                unknown => {
+                    let known: Vec<&str> = FILTERS.iter().map(|(field, _)| *field).collect();
+                    self.problem(
+                        unknown,
+                        format_args!(
+                            "is no field of a search; known are: paths, {}, options, description",
+                            known.join(", ")
+                        ),
+                    );
+                }
+            }
+        }
+        asked
+    }
+
+    fn options(&mut self, fields: &Map<String, Value>, options: &mut AskedOptions) {
+        for (key, value) in fields {
+            let key = key.to_ascii_lowercase();
+            let field = format!("options.{key}");
+            match key.as_str() {
+                "maxdepth" => options.maxdepth = self.number(&field, value),
+                "matchlimit" => options.matchlimit = self.number(&field, value),
+                "maxerrors" => options.maxerrors = self.number(&field, value),
+                "matchall" => options.matchall = self.switch(&field, value),
+                "macroal" => options.macroal = self.switch(&field, value),
+                "returnsha256" => options.returnsha256 = self.switch(&field, value),
+                "decompress" => options.decompress = self.switch(&field, value),
+                "remotefs" => options.remotefs = self.switch(&field, value),
+                "allfilesystems" => options.allfilesystems = self.switch(&field, value),
+                "mismatch" => {
+                    let words = self.texts(&field, value);
+                    let known = FILTERS.map(|(_, word)| word);
+                    for word in words.iter().filter(|word| !known.contains(&word.as_str())) {
+                        self.problem(
+                            &field,
+                            format_args!("{word:?} is no filter; known are: {}", known.join(", ")),
+                        );
+                    }
+                    options.mismatch = (!words.is_empty()).then_some(words);
+                }
+                // MIG's: prints to a terminal that is not there.
+                "debug" => {}
+                _ => self.problem(
+                    &field,
+                    "is no option; known are: maxdepth, matchall, matchlimit, macroal, mismatch, returnsha256, \
+                     decompress, maxerrors, remotefs, allfilesystems",
+                ),
+            }
+        }
+    }
+
+    fn texts(&mut self, field: &str, value: &Value) -> Vec<String> {
+        let texts = match value {
+            Value::Null => Some(Vec::new()),
+            Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        texts.unwrap_or_else(|| {
+            self.problem(field, "must be a list of texts");
+            Vec::new()
+        })
+    }
+
+    fn switch(&mut self, field: &str, value: &Value) -> bool {
+        match value {
+            Value::Bool(on) => *on,
+            Value::Null => false,
+            _ => {
+                self.problem(field, "must be true or false");
+                false
+            }
+        }
+    }
+
+    /// A whole number; 0 stands for the default.
+    fn number(&mut self, field: &str, value: &Value) -> u32 {
+        let number = match value {
+            Value::Null => Some(0),
+            // MIG's numbers are floating point.
+            Value::Number(number) => match number.as_u64() {
+                Some(number) => u32::try_from(number).ok(),
+                None => number.as_f64().and_then(whole),
+            },
+            _ => None,
+        };
+        number.unwrap_or_else(|| {
+            self.problem(field, format_args!("must be a whole number from 0 to {}, not {value}", u32::MAX));
+            0
+        })
+    }
+
+    fn paths(&mut self, texts: &[String]) -> Vec<PathBuf> {
+        if texts.is_empty() {
+            self.problem("paths", "there is none: give at least one absolute path");
+        }
+        let mut paths = Vec::new();
+        for text in texts {
+            match clean(text) {
+                Some(path) if !paths.contains(&path) => paths.push(path),
+                Some(_) => {}
+                None => self.problem("paths", format_args!("{text:?} is not an absolute path")),
+            }
+        }
+        paths
+    }
+
+    fn checks(&mut self, asked: &Asked, now: i128) -> Vec<Check> {
+        let mismatch = asked.options.mismatch.as_deref().unwrap_or_default();
+        let mut source = asked.clone();
+        let mut checks = Vec::new();
+        for (field, word) in FILTERS {
+            for text in std::mem::take(source.filter(field)) {
+                match test(field, &text, now) {
+                    Ok(test) => checks.push(Check {
+                        test,
+                        mismatch: mismatch.iter().any(|named| named == word),
+                        echo: asked.only(field, &text),
+                    }),
+                    Err(what) => self.problem(field, what),
+                }
+            }
+        }
+        checks
+    }
+}
+
+/// A number without a fraction that fits.
+fn whole(number: f64) -> Option<u32> {
+    let fits = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was just checked")]
+    fits.then_some(number as u32)
+}
+
+fn test(field: &str, text: &str, now: i128) -> Result<Test, String> {
+    let digest = |sizes: &[(usize, Algorithm)]| {
+        let found = from_hexadecimal(text).and_then(|digest| {
+            let (_, algorithm) = sizes.iter().find(|(bytes, _)| *bytes == digest.len())?;
+            Some(Test::Digest(*algorithm, digest))
+        });
+        found.ok_or_else(|| {
+            let digits: Vec<String> = sizes.iter().map(|(bytes, _)| (bytes * 2).to_string()).collect();
+            format!("{text:?} is not such a digest: it must have {} hexadecimal digits", digits.join(", "))
+        })
+    };
+    match field {
+        "names" => Pattern::parse(text).map(Test::Name).map_err(|error| error.to_string()),
+        "sizes" => SizeRange::parse(text).map(Test::Size).map_err(|error| error.to_string()),
+        "modes" => Pattern::parse(text).map(Test::Mode).map_err(|error| error.to_string()),
+        "mtimes" => Age::parse(text, now).map(Test::Modified).map_err(|error| error.to_string()),
+        "contents" => LinePattern::parse(text).map(Test::Content).map_err(|error| error.to_string()),
+        "md5" => digest(&[(16, Algorithm::Md5)]),
+        "sha1" => digest(&[(20, Algorithm::Sha1)]),
+        "sha2" => digest(&[(32, Algorithm::Sha256), (48, Algorithm::Sha384), (64, Algorithm::Sha512)]),
+        _ => digest(&[
+            (28, Algorithm::Sha3_224),
+            (32, Algorithm::Sha3_256),
+            (48, Algorithm::Sha3_384),
+            (64, Algorithm::Sha3_512),
+        ]),
+    }
+}
+
+/// An absolute path without `.`, `..` and doubled slashes, by its text alone as MIG cleans it; `None` for others.
+fn clean(text: &str) -> Option<PathBuf> {
+    if !text.starts_with('/') || text.contains('\0') {
+        return None;
+    }
+    let mut path = PathBuf::new();
+    for component in Path::new(text).components() {
+        match component {
+            Component::ParentDir => {
+                path.pop();
+            }
+            other => path.push(other),
+        }
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(parameters: &Value) -> Result<Vec<Search>, Vec<String>> {
+        parse(Some(&to_raw_value(parameters).unwrap()), 0)
+            .map_err(|error| error.0.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_search_without_options_has_the_defaults_of_mig() {
+        let searches = read(&json!({"searches": {"S1": {"paths": ["/etc/"], "names": ["a"]}}})).unwrap();
+
+        let [search] = &searches[..] else { panic!("{searches:?}") };
+        assert_eq!(search.label, "S1");
+        assert_eq!(search.paths, [PathBuf::from("/etc")]);
+        assert_eq!(
+            search.options,
+            Options {
+                max_depth: 1000,
+                match_all: false,
+                macroal: false,
+                match_limit: 1000,
+                max_errors: 30,
+                return_sha256: false,
+                decompress: false,
+                remote: false,
+                pseudo: false,
+            }
+        );
+        assert_eq!(
+            search.echo.get(),
+            r#"{"paths":["/etc/"],"names":["a"],"options":{"maxdepth":0,"maxerrors":0,"matchall":false,"macroal":false,"mismatch":null,"matchlimit":0}}"#
+        );
+    }
+
+    #[test]
+    fn keys_may_have_any_case_and_labels_keep_theirs() {
+        let searches = read(&json!({"SEARCHES": {"aB": {
+            "Paths": ["/"], "SHA2": ["AB".repeat(32)], "Options": {"MatchAll": true, "MaxDepth": 2.0}
+        }}}))
+        .unwrap();
+
+        assert_eq!(searches[0].label, "aB");
+        assert!(searches[0].options.match_all);
+        assert_eq!(searches[0].options.max_depth, 2);
+    }
+
+    #[test]
+    fn filters_are_ordered_by_what_they_cost_and_know_their_mismatch() {
+        let searches = read(&json!({"searches": {"a": {
+            "paths": ["/"], "contents": ["c", "!d"], "md5": ["0".repeat(32)], "mtimes": ["<1d"], "sizes": ["1"],
+            "names": ["n"], "modes": ["m"], "options": {"mismatch": ["content", "size"]}
+        }}}))
+        .unwrap();
+
+        let search = &searches[0];
+        assert_eq!(search.names().1.len(), 1);
+        assert_eq!((search.metadata().0, search.metadata().1.len()), (1, 3));
+        assert_eq!((search.contents().0, search.contents().1.len()), (4, 2));
+        assert_eq!((search.digests().0, search.digests().1.len()), (6, 1));
+        let mismatch: Vec<bool> = search.checks().iter().map(|check| check.mismatch).collect();
+        assert_eq!(mismatch, [false, true, false, false, true, true, false]);
+        let echo = search.contents().1[1].echo.get();
+        assert!(echo.contains(r#""contents":["!d"],"options""#) && !echo.contains("names"), "{echo}");
+    }
+
+    #[test]
+    fn every_problem_is_named_by_search_and_field() {
+        let problems = read(&json!({"extra": 1, "searches": {
+            "one": {"paths": ["etc", "/a\u{0}"], "names": ["["], "sizes": ["big"], "modes": [""], "mtimes": ["9d"],
+                "contents": ["(", 3], "md5": ["00"], "sha1": ["xyz"], "sha2": ["0".repeat(56)], "sha3": ["é"],
+                "nmaes": [], "options": {
+                    "maxdepth": -1, "matchlimit": 1.5, "maxerrors": "1", "matchall": 1, "mismatch": ["names"],
+                    "depth": 1
+                }},
+            "": {"paths": [], "names": ["a"]},
+            "three": [],
+            "four": {"paths": ["/"]},
+        }}))
+        .unwrap_err();
+
+        for expected in [
+            "\"extra\" is unknown",
+            "search \"one\": paths: \"etc\"",
+            "search \"one\": paths: \"/a\\0\"",
+            "search \"one\": names:",
+            "search \"one\": sizes:",
+            "search \"one\": modes:",
+            "search \"one\": mtimes:",
+            "search \"one\": contents: must be a list of texts",
+            "search \"one\": md5:",
+            "search \"one\": sha1:",
+            "search \"one\": sha2:",
+            "search \"one\": sha3:",
+            "search \"one\": nmaes:",
+            "search \"one\": options.maxdepth:",
+            "search \"one\": options.matchlimit:",
+            "search \"one\": options.maxerrors:",
+            "search \"one\": options.matchall:",
+            "search \"one\": options.mismatch: \"names\"",
+            "search \"one\": options.depth:",
+            "search \"\": label:",
+            "search \"\": paths:",
+            "search \"three\": search:",
+            "search \"four\": filters:",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(expected)),
+                "{expected} in {problems:#?}"
+            );
+        }
+        assert_eq!(problems.len(), 23, "{problems:#?}");
+    }
+
+    #[test]
+    fn a_query_without_a_search_says_what_one_looks_like() {
+        for parameters in
+            [json!(null), json!({}), json!([]), json!({"searches": {}}), json!({"searches": null})]
+        {
+            assert!(read(&parameters).unwrap_err()[0].contains("there is no search"), "{parameters}");
+        }
+        assert!(parse(None, 0).is_err());
+        assert!(read(&json!({"searches": []})).is_err());
+    }
+
+    #[test]
+    fn matchall_without_a_filter_is_every_file() {
+        assert!(read(&json!({"searches": {"a": {"paths": ["/"], "options": {"matchall": true}}}})).is_ok());
+    }
+
+    #[test]
+    fn paths_are_cleaned_by_their_text() {
+        for (text, expected) in [
+            ("/", Some("/")),
+            ("/a//b/./c/", Some("/a/b/c")),
+            ("/a/../../b", Some("/b")),
+            ("a", None),
+            ("", None),
+            ("~/a", None),
+        ] {
+            assert_eq!(clean(text), expected.map(PathBuf::from), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_field_is_read_or_refused(key in "[a-z0-9]{1,8}", text in any::<String>()) {
+            for value in [json!(text), json!([text]), json!({key.clone(): text}), json!(1.5)] {
+                read(&json!({"searches": {"a": {"paths": ["/"], key.clone(): value}}})).ok();
+            }
+        }
+    }
+}

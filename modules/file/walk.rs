@@ -1,0 +1,684 @@
+//! One walk through the file system for all searches.
+//!
+//! A directory is listed once and each file in it is asked about the cheapest way: by its name, which the listing
+//! gives, then by its metadata, and only then by its content. Search paths that lie below others are met on the way;
+//! those that were not, because of a depth or a file system that is not entered, get a walk of their own.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CStr, OsStr, OsString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, RawDir};
+use rustix::io::Errno;
+
+use crate::content::Question;
+use crate::findings::{ErrorLog, Findings};
+use crate::mounts::Mounts;
+use crate::open::{self, Status};
+use crate::parameters::{Check, Search, Test};
+use crate::pool::Pool;
+use crate::read::{READ_BYTES, read, unread};
+
+/// Bytes of directory entries that are fetched at a time.
+const LISTING_BYTES: usize = 64 * 1024;
+
+/// Files that are kept until they are read, or given to a thread that has nothing to do.
+const BATCH_FILES: usize = 32;
+
+/// Most threads of a walk, whatever the host has: the agent shares it with others.
+const MAX_WORKERS: usize = 8;
+
+/// Time between two looks at whether the search must end.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// Why a walk ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The agent asked for it.
+    #[error("it was asked to stop")]
+    Asked,
+    /// The time was over.
+    #[error("its time was over")]
+    Deadline,
+    /// The result is as long as one may be.
+    #[error("its result became too long")]
+    Full,
+    /// The host or a limit allows no thread.
+    #[error("no thread could be started for it: allow the module more tasks")]
+    NoThread,
+}
+
+/// A search that is interested in a directory and what is below.
+#[derive(Debug, Clone)]
+struct Interest {
+    search: usize,
+    /// The last level of directories that it enters, counted from the walk's beginning.
+    deepest: u32,
+    /// The search path without links; a link is followed when it stays below.
+    base: Arc<Path>,
+}
+
+/// Where a walk begins.
+#[derive(Debug)]
+struct Base {
+    directory: OwnedFd,
+    /// As it was asked for.
+    asked: Vec<u8>,
+    /// Without links.
+    real: Vec<u8>,
+}
+
+/// Work for one thread.
+#[derive(Debug)]
+enum Job {
+    /// A search path, by its place among them.
+    Root(usize),
+    Directory(Directory),
+    Files(Vec<Candidate>),
+}
+
+#[derive(Debug)]
+struct Directory {
+    base: Arc<Base>,
+    /// Below the base; empty for the base itself.
+    path: Vec<u8>,
+    /// 1 for the base itself.
+    depth: u32,
+    interests: Arc<[Interest]>,
+}
+
+/// A directory that is open, or none, for files that are known by their whole path.
+#[derive(Debug)]
+struct Place {
+    directory: Option<OwnedFd>,
+    asked: Vec<u8>,
+}
+
+/// A file whose content is asked about.
+#[derive(Debug)]
+struct Candidate {
+    place: Arc<Place>,
+    file: FileName<'static>,
+    /// The searches, and which of their filters passed already.
+    asking: Vec<(usize, Vec<usize>)>,
+}
+
+/// How a file is found and called.
+#[derive(Debug)]
+enum FileName<'n> {
+    /// In its place, by this name.
+    Entry(Cow<'n, CStr>),
+    /// At this path without links, and called by this name in its place.
+    Elsewhere { called: Cow<'n, [u8]>, real: Cow<'n, Path> },
+}
+
+impl FileName<'_> {
+    fn called(&self) -> &[u8] {
+        match self {
+            Self::Entry(name) => name.to_bytes(),
+            Self::Elsewhere { called, .. } => called,
+        }
+    }
+
+    fn to_kept(&self) -> FileName<'static> {
+        match self {
+            Self::Entry(name) => FileName::Entry(Cow::Owned(name.clone().into_owned())),
+            Self::Elsewhere { called, real } => FileName::Elsewhere {
+                called: Cow::Owned(called.clone().into_owned()),
+                real: Cow::Owned(real.clone().into_owned()),
+            },
+        }
+    }
+}
+
+/// A search path of some searches.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    searches: Vec<usize>,
+    reached: AtomicBool,
+}
+
+/// What a thread keeps for itself.
+struct Worker {
+    jobs: Vec<Job>,
+    batch: Vec<Candidate>,
+    buffer: Vec<u8>,
+    listing: Vec<MaybeUninit<u8>>,
+}
+
+/// A walk for all searches.
+pub struct Walk<'q> {
+    searches: &'q [Search],
+    mounts: Mounts,
+    roots: Vec<Root>,
+    /// The search paths by the directory that they are in.
+    roots_in: HashMap<PathBuf, Vec<(OsString, usize)>>,
+    stop: AtomicBool,
+    /// What was found.
+    pub findings: Findings<'q>,
+    /// What could not be inspected.
+    pub errors: ErrorLog,
+    files: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl<'q> Walk<'q> {
+    /// Prepares a walk. When `masked`, what identifies a file is left out of the result.
+    #[must_use]
+    pub fn new(searches: &'q [Search], mounts: Mounts, masked: bool) -> Self {
+        let mut by_path: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
+        for (index, search) in searches.iter().enumerate() {
+            for path in &search.paths {
+                by_path.entry(path).or_default().push(index);
+            }
+        }
+        let roots = by_path.into_iter().map(|(path, searches)| Root {
+            path: path.to_owned(),
+            searches,
+            reached: AtomicBool::new(false),
+        });
+        let roots: Vec<Root> = roots.collect();
+        let mut roots_in: HashMap<PathBuf, Vec<(OsString, usize)>> = HashMap::new();
+        for (index, root) in roots.iter().enumerate() {
+            if let (Some(parent), Some(name)) = (root.path.parent(), root.path.file_name()) {
+                roots_in.entry(parent.to_owned()).or_default().push((name.to_owned(), index));
+            }
+        }
+        let max_errors = searches.iter().map(|search| search.options.max_errors).max().unwrap_or_default();
+        Self {
+            searches,
+            mounts,
+            roots,
+            roots_in,
+            stop: AtomicBool::new(false),
+            findings: Findings::new(searches, masked),
+            errors: ErrorLog::new(max_errors),
+            files: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    /// Walks. `must_stop` is asked every 10 ms; the walk ends soon after it gives a reason.
+    ///
+    /// # Errors
+    /// Why it ended before its end. What was found until then is in the findings.
+    pub fn run(&self, must_stop: impl Fn() -> Option<Stop>) -> Result<(), Stop> {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        loop {
+            let unreached: Vec<usize> = self.outermost_unreached();
+            if unreached.is_empty() || self.findings.are_all_closed() {
+                return Ok(());
+            }
+            let pool = Pool::new(workers, unreached.into_iter().map(Job::Root).collect());
+            let stopped = std::thread::scope(|scope| {
+                let mut started = 0;
+                for _ in 0..workers {
+                    match std::thread::Builder::new().spawn_scoped(scope, || self.work(&pool)) {
+                        Ok(_) => started += 1,
+                        Err(_) => pool.do_without_one(),
+                    }
+                }
+                if started == 0 {
+                    return Some(Stop::NoThread);
+                }
+                while !pool.wait(PATIENCE) {
+                    let why = must_stop().or_else(|| self.findings.is_full().then_some(Stop::Full));
+                    if let Some(why) = why {
+                        self.stop.store(true, Ordering::Relaxed);
+                        return Some(why);
+                    }
+                }
+                None
+            });
+            // A walk may be over before anybody looked.
+            if let Some(why) = stopped.or_else(|| self.findings.is_full().then_some(Stop::Full)) {
+                return Err(why);
+            }
+        }
+    }
+
+    /// Regular files that were looked at.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    /// Files and directories that could not be opened.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The search paths that were not met and do not lie below another one of them.
+    fn outermost_unreached(&self) -> Vec<usize> {
+        let unreached: BTreeMap<&Path, usize> = (self.roots.iter().enumerate())
+            .filter(|(_, root)| !root.reached.load(Ordering::Relaxed))
+            .map(|(index, root)| (root.path.as_path(), index))
+            .collect();
+        let is_outermost =
+            |path: &Path| path.ancestors().skip(1).all(|ancestor| !unreached.contains_key(ancestor));
+        unreached.iter().filter(|(path, _)| is_outermost(path)).map(|(_, index)| *index).collect()
+    }
+
+    fn work(&self, pool: &Pool<Job>) {
+        let mut worker = Worker {
+            jobs: Vec::new(),
+            batch: Vec::with_capacity(BATCH_FILES),
+            buffer: vec![0; READ_BYTES],
+            listing: vec![MaybeUninit::uninit(); LISTING_BYTES],
+        };
+        while let Some(job) = pool.next(&mut worker.jobs) {
+            if self.ends() {
+                // The jobs that are left are taken and dropped.
+                continue;
+            }
+            match job {
+                Job::Root(index) => self.root(&self.roots[index], &mut worker, pool),
+                Job::Directory(directory) => self.directory(&directory, &mut worker, pool),
+                Job::Files(files) => worker.batch = files,
+            }
+            self.read_batch(&mut worker, pool);
+            pool.share(&mut worker.jobs);
+        }
+    }
+
+    fn ends(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.findings.is_full()
+    }
+
+    /// An object that cannot be opened; one that vanished meanwhile is none.
+    fn cannot_open(&self, path: &[u8], error: Errno) {
+        if !open::is_gone(error) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.errors.add(path, format_args!("cannot be opened: {}", std::io::Error::from(error)));
+        }
+    }
+
+    /// Begins at a search path, whatever is there.
+    fn root(&self, root: &Root, worker: &mut Worker, pool: &Pool<Job>) {
+        root.reached.store(true, Ordering::Relaxed);
+        let asked = root.path.as_os_str().as_bytes();
+        let begun = open::status(CWD, &root.path).map_err(std::io::Error::from).and_then(|status| {
+            let real = root.path.canonicalize()?;
+            match status.kind {
+                FileType::Directory => self.root_directory(root, &real, worker, pool)?,
+                FileType::RegularFile => self.root_file(root, real, worker),
+                FileType::Symlink => match open::status(CWD, &real)?.kind {
+                    // The investigator asked for this very link.
+                    FileType::RegularFile => self.root_file(root, real, worker),
+                    FileType::Directory => self.errors.add(
+                        asked,
+                        format_args!(
+                            "is a link to the directory {real:?} and is not followed: search that one"
+                        ),
+                    ),
+                    _ => self.errors.add(asked, "is a link to what is neither a file nor a directory"),
+                },
+                _ => self.errors.add(asked, "is neither a file nor a directory"),
+            }
+            Ok(())
+        });
+        if let Err(error) = begun {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.errors.add(asked, format_args!("cannot be opened: {error}"));
+        }
+    }
+
+    fn root_directory(
+        &self,
+        root: &Root,
+        real: &Path,
+        worker: &mut Worker,
+        pool: &Pool<Job>,
+    ) -> std::io::Result<()> {
+        let directory = open::open_directory(CWD, real.as_os_str().as_bytes())?;
+        let base = Base {
+            directory,
+            asked: root.path.as_os_str().as_bytes().to_owned(),
+            real: real.as_os_str().as_bytes().to_owned(),
+        };
+        let mut interests = Vec::new();
+        self.add_root(root, 1, &Arc::from(real), &mut interests);
+        let directory =
+            Directory { base: Arc::new(base), path: Vec::new(), depth: 1, interests: interests.into() };
+        self.directory(&directory, worker, pool);
+        Ok(())
+    }
+
+    fn root_file(&self, root: &Root, real: PathBuf, worker: &mut Worker) {
+        let mut interests = Vec::new();
+        self.add_root(root, 1, &Arc::from(real.as_path()), &mut interests);
+        let place = root.path.parent().unwrap_or(&root.path).as_os_str().as_bytes().to_owned();
+        let place = Arc::new(Place { directory: None, asked: place });
+        let called = root.path.file_name().unwrap_or_default().as_bytes().into();
+        self.files.fetch_add(1, Ordering::Relaxed);
+        self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, worker);
+    }
+
+    /// Adds the searches whose path this is; one that is interested already goes as deep as it may from either.
+    fn add_root(&self, root: &Root, depth: u32, real: &Arc<Path>, interests: &mut Vec<Interest>) {
+        for search in &root.searches {
+            let deepest = depth.saturating_add(self.searches[*search].options.max_depth - 1);
+            match interests.iter_mut().find(|interest| interest.search == *search) {
+                Some(interest) => interest.deepest = interest.deepest.max(deepest),
+                None => interests.push(Interest { search: *search, deepest, base: Arc::clone(real) }),
+            }
+        }
+    }
+
+    fn directory(&self, directory: &Directory, worker: &mut Worker, pool: &Pool<Job>) {
+        let Directory { base, path, depth, interests } = directory;
+        let is_live =
+            |interest: &Interest| interest.deepest >= *depth && !self.findings.is_closed(interest.search);
+        if !interests.iter().any(is_live) {
+            return;
+        }
+        let place = joined(&base.asked, path);
+        let listed = match open::open_directory(base.directory.as_fd(), path) {
+            Ok(listed) => listed,
+            Err(error) => return self.cannot_open(&place, error),
+        };
+        let listing = Listing {
+            real: joined(&base.real, path),
+            roots: self.roots_in.get(Path::new(OsStr::from_bytes(&place))).map_or(&[], Vec::as_slice),
+            place: Arc::new(Place { directory: Some(listed), asked: place }),
+            live: interests.iter().filter(|interest| is_live(interest)).cloned().collect(),
+            directory,
+        };
+        let mut files = 0;
+        let mut buffer = std::mem::take(&mut worker.listing);
+        if let Some(listed) = &listing.place.directory {
+            let mut entries = RawDir::new(listed, &mut buffer);
+            while let Some(entry) = entries.next() {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        self.errors.add(&listing.place.asked, format_args!("cannot be listed: {error}"));
+                        break;
+                    }
+                };
+                if self.ends() {
+                    break;
+                }
+                let name = entry.file_name();
+                if !matches!(name.to_bytes(), b"." | b"..") {
+                    files += u64::from(self.entry(&listing, name, entry.file_type(), worker));
+                }
+                if worker.batch.len() >= BATCH_FILES {
+                    self.read_batch(worker, pool);
+                    pool.share(&mut worker.jobs);
+                }
+            }
+        }
+        worker.listing = buffer;
+        self.files.fetch_add(files, Ordering::Relaxed);
+    }
+
+    /// Looks at one entry of a directory; whether it is a regular file, or was followed to one.
+    fn entry(&self, listing: &Listing<'_>, name: &CStr, kind: FileType, worker: &mut Worker) -> bool {
+        let kind = match (kind, &listing.place.directory) {
+            // Some file systems do not tell.
+            (FileType::Unknown, Some(directory)) => match open::status(directory.as_fd(), name) {
+                Ok(status) => status.kind,
+                Err(error) => {
+                    self.cannot_open(&joined(&listing.place.asked, name.to_bytes()), error);
+                    return false;
+                }
+            },
+            (kind, _) => kind,
+        };
+        let other = self.other_interests(listing, name, kind);
+        let interests = other.as_deref().unwrap_or(&listing.live);
+        match kind {
+            FileType::RegularFile => {
+                self.file(&listing.place, &FileName::Entry(name.into()), interests, worker);
+                true
+            }
+            FileType::Symlink => self.link(listing, name, interests, worker),
+            FileType::Directory => {
+                let Directory { base, path, depth, interests: all } = listing.directory;
+                if interests.iter().any(|interest| interest.deepest > *depth) {
+                    worker.jobs.push(Job::Directory(Directory {
+                        base: Arc::clone(base),
+                        path: joined(path, name.to_bytes()),
+                        depth: depth + 1,
+                        interests: other.map_or_else(|| Arc::clone(all), Into::into),
+                    }));
+                }
+                false
+            }
+            // FIFOs, sockets and devices have no content to search.
+            _ => false,
+        }
+    }
+
+    /// The searches that are interested in an entry, when they are not those of its directory: because the entry
+    /// is a search path itself, or a mount point that not all of them enter.
+    fn other_interests(&self, listing: &Listing<'_>, name: &CStr, kind: FileType) -> Option<Vec<Interest>> {
+        let special = self.mounts.special_in(&listing.real);
+        if special.is_empty() && listing.roots.is_empty() {
+            return None;
+        }
+        let name = OsStr::from_bytes(name.to_bytes());
+        let mount = special.iter().find(|(point, _)| point == name).map(|(_, kind)| *kind);
+        let root = listing.roots.iter().find(|(path, _)| path == name).map(|(_, root)| &self.roots[*root]);
+        // A link that is a search path is followed further than others, on its own.
+        let root = root.filter(|_| matches!(kind, FileType::RegularFile | FileType::Directory));
+        if mount.is_none() && root.is_none() {
+            return None;
+        }
+        let enters = |interest: &&Interest| {
+            mount.is_none_or(|kind| kind.is_entered(&self.searches[interest.search].options))
+        };
+        let mut interests: Vec<Interest> = listing.live.iter().filter(enters).cloned().collect();
+        if let Some(root) = root {
+            root.reached.store(true, Ordering::Relaxed);
+            let real = joined(&listing.real, name.as_bytes());
+            let real = Arc::from(Path::new(OsStr::from_bytes(&real)));
+            self.add_root(root, listing.directory.depth + 1, &real, &mut interests);
+        }
+        Some(interests)
+    }
+
+    /// Follows a link to a file for the searches below whose path it stays; whether it was followed.
+    fn link(&self, listing: &Listing<'_>, name: &CStr, interests: &[Interest], worker: &mut Worker) -> bool {
+        let called = name.to_bytes();
+        let wanting = |interest: &&Interest| {
+            let search = &self.searches[interest.search];
+            let (_, names) = search.names();
+            !search.options.match_all || names.iter().all(|check| name_passes(check, called))
+        };
+        let interests: Vec<&Interest> = interests.iter().filter(wanting).collect();
+        if interests.is_empty() {
+            return false;
+        }
+        let directory = Path::new(OsStr::from_bytes(&listing.real));
+        let is_entered = |interest: &Interest, path: &Path| {
+            let (point, kind) = self.mounts.of(path);
+            interest.base.starts_with(point) || kind.is_entered(&self.searches[interest.search].options)
+        };
+        let may_enter = |path: &Path| interests.iter().any(|interest| is_entered(interest, path));
+        let Some(real) = open::resolve(directory, OsStr::from_bytes(called), may_enter) else {
+            return false;
+        };
+        let follows = |interest: &&Interest| real.starts_with(&interest.base) && is_entered(interest, &real);
+        let interests: Vec<Interest> = interests.into_iter().filter(follows).cloned().collect();
+        let is_file = || open::status(CWD, &real).is_ok_and(|status| status.kind == FileType::RegularFile);
+        if interests.is_empty() || !is_file() {
+            return false;
+        }
+        let file = FileName::Elsewhere { called: called.into(), real: real.into() };
+        self.file(&listing.place, &file, &interests, worker);
+        true
+    }
+
+    /// Asks about a regular file: by name, then by metadata, and keeps it for reading when that does not decide.
+    fn file(&self, place: &Arc<Place>, file: &FileName<'_>, interests: &[Interest], worker: &mut Worker) {
+        let mut status: Option<Status> = None;
+        let mut asking = Vec::new();
+        for interest in interests {
+            let search = &self.searches[interest.search];
+            if self.findings.is_closed(interest.search) {
+                continue;
+            }
+            let match_all = search.options.match_all;
+            let mut passed = Vec::new();
+            let (first, names) = search.names();
+            if !gather(match_all, first, names, &mut passed, |check| name_passes(check, file.called())) {
+                continue;
+            }
+            let (first, metadata) = search.metadata();
+            let reads = !search.contents().1.is_empty()
+                || !search.digests().1.is_empty()
+                || (search.options.return_sha256
+                    && (match_all || !passed.is_empty() || !metadata.is_empty()));
+            // A file that is read tells its status when it is open.
+            if !metadata.is_empty() || (!reads && (match_all || !passed.is_empty())) {
+                let known = match status {
+                    Some(status) => status,
+                    None => match status_of(place, file) {
+                        Ok(found) => *status.insert(found),
+                        Err(error) => {
+                            return self.cannot_open(&joined(&place.asked, file.called()), error);
+                        }
+                    },
+                };
+                if !gather(match_all, first, metadata, &mut passed, |check| metadata_passes(check, known)) {
+                    continue;
+                }
+                if !reads && (match_all || !passed.is_empty()) {
+                    let path = joined(&place.asked, file.called());
+                    let passed = (!match_all).then_some(&*passed);
+                    self.findings.add(interest.search, passed, &path, known, None);
+                }
+            }
+            if reads {
+                asking.push((interest.search, passed));
+            }
+        }
+        if !asking.is_empty() {
+            worker.batch.push(Candidate { place: Arc::clone(place), file: file.to_kept(), asking });
+        }
+    }
+
+    /// Reads the files that are kept; shares them with a thread that has nothing to do.
+    fn read_batch(&self, worker: &mut Worker, pool: &Pool<Job>) {
+        while let Some(candidate) = worker.batch.pop() {
+            if self.ends() {
+                worker.batch.clear();
+                return;
+            }
+            if worker.batch.len() > 1 && pool.wants_work() {
+                let half = worker.batch.split_off(worker.batch.len() / 2);
+                worker.jobs.push(Job::Files(half));
+                pool.share(&mut worker.jobs);
+            }
+            self.read(candidate, &mut worker.buffer);
+        }
+    }
+
+    fn read(&self, candidate: Candidate, buffer: &mut [u8]) {
+        let Candidate { place, file, asking } = candidate;
+        let path = || joined(&place.asked, file.called());
+        let asking = asking.into_iter().filter(|(search, _)| !self.findings.is_closed(*search));
+        let questions: Vec<Question<'_>> =
+            asking.map(|(search, passed)| Question::new(search, &self.searches[search], passed)).collect();
+        if questions.is_empty() {
+            return;
+        }
+        let opened = match (&file, &place.directory) {
+            (FileName::Entry(name), Some(directory)) => open::open_file(directory.as_fd(), name.as_ref()),
+            (FileName::Entry(_), None) => Err(Errno::NOENT),
+            (FileName::Elsewhere { real, .. }, _) => open::open_file(CWD, real.as_ref()),
+        };
+        let opened = opened.and_then(|opened| Ok((open::status_of(&opened)?, opened)));
+        let (status, reading) = match opened {
+            // Something else took its place.
+            Ok((status, _)) if status.kind != FileType::RegularFile => return,
+            Ok((status, opened)) => {
+                (status, read(opened.as_fd(), status.size, questions, buffer, &self.stop))
+            }
+            Err(error) => {
+                self.cannot_open(&path(), error);
+                let Ok(status) = status_of(&place, &file) else { return };
+                (status, unread(questions, None))
+            }
+        };
+        if let Some(trouble) = reading.trouble {
+            self.errors.add(&path(), trouble);
+        }
+        for answer in reading.answers {
+            let sha256 = answer.sha256.as_deref();
+            self.findings.add(answer.index, answer.passed.as_deref(), &path(), status, sha256);
+        }
+    }
+}
+
+/// A directory that is being listed.
+struct Listing<'d> {
+    directory: &'d Directory,
+    place: Arc<Place>,
+    /// Its path without links.
+    real: Vec<u8>,
+    /// The search paths in it.
+    roots: &'d [(OsString, usize)],
+    /// The searches that are interested in its files.
+    live: Vec<Interest>,
+}
+
+/// Applies filters of one kind. With `match_all` tells whether all passed; otherwise notes those that did.
+fn gather(
+    match_all: bool,
+    first: usize,
+    checks: &[Check],
+    passed: &mut Vec<usize>,
+    passes: impl Fn(&Check) -> bool,
+) -> bool {
+    if match_all {
+        return checks.iter().all(passes);
+    }
+    let places = checks.iter().enumerate().filter(|(_, check)| passes(check)).map(|(place, _)| first + place);
+    passed.extend(places);
+    true
+}
+
+fn name_passes(check: &Check, name: &[u8]) -> bool {
+    matches!(&check.test, Test::Name(pattern) if pattern.accepts(name) != check.mismatch)
+}
+
+fn metadata_passes(check: &Check, status: Status) -> bool {
+    let raw = match &check.test {
+        Test::Size(range) => range.contains(status.size),
+        Test::Mode(pattern) => pattern.accepts(crate::filter::mode_text(status.mode).as_bytes()),
+        Test::Modified(age) => age.contains(status.modified),
+        Test::Name(_) | Test::Content(_) | Test::Digest(..) => return false,
+    };
+    raw != check.mismatch
+}
+
+fn status_of(place: &Place, file: &FileName<'_>) -> Result<Status, Errno> {
+    match (file, &place.directory) {
+        (FileName::Entry(name), Some(directory)) => open::status(directory.as_fd(), name.as_ref()),
+        (FileName::Entry(_), None) => Err(Errno::NOENT),
+        (FileName::Elsewhere { real, .. }, _) => open::status(CWD, real.as_ref()),
+    }
+}
+
+/// A path below another one, either of which may be empty.
+fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
+    path.extend_from_slice(directory);
+    if !directory.is_empty() && !name.is_empty() && !directory.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
