@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use vigie_sdk::protocol::{ConfigParameters, Environment, Message as WireMessage};
 
 use self::restart::{RestartHistory, Verdict};
-use crate::config::{LoadedConfig, ModuleKind, ModuleName, ModuleSpec, RestartRule};
+use crate::config::{LoadedConfig, LogMode, ModuleKind, ModuleName, ModuleSpec, RestartRule};
 use crate::config_difference::ModuleChange;
 use crate::config_loader::ConfigChanged;
 use crate::control_protocol::{ModuleLine, ModuleState, ModuleStatus};
@@ -254,8 +254,21 @@ impl Supervisor {
             statedir: Some(
                 agent.state_dir.join("modules").join(name.as_str()).to_string_lossy().into_owned(),
             ),
+            ownpaths: self.own_paths(),
         };
         WireMessage::config(&parameters).to_line()
+    }
+
+    /// What the agent writes for every alert: the journal, and the log with its rotated files.
+    fn own_paths(&self) -> Vec<String> {
+        let config = &self.config.agent;
+        let mut paths = vec![config.agent.state_dir.to_string_lossy().into_owned()];
+        if config.logging.mode == LogMode::File {
+            let file = config.logging.file.to_string_lossy();
+            paths.push(file.to_string());
+            paths.extend((1..=config.logging.keep_files).map(|number| format!("{file}.{number}")));
+        }
+        paths
     }
 
     /// Orders the present life of a module to end.

@@ -11,6 +11,7 @@ use vigie_actors::config::ModuleName;
 use crate::guard::GuardOptions;
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
+use crate::query_flags::{FileFlags, FswatchFlags, NetstatFlags, TimedriftFlags};
 
 /// What `--version` says; an installed program also names its commit.
 const VERSION: &str = match option_env!("VIGIE_BUILD_VERSION") {
@@ -100,12 +101,14 @@ Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
 Examples:
   vigie query fswatch
   vigie query examplepersist --param string=hello
-  vigie query netstat --param listeningport=22 --param listeningport=80 --param namespaces:=true
+  vigie query netstat --connected-ip 10.0.0.0/8 --listening-port 22 --namespaces
   vigie query netstat --json-params '{\"connectedip\": [\"10.0.0.0/8\"]}' --timeout 10s --json
+
+A module of your own takes its parameters with --param and --json-params.
 
 Exit codes: 0 the module succeeded, 1 it answered that it did not, 64 no such module,
 69 the agent or the module cannot be reached.")]
-    Query(QueryArgs),
+    Query(Box<QueryArgs>),
 
     /// Show recorded alerts, oldest first
     #[command(after_help = "\
@@ -200,9 +203,99 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct QueryArgs {
     /// The module
-    #[arg(value_name = "MODULE")]
-    pub(crate) module: ModuleName,
+    #[command(subcommand)]
+    pub(crate) target: QueryTarget,
+}
 
+/// Whom a query is for.
+#[derive(Debug, Subcommand)]
+#[command(subcommand_value_name = "MODULE", subcommand_help_heading = "Modules with flags of their own")]
+pub(crate) enum QueryTarget {
+    /// Ask what is watched, what changed, and who did it
+    #[command(after_help = "\
+Examples:
+  vigie query fswatch                      how it is
+  vigie query fswatch --explain /etc/shadow
+  vigie query fswatch --changes /etc --since 2h
+  vigie query fswatch --history /usr/bin/sudo
+  vigie query fswatch --accept /etc/hosts  you approve of its changes
+  vigie query fswatch --rescan --prove     read every file now")]
+    Fswatch {
+        #[command(flatten)]
+        flags: FswatchFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
+    /// Search sockets, neighbours and own addresses
+    #[command(after_help = "\
+Examples:
+  vigie query netstat --connected-ip 10.0.0.0/8 --listening-port 22 --namespaces
+  vigie query netstat --listening-port 443 --processes")]
+    Netstat {
+        #[command(flatten)]
+        flags: NetstatFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
+    /// Compare the clock with the host's time servers
+    #[command(after_help = "\
+Examples:
+  vigie query timedrift
+  vigie query timedrift --drift 5s --fail-if-none")]
+    Timedrift {
+        #[command(flatten)]
+        flags: TimedriftFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
+    /// Search files by name, size, mode, time, content and digest
+    #[command(after_help = "\
+Examples:
+  vigie query file --path /etc --name '^passwd$' --returnsha256
+  vigie query file --path /usr --mode '^-rws' --matchall
+  vigie query file --path /var/www --content 'eval\\(base64' --size '<1m' --matchall")]
+    File {
+        #[command(flatten)]
+        flags: FileFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
+    /// Any other module; its name alone is enough, see [`with_target`]
+    #[command(hide = true)]
+    Other {
+        /// The module
+        #[arg(value_name = "MODULE")]
+        module: ModuleName,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+}
+
+/// Lets `query NAME` mean a module without flags of its own.
+fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let takes_value =
+        |word: &OsString| ["--socket", "--run-dir", "--color"].iter().any(|option| word == option);
+    let mut at = 1;
+    while arguments.get(at).is_some_and(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        at += if takes_value(&arguments[at]) { 2 } else { 1 };
+    }
+    if arguments.get(at).is_none_or(|word| word != "query") {
+        return arguments;
+    }
+    let known = ["fswatch", "netstat", "timedrift", "file", "other", "help", "--help", "-h"];
+    if arguments.get(at + 1).is_some_and(|word| !known.iter().any(|name| word == name)) {
+        arguments.insert(at + 1, "other".into());
+    }
+    arguments
+}
+
+/// What every query takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct QueryOptions {
     /// A parameter: KEY=TEXT, or KEY:=JSON for what is not text; a key that is given again becomes a list
     #[arg(long = "param", short = 'p', value_name = "KEY=VALUE")]
     pub(crate) parameters: Vec<String>,
@@ -214,6 +307,10 @@ pub(crate) struct QueryArgs {
     /// Longest wait for the answer, such as 10s; never longer than the agent's moduletimeout
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,
+
+    /// Exit with 1 when nothing was found
+    #[arg(long)]
+    pub(crate) fail_if_none: bool,
 
     /// Print the result as one line of JSON
     #[arg(long)]
@@ -325,7 +422,7 @@ pub(crate) struct ReloadArgs {
 impl Cli {
     /// Reads the command line, including what the definitions above cannot say.
     pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let cli = Self::try_parse_from(arguments)?;
+        let cli = Self::try_parse_from(with_target(arguments.into_iter().collect()))?;
         let module = cli.persist.is_some() || cli.standard.is_some();
         match &cli.command {
             Some(_) if module => Err(Self::command()

@@ -14,6 +14,7 @@ mod modules;
 mod paths;
 mod print;
 mod query;
+mod query_flags;
 mod reload;
 mod status;
 
@@ -64,7 +65,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             check_config::run(args, agent::load_config, &mut printer)
         }
         Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
-        Command::Query(args) => query::run(args, &socket, &mut printer(args.json)),
+        Command::Query(args) => query::run(args, &socket, printer),
         Command::Alerts(args) => alerts::run(args, &socket, &mut printer(args.json)),
         Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
         Command::Module(ModuleCommand::Restart { name, json }) => {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use vigie_actors::control_protocol::{Reply, Request};
 use vigie_sdk::ModuleResult;
 
-use crate::cli::QueryArgs;
+use crate::cli::{QueryArgs, QueryTarget};
 use crate::client;
 use crate::exit::{Exit, Failure};
 use crate::print::{Paint, Printer, Tone, safe};
@@ -23,28 +23,45 @@ const MARGIN: Duration = Duration::from_secs(10);
 const MAX_INDENTATION: usize = 32;
 
 /// Carries out `query`.
-pub(crate) fn run(args: &QueryArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
-    let request = Request::Query {
-        module: args.module.to_string(),
-        parameters: parameters(&args.parameters, args.json_params.as_deref())?,
-        timeout_ms: args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+pub(crate) fn run(
+    args: &QueryArgs,
+    socket: &Path,
+    make_printer: impl Fn(bool) -> Printer,
+) -> Result<Exit, Failure> {
+    let (module, flags, options) = match &args.target {
+        QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
+        QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
+        QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
+        QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
+        QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
     };
-    let limit = args.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
+    let request = Request::Query {
+        module: module.to_owned(),
+        parameters: parameters(flags, &options.parameters, options.json_params.as_deref())?,
+        timeout_ms: options.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+    };
+    let limit = options.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
     let result = match client::ask(socket, &request, limit)? {
         Reply::Result(result) => result,
         other => return Err(client::unexpected(&other)),
     };
+    let mut printer = make_printer(options.json);
     if printer.is_json() {
         printer.json(&result)?;
     } else {
-        let text = render(args.module.as_str(), &result, printer.paint());
+        let text = render(module, &result, printer.paint());
         printer.line(text.trim_end())?;
     }
-    Ok(if result.success { Exit::Ok } else { Exit::NotWell })
+    let is_well = result.success && (result.foundanything || !options.fail_if_none);
+    Ok(if is_well { Exit::Ok } else { Exit::NotWell })
 }
 
 /// The query's parameters as JSON; `None` when there are none.
-fn parameters(pairs: &[String], json: Option<&str>) -> Result<Option<Box<RawValue>>, Failure> {
+fn parameters(
+    flags: Map<String, Value>,
+    pairs: &[String],
+    json: Option<&str>,
+) -> Result<Option<Box<RawValue>>, Failure> {
     let wrong = |what: String| {
         Failure::new(
             Exit::Usage,
@@ -53,14 +70,17 @@ fn parameters(pairs: &[String], json: Option<&str>) -> Result<Option<Box<RawValu
         )
     };
     if let Some(json) = json {
+        if let Some(flag) = flags.keys().next() {
+            return Err(wrong(format!("--json-params is all of the query, so nothing else can say {flag}")));
+        }
         return serde_json::from_str(json)
             .map(Some)
             .map_err(|error| wrong(format!("--json-params is not valid JSON: {error}")));
     }
-    if pairs.is_empty() {
+    if pairs.is_empty() && flags.is_empty() {
         return Ok(None);
     }
-    let mut object = Map::new();
+    let mut object = flags;
     for pair in pairs {
         let (key, value) =
             pair.split_once('=').ok_or_else(|| wrong(format!("--param {pair:?} has no equals sign")))?;
@@ -173,7 +193,7 @@ mod tests {
 
     fn json(pairs: &[&str]) -> String {
         let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
-        parameters(&pairs, None).unwrap().unwrap().get().to_owned()
+        parameters(Map::new(), &pairs, None).unwrap().unwrap().get().to_owned()
     }
 
     #[test]
@@ -181,15 +201,19 @@ mod tests {
         assert_eq!(json(&["string=a=b"]), r#"{"string":"a=b"}"#);
         assert_eq!(json(&["port=22", "port=80", "ns:=true"]), r#"{"ns":true,"port":["22","80"]}"#);
         assert_eq!(json(&["list:=[1]", "list:=2"]), r#"{"list":[1,2]}"#);
-        assert!(parameters(&[], None).unwrap().is_none());
+        assert!(parameters(Map::new(), &[], None).unwrap().is_none());
     }
 
     #[test]
     fn wrong_parameters_are_wrong_usage() {
         for pair in ["nothing", "=x", ":=1", "a:=nope"] {
-            assert_eq!(parameters(&[pair.to_owned()], None).unwrap_err().exit, Exit::Usage, "{pair}");
+            assert_eq!(
+                parameters(Map::new(), &[pair.to_owned()], None).unwrap_err().exit,
+                Exit::Usage,
+                "{pair}"
+            );
         }
-        assert_eq!(parameters(&[], Some("{")).unwrap_err().exit, Exit::Usage);
+        assert_eq!(parameters(Map::new(), &[], Some("{")).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

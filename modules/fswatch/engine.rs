@@ -117,7 +117,12 @@ impl SharedStatus {
 #[derive(Debug)]
 pub enum Order {
     /// Work by these rules from now on.
-    Watch(Box<Rules>),
+    Watch {
+        /// The rules.
+        rules: Box<Rules>,
+        /// What is never watched: each alert would change it, and so cause the next.
+        left_out: Vec<PathBuf>,
+    },
     /// Compare everything that is covered at or below these paths (none: everything), then answer.
     Rescan {
         /// The paths.
@@ -159,6 +164,8 @@ pub struct Engine<S> {
     coverage: Arc<Coverage>,
     /// Paths that belong to the module itself and are never watched.
     own: Option<PathBuf>,
+    /// What the agent writes for every alert.
+    left_out: Vec<PathBuf>,
     ledger: Ledger,
     storms: Storms,
     due: DuePaths,
@@ -223,6 +230,7 @@ impl<S: Sink> Engine<S> {
             watching: Watching::start(&mailbox)?,
             coverage: Arc::new(Coverage::new(&Rules::none(), &resolve)),
             own,
+            left_out: Vec::new(),
             ledger: Ledger::open(None, 0).0,
             storms: Storms::new(0, 0),
             due: DuePaths::new(Duration::ZERO),
@@ -337,7 +345,11 @@ impl<S: Sink> Engine<S> {
     fn obey(&mut self, order: Order) -> bool {
         // Whoever asked may not wait any more; there is room for one answer.
         match order {
-            Order::Watch(rules) => self.watch(&rules),
+            Order::Watch { rules, left_out } => {
+                self.left_out =
+                    left_out.iter().map(|path| path.canonicalize().unwrap_or(path.clone())).collect();
+                self.watch(&rules);
+            }
             Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
             Order::Explain(path, answer) => {
                 let mut explained = self.coverage.explain(&path).to_json();
@@ -506,10 +518,8 @@ impl<S: Sink> Engine<S> {
     /// Finds out what the rules mean on this host as it is now, and forgets what they no longer cover.
     fn cover(&mut self, rules: &Rules) {
         let coverage = Coverage::new(rules, &resolve);
-        let coverage = match &self.own {
-            Some(own) => coverage.without(own),
-            None => coverage,
-        };
+        let left_out = self.own.iter().chain(&self.left_out);
+        let coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
         self.coverage = Arc::new(coverage);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to

@@ -116,14 +116,14 @@ impl PersistentModule for FsWatch {
             .map_err(|error| ModuleError::io("cannot start a thread", error))?;
         let extraprivacy = AtomicBool::new(settings.extraprivacy);
         let module = Self { orders, mailbox, status, extraprivacy, state_dir };
-        module.order(Order::Watch(rules));
+        module.order(Order::Watch { rules, left_out: settings.own_paths });
         Ok(module)
     }
 
     fn reconfigure(&self, settings: Settings<Config>) -> Result<(), ModuleError> {
         let rules = rules(&settings.config)?;
         self.extraprivacy.store(settings.extraprivacy, Ordering::Relaxed);
-        self.order(Order::Watch(rules));
+        self.order(Order::Watch { rules, left_out: settings.own_paths });
         Ok(())
     }
 

@@ -113,6 +113,8 @@ pub struct Settings<C> {
     pub extraprivacy: bool,
     /// Where the module may keep its state; `None` under an agent that does not say.
     pub state_dir: Option<std::path::PathBuf>,
+    /// Files and directories that the agent itself writes for every alert.
+    pub own_paths: Vec<std::path::PathBuf>,
 }
 
 impl<C: DeserializeOwned> Settings<C> {
@@ -130,6 +132,7 @@ impl<C: DeserializeOwned> Settings<C> {
             tags: parameters.tags.unwrap_or_default(),
             extraprivacy: parameters.extraprivacy,
             state_dir: parameters.statedir.map(Into::into),
+            own_paths: parameters.ownpaths.into_iter().map(Into::into).collect(),
         })
     }
 }

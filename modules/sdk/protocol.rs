@@ -401,6 +401,10 @@ pub struct ConfigParameters {
     /// Extension: where the module may keep its state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statedir: Option<String>,
+    /// Extension: files and directories that the agent itself writes for every alert; a module that tells of changes
+    /// there makes the next one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ownpaths: Vec<String>,
 }
 
 /// The host as the agent sees it.

@@ -155,7 +155,9 @@ impl Running {
             config["fswatch"]["storm_changes"] = json!(0);
         }
         let config: Config = serde_json::from_value(config).unwrap();
-        self.orders.send(Order::Watch(Box::new(Rules::compile(&config).unwrap()))).unwrap();
+        self.orders
+            .send(Order::Watch { rules: Box::new(Rules::compile(&config).unwrap()), left_out: Vec::new() })
+            .unwrap();
         self.mailbox.wake();
         loop {
             match self.said.recv_timeout(CEILING) {

@@ -1,0 +1,372 @@
+//! What `vigie query MODULE` takes for the modules that Vigie brings along: flags with the names of the parameters.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use vigie_fswatch::change::shown;
+
+/// `query fswatch`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct FswatchFlags {
+    /// List everything that is not watched or cannot be read, and why
+    #[arg(long)]
+    unwatched: bool,
+
+    /// Say which rule, and which facility of the kernel, watches this path
+    #[arg(long, value_name = "PATH")]
+    explain: Option<PathBuf>,
+
+    /// Compare now: these paths and what is below them, or everything
+    #[arg(long, value_name = "PATH", num_args = 0..)]
+    rescan: Option<Vec<PathBuf>>,
+
+    /// With --rescan: read every file, also those that look as they are known
+    #[arg(long, requires = "rescan")]
+    prove: bool,
+
+    /// List what changed: at these paths and below them, or everywhere
+    #[arg(long, value_name = "PATH", num_args = 0..)]
+    changes: Option<Vec<PathBuf>>,
+
+    /// Everything that happened to this path, and what is known of it now
+    #[arg(long, value_name = "PATH")]
+    history: Option<PathBuf>,
+
+    /// The members of a group of changes
+    #[arg(long, value_name = "ID")]
+    group: Option<String>,
+
+    /// List the changes that nobody has accepted
+    #[arg(long)]
+    unaccepted: bool,
+
+    /// Accept what changed at these paths and below them; it is recorded that you did
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    accept: Option<Vec<PathBuf>>,
+
+    /// Only changes since this RFC 3339 time, or of this age or younger (2h)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+
+    /// Only changes of this kind
+    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted"])]
+    event: Option<String>,
+
+    /// Only changes by programs whose path has this in it
+    #[arg(long, value_name = "TEXT")]
+    process: Option<String>,
+
+    /// Only so many changes, the newest
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+}
+
+/// `query netstat`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct NetstatFlags {
+    /// Addresses of own interfaces that match this expression
+    #[arg(long, value_name = "REGEX")]
+    local_mac: Vec<String>,
+
+    /// Hardware addresses of neighbours that match this expression
+    #[arg(long, value_name = "REGEX")]
+    neighbor_mac: Vec<String>,
+
+    /// Own addresses in this range
+    #[arg(long, value_name = "IP|CIDR")]
+    local_ip: Vec<String>,
+
+    /// Neighbours in this range
+    #[arg(long, value_name = "IP|CIDR")]
+    neighbor_ip: Vec<String>,
+
+    /// Sockets with a peer in this range
+    #[arg(long, value_name = "IP|CIDR")]
+    connected_ip: Vec<String>,
+
+    /// Sockets that listen on this port
+    #[arg(long, value_name = "PORT")]
+    listening_port: Vec<String>,
+
+    /// Search every network namespace
+    #[arg(long)]
+    namespaces: bool,
+
+    /// Say which processes a socket belongs to
+    #[arg(long)]
+    processes: bool,
+}
+
+/// `query timedrift`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct TimedriftFlags {
+    /// How far the clock may be off (5s, 10ms); without it only the local time is told
+    #[arg(long, value_name = "TIME")]
+    drift: Option<String>,
+
+    /// Ask only the host's own servers, none of the built-in list
+    #[arg(long)]
+    no_fallback: bool,
+}
+
+/// `query file`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct FileFlags {
+    /// Where to look
+    #[arg(long, value_name = "PATH")]
+    path: Vec<PathBuf>,
+
+    /// Name; a ! before an expression, here and below, wants what does not match
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    name: Vec<String>,
+
+    /// Size: <10m, >1g, 4096
+    #[arg(long, value_name = "SIZE")]
+    size: Vec<String>,
+
+    /// Kind and permissions as ls -l shows them: ^-rws
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    mode: Vec<String>,
+
+    /// Time since the last change of the content: <90d, >2h
+    #[arg(long, value_name = "AGE")]
+    mtime: Vec<String>,
+
+    /// A line of the content
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    content: Vec<String>,
+
+    /// MD5 of the content
+    #[arg(long, value_name = "HEX")]
+    md5: Vec<String>,
+
+    /// SHA-1 of the content
+    #[arg(long, value_name = "HEX")]
+    sha1: Vec<String>,
+
+    /// SHA-2 of the content: 256, 384 or 512 bits
+    #[arg(long, value_name = "HEX")]
+    sha2: Vec<String>,
+
+    /// SHA-3 of the content: 224, 256, 384 or 512 bits
+    #[arg(long, value_name = "HEX")]
+    sha3: Vec<String>,
+
+    /// Levels of directories to go down
+    #[arg(long, value_name = "COUNT")]
+    maxdepth: Option<u32>,
+
+    /// Tell only files that match all filters
+    #[arg(long)]
+    matchall: bool,
+
+    /// All content expressions must match all lines
+    #[arg(long)]
+    macroal: bool,
+
+    /// A filter to invert: name, size, content, …
+    #[arg(long, value_name = "FILTER")]
+    mismatch: Vec<String>,
+
+    /// Matches after which the search ends
+    #[arg(long, value_name = "COUNT")]
+    matchlimit: Option<u32>,
+
+    /// Errors that are told
+    #[arg(long, value_name = "COUNT")]
+    maxerrors: Option<u32>,
+
+    /// Tell the SHA-256 of what is found
+    #[arg(long)]
+    returnsha256: bool,
+
+    /// Look into what gzip compressed
+    #[arg(long)]
+    decompress: bool,
+}
+
+/// Parameters as they are put together.
+#[derive(Default)]
+struct Parameters(Map<String, Value>);
+
+impl Parameters {
+    fn put(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.insert(key.to_owned(), value.into());
+    }
+
+    fn put_if(&mut self, key: &str, wanted: bool) {
+        if wanted {
+            self.put(key, true);
+        }
+    }
+
+    fn put_some<T: Into<Value>>(&mut self, key: &str, value: Option<T>) {
+        if let Some(value) = value {
+            self.put(key, value);
+        }
+    }
+
+    fn put_all(&mut self, key: &str, values: Vec<String>) {
+        if !values.is_empty() {
+            self.put(key, values);
+        }
+    }
+}
+
+/// A path as fswatch reads it: absolute, and of any bytes.
+fn path_text(path: &Path) -> String {
+    shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+}
+
+/// All, or some paths.
+fn selection(paths: &[PathBuf]) -> Value {
+    if paths.is_empty() { json!(true) } else { paths.iter().map(|path| path_text(path)).collect() }
+}
+
+/// Who asks, for the record.
+fn asker() -> String {
+    let uid = nix::unistd::getuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let user = user.unwrap_or_else(|| format!("user {uid}"));
+    match std::env::var("SUDO_USER") {
+        Ok(before) if !before.is_empty() && before != user => format!("{before} (as {user})"),
+        _ => user,
+    }
+}
+
+impl FswatchFlags {
+    /// The parameters of the query.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut all = Parameters::default();
+        all.put_if("unwatched", self.unwatched);
+        all.put_some("explain", self.explain.as_deref().map(path_text));
+        all.put_some("rescan", self.rescan.as_deref().map(selection));
+        all.put_if("prove", self.prove);
+        all.put_some("changes", self.changes.as_deref().map(selection));
+        all.put_some("history", self.history.as_deref().map(path_text));
+        all.put_some("group", self.group);
+        all.put_if("unaccepted", self.unaccepted);
+        if let Some(paths) = &self.accept {
+            all.put("accept", selection(paths));
+            all.put("by", asker());
+        }
+        all.put_some("since", self.since);
+        all.put_some("event", self.event);
+        all.put_some("process", self.process);
+        all.put_some("limit", self.limit);
+        all.0
+    }
+}
+
+impl NetstatFlags {
+    /// The parameters of the query.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut all = Parameters::default();
+        all.put_all("localmac", self.local_mac);
+        all.put_all("neighbormac", self.neighbor_mac);
+        all.put_all("localip", self.local_ip);
+        all.put_all("neighborip", self.neighbor_ip);
+        all.put_all("connectedip", self.connected_ip);
+        all.put_all("listeningport", self.listening_port);
+        all.put_if("namespaces", self.namespaces);
+        all.put_if("processes", self.processes);
+        all.0
+    }
+}
+
+impl TimedriftFlags {
+    /// The parameters of the query.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut all = Parameters::default();
+        all.put_some("drift", self.drift);
+        all.put_some("fallback", self.no_fallback.then_some(false));
+        all.0
+    }
+}
+
+impl FileFlags {
+    /// The parameters of the query: one search.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut options = Parameters::default();
+        options.put_some("maxdepth", self.maxdepth);
+        options.put_if("matchall", self.matchall);
+        options.put_if("macroal", self.macroal);
+        options.put_all("mismatch", self.mismatch);
+        options.put_some("matchlimit", self.matchlimit);
+        options.put_some("maxerrors", self.maxerrors);
+        options.put_if("returnsha256", self.returnsha256);
+        options.put_if("decompress", self.decompress);
+        let mut search = Parameters::default();
+        let paths = self.path.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+        search.put_all("paths", paths.map(|path| path.to_string_lossy().into_owned()).collect());
+        let lists = [
+            ("names", self.name),
+            ("sizes", self.size),
+            ("modes", self.mode),
+            ("mtimes", self.mtime),
+            ("contents", self.content),
+            ("md5", self.md5),
+            ("sha1", self.sha1),
+            ("sha2", self.sha2),
+            ("sha3", self.sha3),
+        ];
+        for (key, values) in lists {
+            search.put_all(key, values);
+        }
+        if search.0.is_empty() && options.0.is_empty() {
+            return Map::new();
+        }
+        search.put("options", options.0);
+        let mut all = Parameters::default();
+        all.put("searches", json!({"search": search.0}));
+        all.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_flags_there_are_no_parameters() {
+        assert!(FswatchFlags::default().parameters().is_empty());
+        assert!(NetstatFlags::default().parameters().is_empty());
+        assert!(TimedriftFlags::default().parameters().is_empty());
+        assert!(FileFlags::default().parameters().is_empty());
+    }
+
+    #[test]
+    fn accepting_names_who_does_and_paths_are_absolute() {
+        let flags =
+            FswatchFlags { accept: Some(vec!["/etc/a\nb".into(), "rel".into()]), ..Default::default() };
+
+        let parameters = flags.parameters();
+
+        let here = std::env::current_dir().unwrap().join("rel");
+        assert_eq!(parameters["accept"], json!(["/etc/a\\x0ab", here]));
+        assert!(parameters["by"].as_str().is_some_and(|by| !by.is_empty()));
+    }
+
+    #[test]
+    fn a_list_without_items_means_everything() {
+        let flags = FswatchFlags { rescan: Some(Vec::new()), prove: true, ..Default::default() };
+
+        assert_eq!(Value::Object(flags.parameters()), json!({"rescan": true, "prove": true}));
+    }
+
+    #[test]
+    fn a_search_for_files_has_its_options_beside_its_filters() {
+        let flags = FileFlags {
+            path: vec!["/etc".into()],
+            name: vec!["^passwd$".to_owned()],
+            returnsha256: true,
+            ..Default::default()
+        };
+
+        let expected = json!({"searches": {"search": {
+            "paths": ["/etc"], "names": ["^passwd$"], "options": {"returnsha256": true},
+        }}});
+        assert_eq!(Value::Object(flags.parameters()), expected);
+    }
+}
