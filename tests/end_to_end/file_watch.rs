@@ -227,8 +227,8 @@ fn what_happens_around_a_killed_module_is_told_exactly_once() {
         }
     }
     assert!((1..=3).contains(&count("watched/passwd")));
-    let last = told.iter().rfind(|alert| alert["path"] == json!(host.path("watched/passwd"))).unwrap();
-    assert_eq!(last["after"]["size"], 7, "{last}");
+    let history = host.query("fswatch", &json!({"history": host.path("watched/passwd")}));
+    assert_eq!(history["result"]["elements"]["now"]["known"]["size"], 7, "{history}");
 }
 
 #[test]
