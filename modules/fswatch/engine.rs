@@ -295,10 +295,20 @@ impl<S: Sink> Engine<S> {
         for (id, text) in self.ledger.pending() {
             self.sink.alert(id, &text);
         }
-        let Beginning { last_alive, set_aside, unusable } = beginning;
+        let Beginning { last_alive, gone, set_aside, unusable } = beginning;
         self.seen_until = last_alive.unwrap_or(self.seen_until).min(SystemTime::now());
         if let Some(why) = unusable {
             self.sink.log(&format!("nothing can be kept over a restart: {why}"));
+        }
+        if gone && let Some(own) = self.own.clone() {
+            let text = format!(
+                "the baseline on disk was removed from {}; what changed before {} is not known, everything is looked \
+                 at as if for the first time",
+                shown(&own),
+                text_of_time(SystemTime::now())
+            );
+            let window = Window { from: self.seen_until, to: SystemTime::now() };
+            self.tell_notice(&own, text, Severity::Critical, Some(window));
         }
         if let Some((why, kept_as)) = set_aside {
             let text = format!(

@@ -27,6 +27,8 @@ pub const MAX_UNACCEPTED: usize = 10_000;
 pub struct Beginning {
     /// When the module was last known to run.
     pub last_alive: Option<SystemTime>,
+    /// There was a baseline, and somebody removed it.
+    pub gone: bool,
     /// Why the store could not be trusted, and where it is now.
     pub set_aside: Option<(String, PathBuf)>,
     /// Why nothing can be kept on disk.
@@ -85,6 +87,10 @@ impl Ledger {
                 ledger.store = Some(store);
                 match opened {
                     Opened::New => {}
+                    Opened::Gone { last_alive } => {
+                        beginning.gone = true;
+                        beginning.last_alive = last_alive;
+                    }
                     Opened::Whole { state, last_alive } => {
                         ledger.complete = true;
                         ledger.state = *state;

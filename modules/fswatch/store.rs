@@ -125,8 +125,13 @@ impl State {
 /// What opening found.
 #[derive(Debug)]
 pub enum Opened {
-    /// There was none.
+    /// There was none, and there never was one.
     New,
+    /// There was one, and somebody removed it.
+    Gone {
+        /// When the module was last known to run.
+        last_alive: Option<SystemTime>,
+    },
     /// It is whole.
     Whole {
         /// What it holds.
@@ -418,7 +423,11 @@ impl Store {
         let last_alive = modified(&Self::alive_path(directory)).max(modified(&path));
         let mut file = match private(OpenOptions::new().read(true).write(true)).open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((store, Opened::New)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // The mark of being alive is made only when there is a baseline.
+                let opened = if last_alive.is_some() { Opened::Gone { last_alive } } else { Opened::New };
+                return Ok((store, opened));
+            }
             Err(error) => return Err(error),
         };
         let mut content = Vec::new();
@@ -907,6 +916,16 @@ mod tests {
 
         let Opened::Whole { state: new, .. } = open(directory.path(), b"host") else { panic!() };
         assert_eq!(content(&new), content(&state));
+    }
+
+    #[test]
+    fn a_baseline_that_somebody_removed_is_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        filled(directory.path());
+        Store::mark_alive(directory.path()).unwrap();
+        fs::remove_file(directory.path().join("fswatch.baseline")).unwrap();
+
+        assert!(matches!(open(directory.path(), b"host"), Opened::Gone { last_alive: Some(_) }));
     }
 
     #[test]
