@@ -19,6 +19,7 @@ use vigie_fanotify::{
     Buffer, Entry, Event, FilesystemId, Group, GroupError, Handle, HandleRef, Malformed, Mask, Options,
 };
 
+use crate::ending::{Ending, Owner, ending};
 use crate::events::{Batch, Happened, Mailbox};
 use crate::mounts::{Mount, Mounts};
 use crate::process::Writers;
@@ -56,12 +57,14 @@ enum Control {
     Linked(Handle, PathBuf),
 }
 
-/// Watches file systems. The thread ends with the process.
+/// Watches file systems.
 #[derive(Debug)]
 pub struct FilesystemWatcher {
     group: Arc<Group>,
     control: mpsc::Sender<Control>,
     view: View,
+    /// The reader ends with it.
+    _owner: Owner,
 }
 
 fn open_mount(point: &Path) -> io::Result<OwnedFd> {
@@ -121,7 +124,9 @@ impl FilesystemWatcher {
     pub fn start(mailbox: Mailbox) -> Result<Self, String> {
         let group = Arc::new(group().map_err(|error| error.to_string())?);
         let (control, received) = mpsc::channel();
+        let (owner, end) = ending().map_err(|error| error.to_string())?;
         let reader = Reader {
+            end,
             group: Arc::clone(&group),
             mailbox,
             control: received,
@@ -135,11 +140,11 @@ impl FilesystemWatcher {
             .stack_size(256 * 1024)
             .spawn(move || reader.run())
             .map_err(|error| error.to_string())?;
-        Ok(Self { group, control, view: View::default() })
+        Ok(Self { group, control, view: View::default(), _owner: owner })
     }
 
     fn tell(&self, control: Control) {
-        // The reader ends only with the process.
+        // The reader ends only with us.
         self.control.send(control).ok();
     }
 
@@ -210,6 +215,7 @@ struct Directory {
 }
 
 struct Reader {
+    end: Ending,
     group: Arc<Group>,
     mailbox: Mailbox,
     control: mpsc::Receiver<Control>,
@@ -225,9 +231,10 @@ impl Reader {
         let mailbox = self.mailbox.clone();
         let mut buffer = Buffer::new(READ_BYTES);
         loop {
-            let waited = poll(&mut [PollFd::new(&group, PollFlags::IN)], None);
-            if waited.is_err_and(|error| error != rustix::io::Errno::INTR) {
-                break;
+            match self.end.wait(group.as_fd(), PollFlags::IN) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => break,
             }
             match group.read(&mut buffer) {
                 Ok(Some(events)) => {

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::ops::Bound;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use rustix::event::PollFlags;
 
+use crate::ending::{Ending, Owner, ending};
 use crate::events::{Happened, Mailbox, Named};
 
 /// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
@@ -20,6 +23,8 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct Watcher {
     watches: Watches,
     map: WatchMap,
+    /// Its reader ends with it.
+    _owner: Owner,
 }
 
 impl Watcher {
@@ -30,10 +35,12 @@ impl Watcher {
     pub fn start(mailbox: Mailbox) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let watches = inotify.watches();
+        let (owner, end) = ending()?;
         std::thread::Builder::new()
             .name("inotify".to_owned())
-            .spawn(move || read_events(inotify, &mailbox))?;
-        Ok(Self { watches, map: WatchMap::default() })
+            .stack_size(256 * 1024)
+            .spawn(move || read_events(inotify, &mailbox, &end))?;
+        Ok(Self { watches, map: WatchMap::default(), _owner: owner })
     }
 
     /// Watches a directory for what happens to it and in it; does nothing when it is watched already.
@@ -108,12 +115,16 @@ impl Watcher {
     }
 }
 
-fn read_events(mut inotify: Inotify, mailbox: &Mailbox) {
+fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
     let mut buffer = vec![0; READ_BYTES];
     // The first half of a rename, which the kernel tells right before the second.
     let mut moving: Option<(u32, Named)> = None;
     loop {
-        let Ok(events) = inotify.read_events_blocking(&mut buffer) else {
+        let ready = end.wait(inotify.as_fd(), PollFlags::IN);
+        if matches!(ready, Ok(false)) {
+            return;
+        }
+        let Ok(events) = ready.and_then(|_| inotify.read_events(&mut buffer)) else {
             // The descriptor is ours and the buffer large enough: only a broken kernel gets here. Everything may
             // have changed, and whoever waits must learn of it.
             mailbox.open().overflowed("inotify cannot be read any more");

@@ -17,6 +17,7 @@ pub mod change;
 pub mod codec;
 pub mod config;
 pub mod due;
+pub mod ending;
 pub mod engine;
 pub mod events;
 pub mod fanotify;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::PollFlags;
 
 use crate::config::Backend;
+use crate::ending::{Owner, ending};
 use crate::events::{Mailbox, Named};
 use crate::fanotify::{FilesystemWatcher, self_test};
 use crate::inotify::Watcher;
@@ -42,22 +44,24 @@ pub struct Watching {
     why_not: Option<String>,
     mounts: Arc<Mounts>,
     choices: BTreeMap<u64, Choice>,
+    /// Whoever watches the mounts ends with it.
+    _mounts: Option<Owner>,
 }
 
 /// Tells when something is mounted or unmounted, see proc_pid_mountinfo(5).
-fn watch_mounts(mailbox: Mailbox) -> io::Result<()> {
+fn watch_mounts(mailbox: Mailbox) -> io::Result<Owner> {
     let file = std::fs::File::open("/proc/thread-self/mountinfo")?;
+    let (owner, end) = ending()?;
     std::thread::Builder::new().name("mounts".to_owned()).stack_size(64 * 1024).spawn(move || {
         loop {
-            match poll(&mut [PollFd::new(&file, PollFlags::PRI)], None) {
-                Ok(_) => mailbox.open().mounts_changed(),
-                Err(rustix::io::Errno::INTR) => {}
-                // Without it the quick scan finds what is mounted.
-                Err(_) => return,
+            match end.wait(file.as_fd(), PollFlags::PRI) {
+                Ok(true) => mailbox.open().mounts_changed(),
+                // When it cannot be waited for, the quick scan finds what is mounted.
+                Ok(false) | Err(_) => return,
             }
         }
     })?;
-    Ok(())
+    Ok(owner)
 }
 
 impl Watching {
@@ -66,8 +70,8 @@ impl Watching {
     /// # Errors
     /// When the kernel gives no inotify instance or no thread.
     pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
-        watch_mounts(mailbox.clone()).ok();
         Ok(Self {
+            _mounts: watch_mounts(mailbox.clone()).ok(),
             directories: Watcher::start(mailbox.clone())?,
             filesystems: None,
             why_not: Some("it was not asked for yet".to_owned()),

@@ -455,9 +455,11 @@ impl<S: Sink> Engine<S> {
         self.ledger.tend();
         self.publish();
         let message = format!(
-            "watching {} paths: {} objects known, {} directories watched, {} paths not there yet",
+            "watching {} paths: {} objects known, {} file systems watched by fanotify, {} directories by inotify, {} \
+             paths not there yet",
             self.status.entries,
             self.status.objects,
+            self.watching.choices().filter(|choice| choice.fanotify).count(),
             self.watching.directories().len(),
             self.status.waiting.len()
         );

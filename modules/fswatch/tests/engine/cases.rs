@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rustix::fs::{CWD, Mode, OFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use vigie_fswatch::change::Event;
@@ -125,6 +128,19 @@ impl Running {
         let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early: Vec::new() };
         running.configure(config);
         running
+    }
+
+    /// Ends it, and gives what it told until then.
+    fn stop_and_listen(mut self) -> Vec<Alert> {
+        self.order(Order::Stop);
+        self.thread.take().unwrap().join().unwrap();
+        let said = std::mem::replace(&mut self.said, mpsc::channel().1);
+        said.iter()
+            .filter_map(|said| match said {
+                Said::Alert(alert) => Some(*alert),
+                Said::Log(_) => None,
+            })
+            .collect()
     }
 
     /// Ends it, and waits for that.
@@ -606,6 +622,106 @@ fn a_store_to_a_mapped_page_is_found_by_reading_everything() {
     assert!(second[0].window["from"].is_string());
 }
 
+#[test]
+fn names_of_any_bytes_and_paths_beyond_what_the_kernel_takes_are_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    let odd = [
+        OsString::from_vec(vec![0xff, 0xfe, b'x']),
+        OsString::from("new\nline"),
+        OsString::from("x".repeat(255)),
+        OsString::from("back\\slash \u{1b}[2J"),
+    ];
+
+    for name in &odd {
+        fs::write(temp.path().join(name), "").unwrap();
+    }
+    // Deeper than PATH_MAX: made from where the last one was, as tar and rm do.
+    let mut at = rustix::fs::openat(CWD, temp.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let name = "d".repeat(200);
+    let depth = 30;
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&at, name.as_str(), Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, name.as_str(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    let file = rustix::fs::openat(&at, "deep", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+    drop(file);
+    let told = running.told(temp.path());
+
+    for name in &odd {
+        let path = vigie_fswatch::change::shown(&temp.path().join(name));
+        let count = told.iter().filter(|alert| alert.path == path).count();
+        assert_eq!(count, 1, "{path}");
+    }
+    // How deep is told depends on what the backend can name; that it goes on is what matters.
+    assert!(told.iter().filter(|alert| alert.kind == "directory").count() >= 15, "{}", told.len());
+    fs::write(temp.path().join("after"), "").unwrap();
+    assert_eq!(texts(&running.told(temp.path()), temp.path()), ["created after"]);
+    // The test's own tree is too deep for remove_dir_all by path.
+    Command::new("rm").arg("-rf").arg(temp.path().join(&name)).status().unwrap();
+}
+
+#[test]
+fn lost_notifications_are_said_and_what_they_hid_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("a"), "1").unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+
+    running.mailbox.open().overflowed("a queue of the test overflowed");
+    fs::write(temp.path().join("a"), "2").unwrap();
+    let told = running.told(temp.path());
+
+    let notice = told.iter().find(|alert| alert.event == Event::Notice).unwrap();
+    assert!(notice.alert.contains("a queue of the test overflowed"), "{notice:?}");
+    assert!(notice.window["from"].as_str() <= notice.window["to"].as_str(), "{notice:?}");
+    assert!(texts(&told, temp.path()).contains(&"changed a".to_owned()), "{told:?}");
+}
+
+#[test]
+fn a_clock_that_jumped_makes_no_window_that_ends_before_it_begins() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    fs::write(watched.join("a"), "1").unwrap();
+    let config = json!({"paths": {"path": [recursive(&watched)]}});
+    Running::keeping(Some(&state), config.clone()).stop();
+
+    // The last life ran under a clock that was a year ahead.
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(365 * 24 * 3600);
+    for name in ["fswatch.alive", "fswatch.baseline"] {
+        fs::File::options().write(true).open(state.join(name)).unwrap().set_modified(ahead).unwrap();
+    }
+    fs::write(watched.join("a"), "2").unwrap();
+    let running = Running::keeping(Some(&state), config);
+
+    let window = &running.early[0].window;
+    assert!(window["from"].as_str() <= window["to"].as_str(), "{window}");
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_any_more_is_said_and_the_rest_goes_on() {
+    if nix::unistd::geteuid().is_root() {
+        writeln!(std::io::stderr(), "skipped: root may read everything").unwrap();
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let closed = temp.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("a"), "1").unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    running.ask(|done| Order::Rescan { paths: Vec::new(), prove: false, done });
+    let status = running.status_when(|status| !status.unwatched.is_empty() || !status.unreadable.is_empty());
+    fs::write(temp.path().join("b"), "").unwrap();
+    let told = texts(&running.told(temp.path()), temp.path());
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+
+    assert!(told.contains(&"created b".to_owned()), "{told:?} {status:?}");
+    assert!(!told.iter().any(|text| text.starts_with("removed")), "{told:?}");
+}
+
 /// What can be done to a tree while nobody watches, and how it is told.
 fn change_everything(watched: &Path, outside: &Path) -> Vec<&'static str> {
     let file = |name: &str| watched.join(name);
@@ -876,6 +992,44 @@ fn state(root: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Does to a state what alerts tell; says which alert does not continue from the ones before.
+fn replay(
+    mut replayed: BTreeMap<String, String>,
+    told: &[Alert],
+) -> Result<BTreeMap<String, String>, String> {
+    for alert in told.iter().filter(|alert| !alert.path.contains('~')) {
+        if let Some(from) = &alert.from {
+            let (moved, stay): (BTreeMap<_, _>, _) =
+                replayed.into_iter().partition(|(path, _)| Path::new(path).starts_with(from));
+            replayed = stay;
+            for (path, content) in moved {
+                if replayed.insert(path.replacen(from, &alert.path, 1), content).is_some() {
+                    return Err(format!("renamed to what was there: {alert:?}"));
+                }
+            }
+        }
+        let (before, after) = (content(&alert.before), content(&alert.after));
+        let is_about_content = match alert.event {
+            Event::Created | Event::Removed => alert.kind != "directory",
+            // Otherwise only its metadata changed.
+            Event::Changed => alert.kind != "directory" && (before.is_some() || after.is_some()),
+            Event::Renamed => after.is_some(),
+            _ => false,
+        };
+        if !is_about_content {
+            continue;
+        }
+        if alert.event != Event::Renamed && replayed.get(&alert.path) != before.as_ref() {
+            return Err(format!("does not continue from {:?}: {alert:?}", replayed.get(&alert.path)));
+        }
+        match after {
+            Some(after) => replayed.insert(alert.path.clone(), after),
+            None => replayed.remove(&alert.path),
+        };
+    }
+    Ok(replayed)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     /// Whoever replays the alerts on what was there at the beginning gets exactly what is there at the end, and
@@ -894,29 +1048,53 @@ proptest! {
         during.iter().for_each(|action| perform(root, action));
         let told = running.told(root);
 
-        for alert in told.iter().filter(|alert| !alert.path.contains('~')) {
-            if let Some(from) = &alert.from {
-                let (moved, stay): (BTreeMap<_, _>, _) =
-                    replayed.into_iter().partition(|(path, _)| Path::new(path).starts_with(from));
-                replayed = stay;
-                for (path, content) in moved {
-                    prop_assert!(replayed.insert(path.replacen(from, &alert.path, 1), content).is_none());
-                }
-            }
-            if alert.kind == "directory" || alert.event == Event::Renamed && content(&alert.after).is_none() {
-                continue;
-            }
-            let (before, after) = (content(&alert.before), content(&alert.after));
-            if alert.event == Event::Changed && before.is_none() && after.is_none() {
-                // Only when it was written.
-                continue;
-            }
-            prop_assert_eq!(replayed.get(&alert.path), before.as_ref(), "{:?}", alert);
-            match after {
-                Some(after) => replayed.insert(alert.path.clone(), after),
-                None => replayed.remove(&alert.path),
-            };
-        }
+        replayed = replay(replayed, &told).map_err(TestCaseError::fail)?;
         prop_assert_eq!(replayed, state(root));
+    }
+
+    /// The same over several lives of the engine on one state directory, with changes while none runs, with lost
+    /// notifications, and with lives that end in the middle of everything.
+    #[test]
+    fn the_alerts_of_several_lives_lead_from_the_first_state_to_the_last(
+        before in proptest::collection::vec(action(), 0..12),
+        lives in proptest::collection::vec(
+            (
+                proptest::collection::vec(action(), 0..12),
+                proptest::collection::vec(action(), 0..12),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+            1..4,
+        ),
+    ) {
+        let temp = tempfile::tempdir().unwrap();
+        let (root, kept) = (temp.path().join("watched"), temp.path().join("state"));
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(&kept).unwrap();
+        before.iter().for_each(|action| perform(&root, action));
+        let mut replayed = state(&root);
+        let config = json!({"paths": {"path": [recursive(&root)]}});
+
+        for (while_it_runs, while_none_runs, lose, wait) in lives {
+            let mut running = Running::keeping(Some(&kept), config.clone());
+            let mut told = std::mem::take(&mut running.early);
+            while_it_runs.iter().for_each(|action| perform(&root, action));
+            if lose {
+                running.mailbox.open().overflowed("a queue of the test overflowed");
+            }
+            if wait {
+                told.extend(running.told(&root));
+            }
+            told.extend(running.stop_and_listen());
+            replayed = replay(replayed, &told).map_err(TestCaseError::fail)?;
+            while_none_runs.iter().for_each(|action| perform(&root, action));
+        }
+        let mut last = Running::keeping(Some(&kept), config);
+        let mut told = std::mem::take(&mut last.early);
+        told.extend(last.told(&root));
+        replayed = replay(replayed, &told).map_err(TestCaseError::fail)?;
+
+        replayed.retain(|path, _| !path.contains('~'));
+        prop_assert_eq!(replayed, state(&root));
     }
 }
