@@ -1,0 +1,3 @@
+//! `netstat`: sockets, neighbours and addresses of this host.
+
+pub mod address;
