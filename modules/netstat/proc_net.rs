@@ -36,37 +36,56 @@ impl ProcNet {
         Self { directory: directory.into() }
     }
 
+    /// Whether the directory is there and has no file of this table: then the kernel has no such sockets.
+    #[must_use]
+    pub fn lacks(&self, table: Table) -> bool {
+        matches!(self.open(table.file_name()), Ok(None))
+    }
+
     /// Opens a table's file; `None` when the kernel has no such table, for example without IPv6.
     fn open(&self, name: &str) -> Result<Option<BufReader<std::fs::File>>, SourceError> {
-        let path = self.directory.join(name);
-        match std::fs::File::open(&path) {
+        match std::fs::File::open(self.directory.join(name)) {
             // The larger the pieces, the fewer rows are shown twice.
             Ok(file) => Ok(Some(BufReader::with_capacity(1 << 20, file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.directory.is_dir() => Ok(None),
-            Err(source) => Err(SourceError::File { file: path.display().to_string(), source }),
+            Err(source) => Err(SourceError::File { file: self.path(name), source }),
         }
     }
 
-    /// The IPv4 neighbours that have a hardware address. The IPv6 ones have no such table.
+    /// The IPv4 neighbours that have a hardware address, and how many rows were left out because their form is
+    /// not understood. There is no such table for IPv6.
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub fn neighbours(&self) -> Result<Vec<Neighbour>, SourceError> {
+    pub fn neighbours(&self) -> Result<(Vec<Neighbour>, u64), SourceError> {
         let mut neighbours = Vec::new();
-        let Some(mut reader) = self.open("arp")? else { return Ok(neighbours) };
-        let mut bad_rows = 0;
+        let left_out = self.each_row("arp", &mut |row| {
+            neighbours.extend(parse_neighbour(row)?);
+            Some(ControlFlow::Continue(()))
+        })?;
+        Ok((neighbours, left_out))
+    }
+
+    /// Gives `each` the rows of a file until it breaks, and counts those that it does not understand.
+    fn each_row(
+        &self,
+        name: &str,
+        each: &mut dyn FnMut(&str) -> Option<ControlFlow<()>>,
+    ) -> Result<u64, SourceError> {
+        let Some(mut reader) = self.open(name)? else { return Ok(0) };
+        let mut left_out = 0;
         each_row(&mut reader, &mut |row| {
-            match parse_neighbour(row) {
-                Some(neighbour) => neighbours.extend(neighbour),
-                None => bad_rows += 1,
-            }
-            ControlFlow::Continue(())
+            each(row).unwrap_or_else(|| {
+                left_out += 1;
+                ControlFlow::Continue(())
+            })
         })
-        .map_err(|source| SourceError::File { file: "arp".to_owned(), source })?;
-        if bad_rows > 0 {
-            return Err(SourceError::Rows { file: "arp".to_owned(), rows: bad_rows });
-        }
-        Ok(neighbours)
+        .map_err(|source| SourceError::File { file: self.path(name), source })?;
+        Ok(left_out)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
     }
 }
 
@@ -76,23 +95,11 @@ impl SocketSource for ProcNet {
         table: Table,
         states: States,
         each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
-    ) -> Result<(), SourceError> {
-        let name = table.file_name();
-        let Some(mut reader) = self.open(name)? else { return Ok(()) };
-        let mut bad_rows = 0;
-        each_row(&mut reader, &mut |row| match parse_socket(row, table.protocol) {
-            Some(socket) if states.contains(socket.state) => each(&socket),
-            Some(_) => ControlFlow::Continue(()),
-            None => {
-                bad_rows += 1;
-                ControlFlow::Continue(())
-            }
+    ) -> Result<u64, SourceError> {
+        self.each_row(table.file_name(), &mut |row| {
+            let socket = parse_socket(row, table.protocol)?;
+            Some(if states.contains(socket.state) { each(&socket) } else { ControlFlow::Continue(()) })
         })
-        .map_err(|source| SourceError::File { file: name.to_owned(), source })?;
-        if bad_rows > 0 {
-            return Err(SourceError::Rows { file: name.to_owned(), rows: bad_rows });
-        }
-        Ok(())
     }
 }
 

@@ -42,7 +42,7 @@ impl SocketSource for SockDiag {
         table: Table,
         states: States,
         each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
-    ) -> Result<(), SourceError> {
+    ) -> Result<u64, SourceError> {
         let mut socket = NetlinkSocket::open(Some(netlink::SOCK_DIAG)).map_err(SourceError::Netlink)?;
         let mut understood = true;
         socket
@@ -57,7 +57,7 @@ impl SocketSource for SockDiag {
                 }
             })
             .map_err(SourceError::Netlink)?;
-        if understood { Ok(()) } else { Err(SourceError::Netlink(NetlinkError::NotUnderstood)) }
+        if understood { Ok(0) } else { Err(SourceError::Netlink(NetlinkError::NotUnderstood)) }
     }
 }
 

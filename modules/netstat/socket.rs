@@ -245,7 +245,8 @@ pub type Identity = (Protocol, Endpoint, Endpoint, u32, u64);
 
 /// A way to learn which sockets there are.
 pub trait SocketSource {
-    /// Calls `each` for every socket of the table that is in one of the states, until it breaks.
+    /// Calls `each` for every socket of the table that is in one of the states, until it breaks. Returns how many
+    /// rows were left out because their form is not understood.
     ///
     /// # Errors
     /// When the table cannot be read to its end; what `each` was given until then is not to be used.
@@ -254,7 +255,7 @@ pub trait SocketSource {
         table: Table,
         states: States,
         each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
-    ) -> Result<(), SourceError>;
+    ) -> Result<u64, SourceError>;
 }
 
 /// Why a table of sockets cannot be read.
@@ -271,13 +272,5 @@ pub enum SourceError {
         /// What reading it gave.
         #[source]
         source: std::io::Error,
-    },
-    /// In `/proc/net`: rows of a form that is not understood.
-    #[error("{rows} rows of {file} are not understood")]
-    Rows {
-        /// The table's file.
-        file: String,
-        /// How many.
-        rows: usize,
     },
 }
