@@ -333,54 +333,59 @@ fn search_sockets(
     }
 }
 
+/// Searches one table of the kernel, or the text table.
 fn search_table(
     parameters: &Parameters,
     backend: &Backend,
     table: Table,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Findings {
-    let mut tables = match backend {
-        Backend::TextTables(tables) => tables.clone(),
-        Backend::Kernel => match undisturbed(|| search_source(parameters, &mut SockDiag {}, table, stop)) {
-            Ok(findings) => return findings,
-            Err(error) => return search_instead(parameters, table, &error, stop),
-        },
-    };
-    let mut findings = search_source(parameters, &mut tables, table, stop)
-        .unwrap_or_else(|error| Findings { problems: vec![chain(&error)], ..Findings::default() });
-    findings.fell_back = true;
-    findings
+    match backend {
+        Backend::Kernel => {
+            let instead = ProcNet::of_this_thread();
+            search_with_fallback(parameters, &mut SockDiag {}, instead, table, stop)
+        }
+        Backend::TextTables(tables) => {
+            let mut findings = search_source(parameters, &mut tables.clone(), table, stop)
+                .unwrap_or_else(|error| Findings { problems: vec![chain(&error)], ..Findings::default() });
+            findings.fell_back = true;
+            findings
+        }
+    }
 }
 
-/// Reads the text table because sock_diag failed.
-fn search_instead(
+/// Searches a source, and the text table when the source fails.
+fn search_with_fallback(
     parameters: &Parameters,
+    source: &mut dyn SocketSource,
+    mut instead: ProcNet,
     table: Table,
-    why: &SourceError,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Findings {
-    let name = table.file_name();
-    let mut tables = ProcNet::of_this_thread();
-    if tables.lacks(table) {
+    let why = match undisturbed(|| search_source(parameters, source, table, stop)) {
+        Ok(findings) => return findings,
         // A kernel without IPv6 has neither.
-        return Findings::default();
-    }
-    match search_source(parameters, &mut tables, table, stop) {
+        Err(_) if instead.lacks(table) => return Findings::default(),
+        Err(why) => why,
+    };
+    let name = table.file_name();
+    match search_source(parameters, &mut instead, table, stop) {
         Ok(mut findings) => {
             findings.fell_back = true;
             findings.problems.push(format!(
                 "{name} sockets were read in /proc/net, where some can be missing while others come and go: {}",
-                chain(why)
+                chain(&why)
             ));
             findings
         }
         Err(error) => Findings {
-            problems: vec![format!("{name} sockets cannot be read: {}; {}", chain(why), chain(&error))],
+            problems: vec![format!("{name} sockets cannot be read: {}; {}", chain(&why), chain(&error))],
             ..Findings::default()
         },
     }
 }
 
+/// Reads again what was disturbed.
 fn undisturbed(mut read: impl FnMut() -> Result<Findings, SourceError>) -> Result<Findings, SourceError> {
     for _ in 1..MAX_ATTEMPTS {
         match read() {
@@ -565,6 +570,35 @@ mod tests {
             undisturbed(|| search_source(&parameters, &mut Told(attempts.next().unwrap()), TCP, &|| false));
 
         assert_eq!(findings.unwrap().total_hits, 1);
+    }
+
+    #[test]
+    fn a_source_that_fails_is_replaced_and_the_answer_says_so() {
+        let parameters = parameters(json!({"connectedip": ["127.0.0.5"]}));
+        let tables = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/netstat/default");
+        let table = Table { protocol: Protocol::Tcp, ipv6: true };
+
+        let findings = search_with_fallback(
+            &parameters,
+            &mut Told(vec![Err(())]),
+            ProcNet::below(tables),
+            table,
+            &|| false,
+        );
+
+        assert_eq!(findings.total_hits, 1);
+        assert!(findings.fell_back);
+        assert!(findings.problems[0].contains("tcp6 sockets were read in /proc/net"), "{findings:?}");
+    }
+
+    #[test]
+    fn what_neither_source_tells_is_said() {
+        let parameters = parameters(json!({"connectedip": ["127.0.0.5"]}));
+        let nowhere = ProcNet::below("/proc/thread-self/no-such-directory");
+
+        let findings = search_with_fallback(&parameters, &mut Told(vec![Err(())]), nowhere, TCP, &|| false);
+
+        assert!(findings.problems[0].contains("tcp sockets cannot be read"), "{findings:?}");
     }
 
     #[test]
