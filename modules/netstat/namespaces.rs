@@ -4,15 +4,18 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// What the name of a network namespace begins with: `net:[4026531840]`.
 const NAME_START: &[u8] = b"net:[";
+
+/// The type of the file system of namespaces (`linux/magic.h`).
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
 
 /// Why the namespaces of this host are not all known.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +67,13 @@ impl Namespace {
     /// Opens the namespace that a path leads to; `None` when it is something else.
     fn open(path: &Path) -> io::Result<Option<Self>> {
         let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // The path may lead elsewhere since it was looked at, the descriptor does not.
-        let target = std::fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()))?;
-        Ok(namespace_name(target.as_os_str().as_bytes()).map(|name| Self { name, fd }))
+        // The path may lead elsewhere since it was looked at, the descriptor does not. One of a namespace of
+        // another kind cannot be entered.
+        if fstatfs(&fd)?.f_type != NSFS_MAGIC {
+            return Ok(None);
+        }
+        let name = format!("net:[{}]", fstat(&fd)?.st_ino);
+        Ok(Some(Self { name, fd }))
     }
 }
 

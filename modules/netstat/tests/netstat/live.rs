@@ -195,7 +195,8 @@ fn an_end_that_waits_for_late_segments_is_found_without_a_process() {
         .iter()
         .find(|element| element["localport"] == json!(client_address.port()))
         .unwrap();
-    assert_eq!(element["state"], json!("fin-wait-2"));
+    // The acknowledgement of the last segment can be on its way.
+    assert!(element["state"].as_str().unwrap().starts_with("fin-wait-"), "{element}");
     assert_eq!(element["processes"], json!([]));
 }
 

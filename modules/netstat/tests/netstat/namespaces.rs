@@ -66,8 +66,8 @@ fn ip(arguments: &[&str]) {
 }
 
 /// Why namespaces cannot be made here; `None` when they can.
-fn unable() -> Option<String> {
-    let name = format!("vigie-test-{}-probe", std::process::id());
+fn unable(probe: &str) -> Option<String> {
+    let name = format!("vigie-test-{}-probe-{probe}", std::process::id());
     match Command::new("ip").args(["netns", "add", &name]).output() {
         Err(error) => Some(format!("ip(8) does not run: {error}")),
         Ok(output) if !output.status.success() => {
@@ -96,7 +96,7 @@ fn of_mig(result: &Value, kind: &str, asked: &str) -> Vec<Value> {
 
 #[test]
 fn what_two_namespaces_say_to_each_other_is_found_in_both() {
-    if let Some(why) = unable() {
+    if let Some(why) = unable("veth") {
         return skip("namespaces with a veth pair", &why);
     }
     let (left, right) = (Netns::new("left"), Netns::new("right"));
@@ -165,7 +165,7 @@ fn what_two_namespaces_say_to_each_other_is_found_in_both() {
 
 #[test]
 fn sockets_of_other_namespaces_are_found_only_when_they_are_asked_for() {
-    if let Some(why) = unable() {
+    if let Some(why) = unable("hidden") {
         return skip("sockets of another namespace", &why);
     }
     let netns = Netns::new("hidden");
@@ -188,7 +188,7 @@ fn sockets_of_other_namespaces_are_found_only_when_they_are_asked_for() {
 #[test]
 fn a_namespace_in_which_there_is_only_one_thread_is_found() {
     let (ready, opened) = mpsc::channel();
-    let (_end, ended) = mpsc::channel::<()>();
+    let (end, ended) = mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         let socket = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .map_err(|error| error.to_string())
@@ -210,7 +210,7 @@ fn a_namespace_in_which_there_is_only_one_thread_is_found() {
         element["namespace"] != json!(own.to_str().unwrap()) && element["protocol"] == json!("udp")
     });
     assert!(found, "{result}");
-    drop(_end);
+    drop(end);
     thread.join().unwrap();
 }
 
