@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench build install clean-run dependencies
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-netstat build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -111,6 +111,11 @@ conf-check: ## check every configuration file in conf/
 bench: ## measure; prints tables
 	@$(NEED)
 	$(CARGO) bench --locked --bench agent
+
+bench-netstat: ## measure searches for sockets beside ss; as root
+	@$(NEED)
+	need 'command -v ss ip' iproute2
+	$(CARGO) bench --locked --bench netstat
 
 build: ## build the program for installation
 	@$(NEED)
