@@ -59,6 +59,18 @@ impl AddressRange {
         Ok(Self { network: masked(address, length), prefix_length: length })
     }
 
+    /// The first address of the range.
+    #[must_use]
+    pub fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// How many bits of the first address count.
+    #[must_use]
+    pub fn prefix_length(&self) -> u8 {
+        self.prefix_length
+    }
+
     /// Whether the address lies in the range.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -126,12 +138,6 @@ impl AddressSet {
             group.networks.sort_unstable();
         }
         Self { groups }
-    }
-
-    /// Whether there is no range.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
     }
 
     /// Calls `found` with the number of each range that holds the address. Allocates nothing.

@@ -9,8 +9,8 @@ use vigie_sdk::ModuleResult;
 
 use crate::parameters::{Kind, Parameters};
 use crate::processes::{Owners, Process};
-use crate::search::{Findings, Match, Outcome};
-use crate::socket::{Protocol, Socket, State};
+use crate::search::{Findings, Hit, Match, Outcome};
+use crate::socket::{Protocol, State};
 
 /// Most bytes of all elements together. An answer with the rest of it stays below the 16 MiB that an agent
 /// takes.
@@ -68,7 +68,27 @@ struct Element<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    processes: Option<Vec<Process>>,
+    processes: Option<ProcessesOf<'a>>,
+}
+
+/// The processes of a socket. Extra privacy mode hides whose they are.
+#[derive(Debug, Clone, Copy)]
+struct ProcessesOf<'a> {
+    owners: &'a Owners,
+    inode: u64,
+    extraprivacy: bool,
+}
+
+impl Serialize for ProcessesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = self.owners.of(self.inode);
+        if self.extraprivacy {
+            let masked =
+                |process: &Process| Process { uid: None, user: Some(MASKED.to_owned()), ..process.clone() };
+            return serializer.collect_seq(all.map(masked));
+        }
+        serializer.collect_seq(all)
+    }
 }
 
 impl Element<'_> {
@@ -81,8 +101,8 @@ impl Element<'_> {
             None => 0,
         };
         let texts = [self.local_hardware, self.remote_hardware, self.namespace];
-        let processes = self.processes.iter().flatten().map(|process| {
-            let text = process.command.len() + process.user.as_ref().map_or(0, String::len);
+        let processes = self.processes.iter().flat_map(|all| all.owners.of(all.inode)).map(|process| {
+            let text = process.command.len() + process.user.as_ref().map_or(0, String::len).max(MASKED.len());
             PROCESS_BYTES + ESCAPED_BYTES * text
         });
         ELEMENT_BYTES
@@ -104,8 +124,54 @@ struct Statistics {
     namespaces: Option<usize>,
 }
 
-/// Matches by asked value; `null` for one without.
-type Matches<'a> = BTreeMap<&'a str, Option<Vec<Element<'a>>>>;
+/// A match and where it was found.
+type Place<'a> = (&'a Findings, &'a Hit);
+
+/// The matches of one kind by asked value.
+type Matches<'a> = BTreeMap<&'a str, Vec<Place<'a>>>;
+
+/// What the answer is made of.
+#[derive(Debug, Clone, Copy)]
+struct Context<'a> {
+    parameters: &'a Parameters,
+    outcome: &'a Outcome,
+    /// The processes, when they were asked for.
+    owners: Option<&'a Owners>,
+    extraprivacy: bool,
+}
+
+/// The elements of an answer; each is made when it is written.
+struct Elements<'a> {
+    context: Context<'a>,
+    kinds: BTreeMap<&'static str, Matches<'a>>,
+    /// How many there are.
+    listed: u64,
+}
+
+impl Serialize for Elements<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kinds = self.kinds.iter();
+        serializer.collect_map(kinds.map(|(kind, matches)| (kind, MatchesOf(self.context, matches))))
+    }
+}
+
+struct MatchesOf<'a>(Context<'a>, &'a Matches<'a>);
+
+impl Serialize for MatchesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A value that matches nothing has `null`, as MIG writes it.
+        let list = |places| Some(PlacesOf(self.0, places)).filter(|list| !list.1.is_empty());
+        serializer.collect_map(self.1.iter().map(|(asked, places)| (asked, list(places))))
+    }
+}
+
+struct PlacesOf<'a>(Context<'a>, &'a Vec<Place<'a>>);
+
+impl Serialize for PlacesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.iter().map(|place| self.0.element(place)))
+    }
+}
 
 /// Writes the answer to a query. `owners` tells the processes when they were asked for.
 #[must_use]
@@ -116,46 +182,22 @@ pub fn answer(
     extraprivacy: bool,
     elapsed: Duration,
 ) -> ModuleResult {
-    let mut elements: BTreeMap<&str, Matches<'_>> = BTreeMap::new();
-    for kind in Kind::ALL {
-        let asked = parameters.asked(kind);
-        if !asked.is_empty() {
-            elements.insert(kind.name(), asked.iter().map(|text| (text.as_str(), None)).collect());
-        }
-    }
-    let mut bytes_at_most = 0;
-    let mut listed: u64 = 0;
-    'all: for findings in &outcome.namespaces {
-        for hit in &findings.hits {
-            let element = element(parameters, findings, &hit.matched, hit.kind, owners, extraprivacy);
-            bytes_at_most += element.bytes_at_most();
-            if bytes_at_most > MAX_ELEMENTS_BYTES {
-                break 'all;
-            }
-            listed += 1;
-            let asked = parameters.asked(hit.kind).get(hit.place).map(String::as_str);
-            let matches = elements.get_mut(hit.kind.name());
-            if let (Some(asked), Some(matches)) = (asked, matches) {
-                matches.entry(asked).or_default().get_or_insert_default().push(element);
-            }
-        }
-    }
+    let context = Context { parameters, outcome, owners, extraprivacy };
+    let elements = context.elements();
     let total_hits = outcome.namespaces.iter().map(|findings| findings.total_hits).sum();
+    let fell_back = outcome.namespaces.iter().any(|findings| findings.fell_back);
     let statistics = Statistics {
         examined: outcome.namespaces.iter().map(|findings| findings.examined).sum(),
         exectime: format!("{elapsed:?}"),
         totalhits: total_hits,
-        backend: if outcome.namespaces.iter().any(|findings| findings.fell_back) {
-            "procfs"
-        } else {
-            "netlink"
-        },
+        backend: if fell_back { "procfs" } else { "netlink" },
         namespaces: parameters.namespaces.then_some(outcome.namespaces.len()),
     };
     let mut errors = problems(parameters, outcome, owners);
-    if listed < total_hits {
+    if elements.listed < total_hits {
         errors.push(format!(
-            "{listed} of {total_hits} matches are listed, an answer has no room for more: search for less at once"
+            "{} of {total_hits} matches are listed, an answer has no room for more: search for less at once",
+            elements.listed
         ));
     }
     let mut result = ModuleResult::found(total_hits > 0, &elements).with_statistics(&statistics);
@@ -163,47 +205,75 @@ pub fn answer(
     result
 }
 
-fn element<'a>(
-    parameters: &Parameters,
-    findings: &'a Findings,
-    matched: &'a Match,
-    kind: Kind,
-    owners: Option<&Owners>,
-    extraprivacy: bool,
-) -> Element<'a> {
-    let namespace = findings.namespace.as_str();
-    match matched {
+impl<'a> Context<'a> {
+    /// The matches by asked value, as many as an answer has room for.
+    fn elements(self) -> Elements<'a> {
+        let mut elements = Elements { context: self, kinds: BTreeMap::new(), listed: 0 };
+        let mut bytes_at_most = 0;
+        for kind in Kind::ALL {
+            let asked = self.parameters.asked(kind);
+            if asked.is_empty() {
+                continue;
+            }
+            let mut matches = vec![Vec::new(); asked.len()];
+            let all = self.outcome.namespaces.iter().flat_map(|findings| {
+                findings.hits.iter().filter(move |hit| hit.kind == kind).map(move |hit| (findings, hit))
+            });
+            for place in all {
+                bytes_at_most += self.element(&place).bytes_at_most();
+                if bytes_at_most > MAX_ELEMENTS_BYTES {
+                    break;
+                }
+                if let Some(matches) = matches.get_mut(place.1.place) {
+                    matches.push(place);
+                    elements.listed += 1;
+                }
+            }
+            let matches = asked.iter().map(String::as_str).zip(matches).collect();
+            elements.kinds.insert(kind.name(), matches);
+        }
+        elements
+    }
+
+    fn element(&self, (findings, hit): &Place<'a>) -> Element<'a> {
+        let namespace = findings.namespace.as_str();
         // MIG names the namespace of what belongs to this host only where it can be another.
-        Match::Hardware(hardware) => Element {
-            local_hardware: Some(hardware.as_str()).filter(|hardware| !hardware.is_empty()),
-            namespace: parameters.namespaces.then_some(namespace),
-            ..Element::default()
-        },
-        Match::Address(address) => Element {
-            local_address: Some(*address),
-            namespace: parameters.namespaces.then_some(namespace),
-            ..Element::default()
-        },
-        Match::Neighbour(neighbour) => Element {
-            remote_hardware: Some(&neighbour.hardware),
-            remote_address: Some(Shown::Address(neighbour.address)),
-            namespace: Some(namespace),
-            ..Element::default()
-        },
-        Match::Socket(socket) => {
-            let is_connected = kind == Kind::ConnectedIp;
-            let remote = if extraprivacy { Shown::Masked } else { Shown::Address(socket.remote.address) };
-            Element {
-                local_address: Some(socket.local.address),
-                local_port: port(socket.local.port),
-                remote_address: is_connected.then_some(remote),
-                remote_port: port(socket.remote.port).filter(|_| is_connected),
-                namespace: Some(namespace),
-                protocol: Some(socket.protocol),
-                state: Some(socket.state),
-                uid: owners.filter(|_| !extraprivacy).map(|_| socket.uid),
-                processes: owners.map(|owners| processes(socket, owners, extraprivacy)),
+        let own_namespace = self.parameters.namespaces.then_some(namespace);
+        match &hit.matched {
+            Match::Hardware(hardware) => Element {
+                local_hardware: Some(hardware.as_str()).filter(|hardware| !hardware.is_empty()),
+                namespace: own_namespace,
                 ..Element::default()
+            },
+            Match::Address(address) => {
+                Element { local_address: Some(*address), namespace: own_namespace, ..Element::default() }
+            }
+            Match::Neighbour(neighbour) => Element {
+                remote_hardware: Some(&neighbour.hardware),
+                remote_address: Some(Shown::Address(neighbour.address)),
+                namespace: Some(namespace),
+                ..Element::default()
+            },
+            Match::Socket(socket) => {
+                let is_connected = hit.kind == Kind::ConnectedIp;
+                let remote = match self.extraprivacy {
+                    true => Shown::Masked,
+                    false => Shown::Address(socket.remote.address),
+                };
+                let processes =
+                    |owners| ProcessesOf { owners, inode: socket.inode, extraprivacy: self.extraprivacy };
+                Element {
+                    local_address: Some(socket.local.address),
+                    local_port: port(socket.local.port),
+                    remote_address: is_connected.then_some(remote),
+                    remote_port: port(socket.remote.port).filter(|_| is_connected),
+                    namespace: Some(namespace),
+                    protocol: Some(socket.protocol),
+                    state: Some(socket.state),
+                    uid: self.owners.filter(|_| !self.extraprivacy).map(|_| socket.uid),
+                    processes: self.owners.map(processes),
+                    ..Element::default()
+                }
             }
         }
     }
@@ -212,15 +282,6 @@ fn element<'a>(
 /// A port; 0 is none.
 fn port(port: u16) -> Option<u16> {
     Some(port).filter(|port| *port != 0)
-}
-
-/// The processes of a socket. Extra privacy mode hides whose they are.
-fn processes(socket: &Socket, owners: &Owners, extraprivacy: bool) -> Vec<Process> {
-    let all = owners.of(socket.inode).cloned();
-    if !extraprivacy {
-        return all.collect();
-    }
-    all.map(|process| Process { uid: None, user: Some(MASKED.to_owned()), ..process }).collect()
 }
 
 /// What could not be inspected.
@@ -255,8 +316,7 @@ mod tests {
     use vigie_sdk::Query;
 
     use super::*;
-    use crate::search::Hit;
-    use crate::socket::Endpoint;
+    use crate::socket::{Endpoint, Socket};
 
     fn parameters(value: Value) -> Parameters {
         Parameters::from_query(&Query::new(Some(to_raw_value(&value).unwrap()))).unwrap()
@@ -343,9 +403,13 @@ mod tests {
 
     #[test]
     fn no_element_is_longer_than_it_is_taken_for() {
-        let text = "\u{1}".repeat(15);
-        let process =
-            Process { pid: u32::MAX, uid: Some(u32::MAX), user: Some("u".repeat(32)), command: text };
+        let process = Process {
+            pid: u32::MAX,
+            uid: Some(u32::MAX),
+            user: Some("u".repeat(32)),
+            command: "\u{1}".repeat(15),
+        };
+        let owners = Owners::new([(process.clone(), vec![1]), (process, vec![1])]);
         let longest: IpAddr = "2001:2001:2001:2001:2001:2001:2001:2001".parse().unwrap();
         let element = Element {
             local_hardware: Some("02:77:00:00:00:01"),
@@ -358,7 +422,7 @@ mod tests {
             protocol: Some(Protocol::Udp),
             state: Some(State::Established),
             uid: Some(u32::MAX),
-            processes: Some(vec![process; 3]),
+            processes: Some(ProcessesOf { owners: &owners, inode: 1, extraprivacy: false }),
         };
 
         let text = serde_json::to_string(&element).unwrap();

@@ -14,6 +14,7 @@ pub mod answer;
 pub mod namespaces;
 pub mod netlink;
 pub mod parameters;
+pub mod peer_program;
 pub mod proc_net;
 pub mod processes;
 pub mod rtnetlink;

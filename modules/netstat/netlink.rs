@@ -133,6 +133,15 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// Adds an attribute to a message.
+pub(crate) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(ATTRIBUTE_HEADER_BYTES + value.len()).unwrap_or(u16::MAX);
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(value);
+    message.resize(aligned(message.len()), 0);
+}
+
 /// A request for a dump.
 fn dump_request(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let length = HEADER_BYTES + payload.len();

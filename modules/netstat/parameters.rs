@@ -99,12 +99,21 @@ impl HardwareMatcher {
 
 /// Finds addresses.
 #[derive(Debug, Clone, Default)]
-pub struct AddressMatcher(AddressSet);
+pub struct AddressMatcher {
+    ranges: Vec<AddressRange>,
+    set: AddressSet,
+}
 
 impl AddressMatcher {
     /// Calls `found` with the place of each range that holds the address.
     pub fn matches(&self, address: IpAddr, found: impl FnMut(usize)) {
-        self.0.matches(address, found);
+        self.set.matches(address, found);
+    }
+
+    /// The ranges by place.
+    #[must_use]
+    pub fn ranges(&self) -> &[AddressRange] {
+        &self.ranges
     }
 }
 
@@ -211,7 +220,8 @@ impl Reader<'_> {
             AddressRange::parse(text)
                 .map_err(|error| format!("{text:?} is neither an address nor a CIDR: {error}"))
         });
-        Searches { asked, matcher: AddressMatcher(AddressSet::new(&ranges)) }
+        let set = AddressSet::new(&ranges);
+        Searches { asked, matcher: AddressMatcher { ranges, set } }
     }
 
     fn ports(&mut self, kind: Kind) -> Searches<PortMatcher> {

@@ -13,7 +13,7 @@ use procfs::net::{ARPFlags, ArpEntries, TcpNetEntries, UdpNetEntries};
 use procfs::{FromBufRead, FromBufReadSI};
 
 use crate::rtnetlink::{Neighbour, hardware_text};
-use crate::socket::{Endpoint, Protocol, Socket, SocketSource, SourceError, State, States, Table};
+use crate::socket::{Endpoint, Protocol, Socket, SocketSource, SourceError, State, Wanted};
 
 /// Longest row, in bytes; the kernel's have at most 180.
 const MAX_ROW_BYTES: usize = 1024;
@@ -34,12 +34,6 @@ impl ProcNet {
     /// The tables in another directory.
     pub fn below(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
-    }
-
-    /// Whether the directory is there and has no file of this table: then the kernel has no such sockets.
-    #[must_use]
-    pub fn lacks(&self, table: Table) -> bool {
-        matches!(self.open(table.file_name()), Ok(None))
     }
 
     /// Opens a table's file; `None` when the kernel has no such table, for example without IPv6.
@@ -92,14 +86,30 @@ impl ProcNet {
 impl SocketSource for ProcNet {
     fn read(
         &mut self,
-        table: Table,
-        states: States,
+        wanted: &Wanted<'_>,
         each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<u64, SourceError> {
-        self.each_row(table.file_name(), &mut |row| {
-            let socket = parse_socket(row, table.protocol)?;
-            Some(if states.contains(socket.state) { each(&socket) } else { ControlFlow::Continue(()) })
-        })
+        let mut left_out = 0;
+        let mut broken_off = false;
+        for name in file_names(wanted.protocol) {
+            left_out += self.each_row(name, &mut |row| {
+                let socket = parse_socket(row, wanted.protocol)?;
+                broken_off = wanted.states.contains(socket.state) && each(&socket).is_break();
+                Some(if broken_off { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            if broken_off {
+                break;
+            }
+        }
+        Ok(left_out)
+    }
+}
+
+/// The tables of IPv4 and IPv6 sockets.
+fn file_names(protocol: Protocol) -> [&'static str; 2] {
+    match protocol {
+        Protocol::Tcp => ["tcp", "tcp6"],
+        Protocol::Udp => ["udp", "udp6"],
     }
 }
 

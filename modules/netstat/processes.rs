@@ -48,8 +48,8 @@ pub struct Process {
 #[derive(Debug, Default)]
 pub struct Owners {
     processes: Vec<Process>,
-    /// Places in `processes`, ascending by pid.
-    by_inode: HashMap<u64, Vec<usize>>,
+    /// Numbers of sockets with places in `processes`, sorted.
+    sockets: Vec<(u64, usize)>,
     /// Processes whose descriptors could not be read.
     pub hidden: usize,
     /// Whether the search was stopped before it came to its end.
@@ -57,11 +57,24 @@ pub struct Owners {
 }
 
 impl Owners {
+    /// Processes with the numbers of their sockets.
+    pub fn new(found: impl IntoIterator<Item = (Process, Vec<u64>)>) -> Self {
+        let mut owners = Self::default();
+        for (process, inodes) in found {
+            let place = owners.processes.len();
+            owners.sockets.extend(inodes.into_iter().map(|inode| (inode, place)));
+            owners.processes.push(process);
+        }
+        owners.sockets.sort_unstable();
+        owners
+    }
+
     /// The processes of the socket with this number, ascending by pid. None when no process has it open, as
     /// when it is on its way in a message, or when the process could not be read.
     pub fn of(&self, inode: u64) -> impl Iterator<Item = &Process> {
-        let places = self.by_inode.get(&inode).map(Vec::as_slice).unwrap_or_default();
-        places.iter().map(|place| &self.processes[*place])
+        let first = self.sockets.partition_point(|(other, _)| *other < inode);
+        let sockets = self.sockets[first..].iter().take_while(move |(other, _)| *other == inode);
+        sockets.map(|(_, place)| &self.processes[*place])
     }
 }
 
@@ -102,13 +115,9 @@ pub fn owners(wanted: &HashSet<u64>, stop: &(dyn Fn() -> bool + Sync)) -> std::i
     });
     let (mut found, hidden) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     found.sort_unstable_by_key(|(process, _)| process.pid);
-    let mut owners = Owners { hidden, stopped: stop(), ..Owners::default() };
-    for (process, inodes) in found {
-        for inode in inodes {
-            owners.by_inode.entry(inode).or_default().push(owners.processes.len());
-        }
-        owners.processes.push(process);
-    }
+    let mut owners = Owners::new(found);
+    owners.hidden = hidden;
+    owners.stopped = stop();
     name_users(&mut owners.processes);
     Ok(owners)
 }

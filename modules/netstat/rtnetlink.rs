@@ -146,10 +146,7 @@ mod tests {
     fn with_attributes(header: &[u8], all: &[(u16, &[u8])]) -> Vec<u8> {
         let mut bytes = header.to_vec();
         for (kind, value) in all {
-            bytes.extend_from_slice(&u16::try_from(value.len() + 4).unwrap().to_ne_bytes());
-            bytes.extend_from_slice(&kind.to_ne_bytes());
-            bytes.extend_from_slice(value);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            crate::netlink::push_attribute(&mut bytes, *kind, value);
         }
         bytes
     }

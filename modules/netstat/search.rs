@@ -8,11 +8,14 @@
 //!  namespace threads ── enter one after the other, search it, end with the query
 //! ```
 
-use std::collections::HashSet;
 use std::error::Error;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError, mpsc};
+
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
 
 use crate::namespaces::{Namespace, find_others, own_name};
 use crate::netlink::NetlinkError;
@@ -20,7 +23,7 @@ use crate::parameters::{Kind, Parameters};
 use crate::proc_net::ProcNet;
 use crate::rtnetlink::{self, Neighbour};
 use crate::sock_diag::SockDiag;
-use crate::socket::{Identity, Socket, SocketSource, SourceError, States, Table};
+use crate::socket::{Identity, Protocol, Socket, SocketSource, SourceError, States, Wanted};
 
 /// What the namespace is called when only the agent's own is searched.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -223,8 +226,12 @@ impl Findings {
     fn merge(&mut self, other: Self) {
         self.examined += other.examined;
         self.total_hits += other.total_hits;
-        let room = MAX_HITS - self.hits.len();
-        self.hits.extend(other.hits.into_iter().take(room));
+        if self.hits.is_empty() {
+            self.hits = other.hits;
+        } else {
+            let room = MAX_HITS - self.hits.len();
+            self.hits.extend(other.hits.into_iter().take(room));
+        }
         self.fell_back |= other.fell_back;
         self.stopped |= other.stopped;
         self.problems.extend(other.problems);
@@ -307,46 +314,40 @@ fn neighbours(backend: &Backend, findings: &mut Findings) -> Vec<Neighbour> {
     }
 }
 
-/// The states of the sockets of a table that can match.
-fn wanted_states(parameters: &Parameters, table: Table) -> States {
-    let mut states = States::NONE;
-    if !parameters.connected_ip.is_empty() {
-        states = states.or(States::with_peer(table.protocol));
-    }
-    if !parameters.listening_port.is_empty() {
-        states = states.or(States::listening(table.protocol));
-    }
-    states
-}
-
 fn search_sockets(
     parameters: &Parameters,
     backend: &Backend,
     stop: &(dyn Fn() -> bool + Sync),
     findings: &mut Findings,
 ) {
-    if parameters.connected_ip.is_empty() && parameters.listening_port.is_empty() {
-        return;
-    }
-    for table in Table::ALL {
-        findings.merge(search_table(parameters, backend, table, stop));
+    for protocol in Protocol::ALL {
+        // Apart from each other the kernel can leave out more: by state here, by peer there.
+        if !parameters.connected_ip.is_empty() {
+            let states = States::with_peer(protocol);
+            let wanted = Wanted { protocol, states, peers: parameters.connected_ip.matcher.ranges() };
+            findings.merge(search_wanted(parameters, backend, &wanted, stop));
+        }
+        if !parameters.listening_port.is_empty() {
+            let wanted = Wanted { protocol, states: States::listening(protocol), peers: &[] };
+            findings.merge(search_wanted(parameters, backend, &wanted, stop));
+        }
     }
 }
 
-/// Searches one table of the kernel, or the text table.
-fn search_table(
+/// Searches what the kernel tells, or the text tables.
+fn search_wanted(
     parameters: &Parameters,
     backend: &Backend,
-    table: Table,
+    wanted: &Wanted<'_>,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Findings {
     match backend {
         Backend::Kernel => {
-            let instead = ProcNet::of_this_thread();
-            search_with_fallback(parameters, &mut SockDiag {}, instead, table, stop)
+            let mut instead = ProcNet::of_this_thread();
+            search_with_fallback(parameters, &mut SockDiag {}, &mut instead, wanted, stop)
         }
         Backend::TextTables(tables) => {
-            let mut findings = search_source(parameters, &mut tables.clone(), table, stop)
+            let mut findings = search_source(parameters, &mut tables.clone(), wanted, stop)
                 .unwrap_or_else(|error| Findings { problems: vec![chain(&error)], ..Findings::default() });
             findings.fell_back = true;
             findings
@@ -354,22 +355,20 @@ fn search_table(
     }
 }
 
-/// Searches a source, and the text table when the source fails.
+/// Searches a source, and the text tables when the source fails.
 fn search_with_fallback(
     parameters: &Parameters,
     source: &mut dyn SocketSource,
-    mut instead: ProcNet,
-    table: Table,
+    instead: &mut ProcNet,
+    wanted: &Wanted<'_>,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Findings {
-    let why = match undisturbed(|| search_source(parameters, source, table, stop)) {
+    let why = match undisturbed(|| search_source(parameters, source, wanted, stop)) {
         Ok(findings) => return findings,
-        // A kernel without IPv6 has neither.
-        Err(_) if instead.lacks(table) => return Findings::default(),
         Err(why) => why,
     };
-    let name = table.file_name();
-    match search_source(parameters, &mut instead, table, stop) {
+    let name = wanted.protocol.name();
+    match search_source(parameters, instead, wanted, stop) {
         Ok(mut findings) => {
             findings.fell_back = true;
             findings.problems.push(format!(
@@ -396,16 +395,16 @@ fn undisturbed(mut read: impl FnMut() -> Result<Findings, SourceError>) -> Resul
     read()
 }
 
-/// Searches one table of one source. A socket that the source shows twice is found once.
+/// Searches what one source tells. A socket that it tells twice is found once.
 fn search_source(
     parameters: &Parameters,
     source: &mut dyn SocketSource,
-    table: Table,
+    wanted: &Wanted<'_>,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Findings, SourceError> {
     let mut findings = Findings::default();
-    let mut seen: HashSet<Identity> = HashSet::new();
-    let left_out = source.read(table, wanted_states(parameters, table), &mut |socket| {
+    let mut seen = Seen::default();
+    let left_out = source.read(wanted, &mut |socket| {
         findings.examined += 1;
         if findings.examined.is_multiple_of(STOP_INTERVAL) && stop() {
             findings.stopped = true;
@@ -413,16 +412,46 @@ fn search_source(
         }
         let mut is_new = None;
         each_place(parameters, socket, &mut |kind, place| {
-            // Beyond the limit matches are only counted, so that the memory for their identities is bounded, too.
-            let is_full = findings.hits.len() >= MAX_HITS;
-            if *is_new.get_or_insert_with(|| is_full || seen.insert(socket.identity())) {
+            if *is_new.get_or_insert_with(|| seen.is_new(socket, &findings.hits)) {
                 findings.add(Hit { kind, place, matched: Match::Socket(*socket) });
             }
         });
         ControlFlow::Continue(())
     })?;
-    findings.problems.extend(left_out_problem(table.file_name(), left_out));
+    findings.problems.extend(left_out_problem(wanted.protocol.name(), left_out));
     Ok(findings)
+}
+
+/// The sockets that were found, as places among the hits: their identities are there already.
+#[derive(Default)]
+struct Seen {
+    places: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Seen {
+    /// Whether none of the hits is this socket, whose own hit then comes next.
+    fn is_new(&mut self, socket: &Socket, hits: &[Hit]) -> bool {
+        // Beyond the limit matches are only counted.
+        let next = match u32::try_from(hits.len()) {
+            Ok(next) if hits.len() < MAX_HITS => next,
+            _ => return true,
+        };
+        let identity = |place: &u32| match hits.get(*place as usize).map(|hit| &hit.matched) {
+            Some(Match::Socket(socket)) => Some(socket.identity()),
+            _ => None,
+        };
+        let hash = |identity: &Option<Identity>| self.hasher.hash_one(identity);
+        let wanted = Some(socket.identity());
+        let same = |place: &u32| identity(place) == wanted;
+        match self.places.entry(hash(&wanted), same, |place| hash(&identity(place))) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(next);
+                true
+            }
+        }
+    }
 }
 
 /// Calls `found` for each asked value that the socket matches.
@@ -440,8 +469,8 @@ fn each_place(parameters: &Parameters, socket: &Socket, found: &mut dyn FnMut(Ki
     }
 }
 
-fn left_out_problem(file: &str, left_out: u64) -> Option<String> {
-    (left_out > 0).then(|| format!("{left_out} rows of {file} are not understood"))
+fn left_out_problem(table: &str, left_out: u64) -> Option<String> {
+    (left_out > 0).then(|| format!("{left_out} rows of {table} are not understood"))
 }
 
 #[cfg(test)]
@@ -459,14 +488,13 @@ mod tests {
     impl SocketSource for Told {
         fn read(
             &mut self,
-            table: Table,
-            states: States,
+            wanted: &Wanted<'_>,
             each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
         ) -> Result<u64, SourceError> {
             for told in &self.0 {
                 let Ok(socket) = told else { return Err(SourceError::Netlink(NetlinkError::Disturbed)) };
-                if socket.protocol == table.protocol
-                    && states.contains(socket.state)
+                if socket.protocol == wanted.protocol
+                    && wanted.states.contains(socket.state)
                     && each(socket).is_break()
                 {
                     break;
@@ -476,8 +504,8 @@ mod tests {
         }
     }
 
-    const TCP: Table = Table { protocol: Protocol::Tcp, ipv6: false };
-    const UDP: Table = Table { protocol: Protocol::Udp, ipv6: false };
+    const TCP: Wanted<'_> = Wanted { protocol: Protocol::Tcp, states: States::ALL, peers: &[] };
+    const UDP: Wanted<'_> = Wanted { protocol: Protocol::Udp, states: States::ALL, peers: &[] };
 
     fn endpoint(text: &str) -> Endpoint {
         let address: std::net::SocketAddr = text.parse().unwrap();
@@ -500,8 +528,12 @@ mod tests {
         Parameters::from_query(&Query::new(Some(to_raw_value(&value).unwrap()))).unwrap()
     }
 
-    fn found(parameters: &Parameters, table: Table, told: &[Result<Socket, ()>]) -> Vec<(Kind, usize, u64)> {
-        let findings = search_source(parameters, &mut Told(told.to_vec()), table, &|| false).unwrap();
+    fn found(
+        parameters: &Parameters,
+        wanted: &Wanted<'_>,
+        told: &[Result<Socket, ()>],
+    ) -> Vec<(Kind, usize, u64)> {
+        let findings = search_source(parameters, &mut Told(told.to_vec()), wanted, &|| false).unwrap();
         findings
             .hits
             .iter()
@@ -526,10 +558,10 @@ mod tests {
         ];
 
         assert_eq!(
-            found(&parameters, TCP, &told),
+            found(&parameters, &TCP, &told),
             [(Kind::ListeningPort, 0, 1), (Kind::ConnectedIp, 0, 2), (Kind::ConnectedIp, 0, 0)]
         );
-        assert_eq!(found(&parameters, UDP, &told), [(Kind::ListeningPort, 1, 4), (Kind::ConnectedIp, 0, 5)]);
+        assert_eq!(found(&parameters, &UDP, &told), [(Kind::ListeningPort, 1, 4), (Kind::ConnectedIp, 0, 5)]);
     }
 
     #[test]
@@ -546,7 +578,7 @@ mod tests {
             socket(Protocol::Tcp, State::Listening, "0.0.0.0:80", "0.0.0.0:0", 7),
         ];
 
-        let mut found = found(&parameters, TCP, &told);
+        let mut found = found(&parameters, &TCP, &told);
         found.sort_unstable();
 
         assert_eq!(
@@ -567,7 +599,7 @@ mod tests {
         let mut attempts = vec![vec![good, Err(())], vec![good]].into_iter();
 
         let findings =
-            undisturbed(|| search_source(&parameters, &mut Told(attempts.next().unwrap()), TCP, &|| false));
+            undisturbed(|| search_source(&parameters, &mut Told(attempts.next().unwrap()), &TCP, &|| false));
 
         assert_eq!(findings.unwrap().total_hits, 1);
     }
@@ -576,27 +608,23 @@ mod tests {
     fn a_source_that_fails_is_replaced_and_the_answer_says_so() {
         let parameters = parameters(json!({"connectedip": ["127.0.0.5"]}));
         let tables = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/netstat/default");
-        let table = Table { protocol: Protocol::Tcp, ipv6: true };
+        let mut tables = ProcNet::below(tables);
 
-        let findings = search_with_fallback(
-            &parameters,
-            &mut Told(vec![Err(())]),
-            ProcNet::below(tables),
-            table,
-            &|| false,
-        );
+        let findings =
+            search_with_fallback(&parameters, &mut Told(vec![Err(())]), &mut tables, &TCP, &|| false);
 
         assert_eq!(findings.total_hits, 1);
         assert!(findings.fell_back);
-        assert!(findings.problems[0].contains("tcp6 sockets were read in /proc/net"), "{findings:?}");
+        assert!(findings.problems[0].contains("tcp sockets were read in /proc/net"), "{findings:?}");
     }
 
     #[test]
     fn what_neither_source_tells_is_said() {
         let parameters = parameters(json!({"connectedip": ["127.0.0.5"]}));
-        let nowhere = ProcNet::below("/proc/thread-self/no-such-directory");
+        let mut nowhere = ProcNet::below("/proc/thread-self/no-such-directory");
 
-        let findings = search_with_fallback(&parameters, &mut Told(vec![Err(())]), nowhere, TCP, &|| false);
+        let findings =
+            search_with_fallback(&parameters, &mut Told(vec![Err(())]), &mut nowhere, &TCP, &|| false);
 
         assert!(findings.problems[0].contains("tcp sockets cannot be read"), "{findings:?}");
     }
@@ -610,7 +638,7 @@ mod tests {
             })
             .collect();
 
-        let findings = search_source(&parameters, &mut Told(told), TCP, &|| true).unwrap();
+        let findings = search_source(&parameters, &mut Told(told), &TCP, &|| true).unwrap();
 
         assert!(findings.stopped);
         assert_eq!(findings.total_hits, STOP_INTERVAL - 1);

@@ -1,22 +1,35 @@
 //! Sockets from the kernel over netlink: sock_diag(7), the interface of ss(8).
 //!
-//! The kernel leaves out sockets in other states before it writes anything, and walks its tables itself: a
+//! The kernel leaves out sockets in other states and with other peers before it writes anything, and walks its tables itself: a
 //! socket that stays is neither missed nor shown twice while others come and go.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 
 use rustix::net::{AddressFamily, netlink};
 
-use crate::netlink::{NetlinkError, NetlinkSocket, u32_at};
-use crate::socket::{Endpoint, Protocol, Socket, SocketSource, SourceError, State, States, Table};
+use crate::netlink::{NetlinkError, NetlinkSocket, push_attribute, u32_at};
+use crate::peer_program::peer_program;
+use crate::socket::{Endpoint, Protocol, Socket, SocketSource, SourceError, State, States, Wanted};
 
 /// `SOCK_DIAG_BY_FAMILY` of `linux/sock_diag.h`.
 const BY_FAMILY: u16 = 20;
-
 /// Bytes of `struct inet_diag_req_v2` (`linux/inet_diag.h`): family, protocol, extensions, padding, states and
 /// the 48 bytes of a socket's id, all zero for a dump.
-const REQUEST_BYTES: usize = 56;
+const BY_FAMILY_BYTES: usize = 56;
+
+/// `TCPDIAG_GETSOCK` of `linux/inet_diag.h`: the TCP sockets of both families at once. The kernel walks one table
+/// of the whole host for either family and every namespace, which takes most of the time.
+const BOTH_FAMILIES: u16 = 18;
+/// Bytes of `struct inet_diag_req`: family, two lengths, extensions, a socket's id, states and a number that is
+/// not used.
+const BOTH_FAMILIES_BYTES: usize = 60;
+/// Where its states are.
+const BOTH_FAMILIES_STATES: usize = 52;
+
+/// `INET_DIAG_REQ_BYTECODE`: the attribute with a program that leaves out sockets.
+const PROGRAM: u16 = 1;
 
 /// Where the fields of `struct inet_diag_msg` are, in bytes.
 mod field {
@@ -39,36 +52,69 @@ pub struct SockDiag {}
 impl SocketSource for SockDiag {
     fn read(
         &mut self,
-        table: Table,
-        states: States,
+        wanted: &Wanted<'_>,
         each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<u64, SourceError> {
-        let mut socket = NetlinkSocket::open(Some(netlink::SOCK_DIAG)).map_err(SourceError::Netlink)?;
-        let mut understood = true;
-        socket
-            .dump(BY_FAMILY, &request(table, states), &mut |message| match parse(
-                message.payload,
-                table.protocol,
-            ) {
-                Some(socket) => each(&socket),
-                None => {
-                    understood = false;
-                    ControlFlow::Break(())
-                }
+        let protocol = wanted.protocol;
+        let mut netlink = NetlinkSocket::open(Some(netlink::SOCK_DIAG)).map_err(SourceError::Netlink)?;
+        let (mut understood, mut broken_off) = (true, false);
+        let mut dump = |kind, request: &[u8]| {
+            if broken_off {
+                return Ok(());
+            }
+            netlink.dump(kind, request, &mut |message| {
+                let socket = parse(message.payload, protocol);
+                understood &= socket.is_some();
+                broken_off = !understood || socket.is_some_and(|socket| each(&socket).is_break());
+                if broken_off { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
-            .map_err(SourceError::Netlink)?;
-        if understood { Ok(0) } else { Err(SourceError::Netlink(NetlinkError::NotUnderstood)) }
+        };
+        let program = peer_program(wanted.peers);
+        // There is no such request for UDP, and a kernel may be built without this one.
+        let at_once = match protocol {
+            Protocol::Tcp => Some(dump(BOTH_FAMILIES, &both_families(wanted.states, &program))),
+            Protocol::Udp => None,
+        };
+        let result = match at_once {
+            Some(result) if !matches!(result, Err(NetlinkError::Refused(_))) => result,
+            _ => [AddressFamily::INET, AddressFamily::INET6].into_iter().try_for_each(|family| {
+                match dump(BY_FAMILY, &by_family(family, protocol, wanted.states, &program)) {
+                    // A kernel without IPv6.
+                    Err(NetlinkError::Refused(error))
+                        if family == AddressFamily::INET6 && error.kind() == ErrorKind::NotFound =>
+                    {
+                        Ok(())
+                    }
+                    result => result,
+                }
+            }),
+        };
+        let result = if understood { result } else { Err(NetlinkError::NotUnderstood) };
+        result.map(|()| 0).map_err(SourceError::Netlink)
     }
 }
 
-/// The request for all sockets of a table in these states.
-fn request(table: Table, states: States) -> [u8; REQUEST_BYTES] {
-    let family = if table.ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
-    let mut request = [0; REQUEST_BYTES];
+/// The request for all sockets of a family and protocol in these states.
+fn by_family(family: AddressFamily, protocol: Protocol, states: States, program: &[u8]) -> Vec<u8> {
+    let mut request = vec![0; BY_FAMILY_BYTES];
     // The two families are 2 and 10.
     request[0] = family.as_raw() as u8;
-    request[1] = table.protocol.number();
+    request[1] = protocol.number();
     request[4..8].copy_from_slice(&states.bits().to_ne_bytes());
+    with_program(request, program)
+}
+
+/// The request for all TCP sockets in these states.
+fn both_families(states: States, program: &[u8]) -> Vec<u8> {
+    let mut request = vec![0; BOTH_FAMILIES_BYTES];
+    request[BOTH_FAMILIES_STATES..BOTH_FAMILIES_STATES + 4].copy_from_slice(&states.bits().to_ne_bytes());
+    with_program(request, program)
+}
+
+fn with_program(mut request: Vec<u8>, program: &[u8]) -> Vec<u8> {
+    if !program.is_empty() {
+        push_attribute(&mut request, PROGRAM, program);
+    }
     request
 }
 
@@ -143,13 +189,21 @@ mod tests {
 
     #[test]
     fn a_request_names_family_protocol_and_states() {
-        let table = Table { protocol: Protocol::Udp, ipv6: true };
-
-        let request = request(table, States::listening(Protocol::Udp));
+        let request = by_family(AddressFamily::INET6, Protocol::Udp, States::listening(Protocol::Udp), &[]);
 
         assert_eq!(request[..4], [10, 17, 0, 0]);
         assert_eq!(u32_at(&request, 4), Some(1 << 7));
         assert!(request[8..].iter().all(|byte| *byte == 0));
+        assert_eq!(request.len(), 56);
+    }
+
+    #[test]
+    fn a_request_for_both_families_has_its_states_and_program_at_the_end() {
+        let request = both_families(States::listening(Protocol::Tcp), b"program!");
+
+        assert!(request[..52].iter().all(|byte| *byte == 0));
+        assert_eq!(u32_at(&request, 52), Some(1 << 10));
+        assert_eq!(crate::netlink::attributes(&request[60..]).collect::<Vec<_>>(), [(1, &b"program!"[..])]);
     }
 
     proptest! {

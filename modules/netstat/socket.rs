@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use rustix::net::ipproto;
 use serde::Serialize;
 
+use crate::address::AddressRange;
 use crate::netlink::NetlinkError;
 
 /// A transport protocol.
@@ -19,6 +20,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// The name in answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
     /// The number of the protocol in IP headers and in the kernel's interfaces.
     #[must_use]
     pub fn number(self) -> u8 {
@@ -28,36 +41,6 @@ impl Protocol {
         };
         // Both fit: they are numbers of the IP header.
         protocol.as_raw().get() as u8
-    }
-}
-
-/// One of the kernel's four tables of sockets. IPv4 peers of `AF_INET6` sockets are in the IPv6 ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Table {
-    /// The protocol of all sockets in it.
-    pub protocol: Protocol,
-    /// Whether it holds the sockets of `AF_INET6` instead of those of `AF_INET`.
-    pub ipv6: bool,
-}
-
-impl Table {
-    /// All tables.
-    pub const ALL: [Self; 4] = [
-        Self { protocol: Protocol::Tcp, ipv6: false },
-        Self { protocol: Protocol::Tcp, ipv6: true },
-        Self { protocol: Protocol::Udp, ipv6: false },
-        Self { protocol: Protocol::Udp, ipv6: true },
-    ];
-
-    /// The table's file below `/proc/net`.
-    #[must_use]
-    pub fn file_name(self) -> &'static str {
-        match (self.protocol, self.ipv6) {
-            (Protocol::Tcp, false) => "tcp",
-            (Protocol::Tcp, true) => "tcp6",
-            (Protocol::Udp, false) => "udp",
-            (Protocol::Udp, true) => "udp6",
-        }
     }
 }
 
@@ -243,22 +226,33 @@ impl Socket {
 /// See [`Socket::identity`].
 pub type Identity = (Protocol, Endpoint, Endpoint, u32, u64);
 
+/// Which sockets are wanted. A source leaves out what is in another state, and may leave out what has another
+/// peer.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Their protocol.
+    pub protocol: Protocol,
+    /// Their states.
+    pub states: States,
+    /// Where their peers are; empty for anywhere.
+    pub peers: &'a [AddressRange],
+}
+
 /// A way to learn which sockets there are.
 pub trait SocketSource {
-    /// Calls `each` for every socket of the table that is in one of the states, until it breaks. Returns how many
-    /// rows were left out because their form is not understood.
+    /// Calls `each` for every wanted socket of both families, until it breaks. IPv4 peers of `AF_INET6` sockets are
+    /// among them. Returns how many rows were left out because their form is not understood.
     ///
     /// # Errors
-    /// When the table cannot be read to its end; what `each` was given until then is not to be used.
+    /// When the sockets cannot be read to their end; what `each` was given until then is not to be used.
     fn read(
         &mut self,
-        table: Table,
-        states: States,
+        wanted: &Wanted<'_>,
         each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
     ) -> Result<u64, SourceError>;
 }
 
-/// Why a table of sockets cannot be read.
+/// Why sockets cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Over netlink.

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::json;
 use vigie_netstat::proc_net::ProcNet;
 use vigie_netstat::sock_diag::SockDiag;
-use vigie_netstat::socket::{Protocol, SocketSource, State, States, Table};
+use vigie_netstat::socket::{Protocol, SocketSource, State, States, Wanted};
 
 use crate::{ask, elements, skip};
 
@@ -67,9 +67,10 @@ impl Frozen {
 /// What a source tells about these sockets; a socket that it tells twice is there twice.
 fn told_by(source: &mut dyn SocketSource, inodes: &BTreeSet<u64>) -> Vec<Row> {
     let mut rows = Vec::new();
-    for table in Table::ALL {
+    for protocol in Protocol::ALL {
+        let wanted = Wanted { protocol, states: States::ALL, peers: &[] };
         let left_out = source
-            .read(table, States::ALL, &mut |socket| {
+            .read(&wanted, &mut |socket| {
                 if inodes.contains(&socket.inode) {
                     let end = |end: vigie_netstat::socket::Endpoint| (end.address, end.port);
                     let state = serde_json::to_string(&socket.state).unwrap();
