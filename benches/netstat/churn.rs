@@ -103,14 +103,15 @@ pub(crate) fn run() -> BenchResult<()> {
 
 fn come_and_go(end: &AtomicBool) -> BenchResult<u64> {
     let listener = TcpListener::bind((CHURN_ADDRESS, 0))?;
+    // What it accepts is reset when it is closed, which frees the port; otherwise there would soon be none left.
+    set_socket_linger(&listener, Some(Duration::ZERO))?;
     let peer = listener.local_addr()?;
     let mut closed = 0;
     while !end.load(Ordering::Relaxed) {
         let client = TcpStream::connect(peer)?;
         let server = listener.accept()?.0;
-        // A reset frees the port at once; otherwise there would soon be none left.
-        set_socket_linger(&client, Some(Duration::ZERO))?;
-        drop((client, server));
+        drop(server);
+        drop(client);
         closed += 1;
     }
     Ok(closed)

@@ -23,7 +23,7 @@ use crate::parameters::{Kind, Parameters};
 use crate::proc_net::ProcNet;
 use crate::rtnetlink::{self, Neighbour};
 use crate::sock_diag::SockDiag;
-use crate::socket::{Identity, Protocol, Socket, SocketSource, SourceError, States, Wanted};
+use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted};
 
 /// What the namespace is called when only the agent's own is searched.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -422,10 +422,10 @@ fn search_source(
     Ok(findings)
 }
 
-/// The sockets that were found, as places among the hits: their identities are there already.
+/// The sockets that were found: the hash of each identity and its place among the hits, where the identity is.
 #[derive(Default)]
 struct Seen {
-    places: HashTable<u32>,
+    places: HashTable<(u64, u32)>,
     hasher: DefaultHashBuilder,
 }
 
@@ -437,17 +437,18 @@ impl Seen {
             Ok(next) if hits.len() < MAX_HITS => next,
             _ => return true,
         };
-        let identity = |place: &u32| match hits.get(*place as usize).map(|hit| &hit.matched) {
-            Some(Match::Socket(socket)) => Some(socket.identity()),
-            _ => None,
+        let identity = socket.identity();
+        let hash = self.hasher.hash_one(identity);
+        let same = |(other, place): &(u64, u32)| {
+            *other == hash
+                && hits.get(*place as usize).is_some_and(
+                    |hit| matches!(&hit.matched, Match::Socket(socket) if socket.identity() == identity),
+                )
         };
-        let hash = |identity: &Option<Identity>| self.hasher.hash_one(identity);
-        let wanted = Some(socket.identity());
-        let same = |place: &u32| identity(place) == wanted;
-        match self.places.entry(hash(&wanted), same, |place| hash(&identity(place))) {
+        match self.places.entry(hash, same, |(hash, _)| *hash) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
-                entry.insert(next);
+                entry.insert((hash, next));
                 true
             }
         }

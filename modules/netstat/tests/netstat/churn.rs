@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
@@ -18,13 +19,14 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 3, 1);
 /// Opens and closes connections until it is told to end.
 fn come_and_go(end: &AtomicBool, closed: &AtomicUsize) {
     let listener = TcpListener::bind((ADDRESS, 0)).unwrap();
+    // What it accepts is reset when it is closed, which frees the port; otherwise there would soon be none left.
+    set_socket_linger(&listener, Some(Duration::ZERO)).unwrap();
     let peer = listener.local_addr().unwrap();
     while !end.load(Ordering::Relaxed) {
         let client = TcpStream::connect(peer).unwrap();
         let (server, _) = listener.accept().unwrap();
-        // A reset frees the port at once; otherwise there would soon be none left.
-        set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
-        drop((client, server));
+        drop(server);
+        drop(client);
         closed.fetch_add(1, Ordering::Relaxed);
     }
 }
