@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
+use serde_json::json;
 use serde_json::value::to_raw_value;
-use serde_json::{Value, json};
-use vigie_netstat::Netstat;
-use vigie_sdk::{Query, StandardModule};
+use vigie_netstat::parameters::Parameters;
+use vigie_netstat::search::{Backend, Match, search};
+use vigie_netstat::socket::Endpoint;
+use vigie_sdk::Query;
 
 use crate::hold::{ADDRESS, connections};
 use crate::report::{Goal, Measure, Report, rate, say};
@@ -23,13 +25,13 @@ pub(crate) const ARGUMENT: &str = "--churn";
 /// Where connections come and go.
 const CHURN_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 7, 8);
 
-/// Processes that open and close connections.
-const CHURNERS: usize = 2;
+/// Processes that open and close connections: so many that the searches do not have half of two processors.
+const CHURNERS: usize = 4;
 
 /// Runs the searches.
 pub(crate) fn measure(size: Size, report: &mut Report) -> BenchResult<()> {
     let (listener, stable) = connections(size.stable)?;
-    let port = json!(listener.local_addr()?.port());
+    let stable_end = Endpoint::new(ADDRESS.into(), listener.local_addr()?.port());
     let expected: HashSet<u16> =
         stable.iter().filter_map(|(client, _)| Some(client.local_addr().ok()?.port())).collect();
     #[expect(clippy::disallowed_methods, reason = "real processes take real time")]
@@ -42,22 +44,20 @@ pub(crate) fn measure(size: Size, report: &mut Report) -> BenchResult<()> {
         .collect();
     let mut children = children?;
     let (mut missed, mut doubled, mut searching) = (0, 0, Duration::ZERO);
-    let parameters = to_raw_value(&json!({"connectedip": [ADDRESS.to_string(), CHURN_ADDRESS.to_string()]}))?;
+    let parameters = json!({"connectedip": [ADDRESS.to_string(), CHURN_ADDRESS.to_string()]});
+    let parameters = Parameters::from_query(&Query::new(Some(to_raw_value(&parameters)?)))
+        .map_err(|problems| problems.join("; "))?;
     for _ in 0..size.searches {
         #[expect(clippy::disallowed_methods, reason = "real searches take real time")]
         let search_start = Instant::now();
-        let line = Netstat::run(&Query::new(Some(parameters.clone()))).to_line();
+        let outcome = search(&parameters, &Backend::Kernel, &|| false);
         searching += search_start.elapsed();
-        let result: Value = serde_json::from_slice(&line)?;
         let (mut found, mut ends) = (HashSet::new(), HashMap::new());
-        for address in [ADDRESS, CHURN_ADDRESS] {
-            let elements = result["elements"]["connectedip"][address.to_string()].as_array();
-            for element in elements.into_iter().flatten() {
-                let (local, remote) = (&element["localport"], &element["remoteport"]);
-                *ends.entry((address, local.as_u64(), remote.as_u64())).or_insert(0) += 1;
-                if address == ADDRESS && remote == &port {
-                    found.extend(local.as_u64().and_then(|local| u16::try_from(local).ok()));
-                }
+        for hit in outcome.namespaces.iter().flat_map(|findings| &findings.hits) {
+            let Match::Socket(socket) = &hit.matched else { continue };
+            *ends.entry((socket.local, socket.remote)).or_insert(0) += 1;
+            if socket.remote == stable_end {
+                found.insert(socket.local.port);
             }
         }
         missed += expected.difference(&found).count();

@@ -27,8 +27,7 @@ use std::time::Instant;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 
 use self::parameters::Parameters;
-use self::processes::Owners;
-use self::search::{Backend, Match, Outcome};
+use self::search::Backend;
 
 /// The module.
 pub struct Netstat;
@@ -51,24 +50,14 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         Err(problems) => return ModuleResult::failed(problems),
     };
     let stop = || query.is_stopped();
-    let mut outcome = search::search(&parameters, backend, &stop);
-    let owners = if parameters.processes { owners(&mut outcome, &stop) } else { None };
-    answer::answer(&parameters, &outcome, owners.as_ref(), query.extraprivacy, started_at.elapsed())
-}
-
-/// The processes of all sockets that were found.
-fn owners(outcome: &mut Outcome, stop: &(dyn Fn() -> bool + Sync)) -> Option<Owners> {
-    let hits = outcome.namespaces.iter().flat_map(|findings| &findings.hits);
-    let inodes = hits.filter_map(|hit| match &hit.matched {
-        // Number 0 is no file.
-        Match::Socket(socket) if socket.inode != 0 => Some(socket.inode),
-        _ => None,
+    let (mut outcome, owners) = std::thread::scope(|scope| {
+        let owners = parameters.processes.then(|| scope.spawn(|| processes::owners(&stop)));
+        let outcome = search::search(&parameters, backend, &stop);
+        (outcome, owners.map(|owners| owners.join().expect("reading processes does not panic")))
     });
-    match processes::owners(&inodes.collect(), stop) {
-        Ok(owners) => Some(owners),
-        Err(error) => {
-            outcome.problems.push(format!("processes cannot be listed in /proc: {error}"));
-            None
-        }
-    }
+    let owners = owners.transpose().unwrap_or_else(|error| {
+        outcome.problems.push(format!("processes cannot be listed in /proc: {error}"));
+        None
+    });
+    answer::answer(&parameters, &outcome, owners.as_ref(), query.extraprivacy, started_at.elapsed())
 }

@@ -1,10 +1,9 @@
 //! Which processes have a socket open.
 //!
 //! The kernel tells of a socket only the number of its file, so the descriptors of all processes are read once
-//! (proc_pid_fd(5)) and only those that are sockets and were asked for are kept. Numbers of socket files are the
-//! same in all network namespaces.
+//! (proc_pid_fd(5)), beside the search. Numbers of socket files are the same in all network namespaces.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
@@ -78,15 +77,11 @@ impl Owners {
     }
 }
 
-/// Finds the processes of the sockets with these numbers. Stops early, with what was found so far, when `stop`
-/// says so.
+/// Finds the processes of all sockets. Stops early, with what was found so far, when `stop` says so.
 ///
 /// # Errors
 /// When the processes cannot be listed.
-pub fn owners(wanted: &HashSet<u64>, stop: &(dyn Fn() -> bool + Sync)) -> std::io::Result<Owners> {
-    if wanted.is_empty() {
-        return Ok(Owners::default());
-    }
+pub fn owners(stop: &(dyn Fn() -> bool + Sync)) -> std::io::Result<Owners> {
     let pids: Vec<u32> = std::fs::read_dir("/proc")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -100,7 +95,7 @@ pub fn owners(wanted: &HashSet<u64>, stop: &(dyn Fn() -> bool + Sync)) -> std::i
                 while !stop()
                     && let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let process = sockets_of(*pid, wanted);
+                    let process = sockets_of(*pid);
                     let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     match process {
                         Ok(Some(process)) => found.0.push(process),
@@ -122,16 +117,16 @@ pub fn owners(wanted: &HashSet<u64>, stop: &(dyn Fn() -> bool + Sync)) -> std::i
     Ok(owners)
 }
 
-/// The process and those of the wanted sockets that it has open, each once; `None` when it has none of them.
-fn sockets_of(pid: u32, wanted: &HashSet<u64>) -> Result<Option<(Process, Vec<u64>)>, Errno> {
+/// The process and the sockets that it has open, each once; `None` when it has none.
+fn sockets_of(pid: u32) -> Result<Option<(Process, Vec<u64>)>, Errno> {
     // Everything is read below this descriptor: the number may be another process's soon.
     let process = open_directory(rustix::fs::CWD, &format!("/proc/{pid}"))?;
     let mut inodes = Vec::new();
-    let descriptors = sockets_in(&process, "fd", wanted, &mut inodes)?;
+    let descriptors = sockets_in(&process, "fd", &mut inodes)?;
     if descriptors == 0 {
         // The first thread of the process may have ended; the others have the descriptors.
         for thread in threads(&process)? {
-            if sockets_in(&process, &format!("task/{thread}/fd"), wanted, &mut inodes).unwrap_or(0) > 0 {
+            if sockets_in(&process, &format!("task/{thread}/fd"), &mut inodes).unwrap_or(0) > 0 {
                 break;
             }
         }
@@ -146,13 +141,8 @@ fn sockets_of(pid: u32, wanted: &HashSet<u64>) -> Result<Option<(Process, Vec<u6
     Ok(Some((Process { pid, uid, user: None, command }, inodes)))
 }
 
-/// Adds the wanted sockets among the descriptors in a directory; returns how many descriptors there are.
-fn sockets_in(
-    process: &OwnedFd,
-    name: &str,
-    wanted: &HashSet<u64>,
-    inodes: &mut Vec<u64>,
-) -> Result<usize, Errno> {
+/// Adds the sockets among the descriptors in a directory; returns how many descriptors there are.
+fn sockets_in(process: &OwnedFd, name: &str, inodes: &mut Vec<u64>) -> Result<usize, Errno> {
     let directory = open_directory(process, name)?;
     let mut descriptors = 0;
     each_number(&directory, &mut |number| {
@@ -161,7 +151,6 @@ fn sockets_in(
         // A descriptor that is closed meanwhile is none.
         if let Ok((link, _)) = readlinkat_raw(&directory, number, &mut link[..])
             && let Some(inode) = socket_inode(link)
-            && wanted.contains(&inode)
         {
             inodes.push(inode);
         }
@@ -264,19 +253,19 @@ mod tests {
         let _same = listener.try_clone().unwrap();
         let inode = inode_of(&listener);
 
-        let owners = owners(&HashSet::from([inode, 1]), &|| false).unwrap();
+        let owners = owners(&|| false).unwrap();
 
         let mine: Vec<&Process> =
             owners.of(inode).filter(|process| process.pid == std::process::id()).collect();
         assert_eq!(mine.len(), 1);
         assert_eq!(mine[0].uid, Some(rustix::process::getuid().as_raw()));
         assert!(!mine[0].command.is_empty());
-        assert_eq!(owners.of(1).count(), 0);
+        assert_eq!(owners.of(0).count(), 0);
     }
 
     #[test]
     fn a_search_that_is_stopped_says_so() {
-        let owners = owners(&HashSet::from([1]), &|| true).unwrap();
+        let owners = owners(&|| true).unwrap();
 
         assert!(owners.stopped);
     }
