@@ -28,7 +28,7 @@ use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted}
 /// What the namespace is called when only the agent's own is searched.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Most matches of one namespace that are kept; more are only counted. An answer has no room for as many.
+/// Most matches that are kept; more are only counted. An answer has no room for as many.
 const MAX_HITS: usize = 200_000;
 
 /// Most threads that search namespaces at once.
@@ -131,6 +131,18 @@ struct Progress {
     findings: Vec<Findings>,
     not_entered: Vec<(String, std::io::Error)>,
     not_searched: usize,
+    /// How many matches all findings keep.
+    kept: usize,
+}
+
+impl Progress {
+    /// Adds what a namespace held, with as many of its matches as there is room for.
+    fn add(&mut self, mut findings: Findings) {
+        findings.hits.truncate(MAX_HITS - self.kept);
+        findings.hits.shrink_to_fit();
+        self.kept += findings.hits.len();
+        self.findings.push(findings);
+    }
 }
 
 fn search_all(
@@ -157,7 +169,7 @@ fn search_all(
                     } else {
                         let mut findings = search_here(parameters, backend, stop);
                         findings.namespace = namespace.name;
-                        locked().findings.push(findings);
+                        locked().add(findings);
                     }
                 }
             });
@@ -170,7 +182,7 @@ fn search_all(
         (search_here(parameters, backend, stop), problems)
     });
     here.namespace = own;
-    let Progress { mut findings, not_entered, not_searched } =
+    let Progress { mut findings, not_entered, not_searched, .. } =
         progress.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut problems: Vec<String> = problems.iter().map(|problem| chain(problem)).collect();
     problems.extend(not_entered_problem(not_entered));
@@ -591,6 +603,20 @@ mod tests {
                 (Kind::ListeningPort, 0, 8)
             ]
         );
+    }
+
+    #[test]
+    fn many_namespaces_together_keep_no_more_than_one_may() {
+        let hit = Hit { kind: Kind::LocalIp, place: 0, matched: Match::Address([10, 0, 0, 1].into()) };
+        let mut progress = Progress::default();
+
+        for _ in 0..3 {
+            let hits = vec![hit.clone(); MAX_HITS / 2 + 1];
+            progress.add(Findings { total_hits: hits.len() as u64, hits, ..Findings::default() });
+        }
+
+        assert_eq!(progress.findings.iter().map(|findings| findings.hits.len()).sum::<usize>(), MAX_HITS);
+        assert!(progress.findings.iter().all(|findings| findings.total_hits > MAX_HITS as u64 / 2));
     }
 
     #[test]
