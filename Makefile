@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file build install clean-run dependencies
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -124,6 +124,11 @@ bench-file: ## measure searches of files beside find, grep, ripgrep and sha256su
 	@$(NEED)
 	need 'command -v rg' ripgrep
 	$(CARGO) bench --locked --bench file
+
+bench-netstat: ## measure searches for sockets beside ss; as root
+	@$(NEED)
+	need 'command -v ss ip' iproute2
+	$(CARGO) bench --locked --bench netstat
 
 build: ## build the program for installation
 	@$(NEED)

@@ -7,6 +7,7 @@ use vigie_actors::config::ModuleKind;
 use vigie_examplepersist::ExamplePersist;
 use vigie_file::File;
 use vigie_fswatch::FsWatch;
+use vigie_netstat::Netstat;
 use vigie_sdk::protocol::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
 use vigie_timedrift::TimeDrift;
@@ -34,6 +35,14 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
     },
     BuiltinModule {
         name: "file",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+    },
+    BuiltinModule {
+        name: "netstat",
         kind: ModuleKind::Standard,
         enabled_by_default: true,
         keys: &[],
@@ -91,6 +100,7 @@ pub(crate) fn persist(name: &str) -> ExitCode {
 pub(crate) fn run(name: &str) -> ExitCode {
     match name {
         "file" => run_standard::<File>(),
+        "netstat" => run_standard::<Netstat>(),
         "timedrift" => run_standard::<TimeDrift>(),
         _ if is_persistent(name) => run_adapter(name),
         _ => {

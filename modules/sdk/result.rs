@@ -47,9 +47,18 @@ impl ModuleResult {
     /// The result as one line with its line feed.
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
-        let mut line = serde_json::to_vec(self).expect("a result is plain data with string keys");
-        line.push(b'\n');
+        let mut line = Vec::new();
+        self.write_line(&mut line).expect("a result is plain data with string keys");
         line
+    }
+
+    /// Writes the result as one line with its line feed.
+    ///
+    /// # Errors
+    /// Those of `writer`.
+    pub fn write_line(&self, mut writer: impl std::io::Write) -> std::io::Result<()> {
+        serde_json::to_writer(&mut writer, self)?;
+        writer.write_all(b"\n")
     }
 }
 

@@ -1,6 +1,6 @@
 //! The life of a standard module: one request on stdin, one result on stdout.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufWriter, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,13 +31,19 @@ pub fn run_standard<M: StandardModule>() -> ExitCode {
         }
         Err(error) => ModuleResult::failed([error]),
     };
-    print(&result.to_line())
+    finish(|stdout| result.write_line(stdout))
 }
 
 /// Writes the answer to stdout.
 pub(crate) fn print(line: &[u8]) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(line).and_then(|()| stdout.flush()) {
+    finish(|stdout| stdout.write_all(line))
+}
+
+/// Tells by the exit code whether stdout took the answer.
+fn finish(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> ExitCode {
+    // An answer can have many megabytes: it is neither copied nor written by the line.
+    let mut stdout = BufWriter::new(std::io::stdout().lock());
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(EXIT_IO),
     }

@@ -1,0 +1,432 @@
+//! What the investigator gets: the matches by asked value, in MIG's form with a few more keys.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use vigie_sdk::ModuleResult;
+
+use crate::parameters::{Kind, Parameters};
+use crate::processes::{Owners, Process};
+use crate::search::{Findings, Hit, Match, Outcome};
+use crate::socket::{Protocol, State};
+
+/// Most bytes of all elements together. An answer with the rest of it stays below the 16 MiB that an agent
+/// takes.
+const MAX_ELEMENTS_BYTES: usize = 15 << 20;
+
+/// Bytes of an element's keys, punctuation and numbers, at most.
+const ELEMENT_BYTES: usize = 160;
+
+/// The same of a process.
+const PROCESS_BYTES: usize = 64;
+
+/// Most bytes of one byte of text in JSON: `\u0000`.
+const ESCAPED_BYTES: usize = 6;
+
+/// What stands for what extra privacy mode hides.
+const MASKED: &str = "masked";
+
+/// An address, or that there is one.
+#[derive(Debug, Clone, Copy)]
+enum Shown {
+    Address(IpAddr),
+    Masked,
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Address(address) => address.serialize(serializer),
+            Self::Masked => serializer.serialize_str(MASKED),
+        }
+    }
+}
+
+/// One match. What is empty is left out; the keys up to `namespace` are MIG's.
+#[derive(Debug, Serialize, Default)]
+struct Element<'a> {
+    #[serde(rename = "localmacaddr", skip_serializing_if = "Option::is_none")]
+    local_hardware: Option<&'a str>,
+    #[serde(rename = "remotemacaddr", skip_serializing_if = "Option::is_none")]
+    remote_hardware: Option<&'a str>,
+    #[serde(rename = "localaddr", skip_serializing_if = "Option::is_none")]
+    local_address: Option<IpAddr>,
+    #[serde(rename = "localport", skip_serializing_if = "Option::is_none")]
+    local_port: Option<u16>,
+    #[serde(rename = "remoteaddr", skip_serializing_if = "Option::is_none")]
+    remote_address: Option<Shown>,
+    #[serde(rename = "remoteport", skip_serializing_if = "Option::is_none")]
+    remote_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<ProcessesOf<'a>>,
+}
+
+/// The processes of a socket. Extra privacy mode hides whose they are.
+#[derive(Debug, Clone, Copy)]
+struct ProcessesOf<'a> {
+    owners: &'a Owners,
+    inode: u64,
+    extraprivacy: bool,
+}
+
+impl Serialize for ProcessesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = self.owners.of(self.inode);
+        if self.extraprivacy {
+            let masked =
+                |process: &Process| Process { uid: None, user: Some(MASKED.to_owned()), ..process.clone() };
+            return serializer.collect_seq(all.map(masked));
+        }
+        serializer.collect_seq(all)
+    }
+}
+
+impl Element<'_> {
+    /// Bytes of its JSON text, at most.
+    fn bytes_at_most(&self) -> usize {
+        let address = |address: &IpAddr| if address.is_ipv4() { 15 } else { 45 };
+        let remote = match &self.remote_address {
+            Some(Shown::Address(remote)) => address(remote),
+            Some(Shown::Masked) => MASKED.len(),
+            None => 0,
+        };
+        let texts = [self.local_hardware, self.remote_hardware, self.namespace];
+        let processes = self.processes.iter().flat_map(|all| all.owners.of(all.inode)).map(|process| {
+            let text = process.command.len() + process.user.as_ref().map_or(0, String::len).max(MASKED.len());
+            PROCESS_BYTES + ESCAPED_BYTES * text
+        });
+        ELEMENT_BYTES
+            + self.local_address.as_ref().map_or(0, address)
+            + remote
+            + texts.into_iter().flatten().map(str::len).sum::<usize>()
+            + processes.sum::<usize>()
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Statistics {
+    examined: u64,
+    exectime: String,
+    totalhits: u64,
+    /// `netlink`, or `procfs` when a text table was read.
+    backend: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespaces: Option<usize>,
+}
+
+/// A match and where it was found.
+type Place<'a> = (&'a Findings, &'a Hit);
+
+/// The matches of one kind by asked value.
+type Matches<'a> = BTreeMap<&'a str, Vec<Place<'a>>>;
+
+/// What the answer is made of.
+#[derive(Debug, Clone, Copy)]
+struct Context<'a> {
+    parameters: &'a Parameters,
+    outcome: &'a Outcome,
+    /// The processes, when they were asked for.
+    owners: Option<&'a Owners>,
+    extraprivacy: bool,
+}
+
+/// The elements of an answer; each is made when it is written.
+struct Elements<'a> {
+    context: Context<'a>,
+    kinds: BTreeMap<&'static str, Matches<'a>>,
+    /// How many there are.
+    listed: u64,
+}
+
+impl Serialize for Elements<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kinds = self.kinds.iter();
+        serializer.collect_map(kinds.map(|(kind, matches)| (kind, MatchesOf(self.context, matches))))
+    }
+}
+
+struct MatchesOf<'a>(Context<'a>, &'a Matches<'a>);
+
+impl Serialize for MatchesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A value that matches nothing has `null`, as MIG writes it.
+        let list = |places| Some(PlacesOf(self.0, places)).filter(|list| !list.1.is_empty());
+        serializer.collect_map(self.1.iter().map(|(asked, places)| (asked, list(places))))
+    }
+}
+
+struct PlacesOf<'a>(Context<'a>, &'a Vec<Place<'a>>);
+
+impl Serialize for PlacesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.iter().map(|place| self.0.element(place)))
+    }
+}
+
+/// Writes the answer to a query. `owners` tells the processes when they were asked for.
+#[must_use]
+pub fn answer(
+    parameters: &Parameters,
+    outcome: &Outcome,
+    owners: Option<&Owners>,
+    extraprivacy: bool,
+    elapsed: Duration,
+) -> ModuleResult {
+    let context = Context { parameters, outcome, owners, extraprivacy };
+    let elements = context.elements();
+    let total_hits = outcome.namespaces.iter().map(|findings| findings.total_hits).sum();
+    let fell_back = outcome.namespaces.iter().any(|findings| findings.fell_back);
+    let statistics = Statistics {
+        examined: outcome.namespaces.iter().map(|findings| findings.examined).sum(),
+        exectime: format!("{elapsed:?}"),
+        totalhits: total_hits,
+        backend: if fell_back { "procfs" } else { "netlink" },
+        namespaces: parameters.namespaces.then_some(outcome.namespaces.len()),
+    };
+    let mut errors = problems(parameters, outcome, owners);
+    if elements.listed < total_hits {
+        errors.push(format!(
+            "{} of {total_hits} matches are listed, an answer has no room for more: search for less at once",
+            elements.listed
+        ));
+    }
+    let mut result = ModuleResult::found(total_hits > 0, &elements).with_statistics(&statistics);
+    result.errors = (!errors.is_empty()).then_some(errors);
+    result
+}
+
+impl<'a> Context<'a> {
+    /// The matches by asked value, as many as an answer has room for.
+    fn elements(self) -> Elements<'a> {
+        let mut elements = Elements { context: self, kinds: BTreeMap::new(), listed: 0 };
+        let mut bytes_at_most = 0;
+        for kind in Kind::ALL {
+            let asked = self.parameters.asked(kind);
+            if asked.is_empty() {
+                continue;
+            }
+            let mut matches = vec![Vec::new(); asked.len()];
+            let all = self.outcome.namespaces.iter().flat_map(|findings| {
+                findings.hits.iter().filter(move |hit| hit.kind == kind).map(move |hit| (findings, hit))
+            });
+            for place in all {
+                bytes_at_most += self.element(&place).bytes_at_most();
+                if bytes_at_most > MAX_ELEMENTS_BYTES {
+                    break;
+                }
+                if let Some(matches) = matches.get_mut(place.1.place) {
+                    matches.push(place);
+                    elements.listed += 1;
+                }
+            }
+            let matches = asked.iter().map(String::as_str).zip(matches).collect();
+            elements.kinds.insert(kind.name(), matches);
+        }
+        elements
+    }
+
+    fn element(&self, (findings, hit): &Place<'a>) -> Element<'a> {
+        let namespace = findings.namespace.as_str();
+        // MIG names the namespace of what belongs to this host only where it can be another.
+        let own_namespace = self.parameters.namespaces.then_some(namespace);
+        match &hit.matched {
+            Match::Hardware(hardware) => Element {
+                local_hardware: Some(hardware.as_str()).filter(|hardware| !hardware.is_empty()),
+                namespace: own_namespace,
+                ..Element::default()
+            },
+            Match::Address(address) => {
+                Element { local_address: Some(*address), namespace: own_namespace, ..Element::default() }
+            }
+            Match::Neighbour(neighbour) => Element {
+                remote_hardware: Some(&neighbour.hardware),
+                remote_address: Some(Shown::Address(neighbour.address)),
+                namespace: Some(namespace),
+                ..Element::default()
+            },
+            Match::Socket(socket) => {
+                let is_connected = hit.kind == Kind::ConnectedIp;
+                let remote = match self.extraprivacy {
+                    true => Shown::Masked,
+                    false => Shown::Address(socket.remote.address),
+                };
+                let processes =
+                    |owners| ProcessesOf { owners, inode: socket.inode, extraprivacy: self.extraprivacy };
+                Element {
+                    local_address: Some(socket.local.address),
+                    local_port: port(socket.local.port),
+                    remote_address: is_connected.then_some(remote),
+                    remote_port: port(socket.remote.port).filter(|_| is_connected),
+                    namespace: Some(namespace),
+                    protocol: Some(socket.protocol),
+                    state: Some(socket.state),
+                    uid: self.owners.filter(|_| !self.extraprivacy).map(|_| socket.uid),
+                    processes: self.owners.map(processes),
+                    ..Element::default()
+                }
+            }
+        }
+    }
+}
+
+/// A port; 0 is none.
+fn port(port: u16) -> Option<u16> {
+    Some(port).filter(|port| *port != 0)
+}
+
+/// What could not be inspected.
+fn problems(parameters: &Parameters, outcome: &Outcome, owners: Option<&Owners>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for findings in &outcome.namespaces {
+        let place = if parameters.namespaces { format!("{}: ", findings.namespace) } else { String::new() };
+        problems.extend(findings.problems.iter().map(|problem| format!("{place}{problem}")));
+        if findings.stopped {
+            problems.push(format!("{place}stopped before all sockets were searched"));
+        }
+    }
+    problems.extend(outcome.problems.iter().cloned());
+    if let Some(owners) = owners {
+        if owners.hidden > 0 {
+            problems.push(format!(
+                "the descriptors of {} processes cannot be read: it needs CAP_SYS_PTRACE, as root has it",
+                owners.hidden
+            ));
+        }
+        if owners.stopped {
+            problems.push("stopped before the sockets of all processes were read".to_owned());
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::to_raw_value;
+    use serde_json::{Value, json};
+    use vigie_sdk::Query;
+
+    use super::*;
+    use crate::socket::{Endpoint, Socket};
+
+    fn parameters(value: Value) -> Parameters {
+        Parameters::from_query(&Query::new(Some(to_raw_value(&value).unwrap()))).unwrap()
+    }
+
+    fn connection(remote: IpAddr) -> Hit {
+        Hit {
+            kind: Kind::ConnectedIp,
+            place: 0,
+            matched: Match::Socket(Socket {
+                protocol: Protocol::Tcp,
+                state: State::FinWait1,
+                local: Endpoint::new([10, 0, 0, 1].into(), 443),
+                remote: Endpoint::new(remote, 5000),
+                inode: 0,
+                uid: 7,
+                interface: 0,
+            }),
+        }
+    }
+
+    fn outcome(hits: Vec<Hit>) -> Outcome {
+        let findings = Findings {
+            namespace: "default".to_owned(),
+            total_hits: hits.len() as u64,
+            hits,
+            ..Findings::default()
+        };
+        Outcome { namespaces: vec![findings], problems: Vec::new() }
+    }
+
+    fn json_of(result: &ModuleResult) -> Value {
+        serde_json::from_slice(&result.to_line()).unwrap()
+    }
+
+    #[test]
+    fn a_connection_has_the_keys_of_mig_and_its_protocol_and_state() {
+        let parameters = parameters(json!({"connectedip": ["10.0.0.2", "10.0.0.3"]}));
+        let outcome = outcome(vec![connection([10, 0, 0, 2].into())]);
+
+        let result = json_of(&answer(&parameters, &outcome, None, false, Duration::from_micros(1200)));
+
+        assert_eq!(
+            result,
+            json!({
+                "foundanything": true, "success": true,
+                "elements": {"connectedip": {
+                    "10.0.0.2": [{
+                        "localaddr": "10.0.0.1", "localport": 443, "remoteaddr": "10.0.0.2", "remoteport": 5000,
+                        "namespace": "default", "protocol": "tcp", "state": "fin-wait-1",
+                    }],
+                    "10.0.0.3": null,
+                }},
+                "statistics": {"examined": 0, "exectime": "1.2ms", "totalhits": 1, "backend": "netlink"},
+                "errors": null,
+            })
+        );
+    }
+
+    #[test]
+    fn extra_privacy_hides_who_it_was() {
+        let parameters = parameters(json!({"connectedip": ["10.0.0.0/8"], "processes": true}));
+        let outcome = outcome(vec![connection([10, 0, 0, 2].into())]);
+
+        let result = answer(&parameters, &outcome, Some(&Owners::default()), true, Duration::ZERO);
+
+        let text = String::from_utf8(result.to_line()).unwrap();
+        assert!(text.contains("\"remoteaddr\":\"masked\"") && !text.contains("10.0.0.2"), "{text}");
+        assert!(!text.contains("uid"), "{text}");
+    }
+
+    #[test]
+    fn an_answer_never_becomes_too_long() {
+        let parameters = parameters(json!({"connectedip": ["::/0"]}));
+        let longest: IpAddr = "2001:2001:2001:2001:2001:2001:2001:2001".parse().unwrap();
+        let outcome = outcome(vec![connection(longest); 150_000]);
+
+        let result = answer(&parameters, &outcome, None, false, Duration::ZERO);
+
+        assert!(result.to_line().len() < 16 << 20);
+        assert!(result.foundanything && result.success);
+        assert!(result.errors.unwrap()[0].contains("of 150000 matches are listed"));
+    }
+
+    #[test]
+    fn no_element_is_longer_than_it_is_taken_for() {
+        let process = Process {
+            pid: u32::MAX,
+            uid: Some(u32::MAX),
+            user: Some("u".repeat(32)),
+            command: "\u{1}".repeat(15),
+        };
+        let owners = Owners::new([(process.clone(), vec![1]), (process, vec![1])]);
+        let longest: IpAddr = "2001:2001:2001:2001:2001:2001:2001:2001".parse().unwrap();
+        let element = Element {
+            local_hardware: Some("02:77:00:00:00:01"),
+            remote_hardware: Some("02:77:00:00:00:02"),
+            local_address: Some(longest),
+            local_port: Some(u16::MAX),
+            remote_address: Some(Shown::Address(longest)),
+            remote_port: Some(u16::MAX),
+            namespace: Some("net:[4026531840]"),
+            protocol: Some(Protocol::Udp),
+            state: Some(State::Established),
+            uid: Some(u32::MAX),
+            processes: Some(ProcessesOf { owners: &owners, inode: 1, extraprivacy: false }),
+        };
+
+        let text = serde_json::to_string(&element).unwrap();
+
+        assert!(text.len() <= element.bytes_at_most(), "{} of {}", text.len(), element.bytes_at_most());
+    }
+}

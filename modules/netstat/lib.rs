@@ -1,0 +1,63 @@
+//! `netstat`: answers who this host is connected to, what listens on it, and which addresses it and its
+//! neighbours have.
+//!
+//! ```text
+//!  parameters.rs ─► search.rs ─► answer.rs
+//!                     │  in each network namespace (namespaces.rs)
+//!                     ├─► sock_diag.rs ──► netlink.rs      sockets; proc_net.rs where that does not answer
+//!                     ├─► rtnetlink.rs ──► netlink.rs      interfaces, addresses, neighbours
+//!                     └─► processes.rs                     who has a socket open
+//! ```
+
+pub mod address;
+pub mod answer;
+pub mod namespaces;
+pub mod netlink;
+pub mod parameters;
+pub mod peer_program;
+pub mod proc_net;
+pub mod processes;
+pub mod rtnetlink;
+pub mod search;
+pub mod sock_diag;
+pub mod socket;
+
+use std::time::Instant;
+
+use vigie_sdk::{ModuleResult, Query, StandardModule};
+
+use self::parameters::Parameters;
+use self::search::Backend;
+
+/// The module.
+pub struct Netstat;
+
+impl StandardModule for Netstat {
+    const NAME: &'static str = "netstat";
+
+    fn run(query: &Query) -> ModuleResult {
+        run_with(query, &Backend::Kernel)
+    }
+}
+
+/// Answers a query with what one backend tells.
+#[must_use]
+pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
+    #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
+    let started_at = Instant::now();
+    let parameters = match Parameters::from_query(query) {
+        Ok(parameters) => parameters,
+        Err(problems) => return ModuleResult::failed(problems),
+    };
+    let stop = || query.is_stopped();
+    let (mut outcome, owners) = std::thread::scope(|scope| {
+        let owners = parameters.processes.then(|| scope.spawn(|| processes::owners(&stop)));
+        let outcome = search::search(&parameters, backend, &stop);
+        (outcome, owners.map(|owners| owners.join().expect("reading processes does not panic")))
+    });
+    let owners = owners.transpose().unwrap_or_else(|error| {
+        outcome.problems.push(format!("processes cannot be listed in /proc: {error}"));
+        None
+    });
+    answer::answer(&parameters, &outcome, owners.as_ref(), query.extraprivacy, started_at.elapsed())
+}

@@ -1,0 +1,264 @@
+//! The network namespaces of this host, and how to be in one of them (network_namespaces(7)).
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// What the name of a network namespace begins with: `net:[4026531840]`.
+const NAME_START: &[u8] = b"net:[";
+
+/// The type of the file system of namespaces (`linux/magic.h`).
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+
+/// Why the namespaces of this host are not all known.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// The namespace of this thread is not known.
+    #[error("cannot read the network namespace of this process in /proc")]
+    OwnUnknown(#[source] io::Error),
+    /// The processes cannot be listed.
+    #[error("cannot list the processes in /proc")]
+    ProcUnreadable(#[source] io::Error),
+    /// The mounts cannot be listed.
+    #[error("cannot list the mounts in /proc/thread-self/mountinfo")]
+    MountsUnreadable(#[source] io::Error),
+    /// Namespaces of other users' processes are not shown.
+    #[error(
+        "the network namespaces of {0} processes cannot be read: it needs CAP_SYS_PTRACE, as root has it"
+    )]
+    Hidden(usize),
+    /// A mounted namespace is not shown.
+    #[error("network namespace {name} cannot be opened at {path:?}")]
+    NotOpened {
+        /// Its name.
+        name: String,
+        /// Where it is mounted.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A network namespace that stays until this is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    /// The name as in `/proc/PID/ns`.
+    pub name: String,
+    fd: OwnedFd,
+}
+
+impl Namespace {
+    /// Moves the calling thread into the namespace. The thread must serve nothing else afterwards.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+
+    /// Opens the namespace that a path leads to; `None` when it is something else.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        // The path may lead elsewhere since it was looked at, the descriptor does not. One of a namespace of
+        // another kind cannot be entered.
+        if fstatfs(&fd)?.f_type != NSFS_MAGIC {
+            return Ok(None);
+        }
+        let name = format!("net:[{}]", fstat(&fd)?.st_ino);
+        Ok(Some(Self { name, fd }))
+    }
+}
+
+/// The name of the calling thread's namespace.
+///
+/// # Errors
+/// Without `/proc`.
+pub fn own_name() -> Result<String, NamespaceError> {
+    let target = std::fs::read_link("/proc/thread-self/ns/net").map_err(NamespaceError::OwnUnknown)?;
+    Ok(target.to_string_lossy().into_owned())
+}
+
+/// Gives `found` every namespace except the one of that name, until it breaks: those of all threads, and those
+/// without a process that are mounted, as `ip netns` and container engines do. Returns why there may be more.
+///
+/// One that only an open descriptor or a socket keeps alive is not found.
+pub fn find_others(own: &str, found: &mut dyn FnMut(Namespace) -> ControlFlow<()>) -> Vec<NamespaceError> {
+    let mut problems = Vec::new();
+    let mut seen = HashSet::from([own.to_owned()]);
+    match of_processes(&mut seen, found) {
+        Ok(ControlFlow::Break(())) => return problems,
+        Ok(ControlFlow::Continue(hidden)) if hidden > 0 => problems.push(NamespaceError::Hidden(hidden)),
+        Ok(ControlFlow::Continue(_)) => {}
+        Err(error) => problems.push(NamespaceError::ProcUnreadable(error)),
+    }
+    let mounts = match std::fs::read("/proc/thread-self/mountinfo") {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            problems.push(NamespaceError::MountsUnreadable(error));
+            return problems;
+        }
+    };
+    for (name, path) in mounted(&mounts) {
+        if seen.contains(&name) {
+            continue;
+        }
+        match Namespace::open(&path) {
+            Ok(Some(namespace)) if seen.insert(namespace.name.clone()) => {
+                if found(namespace).is_break() {
+                    return problems;
+                }
+            }
+            // Unmounted or replaced since, and known or nothing of ours.
+            Ok(_) => {}
+            Err(error) if is_gone(&error) => {}
+            Err(source) => problems.push(NamespaceError::NotOpened { name, path, source }),
+        }
+    }
+    problems
+}
+
+/// The namespaces of processes and their threads; returns of how many processes they are hidden.
+fn of_processes(
+    seen: &mut HashSet<String>,
+    found: &mut dyn FnMut(Namespace) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<(), usize>> {
+    let mut hidden = 0;
+    for process in numbered(Path::new("/proc"))? {
+        let mut process_hidden = false;
+        // A process that ends meanwhile has no threads any more.
+        for thread in numbered(&process.join("task")).unwrap_or_default() {
+            let link = thread.join("ns/net");
+            let namespace = match std::fs::read_link(&link) {
+                Ok(target) => match namespace_name(target.as_os_str().as_bytes()) {
+                    Some(name) if !seen.contains(&name) => Namespace::open(&link),
+                    _ => Ok(None),
+                },
+                Err(error) => Err(error),
+            };
+            match namespace {
+                Ok(Some(namespace)) => {
+                    if seen.insert(namespace.name.clone()) && found(namespace).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(None) => {}
+                // Another process of the namespace comes later.
+                Err(error) if is_gone(&error) => {}
+                Err(_) => process_hidden = true,
+            }
+        }
+        hidden += usize::from(process_hidden);
+    }
+    Ok(ControlFlow::Continue(hidden))
+}
+
+/// The entries of a directory of `/proc` whose names are numbers.
+fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_number =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().iter().all(u8::is_ascii_digit));
+    Ok(std::fs::read_dir(directory)?.flatten().map(|entry| entry.path()).filter(is_number).collect())
+}
+
+/// Whether the process or the file is no longer there.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+fn namespace_name(target: &[u8]) -> Option<String> {
+    target.starts_with(NAME_START).then(|| String::from_utf8_lossy(target).into_owned())
+}
+
+/// The network namespaces in a mount table (proc_pid_mountinfo(5)), with where they are mounted.
+fn mounted(mounts: &[u8]) -> Vec<(String, PathBuf)> {
+    let lines = mounts.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ');
+            let root = fields.nth(3)?;
+            let mount_point = fields.next()?;
+            // Optional fields end with a dash, the type of the file system follows.
+            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+            if kind != b"nsfs" {
+                return None;
+            }
+            Some((namespace_name(root)?, PathBuf::from(unescaped(mount_point))))
+        })
+        .collect()
+}
+
+/// A path of the mount table, where blanks, line feeds and backslashes are written as `\ooo`.
+fn unescaped(path: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match octal {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn mounted_network_namespaces_are_told_from_other_mounts() {
+        let mounts = b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+            60 25 0:4 net:[4026532180] /run/netns/with\\040blank rw shared:30 - nsfs nsfs rw\n\
+            61 25 0:4 mnt:[4026532190] /run/mnt rw shared:31 master:2 - nsfs nsfs rw\n\
+            62 25 0:4 net:[4026532249] /run/docker/netns/a\\134b rw - nsfs nsfs rw\n";
+
+        let found = mounted(mounts);
+
+        assert_eq!(
+            found,
+            [
+                ("net:[4026532180]".to_owned(), PathBuf::from("/run/netns/with blank")),
+                ("net:[4026532249]".to_owned(), PathBuf::from("/run/docker/netns/a\\b")),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_own_namespace_is_not_among_the_others() {
+        let own = own_name().unwrap();
+
+        find_others(&own, &mut |namespace| {
+            assert_ne!(namespace.name, own);
+            ControlFlow::Continue(())
+        });
+
+        assert!(own.starts_with("net:["), "{own}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_mount_table_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = mounted(&bytes);
+            prop_assert!(unescaped(&bytes).len() <= bytes.len());
+        }
+    }
+}

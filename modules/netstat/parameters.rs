@@ -1,0 +1,397 @@
+//! What an investigator may ask for, checked before anything runs.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use regex::{Regex, RegexBuilder};
+use serde_json::{Map, Value};
+use vigie_sdk::Query;
+
+use crate::address::{AddressRange, AddressSet};
+
+/// Most addresses or ports in one list; a list of indicators of compromise has tens of thousands.
+const MAX_VALUES: usize = 65_536;
+
+/// Most regular expressions in one list; each is tried on every hardware address.
+const MAX_EXPRESSIONS: usize = 256;
+
+/// Most memory of one compiled regular expression, in bytes. A hardware address needs a few thousand.
+const MAX_EXPRESSION_BYTES: usize = 1 << 20;
+
+/// What can be searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The hardware addresses of this host's interfaces.
+    LocalMac,
+    /// The addresses of this host.
+    LocalIp,
+    /// The hardware addresses of hosts on the same networks.
+    NeighborMac,
+    /// The addresses of hosts on the same networks.
+    NeighborIp,
+    /// The peers of sockets.
+    ConnectedIp,
+    /// The ports of sockets that listen.
+    ListeningPort,
+}
+
+impl Kind {
+    /// All of them, in the order of an answer.
+    pub const ALL: [Self; 6] = [
+        Self::LocalMac,
+        Self::LocalIp,
+        Self::NeighborMac,
+        Self::NeighborIp,
+        Self::ConnectedIp,
+        Self::ListeningPort,
+    ];
+
+    /// The name in parameters and answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LocalMac => "localmac",
+            Self::LocalIp => "localip",
+            Self::NeighborMac => "neighbormac",
+            Self::NeighborIp => "neighborip",
+            Self::ConnectedIp => "connectedip",
+            Self::ListeningPort => "listeningport",
+        }
+    }
+}
+
+/// The name of the parameter that searches every network namespace.
+const NAMESPACES: &str = "namespaces";
+/// The name of the parameter that asks for the processes of each socket.
+const PROCESSES: &str = "processes";
+
+/// The values of one kind and how to find them all at once.
+#[derive(Debug, Clone, Default)]
+pub struct Searches<T> {
+    /// The values as they were asked for, each once.
+    pub asked: Vec<String>,
+    /// Finds the places in `asked` that match.
+    pub matcher: T,
+}
+
+impl<T> Searches<T> {
+    /// Whether this kind was not asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+}
+
+/// Finds hardware addresses; case does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct HardwareMatcher(Vec<Regex>);
+
+impl HardwareMatcher {
+    /// Calls `found` with the place of each expression that matches.
+    pub fn matches(&self, hardware: &str, mut found: impl FnMut(usize)) {
+        for (place, expression) in self.0.iter().enumerate() {
+            if expression.is_match(hardware) {
+                found(place);
+            }
+        }
+    }
+}
+
+/// Finds addresses.
+#[derive(Debug, Clone, Default)]
+pub struct AddressMatcher {
+    ranges: Vec<AddressRange>,
+    set: AddressSet,
+}
+
+impl AddressMatcher {
+    /// Calls `found` with the place of each range that holds the address.
+    pub fn matches(&self, address: IpAddr, found: impl FnMut(usize)) {
+        self.set.matches(address, found);
+    }
+
+    /// The ranges by place.
+    #[must_use]
+    pub fn ranges(&self) -> &[AddressRange] {
+        &self.ranges
+    }
+}
+
+/// Finds ports.
+#[derive(Debug, Clone, Default)]
+pub struct PortMatcher {
+    /// Sorted, with the places in the list.
+    ports: Vec<(u16, usize)>,
+}
+
+impl PortMatcher {
+    /// Calls `found` with each place where this port was asked for: `80` and `080` are two.
+    pub fn matches(&self, port: u16, mut found: impl FnMut(usize)) {
+        let first = self.ports.partition_point(|(other, _)| *other < port);
+        for (_, place) in self.ports[first..].iter().take_while(|(other, _)| *other == port) {
+            found(*place);
+        }
+    }
+}
+
+/// A query's parameters.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters {
+    /// See [`Kind::LocalMac`].
+    pub local_mac: Searches<HardwareMatcher>,
+    /// See [`Kind::LocalIp`].
+    pub local_ip: Searches<AddressMatcher>,
+    /// See [`Kind::NeighborMac`].
+    pub neighbor_mac: Searches<HardwareMatcher>,
+    /// See [`Kind::NeighborIp`].
+    pub neighbor_ip: Searches<AddressMatcher>,
+    /// See [`Kind::ConnectedIp`].
+    pub connected_ip: Searches<AddressMatcher>,
+    /// See [`Kind::ListeningPort`].
+    pub listening_port: Searches<PortMatcher>,
+    /// Search every network namespace, not only that of the agent.
+    pub namespaces: bool,
+    /// Tell the processes of each socket.
+    pub processes: bool,
+}
+
+impl Parameters {
+    /// Reads the parameters of a query.
+    ///
+    /// # Errors
+    /// Every problem, as a sentence that names the parameter.
+    pub fn from_query(query: &Query) -> Result<Self, Vec<String>> {
+        let mut given: Map<String, Value> = query.parse().map_err(|error| vec![error.to_string()])?;
+        let mut reader = Reader { given: &mut given, problems: Vec::new() };
+        let parameters = Self {
+            local_mac: reader.hardware(Kind::LocalMac),
+            local_ip: reader.addresses(Kind::LocalIp),
+            neighbor_mac: reader.hardware(Kind::NeighborMac),
+            neighbor_ip: reader.addresses(Kind::NeighborIp),
+            connected_ip: reader.addresses(Kind::ConnectedIp),
+            listening_port: reader.ports(Kind::ListeningPort),
+            namespaces: reader.boolean(NAMESPACES),
+            processes: reader.boolean(PROCESSES),
+        };
+        let mut problems = reader.problems;
+        // A search that was misspelt must not look like one that found nothing.
+        for name in given.keys() {
+            let known: Vec<&str> =
+                Kind::ALL.map(Kind::name).into_iter().chain([NAMESPACES, PROCESSES]).collect();
+            problems.push(format!("parameter {name:?} is unknown; known: {}", known.join(", ")));
+        }
+        if problems.is_empty() { Ok(parameters) } else { Err(problems) }
+    }
+
+    /// The values of this kind as they were asked for.
+    #[must_use]
+    pub fn asked(&self, kind: Kind) -> &[String] {
+        match kind {
+            Kind::LocalMac => &self.local_mac.asked,
+            Kind::LocalIp => &self.local_ip.asked,
+            Kind::NeighborMac => &self.neighbor_mac.asked,
+            Kind::NeighborIp => &self.neighbor_ip.asked,
+            Kind::ConnectedIp => &self.connected_ip.asked,
+            Kind::ListeningPort => &self.listening_port.asked,
+        }
+    }
+}
+
+/// Takes the parameters one by one and collects what is wrong with them.
+struct Reader<'a> {
+    given: &'a mut Map<String, Value>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn hardware(&mut self, kind: Kind) -> Searches<HardwareMatcher> {
+        let (asked, expressions) = self.list(kind, MAX_EXPRESSIONS, |text| {
+            RegexBuilder::new(text)
+                .case_insensitive(true)
+                .size_limit(MAX_EXPRESSION_BYTES)
+                .build()
+                .map_err(|error| format!("{text:?} is not a regular expression: {error}"))
+        });
+        Searches { asked, matcher: HardwareMatcher(expressions) }
+    }
+
+    fn addresses(&mut self, kind: Kind) -> Searches<AddressMatcher> {
+        let (asked, ranges) = self.list(kind, MAX_VALUES, |text| {
+            AddressRange::parse(text)
+                .map_err(|error| format!("{text:?} is neither an address nor a CIDR: {error}"))
+        });
+        let set = AddressSet::new(&ranges);
+        Searches { asked, matcher: AddressMatcher { ranges, set } }
+    }
+
+    fn ports(&mut self, kind: Kind) -> Searches<PortMatcher> {
+        let (asked, ports) = self.list(kind, MAX_VALUES, |text| {
+            text.parse::<u16>()
+                .map_err(|_| format!("{text:?} is not a port: expected a number from 0 to 65535"))
+        });
+        let mut ports: Vec<(u16, usize)> = ports.into_iter().zip(0..).collect();
+        ports.sort_unstable();
+        Searches { asked, matcher: PortMatcher { ports } }
+    }
+
+    fn boolean(&mut self, name: &str) -> bool {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(value)) => value,
+            Some(other) => {
+                self.problems
+                    .push(format!("parameter {name}: expected true or false, found {}", shape(&other)));
+                false
+            }
+        }
+    }
+
+    /// Reads a list of texts, without repetitions.
+    fn list<T>(
+        &mut self,
+        kind: Kind,
+        most: usize,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> (Vec<String>, Vec<T>) {
+        let name = kind.name();
+        let values = match self.given.remove(name) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(other) => {
+                self.problems
+                    .push(format!("parameter {name}: expected a list of texts, found {}", shape(&other)));
+                Vec::new()
+            }
+        };
+        if values.len() > most {
+            self.problems
+                .push(format!("parameter {name}: {} values, at most {most} are allowed", values.len()));
+            return Default::default();
+        }
+        let mut seen = HashSet::new();
+        let mut asked = Vec::with_capacity(values.len());
+        let mut matchers = Vec::with_capacity(values.len());
+        for (place, value) in values.into_iter().enumerate() {
+            let Value::String(text) = value else {
+                self.problems
+                    .push(format!("parameter {name}[{place}]: expected a text, found {}", shape(&value)));
+                continue;
+            };
+            if !seen.insert(text.clone()) {
+                continue;
+            }
+            match read(&text) {
+                Ok(matcher) => {
+                    asked.push(text);
+                    matchers.push(matcher);
+                }
+                Err(problem) => self.problems.push(format!("parameter {name}[{place}]: {problem}")),
+            }
+        }
+        (asked, matchers)
+    }
+}
+
+/// What a value is, for a message.
+fn shape(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+
+    fn read(parameters: &Value) -> Result<Parameters, Vec<String>> {
+        Parameters::from_query(&Query::new(Some(to_raw_value(parameters).unwrap())))
+    }
+
+    fn places(matches: impl FnOnce(&mut dyn FnMut(usize))) -> Vec<usize> {
+        let mut found = Vec::new();
+        matches(&mut |place| found.push(place));
+        found
+    }
+
+    #[test]
+    fn nothing_asked_is_a_valid_query() {
+        for nothing in
+            [json!({}), json!(null), json!({"localip": null, "namespaces": null, "connectedip": []})]
+        {
+            let parameters = read(&nothing).unwrap();
+
+            assert!(Kind::ALL.iter().all(|kind| parameters.asked(*kind).is_empty()), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn every_problem_names_its_parameter() {
+        let problems = read(&json!({
+            "localip": "127.0.0.1", "localmac": ["("], "connectedip": ["::1", "1.2.3.4/33"], "listeningport": [80, "70000"],
+            "namespaces": "yes", "listenport": ["80"],
+        }))
+        .unwrap_err();
+
+        for name in [
+            "localip:",
+            "localmac[0]:",
+            "connectedip[1]:",
+            "listeningport[0]:",
+            "listeningport[1]:",
+            "namespaces:",
+        ] {
+            let start = format!("parameter {name} ");
+            assert!(problems.iter().any(|problem| problem.starts_with(&start)), "{name} in {problems:?}");
+        }
+        assert!(problems.iter().any(|problem| problem.contains("\"listenport\" is unknown")), "{problems:?}");
+        assert_eq!(problems.len(), 7, "{problems:?}");
+    }
+
+    #[test]
+    fn names_may_have_any_case_and_values_are_asked_once() {
+        let parameters = read(&json!({"ListeningPort": ["80", "080", "80", "+80", "0"]})).unwrap();
+
+        assert_eq!(parameters.listening_port.asked, ["80", "080", "+80", "0"]);
+        assert_eq!(places(|found| parameters.listening_port.matcher.matches(80, found)), [0, 1, 2]);
+        assert_eq!(places(|found| parameters.listening_port.matcher.matches(0, found)), [3]);
+    }
+
+    #[test]
+    fn the_case_of_a_hardware_address_does_not_matter() {
+        let parameters =
+            read(&json!({"neighbormac": ["02:77:AA"], "localmac": ["^02:77:[a-f]{2}"]})).unwrap();
+
+        assert_eq!(places(|found| parameters.neighbor_mac.matcher.matches("02:77:aa:bb:cc:09", found)), [0]);
+        assert_eq!(places(|found| parameters.local_mac.matcher.matches("02:77:AA:bb:cc:09", found)), [0]);
+    }
+
+    #[test]
+    fn lists_and_expressions_are_bounded() {
+        let too_many: Vec<String> = (0..=MAX_EXPRESSIONS).map(|number| number.to_string()).collect();
+
+        assert!(read(&json!({"localmac": too_many})).unwrap_err()[0].contains("257 values, at most 256"));
+        assert!(read(&json!({"localmac": ["((a{100}){100}){100}"]})).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_parameters_are_read_or_refused(text in "\\PC{0,40}", number in any::<i64>(), key in "[a-z]{0,14}") {
+            let _ = read(&json!({"localmac": [&text], "connectedip": [&text], "listeningport": [&text]}));
+            let bare_number = read(&json!({"listeningport": [number]}));
+            prop_assert!(bare_number.is_err());
+            let port = read(&json!({"listeningport": [number.to_string()]}));
+            prop_assert_eq!(port.is_ok(), (0..=65535).contains(&number));
+            let known = Kind::ALL.iter().any(|kind| kind.name() == key) || key == NAMESPACES || key == PROCESSES;
+            prop_assert_eq!(read(&json!({&key: null})).is_ok(), known);
+        }
+    }
+}

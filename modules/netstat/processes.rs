@@ -1,0 +1,300 @@
+//! Which processes have a socket open.
+//!
+//! The kernel tells of a socket only the number of its file, so the descriptors of all processes are read once
+//! (proc_pid_fd(5)), beside the search. Numbers of socket files are the same in all network namespaces.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::{Mode, OFlags, RawDir, open, openat, readlinkat_raw};
+use rustix::io::Errno;
+use serde::Serialize;
+
+/// Most threads that read `/proc` at once.
+const MAX_THREADS: usize = 8;
+
+/// Bytes of directory entries that are read at once; the kernel gives at most 32 KiB.
+const DIRECTORY_BYTES: usize = 32 * 1024;
+
+/// Bytes of the longest link to a socket, `socket:[NUMBER]`; what is longer is none.
+const LINK_BYTES: usize = 40;
+
+/// Most of `/etc/passwd` that is read, in bytes.
+const MAX_PASSWD_BYTES: u64 = 16 << 20;
+
+/// A process that has a socket open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its number, as this host counts.
+    pub pid: u32,
+    /// Its real user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// That user's name in `/etc/passwd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Its name, at most 15 bytes: what `ps -o comm` shows.
+    pub command: String,
+}
+
+/// The processes of sockets.
+#[derive(Debug, Default)]
+pub struct Owners {
+    processes: Vec<Process>,
+    /// Numbers of sockets with places in `processes`, sorted.
+    sockets: Vec<(u64, usize)>,
+    /// Processes whose descriptors could not be read.
+    pub hidden: usize,
+    /// Whether the search was stopped before it came to its end.
+    pub stopped: bool,
+}
+
+impl Owners {
+    /// Processes with the numbers of their sockets.
+    pub fn new(found: impl IntoIterator<Item = (Process, Vec<u64>)>) -> Self {
+        let mut owners = Self::default();
+        for (process, inodes) in found {
+            let place = owners.processes.len();
+            owners.sockets.extend(inodes.into_iter().map(|inode| (inode, place)));
+            owners.processes.push(process);
+        }
+        owners.sockets.sort_unstable();
+        owners
+    }
+
+    /// The processes of the socket with this number, ascending by pid. None when no process has it open, as
+    /// when it is on its way in a message, or when the process could not be read.
+    pub fn of(&self, inode: u64) -> impl Iterator<Item = &Process> {
+        let first = self.sockets.partition_point(|(other, _)| *other < inode);
+        let sockets = self.sockets[first..].iter().take_while(move |(other, _)| *other == inode);
+        sockets.map(|(_, place)| &self.processes[*place])
+    }
+}
+
+/// Finds the processes of all sockets. Stops early, with what was found so far, when `stop` says so.
+///
+/// # Errors
+/// When the processes cannot be listed.
+pub fn owners(stop: &(dyn Fn() -> bool + Sync)) -> std::io::Result<Owners> {
+    let pids: Vec<u32> = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let found = Mutex::new((Vec::new(), 0));
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop()
+                    && let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let process = sockets_of(*pid);
+                    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    match process {
+                        Ok(Some(process)) => found.0.push(process),
+                        Ok(None) => {}
+                        // A process that ends meanwhile has no sockets.
+                        Err(Errno::NOENT | Errno::SRCH) => {}
+                        Err(_) => found.1 += 1,
+                    }
+                }
+            });
+        }
+    });
+    let (mut found, hidden) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    found.sort_unstable_by_key(|(process, _)| process.pid);
+    let mut owners = Owners::new(found);
+    owners.hidden = hidden;
+    owners.stopped = stop();
+    name_users(&mut owners.processes);
+    Ok(owners)
+}
+
+/// The process and the sockets that it has open, each once; `None` when it has none.
+fn sockets_of(pid: u32) -> Result<Option<(Process, Vec<u64>)>, Errno> {
+    // Everything is read below this descriptor: the number may be another process's soon.
+    let process = open_directory(rustix::fs::CWD, &format!("/proc/{pid}"))?;
+    let mut inodes = Vec::new();
+    let descriptors = sockets_in(&process, "fd", &mut inodes)?;
+    if descriptors == 0 {
+        // The first thread of the process may have ended; the others have the descriptors.
+        for thread in threads(&process)? {
+            if sockets_in(&process, &format!("task/{thread}/fd"), &mut inodes).unwrap_or(0) > 0 {
+                break;
+            }
+        }
+    }
+    if inodes.is_empty() {
+        return Ok(None);
+    }
+    inodes.sort_unstable();
+    inodes.dedup();
+    let command = read_text(&process, "comm")?.trim_end_matches('\n').to_owned();
+    let uid = real_uid(&read_text(&process, "status")?);
+    Ok(Some((Process { pid, uid, user: None, command }, inodes)))
+}
+
+/// Adds the sockets among the descriptors in a directory; returns how many descriptors there are.
+fn sockets_in(process: &OwnedFd, name: &str, inodes: &mut Vec<u64>) -> Result<usize, Errno> {
+    let directory = open_directory(process, name)?;
+    let mut descriptors = 0;
+    each_number(&directory, &mut |number| {
+        descriptors += 1;
+        let mut link = [MaybeUninit::<u8>::uninit(); LINK_BYTES];
+        // A descriptor that is closed meanwhile is none.
+        if let Ok((link, _)) = readlinkat_raw(&directory, number, &mut link[..])
+            && let Some(inode) = socket_inode(link)
+        {
+            inodes.push(inode);
+        }
+    })?;
+    Ok(descriptors)
+}
+
+/// The threads of a process.
+fn threads(process: &OwnedFd) -> Result<Vec<String>, Errno> {
+    let mut threads = Vec::new();
+    each_number(&open_directory(process, "task")?, &mut |number| {
+        threads.push(number.to_string_lossy().into_owned());
+    })?;
+    Ok(threads)
+}
+
+/// Calls `each` with the names in a directory that are numbers.
+fn each_number(directory: &OwnedFd, each: &mut dyn FnMut(&CStr)) -> Result<(), Errno> {
+    let mut buffer = Vec::with_capacity(DIRECTORY_BYTES);
+    let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_name().to_bytes().first().is_some_and(u8::is_ascii_digit) {
+            each(entry.file_name());
+        }
+    }
+    Ok(())
+}
+
+fn open_directory(base: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    openat(base, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Reads a small file of `/proc`.
+fn read_text(process: &OwnedFd, name: &str) -> Result<String, Errno> {
+    let file = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    File::from(file)
+        .take(1 << 16)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The number in `socket:[NUMBER]`.
+fn socket_inode(link: &[u8]) -> Option<u64> {
+    let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The first of the users in the row `Uid:` of proc_pid_status(5).
+fn real_uid(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// Gives the processes the names of their users. Only the local file is asked: a directory service can be slow,
+/// or be what is being investigated.
+fn name_users(processes: &mut [Process]) {
+    let mut bytes = Vec::new();
+    let opened = open("/etc/passwd", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    // Without names the numbers stay.
+    let Ok(file) = opened else { return };
+    File::from(file).take(MAX_PASSWD_BYTES).read_to_end(&mut bytes).ok();
+    let names = user_names(&String::from_utf8_lossy(&bytes));
+    for process in processes {
+        process.user = process.uid.and_then(|uid| names.get(&uid).cloned());
+    }
+}
+
+/// The first name of each user in the form of passwd(5).
+fn user_names(passwd: &str) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    for line in passwd.lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(uid)) = (fields.next(), fields.nth(1))
+            && let Ok(uid) = uid.parse()
+        {
+            names.entry(uid).or_insert_with(|| name.to_owned());
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inode_of(socket: &impl AsRawFd) -> u64 {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        socket_inode(link.to_str().unwrap().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_process_of_a_socket_is_found_once_though_it_has_two_descriptors() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _same = listener.try_clone().unwrap();
+        let inode = inode_of(&listener);
+
+        let owners = owners(&|| false).unwrap();
+
+        let mine: Vec<&Process> =
+            owners.of(inode).filter(|process| process.pid == std::process::id()).collect();
+        assert_eq!(mine.len(), 1);
+        assert_eq!(mine[0].uid, Some(rustix::process::getuid().as_raw()));
+        assert!(!mine[0].command.is_empty());
+        assert_eq!(owners.of(0).count(), 0);
+    }
+
+    #[test]
+    fn a_search_that_is_stopped_says_so() {
+        let owners = owners(&|| true).unwrap();
+
+        assert!(owners.stopped);
+    }
+
+    #[test]
+    fn the_real_user_is_the_first_of_four() {
+        assert_eq!(real_uid("Name:\tsshd\nUid:\t1000\t0\t0\t0\n"), Some(1000));
+        assert_eq!(real_uid("Name:\tsshd\n"), None);
+    }
+
+    #[test]
+    fn the_first_name_of_a_user_counts() {
+        let names = user_names(
+            "root:x:0:0:root:/root:/bin/bash\nbroken\ntoor:x:0:0::/:/bin/sh\nann:x:1000:1000::/:\n",
+        );
+
+        assert_eq!(names[&0], "root");
+        assert_eq!(names[&1000], "ann");
+        assert_eq!(names.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn only_links_to_sockets_have_a_number(inode in any::<u64>(), noise in "[a-z:\\[\\]0-9]{0,20}") {
+            let link = format!("socket:[{inode}]");
+            prop_assert_eq!(socket_inode(link.as_bytes()), Some(inode));
+            prop_assert_eq!(socket_inode(&link.as_bytes()[..link.len() - 1]), None);
+            let other = format!("pipe:{noise}");
+            prop_assert_eq!(socket_inode(other.as_bytes()), None);
+        }
+    }
+}

@@ -1,0 +1,673 @@
+//! The search itself: asks the kernel for what is needed, in every namespace that is asked for, and keeps what
+//! matches.
+//!
+//! ```text
+//!  this thread ──── searches its own namespace, which it never leaves
+//!      │ finds the others
+//!      ▼ queue
+//!  namespace threads ── enter one after the other, search it, end with the query
+//! ```
+
+use std::error::Error;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError, mpsc};
+
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
+
+use crate::namespaces::{Namespace, find_others, own_name};
+use crate::netlink::NetlinkError;
+use crate::parameters::{Kind, Parameters};
+use crate::proc_net::ProcNet;
+use crate::rtnetlink::{self, Neighbour};
+use crate::sock_diag::SockDiag;
+use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted};
+
+/// What the namespace is called when only the agent's own is searched.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Most matches that are kept; more are only counted. An answer has no room for as many.
+const MAX_HITS: usize = 200_000;
+
+/// Most threads that search namespaces at once.
+const MAX_THREADS: usize = 8;
+
+/// Most namespaces that wait, opened, for a thread.
+const MAX_WAITING: usize = 16;
+
+/// After so many sockets the search looks whether it is to stop.
+const STOP_INTERVAL: u64 = 1024;
+
+/// How often a table is read again that the kernel says was disturbed.
+const MAX_ATTEMPTS: u32 = 4;
+
+/// Most namespaces that are named in one problem.
+const MAX_NAMED: usize = 5;
+
+/// Where sockets and neighbours are read.
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// The kernel's netlink interfaces; the text tables where these do not answer.
+    Kernel,
+    /// Only the text tables.
+    TextTables(ProcNet),
+}
+
+/// What matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// The hardware address of an interface of this host.
+    Hardware(String),
+    /// An address of this host.
+    Address(IpAddr),
+    /// Another host.
+    Neighbour(Neighbour),
+    /// A socket.
+    Socket(Socket),
+}
+
+/// One match of one asked value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// What was searched for.
+    pub kind: Kind,
+    /// The place of the value among those asked for of this kind.
+    pub place: usize,
+    /// What matched it.
+    pub matched: Match,
+}
+
+/// What one namespace held.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The namespace's name.
+    pub namespace: String,
+    /// The matches that were kept.
+    pub hits: Vec<Hit>,
+    /// How many matches there were.
+    pub total_hits: u64,
+    /// How many interfaces, addresses, neighbours and sockets were looked at.
+    pub examined: u64,
+    /// Whether a text table was read because the kernel's interface did not answer.
+    pub fell_back: bool,
+    /// What could not be inspected.
+    pub problems: Vec<String>,
+    /// Whether the search was stopped before it came to its end.
+    pub stopped: bool,
+}
+
+/// What all searched namespaces held.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The agent's own namespace first, then by name.
+    pub namespaces: Vec<Findings>,
+    /// What could not be inspected, beside what the findings say.
+    pub problems: Vec<String>,
+}
+
+/// Carries out the searches of a query, until `stop` says that nobody waits any more.
+pub fn search(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bool + Sync)) -> Outcome {
+    if !parameters.namespaces {
+        let mut findings = search_here(parameters, backend, stop);
+        findings.namespace = DEFAULT_NAMESPACE.to_owned();
+        return Outcome { namespaces: vec![findings], problems: Vec::new() };
+    }
+    match own_name() {
+        Ok(own) => search_all(parameters, backend, stop, own),
+        Err(error) => {
+            let mut findings = search_here(parameters, backend, stop);
+            findings.namespace = DEFAULT_NAMESPACE.to_owned();
+            let problem = format!("only the agent's own network namespace was searched: {}", chain(&error));
+            Outcome { namespaces: vec![findings], problems: vec![problem] }
+        }
+    }
+}
+
+/// What the namespace threads have done so far.
+#[derive(Debug, Default)]
+struct Progress {
+    findings: Vec<Findings>,
+    not_entered: Vec<(String, std::io::Error)>,
+    not_searched: usize,
+    /// How many matches all findings keep.
+    kept: usize,
+}
+
+impl Progress {
+    /// Adds what a namespace held, with as many of its matches as there is room for.
+    fn add(&mut self, mut findings: Findings) {
+        findings.hits.truncate(MAX_HITS - self.kept);
+        findings.hits.shrink_to_fit();
+        self.kept += findings.hits.len();
+        self.findings.push(findings);
+    }
+}
+
+fn search_all(
+    parameters: &Parameters,
+    backend: &Backend,
+    stop: &(dyn Fn() -> bool + Sync),
+    own: String,
+) -> Outcome {
+    let progress = Mutex::new(Progress::default());
+    let locked = || progress.lock().unwrap_or_else(PoisonError::into_inner);
+    let (sender, receiver) = mpsc::sync_channel::<Namespace>(MAX_WAITING);
+    let receiver = Mutex::new(receiver);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let (mut here, problems) = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let received = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(namespace) = received else { return };
+                    if stop() {
+                        locked().not_searched += 1;
+                    } else if let Err(error) = namespace.enter() {
+                        locked().not_entered.push((namespace.name, error));
+                    } else {
+                        let mut findings = search_here(parameters, backend, stop);
+                        findings.namespace = namespace.name;
+                        locked().add(findings);
+                    }
+                }
+            });
+        }
+        let problems = find_others(&own, &mut |namespace| {
+            // The receiver lives as long as the threads, which this scope waits for.
+            sender.send(namespace).map_or(ControlFlow::Break(()), ControlFlow::Continue)
+        });
+        drop(sender);
+        (search_here(parameters, backend, stop), problems)
+    });
+    here.namespace = own;
+    let Progress { mut findings, not_entered, not_searched, .. } =
+        progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut problems: Vec<String> = problems.iter().map(|problem| chain(problem)).collect();
+    problems.extend(not_entered_problem(not_entered));
+    if not_searched > 0 {
+        problems.push(format!("stopped before {not_searched} network namespaces were searched"));
+    }
+    findings.sort_unstable_by(|a, b| a.namespace.cmp(&b.namespace));
+    findings.insert(0, here);
+    Outcome { namespaces: findings, problems }
+}
+
+fn not_entered_problem(mut not_entered: Vec<(String, std::io::Error)>) -> Option<String> {
+    not_entered.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let (_, error) = not_entered.first()?;
+    let names: Vec<&str> = not_entered.iter().map(|(name, _)| name.as_str()).take(MAX_NAMED).collect();
+    let more = if not_entered.len() > MAX_NAMED { ", …" } else { "" };
+    Some(format!(
+        "{} network namespaces could not be entered ({}{more}): {error}; it needs CAP_SYS_ADMIN, as root has it",
+        not_entered.len(),
+        names.join(", "),
+    ))
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Searches the network namespace of the calling thread. The namespace has no name yet.
+fn search_here(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bool + Sync)) -> Findings {
+    let mut findings = Findings::default();
+    search_interfaces(parameters, &mut findings);
+    search_neighbours(parameters, backend, &mut findings);
+    search_sockets(parameters, backend, stop, &mut findings);
+    findings
+}
+
+impl Findings {
+    fn add(&mut self, hit: Hit) {
+        self.total_hits += 1;
+        if self.hits.len() < MAX_HITS {
+            self.hits.push(hit);
+        }
+    }
+
+    /// Adds what was found beside this.
+    fn merge(&mut self, other: Self) {
+        self.examined += other.examined;
+        self.total_hits += other.total_hits;
+        if self.hits.is_empty() {
+            self.hits = other.hits;
+        } else {
+            let room = MAX_HITS - self.hits.len();
+            self.hits.extend(other.hits.into_iter().take(room));
+        }
+        self.fell_back |= other.fell_back;
+        self.stopped |= other.stopped;
+        self.problems.extend(other.problems);
+    }
+}
+
+fn search_interfaces(parameters: &Parameters, findings: &mut Findings) {
+    if !parameters.local_mac.is_empty() {
+        match rtnetlink::hardware_addresses() {
+            Ok(all) => {
+                for hardware in all {
+                    findings.examined += 1;
+                    parameters.local_mac.matcher.matches(&hardware, |place| {
+                        findings.add(Hit {
+                            kind: Kind::LocalMac,
+                            place,
+                            matched: Match::Hardware(hardware.clone()),
+                        });
+                    });
+                }
+            }
+            Err(error) => findings.problems.push(format!("interfaces: {}", chain(&error))),
+        }
+    }
+    if !parameters.local_ip.is_empty() {
+        match rtnetlink::addresses() {
+            Ok(all) => {
+                for address in all {
+                    findings.examined += 1;
+                    parameters.local_ip.matcher.matches(address, |place| {
+                        findings.add(Hit { kind: Kind::LocalIp, place, matched: Match::Address(address) });
+                    });
+                }
+            }
+            Err(error) => findings.problems.push(format!("addresses: {}", chain(&error))),
+        }
+    }
+}
+
+fn search_neighbours(parameters: &Parameters, backend: &Backend, findings: &mut Findings) {
+    if parameters.neighbor_mac.is_empty() && parameters.neighbor_ip.is_empty() {
+        return;
+    }
+    for neighbour in neighbours(backend, findings) {
+        findings.examined += 1;
+        let hit = |kind, place| Hit { kind, place, matched: Match::Neighbour(neighbour.clone()) };
+        parameters.neighbor_mac.matcher.matches(&neighbour.hardware, |place| {
+            findings.add(hit(Kind::NeighborMac, place));
+        });
+        parameters.neighbor_ip.matcher.matches(neighbour.address, |place| {
+            findings.add(hit(Kind::NeighborIp, place));
+        });
+    }
+}
+
+fn neighbours(backend: &Backend, findings: &mut Findings) -> Vec<Neighbour> {
+    let tables = match backend {
+        Backend::TextTables(tables) => tables.clone(),
+        Backend::Kernel => match rtnetlink::neighbours() {
+            Ok(neighbours) => return neighbours,
+            Err(error) => {
+                findings.problems.push(format!(
+                    "IPv6 neighbours are not known, IPv4 ones were read in /proc/net: {}",
+                    chain(&error)
+                ));
+                ProcNet::of_this_thread()
+            }
+        },
+    };
+    findings.fell_back = true;
+    match tables.neighbours() {
+        Ok((neighbours, left_out)) => {
+            findings.problems.extend(left_out_problem("arp", left_out));
+            neighbours
+        }
+        Err(error) => {
+            findings.problems.push(format!("neighbours: {}", chain(&error)));
+            Vec::new()
+        }
+    }
+}
+
+fn search_sockets(
+    parameters: &Parameters,
+    backend: &Backend,
+    stop: &(dyn Fn() -> bool + Sync),
+    findings: &mut Findings,
+) {
+    for protocol in Protocol::ALL {
+        // Apart from each other the kernel can leave out more: by state here, by peer there.
+        if !parameters.connected_ip.is_empty() {
+            let states = States::with_peer(protocol);
+            let wanted = Wanted { protocol, states, peers: parameters.connected_ip.matcher.ranges() };
+            findings.merge(search_wanted(parameters, backend, &wanted, stop));
+        }
+        if !parameters.listening_port.is_empty() {
+            let wanted = Wanted { protocol, states: States::listening(protocol), peers: &[] };
+            findings.merge(search_wanted(parameters, backend, &wanted, stop));
+        }
+    }
+}
+
+/// Searches what the kernel tells, or the text tables.
+fn search_wanted(
+    parameters: &Parameters,
+    backend: &Backend,
+    wanted: &Wanted<'_>,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Findings {
+    match backend {
+        Backend::Kernel => {
+            let mut instead = ProcNet::of_this_thread();
+            search_with_fallback(parameters, &mut SockDiag {}, &mut instead, wanted, stop)
+        }
+        Backend::TextTables(tables) => {
+            let mut findings = search_source(parameters, &mut tables.clone(), wanted, stop)
+                .unwrap_or_else(|error| Findings { problems: vec![chain(&error)], ..Findings::default() });
+            findings.fell_back = true;
+            findings
+        }
+    }
+}
+
+/// Searches a source, and the text tables when the source fails.
+fn search_with_fallback(
+    parameters: &Parameters,
+    source: &mut dyn SocketSource,
+    instead: &mut ProcNet,
+    wanted: &Wanted<'_>,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Findings {
+    let why = match undisturbed(|| search_source(parameters, source, wanted, stop)) {
+        Ok(findings) => return findings,
+        Err(why) => why,
+    };
+    let name = wanted.protocol.name();
+    match search_source(parameters, instead, wanted, stop) {
+        Ok(mut findings) => {
+            findings.fell_back = true;
+            findings.problems.push(format!(
+                "{name} sockets were read in /proc/net, where some can be missing while others come and go: {}",
+                chain(&why)
+            ));
+            findings
+        }
+        Err(error) => Findings {
+            problems: vec![format!("{name} sockets cannot be read: {}; {}", chain(&why), chain(&error))],
+            ..Findings::default()
+        },
+    }
+}
+
+/// Reads again what was disturbed.
+fn undisturbed(mut read: impl FnMut() -> Result<Findings, SourceError>) -> Result<Findings, SourceError> {
+    for _ in 1..MAX_ATTEMPTS {
+        match read() {
+            Err(SourceError::Netlink(NetlinkError::Disturbed)) => {}
+            result => return result,
+        }
+    }
+    read()
+}
+
+/// Searches what one source tells. A socket that it tells twice is found once.
+fn search_source(
+    parameters: &Parameters,
+    source: &mut dyn SocketSource,
+    wanted: &Wanted<'_>,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Findings, SourceError> {
+    let mut findings = Findings::default();
+    let mut seen = Seen::default();
+    let left_out = source.read(wanted, &mut |socket| {
+        findings.examined += 1;
+        if findings.examined.is_multiple_of(STOP_INTERVAL) && stop() {
+            findings.stopped = true;
+            return ControlFlow::Break(());
+        }
+        let mut is_new = None;
+        each_place(parameters, socket, &mut |kind, place| {
+            if *is_new.get_or_insert_with(|| seen.is_new(socket, &findings.hits)) {
+                findings.add(Hit { kind, place, matched: Match::Socket(*socket) });
+            }
+        });
+        ControlFlow::Continue(())
+    })?;
+    findings.problems.extend(left_out_problem(wanted.protocol.name(), left_out));
+    Ok(findings)
+}
+
+/// The sockets that were found: the hash of each identity and its place among the hits, where the identity is.
+#[derive(Default)]
+struct Seen {
+    places: HashTable<(u64, u32)>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Seen {
+    /// Whether none of the hits is this socket, whose own hit then comes next.
+    fn is_new(&mut self, socket: &Socket, hits: &[Hit]) -> bool {
+        // Beyond the limit matches are only counted.
+        let next = match u32::try_from(hits.len()) {
+            Ok(next) if hits.len() < MAX_HITS => next,
+            _ => return true,
+        };
+        let identity = socket.identity();
+        let hash = self.hasher.hash_one(identity);
+        let same = |(other, place): &(u64, u32)| {
+            *other == hash
+                && hits.get(*place as usize).is_some_and(
+                    |hit| matches!(&hit.matched, Match::Socket(socket) if socket.identity() == identity),
+                )
+        };
+        match self.places.entry(hash, same, |(hash, _)| *hash) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert((hash, next));
+                true
+            }
+        }
+    }
+}
+
+/// Calls `found` for each asked value that the socket matches.
+fn each_place(parameters: &Parameters, socket: &Socket, found: &mut dyn FnMut(Kind, usize)) {
+    if socket.has_peer() {
+        parameters
+            .connected_ip
+            .matcher
+            .matches(socket.remote.address, |place| found(Kind::ConnectedIp, place));
+    } else if socket.listens() {
+        parameters
+            .listening_port
+            .matcher
+            .matches(socket.local.port, |place| found(Kind::ListeningPort, place));
+    }
+}
+
+fn left_out_problem(table: &str, left_out: u64) -> Option<String> {
+    (left_out > 0).then(|| format!("{left_out} rows of {table} are not understood"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+    use vigie_sdk::Query;
+
+    use super::*;
+    use crate::socket::{Endpoint, Protocol, State};
+
+    /// A source that shows what it is told to.
+    struct Told(Vec<Result<Socket, ()>>);
+
+    impl SocketSource for Told {
+        fn read(
+            &mut self,
+            wanted: &Wanted<'_>,
+            each: &mut dyn FnMut(&Socket) -> ControlFlow<()>,
+        ) -> Result<u64, SourceError> {
+            for told in &self.0 {
+                let Ok(socket) = told else { return Err(SourceError::Netlink(NetlinkError::Disturbed)) };
+                if socket.protocol == wanted.protocol
+                    && wanted.states.contains(socket.state)
+                    && each(socket).is_break()
+                {
+                    break;
+                }
+            }
+            Ok(0)
+        }
+    }
+
+    const TCP: Wanted<'_> = Wanted { protocol: Protocol::Tcp, states: States::ALL, peers: &[] };
+    const UDP: Wanted<'_> = Wanted { protocol: Protocol::Udp, states: States::ALL, peers: &[] };
+
+    fn endpoint(text: &str) -> Endpoint {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        Endpoint::new(address.ip(), address.port())
+    }
+
+    fn socket(protocol: Protocol, state: State, local: &str, remote: &str, inode: u64) -> Result<Socket, ()> {
+        Ok(Socket {
+            protocol,
+            state,
+            local: endpoint(local),
+            remote: endpoint(remote),
+            inode,
+            uid: 0,
+            interface: 0,
+        })
+    }
+
+    fn parameters(value: serde_json::Value) -> Parameters {
+        Parameters::from_query(&Query::new(Some(to_raw_value(&value).unwrap()))).unwrap()
+    }
+
+    fn found(
+        parameters: &Parameters,
+        wanted: &Wanted<'_>,
+        told: &[Result<Socket, ()>],
+    ) -> Vec<(Kind, usize, u64)> {
+        let findings = search_source(parameters, &mut Told(told.to_vec()), wanted, &|| false).unwrap();
+        findings
+            .hits
+            .iter()
+            .map(|hit| match &hit.matched {
+                Match::Socket(socket) => (hit.kind, hit.place, socket.inode),
+                other => unreachable!("{other:?} among sockets"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_sockets_with_a_peer_are_connected_and_only_open_ones_listen() {
+        let parameters = parameters(json!({"connectedip": ["0.0.0.0/0"], "listeningport": ["80", "53"]}));
+        let none = "0.0.0.0:0";
+        let told = [
+            socket(Protocol::Tcp, State::Listening, "0.0.0.0:80", none, 1),
+            socket(Protocol::Tcp, State::Established, "10.0.0.1:80", "10.0.0.2:5000", 2),
+            socket(Protocol::Tcp, State::TimeWait, "10.0.0.1:80", "10.0.0.2:5001", 0),
+            socket(Protocol::Tcp, State::Unconnected, "0.0.0.0:80", none, 3),
+            socket(Protocol::Udp, State::Unconnected, "0.0.0.0:53", none, 4),
+            socket(Protocol::Udp, State::Established, "10.0.0.1:53", "10.0.0.2:53", 5),
+        ];
+
+        assert_eq!(
+            found(&parameters, &TCP, &told),
+            [(Kind::ListeningPort, 0, 1), (Kind::ConnectedIp, 0, 2), (Kind::ConnectedIp, 0, 0)]
+        );
+        assert_eq!(found(&parameters, &UDP, &told), [(Kind::ListeningPort, 1, 4), (Kind::ConnectedIp, 0, 5)]);
+    }
+
+    #[test]
+    fn a_socket_that_is_shown_twice_is_found_once_for_each_value() {
+        let parameters =
+            parameters(json!({"connectedip": ["10.0.0.2", "10.0.0.0/8"], "listeningport": ["80"]}));
+        let told = [
+            socket(Protocol::Tcp, State::Established, "10.0.0.1:80", "10.0.0.2:5000", 2),
+            // While the table was read the connection was closed.
+            socket(Protocol::Tcp, State::TimeWait, "10.0.0.1:80", "10.0.0.2:5000", 0),
+            // These two share a port.
+            socket(Protocol::Tcp, State::Listening, "0.0.0.0:80", "0.0.0.0:0", 7),
+            socket(Protocol::Tcp, State::Listening, "0.0.0.0:80", "0.0.0.0:0", 8),
+            socket(Protocol::Tcp, State::Listening, "0.0.0.0:80", "0.0.0.0:0", 7),
+        ];
+
+        let mut found = found(&parameters, &TCP, &told);
+        found.sort_unstable();
+
+        assert_eq!(
+            found,
+            [
+                (Kind::ConnectedIp, 0, 2),
+                (Kind::ConnectedIp, 1, 2),
+                (Kind::ListeningPort, 0, 7),
+                (Kind::ListeningPort, 0, 8)
+            ]
+        );
+    }
+
+    #[test]
+    fn many_namespaces_together_keep_no_more_than_one_may() {
+        let hit = Hit { kind: Kind::LocalIp, place: 0, matched: Match::Address([10, 0, 0, 1].into()) };
+        let mut progress = Progress::default();
+
+        for _ in 0..3 {
+            let hits = vec![hit.clone(); MAX_HITS / 2 + 1];
+            progress.add(Findings { total_hits: hits.len() as u64, hits, ..Findings::default() });
+        }
+
+        assert_eq!(progress.findings.iter().map(|findings| findings.hits.len()).sum::<usize>(), MAX_HITS);
+        assert!(progress.findings.iter().all(|findings| findings.total_hits > MAX_HITS as u64 / 2));
+    }
+
+    #[test]
+    fn a_disturbed_table_is_read_again_from_its_beginning() {
+        let parameters = parameters(json!({"connectedip": ["10.0.0.2"]}));
+        let good = socket(Protocol::Tcp, State::Established, "10.0.0.1:80", "10.0.0.2:5000", 2);
+        let mut attempts = vec![vec![good, Err(())], vec![good]].into_iter();
+
+        let findings =
+            undisturbed(|| search_source(&parameters, &mut Told(attempts.next().unwrap()), &TCP, &|| false));
+
+        assert_eq!(findings.unwrap().total_hits, 1);
+    }
+
+    #[test]
+    fn a_source_that_fails_is_replaced_and_the_answer_says_so() {
+        let parameters = parameters(json!({"connectedip": ["127.0.0.5"]}));
+        let tables = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/netstat/default");
+        let mut tables = ProcNet::below(tables);
+
+        let findings =
+            search_with_fallback(&parameters, &mut Told(vec![Err(())]), &mut tables, &TCP, &|| false);
+
+        assert_eq!(findings.total_hits, 1);
+        assert!(findings.fell_back);
+        assert!(findings.problems[0].contains("tcp sockets were read in /proc/net"), "{findings:?}");
+    }
+
+    #[test]
+    fn what_neither_source_tells_is_said() {
+        let parameters = parameters(json!({"connectedip": ["127.0.0.5"]}));
+        let mut nowhere = ProcNet::below("/proc/thread-self/no-such-directory");
+
+        let findings =
+            search_with_fallback(&parameters, &mut Told(vec![Err(())]), &mut nowhere, &TCP, &|| false);
+
+        assert!(findings.problems[0].contains("tcp sockets cannot be read"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_search_that_is_stopped_keeps_what_it_has() {
+        let parameters = parameters(json!({"connectedip": ["0.0.0.0/0"]}));
+        let told: Vec<_> = (0..5000u16)
+            .map(|port| {
+                socket(Protocol::Tcp, State::Established, "10.0.0.1:80", &format!("10.0.0.2:{port}"), 2)
+            })
+            .collect();
+
+        let findings = search_source(&parameters, &mut Told(told), &TCP, &|| true).unwrap();
+
+        assert!(findings.stopped);
+        assert_eq!(findings.total_hits, STOP_INTERVAL - 1);
+    }
+}

@@ -1,0 +1,32 @@
+//! The module against captured tables and answers, against ss(8), in real network namespaces and while sockets
+//! come and go.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod churn;
+mod live;
+mod namespaces;
+mod vectors;
+
+use std::io::Write;
+
+use serde_json::Value;
+use serde_json::value::to_raw_value;
+use vigie_netstat::Netstat;
+use vigie_sdk::{Query, StandardModule};
+
+/// Asks the module as the agent does.
+fn ask(parameters: &Value) -> Value {
+    let query = Query::new(Some(to_raw_value(parameters).unwrap()));
+    serde_json::from_slice(&Netstat::run(&query).to_line()).unwrap()
+}
+
+/// The elements for one asked value; none for `null`.
+fn elements<'a>(result: &'a Value, kind: &str, asked: &str) -> &'a [Value] {
+    result["elements"][kind][asked].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Says why a test does nothing.
+fn skip(test: &str, why: &str) {
+    std::io::stderr().write_all(format!("skipped: {test}: {why}\n").as_bytes()).unwrap();
+}
