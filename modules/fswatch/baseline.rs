@@ -195,23 +195,53 @@ impl Baseline {
 
     /// Takes an encoded object as known; the tables have what it names.
     fn put(&mut self, key: &[u8], object: &[u8]) {
-        let Some(first) = self.block_of(key).map(|(first, _)| first.to_vec()) else {
+        let range = (Bound::Unbounded, Bound::Included(key));
+        let Some((first, block)) = self.blocks.range_mut::<[u8], _>(range).next_back() else {
             // Before every other: it joins the first block, which gets another first key.
-            let block = match self.blocks.pop_first() {
+            let mut block = match self.blocks.pop_first() {
                 Some((_, block)) => block,
                 None => Block::default(),
             };
-            self.put_in_block(key.into(), block, key, object);
+            let put = block.put(key, object);
+            self.note_put(&put);
+            let overfull = put.is_last;
+            if usize::from(block.entries) > BLOCK_ENTRIES {
+                self.cut(key.into(), &block, overfull);
+            } else {
+                self.blocks.insert(key.into(), block);
+            }
             return;
         };
-        if let Some(block) = self.blocks.remove(first.as_slice()) {
-            self.put_in_block(first.into(), block, key, object);
+        let put = block.put(key, object);
+        if usize::from(block.entries) > BLOCK_ENTRIES {
+            let first = first.clone();
+            if let Some(block) = self.blocks.remove(&first) {
+                self.cut(first, &block, put.is_last);
+            }
         }
+        self.note_put(&put);
     }
 
-    fn put_in_block(&mut self, first: Box<[u8]>, mut block: Block, key: &[u8], object: &[u8]) {
-        self.bytes -= block.bytes.len();
-        let mut entries = Entries::of(&block);
+    fn note_put(&mut self, put: &Put) {
+        self.objects += usize::from(put.is_new);
+        self.bytes = self.bytes + put.bytes_after - put.bytes_before;
+    }
+}
+
+/// What putting an entry into a block did.
+struct Put {
+    is_new: bool,
+    /// It stands at the end of the block.
+    is_last: bool,
+    bytes_before: usize,
+    bytes_after: usize,
+}
+
+impl Block {
+    fn put(&mut self, key: &[u8], object: &[u8]) -> Put {
+        let block = self;
+        let bytes_before = block.bytes.len();
+        let mut entries = Entries::of(block);
         let mut before: Vec<u8> = Vec::new();
         // The entry that the new one replaces, or stands before.
         let (mut start, mut end) = (block.bytes.len(), block.bytes.len());
@@ -242,17 +272,17 @@ impl Baseline {
         block.bytes.splice(start..end, inserted);
         if !replaces {
             block.entries += 1;
-            self.objects += 1;
         }
-        if usize::from(block.entries) > BLOCK_ENTRIES {
-            let is_last = start + 1 >= block.bytes.len() || next.is_none();
-            self.cut(first, &block, is_last);
-        } else {
-            self.bytes += block.bytes.len();
-            self.blocks.insert(first, block);
+        Put {
+            is_new: !replaces,
+            is_last: !replaces && next.is_none(),
+            bytes_before,
+            bytes_after: block.bytes.len(),
         }
     }
+}
 
+impl Baseline {
     /// Cuts a block in two: in the middle, or before its last entry when entries come in their order, so that
     /// blocks are full after a scan.
     fn cut(&mut self, first: Box<[u8]>, block: &Block, in_order: bool) {
@@ -270,7 +300,8 @@ impl Baseline {
             right.bytes.shrink_to_fit();
             second = entries.key.as_slice().into();
         }
-        self.bytes += left.bytes.len() + right.bytes.len();
+        // The second block's first key is written in full.
+        self.bytes += left.bytes.len() + right.bytes.len() - block.bytes.len();
         self.blocks.insert(first, left);
         self.blocks.insert(second, right);
     }

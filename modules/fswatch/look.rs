@@ -218,9 +218,24 @@ pub fn look_at_name(
     known: Option<&Object>,
     scratch: &mut Scratch,
 ) -> io::Result<Found> {
+    look_at_glanced(directory, name, None, plan, known, scratch)
+}
+
+/// As [`look_at_name`], for a name that was glanced at just now.
+///
+/// # Errors
+/// As there.
+pub fn look_at_glanced(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    mut glanced: Option<Object>,
+    plan: Plan,
+    known: Option<&Object>,
+    scratch: &mut Scratch,
+) -> io::Result<Found> {
     let known = known.filter(|known| !plan.prove || known.kind != Kind::File || plan.growing);
     for _ in 0..READ_ATTEMPTS {
-        let glanced = match glance(directory, name, scratch) {
+        let glanced = match glanced.take().map_or_else(|| glance(directory, name, scratch), Ok) {
             Ok(glanced) => glanced,
             Err(error) if is_missing(&error) => return Ok(Found::Missing),
             Err(error) => return Err(error),
@@ -300,10 +315,7 @@ fn file(
             return Ok(Some(Found::Object { object: Object { content, extended, ..glanced }, grown: false }));
         }
     };
-    let before = status_of(&file, scratch)?;
-    if before.kind != Kind::File {
-        return Ok(None);
-    }
+    let before = glanced;
     let beginning = known.filter(|_| plan.growing).and_then(|known| match known.content {
         Content::Digest(digest) if known.size <= before.size => Some((known.size, digest)),
         _ => None,

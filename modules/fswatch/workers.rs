@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +17,7 @@ use rustix::fs::{FileType, RawDir};
 
 use crate::events::{Happened, Mailbox};
 use crate::look::{
-    Found, Plan, Scratch, glance, is_missing, look_at, look_at_name, looks_the_same, open_directory,
+    Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, looks_the_same, open_directory,
 };
 use crate::object::{Content, Kind, Object};
 use crate::rules::{Coverage, Options};
@@ -86,8 +86,8 @@ pub enum Job {
         scan: u64,
         /// The directory.
         directory: PathBuf,
-        /// Names, what is known of them, and what to find out.
-        files: Vec<(OsString, Option<Object>, Plan)>,
+        /// The files.
+        files: Vec<ToRead>,
     },
     /// Look at some paths.
     Look {
@@ -326,20 +326,32 @@ fn work(shared: &Shared, mailbox: &Mailbox) {
     }
 }
 
-type ToRead = (OsString, Option<Object>, Plan, u64);
+/// A file of a directory that is to be read.
+#[derive(Debug)]
+pub struct ToRead {
+    /// Its name.
+    name: OsString,
+    /// It as it was seen just now.
+    glanced: Object,
+    /// What is known of it.
+    known: Option<Object>,
+    /// What to find out.
+    plan: Plan,
+}
 
 /// Cuts files into parts of about the same work.
-fn parts(files: Vec<ToRead>) -> impl Iterator<Item = Vec<(OsString, Option<Object>, Plan)>> {
+fn parts(files: Vec<ToRead>) -> impl Iterator<Item = Vec<ToRead>> {
     let mut files = files.into_iter().peekable();
     std::iter::from_fn(move || {
         let mut part = Vec::new();
         let mut bytes = 0;
-        while let Some((.., size)) = files.peek() {
+        while let Some(next) = files.peek() {
+            let size = next.glanced.size;
             if !part.is_empty() && (part.len() >= PART_FILES || bytes + size > PART_BYTES) {
                 break;
             }
             bytes += size;
-            part.extend(files.next().map(|(name, known, plan, _)| (name, known, plan)));
+            part.extend(files.next());
         }
         (!part.is_empty()).then_some(part)
     })
@@ -447,7 +459,7 @@ fn compare_name(
             let was_read = matches!(known.content, Content::Digest(_));
             if matches!(rules.depth, Depth::Prove) && was_read {
                 let plan = Plan { prove: true, ..plan(options) };
-                listing.to_read.push((name, Some(known), plan, object.size));
+                listing.to_read.push(ToRead { name, glanced: object, known: Some(known), plan });
             }
         }
         Some(_) => listing.findings.suspects.push(name),
@@ -459,7 +471,7 @@ fn compare_name(
             } else if object.kind == Kind::Directory {
                 listing.findings.fresh.push((name, object));
             } else {
-                listing.to_read.push((name, None, plan(options), object.size));
+                listing.to_read.push(ToRead { name, glanced: object, known: None, plan: plan(options) });
             }
         }
     }
@@ -478,14 +490,13 @@ pub fn plan(options: &Options) -> Plan {
 
 fn read_part(
     path: &Path,
-    files: Vec<(OsString, Option<Object>, Plan)>,
+    files: Vec<ToRead>,
     findings: &mut Findings,
     scratch: &mut Scratch,
 ) -> io::Result<()> {
     let directory = open_directory(path)?;
-    for (name, known, plan) in files {
-        debug_assert!(!name.as_bytes().contains(&b'/'));
-        match look_at_name(directory.as_fd(), &name, plan, known.as_ref(), scratch) {
+    for ToRead { name, glanced, known, plan } in files {
+        match look_at_glanced(directory.as_fd(), &name, Some(glanced), plan, known.as_ref(), scratch) {
             Ok(Found::Object { object, .. }) => match known {
                 None => findings.fresh.push((name, object)),
                 Some(known) if known != object => findings.disproved.push(name),
@@ -509,18 +520,25 @@ mod tests {
         fn parts_hold_every_file_once_and_none_is_too_large(
             sizes in proptest::collection::vec(0..2 * PART_BYTES, 0..300),
         ) {
+            let file = look_at(Path::new("/proc/self/exe"), Plan::default(), None, &mut Scratch::default());
+            let Ok(Found::Object { object: file, .. }) = file else { panic!() };
             let files: Vec<ToRead> = sizes
                 .iter()
                 .enumerate()
-                .map(|(number, size)| (OsString::from(number.to_string()), None, Plan::default(), *size))
+                .map(|(number, size)| ToRead {
+                    name: OsString::from(number.to_string()),
+                    glanced: Object { size: *size, ..file.clone() },
+                    known: None,
+                    plan: Plan::default(),
+                })
                 .collect();
 
             let mut next = 0;
             for part in parts(files) {
-                let bytes: u64 = part.iter().map(|(name, ..)| sizes[name.to_str().unwrap().parse::<usize>().unwrap()]).sum();
+                let bytes: u64 = part.iter().map(|one| sizes[one.name.to_str().unwrap().parse::<usize>().unwrap()]).sum();
                 prop_assert!(part.len() <= PART_FILES && (bytes <= PART_BYTES || part.len() == 1));
-                for (name, ..) in part {
-                    prop_assert_eq!(name.to_str().unwrap(), next.to_string());
+                for one in part {
+                    prop_assert_eq!(one.name.to_str().unwrap(), next.to_string());
                     next += 1;
                 }
             }
