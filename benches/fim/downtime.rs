@@ -252,8 +252,10 @@ fn kill_module(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     let mut ground = Ground::prepare(bench, "module")?;
     let state = bench.path("downtime-module-state");
     let watched = ground.watched.clone();
+    let mut keys = no_schedules();
+    keys.insert("storm_changes".to_owned(), serde_json::json!(0));
     let start =
-        || Module::ready(&Setup { watched: &watched, state: &state, keys: no_schedules(), heartbeats: true });
+        || Module::ready(&Setup { watched: &watched, state: &state, keys: keys.clone(), heartbeats: true });
     let mut module = start()?;
     let mut alerts = module.alerts_until_quiet()?;
     for round in 0..bench.size.kills {
@@ -268,7 +270,7 @@ fn kill_module(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 
 fn kill_agent(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     let mut ground = Ground::prepare(bench, "agent")?;
-    let keys = "quick_scan_minutes = 0\nrehash_days = 0\n";
+    let keys = "quick_scan_minutes = 0\nrehash_days = 0\nstorm_changes = 0\n";
     let mut agent = Agent::new(&bench.path("downtime-agent-files"), &ground.watched, keys)?;
     let mut journal = Journal::default();
     agent.start()?;

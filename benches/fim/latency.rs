@@ -41,6 +41,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 
     let mut keys = no_schedules();
     keys.insert("settle_milliseconds".to_owned(), json!(0));
+    keys.insert("storm_changes".to_owned(), json!(0));
     let state = bench.path("latency-state");
     let mut module = Module::ready(&Setup { watched: &watched.root, state: &state, keys, heartbeats: true })?;
     let goals = [1.0, 10.0];
@@ -53,7 +54,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     add(report, "close to the module's alert, 2,000 noise writes/s", noisy, goals);
     module.stop()?;
 
-    let keys = "settle_milliseconds = 0\nquick_scan_minutes = 0\nrehash_days = 0\n";
+    let keys = "settle_milliseconds = 0\nquick_scan_minutes = 0\nrehash_days = 0\nstorm_changes = 0\n";
     let mut agent = Agent::new(&bench.path("latency-agent"), &watched.root, keys)?;
     agent.start()?;
     let alerts = agent.follow()?;
