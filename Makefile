@@ -112,7 +112,7 @@ bench: ## measure; prints tables
 	@$(NEED)
 	$(CARGO) bench --locked --bench agent
 
-bench-fim: ## measure fswatch beside other tools; needs 8 GB of disk, and root for all of it
+bench-fim: ## measure fswatch beside other tools; needs 6 GB of disk, and root for all of it
 	@$(NEED)
 	need 'command -v aide' aide
 	need 'command -v inotifywait' inotify-tools

@@ -184,12 +184,51 @@ fn moment(text: &str, now: SystemTime) -> Result<String, Failure> {
 struct Message {
     severity: String,
     alert: String,
+    #[serde(default)]
+    process: Option<Writer>,
+    #[serde(default)]
+    window: Option<Window>,
+}
+
+/// Who did it, as far as the module knows.
+#[derive(Deserialize)]
+struct Writer {
+    pid: Option<i64>,
+    executable: Option<String>,
+}
+
+/// When it happened, if nobody saw it happen.
+#[derive(Deserialize)]
+struct Window {
+    from: String,
+    to: String,
+}
+
+impl Message {
+    /// What the sentence does not say: who it was, and when.
+    fn circumstances(&self) -> String {
+        let mut text = String::new();
+        if let Some(Writer { pid, executable }) = &self.process {
+            match (executable, pid) {
+                (Some(program), Some(pid)) => text.push_str(&format!(", by {program} (pid {pid})")),
+                (None, Some(pid)) => text.push_str(&format!(", by pid {pid}")),
+                _ => {}
+            }
+        }
+        if let Some(Window { from, to }) = &self.window {
+            text.push_str(&format!(", between {from} and {to}"));
+        }
+        text
+    }
 }
 
 /// One alert for people.
 fn render(alert: &AlertRecord, paint: Paint) -> String {
     let (severity, text) = match serde_json::from_str::<Message>(&alert.message) {
-        Ok(message) => (message.severity, message.alert),
+        Ok(message) => {
+            let text = format!("{}{}", message.alert, message.circumstances());
+            (message.severity, text)
+        }
         Err(_) => ("-".to_owned(), alert.message.clone()),
     };
     let tone = match severity.as_str() {
@@ -241,6 +280,18 @@ mod tests {
             "queries": {"running": 0, "waiting": 0, "answered": 0, "failed": 0}
         }});
         format!("{status}\n")
+    }
+
+    #[test]
+    fn who_did_it_and_when_is_told_to_people() {
+        let alert = AlertRecord {
+            message: r#"{"severity":"low","alert":"path /a removed","process":{"pid":7,"executable":"/bin/rm"},"window":{"from":"x","to":"y"}}"#.to_owned(),
+            ..alert(1)
+        };
+
+        let shown = render(&alert, Paint::new(false));
+
+        assert!(shown.ends_with("path /a removed, by /bin/rm (pid 7), between x and y"), "{shown}");
     }
 
     #[test]

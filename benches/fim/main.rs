@@ -132,7 +132,7 @@ usage: make bench-fim, or cargo bench --bench fim -- [--quick] [--json] [--row N
   --json    print the JSON instead of the table (it is always in target/bench/fim.json)
   --row N   only this row, 1 to 11; repeatable
 
-The trees are made in $FIM_BENCH_DIR, or else in the build directory: 8 GB of it and 2,000,000 inodes are needed.";
+The trees are made in $FIM_BENCH_DIR, or else in the build directory: 6 GB of it and 1,200,000 inodes are needed.";
 
 /// What all rows are given.
 pub(crate) struct Bench {
