@@ -193,8 +193,25 @@ impl Baseline {
         self.buffer = encoded;
     }
 
+    /// Takes an object as known unless the path is known already; `false` then.
+    pub fn insert_new(&mut self, path: &Path, object: &Object) -> bool {
+        let before = self.objects;
+        let key = key_of(path);
+        let mut encoded = std::mem::take(&mut self.buffer);
+        encoded.clear();
+        self.tables.encode(object, &mut encoded);
+        self.put_unless(&key, &encoded, true);
+        self.buffer = encoded;
+        self.objects > before
+    }
+
     /// Takes an encoded object as known; the tables have what it names.
     fn put(&mut self, key: &[u8], object: &[u8]) {
+        self.put_unless(key, object, false);
+    }
+
+    /// The same; what is known already stays when `keeps`.
+    fn put_unless(&mut self, key: &[u8], object: &[u8], keeps: bool) {
         let range = (Bound::Unbounded, Bound::Included(key));
         let Some((first, block)) = self.blocks.range_mut::<[u8], _>(range).next_back() else {
             // Before every other: it joins the first block, which gets another first key.
@@ -202,7 +219,7 @@ impl Baseline {
                 Some((_, block)) => block,
                 None => Block::default(),
             };
-            let put = block.put(key, object);
+            let put = block.put(key, object, keeps);
             self.note_put(&put);
             let overfull = put.is_last;
             if usize::from(block.entries) > BLOCK_ENTRIES {
@@ -212,7 +229,7 @@ impl Baseline {
             }
             return;
         };
-        let put = block.put(key, object);
+        let put = block.put(key, object, keeps);
         if usize::from(block.entries) > BLOCK_ENTRIES {
             let first = first.clone();
             if let Some(block) = self.blocks.remove(&first) {
@@ -238,7 +255,8 @@ struct Put {
 }
 
 impl Block {
-    fn put(&mut self, key: &[u8], object: &[u8]) -> Put {
+    /// Puts an entry in its place; one of the same key is replaced unless `keeps`.
+    fn put(&mut self, key: &[u8], object: &[u8], keeps: bool) -> Put {
         let block = self;
         let bytes_before = block.bytes.len();
         let mut entries = Entries::of(block);
@@ -250,6 +268,9 @@ impl Block {
         while let Some(entry) = entries.next() {
             match entries.key.as_slice().cmp(key) {
                 std::cmp::Ordering::Less => before.clone_from(&entries.key),
+                std::cmp::Ordering::Equal if keeps => {
+                    return Put { is_new: false, is_last: false, bytes_before, bytes_after: bytes_before };
+                }
                 std::cmp::Ordering::Equal => {
                     (start, end, replaces) = (entry.start, entry.end, true);
                     break;
@@ -630,6 +651,20 @@ mod tests {
             for (path, object) in &model {
                 prop_assert_eq!(baseline.get(path), Some(object.clone()));
             }
+            prop_assert_eq!(all(&baseline), model);
+        }
+
+        #[test]
+        fn what_is_known_stays_when_only_new_paths_are_taken(steps in steps(), more in steps()) {
+            let (mut baseline, mut model) = build(steps);
+            for step in more {
+                if let Step::Insert(path, object) = step {
+                    let is_new = !model.contains_key(&path);
+                    prop_assert_eq!(baseline.insert_new(&path, &object), is_new);
+                    model.entry(path).or_insert(object);
+                }
+            }
+            prop_assert_eq!(baseline.bytes(), baseline.blocks().map(<[u8]>::len).sum::<usize>());
             prop_assert_eq!(all(&baseline), model);
         }
 

@@ -243,6 +243,23 @@ impl Ledger {
         accepted
     }
 
+    /// Takes objects as known without a word where nothing is known yet; gives the paths where something is.
+    pub fn learn_new(&mut self, objects: Vec<(PathBuf, Object)>) -> Vec<PathBuf> {
+        let (mut known, mut taken) = (Vec::new(), Vec::new());
+        let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
+        for (path, object) in objects {
+            if !self.state.baseline.insert_new(&path, &object) {
+                known.push(path);
+            } else if is_kept {
+                taken.push((path, Some(object)));
+            }
+        }
+        if !taken.is_empty() {
+            self.learn(taken);
+        }
+        known
+    }
+
     /// Takes objects as known without a word.
     pub fn learn(&mut self, changes: Vec<(PathBuf, Option<Object>)>) {
         drop(self.commit(Entry { changes, ..Entry::default() }));

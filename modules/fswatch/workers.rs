@@ -465,7 +465,8 @@ fn compare_name(
         Some(_) => listing.findings.suspects.push(name),
         None => {
             let is_learned = rules.all_learned
-                || rules.coverage.rule_text(path).is_some_and(|rule| rules.learned.contains(rule));
+                || !rules.learned.is_empty()
+                    && rules.coverage.rule_text(path).is_some_and(|rule| rules.learned.contains(rule));
             if is_learned {
                 listing.findings.suspects.push(name);
             } else if object.kind == Kind::Directory {

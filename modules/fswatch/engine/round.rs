@@ -132,6 +132,10 @@ impl<S: Sink> Engine<S> {
         let paths: Vec<PathBuf> = outcomes.iter().map(|(item, _)| item.path.clone()).collect();
         let mut seen: Vec<Seen> =
             outcomes.into_iter().filter_map(|(item, found)| self.judge(item, found)).collect();
+        let growing = |path: &Path| self.coverage.options(path).is_some_and(|options| options.growing);
+        for index in rotations(&seen, growing) {
+            seen[index].grown = true;
+        }
         // What came before what went: a name that went with another one is told there.
         let renames = renames(&seen);
         let mut entry = Entry::default();
@@ -381,6 +385,33 @@ fn writer(alert: &Alert) -> String {
         None if alert.window != Value::Null => "somebody while nobody watched".to_owned(),
         None => "an unknown process".to_owned(),
     }
+}
+
+/// Which paths are logs that were rotated: the file went on under another name in its directory, and a new one took its
+/// place. Both are as their rule allows.
+fn rotations(seen: &[Seen], growing: impl Fn(&Path) -> bool) -> Vec<usize> {
+    let mut came: HashMap<(u64, u64), usize> = HashMap::new();
+    for (index, one) in seen.iter().enumerate() {
+        if let Some(there) = one.there.as_ref().filter(|there| there.kind == Kind::File) {
+            came.insert((there.device, there.inode), index);
+        }
+    }
+    let mut rotated = Vec::new();
+    for (index, one) in seen.iter().enumerate() {
+        let (Some(known), Some(there)) = (&one.known, &one.there) else { continue };
+        let is_other = known.kind == Kind::File && there.kind == Kind::File && known.inode != there.inode;
+        if !is_other || !growing(&one.path) {
+            continue;
+        }
+        let old = came.get(&(known.device, known.inode)).filter(|old| {
+            let old = &seen[**old];
+            old.path.parent() == one.path.parent() && growing(&old.path)
+        });
+        if let Some(old) = old {
+            rotated.extend([index, *old]);
+        }
+    }
+    rotated
 }
 
 /// Which of what came (first) is which of what went (second) under another name.

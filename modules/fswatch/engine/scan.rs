@@ -337,8 +337,8 @@ impl<S: Sink> Engine<S> {
         let mut changes = Vec::new();
         for (name, object) in fresh {
             let path = directory.join(name);
-            // Something happened to it meanwhile, so another look has the last word.
-            if self.ledger.state().baseline.contains(&path) || self.in_flight.contains(&path) {
+            // Something happens to it, so another look has the last word.
+            if self.in_flight.contains(&path) {
                 self.suspect(scan, path, false);
                 continue;
             }
@@ -350,10 +350,10 @@ impl<S: Sink> Engine<S> {
                 }
                 _ => {}
             }
-            changes.push((path, Some(object)));
+            changes.push((path, object));
         }
-        if !changes.is_empty() {
-            self.ledger.learn(changes);
+        for path in self.ledger.learn_new(changes) {
+            self.suspect(scan, path, false);
         }
     }
 

@@ -526,6 +526,25 @@ fn wildcards_cover_what_comes_later() {
 }
 
 #[test]
+fn a_log_that_is_rotated_is_no_change_and_one_that_is_exchanged_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = temp.path().join("log");
+    fs::write(&log, "one\n").unwrap();
+    let mut running =
+        Running::configured(json!({"paths": {"path": [temp.path()], "growing": true, "exclude": ["new"]}}));
+
+    fs::rename(&log, temp.path().join("log.1")).unwrap();
+    fs::write(&log, "two\n").unwrap();
+    let rotated = running.told(temp.path());
+    fs::write(temp.path().join("new"), "three\n").unwrap();
+    fs::rename(temp.path().join("new"), &log).unwrap();
+    let exchanged = running.told(temp.path());
+
+    assert_eq!(texts(&rotated, temp.path()), [""; 0]);
+    assert_eq!(texts(&exchanged, temp.path()), ["changed log"]);
+}
+
+#[test]
 fn a_log_that_only_grows_is_no_change() {
     let temp = tempfile::tempdir().unwrap();
     let directory = temp.path();
