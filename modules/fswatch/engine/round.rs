@@ -405,7 +405,13 @@ fn rotations(seen: &[Seen], growing: impl Fn(&Path) -> bool) -> Vec<usize> {
         }
         let old = came.get(&(known.device, known.inode)).filter(|old| {
             let old = &seen[**old];
-            old.path.parent() == one.path.parent() && growing(&old.path)
+            // An inode is given again at once, so it alone proves nothing.
+            let is_same = old.happened.moved_from.as_deref() == Some(one.path.as_path())
+                || old
+                    .there
+                    .as_ref()
+                    .is_some_and(|there| there.content == known.content && there.modified == known.modified);
+            is_same && old.path.parent() == one.path.parent() && growing(&old.path)
         });
         if let Some(old) = old {
             rotated.extend([index, *old]);
