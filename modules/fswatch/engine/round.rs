@@ -3,7 +3,7 @@
 //! What happened in the same moment is looked at in one round, because together it can mean something else: a name
 //! that went and one that came with the same inode are one file with another name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -43,8 +43,6 @@ pub(super) struct Round {
 pub(super) struct Told {
     entry: Entry,
     alerts: Vec<Alert>,
-    /// Directories that are gone, or something else now.
-    trees: Vec<(PathBuf, Happened)>,
     /// Directories that were moved here from where nobody watches.
     came: Vec<PathBuf>,
     /// All paths of the round.
@@ -136,28 +134,34 @@ impl<S: Sink> Engine<S> {
         for index in rotations(&seen, growing) {
             seen[index].grown = true;
         }
+        self.add_what_went_along(&mut seen);
         // What came before what went: a name that went with another one is told there.
         let renames = renames(&seen);
         let mut entry = Entry::default();
         let mut alerts = Vec::new();
-        let mut trees = Vec::new();
         let mut came = Vec::new();
         for (to, from) in &renames {
             self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts);
         }
-        let told: Vec<usize> = renames.iter().flat_map(|(to, from)| [*to, *from]).collect();
+        let told: HashSet<usize> = renames.iter().flat_map(|(to, from)| [*to, *from]).collect();
+        let moved: Vec<(PathBuf, PathBuf)> = renames
+            .iter()
+            .filter(|(to, _)| is_directory(&seen[*to].there))
+            .map(|(to, from)| (seen[*to].path.clone(), seen[*from].path.clone()))
+            .collect();
         for (index, one) in seen.iter_mut().enumerate() {
-            if told.contains(&index) {
+            // What is in a directory that has another name now went along with it.
+            let is_in = |directory: &PathBuf| one.path.starts_with(directory) && one.path != *directory;
+            if told.contains(&index) || moved.iter().any(|(_, from)| is_in(from)) {
                 continue;
             }
-            let is_directory = |object: &Option<Object>| {
-                object.as_ref().is_some_and(|object| object.kind == Kind::Directory)
-            };
+            if moved.iter().any(|(to, _)| is_in(to)) {
+                // What was known of it under its old name is known only after this round.
+                self.due.hurry(&one.path, one.happened.clone(), now());
+                continue;
+            }
             if is_directory(&one.there) && one.happened.moved_from.is_some() {
                 came.push(one.path.clone());
-            }
-            if is_directory(&one.known) && !is_directory(&one.there) {
-                trees.push((one.path.clone(), one.happened.clone()));
             }
             alerts.extend(self.difference(one));
             if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
@@ -177,7 +181,7 @@ impl<S: Sink> Engine<S> {
                 Question { alert, path, is_file }
             })
             .collect();
-        let told = Told { entry, alerts, trees, came, paths };
+        let told = Told { entry, alerts, came, paths };
         if questions.is_empty() {
             self.conclude(told);
         } else {
@@ -200,11 +204,8 @@ impl<S: Sink> Engine<S> {
 
     /// Tells what a round found.
     fn conclude(&mut self, told: Told) {
-        let Told { entry, alerts, trees, came, paths } = told;
+        let Told { entry, alerts, came, paths } = told;
         self.tell(entry, alerts);
-        for (path, happened) in trees {
-            self.tree_went(&path, &happened);
-        }
         for path in came {
             self.scan_tree(&path, None);
         }
@@ -329,15 +330,25 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// A directory is gone or something else now: what was known in it is looked at.
-    fn tree_went(&mut self, path: &Path, happened: &Happened) {
-        let mut below = self.ledger.state().baseline.tree(path);
-        below.retain(|known| known != path);
-        let happened = Happened { moved_from: None, ..happened.clone() };
-        for known in &below {
-            self.due.hurry(known, happened.clone(), now());
+    /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the
+    /// same step: whoever ends in between must not leave behind what no listing would find again.
+    fn add_what_went_along(&self, seen: &mut Vec<Seen>) {
+        let renamed: HashSet<usize> = renames(seen).into_iter().map(|(_, from)| from).collect();
+        let mut paths: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
+        let mut more = Vec::new();
+        for (index, one) in seen.iter().enumerate() {
+            if renamed.contains(&index) || !is_directory(&one.known) || is_directory(&one.there) {
+                continue;
+            }
+            for path in self.ledger.state().baseline.tree(&one.path) {
+                if paths.insert(path.clone()) {
+                    let known = self.ledger.state().baseline.get(&path);
+                    let happened = Happened { moved_from: None, ..one.happened.clone() };
+                    more.push(Seen { path, happened, known, there: None, grown: false });
+                }
+            }
         }
-        self.also_open(path, &below);
+        seen.extend(more);
     }
 
     /// Writes down what is known from now on, and tells it alone or as part of a group.
@@ -365,6 +376,10 @@ impl<S: Sink> Engine<S> {
         let alone = groups.iter().map(|group| group.alert(&time)).collect();
         self.commit(Entry { alone, groups: Some(self.storms.to_text()), ..Entry::default() });
     }
+}
+
+fn is_directory(object: &Option<Object>) -> bool {
+    object.as_ref().is_some_and(|object| object.kind == Kind::Directory)
 }
 
 /// Adds who did it and when it can have happened.

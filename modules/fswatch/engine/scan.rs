@@ -400,13 +400,6 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// A path that scans wait for led to others, which they wait for as well.
-    pub(super) fn also_open(&mut self, path: &Path, more: &[PathBuf]) {
-        for scan in self.scans.values_mut().filter(|scan| scan.open.contains(path)) {
-            scan.open.extend(more.iter().cloned());
-        }
-    }
-
     fn finish_scan(&mut self, number: u64) {
         let Some(scan) = self.scans.get_mut(&number) else { return };
         if !scan.stack.is_empty() || scan.running > 0 {
