@@ -1,5 +1,6 @@
 //! The `vigie` binary: reads the command line and hands over.
 
+mod action;
 mod agent;
 mod alerts;
 mod check_config;
