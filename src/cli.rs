@@ -113,6 +113,18 @@ action file, 69 the agent or the module cannot be reached. With an action file: 
 succeeded, 1 one did not or could not be asked.")]
     Query(Box<QueryArgs>),
 
+    /// Build queries step by step, with completion and history
+    #[command(after_help = "\
+Examples:
+  vigie console
+  printf 'module netstat\\nset listening-port 22\\nshow\\nrun\\n' | vigie console
+
+Commands: module NAME, set FLAG [VALUE…], unset FLAG, show, run, json on|off, help, quit. Flags and
+values are those of `vigie query MODULE`. The history is in $XDG_STATE_HOME/vigie/console_history;
+a line that begins with a blank stays out of it. Without a terminal commands are read from standard
+input, and the exit code is 1 when one of them failed.")]
+    Console,
+
     /// Show recorded alerts, oldest first
     #[command(after_help = "\
 Examples:
