@@ -128,7 +128,8 @@ fn a_wrong_action_is_refused_before_anything_is_asked() {
     assert!(wrong.err.contains("action.json") && wrong.err.contains("operation 2: module: "), "{wrong:?}");
     let absent = host.vigie(&["query", "-i", "/nonexistent/action.json"]);
     assert_eq!((absent.code, absent.out.as_str()), (74, ""), "{absent:?}");
-    assert_eq!(host.status()["queries"]["received"].as_u64().unwrap_or_default(), 0);
+    let queries = &host.status()["queries"];
+    assert_eq!((&queries["answered"], &queries["failed"]), (&json!(0), &json!(0)));
 }
 
 #[test]
@@ -179,13 +180,15 @@ fn at_a_terminal_the_console_prompts_completes_and_remembers() {
     let host = host(&persistent("echo.py", &[]));
     let _agent = host.start();
     host.wait_ready("echo");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = nix::pty::openpty(&size, None).unwrap();
     let side = || Stdio::from(File::from(terminal.slave.try_clone().unwrap()));
     let child = Command::new(VIGIE)
         .args(["console", "--run-dir"])
         .arg(host.path("run"))
         .env("XDG_STATE_HOME", host.path("home"))
         .env("TERM", "xterm")
+        .env("NO_COLOR", "1")
         .stdin(side())
         .stdout(side())
         .stderr(side())
