@@ -80,6 +80,16 @@ pub(crate) fn run(
 }
 
 impl<P: Fn(bool) -> Printer> Console<'_, P> {
+    /// Carries out what was entered; what is pasted may have many lines.
+    fn execute_all(&mut self, entered: &str) -> Result<Next, Failure> {
+        for line in entered.lines() {
+            if self.execute(line)? == Next::Quit {
+                return Ok(Next::Quit);
+            }
+        }
+        Ok(Next::Continue)
+    }
+
     /// Carries out a line.
     fn execute(&mut self, line: &str) -> Result<Next, Failure> {
         match parse(line)? {
@@ -220,7 +230,7 @@ fn interact<P: Fn(bool) -> Printer>(mut console: Console<'_, P>) -> Result<Exit,
         {
             print::note(&format!("cannot write the history to {path:?}: {error}"));
         }
-        match console.execute(&line) {
+        match console.execute_all(&line) {
             Ok(Next::Continue) => {}
             Ok(Next::Quit) => return Ok(Exit::Ok),
             Err(failure) if failure.exit == Exit::Ok => return Ok(Exit::Ok),

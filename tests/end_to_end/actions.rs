@@ -201,16 +201,21 @@ fn at_a_terminal_the_console_prompts_completes_and_remembers() {
     screen.wait("vigie> ");
     screen.keys("module ec\t\r");
     screen.wait("vigie echo> ");
+    // The editor throws away what is typed before its prompt, so each line waits for it.
     screen.keys("set par\t a=b\r");
-    screen.keys("run\r");
+    screen.wait("a=b");
+    screen.wait("vigie echo> ");
+    // As terminals tell that text is pasted; the line feed in it is not the end of the entry.
+    screen.keys("\u{1b}[200~set param a=c\nrun\u{1b}[201~\r");
     screen.wait("echo: found");
+    screen.wait("vigie echo> ");
     screen.keys("quit\r");
 
     let status = wait_until("the console ends", || child.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
     let path = host.path("home/vigie/console_history");
     let history = fs::read_to_string(&path).unwrap();
-    assert!(history.contains("module echo\nset param a=b\nrun\n"), "{history:?}");
+    assert!(history.contains("module echo\nset param a=b\nset param a=c\\nrun\nquit\n"), "{history:?}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
