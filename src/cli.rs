@@ -216,10 +216,10 @@ pub(crate) struct StatusArgs {
 
 /// `query`
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct QueryArgs {
     /// Ask everything that this action file asks, in MIG's format, at the same time
-    #[arg(long, short = 'i', value_name = "FILE", required = true)]
+    #[arg(long, short = 'i', value_name = "FILE")]
     pub(crate) action: Option<PathBuf>,
 
     /// With --action: longest wait for each answer, such as 10s
@@ -469,6 +469,12 @@ impl Cli {
         let cli = Self::try_parse_from(with_target(arguments.into_iter().collect()))?;
         let module = cli.persist.is_some() || cli.standard.is_some();
         match &cli.command {
+            Some(Command::Query(args)) if args.action.is_none() && args.target.is_none() => {
+                Err(Self::command().error(
+                    ErrorKind::MissingSubcommand,
+                    "name a module (vigie query MODULE) or an action file (vigie query -i FILE); see vigie query --help",
+                ))
+            }
             Some(_) if module => Err(Self::command()
                 .error(ErrorKind::ArgumentConflict, "-P and -m cannot be used together with a command")),
             None if !module => {
