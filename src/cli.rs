@@ -103,12 +103,27 @@ Examples:
   vigie query examplepersist --param string=hello
   vigie query netstat --connected-ip 10.0.0.0/8 --listening-port 22 --namespaces
   vigie query netstat --json-params '{\"connectedip\": [\"10.0.0.0/8\"]}' --timeout 10s --json
+  vigie query -i action.json               every operation of a file
 
-A module of your own takes its parameters with --param and --json-params.
+A module of your own takes its parameters with --param and --json-params. An action file holds
+{\"name\": TEXT, \"operations\": [{\"module\": NAME, \"parameters\": {…}}, …]}.
 
-Exit codes: 0 the module succeeded, 1 it answered that it did not, 64 no such module,
-69 the agent or the module cannot be reached.")]
+Exit codes: 0 the module succeeded, 1 it answered that it did not, 64 no such module or a wrong
+action file, 69 the agent or the module cannot be reached. With an action file: 0 every operation
+succeeded, 1 one did not or could not be asked.")]
     Query(Box<QueryArgs>),
+
+    /// Build queries step by step, with completion and history
+    #[command(after_help = "\
+Examples:
+  vigie console
+  printf 'module netstat\\nset listening-port 22\\nshow\\nrun\\n' | vigie console
+
+Commands: module NAME, set FLAG [VALUE…], unset FLAG, show, run, json on|off, help, quit. Flags and
+values are those of `vigie query MODULE`. The history is in $XDG_STATE_HOME/vigie/console_history;
+a line that begins with a blank stays out of it. Without a terminal commands are read from standard
+input, and the exit code is 1 when one of them failed.")]
+    Console,
 
     /// Show recorded alerts, oldest first
     #[command(after_help = "\
@@ -201,10 +216,27 @@ pub(crate) struct StatusArgs {
 
 /// `query`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct QueryArgs {
+    /// Ask everything that this action file asks, in MIG's format, at the same time
+    #[arg(long, short = 'i', value_name = "FILE")]
+    pub(crate) action: Option<PathBuf>,
+
+    /// With --action: longest wait for each answer, such as 10s
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// With --action: exit with 1 when an operation found nothing
+    #[arg(long)]
+    pub(crate) fail_if_none: bool,
+
+    /// With --action: print one line of JSON for each operation
+    #[arg(long)]
+    pub(crate) json: bool,
+
     /// The module
     #[command(subcommand)]
-    pub(crate) target: QueryTarget,
+    pub(crate) target: Option<QueryTarget>,
 }
 
 /// Whom a query is for.
@@ -277,20 +309,32 @@ Examples:
 
 /// Lets `query NAME` mean a module without flags of its own.
 fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let takes_value =
-        |word: &OsString| ["--socket", "--run-dir", "--color"].iter().any(|option| word == option);
-    let mut at = 1;
-    while arguments.get(at).is_some_and(|word| word.as_encoded_bytes().starts_with(b"-")) {
-        at += if takes_value(&arguments[at]) { 2 } else { 1 };
-    }
+    let at = after_options(&arguments, 1);
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
     let known = ["fswatch", "netstat", "timedrift", "file", "other", "help", "--help", "-h"];
-    if arguments.get(at + 1).is_some_and(|word| !known.iter().any(|name| word == name)) {
+    let is_action = |word: &OsString| {
+        let word = word.as_encoded_bytes();
+        word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
+    };
+    let options = &arguments[at + 1..after_options(&arguments, at + 1)];
+    if !options.iter().any(is_action)
+        && arguments.get(at + 1).is_some_and(|word| !known.iter().any(|name| word == name))
+    {
         arguments.insert(at + 1, "other".into());
     }
     arguments
+}
+
+/// Position of the first word from `at` on that is neither an option nor its value.
+fn after_options(arguments: &[OsString], mut at: usize) -> usize {
+    const WITH_VALUE: [&str; 9] =
+        ["--socket", "--run-dir", "--color", "--action", "-i", "--timeout", "--param", "-p", "--json-params"];
+    while let Some(word) = arguments.get(at).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        at += if WITH_VALUE.iter().any(|option| word == option) { 2 } else { 1 };
+    }
+    at.min(arguments.len())
 }
 
 /// What every query takes.
@@ -425,6 +469,12 @@ impl Cli {
         let cli = Self::try_parse_from(with_target(arguments.into_iter().collect()))?;
         let module = cli.persist.is_some() || cli.standard.is_some();
         match &cli.command {
+            Some(Command::Query(args)) if args.action.is_none() && args.target.is_none() => {
+                Err(Self::command().error(
+                    ErrorKind::MissingSubcommand,
+                    "name a module (vigie query MODULE) or an action file (vigie query -i FILE); see vigie query --help",
+                ))
+            }
             Some(_) if module => Err(Self::command()
                 .error(ErrorKind::ArgumentConflict, "-P and -m cannot be used together with a command")),
             None if !module => {
@@ -481,6 +531,38 @@ mod tests {
         assert!(read(&["query", "../fswatch"]).is_err());
         assert!(read(&["query", "fswatch", "--timeout", "0s"]).is_err());
         assert!(read(&["query", "fswatch", "--timeout", "10 parsecs"]).is_err());
+    }
+
+    #[test]
+    fn an_action_file_stands_in_place_of_a_module() {
+        for arguments in [
+            &["query", "-i", "a.json"][..],
+            &["query", "-ia.json", "--run-dir", "/x"],
+            &["query", "--timeout", "5s", "--action", "a.json", "--json"],
+            &["--run-dir", "/x", "query", "--json", "--action=a.json"],
+        ] {
+            let Some(Command::Query(args)) = read(arguments).unwrap().command else { panic!("no query") };
+            assert_eq!(args.action, Some(PathBuf::from("a.json")), "{arguments:?}");
+            assert!(args.target.is_none());
+        }
+        for arguments in [
+            &["query", "-i"][..],
+            &["query", "-i", "a", "fswatch"],
+            &["query", "mine", "-i", "a"],
+            &["query"],
+        ] {
+            assert!(read(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn options_of_a_query_may_stand_before_a_module_without_flags_of_its_own() {
+        let cli = read(&["query", "--timeout", "5s", "-p", "a=-i", "mine"]).unwrap();
+
+        let Some(Command::Query(args)) = cli.command else { panic!("no query") };
+        let Some(QueryTarget::Other { module, options }) = args.target else { panic!("not by name") };
+        assert_eq!((module.as_str(), options.timeout), ("mine", Some(Duration::from_secs(5))));
+        assert_eq!(options.parameters, ["a=-i"]);
     }
 
     #[test]

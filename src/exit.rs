@@ -7,7 +7,8 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// Done; for `status`: healthy.
     Ok = 0,
-    /// `status`: degraded or failed. `query`: the module answered that it did not succeed.
+    /// `status`: degraded or failed. `query`: the module answered that it did not succeed, or one of an action
+    /// file's did. `console`: a command failed.
     NotWell = 1,
     /// `status`: no agent is running.
     NotRunning = 3,

@@ -1,10 +1,12 @@
 //! The `vigie` binary: reads the command line and hands over.
 
+mod action;
 mod agent;
 mod alerts;
 mod check_config;
 mod cli;
 mod client;
+mod console;
 mod exit;
 mod generate;
 mod guard;
@@ -66,6 +68,10 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         }
         Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
         Command::Query(args) => query::run(args, &socket, printer),
+        Command::Console => {
+            let json = printer(false).is_json();
+            console::run(&socket, json, |json| Printer::stdout(cli.color, json, !json))
+        }
         Command::Alerts(args) => alerts::run(args, &socket, &mut printer(args.json)),
         Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
         Command::Module(ModuleCommand::Restart { name, json }) => {

@@ -176,9 +176,9 @@ impl Printer {
         Paint::new(self.colour)
     }
 
-    /// Columns of the terminal; unlimited without one.
+    /// Columns of the terminal; unlimited without one, and on serial lines, which do not tell.
     pub(crate) fn width(&self) -> Option<u16> {
-        if self.terminal { Table::new().width() } else { None }
+        if self.terminal { Table::new().width().filter(|&columns| columns > 0) } else { None }
     }
 
     /// Prints text that is safe already, and a line feed.

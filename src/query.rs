@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use vigie_actors::control_protocol::{Reply, Request};
 use vigie_sdk::ModuleResult;
 
-use crate::cli::{QueryArgs, QueryTarget};
+use crate::action;
+use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
 use crate::client;
 use crate::exit::{Exit, Failure};
 use crate::print::{Paint, Printer, Tone, safe};
@@ -22,38 +23,75 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// Deepest indentation; deeper values are shown on their parent's level.
 const MAX_INDENTATION: usize = 32;
 
+/// What to ask a module.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// The module.
+    pub(crate) module: String,
+    /// Its parameters.
+    pub(crate) parameters: Option<Box<RawValue>>,
+    /// Longest wait for the answer.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Question {
+    /// Asks the agent and waits for the module's answer.
+    pub(crate) fn ask(self, socket: &Path) -> Result<ModuleResult, Failure> {
+        let limit = self.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
+        let request = Request::Query {
+            module: self.module,
+            parameters: self.parameters,
+            timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        };
+        match client::ask(socket, &request, limit)? {
+            Reply::Result(result) => Ok(result),
+            other => Err(client::unexpected(&other)),
+        }
+    }
+}
+
 /// Carries out `query`.
 pub(crate) fn run(
     args: &QueryArgs,
     socket: &Path,
     make_printer: impl Fn(bool) -> Printer,
 ) -> Result<Exit, Failure> {
-    let (module, flags, options) = match &args.target {
+    let Some(target) = &args.target else {
+        return action::run(args, socket, &mut make_printer(args.json));
+    };
+    let (question, options) = question(target)?;
+    let module = question.module.clone();
+    let result = question.ask(socket)?;
+    show(&module, &result, &mut make_printer(options.json))?;
+    Ok(exit_of(&result, options.fail_if_none))
+}
+
+/// What a command line asks, and how.
+pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions), Failure> {
+    let (module, flags, options) = match target {
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
         QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
     };
-    let request = Request::Query {
-        module: module.to_owned(),
-        parameters: parameters(flags, &options.parameters, options.json_params.as_deref())?,
-        timeout_ms: options.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-    };
-    let limit = options.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
-    let result = match client::ask(socket, &request, limit)? {
-        Reply::Result(result) => result,
-        other => return Err(client::unexpected(&other)),
-    };
-    let mut printer = make_printer(options.json);
+    let parameters = parameters(flags, &options.parameters, options.json_params.as_deref())?;
+    Ok((Question { module: module.to_owned(), parameters, timeout: options.timeout }, options))
+}
+
+/// Prints a result.
+pub(crate) fn show(module: &str, result: &ModuleResult, printer: &mut Printer) -> Result<(), Failure> {
     if printer.is_json() {
-        printer.json(&result)?;
-    } else {
-        let text = render(module, &result, printer.paint());
-        printer.line(text.trim_end())?;
+        return printer.json(result);
     }
-    let is_well = result.success && (result.foundanything || !options.fail_if_none);
-    Ok(if is_well { Exit::Ok } else { Exit::NotWell })
+    let text = render(module, result, printer.paint());
+    printer.line(text.trim_end())
+}
+
+/// What the exit code says of a result.
+pub(crate) fn exit_of(result: &ModuleResult, fail_if_none: bool) -> Exit {
+    let is_well = result.success && (result.foundanything || !fail_if_none);
+    if is_well { Exit::Ok } else { Exit::NotWell }
 }
 
 /// The query's parameters as JSON; `None` when there are none.
@@ -114,7 +152,7 @@ fn add(object: &mut Map<String, Value>, key: &str, value: Value) {
 }
 
 /// The result for people.
-fn render(module: &str, result: &ModuleResult, paint: Paint) -> String {
+pub(crate) fn render(module: &str, result: &ModuleResult, paint: Paint) -> String {
     let (tone, word) = match (result.success, result.foundanything) {
         (true, true) => (Tone::Good, "found"),
         (true, false) => (Tone::Plain, "found nothing"),
@@ -136,8 +174,8 @@ fn render(module: &str, result: &ModuleResult, paint: Paint) -> String {
     text
 }
 
-/// JSON text on many lines, with numbers and the order of keys exactly as the module wrote them.
-fn indented(json: &str) -> String {
+/// JSON text on many lines, with numbers and the order of keys exactly as they are written.
+pub(crate) fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let mut depth = 0_usize;
     let mut in_string = false;

@@ -4,6 +4,8 @@
 //! `tests/fixtures/modules`, one per fault.
 
 #[cfg(test)]
+mod actions;
+#[cfg(test)]
 mod alerts;
 #[cfg(test)]
 mod clients;
