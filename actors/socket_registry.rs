@@ -42,7 +42,7 @@ pub struct RegisterSocket {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterRefused {
     /// Another module listens there.
-    #[error("socket {spec:?} is registered by module {owner}")]
+    #[error("socket {spec:?} is that of module {owner}")]
     Taken {
         /// The socket.
         spec: String,
@@ -158,9 +158,15 @@ impl Handler<RegisterSocket> for SocketRegistry {
     type Result = Result<(), RegisterRefused>;
 
     fn handle(&mut self, register: RegisterSocket, _: &mut Self::Context) -> Self::Result {
+        // The usual path of a module is its own also before it listens there.
+        let is_usual_of = |name: &ModuleName| {
+            matches!(&register.socket.spec, SocketSpec::Unix(path)
+                if path.file_name().is_some_and(|file| *file == *format!("persist-{name}.sock")))
+        };
         let owner = self.modules.iter().find(|(name, entry)| {
             **name != register.module
-                && entry.socket.as_ref().is_some_and(|socket| socket.spec == register.socket.spec)
+                && (is_usual_of(name)
+                    || entry.socket.as_ref().is_some_and(|socket| socket.spec == register.socket.spec))
         });
         if let Some((owner, _)) = owner {
             let spec = register.socket.spec.to_string();
@@ -258,6 +264,19 @@ mod tests {
         let refused = register(&registry, "b", 1, "/run/s").await;
 
         assert!(matches!(refused, Err(RegisterRefused::Taken { owner, .. }) if owner == name("a")));
+    }
+
+    #[actix_rt::test]
+    async fn the_usual_path_of_another_module_is_refused_also_before_that_one_listens() {
+        let registry = registry();
+        live(&registry, "a", 1, Life::Living).await;
+        live(&registry, "b", 1, Life::Living).await;
+
+        let refused = register(&registry, "b", 1, "/run/persist-a.sock").await;
+        let own = register(&registry, "a", 1, "/run/persist-a.sock").await;
+
+        assert!(matches!(refused, Err(RegisterRefused::Taken { owner, .. }) if owner == name("a")));
+        assert_eq!(own, Ok(()));
     }
 
     #[actix_rt::test]
