@@ -489,35 +489,6 @@ mod tests {
         }
     }
 
-    /// Prints how many lines a second one thread formats; run it with `--release -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement, not a test"]
-    #[expect(clippy::disallowed_methods, reason = "a measurement takes the real time")]
-    fn how_many_module_lines_a_second() {
-        const LINES: u32 = 2_000_000;
-        let text = "2026-11-23 worker 17: checked /usr/lib/x86_64-linux-gnu/libcrypto.so.3 in 1.25 ms, nothing changed ok";
-        for shape in [Shape::Text, Shape::Json, Shape::Journald, Shape::SyslogText] {
-            let time = LogTime::now();
-            let mut buffer = Vec::with_capacity(1 << 20);
-            let start = std::time::Instant::now();
-            for _ in 0..LINES {
-                if buffer.len() > 900_000 {
-                    buffer.clear();
-                }
-                push_module_line(
-                    &mut buffer,
-                    shape,
-                    &time,
-                    "fswatch",
-                    Source::Log,
-                    std::hint::black_box(text),
-                );
-            }
-            let rate = f64::from(LINES) / start.elapsed().as_secs_f64();
-            println!("{shape:?}: {:.1} million lines of {} bytes a second", rate / 1e6, text.len());
-        }
-    }
-
     proptest! {
         #[test]
         fn whatever_a_module_writes_is_one_line(text in any::<String>(), shape in 0_u8..5, source in "log|stderr|alert") {

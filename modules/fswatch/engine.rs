@@ -182,6 +182,8 @@ pub struct Engine<S> {
     /// What happened to them meanwhile.
     again: HashMap<PathBuf, Happened>,
     scans: BTreeMap<u64, Scan>,
+    /// Notifications were lost while everything was being compared.
+    lost_again: Option<String>,
     /// Numbers of rounds and scans.
     numbers: u64,
     /// Links that lead to a root, and where they led when they were last seen.
@@ -244,6 +246,7 @@ impl<S: Sink> Engine<S> {
             in_flight: HashSet::new(),
             again: HashMap::new(),
             scans: BTreeMap::new(),
+            lost_again: None,
             numbers: 0,
             links: BTreeMap::new(),
             learned: Arc::default(),
@@ -387,7 +390,7 @@ impl<S: Sink> Engine<S> {
             Order::Heartbeat => self.heartbeat(),
             Order::Stop => {
                 self.take_acknowledged();
-                self.ledger.tend();
+                self.ledger.tend(self.status.baseline_complete);
                 return false;
             }
         }
@@ -432,10 +435,9 @@ impl<S: Sink> Engine<S> {
     }
 
     fn heartbeat(&mut self) {
-        // Until everything was compared, the last life's end is when somebody last watched.
+        self.ledger.tend(self.status.baseline_complete);
+        self.note_trouble();
         if self.status.baseline_complete {
-            self.ledger.tend();
-            self.note_trouble();
             if self.scans.is_empty() && self.due.is_empty() && self.in_flight.is_empty() {
                 self.seen_until = SystemTime::now();
                 self.packages.forget();
@@ -604,11 +606,7 @@ impl<S: Sink> Engine<S> {
     fn note(&mut self, taken: Taken) {
         if let Some(why) = taken.overflowed {
             self.status.overflows += 1;
-            let window = Window { from: self.seen_until, to: SystemTime::now() };
-            let text =
-                format!("{why}: what changed meanwhile is found by comparing everything with what is there");
-            self.tell_notice(Path::new("/"), text, Severity::Medium, Some(window));
-            self.scan_all(Purpose::Lost, Depth::Glance, None);
+            self.note_lost(why);
         }
         let mut moves: HashMap<PathBuf, Arc<Path>> = HashMap::new();
         for (from, to) in &taken.moves {
@@ -651,6 +649,20 @@ impl<S: Sink> Engine<S> {
                 }
             }
         }
+    }
+
+    /// Notifications were lost: everything is compared. When that is being done already it is done once more
+    /// afterwards, however often the queue overflows meanwhile.
+    fn note_lost(&mut self, why: String) {
+        if self.scans.values().any(Scan::is_whole) {
+            self.lost_again = Some(why);
+            return;
+        }
+        let window = Window { from: self.seen_until, to: SystemTime::now() };
+        let text =
+            format!("{why}: what changed meanwhile is found by comparing everything with what is there");
+        self.tell_notice(Path::new("/"), text, Severity::Medium, Some(window));
+        self.scan_all(Purpose::Lost, Depth::Glance, None);
     }
 
     /// What is mounted somewhere shows other objects there than before.

@@ -32,6 +32,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Directories whose paths are remembered; beyond it all are forgotten and looked up again.
 const MAX_DIRECTORIES: usize = 65_536;
 
+/// Files with several names of which each is told; of more, a scan tells.
+const MAX_LINKED: usize = 100_000;
+
 /// Longest time that the self-test waits for its event.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -267,9 +270,11 @@ impl Reader {
                     self.directories.clear();
                 }
                 Control::Linked(handle, path) => {
-                    let paths = self.linked.entry(handle).or_default();
-                    if !paths.contains(&path) {
-                        paths.push(path);
+                    if self.linked.len() < MAX_LINKED {
+                        let paths = self.linked.entry(handle).or_default();
+                        if !paths.contains(&path) {
+                            paths.push(path);
+                        }
                     }
                 }
             }

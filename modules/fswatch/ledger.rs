@@ -308,9 +308,11 @@ impl Ledger {
         self.compact();
     }
 
-    /// Small work now and then: lets the disk take what was written, tries again what failed.
-    pub fn tend(&mut self) {
-        if let Some(directory) = &self.directory {
+    /// Small work now and then: lets the disk take what was written, tries again what failed. `watched` says that
+    /// everything was compared in this life: until then the earlier one is the last that watched.
+    pub fn tend(&mut self, watched: bool) {
+        let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
+        if let Some(directory) = self.directory.as_ref().filter(|_| watched && is_kept) {
             let result = Store::mark_alive(directory);
             self.judge("the mark of being alive", result);
         }

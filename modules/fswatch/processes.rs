@@ -31,6 +31,12 @@ struct Remembered {
 #[derive(Debug, Clone)]
 struct Started {
     program: PathBuf,
+    circumstances: Circumstances,
+}
+
+/// What a process has from the one that started it.
+#[derive(Debug, Clone)]
+struct Circumstances {
     user: Known<u32>,
     login_user: Known<Option<u32>>,
     parent: Known<(i32, Option<PathBuf>)>,
@@ -99,7 +105,7 @@ pub fn container_of(cgroup: &[u8]) -> Option<String> {
     Some(plain)
 }
 
-fn circumstances(pid: i32, program: PathBuf) -> Started {
+fn circumstances(pid: i32) -> Circumstances {
     let status = read(pid, "status").and_then(|status| user_and_parent(&status).ok_or(Unknown::Ended));
     let login = read(pid, "loginuid").and_then(|text| {
         std::str::from_utf8(&text)
@@ -107,8 +113,7 @@ fn circumstances(pid: i32, program: PathBuf) -> Started {
             .and_then(|text| text.trim().parse::<u32>().ok())
             .ok_or(Unknown::Denied)
     });
-    Started {
-        program,
+    Circumstances {
         user: status.map(|(user, _)| user),
         login_user: login.map(|user| (user != NO_LOGIN).then_some(user)),
         parent: status.map(|(_, parent)| (parent, executable(parent).ok())),
@@ -130,7 +135,8 @@ impl Processes {
             self.started.clear();
         }
         self.known.remove(&pid);
-        self.started.insert(pid, circumstances(pid, program.to_owned()));
+        let started = Started { program: program.to_owned(), circumstances: circumstances(pid) };
+        self.started.insert(pid, started);
     }
 
     /// From now on ids may belong to other processes.
@@ -175,7 +181,8 @@ impl Processes {
             (Err(_), Some(told)) => Ok(told),
             (Err(why), None) => Err(why),
         };
-        let asked = circumstances(pid, PathBuf::new());
+        let asked = circumstances(pid);
+        let told = told.map(|told| &told.circumstances);
         let process = Process {
             pid,
             executable: program,

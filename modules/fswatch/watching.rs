@@ -87,6 +87,7 @@ impl Watching {
             return;
         }
         self.choices.clear();
+        self.directories.retain(|_| false);
         self.filesystems = None;
         if !wanted {
             self.why_not = Some("the configuration says backend = inotify".to_owned());

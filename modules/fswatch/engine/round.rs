@@ -167,6 +167,7 @@ impl<S: Sink> Engine<S> {
             if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
                 self.watching.follow_names(&one.path);
             }
+            keep_digest(one);
             if one.known != one.there {
                 entry.changes.push((one.path.clone(), one.there.take()));
             }
@@ -226,7 +227,7 @@ impl<S: Sink> Engine<S> {
         let known = self.ledger.state().baseline.get(&path);
         let options = self.coverage.options(&path)?;
         let growing = options.growing;
-        let (mut there, grown) = match found {
+        let (there, grown) = match found {
             Ok(Found::Object { object, grown }) => (object, grown && growing),
             Ok(Found::Missing) => {
                 self.status.unreadable.remove(&path);
@@ -246,12 +247,11 @@ impl<S: Sink> Engine<S> {
             }
             Content::NotRead(NotRead::Failed(number)) => {
                 let why = io::Error::from_raw_os_error(*number).to_string();
-                let is_told = self.status.unreadable.insert(path.clone(), why).is_some();
-                // The digest that is known stays, to be compared when it can be read again.
-                if let Some(Object { content: Content::Digest(digest), .. }) = &known
-                    && is_told
-                {
-                    there.content = Content::Digest(*digest);
+                if self.status.unreadable.insert(path.clone(), why).is_some() {
+                    // It was told that it cannot be read.
+                    let mut seen = Seen { path, happened, known, there: Some(there), grown };
+                    keep_digest(&mut seen);
+                    return Some(seen);
                 }
             }
             _ => _ = self.status.unreadable.remove(&path),
@@ -378,6 +378,16 @@ impl<S: Sink> Engine<S> {
     }
 }
 
+/// Of a file that cannot be read the digest that is known stays, to be compared when it can be read again.
+fn keep_digest(seen: &mut Seen) {
+    if let (Some(known), Some(there)) = (&seen.known, &mut seen.there)
+        && matches!(there.content, Content::NotRead(NotRead::Failed(_)))
+        && matches!(known.content, Content::Digest(_))
+    {
+        there.content = known.content.clone();
+    }
+}
+
 fn is_directory(object: &Option<Object>) -> bool {
     object.as_ref().is_some_and(|object| object.kind == Kind::Directory)
 }
@@ -470,7 +480,27 @@ fn renames(seen: &[Seen]) -> Vec<(usize, usize)> {
 mod tests {
     use super::*;
     use crate::change::notice;
+    use crate::look::{Plan, Scratch, look_at};
     use serde_json::json;
+
+    #[test]
+    fn what_cannot_be_read_for_a_while_keeps_the_digest_that_it_is_compared_with_afterwards() {
+        let found = look_at(Path::new("/"), Plan::default(), None, &mut Scratch::default());
+        let Ok(Found::Object { object, .. }) = found else { panic!() };
+        let known = Object { kind: Kind::File, content: Content::Digest([7; 32]), ..object };
+        let there = Object { content: Content::NotRead(NotRead::Failed(5)), permissions: 0, ..known.clone() };
+        let mut seen = Seen {
+            path: "/a".into(),
+            happened: Happened::default(),
+            known: Some(known.clone()),
+            there: Some(there),
+            grown: false,
+        };
+
+        keep_digest(&mut seen);
+
+        assert_eq!(seen.there, Some(Object { permissions: 0, ..known }));
+    }
 
     #[test]
     fn changes_are_counted_by_program_or_by_why_none_is_known() {

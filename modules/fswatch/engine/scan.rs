@@ -54,8 +54,8 @@ impl Purpose {
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) purpose: Purpose,
-    /// Directories that are still to be listed, and the device of what they are in.
-    stack: Vec<(PathBuf, Option<u64>)>,
+    /// Directories that are still to be listed.
+    stack: Vec<PathBuf>,
     /// Jobs whose reports are awaited.
     running: usize,
     rules: ScanRules,
@@ -69,7 +69,15 @@ pub(super) struct Scan {
     pub(super) compared: usize,
     bytes_read: u64,
     differing: usize,
-    done: Option<SyncSender<Value>>,
+    /// Who waits for its end.
+    done: Vec<SyncSender<Value>>,
+}
+
+impl Scan {
+    /// Whether it compares everything.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
 }
 
 impl<S: Sink> Engine<S> {
@@ -90,7 +98,7 @@ impl<S: Sink> Engine<S> {
             (purpose != Purpose::Tree).then(|| Window { from: self.seen_until, to: SystemTime::now() });
         let scan = Scan {
             purpose,
-            stack: roots.into_iter().map(|root| (root, None)).collect(),
+            stack: roots,
             running: 0,
             rules: self.scan_rules(depth),
             window,
@@ -101,7 +109,7 @@ impl<S: Sink> Engine<S> {
             compared: 0,
             bytes_read: 0,
             differing: 0,
-            done,
+            done: done.into_iter().collect(),
         };
         self.scans.insert(number, scan);
         number
@@ -109,13 +117,10 @@ impl<S: Sink> Engine<S> {
 
     /// Compares everything that is covered with what is there.
     pub(super) fn scan_all(&mut self, purpose: Purpose, depth: Depth, done: Option<SyncSender<Value>>) {
+        let mut waiting = Vec::new();
         if purpose == Purpose::Learn {
-            // They go by rules that are no longer those.
-            self.scans.retain(|_, scan| scan.done.is_some());
-        } else if !self.status.baseline_complete && done.is_none() {
-            // The first scan is under way; what it has been past already must be compared again.
-            self.scans.retain(|_, scan| scan.purpose != Purpose::Learn);
-            return self.scan_all(Purpose::Learn, Depth::Glance, None);
+            // They go by rules that are no longer those; who waits for one waits for this one now.
+            waiting = std::mem::take(&mut self.scans).into_values().flat_map(|scan| scan.done).collect();
         }
         let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
         for root in &roots {
@@ -127,9 +132,10 @@ impl<S: Sink> Engine<S> {
             .filter(|root| !root.ancestors().skip(1).any(|above| self.walks_from(&roots, above, root)))
             .cloned()
             .collect();
-        let number = self.add_scan(purpose, depth, top.clone(), done);
+        let number = self.add_scan(purpose, depth, top, done);
         if let Some(scan) = self.scans.get_mut(&number) {
             scan.whole = true;
+            scan.done.extend(waiting);
         }
         for root in &roots {
             self.suspect_root(number, root);
@@ -223,7 +229,7 @@ impl<S: Sink> Engine<S> {
             let mut jobs = Vec::new();
             while let Some(scan) = self.scans.get_mut(&number)
                 && scan.running < most
-                && let Some((directory, _)) = scan.stack.pop()
+                && let Some(directory) = scan.stack.pop()
             {
                 if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
                     self.suspect_below(number, &directory, &[]);
@@ -281,7 +287,7 @@ impl<S: Sink> Engine<S> {
                 continue;
             }
             if let Some(scan) = self.scans.get_mut(&number) {
-                scan.stack.push((path, Some(device)));
+                scan.stack.push(path);
             }
         }
         self.note_findings(number, directory, findings);
@@ -381,7 +387,7 @@ impl<S: Sink> Engine<S> {
         let coverage = self.coverage.clone();
         if let Some(scan) = self.scans.get_mut(&scan) {
             scan.rules.coverage = coverage;
-            scan.stack.push((target.clone(), None));
+            scan.stack.push(target.clone());
         }
         self.watch_way(&target);
         self.suspect_root(scan, &target);
@@ -424,8 +430,7 @@ impl<S: Sink> Engine<S> {
         if !self.status.waiting.is_empty() {
             self.note_waiting();
         }
-        if let Some(done) = scan.done {
-            // Nobody waits any more, or there is room for one answer.
+        if !scan.done.is_empty() {
             let answer = json!({
                 "rescanned": true,
                 "compared": scan.compared,
@@ -433,7 +438,15 @@ impl<S: Sink> Engine<S> {
                 "bytes_read": scan.bytes_read,
                 "seconds": took.as_secs_f64(),
             });
-            done.try_send(answer).ok();
+            for done in scan.done {
+                // Nobody waits any more, or there is room for one answer.
+                done.try_send(answer.clone()).ok();
+            }
+        }
+        if scan.whole
+            && let Some(why) = self.lost_again.take()
+        {
+            self.note_lost(why);
         }
     }
 
@@ -445,7 +458,7 @@ impl<S: Sink> Engine<S> {
         self.note_trouble();
         self.status.baseline_complete = true;
         self.seen_until = SystemTime::now();
-        self.ledger.tend();
+        self.ledger.tend(true);
         self.publish();
         let message = format!(
             "watching {} paths: {} objects known, {} file systems watched by fanotify, {} directories by inotify, {} \

@@ -884,6 +884,55 @@ fn a_damaged_baseline_is_not_trusted_and_that_is_told() {
 }
 
 #[test]
+fn a_life_that_ends_before_everything_was_compared_leaves_the_time_and_raises_no_alarm() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    fs::write(watched.join("a"), "1").unwrap();
+    let config = json!({"paths": {"path": [recursive(&watched)]}});
+    let end_at_once = || {
+        let (said, _) = mpsc::channel();
+        let (orders, received) = mpsc::channel();
+        let sink = TestSink { said, orders: orders.clone() };
+        let engine = Engine::new(sink, Mailbox::default(), Some(state.clone()), SharedStatus::default());
+        orders.send(Order::Heartbeat).unwrap();
+        orders.send(Order::Stop).unwrap();
+        engine.unwrap().run(&received);
+    };
+
+    end_at_once();
+    assert!(!state.join("fswatch.alive").exists());
+    let first = Running::keeping(Some(&state), config);
+    assert_eq!(first.early, []);
+    first.stop();
+    let alive = |state: &Path| fs::metadata(state.join("fswatch.alive")).unwrap().modified().unwrap();
+    let before = alive(&state);
+    end_at_once();
+    assert_eq!(alive(&state), before);
+}
+
+#[test]
+fn queues_that_overflow_again_and_again_make_one_comparison_more_and_no_storm_of_notices() {
+    let temp = tempfile::tempdir().unwrap();
+    for number in 0..200 {
+        fs::create_dir_all(temp.path().join(format!("{number}/sub"))).unwrap();
+    }
+    let mut running = Running::on(&[&recursive(temp.path())]);
+
+    for _ in 0..1000 {
+        running.mailbox.open().overflowed("a queue of the test overflowed");
+        assert!(running.status.get().scans.len() <= 2);
+        std::thread::yield_now();
+    }
+    let told = running.told(temp.path());
+
+    let status = running.status_when(|status| status.scans.is_empty());
+    let notices = told.iter().filter(|alert| alert.event == Event::Notice).count() as u64;
+    assert!(notices >= 1 && notices <= status.overflows, "{notices} {}", status.overflows);
+}
+
+#[test]
 fn an_accepted_change_is_no_longer_listed_and_who_accepted_it_is_told() {
     let temp = tempfile::tempdir().unwrap();
     let directory = temp.path();
