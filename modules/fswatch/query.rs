@@ -385,6 +385,57 @@ mod tests {
         assert!(serde_json::from_value::<Parameters>(json!({"rescn": true})).is_err());
     }
 
+    #[test]
+    fn extra_privacy_hides_names_programs_and_sentences_and_keeps_the_rest() {
+        let masked = mask(json!({"changes": [{
+            "path": "/home/ann/x", "from": "/home/ann/y", "alert": "path /home/ann/x created", "event": "created",
+            "process": {"pid": 7, "executable": "/bin/vi", "command": "vi x", "parent": {"executable": "/bin/sh"}},
+            "group": {"samples": ["/home/ann/x"], "writer": "/bin/vi"}, "after": {"target": "/home", "size": 3},
+        }], "accepted": ["/home/ann/x"], "matching": 1}));
+
+        let text = masked.to_string();
+        assert!(!text.contains("ann") && !text.contains("/bin") && !text.contains("vi x"), "{text}");
+        let change = &masked["changes"][0];
+        assert_eq!(
+            (&change["event"], &change["after"]["size"], &masked["matching"]),
+            (&json!("created"), &json!(3), &json!(1))
+        );
+    }
+
+    #[test]
+    fn a_filter_wants_what_all_its_parts_want() {
+        let change = json!({
+            "path": "/etc/a/b", "from": "/tmp/b", "event": "renamed", "time": "2026-01-02T00:00:00.000Z",
+            "process": {"executable": "/usr/bin/dpkg"}, "group_id": "g1",
+        });
+        let wants = |parameters: Value| {
+            let parameters: Parameters = serde_json::from_value(parameters).unwrap();
+            Filter::of(&parameters).unwrap().unwrap().wants(&change)
+        };
+
+        for parameters in [
+            json!({"changes": true}),
+            json!({"changes": "/etc"}),
+            json!({"changes": ["/x", "/tmp"]}),
+            json!({"history": "/etc/a/b"}),
+            json!({"group": "g1", "event": "renamed", "process": "dpkg", "since": "2026-01-01T00:00:00Z"}),
+        ] {
+            assert!(wants(parameters.clone()), "{parameters}");
+        }
+        for parameters in [
+            json!({"changes": "/et"}),
+            json!({"history": "/etc/a"}),
+            json!({"group": "g2"}),
+            json!({"event": "created"}),
+            json!({"process": "rpm"}),
+            json!({"since": "2026-01-03T00:00:00Z"}),
+        ] {
+            assert!(!wants(parameters.clone()), "{parameters}");
+        }
+        let wrong: Parameters = serde_json::from_value(json!({"event": "vanished"})).unwrap();
+        assert!(Filter::of(&wrong).is_err());
+    }
+
     proptest! {
         #[test]
         fn a_path_is_found_again_as_it_was_shown(bytes in proptest::collection::vec(1u8..=255, 0..40)) {

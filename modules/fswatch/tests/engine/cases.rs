@@ -357,7 +357,7 @@ fn a_missing_path_is_waited_for_and_watched_when_it_comes() {
 
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("a"), "").unwrap();
-    let told = texts(&running.told(&directory), &directory);
+    let told = sorted_texts(&running.told(&directory), &directory);
 
     assert_eq!(told, ["created .", "created a"]);
     running.status_when(|status| status.waiting.is_empty());
@@ -930,6 +930,27 @@ fn queues_that_overflow_again_and_again_make_one_comparison_more_and_no_storm_of
     let status = running.status_when(|status| status.scans.is_empty());
     let notices = told.iter().filter(|alert| alert.event == Event::Notice).count() as u64;
     assert!(notices >= 1 && notices <= status.overflows, "{notices} {}", status.overflows);
+}
+
+#[test]
+fn the_file_that_a_link_leads_to_is_watched_only_where_links_are_followed() {
+    for follow in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let (watched, outside) = (temp.path().join("w"), temp.path().join("o"));
+        fs::create_dir(&watched).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("target"), "1").unwrap();
+        symlink(outside.join("target"), watched.join("link")).unwrap();
+        let mut running =
+            Running::configured(json!({"paths": {"path": [recursive(&watched)], "follow": follow}}));
+
+        fs::write(outside.join("target"), "2").unwrap();
+        fs::write(outside.join("other"), "").unwrap();
+        let told = texts(&running.told(&watched), temp.path());
+
+        let expected: &[&str] = if follow { &["changed o/target"] } else { &[] };
+        assert_eq!(told, expected);
+    }
 }
 
 #[test]
