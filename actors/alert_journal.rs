@@ -1,6 +1,7 @@
 //! Keeps every alert on disk.
 //!
-//! Owns the journal's files ([`segments`]) and the memory of recorded ids ([`seen`]). Started first by the
+//! Owns the journal's files ([`segments`]) and the memory of recorded ids ([`seen`]); what is given up when they
+//! are full is decided in [`room`]. Started first by the
 //! agent, stopped last. Told by each `ModuleProcess` ([`StoreAlerts`]), asked by `ControlServer`.
 //!
 //! Alerts that arrive while the disk is busy are written together by the next write (group commit): one
@@ -9,8 +10,10 @@
 //! write is tried again, `status` says why, and modules wait because they get no answer; what a module that
 //! died left behind is kept up to `journal.memory_bytes`.
 
+pub mod room;
 pub mod seen;
 pub mod segments;
+pub mod severity;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +32,9 @@ use crate::control_protocol::JournalStatus;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
+
+/// Under which name the agent itself alerts.
+pub const OWN_NAME: &str = "agent";
 
 /// Delay before a failed write is tried again; doubles up to the second value.
 const RETRY_INITIAL: Duration = Duration::from_millis(100);
@@ -91,6 +97,15 @@ pub struct JournalView {
     pub recorded: watch::Receiver<u64>,
 }
 
+/// Sent by `FleetLink`: how far the fleet has the alerts. What it does not have yet outlives `journal.keep_segments`
+/// as long as there is room, and is given up from the least severe on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SentThrough(
+    /// Number of the newest alert that the fleet has; absent when no fleet wants them.
+    pub Option<u64>,
+);
+
 /// Sent once when the agent stops: answered when nothing is waiting for the disk any more, or the disk takes
 /// nothing.
 #[derive(Debug, Message)]
@@ -119,6 +134,7 @@ pub struct AlertJournal {
     error: Option<String>,
     retry_delay: Duration,
     recorded: watch::Sender<u64>,
+    sent_through: Option<u64>,
     flushing: Vec<oneshot::Sender<()>>,
 }
 
@@ -165,6 +181,7 @@ impl AlertJournal {
             duplicates: 0,
             error: None,
             retry_delay: RETRY_INITIAL,
+            sent_through: None,
             flushing: Vec::new(),
         })
     }
@@ -214,6 +231,7 @@ impl AlertJournal {
         self.writing_bytes = batch.lines.len();
         self.writing_alerts = batch.count;
         segments.set_section(self.section);
+        segments.set_sent_through(self.sent_through);
         let snapshot = segments.needs_snapshot().then(|| self.seen.snapshot());
         let writing = tokio::task::spawn_blocking(move || {
             let result = segments.append(&batch.lines, batch.count, snapshot);
@@ -229,7 +247,12 @@ impl AlertJournal {
         }));
     }
 
-    fn written(&mut self, segments: Segments, batch: Batch, ctx: &mut Context<Self>) {
+    fn written(&mut self, mut segments: Segments, batch: Batch, ctx: &mut Context<Self>) {
+        if let Some(given_up) = segments.take_given_up() {
+            error!(self.log, "journal is full, alerts were given up before the fleet had them";
+                "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
+            self.enqueue(&own_name(), &[NewAlert { id: None, message: given_up.message() }]);
+        }
         if self.error.take().is_some() {
             info!(self.log, "disk takes alerts again"; "found" => batch.count);
         }
@@ -269,6 +292,10 @@ impl AlertJournal {
             this.write(segments, batch, ctx);
         }));
     }
+}
+
+fn own_name() -> ModuleName {
+    OWN_NAME.parse().expect("it has the form of a module's name")
 }
 
 /// A line of the journal, borrowed; [`crate::control_protocol::AlertRecord`] is its owned form.
@@ -334,6 +361,14 @@ impl Handler<GetJournalView> for AlertJournal {
             directory: self.directory.clone(),
             recorded: self.recorded.subscribe(),
         })
+    }
+}
+
+impl Handler<SentThrough> for AlertJournal {
+    type Result = ();
+
+    fn handle(&mut self, message: SentThrough, _: &mut Self::Context) {
+        self.sent_through = message.0;
     }
 }
 

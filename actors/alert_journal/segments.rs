@@ -5,15 +5,22 @@
 //! counted and reported, and hides no other record.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read as _, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::room::{self, GivenUp};
 use super::seen::{SeenIds, SeenSnapshot};
+use super::severity::Severity;
 use crate::config::JournalSection;
 use crate::control_protocol::AlertRecord;
 
 const SEEN_FILE: &str = "seen-ids.json";
+
+const IDENTITY_FILE: &str = "identity";
+
+/// Most files that thinning leaves behind.
+const MAX_SEGMENTS: usize = 10_000;
 
 /// Why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +69,9 @@ pub struct Segments {
     next_seq: u64,
     /// The open segment was deleted by somebody else.
     deleted: bool,
+    /// Number of the newest alert that the fleet has; absent when no fleet wants them.
+    sent_through: Option<u64>,
+    given_up: Option<GivenUp>,
 }
 
 fn segment_path(directory: &Path, first_seq: u64) -> PathBuf {
@@ -152,6 +162,8 @@ impl Segments {
             closed_bytes,
             next_seq,
             deleted: false,
+            sent_through: None,
+            given_up: None,
         };
         Ok((segments, seen, recovery))
     }
@@ -171,6 +183,16 @@ impl Segments {
     /// Takes new sizes; they hold from the next append on.
     pub fn set_section(&mut self, section: JournalSection) {
         self.section = section;
+    }
+
+    /// Takes how far the fleet has the alerts; what it does not have yet is given up last.
+    pub fn set_sent_through(&mut self, sent_through: Option<u64>) {
+        self.sent_through = sent_through;
+    }
+
+    /// What was given up since the last call before the fleet had it.
+    pub fn take_given_up(&mut self) -> Option<GivenUp> {
+        self.given_up.take()
     }
 
     /// Whether the next append begins a new segment, and so needs the ids recorded until now.
@@ -206,7 +228,7 @@ impl Segments {
             Some(snapshot) => {
                 make_directory(&self.directory)?;
                 self.begin_segment(snapshot)?;
-                self.delete_oldest();
+                self.make_room();
             }
             None if self.deleted => {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the journal's file was deleted"));
@@ -235,16 +257,75 @@ impl Segments {
         Ok(())
     }
 
-    fn delete_oldest(&mut self) {
-        while self.first_seqs.len() > self.section.keep_segments as usize {
-            let path = segment_path(&self.directory, self.first_seqs.remove(0));
-            if let Ok(metadata) = fs::metadata(&path)
-                && fs::remove_file(&path).is_ok()
-            {
-                self.closed_bytes = self.closed_bytes.saturating_sub(metadata.len());
+    /// Keeps the closed segments within their allowance. A segment of which the fleet has everything goes whole;
+    /// where it waits for alerts, the least severe ones go first, the oldest of them before the others.
+    fn make_room(&mut self) {
+        let keep = self.section.keep_segments as usize;
+        let sent_through = self.sent_through.unwrap_or(u64::MAX);
+        while self.first_seqs.len() > keep
+            && self.first_seqs.get(1).is_some_and(|&next| next - 1 <= sent_through)
+        {
+            self.delete_oldest();
+        }
+        let allowance = self.section.segment_bytes.saturating_mul(keep as u64 - 1);
+        for severity in Severity::ALL {
+            let closed: Vec<u64> = self.first_seqs.iter().rev().skip(1).rev().copied().collect();
+            for first_seq in closed {
+                if self.first_seqs.len() <= keep
+                    || (self.closed_bytes <= allowance && self.first_seqs.len() <= MAX_SEGMENTS)
+                {
+                    return;
+                }
+                self.thin(first_seq, severity, sent_through);
             }
         }
     }
+
+    fn thin(&mut self, first_seq: u64, severity: Severity, sent_through: u64) {
+        let path = segment_path(&self.directory, first_seq);
+        let before = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        // A file that cannot be thinned stays as it is; the next segment tries again.
+        let Ok(thinned) = room::thin(&path, severity, sent_through) else { return };
+        self.closed_bytes = self.closed_bytes.saturating_sub(before - thinned.bytes);
+        if thinned.bytes == 0 {
+            self.first_seqs.retain(|&first| first != first_seq);
+        }
+        GivenUp::join(&mut self.given_up, thinned.given_up);
+    }
+
+    fn delete_oldest(&mut self) {
+        let path = segment_path(&self.directory, self.first_seqs.remove(0));
+        if let Ok(metadata) = fs::metadata(&path)
+            && fs::remove_file(&path).is_ok()
+        {
+            self.closed_bytes = self.closed_bytes.saturating_sub(metadata.len());
+        }
+    }
+}
+
+/// The name of the journal in `directory`, which it gets when it is begun: numbers of alerts mean something only
+/// within one journal. Blocking.
+///
+/// # Errors
+/// When it can be neither read nor written.
+pub fn identity(directory: &Path) -> io::Result<String> {
+    let path = directory.join(IDENTITY_FILE);
+    if let Ok(text) = fs::read_to_string(&path)
+        && text.len() == 16
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        return Ok(text);
+    }
+    let mut random = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let text = format!("{:016x}", u64::from_ne_bytes(random));
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_data()?;
+    fs::rename(new, path)?;
+    sync_directory(directory)?;
+    Ok(text)
 }
 
 struct Scan {
@@ -473,6 +554,108 @@ mod tests {
             .map(|&first| fs::metadata(segment_path(directory.path(), first)).unwrap().len())
             .sum();
         assert_eq!(segments.bytes(), on_disk);
+    }
+
+    fn severe(seq: u64, severity: &str) -> Vec<u8> {
+        let record = AlertRecord {
+            seq,
+            time: "2026-01-02T03:04:05Z".to_owned(),
+            module: "watch".parse().unwrap(),
+            id: None,
+            message: serde_json::json!({ "severity": severity, "alert": "x" }).to_string(),
+        };
+        let mut line = serde_json::to_vec(&record).unwrap();
+        line.push(b'\n');
+        line
+    }
+
+    /// Appends alerts of which every tenth is critical and the others are low.
+    fn append_severe(segments: &mut Segments, count: u64) {
+        for _ in 0..count {
+            let seq = segments.next_seq();
+            let snapshot = segments.needs_snapshot().then(|| SeenIds::default().snapshot());
+            let severity = if seq.is_multiple_of(10) { "critical" } else { "low" };
+            segments.append(&severe(seq, severity), 1, snapshot).unwrap();
+        }
+    }
+
+    #[test]
+    fn alerts_that_the_fleet_waits_for_are_given_up_from_the_least_severe_one_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, ..) = Segments::open(directory.path(), section(2000, 4)).unwrap();
+        segments.set_sent_through(Some(5));
+
+        append_severe(&mut segments, 200);
+
+        let left = read_all(directory.path(), 200);
+        let given_up = segments.take_given_up().unwrap();
+        assert!((1..=20).all(|number| left.contains(&(number * 10))), "every critical one stays: {left:?}");
+        assert_eq!(given_up.counts[3], 0);
+        // Those that the fleet has are no loss.
+        assert_eq!(given_up.total(), 195 - left.iter().filter(|&&seq| seq > 5).count() as u64);
+        assert!(segments.bytes() <= 2000 * 4 + 100, "{}", segments.bytes());
+        let kept_low: Vec<_> = left.iter().filter(|&&seq| seq % 10 != 0).collect();
+        assert!(kept_low.iter().all(|&&seq| seq > given_up.last_seq), "the oldest ones went");
+        assert_eq!(segments.take_given_up(), None);
+    }
+
+    #[test]
+    fn even_the_most_severe_ones_go_before_the_disk_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, ..) = Segments::open(directory.path(), section(1000, 3)).unwrap();
+        segments.set_sent_through(Some(0));
+        for _ in 0..200 {
+            let seq = segments.next_seq();
+            let snapshot = segments.needs_snapshot().then(|| SeenIds::default().snapshot());
+            segments.append(&severe(seq, "critical"), 1, snapshot).unwrap();
+        }
+
+        let left = read_all(directory.path(), 200);
+        let given_up = segments.take_given_up().unwrap();
+
+        assert_eq!(given_up.counts[3] + left.len() as u64, 200);
+        assert_eq!(left.first(), Some(&(given_up.last_seq + 1)));
+        assert!(segments.bytes() <= 3 * 1000 + 200);
+    }
+
+    #[test]
+    fn what_the_fleet_has_goes_whole_and_is_no_loss() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, ..) = Segments::open(directory.path(), section(1000, 3)).unwrap();
+        for _ in 0..100 {
+            segments.set_sent_through(Some(segments.next_seq() - 1));
+            append_severe(&mut segments, 1);
+        }
+
+        assert_eq!(segments.take_given_up(), None);
+        assert!(list_segments(directory.path()).unwrap().len() <= 4);
+    }
+
+    #[test]
+    fn a_reader_goes_on_in_a_file_that_was_thinned() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, ..) = Segments::open(directory.path(), section(2000, 4)).unwrap();
+        segments.set_sent_through(Some(0));
+        append_severe(&mut segments, 30);
+        let mut reader = JournalReader::new(directory.path(), 0);
+        let mut records = Vec::new();
+        reader.read(30, 5, &mut records).unwrap();
+
+        append_severe(&mut segments, 170);
+        reader.read(200, 1000, &mut records).unwrap();
+
+        let seqs: Vec<u64> = records.into_iter().map(|record| record.seq).collect();
+        assert!(seqs.is_sorted() && (1..=20).all(|number| seqs.contains(&(number * 10))), "{seqs:?}");
+    }
+
+    #[test]
+    fn a_journal_has_one_name_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = identity(directory.path()).unwrap();
+
+        assert_eq!(identity(directory.path()).unwrap(), name);
+        fs::write(directory.path().join(IDENTITY_FILE), "damaged").unwrap();
+        assert_ne!(identity(directory.path()).unwrap(), name);
     }
 
     #[test]

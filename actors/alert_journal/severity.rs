@@ -1,0 +1,46 @@
+//! How severe an alert is, as far as its text says so.
+
+use serde::{Deserialize, Serialize};
+
+/// Severities in their order; by custom an alert is a JSON object with the key `severity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth a note.
+    Low,
+    /// Worth a look; also what an alert counts as that does not say.
+    Medium,
+    /// Worth a look now.
+    High,
+    /// Somebody must act.
+    Critical,
+}
+
+impl Severity {
+    /// All, the least severe one first.
+    pub const ALL: [Self; 4] = [Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    /// The severity that an alert's text names.
+    #[must_use]
+    pub fn of(message: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Named {
+            severity: Severity,
+        }
+        serde_json::from_str(message).map_or(Self::Medium, |named: Named| named.severity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_names_its_severity_or_counts_as_medium() {
+        assert_eq!(Severity::of(r#"{"alert": "x", "severity": "critical"}"#), Severity::Critical);
+        assert_eq!(Severity::of(r#"{"severity": "low"}"#), Severity::Low);
+        for text in ["plain text", "{}", r#"{"severity": "urgent"}"#, r#"{"severity": 3}"#, ""] {
+            assert_eq!(Severity::of(text), Severity::Medium, "{text}");
+        }
+    }
+}
