@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use vigie_fleet::names::{AgentId, GroupName};
 
 /// A module's name: 1 to 32 lower-case letters, digits, `-` and `_`, starting with a letter. It becomes part of
 /// file names, so nothing else is let through.
@@ -75,6 +76,8 @@ pub struct AgentConfig {
     pub limits: LimitsSection,
     /// The alerts on disk.
     pub journal: JournalSection,
+    /// The fleet that this agent belongs to; without it the agent opens no network socket.
+    pub fleet: Option<FleetSection>,
     /// Changes to built-in modules, and external modules, in the order of start.
     pub modules: Vec<ModuleSection>,
 }
@@ -213,6 +216,40 @@ pub struct JournalSection {
     pub keep_segments: u32,
     /// Alerts held in memory, in bytes, while the disk takes none; beyond it modules wait. 64 KiB to 1 GiB.
     pub memory_bytes: usize,
+}
+
+/// `[fleet]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetSection {
+    /// Name of the fleet; actions and policies for another one are refused. 1 to 64 letters, digits, - and _.
+    pub org: GroupName,
+    /// Name of this agent, as it is enrolled.
+    pub agent: AgentId,
+    /// Brokers, 1 to 16, as `nats://HOST:PORT` or `tls://HOST:PORT`.
+    pub urls: Vec<String>,
+    /// File with the agent's NATS user token (JWT), which its enrolment gave; absent for a broker that asks for
+    /// none.
+    pub credentials: Option<PathBuf>,
+    /// File with the agent's key, made at the first start. Default `STATE_DIR/fleet/agent.nk`.
+    pub key_file: PathBuf,
+    /// Certificates of the authorities that broker certificates are checked against; the host's own when absent.
+    pub ca: Option<PathBuf>,
+    /// The agent's certificate and its key, for brokers that ask for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Groups that this host is in.
+    pub groups: Vec<GroupName>,
+    /// Public keys that may sign the policy, 1 to 16, in OpenSSH's form.
+    pub roots: Vec<String>,
+    /// How many of them must sign it.
+    pub root_threshold: u32,
+    /// A policy in a file, for hosts that cannot get it from the broker; the newer one counts.
+    pub policy_file: Option<PathBuf>,
+    /// Actions that run at once, 1 to 64.
+    pub running_actions: usize,
+    /// Actions that wait for a place, 0 to 10,000; one more is refused.
+    pub waiting_actions: usize,
+    /// Answers that wait on disk for the broker, in bytes, 1 MiB to 1 TiB; beyond it actions are refused.
+    pub answer_bytes: u64,
 }
 
 /// `[[module]]`: an external module, or changes to a built-in one.

@@ -248,7 +248,8 @@ fn show(value: &dyn std::fmt::Debug) -> String {
 
 /// Changes of the agent's own keys.
 fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDifference) {
-    let AgentConfig { agent: a, tags, logging: l, restart: r, limits: m, journal: j, modules: _ } = old;
+    let AgentConfig { agent: a, tags, logging: l, restart: r, limits: m, journal: j, fleet, modules: _ } =
+        old;
     let AgentConfig { agent: b, logging: k, restart: s, limits: n, journal: i, .. } = new;
     let changes = &mut result.agent_changes;
     let mut compare = |key: &str, old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| {
@@ -292,6 +293,21 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
     compare("journal.segment_bytes", &j.segment_bytes, &i.segment_bytes);
     compare("journal.keep_segments", &j.keep_segments, &i.keep_segments);
     compare("journal.memory_bytes", &j.memory_bytes, &i.memory_bytes);
+    let (f, g) = (fleet.as_ref(), new.fleet.as_ref());
+    compare("fleet.org", &f.map(|f| &f.org), &g.map(|g| &g.org));
+    compare("fleet.agent", &f.map(|f| &f.agent), &g.map(|g| &g.agent));
+    compare("fleet.urls", &f.map(|f| &f.urls), &g.map(|g| &g.urls));
+    compare("fleet.credentials", &f.map(|f| &f.credentials), &g.map(|g| &g.credentials));
+    compare("fleet.key_file", &f.map(|f| &f.key_file), &g.map(|g| &g.key_file));
+    compare("fleet.ca", &f.map(|f| &f.ca), &g.map(|g| &g.ca));
+    compare("fleet.certificate", &f.map(|f| &f.certificate), &g.map(|g| &g.certificate));
+    compare("fleet.groups", &f.map(|f| &f.groups), &g.map(|g| &g.groups));
+    compare("fleet.roots", &f.map(|f| &f.roots), &g.map(|g| &g.roots));
+    compare("fleet.root_threshold", &f.map(|f| f.root_threshold), &g.map(|g| g.root_threshold));
+    compare("fleet.policy_file", &f.map(|f| &f.policy_file), &g.map(|g| &g.policy_file));
+    compare("fleet.running_actions", &f.map(|f| f.running_actions), &g.map(|g| g.running_actions));
+    compare("fleet.waiting_actions", &f.map(|f| f.waiting_actions), &g.map(|g| g.waiting_actions));
+    compare("fleet.answer_bytes", &f.map(|f| f.answer_bytes), &g.map(|g| g.answer_bytes));
 
     let mut fixed = |key: &str, old: &PathBuf, new: &PathBuf| {
         if old != new {

@@ -11,6 +11,7 @@
 //! file concerns that module alone.
 
 mod agent_file;
+mod fleet_section;
 mod gcfg;
 mod mig_agent_file;
 mod module_file;

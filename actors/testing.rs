@@ -228,6 +228,7 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         restart: RestartSection::default(),
         limits: LimitsSection::default(),
         journal: JournalSection::default(),
+        fleet: None,
         modules: Vec::new(),
     };
     Arc::new(LoadedConfig { generation: 1, path: None, agent, modules, warnings: Vec::new() })

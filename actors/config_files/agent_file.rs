@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use config::{Map, Value};
 
+use super::fleet_section;
 use super::origin::cut;
 use super::places::Places;
 use super::reader::{Problems, Table, unknown};
@@ -61,6 +62,9 @@ pub(crate) fn read_agent(
         restart: restart_section(root.table(problems, "restart"), problems),
         limits: limits_section(root.table(problems, "limits"), problems),
         journal: journal_section(root.table(problems, "journal"), problems),
+        fleet: root
+            .optional_table(problems, "fleet")
+            .and_then(|table| fleet_section::read(table, &agent.state_dir, problems)),
         modules: modules(root.tables(problems, "module"), context, problems, warnings),
         agent,
     };
@@ -252,7 +256,7 @@ fn journal_section(mut table: Table, problems: &mut Problems) -> JournalSection 
 }
 
 /// A number whose range has been checked, in the type of its default.
-fn number<T: TryFrom<u64>>(number: Option<u64>, default: T) -> T {
+pub(crate) fn number<T: TryFrom<u64>>(number: Option<u64>, default: T) -> T {
     number.and_then(|number| T::try_from(number).ok()).unwrap_or(default)
 }
 

@@ -221,7 +221,14 @@ impl Table {
         Table::new(self.key(key), self.lines.get(key).copied(), entries)
     }
 
-    /// The tables of `[[key]]`.
+    /// A table that means something by being there.
+    pub(crate) fn optional_table(&mut self, problems: &mut Problems, key: &'static str) -> Option<Table> {
+        self.entries.contains_key(key).then(|| self.table(problems, key)).or_else(|| {
+            self.known.push(key);
+            None
+        })
+    }
+
     pub(crate) fn tables(&mut self, problems: &mut Problems, key: &'static str) -> Vec<Table> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let ValueKind::Array(items) = value.kind else {

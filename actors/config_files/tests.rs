@@ -117,6 +117,34 @@ fn every_key_of_the_shipped_file_without_a_default_is_valid_too() {
     assert_eq!(module.command.as_ref().unwrap().len(), 2);
     assert_eq!(module.limits.nice, Some(10));
     assert_eq!(module.env["RUST_BACKTRACE"], "1");
+    let fleet = config.agent.fleet.as_ref().unwrap();
+    assert_eq!(fleet.agent.as_str(), "web-1");
+    assert_eq!(fleet.answer_bytes, 64 << 20);
+}
+
+#[test]
+fn what_is_wrong_with_a_fleet_is_said_all_at_once() {
+    let text = "[fleet]\norg = \"a.b\"\nurls = [\"http://x:1\"]\nroots = [\"k\"]\nroot_threshold = 2\n\
+                certificate = \"/c.pem\"\nworkers = 3\n";
+
+    assert_eq!(
+        problems(text),
+        [
+            "1 fleet.agent is missing: [fleet] needs one",
+            "2 fleet.org \"a.b\" is not a name for an agent or a group (1 to 64 letters, digits, - and _, starting \
+             with a letter or digit)",
+            "3 fleet.urls \"http://x:1\" is not nats://HOST:PORT or tls://HOST:PORT",
+            "5 fleet.root_threshold 2 keys must sign, but roots has 1",
+            "6 fleet.certificate is of no use without certificate_key",
+            "7 fleet.workers unknown key \"workers\"; known are org, agent, urls, roots, certificate, \
+             certificate_key, root_threshold, credentials, key_file, ca, groups, policy_file, running_actions, \
+             waiting_actions, answer_bytes",
+        ]
+    );
+    for url in ["nats://user:secret@h:4222", "nats://h", "tls://:4222", "nats://h:99999"] {
+        let text = format!("[fleet]\norg = \"o\"\nagent = \"a\"\nroots = [\"k\"]\nurls = [\"{url}\"]\n");
+        assert!(problems(&text)[0].starts_with("5 fleet.urls "), "{url}");
+    }
 }
 
 #[test]
@@ -138,7 +166,7 @@ fn all_problems_are_found_at_once_each_with_line_key_and_range() {
             "10 limits.line_bytes \"1 MB\" is not a number of bytes or a size such as \"64 MiB\" (units B, KiB, MiB, \
              GiB, TiB), from 1 KiB to 64 MiB",
             "12 logging.level \"loud\" is not one of \"error\", \"warning\", \"info\", \"debug\"",
-            "13 colour unknown key \"colour\"; known are agent, tags, logging, restart, limits, journal, module",
+            "13 colour unknown key \"colour\"; known are agent, tags, logging, restart, limits, journal, fleet, module",
         ]
     );
 }
