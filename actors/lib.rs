@@ -13,6 +13,7 @@ pub mod control_protocol;
 pub mod control_server;
 pub mod environment;
 pub mod error;
+pub mod fleet_link;
 pub mod guard_link;
 pub mod log_keeper;
 pub mod module_process;

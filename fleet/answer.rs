@@ -8,8 +8,8 @@ use crate::names::{ActionId, AgentId};
 /// Version of what agents send.
 pub const VERSION: u8 = 1;
 
-/// Most bytes of an answer's text in one message; a NATS message holds 1 MiB, and escaping can double the text.
-pub const MAX_PART_BYTES: usize = 384 * 1024;
+/// Most bytes of an answer's text in one message.
+pub const MAX_PART_BYTES: usize = 512 * 1024;
 
 /// A text and the signature of the agent that sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,9 @@
 //! the time is passed in.
 
 pub mod action;
+pub mod alert_order;
 pub mod answer;
+pub mod collect;
 pub mod facts;
 pub mod names;
 pub mod subjects;

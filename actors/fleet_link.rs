@@ -1,0 +1,3 @@
+//! x
+pub mod alert_cursor;
+pub mod answer_spool;

@@ -1,0 +1,166 @@
+//! How far the fleet has this host's alerts. Pure but for loading and storing.
+//!
+//! Every acknowledgement is remembered with its time for as long as the alert may have to be sent again
+//! ([`RESEND`]): JetStream acknowledges before it syncs, and a broker whose host lost power has lost what it
+//! acknowledged in its last minutes.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use super::answer_spool::RESEND;
+
+/// Seconds between two moments that are remembered.
+const GRAIN_SECONDS: i64 = 10;
+
+/// How far the alerts of one journal are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertCursor {
+    /// The journal; numbers of another one mean nothing.
+    journal: String,
+    /// Number of the newest alert of which all up to it are acknowledged.
+    acknowledged: u64,
+    /// Number of the newest one that was acknowledged so long ago that the broker has surely synced it.
+    settled: u64,
+    /// When how far was acknowledged since: seconds since 1970 and number, oldest first.
+    recent: VecDeque<(i64, u64)>,
+}
+
+impl AlertCursor {
+    /// The cursor of a journal of which nothing was sent.
+    #[must_use]
+    pub fn new(journal: String) -> Self {
+        Self { journal, acknowledged: 0, settled: 0, recent: VecDeque::new() }
+    }
+
+    /// The stored cursor if it is of this journal.
+    #[must_use]
+    pub fn load(path: &Path, journal: String) -> Self {
+        fs::read(path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Self>(&text).ok())
+            .filter(|cursor| cursor.journal == journal)
+            .unwrap_or_else(|| Self::new(journal))
+    }
+
+    /// Stores it. Not synced: what a crash takes is sent again under the same message ids.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn store(&self, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let mut file: File =
+            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        fs::rename(new, path)
+    }
+
+    /// The journal that it belongs to.
+    #[must_use]
+    pub fn journal(&self) -> &str {
+        &self.journal
+    }
+
+    /// Number of the newest alert that the fleet has.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Takes note that all up to `seq` are acknowledged, at `now` in seconds since 1970.
+    pub fn acknowledge(&mut self, seq: u64, now: i64) {
+        if seq <= self.acknowledged {
+            return;
+        }
+        self.acknowledged = seq;
+        match self.recent.back_mut() {
+            Some((time, newest)) if now - *time < GRAIN_SECONDS && now >= *time => *newest = seq,
+            _ => self.recent.push_back((now, seq)),
+        }
+        self.settle(now);
+    }
+
+    /// Number up to which the fleet has the alerts for good at `now`: what comes after is sent again after a
+    /// reconnect, and the journal keeps it.
+    pub fn settle(&mut self, now: i64) -> u64 {
+        let resend = i64::try_from(RESEND.as_secs()).unwrap_or(i64::MAX);
+        // A clock that was set back makes the future look recent; what is from then stays, and is sent again.
+        while let Some(&(time, seq)) = self.recent.front()
+            && is_older(time, now, resend)
+        {
+            self.settled = seq;
+            self.recent.pop_front();
+        }
+        self.settled
+    }
+}
+
+/// The last acknowledgement of a grain is up to [`GRAIN_SECONDS`] younger than its first, whose time is kept.
+fn is_older(time: i64, now: i64, seconds: i64) -> bool {
+    now.saturating_sub(time) > seconds + GRAIN_SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    fn cursor() -> AlertCursor {
+        AlertCursor::new("j".to_owned())
+    }
+
+    #[test]
+    fn what_was_acknowledged_lately_is_sent_again_and_what_is_older_is_not() {
+        let mut cursor = cursor();
+        cursor.acknowledge(10, 1000);
+        cursor.acknowledge(20, 1200);
+
+        assert_eq!(cursor.settle(1290), 0);
+        assert_eq!(cursor.settle(1320), 10);
+        assert_eq!(cursor.settle(1600), 20);
+        assert_eq!(cursor.acknowledged(), 20);
+    }
+
+    #[test]
+    fn a_cursor_is_stored_for_its_journal_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.cursor");
+        let mut stored = cursor();
+        stored.acknowledge(7, 100);
+        stored.store(&path).unwrap();
+
+        assert_eq!(AlertCursor::load(&path, "j".to_owned()), stored);
+        assert_eq!(AlertCursor::load(&path, "other".to_owned()).acknowledged(), 0);
+        fs::write(&path, "{").unwrap();
+        assert_eq!(AlertCursor::load(&path, "j".to_owned()), cursor());
+    }
+
+    proptest! {
+        /// Whatever the clock does: nothing acknowledged within the last five minutes of it counts as settled, the
+        /// cursor never goes back, and it stays small.
+        #[test]
+        fn nothing_recent_is_settled(steps in prop::collection::vec((0i64..100, 1u64..50), 1..200)) {
+            let mut cursor = cursor();
+            let mut history: Vec<(i64, u64)> = Vec::new();
+            let (mut now, mut seq) = (1_000_000, 0);
+            for (seconds, alerts) in steps {
+                now += seconds;
+                seq += alerts;
+                let settled_before = cursor.settled;
+                cursor.acknowledge(seq, now);
+                history.push((now, seq));
+                let settled = cursor.settle(now);
+                let long_ago = history.iter().rev().find(|(time, _)| now - time > 300).map_or(0, |(_, seq)| *seq);
+                prop_assert!(settled <= long_ago);
+                prop_assert!(settled >= settled_before);
+                prop_assert_eq!(cursor.acknowledged(), seq);
+                prop_assert!(cursor.recent.len() <= 40);
+            }
+        }
+    }
+}
