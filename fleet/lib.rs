@@ -9,5 +9,7 @@ pub mod alert_order;
 pub mod answer;
 pub mod collect;
 pub mod facts;
+pub mod host_facts;
 pub mod names;
 pub mod subjects;
+pub mod target;
