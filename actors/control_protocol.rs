@@ -155,8 +155,42 @@ pub struct AgentStatus {
     pub journal: JournalStatus,
     /// Queries since the agent started.
     pub queries: QueryStatus,
+    /// The link to the fleet; absent when the agent belongs to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetStatus>,
     /// How leftovers of modules are ended: `cgroup` or `session`.
     pub containment: String,
+}
+
+/// The link to the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetStatus {
+    /// Name of the fleet.
+    pub org: String,
+    /// Name of this agent in it.
+    pub agent: String,
+    /// The agent's public key, which its enrolment names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Whether a broker is connected.
+    pub connected: bool,
+    /// Version of the policy in force; without one every action is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_version: Option<u64>,
+    /// What keeps it from working.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Number of the newest alert that the fleet has with all before it.
+    pub alerts_sent: u64,
+    /// Alerts that the fleet does not have yet.
+    pub alerts_waiting: u64,
+    /// Actions that run now.
+    pub running: u64,
+    /// Actions that wait for a place.
+    pub waiting: u64,
+    /// Actions since the agent started, by what was decided: `accepted` or why it was refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outcomes: BTreeMap<String, u64>,
 }
 
 /// The configuration in force and the last attempt to change it.

@@ -398,9 +398,24 @@ impl JournalReader {
     /// # Errors
     /// When a segment cannot be read.
     pub fn read(&mut self, through: u64, limit: usize, records: &mut Vec<AlertRecord>) -> io::Result<()> {
+        self.read_some(through, limit, usize::MAX, records)
+    }
+
+    /// The same, and stops when the records together have `bytes` bytes in their file or more.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn read_some(
+        &mut self,
+        through: u64,
+        limit: usize,
+        bytes: usize,
+        records: &mut Vec<AlertRecord>,
+    ) -> io::Result<()> {
         let wanted = records.len() + limit;
+        let mut read_bytes = 0;
         let mut line = Vec::new();
-        while records.len() < wanted && self.after < through {
+        while records.len() < wanted && self.after < through && read_bytes < bytes {
             if self.open.is_none() && !self.open_next(None)? {
                 return Ok(());
             }
@@ -424,6 +439,7 @@ impl JournalReader {
                     return Ok(());
                 }
                 self.after = record.seq;
+                read_bytes += read;
                 records.push(record);
             }
         }

@@ -1,0 +1,121 @@
+//! Sends answers from the spool until the broker has them: a task of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context as JetStream;
+use async_nats::jetstream::message::PublishMessage;
+use futures_util::future::join_all;
+use slog::{Logger, debug};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::subjects;
+
+use super::answer_spool::{AnswerSpool, SpoolError};
+
+/// Pause before an answer that was not acknowledged is sent again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Messages of one answer that are on their way at once.
+const IN_FLIGHT: usize = 8;
+
+/// What the sender works with.
+pub struct AnswerSender {
+    pub log: Logger,
+    pub agent: AgentId,
+    pub spool: Arc<AnswerSpool>,
+    pub jetstream: JetStream,
+    /// Answers that were just stored.
+    pub stored: mpsc::UnboundedReceiver<ActionId>,
+    /// Counts the connections that came about; 0 before the first.
+    pub connections: watch::Receiver<u64>,
+}
+
+impl AnswerSender {
+    /// Sends until the task is aborted. Answers that wait since before the start go first.
+    pub async fn run(mut self) {
+        let mut again = Instant::now();
+        let mut failed = true;
+        loop {
+            tokio::select! {
+                stored = self.stored.recv() => {
+                    let Some(action) = stored else { return };
+                    if *self.connections.borrow() > 0 && !self.send(&action).await && !failed {
+                        failed = true;
+                        again = Instant::now() + RETRY;
+                    }
+                }
+                changed = self.connections.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    failed = !self.send_all(true).await;
+                    again = Instant::now() + RETRY;
+                }
+                () = sleep_until(again), if failed && *self.connections.borrow() > 0 => {
+                    failed = !self.send_all(false).await;
+                    again = Instant::now() + RETRY;
+                }
+            }
+        }
+    }
+
+    /// Sends what waits, and after a reconnect what was acknowledged lately; whether the broker has all of it.
+    async fn send_all(&mut self, reconnected: bool) -> bool {
+        let spool = self.spool.clone();
+        let listing = tokio::task::spawn_blocking(move || {
+            spool.forget_old();
+            let mut actions = spool.waiting();
+            if reconnected {
+                actions.extend(spool.recently_sent());
+            }
+            actions
+        });
+        for action in listing.await.unwrap_or_default() {
+            if !self.send(&action).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends one answer; whether the broker has it.
+    async fn send(&self, action: &ActionId) -> bool {
+        let Ok(messages) = self.load(action).await else { return true };
+        let numbered: Vec<(usize, String)> = messages.into_iter().enumerate().collect();
+        for window in numbered.chunks(IN_FLIGHT) {
+            let published = join_all(window.iter().map(|(seq, message)| self.publish(action, *seq, message))).await;
+            if published.contains(&false) {
+                return false;
+            }
+        }
+        let (spool, action) = (self.spool.clone(), action.clone());
+        tokio::task::spawn_blocking(move || spool.mark_sent(&action)).await.ok();
+        true
+    }
+
+    /// An answer that cannot be read is left alone: the spool has told, and nobody can send it.
+    async fn load(&self, action: &ActionId) -> Result<Vec<String>, SpoolError> {
+        let (spool, id) = (self.spool.clone(), action.clone());
+        let loaded = tokio::task::spawn_blocking(move || spool.load(&id)).await;
+        match loaded {
+            Ok(Err(error)) => {
+                debug!(self.log, "answer is not there"; "error" => %error, "action" => %action);
+                Err(error)
+            }
+            Ok(loaded) => loaded,
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn publish(&self, action: &ActionId, seq: usize, message: &str) -> bool {
+        let subject = subjects::answer(action, &self.agent);
+        let id = format!("{action}.{}.{seq}", self.agent);
+        let message = PublishMessage::build().payload(message.to_owned().into()).message_id(id);
+        match self.jetstream.send_publish(subject, message).await {
+            Ok(acknowledgement) => acknowledgement.await.is_ok(),
+            Err(_) => false,
+        }
+    }
+}
