@@ -7,5 +7,7 @@
 pub mod action;
 pub mod answer;
 pub mod facts;
+pub mod host_facts;
 pub mod names;
 pub mod subjects;
+pub mod target;
