@@ -85,6 +85,18 @@ fn these_are_false() {
 }
 
 #[test]
+fn what_the_document_shows_can_be_read() {
+    let document = include_str!("../../../docs/targets.md");
+    let examples = document.lines().filter_map(|line| line.strip_prefix("    "));
+    let examples: Vec<&str> = examples.filter(|example| !example.starts_with("vigie")).collect();
+
+    assert!(examples.len() > 8, "{examples:?}");
+    for example in examples {
+        Target::parse(example).unwrap_or_else(|error| panic!("{example}: {error}"));
+    }
+}
+
+#[test]
 fn an_absent_fact_is_only_unequal() {
     for absent in ["os.version", "tag.none"] {
         assert!(matches(&format!(r#"{absent} != "12""#)));
@@ -196,6 +208,7 @@ fn an_error_says_where_and_what_to_write() {
 fn the_caret_is_below_the_place() {
     let caret = |text: &str| Target::parse(text).unwrap_err().caret();
 
+    assert_eq!(caret("os = \"linux\""), "os = \"linux\"\n   ^");
     assert_eq!(caret("all &&\n\tos = \"a\"\n&& all"), " os = \"a\"\n    ^");
     assert_eq!(caret("all &&"), "all &&\n      ^");
     let long = format!("{} os = {}", "all &&".repeat(20), "x".repeat(60));
