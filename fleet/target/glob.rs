@@ -72,11 +72,7 @@ impl Anchored {
         }
         let mut rest = text.chars();
         let fits = self.part.chars().all(|wanted| rest.next().is_some_and(|c| wanted == '?' || wanted == c));
-<<<<<<< HEAD
-        fits.then(|| rest.as_str())
-=======
         fits.then_some(rest.as_str())
->>>>>>> w-c
     }
 
     /// What precedes this part at the end of the text.
@@ -87,11 +83,7 @@ impl Anchored {
         let mut rest = text.chars();
         let mut wanted = self.part.chars().rev();
         let fits = wanted.all(|wanted| rest.next_back().is_some_and(|c| wanted == '?' || wanted == c));
-<<<<<<< HEAD
-        fits.then(|| rest.as_str())
-=======
         fits.then_some(rest.as_str())
->>>>>>> w-c
     }
 }
 
@@ -109,11 +101,7 @@ struct Mixed {
     /// Where every character fits.
     any: u64,
     /// Where a certain character fits, sorted by character; `any` is included.
-<<<<<<< HEAD
-    places: Box<[(char, u64)]>,
-=======
     places: Vec<(char, u64)>,
->>>>>>> w-c
     /// The last character.
     end: u64,
 }
@@ -136,18 +124,10 @@ impl Floating {
                 Err(new) => places.insert(new, (wanted, bit)),
             }
         }
-<<<<<<< HEAD
-        Some(Self::Mixed(Mixed {
-            any,
-            places: places.into_iter().map(|(c, bits)| (c, bits | any)).collect(),
-            end: 1 << (length - 1),
-        }))
-=======
         for (_, bits) in &mut places {
             *bits |= any;
         }
         Some(Self::Mixed(Mixed { any, places, end: 1 << (length - 1) }))
->>>>>>> w-c
     }
 
     /// What follows the first place in the text where this part fits.
