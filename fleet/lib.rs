@@ -8,4 +8,5 @@ pub mod action;
 pub mod answer;
 pub mod facts;
 pub mod names;
+pub mod signature;
 pub mod subjects;
