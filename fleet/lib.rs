@@ -5,8 +5,10 @@
 //! the time is passed in.
 
 pub mod action;
+pub mod admission;
 pub mod answer;
 pub mod facts;
 pub mod names;
+pub mod policy;
 pub mod signature;
 pub mod subjects;

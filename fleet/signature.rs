@@ -68,8 +68,8 @@ pub enum SignatureError {
     #[error("the signature is over a digest by {0:?}, only sha256 and sha512 are allowed")]
     HashAlgorithm(String),
     /// The key that it names is not allowed.
-    #[error("the signature is by a key that is not allowed")]
-    Key(#[source] KeyError),
+    #[error("the signature is by a key that cannot be taken: {0}")]
+    Key(KeyError),
     /// The signature is of another kind than its key.
     #[error("the signature is of the kind {found:?}, its key makes {wanted:?}")]
     OtherAlgorithm {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use ssh_key::HashAlg;
 
 use super::shown;
@@ -107,7 +108,8 @@ impl From<Fingerprint> for String {
 }
 
 /// A public key of an allowed kind. Two are equal when the keys are; comments do not count.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(into = "String")]
 pub struct PublicKey {
     key: ssh_key::PublicKey,
     fingerprint: Fingerprint,
@@ -183,5 +185,26 @@ impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = self.key.to_openssh().map_err(|_| fmt::Error)?;
         f.write_str(line.trim_end())
+    }
+}
+
+// Not derived: that would borrow what it reads for as long as `algorithm` lives.
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(line: &str) -> Result<Self, KeyError> {
+        Self::parse(line)
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        key.to_string()
     }
 }
