@@ -6,13 +6,16 @@
 
 pub mod action;
 pub mod admission;
+pub mod agent_key;
 pub mod alert_order;
 pub mod answer;
 pub mod collect;
+pub mod enrolment;
 pub mod facts;
 pub mod host_facts;
 pub mod names;
 pub mod policy;
+mod secret_file;
 pub mod signature;
 pub mod subjects;
 pub mod target;
