@@ -227,9 +227,9 @@ pub struct FleetSection {
     pub agent: AgentId,
     /// Brokers, 1 to 16, as `nats://HOST:PORT` or `tls://HOST:PORT`.
     pub urls: Vec<String>,
-    /// File with the agent's NATS user token (JWT), which its enrolment gave; absent for a broker that asks for
-    /// none.
-    pub credentials: Option<PathBuf>,
+    /// File with the agent's token for the broker (a NATS user JWT), which its enrolment gave. Default
+    /// `STATE_DIR/fleet/agent.jwt`.
+    pub credentials: PathBuf,
     /// File with the agent's key, made at the first start. Default `STATE_DIR/fleet/agent.nk`.
     pub key_file: PathBuf,
     /// Certificates of the authorities that broker certificates are checked against; the host's own when absent.

@@ -31,6 +31,7 @@ use crate::alert_journal::AlertJournal;
 use crate::config::{LimitsSection, LoadedConfig};
 use crate::config_loader::{ConfigChanged, ConfigLoader};
 use crate::control_protocol::SOCKET_NAME;
+use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
 use crate::supervisor::Supervisor;
 
@@ -58,6 +59,8 @@ pub struct Asked {
     pub router: Addr<QueryRouter>,
     /// Alerts.
     pub journal: Addr<AlertJournal>,
+    /// The link to the fleet.
+    pub fleet: Addr<FleetLink>,
     /// Configuration.
     pub loader: Addr<ConfigLoader>,
     /// The agent's log, for its health.

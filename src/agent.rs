@@ -25,6 +25,7 @@ use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
 use vigie_actors::environment;
 use vigie_actors::error::ErrorChain;
+use vigie_actors::fleet_link::FleetLink;
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
 use vigie_actors::module_process::Services;
@@ -225,6 +226,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let hostname = facts.hostname.clone();
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
     let router = QueryRouter::new(log, registry, spawner, config.clone()).start();
+    let fleet = FleetLink::new(log, router.clone(), journal.clone(), config.clone()).start();
     let keeper = LogKeeper::new(agent_log.clone(), log).start();
     let loader = ConfigLoader::new(ConfigLoaderSpec {
         log: log.clone(),
@@ -236,6 +238,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
             journal.clone().recipient(),
             router.clone().recipient(),
             supervisor.clone().recipient(),
+            fleet.clone().recipient(),
         ],
     })
     .start();
@@ -243,6 +246,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         supervisor: supervisor.clone(),
         router: router.clone(),
         journal: journal.clone(),
+        fleet,
         loader: loader.clone(),
         agent_log: agent_log.clone(),
         agent: Rc::new(AgentFacts {

@@ -54,7 +54,7 @@ pub(crate) fn read(mut table: Table, state_dir: &Path, problems: &mut Problems) 
         org: org?,
         agent: agent?,
         urls: urls?,
-        credentials,
+        credentials: credentials.unwrap_or_else(|| state_dir.join("fleet").join("agent.jwt")),
         key_file: key_file.unwrap_or_else(|| state_dir.join("fleet").join("agent.nk")),
         ca,
         certificate: certificate.zip(certificate_key),

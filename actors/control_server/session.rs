@@ -23,9 +23,10 @@ use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
 use crate::config::{BadModuleName, LimitsSection, ModuleName};
 use crate::config_loader::{GetConfig, Reload};
 use crate::control_protocol::{
-    AgentStatus, AlertRecord, ErrorReply, Health, JournalStatus, ModuleLine, ModuleState, ModuleStatus,
-    Reply, Request,
+    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
+    ModuleStatus, Reply, Request,
 };
+use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
@@ -152,18 +153,21 @@ impl Session {
 
     async fn status(&self) -> Reply {
         let asked = &self.asked;
-        let (modules, config, journal, queries) = tokio::join!(
+        let (modules, config, journal, queries, fleet) = tokio::join!(
             asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
             asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
             asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
+            asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(modules), Ok(config), Ok(journal), Ok(queries)) = (modules, config, journal, queries) else {
+        let (Ok(modules), Ok(config), Ok(journal), Ok(queries), Ok(fleet)) =
+            (modules, config, journal, queries, fleet)
+        else {
             return stopping();
         };
         let config = config.status;
         let log_problem = asked.agent_log.status();
-        let (health, problems) = health(&modules, &config, &journal, log_problem);
+        let (health, problems) = health(&modules, &config, &journal, fleet.as_ref(), log_problem);
         let agent = &asked.agent;
         Reply::Status(Box::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -177,6 +181,7 @@ impl Session {
             modules,
             journal,
             queries,
+            fleet,
             containment: agent.containment.clone(),
         }))
     }
@@ -250,6 +255,7 @@ fn health(
     modules: &[ModuleStatus],
     config: &crate::control_protocol::ConfigStatus,
     journal: &JournalStatus,
+    fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
 ) -> (Health, Vec<String>) {
     let mut problems = Vec::new();
@@ -276,6 +282,9 @@ fn health(
     }
     if let Some(error) = &journal.error {
         note(Health::Failed, format!("alerts cannot be stored: {error}"));
+    }
+    if let Some(problem) = fleet.and_then(|fleet| fleet.problem.as_ref()) {
+        note(Health::Degraded, format!("fleet: {problem}"));
     }
     if let Some(problem) = log_problem {
         note(Health::Degraded, format!("the log cannot be written: {problem}"));

@@ -12,14 +12,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::answer_spool::RESEND;
+pub(super) use super::answer_spool::RESEND;
 
 /// Seconds between two moments that are remembered.
 const GRAIN_SECONDS: i64 = 10;
 
 /// How far the alerts of one journal are sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AlertCursor {
+pub(super) struct AlertCursor {
     /// The journal; numbers of another one mean nothing.
     journal: String,
     /// Number of the newest alert of which all up to it are acknowledged.
@@ -33,13 +33,13 @@ pub struct AlertCursor {
 impl AlertCursor {
     /// The cursor of a journal of which nothing was sent.
     #[must_use]
-    pub fn new(journal: String) -> Self {
+    pub(super) fn new(journal: String) -> Self {
         Self { journal, acknowledged: 0, settled: 0, recent: VecDeque::new() }
     }
 
     /// The stored cursor if it is of this journal.
     #[must_use]
-    pub fn load(path: &Path, journal: String) -> Self {
+    pub(super) fn load(path: &Path, journal: String) -> Self {
         fs::read(path)
             .ok()
             .and_then(|text| serde_json::from_slice::<Self>(&text).ok())
@@ -51,7 +51,7 @@ impl AlertCursor {
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn store(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn store(&self, path: &Path) -> io::Result<()> {
         let new = path.with_extension("new");
         let mut file: File =
             OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
@@ -61,18 +61,18 @@ impl AlertCursor {
 
     /// The journal that it belongs to.
     #[must_use]
-    pub fn journal(&self) -> &str {
+    pub(super) fn journal(&self) -> &str {
         &self.journal
     }
 
     /// Number of the newest alert that the fleet has.
     #[must_use]
-    pub fn acknowledged(&self) -> u64 {
+    pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
     /// Takes note that all up to `seq` are acknowledged, at `now` in seconds since 1970.
-    pub fn acknowledge(&mut self, seq: u64, now: i64) {
+    pub(super) fn acknowledge(&mut self, seq: u64, now: i64) {
         if seq <= self.acknowledged {
             return;
         }
@@ -86,7 +86,7 @@ impl AlertCursor {
 
     /// Number up to which the fleet has the alerts for good at `now`: what comes after is sent again after a
     /// reconnect, and the journal keeps it.
-    pub fn settle(&mut self, now: i64) -> u64 {
+    pub(super) fn settle(&mut self, now: i64) -> u64 {
         let resend = i64::try_from(RESEND.as_secs()).unwrap_or(i64::MAX);
         // A clock that was set back makes the future look recent; what is from then stays, and is sent again.
         while let Some(&(time, seq)) = self.recent.front()

@@ -43,28 +43,28 @@ const RETRY: Duration = Duration::from_millis(500);
 const STORE_EVERY: Duration = Duration::from_secs(1);
 
 /// What the sender works with.
-pub struct AlertSender {
-    pub log: Logger,
-    pub agent: AgentId,
-    pub key: Arc<AgentKey>,
-    pub journal: Addr<AlertJournal>,
-    pub view: JournalView,
-    pub jetstream: JetStream,
+pub(super) struct AlertSender {
+    pub(super) log: Logger,
+    pub(super) agent: AgentId,
+    pub(super) key: Arc<AgentKey>,
+    pub(super) journal: Addr<AlertJournal>,
+    pub(super) view: JournalView,
+    pub(super) jetstream: JetStream,
     /// Where the cursor is stored.
-    pub cursor_path: PathBuf,
+    pub(super) cursor_path: PathBuf,
     /// Counts the connections that came about; 0 before the first.
-    pub connections: watch::Receiver<u64>,
+    pub(super) connections: watch::Receiver<u64>,
     /// Tells how far the fleet has the alerts.
-    pub progress: watch::Sender<Progress>,
+    pub(super) progress: watch::Sender<Progress>,
 }
 
 /// How far the fleet has this host's alerts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
+pub(super) struct Progress {
     /// Number of the newest alert of which the fleet has all up to it.
-    pub acknowledged: u64,
+    pub(super) acknowledged: u64,
     /// Why no alerts can be sent.
-    pub problem: Option<String>,
+    pub(super) problem: Option<String>,
 }
 
 /// What the task keeps between batches.
@@ -83,7 +83,7 @@ fn now() -> i64 {
 
 impl AlertSender {
     /// Sends until the task is aborted.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let Some(mut state) = self.begin().await else { return };
         loop {
             // What is read while nobody is connected would only wait in memory.
@@ -154,7 +154,8 @@ impl AlertSender {
     /// Reads the next alerts, up to a batch; none when there are no more at present.
     async fn read(&mut self, state: &mut State) -> Result<Vec<AlertRecord>, String> {
         let through = *self.view.recorded.borrow_and_update();
-        let mut reader = std::mem::replace(&mut state.reader, JournalReader::new(&self.view.directory, state.read));
+        let mut reader =
+            std::mem::replace(&mut state.reader, JournalReader::new(&self.view.directory, state.read));
         let reading = tokio::task::spawn_blocking(move || {
             let mut records = Vec::new();
             let result = reader.read_some(through, BATCH, BATCH_BYTES, &mut records);
@@ -238,7 +239,10 @@ impl AlertSender {
             module: record.module.to_string(),
             message: text,
             // The journal's numbers have no gaps of their own: what is not there was given up.
-            dropped: (previous + 1 < record.seq).then_some((previous + 1, record.seq - 1)).into_iter().collect(),
+            dropped: (previous + 1 < record.seq)
+                .then_some((previous + 1, record.seq - 1))
+                .into_iter()
+                .collect(),
         };
         let sealed = serde_json::to_string(&alert)
             .map_err(|error| error.to_string())

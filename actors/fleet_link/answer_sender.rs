@@ -21,20 +21,20 @@ const RETRY: Duration = Duration::from_millis(500);
 const IN_FLIGHT: usize = 8;
 
 /// What the sender works with.
-pub struct AnswerSender {
-    pub log: Logger,
-    pub agent: AgentId,
-    pub spool: Arc<AnswerSpool>,
-    pub jetstream: JetStream,
+pub(super) struct AnswerSender {
+    pub(super) log: Logger,
+    pub(super) agent: AgentId,
+    pub(super) spool: Arc<AnswerSpool>,
+    pub(super) jetstream: JetStream,
     /// Answers that were just stored.
-    pub stored: mpsc::UnboundedReceiver<ActionId>,
+    pub(super) stored: mpsc::UnboundedReceiver<ActionId>,
     /// Counts the connections that came about; 0 before the first.
-    pub connections: watch::Receiver<u64>,
+    pub(super) connections: watch::Receiver<u64>,
 }
 
 impl AnswerSender {
     /// Sends until the task is aborted. Answers that wait since before the start go first.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut again = Instant::now();
         let mut failed = true;
         loop {
@@ -85,7 +85,8 @@ impl AnswerSender {
         let Ok(messages) = self.load(action).await else { return true };
         let numbered: Vec<(usize, String)> = messages.into_iter().enumerate().collect();
         for window in numbered.chunks(IN_FLIGHT) {
-            let published = join_all(window.iter().map(|(seq, message)| self.publish(action, *seq, message))).await;
+            let published =
+                join_all(window.iter().map(|(seq, message)| self.publish(action, *seq, message))).await;
             if published.contains(&false) {
                 return false;
             }

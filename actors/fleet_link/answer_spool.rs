@@ -13,21 +13,21 @@ use std::time::{Duration, SystemTime};
 use vigie_fleet::names::ActionId;
 
 /// How long an acknowledged answer can still be sent again; more than the two minutes after which JetStream syncs.
-pub const RESEND: Duration = Duration::from_secs(300);
+pub(super) const RESEND: Duration = Duration::from_secs(300);
 
 const WAITING: &str = "waiting";
 const SENT: &str = "sent";
 
 /// Answers of this agent.
 #[derive(Debug)]
-pub struct AnswerSpool {
+pub(super) struct AnswerSpool {
     directory: PathBuf,
 }
 
 /// An answer cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot keep answers in {directory:?}")]
-pub struct SpoolError {
+pub(super) struct SpoolError {
     directory: PathBuf,
     #[source]
     source: io::Error,
@@ -38,7 +38,7 @@ impl AnswerSpool {
     ///
     /// # Errors
     /// When the directory cannot be used.
-    pub fn open(directory: &Path) -> Result<Self, SpoolError> {
+    pub(super) fn open(directory: &Path) -> Result<Self, SpoolError> {
         let spool = Self { directory: directory.to_owned() };
         fs::DirBuilder::new()
             .recursive(true)
@@ -60,7 +60,7 @@ impl AnswerSpool {
     ///
     /// # Errors
     /// When the disk does not take it; nothing of it is then kept.
-    pub fn store(&self, action: &ActionId, messages: &[String]) -> Result<(), SpoolError> {
+    pub(super) fn store(&self, action: &ActionId, messages: &[String]) -> Result<(), SpoolError> {
         let new = self.path(action, "new");
         self.write(&new, messages)
             .and_then(|()| fs::rename(&new, self.path(action, WAITING)))
@@ -84,7 +84,7 @@ impl AnswerSpool {
     ///
     /// # Errors
     /// When it is not there or cannot be read.
-    pub fn load(&self, action: &ActionId) -> Result<Vec<String>, SpoolError> {
+    pub(super) fn load(&self, action: &ActionId) -> Result<Vec<String>, SpoolError> {
         fs::read_to_string(self.path(action, WAITING))
             .or_else(|_| fs::read_to_string(self.path(action, SENT)))
             .map(|text| text.lines().map(str::to_owned).collect())
@@ -92,7 +92,7 @@ impl AnswerSpool {
     }
 
     /// Notes that the broker has an answer.
-    pub fn mark_sent(&self, action: &ActionId) {
+    pub(super) fn mark_sent(&self, action: &ActionId) {
         // Lost in a crash it is sent once more, which costs nothing but a message.
         let (waiting, sent) = (self.path(action, WAITING), self.path(action, SENT));
         if fs::rename(&waiting, &sent).is_ok() {
@@ -102,18 +102,18 @@ impl AnswerSpool {
 
     /// Actions whose answers the broker does not have yet, the oldest first.
     #[must_use]
-    pub fn waiting(&self) -> Vec<ActionId> {
+    pub(super) fn waiting(&self) -> Vec<ActionId> {
         self.list(WAITING, |_| true)
     }
 
     /// Actions whose answers the broker acknowledged a short while ago.
     #[must_use]
-    pub fn recently_sent(&self) -> Vec<ActionId> {
+    pub(super) fn recently_sent(&self) -> Vec<ActionId> {
         self.list(SENT, |age| age < RESEND)
     }
 
     /// Deletes what was sent long ago.
-    pub fn forget_old(&self) {
+    pub(super) fn forget_old(&self) {
         for action in self.list(SENT, |age| age >= RESEND) {
             fs::remove_file(self.path(&action, SENT)).ok();
         }
@@ -121,7 +121,7 @@ impl AnswerSpool {
 
     /// Size of all answers in bytes.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.entries().map(|(_, metadata)| metadata.len()).sum()
     }
 

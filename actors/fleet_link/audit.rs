@@ -10,7 +10,7 @@ const PER_SECOND: f64 = 1.0;
 
 /// Which refusals get a record of their own.
 #[derive(Debug, Default)]
-pub struct AuditBudget {
+pub(super) struct AuditBudget {
     outcomes: BTreeMap<&'static str, Budget>,
 }
 
@@ -24,9 +24,8 @@ struct Budget {
 
 impl AuditBudget {
     /// Whether an outcome at `now` (milliseconds) is reported; if so, with how many like it that were not.
-    pub fn take(&mut self, outcome: &'static str, now: u64) -> Option<u64> {
-        let budget =
-            self.outcomes.entry(outcome).or_insert(Budget { tokens: BURST, at: now, unreported: 0 });
+    pub(super) fn take(&mut self, outcome: &'static str, now: u64) -> Option<u64> {
+        let budget = self.outcomes.entry(outcome).or_insert(Budget { tokens: BURST, at: now, unreported: 0 });
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since the last call are far below 2^52")]
         let seconds = now.saturating_sub(budget.at) as f64 / 1000.0;
         budget.tokens = (budget.tokens + seconds * PER_SECOND).min(BURST);

@@ -24,17 +24,17 @@ use crate::error::ErrorChain;
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What the task works with.
-pub struct Intake {
-    pub log: Logger,
-    pub link: Addr<FleetLink>,
+pub(super) struct Intake {
+    pub(super) log: Logger,
+    pub(super) link: Addr<FleetLink>,
     /// Which membership this is, for messages to the link.
-    pub membership: u64,
-    pub agent: AgentId,
-    pub groups: Vec<GroupName>,
-    pub jetstream: JetStream,
-    pub events: mpsc::Receiver<BrokerEvent>,
+    pub(super) membership: u64,
+    pub(super) agent: AgentId,
+    pub(super) groups: Vec<GroupName>,
+    pub(super) jetstream: JetStream,
+    pub(super) events: mpsc::Receiver<BrokerEvent>,
     /// Counts the connections that came about, for the other tasks.
-    pub connections: watch::Sender<u64>,
+    pub(super) connections: watch::Sender<u64>,
 }
 
 /// How far the stored actions of one subject were read.
@@ -46,7 +46,7 @@ struct Stored {
 
 impl Intake {
     /// Takes until the task is aborted.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut stored: Vec<Stored> = [ACTION_ALL.to_owned(), subjects::action_for_agent(&self.agent)]
             .into_iter()
             .chain(self.groups.iter().map(subjects::action_for_group))
@@ -107,9 +107,14 @@ impl Intake {
                     "error" => what);
             }
             BrokerEvent::LoginRefused => {
-                warn!(self.log, "the broker refuses the login; see fleet.credentials and the agent's enrolment");
+                warn!(
+                    self.log,
+                    "the broker refuses the login; see fleet.credentials and the agent's enrolment"
+                );
             }
-            BrokerEvent::BrokerStops | BrokerEvent::Closed => info!(self.log, "the broker ends the connection"),
+            BrokerEvent::BrokerStops | BrokerEvent::Closed => {
+                info!(self.log, "the broker ends the connection")
+            }
             BrokerEvent::Problem(what) => debug!(self.log, "broker"; "error" => what),
         }
         self.link.send(BrokerHappened { membership: self.membership, event }).await.ok();

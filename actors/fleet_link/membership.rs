@@ -13,9 +13,9 @@ use vigie_fleet::agent_key::{AgentKey, AgentKeyError};
 use vigie_fleet::facts::{Facts, FactsError};
 use vigie_fleet::host_facts::{self, Identity};
 use vigie_fleet::names::ActionId;
-use vigie_fleet::policy::{Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
 use vigie_fleet::policy::{Offered, PolicyError};
-use vigie_fleet::replay_log::{ReplayLog, ReplayLogError};
+use vigie_fleet::policy::{Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
+use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_fleet::signature::{KeyError, PublicKey};
 
 use super::answer_spool::{AnswerSpool, SpoolError};
@@ -27,7 +27,7 @@ const MAX_POLICY_FILE_BYTES: u64 = 1 << 20;
 
 /// Why the agent cannot belong to its fleet.
 #[derive(Debug, thiserror::Error)]
-pub enum MembershipError {
+pub(super) enum MembershipError {
     /// A root key cannot be read.
     #[error("fleet.roots: {key:?} is not a public key in OpenSSH's form")]
     Root {
@@ -60,7 +60,7 @@ pub enum MembershipError {
     },
     /// The replay log cannot be used; without it nothing may run.
     #[error("cannot use the log of actions that were run")]
-    Replay(#[source] ReplayLogError),
+    Replay(#[source] ReplayError),
     /// Answers cannot be kept.
     #[error("{0}")]
     Spool(#[source] SpoolError),
@@ -71,56 +71,54 @@ pub enum MembershipError {
 
 /// Where the fleet's files are.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub(super) struct Places {
     /// `STATE_DIR/fleet`
-    pub directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 impl Places {
     /// The places below the agent's state directory.
     #[must_use]
-    pub fn of(state_dir: &Path) -> Self {
+    pub(super) fn of(state_dir: &Path) -> Self {
         Self { directory: state_dir.join("fleet") }
     }
 
     /// The policy in force.
     #[must_use]
-    pub fn policy(&self) -> PathBuf {
+    pub(super) fn policy(&self) -> PathBuf {
         self.directory.join("policy.json")
     }
 
     /// How far alerts are sent.
     #[must_use]
-    pub fn alert_cursor(&self) -> PathBuf {
+    pub(super) fn alert_cursor(&self) -> PathBuf {
         self.directory.join("alerts.cursor")
     }
 }
 
 /// What a membership has on disk, opened.
-pub struct Opened {
-    pub section: FleetSection,
-    pub pinned: Roots,
-    pub key: Arc<AgentKey>,
-    pub facts: Arc<Facts>,
-    pub policy: Option<Policy>,
-    pub replay: ReplayLog,
+pub(super) struct Opened {
+    pub(super) section: FleetSection,
+    pub(super) pinned: Roots,
+    pub(super) key: Arc<AgentKey>,
+    pub(super) facts: Arc<Facts>,
+    pub(super) policy: Option<Policy>,
+    pub(super) replay: ReplayLog,
     /// Actions that were begun and have no answer: the agent ended while it ran them.
-    pub interrupted: Vec<ActionId>,
-    pub spool: Arc<AnswerSpool>,
-    pub places: Places,
+    pub(super) interrupted: Vec<ActionId>,
+    pub(super) spool: Arc<AnswerSpool>,
+    pub(super) places: Places,
 }
 
 /// The keys that are pinned.
 ///
 /// # Errors
 /// When one of them cannot be read, or they cannot be used together.
-pub fn pinned_roots(section: &FleetSection) -> Result<Roots, MembershipError> {
+pub(super) fn pinned_roots(section: &FleetSection) -> Result<Roots, MembershipError> {
     let keys = section
         .roots
         .iter()
-        .map(|key| {
-            PublicKey::parse(key).map_err(|source| MembershipError::Root { key: key.clone(), source })
-        })
+        .map(|key| PublicKey::parse(key).map_err(|source| MembershipError::Root { key: key.clone(), source }))
         .collect::<Result<Vec<_>, _>>()?;
     let roots = Roots { keys, threshold: section.root_threshold };
     roots.check().map_err(MembershipError::Roots)?;
@@ -131,7 +129,11 @@ pub fn pinned_roots(section: &FleetSection) -> Result<Roots, MembershipError> {
 ///
 /// # Errors
 /// When something of it cannot be used.
-pub fn open(config: &LoadedConfig, section: FleetSection, log: &Logger) -> Result<Opened, MembershipError> {
+pub(super) fn open(
+    config: &LoadedConfig,
+    section: FleetSection,
+    log: &Logger,
+) -> Result<Opened, MembershipError> {
     let pinned = pinned_roots(&section)?;
     let places = Places::of(&config.agent.agent.state_dir);
     let directory = |path: &Path, source| MembershipError::Directory { path: path.to_owned(), source };
@@ -145,11 +147,11 @@ pub fn open(config: &LoadedConfig, section: FleetSection, log: &Logger) -> Resul
     let facts = collect_facts(config, &section)?;
     let policy = stored_policy(&places, &pinned, &section, log);
     let now = jiff::Timestamp::now().as_second();
-    let (replay, unanswered) =
+    let replay =
         ReplayLog::open(&places.directory.join("replay.log"), now).map_err(MembershipError::Replay)?;
     let spool = AnswerSpool::open(&places.directory.join("answers")).map_err(MembershipError::Spool)?;
     let answered = spool.waiting();
-    let interrupted = unanswered.into_iter().filter(|id| !answered.contains(id)).collect();
+    let interrupted = replay.unanswered().filter(|id| !answered.contains(id)).collect();
     Ok(Opened {
         section,
         pinned,
@@ -167,7 +169,7 @@ pub fn open(config: &LoadedConfig, section: FleetSection, log: &Logger) -> Resul
 ///
 /// # Errors
 /// When it is not such as a fleet takes.
-pub fn collect_facts(config: &LoadedConfig, section: &FleetSection) -> Result<Facts, MembershipError> {
+pub(super) fn collect_facts(config: &LoadedConfig, section: &FleetSection) -> Result<Facts, MembershipError> {
     let AgentConfig { tags, .. } = &config.agent;
     let modules = config
         .modules
@@ -238,7 +240,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When the disk does not take it.
-pub fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
+pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
     let path = places.policy();
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;

@@ -27,19 +27,19 @@ const FACTS_EVERY: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What the task works with.
-pub struct Presence {
-    pub log: Logger,
-    pub key: Arc<AgentKey>,
-    pub jetstream: JetStream,
+pub(super) struct Presence {
+    pub(super) log: Logger,
+    pub(super) key: Arc<AgentKey>,
+    pub(super) jetstream: JetStream,
     /// The facts as they are now.
-    pub facts: watch::Receiver<Arc<Facts>>,
+    pub(super) facts: watch::Receiver<Arc<Facts>>,
     /// Counts the connections that came about; 0 before the first.
-    pub connections: watch::Receiver<u64>,
+    pub(super) connections: watch::Receiver<u64>,
 }
 
 impl Presence {
     /// Shows until the task is aborted.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut next_beat = Instant::now();
         let mut next_facts = Instant::now();
         loop {

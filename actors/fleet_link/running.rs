@@ -13,11 +13,11 @@ use crate::query_router::{Query, QueryError, QueryRouter};
 
 /// What an action may use on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowed {
+pub(super) struct Allowed {
     /// Time for all operations together.
-    pub time: Duration,
+    pub(super) time: Duration,
     /// Size of all results together in bytes.
-    pub bytes: usize,
+    pub(super) bytes: usize,
 }
 
 /// How one operation went.
@@ -27,16 +27,27 @@ enum Outcome {
 }
 
 /// Asks all operations, one after the other, and answers at the latest when the time is up.
-pub async fn run(action: &Action, allowed: Allowed, hostname: &str, router: &Addr<QueryRouter>) -> Answer {
+pub(super) async fn run(
+    action: &Action,
+    signers: &[String],
+    allowed: Allowed,
+    hostname: &str,
+    router: &Addr<QueryRouter>,
+) -> Answer {
     let deadline = Instant::now() + allowed.time;
     let mut outcomes = Vec::with_capacity(action.ops.len());
     for operation in &action.ops {
-        outcomes.push(ask(operation, deadline, router).await);
+        outcomes.push(ask(operation, signers, deadline, router).await);
     }
     answer(&action.ops, outcomes, allowed.bytes, hostname, jiff::Timestamp::now().to_string())
 }
 
-async fn ask(operation: &Operation, deadline: Instant, router: &Addr<QueryRouter>) -> Outcome {
+async fn ask(
+    operation: &Operation,
+    _signers: &[String],
+    deadline: Instant,
+    router: &Addr<QueryRouter>,
+) -> Outcome {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Outcome::Failed { code: TIMED_OUT, error: "no time was left for it".to_owned() };
@@ -88,7 +99,8 @@ fn answer(
             Outcome::Result(result) => {
                 answer.code = Some("truncated".to_owned());
                 let size = result.get().len();
-                answer.error = Some(format!("its result of {size} bytes is more than the {left} that were left"));
+                answer.error =
+                    Some(format!("its result of {size} bytes is more than the {left} that were left"));
                 status = AnswerStatus::Truncated;
             }
             Outcome::Failed { code, error } => {
@@ -106,7 +118,12 @@ fn answer(
 
 /// An answer without results: the action did not run, or its end is not known.
 #[must_use]
-pub fn answer_without_results(status: AnswerStatus, code: &str, message: String, hostname: &str) -> Answer {
+pub(super) fn answer_without_results(
+    status: AnswerStatus,
+    code: &str,
+    message: String,
+    hostname: &str,
+) -> Answer {
     Answer {
         status,
         code: Some(code.to_owned()),
@@ -142,7 +159,8 @@ mod tests {
         let answer = answer_to(vec![result(10), result(20)], 30);
 
         assert_eq!(answer.status, AnswerStatus::Ok);
-        let sizes: Vec<_> = answer.operations.iter().map(|one| one.result.as_ref().unwrap().get().len()).collect();
+        let sizes: Vec<_> =
+            answer.operations.iter().map(|one| one.result.as_ref().unwrap().get().len()).collect();
         assert_eq!(sizes, [10, 20]);
     }
 
