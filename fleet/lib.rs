@@ -1,8 +1,8 @@
 //! The fleet: one question to every host, signed by whoever asks and by whoever answers.
 //!
 //! Agents, the command line and the simulators of the benchmark share this crate, so that what an investigator
-//! sees in a preview is what an agent decides. Everything but [`replay_log`] and [`broker`] is pure: no I/O, and
-//! the time is passed in.
+//! sees in a preview is what an agent decides. Everything but [`replay_log`], [`broker`] and the making of
+//! signatures is pure: no I/O, and the time is passed in.
 
 pub mod action;
 pub mod admission;
@@ -10,5 +10,6 @@ pub mod answer;
 pub mod facts;
 pub mod names;
 pub mod policy;
+pub mod replay_log;
 pub mod signature;
 pub mod subjects;
