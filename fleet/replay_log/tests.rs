@@ -247,6 +247,8 @@ fn child_that_begins_actions_until_it_is_killed() {
     let Ok(path) = std::env::var(CHILD) else { return };
     let mut log = open(Path::new(&path));
     let first = log.len();
+    // The harness has begun a line.
+    println!();
     for number in first.. {
         log.begin(&id(number), NOW + HOUR, NOW).unwrap();
         println!("begun {number} .");
