@@ -15,6 +15,7 @@ pub mod facts;
 pub mod host_facts;
 pub mod names;
 pub mod policy;
+pub mod replay_log;
 mod secret_file;
 pub mod signature;
 pub mod subjects;
