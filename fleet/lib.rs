@@ -7,6 +7,7 @@
 pub mod action;
 pub mod agent_key;
 pub mod answer;
+pub mod broker;
 pub mod enrolment;
 pub mod facts;
 pub mod names;
