@@ -10,8 +10,10 @@
 //! | `nats-server.log` | what the server says |
 
 use std::fs::{self, DirBuilder, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -41,6 +43,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// Between two looks at whether the server listens.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Where free ports are looked for.
+const FREE_PORTS: Range<u16> = 10_000..32_768;
+
+/// How many ports are looked at for a free one, and how often another is tried when it was taken meanwhile.
+const PORT_DRAWS: usize = 64;
+const PORT_TRIES: u32 = 8;
 
 /// Largest file with a seed, in bytes.
 const MAX_SEED_BYTES: u64 = 256;
@@ -195,7 +204,7 @@ pub fn find_server() -> Result<PathBuf, LocalBrokerError> {
         .ok_or(LocalBrokerError::NoServer)
 }
 
-/// The configuration of a nats-server: JSON, which its own format includes. `port` -1 stands for a free one.
+/// The configuration of a nats-server: JSON, which its own format includes.
 ///
 /// # Errors
 ///
@@ -203,7 +212,7 @@ pub fn find_server() -> Result<PathBuf, LocalBrokerError> {
 pub fn server_config(
     settings: &LocalBrokerSettings,
     tokens: &BrokerTokens,
-    port: i32,
+    port: u16,
 ) -> Result<String, LocalBrokerError> {
     let path = |path: &Path| match path.to_str() {
         // Its parser knows no \u.
@@ -277,8 +286,20 @@ impl LocalBroker {
             None => find_server()?,
         };
         let authority = load_or_create_authority(&settings.directory)?;
-        let wanted = settings.port.map_or(-1, i32::from);
-        let (child, port) = spawn(&settings, &program, &authority, wanted).await?;
+        let mut tries = PORT_TRIES;
+        let (child, port) = loop {
+            let port = settings.port.unwrap_or_else(|| free_port(settings.address));
+            match spawn(&settings, &program, &authority, port).await {
+                Ok(child) => break (child, port),
+                // Somebody was faster.
+                Err(LocalBrokerError::Ended { log })
+                    if settings.port.is_none() && tries > 0 && log.contains("address already in use") =>
+                {
+                    tries -= 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         Ok(Self { settings, program, signers: LocalKeys(authority), port, child })
     }
 
@@ -387,10 +408,7 @@ impl LocalBroker {
     /// See [`LocalBrokerError`].
     pub async fn restart(&mut self) -> Result<(), LocalBrokerError> {
         self.stop().await?;
-        let port = i32::from(self.port);
-        let (child, port) = spawn(&self.settings, &self.program, &self.signers.0, port).await?;
-        self.child = child;
-        self.port = port;
+        self.child = spawn(&self.settings, &self.program, &self.signers.0, self.port).await?;
         Ok(())
     }
 
@@ -448,13 +466,25 @@ pub fn load_or_create_authority(directory: &Path) -> Result<Authority, LocalBrok
         .map_err(|source| LocalBrokerError::BadKey { directory: directory.to_owned(), source })
 }
 
-/// Writes the configuration, starts the server and waits until it listens; says where.
+/// A port that nobody listens on now. It lies below those that the kernel gives to clients (from 32768, ip(7)): while
+/// the server is down, one of its own clients could get the port, and the server would not come back.
+fn free_port(address: IpAddr) -> u16 {
+    let draw = || {
+        let bits = RandomState::new().build_hasher().finish();
+        u16::try_from(bits % u64::from(FREE_PORTS.end - FREE_PORTS.start))
+            .map_or(FREE_PORTS.start, |n| FREE_PORTS.start + n)
+    };
+    let free = |port: &u16| TcpListener::bind((address, *port)).is_ok();
+    std::iter::repeat_with(draw).take(PORT_DRAWS).find(free).unwrap_or_else(draw)
+}
+
+/// Writes the configuration, starts the server and waits until it listens.
 async fn spawn(
     settings: &LocalBrokerSettings,
     program: &Path,
     authority: &Authority,
-    port: i32,
-) -> Result<(Child, u16), LocalBrokerError> {
+    port: u16,
+) -> Result<Child, LocalBrokerError> {
     let directory = &settings.directory;
     let run = run_directory(directory);
     make_directory(&run)?;
@@ -499,26 +529,27 @@ async fn spawn(
             tokio::select! {
                 _ = child.wait() => return None,
                 _ = looks.tick() => {
-                    if let Some(port) = listening_port(&ports_file) {
-                        return Some(port);
+                    if is_listening(&ports_file) {
+                        return Some(());
                     }
                 }
             }
         }
     };
     match tokio::time::timeout(READY_WITHIN, ready).await {
-        Ok(Some(port)) => Ok((child, port)),
+        Ok(Some(())) => Ok(child),
         Ok(None) => Err(LocalBrokerError::Ended { log: end_of_log(&log_path, begins_at) }),
         Err(_) => Err(LocalBrokerError::NotReady { log: end_of_log(&log_path, begins_at) }),
     }
 }
 
-/// The port in a server's ports file, `{"nats": ["nats://127.0.0.1:4222", …], …}`. It is written when the server
-/// listens; half of it is no JSON.
-fn listening_port(path: &Path) -> Option<u16> {
-    let text = fs::read_to_string(path).ok()?;
-    let ports: Value = serde_json::from_str(&text).ok()?;
-    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+/// Whether a server's ports file, `{"nats": ["nats://127.0.0.1:4222", …], …}`, is whole. It is written when the
+/// server listens.
+fn is_listening(path: &Path) -> bool {
+    fs::read(path)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Value>(&text).ok())
+        .is_some_and(|ports| ports["nats"][0].is_string())
 }
 
 /// What the server said since this place in its log, or the end of that.
