@@ -238,9 +238,10 @@ impl Authority {
         }
     }
 
-    /// The tokens for the broker's configuration. `name` is the fleet's, `issued` in seconds since 1970 (UTC).
+    /// The tokens for the broker's configuration. `name` is the fleet's, `issued` in seconds since 1970 (UTC). Users
+    /// whose key is in `revoked` are shut out with all tokens that were issued up to the time beside it.
     #[must_use]
-    pub fn tokens(&self, name: &str, issued: i64) -> BrokerTokens {
+    pub fn tokens(&self, name: &str, issued: i64, revoked: &[(AgentPublicKey, i64)]) -> BrokerTokens {
         let system_account = self.system.public_key();
         let account = self.account.public_key();
         let operator = json!({"type": "operator", "version": 2, "system_account": system_account});
@@ -259,7 +260,11 @@ impl Authority {
             })
             .collect();
         let jetstream = json!({"mem_storage": UNLIMITED, "disk_storage": UNLIMITED, "streams": UNLIMITED, "consumer": UNLIMITED});
-        let fleet = account_claims(Value::Array(signing_keys), jetstream);
+        let mut fleet = account_claims(Value::Array(signing_keys), jetstream);
+        if !revoked.is_empty() {
+            fleet["revocations"] =
+                revoked.iter().map(|(key, until)| (key.text(), Value::from(*until))).collect();
+        }
         BrokerTokens {
             operator: token(&self.operator, name, &self.operator.public_key(), issued, None, operator),
             system_token: token(&self.operator, "SYS", &system_account, issued, None, system),
@@ -282,7 +287,7 @@ impl Authority {
     }
 }
 
-/// The claims of an account; `limits` adds to what every account has.
+/// The claims of an account; `jetstream` adds to the limits that every account has.
 fn account_claims(signing_keys: Value, jetstream: Value) -> Value {
     let mut limits = json!({
         "subs": UNLIMITED, "data": UNLIMITED, "payload": UNLIMITED,
@@ -412,7 +417,7 @@ mod tests {
     #[test]
     fn every_token_is_signed_by_the_one_above_it() {
         let authority = Authority::generate();
-        let tokens = authority.tokens("fleet", ISSUED);
+        let tokens = authority.tokens("fleet", ISSUED, &[]);
 
         let operator = claims(&tokens.operator);
         assert_eq!(operator["iss"], operator["sub"]);
@@ -445,7 +450,7 @@ mod tests {
     fn the_authority_comes_back_from_its_seeds() {
         let authority = Authority::generate();
         let again = Authority::from_seeds(&authority.seeds()).unwrap();
-        assert_eq!(again.tokens("fleet", ISSUED), authority.tokens("fleet", ISSUED));
+        assert_eq!(again.tokens("fleet", ISSUED, &[]), authority.tokens("fleet", ISSUED, &[]));
         let signer = authority.signer(Role::Agent);
         assert!(RoleSigner::from_seed(Role::Agent, signer.account(), &signer.seed()).is_ok());
         assert!(RoleSigner::from_seed(Role::Agent, &signer.seed(), &signer.seed()).is_err());

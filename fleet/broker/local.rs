@@ -28,7 +28,7 @@ use super::connection::{ConnectionSettings, Login, TlsSettings};
 use super::jwt::{
     Authority, AuthoritySeeds, BadAuthorityKey, BrokerTokens, Role, RoleSigner, credentials_text,
 };
-use crate::agent_key::AgentKey;
+use crate::agent_key::{AgentKey, AgentPublicKey};
 use crate::names::AgentId;
 use crate::secret_file::{self, SecretFileError};
 
@@ -83,6 +83,8 @@ pub struct LocalBrokerSettings {
     pub max_memory: u64,
     /// Most bytes of streams on disk.
     pub max_file: u64,
+    /// Users that are shut out, with the time up to which their tokens were issued, in seconds since 1970 (UTC).
+    pub revoked: Vec<(AgentPublicKey, i64)>,
     /// Encrypt, and want certificates of clients.
     pub tls: Option<LocalTls>,
     /// Kill the server when the thread that started it ends, however that happens. Uses setpriv(1) of util-linux.
@@ -104,6 +106,7 @@ impl LocalBrokerSettings {
             port: None,
             max_memory: 256 << 20,
             max_file: 16 << 30,
+            revoked: Vec::new(),
             tls: None,
             die_with_parent: true,
             server: None,
@@ -489,7 +492,8 @@ async fn spawn(
     let run = run_directory(directory);
     make_directory(&run)?;
     let config = directory.join("nats-server.conf");
-    let text = server_config(settings, &authority.tokens(&settings.fleet, settings.now), port)?;
+    let text =
+        server_config(settings, &authority.tokens(&settings.fleet, settings.now, &settings.revoked), port)?;
     let unwritable = |path: &Path| {
         let path = path.to_owned();
         move |source| LocalBrokerError::Unwritable { path, source }

@@ -440,6 +440,30 @@ async fn a_broker_keeps_its_keys_and_streams_between_its_lives() {
 }
 
 #[tokio::test]
+async fn a_revoked_key_is_shut_out_and_a_new_key_of_the_same_agent_is_not() {
+    if server_is_missing() {
+        return;
+    }
+    let Fixture { mut broker, directory } = Fixture::new().await;
+    let user = name("web-1");
+    let old = broker.connection_settings(Role::Agent, &user);
+    let Login::Token { key, .. } = &old.login else { unreachable!() };
+    let revoked = vec![(key.public_key().clone(), NOW)];
+    broker.stop().await.unwrap();
+
+    let mut settings = LocalBrokerSettings::new(directory.path(), "example", NOW);
+    settings.port = Some(broker.port());
+    settings.revoked = revoked;
+    drop(broker);
+    let broker = LocalBroker::start(settings).await.unwrap();
+
+    let (events, _kept) = tokio::sync::mpsc::channel(64);
+    let error = within(connect(old, events)).await.unwrap_err();
+    assert!(matches!(error, ConnectionError::Refused { .. }), "{error:?}");
+    User::connect(broker.connection_settings(Role::Agent, &user)).await;
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_told_with_the_server_s_words() {
     if server_is_missing() {
         return;
