@@ -84,6 +84,12 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 test: ## run all tests
 	@$(NEED)
 	need 'command -v python3' python3
+	# Without root, the tests that want these are skipped where they are missing, but not in CI.
+	if [ "$$(id -u)" = 0 ]; then
+	  need 'command -v openssl' openssl
+	  # Debian puts it where the PATH of plain users does not lead.
+	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
+	fi
 	$(CARGO) test --locked --workspace
 
 check: fmt-check clippy doc conf-check test ## everything that a change must pass

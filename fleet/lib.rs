@@ -9,6 +9,7 @@ pub mod admission;
 pub mod agent_key;
 pub mod alert_order;
 pub mod answer;
+pub mod broker;
 pub mod collect;
 pub mod enrolment;
 pub mod facts;

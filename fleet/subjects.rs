@@ -94,8 +94,9 @@ pub fn enrolment(agent: &AgentId) -> String {
     format!("$KV.enrol.{agent}")
 }
 
-/// Prefix of an agent's private inboxes; NATS permissions let it subscribe to nothing else of that kind.
+/// Prefix of an agent's private inboxes; NATS permissions let it subscribe to nothing else of that kind. The name is
+/// a token of its own: nats-server 2.9.10 puts names into permissions only there.
 #[must_use]
 pub fn inbox_prefix(agent: &AgentId) -> String {
-    format!("_INBOX_{agent}")
+    format!("_INBOX.agent.{agent}")
 }
