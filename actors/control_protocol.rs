@@ -155,6 +155,9 @@ pub struct AgentStatus {
     pub journal: JournalStatus,
     /// Queries since the agent started.
     pub queries: QueryStatus,
+    /// How answers are kept private.
+    #[serde(default)]
+    pub privacy: PrivacyStatus,
     /// How leftovers of modules are ended: `cgroup` or `session`.
     pub containment: String,
 }
@@ -266,6 +269,17 @@ pub struct QueryStatus {
     pub answered: u64,
     /// Ended with an error.
     pub failed: u64,
+}
+
+/// How answers to queries are kept private.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PrivacyStatus {
+    /// Extra privacy mode is on.
+    pub extra: bool,
+    /// Modules whose answers the agent cannot check, because it does not know their form: they mask themselves, or
+    /// nobody does. Empty when the mode is off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<ModuleName>,
 }
 
 /// One recorded alert; a line of the journal has the same form.

@@ -11,19 +11,21 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture};
 use serde_json::value::RawValue;
-use slog::{Logger, debug, info, o};
+use slog::{Logger, debug, info, o, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use vigie_sdk::ModuleResult;
+use vigie_sdk::privacy::{self, MaskedForm};
 use vigie_sdk::protocol::{Message as WireMessage, QueryOptions};
 use vigie_sdk::socket::SocketSpec;
 
+use crate::builtin::{self, BuiltinModule};
 use crate::child::{ChildControl, ProcessSpawner};
 use crate::config::{LoadedConfig, ModuleKind, ModuleName, ModuleSpec};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::QueryStatus;
+use crate::control_protocol::{PrivacyStatus, QueryStatus};
 use crate::error::ErrorChain;
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
@@ -55,9 +57,9 @@ pub struct Query {
     pub client: watch::Receiver<()>,
 }
 
-/// Asks how queries are doing.
+/// Asks how queries are doing, and how their answers are kept private.
 #[derive(Debug, Message)]
-#[rtype(result = "QueryStatus")]
+#[rtype(result = "(QueryStatus, PrivacyStatus)")]
 pub struct GetQueryStatus;
 
 /// Why a query has no answer.
@@ -140,6 +142,14 @@ pub enum QueryError {
         /// What is wrong.
         reason: String,
     },
+    /// Extra privacy mode is on, and the answer shows what it must not.
+    #[error("extra privacy mode is on and module {module} did not keep to it: {place} is not masked")]
+    Unmasked {
+        /// The module.
+        module: ModuleName,
+        /// The place in its answer, never what is there.
+        place: String,
+    },
     /// The standard module could not be started.
     #[error("module {module} could not be started: {reason}")]
     NotStarted {
@@ -177,6 +187,7 @@ impl QueryError {
             Self::TimedOut { .. } => "timed_out",
             Self::TooLarge { .. } => "too_large",
             Self::BadAnswer { .. } => "bad_answer",
+            Self::Unmasked { .. } => "unmasked",
             Self::NotStarted { .. } => "not_started",
             Self::TooMany { .. } => "too_many",
             Self::ClientGone(_) => "client_gone",
@@ -208,6 +219,9 @@ impl QueryError {
                 "ask for less, or allow more time with --timeout (at most agent.moduletimeout)".to_owned()
             }
             Self::TooLarge { .. } => "ask for less, or raise limits.result_bytes".to_owned(),
+            Self::Unmasked { module, .. } => {
+                format!("nothing of the answer was passed on; mend {module}, or run the one that is built in")
+            }
             Self::NotStarted { module, .. } => {
                 format!("mend what it says, or the command of {module} in the configuration")
             }
@@ -222,6 +236,8 @@ pub struct QueryRouter {
     registry: Addr<SocketRegistry>,
     spawner: Rc<ProcessSpawner>,
     config: Arc<LoadedConfig>,
+    /// The modules whose masked answers are known.
+    builtins: &'static [BuiltinModule],
     /// One permit for each query that may run.
     places: Arc<Semaphore>,
     place_count: usize,
@@ -238,6 +254,7 @@ impl QueryRouter {
         registry: Addr<SocketRegistry>,
         spawner: Rc<ProcessSpawner>,
         config: Arc<LoadedConfig>,
+        builtins: &'static [BuiltinModule],
     ) -> Self {
         let place_count = config.agent.limits.running_queries;
         Self {
@@ -245,6 +262,7 @@ impl QueryRouter {
             registry,
             spawner,
             config,
+            builtins,
             places: Arc::new(Semaphore::new(place_count)),
             place_count,
             status: QueryStatus::default(),
@@ -287,7 +305,12 @@ impl Handler<GetQueryStatus> for QueryRouter {
     type Result = MessageResult<GetQueryStatus>;
 
     fn handle(&mut self, _: GetQueryStatus, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.status)
+        let extra = self.config.agent.agent.extraprivacymode;
+        let unchecked = self.config.modules.iter().filter(|spec| {
+            extra && spec.section.enabled && builtin::find(self.builtins, spec.name().as_str()).is_none()
+        });
+        let unchecked = unchecked.map(|spec| spec.name().clone()).collect();
+        MessageResult((self.status, PrivacyStatus { extra, unchecked }))
     }
 }
 
@@ -323,9 +346,13 @@ impl Handler<Query> for QueryRouter {
             log: self.log.clone(),
             client: query.client,
         };
+        let extraprivacy = self.config.agent.agent.extraprivacymode;
+        // By name: also another program that is configured in the place of a known module must mask.
+        let form = builtin::find(self.builtins, &query.module).filter(|_| extraprivacy);
+        let form = form.map(|builtin| builtin.masked_form);
         let options = QueryOptions {
             persistsock: None,
-            extraprivacy: self.config.agent.agent.extraprivacymode,
+            extraprivacy,
             deadline: jiff::Timestamp::now().checked_add(timeout).ok().map(|time| time.to_string()),
         };
         let request = WireMessage::parameters(query.parameters, options).to_line();
@@ -339,6 +366,10 @@ impl Handler<Query> for QueryRouter {
                 (Ok(Ok(_place)), ModuleKind::Standard) => run.run_standard(&spec, &spawner, &request).await,
                 (Ok(Err(_)), _) => Err(run.timed_out()),
                 (Err(error), _) => Err(error),
+            };
+            let result = match (result, form) {
+                (Ok(result), Some(form)) => run.check_masked(result, form).await,
+                (result, _) => result,
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });
             result
@@ -489,6 +520,23 @@ impl QueryRun {
             return Err(bad(format!("{:?}", text.chars().take(80).collect::<String>())));
         }
         serde_json::from_str(text).map_err(|error| bad(error.to_string()))
+    }
+
+    /// The second lock of extra privacy mode: refuses an answer that the module forgot to mask.
+    async fn check_masked(&self, result: ModuleResult, form: MaskedForm) -> Result<ModuleResult, QueryError> {
+        // An answer may have many megabytes: it is not read on the thread of all actors.
+        let checked = tokio::task::spawn_blocking(move || (privacy::check(&result, form), result)).await;
+        match checked {
+            Ok((Ok(()), result)) => Ok(result),
+            Ok((Err(unmasked), _)) => {
+                warn!(self.log, "answer refused: it is not masked"; "module" => %self.module,
+                    "query_id" => self.number, "found" => &unmasked.place);
+                Err(QueryError::Unmasked { module: self.module.clone(), place: unmasked.place })
+            }
+            Err(error) => {
+                Err(QueryError::BadAnswer { module: self.module.clone(), reason: error.to_string() })
+            }
+        }
     }
 
     async fn run_standard(

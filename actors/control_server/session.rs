@@ -158,7 +158,9 @@ impl Session {
             asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(modules), Ok(config), Ok(journal), Ok(queries)) = (modules, config, journal, queries) else {
+        let (Ok(modules), Ok(config), Ok(journal), Ok((queries, privacy))) =
+            (modules, config, journal, queries)
+        else {
             return stopping();
         };
         let config = config.status;
@@ -177,6 +179,7 @@ impl Session {
             modules,
             journal,
             queries,
+            privacy,
             containment: agent.containment.clone(),
         }))
     }

@@ -11,6 +11,7 @@ pub mod json;
 pub mod listener;
 pub mod module;
 pub mod outbox;
+pub mod privacy;
 pub mod protocol;
 pub mod result;
 pub mod serve;

@@ -18,6 +18,7 @@ mod file_watch;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod privacy;
 mod query;
 #[cfg(test)]
 mod shutdown;
