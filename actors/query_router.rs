@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use vigie_sdk::ModuleResult;
 use vigie_sdk::privacy::{self, MaskedForm};
-use vigie_sdk::protocol::{Message as WireMessage, QueryOptions};
+use vigie_sdk::protocol::{Asker, Message as WireMessage, QueryOptions};
 use vigie_sdk::socket::SocketSpec;
 
 use crate::builtin::{self, BuiltinModule};
@@ -52,6 +52,8 @@ pub struct Query {
     pub parameters: Option<Box<RawValue>>,
     /// How long to wait at most; the agent's `moduletimeout` when absent or longer.
     pub timeout: Option<Duration>,
+    /// Who asks, as far as it is proved.
+    pub asker: Option<Asker>,
     /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
     /// notice by itself that whoever asked it has stopped waiting.
     pub client: watch::Receiver<()>,
@@ -354,6 +356,7 @@ impl Handler<Query> for QueryRouter {
             persistsock: None,
             extraprivacy,
             deadline: jiff::Timestamp::now().checked_add(timeout).ok().map(|time| time.to_string()),
+            asker: query.asker,
         };
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner) = (self.places.clone(), self.spawner.clone());

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use actix::MailboxError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Uid, User};
 use serde::Serialize;
 use slog::{Logger, debug};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
-use vigie_sdk::protocol::BadLine;
+use vigie_sdk::protocol::{Asker, BadLine};
 use vigie_sdk::stream::ModuleReader;
 
 use super::Asked;
@@ -49,6 +50,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Session {
     pub(super) asked: Asked,
     pub(super) limits: LimitsSection,
+    /// The client's user, by the credentials of its connection.
+    pub(super) uid: u32,
     /// Told to the server: a client that has asked does not make room for others.
     pub(super) has_asked: Rc<Cell<bool>>,
     pub(super) log: Logger,
@@ -121,7 +124,9 @@ impl Session {
                 // Closes with this future, when the client has gone away.
                 let (waiting, wanted) = watch::channel(());
                 let asking = async {
-                    let reply = self.query(Query { module, parameters, timeout, client: wanted }).await;
+                    let asker = Some(self.asker().await);
+                    let reply =
+                        self.query(Query { module, parameters, timeout, asker, client: wanted }).await;
                     drop(waiting);
                     reply
                 };
@@ -182,6 +187,15 @@ impl Session {
             privacy,
             containment: agent.containment.clone(),
         }))
+    }
+
+    /// Who asks. The user's name may come from a directory service, which takes its time.
+    async fn asker(&self) -> Asker {
+        let uid = self.uid;
+        let named = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
+        let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
+        let user = named.ok().and_then(Result::ok).flatten().map(|user| user.name);
+        Asker { uid: Some(uid), user, investigator: None }
     }
 
     async fn query(&self, query: Query) -> Reply {

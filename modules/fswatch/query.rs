@@ -63,7 +63,7 @@ pub struct Parameters {
     /// Accept changes: all, or those of these paths and what is below them.
     #[serde(deserialize_with = "selection")]
     pub accept: Option<Selection>,
-    /// Who accepts.
+    /// Who accepts, as he says; whom the agent proves is recorded beside it.
     pub by: Option<String>,
     /// Only changes that were seen after this moment (RFC 3339), or within this time (such as `2h`).
     pub since: Option<String>,
@@ -170,7 +170,12 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
     } else if let Some(selection) = &parameters.accept {
         let by = parameters.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("somebody");
         let paths = selection.paths();
-        let elements = ask(&|done| Order::Accept { paths: paths.clone(), by: by.to_owned(), done })?;
+        let elements = ask(&|done| Order::Accept {
+            paths: paths.clone(),
+            by: by.to_owned(),
+            asker: query.asker.clone(),
+            done,
+        })?;
         let found = elements["accepted"].as_array().is_some_and(|paths| !paths.is_empty());
         (found, elements)
     } else {

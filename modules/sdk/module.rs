@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::outbox::{AlertId, Outbox};
-use crate::protocol::{ConfigParameters, Environment};
+use crate::protocol::{Asker, ConfigParameters, Environment};
 use crate::result::ModuleResult;
 
 /// A module that runs as long as the agent and watches something.
@@ -72,6 +72,8 @@ pub struct Query {
     pub extraprivacy: bool,
     /// RFC 3339 time after which nobody waits for the answer.
     pub deadline: Option<String>,
+    /// Who asks, as far as the agent can prove it; `None` from an agent that does not say.
+    pub asker: Option<Asker>,
     pub(crate) stopped: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -79,7 +81,7 @@ impl Query {
     /// A query with these parameters and nothing else, as a module's own tests ask it.
     #[must_use]
     pub fn new(parameters: Option<Box<RawValue>>) -> Self {
-        Self { parameters, extraprivacy: false, deadline: None, stopped: Arc::default() }
+        Self { parameters, extraprivacy: false, deadline: None, asker: None, stopped: Arc::default() }
     }
 
     /// Reads the parameters; keys may have any case.

@@ -161,6 +161,8 @@ pub struct MessageRef<'a> {
     pub extraprivacy: bool,
     /// Extension on `parameters`: RFC 3339 time after which nobody waits for the answer.
     pub deadline: Option<Cow<'a, str>>,
+    /// Extension on `parameters`: who asks.
+    pub asker: Option<Asker>,
 }
 
 /// JSON text that has been checked for syntax and is otherwise untouched.
@@ -239,6 +241,7 @@ impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
             persistsock: None,
             extraprivacy: false,
             deadline: None,
+            asker: None,
         };
         while let Some(Text(key)) = map.next_key()? {
             if key.eq_ignore_ascii_case("class") {
@@ -252,6 +255,8 @@ impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
                 message.extraprivacy = map.next_value()?;
             } else if key.eq_ignore_ascii_case("deadline") {
                 message.deadline = map.next_value::<Option<Text<'a>>>()?.map(|text| text.0);
+            } else if key.eq_ignore_ascii_case("asker") {
+                message.asker = map.next_value()?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -273,6 +278,8 @@ pub struct Message {
     extraprivacy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asker: Option<Asker>,
 }
 
 impl Message {
@@ -351,6 +358,7 @@ impl Message {
             persistsock: options.persistsock,
             extraprivacy: options.extraprivacy,
             deadline: options.deadline,
+            asker: options.asker,
         }
     }
 
@@ -378,6 +386,34 @@ pub struct QueryOptions {
     pub extraprivacy: bool,
     /// RFC 3339 time after which nobody waits for the answer.
     pub deadline: Option<String>,
+    /// Who asks, as far as it is proved.
+    pub asker: Option<Asker>,
+}
+
+/// Who asks, as far as the agent can prove it: what a query's own parameters claim is not in here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Asker {
+    /// The user on this host that asked through the agent's local socket, by its credentials (SO_PEERCRED).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// That user's name, when this host has one for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The investigator whose signature a query from elsewhere carried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub investigator: Option<String>,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.investigator, &self.user, self.uid) {
+            (Some(investigator), ..) => write!(f, "investigator {investigator}"),
+            (None, Some(user), _) => write!(f, "user {user}"),
+            (None, None, Some(uid)) => write!(f, "user {uid}"),
+            (None, None, None) => f.write_str("somebody unknown"),
+        }
+    }
 }
 
 /// Parameters of `config`.
