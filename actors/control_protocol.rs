@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use vigie_sdk::ModuleResult;
+use vigie_sdk::protocol::Progress;
 
 use crate::config::{ConfigProblem, ModuleKind, ModuleName};
 
@@ -33,6 +34,9 @@ pub enum Request {
         /// How long to wait in milliseconds; never longer than the agent's `moduletimeout`.
         #[serde(default)]
         timeout_ms: Option<u64>,
+        /// Tell how far the module is while it works: any number of [`Reply::Progress`] ahead of the result.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        progress: bool,
     },
     /// The alerts on disk, oldest first; a stream of [`Reply::Alert`].
     Alerts {
@@ -85,6 +89,8 @@ pub enum Request {
 pub enum Reply {
     /// Answer to [`Request::Status`].
     Status(Box<AgentStatus>),
+    /// How far a [`Request::Query`] is that asked for it; the newest, at most a few a second.
+    Progress(Progress),
     /// Answer to [`Request::Query`].
     Result(ModuleResult),
     /// One alert of [`Request::Alerts`].

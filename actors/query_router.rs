@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use vigie_sdk::ModuleResult;
 use vigie_sdk::privacy::{self, MaskedForm};
-use vigie_sdk::protocol::{Asker, Message as WireMessage, QueryOptions};
+use vigie_sdk::progress::ProgressReader;
+use vigie_sdk::protocol::{Asker, Message as WireMessage, Progress, QueryOptions};
 use vigie_sdk::socket::SocketSpec;
 
 use crate::builtin::{self, BuiltinModule};
@@ -32,6 +33,9 @@ use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegis
 
 /// Messages in the mailbox before a sender waits. A thousand clients may ask at once.
 const MAILBOX_CAPACITY: usize = 1024;
+
+/// How much of an answer is read at a time, in bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// How much of a standard module's stderr is kept for its error, in bytes.
 const STDERR_TAIL_BYTES: usize = 4096;
@@ -54,6 +58,8 @@ pub struct Query {
     pub timeout: Option<Duration>,
     /// Who asks, as far as it is proved.
     pub asker: Option<Asker>,
+    /// Where the module's words about its progress go; without it the module is not asked for any.
+    pub progress: Option<watch::Sender<Progress>>,
     /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
     /// notice by itself that whoever asked it has stopped waiting.
     pub client: watch::Receiver<()>,
@@ -347,6 +353,7 @@ impl Handler<Query> for QueryRouter {
             registry: self.registry.clone(),
             log: self.log.clone(),
             client: query.client,
+            progress: query.progress,
         };
         let extraprivacy = self.config.agent.agent.extraprivacymode;
         // By name: also another program that is configured in the place of a known module must mask.
@@ -357,6 +364,7 @@ impl Handler<Query> for QueryRouter {
             extraprivacy,
             deadline: jiff::Timestamp::now().checked_add(timeout).ok().map(|time| time.to_string()),
             asker: query.asker,
+            progress: run.progress.is_some(),
         };
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner) = (self.places.clone(), self.spawner.clone());
@@ -424,6 +432,35 @@ struct QueryRun {
     registry: Addr<SocketRegistry>,
     log: Logger,
     client: watch::Receiver<()>,
+    progress: Option<watch::Sender<Progress>>,
+}
+
+/// An answer while it comes in.
+struct Incoming<'q> {
+    answer: Vec<u8>,
+    reader: ProgressReader,
+    progress: Option<&'q watch::Sender<Progress>>,
+    limit: usize,
+}
+
+impl<'q> Incoming<'q> {
+    fn new(progress: Option<&'q watch::Sender<Progress>>, limit: usize) -> Self {
+        Self { answer: Vec::new(), reader: ProgressReader::new(progress.is_some()), progress, limit }
+    }
+
+    /// Takes the next piece.
+    fn add(&mut self, piece: &[u8]) {
+        self.answer.extend_from_slice(piece);
+        if let (Some(progress), Some(sender)) = (self.reader.take(&mut self.answer), self.progress) {
+            // Whoever is too slow gets the newest only.
+            sender.send_replace(progress);
+        }
+    }
+
+    /// Whether it is larger than it may be.
+    fn is_too_large(&self) -> bool {
+        self.answer.len() > self.limit
+    }
 }
 
 impl QueryRun {
@@ -492,15 +529,18 @@ impl QueryRun {
         if let Err(error) = stream.write_all(request).await {
             return Err(self.unanswered(&error.to_string()).await);
         }
-        let mut answer = Vec::new();
-        let limit = self.result_bytes as u64 + 1;
-        match (&mut stream).take(limit).read_to_end(&mut answer).await {
-            Ok(_) if answer.len() > self.result_bytes => {
-                Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes })
+        let mut incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match stream.read(&mut piece).await {
+                Ok(0) if incoming.answer.is_empty() => return Err(self.unanswered("it sent nothing").await),
+                Ok(0) => return Ok(incoming.answer),
+                Ok(read) => incoming.add(&piece[..read]),
+                Err(error) => return Err(self.unanswered(&error.to_string()).await),
             }
-            Ok(_) if answer.is_empty() => Err(self.unanswered("it sent nothing").await),
-            Ok(_) => Ok(answer),
-            Err(error) => Err(self.unanswered(&error.to_string()).await),
+            if incoming.is_too_large() {
+                return Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes });
+            }
         }
     }
 
@@ -564,8 +604,9 @@ impl QueryRun {
             None => Some(self.deadline - STOP_LEAD.min(self.timeout / 4)),
             Some(_) => None,
         };
+        let incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
         let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at));
-        let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), self.result_bytes)).await;
+        let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), incoming)).await;
         feeding.abort();
         // Whatever is left of it, its own or its children's, ends with the query.
         control.kill();
@@ -607,10 +648,10 @@ async fn listen(
     mut stdout: impl AsyncRead + Unpin,
     mut stderr: impl AsyncRead + Unpin,
     exit: impl Future<Output = std::io::Result<std::process::ExitStatus>>,
-    limit: usize,
+    mut incoming: Incoming<'_>,
 ) -> Answer {
     let mut answer = Answer::default();
-    let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; STDERR_TAIL_BYTES]);
+    let (mut out, mut err) = (vec![0; PIECE_BYTES], vec![0; STDERR_TAIL_BYTES]);
     let mut err_open = true;
     let drained = tokio::time::sleep(Duration::from_secs(86_400));
     tokio::pin!(exit, drained);
@@ -618,7 +659,7 @@ async fn listen(
         tokio::select! {
             biased;
             read = stdout.read(&mut out) => match read {
-                Ok(0) | Err(_) if answer.stdout.is_empty() && answer.ended.is_none() => {
+                Ok(0) | Err(_) if incoming.answer.is_empty() && answer.ended.is_none() => {
                     // Nothing said: how it ended is the answer. The deadline bounds the wait.
                     answer.ended = exit.await.ok().map(|status| status.to_string());
                     while err_open {
@@ -629,11 +670,11 @@ async fn listen(
                     }
                     return answer;
                 }
-                Ok(0) | Err(_) => return answer,
+                Ok(0) | Err(_) => break,
                 Ok(read) => {
-                    answer.stdout.extend_from_slice(&out[..read]);
-                    if answer.stdout.len() > limit {
-                        return answer;
+                    incoming.add(&out[..read]);
+                    if incoming.is_too_large() {
+                        break;
                     }
                 }
             },
@@ -645,9 +686,11 @@ async fn listen(
                 answer.ended = Some(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
                 drained.as_mut().reset(Instant::now() + DRAIN);
             }
-            () = &mut drained => return answer,
+            () = &mut drained => break,
         }
     }
+    answer.stdout = incoming.answer;
+    answer
 }
 
 fn keep_tail(kept: &mut Vec<u8>, piece: &[u8]) {

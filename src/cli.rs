@@ -11,6 +11,7 @@ use vigie_actors::config::ModuleName;
 use crate::guard::GuardOptions;
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
+use crate::progress::ProgressWhen;
 use crate::query_flags::{FileFlags, FswatchFlags, NetstatFlags, TimedriftFlags};
 
 /// What `--version` says; an installed program also names its commit.
@@ -329,8 +330,18 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Position of the first word from `at` on that is neither an option nor its value.
 fn after_options(arguments: &[OsString], mut at: usize) -> usize {
-    const WITH_VALUE: [&str; 9] =
-        ["--socket", "--run-dir", "--color", "--action", "-i", "--timeout", "--param", "-p", "--json-params"];
+    const WITH_VALUE: [&str; 10] = [
+        "--socket",
+        "--run-dir",
+        "--color",
+        "--action",
+        "-i",
+        "--timeout",
+        "--param",
+        "-p",
+        "--json-params",
+        "--progress",
+    ];
     while let Some(word) = arguments.get(at).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
         at += if WITH_VALUE.iter().any(|option| word == option) { 2 } else { 1 };
     }
@@ -359,6 +370,10 @@ pub(crate) struct QueryOptions {
     /// Print the result as one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// When to show on standard error how far a long search is; auto is on a terminal and without --json
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) progress: ProgressWhen,
 }
 
 /// `alerts`

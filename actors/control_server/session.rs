@@ -15,7 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
-use vigie_sdk::protocol::{Asker, BadLine};
+use vigie_sdk::progress::INTERVAL;
+use vigie_sdk::protocol::{Asker, BadLine, Progress};
 use vigie_sdk::stream::ModuleReader;
 
 use super::Asked;
@@ -119,20 +120,21 @@ impl Session {
         };
         match request {
             Request::Status {} => client.reply(&self.status().await).await,
-            Request::Query { module, parameters, timeout_ms } => {
+            Request::Query { module, parameters, timeout_ms, progress } => {
                 let timeout = timeout_ms.map(Duration::from_millis);
                 // Closes with this future, when the client has gone away.
                 let (waiting, wanted) = watch::channel(());
+                let (told, news) = watch::channel(Progress::default());
+                let progress = progress.then_some(told);
                 let asking = async {
                     let asker = Some(self.asker().await);
-                    let reply =
-                        self.query(Query { module, parameters, timeout, asker, client: wanted }).await;
+                    let query = Query { module, parameters, timeout, asker, progress, client: wanted };
+                    let reply = with_progress(self.query(query), news, client).await?;
                     drop(waiting);
-                    reply
+                    client.reply(&reply).await
                 };
                 // A client that goes away does not keep its place among the running queries.
-                let reply = until_gone(reader, asking).await?;
-                client.reply(&reply).await
+                until_gone(reader, asking).await?
             }
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
@@ -304,6 +306,31 @@ fn health(
         note(Health::Degraded, format!("configuration: {problem}"));
     }
     (health, problems)
+}
+
+/// Waits for the reply to a query and tells the client meanwhile how far it is, without hurry.
+async fn with_progress(
+    asking: impl Future<Output = Reply>,
+    mut news: watch::Receiver<Progress>,
+    client: &mut Client,
+) -> Result<Reply, Over> {
+    tokio::pin!(asking);
+    loop {
+        let told = tokio::select! {
+            biased;
+            reply = &mut asking => return Ok(reply),
+            told = news.changed() => told,
+        };
+        if told.is_err() {
+            // Nobody wants to know, or the query has ended.
+            return Ok(asking.await);
+        }
+        let progress = news.borrow_and_update().clone();
+        client.reply(&Reply::Progress(progress)).await?;
+        if let Ok(reply) = tokio::time::timeout(INTERVAL, &mut asking).await {
+            return Ok(reply);
+        }
+    }
 }
 
 /// Runs `work` until it is done or the client goes away; what the client sends meanwhile is kept for later.

@@ -86,6 +86,16 @@ impl FileInfo {
 }
 
 impl<'q> Findings<'q> {
+    /// How many matches there are so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        let taken = self.lists.iter().zip(self.searches).map(|(list, search)| {
+            // Threads count one match too many each before they see that the list is closed.
+            u64::from(list.taken.load(Ordering::Relaxed).min(search.options.match_limit))
+        });
+        taken.sum()
+    }
+
     /// No matches yet. When `masked`, what identifies a file is left out.
     #[must_use]
     pub fn new(searches: &'q [Search], masked: bool) -> Self {

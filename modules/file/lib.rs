@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use vigie_sdk::privacy::{MASKED, Showing};
+use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 
 use crate::mounts::Mounts;
@@ -106,6 +107,12 @@ fn search(query: &Query) -> ModuleResult {
     let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started + left);
     let walk = Walk::new(&searches, mounts, query.extraprivacy);
     let ended = walk.run(|| {
+        query.report(|| Progress {
+            done: walk.files(),
+            found: Some(walk.findings.taken()),
+            unit: "files".to_owned(),
+            ..Progress::default()
+        });
         if query.is_stopped() {
             Some(Stop::Asked)
         } else {

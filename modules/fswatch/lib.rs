@@ -135,6 +135,7 @@ impl PersistentModule for FsWatch {
             status: &self.status.get(),
             state_dir: self.state_dir.as_deref(),
             masked,
+            current: &|| self.status.get(),
             ask: &|order| self.order(order),
         };
         let mut result =

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use vigie_sdk::privacy::{MASKED, Showing, identifies};
+use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleError, ModuleResult, Query};
 
 use crate::change::{Event, shown};
@@ -130,6 +131,8 @@ pub struct Asked<'a> {
     pub state_dir: Option<&'a Path>,
     /// Paths are not to be told.
     pub masked: bool,
+    /// What the engine publishes meanwhile.
+    pub current: &'a dyn Fn() -> Arc<Status>,
     /// Gives the engine an order.
     pub ask: &'a dyn Fn(Order),
 }
@@ -146,7 +149,7 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
     let ask = |order: &dyn Fn(mpsc::SyncSender<Value>) -> Order| {
         let (reply, answer) = mpsc::sync_channel(1);
         (asked.ask)(order(reply));
-        wait(query, &answer)
+        wait(query, &answer, asked.current)
     };
     let (found, elements) = if parameters.unwatched {
         (true, describe(asked.status, usize::MAX))
@@ -315,11 +318,18 @@ pub fn masked_form(place: &[&str]) -> Showing {
     }
 }
 
-fn wait<T>(query: &Query, answer: &mpsc::Receiver<T>) -> Result<T, ModuleError> {
+fn wait<T>(
+    query: &Query,
+    answer: &mpsc::Receiver<T>,
+    current: &dyn Fn() -> Arc<Status>,
+) -> Result<T, ModuleError> {
     loop {
         match answer.recv_timeout(PATIENCE) {
             Ok(answer) => return Ok(answer),
-            Err(mpsc::RecvTimeoutError::Timeout) if !query.is_stopped() => {}
+            Err(mpsc::RecvTimeoutError::Timeout) if !query.is_stopped() => query.report(|| {
+                let compared = current().scans.iter().map(|(_, compared)| *compared as u64).sum();
+                Progress { done: compared, unit: "files".to_owned(), ..Progress::default() }
+            }),
             Err(_) => {
                 return Err(ModuleError::new(
                     "stopped before the engine answered; what was asked for goes on",

@@ -70,6 +70,8 @@ async fn ask(module: &str, mut request: Request) -> Result<Vec<u8>, String> {
         extraprivacy: request.query.extraprivacy,
         deadline: request.query.deadline.take(),
         asker: request.query.asker.take(),
+        // What it says is passed on when it has ended.
+        progress: false,
     };
     let query = Message::parameters(request.take_parameters(), options).to_line();
 

@@ -12,6 +12,7 @@ pub mod listener;
 pub mod module;
 pub mod outbox;
 pub mod privacy;
+pub mod progress;
 pub mod protocol;
 pub mod result;
 pub mod serve;

@@ -306,9 +306,9 @@ mod tests {
 
     #[test]
     fn of_two_equal_keys_both_are_looked_at() {
-        let mut result = ModuleResult::default();
-        result.elements =
-            Some(RawValue::from_string(r#"{"a":{"name":"secret","name":"masked"}}"#.to_owned()).unwrap());
+        let twice = r#"{"a":{"name":"secret","name":"masked"}}"#.to_owned();
+        let elements = Some(RawValue::from_string(twice).unwrap());
+        let result = ModuleResult { elements, ..ModuleResult::default() };
 
         assert!(check(&result, form).is_err());
     }

@@ -55,6 +55,8 @@ pub enum Class<'a> {
     Ack,
     /// A query, to a standard module's stdin or a persistent module's socket.
     Parameters,
+    /// Module to whoever asked, ahead of the result and only when the query asked for it: how far the work is.
+    Progress,
     /// Agent to module: finish and exit.
     Stop,
     /// A class that this version does not know; the line is dropped and counted.
@@ -71,6 +73,7 @@ impl<'a> From<Cow<'a, str>> for Class<'a> {
             "alert" => Self::Alert,
             "ack" => Self::Ack,
             "parameters" => Self::Parameters,
+            "progress" => Self::Progress,
             "stop" => Self::Stop,
             _ => Self::Unknown(name),
         }
@@ -87,6 +90,7 @@ impl fmt::Display for Class<'_> {
             Self::Alert => "alert",
             Self::Ack => "ack",
             Self::Parameters => "parameters",
+            Self::Progress => "progress",
             Self::Stop => "stop",
             Self::Unknown(name) => name,
         })
@@ -163,6 +167,8 @@ pub struct MessageRef<'a> {
     pub deadline: Option<Cow<'a, str>>,
     /// Extension on `parameters`: who asks.
     pub asker: Option<Asker>,
+    /// Extension on `parameters`: whoever asks takes [`Class::Progress`] messages ahead of the result.
+    pub progress: bool,
 }
 
 /// JSON text that has been checked for syntax and is otherwise untouched.
@@ -242,6 +248,7 @@ impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
             extraprivacy: false,
             deadline: None,
             asker: None,
+            progress: false,
         };
         while let Some(Text(key)) = map.next_key()? {
             if key.eq_ignore_ascii_case("class") {
@@ -257,6 +264,8 @@ impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
                 message.deadline = map.next_value::<Option<Text<'a>>>()?.map(|text| text.0);
             } else if key.eq_ignore_ascii_case("asker") {
                 message.asker = map.next_value()?;
+            } else if key.eq_ignore_ascii_case("progress") {
+                message.progress = map.next_value()?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -280,6 +289,8 @@ pub struct Message {
     deadline: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     asker: Option<Asker>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    progress: bool,
 }
 
 impl Message {
@@ -349,6 +360,12 @@ impl Message {
         Self { class: "stop".into(), ..Self::default() }
     }
 
+    /// How far a query is.
+    #[must_use]
+    pub fn progress(progress: &Progress) -> Self {
+        Self::with("progress", progress)
+    }
+
     /// A query.
     #[must_use]
     pub fn parameters(parameters: Option<Box<RawValue>>, options: QueryOptions) -> Self {
@@ -359,6 +376,7 @@ impl Message {
             extraprivacy: options.extraprivacy,
             deadline: options.deadline,
             asker: options.asker,
+            progress: options.progress,
         }
     }
 
@@ -388,6 +406,24 @@ pub struct QueryOptions {
     pub deadline: Option<String>,
     /// Who asks, as far as it is proved.
     pub asker: Option<Asker>,
+    /// Messages about progress may come ahead of the result.
+    pub progress: bool,
+}
+
+/// Parameters of `progress`: how far a query is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Progress {
+    /// How many things are done.
+    pub done: u64,
+    /// How many there are, when that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// How many matches were found so far, when something is searched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
+    /// What is counted, in the plural: `files`.
+    pub unit: String,
 }
 
 /// Who asks, as far as the agent can prove it: what a query's own parameters claim is not in here.

@@ -14,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) query: Query,
     /// For an adapter: whom to ask.
     pub(crate) persistsock: Option<String>,
+    /// Whoever asks wants to hear how far the work is.
+    pub(crate) progress: bool,
 }
 
 impl Request {
@@ -40,9 +42,11 @@ impl Request {
                 extraprivacy: message.extraprivacy,
                 deadline: message.deadline.map(|deadline| deadline.into_owned()),
                 asker: message.asker,
+                progress: None,
                 stopped: Arc::new(AtomicBool::new(false)),
             },
             persistsock: message.persistsock.map(|spec| spec.into_owned()).filter(|spec| !spec.is_empty()),
+            progress: message.progress,
         })
     }
 

@@ -19,6 +19,9 @@ mod file_watch;
 mod harness;
 #[cfg(test)]
 mod privacy;
+#[cfg(test)]
+mod progress;
+#[cfg(test)]
 mod query;
 #[cfg(test)]
 mod shutdown;
