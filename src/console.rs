@@ -135,7 +135,7 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
             None => question.ask_on(&mut client, line)?,
         };
         query::show(&module, &result, &mut self.printer)?;
-        match query::exit_of(&result, options.fail_if_none) {
+        match query::exit_of(&result, options.answer.fail_if_none) {
             Exit::Ok => Ok(()),
             _ if result.success => Err(Failure::new(Exit::NotWell, format!("{module} found nothing"), "")),
             _ => Err(Failure::new(Exit::NotWell, format!("{module} did not succeed"), "")),

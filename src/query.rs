@@ -72,14 +72,14 @@ pub(crate) fn run(
     make_printer: impl Fn(bool) -> Printer,
 ) -> Result<Exit, Failure> {
     let Some(target) = &args.target else {
-        return action::run(args, socket, &mut make_printer(args.json));
+        return action::run(args, socket, &mut make_printer(args.answer.json));
     };
     let (question, options) = question(target)?;
     let module = question.module.clone();
-    let line = ProgressLine::new(options.progress, options.json);
+    let line = ProgressLine::new(options.progress, options.answer.json);
     let result = question.ask_on(&mut Client::connect(socket)?, line)?;
-    show(&module, &result, &mut make_printer(options.json))?;
-    Ok(exit_of(&result, options.fail_if_none))
+    show(&module, &result, &mut make_printer(options.answer.json))?;
+    Ok(exit_of(&result, options.answer.fail_if_none))
 }
 
 /// What a command line asks, and how.
@@ -92,7 +92,7 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
     };
     let parameters = parameters(flags, &options.parameters, options.json_params.as_deref())?;
-    Ok((Question { module: module.to_owned(), parameters, timeout: options.timeout }, options))
+    Ok((Question { module: module.to_owned(), parameters, timeout: options.answer.timeout }, options))
 }
 
 /// Prints a result.
