@@ -5,6 +5,7 @@
 //! this form.
 
 use serde_json::Value;
+use vigie_sdk::privacy::MaskedForm;
 
 use crate::config::ModuleKind;
 
@@ -24,6 +25,8 @@ pub struct BuiltinModule {
     /// Says what is wrong with a configuration of the right shape, so that a reload can refuse it before the
     /// module sees it.
     pub check: ConfigCheck,
+    /// What its results may show in extra privacy mode.
+    pub masked_form: MaskedForm,
 }
 
 /// Returns every problem of a module's configuration as key and message. A key is `section.key`, or
@@ -107,6 +110,8 @@ pub fn accept_any(_config: &Value) -> Result<(), Vec<(String, String)>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use vigie_sdk::privacy::Showing;
+
     use super::*;
     use crate::config::ModuleName;
 
@@ -121,6 +126,13 @@ pub(crate) mod tests {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    fn only_numbers(place: &[&str]) -> Showing {
+        match place {
+            ["elements"] => Showing::Inside,
+            _ => Showing::Hidden,
+        }
+    }
+
     /// The shapes of the modules that the captured texts are for.
     pub(crate) const BUILTINS: &[BuiltinModule] = &[
         BuiltinModule {
@@ -130,6 +142,7 @@ pub(crate) mod tests {
             keys: &[KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings }],
             empty_config: r#"{"Paths":{"Path":null}}"#,
             check: only_absolute_paths,
+            masked_form: only_numbers,
         },
         BuiltinModule {
             name: "examplepersist",
@@ -138,6 +151,7 @@ pub(crate) mod tests {
             keys: &[KeyShape { section: "ExamplePersist", key: "interval", kind: KeyType::Integer }],
             empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
             check: accept_any,
+            masked_form: only_numbers,
         },
         BuiltinModule {
             name: "netstat",
@@ -146,6 +160,7 @@ pub(crate) mod tests {
             keys: &[],
             empty_config: "{}",
             check: accept_any,
+            masked_form: only_numbers,
         },
     ];
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use vigie_sdk::ModuleResult;
+use vigie_sdk::protocol::Progress;
 
 use crate::config::{ConfigProblem, ModuleKind, ModuleName};
 
@@ -33,6 +34,9 @@ pub enum Request {
         /// How long to wait in milliseconds; never longer than the agent's `moduletimeout`.
         #[serde(default)]
         timeout_ms: Option<u64>,
+        /// Tell how far the module is while it works: any number of [`Reply::Progress`] ahead of the result.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        progress: bool,
     },
     /// The alerts on disk, oldest first; a stream of [`Reply::Alert`].
     Alerts {
@@ -85,6 +89,8 @@ pub enum Request {
 pub enum Reply {
     /// Answer to [`Request::Status`].
     Status(Box<AgentStatus>),
+    /// How far a [`Request::Query`] is that asked for it; the newest, at most a few a second.
+    Progress(Progress),
     /// Answer to [`Request::Query`].
     Result(ModuleResult),
     /// One alert of [`Request::Alerts`].
@@ -158,6 +164,9 @@ pub struct AgentStatus {
     /// The link to the fleet; absent when the agent belongs to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetStatus>,
+    /// How answers are kept private.
+    #[serde(default)]
+    pub privacy: PrivacyStatus,
     /// How leftovers of modules are ended: `cgroup` or `session`.
     pub containment: String,
 }
@@ -300,6 +309,17 @@ pub struct QueryStatus {
     pub answered: u64,
     /// Ended with an error.
     pub failed: u64,
+}
+
+/// How answers to queries are kept private.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PrivacyStatus {
+    /// Extra privacy mode is on.
+    pub extra: bool,
+    /// Modules whose answers the agent cannot check, because it does not know their form: they mask themselves, or
+    /// nobody does. Empty when the mode is off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<ModuleName>,
 }
 
 /// One recorded alert; a line of the journal has the same form.

@@ -200,19 +200,20 @@ impl Handler<ClientConnected> for ControlServer {
     fn handle(&mut self, connected: ClientConnected, ctx: &mut Self::Context) {
         let stream = connected.0;
         let own = nix::unistd::geteuid().as_raw();
-        match stream.peer_cred() {
-            Ok(peer) if peer.uid() == 0 || peer.uid() == own => {}
+        let uid = match stream.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == own => peer.uid(),
             Ok(peer) => {
                 warn!(self.log, "connection of another user refused"; "found" => peer.uid());
                 return;
             }
             Err(_) => return,
-        }
+        };
         self.make_room();
         let has_asked = Rc::new(Cell::new(false));
         let session = Session {
             asked: self.asked.clone(),
             limits: self.limits,
+            uid,
             has_asked: has_asked.clone(),
             log: self.log.clone(),
         };

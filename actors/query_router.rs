@@ -11,25 +11,31 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture};
 use serde_json::value::RawValue;
-use slog::{Logger, debug, info, o};
+use slog::{Logger, debug, info, o, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use vigie_sdk::ModuleResult;
-use vigie_sdk::protocol::{Message as WireMessage, QueryOptions};
+use vigie_sdk::privacy::{self, MaskedForm};
+use vigie_sdk::progress::ProgressReader;
+use vigie_sdk::protocol::{Asker, Message as WireMessage, Progress, QueryOptions};
 use vigie_sdk::socket::SocketSpec;
 
+use crate::builtin::{self, BuiltinModule};
 use crate::child::{ChildControl, ProcessSpawner};
 use crate::config::{LoadedConfig, ModuleKind, ModuleName, ModuleSpec};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::QueryStatus;
+use crate::control_protocol::{PrivacyStatus, QueryStatus};
 use crate::error::ErrorChain;
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
 
 /// Messages in the mailbox before a sender waits. A thousand clients may ask at once.
 const MAILBOX_CAPACITY: usize = 1024;
+
+/// How much of an answer is read at a time, in bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// How much of a standard module's stderr is kept for its error, in bytes.
 const STDERR_TAIL_BYTES: usize = 4096;
@@ -50,14 +56,18 @@ pub struct Query {
     pub parameters: Option<Box<RawValue>>,
     /// How long to wait at most; the agent's `moduletimeout` when absent or longer.
     pub timeout: Option<Duration>,
+    /// Who asks, as far as it is proved.
+    pub asker: Option<Asker>,
+    /// Where the module's words about its progress go; without it the module is not asked for any.
+    pub progress: Option<watch::Sender<Progress>>,
     /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
     /// notice by itself that whoever asked it has stopped waiting.
     pub client: watch::Receiver<()>,
 }
 
-/// Asks how queries are doing.
+/// Asks how queries are doing, and how their answers are kept private.
 #[derive(Debug, Message)]
-#[rtype(result = "QueryStatus")]
+#[rtype(result = "(QueryStatus, PrivacyStatus)")]
 pub struct GetQueryStatus;
 
 /// Why a query has no answer.
@@ -140,6 +150,14 @@ pub enum QueryError {
         /// What is wrong.
         reason: String,
     },
+    /// Extra privacy mode is on, and the answer shows what it must not.
+    #[error("extra privacy mode is on and module {module} did not keep to it: {place} is not masked")]
+    Unmasked {
+        /// The module.
+        module: ModuleName,
+        /// The place in its answer, never what is there.
+        place: String,
+    },
     /// The standard module could not be started.
     #[error("module {module} could not be started: {reason}")]
     NotStarted {
@@ -177,6 +195,7 @@ impl QueryError {
             Self::TimedOut { .. } => "timed_out",
             Self::TooLarge { .. } => "too_large",
             Self::BadAnswer { .. } => "bad_answer",
+            Self::Unmasked { .. } => "unmasked",
             Self::NotStarted { .. } => "not_started",
             Self::TooMany { .. } => "too_many",
             Self::ClientGone(_) => "client_gone",
@@ -208,6 +227,9 @@ impl QueryError {
                 "ask for less, or allow more time with --timeout (at most agent.moduletimeout)".to_owned()
             }
             Self::TooLarge { .. } => "ask for less, or raise limits.result_bytes".to_owned(),
+            Self::Unmasked { module, .. } => {
+                format!("nothing of the answer was passed on; mend {module}, or run the one that is built in")
+            }
             Self::NotStarted { module, .. } => {
                 format!("mend what it says, or the command of {module} in the configuration")
             }
@@ -222,6 +244,8 @@ pub struct QueryRouter {
     registry: Addr<SocketRegistry>,
     spawner: Rc<ProcessSpawner>,
     config: Arc<LoadedConfig>,
+    /// The modules whose masked answers are known.
+    builtins: &'static [BuiltinModule],
     /// One permit for each query that may run.
     places: Arc<Semaphore>,
     place_count: usize,
@@ -238,6 +262,7 @@ impl QueryRouter {
         registry: Addr<SocketRegistry>,
         spawner: Rc<ProcessSpawner>,
         config: Arc<LoadedConfig>,
+        builtins: &'static [BuiltinModule],
     ) -> Self {
         let place_count = config.agent.limits.running_queries;
         Self {
@@ -245,6 +270,7 @@ impl QueryRouter {
             registry,
             spawner,
             config,
+            builtins,
             places: Arc::new(Semaphore::new(place_count)),
             place_count,
             status: QueryStatus::default(),
@@ -287,7 +313,12 @@ impl Handler<GetQueryStatus> for QueryRouter {
     type Result = MessageResult<GetQueryStatus>;
 
     fn handle(&mut self, _: GetQueryStatus, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.status)
+        let extra = self.config.agent.agent.extraprivacymode;
+        let unchecked = self.config.modules.iter().filter(|spec| {
+            extra && spec.section.enabled && builtin::find(self.builtins, spec.name().as_str()).is_none()
+        });
+        let unchecked = unchecked.map(|spec| spec.name().clone()).collect();
+        MessageResult((self.status, PrivacyStatus { extra, unchecked }))
     }
 }
 
@@ -322,11 +353,18 @@ impl Handler<Query> for QueryRouter {
             registry: self.registry.clone(),
             log: self.log.clone(),
             client: query.client,
+            progress: query.progress,
         };
+        let extraprivacy = self.config.agent.agent.extraprivacymode;
+        // By name: also another program that is configured in the place of a known module must mask.
+        let form = builtin::find(self.builtins, &query.module).filter(|_| extraprivacy);
+        let form = form.map(|builtin| builtin.masked_form);
         let options = QueryOptions {
             persistsock: None,
-            extraprivacy: self.config.agent.agent.extraprivacymode,
+            extraprivacy,
             deadline: jiff::Timestamp::now().checked_add(timeout).ok().map(|time| time.to_string()),
+            asker: query.asker,
+            progress: run.progress.is_some(),
         };
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner) = (self.places.clone(), self.spawner.clone());
@@ -339,6 +377,10 @@ impl Handler<Query> for QueryRouter {
                 (Ok(Ok(_place)), ModuleKind::Standard) => run.run_standard(&spec, &spawner, &request).await,
                 (Ok(Err(_)), _) => Err(run.timed_out()),
                 (Err(error), _) => Err(error),
+            };
+            let result = match (result, form) {
+                (Ok(result), Some(form)) => run.check_masked(result, form).await,
+                (result, _) => result,
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });
             result
@@ -390,6 +432,35 @@ struct QueryRun {
     registry: Addr<SocketRegistry>,
     log: Logger,
     client: watch::Receiver<()>,
+    progress: Option<watch::Sender<Progress>>,
+}
+
+/// An answer while it comes in.
+struct Incoming<'q> {
+    answer: Vec<u8>,
+    reader: ProgressReader,
+    progress: Option<&'q watch::Sender<Progress>>,
+    limit: usize,
+}
+
+impl<'q> Incoming<'q> {
+    fn new(progress: Option<&'q watch::Sender<Progress>>, limit: usize) -> Self {
+        Self { answer: Vec::new(), reader: ProgressReader::new(progress.is_some()), progress, limit }
+    }
+
+    /// Takes the next piece.
+    fn add(&mut self, piece: &[u8]) {
+        self.answer.extend_from_slice(piece);
+        if let (Some(progress), Some(sender)) = (self.reader.take(&mut self.answer), self.progress) {
+            // Whoever is too slow gets the newest only.
+            sender.send_replace(progress);
+        }
+    }
+
+    /// Whether it is larger than it may be.
+    fn is_too_large(&self) -> bool {
+        self.answer.len() > self.limit
+    }
 }
 
 impl QueryRun {
@@ -458,15 +529,18 @@ impl QueryRun {
         if let Err(error) = stream.write_all(request).await {
             return Err(self.unanswered(&error.to_string()).await);
         }
-        let mut answer = Vec::new();
-        let limit = self.result_bytes as u64 + 1;
-        match (&mut stream).take(limit).read_to_end(&mut answer).await {
-            Ok(_) if answer.len() > self.result_bytes => {
-                Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes })
+        let mut incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match stream.read(&mut piece).await {
+                Ok(0) if incoming.answer.is_empty() => return Err(self.unanswered("it sent nothing").await),
+                Ok(0) => return Ok(incoming.answer),
+                Ok(read) => incoming.add(&piece[..read]),
+                Err(error) => return Err(self.unanswered(&error.to_string()).await),
             }
-            Ok(_) if answer.is_empty() => Err(self.unanswered("it sent nothing").await),
-            Ok(_) => Ok(answer),
-            Err(error) => Err(self.unanswered(&error.to_string()).await),
+            if incoming.is_too_large() {
+                return Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes });
+            }
         }
     }
 
@@ -491,6 +565,23 @@ impl QueryRun {
         serde_json::from_str(text).map_err(|error| bad(error.to_string()))
     }
 
+    /// The second lock of extra privacy mode: refuses an answer that the module forgot to mask.
+    async fn check_masked(&self, result: ModuleResult, form: MaskedForm) -> Result<ModuleResult, QueryError> {
+        // An answer may have many megabytes: it is not read on the thread of all actors.
+        let checked = tokio::task::spawn_blocking(move || (privacy::check(&result, form), result)).await;
+        match checked {
+            Ok((Ok(()), result)) => Ok(result),
+            Ok((Err(unmasked), _)) => {
+                warn!(self.log, "answer refused: it is not masked"; "module" => %self.module,
+                    "query_id" => self.number, "found" => &unmasked.place);
+                Err(QueryError::Unmasked { module: self.module.clone(), place: unmasked.place })
+            }
+            Err(error) => {
+                Err(QueryError::BadAnswer { module: self.module.clone(), reason: error.to_string() })
+            }
+        }
+    }
+
     async fn run_standard(
         &self,
         spec: &ModuleSpec,
@@ -513,8 +604,9 @@ impl QueryRun {
             None => Some(self.deadline - STOP_LEAD.min(self.timeout / 4)),
             Some(_) => None,
         };
+        let incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
         let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at));
-        let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), self.result_bytes)).await;
+        let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), incoming)).await;
         feeding.abort();
         // Whatever is left of it, its own or its children's, ends with the query.
         control.kill();
@@ -556,10 +648,10 @@ async fn listen(
     mut stdout: impl AsyncRead + Unpin,
     mut stderr: impl AsyncRead + Unpin,
     exit: impl Future<Output = std::io::Result<std::process::ExitStatus>>,
-    limit: usize,
+    mut incoming: Incoming<'_>,
 ) -> Answer {
     let mut answer = Answer::default();
-    let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; STDERR_TAIL_BYTES]);
+    let (mut out, mut err) = (vec![0; PIECE_BYTES], vec![0; STDERR_TAIL_BYTES]);
     let mut err_open = true;
     let drained = tokio::time::sleep(Duration::from_secs(86_400));
     tokio::pin!(exit, drained);
@@ -567,7 +659,7 @@ async fn listen(
         tokio::select! {
             biased;
             read = stdout.read(&mut out) => match read {
-                Ok(0) | Err(_) if answer.stdout.is_empty() && answer.ended.is_none() => {
+                Ok(0) | Err(_) if incoming.answer.is_empty() && answer.ended.is_none() => {
                     // Nothing said: how it ended is the answer. The deadline bounds the wait.
                     answer.ended = exit.await.ok().map(|status| status.to_string());
                     while err_open {
@@ -578,11 +670,11 @@ async fn listen(
                     }
                     return answer;
                 }
-                Ok(0) | Err(_) => return answer,
+                Ok(0) | Err(_) => break,
                 Ok(read) => {
-                    answer.stdout.extend_from_slice(&out[..read]);
-                    if answer.stdout.len() > limit {
-                        return answer;
+                    incoming.add(&out[..read]);
+                    if incoming.is_too_large() {
+                        break;
                     }
                 }
             },
@@ -594,9 +686,11 @@ async fn listen(
                 answer.ended = Some(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
                 drained.as_mut().reset(Instant::now() + DRAIN);
             }
-            () = &mut drained => return answer,
+            () = &mut drained => break,
         }
     }
+    answer.stdout = incoming.answer;
+    answer
 }
 
 fn keep_tail(kept: &mut Vec<u8>, piece: &[u8]) {

@@ -161,14 +161,14 @@ pub(crate) fn run(args: &QueryArgs, socket: &Path, printer: &mut Printer) -> Res
         while asked.len() < MAX_CONCURRENT
             && let Some((at, operation)) = waiting.next()
         {
-            asked.push_back(start(at + 1, operation, socket, args.timeout)?);
+            asked.push_back(start(at + 1, operation, socket, args.answer.timeout)?);
         }
         let Some(Asked { number, module, answer }) = asked.pop_front() else { return Ok(exit) };
         let answer = answer.join().unwrap_or_else(|_| {
             Err(Failure::new(Exit::Internal, "the question ended without an answer", ""))
         });
         let is_well =
-            answer.as_ref().is_ok_and(|result| query::exit_of(result, args.fail_if_none) == Exit::Ok);
+            answer.as_ref().is_ok_and(|result| query::exit_of(result, args.answer.fail_if_none) == Exit::Ok);
         if !is_well {
             exit = Exit::NotWell;
         }

@@ -11,6 +11,7 @@ use vigie_actors::config::ModuleName;
 use crate::guard::GuardOptions;
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
+use crate::progress::ProgressWhen;
 use crate::query_flags::{FileFlags, FswatchFlags, NetstatFlags, TimedriftFlags};
 
 /// What `--version` says; an installed program also names its commit.
@@ -222,17 +223,8 @@ pub(crate) struct QueryArgs {
     #[arg(long, short = 'i', value_name = "FILE")]
     pub(crate) action: Option<PathBuf>,
 
-    /// With --action: longest wait for each answer, such as 10s
-    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
-    pub(crate) timeout: Option<Duration>,
-
-    /// With --action: exit with 1 when an operation found nothing
-    #[arg(long)]
-    pub(crate) fail_if_none: bool,
-
-    /// With --action: print one line of JSON for each operation
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten, next_help_heading = "With --action")]
+    pub(crate) answer: AnswerOptions,
 
     /// The module
     #[command(subcommand)]
@@ -329,8 +321,18 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Position of the first word from `at` on that is neither an option nor its value.
 fn after_options(arguments: &[OsString], mut at: usize) -> usize {
-    const WITH_VALUE: [&str; 9] =
-        ["--socket", "--run-dir", "--color", "--action", "-i", "--timeout", "--param", "-p", "--json-params"];
+    const WITH_VALUE: [&str; 10] = [
+        "--socket",
+        "--run-dir",
+        "--color",
+        "--action",
+        "-i",
+        "--timeout",
+        "--param",
+        "-p",
+        "--json-params",
+        "--progress",
+    ];
     while let Some(word) = arguments.get(at).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
         at += if WITH_VALUE.iter().any(|option| word == option) { 2 } else { 1 };
     }
@@ -348,7 +350,18 @@ pub(crate) struct QueryOptions {
     #[arg(long, value_name = "JSON", conflicts_with = "parameters")]
     pub(crate) json_params: Option<String>,
 
-    /// Longest wait for the answer, such as 10s; never longer than the agent's moduletimeout
+    #[command(flatten)]
+    pub(crate) answer: AnswerOptions,
+
+    /// When to show on standard error how far a long search is; auto is on a terminal and without --json
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) progress: ProgressWhen,
+}
+
+/// How answers are waited for and printed, of one query or of all in an action file.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AnswerOptions {
+    /// Longest wait for an answer, such as 10s; never longer than the agent's moduletimeout
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,
 
@@ -356,7 +369,7 @@ pub(crate) struct QueryOptions {
     #[arg(long)]
     pub(crate) fail_if_none: bool,
 
-    /// Print the result as one line of JSON
+    /// Print each result as one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -561,7 +574,7 @@ mod tests {
 
         let Some(Command::Query(args)) = cli.command else { panic!("no query") };
         let Some(QueryTarget::Other { module, options }) = args.target else { panic!("not by name") };
-        assert_eq!((module.as_str(), options.timeout), ("mine", Some(Duration::from_secs(5))));
+        assert_eq!((module.as_str(), options.answer.timeout), ("mine", Some(Duration::from_secs(5))));
         assert_eq!(options.parameters, ["a=-i"]);
     }
 

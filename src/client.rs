@@ -104,6 +104,11 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream), limit: None })
     }
 
+    /// Another handle of the connection, to end it while a reply is waited for: the agent then gives up the query.
+    pub(crate) fn handle(&self) -> Result<UnixStream, ClientError> {
+        self.stream.get_ref().try_clone().map_err(|source| self.broken(source))
+    }
+
     /// Sends a request; every reply may take as long as `limit`, or for ever without one.
     pub(crate) fn send(&mut self, request: &Request, limit: Option<Duration>) -> Result<(), ClientError> {
         self.limit = limit;

@@ -2,6 +2,7 @@
 //!
 //! Without a terminal the same commands come from standard input, one a line, and there are no prompts.
 
+mod interrupts;
 mod session;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -19,9 +20,12 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use self::interrupts::Interrupts;
 use self::session::{COMMANDS, Completion, Order, Session, parse, quote};
+use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer, Tone, table_text};
+use crate::progress::ProgressLine;
 use crate::{query, status};
 
 /// Lines that the history keeps.
@@ -54,6 +58,8 @@ struct Console<'a, P> {
     make_printer: P,
     printer: Printer,
     session: Session,
+    /// With a person at it: Ctrl-C ends the query and not the console.
+    interrupts: Option<Interrupts>,
 }
 
 /// Carries out `console`. `make_printer` makes one for JSON, or for people; `json` says which comes first.
@@ -71,7 +77,7 @@ pub(crate) fn run(
         }
     };
     let printer = make_printer(json);
-    let console = Console { socket, make_printer, printer, session: Session::new(modules) };
+    let console = Console { socket, make_printer, printer, session: Session::new(modules), interrupts: None };
     if io::stdin().is_terminal() && io::stdout().is_terminal() {
         interact(console)
     } else {
@@ -122,9 +128,14 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
     fn ask(&mut self) -> Result<(), Failure> {
         let (question, options) = self.session.question()?;
         let module = question.module.clone();
-        let result = question.ask(self.socket)?;
+        let mut client = Client::connect(self.socket)?;
+        let line = ProgressLine::new(options.progress, self.printer.is_json());
+        let result = match &mut self.interrupts {
+            Some(interrupts) => interrupts.ask(question, &mut client, line)?,
+            None => question.ask_on(&mut client, line)?,
+        };
         query::show(&module, &result, &mut self.printer)?;
-        match query::exit_of(&result, options.fail_if_none) {
+        match query::exit_of(&result, options.answer.fail_if_none) {
             Exit::Ok => Ok(()),
             _ if result.success => Err(Failure::new(Exit::NotWell, format!("{module} found nothing"), "")),
             _ => Err(Failure::new(Exit::NotWell, format!("{module} did not succeed"), "")),
@@ -207,7 +218,8 @@ fn interact<P: Fn(bool) -> Printer>(mut console: Console<'_, P>) -> Result<Exit,
         }
         prepared.is_ok()
     });
-    console.printer.line("`help` shows the commands, Tab completes.")?;
+    console.interrupts = Some(Interrupts::new().map_err(|error| failed(ReadlineError::Io(error)))?);
+    console.printer.line("`help` shows the commands, Tab completes, Ctrl-C ends a query.")?;
     loop {
         let prompt = match console.session.module() {
             Some(module) => format!("vigie {module}> "),
@@ -224,7 +236,7 @@ fn interact<P: Fn(bool) -> Printer>(mut console: Console<'_, P>) -> Result<Exit,
             Err(ReadlineError::Eof) => return Ok(Exit::Ok),
             Err(error) => return Err(failed(error)),
         };
-        // After each line, because a query that takes too long is ended together with the console.
+        // After each line, because a console can be ended with its terminal.
         if let Some(path) = &history
             && let Err(error) = editor.append_history(path)
         {
@@ -327,7 +339,8 @@ mod tests {
         let make_printer = |json| Printer::into(Box::new(captured.clone()), json);
         let printer = make_printer(json);
         let session = Session::new([]);
-        let mut console = Console { socket: Path::new("/nonexistent"), make_printer, printer, session };
+        let mut console =
+            Console { socket: Path::new("/nonexistent"), make_printer, printer, session, interrupts: None };
         let results =
             lines.iter().map(|line| console.execute(line).map_err(|failure| failure.message)).collect();
         (captured.text(), results)

@@ -15,6 +15,7 @@ mod module_commands;
 mod modules;
 mod paths;
 mod print;
+mod progress;
 mod query;
 mod query_flags;
 mod reload;

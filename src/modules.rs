@@ -24,6 +24,7 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: FSWATCH_KEYS,
         empty_config: r#"{"Paths":{"Path":null}}"#,
         check: vigie_fswatch::check,
+        masked_form: vigie_fswatch::masked_form,
     },
     BuiltinModule {
         name: "examplepersist",
@@ -32,6 +33,7 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[KeyShape { section: "ExamplePersist", key: "interval", kind: KeyType::Integer }],
         empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
         check: vigie_examplepersist::check,
+        masked_form: vigie_examplepersist::masked_form,
     },
     BuiltinModule {
         name: "file",
@@ -40,6 +42,7 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[],
         empty_config: "{}",
         check: accept_any,
+        masked_form: vigie_file::masked_form,
     },
     BuiltinModule {
         name: "netstat",
@@ -48,6 +51,7 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[],
         empty_config: "{}",
         check: accept_any,
+        masked_form: vigie_netstat::masked_form,
     },
     BuiltinModule {
         name: "timedrift",
@@ -56,6 +60,7 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         keys: &[],
         empty_config: "{}",
         check: accept_any,
+        masked_form: vigie_timedrift::masked_form,
     },
 ];
 

@@ -10,9 +10,10 @@ use vigie_sdk::ModuleResult;
 
 use crate::action;
 use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
-use crate::client;
+use crate::client::{self, Client};
 use crate::exit::{Exit, Failure};
 use crate::print::{Paint, Printer, Tone, safe};
+use crate::progress::ProgressLine;
 
 /// The longest `moduletimeout` that an agent can be configured with.
 const LONGEST_QUERY: Duration = Duration::from_secs(3600);
@@ -37,15 +38,29 @@ pub(crate) struct Question {
 impl Question {
     /// Asks the agent and waits for the module's answer.
     pub(crate) fn ask(self, socket: &Path) -> Result<ModuleResult, Failure> {
+        self.ask_on(&mut Client::connect(socket)?, None)
+    }
+
+    /// The same on a connection of the caller's, with a line that shows how far it is.
+    pub(crate) fn ask_on(
+        self,
+        client: &mut Client,
+        mut line: Option<ProgressLine>,
+    ) -> Result<ModuleResult, Failure> {
         let limit = self.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
         let request = Request::Query {
             module: self.module,
             parameters: self.parameters,
             timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            progress: line.is_some(),
         };
-        match client::ask(socket, &request, limit)? {
-            Reply::Result(result) => Ok(result),
-            other => Err(client::unexpected(&other)),
+        client.send(&request, Some(limit))?;
+        loop {
+            match (client.receive()?, &mut line) {
+                (Reply::Progress(progress), Some(line)) => line.show(&progress),
+                (Reply::Result(result), _) => return Ok(result),
+                (other, _) => return Err(client::unexpected(&other)),
+            }
         }
     }
 }
@@ -57,13 +72,14 @@ pub(crate) fn run(
     make_printer: impl Fn(bool) -> Printer,
 ) -> Result<Exit, Failure> {
     let Some(target) = &args.target else {
-        return action::run(args, socket, &mut make_printer(args.json));
+        return action::run(args, socket, &mut make_printer(args.answer.json));
     };
     let (question, options) = question(target)?;
     let module = question.module.clone();
-    let result = question.ask(socket)?;
-    show(&module, &result, &mut make_printer(options.json))?;
-    Ok(exit_of(&result, options.fail_if_none))
+    let line = ProgressLine::new(options.progress, options.answer.json);
+    let result = question.ask_on(&mut Client::connect(socket)?, line)?;
+    show(&module, &result, &mut make_printer(options.answer.json))?;
+    Ok(exit_of(&result, options.answer.fail_if_none))
 }
 
 /// What a command line asks, and how.
@@ -76,7 +92,7 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
     };
     let parameters = parameters(flags, &options.parameters, options.json_params.as_deref())?;
-    Ok((Question { module: module.to_owned(), parameters, timeout: options.timeout }, options))
+    Ok((Question { module: module.to_owned(), parameters, timeout: options.answer.timeout }, options))
 }
 
 /// Prints a result.

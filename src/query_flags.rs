@@ -45,6 +45,10 @@ pub(crate) struct FswatchFlags {
     #[arg(long, value_name = "PATH", num_args = 1..)]
     accept: Option<Vec<PathBuf>>,
 
+    /// With --accept: in whose name [default: yours]; the agent records your user beside it
+    #[arg(long, value_name = "NAME", requires = "accept")]
+    by: Option<String>,
+
     /// Only changes since this RFC 3339 time, or of this age or younger (2h)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -249,7 +253,7 @@ impl FswatchFlags {
         all.put_if("unaccepted", self.unaccepted);
         if let Some(paths) = &self.accept {
             all.put("accept", selection(paths));
-            all.put("by", asker());
+            all.put("by", self.by.unwrap_or_else(asker));
         }
         all.put_some("since", self.since);
         all.put_some("event", self.event);

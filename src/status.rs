@@ -156,9 +156,21 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     }
     let queries = &status.queries;
     text.push_str(&format!(
-        "\nqueries: {} answered, {} failed, {} running, {} waiting\n\n",
+        "\nqueries: {} answered, {} failed, {} running, {} waiting\n",
         queries.answered, queries.failed, queries.running, queries.waiting
     ));
+    if status.privacy.extra {
+        text.push_str("extra privacy mode is on");
+        let names: Vec<&str> = status.privacy.unchecked.iter().map(|name| name.as_str()).collect();
+        if !names.is_empty() {
+            text.push_str(&format!(
+                "; nothing checks that these mask what they answer: {}",
+                names.join(", ")
+            ));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
     text.push_str(&modules_table(&status.modules, width, paint));
     text
 }
@@ -271,6 +283,22 @@ MODULE   STATE    PID   UP      RESTARTS  HEARTBEAT  LOGS  ALERTS  NOTE
 fswatch  running  4243  3h 12m  0         0.2 ms     12    3
 audit    backoff  -     -       3         -          0     0       exited\\u{1b}[2J; starts in 1.2 s; last exit exited(1); 2 lines dropped (not_json)
 "
+        );
+    }
+
+    #[test]
+    fn extra_privacy_mode_is_shown_with_whom_nobody_checks() {
+        let mut status = status();
+        status.privacy.extra = true;
+        assert!(render(&status, None, Paint::new(false)).contains("waiting\nextra privacy mode is on\n\n"));
+
+        status.privacy.unchecked = vec!["audit".parse().unwrap()];
+        let text = render(&status, None, Paint::new(false));
+
+        assert!(
+            text.contains(
+                "extra privacy mode is on; nothing checks that these mask what they answer: audit\n"
+            )
         );
     }
 

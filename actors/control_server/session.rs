@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use actix::MailboxError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Uid, User};
 use serde::Serialize;
 use slog::{Logger, debug};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
-use vigie_sdk::protocol::BadLine;
+use vigie_sdk::progress::INTERVAL;
+use vigie_sdk::protocol::{Asker, BadLine, Progress};
 use vigie_sdk::stream::ModuleReader;
 
 use super::Asked;
@@ -50,6 +52,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Session {
     pub(super) asked: Asked,
     pub(super) limits: LimitsSection,
+    /// The client's user, by the credentials of its connection.
+    pub(super) uid: u32,
     /// Told to the server: a client that has asked does not make room for others.
     pub(super) has_asked: Rc<Cell<bool>>,
     pub(super) log: Logger,
@@ -117,18 +121,21 @@ impl Session {
         };
         match request {
             Request::Status {} => client.reply(&self.status().await).await,
-            Request::Query { module, parameters, timeout_ms } => {
+            Request::Query { module, parameters, timeout_ms, progress } => {
                 let timeout = timeout_ms.map(Duration::from_millis);
                 // Closes with this future, when the client has gone away.
                 let (waiting, wanted) = watch::channel(());
+                let (told, news) = watch::channel(Progress::default());
+                let progress = progress.then_some(told);
                 let asking = async {
-                    let reply = self.query(Query { module, parameters, timeout, client: wanted }).await;
+                    let asker = Some(self.asker().await);
+                    let query = Query { module, parameters, timeout, asker, progress, client: wanted };
+                    let reply = with_progress(self.query(query), news, client).await?;
                     drop(waiting);
-                    reply
+                    client.reply(&reply).await
                 };
                 // A client that goes away does not keep its place among the running queries.
-                let reply = until_gone(reader, asking).await?;
-                client.reply(&reply).await
+                until_gone(reader, asking).await?
             }
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
@@ -160,7 +167,7 @@ impl Session {
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
             asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(modules), Ok(config), Ok(journal), Ok(queries), Ok(fleet)) =
+        let (Ok(modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet)) =
             (modules, config, journal, queries, fleet)
         else {
             return stopping();
@@ -182,8 +189,18 @@ impl Session {
             journal,
             queries,
             fleet,
+            privacy,
             containment: agent.containment.clone(),
         }))
+    }
+
+    /// Who asks. The user's name may come from a directory service, which takes its time.
+    async fn asker(&self) -> Asker {
+        let uid = self.uid;
+        let named = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
+        let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
+        let user = named.ok().and_then(Result::ok).flatten().map(|user| user.name);
+        Asker { uid: Some(uid), user, investigator: None }
     }
 
     async fn query(&self, query: Query) -> Reply {
@@ -296,6 +313,31 @@ fn health(
         note(Health::Degraded, format!("configuration: {problem}"));
     }
     (health, problems)
+}
+
+/// Waits for the reply to a query and tells the client meanwhile how far it is, without hurry.
+async fn with_progress(
+    asking: impl Future<Output = Reply>,
+    mut news: watch::Receiver<Progress>,
+    client: &mut Client,
+) -> Result<Reply, Over> {
+    tokio::pin!(asking);
+    loop {
+        let told = tokio::select! {
+            biased;
+            reply = &mut asking => return Ok(reply),
+            told = news.changed() => told,
+        };
+        if told.is_err() {
+            // Nobody wants to know, or the query has ended.
+            return Ok(asking.await);
+        }
+        let progress = news.borrow_and_update().clone();
+        client.reply(&Reply::Progress(progress)).await?;
+        if let Ok(reply) = tokio::time::timeout(INTERVAL, &mut asking).await {
+            return Ok(reply);
+        }
+    }
 }
 
 /// Runs `work` until it is done or the client goes away; what the client sends meanwhile is kept for later.

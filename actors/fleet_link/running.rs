@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use vigie_fleet::action::{Action, Operation};
 use vigie_fleet::answer::{Answer, AnswerStatus, OperationAnswer};
+use vigie_sdk::protocol::Asker;
 
 use crate::query_router::{Query, QueryError, QueryRouter};
 
@@ -44,7 +45,7 @@ pub(super) async fn run(
 
 async fn ask(
     operation: &Operation,
-    _signers: &[String],
+    signers: &[String],
     deadline: Instant,
     router: &Addr<QueryRouter>,
 ) -> Outcome {
@@ -58,6 +59,8 @@ async fn ask(
         module: operation.module.clone(),
         parameters: operation.params.clone(),
         timeout: Some(left),
+        asker: Some(Asker { investigator: Some(signers.join(", ")), ..Asker::default() }),
+        progress: None,
         client,
     };
     match router.send(query).await {

@@ -9,6 +9,7 @@
 //! with a hidden argument.
 
 mod agent_process;
+mod arguments;
 mod carry;
 mod generator;
 mod idle;
@@ -21,6 +22,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use arguments::Wanted;
 use report::{Report, say};
 
 /// What ends a subject early; the message says what was being done.
@@ -71,31 +73,7 @@ usage: make bench, or cargo bench --bench agent -- [--quick] [--json] [SUBJECT..
   --json    print the JSON instead of the table (it is always in target/bench/agent.json)
   SUBJECT   carry, queries, restarts or idle; all of them when none is named";
 
-/// What the command line asks for.
-struct Wanted {
-    size: Size,
-    quick: bool,
-    json: bool,
-    subjects: Vec<String>,
-}
-
 const SUBJECTS: [&str; 4] = ["carry", "queries", "restarts", "idle"];
-
-fn read_arguments(arguments: &[String]) -> Result<Wanted, String> {
-    // Cargo adds --bench for `cargo bench` only; under `cargo test --all-targets` a short run is meant.
-    let quick = arguments.iter().any(|a| a == "--quick") || !arguments.iter().any(|a| a == "--bench");
-    let mut wanted =
-        Wanted { size: if quick { QUICK } else { FULL }, quick, json: false, subjects: Vec::new() };
-    for argument in arguments {
-        match argument.as_str() {
-            "--bench" | "--quick" => {}
-            "--json" => wanted.json = true,
-            subject if SUBJECTS.contains(&subject) => wanted.subjects.push(subject.to_owned()),
-            other => return Err(format!("{other:?} is unknown\n{USAGE}")),
-        }
-    }
-    Ok(wanted)
-}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -112,7 +90,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let wanted = match read_arguments(&arguments) {
+    let wanted = match Wanted::read(&arguments, &SUBJECTS, USAGE) {
         Ok(wanted) => wanted,
         Err(message) => {
             say(&message);
@@ -130,16 +108,17 @@ fn main() -> ExitCode {
 /// others from being measured.
 async fn measure(wanted: &Wanted) -> Report {
     let mut report = Report::new(wanted.quick, !wanted.json);
+    let size = if wanted.quick { QUICK } else { FULL };
     for subject in SUBJECTS {
-        if !wanted.subjects.is_empty() && !wanted.subjects.iter().any(|name| name == subject) {
+        if !wanted.has(subject) {
             continue;
         }
         report.progress(&format!("measuring {subject}"));
         let result = match subject {
-            "carry" => carry::measure(wanted.size, &mut report).await,
-            "queries" => queries::measure(wanted.size, &mut report).await,
-            "restarts" => restarts::measure(wanted.size, &mut report).await,
-            _ => idle::measure(wanted.size, &mut report).await,
+            "carry" => carry::measure(size, &mut report).await,
+            "queries" => queries::measure(size, &mut report).await,
+            "restarts" => restarts::measure(size, &mut report).await,
+            _ => idle::measure(size, &mut report).await,
         };
         if let Err(error) = result {
             report.not_measured(subject, error.as_ref());

@@ -5,6 +5,8 @@
 //! runs. The benchmark program is also the module and the processes that hold sockets ([`hold`]): it starts itself
 //! with a hidden argument. A goal that is missed is shown as MISSED and is no failure of the program.
 
+#[path = "../agent/arguments.rs"]
+mod arguments;
 mod churn;
 mod hold;
 #[path = "../agent/report.rs"]
@@ -15,6 +17,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use arguments::Wanted;
 use report::{Report, say};
 use vigie_netstat::Netstat;
 
@@ -55,28 +58,6 @@ pub(crate) const MODULE: &str = "--module";
 
 const SUBJECTS: [&str; 3] = ["sockets", "namespaces", "churn"];
 
-/// What the command line asks for.
-struct Wanted {
-    quick: bool,
-    json: bool,
-    subjects: Vec<String>,
-}
-
-fn read_arguments(arguments: &[String]) -> Result<Wanted, String> {
-    // Cargo adds --bench for `cargo bench` only; under `cargo test --all-targets` a short run is meant.
-    let quick = arguments.iter().any(|a| a == "--quick") || !arguments.iter().any(|a| a == "--bench");
-    let mut wanted = Wanted { quick, json: false, subjects: Vec::new() };
-    for argument in arguments {
-        match argument.as_str() {
-            "--bench" | "--quick" => {}
-            "--json" => wanted.json = true,
-            subject if SUBJECTS.contains(&subject) => wanted.subjects.push(subject.to_owned()),
-            other => return Err(format!("{other:?} is unknown\n{USAGE}")),
-        }
-    }
-    Ok(wanted)
-}
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
@@ -85,7 +66,7 @@ fn main() -> ExitCode {
         Some(churn::ARGUMENT) => return exit(churn::run()),
         _ => {}
     }
-    let wanted = match read_arguments(&arguments) {
+    let wanted = match Wanted::read(&arguments, &SUBJECTS, USAGE) {
         Ok(wanted) => wanted,
         Err(message) => {
             say(&message);
@@ -101,7 +82,7 @@ fn measure(wanted: &Wanted) -> Report {
     let mut report = Report::new(wanted.quick, !wanted.json);
     let size = if wanted.quick { QUICK } else { FULL };
     for subject in SUBJECTS {
-        if !wanted.subjects.is_empty() && !wanted.subjects.iter().any(|name| name == subject) {
+        if !wanted.has(subject) {
             continue;
         }
         report.progress(&format!("measuring {subject}"));

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vigie_sdk::privacy::Showing;
 use vigie_sdk::{Host, ModuleError, ModuleResult, PersistentModule, Query, Settings};
 
 /// Seconds between two log lines when the configuration names none; MIG's default.
@@ -72,6 +73,16 @@ impl PersistentModule for ExamplePersist {
             Ok(echo) => ModuleResult::found(true, &echo),
             Err(error) => ModuleResult::failed([error.to_string()]),
         }
+    }
+}
+
+/// What a result may show in extra privacy mode: the string is whoever asked's own.
+#[must_use]
+pub fn masked_form(place: &[&str]) -> Showing {
+    match place {
+        ["elements"] => Showing::Inside,
+        ["elements", "string"] | ["errors"] => Showing::Anything,
+        _ => Showing::Nothing,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use vigie_sdk::privacy::MASKED;
 
 use crate::digest::hexadecimal;
 use crate::filter::mode_text;
@@ -17,9 +18,6 @@ use crate::parameters::Search;
 
 /// Longest list of matches, in bytes of JSON. The agent drops a result of more than 16 MiB.
 const MAX_RESULT_BYTES: usize = 12 << 20;
-
-/// What is put in a name's place in extra privacy mode; MIG's word.
-pub const MASKED: &str = "masked";
 
 /// The matches of all searches. Threads add to it together.
 #[derive(Debug)]
@@ -88,6 +86,16 @@ impl FileInfo {
 }
 
 impl<'q> Findings<'q> {
+    /// How many matches there are so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        let taken = self.lists.iter().zip(self.searches).map(|(list, search)| {
+            // Threads count one match too many each before they see that the list is closed.
+            u64::from(list.taken.load(Ordering::Relaxed).min(search.options.match_limit))
+        });
+        taken.sum()
+    }
+
     /// No matches yet. When `masked`, what identifies a file is left out.
     #[must_use]
     pub fn new(searches: &'q [Search], masked: bool) -> Self {
@@ -316,6 +324,19 @@ mod tests {
             json!({"size": 0, "mode": "masked", "lastmodified": "masked", "sha256": "masked"})
         );
         assert!(!elements.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn the_agents_check_passes_masked_matches_and_refuses_any_other() {
+        let searches = searches(json!({"paths": ["/srv"], "names": ["a", "b"]}));
+        let result = |masked| {
+            let findings = Findings::new(&searches, masked);
+            findings.add(0, Some(&[0]), b"/srv/a", STATUS, Some(&[0xbf]));
+            vigie_sdk::ModuleResult::found(true, &findings.into_elements().0)
+        };
+
+        assert_eq!(vigie_sdk::privacy::check(&result(true), crate::masked_form), Ok(()));
+        assert!(vigie_sdk::privacy::check(&result(false), crate::masked_form).is_err());
     }
 
     #[test]

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use vigie_sdk::privacy::{MASKED, Showing};
+use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 
-use crate::findings::MASKED;
 use crate::mounts::Mounts;
 use crate::parameters::{ParametersError, Search};
 use crate::walk::{Stop, Walk};
@@ -63,6 +64,24 @@ pub fn check(parameters: Option<&RawValue>) -> Result<(), ParametersError> {
     parameters::parse(parameters, 0).map(drop)
 }
 
+/// What a result may show in extra privacy mode: what was asked, and how much was found.
+#[must_use]
+pub fn masked_form(place: &[&str]) -> Showing {
+    match place {
+        ["elements"] | ["elements", _] | ["elements", _, "fileinfo"] => Showing::Inside,
+        // The investigator's own words.
+        ["elements", _, "search"] => Showing::Anything,
+        ["elements", _, "file"] => Showing::Hidden,
+        ["elements", _, "fileinfo", "size" | "mode" | "lastmodified" | "sha256"] => Showing::Hidden,
+        ["statistics"] => Showing::Inside,
+        ["statistics", "filescount" | "openfailed" | "totalhits" | "exectime" | "incomplete"] => {
+            Showing::Unnamed
+        }
+        ["errors"] => Showing::Hidden,
+        _ => Showing::Nothing,
+    }
+}
+
 /// MIG's counters, and ours.
 #[derive(Debug, Serialize)]
 struct Statistics {
@@ -88,6 +107,12 @@ fn search(query: &Query) -> ModuleResult {
     let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started + left);
     let walk = Walk::new(&searches, mounts, query.extraprivacy);
     let ended = walk.run(|| {
+        query.report(|| Progress {
+            done: walk.files(),
+            found: Some(walk.findings.taken()),
+            unit: "files".to_owned(),
+            ..Progress::default()
+        });
         if query.is_stopped() {
             Some(Stop::Asked)
         } else {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use vigie_sdk::AlertId;
+use vigie_sdk::protocol::Asker;
 
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
@@ -142,8 +143,10 @@ pub enum Order {
     Accept {
         /// The paths.
         paths: Vec<PathBuf>,
-        /// Who does.
+        /// Who does, as he says.
         by: String,
+        /// Who does, as the agent proves.
+        asker: Option<Asker>,
         /// Where the answer goes.
         done: mpsc::SyncSender<Value>,
     },
@@ -382,8 +385,8 @@ impl<S: Sink> Engine<S> {
                 let more = self.ledger.forgotten_unaccepted();
                 answer.try_send(json!({"unaccepted": listed, "not_listed": more})).ok();
             }
-            Order::Accept { paths, by, done } => {
-                let accepted = self.accept(&paths, &by);
+            Order::Accept { paths, by, asker, done } => {
+                let accepted = self.accept(&paths, &by, asker.as_ref());
                 done.try_send(accepted).ok();
             }
             Order::Acknowledged(id) => self.acknowledged.push(id),
@@ -407,19 +410,27 @@ impl<S: Sink> Engine<S> {
         })
     }
 
-    fn accept(&mut self, paths: &[PathBuf], by: &str) -> Value {
+    fn accept(&mut self, paths: &[PathBuf], by: &str, asker: Option<&Asker>) -> Value {
         let accepted = self.ledger.accept(paths);
         let shown_paths: Vec<String> = accepted.iter().map(|path| shown(path)).collect();
         if !accepted.is_empty() {
             let below = if let [path] = paths { shown(path) } else { shown_paths[0].clone() };
-            let text =
-                format!("{by} accepted the changes of {} paths: {}", accepted.len(), listed(&shown_paths));
+            let proved = asker.map(|asker| format!(" (asked by {asker})")).unwrap_or_default();
+            let text = format!(
+                "{by}{proved} accepted the changes of {} paths: {}",
+                accepted.len(),
+                listed(&shown_paths)
+            );
+            let mut group = json!({"by": by, "paths": shown_paths.iter().take(100).collect::<Vec<_>>()});
+            if let Some(asker) = asker {
+                group["asker"] = json!(asker);
+            }
             let time = text_of_time(SystemTime::now());
             let told = Alert {
                 severity: Severity::Low,
                 event: Event::Accepted,
                 count: Some(accepted.len() as u64),
-                group: json!({"by": by, "paths": shown_paths.iter().take(100).collect::<Vec<_>>()}),
+                group,
                 ..notice(below, text, &time)
             };
             self.commit(Entry { alone: vec![told], ..Entry::default() });

@@ -45,12 +45,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
-use vigie_sdk::{AlertId, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings};
+use vigie_sdk::{AlertId, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings, privacy};
 
 use self::config::Config;
 pub use self::config::check;
 use self::engine::{Engine, Order, SharedStatus, Sink};
 use self::events::Mailbox;
+pub use self::query::masked_form;
 use self::rules::Rules;
 
 /// The module.
@@ -134,9 +135,15 @@ impl PersistentModule for FsWatch {
             status: &self.status.get(),
             state_dir: self.state_dir.as_deref(),
             masked,
+            current: &|| self.status.get(),
             ask: &|order| self.order(order),
         };
-        query::answer(&query, &asked).unwrap_or_else(|error| ModuleResult::failed([error.to_string()]))
+        let mut result =
+            query::answer(&query, &asked).unwrap_or_else(|error| ModuleResult::failed([error.to_string()]));
+        if masked {
+            privacy::mask_errors(&mut result);
+        }
+        result
     }
 
     fn acknowledged(&self, id: &str) {

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use vigie_sdk::privacy::{MASKED, Showing, identifies};
+use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleError, ModuleResult, Query};
 
 use crate::change::{Event, shown};
@@ -21,8 +23,21 @@ const LISTED_PATHS: usize = 100;
 /// Time between two looks at whether somebody still waits for the answer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What is put in a name's place in extra privacy mode.
-const MASKED: &str = "masked";
+/// Keys whose values are names, at any depth.
+const NAMES: &[&str] = &[
+    "path",
+    "from",
+    "alert",
+    "executable",
+    "command",
+    "target",
+    "rule",
+    "samples",
+    "writer",
+    "accepted",
+    "waiting",
+    "file_system",
+];
 
 /// The parameters of a query. Without any, the status is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -49,7 +64,7 @@ pub struct Parameters {
     /// Accept changes: all, or those of these paths and what is below them.
     #[serde(deserialize_with = "selection")]
     pub accept: Option<Selection>,
-    /// Who accepts.
+    /// Who accepts, as he says; whom the agent proves is recorded beside it.
     pub by: Option<String>,
     /// Only changes that were seen after this moment (RFC 3339), or within this time (such as `2h`).
     pub since: Option<String>,
@@ -116,6 +131,8 @@ pub struct Asked<'a> {
     pub state_dir: Option<&'a Path>,
     /// Paths are not to be told.
     pub masked: bool,
+    /// What the engine publishes meanwhile.
+    pub current: &'a dyn Fn() -> Arc<Status>,
     /// Gives the engine an order.
     pub ask: &'a dyn Fn(Order),
 }
@@ -132,10 +149,10 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
     let ask = |order: &dyn Fn(mpsc::SyncSender<Value>) -> Order| {
         let (reply, answer) = mpsc::sync_channel(1);
         (asked.ask)(order(reply));
-        wait(query, &answer)
+        wait(query, &answer, asked.current)
     };
     let (found, elements) = if parameters.unwatched {
-        (true, describe(asked.status, asked.masked, usize::MAX))
+        (true, describe(asked.status, usize::MAX))
     } else if let Some(selection) = &parameters.rescan {
         let (paths, prove) = (selection.paths(), parameters.prove);
         (true, ask(&|done| Order::Rescan { paths: paths.clone(), prove, done })?)
@@ -152,16 +169,22 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
         (true, ask(&|answer| Order::Explain(path_from_text(path), answer))?)
     } else if parameters.unaccepted {
         let elements = ask(&|answer| Order::Unaccepted(answer))?;
-        (true, if asked.masked { mask(elements) } else { elements })
+        (true, elements)
     } else if let Some(selection) = &parameters.accept {
         let by = parameters.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("somebody");
         let paths = selection.paths();
-        let elements = ask(&|done| Order::Accept { paths: paths.clone(), by: by.to_owned(), done })?;
+        let elements = ask(&|done| Order::Accept {
+            paths: paths.clone(),
+            by: by.to_owned(),
+            asker: query.asker.clone(),
+            done,
+        })?;
         let found = elements["accepted"].as_array().is_some_and(|paths| !paths.is_empty());
-        (found, if asked.masked { mask(elements) } else { elements })
+        (found, elements)
     } else {
-        (true, describe(asked.status, asked.masked, LISTED_PATHS))
+        (true, describe(asked.status, LISTED_PATHS))
     };
+    let elements = if asked.masked { mask(elements) } else { elements };
     Ok(ModuleResult::found(found, &elements))
 }
 
@@ -262,42 +285,51 @@ fn listed(filter: &Filter, asked: &Asked<'_>) -> Result<Value, ModuleError> {
         true
     })
     .map_err(|error| ModuleError::io("the history cannot be read", error))?;
-    let elements = json!({"changes": newest, "matching": matching});
-    Ok(if asked.masked { mask(elements) } else { elements })
+    Ok(json!({"changes": newest, "matching": matching}))
 }
 
-/// Takes out what would tell names: paths, programs, command lines.
+/// Takes out what would tell names: paths, programs, command lines, and sentences that hold one.
 fn mask(mut value: Value) -> Value {
     match &mut value {
         Value::Object(map) => {
             for (key, value) in map {
-                let names = matches!(
-                    key.as_str(),
-                    "path"
-                        | "from"
-                        | "alert"
-                        | "executable"
-                        | "command"
-                        | "target"
-                        | "rule"
-                        | "samples"
-                        | "writer"
-                        | "accepted"
-                );
-                *value = if names && !value.is_null() { json!(MASKED) } else { mask(value.take()) };
+                match value {
+                    _ if !NAMES.contains(&key.as_str()) => *value = mask(value.take()),
+                    Value::Null => {}
+                    Value::Array(names) => names.fill(json!(MASKED)),
+                    name => *name = json!(MASKED),
+                }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| *item = mask(item.take())),
+        Value::String(text) if identifies(text) => MASKED.clone_into(text),
         _ => {}
     }
     value
 }
 
-fn wait<T>(query: &Query, answer: &mpsc::Receiver<T>) -> Result<T, ModuleError> {
+/// What a result may show in extra privacy mode: what happened, not to which file and not by which program.
+#[must_use]
+pub fn masked_form(place: &[&str]) -> Showing {
+    match place {
+        ["elements", .., key] if NAMES.contains(key) => Showing::Hidden,
+        ["elements", ..] | ["errors"] => Showing::Unnamed,
+        _ => Showing::Nothing,
+    }
+}
+
+fn wait<T>(
+    query: &Query,
+    answer: &mpsc::Receiver<T>,
+    current: &dyn Fn() -> Arc<Status>,
+) -> Result<T, ModuleError> {
     loop {
         match answer.recv_timeout(PATIENCE) {
             Ok(answer) => return Ok(answer),
-            Err(mpsc::RecvTimeoutError::Timeout) if !query.is_stopped() => {}
+            Err(mpsc::RecvTimeoutError::Timeout) if !query.is_stopped() => query.report(|| {
+                let compared = current().scans.iter().map(|(_, compared)| *compared as u64).sum();
+                Progress { done: compared, unit: "files".to_owned(), ..Progress::default() }
+            }),
             Err(_) => {
                 return Err(ModuleError::new(
                     "stopped before the engine answered; what was asked for goes on",
@@ -307,13 +339,12 @@ fn wait<T>(query: &Query, answer: &mpsc::Receiver<T>) -> Result<T, ModuleError> 
     }
 }
 
-fn describe(status: &Status, masked: bool, most: usize) -> Value {
-    let name = |path: &Path| if masked { MASKED.to_owned() } else { shown(path) };
+fn describe(status: &Status, most: usize) -> Value {
     let reasons = |paths: &BTreeMap<PathBuf, String>| -> Vec<_> {
         let listed = paths.iter().take(most);
-        listed.map(|(path, why)| json!({"path": name(path), "reason": why})).collect()
+        listed.map(|(path, why)| json!({"path": shown(path), "reason": why})).collect()
     };
-    let waiting: Vec<_> = status.waiting.iter().take(most).map(|path| name(path)).collect();
+    let waiting: Vec<_> = status.waiting.iter().take(most).map(|path| shown(path)).collect();
     json!({
         "ok": problems(status).is_empty(),
         "problems": problems(status),
@@ -347,7 +378,7 @@ fn describe(status: &Status, masked: bool, most: usize) -> Value {
         "unwatched": reasons(&status.unwatched),
         "skipped": reasons(&status.skipped),
         "backends": status.backends.iter().map(|choice| json!({
-            "file_system": name(&choice.at), "backend": choice.name(), "why": choice.why,
+            "file_system": shown(&choice.at), "backend": choice.name(), "why": choice.why,
         })).collect::<Vec<_>>(),
         "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
     })
@@ -400,6 +431,25 @@ mod tests {
             (&change["event"], &change["after"]["size"], &masked["matching"]),
             (&json!("created"), &json!(3), &json!(1))
         );
+    }
+
+    #[test]
+    fn the_agents_check_passes_masked_answers_and_refuses_others() {
+        let status = Status {
+            waiting: [PathBuf::from("/home/ann/later")].into(),
+            trouble: Some("the store in /var/lib/x cannot be written".to_owned()),
+            ..Status::default()
+        };
+        let change = json!({"path": "/home/ann/x", "event": "changed", "time": "2026-01-02T00:00:00.000Z",
+            "severity": "high", "alert": "/home/ann/x changed", "after": {"mode": "-rw-r--r--", "size": 3}});
+
+        for elements in [describe(&status, 9), json!({"changes": [change], "matching": 1})] {
+            let check = |elements: &Value| {
+                vigie_sdk::privacy::check(&ModuleResult::found(true, elements), masked_form)
+            };
+            assert!(check(&elements).is_err());
+            assert_eq!(check(&mask(elements)), Ok(()));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use vigie_sdk::ModuleResult;
+use vigie_sdk::privacy::{MASKED, Showing};
 
 use crate::parameters::{Kind, Parameters};
 use crate::processes::{Owners, Process};
@@ -24,9 +25,6 @@ const PROCESS_BYTES: usize = 64;
 
 /// Most bytes of one byte of text in JSON: `\u0000`.
 const ESCAPED_BYTES: usize = 6;
-
-/// What stands for what extra privacy mode hides.
-const MASKED: &str = "masked";
 
 /// An address, or that there is one.
 #[derive(Debug, Clone, Copy)]
@@ -279,6 +277,33 @@ impl<'a> Context<'a> {
     }
 }
 
+/// What a result may show in extra privacy mode: everything but whom a connection goes to, and whose it is.
+#[must_use]
+pub fn masked_form(place: &[&str]) -> Showing {
+    match place {
+        // The asked value is the investigator's own.
+        ["elements"] | ["elements", _] | ["elements", _, _] => Showing::Inside,
+        ["elements", "localmac" | "localip", _, "localmacaddr" | "localaddr" | "namespace"]
+        | ["elements", "neighbormac" | "neighborip", _, "remotemacaddr" | "remoteaddr" | "namespace"] => {
+            Showing::Anything
+        }
+        ["elements", "connectedip" | "listeningport", _, key] => match *key {
+            "localaddr" | "localport" | "remoteport" | "namespace" | "protocol" | "state" => {
+                Showing::Anything
+            }
+            "remoteaddr" => Showing::Hidden,
+            "processes" => Showing::Inside,
+            _ => Showing::Nothing,
+        },
+        ["elements", _, _, "processes", "pid" | "command"] => Showing::Anything,
+        ["elements", _, _, "processes", "user"] => Showing::Hidden,
+        ["statistics"] => Showing::Inside,
+        ["statistics", "examined" | "exectime" | "totalhits" | "backend" | "namespaces"] => Showing::Unnamed,
+        ["errors"] => Showing::Unnamed,
+        _ => Showing::Nothing,
+    }
+}
+
 /// A port; 0 is none.
 fn port(port: u16) -> Option<u16> {
     Some(port).filter(|port| *port != 0)
@@ -386,6 +411,23 @@ mod tests {
         let text = String::from_utf8(result.to_line()).unwrap();
         assert!(text.contains("\"remoteaddr\":\"masked\"") && !text.contains("10.0.0.2"), "{text}");
         assert!(!text.contains("uid"), "{text}");
+    }
+
+    #[test]
+    fn the_agents_check_passes_masked_answers_and_refuses_others() {
+        let parameters = parameters(json!({"connectedip": ["10.0.0.0/8", "10.9.9.9"], "namespaces": true}));
+        let outcome = outcome(vec![connection([10, 0, 0, 2].into())]);
+        let process =
+            Process { pid: 7, uid: Some(5), user: Some("ann".to_owned()), command: "vi".to_owned() };
+        let owners = Owners::new([(process, vec![1])]);
+        let check = |owners, extraprivacy| {
+            let result = answer(&parameters, &outcome, owners, extraprivacy, Duration::ZERO);
+            vigie_sdk::privacy::check(&result, masked_form).err().map(|unmasked| unmasked.place)
+        };
+
+        assert_eq!((check(None, true), check(Some(&owners), true)), (None, None));
+        // The asked value has dots of its own, so it is not told.
+        assert_eq!(check(None, false).as_deref(), Some("elements.connectedip.….remoteaddr"));
     }
 
     #[test]

@@ -24,8 +24,9 @@ pub mod socket;
 
 use std::time::Instant;
 
-use vigie_sdk::{ModuleResult, Query, StandardModule};
+use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 
+pub use self::answer::masked_form;
 use self::parameters::Parameters;
 use self::search::Backend;
 
@@ -36,7 +37,11 @@ impl StandardModule for Netstat {
     const NAME: &'static str = "netstat";
 
     fn run(query: &Query) -> ModuleResult {
-        run_with(query, &Backend::Kernel)
+        let mut result = run_with(query, &Backend::Kernel);
+        if query.extraprivacy {
+            privacy::mask_errors(&mut result);
+        }
+        result
     }
 }
 

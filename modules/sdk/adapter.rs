@@ -69,6 +69,9 @@ async fn ask(module: &str, mut request: Request) -> Result<Vec<u8>, String> {
         persistsock: None,
         extraprivacy: request.query.extraprivacy,
         deadline: request.query.deadline.take(),
+        asker: request.query.asker.take(),
+        // What it says is passed on when it has ended.
+        progress: false,
     };
     let query = Message::parameters(request.take_parameters(), options).to_line();
 
@@ -209,11 +212,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn privacy_and_deadline_go_along_and_the_socket_does_not() {
+    async fn privacy_deadline_and_asker_go_along_and_the_socket_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let more = r#","extraprivacy":true,"deadline":"2999-01-01T00:00:00Z""#;
+        let more = r#","extraprivacy":true,"deadline":"2999-01-01T00:00:00Z","asker":{"uid":7}"#;
         let asked = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut seen = [0; 4096];
@@ -226,6 +229,7 @@ mod tests {
 
         let sent = asked.await.unwrap();
         assert!(sent.contains(r#""extraprivacy":true"#) && sent.contains("2999"), "{sent}");
+        assert!(sent.contains(r#""asker":{"uid":7}"#), "{sent}");
         assert!(!sent.contains("persistsock"), "{sent}");
     }
 

@@ -11,6 +11,8 @@ pub mod json;
 pub mod listener;
 pub mod module;
 pub mod outbox;
+pub mod privacy;
+pub mod progress;
 pub mod protocol;
 pub mod result;
 pub mod serve;

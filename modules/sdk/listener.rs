@@ -19,12 +19,12 @@ use futures_util::future::Either;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::module::Query;
-use crate::protocol::DEFAULT_MAX_RESULT_BYTES;
+use crate::protocol::{DEFAULT_MAX_RESULT_BYTES, Message};
 use crate::request::{Request, time_left};
 use crate::result::ModuleResult;
 use crate::socket::{SocketSpec, SocketSpecError};
@@ -343,7 +343,7 @@ impl Desk {
         let parsed = Request::parse(&request.line);
         drop(request);
         let result = match parsed {
-            Ok(request) => self.answer(&stream, request.query).await,
+            Ok(request) => self.answer(&mut stream, request).await,
             Err(error) => return refuse(stream, error).await,
         };
         let Some(result) = result else { return };
@@ -354,7 +354,7 @@ impl Desk {
     }
 
     /// Runs the query; `None` when its client has gone before it ran.
-    async fn answer<S: Client>(self: &Arc<Self>, stream: &S, query: Query) -> Option<ModuleResult> {
+    async fn answer<S: Client>(self: &Arc<Self>, stream: &mut S, request: Request) -> Option<ModuleResult> {
         let place = match timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await {
             Ok(Ok(place)) => place,
             _ => {
@@ -365,6 +365,13 @@ impl Desk {
         };
         if stream.has_vanished() {
             return None;
+        }
+        let (reports, mut progress) = watch::channel(None);
+        let mut query = request.query;
+        if request.progress {
+            query = query.reporting_to(move |progress| {
+                reports.send_replace(Some(Message::progress(progress).to_line()));
+            });
         }
         let stopped = Arc::clone(&query.stopped);
         let left = query.deadline.as_deref().and_then(|text| time_left(text, jiff::Timestamp::now()));
@@ -381,6 +388,15 @@ impl Desk {
                 Ok(Ok(result)) => return Some(result),
                 Ok(Err(_)) => return Some(ModuleResult::failed(["the query was cancelled".to_owned()])),
                 Err(_) => {
+                    let line = progress.has_changed().is_ok_and(|changed| changed);
+                    let line = line.then(|| progress.borrow_and_update().clone()).flatten();
+                    if let Some(line) = line {
+                        // Half a line would spoil the answer: whoever does not take it is gone.
+                        match timeout(ANSWER_TIMEOUT, stream.write_all(&line)).await {
+                            Ok(Ok(())) => {}
+                            _ => return None,
+                        }
+                    }
                     if stream.has_vanished() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                         stopped.store(true, Ordering::Relaxed);
                     }

@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::outbox::{AlertId, Outbox};
-use crate::protocol::{ConfigParameters, Environment};
+use crate::progress::Reporter;
+use crate::protocol::{Asker, ConfigParameters, Environment, Progress};
 use crate::result::ModuleResult;
 
 /// A module that runs as long as the agent and watches something.
@@ -72,6 +73,9 @@ pub struct Query {
     pub extraprivacy: bool,
     /// RFC 3339 time after which nobody waits for the answer.
     pub deadline: Option<String>,
+    /// Who asks, as far as the agent can prove it; `None` from an agent that does not say.
+    pub asker: Option<Asker>,
+    pub(crate) progress: Option<Reporter>,
     pub(crate) stopped: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -79,7 +83,14 @@ impl Query {
     /// A query with these parameters and nothing else, as a module's own tests ask it.
     #[must_use]
     pub fn new(parameters: Option<Box<RawValue>>) -> Self {
-        Self { parameters, extraprivacy: false, deadline: None, stopped: Arc::default() }
+        Self {
+            parameters,
+            extraprivacy: false,
+            deadline: None,
+            asker: None,
+            progress: None,
+            stopped: Arc::default(),
+        }
     }
 
     /// Reads the parameters; keys may have any case.
@@ -89,6 +100,21 @@ impl Query {
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ModuleError> {
         crate::json::from_any_case(self.parameters.as_deref())
             .map_err(|error| ModuleError::new(format!("parameters are wrong: {error}")))
+    }
+
+    /// Tells whoever asked how far the work is, when he wants to know. Call it as often as is convenient: what comes
+    /// less than a quarter of a second after the last one costs nothing but a look at the clock.
+    pub fn report(&self, progress: impl FnOnce() -> Progress) {
+        if let Some(reporter) = &self.progress {
+            reporter.report(progress);
+        }
+    }
+
+    /// The same query, whose reports go to `sink`, as a module's own tests read them.
+    #[must_use]
+    pub fn reporting_to(mut self, sink: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Reporter::new(sink));
+        self
     }
 
     /// Whether the agent no longer waits: return what was found so far.

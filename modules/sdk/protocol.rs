@@ -55,6 +55,8 @@ pub enum Class<'a> {
     Ack,
     /// A query, to a standard module's stdin or a persistent module's socket.
     Parameters,
+    /// Module to whoever asked, ahead of the result and only when the query asked for it: how far the work is.
+    Progress,
     /// Agent to module: finish and exit.
     Stop,
     /// A class that this version does not know; the line is dropped and counted.
@@ -71,6 +73,7 @@ impl<'a> From<Cow<'a, str>> for Class<'a> {
             "alert" => Self::Alert,
             "ack" => Self::Ack,
             "parameters" => Self::Parameters,
+            "progress" => Self::Progress,
             "stop" => Self::Stop,
             _ => Self::Unknown(name),
         }
@@ -87,6 +90,7 @@ impl fmt::Display for Class<'_> {
             Self::Alert => "alert",
             Self::Ack => "ack",
             Self::Parameters => "parameters",
+            Self::Progress => "progress",
             Self::Stop => "stop",
             Self::Unknown(name) => name,
         })
@@ -161,6 +165,10 @@ pub struct MessageRef<'a> {
     pub extraprivacy: bool,
     /// Extension on `parameters`: RFC 3339 time after which nobody waits for the answer.
     pub deadline: Option<Cow<'a, str>>,
+    /// Extension on `parameters`: who asks.
+    pub asker: Option<Asker>,
+    /// Extension on `parameters`: whoever asks takes [`Class::Progress`] messages ahead of the result.
+    pub progress: bool,
 }
 
 /// JSON text that has been checked for syntax and is otherwise untouched.
@@ -239,6 +247,8 @@ impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
             persistsock: None,
             extraprivacy: false,
             deadline: None,
+            asker: None,
+            progress: false,
         };
         while let Some(Text(key)) = map.next_key()? {
             if key.eq_ignore_ascii_case("class") {
@@ -252,6 +262,10 @@ impl<'de: 'a, 'a> Visitor<'de> for MessageVisitor<'a> {
                 message.extraprivacy = map.next_value()?;
             } else if key.eq_ignore_ascii_case("deadline") {
                 message.deadline = map.next_value::<Option<Text<'a>>>()?.map(|text| text.0);
+            } else if key.eq_ignore_ascii_case("asker") {
+                message.asker = map.next_value()?;
+            } else if key.eq_ignore_ascii_case("progress") {
+                message.progress = map.next_value()?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -273,6 +287,10 @@ pub struct Message {
     extraprivacy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asker: Option<Asker>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    progress: bool,
 }
 
 impl Message {
@@ -342,6 +360,12 @@ impl Message {
         Self { class: "stop".into(), ..Self::default() }
     }
 
+    /// How far a query is.
+    #[must_use]
+    pub fn progress(progress: &Progress) -> Self {
+        Self::with("progress", progress)
+    }
+
     /// A query.
     #[must_use]
     pub fn parameters(parameters: Option<Box<RawValue>>, options: QueryOptions) -> Self {
@@ -351,6 +375,8 @@ impl Message {
             persistsock: options.persistsock,
             extraprivacy: options.extraprivacy,
             deadline: options.deadline,
+            asker: options.asker,
+            progress: options.progress,
         }
     }
 
@@ -378,6 +404,52 @@ pub struct QueryOptions {
     pub extraprivacy: bool,
     /// RFC 3339 time after which nobody waits for the answer.
     pub deadline: Option<String>,
+    /// Who asks, as far as it is proved.
+    pub asker: Option<Asker>,
+    /// Messages about progress may come ahead of the result.
+    pub progress: bool,
+}
+
+/// Parameters of `progress`: how far a query is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Progress {
+    /// How many things are done.
+    pub done: u64,
+    /// How many there are, when that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// How many matches were found so far, when something is searched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
+    /// What is counted, in the plural: `files`.
+    pub unit: String,
+}
+
+/// Who asks, as far as the agent can prove it: what a query's own parameters claim is not in here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Asker {
+    /// The user on this host that asked through the agent's local socket, by its credentials (SO_PEERCRED).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// That user's name, when this host has one for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The investigator whose signature a query from elsewhere carried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub investigator: Option<String>,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.investigator, &self.user, self.uid) {
+            (Some(investigator), ..) => write!(f, "investigator {investigator}"),
+            (None, Some(user), _) => write!(f, "user {user}"),
+            (None, None, Some(uid)) => write!(f, "user {uid}"),
+            (None, None, None) => f.write_str("somebody unknown"),
+        }
+    }
 }
 
 /// Parameters of `config`.

@@ -14,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) query: Query,
     /// For an adapter: whom to ask.
     pub(crate) persistsock: Option<String>,
+    /// Whoever asks wants to hear how far the work is.
+    pub(crate) progress: bool,
 }
 
 impl Request {
@@ -39,9 +41,12 @@ impl Request {
                 parameters: message.parameters.map(|raw| raw.0.to_owned()),
                 extraprivacy: message.extraprivacy,
                 deadline: message.deadline.map(|deadline| deadline.into_owned()),
+                asker: message.asker,
+                progress: None,
                 stopped: Arc::new(AtomicBool::new(false)),
             },
             persistsock: message.persistsock.map(|spec| spec.into_owned()).filter(|spec| !spec.is_empty()),
+            progress: message.progress,
         })
     }
 
@@ -60,18 +65,21 @@ pub(crate) fn time_left(deadline: &str, now: jiff::Timestamp) -> Option<std::tim
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Asker;
     use std::time::Duration;
 
     #[test]
     fn a_request_carries_parameters_privacy_deadline_and_socket() {
         let mut request = Request::parse(
-            br#"{"class":"parameters","parameters":{"a":1},"persistsock":"unix:/x","extraprivacy":true,"deadline":"2026-11-23T00:00:00Z"}"#,
+            br#"{"class":"parameters","parameters":{"a":1},"persistsock":"unix:/x","extraprivacy":true,"deadline":"2026-11-23T00:00:00Z","asker":{"uid":7,"user":"ann","shoe":39}}"#,
         )
         .unwrap();
 
         assert_eq!(request.take_parameters().unwrap().get(), r#"{"a":1}"#);
         assert!(request.query.extraprivacy);
         assert_eq!(request.query.deadline.as_deref(), Some("2026-11-23T00:00:00Z"));
+        let asker = Asker { uid: Some(7), user: Some("ann".to_owned()), investigator: None };
+        assert_eq!(request.query.asker, Some(asker));
         assert_eq!(request.persistsock.as_deref(), Some("unix:/x"));
     }
 

@@ -303,7 +303,12 @@ fn receive<M: PersistentModule>(line: &str, outbox: &Outbox, worker: &mut Worker
         }
         Class::Stop => return Ok(Next::Stop),
         // MIG's modules ignore classes that they do not know or expect, and so do we.
-        Class::Register | Class::Log | Class::Alert | Class::Parameters | Class::Unknown(_) => {}
+        Class::Register
+        | Class::Log
+        | Class::Alert
+        | Class::Parameters
+        | Class::Progress
+        | Class::Unknown(_) => {}
     }
     Ok(Next::Line)
 }

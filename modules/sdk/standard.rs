@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::module::StandardModule;
-use crate::protocol::{Class, DEFAULT_MAX_RESULT_BYTES, MessageRef};
+use crate::protocol::{Class, DEFAULT_MAX_RESULT_BYTES, Message, MessageRef};
 use crate::request::Request;
 use crate::result::ModuleResult;
 
@@ -22,7 +22,15 @@ const EXIT_IO: u8 = 74;
 pub fn run_standard<M: StandardModule>() -> ExitCode {
     let mut stdin = std::io::stdin().lock();
     let result = match read_request(&mut stdin) {
-        Ok(request) => {
+        Ok(mut request) => {
+            if request.progress {
+                // A line that is not taken concerns the result, which comes after it, as well.
+                request.query = request.query.reporting_to(|progress| {
+                    let mut stdout = std::io::stdout().lock();
+                    let line = Message::progress(progress).to_line();
+                    drop(stdout.write_all(&line).and_then(|()| stdout.flush()));
+                });
+            }
             // The lock cannot move to another thread, but the reader's buffer behind it is shared.
             drop(stdin);
             let stopped = Arc::clone(&request.query.stopped);

@@ -16,6 +16,7 @@ use vigie_sdk::{ModuleResult, Query, StandardModule};
 use crate::client::Patience;
 use crate::duration::GoDuration;
 use crate::report::Report;
+pub use crate::report::masked_form;
 use crate::server_line::Server;
 use crate::sources::Source;
 use crate::survey::Means;

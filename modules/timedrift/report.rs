@@ -8,14 +8,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use vigie_adjtimex::{ClockState, KernelClock};
 use vigie_sdk::ModuleResult;
+use vigie_sdk::privacy::{MASKED, Showing, identifies, mask_errors};
 
 use crate::client::Answer;
 use crate::duration::GoDuration;
 use crate::sources::Problem;
 use crate::survey::Attempt;
 
-/// What stands in the place of what identifies.
-const MASKED: &str = "masked";
+/// Where a server comes from that no file names.
+const FALLBACK: &str = "fallback";
 
 /// Go's zero time, which MIG gives where there is none.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -154,8 +155,7 @@ impl Report {
 
     fn explain_failure(&mut self, is_stopped: bool) {
         if self.ntpstats.is_empty() {
-            let advice =
-                "name one in /etc/ntp.conf, chrony.conf or timesyncd.conf, or allow the fallback list";
+            let advice = "name one in ntp.conf, chrony.conf or timesyncd.conf, or allow the fallback list";
             self.errors.push(format!("there is no time server to ask; {advice}"));
         }
         if is_stopped {
@@ -182,7 +182,40 @@ impl Report {
         if !self.errors.is_empty() {
             result.errors.get_or_insert_default().extend(self.errors);
         }
+        if self.extraprivacy {
+            mask_errors(&mut result);
+        }
         result
+    }
+}
+
+/// What a result may show in extra privacy mode: the clocks, not who was asked.
+#[must_use]
+pub fn masked_form(place: &[&str]) -> Showing {
+    match place {
+        ["elements" | "statistics"] => Showing::Inside,
+        ["elements", "hascheckeddrift" | "iswithindrift" | "localtime" | "kernel"] => Showing::Anything,
+        ["elements", "drifts"] => Showing::Text(|sentence| sentence.contains(" ntp host masked by ")),
+        ["statistics", "exectime"] => Showing::Anything,
+        ["statistics", "ntpstats"] => Showing::Inside,
+        ["statistics", "ntpstats", key] => match *key {
+            "time"
+            | "latency"
+            | "drift"
+            | "reachable"
+            | "offset_nanoseconds"
+            | "error_bound_nanoseconds"
+            | "stratum" => Showing::Anything,
+            "host" | "address" => Showing::Hidden,
+            "source" => Showing::Text(|source| source == MASKED || source == FALLBACK),
+            "error" => Showing::Unnamed,
+            _ => Showing::Nothing,
+        },
+        ["errors"] => Showing::Text(|error| {
+            let server = error.strip_prefix("time server ");
+            !identifies(error) && server.is_none_or(|rest| rest.starts_with(MASKED))
+        }),
+        _ => Showing::Nothing,
     }
 }
 
@@ -238,7 +271,7 @@ impl NtpStatistics {
             address: attempt.address.map(|address| masked(address.to_string())),
             source: match &attempt.source.named_in {
                 Some(path) => masked(path.display().to_string()),
-                None => "fallback".to_owned(),
+                None => FALLBACK.to_owned(),
             },
             offset_nanoseconds: measurement.map(|one| one.offset.to_nanoseconds()),
             error_bound_nanoseconds: measurement.map(|one| one.error_bound.to_nanoseconds_up()),

@@ -28,7 +28,7 @@ pub(crate) const COMMANDS: [(&str, &str, &str); 8] = [
 ];
 
 /// Flags of `query` that the console has other means for.
-const NOT_OFFERED: [&str; 2] = ["help", "json"];
+const NOT_OFFERED: [&str; 3] = ["help", "json", "progress"];
 
 /// A line that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

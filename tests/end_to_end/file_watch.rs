@@ -270,6 +270,13 @@ fn changes_are_listed_explained_and_accepted_by_queries() {
     assert!(wrong["errors"][0].as_str().unwrap().contains("since"), "{wrong}");
     assert_eq!(unaccepted["elements"]["unaccepted"][0]["event"], "changed", "{unaccepted}");
     assert_eq!(accepted["elements"]["accepted"], json!([path]), "{accepted}");
-    wait_alert(&host, "alice accepted");
+    let uid = nix::unistd::geteuid().as_raw();
+    let user = nix::unistd::User::from_uid(uid.into()).unwrap().map(|user| user.name);
+    let proved = format!("alice (asked by user {}) accepted", user.clone().unwrap_or(uid.to_string()));
+    wait_alert(&host, &proved);
+    let acceptance = ask(json!({"changes": true, "event": "accepted"}));
+    let group = &acceptance["elements"]["changes"][0]["group"];
+    assert_eq!((&group["by"], &group["asker"]["uid"]), (&json!("alice"), &json!(uid)), "{acceptance}");
+    assert_eq!(group["asker"]["user"].as_str(), user.as_deref());
     assert_eq!(ask(json!({"unaccepted": true}))["elements"]["unaccepted"], json!([]));
 }

@@ -18,6 +18,10 @@ mod file_watch;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod privacy;
+#[cfg(test)]
+mod progress;
+#[cfg(test)]
 mod query;
 #[cfg(test)]
 mod shutdown;

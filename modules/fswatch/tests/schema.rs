@@ -239,8 +239,10 @@ fn alerts_with_all_keys_are_as_the_schema_says() {
         "group": {"id": "g1", "writer": "/usr/bin/dpkg", "events": {"changed": 12}, "samples": ["/a"]},
     });
     let notice = json!({"severity": "high", "alert": "events were lost", "event": "notice", "time": time});
-    let accepted =
-        json!({"severity": "low", "alert": "accepted", "event": "accepted", "path": "/a", "time": time});
+    let accepted = json!({
+        "severity": "low", "alert": "accepted", "event": "accepted", "path": "/a", "time": time,
+        "group": {"by": "ann", "asker": {"uid": 0, "user": "root", "investigator": "eve"}, "paths": ["/a"]},
+    });
 
     for alert in [renamed, group, notice, accepted] {
         assert_eq!(Checker::problems(&alert), [""; 0], "{alert}");

@@ -147,6 +147,7 @@ fn extra_privacy_tells_that_something_matched_and_nothing_else() {
         assert_eq!(found["file"], "masked");
         assert_eq!(found["fileinfo"]["sha256"], "masked");
         assert_eq!(result.errors, Some(vec!["masked".to_owned()]));
+        assert_eq!(vigie_sdk::privacy::check(&result, vigie_file::masked_form), Ok(()));
         assert!(!serde_json::to_string(&result).unwrap().contains("secret"));
     }
 }

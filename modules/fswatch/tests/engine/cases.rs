@@ -25,6 +25,7 @@ use vigie_fswatch::engine::{Engine, Order, SharedStatus, Sink, Status};
 use vigie_fswatch::events::Mailbox;
 use vigie_fswatch::rules::Rules;
 use vigie_sdk::AlertId;
+use vigie_sdk::protocol::Asker;
 
 /// Longest that a test waits for something that must come.
 const CEILING: Duration = Duration::from_secs(30);
@@ -962,8 +963,13 @@ fn an_accepted_change_is_no_longer_listed_and_who_accepted_it_is_told() {
     running.told(directory);
 
     let listed = running.ask(Order::Unaccepted);
-    let accepted =
-        running.ask(|done| Order::Accept { paths: vec![directory.join("a")], by: "alice".to_owned(), done });
+    let asker = Asker { uid: Some(1000), user: Some("ann".to_owned()), investigator: None };
+    let accepted = running.ask(|done| Order::Accept {
+        paths: vec![directory.join("a")],
+        by: "alice".to_owned(),
+        asker: Some(asker.clone()),
+        done,
+    });
     let told = running.told(directory);
     let rest = running.ask(Order::Unaccepted);
 
@@ -971,7 +977,8 @@ fn an_accepted_change_is_no_longer_listed_and_who_accepted_it_is_told() {
     assert_eq!(paths(&listed), Some(2), "{listed}");
     assert_eq!(accepted["accepted"], json!([directory.join("a")]));
     assert_eq!(told[0].event, Event::Accepted);
-    assert!(told[0].alert.starts_with("alice accepted"), "{told:?}");
+    assert!(told[0].alert.starts_with("alice (asked by user ann) accepted"), "{told:?}");
+    assert_eq!((&told[0].group["by"], &told[0].group["asker"]), (&json!("alice"), &json!(asker)));
     assert_eq!(paths(&rest), Some(2), "the two marks: {rest}");
 }
 

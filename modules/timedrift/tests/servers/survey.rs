@@ -383,9 +383,13 @@ fn extra_privacy_masks_who_was_asked_and_where_that_is_written() {
         .fallback(&["secret host"])
         .file("/etc/ntp.conf", "server secret-nosuch\nserver secret port 0\nserver secret.example.org\n");
     let mut query = query(&json!({"drift": "5s"}));
+    let shown = answer(&query, &host.host());
     query.extraprivacy = true;
 
     let result = answer(&query, &host.host());
+
+    assert_eq!(vigie_sdk::privacy::check(&result, vigie_timedrift::masked_form), Ok(()));
+    assert!(vigie_sdk::privacy::check(&shown, vigie_timedrift::masked_form).is_err());
 
     let line = String::from_utf8(result.to_line()).unwrap();
     for secret in ["secret", "127.0.0.1", "ntp.conf"] {
