@@ -96,10 +96,13 @@ fn may_be_text(showing: Showing, text: &str) -> bool {
 /// the loopback and unspecified ones, or a hardware address. Names of hosts and users look like any word.
 #[must_use]
 pub fn identifies(text: &str) -> bool {
-    let separator = |letter: char| letter.is_whitespace() || "\"'`(),;=<>{}|".contains(letter);
+    let separator = |letter: char| letter.is_whitespace() || "\"'`(),;=<>{}[]|".contains(letter);
     text.split(separator).any(|word| {
         let word = word.trim_end_matches(['.', ':', '!', '?']);
-        names_path(word) || names_address(word)
+        match address(word) {
+            Some(address) => !address.is_unspecified() && !address.is_loopback(),
+            None => names_path(word) || is_hardware_address(word),
+        }
     })
 }
 
@@ -110,24 +113,22 @@ pub fn mask_errors(result: &mut ModuleResult) {
     }
 }
 
-fn names_path(word: &str) -> bool {
-    // Also behind a scheme or a mark: `unix:/run/x`, `recursive:/srv`.
-    let Some(start) = word.find('/').filter(|start| *start == 0 || word[..*start].ends_with(':')) else {
-        return false;
-    };
-    let path = word[start..].trim_start_matches('/');
-    let first = path.split('/').next().unwrap_or_default();
-    !path.is_empty() && !matches!(first, "proc" | "sys")
+/// The address that a word is, perhaps with a port, a zone or the length of a prefix.
+fn address(word: &str) -> Option<IpAddr> {
+    let bare = word.split(['/', '%']).next().unwrap_or_default();
+    bare.parse().ok().or_else(|| word.parse::<SocketAddr>().ok().map(|at| at.ip()))
 }
 
-fn names_address(word: &str) -> bool {
-    let bare = word.trim_matches(['[', ']']);
-    let bare = bare.split(['/', '%']).next().unwrap_or_default();
-    let address = bare.parse::<IpAddr>().ok().or_else(|| word.parse::<SocketAddr>().ok().map(|at| at.ip()));
-    match address {
-        Some(address) => !address.is_unspecified() && !address.is_loopback(),
-        None => is_hardware_address(word),
-    }
+/// Whether a slash begins a path in this word: at its beginning, or after a mark as in `unix:/run/x`.
+fn names_path(word: &str) -> bool {
+    word.match_indices('/').any(|(start, _)| {
+        let before = word[..start].chars().next_back();
+        let path = word[start..].trim_start_matches('/');
+        let first = path.split('/').next().unwrap_or_default();
+        before.is_none_or(|letter| !letter.is_alphanumeric() && letter != '/')
+            && !path.is_empty()
+            && !matches!(first, "proc" | "sys")
+    })
 }
 
 fn is_hardware_address(word: &str) -> bool {
@@ -320,6 +321,9 @@ mod tests {
             "cannot read \"/home/ann\": no",
             "unix:/run/x.sock gone",
             "(/srv)",
+            "[/srv]",
+            "~/letters",
+            "a->/srv",
             "peer 10.0.0.2.",
             "10.0.0.0/8",
             "10.0.0.2:443",
@@ -341,7 +345,10 @@ mod tests {
             "cannot read /proc/net/tcp6: denied",
             "127.0.0.1",
             "0.0.0.0/0",
+            "::/0",
+            "[::1]:22",
             "::",
+            "text/plain",
             "1.5s",
             "-rw-r--r--",
         ] {

@@ -1,0 +1,173 @@
+//! Every way in which a query can fail.
+
+use std::time::Duration;
+
+use crate::config::ModuleName;
+
+/// Why a query has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// There is no module of that name.
+    #[error("no module {name:?} is configured; there are: {known}")]
+    ModuleUnknown {
+        /// The name as asked.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// It must not run.
+    #[error("module {0} is switched off")]
+    ModuleOff(ModuleName),
+    /// It runs but cannot be asked yet.
+    #[error("module {0} runs but has not registered a socket for queries; it starts, or takes no queries")]
+    ModuleStarting(ModuleName),
+    /// It is being ended.
+    #[error("module {0} is being stopped")]
+    ModuleStopping(ModuleName),
+    /// It does not run.
+    #[error("module {module} is down: {reason}")]
+    ModuleDown {
+        /// The module.
+        module: ModuleName,
+        /// Why, and when it comes back.
+        reason: String,
+    },
+    /// Its socket takes no connection.
+    #[error("module {module} does not take connections on {socket}: {reason}")]
+    NotListening {
+        /// The module.
+        module: ModuleName,
+        /// Its socket.
+        socket: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Somebody else answers in its place.
+    #[error("whoever listens on {socket} is not module {module}: {reason}")]
+    WrongPeer {
+        /// The module.
+        module: ModuleName,
+        /// Its socket.
+        socket: String,
+        /// Who it is.
+        reason: String,
+    },
+    /// It ended, or closed the connection, before it had answered.
+    #[error("module {module} ended the connection before it had answered: {reason}")]
+    Unanswered {
+        /// The module.
+        module: ModuleName,
+        /// What is known about why.
+        reason: String,
+    },
+    /// Time is up.
+    #[error("module {module} did not answer within {timeout:?}")]
+    TimedOut {
+        /// The module.
+        module: ModuleName,
+        /// The time.
+        timeout: Duration,
+    },
+    /// The answer is too large.
+    #[error("the answer of module {module} is larger than {limit} bytes (limits.result_bytes)")]
+    TooLarge {
+        /// The module.
+        module: ModuleName,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The answer is not a result.
+    #[error("the answer of module {module} is not a result: {reason}")]
+    BadAnswer {
+        /// The module.
+        module: ModuleName,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Extra privacy mode is on, and the answer shows what it must not.
+    #[error("extra privacy mode is on and module {module} did not keep to it: {place} is not masked")]
+    Unmasked {
+        /// The module.
+        module: ModuleName,
+        /// The place in its answer, never what is there.
+        place: String,
+    },
+    /// The standard module could not be started.
+    #[error("module {module} could not be started: {reason}")]
+    NotStarted {
+        /// The module.
+        module: ModuleName,
+        /// Why.
+        reason: String,
+    },
+    /// Too many queries wait already.
+    #[error("{running} queries run and {waiting} wait (limits.running_queries, limits.waiting_queries)")]
+    TooMany {
+        /// Queries that run.
+        running: usize,
+        /// Queries that wait.
+        waiting: usize,
+    },
+    /// Whoever asked has gone away.
+    #[error("whoever asked module {0} has gone away")]
+    ClientGone(ModuleName),
+}
+
+impl QueryError {
+    /// Fixed name for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ModuleUnknown { .. } => "module_unknown",
+            Self::ModuleOff(_) => "module_off",
+            Self::ModuleStarting(_) => "module_starting",
+            Self::ModuleStopping(_) => "module_stopping",
+            Self::ModuleDown { .. } => "module_down",
+            Self::NotListening { .. } => "not_listening",
+            Self::WrongPeer { .. } => "wrong_peer",
+            Self::Unanswered { .. } => "unanswered",
+            Self::TimedOut { .. } => "timed_out",
+            Self::TooLarge { .. } => "too_large",
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::Unmasked { .. } => "unmasked",
+            Self::NotStarted { .. } => "not_started",
+            Self::TooMany { .. } => "too_many",
+            Self::ClientGone(_) => "client_gone",
+        }
+    }
+
+    /// What the one who asks can do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::ModuleUnknown { .. } => "see `vigie module list`".to_owned(),
+            Self::ModuleOff(name) => {
+                format!("set enabled = true for {name} in the configuration and run `vigie reload`")
+            }
+            Self::ModuleStarting(name) => {
+                format!("try again in a moment; `vigie module logs {name}` shows what it does")
+            }
+            Self::ModuleStopping(_) => "try again in a moment".to_owned(),
+            Self::ModuleDown { module, .. } => {
+                format!("see `vigie module logs {module}`; `vigie module restart {module}` starts it now")
+            }
+            Self::NotListening { module, .. }
+            | Self::WrongPeer { module, .. }
+            | Self::BadAnswer { module, .. } => {
+                format!("`vigie module restart {module}` starts it anew")
+            }
+            Self::Unanswered { module, .. } => format!("see `vigie module logs {module}`, then try again"),
+            Self::TimedOut { .. } => {
+                "ask for less, or allow more time with --timeout (at most agent.moduletimeout)".to_owned()
+            }
+            Self::TooLarge { .. } => "ask for less, or raise limits.result_bytes".to_owned(),
+            Self::Unmasked { module, .. } => {
+                format!("nothing of the answer was passed on; mend {module}, or run the one that is built in")
+            }
+            Self::NotStarted { module, .. } => {
+                format!("mend what it says, or the command of {module} in the configuration")
+            }
+            Self::TooMany { .. } | Self::ClientGone(_) => "try again in a moment".to_owned(),
+        }
+    }
+}
