@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod console;
 mod exit;
+mod fleet;
 mod generate;
 mod guard;
 mod launch;
