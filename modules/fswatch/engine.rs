@@ -641,7 +641,9 @@ impl<S: Sink> Engine<S> {
                 Report::Listed { scan, directory, directories, findings, parts, error } => {
                     self.note_listed(scan, &directory, directories, findings, parts, error);
                 }
-                Report::Read { scan, directory, findings } => self.note_read(scan, &directory, findings),
+                Report::Read { scan, directory, findings, parts } => {
+                    self.note_read(scan, &directory, findings, parts);
+                }
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
                 Report::Verified { files, bytes_read, differing } => {

@@ -5,6 +5,7 @@
 //! find the same changes again.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -243,15 +244,21 @@ impl Ledger {
         accepted
     }
 
-    /// Takes objects as known without a word where nothing is known yet; gives the paths where something is.
-    pub fn learn_new(&mut self, objects: Vec<(PathBuf, Object)>) -> Vec<PathBuf> {
-        let (mut known, mut taken) = (Vec::new(), Vec::new());
+    /// Takes objects of a directory, in the order of their names, as known without a word where nothing is known yet;
+    /// gives the names where something is.
+    pub fn learn_new(&mut self, directory: &Path, objects: Vec<(OsString, Object)>) -> Vec<OsString> {
+        let known = self.state.baseline.insert_new_names(directory, &objects);
         let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
-        for (path, object) in objects {
-            if !self.state.baseline.insert_new(&path, &object) {
-                known.push(path);
+        if !is_kept && known.is_empty() {
+            return Vec::new();
+        }
+        let mut places = known.into_iter().peekable();
+        let (mut known, mut taken) = (Vec::new(), Vec::new());
+        for (place, (name, object)) in objects.into_iter().enumerate() {
+            if places.next_if_eq(&place).is_some() {
+                known.push(name);
             } else if is_kept {
-                taken.push((path, Some(object)));
+                taken.push((directory.join(name), Some(object)));
             }
         }
         if !taken.is_empty() {
