@@ -265,6 +265,7 @@ impl<S: Sink> Engine<S> {
         loop {
             while let Ok(order) = orders.try_recv() {
                 if !self.obey(order) {
+                    self.take_acknowledged();
                     return;
                 }
             }

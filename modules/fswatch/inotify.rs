@@ -8,15 +8,19 @@ use std::io;
 use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::event::PollFlags;
 
-use crate::ending::{Ending, Owner, ending};
+use crate::ending::{Ending, Owner, Rest, ending};
 use crate::events::{Happened, Mailbox, Named};
 
 /// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
 const READ_BYTES: usize = 256 * 1024;
+
+/// Length of the kernel's queue from which on the reader may rest: a tenth of it is filled meanwhile at most.
+const RESTING_QUEUE: usize = 8_192;
 
 /// Watches directories. Watches end with it.
 #[derive(Debug)]
@@ -34,12 +38,13 @@ impl Watcher {
     /// When the kernel gives no inotify instance (`fs.inotify.max_user_instances`) or no thread.
     pub fn start(mailbox: Mailbox) -> io::Result<Self> {
         let inotify = Inotify::init()?;
+        let may_rest = queue_length() >= RESTING_QUEUE;
         let watches = inotify.watches();
         let (owner, end) = ending()?;
         std::thread::Builder::new()
             .name("inotify".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || read_events(inotify, &mailbox, &end))?;
+            .spawn(move || read_events(inotify, &mailbox, &end, may_rest))?;
         Ok(Self { watches, map: WatchMap::default(), _owner: owner })
     }
 
@@ -115,10 +120,23 @@ impl Watcher {
     }
 }
 
-fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
+#[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The length of a queue that was made just now (inotify(7), `/proc/sys/fs/inotify/max_queued_events`); 0 when it is not
+/// known.
+fn queue_length() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
+}
+
+fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: bool) {
     let mut buffer = vec![0; READ_BYTES];
     // The first half of a rename, which the kernel tells right before the second.
     let mut moving: Option<(u32, Named)> = None;
+    let mut rest = Rest::new(now());
     loop {
         let ready = end.wait(inotify.as_fd(), PollFlags::IN);
         if matches!(ready, Ok(false)) {
@@ -131,7 +149,9 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
             return;
         };
         let mut batch = mailbox.open();
+        let mut count = 0;
         for event in events {
+            count += 1;
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 batch.overflowed("inotify's queue overflowed (fs.inotify.max_queued_events)");
             } else if event.mask.contains(EventMask::IGNORED) {
@@ -158,6 +178,10 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
                 }
                 batch.watch(event.wd, event.name.map(OsString::from), happened);
             }
+        }
+        drop(batch);
+        if may_rest && rest.is_due(count, now()) && !end.rest().unwrap_or(true) {
+            return;
         }
     }
 }
