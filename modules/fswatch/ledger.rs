@@ -163,12 +163,13 @@ impl Ledger {
         for alert in &entry.alone {
             self.sequence += 1;
             let id = AlertId { epoch: self.epoch, sequence: self.sequence };
-            lines.push(line(alert, "id", &id.to_string()));
+            let text = in_full(alert);
+            lines.push(line(&text, "id", &id.to_string()));
             self.note_unaccepted(alert, &mut unaccepted);
-            alerts.push((id, text_of(alert).into()));
+            alerts.push((id, if text.len() <= MAX_TEXT_BYTES { text } else { shortened(alert) }.into()));
         }
         for (group, alert) in &entry.members {
-            lines.push(line(alert, "group_id", group));
+            lines.push(line(&in_full(alert), "group_id", group));
             self.note_unaccepted(alert, &mut unaccepted);
         }
         for (path, object) in &entry.changes {
@@ -352,21 +353,20 @@ impl Ledger {
     }
 }
 
-/// An alert for the history, with one key more.
-fn line(alert: &Alert, key: &str, value: &str) -> Value {
-    let mut line = serde_json::to_value(alert).unwrap_or_default();
-    if let Some(map) = line.as_object_mut() {
-        map.insert(key.to_owned(), json!(value));
-    }
-    line
+/// An alert as JSON.
+fn in_full(alert: &Alert) -> String {
+    serde_json::to_string(alert).unwrap_or_else(|_| json!({"alert": alert.alert}).to_string())
 }
 
-/// An alert as it is sent; details that would make it too long for a line are left out, and it says so.
-fn text_of(alert: &Alert) -> String {
-    let text = serde_json::to_string(alert).unwrap_or_else(|_| alert.alert.clone());
-    if text.len() <= MAX_TEXT_BYTES {
-        return text;
-    }
+/// An alert for the history, with one key more.
+fn line(text: &str, key: &str, value: &str) -> String {
+    // It is an object with keys, so that it ends with a brace and another key can follow.
+    let open = text.strip_suffix('}').unwrap_or(text);
+    format!("{open},\"{key}\":{}}}", json!(value))
+}
+
+/// An alert without those details that would make it too long for a line; it says so.
+fn shortened(alert: &Alert) -> String {
     let cut = |text: &str| text[..text.floor_char_boundary(MAX_TEXT_BYTES / 8)].to_owned();
     let short = Alert {
         alert: format!("{}… (too long to be told in full)", cut(&alert.alert)),

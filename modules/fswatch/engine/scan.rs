@@ -386,7 +386,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         self.links.insert(link.to_owned(), target.clone());
-        self.watching.cover(&self.coverage);
+        self.note_coverage();
         let coverage = self.coverage.clone();
         if let Some(scan) = self.scans.get_mut(&scan) {
             scan.rules.coverage = coverage;
