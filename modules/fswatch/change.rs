@@ -431,6 +431,9 @@ fn acl_entries(value: &[u8], prefix: &str) -> Vec<String> {
     shown
 }
 
+/// Keys of an object whose values are others each time, also when the same is done to it again.
+pub(crate) const PASSING_KEYS: [&str; 2] = ["modified", "inode"];
+
 fn key_of(attribute: Attribute) -> &'static str {
     match attribute {
         Attribute::Content => "sha256",
