@@ -188,8 +188,7 @@ fn on_all_threads(work: &(impl Fn() -> std::io::Result<()> + Sync)) -> std::io::
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())))
-            .collect()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())))
     })
 }
 

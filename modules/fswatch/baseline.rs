@@ -55,6 +55,9 @@ fn deeper_prefix(directory: &Path) -> Vec<u8> {
     prefix
 }
 
+/// The first key of a block.
+type FirstKey = Box<[u8]>;
+
 /// Entries in the order of their keys. Each is: bytes shared with the key before it, rest of the key, length of
 /// the object, object.
 #[derive(Debug, Default, Clone)]
@@ -116,7 +119,7 @@ fn put_entry(buffer: &mut Vec<u8>, before: &[u8], key: &[u8], object: &[u8]) {
 pub struct Baseline {
     tables: Tables,
     /// By the first key.
-    blocks: BTreeMap<Box<[u8]>, Block>,
+    blocks: BTreeMap<FirstKey, Block>,
     objects: usize,
     /// Bytes of all blocks.
     bytes: usize,
@@ -251,7 +254,7 @@ impl Baseline {
     }
 
     /// The first key of the block that a key belongs into, and of the one after it.
-    fn bounds_of(&self, key: &[u8]) -> (Option<Box<[u8]>>, Option<Box<[u8]>>) {
+    fn bounds_of(&self, key: &[u8]) -> (Option<FirstKey>, Option<FirstKey>) {
         let range = (Bound::Unbounded, Bound::Included(key));
         let first = self.blocks.range::<[u8], _>(range).next_back().or_else(|| self.blocks.first_key_value());
         let Some((first, _)) = first else { return (None, None) };
@@ -298,11 +301,11 @@ impl Baseline {
 /// Blocks that are filled one after the other, in the order of keys.
 #[derive(Default)]
 struct Blocks {
-    done: Vec<(Box<[u8]>, Block)>,
+    done: Vec<(FirstKey, Block)>,
     /// Entries of the first one; 0 for as many as of the others.
     first_most: usize,
     /// The first key of the one that is being filled.
-    first: Box<[u8]>,
+    first: FirstKey,
     filling: Block,
     /// The last key that was put.
     last: Vec<u8>,
@@ -337,7 +340,7 @@ impl Blocks {
         self.done.push((std::mem::take(&mut self.first), block));
     }
 
-    fn finish(mut self) -> Vec<(Box<[u8]>, Block)> {
+    fn finish(mut self) -> Vec<(FirstKey, Block)> {
         if self.filling.entries > 0 {
             self.close();
         }
@@ -658,6 +661,7 @@ mod tests {
     use crate::codec::tests::object;
     use proptest::prelude::*;
     use std::collections::BTreeMap as Model;
+    use std::collections::btree_map::Entry;
 
     fn path() -> impl Strategy<Value = PathBuf> {
         let name = proptest::sample::select(vec!["a", "b", "a!", "ab", "\u{1}", "0", "c d"]);
@@ -797,11 +801,9 @@ mod tests {
 
                 let mut expected = Vec::new();
                 for (place, (name, object)) in objects.into_iter().enumerate() {
-                    let path = directory.join(name);
-                    if model.contains_key(&path) {
-                        expected.push(place);
-                    } else {
-                        model.insert(path, object);
+                    match model.entry(directory.join(name)) {
+                        Entry::Occupied(_) => expected.push(place),
+                        Entry::Vacant(vacant) => _ = vacant.insert(object),
                     }
                 }
                 prop_assert_eq!(known, expected);
