@@ -332,7 +332,10 @@ mod tests {
             "2026-11-23T06:29:22.123Z fswatch critical /etc/passwd signature changed a -> b"
         );
         let odd = AlertRecord { message: "a\nb\u{1b}".to_owned(), ..alert(2) };
-        assert_eq!(render(&odd, Paint::new(false)), r"2026-11-23T06:29:22.123Z fswatch -        a\nb\u{1b}");
+        assert_eq!(
+            render(&Line::of(&odd), Paint::new(false)),
+            r"2026-11-23T06:29:22.123Z fswatch -        a\nb\u{1b}"
+        );
     }
 
     #[test]

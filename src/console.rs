@@ -24,6 +24,7 @@ use self::interrupts::Interrupts;
 use self::session::{COMMANDS, Completion, Order, Session, parse, quote};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
+use crate::fleet;
 use crate::print::{self, Printer, Tone, table_text};
 use crate::progress::ProgressLine;
 use crate::{query, status};
@@ -128,6 +129,12 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
     fn ask(&mut self) -> Result<(), Failure> {
         let (question, options) = self.session.question()?;
         let module = question.module.clone();
+        if options.fleet.target.is_some() {
+            return match fleet::ask::run(question, &options.fleet, &mut self.printer)? {
+                Exit::Ok => Ok(()),
+                exit => Err(Failure::new(exit, "not every agent has answered well", "")),
+            };
+        }
         let mut client = Client::connect(self.socket)?;
         let line = ProgressLine::new(options.progress, self.printer.is_json());
         let result = match &mut self.interrupts {

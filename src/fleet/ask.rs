@@ -44,7 +44,7 @@ pub(crate) fn run(question: Question, options: &AskOptions, printer: &mut Printe
 async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
     let text = options.target.as_deref().unwrap_or("all");
     let target = parse_target(text)?;
-    let profile = Profile::load(options.file.path.as_deref())?;
+    let profile = Profile::load(options.file.fleet_file.as_deref())?;
     let key = options.key.clone().or_else(|| profile.signing_key.clone()).ok_or_else(|| {
         let hint = "name one with --key, or as signing_key in the fleet's file";
         Failure::new(Exit::Usage, "there is no key to sign the action with", hint)

@@ -13,7 +13,7 @@ use crate::cli::positive_duration;
 pub(crate) struct FleetFile {
     /// The file that says how to reach the fleet [default: $VIGIE_FLEET, or fleet.toml in ~/.config/vigie]
     #[arg(long = "fleet", value_name = "FILE", help_heading = "Fleet")]
-    pub(crate) path: Option<PathBuf>,
+    pub(crate) fleet_file: Option<PathBuf>,
 }
 
 /// Whom to ask, and how to wait for the answers.
