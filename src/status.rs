@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use serde::Serialize;
-use vigie_actors::control_protocol::{AgentStatus, Health, ModuleState, ModuleStatus, Reply, Request};
+use vigie_actors::control_protocol::{
+    AgentStatus, FleetStatus, Health, ModuleState, ModuleStatus, Reply, Request,
+};
 
 use crate::cli::StatusArgs;
 use crate::client::{self, ClientError};
@@ -159,6 +161,9 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
         "\nqueries: {} answered, {} failed, {} running, {} waiting\n",
         queries.answered, queries.failed, queries.running, queries.waiting
     ));
+    if let Some(fleet) = &status.fleet {
+        text.push_str(&fleet_line(fleet, paint));
+    }
     if status.privacy.extra {
         text.push_str("extra privacy mode is on");
         let names: Vec<&str> = status.privacy.unchecked.iter().map(|name| name.as_str()).collect();
@@ -172,6 +177,34 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     }
     text.push('\n');
     text.push_str(&modules_table(&status.modules, width, paint));
+    text
+}
+
+/// The link to the fleet for people.
+fn fleet_line(fleet: &FleetStatus, paint: Paint) -> String {
+    let (tone, state) =
+        if fleet.connected { (Tone::Good, "connected") } else { (Tone::Doubtful, "not connected") };
+    let mut text =
+        format!("fleet {}: {} as {}", safe(&fleet.org), paint.text(tone, state), safe(&fleet.agent));
+    match fleet.policy_version {
+        Some(version) => text.push_str(&format!(", policy {version}")),
+        None => text.push_str(&format!(", {}", paint.text(Tone::Doubtful, "no policy"))),
+    }
+    let count = |outcome: &str| fleet.outcomes.get(outcome).copied().unwrap_or(0);
+    let accepted = count("accepted");
+    let refused: u64 = fleet
+        .outcomes
+        .iter()
+        .filter(|(outcome, _)| !matches!(outcome.as_str(), "accepted" | "again" | "not_targeted"))
+        .map(|(_, count)| count)
+        .sum();
+    text.push_str(&format!(
+        "; actions: {accepted} accepted, {refused} refused, {} running, {} waiting; alerts: {} waiting\n",
+        fleet.running, fleet.waiting, fleet.alerts_waiting
+    ));
+    if let Some(key) = &fleet.key {
+        text.push_str(&format!("  key {}\n", safe(key)));
+    }
     text
 }
 
@@ -284,6 +317,28 @@ fswatch  running  4243  3h 12m  0         0.2 ms     12    3
 audit    backoff  -     -       3         -          0     0       exited\\u{1b}[2J; starts in 1.2 s; last exit exited(1); 2 lines dropped (not_json)
 "
         );
+    }
+
+    #[test]
+    fn the_link_to_the_fleet_is_shown() {
+        let mut status = status();
+        let mut fleet: FleetStatus = serde_json::from_value(serde_json::json!({
+            "org": "example", "agent": "web-1", "key": "UABC", "connected": true, "policy_version": 7,
+            "alerts_sent": 3, "alerts_waiting": 2, "running": 1, "waiting": 0,
+            "outcomes": {"accepted": 5, "again": 9, "not_targeted": 2, "expired": 1, "bad_signature": 2}
+        }))
+        .unwrap();
+        status.fleet = Some(fleet.clone());
+        let shown = "fleet example: connected as web-1, policy 7; actions: 5 accepted, 3 refused, 1 running, 0 waiting; \
+                     alerts: 2 waiting\n  key UABC\n";
+        assert!(render(&status, None, Paint::new(false)).contains(shown));
+
+        fleet.connected = false;
+        fleet.policy_version = None;
+        status.fleet = Some(fleet);
+        let text = render(&status, None, Paint::new(false));
+
+        assert!(text.contains("fleet example: not connected as web-1, no policy;"), "{text}");
     }
 
     #[test]
