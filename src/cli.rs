@@ -139,6 +139,9 @@ Examples:
     #[command(subcommand)]
     Module(ModuleCommand),
 
+    /// Work with a fleet: set it up, let hosts in, sign what is asked
+    Fleet(Box<crate::fleet::cli::FleetArgs>),
+
     /// Make the agent read its configuration again
     #[command(after_help = "\
 Examples:
@@ -501,7 +504,7 @@ impl Cli {
 }
 
 /// Reads `10s`, `1h 30min`; zero would mean a question that nobody can answer in time.
-fn positive_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be longer than zero".to_owned()),
         Ok(duration) => Ok(duration),

@@ -85,6 +85,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Module(ModuleCommand::Tap { name, json }) => {
             module_commands::tap(name, &socket, &mut printer(*json))
         }
+        Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
         Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
         Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),
