@@ -28,6 +28,7 @@ use std::sync::Arc;
 use config::{ConfigError, File, FileStoredFormat, Map, Source, Value};
 use serde_json::value::{RawValue, to_raw_value};
 
+pub use self::agent_file::tag_problem;
 use self::agent_file::{Context, read_agent};
 use self::gcfg::Gcfg;
 use self::module_file::{ModuleShape, Notation, module_config};

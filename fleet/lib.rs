@@ -17,7 +17,7 @@ pub mod host_facts;
 pub mod names;
 pub mod policy;
 pub mod replay_log;
-mod secret_file;
+pub mod secret_file;
 pub mod signature;
 pub mod subjects;
 pub mod target;

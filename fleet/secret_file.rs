@@ -63,7 +63,7 @@ pub enum SecretFileError {
 /// # Errors
 ///
 /// See [`SecretFileError`].
-pub(crate) fn read(path: &Path, limit: u64) -> Result<String, SecretFileError> {
+pub fn read(path: &Path, limit: u64) -> Result<String, SecretFileError> {
     let unreadable = |source| SecretFileError::Unreadable { path: path.to_owned(), source };
     // A FIFO must not hold up whoever opens it.
     let file = OpenOptions::new()
@@ -97,7 +97,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<String, SecretFileError> {
 /// # Errors
 ///
 /// See [`SecretFileError`].
-pub(crate) fn create(path: &Path, text: &str) -> Result<(), SecretFileError> {
+pub fn create(path: &Path, text: &str) -> Result<(), SecretFileError> {
     let written = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let result = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());

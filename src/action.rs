@@ -22,7 +22,7 @@ use crate::print::{self, Printer, Tone, safe};
 use crate::query::{self, Question};
 
 /// Largest action file in bytes; a larger one is refused. A search is a few hundred bytes.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Most operations in one file; more are refused.
 const MAX_OPERATIONS: usize = 10_000;
@@ -54,18 +54,18 @@ type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// An action, as far as one host carries it out.
 #[derive(Debug)]
-struct Action {
+pub(crate) struct Action {
     /// What to ask, in the order of the file; never empty.
-    operations: Vec<Operation>,
+    pub(crate) operations: Vec<Operation>,
     /// Keys that mean nothing here.
     ignored: Vec<String>,
 }
 
 /// One question of an action.
 #[derive(Debug)]
-struct Operation {
-    module: ModuleName,
-    parameters: Option<Box<RawValue>>,
+pub(crate) struct Operation {
+    pub(crate) module: ModuleName,
+    pub(crate) parameters: Option<Box<RawValue>>,
 }
 
 /// Why a file cannot be used as an action.
@@ -81,7 +81,7 @@ enum ActionError {
 
 /// What is wrong in an action, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Problem {
+pub(crate) enum Problem {
     #[error("not a JSON object: {0}")]
     NotAnObject(String),
     #[error("{0}")]
@@ -234,7 +234,7 @@ fn read(path: &Path) -> Result<Action, ActionError> {
 }
 
 /// Checks the text of an action. The parameters stay as they are written, for the module to judge.
-fn parse(text: &str) -> Result<Action, Problem> {
+pub(crate) fn parse(text: &str) -> Result<Action, Problem> {
     let wrong = |what: &str| Problem::Action(what.to_owned());
     let mut fields: Fields =
         serde_json::from_str(text).map_err(|error| Problem::NotAnObject(error.to_string()))?;

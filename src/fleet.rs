@@ -1,17 +1,24 @@
 //! `vigie fleet …`, and what `query -t` and `alerts -t` share with it.
 
 pub(crate) mod alerts;
-pub(crate) mod answers;
+mod answers;
 pub(crate) mod ask;
 pub(crate) mod cli;
-pub(crate) mod inventory;
-pub(crate) mod list;
+mod enrol;
+mod files;
+mod inventory;
+mod list;
 pub(crate) mod options;
 mod pins;
-pub(crate) mod profile;
-pub(crate) mod publish;
-pub(crate) mod results;
-pub(crate) mod view;
+mod policy;
+mod profile;
+mod publish;
+mod results;
+mod setup;
+mod sign;
+mod up;
+mod verify;
+mod view;
 
 use cli::{FleetArgs, FleetCommand};
 use profile::Profile;
@@ -25,23 +32,14 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
     match &args.command {
         FleetCommand::Agents(options) => list::run(options, &profile()?, printer),
         FleetCommand::Results(options) => results::run(options, &profile()?, printer),
+        FleetCommand::Up(up) => up::run(up, printer),
+        FleetCommand::Init(init) => setup::run(init, printer),
+        FleetCommand::Keygen { file } => enrol::keygen(file, printer),
+        FleetCommand::Enrol(enrolment) => enrol::run(enrolment, &profile()?, printer),
+        FleetCommand::Revoke { agents } => enrol::revoke(agents, &profile()?, printer),
+        FleetCommand::Policy(command) => policy::run(command, profile, printer),
+        FleetCommand::Sign(options) => sign::run(options, &profile()?, printer),
+        FleetCommand::Verify { file, policy } => verify::run(file, policy.as_deref(), &profile()?, printer),
+        FleetCommand::Send { file, group } => publish::run(file, group.as_ref(), &profile()?, printer),
     }
-}
-
-/// Runs a command of a client on this thread.
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot begin to work: {error}"), ""))?;
-    Ok(runtime.block_on(work))
-}
-
-/// Random bytes of the system.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // Without them no id could be trusted to be new.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .expect("the kernel gives random bytes since it has booted");
-    bytes
 }

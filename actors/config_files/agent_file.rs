@@ -136,7 +136,8 @@ fn tags(table: Table, problems: &mut Problems) -> BTreeMap<String, String> {
 }
 
 /// Says what is wrong with a tag. Tags are matched by fleet targets and become part of log lines.
-pub(crate) fn tag_problem(name: &str, value: &str) -> Option<&'static str> {
+#[must_use]
+pub fn tag_problem(name: &str, value: &str) -> Option<&'static str> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !(1..=64).contains(&name.len()) || !name.chars().all(good) {
         Some("a tag's name has 1 to 64 letters, digits, -, _ and .")

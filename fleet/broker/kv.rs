@@ -7,7 +7,7 @@ use async_nats::Subscriber;
 use async_nats::header::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
-use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -86,6 +86,48 @@ pub async fn put(jetstream: &Context, subject: &str, value: Bytes) -> Result<u64
     let failed = |source| KvError::NotStored { subject: subject.to_owned(), source };
     let acknowledgement = jetstream.publish(subject.to_owned(), value).await.map_err(failed)?;
     Ok(acknowledgement.await.map_err(failed)?.sequence)
+}
+
+/// What became of a message that bears an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number in the stream; of a double, that of the first.
+    pub sequence: u64,
+    /// The broker had stored a message with this id already, and did not store this one.
+    pub double: bool,
+}
+
+/// Stores a message with an id under a subject of a stream. Doubles within the stream's window are not stored, so
+/// that what was not acknowledged can be sent again.
+///
+/// # Errors
+///
+/// When the broker does not acknowledge it in time; then it may still have been stored.
+pub async fn store_once(
+    jetstream: &Context,
+    subject: &str,
+    id: &str,
+    value: Bytes,
+) -> Result<Stored, KvError> {
+    let failed = |source| KvError::NotStored { subject: subject.to_owned(), source };
+    let message = PublishMessage::build().payload(value).message_id(id);
+    let acknowledgement = jetstream.send_publish(subject.to_owned(), message).await.map_err(failed)?;
+    let acknowledgement = acknowledgement.await.map_err(failed)?;
+    Ok(Stored { sequence: acknowledgement.sequence, double: acknowledgement.duplicate })
+}
+
+/// Marks an entry of a bucket as deleted; [`get`] and [`read_all`] pass it over from now on.
+///
+/// # Errors
+///
+/// When the broker does not acknowledge it in time; then it may still be deleted.
+pub async fn delete(jetstream: &Context, subject: &str) -> Result<(), KvError> {
+    let failed = |source| KvError::NotStored { subject: subject.to_owned(), source };
+    let mut headers = HeaderMap::new();
+    headers.insert(OPERATION, "DEL");
+    let acknowledgement =
+        jetstream.publish_with_headers(subject.to_owned(), headers, Bytes::new()).await.map_err(failed)?;
+    acknowledgement.await.map(drop).map_err(failed)
 }
 
 /// The newest message of a subject, when there is one that is not deleted.

@@ -14,6 +14,7 @@ use vigie_fleet::subjects::{ALERTS, EVERY_ALERT};
 use vigie_fleet::target::Target;
 
 use super::answers::{From, Stored, follow};
+use super::files;
 use super::inventory::{Inventory, parse_target};
 use super::profile::Profile;
 use crate::alerts::{self, Line};
@@ -44,7 +45,7 @@ struct Wrong<'a> {
 
 /// Carries out `alerts -t`.
 pub(crate) fn run(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<Exit, Failure> {
-    super::block_on(read(args, target, printer))?
+    files::block_on(read(args, target, printer))
 }
 
 /// What reading the fleet's alerts needs.

@@ -3,22 +3,24 @@
 //! The target is evaluated here as a preview; each agent decides for itself. Few agents are addressed one by one, so
 //! that nobody else sees the question; many by one message to all.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use vigie_fleet::action::{Action, Envelope, Limits, MAX_AGENTS, NAMESPACE, Operation, VERSION};
+use vigie_fleet::action::{Action, MAX_AGENTS, Operation};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::names::{ActionId, AgentId};
-use vigie_fleet::signature::sign_with_key_file;
+use vigie_fleet::policy::Policy;
 use vigie_fleet::subjects::RESULTS;
 
 use super::answers::{Answers, Came, From, Stored, follow};
+use super::files;
 use super::inventory::{Inventory, parse_target};
 use super::options::{AskOptions, Show, Wait};
 use super::profile::Profile;
 use super::publish::{self, Destination};
+use super::sign;
+use super::verify;
 use super::view::{PICTURE, View};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
@@ -38,17 +40,14 @@ const EXPIRES: Duration = Duration::from_secs(3600);
 
 /// Carries out a question to the fleet.
 pub(crate) fn run(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
-    super::block_on(ask(question, options, printer))?
+    files::block_on(ask(question, options, printer))
 }
 
 async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
     let text = options.target.as_deref().unwrap_or("all");
     let target = parse_target(text)?;
     let profile = Profile::load(options.file.fleet_file.as_deref())?;
-    let key = options.key.clone().or_else(|| profile.signing_key.clone()).ok_or_else(|| {
-        let hint = "name one with --key, or as signing_key in the fleet's file";
-        Failure::new(Exit::Usage, "there is no key to sign the action with", hint)
-    })?;
+    sign::signing_key(options.key.as_deref(), &profile)?;
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, &profile).await?;
     let mut view = View::new(printer);
@@ -68,9 +67,8 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
         return Ok(Exit::Ok);
     }
 
-    let expires = options.expires.unwrap_or(EXPIRES);
-    let asking =
-        Asking { question, options, key, org: profile.org.to_string(), target: text.to_owned(), expires };
+    let policy = &inventory.policy;
+    let asking = Asking { question, options, profile: &profile, policy, target: text.to_owned() };
     let mut answers = Answers::new(&inventory);
     let mut actions = Vec::new();
     let batches: Vec<&[AgentId]> = match options.batch {
@@ -81,11 +79,11 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
     let listed = limited || options.batch.is_some();
     let last = batches.len() - 1;
     for (number, batch) in batches.into_iter().enumerate() {
-        let action = asking.action(listed.then(|| batch.to_vec()));
+        let action = asking.action(listed.then(|| batch.to_vec()))?;
         let envelope = asking.sign(&action).await?;
         answers.expect(&action.id, batch.iter().cloned());
         let stream = follow(&connection, RESULTS, Answers::subject(&action.id), From::Start);
-        send(&connection, &action, &envelope, batch).await?;
+        send(&connection, &envelope, batch).await?;
         let id = action.id.clone();
         actions.push(id.clone());
         if options.waiting.wait == Wait::None {
@@ -130,73 +128,56 @@ pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
 struct Asking<'a> {
     question: Question,
     options: &'a AskOptions,
-    key: PathBuf,
-    org: String,
+    profile: &'a Profile,
+    policy: &'a Policy,
     target: String,
-    expires: Duration,
 }
 
 impl Asking<'_> {
-    fn action(&self, agents: Option<Vec<AgentId>>) -> Action {
-        let now = jiff::Timestamp::now().as_second();
-        let name =
-            self.options.purpose.clone().unwrap_or_else(|| format!("vigie query {}", self.question.module));
-        Action {
-            v: VERSION,
-            org: self.org.clone(),
-            id: ActionId::from_random(super::random()),
-            name,
-            target: self.target.clone(),
-            agents,
-            not_before: now,
-            not_after: now.saturating_add(i64::try_from(self.expires.as_secs()).unwrap_or(i64::MAX)),
-            ops: vec![Operation {
-                module: self.question.module.clone(),
-                params: self.question.parameters.clone(),
-            }],
-            limits: Limits {
-                seconds: self
-                    .question
-                    .timeout
-                    .map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX)),
-                bytes: None,
-            },
-        }
+    fn action(&self, agents: Option<Vec<AgentId>>) -> Result<Action, Failure> {
+        let module = self.question.module.clone();
+        let name = self.options.purpose.clone().unwrap_or_else(|| format!("vigie query {module}"));
+        let operation = Operation { module, params: self.question.parameters.clone() };
+        let expires = self.options.expires.unwrap_or(EXPIRES);
+        let mut action = sign::new_action(self.profile, name, self.target.clone(), vec![operation], expires)?;
+        action.agents = agents;
+        action.limits.seconds =
+            self.question.timeout.map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX));
+        Ok(action)
     }
 
+    /// Signs an action, and sees that the policy lets it be run before anybody is bothered with it.
     async fn sign(&self, action: &Action) -> Result<String, Failure> {
-        let (action, key) = (action.clone(), self.key.clone());
-        let signing = tokio::task::spawn_blocking(move || sign_action(&action, &key));
+        let key = sign::signing_key(self.options.key.as_deref(), self.profile)?.to_owned();
+        let to_sign = action.clone();
+        // It may ask for a passphrase or a touch.
+        let signing = tokio::task::spawn_blocking(move || sign::sign_action(&to_sign, &key));
         let envelope =
             signing.await.map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))??;
-        serde_json::to_string(&envelope).map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))
+        let envelope = serde_json::to_string(&envelope)
+            .map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))?;
+        match verify::refusal(
+            envelope.as_bytes(),
+            action,
+            self.policy,
+            self.profile.org.as_str(),
+            files::now(),
+        ) {
+            None => Ok(envelope),
+            Some(refusal) => {
+                let message = format!("no agent would run it: {refusal}");
+                let hint = "where the policy wants more people: vigie fleet sign, another signature, vigie fleet send";
+                Err(Failure::new(Exit::Permission, message, hint))
+            }
+        }
     }
-}
-
-/// Signs an action with a key file, ssh-agent or a token. Blocking: it may ask for a passphrase or a touch.
-pub(crate) fn sign_action(action: &Action, key: &std::path::Path) -> Result<Envelope, Failure> {
-    let text =
-        serde_json::to_string(action).map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))?;
-    let signature = sign_with_key_file(key, NAMESPACE, text.as_bytes()).map_err(|error| {
-        let message = vigie_actors::error::ErrorChain(&error).to_string();
-        Failure::new(Exit::Usage, message, "see --key")
-    })?;
-    Ok(Envelope { action: text, sigs: vec![signature] })
 }
 
 /// Sends an action to its agents one by one, or to all when they are many.
-async fn send(
-    connection: &Connection,
-    action: &Action,
-    envelope: &str,
-    agents: &[AgentId],
-) -> Result<(), Failure> {
-    let destinations = if agents.len() <= ADDRESSED {
-        agents.iter().cloned().map(Destination::Agent).collect()
-    } else {
-        vec![Destination::All]
-    };
-    publish::publish(connection, &action.id, envelope, &destinations).await
+async fn send(connection: &Connection, envelope: &str, agents: &[AgentId]) -> Result<(), Failure> {
+    let destination =
+        if agents.len() <= ADDRESSED { Destination::Agents(agents.to_vec()) } else { Destination::All };
+    publish::publish(connection, envelope, &destination).await.map(drop)
 }
 
 /// `14:05`, in the user's own time.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::names::AgentId;
 
+use super::files;
 use super::inventory::{Inventory, Known, parse_target};
 use super::profile::Profile;
 use super::view::View;
@@ -39,7 +40,7 @@ struct AgentLine<'a> {
 
 /// Carries out `fleet agents`.
 pub(crate) fn run(args: &AgentsArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
-    super::block_on(list(args, profile, printer))?
+    files::block_on(list(args, profile, printer))
 }
 
 async fn list(args: &AgentsArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {

@@ -48,6 +48,10 @@ struct ProfileFile {
     #[serde(default = "one")]
     root_threshold: u32,
     signing_key: Option<PathBuf>,
+    account: Option<String>,
+    agent_signer: Option<PathBuf>,
+    enrolment_key: Option<PathBuf>,
+    authority: Option<PathBuf>,
 }
 
 /// As whom the broker knows the user.
@@ -75,7 +79,22 @@ pub(crate) struct Profile {
     pub(crate) roots: Roots,
     /// The key that signs actions when `--key` names none.
     pub(crate) signing_key: Option<PathBuf>,
+    /// What it takes to let agents in; an administrator's file has it.
+    pub(crate) enrolling: Enrolling,
     connection: ConnectionSettings,
+}
+
+/// Where the keys lie that let agents in and shut them out.
+#[derive(Debug, Clone)]
+pub(crate) struct Enrolling {
+    /// Public key of the fleet's account on the broker.
+    pub(crate) account: Option<String>,
+    /// File with the seed that signs agents' tokens.
+    pub(crate) agent_signer: Option<PathBuf>,
+    /// SSH key that signs enrolments.
+    pub(crate) enrolment_key: Option<PathBuf>,
+    /// The directory of `vigie fleet init`, with all keys of the broker.
+    pub(crate) authority: Option<PathBuf>,
 }
 
 impl Profile {
@@ -109,6 +128,12 @@ impl Profile {
             ProfileRole::Investigator => Role::Investigator,
             ProfileRole::Administrator => Role::Administrator,
         };
+        let enrolling = Enrolling {
+            account: file.account,
+            agent_signer: file.agent_signer.map(beside),
+            enrolment_key: file.enrolment_key.map(beside),
+            authority: file.authority.map(beside),
+        };
         let connection = ConnectionSettings {
             tls: TlsSettings {
                 required: file.urls.iter().any(|url| url.starts_with("tls://")),
@@ -123,7 +148,17 @@ impl Profile {
             subscription_capacity: Some(SUBSCRIPTION_CAPACITY),
             connect_in_background: false,
         };
-        Ok(Self { org: file.org, roots, signing_key: file.signing_key.map(beside), connection })
+        Ok(Self { org: file.org, roots, signing_key: file.signing_key.map(beside), enrolling, connection })
+    }
+
+    /// Addresses of the brokers.
+    pub(crate) fn urls(&self) -> &[String] {
+        &self.connection.urls
+    }
+
+    /// Certificates for the connection.
+    pub(crate) fn tls(&self) -> &TlsSettings {
+        &self.connection.tls
     }
 
     /// Connects to the fleet's broker.

@@ -1,86 +1,136 @@
-//! Puts a signed action on its way: into the stream ACTIONS, and with the same message to all who listen.
+//! Sending an action to agents.
 
+use std::path::Path;
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use vigie_actors::error::ErrorChain;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+use vigie_fleet::action::MAX_LISTED_ENVELOPE_BYTES;
+use vigie_fleet::admission;
 use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::broker::kv::{self, KvError, Stored};
 use vigie_fleet::names::{ActionId, AgentId, GroupName};
-use vigie_fleet::subjects::{self, ACTION_ALL};
+use vigie_fleet::subjects::{ACTION_ALL, action_for_agent, action_for_group};
 
+use super::files::{self, failed};
+use super::profile::Profile;
 use crate::exit::{Exit, Failure};
+use crate::print::Printer;
 
-/// Messages that wait for their acknowledgement at once.
+/// How often a message is sent that the broker does not acknowledge; its id makes doubles vanish.
+const ATTEMPTS: u32 = 5;
+
+/// Messages on their way at a time.
 const IN_FLIGHT: usize = 256;
 
-/// How often a message is sent before it counts as not taken, and the pause between two times.
-const ATTEMPTS: u32 = 10;
-const RETRY: Duration = Duration::from_millis(500);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// To whom an action goes.
+/// Where an action goes. Each agent decides for itself whether it is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// All agents.
+    /// To all agents.
     All,
-    /// The agents of a group.
+    /// To those that are in a group.
     Group(GroupName),
-    /// One agent.
-    Agent(AgentId),
+    /// To each of these; others do not see it.
+    Agents(Vec<AgentId>),
 }
 
-impl Destination {
-    fn subject(&self) -> String {
-        match self {
-            Self::All => ACTION_ALL.to_owned(),
-            Self::Group(group) => subjects::action_for_group(group),
-            Self::Agent(agent) => subjects::action_for_agent(agent),
-        }
-    }
+/// What was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Published {
+    /// The action's id.
+    pub(crate) action: ActionId,
+    /// Messages that the broker has stored.
+    pub(crate) messages: usize,
+    /// How many of them it had before: the action was sent again.
+    pub(crate) doubles: usize,
 }
 
-/// Sends an envelope to each destination and returns when the broker has stored all of them.
-///
-/// A message that is not acknowledged is sent again under the same id: the stream takes it once, and the agents run
-/// it once.
+/// Sends a signed action; it is stored by the broker when this returns.
 pub(crate) async fn publish(
     connection: &Connection,
-    action: &ActionId,
-    envelope: &str,
-    destinations: &[Destination],
-) -> Result<(), Failure> {
-    stream::iter(destinations.iter().map(|destination| one(connection, action, envelope, destination)))
-        .buffer_unordered(IN_FLIGHT)
-        .try_collect::<Vec<()>>()
-        .await
-        .map(drop)
-}
-
-async fn one(
-    connection: &Connection,
-    action: &ActionId,
     envelope: &str,
     destination: &Destination,
-) -> Result<(), Failure> {
-    let subject = destination.subject();
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let message = PublishMessage::build()
-            .payload(envelope.to_owned().into())
-            .message_id(format!("{action}.{subject}"));
-        let published = match connection.jetstream.send_publish(subject.clone(), message).await {
-            Ok(acknowledgement) => acknowledgement.await.map(drop),
-            Err(error) => Err(error),
-        };
-        match published {
-            Ok(()) => return Ok(()),
-            Err(error) if attempt == ATTEMPTS => {
-                let message = format!("the broker does not take the action: {}", ErrorChain(&error));
-                let hint = "see that it runs, that the stream ACTIONS has room, and that you may give orders";
-                return Err(Failure::new(Exit::Unavailable, message, hint));
-            }
-            Err(_) => tokio::time::sleep(RETRY).await,
+) -> Result<Published, Failure> {
+    let (_, action) = admission::read(envelope.as_bytes())
+        .map_err(|refused| failed(Exit::Usage, "sign it anew with `vigie fleet sign`")(&*refused))?;
+    let bytes = Bytes::from(envelope.to_owned());
+    let messages = match destination {
+        Destination::All => vec![(ACTION_ALL.to_owned(), action.id.to_string())],
+        Destination::Group(group) => {
+            vec![(action_for_group(group), format!("{}.g.{group}", action.id))]
         }
+        Destination::Agents(agents) => {
+            agents.iter().map(|agent| (action_for_agent(agent), format!("{}.{agent}", action.id))).collect()
+        }
+    };
+    let count = messages.len();
+    let doubles = stream::iter(messages)
+        .map(|(subject, id)| {
+            let bytes = bytes.clone();
+            async move { store(connection, &subject, &id, bytes).await }
+        })
+        .buffer_unordered(IN_FLIGHT)
+        .try_fold(0, async |doubles, stored| Ok(doubles + usize::from(stored.double)))
+        .await
+        .map_err(|error| {
+            failed(Exit::Unavailable, "send it again: agents run an action once, however often it comes")(
+                &error,
+            )
+        })?;
+    Ok(Published { action: action.id, messages: count, doubles })
+}
+
+async fn store(connection: &Connection, subject: &str, id: &str, value: Bytes) -> Result<Stored, KvError> {
+    let mut attempt = 1;
+    loop {
+        match kv::store_once(&connection.jetstream, subject, id, value.clone()).await {
+            Err(_) if attempt < ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+        tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Where an action goes by itself: to the agents that it lists, or to all.
+pub(crate) fn own_destination(agents: Option<&[AgentId]>) -> Destination {
+    match agents {
+        Some(agents) => Destination::Agents(agents.to_vec()),
+        None => Destination::All,
+    }
+}
+
+/// Carries out `fleet send`.
+pub(super) fn run(
+    file: &Path,
+    group: Option<&GroupName>,
+    profile: &Profile,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
+    let text = files::read(file, MAX_LISTED_ENVELOPE_BYTES)?;
+    let (_, action) = admission::read(text.as_bytes())
+        .map_err(|refused| failed(Exit::Usage, "sign it first: vigie fleet sign")(&*refused))?;
+    let destination = match (group, &action.agents) {
+        (Some(group), None) => Destination::Group(group.clone()),
+        (Some(_), Some(_)) => {
+            let message = "the action lists agents, so it goes to them and to no group";
+            return Err(Failure::new(Exit::Usage, message, "leave --group out"));
+        }
+        (None, agents) => own_destination(agents.as_deref()),
+    };
+    let published = files::block_on(async {
+        let (connection, _events) = profile.connect().await?;
+        publish(&connection, &text, &destination).await
+    })?;
+    if printer.is_json() {
+        printer.json(&published)?;
+    } else {
+        let again = if published.doubles > 0 { " again" } else { "" };
+        printer.line(&format!("sent{again}: action {}", published.action))?;
+        printer.line(&format!("see the answers with: vigie fleet results {}", published.action))?;
+    }
+    Ok(Exit::Ok)
 }

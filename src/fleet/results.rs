@@ -11,6 +11,7 @@ use vigie_fleet::target::Target;
 
 use super::answers::{Answers, From, follow};
 use super::ask::{self, Waiting};
+use super::files;
 use super::inventory::Inventory;
 use super::options::{Wait, WaitOptions};
 use super::profile::Profile;
@@ -48,7 +49,7 @@ struct Asked {
 
 /// Carries out `fleet results`.
 pub(crate) fn run(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
-    super::block_on(results(args, profile, printer))?
+    files::block_on(results(args, profile, printer))
 }
 
 async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {

@@ -1,0 +1,448 @@
+//! `vigie fleet init`: everything that a new fleet needs, in one directory.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `keys/` | secret keys of the broker and its roles, the enrolment key, and the root key when it was made here |
+//! | `nats-server.conf` | the broker's configuration; not secret |
+//! | `policy.json`, `policy.signed.json` | the first policy, plain and signed |
+//! | `administrator/`, `NAME/` | what an administrator and the first investigator need: `fleet.toml`, `broker.creds` |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use vigie_fleet::agent_key::AgentKey;
+use vigie_fleet::broker::jwt::{Authority, Role, credentials_text};
+use vigie_fleet::broker::local::{LocalBrokerSettings, LocalTls, load_or_create_authority, server_config};
+use vigie_fleet::names::{AgentId, GroupName};
+use vigie_fleet::policy::{
+    DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, PolicyLimits, Roots, Rule,
+    SignedPolicy, VERSION,
+};
+use vigie_fleet::secret_file;
+use vigie_fleet::signature::{MAX_KEY_BYTES, PublicKey, SigningKey};
+
+use super::cli::{InitArgs, public_key};
+use super::enrol::SERVER_CONFIG;
+use super::files::{self, failed, quoted, quoted_list, quoted_path};
+use super::policy;
+use crate::exit::{Exit, Failure};
+use crate::print::{self, Printer};
+
+/// The user of the administrator's file.
+const ADMINISTRATOR: &str = "administrator";
+
+/// The port of NATS.
+pub(super) const PORT: u16 = 4222;
+
+/// The signed policy, in the directory of `init`.
+pub(super) const SIGNED_POLICY: &str = "policy.signed.json";
+
+/// What the fleet is to be like.
+pub(super) struct Plan {
+    pub(super) directory: PathBuf,
+    pub(super) org: GroupName,
+    pub(super) urls: Vec<String>,
+    pub(super) listen: SocketAddr,
+    /// Directory of the streams on the broker.
+    pub(super) store: PathBuf,
+    /// Certificates, by their paths on the broker.
+    pub(super) tls: Option<LocalTls>,
+    pub(super) investigator: AgentId,
+    /// His key; without it one is made.
+    pub(super) investigator_key: Option<PublicKey>,
+    /// Root keys; without any one is made.
+    pub(super) roots: Vec<PublicKey>,
+    pub(super) threshold: u32,
+}
+
+/// What was made.
+#[derive(Debug, Serialize)]
+pub(super) struct Made {
+    pub(super) directory: PathBuf,
+    /// The administrator's file.
+    pub(super) administrator: PathBuf,
+    /// The investigator's file.
+    pub(super) investigator: PathBuf,
+    pub(super) server_config: PathBuf,
+    /// The signed policy; absent when root keys must sign it first.
+    pub(super) policy: Option<PathBuf>,
+}
+
+/// Carries out `fleet init`.
+pub(super) fn run(args: &InitArgs, printer: &mut Printer) -> Result<Exit, Failure> {
+    let plan = plan(args)?;
+    let made = make(&plan)?;
+    if printer.is_json() {
+        printer.json(&made)?;
+    } else {
+        printer.line(next_steps(&plan, &made).trim_end())?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn key_of(file: &Path) -> Result<PublicKey, Failure> {
+    public_key(&files::read(file, MAX_KEY_BYTES + 2)?).map_err(|problem| {
+        let message = format!("{}: {problem}", file.display());
+        Failure::new(Exit::Usage, message, "name the .pub file of an SSH key: ssh-keygen -t ed25519")
+    })
+}
+
+fn plan(args: &InitArgs) -> Result<Plan, Failure> {
+    let tls = match (&args.ca, &args.certificate, &args.certificate_key) {
+        (Some(ca), Some(certificate), Some(key)) => {
+            Some(LocalTls { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() })
+        }
+        _ => None,
+    };
+    let urls = if args.urls.is_empty() {
+        vec![format!("{}://127.0.0.1:{PORT}", if tls.is_some() { "tls" } else { "nats" })]
+    } else {
+        args.urls.clone()
+    };
+    let mut port = PORT;
+    let mut local = true;
+    for url in &urls {
+        let (host, its_port) = host_and_port(url).ok_or_else(|| {
+            let message = format!("{url:?} is not the address of a broker");
+            Failure::new(Exit::Usage, message, "write nats://HOST:4222 or tls://HOST:4222")
+        })?;
+        if url.starts_with("tls://") != tls.is_some() {
+            let message = format!("{url:?} and the certificates do not fit together");
+            let hint = "with --ca, --certificate and --certificate-key write tls://, without them nats://";
+            return Err(Failure::new(Exit::Usage, message, hint));
+        }
+        port = its_port;
+        local &= host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    }
+    if tls.is_none() && !local {
+        print::note(
+            "without certificates everybody on the way reads what agents answer; see docs/fleet.md, step 1",
+        );
+    }
+    let address = if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let directory = files::absolute(&args.directory)?;
+    Ok(Plan {
+        org: args.org.clone(),
+        urls,
+        listen: args.listen.unwrap_or(SocketAddr::new(address.into(), port)),
+        store: args.store.clone().unwrap_or_else(|| directory.join("jetstream")),
+        tls,
+        investigator: args.investigator.clone(),
+        investigator_key: args.investigator_key.as_deref().map(key_of).transpose()?,
+        roots: args.root_keys.iter().map(|file| key_of(file)).collect::<Result<_, _>>()?,
+        threshold: args.threshold,
+        directory,
+    })
+}
+
+fn host_and_port(url: &str) -> Option<(&str, u16)> {
+    let place = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"))?;
+    let (host, port) = place.rsplit_once(':')?;
+    let good = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '@');
+    Some((host, port.parse().ok().filter(|_| good)?))
+}
+
+/// Makes a fleet in a directory that is empty or not there.
+pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
+    let directory = &plan.directory;
+    if plan.investigator.as_str() == ADMINISTRATOR || plan.investigator.as_str() == "keys" {
+        let message = format!("an investigator cannot have the name {}", plan.investigator);
+        return Err(Failure::new(Exit::Usage, message, "name a person"));
+    }
+    check_threshold(plan)?;
+    files::directory(directory)?;
+    let is_empty = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty {
+        let message = format!("{} is not empty", directory.display());
+        return Err(Failure::new(Exit::Usage, message, "nothing is overwritten; name a new directory"));
+    }
+    let now = files::now();
+    let keys = directory.join("keys");
+    let io = |error: &(dyn std::error::Error + 'static)| failed(Exit::Io, "nothing is overwritten")(error);
+    let authority = load_or_create_authority(directory).map_err(|error| io(&error))?;
+
+    let new_key = |path: &Path, comment: &str| -> Result<PublicKey, Failure> {
+        let key = SigningKey::from_seed(&files::random()?);
+        key.write_new(path, comment).map_err(|error| io(&error))?;
+        // From the file, so that it has its comment.
+        let mut public = path.as_os_str().to_owned();
+        public.push(".pub");
+        key_of(Path::new(&public))
+    };
+    let enrolment = new_key(&keys.join("enrolment_key"), &format!("{}-enrolment", plan.org))?;
+    let own_root = keys.join("root_key");
+    let roots = if plan.roots.is_empty() {
+        vec![new_key(&own_root, &format!("{}-root", plan.org))?]
+    } else {
+        plan.roots.clone()
+    };
+
+    let people = directory.join(plan.investigator.as_str());
+    files::directory(&people)?;
+    let investigator_key = match &plan.investigator_key {
+        Some(key) => key.clone(),
+        None => new_key(&people.join("key"), plan.investigator.as_str())?,
+    };
+    let roots = Roots { keys: roots, threshold: plan.threshold };
+    let document = first_policy(plan, roots.clone(), enrolment, investigator_key);
+    let text = policy::document_text(&document)?;
+    Policy::parse_unsigned(&text, plan.org.as_str())
+        .map_err(|error| failed(Exit::Usage, "give every person and purpose a key of its own")(&error))?;
+    files::create(&directory.join("policy.json"), &text)?;
+    let signed = if plan.roots.is_empty() {
+        let signed = policy::add_signature(SignedPolicy { policy: text, sigs: Vec::new() }, &own_root)?;
+        let path = directory.join(SIGNED_POLICY);
+        files::create(&path, &policy::signed_text(&signed)?)?;
+        Some(path)
+    } else {
+        None
+    };
+
+    let administrator = directory.join(ADMINISTRATOR);
+    files::directory(&administrator)?;
+    let name: AgentId = ADMINISTRATOR.parse().map_err(|error| io(&error))?;
+    credentials(&authority, Role::Administrator, &name, &administrator, now)?;
+    credentials(&authority, Role::Investigator, &plan.investigator, &people, now)?;
+    let common = common_profile(plan, &roots);
+    let account = authority.signer(Role::Agent).account().to_owned();
+    let administrator = administrator.join("fleet.toml");
+    files::create(
+        &administrator,
+        &format!(
+            "# An administrator of the fleet: lets agents in, publishes the policy. Paths are relative to this file.\n\
+             role = \"administrator\"\nuser = {}\n{common}account = {}\nagent_signer = \"../keys/agent.seed\"\n\
+             enrolment_key = \"../keys/enrolment_key\"\nauthority = \"..\"\n",
+            quoted(ADMINISTRATOR),
+            quoted(&account)
+        ),
+    )?;
+    let signing_key = match plan.investigator_key {
+        Some(_) => {
+            "# signing_key = \"/home/…/.ssh/id_ed25519\"   the private key, or the .pub file of one in ssh-agent\n"
+        }
+        None => "signing_key = \"key\"\n",
+    };
+    let investigator = people.join("fleet.toml");
+    files::create(
+        &investigator,
+        &format!(
+            "# An investigator of the fleet: asks agents. Paths are relative to this file.\n\
+             role = \"investigator\"\nuser = {}\n{common}{signing_key}",
+            quoted(plan.investigator.as_str())
+        ),
+    )?;
+    let server = directory.join(SERVER_CONFIG);
+    files::create(&server, &broker_config(plan, &authority, now)?)?;
+    Ok(Made {
+        directory: directory.clone(),
+        administrator,
+        investigator,
+        server_config: server,
+        policy: signed,
+    })
+}
+
+fn check_threshold(plan: &Plan) -> Result<(), Failure> {
+    let count = plan.roots.len().max(1);
+    if (1..=count).contains(&usize::try_from(plan.threshold).unwrap_or(usize::MAX)) {
+        return Ok(());
+    }
+    let message = format!("{} of {count} root keys cannot sign", plan.threshold);
+    Err(Failure::new(Exit::Usage, message, "give more --root-key files, or a lower --threshold"))
+}
+
+fn first_policy(plan: &Plan, roots: Roots, enrolment: PublicKey, key: PublicKey) -> PolicyDocument {
+    let name = plan.investigator.to_string();
+    let keys = vec![InvestigatorKey { key, not_before: None, not_after: None, touch: false }];
+    let rule = Rule { minimum_weight: 1, investigators: BTreeMap::from([(name.clone(), 1)]) };
+    PolicyDocument {
+        v: VERSION,
+        org: plan.org.to_string(),
+        version: 1,
+        expires: None,
+        roots,
+        enrolment: vec![enrolment],
+        investigators: BTreeMap::from([(name, Investigator { keys, groups: Vec::new() })]),
+        // All modules that Vigie has only read, but for fswatch, which takes what is approved.
+        acl: BTreeMap::from([(DEFAULT_RULE.to_owned(), rule)]),
+        revoked: Vec::new(),
+        max_window_seconds: vigie_fleet::policy::MAX_WINDOW_SECONDS,
+        limits: PolicyLimits::default(),
+    }
+}
+
+/// Writes a user's login for the broker.
+fn credentials(
+    authority: &Authority,
+    role: Role,
+    name: &AgentId,
+    directory: &Path,
+    now: i64,
+) -> Result<(), Failure> {
+    let key = AgentKey::generate();
+    let token = authority.signer(role).user(name, key.public_key(), now, None);
+    secret_file::create(&directory.join("broker.creds"), &credentials_text(&token, &key.seed()))
+        .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+}
+
+/// What the files of all people have in common.
+fn common_profile(plan: &Plan, roots: &Roots) -> String {
+    let mut text = format!(
+        "org = {}\nurls = {}\ncredentials = \"broker.creds\"\nroots = {}\nroot_threshold = {}\n",
+        quoted(plan.org.as_str()),
+        quoted_list(plan.urls.iter().cloned()),
+        quoted_list(roots.keys.iter().map(ToString::to_string)),
+        roots.threshold
+    );
+    if plan.tls.is_some() {
+        text.push_str("ca = \"ca.pem\"\ncertificate = \"tls.pem\"\ncertificate_key = \"tls.key\"\n");
+    }
+    text
+}
+
+/// The configuration of a broker that is started by a service manager, not by us.
+fn broker_config(plan: &Plan, authority: &Authority, now: i64) -> Result<String, Failure> {
+    let mut settings = LocalBrokerSettings::new(&plan.directory, plan.org.as_str(), now);
+    settings.address = plan.listen.ip();
+    settings.tls.clone_from(&plan.tls);
+    let tokens = authority.tokens(plan.org.as_str(), now, &[]);
+    let text = server_config(&settings, &tokens, plan.listen.port())
+        .map_err(|error| failed(Exit::Usage, "")(&error))?;
+    let broken = |error: serde_json::Error| Failure::new(Exit::Internal, error.to_string(), "");
+    let mut config: serde_json::Value = serde_json::from_str(&text).map_err(broken)?;
+    // Only our own start waits for that file.
+    if let Some(config) = config.as_object_mut() {
+        config.remove("ports_file_dir");
+    }
+    // In quotation marks once more: the check that it is a path for a configuration.
+    quoted_path(&plan.store)?;
+    config["jetstream"]["store_dir"] = serde_json::to_value(&plan.store).map_err(broken)?;
+    Ok(format!("{config:#}\n"))
+}
+
+fn next_steps(plan: &Plan, made: &Made) -> String {
+    let directory = made.directory.display();
+    let administrator = made.administrator.display();
+    let mut steps = Vec::new();
+    if made.policy.is_none() {
+        steps.push(format!(
+            "{} root key(s) sign the policy, each with:\n     vigie fleet policy sign {directory}/policy.json --key KEY\n     \
+             (from the second on policy.signed.json)",
+            plan.threshold
+        ));
+    }
+    let tls = if plan.tls.is_some() { ", and the certificates to the paths that it names" } else { "" };
+    steps.push(format!(
+        "copy {} to the broker{tls}; there: nats-server -c nats-server.conf",
+        made.server_config.display()
+    ));
+    if plan.tls.is_some() {
+        steps.push(
+            "put ca.pem, tls.pem and tls.key beside each fleet.toml (docs/fleet.md, step 1)".to_owned(),
+        );
+    }
+    steps.push(format!(
+        "make the streams and put the policy in force:\n     vigie fleet --fleet {administrator} policy publish {directory}/{SIGNED_POLICY}"
+    ));
+    steps.push(format!("let hosts in:\n     vigie fleet --fleet {administrator} enrol NAME"));
+    steps.push(format!(
+        "give {} to {}, who then asks:\n     vigie query netstat -t all --listening-port 22",
+        made.investigator.parent().unwrap_or(Path::new(".")).display(),
+        plan.investigator
+    ));
+    let mut text = format!("made a fleet in {directory}. Next:\n");
+    for (number, step) in steps.iter().enumerate() {
+        text.push_str(&format!("  {}. {step}\n", number + 1));
+    }
+    text.push_str(&format!(
+        "Keep {directory}/keys offline but for agent.seed and enrolment_key; docs/fleet.md says who holds which.\n"
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::fleet::profile::Profile;
+
+    fn example(directory: PathBuf) -> Plan {
+        Plan {
+            store: directory.join("jetstream"),
+            directory,
+            org: "example".parse().unwrap(),
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4222),
+            tls: None,
+            investigator: "ann".parse().unwrap(),
+            investigator_key: None,
+            roots: Vec::new(),
+            threshold: 1,
+        }
+    }
+
+    #[test]
+    fn a_new_fleet_fits_together_and_is_never_overwritten() {
+        let place = tempfile::tempdir().unwrap();
+        let plan = example(place.path().join("fleet"));
+
+        let made = make(&plan).unwrap();
+
+        let profile = Profile::load(Some(&made.investigator)).unwrap();
+        let policy = policy::of(made.policy.as_deref(), &profile).unwrap();
+        let key = key_of(&plan.directory.join("ann/key.pub")).unwrap();
+        assert_eq!(policy.investigator(key.fingerprint()).unwrap().0, "ann");
+        assert!(Profile::load(Some(&made.administrator)).unwrap().enrolling.authority.is_some());
+        assert_eq!(make(&plan).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn no_secret_is_for_others() {
+        fn check(directory: &Path) {
+            assert_eq!(fs::metadata(directory).unwrap().permissions().mode() & 0o077, 0, "{directory:?}");
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    check(&path);
+                    continue;
+                }
+                let text = fs::read_to_string(&path).unwrap();
+                let secret = text.contains("PRIVATE KEY") || text.starts_with('S') || text.contains("SEED");
+                let mode = fs::metadata(&path).unwrap().permissions().mode();
+                assert!(!secret || mode & 0o077 == 0, "{path:?} has mode {mode:o}");
+            }
+        }
+        let place = tempfile::tempdir().unwrap();
+        let plan = example(place.path().join("fleet"));
+
+        make(&plan).unwrap();
+
+        check(&plan.directory);
+    }
+
+    #[test]
+    fn given_root_keys_sign_elsewhere() {
+        let place = tempfile::tempdir().unwrap();
+        let roots = [1, 2].map(|seed| SigningKey::from_seed(&[seed; 32]).public_key().clone()).to_vec();
+        let plan = Plan { roots, threshold: 2, ..example(place.path().join("fleet")) };
+
+        let made = make(&plan).unwrap();
+
+        assert!(made.policy.is_none());
+        assert!(next_steps(&plan, &made).contains("2 root key(s) sign the policy"));
+        let alone = Plan { threshold: 2, ..example(place.path().join("other")) };
+        assert!(make(&alone).unwrap_err().message.contains("2 of 1 root keys"));
+    }
+
+    #[test]
+    fn a_broker_s_address_has_a_port_and_no_password() {
+        assert_eq!(host_and_port("tls://b.example.org:4222"), Some(("b.example.org", 4222)));
+        for bad in ["http://b:1", "tls://b", "nats://:1", "nats://a:b@c:1", "nats://a:70000"] {
+            assert_eq!(host_and_port(bad), None, "{bad}");
+        }
+    }
+}

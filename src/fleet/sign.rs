@@ -1,0 +1,225 @@
+//! `vigie fleet sign`: an action from a file or a question, and signatures on it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use vigie_fleet::action::{
+    Action, Envelope, Limits, MAX_ENVELOPE_BYTES, MAX_LISTED_ENVELOPE_BYTES, MAX_SIGNATURES, NAMESPACE,
+    Operation, VERSION,
+};
+use vigie_fleet::admission;
+use vigie_fleet::names::ActionId;
+use vigie_fleet::signature::{Unchecked, sign_with_key_file};
+use vigie_fleet::target::Target;
+
+use super::cli::SignArgs;
+use super::files::{self, failed};
+use super::profile::Profile;
+use crate::exit::{Exit, Failure};
+use crate::print::{self, Printer};
+
+/// For how long an action may be begun when nobody says.
+const DEFAULT_WINDOW: Duration = Duration::from_secs(3600);
+
+/// Name of an action whose file gives none.
+const UNNAMED: &str = "action";
+
+/// What MIG's action files say beside their operations.
+#[derive(Deserialize)]
+struct Told {
+    name: Option<String>,
+    target: Option<String>,
+    expireafter: Option<String>,
+}
+
+/// Signs an action that nobody has signed yet.
+pub(crate) fn sign_action(action: &Action, key: &Path) -> Result<Envelope, Failure> {
+    let text = serde_json::to_string(action).map_err(|error| {
+        Failure::new(Exit::Internal, format!("the action cannot be written: {error}"), "")
+    })?;
+    add_signature(Envelope { action: text, sigs: Vec::new() }, key)
+}
+
+/// Adds a signature to an envelope.
+pub(crate) fn add_signature(mut envelope: Envelope, key: &Path) -> Result<Envelope, Failure> {
+    if envelope.sigs.len() >= MAX_SIGNATURES {
+        let message = format!("the action bears {MAX_SIGNATURES} signatures, more are not taken");
+        return Err(Failure::new(Exit::Usage, message, "send it: vigie fleet send"));
+    }
+    let signature = sign_with_key_file(key, NAMESPACE, envelope.action.as_bytes()).map_err(|error| {
+        failed(Exit::Config, "name the key with --key; of one in ssh-agent the .pub file")(&error)
+    })?;
+    let signer = |armored: &str| Unchecked::parse(armored).ok().map(|one| one.claimed_key().clone());
+    let new = signer(&signature);
+    if envelope.sigs.iter().any(|old| signer(old) == new) {
+        let message = format!("{} has signed this action already", key.display());
+        return Err(Failure::new(Exit::Usage, message, "another person must sign, with another key"));
+    }
+    envelope.sigs.push(signature);
+    Ok(envelope)
+}
+
+/// Checks that a target can be read; the text itself is what is signed.
+pub(crate) fn check_target(target: &str) -> Result<Target, Failure> {
+    Target::parse(target).map_err(|error| failed(Exit::Usage, "docs/targets.md describes targets")(&error))
+}
+
+/// The key to sign with.
+pub(crate) fn signing_key<'a>(named: Option<&'a Path>, profile: &'a Profile) -> Result<&'a Path, Failure> {
+    named.or(profile.signing_key.as_deref()).ok_or_else(|| {
+        let message = "no key to sign with is named";
+        Failure::new(Exit::Usage, message, "use --key KEY, or set signing_key in the fleet's file")
+    })
+}
+
+/// A fresh action for a fleet, to be begun from now on for as long as `window`.
+pub(crate) fn new_action(
+    profile: &Profile,
+    name: String,
+    target: String,
+    operations: Vec<Operation>,
+    window: Duration,
+) -> Result<Action, Failure> {
+    let now = files::now();
+    let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
+    Ok(Action {
+        v: VERSION,
+        org: profile.org.to_string(),
+        id: ActionId::from_random(files::random()?),
+        name,
+        target,
+        agents: None,
+        not_before: now,
+        not_after: now.saturating_add(seconds),
+        ops: operations,
+        limits: Limits::default(),
+    })
+}
+
+/// The action of a file in MIG's form.
+fn from_file(text: &str, args: &SignArgs, profile: &Profile) -> Result<Action, Failure> {
+    let wrong = |problem: String| {
+        let message = format!("{}: {problem}", args.file.display());
+        Failure::new(Exit::Usage, message, "nothing was signed; see vigie fleet sign --help")
+    };
+    let read = crate::action::parse(text).map_err(|problem| wrong(problem.to_string()))?;
+    let told: Told = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let target = match args.target.clone().or(told.target) {
+        Some(target) => target,
+        None => return Err(wrong("target: is missing; name one with -t, such as -t all".to_owned())),
+    };
+    check_target(&target)?;
+    let window = match (args.expires, told.expireafter) {
+        (Some(window), _) => window,
+        (None, Some(text)) => {
+            window(&text, files::now()).map_err(|problem| wrong(format!("expireafter: {problem}")))?
+        }
+        (None, None) => DEFAULT_WINDOW,
+    };
+    let operations = read
+        .operations
+        .into_iter()
+        .map(|operation| Operation {
+            module: operation.module.as_str().to_owned(),
+            params: operation.parameters,
+        })
+        .collect();
+    new_action(profile, told.name.unwrap_or_else(|| UNNAMED.to_owned()), target, operations, window)
+}
+
+/// The time until `expireafter`: a length of time, or a moment in RFC 3339 as MIG writes it.
+fn window(text: &str, now: i64) -> Result<Duration, String> {
+    if let Ok(window) = humantime::parse_duration(text) {
+        return Ok(window);
+    }
+    let moment: jiff::Timestamp =
+        text.parse().map_err(|_| format!("{text:?} is neither a time such as 1h nor one in RFC 3339"))?;
+    u64::try_from(moment.as_second().saturating_sub(now))
+        .map(Duration::from_secs)
+        .map_err(|_| format!("{text:?} is in the past"))
+}
+
+/// Carries out `fleet sign`.
+pub(super) fn run(args: &SignArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
+    let text = files::read(&args.file, MAX_LISTED_ENVELOPE_BYTES)?;
+    let key = signing_key(args.key.as_deref(), profile)?;
+    let signed_before = serde_json::from_str::<Envelope>(&text).is_ok();
+    let envelope = if signed_before {
+        let (envelope, action) = admission::read(text.as_bytes())
+            .map_err(|refused| failed(Exit::Usage, "no agent would take it: sign a new one")(&*refused))?;
+        if args.target.is_some() || args.expires.is_some() {
+            let message = format!("{} is signed already, so it cannot be changed", args.file.display());
+            return Err(Failure::new(
+                Exit::Usage,
+                message,
+                "leave -t and --expires out, or sign a new action",
+            ));
+        }
+        if action.org != profile.org.as_str() {
+            let message =
+                format!("the action is for the fleet {:?}, not for {:?}", action.org, profile.org.as_str());
+            return Err(Failure::new(Exit::Usage, message, "name the right fleet's file with --fleet"));
+        }
+        add_signature(envelope, key)?
+    } else {
+        sign_action(&from_file(&text, args, profile)?, key)?
+    };
+    let json = serde_json::to_string(&envelope).map_err(|error| {
+        Failure::new(Exit::Internal, format!("the action cannot be written: {error}"), "")
+    })?;
+    // It must be what agents take.
+    let (_, action) = admission::read(json.as_bytes()).map_err(|refused| {
+        let hint = format!("nothing was signed; an envelope has at most {MAX_ENVELOPE_BYTES} bytes");
+        failed(Exit::Usage, &hint)(&*refused)
+    })?;
+    let out = args.out.as_deref().or(signed_before.then_some(args.file.as_path()));
+    match out {
+        None => printer.json(&envelope)?,
+        Some(path) => {
+            files::replace(path, &format!("{json}\n"))?;
+            print::note(&format!(
+                "action {} for {} is in {} with {} signature(s)",
+                action.id,
+                action.target,
+                path.display(),
+                envelope.sigs.len()
+            ));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_fleet::signature::SigningKey;
+
+    use super::*;
+
+    #[test]
+    fn the_end_is_a_length_of_time_or_a_moment() {
+        assert_eq!(window("30m", 0), Ok(Duration::from_secs(1800)));
+        assert_eq!(window("1970-01-01T00:01:00Z", 10), Ok(Duration::from_secs(50)));
+        assert!(window("1970-01-01T00:01:00Z", 61).unwrap_err().contains("in the past"));
+        assert!(window("soon", 0).unwrap_err().contains("neither"));
+    }
+
+    #[test]
+    fn two_people_sign_and_nobody_twice() {
+        let place = tempfile::tempdir().unwrap();
+        let key = |name: &str, seed: u8| {
+            let path = place.path().join(name);
+            SigningKey::from_seed(&[seed; 32]).write_new(&path, name).unwrap();
+            path
+        };
+        let (ann, bob) = (key("ann", 1), key("bob", 2));
+        let envelope = Envelope { action: "{}".to_owned(), sigs: Vec::new() };
+
+        let signed = add_signature(envelope, &ann).unwrap();
+        let twice = add_signature(signed.clone(), &ann).unwrap_err();
+        let both = add_signature(signed, &bob).unwrap();
+
+        assert!(twice.message.contains("signed this action already"), "{}", twice.message);
+        assert_eq!(both.sigs.len(), 2);
+    }
+}
