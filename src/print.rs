@@ -224,8 +224,8 @@ pub(crate) fn failure(failure: &Failure) {
         return;
     }
     note(&failure.message);
-    if !failure.hint.is_empty() {
-        let _ = writeln!(io::stderr().lock(), "  {}", safe(&failure.hint));
+    for line in failure.hint.lines() {
+        let _ = writeln!(io::stderr().lock(), "  {}", safe(line));
     }
 }
 

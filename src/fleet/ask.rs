@@ -56,6 +56,7 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
     let mut agents: Vec<AgentId> =
         inventory.matching(&target).into_iter().map(|(agent, _)| agent.clone()).collect();
     agents.sort_by_key(|agent| !inventory.agents.get(agent).is_some_and(|known| known.online));
+    view.prepare(agents.iter(), options.waiting.details);
     let matching = agents.len();
     let online =
         agents.iter().filter(|agent| inventory.agents.get(*agent).is_some_and(|known| known.online)).count();

@@ -65,6 +65,10 @@ pub(crate) struct WaitOptions {
     /// Which answers to print
     #[arg(long, value_name = "WHICH", default_value = "all", help_heading = "Fleet")]
     pub(crate) show: Show,
+
+    /// Print whole results below the table's lines; with --json they are always whole
+    #[arg(long, help_heading = "Fleet")]
+    pub(crate) details: bool,
 }
 
 /// Until when answers are waited for.

@@ -57,6 +57,7 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
     let inventory = Inventory::load(&connection, profile).await?;
     let mut view = View::new(printer);
     view.flagged_records(&inventory.flagged)?;
+    view.prepare(inventory.agents.keys(), args.waiting.details);
     let mut answers = Answers::new(&inventory);
     for id in &args.actions {
         let asked = find(&connection, id).await?;

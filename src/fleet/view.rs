@@ -74,6 +74,11 @@ pub(crate) struct View<'p> {
     /// A person watches standard error.
     watched: bool,
     is_shown: bool,
+    /// Whole results below each line of the table.
+    details: bool,
+    /// Width of the table's first column.
+    agent_columns: usize,
+    has_heading: bool,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a client waits in real time")]
@@ -85,7 +90,22 @@ impl<'p> View<'p> {
     /// A picture that nothing was drawn into yet.
     pub(crate) fn new(printer: &'p mut Printer) -> Self {
         let watched = io::stderr().is_terminal();
-        Self { printer, started: now(), watched, is_shown: false }
+        Self {
+            printer,
+            started: now(),
+            watched,
+            is_shown: false,
+            details: false,
+            agent_columns: "AGENT".len(),
+            has_heading: false,
+        }
+    }
+
+    /// Makes room for these agents' names, and says whether whole results are wanted.
+    pub(crate) fn prepare<'n>(&mut self, agents: impl Iterator<Item = &'n AgentId>, details: bool) {
+        let longest = agents.map(|agent| agent.as_str().len()).max().unwrap_or(0);
+        self.agent_columns = self.agent_columns.max(longest);
+        self.details = details;
     }
 
     /// Says something beside the answers.
@@ -126,22 +146,8 @@ impl<'p> View<'p> {
             let line = AnswerLine { r#type: "answer", action, agent, found: kind == Kind::Found, answer };
             return self.printer.json(&line);
         }
-        let paint = self.printer.paint();
-        let (tone, word) = match kind {
-            Kind::Found => (Tone::Good, "found"),
-            Kind::NotFound => (Tone::Faint, "found nothing"),
-            Kind::Failed => (Tone::Bad, "failed"),
-            Kind::Refused => (Tone::Bad, "refused"),
-        };
-        let mut text = format!("{agent}  {}", paint.text(tone, word));
-        if answer.hostname != agent.as_str() && !answer.hostname.is_empty() {
-            text.push_str(&format!("  {}", paint.text(Tone::Faint, &safe(&answer.hostname))));
-        }
-        if let Some(message) = &answer.message {
-            text.push_str(&format!("  {}", safe(message)));
-        }
-        self.printer.line(&text)?;
-        if kind != Kind::NotFound {
+        self.row(agent, answer, kind)?;
+        if self.details && kind != Kind::NotFound {
             for operation in &answer.operations {
                 self.operation(operation)?;
             }
@@ -149,21 +155,31 @@ impl<'p> View<'p> {
         Ok(())
     }
 
-    fn operation(&mut self, operation: &OperationAnswer) -> Result<(), Failure> {
+    /// One line of the table. Its columns are fixed before the first answer, because the others come later.
+    fn row(&mut self, agent: &AgentId, answer: &Answer, kind: Kind) -> Result<(), Failure> {
         let paint = self.printer.paint();
-        let result =
-            operation.result.as_ref().map(|result| serde_json::from_str::<ModuleResult>(result.get()));
-        let text = match (result, &operation.error) {
-            (Some(Ok(result)), _) => query::render(&operation.module, &result, paint),
-            (_, Some(error)) => {
-                format!("{}: {} {}\n", safe(&operation.module), paint.text(Tone::Bad, "failed"), safe(error))
-            }
-            _ => format!(
-                "{}: {}\n",
-                safe(&operation.module),
-                paint.text(Tone::Bad, "its result cannot be read")
-            ),
+        let columns = self.agent_columns;
+        if !self.has_heading {
+            self.has_heading = true;
+            let heading = format!("{:columns$}  {:13}  WHAT", "AGENT", "ANSWER");
+            self.printer.line(&paint.text(Tone::Faint, &heading))?;
+        }
+        let (tone, word) = match kind {
+            Kind::Found => (Tone::Good, "found"),
+            Kind::NotFound => (Tone::Faint, "found nothing"),
+            Kind::Failed => (Tone::Bad, "failed"),
+            Kind::Refused => (Tone::Bad, "refused"),
         };
+        let left = self.printer.width().map(|width| usize::from(width).saturating_sub(columns + 17));
+        let what = cut(&safe(&what(answer)), left);
+        let word = paint.text(tone, &format!("{word:13}"));
+        self.printer.line(format!("{:columns$}  {word}  {what}", agent.as_str()).trim_end())
+    }
+
+    fn operation(&mut self, operation: &OperationAnswer) -> Result<(), Failure> {
+        let Some(result) = operation.result.as_ref() else { return Ok(()) };
+        let Ok(result) = serde_json::from_str::<ModuleResult>(result.get()) else { return Ok(()) };
+        let text = query::render(&operation.module, &result, self.printer.paint());
         for line in text.lines() {
             self.printer.line(&format!("    {line}"))?;
         }
@@ -233,6 +249,39 @@ impl<'p> View<'p> {
     }
 }
 
+/// What an answer says, on one line: what went wrong, or what was found.
+fn what(answer: &Answer) -> String {
+    let operation = |operation: &OperationAnswer| {
+        if let Some(error) = &operation.error {
+            return error.clone();
+        }
+        let result =
+            operation.result.as_ref().map(|result| serde_json::from_str::<ModuleResult>(result.get()));
+        match result {
+            Some(Ok(result)) if !result.success => {
+                result.errors.iter().flatten().map(String::as_str).collect::<Vec<_>>().join("; ")
+            }
+            Some(Ok(result)) if result.foundanything => {
+                result.elements.map_or_else(String::new, |elements| elements.get().to_owned())
+            }
+            Some(Ok(_)) => String::new(),
+            _ => "the result cannot be read".to_owned(),
+        }
+    };
+    let parts = answer.message.iter().cloned().chain(answer.operations.iter().map(operation));
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// A text of at most so many characters.
+fn cut(text: &str, most: Option<usize>) -> String {
+    match most {
+        Some(most) if text.chars().count() > most => {
+            text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
 fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration) -> SummaryLine<'a> {
     let Counts { answered, found, failed, refused, flagged } = answers.counts;
     let online_silent = answers.online_silent();
@@ -269,4 +318,36 @@ fn progress_text(answers: &Answers<'_>, until: Option<&str>, elapsed: Duration) 
         text.push_str(&format!(" | {flagged} messages do not count"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(operations: &str) -> Answer {
+        serde_json::from_str(&format!(
+            r#"{{"status":"ok","hostname":"h","time":"t","operations":{operations}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_row_says_what_was_found_or_went_wrong() {
+        let found = r#"[{"module":"m","result":{"foundanything":true,"success":true,"elements":{"a":1},"errors":null}}]"#;
+        let failed = r#"[{"module":"m","result":{"foundanything":false,"success":false,"elements":null,"errors":["no"]}},{"module":"n","code":"module_down","error":"module n is down"}]"#;
+        let nothing =
+            r#"[{"module":"m","result":{"foundanything":false,"success":true,"elements":{"a":[]}}}]"#;
+
+        assert_eq!(what(&answer(found)), r#"{"a":1}"#);
+        assert_eq!(what(&answer(failed)), "no; module n is down");
+        assert_eq!(what(&answer(nothing)), "");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        assert_eq!(cut("aéb", Some(2)), "a…");
+        assert_eq!(cut("aéb", Some(3)), "aéb");
+        assert_eq!(cut("aéb", None), "aéb");
+        assert_eq!(cut("ab", Some(0)), "…");
+    }
 }
