@@ -1,0 +1,336 @@
+//! Questions to the fleet from the command line: no answer is lost, whatever happens to whoever waits for it, and
+//! nothing counts that no agent sealed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use futures_util::StreamExt as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use vigie_fleet::action::{Action, Envelope};
+use vigie_fleet::agent_key::AgentKey;
+use vigie_fleet::answer::Purpose;
+use vigie_fleet::broker::connection::{self, Connection};
+use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, find_server};
+use vigie_fleet::broker::{kv, streams};
+use vigie_fleet::collect;
+use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
+use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::policy;
+use vigie_fleet::signature::SigningKey;
+use vigie_fleet::subjects;
+
+use crate::harness::VIGIE;
+
+/// Agents whose answers are waited for; the goal's number is 5,000.
+const AGENTS_VARIABLE: &str = "VIGIE_FLEET_ANSWERS";
+
+/// Bytes of each answer.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// Longest that anything here may take.
+const CEILING: Duration = Duration::from_secs(300);
+
+/// A fleet whose agents are played by the test.
+struct Fleet {
+    broker: LocalBroker,
+    administrator: Connection,
+    agents: Vec<(AgentId, AgentKey)>,
+    place: TempDir,
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// A fleet, or nothing where there is no broker to be had.
+async fn fleet(count: usize) -> Option<Fleet> {
+    if find_server().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "no nats-server: tests may not be skipped in CI");
+        eprintln!("skipped: no nats-server");
+        return None;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let broker =
+        LocalBroker::start(LocalBrokerSettings::new(place.path().join("broker"), "o", now())).await.unwrap();
+    let settings = broker.connection_settings(Role::Administrator, &"admin".parse().unwrap());
+    let (events, _) = mpsc::channel(8);
+    let administrator = connection::connect(settings, events).await.unwrap();
+    streams::ensure(&administrator.jetstream, &streams::StreamSizes::default()).await.unwrap();
+
+    let (root, ann, clerk) =
+        (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]), SigningKey::from_seed(&[3; 32]));
+    let document = json!({
+        "v": 1, "org": "o", "version": 1,
+        "roots": {"keys": [root.public_key()], "threshold": 1},
+        "enrolment": [clerk.public_key()],
+        "investigators": {"ann": {"keys": [{"key": ann.public_key()}]}},
+        "acl": {"default": {"minimum_weight": 1, "investigators": {"ann": 1}}}
+    })
+    .to_string();
+    let signed =
+        json!({"sigs": [root.sign(policy::NAMESPACE, document.as_bytes()).unwrap()], "policy": document});
+    kv::put(&administrator.jetstream, subjects::POLICY, signed.to_string().into()).await.unwrap();
+
+    let mut agents = Vec::new();
+    for number in 0..count {
+        let agent: AgentId = format!("sim-{number}").parse().unwrap();
+        let key = AgentKey::generate();
+        let enrolment = Enrolment {
+            v: enrolment::VERSION,
+            org: "o".to_owned(),
+            agent: agent.clone(),
+            key: key.public_key().clone(),
+            issued: now(),
+        };
+        let record = enrolment.to_text();
+        let sigs = vec![clerk.sign(enrolment::NAMESPACE, record.as_bytes()).unwrap()];
+        let facts = json!({"agent": agent, "hostname": agent, "os": "linux", "arch": "amd64", "kernel": "6.1",
+            "agent_version": "0.1.0", "modules": ["netstat"]});
+        let facts = key.seal(Purpose::Facts, facts.to_string()).unwrap();
+        for (subject, value) in [
+            (subjects::enrolment(&agent), serde_json::to_vec(&SignedEnrolment { record, sigs }).unwrap()),
+            (subjects::facts(&agent), serde_json::to_vec(&facts).unwrap()),
+            (subjects::presence(&agent), Vec::new()),
+        ] {
+            administrator.client.publish(subject, value.into()).await.unwrap();
+        }
+        agents.push((agent, key));
+    }
+    administrator.client.flush().await.unwrap();
+
+    let credentials = broker.credentials_file(Role::Investigator, &"ann".parse().unwrap()).unwrap();
+    ann.write_new(&place.path().join("ann"), "ann").unwrap();
+    let profile = format!(
+        "org = \"o\"\nuser = \"ann\"\nurls = [{:?}]\ncredentials = {credentials:?}\nroots = [\"{}\"]\nsigning_key = \"ann\"\n",
+        broker.url(),
+        root.public_key()
+    );
+    fs::write(place.path().join("fleet.toml"), profile).unwrap();
+    Some(Fleet { broker, administrator, agents, place })
+}
+
+/// What a module answered, of about this size.
+fn answer_text(agent: &AgentId, bytes: usize) -> String {
+    json!({"status": "ok", "hostname": agent, "time": "2026-01-01T00:00:00Z", "operations": [{"module": "netstat",
+        "result": {"foundanything": true, "success": true, "elements": {"fill": "x".repeat(bytes)}, "statistics": null, "errors": null}}]})
+    .to_string()
+}
+
+impl Fleet {
+    fn file(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    /// Starts the command line, which writes into a file so that nobody has to read it meanwhile.
+    fn start(&self, name: &str, arguments: &[&str]) -> Child {
+        Command::new(VIGIE)
+            .args(arguments)
+            .env("VIGIE_FLEET", self.file("fleet.toml"))
+            .env("XDG_STATE_HOME", self.place.path())
+            .stdin(Stdio::null())
+            .stdout(File::create(self.file(name)).unwrap())
+            .stderr(File::create(self.file("errors")).unwrap())
+            .spawn()
+            .unwrap()
+    }
+
+    /// The action that all agents were sent, when every one of them has it.
+    async fn action_for_all(&self, actions: &mut async_nats::Subscriber) -> ActionId {
+        let mut addressed = BTreeSet::new();
+        let mut action = None;
+        while addressed.len() < self.agents.len() {
+            let message = tokio::time::timeout(CEILING, actions.next()).await.unwrap().unwrap();
+            let envelope: Envelope = serde_json::from_slice(&message.payload).unwrap();
+            action = Some(serde_json::from_str::<Action>(&envelope.action).unwrap().id);
+            addressed.insert(message.subject.to_string());
+        }
+        action.unwrap()
+    }
+
+    /// Sends the answers of some agents; all are stored when this returns.
+    async fn answer(&self, action: &ActionId, agents: &[(AgentId, AgentKey)], bytes: usize) {
+        futures_util::stream::iter(agents)
+            .map(|(agent, key)| async move {
+                for part in collect::cut(action, agent, &answer_text(agent, bytes)) {
+                    let sealed = key.seal(Purpose::Answer, serde_json::to_string(&part).unwrap()).unwrap();
+                    let payload = serde_json::to_vec(&sealed).unwrap();
+                    self.publish(
+                        &subjects::answer(action, agent),
+                        payload,
+                        &format!("{action}.{agent}.{}", part.seq),
+                    )
+                    .await;
+                }
+            })
+            .buffer_unordered(64)
+            .collect::<Vec<()>>()
+            .await;
+    }
+
+    async fn publish(&self, subject: &str, payload: Vec<u8>, id: &str) {
+        loop {
+            let message = PublishMessage::build().payload(payload.clone().into()).message_id(id);
+            let sent = self.administrator.jetstream.send_publish(subject.to_owned(), message).await.unwrap();
+            if sent.await.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+async fn wait(child: &mut Child) -> i32 {
+    let start = tokio::time::Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        assert!(start.elapsed() < CEILING, "the command does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until the file has a line of this type.
+async fn wait_for_line(path: &Path, of_type: &str) {
+    let start = tokio::time::Instant::now();
+    while !lines(path).iter().any(|line| line["type"] == of_type) {
+        assert!(start.elapsed() < CEILING, "no line of type {of_type}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The whole lines of JSON that a command has written.
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn answered(path: &Path) -> Vec<String> {
+    let mut agents: Vec<String> = lines(path)
+        .iter()
+        .filter(|line| line["type"] == "answer")
+        .map(|line| line["agent"].as_str().unwrap().to_owned())
+        .collect();
+    agents.sort();
+    agents
+}
+
+#[tokio::test]
+async fn a_client_that_is_stopped_or_killed_loses_no_answer() {
+    let count = std::env::var(AGENTS_VARIABLE).ok().map_or(100, |text| text.parse().unwrap());
+    let Some(fleet) = fleet(count).await else { return };
+    let mut names: Vec<String> = fleet.agents.iter().map(|(agent, _)| agent.to_string()).collect();
+    names.sort();
+    let mut actions = fleet.administrator.client.subscribe("vigie.act.>").await.unwrap();
+    fleet.administrator.client.flush().await.unwrap();
+    let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "all", "--json"];
+
+    // Stopped while all answers come, and longer than the broker would wait for a reader.
+    let mut client = fleet.start("first", &question);
+    let action = fleet.action_for_all(&mut actions).await;
+    fleet.answer(&action, &fleet.agents[..1], ANSWER_BYTES).await;
+    wait_for_line(&fleet.file("first"), "answer").await;
+    signal(&client, Signal::SIGSTOP);
+    fleet.answer(&action, &fleet.agents[1..], ANSWER_BYTES).await;
+    signal(&client, Signal::SIGCONT);
+    assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
+    assert_eq!(answered(&fleet.file("first")), names);
+
+    // Killed while answers come: whoever asks for the results has the same.
+    let mut client = fleet.start("second", &question);
+    let action = fleet.action_for_all(&mut actions).await;
+    fleet.answer(&action, &fleet.agents[..1], ANSWER_BYTES).await;
+    wait_for_line(&fleet.file("second"), "answer").await;
+    signal(&client, Signal::SIGKILL);
+    wait(&mut client).await;
+    fleet.answer(&action, &fleet.agents[1..], ANSWER_BYTES).await;
+    let mut client = fleet.start("third", &["fleet", "results", action.as_str(), "--json"]);
+    assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
+    assert_eq!(answered(&fleet.file("third")), names);
+}
+
+#[tokio::test]
+async fn answers_go_on_over_a_restart_of_the_broker_and_the_silent_are_named() {
+    let Some(mut fleet) = fleet(6).await else { return };
+    let mut actions = fleet.administrator.client.subscribe("vigie.act.>").await.unwrap();
+    fleet.administrator.client.flush().await.unwrap();
+    let mut client = fleet.start(
+        "out",
+        &["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "80%", "--json"],
+    );
+    let action = fleet.action_for_all(&mut actions).await;
+    fleet.answer(&action, &fleet.agents[..2], 10).await;
+    wait_for_line(&fleet.file("out"), "answer").await;
+
+    fleet.broker.kill().await.unwrap();
+    fleet.broker.restart().await.unwrap();
+    fleet.answer(&action, &fleet.agents[2..5], 10).await;
+
+    assert_eq!(wait(&mut client).await, 3);
+    let lines = lines(&fleet.file("out"));
+    assert_eq!(answered(&fleet.file("out")).len(), 5);
+    assert!(lines.contains(&json!({"type": "silent", "agent": "sim-5", "online": true})), "{lines:?}");
+    let summary = lines.last().unwrap();
+    assert_eq!((&summary["answered"], &summary["silent"]), (&json!(5), &json!(1)));
+}
+
+#[tokio::test]
+async fn what_no_agent_sealed_is_flagged_and_does_not_count() {
+    let Some(fleet) = fleet(4).await else { return };
+    let mut actions = fleet.administrator.client.subscribe("vigie.act.>").await.unwrap();
+    fleet.administrator.client.flush().await.unwrap();
+    let mut client = fleet.start(
+        "out",
+        &["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "all", "--json"],
+    );
+    let action = fleet.action_for_all(&mut actions).await;
+    let (honest, key) = &fleet.agents[0];
+    let other = &fleet.agents[1].0;
+    let part = collect::cut(&action, honest, &answer_text(honest, 10)).remove(0);
+    let true_text = serde_json::to_string(&part).unwrap();
+    let seal = |key: &AgentKey, text: &str| {
+        serde_json::to_vec(&key.seal(Purpose::Answer, text.to_owned()).unwrap()).unwrap()
+    };
+
+    // Another key, another agent's answer, a stranger, another text under a true seal, an alert as an answer, the
+    // answer to another action.
+    fleet.publish(&subjects::answer(&action, other), seal(&AgentKey::generate(), &true_text), "1").await;
+    fleet.publish(&subjects::answer(&action, other), seal(key, &true_text), "2").await;
+    let stranger: AgentId = "stranger".parse().unwrap();
+    fleet.publish(&subjects::answer(&action, &stranger), seal(key, &true_text), "3").await;
+    let mut changed = key.seal(Purpose::Answer, true_text.clone()).unwrap();
+    changed.text = changed.text.replace("true", "false");
+    fleet.publish(&subjects::answer(&action, honest), serde_json::to_vec(&changed).unwrap(), "4").await;
+    let alert = key.seal(Purpose::Alert, true_text).unwrap();
+    fleet.publish(&subjects::answer(&action, honest), serde_json::to_vec(&alert).unwrap(), "5").await;
+    let old = collect::cut(&ActionId::from_random([9; 16]), honest, &answer_text(honest, 10)).remove(0);
+    let old = seal(key, &serde_json::to_string(&old).unwrap());
+    fleet.publish(&subjects::answer(&action, honest), old, "6").await;
+    fleet.answer(&action, &fleet.agents, 10).await;
+
+    assert_eq!(wait(&mut client).await, 4);
+    let lines = lines(&fleet.file("out"));
+    let mut codes: Vec<&str> = lines
+        .iter()
+        .filter(|line| line["type"] == "flagged")
+        .map(|line| line["code"].as_str().unwrap())
+        .collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["bad_seal", "bad_seal", "bad_seal", "bad_seal", "not_enrolled", "swapped"]);
+    assert_eq!(answered(&fleet.file("out")).len(), 4, "the honest answers count");
+}
