@@ -16,6 +16,8 @@ mod configuration;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
+mod fleet_setup;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod privacy;
