@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat build install clean-run dependencies
+.PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -80,6 +80,13 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	echo "Ctrl-C stops the agent and its modules."
 	echo
 	exec "$$demo/vigie" agent --config "$$demo/vigie.toml"
+
+demo-fleet: ## start a broker and 20 agents, ask them, and show their alerts
+	@$(NEED)
+	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
+	need 'command -v setpriv' util-linux
+	$(CARGO) build --locked --release --bin vigie
+	./examples/demo-fleet '$(TARGET_DIR)/release/vigie' "$$PWD/.run/demo-fleet"
 
 test: ## run all tests
 	@$(NEED)

@@ -18,6 +18,8 @@ mod file_watch;
 #[cfg(test)]
 mod fleet_query;
 #[cfg(test)]
+mod fleet_setup;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod privacy;

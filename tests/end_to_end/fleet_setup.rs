@@ -1,0 +1,274 @@
+//! From nothing to a fleet: broker, policy, an agent that joins, signed actions, a revoked key.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vigie_fleet::broker::local::find_server;
+
+use crate::harness::{Host, Ran, Settings, VIGIE, wait_until};
+
+/// Says that a test is skipped, which CI does not take.
+fn server_is_missing() -> bool {
+    let missing = find_server().is_err();
+    if missing {
+        assert!(std::env::var_os("CI").is_none(), "no nats-server: tests may not be skipped in CI");
+        eprintln!("skipped: no nats-server");
+    }
+    missing
+}
+
+/// Runs `vigie fleet …` in a directory.
+fn fleet(directory: &Path, arguments: &[&str]) -> Ran {
+    let output = Command::new(VIGIE)
+        .arg("fleet")
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("VIGIE_FLEET")
+        .env("HOME", directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn json_of(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"))
+}
+
+/// A `fleet up` that runs.
+struct Up {
+    child: Child,
+    place: TempDir,
+    started: Value,
+}
+
+impl Up {
+    fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(place: TempDir) -> Self {
+        let output = File::create(place.path().join("up.out")).unwrap();
+        let errors = File::create(place.path().join("up.err")).unwrap();
+        let mut child = Command::new(VIGIE)
+            .args(["fleet", "up", "fleet"])
+            .current_dir(place.path())
+            .env("USER", "ann")
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        let started = wait_until("the fleet is up", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("{status}: {}", fs::read_to_string(place.path().join("up.err")).unwrap());
+            }
+            serde_json::from_str(&fs::read_to_string(place.path().join("up.out")).unwrap()).ok()
+        });
+        Self { child, place, started }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn signal(&mut self) -> Option<i32> {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        wait_until("the fleet is down", || self.child.try_wait().unwrap()).code()
+    }
+
+    fn administrator(&self, arguments: &[&str]) -> Ran {
+        self.user("administrator", arguments)
+    }
+
+    fn user(&self, user: &str, arguments: &[&str]) -> Ran {
+        let file = self.path(&format!("fleet/{user}/fleet.toml"));
+        fleet(self.place.path(), &[&["--fleet", file.to_str().unwrap()], arguments].concat())
+    }
+
+    /// Enrols an agent and makes its host.
+    fn enrolled(&self, agent: &str) -> Host {
+        let ran = self.administrator(&["enrol", agent, "--group", "web", "--tag", "env=prod"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let section = fs::read_to_string(self.path(agent).join("vigie-fleet.toml")).unwrap();
+        Host::new(&Settings::default(), &section)
+    }
+
+    fn write(&self, name: &str, value: &Value) {
+        fs::write(self.path(name), value.to_string()).unwrap();
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // The broker dies with it.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn status(host: &Host) -> Value {
+    let ran = host.vigie(&["status", "--json"]);
+    serde_json::from_str(&ran.out).unwrap_or(Value::Null)
+}
+
+#[test]
+fn an_agent_joins_a_fleet_and_a_revoked_key_is_refused() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    assert_eq!(up.started["policy_version"], 1);
+    let host = up.enrolled("web-1");
+    let _agent = host.start();
+    wait_until("the agent has the policy", || {
+        let fleet = status(&host)["fleet"].clone();
+        (fleet["connected"] == true && fleet["policy_version"] == 1).then_some(())
+    });
+
+    up.write(
+        "action.json",
+        &json!({
+            "name": "clock", "target": "tag.env == \"prod\" && group has \"web\"", "expireafter": "10m",
+            "operations": [{"module": "netstat", "parameters": {"listeningport": ["22"]}}],
+        }),
+    );
+    let signed = up.user("ann", &["sign", "action.json", "--out", "signed.json"]);
+    assert_eq!(signed.code, 0, "{signed:?}");
+    let verified = up.user("ann", &["verify", "signed.json"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    let report = json_of(&verified);
+    assert_eq!(report["signatures"][0]["investigator"], "ann");
+    assert_eq!(report["modules"], json!([{"module": "netstat", "weight": 1, "minimum": 1, "enough": true}]));
+    let sent = json_of(&up.user("ann", &["send", "signed.json"]));
+    assert_eq!((&sent["action"], &sent["doubles"]), (&report["action"], &json!(0)));
+    wait_until("the agent runs the action", || {
+        (status(&host)["fleet"]["outcomes"]["accepted"] == 1).then_some(())
+    });
+
+    // Signed before the key is revoked, sent after.
+    let signed = up.user("ann", &["sign", "action.json", "--out", "late.json"]);
+    assert_eq!(signed.code, 0, "{signed:?}");
+    let key = report["signatures"][0]["key"].as_str().unwrap();
+    let next = up.administrator(&["policy", "revoke", key, "--out", "next.json"]);
+    assert_eq!(next.code, 0, "{next:?}");
+    let unsigned = up.administrator(&["policy", "publish", "next.json"]);
+    assert_ne!(unsigned.code, 0);
+    let signed = up.administrator(&["policy", "sign", "next.json", "--key", "fleet/keys/root_key"]);
+    assert_eq!(signed.code, 0, "{signed:?}");
+    assert_eq!(up.administrator(&["policy", "check", "next.signed.json"]).code, 0);
+    let published = up.administrator(&["policy", "publish", "next.signed.json"]);
+    assert_eq!(json_of(&published), json!({"version": 2, "new": true}));
+    wait_until("the agent has the new policy", || {
+        (status(&host)["fleet"]["policy_version"] == 2).then_some(())
+    });
+    let verified = up.user("ann", &["verify", "late.json"]);
+    assert_eq!((verified.code, &json_of(&verified)["refusal"]), (1, &json!("revoked_key")));
+    assert_eq!(up.user("ann", &["send", "late.json"]).code, 0);
+    wait_until("the agent refuses it", || {
+        (status(&host)["fleet"]["outcomes"]["revoked_key"] == 1).then_some(())
+    });
+    let older = up.administrator(&["policy", "publish", "fleet/policy.signed.json"]);
+    assert_eq!(older.code, 78, "{older:?}");
+    assert!(older.err.contains("older"), "{older:?}");
+}
+
+#[test]
+fn a_fleet_comes_back_as_it_was_and_runs_once() {
+    if server_is_missing() {
+        return;
+    }
+    let mut up = Up::start();
+    let second = fleet(up.place.path(), &["up", "fleet"]);
+    assert_eq!(second.code, 75, "{second:?}");
+    assert!(second.err.contains("already"), "{second:?}");
+    let host = up.enrolled("web-1");
+    assert_eq!(up.signal(), Some(0));
+
+    let place = std::mem::replace(&mut up.place, tempfile::tempdir().unwrap());
+    let up = Up::start_in(place);
+
+    assert_eq!(up.started["policy_version"], 1);
+    let again = json_of(&up.administrator(&["enrol", "web-1"]));
+    assert_eq!(again["new"], false, "the enrolment was kept");
+    let _agent = host.start();
+    wait_until("the agent is connected", || (status(&host)["fleet"]["connected"] == true).then_some(()));
+}
+
+#[test]
+fn an_agent_s_key_is_replaced_only_when_that_is_said_and_revoked_for_good() {
+    if server_is_missing() {
+        return;
+    }
+    let mut up = Up::start();
+    let first = json_of(&up.administrator(&["enrol", "web-1"]));
+    let key = json_of(&fleet(up.place.path(), &["keygen", "other.nk"]));
+    let other = key["key"].as_str().unwrap();
+    assert_ne!(first["key"], key["key"]);
+
+    let refused = up.administrator(&["enrol", "web-1", "--key", other, "--out", "other"]);
+    assert_eq!(refused.code, 64, "{refused:?}");
+    assert!(refused.err.contains("--replace"), "{refused:?}");
+    let replaced = up.administrator(&["enrol", "web-1", "--key", other, "--out", "other", "--replace"]);
+    assert_eq!(json_of(&replaced)["new"], true);
+    let section = fs::read_to_string(up.path("other/vigie-fleet.toml")).unwrap();
+    assert!(!section.contains("key_file"), "the agent has its key where it made it: {section}");
+
+    assert_eq!(json_of(&up.administrator(&["revoke", "web-1"]))["key"], key["key"]);
+    assert_eq!(up.administrator(&["revoke", "web-1"]).code, 64, "it is not enrolled any more");
+    assert_eq!(up.signal(), Some(0));
+    let place = std::mem::replace(&mut up.place, tempfile::tempdir().unwrap());
+    let up = Up::start_in(place);
+    let key_file = up.path("other.nk");
+    let section = section.replacen("roots", &format!("key_file = {key_file:?}\nroots"), 1);
+    let host = Host::new(&Settings::default(), &section);
+    let _agent = host.start();
+    wait_until("the broker refuses the agent", || {
+        status(&host)["fleet"]["problem"].as_str().filter(|problem| problem.contains("refuses")).map(|_| ())
+    });
+}
+
+#[test]
+fn two_people_sign_what_one_may_not_ask_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let ran = fleet(place.path(), arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+        ran
+    };
+    run(&["init", "fleet", "--org", "example", "--investigator", "ann"]);
+    run(&["init", "other", "--org", "example", "--investigator", "bob"]);
+    // Bob's key goes into the policy, and it takes both of them.
+    let path = place.path().join("fleet/policy.json");
+    let mut policy: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let bob = fs::read_to_string(place.path().join("other/bob/key.pub")).unwrap();
+    policy["investigators"]["bob"] = json!({"keys": [{"key": bob.trim()}]});
+    policy["acl"]["default"] = json!({"minimum_weight": 2, "investigators": {"ann": 1, "bob": 1}});
+    fs::write(place.path().join("policy.json"), policy.to_string()).unwrap();
+    run(&["policy", "sign", "policy.json", "--key", "fleet/keys/root_key"]);
+    let action = json!({"name": "a", "operations": [{"module": "timedrift"}]});
+    fs::write(place.path().join("action.json"), action.to_string()).unwrap();
+
+    let ann = ["--fleet", "fleet/ann/fleet.toml"];
+    run(&[&ann[..], &["sign", "action.json", "-t", "all", "--out", "signed.json"]].concat());
+    let verify = [&ann[..], &["verify", "signed.json", "--policy", "policy.signed.json"]].concat();
+    let alone = fleet(place.path(), &verify);
+    assert_eq!((alone.code, &json_of(&alone)["refusal"]), (1, &json!("too_little_weight")));
+    run(&[&ann[..], &["sign", "signed.json", "--key", "other/bob/key"]].concat());
+    let both = run(&verify);
+
+    assert_eq!(json_of(&both)["modules"][0]["weight"], 2);
+    let twice = fleet(place.path(), &[&ann[..], &["sign", "signed.json"]].concat());
+    assert_eq!(twice.code, 64, "{twice:?}");
+    let bad = fleet(place.path(), &[&ann[..], &["sign", "action.json", "-t", "os = linux"]].concat());
+    assert_eq!(bad.code, 64, "{bad:?}");
+}
