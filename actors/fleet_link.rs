@@ -34,8 +34,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture,
-    WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
+    ResponseFuture, WrapFuture,
 };
 use bytes::Bytes;
 use slog::{Logger, error, info, o, warn};
@@ -66,7 +66,7 @@ use crate::config::{FleetSection, LoadedConfig};
 use crate::config_loader::ConfigChanged;
 use crate::control_protocol::FleetStatus;
 use crate::error::ErrorChain;
-use crate::query_router::QueryRouter;
+use crate::query_router::Query;
 
 /// Messages in the mailbox before a sender waits: the intake is slowed, and the broker keeps what comes.
 const MAILBOX_CAPACITY: usize = 64;
@@ -130,7 +130,7 @@ pub struct GetFleetStatus;
 pub struct FleetLink {
     log: Logger,
     config: Arc<LoadedConfig>,
-    router: Addr<QueryRouter>,
+    router: Recipient<Query>,
     journal: Addr<AlertJournal>,
     /// Counts the memberships, so that what comes late for an earlier one is known.
     membership: u64,
@@ -265,7 +265,7 @@ impl FleetLink {
     #[must_use]
     pub fn new(
         log: &Logger,
-        router: Addr<QueryRouter>,
+        router: Recipient<Query>,
         journal: Addr<AlertJournal>,
         config: Arc<LoadedConfig>,
     ) -> Self {

@@ -226,7 +226,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let hostname = facts.hostname.clone();
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
     let router = QueryRouter::new(log, registry, spawner, config.clone(), BUILTINS).start();
-    let fleet = FleetLink::new(log, router.clone(), journal.clone(), config.clone()).start();
+    let fleet = FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone()).start();
     let keeper = LogKeeper::new(agent_log.clone(), log).start();
     let loader = ConfigLoader::new(ConfigLoaderSpec {
         log: log.clone(),

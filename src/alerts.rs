@@ -96,7 +96,7 @@ fn show(alert: &AlertRecord, printer: &mut Printer) -> Result<(), Failure> {
     if printer.is_json() {
         return printer.json(alert);
     }
-    let line = render(alert, printer.paint());
+    let line = render(&Line::of(alert), printer.paint());
     printer.line(&line)
 }
 
@@ -179,6 +179,12 @@ fn moment(text: &str, now: SystemTime) -> Result<String, Failure> {
     })
 }
 
+/// Reads an age or a time into seconds since 1970.
+pub(crate) fn since_seconds(text: &str) -> Result<i64, Failure> {
+    let moment = moment(text, SystemTime::now())?;
+    Ok(moment.parse::<Timestamp>().map_or(0, Timestamp::as_second))
+}
+
 /// The parts of an alert's message that fswatch and MIG's modules agree on.
 #[derive(Deserialize)]
 struct Message {
@@ -222,14 +228,30 @@ impl Message {
     }
 }
 
+/// What is shown of an alert.
+pub(crate) struct Line<'a> {
+    /// When it was recorded.
+    pub(crate) time: &'a str,
+    /// Whose it is.
+    pub(crate) module: &'a str,
+    /// What it says.
+    pub(crate) message: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn of(alert: &'a AlertRecord) -> Self {
+        Self { time: &alert.time, module: alert.module.as_str(), message: &alert.message }
+    }
+}
+
 /// One alert for people.
-fn render(alert: &AlertRecord, paint: Paint) -> String {
-    let (severity, text) = match serde_json::from_str::<Message>(&alert.message) {
+pub(crate) fn render(alert: &Line<'_>, paint: Paint) -> String {
+    let (severity, text) = match serde_json::from_str::<Message>(alert.message) {
         Ok(message) => {
             let text = format!("{}{}", message.alert, message.circumstances());
             (message.severity, text)
         }
-        Err(_) => ("-".to_owned(), alert.message.clone()),
+        Err(_) => ("-".to_owned(), alert.message.to_owned()),
     };
     let tone = match severity.as_str() {
         "critical" | "high" => Tone::Bad,
@@ -238,8 +260,8 @@ fn render(alert: &AlertRecord, paint: Paint) -> String {
     };
     format!(
         "{} {} {} {}",
-        paint.text(Tone::Faint, &safe(&alert.time)),
-        alert.module,
+        paint.text(Tone::Faint, &safe(alert.time)),
+        safe(alert.module),
         paint.text(tone, &format!("{:8}", safe(&severity))),
         safe(&text)
     )
@@ -251,10 +273,19 @@ mod tests {
 
     use super::*;
     use crate::client::tests::fake_agent;
+    use crate::fleet::options::FleetFile;
     use crate::print::tests::Captured;
 
     fn args(follow: bool, lines: Option<usize>) -> AlertsArgs {
-        AlertsArgs { follow, since: None, module: None, lines, json: true }
+        AlertsArgs {
+            follow,
+            since: None,
+            module: None,
+            lines,
+            json: true,
+            target: None,
+            fleet: FleetFile::default(),
+        }
     }
 
     fn alert(seq: u64) -> AlertRecord {
@@ -289,7 +320,7 @@ mod tests {
             ..alert(1)
         };
 
-        let shown = render(&alert, Paint::new(false));
+        let shown = render(&Line::of(&alert), Paint::new(false));
 
         assert!(shown.ends_with("path /a removed, by /bin/rm (pid 7), between x and y"), "{shown}");
     }
@@ -297,7 +328,7 @@ mod tests {
     #[test]
     fn an_alert_for_people() {
         assert_eq!(
-            render(&alert(1), Paint::new(false)),
+            render(&Line::of(&alert(1)), Paint::new(false)),
             "2026-11-23T06:29:22.123Z fswatch critical /etc/passwd signature changed a -> b"
         );
         let odd = AlertRecord { message: "a\nb\u{1b}".to_owned(), ..alert(2) };

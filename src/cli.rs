@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use vigie_actors::config::ModuleName;
 
+use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
@@ -138,6 +139,9 @@ Examples:
     /// Work with modules
     #[command(subcommand)]
     Module(ModuleCommand),
+
+    /// Work with a fleet: set it up, let hosts in, sign what is asked
+    Fleet(Box<crate::fleet::cli::FleetArgs>),
 
     /// Make the agent read its configuration again
     #[command(after_help = "\
@@ -321,7 +325,7 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Position of the first word from `at` on that is neither an option nor its value.
 fn after_options(arguments: &[OsString], mut at: usize) -> usize {
-    const WITH_VALUE: [&str; 10] = [
+    const WITH_VALUE: [&str; 21] = [
         "--socket",
         "--run-dir",
         "--color",
@@ -332,6 +336,17 @@ fn after_options(arguments: &[OsString], mut at: usize) -> usize {
         "-p",
         "--json-params",
         "--progress",
+        "--target",
+        "-t",
+        "--fleet",
+        "--wait",
+        "--limit",
+        "--batch",
+        "--pause",
+        "--show",
+        "--expires",
+        "--key",
+        "--purpose",
     ];
     while let Some(word) = arguments.get(at).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
         at += if WITH_VALUE.iter().any(|option| word == option) { 2 } else { 1 };
@@ -356,6 +371,9 @@ pub(crate) struct QueryOptions {
     /// When to show on standard error how far a long search is; auto is on a terminal and without --json
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) progress: ProgressWhen,
+
+    #[command(flatten)]
+    pub(crate) fleet: AskOptions,
 }
 
 /// How answers are waited for and printed, of one query or of all in an action file.
@@ -375,7 +393,7 @@ pub(crate) struct AnswerOptions {
 }
 
 /// `alerts`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct AlertsArgs {
     /// Go on with new alerts as they are recorded; begins with the newest ten unless -n or --since says otherwise
     #[arg(long, short = 'f')]
@@ -396,6 +414,13 @@ pub(crate) struct AlertsArgs {
     /// Print JSON, one alert a line
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// The alerts of all agents of the fleet for which this is true, see docs/targets.md
+    #[arg(long, short = 't', value_name = "EXPR")]
+    pub(crate) target: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) fleet: FleetFile,
 }
 
 /// `module`
@@ -501,7 +526,7 @@ impl Cli {
 }
 
 /// Reads `10s`, `1h 30min`; zero would mean a question that nobody can answer in time.
-fn positive_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be longer than zero".to_owned()),
         Ok(duration) => Ok(duration),

@@ -10,8 +10,10 @@ pub(crate) enum Exit {
     /// `status`: degraded or failed. `query`: the module answered that it did not succeed, or one of an action
     /// file's did. `console`: a command failed.
     NotWell = 1,
-    /// `status`: no agent is running.
+    /// `status`: no agent is running. A question to the fleet: some agents have not answered.
     NotRunning = 3,
+    /// A question to the fleet: some agents failed or refused, or a message does not count.
+    SomeFailed = 4,
     /// The command line is wrong, or asks for something that does not exist.
     Usage = 64,
     /// The agent or a module cannot be reached.

@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod console;
 mod exit;
+mod fleet;
 mod generate;
 mod guard;
 mod launch;
@@ -73,7 +74,10 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             let json = printer(false).is_json();
             console::run(&socket, json, |json| Printer::stdout(cli.color, json, !json))
         }
-        Command::Alerts(args) => alerts::run(args, &socket, &mut printer(args.json)),
+        Command::Alerts(args) => match &args.target {
+            Some(target) => fleet::alerts::run(args, target, &mut printer(args.json)),
+            None => alerts::run(args, &socket, &mut printer(args.json)),
+        },
         Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
         Command::Module(ModuleCommand::Restart { name, json }) => {
             module_commands::restart(name, &socket, &mut printer(*json))
@@ -84,6 +88,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Module(ModuleCommand::Tap { name, json }) => {
             module_commands::tap(name, &socket, &mut printer(*json))
         }
+        Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
         Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
         Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),

@@ -12,6 +12,7 @@ use crate::action;
 use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
 use crate::exit::{Exit, Failure};
+use crate::fleet;
 use crate::print::{Paint, Printer, Tone, safe};
 use crate::progress::ProgressLine;
 
@@ -75,6 +76,9 @@ pub(crate) fn run(
         return action::run(args, socket, &mut make_printer(args.answer.json));
     };
     let (question, options) = question(target)?;
+    if options.fleet.target.is_some() {
+        return fleet::ask::run(question, &options.fleet, &mut make_printer(options.answer.json));
+    }
     let module = question.module.clone();
     let line = ProgressLine::new(options.progress, options.answer.json);
     let result = question.ask_on(&mut Client::connect(socket)?, line)?;

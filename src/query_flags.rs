@@ -63,7 +63,7 @@ pub(crate) struct FswatchFlags {
 
     /// Only so many changes, the newest
     #[arg(long, value_name = "COUNT")]
-    limit: Option<usize>,
+    newest: Option<usize>,
 }
 
 /// `query netstat`
@@ -258,7 +258,7 @@ impl FswatchFlags {
         all.put_some("since", self.since);
         all.put_some("event", self.event);
         all.put_some("process", self.process);
-        all.put_some("limit", self.limit);
+        all.put_some("limit", self.newest);
         all.0
     }
 }

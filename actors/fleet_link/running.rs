@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix::Addr;
+use actix::Recipient;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use vigie_fleet::action::{Action, Operation};
 use vigie_fleet::answer::{Answer, AnswerStatus, OperationAnswer};
 use vigie_sdk::protocol::Asker;
 
-use crate::query_router::{Query, QueryError, QueryRouter};
+use crate::query_router::{Query, QueryError};
 
 /// What an action may use on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) async fn run(
     signers: &[String],
     allowed: Allowed,
     hostname: &str,
-    router: &Addr<QueryRouter>,
+    router: &Recipient<Query>,
 ) -> Answer {
     let deadline = Instant::now() + allowed.time;
     let mut outcomes = Vec::with_capacity(action.ops.len());
@@ -47,7 +47,7 @@ async fn ask(
     operation: &Operation,
     signers: &[String],
     deadline: Instant,
-    router: &Addr<QueryRouter>,
+    router: &Recipient<Query>,
 ) -> Outcome {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {

@@ -168,6 +168,8 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 
 /// One module through all bursts. The short queue is given back as soon as the module has made its own.
 fn measure_bursts(bench: &Bench, report: &mut Report, backend: &str, name: &str, queue: Option<ShortQueue>) {
+    // Each takes minutes.
+    report.progress(&format!("row 7, {name}: {} files, {} times", bench.size.burst.0, bench.size.burst.1));
     let mut outcome = Outcome::default();
     let result = bursts(bench, backend, name, queue, &mut outcome);
     let add = |report: &mut Report, what: &str, value: f64, unit, goal: Option<f64>| {

@@ -4,7 +4,8 @@
 //! Both go to the same agents over the same connections with the same rights, in turns. A raw request has 2 KiB, and
 //! each agent answers at once with 256 bytes that nobody stores. An action goes through the stream of actions;
 //! each agent decides by the code of real agents (signature, policy, target, what it has run), seals its answer,
-//! and publishes it with a message id into the stream of answers, from which the client reads it in order.
+//! and publishes it with a message id into the stream of answers, from which the client reads it in order. As real
+//! agents do, each stores a sealed record for the auditors first; without these records is shown beside it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use vigie_fleet::subjects::{ACTION_ALL, RESULTS, answers_to};
 
 use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{ALICE, Fleet, People, action, envelope};
-use crate::simulator::{RAW_REQUEST, name};
+use crate::simulator::{Counts, RAW_REQUEST, name};
 use crate::simulators::Simulators;
 use crate::{BenchResult, PATIENCE, Size};
 
@@ -62,11 +63,16 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
     fleet.investigator.client.flush().await?;
 
     let (mut raw, mut collected, mut verified) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut unaudited_collected, mut unaudited_verified) = (Vec::new(), Vec::new());
     let mut fewest = [agents; 3];
     // The first round fills caches and pools on all sides and is not counted.
     for round in 0..=size.rounds {
         report.progress(&format!("  round {round} of {}", size.rounds));
         let (count, time) = ask_raw(&fleet, &mut raw_answers, agents).await?;
+        simulators.audit(false).await?;
+        let (_, time_unaudited_collected) = ask(&fleet, &mut simulators, agents, None).await?;
+        let (_, time_unaudited_verified) = ask(&fleet, &mut simulators, agents, Some(&keys)).await?;
+        simulators.audit(true).await?;
         let (count_collected, time_collected) = ask(&fleet, &mut simulators, agents, None).await?;
         let (count_verified, time_verified) = ask(&fleet, &mut simulators, agents, Some(&keys)).await?;
         for (fewest, count) in fewest.iter_mut().zip([count, count_collected, count_verified]) {
@@ -76,6 +82,8 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
             raw.push(milliseconds(time));
             collected.push(milliseconds(time_collected));
             verified.push(milliseconds(time_verified));
+            unaudited_collected.push(milliseconds(time_unaudited_collected));
+            unaudited_verified.push(milliseconds(time_unaudited_verified));
         }
     }
 
@@ -93,6 +101,12 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
             .against(raw)
             .goal(Goal::AtMost(VERIFIED_TIMES)),
     );
+    for (what, times) in
+        [("collected", &mut unaudited_collected), ("collected and verified", &mut unaudited_verified)]
+    {
+        let what = format!("the same without audit records, {what}");
+        report.add(row(&what, median(times), "ms").against(raw));
+    }
     for (what, count) in ["raw answers", "answers collected", "answers verified"].iter().zip(fewest) {
         let what = format!("{what}, fewest of a round");
         report.add(row(&what, count as f64, "answers").goal(Goal::AtLeast(agents as f64)));
@@ -175,11 +189,12 @@ async fn ask(
     agents: u64,
     keys: Option<&Keys>,
 ) -> BenchResult<(u64, Duration)> {
+    let audited = simulators.audited();
     let action =
         action(r#"os == "linux" && (tag.env in ["prod", "test", "stage", "dev"] || hostname ~ "web-*")"#)?;
     let id: ActionId = serde_json::from_value(action["id"].clone())?;
     fleet.store_answers_to(&id).await?;
-    let acknowledged = simulators.counts().await?.acknowledged;
+    let before = simulators.counts().await?;
 
     let began = Instant::now();
     let envelope = envelope(&action, &[ALICE])?;
@@ -212,10 +227,12 @@ async fn ask(
     }
     let time = began.elapsed();
     drop(messages);
-    // Acknowledgements on their way would count for the next round.
-    simulators
-        .until("all answers are acknowledged", |counts| counts.acknowledged == acknowledged + agents)
-        .await?;
+    // What is still on its way would be in the way of the next round.
+    let settled = |counts: &Counts| {
+        let of_each = if audited { 2 } else { 1 };
+        counts.acknowledged == before.acknowledged + of_each * agents
+    };
+    simulators.until("all answers are acknowledged", settled).await?;
     Ok((count, time))
 }
 

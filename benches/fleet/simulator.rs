@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Restart,
     /// Every agent stores its facts in its bucket.
     StoreFacts,
+    /// From now on every agent tells the auditors what it runs, or does not.
+    Audit(bool),
 }
 
 /// Which agents, and what they know.
@@ -90,7 +92,7 @@ pub(crate) struct Counts {
     pub(crate) ran: u64,
     /// Actions that were refused, by code.
     pub(crate) refused: BTreeMap<String, u64>,
-    /// Answers that a stream has acknowledged.
+    /// Answers and audit records that a stream has acknowledged.
     pub(crate) acknowledged: u64,
     /// What went wrong, the first few.
     pub(crate) problems: Vec<String>,
@@ -146,6 +148,7 @@ fn obey(command: Command, simulator: &mut Option<Simulator>, epoll: &rustix::fd:
         }
         (Command::Restart, Some(simulator)) => simulator.restart(epoll)?,
         (Command::StoreFacts, Some(simulator)) => simulator.store_facts(epoll)?,
+        (Command::Audit(audited), Some(simulator)) => simulator.around.audited = audited,
         (_, _) => {}
     }
     let mut counts = simulator.as_ref().map(|simulator| simulator.counts.clone()).unwrap_or_default();
@@ -180,7 +183,7 @@ impl Simulator {
         let Offered::Newer(policy) = accept_newer(None, &start.roots, &start.org, &start.policy)? else {
             return Err("the policy is not new".into());
         };
-        let around = Surroundings { org: start.org.clone(), policy: *policy };
+        let around = Surroundings { org: start.org.clone(), policy: *policy, audited: false };
         let agents = (start.first..start.first + start.agents)
             .map(|number| Agent::new(number, AgentKey::generate(), start.replay_logs.as_deref(), now()))
             .collect::<Result<_, _>>()?;
@@ -231,7 +234,7 @@ impl Simulator {
         for place in 0..self.links.len() {
             for agent in &self.agents[self.links[place].agents.clone()] {
                 let subject = vigie_fleet::subjects::facts(&agent.facts.agent);
-                protocol::publish(&mut self.out, &subject, &agent.sealed_facts());
+                protocol::publish(&mut self.out, &subject, None, &agent.sealed_facts());
             }
             self.send(place, epoll)?;
         }
@@ -319,19 +322,23 @@ impl Simulator {
         match kind {
             link::Kind::Raw => {
                 let subject = format!("vigie.res.raw.{}", agent.facts.agent);
-                protocol::publish(&mut self.out, &subject, &self.raw_answer);
+                protocol::publish(&mut self.out, &subject, None, &self.raw_answer);
                 self.counts.raw += 1;
             }
             link::Kind::Inbox => self.counts.acknowledged += 1,
             // Each agent checks a policy that arrives; here all of the process have the one of the start.
             link::Kind::Policy => {}
             link::Kind::Action | link::Kind::OwnAction => match agent.take(payload, &self.around, now()) {
-                Ok(messages) => {
+                Ok(sent) => {
                     self.counts.ran += 1;
-                    for message in messages {
-                        let id = &agent.facts.agent;
+                    let id = &agent.facts.agent;
+                    let reply = format!("{}.r", Role::Agent.inbox_prefix(id));
+                    if let Some(audit) = sent.audit {
+                        let subject = vigie_fleet::subjects::audit(id);
+                        protocol::publish(&mut self.out, &subject, Some(&reply), &audit);
+                    }
+                    for message in sent.answer {
                         let subject = vigie_fleet::subjects::answer(&message.action, id);
-                        let reply = format!("{}.r", Role::Agent.inbox_prefix(id));
                         let message_id = format!("{}.{id}.{}", message.action, message.seq);
                         protocol::store(&mut self.out, &subject, &reply, &message_id, &message.sealed);
                     }

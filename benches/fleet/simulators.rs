@@ -18,6 +18,7 @@ pub(crate) struct Simulators {
     processes: Vec<Process>,
     /// Connections that they have together when all are there.
     connections: u64,
+    audited: bool,
     /// Public keys in the order of the agents' numbers.
     pub(crate) keys: Vec<AgentPublicKey>,
 }
@@ -84,7 +85,7 @@ impl Simulators {
             }
         }
         let connections = u64::from(start.shared_connections.unwrap_or(start.agents));
-        let mut simulators = Self { processes, connections, keys };
+        let mut simulators = Self { processes, connections, audited: false, keys };
         simulators.connected().await?;
         Ok(simulators)
     }
@@ -138,6 +139,17 @@ impl Simulators {
     pub(crate) async fn restart(&mut self) -> BenchResult<()> {
         self.all(&simulator::Command::Restart).await?;
         self.connected().await
+    }
+
+    /// Whether all agents tell the auditors from now on what they run.
+    pub(crate) async fn audit(&mut self, audited: bool) -> BenchResult<()> {
+        self.audited = audited;
+        self.all(&simulator::Command::Audit(audited)).await.map(drop)
+    }
+
+    /// See [`Simulators::audit`].
+    pub(crate) fn audited(&self) -> bool {
+        self.audited
     }
 
     /// All agents store their facts; they are on their way when this returns.

@@ -55,6 +55,9 @@ fn deeper_prefix(directory: &Path) -> Vec<u8> {
     prefix
 }
 
+/// The first key of a block.
+type FirstKey = Box<[u8]>;
+
 /// Entries in the order of their keys. Each is: bytes shared with the key before it, rest of the key, length of
 /// the object, object.
 #[derive(Debug, Default, Clone)]
@@ -116,7 +119,7 @@ fn put_entry(buffer: &mut Vec<u8>, before: &[u8], key: &[u8], object: &[u8]) {
 pub struct Baseline {
     tables: Tables,
     /// By the first key.
-    blocks: BTreeMap<Box<[u8]>, Block>,
+    blocks: BTreeMap<FirstKey, Block>,
     objects: usize,
     /// Bytes of all blocks.
     bytes: usize,
@@ -193,25 +196,75 @@ impl Baseline {
         self.buffer = encoded;
     }
 
-    /// Takes an object as known unless the path is known already; `false` then.
-    pub fn insert_new(&mut self, path: &Path, object: &Object) -> bool {
-        let before = self.objects;
-        let key = key_of(path);
+    /// Takes objects of one directory, in the order of their names, as known unless they are known already; gives the
+    /// places in `objects` of those that are. Each block is read once for all of them.
+    pub fn insert_new_names(&mut self, directory: &Path, objects: &[(OsString, Object)]) -> Vec<usize> {
+        let prefix = children_prefix(directory);
+        let key_of = |name: &OsString| [prefix.as_slice(), name.as_bytes()].concat();
+        let mut known = Vec::new();
+        let mut place = 0;
         let mut encoded = std::mem::take(&mut self.buffer);
-        encoded.clear();
-        self.tables.encode(object, &mut encoded);
-        self.put_unless(&key, &encoded, true);
+        while let Some((name, _)) = objects.get(place) {
+            let mut key = key_of(name);
+            let (first, end) = self.bounds_of(&key);
+            // What comes before everything joins the first block: directories may come in the opposite order.
+            let is_ahead = first.as_deref().is_none_or(|first| key.as_slice() < first);
+            let before = first.and_then(|first| self.blocks.remove(&first)).unwrap_or_default();
+            self.bytes -= before.bytes.len();
+            let mut merged = Blocks::default();
+            if is_ahead {
+                let is_inside = |name: &OsString| end.as_ref().is_none_or(|end| *key_of(name) < **end);
+                let more = objects[place..].partition_point(|(name, _)| is_inside(name));
+                merged.first_most = (usize::from(before.entries) + more) % BLOCK_ENTRIES;
+            }
+            let mut entries = Entries::of(&before);
+            let mut old = entries.next();
+            loop {
+                while let Some(entry) = old.as_ref().filter(|_| entries.key < key) {
+                    merged.put(&entries.key, entry.object);
+                    old = entries.next();
+                }
+                if old.is_some() && entries.key == key || merged.ends_with(&key) {
+                    known.push(place);
+                } else {
+                    encoded.clear();
+                    self.tables.encode(&objects[place].1, &mut encoded);
+                    merged.put(&key, &encoded);
+                    self.objects += 1;
+                }
+                place += 1;
+                let Some((name, _)) = objects.get(place) else { break };
+                key.truncate(prefix.len());
+                key.extend_from_slice(name.as_bytes());
+                if end.as_deref().is_some_and(|end| key.as_slice() >= end) {
+                    break;
+                }
+            }
+            while let Some(entry) = old {
+                merged.put(&entries.key, entry.object);
+                old = entries.next();
+            }
+            for (first, block) in merged.finish() {
+                self.bytes += block.bytes.len();
+                self.blocks.insert(first, block);
+            }
+        }
         self.buffer = encoded;
-        self.objects > before
+        known
+    }
+
+    /// The first key of the block that a key belongs into, and of the one after it.
+    fn bounds_of(&self, key: &[u8]) -> (Option<FirstKey>, Option<FirstKey>) {
+        let range = (Bound::Unbounded, Bound::Included(key));
+        let first = self.blocks.range::<[u8], _>(range).next_back().or_else(|| self.blocks.first_key_value());
+        let Some((first, _)) = first else { return (None, None) };
+        let after = (Bound::Excluded(&**first), Bound::Unbounded);
+        let end = self.blocks.range::<[u8], _>(after).next();
+        (Some(first.clone()), end.map(|(end, _)| end.clone()))
     }
 
     /// Takes an encoded object as known; the tables have what it names.
     fn put(&mut self, key: &[u8], object: &[u8]) {
-        self.put_unless(key, object, false);
-    }
-
-    /// The same; what is known already stays when `keeps`.
-    fn put_unless(&mut self, key: &[u8], object: &[u8], keeps: bool) {
         let range = (Bound::Unbounded, Bound::Included(key));
         let Some((first, block)) = self.blocks.range_mut::<[u8], _>(range).next_back() else {
             // Before every other: it joins the first block, which gets another first key.
@@ -219,7 +272,7 @@ impl Baseline {
                 Some((_, block)) => block,
                 None => Block::default(),
             };
-            let put = block.put(key, object, keeps);
+            let put = block.put(key, object);
             self.note_put(&put);
             let overfull = put.is_last;
             if usize::from(block.entries) > BLOCK_ENTRIES {
@@ -229,7 +282,7 @@ impl Baseline {
             }
             return;
         };
-        let put = block.put(key, object, keeps);
+        let put = block.put(key, object);
         if usize::from(block.entries) > BLOCK_ENTRIES {
             let first = first.clone();
             if let Some(block) = self.blocks.remove(&first) {
@@ -245,6 +298,56 @@ impl Baseline {
     }
 }
 
+/// Blocks that are filled one after the other, in the order of keys.
+#[derive(Default)]
+struct Blocks {
+    done: Vec<(FirstKey, Block)>,
+    /// Entries of the first one; 0 for as many as of the others.
+    first_most: usize,
+    /// The first key of the one that is being filled.
+    first: FirstKey,
+    filling: Block,
+    /// The last key that was put.
+    last: Vec<u8>,
+}
+
+impl Blocks {
+    fn put(&mut self, key: &[u8], object: &[u8]) {
+        let most = match self.first_most {
+            most @ 1.. if self.done.is_empty() => most,
+            _ => BLOCK_ENTRIES,
+        };
+        if usize::from(self.filling.entries) >= most {
+            self.close();
+        }
+        if self.filling.entries == 0 {
+            self.first = key.into();
+            self.last.clear();
+        }
+        put_entry(&mut self.filling.bytes, &self.last, key, object);
+        self.filling.entries += 1;
+        self.last.clear();
+        self.last.extend_from_slice(key);
+    }
+
+    fn ends_with(&self, key: &[u8]) -> bool {
+        self.filling.entries > 0 && self.last == key
+    }
+
+    fn close(&mut self) {
+        let mut block = std::mem::take(&mut self.filling);
+        block.bytes.shrink_to_fit();
+        self.done.push((std::mem::take(&mut self.first), block));
+    }
+
+    fn finish(mut self) -> Vec<(FirstKey, Block)> {
+        if self.filling.entries > 0 {
+            self.close();
+        }
+        self.done
+    }
+}
+
 /// What putting an entry into a block did.
 struct Put {
     is_new: bool,
@@ -255,8 +358,8 @@ struct Put {
 }
 
 impl Block {
-    /// Puts an entry in its place; one of the same key is replaced unless `keeps`.
-    fn put(&mut self, key: &[u8], object: &[u8], keeps: bool) -> Put {
+    /// Puts an entry in its place; one of the same key is replaced.
+    fn put(&mut self, key: &[u8], object: &[u8]) -> Put {
         let block = self;
         let bytes_before = block.bytes.len();
         let mut entries = Entries::of(block);
@@ -268,9 +371,6 @@ impl Block {
         while let Some(entry) = entries.next() {
             match entries.key.as_slice().cmp(key) {
                 std::cmp::Ordering::Less => before.clone_from(&entries.key),
-                std::cmp::Ordering::Equal if keeps => {
-                    return Put { is_new: false, is_last: false, bytes_before, bytes_after: bytes_before };
-                }
                 std::cmp::Ordering::Equal => {
                     (start, end, replaces) = (entry.start, entry.end, true);
                     break;
@@ -561,6 +661,7 @@ mod tests {
     use crate::codec::tests::object;
     use proptest::prelude::*;
     use std::collections::BTreeMap as Model;
+    use std::collections::btree_map::Entry;
 
     fn path() -> impl Strategy<Value = PathBuf> {
         let name = proptest::sample::select(vec!["a", "b", "a!", "ab", "\u{1}", "0", "c d"]);
@@ -603,6 +704,26 @@ mod tests {
         baseline.after(None, usize::MAX).into_iter().collect()
     }
 
+    fn usual_object(number: u32) -> Object {
+        use crate::object::{Content, Kind, Timestamp};
+        Object {
+            kind: Kind::File,
+            permissions: 0o644,
+            owner: 0,
+            group: 0,
+            size: u64::from(number) * 977,
+            modified: Timestamp { seconds: 1_790_000_000 + i64::from(number), nanoseconds: 123_456_789 },
+            changed: Timestamp { seconds: 1_790_000_100 + i64::from(number), nanoseconds: 987_654_321 },
+            device: 2049,
+            inode: 4_000_000 + u64::from(number),
+            links: 1,
+            special: 0,
+            flags: 0,
+            content: Content::Digest([number as u8; 32]),
+            extended: crate::codec::no_attributes(),
+        }
+    }
+
     #[test]
     fn a_path_is_found_again_from_its_key() {
         for path in ["/", "/a", "/a/b", "/a/b c/d"] {
@@ -611,26 +732,36 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_full_in_whichever_order_directories_come() {
+        let object = usual_object(7);
+        for is_forward in [true, false] {
+            let mut baseline = Baseline::default();
+            for number in 0..1_000_u32 {
+                let number = if is_forward { number } else { 999 - number };
+                let names: Vec<_> =
+                    (0..25).map(|name| (format!("n{name:02}").into(), object.clone())).collect();
+                assert_eq!(baseline.insert_new_names(Path::new(&format!("/d{number:04}")), &names), [0; 0]);
+            }
+            assert_eq!(baseline.len(), 25_000);
+            assert_eq!(baseline.blocks.len(), 25_000_usize.div_ceil(BLOCK_ENTRIES));
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_listed_twice_is_taken_once() {
+        let mut baseline = Baseline::default();
+        let names: Vec<(OsString, Object)> =
+            ["a", "a", "b"].into_iter().map(|name| (name.into(), usual_object(1))).collect();
+
+        assert_eq!(baseline.insert_new_names(Path::new("/d"), &names), [1]);
+        assert_eq!(all(&baseline).len(), 2);
+    }
+
+    #[test]
     fn an_object_of_a_usual_tree_needs_less_than_a_hundred_bytes() {
-        use crate::object::{Content, Kind, Timestamp};
         let mut baseline = Baseline::default();
         for number in 0..10_000_u32 {
-            let object = Object {
-                kind: Kind::File,
-                permissions: 0o644,
-                owner: 0,
-                group: 0,
-                size: u64::from(number) * 977,
-                modified: Timestamp { seconds: 1_790_000_000 + i64::from(number), nanoseconds: 123_456_789 },
-                changed: Timestamp { seconds: 1_790_000_100 + i64::from(number), nanoseconds: 987_654_321 },
-                device: 2049,
-                inode: 4_000_000 + u64::from(number),
-                links: 1,
-                special: 0,
-                flags: 0,
-                content: Content::Digest([number as u8; 32]),
-                extended: crate::codec::no_attributes(),
-            };
+            let object = usual_object(number);
             let path = format!("/usr/share/some/where{}/file-name-{number:05}.txt", number / 25);
             baseline.insert(Path::new(&path), &object);
         }
@@ -655,15 +786,29 @@ mod tests {
         }
 
         #[test]
-        fn what_is_known_stays_when_only_new_paths_are_taken(steps in steps(), more in steps()) {
+        fn what_is_known_stays_when_only_new_names_are_taken(
+            steps in steps(),
+            directories in proptest::collection::vec(
+                (path(), proptest::collection::btree_map("[a-c!]{1,4}", object(), 0..150)), 0..5
+            ),
+        ) {
             let (mut baseline, mut model) = build(steps);
-            for step in more {
-                if let Step::Insert(path, object) = step {
-                    let is_new = !model.contains_key(&path);
-                    prop_assert_eq!(baseline.insert_new(&path, &object), is_new);
-                    model.entry(path).or_insert(object);
+            for (directory, names) in directories {
+                let objects: Vec<(OsString, Object)> =
+                    names.into_iter().map(|(name, object)| (name.into(), object)).collect();
+
+                let known = baseline.insert_new_names(&directory, &objects);
+
+                let mut expected = Vec::new();
+                for (place, (name, object)) in objects.into_iter().enumerate() {
+                    match model.entry(directory.join(name)) {
+                        Entry::Occupied(_) => expected.push(place),
+                        Entry::Vacant(vacant) => _ = vacant.insert(object),
+                    }
                 }
+                prop_assert_eq!(known, expected);
             }
+            prop_assert!(baseline.blocks.values().all(|block| usize::from(block.entries) <= BLOCK_ENTRIES));
             prop_assert_eq!(baseline.bytes(), baseline.blocks().map(<[u8]>::len).sum::<usize>());
             prop_assert_eq!(all(&baseline), model);
         }

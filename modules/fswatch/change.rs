@@ -431,6 +431,9 @@ fn acl_entries(value: &[u8], prefix: &str) -> Vec<String> {
     shown
 }
 
+/// Keys of an object whose values are others each time, also when the same is done to it again.
+pub(crate) const PASSING_KEYS: [&str; 2] = ["modified", "inode"];
+
 fn key_of(attribute: Attribute) -> &'static str {
     match attribute {
         Attribute::Content => "sha256",
@@ -544,7 +547,10 @@ fn cut(value: &[u8]) -> (&[u8], &'static str) {
 /// Bytes in lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digit = |half: u8| DIGITS[usize::from(half & 0x0f)];
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// A path for people and JSON, on one line and without ambiguity: what is not UTF-8, and what controls a terminal,

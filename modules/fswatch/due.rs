@@ -1,7 +1,7 @@
 //! Which paths are to be looked at, and when: writes in progress are waited for, but not for ever.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,9 @@ const WRITER_PATIENCE: Duration = Duration::from_millis(200);
 /// Longest that a file which is written all the time is left alone.
 const LONGEST_WRITE: Duration = Duration::from_secs(2);
 
+/// Nanoseconds of a millisecond.
+const MILLISECOND: u128 = 1_000_000;
+
 #[derive(Debug)]
 struct Due {
     at: Instant,
@@ -30,15 +33,20 @@ struct Due {
 pub struct DuePaths {
     settle: Duration,
     paths: HashMap<Arc<Path>, Due>,
-    /// Each waiting path once, with a time at which it is worth asking again.
-    order: BinaryHeap<Reverse<(Instant, Arc<Path>)>>,
+    /// A moment that `order` counts from.
+    begun: Option<Instant>,
+    /// Each waiting path once, at a time when it is worth asking again: in a millisecond that has begun, or the first one
+    /// that begins after its time. A burst puts thousands into one, which costs less than keeping them all in order.
+    order: BTreeMap<i64, Vec<Arc<Path>>>,
+    /// Those whose millisecond has come and that were not asked yet.
+    ripe: VecDeque<Arc<Path>>,
 }
 
 impl DuePaths {
     /// Nothing waits; a path is looked at when it was quiet for `settle`.
     #[must_use]
     pub fn new(settle: Duration) -> Self {
-        Self { settle, paths: HashMap::new(), order: BinaryHeap::new() }
+        Self { settle, paths: HashMap::new(), begun: None, order: BTreeMap::new(), ripe: VecDeque::new() }
     }
 
     /// Changes the settling time of what comes from now on.
@@ -53,56 +61,101 @@ impl DuePaths {
         } else {
             (self.settle.max(WRITER_PATIENCE), (self.settle * MAX_SETTLES).max(LONGEST_WRITE))
         };
-        self.add(path, happened, now + quiet, now + longest);
+        self.add(path, happened, now + quiet, now + longest, now);
     }
 
     /// Looks at this path without waiting for quiet.
     pub fn hurry(&mut self, path: &Path, happened: Happened, now: Instant) {
-        self.add(path, happened, now, now);
+        self.add(path, happened, now, now, now);
     }
 
     /// Looks at this path again after a while, or earlier when something happens to it.
     pub fn postpone(&mut self, path: &Path, happened: Happened, until: Instant) {
-        self.add(path, happened, until, until);
+        self.add(path, happened, until, until, until);
     }
 
-    fn add(&mut self, path: &Path, happened: Happened, quiet: Instant, latest: Instant) {
+    /// `now` may be later than it is, but not later than the path is wanted.
+    fn add(&mut self, path: &Path, happened: Happened, quiet: Instant, latest: Instant, now: Instant) {
         match self.paths.get_mut(path) {
             Some(due) => {
                 due.happened.merge(happened);
                 due.latest = due.latest.min(latest);
                 let at = quiet.min(due.latest);
-                if at < due.at {
-                    self.order.push(Reverse((at, path.into())));
-                }
+                let is_earlier = at < due.at;
                 due.at = at;
+                if is_earlier {
+                    self.put(at, now, path.into());
+                }
             }
             None => {
                 let path: Arc<Path> = path.into();
-                self.order.push(Reverse((quiet, path.clone())));
+                self.put(quiet, now, path.clone());
                 self.paths.insert(path, Due { at: quiet, latest, happened });
             }
         }
     }
 
+    /// Asks for a path again at a time.
+    fn put(&mut self, at: Instant, now: Instant, path: Arc<Path>) {
+        let begun = *self.begun.get_or_insert(at);
+        // What is wanted at once does not wait for the next millisecond.
+        let is_wanted_now = at <= now;
+        let number = match at.checked_duration_since(begun) {
+            Some(after) if is_wanted_now => after.as_nanos() / MILLISECOND,
+            Some(after) => after.as_nanos().div_ceil(MILLISECOND),
+            None => 0,
+        };
+        let before = match begun.checked_duration_since(at) {
+            Some(before) if is_wanted_now => before.as_nanos().div_ceil(MILLISECOND),
+            Some(before) => before.as_nanos() / MILLISECOND,
+            None => 0,
+        };
+        let number = i64::try_from(number).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
+        self.order.entry(number).or_default().push(path);
+    }
+
+    /// When a millisecond of `order` begins.
+    fn beginning(&self, number: i64) -> Option<Instant> {
+        let distance = Duration::from_millis(number.unsigned_abs());
+        let begun = self.begun?;
+        if number < 0 { begun.checked_sub(distance) } else { begun.checked_add(distance) }
+    }
+
     /// Takes at most `most` paths whose time has come, in order of their names: a directory before what is in it.
     pub fn take(&mut self, now: Instant, most: usize) -> Vec<(PathBuf, Happened)> {
         let mut ready = Vec::new();
-        while ready.len() < most && self.order.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, path))) = self.order.pop() else { break };
+        while ready.len() < most {
+            let Some(path) = self.ripe.pop_front().or_else(|| self.ripen(now)) else { break };
             match self.paths.get(&path) {
                 Some(due) if due.at <= now => {
                     if let Some((path, due)) = self.paths.remove_entry(&path) {
                         ready.push((path.to_path_buf(), due.happened));
                     }
                 }
-                Some(due) => self.order.push(Reverse((due.at, path))),
+                Some(due) => {
+                    let at = due.at;
+                    self.put(at, now, path);
+                }
                 // It was taken at an earlier time that it had in between.
                 None => {}
             }
         }
-        ready.sort_by(|one, other| one.0.cmp(&other.0));
+        ready.sort_by(|(one, _), (other, _)| in_order(one).cmp(in_order(other)));
         ready
+    }
+
+    /// Takes the paths of the next millisecond that has begun; gives the first.
+    fn ripen(&mut self, now: Instant) -> Option<Arc<Path>> {
+        let (number, _) = self.order.first_key_value()?;
+        // One that no clock can show is over.
+        if self.beginning(*number).is_some_and(|beginning| beginning > now) {
+            return None;
+        }
+        let (_, mut paths) = self.order.pop_first()?;
+        // They may be more than are taken together.
+        paths.sort_by(|one, other| in_order(one).cmp(in_order(other)));
+        self.ripe.extend(paths);
+        self.ripe.pop_front()
     }
 
     /// Takes one path out before its time.
@@ -119,7 +172,14 @@ impl DuePaths {
     /// Time until it is worth calling [`DuePaths::take`] again; `None` when nothing waits.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Duration> {
-        self.order.peek().map(|Reverse((at, _))| at.saturating_duration_since(now))
+        if !self.ripe.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let (number, _) = self.order.first_key_value()?;
+        Some(
+            self.beginning(*number)
+                .map_or(Duration::ZERO, |beginning| beginning.saturating_duration_since(now)),
+        )
     }
 
     /// Number of paths that wait.
@@ -133,6 +193,11 @@ impl DuePaths {
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
+}
+
+/// What stands for a path when many are put in order: a directory's bytes are the beginning of those of what is in it.
+fn in_order(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
 }
 
 #[cfg(test)]
@@ -179,6 +244,32 @@ mod tests {
         assert_eq!(paths(due.take(now, 9)), [Path::new("/closed")]);
         due.touch(Path::new("/open"), finished(), now);
         assert_eq!(paths(due.take(now, 9)), [Path::new("/open")]);
+    }
+
+    #[test]
+    fn what_comes_later_can_be_due_earlier() {
+        let now = start();
+        let mut due = DuePaths::new(SETTLE);
+        due.postpone(Path::new("/busy"), finished(), now + Duration::from_secs(5));
+        due.touch(Path::new("/a"), finished(), now);
+
+        assert_eq!(due.next(now), Some(SETTLE));
+        assert_eq!(paths(due.take(now + SETTLE, 9)), [Path::new("/a")]);
+        due.hurry(Path::new("/busy"), finished(), now + SETTLE);
+        assert_eq!(paths(due.take(now + SETTLE, 9)), [Path::new("/busy")]);
+        assert!(due.is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_taken_before_what_is_in_it_however_many_come_at_once() {
+        let now = start();
+        let mut due = DuePaths::new(Duration::ZERO);
+        for path in ["/d/a/x", "/d!", "/d/a", "/d", "/d/b"] {
+            due.touch(Path::new(path), finished(), now);
+        }
+
+        assert_eq!(paths(due.take(now, 2)), [Path::new("/d"), Path::new("/d!")]);
+        assert_eq!(paths(due.take(now, 9)), [Path::new("/d/a"), Path::new("/d/a/x"), Path::new("/d/b")]);
     }
 
     #[test]

@@ -191,6 +191,8 @@ pub struct Engine<S> {
     numbers: u64,
     /// Links that lead to a root, and where they led when they were last seen.
     links: BTreeMap<PathBuf, PathBuf>,
+    /// Bytes of the longest path of a root.
+    longest_root: usize,
     /// Entries that were looked at once: what is new below them is told.
     learned: Arc<BTreeSet<String>>,
     /// Since when nobody can have missed anything: what a scan finds happened after it.
@@ -252,6 +254,7 @@ impl<S: Sink> Engine<S> {
             lost_again: None,
             numbers: 0,
             links: BTreeMap::new(),
+            longest_root: 0,
             learned: Arc::default(),
             seen_until: SystemTime::now(),
             next_scan: None,
@@ -268,6 +271,7 @@ impl<S: Sink> Engine<S> {
         loop {
             while let Ok(order) = orders.try_recv() {
                 if !self.obey(order) {
+                    self.take_acknowledged();
                     return;
                 }
             }
@@ -552,11 +556,19 @@ impl<S: Sink> Engine<S> {
                 self.links.insert(root.path.clone(), target.clone());
             }
         }
-        self.watching.cover(&self.coverage);
+        self.note_coverage();
         let coverage = &self.coverage;
         self.ledger.retain(|path| coverage.options(path).is_some());
         self.status.unreadable.retain(|path, _| coverage.options(path).is_some());
         self.status.skipped.retain(|path, _| coverage.descends(path));
+    }
+
+    /// Tells those that go by the coverage that it is another one.
+    fn note_coverage(&mut self) {
+        let roots = self.coverage.roots().iter();
+        let paths = roots.flat_map(|root| [&root.path, &root.configured]);
+        self.longest_root = paths.map(|path| path.as_os_str().len()).max().unwrap_or_default();
+        self.watching.cover(&self.coverage);
     }
 
     fn note_waiting(&mut self) {
@@ -652,7 +664,9 @@ impl<S: Sink> Engine<S> {
                 Report::Listed { scan, directory, directories, findings, parts, error } => {
                     self.note_listed(scan, &directory, directories, findings, parts, error);
                 }
-                Report::Read { scan, directory, findings } => self.note_read(scan, &directory, findings),
+                Report::Read { scan, directory, findings, parts } => {
+                    self.note_read(scan, &directory, findings, parts);
+                }
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
                 Report::Verified { files, bytes_read, differing } => {
@@ -712,13 +726,16 @@ impl<S: Sink> Engine<S> {
 
     /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.
     fn leads(&self, path: &Path) -> bool {
+        // Nearly all that happens is further down than every root.
+        let is_short = path.as_os_str().len() <= self.longest_root;
         self.links.contains_key(path)
             || self.coverage.interest(path) == Interest::OnTheWay
-            || self
-                .coverage
-                .roots()
-                .iter()
-                .any(|root| root.path.starts_with(path) || root.configured.starts_with(path))
+            || is_short
+                && self
+                    .coverage
+                    .roots()
+                    .iter()
+                    .any(|root| root.path.starts_with(path) || root.configured.starts_with(path))
     }
 
     /// What leads to an entry came or went: the entry may be elsewhere now.

@@ -18,6 +18,9 @@ use crate::workers::Report;
 /// Names with events that have not been taken yet; beyond it a full scan is asked for instead.
 pub const MAX_PENDING: usize = 200_000;
 
+/// Longest time that something which nobody waits for is left alone, so that more of it is taken at once.
+const SOON: Duration = Duration::from_millis(20);
+
 /// Between which moments something happened that nobody saw happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -105,6 +108,8 @@ struct Pending {
     ended: Vec<WatchDescriptor>,
     overflowed: Option<String>,
     woken: bool,
+    /// There is something to be taken that need not be taken at once.
+    soon: bool,
 }
 
 impl Pending {
@@ -212,22 +217,31 @@ impl Mailbox {
         self.0.arrived.notify_one();
     }
 
+    /// Ends the wait under way, or the next one, but not at once: what comes meanwhile does not wake it again.
+    pub fn wake_soon(&self) {
+        let mut pending = self.lock();
+        if !std::mem::replace(&mut pending.soon, true) {
+            self.0.arrived.notify_one();
+        }
+    }
+
     /// Waits until something happened, somebody woke the wait, or the time is over, and takes what happened.
     #[must_use]
     pub fn wait(&self, timeout: Option<Duration>) -> Taken {
-        let pending = self.lock();
-        let mut pending = match timeout {
+        let mut pending = self.lock();
+        let is_idle = |pending: &mut Pending| pending.is_quiet() && !pending.soon;
+        pending = match timeout {
             Some(timeout) => {
-                let waited =
-                    self.0.arrived.wait_timeout_while(pending, timeout, |pending| pending.is_quiet());
+                let waited = self.0.arrived.wait_timeout_while(pending, timeout, is_idle);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            None => self
-                .0
-                .arrived
-                .wait_while(pending, |pending| pending.is_quiet())
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.0.arrived.wait_while(pending, is_idle).unwrap_or_else(PoisonError::into_inner),
         };
+        if pending.soon {
+            let timeout = timeout.unwrap_or(SOON).min(SOON);
+            let waited = self.0.arrived.wait_timeout_while(pending, timeout, |pending| pending.is_quiet());
+            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         let taken = std::mem::take(&mut *pending);
         drop(pending);
         Taken {

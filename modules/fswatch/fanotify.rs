@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -19,7 +19,7 @@ use vigie_fanotify::{
     Buffer, Entry, Event, FilesystemId, Group, GroupError, Handle, HandleRef, Malformed, Mask, Options,
 };
 
-use crate::ending::{Ending, Owner, ending};
+use crate::ending::{Ending, Owner, Rest, ending};
 use crate::events::{Batch, Happened, Mailbox};
 use crate::mounts::{Mount, Mounts};
 use crate::process::Writers;
@@ -68,6 +68,11 @@ pub struct FilesystemWatcher {
     view: View,
     /// The reader ends with it.
     _owner: Owner,
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn open_mount(point: &Path) -> io::Result<OwnedFd> {
@@ -233,6 +238,7 @@ impl Reader {
         let group = Arc::clone(&self.group);
         let mailbox = self.mailbox.clone();
         let mut buffer = Buffer::new(READ_BYTES);
+        let mut rest = Rest::new(now());
         loop {
             match self.end.wait(group.as_fd(), PollFlags::IN) {
                 Ok(true) => {}
@@ -243,15 +249,25 @@ impl Reader {
                 Ok(Some(events)) => {
                     // After the read: whoever changed the rules before one of these events did so before this.
                     self.take_controls();
-                    self.processes.recheck();
+                    let now = now();
+                    self.processes.recheck(now);
                     let mut batch = mailbox.open();
+                    let mut count = 0;
                     for event in events {
+                        count += 1;
                         match event {
                             Ok(event) => self.note(&event, &mut batch),
                             Err(error) => {
                                 batch.overflowed(&format!("fanotify told what cannot be read: {error}"))
                             }
                         }
+                    }
+                    drop(batch);
+                    // The kernel's queue has no bound, so that nothing is lost meanwhile. Processes that come and go are
+                    // asked as early as possible.
+                    let met = self.processes.take_met();
+                    if rest.is_due(count, now) && !met && !self.end.rest().unwrap_or(true) {
+                        return;
                     }
                 }
                 Ok(None) => {}

@@ -2,21 +2,29 @@
 //!
 //! A thread of its own reads the kernel's queue and does nothing but merge events into the mailbox.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::ops::Bound;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::event::PollFlags;
 
-use crate::ending::{Ending, Owner, ending};
+use crate::ending::{Ending, Owner, Rest, ending};
 use crate::events::{Happened, Mailbox, Named};
 
 /// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
 const READ_BYTES: usize = 256 * 1024;
+
+/// Length of the kernel's queue from which on the reader may rest: a tenth of it is filled meanwhile at most.
+const RESTING_QUEUE: usize = 8_192;
 
 /// Watches directories. Watches end with it.
 #[derive(Debug)]
@@ -34,12 +42,13 @@ impl Watcher {
     /// When the kernel gives no inotify instance (`fs.inotify.max_user_instances`) or no thread.
     pub fn start(mailbox: Mailbox) -> io::Result<Self> {
         let inotify = Inotify::init()?;
+        let may_rest = queue_length() >= RESTING_QUEUE;
         let watches = inotify.watches();
         let (owner, end) = ending()?;
         std::thread::Builder::new()
             .name("inotify".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || read_events(inotify, &mailbox, &end))?;
+            .spawn(move || read_events(inotify, &mailbox, &end, may_rest))?;
         Ok(Self { watches, map: WatchMap::default(), _owner: owner })
     }
 
@@ -61,14 +70,14 @@ impl Watcher {
         // A second call for the same directory gives the same descriptor; one for another directory under the
         // same path gives a new one.
         let watch = self.watches.add(directory, mask)?;
-        self.map.insert(directory.to_owned(), watch);
+        self.map.insert(directory, watch);
         Ok(())
     }
 
     /// Whether there is a watch for this path.
     #[must_use]
     pub fn is_watched(&self, directory: &Path) -> bool {
-        self.map.by_path.contains_key(directory)
+        self.map.by_path.contains_key(directory.as_os_str().as_bytes())
     }
 
     /// The paths of what an event is about; several where a directory is mounted in several places.
@@ -77,7 +86,7 @@ impl Watcher {
         let directories = self.map.by_watch.get(watch).map(Vec::as_slice).unwrap_or_default();
         directories
             .iter()
-            .map(|directory| name.map_or_else(|| directory.clone(), |name| directory.join(name)))
+            .map(|directory| name.map_or_else(|| directory.to_path_buf(), |name| directory.join(name)))
             .collect()
     }
 
@@ -96,7 +105,7 @@ impl Watcher {
 
     /// Ends the watches that are not needed.
     pub fn retain(&mut self, needed: impl Fn(&Path) -> bool) {
-        let surplus: Vec<_> = self.map.by_path.keys().filter(|path| !needed(path)).cloned().collect();
+        let surplus: Vec<_> = self.map.by_path.keys().filter(|path| !needed(&path.0)).cloned().collect();
         for watch in self.map.take(surplus) {
             self.watches.remove(watch).ok();
         }
@@ -115,10 +124,23 @@ impl Watcher {
     }
 }
 
-fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
+#[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The length of a queue that was made just now (inotify(7), `/proc/sys/fs/inotify/max_queued_events`); 0 when it is not
+/// known.
+fn queue_length() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
+}
+
+fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: bool) {
     let mut buffer = vec![0; READ_BYTES];
     // The first half of a rename, which the kernel tells right before the second.
     let mut moving: Option<(u32, Named)> = None;
+    let mut rest = Rest::new(now());
     loop {
         let ready = end.wait(inotify.as_fd(), PollFlags::IN);
         if matches!(ready, Ok(false)) {
@@ -131,7 +153,9 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
             return;
         };
         let mut batch = mailbox.open();
+        let mut count = 0;
         for event in events {
+            count += 1;
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 batch.overflowed("inotify's queue overflowed (fs.inotify.max_queued_events)");
             } else if event.mask.contains(EventMask::IGNORED) {
@@ -159,6 +183,42 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
                 batch.watch(event.wd, event.name.map(OsString::from), happened);
             }
         }
+        drop(batch);
+        if may_rest && rest.is_due(count, now()) && !end.rest().unwrap_or(true) {
+            return;
+        }
+    }
+}
+
+/// A path that is kept in the order of its bytes: compared name by name, as paths are, a hundred thousand of them would
+/// cost more than their watches.
+#[derive(Debug, Clone)]
+struct Watched(Arc<Path>);
+
+impl PartialEq for Watched {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Watched {}
+
+impl Ord for Watched {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let bytes: &[u8] = self.borrow();
+        bytes.cmp(other.borrow())
+    }
+}
+
+impl PartialOrd for Watched {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Borrow<[u8]> for Watched {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_os_str().as_bytes()
     }
 }
 
@@ -166,17 +226,19 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending) {
 /// mounted twice has several paths and a single watch.
 #[derive(Debug, Default)]
 struct WatchMap {
-    by_path: BTreeMap<PathBuf, WatchDescriptor>,
-    by_watch: HashMap<WatchDescriptor, Vec<PathBuf>>,
+    by_path: BTreeMap<Watched, WatchDescriptor>,
+    by_watch: HashMap<WatchDescriptor, Vec<Arc<Path>>>,
 }
 
 impl WatchMap {
-    fn insert(&mut self, directory: PathBuf, watch: WatchDescriptor) {
-        let paths = self.by_watch.entry(watch.clone()).or_default();
-        if !paths.contains(&directory) {
-            paths.push(directory.clone());
+    fn insert(&mut self, directory: &Path, watch: WatchDescriptor) {
+        let directory: Arc<Path> = directory.into();
+        match self.by_watch.get_mut(&watch) {
+            Some(paths) if paths.contains(&directory) => {}
+            Some(paths) => paths.push(Arc::clone(&directory)),
+            None => _ = self.by_watch.insert(watch.clone(), vec![Arc::clone(&directory)]),
         }
-        if let Some(old) = self.by_path.insert(directory.clone(), watch.clone())
+        if let Some(old) = self.by_path.insert(Watched(Arc::clone(&directory)), watch.clone())
             && old != watch
         {
             self.separate(&old, &directory);
@@ -185,8 +247,9 @@ impl WatchMap {
 
     fn forget(&mut self, watch: &WatchDescriptor) {
         for path in self.by_watch.remove(watch).unwrap_or_default() {
-            if self.by_path.get(&path) == Some(watch) {
-                self.by_path.remove(&path);
+            let path = path.as_os_str().as_bytes();
+            if self.by_path.get(path) == Some(watch) {
+                self.by_path.remove(path);
             }
         }
     }
@@ -194,7 +257,7 @@ impl WatchMap {
     /// Takes one path from a watch; whether none is left.
     fn separate(&mut self, watch: &WatchDescriptor, path: &Path) -> bool {
         let Some(paths) = self.by_watch.get_mut(watch) else { return false };
-        paths.retain(|known| known != path);
+        paths.retain(|known| **known != *path);
         let is_unused = paths.is_empty();
         if is_unused {
             self.by_watch.remove(watch);
@@ -204,25 +267,53 @@ impl WatchMap {
 
     /// Takes out a directory and everything below it; returns the watches that no path is left for.
     fn take_tree(&mut self, directory: &Path) -> Vec<WatchDescriptor> {
-        let paths: Vec<_> = self
+        let bytes = directory.as_os_str().as_bytes();
+        // Other names stand between a directory and what is in it.
+        let below = if bytes == b"/" { bytes.to_vec() } else { [bytes, b"/"].concat() };
+        let itself = self.by_path.get_key_value(bytes).into_iter();
+        let inside = self
             .by_path
-            .range::<Path, _>((Bound::Included(directory), Bound::Unbounded))
-            .map(|(path, _)| path)
-            .take_while(|path| path.starts_with(directory))
-            .cloned()
-            .collect();
+            .range::<[u8], _>((Bound::Excluded(below.as_slice()), Bound::Unbounded))
+            .take_while(|(path, _)| Borrow::<[u8]>::borrow(*path).starts_with(&below));
+        let paths: Vec<_> = itself.chain(inside).map(|(path, _)| path.clone()).collect();
         self.take(paths)
     }
 
-    fn take(&mut self, paths: Vec<PathBuf>) -> Vec<WatchDescriptor> {
+    fn take(&mut self, paths: Vec<Watched>) -> Vec<WatchDescriptor> {
         let mut unused = Vec::new();
         for path in paths {
             if let Some(watch) = self.by_path.remove(&path)
-                && self.separate(&watch, &path)
+                && self.separate(&watch, &path.0)
             {
                 unused.push(watch);
             }
         }
         unused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_taken_out_with_all_that_is_in_it_and_nothing_beside_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::start(Mailbox::default()).unwrap();
+        let names = ["d", "d/e", "d/e/f", "d!", "d.x", "da", "c"];
+        for name in names {
+            std::fs::create_dir_all(temp.path().join(name)).unwrap();
+            watcher.add(&temp.path().join(name)).unwrap();
+            watcher.add(&temp.path().join(name)).unwrap();
+        }
+        assert_eq!(watcher.len(), names.len());
+
+        watcher.remove_tree(&temp.path().join("d"));
+
+        let watched = |name: &&&str| watcher.is_watched(&temp.path().join(name));
+        assert_eq!(names.iter().filter(watched).collect::<Vec<_>>(), [&"d!", &"d.x", &"da", &"c"]);
+        assert_eq!(watcher.map.by_watch.len(), 4);
+        watcher.remove_tree(Path::new("/"));
+        assert!(watcher.is_empty() && watcher.map.by_watch.is_empty());
     }
 }

@@ -5,6 +5,7 @@
 //! find the same changes again.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,12 +163,13 @@ impl Ledger {
         for alert in &entry.alone {
             self.sequence += 1;
             let id = AlertId { epoch: self.epoch, sequence: self.sequence };
-            lines.push(line(alert, "id", &id.to_string()));
+            let text = in_full(alert);
+            lines.push(line(&text, "id", &id.to_string()));
             self.note_unaccepted(alert, &mut unaccepted);
-            alerts.push((id, text_of(alert).into()));
+            alerts.push((id, if text.len() <= MAX_TEXT_BYTES { text } else { shortened(alert) }.into()));
         }
         for (group, alert) in &entry.members {
-            lines.push(line(alert, "group_id", group));
+            lines.push(line(&in_full(alert), "group_id", group));
             self.note_unaccepted(alert, &mut unaccepted);
         }
         for (path, object) in &entry.changes {
@@ -243,15 +245,21 @@ impl Ledger {
         accepted
     }
 
-    /// Takes objects as known without a word where nothing is known yet; gives the paths where something is.
-    pub fn learn_new(&mut self, objects: Vec<(PathBuf, Object)>) -> Vec<PathBuf> {
-        let (mut known, mut taken) = (Vec::new(), Vec::new());
+    /// Takes objects of a directory, in the order of their names, as known without a word where nothing is known yet;
+    /// gives the names where something is.
+    pub fn learn_new(&mut self, directory: &Path, objects: Vec<(OsString, Object)>) -> Vec<OsString> {
+        let known = self.state.baseline.insert_new_names(directory, &objects);
         let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
-        for (path, object) in objects {
-            if !self.state.baseline.insert_new(&path, &object) {
-                known.push(path);
+        if !is_kept && known.is_empty() {
+            return Vec::new();
+        }
+        let mut places = known.into_iter().peekable();
+        let (mut known, mut taken) = (Vec::new(), Vec::new());
+        for (place, (name, object)) in objects.into_iter().enumerate() {
+            if places.next_if_eq(&place).is_some() {
+                known.push(name);
             } else if is_kept {
-                taken.push((path, Some(object)));
+                taken.push((directory.join(name), Some(object)));
             }
         }
         if !taken.is_empty() {
@@ -345,21 +353,20 @@ impl Ledger {
     }
 }
 
-/// An alert for the history, with one key more.
-fn line(alert: &Alert, key: &str, value: &str) -> Value {
-    let mut line = serde_json::to_value(alert).unwrap_or_default();
-    if let Some(map) = line.as_object_mut() {
-        map.insert(key.to_owned(), json!(value));
-    }
-    line
+/// An alert as JSON.
+fn in_full(alert: &Alert) -> String {
+    serde_json::to_string(alert).unwrap_or_else(|_| json!({"alert": alert.alert}).to_string())
 }
 
-/// An alert as it is sent; details that would make it too long for a line are left out, and it says so.
-fn text_of(alert: &Alert) -> String {
-    let text = serde_json::to_string(alert).unwrap_or_else(|_| alert.alert.clone());
-    if text.len() <= MAX_TEXT_BYTES {
-        return text;
-    }
+/// An alert for the history, with one key more.
+fn line(text: &str, key: &str, value: &str) -> String {
+    // It is an object with keys, so that it ends with a brace and another key can follow.
+    let open = text.strip_suffix('}').unwrap_or(text);
+    format!("{open},\"{key}\":{}}}", json!(value))
+}
+
+/// An alert without those details that would make it too long for a line; it says so.
+fn shortened(alert: &Alert) -> String {
     let cut = |text: &str| text[..text.floor_char_boundary(MAX_TEXT_BYTES / 8)].to_owned();
     let short = Alert {
         alert: format!("{}… (too long to be told in full)", cut(&alert.alert)),

@@ -148,7 +148,9 @@ impl PersistentModule for FsWatch {
 
     fn acknowledged(&self, id: &str) {
         if let Some(id) = AlertId::parse(id) {
-            self.order(Order::Acknowledged(id));
+            // There may be thousands of them, and nobody waits: they are written down together.
+            self.orders.send(Order::Acknowledged(id)).ok();
+            self.mailbox.wake_soon();
         }
     }
 

@@ -28,8 +28,12 @@ const READ_ATTEMPTS: usize = 3;
 /// Bytes of a path that are given to the kernel at once; it refuses 4,096.
 const PATH_BYTES: usize = 2_000;
 
-/// Largest extended attribute that is kept, in bytes: what the kernel allows at most (`XATTR_SIZE_MAX`).
+/// Largest extended attribute that is kept, and longest list of names, in bytes: what the kernel allows at most
+/// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
+
+/// Room that is enough for nearly all of them. The kernel allocates as much as it is offered, for each call.
+const USUAL_ATTRIBUTE_BYTES: usize = 512;
 
 /// What to find out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -306,34 +310,71 @@ fn file(
         let object = Object { content: Content::NotRead(why), extended, ..glanced };
         return Ok(Some(Found::Object { object, grown: false }));
     }
-    let file = match open_file(directory, name) {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+    match open_file(directory, name) {
+        Ok(file) => read(&file, glanced, plan, known, scratch),
+        Err(Errno::NOENT | Errno::LOOP) => Ok(None),
         Err(error) => {
             let extended = extended_of_name(directory, name, scratch)?;
             let content = Content::NotRead(NotRead::Failed(error.raw_os_error()));
-            return Ok(Some(Found::Object { object: Object { content, extended, ..glanced }, grown: false }));
+            Ok(Some(Found::Object { object: Object { content, extended, ..glanced }, grown: false }))
         }
-    };
-    let before = glanced;
+    }
+}
+
+/// Reads an open regular file that was as `before` just now. `None` when it changed while it was read.
+fn read(
+    file: &OwnedFd,
+    before: Object,
+    plan: Plan,
+    known: Option<&Object>,
+    scratch: &mut Scratch,
+) -> io::Result<Option<Found>> {
     let beginning = known.filter(|_| plan.growing).and_then(|known| match known.content {
         Content::Digest(digest) if known.size <= before.size => Some((known.size, digest)),
         _ => None,
     });
-    let (digest, grown) = match digest(&file, before.size, beginning, plan.spare_cache, scratch) {
+    let (digest, grown) = match digest(file, before.size, beginning, plan.spare_cache, scratch) {
         Ok(read) => read,
         Err(error) => {
             let number = error.raw_os_error().unwrap_or_default();
-            let extended = extended_of_file(&file, scratch)?;
+            let extended = extended_of_file(file, scratch)?;
             let content = Content::NotRead(NotRead::Failed(number));
             return Ok(Some(Found::Object { object: Object { content, extended, ..before }, grown: false }));
         }
     };
-    let extended = extended_of_file(&file, scratch)?;
-    if status_of(&file, scratch)? != before {
+    let extended = extended_of_file(file, scratch)?;
+    if status_of(file, scratch)? != before {
         return Ok(None);
     }
     Ok(Some(Found::Object { object: Object { content: Content::Digest(digest), extended, ..before }, grown }))
+}
+
+/// As [`look_at_name`], for a name that its directory lists as a regular file, and that is to be read whatever it looks
+/// like. It is opened before it is asked what it is: its name is looked up once and not twice.
+///
+/// # Errors
+/// As there.
+pub fn look_at_listed_file(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    plan: Plan,
+    known: Option<&Object>,
+    scratch: &mut Scratch,
+) -> io::Result<Found> {
+    if plan.hash
+        && let Ok(file) = open_file(directory, name)
+    {
+        let before = status_of(&file, scratch)?;
+        let is_wanted = plan.largest_hashed.is_none_or(|largest| before.size <= largest);
+        if before.kind == Kind::File
+            && is_wanted
+            && let Some(found) = read(&file, before, plan, known, scratch)?
+        {
+            return Ok(found);
+        }
+    }
+    // Another kind of object now, one that cannot be opened, or one that does not rest.
+    look_at_name(directory, name, plan, known, scratch)
 }
 
 fn open_file(directory: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
@@ -475,12 +516,23 @@ fn extended_of_file(file: &OwnedFd, scratch: &mut Scratch) -> io::Result<Extende
     )
 }
 
+/// Has something written into the usual room, and into all that can be needed when that is not enough.
+fn with_room(
+    buffer: &mut [u8],
+    write: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<usize> {
+    match write(&mut buffer[..USUAL_ATTRIBUTE_BYTES]) {
+        Err(Errno::RANGE) => write(&mut buffer[..MAX_ATTRIBUTE_BYTES]),
+        result => result,
+    }
+}
+
 fn extended(
     scratch: &mut Scratch,
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     get: impl Fn(&OsStr, &mut [u8]) -> rustix::io::Result<usize>,
 ) -> io::Result<ExtendedAttributes> {
-    let listed = match list(&mut scratch.buffer) {
+    let listed = match with_room(&mut scratch.buffer, list) {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
             return Ok(scratch.none.clone());
         }
@@ -494,10 +546,9 @@ fn extended(
         .collect();
     let mut attributes = Vec::with_capacity(names.len());
     for name in names {
-        let buffer = &mut scratch.buffer[..MAX_ATTRIBUTE_BYTES];
         // One that may not be read, or went away meanwhile, counts as not there.
-        if let Ok(length) = get(OsStr::from_bytes(&name), buffer) {
-            attributes.push(ExtendedAttribute { name, value: buffer[..length].into() });
+        if let Ok(length) = with_room(&mut scratch.buffer, |room| get(OsStr::from_bytes(&name), room)) {
+            attributes.push(ExtendedAttribute { name, value: scratch.buffer[..length].into() });
         }
     }
     attributes.sort_unstable();
@@ -643,6 +694,32 @@ mod tests {
             assert_eq!(object.content, sha256(after.as_bytes()), "{before:?} {after:?}");
             assert_eq!(grown, expected, "{before:?} {after:?}");
         }
+    }
+
+    /// More than is offered to the kernel at first, both of names and of a value.
+    #[test]
+    fn many_and_large_extended_attributes_are_seen_in_full() {
+        let directory =
+            tempfile::Builder::new().tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "").unwrap();
+        let set = |name: &str, bytes: usize| {
+            rustix::fs::setxattr(&path, name, &vec![b'x'; bytes], rustix::fs::XattrFlags::empty())
+        };
+        let wanted: Vec<(String, usize)> =
+            (0..30).map(|number| (format!("user.a-name-of-some-length-{number:02}"), number * 40)).collect();
+        if wanted.iter().any(|(name, bytes)| set(name, *bytes).is_err()) {
+            println!("skipped: the file system does not take so many extended attributes");
+            return;
+        }
+
+        let seen: Vec<(String, usize)> = object_at(&path)
+            .extended
+            .iter()
+            .map(|one| (String::from_utf8(one.name.to_vec()).unwrap(), one.value.len()))
+            .collect();
+
+        assert_eq!(seen, wanted);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::process::{Known, Process, Unknown};
 
@@ -16,6 +17,10 @@ const MAX_PROCESSES: usize = 16_384;
 
 /// Longest command line that is kept, in bytes.
 const MAX_COMMAND_BYTES: usize = 1024;
+
+/// Time for which a process that was there is taken for the same one. The kernel gives an id again only after all others,
+/// and no host makes so many processes in this time.
+const SAME_TIME: Duration = Duration::from_millis(20);
 
 /// What `loginuid` says when nobody logged in: `(uid_t) -1`.
 const NO_LOGIN: u32 = u32::MAX;
@@ -48,8 +53,12 @@ struct Circumstances {
 pub struct Processes {
     known: HashMap<i32, Remembered>,
     started: HashMap<i32, Started>,
-    /// Those that were seen to be the same process since the last [`Processes::recheck`].
+    /// Those that were seen to be the same process since the last [`Processes::recheck`] that was due.
     checked: HashSet<i32>,
+    /// When that was.
+    rechecked: Option<Instant>,
+    /// One was met that was not known.
+    met: bool,
 }
 
 fn why(error: &io::Error) -> Unknown {
@@ -134,14 +143,23 @@ impl Processes {
         if self.started.len() >= MAX_PROCESSES {
             self.started.clear();
         }
+        self.met = true;
         self.known.remove(&pid);
         let started = Started { program: program.to_owned(), circumstances: circumstances(pid) };
         self.started.insert(pid, started);
     }
 
-    /// From now on ids may belong to other processes.
-    pub fn recheck(&mut self) {
-        self.checked.clear();
+    /// Whether processes were met that were not known before, since the last call: those may not live long.
+    pub fn take_met(&mut self) -> bool {
+        std::mem::take(&mut self.met)
+    }
+
+    /// Time goes by: after a while ids may belong to other processes.
+    pub fn recheck(&mut self, now: Instant) {
+        if self.rechecked.is_none_or(|last| now.duration_since(last) >= SAME_TIME) {
+            self.rechecked = Some(now);
+            self.checked.clear();
+        }
     }
 
     /// The process of an event.
@@ -163,6 +181,7 @@ impl Processes {
         if self.known.len() >= MAX_PROCESSES {
             self.known.clear();
         }
+        self.met = true;
         let remembered = self.look_up(pid);
         self.checked.insert(pid);
         let process = Arc::clone(&remembered.process);

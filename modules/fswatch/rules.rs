@@ -619,6 +619,17 @@ struct Survey<'a> {
     hits: Vec<(usize, usize, usize)>,
     leads: bool,
     forbidden: bool,
+    /// Names directly below may differ in more than exclusions by name: something is entered or may still match there.
+    goes_on: bool,
+}
+
+/// The rule of the names directly in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamesRule<'a> {
+    /// All of them have this one, or none.
+    Alike(Option<&'a Options>),
+    /// Each has to be asked for.
+    Each,
 }
 
 /// What the rules mean on this host: which rule any path has.
@@ -823,6 +834,7 @@ impl Coverage {
             hits: Vec::new(),
             leads: false,
             forbidden: false,
+            goes_on: false,
         };
         let mut places: Vec<(&Place, &Pattern, States, Option<usize>)> = Vec::new();
         let mut exclusions: Vec<(usize, usize, &Pattern, States)> = Vec::new();
@@ -864,6 +876,7 @@ impl Coverage {
             }
             node = node.and_then(|node| node.children.get(name)).map(|child| &self.nodes[*child]);
         }
+        survey.goes_on = exclusions.iter().any(|(_, _, pattern, states)| pattern.goes_on(*states));
         for (place, pattern, states, root) in places {
             if let Some(root) = root.filter(|root| length - root <= place.reach) {
                 survey.candidates.push(Candidate { place, root });
@@ -873,6 +886,7 @@ impl Coverage {
             }
         }
         survey.leads = node.is_some_and(|node| node.leads);
+        survey.goes_on |= !survey.open.is_empty() || node.is_some_and(|node| !node.children.is_empty());
         survey
     }
 
@@ -927,6 +941,26 @@ impl Coverage {
         let survey = self.survey(path);
         let entry = self.best(&survey, path)?.place.entry;
         Some(&self.rules.groups[self.rules.entries[entry].group].options)
+    }
+
+    /// The rule of all names directly in a directory at once, so that a scan need not ask for each: what
+    /// [`Coverage::options`] would say.
+    #[must_use]
+    pub fn options_of_names(&self, directory: &Path) -> NamesRule<'_> {
+        let mut survey = self.survey(directory);
+        let excludes_names = |one: &Candidate<'_>| {
+            let group = self.rules.entries[one.place.entry].group;
+            self.rules.groups[group].exclusions.iter().any(|one| one.scope != Scope::Absolute)
+        };
+        if survey.goes_on || survey.candidates.iter().any(excludes_names) {
+            return NamesRule::Each;
+        }
+        // One level further down; no exclusion looks at names, so the directory's own path answers for all.
+        survey.length += 1;
+        let length = survey.length;
+        survey.candidates.retain(|one| length - one.root <= one.place.reach);
+        let best = self.best(&survey, directory).map(|best| self.rules.entries[best.place.entry].group);
+        NamesRule::Alike(best.map(|group| &*self.rules.groups[group].options))
     }
 
     /// The entry that a path has its rule from, in its canonical form.
@@ -1644,6 +1678,31 @@ mod tests {
                 for directory in path.ancestors().skip(1) {
                     prop_assert!(coverage.descends(directory), "{}", directory.display());
                     prop_assert!(coverage.concerns(directory), "{}", directory.display());
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_said_of_all_names_is_what_is_said_of_each(
+            texts in prop::collection::vec("(recursive:)?(/(a|b|\\*|\\*\\*|a\\*)){1,3}", 1..5),
+            exclude in prop::collection::vec("/?(a|b|\\*)(/(a|b|\\*)){0,2}", 0..2),
+            depth in prop::option::of(1u8..3),
+            own in prop::option::of("(/(a|b)){1,3}"),
+            directory in "(/(a|b|c)){0,4}",
+        ) {
+            let mut paths = json!({"path": texts, "exclude": exclude});
+            if let Some(depth) = depth {
+                paths["depth"] = json!(depth);
+            }
+            let mut coverage = coverage(&json!({"paths": paths}));
+            if let Some(own) = own {
+                coverage = coverage.without(Path::new(&own));
+            }
+            let directory = Path::new("/").join(directory.trim_start_matches('/'));
+
+            if let NamesRule::Alike(options) = coverage.options_of_names(&directory) {
+                for name in ["a", "b", "ab", "c"] {
+                    prop_assert_eq!(options, coverage.options(&directory.join(name)), "{}", name);
                 }
             }
         }

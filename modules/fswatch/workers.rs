@@ -17,10 +17,11 @@ use rustix::fs::{FileType, RawDir};
 
 use crate::events::{Happened, Mailbox};
 use crate::look::{
-    Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, looks_the_same, open_directory,
+    Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, look_at_listed_file, looks_the_same,
+    open_directory,
 };
 use crate::object::{Content, Kind, Object};
-use crate::rules::{Coverage, Options};
+use crate::rules::{Coverage, NamesRule, Options};
 
 /// Files of one part.
 const PART_FILES: usize = 64;
@@ -124,6 +125,8 @@ pub enum Report {
         directory: PathBuf,
         /// What was found.
         findings: Findings,
+        /// Parts that were made of what was not read yet, and will be reported as well.
+        parts: usize,
     },
     /// Some files were read again.
     Verified {
@@ -279,12 +282,14 @@ fn work(shared: &Shared, mailbox: &Mailbox) {
                 let mut parts = parts(to_read).peekable();
                 let mut jobs = Vec::new();
                 if let Some(first) = parts.next() {
+                    let job = |files| Job::Part { scan, directory: directory.clone(), files };
                     // A single part is read here and now.
                     if parts.peek().is_none() {
-                        let read = read_part(&directory, first, &mut findings, &mut scratch);
-                        error = error.or(read.err());
+                        match read_part(&directory, first, &mut findings, &mut scratch) {
+                            Ok(rest) => jobs.extend(rest.map(job)),
+                            Err(failed) => _ = error.get_or_insert(failed),
+                        }
                     } else {
-                        let job = |files| Job::Part { scan, directory: directory.clone(), files };
                         jobs.push(job(first));
                         jobs.extend(parts.map(job));
                     }
@@ -304,13 +309,17 @@ fn work(shared: &Shared, mailbox: &Mailbox) {
             Job::Part { scan, directory, files } => {
                 let mut findings = Findings::default();
                 let read_before = scratch.bytes_read;
-                if let Err(error) = read_part(&directory, files, &mut findings, &mut scratch)
-                    && !is_missing(&error)
-                {
-                    findings.unreadable.push((OsString::new(), error));
-                }
+                let rest = read_part(&directory, files, &mut findings, &mut scratch);
+                let rest = rest.unwrap_or_else(|error| {
+                    if !is_missing(&error) {
+                        findings.unreadable.push((OsString::new(), error));
+                    }
+                    None
+                });
                 findings.bytes_read = scratch.bytes_read - read_before;
-                mailbox.report(Report::Read { scan, directory, findings });
+                let job = rest.map(|files| Job::Part { scan, directory: directory.clone(), files });
+                mailbox.report(Report::Read { scan, directory, findings, parts: job.iter().len() });
+                shared.put(job);
             }
             Job::Look { round, items } => {
                 let outcomes = items
@@ -331,8 +340,8 @@ fn work(shared: &Shared, mailbox: &Mailbox) {
 pub struct ToRead {
     /// Its name.
     name: OsString,
-    /// It as it was seen just now.
-    glanced: Object,
+    /// It as it was seen just now; nothing when its directory lists it as a regular file, and that is all.
+    glanced: Option<Object>,
     /// What is known of it.
     known: Option<Object>,
     /// What to find out.
@@ -346,7 +355,8 @@ fn parts(files: Vec<ToRead>) -> impl Iterator<Item = Vec<ToRead>> {
         let mut part = Vec::new();
         let mut bytes = 0;
         while let Some(next) = files.peek() {
-            let size = next.glanced.size;
+            // Of those whose size is not known yet, the rest of a part is given back when they are large.
+            let size = next.glanced.as_ref().map_or(0, |glanced| glanced.size);
             if !part.is_empty() && (part.len() >= PART_FILES || bytes + size > PART_BYTES) {
                 break;
             }
@@ -363,8 +373,8 @@ struct Listing {
     to_read: Vec<ToRead>,
 }
 
-/// The names in a directory; whether each is a directory, where the file system says so.
-fn names(directory: &OwnedFd) -> io::Result<Vec<(OsString, Option<bool>)>> {
+/// The names in a directory and their kinds, which are unknown where the file system does not say them.
+fn names(directory: &OwnedFd) -> io::Result<Vec<(OsString, FileType)>> {
     let mut buffer = vec![MaybeUninit::uninit(); LIST_BYTES];
     let mut list = RawDir::new(directory, &mut buffer);
     let mut names = Vec::new();
@@ -374,13 +384,9 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<(OsString, Option<bool>)>> {
         if name == b"." || name == b".." {
             continue;
         }
-        let is_directory = match entry.file_type() {
-            FileType::Unknown => None,
-            kind => Some(kind == FileType::Directory),
-        };
-        names.push((OsString::from_vec(name.to_vec()), is_directory));
+        names.push((OsString::from_vec(name.to_vec()), entry.file_type()));
     }
-    names.sort_unstable();
+    names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     Ok(names)
 }
 
@@ -399,15 +405,16 @@ fn list(
         }
     };
     let names = names(&directory)?;
+    let alike = rules.coverage.options_of_names(path);
     let mut known = known.into_iter().peekable();
     let mut inside = PathBuf::from(path);
-    for (name, is_directory) in names {
+    for (name, listed) in names {
         while let Some((gone, _)) = known.next_if(|(known, _)| *known < name) {
             listing.findings.suspects.push(gone);
         }
         let before = known.next_if(|(known, _)| *known == name).map(|(_, object)| object);
         inside.push(&name);
-        compare_name(&inside, name, is_directory, before, rules, &directory, listing, scratch);
+        compare_name(&inside, name, listed, before, rules, alike, &directory, listing, scratch);
         inside.pop();
     }
     listing.findings.suspects.extend(known.map(|(name, _)| name));
@@ -418,17 +425,39 @@ fn list(
 fn compare_name(
     path: &Path,
     name: OsString,
-    is_directory: Option<bool>,
+    listed: FileType,
     known: Option<Object>,
     rules: &ScanRules,
+    alike: NamesRule<'_>,
     directory: &OwnedFd,
     listing: &mut Listing,
     scratch: &mut Scratch,
 ) {
-    let options = rules.coverage.options(path);
-    let descends = is_directory != Some(false) && rules.coverage.descends(path);
+    let options = match alike {
+        NamesRule::Alike(options) => options,
+        NamesRule::Each => rules.coverage.options(path),
+    };
+    let may_be_directory = matches!(listed, FileType::Directory | FileType::Unknown);
+    let descends = may_be_directory && rules.coverage.descends(path);
     if options.is_none() && !descends {
         return;
+    }
+    let is_learned = known.is_none()
+        && (rules.all_learned
+            || !rules.learned.is_empty()
+                && rules.coverage.rule_text(path).is_some_and(|rule| rules.learned.contains(rule)));
+    let proves = matches!(rules.depth, Depth::Prove);
+    if let Some(options) = options.filter(|options| options.hash && listed == FileType::RegularFile) {
+        let is_read = match &known {
+            None => !is_learned,
+            Some(known) => proves && matches!(known.content, Content::Digest(_)),
+        };
+        if is_read {
+            listing.findings.compared += 1;
+            let plan = Plan { prove: known.is_some(), ..plan(options) };
+            listing.to_read.push(ToRead { name, glanced: None, known, plan });
+            return;
+        }
     }
     let object = match glance(directory.as_fd(), &name, scratch) {
         Ok(object) => object,
@@ -457,23 +486,17 @@ fn compare_name(
     match known {
         Some(known) if looks_the_same(&object, &known) => {
             let was_read = matches!(known.content, Content::Digest(_));
-            if matches!(rules.depth, Depth::Prove) && was_read {
+            if proves && was_read {
                 let plan = Plan { prove: true, ..plan(options) };
-                listing.to_read.push(ToRead { name, glanced: object, known: Some(known), plan });
+                listing.to_read.push(ToRead { name, glanced: Some(object), known: Some(known), plan });
             }
         }
         Some(_) => listing.findings.suspects.push(name),
+        None if is_learned => listing.findings.suspects.push(name),
+        None if object.kind == Kind::Directory => listing.findings.fresh.push((name, object)),
         None => {
-            let is_learned = rules.all_learned
-                || !rules.learned.is_empty()
-                    && rules.coverage.rule_text(path).is_some_and(|rule| rules.learned.contains(rule));
-            if is_learned {
-                listing.findings.suspects.push(name);
-            } else if object.kind == Kind::Directory {
-                listing.findings.fresh.push((name, object));
-            } else {
-                listing.to_read.push(ToRead { name, glanced: object, known: None, plan: plan(options) });
-            }
+            let plan = plan(options);
+            listing.to_read.push(ToRead { name, glanced: Some(object), known: None, plan });
         }
     }
 }
@@ -489,26 +512,47 @@ pub fn plan(options: &Options) -> Plan {
     }
 }
 
+/// Reads files of a directory; gives those back that are left when much was read, for whoever is idle.
 fn read_part(
     path: &Path,
     files: Vec<ToRead>,
     findings: &mut Findings,
     scratch: &mut Scratch,
-) -> io::Result<()> {
+) -> io::Result<Option<Vec<ToRead>>> {
     let directory = open_directory(path)?;
-    for ToRead { name, glanced, known, plan } in files {
-        match look_at_glanced(directory.as_fd(), &name, Some(glanced), plan, known.as_ref(), scratch) {
-            Ok(Found::Object { object, .. }) => match known {
-                None => findings.fresh.push((name, object)),
-                Some(known) if known != object => findings.disproved.push(name),
-                Some(_) => {}
-            },
+    let begun = scratch.bytes_read;
+    let mut files = files.into_iter();
+    while let Some(ToRead { name, glanced, known, plan }) = files.next() {
+        let was_glanced = glanced.is_some();
+        let found = match glanced {
+            None => look_at_listed_file(directory.as_fd(), &name, plan, known.as_ref(), scratch),
+            glanced => look_at_glanced(directory.as_fd(), &name, glanced, plan, known.as_ref(), scratch),
+        };
+        match found {
+            Ok(Found::Object { object, .. }) => {
+                if !was_glanced && object.kind == Kind::File && object.links > 1 {
+                    findings.linked.push(name.clone());
+                }
+                match known {
+                    // Something else took its place since it was listed: what that is has to be found out in full.
+                    None if !was_glanced && object.kind != Kind::File => findings.suspects.push(name),
+                    None => findings.fresh.push((name, object)),
+                    Some(known) if !was_glanced && !looks_the_same(&object, &known) => {
+                        findings.suspects.push(name);
+                    }
+                    Some(known) if known != object => findings.disproved.push(name),
+                    Some(_) => {}
+                }
+            }
             Ok(Found::Missing) if known.is_some() => findings.suspects.push(name),
             Ok(Found::Missing) => {}
             Err(error) => findings.unreadable.push((name, error)),
         }
+        if files.len() > 0 && scratch.bytes_read - begun > PART_BYTES {
+            return Ok(Some(files.collect()));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -528,7 +572,7 @@ mod tests {
                 .enumerate()
                 .map(|(number, size)| ToRead {
                     name: OsString::from(number.to_string()),
-                    glanced: Object { size: *size, ..file.clone() },
+                    glanced: Some(Object { size: *size, ..file.clone() }),
                     known: None,
                     plan: Plan::default(),
                 })

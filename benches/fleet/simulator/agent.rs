@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::value::RawValue;
 use vigie_fleet::admission::{Admitted, Refused, Situation, decide};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{Answer, AnswerStatus, OperationAnswer, Purpose};
+use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, OperationAnswer, Purpose, VERSION};
 use vigie_fleet::collect::cut;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::names::{ActionId, AgentId};
@@ -48,6 +48,10 @@ pub(crate) fn facts(number: u32) -> Facts {
     }
 }
 
+fn time(now: i64) -> String {
+    jiff::Timestamp::from_second(now).unwrap_or_default().to_string()
+}
+
 /// What an agent has run.
 enum Seen {
     /// Ten thousand agents on one disk would wait for each other's syncs, which agents on ten thousand hosts do not.
@@ -66,6 +70,15 @@ pub(super) struct Agent {
 pub(super) struct Surroundings {
     pub(super) org: String,
     pub(super) policy: Policy,
+    /// Whether agents tell the auditors what they run, as real ones do.
+    pub(super) audited: bool,
+}
+
+/// What an agent sends about an action that it ran.
+pub(super) struct Sent {
+    /// For the auditors.
+    pub(super) audit: Option<Vec<u8>>,
+    pub(super) answer: Vec<Message>,
 }
 
 /// A message of an answer.
@@ -91,7 +104,7 @@ impl Agent {
         envelope: &[u8],
         around: &Surroundings,
         now: i64,
-    ) -> Result<Vec<Message>, &'static str> {
+    ) -> Result<Sent, &'static str> {
         let situation = Situation { now, org: &around.org, policy: Some(&around.policy), facts: &self.facts };
         let seen = |id: &ActionId, not_after: i64| match &self.seen {
             Seen::InMemory(seen) => seen.contains_key(id),
@@ -110,7 +123,24 @@ impl Agent {
             }
             Seen::OnDisk(log) => log.begin(id, not_after, now).map_err(|_| REPLAY_LOG_FAILED)?,
         }
-        Ok(self.answer(&admitted, now))
+        let audit = around.audited.then(|| self.audit(&admitted, now));
+        Ok(Sent { audit, answer: self.answer(&admitted, now) })
+    }
+
+    fn audit(&self, admitted: &Admitted, now: i64) -> Vec<u8> {
+        let record = AuditRecord {
+            v: VERSION,
+            agent: self.facts.agent.clone(),
+            time: time(now),
+            action: Some(admitted.action.id.clone()),
+            outcome: "accepted".to_owned(),
+            signers: admitted.signers.clone(),
+            message: None,
+            repeated: 0,
+        };
+        let text = serde_json::to_string(&record).expect("a record is strings and numbers");
+        let sealed = self.key.seal(Purpose::Audit, text).expect("a record is below the limit of seals");
+        serde_json::to_vec(&sealed).expect("a seal is two strings")
     }
 
     fn answer(&self, admitted: &Admitted, now: i64) -> Vec<Message> {
@@ -125,7 +155,7 @@ impl Agent {
             code: None,
             message: None,
             hostname: self.facts.hostname.clone(),
-            time: jiff::Timestamp::from_second(now).unwrap_or_default().to_string(),
+            time: time(now),
             operations: operations.collect(),
         };
         let text = serde_json::to_string(&answer).expect("an answer is strings and JSON");

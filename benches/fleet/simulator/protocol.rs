@@ -109,8 +109,12 @@ pub(super) fn subscribe(out: &mut Vec<u8>, subject: &str, sid: u64) {
     put(out, format_args!("SUB {subject} {sid}\r\n"));
 }
 
-pub(super) fn publish(out: &mut Vec<u8>, subject: &str, payload: &[u8]) {
-    put(out, format_args!("PUB {subject} {}\r\n", payload.len()));
+/// Publishes; a stream that stores it acknowledges to `reply`.
+pub(super) fn publish(out: &mut Vec<u8>, subject: &str, reply: Option<&str>, payload: &[u8]) {
+    match reply {
+        Some(reply) => put(out, format_args!("PUB {subject} {reply} {}\r\n", payload.len())),
+        None => put(out, format_args!("PUB {subject} {}\r\n", payload.len())),
+    }
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
 }

@@ -306,8 +306,9 @@ impl<S: Sink> Engine<S> {
         true
     }
 
-    pub(super) fn note_read(&mut self, number: u64, directory: &Path, findings: Findings) {
+    pub(super) fn note_read(&mut self, number: u64, directory: &Path, findings: Findings, parts: usize) {
         let Some(scan) = self.scans.get_mut(&number) else { return };
+        scan.running += parts;
         scan.running -= 1;
         self.note_findings(number, directory, findings);
     }
@@ -339,27 +340,29 @@ impl<S: Sink> Engine<S> {
     }
 
     /// Takes new objects as known in silence.
-    fn learn(&mut self, scan: u64, directory: &Path, fresh: Vec<(OsString, Object)>) {
-        let mut changes = Vec::new();
-        for (name, object) in fresh {
-            let path = directory.join(name);
-            // Something happens to it, so another look has the last word.
-            if self.in_flight.contains(&path) {
-                self.suspect(scan, path, false);
-                continue;
+    fn learn(&mut self, scan: u64, directory: &Path, mut fresh: Vec<(OsString, Object)>) {
+        // Files come after directories, which are not read.
+        fresh.sort_by(|(one, _), (other, _)| one.cmp(other));
+        if !self.in_flight.is_empty() {
+            // Something happens to those, so another look has the last word.
+            let busy: Vec<_> =
+                fresh.extract_if(.., |(name, _)| self.in_flight.contains(&directory.join(name))).collect();
+            for (name, _) in busy {
+                self.suspect(scan, directory.join(name), false);
             }
+        }
+        for (name, object) in &fresh {
             match object.content {
-                Content::NotRead(NotRead::OpenForWriting) => self.note_busy(&path),
+                Content::NotRead(NotRead::OpenForWriting) => self.note_busy(&directory.join(name)),
                 Content::NotRead(NotRead::Failed(number)) => {
                     let why = io::Error::from_raw_os_error(number).to_string();
-                    self.status.unreadable.insert(path.clone(), why);
+                    self.status.unreadable.insert(directory.join(name), why);
                 }
                 _ => {}
             }
-            changes.push((path, object));
         }
-        for path in self.ledger.learn_new(changes) {
-            self.suspect(scan, path, false);
+        for name in self.ledger.learn_new(directory, fresh) {
+            self.suspect(scan, directory.join(name), false);
         }
     }
 
@@ -383,7 +386,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         self.links.insert(link.to_owned(), target.clone());
-        self.watching.cover(&self.coverage);
+        self.note_coverage();
         let coverage = self.coverage.clone();
         if let Some(scan) = self.scans.get_mut(&scan) {
             scan.rules.coverage = coverage;

@@ -1014,6 +1014,41 @@ fn a_storm_is_one_alert_and_its_members_are_in_the_history() {
     assert_eq!(Some(members), group.count);
 }
 
+#[test]
+fn a_file_that_goes_back_and_forth_is_told_a_few_times_and_then_with_a_count() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    let file = watched.join("file");
+    fs::write(&file, "0").unwrap();
+    let config = json!({"paths": {"path": [recursive(&watched)]}, "fswatch": {"storm_changes": 100}});
+    let running = Running::keeping(Some(&state), config);
+
+    for number in 1..=10 {
+        fs::write(&file, (number % 2).to_string()).unwrap();
+        // Each change is seen before the next one is made.
+        running.status_when(|status| status.alerts + status.grouped == number && status.pending == 0);
+    }
+    let (mut alone, mut groups) = (Vec::new(), Vec::new());
+    while groups.len() < 2 {
+        match running.said.recv_timeout(CEILING).unwrap() {
+            Said::Alert(alert) if alert.event == Event::Group => groups.push(alert),
+            Said::Alert(alert) => alone.push(alert),
+            Said::Log(_) => {}
+        }
+    }
+
+    assert_eq!(alone.len(), 6);
+    assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [Some(2), Some(2)]);
+    for group in groups {
+        assert_eq!(group.path, file.to_str().unwrap());
+        assert_eq!(group.group["repeated"], json!(true));
+        assert_eq!(group.severity, "critical");
+        assert!(alone.iter().any(|one| group.alert.starts_with(&one.alert)), "{group:?}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Write(u8, u8),

@@ -1,0 +1,237 @@
+//! `vigie alerts -t TARGET`: the alerts of the fleet, each agent's in their order, with what is missing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use vigie_fleet::agent_key;
+use vigie_fleet::alert_order::{AlertOrder, Told};
+use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
+use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::names::AgentId;
+use vigie_fleet::subjects::{ALERTS, EVERY_ALERT};
+use vigie_fleet::target::Target;
+
+use super::answers::{From, Stored, follow};
+use super::inventory::{Inventory, parse_target};
+use super::profile::Profile;
+use crate::alerts::{self, Line};
+use crate::cli::AlertsArgs;
+use crate::exit::{Exit, Failure};
+use crate::print::{Printer, Tone, safe};
+
+/// How long an alert waits for one before it that is missing: longer than an agent takes to send it again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the inventory is read again at most when alerts of unknown agents come.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// Alerts that `-f` begins with.
+const FOLLOW_LINES: usize = 10;
+
+/// Something wrong as JSON.
+#[derive(Serialize)]
+struct Wrong<'a> {
+    r#type: &'a str,
+    agent: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seq: Option<u64>,
+    message: &'a str,
+}
+
+/// Carries out `alerts -t`.
+pub(crate) fn run(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<Exit, Failure> {
+    super::block_on(read(args, target, printer))?
+}
+
+/// What reading the fleet's alerts needs.
+struct Reader<'p> {
+    args: AlertsArgs,
+    target: Target,
+    profile: Profile,
+    connection: Connection,
+    inventory: Inventory,
+    refreshed: Instant,
+    order: AlertOrder,
+    started: Instant,
+    /// The newest alerts, when only so many are wanted.
+    held: Option<VecDeque<Told>>,
+    lines: usize,
+    is_bad: bool,
+    printer: &'p mut Printer,
+}
+
+async fn read(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<Exit, Failure> {
+    let target = parse_target(target)?;
+    let since = args.since.as_deref().map(alerts::since_seconds).transpose()?;
+    let profile = Profile::load(args.fleet.path.as_deref())?;
+    let (connection, _events) = profile.connect().await?;
+    let inventory = Inventory::load(&connection, &profile).await?;
+    let lines = args.lines.or((args.follow && since.is_none()).then_some(FOLLOW_LINES));
+    let mut reader = Reader {
+        args: args.clone(),
+        target,
+        profile,
+        connection,
+        inventory,
+        refreshed: Instant::now(),
+        order: AlertOrder::new(u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX)),
+        started: Instant::now(),
+        held: lines.map(|_| VecDeque::new()),
+        lines: lines.unwrap_or(usize::MAX),
+        is_bad: false,
+        printer,
+    };
+    reader.run(since.map_or(From::Start, From::Time)).await
+}
+
+impl Reader<'_> {
+    async fn run(&mut self, from: From) -> Result<Exit, Failure> {
+        let mut stream = follow(&self.connection, ALERTS, EVERY_ALERT.to_owned(), from);
+        let mut told = Vec::new();
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut caught_up = false;
+        let interrupt = tokio::signal::ctrl_c();
+        tokio::pin!(interrupt);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut interrupt => return Ok(Exit::Ok),
+                stored = stream.recv() => {
+                    let Some(stored) = stored else { break };
+                    match &stored {
+                        Some(stored) => self.take(stored, &mut told).await?,
+                        None => caught_up = true,
+                    }
+                    if stored.is_none_or(|stored| stored.is_newest) {
+                        if !self.args.follow {
+                            break;
+                        }
+                        caught_up = true;
+                    }
+                }
+                _ = tick.tick(), if self.order.waits() => {
+                    let now = self.now();
+                    self.order.overdue(now, &mut told);
+                }
+            }
+            self.show(&mut told, caught_up)?;
+        }
+        self.order.finish(&mut told);
+        self.show(&mut told, true)?;
+        Ok(if self.is_bad { Exit::SomeFailed } else { Exit::Ok })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Checks an alert and puts it in its place.
+    async fn take(&mut self, stored: &Stored, told: &mut Vec<Told>) -> Result<(), Failure> {
+        let mut tokens = stored.subject.trim_start_matches("vigie.alert.").split('.');
+        let (Some(name), Some(module)) = (tokens.next(), tokens.next()) else { return Ok(()) };
+        let Ok(agent) = name.parse::<AgentId>() else { return Ok(()) };
+        if !self.inventory.agents.contains_key(&agent) && self.refreshed.elapsed() >= REFRESH {
+            self.refreshed = Instant::now();
+            self.inventory = Inventory::load(&self.connection, &self.profile).await?;
+        }
+        match self.open(&agent, module, &stored.payload) {
+            Ok(alert) => {
+                let now = self.now();
+                self.order.take(alert, now, told);
+                Ok(())
+            }
+            Err(problem) => self.wrong("flagged", name, None, &problem),
+        }
+    }
+
+    fn open(&self, agent: &AgentId, module: &str, payload: &[u8]) -> Result<FleetAlert, String> {
+        let known = self.inventory.agents.get(agent).ok_or("no agent of that name is enrolled")?;
+        let sealed: Sealed = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        let text = agent_key::open(&sealed, Purpose::Alert, &known.key).map_err(|error| error.to_string())?;
+        let alert: FleetAlert = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if alert.agent != *agent || alert.module != module {
+            return Err(format!("holds an alert of {} by {}", alert.agent, alert.module));
+        }
+        Ok(alert)
+    }
+
+    fn is_wanted(&self, agent: &AgentId) -> bool {
+        let facts = self.inventory.agents.get(agent).and_then(|known| known.facts.as_ref());
+        facts.is_some_and(|facts| self.target.matches(facts))
+    }
+
+    /// Prints what is in order. The newest only, when only they are wanted, until all that was stored is read.
+    fn show(&mut self, told: &mut Vec<Told>, caught_up: bool) -> Result<(), Failure> {
+        for one in told.drain(..) {
+            let (agent, module) = match &one {
+                Told::Alert(alert) | Told::Late(alert) => (&alert.agent, Some(alert.module.as_str())),
+                Told::Gap { agent, .. } => (agent, None),
+            };
+            let other_module =
+                self.args.module.as_ref().zip(module).is_some_and(|(wanted, of)| wanted.as_str() != of);
+            if other_module || !self.is_wanted(agent) {
+                continue;
+            }
+            match &mut self.held {
+                Some(held) => {
+                    held.push_back(one);
+                    if held.len() > self.lines {
+                        held.pop_front();
+                    }
+                }
+                None => self.print(&one)?,
+            }
+        }
+        if caught_up && let Some(held) = self.held.take() {
+            for one in held {
+                self.print(&one)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, told: &Told) -> Result<(), Failure> {
+        match told {
+            Told::Alert(alert) | Told::Late(alert) => {
+                if self.printer.is_json() {
+                    return self.printer.json(alert);
+                }
+                let line = Line { time: &alert.time, module: &alert.module, message: &alert.message };
+                let late = if matches!(told, Told::Late(_)) { " (late)" } else { "" };
+                let text = alerts::render(&line, self.printer.paint());
+                self.printer.line(&format!("{}{late}  {text}", alert.agent))
+            }
+            Told::Gap { agent, first_seq, last_seq, given_up } => {
+                let count = last_seq - first_seq + 1;
+                let problem = if *given_up {
+                    format!("{count} alerts were given up by the agent for want of room")
+                } else {
+                    format!("{count} alerts are missing")
+                };
+                self.wrong("gap", agent.as_str(), Some((*first_seq, *last_seq)), &problem)
+            }
+        }
+    }
+
+    fn wrong(
+        &mut self,
+        kind: &str,
+        agent: &str,
+        range: Option<(u64, u64)>,
+        problem: &str,
+    ) -> Result<(), Failure> {
+        self.is_bad = true;
+        if self.printer.is_json() {
+            let (first_seq, last_seq) = range.unzip();
+            return self.printer.json(&Wrong { r#type: kind, agent, first_seq, last_seq, message: problem });
+        }
+        let range = range.map_or_else(String::new, |(first, last)| format!(" (numbers {first} to {last})"));
+        let text = self.printer.paint().text(Tone::Bad, &safe(problem));
+        self.printer.line(&format!("{}  {text}{range}", safe(agent)))
+    }
+}

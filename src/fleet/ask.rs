@@ -1,0 +1,298 @@
+//! `vigie query MODULE -t TARGET`: one question to every agent for which the target is true.
+//!
+//! The target is evaluated here as a preview; each agent decides for itself. Few agents are addressed one by one, so
+//! that nobody else sees the question; many by one message to all.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use vigie_fleet::action::{Action, Envelope, Limits, MAX_AGENTS, NAMESPACE, Operation, VERSION};
+use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::signature::sign_with_key_file;
+use vigie_fleet::subjects::RESULTS;
+
+use super::answers::{Answers, Came, From, Stored, follow};
+use super::inventory::{Inventory, parse_target};
+use super::options::{AskOptions, Show, Wait};
+use super::profile::Profile;
+use super::publish::{self, Destination};
+use super::view::{PICTURE, View};
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+use crate::query::Question;
+
+/// Up to so many agents are addressed one by one; it costs the broker the same as one message to all.
+const ADDRESSED: usize = 5_000;
+
+/// Longest wait for answers, whatever is waited for: no action lives longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long after an action's end answers can still come.
+const AFTER_END: Duration = Duration::from_secs(60);
+
+/// How long agents that are away may still run an action.
+const EXPIRES: Duration = Duration::from_secs(3600);
+
+/// Carries out a question to the fleet.
+pub(crate) fn run(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
+    super::block_on(ask(question, options, printer))?
+}
+
+async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
+    let text = options.target.as_deref().unwrap_or("all");
+    let target = parse_target(text)?;
+    let profile = Profile::load(options.file.path.as_deref())?;
+    let key = options.key.clone().or_else(|| profile.signing_key.clone()).ok_or_else(|| {
+        let hint = "name one with --key, or as signing_key in the fleet's file";
+        Failure::new(Exit::Usage, "there is no key to sign the action with", hint)
+    })?;
+    let (connection, _events) = profile.connect().await?;
+    let inventory = Inventory::load(&connection, &profile).await?;
+    let mut view = View::new(printer);
+    view.flagged_records(&inventory.flagged)?;
+
+    let mut agents: Vec<AgentId> =
+        inventory.matching(&target).into_iter().map(|(agent, _)| agent.clone()).collect();
+    agents.sort_by_key(|agent| !inventory.agents.get(agent).is_some_and(|known| known.online));
+    let matching = agents.len();
+    let online =
+        agents.iter().filter(|agent| inventory.agents.get(*agent).is_some_and(|known| known.online)).count();
+    agents.truncate(options.limit.map_or(matching, |limit| limit.of(matching)));
+    let limited = agents.len() < matching;
+    let rest = if limited { format!(", {} are asked", agents.len()) } else { String::new() };
+    view.note(&format!("{matching} match, {online} online{rest}"));
+    if agents.is_empty() {
+        return Ok(Exit::Ok);
+    }
+
+    let expires = options.expires.unwrap_or(EXPIRES);
+    let asking =
+        Asking { question, options, key, org: profile.org.to_string(), target: text.to_owned(), expires };
+    let mut answers = Answers::new(&inventory);
+    let mut actions = Vec::new();
+    let batches: Vec<&[AgentId]> = match options.batch {
+        Some(batch) => agents.chunks(batch as usize).collect(),
+        None if limited => agents.chunks(MAX_AGENTS).collect(),
+        None => vec![&agents],
+    };
+    let listed = limited || options.batch.is_some();
+    let last = batches.len() - 1;
+    for (number, batch) in batches.into_iter().enumerate() {
+        let action = asking.action(listed.then(|| batch.to_vec()));
+        let envelope = asking.sign(&action).await?;
+        answers.expect(&action.id, batch.iter().cloned());
+        let stream = follow(&connection, RESULTS, Answers::subject(&action.id), From::Start);
+        send(&connection, &action, &envelope, batch).await?;
+        let id = action.id.clone();
+        actions.push(id.clone());
+        if options.waiting.wait == Wait::None {
+            continue;
+        }
+        let waiting = Waiting {
+            action: id,
+            wait: options.waiting.wait,
+            show: options.waiting.show,
+            until: Some(clock(action.not_after)),
+            ends: Some(action.not_after),
+        };
+        if !collect(&mut answers, &mut view, stream, &waiting).await? {
+            break;
+        }
+        if let Some(pause) = options.pause.filter(|_| number < last) {
+            tokio::time::sleep(pause).await;
+        }
+    }
+    view.end(&answers, &actions)?;
+    let ids = actions.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" ");
+    if !answers.silent.is_empty() {
+        view.note(&format!("later answers: vigie fleet results {ids}"));
+    }
+    Ok(exit_of(&answers, options.waiting.wait))
+}
+
+/// What the exit code says of the answers.
+pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
+    let counts = &answers.counts;
+    if counts.failed + counts.refused + counts.flagged > 0 {
+        Exit::SomeFailed
+    } else if answers.silent.is_empty() || wait == Wait::None {
+        Exit::Ok
+    } else {
+        // The same number as that of an agent that does not run.
+        Exit::NotRunning
+    }
+}
+
+/// What all actions of a question have in common.
+struct Asking<'a> {
+    question: Question,
+    options: &'a AskOptions,
+    key: PathBuf,
+    org: String,
+    target: String,
+    expires: Duration,
+}
+
+impl Asking<'_> {
+    fn action(&self, agents: Option<Vec<AgentId>>) -> Action {
+        let now = jiff::Timestamp::now().as_second();
+        let name =
+            self.options.purpose.clone().unwrap_or_else(|| format!("vigie query {}", self.question.module));
+        Action {
+            v: VERSION,
+            org: self.org.clone(),
+            id: ActionId::from_random(super::random()),
+            name,
+            target: self.target.clone(),
+            agents,
+            not_before: now,
+            not_after: now.saturating_add(i64::try_from(self.expires.as_secs()).unwrap_or(i64::MAX)),
+            ops: vec![Operation {
+                module: self.question.module.clone(),
+                params: self.question.parameters.clone(),
+            }],
+            limits: Limits {
+                seconds: self
+                    .question
+                    .timeout
+                    .map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX)),
+                bytes: None,
+            },
+        }
+    }
+
+    async fn sign(&self, action: &Action) -> Result<String, Failure> {
+        let (action, key) = (action.clone(), self.key.clone());
+        let signing = tokio::task::spawn_blocking(move || sign_action(&action, &key));
+        let envelope =
+            signing.await.map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))??;
+        serde_json::to_string(&envelope).map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))
+    }
+}
+
+/// Signs an action with a key file, ssh-agent or a token. Blocking: it may ask for a passphrase or a touch.
+pub(crate) fn sign_action(action: &Action, key: &std::path::Path) -> Result<Envelope, Failure> {
+    let text =
+        serde_json::to_string(action).map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))?;
+    let signature = sign_with_key_file(key, NAMESPACE, text.as_bytes()).map_err(|error| {
+        let message = vigie_actors::error::ErrorChain(&error).to_string();
+        Failure::new(Exit::Usage, message, "see --key")
+    })?;
+    Ok(Envelope { action: text, sigs: vec![signature] })
+}
+
+/// Sends an action to its agents one by one, or to all when they are many.
+async fn send(
+    connection: &Connection,
+    action: &Action,
+    envelope: &str,
+    agents: &[AgentId],
+) -> Result<(), Failure> {
+    let destinations = if agents.len() <= ADDRESSED {
+        agents.iter().cloned().map(Destination::Agent).collect()
+    } else {
+        vec![Destination::All]
+    };
+    publish::publish(connection, &action.id, envelope, &destinations).await
+}
+
+/// `14:05`, in the user's own time.
+fn clock(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .map(|time| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M").to_string())
+        .unwrap_or_default()
+}
+
+/// How answers to one action are waited for.
+pub(crate) struct Waiting {
+    pub(crate) action: ActionId,
+    pub(crate) wait: Wait,
+    pub(crate) show: Show,
+    /// Until when agents that are away may run it, as people write it.
+    pub(crate) until: Option<String>,
+    /// The same in seconds since 1970: nobody begins it later.
+    pub(crate) ends: Option<i64>,
+}
+
+/// Prints answers as they come; `false` when the user has had enough.
+pub(crate) async fn collect(
+    answers: &mut Answers<'_>,
+    view: &mut View<'_>,
+    mut stream: mpsc::Receiver<Option<Stored>>,
+    waiting: &Waiting,
+) -> Result<bool, Failure> {
+    let longest = match waiting.wait {
+        Wait::Time(time) => time,
+        _ => LONGEST_WAIT,
+    };
+    // Nobody begins it later than it ends, and what began then has had its time a while after.
+    let end = waiting.ends.map(|ends| {
+        let seconds = ends.saturating_sub(jiff::Timestamp::now().as_second()).max(0);
+        Duration::from_secs(seconds.unsigned_abs()) + AFTER_END
+    });
+    let deadline = Instant::now() + end.map_or(longest, |end| end.min(longest));
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    let mut picture = tokio::time::interval(PICTURE);
+    picture.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !is_done(answers, waiting) {
+        tokio::select! {
+            biased;
+            _ = &mut interrupt => {
+                view.note("the action goes on without you");
+                return Ok(false);
+            }
+            stored = stream.recv() => {
+                let Some(stored) = stored else { break };
+                if let Some(stored) = stored {
+                    show(answers, view, &stored, waiting)?;
+                }
+            }
+            _ = picture.tick() => view.progress(answers, waiting.until.as_deref()),
+            () = sleep_until(deadline) => break,
+        }
+    }
+    Ok(true)
+}
+
+/// Whether nobody is waited for any more.
+fn is_done(answers: &Answers<'_>, waiting: &Waiting) -> bool {
+    let silent = match waiting.wait {
+        Wait::All => answers.silent.len(),
+        _ => answers.online_silent(),
+    };
+    match waiting.wait {
+        Wait::Share(percent) => {
+            let online = answers.targeted.iter().filter(|agent| answers.is_online(agent)).count();
+            #[expect(clippy::cast_precision_loss, reason = "a fleet is far below 2^52")]
+            let answered = (online - silent) as f64 * 100.0;
+            #[expect(clippy::cast_precision_loss, reason = "a fleet is far below 2^52")]
+            let wanted = percent * online as f64;
+            answered >= wanted
+        }
+        _ => silent == 0,
+    }
+}
+
+/// Takes a message and prints what it gave.
+pub(crate) fn show(
+    answers: &mut Answers<'_>,
+    view: &mut View<'_>,
+    stored: &Stored,
+    waiting: &Waiting,
+) -> Result<(), Failure> {
+    match answers.take(&waiting.action, stored) {
+        Came::Nothing => Ok(()),
+        Came::Answer { action, agent, answer, kind } => {
+            if kind.is_shown(waiting.show) {
+                view.answer(&action, &agent, &answer, kind)
+            } else {
+                Ok(())
+            }
+        }
+        Came::Flagged(flag) => view.flagged(&flag),
+    }
+}

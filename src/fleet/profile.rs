@@ -1,0 +1,193 @@
+//! An investigator's own file: which fleet, how to reach it, with which key to sign.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use vigie_actors::error::ErrorChain;
+use vigie_fleet::broker::connection::{
+    self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
+};
+use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::names::{AgentId, GroupName};
+use vigie_fleet::policy::Roots;
+use vigie_fleet::signature::PublicKey;
+
+use crate::exit::{Exit, Failure};
+
+/// Names the file when `--fleet` does not.
+const VARIABLE: &str = "VIGIE_FLEET";
+
+/// Messages that wait in a subscription: all answers of a large fleet at once.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
+
+/// Events of the connection that wait.
+const EVENTS: usize = 64;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Mode bits that let others write.
+const HINT: &str = "`vigie fleet up` makes a fleet to try, `vigie fleet init` a real one; see docs/fleet.md";
+
+/// The file as it is written; paths are relative to it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileFile {
+    org: GroupName,
+    user: AgentId,
+    #[serde(default = "investigator")]
+    role: ProfileRole,
+    urls: Vec<String>,
+    credentials: PathBuf,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    certificate_key: Option<PathBuf>,
+    roots: Vec<PublicKey>,
+    #[serde(default = "one")]
+    root_threshold: u32,
+    signing_key: Option<PathBuf>,
+}
+
+/// As whom the broker knows the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ProfileRole {
+    Investigator,
+    Administrator,
+}
+
+fn investigator() -> ProfileRole {
+    ProfileRole::Investigator
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Which fleet, how to reach it, with which key to sign.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    /// Name of the fleet.
+    pub(crate) org: GroupName,
+    /// Root keys that must have signed the policy.
+    pub(crate) roots: Roots,
+    /// The key that signs actions when `--key` names none.
+    pub(crate) signing_key: Option<PathBuf>,
+    connection: ConnectionSettings,
+}
+
+impl Profile {
+    /// Reads the file that is named, or `$VIGIE_FLEET`, or the user's own.
+    pub(crate) fn load(named: Option<&Path>) -> Result<Self, Failure> {
+        let path = match named.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
+            Some(path) => path,
+            None => default_path().ok_or_else(|| {
+                Failure::new(Exit::Config, "there is no home directory to look for fleet.toml in", HINT)
+            })?,
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Failure::new(
+                Exit::Config,
+                format!("cannot read the fleet's file {}: {error}", path.display()),
+                HINT,
+            )
+        })?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new("."))).map_err(|problem| {
+            let message = format!("{}: {problem}", path.display());
+            Failure::new(Exit::Config, message, "docs/fleet.md shows the file")
+        })
+    }
+
+    fn parse(text: &str, directory: &Path) -> Result<Self, String> {
+        let file: ProfileFile = toml::from_str(text).map_err(|error| error.to_string())?;
+        let beside = |path: PathBuf| directory.join(path);
+        let roots = Roots { keys: file.roots, threshold: file.root_threshold };
+        roots.check().map_err(|error| ErrorChain(&error).to_string())?;
+        let role = match file.role {
+            ProfileRole::Investigator => Role::Investigator,
+            ProfileRole::Administrator => Role::Administrator,
+        };
+        let connection = ConnectionSettings {
+            tls: TlsSettings {
+                required: file.urls.iter().any(|url| url.starts_with("tls://")),
+                ca: file.ca.map(beside),
+                certificate: file.certificate.map(beside),
+                key: file.certificate_key.map(beside),
+            },
+            urls: file.urls,
+            login: Login::CredentialsFile(beside(file.credentials)),
+            name: format!("vigie {}", file.user),
+            inbox_prefix: role.inbox_prefix(&file.user),
+            subscription_capacity: Some(SUBSCRIPTION_CAPACITY),
+            connect_in_background: false,
+        };
+        Ok(Self { org: file.org, roots, signing_key: file.signing_key.map(beside), connection })
+    }
+
+    /// Connects to the fleet's broker.
+    pub(crate) async fn connect(&self) -> Result<(Connection, mpsc::Receiver<BrokerEvent>), Failure> {
+        let (send_events, events) = mpsc::channel(EVENTS);
+        let connecting = connection::connect(self.connection.clone(), send_events);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => Ok((connection, events)),
+            Ok(Err(error)) => Err(not_connected(&error)),
+            Err(_) => {
+                let urls = self.connection.urls.join(", ");
+                let message = format!("no broker answers at {urls}");
+                Err(Failure::new(Exit::Unavailable, message, "see that it runs and can be reached"))
+            }
+        }
+    }
+}
+
+fn not_connected(error: &ConnectionError) -> Failure {
+    let exit = match error {
+        ConnectionError::Unreachable { .. } | ConnectionError::Tls { .. } => Exit::Unavailable,
+        ConnectionError::Refused { .. } => Exit::Permission,
+        _ => Exit::Config,
+    };
+    Failure::new(exit, ErrorChain(error).to_string(), "")
+}
+
+/// `$XDG_CONFIG_HOME/vigie/fleet.toml`, as the XDG Base Directory Specification says.
+fn default_path() -> Option<PathBuf> {
+    let home = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".config")))?;
+    Some(home.join("vigie").join("fleet.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFqz1ak4G0bHFKTnHZxXtXbWbPmAVvMJG4yBYTPEmvVZ root-1";
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let text = format!(
+            "org = \"o\"\nuser = \"ann\"\nurls = [\"nats://127.0.0.1:4222\"]\ncredentials = \"ann.creds\"\n\
+             roots = [\"{ROOT}\"]\nsigning_key = \"/keys/ann\"\n"
+        );
+
+        let profile = Profile::parse(&text, Path::new("/etc/fleet")).unwrap();
+
+        assert_eq!(profile.signing_key.as_deref(), Some(Path::new("/keys/ann")));
+        let Login::CredentialsFile(path) = &profile.connection.login else { panic!("not a file") };
+        assert_eq!(path, Path::new("/etc/fleet/ann.creds"));
+        assert!(!profile.connection.tls.required);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let problem = |text: &str| Profile::parse(text, Path::new("/")).unwrap_err();
+
+        assert!(problem("org = \"a.b\"\n").contains("is not a name"), "{}", problem("org = \"a.b\"\n"));
+        assert!(problem("colour = 1\n").contains("colour"));
+        assert!(problem("").contains("org"));
+    }
+}

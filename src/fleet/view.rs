@@ -1,0 +1,272 @@
+//! How questions to the fleet look: a progress line, answers as they come, and at the end who did not answer.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use vigie_fleet::answer::{Answer, OperationAnswer};
+use vigie_fleet::collect::Flag;
+use vigie_fleet::names::{ActionId, AgentId};
+use vigie_sdk::ModuleResult;
+
+use super::answers::{Answers, Counts, Kind};
+use super::inventory::Flagged;
+use crate::exit::Failure;
+use crate::print::{self, Printer, Tone, safe};
+use crate::query;
+
+/// Time between two pictures of the progress line.
+pub(crate) const PICTURE: Duration = Duration::from_millis(200);
+
+/// Agents that are named one by one for people; programs get all.
+const NAMED: usize = 50;
+
+/// An answer as JSON.
+#[derive(Serialize)]
+struct AnswerLine<'a> {
+    r#type: &'a str,
+    action: &'a ActionId,
+    agent: &'a AgentId,
+    found: bool,
+    #[serde(flatten)]
+    answer: &'a Answer,
+}
+
+/// An agent without an answer as JSON.
+#[derive(Serialize)]
+struct SilentLine<'a> {
+    r#type: &'a str,
+    agent: &'a AgentId,
+    online: bool,
+}
+
+/// A message that counts for nothing, as JSON.
+#[derive(Serialize)]
+struct FlaggedLine<'a> {
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+    code: &'a str,
+    message: String,
+}
+
+/// Everything as JSON.
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    r#type: &'a str,
+    actions: &'a [ActionId],
+    targeted: usize,
+    online: usize,
+    answered: usize,
+    found: usize,
+    failed: usize,
+    refused: usize,
+    flagged: usize,
+    silent: usize,
+    offline: usize,
+    seconds: f64,
+}
+
+/// The picture of one question.
+pub(crate) struct View<'p> {
+    printer: &'p mut Printer,
+    started: Instant,
+    /// A person watches standard error.
+    watched: bool,
+    is_shown: bool,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a client waits in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl<'p> View<'p> {
+    /// A picture that nothing was drawn into yet.
+    pub(crate) fn new(printer: &'p mut Printer) -> Self {
+        let watched = io::stderr().is_terminal();
+        Self { printer, started: now(), watched, is_shown: false }
+    }
+
+    /// Says something beside the answers.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.clear();
+        print::note(text);
+    }
+
+    /// Draws how far it is.
+    pub(crate) fn progress(&mut self, answers: &Answers<'_>, until: Option<&str>) {
+        if !self.watched {
+            return;
+        }
+        let text = progress_text(answers, until, now().saturating_duration_since(self.started));
+        // Whoever closed standard error does not want it.
+        let _ = write!(io::stderr().lock(), "\r{text}\u{1b}[K");
+        self.is_shown = true;
+    }
+
+    /// Takes the progress line away.
+    pub(crate) fn clear(&mut self) {
+        if self.is_shown {
+            let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
+            self.is_shown = false;
+        }
+    }
+
+    /// Prints an agent's answer.
+    pub(crate) fn answer(
+        &mut self,
+        action: &ActionId,
+        agent: &AgentId,
+        answer: &Answer,
+        kind: Kind,
+    ) -> Result<(), Failure> {
+        self.clear();
+        if self.printer.is_json() {
+            let line = AnswerLine { r#type: "answer", action, agent, found: kind == Kind::Found, answer };
+            return self.printer.json(&line);
+        }
+        let paint = self.printer.paint();
+        let (tone, word) = match kind {
+            Kind::Found => (Tone::Good, "found"),
+            Kind::NotFound => (Tone::Faint, "found nothing"),
+            Kind::Failed => (Tone::Bad, "failed"),
+            Kind::Refused => (Tone::Bad, "refused"),
+        };
+        let mut text = format!("{agent}  {}", paint.text(tone, word));
+        if answer.hostname != agent.as_str() && !answer.hostname.is_empty() {
+            text.push_str(&format!("  {}", paint.text(Tone::Faint, &safe(&answer.hostname))));
+        }
+        if let Some(message) = &answer.message {
+            text.push_str(&format!("  {}", safe(message)));
+        }
+        self.printer.line(&text)?;
+        if kind != Kind::NotFound {
+            for operation in &answer.operations {
+                self.operation(operation)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn operation(&mut self, operation: &OperationAnswer) -> Result<(), Failure> {
+        let paint = self.printer.paint();
+        let result =
+            operation.result.as_ref().map(|result| serde_json::from_str::<ModuleResult>(result.get()));
+        let text = match (result, &operation.error) {
+            (Some(Ok(result)), _) => query::render(&operation.module, &result, paint),
+            (_, Some(error)) => {
+                format!("{}: {} {}\n", safe(&operation.module), paint.text(Tone::Bad, "failed"), safe(error))
+            }
+            _ => format!(
+                "{}: {}\n",
+                safe(&operation.module),
+                paint.text(Tone::Bad, "its result cannot be read")
+            ),
+        };
+        for line in text.lines() {
+            self.printer.line(&format!("    {line}"))?;
+        }
+        Ok(())
+    }
+
+    /// Prints a message that counts for nothing.
+    pub(crate) fn flagged(&mut self, flag: &Flag) -> Result<(), Failure> {
+        self.clear();
+        if self.printer.is_json() {
+            let agent = flag.agent().map(AgentId::as_str);
+            let line = FlaggedLine { r#type: "flagged", agent, code: flag.code(), message: flag.to_string() };
+            return self.printer.json(&line);
+        }
+        self.printer.line(&format!(
+            "{}  {}",
+            self.printer.paint().text(Tone::Bad, "not counted"),
+            safe(&flag.to_string())
+        ))
+    }
+
+    /// Says what of the inventory does not count.
+    pub(crate) fn flagged_records(&mut self, flagged: &[Flagged]) -> Result<(), Failure> {
+        for Flagged { agent, problem } in flagged {
+            if self.printer.is_json() {
+                let message = problem.clone();
+                let line = FlaggedLine { r#type: "flagged", agent: Some(agent), code: "bad_record", message };
+                self.printer.json(&line)?;
+            } else {
+                self.note(&format!("{agent} does not count: {problem}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints who did not answer, and everything in numbers.
+    pub(crate) fn end(&mut self, answers: &Answers<'_>, actions: &[ActionId]) -> Result<(), Failure> {
+        self.clear();
+        let elapsed = now().saturating_duration_since(self.started);
+        if self.printer.is_json() {
+            for agent in &answers.silent {
+                let online = answers.is_online(agent);
+                self.printer.json(&SilentLine { r#type: "silent", agent, online })?;
+            }
+            return self.printer.json(&summary(answers, actions, elapsed));
+        }
+        let paint = self.printer.paint();
+        for (word, online) in [("silent", true), ("offline", false)] {
+            let names: Vec<_> = answers
+                .silent
+                .iter()
+                .filter(|agent| answers.is_online(agent) == online)
+                .map(AgentId::as_str)
+                .collect();
+            if !names.is_empty() {
+                let more = names.len().saturating_sub(NAMED);
+                let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let shown = names[..names.len() - more].join(", ");
+                self.printer
+                    .line(&format!("{} {shown}{rest}", paint.text(Tone::Doubtful, &format!("{word}:"))))?;
+            }
+        }
+        let text = progress_text(answers, None, elapsed);
+        // The answers are data; this is about them.
+        print::note(&text);
+        Ok(())
+    }
+}
+
+fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration) -> SummaryLine<'a> {
+    let Counts { answered, found, failed, refused, flagged } = answers.counts;
+    let online_silent = answers.online_silent();
+    SummaryLine {
+        r#type: "summary",
+        actions,
+        targeted: answers.targeted.len(),
+        online: answers.targeted.iter().filter(|agent| answers.is_online(agent)).count(),
+        answered,
+        found,
+        failed,
+        refused,
+        flagged,
+        silent: online_silent,
+        offline: answers.silent.len() - online_silent,
+        seconds: elapsed.as_secs_f64(),
+    }
+}
+
+/// `412 targeted (398 online, 14 offline until 14:05) | 371 answered, 12 found, 2 failed, 1 refused | 27 silent | 3.1 s`
+fn progress_text(answers: &Answers<'_>, until: Option<&str>, elapsed: Duration) -> String {
+    let targeted = answers.targeted.len();
+    let online = answers.targeted.iter().filter(|agent| answers.is_online(agent)).count();
+    let Counts { answered, found, failed, refused, flagged } = answers.counts;
+    let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+    let mut text = format!(
+        "{targeted} targeted ({online} online, {} offline{until}) | {answered} answered, {found} found, {failed} failed, \
+         {refused} refused | {} silent | {:.1} s",
+        targeted - online,
+        answers.silent.len(),
+        elapsed.as_secs_f64()
+    );
+    if flagged > 0 {
+        text.push_str(&format!(" | {flagged} messages do not count"));
+    }
+    text
+}
