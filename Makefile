@@ -6,6 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
 .PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat build install clean-run dependencies
+.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-fleet build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -49,7 +50,7 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	demo=$$PWD/.run
 	run_dir=$$demo/run
 	# The kernel limits a socket's path, and a checkout may lie deep.
-	if [ $${#run_dir} -gt 61 ]; then run_dir=$$(mktemp -d /tmp/vigie-run.XXXXXX); fi
+	if [ $${#run_dir} -gt 61 ]; then run_dir=$$(mktemp -d /tmp/vigie-run.	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-serverXXXX); fi
 	umask 077
 	mkdir -p "$$demo/watched" "$$demo/modules.d" "$$demo/state"
 	ln -sfn "$$(realpath '$(TARGET_DIR)')/release/vigie" "$$demo/vigie"
@@ -142,6 +143,14 @@ bench-netstat: ## measure searches for sockets beside ss; as root
 	@$(NEED)
 	need 'command -v ss ip' iproute2
 	$(CARGO) bench --locked --bench netstat
+
+bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
+	@$(NEED)
+	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
+	need 'command -v setpriv' util-linux
+	# A connection for each simulated agent at the broker.
+	ulimit -n "$$(ulimit -H -n)"
+	$(CARGO) bench --locked --bench fleet
 
 build: ## build the program for installation
 	@$(NEED)

@@ -1,0 +1,243 @@
+//! One question to every agent: what the broker takes for the messages alone, and what the signed action takes from
+//! the signature of whoever asks to the last answer.
+//!
+//! Both go to the same agents over the same connections with the same rights, in turns. A raw request has 2 KiB, and
+//! each agent answers at once with 256 bytes that nobody stores. An action goes through the stream of actions;
+//! each agent decides by the code of real agents (signature, policy, target, what it has run), seals its answer,
+//! and publishes it with a message id into the stream of answers, from which the client reads it in order. As real
+//! agents do, each stores a sealed record for the auditors first; without these records is shown beside it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use futures_util::StreamExt;
+use tokio::time::{Instant, timeout};
+use vigie_fleet::agent_key::{AgentPublicKey, open};
+use vigie_fleet::answer::{Purpose, Sealed};
+use vigie_fleet::broker::kv;
+use vigie_fleet::collect::{Collector, SealProblem, Taken};
+use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::subjects::{ACTION_ALL, RESULTS, answers_to};
+
+use crate::report::{Goal, Measure, Report, median};
+use crate::set_up::{ALICE, Fleet, People, action, envelope};
+use crate::simulator::{Counts, RAW_REQUEST, name};
+use crate::simulators::Simulators;
+use crate::{BenchResult, PATIENCE, Size};
+
+/// Bytes of a raw request.
+const REQUEST_BYTES: usize = 2048;
+
+/// Times of the raw fan-out that the collected answers may take, and those that are verified as well.
+const COLLECTED_TIMES: f64 = 5.0;
+const VERIFIED_TIMES: f64 = 7.0;
+
+/// Seconds that all raw answers of multiplexed agents may take.
+const MULTIPLEXED_SECONDS: f64 = 1.0;
+
+/// Connections that multiplexed agents share.
+pub(crate) const SHARED_CONNECTIONS: u32 = 100;
+
+/// Enrolled keys as the client has them.
+pub(crate) type Keys = HashMap<AgentId, AgentPublicKey>;
+
+pub(crate) fn enrolled(simulators: &Simulators) -> Keys {
+    (0..).map(name).zip(simulators.keys.iter().cloned()).collect()
+}
+
+/// Row 1.
+pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> {
+    let fleet = Fleet::start(&People::new(), &[]).await?;
+    let idle_broker = fleet.broker_mib()?;
+    let began = Instant::now();
+    let mut simulators = Simulators::start(&fleet.simulated(size.agents, None)).await?;
+    let connecting = began.elapsed();
+    let agents = u64::from(size.agents);
+    let connected_broker = fleet.broker_mib()?;
+    let keys = enrolled(&simulators);
+    let resident_kib = simulators.counts().await?.resident_kib;
+    let raw_answers = fleet.investigator.client.subscribe("vigie.res.raw.*").await?;
+    let mut raw_answers = raw_answers;
+    fleet.investigator.client.flush().await?;
+
+    let (mut raw, mut collected, mut verified) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut unaudited_collected, mut unaudited_verified) = (Vec::new(), Vec::new());
+    let mut fewest = [agents; 3];
+    // The first round fills caches and pools on all sides and is not counted.
+    for round in 0..=size.rounds {
+        report.progress(&format!("  round {round} of {}", size.rounds));
+        let (count, time) = ask_raw(&fleet, &mut raw_answers, agents).await?;
+        simulators.audit(false).await?;
+        let (_, time_unaudited_collected) = ask(&fleet, &mut simulators, agents, None).await?;
+        let (_, time_unaudited_verified) = ask(&fleet, &mut simulators, agents, Some(&keys)).await?;
+        simulators.audit(true).await?;
+        let (count_collected, time_collected) = ask(&fleet, &mut simulators, agents, None).await?;
+        let (count_verified, time_verified) = ask(&fleet, &mut simulators, agents, Some(&keys)).await?;
+        for (fewest, count) in fewest.iter_mut().zip([count, count_collected, count_verified]) {
+            *fewest = (*fewest).min(count);
+        }
+        if round > 0 {
+            raw.push(milliseconds(time));
+            collected.push(milliseconds(time_collected));
+            verified.push(milliseconds(time_verified));
+            unaudited_collected.push(milliseconds(time_unaudited_collected));
+            unaudited_verified.push(milliseconds(time_unaudited_verified));
+        }
+    }
+
+    let raw = median(&mut raw);
+    let row =
+        |what: &str, value, unit| Measure::new("1 fan-out", format!("{agents} agents: {what}"), value, unit);
+    report.add(row("raw request to last raw answer", raw, "ms"));
+    report.add(
+        row("signed action to last answer, collected", median(&mut collected), "ms")
+            .against(raw)
+            .goal(Goal::AtMost(COLLECTED_TIMES)),
+    );
+    report.add(
+        row("signed action to last answer, collected and verified", median(&mut verified), "ms")
+            .against(raw)
+            .goal(Goal::AtMost(VERIFIED_TIMES)),
+    );
+    for (what, times) in
+        [("collected", &mut unaudited_collected), ("collected and verified", &mut unaudited_verified)]
+    {
+        let what = format!("the same without audit records, {what}");
+        report.add(row(&what, median(times), "ms").against(raw));
+    }
+    for (what, count) in ["raw answers", "answers collected", "answers verified"].iter().zip(fewest) {
+        let what = format!("{what}, fewest of a round");
+        report.add(row(&what, count as f64, "answers").goal(Goal::AtLeast(agents as f64)));
+    }
+    report.add(row("all connected after", connecting.as_secs_f64(), "s"));
+    report.add(row("memory of a simulated agent", resident_kib as f64 / agents as f64, "KiB"));
+    report.add(row(
+        "memory of the broker for a connection",
+        (connected_broker - idle_broker) * 1024.0 / agents as f64,
+        "KiB",
+    ));
+    report.add(row("memory of the broker at the end", fleet.broker_mib()?, "MiB"));
+    no_problems(&mut simulators).await
+}
+
+/// Raw answers of row 2.
+pub(crate) async fn measure_multiplexed(
+    fleet: &Fleet,
+    simulators: &mut Simulators,
+    size: Size,
+    report: &mut Report,
+) -> BenchResult<()> {
+    let agents = u64::from(size.multiplexed_agents);
+    let mut raw_answers = fleet.investigator.client.subscribe("vigie.res.raw.*").await?;
+    fleet.investigator.client.flush().await?;
+    let (mut times, mut fewest) = (Vec::new(), agents);
+    for round in 0..=size.rounds {
+        let (count, time) = ask_raw(fleet, &mut raw_answers, agents).await?;
+        fewest = fewest.min(count);
+        if round > 0 {
+            times.push(time.as_secs_f64());
+        }
+    }
+    let row = |what: &str, value, unit| {
+        let what = format!("{agents} agents on {SHARED_CONNECTIONS} connections: {what}");
+        Measure::new("2 many agents", what, value, unit)
+    };
+    report.add(
+        row("raw request to last raw answer", median(&mut times), "s")
+            .goal(Goal::AtMost(MULTIPLEXED_SECONDS)),
+    );
+    report.add(
+        row("raw answers, fewest of a round", fewest as f64, "answers").goal(Goal::AtLeast(agents as f64)),
+    );
+    no_problems(simulators).await
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// What the broker told a simulator is a fault of the measurement, whatever came out.
+pub(crate) async fn no_problems(simulators: &mut Simulators) -> BenchResult<()> {
+    let problems = simulators.counts().await?.problems;
+    if problems.is_empty() { Ok(()) } else { Err(format!("the broker complains: {problems:?}").into()) }
+}
+
+/// Sends a raw request and counts the answers; with the time to the last one.
+async fn ask_raw(fleet: &Fleet, answers: &mut Subscriber, agents: u64) -> BenchResult<(u64, Duration)> {
+    let client = &fleet.investigator.client;
+    let request = vec![b'x'; REQUEST_BYTES];
+    let began = Instant::now();
+    client.publish(RAW_REQUEST, request.into()).await?;
+    client.flush().await?;
+    let mut count = 0;
+    let counting = async {
+        while count < agents && answers.next().await.is_some() {
+            count += 1;
+        }
+    };
+    // What is missing after that is told by the count.
+    let _ = timeout(PATIENCE, counting).await;
+    Ok((count, began.elapsed()))
+}
+
+/// Signs and sends an action and collects the answers; with `keys`, only those with a good seal count.
+async fn ask(
+    fleet: &Fleet,
+    simulators: &mut Simulators,
+    agents: u64,
+    keys: Option<&Keys>,
+) -> BenchResult<(u64, Duration)> {
+    let audited = simulators.audited();
+    let action =
+        action(r#"os == "linux" && (tag.env in ["prod", "test", "stage", "dev"] || hostname ~ "web-*")"#)?;
+    let id: ActionId = serde_json::from_value(action["id"].clone())?;
+    fleet.store_answers_to(&id).await?;
+    let before = simulators.counts().await?;
+
+    let began = Instant::now();
+    let envelope = envelope(&action, &[ALICE])?;
+    let jetstream = &fleet.investigator.jetstream;
+    let config = push::OrderedConfig {
+        deliver_subject: fleet.investigator.client.new_inbox(),
+        filter_subject: answers_to(&id),
+        deliver_policy: DeliverPolicy::All,
+        ..push::OrderedConfig::default()
+    };
+    let consumer = jetstream.create_consumer_on_stream(config, RESULTS).await?;
+    let mut messages = consumer.messages().await?;
+    kv::put(jetstream, ACTION_ALL, envelope.into()).await?;
+    let mut collector = Collector::new(id);
+    let mut count = 0;
+    let collecting = async {
+        while count < agents {
+            let Some(message) = messages.next().await else { break };
+            let message = message?;
+            let taken = collector
+                .take(&message.subject, &message.payload, |agent, sealed| check(agent, sealed, keys))?;
+            count += u64::from(matches!(taken, Taken::Complete { .. }));
+        }
+        BenchResult::Ok(())
+    };
+    match timeout(PATIENCE, collecting).await {
+        Ok(result) => result?,
+        // What is missing is told by the count.
+        Err(_) => return Ok((count, began.elapsed())),
+    }
+    let time = began.elapsed();
+    drop(messages);
+    // What is still on its way would be in the way of the next round.
+    let settled = |counts: &Counts| {
+        let of_each = if audited { 2 } else { 1 };
+        counts.acknowledged == before.acknowledged + of_each * agents
+    };
+    simulators.until("all answers are acknowledged", settled).await?;
+    Ok((count, time))
+}
+
+fn check(agent: &AgentId, sealed: &Sealed, keys: Option<&Keys>) -> Result<(), SealProblem> {
+    let Some(keys) = keys else { return Ok(()) };
+    let key = keys.get(agent).ok_or(SealProblem::NotEnrolled)?;
+    open(sealed, Purpose::Answer, key).map(drop).map_err(|_| SealProblem::Bad)
+}
