@@ -50,7 +50,7 @@ Examples:
       --threshold 2 --investigator ann --investigator-key ann.pub
 
 Nothing that is there is overwritten. docs/fleet.md says who holds which file.")]
-    Init(InitArgs),
+    Init(Box<InitArgs>),
 
     /// Make an agent's key; prints the public half
     #[command(after_help = "\
@@ -72,7 +72,7 @@ Examples:
   vigie fleet enrol web-1 --key U… --replace        the host was installed anew
 
 Takes an administrator's file, as init and up write it.")]
-    Enrol(EnrolArgs),
+    Enrol(Box<EnrolArgs>),
 
     /// Shut agents out: their answers stop counting, their logins stop working
     #[command(after_help = "\
