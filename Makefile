@@ -5,8 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat build install clean-run dependencies
-.PHONY: help run test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-fleet build install clean-run dependencies
+.PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-fleet build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo

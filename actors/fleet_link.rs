@@ -5,14 +5,14 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`membership`] | opens what is on disk |
-//! | [`intake`] | takes actions and policies from the broker |
-//! | [`actions`] | decides about an action and moves it on |
-//! | [`running`] | asks the modules and makes the answer |
-//! | [`answer_spool`], [`answer_sender`] | keep answers until the broker has them, and send them |
-//! | [`alert_cursor`], [`alert_sender`] | send the journal's alerts |
-//! | [`presence`] | shows that the host is there, and its facts |
-//! | [`audit`], [`audit_sender`] | report what was run and refused |
+//! | `membership` | opens what is on disk |
+//! | `intake` | takes actions and policies from the broker |
+//! | `actions` | decides about an action and moves it on |
+//! | `running` | asks the modules and makes the answer |
+//! | `answer_spool`, `answer_sender` | keep answers until the broker has them, and send them |
+//! | `alert_cursor`, `alert_sender` | send the journal's alerts |
+//! | `presence` | shows that the host is there, and its facts |
+//! | `audit`, `audit_sender` | report what was run and refused |
 //!
 //! An action is on disk in the replay log before anything of it runs, and its answer before the log says that it is
 //! answered. So an agent that ends in between answers that it was interrupted, and runs nothing twice.
@@ -80,7 +80,7 @@ const AUDIT_RECORDS: usize = 1024;
 /// Pause before a membership that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(10);
 
-/// An envelope came. Sent by [`intake`].
+/// An envelope came. Sent by `intake`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Arrived {
@@ -101,7 +101,7 @@ pub enum Way {
     Stored,
 }
 
-/// A policy came. Sent by [`intake`].
+/// A policy came. Sent by `intake`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PolicyArrived {
@@ -111,7 +111,7 @@ pub struct PolicyArrived {
     pub text: Bytes,
 }
 
-/// Something happened to the connection. Sent by [`intake`].
+/// Something happened to the connection. Sent by `intake`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct BrokerHappened {
