@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::RwLock;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -60,6 +61,22 @@ pub(crate) fn own_mounts() -> Option<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("mounts can be made private in an own namespace");
     Some(())
+}
+
+/// A process that another test starts has this one's open files until it executes its program: a file that is closed
+/// meanwhile is closed later for the kernel, and is told later.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Writes a file that is closed, for the kernel too, when this returns.
+pub(crate) fn write(path: impl AsRef<Path>, content: &str) -> std::io::Result<()> {
+    let _nobody_starts = STARTING.read().unwrap();
+    std::fs::write(path, content)
+}
+
+/// Starts a process while nobody writes.
+pub(crate) fn start<T>(start: impl FnOnce() -> T) -> T {
+    let _nobody_writes = STARTING.write().unwrap();
+    start()
 }
 
 /// A tmpfs that nobody else sees, as long as the test lives.

@@ -12,13 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
 use vigie_fanotify::{Mask, Options, Pidfd};
 
-use crate::common::{Seen, Watched, changes, masks, or_skip, skip};
+use crate::common::{Seen, Watched, changes, masks, or_skip, skip, start, write};
 
 #[test]
 fn a_new_file_is_reported_by_name_and_by_handle() {
     let mut watched = or_skip!(Watched::filesystem(changes()));
 
-    fs::write(watched.path("report.txt"), "content").unwrap();
+    write(watched.path("report.txt"), "content").unwrap();
 
     let seen = watched.seen();
     assert_eq!(masks(&seen), Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE);
@@ -36,7 +36,7 @@ fn a_rename_is_one_event_with_both_names() {
     let mut watched = or_skip!(Watched::filesystem(Mask::RENAME));
     fs::create_dir(watched.path("from")).unwrap();
     fs::create_dir(watched.path("to")).unwrap();
-    fs::write(watched.path("from/before"), "content").unwrap();
+    write(watched.path("from/before"), "content").unwrap();
 
     fs::rename(watched.path("from/before"), watched.path("to/after")).unwrap();
 
@@ -52,8 +52,8 @@ fn a_rename_is_one_event_with_both_names() {
 fn an_exchange_of_two_names_is_two_renames() {
     let mut watched = or_skip!(Watched::filesystem(Mask::RENAME));
     let [one, other] = ["one", "other"].map(|name| watched.path(name));
-    fs::write(&one, "").unwrap();
-    fs::write(&other, "").unwrap();
+    write(&one, "").unwrap();
+    write(&other, "").unwrap();
 
     rustix::fs::renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
 
@@ -70,7 +70,7 @@ fn an_exchange_of_two_names_is_two_renames() {
 fn a_change_of_mode_or_of_an_extended_attribute_is_reported() {
     let mut watched = or_skip!(Watched::filesystem(changes()));
     let file = watched.path("tool");
-    fs::write(&file, "").unwrap();
+    write(&file, "").unwrap();
     watched.seen();
 
     fs::set_permissions(&file, Permissions::from_mode(0o4755)).unwrap();
@@ -89,7 +89,7 @@ fn a_change_of_mode_or_of_an_extended_attribute_is_reported() {
 #[test]
 fn a_deleted_file_is_reported_by_its_name_and_by_the_handle_it_had() {
     let mut watched = or_skip!(Watched::filesystem(changes()));
-    fs::write(watched.path("file"), "").unwrap();
+    write(watched.path("file"), "").unwrap();
     let handle = watched.handle("file");
     watched.seen();
 
@@ -123,7 +123,7 @@ fn a_directory_is_told_from_a_file_and_names_itself_with_a_dot() {
 #[test]
 fn a_hard_link_is_a_new_name_of_the_same_object() {
     let mut watched = or_skip!(Watched::filesystem(changes()));
-    fs::write(watched.path("first"), "").unwrap();
+    write(watched.path("first"), "").unwrap();
     watched.seen();
 
     fs::hard_link(watched.path("first"), watched.path("second")).unwrap();
@@ -140,7 +140,7 @@ fn a_program_that_is_started_is_reported_with_its_process() {
     let program = watched.path("program");
     fs::copy("/bin/true", &program).unwrap();
 
-    let mut child = Command::new(&program).spawn().unwrap();
+    let mut child = start(|| Command::new(&program).spawn()).unwrap();
     child.wait().unwrap();
 
     let seen = watched.seen();
@@ -152,12 +152,12 @@ fn a_program_that_is_started_is_reported_with_its_process() {
 #[test]
 fn a_process_is_open_while_it_lives_and_ended_afterwards() {
     let mut watched = or_skip!(Watched::filesystem(Mask::CREATE));
-    let mut child = Command::new("sh")
+    let mut shell = Command::new("sh");
+    shell
         .args(["-c", ": > early; read line; : > late"])
         .current_dir(watched.tmpfs.root())
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdin(Stdio::piped());
+    let mut child = start(|| shell.spawn()).unwrap();
     let pid = i32::try_from(child.id()).unwrap();
     wait_for_events(&watched);
 
@@ -190,7 +190,7 @@ fn a_name_may_be_long_and_need_not_be_text() {
     assert_eq!(longest.len(), 255);
     let also_longest = OsString::from_vec(vec![0xff; 255]);
 
-    fs::write(watched.path(&longest), "").unwrap();
+    write(watched.path(&longest), "").unwrap();
     fs::rename(watched.path(&longest), watched.path(&also_longest)).unwrap();
 
     let seen = watched.seen();
@@ -247,7 +247,7 @@ fn what_was_not_asked_for_is_not_reported() {
     let mut watched = or_skip!(Watched::unmarked(options));
     watched.group.mark_filesystem(watched.root().as_fd(), Mask::CREATE).unwrap();
 
-    fs::write(watched.path("file"), "").unwrap();
+    write(watched.path("file"), "").unwrap();
 
     let [event] = &watched.seen()[..] else { panic!("not one event") };
     assert_eq!(event.directory, watched.entry("file"));

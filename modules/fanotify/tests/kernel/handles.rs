@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount};
 use rustix::fs::{Mode, OFlags, fstat};
 use vigie_fanotify::{FilesystemId, Handle, Identity, handle_of, open_handle};
 
-use crate::common::{Tmpfs, or_skip, skip};
+use crate::common::{Tmpfs, or_skip, skip, write};
 
 fn openable(directory: &File, name: &str) -> Handle {
     match handle_of(directory.as_fd(), name.as_ref()).unwrap() {
@@ -30,7 +30,7 @@ fn a_handle_opens_what_it_was_made_from_also_after_a_rename() {
     let tmpfs = or_skip!(Tmpfs::new());
     let root = File::open(tmpfs.root()).unwrap();
     fs::create_dir(tmpfs.path("directory")).unwrap();
-    fs::write(tmpfs.path("directory/file"), "content").unwrap();
+    write(tmpfs.path("directory/file"), "content").unwrap();
     let before = fstat(File::open(tmpfs.path("directory/file")).unwrap()).unwrap();
     let directory = File::open(tmpfs.path("directory")).unwrap();
     let handle = openable(&directory, "file");
@@ -64,7 +64,7 @@ fn a_handle_of_a_directory_leads_to_its_path() {
 fn a_symbolic_link_has_a_handle_of_its_own() {
     let tmpfs = or_skip!(Tmpfs::new());
     let root = File::open(tmpfs.root()).unwrap();
-    fs::write(tmpfs.path("file"), "").unwrap();
+    write(tmpfs.path("file"), "").unwrap();
     symlink("file", tmpfs.path("link")).unwrap();
 
     let handle = openable(&root, "link");
@@ -94,7 +94,7 @@ fn a_mount_point_stands_for_what_is_mounted() {
 fn a_handle_of_what_is_gone_is_stale() {
     let tmpfs = or_skip!(Tmpfs::new());
     let root = File::open(tmpfs.root()).unwrap();
-    fs::write(tmpfs.path("file"), "").unwrap();
+    write(tmpfs.path("file"), "").unwrap();
     let handle = openable(&root, "file");
 
     fs::remove_file(tmpfs.path("file")).unwrap();
@@ -111,7 +111,7 @@ fn a_handle_of_what_is_gone_is_stale() {
 #[test]
 fn what_is_open_for_reference_only_has_a_handle() {
     let tmpfs = or_skip!(Tmpfs::new());
-    fs::write(tmpfs.path("file"), "").unwrap();
+    write(tmpfs.path("file"), "").unwrap();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = rustix::fs::open(tmpfs.path("file"), flags, Mode::empty()).unwrap();
 
@@ -124,7 +124,7 @@ fn what_is_open_for_reference_only_has_a_handle() {
 fn the_disk_of_this_host_gives_handles_that_open() {
     let directory = tempfile::tempdir().unwrap();
     let root = File::open(directory.path()).unwrap();
-    fs::write(directory.path().join("file"), "").unwrap();
+    write(directory.path().join("file"), "").unwrap();
     let handle = match handle_of(root.as_fd(), "file".as_ref()) {
         Ok(Identity::Openable(handle)) => handle,
         other => {

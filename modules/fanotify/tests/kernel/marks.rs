@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount};
 use rustix::fs::{Mode, OFlags};
 use vigie_fanotify::{Buffer, Group, Identity, MarkError, Mask, Options, handle_of};
 
-use crate::common::{Watched, changes, group, masks, or_skip, own_mounts, skip};
+use crate::common::{Watched, changes, group, masks, or_skip, own_mounts, skip, start, write};
 
 #[test]
 fn nothing_is_reported_after_the_mark_is_removed() {
@@ -17,7 +17,7 @@ fn nothing_is_reported_after_the_mark_is_removed() {
 
     watched.group.unmark_filesystem(root.as_fd(), changes()).unwrap();
 
-    fs::write(watched.path("file"), "content").unwrap();
+    write(watched.path("file"), "content").unwrap();
     assert!(watched.seen().is_empty());
     let again = watched.group.unmark_filesystem(root.as_fd(), changes());
     assert!(matches!(again, Err(MarkError::NotMarked(_))), "{again:?}");
@@ -29,7 +29,7 @@ fn a_part_of_a_mark_can_be_removed() {
 
     watched.group.unmark_filesystem(watched.root().as_fd(), Mask::CREATE | Mask::MODIFY).unwrap();
 
-    fs::write(watched.path("file"), "content").unwrap();
+    write(watched.path("file"), "content").unwrap();
     assert_eq!(masks(&watched.seen()), Mask::CLOSE_WRITE);
 }
 
@@ -40,19 +40,19 @@ fn a_directory_alone_can_be_marked() {
     let directory = File::open(watched.path("watched")).unwrap();
     watched.group.mark_directory(directory.as_fd(), changes() | Mask::EVENT_ON_CHILD).unwrap();
 
-    fs::write(watched.path("elsewhere"), "").unwrap();
-    fs::write(watched.path("watched/deeper/file"), "").unwrap();
+    write(watched.path("elsewhere"), "").unwrap();
+    write(watched.path("watched/deeper/file"), "").unwrap();
 
     assert!(watched.seen().is_empty());
 
-    fs::write(watched.path("watched/file"), "").unwrap();
+    write(watched.path("watched/file"), "").unwrap();
 
     let seen = watched.seen();
     assert_eq!(masks(&seen), Mask::CREATE | Mask::CLOSE_WRITE);
     assert_eq!(seen[0].directory, Some((watched.handle("watched"), "file".into())));
 
     watched.group.unmark_directory(directory.as_fd(), changes() | Mask::EVENT_ON_CHILD).unwrap();
-    fs::write(watched.path("watched/file"), "").unwrap();
+    write(watched.path("watched/file"), "").unwrap();
 
     assert!(watched.seen().is_empty());
 }
@@ -70,8 +70,8 @@ fn an_ignored_directory_is_silent_until_it_is_ignored_no_longer() {
     }
 
     // Written to twice: the mark outlives a change.
-    fs::write(watched.path("noisy/file"), "content").unwrap();
-    fs::write(watched.path("noisy/file"), "more content").unwrap();
+    write(watched.path("noisy/file"), "content").unwrap();
+    write(watched.path("noisy/file"), "more content").unwrap();
     fs::create_dir(watched.path("noisy/directory")).unwrap();
     fs::remove_file(watched.path("noisy/file")).unwrap();
 
@@ -80,12 +80,12 @@ fn an_ignored_directory_is_silent_until_it_is_ignored_no_longer() {
     assert_eq!(masks(&seen), Mask::ATTRIB | Mask::DELETE_SELF);
     assert!(seen.iter().all(|event| event.directory.is_none()), "{seen:?}");
 
-    fs::write(watched.path("noisy/deeper/file"), "").unwrap();
+    write(watched.path("noisy/deeper/file"), "").unwrap();
 
     assert_eq!(masks(&watched.seen()), Mask::CREATE | Mask::CLOSE_WRITE);
 
     watched.group.unignore_directory(noisy.as_fd(), ignored).unwrap();
-    fs::write(watched.path("noisy/file"), "").unwrap();
+    write(watched.path("noisy/file"), "").unwrap();
 
     assert_eq!(masks(&watched.seen()), Mask::CREATE | Mask::CLOSE_WRITE);
 }
@@ -98,14 +98,14 @@ fn a_directory_to_mark_may_be_open_for_reference_only() {
 
     watched.group.mark_filesystem(root.as_fd(), Mask::CREATE).unwrap();
 
-    fs::write(watched.path("file"), "").unwrap();
+    write(watched.path("file"), "").unwrap();
     assert_eq!(masks(&watched.seen()), Mask::CREATE);
 }
 
 #[test]
 fn a_file_is_not_marked_as_a_directory() {
     let watched = or_skip!(Watched::unmarked(Options::default()));
-    fs::write(watched.path("file"), "").unwrap();
+    write(watched.path("file"), "").unwrap();
     let file = File::open(watched.path("file")).unwrap();
 
     let refused = watched.group.mark_directory(file.as_fd(), Mask::CREATE);
@@ -120,7 +120,7 @@ fn events_of_one_file_system_are_not_those_of_another() {
     mount(Some("tmpfs"), &watched.path("other"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     watched.seen();
 
-    fs::write(watched.path("other/file"), "").unwrap();
+    write(watched.path("other/file"), "").unwrap();
 
     assert!(watched.seen().is_empty());
 }
@@ -133,7 +133,7 @@ fn what_happens_through_a_bind_mount_is_reported() {
     let (from, to) = (watched.path("directory"), watched.path("bound"));
     mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
 
-    fs::write(to.join("file"), "").unwrap();
+    write(to.join("file"), "").unwrap();
 
     let seen = watched.seen();
     assert_eq!(seen.last().unwrap().directory, Some((watched.handle("directory"), "file".into())));
@@ -145,7 +145,7 @@ fn an_overlay_is_refused_and_its_handles_only_compare() {
     for name in ["lower", "upper", "work", "merged"] {
         fs::create_dir(watched.path(name)).unwrap();
     }
-    fs::write(watched.path("lower/file"), "").unwrap();
+    write(watched.path("lower/file"), "").unwrap();
     let [lower, upper, work] =
         ["lower", "upper", "work"].map(|name| watched.path(name).display().to_string());
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
@@ -181,7 +181,8 @@ fn a_file_system_that_finds_itself_damaged_is_reported() {
     let mounted = directory.path().join("mounted");
     fs::create_dir(&mounted).unwrap();
     File::create(&image).unwrap().set_len(4 << 20).unwrap();
-    let succeeds = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+    let succeeds =
+        |command: &mut Command| start(|| command.output()).is_ok_and(|output| output.status.success());
     if !succeeds(Command::new("mkfs.ext4").arg("-q").arg(&image))
         || !succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mounted))
     {

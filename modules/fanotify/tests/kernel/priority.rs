@@ -4,13 +4,13 @@ use std::process::Command;
 
 use nix::unistd::{Pid, gettid};
 
-use crate::common::skip;
+use crate::common::{skip, start};
 
 #[test]
 fn the_calling_thread_becomes_idle_and_no_other() {
     let io_class = |thread: Pid| {
         let id = thread.to_string();
-        let output = Command::new("ionice").args(["-p", &id]).output().ok()?;
+        let output = start(|| Command::new("ionice").args(["-p", &id]).output()).ok()?;
         Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
     };
     let this = gettid();
