@@ -192,9 +192,11 @@ fn an_end_that_waits_for_late_segments_is_found_without_a_process() {
 
     let result = ask(&json!({"connectedip": ["127.0.0.1"], "processes": true}));
 
+    // Somebody else can have the same port towards another one.
+    let (local, remote) = (json!(client_address.port()), json!(listener.local_addr().unwrap().port()));
     let element = elements(&result, "connectedip", "127.0.0.1")
         .iter()
-        .find(|element| element["localport"] == json!(client_address.port()))
+        .find(|element| element["localport"] == local && element["remoteport"] == remote)
         .unwrap();
     // The acknowledgement of the last segment can be on its way.
     assert!(element["state"].as_str().unwrap().starts_with("fin-wait-"), "{element}");
