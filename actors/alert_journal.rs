@@ -186,6 +186,17 @@ impl AlertJournal {
         })
     }
 
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// As [`SentThrough`], before the first alert comes.
+    pub fn set_sent_through(&mut self, sent_through: Option<u64>) {
+        self.sent_through = sent_through;
+    }
+
     /// Adds the alerts to the waiting batch and says which are new.
     fn enqueue(&mut self, module: &ModuleName, alerts: &[NewAlert]) -> Vec<bool> {
         let time = jiff::Timestamp::now().to_string();

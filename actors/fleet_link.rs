@@ -5,7 +5,8 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | `membership` | opens what is on disk |
+//! | `joining`, `membership` | open what is on disk and connect |
+//! | `uplink` | says when there is a connection to send by |
 //! | `intake` | takes actions and policies from the broker |
 //! | `actions` | decides about an action and moves it on |
 //! | `running` | asks the modules and makes the answer |
@@ -25,43 +26,46 @@ mod answer_spool;
 mod audit;
 mod audit_sender;
 mod intake;
+mod joining;
 mod membership;
 mod presence;
 mod running;
+mod uplink;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
-    ResponseFuture, WrapFuture,
+    ResponseFuture, SpawnHandle, WrapFuture,
 };
 use bytes::Bytes;
 use slog::{Logger, error, info, o, warn};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use vigie_fleet::admission::Admitted;
 use vigie_fleet::answer::{AnswerStatus, AuditRecord};
-use vigie_fleet::broker::connection::{
-    self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
-};
-use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::names::ActionId;
 use vigie_fleet::policy::{Offered, SignedPolicy, StoredPolicy, accept_newer};
 use vigie_fleet::replay_log::ReplayLog;
 
 use self::actions::Waiting;
+use self::alert_cursor::AlertCursor;
 use self::alert_sender::{AlertSender, Progress};
 use self::answer_sender::AnswerSender;
 use self::audit::AuditBudget;
 use self::audit_sender::AuditSender;
 use self::intake::Intake;
-use self::membership::{MembershipError, Opened};
+use self::joining::{JoinError, Joined, Turn, join};
+use self::membership::Opened;
 use self::presence::Presence;
 use self::running::answer_without_results;
-use crate::alert_journal::{AlertJournal, GetJournalView, SentThrough};
+use self::uplink::{Hold, Uplink};
+use crate::alert_journal::{AlertJournal, SentThrough};
 use crate::config::{FleetSection, LoadedConfig};
 use crate::config_loader::ConfigChanged;
 use crate::control_protocol::FleetStatus;
@@ -79,6 +83,12 @@ const AUDIT_RECORDS: usize = 1024;
 
 /// Pause before a membership that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(10);
+
+/// How often the agent looks whether its facts have changed without its configuration: addresses, the kernel.
+const FACTS_EVERY: Duration = Duration::from_secs(600);
+
+/// Pause before a policy that the disk did not take is stored again.
+const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// An envelope came. Sent by `intake`.
 #[derive(Debug, Message)]
@@ -139,6 +149,17 @@ pub struct FleetLink {
     problem: Option<String>,
     connected: bool,
     outcomes: BTreeMap<&'static str, u64>,
+    /// Ends when nobody works on the files of the newest membership any more.
+    released: Option<mpsc::Receiver<Infallible>>,
+}
+
+/// How far the fleet has the alerts of an agent with this configuration; nothing when it belongs to none. The journal
+/// is told before the first alert comes. Blocking.
+#[must_use]
+pub fn sent_through(config: &LoadedConfig, journal: &std::path::Path) -> Option<u64> {
+    config.agent.fleet.as_ref()?;
+    let path = membership::Places::of(&config.agent.agent.state_dir).alert_cursor();
+    Some(AlertCursor::of_journal(&path, journal).map_or(0, |cursor| cursor.settled()))
 }
 
 /// A membership in force.
@@ -152,12 +173,17 @@ struct Member {
     to_close: VecDeque<ActionId>,
     /// Actions that are begun and wait for a place.
     waiting: VecDeque<Admitted>,
-    running: usize,
-    /// Size of the answers on disk at the last look, in bytes.
-    spool_bytes: u64,
+    /// Actions that have a place: they run, or their answers wait for the disk.
+    running: BTreeMap<ActionId, SpawnHandle>,
+    /// Actions that came from the stream, the newest ones: each may come once more by subscription.
+    stored_ids: BTreeSet<ActionId>,
     audit_budget: AuditBudget,
     audit: mpsc::Sender<AuditRecord>,
-    answers: mpsc::UnboundedSender<ActionId>,
+    /// Told when an answer was stored.
+    answers: Arc<Notify>,
+    /// A policy is being written to disk, and which one is to be written next.
+    storing_policy: bool,
+    policy_to_store: Option<StoredPolicy>,
     facts: watch::Sender<Arc<Facts>>,
     alerts: watch::Receiver<Progress>,
     recorded: watch::Receiver<u64>,
@@ -172,6 +198,7 @@ struct OpenedParts {
     policy: Option<vigie_fleet::policy::Policy>,
     spool: Arc<answer_spool::AnswerSpool>,
     places: membership::Places,
+    hold: Hold,
 }
 
 impl Drop for Member {
@@ -182,82 +209,12 @@ impl Drop for Member {
     }
 }
 
-/// Why there is no membership.
-#[derive(Debug, thiserror::Error)]
-enum JoinError {
-    #[error(transparent)]
-    Membership(#[from] MembershipError),
-    #[error("cannot read the agent's token {path:?}; `vigie fleet enrol` makes it")]
-    Credentials {
-        path: std::path::PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Connection(#[from] ConnectionError),
-    #[error("the agent is stopping")]
-    Stopping,
-}
-
-/// What a membership needs to begin.
-struct Joined {
-    opened: Opened,
-    connection: Connection,
-    events: mpsc::Receiver<BrokerEvent>,
-    view: crate::alert_journal::JournalView,
-}
-
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
 fn now_milliseconds() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
-}
-
-/// Opens what is on disk and makes the connection, which comes about in the background.
-async fn join(
-    config: Arc<LoadedConfig>,
-    section: FleetSection,
-    journal: Addr<AlertJournal>,
-    log: Logger,
-) -> Result<Joined, JoinError> {
-    let view = journal.send(GetJournalView).await.map_err(|_| JoinError::Stopping)?;
-    let opening = {
-        let section = section.clone();
-        tokio::task::spawn_blocking(move || {
-            let token = std::fs::read_to_string(&section.credentials)
-                .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
-            Ok::<_, JoinError>((membership::open(&config, section, &log)?, token))
-        })
-    };
-    let (opened, token) = opening.await.map_err(|_| JoinError::Stopping)??;
-    let (send_events, events) = mpsc::channel(EVENTS);
-    let settings = connection_settings(&section, token.trim().to_owned(), (*opened.key).clone());
-    let connection = connection::connect(settings, send_events).await?;
-    Ok(Joined { opened, connection, events, view })
-}
-
-fn connection_settings(
-    section: &FleetSection,
-    jwt: String,
-    key: vigie_fleet::agent_key::AgentKey,
-) -> ConnectionSettings {
-    let (certificate, certificate_key) = section.certificate.clone().unzip();
-    ConnectionSettings {
-        urls: section.urls.clone(),
-        login: Login::Token { jwt, key: Box::new(key) },
-        tls: TlsSettings {
-            required: section.urls.iter().any(|url| url.starts_with("tls://")),
-            ca: section.ca.clone(),
-            certificate,
-            key: certificate_key,
-        },
-        name: format!("vigie agent {}", section.agent),
-        inbox_prefix: Role::Agent.inbox_prefix(&section.agent),
-        subscription_capacity: Some(1024),
-        connect_in_background: true,
-    }
 }
 
 impl FleetLink {
@@ -279,26 +236,35 @@ impl FleetLink {
             problem: None,
             connected: false,
             outcomes: BTreeMap::new(),
+            released: None,
         }
     }
 
     /// Begins the membership that the configuration names, or ends the one that it no longer names.
     fn begin(&mut self, ctx: &mut Context<Self>) {
-        self.member = None;
+        if let Some(member) = self.member.take() {
+            // Their answers are not waited for: the next membership answers that they were interrupted.
+            for running in member.running.values() {
+                ctx.cancel_future(*running);
+            }
+        }
         self.connected = false;
         self.problem = None;
         self.membership += 1;
         let membership = self.membership;
         let Some(section) = self.config.agent.fleet.clone() else {
-            let journal = self.journal.clone();
-            ctx.spawn(
-                async move { journal.send(SentThrough(None)).await }.into_actor(self).map(|_, _, _| ()),
-            );
+            self.keep_no_alerts(ctx);
             return;
         };
-        let joining = join(self.config.clone(), section, self.journal.clone(), self.log.clone());
+        let (hold, released) = mpsc::channel(1);
+        let turn = Turn { before: self.released.replace(released), hold };
+        let joining = join(self.config.clone(), section, turn, self.journal.clone(), self.log.clone());
         ctx.spawn(joining.into_actor(self).map(move |joined, this, ctx| {
             if membership != this.membership {
+                // It may have told the journal to keep alerts for a fleet that was left meanwhile.
+                if this.config.agent.fleet.is_none() {
+                    this.keep_no_alerts(ctx);
+                }
                 return;
             }
             match joined {
@@ -308,12 +274,22 @@ impl FleetLink {
         }));
     }
 
+    fn keep_no_alerts(&self, ctx: &mut Context<Self>) {
+        let journal = self.journal.clone();
+        ctx.spawn(async move { journal.send(SentThrough(None)).await }.into_actor(self).map(|_, _, _| ()));
+    }
+
     fn not_joined(&mut self, problem: &JoinError, ctx: &mut Context<Self>) {
         let text = ErrorChain(problem).to_string();
         if self.problem.as_ref() != Some(&text) {
             error!(self.log, "cannot join the fleet, trying again"; "error" => &text);
         }
         self.problem = Some(text);
+        self.begin_later(ctx);
+    }
+
+    /// Begins the membership anew after a while.
+    fn begin_later(&mut self, ctx: &mut Context<Self>) {
         let membership = self.membership;
         ctx.run_later(REOPEN, move |this, ctx| {
             if membership == this.membership {
@@ -326,11 +302,23 @@ impl FleetLink {
 
     fn joined(&mut self, joined: Joined, ctx: &mut Context<Self>) {
         self.problem = None;
-        let Joined { opened, connection, events, view } = joined;
-        let Opened { section, pinned, key, facts, policy, replay, interrupted, spool, places } = opened;
-        let jetstream = connection.jetstream;
+        let Joined { opened, cursor, connection, events, view } = joined;
+        let Opened {
+            section,
+            pinned,
+            key,
+            facts,
+            policy,
+            replay,
+            interrupted,
+            answered,
+            hold,
+            spool,
+            places,
+        } = opened;
         let (connections, connected) = watch::channel(0);
-        let (answers, stored) = mpsc::unbounded_channel();
+        let uplink = Uplink { jetstream: connection.jetstream.clone(), connections: connected };
+        let answers = Arc::new(Notify::new());
         let (audit, records) = mpsc::channel(AUDIT_RECORDS);
         let (facts, shown) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
@@ -344,7 +332,7 @@ impl FleetLink {
                     membership: self.membership,
                     agent: agent.clone(),
                     groups: section.groups.clone(),
-                    jetstream: jetstream.clone(),
+                    connection,
                     events,
                     connections,
                 }
@@ -355,31 +343,23 @@ impl FleetLink {
                     log: log.clone(),
                     agent: agent.clone(),
                     spool: spool.clone(),
-                    jetstream: jetstream.clone(),
-                    stored,
-                    connections: connected.clone(),
+                    stored: answers.clone(),
+                    uplink: uplink.clone(),
                 }
                 .run(),
             ),
             actix_rt::spawn(
                 AuditSender {
+                    log: log.clone(),
                     agent: agent.clone(),
                     key: key.clone(),
-                    jetstream: jetstream.clone(),
                     records,
-                    connections: connected.clone(),
+                    uplink: uplink.clone(),
                 }
                 .run(),
             ),
             actix_rt::spawn(
-                Presence {
-                    log: log.clone(),
-                    key: key.clone(),
-                    jetstream: jetstream.clone(),
-                    facts: shown,
-                    connections: connected.clone(),
-                }
-                .run(),
+                Presence { log: log.clone(), key: key.clone(), facts: shown, uplink: uplink.clone() }.run(),
             ),
             actix_rt::spawn(
                 AlertSender {
@@ -388,9 +368,10 @@ impl FleetLink {
                     key: key.clone(),
                     journal: self.journal.clone(),
                     view: view.clone(),
-                    jetstream,
+                    uplink,
+                    cursor,
                     cursor_path: places.alert_cursor(),
-                    connections: connected,
+                    hold: hold.clone(),
                     progress,
                 }
                 .run(),
@@ -399,16 +380,18 @@ impl FleetLink {
         info!(log, "member of a fleet"; "org" => %section.org, "agent" => %agent, "key" => key.public_key().text(),
             "policy" => policy.as_ref().map(vigie_fleet::policy::Policy::version));
         self.member = Some(Member {
-            opened: OpenedParts { section, pinned, key, policy, spool, places },
+            opened: OpenedParts { section, pinned, key, policy, spool, places, hold },
             replay: Some(replay),
             arrived: VecDeque::new(),
-            to_close: VecDeque::new(),
+            to_close: answered.into(),
             waiting: VecDeque::new(),
-            running: 0,
-            spool_bytes: 0,
+            running: BTreeMap::new(),
+            stored_ids: BTreeSet::new(),
             audit_budget: AuditBudget::default(),
             audit,
             answers,
+            storing_policy: false,
+            policy_to_store: None,
             facts,
             alerts,
             recorded: view.recorded,
@@ -419,11 +402,14 @@ impl FleetLink {
             let answer = answer_without_results(
                 AnswerStatus::Interrupted,
                 "interrupted",
-                "the agent ended while it ran the action, and does not run it again".to_owned(),
+                "the agent ended, or joined its fleet anew, while it ran the action, and does not run it again"
+                    .to_owned(),
                 &self.hostname(),
             );
-            self.keep_answer(action, &answer, false, ctx);
+            self.keep_answer(action, answer, false, ctx);
         }
+        self.work(ctx);
+        self.look_at_facts_later(ctx);
     }
 }
 
@@ -446,38 +432,68 @@ impl FleetLink {
             Ok((signed, Offered::Newer(policy))) => {
                 info!(self.log, "policy in force"; "version" => policy.version());
                 parts.policy = Some(*policy);
-                let stored = StoredPolicy { pinned: parts.pinned.clone(), signed };
-                self.store_policy(stored, ctx);
+                member.policy_to_store = Some(StoredPolicy { pinned: parts.pinned.clone(), signed });
+                self.store_policy(ctx);
             }
             Err(error) => self.report("bad_policy", None, &[], Some(ErrorChain(&error).to_string())),
         }
     }
 
-    fn store_policy(&self, stored: StoredPolicy, ctx: &mut Context<Self>) {
-        let Some(member) = &self.member else { return };
-        let places = member.opened.places.clone();
-        let storing = tokio::task::spawn_blocking(move || membership::store_policy(&places, &stored));
-        ctx.spawn(storing.into_actor(self).map(|stored, this, _| {
-            if let Ok(Err(error)) = stored {
+    /// Writes the policy in force to disk. One write at a time: an older one must not come last.
+    fn store_policy(&mut self, ctx: &mut Context<Self>) {
+        let Some(member) = self.member.as_mut().filter(|member| !member.storing_policy) else { return };
+        let Some(stored) = member.policy_to_store.take() else { return };
+        member.storing_policy = true;
+        let (places, hold) = (member.opened.places.clone(), member.opened.hold.clone());
+        let membership = self.membership;
+        let storing = tokio::task::spawn_blocking(move || {
+            let result = membership::store_policy(&places, &stored);
+            drop(hold);
+            (stored, result)
+        });
+        ctx.spawn(storing.into_actor(self).map(move |stored, this, ctx| {
+            let Some(member) = this.member.as_mut().filter(|_| membership == this.membership) else { return };
+            member.storing_policy = false;
+            if let Ok((stored, Err(error))) = stored {
                 error!(this.log, "the policy in force is not on disk, a restart begins with the one before";
                     "error" => %error);
+                member.policy_to_store.get_or_insert(stored);
+                ctx.run_later(STORE_RETRY, |this, ctx| this.store_policy(ctx));
+            } else {
+                this.store_policy(ctx);
             }
         }));
+    }
+
+    /// Looks from time to time whether the host has changed.
+    fn look_at_facts_later(&self, ctx: &mut Context<Self>) {
+        let membership = self.membership;
+        ctx.run_later(FACTS_EVERY, move |this, ctx| {
+            if membership == this.membership {
+                this.renew_facts(ctx);
+                this.look_at_facts_later(ctx);
+            }
+        });
     }
 
     /// Shows the fleet what changed about this host.
     fn renew_facts(&self, ctx: &mut Context<Self>) {
         let Some(member) = &self.member else { return };
         let (config, section) = (self.config.clone(), member.opened.section.clone());
+        let collected_for = config.clone();
         let membership = self.membership;
         let collecting = tokio::task::spawn_blocking(move || membership::collect_facts(&config, &section));
         ctx.spawn(collecting.into_actor(self).map(move |collected, this, _| {
-            let Some(member) = this.member.as_ref().filter(|_| membership == this.membership) else { return };
+            // What was collected for a configuration that holds no more may come late.
+            let newest = Arc::ptr_eq(&collected_for, &this.config) && membership == this.membership;
+            let Some(member) = this.member.as_ref().filter(|_| newest) else { return };
             match collected {
                 Ok(Ok(facts)) => {
                     member.facts.send_if_modified(|known| {
                         let differs = **known != facts;
-                        *known = Arc::new(facts);
+                        if differs {
+                            *known = Arc::new(facts);
+                        }
                         differs
                     });
                 }
@@ -511,7 +527,7 @@ impl FleetLink {
             status.key = Some(member.opened.key.public_key().text());
             status.alerts_sent = alerts.acknowledged;
             status.alerts_waiting = member.recorded.borrow().saturating_sub(alerts.acknowledged);
-            status.running = member.running as u64;
+            status.running = member.running.len() as u64;
             status.waiting = member.waiting.len() as u64;
             let policy = member.opened.policy.as_ref();
             status.policy_version = policy.map(vigie_fleet::policy::Policy::version);

@@ -25,7 +25,7 @@ use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
 use vigie_actors::environment;
 use vigie_actors::error::ErrorChain;
-use vigie_actors::fleet_link::FleetLink;
+use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
 use vigie_actors::module_process::Services;
@@ -212,9 +212,11 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let unusable = |error: &dyn std::error::Error, hint: &str| {
         Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint)
     };
-    let journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
-        .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?
-        .start();
+    let mut journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
+        .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
+    let sent_through = fleet_link::sent_through(config, journal.directory());
+    journal.set_sent_through(sent_through);
+    let journal = journal.start();
     let registry = SocketRegistry::new(log).start();
     let services = Services {
         log: log.clone(),

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use slog::{debug, error, info, warn};
 use tokio::sync::oneshot;
 use vigie_fleet::admission::{self, Admitted, Refusal, Refused, Situation};
+use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, Purpose, VERSION};
 use vigie_fleet::collect;
-use vigie_fleet::names::ActionId;
+use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_fleet::target::Target;
 
@@ -20,6 +21,12 @@ use crate::error::ErrorChain;
 
 /// Room in the spool below which no action is begun, in bytes.
 const LEAST_ANSWER_BYTES: u64 = 64 * 1024;
+
+/// Longest text of a refusal that is logged and reported, in bytes: it can hold what a stranger wrote.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// Actions from the stream of which a second copy is expected, at most.
+const MAX_STORED_IDS: usize = 1024;
 
 /// Pause before an answer that the disk did not take is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -101,8 +108,12 @@ impl FleetLink {
             None => Ok(admitted),
         });
         match decided {
-            Ok(admitted) => Some(Verdict::Run(Box::new(admitted))),
+            Ok(admitted) => {
+                self.expect_again(&admitted.action.id, way);
+                Some(Verdict::Run(Box::new(admitted)))
+            }
             Err(refused) => {
+                let way = if self.was_expected(&refused) { Way::Stored } else { way };
                 self.report_refusal(&refused, way);
                 let id = refused.action.clone().filter(|_| is_answered(&refused.refusal))?;
                 // It was read before: whoever signed it knows when it ends.
@@ -112,12 +123,29 @@ impl FleetLink {
         }
     }
 
+    /// What was found in the stream right after a connection can be in the subscription as well: the second copy is
+    /// no replay of somebody's.
+    fn expect_again(&mut self, id: &ActionId, way: Way) {
+        let Some(member) = self.member.as_mut().filter(|_| way == Way::Stored) else { return };
+        if member.stored_ids.len() >= MAX_STORED_IDS {
+            member.stored_ids.pop_first();
+        }
+        member.stored_ids.insert(id.clone());
+    }
+
+    fn was_expected(&mut self, refused: &Refused) -> bool {
+        let (Some(member), Some(id)) = (&mut self.member, &refused.action) else { return false };
+        matches!(refused.refusal, Refusal::Replayed) && member.stored_ids.remove(id)
+    }
+
     /// Hands the replay log to the blocking pool to note something, and goes on when it is back.
     fn write_down(&mut self, note: Note, ctx: &mut Context<Self>) {
         let Some(member) = &mut self.member else { return };
         let Some(mut replay) = member.replay.take() else { return };
         let membership = self.membership;
+        let hold = member.opened.hold.clone();
         let writing = tokio::task::spawn_blocking(move || {
+            let _hold = hold;
             let result = match &note {
                 Note::Begin { verdict, .. } => {
                     let (id, not_after) = verdict.id();
@@ -148,8 +176,10 @@ impl FleetLink {
         match note {
             Note::Answered(id) => {
                 if let Err(error) = result {
-                    warn!(self.log, "cannot note that an action is answered; after a restart it is answered again as \
-                        interrupted"; "action" => %id, "error" => %ErrorChain(&error));
+                    warn!(self.log, "cannot note that an action is answered, trying again";
+                        "action" => %id, "error" => %ErrorChain(&error));
+                    self.mend_replay_log(&error, ctx);
+                    self.close_later(id, ctx);
                 }
             }
             Note::Begin { verdict, decided } => {
@@ -158,6 +188,24 @@ impl FleetLink {
             }
         }
         self.work(ctx);
+    }
+
+    fn close_later(&self, id: ActionId, ctx: &mut Context<Self>) {
+        let membership = self.membership;
+        ctx.run_later(STORE_RETRY, move |this, ctx| {
+            if let Some(member) = this.member.as_mut().filter(|_| membership == this.membership) {
+                member.to_close.push_back(id);
+                this.work(ctx);
+            }
+        });
+    }
+
+    /// A log whose disk failed is out of use until it is opened again.
+    fn mend_replay_log(&mut self, error: &ReplayError, ctx: &mut Context<Self>) {
+        if matches!(error, ReplayError::Broken { .. }) && self.problem.is_none() {
+            self.problem = Some(ErrorChain(error).to_string());
+            self.begin_later(ctx);
+        }
     }
 
     fn begun(&mut self, verdict: Verdict, result: Result<(), ReplayError>, ctx: &mut Context<Self>) {
@@ -176,6 +224,7 @@ impl FleetLink {
                 signers,
             };
             self.report_refusal(&refused, Way::Live);
+            self.mend_replay_log(&error, ctx);
             return;
         }
         match verdict {
@@ -195,16 +244,13 @@ impl FleetLink {
     /// Runs what waits as far as there is room.
     pub(super) fn run_next(&mut self, ctx: &mut Context<Self>) {
         while let Some(member) = &mut self.member
-            && member.running < member.opened.section.running_actions
+            && member.running.len() < member.opened.section.running_actions
             && let Some(admitted) = member.waiting.pop_front()
         {
             // A key may have been revoked, and time has passed.
             let id = admitted.action.id.clone();
             match admitted.still_admitted(now(), member.opened.policy.as_ref()) {
-                Ok(admitted) => {
-                    member.running += 1;
-                    self.run(admitted, ctx);
-                }
+                Ok(admitted) => self.run(admitted, ctx),
                 Err(refused) => {
                     self.report_refusal(&refused, Way::Live);
                     self.answer_refusal(id, &refused, ctx);
@@ -213,7 +259,7 @@ impl FleetLink {
         }
     }
 
-    fn run(&self, admitted: Admitted, ctx: &mut Context<Self>) {
+    fn run(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
         let router = self.router.clone();
         let hostname = self.hostname();
         let allowed = Allowed {
@@ -221,15 +267,19 @@ impl FleetLink {
             bytes: usize::try_from(admitted.limits.bytes).unwrap_or(usize::MAX),
         };
         let membership = self.membership;
+        let id = admitted.action.id.clone();
         let running = async move {
             let answer = running::run(&admitted.action, &admitted.signers, allowed, &hostname, &router).await;
             (admitted.action.id, answer)
         };
-        ctx.spawn(running.into_actor(self).map(move |(id, answer), this, ctx| {
+        let handle = ctx.spawn(running.into_actor(self).map(move |(id, answer), this, ctx| {
             if membership == this.membership {
-                this.keep_answer(id, &answer, true, ctx);
+                this.keep_answer(id, answer, true, ctx);
             }
         }));
+        if let Some(member) = &mut self.member {
+            member.running.insert(id, handle);
+        }
     }
 
     fn answer_refusal(&mut self, id: ActionId, refused: &Refused, ctx: &mut Context<Self>) {
@@ -239,45 +289,37 @@ impl FleetLink {
             refused.refusal.to_string(),
             &self.hostname(),
         );
-        self.keep_answer(id, &answer, false, ctx);
+        self.keep_answer(id, answer, false, ctx);
     }
 
     /// Puts an answer on disk and then on its way. `ran` says that the action had a place, which is given back when
     /// the answer is safe: a full disk holds back further actions.
-    pub(super) fn keep_answer(&mut self, id: ActionId, answer: &Answer, ran: bool, ctx: &mut Context<Self>) {
+    pub(super) fn keep_answer(&self, id: ActionId, answer: Answer, ran: bool, ctx: &mut Context<Self>) {
         let Some(member) = &self.member else { return };
-        let text = serde_json::to_string(answer).expect("an answer is plain data");
-        let agent = &member.opened.section.agent;
-        let messages: Vec<String> = collect::cut(&id, agent, &text)
-            .iter()
-            .map(|part| {
-                let text = serde_json::to_string(part).expect("a part is plain data");
-                let sealed = member
-                    .opened
-                    .key
-                    .seal(Purpose::Answer, text)
-                    .expect("a part is smaller than what is sealed");
-                serde_json::to_string(&sealed).expect("a seal is plain data")
-            })
-            .collect();
-        self.store_answer(id, messages.into(), ran, ctx);
+        let (agent, key) = (member.opened.section.agent.clone(), member.opened.key.clone());
+        let (membership, action) = (self.membership, id.clone());
+        let sealing = tokio::task::spawn_blocking(move || sealed(&action, &agent, &key, &answer));
+        ctx.spawn(sealing.into_actor(self).map(move |messages, this, ctx| {
+            if let Ok(messages) = messages
+                && membership == this.membership
+            {
+                this.store_answer(id, messages, ran, ctx);
+            }
+        }));
     }
 
     fn store_answer(&self, id: ActionId, messages: Arc<[String]>, ran: bool, ctx: &mut Context<Self>) {
         let Some(member) = &self.member else { return };
         let (spool, membership) = (member.opened.spool.clone(), self.membership);
         let (action, stored) = (id.clone(), messages.clone());
-        let storing = tokio::task::spawn_blocking(move || {
-            let result = spool.store(&action, &stored);
-            (result, spool.bytes())
-        });
+        let storing = tokio::task::spawn_blocking(move || spool.store(&action, &stored));
         ctx.spawn(storing.into_actor(self).map(move |stored, this, ctx| {
-            let Ok((result, bytes)) = stored else { return };
+            let Ok(result) = stored else { return };
             if membership != this.membership {
                 return;
             }
             match result {
-                Ok(()) => this.answer_stored(id, bytes, ran, ctx),
+                Ok(()) => this.answer_stored(id, ran, ctx),
                 Err(error) => {
                     error!(this.log, "answer waits for the disk"; "action" => %id, "error" => %ErrorChain(&error));
                     ctx.run_later(STORE_RETRY, move |this, ctx| {
@@ -290,14 +332,14 @@ impl FleetLink {
         }));
     }
 
-    fn answer_stored(&mut self, id: ActionId, spool_bytes: u64, ran: bool, ctx: &mut Context<Self>) {
+    fn answer_stored(&mut self, id: ActionId, ran: bool, ctx: &mut Context<Self>) {
         let Some(member) = &mut self.member else { return };
         debug!(self.log, "answer is kept"; "action" => %id);
-        member.spool_bytes = spool_bytes;
-        member.running -= usize::from(ran);
-        member.to_close.push_back(id.clone());
-        // The sender ends only with the membership.
-        member.answers.send(id).ok();
+        if ran {
+            member.running.remove(&id);
+        }
+        member.to_close.push_back(id);
+        member.answers.notify_one();
         self.work(ctx);
         self.run_next(ctx);
     }
@@ -319,8 +361,11 @@ impl FleetLink {
         outcome: &'static str,
         action: Option<&ActionId>,
         signers: &[String],
-        message: Option<String>,
+        mut message: Option<String>,
     ) {
+        if let Some(message) = &mut message {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        }
         *self.outcomes.entry(outcome).or_default() += 1;
         let Some(member) = &mut self.member else { return };
         let accepted = outcome == "accepted";
@@ -345,6 +390,19 @@ impl FleetLink {
     }
 }
 
+/// The messages of an answer. Takes its time when the answer is large.
+fn sealed(id: &ActionId, agent: &AgentId, key: &AgentKey, answer: &Answer) -> Arc<[String]> {
+    let text = serde_json::to_string(answer).expect("an answer is plain data");
+    collect::cut(id, agent, &text)
+        .iter()
+        .map(|part| {
+            let text = serde_json::to_string(part).expect("a part is plain data");
+            let sealed = key.seal(Purpose::Answer, text).expect("a part is smaller than what is sealed");
+            serde_json::to_string(&sealed).expect("a seal is plain data")
+        })
+        .collect()
+}
+
 /// Whether whoever asked is told: only of what he was entitled to ask this agent, so that nobody can make a fleet
 /// send answers with an action that is forged, old or for others.
 fn is_answered(refusal: &Refusal) -> bool {
@@ -362,17 +420,18 @@ impl super::Member {
     /// Why no further action can be taken now.
     fn no_room(&self) -> Option<String> {
         let section = &self.opened.section;
-        let taken = self.running + self.waiting.len();
+        let taken = self.running.len() + self.waiting.len();
         let places = section.running_actions + section.waiting_actions;
         if taken >= places {
             return Some(format!(
                 "{taken} actions run or wait (fleet.running_actions, fleet.waiting_actions)"
             ));
         }
-        if self.spool_bytes + LEAST_ANSWER_BYTES > section.answer_bytes {
+        let waiting = self.opened.spool.waiting_bytes();
+        if waiting + LEAST_ANSWER_BYTES > section.answer_bytes {
             return Some(format!(
-                "{} bytes of answers wait for the broker (limit fleet.answer_bytes = {})",
-                self.spool_bytes, section.answer_bytes
+                "{waiting} bytes of answers wait for the broker (limit fleet.answer_bytes = {})",
+                section.answer_bytes
             ));
         }
         None

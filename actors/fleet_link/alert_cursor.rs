@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub(super) use super::answer_spool::RESEND;
+use crate::alert_journal::segments;
 
 /// Seconds between two moments that are remembered.
 const GRAIN_SECONDS: i64 = 10;
@@ -65,10 +66,24 @@ impl AlertCursor {
         &self.journal
     }
 
+    /// How far the journal in `directory` is sent, as it was stored in `path`. Blocking.
+    ///
+    /// # Errors
+    /// When the journal has no name and cannot be given one.
+    pub(super) fn of_journal(path: &Path, directory: &Path) -> io::Result<Self> {
+        Ok(Self::load(path, segments::identity(directory)?))
+    }
+
     /// Number of the newest alert that the fleet has.
     #[must_use]
     pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged
+    }
+
+    /// Number up to which it was known, when it was stored, that the fleet has the alerts for good.
+    #[must_use]
+    pub(super) fn settled(&self) -> u64 {
+        self.settled
     }
 
     /// Takes note that all up to `seq` are acknowledged, at `now` in seconds since 1970.

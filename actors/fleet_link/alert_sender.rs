@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use async_nats::jetstream::Context as JetStream;
 use async_nats::jetstream::message::PublishMessage;
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::agent_key::AgentKey;
@@ -22,7 +21,8 @@ use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
 
 use super::alert_cursor::AlertCursor;
-use crate::alert_journal::segments::{self, JournalReader};
+use super::uplink::{Hold, Uplink};
+use crate::alert_journal::segments::JournalReader;
 use crate::alert_journal::{AlertJournal, JournalView, SentThrough};
 use crate::control_protocol::AlertRecord;
 use crate::error::ErrorChain;
@@ -34,7 +34,13 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Longest alert that is sent; what is longer is cut, because no message holds it.
-const MAX_MESSAGE_BYTES: usize = 200 * 1024;
+const MAX_ALERT_BYTES: usize = 200 * 1024;
+
+/// Largest message, in bytes: 1 MiB is the most that NATS takes by default, and the subject and headers count.
+const MAX_MESSAGE_BYTES: usize = 1000 * 1024;
+
+/// What a text ends with that was cut.
+const CUT: &str = "… (cut: no message to the fleet holds more)";
 
 /// Pause after a batch that was not acknowledged whole.
 const RETRY: Duration = Duration::from_millis(500);
@@ -49,11 +55,12 @@ pub(super) struct AlertSender {
     pub(super) key: Arc<AgentKey>,
     pub(super) journal: Addr<AlertJournal>,
     pub(super) view: JournalView,
-    pub(super) jetstream: JetStream,
-    /// Where the cursor is stored.
+    pub(super) uplink: Uplink,
+    /// How far the alerts are sent.
+    pub(super) cursor: AlertCursor,
+    /// Where that is stored.
     pub(super) cursor_path: PathBuf,
-    /// Counts the connections that came about; 0 before the first.
-    pub(super) connections: watch::Receiver<u64>,
+    pub(super) hold: Hold,
     /// Tells how far the fleet has the alerts.
     pub(super) progress: watch::Sender<Progress>,
 }
@@ -69,10 +76,11 @@ pub(super) struct Progress {
 
 /// What the task keeps between batches.
 struct State {
-    cursor: AlertCursor,
     reader: JournalReader,
     /// Number of the newest alert that was read.
     read: u64,
+    /// By which connection.
+    connection: u64,
     stored_at: Option<Instant>,
     dirty: bool,
 }
@@ -84,16 +92,26 @@ fn now() -> i64 {
 impl AlertSender {
     /// Sends until the task is aborted.
     pub(super) async fn run(mut self) {
-        let Some(mut state) = self.begin().await else { return };
+        let mut state = State {
+            reader: JournalReader::new(&self.view.directory, 0),
+            read: 0,
+            connection: 0,
+            stored_at: None,
+            dirty: false,
+        };
+        self.tell(None);
         loop {
             // What is read while nobody is connected would only wait in memory.
-            if *self.connections.borrow_and_update() == 0 && self.connections.changed().await.is_err() {
-                return;
+            let Some(connection) = self.uplink.up().await else { return };
+            if connection != state.connection {
+                state.connection = connection;
+                let settled = self.cursor.settle(now());
+                self.rewind(&mut state, settled);
             }
             let records = match self.read(&mut state).await {
                 Ok(records) => records,
                 Err(problem) => {
-                    self.tell(&state, Some(problem));
+                    self.tell(Some(problem));
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -107,9 +125,9 @@ impl AlertSender {
             let last = records.last().map_or(0, |record| record.seq);
             let done = self.send(&records, &mut state).await;
             if done == last {
-                self.tell(&state, None);
+                self.tell(None);
             } else {
-                self.tell(&state, Some("the broker does not acknowledge alerts".to_owned()));
+                self.tell(Some("the broker does not acknowledge alerts".to_owned()));
                 self.rewind(&mut state, done);
                 tokio::time::sleep(RETRY).await;
             }
@@ -117,32 +135,8 @@ impl AlertSender {
         }
     }
 
-    /// Loads the cursor and tells the journal from where on it must keep alerts.
-    async fn begin(&mut self) -> Option<State> {
-        let (path, directory) = (self.cursor_path.clone(), self.view.directory.clone());
-        let loading = tokio::task::spawn_blocking(move || {
-            segments::identity(&directory).map(|journal| AlertCursor::load(&path, journal))
-        });
-        let mut cursor = match loading.await.ok()? {
-            Ok(cursor) => cursor,
-            Err(error) => {
-                let problem = format!("cannot name the alert journal: {error}");
-                warn!(self.log, "alerts are not sent to the fleet"; "error" => &problem);
-                self.progress.send_modify(|progress| progress.problem = Some(problem));
-                return None;
-            }
-        };
-        // Alerts that were acknowledged before a restart are sent again only if that is a short while ago.
-        let settled = cursor.settle(now());
-        self.journal.send(SentThrough(Some(settled))).await.ok()?;
-        let reader = JournalReader::new(&self.view.directory, settled);
-        let state = State { read: settled, cursor, reader, stored_at: None, dirty: false };
-        self.tell(&state, None);
-        Some(state)
-    }
-
-    fn tell(&self, state: &State, problem: Option<String>) {
-        let acknowledged = state.cursor.acknowledged();
+    fn tell(&self, problem: Option<String>) {
+        let acknowledged = self.cursor.acknowledged();
         self.progress.send_if_modified(|progress| {
             let new = Progress { acknowledged, problem };
             let differs = *progress != new;
@@ -172,11 +166,7 @@ impl AlertSender {
         let store_at = state.stored_at.unwrap_or_else(Instant::now) + STORE_EVERY;
         tokio::select! {
             changed = self.view.recorded.changed() => changed.is_ok(),
-            changed = self.connections.changed() => {
-                let settled = state.cursor.settle(now());
-                self.rewind(state, settled);
-                changed.is_ok()
-            }
+            stands = self.uplink.changed() => stands,
             () = sleep_until(store_at), if state.dirty => {
                 self.store(state, true).await;
                 true
@@ -191,13 +181,13 @@ impl AlertSender {
     }
 
     /// Publishes the alerts and waits for their acknowledgements; the number up to which all are acknowledged.
-    async fn send(&self, records: &[AlertRecord], state: &mut State) -> u64 {
+    async fn send(&mut self, records: &[AlertRecord], state: &mut State) -> u64 {
         let mut acknowledgements = FuturesOrdered::new();
         let mut previous = state.read;
         for record in records {
-            let (subject, message) = self.message(record, previous, state.cursor.journal());
+            let (subject, message) = self.message(record, previous);
             previous = record.seq;
-            match self.jetstream.send_publish(subject, message).await {
+            match self.uplink.jetstream.send_publish(subject, message).await {
                 Ok(acknowledgement) => {
                     let seq = record.seq;
                     acknowledgements.push_back(async move { acknowledgement.await.map(|_| seq) });
@@ -217,53 +207,36 @@ impl AlertSender {
             }
         }
         if done > state.read {
-            state.cursor.acknowledge(done, now);
+            self.cursor.acknowledge(done, now);
             state.read = done;
             state.dirty = true;
         }
         done
     }
 
-    fn message(&self, record: &AlertRecord, previous: u64, journal: &str) -> (String, PublishMessage) {
-        let mut text = record.message.clone();
-        if text.len() > MAX_MESSAGE_BYTES {
-            text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));
-            text.push_str("… (cut: no message to the fleet holds more)");
-        }
-        let alert = FleetAlert {
-            v: VERSION,
-            agent: self.agent.clone(),
-            journal: journal.to_owned(),
-            seq: record.seq,
-            time: record.time.clone(),
-            module: record.module.to_string(),
-            message: text,
-            // The journal's numbers have no gaps of their own: what is not there was given up.
-            dropped: (previous + 1 < record.seq)
-                .then_some((previous + 1, record.seq - 1))
-                .into_iter()
-                .collect(),
-        };
-        let sealed = serde_json::to_string(&alert)
-            .map_err(|error| error.to_string())
-            .and_then(|text| self.key.seal(Purpose::Alert, text).map_err(|error| error.to_string()))
-            .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()))
-            .expect("an alert is plain data of bounded size");
+    fn message(&self, record: &AlertRecord, previous: u64) -> (String, PublishMessage) {
+        let journal = self.cursor.journal();
+        let payload = payload(&self.key, &self.agent, journal, record, previous);
         let id = format!("{}.{journal}.{}", self.agent, record.seq);
         let subject = subjects::alert(&self.agent, record.module.as_str());
-        (subject, PublishMessage::build().payload(sealed.into()).message_id(id))
+        (subject, PublishMessage::build().payload(payload.into()).message_id(id))
     }
 
     /// Stores the cursor, if it is time, and tells the journal what it may delete.
-    async fn store(&self, state: &mut State, at_once: bool) {
+    async fn store(&mut self, state: &mut State, at_once: bool) {
         let due = state.stored_at.is_none_or(|at| at.elapsed() >= STORE_EVERY);
         if !state.dirty || !(at_once || due) {
             return;
         }
         state.stored_at = Some(Instant::now());
-        let settled = state.cursor.settle(now());
-        let (cursor, path) = (state.cursor.clone(), self.cursor_path.clone());
-        let stored = tokio::task::spawn_blocking(move || cursor.store(&path)).await;
+        let settled = self.cursor.settle(now());
+        let (cursor, path, hold) = (self.cursor.clone(), self.cursor_path.clone(), self.hold.clone());
+        let storing = tokio::task::spawn_blocking(move || {
+            let stored = cursor.store(&path);
+            drop(hold);
+            stored
+        });
+        let stored = storing.await;
         match stored {
             Ok(Ok(())) => state.dirty = false,
             Ok(Err(error)) => {
@@ -273,5 +246,79 @@ impl AlertSender {
             Err(_) => {}
         }
         self.journal.send(SentThrough(Some(settled))).await.ok();
+    }
+}
+
+/// The sealed form of an alert. `previous` is the number of the alert that goes before it.
+fn payload(key: &AgentKey, agent: &AgentId, journal: &str, record: &AlertRecord, previous: u64) -> Vec<u8> {
+    let mut room = MAX_ALERT_BYTES;
+    loop {
+        let alert = FleetAlert {
+            v: VERSION,
+            agent: agent.clone(),
+            journal: journal.to_owned(),
+            seq: record.seq,
+            time: record.time.clone(),
+            module: record.module.to_string(),
+            message: cut(&record.message, room),
+            // The journal's numbers have no gaps of their own: what is not there was given up.
+            dropped: (previous + 1 < record.seq)
+                .then_some((previous + 1, record.seq - 1))
+                .into_iter()
+                .collect(),
+        };
+        let text = serde_json::to_string(&alert).expect("an alert is plain data");
+        let sealed = key.seal(Purpose::Alert, text).ok();
+        let payload = sealed.map(|sealed| serde_json::to_vec(&sealed).expect("a seal is plain data"));
+        match payload {
+            Some(payload) if payload.len() <= MAX_MESSAGE_BYTES => return payload,
+            // A text of control characters is written seven times as long. The rest of an alert is a few hundred bytes.
+            _ => room /= 2,
+        }
+    }
+}
+
+fn cut(text: &str, room: usize) -> String {
+    if text.len() <= room {
+        return text.to_owned();
+    }
+    format!("{}{CUT}", &text[..text.floor_char_boundary(room)])
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_fleet::agent_key;
+    use vigie_fleet::answer::Sealed;
+
+    use super::*;
+
+    fn sent(message: String, previous: u64) -> FleetAlert {
+        let key = AgentKey::generate();
+        let record = AlertRecord {
+            seq: 7,
+            time: "2026-01-01T00:00:00Z".to_owned(),
+            module: "watch".parse().unwrap(),
+            id: None,
+            message,
+        };
+        let payload = payload(&key, &"web-1".parse().unwrap(), "j", &record, previous);
+        assert!(payload.len() <= MAX_MESSAGE_BYTES);
+        let sealed: Sealed = serde_json::from_slice(&payload).unwrap();
+        serde_json::from_str(agent_key::open(&sealed, Purpose::Alert, key.public_key()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_alert_of_any_text_fits_into_a_message() {
+        assert_eq!(sent("x".repeat(1000), 6).message, "x".repeat(1000));
+        for text in ["x", "\u{1}", "\"", "é", "\u{10ffff}"] {
+            let cut = sent(text.repeat(600_000), 6).message;
+            assert!(cut.ends_with(CUT) && cut.starts_with(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_journal_does_not_hold_any_more_was_given_up() {
+        assert_eq!(sent(String::new(), 6).dropped, []);
+        assert_eq!(sent(String::new(), 2).dropped, [(3, 6)]);
     }
 }

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context as JetStream;
 use async_nats::jetstream::message::PublishMessage;
 use futures_util::future::join_all;
 use slog::{Logger, debug};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
 use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects;
 
 use super::answer_spool::{AnswerSpool, SpoolError};
+use super::uplink::Uplink;
 
 /// Pause before an answer that was not acknowledged is sent again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -25,59 +24,54 @@ pub(super) struct AnswerSender {
     pub(super) log: Logger,
     pub(super) agent: AgentId,
     pub(super) spool: Arc<AnswerSpool>,
-    pub(super) jetstream: JetStream,
-    /// Answers that were just stored.
-    pub(super) stored: mpsc::UnboundedReceiver<ActionId>,
-    /// Counts the connections that came about; 0 before the first.
-    pub(super) connections: watch::Receiver<u64>,
+    /// Told when an answer was stored.
+    pub(super) stored: Arc<Notify>,
+    pub(super) uplink: Uplink,
 }
 
 impl AnswerSender {
     /// Sends until the task is aborted. Answers that wait since before the start go first.
     pub(super) async fn run(mut self) {
-        let mut again = Instant::now();
-        let mut failed = true;
+        let mut connection = 0;
+        let mut resend = false;
         loop {
+            let Some(number) = self.uplink.up().await else { return };
+            resend |= number != connection;
+            connection = number;
+            if !self.send_all(resend).await {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            resend = false;
             tokio::select! {
-                stored = self.stored.recv() => {
-                    let Some(action) = stored else { return };
-                    if *self.connections.borrow() > 0 && !self.send(&action).await && !failed {
-                        failed = true;
-                        again = Instant::now() + RETRY;
-                    }
-                }
-                changed = self.connections.changed() => {
-                    if changed.is_err() {
+                () = self.stored.notified() => {}
+                stands = self.uplink.changed() => {
+                    if !stands {
                         return;
                     }
-                    failed = !self.send_all(true).await;
-                    again = Instant::now() + RETRY;
-                }
-                () = sleep_until(again), if failed && *self.connections.borrow() > 0 => {
-                    failed = !self.send_all(false).await;
-                    again = Instant::now() + RETRY;
+                    resend = true;
                 }
             }
         }
     }
 
-    /// Sends what waits, and after a reconnect what was acknowledged lately; whether the broker has all of it.
-    async fn send_all(&mut self, reconnected: bool) -> bool {
+    /// Sends what waits, and for `resend` what was acknowledged lately; whether the broker has all of it.
+    async fn send_all(&self, resend: bool) -> bool {
         let spool = self.spool.clone();
         let listing = tokio::task::spawn_blocking(move || {
             spool.forget_old();
             let mut actions = spool.waiting();
-            if reconnected {
+            if resend {
                 actions.extend(spool.recently_sent());
             }
             actions
         });
+        let mut all = true;
         for action in listing.await.unwrap_or_default() {
-            if !self.send(&action).await {
-                return false;
-            }
+            // One that the broker does not take holds up no other.
+            all &= self.uplink.is_up() && self.send(&action).await;
         }
-        true
+        all
     }
 
     /// Sends one answer; whether the broker has it.
@@ -114,7 +108,7 @@ impl AnswerSender {
         let subject = subjects::answer(action, &self.agent);
         let id = format!("{action}.{}.{seq}", self.agent);
         let message = PublishMessage::build().payload(message.to_owned().into()).message_id(id);
-        match self.jetstream.send_publish(subject, message).await {
+        match self.uplink.jetstream.send_publish(subject, message).await {
             Ok(acknowledgement) => acknowledgement.await.is_ok(),
             Err(_) => false,
         }

@@ -2,15 +2,19 @@
 //!
 //! One file for each action, a line for each message. An answer is safe once [`AnswerSpool::store`] has returned.
 //! What the broker acknowledged is marked by the file's name and deleted a while later, because JetStream
-//! acknowledges before it syncs: after a reconnect it is sent once more, with the same message ids.
+//! acknowledges before it syncs: after a reconnect it is sent once more, with the same message ids. What is kept for
+//! that has the same bound as what waits, and the oldest of it goes first.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use vigie_fleet::names::ActionId;
+
+use super::uplink::Hold;
 
 /// How long an acknowledged answer can still be sent again; more than the two minutes after which JetStream syncs.
 pub(super) const RESEND: Duration = Duration::from_secs(300);
@@ -18,10 +22,18 @@ pub(super) const RESEND: Duration = Duration::from_secs(300);
 const WAITING: &str = "waiting";
 const SENT: &str = "sent";
 
+/// What is being written. One that a crash left is no answer.
+const NEW: &str = "new";
+
 /// Answers of this agent.
 #[derive(Debug)]
 pub(super) struct AnswerSpool {
     directory: PathBuf,
+    /// Most bytes of answers that are kept after they were acknowledged.
+    keep_bytes: u64,
+    /// Bytes of the answers that wait.
+    waiting_bytes: AtomicU64,
+    _hold: Hold,
 }
 
 /// An answer cannot be kept.
@@ -34,17 +46,23 @@ pub(super) struct SpoolError {
 }
 
 impl AnswerSpool {
-    /// Opens the spool in `directory`, creating it when it is not there.
+    /// Opens the spool in `directory`, creating it when it is not there. After they were acknowledged, `keep_bytes` of
+    /// answers are kept at most.
     ///
     /// # Errors
     /// When the directory cannot be used.
-    pub(super) fn open(directory: &Path) -> Result<Self, SpoolError> {
-        let spool = Self { directory: directory.to_owned() };
+    pub(super) fn open(directory: &Path, keep_bytes: u64, hold: Hold) -> Result<Self, SpoolError> {
+        let directory = directory.to_owned();
+        let mut spool = Self { directory, keep_bytes, waiting_bytes: AtomicU64::new(0), _hold: hold };
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(directory)
+            .create(&spool.directory)
             .map_err(|source| spool.error(source))?;
+        for new in spool.files(NEW) {
+            fs::remove_file(new.path).ok();
+        }
+        spool.waiting_bytes = AtomicU64::new(spool.files(WAITING).iter().map(|file| file.bytes).sum());
         Ok(spool)
     }
 
@@ -61,14 +79,25 @@ impl AnswerSpool {
     /// # Errors
     /// When the disk does not take it; nothing of it is then kept.
     pub(super) fn store(&self, action: &ActionId, messages: &[String]) -> Result<(), SpoolError> {
-        let new = self.path(action, "new");
+        let (new, waiting) = (self.path(action, NEW), self.path(action, WAITING));
+        let bytes = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let before = bytes(&waiting);
         self.write(&new, messages)
-            .and_then(|()| fs::rename(&new, self.path(action, WAITING)))
-            .and_then(|()| File::open(&self.directory)?.sync_all())
+            .and_then(|()| fs::rename(&new, &waiting))
+            .and_then(|()| {
+                self.waiting_bytes.fetch_add(bytes(&waiting), Ordering::Relaxed);
+                self.subtract(before);
+                File::open(&self.directory)?.sync_all()
+            })
             .map_err(|source| {
                 fs::remove_file(&new).ok();
                 self.error(source)
             })
+    }
+
+    fn subtract(&self, bytes: u64) {
+        let less = |waiting: u64| Some(waiting.saturating_sub(bytes));
+        self.waiting_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
     }
 
     fn write(&self, path: &Path, messages: &[String]) -> io::Result<()> {
@@ -95,7 +124,9 @@ impl AnswerSpool {
     pub(super) fn mark_sent(&self, action: &ActionId) {
         // Lost in a crash it is sent once more, which costs nothing but a message.
         let (waiting, sent) = (self.path(action, WAITING), self.path(action, SENT));
+        let bytes = fs::metadata(&waiting).map_or(0, |metadata| metadata.len());
         if fs::rename(&waiting, &sent).is_ok() {
+            self.subtract(bytes);
             File::open(&sent).and_then(|file| file.set_modified(SystemTime::now())).ok();
         }
     }
@@ -103,55 +134,77 @@ impl AnswerSpool {
     /// Actions whose answers the broker does not have yet, the oldest first.
     #[must_use]
     pub(super) fn waiting(&self) -> Vec<ActionId> {
-        self.list(WAITING, |_| true)
+        self.files(WAITING).into_iter().map(|file| file.action).collect()
     }
 
-    /// Actions whose answers the broker acknowledged a short while ago.
+    /// Actions whose answers the broker acknowledged a short while ago, the oldest first.
     #[must_use]
     pub(super) fn recently_sent(&self) -> Vec<ActionId> {
-        self.list(SENT, |age| age < RESEND)
+        self.files(SENT).into_iter().filter(|file| file.age() < RESEND).map(|file| file.action).collect()
     }
 
-    /// Deletes what was sent long ago.
+    /// All actions with an answer, also those that were acknowledged long ago.
+    #[must_use]
+    pub(super) fn answered(&self) -> Vec<ActionId> {
+        self.files(WAITING).into_iter().chain(self.files(SENT)).map(|file| file.action).collect()
+    }
+
+    /// Deletes what was sent long ago, and of the rest the oldest as far as it is too much.
     pub(super) fn forget_old(&self) {
-        for action in self.list(SENT, |age| age >= RESEND) {
-            fs::remove_file(self.path(&action, SENT)).ok();
+        let mut kept = 0;
+        for file in self.files(SENT).into_iter().rev() {
+            kept += file.bytes;
+            if file.age() >= RESEND || kept > self.keep_bytes {
+                fs::remove_file(file.path).ok();
+            }
         }
     }
 
-    /// Size of all answers in bytes.
+    /// Size in bytes of the answers that the broker does not have yet.
     #[must_use]
-    pub(super) fn bytes(&self) -> u64 {
-        self.entries().map(|(_, metadata)| metadata.len()).sum()
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes.load(Ordering::Relaxed)
     }
 
-    fn entries(&self) -> impl Iterator<Item = (PathBuf, fs::Metadata)> {
-        fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.ok())
-            .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
-    }
-
-    fn list(&self, state: &str, wanted: impl Fn(Duration) -> bool) -> Vec<ActionId> {
-        let mut found: Vec<(SystemTime, ActionId)> = self
-            .entries()
-            .filter(|(path, _)| path.extension().is_some_and(|extension| extension == state))
-            .filter_map(|(path, metadata)| {
+    /// The answers in a state, the oldest first.
+    fn files(&self, state: &str) -> Vec<AnswerFile> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let mut files: Vec<AnswerFile> = entries
+            .filter_map(|entry| {
+                let path = entry.path();
+                path.extension().filter(|extension| *extension == state)?;
                 let action = path.file_stem()?.to_str()?.parse().ok()?;
-                let modified = metadata.modified().ok()?;
-                // A file from the future has the age zero.
-                wanted(modified.elapsed().unwrap_or_default()).then_some((modified, action))
+                let metadata = entry.metadata().ok()?;
+                Some(AnswerFile { action, modified: metadata.modified().ok()?, bytes: metadata.len(), path })
             })
             .collect();
-        found.sort();
-        found.into_iter().map(|(_, action)| action).collect()
+        files.sort_by(|one, other| (one.modified, &one.action).cmp(&(other.modified, &other.action)));
+        files
+    }
+}
+
+/// A file with an answer.
+struct AnswerFile {
+    action: ActionId,
+    modified: SystemTime,
+    bytes: u64,
+    path: PathBuf,
+}
+
+impl AnswerFile {
+    /// A file from the future has the age zero.
+    fn age(&self) -> Duration {
+        self.modified.elapsed().unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(directory: &Path) -> AnswerSpool {
+        AnswerSpool::open(directory, 64, tokio::sync::mpsc::channel(1).0).unwrap()
+    }
 
     fn id(number: u8) -> ActionId {
         ActionId::from_random([number; 16])
@@ -161,14 +214,15 @@ mod tests {
     fn an_answer_waits_over_a_restart_until_it_is_sent() {
         let directory = tempfile::tempdir().unwrap();
         let messages = vec!["{\"seq\":0}".to_owned(), "{\"seq\":1}".to_owned()];
-        AnswerSpool::open(directory.path()).unwrap().store(&id(1), &messages).unwrap();
+        open(directory.path()).store(&id(1), &messages).unwrap();
 
-        let spool = AnswerSpool::open(directory.path()).unwrap();
+        let spool = open(directory.path());
 
         assert_eq!(spool.waiting(), [id(1)]);
         assert_eq!(spool.load(&id(1)).unwrap(), messages);
-        assert_eq!(spool.bytes(), 20);
+        assert_eq!(spool.waiting_bytes(), 20);
         spool.mark_sent(&id(1));
+        assert_eq!(spool.waiting_bytes(), 0, "what was sent takes no room from what waits");
         assert!(spool.waiting().is_empty());
         assert_eq!(spool.recently_sent(), [id(1)]);
         assert_eq!(spool.load(&id(1)).unwrap(), messages, "it can be sent again");
@@ -177,7 +231,7 @@ mod tests {
     #[test]
     fn what_was_sent_long_ago_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
-        let spool = AnswerSpool::open(directory.path()).unwrap();
+        let spool = open(directory.path());
         for number in [1, 2] {
             spool.store(&id(number), &["{}".to_owned()]).unwrap();
             spool.mark_sent(&id(number));
@@ -192,12 +246,42 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_is_kept_only_as_far_as_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = open(directory.path());
+        for number in [1, 2, 3] {
+            spool.store(&id(number), &["x".repeat(29)]).unwrap();
+            spool.mark_sent(&id(number));
+            let path = spool.path(&id(number), SENT);
+            let age = Duration::from_secs(100 - u64::from(number));
+            File::open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        }
+
+        spool.forget_old();
+
+        assert_eq!(spool.recently_sent(), [id(2), id(3)]);
+        assert_eq!(spool.answered(), [id(2), id(3)]);
+    }
+
+    #[test]
+    fn an_answer_that_is_stored_twice_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = open(directory.path());
+        for _ in 0..2 {
+            spool.store(&id(1), &["x".repeat(9)]).unwrap();
+        }
+        assert_eq!((spool.waiting_bytes(), open(directory.path()).waiting_bytes()), (10, 10));
+    }
+
+    #[test]
     fn what_a_crash_left_half_written_is_no_answer() {
         let directory = tempfile::tempdir().unwrap();
-        let spool = AnswerSpool::open(directory.path()).unwrap();
-        fs::write(spool.path(&id(1), "new"), "{\"se").unwrap();
+        let spool = open(directory.path());
+        fs::write(spool.path(&id(1), NEW), "{\"se").unwrap();
         fs::write(directory.path().join("notes.waiting"), "{}").unwrap();
 
         assert!(spool.waiting().is_empty());
+        drop(open(directory.path()));
+        assert!(!spool.path(&id(1), NEW).exists(), "it does not stay for ever");
     }
 }

@@ -4,44 +4,61 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context as JetStream;
-use tokio::sync::{mpsc, watch};
+use async_nats::jetstream::message::PublishMessage;
+use slog::{Logger, warn};
+use tokio::sync::mpsc;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{AuditRecord, Purpose};
-use vigie_fleet::broker::kv;
 use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
+
+use super::uplink::Uplink;
 
 /// Pause before a record that was not acknowledged is sent again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the sender works with.
 pub(super) struct AuditSender {
+    pub(super) log: Logger,
     pub(super) agent: AgentId,
     pub(super) key: Arc<AgentKey>,
-    pub(super) jetstream: JetStream,
     pub(super) records: mpsc::Receiver<AuditRecord>,
-    /// Counts the connections that came about; 0 before the first.
-    pub(super) connections: watch::Receiver<u64>,
+    pub(super) uplink: Uplink,
 }
 
 impl AuditSender {
     /// Sends until the task is aborted.
     pub(super) async fn run(mut self) {
-        let subject = subjects::audit(&self.agent);
         while let Some(record) = self.records.recv().await {
-            while *self.connections.borrow() == 0 {
-                if self.connections.changed().await.is_err() {
-                    return;
+            let sealed = serde_json::to_string(&record)
+                .map_err(|error| error.to_string())
+                .and_then(|text| self.key.seal(Purpose::Audit, text).map_err(|error| error.to_string()))
+                .and_then(|sealed| {
+                    serde_json::to_vec(&sealed)
+                        .map(|text| (text, sealed.sig))
+                        .map_err(|error| error.to_string())
+                });
+            match sealed {
+                Ok((payload, id)) => {
+                    while !self.send(payload.clone(), &id).await {
+                        tokio::time::sleep(RETRY).await;
+                    }
                 }
+                Err(error) => warn!(self.log, "an audit record cannot be sent"; "error" => error),
             }
-            let text = serde_json::to_string(&record).expect("a record is plain data");
-            let sealed =
-                self.key.seal(Purpose::Audit, text).expect("a record is smaller than what is sealed");
-            let payload = serde_json::to_vec(&sealed).expect("a seal is plain data");
-            while kv::put(&self.jetstream, &subject, payload.clone().into()).await.is_err() {
-                tokio::time::sleep(RETRY).await;
-            }
+        }
+    }
+
+    /// Sends a record once there is a connection; whether the broker has it. The seal makes its message id, so that
+    /// one that was stored and not acknowledged is not stored twice.
+    async fn send(&mut self, payload: Vec<u8>, id: &str) -> bool {
+        if self.uplink.up().await.is_none() {
+            return true;
+        }
+        let message = PublishMessage::build().payload(payload.into()).message_id(id);
+        match self.uplink.jetstream.send_publish(subjects::audit(&self.agent), message).await {
+            Ok(acknowledgement) => acknowledgement.await.is_ok(),
+            Err(_) => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Opened again when `[fleet]` changes; dropping it ends its tasks.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -19,6 +20,7 @@ use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_fleet::signature::{KeyError, PublicKey};
 
 use super::answer_spool::{AnswerSpool, SpoolError};
+use super::uplink::Hold;
 use crate::config::{AgentConfig, FleetSection, LoadedConfig};
 use crate::error::ErrorChain;
 
@@ -106,6 +108,9 @@ pub(super) struct Opened {
     pub(super) replay: ReplayLog,
     /// Actions that were begun and have no answer: the agent ended while it ran them.
     pub(super) interrupted: Vec<ActionId>,
+    /// Actions whose answers are safe, of which the replay log does not say so.
+    pub(super) answered: Vec<ActionId>,
+    pub(super) hold: Hold,
     pub(super) spool: Arc<AnswerSpool>,
     pub(super) places: Places,
 }
@@ -132,6 +137,7 @@ pub(super) fn pinned_roots(section: &FleetSection) -> Result<Roots, MembershipEr
 pub(super) fn open(
     config: &LoadedConfig,
     section: FleetSection,
+    hold: Hold,
     log: &Logger,
 ) -> Result<Opened, MembershipError> {
     let pinned = pinned_roots(&section)?;
@@ -149,9 +155,10 @@ pub(super) fn open(
     let now = jiff::Timestamp::now().as_second();
     let replay =
         ReplayLog::open(&places.directory.join("replay.log"), now).map_err(MembershipError::Replay)?;
-    let spool = AnswerSpool::open(&places.directory.join("answers")).map_err(MembershipError::Spool)?;
-    let answered = spool.waiting();
-    let interrupted = replay.unanswered().filter(|id| !answered.contains(id)).collect();
+    let spool = AnswerSpool::open(&places.directory.join("answers"), section.answer_bytes, hold.clone())
+        .map_err(MembershipError::Spool)?;
+    let spooled: BTreeSet<ActionId> = spool.answered().into_iter().collect();
+    let (answered, interrupted) = replay.unanswered().partition(|id| spooled.contains(id));
     Ok(Opened {
         section,
         pinned,
@@ -160,6 +167,8 @@ pub(super) fn open(
         policy,
         replay,
         interrupted,
+        answered,
+        hold,
         spool: Arc::new(spool),
         places,
     })

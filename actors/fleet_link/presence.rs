@@ -4,7 +4,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context as JetStream;
 use bytes::Bytes;
 use slog::{Logger, debug};
 use tokio::sync::watch;
@@ -15,6 +14,7 @@ use vigie_fleet::broker::kv;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::subjects;
 
+use super::uplink::Uplink;
 use crate::error::ErrorChain;
 
 /// Time between two signs of life is drawn from this range, so that the hosts of a fleet do not speak all at once.
@@ -30,29 +30,30 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Presence {
     pub(super) log: Logger,
     pub(super) key: Arc<AgentKey>,
-    pub(super) jetstream: JetStream,
+    pub(super) uplink: Uplink,
     /// The facts as they are now.
     pub(super) facts: watch::Receiver<Arc<Facts>>,
-    /// Counts the connections that came about; 0 before the first.
-    pub(super) connections: watch::Receiver<u64>,
 }
 
 impl Presence {
     /// Shows until the task is aborted.
     pub(super) async fn run(mut self) {
+        let mut connection = 0;
         let mut next_beat = Instant::now();
         let mut next_facts = Instant::now();
         loop {
-            if *self.connections.borrow() == 0 && self.connections.changed().await.is_err() {
-                return;
-            }
+            let Some(number) = self.uplink.up().await else { return };
             let now = Instant::now();
+            if number != connection {
+                // Whoever watches learns at once that the host is back.
+                (connection, next_beat, next_facts) = (number, now, now);
+            }
             if now >= next_facts {
                 next_facts = now + if self.show_facts().await { FACTS_EVERY } else { RETRY };
             }
             if now >= next_beat {
                 self.beat().await;
-                next_beat = now + beat_pause();
+                next_beat = now + beat_pause(draw());
             }
             tokio::select! {
                 () = sleep_until(next_beat.min(next_facts)) => {}
@@ -62,13 +63,10 @@ impl Presence {
                     }
                     next_facts = Instant::now();
                 }
-                changed = self.connections.changed() => {
-                    if changed.is_err() {
+                stands = self.uplink.changed() => {
+                    if !stands {
                         return;
                     }
-                    // Whoever watches learns at once that the host is back.
-                    next_beat = Instant::now();
-                    next_facts = Instant::now();
                 }
             }
         }
@@ -82,7 +80,7 @@ impl Presence {
             .and_then(|text| self.key.seal(Purpose::Facts, text).map_err(|error| error.to_string()))
             .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()));
         match sealed {
-            Ok(payload) => match kv::put(&self.jetstream, &subject, payload.into()).await {
+            Ok(payload) => match kv::put(&self.uplink.jetstream, &subject, payload.into()).await {
                 Ok(_) => true,
                 Err(error) => {
                     debug!(self.log, "facts are not stored"; "error" => %ErrorChain(&error));
@@ -99,14 +97,40 @@ impl Presence {
     /// Not acknowledged: a sign of life that is lost is followed by another.
     async fn beat(&self) {
         let subject = subjects::presence(&self.facts.borrow().agent);
-        self.jetstream.client().publish(subject, Bytes::new()).await.ok();
+        self.uplink.jetstream.client().publish(subject, Bytes::new()).await.ok();
     }
 }
 
-fn beat_pause() -> Duration {
+/// A number drawn evenly. The standard library's hasher keys are random, which is enough to spread beats.
+fn draw() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn beat_pause(drawn: u64) -> Duration {
     let (from, to) = BEAT_SECONDS;
-    let milliseconds = (to - from) * 1000;
-    // The standard library's hasher keys are random, which is enough to spread beats.
-    let drawn = RandomState::new().build_hasher().finish() % milliseconds;
-    Duration::from_millis(from * 1000 + drawn)
+    Duration::from_millis(from * 1000 + drawn % ((to - from) * 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vigie_fleet::broker::streams::PRESENCE_AGE;
+
+    use super::*;
+
+    proptest! {
+        /// Signs of life and facts together are at most one message a minute, and a host does not look gone because one
+        /// sign of life is lost.
+        #[test]
+        fn an_idle_agent_sends_at_most_one_message_a_minute(drawn in prop::collection::vec(any::<u64>(), 200)) {
+            let beats: Duration = drawn.iter().map(|drawn| beat_pause(*drawn)).sum();
+            let facts = beats.as_secs() / FACTS_EVERY.as_secs() + 1;
+            let minutes = beats.as_secs() / 60;
+
+            prop_assert!(drawn.len() as u64 + facts <= minutes, "{} messages in {minutes} minutes", drawn.len());
+            for two in drawn.windows(2) {
+                prop_assert!(two.iter().map(|drawn| beat_pause(*drawn)).sum::<Duration>() < PRESENCE_AGE);
+            }
+        }
+    }
 }

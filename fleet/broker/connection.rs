@@ -77,7 +77,8 @@ pub struct ConnectionSettings {
     /// Most messages that wait in a subscription; beyond it they are lost and [`BrokerEvent::SlowConsumer`] tells.
     /// The default of NATS, 65,536, is too little for all answers of a large fleet.
     pub subscription_capacity: Option<usize>,
-    /// Return before there is a connection, and go on trying. For agents; the command line rather fails at once.
+    /// Return before there is a connection, and go on trying until the receiver of events is dropped. For agents; the
+    /// command line rather fails at once.
     pub connect_in_background: bool,
 }
 
@@ -319,12 +320,18 @@ async fn options(
     let TlsSettings { required, ca, certificate, key } = settings.tls;
     // The first attempt is made at once; the client asks for a wait before it too.
     let attempted = AtomicBool::new(false);
+    // The client itself goes on connecting when nobody holds it any more.
+    let in_background = settings.connect_in_background;
+    let listened_to = events.clone();
     let mut options = ConnectOptions::new()
         .name(settings.name)
         .custom_inbox_prefix(settings.inbox_prefix)
         .require_tls(required)
         .max_reconnects(None)
         .reconnect_delay_callback(move |attempt| {
+            if in_background && listened_to.is_closed() {
+                return Duration::MAX;
+            }
             if attempted.swap(true, Ordering::Relaxed) { backoff(attempt, draw()) } else { Duration::ZERO }
         })
         .event_callback(move |event| {

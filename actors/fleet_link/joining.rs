@@ -1,0 +1,119 @@
+//! Becoming a member: opens what is on disk and makes the connection.
+
+use std::sync::Arc;
+
+use actix::Addr;
+use slog::Logger;
+use tokio::sync::mpsc;
+use vigie_fleet::broker::connection::{
+    self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
+};
+use vigie_fleet::broker::jwt::Role;
+
+use super::EVENTS;
+use super::alert_cursor::AlertCursor;
+use super::membership::{self, MembershipError, Opened, Places};
+use super::uplink::Hold;
+use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
+use crate::config::{FleetSection, LoadedConfig};
+
+/// Why there is no membership.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JoinError {
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("cannot read the agent's token {path:?}; `vigie fleet enrol` makes it")]
+    Credentials {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("cannot name the alert journal in {directory:?}, and without a name its alerts cannot be sent")]
+    Journal {
+        directory: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// What a membership needs to begin.
+pub(super) struct Joined {
+    pub(super) opened: Opened,
+    /// How far the alerts are sent.
+    pub(super) cursor: AlertCursor,
+    pub(super) connection: Connection,
+    pub(super) events: mpsc::Receiver<BrokerEvent>,
+    pub(super) view: JournalView,
+}
+
+/// The files of a membership, one after the other: `before` ends when nobody works on those of the one before.
+pub(super) struct Turn {
+    pub(super) before: Option<mpsc::Receiver<std::convert::Infallible>>,
+    pub(super) hold: Hold,
+}
+
+/// Opens what is on disk and makes the connection, which comes about in the background.
+pub(super) async fn join(
+    config: Arc<LoadedConfig>,
+    section: FleetSection,
+    turn: Turn,
+    journal: Addr<AlertJournal>,
+    log: Logger,
+) -> Result<Joined, JoinError> {
+    if let Some(mut before) = turn.before {
+        before.recv().await;
+    }
+    let view = journal.send(GetJournalView).await.map_err(|_| JoinError::Stopping)?;
+    let cursor = load_cursor(&config, &view).await?;
+    // Before anything that can fail: what the fleet does not have must not go meanwhile.
+    let settled = cursor.settled();
+    journal.send(SentThrough(Some(settled))).await.map_err(|_| JoinError::Stopping)?;
+    let opening = {
+        let (section, hold) = (section.clone(), turn.hold);
+        tokio::task::spawn_blocking(move || {
+            let token = std::fs::read_to_string(&section.credentials)
+                .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
+            Ok::<_, JoinError>((membership::open(&config, section, hold, &log)?, token))
+        })
+    };
+    let (opened, token) = opening.await.map_err(|_| JoinError::Stopping)??;
+    let (send_events, events) = mpsc::channel(EVENTS);
+    let settings = connection_settings(&section, token.trim().to_owned(), (*opened.key).clone());
+    let connection = connection::connect(settings, send_events).await?;
+    Ok(Joined { opened, cursor, connection, events, view })
+}
+
+async fn load_cursor(config: &LoadedConfig, view: &JournalView) -> Result<AlertCursor, JoinError> {
+    let (path, directory) =
+        (Places::of(&config.agent.agent.state_dir).alert_cursor(), view.directory.clone());
+    let loading = tokio::task::spawn_blocking(move || {
+        AlertCursor::of_journal(&path, &directory).map_err(|source| JoinError::Journal { directory, source })
+    });
+    loading.await.map_err(|_| JoinError::Stopping)?
+}
+
+fn connection_settings(
+    section: &FleetSection,
+    jwt: String,
+    key: vigie_fleet::agent_key::AgentKey,
+) -> ConnectionSettings {
+    let (certificate, certificate_key) = section.certificate.clone().unzip();
+    ConnectionSettings {
+        urls: section.urls.clone(),
+        login: Login::Token { jwt, key: Box::new(key) },
+        tls: TlsSettings {
+            required: section.urls.iter().any(|url| url.starts_with("tls://")),
+            ca: section.ca.clone(),
+            certificate,
+            key: certificate_key,
+        },
+        name: format!("vigie agent {}", section.agent),
+        inbox_prefix: Role::Agent.inbox_prefix(&section.agent),
+        subscription_capacity: Some(1024),
+        connect_in_background: true,
+    }
+}

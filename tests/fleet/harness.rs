@@ -1,0 +1,504 @@
+//! A fleet for one test: a broker with streams, a policy, investigators, and agents that are enrolled.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::message::PublishMessage;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use vigie_fleet::action::{Envelope, NAMESPACE};
+use vigie_fleet::agent_key::{self, AgentKey, AgentPublicKey};
+use vigie_fleet::answer::{Answer, AuditRecord, FleetAlert, Purpose, Sealed};
+use vigie_fleet::broker::connection::{Connection, connect};
+use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::broker::kv::{self, Entry};
+use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, find_server};
+use vigie_fleet::broker::streams::{self, StreamSizes};
+use vigie_fleet::collect::{Collector, Flag, SealProblem, Taken};
+use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
+use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::policy::{self, Policy, Roots, SignedPolicy};
+use vigie_fleet::signature::{self, PublicKey, SigningKey};
+use vigie_fleet::subjects;
+
+use crate::host::{Host, Settings, module};
+
+pub(crate) const ORG: &str = "example";
+
+/// Longest wait for anything; never reached when all is well.
+const CEILING: Duration = Duration::from_secs(60);
+
+/// Time of tokens and enrolments, in seconds since 1970; before any clock of a machine that runs this.
+const LONG_AGO: i64 = 1_700_000_000;
+
+pub(crate) fn server_is_missing() -> bool {
+    let missing = find_server().is_err();
+    if missing {
+        assert!(std::env::var_os("CI").is_none(), "no nats-server: tests may not be skipped in CI");
+        eprintln!("skipped: no nats-server");
+    }
+    missing
+}
+
+/// A number that the environment can raise.
+pub(crate) fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Looks at a condition until it holds.
+#[expect(clippy::disallowed_methods, reason = "other processes are watched, which announce nothing")]
+pub(crate) fn patiently<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < CEILING, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A directory whose syncs cost little, where there is one.
+pub(crate) fn fast_directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+pub(crate) fn agent(text: &str) -> AgentId {
+    text.parse().unwrap()
+}
+
+/// Now, in seconds since 1970.
+pub(crate) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// A key of the tests.
+pub(crate) fn key(number: u8) -> SigningKey {
+    SigningKey::from_seed(&[number; 32])
+}
+
+pub(crate) fn alice() -> SigningKey {
+    key(1)
+}
+
+pub(crate) fn bob() -> SigningKey {
+    key(2)
+}
+
+/// Her key is not valid any more.
+pub(crate) fn carol() -> SigningKey {
+    key(3)
+}
+
+/// Her key is revoked.
+pub(crate) fn dora() -> SigningKey {
+    key(4)
+}
+
+pub(crate) fn mallory() -> SigningKey {
+    key(66)
+}
+
+pub(crate) fn root(number: u8) -> SigningKey {
+    key(100 + number)
+}
+
+fn enroller() -> SigningKey {
+    key(90)
+}
+
+fn roots() -> Roots {
+    Roots { keys: [1, 2, 3].map(|number| root(number).public_key().clone()).into(), threshold: 2 }
+}
+
+/// Version 1: alice and bob may ask `trace`, together they may ask `both`; nobody may ask `free`.
+pub(crate) fn document() -> Value {
+    let one = |key: SigningKey| json!({"keys": [{"key": key.public_key()}]});
+    json!({
+        "v": 1, "org": ORG, "version": 1, "roots": roots(), "enrolment": [enroller().public_key()],
+        "investigators": {
+            "alice": one(alice()), "bob": one(bob()), "dora": one(dora()),
+            "carol": {"keys": [{"key": carol().public_key(), "not_after": LONG_AGO}]},
+        },
+        "acl": {
+            "trace": {"minimum_weight": 1, "investigators": {"alice": 1, "bob": 1, "carol": 1, "dora": 1}},
+            "netstat": {"minimum_weight": 1, "investigators": {"alice": 1}},
+            "both": {"minimum_weight": 2, "investigators": {"alice": 1, "bob": 1}},
+        },
+        "revoked": [dora().public_key().fingerprint()],
+        "max_window_seconds": 7200,
+        "limits": {"seconds": 120},
+    })
+}
+
+/// A policy as it is published.
+pub(crate) fn signed_policy(document: &Value, signers: &[u8]) -> Vec<u8> {
+    let policy = document.to_string();
+    let sigs = signers
+        .iter()
+        .map(|number| root(*number).sign(policy::NAMESPACE, policy.as_bytes()).unwrap())
+        .collect();
+    serde_json::to_vec(&SignedPolicy { policy, sigs }).unwrap()
+}
+
+pub(crate) fn new_id() -> ActionId {
+    let draw = || RandomState::new().build_hasher().finish().to_le_bytes();
+    let (one, two) = (draw(), draw());
+    ActionId::from_random(std::array::from_fn(|at| if at < 8 { one[at] } else { two[at - 8] }))
+}
+
+/// A good action for everybody, which leaves its id where it runs.
+pub(crate) fn action() -> Value {
+    let id = new_id();
+    json!({
+        "v": 1, "org": ORG, "id": id, "name": "test", "target": "all",
+        "not_before": now(), "not_after": now() + 3600,
+        "ops": [{"module": "trace", "params": {"mark": id}}],
+    })
+}
+
+pub(crate) fn id_of(action: &Value) -> ActionId {
+    action["id"].as_str().unwrap().parse().unwrap()
+}
+
+/// The same with one value put elsewhere, and an id of its own.
+pub(crate) fn with(field: &str, value: Value) -> Value {
+    let mut action = action();
+    action[field] = value;
+    action
+}
+
+pub(crate) fn envelope(text: &str, keys: &[&SigningKey], namespace: &str) -> Vec<u8> {
+    let sigs = keys.iter().map(|key| key.sign(namespace, text.as_bytes()).unwrap()).collect();
+    serde_json::to_vec(&Envelope { action: text.to_owned(), sigs }).unwrap()
+}
+
+pub(crate) fn sign(action: &Value, keys: &[&SigningKey]) -> Vec<u8> {
+    envelope(&action.to_string(), keys, NAMESPACE)
+}
+
+/// What came back to an action.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    pub(crate) answers: BTreeMap<String, Answer>,
+    /// Messages that were there before, with another number in the stream.
+    pub(crate) again: usize,
+    pub(crate) flags: Vec<Flag>,
+}
+
+/// A running fleet.
+pub(crate) struct Fleet {
+    pub(crate) admin: Connection,
+    pub(crate) broker: LocalBroker,
+    runtime: Runtime,
+    enrolled: HashMap<AgentId, AgentPublicKey>,
+    _directory: TempDir,
+}
+
+impl Fleet {
+    /// Starts a broker with streams and policy 1.
+    pub(crate) fn new() -> Self {
+        let fleet = Self::without_policy();
+        fleet.publish_policy(&document());
+        fleet
+    }
+
+    pub(crate) fn without_policy() -> Self {
+        let directory = fast_directory();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let settings = LocalBrokerSettings::new(directory.path(), ORG, LONG_AGO);
+        let (broker, admin) = runtime.block_on(async {
+            let broker = LocalBroker::start(settings).await.unwrap();
+            let admin = administrator(&broker).await;
+            streams::ensure(&admin.jetstream, &StreamSizes::default()).await.unwrap();
+            (broker, admin)
+        });
+        Self { admin, broker, runtime, enrolled: HashMap::new(), _directory: directory }
+    }
+
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime
+            .block_on(async { tokio::time::timeout(CEILING, future).await })
+            .expect("nothing takes this long")
+    }
+
+    /// Kills the broker.
+    pub(crate) fn kill_broker(&mut self) {
+        self.runtime.block_on(self.broker.kill()).unwrap();
+    }
+
+    /// Starts it again with the same streams.
+    pub(crate) fn restart_broker(&mut self) {
+        self.admin = self.runtime.block_on(async {
+            self.broker.restart().await.unwrap();
+            administrator(&self.broker).await
+        });
+    }
+
+    /// Publishes until the broker has it; the number in the stream.
+    pub(crate) fn publish(&self, subject: &str, payload: &[u8], message_id: Option<&str>) -> u64 {
+        self.block_on(async {
+            loop {
+                let mut message = PublishMessage::build().payload(payload.to_vec().into());
+                if let Some(id) = message_id {
+                    message = message.message_id(id);
+                }
+                if let Ok(acknowledgement) =
+                    self.admin.jetstream.send_publish(subject.to_owned(), message).await
+                    && let Ok(acknowledged) = acknowledgement.await
+                {
+                    return acknowledged.sequence;
+                }
+            }
+        })
+    }
+
+    pub(crate) fn publish_policy(&self, document: &Value) {
+        self.publish(subjects::POLICY, &signed_policy(document, &[1, 2]), None);
+    }
+
+    /// Asks all agents what alice asks; the id.
+    pub(crate) fn ask(&self, action: &Value) -> ActionId {
+        let id = id_of(action);
+        self.publish(subjects::ACTION_ALL, &sign(action, &[&alice()]), Some(id.as_str()));
+        id
+    }
+
+    /// Enrols an agent whose key and token are in `directory`; its `[fleet]`.
+    pub(crate) fn enrol(&mut self, name: &str, directory: &Path) -> String {
+        let name = agent(name);
+        let key = AgentKey::load_or_create(&directory.join("agent.nk")).unwrap();
+        let token = self.broker.signer(Role::Agent).user(&name, key.public_key(), LONG_AGO, None);
+        std::fs::write(directory.join("agent.jwt"), token).unwrap();
+        let public = key.public_key().clone();
+        let record = Enrolment {
+            v: enrolment::VERSION,
+            org: ORG.to_owned(),
+            agent: name.clone(),
+            key: public.clone(),
+            issued: LONG_AGO,
+        };
+        let record = record.to_text();
+        let sigs = vec![enroller().sign(enrolment::NAMESPACE, record.as_bytes()).unwrap()];
+        let signed = serde_json::to_vec(&SignedEnrolment { record, sigs }).unwrap();
+        self.publish(&subjects::enrolment(&name), &signed, None);
+        self.enrolled.insert(name.clone(), public);
+        let roots = serde_json::to_string(&roots().keys).unwrap();
+        format!(
+            "[fleet]\norg = \"{ORG}\"\nagent = \"{name}\"\nurls = [\"{}\"]\ncredentials = {:?}\nkey_file = {:?}\n\
+             roots = {roots}\nroot_threshold = 2\n",
+            self.broker.url(),
+            directory.join("agent.jwt"),
+            directory.join("agent.nk"),
+        )
+    }
+
+    /// A host of the fleet with the modules `trace`, `both` and `free`, and further configuration.
+    pub(crate) fn host(&mut self, name: &str, more: &str) -> Member {
+        let host = Host::new(&Settings::default(), "");
+        let section = self.enrol(name, &host.path("."));
+        let member = Member { host, section };
+        member.configure("", more);
+        member
+    }
+
+    /// All messages of a stream whose subject matches, in their order.
+    pub(crate) fn read(&self, stream: &str, filter: &str) -> Vec<Entry> {
+        self.block_on(async {
+            let stream = self.admin.jetstream.get_stream(stream).await.unwrap();
+            let config =
+                pull::OrderedConfig { filter_subject: filter.to_owned(), ..pull::OrderedConfig::default() };
+            let consumer = stream.create_consumer(config).await.unwrap();
+            let mut left = consumer.cached_info().num_pending;
+            let mut messages = consumer.messages().await.unwrap();
+            let mut entries = Vec::new();
+            while left > 0 {
+                let message = messages.next().await.unwrap().unwrap();
+                let info = message.info().unwrap();
+                let (sequence, stored) = (info.stream_sequence, info.published.unix_timestamp());
+                let message = message.message;
+                entries.push(Entry {
+                    subject: message.subject.to_string(),
+                    sequence,
+                    stored,
+                    value: message.payload,
+                });
+                left -= 1;
+            }
+            entries
+        })
+    }
+
+    /// The newest message of a subject.
+    pub(crate) fn get(&self, stream: &str, subject: &str) -> Option<Entry> {
+        self.block_on(kv::get(&self.admin.jetstream, stream, subject)).unwrap()
+    }
+
+    /// Whose key it is, as the enrolments in the broker say.
+    pub(crate) fn enrolled_key(&self, name: &AgentId) -> Option<AgentPublicKey> {
+        let policy = Policy::parse_unsigned(&document().to_string(), ORG).unwrap();
+        let entry = self.get(subjects::KV_ENROL, &subjects::enrolment(name))?;
+        let verify = |text: &[u8], sig: &str| {
+            let signer =
+                signature::verify(enrolment::NAMESPACE, text, sig).map_err(|error| error.to_string())?;
+            let known: &PublicKey = &signer.key;
+            if policy.is_enrolment_key(known) { Ok(()) } else { Err("not an enrolment key".to_owned()) }
+        };
+        let checked = enrolment::check(&entry.value, ORG, name, None, now(), verify).ok()?;
+        Some(checked.enrolment.key)
+    }
+
+    fn open(&self, name: &AgentId, sealed: &Sealed, purpose: Purpose) -> Result<(), SealProblem> {
+        let key = self.enrolled.get(name).ok_or(SealProblem::NotEnrolled)?;
+        agent_key::open(sealed, purpose, key).map(drop).map_err(|_| SealProblem::Bad)
+    }
+
+    /// What came back to an action so far.
+    pub(crate) fn collect(&self, id: &ActionId) -> Collected {
+        let mut collector = Collector::new(id.clone());
+        let mut collected = Collected::default();
+        for entry in self.read(subjects::RESULTS, &subjects::answers_to(id)) {
+            let open = |name: &AgentId, sealed: &Sealed| self.open(name, sealed, Purpose::Answer);
+            match collector.take(&entry.subject, &entry.value, open) {
+                Ok(Taken::Complete { agent, answer }) => {
+                    collected.answers.insert(agent.to_string(), *answer);
+                }
+                Ok(Taken::Part) => {}
+                Ok(Taken::Again) => collected.again += 1,
+                Err(flag) => collected.flags.push(flag),
+            }
+        }
+        collected
+    }
+
+    /// Waits for the answers of `count` agents, each once.
+    pub(crate) fn answers(&self, id: &ActionId, count: usize) -> BTreeMap<String, Answer> {
+        let collected = patiently(&format!("{count} answers"), || {
+            let collected = self.collect(id);
+            (collected.answers.len() >= count).then_some(collected)
+        });
+        assert_eq!((collected.answers.len(), collected.again), (count, 0), "{collected:?}");
+        assert_eq!(collected.flags, []);
+        collected.answers
+    }
+
+    /// A sealed text of an agent; its seal holds.
+    fn opened(&self, name: &str, payload: &[u8], purpose: Purpose) -> String {
+        let sealed: Sealed = serde_json::from_slice(payload).unwrap();
+        self.open(&agent(name), &sealed, purpose).unwrap();
+        sealed.text
+    }
+
+    /// What an agent says of itself; its seal holds.
+    pub(crate) fn facts(&self, name: &str) -> Option<Value> {
+        let entry = self.get(subjects::KV_AGENTS, &subjects::facts(&agent(name)))?;
+        Some(serde_json::from_str(&self.opened(name, &entry.value, Purpose::Facts)).unwrap())
+    }
+
+    /// What an agent reported to the auditors; the seals hold.
+    pub(crate) fn audit(&self, name: &str) -> Vec<AuditRecord> {
+        let entries = self.read(subjects::AUDIT, &subjects::audit(&agent(name)));
+        let texts = entries.iter().map(|entry| self.opened(name, &entry.value, Purpose::Audit));
+        texts.map(|text| serde_json::from_str(&text).unwrap()).collect()
+    }
+
+    /// The alerts of all agents in the order of the stream, and how many messages were none: forged, or moved to
+    /// another agent's subject.
+    pub(crate) fn alerts(&self) -> (Vec<FleetAlert>, usize) {
+        let mut flagged = 0;
+        let mut alerts = Vec::new();
+        for entry in self.read(subjects::ALERTS, subjects::EVERY_ALERT) {
+            let checked = || {
+                let name: AgentId = entry.subject.split('.').nth(2)?.parse().ok()?;
+                let sealed: Sealed = serde_json::from_slice(&entry.value).ok()?;
+                self.open(&name, &sealed, Purpose::Alert).ok()?;
+                let alert: FleetAlert = serde_json::from_str(&sealed.text).ok()?;
+                (subjects::alert(&alert.agent, &alert.module) == entry.subject).then_some(alert)
+            };
+            match checked() {
+                Some(alert) => alerts.push(alert),
+                None => flagged += 1,
+            }
+        }
+        (alerts, flagged)
+    }
+}
+
+async fn administrator(broker: &LocalBroker) -> Connection {
+    let (events, _) = mpsc::channel(1);
+    let settings = broker.connection_settings(Role::Administrator, &agent("admin"));
+    connect(settings, events).await.unwrap()
+}
+
+/// A host that belongs to a fleet.
+pub(crate) struct Member {
+    pub(crate) host: Host,
+    /// Its `[fleet]`.
+    pub(crate) section: String,
+}
+
+impl Member {
+    /// Where `trace` and `both` leave what they were asked.
+    pub(crate) fn trace_path(&self) -> PathBuf {
+        self.host.path("trace")
+    }
+
+    /// What was run, by the mark in its parameters.
+    pub(crate) fn trace(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.trace_path()).unwrap_or_default();
+        text.lines()
+            .map(|line| {
+                let request: Value = serde_json::from_str(line).unwrap();
+                request["parameters"]["mark"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    }
+
+    /// Writes the configuration with its modules; `fleet` are further keys of `[fleet]`.
+    pub(crate) fn configure(&self, fleet: &str, more: &str) {
+        self.configure_with(&format!("{}{fleet}", self.section), &[], more);
+    }
+
+    /// The same with a fleet section of its own and further arguments of `trace`.
+    pub(crate) fn configure_with(&self, section: &str, arguments: &[&str], more: &str) {
+        let trace = self.trace_path();
+        let mut all = vec![trace.to_str().unwrap()];
+        all.extend(arguments);
+        let modules: String = ["trace", "both", "free"]
+            .map(|name| module("standard", name, "leaves_trace.sh", &all, ""))
+            .concat();
+        self.host.configure(&Settings::default(), &format!("{section}\n{modules}\n{more}"));
+    }
+
+    /// How its link is.
+    pub(crate) fn status(&self) -> Value {
+        self.host.status()["fleet"].take()
+    }
+
+    /// Waits until the link is as `is_so` wants it.
+    pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut newest = Value::Null;
+        patiently(what, || {
+            let status = self.status();
+            if status != newest {
+                println!("{status}");
+                newest = status.clone();
+            }
+            is_so(&status).then_some(status)
+        })
+    }
+
+    /// Waits until it has a broker and a policy.
+    pub(crate) fn wait_connected(&self) -> Value {
+        self.wait("the agent joins", |status| {
+            status["connected"] == true && status["policy_version"].is_u64()
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! What an agent refuses, each under its own code, and that nothing of it runs.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use vigie_fleet::action::NAMESPACE;
+use vigie_fleet::answer::AnswerStatus;
+use vigie_fleet::subjects;
+
+use crate::harness::{
+    Fleet, Member, action, alice, bob, carol, document, dora, envelope, id_of, key, mallory, now, patiently,
+    server_is_missing, sign, signed_policy, with,
+};
+
+fn asks(module: &str) -> Value {
+    with("ops", json!([{"module": module, "params": {"mark": "bad"}}]))
+}
+
+/// An envelope whose action was changed after it was signed.
+fn tampered(field: &str, value: Value) -> Vec<u8> {
+    let mut action = action();
+    let mut signed: Value = serde_json::from_slice(&sign(&action, &[&alice()])).unwrap();
+    action[field] = value;
+    signed["action"] = json!(action.to_string());
+    serde_json::to_vec(&signed).unwrap()
+}
+
+fn by_alice(field: &str, value: Value) -> Vec<u8> {
+    sign(&with(field, value), &[&alice()])
+}
+
+/// Each kind of bad action with its code.
+fn bad() -> Vec<(&'static str, Vec<u8>)> {
+    let good = action();
+    let keys: Vec<_> = (10..19).map(key).collect();
+    vec![
+        ("too_large", by_alice("name", json!("x".repeat(300)))),
+        ("malformed", b"{}".to_vec()),
+        ("malformed", by_alice("ops", json!([]))),
+        ("unknown_field", by_alice("sudo", json!(true))),
+        ("unknown_version", by_alice("v", json!(2))),
+        ("wrong_org", by_alice("org", json!("other"))),
+        ("no_signature", sign(&good, &[])),
+        ("too_many_signatures", sign(&good, &keys.iter().collect::<Vec<_>>())),
+        ("bad_signature", tampered("ops", json!([{"module": "trace", "params": {"mark": "changed"}}]))),
+        ("bad_signature", tampered("target", json!("os == \"linux\""))),
+        ("bad_signature", tampered("not_after", json!(now() + 3601))),
+        ("wrong_namespace", envelope(&good.to_string(), &[&alice()], "file")),
+        ("unknown_key", sign(&good, &[&mallory()])),
+        ("revoked_key", sign(&good, &[&dora()])),
+        ("key_not_valid_now", sign(&good, &[&carol()])),
+        ("same_key_twice", sign(&good, &[&alice(), &alice()])),
+        // As an agent sees it whose clock is an hour ahead or behind.
+        ("expired", by_alice("not_after", json!(now() - 1)).replace_window(now() - 3600, now() - 1)),
+        ("not_yet_valid", by_alice("not_before", json!(0)).replace_window(now() + 3600, now() + 7200)),
+        ("window_too_long", by_alice("not_after", json!(now() + 8000))),
+        ("not_targeted", by_alice("target", json!("os == \"plan9\""))),
+        ("not_targeted", by_alice("agents", json!(["web-2"]))),
+        ("bad_target", by_alice("target", json!("os =="))),
+        ("unknown_module", sign(&asks("nothing"), &[&alice()])),
+        ("no_rule", sign(&asks("free"), &[&alice()])),
+        ("too_little_weight", sign(&asks("both"), &[&alice()])),
+        ("over_limits", by_alice("limits", json!({"seconds": 121}))),
+    ]
+}
+
+trait Window {
+    /// A good action with another window.
+    fn replace_window(self, not_before: i64, not_after: i64) -> Vec<u8>;
+}
+
+impl Window for Vec<u8> {
+    fn replace_window(self, not_before: i64, not_after: i64) -> Vec<u8> {
+        let mut action = action();
+        action["not_before"] = json!(not_before);
+        action["not_after"] = json!(not_after);
+        sign(&action, &[&alice()])
+    }
+}
+
+fn wait_outcomes(member: &Member, wanted: &BTreeMap<&str, u64>) {
+    member.wait("all are decided", |status| {
+        wanted.iter().all(|(code, count)| status["outcomes"][code].as_u64() == Some(*count))
+    });
+    let status = member.status();
+    assert_eq!(status["outcomes"], json!(wanted), "no other outcome");
+}
+
+#[test]
+fn each_bad_action_is_refused_under_its_own_code_and_nothing_runs() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let member = fleet.host("web-1", "");
+    let running = member.host.start();
+    member.wait_connected();
+
+    let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
+    for (code, envelope) in bad() {
+        fleet.publish(subjects::ACTION_ALL, &envelope, None);
+        *outcomes.entry(code).or_default() += 1;
+    }
+    wait_outcomes(&member, &outcomes);
+    assert!(outcomes.len() >= 20, "{} kinds", outcomes.len());
+    assert_eq!(member.trace(), [""; 0]);
+
+    // Controls, and the two-man rule.
+    let good = action();
+    let id = fleet.ask(&good);
+    assert_eq!(fleet.answers(&id, 1)["web-1"].status, AnswerStatus::Ok);
+    let two = asks("both");
+    fleet.publish(subjects::ACTION_ALL, &sign(&two, &[&alice(), &bob()]), None);
+    assert_eq!(fleet.answers(&id_of(&two), 1)["web-1"].status, AnswerStatus::Ok);
+    assert_eq!(member.trace(), [id.to_string(), "bad".to_owned()]);
+    fleet.publish(subjects::ACTION_ALL, &sign(&good, &[&alice()]), None);
+    outcomes.extend([("accepted", 2), ("replayed", 1)]);
+    wait_outcomes(&member, &outcomes);
+
+    let mut reported: BTreeMap<String, u64> = BTreeMap::new();
+    patiently("all is reported", || {
+        reported.clear();
+        for record in fleet.audit("web-1") {
+            *reported.entry(record.outcome).or_default() += 1;
+        }
+        (reported.values().sum::<u64>() >= outcomes.values().sum::<u64>() - 2).then_some(())
+    });
+    // An action for others is no refusal.
+    outcomes.remove("not_targeted");
+    assert_eq!(json!(reported), json!(outcomes));
+
+    // An action that ran before the agent was killed.
+    running.kill();
+    let _running = member.host.start();
+    member.wait_connected();
+    member.wait("the stored ones are decided", |status| status["outcomes"]["again"].as_u64() >= Some(3));
+    fleet.publish(subjects::ACTION_ALL, &sign(&good, &[&alice()]), None);
+    member.wait("it is a replay", |status| status["outcomes"]["replayed"] == 1);
+    assert_eq!(member.trace().len(), 2);
+    assert_eq!(fleet.collect(&id).again, 0);
+}
+
+#[test]
+fn whoever_may_ask_is_told_why_not_and_others_are_told_nothing() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let member = fleet.host("web-1", "");
+    let _running = member.host.start();
+    member.wait_connected();
+
+    let told = asks("both");
+    let id = fleet.ask(&told);
+    let answer = &fleet.answers(&id, 1)["web-1"];
+    assert_eq!((answer.status, answer.code.as_deref()), (AnswerStatus::Refused, Some("too_little_weight")));
+
+    let untold = action();
+    fleet.publish(subjects::ACTION_ALL, &sign(&untold, &[&mallory()]), None);
+    member.wait("it is refused", |status| status["outcomes"]["unknown_key"] == 1);
+    // The answer to this one comes after any other.
+    let last = fleet.ask(&action());
+    fleet.answers(&last, 1);
+    assert!(fleet.collect(&id_of(&untold)).answers.is_empty());
+}
+
+#[test]
+fn a_revoked_key_is_refused_as_soon_as_the_policy_is_published_and_no_policy_goes_back() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let member = fleet.host("web-1", "");
+    let running = member.host.start();
+    member.wait_connected();
+    let mut second = document();
+    second["version"] = json!(2);
+    second["revoked"] = json!([dora().public_key().fingerprint(), alice().public_key().fingerprint()]);
+
+    fleet.publish_policy(&second);
+    let late = action();
+    fleet.publish(subjects::ACTION_ALL, &sign(&late, &[&alice()]), None);
+
+    member.wait("it is refused", |status| status["outcomes"]["revoked_key"] == 1);
+    assert_eq!(member.status()["policy_version"], 2);
+    // An older one, one that nobody signed, one by too few, one with the same version.
+    let mut third = document();
+    third["version"] = json!(3);
+    let mut other = document();
+    other["version"] = json!(2);
+    for policy in [
+        signed_policy(&document(), &[1, 2]),
+        signed_policy(&third, &[]),
+        signed_policy(&third, &[1]),
+        signed_policy(&other, &[1, 2]),
+        b"\x00".to_vec(),
+        // An error that would quote all of it.
+        format!("{{\"policy\": \"\", \"sigs\": \"{}\"}}", "\u{80}".repeat(300_000)).into_bytes(),
+    ] {
+        fleet.publish(subjects::POLICY, &policy, None);
+    }
+    member.wait("none is taken", |status| status["outcomes"]["bad_policy"] == 6);
+    assert_eq!(member.status()["policy_version"], 2);
+    running.kill();
+    let _running = member.host.start();
+    member.wait_connected();
+    fleet.publish(subjects::ACTION_ALL, &sign(&action(), &[&alice()]), None);
+    member.wait("it is refused after a restart", |status| {
+        status["outcomes"]["revoked_key"].as_u64() >= Some(2)
+    });
+    assert_eq!(member.status()["policy_version"], 2);
+    let bobs = action();
+    fleet.publish(subjects::ACTION_ALL, &sign(&bobs, &[&bob()]), None);
+    fleet.answers(&id_of(&bobs), 1);
+    assert_eq!(member.trace(), [id_of(&bobs).to_string()]);
+}
+
+#[test]
+fn an_agent_without_a_policy_refuses_all() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::without_policy();
+    let member = fleet.host("web-1", "");
+    let _running = member.host.start();
+    member.wait("it is connected", |status| status["connected"] == true);
+    let early = action();
+    fleet.publish(subjects::ACTION_ALL, &sign(&early, &[&alice()]), None);
+
+    let status = member.wait("it is refused", |status| status["outcomes"]["no_policy"] == 1);
+
+    assert!(status["problem"].as_str().unwrap().contains("no policy"), "{status}");
+    fleet.publish_policy(&document());
+    member.wait_connected();
+    let id = fleet.ask(&action());
+    fleet.answers(&id, 1);
+    assert_eq!(member.trace(), [id.to_string()]);
+    assert_eq!(NAMESPACE, "vigie-action@v1");
+}
