@@ -81,6 +81,9 @@ const EVENTS: usize = 64;
 /// Audit records that wait for the broker; beyond it they are only in the agent's log.
 const AUDIT_RECORDS: usize = 1024;
 
+/// The outcome of an action that runs, in audit records and counters.
+const ACCEPTED: &str = "accepted";
+
 /// Pause before a membership that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(10);
 

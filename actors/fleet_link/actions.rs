@@ -16,7 +16,7 @@ use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_fleet::target::Target;
 
 use super::running::{self, Allowed, answer_without_results};
-use super::{FleetLink, Way, now, now_milliseconds};
+use super::{ACCEPTED, FleetLink, Way, now, now_milliseconds};
 use crate::error::ErrorChain;
 
 /// Room in the spool below which no action is begun, in bytes.
@@ -231,7 +231,7 @@ impl FleetLink {
             Verdict::Run(admitted) => {
                 info!(self.log, "action accepted"; "action" => %admitted.action.id, "name" => ?admitted.action.name,
                     "signers" => admitted.signers.join(","));
-                self.report("accepted", Some(&admitted.action.id), &admitted.signers, None);
+                self.report(ACCEPTED, Some(&admitted.action.id), &admitted.signers, None);
                 if let Some(member) = &mut self.member {
                     member.waiting.push_back(*admitted);
                 }
@@ -368,7 +368,7 @@ impl FleetLink {
         }
         *self.outcomes.entry(outcome).or_default() += 1;
         let Some(member) = &mut self.member else { return };
-        let accepted = outcome == "accepted";
+        let accepted = outcome == ACCEPTED;
         let reported = if accepted { Some(0) } else { member.audit_budget.take(outcome, now_milliseconds()) };
         let Some(repeated) = reported else { return };
         if !accepted {

@@ -9,13 +9,18 @@ use slog::{Logger, warn};
 use tokio::sync::mpsc;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{AuditRecord, Purpose};
+use vigie_fleet::broker::connection::draw;
 use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
 
+use super::ACCEPTED;
 use super::uplink::Uplink;
 
 /// Pause before a record that was not acknowledged is sent again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Longest that the record of an accepted action waits, so that those of a whole fleet do not come with the answers.
+const SPREAD: Duration = Duration::from_secs(3);
 
 /// What the sender works with.
 pub(super) struct AuditSender {
@@ -30,6 +35,9 @@ impl AuditSender {
     /// Sends until the task is aborted.
     pub(super) async fn run(mut self) {
         while let Some(record) = self.records.recv().await {
+            if record.outcome == ACCEPTED && self.records.is_empty() {
+                tokio::time::sleep(SPREAD.mul_f64(draw())).await;
+            }
             let sealed = serde_json::to_string(&record)
                 .map_err(|error| error.to_string())
                 .and_then(|text| self.key.seal(Purpose::Audit, text).map_err(|error| error.to_string()))

@@ -216,9 +216,10 @@ pub fn backoff(attempt: usize, jitter: f64) -> Duration {
     bound.mul_f64(if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 })
 }
 
-/// A number drawn evenly from 0 to 1. The standard library's hasher keys are random, which is enough to spread
+/// A number drawn evenly from 0 to 1, to spread over time what a whole fleet would do at once. The standard library's hasher keys are random, which is enough to spread
 /// reconnects.
-fn draw() -> f64 {
+#[must_use]
+pub fn draw() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 11;
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
     let fraction = bits as f64 / (1u64 << 53) as f64;
