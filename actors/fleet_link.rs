@@ -5,15 +5,15 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`joining`], [`membership`] | open what is on disk and connect |
-//! | [`uplink`] | says when there is a connection to send by |
-//! | [`intake`] | takes actions and policies from the broker |
-//! | [`actions`] | decides about an action and moves it on |
-//! | [`running`] | asks the modules and makes the answer |
-//! | [`answer_spool`], [`answer_sender`] | keep answers until the broker has them, and send them |
-//! | [`alert_cursor`], [`alert_sender`] | send the journal's alerts |
-//! | [`presence`] | shows that the host is there, and its facts |
-//! | [`audit`], [`audit_sender`] | report what was run and refused |
+//! | `joining`, `membership` | open what is on disk and connect |
+//! | `uplink` | says when there is a connection to send by |
+//! | `intake` | takes actions and policies from the broker |
+//! | `actions` | decides about an action and moves it on |
+//! | `running` | asks the modules and makes the answer |
+//! | `answer_spool`, `answer_sender` | keep answers until the broker has them, and send them |
+//! | `alert_cursor`, `alert_sender` | send the journal's alerts |
+//! | `presence` | shows that the host is there, and its facts |
+//! | `audit`, `audit_sender` | report what was run and refused |
 //!
 //! An action is on disk in the replay log before anything of it runs, and its answer before the log says that it is
 //! answered. So an agent that ends in between answers that it was interrupted, and runs nothing twice.
