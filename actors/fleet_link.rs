@@ -90,7 +90,7 @@ const FACTS_EVERY: Duration = Duration::from_secs(600);
 /// Pause before a policy that the disk did not take is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-/// An envelope came. Sent by [`intake`].
+/// An envelope came. Sent by `intake`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Arrived {
@@ -111,7 +111,7 @@ pub enum Way {
     Stored,
 }
 
-/// A policy came. Sent by [`intake`].
+/// A policy came. Sent by `intake`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PolicyArrived {
@@ -121,7 +121,7 @@ pub struct PolicyArrived {
     pub text: Bytes,
 }
 
-/// Something happened to the connection. Sent by [`intake`].
+/// Something happened to the connection. Sent by `intake`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct BrokerHappened {
