@@ -160,6 +160,9 @@ fn what_came_while_the_connection_was_away_is_no_replay() {
         }
     }
     assert_eq!(member.trace().len(), 15);
+    let audit =
+        patiently("all are reported", || Some(fleet.audit("web-1")).filter(|audit| audit.len() >= 15));
+    assert_eq!(audit.len(), 15, "each is reported once: {audit:?}");
     assert_eq!(member.status()["outcomes"]["replayed"], json!(null), "{}", member.status());
 }
 
@@ -194,7 +197,6 @@ fn nothing_runs_without_its_note_on_disk_and_alerts_wait_for_room() {
     patiently("all is noted", || {
         (fs::metadata(state.join("fleet/replay.log")).unwrap().len() == 127 * 32).then_some(())
     });
-    member.host.configure(&crate::host::Settings::default(), &format!("{}{}", member.section, ""));
     member.configure("", &persistent("alerter.py", &["2000"]));
     fs::write(state.join("filler"), vec![0; 2 << 20]).ok();
     member.host.ask(&json!({"reload": {}}));

@@ -33,7 +33,7 @@ use crate::host::{Host, Settings, module};
 pub(crate) const ORG: &str = "example";
 
 /// Longest wait for anything; never reached when all is well.
-const CEILING: Duration = Duration::from_secs(60);
+const CEILING: Duration = Duration::from_secs(240);
 
 /// Time of tokens and enrolments, in seconds since 1970; before any clock of a machine that runs this.
 const LONG_AGO: i64 = 1_700_000_000;
