@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
+use vigie_fleet::host_facts::go_architecture;
 use vigie_sdk::protocol::Environment;
 
 /// Where the distribution describes itself, the second for systems that keep `/etc` empty; os-release(5).
@@ -102,21 +103,6 @@ fn unquote(value: &str) -> String {
     }
     text.retain(|c| !c.is_control());
     text
-}
-
-/// The name that Go, and so every MIG tool, has for an architecture.
-fn go_architecture(rust_name: &str, little_endian: bool) -> &str {
-    match (rust_name, little_endian) {
-        ("x86_64", _) => "amd64",
-        ("x86", _) => "386",
-        ("aarch64", _) => "arm64",
-        ("powerpc64", true) => "ppc64le",
-        ("powerpc64", false) => "ppc64",
-        ("mips", true) => "mipsle",
-        ("mips64", true) => "mips64le",
-        ("loongarch64", _) => "loong64",
-        (other, _) => other,
-    }
 }
 
 /// Addresses of all interfaces that are up, loopback left out, in CIDR notation and sorted.

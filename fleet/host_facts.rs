@@ -118,7 +118,8 @@ fn word(value: &str) -> Option<String> {
 }
 
 /// The name that Go, and so every MIG tool, has for an architecture.
-fn go_architecture(rust_name: &str, little_endian: bool) -> &str {
+#[must_use]
+pub fn go_architecture(rust_name: &str, little_endian: bool) -> &str {
     match (rust_name, little_endian) {
         ("x86_64", _) => "amd64",
         ("x86", _) => "386",
