@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Engine, Sink, now, text_of_time, window_json};
 use crate::change::{Alert, Difference, Event, alert, compare, shown};
-use crate::events::Happened;
+use crate::events::{Happened, Window};
 use crate::ledger::Entry;
 use crate::look::Found;
 use crate::object::{Content, Kind, NotRead, Object};
@@ -43,8 +43,9 @@ pub(super) struct Round {
 pub(super) struct Told {
     entry: Entry,
     alerts: Vec<Alert>,
-    /// Directories that were moved here from where nobody watches.
-    came: Vec<PathBuf>,
+    /// Directories that have another place, and since when nobody saw what happened in them. They are compared when
+    /// what is known of them is known under their new name: before, nothing would be missing there.
+    came: Vec<(PathBuf, Option<Window>)>,
     /// All paths of the round.
     paths: Vec<PathBuf>,
 }
@@ -141,7 +142,7 @@ impl<S: Sink> Engine<S> {
         let mut alerts = Vec::new();
         let mut came = Vec::new();
         for (to, from) in &renames {
-            self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts);
+            came.extend(self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts));
         }
         let told: HashSet<usize> = renames.iter().flat_map(|(to, from)| [*to, *from]).collect();
         let moved: Vec<(PathBuf, PathBuf)> = renames
@@ -161,7 +162,7 @@ impl<S: Sink> Engine<S> {
                 continue;
             }
             if is_directory(&one.there) && one.happened.moved_from.is_some() {
-                came.push(one.path.clone());
+                came.push((one.path.clone(), None));
             }
             alerts.extend(self.difference(one));
             if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
@@ -207,8 +208,8 @@ impl<S: Sink> Engine<S> {
     fn conclude(&mut self, told: Told) {
         let Told { entry, alerts, came, paths } = told;
         self.tell(entry, alerts);
-        for path in came {
-            self.scan_tree(&path, None);
+        for (path, window) in came {
+            self.scan_tree(&path, window);
         }
         for path in paths {
             self.in_flight.remove(&path);
@@ -273,9 +274,16 @@ impl<S: Sink> Engine<S> {
         Some(with_circumstances(told, &seen.happened))
     }
 
-    /// Tells that an object has another name, and takes what is known below it along.
-    fn rename(&mut self, from: &Seen, to: &Seen, entry: &mut Entry, alerts: &mut Vec<Alert>) {
-        let (Some(known), Some(there)) = (&from.known, &to.there) else { return };
+    /// Tells that an object has another name, and takes what is known below it along. Returns the directory that is to
+    /// be compared afterwards: while it moved, nobody could say what a notification was about.
+    fn rename(
+        &mut self,
+        from: &Seen,
+        to: &Seen,
+        entry: &mut Entry,
+        alerts: &mut Vec<Alert>,
+    ) -> Option<(PathBuf, Option<Window>)> {
+        let (known, there) = (from.known.as_ref()?, to.there.as_ref()?);
         let mut moved = 0_u64;
         for path in self.ledger.state().baseline.tree(&from.path) {
             let new = match path.strip_prefix(&from.path) {
@@ -291,11 +299,8 @@ impl<S: Sink> Engine<S> {
                 entry.changes.push((new, object));
             }
         }
-        let (Some(options), Some(rule)) =
-            (self.coverage.options(&to.path), self.coverage.rule_text(&to.path))
-        else {
-            return;
-        };
+        let options = self.coverage.options(&to.path)?;
+        let rule = self.coverage.rule_text(&to.path)?;
         let changed = compare(Some(known), Some(there), options);
         let usual = Difference {
             event: Event::Renamed,
@@ -323,11 +328,12 @@ impl<S: Sink> Engine<S> {
         let mut happened = to.happened.clone();
         happened.merge(from.happened.clone());
         alerts.push(with_circumstances(told, &happened));
-        if known.kind == Kind::Directory {
-            self.watching.directories().remove_tree(&from.path);
-            self.watching.directories().remove_tree(&to.path);
-            self.scan_tree(&to.path, happened.window);
+        if known.kind != Kind::Directory {
+            return None;
         }
+        self.watching.directories().remove_tree(&from.path);
+        self.watching.directories().remove_tree(&to.path);
+        Some((to.path.clone(), happened.window))
     }
 
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the

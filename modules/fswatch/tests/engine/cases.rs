@@ -1166,6 +1166,30 @@ fn replay(
     Ok(replayed)
 }
 
+/// The notification of what went can come when nobody knows any more, or yet, which directory it is about.
+#[test]
+fn what_goes_from_a_directory_that_has_just_moved_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    for number in 0..200 {
+        let directory = root.join(format!("from{number}"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("goes"), "1").unwrap();
+        fs::write(directory.join("stays"), "2").unwrap();
+    }
+    let before = state(root);
+    let mut running = Running::on(&[&recursive(root)]);
+
+    for number in 0..200 {
+        let to = root.join(format!("to{number}"));
+        fs::rename(root.join(format!("from{number}")), &to).unwrap();
+        fs::remove_file(to.join("goes")).unwrap();
+    }
+    let told = running.told(root);
+
+    assert_eq!(replay(before, &told).unwrap(), state(root));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     /// Whoever replays the alerts on what was there at the beginning gets exactly what is there at the end, and
