@@ -13,7 +13,6 @@
 pub mod room;
 pub mod seen;
 pub mod segments;
-pub mod severity;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

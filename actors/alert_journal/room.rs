@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::severity::Severity;
 use crate::control_protocol::AlertRecord;
+use vigie_sdk::severity::Severity;
 
 /// Alerts that were given up before they were sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

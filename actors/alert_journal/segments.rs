@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::room::{self, GivenUp};
 use super::seen::{SeenIds, SeenSnapshot};
-use super::severity::Severity;
 use crate::config::JournalSection;
 use crate::control_protocol::AlertRecord;
+use vigie_sdk::severity::Severity;
 
 const SEEN_FILE: &str = "seen-ids.json";
 

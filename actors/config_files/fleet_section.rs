@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use vigie_fleet::signature::PublicKey;
+
 use super::agent_file::number;
 use super::origin::cut;
 use super::reader::{Problems, Table};
 use crate::config::FleetSection;
+use crate::error::ErrorChain;
 
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
@@ -142,6 +145,13 @@ fn roots(table: &mut Table, problems: &mut Problems) -> Option<Vec<String>> {
     if !(1..=MAX_LISTED).contains(&roots.len()) {
         table.complain(problems, "roots", format!("has {} keys; it takes 1 to {MAX_LISTED}", roots.len()));
         return None;
+    }
+    for root in &roots {
+        if let Err(error) = PublicKey::parse(root) {
+            let message = format!("{:?} cannot sign a policy: {}", cut(root), ErrorChain(&error));
+            table.complain(problems, "roots", message);
+            return None;
+        }
     }
     Some(roots)
 }

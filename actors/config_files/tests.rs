@@ -124,7 +124,7 @@ fn every_key_of_the_shipped_file_without_a_default_is_valid_too() {
 
 #[test]
 fn what_is_wrong_with_a_fleet_is_said_all_at_once() {
-    let text = "[fleet]\norg = \"a.b\"\nurls = [\"http://x:1\"]\nroots = [\"k\"]\nroot_threshold = 2\n\
+    let text = "[fleet]\norg = \"a.b\"\nurls = [\"http://x:1\"]\nroots = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFqz1ak4G0bHFKTnHZxXtXbWbPmAVvMJG4yBYTPEmvVZ\"]\nroot_threshold = 2\n\
                 certificate = \"/c.pem\"\nworkers = 3\n";
 
     assert_eq!(
@@ -141,8 +141,13 @@ fn what_is_wrong_with_a_fleet_is_said_all_at_once() {
              waiting_actions, answer_bytes",
         ]
     );
+    let unsigned =
+        problems("[fleet]\norg = \"o\"\nagent = \"a\"\nurls = [\"nats://h:1\"]\nroots = [\"nonsense\"]\n");
+    assert!(unsigned[0].starts_with("5 fleet.roots \"nonsense\" cannot sign a policy: "), "{unsigned:?}");
     for url in ["nats://user:secret@h:4222", "nats://h", "tls://:4222", "nats://h:99999"] {
-        let text = format!("[fleet]\norg = \"o\"\nagent = \"a\"\nroots = [\"k\"]\nurls = [\"{url}\"]\n");
+        let text = format!(
+            "[fleet]\norg = \"o\"\nagent = \"a\"\nroots = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFqz1ak4G0bHFKTnHZxXtXbWbPmAVvMJG4yBYTPEmvVZ\"]\nurls = [\"{url}\"]\n"
+        );
         assert!(problems(&text)[0].starts_with("5 fleet.urls "), "{url}");
     }
 }

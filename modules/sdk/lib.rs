@@ -16,6 +16,7 @@ pub mod progress;
 pub mod protocol;
 pub mod result;
 pub mod serve;
+pub mod severity;
 pub mod socket;
 pub mod stream;
 

@@ -1,9 +1,9 @@
-//! How severe an alert is, as far as its text says so.
+//! How severe alerts are; what modules say and agents read.
 
 use serde::{Deserialize, Serialize};
 
 /// Severities in their order; by custom an alert is a JSON object with the key `severity`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth a note.
@@ -19,6 +19,23 @@ pub enum Severity {
 impl Severity {
     /// All, the least severe one first.
     pub const ALL: [Self; 4] = [Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    /// The name in configuration and alerts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Finds a severity by its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.name().eq_ignore_ascii_case(name))
+    }
 
     /// The severity that an alert's text names.
     #[must_use]
