@@ -17,6 +17,55 @@ pub struct ModuleResult {
     pub statistics: Option<Box<RawValue>>,
     /// Without success why it failed, with success what could not be inspected.
     pub errors: Option<Vec<String>>,
+    /// What was looked at and what was not; `None` from a module that does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+}
+
+/// What a search looked at and what it could not look at. Nothing found with `complete` false means that it is not
+/// known whether there is anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Coverage {
+    /// Everything that was asked for was examined.
+    pub complete: bool,
+    /// How many things were examined: processes, files, sockets, packages.
+    pub examined: u64,
+    /// What was not examined. The list may be cut; `complete` is false whenever there was anything.
+    pub not_examined: Vec<NotExamined>,
+}
+
+/// Something that was not examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct NotExamined {
+    /// What it is: a path, a mount, a process, a kind of things.
+    pub what: String,
+    /// Why it was not examined.
+    pub why: String,
+}
+
+/// Most entries of [`Coverage::not_examined`] that [`Coverage::skip`] keeps; the last one then counts the rest.
+pub const MAX_NOT_EXAMINED: usize = 1_000;
+
+impl Coverage {
+    /// So far everything was examined, and nothing was there.
+    #[must_use]
+    pub fn whole() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+
+    /// Notes what was not examined.
+    pub fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.complete = false;
+        match self.not_examined.len() {
+            0..MAX_NOT_EXAMINED => self.not_examined.push(NotExamined { what: what.into(), why: why.into() }),
+            MAX_NOT_EXAMINED => self
+                .not_examined
+                .push(NotExamined { what: "more".to_owned(), why: "the list is cut here".to_owned() }),
+            _ => {}
+        }
+    }
 }
 
 impl ModuleResult {
@@ -42,6 +91,19 @@ impl ModuleResult {
     pub fn with_statistics<T: Serialize>(mut self, statistics: &T) -> Self {
         self.statistics = to_raw_value(statistics).ok();
         self
+    }
+
+    /// Adds what was looked at and what was not.
+    #[must_use]
+    pub fn with_coverage(mut self, coverage: Coverage) -> Self {
+        self.coverage = Some(coverage);
+        self
+    }
+
+    /// Whether nothing was found although not everything was looked at: not "none", but not known.
+    #[must_use]
+    pub fn is_not_known(&self) -> bool {
+        !self.foundanything && self.coverage.as_ref().is_some_and(|coverage| !coverage.complete)
     }
 
     /// The result as one line with its line feed.
@@ -76,6 +138,22 @@ mod tests {
             line,
             "{\"foundanything\":false,\"success\":false,\"elements\":null,\"statistics\":null,\"errors\":[\"must set a string to echo\"]}\n"
         );
+    }
+
+    #[test]
+    fn nothing_found_is_not_known_when_something_was_not_examined() {
+        let mut coverage = Coverage::whole();
+        let none = ModuleResult::found(false, &()).with_coverage(coverage.clone());
+        for number in 0..2 * MAX_NOT_EXAMINED {
+            coverage.skip(number.to_string(), "no permission");
+        }
+        let not_known = ModuleResult::found(false, &()).with_coverage(coverage.clone());
+        let found = ModuleResult::found(true, &()).with_coverage(coverage.clone());
+
+        assert!(!none.is_not_known() && not_known.is_not_known() && !found.is_not_known());
+        assert_eq!(coverage.not_examined.len(), MAX_NOT_EXAMINED + 1);
+        let line = String::from_utf8(none.to_line()).unwrap();
+        assert!(line.contains(r#""coverage":{"complete":true,"examined":0,"not_examined":[]}"#), "{line}");
     }
 
     #[test]
