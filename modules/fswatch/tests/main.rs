@@ -4,5 +4,4 @@
 
 mod attributes;
 mod engine;
-mod packages;
 mod schema;
