@@ -1,5 +1,7 @@
 //! The databases of dpkg and apk, made up in a directory and, where there is one, of this host.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
