@@ -7,6 +7,7 @@
 
 pub mod adapter;
 pub mod codec;
+pub mod coverage;
 pub mod json;
 pub mod listener;
 pub mod module;
@@ -24,6 +25,7 @@ mod request;
 mod standard;
 
 pub use adapter::run_adapter;
+pub use coverage::{Coverage, NotExamined, Verdict};
 pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardModule};
 pub use outbox::AlertId;
 pub use result::ModuleResult;

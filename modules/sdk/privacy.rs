@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::coverage::Coverage;
 use crate::result::ModuleResult;
 
 /// What stands for what extra privacy mode hides; MIG's word.
@@ -54,6 +55,10 @@ pub struct Unmasked {
 pub fn check(result: &ModuleResult, form: MaskedForm) -> Result<(), Unmasked> {
     part("elements", result.elements.as_deref(), form)?;
     part("statistics", result.statistics.as_deref(), form)?;
+    let left_out = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
+    if left_out.flat_map(|entry| [&entry.what, &entry.why]).any(|text| identifies(text)) {
+        return Err(Unmasked { place: "coverage".to_owned() });
+    }
     let showing = form(&["errors"]);
     match result.errors.iter().flatten().all(|error| may_be_text(showing, error)) {
         true => Ok(()),
@@ -110,6 +115,17 @@ pub fn identifies(text: &str) -> bool {
 pub fn mask_errors(result: &mut ModuleResult) {
     for error in result.errors.iter_mut().flatten().filter(|error| identifies(error)) {
         MASKED.clone_into(error);
+    }
+}
+
+/// Masks what of a result's coverage [`identifies`] something: that something was not examined stays known.
+pub fn mask_coverage(coverage: &mut Coverage) {
+    for entry in &mut coverage.not_examined {
+        for text in [&mut entry.what, &mut entry.why] {
+            if identifies(text) {
+                MASKED.clone_into(text);
+            }
+        }
     }
 }
 
@@ -303,6 +319,20 @@ mod tests {
         assert_eq!(place(&json!({}), &json!({"x": "see /home/ann"}), &[]).as_deref(), Some("statistics.x"));
         assert_eq!(place(&json!({}), &json!({"/home/ann": 1}), &[]).as_deref(), Some("statistics.…"));
         assert_eq!(place(&json!({}), &json!({}), &["masked", "/x is gone"]).as_deref(), Some("errors"));
+    }
+
+    #[test]
+    fn what_was_not_examined_is_masked_as_well() {
+        let mut coverage = Coverage::complete(3);
+        coverage.leave_out("/home/ann", "Permission denied (os error 13)");
+        let mut result = ModuleResult::default().with_coverage(coverage);
+        assert!(check(&result, form).is_err());
+
+        mask_coverage(result.coverage.as_mut().unwrap());
+
+        assert_eq!(check(&result, form), Ok(()));
+        let entry = &result.coverage.unwrap().not_examined[0];
+        assert_eq!((&*entry.what, &*entry.why), (MASKED, "Permission denied (os error 13)"));
     }
 
     #[test]
