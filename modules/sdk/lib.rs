@@ -7,7 +7,6 @@
 
 pub mod adapter;
 pub mod codec;
-pub mod coverage;
 pub mod json;
 pub mod listener;
 pub mod module;
@@ -25,10 +24,9 @@ mod request;
 mod standard;
 
 pub use adapter::run_adapter;
-pub use coverage::{Coverage, NotExamined, Verdict};
 pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardModule};
 pub use outbox::AlertId;
-pub use result::ModuleResult;
+pub use result::{Coverage, ModuleResult, NotExamined, Verdict};
 pub use serve::run_persistent;
 pub use standard::run_standard;
 

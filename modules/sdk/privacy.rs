@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::coverage::Coverage;
 use crate::result::ModuleResult;
 
 /// What stands for what extra privacy mode hides; MIG's word.
@@ -55,9 +54,11 @@ pub struct Unmasked {
 pub fn check(result: &ModuleResult, form: MaskedForm) -> Result<(), Unmasked> {
     part("elements", result.elements.as_deref(), form)?;
     part("statistics", result.statistics.as_deref(), form)?;
-    let left_out = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
-    if left_out.flat_map(|entry| [&entry.what, &entry.why]).any(|text| identifies(text)) {
-        return Err(Unmasked { place: "coverage".to_owned() });
+    // Coverage has one form for all modules, and it must not name what it did not examine.
+    for skipped in result.coverage.iter().flat_map(|coverage| &coverage.not_examined) {
+        if identifies(&skipped.what) || identifies(&skipped.why) {
+            return Err(Unmasked { place: "coverage.not_examined".to_owned() });
+        }
     }
     let showing = form(&["errors"]);
     match result.errors.iter().flatten().all(|error| may_be_text(showing, error)) {
@@ -111,21 +112,12 @@ pub fn identifies(text: &str) -> bool {
     })
 }
 
-/// Masks every error of a result that [`identifies`] something.
+/// Masks every error of a result, and every entry of its coverage, that [`identifies`] something.
 pub fn mask_errors(result: &mut ModuleResult) {
-    for error in result.errors.iter_mut().flatten().filter(|error| identifies(error)) {
-        MASKED.clone_into(error);
-    }
-}
-
-/// Masks what of a result's coverage [`identifies`] something: that something was not examined stays known.
-pub fn mask_coverage(coverage: &mut Coverage) {
-    for entry in &mut coverage.not_examined {
-        for text in [&mut entry.what, &mut entry.why] {
-            if identifies(text) {
-                MASKED.clone_into(text);
-            }
-        }
+    let skipped = result.coverage.iter_mut().flat_map(|coverage| &mut coverage.not_examined);
+    let coverage = skipped.flat_map(|skipped| [&mut skipped.what, &mut skipped.why]);
+    for text in result.errors.iter_mut().flatten().chain(coverage).filter(|text| identifies(text)) {
+        MASKED.clone_into(text);
     }
 }
 
@@ -322,17 +314,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_examined_is_masked_as_well() {
-        let mut coverage = Coverage::complete(3);
-        coverage.leave_out("/home/ann", "Permission denied (os error 13)");
-        let mut result = ModuleResult::default().with_coverage(coverage);
-        assert!(check(&result, form).is_err());
+    fn coverage_must_not_name_what_it_did_not_examine() {
+        let mut coverage = crate::result::Coverage::whole();
+        coverage.skip("directory", "cannot read /home/ann: denied");
+        coverage.skip("/home/ann", "denied");
+        coverage.skip("processes", "no permission");
+        let mut result = result(&json!({}), &json!({}), &[]).with_coverage(coverage);
 
-        mask_coverage(result.coverage.as_mut().unwrap());
+        let before = check(&result, form);
+        mask_errors(&mut result);
 
+        assert_eq!(before, Err(Unmasked { place: "coverage.not_examined".to_owned() }));
         assert_eq!(check(&result, form), Ok(()));
-        let entry = &result.coverage.unwrap().not_examined[0];
-        assert_eq!((&*entry.what, &*entry.why), (MASKED, "Permission denied (os error 13)"));
+        let skipped = &result.coverage.unwrap().not_examined;
+        assert_eq!((&*skipped[0].why, &*skipped[1].what, &*skipped[2].what), (MASKED, MASKED, "processes"));
     }
 
     #[test]
