@@ -28,7 +28,6 @@ pub mod look;
 pub mod mounts;
 pub mod names;
 pub mod object;
-pub mod packages;
 pub mod pattern;
 pub mod process;
 pub mod processes;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::change::shown;
-use crate::packages::Manager;
+use vigie_packagedb::owners::Manager;
 
 /// Most processes that are named for one change.
 const MAX_WRITERS: usize = 4;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
 use crate::names::Names;
-use crate::packages::{Manager, manager_of};
+use vigie_packagedb::owners::{Manager, manager_of};
 use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
 use crate::secrets::without_secrets;
 

@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use vigie_packagedb::owners::{Packages, manager_of};
 
 use crate::events::Mailbox;
 use crate::look::is_missing;
-use crate::packages::Packages;
 use crate::process::Managed;
 use crate::workers::Report;
 
@@ -144,7 +144,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::packages::Manager;
+    use vigie_packagedb::owners::Manager;
     use crate::process::{Process, Unknown};
 
     #[test]

@@ -26,7 +26,7 @@ mod standard;
 pub use adapter::run_adapter;
 pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardModule};
 pub use outbox::AlertId;
-pub use result::ModuleResult;
+pub use result::{Coverage, ModuleResult, NotExamined, Verdict};
 pub use serve::run_persistent;
 pub use standard::run_standard;
 
