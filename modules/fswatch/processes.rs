@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
 use crate::names::Names;
-use vigie_packagedb::owners::{Manager, manager_of};
 use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
 use crate::secrets::without_secrets;
+use vigie_packagedb::owners::{Manager, manager_of};
 
 /// Processes that are remembered; beyond it all are forgotten and looked up again.
 const MAX_PROCESSES: usize = 16_384;

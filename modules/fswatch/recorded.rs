@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vigie_packagedb::owners::{Packages, manager_of};
+use vigie_packagedb::owners::Packages;
 
 use crate::events::Mailbox;
 use crate::look::is_missing;
@@ -144,8 +144,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use vigie_packagedb::owners::Manager;
     use crate::process::{Process, Unknown};
+    use vigie_packagedb::owners::Manager;
 
     #[test]
     fn what_a_package_manager_does_is_marked_and_only_a_match_is_told() {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use vigie_fswatch::change::Event;
 
-use crate::cases::{Running, recursive, texts};
+use super::running::{Running, recursive, texts};
 
 /// Whether the running engine uses fanotify for a directory; says so when it does not.
 fn uses_fanotify(running: &Running) -> bool {
@@ -195,7 +195,7 @@ fn an_overlay_is_watched_by_inotify_and_that_is_said() {
 }
 
 /// What was told of who wrote, as far as it is told as a fact.
-fn facts(alert: &crate::cases::Alert) -> Vec<String> {
+fn facts(alert: &super::running::Alert) -> Vec<String> {
     let claimed = alert.process["claimed"].as_array().cloned().unwrap_or_default();
     ["executable", "command", "script"]
         .into_iter()
@@ -204,7 +204,7 @@ fn facts(alert: &crate::cases::Alert) -> Vec<String> {
         .collect()
 }
 
-fn assert_nobody_is_dpkg(alerts: &[crate::cases::Alert], wanted: usize) {
+fn assert_nobody_is_dpkg(alerts: &[super::running::Alert], wanted: usize) {
     assert!(alerts.len() >= wanted, "{alerts:?}");
     for alert in alerts {
         assert!(!facts(alert).iter().any(|fact| fact.contains("dpkg")), "{:?}", alert.process);
@@ -238,7 +238,7 @@ fn a_program_under_the_name_of_the_package_manager_in_a_namespace_is_not_the_pac
 
     let told = running.told(temp.path());
     assert_nobody_is_dpkg(&told, 4);
-    let elsewhere = |alert: &&crate::cases::Alert| alert.process["mount_namespace"].is_u64();
+    let elsewhere = |alert: &&super::running::Alert| alert.process["mount_namespace"].is_u64();
     assert!(told.iter().filter(elsewhere).count() >= 2, "{told:?}");
 }
 
