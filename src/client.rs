@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vigie_actors::control_protocol::{ErrorReply, Reply, Request};
+use vigie_protocol::control::{ErrorReply, Reply, Request};
 
 use crate::exit::{Exit, Failure};
 
