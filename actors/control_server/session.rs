@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
+use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
 use vigie_protocol::stream::ModuleReader;
@@ -64,6 +65,8 @@ pub(super) struct Session {
 enum Over {
     /// The client went away or does not take its answer.
     Client,
+    /// The client sent something that is not a request.
+    BadRequest,
 }
 
 impl From<std::io::Error> for Over {
@@ -117,7 +120,9 @@ impl Session {
             Ok(request) => request,
             Err(message) => {
                 debug!(self.log, "bad request"; "error" => ?message);
-                return client.reply(&refusal("bad_request", message, "see `vigie --help`")).await;
+                client.reply(&refusal("bad_request", message, "see `vigie --help`")).await?;
+                // What follows may be the rest of it: text that was never meant as a request of its own.
+                return Err(Over::BadRequest);
             }
         };
         match request {
@@ -499,7 +504,9 @@ async fn stream_lines(
 }
 
 fn write_line(buffer: &mut Vec<u8>, reply: &impl Serialize) {
-    serde_json::to_writer(&mut *buffer, reply).expect("a reply is plain data with string keys");
+    // A reply may carry foreign JSON: a line feed in it must not begin a reply of its own.
+    serde_json::to_writer(CompactWriter::new(&mut *buffer), reply)
+        .expect("a reply is plain data with string keys");
     buffer.push(b'\n');
 }
 

@@ -12,6 +12,8 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::json::CompactWriter;
+
 /// Longest line that an agent accepts from a module unless it is configured otherwise, in bytes.
 pub const DEFAULT_MAX_LINE_BYTES: usize = 1024 * 1024;
 
@@ -382,7 +384,9 @@ impl Message {
 
     /// Appends the message and its line feed to `buffer`.
     pub fn write_line(&self, buffer: &mut Vec<u8>) {
-        serde_json::to_writer(&mut *buffer, self).expect("a message is plain data and a Vec takes it all");
+        // The parameters may be foreign text: a line feed in them must not end the message.
+        serde_json::to_writer(CompactWriter::new(&mut *buffer), self)
+            .expect("a message is plain data and a Vec takes it all");
         buffer.push(b'\n');
     }
 

@@ -54,6 +54,12 @@ pub struct Unmasked {
 pub fn check(result: &ModuleResult, form: MaskedForm) -> Result<(), Unmasked> {
     part("elements", result.elements.as_deref(), form)?;
     part("statistics", result.statistics.as_deref(), form)?;
+    // Coverage has one form for all modules, and it must not name what it did not examine.
+    for skipped in result.coverage.iter().flat_map(|coverage| &coverage.not_examined) {
+        if identifies(&skipped.what) || identifies(&skipped.why) {
+            return Err(Unmasked { place: "coverage.not_examined".to_owned() });
+        }
+    }
     let showing = form(&["errors"]);
     match result.errors.iter().flatten().all(|error| may_be_text(showing, error)) {
         true => Ok(()),
@@ -106,10 +112,12 @@ pub fn identifies(text: &str) -> bool {
     })
 }
 
-/// Masks every error of a result that [`identifies`] something.
+/// Masks every error of a result, and every entry of its coverage, that [`identifies`] something.
 pub fn mask_errors(result: &mut ModuleResult) {
-    for error in result.errors.iter_mut().flatten().filter(|error| identifies(error)) {
-        MASKED.clone_into(error);
+    let skipped = result.coverage.iter_mut().flat_map(|coverage| &mut coverage.not_examined);
+    let coverage = skipped.flat_map(|skipped| [&mut skipped.what, &mut skipped.why]);
+    for text in result.errors.iter_mut().flatten().chain(coverage).filter(|text| identifies(text)) {
+        MASKED.clone_into(text);
     }
 }
 
@@ -303,6 +311,23 @@ mod tests {
         assert_eq!(place(&json!({}), &json!({"x": "see /home/ann"}), &[]).as_deref(), Some("statistics.x"));
         assert_eq!(place(&json!({}), &json!({"/home/ann": 1}), &[]).as_deref(), Some("statistics.…"));
         assert_eq!(place(&json!({}), &json!({}), &["masked", "/x is gone"]).as_deref(), Some("errors"));
+    }
+
+    #[test]
+    fn coverage_must_not_name_what_it_did_not_examine() {
+        let mut coverage = crate::result::Coverage::whole();
+        coverage.skip("directory", "cannot read /home/ann: denied");
+        coverage.skip("/home/ann", "denied");
+        coverage.skip("processes", "no permission");
+        let mut result = result(&json!({}), &json!({}), &[]).with_coverage(coverage);
+
+        let before = check(&result, form);
+        mask_errors(&mut result);
+
+        assert_eq!(before, Err(Unmasked { place: "coverage.not_examined".to_owned() }));
+        assert_eq!(check(&result, form), Ok(()));
+        let skipped = &result.coverage.unwrap().not_examined;
+        assert_eq!((&*skipped[0].why, &*skipped[1].what, &*skipped[2].what), (MASKED, MASKED, "processes"));
     }
 
     #[test]

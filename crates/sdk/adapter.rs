@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::request::{Request, time_left};
 use crate::standard::{print, read_request};
+use vigie_protocol::json::compact;
 use vigie_protocol::message::{DEFAULT_MAX_RESULT_BYTES, Message, QueryOptions};
 use vigie_protocol::result::ModuleResult;
 use vigie_protocol::socket::SocketSpec;
@@ -134,12 +135,12 @@ fn check(answer: &[u8]) -> Result<Vec<u8>, String> {
     }
     // An array would be read as a result field by field.
     let result = if text.starts_with(b"{") {
-        serde_json::from_slice::<ModuleResult>(text)
+        serde_json::from_slice::<ModuleResult>(text).and_then(|_| compact(text))
     } else {
         Err(serde::de::Error::custom("not an object"))
     };
     match result {
-        Ok(_) => Ok([text, b"\n"].concat()),
+        Ok(text) => Ok([text.get().as_bytes(), b"\n"].concat()),
         Err(error) => {
             Err(format!("answered with something that is not a result: {}", cut(&error.to_string())))
         }
@@ -193,6 +194,16 @@ mod tests {
         let line = forward("m", request(&spec, "")).await;
 
         assert_eq!(line, [ANSWER, b"\n"].concat());
+    }
+
+    #[tokio::test]
+    async fn an_answer_over_many_lines_becomes_one() {
+        let answer = b"\n{\r\n\t\"success\": true, \"elements\":\n{\"a\": 1}}\n\n";
+        let (_dir, spec) = peer(answer).await;
+
+        let line = forward("m", request(&spec, "")).await;
+
+        assert_eq!(line, b"{\"success\":true,\"elements\":{\"a\":1}}\n");
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardM
 pub use outbox::AlertId;
 pub use serve::run_persistent;
 pub use standard::run_standard;
-pub use vigie_protocol::result::ModuleResult;
+pub use vigie_protocol::result::{Coverage, ModuleResult, NotExamined, Verdict};
 
 /// The guide for module authors; its Rust example is compiled with the tests.
 #[cfg(doctest)]

@@ -27,7 +27,6 @@ pub mod ledger;
 pub mod look;
 pub mod mounts;
 pub mod object;
-pub mod packages;
 pub mod pattern;
 pub mod process;
 pub mod processes;

@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use vigie_packagedb::owners::{Packages, manager_of};
 
 use crate::events::Mailbox;
 use crate::look::is_missing;
-use crate::packages::{Packages, manager_of};
 use crate::workers::Report;
 
 /// Where package managers put files. Elsewhere nobody is asked.

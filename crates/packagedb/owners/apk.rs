@@ -237,7 +237,8 @@ mod tests {
         let digest = Line::of(b"Z:Q12jmj7l5rSw0yVb/vlWAYkK/YBwk=");
 
         let Line::Digest(sha1) = digest else { panic!("{digest:?}") };
-        assert_eq!(crate::change::hex(&sha1), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
+        let hex: String = sha1.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "da39a3ee5e6b4b0d3255bfef95601890afd80709");
         assert_eq!(Line::of(b""), Line::End);
         assert_eq!(Line::of(b"P:musl"), Line::Name(b"musl"));
         assert_eq!(Line::of(b"F:"), Line::Directory(b""));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use vigie_fswatch::packages::{Manager, Packages, Recorded, md5_of};
+use vigie_packagedb::owners::{Manager, Packages, Recorded, md5_of};
 
 /// A root directory with databases, and a clock.
 struct Host {
@@ -62,7 +62,7 @@ fn md5(text: &str) -> [u8; 16] {
 }
 
 fn md5_text(text: &str) -> String {
-    vigie_fswatch::change::hex(&md5(text))
+    md5(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn recorded(package: &str, version: &str, md5: Option<[u8; 16]>, configuration: bool) -> Recorded {
@@ -288,7 +288,7 @@ fn apk_records_are_read_and_read_again() {
     );
     host.write("lib/apk/db/installed", installed);
 
-    let sha1 = Some(vigie_fswatch::packages::sha1_of(&b""[..]).unwrap());
+    let sha1 = Some(vigie_packagedb::owners::sha1_of(&b""[..]).unwrap());
     for (path, package, version, sha1, configuration) in [
         ("/lib/libc.so", "musl", "1.2.5-r0", sha1, false),
         ("/lib/nothing", "musl", "1.2.5-r0", None, false),

@@ -25,14 +25,15 @@ use rustix::fs::OFlags;
 use sha1::Sha1;
 use sha2::Digest;
 
-use crate::look::READ_BYTES;
-
 mod apk;
 mod dpkg;
 
 /// How long it is believed that the databases are as they were read. Reading what dpkg changed costs milliseconds,
 /// and while it works it changes something many times a second.
 const BELIEVED: Duration = Duration::from_secs(1);
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 128 * 1024;
 
 /// Longest line that is read, in bytes: the longest path with room for what stands beside it.
 const MAX_LINE_BYTES: usize = 8 * 1024;
@@ -457,7 +458,7 @@ mod tests {
 
     #[test]
     fn digests_are_those_of_their_algorithms() {
-        let hex = crate::change::hex;
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
 
         assert_eq!(hex(&md5_of(&b"abc"[..]).unwrap()), "900150983cd24fb0d6963f7d28e17f72");
         assert_eq!(hex(&sha1_of(&b"abc"[..]).unwrap()), "a9993e364706816aba3e25717850c26c9cd0d89d");
