@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,9 @@ const MAX_PROCESSES: usize = 16_384;
 
 /// Longest command line that is kept, in bytes.
 const MAX_COMMAND_BYTES: usize = 1024;
+
+/// Most bytes that are read of one file of `/proc`; what is looked for stands in the first ones.
+const MAX_PROC_BYTES: u64 = 8 * 1024;
 
 /// Time for which a process that was there is taken for the same one. The kernel gives an id again only after all others,
 /// and no host makes so many processes in this time.
@@ -68,8 +71,12 @@ fn why(error: &io::Error) -> Unknown {
     }
 }
 
+/// The beginning of a file of `/proc/PID`. A process decides how long its command line is: it can say a gigabyte.
 fn read(pid: i32, name: &str) -> Known<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/{name}")).map_err(|error| why(&error))
+    let mut text = Vec::new();
+    let file = fs::File::open(format!("/proc/{pid}/{name}")).map_err(|error| why(&error))?;
+    file.take(MAX_PROC_BYTES).read_to_end(&mut text).map_err(|error| why(&error))?;
+    Ok(text)
 }
 
 fn executable(pid: i32) -> Known<PathBuf> {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use vigie_fswatch::change::Event;
 
-use crate::cases::{Running, recursive, texts};
+use super::running::{Running, recursive, texts};
 
 /// Whether the running engine uses fanotify for a directory; says so when it does not.
 fn uses_fanotify(running: &Running) -> bool {
