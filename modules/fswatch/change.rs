@@ -2,12 +2,14 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::attributes;
 use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::process::Managed;
 use crate::rules::{Attribute, Options, Severity};
 use crate::trust::Lane;
 
@@ -137,6 +139,9 @@ pub struct Alert {
     /// It is that other alert.
     #[serde(skip)]
     pub completes: bool,
+    /// The package manager that made it.
+    #[serde(skip)]
+    pub managed: Option<Arc<Managed>>,
     /// When the module saw it, RFC 3339 in UTC.
     pub time: String,
 }
@@ -354,6 +359,7 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         lane: Lane::Trusted,
         begins: false,
         completes: false,
+        managed: None,
         time: time.to_owned(),
     }
 }

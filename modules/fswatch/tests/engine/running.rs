@@ -59,6 +59,7 @@ pub(crate) struct Alert {
     pub(crate) window: Value,
     pub(crate) group: Value,
     pub(crate) process: Value,
+    pub(crate) package: Value,
 }
 
 impl Default for Alert {
@@ -81,6 +82,7 @@ impl Default for Alert {
             window: Value::Null,
             group: Value::Null,
             process: Value::Null,
+            package: Value::Null,
         }
     }
 }
