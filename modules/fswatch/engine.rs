@@ -558,6 +558,8 @@ impl<S: Sink> Engine<S> {
             .busy
             .iter()
             .filter(|(_, since)| now.duration_since(**since) >= BUSY_PAUSE)
+            // What is being compared now is compared once more afterwards.
+            .filter(|(directory, _)| !self.scans.values().any(|scan| scan.is_only(directory)))
             .map(|(directory, _)| directory.clone())
             .take(room)
             .collect();
@@ -572,7 +574,8 @@ impl<S: Sink> Engine<S> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
         let due = self.due.next(now, |lane| self.has_room_for_a_round(lane));
-        let since = self.busy.values().min().filter(|_| self.scans.len() < MAX_SCANS);
+        // With scans under way, the next report is what there is to wait for.
+        let since = self.busy.values().min().filter(|_| self.scans.is_empty());
         let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
         [due, scan, busy, self.storms.next(now)].into_iter().flatten().min()
     }
@@ -742,9 +745,7 @@ impl<S: Sink> Engine<S> {
         }
         for report in taken.reports {
             match report {
-                Report::Listed { scan, directory, directories, findings, parts, rest_after, error } => {
-                    self.note_listed(scan, &directory, directories, findings, parts, rest_after, error);
-                }
+                Report::Listed { scan, directory, listed } => self.note_listed(scan, &directory, listed),
                 Report::Digested { path, before, found } => self.note_digested(path, &before, found),
                 Report::Read { scan, directory, findings, parts } => {
                     self.note_read(scan, &directory, findings, parts);

@@ -132,16 +132,8 @@ pub enum Report {
         scan: u64,
         /// The directory.
         directory: PathBuf,
-        /// Its directories below which something may be watched, each with its device.
-        directories: Vec<(OsString, u64)>,
-        /// What was found in it.
-        findings: Findings,
-        /// Parts that were made of it, and will be reported as well.
-        parts: usize,
-        /// The last name that was compared, when there are more.
-        rest_after: Option<OsString>,
-        /// Why it could not be listed.
-        error: Option<io::Error>,
+        /// What is in it.
+        listed: Listed,
     },
     /// Some files were read.
     Read {
@@ -186,6 +178,21 @@ pub enum Report {
         /// The paths and what is there.
         outcomes: Vec<(Item, io::Result<Found>)>,
     },
+}
+
+/// A directory, or a portion of it.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its directories below which something may be watched, each with its device.
+    pub directories: Vec<(OsString, u64)>,
+    /// What was found in it.
+    pub findings: Findings,
+    /// Parts that were made of it, and will be reported as well.
+    pub parts: usize,
+    /// The last name that was compared, when there are more.
+    pub rest_after: Option<OsString>,
+    /// Why it could not be listed.
+    pub error: Option<io::Error>,
 }
 
 /// What was found in a directory.
@@ -290,15 +297,8 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                 }
                 findings.bytes_read = scratch.bytes_read - read_before;
                 // The report of the whole is there before those of its parts.
-                mailbox.report(Report::Listed {
-                    scan,
-                    directory,
-                    directories,
-                    findings,
-                    parts: jobs.len(),
-                    rest_after,
-                    error,
-                });
+                let listed = Listed { directories, findings, parts: jobs.len(), rest_after, error };
+                mailbox.report(Report::Listed { scan, directory, listed });
                 queue.put(jobs);
             }
             Job::Part { scan, directory, files } => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Engine, Sink, now};
 use crate::change::{not_read, shown};
 use crate::events::Happened;
-use crate::look::{Found, Plan, looks_the_same};
+use crate::look::{Found, looks_the_same};
 use crate::object::{NotRead, Object};
 use crate::workers::{Item, plan};
 
@@ -145,7 +145,7 @@ impl<S: Sink> Engine<S> {
                 return;
             }
         };
-        let plan = self.coverage.options(&path).map(plan).unwrap_or_else(Plan::default);
+        let plan = self.coverage.options(&path).map(plan).unwrap_or_default();
         let (known, lane) = (self.ledger.state().baseline.get(&path), self.trust.lane(&path));
         self.in_flight.insert(path.clone());
         let number = self.number();

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::time::{Instant, SystemTime};
@@ -15,7 +14,7 @@ use crate::events::{Happened, Window};
 use crate::look::is_missing;
 use crate::object::{Content, NotRead, Object};
 use crate::rules::Interest;
-use crate::workers::{Depth, Findings, Job, PORTION_NAMES, ScanRules};
+use crate::workers::{Depth, Findings, Job, Listed, PORTION_NAMES, ScanRules};
 
 /// Directories that wait for a worker, for each worker.
 const QUEUED_DIRECTORIES: usize = 8;
@@ -56,8 +55,8 @@ pub(super) struct Scan {
     pub(super) purpose: Purpose,
     /// Directories that are still to be listed, and after which name.
     stack: Vec<(PathBuf, Option<OsString>)>,
-    /// Only the directory itself, and not those in it.
-    shallow: bool,
+    /// It compares this directory itself, and not those in it.
+    only: Option<PathBuf>,
     /// Jobs whose reports are awaited.
     running: usize,
     rules: ScanRules,
@@ -76,6 +75,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    /// Whether it compares this directory only.
+    pub(super) fn is_only(&self, directory: &Path) -> bool {
+        self.only.as_deref() == Some(directory)
+    }
+
     /// Whether it compares everything.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
@@ -101,7 +105,7 @@ impl<S: Sink> Engine<S> {
         let scan = Scan {
             purpose,
             stack: roots.into_iter().map(|root| (root, None)).collect(),
-            shallow: false,
+            only: None,
             running: 0,
             rules: self.scan_rules(depth),
             window,
@@ -187,7 +191,7 @@ impl<S: Sink> Engine<S> {
         let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![directory.to_owned()], None);
         let window = Window { from: self.seen_until, to: SystemTime::now() };
         if let Some(scan) = self.scans.get_mut(&number) {
-            (scan.shallow, scan.window) = (true, Some(window));
+            (scan.only, scan.window) = (Some(directory.to_owned()), Some(window));
         }
         self.feed_scans();
     }
@@ -272,20 +276,12 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    pub(super) fn note_listed(
-        &mut self,
-        number: u64,
-        directory: &Path,
-        directories: Vec<(OsString, u64)>,
-        findings: Findings,
-        parts: usize,
-        rest_after: Option<OsString>,
-        error: Option<io::Error>,
-    ) {
+    pub(super) fn note_listed(&mut self, number: u64, directory: &Path, listed: Listed) {
+        let Listed { directories, findings, parts, rest_after, error } = listed;
         let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.running += parts;
         scan.running -= 1;
-        let is_shallow = scan.shallow;
+        let is_shallow = scan.only.is_some();
         if rest_after.is_some() {
             scan.stack.push((directory.to_owned(), rest_after));
         }

@@ -201,11 +201,11 @@ fn of_a_users_ten_thousands_of_files_every_one_is_known_in_the_end() {
     let program = "
 import os, sys
 os.chdir(sys.argv[1])
-for number in range(40000):
+for number in range(14000):
     open('%d' % number, 'w').close()
 ";
 
     assert!(as_user(program, &temp.path().join("home")).status().unwrap().success());
 
-    running.status_when(|status| status.objects >= 40_003 && status.pending == 0 && status.scans.is_empty());
+    running.status_when(|status| status.objects >= 14_003 && status.pending == 0 && status.scans.is_empty());
 }
