@@ -58,6 +58,7 @@ pub(crate) struct Alert {
     pub(crate) window: Value,
     pub(crate) group: Value,
     pub(crate) process: Value,
+    pub(crate) package: Value,
 }
 
 impl Default for Alert {
@@ -79,6 +80,7 @@ impl Default for Alert {
             window: Value::Null,
             group: Value::Null,
             process: Value::Null,
+            package: Value::Null,
         }
     }
 }

@@ -193,3 +193,108 @@ fn an_overlay_is_watched_by_inotify_and_that_is_said() {
     told.sort();
     assert_eq!(told, ["changed a", "created x", "created x/y", "created x/y/z"]);
 }
+
+/// What was told of who wrote, as far as it is told as a fact.
+fn facts(alert: &super::running::Alert) -> Vec<String> {
+    let claimed = alert.process["claimed"].as_array().cloned().unwrap_or_default();
+    ["executable", "command", "script"]
+        .into_iter()
+        .filter(|key| !claimed.contains(&json!(key)))
+        .filter_map(|key| alert.process[key].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn assert_nobody_is_dpkg(alerts: &[super::running::Alert], wanted: usize) {
+    assert!(alerts.len() >= wanted, "{alerts:?}");
+    for alert in alerts {
+        assert!(!facts(alert).iter().any(|fact| fact.contains("dpkg")), "{:?}", alert.process);
+        assert!(alert.process["executable"] != json!("/usr/bin/dpkg"), "{:?}", alert.process);
+        assert!(alert.package["by_manager"].is_null(), "{alert:?}");
+    }
+}
+
+#[test]
+fn a_program_under_the_name_of_the_package_manager_in_a_namespace_is_not_the_package_manager() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    if !Path::new("/usr/bin/dpkg").exists() || !uses_fanotify(&running) {
+        return;
+    }
+
+    // One that ends at once, and one that lives on.
+    for (name, after) in [("a", ":"), ("b", "sleep 0.3"), ("c", ":"), ("d", "sleep 0.3")] {
+        let script = format!(
+            "mount --bind /bin/dash /usr/bin/dpkg && exec /usr/bin/dpkg -c 'echo 1 > {}; {after}'",
+            temp.path().join(name).display()
+        );
+        let done = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .status();
+        if !done.is_ok_and(|done| done.success()) {
+            writeln!(std::io::stderr(), "skipped: no user namespace").ok();
+            return;
+        }
+    }
+
+    let told = running.told(temp.path());
+    assert_nobody_is_dpkg(&told, 4);
+    let elsewhere = |alert: &&super::running::Alert| alert.process["mount_namespace"].is_u64();
+    assert!(told.iter().filter(elsewhere).count() >= 2, "{told:?}");
+}
+
+#[test]
+fn a_failed_start_of_the_package_manager_and_a_check_of_it_are_not_the_package_manager() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    let has_all = ["/usr/bin/dpkg", "/usr/bin/perl"].into_iter().all(|path| Path::new(path).exists());
+    if !has_all || !uses_fanotify(&running) {
+        return;
+    }
+
+    // execve fails with E2BIG; execveat with AT_EMPTY_PATH | AT_EXECVE_CHECK starts nothing.
+    let fails = "exec {'/usr/bin/dpkg'} 'dpkg', 'x' x 3000000;";
+    let checks = "my $e = ''; open my $f, '<', '/usr/bin/dpkg'; syscall(322, fileno $f, $e, 0, 0, 0x11000); \
+        open my $l, '<', '/lib64/ld-linux-x86-64.so.2'; syscall(322, fileno $l, $e, 0, 0, 0x11000);";
+    for number in 0..40 {
+        let trick = if number % 2 == 0 { fails } else { checks };
+        let live = if number % 4 < 2 { "" } else { "select undef, undef, undef, 0.05;" };
+        let path = temp.path().join(number.to_string());
+        let script = format!(
+            "no warnings; {trick} open my $o, '>', '{}'; print $o 1; close $o; {live}",
+            path.display()
+        );
+        assert!(Command::new("/usr/bin/perl").args(["-e", &script]).status().unwrap().success());
+    }
+
+    assert_nobody_is_dpkg(&running.told(temp.path()), 40);
+}
+
+#[test]
+fn the_script_is_named_beside_its_interpreter_and_a_rewritten_command_line_as_claimed() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, script) = (temp.path().join("w"), temp.path().join("job.pl"));
+    fs::create_dir(&watched).unwrap();
+    if !Path::new("/usr/bin/perl").exists() {
+        return;
+    }
+    let text = format!(
+        "#!/usr/bin/perl\n$0 = '/usr/bin/dpkg --configure -a'; open my $o, '>', '{}'; print $o 1; close $o; sleep 1;\n",
+        watched.join("a").display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut running = Running::on(&[&recursive(&watched)]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    assert!(Command::new(&script).status().unwrap().success());
+    let told = running.told(&watched);
+
+    let process = &told[0].process;
+    assert_eq!(process["script"], json!(script), "{process}");
+    assert!(process["executable"].as_str().unwrap().contains("perl"), "{process}");
+    assert!(process["claimed"].as_array().unwrap().contains(&json!("command")), "{process}");
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    assert_eq!(process["user_name"], json!(user));
+}
