@@ -49,6 +49,8 @@ pub enum Event {
     Notice,
     /// Somebody approved of a change.
     Accepted,
+    /// What a package manager did, and its packages explain.
+    Transaction,
 }
 
 impl Event {
@@ -63,6 +65,7 @@ impl Event {
             Self::Group => "group",
             Self::Notice => "notice",
             Self::Accepted => "accepted",
+            Self::Transaction => "transaction",
         }
     }
 }

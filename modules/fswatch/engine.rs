@@ -8,6 +8,7 @@
 
 mod round;
 mod scan;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -21,6 +22,7 @@ use vigie_sdk::protocol::Asker;
 
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
+use self::transactions::Transactions;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
 use crate::due::DuePaths;
@@ -171,6 +173,7 @@ pub struct Engine<S> {
     left_out: Vec<PathBuf>,
     ledger: Ledger,
     storms: Storms,
+    transactions: Transactions,
     due: DuePaths,
     rounds: BTreeMap<u64, Round>,
     /// Rounds whose alerts wait for what packages say of them.
@@ -240,6 +243,7 @@ impl<S: Sink> Engine<S> {
             left_out: Vec::new(),
             ledger: Ledger::open(None, 0).0,
             storms: Storms::new(0, 0),
+            transactions: Transactions::default(),
             due: DuePaths::new(Duration::ZERO),
             rounds: BTreeMap::new(),
             unrecorded: BTreeMap::new(),
@@ -282,6 +286,7 @@ impl<S: Sink> Engine<S> {
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
+            self.tend_transactions();
             if self.next_scan.is_some_and(|next| next <= now()) {
                 self.scan_all(Purpose::Quick, Depth::Glance, None);
             }
@@ -299,7 +304,7 @@ impl<S: Sink> Engine<S> {
         let (ledger, beginning) = Ledger::open(self.own.as_deref(), history_bytes);
         self.ledger = ledger;
         self.storms = Storms::new(0, self.ledger.epoch());
-        self.storms.restore(&self.ledger.state().groups, now());
+        self.restore_groups();
         self.learned = Arc::new(self.ledger.state().learned.clone());
         self.status.baseline_complete = false;
         for (id, text) in self.ledger.pending() {
@@ -505,7 +510,7 @@ impl<S: Sink> Engine<S> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
         let due = self.due.next(now).filter(|_| self.has_room_for_a_round());
-        [due, scan, self.storms.next(now)].into_iter().flatten().min()
+        [due, scan, self.storms.next(now), self.transactions.next(now)].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -669,6 +674,8 @@ impl<S: Sink> Engine<S> {
                 }
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
+                Report::Running { process, runs } => self.note_running(process, runs),
+                Report::Ended { process, packages } => self.note_ended(process, &packages),
                 Report::Verified { files, bytes_read, differing } => {
                     self.note_verified(files, bytes_read, differing);
                 }

@@ -38,6 +38,7 @@ pub mod rules;
 pub mod secrets;
 pub mod store;
 pub mod storm;
+pub mod transaction;
 pub mod verifier;
 pub mod watching;
 pub mod workers;

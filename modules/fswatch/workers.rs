@@ -22,6 +22,7 @@ use crate::look::{
 };
 use crate::object::{Content, Kind, Object};
 use crate::rules::{Coverage, NamesRule, Options};
+use crate::transaction::PackageChange;
 
 /// Files of one part.
 const PART_FILES: usize = 64;
@@ -136,6 +137,20 @@ pub enum Report {
         bytes_read: u64,
         /// Those that are not as they are known.
         differing: Vec<PathBuf>,
+    },
+    /// Whether the process of a package manager runs.
+    Running {
+        /// Its id, and when it started.
+        process: (i32, u64),
+        /// It does.
+        runs: bool,
+    },
+    /// What became of packages in a transaction that is over.
+    Ended {
+        /// The package manager's process: its id, and when it started.
+        process: (i32, u64),
+        /// The packages.
+        packages: Vec<PackageChange>,
     },
     /// What packages say of some paths.
     Recorded {
