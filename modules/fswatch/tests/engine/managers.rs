@@ -222,6 +222,7 @@ fn what_another_process_alters_in_the_same_second_is_told_alone_and_at_once() {
                 file.write_all(b"evil").unwrap();
             }
         }
+        assert!(dpkg.wait().unwrap().success());
         let (alone, _) = host.until_record();
         let told: Vec<String> =
             alone.iter().map(|alert| format!("{} {}", alert.severity, alert.path)).collect();
