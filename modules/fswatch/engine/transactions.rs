@@ -157,7 +157,7 @@ impl<S: Sink> Engine<S> {
             open.held.remove(path);
             return false;
         }
-        self.due.postpone(path, happened.clone(), until);
+        self.postpone(path, happened.clone(), until);
         true
     }
 
@@ -217,14 +217,14 @@ impl<S: Sink> Engine<S> {
     /// Looks again at a path whose change is not explained yet.
     pub(super) fn wait_for_explanation(&mut self, path: &Path, happened: Happened) {
         let Some(managed) = happened.writers.managed().cloned() else {
-            self.due.hurry(path, happened, now());
+            self.hurry(path, happened, now());
             return;
         };
         let now = now();
         let open = self.transaction_of(&managed);
         let since = open.held.get(path).copied().unwrap_or(now);
         let next = tries(managed.manager).iter().map(|after| since + *after).find(|at| *at > now);
-        self.due.postpone(path, happened, next.unwrap_or(now));
+        self.postpone(path, happened, next.unwrap_or(now));
     }
 
     /// Asks for what is not known of transactions yet, and ends those that are over.
@@ -255,7 +255,7 @@ impl<S: Sink> Engine<S> {
         open.ended = Some(now());
         let held: Vec<PathBuf> = open.held.keys().cloned().collect();
         for path in held {
-            self.due.hurry(&path, Happened::default(), now());
+            self.hurry(&path, Happened::default(), now());
         }
     }
 
