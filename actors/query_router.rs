@@ -48,8 +48,9 @@ pub struct Query {
     /// Where the module's words about its progress go; without it the module is not asked for any.
     pub progress: Option<watch::Sender<Progress>>,
     /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
-    /// notice by itself that whoever asked it has stopped waiting.
-    pub client: watch::Receiver<()>,
+    /// notice by itself that whoever asked it has stopped waiting. Becomes true when what was found so far is wanted
+    /// at once.
+    pub client: watch::Receiver<bool>,
 }
 
 /// Asks how queries are doing, and how their answers are kept private.

@@ -11,6 +11,7 @@ mod exit;
 mod fleet;
 mod generate;
 mod guard;
+mod interrupts;
 mod launch;
 mod module_commands;
 mod modules;

@@ -42,7 +42,7 @@ pub(super) struct QueryRun {
     pub(super) result_bytes: usize,
     pub(super) registry: Addr<SocketRegistry>,
     pub(super) log: Logger,
-    pub(super) client: watch::Receiver<()>,
+    pub(super) client: watch::Receiver<bool>,
     pub(super) progress: Option<watch::Sender<Progress>>,
 }
 
@@ -220,7 +220,7 @@ impl QueryRun {
             Some(_) => None,
         };
         let incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
-        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at));
+        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at, self.client.clone()));
         let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), incoming)).await;
         feeding.abort();
         // Whatever is left of it, its own or its children's, ends with the query.
@@ -314,15 +314,23 @@ fn keep_tail(kept: &mut Vec<u8>, piece: &[u8]) {
     kept.drain(..surplus);
 }
 
-/// Writes the request to a standard module, and `stop` when it is time.
-async fn feed(mut stdin: tokio::process::ChildStdin, request: Vec<u8>, stop_at: Option<Instant>) {
+/// Writes the request to a standard module, and `stop` when it is time or the client wants what there is.
+async fn feed(
+    mut stdin: tokio::process::ChildStdin,
+    request: Vec<u8>,
+    stop_at: Option<Instant>,
+    mut client: watch::Receiver<bool>,
+) {
     if stdin.write_all(&request).await.is_err() {
         return;
     }
-    if let Some(stop_at) = stop_at {
-        tokio::time::sleep_until(stop_at).await;
-        stdin.write_all(&WireMessage::stop().to_line()).await.ok();
-        // Kept open: the end of stdin is for the module to see when it is killed.
-        std::future::pending::<()>().await;
+    let Some(stop_at) = stop_at else { return };
+    tokio::select! {
+        () = tokio::time::sleep_until(stop_at) => {}
+        // Closed: nobody wants anything, and the module is killed.
+        _ = client.wait_for(|stop| *stop) => {}
     }
+    stdin.write_all(&WireMessage::stop().to_line()).await.ok();
+    // Kept open: the end of stdin is for the module to see when it is killed.
+    std::future::pending::<()>().await;
 }
