@@ -14,9 +14,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use vigie_actors::config::ModuleName;
-use vigie_sdk::protocol::Progress;
-use vigie_sdk::{ModuleResult, json};
+use vigie_protocol::json;
+use vigie_protocol::message::Progress;
+use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::result::ModuleResult;
 
 use crate::cli::QueryArgs;
 use crate::client::Client;

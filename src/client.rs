@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vigie_actors::control_protocol::{ErrorReply, Reply, Request};
-use vigie_sdk::json::CompactWriter;
+use vigie_protocol::control::{ErrorReply, Reply, Request};
+use vigie_protocol::json::CompactWriter;
 
 use crate::exit::{Exit, Failure};
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use vigie_actors::control_protocol::Request;
+use vigie_protocol::control::Request;
 
 use crate::client::Client;
 use crate::exit::{Exit, Failure};

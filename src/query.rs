@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
-use vigie_actors::control_protocol::{Reply, Request};
-use vigie_sdk::protocol::Progress;
-use vigie_sdk::{ModuleResult, Verdict, json};
+use vigie_protocol::control::{Reply, Request};
+use vigie_protocol::json;
+use vigie_protocol::message::Progress;
+use vigie_protocol::result::{ModuleResult, Verdict};
 
 use crate::action;
 use crate::cli::{QueryArgs, QueryOptions, QueryTarget};

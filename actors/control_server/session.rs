@@ -15,24 +15,25 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
-use vigie_sdk::json::CompactWriter;
-use vigie_sdk::progress::INTERVAL;
-use vigie_sdk::protocol::{Asker, BadLine, Progress};
-use vigie_sdk::stream::ModuleReader;
+use vigie_protocol::json::CompactWriter;
+use vigie_protocol::message::{Asker, BadLine, Progress};
+use vigie_protocol::progress::INTERVAL;
+use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
 use crate::alert_journal::segments::{JournalReader, start_of_last};
 use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
-use crate::config::{BadModuleName, LimitsSection, ModuleName};
 use crate::config_loader::{GetConfig, Reload};
-use crate::control_protocol::{
-    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
-    ModuleStatus, Reply, Request,
-};
 use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
+use vigie_config::model::LimitsSection;
+use vigie_protocol::control::{
+    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
+    ModuleStatus, Reply, Request,
+};
+use vigie_protocol::module_name::{BadModuleName, ModuleName};
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -276,7 +277,7 @@ fn bad_name(bad: &BadModuleName) -> Reply {
 /// The worst of everything, and why.
 fn health(
     modules: &[ModuleStatus],
-    config: &crate::control_protocol::ConfigStatus,
+    config: &vigie_protocol::control::ConfigStatus,
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
@@ -368,13 +369,15 @@ async fn until_gone_or_stopped<T>(
     tokio::pin!(work);
     loop {
         let came = async {
-            while let Ok(true) = reader.read_ahead().await {
+            loop {
                 if reader.kept_line().is_some_and(is_stop) {
                     return true;
                 }
+                if !matches!(reader.read_ahead().await, Ok(true)) {
+                    hang_up(reader).await;
+                    return false;
+                }
             }
-            hang_up(reader).await;
-            false
         };
         let stopped = tokio::select! {
             biased;
