@@ -187,6 +187,7 @@ impl Handler<Query> for QueryRouter {
             asker: query.asker,
             progress: run.progress.is_some(),
         };
+        let asked = form.and_then(|_| query.parameters.clone());
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner) = (self.places.clone(), self.spawner.clone());
         let me = ctx.address();
@@ -200,7 +201,7 @@ impl Handler<Query> for QueryRouter {
                 (Err(error), _) => Err(error),
             };
             let result = match (result, form) {
-                (Ok(result), Some(form)) => run.check_masked(result, form).await,
+                (Ok(result), Some(form)) => run.check_masked(result, form, asked).await,
                 (result, _) => result,
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 use actix::Addr;
 use slog::{Logger, debug, info, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -183,9 +185,14 @@ impl QueryRun {
         &self,
         result: ModuleResult,
         form: MaskedForm,
+        asked: Option<Box<RawValue>>,
     ) -> Result<ModuleResult, QueryError> {
         // An answer may have many megabytes: it is not read on the thread of all actors.
-        let checked = tokio::task::spawn_blocking(move || (privacy::check(&result, form), result)).await;
+        let checked = tokio::task::spawn_blocking(move || {
+            let asked = privacy::Asked::of(asked.as_deref());
+            (privacy::check_answer(&result, form, &asked), result)
+        })
+        .await;
         match checked {
             Ok((Ok(()), result)) => Ok(result),
             Ok((Err(unmasked), _)) => {

@@ -32,6 +32,7 @@ fn the_socket_lets_nobody_else_in() {
 fn garbage_is_answered_with_what_is_wrong_and_ends_its_connection() {
     let host = host("");
     let _agent = host.start();
+    host.wait_ready("echo");
 
     for garbage in [&b"garbage\n"[..], b"\xff\xfe\n", b"{}\n", b"[]\n", b"{\"nosuch\":{}}\n", b"\0\n"] {
         let mut conversation = host.connect().unwrap();
