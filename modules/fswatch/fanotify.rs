@@ -1,10 +1,10 @@
 //! The backend that sees whole file systems and who changed something: fanotify(7).
 //!
 //! Two groups, each with a thread of its own that reads its queue (`fanotify/reader.rs`). The *wide* one has a mark for
-//! each file system, which tells of names that come and go, of files that are closed after writing and of programs that
-//! start, wherever that happens; and marks for watched directories that users can change. The *near* one has marks for
-//! watched directories that root alone can change: however much users do, its queue is short. What is told twice is one
-//! entry in the mailbox.
+//! each file system, which tells of names that come and go and of files that are closed after writing, wherever that
+//! happens; and marks for watched directories that users can change. The *near* one has marks for watched directories that
+//! root alone can change, and is told of programs that start: however much users write, its queue is short. What is told
+//! twice is one entry in the mailbox.
 //!
 //! No event is left out by a mark: one that ignores a directory hides renames across its border, and what happens to
 //! watched objects under names in it.
@@ -29,6 +29,7 @@ use self::reader::{Control, Reader, View};
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
 use crate::mounts::{Mount, Mounts};
+use crate::processes::Processes;
 use crate::rules::Coverage;
 use crate::trust::Lane;
 
@@ -45,12 +46,12 @@ const SELF_TEST_PATIENCE: Duration = Duration::from_secs(2);
 /// What the mark of a file system tells of. Single writes and changed attributes are not in it: everybody who writes
 /// anywhere would pay for them.
 fn wide() -> Mask {
-    Mask::CREATE | Mask::DELETE | Mask::RENAME | Mask::CLOSE_WRITE | Mask::OPEN_EXEC | Mask::ONDIR
+    Mask::CREATE | Mask::DELETE | Mask::RENAME | Mask::CLOSE_WRITE | Mask::ONDIR
 }
 
 /// What the mark of a watched object tells of.
 fn near() -> Mask {
-    wide().difference(Mask::OPEN_EXEC) | Mask::MODIFY | Mask::ATTRIB
+    wide() | Mask::MODIFY | Mask::ATTRIB
 }
 
 /// Directories that the near group tells of, by their handles: the wide one leaves them to it.
@@ -162,9 +163,10 @@ impl FilesystemWatcher {
     pub fn start(mailbox: &Mailbox) -> Result<Self, String> {
         let marked = Near::default();
         let moved = Arc::new(AtomicU64::new(0));
+        let processes = Arc::new(Mutex::new(Processes::default()));
         let reader = |others: Option<Near>| {
-            let (mailbox, moved) = (mailbox.clone(), Arc::clone(&moved));
-            move |group, control| Reader::new(group, mailbox, control, moved, others)
+            let (mailbox, moved, processes) = (mailbox.clone(), Arc::clone(&moved), Arc::clone(&processes));
+            move |group, control| Reader::new(group, mailbox, control, moved, processes, others)
         };
         Ok(Self {
             wide: Part::start("fanotify", reader(Some(Arc::clone(&marked))))?,
@@ -200,9 +202,9 @@ impl FilesystemWatcher {
         self.view.filesystems.insert(filesystem, seen);
         self.view.mounts = Arc::clone(mounts);
         self.tell(|| Control::View(self.view.clone()));
-        let mask = if self.is_full { near() | wide() } else { wide() };
+        let mask = if self.is_full { near() } else { wide() };
         let marks = self.wide.group.mark_filesystem_of(open.as_fd(), mask);
-        // Programs that start are told in both queues: who did something is found out by the one that tells it.
+        // In the short queue: who starts is asked before it is gone.
         let marks = marks.and_then(|()| self.near.group.mark_filesystem_of(open.as_fd(), Mask::OPEN_EXEC));
         marks.map_err(|error| {
             self.view.filesystems.remove(&filesystem);
@@ -245,7 +247,7 @@ impl FilesystemWatcher {
         }
         for mount in self.view.filesystems.values().filter_map(|mounts| mounts.first()) {
             if let Ok(open) = open_object(&mount.point) {
-                self.wide.group.mark_filesystem_of(open.as_fd(), near() | wide()).ok();
+                self.wide.group.mark_filesystem_of(open.as_fd(), near()).ok();
             }
         }
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
 use rustix::event::PollFlags;
@@ -75,7 +75,8 @@ pub(super) struct Reader {
     others: Option<Near>,
     directories: HashMap<Handle, Option<Directory>>,
     linked: HashMap<Handle, Vec<PathBuf>>,
-    processes: Processes,
+    /// Shared: who starts is told in one queue only.
+    processes: Arc<Mutex<Processes>>,
     trust: Trust,
 }
 
@@ -85,6 +86,7 @@ impl Reader {
         mailbox: Mailbox,
         control: mpsc::Receiver<Control>,
         moved: Arc<AtomicU64>,
+        processes: Arc<Mutex<Processes>>,
         others: Option<Near>,
     ) -> Self {
         Self {
@@ -97,7 +99,7 @@ impl Reader {
             others,
             directories: HashMap::new(),
             linked: HashMap::new(),
-            processes: Processes::default(),
+            processes,
             trust: Trust::default(),
         }
     }
@@ -118,7 +120,7 @@ impl Reader {
                     // After the read: whoever changed the rules before one of these events did so before this.
                     self.take_controls();
                     let now = now();
-                    self.processes.recheck(now);
+                    self.processes().recheck(now);
                     let mut batch = mailbox.open();
                     let mut count = 0;
                     for event in events {
@@ -133,7 +135,7 @@ impl Reader {
                     drop(batch);
                     // The kernel's queue has no bound, so that nothing is lost meanwhile. Processes that come and go are
                     // asked as early as possible.
-                    let met = self.processes.take_met();
+                    let met = self.processes().take_met();
                     if rest.is_due(count, now) && !met && !end.rest().unwrap_or(true) {
                         return;
                     }
@@ -175,7 +177,7 @@ impl Reader {
             && let Some(entry) = event.directory
             && let Some(directory) = self.directory(entry.directory)
         {
-            self.processes.starts(event.pid, &directory.path.join(entry.name));
+            self.processes().starts(event.pid, &directory.path.join(entry.name));
         }
         if is_directory && event.mask.intersects(Mask::RENAME | Mask::ATTRIB) {
             // Whatever is below it has another path now, or others may write it.
@@ -209,7 +211,7 @@ impl Reader {
         if from.is_empty() && to.is_empty() && at.is_empty() && linked.is_empty() {
             return;
         }
-        let process = self.processes.of(event.pid);
+        let process = self.processes().of(event.pid);
         let happened = Happened {
             // A new file is written to next; a new directory is complete as it is.
             finished: is_directory
@@ -236,6 +238,10 @@ impl Reader {
     fn forget(&mut self) {
         self.directories.clear();
         self.trust.forget_all();
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the other group tells of it.
