@@ -37,19 +37,20 @@ use slog::{Logger, debug, info, o, warn};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use vigie_sdk::protocol::{Message as WireMessage, capability};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::message::{Message as WireMessage, capability};
+use vigie_protocol::socket::SocketSpec;
 
 use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, Registration};
-use crate::agent_log::AgentLog;
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, Spawner};
-use crate::config::{AgentConfig, ModuleName, ModuleSpec};
-use crate::control_protocol::{ModuleLine, ModuleState};
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
+use vigie_config::model::{AgentConfig, ModuleSpec};
+use vigie_log::AgentLog;
+use vigie_protocol::control::{ModuleLine, ModuleState};
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -280,8 +281,9 @@ impl ModuleProcess {
                 self.step(Event::Spawned, ctx);
             }
             Err(error) => {
-                warn!(self.log, "module cannot be started"; "error" => %crate::error::ErrorChain(&error));
-                let reason = EndReason::SpawnFailed(crate::error::ErrorChain(&error).to_string());
+                warn!(self.log, "module cannot be started"; "error" => %vigie_protocol::error_chain::ErrorChain(&error));
+                let reason =
+                    EndReason::SpawnFailed(vigie_protocol::error_chain::ErrorChain(&error).to_string());
                 self.step(Event::Exited(reason), ctx);
                 self.finish_if_over(ctx);
             }

@@ -15,7 +15,7 @@ use super::alert_cursor::AlertCursor;
 use super::membership::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
-use crate::config::{FleetSection, LoadedConfig};
+use vigie_config::model::{FleetSection, LoadedConfig};
 
 /// Why there is no membership.
 #[derive(Debug, thiserror::Error)]

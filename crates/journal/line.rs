@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use vigie_sdk::severity::Severity;
+use vigie_protocol::severity::Severity;
 
 use crate::chain::{Digest, Head};
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use vigie_sdk::severity::Severity;
+use vigie_protocol::severity::Severity;
 
 use crate::ledger::Ledger;
 use crate::line::{Counts, Deleted, Line, Record, Sealed, Why};

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use vigie_files::durable::{self, DurableFile};
-use vigie_sdk::severity::Severity;
+use vigie_protocol::severity::Severity;
 
 use crate::chain::Head;
 use crate::ledger::Range;

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use vigie_sdk::severity::Severity;
+use vigie_protocol::severity::Severity;
 
 use crate::line::{self, Closed, Counts, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 

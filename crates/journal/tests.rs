@@ -392,7 +392,7 @@ fn a_flood_of_lesser_alerts_pushes_no_severe_one_out_and_what_is_left_is_proved(
     let severe: Vec<u64> = items
         .iter()
         .filter_map(|item| match item {
-            Item::Alert(record) if record.severity() >= vigie_sdk::severity::Severity::High => Some(record.seq),
+            Item::Alert(record) if record.severity() >= vigie_protocol::severity::Severity::High => Some(record.seq),
             _ => None,
         })
         .collect();

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
-use vigie_sdk::severity::Severity;
+use vigie_protocol::severity::Severity;
 
 use crate::chain::{self, BatchDigest, Head};
 use crate::ledger::Ledger;
@@ -319,7 +319,9 @@ impl Verifying {
     fn head_is(&mut self, head: Head, next: u64) {
         let expected = match self.ledger.as_ref().and_then(|ledger| ledger.find(next.saturating_sub(1))) {
             // The segment before was deleted.
-            Some(range) if range.last > self.last => range.head,
+            Some(range) if range.last + 1 == next && range.last > self.last => range.head,
+            // Noted as deleted with others, and a crash came before it was.
+            Some(range) if range.last > self.last => None,
             _ => self.head,
         };
         if expected.is_some_and(|expected| expected != head) {

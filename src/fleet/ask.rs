@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::action::{Action, MAX_AGENTS, Operation};
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::Policy;
 use vigie_fleet::subjects::RESULTS;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answers::{Answers, Came, From, Stored, follow};
 use super::files;
