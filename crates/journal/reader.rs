@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use vigie_protocol::severity::Severity;
 
 use crate::ledger::Ledger;
-use crate::line::{Counts, Deleted, Line, Record, Sealed, Why};
+use crate::line::{Counts, Deleted, Line, Record, Seal, Sealed, Why};
 use crate::segment::{self, Name};
 use crate::walk::{Step, Walk};
 
@@ -152,6 +152,15 @@ struct Current {
     damaged: bool,
     /// What is read now may repeat what the segment before holds.
     repeats: bool,
+    /// A record that was read and is not known to be recorded yet.
+    ahead: Option<Ahead>,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    record: Record,
+    seal: Option<Seal>,
+    bytes: usize,
 }
 
 impl Reader {
@@ -207,6 +216,14 @@ impl Reader {
             }
             if self.current.is_none() && !self.open_at()? {
                 return Ok(self.rest_is_missing(through));
+            }
+            if let Some(ahead) = self.current.as_mut().and_then(|current| current.ahead.take()) {
+                if ahead.record.seq > through {
+                    self.current.as_mut().map(|current| current.ahead.insert(ahead));
+                    return Ok(None);
+                }
+                self.take_record(ahead);
+                continue;
             }
             if self.step()? || self.open_next()? {
                 continue;
@@ -288,7 +305,7 @@ impl Reader {
         };
         let (last, link, damaged) =
             before.map_or((0, None, false), |before| (before.last, before.link, before.damaged));
-        self.current = Some(Current { name, walk, last, link, damaged, repeats: true });
+        self.current = Some(Current { name, walk, last, link, damaged, repeats: true, ahead: None });
         Ok(true)
     }
 
@@ -325,32 +342,36 @@ impl Reader {
                 Line::Commit(_) | Line::Closed(_) => {}
                 Line::Deleted(deleted) => self.take_deleted(&deleted),
                 Line::Record(record) => {
-                    let size = current.walk.raw().len() + 1;
-                    let seal = seal.map(|seal| (seal.previous, seal.checksum));
-                    self.take_record(record, seal, size);
+                    let bytes = current.walk.raw().len() + 1;
+                    current.ahead = Some(Ahead { record, seal, bytes });
                 }
             },
         }
         Ok(true)
     }
 
-    fn take_record(&mut self, record: Record, seal: Option<(u32, u32)>, size: usize) {
+    fn take_record(&mut self, Ahead { record, seal, bytes }: Ahead) {
+        let failed_from = self.failed_from(&record, seal);
         let Some(current) = &mut self.current else { return };
         if record.seq <= current.last {
             // After a write that failed, a segment begins with what was in the one before.
             current.damaged |= !current.repeats;
             return;
         }
+        if failed_from.is_some_and(|first| record.seq >= first) {
+            // Of a batch that the disk did not take whole. It is in the next segment.
+            return;
+        }
         current.repeats = false;
         let expected = if current.last == 0 { self.after + 1 } else { current.last + 1 };
         let is_next = record.seq == current.last + 1;
         let is_linked = match (seal, current.link) {
-            (Some((previous, _)), Some(link)) => previous == link,
+            (Some(seal), Some(link)) => seal.previous == link,
             _ => true,
         };
         let damaged = std::mem::take(&mut current.damaged);
         current.last = record.seq;
-        current.link = seal.map(|(_, checksum)| checksum);
+        current.link = seal.map(|seal| seal.checksum);
         if record.seq <= self.after {
             return;
         }
@@ -361,7 +382,28 @@ impl Reader {
         } else if damaged {
             self.damage(record.seq - 1, DamageKind::Line);
         }
-        self.found.push_back((Item::Alert(record), size));
+        self.found.push_back((Item::Alert(record), bytes));
+    }
+
+    /// If a record does not follow what is before it: the number from which on everything is in the next segment, because
+    /// the disk did not take the end of this one.
+    fn failed_from(&self, record: &Record, seal: Option<Seal>) -> Option<u64> {
+        let current = self.current.as_ref()?;
+        let follows = record.seq == current.last + 1
+            && !current.damaged
+            && seal.is_none_or(|seal| current.link.is_none_or(|link| seal.previous == link));
+        if follows {
+            return None;
+        }
+        let names = segment::list(&self.directory).ok()?;
+        let next = names.iter().find(|&&name| name > current.name)?;
+        let first_line = Walk::open(&next.path(&self.directory)).ok()?.next().ok()??;
+        match first_line {
+            Step::Good(Sealed { line: Line::Header(header), .. }) if header.why == Why::WriteFailed => {
+                Some(header.segment)
+            }
+            _ => None,
+        }
     }
 
     fn take_deleted(&mut self, deleted: &Deleted) {
