@@ -195,7 +195,11 @@ impl DurableFile {
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) {
             return Ok(Standing::Replaced);
         }
-        Ok(if held.len() == self.length { Standing::Intact } else { Standing::Resized { length: held.len() } })
+        Ok(if held.len() == self.length {
+            Standing::Intact
+        } else {
+            Standing::Resized { length: held.len() }
+        })
     }
 }
 

@@ -117,8 +117,13 @@ impl Recording {
     /// Begins.
     #[must_use]
     pub fn start(root: &Path) -> Self {
-        let state =
-            State { root: root.to_owned(), changes: Vec::new(), names: BTreeMap::new(), files: 0, fail: None };
+        let state = State {
+            root: root.to_owned(),
+            changes: Vec::new(),
+            names: BTreeMap::new(),
+            files: 0,
+            fail: None,
+        };
         CURRENT.with(|current| *current.borrow_mut() = Some(state));
         Self { _not_send: std::marker::PhantomData }
     }
@@ -146,7 +151,9 @@ impl Recording {
     /// What was recorded.
     #[must_use]
     pub fn finish(self) -> History {
-        History { changes: CURRENT.with(|current| current.borrow_mut().take()).map_or(Vec::new(), |s| s.changes) }
+        History {
+            changes: CURRENT.with(|current| current.borrow_mut().take()).map_or(Vec::new(), |s| s.changes),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Records on their way to the disk.
 
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// Records in the order of their numbers, not sealed yet: that is left to the thread that writes them.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +31,12 @@ impl Draft {
         self.bytes.push(b'\n');
         self.count += 1;
         self.last_seq = seq;
+    }
+
+    /// Adds a record from plain texts.
+    pub fn push_text(&mut self, seq: u64, time: &str, module: &str, id: Option<&str>, message: &str) {
+        let raw = |text: &str| to_raw_value(text).expect("a text is plain data");
+        self.push(seq, time, module, id.map(raw).as_deref(), &raw(message));
     }
 
     /// How many records.

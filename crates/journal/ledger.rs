@@ -114,7 +114,10 @@ mod tests {
 
         let ledger = Ledger::load(directory.path()).unwrap();
 
-        assert_eq!(ledger.find(30).map(|range| (range.first, range.last, range.counts[0])), Some((1, 30, 30)));
+        assert_eq!(
+            ledger.find(30).map(|range| (range.first, range.last, range.counts[0])),
+            Some((1, 30, 30))
+        );
         assert!(ledger.find(31).is_none() && ledger.find(0).is_none());
         assert!(ledger.find(55).is_some() && ledger.find(61).is_none());
         let path = directory.path().join(FILE_NAME);

@@ -11,6 +11,7 @@
 //! - [`SeenIds`] remembers which ids of modules are recorded.
 
 mod chain;
+mod cursor;
 mod draft;
 mod ledger;
 mod line;
@@ -27,11 +28,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use cursor::{Cursor, identity};
 pub use draft::Draft;
 pub use line::{Counts, Record, Why};
 pub use reader::{Cause, Damage, DamageKind, Item, Missing, Portion, Reader, start_of_last};
 pub use recovery::Recovery;
 pub use retention::GivenUp;
 pub use seen::{MAX_ID_BYTES, SeenIds, SeenSnapshot};
-pub use verify::{Verification, verify};
+pub use verify::{by_severity, verify};
 pub use writer::{AppendError, Incident, OpenError, Sizes, Writer};

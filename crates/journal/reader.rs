@@ -300,7 +300,9 @@ impl Reader {
         let walk = match Walk::open(&name.path(&self.directory)) {
             Ok(walk) => walk,
             // Retention deleted it meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.open_after_deletion(name, before),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.open_after_deletion(name, before);
+            }
             Err(error) => return Err(error),
         };
         let (last, link, damaged) =
@@ -319,7 +321,9 @@ impl Reader {
 
     fn is_stale(&self) -> bool {
         let directory = &self.directory;
-        self.current.as_ref().is_some_and(|current| !current.walk.lines().is_at(&current.name.path(directory)))
+        self.current
+            .as_ref()
+            .is_some_and(|current| !current.walk.lines().is_at(&current.name.path(directory)))
     }
 
     /// Takes one step in the current segment; `false` at its end.
@@ -426,7 +430,8 @@ impl Reader {
             self.damage(expected - 1, DamageKind::Line);
         }
         let first = first.max(self.after + 1);
-        self.found.push_back((Item::Missing(Missing { first, last, why: Cause::Deleted(deleted.counts) }), 0));
+        self.found
+            .push_back((Item::Missing(Missing { first, last, why: Cause::Deleted(deleted.counts) }), 0));
     }
 
     fn damage(&mut self, after: u64, kind: DamageKind) {

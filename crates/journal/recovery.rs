@@ -18,7 +18,7 @@ pub struct Recovery {
     /// Bytes of a half-written batch that were cut off; it was never acknowledged.
     pub cut_bytes: u64,
     /// Pieces that are no lines of a journal, in the segments that were read. Older ones are read by a
-    /// [`Verification`](crate::Verification).
+    /// [`verify`](crate::verify).
     pub damaged: u64,
     /// Alerts that were recorded last and are not there.
     pub missing_at_end: u64,
@@ -115,13 +115,21 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
 impl Found {
     /// Versions before 2 deleted the oldest segments without a note.
     fn note_old_deletions(&mut self, directory: &Path, first: Option<Name>) {
-        let Some(first) = first.filter(|name| name.first > 1 && self.ledger == Ledger::default()) else { return };
+        let Some(first) = first.filter(|name| name.first > 1 && self.ledger == Ledger::default()) else {
+            return;
+        };
         let mut walk = match Walk::open(&first.path(directory)) {
             Ok(walk) => walk,
             Err(_) => return,
         };
         if walk.next().is_ok() && walk.is_old() == Some(true) {
-            self.ledger.add(Range { first: 1, last: first.first - 1, counts: [0; 4], link: None, head: None });
+            self.ledger.add(Range {
+                first: 1,
+                last: first.first - 1,
+                counts: [0; 4],
+                link: None,
+                head: None,
+            });
             // Without it readers say that these alerts are missing; the next segment stores it again.
             self.ledger.store(directory).ok();
         }

@@ -14,7 +14,6 @@ use vigie_files::durable::{self, Durability};
 
 use crate::line;
 
-
 const FILE_NAME: &str = "seen-ids.json";
 
 /// Largest file that is read, in bytes.

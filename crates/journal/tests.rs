@@ -11,7 +11,9 @@ use tempfile::TempDir;
 use vigie_files::recording::{Chooser, Kind, Recording};
 
 use crate::segment;
-use crate::{AppendError, Cause, DamageKind, Draft, Item, Portion, Reader, SeenIds, Sizes, Why, Writer, verify};
+use crate::{
+    AppendError, Cause, DamageKind, Draft, Item, Portion, Reader, SeenIds, Sizes, Why, Writer, verify,
+};
 
 const MODULE: &str = "watch";
 
@@ -368,7 +370,11 @@ fn a_changed_record_with_a_right_checksum_is_found() {
     let items = journal.items();
     let verification = verify(directory.path(), None).unwrap();
 
-    assert!(items.iter().any(|item| matches!(item, Item::Damaged(d) if d.kind == DamageKind::Link && d.after == 2)));
+    assert!(
+        items
+            .iter()
+            .any(|item| matches!(item, Item::Damaged(d) if d.kind == DamageKind::Link && d.after == 2))
+    );
     assert_eq!(items.iter().filter(|item| matches!(item, Item::Alert(_))).count(), 3);
     assert_eq!(verification.broken, 2, "{verification:?}");
 }
@@ -392,7 +398,9 @@ fn a_flood_of_lesser_alerts_pushes_no_severe_one_out_and_what_is_left_is_proved(
     let severe: Vec<u64> = items
         .iter()
         .filter_map(|item| match item {
-            Item::Alert(record) if record.severity() >= vigie_protocol::severity::Severity::High => Some(record.seq),
+            Item::Alert(record) if record.severity() >= vigie_protocol::severity::Severity::High => {
+                Some(record.seq)
+            }
             _ => None,
         })
         .collect();
@@ -439,7 +447,10 @@ fn what_the_fleet_waits_for_is_told_when_it_goes() {
     assert!(given_up.message(true).contains("before they could be sent"));
     assert_eq!(journal.writer.take_given_up(), None);
     let items = journal.items();
-    assert!(matches!(&items[0], Item::Missing(m) if matches!(m.why, Cause::Deleted([0, 0, 0, _]))), "{items:?}");
+    assert!(
+        matches!(&items[0], Item::Missing(m) if matches!(m.why, Cause::Deleted([0, 0, 0, _]))),
+        "{items:?}"
+    );
     assert!(verify(directory.path(), None).unwrap().is_whole());
 }
 

@@ -1,11 +1,10 @@
 //! Proves a journal: every checksum, every link, and the chain of batches from its first line to its last.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-use serde::Serialize;
+use vigie_protocol::control::JournalVerification as Verification;
 use vigie_protocol::severity::Severity;
 
 use crate::chain::{self, BatchDigest, Head};
@@ -17,49 +16,6 @@ use crate::walk::{Step, Walk};
 
 /// Problems that are described; more are counted.
 const MAX_PROBLEMS: usize = 1000;
-
-/// What a journal is found to be.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Verification {
-    /// Number of the first alert that is there; 0 when there is none.
-    pub first: u64,
-    /// Number of the newest alert that was recorded.
-    pub last: u64,
-    /// Alerts that are there.
-    pub alerts: u64,
-    /// Batches whose every alert is proved by the chain.
-    pub proved_batches: u64,
-    /// Batches of which retention took the less severe alerts, or the severe ones; the others are proved.
-    pub thinned_batches: u64,
-    /// Alerts of versions that wrote no checksums.
-    pub unproved_alerts: u64,
-    /// Alerts that are missing without having been deleted to make room.
-    pub missing: u64,
-    /// Pieces that are no lines of a journal.
-    pub damaged: u64,
-    /// Places where the chain, or the link between two alerts, is broken.
-    pub broken: u64,
-    /// Alerts that were deleted to make room, of each severity.
-    pub deleted: BTreeMap<&'static str, u64>,
-    /// The head of the chain at the end.
-    pub head: String,
-    /// What is wrong, the first ones of it.
-    pub problems: Vec<String>,
-}
-
-impl Verification {
-    /// Whether nothing is wrong.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.missing == 0 && self.damaged == 0 && self.broken == 0
-    }
-
-    fn problem(&mut self, problem: impl fmt::Display) {
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(problem.to_string());
-        }
-    }
-}
 
 /// Reads the journal in `directory` and proves it. `through` is the number of the newest alert that is known to be
 /// recorded; what is behind it is being written now. Blocking, and reads every byte.
@@ -82,7 +38,7 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
     };
     if work.ledger.is_none() {
         work.verification.damaged += 1;
-        work.verification.problem("the list of what was deleted to make room is damaged");
+        work.problem("the list of what was deleted to make room is damaged");
     }
     let names = segment::list(directory)?;
     for (index, name) in names.iter().enumerate() {
@@ -91,6 +47,8 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             walk => walk?,
         };
+        // Of segments that retention deleted meanwhile there is a note by now.
+        work.ledger = Ledger::load(directory).or(work.ledger);
         work.segment(&mut walk)?;
         let is_newest = index + 1 == names.len();
         if !is_newest && !walk.lines().rest().is_empty() && walk.is_old() == Some(false) {
@@ -99,6 +57,13 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
     }
     let recorded = through.unwrap_or_else(|| mark::read(directory).map_or(0, |mark| mark.seq));
     Ok(work.finish(recorded))
+}
+
+/// Numbers of alerts by the names of their severities, without those of which there are none.
+#[must_use]
+pub fn by_severity(counts: Counts) -> std::collections::BTreeMap<String, u64> {
+    let names = Severity::ALL.into_iter().map(|severity| severity.name().to_owned());
+    names.zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
 struct Verifying {
@@ -207,7 +172,9 @@ impl Verifying {
 
     /// Forgets what the segment before holds from alert `seq` on.
     fn forget_from(&mut self, seq: u64, link: Option<u32>) {
-        let Some(after) = self.batches.into_iter().rev().find(|after| after.committed + 1 == seq) else { return };
+        let Some(after) = self.batches.into_iter().rev().find(|after| after.committed + 1 == seq) else {
+            return;
+        };
         let found = &mut self.verification;
         found.alerts = after.alerts;
         found.proved_batches = after.proved_batches;
@@ -224,13 +191,19 @@ impl Verifying {
             self.batch.damaged = true;
             self.verification.damaged += std::mem::take(&mut self.tail_damaged);
             let last = self.last;
-            self.verification.problem(format_args!("damaged after alert {last}"));
+            self.problem(format_args!("damaged after alert {last}"));
+        }
+    }
+
+    fn problem(&mut self, problem: impl fmt::Display) {
+        if self.verification.problems.len() < MAX_PROBLEMS {
+            self.verification.problems.push(problem.to_string());
         }
     }
 
     fn broken(&mut self, problem: impl fmt::Display) {
         self.verification.broken += 1;
-        self.verification.problem(problem);
+        self.problem(problem);
     }
 
     fn record(&mut self, seq: u64, seal: Option<(u32, u32)>, raw: &[u8]) {
@@ -340,7 +313,7 @@ impl Verifying {
                     let end = next.map_or(last, |next| (next - 1).min(last));
                     self.batch.damaged = true;
                     self.verification.missing += end - first + 1;
-                    self.verification.problem(format_args!("alerts {first} to {end} are missing"));
+                    self.problem(format_args!("alerts {first} to {end} are missing"));
                     first = end + 1;
                 }
             }
@@ -356,8 +329,7 @@ impl Verifying {
         }
         let totals = self.ledger.map_or([0; 4], |ledger| ledger.totals);
         self.verification.last = self.last.max(recorded);
-        self.verification.deleted =
-            Severity::ALL.into_iter().map(Severity::name).zip(totals).filter(|(_, count)| *count > 0).collect();
+        self.verification.deleted = by_severity(totals);
         self.verification.head = self.head.unwrap_or_default().to_string();
         self.verification
     }

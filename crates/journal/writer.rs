@@ -230,7 +230,10 @@ impl Writer {
     #[must_use]
     pub fn needs_snapshot(&self) -> bool {
         self.begin.is_some()
-            || self.open.as_ref().is_none_or(|open| open.is_closed || open.counted >= self.sizes.segment_bytes)
+            || self
+                .open
+                .as_ref()
+                .is_none_or(|open| open.is_closed || open.counted >= self.sizes.segment_bytes)
     }
 
     /// Sees whether the segment is as we left it; if it is not, the next batch begins a new one.

@@ -279,7 +279,8 @@ impl Host {
         files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
         files.sort();
         let text: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        lines.filter(|line: &Value| line.get("seq").is_some()).collect()
     }
 }
 
