@@ -67,8 +67,12 @@ impl Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.count();
-        let (alerts, are) = if count == 1 { ("alert", "is") } else { ("alerts", "are") };
-        write!(f, "{count} {alerts} between {} and {} {are} missing here: ", self.first - 1, self.last + 1)?;
+        let (before, next) = (self.first - 1, self.last + 1);
+        if count == 1 {
+            write!(f, "1 alert is missing here, between {before} and {next}: ")?;
+        } else {
+            write!(f, "{count} alerts between {before} and {next} are missing here: ")?;
+        }
         match self.why {
             Cause::Deleted(counts) => {
                 f.write_str("deleted to make room")?;
