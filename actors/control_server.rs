@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 
 use self::session::Session;
 use crate::alert_journal::AlertJournal;
+use crate::conditions::Conditions;
 use crate::config_loader::{ConfigChanged, ConfigLoader};
 use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
@@ -57,6 +58,8 @@ pub struct Asked {
     pub supervisor: Addr<Supervisor>,
     /// Queries.
     pub router: Addr<QueryRouter>,
+    /// What is wrong.
+    pub conditions: Addr<Conditions>,
     /// Alerts.
     pub journal: Addr<AlertJournal>,
     /// The link to the fleet.
@@ -158,7 +161,7 @@ impl Actor for ControlServer {
         let Some(listener) = self.listener.take() else { return };
         let (me, log) = (ctx.address(), self.log.clone());
         ctx.spawn(accept(listener, me, log).into_actor(self));
-        info!(self.log, "agent can be asked"; "socket" => ?self.path);
+        info!(self.log, "control socket listening"; "socket" => ?self.path);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
