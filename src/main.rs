@@ -12,6 +12,7 @@ mod explain;
 mod fleet;
 mod generate;
 mod guard;
+mod inventory_flags;
 mod launch;
 mod module_commands;
 mod modules;
