@@ -13,6 +13,7 @@ mod fleet;
 mod generate;
 mod guard;
 mod inventory_flags;
+mod interrupts;
 mod launch;
 mod module_commands;
 mod modules;
