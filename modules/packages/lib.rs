@@ -49,7 +49,7 @@ pub fn run_at(query: &Query, root: &Path, state_dir: Option<&Path>) -> ModuleRes
     let verified = parameters.verify.then(|| verify::verify(&found, root, state_dir, parameters.full, query));
     let mut result = answer::answer(&parameters, &found, verified.as_ref(), query, started_at.elapsed());
     if query.extraprivacy {
-        privacy::mask_errors(&mut result);
+        privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
     }
     result
 }
