@@ -14,6 +14,7 @@ mod fswatch_view;
 mod generate;
 mod guard;
 mod interrupts;
+mod inventory_flags;
 mod launch;
 mod module_commands;
 mod modules;
