@@ -60,7 +60,7 @@ pub struct Rule {
 
 /// A setting that changes how rules work.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
-pub struct Default_ {
+pub struct Setting {
     /// `:user`, `@host`, `>runas`, `!command`, or nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub binding: String,
@@ -90,7 +90,7 @@ pub struct Policy {
     /// In the order in which sudo reads them; the last one that matches decides.
     pub rules: Vec<Rule>,
     /// Settings.
-    pub defaults: Vec<Default_>,
+    pub defaults: Vec<Setting>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// Files that were read.
@@ -215,18 +215,17 @@ fn expand(said: Vec<Said>, mut policy: Policy, host: &str) -> Policy {
     let mut aliases: Aliases = HashMap::new();
     for Said { file, line, entry } in &said {
         match entry {
-            Entry::Alias { kind, name, members } => {
-                if aliases.contains_key(&(*kind, name.clone())) {
-                    policy.problems.push(Problem {
-                        file: file.clone(),
-                        line: Some(*line),
-                        problem: format!("the alias {name} is defined twice"),
-                    });
-                } else {
-                    aliases.insert((*kind, name.clone()), members.clone());
+            Entry::Alias { kind, name, members } => match aliases.entry((*kind, name.clone())) {
+                std::collections::hash_map::Entry::Occupied(_) => policy.problems.push(Problem {
+                    file: file.clone(),
+                    line: Some(*line),
+                    problem: format!("the alias {name} is defined twice"),
+                }),
+                std::collections::hash_map::Entry::Vacant(free) => {
+                    free.insert(members.clone());
                 }
-            }
-            Entry::Defaults { binding, settings } => policy.defaults.push(Default_ {
+            },
+            Entry::Defaults { binding, settings } => policy.defaults.push(Setting {
                 binding: binding.clone(),
                 settings: settings.clone(),
                 file: file.clone(),

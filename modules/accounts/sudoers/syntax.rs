@@ -4,7 +4,7 @@
 const MAX_LINE: usize = 256 * 1024;
 
 /// A word with the number of `!` before it taken together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Member {
     /// An odd number of `!` stands before it.
     pub negated: bool,
@@ -40,12 +40,6 @@ pub struct CommandSpec {
     pub digests: Vec<String>,
     /// The command, or an alias.
     pub command: Member,
-}
-
-impl Default for Member {
-    fn default() -> Self {
-        Self { negated: false, name: String::new() }
-    }
 }
 
 /// What a line says.
@@ -429,10 +423,9 @@ impl<'a> Scanner<'a> {
 
     fn tag(&mut self) -> Option<&'static str> {
         self.skip_blanks();
-        let tags = TAGS.iter().flat_map(|(yes, no)| [*yes, *no]);
+        let mut tags = TAGS.iter().flat_map(|(yes, no)| [*yes, *no]);
         let found = tags
-            .filter(|tag| self.rest.strip_prefix(tag).is_some_and(|rest| rest.trim_start().starts_with(':')))
-            .next()?;
+            .find(|tag| self.rest.strip_prefix(tag).is_some_and(|rest| rest.trim_start().starts_with(':')))?;
         self.rest = self.rest.strip_prefix(found)?.trim_start().strip_prefix(':')?;
         Some(found)
     }
