@@ -8,10 +8,12 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use vigie_protocol::module_name::ModuleName;
 
+use crate::accounts_flags::AccountsFlags;
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
 use crate::inventory_flags::PackagesFlags;
 use crate::launch::LaunchOptions;
+use crate::persistence_flags::PersistenceFlags;
 use crate::print::ColorWhen;
 use crate::progress::ProgressWhen;
 use crate::query_flags::{FileFlags, FswatchFlags, NetstatFlags, TimedriftFlags};
@@ -301,6 +303,36 @@ Examples:
         options: QueryOptions,
     },
 
+    /// List accounts, groups, rules of sudo, keys of SSH and logins
+    #[command(after_help = "\
+Examples:
+  vigie query accounts
+  vigie query accounts --privileged        who is root, or may become it
+  vigie query accounts --what sudo --user '^ann$'
+  vigie query accounts --what keys --what sessions
+  vigie query accounts --what failures --newest 20")]
+    Accounts {
+        #[command(flatten)]
+        flags: AccountsFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
+    /// List everything that starts by itself, and who explains it
+    #[command(after_help = "\
+Examples:
+  vigie query persistence --local          what no package and no tool of the system explains
+  vigie query persistence --kind cron --kind systemd
+  vigie query persistence --attack T1543 --user www-data
+  vigie query persistence --local --deep --timeout 10m
+  vigie query persistence --local --root /mnt/image")]
+    Persistence {
+        #[command(flatten)]
+        flags: PersistenceFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// Compare the clock with the host's time servers
     #[command(after_help = "\
 Examples:
@@ -343,7 +375,19 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known = ["fswatch", "netstat", "packages", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known = [
+        "fswatch",
+        "accounts",
+        "persistence",
+        "netstat",
+        "packages",
+        "timedrift",
+        "file",
+        "other",
+        "help",
+        "--help",
+        "-h",
+    ];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")

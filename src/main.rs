@@ -1,5 +1,7 @@
 //! The `vigie` binary: reads the command line and hands over.
 
+mod accounts_flags;
+mod accounts_view;
 mod action;
 mod agent;
 mod alerts;
@@ -15,10 +17,13 @@ mod generate;
 mod guard;
 mod interrupts;
 mod inventory_flags;
+mod inventory_view;
 mod launch;
 mod module_commands;
 mod modules;
 mod paths;
+mod persistence_flags;
+mod persistence_view;
 mod print;
 mod progress;
 mod query;

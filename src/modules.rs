@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+use vigie_accounts::Accounts;
 use vigie_config::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
 use vigie_examplepersist::ExamplePersist;
 use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_netstat::Netstat;
 use vigie_packages::Packages;
+use vigie_persistence::Persistence;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::message::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
@@ -64,6 +66,24 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         masked_form: vigie_packages::masked_form,
     },
     BuiltinModule {
+        name: "accounts",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_accounts::masked_form,
+    },
+    BuiltinModule {
+        name: "persistence",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_persistence::masked_form,
+    },
+    BuiltinModule {
         name: "timedrift",
         kind: ModuleKind::Standard,
         enabled_by_default: true,
@@ -117,6 +137,8 @@ pub(crate) fn run(name: &str) -> ExitCode {
         "file" => run_standard::<File>(),
         "netstat" => run_standard::<Netstat>(),
         "packages" => run_standard::<Packages>(),
+        "accounts" => run_standard::<Accounts>(),
+        "persistence" => run_standard::<Persistence>(),
         "timedrift" => run_standard::<TimeDrift>(),
         _ if is_persistent(name) => run_adapter(name),
         _ => {

@@ -17,6 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::fleet;
 use crate::fswatch_view;
 use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
+use crate::inventory_view;
 use crate::print::{Paint, Printer, Tone, safe};
 use crate::progress::ProgressLine;
 
@@ -123,6 +124,8 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
         QueryTarget::Packages { flags, options } => ("packages", flags.clone().parameters(), options),
+        QueryTarget::Accounts { flags, options } => ("accounts", flags.clone().parameters(), options),
+        QueryTarget::Persistence { flags, options } => ("persistence", flags.clone().parameters(), options),
         QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
@@ -141,7 +144,8 @@ pub(crate) fn show(module: &str, result: &ModuleResult, printer: &mut Printer) -
     {
         return printer.line(text.trim_end());
     }
-    let text = render(module, result, printer.paint());
+    let tables = inventory_view::render(module, result, printer.paint(), printer.width());
+    let text = tables.unwrap_or_else(|| render(module, result, printer.paint()));
     printer.line(text.trim_end())
 }
 
