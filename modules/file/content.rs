@@ -319,7 +319,8 @@ impl<'s> Examination<'s> {
     pub fn take(&mut self, bytes: &[u8], last: bool) {
         if !self.has_begun {
             self.start.extend_from_slice(bytes);
-            if self.start.len() >= MARK_BYTES || last {
+            let may_be_mark = matches!(self.start.first(), None | Some(0xff | 0xfe));
+            if self.start.len() >= MARK_BYTES || last || !may_be_mark {
                 self.has_begun = true;
                 self.decoded = Utf16::of(&self.start);
                 let start = std::mem::take(&mut self.start);
