@@ -19,6 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, RawDir};
 
 use self::queue::{Queue, Serves};
+use crate::accounts::Story;
 use crate::events::{Happened, Mailbox};
 use crate::look::{
     Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, look_at_listed_file, looks_the_same,
@@ -27,6 +28,7 @@ use crate::look::{
 use crate::object::{Kind, Object};
 use crate::reading::{Reading, SLICE_BYTES, Step};
 use crate::rules::{Coverage, NamesRule, Options};
+use crate::transaction::PackageChange;
 use crate::trust::{Lane, NOBODY};
 
 /// Files of one part.
@@ -154,6 +156,29 @@ pub enum Report {
         bytes_read: u64,
         /// Those that are not as they are known.
         differing: Vec<PathBuf>,
+    },
+    /// A file without a name was made for a proof.
+    Probed {
+        /// In this directory.
+        at: PathBuf,
+        /// Its inode, or why none could be made.
+        made: Result<u64, String>,
+    },
+    /// What became of accounts.
+    Accounts(Story),
+    /// Whether the process of a package manager runs.
+    Running {
+        /// Its id, and when it started.
+        process: (i32, u64),
+        /// It does.
+        runs: bool,
+    },
+    /// What became of packages in a transaction that is over.
+    Ended {
+        /// The package manager's process: its id, and when it started.
+        process: (i32, u64),
+        /// The packages.
+        packages: Vec<PackageChange>,
     },
     /// What packages say of some paths.
     Recorded {

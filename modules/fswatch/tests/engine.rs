@@ -2,5 +2,7 @@
 
 mod adversary;
 mod cases;
+mod managers;
+mod quiet;
 mod running;
 mod who;
