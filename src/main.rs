@@ -1,7 +1,6 @@
 //! The `vigie` binary: reads the command line and hands over.
 
 mod accounts_flags;
-mod accounts_view;
 mod action;
 mod agent;
 mod alerts;
@@ -17,19 +16,19 @@ mod generate;
 mod guard;
 mod interrupts;
 mod inventory_flags;
-mod inventory_view;
 mod launch;
 mod module_commands;
 mod modules;
 mod paths;
 mod persistence_flags;
-mod persistence_view;
 mod print;
 mod progress;
 mod query;
 mod query_flags;
 mod reload;
+mod report;
 mod status;
+mod table;
 
 use std::process::ExitCode;
 
@@ -85,7 +84,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         }
         Command::Alerts(args) => match &args.target {
             Some(target) => fleet::alerts::run(args, target, &mut printer(args.json)),
-            None => alerts::run(args, &socket, &mut printer(args.json)),
+            None => alerts::run(args, &socket, &mut printer(args.json || args.raw)),
         },
         Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
         Command::Module(ModuleCommand::Restart { name, json }) => {
