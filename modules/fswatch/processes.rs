@@ -346,7 +346,9 @@ impl Processes {
         let identity = program_of(pid);
         let command = command(pid, &live);
         let (told_program, before, told) = match told {
-            Some(Started { program, before, circumstances, .. }) => (Some(program), before, Some(circumstances)),
+            Some(Started { program, before, circumstances, .. }) => {
+                (Some(program), before, Some(circumstances))
+            }
             None => (None, None, None),
         };
         // Of a process that lives the kernel knows better than what was told at its start.
