@@ -10,6 +10,7 @@ use vigie_fswatch::FsWatch;
 use vigie_netstat::Netstat;
 use vigie_packages::Packages;
 use vigie_persistence::Persistence;
+use vigie_processes::Processes;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::message::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
@@ -39,6 +40,24 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         masked_form: vigie_examplepersist::masked_form,
     },
     BuiltinModule {
+        name: "accounts",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_accounts::masked_form,
+    },
+    BuiltinModule {
+        name: "persistence",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_persistence::masked_form,
+    },
+    BuiltinModule {
         name: "file",
         kind: ModuleKind::Standard,
         enabled_by_default: true,
@@ -66,22 +85,13 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         masked_form: vigie_packages::masked_form,
     },
     BuiltinModule {
-        name: "accounts",
+        name: "processes",
         kind: ModuleKind::Standard,
         enabled_by_default: true,
         keys: &[],
         empty_config: "{}",
         check: accept_any,
-        masked_form: vigie_accounts::masked_form,
-    },
-    BuiltinModule {
-        name: "persistence",
-        kind: ModuleKind::Standard,
-        enabled_by_default: true,
-        keys: &[],
-        empty_config: "{}",
-        check: accept_any,
-        masked_form: vigie_persistence::masked_form,
+        masked_form: vigie_processes::masked_form,
     },
     BuiltinModule {
         name: "timedrift",
@@ -134,11 +144,12 @@ pub(crate) fn persist(name: &str) -> ExitCode {
 /// Answers one query on standard input and output; a persistent module is asked through its socket.
 pub(crate) fn run(name: &str) -> ExitCode {
     match name {
+        "accounts" => run_standard::<Accounts>(),
+        "persistence" => run_standard::<Persistence>(),
         "file" => run_standard::<File>(),
         "netstat" => run_standard::<Netstat>(),
         "packages" => run_standard::<Packages>(),
-        "accounts" => run_standard::<Accounts>(),
-        "persistence" => run_standard::<Persistence>(),
+        "processes" => run_standard::<Processes>(),
         "timedrift" => run_standard::<TimeDrift>(),
         _ if is_persistent(name) => run_adapter(name),
         _ => {

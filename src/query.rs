@@ -122,11 +122,12 @@ fn has_findings(module: &str, result: &ModuleResult) -> bool {
 /// What a command line asks, and how.
 pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions), Failure> {
     let (module, flags, options) = match target {
+        QueryTarget::Accounts { flags, options } => ("accounts", flags.clone().parameters(), options),
+        QueryTarget::Persistence { flags, options } => ("persistence", flags.clone().parameters(), options),
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
         QueryTarget::Packages { flags, options } => ("packages", flags.clone().parameters(), options),
-        QueryTarget::Accounts { flags, options } => ("accounts", flags.clone().parameters(), options),
-        QueryTarget::Persistence { flags, options } => ("persistence", flags.clone().parameters(), options),
+        QueryTarget::Processes { flags, options } => ("processes", flags.clone().parameters(), options),
         QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),

@@ -36,9 +36,9 @@ pub(crate) struct Report {
 fn of(module: &str, result: &ModuleResult) -> Option<Report> {
     match module {
         "accounts" => accounts::report(result),
+        "persistence" => persistence::report(result),
         "file" => file::report(result),
         "netstat" => netstat::report(result),
-        "persistence" => persistence::report(result),
         "timedrift" => timedrift::report(result),
         _ => None,
     }
