@@ -28,6 +28,7 @@ use self::segments::{JournalError, Segments};
 use crate::config::{JournalSection, ModuleName};
 use crate::config_loader::ConfigChanged;
 use crate::control_protocol::JournalStatus;
+use crate::work_threads::{self, Lane};
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -243,7 +244,7 @@ impl AlertJournal {
         segments.set_section(self.section);
         segments.set_sent_through(self.sent_through);
         let snapshot = segments.needs_snapshot().then(|| self.seen.snapshot());
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = work_threads::run(Lane::Journal, move || {
             let result = segments.append(&batch.lines, batch.count, snapshot);
             (segments, batch, result)
         });

@@ -32,6 +32,7 @@ use crate::config::{ConfigProblem, LoadedConfig};
 use crate::config_difference::{ConfigDifference, take_effect};
 use crate::config_files::{LoadOptions, load};
 use crate::control_protocol::{ConfigStatus, ReloadReport};
+use crate::work_threads::{self, Lane};
 
 /// Longest wait for one subscriber to apply a change. Restarting all modules is not part of it: they only take
 /// note.
@@ -218,7 +219,7 @@ impl ConfigLoader {
         let options = LoadOptions { previous: Some(Arc::clone(&self.current)), ..self.options.clone() };
         let (builtins, path) = (self.builtins, self.options.path().to_owned());
         let reading = async move {
-            let found = tokio::task::spawn_blocking(move || load(&options, builtins)).await;
+            let found = work_threads::run(Lane::Config, move || load(&options, builtins)).await;
             found.unwrap_or_else(|error| {
                 Err(vec![whole_file(path, &format!("reading the configuration failed: {error}"))])
             })

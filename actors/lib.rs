@@ -11,6 +11,7 @@ pub mod config_loader;
 pub mod containment;
 pub mod control_protocol;
 pub mod control_server;
+pub mod descriptors;
 pub mod environment;
 pub mod error;
 pub mod fleet_link;
@@ -22,6 +23,7 @@ pub mod run_directory;
 pub mod socket_policy;
 pub mod socket_registry;
 pub mod supervisor;
+pub mod work_threads;
 
 #[cfg(test)]
 mod testing;

@@ -9,6 +9,7 @@ use slog::{Logger, error, o};
 use crate::agent_log::{AgentLog, LogError};
 use crate::config_loader::ConfigChanged;
 use crate::error::ErrorChain;
+use crate::work_threads::{self, Lane};
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 4;
@@ -37,7 +38,7 @@ impl LogKeeper {
     ) -> ResponseFuture<()> {
         let (agent_log, log) = (self.agent_log.clone(), self.log.clone());
         Box::pin(async move {
-            let changed = tokio::task::spawn_blocking(move || change(&agent_log)).await;
+            let changed = work_threads::run(Lane::Config, move || change(&agent_log)).await;
             if let Ok(Err(error)) = changed {
                 error!(log, "log goes on as before"; "error" => %ErrorChain(&error));
             }

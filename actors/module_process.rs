@@ -34,7 +34,7 @@ use actix::{
     Recipient, WrapFuture,
 };
 use slog::{Logger, debug, info, o, warn};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use vigie_sdk::protocol::{Message as WireMessage, capability};
@@ -45,9 +45,10 @@ use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, Registration};
 use crate::agent_log::AgentLog;
 use crate::alert_journal::AlertJournal;
-use crate::child::{ChildControl, ChildPipes, Spawner};
+use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::config::{AgentConfig, ModuleName, ModuleSpec};
 use crate::control_protocol::{ModuleLine, ModuleState};
+use crate::error::ErrorChain;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
 
@@ -207,6 +208,8 @@ pub struct ModuleProcess {
     config: AgentConfig,
     config_line: Vec<u8>,
     supervisor: Recipient<ModuleExited>,
+    /// Told the process when it has been started.
+    started: Option<oneshot::Sender<u32>>,
     feeds: LineFeeds,
     lifecycle: Lifecycle,
     born: Instant,
@@ -238,6 +241,7 @@ impl ModuleProcess {
         config: AgentConfig,
         config_line: Vec<u8>,
         supervisor: Recipient<ModuleExited>,
+        started: oneshot::Sender<u32>,
         feeds: LineFeeds,
     ) -> Self {
         let log = services.log.new(o!(
@@ -253,6 +257,7 @@ impl ModuleProcess {
             config,
             config_line,
             supervisor,
+            started: Some(started),
             feeds,
             born: Instant::now(),
             child: None,
@@ -271,21 +276,42 @@ impl ModuleProcess {
         }
     }
 
+    /// Starts the process as soon as what it takes is there.
+    fn prepare(&mut self, ctx: &mut Context<Self>) {
+        let preparing = self.services.spawner.prepare(&self.spec);
+        ctx.spawn(preparing.into_actor(self).map(|prepared, this, ctx| match prepared {
+            Ok(()) => this.spawn(ctx),
+            Err(error) => this.not_started(&error, ctx),
+        }));
+    }
+
     fn spawn(&mut self, ctx: &mut Context<Self>) {
         match self.services.spawner.spawn(&self.spec, self.incarnation) {
             Ok((control, pipes)) => {
                 info!(self.log, "module started"; "pid" => control.pid());
+                if let Some(started) = self.started.take() {
+                    started.send(control.pid()).ok();
+                }
                 self.child = Some(control.clone());
                 self.run_pipes(pipes, ctx);
                 self.step(Event::Spawned, ctx);
             }
-            Err(error) => {
-                warn!(self.log, "module cannot be started"; "error" => %crate::error::ErrorChain(&error));
-                let reason = EndReason::SpawnFailed(crate::error::ErrorChain(&error).to_string());
-                self.step(Event::Exited(reason), ctx);
-                self.finish_if_over(ctx);
-            }
+            Err(error) => self.not_started(&error, ctx),
         }
+    }
+
+    fn not_started(&mut self, error: &SpawnError, ctx: &mut Context<Self>) {
+        let why = ErrorChain(error).to_string();
+        let reason = if error.is_shortage() {
+            // The Supervisor tells it once, not at every attempt.
+            debug!(self.log, "module cannot be started at present"; "error" => %why);
+            EndReason::Shortage(why)
+        } else {
+            warn!(self.log, "module cannot be started"; "error" => %why);
+            EndReason::SpawnFailed(why)
+        };
+        self.step(Event::Exited(reason), ctx);
+        self.finish_if_over(ctx);
     }
 
     fn run_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
@@ -540,7 +566,7 @@ impl Actor for ModuleProcess {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
-        self.spawn(ctx);
+        self.prepare(ctx);
     }
 }
 
@@ -646,7 +672,12 @@ impl Handler<StopModule> for ModuleProcess {
     type Result = ();
 
     fn handle(&mut self, order: StopModule, ctx: &mut Self::Context) {
-        self.step(Event::Stop { reason: order.reason, grace: order.grace }, ctx);
+        self.step(Event::Stop { reason: order.reason.clone(), grace: order.grace }, ctx);
+        if self.child.is_none() && self.unfinished == 0 {
+            // It has not begun; the disk that it waits for is not waited for any more.
+            self.step(Event::Exited(order.reason), ctx);
+            self.finish_if_over(ctx);
+        }
     }
 }
 

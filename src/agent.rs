@@ -23,6 +23,7 @@ use vigie_actors::config_files::{self, LoadOptions};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
+use vigie_actors::descriptors::{self, Reserve};
 use vigie_actors::environment;
 use vigie_actors::error::ErrorChain;
 use vigie_actors::fleet_link::{self, FleetLink};
@@ -33,6 +34,7 @@ use vigie_actors::query_router::QueryRouter;
 use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::socket_registry::SocketRegistry;
 use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
+use vigie_actors::work_threads::{self, Lane};
 
 use crate::check_config::Checked;
 use crate::cli::AgentArgs;
@@ -82,6 +84,7 @@ struct Prepared {
     config: Arc<LoadedConfig>,
     agent_log: AgentLog,
     log: Logger,
+    reserve: Reserve,
     /// Held until the process ends.
     _locks: [LockedDirectory; 2],
 }
@@ -104,10 +107,19 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
         Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration")
     })?;
     let log = agent_log.logger();
+    allow_open_files(&log);
+    let reserve = reserve_descriptors(&config)?;
     for warning in &config.warnings {
         warn!(log, "configuration"; "error" => %warning);
     }
-    Ok(Prepared { options, config: Arc::new(config), agent_log, log, _locks: [run_lock, state_lock] })
+    Ok(Prepared {
+        options,
+        config: Arc::new(config),
+        agent_log,
+        log,
+        reserve,
+        _locks: [run_lock, state_lock],
+    })
 }
 
 fn directory_failure(error: &DirectoryError) -> Failure {
@@ -129,8 +141,36 @@ fn directory_failure(error: &DirectoryError) -> Failure {
 
 fn start(prepared: Prepared, waiting: SigSet) -> Result<(), Failure> {
     log_panics(prepared.log.clone());
-    allow_open_files(&prepared.log);
-    actix_rt::System::new().block_on(serve(&prepared, waiting))
+    // Before the runtime, which panics where we can say what is missing.
+    work_threads::start().map_err(|error| {
+        let hint = "raise the limit of tasks: TasksMax= of the unit, or `ulimit -u` of the agent's user";
+        Failure::new(Exit::Unavailable, ErrorChain(&error).to_string(), hint)
+    })?;
+    actix_rt::System::with_tokio_rt(runtime).block_on(async {
+        work_threads::fill_runtime_pool().await;
+        serve(&prepared, waiting).await
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(work_threads::RUNTIME_POOL)
+        .thread_keep_alive(work_threads::RUNTIME_POOL_KEEP_ALIVE)
+        .build()
+        .expect("the few descriptors that it takes are held in reserve")
+}
+
+/// Takes the reserve of descriptors, and refuses limits that leave nothing to work with.
+fn reserve_descriptors(config: &LoadedConfig) -> Result<Reserve, Failure> {
+    let hint = "raise the limit of open files: LimitNOFILE= of the unit, or `ulimit -n`";
+    let unusable =
+        |error: &dyn std::error::Error| Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint);
+    let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
+    descriptors::clients_within(descriptors::limit(), modules).map_err(|error| unusable(&error))?;
+    Reserve::take().map_err(|error| {
+        Failure::new(Exit::Unavailable, format!("cannot hold back descriptors for modules: {error}"), hint)
+    })
 }
 
 /// A panic aborts the agent; the modules end with it and the service manager starts it again. Before that it
@@ -207,6 +247,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         state_dir: agent.state_dir.clone(),
         containment: containment.clone(),
         guard: guard.clone(),
+        reserve: prepared.reserve.clone(),
     });
 
     let unusable = |error: &dyn std::error::Error, hint: &str| {
@@ -283,6 +324,6 @@ async fn stop(running: Running, log: &Logger) {
     }
     running.guard.done().await;
     let containment = running.containment;
-    tokio::task::spawn_blocking(move || containment.remove()).await.ok();
+    work_threads::run(Lane::Kill, move || containment.remove()).await.ok();
     info!(log, "agent stopped");
 }

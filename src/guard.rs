@@ -9,8 +9,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, getsid};
+use nix::sys::signal::{SigSet, Signal};
 use vigie_actors::containment;
 
 /// Options of `vigie guard`.
@@ -36,7 +35,7 @@ pub(crate) fn run(options: &GuardOptions) -> ExitCode {
     if let Some(cgroup) = &options.cgroup {
         containment::kill_tree(cgroup).ok();
     }
-    kill_sessions(&sessions);
+    containment::kill_sessions(|session| sessions.contains(&session), 0);
     ExitCode::SUCCESS
 }
 
@@ -48,18 +47,6 @@ fn apply(line: &str, sessions: &mut BTreeSet<i32>) {
         "-" => sessions.remove(&session),
         _ => false,
     };
-}
-
-/// Kills every process whose session is one of these. A session's number is not given to another one while a
-/// process is in it.
-fn kill_sessions(sessions: &BTreeSet<i32>) {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.map(Pid::from_raw) {
-        if getsid(Some(pid)).is_ok_and(|session| sessions.contains(&session.as_raw())) {
-            kill(pid, Signal::SIGKILL).ok();
-        }
-    }
 }
 
 #[cfg(test)]

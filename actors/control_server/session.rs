@@ -32,6 +32,7 @@ use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
+use crate::work_threads::{self, Lane};
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -197,7 +198,7 @@ impl Session {
     /// Who asks. The user's name may come from a directory service, which takes its time.
     async fn asker(&self) -> Asker {
         let uid = self.uid;
-        let named = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
+        let named = work_threads::run(Lane::Names, move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
         let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
         let user = named.ok().and_then(Result::ok).flatten().map(|user| user.name);
         Asker { uid: Some(uid), user, investigator: None }
@@ -465,7 +466,7 @@ async fn stream_alerts(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+    work_threads::run(Lane::Readers, work).await.map_err(std::io::Error::other)?
 }
 
 fn unreadable(directory: &std::path::Path, error: &std::io::Error) -> Reply {

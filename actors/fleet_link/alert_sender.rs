@@ -26,6 +26,7 @@ use crate::alert_journal::segments::JournalReader;
 use crate::alert_journal::{AlertJournal, JournalView, SentThrough};
 use crate::control_protocol::AlertRecord;
 use crate::error::ErrorChain;
+use crate::work_threads::{self, Lane};
 
 /// Alerts that are on their way at once.
 const BATCH: usize = 256;
@@ -150,7 +151,7 @@ impl AlertSender {
         let through = *self.view.recorded.borrow_and_update();
         let mut reader =
             std::mem::replace(&mut state.reader, JournalReader::new(&self.view.directory, state.read));
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = work_threads::run(Lane::Readers, move || {
             let mut records = Vec::new();
             let result = reader.read_some(through, BATCH, BATCH_BYTES, &mut records);
             (reader, records, result)
@@ -231,7 +232,7 @@ impl AlertSender {
         state.stored_at = Some(Instant::now());
         let settled = self.cursor.settle(now());
         let (cursor, path, hold) = (self.cursor.clone(), self.cursor_path.clone(), self.hold.clone());
-        let storing = tokio::task::spawn_blocking(move || {
+        let storing = work_threads::run(Lane::Fleet, move || {
             let stored = cursor.store(&path);
             drop(hold);
             stored

@@ -23,6 +23,7 @@ use crate::agent_log::{AgentLog, LogTime};
 use crate::alert_journal::{AlertJournal, AlertsRefused, NewAlert, StoreAlerts};
 use crate::config::ModuleName;
 use crate::control_protocol::ModuleLine;
+use crate::work_threads::{self, Job, Lane};
 
 /// Text of lines that is handled in one go, in bytes. Enough that the costs per batch do not count, little
 /// enough that one batch holds up the other modules for at most a few milliseconds.
@@ -239,7 +240,7 @@ async fn next_lines(
 /// Writes log lines on the blocking pool, one write at a time, while the next batch is read.
 struct LogWriter {
     agent_log: AgentLog,
-    writing: Option<JoinHandle<()>>,
+    writing: Option<Job<()>>,
 }
 
 impl LogWriter {
@@ -254,7 +255,7 @@ impl LogWriter {
         }
         self.finish().await;
         let agent_log = self.agent_log.clone();
-        self.writing = Some(tokio::task::spawn_blocking(move || {
+        self.writing = Some(work_threads::run(Lane::Log, move || {
             // The log counts what it cannot write and says so in the agent's status.
             agent_log.write_module_lines(&lines).ok();
         }));

@@ -20,6 +20,7 @@ use crate::config::{ModuleKind, ModuleName, ModuleSpec};
 use crate::error::ErrorChain;
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
+use crate::work_threads::{self, Lane};
 
 /// How much of an answer is read at a time, in bytes.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -183,7 +184,7 @@ impl QueryRun {
         form: MaskedForm,
     ) -> Result<ModuleResult, QueryError> {
         // An answer may have many megabytes: it is not read on the thread of all actors.
-        let checked = tokio::task::spawn_blocking(move || (privacy::check(&result, form), result)).await;
+        let checked = work_threads::run(Lane::Answers, move || (privacy::check(&result, form), result)).await;
         match checked {
             Ok((Ok(()), result)) => Ok(result),
             Ok((Err(unmasked), _)) => {
@@ -204,6 +205,9 @@ impl QueryRun {
         request: &[u8],
     ) -> Result<ModuleResult, QueryError> {
         let not_started = |reason: String| QueryError::NotStarted { module: self.module.clone(), reason };
+        self.limited(spawner.prepare_section(&spec.section))
+            .await?
+            .map_err(|error| not_started(ErrorChain(&error).to_string()))?;
         let (control, mut child) = spawner
             .start(&spec.section, ModuleKind::Standard, &format!("query-{}", self.number))
             .map_err(|error| not_started(ErrorChain(&error).to_string()))?;

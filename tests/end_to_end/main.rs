@@ -28,6 +28,8 @@ mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod resources;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod supervision;
