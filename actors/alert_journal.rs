@@ -25,10 +25,11 @@ use tokio::sync::{oneshot, watch};
 
 use self::seen::{MAX_ID_BYTES, SeenIds};
 use self::segments::{JournalError, Segments};
-use crate::config::{JournalSection, ModuleName};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::JournalStatus;
 use crate::work_threads::{self, Lane};
+use vigie_config::model::JournalSection;
+use vigie_protocol::control::JournalStatus;
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -309,7 +310,7 @@ fn own_name() -> ModuleName {
     OWN_NAME.parse().expect("it has the form of a module's name")
 }
 
-/// A line of the journal, borrowed; [`crate::control_protocol::AlertRecord`] is its owned form.
+/// A line of the journal, borrowed; [`vigie_protocol::control::AlertRecord`] is its owned form.
 #[derive(Serialize)]
 struct RecordRef<'a> {
     seq: u64,

@@ -49,9 +49,9 @@ use vigie_fleet::admission::Admitted;
 use vigie_fleet::answer::{AnswerStatus, AuditRecord};
 use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::ActionId;
 use vigie_fleet::policy::{Offered, SignedPolicy, StoredPolicy, accept_newer};
 use vigie_fleet::replay_log::ReplayLog;
+use vigie_protocol::names::ActionId;
 
 use self::actions::Waiting;
 use self::alert_cursor::AlertCursor;
@@ -66,12 +66,12 @@ use self::presence::Presence;
 use self::running::answer_without_results;
 use self::uplink::{Hold, Uplink};
 use crate::alert_journal::{AlertJournal, SentThrough};
-use crate::config::{FleetSection, LoadedConfig};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::FleetStatus;
-use crate::error::ErrorChain;
 use crate::query_router::Query;
 use crate::work_threads::{self, Lane};
+use vigie_config::model::{FleetSection, LoadedConfig};
+use vigie_protocol::control::FleetStatus;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits: the intake is slowed, and the broker keeps what comes.
 const MAILBOX_CAPACITY: usize = 64;

@@ -37,20 +37,21 @@ use slog::{Logger, debug, info, o, warn};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use vigie_sdk::protocol::{Message as WireMessage, capability};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::message::{Message as WireMessage, capability};
+use vigie_protocol::socket::SocketSpec;
 
 use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, Registration};
-use crate::agent_log::AgentLog;
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
-use crate::config::{AgentConfig, ModuleName, ModuleSpec};
-use crate::control_protocol::{ModuleLine, ModuleState};
-use crate::error::ErrorChain;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
+use vigie_config::model::{AgentConfig, ModuleSpec};
+use vigie_log::AgentLog;
+use vigie_protocol::control::{ModuleLine, ModuleState};
+use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -173,6 +174,14 @@ pub struct Services {
     pub spawner: Rc<dyn Spawner>,
 }
 
+/// Who is told about a life.
+pub struct Told {
+    /// When it is over.
+    pub exited: Recipient<ModuleExited>,
+    /// The process, when it has been started.
+    pub started: oneshot::Sender<u32>,
+}
+
 /// Channels on which the lines of a module can be watched over its lives.
 #[derive(Debug, Clone)]
 pub struct LineFeeds {
@@ -240,8 +249,7 @@ impl ModuleProcess {
         incarnation: Incarnation,
         config: AgentConfig,
         config_line: Vec<u8>,
-        supervisor: Recipient<ModuleExited>,
-        started: oneshot::Sender<u32>,
+        told: Told,
         feeds: LineFeeds,
     ) -> Self {
         let log = services.log.new(o!(
@@ -256,8 +264,8 @@ impl ModuleProcess {
             spec,
             config,
             config_line,
-            supervisor,
-            started: Some(started),
+            supervisor: told.exited,
+            started: Some(told.started),
             feeds,
             born: Instant::now(),
             child: None,

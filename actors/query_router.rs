@@ -17,15 +17,16 @@ use serde_json::value::RawValue;
 use slog::{Logger, o};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use vigie_sdk::ModuleResult;
-use vigie_sdk::protocol::{Asker, Message as WireMessage, Progress, QueryOptions};
+use vigie_protocol::message::{Asker, Message as WireMessage, Progress, QueryOptions};
+use vigie_protocol::result::ModuleResult;
 
-use crate::builtin::{self, BuiltinModule};
 use crate::child::ProcessSpawner;
-use crate::config::{LoadedConfig, ModuleKind, ModuleSpec};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::{PrivacyStatus, QueryStatus};
 use crate::socket_registry::SocketRegistry;
+use vigie_config::builtin::{self, BuiltinModule};
+use vigie_config::model::{LoadedConfig, ModuleSpec};
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::control::{PrivacyStatus, QueryStatus};
 
 pub use self::error::QueryError;
 use self::run::QueryRun;

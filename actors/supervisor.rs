@@ -28,19 +28,21 @@ use actix::{
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
-use vigie_sdk::protocol::{ConfigParameters, Environment, Message as WireMessage};
+use vigie_protocol::message::{ConfigParameters, Environment, Message as WireMessage};
 
 use self::restart::{RestartHistory, Verdict};
-use crate::config::{LoadedConfig, LogMode, ModuleKind, ModuleName, ModuleSpec, RestartRule};
-use crate::config_difference::ModuleChange;
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::{ModuleLine, ModuleState, ModuleStatus};
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{
     Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleExited, ModuleProcess,
-    ProcessStatus, Reconfigure, Services, StopModule,
+    ProcessStatus, Reconfigure, Services, StopModule, Told,
 };
 use crate::socket_registry::{Life, ModuleLifeChanged};
+use vigie_config::difference::ModuleChange;
+use vigie_config::model::{LoadedConfig, LogMode, ModuleSpec, RestartRule};
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::control::{ModuleLine, ModuleState, ModuleStatus};
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -223,8 +225,7 @@ impl Supervisor {
             incarnation,
             self.config.agent.clone(),
             config_line,
-            ctx.address().recipient(),
-            started,
+            Told { exited: ctx.address().recipient(), started },
             feeds,
         )
         .start();

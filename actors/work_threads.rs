@@ -232,7 +232,6 @@ pub fn run<T: Send + 'static>(_: Lane, work: impl FnOnce() -> T + Send + 'static
     Job(Waiting::Pool(tokio::task::spawn_blocking(work)))
 }
 
-#[cfg_attr(test, allow(dead_code, reason = "most tests use the runtime's pool"))]
 fn on_lane<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
     // The agent has called `start`; programs that only borrow an actor make the threads when they need them.
     let lanes =

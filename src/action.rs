@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use vigie_actors::config::ModuleName;
-use vigie_sdk::ModuleResult;
+use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::result::ModuleResult;
 
 use crate::cli::QueryArgs;
 use crate::client::Client;

@@ -15,17 +15,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use slog::{Logger, crit, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
-use vigie_actors::agent_log::AgentLog;
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
 use vigie_actors::child::ProcessSpawner;
-use vigie_actors::config::{ConfigProblem, LoadedConfig, ModuleKind};
-use vigie_actors::config_files::{self, LoadOptions};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
 use vigie_actors::descriptors::{self, Reserve};
-use vigie_actors::environment;
-use vigie_actors::error::ErrorChain;
 use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
@@ -35,6 +30,12 @@ use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::socket_registry::SocketRegistry;
 use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
 use vigie_actors::work_threads::{self, Lane};
+use vigie_config::files::{self, LoadOptions};
+use vigie_config::model::LoadedConfig;
+use vigie_host::environment;
+use vigie_log::AgentLog;
+use vigie_protocol::control::{ConfigProblem, ModuleKind};
+use vigie_protocol::error_chain::ErrorChain;
 
 use crate::check_config::Checked;
 use crate::cli::AgentArgs;
@@ -68,7 +69,7 @@ pub(crate) fn run(args: &AgentArgs) -> ExitCode {
 
 /// Reads a configuration as the agent does.
 pub(crate) fn load_config(path: Option<&Path>) -> Result<Checked, Vec<ConfigProblem>> {
-    let loaded = config_files::load(&LoadOptions::at_start(path.map(Path::to_owned)), BUILTINS)?;
+    let loaded = files::load(&LoadOptions::at_start(path.map(Path::to_owned)), BUILTINS)?;
     let modules = loaded
         .modules
         .iter()
@@ -91,7 +92,7 @@ struct Prepared {
 
 fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     let options = LoadOptions::at_start(args.config.clone());
-    let config = config_files::load(&options, BUILTINS).map_err(|problems| {
+    let config = files::load(&options, BUILTINS).map_err(|problems| {
         for problem in &problems {
             print::problem(&problem.to_string());
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use vigie_actors::control_protocol::{AlertRecord, Reply, Request};
+use vigie_protocol::control::{AlertRecord, Reply, Request};
 
 use crate::cli::AlertsArgs;
 use crate::client::{Client, ClientError, PROMPT};

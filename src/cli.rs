@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
-use vigie_actors::config::ModuleName;
+use vigie_protocol::module_name::ModuleName;
 
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;

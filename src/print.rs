@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
-use vigie_actors::agent_log::escape;
+use vigie_log::escape;
 
 use crate::exit::Failure;
 

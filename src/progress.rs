@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use vigie_sdk::protocol::Progress;
+use vigie_protocol::message::Progress;
 
 use crate::print::safe;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
-use vigie_actors::control_protocol::{Reply, Request};
-use vigie_sdk::ModuleResult;
+use vigie_protocol::control::{Reply, Request};
+use vigie_protocol::result::ModuleResult;
 
 use crate::action;
 use crate::cli::{QueryArgs, QueryOptions, QueryTarget};

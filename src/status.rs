@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use vigie_actors::control_protocol::{
-    AgentStatus, FleetStatus, Health, ModuleState, ModuleStatus, Reply, Request,
-};
+use vigie_protocol::control::{AgentStatus, FleetStatus, Health, ModuleState, ModuleStatus, Reply, Request};
 
 use crate::cli::StatusArgs;
 use crate::client::{self, ClientError};

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::control_protocol::AlertRecord;
-use vigie_sdk::severity::Severity;
+use vigie_protocol::control::AlertRecord;
+use vigie_protocol::severity::Severity;
 
 /// Alerts that were given up before they were sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::ModuleName;
+use vigie_protocol::module_name::ModuleName;
 
 /// Longest id that is accepted, in bytes.
 pub const MAX_ID_BYTES: usize = 256;

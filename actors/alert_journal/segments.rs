@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::room::{self, GivenUp};
 use super::seen::{SeenIds, SeenSnapshot};
-use crate::config::JournalSection;
-use crate::control_protocol::AlertRecord;
-use vigie_sdk::severity::Severity;
+use vigie_config::model::JournalSection;
+use vigie_protocol::control::AlertRecord;
+use vigie_protocol::severity::Severity;
 
 const SEEN_FILE: &str = "seen-ids.json";
 

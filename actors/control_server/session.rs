@@ -15,24 +15,26 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
-use vigie_sdk::progress::INTERVAL;
-use vigie_sdk::protocol::{Asker, BadLine, Progress};
-use vigie_sdk::stream::ModuleReader;
+use vigie_protocol::json::CompactWriter;
+use vigie_protocol::message::{Asker, BadLine, Progress};
+use vigie_protocol::progress::INTERVAL;
+use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
 use crate::alert_journal::segments::{JournalReader, start_of_last};
 use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
-use crate::config::{BadModuleName, LimitsSection, ModuleName};
 use crate::config_loader::{GetConfig, Reload};
-use crate::control_protocol::{
-    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
-    ModuleStatus, Reply, Request,
-};
 use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
+use vigie_config::model::LimitsSection;
+use vigie_protocol::control::{
+    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
+    ModuleStatus, Reply, Request,
+};
+use vigie_protocol::module_name::{BadModuleName, ModuleName};
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +66,8 @@ pub(super) struct Session {
 enum Over {
     /// The client went away or does not take its answer.
     Client,
+    /// The client sent something that is not a request.
+    BadRequest,
 }
 
 impl From<std::io::Error> for Over {
@@ -117,7 +121,9 @@ impl Session {
             Ok(request) => request,
             Err(message) => {
                 debug!(self.log, "bad request"; "error" => ?message);
-                return client.reply(&refusal("bad_request", message, "see `vigie --help`")).await;
+                client.reply(&refusal("bad_request", message, "see `vigie --help`")).await?;
+                // What follows may be the rest of it: text that was never meant as a request of its own.
+                return Err(Over::BadRequest);
             }
         };
         match request {
@@ -271,7 +277,7 @@ fn bad_name(bad: &BadModuleName) -> Reply {
 /// The worst of everything, and why.
 fn health(
     modules: &[ModuleStatus],
-    config: &crate::control_protocol::ConfigStatus,
+    config: &vigie_protocol::control::ConfigStatus,
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
@@ -499,7 +505,9 @@ async fn stream_lines(
 }
 
 fn write_line(buffer: &mut Vec<u8>, reply: &impl Serialize) {
-    serde_json::to_writer(&mut *buffer, reply).expect("a reply is plain data with string keys");
+    // A reply may carry foreign JSON: a line feed in it must not begin a reply of its own.
+    serde_json::to_writer(CompactWriter::new(&mut *buffer), reply)
+        .expect("a reply is plain data with string keys");
     buffer.push(b'\n');
 }
 

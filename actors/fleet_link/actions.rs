@@ -11,14 +11,14 @@ use vigie_fleet::admission::{self, Admitted, Refusal, Refused, Situation};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, Purpose, VERSION};
 use vigie_fleet::collect;
-use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::predicate::Target;
 use vigie_fleet::replay_log::{ReplayError, ReplayLog};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::running::{self, Allowed, answer_without_results};
 use super::{ACCEPTED, FleetLink, Way, now, now_milliseconds};
-use crate::error::ErrorChain;
 use crate::work_threads::{self, Lane};
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Room in the spool below which no action is begun, in bytes.
 const LEAST_ANSWER_BYTES: u64 = 64 * 1024;

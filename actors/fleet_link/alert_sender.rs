@@ -17,16 +17,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{FleetAlert, Purpose, VERSION};
-use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
+use vigie_protocol::names::AgentId;
 
 use super::alert_cursor::AlertCursor;
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::segments::JournalReader;
 use crate::alert_journal::{AlertJournal, JournalView, SentThrough};
-use crate::control_protocol::AlertRecord;
-use crate::error::ErrorChain;
 use crate::work_threads::{self, Lane};
+use vigie_protocol::control::AlertRecord;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Alerts that are on their way at once.
 const BATCH: usize = 256;

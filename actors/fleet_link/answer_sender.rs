@@ -7,8 +7,8 @@ use async_nats::jetstream::message::PublishMessage;
 use futures_util::future::join_all;
 use slog::{Logger, debug};
 use tokio::sync::Notify;
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answer_spool::{AnswerSpool, SpoolError};
 use super::uplink::Uplink;

@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, sleep};
 use vigie_fleet::broker::connection::{BrokerEvent, Connection};
 use vigie_fleet::broker::kv::{self, KvError};
-use vigie_fleet::names::{AgentId, GroupName};
 use vigie_fleet::subjects::{self, ACTION_ALL, ACTIONS, KV_POLICY, POLICY};
+use vigie_protocol::names::{AgentId, GroupName};
 
 use super::{Arrived, BrokerHappened, FleetLink, PolicyArrived, Way};
-use crate::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Pause before something is fetched again that could not be.
 const RETRY: Duration = Duration::from_secs(2);

@@ -15,8 +15,8 @@ use super::alert_cursor::AlertCursor;
 use super::membership::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
-use crate::config::{FleetSection, LoadedConfig};
 use crate::work_threads::{self, Lane};
+use vigie_config::model::{FleetSection, LoadedConfig};
 
 /// Why there is no membership.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use vigie_fleet::facts::Facts;
 use vigie_fleet::subjects;
 
 use super::uplink::Uplink;
-use crate::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Time between two signs of life is drawn from this range, so that the hosts of a fleet do not speak all at once.
 const BEAT_SECONDS: (u64, u64) = (60, 84);

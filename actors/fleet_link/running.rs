@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use vigie_fleet::action::{Action, Operation};
 use vigie_fleet::answer::{Answer, AnswerStatus, OperationAnswer};
-use vigie_sdk::protocol::Asker;
+use vigie_protocol::message::Asker;
 
 use crate::query_router::{Query, QueryError};
 

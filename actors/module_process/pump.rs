@@ -11,19 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use vigie_sdk::protocol::{
+use vigie_protocol::message::{
     AlertParameters, BadLine, Class, LogParameters, Message as WireMessage, MessageRef, PingParameters,
     RegisterParameters, capability,
 };
-use vigie_sdk::stream::ModuleReader;
+use vigie_protocol::stream::ModuleReader;
 
 use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
-use crate::agent_log::{AgentLog, LogTime};
 use crate::alert_journal::{AlertJournal, AlertsRefused, NewAlert, StoreAlerts};
-use crate::config::ModuleName;
-use crate::control_protocol::ModuleLine;
 use crate::work_threads::{self, Job, Lane};
+use vigie_log::{AgentLog, LogTime};
+use vigie_protocol::control::ModuleLine;
+use vigie_protocol::module_name::ModuleName;
 
 /// Text of lines that is handled in one go, in bytes. Enough that the costs per batch do not count, little
 /// enough that one batch holds up the other modules for at most a few milliseconds.

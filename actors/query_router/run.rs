@@ -8,19 +8,21 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use vigie_sdk::ModuleResult;
-use vigie_sdk::privacy::{self, MaskedForm};
-use vigie_sdk::progress::ProgressReader;
-use vigie_sdk::protocol::{Message as WireMessage, Progress};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::message::{Message as WireMessage, Progress};
+use vigie_protocol::privacy::{self, MaskedForm};
+use vigie_protocol::progress::ProgressReader;
+use vigie_protocol::result::ModuleResult;
+use vigie_protocol::socket::SocketSpec;
 
 use super::QueryError;
 use crate::child::{ChildControl, ProcessSpawner};
-use crate::config::{ModuleKind, ModuleName, ModuleSpec};
-use crate::error::ErrorChain;
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
 use crate::work_threads::{self, Lane};
+use vigie_config::model::ModuleSpec;
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::module_name::ModuleName;
 
 /// How much of an answer is read at a time, in bytes.
 const PIECE_BYTES: usize = 64 * 1024;

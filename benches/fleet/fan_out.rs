@@ -18,8 +18,8 @@ use vigie_fleet::agent_key::{AgentPublicKey, open};
 use vigie_fleet::answer::{Purpose, Sealed};
 use vigie_fleet::broker::kv;
 use vigie_fleet::collect::{Collector, SealProblem, Taken};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects::{ACTION_ALL, RESULTS, answers_to};
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{ALICE, Fleet, People, action, envelope};

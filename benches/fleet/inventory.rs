@@ -9,9 +9,9 @@ use vigie_fleet::agent_key::open;
 use vigie_fleet::answer::{Purpose, Sealed};
 use vigie_fleet::broker::kv;
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::AgentId;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::KV_AGENTS;
-use vigie_fleet::target::Target;
+use vigie_protocol::names::AgentId;
 
 use crate::fan_out::{self, Keys, SHARED_CONNECTIONS, enrolled, no_problems};
 use crate::report::{Goal, Measure, Report, median};

@@ -14,10 +14,10 @@ use vigie_fleet::broker::connection::{BrokerEvent, Connection, connect};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings};
 use vigie_fleet::broker::streams::{self, StreamSizes};
-use vigie_fleet::names::ActionId;
 use vigie_fleet::policy::{self, PolicyDocument, Roots, SignedPolicy};
 use vigie_fleet::signature::SigningKey;
 use vigie_fleet::subjects::{ACTION_ALL, ACTIONS, RESULTS, answers_to};
+use vigie_protocol::names::ActionId;
 
 use crate::simulator::Start;
 use crate::{BenchResult, work_root};

@@ -2,12 +2,14 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::attributes;
 use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::process::Managed;
 use crate::rules::{Attribute, Options, Severity};
 
 /// `S_ISUID`
@@ -118,6 +120,9 @@ pub struct Alert {
     /// Somebody gained rights by it: it is never told only as one of many.
     #[serde(skip)]
     pub gains_rights: bool,
+    /// The package manager that made it.
+    #[serde(skip)]
+    pub managed: Option<Arc<Managed>>,
     /// When the module saw it, RFC 3339 in UTC.
     pub time: String,
 }
@@ -302,6 +307,7 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         window: Value::Null,
         group: Value::Null,
         gains_rights: false,
+        managed: None,
         time: time.to_owned(),
     }
 }

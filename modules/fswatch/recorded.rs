@@ -8,10 +8,11 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use vigie_packagedb::owners::Packages;
 
 use crate::events::Mailbox;
 use crate::look::is_missing;
-use crate::packages::{Packages, manager_of};
+use crate::process::Managed;
 use crate::workers::Report;
 
 /// Where package managers put files. Elsewhere nobody is asked.
@@ -124,9 +125,8 @@ fn answer(packages: &mut Packages, question: &Question) -> Value {
 
 /// Marks what a package manager did itself: while it works, its records are not those of the files yet, so that only a
 /// match means something.
-pub fn mark_manager(package: &mut Value, process: &Value) {
-    let manager = process["executable"].as_str().and_then(|path| manager_of(Path::new(path)));
-    if let Some(manager) = manager {
+pub fn mark_manager(package: &mut Value, managed: Option<&Managed>) {
+    if let Some(Managed { manager, .. }) = managed {
         if package.is_null() {
             *package = json!({});
         }
@@ -141,17 +141,22 @@ pub fn mark_manager(package: &mut Value, process: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::process::{Process, Unknown};
+    use vigie_packagedb::owners::Manager;
 
     #[test]
     fn what_a_package_manager_does_is_marked_and_only_a_match_is_told() {
-        let dpkg = json!({"executable": "/usr/bin/dpkg"});
+        let top = Arc::new(Process::unknown(7, Unknown::Ended));
+        let dpkg = Managed { manager: Manager::Dpkg, top, is_hosts_program: true };
         let mut unknown = Value::Null;
-        mark_manager(&mut unknown, &dpkg);
+        mark_manager(&mut unknown, Some(&dpkg));
         let mut other = json!({"name": "x", "as_recorded": false});
-        mark_manager(&mut other, &dpkg);
+        mark_manager(&mut other, Some(&dpkg));
         let mut by_hand = json!({"name": "x", "as_recorded": false});
-        mark_manager(&mut by_hand, &json!({"executable": "/usr/bin/vim"}));
+        mark_manager(&mut by_hand, None);
 
         assert_eq!(unknown, json!({"by_manager": "dpkg"}));
         assert_eq!(other, json!({"name": "x", "by_manager": "dpkg"}));

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use vigie_sdk::ModuleResult;
+use vigie_protocol::result::ModuleResult;
 
 use crate::client::Client;
 use crate::exit::{Exit, Failure};

@@ -9,9 +9,9 @@ use vigie_fleet::agent_key;
 use vigie_fleet::alert_order::{AlertOrder, Told};
 use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::names::AgentId;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{ALERTS, EVERY_ALERT};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::AgentId;
 
 use super::answers::{From, Stored, follow};
 use super::files;

@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use vigie_fleet::answer::{Answer, AnswerStatus, Purpose};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::collect::{Collector, Flag, Taken};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects;
-use vigie_sdk::ModuleResult;
+use vigie_protocol::names::{ActionId, AgentId};
+use vigie_protocol::result::ModuleResult;
 
 use super::inventory::Inventory;
 use super::options::Show;

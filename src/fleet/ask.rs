@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::action::{Action, MAX_AGENTS, Operation};
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::Policy;
 use vigie_fleet::subjects::RESULTS;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answers::{Answers, Came, From, Stored, follow};
 use super::files;
@@ -152,6 +152,7 @@ impl Asking<'_> {
         let key = sign::signing_key(self.options.key.as_deref(), self.profile)?.to_owned();
         let to_sign = action.clone();
         // It may ask for a passphrase or a touch.
+        #[expect(clippy::disallowed_methods, reason = "a command of a person, not the agent")]
         let signing = tokio::task::spawn_blocking(move || sign::sign_action(&to_sign, &key));
         let envelope =
             signing.await.map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))??;

@@ -4,16 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use vigie_files::secret_file;
 use vigie_fleet::agent_key::{AgentKey, AgentPublicKey};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::jwt::{Role, RoleSigner};
 use vigie_fleet::broker::kv;
 use vigie_fleet::broker::local::load_or_create_authority;
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
-use vigie_fleet::names::AgentId;
-use vigie_fleet::secret_file;
 use vigie_fleet::signature::{sign_with_key_file, verify};
 use vigie_fleet::subjects::{self, KV_ENROL};
+use vigie_protocol::names::AgentId;
 
 use super::cli::EnrolArgs;
 use super::files::{self, failed, quoted, quoted_list, quoted_path};

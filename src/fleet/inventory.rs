@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use bytes::Bytes;
-use vigie_actors::error::ErrorChain;
 use vigie_fleet::agent_key::{self, AgentPublicKey};
 use vigie_fleet::answer::{Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
@@ -13,11 +12,12 @@ use vigie_fleet::broker::kv::{self, KvError};
 use vigie_fleet::collect::SealProblem;
 use vigie_fleet::enrolment::{self, Enrolment};
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::AgentId;
 use vigie_fleet::policy::{self, Policy, SignedPolicy};
+use vigie_fleet::predicate::Target;
 use vigie_fleet::signature;
 use vigie_fleet::subjects::{KV_AGENTS, KV_ENROL, KV_POLICY, KV_PRESENCE, POLICY};
-use vigie_fleet::target::Target;
+use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::names::AgentId;
 
 use super::pins::Pins;
 use super::profile::Profile;

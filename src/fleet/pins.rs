@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use vigie_fleet::enrolment::Enrolment;
-use vigie_fleet::names::AgentId;
+use vigie_protocol::names::AgentId;
 
 use crate::print;
 

@@ -10,8 +10,8 @@ use vigie_fleet::action::MAX_LISTED_ENVELOPE_BYTES;
 use vigie_fleet::admission;
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::kv::{self, KvError, Stored};
-use vigie_fleet::names::{ActionId, AgentId, GroupName};
 use vigie_fleet::subjects::{ACTION_ALL, action_for_agent, action_for_group};
+use vigie_protocol::names::{ActionId, AgentId, GroupName};
 
 use super::files::{self, failed};
 use super::profile::Profile;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use clap::Args;
 use vigie_fleet::action::{Action, Envelope};
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::names::{ActionId, AgentId};
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{ACTION_ALL, ACTIONS, EVERY_ACTION, RESULTS};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answers::{Answers, From, follow};
 use super::ask::{self, Waiting};

@@ -9,9 +9,9 @@ use vigie_fleet::action::{
     Operation, VERSION,
 };
 use vigie_fleet::admission;
-use vigie_fleet::names::ActionId;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::signature::{Unchecked, sign_with_key_file};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::ActionId;
 
 use super::cli::SignArgs;
 use super::files::{self, failed};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use vigie_fleet::answer::{Answer, OperationAnswer};
 use vigie_fleet::collect::Flag;
-use vigie_fleet::names::{ActionId, AgentId};
-use vigie_sdk::ModuleResult;
+use vigie_protocol::names::{ActionId, AgentId};
+use vigie_protocol::result::ModuleResult;
 
 use super::answers::{Answers, Counts, Kind};
 use super::inventory::Flagged;

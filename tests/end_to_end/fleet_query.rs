@@ -23,10 +23,10 @@ use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, find_server};
 use vigie_fleet::broker::{kv, streams};
 use vigie_fleet::collect;
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy;
 use vigie_fleet::signature::SigningKey;
 use vigie_fleet::subjects;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::harness::VIGIE;
 

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::json;
 use vigie_fleet::answer::AnswerStatus;
-use vigie_fleet::names::ActionId;
 use vigie_fleet::subjects;
+use vigie_protocol::names::ActionId;
 
 use crate::crowd::Crowd;
 use crate::harness::{

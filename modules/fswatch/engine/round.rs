@@ -198,7 +198,7 @@ impl<S: Sink> Engine<S> {
         for (alert, package) in answers {
             if let Some(alert) = told.alerts.get_mut(alert) {
                 alert.package = package;
-                mark_manager(&mut alert.package, &alert.process);
+                mark_manager(&mut alert.package, alert.managed.as_deref());
             }
         }
         self.conclude(told);
@@ -402,6 +402,7 @@ fn is_directory(object: &Option<Object>) -> bool {
 fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
     let mut writers = happened.writers.iter().rev();
     Alert {
+        managed: happened.writers.managed().cloned(),
         process: writers.next().map_or(Value::Null, |process| process.to_json()),
         other_processes: writers.map(|process| process.to_json()).collect(),
         window: happened.window.map_or(Value::Null, window_json),

@@ -1,0 +1,3 @@
+//! Files that must survive: secrets, and atomic replacement.
+
+pub mod secret_file;
