@@ -152,7 +152,6 @@ impl Asking<'_> {
         let key = sign::signing_key(self.options.key.as_deref(), self.profile)?.to_owned();
         let to_sign = action.clone();
         // It may ask for a passphrase or a touch.
-        #[expect(clippy::disallowed_methods, reason = "a command of a person, not the agent")]
         let signing = tokio::task::spawn_blocking(move || sign::sign_action(&to_sign, &key));
         let envelope =
             signing.await.map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))??;

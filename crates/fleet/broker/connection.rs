@@ -384,10 +384,6 @@ async fn readable(path: &Path) -> Result<(), ConnectionError> {
         .map_err(|source| ConnectionError::Certificate { path: path.to_owned(), source })
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a small file, once for a connection; the agent fills the pool at its start"
-)]
 async fn secret(path: PathBuf, what: &'static str) -> Result<String, ConnectionError> {
     tokio::task::spawn_blocking(move || secret_file::read(&path, MAX_CREDENTIALS_BYTES))
         .await
