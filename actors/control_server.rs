@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 
 use self::session::Session;
 use crate::alert_journal::AlertJournal;
+use crate::conditions::Conditions;
 use crate::config_loader::{ConfigChanged, ConfigLoader};
 use crate::descriptors;
 use crate::fleet_link::FleetLink;
@@ -61,6 +62,8 @@ pub struct Asked {
     pub supervisor: Addr<Supervisor>,
     /// Queries.
     pub router: Addr<QueryRouter>,
+    /// What is wrong.
+    pub conditions: Addr<Conditions>,
     /// Alerts.
     pub journal: Addr<AlertJournal>,
     /// The link to the fleet.
@@ -175,7 +178,7 @@ impl Actor for ControlServer {
         let Some(listener) = self.listener.take() else { return };
         let (me, log) = (ctx.address(), self.log.clone());
         ctx.spawn(accept(listener, me, log).into_actor(self));
-        info!(self.log, "agent can be asked"; "socket" => ?self.path);
+        info!(self.log, "control socket listening"; "socket" => ?self.path);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {

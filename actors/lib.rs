@@ -2,6 +2,7 @@
 
 pub mod alert_journal;
 pub mod child;
+pub mod conditions;
 pub mod config_loader;
 pub mod containment;
 pub mod control_server;

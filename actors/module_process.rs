@@ -45,10 +45,13 @@ use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, Registration};
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
+use crate::conditions::Reporter;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
 use vigie_config::model::{AgentConfig, ModuleSpec};
 use vigie_log::AgentLog;
+use vigie_protocol::catalogue::AgentCondition;
+use vigie_protocol::condition::Subject;
 use vigie_protocol::control::{ModuleLine, ModuleState};
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::module_name::ModuleName;
@@ -172,6 +175,8 @@ pub struct Services {
     pub registry: Addr<SocketRegistry>,
     /// How processes are started.
     pub spawner: Rc<dyn Spawner>,
+    /// Where conditions are reported.
+    pub conditions: Reporter,
 }
 
 /// Who is told about a life.
@@ -236,8 +241,8 @@ pub struct ModuleProcess {
     capabilities: Vec<String>,
     socket: Option<SocketSpec>,
     heartbeat: Option<Duration>,
-    /// Why the module counts as degraded although it answers.
-    complaint: Option<String>,
+    /// Where what is wrong with the module is reported.
+    reporter: Reporter,
 }
 
 impl ModuleProcess {
@@ -256,6 +261,7 @@ impl ModuleProcess {
             "component" => "module_process", "module" => spec.name().to_string(),
             "incarnation" => incarnation.0,
         ));
+        let reporter = services.conditions.about(Subject::Module(spec.name().clone()));
         Self {
             log,
             services,
@@ -280,7 +286,7 @@ impl ModuleProcess {
             capabilities: Vec::new(),
             socket: None,
             heartbeat: None,
-            complaint: None,
+            reporter,
         }
     }
 
@@ -382,9 +388,13 @@ impl ModuleProcess {
         match (before, after) {
             (State::Starting, State::Running) => {
                 info!(self.log, "module is ready"; "elapsed_ms" => elapsed_ms(self.born.elapsed()));
+                self.reporter.clear(AgentCondition::ModuleFailed);
             }
-            (State::Degraded, State::Running) => info!(self.log, "module answers heartbeats again"),
-            (_, State::Degraded) => warn!(self.log, "module missed a heartbeat"),
+            (State::Degraded, State::Running) => self.reporter.clear(AgentCondition::HeartbeatMissed),
+            (_, State::Degraded) => {
+                let detail = format!("{} in a row", self.lifecycle.missed());
+                self.reporter.raise(AgentCondition::HeartbeatMissed, detail);
+            }
             (State::Stopping(_), State::Stopping(stage)) => {
                 debug!(self.log, "module is being ended"; "found" => ?stage);
             }
@@ -480,14 +490,14 @@ impl ModuleProcess {
         ctx.spawn(checking.into_actor(self).map(|checked, this, _| match checked {
             Ok(spec) => {
                 this.socket = Some(spec);
-                this.complaint = None;
+                this.reporter.clear(AgentCondition::SocketRefused);
             }
             // A module that is being ended takes its socket away.
             Err(_) if matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) => {}
             Err(refused) => {
                 warn!(this.log, "socket refused"; "error" => ?refused);
                 *this.counters.dropped.entry("socket_refused").or_default() += 1;
-                this.complaint = Some(format!("registered a socket that is not allowed: {refused}"));
+                this.reporter.raise(AgentCondition::SocketRefused, refused);
             }
         }));
     }
@@ -510,6 +520,7 @@ impl ModuleProcess {
             counters: std::mem::take(&mut self.counters),
             lines: std::mem::take(&mut self.lines),
         };
+        self.reporter.life_ended(self.spec.name().clone());
         tell_recipient(&self.supervisor, exited);
         ctx.stop();
     }
@@ -519,10 +530,7 @@ impl ModuleProcess {
         let silent = (missed > 0).then(|| format!("missed {missed} heartbeats in a row"));
         let (state, reason) = match self.lifecycle.state() {
             State::Starting => (ModuleState::Starting, silent),
-            State::Running => match &self.complaint {
-                Some(complaint) => (ModuleState::Degraded, Some(complaint.clone())),
-                None => (ModuleState::Running, None),
-            },
+            State::Running => (ModuleState::Running, None),
             State::Degraded => (ModuleState::Degraded, silent),
             State::Stopping(_) | State::Ended => {
                 (ModuleState::Stopping, self.lifecycle.stop_reason().map(ToString::to_string))
@@ -620,8 +628,12 @@ impl Handler<ChildSaid> for ModuleProcess {
             self.register(registration, ctx);
         }
         if let Some(flooding) = said.flooding {
-            self.complaint =
-                flooding.then(|| "logs more than logging.module_bytes_per_sec allows".to_owned());
+            let allowed = self.config.logging.module_bytes_per_sec;
+            let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
+            self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
+        }
+        if let Some(conditions) = said.health {
+            self.reporter.module_health(self.spec.name().clone(), conditions);
         }
         for nonce in said.pongs {
             self.step(Event::Pong { nonce }, ctx);

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
+use crate::conditions::{Conditions, Reporter};
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{Incarnation, Services};
 use crate::socket_registry::SocketRegistry;
@@ -251,6 +252,7 @@ pub(crate) fn services(
         journal: journal.start(),
         registry: SocketRegistry::new(&log).start(),
         spawner: spawner.clone(),
+        conditions: Reporter::agent(Conditions::new(&log).start()),
         log,
     };
     (services, spawner, children)

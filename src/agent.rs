@@ -17,6 +17,7 @@ use slog::{Logger, crit, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
 use vigie_actors::child::ProcessSpawner;
+use vigie_actors::conditions::{Conditions, Reporter};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
@@ -239,6 +240,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let started = tokio::time::Instant::now();
     let facts = host_facts(config);
 
+    let conditions = Conditions::new(log).start();
+    let reporter = Reporter::agent(conditions.clone());
     let containment = Containment::prepare(&agent.run_dir);
     let vigie = PathBuf::from(OWN_PROGRAM);
     let guard = GuardLink::start(vigie.clone(), containment.root().map(Path::to_owned), log.clone());
@@ -266,6 +269,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         journal: journal.clone(),
         registry: registry.clone(),
         spawner: spawner.clone(),
+        conditions: reporter,
     };
     let hostname = facts.hostname.clone();
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
@@ -289,6 +293,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let asked = Asked {
         supervisor: supervisor.clone(),
         router: router.clone(),
+        conditions,
         journal: journal.clone(),
         fleet,
         loader: loader.clone(),

@@ -152,6 +152,14 @@ Examples:
 An invalid configuration changes nothing. Exit codes: 0 in force, 78 invalid.")]
     Reload(ReloadArgs),
 
+    /// Explain a name from the status, the log or an answer
+    #[command(after_help = "\
+Examples:
+  vigie explain                            list all names
+  vigie explain journal-unwritable
+  vigie explain 'signalled(9)'")]
+    Explain(crate::explain::ExplainArgs),
+
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:

@@ -15,6 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
+use vigie_protocol::catalogue::AgentCondition;
+use vigie_protocol::condition::{Condition, ConditionSet, ConditionSeverity, StandingCondition, Subject};
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
@@ -23,6 +25,7 @@ use vigie_protocol::stream::ModuleReader;
 use super::Asked;
 use crate::alert_journal::segments::{JournalReader, start_of_last};
 use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
+use crate::conditions::GetConditions;
 use crate::config_loader::{GetConfig, Reload};
 use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
@@ -167,21 +170,28 @@ impl Session {
 
     async fn status(&self) -> Reply {
         let asked = &self.asked;
-        let (modules, config, journal, queries, fleet) = tokio::join!(
+        let (modules, config, journal, queries, fleet, conditions) = tokio::join!(
             asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
             asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
             asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
             asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
+            asked.conditions.send(GetConditions).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet)) =
-            (modules, config, journal, queries, fleet)
+        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet), Ok(mut conditions)) =
+            (modules, config, journal, queries, fleet, conditions)
         else {
             return stopping();
         };
         let config = config.status;
         let log_problem = asked.agent_log.status();
-        let (health, problems) = health(&modules, &config, &journal, fleet.as_ref(), log_problem);
+        let found = found_now(&config, &journal, fleet.as_ref(), log_problem);
+        let about_agent =
+            |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
+        conditions.splice(0..0, found.iter().map(about_agent));
+        for module in &mut modules {
+            show_in_module(module, &conditions);
+        }
         let agent = &asked.agent;
         Reply::Status(Box::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -189,8 +199,9 @@ impl Session {
             hostname: agent.hostname.clone(),
             started_at: agent.started_at.clone(),
             uptime_secs: agent.started.elapsed().as_secs(),
-            health,
-            problems,
+            health: health(&conditions),
+            problems: conditions.iter().map(ToString::to_string).collect(),
+            conditions,
             config,
             modules,
             journal,
@@ -274,52 +285,58 @@ fn bad_name(bad: &BadModuleName) -> Reply {
     refusal("bad_request", bad.to_string(), "see `vigie module list`")
 }
 
-/// The worst of everything, and why.
-fn health(
-    modules: &[ModuleStatus],
+/// What is wrong with parts that are asked for it at the moment of the status.
+fn found_now(
     config: &vigie_protocol::control::ConfigStatus,
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
-) -> (Health, Vec<String>) {
-    let mut problems = Vec::new();
-    let mut health = Health::Healthy;
-    let mut note = |level: Health, problem: String| {
-        health = health.max(level);
-        problems.push(problem);
-    };
-    for module in modules {
-        let name = &module.name;
-        let why = module.reason.as_deref().or(module.last_exit.as_deref()).unwrap_or("no reason is known");
-        match module.state {
-            ModuleState::Failed => note(Health::Failed, format!("module {name} has failed: {why}")),
-            ModuleState::Backoff => {
-                note(Health::Degraded, format!("module {name} waits for its restart: {why}"));
-            }
-            ModuleState::Degraded => note(Health::Degraded, format!("module {name} is degraded: {why}")),
-            ModuleState::Idle
-            | ModuleState::Starting
-            | ModuleState::Running
-            | ModuleState::Stopping
-            | ModuleState::Ended => {}
+) -> ConditionSet {
+    let now = jiff::Timestamp::now().to_string();
+    let mut set = ConditionSet::default();
+    let mut note = |condition, detail: Option<String>| {
+        if let Some(detail) = detail {
+            set.raise(condition, &detail, &now);
         }
+    };
+    note(AgentCondition::JournalUnwritable, journal.error.clone());
+    note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
+    note(AgentCondition::LogUnwritable, log_problem);
+    let refused = (!config.last_reload_ok).then(|| {
+        let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+        problems.join("; ")
+    });
+    note(AgentCondition::ConfigurationRefused, refused);
+    set
+}
+
+/// The worst of everything.
+fn health(conditions: &[StandingCondition]) -> Health {
+    let worst = conditions.iter().map(|standing| standing.condition.severity).max();
+    match worst {
+        None => Health::Healthy,
+        Some(ConditionSeverity::Warning) => Health::Degraded,
+        Some(ConditionSeverity::Failed) => Health::Failed,
     }
-    if let Some(error) = &journal.error {
-        note(Health::Failed, format!("alerts cannot be stored: {error}"));
+}
+
+/// Shows what is wrong with a module in its own line as well.
+fn show_in_module(module: &mut ModuleStatus, conditions: &[StandingCondition]) {
+    let about = Subject::Module(module.name.clone());
+    let of_module = conditions.iter().filter(|standing| standing.about == about);
+    let texts: Vec<String> = of_module
+        .map(|standing| match standing.condition.detail.as_str() {
+            "" => standing.condition.name.clone(),
+            detail => format!("{}: {detail}", standing.condition.name),
+        })
+        .collect();
+    if texts.is_empty() {
+        return;
     }
-    if let Some(problem) = fleet.and_then(|fleet| fleet.problem.as_ref()) {
-        note(Health::Degraded, format!("fleet: {problem}"));
+    if module.state == ModuleState::Running {
+        module.state = ModuleState::Degraded;
     }
-    if let Some(problem) = log_problem {
-        note(Health::Degraded, format!("the log cannot be written: {problem}"));
-    }
-    if !config.last_reload_ok {
-        note(Health::Degraded, "the last reload failed, the configuration before it is in force".to_owned());
-    }
-    for problem in &config.problems {
-        note(Health::Degraded, format!("configuration: {problem}"));
-    }
-    (health, problems)
+    module.reason = Some(texts.join("; "));
 }
 
 /// Waits for the reply to a query and tells the client meanwhile how far it is, without hurry.

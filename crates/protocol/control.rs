@@ -12,6 +12,7 @@ use crate::result::ModuleResult;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::condition::StandingCondition;
 use crate::module_name::ModuleName;
 
 /// Name of the agent's socket in its run directory.
@@ -151,8 +152,11 @@ pub struct AgentStatus {
     pub uptime_secs: u64,
     /// The worst of everything below.
     pub health: Health,
-    /// Why `health` is not healthy, one sentence each.
+    /// Why `health` is not healthy, one sentence each: `conditions` for people.
     pub problems: Vec<String>,
+    /// What is wrong, by name; `vigie explain NAME` says what each means.
+    #[serde(default)]
+    pub conditions: Vec<StandingCondition>,
     /// The configuration.
     pub config: ConfigStatus,
     /// The modules in the order of start.

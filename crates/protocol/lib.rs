@@ -3,7 +3,9 @@
 //! A leaf that both sides share: it knows no actor and no module. [`message`] has the lines of modules, [`control`]
 //! those of the agent's own socket; [`codec`] and [`stream`] read lines without trusting who wrote them.
 
+pub mod catalogue;
 pub mod codec;
+pub mod condition;
 pub mod control;
 pub mod error_chain;
 pub mod json;

@@ -12,6 +12,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::condition::Condition;
 use crate::json::CompactWriter;
 
 /// Longest line that an agent accepts from a module unless it is configured otherwise, in bytes.
@@ -38,6 +39,8 @@ pub mod capability {
     pub const STOP: &str = "stop";
     /// The module's alerts carry ids, and it keeps each one until the agent acknowledges it.
     pub const ALERT_ACK: &str = "alert-ack";
+    /// The module takes the alerts of other modules.
+    pub const DISPATCH: &str = "dispatch";
 }
 
 /// The kind of a message.
@@ -61,6 +64,10 @@ pub enum Class<'a> {
     Progress,
     /// Agent to module: finish and exit.
     Stop,
+    /// Module to agent: everything that is wrong with the module at present.
+    Health,
+    /// Module to agent: what became of a `config` message.
+    Configured,
     /// A class that this version does not know; the line is dropped and counted.
     Unknown(Cow<'a, str>),
 }
@@ -77,6 +84,8 @@ impl<'a> From<Cow<'a, str>> for Class<'a> {
             "parameters" => Self::Parameters,
             "progress" => Self::Progress,
             "stop" => Self::Stop,
+            "health" => Self::Health,
+            "configured" => Self::Configured,
             _ => Self::Unknown(name),
         }
     }
@@ -94,6 +103,8 @@ impl fmt::Display for Class<'_> {
             Self::Parameters => "parameters",
             Self::Progress => "progress",
             Self::Stop => "stop",
+            Self::Health => "health",
+            Self::Configured => "configured",
             Self::Unknown(name) => name,
         })
     }
@@ -362,6 +373,18 @@ impl Message {
         Self { class: "stop".into(), ..Self::default() }
     }
 
+    /// Everything that is wrong with a module at present.
+    #[must_use]
+    pub fn health(conditions: &[Condition]) -> Self {
+        Self::with("health", &HealthParameters { conditions: conditions.to_vec() })
+    }
+
+    /// What became of a configuration.
+    #[must_use]
+    pub fn configured(parameters: &ConfiguredParameters) -> Self {
+        Self::with("configured", parameters)
+    }
+
     /// How far a query is.
     #[must_use]
     pub fn progress(progress: &Progress) -> Self {
@@ -481,6 +504,36 @@ pub struct ConfigParameters {
     /// there makes the next one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ownpaths: Vec<String>,
+    /// Extension: which configuration this is; the module repeats it in `configured`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Extension: classes of messages that this agent understands beyond MIG's; a module sends them to no other agent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accepts: Vec<String>,
+}
+
+/// What our agent names in [`ConfigParameters::accepts`].
+pub const ACCEPTED_EXTENSIONS: [&str; 2] = ["health", "configured"];
+
+/// Parameters of `health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct HealthParameters {
+    /// The whole set; empty when all is well.
+    pub conditions: Vec<Condition>,
+}
+
+/// Parameters of `configured`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ConfiguredParameters {
+    /// Which configuration this is about.
+    pub generation: u64,
+    /// Whether it is in force in the module.
+    pub ok: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
 }
 
 /// The host as the agent sees it.

@@ -15,6 +15,7 @@ mod reporter;
 mod request;
 mod standard;
 
+pub use vigie_protocol::condition::{Condition, ConditionSeverity};
 pub use vigie_protocol::{json, message as protocol, privacy, severity, socket};
 
 pub use adapter::run_adapter;

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::outbox::{AlertId, Outbox};
 use crate::reporter::Reporter;
+use vigie_protocol::condition::Condition;
 use vigie_protocol::message::{Asker, ConfigParameters, Environment, Progress};
 use vigie_protocol::result::ModuleResult;
 
@@ -141,6 +142,8 @@ pub struct Settings<C> {
     pub state_dir: Option<std::path::PathBuf>,
     /// Files and directories that the agent itself writes for every alert.
     pub own_paths: Vec<std::path::PathBuf>,
+    /// Which configuration this is, as the agent counts them.
+    pub generation: Option<u64>,
 }
 
 impl<C: DeserializeOwned> Settings<C> {
@@ -159,6 +162,7 @@ impl<C: DeserializeOwned> Settings<C> {
             extraprivacy: parameters.extraprivacy,
             state_dir: parameters.statedir.map(Into::into),
             own_paths: parameters.ownpaths.into_iter().map(Into::into).collect(),
+            generation: parameters.generation,
         })
     }
 }
@@ -187,6 +191,13 @@ impl Host {
     /// many alerts are not acknowledged.
     pub fn deliver(&self, id: AlertId, message: &Arc<str>) {
         self.outbox.deliver(id, message);
+    }
+
+    /// Tells the agent everything that is wrong with the module at present; an empty list when all is well. The agent
+    /// shows it in its status, logs each rise and fall, and raises an alert for what is `failed`. It is told again with
+    /// every heartbeat, so nothing is lost when the agent restarts. The names should be documented by the module.
+    pub fn report_health(&self, conditions: Vec<Condition>) {
+        self.outbox.set_health(conditions);
     }
 
     /// How many alerts the agent has not acknowledged yet.

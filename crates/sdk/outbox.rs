@@ -24,7 +24,8 @@ use nix::fcntl::OFlag;
 use tokio::sync::Notify;
 
 pub use state::{Acknowledged, AlertId, OutboxState, Recovered};
-use vigie_protocol::message::Message;
+use vigie_protocol::condition::Condition;
+use vigie_protocol::message::{ConfiguredParameters, Message};
 
 /// Most alerts that wait for their acknowledgement; the next one waits in [`Outbox::alert`].
 pub const MAX_UNACKNOWLEDGED: usize = 10_000;
@@ -80,6 +81,17 @@ struct Queue {
     closed: bool,
     /// No more lines are coming; what is queued is still written.
     finishing: bool,
+    health: HealthSlot,
+}
+
+/// What the module says of itself. Only the newest set matters, so there is one place for it and not a queue.
+#[derive(Debug, Default)]
+struct HealthSlot {
+    conditions: Vec<Condition>,
+    /// The agent understands `health`.
+    accepted: bool,
+    /// The set is to be sent.
+    due: bool,
 }
 
 #[derive(Debug)]
@@ -268,6 +280,35 @@ impl Outbox {
         lock(&self.shared.ledger).state.len()
     }
 
+    /// Replaces what the module says of itself, and sends it when the agent understands it and it is new.
+    pub(crate) fn set_health(&self, conditions: Vec<Condition>) {
+        let mut queue = lock(&self.shared.queue);
+        if queue.health.conditions != conditions {
+            queue.health.conditions = conditions;
+            queue.health.due = true;
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    /// Sends what the module says of itself once more: with every heartbeat, so that a set that was lost is there again.
+    pub(crate) fn repeat_health(&self) {
+        lock(&self.shared.queue).health.due = true;
+        self.shared.filled.notify_one();
+    }
+
+    /// The agent understands `health`, or does not.
+    pub(crate) fn accept_health(&self, accepted: bool) {
+        lock(&self.shared.queue).health.accepted = accepted;
+        self.repeat_health();
+    }
+
+    /// Says what became of a configuration. Never waits.
+    pub(crate) fn configured(&self, parameters: &ConfiguredParameters) {
+        lock(&self.shared.queue).push_log(Message::configured(parameters).to_line());
+        self.shared.filled.notify_one();
+    }
+
     /// Queues a heartbeat's echo, or the registration, ahead of all other lines.
     pub(crate) fn urgent(&self, line: Vec<u8>) {
         let mut queue = lock(&self.shared.queue);
@@ -348,6 +389,9 @@ impl Queue {
         while let Some(line) = self.urgent.pop_front() {
             self.urgent_bytes -= line.len();
             batch.extend_from_slice(&line);
+        }
+        if std::mem::take(&mut self.health.due) && self.health.accepted {
+            Message::health(&self.health.conditions).write_line(batch);
         }
         while batch.len() < BATCH_BYTES {
             match self.lines.pop_front() {

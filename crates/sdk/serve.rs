@@ -29,8 +29,8 @@ use crate::module::{Host, ModuleError, PersistentModule, Query, Settings};
 use crate::outbox::Outbox;
 use limit::LogLimit;
 use vigie_protocol::message::{
-    AckParameters, BadLine, Class, ConfigParameters, DEFAULT_MAX_RESULT_BYTES, Message, MessageRef,
-    PROTOCOL_VERSION, RUN_DIR_VARIABLE, RegisterParameters, STATE_DIR_VARIABLE, capability,
+    AckParameters, BadLine, Class, ConfigParameters, ConfiguredParameters, DEFAULT_MAX_RESULT_BYTES, Message,
+    MessageRef, PROTOCOL_VERSION, RUN_DIR_VARIABLE, RegisterParameters, STATE_DIR_VARIABLE, capability,
 };
 use vigie_protocol::result::ModuleResult;
 use vigie_protocol::stream::{ModuleReader, ModuleWriter};
@@ -284,6 +284,7 @@ fn receive<M: PersistentModule>(line: &str, outbox: &Outbox, worker: &mut Worker
     match message.class {
         Class::Ping => {
             outbox.urgent(Message::pong(&message).to_line());
+            outbox.repeat_health();
             worker.heartbeat();
         }
         Class::Config => {
@@ -308,6 +309,8 @@ fn receive<M: PersistentModule>(line: &str, outbox: &Outbox, worker: &mut Worker
         | Class::Alert
         | Class::Parameters
         | Class::Progress
+        | Class::Health
+        | Class::Configured
         | Class::Unknown(_) => {}
     }
     Ok(Next::Line)
@@ -403,6 +406,22 @@ impl Worker {
     }
 }
 
+/// Which configuration is to be confirmed, when the agent wants to know.
+struct Confirmation(Option<u64>);
+
+impl Confirmation {
+    fn of(parameters: &ConfigParameters) -> Self {
+        let accepted = parameters.accepts.iter().any(|class| class == "configured");
+        Self(parameters.generation.filter(|_| accepted))
+    }
+
+    fn send(&self, outbox: &Outbox, outcome: Result<(), &ModuleError>) {
+        let Some(generation) = self.0 else { return };
+        let errors = outcome.err().map(|error| chain(error)).into_iter().collect();
+        outbox.configured(&ConfiguredParameters { generation, ok: outcome.is_ok(), errors });
+    }
+}
+
 /// Carries out orders until the module stops or its streams end.
 fn work<M: PersistentModule>(
     inbox: &mpsc::Receiver<Order>,
@@ -415,23 +434,36 @@ fn work<M: PersistentModule>(
     for order in inbox {
         let running = module.borrow().clone();
         match (order, running) {
-            (Order::Configure(parameters), None) => match start::<M>(*parameters, outbox, state_dir) {
-                Ok(started) => {
-                    module.send_replace(Some(Arc::new(started)));
-                }
-                Err(error) => {
-                    outbox.note(&chain(&error));
-                    if let Some(failed) = failed.take() {
-                        let _ = failed.send(());
+            (Order::Configure(parameters), None) => {
+                let confirm = Confirmation::of(&parameters);
+                let accepts_health = parameters.accepts.iter().any(|class| class == "health");
+                match start::<M>(*parameters, outbox, state_dir) {
+                    Ok(started) => {
+                        module.send_replace(Some(Arc::new(started)));
+                        confirm.send(outbox, Ok(()));
+                        // Before it has started nothing is known of its health, and silence is not health.
+                        outbox.accept_health(accepts_health);
+                    }
+                    Err(error) => {
+                        outbox.note(&chain(&error));
+                        confirm.send(outbox, Err(&error));
+                        if let Some(failed) = failed.take() {
+                            let _ = failed.send(());
+                        }
                     }
                 }
-            },
+            }
             (Order::Configure(parameters), Some(module)) => {
+                let confirm = Confirmation::of(&parameters);
                 let settings = settings::<M>(*parameters, state_dir);
                 match settings.and_then(|settings| module.reconfigure(settings)) {
-                    Ok(()) => outbox.note("module received configuration"),
+                    Ok(()) => {
+                        outbox.note("module received configuration");
+                        confirm.send(outbox, Ok(()));
+                    }
                     Err(error) => {
                         outbox.note(&format!("keeping the old configuration: {}", chain(&error)));
+                        confirm.send(outbox, Err(&error));
                     }
                 }
             }
