@@ -54,6 +54,9 @@ const WANTED_OPEN_FILES: u64 = 65_536;
 /// Longest that the end of the agent waits for the disk to take the last alerts.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest that the end of the agent waits for the process that writes its log.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Runs the agent until it is told to stop.
 pub(crate) fn run(args: &AgentArgs) -> ExitCode {
     // A signal that comes before its handler is installed waits instead of ending the agent.
@@ -105,9 +108,10 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     // Modules of other users pass through to their own directory.
     let state_lock =
         LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
-    let agent_log = AgentLog::open(&config.agent.logging).map_err(|error| {
-        Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration")
-    })?;
+    let agent_log =
+        AgentLog::open_through(&config.agent.logging, Path::new(OWN_PROGRAM)).map_err(|error| {
+            Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration")
+        })?;
     let log = agent_log.logger();
     allow_open_files(&log);
     let reserve = reserve_descriptors(&config)?;
@@ -148,10 +152,12 @@ fn start(prepared: Prepared, waiting: SigSet) -> Result<(), Failure> {
         let hint = "raise the limit of tasks: TasksMax= of the unit, or `ulimit -u` of the agent's user";
         Failure::new(Exit::Unavailable, ErrorChain(&error).to_string(), hint)
     })?;
-    actix_rt::System::with_tokio_rt(runtime).block_on(async {
+    let served = actix_rt::System::with_tokio_rt(runtime).block_on(async {
         work_threads::fill_runtime_pool().await;
         serve(&prepared, waiting).await
-    })
+    });
+    prepared.agent_log.finish(LOG_PATIENCE);
+    served
 }
 
 fn runtime() -> tokio::runtime::Runtime {

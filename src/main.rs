@@ -22,6 +22,7 @@ mod query;
 mod query_flags;
 mod reload;
 mod status;
+mod write_log;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,11 @@ use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
 fn main() -> ExitCode {
+    // Before anything else: a process that is small stays small without the tree of all commands.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|command| command == vigie_log::writer::COMMAND) {
+        return write_log::run(&arguments.collect::<Vec<_>>());
+    }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

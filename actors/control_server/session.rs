@@ -39,6 +39,9 @@ use vigie_protocol::control::{
 };
 use vigie_protocol::module_name::{BadModuleName, ModuleName};
 
+/// Longest of the pauses in which the answer of a file system is waited for; all of them are half a second.
+const PROBE_PAUSE_MAX: Duration = Duration::from_millis(256);
+
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -184,8 +187,9 @@ impl Session {
             return stopping();
         };
         let config = config.status;
+        let log_stalled = self.log_stalled().await;
         let log_problem = asked.agent_log.status();
-        let found = found_now(&config, &journal, fleet.as_ref(), log_problem);
+        let found = found_now(&config, &journal, fleet.as_ref(), log_problem, log_stalled);
         let about_agent =
             |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
         conditions.splice(0..0, found.iter().map(about_agent));
@@ -210,6 +214,24 @@ impl Session {
             privacy,
             containment: agent.containment.clone(),
         }))
+    }
+
+    /// Asks the file system with the log whether it takes writes, and waits a little for the answer.
+    async fn log_stalled(&self) -> Option<String> {
+        let log = &self.asked.agent_log;
+        log.probe();
+        let mut pause = Duration::from_millis(1);
+        while let Some(silent) = log.silent_for() {
+            if pause > PROBE_PAUSE_MAX {
+                return Some(format!(
+                    "the file system with the log does not answer for {} s",
+                    silent.as_secs()
+                ));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        None
     }
 
     /// Who asks. The user's name may come from a directory service, which takes its time.
@@ -291,6 +313,7 @@ fn found_now(
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
+    log_stalled: Option<String>,
 ) -> ConditionSet {
     let now = jiff::Timestamp::now().to_string();
     let mut set = ConditionSet::default();
@@ -302,6 +325,7 @@ fn found_now(
     note(AgentCondition::JournalUnwritable, journal.error.clone());
     note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
     note(AgentCondition::LogUnwritable, log_problem);
+    note(AgentCondition::LogStalled, log_stalled);
     let refused = (!config.last_reload_ok).then(|| {
         let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
         problems.join("; ")

@@ -22,6 +22,8 @@ mod fleet_setup;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hung_disks;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
