@@ -31,7 +31,7 @@ use tokio::process::{Child, Command};
 use vigie_protocol::message::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
 use crate::containment::{self, Containment};
-use crate::descriptors::{self, Reserve};
+use crate::descriptors;
 use crate::guard_link::GuardLink;
 use crate::module_process::Incarnation;
 use crate::module_process::lifecycle::EndReason;
@@ -164,8 +164,6 @@ pub struct ProcessSpawner {
     pub containment: Containment,
     /// Who ends them when the agent dies.
     pub guard: GuardLink,
-    /// Descriptors for starting a process when there are no others.
-    pub reserve: Reserve,
 }
 
 impl ProcessSpawner {
@@ -216,7 +214,7 @@ impl ProcessSpawner {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let started = self.reserve.with(|| {
+        let started = descriptors::with_reserve(|| {
             let child = command.spawn()?;
             let pidfd = child.id().and_then(watch_process);
             Ok((child, pidfd))

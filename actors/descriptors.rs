@@ -1,10 +1,9 @@
 //! Descriptors that are held back, so that a module can be started when everything else has used up the rest.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 use nix::errno::Errno;
 
@@ -52,35 +51,34 @@ pub fn limit() -> u64 {
     nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// The descriptors. Clones share them; they belong to the arbiter's thread.
-#[derive(Debug, Clone, Default)]
-pub struct Reserve {
-    held: Rc<RefCell<Vec<OwnedFd>>>,
+thread_local! {
+    /// The descriptors; only the arbiter's thread starts processes, so only it has some.
+    static HELD: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
+    /// Whether the reserve was taken: other programs do without.
+    static WANTED: Cell<usize> = const { Cell::new(0) };
 }
 
-impl Reserve {
-    /// Takes the descriptors.
-    ///
-    /// # Errors
-    /// When there are not as many.
-    pub fn take() -> io::Result<Self> {
-        let reserve = Self::default();
-        reserve.refill()?;
-        Ok(reserve)
-    }
+/// Takes the reserve of this thread.
+///
+/// # Errors
+/// When there are not as many descriptors.
+pub fn hold_reserve() -> io::Result<()> {
+    WANTED.set(RESERVED);
+    refill()
+}
 
-    /// Does what needs descriptors, with those of the reserve.
-    pub fn with<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.held.borrow_mut().clear();
-        let done = work();
-        // What is not free now is taken at the next start.
-        self.refill().ok();
-        done
-    }
+/// Does what needs descriptors, with those of the reserve.
+pub(crate) fn with_reserve<T>(work: impl FnOnce() -> T) -> T {
+    HELD.with_borrow_mut(Vec::clear);
+    let done = work();
+    // What is not free now is taken at the next start.
+    refill().ok();
+    done
+}
 
-    fn refill(&self) -> io::Result<()> {
-        let mut held = self.held.borrow_mut();
-        while held.len() < RESERVED {
+fn refill() -> io::Result<()> {
+    HELD.with_borrow_mut(|held| {
+        while held.len() < WANTED.get() {
             let descriptor = match held.first() {
                 Some(first) => first.try_clone()?,
                 None => File::open("/dev/null")?.into(),
@@ -88,7 +86,7 @@ impl Reserve {
             held.push(descriptor);
         }
         Ok(())
-    }
+    })
 }
 
 /// Whether this failure says that the host, or the agent's user, has nothing left of what a process takes. It says
@@ -113,14 +111,15 @@ mod tests {
 
     #[test]
     fn the_reserve_is_free_while_it_is_needed_and_held_otherwise() {
-        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        let reserve = Reserve::take().unwrap();
+        let held = || HELD.with_borrow(Vec::len);
+        assert_eq!(with_reserve(held), 0);
+        assert_eq!(held(), 0, "nobody asked for one");
 
-        let held = reserve.held.borrow().len();
-        let free = reserve.with(|| (reserve.clone(), open()).0.held.borrow().len());
+        hold_reserve().unwrap();
 
-        assert_eq!((held, free), (RESERVED, 0));
-        assert_eq!(reserve.held.borrow().len(), RESERVED);
+        assert_eq!(held(), RESERVED);
+        assert_eq!(with_reserve(held), 0);
+        assert_eq!(held(), RESERVED);
     }
 
     #[test]

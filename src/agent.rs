@@ -21,7 +21,7 @@ use vigie_actors::conditions::{Conditions, Reporter};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
-use vigie_actors::descriptors::{self, Reserve};
+use vigie_actors::descriptors;
 use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
@@ -89,7 +89,6 @@ struct Prepared {
     config: Arc<LoadedConfig>,
     agent_log: AgentLog,
     log: Logger,
-    reserve: Reserve,
     /// Held until the process ends.
     _locks: [LockedDirectory; 2],
 }
@@ -114,18 +113,11 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
         })?;
     let log = agent_log.logger();
     allow_open_files(&log);
-    let reserve = reserve_descriptors(&config)?;
+    reserve_descriptors(&config)?;
     for warning in &config.warnings {
         warn!(log, "configuration"; "error" => %warning);
     }
-    Ok(Prepared {
-        options,
-        config: Arc::new(config),
-        agent_log,
-        log,
-        reserve,
-        _locks: [run_lock, state_lock],
-    })
+    Ok(Prepared { options, config: Arc::new(config), agent_log, log, _locks: [run_lock, state_lock] })
 }
 
 fn directory_failure(error: &DirectoryError) -> Failure {
@@ -170,13 +162,13 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Takes the reserve of descriptors, and refuses limits that leave nothing to work with.
-fn reserve_descriptors(config: &LoadedConfig) -> Result<Reserve, Failure> {
+fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
     let hint = "raise the limit of open files: LimitNOFILE= of the unit, or `ulimit -n`";
     let unusable =
         |error: &dyn std::error::Error| Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint);
     let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
     descriptors::clients_within(descriptors::limit(), modules).map_err(|error| unusable(&error))?;
-    Reserve::take().map_err(|error| {
+    descriptors::hold_reserve().map_err(|error| {
         Failure::new(Exit::Unavailable, format!("cannot hold back descriptors for modules: {error}"), hint)
     })
 }
@@ -257,7 +249,6 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         state_dir: agent.state_dir.clone(),
         containment: containment.clone(),
         guard: guard.clone(),
-        reserve: prepared.reserve.clone(),
     });
 
     let unusable = |error: &dyn std::error::Error, hint: &str| {

@@ -39,6 +39,7 @@ pub mod rules;
 pub mod secrets;
 pub mod store;
 pub mod storm;
+pub mod transaction;
 pub mod trust;
 pub mod verifier;
 pub mod watching;
@@ -134,6 +135,7 @@ impl PersistentModule for FsWatch {
 
     fn query(&self, query: Query) -> ModuleResult {
         let masked = query.extraprivacy || self.extraprivacy.load(Ordering::Relaxed);
+        let asked_words = privacy::Asked::of(query.parameters.as_deref());
         let asked = query::Asked {
             status: &self.status.get(),
             state_dir: self.state_dir.as_deref(),
@@ -144,7 +146,7 @@ impl PersistentModule for FsWatch {
         let mut result =
             query::answer(&query, &asked).unwrap_or_else(|error| ModuleResult::failed([error.to_string()]));
         if masked {
-            privacy::mask_errors(&mut result);
+            privacy::mask_errors(&mut result, &asked_words);
         }
         result
     }
