@@ -10,6 +10,7 @@ use vigie_protocol::module_name::ModuleName;
 
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
+use crate::inventory_flags::PackagesFlags;
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
 use crate::progress::ProgressWhen;
@@ -286,6 +287,20 @@ Examples:
         options: QueryOptions,
     },
 
+    /// Find packages by name, version and file, and verify their files
+    #[command(after_help = "\
+Examples:
+  vigie query packages --name '^openssl' --version '<3.0.15'
+  vigie query packages --file /usr/bin/sudo
+  vigie query packages --verify            exits with 1 when a file is not as its package brought it
+  vigie query packages --verify --full --name '^(sudo|openssh)'")]
+    Packages {
+        #[command(flatten)]
+        flags: PackagesFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// Compare the clock with the host's time servers
     #[command(after_help = "\
 Examples:
@@ -328,7 +343,7 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known = ["fswatch", "netstat", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known = ["fswatch", "netstat", "packages", "timedrift", "file", "other", "help", "--help", "-h"];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")

@@ -15,6 +15,7 @@ use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
 use crate::exit::{Exit, Failure};
 use crate::fleet;
+use crate::fswatch_view;
 use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
 use crate::print::{Paint, Printer, Tone, safe};
 use crate::progress::ProgressLine;
@@ -104,7 +105,16 @@ pub(crate) fn run(
     let interrupts = Interrupts::new().ok();
     let result = question.ask_watched(&mut Client::connect(socket)?, line, interrupts.as_ref())?;
     show(&module, &result, &mut make_printer(options.answer.json))?;
-    Ok(exit_of(&result, options.answer.fail_if_none))
+    match exit_of(&result, options.answer.fail_if_none) {
+        Exit::Ok if has_findings(&module, &result) => Ok(Exit::NotWell),
+        exit => Ok(exit),
+    }
+}
+
+/// Whether a verification of packages found differences: scripts must not take these for success, as dpkg has them.
+fn has_findings(module: &str, result: &ModuleResult) -> bool {
+    let elements = result.elements.as_deref().map_or("", RawValue::get);
+    module == "packages" && result.foundanything && elements.starts_with("{\"findings\"")
 }
 
 /// What a command line asks, and how.
@@ -112,6 +122,7 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
     let (module, flags, options) = match target {
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
+        QueryTarget::Packages { flags, options } => ("packages", flags.clone().parameters(), options),
         QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
@@ -124,6 +135,11 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
 pub(crate) fn show(module: &str, result: &ModuleResult, printer: &mut Printer) -> Result<(), Failure> {
     if printer.is_json() {
         return printer.json(result);
+    }
+    if module == "fswatch"
+        && let Some(text) = fswatch_view::of_result(result, printer.paint())
+    {
+        return printer.line(text.trim_end());
     }
     let text = render(module, result, printer.paint());
     printer.line(text.trim_end())
