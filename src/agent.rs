@@ -33,6 +33,7 @@ use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
 use vigie_actors::work_threads::{self, Lane};
 use vigie_config::files::{self, LoadOptions};
 use vigie_config::model::LoadedConfig;
+use vigie_files::remote;
 use vigie_host::environment;
 use vigie_log::AgentLog;
 use vigie_protocol::control::{ConfigProblem, ModuleKind};
@@ -42,6 +43,7 @@ use crate::check_config::Checked;
 use crate::cli::AgentArgs;
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
+use crate::notify::Notifier;
 use crate::print;
 
 /// The agent's own program, by the open file rather than by its name: an upgrade that replaces the file while
@@ -57,11 +59,16 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that the end of the agent waits for the process that writes its log.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the agent until it is told to stop.
-pub(crate) fn run(args: &AgentArgs) -> ExitCode {
-    // A signal that comes before its handler is installed waits instead of ending the agent.
+/// Has the signals that the agent handles wait until it does.
+pub(crate) fn hold_signals() -> SigSet {
     let waiting = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
     waiting.thread_block().ok();
+    waiting
+}
+
+/// Runs the agent until it is told to stop.
+pub(crate) fn run(args: &AgentArgs) -> ExitCode {
+    let waiting = hold_signals();
     match prepare(args).and_then(|prepared| start(prepared, waiting)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
@@ -214,19 +221,36 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
 
     let running = start_actors(prepared)?;
     let log = &prepared.log;
+    let notifier = Rc::new(Notifier::from_environment());
+    let status = format!("supervises {} modules", prepared.config.modules.len());
+    notifier.ready(&status);
+    let period = notifier.watchdog;
     loop {
+        // Counted from the last sign of life: a stall is not made up for.
+        let next_sign = async {
+            match period {
+                Some(period) => tokio::time::sleep(period).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = next_sign => notifier.alive(),
             _ = hang_up.recv() => {
                 info!(log, "SIGHUP, reloading");
                 running.keeper.try_send(ReopenLog).ok();
-                // A full mailbox already holds one that will read the files after this signal.
-                running.loader.try_send(HangUp).ok();
+                notifier.reloading();
+                let (loader, notifier, status) = (running.loader.clone(), notifier.clone(), status.clone());
+                actix_rt::spawn(async move {
+                    loader.send(HangUp).await.ok();
+                    notifier.ready(&status);
+                });
             }
         }
     }
+    notifier.stopping();
     stop(running, log).await;
     Ok(())
 }
@@ -254,6 +278,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let unusable = |error: &dyn std::error::Error, hint: &str| {
         Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint)
     };
+    remote::install(Path::new(OWN_PROGRAM), &agent.state_dir.join("agent.lock"))
+        .map_err(|error| unusable(&error, "the agent's files are written by a process of its own"))?;
     let mut journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
         .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
     let sent_through = fleet_link::sent_through(config, journal.directory());

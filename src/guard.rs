@@ -1,11 +1,11 @@
 //! `vigie guard`: outlives the agent by an instant and kills what its modules would leave behind.
 //!
 //! Reads lines `+PID` and `-PID` from stdin, sessions of modules that began and ended, and `done` when the
-//! agent stops in good order. When stdin ends without `done`, the agent died: the guard kills everything in
+//! agent stops in good order. A line `?` is answered with `!`, so that the agent sees a guard that is stuck. When stdin ends without `done`, the agent died: the guard kills everything in
 //! the agent's cgroup, and every process of the sessions that it knows.
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +29,11 @@ pub(crate) fn run(options: &GuardOptions) -> ExitCode {
         let Ok(line) = line else { break };
         if line == "done" {
             return ExitCode::SUCCESS;
+        }
+        if line == "?" {
+            // An agent that does not listen has other worries; its end is what counts here.
+            std::io::stdout().write_all(b"!\n").and_then(|()| std::io::stdout().flush()).ok();
+            continue;
         }
         apply(&line, &mut sessions);
     }

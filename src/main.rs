@@ -18,6 +18,7 @@ mod inventory_flags;
 mod launch;
 mod module_commands;
 mod modules;
+mod notify;
 mod paths;
 mod print;
 mod progress;
@@ -25,7 +26,7 @@ mod query;
 mod query_flags;
 mod reload;
 mod status;
-mod write_log;
+mod writers;
 
 use std::process::ExitCode;
 
@@ -36,10 +37,19 @@ use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
 fn main() -> ExitCode {
-    // Before anything else: a process that is small stays small without the tree of all commands.
+    // A signal that comes before the agent handles it waits instead of ending it. The loader of the program runs before
+    // this line; only who starts the agent with these signals blocked closes that moment as well.
+    if std::env::args_os().any(|word| word == "agent") {
+        agent::hold_signals();
+    }
+    // A process that is small stays small without the tree of all commands.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == vigie_log::writer::COMMAND) {
-        return write_log::run(&arguments.collect::<Vec<_>>());
+    let command = arguments.next().unwrap_or_default();
+    if command == vigie_log::writer::COMMAND {
+        return writers::write_log(&arguments.collect::<Vec<_>>());
+    }
+    if command == vigie_files::remote::COMMAND {
+        return writers::write_files(&arguments.collect::<Vec<_>>());
     }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,

@@ -138,3 +138,38 @@ fn an_agent_whose_log_hangs_supervises_answers_stops_and_starts() {
     assert_eq!(log.matches("agent started").count(), 2, "{log}");
     assert_eq!(log.matches("agent stopped").count(), 2, "{log}");
 }
+
+#[test]
+fn an_agent_whose_state_hangs_supervises_answers_stops_and_starts() {
+    let Some((host, disk)) = host_with_disk("state") else { return };
+
+    assert_agent_lives_with_a_hung_disk(&host, &disk, "state-stalled");
+}
+
+#[test]
+fn alerts_of_a_hung_disk_are_acknowledged_when_they_are_on_it() {
+    let Some((host, disk)) = host_with_disk("state") else { return };
+    host.configure(&IMPATIENT, &persistent("alerts_when_asked.py", &[]));
+    let inside = disk.inside();
+    let mut agent = host.start_by(&words(&inside));
+    host.wait_ready("alerts_when_asked");
+    host.query("alerts_when_asked", &json!({"id": "before-1"}));
+    wait_until("the first alert is safe", || (host.status()["journal"]["recorded"] == 1).then_some(()));
+
+    disk.freeze();
+    host.query("alerts_when_asked", &json!({"id": "frozen-1"}));
+    wait_until("the second one waits", || (host.status()["journal"]["pending"] == 1).then_some(()));
+    assert_eq!(host.status()["journal"]["recorded"], 1);
+    // What was not acknowledged is the module's to send again; the agent ends in time.
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait().code(), Some(0));
+    let next = host.start_by(&words(&inside));
+    host.wait_ready("alerts_when_asked");
+    disk.thaw();
+    host.query("alerts_when_asked", &json!({"id": "after-1"}));
+    wait_until("the journal goes on", || (host.status()["journal"]["recorded"] == 2).then_some(()));
+
+    let verified = host.vigie(&["alerts", "--verify"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    assert_eq!(next.stop(), Some(0));
+}

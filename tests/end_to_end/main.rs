@@ -37,3 +37,5 @@ mod resources;
 mod shutdown;
 #[cfg(test)]
 mod supervision;
+#[cfg(test)]
+mod watched;
