@@ -35,7 +35,7 @@ use vigie_config::files::{self, LoadOptions};
 use vigie_config::model::LoadedConfig;
 use vigie_files::remote;
 use vigie_host::environment;
-use vigie_log::AgentLog;
+use vigie_log::{AgentLog, LogError};
 use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::error_chain::ErrorChain;
 
@@ -114,13 +114,20 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     // Modules of other users pass through to their own directory.
     let state_lock =
         LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
-    let agent_log =
-        AgentLog::open_through(&config.agent.logging, Path::new(OWN_PROGRAM)).map_err(|error| {
-            Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration")
-        })?;
-    let log = agent_log.logger();
-    allow_open_files(&log);
+    let limit_stays_low = allow_open_files();
     reserve_descriptors(&config)?;
+    let agent_log = AgentLog::open_through(&config.agent.logging, Path::new(OWN_PROGRAM));
+    let agent_log = agent_log.map_err(|error| match error {
+        LogError::NoWriter { .. } => {
+            let hint = "raise the limits of tasks and of open files";
+            Failure::new(Exit::Unavailable, ErrorChain(&error).to_string(), hint)
+        }
+        _ => Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration"),
+    })?;
+    let log = agent_log.logger();
+    if let Some(limit) = limit_stays_low {
+        warn!(log, "limit of open files stays low"; "limit" => limit);
+    }
     for warning in &config.warnings {
         warn!(log, "configuration"; "error" => %warning);
     }
@@ -191,13 +198,11 @@ fn log_panics(log: Logger) {
 }
 
 /// Raises the soft limit of open files as far as the hard one allows; having fewer is no reason not to start.
-fn allow_open_files(log: &Logger) {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(WANTED_OPEN_FILES);
-        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
-            warn!(log, "limit of open files stays low"; "limit" => soft);
-        }
-    }
+/// Gives the limit when it could not be raised.
+fn allow_open_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let wanted = hard.min(WANTED_OPEN_FILES);
+    (soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err()).then_some(soft)
 }
 
 /// The running actors, as far as their end is concerned.
