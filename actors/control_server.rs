@@ -99,6 +99,8 @@ pub struct AgentFacts {
 pub struct ControlServer {
     log: Logger,
     path: PathBuf,
+    /// The group whose users may ask.
+    operators: Option<u32>,
     listener: Option<UnixListener>,
     /// Device and inode of the socket.
     identity: Option<(u64, u64)>,
@@ -126,17 +128,19 @@ impl ControlServer {
     /// When the socket cannot be made.
     pub fn open(
         run_dir: &Path,
+        operators: Option<u32>,
         config: &Arc<LoadedConfig>,
         asked: Asked,
         log: &Logger,
     ) -> Result<Self, ListenError> {
         let path = run_dir.join(SOCKET_NAME);
-        let listener = bind(&path)
+        let listener = bind(&path, operators)
             .and_then(UnixListener::from_std)
             .map_err(|source| ListenError { path: path.clone(), source })?;
         Ok(Self {
             log: log.new(o!("component" => "control_server")),
             path: path.clone(),
+            operators,
             identity: identity(&path),
             listener: Some(listener),
             accepting: None,
@@ -184,7 +188,7 @@ fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
 
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
 /// moment in which others could connect.
-fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+fn bind(path: &Path, operators: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -192,7 +196,11 @@ fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     }
     let listener = std::os::unix::net::UnixListener::bind(&new)?;
     listener.set_nonblocking(true)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    let mode = if operators.is_some() { 0o660 } else { 0o600 };
+    if operators.is_some() {
+        std::os::unix::fs::chown(&new, None, operators)?;
+    }
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&new, path)?;
     Ok(listener)
 }
@@ -230,7 +238,7 @@ impl Handler<LookAtSocket> for ControlServer {
     type Result = ();
 
     fn handle(&mut self, _: LookAtSocket, ctx: &mut Self::Context) {
-        let (path, expected) = (self.path.clone(), self.identity);
+        let (path, expected, operators) = (self.path.clone(), self.identity, self.operators);
         let looking = work_threads::run(Lane::Modules, move || {
             if identity(&path) == expected {
                 return None;
@@ -238,7 +246,7 @@ impl Handler<LookAtSocket> for ControlServer {
             if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
                 std::fs::DirBuilder::new().mode(0o700).create(directory).ok();
             }
-            let made = bind(&path).map_err(|source| ListenError { path: path.clone(), source });
+            let made = bind(&path, operators).map_err(|source| ListenError { path: path.clone(), source });
             Some(made.map(|listener| (listener, identity(&path))))
         });
         ctx.spawn(looking.into_actor(self).map(|looked, this, ctx| {
@@ -296,6 +304,8 @@ impl Handler<ClientConnected> for ControlServer {
         let own = nix::unistd::geteuid().as_raw();
         let uid = match stream.peer_cred() {
             Ok(peer) if peer.uid() == 0 || peer.uid() == own => peer.uid(),
+            // The kernel let nobody but users of that group connect.
+            Ok(peer) if self.operators.is_some() => peer.uid(),
             Ok(peer) => {
                 warn!(self.log, "connection of another user refused"; "found" => peer.uid());
                 return;
@@ -308,6 +318,7 @@ impl Handler<ClientConnected> for ControlServer {
             asked: self.asked.clone(),
             limits: self.limits,
             uid,
+            is_owner: uid == 0 || uid == own,
             has_asked: has_asked.clone(),
             log: self.log.clone(),
         };

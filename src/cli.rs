@@ -8,6 +8,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use vigie_protocol::module_name::ModuleName;
 
+use vigie_protocol::severity::Severity;
+
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
 use crate::inventory_flags::PackagesFlags;
@@ -133,7 +135,7 @@ input, and the exit code is 1 when one of them failed.")]
 Examples:
   vigie alerts -n 20
   vigie alerts -f                          the newest ten, then new ones, over restarts of the agent
-  vigie alerts --since 1h --module fswatch
+  vigie alerts --since 1h --module fswatch --severity high
   vigie alerts --since 2026-11-23T00:00:00Z --json
   vigie alerts --verify                    prove that nothing was changed or erased
 
@@ -424,6 +426,14 @@ pub(crate) struct AnswerOptions {
     /// Print each result as one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Print every column of a table, and cut nothing
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) wide: bool,
+
+    /// Print the matches as CSV with every column
+    #[arg(long, conflicts_with_all = ["json", "wide"])]
+    pub(crate) csv: bool,
 }
 
 /// `alerts`
@@ -441,13 +451,21 @@ pub(crate) struct AlertsArgs {
     #[arg(long, value_name = "MODULE")]
     pub(crate) module: Option<ModuleName>,
 
+    /// Only alerts at least so severe
+    #[arg(long, value_name = "LEVEL", value_parser = severity)]
+    pub(crate) severity: Option<Severity>,
+
     /// Only the newest so many
     #[arg(long, short = 'n', value_name = "COUNT")]
     pub(crate) lines: Option<usize>,
 
-    /// Print JSON, one alert a line
+    /// Print JSON, one alert a line, with what the module said as an object in the key alert
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Print JSON with what the module said as a text in the key message, as it is recorded
+    #[arg(long)]
+    pub(crate) raw: bool,
 
     /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
     #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
@@ -565,6 +583,11 @@ impl Cli {
             _ => Ok(cli),
         }
     }
+}
+
+/// Reads `low`, `medium`, `high` or `critical`.
+fn severity(text: &str) -> Result<Severity, String> {
+    Severity::from_name(text).ok_or_else(|| "it is low, medium, high or critical".to_owned())
 }
 
 /// Reads `10s`, `1h 30min`; zero would mean a question that nobody can answer in time.

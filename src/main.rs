@@ -25,7 +25,9 @@ mod progress;
 mod query;
 mod query_flags;
 mod reload;
+mod report;
 mod status;
+mod table;
 mod writers;
 
 use std::process::ExitCode;
@@ -96,7 +98,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         }
         Command::Alerts(args) => match &args.target {
             Some(target) => fleet::alerts::run(args, target, &mut printer(args.json)),
-            None => alerts::run(args, &socket, &mut printer(args.json)),
+            None => alerts::run(args, &socket, &mut printer(args.json || args.raw)),
         },
         Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
         Command::Module(ModuleCommand::Restart { name, json }) => {
