@@ -391,8 +391,20 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known =
-        ["accounts", "persistence", "fswatch", "netstat", "packages", "processes", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known = [
+        "accounts",
+        "persistence",
+        "fswatch",
+        "netstat",
+        "packages",
+        "processes",
+        "timedrift",
+        "file",
+        "other",
+        "help",
+        "--help",
+        "-h",
+    ];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
