@@ -14,6 +14,7 @@ use vigie_protocol::control::{AlertRecord, JournalVerification, MissingAlerts, R
 use crate::cli::AlertsArgs;
 use crate::client::{Client, ClientError, PROMPT};
 use crate::exit::{Exit, Failure};
+use crate::fswatch_view;
 use crate::print::{self, Paint, Printer, Tone, safe};
 use crate::status;
 
@@ -162,8 +163,12 @@ fn show(alert: &AlertRecord, printer: &mut Printer) -> Result<(), Failure> {
     if printer.is_json() {
         return printer.json(alert);
     }
-    let line = render(&Line::of(alert), printer.paint());
-    printer.line(&line)
+    // A person at a terminal gets several lines; what goes through a pipe stays one line for each alert.
+    let for_people = (printer.is_terminal() && alert.module.as_str() == "fswatch")
+        .then(|| fswatch_view::of_alert(&alert.message, printer.paint()))
+        .flatten();
+    let text = for_people.unwrap_or_else(|| render(&Line::of(alert), printer.paint()));
+    printer.line(&text)
 }
 
 /// A line in the place of what is missing. What was deleted to make room is no news for programs.

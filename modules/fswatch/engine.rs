@@ -14,6 +14,7 @@ pub mod proof;
 mod round;
 mod scan;
 mod transactions;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -33,6 +34,7 @@ use self::proof::{Proof, Proofs};
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 use self::transactions::Transactions;
+use self::writing::Writings;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
 use crate::due::DueLanes;
@@ -213,6 +215,7 @@ pub struct Engine<S> {
     stories: Stories,
     plans: Plans,
     mounted: MountedLately,
+    writings: Writings,
     proofs: Proofs,
     /// Files of proofs that were told of before it was known that they are.
     seen_probes: HashSet<u64>,
@@ -296,6 +299,7 @@ impl<S: Sink> Engine<S> {
             stories: Stories::default(),
             plans: Plans::default(),
             mounted: MountedLately::default(),
+            writings: Writings::default(),
             proofs: Proofs::default(),
             seen_probes: HashSet::new(),
             prober: Prober::start(mailbox.clone())?,
