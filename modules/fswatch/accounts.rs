@@ -75,7 +75,7 @@ pub fn is_account_file(path: &Path) -> bool {
                     .is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
         })
     };
-    FILES.iter().any(|file| is_beside(file)) || matches!(name, "npasswd" | "nshadow" | ".pwd.lock")
+    FILES.iter().any(is_beside) || matches!(name, "npasswd" | "nshadow" | ".pwd.lock")
 }
 
 /// Whether a program is one that only changes accounts; which file it is must be proved otherwise.
