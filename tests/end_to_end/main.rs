@@ -23,6 +23,7 @@ mod fleet_query;
 mod fleet_setup;
 #[cfg(test)]
 mod harness;
+mod hung_disks;
 #[cfg(test)]
 mod inventory;
 #[cfg(test)]
@@ -32,6 +33,10 @@ mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod resources;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod supervision;
+#[cfg(test)]
+mod watched;
