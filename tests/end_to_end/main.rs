@@ -23,6 +23,7 @@ mod fleet_query;
 mod fleet_setup;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod hung_disks;
 #[cfg(test)]
 mod inventory;
