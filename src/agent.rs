@@ -75,7 +75,9 @@ pub(crate) fn load_config(path: Option<&Path>) -> Result<Checked, Vec<ConfigProb
         .filter(|spec| spec.section.enabled && spec.section.kind == ModuleKind::Persistent)
         .map(|spec| spec.name().to_string())
         .collect();
-    Ok(Checked { path: loaded.path, warnings: loaded.warnings, modules })
+    let invalid = loaded.modules.iter().any(|spec| spec.config.problem().is_some());
+    let LoadedConfig { path, warnings, notes, .. } = loaded;
+    Ok(Checked { path, warnings, notes, modules, invalid })
 }
 
 /// What is ready before any actor runs.
