@@ -49,8 +49,9 @@ pub struct Query {
     /// Where the module's words about its progress go; without it the module is not asked for any.
     pub progress: Option<watch::Sender<Progress>>,
     /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
-    /// notice by itself that whoever asked it has stopped waiting.
-    pub client: watch::Receiver<()>,
+    /// notice by itself that whoever asked it has stopped waiting. Becomes true when what was found so far is wanted
+    /// at once.
+    pub client: watch::Receiver<bool>,
 }
 
 /// Asks how queries are doing, and how their answers are kept private.
@@ -186,6 +187,7 @@ impl Handler<Query> for QueryRouter {
             asker: query.asker,
             progress: run.progress.is_some(),
         };
+        let asked = form.and_then(|_| query.parameters.clone());
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner) = (self.places.clone(), self.spawner.clone());
         let me = ctx.address();
@@ -199,7 +201,7 @@ impl Handler<Query> for QueryRouter {
                 (Err(error), _) => Err(error),
             };
             let result = match (result, form) {
-                (Ok(result), Some(form)) => run.check_masked(result, form).await,
+                (Ok(result), Some(form)) => run.check_masked(result, form, asked).await,
                 (result, _) => result,
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });

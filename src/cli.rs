@@ -238,6 +238,13 @@ pub(crate) struct QueryArgs {
     #[command(flatten, next_help_heading = "With --action")]
     pub(crate) answer: AnswerOptions,
 
+    /// When to show on standard error how far it is; auto is on a terminal and without --json
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) progress: ProgressWhen,
+
+    #[command(flatten)]
+    pub(crate) fleet: AskOptions,
+
     /// The module
     #[command(subcommand)]
     pub(crate) target: Option<QueryTarget>,

@@ -12,6 +12,7 @@ mod explain;
 mod fleet;
 mod generate;
 mod guard;
+mod interrupts;
 mod launch;
 mod module_commands;
 mod modules;

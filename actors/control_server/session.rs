@@ -132,20 +132,21 @@ impl Session {
             Request::Status {} => client.reply(&self.status().await).await,
             Request::Query { module, parameters, timeout_ms, progress } => {
                 let timeout = timeout_ms.map(Duration::from_millis);
-                // Closes with this future, when the client has gone away.
-                let (waiting, wanted) = watch::channel(());
+                // Closes when the client has gone away; true when it wants what there is.
+                let (waiting, wanted) = watch::channel(false);
                 let (told, news) = watch::channel(Progress::default());
                 let progress = progress.then_some(told);
                 let asking = async {
                     let asker = Some(self.asker().await);
                     let query = Query { module, parameters, timeout, asker, progress, client: wanted };
                     let reply = with_progress(self.query(query), news, client).await?;
-                    drop(waiting);
                     client.reply(&reply).await
                 };
                 // A client that goes away does not keep its place among the running queries.
-                until_gone(reader, asking).await?
+                until_gone_or_stopped(reader, asking, &waiting).await?
             }
+            // The query had ended when it came.
+            Request::Stop {} => Ok(()),
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
             Request::Alerts { since, after, module, last, follow } => {
@@ -374,6 +375,44 @@ async fn until_gone<T>(
         done = &mut work => Ok(done),
         () = hang_up(reader) => Err(Over::Client),
     }
+}
+
+/// Runs a query as [`until_gone`], and tells it through `stop` when the client wants what was found so far.
+async fn until_gone_or_stopped<T>(
+    reader: &mut ModuleReader<OwnedReadHalf>,
+    work: impl Future<Output = T>,
+    stop: &watch::Sender<bool>,
+) -> Result<T, Over> {
+    tokio::pin!(work);
+    loop {
+        let came = async {
+            loop {
+                if reader.kept_line().is_some_and(is_stop) {
+                    return true;
+                }
+                if !matches!(reader.read_ahead().await, Ok(true)) {
+                    hang_up(reader).await;
+                    return false;
+                }
+            }
+        };
+        let stopped = tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            stopped = came => stopped,
+        };
+        if !stopped {
+            return Err(Over::Client);
+        }
+        // The line is there as a whole: this does not wait.
+        drop(reader.next_line().await);
+        stop.send_replace(true);
+    }
+}
+
+/// Whether a line is [`Request::Stop`].
+fn is_stop(line: &[u8]) -> bool {
+    matches!(serde_json::from_slice(line), Ok(Request::Stop {}))
 }
 
 /// Waits until the client has closed its connection. One that has only finished sending, as `nc -N` and `socat`

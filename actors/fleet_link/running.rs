@@ -54,7 +54,7 @@ async fn ask(
         return Outcome::Failed { code: TIMED_OUT, error: "no time was left for it".to_owned() };
     }
     // Lives as long as this future: the action is given up with it.
-    let (_asking, client) = watch::channel(());
+    let (_asking, client) = watch::channel(false);
     let query = Query {
         module: operation.module.clone(),
         parameters: operation.params.clone(),

@@ -39,6 +39,9 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         progress: bool,
     },
+    /// Ends the [`Request::Query`] that runs on this connection: its module returns what it has found so far, and that
+    /// is the answer. Means nothing when none runs.
+    Stop {},
     /// The alerts on disk, oldest first; a stream of [`Reply::Alert`].
     Alerts {
         /// Only alerts recorded at this RFC 3339 time or later.

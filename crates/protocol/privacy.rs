@@ -52,6 +52,51 @@ pub struct Unmasked {
 /// # Errors
 /// The first place that shows more.
 pub fn check(result: &ModuleResult, form: MaskedForm) -> Result<(), Unmasked> {
+    check_answer(result, form, &Asked::default())
+}
+
+/// The words of a question, which its own errors may repeat: what a person typed wrongly is told in clear.
+#[derive(Debug, Clone, Default)]
+pub struct Asked(String);
+
+impl Asked {
+    /// The words of a query's parameters.
+    #[must_use]
+    pub fn of(parameters: Option<&RawValue>) -> Self {
+        fn gather(value: &serde_json::Value, words: &mut String) {
+            match value {
+                serde_json::Value::String(text) => {
+                    words.push_str(text);
+                    words.push('\0');
+                }
+                serde_json::Value::Array(items) => items.iter().for_each(|item| gather(item, words)),
+                serde_json::Value::Object(map) => map.iter().for_each(|(key, item)| {
+                    words.push_str(key);
+                    words.push('\0');
+                    gather(item, words);
+                }),
+                _ => {}
+            }
+        }
+        let mut words = String::new();
+        if let Some(value) = parameters.and_then(|raw| serde_json::from_str(raw.get()).ok()) {
+            gather(&value, &mut words);
+        }
+        Self(words)
+    }
+
+    /// Whether a text names a path or an address that the question does not.
+    #[must_use]
+    pub fn is_exceeded_by(&self, text: &str) -> bool {
+        identifying_words(text).any(|word| !self.0.contains(word))
+    }
+}
+
+/// [`check`] for the answer to a question, whose own words its errors may repeat.
+///
+/// # Errors
+/// The first place that shows more.
+pub fn check_answer(result: &ModuleResult, form: MaskedForm, asked: &Asked) -> Result<(), Unmasked> {
     part("elements", result.elements.as_deref(), form)?;
     part("statistics", result.statistics.as_deref(), form)?;
     // Coverage has one form for all modules, and it must not name what it did not examine.
@@ -61,7 +106,11 @@ pub fn check(result: &ModuleResult, form: MaskedForm) -> Result<(), Unmasked> {
         }
     }
     let showing = form(&["errors"]);
-    match result.errors.iter().flatten().all(|error| may_be_text(showing, error)) {
+    let may_be = |error: &String| match showing {
+        Showing::Unnamed => !asked.is_exceeded_by(error),
+        _ => may_be_text(showing, error),
+    };
+    match result.errors.iter().flatten().all(may_be) {
         true => Ok(()),
         false => Err(Unmasked { place: "errors".to_owned() }),
     }
@@ -102,22 +151,29 @@ fn may_be_text(showing: Showing, text: &str) -> bool {
 /// the loopback and unspecified ones, or a hardware address. Names of hosts and users look like any word.
 #[must_use]
 pub fn identifies(text: &str) -> bool {
-    let separator = |letter: char| letter.is_whitespace() || "\"'`(),;=<>{}[]|".contains(letter);
-    text.split(separator).any(|word| {
-        let word = word.trim_end_matches(['.', ':', '!', '?']);
-        match address(word) {
-            Some(address) => !address.is_unspecified() && !address.is_loopback(),
-            None => names_path(word) || is_hardware_address(word),
-        }
-    })
+    identifying_words(text).next().is_some()
 }
 
-/// Masks every error of a result, and every entry of its coverage, that [`identifies`] something.
-pub fn mask_errors(result: &mut ModuleResult) {
+fn identifying_words(text: &str) -> impl Iterator<Item = &str> {
+    let separator = |letter: char| letter.is_whitespace() || "\"'`(),;=<>{}[]|".contains(letter);
+    text.split(separator).map(|word| word.trim_end_matches(['.', ':', '!', '?'])).filter(
+        |word| match address(word) {
+            Some(address) => !address.is_unspecified() && !address.is_loopback(),
+            None => names_path(word) || is_hardware_address(word),
+        },
+    )
+}
+
+/// Masks every error of a result that names more than the question does, and every entry of its coverage that
+/// [`identifies`] something.
+pub fn mask_errors(result: &mut ModuleResult, asked: &Asked) {
     let skipped = result.coverage.iter_mut().flat_map(|coverage| &mut coverage.not_examined);
     let coverage = skipped.flat_map(|skipped| [&mut skipped.what, &mut skipped.why]);
-    for text in result.errors.iter_mut().flatten().chain(coverage).filter(|text| identifies(text)) {
+    for text in coverage.filter(|text| identifies(text)) {
         MASKED.clone_into(text);
+    }
+    for error in result.errors.iter_mut().flatten().filter(|error| asked.is_exceeded_by(error)) {
+        MASKED.clone_into(error);
     }
 }
 
@@ -322,12 +378,30 @@ mod tests {
         let mut result = result(&json!({}), &json!({}), &[]).with_coverage(coverage);
 
         let before = check(&result, form);
-        mask_errors(&mut result);
+        mask_errors(&mut result, &Asked::default());
 
         assert_eq!(before, Err(Unmasked { place: "coverage.not_examined".to_owned() }));
         assert_eq!(check(&result, form), Ok(()));
         let skipped = &result.coverage.unwrap().not_examined;
         assert_eq!((&*skipped[0].why, &*skipped[1].what, &*skipped[2].what), (MASKED, MASKED, "processes"));
+    }
+
+    #[test]
+    fn an_error_may_repeat_what_was_asked_and_nothing_else() {
+        let asked =
+            to_raw_value(&json!({"ip": ["10.1.2.3/99"], "searches": {"s": {"paths": ["/a/b"]}}})).unwrap();
+        let asked = Asked::of(Some(&asked));
+        let unnamed: MaskedForm = |_| Showing::Unnamed;
+        let own = ["ip: \"10.1.2.3/99\" has a prefix longer than 32", "\"/a/b\" cannot be opened"];
+        let mut result = result(&json!({}), &json!({}), &own);
+        assert_eq!(check_answer(&result, unnamed, &asked), Ok(()));
+        assert!(check(&result, unnamed).is_err());
+
+        result.errors.as_mut().unwrap().push("\"/a/b/secret\" cannot be opened".to_owned());
+        assert!(check_answer(&result, unnamed, &asked).is_err());
+        mask_errors(&mut result, &asked);
+
+        assert_eq!(result.errors.unwrap(), [own[0], own[1], MASKED]);
     }
 
     #[test]

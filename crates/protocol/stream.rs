@@ -82,6 +82,12 @@ impl<R: AsyncRead + Unpin> ModuleReader<R> {
         Ok(read > 0)
     }
 
+    /// The first line that [`ModuleReader::read_ahead`] has kept, when a whole one is there.
+    pub fn kept_line(&self) -> Option<&[u8]> {
+        let kept = self.frames.read_buffer();
+        kept.iter().position(|byte| *byte == b'\n').map(|end| &kept[..end])
+    }
+
     /// The stream.
     pub fn get_ref(&self) -> &R {
         self.frames.get_ref()

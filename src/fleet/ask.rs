@@ -35,16 +35,47 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// How long after an action's end answers can still come.
 const AFTER_END: Duration = Duration::from_secs(60);
 
+/// Agents without facts that are named.
+const NAMED: usize = 20;
+
 /// How long agents that are away may still run an action.
 const EXPIRES: Duration = Duration::from_secs(3600);
 
-/// Carries out a question to the fleet.
-pub(crate) fn run(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
-    files::block_on(ask(question, options, printer))
+/// What a fleet is asked.
+pub(crate) struct Asked {
+    /// What it is called, for those who audit.
+    pub(crate) name: String,
+    /// The questions.
+    pub(crate) operations: Vec<Operation>,
+    /// Longest time for all of them on a host.
+    pub(crate) timeout: Option<Duration>,
+    /// How long it may be begun, unless the command line says otherwise.
+    pub(crate) expires: Option<Duration>,
 }
 
-async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
-    let text = options.target.as_deref().unwrap_or("all");
+impl std::convert::From<Question> for Asked {
+    fn from(Question { module, parameters, timeout }: Question) -> Self {
+        let name = format!("vigie query {module}");
+        Self { name, operations: vec![Operation { module, params: parameters }], timeout, expires: None }
+    }
+}
+
+/// Carries out a question to the agents for which `target` is true.
+pub(crate) fn run(
+    asked: &Asked,
+    target: &str,
+    options: &AskOptions,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
+    files::block_on(ask(asked, target, options, printer))
+}
+
+async fn ask(
+    asked: &Asked,
+    text: &str,
+    options: &AskOptions,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
     let target = parse_target(text)?;
     let profile = Profile::load(options.file.fleet_file.as_deref())?;
     sign::signing_key(options.key.as_deref(), &profile)?;
@@ -64,12 +95,22 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
     let limited = agents.len() < matching;
     let rest = if limited { format!(", {} are asked", agents.len()) } else { String::new() };
     view.note(&format!("{matching} match, {online} online{rest}"));
+    // Whether the target is true for them is not known either.
+    let unknown: Vec<&str> = inventory.without_facts().map(AgentId::as_str).collect();
+    if !unknown.is_empty() {
+        let names = unknown.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+        let rest = if unknown.len() > NAMED { ", …" } else { "" };
+        view.note(&format!(
+            "{} not asked, because they never told their facts: {names}{rest}",
+            unknown.len()
+        ));
+    }
     if agents.is_empty() {
-        return Ok(Exit::Ok);
+        return Ok(if unknown.is_empty() { Exit::Ok } else { Exit::NotKnown });
     }
 
     let policy = &inventory.policy;
-    let asking = Asking { question, options, profile: &profile, policy, target: text.to_owned() };
+    let asking = Asking { asked, options, profile: &profile, policy, target: text.to_owned() };
     let mut answers = Answers::new(&inventory);
     let mut actions = Vec::new();
     let batches: Vec<&[AgentId]> = match options.batch {
@@ -109,7 +150,10 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
     if !answers.silent.is_empty() {
         view.note(&format!("later answers: vigie fleet results {ids}"));
     }
-    Ok(exit_of(&answers, options.waiting.wait))
+    Ok(match exit_of(&answers, options.waiting.wait) {
+        Exit::Ok if !unknown.is_empty() => Exit::NotKnown,
+        exit => exit,
+    })
 }
 
 /// What the exit code says of the answers.
@@ -117,6 +161,8 @@ pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
     let counts = &answers.counts;
     if counts.failed + counts.refused + counts.flagged > 0 {
         Exit::SomeFailed
+    } else if (answers.silent.is_empty() || wait == Wait::None) && counts.not_known > 0 {
+        Exit::NotKnown
     } else if answers.silent.is_empty() || wait == Wait::None {
         Exit::Ok
     } else {
@@ -127,7 +173,7 @@ pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
 
 /// What all actions of a question have in common.
 struct Asking<'a> {
-    question: Question,
+    asked: &'a Asked,
     options: &'a AskOptions,
     profile: &'a Profile,
     policy: &'a Policy,
@@ -136,14 +182,13 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     fn action(&self, agents: Option<Vec<AgentId>>) -> Result<Action, Failure> {
-        let module = self.question.module.clone();
-        let name = self.options.purpose.clone().unwrap_or_else(|| format!("vigie query {module}"));
-        let operation = Operation { module, params: self.question.parameters.clone() };
-        let expires = self.options.expires.unwrap_or(EXPIRES);
-        let mut action = sign::new_action(self.profile, name, self.target.clone(), vec![operation], expires)?;
+        let name = self.options.purpose.clone().unwrap_or_else(|| self.asked.name.clone());
+        let operations = self.asked.operations.clone();
+        let expires = self.options.expires.or(self.asked.expires).unwrap_or(EXPIRES);
+        let mut action = sign::new_action(self.profile, name, self.target.clone(), operations, expires)?;
         action.agents = agents;
         action.limits.seconds =
-            self.question.timeout.map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX));
+            self.asked.timeout.map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX));
         Ok(action)
     }
 

@@ -140,6 +140,11 @@ impl Inventory {
             .collect()
     }
 
+    /// The agents that no target can be evaluated for.
+    pub(crate) fn without_facts(&self) -> impl Iterator<Item = &AgentId> {
+        self.agents.iter().filter(|(_, known)| known.facts.is_none()).map(|(agent, _)| agent)
+    }
+
     /// Checks a seal against the key that is enrolled for the agent.
     pub(crate) fn open(&self, agent: &AgentId, sealed: &Sealed, purpose: Purpose) -> Result<(), SealProblem> {
         let known = self.agents.get(agent).ok_or(SealProblem::NotEnrolled)?;

@@ -1,5 +1,6 @@
 //! The engine with its threads, on real file systems.
 
+mod adversary;
 mod cases;
 mod running;
 mod who;
