@@ -185,7 +185,7 @@ impl Session {
         };
         let config = config.status;
         let log_problem = asked.agent_log.status();
-        let found = found_now(&config, &journal, fleet.as_ref(), log_problem);
+        let found = found_now(&journal, fleet.as_ref(), log_problem);
         let about_agent =
             |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
         conditions.splice(0..0, found.iter().map(about_agent));
@@ -287,7 +287,6 @@ fn bad_name(bad: &BadModuleName) -> Reply {
 
 /// What is wrong with parts that are asked for it at the moment of the status.
 fn found_now(
-    config: &vigie_protocol::control::ConfigStatus,
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
@@ -302,11 +301,6 @@ fn found_now(
     note(AgentCondition::JournalUnwritable, journal.error.clone());
     note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
     note(AgentCondition::LogUnwritable, log_problem);
-    let refused = (!config.last_reload_ok).then(|| {
-        let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
-        problems.join("; ")
-    });
-    note(AgentCondition::ConfigurationRefused, refused);
     set
 }
 
