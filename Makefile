@@ -94,6 +94,8 @@ test: ## run all tests
 	# Without root, the tests that want these are skipped where they are missing, but not in CI.
 	if [ "$$(id -u)" = 0 ]; then
 	  need 'command -v openssl' openssl
+	  # Writes databases of packages that our readers are compared on.
+	  need 'command -v rpmbuild' rpm
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi

@@ -10,6 +10,7 @@ use vigie_protocol::module_name::ModuleName;
 
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
+use crate::inventory_flags::PackagesFlags;
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
 use crate::progress::ProgressWhen;
@@ -133,7 +134,11 @@ Examples:
   vigie alerts -n 20
   vigie alerts -f                          the newest ten, then new ones, over restarts of the agent
   vigie alerts --since 1h --module fswatch
-  vigie alerts --since 2026-11-23T00:00:00Z --json")]
+  vigie alerts --since 2026-11-23T00:00:00Z --json
+  vigie alerts --verify                    prove that nothing was changed or erased
+
+Where alerts are missing, a line says how many and why. Exit codes: 0 all is there, or was deleted to
+make room; 1 alerts are missing, or the journal is not as it was written.")]
     Alerts(AlertsArgs),
 
     /// Work with modules
@@ -283,6 +288,20 @@ Examples:
         options: QueryOptions,
     },
 
+    /// Find packages by name, version and file, and verify their files
+    #[command(after_help = "\
+Examples:
+  vigie query packages --name '^openssl' --version '<3.0.15'
+  vigie query packages --file /usr/bin/sudo
+  vigie query packages --verify            exits with 1 when a file is not as its package brought it
+  vigie query packages --verify --full --name '^(sudo|openssh)'")]
+    Packages {
+        #[command(flatten)]
+        flags: PackagesFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// Compare the clock with the host's time servers
     #[command(after_help = "\
 Examples:
@@ -325,7 +344,7 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known = ["fswatch", "netstat", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known = ["fswatch", "netstat", "packages", "timedrift", "file", "other", "help", "--help", "-h"];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
@@ -430,6 +449,14 @@ pub(crate) struct AlertsArgs {
     /// Print JSON, one alert a line
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
+    #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
+    pub(crate) verify: bool,
+
+    /// With --verify: the directory of a journal that no agent is working on (agent.state_dir/journal, or a copy)
+    #[arg(long, value_name = "DIR", requires = "verify")]
+    pub(crate) journal: Option<PathBuf>,
 
     /// The alerts of all agents of the fleet for which this is true, see docs/targets.md
     #[arg(long, short = 't', value_name = "EXPR")]

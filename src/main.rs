@@ -13,6 +13,7 @@ mod fleet;
 mod generate;
 mod guard;
 mod interrupts;
+mod inventory_flags;
 mod launch;
 mod module_commands;
 mod modules;

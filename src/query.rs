@@ -104,7 +104,16 @@ pub(crate) fn run(
     let interrupts = Interrupts::new().ok();
     let result = question.ask_watched(&mut Client::connect(socket)?, line, interrupts.as_ref())?;
     show(&module, &result, &mut make_printer(options.answer.json))?;
-    Ok(exit_of(&result, options.answer.fail_if_none))
+    match exit_of(&result, options.answer.fail_if_none) {
+        Exit::Ok if has_findings(&module, &result) => Ok(Exit::NotWell),
+        exit => Ok(exit),
+    }
+}
+
+/// Whether a verification of packages found differences: scripts must not take these for success, as dpkg has them.
+fn has_findings(module: &str, result: &ModuleResult) -> bool {
+    let elements = result.elements.as_deref().map_or("", RawValue::get);
+    module == "packages" && result.foundanything && elements.starts_with("{\"findings\"")
 }
 
 /// What a command line asks, and how.
@@ -112,6 +121,7 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
     let (module, flags, options) = match target {
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
+        QueryTarget::Packages { flags, options } => ("packages", flags.clone().parameters(), options),
         QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),

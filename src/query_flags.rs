@@ -54,7 +54,7 @@ pub(crate) struct FswatchFlags {
     since: Option<String>,
 
     /// Only changes of this kind
-    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted"])]
+    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted", "transaction"])]
     event: Option<String>,
 
     /// Only changes by programs whose path has this in it
@@ -192,26 +192,26 @@ pub(crate) struct FileFlags {
 
 /// Parameters as they are put together.
 #[derive(Default)]
-struct Parameters(Map<String, Value>);
+pub(crate) struct Parameters(pub(crate) Map<String, Value>);
 
 impl Parameters {
-    fn put(&mut self, key: &str, value: impl Into<Value>) {
+    pub(crate) fn put(&mut self, key: &str, value: impl Into<Value>) {
         self.0.insert(key.to_owned(), value.into());
     }
 
-    fn put_if(&mut self, key: &str, wanted: bool) {
+    pub(crate) fn put_if(&mut self, key: &str, wanted: bool) {
         if wanted {
             self.put(key, true);
         }
     }
 
-    fn put_some<T: Into<Value>>(&mut self, key: &str, value: Option<T>) {
+    pub(crate) fn put_some<T: Into<Value>>(&mut self, key: &str, value: Option<T>) {
         if let Some(value) = value {
             self.put(key, value);
         }
     }
 
-    fn put_all(&mut self, key: &str, values: Vec<String>) {
+    pub(crate) fn put_all(&mut self, key: &str, values: Vec<String>) {
         if !values.is_empty() {
             self.put(key, values);
         }

@@ -151,6 +151,13 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     if journal.pending > 0 {
         text.push_str(&format!(", {} waiting for the disk", journal.pending));
     }
+    let deleted: u64 = journal.deleted.values().sum();
+    if deleted > 0 {
+        text.push_str(&format!(", {deleted} deleted to make room"));
+    }
+    if let Some(damage) = &journal.damage {
+        text.push_str(&format!("; {}", paint.text(Tone::Bad, &safe(damage))));
+    }
     if let Some(error) = &journal.error {
         text.push_str(&format!("; {}", paint.text(Tone::Bad, &safe(error))));
     }

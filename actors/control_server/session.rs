@@ -23,8 +23,7 @@ use vigie_protocol::progress::INTERVAL;
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
-use crate::alert_journal::segments::{JournalReader, start_of_last};
-use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
+use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView, alert_record};
 use crate::conditions::GetConditions;
 use crate::config_loader::{GetConfig, Reload};
 use crate::fleet_link::GetFleetStatus;
@@ -32,8 +31,9 @@ use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
 use vigie_config::model::LimitsSection;
+use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
 use vigie_protocol::control::{
-    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
+    AgentStatus, ErrorReply, FleetStatus, Health, JournalStatus, MissingAlerts, ModuleLine, ModuleState,
     ModuleStatus, Reply, Request,
 };
 use vigie_protocol::module_name::{BadModuleName, ModuleName};
@@ -42,7 +42,7 @@ use vigie_protocol::module_name::{BadModuleName, ModuleName};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Alerts that are read from the disk at a time.
-const ALERTS_AT_A_TIME: usize = 256;
+const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 4 << 20 };
 
 /// Time in which the actors answer what needs no waiting.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -149,6 +149,10 @@ impl Session {
             Request::Stop {} => Ok(()),
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
+            Request::VerifyAlerts {} => {
+                let verified = until_gone(reader, self.verify_alerts()).await?;
+                client.reply(&verified).await
+            }
             Request::Alerts { since, after, module, last, follow } => {
                 let wanted = Wanted { since, after, module, last, follow };
                 let alerts = self.alerts(wanted, client);
@@ -265,6 +269,17 @@ impl Session {
         })
     }
 
+    async fn verify_alerts(&self) -> Reply {
+        let Ok(view) = self.asked.journal.send(GetJournalView).timeout(ACTOR_TIMEOUT).await else {
+            return stopping();
+        };
+        let (directory, recorded) = (view.directory.clone(), *view.recorded.borrow());
+        match blocking(move || vigie_journal::verify(&directory, Some(recorded))).await {
+            Ok(verification) => Reply::Verified(Box::new(verification)),
+            Err(error) => unreadable(&view.directory, &error),
+        }
+    }
+
     async fn alerts(&self, wanted: Wanted, client: &mut Client) -> Result<(), Over> {
         let Ok(view) = self.asked.journal.send(GetJournalView).timeout(ACTOR_TIMEOUT).await else {
             return client.reply(&stopping()).await;
@@ -299,6 +314,8 @@ fn found_now(
         }
     };
     note(AgentCondition::JournalUnwritable, journal.error.clone());
+    note(AgentCondition::JournalDamaged, journal.damage.clone());
+    note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
     note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
     note(AgentCondition::LogUnwritable, log_problem);
     set
@@ -444,12 +461,14 @@ struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, record: &AlertRecord) -> bool {
-        let module = self.module.as_deref().is_none_or(|module| record.module.as_str() == module);
-        let since = self
-            .since
-            .is_none_or(|since| record.time.parse().is_ok_and(|time: jiff::Timestamp| time >= since));
-        module && since
+    fn takes(&self, record: &Record) -> bool {
+        let module = self.module.as_deref().is_none_or(|module| record.module == module);
+        module && !self.is_too_old(record)
+    }
+
+    fn is_too_old(&self, record: &Record) -> bool {
+        let is_young = |since| record.time.parse().is_ok_and(|time: jiff::Timestamp| time >= since);
+        self.since.is_some_and(|since| !is_young(since))
     }
 }
 
@@ -468,15 +487,15 @@ impl Wanted {
 }
 
 async fn stream_alerts(
-    mut view: JournalView,
+    view: JournalView,
     wanted: Wanted,
     filter: Filter,
     client: &mut Client,
 ) -> Result<(), Over> {
-    let mut through = *view.recorded.borrow_and_update();
     let mut after = wanted.after.unwrap_or(0);
     if let Some(last) = wanted.last {
         let (directory, filter) = (view.directory.clone(), filter.clone());
+        let through = *view.recorded.borrow();
         let start =
             blocking(move || start_of_last(&directory, through, last, |record| filter.takes(record))).await;
         match start {
@@ -484,36 +503,71 @@ async fn stream_alerts(
             Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
         }
     }
-    let mut reader = JournalReader::new(&view.directory, after);
+    let mut journal = view.follow(after);
+    // What is missing is told when an alert follows that is wanted: before that it may be too old.
+    let mut missing = Vec::new();
     loop {
         loop {
-            let read = blocking(move || {
-                let mut records = Vec::new();
-                let result = reader.read(through, ALERTS_AT_A_TIME, &mut records);
-                result.map(|()| (reader, records))
-            })
-            .await;
-            let (same_reader, records) = match read {
-                Ok(read) => read,
+            let items = match journal.read(ALERTS_AT_A_TIME).await {
+                Ok(items) => items,
                 Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
             };
-            reader = same_reader;
-            if records.is_empty() {
+            if items.is_empty() {
                 break;
             }
             let mut lines = Vec::new();
-            for record in records.into_iter().filter(|record| filter.takes(record)) {
-                write_line(&mut lines, &Reply::Alert(record));
+            for item in items {
+                match item {
+                    Item::Alert(record) if filter.takes(&record) => {
+                        missing.drain(..).for_each(|one| write_line(&mut lines, &Reply::Missing(one)));
+                        write_line(&mut lines, &Reply::Alert(alert_record(record)));
+                    }
+                    Item::Alert(record) if filter.is_too_old(&record) => missing.clear(),
+                    Item::Alert(_) => {}
+                    Item::Missing(one) => missing.push(missing_alerts(&one)),
+                    Item::Damaged(damage) => missing.push(damaged(&damage)),
+                }
             }
             client.write(&lines).await?;
+        }
+        for one in missing.drain(..) {
+            client.reply(&Reply::Missing(one)).await?;
         }
         if !wanted.follow {
             return client.reply(&Reply::End {}).await;
         }
-        if view.recorded.changed().await.is_err() {
+        if !journal.changed().await {
             return client.reply(&stopping()).await;
         }
-        through = *view.recorded.borrow_and_update();
+    }
+}
+
+fn missing_alerts(missing: &Missing) -> MissingAlerts {
+    let reason = match missing.why {
+        Cause::Deleted(_) => "deleted",
+        Cause::Damaged => "damaged",
+        Cause::Lost => "lost",
+    };
+    MissingAlerts {
+        first: missing.first,
+        last: missing.last,
+        count: missing.count(),
+        reason: reason.to_owned(),
+        message: missing.to_string(),
+    }
+}
+
+fn damaged(damage: &Damage) -> MissingAlerts {
+    let reason = match damage.kind {
+        DamageKind::Line => "damaged",
+        DamageKind::Link => "changed",
+    };
+    MissingAlerts {
+        first: damage.after + 1,
+        last: damage.after,
+        count: 0,
+        reason: reason.to_owned(),
+        message: damage.to_string(),
     }
 }
 

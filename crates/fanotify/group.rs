@@ -99,6 +99,25 @@ impl Group {
         self.mark(libc::FAN_MARK_ADD, directory, mask)
     }
 
+    /// Reports these events of an object of any kind, whatever name it has; marks add up. The object stays in the
+    /// kernel's memory as long as the mark.
+    ///
+    /// # Errors
+    /// When the file system or the kernel cannot do it.
+    pub fn mark_object(&self, object: BorrowedFd<'_>, mask: Mask) -> Result<(), MarkError> {
+        let group = self.descriptor.as_fd();
+        Ok(sys::fanotify_mark_object(group, libc::FAN_MARK_ADD, mask.bits(), object)?)
+    }
+
+    /// As [`Group::mark_filesystem`], for the file system that an object of any kind is on.
+    ///
+    /// # Errors
+    /// When the file system or the kernel cannot do it.
+    pub fn mark_filesystem_of(&self, object: BorrowedFd<'_>, mask: Mask) -> Result<(), MarkError> {
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
+        Ok(sys::fanotify_mark_object(self.descriptor.as_fd(), flags, mask.bits(), object)?)
+    }
+
     /// Reports these events of the directory no longer.
     ///
     /// # Errors

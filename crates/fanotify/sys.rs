@@ -1,7 +1,7 @@
 //! The system calls that no safe crate wraps. Each function is one call.
 #![expect(unsafe_code, reason = "nothing safe wraps fanotify, file handles or the priority of I/O")]
 
-use std::ffi::{c_int, c_long, c_uint};
+use std::ffi::{CString, c_int, c_long, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -65,6 +65,21 @@ pub(crate) fn fanotify_mark(
     let path = c".".as_ptr();
     // SAFETY: both descriptors are borrowed for the call, and the path is a constant that ends with a zero.
     let result = unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, directory.as_raw_fd(), path) };
+    check(result)
+}
+
+/// fanotify_mark(2): changes the mark of an object of any kind, open in any way, or of its file system.
+pub(crate) fn fanotify_mark_object(
+    group: BorrowedFd<'_>,
+    flags: c_uint,
+    mask: u64,
+    object: BorrowedFd<'_>,
+) -> io::Result<()> {
+    // Through /proc, which leads to the object also of a descriptor made with O_PATH.
+    let path = CString::new(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    // SAFETY: the group is borrowed for the call, and the path lives as long and ends with a zero.
+    let result =
+        unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, libc::AT_FDCWD, path.as_ptr()) };
     check(result)
 }
 

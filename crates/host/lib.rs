@@ -4,9 +4,12 @@
 
 pub mod environment;
 pub mod os_release;
+pub mod users;
 
 mod addresses;
 mod architecture;
+mod shown;
 
 pub use addresses::addresses;
 pub use architecture::architecture;
+pub use shown::shown;

@@ -9,15 +9,19 @@
 //!   how many it dropped as soon as lines are taken again.
 //! - Modules' lines are formatted without the lock, on the caller's thread, and written in batches.
 //!
-//! There is no queue in between: one would be lost when the process aborts, together with the lines that say why.
+//! A file is written by a process of its own ([`writer`]), because a file system that hangs takes with it whoever
+//! writes there. There is no queue in this process: one would be lost when it aborts, together with the lines that say
+//! why.
 
 pub mod escape;
 mod line;
 mod sink;
 mod time;
+pub mod writer;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,6 +63,15 @@ pub enum LogError {
         /// What the system says.
         source: io::Error,
     },
+    /// The process that writes the log file cannot be started.
+    #[error("cannot start the process that writes the log file")]
+    NoWriter {
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The process that writes the log file cannot open it.
+    #[error("{0}")]
+    Refused(String),
     /// The log file cannot be opened or created.
     #[error("cannot open the log file {path:?}; set logging.file to a place the agent may write to")]
     NotOpened {
@@ -90,6 +103,8 @@ struct Shared {
     /// Form of the lines, see [`Shape::index`].
     shape: AtomicU8,
     syslog: PathBuf,
+    /// The program that writes files for us; without one they are written here.
+    writer: Option<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -99,6 +114,8 @@ struct State {
     section: LoggingSection,
     /// Set from the first line lost until one is taken again.
     failure: Option<Failure>,
+    /// Writers that still write what they had when another one took over.
+    retired: Vec<Child>,
 }
 
 #[derive(Debug)]
@@ -114,16 +131,26 @@ impl AgentLog {
     /// # Errors
     /// When the log file cannot be opened. That a syslog daemon is not running yet is no error.
     pub fn open(section: &LoggingSection) -> Result<Self, LogError> {
-        Self::open_with(section, Path::new(SYSLOG_SOCKET))
+        Self::open_with(section, Path::new(SYSLOG_SOCKET), None)
     }
 
-    fn open_with(section: &LoggingSection, syslog: &Path) -> Result<Self, LogError> {
-        let state = State { sink: Sink::open(section, syslog)?, section: section.clone(), failure: None };
+    /// The same, with a log file written by a process of its own: `program` with the command [`writer::COMMAND`].
+    ///
+    /// # Errors
+    /// As [`AgentLog::open`]. That the file's disk does not answer is no error.
+    pub fn open_through(section: &LoggingSection, program: &Path) -> Result<Self, LogError> {
+        Self::open_with(section, Path::new(SYSLOG_SOCKET), Some(program))
+    }
+
+    fn open_with(section: &LoggingSection, syslog: &Path, writer: Option<&Path>) -> Result<Self, LogError> {
+        let sink = Sink::open(section, syslog, writer)?;
+        let state = State { sink, section: section.clone(), failure: None, retired: Vec::new() };
         Ok(Self {
             shared: Arc::new(Shared {
                 level: AtomicU8::new(level_index(section.level)),
                 shape: AtomicU8::new(Shape::of(section.mode, section.format).index()),
                 syslog: syslog.to_owned(),
+                writer: writer.map(Path::to_owned),
                 state: Mutex::new(state),
             }),
         })
@@ -139,12 +166,19 @@ impl AgentLog {
     /// # Errors
     /// When a new log file cannot be opened; everything then stays as it was.
     pub fn apply(&self, section: &LoggingSection) -> Result<(), LogError> {
+        let in_force = self.state().section.clone();
+        let elsewhere = (in_force.mode, &in_force.file) != (section.mode, &section.file);
+        let through_writer = self.shared.writer.is_some() && in_force != *section;
+        // Opened before the lock is taken, which holds up everybody who logs.
+        let opened = if elsewhere || through_writer { Some(self.open_sink(section)?) } else { None };
         let mut state = self.state();
-        let elsewhere = (state.section.mode, &state.section.file) != (section.mode, &section.file);
-        if elsewhere {
-            state.sink = Sink::open(section, &self.shared.syslog)?;
-        } else if let Sink::File(file) = &mut state.sink {
-            file.limit(section);
+        match opened {
+            Some(sink) => state.take_sink(sink),
+            None => {
+                if let Sink::File(file) = &mut state.sink {
+                    file.limit(section);
+                }
+            }
         }
         state.section = section.clone();
         self.shared.level.store(level_index(section.level), Ordering::Relaxed);
@@ -157,10 +191,55 @@ impl AgentLog {
     /// # Errors
     /// When the file cannot be opened; the agent then goes on writing to the one it has.
     pub fn reopen(&self) -> Result<(), LogError> {
-        match &mut self.state().sink {
-            Sink::File(file) => file.reopen(),
-            Sink::Stderr(_) | Sink::Syslog(_) => Ok(()),
+        let section = match &mut *self.state() {
+            State { sink: Sink::File(file), .. } => return file.reopen(),
+            State { sink: Sink::Stderr(_) | Sink::Syslog(_), .. } => return Ok(()),
+            State { sink: Sink::Writer(_), section, .. } => section.clone(),
+        };
+        let sink = self.open_sink(&section)?;
+        self.state().take_sink(sink);
+        Ok(())
+    }
+
+    fn open_sink(&self, section: &LoggingSection) -> Result<Sink, LogError> {
+        Sink::open(section, &self.shared.syslog, self.shared.writer.as_deref())
+    }
+
+    /// Asks the process that writes the file whether the file system takes writes; see [`AgentLog::silent_for`].
+    pub fn probe(&self) {
+        if let Sink::Writer(writer) = &mut self.state().sink {
+            writer.look_after();
+            writer.probe();
         }
+    }
+
+    /// How long a probe has waited for its answer.
+    #[must_use]
+    pub fn silent_for(&self) -> Option<Duration> {
+        let mut state = self.state();
+        state.retired.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        match &mut state.sink {
+            Sink::Writer(writer) => {
+                writer.look_after();
+                writer.silent_for()
+            }
+            Sink::Stderr(_) | Sink::File(_) | Sink::Syslog(_) => None,
+        }
+    }
+
+    /// Waits a little until the process that writes the file has written everything, and ends it. Nothing is logged
+    /// afterwards.
+    pub fn finish(&self, patience: Duration) {
+        if let Sink::Writer(writer) = &mut self.state().sink {
+            writer.finish(patience);
+        }
+    }
+
+    /// Has the file system with the log file take an order that changes nothing; returns when it did.
+    pub(crate) fn touch(&self) {
+        let path = self.state().section.file.clone();
+        // Renaming a file to its own name is an order like any other until the kernel sees that nothing is to be done.
+        std::fs::rename(&path, &path).ok();
     }
 
     /// Appends a module's line in the log's form, ready for [`AgentLog::write_module_lines`]. `source` is `log`,
@@ -194,7 +273,10 @@ impl AgentLog {
     /// Why the log is not written as it should be at present, as a sentence for `status`.
     #[must_use]
     pub fn status(&self) -> Option<String> {
-        let state = self.state();
+        let mut state = self.state();
+        if let Sink::Writer(writer) = &mut state.sink {
+            writer.look_after();
+        }
         match &state.failure {
             Some(failure) => Some(format!(
                 "the agent's log is not written since {}: {}; {} lines lost so far",
@@ -246,6 +328,15 @@ impl AgentLog {
         }
     }
 
+    /// How long a record of the agent may wait: it comes from the thread that nothing may hold up, and what the socket
+    /// to the writer cannot take will not be taken soon.
+    fn record_patience(&self) -> Duration {
+        match self.state().sink {
+            Sink::Writer(_) => Duration::ZERO,
+            Sink::Stderr(_) | Sink::File(_) | Sink::Syslog(_) => RECORD_PATIENCE,
+        }
+    }
+
     fn writes(&self, level: Level) -> bool {
         level.as_usize() <= usize::from(self.shared.level.load(Ordering::Relaxed))
     }
@@ -261,8 +352,17 @@ impl AgentLog {
 }
 
 impl State {
+    fn take_sink(&mut self, sink: Sink) {
+        if let Sink::Writer(writer) = std::mem::replace(&mut self.sink, sink) {
+            self.retired.push(writer.retire());
+        }
+    }
+
     fn count_loss(&mut self, lines: u64, error: &io::Error) {
         let error = match error.kind() {
+            ErrorKind::WouldBlock if matches!(self.sink, Sink::Writer(_)) => {
+                "its file system does not take lines fast enough".to_owned()
+            }
             ErrorKind::WouldBlock => "nobody reads it".to_owned(),
             _ => error.to_string(),
         };
@@ -306,7 +406,7 @@ impl Drain for RecordDrain {
         }
         let mut line = Vec::with_capacity(256);
         line::push_record(&mut line, self.0.shape(), &LogTime::now(), record, values)?;
-        self.0.write(&line, RECORD_PATIENCE)
+        self.0.write(&line, self.0.record_patience())
     }
 
     fn is_enabled(&self, level: Level) -> bool {
@@ -426,7 +526,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("log");
         let section = LoggingSection { mode: LogMode::Syslog, ..LoggingSection::default() };
-        let log = AgentLog::open_with(&section, &socket).unwrap();
+        let log = AgentLog::open_with(&section, &socket, None).unwrap();
         info!(log.logger(), "nobody listens");
         log.write_module_lines(&module_lines(&log, &["one", "two"])).unwrap_err();
         assert!(log.status().unwrap().ends_with("3 lines lost so far"), "{:?}", log.status());

@@ -17,6 +17,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::LogError;
+use super::writer::Writer;
 use vigie_config::model::{LogMode, LoggingSection};
 
 /// Most bytes written to standard error at once: POSIX's `PIPE_BUF` on Linux. A pipe that poll(2) calls
@@ -45,11 +46,17 @@ pub(super) enum Sink {
     Stderr(Stderr),
     File(LogFile),
     Syslog(Syslog),
+    /// A file that another process writes.
+    Writer(Box<Writer>),
 }
 
 impl Sink {
     /// Opens what the configuration names. A syslog daemon that is not there yet is no error.
-    pub(super) fn open(section: &LoggingSection, syslog: &Path) -> Result<Self, LogError> {
+    pub(super) fn open(
+        section: &LoggingSection,
+        syslog: &Path,
+        writer: Option<&Path>,
+    ) -> Result<Self, LogError> {
         match section.mode {
             LogMode::Stderr => {
                 let output = io::stderr().as_fd().try_clone_to_owned();
@@ -57,7 +64,10 @@ impl Sink {
                     .map(|output| Self::Stderr(Stderr { output: Arc::new(output), torn: false }))
                     .map_err(|source| LogError::StderrNotTaken { source })
             }
-            LogMode::File => LogFile::open(section).map(Self::File),
+            LogMode::File => match writer {
+                Some(program) => Writer::start(program, section).map(|writer| Self::Writer(Box::new(writer))),
+                None => LogFile::open(section).map(Self::File),
+            },
             LogMode::Syslog => Ok(Self::Syslog(Syslog { path: syslog.to_owned(), socket: None })),
         }
     }
@@ -74,15 +84,17 @@ impl Sink {
             Self::Stderr(stderr) => stderr.write(lines),
             Self::File(file) => file.write(lines),
             Self::Syslog(syslog) => syslog.write(lines),
+            Self::Writer(writer) => writer.write(lines),
         }
     }
 
     /// What to wait for after `WouldBlock`; a file has no reader.
     pub(super) fn reader(&self) -> Option<Reader> {
         match self {
-            Self::Stderr(stderr) => Some(Reader::Stderr(stderr.output.clone())),
+            Self::Stderr(stderr) => Some(Reader::Descriptor(stderr.output.clone())),
             Self::File(_) => None,
             Self::Syslog(syslog) => syslog.socket.clone().map(Reader::Syslog),
+            Self::Writer(writer) => Some(Reader::Descriptor(writer.socket())),
         }
     }
 
@@ -90,6 +102,7 @@ impl Sink {
     pub(super) fn problem(&self) -> Option<&str> {
         match self {
             Self::File(file) => file.problem.as_deref(),
+            Self::Writer(writer) => writer.status(),
             _ => None,
         }
     }
@@ -97,7 +110,7 @@ impl Sink {
 
 /// The one who has to read before a sink takes more.
 pub(super) enum Reader {
-    Stderr(Arc<OwnedFd>),
+    Descriptor(Arc<OwnedFd>),
     Syslog(Arc<UnixDatagram>),
 }
 
@@ -105,7 +118,7 @@ impl Reader {
     /// Waits until the sink may take more; false when the time is over.
     pub(super) fn wait(&self, patience: Duration) -> bool {
         match self {
-            Self::Stderr(output) => is_writable(output.as_fd(), patience),
+            Self::Descriptor(output) => is_writable(output.as_fd(), patience),
             Self::Syslog(socket) => is_writable(socket.as_fd(), patience),
         }
     }
@@ -113,9 +126,18 @@ impl Reader {
 
 /// Whether a write would not block, or becomes so in time. An error on the descriptor counts as writable: the
 /// write will name it.
-fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+pub(super) fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    is_ready(descriptor, PollFlags::POLLOUT, patience)
+}
+
+/// Whether there is something to read, or comes in time.
+pub(super) fn is_readable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    is_ready(descriptor, PollFlags::POLLIN, patience)
+}
+
+fn is_ready(descriptor: BorrowedFd<'_>, event: PollFlags, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    let mut polled = [PollFd::new(descriptor, PollFlags::POLLOUT)];
+    let mut polled = [PollFd::new(descriptor, event)];
     match poll(&mut polled, timeout) {
         Ok(ready) => ready > 0,
         Err(Errno::EINTR) => false,
@@ -124,7 +146,7 @@ fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
 }
 
 /// Bytes of the whole lines at the beginning of `lines` that fit into `room`.
-fn whole_lines_within(lines: &[u8], room: usize) -> usize {
+pub(super) fn whole_lines_within(lines: &[u8], room: usize) -> usize {
     if lines.len() <= room {
         return lines.len();
     }
@@ -132,7 +154,7 @@ fn whole_lines_within(lines: &[u8], room: usize) -> usize {
 }
 
 /// Bytes of the first line, with its line feed.
-fn first_line(lines: &[u8]) -> usize {
+pub(super) fn first_line(lines: &[u8]) -> usize {
     lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1)
 }
 

@@ -12,6 +12,7 @@
 //! What cannot be read or makes no sense in a database is left out line by line.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
@@ -205,6 +206,23 @@ impl Packages {
         }
         let path = aliases.resolve(path.as_os_str().as_bytes());
         dpkg.find(&path, aliases).or_else(|| apk.find(&path, aliases))
+    }
+
+    /// The versions of all packages that one manager has installed, as its database has them now.
+    #[must_use]
+    pub fn versions(&self, manager: Manager) -> BTreeMap<String, String> {
+        match manager {
+            Manager::Dpkg => dpkg::versions(&self.root),
+            Manager::Apk => apk::versions(&self.root),
+            Manager::Rpm => BTreeMap::new(),
+        }
+    }
+
+    /// Reads what has changed at the next question, however soon that comes.
+    pub fn distrust(&mut self, now: Instant) {
+        if let Some(read) = &mut self.read {
+            read.believed_until = now;
+        }
     }
 
     /// Gives back the memory of what was read: called when nobody asked for some time.

@@ -70,7 +70,7 @@ conditions! {
         "Make room on the disk that holds agent.state_dir, or mount it read-write; the agent goes on by itself.";
     /// Records of the journal are missing or damaged; what is missing is named by `vigie alerts --verify`.
     JournalDamaged = "journal-damaged", Failed,
-        "Find out who changed the files below agent.state_dir/alerts. `vigie alerts --verify` names the gaps.";
+        "Find out who changed the files below agent.state_dir/journal. `vigie alerts --verify` names the gaps.";
     /// Alerts were deleted because the journal reached its size before they were read.
     JournalTrimmed = "journal-trimmed", Warning,
         "Give the journal more room (journal.segment_bytes, journal.keep_segments), or find what floods it.";

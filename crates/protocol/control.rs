@@ -60,6 +60,8 @@ pub enum Request {
         #[serde(default)]
         follow: bool,
     },
+    /// Proves the journal, reading all of it; answered by [`Reply::Verified`].
+    VerifyAlerts {},
     /// Reads the configuration again; answered by [`Reply::Reloaded`].
     Reload {
         /// Only say what would change.
@@ -99,6 +101,10 @@ pub enum Reply {
     Result(ModuleResult),
     /// One alert of [`Request::Alerts`].
     Alert(AlertRecord),
+    /// Alerts that [`Request::Alerts`] asks for and that are not there, in their place among the others.
+    Missing(MissingAlerts),
+    /// Answer to [`Request::VerifyAlerts`].
+    Verified(Box<JournalVerification>),
     /// One line of [`Request::Logs`] or [`Request::Tap`].
     Line(ModuleLine),
     /// Answer to [`Request::Reload`].
@@ -306,6 +312,79 @@ pub struct JournalStatus {
     /// Why the disk takes no alerts at present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Head of the chain of batches: it stands for everything that is recorded.
+    #[serde(default)]
+    pub head: String,
+    /// Alerts that were deleted to make room since the journal was begun, by severity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted: BTreeMap<String, u64>,
+    /// What is wrong with the files; absent when nothing was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// Alerts that went since the agent started although they are severe or the fleet does not have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed: Option<String>,
+}
+
+/// What a journal is found to be, read from its first byte to its last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalVerification {
+    /// Number of the first alert that is there; 0 when there is none.
+    pub first: u64,
+    /// Number of the newest alert that was recorded.
+    pub last: u64,
+    /// Alerts that are there.
+    pub alerts: u64,
+    /// Batches whose every alert is proved by the chain.
+    pub proved_batches: u64,
+    /// Batches of which some alerts were deleted to make room; the others are proved as far as they can be.
+    pub thinned_batches: u64,
+    /// Alerts of versions that wrote no checksums.
+    pub unproved_alerts: u64,
+    /// Alerts that are missing without having been deleted to make room.
+    pub missing: u64,
+    /// Pieces that are no lines of a journal.
+    pub damaged: u64,
+    /// Places where the chain, or the link between two alerts, is broken.
+    pub broken: u64,
+    /// Alerts that were deleted to make room, by severity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted: BTreeMap<String, u64>,
+    /// Head of the chain at the end.
+    pub head: String,
+    /// What is wrong, the first thousand of it.
+    pub problems: Vec<String>,
+}
+
+impl JournalVerification {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.missing == 0 && self.damaged == 0 && self.broken == 0
+    }
+}
+
+/// Between two alerts of a stream: alerts are missing, or something is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingAlerts {
+    /// Number of the first alert that is missing.
+    pub first: u64,
+    /// Number of the last one; less than `first` when none is missing.
+    pub last: u64,
+    /// How many are missing.
+    pub count: u64,
+    /// `deleted` to make room, `damaged`, `lost`, or `changed`.
+    pub reason: String,
+    /// The same as a sentence.
+    pub message: String,
+}
+
+impl MissingAlerts {
+    /// Whether they should be there.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.reason != "deleted"
+    }
 }
 
 /// Queries since the agent started.

@@ -54,6 +54,8 @@ pub enum Event {
     Notice,
     /// Somebody approved of a change.
     Accepted,
+    /// What a package manager did, and its packages explain.
+    Transaction,
 }
 
 impl Event {
@@ -70,6 +72,7 @@ impl Event {
             Self::Group => "group",
             Self::Notice => "notice",
             Self::Accepted => "accepted",
+            Self::Transaction => "transaction",
         }
     }
 }

@@ -9,6 +9,7 @@
 mod content;
 mod round;
 mod scan;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -23,6 +24,7 @@ use vigie_sdk::protocol::Asker;
 use self::content::Contents;
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
+use self::transactions::Transactions;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
 use crate::due::DueLanes;
@@ -183,6 +185,7 @@ pub struct Engine<S> {
     left_out: Vec<PathBuf>,
     ledger: Ledger,
     storms: Storms,
+    transactions: Transactions,
     due: DueLanes,
     rounds: BTreeMap<u64, Round>,
     /// Rounds whose alerts wait for what packages say of them.
@@ -258,6 +261,7 @@ impl<S: Sink> Engine<S> {
             left_out: Vec::new(),
             ledger: Ledger::open(None, 0).0,
             storms: Storms::new(0, 0),
+            transactions: Transactions::default(),
             due: DueLanes::new(Duration::ZERO),
             rounds: BTreeMap::new(),
             unrecorded: BTreeMap::new(),
@@ -304,6 +308,7 @@ impl<S: Sink> Engine<S> {
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
+            self.tend_transactions();
             if self.next_scan.is_some_and(|next| next <= now()) {
                 self.scan_all(Purpose::Quick, Depth::Glance, None);
             }
@@ -321,7 +326,7 @@ impl<S: Sink> Engine<S> {
         let (ledger, beginning) = Ledger::open(self.own.as_deref(), history_bytes);
         self.ledger = ledger;
         self.storms = Storms::new(0, self.ledger.epoch());
-        self.storms.restore(&self.ledger.state().groups, now());
+        self.restore_groups();
         self.learned = Arc::new(self.ledger.state().learned.clone());
         self.status.baseline_complete = false;
         for (id, text) in self.ledger.pending() {
@@ -577,7 +582,7 @@ impl<S: Sink> Engine<S> {
         // With scans under way, the next report is what there is to wait for.
         let since = self.busy.values().min().filter(|_| self.scans.is_empty());
         let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
-        [due, scan, busy, self.storms.next(now)].into_iter().flatten().min()
+        [due, scan, busy, self.storms.next(now), self.transactions.next(now)].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -752,6 +757,8 @@ impl<S: Sink> Engine<S> {
                 }
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
+                Report::Running { process, runs } => self.note_running(process, runs),
+                Report::Ended { process, packages } => self.note_ended(process, &packages),
                 Report::Verified { files, bytes_read, differing } => {
                     self.note_verified(files, bytes_read, differing);
                 }

@@ -68,6 +68,8 @@ pub struct Entry {
     pub alone: Vec<Alert>,
     /// What is told as part of a group, with the group's id.
     pub members: Vec<(String, Alert)>,
+    /// What belongs to a package manager's record and is explained by it, with the record's id.
+    pub explained: Vec<(String, Alert)>,
     /// The open groups, when they changed.
     pub groups: Option<String>,
 }
@@ -208,6 +210,10 @@ impl Ledger {
             lines.push(line(&text, "group_id", group));
             self.note_unaccepted(alert, &mut unaccepted);
         }
+        for (record, alert) in &entry.explained {
+            let text = self.text_of(alert, record);
+            lines.push(line(&text, "group_id", record));
+        }
         for (path, object) in &entry.changes {
             match object {
                 Some(object) => self.state.baseline.insert(path, object),
@@ -282,7 +288,10 @@ impl Ledger {
     }
 
     fn note_unaccepted(&mut self, alert: &Alert, unaccepted: &mut Vec<(PathBuf, Unaccepted)>) {
-        if matches!(alert.event, Event::Group | Event::Notice | Event::Accepted | Event::Digest) {
+        if matches!(
+            alert.event,
+            Event::Group | Event::Notice | Event::Accepted | Event::Digest | Event::Transaction
+        ) {
             return;
         }
         let path = crate::query::path_from_text(&alert.path);

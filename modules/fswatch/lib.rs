@@ -39,6 +39,7 @@ pub mod rules;
 pub mod secrets;
 pub mod store;
 pub mod storm;
+pub mod transaction;
 pub mod trust;
 pub mod verifier;
 pub mod watching;

@@ -60,6 +60,8 @@ pub struct Managed {
     pub manager: Manager,
     /// The manager's process furthest up, as alerts tell it.
     pub top: Arc<Process>,
+    /// When that started, in clock ticks since the boot.
+    pub started: u64,
     /// The process itself runs a program of the host that only root can change.
     pub is_hosts_program: bool,
 }

@@ -77,7 +77,16 @@ struct Circumstances {
 struct Ancestor {
     started: u64,
     /// The package manager furthest up that it works for.
-    top: Option<(Manager, Arc<Process>)>,
+    top: Option<Top>,
+}
+
+/// The process of a package manager that no other one started.
+#[derive(Debug, Clone)]
+struct Top {
+    manager: Manager,
+    process: Arc<Process>,
+    /// When it started, in clock ticks since the boot.
+    started: u64,
 }
 
 /// The processes that were seen.
@@ -158,14 +167,14 @@ fn namespace_of(pid: &str) -> Known<u64> {
 }
 
 thread_local! {
-    /// The number of this thread's mount namespace.
-    static OURS: Option<u64> = namespace_of("thread-self").ok();
+    /// The numbers of this thread's mount namespace and of the host's: a service manager may give us one of our own.
+    static HOME: [Option<u64>; 2] = ["thread-self", "1"].map(|pid| namespace_of(pid).ok());
 }
 
-/// The number of a process's mount namespace when that is not ours.
+/// The number of a process's mount namespace when that is neither ours nor the host's.
 fn other_namespace(pid: i32) -> Known<Option<u64>> {
-    let ours = OURS.with(|ours| *ours);
-    namespace_of(&pid.to_string()).map(|number| (Some(number) != ours).then_some(number))
+    let is_home = |number| HOME.with(|home| home.contains(&Some(number)));
+    namespace_of(&pid.to_string()).map(|number| (!is_home(number)).then_some(number))
 }
 
 /// The arguments with blanks between them, without secrets.
@@ -233,6 +242,14 @@ fn is_script(path: &Path) -> bool {
     file.and_then(|mut file| file.read_exact(&mut begin)).is_ok_and(|()| begin == *b"#!")
 }
 
+/// Whether the process that started at this time, in clock ticks since the boot, still runs.
+#[must_use]
+pub fn still_runs(pid: i32, started: u64) -> bool {
+    read(pid, "stat").is_ok_and(|stat| {
+        start_time(&stat) == Some(started) && stat_field::<String>(&stat, 3).as_deref() != Some("Z")
+    })
+}
+
 impl Processes {
     /// A process is starting a program.
     pub fn starts(&mut self, pid: i32, program: &Path) {
@@ -251,6 +268,8 @@ impl Processes {
         self.ancestors.remove(&pid);
         let before = self.started.remove(&pid).map(|started| started.program);
         let started = Started { program: program.to_owned(), before, circumstances: self.circumstances(pid) };
+        // It still was what it was before.
+        self.ancestors.remove(&pid);
         self.started.insert(pid, started);
     }
 
@@ -361,16 +380,17 @@ impl Processes {
 
     /// For which package manager a process works.
     fn managed(&mut self, pid: i32) -> Known<Option<Arc<Managed>>> {
-        let Some((manager, top)) = self.top_of(pid, MAX_ANCESTORS)? else { return Ok(None) };
+        let Some(top) = self.top_of(pid, MAX_ANCESTORS)? else { return Ok(None) };
         let is_hosts_program = match (executable(pid), program_of(pid)) {
             (Ok(path), Ok(identity)) => is_hosts_program(&path, identity),
             _ => false,
         };
-        Ok(Some(Arc::new(Managed { manager, top, is_hosts_program })))
+        let Top { manager, process, started } = top;
+        Ok(Some(Arc::new(Managed { manager, top: process, started, is_hosts_program })))
     }
 
     /// The package manager furthest up among a process and its ancestors.
-    fn top_of(&mut self, pid: i32, depth: usize) -> Known<Option<(Manager, Arc<Process>)>> {
+    fn top_of(&mut self, pid: i32, depth: usize) -> Known<Option<Top>> {
         if pid <= 1 || depth == 0 {
             return Ok(None);
         }
@@ -388,7 +408,8 @@ impl Processes {
             None => match trusted_manager(pid) {
                 Some(manager) => {
                     let asked = plain_circumstances(pid);
-                    Some((manager, Arc::new(self.describe(pid, None, asked))))
+                    let process = Arc::new(self.describe(pid, None, asked));
+                    Some(Top { manager, process, started })
                 }
                 None => None,
             },

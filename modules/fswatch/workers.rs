@@ -27,6 +27,7 @@ use crate::look::{
 use crate::object::{Kind, Object};
 use crate::reading::{Reading, SLICE_BYTES, Step};
 use crate::rules::{Coverage, NamesRule, Options};
+use crate::transaction::PackageChange;
 use crate::trust::{Lane, NOBODY};
 
 /// Files of one part.
@@ -154,6 +155,20 @@ pub enum Report {
         bytes_read: u64,
         /// Those that are not as they are known.
         differing: Vec<PathBuf>,
+    },
+    /// Whether the process of a package manager runs.
+    Running {
+        /// Its id, and when it started.
+        process: (i32, u64),
+        /// It does.
+        runs: bool,
+    },
+    /// What became of packages in a transaction that is over.
+    Ended {
+        /// The package manager's process: its id, and when it started.
+        process: (i32, u64),
+        /// The packages.
+        packages: Vec<PackageChange>,
     },
     /// What packages say of some paths.
     Recorded {

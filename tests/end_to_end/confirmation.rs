@@ -33,7 +33,7 @@ fn a_reload_is_done_when_the_module_says_that_it_has_the_configuration() {
     let ran = host.vigie(&["reload"]);
 
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.out.contains("module confirms: configuration 2 in force"), "{ran:?}");
+    assert!(ran.out.contains(r#""generation":2,"state":"in_force""#), "{ran:?}");
     assert_eq!(host.module("confirms")["pid"], before["pid"]);
     agent.stop();
 }

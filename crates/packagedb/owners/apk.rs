@@ -1,6 +1,7 @@
 //! The database of apk: one file, in the form of apk-v2(5). A paragraph is a package; `P:` is its name, `V:` its
 //! version, `F:` a directory, `R:` a file in it and `Z:` that file's digest.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,25 @@ impl<'a> Line<'a> {
             _ => Self::Other,
         }
     }
+}
+
+/// The versions of the packages that are installed.
+pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    let mut name = String::new();
+    for path in ["lib/apk/db/installed", "usr/lib/apk/db/installed"] {
+        let Ok(file) = open(&root.join(path)) else { continue };
+        each_line(file, |_, line| match Line::of(line) {
+            Line::Name(text) => name = String::from_utf8_lossy(text).into_owned(),
+            Line::Version(version) if !name.is_empty() => {
+                versions.insert(std::mem::take(&mut name), String::from_utf8_lossy(version).into_owned());
+            }
+            _ => {}
+        })
+        .ok();
+        break;
+    }
+    versions
 }
 
 impl Database {

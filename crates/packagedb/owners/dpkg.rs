@@ -3,15 +3,21 @@
 //!
 //! dpkg replaces these files by renaming, so that each is whole at any time; its lock is not needed.
 
+mod incoming;
+
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::incoming::Incoming;
 use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
 
 /// Most configuration files that are kept, of one package and of all; hosts have some 1,000.
 const MAX_CONFFILES: usize = 100_000;
+
+/// Most packages whose versions are listed.
+const MAX_PACKAGES: usize = 100_000;
 
 /// The database, as it was read.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(super) struct Database {
     conffiles: Vec<Conffile>,
     diversions: Vec<Diversion>,
     digests: Option<Digests<16>>,
+    /// What is being unpacked.
+    incoming: Incoming,
     /// The stamps of `info`, `status` and `updates` before they were read.
     seen: [Option<Stamp>; 3],
     /// That of `diversions`.
@@ -71,6 +79,7 @@ impl Database {
             conffiles: Vec::new(),
             diversions: Vec::new(),
             digests: None,
+            incoming: Incoming::default(),
             seen: [None; 3],
             diverted: None,
         }
@@ -180,16 +189,21 @@ impl Database {
     /// Finds whose file a path is.
     pub(super) fn find(&mut self, path: &[u8], aliases: &Aliases) -> Option<Recorded> {
         let (path, owner) = undiverted(&self.diversions, path);
-        let hash = self.index.hash(path);
-        let number = self.index.owners(hash).find(|number| {
-            let name = &self.packages[*number as usize].name;
-            let name = name.split_once(':').map_or(&**name, |(name, _)| name);
+        let is_of = |package: &str| {
+            let name = package.split_once(':').map_or(package, |(name, _)| name);
             match owner {
                 Owner::Any => true,
                 Owner::Only(by) => name == by,
                 Owner::AnyBut(by) => name != by,
             }
-        })?;
+        };
+        // The new version's word before the old one's.
+        let new = self.incoming.find(&self.directory.join("tmp.ci"), path, &self.index, aliases);
+        if let Some(new) = new.filter(|new| is_of(&new.package)) {
+            return Some(new);
+        }
+        let hash = self.index.hash(path);
+        let number = self.index.owners(hash).find(|number| is_of(&self.packages[*number as usize].name))?;
         let first = self.conffiles.partition_point(|conffile| conffile.hash < hash);
         let conffile = self.conffiles[first..]
             .iter()
@@ -245,6 +259,26 @@ pub(crate) fn status_files(directory: &Path) -> Vec<PathBuf> {
     let mut updates: Vec<_> = updates.map(|entry| entry.path()).filter(is_update).collect();
     updates.sort();
     [vec![directory.join("status")], updates].concat()
+}
+
+/// The versions of the packages whose files are there.
+pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    for path in status_files(&root.join("var/lib/dpkg")) {
+        let Ok(file) = open(&path) else { continue };
+        each_stanza(file, |stanza| {
+            if stanza.package.is_empty() {
+                return;
+            }
+            if stanza.is_there() && versions.len() < MAX_PACKAGES {
+                versions.insert(stanza.file_name(), stanza.version.clone());
+            } else {
+                versions.remove(&stanza.file_name());
+            }
+        })
+        .ok();
+    }
+    versions
 }
 
 fn parent(path: &[u8]) -> &[u8] {
@@ -308,7 +342,7 @@ fn conffile(line: &[u8]) -> Option<(&[u8], Option<[u8; 16]>)> {
 }
 
 /// What `status` says of a package.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stanza {
     pub(crate) package: String,
     pub(crate) architecture: String,
@@ -325,6 +359,11 @@ pub(crate) struct Stanza {
 }
 
 impl Stanza {
+    /// Whether more of it is there than its configuration.
+    fn is_there(&self) -> bool {
+        !self.status.ends_with("config-files") && !self.status.ends_with("not-installed")
+    }
+
     /// What the package's files in `info` are called.
     pub(crate) fn file_name(&self) -> String {
         if self.several { format!("{}:{}", self.package, self.architecture) } else { self.package.clone() }

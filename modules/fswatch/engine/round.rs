@@ -58,6 +58,8 @@ pub(super) struct Told {
     came: Vec<(PathBuf, Option<Window>)>,
     /// All paths of the round.
     paths: Vec<PathBuf>,
+    /// What happened to those that package managers changed.
+    managed: HashMap<PathBuf, Happened>,
 }
 
 /// One path of a round as it was found.
@@ -129,6 +131,9 @@ impl<S: Sink> Engine<S> {
                 self.again.entry(path).or_default().merge(happened);
                 continue;
             }
+            if self.coverage.options(&path).is_some() && self.holds_back(&path, &happened) {
+                continue;
+            }
             let Some(options) = self.coverage.options(&path) else {
                 self.settled(&path);
                 continue;
@@ -182,6 +187,7 @@ impl<S: Sink> Engine<S> {
         let mut entry = Entry::default();
         let mut alerts = Vec::new();
         let mut came = Vec::new();
+        let mut managed = HashMap::new();
         for (to, from) in &renames {
             came.extend(self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts));
         }
@@ -205,7 +211,13 @@ impl<S: Sink> Engine<S> {
             if is_directory(&one.there) && one.happened.moved_from.is_some() {
                 came.push((one.path.clone(), None));
             }
-            alerts.extend(self.difference(one).or_else(|| self.completion(one)));
+            let told = self.difference(one).or_else(|| self.completion(one));
+            if let Some(told) = told {
+                if told.managed.is_some() {
+                    managed.insert(one.path.clone(), one.happened.clone());
+                }
+                alerts.push(told);
+            }
             if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
                 self.watching.follow_names(&one.path);
             }
@@ -227,7 +239,7 @@ impl<S: Sink> Engine<S> {
                 Question { alert, path, is_file }
             })
             .collect();
-        let told = Told { lane, entry, alerts, came, paths };
+        let told = Told { lane, entry, alerts, came, paths, managed };
         if questions.is_empty() {
             self.conclude(told);
         } else {
@@ -250,7 +262,8 @@ impl<S: Sink> Engine<S> {
 
     /// Tells what a round found.
     fn conclude(&mut self, told: Told) {
-        let Told { entry, alerts, came, paths, .. } = told;
+        let Told { mut entry, mut alerts, came, paths, mut managed, .. } = told;
+        let waiting = self.explain(&paths, &mut entry, &mut alerts);
         self.tell(entry, alerts);
         for (path, window) in came {
             self.scan_tree(&path, window);
@@ -259,7 +272,18 @@ impl<S: Sink> Engine<S> {
             self.in_flight.remove(&path);
             match self.again.remove(&path) {
                 // It is looked at once more, and only then settled.
-                Some(happened) => self.touch(&path, happened, now()),
+                Some(mut happened) => {
+                    if waiting.contains(&path) {
+                        let mut earlier = managed.remove(&path).unwrap_or_default();
+                        earlier.merge(happened);
+                        happened = earlier;
+                    }
+                    self.touch(&path, happened, now());
+                }
+                None if waiting.contains(&path) => {
+                    let happened = managed.remove(&path).unwrap_or_default();
+                    self.wait_for_explanation(&path, happened);
+                }
                 // What is in it is still to be told.
                 None if self.contents.is_being_read(&path) => {}
                 None => self.settled(&path),
@@ -447,11 +471,12 @@ impl<S: Sink> Engine<S> {
             let sorted = self.storms.sort(alerts, writer, now());
             entry.alone = sorted.alone;
             if !sorted.members.is_empty() {
-                entry.groups = Some(self.storms.to_text());
+                entry.groups = Some(self.groups_text());
                 entry.members = sorted.members;
             }
         }
-        if !entry.changes.is_empty() || !entry.alone.is_empty() || !entry.members.is_empty() {
+        let is_worth_it = !entry.changes.is_empty() || !entry.alone.is_empty() || !entry.members.is_empty();
+        if is_worth_it || !entry.explained.is_empty() {
             self.commit(entry);
         }
     }
@@ -464,7 +489,7 @@ impl<S: Sink> Engine<S> {
         }
         let time = text_of_time(SystemTime::now());
         let alone = groups.iter().map(|group| group.alert(&time)).collect();
-        self.commit(Entry { alone, groups: Some(self.storms.to_text()), ..Entry::default() });
+        self.commit(Entry { alone, groups: Some(self.groups_text()), ..Entry::default() });
     }
 }
 

@@ -2,5 +2,6 @@
 
 mod adversary;
 mod cases;
+mod managers;
 mod running;
 mod who;

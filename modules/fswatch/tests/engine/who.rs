@@ -16,7 +16,7 @@ use vigie_fswatch::change::Event;
 use super::running::{Running, recursive, texts};
 
 /// Whether the running engine uses fanotify for a directory; says so when it does not.
-fn uses_fanotify(running: &Running) -> bool {
+pub(super) fn uses_fanotify(running: &Running) -> bool {
     let status = running.status_when(|status| status.baseline_complete && !status.backends.is_empty());
     let used = status.backends.iter().any(|choice| choice.fanotify);
     if !used {
@@ -26,7 +26,7 @@ fn uses_fanotify(running: &Running) -> bool {
 }
 
 /// Gives this thread, and the engine that it starts, mounts of its own.
-fn own_mounts() -> bool {
+pub(super) fn own_mounts() -> bool {
     let made = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
         mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>)
     });
@@ -36,7 +36,13 @@ fn own_mounts() -> bool {
     made.is_ok()
 }
 
-fn mount_at(source: &str, kind: Option<&str>, at: &Path, flags: MsFlags, options: Option<&str>) -> bool {
+pub(super) fn mount_at(
+    source: &str,
+    kind: Option<&str>,
+    at: &Path,
+    flags: MsFlags,
+    options: Option<&str>,
+) -> bool {
     let made = mount(Some(source), at, kind, flags, options);
     if let Err(error) = made {
         writeln!(std::io::stderr(), "skipped: {kind:?} cannot be mounted: {error}").ok();

@@ -5,10 +5,19 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use std::io;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vigie_files::durable::{self, Durability};
 
-use vigie_protocol::module_name::ModuleName;
+use crate::line;
+
+const FILE_NAME: &str = "seen-ids.json";
+
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Longest id that is accepted, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
@@ -24,7 +33,7 @@ const RANGES: usize = 4096;
 /// Which ids are recorded.
 #[derive(Debug, Default)]
 pub struct SeenIds {
-    modules: HashMap<ModuleName, ModuleIds>,
+    modules: HashMap<Box<str>, ModuleIds>,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +109,7 @@ fn digest(id: &str) -> u128 {
 impl SeenIds {
     /// Whether this id of this module is recorded.
     #[must_use]
-    pub fn contains(&self, module: &ModuleName, id: &str) -> bool {
+    pub fn contains(&self, module: &str, id: &str) -> bool {
         let Some(ids) = self.modules.get(module) else { return false };
         match numbered(id) {
             Some((prefix, number)) => ids.sequences.get(prefix).is_some_and(|ranges| ranges.contains(number)),
@@ -109,9 +118,9 @@ impl SeenIds {
     }
 
     /// Remembers an id; `false` when it was known.
-    pub fn insert(&mut self, module: &ModuleName, id: &str) -> bool {
+    pub fn insert(&mut self, module: &str, id: &str) -> bool {
         if !self.modules.contains_key(module) {
-            self.modules.insert(module.clone(), ModuleIds::default());
+            self.modules.insert(module.into(), ModuleIds::default());
         }
         let Some(ids) = self.modules.get_mut(module) else { return true };
         match numbered(id) {
@@ -212,8 +221,29 @@ impl ModuleIds {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SeenSnapshot {
     /// Number of the newest alert whose id is in here; later ones are read from the segments.
-    pub through_seq: u64,
-    modules: BTreeMap<ModuleName, ModuleSnapshot>,
+    pub(crate) through_seq: u64,
+    modules: BTreeMap<Box<str>, ModuleSnapshot>,
+}
+
+impl SeenSnapshot {
+    /// Reads what is kept. Nothing when it is missing or damaged: the segments are read instead. A damaged range could
+    /// hide alerts to come, so the file is sealed as lines are; those of before version 2 are not.
+    pub(crate) fn load(directory: &Path) -> Option<Self> {
+        let content = durable::read_bounded(&directory.join(FILE_NAME), MAX_FILE_BYTES).ok()?;
+        let text = content.trim_ascii_end();
+        let is_old = !text.ends_with(b"\"}");
+        (is_old || line::check(text).is_some()).then(|| serde_json::from_slice(text).ok())?
+    }
+
+    /// Returns when it is on disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(crate) fn store(&self, directory: &Path) -> io::Result<()> {
+        let mut content = Vec::new();
+        line::seal_value(&mut content, self, 0);
+        durable::replace(&directory.join(FILE_NAME), &content, Durability::Power)
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -227,43 +257,41 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn module() -> ModuleName {
-        "watch".parse().unwrap()
-    }
+    const MODULE: &str = "watch";
 
     #[test]
     fn a_million_numbered_ids_cost_one_range() {
         let mut seen = SeenIds::default();
 
         for number in 1..=1_000_000 {
-            assert!(seen.insert(&module(), &format!("e1-{number}")));
+            assert!(seen.insert(MODULE, &format!("e1-{number}")));
         }
 
-        assert!(!seen.insert(&module(), "e1-500000"));
-        assert_eq!(seen.modules[&module()].sequences["e1-"].0.len(), 1);
+        assert!(!seen.insert(MODULE, "e1-500000"));
+        assert_eq!(seen.modules[MODULE].sequences["e1-"].0.len(), 1);
     }
 
     #[test]
     fn ids_that_look_alike_are_different() {
         let mut seen = SeenIds::default();
         for id in ["a-1", "a-01", "b-1", "1", "-1", "a-", "a1", "a-1x"] {
-            assert!(seen.insert(&module(), id), "{id}");
+            assert!(seen.insert(MODULE, id), "{id}");
         }
 
-        assert!(seen.insert(&"other".parse().unwrap(), "a-1"));
-        assert!(!seen.insert(&module(), "a-01"));
+        assert!(seen.insert("other", "a-1"));
+        assert!(!seen.insert(MODULE, "a-01"));
     }
 
     #[test]
     fn unnumbered_ids_are_bounded_and_the_newest_are_kept() {
         let mut seen = SeenIds::default();
         for number in 0..UNNUMBERED_IDS + 10 {
-            seen.insert(&module(), &format!("id{number}"));
+            seen.insert(MODULE, &format!("id{number}"));
         }
 
-        assert_eq!(seen.modules[&module()].unnumbered.len(), UNNUMBERED_IDS);
-        assert!(seen.contains(&module(), &format!("id{}", UNNUMBERED_IDS + 9)));
-        assert!(!seen.contains(&module(), "id0"));
+        assert_eq!(seen.modules[MODULE].unnumbered.len(), UNNUMBERED_IDS);
+        assert!(seen.contains(MODULE, &format!("id{}", UNNUMBERED_IDS + 9)));
+        assert!(!seen.contains(MODULE, "id0"));
     }
 
     proptest! {
@@ -273,17 +301,17 @@ mod tests {
             let mut seen = SeenIds::default();
             let mut model = HashSet::new();
             for id in &ids {
-                prop_assert_eq!(seen.contains(&module(), id), model.contains(id));
-                prop_assert_eq!(seen.insert(&module(), id), model.insert(id.clone()));
+                prop_assert_eq!(seen.contains(MODULE, id), model.contains(id));
+                prop_assert_eq!(seen.insert(MODULE, id), model.insert(id.clone()));
             }
 
             let text = serde_json::to_string(&seen.snapshot()).unwrap();
             let again = SeenIds::from_snapshot(serde_json::from_str(&text).unwrap());
 
             for id in &ids {
-                prop_assert!(again.contains(&module(), id));
+                prop_assert!(again.contains(MODULE, id));
             }
-            prop_assert!(!again.contains(&module(), "c-1"));
+            prop_assert!(!again.contains(MODULE, "c-1"));
         }
 
         /// Ids gathered in parts are the same set as ids gathered at once.
@@ -295,7 +323,7 @@ mod tests {
             let gather = |numbers: &[u64]| {
                 let mut seen = SeenIds::default();
                 for number in numbers {
-                    seen.insert(&module(), &format!("e-{number}"));
+                    seen.insert(MODULE, &format!("e-{number}"));
                 }
                 seen
             };
@@ -306,10 +334,10 @@ mod tests {
 
             for number in 0..62 {
                 let id = format!("e-{number}");
-                prop_assert_eq!(parts.contains(&module(), &id), whole.contains(&module(), &id));
+                prop_assert_eq!(parts.contains(MODULE, &id), whole.contains(MODULE, &id));
             }
             let ranges = |seen: &SeenIds| {
-                seen.modules.get(&module()).and_then(|ids| ids.sequences.get("e-").cloned())
+                seen.modules.get(MODULE).and_then(|ids| ids.sequences.get("e-").cloned())
             };
             prop_assert_eq!(ranges(&parts), ranges(&whole));
         }
