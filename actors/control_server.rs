@@ -29,6 +29,7 @@ use self::session::Session;
 use crate::alert_journal::AlertJournal;
 use crate::conditions::Conditions;
 use crate::config_loader::{ConfigChanged, ConfigLoader};
+use crate::descriptors;
 use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
 use crate::supervisor::Supervisor;
@@ -41,6 +42,9 @@ const MAILBOX_CAPACITY: usize = 1024;
 
 /// Pause after the system refused a connection, for example because no descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that are served whatever the limit of open files.
+const FEWEST_CLIENTS: usize = 4;
 
 /// Why the socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +124,7 @@ impl ControlServer {
             log: log.new(o!("component" => "control_server")),
             path,
             listener: Some(listener),
-            limits: config.agent.limits,
+            limits: possible(config, log),
             asked,
             clients: BTreeMap::new(),
             next_client: 0,
@@ -137,6 +141,19 @@ impl ControlServer {
             }
         }
     }
+}
+
+/// The limits, with as many clients as there are descriptors for.
+fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
+    let configured = config.agent.limits;
+    let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
+    // Too few for any were refused at the start; a reload that asks for more modules still serves a few clients.
+    let clients = descriptors::clients_within(descriptors::limit(), modules).unwrap_or(FEWEST_CLIENTS);
+    if clients < configured.clients {
+        warn!(log, "fewer clients than limits.clients are served, the limit of open files allows no more";
+            "limit" => clients);
+    }
+    LimitsSection { clients: configured.clients.min(clients), ..configured }
 }
 
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
@@ -234,7 +251,7 @@ impl Handler<ConfigChanged> for ControlServer {
     type Result = ();
 
     fn handle(&mut self, change: ConfigChanged, _: &mut Self::Context) {
-        self.limits = change.config.agent.limits;
+        self.limits = possible(&change.config, &self.log);
     }
 }
 

@@ -144,6 +144,10 @@ impl FakeSpawner {
 }
 
 impl Spawner for FakeSpawner {
+    fn prepare(&self, _: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn spawn(
         &self,
         spec: &ModuleSpec,

@@ -10,6 +10,7 @@ mod console;
 mod exit;
 mod explain;
 mod fleet;
+mod fswatch_view;
 mod generate;
 mod guard;
 mod interrupts;

@@ -15,6 +15,7 @@ use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
 use crate::exit::{Exit, Failure};
 use crate::fleet;
+use crate::fswatch_view;
 use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
 use crate::print::{Paint, Printer, Tone, safe};
 use crate::progress::ProgressLine;
@@ -134,6 +135,11 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
 pub(crate) fn show(module: &str, result: &ModuleResult, printer: &mut Printer) -> Result<(), Failure> {
     if printer.is_json() {
         return printer.json(result);
+    }
+    if module == "fswatch"
+        && let Some(text) = fswatch_view::of_result(result, printer.paint())
+    {
+        return printer.line(text.trim_end());
     }
     let text = render(module, result, printer.paint());
     printer.line(text.trim_end())

@@ -30,6 +30,7 @@ use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
+use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
 use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
 use vigie_protocol::control::{
@@ -37,6 +38,9 @@ use vigie_protocol::control::{
     ModuleStatus, Reply, Request,
 };
 use vigie_protocol::module_name::{BadModuleName, ModuleName};
+
+/// Longest of the pauses in which the answer of a file system is waited for; all of them are half a second.
+const PROBE_PAUSE_MAX: Duration = Duration::from_millis(256);
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -188,8 +192,9 @@ impl Session {
             return stopping();
         };
         let config = config.status;
+        let log_stalled = self.log_stalled().await;
         let log_problem = asked.agent_log.status();
-        let found = found_now(&journal, fleet.as_ref(), log_problem);
+        let found = found_now(&journal, fleet.as_ref(), log_problem, log_stalled);
         let about_agent =
             |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
         conditions.splice(0..0, found.iter().map(about_agent));
@@ -216,10 +221,28 @@ impl Session {
         }))
     }
 
+    /// Asks the file system with the log whether it takes writes, and waits a little for the answer.
+    async fn log_stalled(&self) -> Option<String> {
+        let log = &self.asked.agent_log;
+        log.probe();
+        let mut pause = Duration::from_millis(1);
+        while let Some(silent) = log.silent_for() {
+            if pause > PROBE_PAUSE_MAX {
+                return Some(format!(
+                    "the file system with the log does not answer for {} s",
+                    silent.as_secs()
+                ));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        None
+    }
+
     /// Who asks. The user's name may come from a directory service, which takes its time.
     async fn asker(&self) -> Asker {
         let uid = self.uid;
-        let named = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
+        let named = work_threads::run(Lane::Names, move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
         let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
         let user = named.ok().and_then(Result::ok).flatten().map(|user| user.name);
         Asker { uid: Some(uid), user, investigator: None }
@@ -305,6 +328,7 @@ fn found_now(
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
+    log_stalled: Option<String>,
 ) -> ConditionSet {
     let now = jiff::Timestamp::now().to_string();
     let mut set = ConditionSet::default();
@@ -318,6 +342,7 @@ fn found_now(
     note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
     note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
     note(AgentCondition::LogUnwritable, log_problem);
+    note(AgentCondition::LogStalled, log_stalled);
     set
 }
 
@@ -575,7 +600,7 @@ fn damaged(damage: &Damage) -> MissingAlerts {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+    work_threads::run(Lane::Readers, work).await.map_err(std::io::Error::other)?
 }
 
 fn unreadable(directory: &std::path::Path, error: &std::io::Error) -> Reply {

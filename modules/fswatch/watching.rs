@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
+use rustix::fs::FileType;
 
 use crate::config::Backend;
 use crate::ending::{Owner, ending};
@@ -158,15 +159,22 @@ impl Watching {
     /// # Errors
     /// When it is no directory, or the limit of inotify's watches is reached.
     pub fn add(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
-        let device = rustix::fs::lstat(directory)?.st_dev;
+        let there = rustix::fs::lstat(directory)?;
+        let device = there.st_dev;
+        // A single file is the only entry of its file system: that is marked through the directory above it.
+        let is_directory = FileType::from_raw_mode(there.st_mode).is_dir();
+        let place = match directory.parent().filter(|_| !is_directory) {
+            Some(above) if rustix::fs::lstat(above)?.st_dev == device => above,
+            _ => directory,
+        };
         let choice = match self.choices.get(&device) {
             Some(choice) => choice,
             None => {
                 let marked = match &mut self.filesystems {
-                    Some(filesystems) => filesystems.mark(directory, device, &self.mounts),
+                    Some(filesystems) => filesystems.mark(place, device, &self.mounts),
                     None => Err(self.why_not.clone().unwrap_or_default()),
                 };
-                let at = directory.to_owned();
+                let at = place.to_owned();
                 let choice = Choice { at, fanotify: marked.is_ok(), why: marked.err() };
                 self.choices.entry(device).or_insert(choice)
             }

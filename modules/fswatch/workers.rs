@@ -19,6 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, RawDir};
 
 use self::queue::{Queue, Serves};
+use crate::accounts::Story;
 use crate::events::{Happened, Mailbox};
 use crate::look::{
     Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, look_at_listed_file, looks_the_same,
@@ -156,6 +157,15 @@ pub enum Report {
         /// Those that are not as they are known.
         differing: Vec<PathBuf>,
     },
+    /// A file without a name was made for a proof.
+    Probed {
+        /// In this directory.
+        at: PathBuf,
+        /// Its inode, or why none could be made.
+        made: Result<u64, String>,
+    },
+    /// What became of accounts.
+    Accounts(Story),
     /// Whether the process of a package manager runs.
     Running {
         /// Its id, and when it started.
