@@ -93,6 +93,8 @@ pub struct AgentFacts {
 pub struct ControlServer {
     log: Logger,
     path: PathBuf,
+    /// The group whose users may ask.
+    operators: Option<u32>,
     listener: Option<UnixListener>,
     limits: LimitsSection,
     asked: Asked,
@@ -114,15 +116,18 @@ impl ControlServer {
     /// When the socket cannot be made.
     pub fn open(
         run_dir: &Path,
+        operators: Option<u32>,
         config: &Arc<LoadedConfig>,
         asked: Asked,
         log: &Logger,
     ) -> Result<Self, ListenError> {
         let path = run_dir.join(SOCKET_NAME);
-        let listener = listen(&path).map_err(|source| ListenError { path: path.clone(), source })?;
+        let listener =
+            listen(&path, operators).map_err(|source| ListenError { path: path.clone(), source })?;
         Ok(Self {
             log: log.new(o!("component" => "control_server")),
             path,
+            operators,
             listener: Some(listener),
             limits: possible(config, log),
             asked,
@@ -158,14 +163,18 @@ fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
 
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
 /// moment in which others could connect.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn listen(path: &Path, operators: Option<u32>) -> io::Result<UnixListener> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&new)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    let mode = if operators.is_some() { 0o660 } else { 0o600 };
+    if operators.is_some() {
+        std::os::unix::fs::chown(&new, None, operators)?;
+    }
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&new, path)?;
     Ok(listener)
 }
@@ -222,6 +231,8 @@ impl Handler<ClientConnected> for ControlServer {
         let own = nix::unistd::geteuid().as_raw();
         let uid = match stream.peer_cred() {
             Ok(peer) if peer.uid() == 0 || peer.uid() == own => peer.uid(),
+            // The kernel let nobody but users of that group connect.
+            Ok(peer) if self.operators.is_some() => peer.uid(),
             Ok(peer) => {
                 warn!(self.log, "connection of another user refused"; "found" => peer.uid());
                 return;
@@ -234,6 +245,7 @@ impl Handler<ClientConnected> for ControlServer {
             asked: self.asked.clone(),
             limits: self.limits,
             uid,
+            is_owner: uid == 0 || uid == own,
             has_asked: has_asked.clone(),
             log: self.log.clone(),
         };

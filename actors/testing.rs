@@ -219,6 +219,7 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         moduletimeout: std::time::Duration::from_secs(300),
         heartbeat_interval: std::time::Duration::from_secs(10),
         heartbeat_misses: 3,
+        operators_group: None,
         stop_grace: std::time::Duration::from_secs(5),
         stop_budget: std::time::Duration::from_secs(10),
     };

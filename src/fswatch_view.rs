@@ -5,7 +5,8 @@ use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
-use crate::print::{Paint, Tone, table_text};
+use crate::print::{Paint, Tone};
+use crate::table::{Room, Table};
 
 /// Longest line.
 const COLUMNS: usize = 100;
@@ -298,16 +299,16 @@ impl View {
         if changes.is_empty() {
             return "everything is accepted\n".to_owned();
         }
-        let mut table = self.paint.table(None, &["SINCE", "WHAT", "PATH"]);
+        let mut table = Table::simple(&["SINCE", "WHAT", "PATH"]);
         for change in changes {
             let text = |key: &str| change[key].as_str().unwrap_or_default();
-            table.add_row([self.time(text("since")), plain(text("event")), cut(&plain(text("path")), 64)]);
+            table.add([self.time(text("since")), plain(text("event")), cut(&plain(text("path")), 64)]);
         }
         let more =
             if not_listed > 0 { format!("and {not_listed} that are not listed\n") } else { String::new() };
         format!(
             "{}{more}{} changes; accept them with: vigie query fswatch --accept PATH\n",
-            table_text(&table),
+            table.text(Room::default(), self.paint),
             changes.len() as u64 + not_listed
         )
     }

@@ -20,6 +20,7 @@ use vigie_protocol::condition::{Condition, ConditionSet, ConditionSeverity, Stan
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
+use vigie_protocol::severity::Severity;
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
@@ -63,6 +64,8 @@ pub(super) struct Session {
     pub(super) limits: LimitsSection,
     /// The client's user, by the credentials of its connection.
     pub(super) uid: u32,
+    /// Root or the agent's own user; others may ask, but not change what the agent does.
+    pub(super) is_owner: bool,
     /// Told to the server: a client that has asked does not make room for others.
     pub(super) has_asked: Rc<Cell<bool>>,
     pub(super) log: Logger,
@@ -132,6 +135,11 @@ impl Session {
                 return Err(Over::BadRequest);
             }
         };
+        let changes = matches!(request, Request::Reload { dry_run: false } | Request::Restart { .. });
+        if (changes || matches!(request, Request::Tap { .. })) && !self.is_owner {
+            let message = format!("user {} may ask the agent, but not change what it does", self.uid);
+            return client.reply(&refusal("not_permitted", message, "do it as root")).await;
+        }
         match request {
             Request::Status {} => client.reply(&self.status().await).await,
             Request::Query { module, parameters, timeout_ms, progress } => {
@@ -157,8 +165,8 @@ impl Session {
                 let verified = until_gone(reader, self.verify_alerts()).await?;
                 client.reply(&verified).await
             }
-            Request::Alerts { since, after, module, last, follow } => {
-                let wanted = Wanted { since, after, module, last, follow };
+            Request::Alerts { since, after, module, severity, last, follow } => {
+                let wanted = Wanted { since, after, module, severity, last, follow };
                 let alerts = self.alerts(wanted, client);
                 until_gone(reader, alerts).await?
             }
@@ -474,6 +482,7 @@ struct Wanted {
     since: Option<String>,
     after: Option<u64>,
     module: Option<String>,
+    severity: Option<Severity>,
     last: Option<usize>,
     follow: bool,
 }
@@ -483,12 +492,14 @@ struct Wanted {
 struct Filter {
     since: Option<jiff::Timestamp>,
     module: Option<String>,
+    severity: Option<Severity>,
 }
 
 impl Filter {
     fn takes(&self, record: &Record) -> bool {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
-        module && !self.is_too_old(record)
+        let severity = self.severity.is_none_or(|least| record.severity() >= least);
+        module && severity && !self.is_too_old(record)
     }
 
     fn is_too_old(&self, record: &Record) -> bool {
@@ -507,7 +518,7 @@ impl Wanted {
                     "for example 2026-01-31T08:00:00Z",
                 )
             })?;
-        Ok(Filter { since, module: self.module.clone() })
+        Ok(Filter { since, module: self.module.clone(), severity: self.severity })
     }
 }
 
@@ -518,7 +529,9 @@ async fn stream_alerts(
     client: &mut Client,
 ) -> Result<(), Over> {
     let mut after = wanted.after.unwrap_or(0);
-    if let Some(last) = wanted.last {
+    if wanted.last == Some(0) {
+        after = *view.recorded.borrow();
+    } else if let Some(last) = wanted.last {
         let (directory, filter) = (view.directory.clone(), filter.clone());
         let through = *view.recorded.borrow();
         let start =

@@ -57,6 +57,9 @@ const MAX_BUSY: usize = 10_000;
 /// Time after which such a directory is compared.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Time between two searches for files that got another name.
+const LINK_PAUSE: Duration = Duration::from_secs(1);
+
 /// Scans under way for that.
 const MAX_SCANS: usize = 4;
 
@@ -236,6 +239,10 @@ pub struct Engine<S> {
     contents: Contents,
     /// Directories in which more happened than can be told by name, and since when.
     busy: BTreeMap<PathBuf, Instant>,
+    /// Files that got another name somewhere, by device and inode.
+    linked: HashSet<(u64, u64)>,
+    /// When it was last found out which of them are watched.
+    linked_at: Option<Instant>,
     scans: BTreeMap<u64, Scan>,
     /// Notifications were lost while everything was being compared.
     lost_again: Option<String>,
@@ -312,6 +319,8 @@ impl<S: Sink> Engine<S> {
             trust: Trust::default(),
             contents: Contents::default(),
             busy: BTreeMap::new(),
+            linked: HashSet::new(),
+            linked_at: None,
             scans: BTreeMap::new(),
             lost_again: None,
             numbers: 0,
@@ -342,6 +351,7 @@ impl<S: Sink> Engine<S> {
             let taken = self.mailbox.wait(self.patience(now()));
             self.note(taken);
             self.compare_busy();
+            self.find_linked();
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
@@ -602,6 +612,23 @@ impl<S: Sink> Engine<S> {
         self.busy.entry(directory).or_insert_with(now);
     }
 
+    /// Looks at watched files that got another name where nobody watches: what is done under that name is told as well
+    /// from now on. All that came in a while are looked for at once, because that goes through everything known.
+    fn find_linked(&mut self) {
+        let now = now();
+        let is_early = self.linked_at.is_some_and(|last| now.duration_since(last) < LINK_PAUSE);
+        if self.linked.is_empty() || is_early {
+            return;
+        }
+        self.linked_at = Some(now);
+        let linked = std::mem::take(&mut self.linked);
+        let found = self.ledger.state().baseline.files_of(&linked);
+        for path in found {
+            self.watching.follow_names(&path);
+            self.touch(&path, Happened::finished(), now);
+        }
+    }
+
     /// Compares the busy directories whose time has come.
     fn compare_busy(&mut self) {
         let now = now();
@@ -629,10 +656,13 @@ impl<S: Sink> Engine<S> {
         // With scans under way, the next report is what there is to wait for.
         let since = self.busy.values().min().filter(|_| self.scans.is_empty());
         let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
+        let linked = self.linked_at.filter(|_| !self.linked.is_empty());
+        let linked = linked.map(|last| LINK_PAUSE.saturating_sub(now.duration_since(last)));
         [
             due,
             scan,
             busy,
+            linked,
             self.storms.next(now),
             self.transactions.next(now),
             self.stories.next(now),
@@ -792,6 +822,7 @@ impl<S: Sink> Engine<S> {
         if taken.mounts_changed {
             self.note_mounts();
         }
+        self.linked.extend(taken.linked);
         for busy in taken.busy {
             let directories = match busy {
                 Busy::Path(path) => vec![path],
@@ -927,8 +958,14 @@ impl<S: Sink> Engine<S> {
         for ancestor in root.ancestors().skip(1) {
             // A directory that is not there is not watched: the one above it is.
             let lane = self.trust.lane_of_names(ancestor).unwrap_or(Lane::Of(NOBODY));
+            // What happens to the root itself is told by the directory that it is in.
+            let is_parent = Some(ancestor) == root.parent();
             if ancestor.is_dir()
-                && let Err(error) = self.watching.add_way(ancestor, lane)
+                && let Err(error) = if is_parent {
+                    self.watching.add(ancestor, lane)
+                } else {
+                    self.watching.add_way(ancestor, lane)
+                }
                 && !is_missing(&error)
             {
                 self.note_unwatched(ancestor, error.to_string());
