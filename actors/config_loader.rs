@@ -392,7 +392,7 @@ impl ConfigLoader {
         self.options.remembers_privacy = is_on;
         let (state_dir, log) = (new.state_dir.clone(), self.log.clone());
         actix_rt::spawn(async move {
-            let noted = tokio::task::spawn_blocking(move || privacy_memory::set(&state_dir, is_on)).await;
+            let noted = work_threads::run(Lane::Config, move || privacy_memory::set(&state_dir, is_on)).await;
             if let Ok(Err(error)) = noted {
                 error!(log, "cannot note extra privacy mode on disk"; "error" => %error);
             }

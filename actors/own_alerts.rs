@@ -11,6 +11,7 @@ use vigie_protocol::severity::Severity;
 
 use crate::alert_journal::{AlertJournal, NewAlert, OWN_NAME, StoreAlerts};
 use crate::conditions::ModuleConditionFailed;
+use crate::work_threads::{self, Lane};
 
 /// Messages in the mailbox before a sender that waits is held up; alerts are always accepted.
 const MAILBOX_CAPACITY: usize = 16;
@@ -56,7 +57,7 @@ impl OwnAlerts {
         actix_rt::spawn(async move {
             match storing.await {
                 Ok(Ok(_)) => {
-                    tokio::task::spawn_blocking(move || agent_log.write_module_lines(&line).ok()).await.ok();
+                    work_threads::run(Lane::Log, move || agent_log.write_module_lines(&line).ok()).await.ok();
                 }
                 Ok(Err(refused)) => error!(log, "an alert of the agent is lost"; "error" => %refused),
                 // The journal ends only with the agent.
