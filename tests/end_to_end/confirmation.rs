@@ -14,8 +14,10 @@ fn host_with(wish: &str) -> Host {
 
 fn write(host: &Host, wish: &str) {
     // As editors do: there is never half a file.
-    fs::write(host.path("modules.d/confirms.new"), format!("[x]\nv = {wish}\n")).unwrap();
-    fs::rename(host.path("modules.d/confirms.new"), host.path("modules.d/confirms.cfg")).unwrap();
+    fs::write(host.path("modules.d/confirms.new"), format!("[x]\nv = {wish}\n"))
+        .expect("the test owns the directory");
+    fs::rename(host.path("modules.d/confirms.new"), host.path("modules.d/confirms.cfg"))
+        .expect("the test owns the directory");
 }
 
 fn state(host: &Host) -> Value {
