@@ -82,10 +82,9 @@ fn a_program_that_anybody_could_replace_is_not_started() {
     allow(0o777);
     signal(&first["pid"], Signal::SIGKILL);
 
-    let refused = |module: &Value| {
+    host.wait_for("open", |module| {
         module["last_exit"].as_str().is_some_and(|exit| exit.contains("can be written by anybody"))
-    };
-    host.wait_for("open", refused);
+    });
     agent.stop();
     assert_eq!(host.launch().wait().code(), Some(78));
 }
