@@ -27,6 +27,8 @@ mod harness;
 #[cfg(test)]
 mod hung_disks;
 #[cfg(test)]
+mod inventory;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
