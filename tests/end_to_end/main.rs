@@ -15,6 +15,7 @@ mod clients;
 mod command_line;
 #[cfg(test)]
 mod configuration;
+mod confirmation;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
