@@ -6,7 +6,9 @@
 mod accounts;
 mod file;
 mod netstat;
+mod packages;
 mod persistence;
+mod processes;
 mod timedrift;
 
 use serde::de::DeserializeOwned;
@@ -39,6 +41,8 @@ fn of(module: &str, result: &ModuleResult) -> Option<Report> {
         "persistence" => persistence::report(result),
         "file" => file::report(result),
         "netstat" => netstat::report(result),
+        "packages" => packages::report(result),
+        "processes" => processes::report(result),
         "timedrift" => timedrift::report(result),
         _ => None,
     }
