@@ -24,6 +24,8 @@ mod fleet_setup;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hunts;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
