@@ -12,7 +12,7 @@ use vigie_protocol::severity::Severity;
 
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
-use crate::inventory_flags::PackagesFlags;
+use crate::inventory_flags::{PackagesFlags, ProcessesFlags};
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
 use crate::progress::ProgressWhen;
@@ -303,6 +303,20 @@ Examples:
         options: QueryOptions,
     },
 
+    /// Find processes by what they are and what they have open
+    #[command(after_help = "\
+Examples:
+  vigie query processes --exe deleted --exe memfd
+  vigie query processes --name '^nginx$' --ports --files
+  vigie query processes --user www-data --age '<1h' --tree
+  vigie query processes --port 4444 --hashes")]
+    Processes {
+        #[command(flatten)]
+        flags: ProcessesFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// Compare the clock with the host's time servers
     #[command(after_help = "\
 Examples:
@@ -345,7 +359,8 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known = ["fswatch", "netstat", "packages", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known =
+        ["fswatch", "netstat", "packages", "processes", "timedrift", "file", "other", "help", "--help", "-h"];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")

@@ -24,6 +24,8 @@ mod fleet_setup;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hung_disks;
+#[cfg(test)]
 mod hunts;
 #[cfg(test)]
 mod privacy;
@@ -32,6 +34,10 @@ mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod resources;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod supervision;
+#[cfg(test)]
+mod watched;
