@@ -16,6 +16,8 @@ mod command_line;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod confirmation;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_query;
@@ -27,6 +29,8 @@ mod harness;
 mod hung_disks;
 #[cfg(test)]
 mod hunts;
+#[cfg(test)]
+mod inventory;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
