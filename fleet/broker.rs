@@ -43,9 +43,15 @@ mod tests {
 
     #[test]
     fn a_server_that_an_agent_can_end_is_known() {
-        for (version, safe) in
-            [("2.9.10", false), ("v2.10.24", false), ("2.10.25", true), ("2.15.1", true), ("2.11.0-RC.1", true), ("", false), ("x", false)]
-        {
+        for (version, safe) in [
+            ("2.9.10", false),
+            ("v2.10.24", false),
+            ("2.10.25", true),
+            ("2.15.1", true),
+            ("2.11.0-RC.1", true),
+            ("", false),
+            ("x", false),
+        ] {
             assert_eq!(is_safe_server(version), safe, "{version}");
         }
     }

@@ -222,7 +222,8 @@ impl Shared {
         let Some(sub) = subs.get(&message.sid) else { return };
         let (sid, size) = (message.sid, message.payload.len() + message.subject.len() + 256);
         let fits = sub.queued.fetch_add(size, Ordering::Relaxed) + size <= MAX_QUEUED;
-        let sent = if fits { sub.sender.try_send(message) } else { Err(mpsc::error::TrySendError::Full(message)) };
+        let sent =
+            if fits { sub.sender.try_send(message) } else { Err(mpsc::error::TrySendError::Full(message)) };
         match sent {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -368,11 +369,7 @@ impl Client {
     /// # Errors
     ///
     /// When it cannot be sent, nobody is there, or no answer comes in time.
-    pub async fn request(
-        &self,
-        message: Outgoing<'_>,
-        within: Duration,
-    ) -> Result<Message, RequestError> {
+    pub async fn request(&self, message: Outgoing<'_>, within: Duration) -> Result<Message, RequestError> {
         let token = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         locked(&self.shared.asked).insert(token, sender);

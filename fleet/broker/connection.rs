@@ -141,7 +141,9 @@ pub enum ConnectionError {
     #[error(transparent)]
     BadUrl(#[from] BadAddress),
     /// Not on this machine, and not encrypted.
-    #[error("{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://")]
+    #[error(
+        "{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://"
+    )]
     Plain(Address),
     /// A certificate without its key, or the reverse.
     #[error("a TLS certificate and its key belong together: give both or none")]
@@ -258,7 +260,9 @@ pub async fn connect(
         return Err(ConnectionError::UrlCount(settings.urls.len()));
     }
     let addresses = settings.urls.iter().map(|url| url.parse()).collect::<Result<Vec<Address>, _>>()?;
-    if let Some(plain) = addresses.iter().find(|address| !(address.tls || settings.tls.required || address.is_local())) {
+    if let Some(plain) =
+        addresses.iter().find(|address| !(address.tls || settings.tls.required || address.is_local()))
+    {
         return Err(ConnectionError::Plain(plain.clone()));
     }
     if settings.tls.certificate.is_some() != settings.tls.key.is_some() {
@@ -269,21 +273,19 @@ pub async fn connect(
         let tls = settings.tls.clone();
         tokio::task::spawn_blocking(move || super::client::tls::connector(&tls).map(drop))
             .await
-            .map_err(|error| unreachable_because(&settings.urls, LinkError::Io(std::io::Error::other(error))))?
+            .map_err(|error| {
+                unreachable_because(&settings.urls, LinkError::Io(std::io::Error::other(error)))
+            })?
             .map_err(ConnectionError::Certificates)?;
     }
     let (jwt, key) = match settings.login {
         Login::CredentialsFile(path) => credentials(path).await?,
         Login::Token { jwt, key } => (jwt, *key),
     };
-    let link = LinkSettings {
-        addresses,
-        tls: Arc::new(settings.tls),
-        name: settings.name,
-        jwt,
-        key: Arc::new(key),
-    };
-    let opened = if settings.connect_in_background { None } else { Some(first(&link, &settings.urls).await?) };
+    let link =
+        LinkSettings { addresses, tls: Arc::new(settings.tls), name: settings.name, jwt, key: Arc::new(key) };
+    let opened =
+        if settings.connect_in_background { None } else { Some(first(&link, &settings.urls).await?) };
     let capacity = settings.subscription_capacity.unwrap_or(SUBSCRIPTION_CAPACITY);
     Ok(Connection { client: Client::start(link, opened, &settings.inbox_prefix, capacity, events) })
 }
@@ -318,7 +320,9 @@ async fn credentials(path: PathBuf) -> Result<(String, AgentKey), ConnectionErro
     let file = path.clone();
     let reading = tokio::task::spawn_blocking(move || secret_file::read(&file, MAX_CREDENTIALS_BYTES));
     let text = match reading.await {
-        Ok(read) => read.map_err(|source| ConnectionError::Secret { what: "the broker credentials", source })?,
+        Ok(read) => {
+            read.map_err(|source| ConnectionError::Secret { what: "the broker credentials", source })?
+        }
         Err(_) => return Err(ConnectionError::BadCredentials { path }),
     };
     parse_credentials(&text).ok_or(ConnectionError::BadCredentials { path })
@@ -327,7 +331,10 @@ async fn credentials(path: PathBuf) -> Result<(String, AgentKey), ConnectionErro
 /// The first lines after the two that begin with dashes and name what follows.
 fn parse_credentials(text: &str) -> Option<(String, AgentKey)> {
     let after = |what: &str| {
-        let mut lines = text.lines().map(str::trim).skip_while(|line| !(line.starts_with("-----BEGIN") && line.contains(what)));
+        let mut lines = text
+            .lines()
+            .map(str::trim)
+            .skip_while(|line| !(line.starts_with("-----BEGIN") && line.contains(what)));
         lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'))
     };
     Some((after("JWT")?.to_owned(), AgentKey::from_seed(after("SEED")?).ok()?))

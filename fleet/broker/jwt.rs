@@ -11,8 +11,8 @@ use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
 
-use super::permissions::{Account, Shared, UNLIMITED};
 pub use super::permissions::Role;
+use super::permissions::{Account, Shared, UNLIMITED};
 use crate::agent_key::AgentPublicKey;
 use crate::names::AgentId;
 
@@ -145,7 +145,11 @@ impl Authority {
                 let key = self.account(account);
                 let claims = self.account_claims(account, revoked);
                 let title = format!("{name} {}", account.name());
-                AccountToken { account, token: token(&self.operator, &title, &key, issued, None, claims), key }
+                AccountToken {
+                    account,
+                    token: token(&self.operator, &title, &key, issued, None, claims),
+                    key,
+                }
             })
             .collect();
         BrokerTokens {
@@ -174,7 +178,8 @@ impl Authority {
                 claims["limits"][limit] = json!(UNLIMITED);
             }
         }
-        let shared = |Shared { subject, kind }: &Shared| json!({"name": subject, "subject": subject, "type": kind});
+        let shared =
+            |Shared { subject, kind }: &Shared| json!({"name": subject, "subject": subject, "type": kind});
         let exports: Vec<Value> = account.exports().iter().map(shared).collect();
         let imports: Vec<Value> = account
             .imports()
@@ -193,7 +198,8 @@ impl Authority {
             claims["imports"] = imports.into();
         }
         if !revoked.is_empty() {
-            claims["revocations"] = revoked.iter().map(|(key, until)| (key.text(), Value::from(*until))).collect();
+            claims["revocations"] =
+                revoked.iter().map(|(key, until)| (key.text(), Value::from(*until))).collect();
         }
         claims
     }
@@ -340,7 +346,10 @@ mod tests {
         for role in Role::ALL {
             let account = tokens.accounts.iter().find(|token| token.account == role.account()).unwrap();
             let (key_of_account, account) = (&account.key, claims(&account.token));
-            assert_eq!((&account["iss"], account["sub"].as_str().unwrap()), (&operator["sub"], key_of_account.as_str()));
+            assert_eq!(
+                (&account["iss"], account["sub"].as_str().unwrap()),
+                (&operator["sub"], key_of_account.as_str())
+            );
             let streams = account["nats"]["limits"]["disk_storage"].is_number();
             assert_eq!(streams, role == Role::Administrator, "only the fleet's account has streams");
             let key = AgentKey::generate();

@@ -25,10 +25,10 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use super::connection::{ConnectionSettings, Login, TlsSettings};
-use super::permissions::{Account, MAX_CONNECTIONS};
 use super::jwt::{
     Authority, AuthoritySeeds, BadAuthorityKey, BrokerTokens, Role, RoleSigner, credentials_text,
 };
+use super::permissions::{Account, MAX_CONNECTIONS};
 use crate::agent_key::{AgentKey, AgentPublicKey};
 use crate::names::AgentId;
 use crate::secret_file::{self, SecretFileError};

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::names::AgentId;
 use crate::subjects::{
-    ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS, EVERY_LIVE, POLICY,
-    SLOTS, STREAMS,
+    ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS, EVERY_LIVE,
+    POLICY, SLOTS, STREAMS,
 };
 
 /// Largest message that a person may publish, in bytes: NATS' default for the server.
@@ -107,7 +107,7 @@ impl Role {
             Self::Investigator => (
                 ["vigie.ask.{{name()}}".to_owned(), EVERY_LIVE.to_owned()]
                     .into_iter()
-                    .chain(STREAMS.iter().flat_map(|stream| reading(stream)))
+                    .chain(STREAMS.map(direct_get))
                     .collect::<Vec<_>>(),
                 vec![EVERY_ANSWER.to_owned(), "_INBOX.investigator.{{name()}}.>".to_owned()],
                 UNLIMITED,
@@ -133,11 +133,6 @@ impl Role {
 
 fn direct_get(stream: &str) -> String {
     format!("$JS.API.DIRECT.GET.{stream}")
-}
-
-/// What one publishes to read a stream.
-fn reading(stream: &str) -> [String; 2] {
-    [direct_get(stream), format!("$JS.API.STREAM.INFO.{stream}")]
 }
 
 /// An account of the broker: users of one see nothing of another but what is exported and imported.
@@ -190,7 +185,7 @@ impl Account {
                 written
                     .map(Shared::service)
                     .into_iter()
-                    .chain(STREAMS.iter().flat_map(|stream| reading(stream)).map(|subject| Shared::service(&subject)))
+                    .chain(STREAMS.map(|stream| Shared::service(&direct_get(stream))))
                     .chain([Shared::stream(EVERY_LIVE)])
                     .collect()
             }
@@ -210,11 +205,14 @@ impl Account {
                 .into_iter()
                 .chain([direct_get(POLICY), direct_get(ASK)])
                 .map(|subject| of_fleet(Shared::service(&subject)))
-                .chain([of_fleet(Shared::stream(EVERY_LIVE)), (Self::Investigators, Shared::stream(EVERY_LIVE))])
+                .chain([
+                    of_fleet(Shared::stream(EVERY_LIVE)),
+                    (Self::Investigators, Shared::stream(EVERY_LIVE)),
+                ])
                 .collect(),
             Self::Investigators => [EVERY_ASK.to_owned()]
                 .into_iter()
-                .chain(STREAMS.iter().flat_map(|stream| reading(stream)))
+                .chain(STREAMS.map(direct_get))
                 .map(|subject| of_fleet(Shared::service(&subject)))
                 .chain([(Self::Agents, Shared::stream(EVERY_ANSWER))])
                 .collect(),
@@ -260,7 +258,9 @@ mod tests {
         for subject in allowed(Role::Agent, "pub") {
             assert!(!subject.contains('*') && !subject.contains('>'), "{subject} has no bound");
             assert!(
-                subject.ends_with(".{{name()}}") || subject == direct_get(POLICY) || subject == direct_get(ASK),
+                subject.ends_with(".{{name()}}")
+                    || subject == direct_get(POLICY)
+                    || subject == direct_get(ASK),
                 "{subject} is everybody's"
             );
         }
@@ -273,11 +273,8 @@ mod tests {
     fn nobody_but_administrators_may_make_consumers_or_change_streams() {
         for role in [Role::Agent, Role::Investigator, Role::Enroller] {
             for subject in allowed(role, "pub") {
-                let api = subject.strip_prefix("$JS.");
-                assert!(
-                    api.is_none_or(|api| api.starts_with("API.DIRECT.GET.") || api.starts_with("API.STREAM.INFO.")),
-                    "{role:?} {subject}"
-                );
+                let api = subject.strip_prefix("$");
+                assert!(api.is_none_or(|api| api.starts_with("JS.API.DIRECT.GET.")), "{role:?} {subject}");
             }
         }
     }

@@ -4,7 +4,6 @@
 //! the account. Nobody uses message ids or headers either: a message id that another one used keeps a message from
 //! being stored for good, so doubles are dropped by whoever reads.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -140,7 +139,12 @@ pub async fn store(client: &Client, subject: &str, value: &[u8]) -> Result<u64, 
 /// # Errors
 ///
 /// When it is not ([`StoredError::is_other_writer`]), or the broker does not acknowledge it.
-pub async fn store_after(client: &Client, subject: &str, last: u64, value: &[u8]) -> Result<u64, StoredError> {
+pub async fn store_after(
+    client: &Client,
+    subject: &str,
+    last: u64,
+    value: &[u8],
+) -> Result<u64, StoredError> {
     publish(client, subject, &[(EXPECTED_LAST.to_owned(), last.to_string())], value).await
 }
 
@@ -178,54 +182,6 @@ pub async fn api(client: &Client, subject: &str, body: &Value) -> Result<Value, 
             Err(error.refused(subject))
         }
         None => Ok(value),
-    }
-}
-
-/// How far a stream reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Number of the oldest message.
-    pub first: u64,
-    /// Number of the newest message, also of one that is not there any more; 0 when there never was one.
-    pub last: u64,
-    /// How many there are.
-    pub messages: u64,
-    /// What they take, in bytes.
-    pub bytes: u64,
-}
-
-/// How far a stream reaches.
-///
-/// # Errors
-///
-/// When the broker does not answer.
-pub async fn extent(client: &Client, stream: &str) -> Result<Extent, StoredError> {
-    let info = api(client, &format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await?;
-    let number = |name: &str| info["state"][name].as_u64();
-    match (number("first_seq"), number("last_seq"), number("messages"), number("bytes")) {
-        (Some(first), Some(last), Some(messages), Some(bytes)) => Ok(Extent { first, last, messages, bytes }),
-        _ => Err(StoredError::Unreadable { what: stream.to_owned() }),
-    }
-}
-
-/// The subjects of a stream that match.
-///
-/// # Errors
-///
-/// When the broker does not answer.
-pub async fn subjects(client: &Client, stream: &str, filter: &str) -> Result<BTreeSet<String>, StoredError> {
-    let mut found = BTreeSet::new();
-    loop {
-        let body = json!({"subjects_filter": filter, "offset": found.len()});
-        let info = api(client, &format!("$JS.API.STREAM.INFO.{stream}"), &body).await?;
-        let page = info["state"]["subjects"].as_object();
-        let before = found.len();
-        found.extend(page.into_iter().flatten().map(|(subject, _)| subject.clone()));
-        // Servers that list all at once know no total.
-        let total = info["total"].as_u64().unwrap_or(0);
-        if found.len() == before || found.len() as u64 >= total {
-            return Ok(found);
-        }
     }
 }
 
@@ -274,12 +230,31 @@ pub async fn get(client: &Client, stream: &str, which: Which<'_>) -> Result<Opti
     Ok(Some(Entry { subject, sequence, stored, value: answer.payload }))
 }
 
+/// Numbers of the first and the newest message that match; none when there is no such.
+///
+/// By direct get: the call that gives a stream's state is answered in an account without streams by its own server,
+/// before the fleet's account answers.
+///
+/// # Errors
+///
+/// When the broker does not answer.
+pub async fn extent(client: &Client, stream: &str, filter: &str) -> Result<Option<(u64, u64)>, StoredError> {
+    let Some(last) = get(client, stream, Which::Last(filter)).await? else { return Ok(None) };
+    let first = get(client, stream, Which::Next(filter, 1)).await?;
+    Ok(first.map(|first| (first.sequence.min(last.sequence), last.sequence)))
+}
+
 /// All messages of a subject, the oldest first, at most `most`. For subjects of which a stream keeps a few.
 ///
 /// # Errors
 ///
 /// When the broker does not answer.
-pub async fn versions(client: &Client, stream: &str, subject: &str, most: usize) -> Result<Vec<Entry>, StoredError> {
+pub async fn versions(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    most: usize,
+) -> Result<Vec<Entry>, StoredError> {
     let mut found: Vec<Entry> = Vec::new();
     while found.len() < most {
         let from = found.last().map_or(1, |entry| entry.sequence.saturating_add(1));
@@ -327,9 +302,16 @@ impl Cursor {
     /// # Errors
     ///
     /// When the broker does not answer.
-    pub async fn at_time(client: &Client, stream: &str, filter: &str, seconds: i64) -> Result<Self, StoredError> {
-        let extent = extent(client, stream).await?;
-        let (mut low, mut high) = (extent.first.max(1), extent.last.saturating_add(1));
+    pub async fn at_time(
+        client: &Client,
+        stream: &str,
+        filter: &str,
+        seconds: i64,
+    ) -> Result<Self, StoredError> {
+        let Some((mut low, last)) = extent(client, stream, filter).await? else {
+            return Ok(Self { next: 1 });
+        };
+        let mut high = last.saturating_add(1);
         // `high` or a later one is the first that is new enough.
         while low < high {
             let middle = low + (high - low) / 2;
@@ -354,14 +336,14 @@ impl Cursor {
         filter: &str,
         mut each: impl FnMut(Entry) -> bool,
     ) -> Result<bool, StoredError> {
-        let extent = extent(client, stream).await?;
-        self.next = self.next.max(extent.first);
+        let Some((first, last)) = extent(client, stream, filter).await? else { return Ok(true) };
+        self.next = self.next.max(first);
         // A stream that was begun anew has other numbers.
-        if self.next > extent.last.saturating_add(1) {
-            self.next = extent.first.max(1);
+        if self.next > last.saturating_add(1) {
+            self.next = first;
         }
-        while self.next <= extent.last {
-            let through = extent.last.min(self.next.saturating_add(WINDOW as u64 - 1));
+        while self.next <= last {
+            let through = last.min(self.next.saturating_add(WINDOW as u64 - 1));
             let mut window = futures_util::stream::iter(self.next..=through)
                 .map(|number| async move { get(client, stream, Which::Number(number)).await })
                 .buffered(WINDOW);
@@ -379,7 +361,7 @@ impl Cursor {
                 match get(client, stream, Which::Next(filter, self.next)).await? {
                     Some(entry) => self.next = self.next.max(entry.sequence),
                     None => {
-                        self.next = self.next.max(extent.last.saturating_add(1));
+                        self.next = self.next.max(last.saturating_add(1));
                         break;
                     }
                 }

@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use super::client::Client;
 use super::stored::{self, StoredError};
 use crate::subjects::{
-    ALERTS, ASK, AUDIT, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS,
-    FACTS, POLICY, POLICY_SUBJECT, RESULTS,
+    ALERTS, ASK, AUDIT, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT,
+    EVERY_FACTS, FACTS, POLICY, POLICY_SUBJECT, RESULTS,
 };
 
 /// How often an agent shows that it is there; agents spread it by a fifth either way.
@@ -162,7 +162,10 @@ fn streams(sizes: &StreamSizes) -> [Stream; 7] {
         Stream { age: DAY * 365, ..stream(AUDIT, EVERY_AUDIT, sizes.audit, 2_000, 16 * KIB) },
         stream(FACTS, EVERY_FACTS, sizes.facts, FACTS_VERSIONS, 192 * KIB),
         Stream { discard: "new", ..stream(POLICY, POLICY_SUBJECT, sizes.policy, POLICY_VERSIONS, MIB) },
-        Stream { discard: "new", ..stream(ENROL, EVERY_ENROLMENT, sizes.enrol, ENROLMENT_VERSIONS, 20 * KIB) },
+        Stream {
+            discard: "new",
+            ..stream(ENROL, EVERY_ENROLMENT, sizes.enrol, ENROLMENT_VERSIONS, 20 * KIB)
+        },
     ]
 }
 
@@ -262,8 +265,17 @@ mod tests {
             assert!(quota * 4 <= stream.bytes || stream.name == POLICY, "{}: {quota}", stream.name);
             assert!(stream.age.is_zero() || DEDUPLICATION <= stream.age);
             let settings = stream.settings(1);
-            for forbidden in ["allow_rollup_hdrs", "allow_msg_ttl", "allow_msg_schedules", "allow_msg_counter", "allow_atomic"] {
-                assert!(settings.get(forbidden).is_none_or(|value| *value == Value::Bool(false)), "{forbidden}");
+            for forbidden in [
+                "allow_rollup_hdrs",
+                "allow_msg_ttl",
+                "allow_msg_schedules",
+                "allow_msg_counter",
+                "allow_atomic",
+            ] {
+                assert!(
+                    settings.get(forbidden).is_none_or(|value| *value == Value::Bool(false)),
+                    "{forbidden}"
+                );
             }
         }
         assert!(quota(POLICY).unwrap() <= sizes.policy);
@@ -278,6 +290,9 @@ mod tests {
         assert_eq!(merged(&found, &wanted), None);
         found.insert("max_bytes".to_owned(), json!(7));
         let merged = merged(&found, &wanted).unwrap();
-        assert_eq!((&merged["placement"]["tags"][0], &merged["max_bytes"]), (&json!("ssd"), &wanted["max_bytes"]));
+        assert_eq!(
+            (&merged["placement"]["tags"][0], &merged["max_bytes"]),
+            (&json!("ssd"), &wanted["max_bytes"])
+        );
     }
 }

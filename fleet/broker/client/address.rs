@@ -20,7 +20,9 @@ pub struct Address {
 
 /// A text that is no address of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not the address of a broker: write tls://HOST:4222, or on this machine nats://127.0.0.1:4222")]
+#[error(
+    "{0:?} is not the address of a broker: write tls://HOST:4222, or on this machine nats://127.0.0.1:4222"
+)]
 pub struct BadAddress(pub String);
 
 impl Address {
@@ -96,9 +98,17 @@ mod tests {
             assert_eq!((address.host.as_str(), address.port, address.is_local()), (host, port, local));
             assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
         }
-        for bad in
-            ["http://b:1", "b:1", "nats://:1", "nats://a:b@c:1", "nats://a:70000", "nats://a:0", "nats://[::1", "nats://[x]:1", "nats://a b:1"]
-        {
+        for bad in [
+            "http://b:1",
+            "b:1",
+            "nats://:1",
+            "nats://a:b@c:1",
+            "nats://a:70000",
+            "nats://a:0",
+            "nats://[::1",
+            "nats://[x]:1",
+            "nats://a b:1",
+        ] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }

@@ -54,7 +54,9 @@ pub enum LinkError {
     #[error("{0}")]
     Tls(io::Error),
     /// Without TLS only this machine is trusted.
-    #[error("{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://")]
+    #[error(
+        "{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://"
+    )]
     Plain(Address),
     /// The server refuses the user, in its words.
     #[error("{0}")]
@@ -71,7 +73,8 @@ impl LinkError {
             Self::Refused(_) => BrokerEvent::LoginRefused,
             Self::Full(words) => BrokerEvent::BrokerFull(super::cut(words)),
             Self::Tls(_) | Self::TlsFiles(_) => {
-                let source = std::error::Error::source(self).map_or_else(String::new, |source| format!(": {source}"));
+                let source =
+                    std::error::Error::source(self).map_or_else(String::new, |source| format!(": {source}"));
                 BrokerEvent::TlsFailed(super::cut(&format!("{address}: {self}{source}")))
             }
             _ => BrokerEvent::Problem(super::cut(&format!("{address}: {self}"))),
@@ -125,14 +128,19 @@ pub(in crate::broker) async fn open(settings: &LinkSettings, address: &Address) 
 }
 
 fn tls_or_io(error: io::Error, encrypted: bool) -> LinkError {
-    if encrypted && error.kind() == io::ErrorKind::InvalidData { LinkError::Tls(error) } else { LinkError::Io(error) }
+    if encrypted && error.kind() == io::ErrorKind::InvalidData {
+        LinkError::Tls(error)
+    } else {
+        LinkError::Io(error)
+    }
 }
 
 fn refusal(words: String) -> LinkError {
     let lower = words.to_ascii_lowercase();
     if lower.contains("connections exceeded") {
         LinkError::Full(words)
-    } else if lower.contains("authorization") || lower.contains("authentication") || lower.contains("expired") {
+    } else if lower.contains("authorization") || lower.contains("authentication") || lower.contains("expired")
+    {
         LinkError::Refused(words)
     } else {
         LinkError::Protocol(ProtocolError::Unknown(super::cut(&words)))
@@ -155,9 +163,8 @@ async fn encrypt(
     stream: Box<dyn Stream>,
 ) -> Result<Box<dyn Stream>, LinkError> {
     let tls = settings.tls.clone();
-    let connector: TlsConnector = tokio::task::spawn_blocking(move || tls::connector(&tls))
-        .await
-        .map_err(io::Error::other)??;
+    let connector: TlsConnector =
+        tokio::task::spawn_blocking(move || tls::connector(&tls)).await.map_err(io::Error::other)??;
     let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
     let stream = connector.connect(name, stream).await.map_err(LinkError::Tls)?;
     Ok(Box::new(stream))
