@@ -26,6 +26,10 @@ pub mod streams;
 /// overflowed its stack (nats-server PR 3862).
 pub const SAFE_SERVER: (u64, u64, u64) = (2, 10, 25);
 
+/// What is sent to an agent to say that the broker has something new for it: a policy, or a question that is too large
+/// to be sent to each.
+pub const LOOK: &[u8] = b"look";
+
 /// Whether a server's version is at least [`SAFE_SERVER`]; one that cannot be read is not.
 #[must_use]
 pub fn is_safe_server(version: &str) -> bool {

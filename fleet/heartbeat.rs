@@ -30,6 +30,9 @@ pub struct Heartbeat {
     pub live: String,
     /// Which of all lives under this name it is.
     pub life: Life,
+    /// Another host wrote under this name since the sign of life before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twice: bool,
     /// How far its alerts reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<AlertHead>,
@@ -143,6 +146,7 @@ mod tests {
             sent: 7,
             live: "ab".repeat(16),
             life: Life { machine: "m".to_owned(), boot: "b".to_owned(), epoch: "e".to_owned(), count: 1 },
+            twice: false,
             alerts: Some(AlertHead { journal: "j".to_owned(), seq: 3, link: "l".to_owned() }),
             facts: serde_json::from_str(facts).unwrap(),
         }

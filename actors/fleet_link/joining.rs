@@ -8,14 +8,16 @@ use tokio::sync::mpsc;
 use vigie_fleet::broker::connection::{
     self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
 };
-use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::broker::permissions::Role;
 
-use super::EVENTS;
 use super::alert_cursor::AlertCursor;
-use super::membership::{self, MembershipError, Opened, Places};
+use super::disk::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
 use crate::config::{FleetSection, LoadedConfig};
+
+/// Events of the connection that wait; one that does not fit is counted by the connection.
+const EVENTS: usize = 64;
 
 /// Why there is no membership.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +79,7 @@ pub(super) async fn join(
         tokio::task::spawn_blocking(move || {
             let token = std::fs::read_to_string(&section.credentials)
                 .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
-            Ok::<_, JoinError>((membership::open(&config, section, hold, &log)?, token))
+            Ok::<_, JoinError>((disk::open(&config, section, hold, &log)?, token))
         })
     };
     let (opened, token) = opening.await.map_err(|_| JoinError::Stopping)??;

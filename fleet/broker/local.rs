@@ -214,6 +214,14 @@ pub fn find_server() -> Result<PathBuf, LocalBrokerError> {
         .ok_or(LocalBrokerError::NoServer)
 }
 
+/// The version of the program that would be started, when there is one. Blocking.
+#[must_use]
+pub fn installed_version() -> Option<String> {
+    let output = std::process::Command::new(find_server().ok()?).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(text.split_whitespace().last()?.trim_start_matches('v').to_owned())
+}
+
 /// The configuration of a nats-server: JSON, which its own format includes.
 ///
 /// # Errors
@@ -234,6 +242,7 @@ pub fn server_config(
         "host": settings.address,
         "port": port,
         "ports_file_dir": path(&run_directory(&settings.directory))?,
+        "pid_file": path(&run_directory(&settings.directory).join("nats-server.pid"))?,
         "operator": tokens.operator,
         "system_account": tokens.system_account,
         "max_connections": MAX_CONNECTIONS,

@@ -128,7 +128,7 @@ mean do not run it. Then: vigie fleet results ID.")]
         /// The signed action
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Send it to the agents of this group only
+        /// Tell only the agents of this group at once; others for which the target is true find it within minutes
         #[arg(long, value_name = "GROUP")]
         group: Option<GroupName>,
     },
