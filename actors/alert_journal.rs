@@ -1,33 +1,34 @@
 //! Keeps every alert on disk.
 //!
-//! Owns the journal's files ([`segments`]) and the memory of recorded ids ([`seen`]); what is given up when they
-//! are full is decided in [`room`]. Started first by the
-//! agent, stopped last. Told by each `ModuleProcess` ([`StoreAlerts`]), asked by `ControlServer`.
+//! Owns the journal's writer and the memory of recorded ids; the files themselves are the crate `vigie_journal`. Readers
+//! do not come here: they follow the files ([`JournalView::follow`]). Started first by the agent, stopped last. Told by each `ModuleProcess` ([`StoreAlerts`]), asked by `ControlServer`.
 //!
 //! Alerts that arrive while the disk is busy are written together by the next write (group commit): one
 //! `fdatasync` for all of them. A [`StoreAlerts`] is answered when its alerts are safe, and only then does the
 //! module learn of it. While the disk takes nothing (full, read-only, gone) the alerts stay in memory, the
 //! write is tried again, `status` says why, and modules wait because they get no answer; what a module that
 //! died left behind is kept up to `journal.memory_bytes`.
+//!
+//! At the start, and whenever somebody else changed a file, the whole journal is proved in the background; what is wrong
+//! is in `status` from then on, and an alert.
 
-pub mod room;
-pub mod seen;
-pub mod segments;
+mod follower;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
-use serde::Serialize;
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
+use vigie_journal::{AppendError, Draft, Incident, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Why, Writer};
 
-use self::seen::{MAX_ID_BYTES, SeenIds};
-use self::segments::{JournalError, Segments};
-use crate::config::{JournalSection, ModuleName};
+pub use self::follower::{Follower, JournalView, alert_record};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::JournalStatus;
+use vigie_config::model::JournalSection;
+use vigie_protocol::control::{JournalStatus, JournalVerification};
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -38,6 +39,9 @@ pub const OWN_NAME: &str = "agent";
 /// Delay before a failed write is tried again; doubles up to the second value.
 const RETRY_INITIAL: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How often the files are looked at while nothing is written.
+const INSPECT_EVERY: Duration = Duration::from_secs(10);
 
 /// One alert as a module sent it.
 #[derive(Debug, Clone)]
@@ -87,13 +91,22 @@ pub struct GetJournalStatus;
 #[rtype(result = "JournalView")]
 pub struct GetJournalView;
 
-/// Where the alerts are, and the number of the newest one that is safe, now and as it grows.
-#[derive(Debug, Clone)]
-pub struct JournalView {
-    /// The directory of the segments; see [`segments::JournalReader`].
-    pub directory: PathBuf,
-    /// Number of the newest recorded alert.
-    pub recorded: watch::Receiver<u64>,
+/// Asks for the head of the chain, which stands for everything recorded up to a number. Whoever keeps it where this host
+/// cannot change it can show later that something was erased: `vigie alerts --verify` prints the same head for the same
+/// number only if nothing was.
+#[derive(Debug, Message)]
+#[rtype(result = "JournalHead")]
+pub struct GetJournalHead;
+
+/// The head of the journal's chain.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct JournalHead {
+    /// Name of the journal.
+    pub journal: String,
+    /// Number of the newest alert that the head stands for.
+    pub seq: u64,
+    /// The head, in hexadecimal.
+    pub head: String,
 }
 
 /// Sent by `FleetLink`: how far the fleet has the alerts. What it does not have yet outlives `journal.keep_segments`
@@ -121,7 +134,21 @@ pub struct AlertJournal {
     /// Ids of the write that is under way.
     writing_ids: SeenIds,
     /// The files; away while a write is under way on the blocking pool.
-    segments: Option<Segments>,
+    writer: Option<Writer>,
+    identity: String,
+    /// The chain's head.
+    head: String,
+    /// Alerts that retention deleted, by severity.
+    deleted: BTreeMap<String, u64>,
+    /// What the whole journal was found to be; absent while it is whole, or not proved yet.
+    damage: Option<String>,
+    /// A proof is under way, or wanted again when it is done.
+    proving: bool,
+    prove_again: bool,
+    /// What the disk does not take although the alerts themselves are safe.
+    trouble: Option<String>,
+    /// What went lately although it is severe, or the fleet did not have it.
+    trimmed: Option<String>,
     /// What waits for the next write.
     waiting: Batch,
     /// Bytes and alerts of the write that is under way.
@@ -140,8 +167,7 @@ pub struct AlertJournal {
 /// Records that are written together.
 #[derive(Default)]
 struct Batch {
-    lines: Vec<u8>,
-    count: u64,
+    draft: Draft,
     /// Ids of this batch, which are not recorded yet but must not be recorded twice.
     ids: SeenIds,
     /// Who is told when the batch is safe.
@@ -153,16 +179,22 @@ impl AlertJournal {
     ///
     /// # Errors
     /// When the files cannot be used; the agent does not start without a place for its alerts.
-    pub fn open(state_dir: &Path, section: JournalSection, log: &Logger) -> Result<Self, JournalError> {
+    pub fn open(state_dir: &Path, section: JournalSection, log: &Logger) -> Result<Self, OpenError> {
         let log = log.new(o!("component" => "alert_journal"));
         let directory = state_dir.join("journal");
-        let (segments, seen, recovery) = Segments::open(&directory, section)?;
+        let (writer, seen, recovery) = Writer::open(&directory, sizes(&section))?;
+        let identity = vigie_journal::identity(&directory)
+            .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
         if recovery.cut_bytes > 0 {
-            warn!(log, "cut off a half-written alert, which was never acknowledged"; "bytes" => recovery.cut_bytes);
+            warn!(log, "cut off a half-written batch of alerts, which was never acknowledged";
+                "bytes" => recovery.cut_bytes);
         }
-        if recovery.damaged_lines > 0 {
-            error!(log, "journal holds lines that are not alerts"; "found" => recovery.damaged_lines,
-                "path" => ?directory);
+        if recovery.damaged > 0 {
+            error!(log, "journal is damaged"; "found" => recovery.damaged, "path" => ?directory);
+        }
+        if recovery.missing_at_end > 0 {
+            error!(log, "alerts that had been recorded last are gone from the journal";
+                "found" => recovery.missing_at_end, "path" => ?directory);
         }
         Ok(Self {
             log,
@@ -170,10 +202,18 @@ impl AlertJournal {
             section,
             seen,
             writing_ids: SeenIds::default(),
-            next_seq: segments.next_seq(),
-            bytes: segments.bytes(),
-            recorded: watch::Sender::new(segments.next_seq() - 1),
-            segments: Some(segments),
+            next_seq: writer.recorded() + 1,
+            bytes: writer.bytes(),
+            recorded: watch::Sender::new(writer.recorded()),
+            identity,
+            head: writer.head(),
+            deleted: vigie_journal::by_severity(writer.deleted()),
+            damage: None,
+            proving: false,
+            prove_again: false,
+            trouble: None,
+            trimmed: None,
+            writer: Some(writer),
             waiting: Batch::default(),
             writing_bytes: 0,
             writing_alerts: 0,
@@ -203,6 +243,7 @@ impl AlertJournal {
     }
 
     fn enqueue_one(&mut self, module: &ModuleName, time: &str, alert: &NewAlert) -> bool {
+        let module = module.as_str();
         // An id that is too long cannot be remembered; the alert itself must not be lost for it.
         let id = alert.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES);
         if let Some(id) = id
@@ -213,43 +254,41 @@ impl AlertJournal {
             self.duplicates += 1;
             return false;
         }
-        let record =
-            RecordRef { seq: self.next_seq, time, module: module.as_str(), id, message: &alert.message };
-        serde_json::to_writer(&mut self.waiting.lines, &record)
-            .expect("a record is plain data and a Vec takes it all");
-        self.waiting.lines.push(b'\n');
-        self.waiting.count += 1;
+        self.waiting.draft.push_text(self.next_seq, time, module, id, &alert.message);
         self.next_seq += 1;
         true
     }
 
     /// Writes what waits, unless a write is under way or there is nothing.
     fn write_waiting(&mut self, ctx: &mut Context<Self>) {
-        if self.waiting.count == 0 && self.waiting.answers.is_empty() {
+        if self.waiting.draft.count() == 0 && self.waiting.answers.is_empty() {
             for flushed in self.flushing.drain(..) {
                 flushed.send(()).ok();
             }
             return;
         }
-        let Some(segments) = self.segments.take() else { return };
+        let Some(writer) = self.writer.take() else { return };
         let mut batch = std::mem::take(&mut self.waiting);
         self.writing_ids = std::mem::take(&mut batch.ids);
-        self.write(segments, batch, ctx);
+        self.write(writer, batch, ctx);
     }
 
-    fn write(&mut self, mut segments: Segments, batch: Batch, ctx: &mut Context<Self>) {
-        self.writing_bytes = batch.lines.len();
-        self.writing_alerts = batch.count;
-        segments.set_section(self.section);
-        segments.set_sent_through(self.sent_through);
-        let snapshot = segments.needs_snapshot().then(|| self.seen.snapshot());
+    fn write(&mut self, mut writer: Writer, batch: Batch, ctx: &mut Context<Self>) {
+        self.writing_bytes = batch.draft.bytes();
+        self.writing_alerts = batch.draft.count();
+        writer.set_sizes(sizes(&self.section));
+        writer.set_sent_through(self.sent_through);
+        let snapshot = writer.needs_snapshot().then(|| self.seen.snapshot());
         let writing = tokio::task::spawn_blocking(move || {
-            let result = segments.append(&batch.lines, batch.count, snapshot);
-            (segments, batch, result)
+            let result = writer.append(&batch.draft, snapshot);
+            (writer, batch, result)
         });
         ctx.spawn(writing.into_actor(self).map(|written, this, ctx| match written {
-            Ok((segments, batch, Ok(()))) => this.written(segments, batch, ctx),
-            Ok((segments, batch, Err(error))) => this.write_failed(segments, batch, &error, ctx),
+            Ok((writer, batch, Ok(()))) => this.written(writer, batch, ctx),
+            Ok((writer, batch, Err(AppendError::NeedsSnapshot))) => this.write(writer, batch, ctx),
+            Ok((writer, batch, Err(AppendError::Disk(error)))) => {
+                this.write_failed(writer, batch, &error, ctx);
+            }
             Err(error) => {
                 // Only a panic can end the task, and a panic ends the agent.
                 error!(this.log, "writing alerts was cut off"; "error" => %error);
@@ -257,19 +296,14 @@ impl AlertJournal {
         }));
     }
 
-    fn written(&mut self, mut segments: Segments, batch: Batch, ctx: &mut Context<Self>) {
-        if let Some(given_up) = segments.take_given_up() {
-            error!(self.log, "journal is full, alerts were given up before the fleet had them";
-                "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
-            self.enqueue(&own_name(), &[NewAlert { id: None, message: given_up.message() }]);
-        }
+    fn written(&mut self, mut writer: Writer, batch: Batch, ctx: &mut Context<Self>) {
+        self.recorded.send_replace(writer.recorded());
+        self.tell_of_files(&mut writer, ctx);
         if self.error.take().is_some() {
-            info!(self.log, "disk takes alerts again"; "found" => batch.count);
+            info!(self.log, "disk takes alerts again"; "found" => batch.draft.count());
         }
         self.retry_delay = RETRY_INITIAL;
-        self.bytes = segments.bytes();
-        self.recorded.send_replace(segments.next_seq() - 1);
-        self.segments = Some(segments);
+        self.writer = Some(writer);
         self.seen.absorb(std::mem::take(&mut self.writing_ids));
         self.writing_bytes = 0;
         self.writing_alerts = 0;
@@ -281,7 +315,7 @@ impl AlertJournal {
 
     fn write_failed(
         &mut self,
-        segments: Segments,
+        writer: Writer,
         batch: Batch,
         error: &std::io::Error,
         ctx: &mut Context<Self>,
@@ -299,24 +333,145 @@ impl AlertJournal {
         let delay = self.retry_delay;
         self.retry_delay = (delay * 2).min(RETRY_MAX);
         ctx.spawn(tokio::time::sleep(delay).into_actor(self).map(move |(), this, ctx| {
-            this.write(segments, batch, ctx);
+            this.write(writer, batch, ctx);
+        }));
+    }
+
+    /// Tells what happened to the files: what retention deleted, and what somebody else did.
+    fn tell_of_files(&mut self, writer: &mut Writer, ctx: &mut Context<Self>) {
+        self.bytes = writer.bytes();
+        self.head = writer.head();
+        if self.trouble.as_deref() != writer.trouble() {
+            self.trouble = writer.trouble().map(ToOwned::to_owned);
+            match &self.trouble {
+                Some(trouble) => {
+                    warn!(self.log, "alerts are safe, but not all of the journal"; "error" => trouble)
+                }
+                None => info!(self.log, "disk takes all of the journal again"),
+            }
+        }
+        let deleted = vigie_journal::by_severity(writer.deleted());
+        if deleted != self.deleted {
+            info!(self.log, "old alerts were deleted to make room"; "found" => ?deleted);
+            self.deleted = deleted;
+        }
+        if let Some(given_up) = writer.take_given_up() {
+            let message = given_up.message(self.sent_through.is_some());
+            error!(self.log, "journal is full, alerts were deleted that are severe or that the fleet does not have";
+                "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
+            self.trimmed = Some(format!(
+                "{} alerts between {} and {} were deleted",
+                given_up.total(),
+                given_up.first_seq,
+                given_up.last_seq
+            ));
+            self.enqueue(&own_name(), &[NewAlert { id: None, message }]);
+        }
+        for incident in writer.take_incidents() {
+            self.tell_of_incident(incident);
+            self.prove(ctx);
+        }
+    }
+
+    fn tell_of_incident(&mut self, Incident { why, after }: Incident) {
+        let what = match why {
+            Why::Resized => "was made shorter or longer",
+            Why::Replaced => "was deleted or replaced",
+            // The disk, and nobody's hand: what was not acknowledged is written again.
+            _ => {
+                warn!(self.log, "disk did not take all of a batch, going on in a new file"; "found" => after);
+                return;
+            }
+        };
+        error!(self.log, "somebody changed the journal's file, going on in a new one"; "path" => ?self.directory,
+            "found" => after);
+        let message = serde_json::json!({
+            "severity": "critical",
+            "alert": format!("the alert journal's file {what} while the agent was writing it, after alert {after}"),
+            "event": "journal_changed",
+            "last_seq": after,
+        });
+        self.enqueue(&own_name(), &[NewAlert { id: None, message: message.to_string() }]);
+    }
+
+    /// Proves the whole journal in the background.
+    fn prove(&mut self, ctx: &mut Context<Self>) {
+        if self.proving {
+            self.prove_again = true;
+            return;
+        }
+        self.proving = true;
+        let (directory, recorded) = (self.directory.clone(), *self.recorded.borrow());
+        let proving = tokio::task::spawn_blocking(move || vigie_journal::verify(&directory, Some(recorded)));
+        ctx.spawn(proving.into_actor(self).map(|proved, this, ctx| {
+            this.proving = false;
+            match proved {
+                Ok(Ok(verification)) => this.proved(&verification, ctx),
+                Ok(Err(error)) => {
+                    this.damage = Some(format!("the alert journal cannot be read: {error}"));
+                }
+                // Only a panic can end the task, and a panic ends the agent.
+                Err(error) => error!(this.log, "proving the journal was cut off"; "error" => %error),
+            }
+            if std::mem::take(&mut this.prove_again) {
+                this.prove(ctx);
+            }
+        }));
+    }
+
+    fn proved(&mut self, verification: &JournalVerification, ctx: &mut Context<Self>) {
+        if verification.is_whole() {
+            self.damage = None;
+            return;
+        }
+        let JournalVerification { missing, damaged, broken, problems, .. } = verification;
+        let text = format!(
+            "{missing} alerts are missing, {damaged} pieces are damaged, {broken} links are broken; the first: {}",
+            problems.first().map_or("", String::as_str)
+        );
+        if self.damage.as_ref() == Some(&text) {
+            return;
+        }
+        error!(self.log, "journal does not prove itself"; "path" => ?self.directory, "error" => &text);
+        let message = serde_json::json!({
+            "severity": "critical",
+            "alert": format!("the alert journal is not as it was written: {text}"),
+            "event": "journal_damaged",
+            "missing": missing, "damaged": damaged, "broken": broken,
+        });
+        // The same damage is told once, not at every start.
+        let id = format!("journal damage {missing} {damaged} {broken}");
+        self.damage = Some(text);
+        self.enqueue(&own_name(), &[NewAlert { id: Some(id), message: message.to_string() }]);
+        self.write_waiting(ctx);
+    }
+
+    /// Looks at the files now and then while nothing is written: what somebody does to them is told at once, and not
+    /// only with the next alert.
+    fn inspect_later(&self, ctx: &mut Context<Self>) {
+        ctx.spawn(tokio::time::sleep(INSPECT_EVERY).into_actor(self).map(|(), this, ctx| {
+            let Some(mut writer) = this.writer.take() else { return this.inspect_later(ctx) };
+            let inspecting = tokio::task::spawn_blocking(move || {
+                writer.inspect();
+                writer
+            });
+            ctx.spawn(inspecting.into_actor(this).map(|inspected, this, ctx| {
+                let Ok(mut writer) = inspected else { return };
+                this.tell_of_files(&mut writer, ctx);
+                this.writer = Some(writer);
+                this.write_waiting(ctx);
+                this.inspect_later(ctx);
+            }));
         }));
     }
 }
 
-fn own_name() -> ModuleName {
-    OWN_NAME.parse().expect("it has the form of a module's name")
+fn sizes(section: &JournalSection) -> Sizes {
+    Sizes { segment_bytes: section.segment_bytes, keep_segments: section.keep_segments }
 }
 
-/// A line of the journal, borrowed; [`crate::control_protocol::AlertRecord`] is its owned form.
-#[derive(Serialize)]
-struct RecordRef<'a> {
-    seq: u64,
-    time: &'a str,
-    module: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    message: &'a str,
+fn own_name() -> ModuleName {
+    OWN_NAME.parse().expect("it has the form of a module's name")
 }
 
 impl Actor for AlertJournal {
@@ -324,6 +479,8 @@ impl Actor for AlertJournal {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        self.prove(ctx);
+        self.inspect_later(ctx);
     }
 }
 
@@ -331,7 +488,7 @@ impl Handler<StoreAlerts> for AlertJournal {
     type Result = ResponseFuture<Result<Vec<bool>, AlertsRefused>>;
 
     fn handle(&mut self, message: StoreAlerts, ctx: &mut Self::Context) -> Self::Result {
-        let waiting_bytes = self.waiting.lines.len() + self.writing_bytes;
+        let waiting_bytes = self.waiting.draft.bytes() + self.writing_bytes;
         let limit = self.section.memory_bytes;
         if message.last_words && waiting_bytes >= limit {
             return Box::pin(std::future::ready(Err(AlertsRefused::MemoryFull { waiting_bytes, limit })));
@@ -352,13 +509,17 @@ impl Handler<GetJournalStatus> for AlertJournal {
     type Result = actix::MessageResult<GetJournalStatus>;
 
     fn handle(&mut self, _: GetJournalStatus, _: &mut Self::Context) -> Self::Result {
-        let pending = self.waiting.count + self.writing_alerts;
+        let pending = self.waiting.draft.count() + self.writing_alerts;
         actix::MessageResult(JournalStatus {
             recorded: *self.recorded.borrow(),
             duplicates: self.duplicates,
             bytes: self.bytes,
             pending,
             error: self.error.clone(),
+            head: self.head.clone(),
+            deleted: self.deleted.clone(),
+            damage: self.damage.clone(),
+            trimmed: self.trimmed.clone(),
         })
     }
 }
@@ -370,6 +531,18 @@ impl Handler<GetJournalView> for AlertJournal {
         actix::MessageResult(JournalView {
             directory: self.directory.clone(),
             recorded: self.recorded.subscribe(),
+        })
+    }
+}
+
+impl Handler<GetJournalHead> for AlertJournal {
+    type Result = actix::MessageResult<GetJournalHead>;
+
+    fn handle(&mut self, _: GetJournalHead, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(JournalHead {
+            journal: self.identity.clone(),
+            seq: *self.recorded.borrow(),
+            head: self.head.clone(),
         })
     }
 }
@@ -388,7 +561,7 @@ impl Handler<FlushJournal> for AlertJournal {
     fn handle(&mut self, _: FlushJournal, ctx: &mut Self::Context) -> Self::Result {
         let (flushed, done) = oneshot::channel();
         self.flushing.push(flushed);
-        if self.segments.is_some() || self.error.is_some() {
+        if self.writer.is_some() || self.error.is_some() {
             self.write_waiting(ctx);
         }
         Box::pin(async move {
@@ -408,8 +581,8 @@ impl Handler<ConfigChanged> for AlertJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert_journal::segments::JournalReader;
     use slog::Discard;
+    use vigie_journal::{Item, Portion};
 
     fn journal(directory: &Path) -> AlertJournal {
         AlertJournal::open(directory, JournalSection::default(), &Logger::root(Discard, o!())).unwrap()
@@ -424,9 +597,18 @@ mod tests {
     }
 
     fn ids_on_disk(directory: &Path) -> Vec<String> {
-        let mut records = Vec::new();
-        JournalReader::new(&directory.join("journal"), 0).read(u64::MAX, 1000, &mut records).unwrap();
-        records.into_iter().filter_map(|record| record.id).collect()
+        let mut items = Vec::new();
+        let portion = Portion { items: 1000, bytes: 1 << 20 };
+        vigie_journal::Reader::new(&directory.join("journal"), 0)
+            .read(u64::MAX, portion, &mut items)
+            .unwrap();
+        items
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Alert(record) if record.module == "watch" => record.id,
+                _ => None,
+            })
+            .collect()
     }
 
     #[actix_rt::test]

@@ -19,13 +19,14 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
-use vigie_sdk::protocol::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
+use vigie_protocol::message::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
-use crate::config::{ModuleKind, ModuleSection, ModuleSpec};
 use crate::containment::{self, Containment};
 use crate::guard_link::GuardLink;
 use crate::module_process::Incarnation;
 use crate::module_process::lifecycle::EndReason;
+use vigie_config::model::{ModuleSection, ModuleSpec};
+use vigie_protocol::control::ModuleKind;
 
 /// Room in a module's stdout pipe in bytes, where the kernel grants it (fcntl(2), F_SETPIPE_SZ): the more is
 /// written at once, the less waking up it takes.

@@ -27,11 +27,12 @@ use futures_util::future::join_all;
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::oneshot;
 
-use crate::builtin::BuiltinModule;
-use crate::config::{ConfigProblem, LoadedConfig};
-use crate::config_difference::{ConfigDifference, take_effect};
-use crate::config_files::{LoadOptions, load};
-use crate::control_protocol::{ConfigStatus, ReloadReport};
+use vigie_config::builtin::BuiltinModule;
+use vigie_config::difference::{ConfigDifference, take_effect};
+use vigie_config::files::{LoadOptions, load};
+use vigie_config::model::LoadedConfig;
+use vigie_protocol::control::ConfigProblem;
+use vigie_protocol::control::{ConfigStatus, ReloadReport};
 
 /// Longest wait for one subscriber to apply a change. Restarting all modules is not part of it: they only take
 /// note.
@@ -363,8 +364,20 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::builtin::tests::BUILTINS;
-    use crate::config_files::Places;
+    use vigie_config::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
+    use vigie_config::files::Places;
+    use vigie_protocol::control::ModuleKind;
+    use vigie_protocol::privacy::Showing;
+
+    const BUILTINS: &[BuiltinModule] = &[BuiltinModule {
+        name: "fswatch",
+        kind: ModuleKind::Persistent,
+        enabled_by_default: true,
+        keys: &[KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings }],
+        empty_config: r#"{"Paths":{"Path":null}}"#,
+        check: accept_any,
+        masked_form: |_| Showing::Hidden,
+    }];
 
     /// Passes what it is told to the test.
     struct Probe(mpsc::UnboundedSender<ConfigChanged>);

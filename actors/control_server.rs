@@ -1,7 +1,7 @@
 //! The agent's local socket: operators and investigators on this host.
 //!
 //! Started by the agent after everything it asks, stopped first. Owns the listener and one session task per
-//! client; what a session may ask is in [`crate::control_protocol`]. A client that sends garbage, nothing, one
+//! client; what a session may ask is in [`vigie_protocol::control`]. A client that sends garbage, nothing, one
 //! byte a second, or vanishes costs its own connection: each session has a limit on its line, a time to ask in,
 //! and a time to take its answer. When all places are taken, the client that has been connected longest without
 //! having asked makes room for the next one.
@@ -26,14 +26,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
 use self::session::Session;
-use crate::agent_log::AgentLog;
 use crate::alert_journal::AlertJournal;
-use crate::config::{LimitsSection, LoadedConfig};
+use crate::conditions::Conditions;
 use crate::config_loader::{ConfigChanged, ConfigLoader};
-use crate::control_protocol::SOCKET_NAME;
 use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
 use crate::supervisor::Supervisor;
+use vigie_config::model::{LimitsSection, LoadedConfig};
+use vigie_log::AgentLog;
+use vigie_protocol::control::SOCKET_NAME;
 
 /// Messages in the mailbox before a sender waits: a thousand clients may come at once.
 const MAILBOX_CAPACITY: usize = 1024;
@@ -57,6 +58,8 @@ pub struct Asked {
     pub supervisor: Addr<Supervisor>,
     /// Queries.
     pub router: Addr<QueryRouter>,
+    /// What is wrong.
+    pub conditions: Addr<Conditions>,
     /// Alerts.
     pub journal: Addr<AlertJournal>,
     /// The link to the fleet.
@@ -158,7 +161,7 @@ impl Actor for ControlServer {
         let Some(listener) = self.listener.take() else { return };
         let (me, log) = (ctx.address(), self.log.clone());
         ctx.spawn(accept(listener, me, log).into_actor(self));
-        info!(self.log, "agent can be asked"; "socket" => ?self.path);
+        info!(self.log, "control socket listening"; "socket" => ?self.path);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {

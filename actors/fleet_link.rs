@@ -54,11 +54,11 @@ use self::alert_cursor::AlertCursor;
 use self::joining::{JoinError, Turn, join};
 use self::membership::{Around, Ended, GetMemberStatus, Leave, LookAtFacts, Membership, Outcomes};
 use crate::alert_journal::{AlertJournal, SentThrough};
-use crate::config::LoadedConfig;
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::FleetStatus;
-use crate::error::ErrorChain;
 use crate::query_router::Query;
+use vigie_config::model::LoadedConfig;
+use vigie_protocol::control::FleetStatus;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// The outcome of an action that runs, in audit records and counters.
 const ACCEPTED: &str = "accepted";

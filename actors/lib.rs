@@ -1,18 +1,11 @@
 //! The actors of Vigie's agent.
 
-pub mod agent_log;
 pub mod alert_journal;
-pub mod builtin;
 pub mod child;
-pub mod config;
-pub mod config_difference;
-pub mod config_files;
+pub mod conditions;
 pub mod config_loader;
 pub mod containment;
-pub mod control_protocol;
 pub mod control_server;
-pub mod environment;
-pub mod error;
 pub mod fleet_link;
 pub mod guard_link;
 pub mod log_keeper;

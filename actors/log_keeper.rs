@@ -6,9 +6,9 @@
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use slog::{Logger, error, o};
 
-use crate::agent_log::{AgentLog, LogError};
 use crate::config_loader::ConfigChanged;
-use crate::error::ErrorChain;
+use vigie_log::{AgentLog, LogError};
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 4;

@@ -37,19 +37,23 @@ use slog::{Logger, debug, info, o, warn};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use vigie_sdk::protocol::{Message as WireMessage, capability};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::message::{Message as WireMessage, capability};
+use vigie_protocol::socket::SocketSpec;
 
 use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, Registration};
-use crate::agent_log::AgentLog;
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, Spawner};
-use crate::config::{AgentConfig, ModuleName, ModuleSpec};
-use crate::control_protocol::{ModuleLine, ModuleState};
+use crate::conditions::Reporter;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
+use vigie_config::model::{AgentConfig, ModuleSpec};
+use vigie_log::AgentLog;
+use vigie_protocol::catalogue::AgentCondition;
+use vigie_protocol::condition::Subject;
+use vigie_protocol::control::{ModuleLine, ModuleState};
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -170,6 +174,8 @@ pub struct Services {
     pub registry: Addr<SocketRegistry>,
     /// How processes are started.
     pub spawner: Rc<dyn Spawner>,
+    /// Where conditions are reported.
+    pub conditions: Reporter,
 }
 
 /// Channels on which the lines of a module can be watched over its lives.
@@ -224,8 +230,8 @@ pub struct ModuleProcess {
     capabilities: Vec<String>,
     socket: Option<SocketSpec>,
     heartbeat: Option<Duration>,
-    /// Why the module counts as degraded although it answers.
-    complaint: Option<String>,
+    /// Where what is wrong with the module is reported.
+    reporter: Reporter,
 }
 
 impl ModuleProcess {
@@ -244,6 +250,7 @@ impl ModuleProcess {
             "component" => "module_process", "module" => spec.name().to_string(),
             "incarnation" => incarnation.0,
         ));
+        let reporter = services.conditions.about(Subject::Module(spec.name().clone()));
         Self {
             log,
             services,
@@ -267,7 +274,7 @@ impl ModuleProcess {
             capabilities: Vec::new(),
             socket: None,
             heartbeat: None,
-            complaint: None,
+            reporter,
         }
     }
 
@@ -280,8 +287,9 @@ impl ModuleProcess {
                 self.step(Event::Spawned, ctx);
             }
             Err(error) => {
-                warn!(self.log, "module cannot be started"; "error" => %crate::error::ErrorChain(&error));
-                let reason = EndReason::SpawnFailed(crate::error::ErrorChain(&error).to_string());
+                warn!(self.log, "module cannot be started"; "error" => %vigie_protocol::error_chain::ErrorChain(&error));
+                let reason =
+                    EndReason::SpawnFailed(vigie_protocol::error_chain::ErrorChain(&error).to_string());
                 self.step(Event::Exited(reason), ctx);
                 self.finish_if_over(ctx);
             }
@@ -348,9 +356,13 @@ impl ModuleProcess {
         match (before, after) {
             (State::Starting, State::Running) => {
                 info!(self.log, "module is ready"; "elapsed_ms" => elapsed_ms(self.born.elapsed()));
+                self.reporter.clear(AgentCondition::ModuleFailed);
             }
-            (State::Degraded, State::Running) => info!(self.log, "module answers heartbeats again"),
-            (_, State::Degraded) => warn!(self.log, "module missed a heartbeat"),
+            (State::Degraded, State::Running) => self.reporter.clear(AgentCondition::HeartbeatMissed),
+            (_, State::Degraded) => {
+                let detail = format!("{} in a row", self.lifecycle.missed());
+                self.reporter.raise(AgentCondition::HeartbeatMissed, detail);
+            }
             (State::Stopping(_), State::Stopping(stage)) => {
                 debug!(self.log, "module is being ended"; "found" => ?stage);
             }
@@ -446,14 +458,14 @@ impl ModuleProcess {
         ctx.spawn(checking.into_actor(self).map(|checked, this, _| match checked {
             Ok(spec) => {
                 this.socket = Some(spec);
-                this.complaint = None;
+                this.reporter.clear(AgentCondition::SocketRefused);
             }
             // A module that is being ended takes its socket away.
             Err(_) if matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) => {}
             Err(refused) => {
                 warn!(this.log, "socket refused"; "error" => ?refused);
                 *this.counters.dropped.entry("socket_refused").or_default() += 1;
-                this.complaint = Some(format!("registered a socket that is not allowed: {refused}"));
+                this.reporter.raise(AgentCondition::SocketRefused, refused);
             }
         }));
     }
@@ -476,6 +488,7 @@ impl ModuleProcess {
             counters: std::mem::take(&mut self.counters),
             lines: std::mem::take(&mut self.lines),
         };
+        self.reporter.life_ended(self.spec.name().clone());
         tell_recipient(&self.supervisor, exited);
         ctx.stop();
     }
@@ -485,10 +498,7 @@ impl ModuleProcess {
         let silent = (missed > 0).then(|| format!("missed {missed} heartbeats in a row"));
         let (state, reason) = match self.lifecycle.state() {
             State::Starting => (ModuleState::Starting, silent),
-            State::Running => match &self.complaint {
-                Some(complaint) => (ModuleState::Degraded, Some(complaint.clone())),
-                None => (ModuleState::Running, None),
-            },
+            State::Running => (ModuleState::Running, None),
             State::Degraded => (ModuleState::Degraded, silent),
             State::Stopping(_) | State::Ended => {
                 (ModuleState::Stopping, self.lifecycle.stop_reason().map(ToString::to_string))
@@ -586,8 +596,12 @@ impl Handler<ChildSaid> for ModuleProcess {
             self.register(registration, ctx);
         }
         if let Some(flooding) = said.flooding {
-            self.complaint =
-                flooding.then(|| "logs more than logging.module_bytes_per_sec allows".to_owned());
+            let allowed = self.config.logging.module_bytes_per_sec;
+            let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
+            self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
+        }
+        if let Some(conditions) = said.health {
+            self.reporter.module_health(self.spec.name().clone(), conditions);
         }
         for nonce in said.pongs {
             self.step(Event::Pong { nonce }, ctx);

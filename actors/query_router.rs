@@ -17,15 +17,16 @@ use serde_json::value::RawValue;
 use slog::{Logger, o};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use vigie_sdk::ModuleResult;
-use vigie_sdk::protocol::{Asker, Message as WireMessage, Progress, QueryOptions};
+use vigie_protocol::message::{Asker, Message as WireMessage, Progress, QueryOptions};
+use vigie_protocol::result::ModuleResult;
 
-use crate::builtin::{self, BuiltinModule};
 use crate::child::ProcessSpawner;
-use crate::config::{LoadedConfig, ModuleKind, ModuleSpec};
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::{PrivacyStatus, QueryStatus};
 use crate::socket_registry::SocketRegistry;
+use vigie_config::builtin::{self, BuiltinModule};
+use vigie_config::model::{LoadedConfig, ModuleSpec};
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::control::{PrivacyStatus, QueryStatus};
 
 pub use self::error::QueryError;
 use self::run::QueryRun;
@@ -48,8 +49,9 @@ pub struct Query {
     /// Where the module's words about its progress go; without it the module is not asked for any.
     pub progress: Option<watch::Sender<Progress>>,
     /// Closes when nobody wants the answer any more: the query then gives its place back. An actor does not
-    /// notice by itself that whoever asked it has stopped waiting.
-    pub client: watch::Receiver<()>,
+    /// notice by itself that whoever asked it has stopped waiting. Becomes true when what was found so far is wanted
+    /// at once.
+    pub client: watch::Receiver<bool>,
 }
 
 /// Asks how queries are doing, and how their answers are kept private.
@@ -185,6 +187,7 @@ impl Handler<Query> for QueryRouter {
             asker: query.asker,
             progress: run.progress.is_some(),
         };
+        let asked = form.and_then(|_| query.parameters.clone());
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner) = (self.places.clone(), self.spawner.clone());
         let me = ctx.address();
@@ -198,7 +201,7 @@ impl Handler<Query> for QueryRouter {
                 (Err(error), _) => Err(error),
             };
             let result = match (result, form) {
-                (Ok(result), Some(form)) => run.check_masked(result, form).await,
+                (Ok(result), Some(form)) => run.check_masked(result, form, asked).await,
                 (result, _) => result,
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });

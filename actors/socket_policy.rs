@@ -9,7 +9,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use procfs::net::TcpState;
 use procfs::process::{FDTarget, Process};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::socket::SocketSpec;
 
 /// What a module may register.
 #[derive(Debug, Clone)]

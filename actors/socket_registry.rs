@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use actix::{Actor, Context, Handler, Message, MessageResult};
 use slog::{Logger, debug, info, o};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::socket::SocketSpec;
 
-use crate::config::ModuleName;
 use crate::module_process::Incarnation;
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;

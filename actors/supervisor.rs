@@ -28,19 +28,24 @@ use actix::{
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
-use vigie_sdk::protocol::{ConfigParameters, Environment, Message as WireMessage};
+use vigie_protocol::message::{ACCEPTED_EXTENSIONS, ConfigParameters, Environment, Message as WireMessage};
 
 use self::restart::{RestartHistory, Verdict};
-use crate::config::{LoadedConfig, LogMode, ModuleKind, ModuleName, ModuleSpec, RestartRule};
-use crate::config_difference::ModuleChange;
+use crate::conditions::Reporter;
 use crate::config_loader::ConfigChanged;
-use crate::control_protocol::{ModuleLine, ModuleState, ModuleStatus};
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{
     Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleExited, ModuleProcess,
     ProcessStatus, Reconfigure, Services, StopModule,
 };
 use crate::socket_registry::{Life, ModuleLifeChanged};
+use vigie_config::difference::ModuleChange;
+use vigie_config::model::{LoadedConfig, LogMode, ModuleSpec, RestartRule};
+use vigie_protocol::catalogue::AgentCondition;
+use vigie_protocol::condition::Subject;
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::control::{ModuleLine, ModuleState, ModuleStatus};
+use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
@@ -197,6 +202,10 @@ impl Supervisor {
                 Rest::Off(reason) => reason.clone(),
                 _ => "it runs only for a query".to_owned(),
             };
+            let unusable = spec.section.enabled && spec.config.usable().is_none();
+            let reporter = self.services.conditions.about(Subject::Module(name.clone()));
+            reporter.set(AgentCondition::ModuleFailed, unusable.then(|| reason.clone()));
+            reporter.clear(AgentCondition::ModuleRestarting);
             module.phase = Phase::Resting(rest);
             module.answer_starting(&Err(reason.clone()));
             self.tell_life(name, Life::Down(reason));
@@ -209,6 +218,8 @@ impl Supervisor {
         let incarnation = module.incarnation;
         let feeds = module.feeds.clone();
         self.tell_life(name, Life::Living);
+        // A failed module stays so until it is known to run: see `ModuleReady`.
+        self.reporter(name).clear(AgentCondition::ModuleRestarting);
         let process = ModuleProcess::new(
             self.services.clone(),
             spec,
@@ -255,6 +266,8 @@ impl Supervisor {
                 agent.state_dir.join("modules").join(name.as_str()).to_string_lossy().into_owned(),
             ),
             ownpaths: self.own_paths(),
+            generation: Some(self.config.generation),
+            accepts: ACCEPTED_EXTENSIONS.map(str::to_owned).to_vec(),
         };
         WireMessage::config(&parameters).to_line()
     }
@@ -276,6 +289,10 @@ impl Supervisor {
         if let Some(Module { phase: Phase::Living(process), .. }) = self.modules.get(name) {
             send(process, StopModule { reason, grace });
         }
+    }
+
+    fn reporter(&self, name: &ModuleName) -> Reporter {
+        self.services.conditions.about(Subject::Module(name.clone()))
     }
 
     fn tell_life(&self, name: &ModuleName, life: Life) {
@@ -322,6 +339,13 @@ impl Supervisor {
             warn!(self.log, "module ended unexpectedly, it is started again"; "module" => %name,
                 "reason" => %exited.reason, "backoff_ms" => delay.as_millis());
         }
+        let (stands, ends) = match failed {
+            true => (AgentCondition::ModuleFailed, AgentCondition::ModuleRestarting),
+            false => (AgentCondition::ModuleRestarting, AgentCondition::ModuleFailed),
+        };
+        let reporter = self.services.conditions.about(Subject::Module(name.clone()));
+        reporter.raise(stands, exited.reason.to_string());
+        reporter.clear(ends);
         let due = RestartDue { module: name.clone(), incarnation: exited.incarnation };
         let timer = ctx.notify_later(due, delay);
         module.phase = Phase::Waiting { until: Instant::now() + delay, timer, failed };
@@ -341,6 +365,9 @@ impl Supervisor {
         for spec in &self.config.modules {
             let module = self.modules.entry(spec.name().clone()).or_insert_with(Module::new);
             module.spec = Some(spec.clone());
+            let problem = spec.config.problem().map(ToString::to_string);
+            let reporter = self.services.conditions.about(Subject::Module(spec.name().clone()));
+            reporter.set(AgentCondition::ModuleConfigurationInvalid, problem);
         }
     }
 
@@ -378,6 +405,7 @@ impl Supervisor {
             self.modules.iter().filter(|(_, module)| removed(module)).map(|(name, _)| name.clone()).collect();
         for name in names {
             self.tell_life(&name, Life::Removed);
+            self.reporter(&name).forget();
             if let Some(Module { phase: Phase::Waiting { timer, .. }, .. }) = self.modules.remove(&name) {
                 ctx.cancel_future(timer);
             }

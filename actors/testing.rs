@@ -13,16 +13,18 @@ use slog::{Discard, Logger, o};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent_log::AgentLog;
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
-use crate::config::{
-    AgentConfig, AgentSection, JournalSection, LimitsSection, LoadedConfig, LogMode, LoggingSection,
-    ModuleConfig, ModuleKind, ModuleSection, ModuleSpec, ProcessLimits, RestartRule, RestartSection,
-};
+use crate::conditions::{Conditions, Reporter};
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{Incarnation, Services};
 use crate::socket_registry::SocketRegistry;
+use vigie_config::model::{
+    AgentConfig, AgentSection, JournalSection, LimitsSection, LoadedConfig, LogMode, LoggingSection,
+    ModuleConfig, ModuleSection, ModuleSpec, ProcessLimits, RestartRule, RestartSection,
+};
+use vigie_log::AgentLog;
+use vigie_protocol::control::ModuleKind;
 
 /// A system in which time passes only when everybody waits, and then at once and exactly.
 pub(crate) struct PausedSystem;
@@ -246,6 +248,7 @@ pub(crate) fn services(
         journal: journal.start(),
         registry: SocketRegistry::new(&log).start(),
         spawner: spawner.clone(),
+        conditions: Reporter::agent(Conditions::new(&log).start()),
         log,
     };
     (services, spawner, children)

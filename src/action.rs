@@ -1,24 +1,31 @@
 //! `vigie query -i FILE`: asks all that an action file in MIG's format asks, and prints the answers in its order.
 //!
-//! An action is a JSON object with a name and a list of operations, each a module and its parameters. What else
-//! MIG writes into one says where and when a fleet carries it out; it means nothing on one host and is left out.
+//! An action is a JSON object with a name and a list of operations, each a module and its parameters. Who it is for
+//! and when it is valid is for a fleet (`-t`); on one host, which is asked at once, it is only told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use vigie_actors::config::ModuleName;
-use vigie_sdk::ModuleResult;
+use vigie_protocol::json;
+use vigie_protocol::message::Progress;
+use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::result::ModuleResult;
 
 use crate::cli::QueryArgs;
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
+use crate::fleet;
+use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
 use crate::print::{self, Printer, Tone, safe};
+use crate::progress::ProgressLine;
 use crate::query::{self, Question};
 
 /// Largest action file in bytes; a larger one is refused. A search is a few hundred bytes.
@@ -31,14 +38,10 @@ const MAX_OPERATIONS: usize = 10_000;
 /// answers that wait for those before them.
 const MAX_CONCURRENT: usize = 16;
 
-/// What MIG writes into an action besides its name and operations.
-const IGNORED_KEYS: [&str; 14] = [
+/// What MIG writes into an action that means nothing here: its server's own notes, and signatures that are checked
+/// with PGP.
+const IGNORED_KEYS: [&str; 9] = [
     "id",
-    "target",
-    "description",
-    "threat",
-    "validfrom",
-    "expireafter",
     "pgpsignatures",
     "investigators",
     "status",
@@ -49,16 +52,65 @@ const IGNORED_KEYS: [&str; 14] = [
     "syntaxversion",
 ];
 
-/// The keys of an object as they were written.
+/// The keys of an object in lower case, as Go reads them, and their values as they were written.
 type Fields = BTreeMap<String, Box<RawValue>>;
 
-/// An action, as far as one host carries it out.
+/// An action.
 #[derive(Debug)]
 pub(crate) struct Action {
+    /// What it is called.
+    pub(crate) name: Option<String>,
+    /// Which hosts it is for.
+    pub(crate) target: Option<String>,
     /// What to ask, in the order of the file; never empty.
     pub(crate) operations: Vec<Operation>,
+    /// When it may be run.
+    pub(crate) validity: Validity,
+    /// What it is about, in the words of whoever wrote it: `level high, family x`.
+    about: Vec<String>,
     /// Keys that mean nothing here.
     ignored: Vec<String>,
+}
+
+/// From when to when an action may be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Validity {
+    /// Not before this time.
+    pub(crate) from: Option<Timestamp>,
+    /// No longer than this.
+    pub(crate) until: Option<Until>,
+}
+
+/// The end of an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// So long from now on.
+    Length(Duration),
+    /// This moment.
+    Moment(Timestamp),
+}
+
+impl Validity {
+    /// Why the action is not valid now.
+    pub(crate) fn problem(self, now: Timestamp) -> Option<String> {
+        match self {
+            Self { from: Some(from), .. } if from > now => {
+                Some(format!("validfrom: {from} is not reached yet"))
+            }
+            Self { until: Some(Until::Moment(end)), .. } if end <= now => {
+                Some(format!("expireafter: {end} is in the past"))
+            }
+            _ => None,
+        }
+    }
+
+    /// For how long it may still be begun.
+    pub(crate) fn left(self, now: Timestamp) -> Option<Duration> {
+        match self.until? {
+            Until::Length(length) => Some(length),
+            Until::Moment(end) => Duration::try_from(end.duration_since(now)).ok(),
+        }
+    }
 }
 
 /// One question of an action.
@@ -130,73 +182,170 @@ struct Refusal<'a> {
     hint: &'a str,
 }
 
-/// A question that was asked.
-struct Asked {
-    /// Position in the file, from 1.
-    number: usize,
-    module: ModuleName,
-    answer: JoinHandle<Result<ModuleResult, Failure>>,
+/// What comes of the operations while they run.
+enum News {
+    /// An operation found so much so far.
+    Found { at: usize, found: u64 },
+    /// An operation has ended.
+    Answer { at: usize, answer: Result<ModuleResult, Failure> },
 }
 
 /// Carries out `query -i`.
-pub(crate) fn run(args: &QueryArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+pub(crate) fn run(
+    args: &QueryArgs,
+    socket: &Path,
+    make_printer: impl Fn(bool) -> Printer,
+) -> Result<Exit, Failure> {
     let path = args.action.as_deref().ok_or_else(|| {
         Failure::new(Exit::Usage, "neither a module nor an action file is named", "see `vigie query --help`")
     })?;
     let action = read(path)?;
-    if !action.ignored.is_empty() {
-        print::note(&format!(
-            "{}: ignored, because this host is asked at once and signatures are not checked: {}",
-            path.display(),
-            action.ignored.join(", ")
-        ));
+    let file = path.display();
+    let mut printer = make_printer(args.answer.json);
+    if let Some(target) = &args.fleet.target {
+        let asked = for_fleet(action, &file.to_string(), args.answer.timeout)?;
+        return fleet::ask::run(&asked, target, &args.fleet, &mut printer);
+    }
+    for note in action.notes(Timestamp::now()) {
+        print::note(&format!("{file}: {note}"));
     }
     // Without an agent there is one reason, not one for each operation.
     drop(Client::connect(socket)?);
-
-    let mut waiting = action.operations.into_iter().enumerate();
-    let mut asked = VecDeque::new();
-    let mut exit = Exit::Ok;
-    loop {
-        while asked.len() < MAX_CONCURRENT
-            && let Some((at, operation)) = waiting.next()
-        {
-            asked.push_back(start(at + 1, operation, socket, args.answer.timeout)?);
-        }
-        let Some(Asked { number, module, answer }) = asked.pop_front() else { return Ok(exit) };
-        let answer = answer.join().unwrap_or_else(|_| {
-            Err(Failure::new(Exit::Internal, "the question ended without an answer", ""))
-        });
-        let is_well =
-            answer.as_ref().is_ok_and(|result| query::exit_of(result, args.answer.fail_if_none) == Exit::Ok);
-        if !is_well {
-            exit = Exit::NotWell;
-        }
-        show(number, module.as_str(), &answer, printer)?;
+    let line = ProgressLine::new(args.progress, args.answer.json);
+    let connections = Connections::default();
+    let running = Running { operations: &action.operations, socket, timeout: args.answer.timeout };
+    let fail_if_none = args.answer.fail_if_none;
+    let work = || {
+        running.ask(&connections, line, |number, answer| {
+            show(number, action.operations[number - 1].module.as_str(), answer, &mut printer)?;
+            Ok(answer.as_ref().map_or(Exit::NotWell, |result| query::exit_of(result, fail_if_none)))
+        })
+    };
+    match Interrupts::new() {
+        Ok(interrupts) => match interrupts.during(&connections, work) {
+            (_, Interrupted::GivenUp) => Err(given_up("the action")),
+            (exit, _) => exit,
+        },
+        Err(_) => work(),
     }
 }
 
-/// Asks one question in a thread of its own.
-fn start(
-    number: usize,
-    operation: Operation,
-    socket: &Path,
+/// An action as a fleet is asked it.
+fn for_fleet(action: Action, file: &str, timeout: Option<Duration>) -> Result<fleet::ask::Asked, Failure> {
+    let now = Timestamp::now();
+    let Action { name, operations, validity, ignored, .. } = action;
+    if let Some(problem) = validity.problem(now) {
+        let hint = "nothing was asked; change the file";
+        return Err(Failure::new(Exit::Usage, format!("{file}: {problem}"), hint));
+    }
+    if !ignored.is_empty() {
+        print::note(&format!("{file}: ignored, because you sign it anew: {}", ignored.join(", ")));
+    }
+    let operations = operations.into_iter().map(Operation::signed).collect();
+    let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| UNNAMED.to_owned());
+    Ok(fleet::ask::Asked { name, operations, timeout, expires: validity.left(now) })
+}
+
+/// Operations while they are asked.
+struct Running<'a> {
+    operations: &'a [Operation],
+    socket: &'a Path,
     timeout: Option<Duration>,
-) -> Result<Asked, Failure> {
-    let Operation { module, parameters } = operation;
-    let question = Question { module: module.as_str().to_owned(), parameters, timeout };
-    let socket = socket.to_owned();
-    let answer = std::thread::Builder::new()
-        .name(format!("operation {number}"))
-        .spawn(move || question.ask(&socket))
-        .map_err(|error| {
-            Failure::new(
-                Exit::Internal,
-                format!("cannot start a thread for operation {number}: {error}"),
-                "see `ulimit -u`",
-            )
-        })?;
-    Ok(Asked { number, module, answer })
+}
+
+impl Running<'_> {
+    /// Asks all of them, at most [`MAX_CONCURRENT`] at a time, and has the answers shown in their order. Returns the
+    /// worst exit code: one failed, one is not known, all are well.
+    fn ask(
+        &self,
+        connections: &Connections,
+        mut line: Option<ProgressLine>,
+        mut show: impl FnMut(usize, &Result<ModuleResult, Failure>) -> Result<Exit, Failure>,
+    ) -> Result<Exit, Failure> {
+        let total = self.operations.len();
+        let mut found = vec![0; total];
+        let mut answers = BTreeMap::new();
+        let (mut begun, mut shown, mut done) = (0, 0, 0);
+        let mut exit = Exit::Ok;
+        let (sender, news) = mpsc::channel();
+        std::thread::scope(|scope| {
+            while shown < total {
+                // Also bounds the answers that wait for one before them.
+                while begun < total && begun - shown < MAX_CONCURRENT {
+                    let (at, sender) = (begun, sender.clone());
+                    std::thread::Builder::new()
+                        .name(format!("operation {}", at + 1))
+                        .spawn_scoped(scope, move || {
+                            let answer = self.ask_one(at, connections, &sender);
+                            // Nobody listens any more when printing failed.
+                            sender.send(News::Answer { at, answer }).ok();
+                        })
+                        .map_err(|error| {
+                            let what = format!("cannot start a thread for operation {}: {error}", at + 1);
+                            Failure::new(Exit::Internal, what, "see `ulimit -u`")
+                        })?;
+                    begun += 1;
+                }
+                match news.recv() {
+                    Ok(News::Found { at, found: so_far }) => found[at] = so_far,
+                    Ok(News::Answer { at, answer }) => {
+                        done += 1;
+                        answers.insert(at, answer);
+                    }
+                    Err(_) => break,
+                }
+                while let Some(answer) = answers.remove(&shown) {
+                    shown += 1;
+                    // What is shown must not stand behind the line.
+                    if let Some(line) = &mut line {
+                        line.clear();
+                    }
+                    // Nobody reads the others either: they end before the threads are waited for.
+                    exit = worse(exit, show(shown, &answer).inspect_err(|_| connections.close())?);
+                }
+                if let Some(line) = line.as_mut().filter(|_| shown < total) {
+                    let found = Some(found.iter().sum());
+                    let (done, total) = (done, Some(total as u64));
+                    line.show(&Progress { done, total, found, unit: "operations".to_owned() });
+                }
+            }
+            Ok(exit)
+        })
+    }
+
+    fn ask_one(
+        &self,
+        at: usize,
+        connections: &Connections,
+        news: &mpsc::Sender<News>,
+    ) -> Result<ModuleResult, Failure> {
+        let Operation { module, parameters } = &self.operations[at];
+        let question = Question {
+            module: module.as_str().to_owned(),
+            parameters: parameters.clone(),
+            timeout: self.timeout,
+        };
+        let mut client = Client::connect(self.socket)?;
+        connections.add(&client)?;
+        question.ask_on(
+            &mut client,
+            Some(&mut |progress| {
+                if let Some(found) = progress.found {
+                    news.send(News::Found { at, found }).ok();
+                }
+            }),
+        )
+    }
+}
+
+/// The exit code of two answers together.
+fn worse(one: Exit, other: Exit) -> Exit {
+    let rank = |exit| match exit {
+        Exit::Ok => 0,
+        Exit::NotKnown => 1,
+        _ => 2,
+    };
+    if rank(other) > rank(one) { other } else { one }
 }
 
 /// Prints an answer, or why there is none.
@@ -221,32 +370,40 @@ fn show(
     printer.line(&format!("operation {number} {}", text.trim_end()))
 }
 
+/// Name of an action whose file gives none.
+pub(crate) const UNNAMED: &str = "action";
+
 /// Reads and checks an action file.
 fn read(path: &Path) -> Result<Action, ActionError> {
     let unreadable = |source| ActionError::Unreadable { path: path.to_owned(), source };
-    let mut text = String::new();
+    let mut text = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(ActionError::TooLarge { path: path.to_owned() });
     }
     parse(&text).map_err(|problem| ActionError::Invalid { path: path.to_owned(), problem })
 }
 
-/// Checks the text of an action. The parameters stay as they are written, for the module to judge.
-pub(crate) fn parse(text: &str) -> Result<Action, Problem> {
+/// Checks the text of an action, however it is laid out. The parameters are written anew on one line, for the module
+/// to judge.
+pub(crate) fn parse(text: &[u8]) -> Result<Action, Problem> {
     let wrong = |what: &str| Problem::Action(what.to_owned());
-    let mut fields: Fields =
-        serde_json::from_str(text).map_err(|error| Problem::NotAnObject(error.to_string()))?;
-    if let Some(name) = fields.remove("name") {
-        let _: String = serde_json::from_str(name.get()).map_err(|_| wrong("name: must be a text"))?;
-    }
-    let operations = fields.remove("operations").ok_or_else(|| wrong("operations: is missing"))?;
+    let text = json::compact(text).map_err(|error| Problem::NotAnObject(error.to_string()))?;
+    let mut fields = fields(&text).map_err(Problem::NotAnObject)?;
+    let mut take = |key: &str| fields.remove(key).filter(|value| value.get() != "null");
+    let name = take("name").map(|name| read_as(&name).ok_or_else(|| wrong("name: must be a text")));
+    let target = take("target").map(|target| read_as(&target).ok_or_else(|| wrong("target: must be a text")));
+    let (name, target): (Option<String>, Option<String>) = (name.transpose()?, target.transpose()?);
+    let validity =
+        validity(take("validfrom").as_deref(), take("expireafter").as_deref()).map_err(Problem::Action)?;
+    let about = ["threat", "description"].iter().filter_map(|key| about(&take(key)?)).collect();
+    let operations = take("operations").ok_or_else(|| wrong("operations: is missing"))?;
     if let Some(key) = fields.keys().find(|key| !IGNORED_KEYS.contains(&key.as_str())) {
         return Err(Problem::Action(format!("{key}: is not a key of an action")));
     }
     let operations: Vec<Box<RawValue>> =
-        serde_json::from_str(operations.get()).map_err(|_| wrong("operations: must be a list"))?;
+        read_as(&operations).ok_or_else(|| wrong("operations: must be a list"))?;
     if operations.is_empty() {
         return Err(wrong("operations: is empty"));
     }
@@ -263,15 +420,121 @@ pub(crate) fn parse(text: &str) -> Result<Action, Problem> {
             parse_operation(operation).map_err(|what| Problem::Operation { number: at + 1, what })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Action { operations, ignored: fields.into_keys().collect() })
+    let ignored = fields.into_keys().collect();
+    Ok(Action { name, target, operations, validity, about, ignored })
+}
+
+fn read_as<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// The fields of an object, in lower case; of two that are the same the last one counts, as in Go.
+fn fields(object: &RawValue) -> Result<Fields, String> {
+    let fields: serde_json::Result<Pairs> = serde_json::from_str(object.get());
+    fields.map(|pairs| pairs.0).map_err(|error| error.to_string())
+}
+
+/// An object's fields as they are read.
+struct Pairs(Fields);
+
+impl<'de> serde::Deserialize<'de> for Pairs {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut fields = Fields::new();
+                while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    fields.insert(key.to_lowercase(), value);
+                }
+                Ok(Pairs(fields))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// Reads when an action may be run. Go writes a time that nobody has set as the year 1.
+fn validity(from: Option<&RawValue>, until: Option<&RawValue>) -> Result<Validity, String> {
+    let text = |key: &str, raw: &RawValue| read_as::<String>(raw).ok_or(format!("{key}: must be a text"));
+    let is_set = |time: &Timestamp| time.as_second() > 0;
+    let from = match from.map(|raw| text("validfrom", raw)).transpose()?.filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => {
+            let time = text.parse().map_err(|_| format!("validfrom: {text:?} is no time in RFC 3339"))?;
+            Some(time).filter(is_set)
+        }
+    };
+    let until = match until.map(|raw| text("expireafter", raw)).transpose()?.filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => match (humantime::parse_duration(&text), text.parse()) {
+            (Ok(length), _) => Some(Until::Length(length)),
+            (_, Ok(moment)) => Some(moment).filter(is_set).map(Until::Moment),
+            _ => {
+                return Err(format!(
+                    "expireafter: {text:?} is neither a time such as 1h nor one in RFC 3339"
+                ));
+            }
+        },
+    };
+    Ok(Validity { from, until })
+}
+
+/// What a threat or a description says in texts and numbers, such as `level high, family x`.
+fn about(object: &RawValue) -> Option<String> {
+    let fields: BTreeMap<String, serde_json::Value> = read_as(object)?;
+    let said = fields.iter().filter_map(|(key, value)| {
+        let text = match value {
+            serde_json::Value::String(text) if !text.is_empty() => text.clone(),
+            serde_json::Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        Some(format!("{key} {text}"))
+    });
+    Some(said.collect::<Vec<_>>().join(", ")).filter(|said| !said.is_empty())
+}
+
+impl Action {
+    /// What whoever asks one host should know of it.
+    fn notes(&self, now: Timestamp) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(name) = self.name.as_deref().filter(|name| !name.is_empty()) {
+            let about: String = self.about.iter().map(|about| format!("; {about}")).collect();
+            notes.push(format!("{name}{about}"));
+        }
+        notes
+            .extend(self.validity.problem(now).map(|problem| format!("{problem}; it is asked all the same")));
+        let mut ignored: Vec<&str> = self.ignored.iter().map(String::as_str).collect();
+        if self.target.as_deref().is_some_and(|target| !target.is_empty()) {
+            ignored.push("target (name one with -t)");
+        }
+        if !ignored.is_empty() {
+            notes.push(format!(
+                "ignored, because this host is asked at once and signatures are not checked: {}",
+                ignored.join(", ")
+            ));
+        }
+        notes
+    }
+}
+
+impl Operation {
+    /// The same as it is signed for a fleet.
+    pub(crate) fn signed(self) -> vigie_fleet::action::Operation {
+        vigie_fleet::action::Operation { module: self.module.as_str().to_owned(), params: self.parameters }
+    }
 }
 
 /// Checks one operation; the error begins with the field.
 fn parse_operation(operation: &RawValue) -> Result<Operation, String> {
-    let mut fields: Fields =
-        serde_json::from_str(operation.get()).map_err(|_| "must be an object".to_owned())?;
+    let mut fields = fields(operation).map_err(|_| "must be an object".to_owned())?;
     let module = fields.remove("module").ok_or("module: is missing")?;
-    let module: String = serde_json::from_str(module.get()).map_err(|_| "module: must be a text")?;
+    let module: String = read_as(&module).ok_or("module: must be a text")?;
     let module = ModuleName::try_from(module).map_err(|error| format!("module: {error}"))?;
     let parameters = fields.remove("parameters").filter(|parameters| parameters.get() != "null");
     // How MIG's client and agent compress parameters on their way; in a file they are plain.
@@ -304,15 +567,55 @@ mod tests {
             ]
         }"#;
 
-        let action = parse(text).unwrap();
+        let action = parse(text.as_bytes()).unwrap();
 
         let modules: Vec<&str> =
             action.operations.iter().map(|operation| operation.module.as_str()).collect();
         assert_eq!(modules, ["file", "timedrift", "mine"]);
         let parameters = action.operations[0].parameters.as_ref().unwrap();
-        assert_eq!(parameters.get(), r#"{"searches": {"s": {"big": 12345678901234567890123}}}"#);
+        assert_eq!(parameters.get(), r#"{"searches":{"s":{"big":12345678901234567890123}}}"#);
         assert!(action.operations[1].parameters.is_none());
-        assert_eq!(action.ignored, ["description", "pgpsignatures", "syntaxversion", "target", "threat"]);
+        assert_eq!(action.ignored, ["pgpsignatures", "syntaxversion"]);
+        let notes = action.notes(Timestamp::now());
+        assert_eq!(notes[0], "find keys; level high; author ada");
+        assert!(notes[1].ends_with("pgpsignatures, syntaxversion, target (name one with -t)"), "{notes:?}");
+    }
+
+    #[test]
+    fn an_action_is_read_however_it_is_laid_out() {
+        let compact = r#"{"NAME":"x","Operations":[{"Module":"a","Parameters":{"b":[1,"c\nd"]}}],"validFrom":"0001-01-01T00:00:00Z"}"#;
+        let value: serde_json::Value = serde_json::from_str(compact).unwrap();
+        let pretty = serde_json::to_string_pretty(&value).unwrap();
+        let crlf = format!("\u{feff}{}\r\n\r\n", pretty.replace('\n', "\r\n"));
+
+        for text in [compact, &pretty, &crlf] {
+            let action = parse(text.as_bytes()).unwrap();
+
+            assert_eq!(action.operations[0].parameters.as_ref().unwrap().get(), r#"{"b":[1,"c\nd"]}"#);
+            assert_eq!((action.name.as_deref(), action.validity), (Some("x"), Validity::default()));
+        }
+    }
+
+    #[test]
+    fn the_time_of_an_action_is_a_moment_or_a_length() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let read = |fields: &str| {
+            parse(format!(r#"{{{fields},"operations":[{{"module":"a"}}]}}"#).as_bytes())
+                .map(|action| action.validity)
+        };
+
+        let both =
+            read(r#""validfrom":"2026-01-01T00:00:00Z","expireafter":"2026-01-02T00:00:00.000Z""#).unwrap();
+        assert_eq!(both.problem(at("2026-01-01T12:00:00Z")), None);
+        assert_eq!(both.left(at("2026-01-01T12:00:00Z")), Some(Duration::from_secs(43_200)));
+        assert!(both.problem(at("2025-12-31T00:00:00Z")).unwrap().starts_with("validfrom: "));
+        assert!(both.problem(at("2026-01-02T00:00:00Z")).unwrap().ends_with("is in the past"));
+        assert_eq!(
+            read(r#""expireafter":"30m""#).unwrap().left(at("2026-01-01T00:00:00Z")),
+            Some(Duration::from_secs(1800))
+        );
+        assert!(read(r#""expireafter":"soon""#).unwrap_err().to_string().contains("neither"));
+        assert!(read(r#""validfrom":5"#).unwrap_err().to_string().contains("validfrom: must be a text"));
     }
 
     #[test]
@@ -339,7 +642,7 @@ mod tests {
                 "operation 1: is_compressed: ",
             ),
         ] {
-            let problem = parse(text).unwrap_err().to_string();
+            let problem = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(problem.contains(said), "{text}: {problem}");
         }
     }
@@ -368,7 +671,7 @@ mod tests {
                 .map(|(module, number)| json!({"module": module, "parameters": number}))
                 .collect();
 
-            let action = parse(&json!({"name": "x", "operations": list}).to_string()).unwrap();
+            let action = parse(json!({"name": "x", "operations": list}).to_string().as_bytes()).unwrap();
 
             let read: Vec<_> = action
                 .operations
@@ -383,8 +686,8 @@ mod tests {
 
         #[test]
         fn no_text_makes_reading_panic(text in any::<String>()) {
-            let _ = parse(&text);
-            let _ = parse(&json!({"operations": [text]}).to_string());
+            let _ = parse(text.as_bytes());
+            let _ = parse(json!({"operations": [text]}).to_string().as_bytes());
         }
     }
 }

@@ -15,16 +15,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use slog::{Logger, crit, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
-use vigie_actors::agent_log::AgentLog;
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
 use vigie_actors::child::ProcessSpawner;
-use vigie_actors::config::{ConfigProblem, LoadedConfig, ModuleKind};
-use vigie_actors::config_files::{self, LoadOptions};
+use vigie_actors::conditions::{Conditions, Reporter};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
-use vigie_actors::environment;
-use vigie_actors::error::ErrorChain;
 use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
@@ -33,6 +29,12 @@ use vigie_actors::query_router::QueryRouter;
 use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::socket_registry::SocketRegistry;
 use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
+use vigie_config::files::{self, LoadOptions};
+use vigie_config::model::LoadedConfig;
+use vigie_host::environment;
+use vigie_log::AgentLog;
+use vigie_protocol::control::{ConfigProblem, ModuleKind};
+use vigie_protocol::error_chain::ErrorChain;
 
 use crate::check_config::Checked;
 use crate::cli::AgentArgs;
@@ -66,7 +68,7 @@ pub(crate) fn run(args: &AgentArgs) -> ExitCode {
 
 /// Reads a configuration as the agent does.
 pub(crate) fn load_config(path: Option<&Path>) -> Result<Checked, Vec<ConfigProblem>> {
-    let loaded = config_files::load(&LoadOptions::at_start(path.map(Path::to_owned)), BUILTINS)?;
+    let loaded = files::load(&LoadOptions::at_start(path.map(Path::to_owned)), BUILTINS)?;
     let modules = loaded
         .modules
         .iter()
@@ -88,7 +90,7 @@ struct Prepared {
 
 fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     let options = LoadOptions::at_start(args.config.clone());
-    let config = config_files::load(&options, BUILTINS).map_err(|problems| {
+    let config = files::load(&options, BUILTINS).map_err(|problems| {
         for problem in &problems {
             print::problem(&problem.to_string());
         }
@@ -198,6 +200,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let started = tokio::time::Instant::now();
     let facts = host_facts(config);
 
+    let conditions = Conditions::new(log).start();
+    let reporter = Reporter::agent(conditions.clone());
     let containment = Containment::prepare(&agent.run_dir);
     let vigie = PathBuf::from(OWN_PROGRAM);
     let guard = GuardLink::start(vigie.clone(), containment.root().map(Path::to_owned), log.clone());
@@ -224,6 +228,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         journal: journal.clone(),
         registry: registry.clone(),
         spawner: spawner.clone(),
+        conditions: reporter,
     };
     let hostname = facts.hostname.clone();
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
@@ -247,6 +252,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let asked = Asked {
         supervisor: supervisor.clone(),
         router: router.clone(),
+        conditions,
         journal: journal.clone(),
         fleet,
         loader: loader.clone(),

@@ -1,14 +1,15 @@
 //! `vigie alerts`.
 //!
 //! With `-f` the command outlives the agent: it connects again and asks for what comes after the last alert that
-//! it printed. Sequence numbers have no gaps and are never used twice, so nothing is missed or printed twice.
+//! it printed. Sequence numbers have no gaps and are never used twice, so nothing is missed or printed twice. Where
+//! alerts are missing in the journal, a line says so in their place, and the exit code does in the end.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use vigie_actors::control_protocol::{AlertRecord, Reply, Request};
+use vigie_protocol::control::{AlertRecord, JournalVerification, MissingAlerts, Reply, Request};
 
 use crate::cli::AlertsArgs;
 use crate::client::{Client, ClientError, PROMPT};
@@ -24,6 +25,9 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 
 /// Carries out `alerts`.
 pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    if args.verify {
+        return verify(args.journal.as_deref(), socket, printer);
+    }
     let since = args.since.as_deref().map(|since| moment(since, SystemTime::now())).transpose()?;
     let mut progress = Progress::new(args, since);
     if !args.follow {
@@ -52,6 +56,62 @@ pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Re
     }
 }
 
+/// Proves the journal: asks the agent, or reads a directory when no agent runs on it.
+fn verify(directory: Option<&Path>, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
+    let found = match directory {
+        Some(directory) => vigie_journal::verify(directory, None).map_err(|error| {
+            let message = format!("cannot read the journal in {directory:?}: {error}");
+            Failure::new(Exit::Io, message, "name the directory that holds alerts-NUMBER.jsonl")
+        })?,
+        None => {
+            let mut client = Client::connect(socket)?;
+            // It reads all of the journal, which may take a while.
+            client.send(&Request::VerifyAlerts {}, None)?;
+            match client.receive()? {
+                Reply::Verified(found) => *found,
+                other => return Err(crate::client::unexpected(&other)),
+            }
+        }
+    };
+    if printer.is_json() {
+        printer.json(&found)?;
+    } else {
+        for line in verified(&found) {
+            printer.line(&line)?;
+        }
+    }
+    Ok(if found.is_whole() { Exit::Ok } else { Exit::NotWell })
+}
+
+/// What a proof found, for people.
+fn verified(found: &JournalVerification) -> Vec<String> {
+    let mut lines = vec![if found.is_whole() {
+        format!("the journal is whole: {} alerts, numbers {} to {}", found.alerts, found.first, found.last)
+    } else {
+        format!(
+            "the journal is NOT as it was written: {} alerts are missing, {} pieces are damaged, {} links are broken",
+            found.missing, found.damaged, found.broken
+        )
+    }];
+    lines.extend(found.problems.iter().map(|problem| format!("  {}", safe(problem))));
+    lines.push(format!("proved by the chain: {} batches", found.proved_batches));
+    if found.thinned_batches > 0 {
+        lines.push(format!(
+            "proved in part, because others were deleted to make room: {}",
+            found.thinned_batches
+        ));
+    }
+    if found.unproved_alerts > 0 {
+        lines.push(format!("alerts of a version that wrote no checksums: {}", found.unproved_alerts));
+    }
+    if !found.deleted.is_empty() {
+        let deleted = found.deleted.iter().map(|(severity, count)| format!("{count} {}", safe(severity)));
+        lines.push(format!("deleted to make room: {}", deleted.collect::<Vec<_>>().join(", ")));
+    }
+    lines.push(format!("head after alert {}: {}", found.last, safe(&found.head)));
+    lines
+}
+
 /// Why a stream of alerts ended.
 enum Ended {
     Agent(ClientError),
@@ -71,8 +131,14 @@ fn stream(progress: &mut Progress, socket: &Path, printer: &mut Printer) -> Resu
                     progress.printed(alert.seq);
                 }
             }
+            Reply::Missing(missing) => {
+                progress.damaged |= missing.is_damage();
+                show_missing(&missing, printer).map_err(Ended::Output)?;
+                progress.printed(missing.last);
+            }
             // A follower's stream has no end of its own: the agent is stopping.
             Reply::End {} if progress.follow => return Err(Ended::Agent(ClientError::Closed)),
+            Reply::End {} if progress.damaged => return Ok(Exit::NotWell),
             Reply::End {} => return Ok(Exit::Ok),
             other => return Err(Ended::Output(crate::client::unexpected(&other))),
         }
@@ -100,6 +166,19 @@ fn show(alert: &AlertRecord, printer: &mut Printer) -> Result<(), Failure> {
     printer.line(&line)
 }
 
+/// A line in the place of what is missing. What was deleted to make room is no news for programs.
+fn show_missing(missing: &MissingAlerts, printer: &mut Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        if missing.is_damage() {
+            printer.json(&serde_json::json!({ "missing": missing }))?;
+        }
+        return Ok(());
+    }
+    let tone = if missing.is_damage() { Tone::Bad } else { Tone::Faint };
+    let line = printer.paint().text(tone, &format!("--- {}", safe(&missing.message)));
+    printer.line(&line)
+}
+
 /// What is to be asked for, and what was printed already.
 #[derive(Debug)]
 struct Progress {
@@ -111,6 +190,8 @@ struct Progress {
     after: Option<u64>,
     /// Whether the first connection was made.
     resumed: bool,
+    /// Alerts were missing that should have been there.
+    damaged: bool,
 }
 
 impl Progress {
@@ -126,6 +207,7 @@ impl Progress {
             last,
             after: None,
             resumed: false,
+            damaged: false,
         }
     }
 
@@ -283,6 +365,8 @@ mod tests {
             module: None,
             lines,
             json: true,
+            verify: false,
+            journal: None,
             target: None,
             fleet: FleetFile::default(),
         }

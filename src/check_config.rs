@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vigie_actors::config::ConfigProblem;
+use vigie_protocol::control::ConfigProblem;
 
 use crate::cli::CheckConfigArgs;
 use crate::exit::{Exit, Failure};

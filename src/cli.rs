@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
-use vigie_actors::config::ModuleName;
+use vigie_protocol::module_name::ModuleName;
 
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
@@ -133,7 +133,11 @@ Examples:
   vigie alerts -n 20
   vigie alerts -f                          the newest ten, then new ones, over restarts of the agent
   vigie alerts --since 1h --module fswatch
-  vigie alerts --since 2026-11-23T00:00:00Z --json")]
+  vigie alerts --since 2026-11-23T00:00:00Z --json
+  vigie alerts --verify                    prove that nothing was changed or erased
+
+Where alerts are missing, a line says how many and why. Exit codes: 0 all is there, or was deleted to
+make room; 1 alerts are missing, or the journal is not as it was written.")]
     Alerts(AlertsArgs),
 
     /// Work with modules
@@ -151,6 +155,14 @@ Examples:
 
 An invalid configuration changes nothing. Exit codes: 0 in force, 78 invalid.")]
     Reload(ReloadArgs),
+
+    /// Explain a name from the status, the log or an answer
+    #[command(after_help = "\
+Examples:
+  vigie explain                            list all names
+  vigie explain journal-unwritable
+  vigie explain 'signalled(9)'")]
+    Explain(crate::explain::ExplainArgs),
 
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -229,6 +241,13 @@ pub(crate) struct QueryArgs {
 
     #[command(flatten, next_help_heading = "With --action")]
     pub(crate) answer: AnswerOptions,
+
+    /// When to show on standard error how far it is; auto is on a terminal and without --json
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) progress: ProgressWhen,
+
+    #[command(flatten)]
+    pub(crate) fleet: AskOptions,
 
     /// The module
     #[command(subcommand)]
@@ -414,6 +433,14 @@ pub(crate) struct AlertsArgs {
     /// Print JSON, one alert a line
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
+    #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
+    pub(crate) verify: bool,
+
+    /// With --verify: the directory of a journal that no agent is working on (agent.state_dir/journal, or a copy)
+    #[arg(long, value_name = "DIR", requires = "verify")]
+    pub(crate) journal: Option<PathBuf>,
 
     /// The alerts of all agents of the fleet for which this is true, see docs/targets.md
     #[arg(long, short = 't', value_name = "EXPR")]

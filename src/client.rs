@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vigie_actors::control_protocol::{ErrorReply, Reply, Request};
+use vigie_protocol::control::{ErrorReply, Reply, Request};
+use vigie_protocol::json::CompactWriter;
 
 use crate::exit::{Exit, Failure};
 
@@ -112,8 +113,10 @@ impl Client {
     /// Sends a request; every reply may take as long as `limit`, or for ever without one.
     pub(crate) fn send(&mut self, request: &Request, limit: Option<Duration>) -> Result<(), ClientError> {
         self.limit = limit;
-        let mut line = serde_json::to_vec(request).map_err(|error| ClientError::Garbled {
-            reason: format!("the request cannot be written: {error}"),
+        let mut line = Vec::with_capacity(512);
+        // The parameters may be foreign JSON: a line feed in them must not begin a request of its own.
+        serde_json::to_writer(CompactWriter::new(&mut line), request).map_err(|error| {
+            ClientError::Garbled { reason: format!("the request cannot be written: {error}") }
         })?;
         line.push(b'\n');
         let stream = self.stream.get_mut();
@@ -227,6 +230,28 @@ pub(crate) mod tests {
         assert_eq!(failure.exit, Exit::Usage);
         assert_eq!(failure.message, "there is no module \"x\"");
         assert_eq!(failure.hint, "see `vigie module list`");
+    }
+
+    #[test]
+    fn a_line_feed_in_the_parameters_does_not_begin_another_request() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let agent = fake_agent(&path, vec![vec!["{\"end\":{}}\n".to_owned()]]);
+        let parameters = "{\"searches\":\n{\"restart\":{\"module\":\"m\"}}\r\n}".to_owned();
+        let parameters = serde_json::value::RawValue::from_string(parameters).unwrap();
+        let request = Request::Query {
+            module: "file".to_owned(),
+            parameters: Some(parameters),
+            timeout_ms: None,
+            progress: false,
+        };
+
+        ask(&path, &request, PROMPT).unwrap();
+
+        let [request] = &agent.join().unwrap()[..] else { panic!("one request was sent") };
+        let request: Request = serde_json::from_str(request).unwrap();
+        let Request::Query { parameters: Some(parameters), .. } = request else { panic!("{request:?}") };
+        assert_eq!(parameters.get(), r#"{"searches":{"restart":{"module":"m"}}}"#);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! Without a terminal the same commands come from standard input, one a line, and there are no prompts.
 
-mod interrupts;
 mod session;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -20,11 +19,11 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use self::interrupts::Interrupts;
 use self::session::{COMMANDS, Completion, Order, Session, parse, quote};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::fleet;
+use crate::interrupts::Interrupts;
 use crate::print::{self, Printer, Tone, table_text};
 use crate::progress::ProgressLine;
 use crate::{query, status};
@@ -129,21 +128,22 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
     fn ask(&mut self) -> Result<(), Failure> {
         let (question, options) = self.session.question()?;
         let module = question.module.clone();
-        if options.fleet.target.is_some() {
-            return match fleet::ask::run(question, &options.fleet, &mut self.printer)? {
+        if let Some(target) = &options.fleet.target {
+            return match fleet::ask::run(&question.into(), target, &options.fleet, &mut self.printer)? {
                 Exit::Ok => Ok(()),
                 exit => Err(Failure::new(exit, "not every agent has answered well", "")),
             };
         }
         let mut client = Client::connect(self.socket)?;
         let line = ProgressLine::new(options.progress, self.printer.is_json());
-        let result = match &mut self.interrupts {
-            Some(interrupts) => interrupts.ask(question, &mut client, line)?,
-            None => question.ask_on(&mut client, line)?,
-        };
+        let result = question.ask_watched(&mut client, line, self.interrupts.as_ref())?;
         query::show(&module, &result, &mut self.printer)?;
         match query::exit_of(&result, options.answer.fail_if_none) {
             Exit::Ok => Ok(()),
+            Exit::NotKnown => {
+                let what = format!("{module} found nothing, and did not examine everything");
+                Err(Failure::new(Exit::NotKnown, what, ""))
+            }
             _ if result.success => Err(Failure::new(Exit::NotWell, format!("{module} found nothing"), "")),
             _ => Err(Failure::new(Exit::NotWell, format!("{module} did not succeed"), "")),
         }

@@ -12,7 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, getppid, initgroups, setgid, setsid, setuid};
-use vigie_actors::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 use crate::agent::OWN_PROGRAM;
 use crate::exit::{Exit, Failure};

@@ -8,9 +8,11 @@ mod cli;
 mod client;
 mod console;
 mod exit;
+mod explain;
 mod fleet;
 mod generate;
 mod guard;
+mod interrupts;
 mod launch;
 mod module_commands;
 mod modules;
@@ -90,6 +92,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         }
         Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
+        Command::Explain(args) => explain::run(args, &mut printer(args.json)),
         Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
         Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),
         Command::Agent(_)

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use vigie_actors::config::ModuleName;
-use vigie_actors::control_protocol::{ModuleLine, Reply, Request};
+use vigie_protocol::control::{ModuleLine, Reply, Request};
+use vigie_protocol::module_name::ModuleName;
 
 use crate::client::{self, Client, ClientError, PROMPT};
 use crate::exit::{Exit, Failure};

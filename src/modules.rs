@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use vigie_actors::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
-use vigie_actors::config::ModuleKind;
+use vigie_config::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
 use vigie_examplepersist::ExamplePersist;
 use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_netstat::Netstat;
-use vigie_sdk::protocol::Message;
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::message::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
 use vigie_timedrift::TimeDrift;
 

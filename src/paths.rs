@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use vigie_actors::config_files::Places;
-use vigie_actors::control_protocol::SOCKET_NAME;
+use vigie_config::files::Places;
+use vigie_protocol::control::SOCKET_NAME;
 
 /// The socket to use: the one named, or the one in the directory named, or the one in the default directory.
 pub(crate) fn socket(socket: Option<&Path>, run_dir: Option<&Path>) -> PathBuf {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
-use vigie_actors::agent_log::escape;
+use vigie_log::escape;
 
 use crate::exit::Failure;
 
@@ -135,7 +135,7 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// Standard output.
 pub(crate) struct Printer {
-    output: Box<dyn Write>,
+    output: Box<dyn Write + Send>,
     /// JSON instead of text for people.
     json: bool,
     colour: bool,
@@ -157,7 +157,7 @@ impl Printer {
 
     /// Prints into something else.
     #[cfg(test)]
-    pub(crate) fn into(output: Box<dyn Write>, json: bool) -> Self {
+    pub(crate) fn into(output: Box<dyn Write + Send>, json: bool) -> Self {
         Self { output, json, colour: false, terminal: false }
     }
 

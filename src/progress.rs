@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use vigie_sdk::protocol::Progress;
+use vigie_protocol::message::Progress;
 
 use crate::print::safe;
 
@@ -57,11 +57,19 @@ impl ProgressLine {
     }
 }
 
-impl Drop for ProgressLine {
-    fn drop(&mut self) {
+impl ProgressLine {
+    /// Takes the line away until the next report.
+    pub(crate) fn clear(&mut self) {
         if self.is_shown && self.is_terminal {
             drop(self.output.write_all(b"\r\x1b[K").and_then(|()| self.output.flush()));
+            self.is_shown = false;
         }
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
-use vigie_actors::control_protocol::{Reply, Request};
-use vigie_sdk::ModuleResult;
+use vigie_protocol::control::{Reply, Request};
+use vigie_protocol::json;
+use vigie_protocol::message::Progress;
+use vigie_protocol::result::{ModuleResult, Verdict};
 
 use crate::action;
 use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
 use crate::exit::{Exit, Failure};
 use crate::fleet;
+use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
 use crate::print::{Paint, Printer, Tone, safe};
 use crate::progress::ProgressLine;
 
@@ -37,28 +40,44 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// Asks the agent and waits for the module's answer.
-    pub(crate) fn ask(self, socket: &Path) -> Result<ModuleResult, Failure> {
-        self.ask_on(&mut Client::connect(socket)?, None)
-    }
-
-    /// The same on a connection of the caller's, with a line that shows how far it is.
-    pub(crate) fn ask_on(
+    /// The same with a line that shows how far it is, and with Ctrl-C for what was found so far.
+    pub(crate) fn ask_watched(
         self,
         client: &mut Client,
         mut line: Option<ProgressLine>,
+        interrupts: Option<&Interrupts>,
+    ) -> Result<ModuleResult, Failure> {
+        let module = self.module.clone();
+        let connections = Connections::default();
+        connections.add(client)?;
+        let ask = move || match &mut line {
+            Some(line) => self.ask_on(client, Some(&mut |progress| line.show(progress))),
+            None => self.ask_on(client, None),
+        };
+        let Some(interrupts) = interrupts else { return ask() };
+        match interrupts.during(&connections, ask) {
+            (_, Interrupted::GivenUp) => Err(given_up(&format!("the query to {module}"))),
+            (result, _) => result,
+        }
+    }
+
+    /// The same on a connection of the caller's; `progress` is told how far it is.
+    pub(crate) fn ask_on(
+        self,
+        client: &mut Client,
+        mut progress: Option<&mut dyn FnMut(&Progress)>,
     ) -> Result<ModuleResult, Failure> {
         let limit = self.timeout.unwrap_or(LONGEST_QUERY).min(LONGEST_QUERY) + MARGIN;
         let request = Request::Query {
             module: self.module,
             parameters: self.parameters,
             timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-            progress: line.is_some(),
+            progress: progress.is_some(),
         };
         client.send(&request, Some(limit))?;
         loop {
-            match (client.receive()?, &mut line) {
-                (Reply::Progress(progress), Some(line)) => line.show(&progress),
+            match (client.receive()?, &mut progress) {
+                (Reply::Progress(news), Some(progress)) => progress(&news),
                 (Reply::Result(result), _) => return Ok(result),
                 (other, _) => return Err(client::unexpected(&other)),
             }
@@ -73,15 +92,17 @@ pub(crate) fn run(
     make_printer: impl Fn(bool) -> Printer,
 ) -> Result<Exit, Failure> {
     let Some(target) = &args.target else {
-        return action::run(args, socket, &mut make_printer(args.answer.json));
+        return action::run(args, socket, make_printer);
     };
     let (question, options) = question(target)?;
-    if options.fleet.target.is_some() {
-        return fleet::ask::run(question, &options.fleet, &mut make_printer(options.answer.json));
+    if let Some(target) = &options.fleet.target {
+        let mut printer = make_printer(options.answer.json);
+        return fleet::ask::run(&question.into(), target, &options.fleet, &mut printer);
     }
     let module = question.module.clone();
     let line = ProgressLine::new(options.progress, options.answer.json);
-    let result = question.ask_on(&mut Client::connect(socket)?, line)?;
+    let interrupts = Interrupts::new().ok();
+    let result = question.ask_watched(&mut Client::connect(socket)?, line, interrupts.as_ref())?;
     show(&module, &result, &mut make_printer(options.answer.json))?;
     Ok(exit_of(&result, options.answer.fail_if_none))
 }
@@ -108,17 +129,22 @@ pub(crate) fn show(module: &str, result: &ModuleResult, printer: &mut Printer) -
     printer.line(text.trim_end())
 }
 
-/// What the exit code says of a result.
+/// What the exit code says of a result: nothing found is only well when that is proved.
 pub(crate) fn exit_of(result: &ModuleResult, fail_if_none: bool) -> Exit {
-    let is_well = result.success && (result.foundanything || !fail_if_none);
-    if is_well { Exit::Ok } else { Exit::NotWell }
+    match result.verdict() {
+        // What was found before a search was stopped is found.
+        Verdict::Found if result.success || result.coverage.is_some() => Exit::Ok,
+        Verdict::Absent if !fail_if_none => Exit::Ok,
+        Verdict::NotKnown => Exit::NotKnown,
+        Verdict::Found | Verdict::Absent | Verdict::Failed => Exit::NotWell,
+    }
 }
 
 /// The query's parameters as JSON; `None` when there are none.
 fn parameters(
     flags: Map<String, Value>,
     pairs: &[String],
-    json: Option<&str>,
+    whole: Option<&str>,
 ) -> Result<Option<Box<RawValue>>, Failure> {
     let wrong = |what: String| {
         Failure::new(
@@ -127,11 +153,11 @@ fn parameters(
             "write --param KEY=TEXT, --param KEY:=JSON, or --json-params '{\"key\": …}'",
         )
     };
-    if let Some(json) = json {
+    if let Some(whole) = whole {
         if let Some(flag) = flags.keys().next() {
             return Err(wrong(format!("--json-params is all of the query, so nothing else can say {flag}")));
         }
-        return serde_json::from_str(json)
+        return json::compact(whole.as_bytes())
             .map(Some)
             .map_err(|error| wrong(format!("--json-params is not valid JSON: {error}")));
     }
@@ -173,10 +199,11 @@ fn add(object: &mut Map<String, Value>, key: &str, value: Value) {
 
 /// The result for people.
 pub(crate) fn render(module: &str, result: &ModuleResult, paint: Paint) -> String {
-    let (tone, word) = match (result.success, result.foundanything) {
-        (true, true) => (Tone::Good, "found"),
-        (true, false) => (Tone::Plain, "found nothing"),
-        (false, _) => (Tone::Bad, "failed"),
+    let (tone, word) = match result.verdict() {
+        Verdict::Found => (Tone::Good, "found"),
+        Verdict::Absent => (Tone::Plain, "found nothing"),
+        Verdict::NotKnown => (Tone::Doubtful, "found nothing, but did not examine everything"),
+        Verdict::Failed => (Tone::Bad, "failed"),
     };
     let mut text = format!("{module}: {}\n", paint.text(tone, word));
     for (name, value) in [("elements", &result.elements), ("statistics", &result.statistics)] {
@@ -249,16 +276,16 @@ mod tests {
 
     use super::*;
 
-    fn json(pairs: &[&str]) -> String {
+    fn json_of(pairs: &[&str]) -> String {
         let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
         parameters(Map::new(), &pairs, None).unwrap().unwrap().get().to_owned()
     }
 
     #[test]
     fn parameters_are_text_unless_they_say_json_and_repeat_into_lists() {
-        assert_eq!(json(&["string=a=b"]), r#"{"string":"a=b"}"#);
-        assert_eq!(json(&["port=22", "port=80", "ns:=true"]), r#"{"ns":true,"port":["22","80"]}"#);
-        assert_eq!(json(&["list:=[1]", "list:=2"]), r#"{"list":[1,2]}"#);
+        assert_eq!(json_of(&["string=a=b"]), r#"{"string":"a=b"}"#);
+        assert_eq!(json_of(&["port=22", "port=80", "ns:=true"]), r#"{"ns":true,"port":["22","80"]}"#);
+        assert_eq!(json_of(&["list:=[1]", "list:=2"]), r#"{"list":[1,2]}"#);
         assert!(parameters(Map::new(), &[], None).unwrap().is_none());
     }
 

@@ -54,7 +54,7 @@ pub(crate) struct FswatchFlags {
     since: Option<String>,
 
     /// Only changes of this kind
-    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted"])]
+    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted", "transaction"])]
     event: Option<String>,
 
     /// Only changes by programs whose path has this in it

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use vigie_actors::control_protocol::{ReloadReport, Reply, Request};
+use vigie_protocol::control::{ReloadReport, Reply, Request};
 
 use crate::cli::ReloadArgs;
 use crate::client;

@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use vigie_actors::control_protocol::{
-    AgentStatus, FleetStatus, Health, ModuleState, ModuleStatus, Reply, Request,
-};
+use vigie_protocol::control::{AgentStatus, FleetStatus, Health, ModuleState, ModuleStatus, Reply, Request};
 
 use crate::cli::StatusArgs;
 use crate::client::{self, ClientError};
@@ -152,6 +150,13 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     text.push_str(&format!("alerts: {} recorded, {} on disk", journal.recorded, size(journal.bytes)));
     if journal.pending > 0 {
         text.push_str(&format!(", {} waiting for the disk", journal.pending));
+    }
+    let deleted: u64 = journal.deleted.values().sum();
+    if deleted > 0 {
+        text.push_str(&format!(", {deleted} deleted to make room"));
+    }
+    if let Some(damage) = &journal.damage {
+        text.push_str(&format!("; {}", paint.text(Tone::Bad, &safe(damage))));
     }
     if let Some(error) = &journal.error {
         text.push_str(&format!("; {}", paint.text(Tone::Bad, &safe(error))));

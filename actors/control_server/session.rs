@@ -15,29 +15,34 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
-use vigie_sdk::progress::INTERVAL;
-use vigie_sdk::protocol::{Asker, BadLine, Progress};
-use vigie_sdk::stream::ModuleReader;
+use vigie_protocol::catalogue::AgentCondition;
+use vigie_protocol::condition::{Condition, ConditionSet, ConditionSeverity, StandingCondition, Subject};
+use vigie_protocol::json::CompactWriter;
+use vigie_protocol::message::{Asker, BadLine, Progress};
+use vigie_protocol::progress::INTERVAL;
+use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
-use crate::alert_journal::segments::{JournalReader, start_of_last};
-use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView};
-use crate::config::{BadModuleName, LimitsSection, ModuleName};
+use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView, alert_record};
+use crate::conditions::GetConditions;
 use crate::config_loader::{GetConfig, Reload};
-use crate::control_protocol::{
-    AgentStatus, AlertRecord, ErrorReply, FleetStatus, Health, JournalStatus, ModuleLine, ModuleState,
-    ModuleStatus, Reply, Request,
-};
 use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
+use vigie_config::model::LimitsSection;
+use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
+use vigie_protocol::control::{
+    AgentStatus, ErrorReply, FleetStatus, Health, JournalStatus, MissingAlerts, ModuleLine, ModuleState,
+    ModuleStatus, Reply, Request,
+};
+use vigie_protocol::module_name::{BadModuleName, ModuleName};
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Alerts that are read from the disk at a time.
-const ALERTS_AT_A_TIME: usize = 256;
+const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 4 << 20 };
 
 /// Time in which the actors answer what needs no waiting.
 const ACTOR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,6 +68,8 @@ pub(super) struct Session {
 enum Over {
     /// The client went away or does not take its answer.
     Client,
+    /// The client sent something that is not a request.
+    BadRequest,
 }
 
 impl From<std::io::Error> for Over {
@@ -116,29 +123,36 @@ impl Session {
             Ok(request) => request,
             Err(message) => {
                 debug!(self.log, "bad request"; "error" => ?message);
-                return client.reply(&refusal("bad_request", message, "see `vigie --help`")).await;
+                client.reply(&refusal("bad_request", message, "see `vigie --help`")).await?;
+                // What follows may be the rest of it: text that was never meant as a request of its own.
+                return Err(Over::BadRequest);
             }
         };
         match request {
             Request::Status {} => client.reply(&self.status().await).await,
             Request::Query { module, parameters, timeout_ms, progress } => {
                 let timeout = timeout_ms.map(Duration::from_millis);
-                // Closes with this future, when the client has gone away.
-                let (waiting, wanted) = watch::channel(());
+                // Closes when the client has gone away; true when it wants what there is.
+                let (waiting, wanted) = watch::channel(false);
                 let (told, news) = watch::channel(Progress::default());
                 let progress = progress.then_some(told);
                 let asking = async {
                     let asker = Some(self.asker().await);
                     let query = Query { module, parameters, timeout, asker, progress, client: wanted };
                     let reply = with_progress(self.query(query), news, client).await?;
-                    drop(waiting);
                     client.reply(&reply).await
                 };
                 // A client that goes away does not keep its place among the running queries.
-                until_gone(reader, asking).await?
+                until_gone_or_stopped(reader, asking, &waiting).await?
             }
+            // The query had ended when it came.
+            Request::Stop {} => Ok(()),
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
+            Request::VerifyAlerts {} => {
+                let verified = until_gone(reader, self.verify_alerts()).await?;
+                client.reply(&verified).await
+            }
             Request::Alerts { since, after, module, last, follow } => {
                 let wanted = Wanted { since, after, module, last, follow };
                 let alerts = self.alerts(wanted, client);
@@ -160,21 +174,28 @@ impl Session {
 
     async fn status(&self) -> Reply {
         let asked = &self.asked;
-        let (modules, config, journal, queries, fleet) = tokio::join!(
+        let (modules, config, journal, queries, fleet, conditions) = tokio::join!(
             asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
             asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
             asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
             asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
+            asked.conditions.send(GetConditions).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet)) =
-            (modules, config, journal, queries, fleet)
+        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet), Ok(mut conditions)) =
+            (modules, config, journal, queries, fleet, conditions)
         else {
             return stopping();
         };
         let config = config.status;
         let log_problem = asked.agent_log.status();
-        let (health, problems) = health(&modules, &config, &journal, fleet.as_ref(), log_problem);
+        let found = found_now(&config, &journal, fleet.as_ref(), log_problem);
+        let about_agent =
+            |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
+        conditions.splice(0..0, found.iter().map(about_agent));
+        for module in &mut modules {
+            show_in_module(module, &conditions);
+        }
         let agent = &asked.agent;
         Reply::Status(Box::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -182,8 +203,9 @@ impl Session {
             hostname: agent.hostname.clone(),
             started_at: agent.started_at.clone(),
             uptime_secs: agent.started.elapsed().as_secs(),
-            health,
-            problems,
+            health: health(&conditions),
+            problems: conditions.iter().map(ToString::to_string).collect(),
+            conditions,
             config,
             modules,
             journal,
@@ -247,6 +269,17 @@ impl Session {
         })
     }
 
+    async fn verify_alerts(&self) -> Reply {
+        let Ok(view) = self.asked.journal.send(GetJournalView).timeout(ACTOR_TIMEOUT).await else {
+            return stopping();
+        };
+        let (directory, recorded) = (view.directory.clone(), *view.recorded.borrow());
+        match blocking(move || vigie_journal::verify(&directory, Some(recorded))).await {
+            Ok(verification) => Reply::Verified(Box::new(verification)),
+            Err(error) => unreadable(&view.directory, &error),
+        }
+    }
+
     async fn alerts(&self, wanted: Wanted, client: &mut Client) -> Result<(), Over> {
         let Ok(view) = self.asked.journal.send(GetJournalView).timeout(ACTOR_TIMEOUT).await else {
             return client.reply(&stopping()).await;
@@ -267,52 +300,60 @@ fn bad_name(bad: &BadModuleName) -> Reply {
     refusal("bad_request", bad.to_string(), "see `vigie module list`")
 }
 
-/// The worst of everything, and why.
-fn health(
-    modules: &[ModuleStatus],
-    config: &crate::control_protocol::ConfigStatus,
+/// What is wrong with parts that are asked for it at the moment of the status.
+fn found_now(
+    config: &vigie_protocol::control::ConfigStatus,
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
-) -> (Health, Vec<String>) {
-    let mut problems = Vec::new();
-    let mut health = Health::Healthy;
-    let mut note = |level: Health, problem: String| {
-        health = health.max(level);
-        problems.push(problem);
-    };
-    for module in modules {
-        let name = &module.name;
-        let why = module.reason.as_deref().or(module.last_exit.as_deref()).unwrap_or("no reason is known");
-        match module.state {
-            ModuleState::Failed => note(Health::Failed, format!("module {name} has failed: {why}")),
-            ModuleState::Backoff => {
-                note(Health::Degraded, format!("module {name} waits for its restart: {why}"));
-            }
-            ModuleState::Degraded => note(Health::Degraded, format!("module {name} is degraded: {why}")),
-            ModuleState::Idle
-            | ModuleState::Starting
-            | ModuleState::Running
-            | ModuleState::Stopping
-            | ModuleState::Ended => {}
+) -> ConditionSet {
+    let now = jiff::Timestamp::now().to_string();
+    let mut set = ConditionSet::default();
+    let mut note = |condition, detail: Option<String>| {
+        if let Some(detail) = detail {
+            set.raise(condition, &detail, &now);
         }
+    };
+    note(AgentCondition::JournalUnwritable, journal.error.clone());
+    note(AgentCondition::JournalDamaged, journal.damage.clone());
+    note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
+    note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
+    note(AgentCondition::LogUnwritable, log_problem);
+    let refused = (!config.last_reload_ok).then(|| {
+        let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+        problems.join("; ")
+    });
+    note(AgentCondition::ConfigurationRefused, refused);
+    set
+}
+
+/// The worst of everything.
+fn health(conditions: &[StandingCondition]) -> Health {
+    let worst = conditions.iter().map(|standing| standing.condition.severity).max();
+    match worst {
+        None => Health::Healthy,
+        Some(ConditionSeverity::Warning) => Health::Degraded,
+        Some(ConditionSeverity::Failed) => Health::Failed,
     }
-    if let Some(error) = &journal.error {
-        note(Health::Failed, format!("alerts cannot be stored: {error}"));
+}
+
+/// Shows what is wrong with a module in its own line as well.
+fn show_in_module(module: &mut ModuleStatus, conditions: &[StandingCondition]) {
+    let about = Subject::Module(module.name.clone());
+    let of_module = conditions.iter().filter(|standing| standing.about == about);
+    let texts: Vec<String> = of_module
+        .map(|standing| match standing.condition.detail.as_str() {
+            "" => standing.condition.name.clone(),
+            detail => format!("{}: {detail}", standing.condition.name),
+        })
+        .collect();
+    if texts.is_empty() {
+        return;
     }
-    if let Some(problem) = fleet.and_then(|fleet| fleet.problem.as_ref()) {
-        note(Health::Degraded, format!("fleet: {problem}"));
+    if module.state == ModuleState::Running {
+        module.state = ModuleState::Degraded;
     }
-    if let Some(problem) = log_problem {
-        note(Health::Degraded, format!("the log cannot be written: {problem}"));
-    }
-    if !config.last_reload_ok {
-        note(Health::Degraded, "the last reload failed, the configuration before it is in force".to_owned());
-    }
-    for problem in &config.problems {
-        note(Health::Degraded, format!("configuration: {problem}"));
-    }
-    (health, problems)
+    module.reason = Some(texts.join("; "));
 }
 
 /// Waits for the reply to a query and tells the client meanwhile how far it is, without hurry.
@@ -353,6 +394,44 @@ async fn until_gone<T>(
     }
 }
 
+/// Runs a query as [`until_gone`], and tells it through `stop` when the client wants what was found so far.
+async fn until_gone_or_stopped<T>(
+    reader: &mut ModuleReader<OwnedReadHalf>,
+    work: impl Future<Output = T>,
+    stop: &watch::Sender<bool>,
+) -> Result<T, Over> {
+    tokio::pin!(work);
+    loop {
+        let came = async {
+            loop {
+                if reader.kept_line().is_some_and(is_stop) {
+                    return true;
+                }
+                if !matches!(reader.read_ahead().await, Ok(true)) {
+                    hang_up(reader).await;
+                    return false;
+                }
+            }
+        };
+        let stopped = tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            stopped = came => stopped,
+        };
+        if !stopped {
+            return Err(Over::Client);
+        }
+        // The line is there as a whole: this does not wait.
+        drop(reader.next_line().await);
+        stop.send_replace(true);
+    }
+}
+
+/// Whether a line is [`Request::Stop`].
+fn is_stop(line: &[u8]) -> bool {
+    matches!(serde_json::from_slice(line), Ok(Request::Stop {}))
+}
+
 /// Waits until the client has closed its connection. One that has only finished sending, as `nc -N` and `socat`
 /// do, still wants its answer.
 async fn hang_up(reader: &mut ModuleReader<OwnedReadHalf>) {
@@ -388,12 +467,14 @@ struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, record: &AlertRecord) -> bool {
-        let module = self.module.as_deref().is_none_or(|module| record.module.as_str() == module);
-        let since = self
-            .since
-            .is_none_or(|since| record.time.parse().is_ok_and(|time: jiff::Timestamp| time >= since));
-        module && since
+    fn takes(&self, record: &Record) -> bool {
+        let module = self.module.as_deref().is_none_or(|module| record.module == module);
+        module && !self.is_too_old(record)
+    }
+
+    fn is_too_old(&self, record: &Record) -> bool {
+        let is_young = |since| record.time.parse().is_ok_and(|time: jiff::Timestamp| time >= since);
+        self.since.is_some_and(|since| !is_young(since))
     }
 }
 
@@ -412,15 +493,15 @@ impl Wanted {
 }
 
 async fn stream_alerts(
-    mut view: JournalView,
+    view: JournalView,
     wanted: Wanted,
     filter: Filter,
     client: &mut Client,
 ) -> Result<(), Over> {
-    let mut through = *view.recorded.borrow_and_update();
     let mut after = wanted.after.unwrap_or(0);
     if let Some(last) = wanted.last {
         let (directory, filter) = (view.directory.clone(), filter.clone());
+        let through = *view.recorded.borrow();
         let start =
             blocking(move || start_of_last(&directory, through, last, |record| filter.takes(record))).await;
         match start {
@@ -428,36 +509,71 @@ async fn stream_alerts(
             Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
         }
     }
-    let mut reader = JournalReader::new(&view.directory, after);
+    let mut journal = view.follow(after);
+    // What is missing is told when an alert follows that is wanted: before that it may be too old.
+    let mut missing = Vec::new();
     loop {
         loop {
-            let read = blocking(move || {
-                let mut records = Vec::new();
-                let result = reader.read(through, ALERTS_AT_A_TIME, &mut records);
-                result.map(|()| (reader, records))
-            })
-            .await;
-            let (same_reader, records) = match read {
-                Ok(read) => read,
+            let items = match journal.read(ALERTS_AT_A_TIME).await {
+                Ok(items) => items,
                 Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
             };
-            reader = same_reader;
-            if records.is_empty() {
+            if items.is_empty() {
                 break;
             }
             let mut lines = Vec::new();
-            for record in records.into_iter().filter(|record| filter.takes(record)) {
-                write_line(&mut lines, &Reply::Alert(record));
+            for item in items {
+                match item {
+                    Item::Alert(record) if filter.takes(&record) => {
+                        missing.drain(..).for_each(|one| write_line(&mut lines, &Reply::Missing(one)));
+                        write_line(&mut lines, &Reply::Alert(alert_record(record)));
+                    }
+                    Item::Alert(record) if filter.is_too_old(&record) => missing.clear(),
+                    Item::Alert(_) => {}
+                    Item::Missing(one) => missing.push(missing_alerts(&one)),
+                    Item::Damaged(damage) => missing.push(damaged(&damage)),
+                }
             }
             client.write(&lines).await?;
+        }
+        for one in missing.drain(..) {
+            client.reply(&Reply::Missing(one)).await?;
         }
         if !wanted.follow {
             return client.reply(&Reply::End {}).await;
         }
-        if view.recorded.changed().await.is_err() {
+        if !journal.changed().await {
             return client.reply(&stopping()).await;
         }
-        through = *view.recorded.borrow_and_update();
+    }
+}
+
+fn missing_alerts(missing: &Missing) -> MissingAlerts {
+    let reason = match missing.why {
+        Cause::Deleted(_) => "deleted",
+        Cause::Damaged => "damaged",
+        Cause::Lost => "lost",
+    };
+    MissingAlerts {
+        first: missing.first,
+        last: missing.last,
+        count: missing.count(),
+        reason: reason.to_owned(),
+        message: missing.to_string(),
+    }
+}
+
+fn damaged(damage: &Damage) -> MissingAlerts {
+    let reason = match damage.kind {
+        DamageKind::Line => "damaged",
+        DamageKind::Link => "changed",
+    };
+    MissingAlerts {
+        first: damage.after + 1,
+        last: damage.after,
+        count: 0,
+        reason: reason.to_owned(),
+        message: damage.to_string(),
     }
 }
 
@@ -498,7 +614,9 @@ async fn stream_lines(
 }
 
 fn write_line(buffer: &mut Vec<u8>, reply: &impl Serialize) {
-    serde_json::to_writer(&mut *buffer, reply).expect("a reply is plain data with string keys");
+    // A reply may carry foreign JSON: a line feed in it must not begin a reply of its own.
+    serde_json::to_writer(CompactWriter::new(&mut *buffer), reply)
+        .expect("a reply is plain data with string keys");
     buffer.push(b'\n');
 }
 

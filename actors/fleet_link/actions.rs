@@ -9,12 +9,12 @@ use vigie_fleet::admission::{Admitted, Refusal, Refused};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, Purpose, VERSION};
 use vigie_fleet::collect;
-use vigie_fleet::names::{ActionId, AgentId};
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::membership::{Membership, Way};
 use super::running::{self, Allowed, answer_without_results};
 use super::{ACCEPTED, now, now_milliseconds};
-use crate::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Longest text of a refusal that is logged and reported, in bytes: it can hold what a stranger wrote.
 const MAX_MESSAGE_BYTES: usize = 1024;

@@ -5,15 +5,14 @@
 //! acknowledged in its last minutes.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vigie_files::durable::{self, Durability};
 
 pub(super) use super::answer_spool::RESEND;
-use crate::alert_journal::segments;
 
 /// Seconds between two moments that are remembered.
 const GRAIN_SECONDS: i64 = 10;
@@ -51,16 +50,12 @@ impl AlertCursor {
             .unwrap_or_else(|| Self::new(journal))
     }
 
-    /// Stores it. Not synced: what a crash takes is sent again, and readers know it by its number.
+    /// Returns when it is on disk.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub(super) fn store(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut file: File =
-            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(new, path)
+        durable::replace(path, &serde_json::to_vec(self)?, Durability::Power)
     }
 
     /// The journal that it belongs to.
@@ -74,7 +69,7 @@ impl AlertCursor {
     /// # Errors
     /// When the journal has no name and cannot be given one.
     pub(super) fn of_journal(path: &Path, directory: &Path) -> io::Result<Self> {
-        Ok(Self::load(path, segments::identity(directory)?))
+        Ok(Self::load(path, vigie_journal::identity(directory)?))
     }
 
     /// Number of the newest alert that the fleet has.

@@ -18,21 +18,18 @@ use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{FleetAlert, Purpose, VERSION};
 use vigie_fleet::broker::stored;
 use vigie_fleet::heartbeat::AlertHead;
-use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
+use vigie_journal::{Item, Portion};
+use vigie_protocol::names::AgentId;
 
 use super::alert_cursor::AlertCursor;
 use super::uplink::{Hold, Uplink};
-use crate::alert_journal::segments::JournalReader;
-use crate::alert_journal::{AlertJournal, JournalView, SentThrough};
-use crate::control_protocol::AlertRecord;
-use crate::error::ErrorChain;
+use crate::alert_journal::{AlertJournal, Follower, JournalView, SentThrough, alert_record};
+use vigie_protocol::control::AlertRecord;
+use vigie_protocol::error_chain::ErrorChain;
 
-/// Alerts that are on their way at once.
-const BATCH: usize = 256;
-
-/// Bytes of alerts that are on their way at once.
-const BATCH_BYTES: usize = 4 << 20;
+/// Alerts that are on their way at once, and their bytes.
+const BATCH: Portion = Portion { items: 256, bytes: 4 << 20 };
 
 /// Longest alert that is sent; what is longer is cut, because no message holds it.
 const MAX_ALERT_BYTES: usize = 48 * 1024;
@@ -79,7 +76,7 @@ pub(super) struct Progress {
 
 /// What the task keeps between batches.
 struct State {
-    reader: JournalReader,
+    journal: Follower,
     /// Number of the newest alert that was sent and acknowledged, and its link when it is known.
     read: u64,
     link: Option<String>,
@@ -99,7 +96,7 @@ impl AlertSender {
     /// Sends until the task is aborted.
     pub(super) async fn run(mut self) {
         let mut state = State {
-            reader: JournalReader::new(&self.view.directory, 0),
+            journal: self.view.follow(0),
             read: 0,
             link: None,
             place: None,
@@ -163,26 +160,24 @@ impl AlertSender {
     }
 
     /// Reads the next alerts, up to a batch; none when there are no more at present.
-    async fn read(&mut self, state: &mut State) -> Result<Vec<AlertRecord>, String> {
-        let through = *self.view.recorded.borrow_and_update();
-        let mut reader =
-            std::mem::replace(&mut state.reader, JournalReader::new(&self.view.directory, state.read));
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut records = Vec::new();
-            let result = reader.read_some(through, BATCH, BATCH_BYTES, &mut records);
-            (reader, records, result)
-        });
-        let Ok((reader, records, result)) = reading.await else { return Ok(Vec::new()) };
-        result.map_err(|error| format!("cannot read the alert journal: {error}"))?;
-        state.reader = reader;
-        Ok(records)
+    async fn read(&self, state: &mut State) -> Result<Vec<AlertRecord>, String> {
+        loop {
+            let items = state.journal.read(BATCH).await;
+            let items = items.map_err(|error| format!("cannot read the alert journal: {error}"))?;
+            let is_end = items.is_empty();
+            // What is missing is told with the next alert: numbers have no gaps of their own.
+            let records: Vec<AlertRecord> = alerts(items).collect();
+            if is_end || !records.is_empty() {
+                return Ok(records);
+            }
+        }
     }
 
     /// Waits for new alerts, a new connection, or the time to store the cursor; `false` when the journal is gone.
     async fn wait(&mut self, state: &mut State) -> bool {
         let store_at = state.stored_at.unwrap_or_else(Instant::now) + STORE_EVERY;
         tokio::select! {
-            changed = self.view.recorded.changed() => changed.is_ok(),
+            goes_on = state.journal.changed() => goes_on,
             stands = self.uplink.changed() => stands,
             () = sleep_until(store_at), if state.dirty => {
                 self.store(state, true).await;
@@ -197,15 +192,10 @@ impl AlertSender {
         let (Some(place), Some(before)) = (state.place.take(), state.read.checked_sub(1)) else {
             return false;
         };
-        let mut reader = JournalReader::new(&self.view.directory, before);
-        let through = state.read;
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut records = Vec::new();
-            reader.read_some(through, 1, BATCH_BYTES, &mut records).map(|()| records)
-        });
-        let Ok(Ok(records)) = reading.await else { return false };
-        let Some(record) = records.first().filter(|record| record.seq == through) else { return false };
-        let (payload, _) = payload(&self.key, &self.agent, self.cursor.journal(), record, before, None);
+        let items = self.view.follow(before).read(Portion { items: 1, bytes: BATCH.bytes }).await;
+        let record = items.ok().and_then(|items| alerts(items).next());
+        let Some(record) = record.filter(|record| record.seq == state.read) else { return false };
+        let (payload, _) = payload(&self.key, &self.agent, self.cursor.journal(), &record, before, None);
         let subject = subjects::alert(&self.agent);
         state.place = stored::store_after(&self.uplink.client, &subject, place, &payload).await.ok();
         state.place.is_some()
@@ -213,7 +203,7 @@ impl AlertSender {
 
     /// Reads on after alert `seq`, whose link this is.
     fn rewind(&self, state: &mut State, seq: u64, link: Option<String>) {
-        state.reader = JournalReader::new(&self.view.directory, seq);
+        state.journal = self.view.follow(seq);
         (state.read, state.link) = (seq, link);
     }
 
@@ -282,6 +272,14 @@ impl AlertSender {
         }
         self.journal.send(SentThrough(Some(settled))).await.ok();
     }
+}
+
+/// The alerts among what a journal holds.
+fn alerts(items: Vec<Item>) -> impl Iterator<Item = AlertRecord> {
+    items.into_iter().filter_map(|item| match item {
+        Item::Alert(record) => Some(alert_record(record)),
+        Item::Missing(_) | Item::Damaged(_) => None,
+    })
 }
 
 /// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, and

@@ -7,12 +7,12 @@ use futures_util::future::join_all;
 use slog::{Logger, debug};
 use tokio::sync::Notify;
 use vigie_fleet::broker::stored;
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answer_spool::{AnswerSpool, SpoolError};
 use super::uplink::Uplink;
-use crate::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Pause before an answer that was not acknowledged is sent again.
 const RETRY: Duration = Duration::from_millis(500);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use vigie_fleet::names::ActionId;
+use vigie_protocol::names::ActionId;
 
 use super::uplink::Hold;
 

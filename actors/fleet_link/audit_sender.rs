@@ -10,8 +10,8 @@ use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{AuditRecord, Purpose};
 use vigie_fleet::broker::connection::draw;
 use vigie_fleet::broker::stored;
-use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
+use vigie_protocol::names::AgentId;
 
 use super::ACCEPTED;
 use super::uplink::Uplink;

@@ -13,17 +13,17 @@ use slog::{Logger, error, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use vigie_fleet::admission::{self, Refusal, Refused, Situation};
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::{ActionId, GroupName};
 use vigie_fleet::policy::Policy;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::replay_log::{ReplayError, ReplayLog};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::{ActionId, GroupName};
 
 use super::answer_spool::AnswerSpool;
 use super::membership::{Decided, Membership, ReplayBroken, Way};
 use super::now;
 use super::uplink::Hold;
-use crate::config::FleetSection;
-use crate::error::ErrorChain;
+use vigie_config::model::FleetSection;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Room in the spool below which no action is begun, in bytes.
 const LEAST_ANSWER_BYTES: u64 = 64 * 1024;

@@ -11,17 +11,17 @@ use slog::{Logger, warn};
 use vigie_fleet::agent_key::{AgentKey, AgentKeyError};
 use vigie_fleet::facts::{Facts, FactsError};
 use vigie_fleet::host_facts::{self, Identity};
-use vigie_fleet::names::ActionId;
 use vigie_fleet::policy::{Offered, PolicyError};
 use vigie_fleet::policy::{Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
 use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_fleet::signature::{KeyError, PublicKey};
+use vigie_protocol::names::ActionId;
 
 use super::answer_spool::{AnswerSpool, SpoolError};
 use super::lives::{self, Begun};
 use super::uplink::Hold;
-use crate::config::{AgentConfig, FleetSection, LoadedConfig};
-use crate::error::ErrorChain;
+use vigie_config::model::{AgentConfig, FleetSection, LoadedConfig};
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Largest policy file that is read, in bytes.
 const MAX_POLICY_FILE_BYTES: u64 = 1 << 20;

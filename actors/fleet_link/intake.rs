@@ -15,12 +15,12 @@ use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::{BrokerEvent, Connection};
 use vigie_fleet::broker::stored::{self, Entry, StoredError, Which};
 use vigie_fleet::broker::streams::POLICY_VERSIONS;
-use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects::{self, ASK, EVERY_ASK, POLICY, POLICY_SUBJECT};
+use vigie_protocol::names::AgentId;
 
 use super::desk::Arrived;
 use super::membership::{BrokerHappened, Membership, PolicyArrived, Way};
-use crate::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Pause before something is fetched again that could not be.
 const RETRY: Duration = Duration::from_secs(2);

@@ -14,7 +14,7 @@ use super::alert_cursor::AlertCursor;
 use super::disk::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
-use crate::config::{FleetSection, LoadedConfig};
+use vigie_config::model::{FleetSection, LoadedConfig};
 
 /// Events of the connection that wait; one that does not fit is counted by the connection.
 const EVENTS: usize = 64;

@@ -21,8 +21,8 @@ use vigie_fleet::answer::{AnswerStatus, AuditRecord};
 use vigie_fleet::broker::client::random_token;
 use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::ActionId;
 use vigie_fleet::policy::{Offered, Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
+use vigie_protocol::names::ActionId;
 
 use super::alert_sender::{AlertSender, Progress};
 use super::answer_sender::AnswerSender;
@@ -39,10 +39,10 @@ use super::running::answer_without_results;
 use super::trouble::{Trouble, Troubles};
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::AlertJournal;
-use crate::config::{FleetSection, LoadedConfig};
-use crate::control_protocol::FleetStatus;
-use crate::error::ErrorChain;
 use crate::query_router::Query;
+use vigie_config::model::{FleetSection, LoadedConfig};
+use vigie_protocol::control::FleetStatus;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits: the tasks are slowed, and the broker keeps what comes.
 const MAILBOX_CAPACITY: usize = 64;

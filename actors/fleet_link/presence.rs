@@ -18,7 +18,7 @@ use vigie_fleet::subjects;
 use super::alert_sender::Progress;
 use super::membership::{Membership, OtherWriter};
 use super::uplink::Uplink;
-use crate::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Time between two signs of life is drawn from this range, so that the hosts of a fleet do not speak all at once.
 const BEAT: std::ops::Range<Duration> = Duration::from_secs(60)..Duration::from_secs(84);

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use vigie_fleet::action::{Action, Operation};
 use vigie_fleet::answer::{Answer, AnswerStatus, OperationAnswer};
-use vigie_sdk::protocol::Asker;
+use vigie_protocol::message::Asker;
 
 use crate::query_router::{Query, QueryError};
 
@@ -54,7 +54,7 @@ async fn ask(
         return Outcome::Failed { code: TIMED_OUT, error: "no time was left for it".to_owned() };
     }
     // Lives as long as this future: the action is given up with it.
-    let (_asking, client) = watch::channel(());
+    let (_asking, client) = watch::channel(false);
     let query = Query {
         module: operation.module.clone(),
         parameters: operation.params.clone(),

@@ -5,7 +5,7 @@
 
 use tokio::time::Instant;
 
-use crate::config::LoggingSection;
+use vigie_config::model::LoggingSection;
 
 /// The bucket of one module.
 #[derive(Debug, Clone)]

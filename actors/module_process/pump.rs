@@ -11,18 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use vigie_sdk::protocol::{
-    AlertParameters, BadLine, Class, LogParameters, Message as WireMessage, MessageRef, PingParameters,
-    RegisterParameters, capability,
+use vigie_protocol::message::{
+    AlertParameters, BadLine, Class, ConfiguredParameters, HealthParameters, LogParameters,
+    Message as WireMessage, MessageRef, PingParameters, RegisterParameters, capability,
 };
-use vigie_sdk::stream::ModuleReader;
+use vigie_protocol::stream::ModuleReader;
 
 use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
-use crate::agent_log::{AgentLog, LogTime};
 use crate::alert_journal::{AlertJournal, AlertsRefused, NewAlert, StoreAlerts};
-use crate::config::ModuleName;
-use crate::control_protocol::ModuleLine;
+use vigie_log::{AgentLog, LogTime};
+use vigie_protocol::condition::Condition;
+use vigie_protocol::control::ModuleLine;
+use vigie_protocol::module_name::ModuleName;
 
 /// Text of lines that is handled in one go, in bytes. Enough that the costs per batch do not count, little
 /// enough that one batch holds up the other modules for at most a few milliseconds.
@@ -43,6 +44,9 @@ const SHOWN_CHARS: usize = 512;
 /// Echoes of heartbeats that are looked at in one batch; more are counted only, however many a module sends.
 const PONGS_IN_BATCH: usize = 64;
 
+/// Confirmations of configurations that are looked at in one batch.
+const CONFIGURED_IN_BATCH: usize = 4;
+
 /// Quiet time after which the pipe of a process that is gone counts as empty.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
@@ -59,6 +63,10 @@ pub struct ChildSaid {
     pub counters: Counters,
     /// The newest lines.
     pub lines: Vec<ModuleLine>,
+    /// The newest set of conditions that the module reported of itself.
+    pub health: Option<Vec<Condition>>,
+    /// What it said became of configurations, oldest first.
+    pub configured: Vec<ConfiguredParameters>,
     /// Whether the module's log is cut because it floods; absent when that did not change.
     pub flooding: Option<bool>,
 }
@@ -352,6 +360,17 @@ impl StdoutPump {
                     sockpath: register.sockpath.into_owned(),
                     capabilities: register.capabilities.into_iter().take(16).map(Into::into).collect(),
                 });
+            }
+            Class::Health => {
+                let health: HealthParameters = message.parameters_as("health")?;
+                batch.said.health = Some(health.conditions);
+            }
+            Class::Configured => {
+                let configured: ConfiguredParameters = message.parameters_as("configured")?;
+                batch.said.configured.push(configured);
+                // Only the newest ones can be about the configuration in force.
+                let surplus = batch.said.configured.len().saturating_sub(CONFIGURED_IN_BATCH);
+                batch.said.configured.drain(..surplus);
             }
             class => return Err(BadLine::unexpected(&class)),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::ModuleName;
+use vigie_protocol::module_name::ModuleName;
 
 /// Why a query has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,24 +2,28 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 use actix::Addr;
 use slog::{Logger, debug, info, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use vigie_sdk::ModuleResult;
-use vigie_sdk::privacy::{self, MaskedForm};
-use vigie_sdk::progress::ProgressReader;
-use vigie_sdk::protocol::{Message as WireMessage, Progress};
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::message::{Message as WireMessage, Progress};
+use vigie_protocol::privacy::{self, MaskedForm};
+use vigie_protocol::progress::ProgressReader;
+use vigie_protocol::result::ModuleResult;
+use vigie_protocol::socket::SocketSpec;
 
 use super::QueryError;
 use crate::child::{ChildControl, ProcessSpawner};
-use crate::config::{ModuleKind, ModuleName, ModuleSpec};
-use crate::error::ErrorChain;
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
+use vigie_config::model::ModuleSpec;
+use vigie_protocol::control::ModuleKind;
+use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::module_name::ModuleName;
 
 /// How much of an answer is read at a time, in bytes.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -42,7 +46,7 @@ pub(super) struct QueryRun {
     pub(super) result_bytes: usize,
     pub(super) registry: Addr<SocketRegistry>,
     pub(super) log: Logger,
-    pub(super) client: watch::Receiver<()>,
+    pub(super) client: watch::Receiver<bool>,
     pub(super) progress: Option<watch::Sender<Progress>>,
 }
 
@@ -181,9 +185,14 @@ impl QueryRun {
         &self,
         result: ModuleResult,
         form: MaskedForm,
+        asked: Option<Box<RawValue>>,
     ) -> Result<ModuleResult, QueryError> {
         // An answer may have many megabytes: it is not read on the thread of all actors.
-        let checked = tokio::task::spawn_blocking(move || (privacy::check(&result, form), result)).await;
+        let checked = tokio::task::spawn_blocking(move || {
+            let asked = privacy::Asked::of(asked.as_deref());
+            (privacy::check_answer(&result, form, &asked), result)
+        })
+        .await;
         match checked {
             Ok((Ok(()), result)) => Ok(result),
             Ok((Err(unmasked), _)) => {
@@ -220,7 +229,7 @@ impl QueryRun {
             Some(_) => None,
         };
         let incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
-        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at));
+        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at, self.client.clone()));
         let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), incoming)).await;
         feeding.abort();
         // Whatever is left of it, its own or its children's, ends with the query.
@@ -314,15 +323,23 @@ fn keep_tail(kept: &mut Vec<u8>, piece: &[u8]) {
     kept.drain(..surplus);
 }
 
-/// Writes the request to a standard module, and `stop` when it is time.
-async fn feed(mut stdin: tokio::process::ChildStdin, request: Vec<u8>, stop_at: Option<Instant>) {
+/// Writes the request to a standard module, and `stop` when it is time or the client wants what there is.
+async fn feed(
+    mut stdin: tokio::process::ChildStdin,
+    request: Vec<u8>,
+    stop_at: Option<Instant>,
+    mut client: watch::Receiver<bool>,
+) {
     if stdin.write_all(&request).await.is_err() {
         return;
     }
-    if let Some(stop_at) = stop_at {
-        tokio::time::sleep_until(stop_at).await;
-        stdin.write_all(&WireMessage::stop().to_line()).await.ok();
-        // Kept open: the end of stdin is for the module to see when it is killed.
-        std::future::pending::<()>().await;
+    let Some(stop_at) = stop_at else { return };
+    tokio::select! {
+        () = tokio::time::sleep_until(stop_at) => {}
+        // Closed: nobody wants anything, and the module is killed.
+        _ = client.wait_for(|stop| *stop) => {}
     }
+    stdin.write_all(&WireMessage::stop().to_line()).await.ok();
+    // Kept open: the end of stdin is for the module to see when it is killed.
+    std::future::pending::<()>().await;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::RestartSection;
+use vigie_config::model::RestartSection;
 
 /// What to do about a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

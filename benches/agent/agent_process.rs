@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
-use vigie_actors::control_protocol::{AgentStatus, ModuleState, SOCKET_NAME};
+use vigie_protocol::control::{AgentStatus, ModuleState, SOCKET_NAME};
 
 use crate::{BenchResult, work_root};
 

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use vigie_sdk::protocol::{
+use vigie_protocol::message::{
     Class, Message, MessageRef, PROTOCOL_VERSION, RUN_DIR_VARIABLE, RegisterParameters, capability,
 };
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
-use vigie_sdk::socket::SocketSpec;
+use vigie_protocol::socket::SocketSpec;
 
 use crate::agent_process::{AgentProcess, ask, ask_on};
 use crate::report::{Goal, Measure, Report, median};

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
-use vigie_actors::control_protocol::ModuleState;
-use vigie_sdk::protocol::RUN_DIR_VARIABLE;
+use vigie_protocol::control::ModuleState;
+use vigie_protocol::message::RUN_DIR_VARIABLE;
 
 use crate::agent_process::{AgentProcess, LOOK_AGAIN};
 use crate::generator::{SOCKET_VARIABLE, answer_heartbeats, register};

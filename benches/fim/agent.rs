@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use vigie_actors::control_protocol::{AlertRecord, SOCKET_NAME};
-use vigie_sdk::protocol::RUN_DIR_VARIABLE;
+use vigie_protocol::control::{AlertRecord, SOCKET_NAME};
+use vigie_protocol::message::RUN_DIR_VARIABLE;
 
 use crate::module::{Alert, elements};
 use crate::{BenchResult, LOOK_AGAIN, PATIENCE, pause};

@@ -18,7 +18,7 @@ use serde_json::value::to_raw_value;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use vigie_sdk::protocol::{
+use vigie_protocol::message::{
     AlertParameters, Class, ConfigParameters, LogParameters, Message, MessageRef, RUN_DIR_VARIABLE,
     RegisterParameters, STATE_DIR_VARIABLE,
 };

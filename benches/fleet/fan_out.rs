@@ -16,8 +16,8 @@ use vigie_fleet::answer::{Purpose, Sealed};
 use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::stored;
 use vigie_fleet::collect::{Collector, SealProblem, Taken};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects::answers_to;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{ALICE, Fleet, People, action, envelope};

@@ -9,9 +9,9 @@ use vigie_fleet::answer::Sealed;
 use vigie_fleet::broker::stored::{self, Entry};
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::Heartbeat;
-use vigie_fleet::names::AgentId;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{self, FACTS};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::AgentId;
 
 use crate::fan_out::{self, Keys, SHARED_CONNECTIONS, enrolled, no_problems};
 use crate::report::{Goal, Measure, Report, median};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vigie_fleet::facts::{Facts, MAX_ADDRESSES, MAX_GROUPS, MAX_MODULES, MAX_TAGS};
-use vigie_fleet::target::{MAX_TEXT_BYTES, Target};
+use vigie_fleet::predicate::{MAX_TEXT_BYTES, Target};
 
 use crate::report::{Goal, Measure, Report};
 use crate::simulator;

@@ -14,10 +14,10 @@ use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings};
 use vigie_fleet::broker::stored;
 use vigie_fleet::broker::streams::{self, StreamSizes};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::{self, PolicyDocument, Roots, SignedPolicy};
 use vigie_fleet::signature::SigningKey;
 use vigie_fleet::subjects::{self, RESULTS, answers_to};
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::simulator::{LIVE, RAW_SLOT, Start};
 use crate::{BenchResult, work_root};

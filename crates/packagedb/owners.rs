@@ -12,6 +12,7 @@
 //! What cannot be read or makes no sense in a database is left out line by line.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
@@ -25,8 +26,8 @@ use rustix::fs::OFlags;
 use sha1::Sha1;
 use sha2::Digest;
 
-mod apk;
-mod dpkg;
+pub(crate) mod apk;
+pub(crate) mod dpkg;
 
 /// How long it is believed that the databases are as they were read. Reading what dpkg changed costs milliseconds,
 /// and while it works it changes something many times a second.
@@ -45,7 +46,7 @@ const MAX_PATHS: usize = 2_000_000;
 const MAX_LINKS: usize = 8;
 
 /// A kind of package manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Manager {
     /// Debian, Ubuntu and what is made of them.
     Dpkg,
@@ -56,6 +57,9 @@ pub enum Manager {
 }
 
 impl Manager {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Dpkg, Self::Rpm, Self::Apk];
+
     /// The name in alerts.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -204,6 +208,23 @@ impl Packages {
         dpkg.find(&path, aliases).or_else(|| apk.find(&path, aliases))
     }
 
+    /// The versions of all packages that one manager has installed, as its database has them now.
+    #[must_use]
+    pub fn versions(&self, manager: Manager) -> BTreeMap<String, String> {
+        match manager {
+            Manager::Dpkg => dpkg::versions(&self.root),
+            Manager::Apk => apk::versions(&self.root),
+            Manager::Rpm => BTreeMap::new(),
+        }
+    }
+
+    /// Reads what has changed at the next question, however soon that comes.
+    pub fn distrust(&mut self, now: Instant) {
+        if let Some(read) = &mut self.read {
+            read.believed_until = now;
+        }
+    }
+
     /// Gives back the memory of what was read: called when nobody asked for some time.
     pub fn forget(&mut self) {
         self.read = None;
@@ -212,10 +233,12 @@ impl Packages {
 
 /// Symbolic links in `/` and `/usr`, by which one file has several names in records: `/bin` to `/usr/bin`.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Aliases(Vec<(Vec<u8>, Vec<u8>)>);
+pub struct Aliases(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Aliases {
-    fn of(root: &Path) -> Self {
+    /// Those of a root directory.
+    #[must_use]
+    pub fn of(root: &Path) -> Self {
         let mut aliases = Vec::new();
         for directory in ["/", "/usr/"] {
             let Ok(entries) = std::fs::read_dir(root.join(&directory[1..])) else { continue };
@@ -233,7 +256,8 @@ impl Aliases {
     }
 
     /// A path with the links in its beginning resolved, but for its last name: that may be the link itself.
-    fn resolve<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+    #[must_use]
+    pub fn resolve<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
         let mut path = Cow::Borrowed(path);
         for _ in 0..MAX_LINKS {
             let rest_of = |from: &[u8]| path.strip_prefix(from).filter(|rest| rest.starts_with(b"/"));
@@ -365,14 +389,14 @@ impl From<&Metadata> for Stamp {
 }
 
 /// Opens a file of a database; never waits for what only looks like one.
-fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// Gives each line of a file with its offset in bytes, without its newline; what is too long is left out.
-fn each_line(file: impl Read, mut each: impl FnMut(u64, &[u8])) -> io::Result<()> {
+pub(crate) fn each_line(file: impl Read, mut each: impl FnMut(u64, &[u8])) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(16 * 1024, file);
     let mut line = Vec::new();
     let mut offset = 0;

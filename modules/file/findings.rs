@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -222,19 +220,45 @@ fn time_text(time: i128) -> String {
     }
 }
 
+/// A path as text: what is not UTF-8, and what controls a terminal, as `\xNN`, and a backslash before an `x` too.
+#[must_use]
+pub fn shown(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    let escape = |text: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    };
+    for chunk in path.utf8_chunks() {
+        let mut characters = chunk.valid().chars().peekable();
+        while let Some(character) = characters.next() {
+            let is_escape = character == '\\' && characters.peek() == Some(&'x');
+            if character.is_control() || is_escape {
+                escape(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                text.push(character);
+            }
+        }
+        escape(&mut text, chunk.invalid());
+    }
+    text
+}
+
 /// What could not be inspected, within a limit.
 #[derive(Debug)]
 pub struct ErrorLog {
     limit: usize,
+    masked: bool,
     kept: Mutex<Vec<String>>,
     dropped: AtomicU64,
 }
 
 impl ErrorLog {
-    /// Keeps this many errors; the others are counted.
+    /// Keeps this many errors; the others are counted. When `masked`, they do not name the path.
     #[must_use]
-    pub fn new(limit: u32) -> Self {
+    pub fn new(limit: u32, masked: bool) -> Self {
         Self {
+            masked,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             kept: Mutex::default(),
             dropped: AtomicU64::new(0),
@@ -245,7 +269,8 @@ impl ErrorLog {
     pub fn add(&self, path: &[u8], what: impl std::fmt::Display) {
         let mut kept = lock(&self.kept);
         if kept.len() < self.limit {
-            kept.push(format!("{:?} {what}", OsStr::from_bytes(path)));
+            let path = if self.masked { MASKED.to_owned() } else { shown(path) };
+            kept.push(format!("\"{path}\" {what}"));
         } else {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -409,7 +434,7 @@ mod tests {
 
     #[test]
     fn errors_beyond_the_limit_are_counted() {
-        let errors = ErrorLog::new(2);
+        let errors = ErrorLog::new(2, false);
 
         for path in [&b"/c"[..], b"/a\n", b"/b"] {
             errors.add(path, "cannot be opened");
@@ -418,7 +443,7 @@ mod tests {
         assert_eq!(
             errors.finish(),
             [
-                "\"/a\\n\" cannot be opened",
+                "\"/a\\x0a\" cannot be opened",
                 "\"/c\" cannot be opened",
                 "1 more errors are not shown: maxerrors is 2"
             ]

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use vigie_sdk::privacy::{MASKED, Showing};
+use vigie_sdk::privacy::Showing;
 use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 
@@ -45,14 +45,7 @@ impl StandardModule for File {
     const NAME: &'static str = "file";
 
     fn run(query: &Query) -> ModuleResult {
-        let mut result = search(query);
-        if query.extraprivacy {
-            // An error can name a path.
-            for error in result.errors.iter_mut().flatten() {
-                MASKED.clone_into(error);
-            }
-        }
-        result
+        search(query)
     }
 }
 
@@ -77,7 +70,7 @@ pub fn masked_form(place: &[&str]) -> Showing {
         ["statistics", "filescount" | "openfailed" | "totalhits" | "exectime" | "incomplete"] => {
             Showing::Unnamed
         }
-        ["errors"] => Showing::Hidden,
+        ["errors"] => Showing::Unnamed,
         _ => Showing::Nothing,
     }
 }
@@ -120,15 +113,19 @@ fn search(query: &Query) -> ModuleResult {
         }
     });
     let (filescount, openfailed) = (walk.files(), walk.failed());
+    let mut coverage = walk.coverage();
     let Walk { findings, errors, .. } = walk;
     let mut errors = errors.finish();
-    errors.extend(findings.limited().map(|search| {
+    for search in findings.limited() {
         let (label, limit) = (&search.label, search.options.match_limit);
-        format!("search {label:?} ended at its matchlimit of {limit}: there may be more")
-    }));
+        errors.push(format!("search {label:?} ended at its matchlimit of {limit}: there may be more"));
+        coverage
+            .skip(format!("the rest of search {label:?}"), format!("it ended at its matchlimit of {limit}"));
+    }
     if let Err(stop) = &ended {
         errors
             .push(format!("the search ended early because {stop}: there may be more than what is returned"));
+        coverage.skip("the rest of the search", format!("it ended early because {stop}"));
     }
     let (elements, totalhits) = findings.into_elements();
     let mut result = ModuleResult::found(totalhits > 0, &elements).with_statistics(&Statistics {
@@ -139,6 +136,7 @@ fn search(query: &Query) -> ModuleResult {
         incomplete: ended.is_err(),
     });
     result.success &= ended.is_ok();
+    result.coverage = Some(coverage);
     result.errors = (!errors.is_empty()).then_some(errors);
     result
 }

@@ -35,6 +35,8 @@ pub struct Reading {
     pub answers: Vec<Answer>,
     /// What went wrong.
     pub trouble: Option<ReadTrouble>,
+    /// It was not read to its end, and more could have changed the answers.
+    pub is_cut: bool,
 }
 
 /// Reads an open regular file of this size. Ends early when nothing more can be learned, or when `stop` is set.
@@ -77,8 +79,11 @@ pub fn read(
             inner.take(&buffer[..length]);
         }
     }
+    let is_done = outer.is_done() && inner.as_ref().is_none_or(Inside::is_done);
+    let is_cut = !(at_end || is_done);
     let inner = inner.map(|inner| inner.finish(at_end));
-    let mut reading = inner.unwrap_or(Reading { answers: Vec::new(), trouble: None });
+    let mut reading = inner.unwrap_or(Reading { answers: Vec::new(), trouble: None, is_cut });
+    reading.is_cut = is_cut;
     if outer.has_long_line() {
         trouble = trouble.or(Some(ReadTrouble::LongLine));
     }
@@ -90,7 +95,7 @@ pub fn read(
 /// The answers that are known without reading.
 #[must_use]
 pub fn unread(questions: Vec<Question<'_>>, trouble: Option<ReadTrouble>) -> Reading {
-    Reading { answers: Examination::new(questions).finish(false), trouble }
+    Reading { answers: Examination::new(questions).finish(false), trouble, is_cut: true }
 }
 
 fn read_some(file: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
@@ -135,7 +140,7 @@ impl<'s, 'a> Inside<'s, 'a> {
             _ if examination.has_long_line() => Some(ReadTrouble::LongLine),
             _ => None,
         };
-        Reading { answers: examination.finish(is_whole), trouble }
+        Reading { answers: examination.finish(is_whole), trouble, is_cut: !is_whole }
     }
 }
 

@@ -11,16 +11,19 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, RawDir};
 use rustix::io::Errno;
 
+use vigie_sdk::Coverage;
+use vigie_sdk::privacy::MASKED;
+
 use crate::content::Question;
-use crate::findings::{ErrorLog, Findings};
-use crate::mounts::Mounts;
+use crate::findings::{ErrorLog, Findings, shown};
+use crate::mounts::{Kind, Mounts};
 use crate::open::{self, Status};
 use crate::parameters::{Check, Search, Test};
 use crate::pool::Pool;
@@ -166,6 +169,8 @@ pub struct Walk<'q> {
     pub findings: Findings<'q>,
     /// What could not be inspected.
     pub errors: ErrorLog,
+    coverage: Mutex<Coverage>,
+    masked: bool,
     files: AtomicU64,
     failed: AtomicU64,
 }
@@ -200,7 +205,9 @@ impl<'q> Walk<'q> {
             roots_in,
             stop: AtomicBool::new(false),
             findings: Findings::new(searches, masked),
-            errors: ErrorLog::new(max_errors),
+            errors: ErrorLog::new(max_errors, masked),
+            coverage: Mutex::new(Coverage::whole()),
+            masked,
             files: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
@@ -290,6 +297,28 @@ impl<'q> Walk<'q> {
         }
     }
 
+    /// What was examined, and what was not.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        Coverage { examined: self.files(), ..self.locked_coverage().clone() }
+    }
+
+    /// Notes a part of the search that was not examined, and that nothing is wrong with.
+    pub fn leave_out(&self, path: &[u8], why: impl std::fmt::Display) {
+        let what = if self.masked { MASKED.to_owned() } else { shown(path) };
+        self.locked_coverage().skip(what, why.to_string());
+    }
+
+    fn locked_coverage(&self) -> MutexGuard<'_, Coverage> {
+        self.coverage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what could not be examined, as an error too.
+    fn cannot(&self, path: &[u8], why: impl std::fmt::Display) {
+        self.leave_out(path, &why);
+        self.errors.add(path, why);
+    }
+
     fn ends(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.findings.is_full()
     }
@@ -298,7 +327,7 @@ impl<'q> Walk<'q> {
     fn cannot_open(&self, path: &[u8], error: Errno) {
         if !open::is_gone(error) {
             self.failed.fetch_add(1, Ordering::Relaxed);
-            self.errors.add(path, format_args!("cannot be opened: {}", std::io::Error::from(error)));
+            self.cannot(path, format_args!("cannot be opened: {}", std::io::Error::from(error)));
         }
     }
 
@@ -311,15 +340,10 @@ impl<'q> Walk<'q> {
             match status.kind {
                 FileType::Directory => self.root_directory(root, &real, worker, pool)?,
                 FileType::RegularFile => self.root_file(root, real, worker),
+                // The investigator asked for this very link, as with find -H.
                 FileType::Symlink => match open::status(CWD, &real)?.kind {
-                    // The investigator asked for this very link.
                     FileType::RegularFile => self.root_file(root, real, worker),
-                    FileType::Directory => self.errors.add(
-                        asked,
-                        format_args!(
-                            "is a link to the directory {real:?} and is not followed: search that one"
-                        ),
-                    ),
+                    FileType::Directory => self.root_directory(root, &real, worker, pool)?,
                     _ => self.errors.add(asked, "is a link to what is neither a file nor a directory"),
                 },
                 _ => self.errors.add(asked, "is neither a file nor a directory"),
@@ -328,7 +352,14 @@ impl<'q> Walk<'q> {
         });
         if let Err(error) = begun {
             self.failed.fetch_add(1, Ordering::Relaxed);
-            self.errors.add(asked, format_args!("cannot be opened: {error}"));
+            let why = format!("cannot be opened: {error}");
+            // A search path that does not exist proves that nothing is there.
+            match error.kind() {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                    self.errors.add(asked, why)
+                }
+                _ => self.cannot(asked, why),
+            }
         }
     }
 
@@ -401,7 +432,7 @@ impl<'q> Walk<'q> {
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(error) => {
-                        self.errors.add(&listing.place.asked, format_args!("cannot be listed: {error}"));
+                        self.cannot(&listing.place.asked, format_args!("cannot be listed: {error}"));
                         break;
                     }
                 };
@@ -479,6 +510,9 @@ impl<'q> Walk<'q> {
             mount.is_none_or(|kind| kind.is_entered(&self.searches[interest.search].options))
         };
         let mut interests: Vec<Interest> = listing.live.iter().filter(enters).cloned().collect();
+        if let Some(kind) = mount.filter(|_| interests.len() < listing.live.len()) {
+            self.stay_out(&joined(&listing.place.asked, name.as_bytes()), kind);
+        }
         if let Some(root) = root {
             root.reached.store(true, Ordering::Relaxed);
             let real = joined(&listing.real, name.as_bytes());
@@ -486,6 +520,23 @@ impl<'q> Walk<'q> {
             self.add_root(root, listing.directory.depth + 1, &real, &mut interests);
         }
         Some(interests)
+    }
+
+    /// Notes a file system that a search does not enter. Where the kernel's own usually are, nothing is stored; one
+    /// elsewhere may hide something.
+    fn stay_out(&self, path: &[u8], kind: Kind) {
+        const USUAL: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
+        let is_usual =
+            |usual: &[u8]| path.strip_prefix(usual).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        match kind {
+            Kind::Remote => {
+                self.leave_out(path, "is on another host, or made by a program: option remotefs enters it")
+            }
+            Kind::Pseudo if !USUAL.iter().any(|usual| is_usual(usual)) => {
+                self.leave_out(path, "is a file system of the kernel: option allfilesystems enters it");
+            }
+            Kind::Pseudo | Kind::Local => {}
+        }
     }
 
     /// Follows a link to a file for the searches below whose path it stays; whether it was followed.
@@ -613,7 +664,9 @@ impl<'q> Walk<'q> {
             }
         };
         if let Some(trouble) = reading.trouble {
-            self.errors.add(&path(), trouble);
+            self.cannot(&path(), trouble);
+        } else if reading.is_cut && self.stop.load(Ordering::Relaxed) {
+            self.leave_out(&path(), "it was being read when the search ended");
         }
         for answer in reading.answers {
             let sha256 = answer.sha256.as_deref();

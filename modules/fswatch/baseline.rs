@@ -5,7 +5,7 @@
 //! before it, and each object is as small as [`codec`](crate::codec) makes it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -467,11 +467,28 @@ impl Baseline {
     /// What is known in a directory, by name.
     #[must_use]
     pub fn children(&self, directory: &Path) -> Vec<(OsString, Object)> {
+        self.children_after(directory, None, usize::MAX)
+    }
+
+    /// The first `most` names that are known in a directory after one of them.
+    #[must_use]
+    pub fn children_after(
+        &self,
+        directory: &Path,
+        after: Option<&OsStr>,
+        most: usize,
+    ) -> Vec<(OsString, Object)> {
         let prefix = children_prefix(directory);
-        let mut cursor = self.cursor(&prefix);
+        let from = after.map(|name| [prefix.as_slice(), name.as_bytes()].concat());
+        let mut cursor = self.cursor(from.as_deref().unwrap_or(&prefix));
         let mut children = Vec::new();
-        while let Some((key, object)) = cursor.next_entry() {
+        while children.len() < most
+            && let Some((key, object)) = cursor.next_entry()
+        {
             let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
+            if after.is_some_and(|after| after.as_bytes() == name) {
+                continue;
+            }
             if let Ok(object) = self.tables.decode(&mut Reader::new(object)) {
                 children.push((OsString::from_vec(name.to_vec()), object));
             }

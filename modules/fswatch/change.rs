@@ -2,13 +2,16 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::attributes;
 use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::process::Managed;
 use crate::rules::{Attribute, Options, Severity};
+use crate::trust::Lane;
 
 /// `S_ISUID`
 const SETUID: u16 = 0o4000;
@@ -41,12 +44,18 @@ pub enum Event {
     Removed,
     /// It has another name.
     Renamed,
+    /// It is as it was known, but was not in between: something was done and undone.
+    Touched,
+    /// What is in it is known now; that it came or changed was told before.
+    Digest,
     /// So many changes that they are told together.
     Group,
     /// Changes may have gone unseen for a time, or cannot be seen.
     Notice,
     /// Somebody approved of a change.
     Accepted,
+    /// What a package manager did, and its packages explain.
+    Transaction,
 }
 
 impl Event {
@@ -58,9 +67,12 @@ impl Event {
             Self::Changed => "changed",
             Self::Removed => "removed",
             Self::Renamed => "renamed",
+            Self::Touched => "touched",
+            Self::Digest => "digest",
             Self::Group => "group",
             Self::Notice => "notice",
             Self::Accepted => "accepted",
+            Self::Transaction => "transaction",
         }
     }
 }
@@ -97,6 +109,9 @@ pub struct Alert {
     /// The name that it had before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// The id of the alert, or of the group, that told the beginning of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refers_to: Option<String>,
     /// How many objects it is about, when it is more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
@@ -118,6 +133,18 @@ pub struct Alert {
     /// Somebody gained rights by it: it is never told only as one of many.
     #[serde(skip)]
     pub gains_rights: bool,
+    /// Who can cause changes at its path.
+    #[serde(skip)]
+    pub lane: Lane,
+    /// Another alert about it follows, when its content is known.
+    #[serde(skip)]
+    pub begins: bool,
+    /// It is that other alert.
+    #[serde(skip)]
+    pub completes: bool,
+    /// The package manager that made it.
+    #[serde(skip)]
+    pub managed: Option<Arc<Managed>>,
     /// When the module saw it, RFC 3339 in UTC.
     pub time: String,
 }
@@ -192,11 +219,15 @@ fn differs(attribute: Attribute, before: &Object, after: &Object) -> bool {
         |name: &[u8]| attribute_value(&before.extended, name) != attribute_value(&after.extended, name);
     match attribute {
         Attribute::Kind => !same_kind,
-        Attribute::Content => match (&before.content, &after.content) {
-            (Content::Digest(before), Content::Digest(after)) => before != after,
-            (Content::Digest(_), Content::NotRead(NotRead::Failed(_))) => true,
+        Attribute::Content => match (before.content.last_read(), &after.content) {
+            // Digests of two kinds cannot be compared: it became mostly holes, or is so no longer.
+            (Some(before), after @ (Content::Digest(_) | Content::Sparse(_))) => before != after,
             // Which error it is says nothing about the file, and what was not read before is known from now on.
-            _ => false,
+            (Some(_), after) => {
+                let is_told = |why| matches!(why, NotRead::Failed(_) | NotRead::OpenForWriting);
+                after.not_read().is_some_and(is_told) && !before.content.not_read().is_some_and(is_told)
+            }
+            (None, _) => false,
         },
         Attribute::Size => same_kind && before.size != after.size,
         Attribute::Mode => before.permissions != after.permissions,
@@ -228,7 +259,7 @@ fn differs(attribute: Attribute, before: &Object, after: &Object) -> bool {
 
 fn usual_severity(attribute: Attribute, before: &Object, after: &Object) -> Severity {
     match attribute {
-        Attribute::Content if matches!(after.content, Content::NotRead(_)) => Severity::High,
+        Attribute::Content if after.content.not_read().is_some() => Severity::High,
         Attribute::Kind | Attribute::Content | Attribute::Target | Attribute::Device => Severity::Critical,
         Attribute::Mode | Attribute::Capabilities if gives_rights(Some(before), after) => Severity::Critical,
         Attribute::Mode
@@ -240,7 +271,9 @@ fn usual_severity(attribute: Attribute, before: &Object, after: &Object) -> Seve
         Attribute::Flags if before.flags & flag::IMMUTABLE & !after.flags != 0 => Severity::High,
         Attribute::Flags | Attribute::ExtendedAttributes => Severity::Medium,
         // Without a digest the size is what tells that the content is another one.
-        Attribute::Size if !matches!(after.content, Content::Digest(_)) => Severity::Critical,
+        Attribute::Size if !matches!(after.content, Content::Digest(_) | Content::Sparse(_)) => {
+            Severity::Critical
+        }
         Attribute::Size | Attribute::ModificationTime | Attribute::Inode | Attribute::Links => Severity::Low,
     }
 }
@@ -259,8 +292,8 @@ pub fn alert(
     let path = shown(path);
     let (before, after) = match (known, now) {
         (Some(known), Some(now)) if known.kind == now.kind => {
-            let select = |object| selection(object, &difference.attributes);
-            (select(known), select(now))
+            let select = |object, is_after| selection(object, &difference.attributes, is_after);
+            (select(known, false), select(now, true))
         }
         (known, now) => (known.map_or(Value::Null, description), now.map_or(Value::Null, description)),
     };
@@ -280,6 +313,29 @@ pub fn alert(
     }
 }
 
+/// The alert for a file whose content is known now; that it came, changed or could not be read was told before. `last` is
+/// what it held when it was read last.
+#[must_use]
+pub fn digest_known(path: &Path, there: &Object, last: Option<&Content>, rule: &str, time: &str) -> Alert {
+    let path = shown(path);
+    let after = selection(there, &[Attribute::Content, Attribute::Size], true);
+    let digest = text_of(Attribute::Content, there);
+    let text = match last {
+        Some(last) if *last == there.content => {
+            format!("{path} was read, its content is what it was: {digest}")
+        }
+        _ => format!("{path} was read, its content is known now: {digest}"),
+    };
+    Alert {
+        severity: Severity::Low,
+        event: Event::Digest,
+        kind: there.kind.name(),
+        after,
+        rule: rule.to_owned(),
+        ..notice(path, text, time)
+    }
+}
+
 /// An alert that is about no single change.
 #[must_use]
 pub fn notice(path: String, text: String, time: &str) -> Alert {
@@ -295,6 +351,7 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         rule: String::new(),
         tags: Vec::new(),
         from: None,
+        refers_to: None,
         count: None,
         process: Value::Null,
         other_processes: Vec::new(),
@@ -302,6 +359,10 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         window: Value::Null,
         group: Value::Null,
         gains_rights: false,
+        lane: Lane::Trusted,
+        begins: false,
+        completes: false,
+        managed: None,
         time: time.to_owned(),
     }
 }
@@ -322,11 +383,10 @@ fn sentence(path: &str, known: Option<&Object>, now: Option<&Object>, difference
     for attribute in &difference.attributes {
         let (before, after) = (text_of(*attribute, known), text_of(*attribute, now));
         parts.push(match attribute {
-            Attribute::Content => match &now.content {
-                Content::NotRead(NotRead::Failed(number)) => {
-                    format!("cannot be read any more: {}", std::io::Error::from_raw_os_error(*number))
-                }
-                _ => format!("signature changed {before} -> {after}"),
+            Attribute::Content => match now.content.not_read() {
+                Some(why @ NotRead::Failed(_)) => format!("cannot be read any more: {}", not_read(why)),
+                Some(why) => format!("has content that is not known: {}", not_read(why)),
+                None => format!("signature changed {before} -> {after}"),
             },
             Attribute::Kind => format!("is now a {after} instead of a {before}"),
             Attribute::Target => format!("points to {after} instead of {before}"),
@@ -372,8 +432,8 @@ fn value_of(attribute: Attribute, object: &Object) -> Value {
     let extended = |name: &[u8]| attribute_value(&object.extended, name);
     match attribute {
         Attribute::Kind => json!(object.kind.name()),
-        Attribute::Content => match &object.content {
-            Content::Digest(digest) => json!(hex(digest)),
+        Attribute::Content => match object.content.last_read() {
+            Some(Content::Digest(digest) | Content::Sparse(digest)) => json!(hex(digest)),
             _ => Value::Null,
         },
         Attribute::Size => json!(object.size),
@@ -431,11 +491,15 @@ fn acl_entries(value: &[u8], prefix: &str) -> Vec<String> {
     shown
 }
 
+/// The key of a digest of data and layout.
+const SPARSE_KEY: &str = "sha256_sparse_1";
+
 /// Keys of an object whose values are others each time, also when the same is done to it again.
 pub(crate) const PASSING_KEYS: [&str; 2] = ["modified", "inode"];
 
-fn key_of(attribute: Attribute) -> &'static str {
+fn key_of(attribute: Attribute, object: &Object) -> &'static str {
     match attribute {
+        Attribute::Content if matches!(object.content.last_read(), Some(Content::Sparse(_))) => SPARSE_KEY,
         Attribute::Content => "sha256",
         Attribute::ModificationTime => "modified",
         other => other.name(),
@@ -443,13 +507,17 @@ fn key_of(attribute: Attribute) -> &'static str {
 }
 
 /// These attributes of an object.
-fn selection(object: &Object, attributes: &[Attribute]) -> Value {
+fn selection(object: &Object, attributes: &[Attribute], is_after: bool) -> Value {
     let mut map = Map::new();
     for attribute in attributes {
-        map.insert(key_of(*attribute).to_owned(), value_of(*attribute, object));
+        // What it held before is no digest of what it holds now.
+        let is_unknown = *attribute == Attribute::Content && is_after && object.content.is_open();
+        let value = if is_unknown { Value::Null } else { value_of(*attribute, object) };
+        map.insert(key_of(*attribute, object).to_owned(), value);
     }
-    if attributes.contains(&Attribute::Content)
-        && let Content::NotRead(why) = object.content
+    if let Some(why) = object.content.not_read()
+        && is_after
+        && (attributes.contains(&Attribute::Content) || why.is_for_now())
     {
         map.insert("not_read".to_owned(), json!(not_read(why)));
     }
@@ -480,21 +548,29 @@ pub fn description(object: &Object) -> Value {
         let value = value_of(*attribute, object);
         !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty())
     }));
-    let mut described = selection(object, &told);
-    if let Some(map) = described.as_object_mut()
-        && map.get("sha256").is_some_and(Value::is_null)
-    {
-        map.remove("sha256");
+    let mut described = selection(object, &told, true);
+    if let Some(map) = described.as_object_mut() {
+        for key in ["sha256", SPARSE_KEY] {
+            if map.get(key).is_some_and(Value::is_null) {
+                map.remove(key);
+            }
+        }
     }
     described
 }
 
-fn not_read(why: NotRead) -> String {
+/// Why a file was not read, in words.
+#[must_use]
+pub fn not_read(why: NotRead) -> String {
     match why {
         NotRead::MetadataOnly => "its rule asks for metadata only".to_owned(),
         NotRead::TooLarge => "it is larger than its rule allows to be hashed".to_owned(),
+        NotRead::Failed(number) if number == rustix::io::Errno::AGAIN.raw_os_error() => {
+            "a process holds a lease on it (fcntl F_SETLEASE), and is asked to give it up".to_owned()
+        }
         NotRead::Failed(number) => std::io::Error::from_raw_os_error(number).to_string(),
         NotRead::OpenForWriting => "it is written to without an end".to_owned(),
+        NotRead::BeingRead => "it is large and being read; its digest follows".to_owned(),
     }
 }
 
@@ -769,7 +845,7 @@ mod tests {
 
         assert_eq!(lost.severity, Severity::High);
         assert!(lost.alert.starts_with("/p/x cannot be read any more: Permission denied"), "{}", lost.alert);
-        for why in [NotRead::MetadataOnly, NotRead::TooLarge, NotRead::OpenForWriting] {
+        for why in [NotRead::MetadataOnly, NotRead::TooLarge, NotRead::BeingRead] {
             assert_eq!(told(Some(&file(1)), Some(&unread(why))), None);
         }
         assert_eq!(told(Some(&unread(NotRead::Failed(13))), Some(&file(1))), None);

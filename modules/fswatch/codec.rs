@@ -39,6 +39,9 @@ const CONTENT_METADATA_ONLY: u8 = 3;
 const CONTENT_TOO_LARGE: u8 = 4;
 const CONTENT_OPEN_FOR_WRITING: u8 = 5;
 const CONTENT_FAILED: u8 = 6;
+const CONTENT_SPARSE: u8 = 7;
+const CONTENT_BEING_READ: u8 = 8;
+const CONTENT_UNKNOWN: u8 = 9;
 
 /// Appends a number.
 pub fn put_number(buffer: &mut Vec<u8>, mut number: u64) {
@@ -248,24 +251,7 @@ impl Tables {
             let place = self.extended(&object.extended) as u64;
             put_number(buffer, place);
         }
-        match &object.content {
-            Content::None => buffer.push(CONTENT_NONE),
-            Content::Digest(digest) => {
-                buffer.push(CONTENT_DIGEST);
-                buffer.extend_from_slice(digest);
-            }
-            Content::Target(target) => {
-                buffer.push(CONTENT_TARGET);
-                put_bytes(buffer, target.as_os_str().as_bytes());
-            }
-            Content::NotRead(NotRead::MetadataOnly) => buffer.push(CONTENT_METADATA_ONLY),
-            Content::NotRead(NotRead::TooLarge) => buffer.push(CONTENT_TOO_LARGE),
-            Content::NotRead(NotRead::OpenForWriting) => buffer.push(CONTENT_OPEN_FOR_WRITING),
-            Content::NotRead(NotRead::Failed(number)) => {
-                buffer.push(CONTENT_FAILED);
-                put_number(buffer, u64::from(number.unsigned_abs()));
-            }
-        }
+        put_content(&object.content, buffer);
     }
 
     /// Reads an object.
@@ -297,16 +283,7 @@ impl Tables {
         } else {
             no_attributes()
         };
-        let content = match reader.byte()? {
-            CONTENT_NONE => Content::None,
-            CONTENT_DIGEST => Content::Digest(reader.take(32)?.try_into().map_err(|_| Malformed)?),
-            CONTENT_TARGET => Content::Target(PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec()))),
-            CONTENT_METADATA_ONLY => Content::NotRead(NotRead::MetadataOnly),
-            CONTENT_TOO_LARGE => Content::NotRead(NotRead::TooLarge),
-            CONTENT_OPEN_FOR_WRITING => Content::NotRead(NotRead::OpenForWriting),
-            CONTENT_FAILED => Content::NotRead(NotRead::Failed(reader.number_as()?)),
-            _ => return Err(Malformed),
-        };
+        let content = content(reader, false)?;
         Ok(Object {
             kind,
             permissions,
@@ -324,6 +301,60 @@ impl Tables {
             extended,
         })
     }
+}
+
+fn put_content(content: &Content, buffer: &mut Vec<u8>) {
+    match content {
+        Content::None => buffer.push(CONTENT_NONE),
+        Content::Digest(digest) => {
+            buffer.push(CONTENT_DIGEST);
+            buffer.extend_from_slice(digest);
+        }
+        Content::Sparse(digest) => {
+            buffer.push(CONTENT_SPARSE);
+            buffer.extend_from_slice(digest);
+        }
+        Content::Target(target) => {
+            buffer.push(CONTENT_TARGET);
+            put_bytes(buffer, target.as_os_str().as_bytes());
+        }
+        Content::NotRead(NotRead::MetadataOnly) => buffer.push(CONTENT_METADATA_ONLY),
+        Content::NotRead(NotRead::TooLarge) => buffer.push(CONTENT_TOO_LARGE),
+        Content::NotRead(NotRead::OpenForWriting) => buffer.push(CONTENT_OPEN_FOR_WRITING),
+        Content::NotRead(NotRead::BeingRead) => buffer.push(CONTENT_BEING_READ),
+        Content::NotRead(NotRead::Failed(number)) => {
+            buffer.push(CONTENT_FAILED);
+            put_number(buffer, u64::from(number.unsigned_abs()));
+        }
+        Content::Unknown { last, why } => {
+            buffer.push(CONTENT_UNKNOWN);
+            put_content(&Content::NotRead(*why), buffer);
+            put_content(last, buffer);
+        }
+    }
+}
+
+/// Reads a content; `inner` when it is a part of another one, which cannot have parts itself.
+fn content(reader: &mut Reader<'_>, inner: bool) -> Result<Content, Malformed> {
+    let digest = |reader: &mut Reader<'_>| reader.take(32)?.try_into().map_err(|_| Malformed);
+    Ok(match reader.byte()? {
+        CONTENT_NONE => Content::None,
+        CONTENT_DIGEST => Content::Digest(digest(reader)?),
+        CONTENT_SPARSE => Content::Sparse(digest(reader)?),
+        CONTENT_TARGET => Content::Target(PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec()))),
+        CONTENT_METADATA_ONLY => Content::NotRead(NotRead::MetadataOnly),
+        CONTENT_TOO_LARGE => Content::NotRead(NotRead::TooLarge),
+        CONTENT_OPEN_FOR_WRITING => Content::NotRead(NotRead::OpenForWriting),
+        CONTENT_BEING_READ => Content::NotRead(NotRead::BeingRead),
+        CONTENT_FAILED => Content::NotRead(NotRead::Failed(reader.number_as()?)),
+        CONTENT_UNKNOWN if !inner => {
+            let why = content(reader, true)?.not_read().ok_or(Malformed)?;
+            let last = content(reader, true)?;
+            last.last_read().ok_or(Malformed)?;
+            Content::Unknown { last: Box::new(last), why }
+        }
+        _ => return Err(Malformed),
+    })
 }
 
 /// The empty set, the same one for all.
@@ -354,6 +385,12 @@ pub(crate) mod tests {
         match kind {
             Kind::File => prop_oneof![
                 any::<[u8; 32]>().prop_map(Content::Digest),
+                any::<[u8; 32]>().prop_map(Content::Sparse),
+                any::<[u8; 32]>().prop_map(|last| Content::Unknown {
+                    last: Box::new(Content::Digest(last)),
+                    why: NotRead::Failed(11),
+                }),
+                Just(Content::NotRead(NotRead::BeingRead)),
                 Just(Content::NotRead(NotRead::MetadataOnly)),
                 Just(Content::NotRead(NotRead::TooLarge)),
                 Just(Content::NotRead(NotRead::OpenForWriting)),

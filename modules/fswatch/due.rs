@@ -1,21 +1,25 @@
 //! Which paths are to be looked at, and when: writes in progress are waited for, but not for ever.
 
+mod lanes;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::lanes::DueLanes;
 use crate::events::Happened;
 
-/// Longest that a path which never falls quiet is left alone, in settling times.
-const MAX_SETTLES: u32 = 20;
+/// Longest that a path which never falls quiet is left alone, in settling times from its first event on: whoever makes
+/// the events does not decide when it is looked at.
+const MAX_SETTLES: u32 = 2;
 
 /// Time that a writer which has not closed its file has for the next write.
 const WRITER_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Longest that a file which is written all the time is left alone.
-const LONGEST_WRITE: Duration = Duration::from_secs(2);
+const LONGEST_WRITE: Duration = Duration::from_millis(800);
 
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u128 = 1_000_000;
@@ -141,6 +145,11 @@ impl DuePaths {
             }
         }
         ready.sort_by(|(one, _), (other, _)| in_order(one).cmp(in_order(other)));
+        if self.paths.is_empty() {
+            // What a burst needed is not kept for ever.
+            self.paths.shrink_to(0);
+            self.ripe.shrink_to(0);
+        }
         ready
     }
 
@@ -161,6 +170,14 @@ impl DuePaths {
     /// Takes one path out before its time.
     pub fn remove(&mut self, path: &Path) -> Option<Happened> {
         self.paths.remove(path).map(|due| due.happened)
+    }
+
+    /// Since when the path that is overdue longest should have been taken.
+    #[must_use]
+    pub fn overdue(&self, now: Instant) -> Option<(Duration, Arc<Path>)> {
+        let late = self.paths.iter().filter(|(_, due)| due.at < now);
+        let (path, due) = late.min_by_key(|(_, due)| due.at)?;
+        Some((now.duration_since(due.at), Arc::clone(path)))
     }
 
     /// Whether this path waits.

@@ -6,8 +6,10 @@
 //! paths are worth a look, so that what it found a moment ago is never told after what a look found just now.
 //! Directories are watched before they are listed, so that nothing falls between.
 
+mod content;
 mod round;
 mod scan;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -19,23 +21,35 @@ use serde_json::{Value, json};
 use vigie_sdk::AlertId;
 use vigie_sdk::protocol::Asker;
 
+use self::content::Contents;
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
+use self::transactions::Transactions;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
-use crate::due::DuePaths;
-use crate::events::{Happened, Mailbox, Taken, Window};
+use crate::due::DueLanes;
+use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
 use crate::look::is_missing;
 use crate::recorded::PackageRecords;
 use crate::rules::{Coverage, Interest, Rules, Severity};
 use crate::storm::Storms;
+use crate::trust::{Lane, NOBODY, Trust};
 use crate::verifier::{Budget, Pace, Verifier};
 use crate::watching::{Choice, Watching};
 use crate::workers::{Depth, Report, Workers};
 
 /// Missing paths that the log names one by one; the status names them all.
 const MAX_WAITING_LINES: usize = 5;
+
+/// Directories that are to be compared because much happened in them; beyond it everything is compared.
+const MAX_BUSY: usize = 10_000;
+
+/// Time after which such a directory is compared.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Scans under way for that.
+const MAX_SCANS: usize = 4;
 
 /// Where alerts and log lines go. A trait, so that tests see them without an agent.
 pub trait Sink: Send {
@@ -171,7 +185,8 @@ pub struct Engine<S> {
     left_out: Vec<PathBuf>,
     ledger: Ledger,
     storms: Storms,
-    due: DuePaths,
+    transactions: Transactions,
+    due: DueLanes,
     rounds: BTreeMap<u64, Round>,
     /// Rounds whose alerts wait for what packages say of them.
     unrecorded: BTreeMap<u64, Told>,
@@ -184,6 +199,12 @@ pub struct Engine<S> {
     in_flight: HashSet<PathBuf>,
     /// What happened to them meanwhile.
     again: HashMap<PathBuf, Happened>,
+    /// To whom work at a path is accounted.
+    trust: Trust,
+    /// Files whose content is not known yet.
+    contents: Contents,
+    /// Directories in which more happened than can be told by name, and since when.
+    busy: BTreeMap<PathBuf, Instant>,
     scans: BTreeMap<u64, Scan>,
     /// Notifications were lost while everything was being compared.
     lost_again: Option<String>,
@@ -240,7 +261,8 @@ impl<S: Sink> Engine<S> {
             left_out: Vec::new(),
             ledger: Ledger::open(None, 0).0,
             storms: Storms::new(0, 0),
-            due: DuePaths::new(Duration::ZERO),
+            transactions: Transactions::default(),
+            due: DueLanes::new(Duration::ZERO),
             rounds: BTreeMap::new(),
             unrecorded: BTreeMap::new(),
             packages: PackageRecords::start(mailbox.clone())?,
@@ -250,6 +272,9 @@ impl<S: Sink> Engine<S> {
             mailbox,
             in_flight: HashSet::new(),
             again: HashMap::new(),
+            trust: Trust::default(),
+            contents: Contents::default(),
+            busy: BTreeMap::new(),
             scans: BTreeMap::new(),
             lost_again: None,
             numbers: 0,
@@ -279,9 +304,11 @@ impl<S: Sink> Engine<S> {
             self.publish();
             let taken = self.mailbox.wait(self.patience(now()));
             self.note(taken);
+            self.compare_busy();
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
+            self.tend_transactions();
             if self.next_scan.is_some_and(|next| next <= now()) {
                 self.scan_all(Purpose::Quick, Depth::Glance, None);
             }
@@ -299,7 +326,7 @@ impl<S: Sink> Engine<S> {
         let (ledger, beginning) = Ledger::open(self.own.as_deref(), history_bytes);
         self.ledger = ledger;
         self.storms = Storms::new(0, self.ledger.epoch());
-        self.storms.restore(&self.ledger.state().groups, now());
+        self.restore_groups();
         self.learned = Arc::new(self.ledger.state().learned.clone());
         self.status.baseline_complete = false;
         for (id, text) in self.ledger.pending() {
@@ -496,7 +523,54 @@ impl<S: Sink> Engine<S> {
         for path in differing {
             let happened =
                 Happened { prove: true, window: Some(Window { from, to }), ..Happened::finished() };
-            self.due.touch(&path, happened, now());
+            self.touch(&path, happened, now());
+        }
+    }
+
+    /// Something happened to a path: it is looked at when it is quiet.
+    fn touch(&mut self, path: &Path, happened: Happened, now: Instant) {
+        let lane = self.trust.lane(path);
+        self.due.of(lane).touch(path, happened, now);
+    }
+
+    /// Has a path looked at without waiting for quiet.
+    fn hurry(&mut self, path: &Path, happened: Happened, now: Instant) {
+        let lane = self.trust.lane(path);
+        self.due.of(lane).hurry(path, happened, now);
+    }
+
+    /// Has a path looked at after a while.
+    fn postpone(&mut self, path: &Path, happened: Happened, until: Instant) {
+        let lane = self.trust.lane(path);
+        self.due.of(lane).postpone(path, happened, until);
+    }
+
+    /// More happened in a directory than can be told by name.
+    fn note_busy_directory(&mut self, directory: PathBuf) {
+        if self.busy.len() >= MAX_BUSY && !self.busy.contains_key(&directory) {
+            self.busy.clear();
+            self.note_lost(format!("more than {MAX_BUSY} directories were busy"));
+            return;
+        }
+        self.busy.entry(directory).or_insert_with(now);
+    }
+
+    /// Compares the busy directories whose time has come.
+    fn compare_busy(&mut self) {
+        let now = now();
+        let room = MAX_SCANS.saturating_sub(self.scans.len());
+        let ready: Vec<PathBuf> = self
+            .busy
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= BUSY_PAUSE)
+            // What is being compared now is compared once more afterwards.
+            .filter(|(directory, _)| !self.scans.values().any(|scan| scan.is_only(directory)))
+            .map(|(directory, _)| directory.clone())
+            .take(room)
+            .collect();
+        for directory in ready {
+            self.busy.remove(&directory);
+            self.scan_directory(&directory);
         }
     }
 
@@ -504,8 +578,11 @@ impl<S: Sink> Engine<S> {
     fn patience(&self, now: Instant) -> Option<Duration> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
-        let due = self.due.next(now).filter(|_| self.has_room_for_a_round());
-        [due, scan, self.storms.next(now)].into_iter().flatten().min()
+        let due = self.due.next(now, |lane| self.has_room_for_a_round(lane));
+        // With scans under way, the next report is what there is to wait for.
+        let since = self.busy.values().min().filter(|_| self.scans.is_empty());
+        let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
+        [due, scan, busy, self.storms.next(now), self.transactions.next(now)].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -587,7 +664,8 @@ impl<S: Sink> Engine<S> {
 
     /// Watches a directory; says so in the status when that is not possible. `false` when it is gone.
     fn watch_directory(&mut self, directory: &Path) -> bool {
-        match self.watching.add(directory) {
+        let lane = self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY));
+        match self.watching.add(directory, lane) {
             Ok(()) => {
                 self.status.unwatched.remove(directory);
                 true
@@ -653,6 +731,17 @@ impl<S: Sink> Engine<S> {
         if taken.mounts_changed {
             self.note_mounts();
         }
+        for busy in taken.busy {
+            let directories = match busy {
+                Busy::Path(path) => vec![path],
+                Busy::Watch(watch) => self.watching.directories().paths(&watch, None),
+            };
+            for directory in directories {
+                if self.coverage.descends(&directory) {
+                    self.note_busy_directory(directory);
+                }
+            }
+        }
         let now = now();
         for (path, happened) in paths {
             if self.coverage.concerns(&path) {
@@ -661,14 +750,15 @@ impl<S: Sink> Engine<S> {
         }
         for report in taken.reports {
             match report {
-                Report::Listed { scan, directory, directories, findings, parts, error } => {
-                    self.note_listed(scan, &directory, directories, findings, parts, error);
-                }
+                Report::Listed { scan, directory, listed } => self.note_listed(scan, &directory, listed),
+                Report::Digested { path, before, found } => self.note_digested(path, &before, found),
                 Report::Read { scan, directory, findings, parts } => {
                     self.note_read(scan, &directory, findings, parts);
                 }
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
+                Report::Running { process, runs } => self.note_running(process, runs),
+                Report::Ended { process, packages } => self.note_ended(process, &packages),
                 Report::Verified { files, bytes_read, differing } => {
                     self.note_verified(files, bytes_read, differing);
                 }
@@ -692,6 +782,7 @@ impl<S: Sink> Engine<S> {
 
     /// What is mounted somewhere shows other objects there than before.
     fn note_mounts(&mut self) {
+        self.trust.forget_all();
         for point in self.watching.remount() {
             if self.leads(&point) {
                 self.way_changed(&point);
@@ -699,7 +790,7 @@ impl<S: Sink> Engine<S> {
             if self.coverage.descends(&point) {
                 self.watching.directories().remove_tree(&point);
                 self.status.skipped.remove(&point);
-                self.due.hurry(&point, Happened::finished(), now());
+                self.hurry(&point, Happened::finished(), now());
                 self.compare_tree(&point);
             }
         }
@@ -718,9 +809,15 @@ impl<S: Sink> Engine<S> {
                     self.scan_tree(path, None);
                 }
             }
-            self.due.hurry(path, happened, now);
-        } else {
-            self.due.touch(path, happened, now);
+            self.trust.forget(path);
+            self.hurry(path, happened, now);
+            return;
+        }
+        let lane = self.trust.lane(path);
+        if self.due.has_room(lane) || self.due.of(lane).contains(path) {
+            self.due.of(lane).touch(path, happened, now);
+        } else if let Some(directory) = path.parent() {
+            self.note_busy_directory(directory.to_owned());
         }
     }
 
@@ -759,8 +856,9 @@ impl<S: Sink> Engine<S> {
     fn watch_way(&mut self, root: &Path) {
         for ancestor in root.ancestors().skip(1) {
             // A directory that is not there is not watched: the one above it is.
+            let lane = self.trust.lane_of_names(ancestor).unwrap_or(Lane::Of(NOBODY));
             if ancestor.is_dir()
-                && let Err(error) = self.watching.add_way(ancestor)
+                && let Err(error) = self.watching.add_way(ancestor, lane)
                 && !is_missing(&error)
             {
                 self.note_unwatched(ancestor, error.to_string());

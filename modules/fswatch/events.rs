@@ -1,10 +1,11 @@
 //! What the kernel told, merged: one entry for each path, however often something happened to it.
 //!
 //! Readers put in, the engine takes out. Nothing here waits for a disk, so that the kernel's queues are empty
-//! again before they overflow. The map is bounded by the number of different paths; beyond the bound it becomes
-//! "anything may have changed".
+//! again before they overflow. What root alone can change has a share of its own, and so has each user: whose share is
+//! full has his directories noted instead of names. The share of root, when it is full, becomes "anything may have
+//! changed".
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,10 +14,27 @@ use std::time::{Duration, SystemTime};
 use inotify::WatchDescriptor;
 
 use crate::process::Writers;
+use crate::trust::{Lane, NOBODY};
 use crate::workers::Report;
 
-/// Names with events that have not been taken yet; beyond it a full scan is asked for instead.
+/// Names of what root alone can change, with events that have not been taken yet; beyond it a full scan is asked for
+/// instead.
 pub const MAX_PENDING: usize = 200_000;
+
+/// Names of one user with events that have not been taken yet; beyond it directories are noted instead of names.
+const MAX_OF_USER: usize = 5_000;
+
+/// Users with a share of their own; all others have one together.
+const MAX_USERS: usize = 64;
+
+/// Names of users that are taken at once: what root alone can change is not kept waiting by more.
+const TAKEN_OF_USERS: usize = 1_024;
+
+/// Names of one user that are taken at once.
+const TAKEN_OF_USER: usize = 512;
+
+/// Room for names that is kept.
+const MIN_ROOM: usize = 1_024;
 
 /// Longest time that something which nobody waits for is left alone, so that more of it is taken at once.
 const SOON: Duration = Duration::from_millis(20);
@@ -76,7 +94,7 @@ impl Happened {
     }
 }
 
-/// What was merged since the last call.
+/// What was merged since the last call: all that is about what root alone can change, and a part of the rest.
 #[derive(Debug, Default)]
 pub struct Taken {
     /// By inotify's watch and name (no name: the watched directory itself).
@@ -85,6 +103,8 @@ pub struct Taken {
     pub moves: Vec<(Named, Named)>,
     /// By path.
     pub paths: Vec<(PathBuf, Happened)>,
+    /// Directories in which more happened than can be told by name.
+    pub busy: Vec<Busy>,
     /// What the workers found, in the order in which they found it.
     pub reports: Vec<Report>,
     /// Something was mounted or unmounted.
@@ -95,14 +115,61 @@ pub struct Taken {
     pub overflowed: Option<String>,
 }
 
+/// A directory in which more happened than can be told by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Busy {
+    /// By its path.
+    Path(PathBuf),
+    /// By inotify's watch.
+    Watch(WatchDescriptor),
+}
+
 /// A name in a directory that inotify watches.
 pub type Named = (WatchDescriptor, OsString);
 
+/// What happened in one lane.
+#[derive(Debug, Default)]
+struct Share {
+    watches: HashMap<(WatchDescriptor, Option<OsString>), Happened>,
+    paths: HashMap<PathBuf, Happened>,
+    busy: HashSet<Busy>,
+}
+
+impl Share {
+    fn len(&self) -> usize {
+        self.watches.len() + self.paths.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0 && self.busy.is_empty()
+    }
+
+    /// Moves at most `most` names to what is taken.
+    fn give(&mut self, most: usize, taken: &mut Taken) {
+        if self.len() <= most {
+            taken.paths.extend(self.paths.drain());
+            let watches = self.watches.drain();
+            taken.watches.extend(watches.map(|((watch, name), happened)| (watch, name, happened)));
+            taken.busy.extend(self.busy.drain());
+            // What a burst needed is not kept for ever.
+            self.paths.shrink_to(MIN_ROOM);
+            self.watches.shrink_to(MIN_ROOM);
+            return;
+        }
+        taken.paths.extend(self.paths.extract_if(|_, _| true).take(most));
+        let left = most.saturating_sub(taken.paths.len());
+        let watches = self.watches.extract_if(|_, _| true).take(left);
+        taken.watches.extend(watches.map(|((watch, name), happened)| (watch, name, happened)));
+    }
+}
+
 #[derive(Debug, Default)]
 struct Pending {
-    watches: HashMap<(WatchDescriptor, Option<OsString>), Happened>,
+    trusted: Share,
+    users: BTreeMap<u32, Share>,
+    /// Which user's share was taken from last.
+    last: u32,
     moves: Vec<(Named, Named)>,
-    paths: HashMap<PathBuf, Happened>,
     reports: Vec<Report>,
     mounts_changed: bool,
     ended: Vec<WatchDescriptor>,
@@ -114,8 +181,8 @@ struct Pending {
 
 impl Pending {
     fn is_quiet(&self) -> bool {
-        self.watches.is_empty()
-            && self.paths.is_empty()
+        self.trusted.is_empty()
+            && self.users.is_empty()
             && self.reports.is_empty()
             && !self.mounts_changed
             && self.ended.is_empty()
@@ -123,14 +190,76 @@ impl Pending {
             && !self.woken
     }
 
-    fn bound(&mut self) {
-        if self.watches.len() + self.paths.len() > MAX_PENDING {
-            self.watches = HashMap::new();
-            self.paths = HashMap::new();
+    /// Adds what happened to a name; `busy` is the directory that it is in.
+    fn add(&mut self, lane: Lane, name: Name, happened: Happened, busy: impl FnOnce() -> Option<Busy>) {
+        let (share, most) = match lane {
+            Lane::Trusted => (&mut self.trusted, MAX_PENDING),
+            Lane::Of(user) => {
+                let has_room = self.users.len() < MAX_USERS || self.users.contains_key(&user);
+                let user = if has_room { user } else { NOBODY };
+                (self.users.entry(user).or_default(), MAX_OF_USER)
+            }
+        };
+        let is_full = share.len() >= most;
+        match name {
+            Name::Path(path) if !is_full || share.paths.contains_key(&path) => {
+                share.paths.entry(path).or_default().merge(happened);
+                return;
+            }
+            Name::Watch(watch, name) => {
+                let key = (watch, name);
+                if !is_full || share.watches.contains_key(&key) {
+                    share.watches.entry(key).or_default().merge(happened);
+                    return;
+                }
+            }
+            Name::Path(_) => {}
+        }
+        if lane == Lane::Trusted || share.busy.len() >= MAX_OF_USER {
+            *share = Share::default();
             self.moves = Vec::new();
-            self.overflowed = Some(format!("events of more than {MAX_PENDING} names waited"));
+            self.overflowed = Some(format!("events of more than {most} names waited"));
+        } else {
+            share.busy.extend(busy());
         }
     }
+
+    /// Takes the share of what is trusted, and some of the users' in turn.
+    fn take(&mut self) -> Taken {
+        let mut taken = Taken {
+            moves: std::mem::take(&mut self.moves),
+            reports: std::mem::take(&mut self.reports),
+            mounts_changed: std::mem::take(&mut self.mounts_changed),
+            ended: std::mem::take(&mut self.ended),
+            overflowed: self.overflowed.take(),
+            ..Taken::default()
+        };
+        (self.woken, self.soon) = (false, false);
+        self.trusted.give(usize::MAX, &mut taken);
+        let before = taken.paths.len() + taken.watches.len();
+        for _ in 0..self.users.len() {
+            let left = (before + TAKEN_OF_USERS).saturating_sub(taken.paths.len() + taken.watches.len());
+            let after = self.users.range(self.last.saturating_add(1)..).next();
+            let Some((user, _)) = after.or_else(|| self.users.first_key_value()) else { break };
+            self.last = *user;
+            if left == 0 {
+                break;
+            }
+            if let Some(share) = self.users.get_mut(&self.last) {
+                share.give(left.min(TAKEN_OF_USER), &mut taken);
+                if share.is_empty() {
+                    self.users.remove(&self.last);
+                }
+            }
+        }
+        taken
+    }
+}
+
+/// What something happened to.
+enum Name {
+    Path(PathBuf),
+    Watch(WatchDescriptor, Option<OsString>),
 }
 
 #[derive(Debug, Default)]
@@ -156,18 +285,24 @@ impl Batch<'_> {
     }
 
     /// Something happened to a name in a directory that inotify watches.
-    pub fn watch(&mut self, watch: WatchDescriptor, name: Option<OsString>, happened: Happened) {
-        self.pending().watches.entry((watch, name)).or_default().merge(happened);
+    pub fn watch(&mut self, lane: Lane, watch: WatchDescriptor, name: Option<OsString>, happened: Happened) {
+        let busy = Busy::Watch(watch.clone());
+        self.pending().add(lane, Name::Watch(watch, name), happened, || Some(busy));
     }
 
     /// Inotify saw a rename.
     pub fn moved(&mut self, from: Named, to: Named) {
-        self.pending().moves.push((from, to));
+        let pending = self.pending();
+        // Beyond it a rename is told as what went and what came.
+        if pending.moves.len() < MAX_PENDING {
+            pending.moves.push((from, to));
+        }
     }
 
     /// Something happened to a path.
-    pub fn path(&mut self, path: PathBuf, happened: Happened) {
-        self.pending().paths.entry(path).or_default().merge(happened);
+    pub fn path(&mut self, lane: Lane, path: PathBuf, happened: Happened) {
+        let parent = path.parent().map(Path::to_owned);
+        self.pending().add(lane, Name::Path(path), happened, || parent.map(Busy::Path));
     }
 
     /// Something was mounted or unmounted.
@@ -188,7 +323,6 @@ impl Batch<'_> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.pending().bound();
         self.pending = None;
         self.arrived.notify_one();
     }
@@ -242,20 +376,6 @@ impl Mailbox {
             let waited = self.0.arrived.wait_timeout_while(pending, timeout, |pending| pending.is_quiet());
             pending = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let taken = std::mem::take(&mut *pending);
-        drop(pending);
-        Taken {
-            watches: taken
-                .watches
-                .into_iter()
-                .map(|((watch, name), happened)| (watch, name, happened))
-                .collect(),
-            moves: taken.moves,
-            paths: taken.paths.into_iter().collect(),
-            reports: taken.reports,
-            mounts_changed: taken.mounts_changed,
-            ended: taken.ended,
-            overflowed: taken.overflowed,
-        }
+        pending.take()
     }
 }

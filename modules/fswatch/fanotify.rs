@@ -25,6 +25,7 @@ use crate::mounts::{Mount, Mounts};
 use crate::process::Writers;
 use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};
+use crate::trust::{Lane, Trust};
 
 /// Room for events in one read, in bytes.
 const READ_BYTES: usize = 64 * 1024;
@@ -142,6 +143,7 @@ impl FilesystemWatcher {
             directories: HashMap::new(),
             linked: HashMap::new(),
             processes: Processes::default(),
+            trust: Trust::default(),
         };
         std::thread::Builder::new()
             .name("fanotify".to_owned())
@@ -218,8 +220,8 @@ impl FilesystemWatcher {
 struct Directory {
     /// Its path through the first mount that shows it.
     path: Arc<Path>,
-    /// Its paths in which a rule is interested.
-    watched: Arc<[PathBuf]>,
+    /// Its paths in which a rule is interested, each with the lane of what is in it; none where that depends on the name.
+    watched: Arc<[(PathBuf, Option<Lane>)]>,
 }
 
 struct Reader {
@@ -231,6 +233,7 @@ struct Reader {
     directories: HashMap<Handle, Option<Directory>>,
     linked: HashMap<Handle, Vec<PathBuf>>,
     processes: Processes,
+    trust: Trust,
 }
 
 impl Reader {
@@ -283,7 +286,7 @@ impl Reader {
             match control {
                 Control::View(view) => {
                     self.view = view;
-                    self.directories.clear();
+                    self.forget();
                 }
                 Control::Linked(handle, path) => {
                     if self.linked.len() < MAX_LINKED {
@@ -309,9 +312,9 @@ impl Reader {
         {
             self.processes.starts(event.pid, &directory.path.join(entry.name));
         }
-        if is_directory && event.mask.contains(Mask::RENAME) {
-            // Whatever is below it has another path now.
-            self.directories.clear();
+        if is_directory && event.mask.intersects(Mask::RENAME | Mask::ATTRIB) {
+            // Whatever is below it has another path now, or others may write it.
+            self.forget();
         }
         if is_directory
             && event.mask.contains(Mask::DELETE)
@@ -339,31 +342,45 @@ impl Reader {
             writers: Writers::one(process),
             ..Happened::default()
         };
-        let source: Option<Arc<Path>> = from.first().map(|path| path.as_path().into());
-        for path in from.into_iter().chain(at).chain(linked) {
-            batch.path(path, happened.clone());
+        let source: Option<Arc<Path>> = from.first().map(|(path, _)| path.as_path().into());
+        for (path, lane) in from.into_iter().chain(at).chain(linked) {
+            batch.path(lane, path, happened.clone());
         }
-        for path in to {
-            batch.path(path, Happened { appeared: true, moved_from: source.clone(), ..happened.clone() });
+        for (path, lane) in to {
+            batch.path(
+                lane,
+                path,
+                Happened { appeared: true, moved_from: source.clone(), ..happened.clone() },
+            );
         }
     }
 
+    /// What was known of directories is not true any more.
+    fn forget(&mut self) {
+        self.directories.clear();
+        self.trust.forget_all();
+    }
+
     /// Other watched names of the object.
-    fn names_elsewhere(&self, event: &Event<'_>, at: &[PathBuf]) -> Vec<PathBuf> {
+    fn names_elsewhere(&mut self, event: &Event<'_>, at: &[(PathBuf, Lane)]) -> Vec<(PathBuf, Lane)> {
         let touched = event.mask.intersects(Mask::MODIFY | Mask::CLOSE_WRITE | Mask::ATTRIB);
         let Some(target) = event.target.filter(|_| touched && !self.linked.is_empty()) else {
             return Vec::new();
         };
         let names = self.linked.get(&Handle::from(target)).cloned().unwrap_or_default();
-        names.into_iter().filter(|name| !at.contains(name)).collect()
+        let elsewhere = names.into_iter().filter(|name| at.iter().all(|(path, _)| path != name));
+        elsewhere.map(|path| (path.clone(), self.trust.lane(&path))).collect()
     }
 
     /// The watched paths of a name.
-    fn paths(&mut self, entry: &Entry<'_>) -> Vec<PathBuf> {
+    fn paths(&mut self, entry: &Entry<'_>) -> Vec<(PathBuf, Lane)> {
         let Some(directory) = self.directory(entry.directory) else { return Vec::new() };
         let is_itself = entry.name == OsStr::new(".") || entry.name.is_empty();
-        let path =
-            |directory: &PathBuf| if is_itself { directory.clone() } else { directory.join(entry.name) };
+        let path = |(directory, lane): &(PathBuf, Option<Lane>)| {
+            let path = if is_itself { directory.clone() } else { directory.join(entry.name) };
+            let lane = lane.filter(|_| !is_itself).unwrap_or_else(|| self.trust.lane(&path));
+            (path, lane)
+        };
         directory.watched.iter().map(path).collect()
     }
 
@@ -383,7 +400,7 @@ impl Reader {
         found
     }
 
-    fn look_up(&self, handle: HandleRef<'_>) -> Option<Directory> {
+    fn look_up(&mut self, handle: HandleRef<'_>) -> Option<Directory> {
         let mounts = self.view.filesystems.get(&handle.filesystem)?;
         let (mount, path) = mounts.iter().find_map(|mount| Some((mount, path_through(mount, handle)?)))?;
         let inside = match path.strip_prefix(&mount.point).ok()? {
@@ -400,7 +417,11 @@ impl Reader {
             mounts.iter().filter_map(|mount| mount.shows(&inside)).filter(interests).collect();
         watched.sort();
         watched.dedup();
-        Some(Directory { path: path.into(), watched: watched.into() })
+        let watched = watched.into_iter().map(|path| {
+            let lane = self.trust.lane_of_names(&path);
+            (path, lane)
+        });
+        Some(Directory { path: path.into(), watched: watched.collect() })
     }
 }
 

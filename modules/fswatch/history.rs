@@ -58,23 +58,33 @@ impl History {
     /// Adds lines: each one object of JSON.
     ///
     /// # Errors
-    /// When the disk does not take them; none is there then.
-    pub fn add(&mut self, lines: &[String]) -> io::Result<()> {
-        if self.position.bytes > self.most {
-            self.rotate()?;
+    /// When the disk does not take them; those before it did are there, and `lines` has the others.
+    pub fn add(&mut self, lines: &mut Vec<String>) -> io::Result<()> {
+        while !lines.is_empty() {
+            if self.position.bytes > self.most {
+                self.rotate()?;
+            }
+            // As many as there is room for, and at least one: a batch is no longer than a file may be.
+            let room = self.most.saturating_sub(self.position.bytes);
+            let mut bytes = Vec::new();
+            let mut count = 0;
+            for line in lines.iter() {
+                if count > 0 && bytes.len() as u64 + line.len() as u64 > room {
+                    break;
+                }
+                bytes.extend_from_slice(line.as_bytes());
+                bytes.push(b'\n');
+                count += 1;
+            }
+            let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+            if let Err(error) = file.write_all(&bytes) {
+                file.set_len(self.position.bytes)?;
+                io::Seek::seek(file, io::SeekFrom::End(0))?;
+                return Err(error);
+            }
+            self.position.bytes += bytes.len() as u64;
+            lines.drain(..count);
         }
-        let mut bytes = Vec::new();
-        for line in lines {
-            bytes.extend_from_slice(line.as_bytes());
-            bytes.push(b'\n');
-        }
-        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        if let Err(error) = file.write_all(&bytes) {
-            file.set_len(self.position.bytes)?;
-            io::Seek::seek(file, io::SeekFrom::End(0))?;
-            return Err(error);
-        }
-        self.position.bytes += bytes.len() as u64;
         Ok(())
     }
 
@@ -128,7 +138,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut history = History::open(directory.path(), HistoryPosition::default(), 1000).unwrap();
         for number in 0..300 {
-            history.add(&[json!({"n": number}).to_string()]).unwrap();
+            history.add(&mut vec![json!({"n": number}).to_string()]).unwrap();
         }
 
         let kept = all(directory.path());
@@ -143,13 +153,13 @@ mod tests {
     fn what_was_written_after_the_last_step_is_cut_off() {
         let directory = tempfile::tempdir().unwrap();
         let mut history = History::open(directory.path(), HistoryPosition::default(), 1000).unwrap();
-        history.add(&[json!({"n": 1}).to_string()]).unwrap();
+        history.add(&mut vec![json!({"n": 1}).to_string()]).unwrap();
         let position = history.position();
-        history.add(&[json!({"n": 2}).to_string()]).unwrap();
+        history.add(&mut vec![json!({"n": 2}).to_string()]).unwrap();
         drop(history);
 
         let mut history = History::open(directory.path(), position, 1000).unwrap();
-        history.add(&[json!({"n": 3}).to_string()]).unwrap();
+        history.add(&mut vec![json!({"n": 3}).to_string()]).unwrap();
 
         assert_eq!(all(directory.path()), [1, 3]);
     }
@@ -160,7 +170,7 @@ mod tests {
         let mut history = History::open(directory.path(), HistoryPosition::default(), 1000).unwrap();
         history.file = Some(File::options().write(true).open("/dev/full").unwrap());
 
-        assert!(history.add(&[json!({"n": 1}).to_string()]).is_err());
+        assert!(history.add(&mut vec![json!({"n": 1}).to_string()]).is_err());
         assert_eq!(history.position(), HistoryPosition::default());
     }
 }

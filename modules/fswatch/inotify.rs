@@ -11,7 +11,7 @@ use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
@@ -19,6 +19,7 @@ use rustix::event::PollFlags;
 
 use crate::ending::{Ending, Owner, Rest, ending};
 use crate::events::{Happened, Mailbox, Named};
+use crate::trust::{Lane, NOBODY};
 
 /// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
 const READ_BYTES: usize = 256 * 1024;
@@ -26,11 +27,16 @@ const READ_BYTES: usize = 256 * 1024;
 /// Length of the kernel's queue from which on the reader may rest: a tenth of it is filled meanwhile at most.
 const RESTING_QUEUE: usize = 8_192;
 
+/// To whom what happens in a directory is accounted, where that is not [`NOBODY`].
+type Lanes = Arc<Mutex<HashMap<WatchDescriptor, Lane>>>;
+
 /// Watches directories. Watches end with it.
 #[derive(Debug)]
 pub struct Watcher {
     watches: Watches,
     map: WatchMap,
+    /// Watches of directories that root alone can change; the others' events have the share of whoever can.
+    lanes: Lanes,
     /// Its reader ends with it.
     _owner: Owner,
 }
@@ -45,18 +51,20 @@ impl Watcher {
         let may_rest = queue_length() >= RESTING_QUEUE;
         let watches = inotify.watches();
         let (owner, end) = ending()?;
+        let lanes = Lanes::default();
+        let known = Arc::clone(&lanes);
         std::thread::Builder::new()
             .name("inotify".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || read_events(inotify, &mailbox, &end, may_rest))?;
-        Ok(Self { watches, map: WatchMap::default(), _owner: owner })
+            .spawn(move || read_events(inotify, &mailbox, &end, may_rest, &known))?;
+        Ok(Self { watches, map: WatchMap::default(), lanes, _owner: owner })
     }
 
     /// Watches a directory for what happens to it and in it; does nothing when it is watched already.
     ///
     /// # Errors
     /// When it is no directory, or the limit of watches (`fs.inotify.max_user_watches`) is reached.
-    pub fn add(&mut self, directory: &Path) -> io::Result<()> {
+    pub fn add(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
         let mask = WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MODIFY
@@ -70,6 +78,7 @@ impl Watcher {
         // A second call for the same directory gives the same descriptor; one for another directory under the
         // same path gives a new one.
         let watch = self.watches.add(directory, mask)?;
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(watch.clone(), lane);
         self.map.insert(directory, watch);
         Ok(())
     }
@@ -92,6 +101,7 @@ impl Watcher {
 
     /// Forgets a watch that the kernel ended.
     pub fn forget(&mut self, watch: &WatchDescriptor) {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(watch);
         self.map.forget(watch);
     }
 
@@ -136,7 +146,7 @@ fn queue_length() -> usize {
     text.trim().parse().unwrap_or_default()
 }
 
-fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: bool) {
+fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: bool, lanes: &Lanes) {
     let mut buffer = vec![0; READ_BYTES];
     // The first half of a rename, which the kernel tells right before the second.
     let mut moving: Option<(u32, Named)> = None;
@@ -180,7 +190,9 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: 
                         batch.moved(from, (event.wd.clone(), name.to_owned()));
                     }
                 }
-                batch.watch(event.wd, event.name.map(OsString::from), happened);
+                let lane = lanes.lock().unwrap_or_else(PoisonError::into_inner).get(&event.wd).copied();
+                let lane = lane.unwrap_or(Lane::Of(NOBODY));
+                batch.watch(lane, event.wd, event.name.map(OsString::from), happened);
             }
         }
         drop(batch);
@@ -303,8 +315,8 @@ mod tests {
         let names = ["d", "d/e", "d/e/f", "d!", "d.x", "da", "c"];
         for name in names {
             std::fs::create_dir_all(temp.path().join(name)).unwrap();
-            watcher.add(&temp.path().join(name)).unwrap();
-            watcher.add(&temp.path().join(name)).unwrap();
+            watcher.add(&temp.path().join(name), Lane::Trusted).unwrap();
+            watcher.add(&temp.path().join(name), Lane::Trusted).unwrap();
         }
         assert_eq!(watcher.len(), names.len());
 

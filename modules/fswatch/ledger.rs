@@ -4,24 +4,47 @@
 //! all the same, and the store is written anew as soon as that is possible; a crash before then makes the next life
 //! find the same changes again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use vigie_sdk::AlertId;
-use vigie_sdk::outbox::MAX_TEXT_BYTES;
 
-use crate::change::{Alert, Event, shown};
+use crate::change::{Alert, Event, hex, shown};
 use crate::history::History;
 use crate::object::Object;
 use crate::store::{Opened, State, Step, Store, Unaccepted, host_identity};
+use crate::storm::shortened;
+use crate::trust::Lane;
 
 /// Changes that are remembered as not accepted; beyond it the list says that it is not complete.
 pub const MAX_UNACCEPTED: usize = 10_000;
+
+/// The same for one user's paths, so that nobody fills the list alone; all users together have half of it.
+const MAX_UNACCEPTED_OF_USER: usize = 1_000;
+
+/// Alerts whose completion can refer to them.
+const MAX_BEGUN: usize = 20_000;
+
+/// Bytes of the history that are kept in memory while the disk does not take them.
+const MAX_UNWRITTEN_BYTES: usize = 8 * 1024 * 1024;
+
+/// Longest path that an alert tells in full, as it is shown; longer ones are cut in the middle, and told by digest.
+const MAX_PATH_BYTES: usize = 16 * 1024;
+
+/// Longest sentence and longest other text of an alert that is too long.
+const MAX_LONG_BYTES: usize = 4 * 1024;
+const MAX_SHORT_BYTES: usize = 512;
+
+/// Longest alert that is not looked at more closely, and longest one of all.
+const USUAL_BYTES: usize = 8 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 /// What was found on disk at the start.
 #[derive(Debug, Default)]
@@ -45,6 +68,8 @@ pub struct Entry {
     pub alone: Vec<Alert>,
     /// What is told as part of a group, with the group's id.
     pub members: Vec<(String, Alert)>,
+    /// What belongs to a package manager's record and is explained by it, with the record's id.
+    pub explained: Vec<(String, Alert)>,
     /// The open groups, when they changed.
     pub groups: Option<String>,
 }
@@ -64,6 +89,14 @@ pub struct Ledger {
     forgotten_unaccepted: u64,
     /// Everything was looked at once: before that there is nothing worth keeping.
     complete: bool,
+    /// Changes that are not accepted, of paths that users can change.
+    unaccepted_of_users: BTreeMap<u32, usize>,
+    /// Lines of the history that the disk did not take yet.
+    unwritten: Vec<String>,
+    /// How many were more than could be kept.
+    lost_lines: u64,
+    /// Paths whose content was not known when they were told, and the id of that alert or group.
+    begun: HashMap<String, String>,
 }
 
 impl Ledger {
@@ -80,6 +113,10 @@ impl Ledger {
             trouble: None,
             forgotten_unaccepted: 0,
             complete: false,
+            unaccepted_of_users: BTreeMap::new(),
+            unwritten: Vec::new(),
+            lost_lines: 0,
+            begun: HashMap::new(),
         };
         let mut beginning = Beginning::default();
         let Some(directory) = directory else { return (ledger, beginning) };
@@ -163,14 +200,19 @@ impl Ledger {
         for alert in &entry.alone {
             self.sequence += 1;
             let id = AlertId { epoch: self.epoch, sequence: self.sequence };
-            let text = in_full(alert);
+            let text = self.text_of(alert, &id.to_string());
             lines.push(line(&text, "id", &id.to_string()));
             self.note_unaccepted(alert, &mut unaccepted);
-            alerts.push((id, if text.len() <= MAX_TEXT_BYTES { text } else { shortened(alert) }.into()));
+            alerts.push((id, text.into()));
         }
         for (group, alert) in &entry.members {
-            lines.push(line(&in_full(alert), "group_id", group));
+            let text = self.text_of(alert, group);
+            lines.push(line(&text, "group_id", group));
             self.note_unaccepted(alert, &mut unaccepted);
+        }
+        for (record, alert) in &entry.explained {
+            let text = self.text_of(alert, record);
+            lines.push(line(&text, "group_id", record));
         }
         for (path, object) in &entry.changes {
             match object {
@@ -184,11 +226,8 @@ impl Ledger {
         if let Some(groups) = &entry.groups {
             self.state.groups.clone_from(groups);
         }
-        if let Some(history) = self.history.as_mut().filter(|_| !lines.is_empty()) {
-            let result = history.add(&lines);
-            self.state.history = history.position();
-            self.judge("the history", result);
-        }
+        self.unwritten.append(&mut lines);
+        self.write_history();
         if self.store.is_none() {
             return alerts;
         }
@@ -210,12 +249,63 @@ impl Ledger {
         alerts
     }
 
+    /// An alert as JSON, with the id of the one that it completes; `id` is its own, or its group's.
+    fn text_of(&mut self, alert: &Alert, id: &str) -> String {
+        if alert.begins && self.begun.len() < MAX_BEGUN {
+            self.begun.insert(alert.path.clone(), id.to_owned());
+        }
+        let first = if alert.completes { self.begun.remove(&alert.path) } else { None };
+        match first {
+            Some(first) => in_bounds(&Alert { refers_to: Some(first), ..alert.clone() }),
+            None => in_bounds(alert),
+        }
+    }
+
+    /// Writes what the history lacks. What the disk does not take is kept and written when it does: members of groups
+    /// are told nowhere else.
+    fn write_history(&mut self) {
+        let Some(history) = self.history.as_mut().filter(|_| !self.unwritten.is_empty()) else { return };
+        let result = history.add(&mut self.unwritten);
+        self.state.history = history.position();
+        let bytes: usize = self.unwritten.iter().map(String::len).sum();
+        if bytes > MAX_UNWRITTEN_BYTES {
+            // The oldest: those that are told alone are in the agent's journal as well.
+            let mut surplus = bytes - MAX_UNWRITTEN_BYTES;
+            let count = self.unwritten.iter().take_while(|line| {
+                let is_surplus = surplus > 0;
+                surplus = surplus.saturating_sub(line.len());
+                is_surplus
+            });
+            let count = count.count();
+            self.unwritten.drain(..count);
+            self.lost_lines += count as u64;
+        }
+        let result = result.map_err(|error| match self.lost_lines {
+            0 => error,
+            lost => io::Error::new(error.kind(), format!("{error}; {lost} changes are in no history")),
+        });
+        self.judge("the history", result);
+    }
+
     fn note_unaccepted(&mut self, alert: &Alert, unaccepted: &mut Vec<(PathBuf, Unaccepted)>) {
-        if matches!(alert.event, Event::Group | Event::Notice | Event::Accepted) {
+        if matches!(
+            alert.event,
+            Event::Group | Event::Notice | Event::Accepted | Event::Digest | Event::Transaction
+        ) {
             return;
         }
         let path = crate::query::path_from_text(&alert.path);
-        if self.state.unaccepted.len() + unaccepted.len() >= MAX_UNACCEPTED {
+        let all = self.state.unaccepted.len() + unaccepted.len();
+        let has_room = match alert.lane {
+            Lane::Trusted => all < MAX_UNACCEPTED,
+            Lane::Of(user) => {
+                let its = self.unaccepted_of_users.entry(user).or_default();
+                let has_room = *its < MAX_UNACCEPTED_OF_USER && all < MAX_UNACCEPTED / 2;
+                *its += usize::from(has_room && !self.state.unaccepted.contains_key(&path));
+                has_room
+            }
+        };
+        if !has_room {
             self.forgotten_unaccepted += 1;
             return;
         }
@@ -324,6 +414,7 @@ impl Ledger {
             let result = Store::mark_alive(directory);
             self.judge("the mark of being alive", result);
         }
+        self.write_history();
         if let Some(store) = &mut self.store {
             let result = store.sync();
             self.judge("the baseline", result);
@@ -365,14 +456,112 @@ fn line(text: &str, key: &str, value: &str) -> String {
     format!("{open},\"{key}\":{}}}", json!(value))
 }
 
-/// An alert without those details that would make it too long for a line; it says so.
-fn shortened(alert: &Alert) -> String {
-    let cut = |text: &str| text[..text.floor_char_boundary(MAX_TEXT_BYTES / 8)].to_owned();
-    let short = Alert {
-        alert: format!("{}… (too long to be told in full)", cut(&alert.alert)),
-        before: Value::Null,
-        after: Value::Null,
-        ..alert.clone()
-    };
-    serde_json::to_string(&short).unwrap_or_else(|_| cut(&alert.alert))
+/// An alert as JSON that is never longer than [`MAX_BYTES`], however long names, command lines and attributes are.
+fn in_bounds(alert: &Alert) -> String {
+    let text = in_full(alert);
+    if text.len() <= USUAL_BYTES {
+        return text;
+    }
+    let mut value = serde_json::to_value(alert).unwrap_or_default();
+    if let Some(map) = value.as_object_mut() {
+        for (key, value) in map.iter_mut() {
+            match (key.as_str(), &*value) {
+                ("path" | "from", Value::String(text)) if text.len() <= MAX_PATH_BYTES => {}
+                ("path" | "from" | "alert", Value::String(text)) => {
+                    *value = json!(shortened(text, MAX_LONG_BYTES));
+                }
+                _ => bound(value),
+            }
+        }
+        if alert.path.len() > MAX_PATH_BYTES {
+            let digest = Sha256::digest(crate::query::path_from_text(&alert.path).as_os_str().as_bytes());
+            map.insert("path_sha256".to_owned(), json!(hex(&digest)));
+        }
+        // Many attributes, each of which is short.
+        for key in ["other_processes", "before", "after", "group"] {
+            if json!(map).to_string().len() > MAX_BYTES {
+                map.remove(key);
+            }
+        }
+    }
+    value.to_string()
+}
+
+/// Cuts long texts and long lists, at any depth.
+fn bound(value: &mut Value) {
+    const MAX_ITEMS: usize = 64;
+    match value {
+        Value::String(text) if text.len() > MAX_SHORT_BYTES => {
+            *value = json!(shortened(text, MAX_SHORT_BYTES))
+        }
+        Value::Array(items) => {
+            items.truncate(MAX_ITEMS);
+            items.iter_mut().for_each(bound);
+        }
+        Value::Object(map) => map.values_mut().for_each(bound),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::notice;
+
+    #[test]
+    fn however_long_everything_is_an_alert_is_bounded_and_names_the_path_by_its_digest() {
+        let long = format!("/etc/{}", "\\x01".repeat(100_000));
+        let many: Vec<Value> =
+            (0..10_000).map(|number| json!(format!("user.{number}={}", "x".repeat(300)))).collect();
+        let process =
+            json!({"pid": 1, "executable": long, "command": long, "parent": {"pid": 1, "executable": long}});
+        let alert = Alert {
+            before: json!({"extended_attributes": many, "target": long}),
+            after: json!({"extended_attributes": many, "target": long}),
+            from: Some(long.clone()),
+            process: process.clone(),
+            other_processes: vec![process; 3],
+            rule: long.clone(),
+            ..notice(long.clone(), long.clone(), "2026-01-02T03:04:05Z")
+        };
+
+        let text = in_bounds(&alert);
+        let told: Value = serde_json::from_str(&text).unwrap();
+
+        assert!(text.len() <= MAX_BYTES, "{}", text.len());
+        assert!(told["path"].as_str().unwrap().starts_with("/etc/"));
+        let digest = Sha256::digest(crate::query::path_from_text(&long).as_os_str().as_bytes());
+        assert_eq!(told["path_sha256"], json!(hex(&digest)));
+        assert_eq!((&told["severity"], &told["time"]), (&json!("medium"), &json!("2026-01-02T03:04:05Z")));
+    }
+
+    #[test]
+    fn one_users_changes_leave_room_in_the_list_of_those_that_nobody_accepted() {
+        let (mut ledger, _) = Ledger::open(None, 1 << 20);
+        let change =
+            |path: String, lane| Alert { event: Event::Created, lane, ..notice(path, String::new(), "now") };
+        let noise = (0..2 * MAX_UNACCEPTED).map(|number| change(format!("/home/u/{number}"), Lane::Of(1000)));
+        ledger.commit(Entry { alone: noise.collect(), ..Entry::default() });
+        let more = [change("/etc/a".to_owned(), Lane::Trusted), change("/home/v/a".to_owned(), Lane::Of(7))];
+        ledger.commit(Entry { alone: more.into(), ..Entry::default() });
+
+        let unaccepted = &ledger.state().unaccepted;
+        assert_eq!(unaccepted.len(), MAX_UNACCEPTED_OF_USER + 2);
+        assert!(unaccepted.contains_key(Path::new("/etc/a")));
+    }
+
+    #[test]
+    fn what_is_told_when_its_content_is_known_refers_to_what_was_told_before() {
+        let (mut ledger, _) = Ledger::open(None, 1 << 20);
+        let told =
+            |begins, completes| Alert { begins, completes, ..notice("/a".to_owned(), String::new(), "now") };
+
+        let first = ledger.commit(Entry { alone: vec![told(true, false)], ..Entry::default() });
+        let between = ledger.commit(Entry { alone: vec![told(false, false)], ..Entry::default() });
+        let last = ledger.commit(Entry { alone: vec![told(false, true)], ..Entry::default() });
+
+        let value = |alerts: &[(AlertId, Arc<str>)]| serde_json::from_str::<Value>(&alerts[0].1).unwrap();
+        assert_eq!(value(&between)["refers_to"], Value::Null);
+        assert_eq!(value(&last)["refers_to"], json!(first[0].0.to_string()));
+    }
 }

@@ -26,16 +26,21 @@ pub mod inotify;
 pub mod ledger;
 pub mod look;
 pub mod mounts;
+pub mod names;
 pub mod object;
 pub mod pattern;
 pub mod process;
 pub mod processes;
 pub mod profile;
 pub mod query;
+pub mod reading;
 pub mod recorded;
 pub mod rules;
+pub mod secrets;
 pub mod store;
 pub mod storm;
+pub mod transaction;
+pub mod trust;
 pub mod verifier;
 pub mod watching;
 pub mod workers;
@@ -130,6 +135,7 @@ impl PersistentModule for FsWatch {
 
     fn query(&self, query: Query) -> ModuleResult {
         let masked = query.extraprivacy || self.extraprivacy.load(Ordering::Relaxed);
+        let asked_words = privacy::Asked::of(query.parameters.as_deref());
         let asked = query::Asked {
             status: &self.status.get(),
             state_dir: self.state_dir.as_deref(),
@@ -140,7 +146,7 @@ impl PersistentModule for FsWatch {
         let mut result =
             query::answer(&query, &asked).unwrap_or_else(|error| ModuleResult::failed([error.to_string()]));
         if masked {
-            privacy::mask_errors(&mut result);
+            privacy::mask_errors(&mut result, &asked_words);
         }
         result
     }

@@ -5,22 +5,25 @@
 //! before and after it was read.
 
 use std::ffi::OsStr;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
-use rustix::io::{Errno, ReadWriteFlags};
-use sha2::{Digest, Sha256};
+use rustix::io::Errno;
 use std::time::Instant;
 
 use crate::codec::no_attributes;
 use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::reading::{Reading, SLICE_BYTES, Step};
 use crate::verifier::Budget;
 
 /// Bytes that are read at a time.
 pub const READ_BYTES: usize = 128 * 1024;
+
+/// Bytes of a file that are read whatever the slice says: nearly all files are smaller, and told with their digest.
+const ANYWAY_BYTES: u64 = 1024 * 1024;
 
 /// Times that a file is read again because it changed while it was read.
 const READ_ATTEMPTS: usize = 3;
@@ -48,6 +51,8 @@ pub struct Plan {
     pub growing: bool,
     /// Leave the page cache as it was.
     pub spare_cache: bool,
+    /// It is being read already, as it is known.
+    pub being_read: bool,
 }
 
 /// What was found.
@@ -67,8 +72,12 @@ pub enum Found {
 /// Memory that is used again for each look.
 #[derive(Debug)]
 pub struct Scratch {
-    buffer: Vec<u8>,
+    pub(crate) buffer: Vec<u8>,
     none: ExtendedAttributes,
+    /// Bytes that may still be read at once; none for as many as there are. What is larger is left in `reading`.
+    pub slice: Option<u64>,
+    /// A file whose first slice was read, and that is to be read on.
+    pub reading: Option<Box<Reading>>,
     /// Bytes that were read.
     pub bytes_read: u64,
     /// What reading may cost, and when the work went on last.
@@ -77,7 +86,14 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { buffer: vec![0; READ_BYTES], none: no_attributes(), bytes_read: 0, budget: None }
+        Self {
+            buffer: vec![0; READ_BYTES],
+            none: no_attributes(),
+            slice: None,
+            reading: None,
+            bytes_read: 0,
+            budget: None,
+        }
     }
 }
 
@@ -88,9 +104,11 @@ impl Scratch {
         Self { budget: Some((budget, now)), ..Self::default() }
     }
 
-    /// Rests after reading so many bytes, as the budget wants it.
+    /// So many bytes were read: counts them, and rests as the budget wants it.
     #[expect(clippy::disallowed_methods, reason = "a budget of real time is kept by waiting in real time")]
-    fn rest(&mut self, bytes: u64) {
+    pub(crate) fn note_read(&mut self, bytes: u64) {
+        self.bytes_read += bytes;
+        self.slice = self.slice.map(|left| left.saturating_sub(bytes));
         if let Some((budget, since)) = &mut self.budget {
             let rest = budget.rest(since.elapsed(), bytes);
             if !rest.is_zero() {
@@ -244,7 +262,10 @@ pub fn look_at_glanced(
             Err(error) if is_missing(&error) => return Ok(Found::Missing),
             Err(error) => return Err(error),
         };
-        if let Some(known) = known.filter(|known| !plan.prove && looks_the_same(&glanced, known)) {
+        let is_enough = |known: &Object| !known.content.is_open() || plan.being_read;
+        let is_as_known =
+            |known: &&Object| !plan.prove && is_enough(known) && looks_the_same(&glanced, known);
+        if let Some(known) = known.filter(is_as_known) {
             return Ok(Found::Object { object: known.clone(), grown: false });
         }
         let found = match glanced.kind {
@@ -311,7 +332,7 @@ fn file(
         return Ok(Some(Found::Object { object, grown: false }));
     }
     match open_file(directory, name) {
-        Ok(file) => read(&file, glanced, plan, known, scratch),
+        Ok(file) => read(file, glanced, plan, known, scratch),
         Err(Errno::NOENT | Errno::LOOP) => Ok(None),
         Err(error) => {
             let extended = extended_of_name(directory, name, scratch)?;
@@ -321,32 +342,37 @@ fn file(
     }
 }
 
-/// Reads an open regular file that was as `before` just now. `None` when it changed while it was read.
+/// Reads an open regular file that was as `before` just now. `None` when it changed while it was read. What is more than
+/// the slice allows is left in `scratch` to be read on.
 fn read(
-    file: &OwnedFd,
+    file: OwnedFd,
     before: Object,
     plan: Plan,
     known: Option<&Object>,
     scratch: &mut Scratch,
 ) -> io::Result<Option<Found>> {
-    let beginning = known.filter(|_| plan.growing).and_then(|known| match known.content {
-        Content::Digest(digest) if known.size <= before.size => Some((known.size, digest)),
-        _ => None,
-    });
-    let (digest, grown) = match digest(file, before.size, beginning, plan.spare_cache, scratch) {
-        Ok(read) => read,
-        Err(error) => {
-            let number = error.raw_os_error().unwrap_or_default();
-            let extended = extended_of_file(file, scratch)?;
-            let content = Content::NotRead(NotRead::Failed(number));
-            return Ok(Some(Found::Object { object: Object { content, extended, ..before }, grown: false }));
+    let mut reading = Reading::new(file, before, plan, known);
+    let is_sliced = scratch.slice.is_some();
+    loop {
+        let bytes = match scratch.slice {
+            None => SLICE_BYTES,
+            // Another reading of it was overtaken: the next one waits for its turn.
+            Some(_) if plan.being_read => 0,
+            Some(left) => left.max(ANYWAY_BYTES),
+        };
+        match reading.advance(bytes, scratch)? {
+            Step::Done(object, grown) => return Ok(Some(Found::Object { object, grown })),
+            Step::Changed => return Ok(None),
+            Step::More if is_sliced => {
+                let content = Content::NotRead(NotRead::BeingRead);
+                let extended = reading.extended(scratch)?;
+                let object = Object { content, extended, ..reading.before().clone() };
+                scratch.reading = Some(Box::new(reading));
+                return Ok(Some(Found::Object { object, grown: false }));
+            }
+            Step::More => {}
         }
-    };
-    let extended = extended_of_file(file, scratch)?;
-    if status_of(file, scratch)? != before {
-        return Ok(None);
     }
-    Ok(Some(Found::Object { object: Object { content: Content::Digest(digest), extended, ..before }, grown }))
 }
 
 /// As [`look_at_name`], for a name that its directory lists as a regular file, and that is to be read whatever it looks
@@ -368,7 +394,7 @@ pub fn look_at_listed_file(
         let is_wanted = plan.largest_hashed.is_none_or(|largest| before.size <= largest);
         if before.kind == Kind::File
             && is_wanted
-            && let Some(found) = read(&file, before, plan, known, scratch)?
+            && let Some(found) = read(file, before, plan, known, scratch)?
         {
             return Ok(found);
         }
@@ -388,66 +414,8 @@ fn open_file(directory: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> 
     }
 }
 
-fn status_of(file: &OwnedFd, scratch: &Scratch) -> io::Result<Object> {
+pub(crate) fn status_of(file: &OwnedFd, scratch: &Scratch) -> io::Result<Object> {
     Ok(object(&stat(file.as_fd(), OsStr::new(""), AtFlags::EMPTY_PATH)?, scratch.none.clone()))
-}
-
-/// Hashes an open file from its beginning. With `beginning`, tells whether its first bytes have that digest.
-fn digest(
-    file: &OwnedFd,
-    size: u64,
-    beginning: Option<(u64, [u8; 32])>,
-    spare_cache: bool,
-    scratch: &mut Scratch,
-) -> io::Result<([u8; 32], bool)> {
-    let mut hash = Sha256::new();
-    let mut offset = 0_u64;
-    let mut grown = false;
-    loop {
-        let room = match beginning {
-            Some((length, _)) if offset < length => {
-                scratch.buffer.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX))
-            }
-            _ => scratch.buffer.len(),
-        };
-        let buffer = &mut scratch.buffer[..room];
-        let read = if spare_cache {
-            read_sparing_cache(file, buffer, offset)?
-        } else {
-            rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset))?
-        };
-        hash.update(&buffer[..read]);
-        offset += read as u64;
-        scratch.bytes_read += read as u64;
-        scratch.rest(read as u64);
-        if let Some((length, digest)) = beginning
-            && offset == length
-            && read > 0
-        {
-            grown = hash.clone().finalize().as_slice() == digest;
-        }
-        // The status afterwards tells whether this was the end.
-        if read == 0 || offset == size {
-            return Ok((hash.finalize().into(), grown || beginning.is_some_and(|(length, _)| length == 0)));
-        }
-    }
-}
-
-/// Reads, and drops from the page cache what was not in it before.
-fn read_sparing_cache(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
-        // From the cache, or the end of the file. The rest of a part is read in the next round.
-        Ok(read) => return Ok(read),
-        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    // No reading ahead: those pages would stay.
-    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random).ok();
-    let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset))?;
-    if let Some(length) = std::num::NonZeroU64::new(read as u64) {
-        rustix::fs::fadvise(file, offset, Some(length), rustix::fs::Advice::DontNeed).ok();
-    }
-    Ok(read)
 }
 
 fn object(status: &Statx, none: ExtendedAttributes) -> Object {
@@ -508,7 +476,7 @@ fn extended_of_name(
     )
 }
 
-fn extended_of_file(file: &OwnedFd, scratch: &mut Scratch) -> io::Result<ExtendedAttributes> {
+pub(crate) fn extended_of_file(file: &OwnedFd, scratch: &mut Scratch) -> io::Result<ExtendedAttributes> {
     extended(
         scratch,
         |buffer| rustix::fs::flistxattr(file, buffer),
@@ -558,11 +526,18 @@ fn extended(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    const ALL: Plan =
-        Plan { hash: true, largest_hashed: None, prove: false, growing: false, spare_cache: false };
+    const ALL: Plan = Plan {
+        hash: true,
+        largest_hashed: None,
+        prove: false,
+        growing: false,
+        spare_cache: false,
+        being_read: false,
+    };
 
     fn look(path: &Path, plan: Plan, known: Option<&Object>) -> Found {
         look_at(path, plan, known, &mut Scratch::default()).unwrap()

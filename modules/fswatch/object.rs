@@ -58,6 +58,16 @@ pub enum NotRead {
     Failed(i32),
     /// It changed during every attempt to read it: somebody writes to it.
     OpenForWriting,
+    /// It is large: it is being read, and its digest follows.
+    BeingRead,
+}
+
+impl NotRead {
+    /// Whether its content will be read, as soon as that is possible.
+    #[must_use]
+    pub fn is_for_now(self) -> bool {
+        matches!(self, Self::Failed(_) | Self::OpenForWriting | Self::BeingRead)
+    }
 }
 
 /// What an object holds.
@@ -67,10 +77,57 @@ pub enum Content {
     None,
     /// A regular file, by the SHA-256 of what is in it.
     Digest([u8; 32]),
+    /// A regular file that is mostly holes, by the SHA-256 of its data and where they stand (`sha256-sparse-1`).
+    Sparse([u8; 32]),
+    /// A regular file of which it is not known what it holds now. It was read before, when it held `last`.
+    Unknown {
+        /// What it held.
+        last: Box<Content>,
+        /// Why it was not read.
+        why: NotRead,
+    },
     /// A regular file that was not read.
     NotRead(NotRead),
     /// Where a symbolic link points, as it is written there.
     Target(PathBuf),
+}
+
+impl Content {
+    /// What was read last, now or before.
+    #[must_use]
+    pub fn last_read(&self) -> Option<&Self> {
+        match self {
+            Self::Digest(_) | Self::Sparse(_) => Some(self),
+            Self::Unknown { last, .. } => Some(last),
+            Self::None | Self::NotRead(_) | Self::Target(_) => None,
+        }
+    }
+
+    /// Why it was not read.
+    #[must_use]
+    pub fn not_read(&self) -> Option<NotRead> {
+        match self {
+            Self::NotRead(why) | Self::Unknown { why, .. } => Some(*why),
+            Self::None | Self::Digest(_) | Self::Sparse(_) | Self::Target(_) => None,
+        }
+    }
+
+    /// Whether nobody knows what is in it, and it is to be read.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.not_read().is_some_and(NotRead::is_for_now)
+    }
+
+    /// This content, remembering what was read `before` when it was not read.
+    #[must_use]
+    pub fn remembering(self, before: Option<&Self>) -> Self {
+        match (self, before.and_then(Self::last_read)) {
+            (Self::NotRead(why), Some(last)) if why.is_for_now() => {
+                Self::Unknown { last: Box::new(last.clone()), why }
+            }
+            (content, _) => content,
+        }
+    }
 }
 
 /// Inode flags that are kept, as in `stx_attributes` of statx(2).

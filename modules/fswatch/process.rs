@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::change::shown;
+use vigie_packagedb::owners::Manager;
 
 /// Most processes that are named for one change.
 const MAX_WRITERS: usize = 4;
@@ -22,10 +23,48 @@ pub enum Unknown {
     /// The process is outside our process namespace.
     #[error("the process is in another process namespace")]
     OtherNamespace,
+    /// Its name is that of another file here: a bind mount, a container, a changed root.
+    #[error("the path that it goes by is in another mount namespace, and here it is another file or none")]
+    OtherFile,
+    /// It has overwritten its arguments with nothing.
+    #[error("the process has no command line any more")]
+    NoCommand,
 }
 
 /// Something that may not be known.
 pub type Known<T> = Result<T, Unknown>;
+
+/// How it is known which program a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// The kernel said so of the process while it ran.
+    Live,
+    /// The kernel told that the process opened the program to run it. That may have failed, or not been meant: see
+    /// `AT_EXECVE_CHECK` of execveat(2). So it is what somebody claims.
+    Opened,
+}
+
+/// Which file a program is, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Its device.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// A process that works for a package manager: a descendant of one whose program is the host's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Managed {
+    /// The manager.
+    pub manager: Manager,
+    /// The manager's process furthest up, as alerts tell it.
+    pub top: Arc<Process>,
+    /// When that started, in clock ticks since the boot.
+    pub started: u64,
+    /// The process itself runs a program of the host that only root can change.
+    pub is_hosts_program: bool,
+}
 
 /// A process as it was when it changed something.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,16 +73,32 @@ pub struct Process {
     pub pid: i32,
     /// The program that it runs.
     pub executable: Known<PathBuf>,
-    /// Its command line, blanks between the arguments.
+    /// How that is known.
+    pub proof: Proof,
+    /// What it calls its program when that is not this file here.
+    pub claimed_executable: Option<PathBuf>,
+    /// Which file its program is.
+    pub identity: Known<Identity>,
+    /// The script that its program interprets, as the kernel told at its start.
+    pub script: Option<PathBuf>,
+    /// Its command line, blanks between the arguments, without secrets. It can rewrite that at any time.
     pub command: Known<String>,
     /// Its effective user id.
     pub user: Known<u32>,
+    /// That user's name.
+    pub user_name: Option<Arc<str>>,
     /// The user that logged in, whoever it is now (audit user id); none for what no login started.
     pub login_user: Known<Option<u32>>,
+    /// That user's name.
+    pub login_name: Option<Arc<str>>,
     /// The process that started it, and what that runs.
     pub parent: Known<(i32, Option<PathBuf>)>,
     /// Its container or unit, as its control group names it; none when it is in none.
     pub container: Known<Option<String>>,
+    /// The number of its mount namespace, when that is not ours.
+    pub mount_namespace: Known<Option<u64>>,
+    /// For which package manager it works.
+    pub managed: Known<Option<Arc<Managed>>>,
 }
 
 impl Process {
@@ -53,12 +108,29 @@ impl Process {
         Self {
             pid,
             executable: Err(why),
+            proof: Proof::Live,
+            claimed_executable: None,
+            identity: Err(why),
+            script: None,
             command: Err(why),
             user: Err(why),
+            user_name: None,
             login_user: Err(why),
+            login_name: None,
             parent: Err(why),
             container: Err(why),
+            mount_namespace: Err(why),
+            managed: Err(why),
         }
+    }
+
+    /// The keys whose values are what the process or somebody before it says, not what the kernel proved.
+    fn claimed(&self) -> Vec<&'static str> {
+        let is_opened = self.proof == Proof::Opened && self.executable.is_ok();
+        [(is_opened, "executable"), (self.script.is_some(), "script"), (self.command.is_ok(), "command")]
+            .into_iter()
+            .filter_map(|(is_claimed, key)| is_claimed.then_some(key))
+            .collect()
     }
 
     /// The process for alerts: what is known, and under `unknown` why the rest is not.
@@ -73,9 +145,18 @@ impl Process {
         };
         add("pid", Ok(json!(self.pid)));
         add("executable", self.executable.as_ref().map(|path| json!(shown(path))).map_err(|why| *why));
+        add("claimed_executable", Ok(json!(self.claimed_executable.as_deref().map(shown))));
+        let identity = self.identity.map(|file| {
+            let (major, minor) = (rustix::fs::major(file.device), rustix::fs::minor(file.device));
+            json!({"device": format!("{major}:{minor}"), "inode": file.inode})
+        });
+        add("executable_file", identity);
+        add("script", Ok(json!(self.script.as_deref().map(shown))));
         add("command", self.command.as_ref().map(|text| json!(text)).map_err(|why| *why));
         add("user", self.user.map(|id| json!(id)));
+        add("user_name", Ok(json!(self.user_name.as_deref())));
         add("login_user", self.login_user.map(|id| json!(id)));
+        add("login_name", Ok(json!(self.login_name.as_deref())));
         let parent = self.parent.as_ref().map_err(|why| *why);
         add(
             "parent",
@@ -85,6 +166,11 @@ impl Process {
             }),
         );
         add("container", self.container.as_ref().map(|name| json!(name)).map_err(|why| *why));
+        add("mount_namespace", self.mount_namespace.map(|number| json!(number)));
+        let claimed = self.claimed();
+        if !claimed.is_empty() {
+            map.insert("claimed".to_owned(), json!(claimed));
+        }
         if !unknown.is_empty() {
             map.insert("unknown".to_owned(), Value::Object(unknown));
         }
@@ -114,6 +200,14 @@ impl Writers {
         self.0.drain(..surplus);
     }
 
+    /// The package manager that all of them work for; none when one of them does not, or is not known to.
+    #[must_use]
+    pub fn managed(&self) -> Option<&Arc<Managed>> {
+        let managed = |process: &Arc<Process>| matches!(&process.managed, Ok(Some(_)));
+        let last = self.0.last().filter(|_| self.0.iter().all(managed))?;
+        last.managed.as_ref().ok()?.as_ref()
+    }
+
     /// Who wrote last.
     #[must_use]
     pub fn last(&self) -> Option<&Arc<Process>> {
@@ -134,9 +228,12 @@ mod tests {
     fn what_is_not_known_is_named_with_its_reason() {
         let process = Process {
             executable: Ok("/bin/sh".into()),
+            identity: Ok(Identity { device: 0x801, inode: 9 }),
             user: Ok(0),
+            user_name: Some("root".into()),
             login_user: Ok(None),
             container: Ok(None),
+            mount_namespace: Ok(None),
             ..Process::unknown(7, Unknown::Ended)
         };
 
@@ -145,10 +242,33 @@ mod tests {
         assert_eq!(
             told,
             json!({
-                "pid": 7, "executable": "/bin/sh", "user": 0,
+                "pid": 7, "executable": "/bin/sh", "user": 0, "user_name": "root",
+                "executable_file": {"device": "8:1", "inode": 9},
                 "unknown": {"command": "the process had ended", "parent": "the process had ended"},
             })
         );
+    }
+
+    #[test]
+    fn what_a_process_can_make_up_is_marked_as_claimed() {
+        let process = Process {
+            executable: Ok("/usr/bin/dpkg".into()),
+            proof: Proof::Opened,
+            command: Ok("dpkg -i x".to_owned()),
+            ..Process::unknown(7, Unknown::Ended)
+        };
+        let elsewhere = Process {
+            executable: Err(Unknown::OtherFile),
+            claimed_executable: Some("/usr/bin/dpkg".into()),
+            proof: Proof::Live,
+            ..process.clone()
+        };
+
+        assert_eq!(process.to_json()["claimed"], json!(["executable", "command"]));
+        let told = elsewhere.to_json();
+        assert_eq!((&told["executable"], &told["claimed"]), (&Value::Null, &json!(["command"])));
+        assert_eq!(told["claimed_executable"], "/usr/bin/dpkg");
+        assert!(told["unknown"]["executable"].as_str().unwrap().contains("another file"), "{told}");
     }
 
     #[test]

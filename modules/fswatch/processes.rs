@@ -5,18 +5,31 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::process::{Known, Process, Unknown};
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
+
+use crate::names::Names;
+use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
+use crate::secrets::without_secrets;
+use vigie_packagedb::owners::{Manager, manager_of};
 
 /// Processes that are remembered; beyond it all are forgotten and looked up again.
 const MAX_PROCESSES: usize = 16_384;
 
+/// Most of a file of `/proc` that is read, in bytes. A command line can be as long as the memory allows, and the process
+/// decides what stands in it.
+const MAX_READ_BYTES: usize = 4 * 1024;
+
 /// Longest command line that is kept, in bytes.
 const MAX_COMMAND_BYTES: usize = 1024;
+
+/// Processes above one that are asked for a package manager. A tree of scripts is not deeper, and each costs a reading.
+const MAX_ANCESTORS: usize = 24;
 
 /// Time for which a process that was there is taken for the same one. The kernel gives an id again only after all others,
 /// and no host makes so many processes in this time.
@@ -24,6 +37,13 @@ const SAME_TIME: Duration = Duration::from_millis(20);
 
 /// What `loginuid` says when nobody logged in: `(uid_t) -1`.
 const NO_LOGIN: u32 = u32::MAX;
+
+/// Where programs of the host are. Only root mounts there, so that asking for a file never waits for somebody's own file
+/// system.
+const HOSTS_PLACES: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
+
+/// `S_IWGRP | S_IWOTH`
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 #[derive(Debug, Clone)]
 struct Remembered {
@@ -36,6 +56,8 @@ struct Remembered {
 #[derive(Debug, Clone)]
 struct Started {
     program: PathBuf,
+    /// What it opened to run before that: the script, when the program is its interpreter.
+    before: Option<PathBuf>,
     circumstances: Circumstances,
 }
 
@@ -46,6 +68,25 @@ struct Circumstances {
     login_user: Known<Option<u32>>,
     parent: Known<(i32, Option<PathBuf>)>,
     container: Known<Option<String>>,
+    mount_namespace: Known<Option<u64>>,
+    managed: Known<Option<Arc<Managed>>>,
+}
+
+/// A process among the ancestors of others.
+#[derive(Debug, Clone)]
+struct Ancestor {
+    started: u64,
+    /// The package manager furthest up that it works for.
+    top: Option<Top>,
+}
+
+/// The process of a package manager that no other one started.
+#[derive(Debug, Clone)]
+struct Top {
+    manager: Manager,
+    process: Arc<Process>,
+    /// When it started, in clock ticks since the boot.
+    started: u64,
 }
 
 /// The processes that were seen.
@@ -53,6 +94,8 @@ struct Circumstances {
 pub struct Processes {
     known: HashMap<i32, Remembered>,
     started: HashMap<i32, Started>,
+    ancestors: HashMap<i32, Ancestor>,
+    names: Names,
     /// Those that were seen to be the same process since the last [`Processes::recheck`] that was due.
     checked: HashSet<i32>,
     /// When that was.
@@ -68,21 +111,93 @@ fn why(error: &io::Error) -> Unknown {
     }
 }
 
+/// The beginning of a file of a process. One reading is enough for what is shorter than a page.
 fn read(pid: i32, name: &str) -> Known<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/{name}")).map_err(|error| why(&error))
+    let mut text = vec![0; MAX_READ_BYTES];
+    let read = fs::File::open(format!("/proc/{pid}/{name}"))
+        .and_then(|mut file| file.read(&mut text))
+        .map_err(|error| why(&error))?;
+    text.truncate(read);
+    Ok(text)
 }
 
 fn executable(pid: i32) -> Known<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).map_err(|error| why(&error))
 }
 
-/// The arguments with blanks between them.
+/// Which file something is and who can change it; never waits for a file system's answer.
+fn file_of(path: &Path) -> io::Result<rustix::fs::Statx> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let wanted = StatxFlags::INO | StatxFlags::UID | StatxFlags::MODE;
+    Ok(rustix::fs::statx(CWD, path, flags, wanted)?)
+}
+
+fn identity_of(file: &rustix::fs::Statx) -> Identity {
+    Identity { device: rustix::fs::makedev(file.stx_dev_major, file.stx_dev_minor), inode: file.stx_ino }
+}
+
+/// Which file the program of a process is.
+fn program_of(pid: i32) -> Known<Identity> {
+    let file = file_of(Path::new(&format!("/proc/{pid}/exe"))).map_err(|error| why(&error))?;
+    Ok(identity_of(&file))
+}
+
+fn is_in_hosts_places(path: &Path) -> bool {
+    HOSTS_PLACES.iter().any(|place| path.starts_with(place))
+}
+
+/// Whether a path here is this file.
+fn is_this_file(path: &Path, identity: Identity) -> bool {
+    is_in_hosts_places(path) && file_of(path).is_ok_and(|file| identity_of(&file) == identity)
+}
+
+/// Whether a path here is this file, and only root can change it.
+fn is_hosts_program(path: &Path, identity: Identity) -> bool {
+    is_in_hosts_places(path)
+        && file_of(path).is_ok_and(|file| {
+            identity_of(&file) == identity
+                && file.stx_uid == 0
+                && u32::from(file.stx_mode) & WRITABLE_BY_OTHERS == 0
+        })
+}
+
+/// The number of a process's mount namespace.
+fn namespace_of(pid: &str) -> Known<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|file| file.ino()).map_err(|error| why(&error))
+}
+
+thread_local! {
+    /// The numbers of this thread's mount namespace and of the host's: a service manager may give us one of our own.
+    static HOME: [Option<u64>; 2] = ["thread-self", "1"].map(|pid| namespace_of(pid).ok());
+}
+
+/// The number of a process's mount namespace when that is neither ours nor the host's.
+fn other_namespace(pid: i32) -> Known<Option<u64>> {
+    let is_home = |number| HOME.with(|home| home.contains(&Some(number)));
+    namespace_of(&pid.to_string()).map(|number| (!is_home(number)).then_some(number))
+}
+
+/// The arguments with blanks between them, without secrets.
 fn command_text(raw: &[u8]) -> String {
+    let is_cut = raw.len() >= MAX_READ_BYTES;
     let raw = raw.strip_suffix(b"\0").unwrap_or(raw);
-    let cut = &raw[..raw.len().min(MAX_COMMAND_BYTES)];
-    let text = String::from_utf8_lossy(cut).replace('\0', " ");
+    let arguments: Vec<String> =
+        raw.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
+    let text = without_secrets(&arguments).join(" ");
     let plain: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if cut.len() < raw.len() { format!("{plain}…") } else { plain }
+    let cut = &plain[..plain.floor_char_boundary(MAX_COMMAND_BYTES)];
+    if cut.len() < plain.len() || is_cut { format!("{cut}…") } else { plain }
+}
+
+/// The command line of a process; a reason when there is none.
+fn command(pid: i32, executable: &Known<PathBuf>) -> Known<String> {
+    let raw = read(pid, "cmdline")?;
+    match executable {
+        _ if !raw.is_empty() => Ok(command_text(&raw)),
+        // What has ended and was not asked for by its parent yet has no memory, and so neither program nor arguments.
+        Err(why) => Err(*why),
+        Ok(_) => Err(Unknown::NoCommand),
+    }
 }
 
 /// Effective user id and parent of `status`.
@@ -94,10 +209,15 @@ fn user_and_parent(status: &[u8]) -> Option<(u32, i32)> {
     Some((user, parent))
 }
 
-/// Start time of `stat`: field 22; the second field is a name that may have blanks and parentheses in it.
-fn start_time(stat: &[u8]) -> Option<u64> {
+/// What stands in `stat` behind the name, which may have blanks and parentheses in it.
+fn stat_field<T: std::str::FromStr>(stat: &[u8], number: usize) -> Option<T> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_whitespace().nth(19)?.parse().ok()
+    std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// Start time of `stat`.
+fn start_time(stat: &[u8]) -> Option<u64> {
+    stat_field(stat, 22)
 }
 
 /// The container or unit that a control group's path names.
@@ -114,20 +234,20 @@ pub fn container_of(cgroup: &[u8]) -> Option<String> {
     Some(plain)
 }
 
-fn circumstances(pid: i32) -> Circumstances {
-    let status = read(pid, "status").and_then(|status| user_and_parent(&status).ok_or(Unknown::Ended));
-    let login = read(pid, "loginuid").and_then(|text| {
-        std::str::from_utf8(&text)
-            .ok()
-            .and_then(|text| text.trim().parse::<u32>().ok())
-            .ok_or(Unknown::Denied)
-    });
-    Circumstances {
-        user: status.map(|(user, _)| user),
-        login_user: login.map(|user| (user != NO_LOGIN).then_some(user)),
-        parent: status.map(|(_, parent)| (parent, executable(parent).ok())),
-        container: read(pid, "cgroup").map(|text| container_of(&text)),
-    }
+/// Whether a file is a script: what a kernel told that it was opened to be run, and that names its interpreter.
+fn is_script(path: &Path) -> bool {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let mut begin = [0; 2];
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    file.and_then(|mut file| file.read_exact(&mut begin)).is_ok_and(|()| begin == *b"#!")
+}
+
+/// Whether the process that started at this time, in clock ticks since the boot, still runs.
+#[must_use]
+pub fn still_runs(pid: i32, started: u64) -> bool {
+    read(pid, "stat").is_ok_and(|stat| {
+        start_time(&stat) == Some(started) && stat_field::<String>(&stat, 3).as_deref() != Some("Z")
+    })
 }
 
 impl Processes {
@@ -145,7 +265,11 @@ impl Processes {
         }
         self.met = true;
         self.known.remove(&pid);
-        let started = Started { program: program.to_owned(), circumstances: circumstances(pid) };
+        self.ancestors.remove(&pid);
+        let before = self.started.remove(&pid).map(|started| started.program);
+        let started = Started { program: program.to_owned(), before, circumstances: self.circumstances(pid) };
+        // It still was what it was before.
+        self.ancestors.remove(&pid);
         self.started.insert(pid, started);
     }
 
@@ -189,30 +313,147 @@ impl Processes {
         process
     }
 
-    fn look_up(&self, pid: i32) -> Remembered {
+    fn look_up(&mut self, pid: i32) -> Remembered {
         let started = read(pid, "stat").ok().and_then(|stat| start_time(&stat));
-        let told = self.started.get(&pid);
-        let now = executable(pid);
-        // What was told at the start stays true of a process that is gone; of one that lives /proc is newer.
-        let told_program = told.map(|told| told.program.clone());
-        let program = match (now, told_program) {
-            (Ok(path), _) => Ok(path),
-            (Err(_), Some(told)) => Ok(told),
-            (Err(why), None) => Err(why),
-        };
-        let asked = circumstances(pid);
-        let told = told.map(|told| &told.circumstances);
-        let process = Process {
-            pid,
-            executable: program,
-            command: read(pid, "cmdline").map(|raw| command_text(&raw)),
-            user: asked.user.or_else(|why| told.map_or(Err(why), |told| told.user)),
-            login_user: asked.login_user.or_else(|why| told.map_or(Err(why), |told| told.login_user)),
-            parent: asked.parent.or_else(|why| told.map_or(Err(why), |told| told.parent.clone())),
-            container: asked.container.or_else(|why| told.map_or(Err(why), |told| told.container.clone())),
-        };
+        let asked = self.circumstances(pid);
+        let told = self.started.get(&pid).cloned();
+        let process = self.describe(pid, told, asked);
         Remembered { process: Arc::new(process), started }
     }
+
+    /// Puts together what the kernel told at the start of a process, and what it says now.
+    fn describe(&mut self, pid: i32, told: Option<Started>, asked: Circumstances) -> Process {
+        let live = executable(pid);
+        let identity = program_of(pid);
+        let command = command(pid, &live);
+        let (told_program, before, told) = match told {
+            Some(Started { program, before, circumstances }) => (Some(program), before, Some(circumstances)),
+            None => (None, None, None),
+        };
+        // Of a process that lives the kernel knows better than what was told at its start.
+        let (executable, proof, claimed_executable) = match (live, told_program) {
+            (Ok(path), _) => {
+                let is_ours = matches!(asked.mount_namespace, Ok(None))
+                    || identity.is_ok_and(|identity| is_this_file(&path, identity));
+                if is_ours {
+                    (Ok(path), Proof::Live, None)
+                } else {
+                    (Err(Unknown::OtherFile), Proof::Live, Some(path))
+                }
+            }
+            // Nobody is excused by a name that anybody can have opened.
+            (Err(why), Some(path)) if manager_of(&path).is_some() => (Err(why), Proof::Opened, Some(path)),
+            (Err(_), Some(path)) => (Ok(path), Proof::Opened, None),
+            (Err(why), None) => (Err(why), Proof::Live, None),
+        };
+        let told = told.as_ref();
+        let user = asked.user.or_else(|why| told.map_or(Err(why), |told| told.user));
+        let login_user = asked.login_user.or_else(|why| told.map_or(Err(why), |told| told.login_user));
+        self.names.refresh();
+        Process {
+            pid,
+            executable,
+            proof,
+            claimed_executable,
+            identity,
+            script: before.filter(|script| is_script(script)),
+            command,
+            user,
+            user_name: user.ok().and_then(|id| self.names.get(id)),
+            login_user,
+            login_name: login_user.ok().flatten().and_then(|id| self.names.get(id)),
+            parent: asked.parent.or_else(|why| told.map_or(Err(why), |told| told.parent.clone())),
+            container: asked.container.or_else(|why| told.map_or(Err(why), |told| told.container.clone())),
+            mount_namespace: asked
+                .mount_namespace
+                .or_else(|why| told.map_or(Err(why), |told| told.mount_namespace)),
+            managed: asked.managed.or_else(|why| told.map_or(Err(why), |told| told.managed.clone())),
+        }
+    }
+
+    fn circumstances(&mut self, pid: i32) -> Circumstances {
+        let plain = plain_circumstances(pid);
+        // Whoever is not root cannot change what a package brought.
+        let managed = plain.user.and_then(|user| if user == 0 { self.managed(pid) } else { Ok(None) });
+        Circumstances { managed, ..plain }
+    }
+
+    /// For which package manager a process works.
+    fn managed(&mut self, pid: i32) -> Known<Option<Arc<Managed>>> {
+        let Some(top) = self.top_of(pid, MAX_ANCESTORS)? else { return Ok(None) };
+        let is_hosts_program = match (executable(pid), program_of(pid)) {
+            (Ok(path), Ok(identity)) => is_hosts_program(&path, identity),
+            _ => false,
+        };
+        let Top { manager, process, started } = top;
+        Ok(Some(Arc::new(Managed { manager, top: process, started, is_hosts_program })))
+    }
+
+    /// The package manager furthest up among a process and its ancestors.
+    fn top_of(&mut self, pid: i32, depth: usize) -> Known<Option<Top>> {
+        if pid <= 1 || depth == 0 {
+            return Ok(None);
+        }
+        let stat = read(pid, "stat")?;
+        let (Some(started), Some(parent)) = (start_time(&stat), stat_field::<i32>(&stat, 4)) else {
+            return Err(Unknown::Ended);
+        };
+        if let Some(known) = self.ancestors.get(&pid).filter(|known| known.started == started) {
+            return Ok(known.top.clone());
+        }
+        // A process that is gone has no ancestors any more, but what was found below it stays true.
+        let above = self.top_of(parent, depth - 1).unwrap_or_default();
+        let top = match above {
+            Some(top) => Some(top),
+            None => match trusted_manager(pid) {
+                Some(manager) => {
+                    let asked = plain_circumstances(pid);
+                    let process = Arc::new(self.describe(pid, None, asked));
+                    Some(Top { manager, process, started })
+                }
+                None => None,
+            },
+        };
+        if self.ancestors.len() >= MAX_PROCESSES {
+            self.ancestors.clear();
+        }
+        self.ancestors.insert(pid, Ancestor { started, top: top.clone() });
+        Ok(top)
+    }
+}
+
+/// What can be asked about one process, without its ancestors.
+fn plain_circumstances(pid: i32) -> Circumstances {
+    let status = read(pid, "status").and_then(|status| user_and_parent(&status).ok_or(Unknown::Ended));
+    let login = read(pid, "loginuid").and_then(|text| {
+        std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.trim().parse::<u32>().ok())
+            .ok_or(Unknown::Denied)
+    });
+    let user = status.map(|(user, _)| user);
+    Circumstances {
+        user,
+        login_user: login.map(|user| (user != NO_LOGIN).then_some(user)),
+        parent: status.map(|(_, parent)| (parent, executable(parent).ok())),
+        container: read(pid, "cgroup").map(|text| container_of(&text)),
+        mount_namespace: other_namespace(pid),
+        managed: Ok(None),
+    }
+}
+
+/// The package manager that a process runs, if its program is the one of this host.
+fn trusted_manager(pid: i32) -> Option<Manager> {
+    let path = executable(pid).ok()?;
+    let manager = manager_of(&path)?;
+    let is_replaced = path.to_string_lossy().ends_with(" (deleted)");
+    let is_trusted = match program_of(pid) {
+        // It replaced itself; nobody but root makes a file in these places of ours.
+        Ok(_) if is_replaced => matches!(other_namespace(pid), Ok(None)),
+        Ok(identity) => is_hosts_program(&path, identity),
+        Err(_) => false,
+    };
+    is_trusted.then_some(manager)
 }
 
 #[cfg(test)]
@@ -243,8 +484,70 @@ mod tests {
 
         let process = processes.of(pid);
 
-        assert_eq!(process.executable, Ok("/bin/true".into()));
+        assert_eq!((process.executable.clone(), process.proof), (Ok("/bin/true".into()), Proof::Opened));
         assert_eq!(process.command, Err(Unknown::Ended));
+        assert_eq!(process.to_json()["claimed"], serde_json::json!(["executable"]));
+    }
+
+    #[test]
+    fn a_program_that_was_only_opened_excuses_nobody() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let mut processes = Processes::default();
+        processes.starts(pid, Path::new("/usr/bin/dpkg"));
+        child.wait().unwrap();
+
+        let process = processes.of(pid);
+
+        assert_eq!(process.executable, Err(Unknown::Ended));
+        assert_eq!(process.claimed_executable, Some("/usr/bin/dpkg".into()));
+        assert!(!matches!(process.managed, Ok(Some(_))));
+    }
+
+    #[test]
+    fn what_has_ended_and_waits_for_its_parent_has_a_reason_for_each_field_that_is_not_known() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let is_zombie =
+            || read(pid, "stat").is_ok_and(|stat| stat_field::<String>(&stat, 3).as_deref() == Some("Z"));
+        while !is_zombie() {
+            std::thread::yield_now();
+        }
+
+        let told = Processes::default().of(pid).to_json();
+        child.wait().unwrap();
+
+        for field in ["executable", "command"] {
+            assert!(told[field].is_null() && told["unknown"][field].is_string(), "{told}");
+        }
+        assert!(told["user"].is_u64(), "{told}");
+    }
+
+    #[test]
+    fn a_command_line_is_read_and_kept_up_to_a_bound() {
+        let mut child =
+            std::process::Command::new("sleep").arg("60").arg("0".repeat(100_000)).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+
+        let raw = loop {
+            // Until it is sleep.
+            let raw = read(pid, "cmdline").unwrap();
+            if raw.starts_with(b"sleep") {
+                break raw;
+            }
+        };
+        let process = Processes::default().of(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        assert_eq!(raw.len(), MAX_READ_BYTES);
+        let command = process.command.clone().unwrap();
+        assert!(command.len() <= MAX_COMMAND_BYTES + 3 && command.ends_with('…'), "{}", command.len());
+    }
+
+    #[test]
+    fn secrets_of_a_command_line_are_not_kept() {
+        assert_eq!(command_text(b"x\0--password=geheim\0-v\0"), "x --password=******** -v");
     }
 
     #[test]

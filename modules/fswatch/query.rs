@@ -29,7 +29,11 @@ const NAMES: &[&str] = &[
     "from",
     "alert",
     "executable",
+    "claimed_executable",
+    "script",
     "command",
+    "user_name",
+    "login_name",
     "target",
     "rule",
     "samples",
@@ -68,7 +72,7 @@ pub struct Parameters {
     pub by: Option<String>,
     /// Only changes that were seen after this moment (RFC 3339), or within this time (such as `2h`).
     pub since: Option<String>,
-    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`.
+    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`, `transaction`.
     pub event: Option<String>,
     /// Only changes by programs whose path has this in it.
     pub process: Option<String>,
@@ -224,7 +228,7 @@ impl Filter {
             && serde_json::from_value::<Event>(json!(event)).is_err()
         {
             return Err(ModuleError::new(format!(
-                "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted"
+                "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted, transaction"
             )));
         }
         Ok(Some(Self {

@@ -1,6 +1,7 @@
 //! The thread that knows what package managers recorded: it compares a changed file with its package, so that the
 //! engine never waits for their databases.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,14 +9,20 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vigie_packagedb::owners::{Packages, manager_of};
+use vigie_packagedb::owners::{Manager, Packages};
 
 use crate::events::Mailbox;
 use crate::look::is_missing;
+use crate::process::Managed;
+use crate::processes::still_runs;
+use crate::transaction::package_changes;
 use crate::workers::Report;
 
 /// Where package managers put files. Elsewhere nobody is asked.
 const PLACES: [&str; 9] = ["/bin", "/boot", "/etc", "/lib", "/lib64", "/opt", "/sbin", "/usr", "/var/lib"];
+
+/// All of them.
+const MANAGERS: [Manager; 3] = [Manager::Dpkg, Manager::Rpm, Manager::Apk];
 
 /// What is asked about one alert.
 #[derive(Debug)]
@@ -31,6 +38,9 @@ pub struct Question {
 #[derive(Debug)]
 enum Order {
     Compare { round: u64, questions: Vec<Question> },
+    Begin { id: String, manager: Manager },
+    Runs { process: (i32, u64) },
+    End { process: (i32, u64), id: String, manager: String, touched: BTreeSet<String> },
     Forget,
 }
 
@@ -69,6 +79,23 @@ impl PackageRecords {
         self.orders.send(Order::Compare { round, questions }).ok();
     }
 
+    /// A transaction begins: which versions are installed is remembered.
+    pub fn begin(&mut self, id: &str, manager: Manager) {
+        self.orders.send(Order::Begin { id: id.to_owned(), manager }).ok();
+    }
+
+    /// Asks whether the process of a package manager still runs, by its id and when it started; the answer is a
+    /// [`Report::Running`].
+    pub fn ask_whether_it_runs(&self, process: (i32, u64)) {
+        self.orders.send(Order::Runs { process }).ok();
+    }
+
+    /// A transaction has ended: the answer is a [`Report::Ended`] with what became of packages.
+    pub fn end(&self, process: (i32, u64), id: &str, manager: &str, touched: &BTreeSet<String>) {
+        let (id, manager, touched) = (id.to_owned(), manager.to_owned(), touched.clone());
+        self.orders.send(Order::End { process, id, manager, touched }).ok();
+    }
+
     /// Nobody asked for a while.
     pub fn forget(&mut self) {
         if std::mem::take(&mut self.loaded) {
@@ -84,9 +111,36 @@ fn now() -> Instant {
 
 fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
     let mut packages = Packages::at(Path::new("/"));
+    // A transaction is noticed when it has begun, and the database may have its end by then: what was installed before
+    // is what was installed last.
+    let mut installed: BTreeMap<&'static str, BTreeMap<String, String>> =
+        MANAGERS.iter().map(|manager| (manager.name(), packages.versions(*manager))).collect();
+    let mut before: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for order in orders {
         match order {
             Order::Forget => packages.forget(),
+            Order::Begin { id, manager } => {
+                before.insert(id, installed.get(manager.name()).cloned().unwrap_or_default());
+            }
+            Order::Runs { process } => {
+                let runs = still_runs(process.0, process.1);
+                if !runs {
+                    // What it left is looked at for the last time, by what it recorded last.
+                    packages.distrust(now());
+                }
+                mailbox.report(Report::Running { process, runs });
+            }
+            Order::End { process, id, manager, touched } => {
+                let manager = MANAGERS.into_iter().find(|known| known.name() == manager);
+                let after = manager.map(|manager| packages.versions(manager)).unwrap_or_default();
+                // Of one that an earlier life of ours began, only the files say which packages it was about.
+                let before = before.remove(&id).unwrap_or_else(|| after.clone());
+                let packages = package_changes(&before, &after, &touched);
+                if let Some(manager) = manager {
+                    installed.insert(manager.name(), after);
+                }
+                mailbox.report(Report::Ended { process, packages });
+            }
             Order::Compare { round, questions } => {
                 let answers = questions
                     .into_iter()
@@ -122,39 +176,36 @@ fn answer(packages: &mut Packages, question: &Question) -> Value {
     told
 }
 
-/// Marks what a package manager did itself: while it works, its records are not those of the files yet, so that only a
-/// match means something.
-pub fn mark_manager(package: &mut Value, process: &Value) {
-    let manager = process["executable"].as_str().and_then(|path| manager_of(Path::new(path)));
-    if let Some(manager) = manager {
+/// Marks what was done for a package manager.
+pub fn mark_manager(package: &mut Value, managed: Option<&Managed>) {
+    if let Some(Managed { manager, .. }) = managed {
         if package.is_null() {
             *package = json!({});
         }
         package["by_manager"] = json!(manager.name());
-        if package["as_recorded"] == json!(false)
-            && let Some(map) = package.as_object_mut()
-        {
-            map.remove("as_recorded");
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::process::{Process, Unknown};
 
     #[test]
-    fn what_a_package_manager_does_is_marked_and_only_a_match_is_told() {
-        let dpkg = json!({"executable": "/usr/bin/dpkg"});
+    fn what_is_done_for_a_package_manager_is_marked() {
+        let top = Arc::new(Process::unknown(7, Unknown::Ended));
+        let dpkg = Managed { manager: Manager::Dpkg, top, started: 1, is_hosts_program: true };
         let mut unknown = Value::Null;
-        mark_manager(&mut unknown, &dpkg);
+        mark_manager(&mut unknown, Some(&dpkg));
         let mut other = json!({"name": "x", "as_recorded": false});
-        mark_manager(&mut other, &dpkg);
+        mark_manager(&mut other, Some(&dpkg));
         let mut by_hand = json!({"name": "x", "as_recorded": false});
-        mark_manager(&mut by_hand, &json!({"executable": "/usr/bin/vim"}));
+        mark_manager(&mut by_hand, None);
 
         assert_eq!(unknown, json!({"by_manager": "dpkg"}));
-        assert_eq!(other, json!({"name": "x", "by_manager": "dpkg"}));
+        assert_eq!(other, json!({"name": "x", "as_recorded": false, "by_manager": "dpkg"}));
         assert_eq!(by_hand["as_recorded"], json!(false));
     }
 

@@ -1,11 +1,15 @@
 //! Many changes at once become one alert: which ones, and when it is told.
 //!
-//! Changes are counted by who made them. Once one writer's changes in a while are more than a limit, those that follow
-//! join a group; the group is told when its writer has been quiet, or at the latest after a minute. Nothing is left
-//! out: every member is in the history, and what gives somebody rights is told alone as well.
+//! Changes are counted for each user who can cause them, whatever programs he uses. Once they are more than a limit in
+//! a while, those that follow join groups, and only what belongs together joins one: changes of one kind by one program,
+//! user and login, of paths that the same user can change. A group is told when nothing has joined it for a moment, or at
+//! the latest after a minute. Nothing is left out: every member is in the history.
 //!
-//! The same happens to one change that is made again and again, such as a file that goes back and forth between two
-//! contents: it is told alone a few times, and then with a count.
+//! A critical change of a path that root alone can change is never a member, and one that gives rights there neither.
+//! Critical changes of other paths are told alone up to the limit, and then grouped among themselves.
+//!
+//! One change that is made again and again, such as a file that goes back and forth between two contents, is told alone
+//! a few times, and then by its name with a count.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -17,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::change::{Alert, Event, PASSING_KEYS, notice};
 use crate::rules::Severity;
+use crate::trust::{Lane, NOBODY};
 
 /// Time in which changes of one writer count together.
 const COUNTED_TIME: Duration = Duration::from_secs(10);
@@ -30,8 +35,14 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Paths that a group's alert names.
 const SAMPLES: usize = 10;
 
-/// Writers that are counted; more share one count.
-const MAX_WRITERS: usize = 1000;
+/// Users that are counted; more share one count.
+const MAX_USERS: usize = 1000;
+
+/// Groups of one user that are open at once; what would open more joins one for all its programs.
+const MAX_GROUPS: usize = 16;
+
+/// Longest path or program that a group keeps, in bytes.
+const MAX_SHOWN_BYTES: usize = 512;
 
 /// Times that the same change is told alone before it is counted.
 const ALONE_REPEATS: u32 = 3;
@@ -50,6 +61,9 @@ const MAX_REPEATED: usize = 64;
 pub struct Group {
     /// The group's name, for queries.
     pub id: String,
+    /// What its members have in common.
+    #[serde(default)]
+    key: String,
     /// The writer.
     pub writer: String,
     /// The first member's process.
@@ -85,10 +99,11 @@ impl Group {
         self.worst = self.worst.max(alert.severity);
         self.as_recorded += u64::from(alert.package["as_recorded"] == json!(true));
         if self.samples.len() < SAMPLES && (self.same.is_none() || self.samples.is_empty()) {
-            self.samples.push(alert.path.clone());
+            self.samples.push(shortened(&alert.path, MAX_SHOWN_BYTES));
         }
         self.until.clone_from(&alert.time);
-        while !Path::new(&alert.path).starts_with(&self.below) {
+        let path = shortened(&alert.path, MAX_SHOWN_BYTES);
+        while !Path::new(&path).starts_with(&self.below) {
             let parent = Path::new(&self.below).parent().unwrap_or(Path::new("/"));
             self.below = parent.to_string_lossy().into_owned();
         }
@@ -112,6 +127,7 @@ impl Group {
             ),
             Some(same) => format!("{same} ({} times more, by {})", self.count, self.writer),
         };
+        let what = shortened(&what, 4 * MAX_SHOWN_BYTES);
         let text = format!("{what}; list them with: vigie query fswatch --group {}", self.id);
         let path = match (&self.same, self.samples.first()) {
             (Some(_), Some(path)) => path.clone(),
@@ -157,13 +173,27 @@ pub struct Sorted {
     pub members: Vec<(String, Alert)>,
 }
 
+/// Who made a change, as far as changes of one are told together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Writer {
+    /// The program, or why it is not known.
+    pub program: String,
+    /// The user as whom it ran.
+    pub user: Option<u64>,
+    /// The user that logged in.
+    pub login: Option<u64>,
+}
+
+/// Whose changes count together.
+type Counted = (Lane, Option<u64>, bool);
+
 /// The counts and the open groups.
 #[derive(Debug)]
 pub struct Storms {
-    /// Changes of one writer before the next ones join a group; 0 for never.
+    /// Changes of one user before the next ones join groups; 0 for never.
     limit: usize,
-    counts: BTreeMap<String, (Instant, usize)>,
-    /// By writer, or by [`repeat_key`].
+    counts: BTreeMap<Counted, (Instant, usize)>,
+    /// By what the members have in common, or by [`repeat_key`].
     open: BTreeMap<String, Open>,
     epoch: u64,
     made: u64,
@@ -179,9 +209,34 @@ struct Told {
     times: u32,
 }
 
-/// Where the group of one change stands among those of writers, which begin otherwise: with a path, or a word.
-fn repeat_key(id: &str) -> String {
-    format!("={id}")
+/// Where the group of one change stands among the others, which begin with a lane.
+fn repeat_key(identity: u64) -> String {
+    format!("={identity:016x}")
+}
+
+/// What the keys of a user's groups begin with.
+fn user_key((lane, user, is_critical): Counted) -> String {
+    format!("{lane:?} {user:?} {is_critical} ")
+}
+
+/// A text of at most so many bytes: its beginning and its end.
+#[must_use]
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let half = most / 2;
+    let (begin, end) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+    format!("{}…({} bytes)…{}", &text[..begin], end - begin, &text[end..])
+}
+
+/// Whether an alert is told alone whatever else happens.
+fn is_never_grouped(alert: &Alert) -> bool {
+    // What its package recorded, and its package manager did, is explained.
+    let is_explained = alert.package["as_recorded"] == json!(true) && !alert.package["by_manager"].is_null();
+    alert.lane == Lane::Trusted
+        && (alert.severity == Severity::Critical || alert.gains_rights)
+        && !is_explained
 }
 
 impl Storms {
@@ -201,7 +256,7 @@ impl Storms {
     pub fn restore(&mut self, text: &str, now: Instant) {
         let groups: Vec<Group> = serde_json::from_str(text).unwrap_or_default();
         for group in groups {
-            let key = if group.same.is_some() { repeat_key(&group.id) } else { group.writer.clone() };
+            let key = if group.key.is_empty() { group.id.clone() } else { group.key.clone() };
             self.open.insert(key, Open { group, opened: now, last: now });
         }
     }
@@ -213,58 +268,74 @@ impl Storms {
         serde_json::to_string(&groups).unwrap_or_default()
     }
 
-    /// Decides which alerts are told alone; `writer` names who made each.
-    pub fn sort(&mut self, alerts: Vec<Alert>, writer: impl Fn(&Alert) -> String, now: Instant) -> Sorted {
-        let mut by_writer: BTreeMap<String, Vec<Alert>> = BTreeMap::new();
-        for alert in alerts {
-            by_writer.entry(writer(&alert)).or_default().push(alert);
-        }
+    /// Decides which alerts are told alone; `writer` says who made each.
+    pub fn sort(&mut self, alerts: Vec<Alert>, writer: impl Fn(&Alert) -> Writer, now: Instant) -> Sorted {
         self.counts.retain(|_, (since, _)| now.duration_since(*since) < COUNTED_TIME);
         let mut sorted = Sorted::default();
-        for (mut writer, alerts) in by_writer {
-            if !self.counts.contains_key(&writer) && self.counts.len() >= MAX_WRITERS {
-                writer = "many processes".to_owned();
-            }
-            let (_, count) = self.counts.entry(writer.clone()).or_insert((now, 0));
-            *count += alerts.len();
-            let many = self.limit > 0 && *count > self.limit;
-            if !many && !self.open.contains_key(&writer) {
-                for alert in alerts {
-                    match self.repeated(&alert, &writer, now) {
-                        Some(id) => {
-                            if alert.gains_rights {
-                                sorted.alone.push(alert.clone());
-                            }
-                            sorted.members.push((id, alert));
-                        }
-                        None => sorted.alone.push(alert),
-                    }
-                }
-                continue;
-            }
-            for alert in alerts {
-                let open = self.open.entry(writer.clone()).or_insert_with(|| {
-                    self.made += 1;
-                    Open { group: first(&writer, &alert, self.epoch, self.made), opened: now, last: now }
-                });
-                open.last = now;
-                open.group.add(&alert);
-                if alert.gains_rights {
-                    sorted.alone.push(alert.clone());
-                }
-                sorted.members.push((open.group.id.clone(), alert));
+        for alert in alerts {
+            let writer = writer(&alert);
+            match self.group_of(&alert, &writer, now) {
+                Some(id) => sorted.members.push((id, alert)),
+                None => sorted.alone.push(alert),
             }
         }
         sorted
     }
 
-    /// Counts a change that was told a few times already; gives the group that it joined.
-    fn repeated(&mut self, alert: &Alert, writer: &str, now: Instant) -> Option<String> {
-        // What nobody saw happen is told with the time in which it did.
-        if self.limit == 0 || alert.window != Value::Null {
+    /// Counts an alert; gives the group that it joined.
+    fn group_of(&mut self, alert: &Alert, writer: &Writer, now: Instant) -> Option<String> {
+        if self.limit == 0 {
             return None;
         }
-        let identity = identity(alert, &self.hasher);
+        if is_never_grouped(alert) {
+            return if alert.gains_rights { None } else { self.repeated(alert, writer, now) };
+        }
+        let is_critical = alert.severity == Severity::Critical;
+        let mut counted: Counted = (alert.lane, writer.user, is_critical);
+        if !self.counts.contains_key(&counted) && self.counts.len() >= MAX_USERS {
+            // Who has no count of his own shares one with his like only.
+            counted = match alert.lane {
+                Lane::Trusted => (Lane::Trusted, None, is_critical),
+                Lane::Of(_) => (Lane::Of(NOBODY), None, is_critical),
+            };
+        }
+        let (_, count) = self.counts.entry(counted).or_insert((now, 0));
+        *count += 1;
+        let is_many = *count > self.limit;
+        let user = user_key(counted);
+        let mut key = format!(
+            "{user}{:?} {} {}",
+            writer.login,
+            alert.event.name(),
+            shortened(&writer.program, MAX_SHOWN_BYTES)
+        );
+        if !is_many && !self.open.contains_key(&key) {
+            return self.repeated(alert, writer, now);
+        }
+        let mut program = writer.program.as_str();
+        if !self.open.contains_key(&key) {
+            let others = self.open.range(user.clone()..).take_while(|(key, _)| key.starts_with(&user));
+            if others.count() >= MAX_GROUPS {
+                (key, program) = (format!("{user}* {}", alert.event.name()), "many programs");
+            }
+        }
+        let open = self.open.entry(key.clone()).or_insert_with(|| {
+            self.made += 1;
+            let group = first(program, alert, key, self.epoch, self.made);
+            Open { group, opened: now, last: now }
+        });
+        open.last = now;
+        open.group.add(alert);
+        Some(open.group.id.clone())
+    }
+
+    /// Counts a change that was told a few times already; gives the group that it joined.
+    fn repeated(&mut self, alert: &Alert, writer: &Writer, now: Instant) -> Option<String> {
+        // What nobody saw happen is told with the time in which it did.
+        if alert.window != Value::Null {
+            return None;
+        }
+        let identity = identity(alert, writer, &self.hasher);
         let is_old = |told: &Told| now.duration_since(told.last) >= REMEMBERED_TIME;
         if self.told.len() >= MAX_REMEMBERED && !self.told.contains_key(&identity) {
             self.told.retain(|_, told| !is_old(told));
@@ -281,15 +352,15 @@ impl Storms {
         if told.times <= ALONE_REPEATS {
             return None;
         }
-        let key = repeat_key(&format!("{identity:016x}"));
+        let key = repeat_key(identity);
         if !self.open.contains_key(&key) {
             let counted = self.open.values().filter(|open| open.group.same.is_some()).count();
             if counted >= MAX_REPEATED {
                 return None;
             }
             self.made += 1;
-            let mut group = first(writer, alert, self.epoch, self.made);
-            group.same = Some(alert.alert.clone());
+            let mut group = first(&writer.program, alert, key.clone(), self.epoch, self.made);
+            group.same = Some(shortened(&alert.alert, 2 * MAX_SHOWN_BYTES));
             self.open.insert(key.clone(), Open { group, opened: now, last: now });
         }
         let open = self.open.get_mut(&key)?;
@@ -316,10 +387,11 @@ impl Storms {
     }
 }
 
-/// What makes two changes the same: all that is told of them but who made them and when.
-fn identity(alert: &Alert, hasher: &RandomState) -> u64 {
+/// What makes two changes the same: all that is told of them but when they were made, and by which of a program's processes.
+fn identity(alert: &Alert, writer: &Writer, hasher: &RandomState) -> u64 {
     let mut hash = hasher.build_hasher();
     (alert.event.name(), &alert.path, &alert.from, alert.kind).hash(&mut hash);
+    (&writer.program, writer.user, writer.login).hash(&mut hash);
     for side in [&alert.before, &alert.after] {
         for (key, value) in side.as_object().into_iter().flatten() {
             if !PASSING_KEYS.contains(&key.as_str()) {
@@ -335,11 +407,13 @@ fn deadline(open: &Open) -> Instant {
     (open.last + QUIET).min(open.opened + LONGEST)
 }
 
-fn first(writer: &str, alert: &Alert, epoch: u64, number: u64) -> Group {
-    let below: PathBuf = Path::new(&alert.path).parent().unwrap_or(Path::new("/")).to_owned();
+fn first(writer: &str, alert: &Alert, key: String, epoch: u64, number: u64) -> Group {
+    let path = shortened(&alert.path, MAX_SHOWN_BYTES);
+    let below: PathBuf = Path::new(&path).parent().unwrap_or(Path::new("/")).to_owned();
     Group {
         id: format!("{epoch:016x}-g{number}"),
-        writer: writer.to_owned(),
+        key,
+        writer: shortened(writer, MAX_SHOWN_BYTES),
         process: alert.process.clone(),
         count: 0,
         events: BTreeMap::new(),
@@ -373,8 +447,17 @@ mod tests {
         changes((0..count).map(|number| format!("/usr/{}/{number}", number % 3)))
     }
 
-    fn dpkg(_: &Alert) -> String {
-        "/usr/bin/dpkg".to_owned()
+    fn by(program: &str, user: u64) -> impl Fn(&Alert) -> Writer {
+        let writer = Writer { program: program.to_owned(), user: Some(user), login: None };
+        move |_| writer.clone()
+    }
+
+    fn dpkg(alert: &Alert) -> Writer {
+        by("/usr/bin/dpkg", 0)(alert)
+    }
+
+    fn of(lane: Lane, severity: Severity, alerts: Vec<Alert>) -> Vec<Alert> {
+        alerts.into_iter().map(|alert| Alert { lane, severity, ..alert }).collect()
     }
 
     #[test]
@@ -399,18 +482,67 @@ mod tests {
     }
 
     #[test]
-    fn another_writer_is_told_alone_in_the_middle_of_a_storm() {
+    fn the_limit_is_a_users_and_what_does_not_belong_together_is_in_groups_of_its_own() {
         let now = start();
         let mut storms = Storms::new(50, 1);
-        storms.sort(numbered(100), dpkg, now);
+        let user = Lane::Of(1000);
+        let noise = || of(user, Severity::Medium, numbered(30));
 
-        let sorted = storms.sort(numbered(1), |_| "/tmp/dropper".to_owned(), now);
+        let mut alone = 0;
+        for number in 0..200 {
+            alone += storms.sort(noise(), by(&format!("/home/u/t{number}"), 1000), now).alone.len();
+        }
+        let root = storms.sort(of(user, Severity::Medium, numbered(1)), by("/usr/bin/cp", 0), now);
+        let other = storms.sort(of(Lane::Of(7), Severity::Medium, numbered(1)), by("/home/u/t1", 1000), now);
+        let removed =
+            numbered(1).into_iter().map(|alert| Alert { event: Event::Removed, lane: user, ..alert });
+        let removed = storms.sort(removed.collect(), by("/home/u/t1", 1000), now);
+        let groups = storms.take(now + QUIET);
 
-        assert_eq!((sorted.alone.len(), sorted.members.len()), (1, 0));
+        assert_eq!((alone, root.alone.len(), other.alone.len()), (50, 1, 1));
+        assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 200 * 30 - 50 + 1);
+        assert!(groups.len() <= MAX_GROUPS + 2, "{}", groups.len());
+        let its = groups.iter().find(|group| group.id == removed.members[0].0).unwrap();
+        assert_eq!((its.count, its.events.len()), (1, 1));
     }
 
     #[test]
-    fn what_gives_rights_is_told_alone_as_well() {
+    fn a_critical_change_of_what_root_alone_can_change_is_never_a_member() {
+        let now = start();
+        let mut storms = Storms::new(10, 1);
+        for round in 0..50 {
+            let path = |number| format!("/etc/{round}/{number}");
+            let critical = of(Lane::Trusted, Severity::Critical, changes((0..100).map(path)));
+            let noise = of(Lane::Of(1000), Severity::Critical, numbered(100));
+            storms.sort(noise, by("/bin/bash", 1000), now);
+            assert_eq!(storms.sort(critical, by("/bin/bash", 0), now).members, []);
+        }
+        let explained = of(Lane::Trusted, Severity::Critical, numbered(100))
+            .into_iter()
+            .map(|alert| Alert { package: json!({"as_recorded": true, "by_manager": "dpkg"}), ..alert });
+        assert_eq!(storms.sort(explained.collect(), dpkg, now).members.len(), 90);
+    }
+
+    #[test]
+    fn critical_changes_of_a_users_paths_are_told_alone_up_to_the_limit_and_then_among_themselves() {
+        let now = start();
+        let mut storms = Storms::new(10, 1);
+        let user = Lane::Of(1000);
+        let path = |number| format!("/home/u/{number}");
+        let mut alerts = of(user, Severity::Critical, changes((0..40).map(path)));
+        alerts.iter_mut().for_each(|alert| alert.gains_rights = true);
+        let critical = storms.sort(alerts, by("/bin/bash", 1000), now);
+        storms.sort(of(user, Severity::Low, numbered(40)), by("/bin/bash", 1000), now);
+
+        let groups = storms.take(now + QUIET);
+
+        assert_eq!((critical.alone.len(), critical.members.len()), (10, 30));
+        let severities: Vec<_> = groups.iter().map(|group| (group.worst, group.severities.len())).collect();
+        assert_eq!(severities, [(Severity::Low, 1), (Severity::Critical, 1)]);
+    }
+
+    #[test]
+    fn what_gives_rights_is_told_alone() {
         let now = start();
         let mut storms = Storms::new(1, 1);
         let mut alerts = numbered(10);
@@ -418,7 +550,21 @@ mod tests {
 
         let sorted = storms.sort(alerts, dpkg, now);
 
-        assert_eq!((sorted.alone.len(), sorted.members.len()), (1, 10));
+        assert_eq!((sorted.alone.len(), sorted.members.len()), (2, 8));
+    }
+
+    #[test]
+    fn however_long_names_are_a_group_is_short() {
+        let now = start();
+        let mut storms = Storms::new(1, 1);
+        let path = |number: usize| format!("/{}/{number}", "\\x01".repeat(100_000));
+        let sorted = storms.sort(changes((0..30).map(path)), by(&"p".repeat(4096), 0), now);
+        assert_eq!(sorted.members.len(), 29);
+
+        let alert = storms.take(now + QUIET).remove(0).alert("now");
+
+        let length = serde_json::to_string(&alert.group).unwrap().len() + alert.alert.len();
+        assert!(length < 16 * 1024, "{length}");
     }
 
     #[test]
@@ -489,7 +635,7 @@ mod tests {
         let mut alerts = flapping(20);
         alerts.iter_mut().for_each(|alert| alert.gains_rights = true);
         let sorted = storms.sort(alerts, dpkg, now);
-        assert_eq!((sorted.alone.len(), sorted.members.len()), (20, 14));
+        assert_eq!((sorted.alone.len(), sorted.members.len()), (20, 0));
         let mut alerts = flapping(20);
         alerts.iter_mut().for_each(|alert| alert.window = json!({"from": "a", "to": "b"}));
 
@@ -528,7 +674,7 @@ mod tests {
             let (mut given, mut alone, mut grouped) = (0, 0, 0);
             for (number, (count, writer, pause, restart)) in steps.into_iter().enumerate() {
                 given += count as u64;
-                let sorted = storms.sort(numbered(count), |_| writer.to_string(), now);
+                let sorted = storms.sort(numbered(count), by(&writer.to_string(), u64::from(writer)), now);
                 alone += sorted.alone.len() as u64;
                 now += Duration::from_millis(pause);
                 grouped += storms.take(now).iter().map(|group| group.count).sum::<u64>();

@@ -109,7 +109,7 @@ fn work(parts: &mpsc::Receiver<Part>, mailbox: &Mailbox) {
         let mut differing = Vec::new();
         let count = files.len();
         for (path, known) in files {
-            if !matches!(known.content, Content::Digest(_)) {
+            if !matches!(known.content, Content::Digest(_) | Content::Sparse(_)) {
                 continue;
             }
             let plan = Plan { hash: true, prove: true, spare_cache: true, ..Plan::default() };

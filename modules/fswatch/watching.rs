@@ -15,6 +15,7 @@ use crate::fanotify::{FilesystemWatcher, self_test};
 use crate::inotify::Watcher;
 use crate::mounts::Mounts;
 use crate::rules::Coverage;
+use crate::trust::Lane;
 
 /// How a file system is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +157,7 @@ impl Watching {
     ///
     /// # Errors
     /// When it is no directory, or the limit of inotify's watches is reached.
-    pub fn add(&mut self, directory: &Path) -> io::Result<()> {
+    pub fn add(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
         let device = rustix::fs::lstat(directory)?.st_dev;
         let choice = match self.choices.get(&device) {
             Some(choice) => choice,
@@ -170,15 +171,15 @@ impl Watching {
                 self.choices.entry(device).or_insert(choice)
             }
         };
-        if choice.fanotify { Ok(()) } else { self.directories.add(directory) }
+        if choice.fanotify { Ok(()) } else { self.directories.add(directory, lane) }
     }
 
     /// Watches a directory in which only a name that leads elsewhere matters.
     ///
     /// # Errors
     /// As [`Watching::add`].
-    pub fn add_way(&mut self, directory: &Path) -> io::Result<()> {
-        if self.is_watched(directory) { Ok(()) } else { self.directories.add(directory) }
+    pub fn add_way(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
+        if self.is_watched(directory) { Ok(()) } else { self.directories.add(directory, lane) }
     }
 
     /// Whether a directory is watched.

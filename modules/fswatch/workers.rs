@@ -1,33 +1,43 @@
 //! The threads that look at files, so that the engine never waits for a disk.
 //!
-//! They take jobs and leave reports in the engine's mailbox. A job is a directory to list and compare with what is
+//! They take jobs and leave reports in the engine's mailbox. What root alone can change has a thread that nobody else
+//! uses, and is taken first by all others; users have their turns one after the other (`workers/queue.rs`). A job is a directory to list and compare with what is
 //! known of it, or some paths to look at. A directory in which much has to be read is cut into parts that all threads
 //! share.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::ffi::OsString;
+mod queue;
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, RawDir};
 
+use self::queue::{Queue, Serves};
 use crate::events::{Happened, Mailbox};
 use crate::look::{
     Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, look_at_listed_file, looks_the_same,
     open_directory,
 };
-use crate::object::{Content, Kind, Object};
+use crate::object::{Kind, Object};
+use crate::reading::{Reading, SLICE_BYTES, Step};
 use crate::rules::{Coverage, NamesRule, Options};
+use crate::transaction::PackageChange;
+use crate::trust::{Lane, NOBODY};
 
 /// Files of one part.
 const PART_FILES: usize = 64;
 
 /// Bytes of one part; a single larger file is a part of its own.
 const PART_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Names of a directory that are compared at a time, so that a directory takes no more memory however many it has.
+pub const PORTION_NAMES: usize = 16_384;
 
 /// Bytes of names that the kernel gives at a time.
 const LIST_BYTES: usize = 32 * 1024;
@@ -65,6 +75,8 @@ pub struct Item {
     pub plan: Plan,
     /// Why it is looked at.
     pub happened: Happened,
+    /// It is being read on: a [`Report::Digested`] follows.
+    pub reads: bool,
 }
 
 /// What a thread is asked to do.
@@ -76,7 +88,9 @@ pub enum Job {
         scan: u64,
         /// The directory.
         directory: PathBuf,
-        /// What is known to be in it, in the order of names.
+        /// Only names after this one.
+        after: Option<OsString>,
+        /// What is known to be in it after that, in the order of names: all, or at least [`PORTION_NAMES`].
         known: Vec<(OsString, Object)>,
         /// What to go by.
         rules: ScanRules,
@@ -92,10 +106,21 @@ pub enum Job {
     },
     /// Look at some paths.
     Look {
+        /// To whom it is accounted.
+        lane: Lane,
         /// The round that they belong to.
         round: u64,
         /// The paths.
         items: Vec<Item>,
+    },
+    /// Read a file on.
+    Read {
+        /// To whom it is accounted.
+        lane: Lane,
+        /// Its path.
+        path: PathBuf,
+        /// How far it was read.
+        reading: Box<Reading>,
     },
 }
 
@@ -108,14 +133,8 @@ pub enum Report {
         scan: u64,
         /// The directory.
         directory: PathBuf,
-        /// Its directories below which something may be watched, each with its device.
-        directories: Vec<(OsString, u64)>,
-        /// What was found in it.
-        findings: Findings,
-        /// Parts that were made of it, and will be reported as well.
-        parts: usize,
-        /// Why it could not be listed.
-        error: Option<io::Error>,
+        /// What is in it.
+        listed: Listed,
     },
     /// Some files were read.
     Read {
@@ -137,12 +156,35 @@ pub enum Report {
         /// Those that are not as they are known.
         differing: Vec<PathBuf>,
     },
+    /// Whether the process of a package manager runs.
+    Running {
+        /// Its id, and when it started.
+        process: (i32, u64),
+        /// It does.
+        runs: bool,
+    },
+    /// What became of packages in a transaction that is over.
+    Ended {
+        /// The package manager's process: its id, and when it started.
+        process: (i32, u64),
+        /// The packages.
+        packages: Vec<PackageChange>,
+    },
     /// What packages say of some paths.
     Recorded {
         /// The round.
         round: u64,
         /// Which alert, and its package.
         answers: Vec<(usize, serde_json::Value)>,
+    },
+    /// A file that was looked at before was read to its end, or is not what it was any more.
+    Digested {
+        /// The path.
+        path: PathBuf,
+        /// It as it was when its reading began.
+        before: Box<Object>,
+        /// It with its content, and whether it is the known file with more at its end; nothing when it is not as `before`.
+        found: io::Result<Option<(Object, bool)>>,
     },
     /// Some paths were looked at.
     Looked {
@@ -153,6 +195,21 @@ pub enum Report {
     },
 }
 
+/// A directory, or a portion of it.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its directories below which something may be watched, each with its device.
+    pub directories: Vec<(OsString, u64)>,
+    /// What was found in it.
+    pub findings: Findings,
+    /// Parts that were made of it, and will be reported as well.
+    pub parts: usize,
+    /// The last name that was compared, when there are more.
+    pub rest_after: Option<OsString>,
+    /// Why it could not be listed.
+    pub error: Option<io::Error>,
+}
+
 /// What was found in a directory.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -160,6 +217,8 @@ pub struct Findings {
     pub suspects: Vec<OsString>,
     /// Names whose content is not what it was, although nothing else says so.
     pub disproved: Vec<OsString>,
+    /// Names of files that are too large to be read along with others.
+    pub large: Vec<OsString>,
     /// New objects to learn.
     pub fresh: Vec<(OsString, Object)>,
     /// Files that have more than one name.
@@ -174,61 +233,10 @@ pub struct Findings {
     pub bytes_read: u64,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    /// The newest first, so that a tree is walked in depth and little of it waits.
-    scans: Vec<Job>,
-    /// In their order, ahead of all scans.
-    looks: VecDeque<Job>,
-    closed: bool,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    queue: Mutex<Queue>,
-    arrived: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, jobs: impl IntoIterator<Item = Job>) {
-        let mut queue = self.lock();
-        let mut count = 0;
-        for job in jobs {
-            count += 1;
-            match job {
-                Job::Look { .. } => queue.looks.push_back(job),
-                _ => queue.scans.push(job),
-            }
-        }
-        drop(queue);
-        for _ in 0..count {
-            self.arrived.notify_one();
-        }
-    }
-
-    fn next(&self) -> Option<Job> {
-        let mut queue = self.lock();
-        loop {
-            if queue.closed {
-                return None;
-            }
-            let job = queue.looks.pop_front().or_else(|| queue.scans.pop());
-            if job.is_some() {
-                return job;
-            }
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
 /// The threads. They end with it.
 #[derive(Debug)]
 pub struct Workers {
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     threads: usize,
 }
 
@@ -239,18 +247,20 @@ impl Workers {
     /// When the system gives no thread.
     pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 8);
-        let workers = Self { shared: Arc::default(), threads };
+        let workers = Self { queue: Arc::default(), threads };
+        let start = |name: String, serves: Serves| {
+            let (queue, mailbox) = (Arc::clone(&workers.queue), mailbox.clone());
+            let thread = std::thread::Builder::new().name(name).stack_size(256 * 1024);
+            thread.spawn(move || work(&queue, serves, &mailbox)).map(drop)
+        };
+        start("worker trusted".to_owned(), Serves::Trusted)?;
         for number in 0..threads {
-            let (shared, mailbox) = (Arc::clone(&workers.shared), mailbox.clone());
-            std::thread::Builder::new()
-                .name(format!("worker {number}"))
-                .stack_size(256 * 1024)
-                .spawn(move || work(&shared, &mailbox))?;
+            start(format!("worker {number}"), Serves::All)?;
         }
         Ok(workers)
     }
 
-    /// Number of threads.
+    /// Number of threads that list directories.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
@@ -258,26 +268,32 @@ impl Workers {
 
     /// Hands over jobs.
     pub fn put(&self, jobs: impl IntoIterator<Item = Job>) {
-        self.shared.put(jobs);
+        for dropped in self.queue.put(jobs) {
+            drop(dropped);
+        }
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.arrived.notify_all();
+        self.queue.close();
     }
 }
 
-fn work(shared: &Shared, mailbox: &Mailbox) {
+fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
     let mut scratch = Scratch::default();
-    while let Some(job) = shared.next() {
+    while let Some(job) = queue.next(serves) {
+        scratch.slice = Some(SLICE_BYTES);
         match job {
-            Job::List { scan, directory, known, rules } => {
+            Job::List { scan, directory, after, known, rules } => {
                 let read_before = scratch.bytes_read;
                 let mut listing =
                     Listing { findings: Findings::default(), directories: Vec::new(), to_read: Vec::new() };
-                let mut error = list(&directory, known, &rules, &mut listing, &mut scratch).err();
+                let listed = list(&directory, after.as_deref(), known, &rules, &mut listing, &mut scratch);
+                let (rest_after, mut error) = match listed {
+                    Ok(rest_after) => (rest_after, None),
+                    Err(error) => (None, Some(error)),
+                };
                 let Listing { mut findings, directories, to_read } = listing;
                 let mut parts = parts(to_read).peekable();
                 let mut jobs = Vec::new();
@@ -296,15 +312,9 @@ fn work(shared: &Shared, mailbox: &Mailbox) {
                 }
                 findings.bytes_read = scratch.bytes_read - read_before;
                 // The report of the whole is there before those of its parts.
-                mailbox.report(Report::Listed {
-                    scan,
-                    directory,
-                    directories,
-                    findings,
-                    parts: jobs.len(),
-                    error,
-                });
-                shared.put(jobs);
+                let listed = Listed { directories, findings, parts: jobs.len(), rest_after, error };
+                mailbox.report(Report::Listed { scan, directory, listed });
+                queue.put(jobs);
             }
             Job::Part { scan, directory, files } => {
                 let mut findings = Findings::default();
@@ -319,19 +329,59 @@ fn work(shared: &Shared, mailbox: &Mailbox) {
                 findings.bytes_read = scratch.bytes_read - read_before;
                 let job = rest.map(|files| Job::Part { scan, directory: directory.clone(), files });
                 mailbox.report(Report::Read { scan, directory, findings, parts: job.iter().len() });
-                shared.put(job);
+                queue.put(job);
             }
-            Job::Look { round, items } => {
+            Job::Look { lane, round, items } => {
+                let mut readings = Vec::new();
                 let outcomes = items
                     .into_iter()
-                    .map(|item| {
+                    .map(|mut item| {
                         let found = look_at(&item.path, item.plan, item.known.as_ref(), &mut scratch);
+                        if let Some(reading) = scratch.reading.take() {
+                            item.reads = true;
+                            let lane = lane_of(lane, reading.before());
+                            readings.push(Job::Read { lane, path: item.path.clone(), reading });
+                        }
                         (item, found)
                     })
                     .collect();
+                // The report of what there is comes before the one of what is in it.
                 mailbox.report(Report::Looked { round, outcomes });
+                put_on(queue, readings, mailbox);
+            }
+            Job::Read { lane, path, mut reading } => {
+                let found = match reading.advance(SLICE_BYTES, &mut scratch) {
+                    Ok(Step::More) => {
+                        put_on(queue, [Job::Read { lane, path, reading }], mailbox);
+                        continue;
+                    }
+                    Ok(Step::Done(object, grown)) => Ok(Some((object, grown))),
+                    Ok(Step::Changed) => Ok(None),
+                    Err(error) => Err(error),
+                };
+                let before = Box::new(reading.before().clone());
+                mailbox.report(Report::Digested { path, before, found });
             }
         }
+    }
+}
+
+/// Reads on when it is their turn. Those that were overtaken, or that are too many, are as good as changed.
+fn put_on(queue: &Queue, readings: impl IntoIterator<Item = Job>, mailbox: &Mailbox) {
+    for dropped in queue.put(readings) {
+        if let Job::Read { path, reading, .. } = dropped {
+            let before = Box::new(reading.before().clone());
+            mailbox.report(Report::Digested { path, before, found: Ok(None) });
+        }
+    }
+}
+
+/// To whom reading a file on is accounted: to whoever can write it, when that is not root alone.
+fn lane_of(lane: Lane, object: &Object) -> Lane {
+    match lane {
+        Lane::Trusted if object.owner != 0 => Lane::Of(object.owner),
+        Lane::Trusted if object.permissions & 0o022 != 0 => Lane::Of(NOBODY),
+        lane => lane,
     }
 }
 
@@ -373,40 +423,63 @@ struct Listing {
     to_read: Vec<ToRead>,
 }
 
-/// The names in a directory and their kinds, which are unknown where the file system does not say them.
-fn names(directory: &OwnedFd) -> io::Result<Vec<(OsString, FileType)>> {
+/// The first names in a directory after one of them, and their kinds, which are unknown where the file system does not
+/// say them; whether there are more.
+fn names(directory: &OwnedFd, after: Option<&OsStr>) -> io::Result<(Vec<(OsString, FileType)>, bool)> {
     let mut buffer = vec![MaybeUninit::uninit(); LIST_BYTES];
     let mut list = RawDir::new(directory, &mut buffer);
-    let mut names = Vec::new();
+    let mut names: Vec<(OsString, FileType)> = Vec::new();
+    let mut has_more = false;
+    let keep_first = |names: &mut Vec<(OsString, FileType)>| {
+        if names.len() > PORTION_NAMES {
+            names.select_nth_unstable_by(PORTION_NAMES, |(one, _), (other, _)| one.cmp(other));
+            names.truncate(PORTION_NAMES);
+            return true;
+        }
+        false
+    };
     while let Some(entry) = list.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
+        if name == b"." || name == b".." || after.is_some_and(|after| name <= after.as_bytes()) {
             continue;
         }
         names.push((OsString::from_vec(name.to_vec()), entry.file_type()));
+        if names.len() >= 2 * PORTION_NAMES {
+            has_more |= keep_first(&mut names);
+        }
     }
+    has_more |= keep_first(&mut names);
     names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(names)
+    Ok((names, has_more))
 }
 
+/// Compares the names of a directory with what is known of them; gives the last one when there are more.
 fn list(
     path: &Path,
+    after: Option<&OsStr>,
     known: Vec<(OsString, Object)>,
     rules: &ScanRules,
     listing: &mut Listing,
     scratch: &mut Scratch,
-) -> io::Result<()> {
+) -> io::Result<Option<OsString>> {
+    let known_after =
+        if known.len() < PORTION_NAMES { None } else { known.last().map(|(name, _)| name.clone()) };
     let directory = match open_directory(path) {
         Ok(directory) => directory,
         Err(error) => {
             listing.findings.suspects.extend(known.into_iter().map(|(name, _)| name));
-            return if is_missing(&error) { Ok(()) } else { Err(error) };
+            return if is_missing(&error) { Ok(known_after) } else { Err(error) };
         }
     };
-    let names = names(&directory)?;
+    let (mut names, has_more) = names(&directory, after)?;
+    let there_after = names.last().filter(|_| has_more).map(|(name, _)| name.clone());
+    // No further than both are complete.
+    let last = [there_after, known_after].into_iter().flatten().min();
+    let is_in = |name: &OsString| last.as_ref().is_none_or(|last| name <= last);
+    names.truncate(names.partition_point(|(name, _)| is_in(name)));
     let alike = rules.coverage.options_of_names(path);
-    let mut known = known.into_iter().peekable();
+    let mut known = known.into_iter().take_while(|(name, _)| is_in(name)).peekable();
     let mut inside = PathBuf::from(path);
     for (name, listed) in names {
         while let Some((gone, _)) = known.next_if(|(known, _)| *known < name) {
@@ -418,7 +491,7 @@ fn list(
         inside.pop();
     }
     listing.findings.suspects.extend(known.map(|(name, _)| name));
-    Ok(())
+    Ok(last)
 }
 
 #[expect(clippy::too_many_arguments, reason = "all of it is about one name")]
@@ -450,9 +523,9 @@ fn compare_name(
     if let Some(options) = options.filter(|options| options.hash && listed == FileType::RegularFile) {
         let is_read = match &known {
             None => !is_learned,
-            Some(known) => proves && matches!(known.content, Content::Digest(_)),
+            Some(known) => proves && known.content.last_read().is_some(),
         };
-        if is_read {
+        if is_read && known.as_ref().is_none_or(|known| !known.content.is_open()) {
             listing.findings.compared += 1;
             let plan = Plan { prove: known.is_some(), ..plan(options) };
             listing.to_read.push(ToRead { name, glanced: None, known, plan });
@@ -484,8 +557,8 @@ fn compare_name(
         listing.findings.linked.push(name.clone());
     }
     match known {
-        Some(known) if looks_the_same(&object, &known) => {
-            let was_read = matches!(known.content, Content::Digest(_));
+        Some(known) if looks_the_same(&object, &known) && !known.content.is_open() => {
+            let was_read = known.content.last_read().is_some();
             if proves && was_read {
                 let plan = Plan { prove: true, ..plan(options) };
                 listing.to_read.push(ToRead { name, glanced: Some(object), known: Some(known), plan });
@@ -524,11 +597,22 @@ fn read_part(
     let mut files = files.into_iter();
     while let Some(ToRead { name, glanced, known, plan }) = files.next() {
         let was_glanced = glanced.is_some();
+        scratch.slice = Some(SLICE_BYTES);
         let found = match glanced {
             None => look_at_listed_file(directory.as_fd(), &name, plan, known.as_ref(), scratch),
             glanced => look_at_glanced(directory.as_fd(), &name, glanced, plan, known.as_ref(), scratch),
         };
+        // It is looked at in the lane of whoever can write it.
+        if scratch.reading.take().is_some() {
+            findings.large.push(name.clone());
+        }
         match found {
+            Ok(Found::Object { object, .. }) if known.is_some() && object.content.is_open() => {
+                // What cannot be read is looked at for its own sake.
+                if !findings.large.contains(&name) {
+                    findings.suspects.push(name);
+                }
+            }
             Ok(Found::Object { object, .. }) => {
                 if !was_glanced && object.kind == Kind::File && object.links > 1 {
                     findings.linked.push(name.clone());

@@ -39,7 +39,7 @@ impl StandardModule for Netstat {
     fn run(query: &Query) -> ModuleResult {
         let mut result = run_with(query, &Backend::Kernel);
         if query.extraprivacy {
-            privacy::mask_errors(&mut result);
+            privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
         }
         result
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use vigie_adjtimex::{ClockState, KernelClock};
 use vigie_sdk::ModuleResult;
-use vigie_sdk::privacy::{MASKED, Showing, identifies, mask_errors};
+use vigie_sdk::privacy::{Asked, MASKED, Showing, identifies, mask_errors};
 
 use crate::client::Answer;
 use crate::duration::GoDuration;
@@ -183,7 +183,7 @@ impl Report {
             result.errors.get_or_insert_default().extend(self.errors);
         }
         if self.extraprivacy {
-            mask_errors(&mut result);
+            mask_errors(&mut result, &Asked::default());
         }
         result
     }

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use clap::builder::ValueHint;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, CommandFactory as _};
-use vigie_actors::config::ModuleName;
+use vigie_protocol::module_name::ModuleName;
 
 use crate::cli::{Cli, Command, QueryOptions};
 use crate::exit::{Exit, Failure};

@@ -10,9 +10,9 @@ use vigie_fleet::alert_order::{AlertOrder, Told};
 use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{Cursor, Entry};
-use vigie_fleet::names::AgentId;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{self, ALERTS, EVERY_ALERT};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::AgentId;
 
 use super::files::{self, failed};
 use super::inventory::{Inventory, parse_target};

@@ -12,9 +12,9 @@ use vigie_fleet::broker::client::Client;
 use vigie_fleet::broker::stored::{self, Entry, StoredError, WINDOW, Which};
 use vigie_fleet::broker::streams::ANSWER_MESSAGES;
 use vigie_fleet::collect::{Collector, Flag, Taken};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::subjects::{self, RESULTS};
-use vigie_sdk::ModuleResult;
+use vigie_protocol::names::{ActionId, AgentId};
+use vigie_protocol::result::{ModuleResult, Verdict};
 
 use super::inventory::Inventory;
 use super::options::Show;
@@ -66,8 +66,10 @@ pub(crate) async fn fetch(
 pub(crate) enum Kind {
     /// A module found something.
     Found,
-    /// None did.
+    /// None did, and all of them examined everything.
     NotFound,
+    /// None did, and not everything was examined: there may be something.
+    NotKnown,
     /// A module could not be asked, or did not succeed.
     Failed,
     /// The agent refused the action.
@@ -87,13 +89,13 @@ impl Kind {
         for operation in &answer.operations {
             let result =
                 operation.result.as_ref().map(|result| serde_json::from_str::<ModuleResult>(result.get()));
-            match result {
-                Some(Ok(result)) if result.success => {
-                    if result.foundanything {
-                        kind = Self::Found;
-                    }
-                }
-                _ => return Self::Failed,
+            let Some(Ok(result)) = result else { return Self::Failed };
+            match (result.verdict(), kind) {
+                // What was found before a search was stopped is found.
+                (Verdict::Found, _) if result.success || result.coverage.is_some() => kind = Self::Found,
+                (Verdict::NotKnown, Self::NotFound) => kind = Self::NotKnown,
+                (Verdict::NotKnown | Verdict::Absent, _) => {}
+                (Verdict::Found | Verdict::Failed, _) => return Self::Failed,
             }
         }
         kind
@@ -106,6 +108,7 @@ impl Kind {
             Show::None => false,
             Show::Found => self == Self::Found,
             Show::Notfound => self == Self::NotFound,
+            Show::Notknown => self == Self::NotKnown,
             Show::Failed => matches!(self, Self::Failed | Self::Refused),
         }
     }
@@ -116,6 +119,7 @@ impl Kind {
 pub(crate) struct Counts {
     pub(crate) answered: usize,
     pub(crate) found: usize,
+    pub(crate) not_known: usize,
     pub(crate) failed: usize,
     pub(crate) refused: usize,
     pub(crate) flagged: usize,
@@ -184,6 +188,7 @@ impl<'a> Answers<'a> {
                 match kind {
                     Kind::Found => self.counts.found += 1,
                     Kind::NotFound => {}
+                    Kind::NotKnown => self.counts.not_known += 1,
                     Kind::Failed => self.counts.failed += 1,
                     Kind::Refused => self.counts.refused += 1,
                 }
@@ -259,6 +264,12 @@ mod tests {
         assert_eq!(kind(&[Some(found), Some(failed)]), Kind::Failed);
         assert_eq!(kind(&[Some(found), None]), Kind::Failed);
         assert_eq!(kind(&[Some("[]")]), Kind::Failed);
+        let partly = r#"{"success":true,"coverage":{"complete":false}}"#;
+        let stopped = r#"{"foundanything":true,"success":false,"coverage":{"complete":false}}"#;
+        assert_eq!(kind(&[Some(nothing), Some(partly)]), Kind::NotKnown);
+        assert_eq!(kind(&[Some(partly), Some(found)]), Kind::Found);
+        assert_eq!(kind(&[Some(partly), Some(failed)]), Kind::Failed);
+        assert_eq!(kind(&[Some(stopped)]), Kind::Found);
         assert_eq!(Kind::of(&answer(AnswerStatus::Refused, &[])), Kind::Refused);
         assert_eq!(Kind::of(&answer(AnswerStatus::Interrupted, &[])), Kind::Failed);
     }

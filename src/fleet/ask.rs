@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep_until};
 use vigie_fleet::action::{Action, MAX_AGENTS, Operation};
 use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::Policy;
 use vigie_fleet::subjects;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answers::{Answers, Came, fetch};
 use super::files;
@@ -41,13 +41,41 @@ const AFTER_END: Duration = Duration::from_secs(60);
 /// How long agents that are away may still run an action.
 const EXPIRES: Duration = Duration::from_secs(3600);
 
-/// Carries out a question to the fleet.
-pub(crate) fn run(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
-    files::block_on(ask(question, options, printer))
+/// What a fleet is asked.
+pub(crate) struct Asked {
+    /// What it is called, for those who audit.
+    pub(crate) name: String,
+    /// The questions.
+    pub(crate) operations: Vec<Operation>,
+    /// Longest time for all of them on a host.
+    pub(crate) timeout: Option<Duration>,
+    /// How long it may be begun, unless the command line says otherwise.
+    pub(crate) expires: Option<Duration>,
 }
 
-async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) -> Result<Exit, Failure> {
-    let text = options.target.as_deref().unwrap_or("all");
+impl std::convert::From<Question> for Asked {
+    fn from(Question { module, parameters, timeout }: Question) -> Self {
+        let name = format!("vigie query {module}");
+        Self { name, operations: vec![Operation { module, params: parameters }], timeout, expires: None }
+    }
+}
+
+/// Carries out a question to the agents for which `target` is true.
+pub(crate) fn run(
+    asked: &Asked,
+    target: &str,
+    options: &AskOptions,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
+    files::block_on(ask(asked, target, options, printer))
+}
+
+async fn ask(
+    asked: &Asked,
+    text: &str,
+    options: &AskOptions,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
     let target = parse_target(text)?;
     let profile = Profile::load(options.file.fleet_file.as_deref())?;
     sign::signing_key(options.key.as_deref(), &profile)?;
@@ -68,14 +96,15 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
     let limited = agents.len() < matching;
     let rest = if limited { format!(", {} are asked", agents.len()) } else { String::new() };
     view.note(&format!("{}; {matching} match, {online} of them online{rest}", inventory.counted()));
+    // Whether the target is true for them is not known.
     let unknown: Vec<AgentId> = inventory.unknown().cloned().collect();
     if agents.is_empty() {
         view.unknown(&unknown)?;
-        return Ok(if unknown.is_empty() { Exit::Ok } else { Exit::NotRunning });
+        return Ok(if unknown.is_empty() { Exit::Ok } else { Exit::NotKnown });
     }
 
     let policy = &inventory.policy;
-    let asking = Asking { question, options, profile: &profile, policy, target: text.to_owned() };
+    let asking = Asking { asked, options, profile: &profile, policy, target: text.to_owned() };
     let mut answers = Answers::new(&inventory);
     answers.unknown.extend(unknown);
     let mut actions = Vec::new();
@@ -106,8 +135,8 @@ async fn ask(question: Question, options: &AskOptions, printer: &mut Printer) ->
             until: Some(clock(action.not_after)),
             ends: Some(action.not_after),
         };
-        let mut asked = Asked { connection: &connection, live, envelope: Some(envelope) };
-        if !collect(&mut answers, &mut view, &mut asked, &waiting).await? {
+        let mut pending = Pending { connection: &connection, live, envelope: Some(envelope) };
+        if !collect(&mut answers, &mut view, &mut pending, &waiting).await? {
             break;
         }
         if let Some(pause) = options.pause.filter(|_| number < last) {
@@ -127,17 +156,19 @@ pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
     let counts = &answers.counts;
     if counts.failed + counts.refused + counts.flagged > 0 {
         Exit::SomeFailed
-    } else if (answers.silent.is_empty() && answers.unknown.is_empty()) || wait == Wait::None {
-        Exit::Ok
-    } else {
+    } else if !answers.silent.is_empty() && wait != Wait::None {
         // The same number as that of an agent that does not run.
         Exit::NotRunning
+    } else if counts.not_known > 0 || !answers.unknown.is_empty() {
+        Exit::NotKnown
+    } else {
+        Exit::Ok
     }
 }
 
 /// What all actions of a question have in common.
 struct Asking<'a> {
-    question: Question,
+    asked: &'a Asked,
     options: &'a AskOptions,
     profile: &'a Profile,
     policy: &'a Policy,
@@ -146,14 +177,13 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     fn action(&self, agents: Option<Vec<AgentId>>) -> Result<Action, Failure> {
-        let module = self.question.module.clone();
-        let name = self.options.purpose.clone().unwrap_or_else(|| format!("vigie query {module}"));
-        let operation = Operation { module, params: self.question.parameters.clone() };
-        let expires = self.options.expires.unwrap_or(EXPIRES);
-        let mut action = sign::new_action(self.profile, name, self.target.clone(), vec![operation], expires)?;
+        let name = self.options.purpose.clone().unwrap_or_else(|| self.asked.name.clone());
+        let operations = self.asked.operations.clone();
+        let expires = self.options.expires.or(self.asked.expires).unwrap_or(EXPIRES);
+        let mut action = sign::new_action(self.profile, name, self.target.clone(), operations, expires)?;
         action.agents = agents;
         action.limits.seconds =
-            self.question.timeout.map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX));
+            self.asked.timeout.map(|timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX));
         Ok(action)
     }
 
@@ -193,7 +223,7 @@ pub(crate) fn listen(connection: &Connection, action: &ActionId) -> Result<Subsc
 }
 
 /// A question on its way.
-pub(crate) struct Asked<'a> {
+pub(crate) struct Pending<'a> {
     pub(crate) connection: &'a Connection,
     /// Answers as they come.
     pub(crate) live: Subscription,
@@ -223,7 +253,7 @@ pub(crate) struct Waiting {
 pub(crate) async fn collect(
     answers: &mut Answers<'_>,
     view: &mut View<'_>,
-    asked: &mut Asked<'_>,
+    asked: &mut Pending<'_>,
     waiting: &Waiting,
 ) -> Result<bool, Failure> {
     let longest = match waiting.wait {
@@ -321,7 +351,7 @@ pub(crate) async fn fetch_missing(
 }
 
 /// Tells agents that came back, or listen elsewhere by now, what is asked.
-async fn find_returned(answers: &Answers<'_>, asked: &Asked<'_>) {
+async fn find_returned(answers: &Answers<'_>, asked: &Pending<'_>) {
     let Some(envelope) = &asked.envelope else { return };
     let silent: Vec<AgentId> = answers.silent.iter().take(LOOKED_AT).cloned().collect();
     let inventory = answers.inventory();

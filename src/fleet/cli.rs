@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use vigie_fleet::agent_key::AgentPublicKey;
-use vigie_fleet::names::{AgentId, GroupName};
 use vigie_fleet::signature::{Fingerprint, PublicKey};
+use vigie_protocol::names::{AgentId, GroupName};
 
 use super::list::AgentsArgs;
 use super::results::ResultsArgs;
@@ -356,7 +356,7 @@ pub(crate) struct SignArgs {
 /// Reads `NAME=VALUE`; the agent's own rule for tags decides.
 fn tag(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it has no equals sign; write env=prod")?;
-    match vigie_actors::config_files::tag_problem(name, value) {
+    match vigie_config::files::tag_problem(name, value) {
         Some(problem) => Err(problem.to_owned()),
         None => Ok((name.to_owned(), value.to_owned())),
     }

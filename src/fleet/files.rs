@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use vigie_actors::error::ErrorChain;
+use vigie_protocol::error_chain::ErrorChain;
 
 use crate::exit::{Exit, Failure};
 

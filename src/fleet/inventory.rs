@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use bytes::Bytes;
-use vigie_actors::error::ErrorChain;
 use vigie_fleet::agent_key;
 use vigie_fleet::answer::{Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
@@ -15,11 +14,12 @@ use vigie_fleet::collect::SealProblem;
 use vigie_fleet::enrolment::{self, Enrolment};
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::{AlertHead, Heartbeat};
-use vigie_fleet::names::AgentId;
 use vigie_fleet::policy::{self, Policy};
+use vigie_fleet::predicate::Target;
 use vigie_fleet::signature;
 use vigie_fleet::subjects::{self, ENROL, EVERY_ENROLMENT, FACTS, POLICY, POLICY_SUBJECT};
-use vigie_fleet::target::Target;
+use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::names::AgentId;
 
 use super::pins::Pins;
 use super::profile::Profile;

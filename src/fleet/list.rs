@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::AgentId;
+use vigie_protocol::names::AgentId;
 
 use super::files;
 use super::inventory::{Inventory, Known, parse_target};

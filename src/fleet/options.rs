@@ -162,6 +162,8 @@ pub(crate) enum Show {
     Found,
     /// Those that found nothing.
     Notfound,
+    /// Those that found nothing, but did not examine everything.
+    Notknown,
     /// Those that failed or were refused.
     Failed,
     /// All.

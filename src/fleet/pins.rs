@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vigie_fleet::enrolment::Enrolment;
-use vigie_fleet::names::AgentId;
 use vigie_fleet::policy::Roots;
+use vigie_protocol::names::AgentId;
 
 use crate::print;
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use vigie_actors::error::ErrorChain;
 use vigie_fleet::broker::connection::{
     self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
 };
 use vigie_fleet::broker::jwt::Role;
-use vigie_fleet::names::{AgentId, GroupName};
 use vigie_fleet::policy::Roots;
 use vigie_fleet::signature::PublicKey;
+use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::names::{AgentId, GroupName};
 
 use crate::exit::{Exit, Failure};
 

@@ -9,9 +9,9 @@ use vigie_fleet::admission;
 use vigie_fleet::broker::LOOK;
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored;
-use vigie_fleet::names::{ActionId, AgentId, GroupName};
+use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects;
-use vigie_fleet::target::Target;
+use vigie_protocol::names::{ActionId, AgentId, GroupName};
 
 use super::files::{self, failed};
 use super::inventory::Inventory;

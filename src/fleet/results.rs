@@ -4,11 +4,11 @@ use clap::Args;
 use vigie_fleet::action::{Action, Envelope};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::Cursor;
-use vigie_fleet::names::ActionId;
 use vigie_fleet::subjects::{ASK, EVERY_ASK};
+use vigie_protocol::names::ActionId;
 
 use super::answers::Answers;
-use super::ask::{self, Asked, Waiting};
+use super::ask::{self, Pending, Waiting};
 use super::files::{self, failed};
 use super::inventory::Inventory;
 use super::options::{Show, Wait, WaitOptions};
@@ -79,7 +79,7 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
             answers.forget_silent();
         }
         if args.follow {
-            let mut asked = Asked { connection: &connection, live, envelope: None };
+            let mut asked = Pending { connection: &connection, live, envelope: None };
             ask::collect(&mut answers, &mut view, &mut asked, &waiting).await?;
         }
     }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use vigie_files::secret_file;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::client::address::{Address, BadAddress};
 use vigie_fleet::broker::jwt::{Authority, Role, credentials_text};
@@ -20,13 +21,12 @@ use vigie_fleet::broker::local::{
     LocalBrokerSettings, LocalTls, installed_version, load_or_create_authority, server_config,
 };
 use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
-use vigie_fleet::names::{AgentId, GroupName};
 use vigie_fleet::policy::{
     DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, PolicyLimits, Roots, Rule,
     SignedPolicy, VERSION,
 };
-use vigie_fleet::secret_file;
 use vigie_fleet::signature::{MAX_KEY_BYTES, PublicKey, SigningKey};
+use vigie_protocol::names::{AgentId, GroupName};
 
 use super::cli::{InitArgs, public_key};
 use super::enrol::SERVER_CONFIG;

@@ -3,35 +3,24 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
 use vigie_fleet::action::{
     Action, Envelope, Limits, MAX_ENVELOPE_BYTES, MAX_LISTED_ENVELOPE_BYTES, MAX_SIGNATURES, NAMESPACE,
     Operation, VERSION,
 };
 use vigie_fleet::admission;
-use vigie_fleet::names::ActionId;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::signature::{Unchecked, sign_with_key_file};
-use vigie_fleet::target::Target;
+use vigie_protocol::names::ActionId;
 
 use super::cli::SignArgs;
 use super::files::{self, failed};
 use super::profile::Profile;
+use crate::action::UNNAMED;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer};
 
 /// For how long an action may be begun when nobody says.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(3600);
-
-/// Name of an action whose file gives none.
-const UNNAMED: &str = "action";
-
-/// What MIG's action files say beside their operations.
-#[derive(Deserialize)]
-struct Told {
-    name: Option<String>,
-    target: Option<String>,
-    expireafter: Option<String>,
-}
 
 /// Signs an action that nobody has signed yet.
 pub(crate) fn sign_action(action: &Action, key: &Path) -> Result<Envelope, Failure> {
@@ -103,41 +92,32 @@ fn from_file(text: &str, args: &SignArgs, profile: &Profile) -> Result<Action, F
         let message = format!("{}: {problem}", args.file.display());
         Failure::new(Exit::Usage, message, "nothing was signed; see vigie fleet sign --help")
     };
-    let read = crate::action::parse(text).map_err(|problem| wrong(problem.to_string()))?;
-    let told: Told = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-    let target = match args.target.clone().or(told.target) {
+    let action = crate::action::parse(text.as_bytes()).map_err(|problem| wrong(problem.to_string()))?;
+    let target = match args.target.clone().or(action.target) {
         Some(target) => target,
         None => return Err(wrong("target: is missing; name one with -t, such as -t all".to_owned())),
     };
     check_target(&target)?;
-    let window = match (args.expires, told.expireafter) {
+    let now = jiff::Timestamp::now();
+    let begin = action.validity.from.filter(|from| *from > now);
+    let window = match (args.expires, action.validity.left(begin.unwrap_or(now))) {
         (Some(window), _) => window,
-        (None, Some(text)) => {
-            window(&text, files::now()).map_err(|problem| wrong(format!("expireafter: {problem}")))?
+        (None, Some(window)) => window,
+        (None, None) if action.validity.until.is_some() => {
+            return Err(wrong("expireafter: is in the past, or before validfrom".to_owned()));
         }
         (None, None) => DEFAULT_WINDOW,
     };
-    let operations = read
-        .operations
-        .into_iter()
-        .map(|operation| Operation {
-            module: operation.module.as_str().to_owned(),
-            params: operation.parameters,
-        })
-        .collect();
-    new_action(profile, told.name.unwrap_or_else(|| UNNAMED.to_owned()), target, operations, window)
-}
-
-/// The time until `expireafter`: a length of time, or a moment in RFC 3339 as MIG writes it.
-fn window(text: &str, now: i64) -> Result<Duration, String> {
-    if let Ok(window) = humantime::parse_duration(text) {
-        return Ok(window);
+    let operations = action.operations.into_iter().map(crate::action::Operation::signed).collect();
+    let name = action.name.unwrap_or_else(|| UNNAMED.to_owned());
+    let mut action = new_action(profile, name, target, operations, window)?;
+    // Signed today for a time that comes.
+    if let Some(begin) = begin {
+        let length = action.not_after - action.not_before;
+        action.not_before = begin.as_second();
+        action.not_after = begin.as_second().saturating_add(length);
     }
-    let moment: jiff::Timestamp =
-        text.parse().map_err(|_| format!("{text:?} is neither a time such as 1h nor one in RFC 3339"))?;
-    u64::try_from(moment.as_second().saturating_sub(now))
-        .map(Duration::from_secs)
-        .map_err(|_| format!("{text:?} is in the past"))
+    Ok(action)
 }
 
 /// Carries out `fleet sign`.
@@ -195,14 +175,6 @@ mod tests {
     use vigie_fleet::signature::SigningKey;
 
     use super::*;
-
-    #[test]
-    fn the_end_is_a_length_of_time_or_a_moment() {
-        assert_eq!(window("30m", 0), Ok(Duration::from_secs(1800)));
-        assert_eq!(window("1970-01-01T00:01:00Z", 10), Ok(Duration::from_secs(50)));
-        assert!(window("1970-01-01T00:01:00Z", 61).unwrap_err().contains("in the past"));
-        assert!(window("soon", 0).unwrap_err().contains("neither"));
-    }
 
     #[test]
     fn two_people_sign_and_nobody_twice() {

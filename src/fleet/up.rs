@@ -10,8 +10,8 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerError, LocalBrokerSettings, find_server};
 use vigie_fleet::broker::streams::{self, StreamSizes};
-use vigie_fleet::names::AgentId;
 use vigie_fleet::policy::{MAX_SIGNED_POLICY_BYTES, SignedPolicy};
+use vigie_protocol::names::AgentId;
 
 use super::cli::UpArgs;
 use super::files::{self, failed};

@@ -7,10 +7,10 @@ use serde::Serialize;
 use vigie_fleet::action::{Action, Envelope, MAX_LISTED_ENVELOPE_BYTES, NAMESPACE};
 use vigie_fleet::admission::{self, Refusal, Situation};
 use vigie_fleet::facts::Facts;
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::Policy;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::signature::verify;
-use vigie_fleet::target::Target;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use super::files::{self, failed};
 use super::policy;

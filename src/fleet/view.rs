@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use vigie_fleet::answer::{Answer, OperationAnswer};
 use vigie_fleet::collect::Flag;
-use vigie_fleet::names::{ActionId, AgentId};
-use vigie_sdk::ModuleResult;
+use vigie_protocol::names::{ActionId, AgentId};
+use vigie_protocol::result::ModuleResult;
 
 use super::answers::{Answers, Counts, Kind};
 use super::inventory::{Flagged, Inventory};
@@ -61,6 +61,7 @@ struct SummaryLine<'a> {
     online: usize,
     answered: usize,
     found: usize,
+    not_known: usize,
     failed: usize,
     refused: usize,
     flagged: usize,
@@ -171,6 +172,7 @@ impl<'p> View<'p> {
         let (tone, word) = match kind {
             Kind::Found => (Tone::Good, "found"),
             Kind::NotFound => (Tone::Faint, "found nothing"),
+            Kind::NotKnown => (Tone::Doubtful, "not known"),
             Kind::Failed => (Tone::Bad, "failed"),
             Kind::Refused => (Tone::Bad, "refused"),
         };
@@ -304,12 +306,24 @@ fn what(answer: &Answer) -> String {
             Some(Ok(result)) if result.foundanything => {
                 result.elements.map_or_else(String::new, |elements| elements.get().to_owned())
             }
+            Some(Ok(result)) if result.is_not_known() => left_out(&result),
             Some(Ok(_)) => String::new(),
             _ => "the result cannot be read".to_owned(),
         }
     };
     let parts = answer.message.iter().cloned().chain(answer.operations.iter().map(operation));
     parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// What a result did not examine, on one line.
+fn left_out(result: &ModuleResult) -> String {
+    let entries = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
+    let entries: Vec<String> = entries.map(|entry| format!("{}: {}", entry.what, entry.why)).collect();
+    match &entries[..] {
+        [] => "not everything was examined".to_owned(),
+        [one] => format!("not examined: {one}"),
+        [first, rest @ ..] => format!("not examined: {first}, and {} more", rest.len()),
+    }
 }
 
 /// A text of at most so many characters.
@@ -323,7 +337,7 @@ fn cut(text: &str, most: Option<usize>) -> String {
 }
 
 fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration) -> SummaryLine<'a> {
-    let Counts { answered, found, failed, refused, flagged } = answers.counts;
+    let Counts { answered, found, not_known, failed, refused, flagged } = answers.counts;
     let online_silent = answers.online_silent();
     SummaryLine {
         r#type: "summary",
@@ -332,6 +346,7 @@ fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration
         online: answers.targeted.iter().filter(|agent| answers.is_online(agent)).count(),
         answered,
         found,
+        not_known,
         failed,
         refused,
         flagged,
@@ -346,10 +361,10 @@ fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration
 fn progress_text(answers: &Answers<'_>, until: Option<&str>, elapsed: Duration) -> String {
     let targeted = answers.targeted.len();
     let online = answers.targeted.iter().filter(|agent| answers.is_online(agent)).count();
-    let Counts { answered, found, failed, refused, flagged } = answers.counts;
+    let Counts { answered, found, not_known, failed, refused, flagged } = answers.counts;
     let until = until.map_or_else(String::new, |until| format!(" until {until}"));
     let mut text = format!(
-        "{targeted} targeted ({online} online, {} offline{until}) | {answered} answered, {found} found, {failed} failed, \
+        "{targeted} targeted ({online} online, {} offline{until}) | {answered} answered, {found} found, {not_known} not known, {failed} failed, \
          {refused} refused | {} silent | {:.1} s",
         targeted - online,
         answers.silent.len(),
@@ -382,6 +397,8 @@ mod tests {
         assert_eq!(what(&answer(found)), r#"{"a":1}"#);
         assert_eq!(what(&answer(failed)), "no; module n is down");
         assert_eq!(what(&answer(nothing)), "");
+        let partly = r#"[{"module":"m","result":{"success":true,"coverage":{"complete":false,"not_examined":[{"what":"/x","why":"no"},{"what":"/y","why":"no"}]}}}]"#;
+        assert_eq!(what(&answer(partly)), "not examined: /x: no, and 1 more");
     }
 
     #[test]

@@ -237,3 +237,83 @@ fn a_full_disk_is_reported_and_no_alert_is_lost_when_there_is_room_again() {
     assert_eq!(host.journal().len(), 5_000);
     wait_until("all is well", || (host.status()["health"] == "healthy").then_some(()));
 }
+
+/// The newest segment of a host's journal.
+fn segment(host: &Host) -> PathBuf {
+    let files = fs::read_dir(host.path("state/journal")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).max().unwrap()
+}
+
+fn journal_condition(host: &Host) -> Option<String> {
+    let status = host.status();
+    let conditions = status["conditions"].as_array().unwrap().iter();
+    let damaged = conditions.filter(|condition| condition["name"] == "journal-damaged");
+    damaged.map(|condition| condition["detail"].as_str().unwrap().to_owned()).next()
+}
+
+#[test]
+fn a_flipped_bit_in_a_number_hides_one_alert_and_everybody_is_told() {
+    let host = Host::new(&Settings::default(), &persistent("alerter.py", &["100"]));
+    let agent = host.start();
+    wait_until("all are recorded", || (recorded(&host) == 100).then_some(()));
+    assert_eq!(host.vigie(&["alerts", "--verify"]).code, 0);
+    let head = host.status()["journal"]["head"].as_str().unwrap().to_owned();
+    agent.stop();
+    let path = segment(&host);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(10).position(|window| window == br#"{"seq":10,"#).unwrap() + 7;
+    bytes[at] ^= 0x08;
+    fs::write(&path, bytes).unwrap();
+
+    host.configure(&Settings::default(), "");
+    let _agent = host.start();
+
+    let condition = wait_until("the damage is a condition", || journal_condition(&host));
+    assert!(condition.contains("1 alerts are missing"), "{condition}");
+    let shown = host.vigie(&["alerts", "--human"]);
+    assert_eq!(shown.code, 1);
+    assert_eq!(shown.out.lines().filter(|line| line.contains(" alerter ")).count(), 99);
+    let told = "--- 1 alert is missing here, between 9 and 11: the journal is damaged";
+    assert!(shown.out.contains(told), "{}", shown.out);
+    let verified = host.vigie(&["alerts", "--verify", "--human"]);
+    assert_eq!(verified.code, 1);
+    assert!(verified.out.contains("alerts 10 to 10 are missing"), "{}", verified.out);
+    wait_until("it is an alert as well", || {
+        host.journal().iter().any(|a| a["module"] == "agent").then_some(())
+    });
+    assert_ne!(host.status()["journal"]["head"], head);
+}
+
+#[test]
+fn a_journal_that_is_cut_deleted_or_replaced_under_the_agent_loses_no_later_alert() {
+    for how in ["cut", "delete", "replace"] {
+        let host = Host::new(&Settings::default(), &persistent("alerter.py", &["5"]));
+        let _agent = host.start();
+        wait_until("the first are recorded", || (recorded(&host) == 5).then_some(()));
+        let path = segment(&host);
+        match how {
+            "cut" => fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap(),
+            "delete" => fs::remove_file(&path).unwrap(),
+            _ => {
+                fs::copy(&path, host.path("copy")).unwrap();
+                fs::rename(host.path("copy"), &path).unwrap();
+            }
+        }
+
+        host.ask(&json!({"restart": {"module": "alerter"}}));
+
+        let seqs = wait_until("the next ones are there", || {
+            let alerts = alert_lines(&host.vigie(&["alerts", "--module", "alerter"]).out);
+            let seqs: Vec<_> = alerts.iter().filter_map(|alert| alert["seq"].as_u64()).collect();
+            (seqs.iter().filter(|&&seq| seq > 5).count() == 5).then_some(seqs)
+        });
+        assert_eq!(seqs.len(), if how == "replace" { 10 } else { 5 }, "{how}");
+        assert!(host.journal().iter().any(|alert| {
+            alert["module"] == "agent" && alert["message"].as_str().unwrap().contains("journal_changed")
+        }));
+        if how != "replace" {
+            wait_until("the damage is a condition", || journal_condition(&host));
+            assert!(host.vigie(&["alerts"]).out.contains(r#""first":1"#));
+        }
+    }
+}

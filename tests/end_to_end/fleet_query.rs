@@ -22,10 +22,10 @@ use vigie_fleet::broker::stored::{self, Which};
 use vigie_fleet::broker::streams;
 use vigie_fleet::collect;
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy;
 use vigie_fleet::signature::SigningKey;
 use vigie_fleet::subjects;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::harness::VIGIE;
 

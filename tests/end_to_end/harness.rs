@@ -272,14 +272,20 @@ impl Host {
         wait_until("all modules are gone", || self.processes().is_empty().then_some(()));
     }
 
-    /// The journal's records, read from the disk.
+    /// The journal's records as clients get them, read from the disk.
     pub(crate) fn journal(&self) -> Vec<Value> {
         let Ok(files) = fs::read_dir(self.path("state/journal")) else { return Vec::new() };
         let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
         files.sort();
         let text: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let records = lines.filter(|line: &Value| line.get("seq").is_some());
+        let without_sums = |mut record: Value| {
+            record.as_object_mut().unwrap().retain(|key, _| !["severity", "p", "c"].contains(&&key[..]));
+            record
+        };
+        records.map(without_sums).collect()
     }
 }
 

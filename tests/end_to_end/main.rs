@@ -8,6 +8,8 @@ mod actions;
 #[cfg(test)]
 mod alerts;
 #[cfg(test)]
+mod borders;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod command_line;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 use vigie_fleet::answer::AnswerStatus;
-use vigie_fleet::names::ActionId;
+use vigie_protocol::names::ActionId;
 
 use crate::crowd::Crowd;
 use crate::harness::{Fleet, action, alice, id_of, now, number, patiently, server_is_missing, sign, with};

@@ -12,11 +12,11 @@ use slog::{Discard, Logger, o};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use vigie_actors::alert_journal::{AlertJournal, NewAlert, StoreAlerts};
-use vigie_actors::config_files::{self, LoadOptions};
-use vigie_actors::control_protocol::FleetStatus;
 use vigie_actors::fleet_link::{self, FleetLink, GetFleetStatus};
 use vigie_actors::query_router::Query;
-use vigie_sdk::ModuleResult;
+use vigie_config::files::{self, LoadOptions};
+use vigie_protocol::control::FleetStatus;
+use vigie_protocol::result::ModuleResult;
 
 use crate::harness::{Fleet, fast_directory, patiently};
 
@@ -146,7 +146,7 @@ async fn serve(directory: &Path, ran: &Ran, mut commands: mpsc::UnboundedReceive
 
 fn start(home: &Path, name: &str, ran: &Ran) -> (Addr<FleetLink>, Addr<AlertJournal>) {
     let log = Logger::root(Discard, o!());
-    let config = config_files::load(&LoadOptions::at_start(Some(home.join("vigie.toml"))), &[]).unwrap();
+    let config = files::load(&LoadOptions::at_start(Some(home.join("vigie.toml"))), &[]).unwrap();
     let config = Arc::new(config);
     let mut journal = AlertJournal::open(&config.agent.agent.state_dir, config.agent.journal, &log).unwrap();
     journal.set_sent_through(fleet_link::sent_through(&config, journal.directory()));

@@ -21,10 +21,10 @@ use vigie_fleet::broker::stored::{self, Cursor, Entry, Which};
 use vigie_fleet::broker::streams::{self, StreamSizes};
 use vigie_fleet::collect::{Collector, Flag, SealProblem, Taken};
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::{self, Policy, Roots, SignedPolicy};
 use vigie_fleet::signature::{self, PublicKey, SigningKey};
 use vigie_fleet::subjects;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::host::{Host, Settings, module};
 

@@ -88,7 +88,7 @@ fn every_forged_swapped_and_replayed_answer_is_flagged() {
     let message = |id, name: &str| {
         let subject = subjects::answer(id, &agent(name));
         let of_this = |entry: &vigie_fleet::broker::stored::Entry| {
-            String::from_utf8_lossy(&entry.value).contains(vigie_fleet::names::ActionId::as_str(id))
+            String::from_utf8_lossy(&entry.value).contains(vigie_protocol::names::ActionId::as_str(id))
         };
         fleet.read(subjects::RESULTS, &subject).into_iter().find(of_this).unwrap().value
     };

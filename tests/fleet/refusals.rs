@@ -182,8 +182,7 @@ fn a_revoked_key_is_refused_as_soon_as_the_policy_is_published_and_no_policy_goe
     third["version"] = json!(3);
     let mut other = document();
     other["version"] = json!(2);
-    let mut bad = 0;
-    for policy in [
+    let bad = [
         signed_policy(&document(), &[1, 2]),
         signed_policy(&third, &[]),
         signed_policy(&third, &[1]),
@@ -191,10 +190,10 @@ fn a_revoked_key_is_refused_as_soon_as_the_policy_is_published_and_no_policy_goe
         b"\x00".to_vec(),
         // An error that would quote all of it.
         format!("{{\"policy\": \"\", \"sigs\": \"{}\"}}", "\u{80}".repeat(300_000)).into_bytes(),
-    ] {
-        fleet.put_policy(&policy);
-        bad += 1;
-        member.wait("it is not taken", |status| status["outcomes"]["bad_policy"] == bad);
+    ];
+    for (before, policy) in bad.iter().enumerate() {
+        fleet.put_policy(policy);
+        member.wait("it is not taken", |status| status["outcomes"]["bad_policy"] == before + 1);
     }
     assert_eq!(member.status()["policy_version"], 2);
     running.kill();

@@ -10,10 +10,10 @@ use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, OperationAnswer, Pu
 use vigie_fleet::collect::cut;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::{self, Heartbeat, Life};
-use vigie_fleet::names::{ActionId, AgentId};
 use vigie_fleet::policy::Policy;
+use vigie_fleet::predicate::Target;
 use vigie_fleet::replay_log::ReplayLog;
-use vigie_fleet::target::Target;
+use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::BenchResult;
 

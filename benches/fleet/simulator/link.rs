@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
 use vigie_fleet::broker::jwt::Role;
-use vigie_fleet::names::AgentId;
 use vigie_fleet::subjects;
+use vigie_protocol::names::AgentId;
 
 use super::{LIVE, RAW_REQUEST, protocol};
 use crate::BenchResult;

@@ -1,6 +1,7 @@
 //! The database of apk: one file, in the form of apk-v2(5). A paragraph is a package; `P:` is its name, `V:` its
 //! version, `F:` a directory, `R:` a file in it and `Z:` that file's digest.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,25 @@ impl<'a> Line<'a> {
             _ => Self::Other,
         }
     }
+}
+
+/// The versions of the packages that are installed.
+pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    let mut name = String::new();
+    for path in ["lib/apk/db/installed", "usr/lib/apk/db/installed"] {
+        let Ok(file) = open(&root.join(path)) else { continue };
+        each_line(file, |_, line| match Line::of(line) {
+            Line::Name(text) => name = String::from_utf8_lossy(text).into_owned(),
+            Line::Version(version) if !name.is_empty() => {
+                versions.insert(std::mem::take(&mut name), String::from_utf8_lossy(version).into_owned());
+            }
+            _ => {}
+        })
+        .ok();
+        break;
+    }
+    versions
 }
 
 impl Database {
@@ -179,20 +199,24 @@ impl Database {
 }
 
 /// An absolute path of a file in a directory that is named from the root.
-fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let separator: &[u8] = if directory.is_empty() { b"" } else { b"/" };
     [b"/", directory, separator, name].concat()
 }
 
-/// 20 bytes in base64 with padding, RFC 4648 section 4.
 fn sha1(text: &[u8]) -> Option<[u8; 20]> {
-    let text = text.strip_suffix(b"=")?;
-    if text.len() != 27 {
+    base64(text, 20)?.try_into().ok()
+}
+
+/// So many bytes in base64 with padding, RFC 4648 section 4.
+pub(crate) fn base64(text: &[u8], length: usize) -> Option<Vec<u8>> {
+    let padding = (3 - length % 3) % 3;
+    let (text, end) = text.split_at_checked(text.len().checked_sub(padding)?)?;
+    if text.len() != (length * 8).div_ceil(6) || end.iter().any(|byte| *byte != b'=') {
         return None;
     }
     let mut bits: u32 = 0;
-    let mut value = [0; 20];
-    let mut filled = 0;
+    let mut value = Vec::with_capacity(length);
     for (nth, character) in text.iter().enumerate() {
         let sextet = match character {
             b'A'..=b'Z' => character - b'A',
@@ -204,10 +228,9 @@ fn sha1(text: &[u8]) -> Option<[u8; 20]> {
         };
         bits = bits << 6 | u32::from(sextet);
         // Every character brings six bits, and a byte is full when they are more than those of the bytes before.
-        if (nth + 1) * 6 / 8 > filled {
-            let unused = (nth + 1) * 6 - (filled + 1) * 8;
-            value[filled] = (bits >> unused) as u8;
-            filled += 1;
+        if (nth + 1) * 6 / 8 > value.len() {
+            let unused = (nth + 1) * 6 - (value.len() + 1) * 8;
+            value.push((bits >> unused) as u8);
         }
     }
     Some(value)

@@ -3,15 +3,21 @@
 //!
 //! dpkg replaces these files by renaming, so that each is whole at any time; its lock is not needed.
 
+mod incoming;
+
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::incoming::Incoming;
 use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
 
 /// Most configuration files that are kept, of one package and of all; hosts have some 1,000.
 const MAX_CONFFILES: usize = 100_000;
+
+/// Most packages whose versions are listed.
+const MAX_PACKAGES: usize = 100_000;
 
 /// The database, as it was read.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(super) struct Database {
     conffiles: Vec<Conffile>,
     diversions: Vec<Diversion>,
     digests: Option<Digests<16>>,
+    /// What is being unpacked.
+    incoming: Incoming,
     /// The stamps of `info`, `status` and `updates` before they were read.
     seen: [Option<Stamp>; 3],
     /// That of `diversions`.
@@ -48,11 +56,11 @@ struct Conffile {
 
 /// A file that lies elsewhere when it is not of one package.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Diversion {
-    from: Vec<u8>,
-    to: Vec<u8>,
+pub(crate) struct Diversion {
+    pub(crate) from: Vec<u8>,
+    pub(crate) to: Vec<u8>,
     /// The package whose file stays at `from`; `:`, which is no package, when the administrator diverted it.
-    by: String,
+    pub(crate) by: String,
 }
 
 /// Which packages a file may be of.
@@ -71,6 +79,7 @@ impl Database {
             conffiles: Vec::new(),
             diversions: Vec::new(),
             digests: None,
+            incoming: Incoming::default(),
             seen: [None; 3],
             diverted: None,
         }
@@ -154,14 +163,7 @@ impl Database {
 
     fn read_status(&mut self, aliases: &Aliases) {
         self.conffiles.clear();
-        // The names of updates are numbers of the same length; dpkg is still writing what has another name.
-        let is_update = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
-        };
-        let updates = std::fs::read_dir(self.directory.join("updates")).into_iter().flatten().flatten();
-        let mut updates: Vec<_> = updates.map(|entry| entry.path()).filter(is_update).collect();
-        updates.sort();
-        let files = [vec![self.directory.join("status")], updates].concat();
+        let files = status_files(&self.directory);
         let numbers: HashMap<_, _> =
             self.packages.iter().map(|package| package.name.clone()).zip(0u32..).collect();
         for (nth, path) in files.iter().enumerate() {
@@ -187,16 +189,21 @@ impl Database {
     /// Finds whose file a path is.
     pub(super) fn find(&mut self, path: &[u8], aliases: &Aliases) -> Option<Recorded> {
         let (path, owner) = undiverted(&self.diversions, path);
-        let hash = self.index.hash(path);
-        let number = self.index.owners(hash).find(|number| {
-            let name = &self.packages[*number as usize].name;
-            let name = name.split_once(':').map_or(&**name, |(name, _)| name);
+        let is_of = |package: &str| {
+            let name = package.split_once(':').map_or(package, |(name, _)| name);
             match owner {
                 Owner::Any => true,
                 Owner::Only(by) => name == by,
                 Owner::AnyBut(by) => name != by,
             }
-        })?;
+        };
+        // The new version's word before the old one's.
+        let new = self.incoming.find(&self.directory.join("tmp.ci"), path, &self.index, aliases);
+        if let Some(new) = new.filter(|new| is_of(&new.package)) {
+            return Some(new);
+        }
+        let hash = self.index.hash(path);
+        let number = self.index.owners(hash).find(|number| is_of(&self.packages[*number as usize].name))?;
         let first = self.conffiles.partition_point(|conffile| conffile.hash < hash);
         let conffile = self.conffiles[first..]
             .iter()
@@ -242,6 +249,38 @@ impl Database {
     }
 }
 
+/// `status`, and what happened since it was written last, in order.
+pub(crate) fn status_files(directory: &Path) -> Vec<PathBuf> {
+    // The names of updates are numbers of the same length; dpkg is still writing what has another name.
+    let is_update = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+    };
+    let updates = std::fs::read_dir(directory.join("updates")).into_iter().flatten().flatten();
+    let mut updates: Vec<_> = updates.map(|entry| entry.path()).filter(is_update).collect();
+    updates.sort();
+    [vec![directory.join("status")], updates].concat()
+}
+
+/// The versions of the packages whose files are there.
+pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    for path in status_files(&root.join("var/lib/dpkg")) {
+        let Ok(file) = open(&path) else { continue };
+        each_stanza(file, |stanza| {
+            if stanza.package.is_empty() {
+                return;
+            }
+            if stanza.is_there() && versions.len() < MAX_PACKAGES {
+                versions.insert(stanza.file_name(), stanza.version.clone());
+            } else {
+                versions.remove(&stanza.file_name());
+            }
+        })
+        .ok();
+    }
+    versions
+}
+
 fn parent(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
 }
@@ -262,7 +301,7 @@ fn md5(text: &[u8]) -> Option<[u8; 16]> {
 
 /// A line of `PACKAGE.md5sums`: the digest, two spaces, and the path as seen from the root. As md5sum(1) writes
 /// it, a name with a backslash or a newline is escaped, and the line begins with a backslash.
-fn md5sum(line: &[u8]) -> Option<([u8; 16], Cow<'_, [u8]>)> {
+pub(crate) fn md5sum(line: &[u8]) -> Option<([u8; 16], Cow<'_, [u8]>)> {
     let (escaped, line) = line.strip_prefix(b"\\").map_or((false, line), |line| (true, line));
     let (digest, path) = line.split_at_checked(32)?;
     let path = path.strip_prefix(b"  ").or_else(|| path.strip_prefix(b" *"))?;
@@ -303,24 +342,35 @@ fn conffile(line: &[u8]) -> Option<(&[u8], Option<[u8; 16]>)> {
 }
 
 /// What `status` says of a package.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Stanza {
-    package: String,
-    architecture: String,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stanza {
+    pub(crate) package: String,
+    pub(crate) architecture: String,
     /// `Multi-Arch: same`: it can be installed for several architectures at once.
-    several: bool,
-    version: String,
-    conffiles: Vec<(Vec<u8>, Option<[u8; 16]>)>,
+    pub(crate) several: bool,
+    pub(crate) version: String,
+    /// Three words: what is wanted, whether it is broken, and how far it is installed.
+    pub(crate) status: String,
+    /// The source package, with its version in parentheses when that is another one.
+    pub(crate) source: String,
+    /// In KiB.
+    pub(crate) installed_size: String,
+    pub(crate) conffiles: Vec<(Vec<u8>, Option<[u8; 16]>)>,
 }
 
 impl Stanza {
+    /// Whether more of it is there than its configuration.
+    fn is_there(&self) -> bool {
+        !self.status.ends_with("config-files") && !self.status.ends_with("not-installed")
+    }
+
     /// What the package's files in `info` are called.
-    fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         if self.several { format!("{}:{}", self.package, self.architecture) } else { self.package.clone() }
     }
 }
 
-fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result<()> {
+pub(crate) fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result<()> {
     let mut stanza = Stanza::default();
     let mut in_conffiles = false;
     let result = each_line(file, |_, line| {
@@ -346,6 +396,9 @@ fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result
             b"Architecture" => stanza.architecture = text(),
             b"Multi-Arch" => stanza.several = value == b"same",
             b"Version" => stanza.version = text(),
+            b"Status" => stanza.status = text(),
+            b"Source" => stanza.source = text(),
+            b"Installed-Size" => stanza.installed_size = text(),
             b"Conffiles" => in_conffiles = true,
             _ => {}
         }
@@ -355,7 +408,7 @@ fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result
 }
 
 /// Reads all diversions; each has three lines: from, to, by.
-fn read_diversions(path: &Path, aliases: &Aliases) -> Vec<Diversion> {
+pub(crate) fn read_diversions(path: &Path, aliases: &Aliases) -> Vec<Diversion> {
     let mut diversions = Vec::new();
     let mut paths: Vec<Vec<u8>> = Vec::new();
     if let Ok(file) = open(path) {

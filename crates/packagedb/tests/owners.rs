@@ -71,6 +71,44 @@ fn recorded(package: &str, version: &str, md5: Option<[u8; 16]>, configuration: 
 }
 
 #[test]
+fn while_a_package_is_unpacked_its_new_manifest_counts_before_the_old_one() {
+    let mut host = Host::new();
+    host.dpkg("status", "Package: one\nStatus: install ok installed\nVersion: 1\n\n");
+    host.dpkg("info/one.list", "/.\n/opt/one\n/opt/kept\n");
+    host.dpkg("info/one.md5sums", format!("{}  opt/one\n{}  opt/kept\n", md5_text("old"), md5_text("kept")));
+    assert_eq!(host.find("/opt/one"), Some(recorded("one", "1", Some(md5("old")), false)));
+
+    // Not a second later: at once.
+    fs::create_dir(host.root.path().join("var/lib/dpkg/tmp.ci")).unwrap();
+    host.dpkg("tmp.ci/control", "Package: one\nVersion: 2\n");
+    host.dpkg("tmp.ci/md5sums", format!("{}  opt/one\n{}  opt/new\n", md5_text("new"), md5_text("new")));
+    assert_eq!(host.find("/opt/one"), Some(recorded("one", "2", Some(md5("new")), false)));
+    assert_eq!(host.find("/opt/new"), Some(recorded("one", "2", Some(md5("new")), false)));
+    assert_eq!(host.find("/opt/kept"), Some(recorded("one", "1", Some(md5("kept")), false)));
+
+    fs::remove_dir_all(host.root.path().join("var/lib/dpkg/tmp.ci")).unwrap();
+    assert_eq!(host.find("/opt/one"), Some(recorded("one", "1", Some(md5("old")), false)));
+}
+
+#[test]
+fn versions_are_those_of_packages_whose_files_are_there() {
+    let host = Host::new();
+    host.dpkg(
+        "status",
+        "Package: one\nStatus: install ok installed\nVersion: 1\n\n\
+         Package: two\nStatus: deinstall ok config-files\nVersion: 2\n\n\
+         Package: six\nStatus: install ok installed\nArchitecture: i386\nMulti-Arch: same\nVersion: 6\n\n",
+    );
+    host.dpkg("updates/0000", "Package: one\nStatus: install reinstreq half-installed\nVersion: 3\n\n");
+
+    let versions = host.packages.versions(Manager::Dpkg);
+
+    let expected =
+        [("one", "3"), ("six:i386", "6")].map(|(name, version)| (name.to_owned(), version.to_owned()));
+    assert_eq!(versions, expected.into());
+}
+
+#[test]
 fn a_file_has_the_package_the_version_and_the_digest_that_dpkg_recorded() {
     let mut host = Host::new();
     host.dpkg("status", "Package: one\nVersion: 1:2.3-4\nArchitecture: amd64\n\n");

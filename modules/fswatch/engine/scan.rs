@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -15,13 +14,13 @@ use crate::events::{Happened, Window};
 use crate::look::is_missing;
 use crate::object::{Content, NotRead, Object};
 use crate::rules::Interest;
-use crate::workers::{Depth, Findings, Job, ScanRules};
+use crate::workers::{Depth, Findings, Job, Listed, PORTION_NAMES, ScanRules};
 
 /// Directories that wait for a worker, for each worker.
 const QUEUED_DIRECTORIES: usize = 8;
 
-/// Time until a file that was written to during every attempt to read it is read again.
-pub(super) const WRITER_PAUSE: Duration = Duration::from_secs(5);
+/// Paths that are looked at for one scan before more directories are listed: however much differs, only so many wait.
+const MAX_OPEN: usize = 16_384;
 
 /// What a scan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +53,10 @@ impl Purpose {
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) purpose: Purpose,
-    /// Directories that are still to be listed.
-    stack: Vec<PathBuf>,
+    /// Directories that are still to be listed, and after which name.
+    stack: Vec<(PathBuf, Option<OsString>)>,
+    /// It compares this directory itself, and not those in it.
+    only: Option<PathBuf>,
     /// Jobs whose reports are awaited.
     running: usize,
     rules: ScanRules,
@@ -74,6 +75,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    /// Whether it compares this directory only.
+    pub(super) fn is_only(&self, directory: &Path) -> bool {
+        self.only.as_deref() == Some(directory)
+    }
+
     /// Whether it compares everything.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
@@ -98,7 +104,8 @@ impl<S: Sink> Engine<S> {
             (purpose != Purpose::Tree).then(|| Window { from: self.seen_until, to: SystemTime::now() });
         let scan = Scan {
             purpose,
-            stack: roots,
+            stack: roots.into_iter().map(|root| (root, None)).collect(),
+            only: None,
             running: 0,
             rules: self.scan_rules(depth),
             window,
@@ -179,6 +186,16 @@ impl<S: Sink> Engine<S> {
         self.feed_scans();
     }
 
+    /// Compares one directory, in which more happened than was told by name.
+    pub(super) fn scan_directory(&mut self, directory: &Path) {
+        let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![directory.to_owned()], None);
+        let window = Window { from: self.seen_until, to: SystemTime::now() };
+        if let Some(scan) = self.scans.get_mut(&number) {
+            (scan.only, scan.window) = (Some(directory.to_owned()), Some(window));
+        }
+        self.feed_scans();
+    }
+
     /// Compares what is known and what is there at a path and below it.
     pub(super) fn compare_tree(&mut self, path: &Path) {
         let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![path.to_owned()], None);
@@ -215,9 +232,9 @@ impl<S: Sink> Engine<S> {
         scan.open.insert(path.clone());
         // A scan finds what is over; only what just came may still be written to.
         if scan.purpose == Purpose::Tree {
-            self.due.touch(&path, happened, now());
+            self.touch(&path, happened, now());
         } else {
-            self.due.hurry(&path, happened, now());
+            self.hurry(&path, happened, now());
         }
     }
 
@@ -229,16 +246,18 @@ impl<S: Sink> Engine<S> {
             let mut jobs = Vec::new();
             while let Some(scan) = self.scans.get_mut(&number)
                 && scan.running < most
-                && let Some(directory) = scan.stack.pop()
+                && scan.open.len() < MAX_OPEN
+                && let Some((directory, after)) = scan.stack.pop()
             {
                 if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
                     self.suspect_below(number, &directory, &[]);
                     continue;
                 }
-                let known = self.ledger.state().baseline.children(&directory);
+                let baseline = &self.ledger.state().baseline;
+                let known = baseline.children_after(&directory, after.as_deref(), PORTION_NAMES);
                 if let Some(scan) = self.scans.get_mut(&number) {
                     scan.running += 1;
-                    jobs.push(Job::List { scan: number, directory, known, rules: scan.rules.clone() });
+                    jobs.push(Job::List { scan: number, directory, after, known, rules: scan.rules.clone() });
                 }
             }
             self.workers.put(jobs);
@@ -257,18 +276,15 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    pub(super) fn note_listed(
-        &mut self,
-        number: u64,
-        directory: &Path,
-        directories: Vec<(OsString, u64)>,
-        findings: Findings,
-        parts: usize,
-        error: Option<io::Error>,
-    ) {
+    pub(super) fn note_listed(&mut self, number: u64, directory: &Path, listed: Listed) {
+        let Listed { directories, findings, parts, rest_after, error } = listed;
         let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.running += parts;
         scan.running -= 1;
+        let is_shallow = scan.only.is_some();
+        if rest_after.is_some() {
+            scan.stack.push((directory.to_owned(), rest_after));
+        }
         if let Some(error) = error.filter(|error| !is_missing(error)) {
             let text = error.to_string();
             if self.status.unwatched.insert(directory.to_owned(), text.clone()).is_none() {
@@ -286,8 +302,8 @@ impl<S: Sink> Engine<S> {
             if own_device.is_some_and(|own| own != device) && self.is_left_out(&path) {
                 continue;
             }
-            if let Some(scan) = self.scans.get_mut(&number) {
-                scan.stack.push(path);
+            if let Some(scan) = self.scans.get_mut(&number).filter(|_| !is_shallow) {
+                scan.stack.push((path, None));
             }
         }
         self.note_findings(number, directory, findings);
@@ -326,6 +342,9 @@ impl<S: Sink> Engine<S> {
         for name in findings.disproved {
             self.suspect(number, directory.join(name), true);
         }
+        for name in findings.large {
+            self.suspect(number, directory.join(name), false);
+        }
         for (name, error) in findings.unreadable {
             let path = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
             self.status.unreadable.insert(path, error.to_string());
@@ -353,26 +372,15 @@ impl<S: Sink> Engine<S> {
         }
         for (name, object) in &fresh {
             match object.content {
-                Content::NotRead(NotRead::OpenForWriting) => self.note_busy(&directory.join(name)),
-                Content::NotRead(NotRead::Failed(number)) => {
-                    let why = io::Error::from_raw_os_error(number).to_string();
-                    self.status.unreadable.insert(directory.join(name), why);
-                }
+                // It is looked at in a lane, and was suspected already.
+                Content::NotRead(NotRead::BeingRead) => {}
+                Content::NotRead(why) if why.is_for_now() => self.note_unread(&directory.join(name), why),
                 _ => {}
             }
         }
         for name in self.ledger.learn_new(directory, fresh) {
             self.suspect(scan, directory.join(name), false);
         }
-    }
-
-    /// A file that is written to without an end is looked at again and again.
-    pub(super) fn note_busy(&mut self, path: &Path) {
-        let why = "it is open for writing and changes while it is read".to_owned();
-        if self.status.unreadable.insert(path.to_owned(), why).is_none() {
-            self.sink.log(&format!("{} is open for writing, its content is read when it rests", shown(path)));
-        }
-        self.due.postpone(path, Happened::default(), now() + WRITER_PAUSE);
     }
 
     /// Watches where a link leads that was found below an entry which follows links.
@@ -390,7 +398,7 @@ impl<S: Sink> Engine<S> {
         let coverage = self.coverage.clone();
         if let Some(scan) = self.scans.get_mut(&scan) {
             scan.rules.coverage = coverage;
-            scan.stack.push(target.clone());
+            scan.stack.push((target.clone(), None));
         }
         self.watch_way(&target);
         self.suspect_root(scan, &target);

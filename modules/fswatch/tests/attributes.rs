@@ -1,7 +1,5 @@
 //! Extended attributes as this kernel stores them, in the words of the tools that set them.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;

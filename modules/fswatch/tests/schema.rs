@@ -1,7 +1,5 @@
 //! Alerts are as `docs/fswatch-alert.schema.json` promises, and the schema knows every key that is told.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::path::Path;
 
 use proptest::prelude::*;

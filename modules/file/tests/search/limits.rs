@@ -146,7 +146,8 @@ fn extra_privacy_tells_that_something_matched_and_nothing_else() {
         assert!(result.foundanything && result.success);
         assert_eq!(found["file"], "masked");
         assert_eq!(found["fileinfo"]["sha256"], "masked");
-        assert_eq!(result.errors, Some(vec!["masked".to_owned()]));
+        let error = "\"masked\" cannot be opened: No such file or directory (os error 2)".to_owned();
+        assert_eq!(result.errors, Some(vec![error]));
         assert_eq!(vigie_sdk::privacy::check(&result, vigie_file::masked_form), Ok(()));
         assert!(!serde_json::to_string(&result).unwrap().contains("secret"));
     }

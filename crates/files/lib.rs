@@ -1,0 +1,9 @@
+//! Files that must survive: secrets, atomic replacement, append-only files.
+//!
+//! Everything that changes a durable file goes through [`durable`]. With the feature `recording` a test can see each
+//! change, make one fail, and build every state that a power loss may leave: see `recording`.
+
+pub mod durable;
+#[cfg(feature = "recording")]
+pub mod recording;
+pub mod secret_file;

@@ -1,0 +1,256 @@
+//! Why an agent does not run an action: codes for programs, words for people.
+
+use std::fmt;
+
+use crate::signature::{Fingerprint, SignatureError};
+use vigie_protocol::names::ActionId;
+
+/// Longest part of a foreign text that a refusal shows, in characters.
+const SHOWN_CHARACTERS: usize = 64;
+
+/// What of a foreign text a refusal shows.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARACTERS).collect()
+}
+
+/// Longest reason of a reader of JSON that is kept, in characters: it can hold names from the envelope.
+const REASON_CHARACTERS: usize = 256;
+
+/// An action that is not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// Its id, when it could be read. Proven only when there are signers.
+    pub action: Option<ActionId>,
+    /// Names of those who signed it. None: the signatures are not good, or were not looked at; what the envelope
+    /// says may come from anybody, and deserves no answer.
+    pub signers: Vec<String>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Some(action) => write!(f, "action {action} is refused ({})", self.refusal.code()),
+            None => write!(f, "an action is refused ({})", self.refusal.code()),
+        }
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.refusal)
+    }
+}
+
+/// Why an action is not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// More than is looked at.
+    #[error("{what} is {found}, at most {limit} is taken: send several actions")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How much.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Not an envelope with an action.
+    #[error("the action cannot be read: {0}")]
+    Malformed(String),
+    /// A field that this version does not have: it might be a condition, so it is not passed over.
+    #[error("the action has a field that is not known: {0}")]
+    UnknownField(String),
+    /// Of a later form.
+    #[error("the action has the form {0}, this agent knows {version}: update it", version = crate::action::VERSION)]
+    UnknownVersion(u64),
+    /// For another fleet.
+    #[error("the action is for the fleet {found:?}, this agent belongs to {wanted:?}")]
+    WrongOrg {
+        /// Whose it is.
+        found: String,
+        /// The agent's.
+        wanted: String,
+    },
+    /// The agent has no policy yet, so nobody may ask anything.
+    #[error("this agent has no policy: publish one that the pinned root keys have signed")]
+    NoPolicy,
+    /// Nobody signed.
+    #[error("nobody signed the action: use vigie fleet sign")]
+    NoSignature,
+    /// More signatures than are looked at.
+    #[error("the action has {0} signatures, at most {max} are taken", max = crate::action::MAX_SIGNATURES)]
+    TooManySignatures(usize),
+    /// A signature cannot be read, or was made by another key or over something else.
+    #[error("a signature is not good: {0}")]
+    BadSignature(SignatureError),
+    /// A signature was made for something else.
+    #[error(
+        "a signature was made for {found:?}, not for {wanted:?}: sign with ssh-keygen -Y sign -n {wanted}"
+    )]
+    WrongNamespace {
+        /// What it was made for.
+        found: String,
+        /// What it must have been made for.
+        wanted: String,
+    },
+    /// The policy does not list the key.
+    #[error("the key {0} is of no investigator of the policy")]
+    UnknownKey(Fingerprint),
+    /// The policy revokes the key.
+    #[error("the key {0} is revoked: sign with another one")]
+    RevokedKey(Fingerprint),
+    /// The policy lists the key for another time.
+    #[error("the key {key} of {investigator:?} is not valid at this time: see its not_before and not_after")]
+    KeyNotValidNow {
+        /// The key.
+        key: Fingerprint,
+        /// Whose it is.
+        investigator: String,
+    },
+    /// Two signatures by one key.
+    #[error("the key {0} signed twice: another person must sign")]
+    SameKeyTwice(Fingerprint),
+    /// The token was not touched.
+    #[error("the token with the key {0} was not touched, and the policy wants it to be")]
+    NoTouch(Fingerprint),
+    /// Too late.
+    #[error("the action was to be begun until {not_after}, it is {now} (seconds since 1970): sign a new one")]
+    Expired {
+        /// Until when.
+        not_after: i64,
+        /// The agent's clock.
+        now: i64,
+    },
+    /// Too early.
+    #[error("the action begins at {not_before}, it is {now} (seconds since 1970): see both clocks")]
+    NotYetValid {
+        /// From when.
+        not_before: i64,
+        /// The agent's clock.
+        now: i64,
+    },
+    /// It may be begun for longer than the policy allows.
+    #[error(
+        "the action may be begun for {seconds} s, the policy allows {limit} s: choose an earlier not_after"
+    )]
+    WindowTooLong {
+        /// For how long.
+        seconds: i64,
+        /// The limit.
+        limit: u32,
+    },
+    /// It was run before, or it may have been.
+    #[error("the action was run here before: sign a new one to ask again")]
+    Replayed,
+    /// The target is none; it is true for nobody.
+    #[error("the target cannot be evaluated: {0}")]
+    BadTarget(String),
+    /// It is for others.
+    #[error("the action is not for this agent")]
+    NotTargeted,
+    /// The agent does not have the module.
+    #[error("this agent has no module {0:?} that can be asked")]
+    UnknownModule(String),
+    /// The policy lets nobody ask the module.
+    #[error("the policy has no rule for the module {0:?}, and no default one")]
+    NoRule(String),
+    /// More people must sign, or others.
+    #[error(
+        "the signers' weight for the module {module:?} is {weight}, {minimum} is needed: let more people sign"
+    )]
+    TooLittleWeight {
+        /// The module.
+        module: String,
+        /// The sum of the signers' weights.
+        weight: u64,
+        /// The rule's minimum.
+        minimum: u32,
+    },
+    /// It wants to use more than the policy allows.
+    #[error("limits.{what} of the action is {found}, the policy allows 1 to {limit}")]
+    OverLimits {
+        /// Which limit.
+        what: &'static str,
+        /// What it wants.
+        found: u64,
+        /// What it may have.
+        limit: u64,
+    },
+    /// The agent has enough to do. Decided by whoever runs actions.
+    #[error("the agent takes no more actions now ({0}): ask again later")]
+    Busy(String),
+}
+
+impl Refusal {
+    /// All codes, in the order of the checks.
+    pub const ALL: [&'static str; 26] = [
+        "too_large",
+        "malformed",
+        "unknown_field",
+        "unknown_version",
+        "wrong_org",
+        "no_policy",
+        "no_signature",
+        "too_many_signatures",
+        "bad_signature",
+        "wrong_namespace",
+        "revoked_key",
+        "unknown_key",
+        "key_not_valid_now",
+        "same_key_twice",
+        "no_touch",
+        "expired",
+        "not_yet_valid",
+        "window_too_long",
+        "replayed",
+        "not_targeted",
+        "bad_target",
+        "unknown_module",
+        "no_rule",
+        "too_little_weight",
+        "over_limits",
+        "busy",
+    ];
+
+    /// Its code: stable, for programs, counters and audit records.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::UnknownField(_) => "unknown_field",
+            Self::UnknownVersion(_) => "unknown_version",
+            Self::WrongOrg { .. } => "wrong_org",
+            Self::NoPolicy => "no_policy",
+            Self::NoSignature => "no_signature",
+            Self::TooManySignatures(_) => "too_many_signatures",
+            Self::BadSignature(_) => "bad_signature",
+            Self::WrongNamespace { .. } => "wrong_namespace",
+            Self::RevokedKey(_) => "revoked_key",
+            Self::UnknownKey(_) => "unknown_key",
+            Self::KeyNotValidNow { .. } => "key_not_valid_now",
+            Self::SameKeyTwice(_) => "same_key_twice",
+            Self::NoTouch(_) => "no_touch",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::WindowTooLong { .. } => "window_too_long",
+            Self::Replayed => "replayed",
+            Self::NotTargeted => "not_targeted",
+            Self::BadTarget(_) => "bad_target",
+            Self::UnknownModule(_) => "unknown_module",
+            Self::NoRule(_) => "no_rule",
+            Self::TooLittleWeight { .. } => "too_little_weight",
+            Self::OverLimits { .. } => "over_limits",
+            Self::Busy(_) => "busy",
+        }
+    }
+
+    /// The refusal of what serde could not read.
+    pub(super) fn of_json(error: &serde_json::Error) -> Self {
+        let reason: String = error.to_string().chars().take(REASON_CHARACTERS).collect();
+        // serde gives no kind for this; a test holds its words.
+        if reason.starts_with("unknown field") { Self::UnknownField(reason) } else { Self::Malformed(reason) }
+    }
+}

@@ -1,0 +1,205 @@
+//! What agents send back: answers to actions and alerts, signed with the agent's own key over their exact bytes.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::Digest as _;
+
+use vigie_protocol::names::{ActionId, AgentId};
+
+/// Version of what agents send.
+pub const VERSION: u8 = 1;
+
+/// Most bytes of an answer's text in one message.
+pub const MAX_PART_BYTES: usize = 256 * 1024;
+
+/// A text and the signature of the agent that sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// The exact text that was signed.
+    pub text: String,
+    /// Ed25519 signature (RFC 8032) over [`signed_bytes`], in base64 with padding.
+    pub sig: String,
+}
+
+/// What a seal is for. It is part of what is signed: an alert can never be taken for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// An [`AnswerPart`].
+    Answer,
+    /// A [`FleetAlert`].
+    Alert,
+    /// A [`crate::heartbeat::Heartbeat`].
+    Facts,
+    /// An [`AuditRecord`].
+    Audit,
+}
+
+impl Purpose {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Answer => "vigie-answer@v1",
+            Self::Alert => "vigie-alert@v1",
+            Self::Facts => "vigie-facts@v1",
+            Self::Audit => "vigie-audit@v1",
+        }
+    }
+}
+
+/// The bytes that an agent signs: the purpose, a NUL, the text.
+#[must_use]
+pub fn signed_bytes(purpose: Purpose, text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(purpose.label().len() + 1 + text.len());
+    bytes.extend_from_slice(purpose.label().as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
+}
+
+/// A part of the answer of one agent to one action. The parts' `data`, in the order of `seq`, make the JSON of
+/// an [`Answer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerPart {
+    /// Always [`VERSION`].
+    pub v: u8,
+    /// The action.
+    pub id: ActionId,
+    /// Who answers.
+    pub agent: AgentId,
+    /// Number of the part, from 0.
+    pub seq: u32,
+    /// No part follows.
+    pub last: bool,
+    /// A piece of the answer's JSON.
+    pub data: String,
+}
+
+/// How an action went on one agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerStatus {
+    /// Every operation was asked and answered.
+    Ok,
+    /// An operation could not be asked or failed.
+    Error,
+    /// The agent did not run it; `code` says why.
+    Refused,
+    /// Time was up.
+    Timeout,
+    /// The answer was larger than allowed and is cut.
+    Truncated,
+    /// The agent ended while it ran the action, and does not run it again.
+    Interrupted,
+}
+
+/// The answer of one agent to one action.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    /// How it went.
+    pub status: AnswerStatus,
+    /// Why it was refused: a code of [`crate::admission::Refusal`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The refusal or error in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The agent's host name.
+    #[serde(default)]
+    pub hostname: String,
+    /// When it was done, RFC 3339.
+    pub time: String,
+    /// One for each operation, in their order; none when it was refused.
+    #[serde(default)]
+    pub operations: Vec<OperationAnswer>,
+}
+
+/// What one module answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OperationAnswer {
+    /// The module.
+    pub module: String,
+    /// Its result, as it gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<RawValue>>,
+    /// Why there is no result: a code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// An alert on its way to whoever reads the alerts of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetAlert {
+    /// Always [`VERSION`].
+    pub v: u8,
+    /// Whose alert it is.
+    pub agent: AgentId,
+    /// Which journal of that agent: a new one begins when the old one was deleted.
+    pub journal: String,
+    /// Its number in that journal. Numbers have no gaps: one that is missing is an alert that is missing.
+    pub seq: u64,
+    /// When the agent recorded it, RFC 3339.
+    pub time: String,
+    /// The module.
+    pub module: String,
+    /// What the module said.
+    pub message: String,
+    /// Numbers just before this one that the agent gave up, because its disk allowance for alerts was used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<(u64, u64)>,
+    /// The link of the alert that was recorded before this one; absent for the first, and when the agent does not know
+    /// it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+}
+
+impl FleetAlert {
+    /// A digest of what the alert says. The alert after it names it: two alerts of one number with different links, or
+    /// one that names another link, were made by two agents that bear one name.
+    #[must_use]
+    pub fn link(&self) -> String {
+        let mut hash = sha2::Sha256::new();
+        let seq = self.seq.to_string();
+        let texts = [
+            "vigie-alert-link@v1",
+            self.agent.as_str(),
+            &self.journal,
+            &seq,
+            &self.time,
+            &self.module,
+            &self.message,
+        ];
+        for text in texts {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        data_encoding::HEXLOWER.encode(&hash.finalize()[..16])
+    }
+}
+
+/// What an agent did with one action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Always [`VERSION`].
+    pub v: u8,
+    /// Who reports.
+    pub agent: AgentId,
+    /// When, RFC 3339.
+    pub time: String,
+    /// The action, as far as it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<ActionId>,
+    /// `accepted`, or a code of [`crate::admission::Refusal`].
+    pub outcome: String,
+    /// Names of those whose signatures counted.
+    #[serde(default)]
+    pub signers: Vec<String>,
+    /// The refusal in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Further actions that were refused for the same reason since the last record, of which none was sent.
+    #[serde(default)]
+    pub repeated: u64,
+}

@@ -1,0 +1,12 @@
+//! What this host is: distribution, architecture, addresses, mounts, users. Each is read in one place.
+//!
+//! Only files and the kernel are asked, nobody on the network.
+
+pub mod environment;
+pub mod os_release;
+
+mod addresses;
+mod architecture;
+
+pub use addresses::addresses;
+pub use architecture::architecture;

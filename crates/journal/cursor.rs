@@ -1,0 +1,80 @@
+//! Which journal it is, and how far somebody has read it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vigie_files::durable::{self, Durability};
+
+const IDENTITY_FILE: &str = "identity";
+
+/// Largest cursor that is read, in bytes.
+const MAX_CURSOR_BYTES: u64 = 4096;
+
+/// The name of the journal in `directory`, which it gets when it is begun: numbers of alerts mean something only
+/// within one journal. Blocking.
+///
+/// # Errors
+/// When it can be neither read nor written.
+pub fn identity(directory: &Path) -> io::Result<String> {
+    let path = directory.join(IDENTITY_FILE);
+    if let Ok(text) = durable::read_bounded(&path, 64)
+        && text.len() == 16
+        && text.iter().all(u8::is_ascii_hexdigit)
+        && let Ok(text) = String::from_utf8(text)
+    {
+        return Ok(text);
+    }
+    let mut random = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let text = format!("{:016x}", u64::from_ne_bytes(random));
+    durable::replace(&path, text.as_bytes(), Durability::Power)?;
+    Ok(text)
+}
+
+/// How far a reader has everything, kept over restarts and power losses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The journal; numbers of another one mean nothing.
+    pub journal: String,
+    /// Number of the newest alert that the reader has with all before it.
+    pub after: u64,
+}
+
+impl Cursor {
+    /// The stored cursor, if there is one of this journal.
+    #[must_use]
+    pub fn load(path: &Path, journal: &str) -> Option<Self> {
+        let text = durable::read_bounded(path, MAX_CURSOR_BYTES).ok()?;
+        serde_json::from_slice::<Self>(&text).ok().filter(|cursor| cursor.journal == journal)
+    }
+
+    /// Returns when it is on disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn store(&self, path: &Path) -> io::Result<()> {
+        durable::replace(path, &serde_json::to_vec(self)?, Durability::Power)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_has_one_name_for_ever_and_a_cursor_belongs_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = identity(directory.path()).unwrap();
+        let path = directory.path().join("cursor");
+        let cursor = Cursor { journal: name.clone(), after: 7 };
+        cursor.store(&path).unwrap();
+
+        assert_eq!(identity(directory.path()).unwrap(), name);
+        assert_eq!(Cursor::load(&path, &name), Some(cursor));
+        assert_eq!(Cursor::load(&path, "another"), None);
+        std::fs::write(directory.path().join(IDENTITY_FILE), "damaged").unwrap();
+        assert_ne!(identity(directory.path()).unwrap(), name);
+    }
+}

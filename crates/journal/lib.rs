@@ -1,0 +1,39 @@
+//! The alert journal's files: segments of JSON lines that prove themselves.
+//!
+//! A record carries a checksum and the checksum of the record before; a batch, written and synced at once, carries a
+//! hash in a chain. So one flipped bit costs at most one record and hides none, and a gap, a broken link or a changed
+//! batch is found by every reader. The high-water mark, kept apart, makes numbers go on even when all segments are
+//! gone. The format is described in `docs/journal.md`.
+//!
+//! - [`Writer`] appends batches ([`Draft`]) and keeps the files within their room;
+//! - [`Reader`] is a cursor: it yields alerts, gaps and damage, and never holds up the writer;
+//! - [`verify`] proves the whole chain;
+//! - [`SeenIds`] remembers which ids of modules are recorded.
+
+mod chain;
+mod cursor;
+mod draft;
+mod ledger;
+mod line;
+mod mark;
+mod reader;
+mod recovery;
+mod retention;
+mod seen;
+mod segment;
+mod verify;
+mod walk;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use cursor::{Cursor, identity};
+pub use draft::Draft;
+pub use line::{Counts, Record, Why};
+pub use reader::{Cause, Damage, DamageKind, Item, Missing, Portion, Reader, start_of_last};
+pub use recovery::Recovery;
+pub use retention::GivenUp;
+pub use seen::{MAX_ID_BYTES, SeenIds, SeenSnapshot};
+pub use verify::{by_severity, verify};
+pub use writer::{AppendError, Incident, OpenError, Sizes, Writer};

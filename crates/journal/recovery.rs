@@ -1,0 +1,298 @@
+//! Reads what is on disk when the journal is opened.
+
+use std::io;
+use std::path::Path;
+
+use crate::chain::BatchDigest;
+use crate::ledger::{Ledger, Range};
+use crate::line::{self, Line, Sealed};
+use crate::retention::ClosedSegment;
+use crate::seen::{SeenIds, SeenSnapshot};
+use crate::segment::{self, Contents, Name, is_severe};
+use crate::walk::{Step, Walk};
+use crate::writer::{OpenError, Place};
+
+/// What was found when the journal was opened.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Bytes of a half-written batch that were cut off; it was never acknowledged.
+    pub cut_bytes: u64,
+    /// Pieces that are no lines of a journal, in the segments that were read. Older ones are read by a
+    /// [`verify`](crate::verify).
+    pub damaged: u64,
+    /// Alerts that were recorded last and are not there.
+    pub missing_at_end: u64,
+}
+
+/// The newest segment.
+#[derive(Debug)]
+pub(crate) struct Newest {
+    pub(crate) name: Name,
+    /// Whether more can be added to it.
+    pub(crate) may_grow: bool,
+    /// Where its last commit line ends, or another line after which nothing is open.
+    pub(crate) committed: u64,
+    /// Whole records after it.
+    pub(crate) tail: Vec<u8>,
+    pub(crate) contents: Contents,
+    /// The same records.
+    pub(crate) uncommitted: BatchDigest,
+    pub(crate) is_closed: bool,
+    /// Pieces after the last commit line that are no lines.
+    pub(crate) tail_damaged: u64,
+    last: u64,
+}
+
+impl Newest {
+    pub(crate) fn as_closed(&self) -> ClosedSegment {
+        ClosedSegment { name: self.name, last: self.last, contents: self.contents }
+    }
+}
+
+/// Everything that was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) place: Place,
+    /// Numbers up to this one were given.
+    pub(crate) seq_at_least: u64,
+    pub(crate) closed: Vec<ClosedSegment>,
+    pub(crate) newest: Option<Newest>,
+    pub(crate) seen: SeenIds,
+    pub(crate) ledger: Ledger,
+    pub(crate) recovery: Recovery,
+}
+
+/// Reads the segments whose ids are not kept elsewhere, and the newest one in any case. `marked` is the number of the
+/// newest alert as the high-water mark has it.
+pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
+    let directory_error = |source| OpenError::Directory { path: directory.to_owned(), source };
+    let names = segment::list(directory).map_err(directory_error)?;
+    let snapshot = SeenSnapshot::load(directory);
+    let through_seq = snapshot.as_ref().map_or(0, |snapshot| snapshot.through_seq);
+    let mut seen = snapshot.map(SeenIds::from_snapshot).unwrap_or_default();
+    let mut recovery = Recovery::default();
+    let ledger = Ledger::load(directory).unwrap_or_else(|| {
+        recovery.damaged += 1;
+        Ledger::default()
+    });
+    let mut place = Place::default();
+    let mut closed = Vec::new();
+    let mut newest = None;
+    for (index, &name) in names.iter().enumerate() {
+        let path = name.path(directory);
+        let segment_error = |source| OpenError::Segment { path: path.clone(), source };
+        let next = names.get(index + 1);
+        if next.is_some_and(|next| next.first <= through_seq + 1) {
+            let contents = segment::contents(&path).map_err(segment_error)?;
+            closed.push(ClosedSegment { name, last: next.map_or(0, |next| next.first - 1), contents });
+            continue;
+        }
+        let scan = Scan::of(name, &path, &mut seen).map_err(segment_error)?;
+        let damaged = scan.damaged;
+        let (scanned, end) = scan.finish(name, marked, &mut seen);
+        recovery.damaged += if next.is_some() { damaged } else { damaged - scanned.tail_damaged };
+        if end.seq > place.seq || index == 0 {
+            place = end;
+        }
+        match next {
+            Some(next) => closed.push(ClosedSegment { last: next.first - 1, ..scanned.as_closed() }),
+            None => newest = Some(scanned),
+        }
+    }
+    let mut found = Found {
+        seq_at_least: through_seq.max(place.seq).max(ledger.last()),
+        place,
+        closed,
+        newest,
+        seen,
+        ledger,
+        recovery,
+    };
+    found.note_old_deletions(directory, names.first().copied());
+    Ok(found)
+}
+
+impl Found {
+    /// Versions before 2 deleted the oldest segments without a note.
+    fn note_old_deletions(&mut self, directory: &Path, first: Option<Name>) {
+        let Some(first) = first.filter(|name| name.first > 1 && self.ledger == Ledger::default()) else {
+            return;
+        };
+        let mut walk = match Walk::open(&first.path(directory)) {
+            Ok(walk) => walk,
+            Err(_) => return,
+        };
+        if walk.next().is_ok() && walk.is_old() == Some(true) {
+            self.ledger.add(Range {
+                first: 1,
+                last: first.first - 1,
+                counts: [0; 4],
+                link: None,
+                head: None,
+            });
+            // Without it readers say that these alerts are missing; the next segment stores it again.
+            self.ledger.store(directory).ok();
+        }
+    }
+}
+
+/// One segment, read from its beginning to its end.
+struct Scan {
+    place: Place,
+    damaged: u64,
+    contents: Contents,
+    has_header: bool,
+    is_closed: bool,
+    /// Where the last commit line ends.
+    committed: u64,
+    /// Records after it, up to the first damage.
+    tail: Vec<u8>,
+    /// Pieces after the last commit line that are no lines: what a crash left, unless it was acknowledged.
+    tail_damaged: u64,
+    /// The same records.
+    uncommitted: BatchDigest,
+    /// Ids of the records after the last commit line; of those after damage they count only if a commit line follows.
+    ids: Vec<(String, String)>,
+    good_ids: usize,
+    good_place: Place,
+    /// End and number of a commit line whose batch is not whole. If it is the last one and the mark does not know it,
+    /// the power went while it was written, for a disk may write its sectors in any order.
+    suspect: Option<(u64, u64)>,
+}
+
+impl Scan {
+    fn of(name: Name, path: &Path, seen: &mut SeenIds) -> io::Result<Self> {
+        let place = Place { seq: name.first.saturating_sub(1), ..Place::default() };
+        let mut walk = Walk::open(path)?;
+        let mut scan = Self {
+            place,
+            damaged: 0,
+            contents: Contents::default(),
+            has_header: false,
+            is_closed: false,
+            committed: 0,
+            tail: Vec::new(),
+            tail_damaged: 0,
+            uncommitted: BatchDigest::default(),
+            ids: Vec::new(),
+            good_ids: 0,
+            good_place: place,
+            suspect: None,
+        };
+        let mut is_empty = true;
+        while let Some(step) = walk.next()? {
+            match step {
+                Step::Damage => {
+                    scan.damaged += 1;
+                    scan.tail_damaged += 1;
+                }
+                Step::Good(sealed) => {
+                    is_empty = false;
+                    let end = walk.lines().offset();
+                    scan.take(sealed, walk.raw(), end, seen);
+                }
+            }
+        }
+        if is_empty {
+            // A name alone is no number that was given.
+            (scan.place, scan.good_place) = (Place::default(), Place::default());
+        }
+        Ok(scan)
+    }
+
+    fn take(&mut self, Sealed { line, seal }: Sealed, raw: &[u8], end: u64, seen: &mut SeenIds) {
+        let previous = seal.map(|seal| seal.previous);
+        if let Some((end, _)) = self.suspect.take() {
+            // A batch is begun when the one before is on disk: that one was, and was damaged later.
+            self.committed(end, seen);
+        }
+        match line {
+            Line::Header(header) => {
+                self.has_header = true;
+                let link = previous.unwrap_or_default();
+                self.place = Place { seq: header.segment.saturating_sub(1), link, head: header.head };
+                self.contents.add_bytes(false, raw.len() + 1);
+                self.committed(end, seen);
+            }
+            Line::Record(record) => {
+                let severity = line::severity_of_line(raw);
+                self.contents.add(severity, raw.len() + 1);
+                self.place.seq = self.place.seq.max(record.seq);
+                self.ids.extend(record.id.map(|id| (record.module, id)));
+                let Some(seal) = seal else { return self.committed(end, seen) };
+                self.place.link = seal.checksum;
+                if self.tail_damaged == 0 {
+                    let start = self.tail.len();
+                    self.tail.extend_from_slice(raw);
+                    self.tail.push(b'\n');
+                    self.uncommitted.add(&self.tail[start..], is_severe(severity));
+                    self.good_ids = self.ids.len();
+                    self.good_place = self.place;
+                }
+            }
+            Line::Commit(commit) => {
+                self.place = Place {
+                    seq: self.place.seq.max(commit.commit),
+                    link: previous.unwrap_or(self.place.link),
+                    head: commit.head,
+                };
+                self.contents.add_bytes(self.contents.bytes.1 > 0, raw.len() + 1);
+                if self.tail_damaged > 0 {
+                    self.suspect = Some((end, commit.commit));
+                } else {
+                    self.committed(end, seen);
+                }
+            }
+            Line::Deleted(deleted) => {
+                self.place.seq = self.place.seq.max(deleted.deleted.1);
+                self.place.link = deleted.link.unwrap_or(self.place.link);
+                self.place.head = deleted.head.unwrap_or(self.place.head);
+                self.contents.add_bytes(false, raw.len() + 1);
+                if deleted.head.is_some() {
+                    self.committed(end, seen);
+                }
+            }
+            Line::Closed(_) => {
+                self.is_closed = true;
+                self.contents.add_bytes(false, raw.len() + 1);
+                self.committed(end, seen);
+            }
+        }
+    }
+
+    /// Everything up to here was acknowledged.
+    fn committed(&mut self, end: u64, seen: &mut SeenIds) {
+        for (module, id) in self.ids.drain(..) {
+            seen.insert(&module, &id);
+        }
+        self.committed = end;
+        self.tail.clear();
+        self.tail_damaged = 0;
+        self.uncommitted = BatchDigest::default();
+        self.good_ids = 0;
+        self.good_place = self.place;
+    }
+
+    fn finish(mut self, name: Name, marked: u64, seen: &mut SeenIds) -> (Newest, Place) {
+        if let Some((end, seq)) = self.suspect.take()
+            && seq <= marked
+        {
+            self.committed(end, seen);
+        }
+        for (module, id) in self.ids.drain(..self.good_ids) {
+            seen.insert(&module, &id);
+        }
+        let newest = Newest {
+            name,
+            may_grow: self.has_header,
+            committed: self.committed,
+            tail: self.tail,
+            contents: self.contents,
+            uncommitted: self.uncommitted,
+            is_closed: self.is_closed,
+            tail_damaged: self.tail_damaged,
+            last: self.good_place.seq,
+        };
+        (newest, self.good_place)
+    }
+}

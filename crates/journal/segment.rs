@@ -1,0 +1,294 @@
+//! Segments: their names, and reading one line by line.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use vigie_protocol::severity::Severity;
+
+use crate::line::{self, Closed, Counts, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// How much of a segment's end is looked at for its last line.
+const TAIL_BYTES: u64 = 4096;
+
+/// What a segment is called: number of its first alert, and which of several that begin with this number, as after a
+/// batch that the disk did not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name {
+    pub(crate) first: u64,
+    pub(crate) part: u32,
+}
+
+impl Name {
+    pub(crate) fn path(self, directory: &Path) -> PathBuf {
+        let first = self.first;
+        directory.join(match self.part {
+            0 => format!("alerts-{first:020}.jsonl"),
+            part => format!("alerts-{first:020}-{part}.jsonl"),
+        })
+    }
+
+    fn parse(file_name: &str) -> Option<Self> {
+        let name = file_name.strip_prefix("alerts-")?.strip_suffix(".jsonl")?;
+        let (first, part) = name.split_once('-').unwrap_or((name, "0"));
+        let name = Self { first: first.parse().ok()?, part: part.parse().ok()? };
+        // Only the form that we write: two names must not mean the same segment.
+        (name.first <= MAX_SEQ && name.path(Path::new("")).as_os_str() == file_name).then_some(name)
+    }
+}
+
+/// The segments in a directory, oldest first.
+pub(crate) fn list(directory: &Path) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        names.extend(entry?.file_name().to_str().and_then(Name::parse));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// A piece of a segment.
+#[derive(Debug)]
+pub(crate) enum Piece<'a> {
+    /// A line without its line feed.
+    Line(&'a [u8]),
+    /// Zeros between lines, or bytes that are too many for a line.
+    Junk,
+}
+
+/// Reads lines of a segment that may grow, with bounded memory.
+#[derive(Debug)]
+pub(crate) struct LineReader {
+    file: File,
+    buffer: Vec<u8>,
+    /// What of the buffer is not returned yet.
+    start: usize,
+    end: usize,
+    /// Where in the file `start` is.
+    offset: u64,
+}
+
+impl LineReader {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Never waits for a FIFO that somebody put there, and follows no link.
+        let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOFOLLOW;
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Self { file, buffer: Vec::new(), start: 0, end: 0, offset: 0 })
+    }
+
+    /// Where the next piece begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether the file is still the one that `path` leads to.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let (Ok(held), Ok(named)) = (self.file.metadata(), fs::symlink_metadata(path)) else { return false };
+        (held.dev(), held.ino()) == (named.dev(), named.ino())
+    }
+
+    /// The next line; nothing when there is no whole one. More may be there later.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Piece<'_>>> {
+        let mut searched = 0;
+        loop {
+            let unread = &self.buffer[self.start..self.end];
+            if unread.first() == Some(&0) {
+                return Ok(self.skip_zeros()?.then_some(Piece::Junk));
+            }
+            if let Some(at) = memchr::memchr(b'\n', &unread[searched..]) {
+                let length = searched + at;
+                let start = self.start;
+                self.take(length + 1);
+                return Ok(Some(Piece::Line(&self.buffer[start..start + length])));
+            }
+            searched = unread.len();
+            if searched > MAX_LINE_BYTES {
+                self.take(searched);
+                return Ok(Some(Piece::Junk));
+            }
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What is there after the last whole line.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.start += bytes;
+        self.offset += bytes as u64;
+    }
+
+    /// Reads more behind what is there; `false` at the end of the file.
+    fn fill(&mut self) -> io::Result<bool> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.buffer.len() < self.end + READ_BYTES {
+            self.buffer.resize((self.end + READ_BYTES).max(self.end * 2), 0);
+        }
+        let read = self.file.read(&mut self.buffer[self.end..])?;
+        self.end += read;
+        Ok(read > 0)
+    }
+
+    /// Skips zeros. `false` when they go on to the end of the file: they are room that is still to be written, and
+    /// are read again later.
+    fn skip_zeros(&mut self) -> io::Result<bool> {
+        let first = self.offset;
+        loop {
+            let unread = &self.buffer[self.start..self.end];
+            let zeros = unread.iter().position(|&byte| byte != 0).unwrap_or(unread.len());
+            self.take(zeros);
+            if self.start < self.end {
+                return Ok(true);
+            }
+            if !self.fill()? {
+                self.file.seek(SeekFrom::Start(first))?;
+                (self.start, self.end, self.offset) = (0, 0, first);
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// What is in a segment to which nothing is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Contents {
+    pub(crate) counts: Counts,
+    /// Bytes that the less severe alerts take, and the severe ones; the rest counts to those for which it is there.
+    pub(crate) bytes: (u64, u64),
+}
+
+pub(crate) fn is_severe(severity: Severity) -> bool {
+    severity >= Severity::High
+}
+
+impl Contents {
+    pub(crate) fn add(&mut self, severity: Severity, bytes: usize) {
+        self.counts[severity as usize] += 1;
+        self.add_bytes(is_severe(severity), bytes);
+    }
+
+    pub(crate) fn add_bytes(&mut self, severe: bool, bytes: usize) {
+        let part = if severe { &mut self.bytes.1 } else { &mut self.bytes.0 };
+        *part += bytes as u64;
+    }
+
+    pub(crate) fn add_all(&mut self, more: &Self) {
+        self.counts.iter_mut().zip(more.counts).for_each(|(count, more)| *count += more);
+        self.bytes.0 += more.bytes.0;
+        self.bytes.1 += more.bytes.1;
+    }
+
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.bytes.0 + self.bytes.1
+    }
+}
+
+/// What is in a closed segment: as its last line says, or as it is counted where that is missing.
+pub(crate) fn contents(path: &Path) -> io::Result<Contents> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    let last = tail.strip_suffix(b"\n").and_then(|tail| tail.rsplit(|&byte| byte == b'\n').next());
+    if let Some(Sealed { line: Line::Closed(Closed { counts, bytes, .. }), .. }) =
+        last.and_then(|last| line::read(last, false))
+        && bytes.0.saturating_add(bytes.1) <= length
+    {
+        let mut contents = Contents { counts, bytes };
+        contents.add_bytes(false, last.map_or(0, |last| last.len() + 1));
+        return Ok(contents);
+    }
+    count(path)
+}
+
+fn count(path: &Path) -> io::Result<Contents> {
+    let mut reader = LineReader::open(path)?;
+    let mut contents = Contents::default();
+    while let Some(piece) = reader.next()? {
+        if let Piece::Line(line) = piece {
+            let severity = line::seq_of(line).map(|_| line::severity_of_line(line));
+            match severity {
+                Some(severity) => contents.add(severity, line.len() + 1),
+                None => contents.add_bytes(false, line.len() + 1),
+            }
+        }
+    }
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(content: &[u8]) -> (Vec<String>, Vec<u8>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        fs::write(&path, content).unwrap();
+        let mut reader = LineReader::open(&path).unwrap();
+        let mut found = Vec::new();
+        while let Some(piece) = reader.next().unwrap() {
+            found.push(match piece {
+                Piece::Line(line) => String::from_utf8_lossy(line).into_owned(),
+                Piece::Junk => "junk".to_owned(),
+            });
+        }
+        (found, reader.rest().to_vec())
+    }
+
+    #[test]
+    fn lines_zeros_and_halves_are_told_apart() {
+        assert_eq!(pieces(b"a\nb\nc"), (vec!["a".into(), "b".into()], b"c".to_vec()));
+        let zeros = vec![0; 3 * READ_BYTES];
+        let found = pieces(&[b"a\n".as_slice(), &zeros, b"b\n"].concat());
+        assert_eq!(found, (vec!["a".into(), "junk".into(), "b".into()], Vec::new()));
+        assert_eq!(pieces(&[b"a\n".as_slice(), &zeros].concat()).0, ["a"]);
+    }
+
+    #[test]
+    fn zeros_that_are_written_later_are_read_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        fs::write(&path, [b"a\n".as_slice(), &[0; 100]].concat()).unwrap();
+        let mut reader = LineReader::open(&path).unwrap();
+        assert!(matches!(reader.next().unwrap(), Some(Piece::Line(b"a"))));
+        assert!(reader.next().unwrap().is_none());
+
+        fs::write(&path, b"a\nb\n").unwrap();
+
+        assert!(matches!(reader.next().unwrap(), Some(Piece::Line(b"b"))));
+        assert_eq!(reader.offset(), 4);
+    }
+
+    #[test]
+    fn only_names_of_our_form_are_segments() {
+        let of = |first, part| Some(Name { first, part });
+        assert_eq!(Name::parse("alerts-00000000000000000041.jsonl"), of(41, 0));
+        assert_eq!(Name::parse("alerts-00000000000000000041-2.jsonl"), of(41, 2));
+        for name in [
+            "alerts-41.jsonl",
+            "alerts-00000000000000000041-0.jsonl",
+            "alerts-00000000000000000041-02.jsonl",
+            "alerts-18446744073709551615.jsonl",
+            "alerts-00000000000000000041.jsonl.new",
+        ] {
+            assert_eq!(Name::parse(name), None, "{name}");
+        }
+        assert!(Name { first: 41, part: 1 } > Name { first: 41, part: 0 });
+    }
+}

@@ -1,0 +1,336 @@
+//! Proves a journal: every checksum, every link, and the chain of batches from its first line to its last.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use vigie_protocol::control::JournalVerification as Verification;
+use vigie_protocol::severity::Severity;
+
+use crate::chain::{self, BatchDigest, Head};
+use crate::ledger::Ledger;
+use crate::line::{self, Commit, Counts, Deleted, Line, Sealed, Why};
+use crate::mark;
+use crate::segment::{self, is_severe};
+use crate::walk::{Step, Walk};
+
+/// Problems that are described; more are counted.
+const MAX_PROBLEMS: usize = 1000;
+
+/// Reads the journal in `directory` and proves it. `through` is the number of the newest alert that is known to be
+/// recorded; what is behind it is being written now. Blocking, and reads every byte.
+///
+/// # Errors
+/// When a segment cannot be read.
+pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification> {
+    let mut work = Verifying {
+        ledger: Ledger::load(directory),
+        verification: Verification::default(),
+        last: 0,
+        link: None,
+        head: None,
+        batch: Batch::default(),
+        committed: 0,
+        tail_damaged: 0,
+        batches: [After::default(); 2],
+        through: through.unwrap_or(u64::MAX),
+        is_first: true,
+    };
+    if work.ledger.is_none() {
+        work.verification.damaged += 1;
+        work.problem("the list of what was deleted to make room is damaged");
+    }
+    let names = segment::list(directory)?;
+    for (index, name) in names.iter().enumerate() {
+        let mut walk = match Walk::open(&name.path(directory)) {
+            // Retention deleted it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            walk => walk?,
+        };
+        // Of segments that retention deleted meanwhile there is a note by now.
+        work.ledger = Ledger::load(directory).or(work.ledger);
+        work.segment(&mut walk)?;
+        let is_newest = index + 1 == names.len();
+        if !is_newest && !walk.lines().rest().is_empty() && walk.is_old() == Some(false) {
+            work.tail_damaged += 1;
+        }
+    }
+    let recorded = through.unwrap_or_else(|| mark::read(directory).map_or(0, |mark| mark.seq));
+    Ok(work.finish(recorded))
+}
+
+/// Numbers of alerts by the names of their severities, without those of which there are none.
+#[must_use]
+pub fn by_severity(counts: Counts) -> std::collections::BTreeMap<String, u64> {
+    let names = Severity::ALL.into_iter().map(|severity| severity.name().to_owned());
+    names.zip(counts).filter(|(_, count)| *count > 0).collect()
+}
+
+struct Verifying {
+    ledger: Option<Ledger>,
+    verification: Verification,
+    /// Number of the last alert, there or deleted.
+    last: u64,
+    link: Option<u32>,
+    /// Head of the chain; unknown before the first one that is read, and after a hole.
+    head: Option<Head>,
+    batch: Batch,
+    /// Number of the last alert of the last batch.
+    committed: u64,
+    /// Pieces after the last commit line that are no lines: damage, unless they were never acknowledged.
+    tail_damaged: u64,
+    /// What was known after the last two batches.
+    batches: [After; 2],
+    through: u64,
+    is_first: bool,
+}
+
+/// What was known after a batch: to forget a later one that the disk did not take, and that is written again in the
+/// next segment.
+#[derive(Default, Clone, Copy)]
+struct After {
+    committed: u64,
+    head: Option<Head>,
+    alerts: u64,
+    proved_batches: u64,
+    missing: u64,
+    damaged: u64,
+    broken: u64,
+    problems: usize,
+}
+
+/// What is gathered between two commit lines.
+#[derive(Default)]
+struct Batch {
+    digest: BatchDigest,
+    deleted: Counts,
+    damaged: bool,
+}
+
+impl Verifying {
+    fn segment(&mut self, walk: &mut Walk) -> io::Result<()> {
+        let mut repeats = true;
+        while let Some(step) = walk.next()? {
+            let Sealed { line, seal } = match step {
+                Step::Damage => {
+                    self.tail_damaged += 1;
+                    continue;
+                }
+                Step::Good(sealed) => sealed,
+            };
+            match line {
+                Line::Header(header) => {
+                    // What the segment before holds after its last commit line does not count.
+                    self.batch = Batch::default();
+                    if header.why == Why::WriteFailed {
+                        self.forget_from(header.segment, seal.map(|seal| seal.previous));
+                    }
+                    self.settle_damage();
+                    self.head_is(header.head, header.segment);
+                    if self.is_first {
+                        self.link = seal.map(|seal| seal.previous);
+                    }
+                }
+                Line::Record(record) => {
+                    if record.seq <= self.last {
+                        self.tail_damaged += u64::from(!repeats);
+                        continue;
+                    }
+                    if record.seq > self.through {
+                        return Ok(());
+                    }
+                    repeats = false;
+                    self.record(record.seq, seal.map(|seal| (seal.previous, seal.checksum)), walk.raw());
+                }
+                Line::Commit(commit) => self.commit(&commit),
+                Line::Deleted(deleted) => self.deleted(&deleted),
+                Line::Closed(_) => {}
+            }
+            self.is_first = false;
+        }
+        Ok(())
+    }
+
+    fn after(&self) -> After {
+        let found = &self.verification;
+        After {
+            committed: self.committed,
+            head: self.head,
+            alerts: found.alerts,
+            proved_batches: found.proved_batches,
+            missing: found.missing,
+            damaged: found.damaged,
+            broken: found.broken,
+            problems: found.problems.len(),
+        }
+    }
+
+    fn batch_ended(&mut self, last: u64) {
+        self.committed = last;
+        self.batches = [self.batches[1], self.after()];
+    }
+
+    /// Forgets what the segment before holds from alert `seq` on.
+    fn forget_from(&mut self, seq: u64, link: Option<u32>) {
+        let Some(after) = self.batches.into_iter().rev().find(|after| after.committed + 1 == seq) else {
+            return;
+        };
+        let found = &mut self.verification;
+        found.alerts = after.alerts;
+        found.proved_batches = after.proved_batches;
+        (found.missing, found.damaged, found.broken) = (after.missing, after.damaged, after.broken);
+        found.problems.truncate(after.problems);
+        (self.committed, self.head) = (after.committed, after.head);
+        (self.last, self.link) = (after.committed, link);
+        self.tail_damaged = 0;
+    }
+
+    /// Counts what was found damaged; it is in the middle of what was acknowledged.
+    fn settle_damage(&mut self) {
+        if self.tail_damaged > 0 {
+            self.batch.damaged = true;
+            self.verification.damaged += std::mem::take(&mut self.tail_damaged);
+            let last = self.last;
+            self.problem(format_args!("damaged after alert {last}"));
+        }
+    }
+
+    fn problem(&mut self, problem: impl fmt::Display) {
+        if self.verification.problems.len() < MAX_PROBLEMS {
+            self.verification.problems.push(problem.to_string());
+        }
+    }
+
+    fn broken(&mut self, problem: impl fmt::Display) {
+        self.verification.broken += 1;
+        self.problem(problem);
+    }
+
+    fn record(&mut self, seq: u64, seal: Option<(u32, u32)>, raw: &[u8]) {
+        self.settle_damage();
+        let follows = seq == self.last + 1;
+        if !follows {
+            self.gap(self.last + 1, seq - 1);
+        }
+        match seal {
+            None => self.verification.unproved_alerts += 1,
+            Some((previous, _)) => {
+                if follows && self.link.is_some_and(|link| link != previous) && !self.batch.damaged {
+                    self.broken(format_args!("alert {seq} was not written after alert {}", seq - 1));
+                }
+                let line = [raw, b"\n"].concat();
+                self.batch.digest.add(&line, is_severe(line::severity_of_line(raw)));
+            }
+        }
+        self.verification.alerts += 1;
+        if self.verification.first == 0 {
+            self.verification.first = seq;
+        }
+        (self.last, self.link) = (seq, seal.map(|(_, checksum)| checksum));
+    }
+
+    fn deleted(&mut self, deleted: &Deleted) {
+        let (first, last) = deleted.deleted;
+        if last <= self.last || first > last {
+            return;
+        }
+        self.settle_damage();
+        if first > self.last + 1 {
+            self.gap(self.last + 1, first - 1);
+        }
+        (self.last, self.link) = (last, deleted.link);
+        match deleted.head {
+            Some(head) => {
+                self.head = Some(head);
+                self.batch_ended(last);
+            }
+            None => {
+                self.batch.deleted.iter_mut().zip(deleted.counts).for_each(|(count, more)| *count += more);
+            }
+        }
+    }
+
+    fn commit(&mut self, commit: &Commit) {
+        self.settle_damage();
+        let Batch { digest, deleted, damaged } = std::mem::take(&mut self.batch);
+        if commit.commit < self.last {
+            self.broken(format_args!("the batch that ends with alert {} is here again", commit.commit));
+            return;
+        }
+        if commit.commit > self.last {
+            self.gap(self.last + 1, commit.commit);
+            (self.last, self.link) = (commit.commit, None);
+        }
+        let through = commit.commit;
+        if let Some(head) = self.head {
+            let severe = commit.severe.as_ref();
+            if chain::next_head(&head, through, commit.n, severe, commit.other.as_ref()) != commit.head {
+                self.broken(format_args!("the chain is broken at the batch that ends with alert {through}"));
+            }
+        }
+        self.head = Some(commit.head);
+        let lower_gone = deleted[0] + deleted[1] > 0;
+        let severe_gone = deleted[2] + deleted[3] > 0;
+        let n = digest.records() + deleted.iter().sum::<u64>();
+        let (severe, other) = digest.finish();
+        let is_proved = (lower_gone || other == commit.other)
+            && (severe_gone || severe == commit.severe)
+            && n == commit.n;
+        if damaged || !is_proved {
+            if !damaged {
+                self.broken(format_args!("the batch that ends with alert {through} was changed"));
+            }
+        } else if lower_gone || severe_gone {
+            self.verification.thinned_batches += 1;
+        } else {
+            self.verification.proved_batches += 1;
+        }
+        self.batch_ended(through);
+    }
+
+    /// The chain goes on with this head before alert `next`.
+    fn head_is(&mut self, head: Head, next: u64) {
+        let expected = match self.ledger.as_ref().and_then(|ledger| ledger.find(next.saturating_sub(1))) {
+            // The segment before was deleted.
+            Some(range) if range.last + 1 == next && range.last > self.last => range.head,
+            // Noted as deleted with others, and a crash came before it was.
+            Some(range) if range.last > self.last => None,
+            _ => self.head,
+        };
+        if expected.is_some_and(|expected| expected != head) {
+            self.broken(format_args!("the chain is broken before alert {next}"));
+        }
+        self.head = Some(head);
+    }
+
+    fn gap(&mut self, mut first: u64, last: u64) {
+        while first <= last {
+            let range = self.ledger.as_ref().and_then(|ledger| ledger.find(first));
+            match range.map(|range| range.last.min(last)) {
+                Some(end) => first = end + 1,
+                None => {
+                    let next = self.ledger.as_ref().and_then(|ledger| ledger.next_after(first));
+                    let end = next.map_or(last, |next| (next - 1).min(last));
+                    self.batch.damaged = true;
+                    self.verification.missing += end - first + 1;
+                    self.problem(format_args!("alerts {first} to {end} are missing"));
+                    first = end + 1;
+                }
+            }
+        }
+    }
+
+    fn finish(mut self, recorded: u64) -> Verification {
+        if recorded > self.committed {
+            self.settle_damage();
+        }
+        if recorded > self.last {
+            self.gap(self.last + 1, recorded);
+        }
+        let totals = self.ledger.map_or([0; 4], |ledger| ledger.totals);
+        self.verification.last = self.last.max(recorded);
+        self.verification.deleted = by_severity(totals);
+        self.verification.head = self.head.unwrap_or_default().to_string();
+        self.verification
+    }
+}

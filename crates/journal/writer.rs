@@ -1,0 +1,457 @@
+//! Writes the journal: one batch after the other, each on disk when [`Writer::append`] returns.
+//!
+//! A segment is left behind, and a new one begun, when it is full, when somebody else changed, cut or deleted it, and
+//! when a sync failed: what a failed sync was to write is lost to the kernel, so the batch is written again from memory
+//! to another file. A batch counts when its commit line and then the high-water mark are on disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vigie_files::durable::{self, DurableFile, Standing};
+
+use crate::chain::{self, BatchDigest, Head};
+use crate::draft::Draft;
+use crate::ledger::Ledger;
+use crate::line::{self, Closed, Commit, Counts, Header, VERSION, Why};
+use crate::mark::{HighWater, Mark};
+use crate::recovery::{self, Newest, Recovery};
+use crate::retention::{self, ClosedSegment, GivenUp, Victim};
+use crate::seen::{SeenIds, SeenSnapshot};
+use crate::segment::{Contents, Name, is_severe};
+
+/// Memory for sealed lines that is kept between batches, in bytes.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// Most segments that begin with the same number.
+const MAX_PARTS: u32 = 10_000;
+
+/// How large the journal may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Size in bytes at which a new segment is begun.
+    pub segment_bytes: u64,
+    /// So many times `segment_bytes` are kept.
+    pub keep_segments: u32,
+}
+
+/// Why the journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be made or read.
+    #[error("cannot use the alert journal in {path:?}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A segment cannot be opened or read.
+    #[error("cannot open the alert journal's segment {path:?}")]
+    Segment {
+        /// The segment.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a batch was not recorded. Nothing of it counts, and the same can be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// A new segment has to be begun, for which the ids that are recorded so far are needed. Try again at once.
+    #[error("a new segment of the alert journal needs the ids that are recorded")]
+    NeedsSnapshot,
+    /// The disk does not take it.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
+
+/// What somebody else did to the segment that is written, or the disk did not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incident {
+    /// What it was.
+    pub why: Why,
+    /// Number of the newest alert that was recorded then.
+    pub after: u64,
+}
+
+/// The place in the chain.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    /// Number of the newest recorded alert.
+    pub(crate) seq: u64,
+    /// Its checksum.
+    pub(crate) link: u32,
+    pub(crate) head: Head,
+}
+
+/// The segment that is written.
+#[derive(Debug)]
+struct Open {
+    name: Name,
+    file: DurableFile,
+    /// Bytes of it that count: lines of batches that were acknowledged, or are about to be.
+    counted: u64,
+    contents: Contents,
+    /// Its last line is written.
+    is_closed: bool,
+}
+
+/// The journal's files, open for appending. Blocking.
+#[derive(Debug)]
+pub struct Writer {
+    directory: PathBuf,
+    sizes: Sizes,
+    closed: Vec<ClosedSegment>,
+    open: Option<Open>,
+    /// Why the next batch begins a new segment.
+    begin: Option<Why>,
+    place: Place,
+    high_water: HighWater,
+    ledger: Ledger,
+    /// The disk does not take the high-water mark or the ledger; the alerts themselves are safe.
+    trouble: Option<String>,
+    incidents: Vec<Incident>,
+    sent_through: Option<u64>,
+    given_up: Option<GivenUp>,
+    /// Sealed lines of a batch.
+    sealed: Vec<u8>,
+}
+
+impl Writer {
+    /// Opens the journal in `directory`, creating it when it is not there, and repairs what a crash left.
+    ///
+    /// # Errors
+    /// When the files cannot be used.
+    pub fn open(directory: &Path, sizes: Sizes) -> Result<(Self, SeenIds, Recovery), OpenError> {
+        let directory_error = |source| OpenError::Directory { path: directory.to_owned(), source };
+        durable::make_directory(directory).map_err(directory_error)?;
+        let (high_water, mark) = HighWater::open(directory);
+        let mark = mark.unwrap_or_default();
+        let mut found = recovery::read(directory, mark.seq)?;
+        let mut place = found.place;
+        let lost = mark.seq.saturating_sub(place.seq);
+        if lost > 0 {
+            place = Place { seq: mark.seq, link: mark.link, head: mark.head };
+        }
+        // Numbers that the ids or the ledger know were given as well.
+        place.seq = place.seq.max(found.seq_at_least);
+        found.recovery.missing_at_end = lost;
+        if let Some(newest) = &found.newest
+            && (lost > 0 || (mark.seq == place.seq && newest.uncommitted.records() > 0))
+        {
+            // It was acknowledged.
+            found.recovery.damaged += newest.tail_damaged;
+        }
+        let (open, begin) = match found.newest.take() {
+            Some(newest) if newest.may_grow && lost == 0 => {
+                (Some(reopen(directory, &newest, &mut place, &mut found.recovery)?), None)
+            }
+            Some(newest) => {
+                found.closed.push(newest.as_closed());
+                (None, Some(if lost > 0 { Why::Lost } else { Why::First }))
+            }
+            None => (None, Some(if lost > 0 { Why::Lost } else { Why::First })),
+        };
+        durable::sync_directory(directory).map_err(directory_error)?;
+        let writer = Self {
+            directory: directory.to_owned(),
+            sizes,
+            closed: found.closed,
+            open,
+            begin,
+            place,
+            high_water,
+            ledger: found.ledger,
+            trouble: None,
+            incidents: Vec::new(),
+            sent_through: None,
+            given_up: None,
+            sealed: Vec::new(),
+        };
+        Ok((writer, found.seen, found.recovery))
+    }
+
+    /// Number of the newest recorded alert.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.place.seq
+    }
+
+    /// The head of the chain: it stands for all batches that are recorded.
+    #[must_use]
+    pub fn head(&self) -> String {
+        self.place.head.to_string()
+    }
+
+    /// Size of all segments in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let closed: u64 = self.closed.iter().map(|segment| segment.contents.total_bytes()).sum();
+        closed + self.open.as_ref().map_or(0, |open| open.file.length())
+    }
+
+    /// Alerts that retention has deleted since the journal was begun, of each severity.
+    #[must_use]
+    pub fn deleted(&self) -> Counts {
+        self.ledger.totals
+    }
+
+    /// What the disk does not take at present although the alerts themselves are safe.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// What happened to the segment since the last call.
+    pub fn take_incidents(&mut self) -> Vec<Incident> {
+        std::mem::take(&mut self.incidents)
+    }
+
+    /// Takes new sizes; they hold from the next append on.
+    pub fn set_sizes(&mut self, sizes: Sizes) {
+        self.sizes = sizes;
+    }
+
+    /// Takes how far the fleet has the alerts; absent when no fleet wants them.
+    pub fn set_sent_through(&mut self, sent_through: Option<u64>) {
+        self.sent_through = sent_through;
+    }
+
+    /// What was deleted since the last call and somebody should be told of.
+    pub fn take_given_up(&mut self) -> Option<GivenUp> {
+        self.given_up.take()
+    }
+
+    /// Whether the next append begins a new segment, and so needs the ids recorded until now. It may turn out to be
+    /// necessary only then: [`AppendError::NeedsSnapshot`].
+    #[must_use]
+    pub fn needs_snapshot(&self) -> bool {
+        self.begin.is_some()
+            || self
+                .open
+                .as_ref()
+                .is_none_or(|open| open.is_closed || open.counted >= self.sizes.segment_bytes)
+    }
+
+    /// Sees whether the segment is as we left it; if it is not, the next batch begins a new one.
+    pub fn inspect(&mut self) {
+        let Some(open) = &self.open else { return };
+        // What cannot be seen now is seen by the next append.
+        let why = match open.file.standing() {
+            Ok(Standing::Intact) | Err(_) => return,
+            Ok(Standing::Resized { .. }) => Why::Resized,
+            Ok(Standing::Replaced) => Why::Replaced,
+        };
+        if self.begin.is_none() {
+            self.begin = Some(why);
+            self.incidents.push(Incident { why, after: self.place.seq });
+        }
+    }
+
+    /// Records a batch and returns when it is safe on disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it, or a snapshot is needed and not there.
+    pub fn append(&mut self, draft: &Draft, snapshot: Option<SeenSnapshot>) -> Result<(), AppendError> {
+        if draft.count() == 0 {
+            return Ok(());
+        }
+        self.inspect();
+        if self.needs_snapshot() {
+            let Some(snapshot) = snapshot else { return Err(AppendError::NeedsSnapshot) };
+            self.begin_segment(snapshot)?;
+        }
+        let Some(open) = &mut self.open else { return Err(AppendError::NeedsSnapshot) };
+        self.sealed.clear();
+        let (place, batch) = seal_batch(&mut self.sealed, draft, self.place);
+        if let Err(error) = open.file.append(&self.sealed).and_then(|()| open.file.sync()) {
+            // What cannot be cut off does not count: the next segment says so.
+            if open.file.sync_failed() || open.file.cut(open.counted).is_err() {
+                self.begin = Some(Why::WriteFailed);
+                self.incidents.push(Incident { why: Why::WriteFailed, after: self.place.seq });
+            }
+            return Err(error.into());
+        }
+        open.counted = open.file.length();
+        open.contents.add_all(&batch);
+        self.sealed.clear();
+        self.sealed.shrink_to(KEPT_BYTES);
+        self.place = place;
+        self.write_mark();
+        Ok(())
+    }
+
+    fn write_mark(&mut self) {
+        let Place { seq, link, head } = self.place;
+        match self.high_water.write(&self.directory, &Mark { seq, link, head }) {
+            Ok(()) => self.trouble = None,
+            Err(error) => self.trouble = Some(format!("cannot write the journal's high-water mark: {error}")),
+        }
+    }
+
+    fn begin_segment(&mut self, mut snapshot: SeenSnapshot) -> io::Result<()> {
+        durable::make_directory(&self.directory)?;
+        self.close_full();
+        snapshot.through_seq = self.place.seq;
+        snapshot.store(&self.directory)?;
+        let first = self.place.seq + 1;
+        let why = self.begin.unwrap_or(Why::Full);
+        let name = self.free_name(first)?;
+        let mut file = DurableFile::create(&name.path(&self.directory))?;
+        let header = Header { segment: first, version: VERSION, begun: now(), why, head: self.place.head };
+        let mut bytes = Vec::new();
+        line::seal_value(&mut bytes, &header, self.place.link);
+        let written = file
+            .append(&bytes)
+            .and_then(|()| file.sync())
+            .and_then(|()| durable::sync_directory(&self.directory));
+        if let Err(error) = written {
+            // Best effort: an empty segment is only in the way.
+            durable::remove(file.path()).ok();
+            return Err(error);
+        }
+        let mut contents = Contents::default();
+        contents.add_bytes(false, bytes.len());
+        let counted = file.length();
+        let open = Open { name, file, counted, contents, is_closed: false };
+        if let Some(before) = self.open.replace(open) {
+            self.leave(&before);
+        }
+        self.begin = None;
+        self.make_room();
+        Ok(())
+    }
+
+    /// A name for a segment that begins with this number; it may have been taken by one that the disk failed.
+    fn free_name(&self, first: u64) -> io::Result<Name> {
+        (0..MAX_PARTS)
+            .map(|part| Name { first, part })
+            .find(|name| name.path(&self.directory).symlink_metadata().is_err())
+            .ok_or_else(|| io::Error::other(format!("{MAX_PARTS} segments begin with alert {first}")))
+    }
+
+    /// Writes the last line of a segment that is full. Without it the segment is read to know what is in it.
+    fn close_full(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        if self.begin.is_some() || open.is_closed {
+            return;
+        }
+        let Contents { counts, bytes } = open.contents;
+        let mut line = Vec::new();
+        line::seal_value(&mut line, &Closed { closed: self.place.seq, counts, bytes }, self.place.link);
+        if open.file.append(&line).and_then(|()| open.file.sync()).is_ok() {
+            open.counted = open.file.length();
+            open.contents.add_bytes(false, line.len());
+            open.is_closed = true;
+        } else {
+            self.begin = Some(Why::WriteFailed);
+        }
+    }
+
+    /// Takes a segment to which nothing is added any more among the closed ones.
+    fn leave(&mut self, before: &Open) {
+        if before.name.first > self.place.seq {
+            // Nothing was acknowledged in it; it would only be read in vain.
+            durable::remove(before.file.path()).ok();
+        } else if before.file.path().exists() {
+            let Open { name, contents, .. } = *before;
+            self.closed.push(ClosedSegment { name, last: self.place.seq, contents });
+        }
+    }
+
+    /// Keeps the closed segments within their allowance.
+    fn make_room(&mut self) {
+        let Sizes { segment_bytes, keep_segments } = self.sizes;
+        let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
+        let sent_through = self.sent_through.unwrap_or(u64::MAX);
+        while let Some(victim) = retention::next_victim(&self.closed, allowance, sent_through) {
+            if let Err(error) = self.thin(victim) {
+                // It stays as it is, and the next segment tries again.
+                self.trouble = Some(format!("cannot make room in the alert journal: {error}"));
+                return;
+            }
+        }
+    }
+
+    fn thin(&mut self, Victim { index, goes }: Victim) -> io::Result<()> {
+        let segment = self.closed[index];
+        let thinned = retention::thin(&self.directory, &segment, &goes, self.sent_through)?;
+        // First the note, then the deed: in between a crash leaves alerts that are noted as deleted, and are read.
+        self.ledger.totals.iter_mut().zip(thinned.deleted).for_each(|(total, more)| *total += more);
+        if let Some(range) = thinned.emptied.clone() {
+            self.ledger.add(range);
+        }
+        self.ledger.store(&self.directory)?;
+        retention::finish(&self.directory, &segment, &thinned)?;
+        if thinned.is_gone() {
+            self.closed.remove(index);
+        } else {
+            // What was counted wrongly before must not make it a victim for ever.
+            self.closed[index].contents = thinned.contents;
+        }
+        GivenUp::join(&mut self.given_up, thinned.given_up);
+        Ok(())
+    }
+}
+
+/// Opens the newest segment to go on in it; cuts off what a crash left at its end, and ends the batch before that.
+fn reopen(
+    directory: &Path,
+    newest: &Newest,
+    place: &mut Place,
+    recovery: &mut Recovery,
+) -> Result<Open, OpenError> {
+    let path = newest.name.path(directory);
+    let segment_error = |source| OpenError::Segment { path: path.clone(), source };
+    let mut file = DurableFile::open(&path).map_err(segment_error)?;
+    let mut contents = newest.contents;
+    let whole = newest.committed + newest.tail.len() as u64;
+    if file.length() > newest.committed {
+        recovery.cut_bytes = file.length().saturating_sub(whole);
+        let mut tail = newest.tail.clone();
+        if newest.uncommitted.records() > 0 {
+            place.head = commit(&mut tail, newest.uncommitted.clone(), place);
+            contents.add_bytes(false, tail.len() - newest.tail.len());
+        }
+        // Records that are whole are written again: what a failed sync left here may be in the memory of the kernel
+        // only, and would never be written.
+        let mended = file.cut(newest.committed).and_then(|()| file.append(&tail)).and_then(|()| file.sync());
+        mended.map_err(segment_error)?;
+    }
+    let counted = file.length();
+    Ok(Open { name: newest.name, file, counted, contents, is_closed: newest.is_closed })
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+/// Seals the records of a draft and their commit line.
+fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, Contents) {
+    let mut digest = BatchDigest::default();
+    let mut contents = Contents::default();
+    for body in draft.bodies() {
+        let severity = line::severity_of_body(body);
+        let start = sealed.len();
+        place.link = line::seal_record(sealed, body, severity, place.link);
+        digest.add(&sealed[start..], is_severe(severity));
+        contents.add(severity, sealed.len() - start);
+    }
+    place.seq = draft.last_seq();
+    let start = sealed.len();
+    place.head = commit(sealed, digest, &place);
+    contents.add_bytes(contents.bytes.1 > 0, sealed.len() - start);
+    (place, contents)
+}
+
+/// Appends the commit line of a batch that ends at `place`; returns the head after it.
+fn commit(sealed: &mut Vec<u8>, digest: BatchDigest, place: &Place) -> Head {
+    let n = digest.records();
+    let (severe, other) = digest.finish();
+    let head = chain::next_head(&place.head, place.seq, n, severe.as_ref(), other.as_ref());
+    line::seal_value(sealed, &Commit { commit: place.seq, n, severe, other, head }, place.link);
+    head
+}

@@ -1,0 +1,140 @@
+//! apk: one file with a paragraph for each package, see apk-v2(5).
+
+use std::path::{Path, PathBuf};
+
+use super::{Algorithm, Digest, FileRecord, Package, Unread, Visitor, Want, unread};
+use crate::owners::{Manager, apk, each_line, open};
+
+/// Where the database can be: the second on newer hosts, where `/lib` need not be a link to it.
+const PATHS: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
+
+/// Most files of a package that are read.
+const MAX_FILES: usize = 1_000_000;
+
+fn path(root: &Path) -> Option<PathBuf> {
+    PATHS.iter().map(|path| root.join(path)).find(|path| path.is_file())
+}
+
+pub(super) fn is_there(root: &Path) -> bool {
+    path(root).is_some()
+}
+
+/// A paragraph while it is read.
+#[derive(Default)]
+struct Paragraph {
+    package: Package,
+    files: Vec<FileRecord>,
+    directory: Vec<u8>,
+    /// The digests are the beginnings of SHA-256, which apk 2 writes for packages of apk 3.
+    cut_digests: bool,
+}
+
+pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
+    let Some(path) = path(root) else { return Vec::new() };
+    let mut paragraph = Paragraph::default();
+    let result = open(&path).and_then(|file| {
+        each_line(file, |_, line| match line {
+            [] => std::mem::take(&mut paragraph).hand_over(visitor),
+            [key, b':', value @ ..] => paragraph.add(*key, value),
+            _ => {}
+        })
+    });
+    paragraph.hand_over(visitor);
+    result.err().map(|error| unread(&path, error)).into_iter().collect()
+}
+
+impl Paragraph {
+    fn hand_over(mut self, visitor: &mut dyn Visitor) {
+        if self.package.name.is_empty() {
+            return;
+        }
+        if self.package.state.is_empty() {
+            "installed".clone_into(&mut self.package.state);
+        }
+        if self.cut_digests {
+            self.files.iter_mut().for_each(|file| file.digest = None);
+        }
+        match visitor.want(Manager::Apk, &self.package) {
+            Want::Nothing => {}
+            Want::Package => visitor.take(Manager::Apk, self.package, Vec::new()),
+            Want::Files => visitor.take(Manager::Apk, self.package, self.files),
+        }
+    }
+
+    fn add(&mut self, key: u8, value: &[u8]) {
+        let text = || String::from_utf8_lossy(value).into_owned();
+        match key {
+            b'P' => self.package.name = text(),
+            b'V' => self.package.version = text(),
+            b'A' => self.package.architecture = text(),
+            b'o' => self.package.source = Some(text()),
+            b'I' => self.package.size = text().parse().ok(),
+            b'f' => {
+                self.cut_digests = value.contains(&b'S');
+                if value.contains(&b'f') {
+                    "half-installed".clone_into(&mut self.package.state);
+                }
+            }
+            b'F' => {
+                value.clone_into(&mut self.directory);
+                // The package's own entry of the root directory names none.
+                if !value.is_empty() {
+                    self.file(FileRecord {
+                        path: [b"/", value].concat(),
+                        mode: Some(0o755),
+                        directory: true,
+                        ..FileRecord::default()
+                    });
+                }
+            }
+            b'R' => {
+                let path = apk::joined(&self.directory, value);
+                // What apk protects unless it is told otherwise, see apk-protected_paths(5).
+                let configuration = path.starts_with(b"/etc/") && !path.starts_with(b"/etc/init.d/");
+                self.file(FileRecord {
+                    path,
+                    mode: Some(0o644),
+                    configuration,
+                    lacks_digest: true,
+                    ..FileRecord::default()
+                });
+            }
+            b'M' | b'a' => {
+                let Some(file) = self.files.last_mut().filter(|file| file.directory == (key == b'M')) else {
+                    return;
+                };
+                // user:group:mode, and more.
+                let text = text();
+                let mut fields = text.split(':');
+                let (user, group, mode) = (fields.next(), fields.next(), fields.next());
+                file.user = user.map(str::to_owned);
+                file.group = group.map(str::to_owned);
+                file.mode = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()).or(file.mode);
+            }
+            b'Z' => {
+                if let Some(file) = self.files.last_mut().filter(|file| !file.directory) {
+                    file.lacks_digest = false;
+                    file.digest = digest(value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn file(&mut self, file: FileRecord) {
+        if self.files.len() < MAX_FILES {
+            self.files.push(FileRecord { user: Some("0".to_owned()), group: Some("0".to_owned()), ..file });
+        }
+    }
+}
+
+/// `Q1` is SHA-1 and `Q2` SHA-256, both in base64.
+fn digest(text: &[u8]) -> Option<Digest> {
+    let (algorithm, text) = match text {
+        [b'Q', b'1', text @ ..] => (Algorithm::Sha1, text),
+        [b'Q', b'2', text @ ..] => (Algorithm::Sha256, text),
+        _ => return None,
+    };
+    let bytes = apk::base64(text, algorithm.length())?;
+    Some(Digest { algorithm, bytes: bytes.into() })
+}

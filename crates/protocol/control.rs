@@ -1,0 +1,501 @@
+//! What clients and the agent say to each other on the agent's local socket.
+//!
+//! One JSON object a line in both directions. A client sends requests one after the other on one connection;
+//! each is answered by one [`Reply`], or for streams by any number of items and then [`Reply::End`]. A followed
+//! stream ends when the client closes the connection.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::message::Progress;
+use crate::result::ModuleResult;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::condition::StandingCondition;
+use crate::module_name::ModuleName;
+
+/// Name of the agent's socket in its run directory.
+pub const SOCKET_NAME: &str = "agent.sock";
+
+/// What a client asks.
+#[derive(Debug, Serialize, Deserialize)]
+// Not tagged from within: serde buffers such values, and a raw JSON value cannot be read from its buffer.
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the agent and its modules are; answered by [`Reply::Status`].
+    Status {},
+    /// Asks a module; answered by [`Reply::Result`].
+    Query {
+        /// The module.
+        module: String,
+        /// Its parameters.
+        #[serde(default)]
+        parameters: Option<Box<RawValue>>,
+        /// How long to wait in milliseconds; never longer than the agent's `moduletimeout`.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+        /// Tell how far the module is while it works: any number of [`Reply::Progress`] ahead of the result.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        progress: bool,
+    },
+    /// Ends the [`Request::Query`] that runs on this connection: its module returns what it has found so far, and that
+    /// is the answer. Means nothing when none runs.
+    Stop {},
+    /// The alerts on disk, oldest first; a stream of [`Reply::Alert`].
+    Alerts {
+        /// Only alerts recorded at this RFC 3339 time or later.
+        #[serde(default)]
+        since: Option<String>,
+        /// Only alerts with a sequence number above this one.
+        #[serde(default)]
+        after: Option<u64>,
+        /// Only alerts of this module.
+        #[serde(default)]
+        module: Option<String>,
+        /// Only the newest so many.
+        #[serde(default)]
+        last: Option<usize>,
+        /// Go on with new alerts as they are recorded.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// Proves the journal, reading all of it; answered by [`Reply::Verified`].
+    VerifyAlerts {},
+    /// Reads the configuration again; answered by [`Reply::Reloaded`].
+    Reload {
+        /// Only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Ends a persistent module gracefully and starts it again at once, its breaker closed; answered by
+    /// [`Reply::Restarted`] when the new process runs.
+    Restart {
+        /// The module.
+        module: String,
+    },
+    /// The newest lines that a module logged or wrote to stderr; a stream of [`Reply::Line`].
+    Logs {
+        /// The module.
+        module: String,
+        /// Go on with new lines.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// The messages that cross a module's pipes from now on, over its restarts; a stream of [`Reply::Line`].
+    Tap {
+        /// The module.
+        module: String,
+    },
+}
+
+/// What the agent answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Answer to [`Request::Status`].
+    Status(Box<AgentStatus>),
+    /// How far a [`Request::Query`] is that asked for it; the newest, at most a few a second.
+    Progress(Progress),
+    /// Answer to [`Request::Query`].
+    Result(ModuleResult),
+    /// One alert of [`Request::Alerts`].
+    Alert(AlertRecord),
+    /// Alerts that [`Request::Alerts`] asks for and that are not there, in their place among the others.
+    Missing(MissingAlerts),
+    /// Answer to [`Request::VerifyAlerts`].
+    Verified(Box<JournalVerification>),
+    /// One line of [`Request::Logs`] or [`Request::Tap`].
+    Line(ModuleLine),
+    /// Answer to [`Request::Reload`].
+    Reloaded(ReloadReport),
+    /// Answer to [`Request::Restart`].
+    Restarted {
+        /// The module.
+        module: ModuleName,
+        /// Its new process.
+        pid: u32,
+    },
+    /// The stream is complete.
+    End {},
+    /// The request was not carried out.
+    Error(ErrorReply),
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// Fixed name for programs, such as `module_unknown`.
+    pub kind: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+/// How things are, worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Everything does what it should.
+    Healthy,
+    /// Something is unexpected and handled; `problems` says what.
+    Degraded,
+    /// A module does not run, or alerts cannot be stored.
+    Failed,
+}
+
+/// The agent as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Version of the agent.
+    pub version: String,
+    /// The agent's process.
+    pub pid: u32,
+    /// The host's name as told to modules.
+    pub hostname: String,
+    /// When the agent started, RFC 3339.
+    pub started_at: String,
+    /// How long it has been running in seconds.
+    pub uptime_secs: u64,
+    /// The worst of everything below.
+    pub health: Health,
+    /// Why `health` is not healthy, one sentence each: `conditions` for people.
+    pub problems: Vec<String>,
+    /// What is wrong, by name; `vigie explain NAME` says what each means.
+    #[serde(default)]
+    pub conditions: Vec<StandingCondition>,
+    /// The configuration.
+    pub config: ConfigStatus,
+    /// The modules in the order of start.
+    pub modules: Vec<ModuleStatus>,
+    /// The alerts on disk.
+    pub journal: JournalStatus,
+    /// Queries since the agent started.
+    pub queries: QueryStatus,
+    /// The link to the fleet; absent when the agent belongs to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetStatus>,
+    /// How answers are kept private.
+    #[serde(default)]
+    pub privacy: PrivacyStatus,
+    /// How leftovers of modules are ended: `cgroup` or `session`.
+    pub containment: String,
+}
+
+/// The link to the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetStatus {
+    /// Name of the fleet.
+    pub org: String,
+    /// Name of this agent in it.
+    pub agent: String,
+    /// The agent's public key, which its enrolment names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Whether a broker is connected.
+    pub connected: bool,
+    /// Version of the policy in force; without one every action is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_version: Option<u64>,
+    /// What keeps it from working.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Number of the newest alert that the fleet has with all before it.
+    pub alerts_sent: u64,
+    /// Alerts that the fleet does not have yet.
+    pub alerts_waiting: u64,
+    /// Actions that run now.
+    pub running: u64,
+    /// Actions that wait for a place.
+    pub waiting: u64,
+    /// Actions since the agent started, by what was decided: `accepted` or why it was refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+/// The configuration in force and the last attempt to change it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file; absent when the defaults hold.
+    pub path: Option<PathBuf>,
+    /// Counts the configurations that took effect, from 1.
+    pub generation: u64,
+    /// When the last attempt was made, RFC 3339.
+    pub last_reload_at: String,
+    /// Whether the last attempt took effect.
+    pub last_reload_ok: bool,
+    /// What was wrong at the last attempt, or is wrong with a module's file.
+    pub problems: Vec<ConfigProblem>,
+}
+
+/// What a module does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModuleState {
+    /// A standard module, or a persistent one that is switched off.
+    Idle,
+    /// The process runs and has not answered its first heartbeat.
+    Starting,
+    /// Heartbeats are answered.
+    Running,
+    /// A heartbeat was missed, or something else is wrong.
+    Degraded,
+    /// It was told to end.
+    Stopping,
+    /// It ended and will be started after a delay.
+    Backoff,
+    /// It died too often; it is tried again at long intervals, or when an operator restarts it.
+    Failed,
+    /// It ended and is not to be started again.
+    Ended,
+}
+
+/// One module.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModuleStatus {
+    /// The module's name.
+    pub name: ModuleName,
+    /// Persistent or standard.
+    pub kind: ModuleKind,
+    /// What it does.
+    pub state: ModuleState,
+    /// Why it is not plainly running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Which life this is, from 1.
+    pub incarnation: u64,
+    /// How long this life has lasted in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_secs: Option<u64>,
+    /// Restarts since the agent started.
+    pub restarts: u64,
+    /// How the last life ended, such as `exited(1)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<String>,
+    /// Time until the next start in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_in_ms: Option<u64>,
+    /// Where it answers queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Round trip of the newest heartbeat in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_us: Option<u64>,
+    /// Messages carried since the agent started.
+    pub logs: u64,
+    /// See `logs`.
+    pub alerts: u64,
+    /// Lines that were not carried, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// The alerts on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Alerts recorded since the journal was begun.
+    pub recorded: u64,
+    /// Alerts that came again and were not recorded twice, since the agent started.
+    pub duplicates: u64,
+    /// Size of all segments in bytes.
+    pub bytes: u64,
+    /// Alerts that wait in memory for the disk.
+    pub pending: u64,
+    /// Why the disk takes no alerts at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Head of the chain of batches: it stands for everything that is recorded.
+    #[serde(default)]
+    pub head: String,
+    /// Alerts that were deleted to make room since the journal was begun, by severity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted: BTreeMap<String, u64>,
+    /// What is wrong with the files; absent when nothing was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// Alerts that went since the agent started although they are severe or the fleet does not have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed: Option<String>,
+}
+
+/// What a journal is found to be, read from its first byte to its last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalVerification {
+    /// Number of the first alert that is there; 0 when there is none.
+    pub first: u64,
+    /// Number of the newest alert that was recorded.
+    pub last: u64,
+    /// Alerts that are there.
+    pub alerts: u64,
+    /// Batches whose every alert is proved by the chain.
+    pub proved_batches: u64,
+    /// Batches of which some alerts were deleted to make room; the others are proved as far as they can be.
+    pub thinned_batches: u64,
+    /// Alerts of versions that wrote no checksums.
+    pub unproved_alerts: u64,
+    /// Alerts that are missing without having been deleted to make room.
+    pub missing: u64,
+    /// Pieces that are no lines of a journal.
+    pub damaged: u64,
+    /// Places where the chain, or the link between two alerts, is broken.
+    pub broken: u64,
+    /// Alerts that were deleted to make room, by severity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted: BTreeMap<String, u64>,
+    /// Head of the chain at the end.
+    pub head: String,
+    /// What is wrong, the first thousand of it.
+    pub problems: Vec<String>,
+}
+
+impl JournalVerification {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.missing == 0 && self.damaged == 0 && self.broken == 0
+    }
+}
+
+/// Between two alerts of a stream: alerts are missing, or something is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingAlerts {
+    /// Number of the first alert that is missing.
+    pub first: u64,
+    /// Number of the last one; less than `first` when none is missing.
+    pub last: u64,
+    /// How many are missing.
+    pub count: u64,
+    /// `deleted` to make room, `damaged`, `lost`, or `changed`.
+    pub reason: String,
+    /// The same as a sentence.
+    pub message: String,
+}
+
+impl MissingAlerts {
+    /// Whether they should be there.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.reason != "deleted"
+    }
+}
+
+/// Queries since the agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct QueryStatus {
+    /// Running now.
+    pub running: u64,
+    /// Waiting for a place now.
+    pub waiting: u64,
+    /// Answered.
+    pub answered: u64,
+    /// Ended with an error.
+    pub failed: u64,
+}
+
+/// How answers to queries are kept private.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PrivacyStatus {
+    /// Extra privacy mode is on.
+    pub extra: bool,
+    /// Modules whose answers the agent cannot check, because it does not know their form: they mask themselves, or
+    /// nobody does. Empty when the mode is off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<ModuleName>,
+}
+
+/// One recorded alert; a line of the journal has the same form.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AlertRecord {
+    /// Number in the order of recording, from 1, without gaps.
+    pub seq: u64,
+    /// When the agent received it, RFC 3339 in UTC.
+    pub time: String,
+    /// The module that sent it.
+    pub module: ModuleName,
+    /// The module's id for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The alert's text as the module sent it.
+    pub message: String,
+}
+
+/// A line that a module wrote, or that was written to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModuleLine {
+    /// When, RFC 3339 in UTC.
+    pub time: String,
+    /// `log`, `stderr`, or for a tap `to_module` and `from_module`.
+    pub source: String,
+    /// The text, cut where it is very long.
+    pub text: String,
+}
+
+/// What a reload did, or would do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Whether the configuration is valid and took effect (or would).
+    pub ok: bool,
+    /// The configuration in force afterwards.
+    pub generation: u64,
+    /// One sentence for each change, empty when nothing changed.
+    pub changes: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<ConfigProblem>,
+}
+
+/// Persistent or standard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleKind {
+    /// Runs as long as the agent.
+    Persistent,
+    /// Runs for one query.
+    Standard,
+}
+
+/// One thing that is wrong in a configuration file, shown as `FILE:LINE: KEY: MESSAGE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct ConfigProblem {
+    /// The file.
+    pub file: PathBuf,
+    /// Line in the file from 1; absent when the problem is the file as a whole.
+    pub line: Option<usize>,
+    /// The key, with its section: `agent.heartbeat_interval`.
+    pub key: Option<String>,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+impl std::fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_with_parameters_is_read_back() {
+        let text = r#"{"query":{"module":"x","parameters":{"a": [1]},"timeout_ms":5}}"#;
+
+        let Request::Query { parameters, .. } = serde_json::from_str(text).unwrap() else {
+            panic!("no query")
+        };
+
+        assert_eq!(parameters.unwrap().get(), r#"{"a": [1]}"#);
+    }
+}

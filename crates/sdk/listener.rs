@@ -1,0 +1,847 @@
+//! The socket on which a persistent module answers queries.
+//!
+//! A client is not trusted: a bad, slow, silent or vanished one costs its own connection and nothing else.
+//! Every connection carries one request, ended by a line feed or by the end of its stream, and takes one
+//! answer. All waits and all memory are bounded by the constants below.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::Either;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::module::Query;
+use crate::request::{Request, time_left};
+use vigie_protocol::message::{DEFAULT_MAX_RESULT_BYTES, Message};
+use vigie_protocol::result::ModuleResult;
+use vigie_protocol::socket::{SocketSpec, SocketSpecError};
+
+/// Connections held at once. When there are more, the one that has waited longest without having sent its
+/// request is closed.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// Queries that run at once; more wait for a place.
+pub(crate) const MAX_RUNNING_QUERIES: usize = 64;
+
+/// Time that a client has to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time that a query waits for a place among the running ones.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time that a client has to take its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time that a client whose request was refused has to stop sending, so that closing does not cut its answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest request in bytes; MIG's programs send up to 10 MB.
+const MAX_REQUEST_BYTES: usize = DEFAULT_MAX_RESULT_BYTES;
+
+/// Bytes of a request that need no share of the budget: nearly every request is shorter.
+const FREE_REQUEST_BYTES: usize = 8 * 1024;
+
+/// Bytes that all requests together may hold beyond their free ones.
+const REQUEST_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+
+/// How often a running query's client is looked at, whether it still waits.
+const WATCH_PERIOD: Duration = Duration::from_millis(250);
+
+/// Pause after an error of accept(2): most, such as too many open files, last until another connection ends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a module cannot listen for queries.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The run directory cannot be made or looked at.
+    #[error("cannot use run directory {path:?}")]
+    RunDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Others could put their own socket in the place of ours.
+    #[error("run directory {path:?} is not safe: {why}")]
+    RunDirUnsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// The path is not one that can be registered.
+    #[error("cannot listen in {path:?}")]
+    Spec {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SocketSpecError,
+    },
+    /// There is something that is not a socket.
+    #[error("{path:?} exists and is not a socket; remove it")]
+    Occupied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot listen at {spec}")]
+    Bind {
+        /// Where.
+        spec: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Only this host may ask.
+    #[error("{address} is not a loopback address; queries are not authenticated on TCP")]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// A socket that is ready to be registered.
+#[derive(Debug)]
+pub struct QueryListener {
+    socket: Socket,
+    spec: SocketSpec,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Unix { listener: UnixListener, path: PathBuf, inode: u64 },
+    Tcp(TcpListener),
+}
+
+impl QueryListener {
+    /// Listens at `persist-NAME.sock` in `run_dir`, which is made when it is missing. The socket never has
+    /// other permissions than 0600, whatever the umask: it is made under another name in a directory that
+    /// nobody else can enter or change, and then put in its place, where a dead socket may be.
+    ///
+    /// # Errors
+    /// When the directory belongs to or may be changed by others, when something that is not a socket is in the
+    /// way, or when the system refuses.
+    pub fn bind_unix(run_dir: &Path, module: &str) -> Result<Self, ListenError> {
+        check_run_dir(run_dir)?;
+        let path = run_dir.join(format!("persist-{module}.sock"));
+        let spec: SocketSpec = format!("unix:{}", path.display())
+            .parse()
+            .map_err(|source| ListenError::Spec { path: run_dir.to_owned(), source })?;
+        let bind_error = |source| ListenError::Bind { spec: spec.to_string(), source };
+
+        match std::fs::symlink_metadata(&path) {
+            Ok(there) if !there.file_type().is_socket() => return Err(ListenError::Occupied { path }),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(bind_error(error)),
+        }
+        // Shorter than any final name, so that both fit `sun_path`; the pid keeps it from other modules'.
+        let temporary = run_dir.join(format!(".{:x}", std::process::id()));
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(bind_error(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&temporary).map_err(bind_error)?;
+        std::fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(bind_error)?;
+        let inode = std::fs::symlink_metadata(&temporary).map_err(bind_error)?.ino();
+        std::fs::rename(&temporary, &path).map_err(bind_error)?;
+        Ok(Self { socket: Socket::Unix { listener, path, inode }, spec })
+    }
+
+    /// Listens on TCP, for a module that cannot share a file system with its agent. Whoever can connect can
+    /// ask, so only loopback addresses are taken. Port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// When the address is not a loopback one, or the system refuses.
+    pub async fn bind_tcp(address: SocketAddr) -> Result<Self, ListenError> {
+        if !address.ip().is_loopback() {
+            return Err(ListenError::NotLoopback { address });
+        }
+        let bind_error = |source| ListenError::Bind { spec: format!("tcp:{address}"), source };
+        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+        let spec = SocketSpec::Tcp(listener.local_addr().map_err(bind_error)?);
+        Ok(Self { socket: Socket::Tcp(listener), spec })
+    }
+
+    /// What to register.
+    #[must_use]
+    pub fn spec(&self) -> &SocketSpec {
+        &self.spec
+    }
+
+    /// Answers queries for ever; `answer` runs on threads that may block. Dropping the future closes the
+    /// listener and all connections, but cannot end an `answer` that runs.
+    pub async fn serve<F>(self, answer: F)
+    where
+        F: Fn(Query) -> ModuleResult + Send + Sync + 'static,
+    {
+        let desk = Arc::new(Desk {
+            answer: Box::new(answer),
+            places: Arc::new(Semaphore::new(MAX_RUNNING_QUERIES)),
+            budget: Arc::new(Semaphore::new(REQUEST_BUDGET_BYTES)),
+            connections: Connections::default(),
+        });
+        let _guard = CloseAll(Arc::clone(&desk));
+        for number in 0u64.. {
+            match self.accept().await {
+                Ok(Either::Left(stream)) => desk.admit(number, stream),
+                Ok(Either::Right(stream)) => desk.admit(number, stream),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Either<UnixStream, TcpStream>> {
+        match &self.socket {
+            Socket::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Either::Left(stream)),
+            Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
+        }
+    }
+}
+
+impl Drop for QueryListener {
+    fn drop(&mut self) {
+        if let Socket::Unix { path, inode, .. } = &self.socket {
+            // A newer life of the module may have put its own socket there already.
+            if std::fs::symlink_metadata(path).is_ok_and(|there| there.ino() == *inode) {
+                drop(std::fs::remove_file(path));
+            }
+        }
+    }
+}
+
+/// Makes the directory when it is missing and makes sure that nobody else can change it.
+fn check_run_dir(path: &Path) -> Result<(), ListenError> {
+    let failed = |source| ListenError::RunDir { path: path.to_owned(), source };
+    let not_safe = |why: String| ListenError::RunDirUnsafe { path: path.to_owned(), why };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
+    let uid = nix::unistd::geteuid().as_raw();
+    if !metadata.is_dir() {
+        return Err(not_safe("it is a symbolic link; name the directory itself".to_owned()));
+    }
+    if metadata.uid() != uid {
+        let owner = metadata.uid();
+        return Err(not_safe(format!("it belongs to user {owner} and this process runs as user {uid}")));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let mode = metadata.mode() & 0o7777;
+        return Err(not_safe(format!("others may write to it (mode {mode:o}); run chmod 0700 on it")));
+    }
+    Ok(())
+}
+
+/// What all connections share.
+struct Desk {
+    answer: Box<dyn Fn(Query) -> ModuleResult + Send + Sync>,
+    places: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
+    connections: Connections,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    open: Mutex<BTreeMap<u64, Connection>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    task: AbortHandle,
+    /// It has not sent its request yet.
+    waiting: bool,
+}
+
+/// Ends all connections with the listener.
+struct CloseAll(Arc<Desk>);
+
+impl Drop for CloseAll {
+    fn drop(&mut self) {
+        for connection in self.0.connections.lock().values() {
+            connection.task.abort();
+        }
+    }
+}
+
+/// Takes a connection out of the table when its task ends, however it ends.
+struct Registered {
+    desk: Arc<Desk>,
+    number: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.desk.connections.lock().remove(&self.number);
+    }
+}
+
+impl Connections {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Connection>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for one more; `false` when every connection is being answered.
+    fn make_room(&self) -> bool {
+        let mut open = self.lock();
+        if open.len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let Some(oldest) = open.iter().find(|(_, connection)| connection.waiting).map(|(number, _)| *number)
+        else {
+            return false;
+        };
+        if let Some(connection) = open.remove(&oldest) {
+            connection.task.abort();
+        }
+        true
+    }
+}
+
+impl Desk {
+    fn admit<S: Client>(self: &Arc<Self>, number: u64, stream: S) {
+        if !self.connections.make_room() {
+            return;
+        }
+        let desk = Arc::clone(self);
+        // Locked over the spawn, so that a connection that ends at once is not entered after it has left.
+        let mut open = self.connections.lock();
+        let registered = Registered { desk: Arc::clone(self), number };
+        let task = tokio::spawn(async move {
+            let _registered = registered;
+            desk.converse(number, stream).await;
+        });
+        open.insert(number, Connection { task: task.abort_handle(), waiting: true });
+    }
+
+    async fn converse<S: Client>(self: Arc<Self>, number: u64, mut stream: S) {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let read = if stream.may_ask() {
+            timeout_at(deadline, read_request(&mut stream, &self.budget)).await
+        } else {
+            Ok(Err(Refusal::NotAllowed))
+        };
+        if let Some(connection) = self.connections.lock().get_mut(&number) {
+            connection.waiting = false;
+        }
+        let request = match read {
+            Ok(Ok(request)) => request,
+            Ok(Err(Refusal::Vanished)) => return,
+            Ok(Err(refusal)) => return refuse(stream, refusal.to_string()).await,
+            Err(_) => return refuse(stream, Refusal::TooSlow.to_string()).await,
+        };
+        let parsed = Request::parse(&request.line);
+        drop(request);
+        let result = match parsed {
+            Ok(request) => self.answer(&mut stream, request).await,
+            Err(error) => return refuse(stream, error).await,
+        };
+        let Some(result) = result else { return };
+        let line = bounded(&result);
+        // Bytes after the request, left unread, would reset the connection and could cut the answer short.
+        stream.discard();
+        drop(timeout(ANSWER_TIMEOUT, send(&mut stream, &line)).await);
+    }
+
+    /// Runs the query; `None` when its client has gone before it ran.
+    async fn answer<S: Client>(self: &Arc<Self>, stream: &mut S, request: Request) -> Option<ModuleResult> {
+        let place = match timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(place)) => place,
+            _ => {
+                return Some(ModuleResult::failed([format!(
+                    "module is busy with {MAX_RUNNING_QUERIES} other queries; ask again later"
+                )]));
+            }
+        };
+        if stream.has_vanished() {
+            return None;
+        }
+        let (reports, mut progress) = watch::channel(None);
+        let mut query = request.query;
+        if request.progress {
+            query = query.reporting_to(move |progress| {
+                reports.send_replace(Some(Message::progress(progress).to_line()));
+            });
+        }
+        let stopped = Arc::clone(&query.stopped);
+        let left = query.deadline.as_deref().and_then(|text| time_left(text, jiff::Timestamp::now()));
+        let _stop_with_us = StopOnDrop(Arc::clone(&stopped));
+        let deadline = left.map(|left| Instant::now() + left);
+        let desk = Arc::clone(self);
+        let mut running = tokio::task::spawn_blocking(move || {
+            // The place is free when the module's code has returned, not when the client has lost patience.
+            let _place: OwnedSemaphorePermit = place;
+            (desk.answer)(query)
+        });
+        loop {
+            match timeout(WATCH_PERIOD, &mut running).await {
+                Ok(Ok(result)) => return Some(result),
+                Ok(Err(_)) => return Some(ModuleResult::failed(["the query was cancelled".to_owned()])),
+                Err(_) => {
+                    let line = progress.has_changed().is_ok_and(|changed| changed);
+                    let line = line.then(|| progress.borrow_and_update().clone()).flatten();
+                    if let Some(line) = line {
+                        // Half a line would spoil the answer: whoever does not take it is gone.
+                        match timeout(ANSWER_TIMEOUT, stream.write_all(&line)).await {
+                            Ok(Ok(())) => {}
+                            _ => return None,
+                        }
+                    }
+                    if stream.has_vanished() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        stopped.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tells a running query that nobody waits when its connection's task is dropped.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The answer's line; one that the agent would not accept is replaced by an error.
+fn bounded(result: &ModuleResult) -> Vec<u8> {
+    let line = result.to_line();
+    if line.len() <= DEFAULT_MAX_RESULT_BYTES {
+        return line;
+    }
+    let found = line.len();
+    ModuleResult::failed([format!(
+        "the answer has {found} bytes, more than the limit of {DEFAULT_MAX_RESULT_BYTES}; ask for less"
+    )])
+    .to_line()
+}
+
+/// Why a request is not answered with a result of the module.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the client has closed the connection without a request")]
+    Vanished,
+    #[error("permission denied: only root and the module's own user may ask this socket")]
+    NotAllowed,
+    #[error("the request did not arrive within {} seconds", REQUEST_TIMEOUT.as_secs())]
+    TooSlow,
+    #[error("the request is longer than {MAX_REQUEST_BYTES} bytes")]
+    TooLong,
+    #[error("too many large requests at once; ask again later")]
+    NoBudget,
+}
+
+/// A request's bytes and their share of the budget.
+struct RequestBytes {
+    line: Vec<u8>,
+    _shares: Vec<OwnedSemaphorePermit>,
+}
+
+/// Reads to the first line feed or the end of the stream.
+async fn read_request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    budget: &Arc<Semaphore>,
+) -> Result<RequestBytes, Refusal> {
+    let mut line = Vec::with_capacity(1024);
+    let mut paid = FREE_REQUEST_BYTES;
+    let mut shares = Vec::new();
+    loop {
+        if line.len() == line.capacity() {
+            let wanted = (line.capacity() * 2).min(MAX_REQUEST_BYTES + 1);
+            if wanted > paid {
+                let share = u32::try_from(wanted - paid).map_err(|_| Refusal::TooLong)?;
+                let share =
+                    Arc::clone(budget).try_acquire_many_owned(share).map_err(|_| Refusal::NoBudget)?;
+                shares.push(share);
+                paid = wanted;
+            }
+            line.reserve_exact(wanted - line.len());
+        }
+        let seen = line.len();
+        match stream.read_buf(&mut line).await {
+            Ok(0) if line.is_empty() => return Err(Refusal::Vanished),
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return Err(Refusal::Vanished),
+        }
+        if let Some(end) = line[seen..].iter().position(|byte| *byte == b'\n') {
+            line.truncate(seen + end);
+            break;
+        }
+        if line.len() > MAX_REQUEST_BYTES {
+            return Err(Refusal::TooLong);
+        }
+    }
+    Ok(RequestBytes { line, _shares: shares })
+}
+
+/// Sends an error result, and waits a moment for the client to take it.
+async fn refuse<S: Client>(mut stream: S, error: String) {
+    let line = ModuleResult::failed([error]).to_line();
+    if timeout(ANSWER_TIMEOUT, send(&mut stream, &line)).await.is_ok_and(|sent| sent.is_ok()) {
+        let mut rest = [0; 4096];
+        let drained = async { while stream.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {} };
+        // A client that goes on sending has had its time.
+        drop(timeout(LINGER_TIMEOUT, drained).await);
+    }
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, line: &[u8]) -> io::Result<()> {
+    stream.write_all(line).await?;
+    stream.shutdown().await
+}
+
+/// A connection to whoever asks.
+trait Client: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static {
+    /// Whether this client may ask.
+    fn may_ask(&self) -> bool;
+
+    /// Throws away what has arrived and will not be read.
+    fn discard(&self);
+
+    /// Whether the client has closed both directions: one that has only ended its request still waits.
+    fn has_vanished(&self) -> bool {
+        hung_up(self.as_fd())
+    }
+}
+
+/// Most reads that throw away what came after a request; who sends more is cut off.
+const MAX_DISCARDS: usize = 64;
+
+impl Client for UnixStream {
+    fn may_ask(&self) -> bool {
+        self.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+    }
+
+    fn discard(&self) {
+        let mut rest = [0; 4096];
+        for _ in 0..MAX_DISCARDS {
+            if !self.try_read(&mut rest).is_ok_and(|bytes| bytes > 0) {
+                break;
+            }
+        }
+    }
+}
+
+impl Client for TcpStream {
+    fn may_ask(&self) -> bool {
+        self.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
+    }
+
+    fn discard(&self) {
+        let mut rest = [0; 4096];
+        for _ in 0..MAX_DISCARDS {
+            if !self.try_read(&mut rest).is_ok_and(|bytes| bytes > 0) {
+                break;
+            }
+        }
+    }
+}
+
+fn hung_up(stream: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    nix::poll::poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && polled[0].revents().is_some_and(|events| {
+            events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::os::unix::fs::symlink;
+
+    fn private_dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    /// Repeats the parameters.
+    fn echo(query: Query) -> ModuleResult {
+        match query.parse::<serde_json::Value>() {
+            Ok(value) => ModuleResult::found(true, &value),
+            Err(error) => ModuleResult::failed([error.to_string()]),
+        }
+    }
+
+    async fn ask(path: &Path, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        // The listener may have answered and closed before it has read all.
+        drop(stream.write_all(request).await);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    const REQUEST: &[u8] = b"{\"class\":\"parameters\",\"parameters\":{\"n\":1}}\n";
+
+    /// Starts a listener in a directory of its own.
+    fn started(
+        answer: impl Fn(Query) -> ModuleResult + Send + Sync + 'static,
+    ) -> (tempfile::TempDir, PathBuf, tokio::task::JoinHandle<()>) {
+        let dir = private_dir();
+        let listener = QueryListener::bind_unix(dir.path(), "m").unwrap();
+        let path = dir.path().join("persist-m.sock");
+        (dir, path, tokio::spawn(listener.serve(answer)))
+    }
+
+    #[tokio::test]
+    async fn a_query_is_answered_with_one_result_and_the_end_of_the_stream() {
+        let (_dir, path, _task) = started(echo);
+
+        let answer = ask(&path, REQUEST).await;
+
+        assert!(answer.ends_with("}\n"), "{answer}");
+        let result: ModuleResult = serde_json::from_str(&answer).unwrap();
+        assert_eq!(result.elements.unwrap().get(), r#"{"n":1}"#);
+    }
+
+    #[tokio::test]
+    async fn a_request_may_end_with_the_stream_and_a_second_one_is_ignored() {
+        let (_dir, path, _task) = started(echo);
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(REQUEST.trim_ascii_end()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+
+        let twice = ask(&path, &[REQUEST, REQUEST].concat()).await;
+
+        assert!(answer.contains("\"success\":true"), "{answer}");
+        assert_eq!(twice, answer);
+    }
+
+    #[tokio::test]
+    async fn bad_clients_get_an_error_and_the_next_one_is_served() {
+        let (_dir, path, _task) = started(echo);
+        drop(UnixStream::connect(&path).await.unwrap());
+
+        for bad in [
+            &b"hello\n"[..],
+            b"\n",
+            b"{\"class\":\"ping\"}\n",
+            b"{\"class\":\"parameters\"",
+            b"null\n",
+            b"\xff\xfe\n",
+            &[b'['; 20_000],
+        ] {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(bad).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("\"success\":false"), "{bad:?} gave {answer:?}");
+        }
+
+        assert!(ask(&path, REQUEST).await.contains("\"success\":true"));
+    }
+
+    #[tokio::test]
+    async fn a_request_over_the_limit_is_refused() {
+        let (_dir, path, _task) = started(echo);
+
+        let answer = ask(&path, &vec![b' '; MAX_REQUEST_BYTES + 100_000]).await;
+
+        assert!(answer.contains("longer than"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn large_requests_together_stay_within_the_budget() {
+        let (_dir, path, _task) = started(echo);
+        let chunk = vec![b' '; MAX_REQUEST_BYTES - 1];
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(&chunk).await.unwrap();
+            held.push(stream);
+        }
+
+        let answer = ask(&path, &chunk).await;
+
+        assert!(answer.contains("too many large requests"), "{answer}");
+        assert!(ask(&path, REQUEST).await.contains("\"success\":true"));
+    }
+
+    #[tokio::test]
+    async fn with_too_many_silent_clients_the_oldest_is_closed() {
+        let (_dir, path, _task) = started(echo);
+        let mut oldest = UnixStream::connect(&path).await.unwrap();
+        let mut idle = Vec::new();
+        for _ in 1..MAX_CONNECTIONS {
+            idle.push(UnixStream::connect(&path).await.unwrap());
+        }
+
+        let answer = ask(&path, REQUEST).await;
+        let mut rest = Vec::new();
+
+        assert!(answer.contains("\"success\":true"), "{answer}");
+        assert_eq!(oldest.read_to_end(&mut rest).await.unwrap(), 0);
+        assert!(ask(&path, REQUEST).await.contains("\"success\":true"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_is_told_so_and_closed() {
+        let (_dir, path, _task) = started(echo);
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        let mut answer = String::new();
+
+        stream.read_to_string(&mut answer).await.unwrap();
+
+        assert!(answer.contains("did not arrive within 10 seconds"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_query_whose_client_has_gone_is_stopped() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let sender = Mutex::new(sender);
+        let (_dir, path, _task) = started(move |query| {
+            sender.lock().unwrap().send(query.is_stopped()).unwrap();
+            let since = std::time::SystemTime::now();
+            // A ceiling for a broken build; the loop ends as soon as the query is stopped.
+            while !query.is_stopped() && since.elapsed().unwrap() < Duration::from_secs(30) {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            sender.lock().unwrap().send(query.is_stopped()).unwrap();
+            ModuleResult::found(false, &json!({}))
+        });
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let (receiver, at_start) = tokio::task::spawn_blocking(move || (receiver.recv().unwrap(), receiver))
+            .await
+            .map(|(a, b)| (b, a))
+            .unwrap();
+
+        drop(stream);
+
+        assert!(!at_start, "a client that has only ended its request still waits");
+        assert!(tokio::task::spawn_blocking(move || receiver.recv().unwrap()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_query_past_its_deadline_is_stopped_and_its_answer_still_sent() {
+        let (_dir, path, _task) = started(|query| {
+            while !query.is_stopped() {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            ModuleResult::found(false, &json!("partial"))
+        });
+
+        let answer = ask(
+            &path,
+            b"{\"class\":\"parameters\",\"parameters\":{},\"deadline\":\"2000-01-01T00:00:00Z\"}\n",
+        )
+        .await;
+
+        assert!(answer.contains("partial"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn many_clients_are_answered_at_once_without_mixing() {
+        let (_dir, path, _task) = started(echo);
+        let asked = (0..500).map(|number| {
+            let path = path.clone();
+            async move {
+                let request = format!("{{\"class\":\"parameters\",\"parameters\":{{\"n\":{number}}}}}\n");
+                (number, ask(&path, request.as_bytes()).await)
+            }
+        });
+
+        for (number, answer) in futures_util::future::join_all(asked).await {
+            assert!(answer.contains(&format!("{{\"n\":{number}}}")), "{number}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_replaced_by_an_error() {
+        let (_dir, path, _task) =
+            started(|_| ModuleResult::found(true, &"x".repeat(DEFAULT_MAX_RESULT_BYTES)));
+
+        let answer = ask(&path, REQUEST).await;
+
+        assert!(answer.contains("more than the limit"), "{}", &answer[..200]);
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_private_and_a_dead_one_is_replaced() {
+        let dir = private_dir();
+        let path = dir.path().join("persist-m.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+
+        let listener = QueryListener::bind_unix(dir.path(), "m").unwrap();
+
+        assert_eq!(std::fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_old_life_leaves_the_socket_of_the_new_one() {
+        let dir = private_dir();
+        let old = QueryListener::bind_unix(dir.path(), "m").unwrap();
+        let new = QueryListener::bind_unix(dir.path(), "m").unwrap();
+
+        drop(old);
+
+        assert!(dir.path().join("persist-m.sock").exists());
+        drop(new);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_socket_is_not_destroyed() {
+        let dir = private_dir();
+        let path = dir.path().join("persist-m.sock");
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, "content").unwrap();
+        symlink(&precious, &path).unwrap();
+
+        let error = QueryListener::bind_unix(dir.path(), "m").unwrap_err();
+
+        assert!(matches!(error, ListenError::Occupied { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "content");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_others_may_change_is_refused_and_a_missing_one_is_made_private() {
+        let dir = private_dir();
+        let open = dir.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+        let made = dir.path().join("made");
+
+        let error = QueryListener::bind_unix(&open, "m").unwrap_err();
+        let _listener = QueryListener::bind_unix(&made, "m").unwrap();
+
+        assert!(error.to_string().contains("chmod 0700"), "{error}");
+        assert_eq!(std::fs::metadata(&made).unwrap().mode() & 0o077, 0);
+    }
+
+    #[tokio::test]
+    async fn tcp_is_for_loopback_only_and_works_there() {
+        let error = QueryListener::bind_tcp("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+        let listener = QueryListener::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let SocketSpec::Tcp(address) = *listener.spec() else { unreachable!("bound to TCP") };
+        tokio::spawn(listener.serve(echo));
+
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+
+        assert!(matches!(error, ListenError::NotLoopback { .. }));
+        assert!(answer.contains("\"success\":true"), "{answer}");
+    }
+}

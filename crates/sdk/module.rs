@@ -1,0 +1,229 @@
+//! What a module author implements.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::outbox::{AlertId, Outbox};
+use crate::reporter::Reporter;
+use vigie_protocol::condition::Condition;
+use vigie_protocol::message::{Asker, ConfigParameters, Environment, Progress};
+use vigie_protocol::result::ModuleResult;
+
+/// A module that runs as long as the agent and watches something.
+///
+/// The methods are called from threads that may block; several queries can run at once.
+pub trait PersistentModule: Send + Sync + Sized + 'static {
+    /// The module's name: lower-case letters, digits, `-` and `_`.
+    const NAME: &'static str;
+
+    /// Whether [`PersistentModule::reconfigure`] works; without it the agent restarts the module when its
+    /// configuration changes.
+    const RECONFIGURES: bool = false;
+
+    /// The module's own configuration, with keys in lower case.
+    type Config: DeserializeOwned + Send;
+
+    /// Starts to watch. Must not wait for long work: heartbeats are answered meanwhile, queries only after it.
+    ///
+    /// # Errors
+    /// When the module cannot work with this configuration; it is logged and the module exits with 78.
+    fn start(settings: Settings<Self::Config>, host: Host) -> Result<Self, ModuleError>;
+
+    /// Takes a new configuration while running.
+    ///
+    /// # Errors
+    /// When the configuration is invalid; the module goes on with the old one and the error is logged.
+    fn reconfigure(&self, settings: Settings<Self::Config>) -> Result<(), ModuleError> {
+        let _ = settings;
+        Err(ModuleError::new("this module cannot be reconfigured while it runs"))
+    }
+
+    /// Answers one query.
+    fn query(&self, query: Query) -> ModuleResult;
+
+    /// The agent has the alert with this id on disk; state that depends on it may now be committed.
+    fn acknowledged(&self, id: &str) {
+        let _ = id;
+    }
+
+    /// The agent asked whether the module is alive, and was answered already: an occasion for small periodic work
+    /// that needs no timer of its own.
+    fn heartbeat(&self) {}
+
+    /// The agent asks the module to end; called once, the process exits when it returns.
+    fn stop(&self) {}
+}
+
+/// A module that answers one question and exits.
+pub trait StandardModule: Sized + 'static {
+    /// The module's name: lower-case letters, digits, `-` and `_`.
+    const NAME: &'static str;
+
+    /// Answers the query. Long work looks at [`Query::is_stopped`] now and then and returns what it has.
+    fn run(query: &Query) -> ModuleResult;
+}
+
+/// One query to a module.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The parameters' JSON text, syntax checked.
+    pub parameters: Option<Box<RawValue>>,
+    /// Mask what identifies in the answer.
+    pub extraprivacy: bool,
+    /// RFC 3339 time after which nobody waits for the answer.
+    pub deadline: Option<String>,
+    /// Who asks, as far as the agent can prove it; `None` from an agent that does not say.
+    pub asker: Option<Asker>,
+    pub(crate) progress: Option<Reporter>,
+    pub(crate) stopped: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Query {
+    /// A query with these parameters and nothing else, as a module's own tests ask it.
+    #[must_use]
+    pub fn new(parameters: Option<Box<RawValue>>) -> Self {
+        Self {
+            parameters,
+            extraprivacy: false,
+            deadline: None,
+            asker: None,
+            progress: None,
+            stopped: Arc::default(),
+        }
+    }
+
+    /// Reads the parameters; keys may have any case.
+    ///
+    /// # Errors
+    /// When they do not have the form of `T`; the message names the field.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ModuleError> {
+        vigie_protocol::json::from_any_case(self.parameters.as_deref())
+            .map_err(|error| ModuleError::new(format!("parameters are wrong: {error}")))
+    }
+
+    /// Tells whoever asked how far the work is, when he wants to know. Call it as often as is convenient: what comes
+    /// less than a quarter of a second after the last one costs nothing but a look at the clock.
+    pub fn report(&self, progress: impl FnOnce() -> Progress) {
+        if let Some(reporter) = &self.progress {
+            reporter.report(progress);
+        }
+    }
+
+    /// The same query, whose reports go to `sink`, as a module's own tests read them.
+    #[must_use]
+    pub fn reporting_to(mut self, sink: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Reporter::new(sink));
+        self
+    }
+
+    /// Whether the agent no longer waits: return what was found so far.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// What the agent tells a persistent module at its start.
+#[derive(Debug, Clone, Default)]
+pub struct Settings<C> {
+    /// The module's own configuration.
+    pub config: C,
+    /// The host's name.
+    pub hostname: String,
+    /// What kind of host this is.
+    pub environment: Environment,
+    /// Labels that the operator gave this host.
+    pub tags: std::collections::BTreeMap<String, String>,
+    /// Mask what identifies in query results.
+    pub extraprivacy: bool,
+    /// Where the module may keep its state; `None` under an agent that does not say.
+    pub state_dir: Option<std::path::PathBuf>,
+    /// Files and directories that the agent itself writes for every alert.
+    pub own_paths: Vec<std::path::PathBuf>,
+    /// Which configuration this is, as the agent counts them.
+    pub generation: Option<u64>,
+}
+
+impl<C: DeserializeOwned> Settings<C> {
+    /// Reads the parameters of a `config` message.
+    ///
+    /// # Errors
+    /// When the module's own configuration does not have the form of `C`; the message names the key.
+    pub fn from_parameters(parameters: ConfigParameters) -> Result<Self, ModuleError> {
+        let config = vigie_protocol::json::from_any_case(parameters.config.as_deref())
+            .map_err(|error| ModuleError::new(format!("configuration is wrong: {error}")))?;
+        Ok(Self {
+            config,
+            hostname: parameters.hostname,
+            environment: parameters.environment,
+            tags: parameters.tags.unwrap_or_default(),
+            extraprivacy: parameters.extraprivacy,
+            state_dir: parameters.statedir.map(Into::into),
+            own_paths: parameters.ownpaths.into_iter().map(Into::into).collect(),
+            generation: parameters.generation,
+        })
+    }
+}
+
+/// A persistent module's way to the agent. Cloned freely.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub(crate) outbox: Outbox,
+}
+
+impl Host {
+    /// Writes a line to the agent's log. Waits while the agent is slow.
+    pub fn log(&self, message: &str) {
+        self.outbox.log(message);
+    }
+
+    /// Sends an alert and returns its id. It is kept, over a crash of the module too, until the agent has it on
+    /// disk. Waits while too many alerts are not acknowledged yet.
+    pub fn alert(&self, message: &str) -> String {
+        self.outbox.alert(message)
+    }
+
+    /// Sends an alert that the module keeps itself until [`PersistentModule::acknowledged`] names its id: for modules
+    /// whose state and alerts must move together. The id must never have been given to another alert. What is
+    /// longer than [`MAX_TEXT_BYTES`](crate::outbox::MAX_TEXT_BYTES) must be cut before it is kept. Waits while too
+    /// many alerts are not acknowledged.
+    pub fn deliver(&self, id: AlertId, message: &Arc<str>) {
+        self.outbox.deliver(id, message);
+    }
+
+    /// Tells the agent everything that is wrong with the module at present; an empty list when all is well. The agent
+    /// shows it in its status, logs each rise and fall, and raises an alert for what is `failed`. It is told again with
+    /// every heartbeat, so nothing is lost when the agent restarts. The names should be documented by the module.
+    pub fn report_health(&self, conditions: Vec<Condition>) {
+        self.outbox.set_health(conditions);
+    }
+
+    /// How many alerts the agent has not acknowledged yet.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.outbox.unacknowledged()
+    }
+}
+
+/// Why a module cannot do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ModuleError {
+    message: String,
+    #[source]
+    source: Option<std::io::Error>,
+}
+
+impl ModuleError {
+    /// An error that its text explains fully.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// An error of the operating system while doing what `message` says.
+    pub fn io(message: impl Into<String>, source: std::io::Error) -> Self {
+        Self { message: message.into(), source: Some(source) }
+    }
+}

@@ -1,0 +1,740 @@
+//! What a module has to say to its agent: log lines, alerts and heartbeat echoes on their way to stdout.
+//!
+//! An alert is appended to a file before it is written to stdout, and stays there until the agent says that it
+//! has it on disk. After a crash of the module at any moment the next life sends the alerts that were not
+//! acknowledged again, in order and with the same ids, and the agent's journal drops those that it knows.
+//!
+//! Nothing here calls `fsync`: kill -9 does not lose what the kernel has taken, and the agent's journal syncs
+//! before it acknowledges. After a power failure an alert may be missing here, but then the state that the
+//! module would commit with it has not moved either, and the module finds the same change again.
+//!
+//! Two locks, never held together by the writer: the ledger's may wait for a disk, the queue's never does, so
+//! that no disk delays a heartbeat.
+
+mod state;
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::OFlag;
+use tokio::sync::Notify;
+
+pub use state::{Acknowledged, AlertId, OutboxState, Recovered};
+use vigie_protocol::condition::Condition;
+use vigie_protocol::message::{ConfiguredParameters, Message};
+
+/// Most alerts that wait for their acknowledgement; the next one waits in [`Outbox::alert`].
+pub const MAX_UNACKNOWLEDGED: usize = 10_000;
+
+/// Most bytes of alert text that wait for their acknowledgement.
+pub const MAX_UNACKNOWLEDGED_BYTES: usize = 16 * 1024 * 1024;
+
+/// Longest text of one log line or alert in bytes; more is cut. With every byte escaped as `\u00XX` it still
+/// fits the agent's default line limit of 1 MiB, beyond which the agent would drop it unread.
+pub const MAX_TEXT_BYTES: usize = 160 * 1024;
+
+/// Bytes of log lines that wait for the agent; the next one waits in [`Outbox::log`].
+const MAX_QUEUED_LOG_BYTES: usize = 256 * 1024;
+
+/// Echoes that wait for the agent; of more, the oldest are dropped: only the newest says that we live.
+const MAX_URGENT: usize = 16;
+
+/// Bytes of echoes that wait for the agent.
+const MAX_URGENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that are handed to the pipe in one write: an echo waits for at most so much. Half a pipe's capacity.
+const BATCH_BYTES: usize = 32 * 1024;
+
+/// Largest outbox file that is read back, in bytes: the bound on its texts with every byte escaped, and slack.
+const MAX_FILE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// The module's queue of lines to the agent. Cloned freely; all clones are the same queue.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Signalled when the queue got room for log lines, or closed.
+    queue_room: Condvar,
+    ledger: Mutex<Ledger>,
+    /// Signalled when an alert was acknowledged, or the outbox closed.
+    ledger_room: Condvar,
+    /// Wakes the writer.
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    urgent: VecDeque<Vec<u8>>,
+    urgent_bytes: usize,
+    lines: VecDeque<Line>,
+    /// Bytes of the log lines in `lines`; alerts are bounded by the ledger.
+    log_bytes: usize,
+    /// Nothing is written any more; nobody waits.
+    closed: bool,
+    /// No more lines are coming; what is queued is still written.
+    finishing: bool,
+    health: HealthSlot,
+}
+
+/// What the module says of itself. Only the newest set matters, so there is one place for it and not a queue.
+#[derive(Debug, Default)]
+struct HealthSlot {
+    conditions: Vec<Condition>,
+    /// The agent understands `health`.
+    accepted: bool,
+    /// The set is to be sent.
+    due: bool,
+}
+
+#[derive(Debug)]
+enum Line {
+    Log(Vec<u8>),
+    Alert { id: Option<AlertId>, message: Arc<str> },
+}
+
+/// The alerts that are not acknowledged, and the file that remembers them.
+#[derive(Debug)]
+struct Ledger {
+    durability: Durability,
+    state: OutboxState,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Durability {
+    /// Before the configuration says whether there is a state directory, or under an agent that has none for
+    /// us: alerts carry no id and count as delivered when they are written.
+    None,
+    /// Alerts carry ids, but their file cannot be used at all.
+    Memory,
+    /// The usual case.
+    File(OutboxFile),
+}
+
+/// The outbox's file, with what is needed to undo a write that went wrong half way.
+#[derive(Debug)]
+struct OutboxFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole records.
+    bytes: u64,
+    /// The last write failed; said once until one succeeds.
+    failing: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic ends the process; in tests a poisoned lock still holds usable data.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cuts `text` to what fits a line.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT_BYTES)]
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Outbox {
+    /// An outbox without a file; see [`Outbox::keep_in`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                queue: Mutex::default(),
+                queue_room: Condvar::new(),
+                ledger: Mutex::new(Ledger {
+                    durability: Durability::None,
+                    state: OutboxState::new(fresh_epoch()),
+                    closed: false,
+                }),
+                ledger_room: Condvar::new(),
+                filled: Notify::new(),
+            }),
+        }
+    }
+
+    /// Keeps alerts in `alerts-NAME.outbox` in `state_dir` from now on, and queues those that an earlier life
+    /// of the module left there. When the file cannot be used, alerts have ids and are kept in memory; the log
+    /// says why. May wait for the disk.
+    pub fn keep_in(&self, state_dir: &Path, module: &str) {
+        let path = state_dir.join(format!("alerts-{module}.outbox"));
+        let mut ledger = lock(&self.shared.ledger);
+        match OutboxFile::open(path.clone()) {
+            Ok((file, recovered)) => {
+                if recovered.damaged {
+                    self.note(&format!(
+                        "outbox {path:?} was damaged; the alerts that could be read are kept"
+                    ));
+                }
+                ledger.state = recovered.state;
+                ledger.durability = Durability::File(file);
+            }
+            Err(error) => {
+                self.note(&format!("cannot use outbox {path:?}, alerts are kept in memory only: {error}"));
+                ledger.durability = Durability::Memory;
+            }
+        }
+        let mut queue = lock(&self.shared.queue);
+        for (id, message) in ledger.state.pending() {
+            queue.lines.push_back(Line::Alert { id: Some(id), message });
+        }
+        drop(queue);
+        drop(ledger);
+        self.shared.filled.notify_one();
+    }
+
+    /// Queues a log line; waits while the agent is slow. Dropped when the agent is gone.
+    pub fn log(&self, message: &str) {
+        let line = Message::log(cut(message)).to_line();
+        let mut queue = lock(&self.shared.queue);
+        while queue.log_bytes >= MAX_QUEUED_LOG_BYTES && !queue.closed {
+            queue = self.shared.queue_room.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.push_log(line);
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    /// Queues a log line of the SDK itself without waiting; dropped when the queue is over twice its bound.
+    pub(crate) fn note(&self, message: &str) {
+        let line = Message::log(cut(message)).to_line();
+        let mut queue = lock(&self.shared.queue);
+        if queue.log_bytes < 2 * MAX_QUEUED_LOG_BYTES {
+            queue.push_log(line);
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    /// Records an alert, queues it, and returns its id; waits while too many are not acknowledged. The id is
+    /// empty under an agent that does not acknowledge alerts.
+    pub fn alert(&self, message: &str) -> String {
+        let message: Arc<str> = cut(message).into();
+        let mut ledger = lock(&self.shared.ledger);
+        while ledger.is_full(message.len()) && !ledger.closed {
+            ledger = self.shared.ledger_room.wait(ledger).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (id, trouble) = ledger.record(&message);
+        if let Some(trouble) = trouble {
+            self.note(&trouble);
+        }
+        // Queued under the ledger's lock, so that alerts leave in the order of their ids.
+        let mut queue = lock(&self.shared.queue);
+        if id.is_none() {
+            // Nothing bounds an alert without id but the queue itself.
+            drop(ledger);
+            while queue.log_bytes >= MAX_QUEUED_LOG_BYTES && !queue.closed {
+                queue = self.shared.queue_room.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            queue.push_log(Message::alert(&message, None).to_line());
+        } else if !queue.closed {
+            queue.lines.push_back(Line::Alert { id, message });
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+        id.map(|id| id.to_string()).unwrap_or_default()
+    }
+
+    /// Queues an alert that the module keeps itself, with an id that it gave, until
+    /// [`PersistentModule::acknowledged`](crate::PersistentModule::acknowledged) names it. Waits while too many are
+    /// not acknowledged; does nothing when it is queued already.
+    pub fn deliver(&self, id: AlertId, message: &Arc<str>) {
+        let mut ledger = lock(&self.shared.ledger);
+        while ledger.is_full(message.len()) && !ledger.closed {
+            ledger = self.shared.ledger_room.wait(ledger).unwrap_or_else(PoisonError::into_inner);
+        }
+        if ledger.state.push_kept(id, message) {
+            let mut queue = lock(&self.shared.queue);
+            if !queue.closed {
+                queue.lines.push_back(Line::Alert { id: Some(id), message: Arc::clone(message) });
+            }
+        }
+        drop(ledger);
+        self.shared.filled.notify_one();
+    }
+
+    /// Forgets an alert that the agent has on disk; `false` when it is not known. May wait for the disk.
+    pub fn acknowledge(&self, id: &str) -> bool {
+        let mut ledger = lock(&self.shared.ledger);
+        let known = ledger.forget(id);
+        drop(ledger);
+        self.shared.ledger_room.notify_all();
+        known
+    }
+
+    /// How many alerts are not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        lock(&self.shared.ledger).state.len()
+    }
+
+    /// Replaces what the module says of itself, and sends it when the agent understands it and it is new.
+    pub(crate) fn set_health(&self, conditions: Vec<Condition>) {
+        let mut queue = lock(&self.shared.queue);
+        if queue.health.conditions != conditions {
+            queue.health.conditions = conditions;
+            queue.health.due = true;
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    /// Sends what the module says of itself once more: with every heartbeat, so that a set that was lost is there again.
+    pub(crate) fn repeat_health(&self) {
+        lock(&self.shared.queue).health.due = true;
+        self.shared.filled.notify_one();
+    }
+
+    /// The agent understands `health`, or does not.
+    pub(crate) fn accept_health(&self, accepted: bool) {
+        lock(&self.shared.queue).health.accepted = accepted;
+        self.repeat_health();
+    }
+
+    /// Says what became of a configuration. Never waits.
+    pub(crate) fn configured(&self, parameters: &ConfiguredParameters) {
+        lock(&self.shared.queue).push_log(Message::configured(parameters).to_line());
+        self.shared.filled.notify_one();
+    }
+
+    /// Queues a heartbeat's echo, or the registration, ahead of all other lines.
+    pub(crate) fn urgent(&self, line: Vec<u8>) {
+        let mut queue = lock(&self.shared.queue);
+        queue.urgent_bytes += line.len();
+        queue.urgent.push_back(line);
+        while queue.urgent.len() > MAX_URGENT
+            || (queue.urgent_bytes > MAX_URGENT_BYTES && queue.urgent.len() > 1)
+        {
+            let dropped = queue.urgent.pop_front().map_or(0, |line| line.len());
+            queue.urgent_bytes -= dropped;
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    /// Waits for lines and moves a batch of them into `batch`; `false` when no more will come. Cancel safe.
+    pub(crate) async fn take(&self, batch: &mut Vec<u8>) -> bool {
+        loop {
+            {
+                let mut queue = lock(&self.shared.queue);
+                queue.fill(batch);
+                if !batch.is_empty() {
+                    drop(queue);
+                    self.shared.queue_room.notify_all();
+                    return true;
+                }
+                if queue.closed || queue.finishing {
+                    return false;
+                }
+            }
+            self.shared.filled.notified().await;
+        }
+    }
+
+    /// No more lines are coming: the writer ends when it has written what is queued. Nobody waits any more.
+    pub(crate) fn finish(&self) {
+        lock(&self.shared.queue).finishing = true;
+        lock(&self.shared.queue).closed = true;
+        self.release();
+    }
+
+    /// The agent is gone: nothing is written any more and nobody waits. Alerts are still recorded for the next
+    /// life.
+    pub(crate) fn close(&self) {
+        let mut queue = lock(&self.shared.queue);
+        queue.closed = true;
+        queue.lines.clear();
+        queue.urgent.clear();
+        queue.log_bytes = 0;
+        queue.urgent_bytes = 0;
+        drop(queue);
+        self.release();
+    }
+
+    fn release(&self) {
+        self.shared.queue_room.notify_all();
+        self.shared.filled.notify_one();
+        let shared = Arc::clone(&self.shared);
+        // The ledger may be waiting for a disk, and the caller must not.
+        if let Ok(mut ledger) = shared.ledger.try_lock() {
+            ledger.closed = true;
+            drop(ledger);
+            self.shared.ledger_room.notify_all();
+        }
+    }
+}
+
+impl Queue {
+    fn push_log(&mut self, line: Vec<u8>) {
+        if !self.closed {
+            self.log_bytes += line.len();
+            self.lines.push_back(Line::Log(line));
+        }
+    }
+
+    /// Moves what fits a batch into `batch`, echoes first. A single line may be longer than a batch.
+    fn fill(&mut self, batch: &mut Vec<u8>) {
+        while let Some(line) = self.urgent.pop_front() {
+            self.urgent_bytes -= line.len();
+            batch.extend_from_slice(&line);
+        }
+        if std::mem::take(&mut self.health.due) && self.health.accepted {
+            Message::health(&self.health.conditions).write_line(batch);
+        }
+        while batch.len() < BATCH_BYTES {
+            match self.lines.pop_front() {
+                Some(Line::Log(line)) => {
+                    self.log_bytes -= line.len();
+                    batch.extend_from_slice(&line);
+                }
+                Some(Line::Alert { id, message }) => {
+                    let id = id.map(|id| id.to_string());
+                    Message::alert(&message, id.as_deref()).write_line(batch);
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+impl Ledger {
+    fn is_full(&self, more_bytes: usize) -> bool {
+        self.state.len() >= MAX_UNACKNOWLEDGED
+            || (self.state.bytes() + more_bytes > MAX_UNACKNOWLEDGED_BYTES && !self.state.is_empty())
+    }
+
+    /// Gives the alert an id and writes it down; also returns what the operator should know.
+    fn record(&mut self, message: &Arc<str>) -> (Option<AlertId>, Option<String>) {
+        match &mut self.durability {
+            Durability::None => (None, None),
+            Durability::Memory => (Some(self.state.push_volatile(message)), None),
+            Durability::File(file) => {
+                let (id, record) = self.state.push(message);
+                match file.append(&record) {
+                    Ok(()) if file.failing => {
+                        file.failing = false;
+                        (Some(id), Some(format!("outbox {:?} can be written again", file.path)))
+                    }
+                    Ok(()) => (Some(id), None),
+                    Err(error) => {
+                        // Its number stays unused: the next life reads the file and must not give it again.
+                        self.state.take_back(id);
+                        let id = self.state.push_volatile(message);
+                        let trouble = (!file.failing).then(|| {
+                            format!("cannot write outbox {:?}, alerts are kept in memory: {error}", file.path)
+                        });
+                        file.failing = true;
+                        (Some(id), trouble)
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, id: &str) -> bool {
+        let record = match AlertId::parse(id).map(|id| self.state.acknowledge(id)) {
+            None | Some(Acknowledged::Unknown) => return false,
+            Some(Acknowledged::InMemory) => return true,
+            Some(Acknowledged::InFile(record)) => record,
+        };
+        if let Durability::File(file) = &mut self.durability {
+            // An acknowledgement that is not written down costs a repetition after a crash, which the journal
+            // recognises: its failure needs no word.
+            let written = if self.state.wants_compaction() {
+                let snapshot = self.state.snapshot();
+                // Also when it fails: the next attempt comes after as many acknowledgements, not after one.
+                self.state.compacted();
+                file.replace(&snapshot)
+            } else {
+                file.append(&record)
+            };
+            drop(written);
+        }
+        true
+    }
+}
+
+impl OutboxFile {
+    /// Opens or creates the file and reads what an earlier life left.
+    fn open(path: PathBuf) -> io::Result<(Self, Recovered)> {
+        let mut file = open_private(&path, OpenOptions::new().read(true).append(true).create(true))?;
+        let mut content = Vec::new();
+        (&mut file).take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than any outbox can be"));
+        }
+        let mut recovered = OutboxState::recover(&content, fresh_epoch());
+        let mut outbox = Self { path, file, bytes: content.len() as u64, failing: false };
+        // A rewrite drops a torn last line and acknowledged alerts; a new file gets its head.
+        let snapshot = recovered.state.snapshot();
+        outbox.replace(&snapshot)?;
+        recovered.state.compacted();
+        Ok((outbox, recovered))
+    }
+
+    /// Appends whole records, or nothing.
+    fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        match self.file.write_all(record) {
+            Ok(()) => {
+                self.bytes += record.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // Half a record in the middle of the file would hide the records after it.
+                self.file.set_len(self.bytes)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts `content` in the file's place at once.
+    fn replace(&mut self, content: &[u8]) -> io::Result<()> {
+        let mut temporary = self.path.clone().into_os_string();
+        temporary.push(".new");
+        let temporary = PathBuf::from(temporary);
+        let written = open_private(&temporary, OpenOptions::new().read(true).append(true).create(true))
+            .and_then(|mut file| {
+                file.set_len(0)?;
+                file.write_all(content)?;
+                std::fs::rename(&temporary, &self.path)?;
+                Ok(file)
+            });
+        match written {
+            Ok(file) => {
+                self.file = file;
+                self.bytes = content.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // Best effort: the next attempt truncates it anyway.
+                drop(std::fs::remove_file(&temporary));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Opens a regular file that only its owner may read, not through a symbolic link, never waiting for a FIFO.
+fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = options.mode(0o600).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+/// A random 64-bit number that no earlier life of any module has used.
+#[must_use]
+pub fn fresh_epoch() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+
+    let mut bytes = [0; 8];
+    match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        // A chroot without /dev: the standard library seeds its hash maps with getrandom(2).
+        Err(_) => std::collections::hash_map::RandomState::new().build_hasher().finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use vigie_protocol::message::{AlertParameters, MessageRef};
+
+    /// The lines that the writer would write now.
+    fn written(outbox: &Outbox) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut batch = Vec::new();
+        while outbox.take(&mut batch).now_or_never() == Some(true) {
+            all.append(&mut batch);
+        }
+        String::from_utf8(all).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Ids and messages of the alerts among `lines`.
+    fn alerts(lines: &[String]) -> Vec<(Option<String>, String)> {
+        let alert = |line: &String| {
+            let message = MessageRef::parse(line).unwrap();
+            let alert: AlertParameters<'_> = message.parameters_as("alert").ok()?;
+            (message.class == vigie_protocol::message::Class::Alert)
+                .then(|| (alert.id.map(|id| id.into_owned()), alert.message.into_owned()))
+        };
+        lines.iter().filter_map(alert).collect()
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_is_sent_again_with_the_same_id_by_the_next_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Outbox::new();
+        first.keep_in(dir.path(), "m");
+        let ids: Vec<String> = ["a", "b", "c"].map(|text| first.alert(text)).into();
+        assert!(first.acknowledge(&ids[1]));
+        drop(first);
+
+        let second = Outbox::new();
+        second.keep_in(dir.path(), "m");
+        let next = second.alert("d");
+
+        let sent = alerts(&written(&second));
+        assert_eq!(
+            sent,
+            [(ids[0].clone(), "a"), (ids[2].clone(), "c"), (next.clone(), "d")]
+                .map(|(id, text)| (Some(id), text.to_owned()))
+        );
+        assert!(!ids.contains(&next), "{next}");
+    }
+
+    #[test]
+    fn an_alert_that_the_module_keeps_is_sent_once_acknowledged_once_and_not_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::new();
+        outbox.keep_in(dir.path(), "m");
+        let id = AlertId { epoch: fresh_epoch(), sequence: 1 };
+
+        outbox.deliver(id, &"kept".into());
+        outbox.deliver(id, &"kept".into());
+
+        assert_eq!(alerts(&written(&outbox)), [(Some(id.to_string()), "kept".to_owned())]);
+        assert_eq!(outbox.unacknowledged(), 1);
+        assert!(outbox.acknowledge(&id.to_string()));
+        assert!(!outbox.acknowledge(&id.to_string()));
+        let file = std::fs::read_to_string(dir.path().join("alerts-m.outbox")).unwrap();
+        assert!(!file.contains(&id.to_string()), "{file}");
+    }
+
+    #[test]
+    fn an_alert_is_in_the_file_before_it_is_in_the_queue() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::new();
+        outbox.keep_in(dir.path(), "m");
+
+        outbox.alert("text");
+
+        let file = std::fs::read_to_string(dir.path().join("alerts-m.outbox")).unwrap();
+        assert!(file.contains("\"text\""), "{file}");
+    }
+
+    #[test]
+    fn without_a_state_directory_alerts_have_no_id_and_are_not_kept() {
+        let outbox = Outbox::new();
+
+        assert_eq!(outbox.alert("a"), "");
+
+        assert_eq!(alerts(&written(&outbox)), [(None, "a".to_owned())]);
+        assert_eq!(outbox.unacknowledged(), 0);
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_used_is_said_once_and_alerts_go_on_in_memory() {
+        let outbox = Outbox::new();
+        outbox.keep_in(Path::new("/nonexistent/state"), "m");
+
+        let id = outbox.alert("a");
+        let other = outbox.alert("b");
+
+        let lines = written(&outbox);
+        assert_eq!(lines.iter().filter(|line| line.contains("cannot use outbox")).count(), 1);
+        assert_eq!(alerts(&lines).len(), 2);
+        assert_ne!(id, other);
+        assert!(outbox.acknowledge(&id));
+        assert_eq!(outbox.unacknowledged(), 1);
+    }
+
+    #[test]
+    fn the_file_shrinks_when_most_of_it_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::new();
+        outbox.keep_in(dir.path(), "m");
+        let ids: Vec<String> = (0..5000).map(|number| outbox.alert(&format!("alert {number}"))).collect();
+        for id in &ids[..4999] {
+            assert!(outbox.acknowledge(id));
+        }
+
+        let bytes = std::fs::metadata(dir.path().join("alerts-m.outbox")).unwrap().len();
+
+        assert!(bytes < 100_000, "{bytes}");
+        drop(outbox);
+        let next = Outbox::new();
+        next.keep_in(dir.path(), "m");
+        assert_eq!(alerts(&written(&next)), [(Some(ids[4999].clone()), "alert 4999".to_owned())]);
+        assert!(!ids.contains(&next.alert("new")));
+    }
+
+    #[test]
+    fn a_link_in_the_files_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("precious");
+        std::fs::write(&target, "content").unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join("alerts-m.outbox")).unwrap();
+        let outbox = Outbox::new();
+
+        outbox.keep_in(dir.path(), "m");
+        outbox.alert("a");
+
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "content");
+        assert_eq!(outbox.unacknowledged(), 1);
+    }
+
+    #[test]
+    fn an_alert_beyond_the_bound_waits_for_an_acknowledgement_and_an_echo_does_not() {
+        let outbox = Outbox::new();
+        outbox.keep_in(Path::new("/nonexistent/state"), "m");
+        let first = outbox.alert("0");
+        for number in 1..MAX_UNACKNOWLEDGED {
+            outbox.alert(&number.to_string());
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let blocked = outbox.clone();
+        let thread = std::thread::spawn(move || sender.send(blocked.alert("one too many")).unwrap());
+
+        outbox.urgent(b"pong\n".to_vec());
+        let mut batch = Vec::new();
+        assert_eq!(outbox.take(&mut batch).now_or_never(), Some(true));
+        assert!(batch.starts_with(b"pong\n"));
+        assert!(receiver.try_recv().is_err());
+        assert!(outbox.acknowledge(&first));
+
+        assert!(!receiver.recv().unwrap().is_empty());
+        thread.join().unwrap();
+        assert_eq!(outbox.unacknowledged(), MAX_UNACKNOWLEDGED);
+    }
+
+    #[test]
+    fn a_log_line_beyond_the_bound_waits_until_the_agent_reads_or_is_gone() {
+        let outbox = Outbox::new();
+        let text = "x".repeat(MAX_TEXT_BYTES);
+        outbox.log(&text);
+        outbox.log(&text);
+        let blocked = outbox.clone();
+        let thread = std::thread::spawn(move || blocked.log("last"));
+
+        outbox.close();
+
+        thread.join().unwrap();
+        assert!(written(&outbox).is_empty());
+    }
+
+    #[test]
+    fn a_text_that_would_not_fit_a_line_is_cut() {
+        let outbox = Outbox::new();
+
+        outbox.log(&"\u{1}".repeat(2 * MAX_TEXT_BYTES));
+
+        assert!(written(&outbox)[0].len() < vigie_protocol::message::DEFAULT_MAX_LINE_BYTES);
+    }
+}

@@ -1,0 +1,138 @@
+//! The life of a standard module: one request on stdin, one result on stdout.
+
+use std::io::{BufRead, BufWriter, Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::module::StandardModule;
+use crate::request::Request;
+use vigie_protocol::message::{Class, DEFAULT_MAX_RESULT_BYTES, Message, MessageRef};
+use vigie_protocol::result::ModuleResult;
+
+/// Longest line that is read, in bytes.
+const MAX_LINE_BYTES: usize = DEFAULT_MAX_RESULT_BYTES;
+
+/// Exit code when the result cannot be written: `EX_IOERR` of sysexits.h.
+const EXIT_IO: u8 = 74;
+
+/// Runs a standard module: reads one `parameters` message from stdin, prints one result and exits with 0, also
+/// when the result says what went wrong. A `stop` message that comes meanwhile asks the module to return what it
+/// has; the end of stdin does not, because the agent closes it after the request.
+pub fn run_standard<M: StandardModule>() -> ExitCode {
+    let mut stdin = std::io::stdin().lock();
+    let result = match read_request(&mut stdin) {
+        Ok(mut request) => {
+            if request.progress {
+                // A line that is not taken concerns the result, which comes after it, as well.
+                request.query = request.query.reporting_to(|progress| {
+                    let mut stdout = std::io::stdout().lock();
+                    let line = Message::progress(progress).to_line();
+                    drop(stdout.write_all(&line).and_then(|()| stdout.flush()));
+                });
+            }
+            // The lock cannot move to another thread, but the reader's buffer behind it is shared.
+            drop(stdin);
+            let stopped = Arc::clone(&request.query.stopped);
+            std::thread::spawn(move || watch_for_stop(&mut std::io::stdin().lock(), &stopped));
+            M::run(&request.query)
+        }
+        Err(error) => ModuleResult::failed([error]),
+    };
+    finish(|stdout| result.write_line(stdout))
+}
+
+/// Writes the answer to stdout.
+pub(crate) fn print(line: &[u8]) -> ExitCode {
+    finish(|stdout| stdout.write_all(line))
+}
+
+/// Tells by the exit code whether stdout took the answer.
+fn finish(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> ExitCode {
+    // An answer can have many megabytes: it is neither copied nor written by the line.
+    let mut stdout = BufWriter::new(std::io::stdout().lock());
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(EXIT_IO),
+    }
+}
+
+/// Reads one request, ended by a line feed or the end of the stream.
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Result<Request, String> {
+    match read_line(reader) {
+        Ok(Some(line)) => Request::parse(&line),
+        Ok(None) => Err("stdin ended without a request: expected one parameters message".to_owned()),
+        Err(error) => Err(format!("cannot read the request from stdin: {error}")),
+    }
+}
+
+/// Reads a line of bounded length; `None` at the end.
+fn read_line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    reader.take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line)?;
+    if line.len() > MAX_LINE_BYTES && line.last() != Some(&b'\n') {
+        let limit = format!("it is longer than {MAX_LINE_BYTES} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, limit));
+    }
+    Ok((!line.is_empty()).then_some(line))
+}
+
+/// Reads on until a `stop` message or the end of the stream.
+fn watch_for_stop(reader: &mut impl BufRead, stopped: &AtomicBool) {
+    while let Ok(Some(line)) = read_line(reader) {
+        let stop = std::str::from_utf8(&line)
+            .is_ok_and(|line| MessageRef::parse(line).is_ok_and(|message| message.class == Class::Stop));
+        if stop {
+            stopped.store(true, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_lack_its_line_feed() {
+        let mut stdin = &b"{\"class\":\"parameters\",\"parameters\":{\"a\":1}}"[..];
+
+        let request = read_request(&mut stdin).unwrap();
+
+        assert_eq!(request.query.parameters.unwrap().get(), r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn what_is_not_a_request_is_said() {
+        for (stdin, expected) in [
+            (&b""[..], "ended without a request"),
+            (b"\n", "empty"),
+            (b"hello\n", "not understood"),
+            (b"{\"class\":\"parameters\"", "not understood"),
+            (b"{\"class\":\"ping\"}\n", "unexpected input is not module parameters"),
+        ] {
+            let error = read_request(&mut &stdin[..]).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_refused_with_bounded_memory() {
+        let mut endless = std::io::BufReader::new(std::io::repeat(b' '));
+
+        let error = read_request(&mut endless).unwrap_err();
+
+        assert!(error.contains("longer than"), "{error}");
+    }
+
+    #[test]
+    fn stop_stops_and_the_end_of_the_stream_does_not() {
+        let stopped = AtomicBool::new(false);
+        watch_for_stop(&mut &b"garbage\n{\"class\":\"ping\"}\n"[..], &stopped);
+        assert!(!stopped.load(Ordering::Relaxed));
+
+        watch_for_stop(&mut &b"garbage\n{\"class\":\"stop\"}\n"[..], &stopped);
+
+        assert!(stopped.load(Ordering::Relaxed));
+    }
+}

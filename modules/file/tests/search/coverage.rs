@@ -1,0 +1,72 @@
+//! What a search that found nothing proves.
+
+use serde_json::json;
+use vigie_sdk::{StandardModule, Verdict};
+
+use crate::harness::{Tree, ask, query, skipped};
+
+#[test]
+fn a_search_of_everything_that_finds_nothing_proves_it() {
+    let tree = Tree::with(&[("a", "x"), ("b/c", "x")]);
+
+    let result = ask(&json!({"searches": {"s": tree.search(json!({"names": ["^none$"]}))}}));
+
+    assert_eq!(result.verdict(), Verdict::Absent);
+    assert_eq!(result.coverage.unwrap().examined, 2);
+}
+
+#[test]
+fn a_search_path_that_does_not_exist_holds_nothing() {
+    let tree = Tree::new();
+    let paths = json!([tree.text("none"), tree.text("none/below")]);
+
+    let result = ask(&json!({"searches": {"s": {"paths": paths, "names": ["."]}}}));
+
+    assert_eq!(result.verdict(), Verdict::Absent);
+}
+
+#[test]
+fn a_line_that_was_matched_in_parts_is_named() {
+    let tree = Tree::new();
+    tree.write("long", vec![b'x'; 3 << 20]);
+
+    let result = ask(&json!({"searches": {"s": tree.search(json!({"contents": ["needle"]}))}}));
+
+    assert_eq!(result.verdict(), Verdict::NotKnown);
+    let coverage = result.coverage.unwrap();
+    assert_eq!(coverage.not_examined[0].what, tree.text("long"));
+    assert!(coverage.not_examined[0].why.contains("longer than"), "{coverage:?}");
+}
+
+#[test]
+fn a_search_whose_time_is_over_has_not_examined_the_rest() {
+    // More than can be searched before anybody looks at the clock.
+    let mut query =
+        query(&json!({"searches": {"s": {"paths": ["/usr"], "contents": ["never-there-[0-9]{40}"]}}}));
+    query.deadline = Some("2000-01-01T00:00:00Z".to_owned());
+
+    let result = vigie_file::File::run(&query);
+
+    assert_eq!(result.verdict(), Verdict::NotKnown);
+    assert!(
+        result.coverage.unwrap().not_examined.iter().any(|entry| entry.why.contains("its time was over"))
+    );
+}
+
+#[test]
+fn a_directory_that_may_not_be_listed_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+
+    if rustix::process::geteuid().is_root() {
+        // Root may list everything; what is behind a mount of another host stands for it in the unit tests.
+        return skipped("root may list every directory");
+    }
+    let tree = Tree::with(&[("closed/a", "x")]);
+    std::fs::set_permissions(tree.path("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
+
+    let result = ask(&json!({"searches": {"s": tree.search(json!({"names": ["^a$"]}))}}));
+
+    std::fs::set_permissions(tree.path("closed"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(result.verdict(), Verdict::NotKnown);
+    assert_eq!(result.coverage.unwrap().not_examined[0].what, tree.text("closed"));
+}

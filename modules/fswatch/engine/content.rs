@@ -1,0 +1,155 @@
+//! Files whose content is not known yet: those that are being read, and those that could not be. They are read again
+//! until it is known.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Engine, Sink, now};
+use crate::change::{not_read, shown};
+use crate::events::Happened;
+use crate::look::{Found, looks_the_same};
+use crate::object::{NotRead, Object};
+use crate::workers::{Item, plan};
+
+/// Files that are remembered for one purpose; of more a scan tells.
+const MAX_FILES: usize = 20_000;
+
+/// Time until a file that could not be read is read again for the first time; it doubles with each attempt.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest time until a file is read again that somebody keeps from us: whoever holds a lease has to give it up within
+/// `/proc/sys/fs/lease-break-time`.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The same for a file that the disk does not give.
+const LONGEST_PAUSE_OF_ERRORS: Duration = Duration::from_secs(300);
+
+/// A file that is being read.
+#[derive(Debug)]
+struct Awaited {
+    /// It as it was when that began.
+    before: Object,
+    happened: Happened,
+}
+
+/// Files whose content is not known yet.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    reading: HashMap<PathBuf, Awaited>,
+    /// How often the others were tried.
+    tried: HashMap<PathBuf, u32>,
+    /// Files that were told without their content.
+    announced: HashSet<PathBuf>,
+}
+
+impl Contents {
+    /// Whether a worker reads this file on.
+    pub(super) fn is_being_read(&self, path: &Path) -> bool {
+        self.reading.contains_key(path)
+    }
+
+    /// A worker reads this file on.
+    pub(super) fn reads(&mut self, path: &Path, before: &Object, happened: &Happened) {
+        let awaited = Awaited { before: before.clone(), happened: happened.clone() };
+        if let Some(earlier) = self.reading.insert(path.to_owned(), awaited)
+            && let Some(awaited) = self.reading.get_mut(path)
+        {
+            let mut happened = earlier.happened;
+            happened.merge(std::mem::take(&mut awaited.happened));
+            awaited.happened = happened;
+        }
+    }
+
+    /// Its content is known, or it is gone.
+    pub(super) fn forget(&mut self, path: &Path) {
+        self.reading.remove(path);
+        self.tried.remove(path);
+    }
+
+    /// It is told without its content; whether what completes it will be told.
+    pub(super) fn announce(&mut self, path: &Path) -> bool {
+        let has_room = self.announced.len() < MAX_FILES;
+        if has_room {
+            self.announced.insert(path.to_owned());
+        }
+        has_room
+    }
+
+    /// It is told with its content: whether it was told without before.
+    pub(super) fn complete(&mut self, path: &Path) -> bool {
+        self.announced.remove(path)
+    }
+
+    /// It could not be read: when to try again.
+    fn next_attempt(&mut self, path: &Path, why: NotRead) -> Option<Duration> {
+        if self.tried.len() >= MAX_FILES && !self.tried.contains_key(path) {
+            return None;
+        }
+        let tried = self.tried.entry(path.to_owned()).or_insert(0);
+        let pause = FIRST_PAUSE * (1 << (*tried).min(12));
+        *tried += 1;
+        let is_error =
+            matches!(why, NotRead::Failed(number) if number != rustix::io::Errno::AGAIN.raw_os_error());
+        Some(pause.min(if is_error { LONGEST_PAUSE_OF_ERRORS } else { LONGEST_PAUSE }))
+    }
+
+    /// Number of files that could not be read.
+    pub(super) fn unread(&self) -> usize {
+        self.tried.len()
+    }
+}
+
+impl<S: Sink> Engine<S> {
+    /// A file could not be read: the status says so, and it is read again.
+    pub(super) fn note_unread(&mut self, path: &Path, why: NotRead) {
+        let text = not_read(why);
+        if self.contents.unread() < MAX_FILES
+            && self.status.unreadable.insert(path.to_owned(), text.clone()).is_none()
+        {
+            self.sink.log(&format!("{} cannot be read: {text}", shown(path)));
+        }
+        if let Some(pause) = self.contents.next_attempt(path, why) {
+            self.postpone(path, Happened::finished(), now() + pause);
+        }
+    }
+
+    /// A file that was told before was read to its end, or is not what it was any more.
+    pub(super) fn note_digested(
+        &mut self,
+        path: PathBuf,
+        before: &Object,
+        found: io::Result<Option<(Object, bool)>>,
+    ) {
+        // Another one took its place meanwhile, and is read as well.
+        if !self.contents.reading.get(&path).is_some_and(|awaited| looks_the_same(&awaited.before, before)) {
+            return;
+        }
+        let Some(awaited) = self.contents.reading.remove(&path) else { return };
+        if self.in_flight.contains(&path) {
+            // It is looked at now: whatever comes of that, its content is still to be told.
+            self.again.entry(path).or_default().merge(awaited.happened);
+            return;
+        }
+        let (object, grown) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.note_unread(&path, NotRead::OpenForWriting);
+                self.settled(&path);
+                return;
+            }
+            Err(error) => {
+                self.note_unread(&path, NotRead::Failed(error.raw_os_error().unwrap_or_default()));
+                self.settled(&path);
+                return;
+            }
+        };
+        let plan = self.coverage.options(&path).map(plan).unwrap_or_default();
+        let (known, lane) = (self.ledger.state().baseline.get(&path), self.trust.lane(&path));
+        self.in_flight.insert(path.clone());
+        let number = self.number();
+        let item = Item { path, known, plan, happened: awaited.happened, reads: false };
+        self.settle(number, lane, vec![(item, Ok(Found::Object { object, grown }))]);
+    }
+}

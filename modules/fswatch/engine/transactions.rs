@@ -1,0 +1,272 @@
+//! What package managers do, as one record for each: see [`crate::transaction`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use vigie_packagedb::owners::Manager;
+
+use super::{Engine, Sink, now, text_of_time};
+use crate::change::Alert;
+use crate::events::Happened;
+use crate::ledger::Entry;
+use crate::process::Managed;
+use crate::query::path_from_text;
+use crate::transaction::{Change, PackageChange, Transaction, Verdict, is_temporary, judge};
+
+/// Quiet time after the end of a manager in which its last changes arrive.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// Longest time after the end of a manager until its record is told, whatever is not judged yet.
+const LONGEST_END: Duration = Duration::from_secs(60);
+
+/// Times after which a change of dpkg's is judged again: its manifest is there before its files, and what it did not
+/// record by the last of them it records no more. The database is believed for a second.
+const DPKG_TRIES: [Duration; 3] =
+    [Duration::from_millis(1200), Duration::from_millis(2500), Duration::from_secs(5)];
+
+/// The others write their manifest after the files.
+const OTHER_TRIES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(30)];
+
+/// Longest time that a file which is not in its place yet is not looked at.
+const LONGEST_TEMPORARY: Duration = Duration::from_secs(60);
+
+/// Shortest and longest time between two questions whether a manager still runs.
+const ASKED_EVERY: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(5)];
+
+fn tries(manager: Manager) -> &'static [Duration] {
+    if manager == Manager::Dpkg { &DPKG_TRIES } else { &OTHER_TRIES }
+}
+
+#[derive(Debug)]
+struct Open {
+    kept: Kept,
+    /// When its last change was judged.
+    last: Instant,
+    asked: Option<Instant>,
+    /// Since when its manager has ended.
+    ended: Option<Instant>,
+    concluding: bool,
+    /// Paths whose changes are not judged yet, and since when.
+    held: HashMap<PathBuf, Instant>,
+}
+
+/// What the store keeps of a transaction.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    /// The manager's process.
+    pid: i32,
+    /// When it started, in clock ticks since the boot.
+    started: u64,
+    transaction: Transaction,
+}
+
+/// The transactions that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    open: BTreeMap<(i32, u64), Open>,
+    made: u64,
+}
+
+impl Transactions {
+    /// Takes up what an earlier life left.
+    pub(super) fn restore(&mut self, text: &str) {
+        let kept: Vec<Kept> = serde_json::from_str(text).unwrap_or_default();
+        for kept in kept {
+            self.open.insert((kept.pid, kept.started), opened(kept));
+        }
+    }
+
+    /// Those under way, for the store; nothing when there is none.
+    pub(super) fn to_text(&self) -> String {
+        if self.open.is_empty() {
+            return String::new();
+        }
+        let kept: Vec<&Kept> = self.open.values().map(|open| &open.kept).collect();
+        serde_json::to_string(&kept).unwrap_or_default()
+    }
+
+    /// Time until there is something to do.
+    pub(super) fn next(&self, now: Instant) -> Option<Duration> {
+        self.open.values().map(|open| open.wanted_at().saturating_duration_since(now)).min()
+    }
+}
+
+fn opened(kept: Kept) -> Open {
+    Open { kept, last: now(), asked: None, ended: None, concluding: false, held: HashMap::new() }
+}
+
+impl Open {
+    /// When there is something to do.
+    fn wanted_at(&self) -> Instant {
+        match (self.ended, self.asked) {
+            // The answer is what there is to wait for.
+            _ if self.concluding => self.last + LONGEST_END,
+            (Some(ended), _) if self.held.is_empty() => self.last.max(ended) + QUIET,
+            (Some(ended), _) => ended + LONGEST_END,
+            (None, Some(asked)) => {
+                let idle = asked.saturating_duration_since(self.last) / 4;
+                asked + idle.clamp(ASKED_EVERY[0], ASKED_EVERY[1])
+            }
+            (None, None) => self.last + ASKED_EVERY[0],
+        }
+    }
+}
+
+impl<S: Sink> Engine<S> {
+    /// The open groups and transactions, for the store.
+    pub(super) fn groups_text(&self) -> String {
+        let (groups, transactions) = (self.storms.to_text(), self.transactions.to_text());
+        if transactions.is_empty() { groups } else { format!("{groups}\n{transactions}") }
+    }
+
+    /// Takes up the groups and transactions that an earlier life left open.
+    pub(super) fn restore_groups(&mut self) {
+        let text = self.ledger.state().groups.clone();
+        let (groups, transactions) = text.split_once('\n').unwrap_or((&text, ""));
+        self.storms.restore(groups, now());
+        self.transactions.restore(transactions);
+    }
+
+    /// The transaction that a process works for; it begins with its first change.
+    fn transaction_of(&mut self, managed: &Managed) -> &mut Open {
+        let key = (managed.top.pid, managed.started);
+        if !self.transactions.open.contains_key(&key) {
+            self.transactions.made += 1;
+            let id = format!("{:016x}-t{}", self.ledger.epoch(), self.transactions.made);
+            self.packages.begin(&id, managed.manager);
+            let time = text_of_time(SystemTime::now());
+            let transaction = Transaction::new(id, managed.manager, managed.top.to_json(), &time);
+            let kept = Kept { pid: key.0, started: key.1, transaction };
+            self.transactions.open.insert(key, opened(kept));
+        }
+        self.transactions.open.get_mut(&key).expect("it was put there")
+    }
+
+    /// Whether a path is not looked at yet: its package manager has not put it in its place.
+    pub(super) fn holds_back(&mut self, path: &Path, happened: &Happened) -> bool {
+        let Some(managed) = happened.writers.managed().cloned() else { return false };
+        if !is_temporary(managed.manager, path) {
+            return false;
+        }
+        let now = now();
+        let open = self.transaction_of(&managed);
+        let until = *open.held.entry(path.to_owned()).or_insert(now) + LONGEST_TEMPORARY;
+        if open.ended.is_some() || until <= now {
+            open.held.remove(path);
+            return false;
+        }
+        self.postpone(path, happened.clone(), until);
+        true
+    }
+
+    /// Sorts the changes of a round that package managers made: what their packages explain joins their record, what
+    /// is not explained yet is looked at again. Gives the paths of the latter, with what happened to them.
+    pub(super) fn explain(
+        &mut self,
+        paths: &[PathBuf],
+        entry: &mut Entry,
+        alerts: &mut Vec<Alert>,
+    ) -> HashSet<PathBuf> {
+        let mut waiting = HashSet::new();
+        if self.transactions.open.is_empty() && alerts.iter().all(|alert| alert.managed.is_none()) {
+            return waiting;
+        }
+        for alert in std::mem::take(alerts) {
+            let Some(managed) = alert.managed.clone() else {
+                alerts.push(alert);
+                continue;
+            };
+            let path = path_from_text(&alert.path);
+            let rule = self.coverage.options(&path).and_then(|options| options.severity);
+            let now = now();
+            let open = self.transaction_of(&managed);
+            let since = open.held.get(&path).copied().unwrap_or(now);
+            let is_over =
+                tries(managed.manager).last().is_some_and(|last| now.duration_since(since) >= *last);
+            let is_last = is_over || open.ended.is_some();
+            let verdict = judge(Change { alert: &alert, rule, is_again: since < now, is_last });
+            open.last = now;
+            open.kept.transaction.add(&alert, verdict, rule);
+            match verdict {
+                Verdict::Wait => {
+                    open.held.entry(path.clone()).or_insert(now);
+                    waiting.insert(path);
+                }
+                Verdict::Explained | Verdict::ByScript => {
+                    let id = open.kept.transaction.id.clone();
+                    entry.explained.push((id, alert));
+                }
+                Verdict::Alone => alerts.push(alert),
+            }
+        }
+        for open in self.transactions.open.values_mut() {
+            for path in paths.iter().filter(|path| !waiting.contains(*path)) {
+                open.held.remove(path);
+            }
+        }
+        if !entry.explained.is_empty() {
+            entry.groups = Some(self.groups_text());
+        }
+        // What is known stays as it was until the change is told.
+        entry.changes.retain(|(path, _)| !waiting.contains(path));
+        waiting
+    }
+
+    /// Looks again at a path whose change is not explained yet.
+    pub(super) fn wait_for_explanation(&mut self, path: &Path, happened: Happened) {
+        let Some(managed) = happened.writers.managed().cloned() else {
+            self.hurry(path, happened, now());
+            return;
+        };
+        let now = now();
+        let open = self.transaction_of(&managed);
+        let since = open.held.get(path).copied().unwrap_or(now);
+        let next = tries(managed.manager).iter().map(|after| since + *after).find(|at| *at > now);
+        self.postpone(path, happened, next.unwrap_or(now));
+    }
+
+    /// Asks for what is not known of transactions yet, and ends those that are over.
+    pub(super) fn tend_transactions(&mut self) {
+        let now = now();
+        for (key, open) in &mut self.transactions.open {
+            if open.wanted_at() > now {
+                continue;
+            }
+            let transaction = &open.kept.transaction;
+            if open.ended.is_none() {
+                open.asked = Some(now);
+                self.packages.ask_whether_it_runs(*key);
+            } else {
+                open.concluding = true;
+                open.last = now;
+                self.packages.end(*key, &transaction.id, &transaction.manager, &transaction.touched);
+            }
+        }
+    }
+
+    /// A package manager runs, or has ended.
+    pub(super) fn note_running(&mut self, key: (i32, u64), runs: bool) {
+        let Some(open) = self.transactions.open.get_mut(&key).filter(|open| !runs && open.ended.is_none())
+        else {
+            return;
+        };
+        open.ended = Some(now());
+        let held: Vec<PathBuf> = open.held.keys().cloned().collect();
+        for path in held {
+            self.hurry(&path, Happened::default(), now());
+        }
+    }
+
+    /// Tells a transaction that is over.
+    pub(super) fn note_ended(&mut self, key: (i32, u64), packages: &[PackageChange]) {
+        let Some(open) = self.transactions.open.remove(&key) else { return };
+        let transaction = open.kept.transaction;
+        let groups = Some(self.groups_text());
+        let is_worth_it = transaction.explained + transaction.by_scripts > 0 || !packages.is_empty();
+        let record = transaction.record(packages, &text_of_time(SystemTime::now()));
+        let alone = if is_worth_it { vec![record] } else { Vec::new() };
+        self.commit(Entry { alone, groups, ..Entry::default() });
+    }
+}

@@ -1,0 +1,261 @@
+//! A running engine, as tests see it: what it tells, and its status.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use vigie_fswatch::change::Event;
+use vigie_fswatch::config::Config;
+use vigie_fswatch::engine::{Engine, Order, SharedStatus, Sink, Status};
+use vigie_fswatch::events::Mailbox;
+use vigie_fswatch::rules::Rules;
+use vigie_sdk::AlertId;
+
+thread_local! {
+    /// The backend of the engines that this test starts.
+    static BACKEND: Cell<&'static str> = const { Cell::new("auto") };
+}
+
+/// Runs a test with engines that may use this backend only.
+pub(crate) fn with_backend(backend: &'static str, test: impl FnOnce()) {
+    BACKEND.set(backend);
+    test();
+}
+
+/// Longest that a test waits for something that must come.
+pub(crate) const CEILING: Duration = Duration::from_secs(30);
+
+pub(crate) enum Said {
+    Alert(Box<Alert>),
+    Log(String),
+}
+
+/// What a reader of alerts sees.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Alert {
+    /// What the journal tells doubles by.
+    #[serde(skip)]
+    pub(crate) id: String,
+    pub(crate) severity: String,
+    pub(crate) alert: String,
+    pub(crate) path: String,
+    pub(crate) event: Event,
+    pub(crate) kind: String,
+    pub(crate) attributes: Vec<String>,
+    pub(crate) before: Value,
+    pub(crate) after: Value,
+    pub(crate) rule: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) from: Option<String>,
+    pub(crate) refers_to: Option<String>,
+    pub(crate) count: Option<u64>,
+    pub(crate) window: Value,
+    pub(crate) group: Value,
+    pub(crate) process: Value,
+    pub(crate) package: Value,
+}
+
+impl Default for Alert {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            severity: String::new(),
+            alert: String::new(),
+            path: String::new(),
+            event: Event::Notice,
+            kind: String::new(),
+            attributes: Vec::new(),
+            before: Value::Null,
+            after: Value::Null,
+            rule: String::new(),
+            tags: Vec::new(),
+            from: None,
+            refers_to: None,
+            count: None,
+            window: Value::Null,
+            group: Value::Null,
+            process: Value::Null,
+            package: Value::Null,
+        }
+    }
+}
+
+/// Acknowledges every alert at once, as an agent does sooner or later.
+pub(crate) struct TestSink {
+    pub(crate) said: Sender<Said>,
+    pub(crate) orders: Sender<Order>,
+}
+
+impl Sink for TestSink {
+    fn alert(&self, id: AlertId, text: &Arc<str>) {
+        let alert = Alert { id: id.to_string(), ..serde_json::from_str(text).unwrap() };
+        self.said.send(Said::Alert(Box::new(alert))).ok();
+        self.orders.send(Order::Acknowledged(id)).ok();
+    }
+
+    fn log(&self, message: &str) {
+        self.said.send(Said::Log(message.to_owned())).ok();
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) said: Receiver<Said>,
+    pub(crate) orders: Sender<Order>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) status: SharedStatus,
+    pub(crate) marks: u32,
+    pub(crate) thread: Option<JoinHandle<()>>,
+    /// Alerts that came before everything was known.
+    pub(crate) early: Vec<Alert>,
+}
+
+impl Running {
+    /// Watches these entries and waits until all is known.
+    pub(crate) fn on(entries: &[&str]) -> Self {
+        Self::configured(json!({"paths": {"path": entries}}))
+    }
+
+    pub(crate) fn configured(config: Value) -> Self {
+        Self::keeping(None, config)
+    }
+
+    /// Keeps its state in a directory.
+    pub(crate) fn keeping(state: Option<&Path>, config: Value) -> Self {
+        let mailbox = Mailbox::default();
+        let (sink, said) = mpsc::channel();
+        let (orders, received) = mpsc::channel();
+        let status = SharedStatus::default();
+        let sink = TestSink { said: sink, orders: orders.clone() };
+        let state = state.map(Path::to_owned);
+        let engine = Engine::new(sink, mailbox.clone(), state, status.clone()).unwrap();
+        let thread = Some(std::thread::spawn(move || engine.run(&received)));
+        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early: Vec::new() };
+        running.configure(config);
+        running
+    }
+
+    /// Ends it, and gives what it told until then.
+    pub(crate) fn stop_and_listen(mut self) -> Vec<Alert> {
+        self.order(Order::Stop);
+        self.thread.take().unwrap().join().unwrap();
+        let said = std::mem::replace(&mut self.said, mpsc::channel().1);
+        said.iter()
+            .filter_map(|said| match said {
+                Said::Alert(alert) => Some(*alert),
+                Said::Log(_) => None,
+            })
+            .collect()
+    }
+
+    /// Ends it, and waits for that.
+    pub(crate) fn stop(mut self) {
+        self.order(Order::Stop);
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.orders.send(order).ok();
+        self.mailbox.wake();
+    }
+
+    pub(crate) fn ask(&self, order: impl Fn(mpsc::SyncSender<Value>) -> Order) -> Value {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.order(order(reply));
+        answer.recv_timeout(CEILING).unwrap()
+    }
+
+    pub(crate) fn watch(&mut self, entries: &[&str]) {
+        self.configure(json!({"paths": {"path": entries}}));
+    }
+
+    pub(crate) fn configure(&mut self, mut config: Value) {
+        config["fswatch"]["settle_milliseconds"] = json!(10);
+        config["fswatch"]["backend"] = json!(BACKEND.get());
+        if config["fswatch"]["storm_changes"].is_null() {
+            config["fswatch"]["storm_changes"] = json!(0);
+        }
+        let config: Config = serde_json::from_value(config).unwrap();
+        self.orders
+            .send(Order::Watch { rules: Box::new(Rules::compile(&config).unwrap()), left_out: Vec::new() })
+            .unwrap();
+        self.mailbox.wake();
+        loop {
+            match self.said.recv_timeout(CEILING) {
+                Ok(Said::Log(text)) if text.starts_with("watching ") => return,
+                Ok(Said::Alert(alert)) => self.early.push(*alert),
+                Ok(Said::Log(_)) => {}
+                Err(error) => panic!("the engine does not come to rest: {error}"),
+            }
+        }
+    }
+
+    /// Everything told about what was done until now: a new file in the watched `directory` is the last event in
+    /// the kernel's queue, and when nothing waits after it was told, nothing is left to tell.
+    pub(crate) fn told(&mut self, directory: &Path) -> Vec<Alert> {
+        self.marks += 1;
+        let mark = directory.join(format!("~mark{}", self.marks));
+        fs::write(&mark, "").unwrap();
+        let mut alerts = Vec::new();
+        loop {
+            match self.said.recv_timeout(CEILING) {
+                Ok(Said::Alert(alert)) if alert.path == mark.to_str().unwrap() => break,
+                Ok(Said::Alert(alert)) => alerts.push(*alert),
+                Ok(Said::Log(_)) => {}
+                Err(RecvTimeoutError::Timeout) => panic!("{mark:?} was not told; told before: {alerts:?}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        self.status_when(|status| status.pending == 0 && status.scans.is_empty());
+        while let Ok(said) = self.said.try_recv() {
+            if let Said::Alert(alert) = said {
+                alerts.push(*alert);
+            }
+        }
+        alerts
+    }
+
+    pub(crate) fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+        let deadline = std::time::SystemTime::now() + CEILING;
+        loop {
+            let status = self.status.get();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(std::time::SystemTime::now() < deadline, "{status:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.order(Order::Stop);
+    }
+}
+
+pub(crate) fn texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
+    let texts = alerts.iter().map(|alert| {
+        let path = Path::new(&alert.path).strip_prefix(directory).unwrap_or(Path::new(&alert.path));
+        let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let event = serde_json::to_value(alert.event).unwrap();
+        format!("{} {}", event.as_str().unwrap(), name.display())
+    });
+    texts.collect()
+}
+
+pub(crate) fn recursive(directory: &Path) -> String {
+    format!("recursive:{}", directory.display())
+}
+
+pub(crate) fn sorted_texts(alerts: &[Alert], directory: &Path) -> Vec<String> {
+    let mut texts = texts(alerts, directory);
+    texts.sort();
+    texts
+}

@@ -1,0 +1,306 @@
+//! What only fanotify can tell: who it was, other names of a file, other places of a directory. Needs the capability
+//! CAP_SYS_ADMIN; without it each test says so and ends.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+
+use vigie_fswatch::change::Event;
+
+use super::running::{Running, recursive, texts};
+
+/// Whether the running engine uses fanotify for a directory; says so when it does not.
+pub(super) fn uses_fanotify(running: &Running) -> bool {
+    let status = running.status_when(|status| status.baseline_complete && !status.backends.is_empty());
+    let used = status.backends.iter().any(|choice| choice.fanotify);
+    if !used {
+        writeln!(std::io::stderr(), "skipped: {:?}", status.backends).ok();
+    }
+    used
+}
+
+/// Gives this thread, and the engine that it starts, mounts of its own.
+pub(super) fn own_mounts() -> bool {
+    let made = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+        mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>)
+    });
+    if let Err(error) = made {
+        writeln!(std::io::stderr(), "skipped: no mount namespace of our own: {error}").ok();
+    }
+    made.is_ok()
+}
+
+pub(super) fn mount_at(
+    source: &str,
+    kind: Option<&str>,
+    at: &Path,
+    flags: MsFlags,
+    options: Option<&str>,
+) -> bool {
+    let made = mount(Some(source), at, kind, flags, options);
+    if let Err(error) = made {
+        writeln!(std::io::stderr(), "skipped: {kind:?} cannot be mounted: {error}").ok();
+    }
+    made.is_ok()
+}
+
+#[test]
+fn every_change_by_a_process_that_lives_for_a_moment_names_its_program() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    for number in 0..200 {
+        let touch = Command::new("touch").arg(temp.path().join(number.to_string())).status().unwrap();
+        assert!(touch.success());
+    }
+    let told = running.told(temp.path());
+
+    assert_eq!(told.iter().filter(|alert| alert.event == Event::Created).count(), 200);
+    for alert in &told {
+        let program = alert.process["executable"].as_str().unwrap_or_default();
+        let name = fs::canonicalize(program).unwrap().file_name().unwrap().to_owned();
+        // Some systems have one program under many names.
+        assert!(name == "touch" || name == "coreutils" || name == "busybox", "{alert:?}");
+        let process = &alert.process;
+        for field in ["command", "user", "parent"] {
+            assert!(!process[field].is_null() || !process["unknown"][field].is_null(), "{process}");
+        }
+        assert!(process["user"].is_null() || process["user"] == json!(nix::unistd::geteuid().as_raw()));
+    }
+}
+
+#[test]
+fn a_process_that_goes_on_is_known_in_full() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    fs::write(temp.path().join("a"), "1").unwrap();
+    let told = running.told(temp.path());
+
+    let process = &told[0].process;
+    assert_eq!(process["pid"], json!(std::process::id()), "{process}");
+    assert_eq!(process["executable"], json!(std::env::current_exe().unwrap()));
+    assert!(process["command"].as_str().is_some_and(|command| !command.is_empty()));
+    assert!(process["parent"]["pid"].as_u64() > Some(0));
+    assert!(process["unknown"].is_null(), "{process}");
+}
+
+#[test]
+fn a_file_that_is_written_under_a_name_outside_is_told_under_the_watched_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, outside) = (temp.path().join("w"), temp.path().join("o"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(watched.join("a"), "1").unwrap();
+    fs::hard_link(watched.join("a"), outside.join("b")).unwrap();
+    let mut running = Running::on(&[&recursive(&watched)]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    fs::write(outside.join("b"), "2").unwrap();
+    let told = running.told(&watched);
+
+    assert_eq!(texts(&told, &watched), ["changed a"]);
+}
+
+#[test]
+fn what_is_written_through_a_bind_mount_is_told_where_it_is_watched() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, elsewhere) = (temp.path().join("w"), temp.path().join("elsewhere"));
+    fs::create_dir_all(watched.join("sub")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    if !own_mounts() || !mount_at(watched.to_str().unwrap(), None, &elsewhere, MsFlags::MS_BIND, None) {
+        return;
+    }
+    let mut running = Running::on(&[&recursive(&watched)]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    fs::write(elsewhere.join("sub/a"), "1").unwrap();
+    let told = running.told(&watched);
+    assert_eq!(texts(&told, &watched), ["created sub/a"]);
+
+    let mut running = Running::on(&[&recursive(&elsewhere)]);
+    fs::write(watched.join("sub/b"), "1").unwrap();
+    let told = running.told(&elsewhere);
+    assert_eq!(texts(&told, &elsewhere), ["created sub/b"]);
+}
+
+#[test]
+fn what_is_mounted_later_is_watched_and_what_it_hides_is_told_as_gone() {
+    let temp = tempfile::tempdir().unwrap();
+    let watched = temp.path().join("w");
+    fs::create_dir_all(watched.join("sub")).unwrap();
+    fs::write(watched.join("sub/hidden"), "1").unwrap();
+    if !own_mounts() {
+        return;
+    }
+    let mut running = Running::on(&[&recursive(&watched)]);
+    let device = fs::metadata(&watched).unwrap().dev();
+
+    if !mount_at("tmpfs", Some("tmpfs"), &watched.join("sub"), MsFlags::empty(), None) {
+        return;
+    }
+    assert_ne!(fs::metadata(watched.join("sub")).unwrap().dev(), device);
+    running.status_when(|status| status.alerts >= 1 && status.pending == 0);
+    fs::write(watched.join("sub/new"), "1").unwrap();
+    running.status_when(|status| status.alerts >= 2 && status.pending == 0);
+    let told = texts(&running.told(&watched), &watched);
+
+    assert!(told.contains(&"removed sub/hidden".to_owned()), "{told:?}");
+    assert!(told.contains(&"created sub/new".to_owned()), "{told:?}");
+    nix::mount::umount(&watched.join("sub")).unwrap();
+    running.status_when(|status| status.alerts >= 4 && status.pending == 0);
+    let told = texts(&running.told(&watched), &watched);
+    assert!(told.contains(&"removed sub/new".to_owned()), "{told:?}");
+    assert!(told.contains(&"created sub/hidden".to_owned()), "{told:?}");
+}
+
+#[test]
+fn an_overlay_is_watched_by_inotify_and_that_is_said() {
+    let temp = tempfile::tempdir().unwrap();
+    if !own_mounts() || !mount_at("tmpfs", Some("tmpfs"), temp.path(), MsFlags::empty(), None) {
+        return;
+    }
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(temp.path().join(name)).unwrap();
+    }
+    fs::write(temp.path().join("lower/a"), "1").unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+    let merged = temp.path().join("merged");
+    if !mount_at("overlay", Some("overlay"), &merged, MsFlags::empty(), Some(&options)) {
+        return;
+    }
+    let mut running = Running::on(&[&recursive(&merged)]);
+    let status = running.status_when(|status| !status.backends.is_empty());
+    let choice = status.backends.iter().find(|choice| choice.at.starts_with(&merged)).unwrap();
+    assert!(!choice.fanotify && choice.why.is_some(), "{choice:?}");
+
+    fs::write(merged.join("a"), "2").unwrap();
+    fs::create_dir_all(merged.join("x/y")).unwrap();
+    fs::write(merged.join("x/y/z"), "").unwrap();
+    let mut told = texts(&running.told(&merged), &merged);
+
+    told.sort();
+    assert_eq!(told, ["changed a", "created x", "created x/y", "created x/y/z"]);
+}
+
+/// What was told of who wrote, as far as it is told as a fact.
+fn facts(alert: &super::running::Alert) -> Vec<String> {
+    let claimed = alert.process["claimed"].as_array().cloned().unwrap_or_default();
+    ["executable", "command", "script"]
+        .into_iter()
+        .filter(|key| !claimed.contains(&json!(key)))
+        .filter_map(|key| alert.process[key].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn assert_nobody_is_dpkg(alerts: &[super::running::Alert], wanted: usize) {
+    assert!(alerts.len() >= wanted, "{alerts:?}");
+    for alert in alerts {
+        assert!(!facts(alert).iter().any(|fact| fact.contains("dpkg")), "{:?}", alert.process);
+        assert!(alert.process["executable"] != json!("/usr/bin/dpkg"), "{:?}", alert.process);
+        assert!(alert.package["by_manager"].is_null(), "{alert:?}");
+    }
+}
+
+#[test]
+fn a_program_under_the_name_of_the_package_manager_in_a_namespace_is_not_the_package_manager() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    if !Path::new("/usr/bin/dpkg").exists() || !uses_fanotify(&running) {
+        return;
+    }
+
+    // One that ends at once, and one that lives on.
+    for (name, after) in [("a", ":"), ("b", "sleep 0.3"), ("c", ":"), ("d", "sleep 0.3")] {
+        let script = format!(
+            "mount --bind /bin/dash /usr/bin/dpkg && exec /usr/bin/dpkg -c 'echo 1 > {}; {after}'",
+            temp.path().join(name).display()
+        );
+        let done = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .status();
+        if !done.is_ok_and(|done| done.success()) {
+            writeln!(std::io::stderr(), "skipped: no user namespace").ok();
+            return;
+        }
+    }
+
+    let told = running.told(temp.path());
+    assert_nobody_is_dpkg(&told, 4);
+    let elsewhere = |alert: &&super::running::Alert| alert.process["mount_namespace"].is_u64();
+    assert!(told.iter().filter(elsewhere).count() >= 2, "{told:?}");
+}
+
+#[test]
+fn a_failed_start_of_the_package_manager_and_a_check_of_it_are_not_the_package_manager() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    let has_all = ["/usr/bin/dpkg", "/usr/bin/perl"].into_iter().all(|path| Path::new(path).exists());
+    if !has_all || !uses_fanotify(&running) {
+        return;
+    }
+
+    // execve fails with E2BIG; execveat with AT_EMPTY_PATH | AT_EXECVE_CHECK starts nothing.
+    let fails = "exec {'/usr/bin/dpkg'} 'dpkg', 'x' x 3000000;";
+    let checks = "my $e = ''; open my $f, '<', '/usr/bin/dpkg'; syscall(322, fileno $f, $e, 0, 0, 0x11000); \
+        open my $l, '<', '/lib64/ld-linux-x86-64.so.2'; syscall(322, fileno $l, $e, 0, 0, 0x11000);";
+    for number in 0..40 {
+        let trick = if number % 2 == 0 { fails } else { checks };
+        let live = if number % 4 < 2 { "" } else { "select undef, undef, undef, 0.05;" };
+        let path = temp.path().join(number.to_string());
+        let script = format!(
+            "no warnings; {trick} open my $o, '>', '{}'; print $o 1; close $o; {live}",
+            path.display()
+        );
+        assert!(Command::new("/usr/bin/perl").args(["-e", &script]).status().unwrap().success());
+    }
+
+    assert_nobody_is_dpkg(&running.told(temp.path()), 40);
+}
+
+#[test]
+fn the_script_is_named_beside_its_interpreter_and_a_rewritten_command_line_as_claimed() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, script) = (temp.path().join("w"), temp.path().join("job.pl"));
+    fs::create_dir(&watched).unwrap();
+    if !Path::new("/usr/bin/perl").exists() {
+        return;
+    }
+    let text = format!(
+        "#!/usr/bin/perl\n$0 = '/usr/bin/dpkg --configure -a'; open my $o, '>', '{}'; print $o 1; close $o; sleep 1;\n",
+        watched.join("a").display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut running = Running::on(&[&recursive(&watched)]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    assert!(Command::new(&script).status().unwrap().success());
+    let told = running.told(&watched);
+
+    let process = &told[0].process;
+    assert_eq!(process["script"], json!(script), "{process}");
+    assert!(process["executable"].as_str().unwrap().contains("perl"), "{process}");
+    assert!(process["claimed"].as_array().unwrap().contains(&json!("command")), "{process}");
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    assert_eq!(process["user_name"], json!(user));
+}

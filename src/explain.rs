@@ -1,0 +1,117 @@
+//! `vigie explain`: what a name in a status, a log line or an answer means, and what to do.
+
+use clap::Args;
+use serde::Serialize;
+use vigie_protocol::catalogue::{self, Entry};
+
+use crate::exit::{Exit, Failure};
+use crate::print::Printer;
+
+/// `explain`
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The name, such as journal-unwritable; without one all names are listed
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Print JSON Lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Serialize)]
+struct Explained {
+    name: &'static str,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    severity: &'static str,
+    meaning: &'static str,
+    remedy: &'static str,
+}
+
+impl From<Entry> for Explained {
+    fn from(entry: Entry) -> Self {
+        let Entry { name, kind, severity, meaning, remedy } = entry;
+        Self { name, kind, severity, meaning: meaning.trim(), remedy }
+    }
+}
+
+/// Carries out `explain`.
+pub(crate) fn run(args: &ExplainArgs, printer: &mut Printer) -> Result<Exit, Failure> {
+    // `signalled(9)` is how a status writes it.
+    let wanted = args.name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
+    let entries: Vec<Entry> =
+        catalogue::all().filter(|entry| wanted.is_none_or(|name| entry.name == name)).collect();
+    if entries.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("no condition or reason has the name {:?}", args.name.as_deref().unwrap_or_default()),
+            "`vigie explain` lists all names; those of modules of your own are in their documentation",
+        ));
+    }
+    for entry in entries {
+        if printer.is_json() {
+            printer.json(&Explained::from(entry))?;
+        } else if wanted.is_some() {
+            printer.line(&text(&entry))?;
+        } else {
+            printer.line(&format!("{:28} {}", entry.name, entry.meaning.trim()))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn text(entry: &Entry) -> String {
+    let severity = if entry.severity.is_empty() { String::new() } else { format!(", {}", entry.severity) };
+    format!(
+        "{} ({}{severity})\n{}\nWhat to do: {}",
+        entry.name,
+        entry.kind,
+        entry.meaning.trim(),
+        entry.remedy
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// The page as it is in the repository.
+    fn page() -> String {
+        let mut page = String::from(
+            "# Conditions and reasons\n\nEvery name that `vigie status`, the log and answers use. `vigie explain NAME` \
+             prints the same text.\n",
+        );
+        let mut kind = "";
+        for entry in catalogue::all() {
+            if entry.kind != kind {
+                kind = entry.kind;
+                let mut title = kind.to_owned();
+                title[..1].make_ascii_uppercase();
+                write!(page, "\n## {title}\n").unwrap();
+            }
+            let severity =
+                if entry.severity.is_empty() { String::new() } else { format!(" ({})", entry.severity) };
+            write!(page, "\n**`{}`**{severity}: {} {}\n", entry.name, entry.meaning.trim(), entry.remedy)
+                .unwrap();
+        }
+        page
+    }
+
+    #[test]
+    fn the_page_of_conditions_is_the_catalogue() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conditions.md");
+        if std::env::var_os("VIGIE_WRITE_DOCS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+
+        assert_eq!(
+            written,
+            page(),
+            "run the tests once with VIGIE_WRITE_DOCS=1 and commit docs/conditions.md"
+        );
+    }
+}
