@@ -103,19 +103,24 @@ fn connection_settings(
     jwt: String,
     key: vigie_fleet::agent_key::AgentKey,
 ) -> ConnectionSettings {
-    let (certificate, certificate_key) = section.certificate.clone().unzip();
     ConnectionSettings {
         urls: section.urls.clone(),
         login: Login::Token { jwt, key: Box::new(key) },
-        tls: TlsSettings {
-            required: section.urls.iter().any(|url| url.starts_with("tls://")),
-            ca: section.ca.clone(),
-            certificate,
-            key: certificate_key,
-        },
+        tls: tls_settings(section),
         name: format!("vigie agent {}", section.agent),
         inbox_prefix: Role::Agent.inbox_prefix(&section.agent),
         subscription_capacity: Some(1024),
         connect_in_background: true,
+    }
+}
+
+/// The certificates that the configuration names.
+pub(super) fn tls_settings(section: &FleetSection) -> TlsSettings {
+    let (certificate, key) = section.certificate.clone().unzip();
+    TlsSettings {
+        required: section.urls.iter().any(|url| url.starts_with("tls://")),
+        ca: section.ca.clone(),
+        certificate,
+        key,
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use vigie_fleet::admission::{Admitted, Refused};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{AnswerStatus, AuditRecord};
-use vigie_fleet::broker::client::random_token;
+use vigie_fleet::broker::client::{random_token, tls};
 use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::policy::{Offered, Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
@@ -32,7 +32,7 @@ use super::audit_sender::AuditSender;
 use super::desk::{Desk, Room};
 use super::disk::{self, Opened, Places};
 use super::intake::Intake;
-use super::joining::Joined;
+use super::joining::{Joined, tls_settings};
 use super::now;
 use super::presence::Presence;
 use super::running::answer_without_results;
@@ -419,14 +419,23 @@ impl Membership {
     fn renew_facts(&self, ctx: &mut Context<Self>) {
         let (config, section) = (self.config.clone(), self.section.clone());
         let collected_for = config.clone();
-        let collecting = tokio::task::spawn_blocking(move || disk::collect_facts(&config, &section));
+        let collecting = tokio::task::spawn_blocking(move || {
+            let complaints = tls::complaints(&tls_settings(&section), now());
+            (disk::collect_facts(&config, &section), complaints)
+        });
         ctx.spawn(collecting.into_actor(self).map(move |collected, this, _| {
             // What was collected for a configuration that holds no more may come late.
             if !Arc::ptr_eq(&collected_for, &this.config) {
                 return;
             }
+            let Ok((collected, complaints)) = collected else { return };
+            if complaints.is_empty() {
+                this.clear(Trouble::Certificate);
+            } else {
+                this.raise(Trouble::Certificate, complaints.join("; "));
+            }
             match collected {
-                Ok(Ok(facts)) => {
+                Ok(facts) => {
                     this.troubles.clear(Trouble::Facts);
                     this.facts.send_if_modified(|known| {
                         let differs = **known != facts;
@@ -436,12 +445,11 @@ impl Membership {
                         differs
                     });
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     let text = ErrorChain(&error).to_string();
                     warn!(this.log, "the fleet is shown the facts from before"; "error" => &text);
                     this.troubles.raise(Trouble::Facts, text);
                 }
-                Err(_) => {}
             }
         }));
     }
@@ -475,6 +483,7 @@ impl Actor for Membership {
             );
             self.keep_answer(action, answer, ctx);
         }
+        self.renew_facts(ctx);
         self.look_at_facts_later(ctx);
     }
 }

@@ -19,6 +19,8 @@ pub(super) enum Trouble {
     Copied,
     /// The facts are not such as a fleet takes.
     Facts,
+    /// A certificate ends within 30 days, or has ended.
+    Certificate,
 }
 
 /// What is wrong now.

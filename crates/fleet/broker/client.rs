@@ -12,6 +12,7 @@
 //! at once, and whoever has something to say keeps it.
 
 pub mod address;
+pub mod expiry;
 mod link;
 pub mod tls;
 pub mod wire;

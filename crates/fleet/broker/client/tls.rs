@@ -10,6 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::super::connection::TlsSettings;
+use super::expiry;
 use vigie_files::secret_file::{self, SecretFileError};
 
 /// Largest file with certificates or a key, in bytes.
@@ -75,6 +76,18 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFile
         return Err(TlsFileError::Empty { path: path.to_owned(), what: "certificate" });
     }
     Ok(found)
+}
+
+/// What is to be said of the certificates of these settings that end soon. Blocking: reads files.
+#[must_use]
+pub fn complaints(settings: &TlsSettings, now: i64) -> Vec<String> {
+    let files = settings.certificate.iter().chain(&settings.ca);
+    files
+        .filter_map(|path| {
+            let ends = certificates(path).ok()?.iter().filter_map(|one| expiry::not_after(one)).min()?;
+            expiry::complaint(&format!("{path:?}"), ends, now)
+        })
+        .collect()
 }
 
 /// What makes TLS connections. Blocking: reads files.
