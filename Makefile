@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-nats-current check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-fleet build install clean-run dependencies
+.PHONY: help run demo-fleet test test-nats-current check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -94,6 +94,8 @@ test: ## run all tests
 	# Without root, the tests that want these are skipped where they are missing, but not in CI.
 	if [ "$$(id -u)" = 0 ]; then
 	  need 'command -v openssl' openssl
+	  # Writes databases of packages that our readers are compared on.
+	  need 'command -v rpmbuild' rpm
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
@@ -156,6 +158,15 @@ bench-netstat: ## measure searches for sockets beside ss; as root
 	@$(NEED)
 	need 'command -v ss ip' iproute2
 	$(CARGO) bench --locked --bench netstat
+
+bench-processes: ## measure searches for processes beside ps
+	@$(NEED)
+	need 'command -v ps' procps
+	$(CARGO) bench --locked --bench inventory -- processes
+
+bench-packages: ## measure lists and verification of packages beside dpkg -V
+	@$(NEED)
+	$(CARGO) bench --locked --bench inventory -- packages
 
 bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
 	@$(NEED)

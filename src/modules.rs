@@ -7,6 +7,8 @@ use vigie_examplepersist::ExamplePersist;
 use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_netstat::Netstat;
+use vigie_packages::Packages;
+use vigie_processes::Processes;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::message::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
@@ -52,6 +54,24 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         empty_config: "{}",
         check: accept_any,
         masked_form: vigie_netstat::masked_form,
+    },
+    BuiltinModule {
+        name: "packages",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_packages::masked_form,
+    },
+    BuiltinModule {
+        name: "processes",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_processes::masked_form,
     },
     BuiltinModule {
         name: "timedrift",
@@ -106,6 +126,8 @@ pub(crate) fn run(name: &str) -> ExitCode {
     match name {
         "file" => run_standard::<File>(),
         "netstat" => run_standard::<Netstat>(),
+        "packages" => run_standard::<Packages>(),
+        "processes" => run_standard::<Processes>(),
         "timedrift" => run_standard::<TimeDrift>(),
         _ if is_persistent(name) => run_adapter(name),
         _ => {

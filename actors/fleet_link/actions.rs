@@ -14,6 +14,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 use super::membership::{Membership, Way};
 use super::running::{self, Allowed, answer_without_results};
 use super::{ACCEPTED, now, now_milliseconds};
+use crate::work_threads::{self, Lane};
 use vigie_protocol::error_chain::ErrorChain;
 
 /// Longest text of a refusal that is logged and reported, in bytes: it can hold what a stranger wrote.
@@ -83,7 +84,7 @@ impl Membership {
     pub(super) fn keep_answer(&self, id: ActionId, answer: Answer, ctx: &mut Context<Self>) {
         let (agent, key) = (self.section.agent.clone(), self.key.clone());
         let action = id.clone();
-        let sealing = tokio::task::spawn_blocking(move || sealed(&action, &agent, &key, &answer));
+        let sealing = work_threads::run(Lane::Fleet, move || sealed(&action, &agent, &key, &answer));
         ctx.spawn(sealing.into_actor(self).map(|messages, this, ctx| {
             // Only a panic can end the task, and a panic ends the agent.
             if let Ok(messages) = messages {
@@ -95,7 +96,7 @@ impl Membership {
     fn store_answer(&self, id: ActionId, messages: Arc<[String]>, ctx: &mut Context<Self>) {
         let spool = self.spool.clone();
         let (action, stored) = (id.clone(), messages.clone());
-        let storing = tokio::task::spawn_blocking(move || spool.store(&action, &stored));
+        let storing = work_threads::run(Lane::Fleet, move || spool.store(&action, &stored));
         ctx.spawn(storing.into_actor(self).map(|stored, this, ctx| match stored {
             Ok(Ok(())) => this.answer_stored(id, ctx),
             Ok(Err(error)) => {

@@ -22,6 +22,7 @@ use super::answer_spool::AnswerSpool;
 use super::membership::{Decided, Membership, ReplayBroken, Way};
 use super::now;
 use super::uplink::Hold;
+use crate::work_threads::{self, Lane};
 use vigie_config::model::FleetSection;
 use vigie_protocol::error_chain::ErrorChain;
 
@@ -182,7 +183,7 @@ impl Desk {
         note: impl FnOnce(&mut ReplayLog) -> Result<(), ReplayError> + Send + 'static,
     ) -> Option<(ReplayLog, Result<(), ReplayError>)> {
         let hold = self.hold.clone();
-        let noting = tokio::task::spawn_blocking(move || {
+        let noting = work_threads::run(Lane::Fleet, move || {
             let _hold = hold;
             let result = note(&mut replay);
             (replay, result)

@@ -14,6 +14,7 @@ use super::alert_cursor::AlertCursor;
 use super::disk::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
+use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
 
 /// Events of the connection that wait; one that does not fit is counted by the connection.
@@ -76,7 +77,7 @@ pub(super) async fn join(
     journal.send(SentThrough(Some(settled))).await.map_err(|_| JoinError::Stopping)?;
     let opening = {
         let (section, hold) = (section.clone(), turn.hold);
-        tokio::task::spawn_blocking(move || {
+        work_threads::run(Lane::Fleet, move || {
             let token = std::fs::read_to_string(&section.credentials)
                 .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
             Ok::<_, JoinError>((disk::open(&config, section, hold, &log)?, token))
@@ -92,7 +93,7 @@ pub(super) async fn join(
 async fn load_cursor(config: &LoadedConfig, view: &JournalView) -> Result<AlertCursor, JoinError> {
     let (path, directory) =
         (Places::of(&config.agent.agent.state_dir).alert_cursor(), view.directory.clone());
-    let loading = tokio::task::spawn_blocking(move || {
+    let loading = work_threads::run(Lane::Fleet, move || {
         AlertCursor::of_journal(&path, &directory).map_err(|source| JoinError::Journal { directory, source })
     });
     loading.await.map_err(|_| JoinError::Stopping)?

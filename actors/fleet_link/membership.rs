@@ -40,6 +40,7 @@ use super::trouble::{Trouble, Troubles};
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::AlertJournal;
 use crate::query_router::Query;
+use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
 use vigie_protocol::control::FleetStatus;
 use vigie_protocol::error_chain::ErrorChain;
@@ -389,7 +390,7 @@ impl Membership {
         let Some(stored) = self.policy_to_store.take() else { return };
         self.storing_policy = true;
         let (places, hold) = (self.places.clone(), self.hold.clone());
-        let storing = tokio::task::spawn_blocking(move || {
+        let storing = work_threads::run(Lane::Fleet, move || {
             let result = disk::store_policy(&places, &stored);
             drop(hold);
             (stored, result)
@@ -419,7 +420,7 @@ impl Membership {
     fn renew_facts(&self, ctx: &mut Context<Self>) {
         let (config, section) = (self.config.clone(), self.section.clone());
         let collected_for = config.clone();
-        let collecting = tokio::task::spawn_blocking(move || {
+        let collecting = work_threads::run(Lane::Fleet, move || {
             let complaints = tls::complaints(&tls_settings(&section), now());
             (disk::collect_facts(&config, &section), complaints)
         });

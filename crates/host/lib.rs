@@ -4,9 +4,14 @@
 
 pub mod environment;
 pub mod os_release;
+pub mod users;
 
 mod addresses;
 mod architecture;
+mod capabilities;
+mod shown;
 
 pub use addresses::addresses;
 pub use architecture::architecture;
+pub use capabilities::CAPABILITIES;
+pub use shown::shown;

@@ -1,0 +1,97 @@
+//! Names of users and groups from the local files. A directory service can be slow, or be what is investigated, so
+//! none is asked.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Most of a file that is read, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// The names in `/etc/passwd` and `/etc/group`. The first name of a number counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    users: HashMap<u32, String>,
+    groups: HashMap<u32, String>,
+    user_numbers: HashMap<String, u32>,
+    group_numbers: HashMap<String, u32>,
+}
+
+impl Names {
+    /// Those of a root directory; a file that cannot be read names nobody.
+    #[must_use]
+    pub fn of(root: &Path) -> Self {
+        let (users, user_numbers) = parse(&read(&root.join("etc/passwd")));
+        let (groups, group_numbers) = parse(&read(&root.join("etc/group")));
+        Self { users, groups, user_numbers, group_numbers }
+    }
+
+    /// The name of a user.
+    #[must_use]
+    pub fn user(&self, uid: u32) -> Option<&str> {
+        self.users.get(&uid).map(String::as_str)
+    }
+
+    /// The name of a group.
+    #[must_use]
+    pub fn group(&self, gid: u32) -> Option<&str> {
+        self.groups.get(&gid).map(String::as_str)
+    }
+
+    /// The number of a user that is given by name or number.
+    #[must_use]
+    pub fn uid(&self, user: &str) -> Option<u32> {
+        self.user_numbers.get(user).copied().or_else(|| user.parse().ok())
+    }
+
+    /// The number of a group that is given by name or number.
+    #[must_use]
+    pub fn gid(&self, group: &str) -> Option<u32> {
+        self.group_numbers.get(group).copied().or_else(|| group.parse().ok())
+    }
+}
+
+fn read(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(path) {
+        file.take(MAX_BYTES).read_to_end(&mut bytes).ok();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Lines of passwd(5) or group(5): the name first, the number third.
+fn parse(text: &str) -> (HashMap<u32, String>, HashMap<String, u32>) {
+    let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(number)) = (fields.next(), fields.nth(1))
+            && let Ok(number) = number.parse::<u32>()
+        {
+            names.entry(number).or_insert_with(|| name.to_owned());
+            numbers.entry(name.to_owned()).or_insert(number);
+        }
+    }
+    (names, numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_name_of_a_number_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("etc")).unwrap();
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken\ntoor:x:0:0::/:/bin/sh\nann:x:1000:1000::/:\n";
+        std::fs::write(directory.path().join("etc/passwd"), passwd).unwrap();
+
+        let names = Names::of(directory.path());
+
+        assert_eq!((names.user(0), names.user(1000), names.user(7)), (Some("root"), Some("ann"), None));
+        assert_eq!(
+            (names.uid("toor"), names.uid("1000"), names.uid("nobody"), names.group(0)),
+            (Some(0), Some(1000), None, None)
+        );
+    }
+}

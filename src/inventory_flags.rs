@@ -1,0 +1,259 @@
+//! What `vigie query packages` and `vigie query processes` take.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Map, Value};
+use vigie_fswatch::change::shown;
+
+use crate::query_flags::Parameters;
+
+/// `query packages`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PackagesFlags {
+    /// Name; a ! before an expression, here and below, wants what does not match
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    name: Vec<String>,
+
+    /// Version in the order of the package's manager: <3.0.15, >=1:2.0-3, !=4
+    #[arg(long, value_name = "CONDITION")]
+    version: Vec<String>,
+
+    /// Name of the source package
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    source: Vec<String>,
+
+    /// Architecture: amd64, noarch, …
+    #[arg(long, value_name = "ARCH")]
+    architecture: Vec<String>,
+
+    /// Only packages of this manager
+    #[arg(long, value_name = "MANAGER", value_parser = ["dpkg", "rpm", "apk"])]
+    manager: Vec<String>,
+
+    /// State, or what is wanted of the package: installed, hold, config-files, half-
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    state: Vec<String>,
+
+    /// Only the packages that have this file
+    #[arg(long, value_name = "PATH")]
+    file: Vec<PathBuf>,
+
+    /// List the files of each package
+    #[arg(long)]
+    files: bool,
+
+    /// Compare the packages' files with what is recorded; exits with 1 when something differs
+    #[arg(long)]
+    verify: bool,
+
+    /// With --verify: read also what was read before and looks the same
+    #[arg(long, requires = "verify")]
+    full: bool,
+
+    /// Most packages or differences that are listed
+    #[arg(long, value_name = "COUNT")]
+    most: Option<usize>,
+}
+
+/// A path as modules read it: absolute, and of any bytes.
+fn path_text(path: &Path) -> String {
+    shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+}
+
+impl PackagesFlags {
+    /// The parameters of the query.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut all = Parameters::default();
+        all.put_all("name", self.name);
+        all.put_all("version", self.version);
+        all.put_all("source", self.source);
+        all.put_all("architecture", self.architecture);
+        all.put_all("manager", self.manager);
+        all.put_all("state", self.state);
+        all.put_all("file", self.file.iter().map(|path| path_text(path)).collect());
+        all.put_if("files", self.files);
+        all.put_if("verify", self.verify);
+        all.put_if("full", self.full);
+        all.put_some("limit", self.most);
+        all.0
+    }
+}
+
+/// `query processes`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ProcessesFlags {
+    /// Number of the process
+    #[arg(long, value_name = "PID")]
+    pid: Vec<u32>,
+
+    /// Number of its parent
+    #[arg(long, value_name = "PID")]
+    parent: Vec<u32>,
+
+    /// Name that the kernel has; a ! before an expression, here and below, wants what does not match
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    name: Vec<String>,
+
+    /// Arguments, with blanks between them
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    command: Vec<String>,
+
+    /// Path of the program
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    path: Vec<String>,
+
+    /// Effective user, by name or number
+    #[arg(long, value_name = "USER")]
+    user: Vec<String>,
+
+    /// Who logged in, by name or number; none for nobody
+    #[arg(long, value_name = "USER")]
+    login: Vec<String>,
+
+    /// MD5, SHA-1 or SHA-256 of the program that runs
+    #[arg(long, value_name = "HEX")]
+    hash: Vec<String>,
+
+    /// Time since its start: <1h, >2days
+    #[arg(long, value_name = "AGE")]
+    age: Vec<String>,
+
+    /// What became of the program's file
+    #[arg(long, value_name = "STATE", value_parser = ["present", "deleted", "replaced", "renamed", "memfd", "unknown"])]
+    exe: Vec<String>,
+
+    /// Id, name, pod or control group of its container
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    container: Vec<String>,
+
+    /// Path of a file that it has open
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    open: Vec<String>,
+
+    /// Port that it listens on
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+
+    /// Path of a file that it has mapped to execute
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    library: Vec<String>,
+
+    /// Capability that is in force: net_raw, sys_admin, …
+    #[arg(long, value_name = "NAME")]
+    capability: Vec<String>,
+
+    /// Tell users, groups and capabilities
+    #[arg(long)]
+    credentials: bool,
+
+    /// Tell what each process has open
+    #[arg(long)]
+    files: bool,
+
+    /// Tell the ports that each process listens on
+    #[arg(long)]
+    ports: bool,
+
+    /// Tell libraries that are gone, or that others may write
+    #[arg(long)]
+    libraries: bool,
+
+    /// Tell the digests of the programs
+    #[arg(long)]
+    hashes: bool,
+
+    /// Tell also what the matches came from and what came from them, as a tree
+    #[arg(long)]
+    tree: bool,
+
+    /// Look neither at what became of programs' files nor at namespaces: half the cost
+    #[arg(long)]
+    brief: bool,
+
+    /// Most processes that are listed
+    #[arg(long, value_name = "COUNT")]
+    most: Option<usize>,
+}
+
+impl ProcessesFlags {
+    /// The parameters of the query.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut all = Parameters::default();
+        for (key, numbers) in [("pid", self.pid), ("parent", self.parent)] {
+            if !numbers.is_empty() {
+                all.put(key, numbers);
+            }
+        }
+        for (key, values) in [
+            ("name", self.name),
+            ("command", self.command),
+            ("path", self.path),
+            ("user", self.user),
+            ("login", self.login),
+            ("hash", self.hash),
+            ("age", self.age),
+            ("exe", self.exe),
+            ("container", self.container),
+            ("open", self.open),
+            ("library", self.library),
+            ("capability", self.capability),
+        ] {
+            all.put_all(key, values);
+        }
+        if !self.port.is_empty() {
+            all.put("port", self.port);
+        }
+        for (key, wanted) in [
+            ("credentials", self.credentials),
+            ("files", self.files),
+            ("ports", self.ports),
+            ("libraries", self.libraries),
+            ("hashes", self.hashes),
+            ("tree", self.tree),
+            ("brief", self.brief),
+        ] {
+            all.put_if(key, wanted);
+        }
+        all.put_some("limit", self.most);
+        all.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn packages_are_asked_for_by_their_names_and_files() {
+        let flags = PackagesFlags {
+            name: vec!["^openssl".to_owned()],
+            version: vec!["<3.0.15".to_owned()],
+            file: vec!["/usr/bin/a\nb".into()],
+            verify: true,
+            ..Default::default()
+        };
+
+        let expected = json!({"name": ["^openssl"], "version": ["<3.0.15"], "file": ["/usr/bin/a\\x0ab"], "verify": true});
+        assert_eq!(Value::Object(flags.parameters()), expected);
+        assert!(PackagesFlags::default().parameters().is_empty());
+    }
+
+    #[test]
+    fn processes_are_asked_for_by_what_they_are_and_do() {
+        let flags = ProcessesFlags {
+            pid: vec![1],
+            exe: vec!["deleted".to_owned()],
+            port: vec![80],
+            tree: true,
+            most: Some(5),
+            ..Default::default()
+        };
+
+        let expected = json!({"pid": [1], "exe": ["deleted"], "port": [80], "tree": true, "limit": 5});
+        assert_eq!(Value::Object(flags.parameters()), expected);
+        assert!(ProcessesFlags::default().parameters().is_empty());
+    }
+}
