@@ -15,6 +15,7 @@ pub mod proof;
 mod round;
 mod scan;
 mod transactions;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -35,6 +36,7 @@ use self::proof::{Proof, Proofs};
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 use self::transactions::Transactions;
+use self::writing::Writings;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
 use crate::due::DueLanes;
@@ -117,6 +119,8 @@ pub struct Status {
     pub backends: Vec<Choice>,
     /// Why fanotify is not used at all.
     pub why_no_fanotify: Option<String>,
+    /// Watched file systems that other hosts change as well: between scans nobody tells of that.
+    pub remote: Vec<PathBuf>,
     /// What was proved of file systems.
     pub proofs: Vec<Proof>,
     /// What is wrong with the state directory.
@@ -227,6 +231,7 @@ pub struct Engine<S> {
     stories: Stories,
     plans: Plans,
     mounted: MountedLately,
+    writings: Writings,
     proofs: Proofs,
     /// Files of proofs that were told of before it was known that they are.
     seen_probes: HashSet<u64>,
@@ -317,6 +322,7 @@ impl<S: Sink> Engine<S> {
             stories: Stories::default(),
             plans: Plans::default(),
             mounted: MountedLately::default(),
+            writings: Writings::default(),
             proofs: Proofs::default(),
             seen_probes: HashSet::new(),
             prober: Prober::start(mailbox.clone())?,
@@ -722,6 +728,7 @@ impl<S: Sink> Engine<S> {
         self.status.store_bytes = self.ledger.store_bytes();
         self.status.watches = self.watching.directories().len();
         self.status.backends = self.watching.choices().cloned().collect();
+        self.status.remote = self.watching.remote().map(Path::to_owned).collect();
         self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
         self.swollen |= self.status.pending > MANY_PENDING;

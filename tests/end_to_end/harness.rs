@@ -142,7 +142,12 @@ impl Host {
 
     /// Starts the agent and waits until it can be asked.
     pub(crate) fn start(&self) -> Agent<'_> {
-        let mut agent = self.launch();
+        self.start_by(&[])
+    }
+
+    /// The same, through a command that changes what the agent's process has, such as `prlimit`.
+    pub(crate) fn start_by(&self, command: &[&str]) -> Agent<'_> {
+        let mut agent = self.launch_by(command);
         wait_until("the agent answers", || {
             agent.assert_runs();
             self.try_ask(&json!({"status": {}}))
@@ -152,9 +157,15 @@ impl Host {
 
     /// Starts the agent and waits for nothing.
     pub(crate) fn launch(&self) -> Agent<'_> {
+        self.launch_by(&[])
+    }
+
+    /// The same, through a command.
+    pub(crate) fn launch_by(&self, command: &[&str]) -> Agent<'_> {
         let errors = File::options().create(true).append(true).open(self.path("agent.err")).unwrap();
-        let child = Command::new(VIGIE)
-            .args(["agent", "--config"])
+        let words = [command, &[VIGIE, "agent", "--config"]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg(self.path("vigie.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -162,6 +173,16 @@ impl Host {
             .spawn()
             .unwrap();
         Agent { host: self, child, ended: false }
+    }
+
+    /// Makes everything here another user's.
+    pub(crate) fn give_to(&self, user: u32) {
+        let ran = Command::new("chown")
+            .args(["-R", &format!("{user}:{user}")])
+            .arg(self.directory.path())
+            .status()
+            .unwrap();
+        assert!(ran.success());
     }
 
     /// Starts a `vigie` command that asks this agent, its output in `out` and `err` of a directory of its own.
@@ -227,6 +248,19 @@ impl Host {
             }
             is_so(&module).then_some(module)
         })
+    }
+
+    /// Waits until a condition of a module stands, and returns it; `agent` is the agent itself.
+    pub(crate) fn wait_condition(&self, about: &str, name: &str) -> Value {
+        wait_until(&format!("condition {name} of {about}"), || self.condition(about, name))
+    }
+
+    /// A condition of a module, or of the `agent` itself, if it stands.
+    pub(crate) fn condition(&self, about: &str, name: &str) -> Option<Value> {
+        let status = self.status();
+        let about = if about == "agent" { json!("agent") } else { json!({ "module": about }) };
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|one| one["about"] == about && one["name"] == name)
     }
 
     /// Waits until a module answers heartbeats.

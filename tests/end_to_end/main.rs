@@ -15,6 +15,7 @@ mod clients;
 mod command_line;
 #[cfg(test)]
 mod configuration;
+mod confirmation;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
@@ -24,12 +25,20 @@ mod fleet_setup;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hung_disks;
+#[cfg(test)]
+mod inventory;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod resources;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod supervision;
+#[cfg(test)]
+mod watched;
