@@ -15,6 +15,7 @@ mod clients;
 mod command_line;
 #[cfg(test)]
 mod configuration;
+#[cfg(test)]
 mod confirmation;
 #[cfg(test)]
 mod file_watch;
@@ -27,9 +28,11 @@ mod harness;
 #[cfg(test)]
 mod hung_disks;
 #[cfg(test)]
-mod images;
+mod hunts;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod images;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
