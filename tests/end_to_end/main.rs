@@ -30,9 +30,9 @@ mod hung_disks;
 #[cfg(test)]
 mod hunts;
 #[cfg(test)]
-mod inventory;
-#[cfg(test)]
 mod images;
+#[cfg(test)]
+mod inventory;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
