@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-fleet build install clean-run dependencies
+.PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -144,6 +144,15 @@ bench-netstat: ## measure searches for sockets beside ss; as root
 	@$(NEED)
 	need 'command -v ss ip' iproute2
 	$(CARGO) bench --locked --bench netstat
+
+bench-processes: ## measure searches for processes beside ps
+	@$(NEED)
+	need 'command -v ps' procps
+	$(CARGO) bench --locked --bench inventory -- processes
+
+bench-packages: ## measure lists and verification of packages beside dpkg -V
+	@$(NEED)
+	$(CARGO) bench --locked --bench inventory -- packages
 
 bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
 	@$(NEED)

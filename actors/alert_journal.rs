@@ -30,6 +30,7 @@ pub use self::batch::{AlertBatch, NewAlert};
 pub(crate) use self::batch::{read_plain, text_of};
 pub use self::follower::{Follower, JournalView, alert_record};
 use crate::config_loader::ConfigChanged;
+use crate::work_threads::{self, Lane};
 use vigie_config::model::JournalSection;
 use vigie_protocol::control::{JournalStatus, JournalVerification};
 use vigie_protocol::module_name::ModuleName;
@@ -280,7 +281,7 @@ impl AlertJournal {
         writer.set_sizes(sizes(&self.section));
         writer.set_sent_through(self.sent_through);
         let snapshot = writer.needs_snapshot().then(|| self.seen.snapshot());
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = work_threads::run(Lane::Journal, move || {
             let result = writer.append(&batch.draft, snapshot);
             (writer, batch, result)
         });
@@ -403,7 +404,8 @@ impl AlertJournal {
         }
         self.proving = true;
         let (directory, recorded) = (self.directory.clone(), *self.recorded.borrow());
-        let proving = tokio::task::spawn_blocking(move || vigie_journal::verify(&directory, Some(recorded)));
+        let proving =
+            work_threads::run(Lane::Readers, move || vigie_journal::verify(&directory, Some(recorded)));
         ctx.spawn(proving.into_actor(self).map(|proved, this, ctx| {
             this.proving = false;
             match proved {
@@ -452,7 +454,7 @@ impl AlertJournal {
     fn inspect_later(&self, ctx: &mut Context<Self>) {
         ctx.spawn(tokio::time::sleep(INSPECT_EVERY).into_actor(self).map(|(), this, ctx| {
             let Some(mut writer) = this.writer.take() else { return this.inspect_later(ctx) };
-            let inspecting = tokio::task::spawn_blocking(move || {
+            let inspecting = work_threads::run(Lane::Readers, move || {
                 writer.inspect();
                 writer
             });

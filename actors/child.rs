@@ -3,28 +3,39 @@
 //! The agent starts every module through `vigie launch`, which makes the process safe from the inside before it
 //! becomes the module; so there is no code between fork and exec here. Processes are started on the thread of
 //! the arbiter and nowhere else: the death signal of a child is tied to the thread that started it
-//! (PR_SET_PDEATHSIG(2const)), and this thread lives as long as the agent.
+//! (PR_SET_PDEATHSIG(2const)), and this thread lives as long as the agent. What has to be looked up on disks and in
+//! the user database before is done by [`Spawner::prepare`], elsewhere.
+//!
+//! A process is signalled only while it is not reaped: until then its number, which is also its group's and its
+//! session's, means nobody else. What it leaves behind without a cgroup is therefore killed between its end, which a
+//! pidfd tells, and its reaping.
 
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::process::{Child, Command};
 use vigie_protocol::message::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
 use crate::containment::{self, Containment};
+use crate::descriptors;
 use crate::guard_link::GuardLink;
 use crate::module_process::Incarnation;
 use crate::module_process::lifecycle::EndReason;
+use crate::work_threads::{self, Lane};
 use vigie_config::model::{ModuleSection, ModuleSpec};
 use vigie_protocol::control::ModuleKind;
 
@@ -32,9 +43,17 @@ use vigie_protocol::control::ModuleKind;
 /// written at once, the less waking up it takes.
 const PIPE_BYTES: i32 = 1024 * 1024;
 
+/// Longest that looking at a module's program and directories may take; a disk that does not answer within it
+/// counts as not answering.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Starts processes. A trait, so that the actors' decisions are tested without processes.
 pub trait Spawner {
-    /// Starts a persistent module.
+    /// Makes the module's directories and looks whether its program may be run. Asks disks and the user database, on
+    /// threads of their own, and gives up on those that do not answer.
+    fn prepare(&self, spec: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>>;
+
+    /// Starts a persistent module that is prepared.
     ///
     /// # Errors
     /// When the process cannot be started.
@@ -110,6 +129,26 @@ pub enum SpawnError {
     /// The system does not start a process.
     #[error("cannot start a process")]
     Start(#[source] std::io::Error),
+    /// A disk or the user database does not answer.
+    #[error("{what} does not answer")]
+    NoAnswer {
+        /// What was asked.
+        what: &'static str,
+    },
+}
+
+impl SpawnError {
+    /// Whether the host or the agent lacks something, so that this says nothing about the module.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Start(source) | Self::NoProgram { source, .. } | Self::Directory { source, .. } => {
+                descriptors::is_shortage(source)
+            }
+            Self::NoAnswer { .. } => true,
+            Self::UnsafeProgram { .. } | Self::UnknownUser { .. } => false,
+        }
+    }
 }
 
 /// How the agent starts processes.
@@ -139,13 +178,7 @@ impl ProcessSpawner {
         life: &str,
     ) -> Result<(Rc<ProcessControl>, Child), SpawnError> {
         let name = section.name.as_str();
-        let owner = section.user.as_deref().map(lookup_user).transpose()?;
-        let state_dir = self.state_dir.join("modules").join(name);
-        let run_dir = self.run_dir_of(section);
-        make_directory(&state_dir, owner.as_ref())?;
-        if section.user.is_some() {
-            make_directory(&run_dir, owner.as_ref())?;
-        }
+        let (state_dir, run_dir) = (self.state_dir_of(section), self.run_dir_of(section));
         let group = self.containment.group(&format!("{name}.{life}"));
 
         let mut command = Command::new(&self.vigie);
@@ -165,7 +198,7 @@ impl ProcessSpawner {
                 command.arg(flag).arg(value.to_string());
             }
         }
-        command.arg("--").args(self.module_command(section, mode)?);
+        command.arg("--").args(self.module_command(section, mode));
         // A small environment of its own: nothing of the agent's, such as credentials or the service manager's
         // sockets, reaches a module.
         command
@@ -181,32 +214,82 @@ impl ProcessSpawner {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let child = command.spawn().map_err(SpawnError::Start)?;
+        let started = descriptors::with_reserve(|| {
+            let child = command.spawn()?;
+            let pidfd = child.id().and_then(watch_process);
+            Ok((child, pidfd))
+        });
+        let (child, pidfd) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // A failure after the fork can leave a living child behind (tokio#6797), and a second copy must not
+                // be started beside it.
+                if let Some(group) = group {
+                    containment::kill(&group).ok();
+                    drop(work_threads::run(Lane::Kill, move || containment::kill_tree(&group)));
+                }
+                return Err(SpawnError::Start(error));
+            }
+        };
         let pid = child.id().unwrap_or_default();
         self.guard.add(pid);
-        let control =
-            Rc::new(ProcessControl { pid, group, reaped: Cell::new(false), guard: self.guard.clone() });
+        let control = Rc::new(ProcessControl {
+            pid,
+            pidfd,
+            group,
+            reaped: Cell::new(false),
+            guard: self.guard.clone(),
+        });
         Ok((control, child))
     }
 
-    fn module_command(&self, section: &ModuleSection, mode: ModuleKind) -> Result<Vec<OsString>, SpawnError> {
-        match &section.command {
-            Some(command) => {
-                if let Some(program) = command.first() {
-                    check_program(Path::new(program))?;
+    /// As [`Spawner::prepare`].
+    pub fn prepare_section(
+        &self,
+        section: &ModuleSection,
+    ) -> impl Future<Output = Result<(), SpawnError>> + 'static {
+        let (user, program) =
+            (section.user.clone(), section.command.as_ref().and_then(|words| words.first().cloned()));
+        let mut directories = vec![self.state_dir_of(section)];
+        if user.is_some() {
+            directories.push(self.run_dir_of(section));
+        }
+        let disk = "the disk with the module's program or directories";
+        async move {
+            let owner = match user {
+                Some(user) => {
+                    let looking = work_threads::run(Lane::Names, move || lookup_user(&user));
+                    Some(answered(looking, "the user database").await??)
                 }
-                Ok(command.iter().map(OsString::from).collect())
-            }
+                None => None,
+            };
+            let preparing = work_threads::run(Lane::Modules, move || {
+                for directory in &directories {
+                    make_directory(directory, owner.as_ref())?;
+                }
+                program.map_or(Ok(()), |program| check_program(Path::new(&program)))
+            });
+            answered(preparing, disk).await?
+        }
+    }
+
+    fn module_command(&self, section: &ModuleSection, mode: ModuleKind) -> Vec<OsString> {
+        match &section.command {
+            Some(command) => command.iter().map(OsString::from).collect(),
             None => {
                 let verb = match mode {
                     ModuleKind::Persistent => "persist",
                     ModuleKind::Standard => "run",
                 };
-                Ok([self.vigie.as_os_str(), "module".as_ref(), verb.as_ref(), section.name.as_str().as_ref()]
+                [self.vigie.as_os_str(), "module".as_ref(), verb.as_ref(), section.name.as_str().as_ref()]
                     .map(OsString::from)
-                    .to_vec())
+                    .to_vec()
             }
         }
+    }
+
+    fn state_dir_of(&self, section: &ModuleSection) -> PathBuf {
+        self.state_dir.join("modules").join(section.name.as_str())
     }
 
     /// Modules that run as another user cannot enter the agent's own directory.
@@ -220,7 +303,19 @@ impl ProcessSpawner {
     }
 }
 
+/// Waits for a job that asks something that may never answer.
+async fn answered<T>(job: work_threads::Job<T>, what: &'static str) -> Result<T, SpawnError> {
+    match tokio::time::timeout(PREPARE_TIMEOUT, job).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) | Err(_) => Err(SpawnError::NoAnswer { what }),
+    }
+}
+
 impl Spawner for ProcessSpawner {
+    fn prepare(&self, spec: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>> {
+        Box::pin(self.prepare_section(&spec.section))
+    }
+
     fn spawn(
         &self,
         spec: &ModuleSpec,
@@ -272,15 +367,19 @@ fn lookup_user(user: &str) -> Result<nix::unistd::User, SpawnError> {
 /// Makes a directory for a module, entered by nobody but its user; others may pass through the one above it.
 fn make_directory(path: &Path, owner: Option<&nix::unistd::User>) -> Result<(), SpawnError> {
     let error = |source| SpawnError::Directory { path: path.to_owned(), source };
-    if let Some(parent) = path.parent() {
+    if let Some(parent) = path.parent().filter(|parent| owner.is_some() || !parent.is_dir()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(error)?;
         if owner.is_some() {
             // A service manager makes it for root alone.
             std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o711)).map_err(error)?;
         }
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
-    if let Some(owner) = owner {
+    // Making a directory that is there already would still wait for a disk that takes nothing (freeze_super).
+    if !path.is_dir() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
+    }
+    let known = path.metadata().map(|found| (found.uid(), found.gid())).map_err(error)?;
+    if let Some(owner) = owner.filter(|owner| known != (owner.uid.as_raw(), owner.gid.as_raw())) {
         nix::unistd::chown(path, Some(owner.uid), Some(owner.gid)).map_err(|errno| error(errno.into()))?;
     }
     Ok(())
@@ -312,6 +411,8 @@ fn check_program(program: &Path) -> Result<(), SpawnError> {
 #[derive(Debug)]
 pub struct ProcessControl {
     pid: u32,
+    /// Tells its end before it is reaped; absent where the kernel or the descriptors do not give it.
+    pidfd: Option<AsyncFd<OwnedFd>>,
     group: Option<PathBuf>,
     /// Set in the same poll in which the process is reaped, on the same thread: as long as it is not set, the
     /// process id is ours and cannot mean anybody else.
@@ -325,9 +426,25 @@ impl ProcessControl {
     /// # Errors
     /// When the system cannot say how it ended.
     pub async fn wait(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        if let Some(pidfd) = &self.pidfd
+            && !self.reaped.get()
+        {
+            // An error of the poll leaves it to the reaping below.
+            drop(pidfd.ready(Interest::READABLE).await);
+            if self.group.is_none() {
+                self.kill_session().await;
+            }
+        }
         let status = child.wait().await;
         self.reaped.set(true);
         status
+    }
+
+    /// Kills what is left of the process's session. The process has ended and is not reaped, so its number still means
+    /// this session and no other one.
+    async fn kill_session(&self) {
+        let pid = self.pid;
+        work_threads::run(Lane::Kill, move || containment::kill_session(pid)).await.ok();
     }
 
     fn signal(&self, signal: Signal) {
@@ -337,10 +454,31 @@ impl ProcessControl {
             let group = Pid::from_raw(pid);
             // In its first instant the process has not made its group yet.
             if killpg(group, signal).is_err() {
-                nix::sys::signal::kill(group, signal).ok();
+                match &self.pidfd {
+                    Some(pidfd) => {
+                        let signal = rustix::process::Signal::from_named_raw(signal as i32);
+                        if let Some(signal) = signal {
+                            pidfd_send_signal(pidfd.get_ref(), signal).ok();
+                        }
+                    }
+                    None => {
+                        nix::sys::signal::kill(group, signal).ok();
+                    }
+                }
             }
         }
     }
+}
+
+/// A descriptor of a child that is not reaped, which becomes readable when the child ends.
+fn watch_process(pid: u32) -> Option<AsyncFd<OwnedFd>> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    #[expect(
+        deprecated,
+        reason = "sound for an OwnedFd, which stays the same descriptor as long as it lives"
+    )]
+    AsyncFd::with_interest(pidfd, Interest::READABLE).ok()
 }
 
 impl ChildControl for ProcessControl {
@@ -362,17 +500,9 @@ impl ChildControl for ProcessControl {
 
     fn clean_up(self: Rc<Self>) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
-            match self.group.clone() {
-                Some(group) => {
-                    tokio::task::spawn_blocking(move || containment::kill_tree(&group).ok()).await.ok();
-                }
-                None => {
-                    // The group lives on while a member does, and as long as it does its number is not given
-                    // to anybody else.
-                    if let Ok(pid) = i32::try_from(self.pid) {
-                        killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
-                    }
-                }
+            // Without a cgroup it was done before the reaping: now the number may mean somebody else.
+            if let Some(group) = self.group.clone() {
+                work_threads::run(Lane::Kill, move || containment::kill_tree(&group).ok()).await.ok();
             }
             self.guard.remove(self.pid);
         })

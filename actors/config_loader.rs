@@ -27,6 +27,7 @@ use futures_util::future::join_all;
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::oneshot;
 
+use crate::work_threads::{self, Lane};
 use vigie_config::builtin::BuiltinModule;
 use vigie_config::difference::{ConfigDifference, take_effect};
 use vigie_config::files::{LoadOptions, load};
@@ -219,7 +220,7 @@ impl ConfigLoader {
         let options = LoadOptions { previous: Some(Arc::clone(&self.current)), ..self.options.clone() };
         let (builtins, path) = (self.builtins, self.options.path().to_owned());
         let reading = async move {
-            let found = tokio::task::spawn_blocking(move || load(&options, builtins)).await;
+            let found = work_threads::run(Lane::Config, move || load(&options, builtins)).await;
             found.unwrap_or_else(|error| {
                 Err(vec![whole_file(path, &format!("reading the configuration failed: {error}"))])
             })

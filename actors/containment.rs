@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{Pid, getsid};
+
 /// Times that a cgroup is looked at until it is empty, and the pause between: about a second.
 const EMPTY_CHECKS: u32 = 100;
 const EMPTY_PAUSE: Duration = Duration::from_millis(10);
@@ -94,6 +96,29 @@ fn mount_point(mountinfo: &str) -> Option<PathBuf> {
 /// When the kernel does not take the order.
 pub fn kill(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.kill"), "1")
+}
+
+/// Kills every process of the session `session`, which is also the number of its first process. That one has ended and is
+/// not reaped, so the number cannot mean another session. Blocking.
+pub fn kill_session(session: u32) {
+    let Ok(session) = i32::try_from(session) else { return };
+    kill_sessions(|of| of == session, session);
+}
+
+/// Kills every process whose session `is_ours`, but not process `spared`.
+pub fn kill_sessions(is_ours: impl Fn(i32) -> bool, spared: i32) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.filter(|pid| *pid != spared) {
+        // The descriptor first: the process that is asked for its session is then the one that is killed.
+        let Some(process) = rustix::process::Pid::from_raw(pid) else { continue };
+        let Ok(pidfd) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()) else {
+            continue;
+        };
+        if getsid(Some(Pid::from_raw(pid))).is_ok_and(|session| is_ours(session.as_raw())) {
+            rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+        }
+    }
 }
 
 /// Whether any process is in a cgroup or below; a cgroup that is gone is empty.

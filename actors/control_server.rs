@@ -29,6 +29,7 @@ use self::session::Session;
 use crate::alert_journal::AlertJournal;
 use crate::conditions::Conditions;
 use crate::config_loader::{ConfigChanged, ConfigLoader};
+use crate::descriptors;
 use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
 use crate::supervisor::Supervisor;
@@ -41,6 +42,9 @@ const MAILBOX_CAPACITY: usize = 1024;
 
 /// Pause after the system refused a connection, for example because no descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that are served whatever the limit of open files.
+const FEWEST_CLIENTS: usize = 4;
 
 /// Why the socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,8 @@ pub struct AgentFacts {
 pub struct ControlServer {
     log: Logger,
     path: PathBuf,
+    /// The group whose users may ask.
+    operators: Option<u32>,
     listener: Option<UnixListener>,
     limits: LimitsSection,
     asked: Asked,
@@ -110,17 +116,20 @@ impl ControlServer {
     /// When the socket cannot be made.
     pub fn open(
         run_dir: &Path,
+        operators: Option<u32>,
         config: &Arc<LoadedConfig>,
         asked: Asked,
         log: &Logger,
     ) -> Result<Self, ListenError> {
         let path = run_dir.join(SOCKET_NAME);
-        let listener = listen(&path).map_err(|source| ListenError { path: path.clone(), source })?;
+        let listener =
+            listen(&path, operators).map_err(|source| ListenError { path: path.clone(), source })?;
         Ok(Self {
             log: log.new(o!("component" => "control_server")),
             path,
+            operators,
             listener: Some(listener),
-            limits: config.agent.limits,
+            limits: possible(config, log),
             asked,
             clients: BTreeMap::new(),
             next_client: 0,
@@ -139,16 +148,33 @@ impl ControlServer {
     }
 }
 
+/// The limits, with as many clients as there are descriptors for.
+fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
+    let configured = config.agent.limits;
+    let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
+    // Too few for any were refused at the start; a reload that asks for more modules still serves a few clients.
+    let clients = descriptors::clients_within(descriptors::limit(), modules).unwrap_or(FEWEST_CLIENTS);
+    if clients < configured.clients {
+        warn!(log, "fewer clients than limits.clients are served, the limit of open files allows no more";
+            "limit" => clients);
+    }
+    LimitsSection { clients: configured.clients.min(clients), ..configured }
+}
+
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
 /// moment in which others could connect.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn listen(path: &Path, operators: Option<u32>) -> io::Result<UnixListener> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&new)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    let mode = if operators.is_some() { 0o660 } else { 0o600 };
+    if operators.is_some() {
+        std::os::unix::fs::chown(&new, None, operators)?;
+    }
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&new, path)?;
     Ok(listener)
 }
@@ -205,6 +231,8 @@ impl Handler<ClientConnected> for ControlServer {
         let own = nix::unistd::geteuid().as_raw();
         let uid = match stream.peer_cred() {
             Ok(peer) if peer.uid() == 0 || peer.uid() == own => peer.uid(),
+            // The kernel let nobody but users of that group connect.
+            Ok(peer) if self.operators.is_some() => peer.uid(),
             Ok(peer) => {
                 warn!(self.log, "connection of another user refused"; "found" => peer.uid());
                 return;
@@ -217,6 +245,7 @@ impl Handler<ClientConnected> for ControlServer {
             asked: self.asked.clone(),
             limits: self.limits,
             uid,
+            is_owner: uid == 0 || uid == own,
             has_asked: has_asked.clone(),
             log: self.log.clone(),
         };
@@ -234,7 +263,7 @@ impl Handler<ConfigChanged> for ControlServer {
     type Result = ();
 
     fn handle(&mut self, change: ConfigChanged, _: &mut Self::Context) {
-        self.limits = change.config.agent.limits;
+        self.limits = possible(&change.config, &self.log);
     }
 }
 

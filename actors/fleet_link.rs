@@ -68,6 +68,7 @@ use self::uplink::{Hold, Uplink};
 use crate::alert_journal::{AlertJournal, SentThrough};
 use crate::config_loader::ConfigChanged;
 use crate::query_router::Query;
+use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
 use vigie_protocol::control::FleetStatus;
 use vigie_protocol::error_chain::ErrorChain;
@@ -449,7 +450,7 @@ impl FleetLink {
         member.storing_policy = true;
         let (places, hold) = (member.opened.places.clone(), member.opened.hold.clone());
         let membership = self.membership;
-        let storing = tokio::task::spawn_blocking(move || {
+        let storing = work_threads::run(Lane::Fleet, move || {
             let result = membership::store_policy(&places, &stored);
             drop(hold);
             (stored, result)
@@ -485,7 +486,7 @@ impl FleetLink {
         let (config, section) = (self.config.clone(), member.opened.section.clone());
         let collected_for = config.clone();
         let membership = self.membership;
-        let collecting = tokio::task::spawn_blocking(move || membership::collect_facts(&config, &section));
+        let collecting = work_threads::run(Lane::Fleet, move || membership::collect_facts(&config, &section));
         ctx.spawn(collecting.into_actor(self).map(move |collected, this, _| {
             // What was collected for a configuration that holds no more may come late.
             let newest = Arc::ptr_eq(&collected_for, &this.config) && membership == this.membership;

@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod config_loader;
 pub mod containment;
 pub mod control_server;
+pub mod descriptors;
 pub mod fleet_link;
 pub mod guard_link;
 pub mod log_keeper;
@@ -15,6 +16,7 @@ pub mod run_directory;
 pub mod socket_policy;
 pub mod socket_registry;
 pub mod supervisor;
+pub mod work_threads;
 
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,7 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use slog::{Logger, error, o};
 
 use crate::config_loader::ConfigChanged;
+use crate::work_threads::{self, Lane};
 use vigie_log::{AgentLog, LogError};
 use vigie_protocol::error_chain::ErrorChain;
 
@@ -37,7 +38,7 @@ impl LogKeeper {
     ) -> ResponseFuture<()> {
         let (agent_log, log) = (self.agent_log.clone(), self.log.clone());
         Box::pin(async move {
-            let changed = tokio::task::spawn_blocking(move || change(&agent_log)).await;
+            let changed = work_threads::run(Lane::Config, move || change(&agent_log)).await;
             if let Ok(Err(error)) = changed {
                 error!(log, "log goes on as before"; "error" => %ErrorChain(&error));
             }

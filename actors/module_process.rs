@@ -34,7 +34,7 @@ use actix::{
     Recipient, WrapFuture,
 };
 use slog::{Logger, debug, info, o, warn};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use vigie_protocol::message::{Message as WireMessage, capability};
@@ -44,7 +44,7 @@ use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, Registration};
 use crate::alert_journal::AlertJournal;
-use crate::child::{ChildControl, ChildPipes, Spawner};
+use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::Reporter;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
@@ -53,6 +53,7 @@ use vigie_log::AgentLog;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::condition::Subject;
 use vigie_protocol::control::{ModuleLine, ModuleState};
+use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
@@ -178,6 +179,14 @@ pub struct Services {
     pub conditions: Reporter,
 }
 
+/// Who is told about a life.
+pub struct Told {
+    /// When it is over.
+    pub exited: Recipient<ModuleExited>,
+    /// The process, when it has been started.
+    pub started: oneshot::Sender<u32>,
+}
+
 /// Channels on which the lines of a module can be watched over its lives.
 #[derive(Debug, Clone)]
 pub struct LineFeeds {
@@ -213,6 +222,8 @@ pub struct ModuleProcess {
     config: AgentConfig,
     config_line: Vec<u8>,
     supervisor: Recipient<ModuleExited>,
+    /// Told the process when it has been started.
+    started: Option<oneshot::Sender<u32>>,
     feeds: LineFeeds,
     lifecycle: Lifecycle,
     born: Instant,
@@ -243,7 +254,7 @@ impl ModuleProcess {
         incarnation: Incarnation,
         config: AgentConfig,
         config_line: Vec<u8>,
-        supervisor: Recipient<ModuleExited>,
+        told: Told,
         feeds: LineFeeds,
     ) -> Self {
         let log = services.log.new(o!(
@@ -259,7 +270,8 @@ impl ModuleProcess {
             spec,
             config,
             config_line,
-            supervisor,
+            supervisor: told.exited,
+            started: Some(told.started),
             feeds,
             born: Instant::now(),
             child: None,
@@ -278,22 +290,42 @@ impl ModuleProcess {
         }
     }
 
+    /// Starts the process as soon as what it takes is there.
+    fn prepare(&mut self, ctx: &mut Context<Self>) {
+        let preparing = self.services.spawner.prepare(&self.spec);
+        ctx.spawn(preparing.into_actor(self).map(|prepared, this, ctx| match prepared {
+            Ok(()) => this.spawn(ctx),
+            Err(error) => this.not_started(&error, ctx),
+        }));
+    }
+
     fn spawn(&mut self, ctx: &mut Context<Self>) {
         match self.services.spawner.spawn(&self.spec, self.incarnation) {
             Ok((control, pipes)) => {
                 info!(self.log, "module started"; "pid" => control.pid());
+                if let Some(started) = self.started.take() {
+                    started.send(control.pid()).ok();
+                }
                 self.child = Some(control.clone());
                 self.run_pipes(pipes, ctx);
                 self.step(Event::Spawned, ctx);
             }
-            Err(error) => {
-                warn!(self.log, "module cannot be started"; "error" => %vigie_protocol::error_chain::ErrorChain(&error));
-                let reason =
-                    EndReason::SpawnFailed(vigie_protocol::error_chain::ErrorChain(&error).to_string());
-                self.step(Event::Exited(reason), ctx);
-                self.finish_if_over(ctx);
-            }
+            Err(error) => self.not_started(&error, ctx),
         }
+    }
+
+    fn not_started(&mut self, error: &SpawnError, ctx: &mut Context<Self>) {
+        let why = ErrorChain(error).to_string();
+        let reason = if error.is_shortage() {
+            // The Supervisor tells it once, not at every attempt.
+            debug!(self.log, "module cannot be started at present"; "error" => %why);
+            EndReason::Shortage(why)
+        } else {
+            warn!(self.log, "module cannot be started"; "error" => %why);
+            EndReason::SpawnFailed(why)
+        };
+        self.step(Event::Exited(reason), ctx);
+        self.finish_if_over(ctx);
     }
 
     fn run_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
@@ -550,7 +582,7 @@ impl Actor for ModuleProcess {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
-        self.spawn(ctx);
+        self.prepare(ctx);
     }
 }
 
@@ -660,7 +692,12 @@ impl Handler<StopModule> for ModuleProcess {
     type Result = ();
 
     fn handle(&mut self, order: StopModule, ctx: &mut Self::Context) {
-        self.step(Event::Stop { reason: order.reason, grace: order.grace }, ctx);
+        self.step(Event::Stop { reason: order.reason.clone(), grace: order.grace }, ctx);
+        if self.child.is_none() && self.unfinished == 0 {
+            // It has not begun; the disk that it waits for is not waited for any more.
+            self.step(Event::Exited(order.reason), ctx);
+            self.finish_if_over(ctx);
+        }
     }
 }
 

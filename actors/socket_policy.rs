@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::work_threads::{self, Lane};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use procfs::net::TcpState;
@@ -31,7 +32,7 @@ pub async fn check(sockpath: &str, rules: SocketRules) -> Result<SocketSpec, Str
     let spec: SocketSpec = sockpath.parse().map_err(|error| format!("{error}"))?;
     let checked = spec.clone();
     // The checks read the file system and /proc.
-    let check = tokio::task::spawn_blocking(move || match &checked {
+    let check = work_threads::run(Lane::Modules, move || match &checked {
         SocketSpec::Unix(path) => check_unix(path, &rules),
         SocketSpec::Tcp(address) => check_tcp(*address, &rules),
     });

@@ -36,7 +36,7 @@ use crate::config_loader::ConfigChanged;
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{
     Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleExited, ModuleProcess,
-    ProcessStatus, Reconfigure, Services, StopModule,
+    ProcessStatus, Reconfigure, Services, StopModule, Told,
 };
 use crate::socket_registry::{Life, ModuleLifeChanged};
 use vigie_config::difference::ModuleChange;
@@ -52,6 +52,11 @@ const MAILBOX_CAPACITY: usize = 16;
 
 /// Longest that `status` waits for one module's process actor, which never waits for the module.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause before a start that failed for want of descriptors, tasks or memory is tried again; doubles up to the second
+/// value. There are no dice: the host lacks something for all modules alike.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+const SHORTAGE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What modules are told about this host.
 #[derive(Debug, Clone, Default)]
@@ -143,6 +148,8 @@ struct Module {
     incarnation: Incarnation,
     history: RestartHistory,
     restarts: u64,
+    /// Starts in a row that failed for want of something.
+    shortages: u32,
     last_exit: Option<EndReason>,
     counters: Counters,
     lines: VecDeque<ModuleLine>,
@@ -218,6 +225,7 @@ impl Supervisor {
         let incarnation = module.incarnation;
         let feeds = module.feeds.clone();
         self.tell_life(name, Life::Living);
+        let (started, told) = oneshot::channel();
         // A failed module stays so until it is known to run: see `ModuleReady`.
         self.reporter(name).clear(AgentCondition::ModuleRestarting);
         let process = ModuleProcess::new(
@@ -226,25 +234,23 @@ impl Supervisor {
             incarnation,
             self.config.agent.clone(),
             config_line,
-            ctx.address().recipient(),
+            Told { exited: ctx.address().recipient(), started },
             feeds,
         )
         .start();
         if let Some(module) = self.modules.get_mut(name) {
-            module.phase = Phase::Living(process.clone());
+            module.phase = Phase::Living(process);
             if !module.starting.is_empty() {
-                self.report_start(name.clone(), process, ctx);
+                self.report_start(name.clone(), told, ctx);
             }
         }
     }
 
     /// Tells who waits for the start which process it is.
-    fn report_start(&self, name: ModuleName, process: Addr<ModuleProcess>, ctx: &mut Context<Self>) {
-        let asking = process.send(GetProcessStatus).timeout(STATUS_TIMEOUT);
-        ctx.spawn(asking.into_actor(self).map(move |status, this, _| {
-            let Some(module) = this.modules.get_mut(&name) else { return };
+    fn report_start(&self, name: ModuleName, started: oneshot::Receiver<u32>, ctx: &mut Context<Self>) {
+        ctx.spawn(started.into_actor(self).map(move |started, this, _| {
             // Without a process the exit that follows says why.
-            if let Ok(ProcessStatus { pid: Some(pid), .. }) = status {
+            if let (Ok(pid), Some(module)) = (started, this.modules.get_mut(&name)) {
                 module.answer_starting(&Ok(pid));
             }
         }));
@@ -311,6 +317,11 @@ impl Supervisor {
             self.start_module(name, ctx);
             return;
         }
+        if matches!(exited.reason, EndReason::Shortage(_)) {
+            self.wait_for_resources(name, exited, ctx);
+            return;
+        }
+        module.shortages = 0;
         let rule = spec.section.restart;
         let stays_down = match rule {
             RestartRule::Permanent => false,
@@ -355,6 +366,21 @@ impl Supervisor {
             format!("waits to be started again after {}", exited.reason)
         };
         self.tell_life(name, Life::Down(life));
+    }
+
+    /// Has a start that failed for want of something tried again soon. It is no death of the module.
+    fn wait_for_resources(&mut self, name: &ModuleName, exited: &ModuleExited, ctx: &mut Context<Self>) {
+        let Some(module) = self.modules.get_mut(name) else { return };
+        if module.shortages == 0 {
+            error!(self.log, "no module can be started at present, it is tried again every second";
+                "module" => %name, "reason" => %exited.reason);
+        }
+        let delay = SHORTAGE_PAUSE.saturating_mul(1 << module.shortages.min(4)).min(SHORTAGE_PAUSE_MAX);
+        module.shortages = module.shortages.saturating_add(1);
+        let due = RestartDue { module: name.clone(), incarnation: exited.incarnation };
+        let timer = ctx.notify_later(due, delay);
+        module.phase = Phase::Waiting { until: Instant::now() + delay, timer, failed: false };
+        self.tell_life(name, Life::Down(format!("cannot be started at present: {}", exited.reason)));
     }
 
     /// Takes over the specs of the configuration, without touching any process.
@@ -476,6 +502,7 @@ impl Module {
             incarnation: Incarnation(0),
             history: RestartHistory::default(),
             restarts: 0,
+            shortages: 0,
             last_exit: None,
             counters: Counters::default(),
             lines: VecDeque::new(),
@@ -601,7 +628,7 @@ impl Handler<ModuleExited> for Supervisor {
         for waiting in module.ending.drain(..) {
             waiting.send(()).ok();
         }
-        if let EndReason::SpawnFailed(why) = &exited.reason {
+        if let EndReason::SpawnFailed(why) | EndReason::Shortage(why) = &exited.reason {
             module.answer_starting(&Err(why.clone()));
         }
         if self.stopping {

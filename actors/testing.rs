@@ -144,6 +144,10 @@ impl FakeSpawner {
 }
 
 impl Spawner for FakeSpawner {
+    fn prepare(&self, _: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn spawn(
         &self,
         spec: &ModuleSpec,
@@ -215,6 +219,7 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         moduletimeout: std::time::Duration::from_secs(300),
         heartbeat_interval: std::time::Duration::from_secs(10),
         heartbeat_misses: 3,
+        operators_group: None,
         stop_grace: std::time::Duration::from_secs(5),
         stop_budget: std::time::Duration::from_secs(10),
     };

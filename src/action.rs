@@ -19,7 +19,7 @@ use vigie_protocol::message::Progress;
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::result::ModuleResult;
 
-use crate::cli::QueryArgs;
+use crate::cli::{AnswerOptions, QueryArgs};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::fleet;
@@ -27,6 +27,8 @@ use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
 use crate::print::{self, Printer, Tone, safe};
 use crate::progress::ProgressLine;
 use crate::query::{self, Question};
+use crate::report;
+use crate::table::Room;
 
 /// Largest action file in bytes; a larger one is refused. A search is a few hundred bytes.
 pub(crate) const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -217,7 +219,7 @@ pub(crate) fn run(
     let fail_if_none = args.answer.fail_if_none;
     let work = || {
         running.ask(&connections, line, |number, answer| {
-            show(number, action.operations[number - 1].module.as_str(), answer, &mut printer)?;
+            show(number, action.operations[number - 1].module.as_str(), answer, &args.answer, &mut printer)?;
             Ok(answer.as_ref().map_or(Exit::NotWell, |result| query::exit_of(result, fail_if_none)))
         })
     };
@@ -353,15 +355,27 @@ fn show(
     number: usize,
     module: &str,
     answer: &Result<ModuleResult, Failure>,
+    options: &AnswerOptions,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
+    if let Ok(result) = answer
+        && options.csv
+    {
+        return query::show(module, result, options, printer);
+    }
+    if options.csv || options.wide {
+        printer.for_people();
+    }
     if printer.is_json() {
         let error = answer.as_ref().err();
         let error = error.map(|failure| Refusal { message: &failure.message, hint: &failure.hint });
         return printer.json(&Answer { operation: number, module, result: answer.as_ref().ok(), error });
     }
     let text = match answer {
-        Ok(result) => query::render(module, result, printer.paint()),
+        Ok(result) => {
+            let room = Room { width: printer.width(), wide: options.wide };
+            report::text(module, result, room, printer.paint())
+        }
         Err(failure) => {
             let word = printer.paint().text(Tone::Bad, "not answered");
             format!("{module}: {word}\n{}\n  {}", safe(&failure.message), safe(&failure.hint))

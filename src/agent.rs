@@ -4,6 +4,8 @@
 //! loader, socket. The stop is the reverse: nobody new is let in, the modules end, their last alerts are on
 //! disk, the guard goes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Group;
 use slog::{Logger, crit, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
@@ -99,6 +102,20 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     })?;
     let agent = &config.agent.agent;
     let run_lock = LockedDirectory::lock(&agent.run_dir, 0o700).map_err(|error| directory_failure(&error))?;
+    if let Some(name) = &agent.operators_group {
+        let group = operators(name)?;
+        // They pass through to the agent's socket; the modules' sockets stay shut, and the names in it unseen.
+        let opened = std::os::unix::fs::chown(&agent.run_dir, None, Some(group.gid.as_raw()))
+            .and_then(|()| std::fs::set_permissions(&agent.run_dir, Permissions::from_mode(0o710)));
+        opened.map_err(|error| {
+            let message = format!("cannot let the group {name} into {:?}: {error}", agent.run_dir);
+            Failure::new(
+                Exit::Permission,
+                message,
+                "run the agent as root, or leave agent.operators_group out",
+            )
+        })?;
+    }
     // Modules of other users pass through to their own directory.
     let state_lock =
         LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
@@ -110,6 +127,18 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
         warn!(log, "configuration"; "error" => %warning);
     }
     Ok(Prepared { options, config: Arc::new(config), agent_log, log, _locks: [run_lock, state_lock] })
+}
+
+/// The group whose users may ask.
+fn operators(name: &str) -> Result<Group, Failure> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group),
+        found => {
+            let why = found.err().map_or_else(String::new, |error| format!(": {error}"));
+            let message = format!("agent.operators_group: there is no group {name:?} on this host{why}");
+            Err(Failure::new(Exit::Config, message, format!("make it with `groupadd --system {name}`")))
+        }
+    }
 }
 
 fn directory_failure(error: &DirectoryError) -> Failure {
@@ -264,7 +293,9 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
             containment: containment.describe().to_owned(),
         }),
     };
-    let server = ControlServer::open(&agent.run_dir, config, asked, log)
+    let operators = agent.operators_group.as_deref().map(operators).transpose()?;
+    let operators = operators.map(|group| group.gid.as_raw());
+    let server = ControlServer::open(&agent.run_dir, operators, config, asked, log)
         .map_err(|error| unusable(&error, "see agent.run_dir in the configuration"))?
         .start();
     loader.try_send(Subscribe(server.clone().recipient())).ok();

@@ -9,7 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use vigie_protocol::control::{AlertRecord, JournalVerification, MissingAlerts, Reply, Request};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use vigie_protocol::control::{AgentStatus, AlertRecord, JournalVerification, MissingAlerts, Reply, Request};
+use vigie_protocol::json;
+use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::severity::Severity;
 
 use crate::cli::AlertsArgs;
 use crate::client::{Client, ClientError, PROMPT};
@@ -27,6 +32,9 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
     if args.verify {
         return verify(args.journal.as_deref(), socket, printer);
+    }
+    if let Some(module) = &args.module {
+        check_module(module, &status::fetch(socket)?)?;
     }
     let since = args.since.as_deref().map(|since| moment(since, SystemTime::now())).transpose()?;
     let mut progress = Progress::new(args, since);
@@ -54,6 +62,17 @@ pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Re
             }
         }
     }
+}
+
+/// A name that no module has finds nothing for ever.
+fn check_module(module: &ModuleName, status: &AgentStatus) -> Result<(), Failure> {
+    let mut names = status.modules.iter().map(|known| known.name.as_str());
+    if names.any(|known| known == module.as_str()) {
+        return Ok(());
+    }
+    let known: Vec<&str> = status.modules.iter().map(|known| known.name.as_str()).collect();
+    let message = format!("no module {module} is configured; there are: {}", known.join(", "));
+    Err(Failure::new(Exit::Usage, message, "leave --module out to see the alerts of all modules"))
 }
 
 /// Proves the journal: asks the agent, or reads a directory when no agent runs on it.
@@ -127,7 +146,7 @@ fn stream(progress: &mut Progress, socket: &Path, printer: &mut Printer) -> Resu
         match client.receive().map_err(Ended::Agent)? {
             Reply::Alert(alert) => {
                 if progress.is_new(alert.seq) {
-                    show(&alert, printer).map_err(Ended::Output)?;
+                    show(&alert, progress.raw, printer).map_err(Ended::Output)?;
                     progress.printed(alert.seq);
                 }
             }
@@ -158,12 +177,45 @@ fn wait_for_agent(socket: &Path) -> Result<u64, Failure> {
     }
 }
 
-fn show(alert: &AlertRecord, printer: &mut Printer) -> Result<(), Failure> {
-    if printer.is_json() {
+fn show(alert: &AlertRecord, raw: bool, printer: &mut Printer) -> Result<(), Failure> {
+    if printer.is_json() && raw {
         return printer.json(alert);
+    }
+    if printer.is_json() {
+        return printer.json(&JsonAlert::of(alert));
     }
     let line = render(&Line::of(alert), printer.paint());
     printer.line(&line)
+}
+
+/// An alert as JSON, with what the module said as an object.
+#[derive(Serialize)]
+struct JsonAlert<'a> {
+    seq: u64,
+    time: &'a str,
+    module: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<Box<RawValue>>,
+    /// What is no object stays a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+impl<'a> JsonAlert<'a> {
+    fn of(record: &'a AlertRecord) -> Self {
+        let object = record.message.trim_start().starts_with('{');
+        let alert = json::compact(record.message.as_bytes()).ok().filter(|_| object);
+        Self {
+            seq: record.seq,
+            time: &record.time,
+            module: record.module.as_str(),
+            id: record.id.as_deref(),
+            message: alert.is_none().then_some(&record.message),
+            alert,
+        }
+    }
 }
 
 /// A line in the place of what is missing. What was deleted to make room is no news for programs.
@@ -184,6 +236,9 @@ fn show_missing(missing: &MissingAlerts, printer: &mut Printer) -> Result<(), Fa
 struct Progress {
     follow: bool,
     module: Option<String>,
+    severity: Option<Severity>,
+    /// Messages stay texts.
+    raw: bool,
     since: Option<String>,
     last: Option<usize>,
     /// The sequence number after which to go on; unknown before the first connection.
@@ -203,6 +258,8 @@ impl Progress {
         Self {
             follow: args.follow,
             module: args.module.as_ref().map(ToString::to_string),
+            severity: args.severity,
+            raw: args.raw,
             since,
             last,
             after: None,
@@ -217,6 +274,7 @@ impl Progress {
             since: self.since.clone().filter(|_| !self.resumed),
             after: self.after.filter(|_| self.resumed),
             module: self.module.clone(),
+            severity: self.severity,
             last: self.last.filter(|_| !self.resumed),
             follow: self.follow,
         }
@@ -363,6 +421,8 @@ mod tests {
             follow,
             since: None,
             module: None,
+            severity: None,
+            raw: false,
             lines,
             json: true,
             verify: false,
@@ -395,6 +455,18 @@ mod tests {
             "queries": {"running": 0, "waiting": 0, "answered": 0, "failed": 0}
         }});
         format!("{status}\n")
+    }
+
+    #[test]
+    fn json_holds_the_alert_as_an_object_unless_it_is_none() {
+        let text = |record: &AlertRecord| serde_json::to_string(&JsonAlert::of(record)).unwrap();
+
+        let object = AlertRecord { message: "{\n \"severity\": \"low\"}".to_owned(), ..alert(1) };
+        assert!(text(&object).ends_with(r#","alert":{"severity":"low"}}"#), "{}", text(&object));
+        for message in ["plain", "5", "[1]", "{"] {
+            let plain = AlertRecord { message: message.to_owned(), ..alert(1) };
+            assert!(text(&plain).ends_with(&format!(r#","message":"{message}"}}"#)), "{}", text(&plain));
+        }
     }
 
     #[test]
@@ -460,7 +532,11 @@ mod tests {
         let printed: Vec<u64> = captured
             .text()
             .lines()
-            .map(|line| serde_json::from_str::<AlertRecord>(line).unwrap().seq)
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|alert| {
+                assert_eq!(alert["alert"]["severity"], "critical", "{alert}");
+                alert["seq"].as_u64().unwrap()
+            })
             .collect();
         assert_eq!(printed, [1, 2, 3, 4, 5]);
         let requests = agent.join().unwrap();

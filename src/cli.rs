@@ -8,9 +8,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use vigie_protocol::module_name::ModuleName;
 
+use vigie_protocol::severity::Severity;
+
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
-use crate::inventory_flags::PackagesFlags;
+use crate::inventory_flags::{PackagesFlags, ProcessesFlags};
 use crate::launch::LaunchOptions;
 use crate::print::ColorWhen;
 use crate::progress::ProgressWhen;
@@ -133,7 +135,7 @@ input, and the exit code is 1 when one of them failed.")]
 Examples:
   vigie alerts -n 20
   vigie alerts -f                          the newest ten, then new ones, over restarts of the agent
-  vigie alerts --since 1h --module fswatch
+  vigie alerts --since 1h --module fswatch --severity high
   vigie alerts --since 2026-11-23T00:00:00Z --json
   vigie alerts --verify                    prove that nothing was changed or erased
 
@@ -301,6 +303,20 @@ Examples:
         options: QueryOptions,
     },
 
+    /// Find processes by what they are and what they have open
+    #[command(after_help = "\
+Examples:
+  vigie query processes --exe deleted --exe memfd
+  vigie query processes --name '^nginx$' --ports --files
+  vigie query processes --user www-data --age '<1h' --tree
+  vigie query processes --port 4444 --hashes")]
+    Processes {
+        #[command(flatten)]
+        flags: ProcessesFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// Compare the clock with the host's time servers
     #[command(after_help = "\
 Examples:
@@ -343,7 +359,8 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known = ["fswatch", "netstat", "packages", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known =
+        ["fswatch", "netstat", "packages", "processes", "timedrift", "file", "other", "help", "--help", "-h"];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
@@ -424,6 +441,14 @@ pub(crate) struct AnswerOptions {
     /// Print each result as one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Print every column of a table, and cut nothing
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) wide: bool,
+
+    /// Print the matches as CSV with every column
+    #[arg(long, conflicts_with_all = ["json", "wide"])]
+    pub(crate) csv: bool,
 }
 
 /// `alerts`
@@ -441,13 +466,21 @@ pub(crate) struct AlertsArgs {
     #[arg(long, value_name = "MODULE")]
     pub(crate) module: Option<ModuleName>,
 
+    /// Only alerts at least so severe
+    #[arg(long, value_name = "LEVEL", value_parser = severity)]
+    pub(crate) severity: Option<Severity>,
+
     /// Only the newest so many
     #[arg(long, short = 'n', value_name = "COUNT")]
     pub(crate) lines: Option<usize>,
 
-    /// Print JSON, one alert a line
+    /// Print JSON, one alert a line, with what the module said as an object in the key alert
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Print JSON with what the module said as a text in the key message, as it is recorded
+    #[arg(long)]
+    pub(crate) raw: bool,
 
     /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
     #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
@@ -565,6 +598,11 @@ impl Cli {
             _ => Ok(cli),
         }
     }
+}
+
+/// Reads `low`, `medium`, `high` or `critical`.
+fn severity(text: &str) -> Result<Severity, String> {
+    Severity::from_name(text).ok_or_else(|| "it is low, medium, high or critical".to_owned())
 }
 
 /// Reads `10s`, `1h 30min`; zero would mean a question that nobody can answer in time.

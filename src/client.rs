@@ -53,7 +53,8 @@ impl From<ClientError> for Failure {
                 "start it with `systemctl start vigie` or `vigie agent`, or say where its socket is with --run-dir DIR or --socket PATH".to_owned(),
             ),
             ClientError::NotPermitted { .. } => {
-                (Exit::Permission, "ask as root or as the user that runs the agent".to_owned())
+                let hint = "ask as root or as the user that runs the agent; or have root put you into the group that agent.operators_group names in its configuration";
+                (Exit::Permission, hint.to_owned())
             }
             ClientError::NotConnected { .. } => {
                 (Exit::Unavailable, "check the path given with --socket or --run-dir".to_owned())

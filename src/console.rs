@@ -24,8 +24,9 @@ use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::fleet;
 use crate::interrupts::Interrupts;
-use crate::print::{self, Printer, Tone, table_text};
+use crate::print::{self, Printer};
 use crate::progress::ProgressLine;
+use crate::table::{Room, Table};
 use crate::{query, status};
 
 /// Lines that the history keeps.
@@ -137,7 +138,7 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
         let mut client = Client::connect(self.socket)?;
         let line = ProgressLine::new(options.progress, self.printer.is_json());
         let result = question.ask_watched(&mut client, line, self.interrupts.as_ref())?;
-        query::show(&module, &result, &mut self.printer)?;
+        query::show(&module, &result, &options.answer, &mut self.printer)?;
         match query::exit_of(&result, options.answer.fail_if_none) {
             Exit::Ok => Ok(()),
             Exit::NotKnown => {
@@ -150,27 +151,28 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
     }
 
     fn help(&mut self) -> Result<(), Failure> {
-        let (paint, width) = (self.printer.paint(), self.printer.width());
-        let mut commands = paint.table(width, &["COMMAND", "DOES"]);
+        let paint = self.printer.paint();
+        let room = Room { width: self.printer.width(), wide: false };
+        let mut commands = Table::simple(&["COMMAND", "DOES"]);
         for (name, arguments, does) in COMMANDS {
             let usage = format!("{name} {arguments}");
-            commands.add_row([paint.cell(Tone::Plain, usage.trim()), paint.cell(Tone::Plain, does)]);
+            commands.add([usage.trim(), does]);
         }
-        self.printer.line(table_text(&commands).trim_end())?;
+        self.printer.line(commands.text(room, paint).trim_end())?;
         self.printer
             .line("'…' and \"…\" hold a value together. Tab completes, the arrows go through the history.")?;
         let Some(module) = self.session.module() else { return Ok(()) };
         let heading = format!("FLAG OF {}", module.as_str().to_uppercase());
-        let mut flags = paint.table(width, &[&heading, "MEANS"]);
+        let mut flags = Table::simple(&[&heading, "MEANS"]);
         for flag in self.session.definitions() {
             let name = flag.get_long().unwrap_or_default();
             let value = flag.get_value_names().filter(|_| flag.get_action().takes_values());
             let value = value.and_then(|names| names.first()).map(ToString::to_string).unwrap_or_default();
             let usage = format!("{name} {value}");
             let means = flag.get_help().map(ToString::to_string).unwrap_or_default();
-            flags.add_row([paint.cell(Tone::Plain, usage.trim()), paint.cell(Tone::Plain, &means)]);
+            flags.add([usage.trim(), &means]);
         }
-        self.printer.line(table_text(&flags).trim_end())
+        self.printer.line(flags.text(room, paint).trim_end())
     }
 }
 

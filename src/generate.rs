@@ -1,13 +1,16 @@
 //! `vigie completions` and `vigie man`.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
-use clap::CommandFactory as _;
+use clap::builder::PossibleValuesParser;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::cli::Cli;
 use crate::exit::{Exit, Failure};
+use crate::modules::BUILTINS;
 use crate::print::Printer;
 
 /// Section of the manual: administration commands.
@@ -16,10 +19,37 @@ const MANUAL_SECTION: &str = "8";
 /// Carries out `completions`.
 pub(crate) fn completions(shell: Shell, printer: &mut Printer) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "vigie", &mut script);
+    let mut command = completed(&Cli::command());
+    clap_complete::generate(shell, &mut command, "vigie", &mut script);
     printer.raw(&script)?;
     Ok(Exit::Ok)
 }
+
+/// What a shell completes: everything that is not hidden, with the names of modules where one is wanted. Some
+/// generators offer what is hidden as well.
+fn completed(command: &Command) -> Command {
+    // Lives as long as the program, which prints a script and ends.
+    let name: &'static str = Box::leak(command.get_name().to_owned().into_boxed_str());
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set()).map(|argument| {
+        let wants_module = argument
+            .get_value_names()
+            .is_some_and(|names| names.iter().any(|name| name.as_str() == "MODULE"));
+        match wants_module {
+            true => argument.clone().value_parser(PossibleValuesParser::new(MODULES.iter().copied())),
+            false => argument.clone(),
+        }
+    });
+    let commands = command.get_subcommands().filter(|below| !below.is_hide_set()).map(completed);
+    let mut shown = Command::new(name).args(arguments).subcommands(commands);
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    shown
+}
+
+/// The modules that are part of this program.
+static MODULES: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| BUILTINS.iter().map(|builtin| builtin.name).collect());
 
 /// Carries out `man`.
 pub(crate) fn man(out: Option<&Path>, printer: &mut Printer) -> Result<Exit, Failure> {
@@ -45,7 +75,7 @@ pub(crate) fn man(out: Option<&Path>, printer: &mut Printer) -> Result<Exit, Fai
 }
 
 /// File names and texts of the pages for a command and all below it.
-fn pages(command: clap::Command) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+fn pages(command: Command) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let mut all = Vec::new();
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()).cloned() {
         all.extend(pages(below)?);
@@ -54,7 +84,7 @@ fn pages(command: clap::Command) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     Ok(all)
 }
 
-fn page(command: clap::Command) -> Result<(String, Vec<u8>), Failure> {
+fn page(command: Command) -> Result<(String, Vec<u8>), Failure> {
     let man = Man::new(command).section(MANUAL_SECTION).manual("Vigie");
     let mut text = Vec::new();
     man.render(&mut text)?;
@@ -91,6 +121,23 @@ mod tests {
 
         completions(Shell::Bash, &mut Printer::into(Box::new(captured.clone()), false)).unwrap();
 
-        assert!(captured.text().contains("check-config"));
+        let script = captured.text();
+        assert!(script.contains("check-config") && script.contains("netstat"));
+    }
+
+    #[test]
+    fn completions_offer_no_internals() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let captured = Captured::default();
+
+            completions(shell, &mut Printer::into(Box::new(captured.clone()), false)).unwrap();
+
+            let script = captured.text();
+            for internal in ["guard", "launch", "persist", "-P"] {
+                let is_part = |letter: char| letter.is_alphanumeric() || letter == '-';
+                let offers = |line: &&str| line.split(|letter| !is_part(letter)).any(|word| word == internal);
+                assert_eq!(script.lines().find(offers), None, "{shell}: {internal}");
+            }
+        }
     }
 }

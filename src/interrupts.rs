@@ -93,18 +93,23 @@ impl Interrupts {
                 work()
             });
             let mut interrupted = Interrupted::Never;
+            let mut looks_since = 0;
             // A channel cannot wait for two things; nobody presses a key faster than this.
             while done.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
-                if signals.try_recv().is_err() {
+                looks_since += u32::from(interrupted == Interrupted::Stopped);
+                // A module that cannot stop is given up as well.
+                if signals.try_recv().is_err() && looks_since < LOOKS_TO_STOP {
                     continue;
                 }
                 interrupted = match interrupted {
                     Interrupted::Never => {
-                        print::note("stopping: what was found so far follows; Ctrl-C again gives up");
+                        looks_since = 0;
+                        print::note("stopping: what was found so far follows");
                         connections.stop();
                         Interrupted::Stopped
                     }
                     _ => {
+                        looks_since = 0;
                         connections.close();
                         Interrupted::GivenUp
                     }
@@ -117,6 +122,9 @@ impl Interrupts {
         })
     }
 }
+
+/// Looks at the keyboard during which a module may come to its end.
+const LOOKS_TO_STOP: u32 = 60;
 
 /// Time between two looks at the keyboard.
 const LOOK: Duration = Duration::from_millis(50);

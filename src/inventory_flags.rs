@@ -1,4 +1,4 @@
-//! What `vigie query packages` takes.
+//! What `vigie query packages` and `vigie query processes` take.
 
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,146 @@ impl PackagesFlags {
     }
 }
 
+/// `query processes`
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ProcessesFlags {
+    /// Number of the process
+    #[arg(long, value_name = "PID")]
+    pid: Vec<u32>,
+
+    /// Number of its parent
+    #[arg(long, value_name = "PID")]
+    parent: Vec<u32>,
+
+    /// Name that the kernel has; a ! before an expression, here and below, wants what does not match
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    name: Vec<String>,
+
+    /// Arguments, with blanks between them
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    command: Vec<String>,
+
+    /// Path of the program
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    path: Vec<String>,
+
+    /// Effective user, by name or number
+    #[arg(long, value_name = "USER")]
+    user: Vec<String>,
+
+    /// Who logged in, by name or number; none for nobody
+    #[arg(long, value_name = "USER")]
+    login: Vec<String>,
+
+    /// MD5, SHA-1 or SHA-256 of the program that runs
+    #[arg(long, value_name = "HEX")]
+    hash: Vec<String>,
+
+    /// Time since its start: <1h, >2days
+    #[arg(long, value_name = "AGE")]
+    age: Vec<String>,
+
+    /// What became of the program's file
+    #[arg(long, value_name = "STATE", value_parser = ["present", "deleted", "replaced", "renamed", "memfd", "unknown"])]
+    exe: Vec<String>,
+
+    /// Id, name, pod or control group of its container
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    container: Vec<String>,
+
+    /// Path of a file that it has open
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    open: Vec<String>,
+
+    /// Port that it listens on
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+
+    /// Path of a file that it has mapped to execute
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    library: Vec<String>,
+
+    /// Capability that is in force: net_raw, sys_admin, …
+    #[arg(long, value_name = "NAME")]
+    capability: Vec<String>,
+
+    /// Tell users, groups and capabilities
+    #[arg(long)]
+    credentials: bool,
+
+    /// Tell what each process has open
+    #[arg(long)]
+    files: bool,
+
+    /// Tell the ports that each process listens on
+    #[arg(long)]
+    ports: bool,
+
+    /// Tell libraries that are gone, or that others may write
+    #[arg(long)]
+    libraries: bool,
+
+    /// Tell the digests of the programs
+    #[arg(long)]
+    hashes: bool,
+
+    /// Tell also what the matches came from and what came from them, as a tree
+    #[arg(long)]
+    tree: bool,
+
+    /// Look neither at what became of programs' files nor at namespaces: half the cost
+    #[arg(long)]
+    brief: bool,
+
+    /// Most processes that are listed
+    #[arg(long, value_name = "COUNT")]
+    most: Option<usize>,
+}
+
+impl ProcessesFlags {
+    /// The parameters of the query.
+    pub(crate) fn parameters(self) -> Map<String, Value> {
+        let mut all = Parameters::default();
+        for (key, numbers) in [("pid", self.pid), ("parent", self.parent)] {
+            if !numbers.is_empty() {
+                all.put(key, numbers);
+            }
+        }
+        for (key, values) in [
+            ("name", self.name),
+            ("command", self.command),
+            ("path", self.path),
+            ("user", self.user),
+            ("login", self.login),
+            ("hash", self.hash),
+            ("age", self.age),
+            ("exe", self.exe),
+            ("container", self.container),
+            ("open", self.open),
+            ("library", self.library),
+            ("capability", self.capability),
+        ] {
+            all.put_all(key, values);
+        }
+        if !self.port.is_empty() {
+            all.put("port", self.port);
+        }
+        for (key, wanted) in [
+            ("credentials", self.credentials),
+            ("files", self.files),
+            ("ports", self.ports),
+            ("libraries", self.libraries),
+            ("hashes", self.hashes),
+            ("tree", self.tree),
+            ("brief", self.brief),
+        ] {
+            all.put_if(key, wanted);
+        }
+        all.put_some("limit", self.most);
+        all.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -99,5 +239,21 @@ mod tests {
         let expected = json!({"name": ["^openssl"], "version": ["<3.0.15"], "file": ["/usr/bin/a\\x0ab"], "verify": true});
         assert_eq!(Value::Object(flags.parameters()), expected);
         assert!(PackagesFlags::default().parameters().is_empty());
+    }
+
+    #[test]
+    fn processes_are_asked_for_by_what_they_are_and_do() {
+        let flags = ProcessesFlags {
+            pid: vec![1],
+            exe: vec!["deleted".to_owned()],
+            port: vec![80],
+            tree: true,
+            most: Some(5),
+            ..Default::default()
+        };
+
+        let expected = json!({"pid": [1], "exe": ["deleted"], "port": [80], "tree": true, "limit": 5});
+        assert_eq!(Value::Object(flags.parameters()), expected);
+        assert!(ProcessesFlags::default().parameters().is_empty());
     }
 }

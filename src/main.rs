@@ -10,6 +10,7 @@ mod console;
 mod exit;
 mod explain;
 mod fleet;
+mod fswatch_view;
 mod generate;
 mod guard;
 mod interrupts;
@@ -23,7 +24,9 @@ mod progress;
 mod query;
 mod query_flags;
 mod reload;
+mod report;
 mod status;
+mod table;
 
 use std::process::ExitCode;
 
@@ -79,7 +82,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         }
         Command::Alerts(args) => match &args.target {
             Some(target) => fleet::alerts::run(args, target, &mut printer(args.json)),
-            None => alerts::run(args, &socket, &mut printer(args.json)),
+            None => alerts::run(args, &socket, &mut printer(args.json || args.raw)),
         },
         Command::Module(ModuleCommand::List { json }) => status::list(&socket, &mut printer(*json)),
         Command::Module(ModuleCommand::Restart { name, json }) => {

@@ -8,6 +8,7 @@ use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_netstat::Netstat;
 use vigie_packages::Packages;
+use vigie_processes::Processes;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::message::Message;
 use vigie_sdk::{ModuleResult, run_adapter, run_persistent, run_standard};
@@ -64,6 +65,15 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         masked_form: vigie_packages::masked_form,
     },
     BuiltinModule {
+        name: "processes",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_processes::masked_form,
+    },
+    BuiltinModule {
         name: "timedrift",
         kind: ModuleKind::Standard,
         enabled_by_default: true,
@@ -117,6 +127,7 @@ pub(crate) fn run(name: &str) -> ExitCode {
         "file" => run_standard::<File>(),
         "netstat" => run_standard::<Netstat>(),
         "packages" => run_standard::<Packages>(),
+        "processes" => run_standard::<Processes>(),
         "timedrift" => run_standard::<TimeDrift>(),
         _ if is_persistent(name) => run_adapter(name),
         _ => {

@@ -8,7 +8,6 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 use vigie_log::escape;
 
@@ -64,42 +63,6 @@ impl Paint {
         };
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
-
-    /// A table's cell; foreign text in it is made safe here.
-    pub(crate) fn cell(self, tone: Tone, text: &str) -> Cell {
-        let cell = Cell::new(safe(text));
-        match tone {
-            Tone::Good => cell.fg(Color::DarkGreen),
-            Tone::Doubtful => cell.fg(Color::DarkYellow),
-            Tone::Bad => cell.fg(Color::DarkRed).add_attribute(Attribute::Bold),
-            Tone::Faint => cell.add_attribute(Attribute::Dim),
-            Tone::Plain => cell,
-        }
-    }
-
-    /// An empty table with these headings.
-    pub(crate) fn table(self, width: Option<u16>, headings: &[&str]) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).force_no_tty();
-        if self.colour {
-            table.enforce_styling();
-        }
-        if let Some(width) = width {
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-        }
-        table.set_header(headings.iter().map(|heading| self.cell(Tone::Faint, heading)));
-        table
-    }
-}
-
-/// A table's text without the blanks at the ends of its lines.
-pub(crate) fn table_text(table: &Table) -> String {
-    let mut text = String::new();
-    for line in table.lines() {
-        text.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// Foreign text that is safe to show.
@@ -146,7 +109,7 @@ impl Printer {
     /// Decides the form: JSON when it is asked for, or when nobody watches and `human` does not insist.
     pub(crate) fn stdout(when: ColorWhen, json: bool, human: bool) -> Self {
         let terminal = io::stdout().is_terminal();
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || is_dumb();
         Self {
             output: Box::new(io::LineWriter::new(io::stdout())),
             json: json || (!terminal && !human),
@@ -171,6 +134,11 @@ impl Printer {
         self.terminal
     }
 
+    /// Prints for people from now on, whoever reads.
+    pub(crate) fn for_people(&mut self) {
+        self.json = false;
+    }
+
     /// How to colour.
     pub(crate) fn paint(&self) -> Paint {
         Paint::new(self.colour)
@@ -178,7 +146,8 @@ impl Printer {
 
     /// Columns of the terminal; unlimited without one, and on serial lines, which do not tell.
     pub(crate) fn width(&self) -> Option<u16> {
-        if self.terminal { Table::new().width().filter(|&columns| columns > 0) } else { None }
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok().filter(|_| self.terminal);
+        size.map(|size| size.ws_col).filter(|&columns| columns > 0)
     }
 
     /// Prints text that is safe already, and a line feed.
@@ -197,6 +166,11 @@ impl Printer {
         let text = serde_json::to_string(value).map_err(io::Error::from)?;
         self.line(&escape::printable_json(&text))
     }
+}
+
+/// Whether the terminal says that it understands no control sequences.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 fn wants_colour(when: ColorWhen, terminal: bool, no_color: bool) -> bool {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use vigie_protocol::message::Progress;
 
-use crate::print::safe;
+use crate::print::{is_dumb, safe};
 
 /// When progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -36,7 +36,7 @@ fn now() -> Instant {
 impl ProgressLine {
     /// A line on standard error, when there is to be one.
     pub(crate) fn new(when: ProgressWhen, json: bool) -> Option<Self> {
-        let is_terminal = io::stderr().is_terminal();
+        let is_terminal = io::stderr().is_terminal() && !is_dumb();
         let wanted = match when {
             ProgressWhen::Auto => is_terminal && !json,
             ProgressWhen::Always => true,
@@ -94,7 +94,7 @@ fn text(progress: &Progress, elapsed: Duration) -> String {
 }
 
 /// A number with commas between thousands.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -11,13 +11,16 @@ use vigie_protocol::message::Progress;
 use vigie_protocol::result::{ModuleResult, Verdict};
 
 use crate::action;
-use crate::cli::{QueryArgs, QueryOptions, QueryTarget};
+use crate::cli::{AnswerOptions, QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
 use crate::exit::{Exit, Failure};
 use crate::fleet;
+use crate::fswatch_view;
 use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
-use crate::print::{Paint, Printer, Tone, safe};
+use crate::print::{self, Printer};
 use crate::progress::ProgressLine;
+use crate::report;
+use crate::table::Room;
 
 /// The longest `moduletimeout` that an agent can be configured with.
 const LONGEST_QUERY: Duration = Duration::from_secs(3600);
@@ -103,7 +106,7 @@ pub(crate) fn run(
     let line = ProgressLine::new(options.progress, options.answer.json);
     let interrupts = Interrupts::new().ok();
     let result = question.ask_watched(&mut Client::connect(socket)?, line, interrupts.as_ref())?;
-    show(&module, &result, &mut make_printer(options.answer.json))?;
+    show(&module, &result, &options.answer, &mut make_printer(options.answer.json))?;
     match exit_of(&result, options.answer.fail_if_none) {
         Exit::Ok if has_findings(&module, &result) => Ok(Exit::NotWell),
         exit => Ok(exit),
@@ -122,6 +125,7 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),
         QueryTarget::Packages { flags, options } => ("packages", flags.clone().parameters(), options),
+        QueryTarget::Processes { flags, options } => ("processes", flags.clone().parameters(), options),
         QueryTarget::Timedrift { flags, options } => ("timedrift", flags.clone().parameters(), options),
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
@@ -131,11 +135,33 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
 }
 
 /// Prints a result.
-pub(crate) fn show(module: &str, result: &ModuleResult, printer: &mut Printer) -> Result<(), Failure> {
+pub(crate) fn show(
+    module: &str,
+    result: &ModuleResult,
+    answer: &AnswerOptions,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    if answer.csv {
+        let csv = report::csv(module, result)
+            .map_err(|problem| Failure::new(Exit::Usage, problem, "use --json instead of --csv"))?;
+        for error in result.errors.iter().flatten() {
+            print::note(error);
+        }
+        return printer.raw(csv.as_bytes());
+    }
+    if answer.wide {
+        printer.for_people();
+    }
     if printer.is_json() {
         return printer.json(result);
     }
-    let text = render(module, result, printer.paint());
+    if module == "fswatch"
+        && let Some(text) = fswatch_view::of_result(result, printer.paint())
+    {
+        return printer.line(text.trim_end());
+    }
+    let room = Room { width: printer.width(), wide: answer.wide };
+    let text = report::text(module, result, room, printer.paint());
     printer.line(text.trim_end())
 }
 
@@ -205,30 +231,6 @@ fn add(object: &mut Map<String, Value>, key: &str, value: Value) {
             object.insert(key.to_owned(), value);
         }
     }
-}
-
-/// The result for people.
-pub(crate) fn render(module: &str, result: &ModuleResult, paint: Paint) -> String {
-    let (tone, word) = match result.verdict() {
-        Verdict::Found => (Tone::Good, "found"),
-        Verdict::Absent => (Tone::Plain, "found nothing"),
-        Verdict::NotKnown => (Tone::Doubtful, "found nothing, but did not examine everything"),
-        Verdict::Failed => (Tone::Bad, "failed"),
-    };
-    let mut text = format!("{module}: {}\n", paint.text(tone, word));
-    for (name, value) in [("elements", &result.elements), ("statistics", &result.statistics)] {
-        if let Some(value) = value.as_deref().map(RawValue::get).filter(|value| *value != "null") {
-            text.push_str(&format!("{}\n", paint.text(Tone::Faint, name)));
-            for line in indented(value).lines() {
-                text.push_str(&format!("  {}\n", safe(line)));
-            }
-        }
-    }
-    for error in result.errors.iter().flatten() {
-        let tone = if result.success { Tone::Doubtful } else { Tone::Bad };
-        text.push_str(&format!("{} {}\n", paint.text(tone, "error"), safe(error)));
-    }
-    text
 }
 
 /// JSON text on many lines, with numbers and the order of keys exactly as they are written.
@@ -319,9 +321,9 @@ mod tests {
         .unwrap();
 
         assert_eq!(
-            render("fswatch", &result, Paint::new(false)),
+            report::text("mine", &result, Room::default(), print::Paint::new(false)),
             "\
-fswatch: found
+mine: found
 elements
   {
     \"ok\": true,

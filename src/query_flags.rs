@@ -45,8 +45,16 @@ pub(crate) struct FswatchFlags {
     #[arg(long, value_name = "PATH", num_args = 1..)]
     accept: Option<Vec<PathBuf>>,
 
-    /// With --accept: in whose name [default: yours]; the agent records your user beside it
-    #[arg(long, value_name = "NAME", requires = "accept")]
+    /// Record changes at these paths and below them as expected, with --until and --by
+    #[arg(long, value_name = "PATH", num_args = 1.., requires = "until")]
+    expect: Option<Vec<PathBuf>>,
+
+    /// With --expect: until this time of day (04:00), this RFC 3339 time, or for so long (2h)
+    #[arg(long, value_name = "TIME", requires = "expect", value_parser = crate::fswatch_view::end_of_plan)]
+    until: Option<String>,
+
+    /// With --accept and --expect: in whose name [default: yours]; the agent records your user beside it
+    #[arg(long, value_name = "NAME")]
     by: Option<String>,
 
     /// Only changes since this RFC 3339 time, or of this age or younger (2h)
@@ -54,7 +62,7 @@ pub(crate) struct FswatchFlags {
     since: Option<String>,
 
     /// Only changes of this kind
-    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted", "transaction"])]
+    #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted", "expected", "transaction"])]
     event: Option<String>,
 
     /// Only changes by programs whose path has this in it
@@ -253,6 +261,12 @@ impl FswatchFlags {
         all.put_if("unaccepted", self.unaccepted);
         if let Some(paths) = &self.accept {
             all.put("accept", selection(paths));
+        }
+        if let Some(paths) = &self.expect {
+            all.put("expect", selection(paths));
+            all.put_some("until", self.until);
+        }
+        if self.accept.is_some() || self.expect.is_some() {
             all.put("by", self.by.unwrap_or_else(asker));
         }
         all.put_some("since", self.since);

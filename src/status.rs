@@ -8,7 +8,8 @@ use vigie_protocol::control::{AgentStatus, FleetStatus, Health, ModuleState, Mod
 use crate::cli::StatusArgs;
 use crate::client::{self, ClientError};
 use crate::exit::{Exit, Failure};
-use crate::print::{Paint, Printer, Tone, duration, safe, size, table_text};
+use crate::print::{Paint, Printer, Tone, duration, safe, size};
+use crate::table::{Cell, Room, Table};
 
 /// What `--watch` prints as JSON while there is no agent.
 #[derive(Serialize)]
@@ -216,14 +217,14 @@ fn fleet_line(fleet: &FleetStatus, paint: Paint) -> String {
 /// The modules for people.
 fn modules_table(modules: &[ModuleStatus], width: Option<u16>, paint: Paint) -> String {
     let headings = ["MODULE", "STATE", "PID", "UP", "RESTARTS", "HEARTBEAT", "LOGS", "ALERTS", "NOTE"];
-    let mut table = paint.table(width, &headings);
+    let mut table = Table::simple(&headings);
     for module in modules {
         let (tone, state) = state_word(module.state);
-        let cell = |text: &str| paint.cell(Tone::Plain, text);
+        let cell = |text: &str| Cell::from(text);
         let optional = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
-        table.add_row([
+        table.add([
             cell(module.name.as_str()),
-            paint.cell(tone, state),
+            Cell::new(tone, state),
             cell(&optional(module.pid.map(u64::from))),
             cell(&module.uptime_secs.map_or("-".to_owned(), duration)),
             cell(&module.restarts.to_string()),
@@ -233,7 +234,7 @@ fn modules_table(modules: &[ModuleStatus], width: Option<u16>, paint: Paint) -> 
             cell(&module_note(module)),
         ]);
     }
-    table_text(&table)
+    table.text(Room { width, wide: false }, paint)
 }
 
 fn state_word(state: ModuleState) -> (Tone, &'static str) {

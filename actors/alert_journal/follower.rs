@@ -7,6 +7,8 @@ use tokio::sync::watch;
 use vigie_journal::{Item, Portion, Reader, Record};
 use vigie_protocol::control::AlertRecord;
 
+use crate::work_threads::{self, Lane};
+
 /// Where the alerts are, and the number of the newest one that is safe, now and as it grows.
 #[derive(Debug, Clone)]
 pub struct JournalView {
@@ -43,7 +45,7 @@ impl Follower {
     pub async fn read(&mut self, portion: Portion) -> io::Result<Vec<Item>> {
         let through = *self.view.recorded.borrow_and_update();
         let mut reader = self.reader.take().unwrap_or_else(|| Reader::new(&self.view.directory, self.after));
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = work_threads::run(Lane::Readers, move || {
             let mut items = Vec::new();
             let result = reader.read(through, portion, &mut items);
             (reader, items, result)

@@ -20,6 +20,7 @@ use vigie_protocol::condition::{Condition, ConditionSet, ConditionSeverity, Stan
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
+use vigie_protocol::severity::Severity;
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
@@ -30,6 +31,7 @@ use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
+use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
 use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
 use vigie_protocol::control::{
@@ -37,6 +39,9 @@ use vigie_protocol::control::{
     ModuleStatus, Reply, Request,
 };
 use vigie_protocol::module_name::{BadModuleName, ModuleName};
+
+/// Longest of the pauses in which the answer of a file system is waited for; all of them are half a second.
+const PROBE_PAUSE_MAX: Duration = Duration::from_millis(256);
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,6 +64,8 @@ pub(super) struct Session {
     pub(super) limits: LimitsSection,
     /// The client's user, by the credentials of its connection.
     pub(super) uid: u32,
+    /// Root or the agent's own user; others may ask, but not change what the agent does.
+    pub(super) is_owner: bool,
     /// Told to the server: a client that has asked does not make room for others.
     pub(super) has_asked: Rc<Cell<bool>>,
     pub(super) log: Logger,
@@ -128,6 +135,11 @@ impl Session {
                 return Err(Over::BadRequest);
             }
         };
+        let changes = matches!(request, Request::Reload { dry_run: false } | Request::Restart { .. });
+        if (changes || matches!(request, Request::Tap { .. })) && !self.is_owner {
+            let message = format!("user {} may ask the agent, but not change what it does", self.uid);
+            return client.reply(&refusal("not_permitted", message, "do it as root")).await;
+        }
         match request {
             Request::Status {} => client.reply(&self.status().await).await,
             Request::Query { module, parameters, timeout_ms, progress } => {
@@ -153,8 +165,8 @@ impl Session {
                 let verified = until_gone(reader, self.verify_alerts()).await?;
                 client.reply(&verified).await
             }
-            Request::Alerts { since, after, module, last, follow } => {
-                let wanted = Wanted { since, after, module, last, follow };
+            Request::Alerts { since, after, module, severity, last, follow } => {
+                let wanted = Wanted { since, after, module, severity, last, follow };
                 let alerts = self.alerts(wanted, client);
                 until_gone(reader, alerts).await?
             }
@@ -188,8 +200,9 @@ impl Session {
             return stopping();
         };
         let config = config.status;
+        let log_stalled = self.log_stalled().await;
         let log_problem = asked.agent_log.status();
-        let found = found_now(&config, &journal, fleet.as_ref(), log_problem);
+        let found = found_now(&config, &journal, fleet.as_ref(), log_problem, log_stalled);
         let about_agent =
             |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
         conditions.splice(0..0, found.iter().map(about_agent));
@@ -216,10 +229,28 @@ impl Session {
         }))
     }
 
+    /// Asks the file system with the log whether it takes writes, and waits a little for the answer.
+    async fn log_stalled(&self) -> Option<String> {
+        let log = &self.asked.agent_log;
+        log.probe();
+        let mut pause = Duration::from_millis(1);
+        while let Some(silent) = log.silent_for() {
+            if pause > PROBE_PAUSE_MAX {
+                return Some(format!(
+                    "the file system with the log does not answer for {} s",
+                    silent.as_secs()
+                ));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        None
+    }
+
     /// Who asks. The user's name may come from a directory service, which takes its time.
     async fn asker(&self) -> Asker {
         let uid = self.uid;
-        let named = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
+        let named = work_threads::run(Lane::Names, move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
         let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
         let user = named.ok().and_then(Result::ok).flatten().map(|user| user.name);
         Asker { uid: Some(uid), user, investigator: None }
@@ -306,6 +337,7 @@ fn found_now(
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
+    log_stalled: Option<String>,
 ) -> ConditionSet {
     let now = jiff::Timestamp::now().to_string();
     let mut set = ConditionSet::default();
@@ -319,6 +351,7 @@ fn found_now(
     note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
     note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
     note(AgentCondition::LogUnwritable, log_problem);
+    note(AgentCondition::LogStalled, log_stalled);
     let refused = (!config.last_reload_ok).then(|| {
         let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
         problems.join("; ")
@@ -455,6 +488,7 @@ struct Wanted {
     since: Option<String>,
     after: Option<u64>,
     module: Option<String>,
+    severity: Option<Severity>,
     last: Option<usize>,
     follow: bool,
 }
@@ -464,12 +498,14 @@ struct Wanted {
 struct Filter {
     since: Option<jiff::Timestamp>,
     module: Option<String>,
+    severity: Option<Severity>,
 }
 
 impl Filter {
     fn takes(&self, record: &Record) -> bool {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
-        module && !self.is_too_old(record)
+        let severity = self.severity.is_none_or(|least| record.severity() >= least);
+        module && severity && !self.is_too_old(record)
     }
 
     fn is_too_old(&self, record: &Record) -> bool {
@@ -488,7 +524,7 @@ impl Wanted {
                     "for example 2026-01-31T08:00:00Z",
                 )
             })?;
-        Ok(Filter { since, module: self.module.clone() })
+        Ok(Filter { since, module: self.module.clone(), severity: self.severity })
     }
 }
 
@@ -499,7 +535,9 @@ async fn stream_alerts(
     client: &mut Client,
 ) -> Result<(), Over> {
     let mut after = wanted.after.unwrap_or(0);
-    if let Some(last) = wanted.last {
+    if wanted.last == Some(0) {
+        after = *view.recorded.borrow();
+    } else if let Some(last) = wanted.last {
         let (directory, filter) = (view.directory.clone(), filter.clone());
         let through = *view.recorded.borrow();
         let start =
@@ -581,7 +619,7 @@ fn damaged(damage: &Damage) -> MissingAlerts {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+    work_threads::run(Lane::Readers, work).await.map_err(std::io::Error::other)?
 }
 
 fn unreadable(directory: &std::path::Path, error: &std::io::Error) -> Reply {

@@ -17,6 +17,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 
 use super::running::{self, Allowed, answer_without_results};
 use super::{ACCEPTED, FleetLink, Way, now, now_milliseconds};
+use crate::work_threads::{self, Lane};
 use vigie_protocol::error_chain::ErrorChain;
 
 /// Room in the spool below which no action is begun, in bytes.
@@ -144,7 +145,7 @@ impl FleetLink {
         let Some(mut replay) = member.replay.take() else { return };
         let membership = self.membership;
         let hold = member.opened.hold.clone();
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = work_threads::run(Lane::Fleet, move || {
             let _hold = hold;
             let result = match &note {
                 Note::Begin { verdict, .. } => {
@@ -298,7 +299,7 @@ impl FleetLink {
         let Some(member) = &self.member else { return };
         let (agent, key) = (member.opened.section.agent.clone(), member.opened.key.clone());
         let (membership, action) = (self.membership, id.clone());
-        let sealing = tokio::task::spawn_blocking(move || sealed(&action, &agent, &key, &answer));
+        let sealing = work_threads::run(Lane::Fleet, move || sealed(&action, &agent, &key, &answer));
         ctx.spawn(sealing.into_actor(self).map(move |messages, this, ctx| {
             if let Ok(messages) = messages
                 && membership == this.membership
@@ -312,7 +313,7 @@ impl FleetLink {
         let Some(member) = &self.member else { return };
         let (spool, membership) = (member.opened.spool.clone(), self.membership);
         let (action, stored) = (id.clone(), messages.clone());
-        let storing = tokio::task::spawn_blocking(move || spool.store(&action, &stored));
+        let storing = work_threads::run(Lane::Fleet, move || spool.store(&action, &stored));
         ctx.spawn(storing.into_actor(self).map(move |stored, this, ctx| {
             let Ok(result) = stored else { return };
             if membership != this.membership {

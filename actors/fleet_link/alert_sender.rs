@@ -24,6 +24,7 @@ use vigie_protocol::names::AgentId;
 use super::alert_cursor::AlertCursor;
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::{AlertJournal, Follower, JournalView, SentThrough, alert_record};
+use crate::work_threads::{self, Lane};
 use vigie_protocol::control::AlertRecord;
 use vigie_protocol::error_chain::ErrorChain;
 
@@ -227,7 +228,7 @@ impl AlertSender {
         state.stored_at = Some(Instant::now());
         let settled = self.cursor.settle(now());
         let (cursor, path, hold) = (self.cursor.clone(), self.cursor_path.clone(), self.hold.clone());
-        let storing = tokio::task::spawn_blocking(move || {
+        let storing = work_threads::run(Lane::Fleet, move || {
             let stored = cursor.store(&path);
             drop(hold);
             stored

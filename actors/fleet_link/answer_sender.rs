@@ -12,6 +12,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answer_spool::{AnswerSpool, SpoolError};
 use super::uplink::Uplink;
+use crate::work_threads::{self, Lane};
 
 /// Pause before an answer that was not acknowledged is sent again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -58,7 +59,7 @@ impl AnswerSender {
     /// Sends what waits, and for `resend` what was acknowledged lately; whether the broker has all of it.
     async fn send_all(&self, resend: bool) -> bool {
         let spool = self.spool.clone();
-        let listing = tokio::task::spawn_blocking(move || {
+        let listing = work_threads::run(Lane::Fleet, move || {
             spool.forget_old();
             let mut actions = spool.waiting();
             if resend {
@@ -86,14 +87,14 @@ impl AnswerSender {
             }
         }
         let (spool, action) = (self.spool.clone(), action.clone());
-        tokio::task::spawn_blocking(move || spool.mark_sent(&action)).await.ok();
+        work_threads::run(Lane::Fleet, move || spool.mark_sent(&action)).await.ok();
         true
     }
 
     /// An answer that cannot be read is left alone: the spool has told, and nobody can send it.
     async fn load(&self, action: &ActionId) -> Result<Vec<String>, SpoolError> {
         let (spool, id) = (self.spool.clone(), action.clone());
-        let loaded = tokio::task::spawn_blocking(move || spool.load(&id)).await;
+        let loaded = work_threads::run(Lane::Fleet, move || spool.load(&id)).await;
         match loaded {
             Ok(Err(error)) => {
                 debug!(self.log, "answer is not there"; "error" => %error, "action" => %action);

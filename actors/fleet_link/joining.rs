@@ -15,6 +15,7 @@ use super::alert_cursor::AlertCursor;
 use super::membership::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
+use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
 
 /// Why there is no membership.
@@ -74,7 +75,7 @@ pub(super) async fn join(
     journal.send(SentThrough(Some(settled))).await.map_err(|_| JoinError::Stopping)?;
     let opening = {
         let (section, hold) = (section.clone(), turn.hold);
-        tokio::task::spawn_blocking(move || {
+        work_threads::run(Lane::Fleet, move || {
             let token = std::fs::read_to_string(&section.credentials)
                 .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
             Ok::<_, JoinError>((membership::open(&config, section, hold, &log)?, token))
@@ -90,7 +91,7 @@ pub(super) async fn join(
 async fn load_cursor(config: &LoadedConfig, view: &JournalView) -> Result<AlertCursor, JoinError> {
     let (path, directory) =
         (Places::of(&config.agent.agent.state_dir).alert_cursor(), view.directory.clone());
-    let loading = tokio::task::spawn_blocking(move || {
+    let loading = work_threads::run(Lane::Fleet, move || {
         AlertCursor::of_journal(&path, &directory).map_err(|source| JoinError::Journal { directory, source })
     });
     loading.await.map_err(|_| JoinError::Stopping)?

@@ -53,6 +53,9 @@ pub enum EndReason {
     AgentStopping,
     /// It could not be started.
     SpawnFailed(String),
+    /// It could not be started because the host or the agent has no descriptors, tasks or memory left: no death
+    /// of the module.
+    Shortage(String),
 }
 
 impl EndReason {
@@ -78,6 +81,7 @@ impl fmt::Display for EndReason {
             Self::Operator => f.write_str("operator"),
             Self::AgentStopping => f.write_str("agent_stopping"),
             Self::SpawnFailed(why) => write!(f, "spawn_failed({why})"),
+            Self::Shortage(why) => write!(f, "shortage({why})"),
         }
     }
 }

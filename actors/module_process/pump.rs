@@ -20,6 +20,7 @@ use vigie_protocol::stream::{LineBatch, ModuleReader};
 use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
 use crate::alert_journal::{AlertBatch, AlertJournal, AlertsRefused, StoreAlerts, read_plain};
+use crate::work_threads::{self, Job, Lane};
 use vigie_log::{AgentLog, LogTime};
 use vigie_protocol::condition::Condition;
 use vigie_protocol::control::ModuleLine;
@@ -243,7 +244,7 @@ async fn next_lines(
 /// Writes log lines on the blocking pool, one write at a time, while the next batch is read.
 struct LogWriter {
     agent_log: AgentLog,
-    writing: Option<JoinHandle<()>>,
+    writing: Option<Job<()>>,
 }
 
 impl LogWriter {
@@ -262,7 +263,7 @@ impl LogWriter {
     async fn write_made(&mut self, make_lines: impl FnOnce() -> Vec<u8> + Send + 'static) {
         self.finish().await;
         let agent_log = self.agent_log.clone();
-        self.writing = Some(tokio::task::spawn_blocking(move || {
+        self.writing = Some(work_threads::run(Lane::Log, move || {
             // The log counts what it cannot write and says so in the agent's status.
             agent_log.write_module_lines(&make_lines()).ok();
         }));

@@ -20,6 +20,7 @@ use super::QueryError;
 use crate::child::{ChildControl, ProcessSpawner};
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
+use crate::work_threads::{self, Lane};
 use vigie_config::model::ModuleSpec;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::error_chain::ErrorChain;
@@ -188,7 +189,7 @@ impl QueryRun {
         asked: Option<Box<RawValue>>,
     ) -> Result<ModuleResult, QueryError> {
         // An answer may have many megabytes: it is not read on the thread of all actors.
-        let checked = tokio::task::spawn_blocking(move || {
+        let checked = work_threads::run(Lane::Answers, move || {
             let asked = privacy::Asked::of(asked.as_deref());
             (privacy::check_answer(&result, form, &asked), result)
         })
@@ -213,6 +214,9 @@ impl QueryRun {
         request: &[u8],
     ) -> Result<ModuleResult, QueryError> {
         let not_started = |reason: String| QueryError::NotStarted { module: self.module.clone(), reason };
+        self.limited(spawner.prepare_section(&spec.section))
+            .await?
+            .map_err(|error| not_started(ErrorChain(&error).to_string()))?;
         let (control, mut child) = spawner
             .start(&spec.section, ModuleKind::Standard, &format!("query-{}", self.number))
             .map_err(|error| not_started(ErrorChain(&error).to_string()))?;

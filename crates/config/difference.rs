@@ -262,6 +262,7 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
     };
     compare("agent.persistconfigdir", &a.persistconfigdir, &b.persistconfigdir);
     compare("agent.hostname", &a.hostname, &b.hostname);
+    compare("agent.operators_group", &a.operators_group, &b.operators_group);
     compare("agent.extraprivacymode", &a.extraprivacymode, &b.extraprivacymode);
     compare("agent.nopersistmods", &a.nopersistmods, &b.nopersistmods);
     compare("agent.moduletimeout", &a.moduletimeout, &b.moduletimeout);

@@ -47,6 +47,9 @@ pub struct AgentSection {
     pub persistconfigdir: PathBuf,
     /// Name of this host as told to modules, 1 to 253 bytes; the kernel's when absent.
     pub hostname: Option<String>,
+    /// Users of this group may ask the agent as its own user may, but not change what it does. Default: nobody but
+    /// root and the agent's own user may. In force from the next start.
+    pub operators_group: Option<String>,
     /// Modules mask in query results what identifies.
     pub extraprivacymode: bool,
     /// Start no persistent module.

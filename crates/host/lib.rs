@@ -8,8 +8,10 @@ pub mod users;
 
 mod addresses;
 mod architecture;
+mod capabilities;
 mod shown;
 
 pub use addresses::addresses;
 pub use architecture::architecture;
+pub use capabilities::CAPABILITIES;
 pub use shown::shown;

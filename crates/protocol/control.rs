@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::message::Progress;
 use crate::result::ModuleResult;
+use crate::severity::Severity;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -53,6 +54,9 @@ pub enum Request {
         /// Only alerts of this module.
         #[serde(default)]
         module: Option<String>,
+        /// Only alerts at least so severe.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        severity: Option<Severity>,
         /// Only the newest so many.
         #[serde(default)]
         last: Option<usize>,

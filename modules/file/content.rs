@@ -10,6 +10,9 @@ use crate::parameters::{Check, Search, Test};
 /// that a file without line feeds does not fill the memory.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
+/// So many first bytes of a file tell whether it is UTF-16.
+const MARK_BYTES: usize = 4;
+
 /// By how much the parts of a line that is too long overlap, so that little is missed where it is cut.
 const OVERLAP_BYTES: usize = 64 * 1024;
 
@@ -48,6 +51,12 @@ impl<'s> Question<'s> {
         Self { index, search, passed, found, violated: false, refused: false }
     }
 
+    /// What it was made of, when nothing was read yet.
+    #[must_use]
+    pub fn into_parts(self) -> (usize, Vec<usize>) {
+        (self.index, self.passed)
+    }
+
     /// Whether the search looks into compressed files.
     #[must_use]
     pub fn decompresses(&self) -> bool {
@@ -83,15 +92,20 @@ impl<'s> Question<'s> {
         algorithms
     }
 
-    /// Takes whole lines.
-    fn take_lines(&mut self, lines: &[u8]) {
+    /// Takes whole lines, or a part of one.
+    fn take_lines(&mut self, lines: &Piece<'_>) {
         let macroal = self.search.options.macroal;
         for (check, found) in self.search.contents().1.iter().zip(&mut self.found) {
             let Test::Content(pattern) = &check.test else { continue };
             if macroal {
-                self.violated = self.violated || !pattern.accepts_every_line(lines);
+                // The bytes of a text in UTF-16 are no lines of their own.
+                let counts = !(lines.is_raw_of_decoded);
+                self.violated = self.violated || (counts && !pattern.accepts_every_line(lines.bytes));
             } else if !*found {
-                *found = pattern.matches_a_line(lines);
+                *found = match lines.range() {
+                    None => pattern.matches_a_line(lines.bytes),
+                    Some(range) => pattern.matches_part(lines.bytes, range),
+                };
             }
         }
         if self.search.options.match_all {
@@ -159,14 +173,122 @@ impl<'s> Question<'s> {
     }
 }
 
+/// Whole lines, or a part of a line that is too long.
+struct Piece<'b> {
+    bytes: &'b [u8],
+    /// The first byte belongs to what was given before.
+    cut_before: bool,
+    /// The line goes on, and the last byte will be given again.
+    cut_after: bool,
+    /// These are the bytes of a text that is given decoded as well.
+    is_raw_of_decoded: bool,
+}
+
+impl Piece<'_> {
+    /// The bytes to match, when they are not all.
+    fn range(&self) -> Option<std::ops::Range<usize>> {
+        if !self.cut_before && !self.cut_after {
+            return None;
+        }
+        let line = self.bytes.strip_suffix(b"\n").unwrap_or(self.bytes);
+        let line = line.strip_suffix(b"\r").filter(|_| !self.cut_after).unwrap_or(line);
+        let start = usize::from(self.cut_before).min(line.len());
+        let end = line.len() - usize::from(self.cut_after && line.len() > start);
+        Some(start..end)
+    }
+}
+
+/// Cuts bytes into lines.
+#[derive(Default)]
+struct Lines {
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    /// Its own beginning was given already.
+    is_continued: bool,
+    has_long_line: bool,
+}
+
+impl Lines {
+    /// Gives the lines that the next bytes make whole.
+    fn take(&mut self, mut bytes: &[u8], last: bool, mut give: impl FnMut(&[u8], bool, bool)) {
+        if !self.line.is_empty() {
+            let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
+            self.line.extend_from_slice(&bytes[..end]);
+            bytes = &bytes[end..];
+            if self.line.ends_with(b"\n") || (last && bytes.is_empty()) {
+                give(&self.line, self.is_continued, false);
+                self.line.clear();
+                self.is_continued = false;
+            }
+        }
+        if self.line.is_empty() {
+            let end = if last { bytes.len() } else { memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1) };
+            if end > 0 {
+                give(&bytes[..end], false, false);
+            }
+            self.line.extend_from_slice(&bytes[end..]);
+        }
+        if self.line.len() > MAX_LINE_BYTES {
+            give(&self.line, self.is_continued, true);
+            self.has_long_line = true;
+            self.is_continued = true;
+            self.line.drain(..self.line.len() - OVERLAP_BYTES);
+        }
+    }
+}
+
+/// Decodes UTF-16 that comes in pieces.
+struct Utf16 {
+    big_endian: bool,
+    /// Bytes of a character that is not whole.
+    pending: Vec<u8>,
+    lines: Lines,
+}
+
+impl Utf16 {
+    /// When the first bytes of a file say that it is UTF-16.
+    fn of(start: &[u8]) -> Option<Self> {
+        let big_endian = match start {
+            // Its first two bytes also begin UTF-32.
+            [0xff, 0xfe, 0, 0, ..] => return None,
+            [0xff, 0xfe, ..] => false,
+            [0xfe, 0xff, ..] => true,
+            _ => return None,
+        };
+        Some(Self { big_endian, pending: Vec::new(), lines: Lines::default() })
+    }
+
+    fn decode(&mut self, bytes: &[u8], last: bool) -> String {
+        self.pending.extend_from_slice(bytes);
+        let big_endian = self.big_endian;
+        let unit =
+            |pair: &[u8; 2]| if big_endian { u16::from_be_bytes(*pair) } else { u16::from_le_bytes(*pair) };
+        let (pairs, _) = self.pending.as_chunks::<2>();
+        let mut whole = pairs.len();
+        // The first half of a pair of surrogates waits for the second.
+        if !last && pairs.last().is_some_and(|pair| (0xd800..0xdc00).contains(&unit(pair))) {
+            whole -= 1;
+        }
+        let text = char::decode_utf16(pairs[..whole].iter().map(unit))
+            .map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER))
+            .filter(|character| *character != '\u{feff}')
+            .collect();
+        self.pending.drain(..whole * 2);
+        text
+    }
+}
+
 /// The reading of one file for all searches that ask about its content.
 #[derive(Default)]
 pub struct Examination<'s> {
     questions: Vec<Question<'s>>,
     hashers: Hashers,
-    /// The beginning of a line whose end has not come.
-    line: Vec<u8>,
-    has_long_line: bool,
+    lines: Lines,
+    /// The same text decoded, when it says that it is UTF-16.
+    decoded: Option<Utf16>,
+    /// The first bytes, until there are enough of them to tell.
+    start: Vec<u8>,
+    has_begun: bool,
 }
 
 impl<'s> Examination<'s> {
@@ -174,7 +296,7 @@ impl<'s> Examination<'s> {
     #[must_use]
     pub fn new(questions: Vec<Question<'s>>) -> Self {
         let hashers = Hashers::new(algorithms(&questions));
-        Self { questions, hashers, line: Vec::new(), has_long_line: false }
+        Self { questions, hashers, ..Self::default() }
     }
 
     /// Whether the rest of the file cannot change any answer.
@@ -186,7 +308,7 @@ impl<'s> Examination<'s> {
     /// Whether there is a line that was matched in parts.
     #[must_use]
     pub fn has_long_line(&self) -> bool {
-        self.has_long_line
+        self.lines.has_long_line || self.decoded.as_ref().is_some_and(|decoded| decoded.lines.has_long_line)
     }
 
     fn wants_lines(&self) -> bool {
@@ -195,10 +317,21 @@ impl<'s> Examination<'s> {
 
     /// Takes the next bytes of the file, which may be its `last`.
     pub fn take(&mut self, bytes: &[u8], last: bool) {
+        if !self.has_begun {
+            self.start.extend_from_slice(bytes);
+            let may_be_mark = matches!(self.start.first(), None | Some(0xff | 0xfe));
+            if self.start.len() >= MARK_BYTES || last || !may_be_mark {
+                self.has_begun = true;
+                self.decoded = Utf16::of(&self.start);
+                let start = std::mem::take(&mut self.start);
+                self.take(&start, last);
+            }
+            return;
+        }
         if self.wants_lines() {
             self.take_lines(bytes, last);
         } else {
-            self.line.clear();
+            self.lines = Lines::default();
         }
         if last {
             self.questions.iter_mut().for_each(Question::end_lines);
@@ -206,35 +339,39 @@ impl<'s> Examination<'s> {
         self.hashers.update(bytes, algorithms(&self.questions));
     }
 
-    fn take_lines(&mut self, mut bytes: &[u8], last: bool) {
-        if !self.line.is_empty() {
-            let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
-            self.line.extend_from_slice(&bytes[..end]);
-            bytes = &bytes[end..];
-            if self.line.ends_with(b"\n") || (last && bytes.is_empty()) {
-                let line = std::mem::take(&mut self.line);
-                self.give_lines(&line);
-                self.line = line;
-                self.line.clear();
+    /// Takes a hole of a sparse file, which reads as so many zeros. Lines need to know only that there is one; a
+    /// digest is of all of them. Ends early when `stop` says so, and then tells `false`.
+    pub fn take_hole(&mut self, length: u64, last: bool, stop: impl Fn() -> bool) -> bool {
+        const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+        let shown = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
+        self.take(&ZEROS[..shown], last);
+        let mut left = length - shown as u64;
+        while left > 0 {
+            let wanted = algorithms(&self.questions);
+            if wanted.is_empty() {
+                break;
             }
+            if stop() {
+                return false;
+            }
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.hashers.update(&ZEROS[..length], wanted);
+            left -= length as u64;
         }
-        let end = if last { bytes.len() } else { memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1) };
-        self.give_lines(&bytes[..end]);
-        self.line.extend_from_slice(&bytes[end..]);
-        if self.line.len() > MAX_LINE_BYTES {
-            let mut part = std::mem::take(&mut self.line);
-            self.give_lines(&part);
-            self.has_long_line = true;
-            part.drain(..part.len() - OVERLAP_BYTES);
-            self.line = part;
-        }
+        true
     }
 
-    fn give_lines(&mut self, lines: &[u8]) {
-        if !lines.is_empty() {
-            for question in self.questions.iter_mut().filter(|question| question.wants_lines()) {
-                question.take_lines(lines);
-            }
+    fn take_lines(&mut self, bytes: &[u8], last: bool) {
+        let Self { questions, lines, decoded, .. } = self;
+        let is_raw_of_decoded = decoded.is_some();
+        lines.take(bytes, last, |bytes, cut_before, cut_after| {
+            give(questions, &Piece { bytes, cut_before, cut_after, is_raw_of_decoded });
+        });
+        if let Some(decoded) = decoded {
+            let text = decoded.decode(bytes, last);
+            decoded.lines.take(text.as_bytes(), last, |bytes, cut_before, cut_after| {
+                give(questions, &Piece { bytes, cut_before, cut_after, is_raw_of_decoded: false });
+            });
         }
     }
 
@@ -245,6 +382,14 @@ impl<'s> Examination<'s> {
         let complete = at_end || self.is_done();
         let digests = if at_end { self.hashers.finish() } else { Digests::default() };
         self.questions.into_iter().filter_map(|question| question.answer(&digests, complete)).collect()
+    }
+}
+
+fn give(questions: &mut [Question<'_>], lines: &Piece<'_>) {
+    if !lines.bytes.is_empty() {
+        for question in questions.iter_mut().filter(|question| question.wants_lines()) {
+            question.take_lines(lines);
+        }
     }
 }
 
@@ -290,6 +435,60 @@ mod tests {
         assert!(is_wanted(both.clone(), b"xb\nax\n"));
         assert!(!is_wanted(both.clone(), b"ax\n"));
         assert!(!is_wanted(both, b""));
+    }
+
+    #[test]
+    fn a_text_in_utf_16_is_read_as_one() {
+        let encode = |text: &str, big: bool| -> Vec<u8> {
+            let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+            units.flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+        };
+        let wanted =
+            search(json!({"contents": ["^pass\u{1f600}word: .{3}$"], "options": {"matchall": true}}));
+        let every = search(json!({"contents": ["^[a-z]+$"], "options": {"matchall": true, "macroal": true}}));
+        for big in [false, true] {
+            let text = encode("x\r\npass\u{1f600}word: abc\r\ny", big);
+            for cut in 1..text.len() {
+                assert!(examine(&wanted, &[&text[..cut], &text[cut..]]).is_some(), "{big} {cut}");
+            }
+            assert!(examine(&every, &[&encode("abc\ndef\n", big)]).is_some());
+            assert!(examine(&every, &[&encode("abc\n1\n", big)]).is_none());
+        }
+        // The mark alone hides nothing.
+        let plain = search(json!({"contents": ["needle"], "options": {"matchall": true}}));
+        assert!(examine(&plain, &[b"\xff\xfeneedle"]).is_some());
+    }
+
+    #[test]
+    fn a_line_that_is_cut_neither_starts_nor_ends_there() {
+        let mut content = vec![b'b'; 3 << 20];
+        content[0] = b'a';
+        for (expression, expected) in
+            [("^b", false), ("a$", false), ("^ab", true), ("b$", true), ("bb", true)]
+        {
+            let search = search(json!({"contents": [expression], "options": {"matchall": true}}));
+            for size in [1000, 70_000, 1 << 20, 3 << 20] {
+                let pieces: Vec<&[u8]> = content.chunks(size).collect();
+                assert_eq!(examine(&search, &pieces).is_some(), expected, "{expression} {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hole_is_zeros_for_digests_and_no_end_of_a_line() {
+        let asked =
+            search(json!({"contents": ["^a\\x00+b$"], "options": {"matchall": true, "returnsha256": true}}));
+        let mut with_hole = Examination::new(vec![Question::new(0, &asked, Vec::new())]);
+        let mut without = Examination::new(vec![Question::new(0, &asked, Vec::new())]);
+
+        with_hole.take(b"a", false);
+        assert!(with_hole.take_hole(100_000, false, || false));
+        with_hole.take(b"b", true);
+        without.take(&[&b"a"[..], &[0; 100_000], b"b"].concat(), true);
+
+        let (with_hole, without) = (with_hole.finish(true), without.finish(true));
+        assert_eq!(with_hole, without);
+        assert!(with_hole[0].sha256.is_some());
     }
 
     #[test]
@@ -423,7 +622,7 @@ mod tests {
         examination.take(b"le", false);
         for _ in 0..100 {
             examination.take(&piece, false);
-            assert!(examination.line.len() <= MAX_LINE_BYTES + piece.len());
+            assert!(examination.lines.line.len() <= MAX_LINE_BYTES + piece.len());
         }
 
         examination.take(&[], true);

@@ -66,9 +66,22 @@ pub fn status_of(file: impl AsFd) -> Result<Status, Errno> {
 /// When it cannot be opened.
 pub fn open_file(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
+    match open_without_links(directory, name, flags | OFlags::NOATIME) {
         // Only the owner may.
-        Err(Errno::PERM) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+        Err(Errno::PERM) => open_without_links(directory, name, flags),
+        result => result,
+    }
+}
+
+/// No component of the name may be a link: what was without one when it was found may have been replaced.
+fn open_without_links(
+    directory: BorrowedFd<'_>,
+    name: impl Arg + Copy,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    match rustix::fs::openat2(directory, name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Before Linux 5.6, or forbidden by a filter of system calls.
+        Err(Errno::NOSYS) => rustix::fs::openat(directory, name, flags, Mode::empty()),
         result => result,
     }
 }

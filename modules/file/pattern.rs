@@ -5,7 +5,10 @@
 //! it that finds its matches in many lines at once leads to the lines that are worth asking about. That form may
 //! point at a line too many, never at one too few.
 
+use std::sync::OnceLock;
+
 use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::{Input, meta, util::syntax};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange};
 use regex_syntax::hir::{Hir, HirKind, Look, Repetition};
@@ -45,6 +48,22 @@ fn compile(text: &str) -> Result<Regex, PatternError> {
     })
 }
 
+/// Whether an expression matches a text. Where that is not UTF-8 each wrong byte counts as a character of its own,
+/// U+FFFD, as in MIG: one of them must not hide a line from `.` or `[^a]`.
+fn is_match(regex: &Regex, text: &[u8]) -> bool {
+    regex.is_match(text)
+        || (std::str::from_utf8(text).is_err() && regex.is_match(with_replacements(text).as_bytes()))
+}
+
+fn with_replacements(text: &[u8]) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        replaced.push_str(chunk.valid());
+        replaced.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    replaced
+}
+
 /// An expression for a name or a mode.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -65,7 +84,7 @@ impl Pattern {
     /// Whether the text is wanted.
     #[must_use]
     pub fn accepts(&self, text: &[u8]) -> bool {
-        self.regex.is_match(text) != self.negated
+        is_match(&self.regex, text) != self.negated
     }
 }
 
@@ -76,6 +95,9 @@ pub struct LinePattern {
     line: Regex,
     /// Finds the lines that are worth a closer look; `None` when the expression has no such form.
     lines: Option<Regex>,
+    text: String,
+    /// For parts of lines that are too long: it sees what is before and after the part.
+    part: OnceLock<Option<meta::Regex>>,
 }
 
 impl LinePattern {
@@ -92,7 +114,7 @@ impl LinePattern {
             .parse(text)
             .ok()
             .and_then(|hir| RegexBuilder::new(&confined(hir).to_string()).build().ok());
-        Ok(Self { negated, line, lines })
+        Ok(Self { negated, line, lines, text: text.to_owned(), part: OnceLock::new() })
     }
 
     /// Whether a file that has a matching line is the one that is *not* wanted.
@@ -106,7 +128,7 @@ impl LinePattern {
     #[must_use]
     pub fn matches_a_line(&self, text: &[u8]) -> bool {
         let Some(lines) = &self.lines else {
-            return each_line(text).any(|line| self.line.is_match(line));
+            return each_line(text).any(|line| is_match(&self.line, line));
         };
         let mut at = 0;
         while at < text.len() {
@@ -117,12 +139,27 @@ impl LinePattern {
                 return false;
             }
             let stop = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |length| start + length);
-            if self.line.is_match(without_carriage_return(&text[start..stop])) {
+            if is_match(&self.line, without_carriage_return(&text[start..stop])) {
                 return true;
             }
             at = stop + 1;
         }
         false
+    }
+
+    /// Whether the expression, without its negation, matches within `range` of a part of one line. What is outside
+    /// the range is not matched, but seen: the start of a part is not the start of a line.
+    #[must_use]
+    pub fn matches_part(&self, part: &[u8], range: std::ops::Range<usize>) -> bool {
+        let regex = self.part.get_or_init(|| {
+            let config = meta::Config::new().utf8_empty(false);
+            let mut builder = meta::Builder::new();
+            builder.configure(config).syntax(syntax::Config::new().utf8(false)).build(&self.text).ok()
+        });
+        match regex {
+            Some(regex) => regex.is_match(Input::new(part).range(range)),
+            None => is_match(&self.line, &part[range]),
+        }
     }
 
     /// Whether every line of the text is as wanted, negation included. The text is as in
@@ -132,7 +169,7 @@ impl LinePattern {
         if self.negated {
             !self.matches_a_line(text)
         } else {
-            each_line(text).all(|line| self.line.is_match(line))
+            each_line(text).all(|line| is_match(&self.line, line))
         }
     }
 }
@@ -147,15 +184,20 @@ fn without_carriage_return(line: &[u8]) -> &[u8] {
 }
 
 /// Rewrites an expression for single lines into one for many: the start and the end of the text become those of a
-/// line, and nothing can match a line feed. An end may also be before a carriage return.
+/// line, and nothing can match a line feed. An end may also be before a carriage return. What matches U+FFFD may match a
+/// byte that is no part of UTF-8 as well.
 fn confined(hir: Hir) -> Hir {
     match hir.into_kind() {
         HirKind::Empty => Hir::empty(),
         HirKind::Literal(literal) if literal.0.contains(&b'\n') => Hir::fail(),
-        HirKind::Literal(literal) => Hir::literal(literal.0),
+        HirKind::Literal(literal) => with_wrong_bytes(&literal.0),
         HirKind::Class(Class::Unicode(mut class)) => {
             class.difference(&ClassUnicode::new([ClassUnicodeRange::new('\n', '\n')]));
-            Hir::class(Class::Unicode(class))
+            let takes_wrong_bytes = class
+                .iter()
+                .any(|range| (range.start()..=range.end()).contains(&char::REPLACEMENT_CHARACTER));
+            let class = Hir::class(Class::Unicode(class));
+            if takes_wrong_bytes { Hir::alternation(vec![class, wrong_byte()]) } else { class }
         }
         HirKind::Class(Class::Bytes(mut class)) => {
             class.difference(&ClassBytes::new([ClassBytesRange::new(b'\n', b'\n')]));
@@ -174,6 +216,25 @@ fn confined(hir: Hir) -> Hir {
     }
 }
 
+/// A byte that is beyond ASCII.
+fn wrong_byte() -> Hir {
+    Hir::class(Class::Bytes(ClassBytes::new([ClassBytesRange::new(0x80, 0xff)])))
+}
+
+/// A literal in which each U+FFFD may also be a wrong byte.
+fn with_wrong_bytes(literal: &[u8]) -> Hir {
+    const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+    let mut parts = Vec::new();
+    let mut rest = literal;
+    while let Some(at) = memchr::memmem::find(rest, REPLACEMENT) {
+        parts.push(Hir::literal(rest[..at].to_vec()));
+        parts.push(Hir::alternation(vec![Hir::literal(REPLACEMENT.to_vec()), wrong_byte()]));
+        rest = &rest[at + REPLACEMENT.len()..];
+    }
+    parts.push(Hir::literal(rest.to_vec()));
+    Hir::concat(parts)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -183,7 +244,7 @@ mod tests {
     /// What the rest is an optimisation of.
     fn naive(text: &str, content: &[u8]) -> bool {
         let regex = Regex::new(text).unwrap();
-        each_line(content).any(|line| regex.is_match(line))
+        each_line(content).any(|line| is_match(&regex, line))
     }
 
     #[test]
@@ -216,6 +277,34 @@ mod tests {
 
         assert!(error.contains("\"[\" is not a regular expression: unclosed character class"), "{error}");
         assert!(Pattern::parse(r"\w{1000}{1000}").is_err());
+    }
+
+    #[test]
+    fn a_byte_that_is_no_utf8_hides_no_line() {
+        for (expression, content) in [
+            ("password.*=", &b"ok\npassword\xff\xfe = x\n"[..]),
+            ("^[^#]+$", b"a\x80b"),
+            ("^a.b$", b"a\xffb"),
+            ("a\u{fffd}b", b"a\xffb"),
+            ("(?-u)\\xff", b"a\xffb"),
+        ] {
+            assert!(LinePattern::parse(expression).unwrap().matches_a_line(content), "{expression}");
+        }
+        assert!(Pattern::parse("^a.b$").unwrap().accepts(b"a\xffb"));
+        assert!(!LinePattern::parse("^a..b$").unwrap().matches_a_line("aéb".as_bytes()));
+        assert!(!LinePattern::parse("^a..b$").unwrap().matches_a_line(b"a\xffb"));
+    }
+
+    #[test]
+    fn where_a_line_is_cut_it_neither_starts_nor_ends() {
+        let pattern = |text: &str| LinePattern::parse(text).unwrap();
+
+        assert!(!pattern("^b").matches_part(b"abc", 1..2));
+        assert!(!pattern("b$").matches_part(b"abc", 1..2));
+        assert!(pattern("b").matches_part(b"abc", 1..2));
+        assert!(!pattern(r"\bb").matches_part(b"abc", 1..3));
+        assert!(pattern("^a").matches_part(b"abc", 0..2));
+        assert!(pattern("c$").matches_part(b"abc", 1..3));
     }
 
     #[test]
@@ -260,6 +349,10 @@ mod tests {
         "$a",
         "^.?$",
         r"\w+\W",
+        "a.+b",
+        "\u{fffd}b",
+        "(?i)É",
+        r"[^\x00-\x7F]",
     ];
 
     const PIECES: &[&[u8]] = &[b"a", b"b", b"B", b" ", b"\n", b"\r", b"\r\n", b"\xff", b"\xc3\xa9"];

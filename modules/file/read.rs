@@ -1,18 +1,26 @@
 //! Reading one file, once, for everything that is asked about its content.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flate2::write::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use ruzstd::decoding::StreamingDecoder;
 
 use crate::content::{Answer, Examination, Question};
 
 /// Bytes that are read at a time.
 pub const READ_BYTES: usize = 128 * 1024;
 
-/// How a file compressed with gzip begins (RFC 1952, 2.3.1).
-const GZIP: &[u8] = &[0x1f, 0x8b];
+/// Files from this size on, in bytes, are asked where their data is: it costs two system calls for each hole.
+const SPARSE_FROM: u64 = 1 << 20;
+
+/// Most memory of a decoder of xz, in bytes. What `xz -9` writes needs 65 MiB.
+const XZ_MEMORY_BYTES: u64 = 256 << 20;
 
 /// Why a file was not examined as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +47,30 @@ pub struct Reading {
     pub is_cut: bool,
 }
 
-/// Reads an open regular file of this size. Ends early when nothing more can be learned, or when `stop` is set.
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// RFC 1952
+    Gzip,
+    Xz,
+    /// RFC 8878
+    Zstd,
+}
+
+impl Format {
+    /// By how the file begins.
+    fn of(start: &[u8]) -> Option<Self> {
+        match start {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// Reads an open regular file up to the size that it had, so that one that grows faster than it is read has an end.
+/// Ends early when nothing more can be learned, or when `stop` is set.
 pub fn read(
     file: BorrowedFd<'_>,
     size: u64,
@@ -47,49 +78,53 @@ pub fn read(
     buffer: &mut [u8],
     stop: &AtomicBool,
 ) -> Reading {
-    let mut first = match read_some(file, buffer) {
-        Ok(length) => Some(length),
+    let mut data = Data::new(file, size);
+    let mut first = match data.next(buffer) {
+        Ok(piece) => Some(piece),
         Err(error) => return unread(questions, Some(ReadTrouble::Unreadable(error))),
     };
-    let is_compressed = first.is_some_and(|length| buffer[..length].starts_with(GZIP));
+    let format = match first {
+        Some(Part::Bytes(length)) => Format::of(&buffer[..length]),
+        _ => None,
+    };
     let (inner, outer): (Vec<_>, Vec<_>) =
-        questions.into_iter().partition(|question| is_compressed && question.decompresses());
+        questions.into_iter().partition(|question| format.is_some() && question.decompresses());
     let mut outer = Examination::new(outer);
-    // A decoder has much memory to prepare: only for those who need it.
-    let mut inner = (!inner.is_empty()).then(|| Inside::new(inner, stop));
-    let mut total = 0;
     let mut trouble = None;
     let mut at_end = false;
     while !at_end {
-        if (outer.is_done() && inner.as_ref().is_none_or(Inside::is_done)) || stop.load(Ordering::Relaxed) {
+        if outer.is_done() || stop.load(Ordering::Relaxed) {
             break;
         }
-        let length = match first.take().map_or_else(|| read_some(file, buffer), Ok) {
-            Ok(length) => length,
+        let piece = match first.take().map_or_else(|| data.next(buffer), Ok) {
+            Ok(piece) => piece,
             Err(error) => {
                 trouble = Some(ReadTrouble::Unreadable(error));
                 break;
             }
         };
-        total += length as u64;
         // What the kernel makes up has no size, or one that is not its length.
-        at_end = length == 0 || total == size;
-        outer.take(&buffer[..length], at_end);
-        if let Some(inner) = &mut inner {
-            inner.take(&buffer[..length]);
+        at_end = data.is_at_end() || matches!(piece, Part::Bytes(0));
+        match piece {
+            Part::Bytes(length) => outer.take(&buffer[..length], at_end),
+            Part::Hole(length) => {
+                let whole = outer.take_hole(length, at_end, || stop.load(Ordering::Relaxed));
+                at_end &= whole;
+            }
         }
     }
-    let is_done = outer.is_done() && inner.as_ref().is_none_or(Inside::is_done);
-    let is_cut = !(at_end || is_done);
-    let inner = inner.map(|inner| inner.finish(at_end));
-    let mut reading = inner.unwrap_or(Reading { answers: Vec::new(), trouble: None, is_cut });
-    reading.is_cut = is_cut;
+    let mut is_cut = !(at_end || outer.is_done());
     if outer.has_long_line() {
         trouble = trouble.or(Some(ReadTrouble::LongLine));
     }
-    reading.answers.extend(outer.finish(at_end));
-    reading.trouble = trouble.or(reading.trouble);
-    reading
+    let mut answers = outer.finish(at_end);
+    if let Some(format) = format.filter(|_| !inner.is_empty()) {
+        let inside = read_inside(Data::new(file, size), format, inner, stop);
+        answers.extend(inside.answers);
+        trouble = trouble.or(inside.trouble);
+        is_cut |= inside.is_cut;
+    }
+    Reading { answers, trouble, is_cut }
 }
 
 /// The answers that are known without reading.
@@ -98,49 +133,161 @@ pub fn unread(questions: Vec<Question<'_>>, trouble: Option<ReadTrouble>) -> Rea
     Reading { answers: Examination::new(questions).finish(false), trouble, is_cut: true }
 }
 
-fn read_some(file: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::io::retry_on_intr(|| rustix::io::read(file, &mut *buffer))?)
+/// A part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// So many bytes are in the buffer; none at the end.
+    Bytes(usize),
+    /// So many zeros that are nowhere.
+    Hole(u64),
 }
 
-/// What is inside a compressed file.
-struct Inside<'s, 'a> {
-    decoder: MultiGzDecoder<Sink<'s, 'a>>,
-    damage: Option<io::Error>,
+/// Reads what a file holds, from its beginning up to the size that it had.
+#[derive(Debug)]
+struct Data<'f> {
+    file: BorrowedFd<'f>,
+    /// 0 when it is not known.
+    size: u64,
+    at: u64,
+    /// Up to here there is no hole.
+    data_end: u64,
 }
 
-impl<'s, 'a> Inside<'s, 'a> {
-    fn new(questions: Vec<Question<'s>>, stop: &'a AtomicBool) -> Self {
-        let sink = Sink { examination: Examination::new(questions), stop };
-        Self { decoder: MultiGzDecoder::new(sink), damage: None }
+impl<'f> Data<'f> {
+    fn new(file: BorrowedFd<'f>, size: u64) -> Self {
+        let data_end = if size < SPARSE_FROM { size } else { 0 };
+        Self { file, size, at: 0, data_end }
     }
 
-    fn is_done(&self) -> bool {
-        self.damage.is_some() || self.decoder.get_ref().examination.is_done()
+    fn is_at_end(&self) -> bool {
+        self.size > 0 && self.at >= self.size
     }
 
-    fn take(&mut self, bytes: &[u8]) {
-        if !self.is_done() {
-            self.damage = self.decoder.write_all(bytes).err();
+    fn next(&mut self, buffer: &mut [u8]) -> io::Result<Part> {
+        if self.is_at_end() {
+            return Ok(Part::Bytes(0));
         }
-    }
-
-    fn finish(mut self, at_end: bool) -> Reading {
-        if at_end && !self.is_done() {
-            self.damage = self.decoder.try_finish().err();
+        if self.size > 0 && self.at >= self.data_end {
+            let hole = self.find_data()?;
+            if hole > 0 {
+                self.at += hole;
+                return Ok(Part::Hole(hole));
+            }
         }
-        let sink = self.decoder.get_mut();
-        let ended_early = sink.ends_early();
-        let mut examination = std::mem::take(&mut sink.examination);
-        let is_whole = at_end && self.damage.is_none() && !ended_early;
-        if is_whole {
-            examination.take(&[], true);
-        }
-        let trouble = match self.damage {
-            Some(error) if !ended_early => Some(ReadTrouble::Damaged(error)),
-            _ if examination.has_long_line() => Some(ReadTrouble::LongLine),
-            _ => None,
+        let room = match self.size {
+            0 => buffer.len(),
+            _ => usize::try_from(self.data_end - self.at).unwrap_or(usize::MAX).min(buffer.len()),
         };
-        Reading { answers: examination.finish(is_whole), trouble, is_cut: !is_whole }
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut buffer[..room], self.at))?;
+        self.at += read as u64;
+        Ok(Part::Bytes(read))
+    }
+
+    /// Finds the next data; returns the length of the hole before it.
+    fn find_data(&mut self) -> io::Result<u64> {
+        match rustix::fs::seek(self.file, SeekFrom::Data(self.at)) {
+            Ok(data) => {
+                let data = data.clamp(self.at, self.size);
+                let end = rustix::fs::seek(self.file, SeekFrom::Hole(data)).unwrap_or(self.size);
+                self.data_end = end.clamp(data, self.size);
+                Ok(data - self.at)
+            }
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => Ok(self.size - self.at),
+            // The file system does not tell: all of it is data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTTY) => {
+                self.data_end = self.size;
+                Ok(0)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The whole file, holes as zeros.
+impl Read for Data<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let before = self.at;
+        match self.next(buffer)? {
+            Part::Bytes(read) => Ok(read),
+            Part::Hole(length) => {
+                let shown = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
+                buffer[..shown].fill(0);
+                self.at = before + shown as u64;
+                Ok(shown)
+            }
+        }
+    }
+}
+
+/// Reads what is inside a compressed file: all its parts, and no zeros that fill it up.
+fn read_inside(data: Data<'_>, format: Format, questions: Vec<Question<'_>>, stop: &AtomicBool) -> Reading {
+    let mut source = BufReader::with_capacity(READ_BYTES, data);
+    let mut sink = Sink { examination: Examination::new(questions), stop };
+    let result = decompress(&mut source, format, &mut sink);
+    let ended_early = sink.ends_early();
+    let mut examination = sink.examination;
+    let is_whole = result.is_ok() && !ended_early;
+    if is_whole {
+        examination.take(&[], true);
+    }
+    let trouble = match result {
+        Err(error) if !ended_early => Some(ReadTrouble::Damaged(error)),
+        _ if examination.has_long_line() => Some(ReadTrouble::LongLine),
+        _ => None,
+    };
+    let is_cut = !is_whole && !examination.is_done();
+    Reading { answers: examination.finish(is_whole), trouble, is_cut }
+}
+
+fn decompress(source: &mut impl BufRead, format: Format, sink: &mut Sink<'_, '_>) -> io::Result<()> {
+    if format == Format::Xz {
+        // It knows of further parts, and of zeros between them, itself.
+        let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES, CONCATENATED)?;
+        io::copy(&mut XzDecoder::new_stream(source, stream), sink)?;
+        return Ok(());
+    }
+    loop {
+        // Tapes and block devices are filled up with zeros.
+        loop {
+            let piece = source.fill_buf()?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            let zeros = piece.iter().take_while(|byte| **byte == 0).count();
+            let all = zeros == piece.len();
+            source.consume(zeros);
+            if !all {
+                break;
+            }
+        }
+        match format {
+            Format::Zstd => {
+                let mut decoder = match StreamingDecoder::new(&mut *source) {
+                    Ok(decoder) => decoder,
+                    Err(error) => {
+                        let Some(length) = skippable(&error) else { return Err(io::Error::other(error)) };
+                        io::copy(&mut source.by_ref().take(length), &mut io::sink())?;
+                        continue;
+                    }
+                };
+                io::copy(&mut decoder, sink)?;
+            }
+            Format::Gzip | Format::Xz => {
+                io::copy(&mut GzDecoder::new(&mut *source), sink)?;
+            }
+        }
+    }
+}
+
+/// The length of a frame that holds no data (RFC 8878, 3.1.2).
+fn skippable(error: &ruzstd::decoding::errors::FrameDecoderError) -> Option<u64> {
+    use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+    match error {
+        FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. }) => {
+            Some(u64::from(*length))
+        }
+        _ => None,
     }
 }
 
@@ -229,6 +376,65 @@ mod tests {
 
         assert_eq!(found(&read_with(&searches, &content, false)), [0, 1, 2]);
         assert_eq!(found(&read_with(&searches, &compressed(&content), false)), [0, 2]);
+    }
+
+    #[test]
+    fn xz_and_zstd_are_looked_into_as_well() {
+        let searches = inside_and_outside();
+        let content = [&b"hay\n".repeat(1_000)[..], b"needle\n"].concat();
+        let xz = {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+            encoder.write_all(&content).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd =
+            ruzstd::encoding::compress_to_vec(&content[..], ruzstd::encoding::CompressionLevel::Fastest);
+        // A frame that holds no data.
+        let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd].concat();
+
+        // Whether the line stands in the compressed bytes as well is the encoder's choice.
+        let inside = |bytes: &[u8]| {
+            let found = found(&read_with(&searches, bytes, false));
+            found.contains(&0) && found.contains(&2)
+        };
+        assert!(inside(&xz) && inside(&zstd));
+        assert!(inside(&[&zstd[..], &skipped].concat()));
+        assert!(inside(&[&xz[..], &xz].concat()));
+        assert!(read_with(&searches, &xz[..xz.len() - 9], false).trouble.is_some());
+        assert!(read_with(&searches, &zstd[..zstd.len() - 9], false).trouble.is_some());
+    }
+
+    #[test]
+    fn zeros_that_fill_a_compressed_file_up_are_no_damage() {
+        let searches = inside_and_outside();
+        let mut content = compressed(b"hay\nneedle\n");
+        content.extend([0; 10_000]);
+
+        let reading = read_with(&searches, &content, false);
+
+        assert_eq!(found(&reading), [0, 2]);
+        assert!(reading.trouble.is_none(), "{:?}", reading.trouble);
+    }
+
+    #[test]
+    fn holes_are_not_read_and_a_file_is_read_up_to_the_size_that_it_had() {
+        let searches = [search(json!({"contents": ["^needle$", "^hay"], "options": {"matchall": true}}))];
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"hay\n").unwrap();
+        let size = 4_u64 << 40;
+        if rustix::fs::ftruncate(&file, size).is_err() {
+            // A file system without sparse files of this size.
+            return;
+        }
+        rustix::io::pwrite(&file, b"\nneedle\n", size / 2).unwrap();
+        let ask = |size| {
+            let questions = vec![Question::new(0, &searches[0], Vec::new())];
+            read(file.as_fd(), size, questions, &mut [0; 4096], &AtomicBool::new(false))
+        };
+
+        assert_eq!(found(&ask(size)), [0]);
+        // It has grown since.
+        assert!(found(&ask(1_000)).is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,10 @@ const LISTING_BYTES: usize = 64 * 1024;
 
 /// Files that are kept until they are read, or given to a thread that has nothing to do.
 const BATCH_FILES: usize = 32;
+
+/// Files above this size, in bytes, are read when all others have been: one that takes an hour must not keep a small one
+/// from being found.
+const LARGE_BYTES: u64 = 16 << 20;
 
 /// Most threads of a walk, whatever the host has: the agent shares it with others.
 const MAX_WORKERS: usize = 8;
@@ -85,6 +89,8 @@ enum Job {
     Root(usize),
     Directory(Directory),
     Files(Vec<Candidate>),
+    /// The large files that are left, the smaller ones first, beside other threads that do the same.
+    Large,
 }
 
 #[derive(Debug)]
@@ -102,6 +108,8 @@ struct Directory {
 struct Place {
     directory: Option<OwnedFd>,
     asked: Vec<u8>,
+    /// The directory without links.
+    real: Vec<u8>,
 }
 
 /// A file whose content is asked about.
@@ -171,6 +179,8 @@ pub struct Walk<'q> {
     pub errors: ErrorLog,
     coverage: Mutex<Coverage>,
     masked: bool,
+    /// The large files by size, the largest first, once all have been met.
+    large: Mutex<Vec<(u64, Candidate)>>,
     files: AtomicU64,
     failed: AtomicU64,
 }
@@ -208,6 +218,7 @@ impl<'q> Walk<'q> {
             errors: ErrorLog::new(max_errors, masked),
             coverage: Mutex::new(Coverage::whole()),
             masked,
+            large: Mutex::default(),
             files: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
@@ -218,38 +229,69 @@ impl<'q> Walk<'q> {
     /// # Errors
     /// Why it ended before its end. What was found until then is in the findings.
     pub fn run(&self, must_stop: impl Fn() -> Option<Stop>) -> Result<(), Stop> {
+        let ended = self.walk(&must_stop);
+        if ended.is_err() {
+            for (_, candidate) in self.locked_large().drain(..) {
+                let path = joined(&candidate.place.asked, candidate.file.called());
+                self.leave_out(&path, "it is large, and the search ended before it was read");
+            }
+        }
+        ended
+    }
+
+    fn walk(&self, must_stop: &impl Fn() -> Option<Stop>) -> Result<(), Stop> {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         loop {
             let unreached: Vec<usize> = self.outermost_unreached();
             if unreached.is_empty() || self.findings.are_all_closed() {
-                return Ok(());
+                break;
             }
-            let pool = Pool::new(workers, unreached.into_iter().map(Job::Root).collect());
-            let stopped = std::thread::scope(|scope| {
-                let mut started = 0;
-                for _ in 0..workers {
-                    match std::thread::Builder::new().spawn_scoped(scope, || self.work(&pool)) {
-                        Ok(_) => started += 1,
-                        Err(_) => pool.do_without_one(),
-                    }
-                }
-                if started == 0 {
-                    return Some(Stop::NoThread);
-                }
-                while !pool.wait(PATIENCE) {
-                    let why = must_stop().or_else(|| self.findings.is_full().then_some(Stop::Full));
-                    if let Some(why) = why {
-                        self.stop.store(true, Ordering::Relaxed);
-                        return Some(why);
-                    }
-                }
-                None
-            });
-            // A walk may be over before anybody looked.
-            if let Some(why) = stopped.or_else(|| self.findings.is_full().then_some(Stop::Full)) {
-                return Err(why);
-            }
+            self.run_jobs(workers, unreached.into_iter().map(Job::Root).collect(), must_stop)?;
         }
+        if self.locked_large().is_empty() || self.findings.are_all_closed() {
+            return Ok(());
+        }
+        self.locked_large().sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        self.run_jobs(workers, (0..workers).map(|_| Job::Large).collect(), must_stop)
+    }
+
+    /// Does jobs, and all that they make, on as many threads.
+    fn run_jobs(
+        &self,
+        workers: usize,
+        jobs: Vec<Job>,
+        must_stop: &impl Fn() -> Option<Stop>,
+    ) -> Result<(), Stop> {
+        let pool = Pool::new(workers, jobs);
+        let stopped = std::thread::scope(|scope| {
+            let mut started = 0;
+            for _ in 0..workers {
+                match std::thread::Builder::new().spawn_scoped(scope, || self.work(&pool)) {
+                    Ok(_) => started += 1,
+                    Err(_) => pool.do_without_one(),
+                }
+            }
+            if started == 0 {
+                return Some(Stop::NoThread);
+            }
+            while !pool.wait(PATIENCE) {
+                let why = must_stop().or_else(|| self.findings.is_full().then_some(Stop::Full));
+                if let Some(why) = why {
+                    self.stop.store(true, Ordering::Relaxed);
+                    return Some(why);
+                }
+            }
+            None
+        });
+        // A walk may be over before anybody looked.
+        match stopped.or_else(|| self.findings.is_full().then_some(Stop::Full)) {
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
+    }
+
+    fn locked_large(&self) -> MutexGuard<'_, Vec<(u64, Candidate)>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Regular files that were looked at.
@@ -291,6 +333,12 @@ impl<'q> Walk<'q> {
                 Job::Root(index) => self.root(&self.roots[index], &mut worker, pool),
                 Job::Directory(directory) => self.directory(&directory, &mut worker, pool),
                 Job::Files(files) => worker.batch = files,
+                Job::Large => {
+                    while !self.ends() {
+                        let Some((_, candidate)) = self.locked_large().pop() else { break };
+                        self.read(candidate, &mut worker.buffer, false);
+                    }
+                }
             }
             self.read_batch(&mut worker, pool);
             pool.share(&mut worker.jobs);
@@ -388,7 +436,7 @@ impl<'q> Walk<'q> {
         let mut interests = Vec::new();
         self.add_root(root, 1, &Arc::from(real.as_path()), &mut interests);
         let place = root.path.parent().unwrap_or(&root.path).as_os_str().as_bytes().to_owned();
-        let place = Arc::new(Place { directory: None, asked: place });
+        let place = Arc::new(Place { directory: None, asked: place, real: Vec::new() });
         let called = root.path.file_name().unwrap_or_default().as_bytes().into();
         self.files.fetch_add(1, Ordering::Relaxed);
         self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, worker);
@@ -420,7 +468,7 @@ impl<'q> Walk<'q> {
         let listing = Listing {
             real: joined(&base.real, path),
             roots: self.roots_in.get(Path::new(OsStr::from_bytes(&place))).map_or(&[], Vec::as_slice),
-            place: Arc::new(Place { directory: Some(listed), asked: place }),
+            place: Arc::new(Place { directory: Some(listed), asked: place, real: joined(&base.real, path) }),
             live: interests.iter().filter(|interest| is_live(interest)).cloned().collect(),
             directory,
         };
@@ -632,11 +680,12 @@ impl<'q> Walk<'q> {
                 worker.jobs.push(Job::Files(half));
                 pool.share(&mut worker.jobs);
             }
-            self.read(candidate, &mut worker.buffer);
+            self.read(candidate, &mut worker.buffer, true);
         }
     }
 
-    fn read(&self, candidate: Candidate, buffer: &mut [u8]) {
+    /// Reads a file; a large one later, when it `may_wait`.
+    fn read(&self, candidate: Candidate, buffer: &mut [u8], may_wait: bool) {
         let Candidate { place, file, asking } = candidate;
         let path = || joined(&place.asked, file.called());
         let asking = asking.into_iter().filter(|(search, _)| !self.findings.is_closed(*search));
@@ -651,6 +700,25 @@ impl<'q> Walk<'q> {
             (FileName::Elsewhere { real, .. }, _) => open::open_file(CWD, real.as_ref()),
         };
         let opened = opened.and_then(|opened| Ok((open::status_of(&opened)?, opened)));
+        if let Ok((status, _)) = &opened
+            && may_wait
+            && status.kind == FileType::RegularFile
+            && status.size > LARGE_BYTES
+        {
+            // Not with its directory: thousands of them must not hold as many descriptors.
+            let asking = questions.into_iter().map(Question::into_parts).collect();
+            let real = match &file {
+                FileName::Entry(name) => {
+                    PathBuf::from(OsString::from_vec(joined(&place.real, name.to_bytes())))
+                }
+                FileName::Elsewhere { real, .. } => real.clone().into_owned(),
+            };
+            let called = Cow::Owned(file.called().to_owned());
+            let place = Place { directory: None, asked: place.asked.clone(), real: Vec::new() };
+            let file = FileName::Elsewhere { called, real: Cow::Owned(real) };
+            self.locked_large().push((status.size, Candidate { place: Arc::new(place), file, asking }));
+            return;
+        }
         let (status, reading) = match opened {
             // Something else took its place.
             Ok((status, _)) if status.kind != FileType::RegularFile => return,

@@ -4,14 +4,14 @@
 //! side by side. The sorted entries are cut into blocks; in a block each path says only how it differs from the one
 //! before it, and each object is as small as [`codec`](crate::codec) makes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::codec::{Malformed, Reader, Tables, put_bytes, put_number};
-use crate::object::Object;
+use crate::object::{Kind, Object};
 
 /// Entries of a block that is cut in two when one more comes.
 const BLOCK_ENTRIES: usize = 64;
@@ -494,6 +494,22 @@ impl Baseline {
             }
         }
         children
+    }
+
+    /// The known files with these devices and inodes.
+    #[must_use]
+    pub fn files_of(&self, wanted: &HashSet<(u64, u64)>) -> Vec<PathBuf> {
+        let mut cursor = self.cursor(&[]);
+        let mut found = Vec::new();
+        while let Some((key, object)) = cursor.next_entry() {
+            if let Ok(object) = self.tables.decode(&mut Reader::new(object))
+                && object.kind == Kind::File
+                && wanted.contains(&(object.device, object.inode))
+            {
+                found.push(path_of(key));
+            }
+        }
+        found
     }
 
     /// The known paths at a path and below it.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::attributes;
 use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
-use crate::process::Managed;
+use crate::process::{Managed, Process};
 use crate::rules::{Attribute, Options, Severity};
 use crate::trust::Lane;
 
@@ -54,6 +54,8 @@ pub enum Event {
     Notice,
     /// Somebody approved of a change.
     Accepted,
+    /// Somebody planned changes, or what he planned is over.
+    Expected,
     /// What a package manager did, and its packages explain.
     Transaction,
 }
@@ -72,6 +74,7 @@ impl Event {
             Self::Group => "group",
             Self::Notice => "notice",
             Self::Accepted => "accepted",
+            Self::Expected => "expected",
             Self::Transaction => "transaction",
         }
     }
@@ -142,6 +145,9 @@ pub struct Alert {
     /// It is that other alert.
     #[serde(skip)]
     pub completes: bool,
+    /// The tool for accounts that made it.
+    #[serde(skip)]
+    pub tool: Option<Arc<Process>>,
     /// The package manager that made it.
     #[serde(skip)]
     pub managed: Option<Arc<Managed>>,
@@ -362,6 +368,7 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         lane: Lane::Trusted,
         begins: false,
         completes: false,
+        tool: None,
         managed: None,
         time: time.to_owned(),
     }
@@ -639,9 +646,14 @@ pub fn shown(path: &Path) -> String {
             text.push_str(&format!("\\x{byte:02x}"));
         }
     };
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for character in chunk.valid().chars() {
+    let bytes = path.as_os_str().as_bytes();
+    let mut offset = 0;
+    for chunk in bytes.utf8_chunks() {
+        for (at, character) in chunk.valid().char_indices() {
+            let at = offset + at;
+            let before = at.checked_sub(1).map(|at| bytes[at]);
             match character {
+                ' ' if is_at_an_end(before, bytes.get(at + 1).copied()) => escape(&mut text, b" "),
                 '\\' => text.push_str("\\\\"),
                 control if control.is_control() || is_misleading(control) => {
                     escape(&mut text, control.encode_utf8(&mut [0; 4]).as_bytes());
@@ -649,14 +661,24 @@ pub fn shown(path: &Path) -> String {
                 other => text.push(other),
             }
         }
+        offset += chunk.valid().len() + chunk.invalid().len();
         escape(&mut text, chunk.invalid());
     }
     text
 }
 
-/// Characters that change how others are shown: line and paragraph separators, and those of UAX #9.
+/// Characters that nobody sees, or that change how others are shown: blanks of other widths, line and paragraph
+/// separators, fillers, variation selectors, tags, and those of UAX #9.
 fn is_misleading(character: char) -> bool {
-    matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(character, '\u{a0}' | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{206f}'
+        | '\u{3000}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Whether a blank here would be taken for none: at either end of a name.
+fn is_at_an_end(before: Option<u8>, after: Option<u8>) -> bool {
+    before.is_none_or(|byte| byte == b'/') || after.is_none_or(|byte| byte == b'/')
 }
 
 #[cfg(test)]

@@ -6,7 +6,11 @@
 //! paths are worth a look, so that what it found a moment ago is never told after what a look found just now.
 //! Directories are watched before they are listed, so that nothing falls between.
 
+mod accounts;
 mod content;
+mod expected;
+mod narrowing;
+pub mod proof;
 mod round;
 mod scan;
 mod transactions;
@@ -21,7 +25,11 @@ use serde_json::{Value, json};
 use vigie_sdk::AlertId;
 use vigie_sdk::protocol::Asker;
 
+use self::accounts::Stories;
 use self::content::Contents;
+use self::expected::Plans;
+use self::narrowing::MountedLately;
+use self::proof::{Proof, Proofs};
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 use self::transactions::Transactions;
@@ -31,6 +39,7 @@ use crate::due::DueLanes;
 use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
 use crate::look::is_missing;
+use crate::probe::Prober;
 use crate::recorded::PackageRecords;
 use crate::rules::{Coverage, Interest, Rules, Severity};
 use crate::storm::Storms;
@@ -47,6 +56,9 @@ const MAX_BUSY: usize = 10_000;
 
 /// Time after which such a directory is compared.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time between two searches for files that got another name.
+const LINK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Scans under way for that.
 const MAX_SCANS: usize = 4;
@@ -96,6 +108,8 @@ pub struct Status {
     pub backends: Vec<Choice>,
     /// Why fanotify is not used at all.
     pub why_no_fanotify: Option<String>,
+    /// What was proved of file systems.
+    pub proofs: Vec<Proof>,
     /// What is wrong with the state directory.
     pub trouble: Option<String>,
     /// Whether everything has been looked at once.
@@ -164,6 +178,19 @@ pub enum Order {
         /// Where the answer goes.
         done: mpsc::SyncSender<Value>,
     },
+    /// Record changes at or below these paths as expected for a while.
+    Expect {
+        /// The paths.
+        paths: Vec<PathBuf>,
+        /// Until when.
+        until: SystemTime,
+        /// Who plans, as he says.
+        by: String,
+        /// Who does, as the agent proves.
+        asker: Option<Asker>,
+        /// Where the answer goes.
+        done: mpsc::SyncSender<Value>,
+    },
     /// The agent has this alert.
     Acknowledged(AlertId),
     /// The agent asked whether the module lives.
@@ -186,6 +213,13 @@ pub struct Engine<S> {
     ledger: Ledger,
     storms: Storms,
     transactions: Transactions,
+    stories: Stories,
+    plans: Plans,
+    mounted: MountedLately,
+    proofs: Proofs,
+    /// Files of proofs that were told of before it was known that they are.
+    seen_probes: HashSet<u64>,
+    prober: Prober,
     due: DueLanes,
     rounds: BTreeMap<u64, Round>,
     /// Rounds whose alerts wait for what packages say of them.
@@ -205,6 +239,10 @@ pub struct Engine<S> {
     contents: Contents,
     /// Directories in which more happened than can be told by name, and since when.
     busy: BTreeMap<PathBuf, Instant>,
+    /// Files that got another name somewhere, by device and inode.
+    linked: HashSet<(u64, u64)>,
+    /// When it was last found out which of them are watched.
+    linked_at: Option<Instant>,
     scans: BTreeMap<u64, Scan>,
     /// Notifications were lost while everything was being compared.
     lost_again: Option<String>,
@@ -262,6 +300,12 @@ impl<S: Sink> Engine<S> {
             ledger: Ledger::open(None, 0).0,
             storms: Storms::new(0, 0),
             transactions: Transactions::default(),
+            stories: Stories::default(),
+            plans: Plans::default(),
+            mounted: MountedLately::default(),
+            proofs: Proofs::default(),
+            seen_probes: HashSet::new(),
+            prober: Prober::start(mailbox.clone())?,
             due: DueLanes::new(Duration::ZERO),
             rounds: BTreeMap::new(),
             unrecorded: BTreeMap::new(),
@@ -275,6 +319,8 @@ impl<S: Sink> Engine<S> {
             trust: Trust::default(),
             contents: Contents::default(),
             busy: BTreeMap::new(),
+            linked: HashSet::new(),
+            linked_at: None,
             scans: BTreeMap::new(),
             lost_again: None,
             numbers: 0,
@@ -305,10 +351,14 @@ impl<S: Sink> Engine<S> {
             let taken = self.mailbox.wait(self.patience(now()));
             self.note(taken);
             self.compare_busy();
+            self.find_linked();
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
             self.tend_transactions();
+            self.tend_stories();
+            self.tend_plans();
+            self.tend_proofs();
             if self.next_scan.is_some_and(|next| next <= now()) {
                 self.scan_all(Purpose::Quick, Depth::Glance, None);
             }
@@ -402,6 +452,9 @@ impl<S: Sink> Engine<S> {
                 let mut explained = self.coverage.explain(&path).to_json();
                 if let Some(choice) = self.watching.choice_of(&path) {
                     explained["backend"] = json!({"name": choice.name(), "why": choice.why});
+                    if let Some(proof) = self.proofs.of(choice) {
+                        explained["proof"] = proof.to_json();
+                    }
                 }
                 answer.try_send(explained).ok();
             }
@@ -419,6 +472,10 @@ impl<S: Sink> Engine<S> {
             Order::Accept { paths, by, asker, done } => {
                 let accepted = self.accept(&paths, &by, asker.as_ref());
                 done.try_send(accepted).ok();
+            }
+            Order::Expect { paths, until, by, asker, done } => {
+                let planned = self.plan(&paths, until, &by, asker.as_ref());
+                done.try_send(planned).ok();
             }
             Order::Acknowledged(id) => self.acknowledged.push(id),
             Order::Heartbeat => self.heartbeat(),
@@ -555,6 +612,23 @@ impl<S: Sink> Engine<S> {
         self.busy.entry(directory).or_insert_with(now);
     }
 
+    /// Looks at watched files that got another name where nobody watches: what is done under that name is told as well
+    /// from now on. All that came in a while are looked for at once, because that goes through everything known.
+    fn find_linked(&mut self) {
+        let now = now();
+        let is_early = self.linked_at.is_some_and(|last| now.duration_since(last) < LINK_PAUSE);
+        if self.linked.is_empty() || is_early {
+            return;
+        }
+        self.linked_at = Some(now);
+        let linked = std::mem::take(&mut self.linked);
+        let found = self.ledger.state().baseline.files_of(&linked);
+        for path in found {
+            self.watching.follow_names(&path);
+            self.touch(&path, Happened::finished(), now);
+        }
+    }
+
     /// Compares the busy directories whose time has come.
     fn compare_busy(&mut self) {
         let now = now();
@@ -582,7 +656,22 @@ impl<S: Sink> Engine<S> {
         // With scans under way, the next report is what there is to wait for.
         let since = self.busy.values().min().filter(|_| self.scans.is_empty());
         let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
-        [due, scan, busy, self.storms.next(now), self.transactions.next(now)].into_iter().flatten().min()
+        let linked = self.linked_at.filter(|_| !self.linked.is_empty());
+        let linked = linked.map(|last| LINK_PAUSE.saturating_sub(now.duration_since(last)));
+        [
+            due,
+            scan,
+            busy,
+            linked,
+            self.storms.next(now),
+            self.transactions.next(now),
+            self.stories.next(now),
+            self.plans.next(),
+            self.proofs.next(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn publish(&mut self) {
@@ -614,7 +703,9 @@ impl<S: Sink> Engine<S> {
         {
             self.sink.log(&format!("fanotify is configured and not used: {why}"));
         }
+        let known = self.ledger.state().baseline.len();
         self.cover(rules);
+        self.tell_narrowing(rules, known);
         self.scan_all(Purpose::Learn, Depth::Glance, None);
         self.publish();
     }
@@ -731,6 +822,7 @@ impl<S: Sink> Engine<S> {
         if taken.mounts_changed {
             self.note_mounts();
         }
+        self.linked.extend(taken.linked);
         for busy in taken.busy {
             let directories = match busy {
                 Busy::Path(path) => vec![path],
@@ -744,6 +836,7 @@ impl<S: Sink> Engine<S> {
         }
         let now = now();
         for (path, happened) in paths {
+            self.note_probe(&path, &happened);
             if self.coverage.concerns(&path) {
                 self.note_path(&path, happened, now);
             }
@@ -757,6 +850,8 @@ impl<S: Sink> Engine<S> {
                 }
                 Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
                 Report::Recorded { round, answers } => self.note_recorded(round, answers),
+                Report::Probed { at, made } => self.note_probed(&at, made),
+                Report::Accounts(story) => self.note_accounts(&story),
                 Report::Running { process, runs } => self.note_running(process, runs),
                 Report::Ended { process, packages } => self.note_ended(process, &packages),
                 Report::Verified { files, bytes_read, differing } => {
@@ -783,7 +878,13 @@ impl<S: Sink> Engine<S> {
     /// What is mounted somewhere shows other objects there than before.
     fn note_mounts(&mut self) {
         self.trust.forget_all();
+        self.proofs.doubt();
+        let before = self.watching.mounts().clone();
         for point in self.watching.remount() {
+            self.tell_mount(&point, &before);
+            if self.coverage.options(&point).is_some() && !self.coverage.descends(&point) {
+                self.hurry(&point, Happened::finished(), now());
+            }
             if self.leads(&point) {
                 self.way_changed(&point);
             }
@@ -857,8 +958,14 @@ impl<S: Sink> Engine<S> {
         for ancestor in root.ancestors().skip(1) {
             // A directory that is not there is not watched: the one above it is.
             let lane = self.trust.lane_of_names(ancestor).unwrap_or(Lane::Of(NOBODY));
+            // What happens to the root itself is told by the directory that it is in.
+            let is_parent = Some(ancestor) == root.parent();
             if ancestor.is_dir()
-                && let Err(error) = self.watching.add_way(ancestor, lane)
+                && let Err(error) = if is_parent {
+                    self.watching.add(ancestor, lane)
+                } else {
+                    self.watching.add_way(ancestor, lane)
+                }
                 && !is_missing(&error)
             {
                 self.note_unwatched(ancestor, error.to_string());

@@ -33,6 +33,9 @@ const TAKEN_OF_USERS: usize = 1_024;
 /// Names of one user that are taken at once.
 const TAKEN_OF_USER: usize = 512;
 
+/// Files with another name that wait.
+const MAX_LINKED: usize = 4_096;
+
 /// Room for names that is kept.
 const MIN_ROOM: usize = 1_024;
 
@@ -111,6 +114,8 @@ pub struct Taken {
     pub mounts_changed: bool,
     /// Inotify watches that are gone.
     pub ended: Vec<WatchDescriptor>,
+    /// Files that got another name somewhere, by device and inode.
+    pub linked: HashSet<(u64, u64)>,
     /// Why notifications were lost: anything may have changed.
     pub overflowed: Option<String>,
 }
@@ -173,6 +178,7 @@ struct Pending {
     reports: Vec<Report>,
     mounts_changed: bool,
     ended: Vec<WatchDescriptor>,
+    linked: HashSet<(u64, u64)>,
     overflowed: Option<String>,
     woken: bool,
     /// There is something to be taken that need not be taken at once.
@@ -186,6 +192,7 @@ impl Pending {
             && self.reports.is_empty()
             && !self.mounts_changed
             && self.ended.is_empty()
+            && self.linked.is_empty()
             && self.overflowed.is_none()
             && !self.woken
     }
@@ -231,6 +238,7 @@ impl Pending {
             reports: std::mem::take(&mut self.reports),
             mounts_changed: std::mem::take(&mut self.mounts_changed),
             ended: std::mem::take(&mut self.ended),
+            linked: std::mem::take(&mut self.linked),
             overflowed: self.overflowed.take(),
             ..Taken::default()
         };
@@ -308,6 +316,15 @@ impl Batch<'_> {
     /// Something was mounted or unmounted.
     pub fn mounts_changed(&mut self) {
         self.pending().mounts_changed = true;
+    }
+
+    /// A file got another name in a directory that nobody watches.
+    pub fn linked(&mut self, device: u64, inode: u64) {
+        let linked = &mut self.pending().linked;
+        // Of more, a scan tells.
+        if linked.len() < MAX_LINKED {
+            linked.insert((device, inode));
+        }
     }
 
     /// An inotify watch is gone.

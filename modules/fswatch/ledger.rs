@@ -290,7 +290,12 @@ impl Ledger {
     fn note_unaccepted(&mut self, alert: &Alert, unaccepted: &mut Vec<(PathBuf, Unaccepted)>) {
         if matches!(
             alert.event,
-            Event::Group | Event::Notice | Event::Accepted | Event::Digest | Event::Transaction
+            Event::Group
+                | Event::Notice
+                | Event::Accepted
+                | Event::Digest
+                | Event::Transaction
+                | Event::Expected
         ) {
             return;
         }

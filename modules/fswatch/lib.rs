@@ -11,6 +11,7 @@
 //! What is watched is in [`config`] and [`rules`], what is known of an object in [`object`], how it is found out in
 //! [`look`], what a difference means in [`change`], what is kept on disk in [`store`] and [`history`].
 
+pub mod accounts;
 pub mod attributes;
 pub mod baseline;
 pub mod change;
@@ -29,6 +30,7 @@ pub mod mounts;
 pub mod names;
 pub mod object;
 pub mod pattern;
+pub mod probe;
 pub mod process;
 pub mod processes;
 pub mod profile;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::accounts::is_tool;
 use crate::change::shown;
 use vigie_packagedb::owners::Manager;
 
@@ -79,6 +80,8 @@ pub struct Process {
     pub claimed_executable: Option<PathBuf>,
     /// Which file its program is.
     pub identity: Known<Identity>,
+    /// Its program is one of this host that only root can change.
+    pub is_hosts_program: bool,
     /// The script that its program interprets, as the kernel told at its start.
     pub script: Option<PathBuf>,
     /// Its command line, blanks between the arguments, without secrets. It can rewrite that at any time.
@@ -111,6 +114,7 @@ impl Process {
             proof: Proof::Live,
             claimed_executable: None,
             identity: Err(why),
+            is_hosts_program: false,
             script: None,
             command: Err(why),
             user: Err(why),
@@ -198,6 +202,15 @@ impl Writers {
         }
         let surplus = self.0.len().saturating_sub(MAX_WRITERS);
         self.0.drain(..surplus);
+    }
+
+    /// The tool for accounts that all of them run; none when one of them runs something else, or may.
+    #[must_use]
+    pub fn account_tool(&self) -> Option<&Arc<Process>> {
+        let is_tool = |process: &Arc<Process>| {
+            process.is_hosts_program && process.executable.as_ref().is_ok_and(|path| is_tool(path))
+        };
+        self.0.last().filter(|_| self.0.iter().all(is_tool))
     }
 
     /// The package manager that all of them work for; none when one of them does not, or is not known to.

@@ -346,6 +346,8 @@ impl Processes {
             (Err(_), Some(path)) => (Ok(path), Proof::Opened, None),
             (Err(why), None) => (Err(why), Proof::Live, None),
         };
+        let is_hosts_program = proof == Proof::Live
+            && matches!((&executable, identity), (Ok(path), Ok(identity)) if is_hosts_program(path, identity));
         let told = told.as_ref();
         let user = asked.user.or_else(|why| told.map_or(Err(why), |told| told.user));
         let login_user = asked.login_user.or_else(|why| told.map_or(Err(why), |told| told.login_user));
@@ -356,6 +358,7 @@ impl Processes {
             proof,
             claimed_executable,
             identity,
+            is_hosts_program,
             script: before.filter(|script| is_script(script)),
             command,
             user,

@@ -14,6 +14,7 @@ use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleError, ModuleResult, Query};
 
 use crate::change::{Event, shown};
+use crate::engine::proof::Proof;
 use crate::engine::{Order, Status};
 use crate::history::History;
 
@@ -39,6 +40,7 @@ const NAMES: &[&str] = &[
     "samples",
     "writer",
     "accepted",
+    "expected",
     "waiting",
     "file_system",
 ];
@@ -68,11 +70,16 @@ pub struct Parameters {
     /// Accept changes: all, or those of these paths and what is below them.
     #[serde(deserialize_with = "selection")]
     pub accept: Option<Selection>,
-    /// Who accepts, as he says; whom the agent proves is recorded beside it.
+    /// Record changes of these paths and of what is below them as expected, until then.
+    #[serde(deserialize_with = "selection")]
+    pub expect: Option<Selection>,
+    /// When the expected changes are over: RFC 3339, or a time from now such as `2h`.
+    pub until: Option<String>,
+    /// Who accepts or expects, as he says; whom the agent proves is recorded beside it.
     pub by: Option<String>,
     /// Only changes that were seen after this moment (RFC 3339), or within this time (such as `2h`).
     pub since: Option<String>,
-    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`, `transaction`.
+    /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`, `expected`, `transaction`.
     pub event: Option<String>,
     /// Only changes by programs whose path has this in it.
     pub process: Option<String>,
@@ -185,6 +192,20 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
         })?;
         let found = elements["accepted"].as_array().is_some_and(|paths| !paths.is_empty());
         (found, elements)
+    } else if let Some(selection) = &parameters.expect {
+        let by = parameters.by.as_deref().filter(|by| !by.is_empty()).unwrap_or("somebody");
+        let (paths, until) = (selection.paths(), end(parameters.until.as_deref())?);
+        let elements = ask(&|done| Order::Expect {
+            paths: paths.clone(),
+            until,
+            by: by.to_owned(),
+            asker: query.asker.clone(),
+            done,
+        })?;
+        if let Some(why) = elements["refused"].as_str() {
+            return Err(ModuleError::new(format!("expect: {why}")));
+        }
+        (true, elements)
     } else {
         (true, describe(asked.status, LISTED_PATHS))
     };
@@ -228,7 +249,7 @@ impl Filter {
             && serde_json::from_value::<Event>(json!(event)).is_err()
         {
             return Err(ModuleError::new(format!(
-                "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted, transaction"
+                "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted, expected, transaction"
             )));
         }
         Ok(Some(Self {
@@ -268,6 +289,19 @@ fn moment(text: &str) -> Result<SystemTime, ModuleError> {
         .ok_or_else(|| {
             ModuleError::new(format!(
                 "since: {text:?} is no time such as 2026-01-31T12:00:00Z, and no duration such as 2h"
+            ))
+        })
+}
+
+/// Reads when something that is planned is over.
+fn end(text: Option<&str>) -> Result<SystemTime, ModuleError> {
+    let text = text.ok_or_else(|| ModuleError::new("expect: say until when"))?;
+    humantime::parse_rfc3339_weak(text)
+        .ok()
+        .or_else(|| SystemTime::now().checked_add(humantime::parse_duration(text).ok()?))
+        .ok_or_else(|| {
+            ModuleError::new(format!(
+                "until: {text:?} is no time such as 2026-01-31T12:00:00Z, and no time from now such as 2h"
             ))
         })
 }
@@ -384,6 +418,7 @@ fn describe(status: &Status, most: usize) -> Value {
         "backends": status.backends.iter().map(|choice| json!({
             "file_system": shown(&choice.at), "backend": choice.name(), "why": choice.why,
         })).collect::<Vec<_>>(),
+        "proofs": status.proofs.iter().map(Proof::to_json).collect::<Vec<_>>(),
         "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
     })
 }
@@ -396,6 +431,12 @@ fn problems(status: &Status) -> Vec<String> {
     }
     if !status.unreadable.is_empty() {
         problems.push(format!("{} files cannot be read", status.unreadable.len()));
+    }
+    for proof in &status.proofs {
+        if let Some(since) = proof.blind {
+            let since = humantime::format_rfc3339_seconds(since);
+            problems.push(format!("blind below {} since {since}", shown(&proof.at)));
+        }
     }
     problems.extend(status.trouble.clone());
     problems

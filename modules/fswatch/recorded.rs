@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::hash::RandomState;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use vigie_packagedb::owners::{Manager, Packages};
 
+use crate::accounts::Accounts;
 use crate::events::Mailbox;
 use crate::look::is_missing;
 use crate::process::Managed;
@@ -40,6 +42,7 @@ enum Order {
     Compare { round: u64, questions: Vec<Question> },
     Begin { id: String, manager: Manager },
     Runs { process: (i32, u64) },
+    Accounts,
     End { process: (i32, u64), id: String, manager: String, touched: BTreeSet<String> },
     Forget,
 }
@@ -79,6 +82,11 @@ impl PackageRecords {
         self.orders.send(Order::Compare { round, questions }).ok();
     }
 
+    /// Asks what became of accounts since the last question; the answer is a [`Report::Accounts`].
+    pub fn ask_about_accounts(&self) {
+        self.orders.send(Order::Accounts).ok();
+    }
+
     /// A transaction begins: which versions are installed is remembered.
     pub fn begin(&mut self, id: &str, manager: Manager) {
         self.orders.send(Order::Begin { id: id.to_owned(), manager }).ok();
@@ -115,12 +123,19 @@ fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
     // is what was installed last.
     let mut installed: BTreeMap<&'static str, BTreeMap<String, String>> =
         MANAGERS.iter().map(|manager| (manager.name(), packages.versions(*manager))).collect();
+    let (etc, hasher) = (Path::new("/etc"), RandomState::new());
+    let mut accounts = Accounts::read(etc, &hasher);
     let mut before: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for order in orders {
         match order {
             Order::Forget => packages.forget(),
             Order::Begin { id, manager } => {
                 before.insert(id, installed.get(manager.name()).cloned().unwrap_or_default());
+            }
+            Order::Accounts => {
+                let now = Accounts::read(etc, &hasher);
+                mailbox.report(Report::Accounts(accounts.story(&now)));
+                accounts = now;
             }
             Order::Runs { process } => {
                 let runs = still_runs(process.0, process.1);

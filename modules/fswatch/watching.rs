@@ -95,12 +95,9 @@ impl Watching {
             return;
         }
         let tested = own.map_or(Ok(()), self_test);
-        let started = tested.and_then(|()| FilesystemWatcher::start(mailbox.clone()));
+        let started = tested.and_then(|()| FilesystemWatcher::start(mailbox));
         match started {
             Ok(filesystems) => {
-                if let Some(own) = own {
-                    filesystems.ignore(own);
-                }
                 self.filesystems = Some(filesystems);
                 self.why_not = None;
             }
@@ -159,19 +156,26 @@ impl Watching {
     /// When it is no directory, or the limit of inotify's watches is reached.
     pub fn add(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
         let device = rustix::fs::lstat(directory)?.st_dev;
-        let choice = match self.choices.get(&device) {
-            Some(choice) => choice,
-            None => {
-                let marked = match &mut self.filesystems {
-                    Some(filesystems) => filesystems.mark(directory, device, &self.mounts),
-                    None => Err(self.why_not.clone().unwrap_or_default()),
-                };
-                let at = directory.to_owned();
-                let choice = Choice { at, fanotify: marked.is_ok(), why: marked.err() };
-                self.choices.entry(device).or_insert(choice)
-            }
+        if !self.choose_for(directory, device) {
+            return self.directories.add(directory, lane);
+        }
+        if let Some(filesystems) = &mut self.filesystems {
+            filesystems.mark_directory(directory, lane);
+        }
+        Ok(())
+    }
+
+    /// Whether fanotify watches the file system that a path is on.
+    fn choose_for(&mut self, path: &Path, device: u64) -> bool {
+        if let Some(choice) = self.choices.get(&device) {
+            return choice.fanotify;
+        }
+        let marked = match &mut self.filesystems {
+            Some(filesystems) => filesystems.mark(path, device, &self.mounts),
+            None => Err(self.why_not.clone().unwrap_or_default()),
         };
-        if choice.fanotify { Ok(()) } else { self.directories.add(directory, lane) }
+        let choice = Choice { at: path.to_owned(), fanotify: marked.is_ok(), why: marked.err() };
+        self.choices.entry(device).or_insert(choice).fanotify
     }
 
     /// Watches a directory in which only a name that leads elsewhere matters.
@@ -191,8 +195,12 @@ impl Watching {
     }
 
     /// Tells of what happens to a file under other names as well, where that is possible.
-    pub fn follow_names(&self, path: &Path) {
-        if let Some(filesystems) = &self.filesystems {
+    pub fn follow_names(&mut self, path: &Path) {
+        // One that is mounted there may be on a file system in which nothing else is watched.
+        if let Ok(status) = rustix::fs::lstat(path)
+            && self.choose_for(path, status.st_dev)
+            && let Some(filesystems) = &self.filesystems
+        {
             filesystems.follow_names(path);
         }
     }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, RawDir};
 
 use self::queue::{Queue, Serves};
+use crate::accounts::Story;
 use crate::events::{Happened, Mailbox};
 use crate::look::{
     Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, look_at_listed_file, looks_the_same,
@@ -156,6 +157,15 @@ pub enum Report {
         /// Those that are not as they are known.
         differing: Vec<PathBuf>,
     },
+    /// A file without a name was made for a proof.
+    Probed {
+        /// In this directory.
+        at: PathBuf,
+        /// Its inode, or why none could be made.
+        made: Result<u64, String>,
+    },
+    /// What became of accounts.
+    Accounts(Story),
     /// Whether the process of a package manager runs.
     Running {
         /// Its id, and when it started.
@@ -287,14 +297,18 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
         match job {
             Job::List { scan, directory, after, known, rules } => {
                 let read_before = scratch.bytes_read;
-                let mut listing =
-                    Listing { findings: Findings::default(), directories: Vec::new(), to_read: Vec::new() };
+                let mut listing = Listing {
+                    device: 0,
+                    findings: Findings::default(),
+                    directories: Vec::new(),
+                    to_read: Vec::new(),
+                };
                 let listed = list(&directory, after.as_deref(), known, &rules, &mut listing, &mut scratch);
                 let (rest_after, mut error) = match listed {
                     Ok(rest_after) => (rest_after, None),
                     Err(error) => (None, Some(error)),
                 };
-                let Listing { mut findings, directories, to_read } = listing;
+                let Listing { mut findings, directories, to_read, .. } = listing;
                 let mut parts = parts(to_read).peekable();
                 let mut jobs = Vec::new();
                 if let Some(first) = parts.next() {
@@ -418,6 +432,8 @@ fn parts(files: Vec<ToRead>) -> impl Iterator<Item = Vec<ToRead>> {
 }
 
 struct Listing {
+    /// The directory's device: a file with another one is mounted there.
+    device: u64,
     findings: Findings,
     directories: Vec<(OsString, u64)>,
     to_read: Vec<ToRead>,
@@ -472,6 +488,7 @@ fn list(
             return if is_missing(&error) { Ok(known_after) } else { Err(error) };
         }
     };
+    listing.device = rustix::fs::fstat(&directory)?.st_dev;
     let (mut names, has_more) = names(&directory, after)?;
     let there_after = names.last().filter(|_| has_more).map(|(name, _)| name.clone());
     // No further than both are complete.
@@ -553,7 +570,7 @@ fn compare_name(
     }
     let Some(options) = options else { return };
     listing.findings.compared += 1;
-    if object.kind == Kind::File && object.links > 1 {
+    if object.kind == Kind::File && (object.links > 1 || object.device != listing.device) {
         listing.findings.linked.push(name.clone());
     }
     match known {
@@ -593,6 +610,7 @@ fn read_part(
     scratch: &mut Scratch,
 ) -> io::Result<Option<Vec<ToRead>>> {
     let directory = open_directory(path)?;
+    let device = rustix::fs::fstat(&directory)?.st_dev;
     let begun = scratch.bytes_read;
     let mut files = files.into_iter();
     while let Some(ToRead { name, glanced, known, plan }) = files.next() {
@@ -614,7 +632,8 @@ fn read_part(
                 }
             }
             Ok(Found::Object { object, .. }) => {
-                if !was_glanced && object.kind == Kind::File && object.links > 1 {
+                if !was_glanced && object.kind == Kind::File && (object.links > 1 || object.device != device)
+                {
                     findings.linked.push(name.clone());
                 }
                 match known {

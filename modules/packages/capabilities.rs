@@ -2,50 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// Names by number, as in capabilities(7).
-const NAMES: [&str; 41] = [
-    "cap_chown",
-    "cap_dac_override",
-    "cap_dac_read_search",
-    "cap_fowner",
-    "cap_fsetid",
-    "cap_kill",
-    "cap_setgid",
-    "cap_setuid",
-    "cap_setpcap",
-    "cap_linux_immutable",
-    "cap_net_bind_service",
-    "cap_net_broadcast",
-    "cap_net_admin",
-    "cap_net_raw",
-    "cap_ipc_lock",
-    "cap_ipc_owner",
-    "cap_sys_module",
-    "cap_sys_rawio",
-    "cap_sys_chroot",
-    "cap_sys_ptrace",
-    "cap_sys_pacct",
-    "cap_sys_admin",
-    "cap_sys_boot",
-    "cap_sys_nice",
-    "cap_sys_resource",
-    "cap_sys_time",
-    "cap_sys_tty_config",
-    "cap_mknod",
-    "cap_lease",
-    "cap_audit_write",
-    "cap_audit_control",
-    "cap_setfcap",
-    "cap_mac_override",
-    "cap_mac_admin",
-    "cap_syslog",
-    "cap_wake_alarm",
-    "cap_block_suspend",
-    "cap_audit_read",
-    "cap_perfmon",
-    "cap_bpf",
-    "cap_checkpoint_restore",
-];
+use vigie_host::CAPABILITIES;
 
 /// What a file may gain when it is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,7 +42,7 @@ impl Capabilities {
         for clause in text.split_ascii_whitespace() {
             let start = clause.find(['=', '+', '-'])?;
             let names = match &clause[..start] {
-                "" | "all" => (1 << NAMES.len()) - 1,
+                "" | "all" => (1 << CAPABILITIES.len()) - 1,
                 names => names.split(',').try_fold(0, |set, name| Some(set | 1 << number(name)?))?,
             };
             let mut sign = b'=';
@@ -120,7 +77,7 @@ impl Capabilities {
                 (false, true) => "i",
                 (false, false) => continue,
             };
-            let name = NAMES.get(bit).map_or_else(|| bit.to_string(), |name| (*name).to_owned());
+            let name = CAPABILITIES.get(bit).map_or_else(|| bit.to_string(), |name| (*name).to_owned());
             match groups.iter_mut().find(|(known, _)| *known == flags) {
                 Some((_, names)) => names.push(name),
                 None => groups.push((flags, vec![name])),
@@ -132,7 +89,7 @@ impl Capabilities {
 }
 
 fn number(name: &str) -> Option<u32> {
-    let named = NAMES.iter().position(|known| *known == name.to_ascii_lowercase());
+    let named = CAPABILITIES.iter().position(|known| *known == name.to_ascii_lowercase());
     let number = named.or_else(|| name.parse().ok()).filter(|number| *number < 64)?;
     u32::try_from(number).ok()
 }

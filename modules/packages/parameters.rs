@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
+use vigie_matching::Expressions;
 use vigie_packagedb::installed::Package;
 use vigie_packagedb::owners::Manager;
 use vigie_packagedb::version::{self, VersionError};
@@ -11,9 +11,6 @@ use vigie_sdk::Query;
 
 /// Most values in one list.
 const MAX_VALUES: usize = 10_000;
-
-/// Most memory of one compiled regular expression, in bytes.
-const MAX_EXPRESSION_BYTES: usize = 1 << 20;
 
 /// Packages that are listed when the question does not say how many.
 const DEFAULT_LIMIT: usize = 100_000;
@@ -79,51 +76,6 @@ impl VersionTest {
             Ordering::Equal => equal,
             Ordering::Greater => greater,
         }
-    }
-}
-
-/// Regular expressions of which one must match; those with `!` in front must not.
-#[derive(Debug, Clone, Default)]
-pub struct Expressions(Vec<(bool, Regex)>);
-
-impl Expressions {
-    fn parse(key: &str, texts: &[String], problems: &mut Vec<String>) -> Self {
-        let mut expressions = Vec::new();
-        for text in texts {
-            let (wanted, expression) =
-                text.strip_prefix('!').map_or((true, text.as_str()), |rest| (false, rest));
-            match RegexBuilder::new(expression).size_limit(MAX_EXPRESSION_BYTES).build() {
-                Ok(expression) => expressions.push((wanted, expression)),
-                Err(error) => {
-                    problems.push(format!(
-                        "parameter {key}: {expression:?} is not a regular expression: {error}"
-                    ));
-                }
-            }
-        }
-        Self(expressions)
-    }
-
-    /// Whether a text is as wanted.
-    #[must_use]
-    pub fn matches(&self, text: &[u8]) -> bool {
-        let mut asked = false;
-        let mut found = false;
-        for (wanted, expression) in &self.0 {
-            let matches = expression.is_match(text);
-            if !wanted && matches {
-                return false;
-            }
-            asked |= wanted;
-            found |= *wanted && matches;
-        }
-        found || !asked
-    }
-
-    /// Whether nothing is asked.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 

@@ -10,7 +10,8 @@ use super::inventory::{Inventory, Known, parse_target};
 use super::profile::Profile;
 use super::view::View;
 use crate::exit::{Exit, Failure};
-use crate::print::{self, Printer, Tone, table_text};
+use crate::print::{self, Printer, Tone};
+use crate::table::{Cell, Room, Table};
 
 /// `fleet agents`
 #[derive(Debug, Args)]
@@ -75,19 +76,19 @@ fn show(agents: &[(&AgentId, &Known)], with_facts: bool, printer: &mut Printer) 
     if with_facts {
         headings.extend(["TAGS", "KERNEL", "MODULES", "ADDRESSES"]);
     }
-    let mut table = paint.table(printer.width(), &headings);
+    let mut table = Table::simple(&headings);
     for (agent, known) in agents {
         let (tone, state) = match (&known.facts, known.online) {
             (_, true) => (Tone::Good, "online"),
             (Some(_), false) => (Tone::Doubtful, "offline"),
             (None, false) => (Tone::Doubtful, "never seen"),
         };
-        let mut cells = vec![paint.cell(Tone::Plain, agent.as_str()), paint.cell(tone, state)];
+        let mut cells = vec![Cell::from(agent.as_str()), Cell::new(tone, state)];
         let texts = known.facts.as_ref().map(|facts| texts(facts, with_facts)).unwrap_or_default();
-        cells.extend(texts.iter().map(|text| paint.cell(Tone::Plain, text)));
-        table.add_row(cells);
+        cells.extend(texts.iter().map(|text| Cell::from(text.as_str())));
+        table.add(cells);
     }
-    printer.line(table_text(&table).trim_end())
+    printer.line(table.text(Room { width: printer.width(), wide: false }, paint).trim_end())
 }
 
 fn texts(facts: &Facts, with_facts: bool) -> Vec<String> {

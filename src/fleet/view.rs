@@ -13,7 +13,8 @@ use super::answers::{Answers, Counts, Kind};
 use super::inventory::Flagged;
 use crate::exit::Failure;
 use crate::print::{self, Printer, Tone, safe};
-use crate::query;
+use crate::report;
+use crate::table::Room;
 
 /// Time between two pictures of the progress line.
 pub(crate) const PICTURE: Duration = Duration::from_millis(200);
@@ -90,7 +91,7 @@ fn now() -> Instant {
 impl<'p> View<'p> {
     /// A picture that nothing was drawn into yet.
     pub(crate) fn new(printer: &'p mut Printer) -> Self {
-        let watched = io::stderr().is_terminal();
+        let watched = io::stderr().is_terminal() && !print::is_dumb();
         Self {
             printer,
             started: now(),
@@ -181,7 +182,8 @@ impl<'p> View<'p> {
     fn operation(&mut self, operation: &OperationAnswer) -> Result<(), Failure> {
         let Some(result) = operation.result.as_ref() else { return Ok(()) };
         let Ok(result) = serde_json::from_str::<ModuleResult>(result.get()) else { return Ok(()) };
-        let text = query::render(&operation.module, &result, self.printer.paint());
+        let room = Room { width: self.printer.width().map(|width| width.saturating_sub(4)), wide: false };
+        let text = report::text(&operation.module, &result, room, self.printer.paint());
         for line in text.lines() {
             self.printer.line(&format!("    {line}"))?;
         }

@@ -11,6 +11,9 @@ use crate::harness::{Host, Settings, VIGIE, persistent, python, wait_until};
 /// Size of a file with holes that takes longer to read than anybody waits.
 const ENDLESS_BYTES: u64 = 1 << 42;
 
+/// The MD5 of nothing that is in it; its zeros must all be read to tell.
+const NEVER: &str = "00000000000000000000000000000000";
+
 /// Runs the command that follows on a terminal of its own, between its standard input and output.
 const ON_A_TERMINAL: &str =
     "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
@@ -62,7 +65,7 @@ fn who_does_not_ask_for_progress_gets_none_and_the_module_is_not_told_of_it() {
 fn a_long_search_shows_its_progress_on_standard_error() {
     let (host, directory) = with_endless_file();
     let _agent = host.start();
-    let search = ["query", "file", "--path", &directory, "--content", "^never$", "--timeout", "3s", "--json"];
+    let search = ["query", "file", "--path", &directory, "--md5", NEVER, "--timeout", "3s", "--json"];
 
     let shown = host.vigie(&[&search[..], &["--progress", "always"]].concat());
     let quiet = host.vigie(&search);
@@ -80,7 +83,7 @@ fn on_a_terminal_progress_comes_by_itself() {
     let output = Command::new(python())
         .args(["-BSc", ON_A_TERMINAL, VIGIE, "query", "file", "--run-dir"])
         .arg(host.path("run"))
-        .args(["--path", &directory, "--content", "^never$", "--timeout", "2s"])
+        .args(["--path", &directory, "--md5", NEVER, "--timeout", "2s"])
         .stdin(Stdio::null())
         .output()
         .unwrap();

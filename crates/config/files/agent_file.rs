@@ -88,6 +88,7 @@ fn agent_section(
             .path(problems, "persistconfigdir")
             .unwrap_or_else(|| context.persistconfigdir.to_owned()),
         hostname: table.text(problems, "hostname"),
+        operators_group: table.text(problems, "operators_group"),
         extraprivacymode: table.boolean(problems, "extraprivacymode", false),
         nopersistmods: table.boolean(problems, "nopersistmods", false),
         moduletimeout: table.duration(problems, "moduletimeout", 300 * SECOND, SECOND..=HOUR),
@@ -106,6 +107,9 @@ fn agent_section(
 
     if section.hostname.as_ref().is_some_and(|name| name.is_empty() || name.len() > 253) {
         table.complain(problems, "hostname", "a host's name has 1 to 253 bytes");
+    }
+    if section.operators_group.as_ref().is_some_and(|name| name.is_empty() || name.len() > 32) {
+        table.complain(problems, "operators_group", "a group's name has 1 to 32 bytes");
     }
     let longest = section.run_dir.as_os_str().len() + SOCKET_NAME_BYTES;
     if longest > MAX_SOCKET_PATH_BYTES {

@@ -502,6 +502,7 @@ fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
     let mut writers = happened.writers.iter().rev();
     Alert {
         managed: happened.writers.managed().cloned(),
+        tool: happened.writers.account_tool().cloned(),
         process: writers.next().map_or(Value::Null, |process| process.to_json()),
         other_processes: writers.map(|process| process.to_json()).collect(),
         window: happened.window.map_or(Value::Null, window_json),

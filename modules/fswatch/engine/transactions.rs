@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use vigie_packagedb::owners::Manager;
 
 use super::{Engine, Sink, now, text_of_time};
@@ -62,6 +63,15 @@ struct Kept {
     transaction: Transaction,
 }
 
+/// What the store keeps of what is not told yet.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Unfinished {
+    transactions: Vec<Kept>,
+    story: Option<super::accounts::Kept>,
+    plans: Vec<super::expected::Plan>,
+}
+
 /// The transactions that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
@@ -71,20 +81,10 @@ pub(super) struct Transactions {
 
 impl Transactions {
     /// Takes up what an earlier life left.
-    pub(super) fn restore(&mut self, text: &str) {
-        let kept: Vec<Kept> = serde_json::from_str(text).unwrap_or_default();
+    fn restore(&mut self, kept: Vec<Kept>) {
         for kept in kept {
             self.open.insert((kept.pid, kept.started), opened(kept));
         }
-    }
-
-    /// Those under way, for the store; nothing when there is none.
-    pub(super) fn to_text(&self) -> String {
-        if self.open.is_empty() {
-            return String::new();
-        }
-        let kept: Vec<&Kept> = self.open.values().map(|open| &open.kept).collect();
-        serde_json::to_string(&kept).unwrap_or_default()
     }
 
     /// Time until there is something to do.
@@ -115,18 +115,27 @@ impl Open {
 }
 
 impl<S: Sink> Engine<S> {
-    /// The open groups and transactions, for the store.
+    /// What is not told yet, for the store: the open groups, and in a line of its own the rest.
     pub(super) fn groups_text(&self) -> String {
-        let (groups, transactions) = (self.storms.to_text(), self.transactions.to_text());
-        if transactions.is_empty() { groups } else { format!("{groups}\n{transactions}") }
+        let groups = self.storms.to_text();
+        let transactions: Vec<&Kept> = self.transactions.open.values().map(|open| &open.kept).collect();
+        let (story, plans) = (self.stories.kept(), self.plans.kept());
+        if transactions.is_empty() && story.is_none() && plans.is_empty() {
+            return groups;
+        }
+        let rest = json!({"transactions": transactions, "story": story, "plans": plans});
+        format!("{groups}\n{rest}")
     }
 
-    /// Takes up the groups and transactions that an earlier life left open.
+    /// Takes up what an earlier life had not told yet.
     pub(super) fn restore_groups(&mut self) {
         let text = self.ledger.state().groups.clone();
-        let (groups, transactions) = text.split_once('\n').unwrap_or((&text, ""));
+        let (groups, rest) = text.split_once('\n').unwrap_or((&text, ""));
         self.storms.restore(groups, now());
+        let Unfinished { transactions, story, plans } = serde_json::from_str(rest).unwrap_or_default();
         self.transactions.restore(transactions);
+        self.stories.restore(story);
+        self.plans.restore(plans);
     }
 
     /// The transaction that a process works for; it begins with its first change.
@@ -161,8 +170,8 @@ impl<S: Sink> Engine<S> {
         true
     }
 
-    /// Sorts the changes of a round that package managers made: what their packages explain joins their record, what
-    /// is not explained yet is looked at again. Gives the paths of the latter, with what happened to them.
+    /// Sorts the changes of a round: what somebody planned, what a tool for accounts did, and what packages explain
+    /// joins a record; what is not explained yet is looked at again. Gives the paths of the latter.
     pub(super) fn explain(
         &mut self,
         paths: &[PathBuf],
@@ -170,15 +179,18 @@ impl<S: Sink> Engine<S> {
         alerts: &mut Vec<Alert>,
     ) -> HashSet<PathBuf> {
         let mut waiting = HashSet::new();
-        if self.transactions.open.is_empty() && alerts.iter().all(|alert| alert.managed.is_none()) {
-            return waiting;
-        }
-        for alert in std::mem::take(alerts) {
+        for mut alert in std::mem::take(alerts) {
+            let path = path_from_text(&alert.path);
+            self.explain_by_mount(&mut alert, &path);
+            let record = self.planned(&alert, &path).or_else(|| self.joins_story(&alert, &path));
+            if let Some(id) = record {
+                entry.explained.push((id, alert));
+                continue;
+            }
             let Some(managed) = alert.managed.clone() else {
                 alerts.push(alert);
                 continue;
             };
-            let path = path_from_text(&alert.path);
             let rule = self.coverage.options(&path).and_then(|options| options.severity);
             let now = now();
             let open = self.transaction_of(&managed);

@@ -3,5 +3,6 @@
 mod adversary;
 mod cases;
 mod managers;
+mod quiet;
 mod running;
 mod who;

@@ -8,3 +8,4 @@ mod harness;
 mod limits;
 mod model;
 mod objects;
+mod starving;

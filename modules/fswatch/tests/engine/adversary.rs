@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use vigie_fswatch::change::Event;
 use vigie_fswatch::engine::Order;
 
-use super::running::{Alert, CEILING, Running, Said, recursive};
+use super::running::{Alert, Running, recursive};
 
 /// A user that has no account.
 const USER: u32 = 54_321;
@@ -46,16 +46,6 @@ fn as_user(program: &str, directory: &Path) -> Command {
     command
 }
 
-/// The next alert that is wanted; those before it are dropped.
-fn next(running: &Running, mut wanted: impl FnMut(&Alert) -> bool) -> Alert {
-    loop {
-        match running.said.recv_timeout(CEILING).unwrap() {
-            Said::Alert(alert) if wanted(&alert) => return *alert,
-            Said::Alert(_) | Said::Log(_) => {}
-        }
-    }
-}
-
 fn is_of(path: &Path) -> impl Fn(&Alert) -> bool {
     move |alert| alert.path == path.to_str().unwrap()
 }
@@ -70,15 +60,13 @@ fn a_large_file_is_told_at_once_and_its_digest_follows_and_refers_to_that() {
     fs::write(temp.path().join("new"), &large).unwrap();
     fs::set_permissions(temp.path().join("new"), fs::Permissions::from_mode(0o4755)).unwrap();
     fs::rename(temp.path().join("new"), &path).unwrap();
-    let created = next(&running, is_of(&path));
-    let digest = next(&running, |alert| alert.path == created.path && alert.event == Event::Digest);
+    let created = running.next(is_of(&path));
+    let digest = running.next(|alert| alert.path == created.path && alert.event == Event::Digest);
     File::options().write(true).open(&path).unwrap().write_all_at(b"evil", 39 << 20).unwrap();
-    let changed = next(&running, |alert| {
-        alert.path == created.path && !alert.attributes.contains(&"content".to_owned())
-    });
-    let content = next(&running, |alert| {
-        alert.path == created.path && alert.attributes.contains(&"content".to_owned())
-    });
+    let changed =
+        running.next(|alert| alert.path == created.path && !alert.attributes.contains(&"content".to_owned()));
+    let content =
+        running.next(|alert| alert.path == created.path && alert.attributes.contains(&"content".to_owned()));
 
     assert!(created.after["not_read"].is_string() && created.after["sha256"].is_null(), "{created:?}");
     assert_eq!(digest.refers_to.as_ref(), Some(&created.id), "{digest:?}");
@@ -114,11 +102,11 @@ fn what_a_lease_keeps_from_being_read_is_told_and_read_when_it_can_be() {
     assert_eq!(line, "written\n");
     // The event of a write comes when the file is closed, or with the scan.
     running.ask(|done| Order::Rescan { paths: Vec::new(), prove: false, done });
-    let unread = next(&running, is_of(&key));
+    let unread = running.next(is_of(&key));
     let known = running.ask(|done| Order::Known(key.clone(), done));
     user.stdin.take().unwrap().write_all(b"\n").unwrap();
     user.wait().unwrap();
-    let read = next(&running, |alert| is_of(&key)(alert) && alert.after["sha256"].is_string());
+    let read = running.next(|alert| is_of(&key)(alert) && alert.after["sha256"].is_string());
 
     assert!(unread.after["not_read"].as_str().unwrap().contains("lease"), "{unread:?}");
     assert_eq!(known["known"]["sha256"], Value::Null, "no digest is kept for what was not read: {known}");
@@ -157,7 +145,7 @@ fn roots_change_is_told_alone_and_by_name_in_the_middle_of_a_users_flood() {
         fs::write(&shadow, format!("evil:{number}")).unwrap();
         // Whatever the user does meanwhile, only so much of it is told before.
         let mut noise = 0;
-        told.push(next(&running, |alert| {
+        told.push(running.next(|alert| {
             noise += 1;
             assert!(noise < 200, "the user's changes are told one by one");
             is_of(&shadow)(alert)
@@ -183,7 +171,7 @@ fn sparse_files_of_a_user_keep_nobody_waiting() {
     fs::write(&shadow, "evil").unwrap();
     let (mut told, mut sparse) = (None, 0);
     while told.is_none() || sparse < 8 {
-        let alert = next(&running, |_| true);
+        let alert = running.next(|_| true);
         sparse += usize::from(alert.after["sha256_sparse_1"].is_string());
         if is_of(&shadow)(&alert) {
             told = Some(alert);

@@ -221,6 +221,16 @@ impl Running {
         alerts
     }
 
+    /// The next alert that is wanted; those before it are dropped.
+    pub(crate) fn next(&self, mut wanted: impl FnMut(&Alert) -> bool) -> Alert {
+        loop {
+            match self.said.recv_timeout(CEILING).unwrap() {
+                Said::Alert(alert) if wanted(&alert) => return *alert,
+                Said::Alert(_) | Said::Log(_) => {}
+            }
+        }
+    }
+
     pub(crate) fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
         let deadline = std::time::SystemTime::now() + CEILING;
         loop {

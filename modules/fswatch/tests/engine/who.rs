@@ -304,3 +304,98 @@ fn the_script_is_named_beside_its_interpreter_and_a_rewritten_command_line_as_cl
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
     assert_eq!(process["user_name"], json!(user));
 }
+
+#[test]
+fn what_comes_through_the_modules_own_directory_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    fs::write(watched.join("goes"), "1").unwrap();
+    let mut running = Running::keeping(Some(&state), json!({"paths": {"path": [recursive(&watched)]}}));
+
+    fs::write(state.join("evil"), "2").unwrap();
+    fs::rename(state.join("evil"), watched.join("comes")).unwrap();
+    fs::rename(watched.join("goes"), state.join("gone")).unwrap();
+    let mut told = texts(&running.told(&watched), &watched);
+
+    told.sort();
+    assert_eq!(told, ["created comes", "removed goes"]);
+}
+
+#[test]
+fn a_name_that_a_watched_file_gets_elsewhere_while_it_is_watched_is_told_and_so_is_what_is_written_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, outside) = (temp.path().join("w"), temp.path().join("o"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(watched.join("a"), "1").unwrap();
+    let mut running = Running::on(&[&recursive(&watched)]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    fs::hard_link(watched.join("a"), outside.join("b")).unwrap();
+    let linked = running.next(|alert| alert.path.ends_with("/a"));
+    fs::write(outside.join("b"), "2").unwrap();
+    let written = texts(&running.told(&watched), &watched);
+    fs::set_permissions(outside.join("b"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let changed = running.told(&watched);
+
+    assert_eq!(linked.attributes, ["links"]);
+    assert_eq!(written, ["changed a"]);
+    assert_eq!(changed[0].attributes, ["mode"]);
+}
+
+#[test]
+fn a_file_that_is_mounted_over_another_is_watched_where_it_is_also_when_it_is_of_another_file_system() {
+    if !own_mounts() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let etc = temp.path().join("etc");
+    fs::create_dir(&etc).unwrap();
+    for (name, source) in [("hosts", temp.path().join("hosts")), ("resolv", elsewhere.path().join("resolv"))]
+    {
+        fs::write(&source, "1").unwrap();
+        fs::write(etc.join(name), "").unwrap();
+        if !mount_at(source.to_str().unwrap(), None, &etc.join(name), MsFlags::MS_BIND, None) {
+            return;
+        }
+    }
+    let mut running = Running::on(&[&recursive(&etc)]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    fs::write(etc.join("hosts"), "at the mount").unwrap();
+    let at_the_mount = texts(&running.told(&etc), &etc);
+    fs::write(temp.path().join("hosts"), "at the source").unwrap();
+    let at_the_source = texts(&running.told(&etc), &etc);
+    fs::write(elsewhere.path().join("resolv"), "elsewhere").unwrap();
+    let elsewhere = running.next(|alert| alert.path.ends_with("/resolv"));
+
+    assert_eq!(
+        (at_the_mount, at_the_source),
+        (vec!["changed hosts".to_owned()], vec!["changed hosts".to_owned()])
+    );
+    assert_eq!(elsewhere.attributes[0], "content");
+}
+
+#[test]
+fn a_single_file_as_the_only_entry_names_its_writer() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, "1").unwrap();
+    let running = Running::on(&[file.to_str().unwrap()]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    let touch = Command::new("sh").arg("-c").arg(format!("echo 2 > {}", file.display())).status().unwrap();
+    assert!(touch.success());
+    let told = running.next(|alert| alert.path == file.to_str().unwrap());
+
+    assert!(told.process["pid"].is_number(), "{told:?}");
+}

@@ -1,0 +1,87 @@
+//! Regular expressions as modules take them in questions: lists, of which one must match, and exceptions with `!`.
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// Most memory of one compiled regular expression, in bytes.
+const MAX_EXPRESSION_BYTES: usize = 1 << 20;
+
+/// Regular expressions of which one must match; those with `!` in front must not.
+#[derive(Debug, Clone, Default)]
+pub struct Expressions(Vec<(bool, Regex)>);
+
+impl Expressions {
+    /// Reads expressions; what is none is told in `problems`, with the key that it was given for.
+    #[must_use]
+    pub fn parse(key: &str, texts: &[String], problems: &mut Vec<String>) -> Self {
+        let mut expressions = Vec::new();
+        for text in texts {
+            let (wanted, expression) =
+                text.strip_prefix('!').map_or((true, text.as_str()), |rest| (false, rest));
+            match RegexBuilder::new(expression).size_limit(MAX_EXPRESSION_BYTES).build() {
+                Ok(expression) => expressions.push((wanted, expression)),
+                Err(error) => {
+                    problems.push(format!(
+                        "parameter {key}: {expression:?} is not a regular expression: {error}"
+                    ));
+                }
+            }
+        }
+        Self(expressions)
+    }
+
+    /// Whether a text is as wanted.
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        self.matches_one(std::iter::once(text))
+    }
+
+    /// Whether one of several texts is wanted, and none is an exception.
+    #[must_use]
+    pub fn matches_one<'t>(&self, texts: impl Iterator<Item = &'t [u8]> + Clone) -> bool {
+        let (wanted, exceptions): (Vec<_>, Vec<_>) = self.0.iter().partition(|(wanted, _)| *wanted);
+        let any = |expressions: &[&(bool, Regex)]| {
+            texts.clone().any(|text| expressions.iter().any(|(_, expression)| expression.is_match(text)))
+        };
+        (wanted.is_empty() || any(&wanted)) && !any(&exceptions)
+    }
+
+    /// Whether nothing is asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(texts: &[&str]) -> Expressions {
+        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let mut problems = Vec::new();
+        let expressions = Expressions::parse("name", &texts, &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        expressions
+    }
+
+    #[test]
+    fn one_must_match_and_no_exception_may() {
+        let some = read(&["^a", "b$", "!x"]);
+        assert!(some.matches(b"a") && some.matches(b"\xffb") && !some.matches(b"c") && !some.matches(b"ax"));
+        assert!(read(&["!x"]).matches(b"a") && read(&[]).matches(b"a") && read(&[]).is_empty());
+        assert!(
+            some.matches_one([&b"c"[..], b"a"].into_iter())
+                && !some.matches_one([&b"x"[..], b"a"].into_iter())
+        );
+        assert!(!some.matches_one(std::iter::empty()) && read(&["!x"]).matches_one(std::iter::empty()));
+    }
+
+    #[test]
+    fn what_is_no_expression_is_told_with_its_key() {
+        let mut problems = Vec::new();
+        let _ =
+            Expressions::parse("name", &["(".to_owned(), "((a{100}){100}){100}".to_owned()], &mut problems);
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].starts_with("parameter name: \"(\" is not"), "{problems:?}");
+    }
+}

@@ -1,0 +1,148 @@
+//! What tools for accounts do, as one story: see [`crate::accounts`].
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Engine, Sink, now, text_of_time};
+use crate::accounts::{Story, is_account_file};
+use crate::change::{Alert, Event, notice};
+use crate::ledger::Entry;
+use crate::rules::Severity;
+
+/// Quiet time after which a story is told: one tool changes its files within milliseconds, and `adduser` starts several.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// Longest time that a story is kept back.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// What the store keeps of a story.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Kept {
+    id: String,
+    process: Value,
+    count: u64,
+    paths: Vec<String>,
+    since: String,
+    until: String,
+}
+
+#[derive(Debug)]
+struct Open {
+    kept: Kept,
+    opened: Instant,
+    last: Instant,
+    asked: bool,
+}
+
+/// The story that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Stories {
+    open: Option<Open>,
+    made: u64,
+}
+
+impl Stories {
+    pub(super) fn restore(&mut self, kept: Option<Kept>) {
+        self.open = kept.map(|kept| Open { kept, opened: now(), last: now(), asked: false });
+    }
+
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        self.open.as_ref().map(|open| &open.kept)
+    }
+
+    /// Time until there is something to do.
+    pub(super) fn next(&self, now: Instant) -> Option<Duration> {
+        let open = self.open.as_ref().filter(|open| !open.asked)?;
+        Some((open.last + QUIET).min(open.opened + LONGEST).saturating_duration_since(now))
+    }
+}
+
+impl<S: Sink> Engine<S> {
+    /// Whether a change belongs to the story of a tool for accounts; if so, it is kept in the history under its id.
+    pub(super) fn joins_story(&mut self, alert: &Alert, path: &Path) -> Option<String> {
+        let tool = alert.tool.as_ref()?;
+        if alert.gains_rights || !is_account_file(path) {
+            return None;
+        }
+        let epoch = self.ledger.epoch();
+        let now = now();
+        let stories = &mut self.stories;
+        let open = stories.open.get_or_insert_with(|| {
+            stories.made += 1;
+            let kept = Kept {
+                id: format!("{epoch:016x}-a{}", stories.made),
+                process: tool.to_json(),
+                count: 0,
+                paths: Vec::new(),
+                since: alert.time.clone(),
+                until: alert.time.clone(),
+            };
+            Open { kept, opened: now, last: now, asked: false }
+        });
+        open.last = now;
+        // What came after the question is told by the next one.
+        open.asked = false;
+        open.kept.count += 1;
+        open.kept.until.clone_from(&alert.time);
+        if open.kept.paths.len() < 12 && !open.kept.paths.contains(&alert.path) {
+            open.kept.paths.push(alert.path.clone());
+        }
+        Some(open.kept.id.clone())
+    }
+
+    /// Asks what became of accounts when a tool has come to rest.
+    pub(super) fn tend_stories(&mut self) {
+        if self.stories.next(now()).is_some_and(|wait| wait.is_zero())
+            && let Some(open) = &mut self.stories.open
+        {
+            open.asked = true;
+            self.packages.ask_about_accounts();
+        }
+    }
+
+    /// Tells what became of accounts.
+    pub(super) fn note_accounts(&mut self, story: &Story) {
+        if !self.stories.open.as_ref().is_some_and(|open| open.asked) {
+            return;
+        }
+        let Some(Open { kept, .. }) = self.stories.open.take() else { return };
+        let what = if story.sentences.is_empty() {
+            format!("no account is another one, though {} were written", kept.paths.join(", "))
+        } else {
+            story.sentences.join("; ")
+        };
+        let severity = if story.sentences.is_empty() { Severity::Medium } else { story.severity() };
+        let who = who(&kept.process);
+        let group = json!({
+            "id": kept.id,
+            "writer": kept.process["executable"].as_str().unwrap_or_default(),
+            "samples": kept.paths,
+            "from": kept.since,
+            "to": kept.until,
+        });
+        let time = text_of_time(SystemTime::now());
+        let told = Alert {
+            severity,
+            event: Event::Group,
+            count: Some(kept.count),
+            process: kept.process,
+            group,
+            ..notice("/etc/passwd".to_owned(), format!("{what} ({who})"), &time)
+        };
+        let groups = Some(self.groups_text());
+        self.commit(Entry { alone: vec![told], groups, ..Entry::default() });
+    }
+}
+
+/// Who it was, in words.
+fn who(process: &Value) -> String {
+    let program =
+        process["executable"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or("somebody");
+    let user = process["user_name"].as_str().map(|user| format!(" by {user}")).unwrap_or_default();
+    let login =
+        process["login_name"].as_str().map(|user| format!(", logged in as {user}")).unwrap_or_default();
+    format!("{program}{user}{login}")
+}

@@ -1,0 +1,125 @@
+//! Less is seen than before: the configuration leaves out what was watched, or something is mounted over it. Whoever
+//! wants to hide begins with that, so it is told.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Engine, Sink, listed, now};
+use crate::change::{Alert, shown};
+use crate::mounts::{Mount, Mounts};
+use crate::rules::{Rules, Severity};
+
+/// Time in which changes without a writer below a point count as those of the mount.
+const OF_THE_MOUNT: Duration = Duration::from_secs(30);
+
+/// Points that are remembered.
+const MAX_POINTS: usize = 256;
+
+/// Where something was mounted or unmounted lately.
+#[derive(Debug, Default)]
+pub(super) struct MountedLately(Vec<(PathBuf, Instant)>);
+
+/// What happened at a point, in words; `None` when the same is mounted there.
+fn what_happened(point: &Path, before: &Mounts, after: &Mounts) -> Option<String> {
+    let at = |mounts: &Mounts| mounts.iter().filter(|mount| mount.point == point).last().cloned();
+    let number = |mounts: &Mounts| mounts.iter().filter(|mount| mount.point == point).count();
+    let is = |mount: &Mount| {
+        let part = if mount.root == Path::new("/") {
+            String::new()
+        } else {
+            format!(", its {}", shown(&mount.root))
+        };
+        let (major, minor) = (rustix::fs::major(mount.device), rustix::fs::minor(mount.device));
+        format!("{} (device {major}:{minor}{part})", mount.kind)
+    };
+    let point = shown(point);
+    match (at(before), at(after)) {
+        (None, Some(now)) => Some(format!("{point} is mounted over with {}", is(&now))),
+        (Some(was), None) => Some(format!("{point} is unmounted, it was {}", is(&was))),
+        (Some(was), Some(now)) if was != now || number(before) != number(after) => {
+            Some(format!("{point} is mounted over with {} instead of {}", is(&now), is(&was)))
+        }
+        _ => None,
+    }
+}
+
+/// Entries that were learned and are not configured any more.
+fn lost(learned: &BTreeSet<String>, rules: &Rules) -> Vec<String> {
+    let configured: BTreeSet<String> = rules.entries().into_iter().collect();
+    learned.difference(&configured).cloned().collect()
+}
+
+impl<S: Sink> Engine<S> {
+    /// Tells what other rules leave out. `before` is the number of objects that were known.
+    pub(super) fn tell_narrowing(&mut self, rules: &Rules, before: usize) {
+        let lost = lost(&self.learned, rules);
+        let forgotten = before.saturating_sub(self.ledger.state().baseline.len());
+        if lost.is_empty() && forgotten == 0 {
+            return;
+        }
+        let entries = if lost.is_empty() {
+            "something more is left out".to_owned()
+        } else {
+            format!("no longer {}", listed(&lost))
+        };
+        let text = format!(
+            "the configuration watches less: {entries}; {forgotten} known objects are forgotten, and changes of them \
+             are not told any more"
+        );
+        self.tell_notice(Path::new("/"), text, Severity::High, None);
+    }
+
+    /// Tells what was mounted or unmounted at a watched place.
+    pub(super) fn tell_mount(&mut self, point: &Path, before: &Mounts) {
+        let is_watched = self.coverage.descends(point) || self.coverage.options(point).is_some();
+        let Some(what) = what_happened(point, before, self.watching.mounts()).filter(|_| is_watched) else {
+            return;
+        };
+        let now = now();
+        self.mounted.0.retain(|(_, at)| now.duration_since(*at) < OF_THE_MOUNT);
+        if self.mounted.0.len() < MAX_POINTS {
+            self.mounted.0.push((point.to_owned(), now));
+        }
+        let text = format!("{what}: what is seen there is another thing; the differences are told with it");
+        self.tell_notice(point, text, Severity::High, None);
+    }
+
+    /// Says of a change that nobody made that it is a mount.
+    pub(super) fn explain_by_mount(&self, alert: &mut Alert, path: &Path) {
+        if self.mounted.0.is_empty() || !alert.process.is_null() {
+            return;
+        }
+        let now = now();
+        let is_of = |(point, at): &&(PathBuf, Instant)| {
+            path.starts_with(point) && now.duration_since(*at) < OF_THE_MOUNT
+        };
+        if let Some((point, _)) = self.mounted.0.iter().find(is_of) {
+            alert.alert = format!("by what is mounted at {}: {}", shown(point), alert.alert);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_told_by_what_it_hides() {
+        let root = "22 1 254:0 / / rw - ext4 /dev/vda rw\n";
+        let tmpfs = "40 22 0:40 / /etc rw - tmpfs tmpfs rw\n";
+        let bind = "41 22 254:0 /srv/etc /etc rw - ext4 /dev/vda rw\n";
+        let mounts = |lines: &[&str]| Mounts::parse(lines.concat().as_bytes());
+        let what = |before: &[&str], after: &[&str]| {
+            what_happened(Path::new("/etc"), &mounts(before), &mounts(after))
+        };
+
+        assert_eq!(what(&[root], &[root, tmpfs]).unwrap(), "/etc is mounted over with tmpfs (device 0:40)");
+        assert_eq!(what(&[root, tmpfs], &[root]).unwrap(), "/etc is unmounted, it was tmpfs (device 0:40)");
+        assert_eq!(
+            what(&[root, tmpfs], &[root, tmpfs, bind]).unwrap(),
+            "/etc is mounted over with ext4 (device 254:0, its /srv/etc) instead of tmpfs (device 0:40)"
+        );
+        assert_eq!(what(&[root, tmpfs], &[root, tmpfs]), None);
+    }
+}

@@ -1,0 +1,361 @@
+//! Reads what a group of fanotify tells, finds out which paths it is about, drops what no rule is interested in and
+//! merges the rest into the mailbox. The queue is not bounded, and an event costs the thread a microsecond or two, so that
+//! it is not overtaken for long.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use vigie_fanotify::{Buffer, Entry, Event, FilesystemId, Group, Handle, HandleRef, Mask};
+
+use super::{Near, READ_BYTES, near, open_mount};
+use crate::ending::{Ending, Rest};
+use crate::events::{Batch, Happened, Mailbox};
+use crate::mounts::{Mount, Mounts};
+use crate::process::Writers;
+use crate::processes::Processes;
+use crate::rules::{Coverage, Interest};
+use crate::trust::{Lane, Trust};
+
+/// Directories whose paths are remembered; beyond it all are forgotten and looked up again.
+const MAX_DIRECTORIES: usize = 65_536;
+
+/// Files with several names of which each is told; of more, a scan tells.
+const MAX_LINKED: usize = 100_000;
+
+/// What the readers go by.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    pub(super) coverage: Option<Arc<Coverage>>,
+    pub(super) mounts: Arc<Mounts>,
+    /// The mounts of each marked file system.
+    pub(super) filesystems: HashMap<FilesystemId, Vec<Mount>>,
+}
+
+/// What a reader is told.
+#[derive(Debug)]
+pub(super) enum Control {
+    View(View),
+    /// A watched file has other names: what happens to it under any of them is told under this one.
+    Linked(Handle, PathBuf),
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// What is known of a directory.
+#[derive(Debug, Clone)]
+struct Directory {
+    /// Its path through the first mount that shows it.
+    path: Arc<Path>,
+    /// Its paths in which a rule is interested, each with the lane of what is in it; none where that depends on the name.
+    watched: Arc<[(PathBuf, Option<Lane>)]>,
+    /// Names in it that are mounted elsewhere, and where.
+    bound: Arc<[(OsString, PathBuf)]>,
+}
+
+/// Reads the queue of one group.
+pub(super) struct Reader {
+    group: Arc<Group>,
+    mailbox: Mailbox,
+    control: mpsc::Receiver<Control>,
+    view: View,
+    /// How often directories moved, for both readers; and how often when the paths were looked up that are remembered.
+    moved: Arc<AtomicU64>,
+    seen_moved: u64,
+    /// What another group tells of.
+    others: Option<Near>,
+    directories: HashMap<Handle, Option<Directory>>,
+    linked: HashMap<Handle, Vec<PathBuf>>,
+    /// Shared: who starts is told in one queue only.
+    processes: Arc<Mutex<Processes>>,
+    trust: Trust,
+}
+
+impl Reader {
+    pub(super) fn new(
+        group: Arc<Group>,
+        mailbox: Mailbox,
+        control: mpsc::Receiver<Control>,
+        moved: Arc<AtomicU64>,
+        processes: Arc<Mutex<Processes>>,
+        others: Option<Near>,
+    ) -> Self {
+        Self {
+            group,
+            mailbox,
+            control,
+            view: View::default(),
+            moved,
+            seen_moved: 0,
+            others,
+            directories: HashMap::new(),
+            linked: HashMap::new(),
+            processes,
+            trust: Trust::default(),
+        }
+    }
+
+    pub(super) fn run(mut self, end: &Ending) {
+        let group = Arc::clone(&self.group);
+        let mailbox = self.mailbox.clone();
+        let mut buffer = Buffer::new(READ_BYTES);
+        let mut rest = Rest::new(now());
+        loop {
+            match end.wait(group.as_fd(), PollFlags::IN) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => break,
+            }
+            match group.read(&mut buffer) {
+                Ok(Some(events)) => {
+                    // After the read: whoever changed the rules before one of these events did so before this.
+                    self.take_controls();
+                    let now = now();
+                    self.processes().recheck(now);
+                    let mut batch = mailbox.open();
+                    let mut count = 0;
+                    for event in events {
+                        count += 1;
+                        match event {
+                            Ok(event) => self.note(&event, &mut batch),
+                            Err(error) => {
+                                batch.overflowed(&format!("fanotify told what cannot be read: {error}"))
+                            }
+                        }
+                    }
+                    drop(batch);
+                    // The kernel's queue has no bound, so that nothing is lost meanwhile. Processes that come and go are
+                    // asked as early as possible.
+                    let met = self.processes().take_met();
+                    if rest.is_due(count, now) && !met && !end.rest().unwrap_or(true) {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+        // The descriptor is ours and the buffer large enough: only a broken kernel gets here.
+        mailbox.open().overflowed("fanotify cannot be read any more");
+    }
+
+    fn take_controls(&mut self) {
+        while let Ok(control) = self.control.try_recv() {
+            match control {
+                Control::View(view) => {
+                    self.view = view;
+                    self.forget();
+                }
+                Control::Linked(handle, path) => {
+                    if self.linked.len() < MAX_LINKED {
+                        let paths = self.linked.entry(handle).or_default();
+                        if !paths.contains(&path) {
+                            paths.push(path);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event<'_>, batch: &mut Batch<'_>) {
+        if event.mask.contains(Mask::Q_OVERFLOW) {
+            batch.overflowed("fanotify's queue overflowed");
+            return;
+        }
+        let is_directory = event.mask.contains(Mask::ONDIR);
+        if event.mask.contains(Mask::OPEN_EXEC)
+            && let Some(entry) = event.directory
+            && let Some(directory) = self.directory(entry.directory)
+        {
+            self.processes().starts(event.pid, &directory.path.join(entry.name));
+        }
+        if is_directory && event.mask.intersects(Mask::RENAME | Mask::ATTRIB) {
+            // Whatever is below it has another path now, or others may write it.
+            self.moved.fetch_add(1, Ordering::SeqCst);
+            self.forget();
+        }
+        if is_directory
+            && event.mask.contains(Mask::DELETE)
+            && let Some(target) = event.target
+        {
+            self.directories.remove(&Handle::from(target));
+        }
+        if !event.mask.intersects(near().difference(Mask::ONDIR)) || self.is_others(event) {
+            return;
+        }
+        if self.seen_moved != self.moved.load(Ordering::SeqCst) {
+            self.seen_moved = self.moved.load(Ordering::SeqCst);
+            self.forget();
+        }
+        let from = event.old.map(|old| self.paths(&old)).unwrap_or_default();
+        let to = event.new.map(|new| self.paths(&new)).unwrap_or_default();
+        let at = event.directory.map(|entry| self.paths(&entry)).unwrap_or_default();
+        let linked = self.names_elsewhere(event, &at);
+        if event.mask.contains(Mask::CREATE)
+            && !event.mask.intersects(Mask::CLOSE_WRITE | Mask::ONDIR)
+            && at.is_empty()
+            && let Some(target) = event.target
+        {
+            self.note_link(target, batch);
+        }
+        if from.is_empty() && to.is_empty() && at.is_empty() && linked.is_empty() {
+            return;
+        }
+        let process = self.processes().of(event.pid);
+        let happened = Happened {
+            // A new file is written to next; a new directory is complete as it is.
+            finished: is_directory
+                || !event.mask.difference(Mask::CREATE | Mask::MODIFY | Mask::OPEN_EXEC).is_empty(),
+            directory: is_directory,
+            appeared: event.mask.contains(Mask::CREATE),
+            writers: Writers::one(process),
+            ..Happened::default()
+        };
+        let source: Option<Arc<Path>> = from.first().map(|(path, _)| path.as_path().into());
+        for (path, lane) in from.into_iter().chain(at).chain(linked) {
+            batch.path(lane, path, happened.clone());
+        }
+        for (path, lane) in to {
+            batch.path(
+                lane,
+                path,
+                Happened { appeared: true, moved_from: source.clone(), ..happened.clone() },
+            );
+        }
+    }
+
+    /// What was known of directories is not true any more.
+    fn forget(&mut self) {
+        self.directories.clear();
+        self.trust.forget_all();
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the other group tells of it.
+    fn is_others(&self, event: &Event<'_>) -> bool {
+        let Some(others) = &self.others else { return false };
+        let others = others.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_its = |entry: Option<Entry<'_>>| {
+            entry.is_none_or(|entry| others.get(&Handle::from(entry.directory)) == Some(&Lane::Trusted))
+        };
+        let has_name = event.directory.is_some() || event.old.is_some() || event.new.is_some();
+        has_name && is_its(event.directory) && is_its(event.old) && is_its(event.new)
+    }
+
+    /// A name came in a directory that nobody watches; it may be another one of a watched file.
+    fn note_link(&self, target: HandleRef<'_>, batch: &mut Batch<'_>) {
+        let Some(mounts) = self.view.filesystems.get(&target.filesystem) else { return };
+        let found = mounts.iter().find_map(|mount| {
+            let open = open_mount(&mount.point).ok()?;
+            vigie_fanotify::open_handle(open.as_fd(), &Handle::from(target)).ok()
+        });
+        if let Some(status) = found.and_then(|found| rustix::fs::fstat(&found).ok())
+            && status.st_nlink > 1
+        {
+            batch.linked(status.st_dev, status.st_ino);
+        }
+    }
+
+    /// Other watched names of the object.
+    fn names_elsewhere(&mut self, event: &Event<'_>, at: &[(PathBuf, Lane)]) -> Vec<(PathBuf, Lane)> {
+        let touched = event.mask.intersects(Mask::MODIFY | Mask::CLOSE_WRITE | Mask::ATTRIB);
+        let Some(target) = event.target.filter(|_| touched && !self.linked.is_empty()) else {
+            return Vec::new();
+        };
+        let names = self.linked.get(&Handle::from(target)).cloned().unwrap_or_default();
+        let elsewhere = names.into_iter().filter(|name| at.iter().all(|(path, _)| path != name));
+        elsewhere.map(|path| (path.clone(), self.trust.lane(&path))).collect()
+    }
+
+    /// The watched paths of a name.
+    fn paths(&mut self, entry: &Entry<'_>) -> Vec<(PathBuf, Lane)> {
+        let Some(directory) = self.directory(entry.directory) else { return Vec::new() };
+        let is_itself = entry.name == OsStr::new(".") || entry.name.is_empty();
+        let path = |(directory, lane): &(PathBuf, Option<Lane>)| {
+            let path = if is_itself { directory.clone() } else { directory.join(entry.name) };
+            let lane = lane.filter(|_| !is_itself).unwrap_or_else(|| self.trust.lane(&path));
+            (path, lane)
+        };
+        let mut paths: Vec<_> = directory.watched.iter().map(path).collect();
+        for (_, point) in directory.bound.iter().filter(|(name, _)| name == entry.name) {
+            paths.push((point.clone(), self.trust.lane(point)));
+        }
+        paths
+    }
+
+    fn directory(&mut self, handle: HandleRef<'_>) -> Option<Directory> {
+        let key = Handle::from(handle);
+        if let Some(known) = self.directories.get(&key) {
+            return known.clone();
+        }
+        let found = self.look_up(handle);
+        if self.directories.len() >= MAX_DIRECTORIES {
+            self.directories.clear();
+        }
+        // One that is gone may be a new one's handle later.
+        if found.is_some() {
+            self.directories.insert(key, found.clone());
+        }
+        found
+    }
+
+    fn look_up(&mut self, handle: HandleRef<'_>) -> Option<Directory> {
+        let mounts = self.view.filesystems.get(&handle.filesystem)?;
+        let (mount, path) = mounts.iter().find_map(|mount| Some((mount, path_through(mount, handle)?)))?;
+        let inside = match path.strip_prefix(&mount.point).ok()? {
+            rest if rest.as_os_str().is_empty() => mount.root.clone(),
+            rest => mount.root.join(rest),
+        };
+        let coverage = self.view.coverage.as_deref();
+        let interests = |path: &PathBuf| {
+            let is_visible = |id| self.view.mounts.of(path).is_some_and(|mount| mount.id == id);
+            mounts.iter().any(|mount| mount.shows(&inside).as_ref() == Some(path) && is_visible(mount.id))
+                && coverage.is_some_and(|coverage| coverage.interest(path) != Interest::Nothing)
+        };
+        let mut watched: Vec<PathBuf> =
+            mounts.iter().filter_map(|mount| mount.shows(&inside)).filter(interests).collect();
+        watched.sort();
+        watched.dedup();
+        let watched = watched.into_iter().map(|path| {
+            let lane = self.trust.lane_of_names(&path);
+            (path, lane)
+        });
+        let watched = watched.collect();
+        let bound = mounts.iter().filter_map(|mount| {
+            let is_there = mount.root.parent() == Some(&inside) && mount.point != path;
+            let is_covered = || coverage.is_some_and(|coverage| coverage.concerns(&mount.point));
+            let name = mount.root.file_name().filter(|_| is_there && is_covered())?;
+            Some((name.to_owned(), mount.point.clone()))
+        });
+        let bound = bound.collect();
+        Some(Directory { path: path.into(), watched, bound })
+    }
+}
+
+/// The path of what a handle names, as a mount shows it. The mount is opened for this only: what is kept open cannot be
+/// unmounted.
+fn path_through(mount: &Mount, handle: HandleRef<'_>) -> Option<PathBuf> {
+    let open = open_mount(&mount.point).ok()?;
+    let found = vigie_fanotify::open_handle(open.as_fd(), &Handle::from(handle)).ok()?;
+    let path = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+    if !path.starts_with(&mount.point) {
+        return None;
+    }
+    // Of a part of a file system the kernel also names what is not in that part, and of the removed their old names.
+    let there = rustix::fs::lstat(&path).ok()?;
+    let it = rustix::fs::fstat(&found).ok()?;
+    ((there.st_dev, there.st_ino) == (it.st_dev, it.st_ino)).then_some(path)
+}

@@ -1,0 +1,76 @@
+//! The thread that makes files without names, for proofs: a file system that hangs stops nobody else.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::events::Mailbox;
+use crate::workers::Report;
+
+/// Makes a file without a name in a directory, opened for writing, and closes it. Nothing of the directory changes, and
+/// nothing stays. Gives the file's inode: the kernel tells of it as `#INODE`.
+fn make(directory: &Path) -> io::Result<u64> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(rustix::fs::fstat(&file)?.st_ino)
+}
+
+/// The inode that the name of a file without one says.
+#[must_use]
+pub fn inode_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix('#')?.parse().ok()
+}
+
+/// The way to the thread. It ends with it.
+#[derive(Debug)]
+pub struct Prober(mpsc::Sender<PathBuf>);
+
+impl Prober {
+    /// Starts the thread; answers go to `mailbox`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+        let (orders, received) = mpsc::channel::<PathBuf>();
+        std::thread::Builder::new().name("prober".to_owned()).stack_size(64 * 1024).spawn(move || {
+            for at in received {
+                let made = make(&at).map_err(|error| error.to_string());
+                mailbox.report(Report::Probed { at, made });
+            }
+        })?;
+        Ok(Self(orders))
+    }
+
+    /// Makes a file in a directory; the answer is a [`Report::Probed`].
+    pub fn probe(&self, directory: &Path) {
+        // The thread ends with us only.
+        self.0.send(directory.to_owned()).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_name_changes_nothing_in_its_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let before = std::fs::metadata(temp.path()).unwrap().modified().unwrap();
+
+        assert!(make(temp.path()).unwrap() > 0);
+
+        assert_eq!(std::fs::metadata(temp.path()).unwrap().modified().unwrap(), before);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+        assert!(make(&temp.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn the_name_of_such_a_file_is_its_inode() {
+        assert_eq!(inode_of(Path::new("/etc/#123")), Some(123));
+        for path in ["/etc/123", "/etc/#", "/etc/#12x", "/"] {
+            assert_eq!(inode_of(Path::new(path)), None);
+        }
+    }
+}

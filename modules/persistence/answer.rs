@@ -1,0 +1,142 @@
+//! What the investigator gets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use vigie_sdk::privacy::{MASKED, Showing};
+use vigie_sdk::{Coverage, ModuleResult};
+
+use crate::record::{Program, Record, Verdict};
+
+/// Most bytes of all entries together; an answer stays below the 16 MiB that an agent takes.
+const MAX_BYTES: usize = 14 << 20;
+
+/// What a scan found.
+pub(crate) struct Finished {
+    pub(crate) records: Vec<Record>,
+    pub(crate) coverage: Coverage,
+    pub(crate) examined: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Elements<'a> {
+    entries: &'a [Record],
+}
+
+#[derive(Debug, Serialize)]
+struct Statistics {
+    examined: u64,
+    totalhits: usize,
+    exectime: String,
+    verdicts: BTreeMap<&'static str, usize>,
+}
+
+/// Writes the answer.
+pub(crate) fn answer(finished: Finished, extraprivacy: bool, elapsed: Duration) -> ModuleResult {
+    let Finished { mut records, mut coverage, examined } = finished;
+    let total = records.len();
+    let mut verdicts = BTreeMap::new();
+    for record in &records {
+        if let Some((name, _)) = Verdict::NAMES.iter().find(|(_, verdict)| Some(*verdict) == record.verdict) {
+            *verdicts.entry(*name).or_insert(0) += 1;
+        }
+    }
+    // What nobody explains comes first: it is what an answer that is cut must still have.
+    records.sort_by(|a, b| {
+        let rank = |record: &Record| match record.verdict {
+            Some(Verdict::Local) => 0,
+            Some(Verdict::Modified) => 1,
+            Some(Verdict::Unknown) | None => 2,
+            Some(Verdict::Derived) => 3,
+            Some(Verdict::Packaged) => 4,
+        };
+        (rank(a), a.kind, &a.file, a.line, a.technique).cmp(&(rank(b), b.kind, &b.file, b.line, b.technique))
+    });
+    if extraprivacy {
+        records.iter_mut().for_each(mask);
+    }
+    let mut bytes = 0;
+    let fits = |record: &Record| {
+        bytes += serde_json::to_vec(record).map_or(0, |text| text.len() + 1);
+        bytes <= MAX_BYTES
+    };
+    let listed = records.iter().map(fits).take_while(|fits| *fits).count();
+    let mut errors = Vec::new();
+    if listed < total {
+        let note = format!(
+            "{listed} of {total} entries are listed, an answer has no room for more: ask for fewer kinds or verdicts"
+        );
+        coverage.skip("entries beyond the size of an answer", note.clone());
+        errors.push(note);
+        records.truncate(listed);
+    }
+    coverage.examined = examined;
+    let statistics = Statistics { examined, totalhits: total, exectime: format!("{elapsed:?}"), verdicts };
+    let mut result = ModuleResult::found(total > 0, &Elements { entries: &records })
+        .with_statistics(&statistics)
+        .with_coverage(coverage);
+    result.errors = (!errors.is_empty()).then_some(errors);
+    result
+}
+
+fn mask(record: &mut Record) {
+    let hide = |text: &mut String| {
+        if !text.is_empty() {
+            MASKED.clone_into(text);
+        }
+    };
+    hide(&mut record.file);
+    hide(&mut record.command);
+    hide(&mut record.when);
+    for text in [
+        &mut record.user,
+        &mut record.package,
+        &mut record.target,
+        &mut record.owner,
+        &mut record.mode,
+        &mut record.sha256,
+    ] {
+        text.as_mut().map(hide);
+    }
+    // A day says little, a second says which.
+    if let Some(time) = &mut record.mtime {
+        time.truncate("2026-01-01".len());
+    }
+    if record.program.is_some() {
+        record.program = Some(Program { path: MASKED.to_owned(), package: None, missing: false });
+    }
+    record.uid = None;
+    record.size = None;
+    record.line = None;
+    record.notes.clear();
+}
+
+fn is_day(text: &str) -> bool {
+    text.len() <= "2026-01-01".len() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+}
+
+/// What an answer may show in extra privacy mode: kinds, ATT&CK numbers, verdicts and how many.
+#[must_use]
+pub fn masked_form(place: &[&str]) -> Showing {
+    match place {
+        ["elements"] | ["elements", "entries"] => Showing::Inside,
+        ["elements", "entries", key] => match *key {
+            "kind" | "technique" | "attack" | "verdict" | "inactive" | "made_by" => Showing::Unnamed,
+            "immutable" => Showing::Unnamed,
+            "mtime" => Showing::Text(is_day),
+            "file" | "command" | "when" | "user" | "package" | "target" | "owner" | "mode" | "sha256" => {
+                Showing::Hidden
+            }
+            "program" => Showing::Inside,
+            _ => Showing::Nothing,
+        },
+        ["elements", "entries", "program", "path" | "package"] => Showing::Hidden,
+        ["statistics"] | ["statistics", "verdicts"] => Showing::Inside,
+        ["statistics", "examined" | "totalhits" | "exectime"] | ["statistics", "verdicts", _] => {
+            Showing::Unnamed
+        }
+        ["errors"] => Showing::Unnamed,
+        _ => Showing::Nothing,
+    }
+}

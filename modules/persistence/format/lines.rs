@@ -1,0 +1,125 @@
+//! Lines of configuration files.
+
+/// Longest line that is looked at, in characters; the rest of a longer one is cut.
+const MAX_LINE: usize = 4096;
+
+/// A line, perhaps joined from several by backslashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Of its first part, from 1 on.
+    pub(super) number: u32,
+    pub(super) text: String,
+}
+
+impl Line {
+    /// Empty, or a comment in nearly every format.
+    pub(super) fn is_comment(&self) -> bool {
+        let text = self.text.trim_start();
+        text.is_empty() || text.starts_with('#') || text.starts_with(';')
+    }
+}
+
+/// The lines of a text; with `join`, a backslash at the end continues a line that is no comment.
+pub(super) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
+    let mut parts = content.split(|byte| *byte == b'\n').zip(1_u32..);
+    std::iter::from_fn(move || {
+        let (first, number) = parts.next()?;
+        let mut text = readable(first);
+        let is_comment = text.trim_start().starts_with('#');
+        while join && !is_comment && text.ends_with('\\') {
+            text.pop();
+            let Some((next, _)) = parts.next() else { break };
+            if text.len() < MAX_LINE {
+                text.push_str(readable(next).trim_start());
+            } else if !next.ends_with(b"\\") {
+                break;
+            } else {
+                text.push('\\');
+            }
+        }
+        Some(Line { number, text })
+    })
+}
+
+fn readable(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    String::from_utf8_lossy(&line[..line.len().min(MAX_LINE)]).into_owned()
+}
+
+/// The first words of a text as one, and the rest after the blanks that follow; `None` when there are fewer.
+pub(super) fn words(text: &str, count: usize) -> Option<(&str, &str)> {
+    let mut end = 0;
+    for _ in 0..count {
+        let start = end + text[end..].find(|letter: char| !letter.is_whitespace())?;
+        end = start + text[start..].find(char::is_whitespace).unwrap_or(text.len() - start);
+    }
+    Some((text[..end].trim(), text[end..].trim()))
+}
+
+/// `NAME=VALUE`, perhaps exported, with blanks around the sign as cron takes them.
+pub(super) fn assignment(text: &str) -> Option<(&str, &str)> {
+    let text = text.trim();
+    let text = text.strip_prefix("export ").or_else(|| text.strip_prefix("setenv ")).unwrap_or(text);
+    // PAM's form: NAME DEFAULT=VALUE.
+    if let Some((name, value)) = text.split_once(char::is_whitespace)
+        && let Some(value) =
+            value.trim().strip_prefix("DEFAULT=").or_else(|| value.trim().strip_prefix("OVERRIDE="))
+        && is_name(name)
+    {
+        return Some((name, value));
+    }
+    let (name, value) = text.split_once('=')?;
+    let name = name.trim().trim_matches(['"', '\'']);
+    is_name(name).then(|| (name, value.trim().trim_matches(['"', '\''])))
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
+/// Whether a variable of this name makes programs load or run something.
+pub(super) fn dangerous(name: &str) -> bool {
+    const NAMES: [&str; 28] = [
+        "BASH_ENV",
+        "ENV",
+        "PROMPT_COMMAND",
+        "SHELLOPTS",
+        "BASHOPTS",
+        "PERL5OPT",
+        "PERL5LIB",
+        "PERL5DB",
+        "PERLLIB",
+        "RUBYOPT",
+        "RUBYLIB",
+        "NODE_OPTIONS",
+        "NODE_PATH",
+        "JAVA_TOOL_OPTIONS",
+        "_JAVA_OPTIONS",
+        "JDK_JAVA_OPTIONS",
+        "GCONV_PATH",
+        "LOCPATH",
+        "NLSPATH",
+        "GLIBC_TUNABLES",
+        "GIT_SSH_COMMAND",
+        "GIT_EXTERNAL_DIFF",
+        "OPENSSL_CONF",
+        "OPENSSL_ENGINES",
+        "OPENSSL_MODULES",
+        "PAM_RHOST",
+        "MANPAGER",
+        "CLASSPATH",
+    ];
+    name.starts_with("LD_")
+        || NAMES.contains(&name)
+        || (name.starts_with("PYTHON")
+            && !matches!(name, "PYTHONUNBUFFERED" | "PYTHONIOENCODING" | "PYTHONDONTWRITEBYTECODE"))
+}
+
+/// Values can be secrets: those of the loader and of the shell are shown, of others only the name.
+pub(super) fn shown_value(name: &str, value: &str) -> String {
+    if name.starts_with("LD_") || matches!(name, "BASH_ENV" | "ENV" | "SHELL") {
+        format!("{name}={value}")
+    } else {
+        name.to_owned()
+    }
+}

@@ -1,0 +1,83 @@
+//! `persistence`: everything that starts by itself on a host, and who explains it.
+//!
+//! ```text
+//!  parameters.rs ─► scan.rs ──► explain.rs      who brought a file: packages, tools of the distribution, nobody
+//!                     │          └─ difference.rs   which lines of it were changed
+//!                     ├─ catalogue.rs ─► format.rs  patterns of files, and the lines in them that start something
+//!                     ├─ systemd.rs ─► unit.rs      units, drop-ins, links
+//!                     ├─ accounts.rs, homes.rs      accounts, keys
+//!                     ├─ special.rs, elf_cache.rs   programs, libraries, dpkg's own files, boot images
+//!                     └─ live.rs                    what is loaded now; the walk over all files
+//!                                                ─► record.rs ─► answer.rs
+//! ```
+
+mod accounts;
+mod answer;
+mod catalogue;
+mod difference;
+mod elf_cache;
+mod explain;
+mod format;
+mod homes;
+mod live;
+mod parameters;
+mod record;
+mod scan;
+mod special;
+mod systemd;
+mod unit;
+
+use std::time::{Duration, Instant};
+
+use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
+use vigie_tree::Tree;
+
+pub use self::answer::masked_form;
+use self::parameters::Parameters;
+use self::scan::Scan;
+
+/// Time before the deadline that is kept for writing the answer.
+const LEAD: Duration = Duration::from_millis(500);
+
+/// The module.
+#[derive(Debug)]
+pub struct Persistence;
+
+impl StandardModule for Persistence {
+    const NAME: &'static str = "persistence";
+
+    fn run(query: &Query) -> ModuleResult {
+        let mut result = run(query);
+        if query.extraprivacy {
+            privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
+        }
+        result
+    }
+}
+
+fn run(query: &Query) -> ModuleResult {
+    #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
+    let started_at = Instant::now();
+    let parameters = match Parameters::from_query(query) {
+        Ok(parameters) => parameters,
+        Err(problems) => return ModuleResult::failed(problems),
+    };
+    let root = parameters.root();
+    let tree = match Tree::open(root) {
+        Ok(tree) => tree,
+        Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
+    };
+    let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started_at + left);
+    #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
+    let stop = || query.is_stopped() || deadline.is_some_and(|deadline| deadline <= Instant::now());
+    let mut scan = Scan::new(&tree, root, &parameters, &stop);
+    scan.run();
+    answer::answer(scan.finished(), query.extraprivacy, started_at.elapsed())
+}
+
+/// How long the scan may take until an RFC 3339 deadline; `None` when it is not a time.
+fn time_left(deadline: &str) -> Option<Duration> {
+    let deadline: jiff::Timestamp = deadline.parse().ok()?;
+    let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+    Some(left.saturating_sub(LEAD))
+}

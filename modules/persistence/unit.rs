@@ -1,0 +1,157 @@
+//! systemd's unit files. Pure: text in, directives out.
+
+/// Most directives of one file.
+const MAX_DIRECTIVES: usize = 10_000;
+
+/// Longest value that is kept, in bytes.
+const MAX_VALUE: usize = 8_192;
+
+/// `KEY=VALUE` in a section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Directive {
+    pub(crate) section: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
+    /// Where it begins, from 1 on.
+    pub(crate) line: u32,
+}
+
+/// Reads a unit file as systemd.syntax(7) has it: a backslash at the end continues a line, and comments between the
+/// parts of a line do not end it.
+pub(crate) fn parse(content: &[u8]) -> Vec<Directive> {
+    let text = String::from_utf8_lossy(content);
+    let mut directives: Vec<Directive> = Vec::new();
+    let mut section = String::new();
+    let mut continues = false;
+    for (line, number) in text.lines().zip(1_u32..) {
+        let trimmed = line.trim();
+        if trimmed.starts_with('#') || trimmed.starts_with(';') {
+            continue;
+        }
+        let (part, goes_on) = match trimmed.strip_suffix('\\') {
+            Some(part) => (part, true),
+            None => (trimmed, false),
+        };
+        if continues {
+            if let Some(last) = directives.last_mut()
+                && last.value.len() < MAX_VALUE
+            {
+                last.value.push(' ');
+                last.value.push_str(part.trim());
+            }
+            continues = goes_on;
+            continue;
+        }
+        if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            name.clone_into(&mut section);
+        } else if let Some((key, value)) = part.split_once('=')
+            && directives.len() < MAX_DIRECTIVES
+        {
+            let mut value = value.trim().to_owned();
+            value.truncate(
+                (0..=MAX_VALUE.min(value.len())).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0),
+            );
+            directives.push(Directive {
+                section: section.clone(),
+                key: key.trim().to_owned(),
+                value,
+                line: number,
+            });
+            continues = goes_on;
+        }
+    }
+    directives
+}
+
+/// What a directive starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Starts {
+    /// A command.
+    Command,
+    /// Another unit, when something happened.
+    Unit,
+    /// Variables that make programs load something.
+    Environment,
+    /// It is the trigger of a timer, a path or a socket.
+    Trigger,
+}
+
+impl Directive {
+    /// What this starts, if anything.
+    pub(crate) fn starts(&self) -> Option<Starts> {
+        let key = self.key.as_str();
+        if self.value.is_empty() {
+            // An empty assignment clears the list.
+            return None;
+        }
+        match (self.section.as_str(), key) {
+            (_, "OnFailure" | "OnSuccess") => Some(Starts::Unit),
+            ("Timer", key) if key.starts_with("On") => Some(Starts::Trigger),
+            (
+                "Path",
+                "PathExists" | "PathExistsGlob" | "PathChanged" | "PathModified" | "DirectoryNotEmpty",
+            ) => Some(Starts::Trigger),
+            ("Socket", key) if key.starts_with("Listen") => Some(Starts::Trigger),
+            (_, "Environment" | "DefaultEnvironment") => {
+                const NAMES: [&str; 7] =
+                    ["LD_", "BASH_ENV", "PYTHON", "PERL5", "GCONV_PATH", "RUBYOPT", "NODE_OPTIONS"];
+                NAMES.iter().any(|name| self.value.contains(name)).then_some(Starts::Environment)
+            }
+            (_, key) if key.starts_with("Exec") && key != "ExecSearchPath" => Some(Starts::Command),
+            _ => None,
+        }
+    }
+
+    /// The program of a command, without systemd's prefixes.
+    pub(crate) fn program(&self) -> Option<String> {
+        if self.starts() != Some(Starts::Command) {
+            return None;
+        }
+        program(&self.value)
+    }
+}
+
+/// The program that a command line names by its absolute path.
+pub(crate) fn program(command: &str) -> Option<String> {
+    let command = command.trim_start_matches(['@', '-', ':', '+', '!', '|', '"', '\'', ' ']);
+    let word = command.split([' ', '\t', '"', '\'', ';']).next()?;
+    (word.starts_with('/') && word.len() > 1 && !word.contains('%')).then(|| word.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lines_go_on_over_comments() {
+        let unit = parse(b"[Service]\nExecStart=-/bin/a \\\n# no\n  b\nExecStart=\nEnvironment=LD_PRELOAD=/x\nFoo\n[Install]\nWantedBy = c\n");
+
+        let said: Vec<_> =
+            unit.iter().map(|d| (d.line, d.section.as_str(), d.key.as_str(), d.value.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                (2, "Service", "ExecStart", "-/bin/a b"),
+                (5, "Service", "ExecStart", ""),
+                (6, "Service", "Environment", "LD_PRELOAD=/x"),
+                (9, "Install", "WantedBy", "c"),
+            ]
+        );
+        assert_eq!(unit[0].program().as_deref(), Some("/bin/a"));
+        assert_eq!(
+            unit.iter().map(Directive::starts).collect::<Vec<_>>(),
+            [Some(Starts::Command), None, Some(Starts::Environment), None]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for directive in parse(&bytes) {
+                directive.program();
+            }
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The module about real processes of this test, while others come, go and become other programs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vigie_processes::Processes;
+use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
+
+const SCHEMA: &str = include_str!("../../../docs/processes.schema.json");
+
+/// Longest wait for anything.
+const CEILING: Duration = Duration::from_secs(60);
+
+fn run(parameters: &Value, private: bool) -> ModuleResult {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    assert_eq!(vigie_schema::problems(&schema, "/$defs/parameters", parameters), [""; 0], "{parameters}");
+    let mut query = Query::new(Some(to_raw_value(parameters).unwrap()));
+    query.extraprivacy = private;
+    let result = Processes::run(&query);
+    let value = serde_json::to_value(&result).unwrap();
+    assert_eq!(vigie_schema::problems(&schema, "/$defs/result", &value), [""; 0], "{parameters}");
+    result
+}
+
+fn rows(parameters: &Value) -> Vec<Value> {
+    let answer = serde_json::to_value(run(parameters, false)).unwrap();
+    assert_eq!(answer["success"], true, "{answer}");
+    answer["elements"]["processes"].as_array().unwrap().clone()
+}
+
+/// The one process with this number; it must be there.
+fn row(pid: u32, parameters: Value) -> Value {
+    let mut parameters = parameters;
+    parameters["pid"] = json!([pid]);
+    let rows = rows(&parameters);
+    assert_eq!(rows.len(), 1, "{parameters}: {rows:?}");
+    rows[0].clone()
+}
+
+fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = SystemTime::now() + CEILING;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(SystemTime::now() < deadline, "{what}: never");
+        std::thread::yield_now();
+    }
+}
+
+/// A child that is killed when the test ends.
+struct Running(Child);
+
+impl Running {
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn start(command: &mut Command) -> Running {
+    Running(command.stdin(Stdio::null()).spawn().unwrap())
+}
+
+fn sleep_copy(directory: &TempDir, name: &str) -> PathBuf {
+    let path = directory.path().join(name);
+    fs::copy("/bin/sleep", &path).unwrap();
+    path
+}
+
+/// Starts a program that sleeps; a file that was just written can still be open in a child of another thread.
+fn sleeping(path: &Path) -> Running {
+    let child = wait_until("start", || Command::new(path).arg("600").stdin(Stdio::null()).spawn().ok());
+    let running = Running(child);
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    let short = name.get(..15).unwrap_or(&name).to_owned();
+    wait_until("the exec", || {
+        let comm = fs::read_to_string(format!("/proc/{}/comm", running.pid())).ok()?;
+        (comm.trim_end() == short || path.starts_with("/proc")).then_some(())
+    });
+    running
+}
+
+#[test]
+fn a_process_is_told_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = start(Command::new("/bin/sleep").arg0("my sleep").arg("600").current_dir(directory.path()));
+    let program = fs::canonicalize("/bin/sleep").unwrap();
+    wait_until("the exec", || {
+        (fs::read_link(format!("/proc/{}/exe", running.pid())).ok()? == program).then_some(())
+    });
+
+    let row = row(
+        running.pid(),
+        json!({"credentials": true, "hashes": true, "files": true, "ports": true, "libraries": true}),
+    );
+
+    assert_eq!(row["argv"], json!(["my sleep", "600"]));
+    assert_eq!(row["parent"], std::process::id());
+    assert_eq!(row["path"], program.to_str().unwrap());
+    assert_eq!((row["exe"]["state"].clone(), row["on_disk"].clone()), (json!("present"), json!(true)));
+    assert!(row["exe"]["filesystem"].is_string(), "{row}");
+    assert_eq!(row["cwd"], fs::canonicalize(directory.path()).unwrap().to_str().unwrap());
+    assert_eq!(row["euid"], rustix::process::geteuid().as_raw());
+    assert_eq!(row["credentials"]["uid"], rustix::process::getuid().as_raw());
+    let started: jiff::Timestamp = row["start_time"].as_str().unwrap().parse().unwrap();
+    assert!(started.duration_since(jiff::Timestamp::now()).unsigned_abs() < CEILING, "{row}");
+    assert!(
+        row["files"].as_array().unwrap().iter().any(|file| file["fd"] == 0 && file["path"] == "/dev/null"),
+        "{row}"
+    );
+    let sum = Command::new("sha256sum").arg(&program).output().unwrap();
+    assert_eq!(row["hashes"]["sha256"], String::from_utf8_lossy(&sum.stdout)[..64]);
+    let hash = row["hashes"]["sha256"].clone();
+    assert_eq!(rows(&json!({"hash": [hash], "pid": [running.pid()]})).len(), 1);
+    assert_eq!(rows(&json!({"hash": ["00112233445566778899aabbccddeeff"], "pid": [running.pid()]})).len(), 0);
+}
+
+#[test]
+fn files_that_are_gone_and_names_that_only_look_so_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let sleeps = |name: &str| sleeping(&sleep_copy(&directory, name));
+
+    let deleted = sleeps("deleted");
+    fs::remove_file(path("deleted")).unwrap();
+    let replaced = sleeps("replaced");
+    fs::remove_file(path("replaced")).unwrap();
+    fs::write(path("replaced"), "another").unwrap();
+    let moved = sleeps("moved");
+    fs::rename(path("moved"), path("elsewhere")).unwrap();
+    let linked = sleeps("linked");
+    fs::hard_link(path("linked"), path("second")).unwrap();
+    fs::remove_file(path("linked")).unwrap();
+    let literal = sleeps("literal (deleted)");
+    let literal_gone = sleeps("gone (deleted)");
+    fs::remove_file(path("gone (deleted)")).unwrap();
+    let memory = rustix::fs::memfd_create("secret", rustix::fs::MemfdFlags::empty()).unwrap();
+    let mut file = fs::File::from(memory);
+    file.write_all(&fs::read("/bin/sleep").unwrap()).unwrap();
+    let read_only = fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    drop(file);
+    let memfd = sleeping(Path::new(&format!("/proc/{}/fd/{}", std::process::id(), read_only.as_raw_fd())));
+    wait_until("the exec", || {
+        fs::read_link(format!("/proc/{}/exe", memfd.pid()))
+            .ok()?
+            .to_str()?
+            .starts_with("/memfd")
+            .then_some(())
+    });
+
+    for (running, state, name, on_disk) in [
+        (&deleted, "deleted", "deleted", false),
+        (&replaced, "replaced", "replaced", false),
+        (&moved, "renamed", "elsewhere", true),
+        (&linked, "renamed", "linked", true),
+        (&literal, "present", "literal (deleted)", true),
+        (&literal_gone, "deleted", "gone (deleted)", false),
+    ] {
+        let row = row(running.pid(), json!({}));
+        let told = fs::canonicalize(directory.path()).unwrap().join(name);
+        assert_eq!(
+            (row["exe"]["state"].as_str(), row["path"].as_str(), row["on_disk"].as_bool()),
+            (Some(state), told.to_str(), Some(on_disk)),
+            "{name}: {row}"
+        );
+    }
+    let row = row(memfd.pid(), json!({}));
+    assert_eq!(
+        (row["exe"]["state"].clone(), row["path"].clone()),
+        (json!("memfd"), json!("/memfd:secret")),
+        "{row}"
+    );
+    assert_eq!(rows(&json!({"exe": ["memfd"], "pid": [memfd.pid(), deleted.pid()]})).len(), 1);
+}
+
+/// The first thread ends, another one listens.
+const LEADER_ENDS: &str = r"
+import ctypes, socket, sys, threading, time
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen()
+kept = open(sys.argv[1])
+def live():
+    print(listener.getsockname()[1], flush=True)
+    time.sleep(600)
+threading.Thread(target=live).start()
+ctypes.CDLL(None).syscall(60 if ctypes.sizeof(ctypes.c_long) == 8 else 1, 0)
+";
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_process_whose_first_thread_has_ended_has_program_arguments_files_and_ports() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("kept open");
+    fs::write(&kept, "x").unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", LEADER_ENDS, kept.to_str().unwrap(), "an argument"]).stdout(Stdio::piped());
+    let mut running = start(&mut command);
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port: u16 = line.trim().parse().unwrap();
+    wait_until("the end of the first thread", || {
+        fs::read_to_string(format!("/proc/{}/stat", running.pid())).ok()?.contains(") Z ").then_some(())
+    });
+
+    let row = row(running.pid(), json!({"ports": true, "files": true}));
+
+    assert_eq!(row["flags"], json!(["leader_exited"]), "{row}");
+    assert!(row["path"].as_str().unwrap().contains("python3"), "{row}");
+    assert_eq!(row["argv"].as_array().unwrap().last().unwrap(), "an argument");
+    assert_eq!(row["listening"], json!([{"protocol": "tcp", "address": "127.0.0.1", "port": port}]));
+    assert!(
+        row["files"].as_array().unwrap().iter().any(|file| file["path"] == kept.to_str().unwrap()),
+        "{row}"
+    );
+    assert_eq!(rows(&json!({"port": [port]})).len(), 1);
+    assert_eq!(rows(&json!({"open": ["/kept open$"], "name": ["python"]})).len(), 1);
+}
+
+/// Becomes the other program again and again; its own text is its zeroth argument.
+const BECOMES_THE_OTHER: &str =
+    "case $1 in aaa) next=bbb;; *) next=aaa;; esac; exec $2/$next -c \"$0\" \"$0\" $next $2";
+
+#[test]
+fn no_row_mixes_two_programs_and_no_process_is_missed_or_doubled_while_others_come_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    for name in ["aaa", "bbb"] {
+        fs::copy(&shell, directory.path().join(name)).unwrap();
+    }
+    let place = directory.path().to_str().unwrap();
+    let first = directory.path().join("aaa");
+    let start_loop = || {
+        let arguments = ["-c", BECOMES_THE_OTHER, BECOMES_THE_OTHER, "aaa", place];
+        let child =
+            wait_until("start", || Command::new(&first).args(arguments).stdin(Stdio::null()).spawn().ok());
+        Running(child)
+    };
+    let loops: Vec<Running> = (0..3).map(|_| start_loop()).collect();
+    let stable: Vec<Running> = (0..50).map(|_| start(Command::new("/bin/sleep").arg("600"))).collect();
+    // A shell that starts processes all the time.
+    let _forks = start(Command::new("/bin/sh").args(["-c", "while :; do (:) & wait; done"]));
+    let pids: Vec<u32> = loops.iter().map(Running::pid).collect();
+    wait_until("the loops", || {
+        pids.iter()
+            .all(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| ["aaa\n", "bbb\n"].contains(&&*name))
+            })
+            .then_some(())
+    });
+
+    let (mut seen, mut changed) = ([0; 2], 0);
+    for _ in 0..500 {
+        for row in rows(&json!({"pid": pids})) {
+            if row["flags"].as_array().unwrap().contains(&json!("changed_while_read")) {
+                assert!(row["argv"] == json!([]) && row["path"].is_null(), "{row}");
+                changed += 1;
+                continue;
+            }
+            let name = row["name"].as_str().unwrap();
+            let path = format!("{place}/{name}");
+            assert_eq!(
+                (row["path"].as_str(), row["argv"][0].as_str()),
+                (Some(&*path), Some(&*path)),
+                "{row}"
+            );
+            assert_eq!(row["argv"][4], name, "{row}");
+            seen[usize::from(name == "bbb")] += 1;
+        }
+    }
+    assert!(seen.iter().all(|seen| *seen > 50), "{seen:?}");
+    assert!(changed < 100, "{changed} of {seen:?}");
+    for _ in 0..5 {
+        let all = rows(&json!({"brief": true, "name": ["^sleep$"]}));
+        for running in &stable {
+            assert_eq!(all.iter().filter(|row| row["pid"] == running.pid()).count(), 1);
+        }
+    }
+}
+
+#[test]
+fn processes_are_found_by_what_they_are_and_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let running = sleeping(&sleep_copy(&directory, "finds me"));
+    let own = std::process::id();
+    let found = |parameters: Value| -> Vec<u64> {
+        rows(&parameters).iter().map(|row| row["pid"].as_u64().unwrap()).collect()
+    };
+
+    assert_eq!(found(json!({"port": [port]})), [u64::from(own)]);
+    let pid = u64::from(running.pid());
+    assert_eq!(found(json!({"name": ["^finds me$"], "age": ["<1h"]})), [pid]);
+    assert_eq!(found(json!({"name": ["^finds me$"], "age": [">1h"]})), [0; 0]);
+    assert_eq!(found(json!({"command": ["finds me 600$"], "parent": [own]})), [pid]);
+    assert_eq!(found(json!({"path": ["/finds me$"], "name": ["!^x"]})), [pid]);
+    assert_eq!(found(json!({"path": ["/finds me$"], "user": ["4000000"]})), [0; 0]);
+    assert_eq!(found(json!({"library": ["/libc"], "pid": [running.pid()]})), [pid]);
+    let tree = rows(&json!({"name": ["^finds me$"], "tree": true}));
+    let related: Vec<u64> =
+        tree.iter().filter(|row| row["related"] == true).map(|row| row["pid"].as_u64().unwrap()).collect();
+    assert!(related.contains(&u64::from(own)) && tree.iter().any(|row| row["pid"] == pid), "{tree:?}");
+}
+
+#[test]
+fn a_library_that_is_gone_or_that_others_may_write_is_told() {
+    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return };
+    let Some(loader) = maps
+        .lines()
+        .find_map(|line| line.split_whitespace().nth(5).filter(|path| path.contains("/ld-linux")))
+    else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    // The loader can be called like a program; here it is a copy that everybody may write.
+    let copy = directory.path().join("ld copy");
+    fs::copy(loader, &copy).unwrap();
+    let mut mode = fs::metadata(&copy).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o777);
+    fs::set_permissions(&copy, mode).unwrap();
+    let child = wait_until("start", || {
+        Command::new(&copy).args(["/bin/sleep", "600"]).stdin(Stdio::null()).spawn().ok()
+    });
+    let running = Running(child);
+    let told = fs::canonicalize(&copy).unwrap();
+    let library = |state: &str| {
+        let row = row(running.pid(), json!({"libraries": true}));
+        let library = row["libraries"]
+            .as_array()?
+            .iter()
+            .find(|library| library["path"] == told.to_str().unwrap())
+            .cloned()?;
+        (library["state"] == state).then_some((library, row))
+    };
+
+    let (library_there, row_there) = wait_until("the mapping", || library("present"));
+    assert_eq!(library_there["writable"], "file");
+    assert!(row_there["flags"].as_array().unwrap().contains(&json!("suspicious_library")), "{row_there}");
+    fs::remove_file(&copy).unwrap();
+    let (library_gone, _) = wait_until("the removal", || library("deleted"));
+    assert_eq!(library_gone["writable"], Value::Null);
+}
+
+#[test]
+fn a_zombie_is_a_process_without_anything() {
+    let mut child = Command::new("/bin/true").stdin(Stdio::null()).spawn().unwrap();
+    let pid = child.id();
+    wait_until("the end", || {
+        fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.contains(") Z ").then_some(())
+    });
+
+    let row = row(
+        pid,
+        json!({"files": true, "ports": true, "libraries": true, "hashes": true, "credentials": true}),
+    );
+
+    assert_eq!((row["state"].clone(), row["argv"].clone()), (json!("zombie"), json!([])));
+    assert_eq!(row["flags"], json!([]), "{row}");
+    child.wait().unwrap();
+    assert_eq!(rows(&json!({"pid": [pid]})).len(), 0);
+}
+
+#[test]
+fn masked_answers_say_how_many_and_what_is_odd_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = sleeping(&sleep_copy(&directory, "secret"));
+    fs::remove_file(directory.path().join("secret")).unwrap();
+
+    for parameters in [
+        json!({"pid": [running.pid()], "files": true, "ports": true, "libraries": true, "hashes": true, "credentials": true}),
+        json!({"name": ["secret"], "tree": true}),
+        json!({"brief": true}),
+        json!({"name": ["nosuch"]}),
+    ] {
+        let result = run(&parameters, true);
+
+        assert_eq!(privacy::check(&result, vigie_processes::masked_form), Ok(()), "{parameters}");
+        let text = serde_json::to_string(&result).unwrap();
+        assert!(!text.contains("secret") && !text.contains("sleep\"") && !text.contains("root"), "{text}");
+    }
+    let odd = run(&json!({"pid": [running.pid()]}), true);
+    assert!(odd.elements.unwrap().get().contains(r#""flags":["deleted"]"#));
+    let plain = run(&json!({"pid": [running.pid()]}), false);
+    assert!(privacy::check(&plain, vigie_processes::masked_form).is_err());
+}

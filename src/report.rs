@@ -1,0 +1,193 @@
+//! A module's answer for people: what it says about the question, one line for each match, and what was left out.
+//!
+//! A module has a file of its own here that makes a [`Report`] of its elements; the elements of others are shown as
+//! indented JSON.
+
+mod file;
+mod netstat;
+mod timedrift;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use vigie_protocol::result::{ModuleResult, Verdict};
+
+use crate::print::{Paint, Tone, safe};
+use crate::query::indented;
+use crate::table::{Room, Table};
+
+/// Entries that were not examined, or errors, that are named one by one.
+const NAMED: usize = 10;
+
+/// The elements of an answer for people.
+#[derive(Default)]
+pub(crate) struct Report {
+    /// What the first line says beside the verdict.
+    pub(crate) summary: String,
+    /// Lines between the first one and the table.
+    pub(crate) lines: Vec<(Tone, String)>,
+    /// One line for each match.
+    pub(crate) table: Table,
+}
+
+/// Makes the report of a module that has one.
+fn of(module: &str, result: &ModuleResult) -> Option<Report> {
+    match module {
+        "file" => file::report(result),
+        "netstat" => netstat::report(result),
+        "timedrift" => timedrift::report(result),
+        _ => None,
+    }
+}
+
+/// Reads elements or statistics.
+fn read<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}
+
+/// The answer as lines of text.
+pub(crate) fn text(module: &str, result: &ModuleResult, room: Room, paint: Paint) -> String {
+    let (tone, word) = match result.verdict() {
+        Verdict::Found => (Tone::Good, "found"),
+        Verdict::Absent => (Tone::Plain, "found nothing"),
+        Verdict::NotKnown => (Tone::Doubtful, "found nothing, but did not examine everything"),
+        Verdict::Failed => (Tone::Bad, "failed"),
+    };
+    let report = of(module, result);
+    let summary = report.as_ref().map(|report| report.summary.as_str()).unwrap_or_default();
+    let summary = if summary.is_empty() { String::new() } else { format!(" {}", safe(summary)) };
+    let mut text = format!("{module}: {}{summary}\n", paint.text(tone, word));
+    match report {
+        Some(report) => {
+            for (tone, line) in &report.lines {
+                text.push_str(&format!("{}\n", paint.text(*tone, &safe(line))));
+            }
+            if !report.table.is_empty() {
+                text.push_str(&report.table.text(room, paint));
+            }
+        }
+        None => push_json(&mut text, result, paint),
+    }
+    push_left_out(&mut text, result, paint);
+    text
+}
+
+/// The matches as CSV.
+///
+/// # Errors
+/// The name of a module whose answers are no table.
+pub(crate) fn csv(module: &str, result: &ModuleResult) -> Result<String, String> {
+    match of(module, result) {
+        Some(report) => Ok(report.table.csv()),
+        None if result.elements.is_none() => Ok(String::new()),
+        None => Err(format!("the answers of {module} are no table")),
+    }
+}
+
+fn push_json(text: &mut String, result: &ModuleResult, paint: Paint) {
+    for (name, value) in [("elements", &result.elements), ("statistics", &result.statistics)] {
+        if let Some(value) = value.as_deref().map(RawValue::get).filter(|value| *value != "null") {
+            text.push_str(&format!("{}\n", paint.text(Tone::Faint, name)));
+            for line in indented(value).lines() {
+                text.push_str(&format!("  {}\n", safe(line)));
+            }
+        }
+    }
+}
+
+/// What was not examined, and what went wrong. What is both is told once.
+fn push_left_out(text: &mut String, result: &ModuleResult, paint: Paint) {
+    let skipped = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
+    let left_out: Vec<String> = skipped.map(|entry| format!("{}: {}", entry.what, entry.why)).collect();
+    let told = |error: &str| {
+        let entries = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
+        entries.into_iter().any(|entry| error == format!("\"{}\" {}", entry.what, entry.why))
+    };
+    let errors: Vec<&String> = result.errors.iter().flatten().filter(|error| !told(error)).collect();
+    push_some(text, paint.text(Tone::Doubtful, "not examined"), left_out.iter());
+    let tone = if result.success { Tone::Doubtful } else { Tone::Bad };
+    push_some(text, paint.text(tone, "error"), errors.into_iter());
+}
+
+fn push_some<'a>(text: &mut String, word: String, entries: impl ExactSizeIterator<Item = &'a String>) {
+    let more = entries.len().saturating_sub(NAMED);
+    for entry in entries.take(NAMED) {
+        text.push_str(&format!("{word} {}\n", safe(entry)));
+    }
+    if more > 0 {
+        text.push_str(&format!("{word} {more} more; --json names all\n"));
+    }
+}
+
+/// A time in RFC 3339, or as Go writes one, in the user's own time zone.
+pub(crate) fn local_time(text: &str) -> String {
+    let go = text.strip_suffix(" +0000 UTC").map(|time| format!("{}Z", time.replacen(' ', "T", 1)));
+    let time = go.as_deref().unwrap_or(text).parse::<jiff::Timestamp>();
+    time.map_or_else(
+        |_| text.to_owned(),
+        |time| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
+}
+
+/// A text of an object; nothing when it has none.
+fn text_of(value: &Value, key: &str) -> String {
+    match &value[key] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `1,234 files`; one of them without the plural's letter.
+fn count(number: u64, things: &str) -> String {
+    let things = if number == 1 { things.trim_end_matches('s') } else { things };
+    format!("{} {things}", crate::progress::grouped(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn shown(module: &str, json: &str, width: Option<u16>) -> String {
+        let result: ModuleResult = serde_json::from_str(json).unwrap();
+        text(module, &result, Room { width, wide: false }, Paint::new(false))
+    }
+
+    #[test]
+    fn what_was_not_examined_is_told_once() {
+        let text = shown(
+            "mine",
+            r#"{"success":true,"errors":["\"/x\" no","\"/y\" odd"],
+                "coverage":{"complete":false,"not_examined":[{"what":"/x","why":"no"},{"what":"\u001b","why":"z"}]}}"#,
+            None,
+        );
+
+        assert_eq!(
+            text,
+            "mine: found nothing, but did not examine everything\n\
+             not examined /x: no\n\
+             not examined \\u{1b}: z\n\
+             error \"/y\" odd\n"
+        );
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_counted() {
+        let entries = (0..30).map(|number| serde_json::json!({"what": number.to_string(), "why": "no"}));
+        let coverage = serde_json::json!({"complete": false, "not_examined": entries.collect::<Vec<_>>()});
+        let json = serde_json::json!({"success": true, "coverage": coverage}).to_string();
+
+        let text = shown("mine", &json, None);
+
+        assert_eq!(text.lines().count(), 12);
+        assert!(text.ends_with("not examined 20 more; --json names all\n"), "{text}");
+    }
+
+    #[test]
+    fn times_are_local_and_nonsense_stays() {
+        let time = local_time("2026-11-23 03:33:12.336839479 +0000 UTC");
+        assert_eq!(time, local_time("2026-11-23T03:33:12.3Z"));
+        assert_eq!(time.len(), "2026-11-23 03:33:12".len());
+        assert_eq!(local_time("masked"), "masked");
+    }
+}

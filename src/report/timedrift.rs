@@ -1,0 +1,105 @@
+//! What `timedrift` found out about the clock.
+
+use serde_json::Value;
+use vigie_protocol::result::ModuleResult;
+
+use super::{Report, local_time, read, text_of};
+use crate::print::Tone;
+use crate::table::{Cell, Column, Fit, Table};
+
+pub(super) fn report(result: &ModuleResult) -> Option<Report> {
+    let elements: Value = read(result.elements.as_deref())?;
+    let statistics: Value = read(result.statistics.as_deref()).unwrap_or_default();
+    let mut lines =
+        vec![(Tone::Plain, format!("local time    {}", local_time(&text_of(&elements, "localtime"))))];
+    if let Some(kernel) = elements["kernel"].as_object() {
+        let (tone, word) = match kernel.get("synchronised") {
+            Some(Value::Bool(true)) => (Tone::Plain, "synchronised"),
+            _ => (Tone::Doubtful, "not synchronised"),
+        };
+        let error = kernel.get("maximum_error").and_then(Value::as_str).unwrap_or_default();
+        lines.push((tone, format!("kernel        {word}, maximum error {error}")));
+    }
+    match text_of(&elements, "verdict").as_str() {
+        "" => {}
+        "within" => lines.push((Tone::Good, "the clock is within what was asked".to_owned())),
+        "outside" => lines.push((Tone::Bad, "the clock is outside what was asked".to_owned())),
+        _ => lines
+            .push((Tone::Doubtful, "whether the clock is within what was asked cannot be told".to_owned())),
+    }
+    for sentence in elements["drifts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        lines.push((Tone::Bad, sentence.to_owned()));
+    }
+    let mut table = Table::new([
+        Column::new("SERVER").fit(Fit::CutEnd),
+        Column::new("ADDRESS").rank(4),
+        Column::new("OFFSET").right(),
+        Column::new("± ERROR").right().rank(1),
+        Column::new("LATENCY").right().rank(3),
+        Column::new("STRATUM").right().rank(2),
+        Column::new("JUDGEMENT").rank(1),
+        Column::new("SOURCE").wide(),
+        Column::new("NOTE").fit(Fit::CutEnd).rank(5),
+    ]);
+    for server in statistics["ntpstats"].as_array().into_iter().flatten() {
+        let seconds = |key: &str| server[key].as_i64().map(seconds).unwrap_or_default();
+        let latency = if server["reachable"] == true { text_of(server, "latency") } else { String::new() };
+        let cells = [
+            text_of(server, "host"),
+            text_of(server, "address"),
+            seconds("offset_nanoseconds"),
+            seconds("error_bound_nanoseconds"),
+            latency,
+            text_of(server, "stratum"),
+            text_of(server, "judgement"),
+            text_of(server, "source"),
+            text_of(server, "error"),
+        ];
+        table.add(cells.map(Cell::from));
+    }
+    Some(Report { lines, table, ..Report::default() })
+}
+
+/// Nanoseconds in the unit that suits them.
+#[expect(clippy::cast_precision_loss, reason = "three digits after the point are shown")]
+fn seconds(nanoseconds: i64) -> String {
+    let value = nanoseconds as f64;
+    match nanoseconds.unsigned_abs() {
+        0..1_000_000 => format!("{:.0} µs", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", value / 1e6),
+        _ => format!("{:.3} s", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::shown;
+    use super::*;
+
+    #[test]
+    fn each_server_is_a_line() {
+        let text = shown(
+            "timedrift",
+            r#"{"foundanything":true,"success":true,"elements":{"hascheckeddrift":true,"localtime":"x","verdict":"outside"},
+                "statistics":{"exectime":"2ms","ntpstats":[{"host":"a.b","latency":"1ms","reachable":true,
+                "offset_nanoseconds":-2500000000,"error_bound_nanoseconds":1500000,"stratum":2,"source":"/etc/x"}]}}"#,
+            None,
+        );
+
+        assert_eq!(
+            text,
+            "\
+timedrift: found
+local time    x
+the clock is outside what was asked
+SERVER  ADDRESS    OFFSET  ± ERROR  LATENCY  STRATUM  JUDGEMENT  NOTE
+a.b              -2.500 s   1.5 ms      1ms        2
+"
+        );
+    }
+
+    #[test]
+    fn times_have_the_unit_that_suits_them() {
+        assert_eq!([-12_000, 1_500_000, 2_000_000_000].map(seconds), ["-12 µs", "1.5 ms", "2.000 s"]);
+    }
+}
