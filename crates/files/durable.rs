@@ -9,15 +9,20 @@
 //! | [`create`], [`rename`], [`remove`] | kept | kept or undone |
 //! | [`sync_directory`] after them | kept | kept |
 //!
+//! Where [`crate::remote`] is installed, another process makes the changes, so that a file system that hangs does not hold
+//! this one.
+//!
 //! After [`DurableFile::sync`] has failed once, the file must not be synced again: the kernel has marked its pages as
 //! clean, and the next call would succeed without having written them. [`DurableFile`] refuses it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+
+use crate::remote::{Order, change};
 
 /// What a change has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +66,7 @@ macro_rules! record {
     };
 }
 
-fn options() -> OpenOptions {
+pub(crate) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     // A FIFO must not hold up whoever opens it, and a link leads elsewhere than we think.
     options
@@ -79,7 +84,8 @@ impl DurableFile {
     /// When it exists, or cannot be made.
     pub fn create(path: &Path) -> io::Result<Self> {
         record!(crate::recording::Change::Create(path));
-        Self::of(options().create_new(true).open(path)?, path)
+        change(Order::Create(path))?;
+        Self::of(options().open(path)?, path)
     }
 
     /// Opens a file, which is made with mode 0600 when it is not there.
@@ -129,7 +135,7 @@ impl DurableFile {
     /// When the disk does not take it; a part may have been written.
     pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         record!(crate::recording::Change::Write { file: self.id, offset, bytes });
-        self.file.write_all_at(bytes, offset)?;
+        change(Order::Write(&self.file, offset, bytes))?;
         self.length = self.length.max(offset + bytes.len() as u64);
         Ok(())
     }
@@ -149,7 +155,7 @@ impl DurableFile {
     /// When the disk does not take it.
     pub fn cut(&mut self, length: u64) -> io::Result<()> {
         record!(crate::recording::Change::SetLength { file: self.id, length });
-        self.file.set_len(length)?;
+        change(Order::SetLength(&self.file, length))?;
         self.length = length;
         Ok(())
     }
@@ -170,7 +176,7 @@ impl DurableFile {
 
     fn sync_once(&self) -> io::Result<()> {
         record!(crate::recording::Change::Sync { file: self.id });
-        self.file.sync_data()
+        change(Order::Sync(&self.file))
     }
 
     /// Whether a sync has failed, after which the file can only be left behind.
@@ -212,6 +218,10 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     record!(crate::recording::Change::MakeDirectory(path));
+    change(Order::MakeDirectory(path))
+}
+
+pub(crate) fn make_directory_here(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -221,7 +231,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 /// When the system refuses.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     record!(crate::recording::Change::Rename(from, to));
-    fs::rename(from, to)
+    change(Order::Rename(from, to))
 }
 
 /// Deletes a file.
@@ -230,7 +240,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// When the system refuses.
 pub fn remove(path: &Path) -> io::Result<()> {
     record!(crate::recording::Change::Remove(path));
-    fs::remove_file(path)
+    change(Order::Remove(path))
 }
 
 /// Returns when the names in a directory are on disk.
@@ -239,7 +249,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// When they are not.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     record!(crate::recording::Change::SyncDirectory(path));
-    File::open(path)?.sync_all()
+    change(Order::SyncDirectory(path))
 }
 
 /// The directory that a path is in.
@@ -259,7 +269,7 @@ pub fn replace(path: &Path, content: &[u8], durability: Durability) -> io::Resul
     let written = write_beside(&new, content, durability).and_then(|()| rename(&new, path));
     if written.is_err() {
         // What is left of it would only be in the way; it is made anew the next time in any case.
-        fs::remove_file(&new).ok();
+        change(Order::Remove(&new)).ok();
         return written;
     }
     match durability {

@@ -6,4 +6,5 @@
 pub mod durable;
 #[cfg(feature = "recording")]
 pub mod recording;
+pub mod remote;
 pub mod secret_file;
