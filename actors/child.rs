@@ -11,9 +11,11 @@
 //! pidfd tells, and its reaping.
 
 use std::cell::Cell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
+use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::process::{Child, Command};
 use vigie_protocol::message::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
+use crate::conditions::Reporter;
 use crate::containment::{self, Containment};
 use crate::descriptors;
 use crate::guard_link::GuardLink;
@@ -62,6 +65,9 @@ pub trait Spawner {
         spec: &ModuleSpec,
         incarnation: Incarnation,
     ) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError>;
+
+    /// Reports there what is wrong with what ends modules.
+    fn report_to(&self, _: &Reporter) {}
 
     /// The directory in which the module creates its query socket.
     fn run_dir(&self, spec: &ModuleSpec) -> PathBuf;
@@ -341,6 +347,10 @@ impl Spawner for ProcessSpawner {
         Ok((control, pipes))
     }
 
+    fn report_to(&self, reporter: &Reporter) {
+        self.guard.report_to(reporter.clone());
+    }
+
     fn run_dir(&self, spec: &ModuleSpec) -> PathBuf {
         self.run_dir_of(&spec.section)
     }
@@ -385,26 +395,57 @@ fn make_directory(path: &Path, owner: Option<&nix::unistd::User>) -> Result<(), 
     Ok(())
 }
 
-/// Refuses a program that others could replace: what the agent starts has the agent's rights.
+/// Most interpreters of interpreters that are followed, as execve(2) does.
+const MAX_INTERPRETERS: usize = 4;
+
+/// Refuses a program that others could replace: what the agent starts has the agent's rights. Looked at are the program,
+/// every directory that its real path leads through, and the interpreter that its first line names, in the same way.
 fn check_program(program: &Path) -> Result<(), SpawnError> {
-    let no_program = |source| SpawnError::NoProgram { program: program.to_owned(), source };
-    let real = program.canonicalize().map_err(no_program)?;
-    let own = nix::unistd::geteuid().as_raw();
-    for path in std::iter::once(real.as_path()).chain(real.parent()) {
-        let metadata = path.metadata().map_err(no_program)?;
-        let problem = if metadata.uid() != 0 && metadata.uid() != own {
-            format!(
-                "{path:?} belongs to user {}, neither root nor the agent's; change its owner",
-                metadata.uid()
-            )
-        } else if metadata.mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
-            format!("{path:?} can be written by anybody; run: chmod o-w {}", path.display())
-        } else {
-            continue;
-        };
-        return Err(SpawnError::UnsafeProgram { program: program.to_owned(), reason: problem });
+    let mut current = program.to_owned();
+    for _ in 0..MAX_INTERPRETERS {
+        let no_program = |source| SpawnError::NoProgram { program: program.to_owned(), source };
+        let real = current.canonicalize().map_err(no_program)?;
+        for path in real.ancestors() {
+            let metadata = path.metadata().map_err(no_program)?;
+            if let Some(reason) = unsafe_part(path, &metadata) {
+                return Err(SpawnError::UnsafeProgram { program: program.to_owned(), reason });
+            }
+        }
+        match interpreter(&real) {
+            Some(interpreter) => current = interpreter,
+            None => return Ok(()),
+        }
     }
     Ok(())
+}
+
+/// Why others could change what is at `path`.
+fn unsafe_part(path: &Path, metadata: &std::fs::Metadata) -> Option<String> {
+    let own = nix::unistd::geteuid().as_raw();
+    let shown = path.display();
+    // In a sticky directory only the owner of a file replaces it.
+    let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+    if metadata.uid() != 0 && metadata.uid() != own {
+        Some(format!(
+            "{path:?} belongs to user {}, neither root nor the agent's; change its owner",
+            metadata.uid()
+        ))
+    } else if metadata.mode() & 0o002 != 0 && !sticky {
+        Some(format!("{path:?} can be written by anybody; run: chmod o-w {shown}"))
+    } else if metadata.mode() & 0o020 != 0 && metadata.gid() != 0 && !sticky {
+        Some(format!("{path:?} can be written by group {}; run: chmod g-w {shown}", metadata.gid()))
+    } else {
+        None
+    }
+}
+
+/// The interpreter that a script's first line names.
+fn interpreter(program: &Path) -> Option<PathBuf> {
+    let mut start = [0; 256];
+    let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut start)).ok()?;
+    let line = start[..read].strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let word = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(word)))
 }
 
 /// A process of ours and what it started.
@@ -530,5 +571,49 @@ mod tests {
         assert!(writable.contains("can be written by anybody"), "{writable}");
         assert!(replaceable.contains("can be written by anybody"), "{replaceable}");
         assert!(matches!(check_program(Path::new("/nowhere")), Err(SpawnError::NoProgram { .. })));
+    }
+
+    #[test]
+    fn a_script_is_as_safe_as_its_interpreter_and_every_directory_above_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let above = directory.path().join("above");
+        std::fs::create_dir_all(above.join("bin")).unwrap();
+        let (interpreter, script) = (above.join("bin/shell"), directory.path().join("script"));
+        std::fs::write(&interpreter, "").unwrap();
+        std::fs::write(&script, format!("#! {} -x\n", interpreter.display())).unwrap();
+        let allow =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        for path in [&interpreter, &script, &above, &above.join("bin")] {
+            allow(path, 0o755);
+        }
+        check_program(&script).unwrap();
+
+        allow(&interpreter, 0o757);
+        let by_interpreter = check_program(&script).unwrap_err().to_string();
+        allow(&interpreter, 0o755);
+        allow(&above, 0o777);
+        let by_directory = check_program(&script).unwrap_err().to_string();
+
+        assert!(by_interpreter.contains("bin/shell"), "{by_interpreter}");
+        assert!(by_directory.contains("above\" can be written by anybody"), "{by_directory}");
+    }
+
+    #[test]
+    fn what_a_group_may_write_is_refused_unless_it_is_roots() {
+        let directory = tempfile::tempdir().unwrap();
+        let metadata = |mode, group| {
+            let path = directory.path().join("program");
+            std::fs::write(&path, "").unwrap();
+            nix::unistd::chown(&path, None, Some(nix::unistd::Gid::from_raw(group))).ok()?;
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            unsafe_part(&path, &path.metadata().unwrap())
+        };
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+
+        assert!(metadata(0o775, 50).unwrap().contains("group 50"));
+        assert_eq!(metadata(0o755, 50), None);
+        assert_eq!(metadata(0o775, 0), None);
     }
 }

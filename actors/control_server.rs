@@ -14,28 +14,34 @@ mod session;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, SpawnHandle,
+    WrapFuture,
+};
 use slog::{Logger, debug, info, o, warn};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
 use self::session::Session;
 use crate::alert_journal::AlertJournal;
-use crate::conditions::Conditions;
+use crate::conditions::{Conditions, Reporter};
 use crate::config_loader::{ConfigChanged, ConfigLoader};
 use crate::descriptors;
 use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
 use crate::supervisor::Supervisor;
+use crate::work_threads::{self, Lane};
 use vigie_config::model::{LimitsSection, LoadedConfig};
 use vigie_log::AgentLog;
+use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::SOCKET_NAME;
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits: a thousand clients may come at once.
 const MAILBOX_CAPACITY: usize = 1024;
@@ -96,6 +102,12 @@ pub struct ControlServer {
     /// The group whose users may ask.
     operators: Option<u32>,
     listener: Option<UnixListener>,
+    /// Device and inode of the socket.
+    identity: Option<(u64, u64)>,
+    accepting: Option<SpawnHandle>,
+    heartbeat: Duration,
+    /// The socket was gone at the last look.
+    was_gone: bool,
     limits: LimitsSection,
     asked: Asked,
     clients: BTreeMap<u64, Client>,
@@ -122,18 +134,31 @@ impl ControlServer {
         log: &Logger,
     ) -> Result<Self, ListenError> {
         let path = run_dir.join(SOCKET_NAME);
-        let listener =
-            listen(&path, operators).map_err(|source| ListenError { path: path.clone(), source })?;
+        let listener = bind(&path, operators)
+            .and_then(UnixListener::from_std)
+            .map_err(|source| ListenError { path: path.clone(), source })?;
         Ok(Self {
             log: log.new(o!("component" => "control_server")),
-            path,
+            path: path.clone(),
             operators,
+            identity: identity(&path),
             listener: Some(listener),
+            accepting: None,
+            heartbeat: config.agent.agent.heartbeat_interval,
+            was_gone: false,
             limits: possible(config, log),
             asked,
             clients: BTreeMap::new(),
             next_client: 0,
         })
+    }
+
+    fn accept_on(&mut self, listener: UnixListener, ctx: &mut Context<Self>) {
+        if let Some(before) = self.accepting.take() {
+            ctx.cancel_future(before);
+        }
+        let (me, log) = (ctx.address(), self.log.clone());
+        self.accepting = Some(ctx.spawn(accept(listener, me, log).into_actor(self)));
     }
 
     fn make_room(&mut self) {
@@ -163,13 +188,14 @@ fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
 
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
 /// moment in which others could connect.
-fn listen(path: &Path, operators: Option<u32>) -> io::Result<UnixListener> {
+fn bind(path: &Path, operators: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&new)?;
+    let listener = std::os::unix::net::UnixListener::bind(&new)?;
+    listener.set_nonblocking(true)?;
     let mode = if operators.is_some() { 0o660 } else { 0o600 };
     if operators.is_some() {
         std::os::unix::fs::chown(&new, None, operators)?;
@@ -185,9 +211,9 @@ impl Actor for ControlServer {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         let Some(listener) = self.listener.take() else { return };
-        let (me, log) = (ctx.address(), self.log.clone());
-        ctx.spawn(accept(listener, me, log).into_actor(self));
+        self.accept_on(listener, ctx);
         info!(self.log, "control socket listening"; "socket" => ?self.path);
+        ctx.notify_later(LookAtSocket, self.heartbeat);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -195,6 +221,53 @@ impl Actor for ControlServer {
             client.session.abort();
         }
         std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Device and inode of what is there.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Time to see whether the socket is still there. Sent by this actor to itself, once per heartbeat.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct LookAtSocket;
+
+impl Handler<LookAtSocket> for ControlServer {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAtSocket, ctx: &mut Self::Context) {
+        let (path, expected, operators) = (self.path.clone(), self.identity, self.operators);
+        let looking = work_threads::run(Lane::Modules, move || {
+            if identity(&path) == expected {
+                return None;
+            }
+            if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
+                std::fs::DirBuilder::new().mode(0o700).create(directory).ok();
+            }
+            let made = bind(&path, operators).map_err(|source| ListenError { path: path.clone(), source });
+            Some(made.map(|listener| (listener, identity(&path))))
+        });
+        ctx.spawn(looking.into_actor(self).map(|looked, this, ctx| {
+            let problem = match looked {
+                Ok(Some(Ok((listener, identity)))) => {
+                    warn!(this.log, "socket of the agent was gone, it was made again"; "socket" => ?this.path);
+                    this.identity = identity;
+                    if let Ok(listener) = UnixListener::from_std(listener) {
+                        this.accept_on(listener, ctx);
+                    }
+                    Some("it was removed and has been made again".to_owned())
+                }
+                Ok(Some(Err(error))) => Some(ErrorChain(&error).to_string()),
+                Ok(None) | Err(_) => None,
+            };
+            if problem.is_some() || this.was_gone {
+                this.was_gone = problem.is_some();
+                Reporter::agent(this.asked.conditions.clone()).set(AgentCondition::ControlSocketMissing, problem);
+            }
+            ctx.notify_later(LookAtSocket, this.heartbeat);
+        }));
     }
 }
 
@@ -264,6 +337,7 @@ impl Handler<ConfigChanged> for ControlServer {
 
     fn handle(&mut self, change: ConfigChanged, _: &mut Self::Context) {
         self.limits = possible(&change.config, &self.log);
+        self.heartbeat = change.config.agent.agent.heartbeat_interval;
     }
 }
 

@@ -2,107 +2,134 @@
 //! modules would leave behind.
 //!
 //! The guard reads lines `+PID` and `-PID` (sessions of modules) from its stdin. The end of stdin without the
-//! line `done` means that the agent died. When the guard itself is killed, it is started again.
+//! line `done` means that the agent died. It is watched as modules are: it answers a line `?` on its stdout, and when
+//! it does not, or ends, it is killed and another one is started. What it has to know is kept here as a set and sent as
+//! differences, so nothing piles up while it does not read.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::rc::Rc;
 use std::time::Duration;
 
 use slog::{Logger, warn};
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use vigie_protocol::catalogue::AgentCondition;
+
+use crate::conditions::Reporter;
+use crate::descriptors;
 
 /// Pause before a guard that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
+/// Time between two questions whether it lives.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// How long it may take to read what it is sent, or to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the agent's end waits for it. By then the modules are gone, so it can be killed.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Tells the guard about sessions. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct GuardLink {
-    changes: Option<mpsc::UnboundedSender<Change>>,
+    shared: Option<Rc<Shared>>,
 }
 
-#[derive(Debug)]
-enum Change {
-    Add(u32),
-    Remove(u32),
-    Done(tokio::sync::oneshot::Sender<()>),
+#[derive(Default)]
+struct Shared {
+    sessions: RefCell<BTreeSet<u32>>,
+    /// The agent ends.
+    done: Cell<bool>,
+    changed: Notify,
+    ended: Notify,
+    reporter: RefCell<Option<Reporter>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("sessions", &self.sessions).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn report(&self, problem: Option<String>) {
+        if let Some(reporter) = &*self.reporter.borrow() {
+            reporter.set(AgentCondition::GuardMissing, problem);
+        }
+    }
 }
 
 impl GuardLink {
     /// No guard; for tests of what needs none.
     #[must_use]
     pub fn none() -> Self {
-        Self { changes: None }
+        Self { shared: None }
     }
 
     /// Starts the guard and keeps it running. Must be called on the arbiter's thread.
     #[must_use]
     pub fn start(vigie: PathBuf, cgroup: Option<PathBuf>, log: Logger) -> Self {
-        // Unbounded in type only: two messages for each life of a module, and the receiver never waits long.
-        let (changes, receiver) = mpsc::unbounded_channel();
-        actix_rt::spawn(keep_guard(vigie, cgroup, receiver, log));
-        Self { changes: Some(changes) }
+        let shared = Rc::new(Shared::default());
+        actix_rt::spawn(keep_guard(vigie, cgroup, shared.clone(), log));
+        Self { shared: Some(shared) }
+    }
+
+    /// Reports there when the guard is missing.
+    pub fn report_to(&self, reporter: Reporter) {
+        if let Some(shared) = &self.shared {
+            shared.reporter.replace(Some(reporter));
+        }
     }
 
     /// This session is to be killed when the agent dies.
     pub fn add(&self, session: u32) {
-        self.send(Change::Add(session));
+        if let Some(shared) = &self.shared {
+            shared.sessions.borrow_mut().insert(session);
+            shared.changed.notify_one();
+        }
     }
 
     /// This session has ended.
     pub fn remove(&self, session: u32) {
-        self.send(Change::Remove(session));
+        if let Some(shared) = &self.shared {
+            shared.sessions.borrow_mut().remove(&session);
+            shared.changed.notify_one();
+        }
     }
 
-    /// The agent ends in good order; returns when the guard has ended.
+    /// The agent ends in good order; returns when the guard has ended, at the latest after two seconds.
     pub async fn done(&self) {
-        let (sender, ended) = tokio::sync::oneshot::channel();
-        self.send(Change::Done(sender));
-        ended.await.ok();
-    }
-
-    fn send(&self, change: Change) {
-        if let Some(changes) = &self.changes {
-            changes.send(change).ok();
+        if let Some(shared) = &self.shared {
+            shared.done.set(true);
+            shared.changed.notify_one();
+            timeout(END_PATIENCE * 2, shared.ended.notified()).await.ok();
         }
     }
 }
 
-async fn keep_guard(
-    vigie: PathBuf,
-    cgroup: Option<PathBuf>,
-    mut changes: mpsc::UnboundedReceiver<Change>,
-    log: Logger,
-) {
-    let mut sessions = BTreeSet::new();
-    loop {
-        match spawn_guard(&vigie, cgroup.as_ref()) {
-            Ok(guard) => {
-                if serve_guard(guard, &mut sessions, &mut changes).await {
-                    return;
-                }
-                warn!(log, "guard ended, starting it again"; "component" => "guard");
-            }
-            Err(error) => {
-                warn!(log, "guard cannot be started"; "component" => "guard", "error" => %error);
-            }
+async fn keep_guard(vigie: PathBuf, cgroup: Option<PathBuf>, shared: Rc<Shared>, log: Logger) {
+    while !shared.done.get() {
+        let why = match descriptors::with_reserve(|| spawn_guard(&vigie, cgroup.as_ref())) {
+            Ok(guard) => serve_guard(guard, &shared).await.to_owned(),
+            Err(error) => format!("it cannot be started: {error}"),
+        };
+        if shared.done.get() {
+            break;
         }
+        warn!(log, "guard is started again"; "component" => "guard", "reason" => &why);
+        shared.report(Some(why));
+        let until = Instant::now() + RESTART_PAUSE;
         // Sessions that come and go meanwhile are in the next guard's first lines.
-        let pause = tokio::time::sleep(RESTART_PAUSE);
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                () = &mut pause => break,
-                change = changes.recv() => match change {
-                    Some(Change::Add(session)) => { sessions.insert(session); }
-                    Some(Change::Remove(session)) => { sessions.remove(&session); }
-                    Some(Change::Done(_)) | None => return,
-                },
-            }
+        while !shared.done.get() && timeout(until - Instant::now(), shared.changed.notified()).await.is_ok() {
         }
     }
+    shared.ended.notify_one();
 }
 
 fn spawn_guard(vigie: &PathBuf, cgroup: Option<&PathBuf>) -> std::io::Result<Child> {
@@ -115,46 +142,94 @@ fn spawn_guard(vigie: &PathBuf, cgroup: Option<&PathBuf>) -> std::io::Result<Chi
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
 }
 
-/// Tells the guard about changes until it ends (`false`) or is no longer needed (`true`).
-async fn serve_guard(
-    mut guard: Child,
-    sessions: &mut BTreeSet<u32>,
-    changes: &mut mpsc::UnboundedReceiver<Change>,
-) -> bool {
-    let Some(mut stdin) = guard.stdin.take() else { return false };
-    let mut lines: String = sessions.iter().map(|session| format!("+{session}\n")).collect();
+/// Tells the guard about changes and asks whether it lives, until it ends or is no longer needed; says why it ended.
+async fn serve_guard(mut guard: Child, shared: &Shared) -> &'static str {
+    let (Some(mut stdin), Some(mut stdout)) = (guard.stdin.take(), guard.stdout.take()) else {
+        return "its pipes were not made";
+    };
+    let why = converse(&mut guard, &mut stdin, &mut stdout, shared).await;
+    drop(stdin);
+    if shared.done.get() && timeout(END_PATIENCE, guard.wait()).await.is_ok() {
+        return why;
+    }
+    // A guard that is stopped or stuck does not look at anything but this. Without it a process in uninterruptible
+    // sleep would be waited for.
+    guard.start_kill().ok();
+    timeout(PATIENCE, guard.wait()).await.ok();
+    why
+}
+
+async fn converse(
+    guard: &mut Child,
+    stdin: &mut ChildStdin,
+    stdout: &mut ChildStdout,
+    shared: &Shared,
+) -> &'static str {
+    let mut told = BTreeSet::new();
+    let mut next_question = Instant::now();
     loop {
-        if stdin.write_all(lines.as_bytes()).await.is_err() {
-            guard.wait().await.ok();
-            return false;
+        let news = difference(&mut told, &shared.sessions.borrow());
+        if !send(stdin, &news).await {
+            return "it does not read";
         }
-        let change = tokio::select! {
-            _ = guard.wait() => return false,
-            change = changes.recv() => change,
-        };
-        lines = match change {
-            Some(Change::Add(session)) => {
-                sessions.insert(session);
-                format!("+{session}\n")
+        if shared.done.get() {
+            send(stdin, "done\n").await;
+            return "the agent ends";
+        }
+        tokio::select! {
+            biased;
+            _ = guard.wait() => return "it ended",
+            () = shared.changed.notified() => {}
+            () = sleep_until(next_question) => {
+                let mut answer = [0; 16];
+                if !send(stdin, "?\n").await {
+                    return "it does not read";
+                }
+                match timeout(PATIENCE, stdout.read(&mut answer)).await {
+                    Ok(Ok(read)) if read > 0 => shared.report(None),
+                    Ok(_) => {
+                        // Its end is about to be seen as well.
+                        sleep(Duration::ZERO).await;
+                        return "it ended";
+                    }
+                    Err(_) => return "it does not answer",
+                }
+                next_question = Instant::now() + HEARTBEAT;
             }
-            Some(Change::Remove(session)) => {
-                sessions.remove(&session);
-                format!("-{session}\n")
-            }
-            Some(Change::Done(ended)) => {
-                stdin.write_all(b"done\n").await.ok();
-                drop(stdin);
-                guard.wait().await.ok();
-                ended.send(()).ok();
-                return true;
-            }
-            None => return true,
-        };
+        }
+    }
+}
+
+async fn send(stdin: &mut ChildStdin, lines: &str) -> bool {
+    lines.is_empty() || matches!(timeout(PATIENCE, stdin.write_all(lines.as_bytes())).await, Ok(Ok(())))
+}
+
+/// The lines that make `told` the same as `wanted`.
+fn difference(told: &mut BTreeSet<u32>, wanted: &BTreeSet<u32>) -> String {
+    let gone = told.difference(wanted).map(|session| format!("-{session}\n"));
+    let new = wanted.difference(told).map(|session| format!("+{session}\n"));
+    let lines = gone.chain(new).collect();
+    told.clone_from(wanted);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changed_is_told() {
+        let mut told = BTreeSet::from([1, 2]);
+
+        let lines = difference(&mut told, &BTreeSet::from([2, 3]));
+
+        assert_eq!(lines, "-1\n+3\n");
+        assert_eq!(difference(&mut told, &BTreeSet::from([2, 3])), "");
     }
 }

@@ -1,10 +1,10 @@
 //! The agent's directories, and the lock that keeps a second agent out of them.
 //!
 //! There is no file with a process id that could be stale or mean somebody else: the lock is held by the open
-//! file and ends with the process, however that ends.
+//! file and ends with the process, however that ends. Locking writes nothing, because a disk that hangs must not keep\n//! an agent from its start.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,10 @@ impl LockedDirectory {
     /// When it cannot be used, or another agent uses it.
     pub fn lock(path: &Path, mode: u32) -> Result<Self, DirectoryError> {
         let unusable = |source| DirectoryError::Unusable { path: path.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(unusable)?;
+        // A frozen file system makes every order wait that could make something, also where it is there already.
+        if !path.is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(unusable)?;
+        }
         let metadata = fs::metadata(path).map_err(unusable)?;
         let own = nix::unistd::geteuid().as_raw();
         if metadata.uid() != own {
@@ -74,42 +77,36 @@ impl LockedDirectory {
         if metadata.mode() & 0o7777 != mode {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(unusable)?;
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join(LOCK_NAME))
-            .map_err(unusable)?;
+        let lock = path.join(LOCK_NAME);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        let file = match options.open(&lock) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).open(&lock),
+            opened => opened,
+        };
+        let file = file.map_err(unusable)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                write_holder(&mut lock).map_err(unusable)?;
-                Ok(Self { _lock: lock })
-            }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                Err(DirectoryError::Held { path: path.to_owned(), holder: read_holder(&mut file) })
+            Ok(lock) => Ok(Self { _lock: lock }),
+            Err((file, Errno::EWOULDBLOCK)) => {
+                Err(DirectoryError::Held { path: path.to_owned(), holder: holder(&file) })
             }
             Err((_, errno)) => Err(unusable(errno.into())),
         }
     }
 }
 
-/// Notes who holds the lock, for the message of the one who comes second.
-fn write_holder(file: &mut File) -> io::Result<()> {
-    let holder =
-        format!("process {} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%FT%TZ"));
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(holder.as_bytes())
-}
-
-fn read_holder(file: &mut File) -> String {
-    let mut holder = String::new();
-    match file.take(200).read_to_string(&mut holder) {
-        Ok(_) if !holder.trim().is_empty() => holder.trim().to_owned(),
-        _ => "it has not said which".to_owned(),
-    }
+/// Who holds the lock, by the kernel's list (proc_locks(5)); a note in the file would have to be written to a disk that
+/// may hang.
+fn holder(file: &File) -> String {
+    let inode = file.metadata().map(|found| found.ino().to_string()).unwrap_or_default();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    // `1: FLOCK  ADVISORY  WRITE 4321 08:01:262147 0 EOF`
+    let pid = locks.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (kind, pid, file) = (fields.next()?, fields.nth(2)?, fields.next()?);
+        (kind == "FLOCK" && file.rsplit(':').next() == Some(inode.as_str())).then(|| pid.to_owned())
+    });
+    pid.map_or_else(|| "it cannot be seen which".to_owned(), |pid| format!("process {pid}"))
 }
 
 #[cfg(test)]

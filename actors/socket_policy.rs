@@ -73,6 +73,19 @@ fn check_tcp(address: SocketAddr, rules: &SocketRules) -> Result<(), String> {
     if !address.ip().is_loopback() && !rules.allow_remote_tcp {
         return Err(format!("{address} is not a loopback address (allow_remote_tcp is off)"));
     }
+    check_owner(address, rules.pid)
+}
+
+/// Says who listens at a TCP address when it is not the module.
+///
+/// # Errors
+/// When somebody else listens, or it cannot be known.
+pub async fn check_listener(address: SocketAddr, module: u32) -> Result<(), String> {
+    let checked = work_threads::run(Lane::Modules, move || check_owner(address, module)).await;
+    checked.unwrap_or_else(|error| Err(format!("who listens is unknown: {error}")))
+}
+
+fn check_owner(address: SocketAddr, module: u32) -> Result<(), String> {
     let table = if address.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
     let listeners = table.map_err(|error| format!("cannot read who listens on {address}: {error}"))?;
     let inode = listeners
@@ -80,7 +93,7 @@ fn check_tcp(address: SocketAddr, rules: &SocketRules) -> Result<(), String> {
         .find(|entry| entry.state == TcpState::Listen && entry.local_address == address)
         .map(|entry| entry.inode)
         .ok_or_else(|| format!("nobody listens on {address}"))?;
-    if holds_socket(rules.pid, inode) {
+    if holds_socket(module, inode) {
         Ok(())
     } else {
         Err(format!("the socket that listens on {address} is not the module's"))

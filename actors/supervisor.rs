@@ -187,6 +187,7 @@ impl Supervisor {
     #[must_use]
     pub fn new(services: Services, facts: HostFacts, config: Arc<LoadedConfig>) -> Self {
         let log = services.log.new(o!("component" => "supervisor"));
+        services.spawner.report_to(&services.conditions);
         Self { log, services, facts, config, modules: BTreeMap::new(), stopping: false }
     }
 

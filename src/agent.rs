@@ -24,6 +24,7 @@ use vigie_actors::conditions::{Conditions, Reporter};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
+use vigie_actors::descriptors;
 use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
@@ -32,10 +33,12 @@ use vigie_actors::query_router::QueryRouter;
 use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::socket_registry::SocketRegistry;
 use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
+use vigie_actors::work_threads::{self, Lane};
 use vigie_config::files::{self, LoadOptions};
 use vigie_config::model::LoadedConfig;
+use vigie_files::remote;
 use vigie_host::environment;
-use vigie_log::AgentLog;
+use vigie_log::{AgentLog, LogError};
 use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::error_chain::ErrorChain;
 
@@ -43,6 +46,7 @@ use crate::check_config::Checked;
 use crate::cli::AgentArgs;
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
+use crate::notify::Notifier;
 use crate::print;
 
 /// The agent's own program, by the open file rather than by its name: an upgrade that replaces the file while
@@ -55,11 +59,19 @@ const WANTED_OPEN_FILES: u64 = 65_536;
 /// Longest that the end of the agent waits for the disk to take the last alerts.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the agent until it is told to stop.
-pub(crate) fn run(args: &AgentArgs) -> ExitCode {
-    // A signal that comes before its handler is installed waits instead of ending the agent.
+/// Longest that the end of the agent waits for the process that writes its log.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Has the signals that the agent handles wait until it does.
+pub(crate) fn hold_signals() -> SigSet {
     let waiting = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
     waiting.thread_block().ok();
+    waiting
+}
+
+/// Runs the agent until it is told to stop.
+pub(crate) fn run(args: &AgentArgs) -> ExitCode {
+    let waiting = hold_signals();
     match prepare(args).and_then(|prepared| start(prepared, waiting)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
@@ -119,10 +131,20 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     // Modules of other users pass through to their own directory.
     let state_lock =
         LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
-    let agent_log = AgentLog::open(&config.agent.logging).map_err(|error| {
-        Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration")
+    let limit_stays_low = allow_open_files();
+    reserve_descriptors(&config)?;
+    let agent_log = AgentLog::open_through(&config.agent.logging, Path::new(OWN_PROGRAM));
+    let agent_log = agent_log.map_err(|error| match error {
+        LogError::NoWriter { .. } => {
+            let hint = "raise the limits of tasks and of open files";
+            Failure::new(Exit::Unavailable, ErrorChain(&error).to_string(), hint)
+        }
+        _ => Failure::new(Exit::Config, ErrorChain(&error).to_string(), "see [logging] in the configuration"),
     })?;
     let log = agent_log.logger();
+    if let Some(limit) = limit_stays_low {
+        warn!(log, "limit of open files stays low"; "limit" => limit);
+    }
     for warning in &config.warnings {
         warn!(log, "configuration"; "error" => %warning);
     }
@@ -160,8 +182,38 @@ fn directory_failure(error: &DirectoryError) -> Failure {
 
 fn start(prepared: Prepared, waiting: SigSet) -> Result<(), Failure> {
     log_panics(prepared.log.clone());
-    allow_open_files(&prepared.log);
-    actix_rt::System::new().block_on(serve(&prepared, waiting))
+    // Before the runtime, which panics where we can say what is missing.
+    work_threads::start().map_err(|error| {
+        let hint = "raise the limit of tasks: TasksMax= of the unit, or `ulimit -u` of the agent's user";
+        Failure::new(Exit::Unavailable, ErrorChain(&error).to_string(), hint)
+    })?;
+    let served = actix_rt::System::with_tokio_rt(runtime).block_on(async {
+        work_threads::fill_runtime_pool().await;
+        serve(&prepared, waiting).await
+    });
+    prepared.agent_log.finish(LOG_PATIENCE);
+    served
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(work_threads::RUNTIME_POOL)
+        .thread_keep_alive(work_threads::RUNTIME_POOL_KEEP_ALIVE)
+        .build()
+        .expect("the few descriptors that it takes are held in reserve")
+}
+
+/// Takes the reserve of descriptors, and refuses limits that leave nothing to work with.
+fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
+    let hint = "raise the limit of open files: LimitNOFILE= of the unit, or `ulimit -n`";
+    let unusable =
+        |error: &dyn std::error::Error| Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint);
+    let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
+    descriptors::clients_within(descriptors::limit(), modules).map_err(|error| unusable(&error))?;
+    descriptors::hold_reserve().map_err(|error| {
+        Failure::new(Exit::Unavailable, format!("cannot hold back descriptors for modules: {error}"), hint)
+    })
 }
 
 /// A panic aborts the agent; the modules end with it and the service manager starts it again. Before that it
@@ -175,13 +227,11 @@ fn log_panics(log: Logger) {
 }
 
 /// Raises the soft limit of open files as far as the hard one allows; having fewer is no reason not to start.
-fn allow_open_files(log: &Logger) {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(WANTED_OPEN_FILES);
-        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
-            warn!(log, "limit of open files stays low"; "limit" => soft);
-        }
-    }
+/// Gives the limit when it could not be raised.
+fn allow_open_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let wanted = hard.min(WANTED_OPEN_FILES);
+    (soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err()).then_some(soft)
 }
 
 /// The running actors, as far as their end is concerned.
@@ -205,19 +255,36 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
 
     let running = start_actors(prepared)?;
     let log = &prepared.log;
+    let notifier = Rc::new(Notifier::from_environment());
+    let status = format!("supervises {} modules", prepared.config.modules.len());
+    notifier.ready(&status);
+    let period = notifier.watchdog;
     loop {
+        // Counted from the last sign of life: a stall is not made up for.
+        let next_sign = async {
+            match period {
+                Some(period) => tokio::time::sleep(period).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = next_sign => notifier.alive(),
             _ = hang_up.recv() => {
                 info!(log, "SIGHUP, reloading");
                 running.keeper.try_send(ReopenLog).ok();
-                // A full mailbox already holds one that will read the files after this signal.
-                running.loader.try_send(HangUp).ok();
+                notifier.reloading();
+                let (loader, notifier, status) = (running.loader.clone(), notifier.clone(), status.clone());
+                actix_rt::spawn(async move {
+                    loader.send(HangUp).await.ok();
+                    notifier.ready(&status);
+                });
             }
         }
     }
+    notifier.stopping();
     stop(running, log).await;
     Ok(())
 }
@@ -245,6 +312,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let unusable = |error: &dyn std::error::Error, hint: &str| {
         Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint)
     };
+    remote::install(Path::new(OWN_PROGRAM), &agent.state_dir.join("agent.lock"))
+        .map_err(|error| unusable(&error, "the agent's files are written by a process of its own"))?;
     let mut journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
         .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
     let sent_through = fleet_link::sent_through(config, journal.directory());
@@ -320,6 +389,6 @@ async fn stop(running: Running, log: &Logger) {
     }
     running.guard.done().await;
     let containment = running.containment;
-    tokio::task::spawn_blocking(move || containment.remove()).await.ok();
+    work_threads::run(Lane::Kill, move || containment.remove()).await.ok();
     info!(log, "agent stopped");
 }

@@ -1,16 +1,15 @@
 //! `vigie guard`: outlives the agent by an instant and kills what its modules would leave behind.
 //!
 //! Reads lines `+PID` and `-PID` from stdin, sessions of modules that began and ended, and `done` when the
-//! agent stops in good order. When stdin ends without `done`, the agent died: the guard kills everything in
+//! agent stops in good order. A line `?` is answered with `!`, so that the agent sees a guard that is stuck. When stdin ends without `done`, the agent died: the guard kills everything in
 //! the agent's cgroup, and every process of the sessions that it knows.
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, getsid};
+use nix::sys::signal::{SigSet, Signal};
 use vigie_actors::containment;
 
 /// Options of `vigie guard`.
@@ -31,12 +30,17 @@ pub(crate) fn run(options: &GuardOptions) -> ExitCode {
         if line == "done" {
             return ExitCode::SUCCESS;
         }
+        if line == "?" {
+            // An agent that does not listen has other worries; its end is what counts here.
+            std::io::stdout().write_all(b"!\n").and_then(|()| std::io::stdout().flush()).ok();
+            continue;
+        }
         apply(&line, &mut sessions);
     }
     if let Some(cgroup) = &options.cgroup {
         containment::kill_tree(cgroup).ok();
     }
-    kill_sessions(&sessions);
+    containment::kill_sessions(|session| sessions.contains(&session), 0);
     ExitCode::SUCCESS
 }
 
@@ -48,18 +52,6 @@ fn apply(line: &str, sessions: &mut BTreeSet<i32>) {
         "-" => sessions.remove(&session),
         _ => false,
     };
-}
-
-/// Kills every process whose session is one of these. A session's number is not given to another one while a
-/// process is in it.
-fn kill_sessions(sessions: &BTreeSet<i32>) {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.map(Pid::from_raw) {
-        if getsid(Some(pid)).is_ok_and(|session| sessions.contains(&session.as_raw())) {
-            kill(pid, Signal::SIGKILL).ok();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ fn execute(options: &LaunchOptions) -> Failure {
     let Some((program, arguments)) = options.command.split_first() else {
         return Failure::new(Exit::CannotExecute, "there is no program to run", "");
     };
+    // Nothing that the agent inherited reaches the module.
+    close_fds::set_fds_cloexec(3, &[]);
     // Also resets the signal mask, and SIGPIPE, which Rust's runtime ignores.
     let error = Command::new(program).arg0(shown_as(program)).args(arguments).exec();
     let exit =

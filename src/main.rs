@@ -18,6 +18,7 @@ mod inventory_flags;
 mod launch;
 mod module_commands;
 mod modules;
+mod notify;
 mod paths;
 mod print;
 mod progress;
@@ -27,6 +28,7 @@ mod reload;
 mod report;
 mod status;
 mod table;
+mod writers;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,20 @@ use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
 fn main() -> ExitCode {
+    // A signal that comes before the agent handles it waits instead of ending it. The loader of the program runs before
+    // this line; only who starts the agent with these signals blocked closes that moment as well.
+    if std::env::args_os().any(|word| word == "agent") {
+        agent::hold_signals();
+    }
+    // A process that is small stays small without the tree of all commands.
+    let mut arguments = std::env::args_os().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    if command == vigie_log::writer::COMMAND {
+        return writers::write_log(&arguments.collect::<Vec<_>>());
+    }
+    if command == vigie_files::remote::COMMAND {
+        return writers::write_files(&arguments.collect::<Vec<_>>());
+    }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -1,6 +1,7 @@
 //! One client of the agent's socket: reads requests, asks the actors, writes replies.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::condition::{Condition, ConditionSet, ConditionSeverity, StandingCondition, Subject};
 use vigie_protocol::json::CompactWriter;
@@ -33,6 +35,7 @@ use crate::query_router::{GetQueryStatus, Query};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
+use vigie_files::remote;
 use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
 use vigie_protocol::control::{
     AgentStatus, ErrorReply, FleetStatus, Health, JournalStatus, MissingAlerts, ModuleLine, ModuleState,
@@ -200,9 +203,9 @@ impl Session {
             return stopping();
         };
         let config = config.status;
-        let log_stalled = self.log_stalled().await;
+        let (log_stalled, state_stalled) = tokio::join!(self.log_stalled(), state_stalled());
         let log_problem = asked.agent_log.status();
-        let found = found_now(&config, &journal, fleet.as_ref(), log_problem, log_stalled);
+        let found = found_now(&config, &journal, fleet.as_ref(), log_problem, log_stalled, state_stalled);
         let about_agent =
             |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
         conditions.splice(0..0, found.iter().map(about_agent));
@@ -250,9 +253,16 @@ impl Session {
     /// Who asks. The user's name may come from a directory service, which takes its time.
     async fn asker(&self) -> Asker {
         let uid = self.uid;
+        if let Some(user) = remembered_name(uid) {
+            return Asker { uid: Some(uid), user, investigator: None };
+        }
         let named = work_threads::run(Lane::Names, move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
         let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
-        let user = named.ok().and_then(Result::ok).flatten().map(|user| user.name);
+        let answered = named.ok().and_then(Result::ok);
+        let user = answered.clone().flatten().map(|user| user.name);
+        if answered.is_some() {
+            remember_name(uid, user.clone());
+        }
         Asker { uid: Some(uid), user, investigator: None }
     }
 
@@ -323,6 +333,59 @@ impl Session {
     }
 }
 
+/// How long the name of a user is taken as known: looking it up is half of what a query costs the agent.
+const NAME_KEPT: Duration = Duration::from_secs(60);
+
+/// Names that are kept: more users than ask on one host.
+const NAMES_KEPT: usize = 64;
+
+thread_local! {
+    /// Names by number, with the time when they were looked up.
+    static NAMES: RefCell<BTreeMap<u32, (Option<String>, Instant)>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn remembered_name(uid: u32) -> Option<Option<String>> {
+    NAMES.with_borrow(|names| {
+        names.get(&uid).filter(|(_, since)| since.elapsed() < NAME_KEPT).map(|(name, _)| name.clone())
+    })
+}
+
+fn remember_name(uid: u32, name: Option<String>) {
+    NAMES.with_borrow_mut(|names| {
+        if names.len() >= NAMES_KEPT {
+            names.clear();
+        }
+        names.insert(uid, (name, Instant::now()));
+    });
+}
+
+/// Asks the file system with the state whether it takes writes, and waits a little for the answer.
+async fn state_stalled() -> Option<String> {
+    let mut pause = Duration::from_millis(1);
+    let mut probe = (!remote::is_probing()).then(|| work_threads::run(Lane::Journal, remote::probe));
+    loop {
+        // An order that hangs holds up the probe as well.
+        let waiting = match &mut probe {
+            Some(probe) => tokio::time::timeout(pause, probe).await.is_err(),
+            None => remote::is_probing(),
+        };
+        if !waiting {
+            return None;
+        }
+        let busy = remote::busy_for().unwrap_or_default();
+        if pause > PROBE_PAUSE_MAX {
+            return Some(format!(
+                "the file system with agent.state_dir does not answer for {} s",
+                busy.as_secs()
+            ));
+        }
+        if probe.is_none() {
+            tokio::time::sleep(pause).await;
+        }
+        pause *= 2;
+    }
+}
+
 fn stopping() -> Reply {
     refusal("stopping", "the agent is stopping", "try again when it has been started")
 }
@@ -338,6 +401,7 @@ fn found_now(
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
     log_stalled: Option<String>,
+    state_stalled: Option<String>,
 ) -> ConditionSet {
     let now = jiff::Timestamp::now().to_string();
     let mut set = ConditionSet::default();
@@ -352,6 +416,7 @@ fn found_now(
     note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
     note(AgentCondition::LogUnwritable, log_problem);
     note(AgentCondition::LogStalled, log_stalled);
+    note(AgentCondition::StateStalled, state_stalled);
     let refused = (!config.last_reload_ok).then(|| {
         let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
         problems.join("; ")

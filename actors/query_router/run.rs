@@ -131,7 +131,16 @@ impl QueryRun {
                 self.converse(stream, request).await
             }
             SocketSpec::Tcp(address) => {
-                self.converse(TcpStream::connect(address).await.map_err(refused)?, request).await
+                let stream = TcpStream::connect(address).await.map_err(refused)?;
+                // A stranger can have taken the port since the module registered it.
+                socket_policy::check_listener(*address, socket.pid).await.map_err(|reason| {
+                    QueryError::WrongPeer {
+                        module: self.module.clone(),
+                        socket: socket.spec.to_string(),
+                        reason,
+                    }
+                })?;
+                self.converse(stream, request).await
             }
         }
     }

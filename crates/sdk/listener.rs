@@ -19,7 +19,7 @@ use futures_util::future::Either;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -96,6 +96,12 @@ pub enum ListenError {
         /// The path.
         path: PathBuf,
     },
+    /// A living process listens there: a second copy of the module must not take its place.
+    #[error("another process listens at {path:?}; end it first")]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
     /// The socket cannot be made.
     #[error("cannot listen at {spec}")]
     Bind {
@@ -110,6 +116,18 @@ pub enum ListenError {
         /// The address.
         address: SocketAddr,
     },
+}
+
+/// Name and inode of a socket; a socket of TCP has none.
+pub(crate) struct Place(Option<(PathBuf, u64)>);
+
+impl Place {
+    /// Whether the name still leads to the socket.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.as_ref().is_none_or(|(path, inode)| {
+            std::fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode)
+        })
+    }
 }
 
 /// A socket that is ready to be registered.
@@ -143,6 +161,10 @@ impl QueryListener {
 
         match std::fs::symlink_metadata(&path) {
             Ok(there) if !there.file_type().is_socket() => return Err(ListenError::Occupied { path }),
+            // A socket whose process is gone refuses connections.
+            Ok(_) if std::os::unix::net::UnixStream::connect(&path).is_ok() => {
+                return Err(ListenError::InUse { path });
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(bind_error(error)),
@@ -173,6 +195,14 @@ impl QueryListener {
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let spec = SocketSpec::Tcp(listener.local_addr().map_err(bind_error)?);
         Ok(Self { socket: Socket::Tcp(listener), spec })
+    }
+
+    /// Where it listens, to see later whether it is still there.
+    pub(crate) fn place(&self) -> Place {
+        match &self.socket {
+            Socket::Unix { path, inode, .. } => Place(Some((path.clone(), *inode))),
+            Socket::Tcp(_) => Place(None),
+        }
     }
 
     /// What to register.
@@ -378,11 +408,18 @@ impl Desk {
         let _stop_with_us = StopOnDrop(Arc::clone(&stopped));
         let deadline = left.map(|left| Instant::now() + left);
         let desk = Arc::clone(self);
-        let mut running = tokio::task::spawn_blocking(move || {
+        let (done, mut running) = oneshot::channel();
+        // Not on the runtime's pool, which panics when the host has no task left for it.
+        let thread = std::thread::Builder::new().name("query".to_owned()).spawn(move || {
             // The place is free when the module's code has returned, not when the client has lost patience.
             let _place: OwnedSemaphorePermit = place;
-            (desk.answer)(query)
+            done.send((desk.answer)(query)).ok();
         });
+        if let Err(error) = thread {
+            return Some(ModuleResult::failed([format!(
+                "module cannot start a thread for the query: {error}; ask again later"
+            )]));
+        }
         loop {
             match timeout(WATCH_PERIOD, &mut running).await {
                 Ok(Ok(result)) => return Some(result),

@@ -40,11 +40,12 @@ pub const MAX_TEXT_BYTES: usize = 160 * 1024;
 /// Bytes of log lines that wait for the agent; the next one waits in [`Outbox::log`].
 const MAX_QUEUED_LOG_BYTES: usize = 256 * 1024;
 
-/// Echoes that wait for the agent; of more, the oldest are dropped: only the newest says that we live.
-const MAX_URGENT: usize = 16;
-
-/// Bytes of echoes that wait for the agent.
-const MAX_URGENT_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of echoes that wait for the agent; beyond it nothing more is read from it.
+///
+/// Agent and module cannot wait for each other for ever: for this to be reached the agent must have written tens of
+/// thousands of heartbeats without an echo, and it kills a module after a few. Acknowledgements and configurations never
+/// wait here, so a module whose lines the agent does not read goes on reading.
+const MAX_URGENT_BYTES: usize = 1024 * 1024;
 
 /// Bytes that are handed to the pipe in one write: an echo waits for at most so much. Half a pipe's capacity.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -68,6 +69,8 @@ struct Shared {
     ledger_room: Condvar,
     /// Wakes the writer.
     filled: Notify,
+    /// Wakes the reader.
+    urgent_room: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +164,7 @@ impl Outbox {
                 }),
                 ledger_room: Condvar::new(),
                 filled: Notify::new(),
+                urgent_room: Notify::new(),
             }),
         }
     }
@@ -309,19 +313,30 @@ impl Outbox {
         self.shared.filled.notify_one();
     }
 
-    /// Queues a heartbeat's echo, or the registration, ahead of all other lines.
+    /// Queues a heartbeat's echo, or the registration, ahead of all other lines and behind earlier ones of its kind.
     pub(crate) fn urgent(&self, line: Vec<u8>) {
         let mut queue = lock(&self.shared.queue);
-        queue.urgent_bytes += line.len();
-        queue.urgent.push_back(line);
-        while queue.urgent.len() > MAX_URGENT
-            || (queue.urgent_bytes > MAX_URGENT_BYTES && queue.urgent.len() > 1)
-        {
-            let dropped = queue.urgent.pop_front().map_or(0, |line| line.len());
-            queue.urgent_bytes -= dropped;
+        if !queue.closed {
+            queue.urgent_bytes += line.len();
+            queue.urgent.push_back(line);
         }
         drop(queue);
         self.shared.filled.notify_one();
+    }
+
+    /// Waits until an echo can be queued within the bound. Cancel safe.
+    pub(crate) async fn urgent_room(&self) {
+        loop {
+            let room = self.shared.urgent_room.notified();
+            let full = {
+                let queue = lock(&self.shared.queue);
+                queue.urgent_bytes >= MAX_URGENT_BYTES && !queue.closed
+            };
+            if !full {
+                return;
+            }
+            room.await;
+        }
     }
 
     /// Waits for lines and moves a batch of them into `batch`; `false` when no more will come. Cancel safe.
@@ -333,6 +348,7 @@ impl Outbox {
                 if !batch.is_empty() {
                     drop(queue);
                     self.shared.queue_room.notify_all();
+                    self.shared.urgent_room.notify_one();
                     return true;
                 }
                 if queue.closed || queue.finishing {
@@ -364,6 +380,7 @@ impl Outbox {
     }
 
     fn release(&self) {
+        self.shared.urgent_room.notify_one();
         self.shared.queue_room.notify_all();
         self.shared.filled.notify_one();
         let shared = Arc::clone(&self.shared);
@@ -386,7 +403,9 @@ impl Queue {
 
     /// Moves what fits a batch into `batch`, echoes first. A single line may be longer than a batch.
     fn fill(&mut self, batch: &mut Vec<u8>) {
-        while let Some(line) = self.urgent.pop_front() {
+        while batch.len() < BATCH_BYTES
+            && let Some(line) = self.urgent.pop_front()
+        {
             self.urgent_bytes -= line.len();
             batch.extend_from_slice(&line);
         }

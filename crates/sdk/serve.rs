@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::listener::{ListenError, MAX_RUNNING_QUERIES, QueryListener};
+use crate::listener::{ListenError, MAX_RUNNING_QUERIES, Place, QueryListener};
 use crate::module::{Host, ModuleError, PersistentModule, Query, Settings};
 use crate::outbox::Outbox;
 use limit::LogLimit;
@@ -125,6 +125,8 @@ pub fn run_persistent<M: PersistentModule>() -> ExitCode {
     }));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // The thread that writes to stdout stays: where the host has no task left, another one could not be had.
+        .thread_keep_alive(Duration::from_secs(1 << 30))
         // The queries, stdin and stdout when they are not pipes, and room for names and files.
         .max_blocking_threads(MAX_RUNNING_QUERIES + 8)
         .build();
@@ -188,16 +190,21 @@ pub async fn serve<M: PersistentModule>(
     let (module, started) = watch::channel(None);
     let (mut worker, mut failed) = Worker::start::<M>(outbox.clone(), options.state_dir.clone(), module);
     let patience = tokio::runtime::Handle::current();
-    let answering = tokio::spawn(listener.serve(move |query| answer(&patience, started.clone(), query)));
+    let mut answering = Answering::start(listener, move |query| answer(&patience, started.clone(), query));
 
     let mut reader = ModuleReader::new(stdin, MAX_LINE_BYTES);
     let mut complaints = LogLimit::default();
     let mut terminate = std::pin::pin!(terminate);
     let mut ended = loop {
         tokio::select! {
-            line = reader.next_line() => match line {
+            line = next_line(&mut reader, &outbox) => match line {
                 Some(Ok(Ok(line))) => match receive::<M>(&line, &outbox, &mut worker) {
                     Ok(Next::Line) => {}
+                    Ok(Next::Heartbeat) => {
+                        if let Some(again) = listen_again::<M>(&answering.place, options, &outbox) {
+                            answering.replace(again);
+                        }
+                    }
                     Ok(Next::Stop) => break Ended::Stopped,
                     Err(Refused::Line(bad)) => complain(&mut complaints, &outbox, &bad),
                     Err(Refused::Config(error)) => {
@@ -215,7 +222,7 @@ pub async fn serve<M: PersistentModule>(
         }
     };
 
-    answering.abort();
+    answering.task.abort();
     if matches!(ended, Ended::AgentGone) {
         outbox.close();
     }
@@ -230,8 +237,72 @@ pub async fn serve<M: PersistentModule>(
         writing.abort();
     }
     // The socket's file goes with the listener, which the aborted task drops.
-    drop(answering.await);
+    drop(answering.task.await);
     ended
+}
+
+/// The next line, when its echo would find room.
+async fn next_line<R: AsyncRead + Unpin>(
+    reader: &mut ModuleReader<R>,
+    outbox: &Outbox,
+) -> Option<std::io::Result<Result<String, BadLine>>> {
+    outbox.urgent_room().await;
+    reader.next_line().await
+}
+
+/// The task that answers queries.
+struct Answering {
+    place: Place,
+    task: tokio::task::JoinHandle<()>,
+    answer: Arc<dyn Fn(Query) -> ModuleResult + Send + Sync>,
+}
+
+impl Answering {
+    fn start(
+        listener: QueryListener,
+        answer: impl Fn(Query) -> ModuleResult + Send + Sync + 'static,
+    ) -> Self {
+        let answer: Arc<dyn Fn(Query) -> ModuleResult + Send + Sync> = Arc::new(answer);
+        let (place, task) = Self::listen(listener, &answer);
+        Self { place, task, answer }
+    }
+
+    /// Answers on another socket from now on.
+    fn replace(&mut self, listener: QueryListener) {
+        self.task.abort();
+        (self.place, self.task) = Self::listen(listener, &self.answer);
+    }
+
+    fn listen(
+        listener: QueryListener,
+        answer: &Arc<dyn Fn(Query) -> ModuleResult + Send + Sync>,
+    ) -> (Place, tokio::task::JoinHandle<()>) {
+        let (place, answer) = (listener.place(), Arc::clone(answer));
+        (place, tokio::spawn(listener.serve(move |query| answer(query))))
+    }
+}
+
+/// Makes the query socket again when it is gone, and registers it. Looked at with each heartbeat: whoever cleans up
+/// directories does not say so.
+fn listen_again<M: PersistentModule>(
+    place: &Place,
+    options: &ServeOptions,
+    outbox: &Outbox,
+) -> Option<QueryListener> {
+    if place.is_there() {
+        return None;
+    }
+    match QueryListener::bind_unix(&options.run_dir, M::NAME) {
+        Ok(listener) => {
+            outbox.note("the query socket was gone, it is there again");
+            outbox.urgent(registration::<M>(&listener));
+            Some(listener)
+        }
+        Err(error) => {
+            outbox.note(&format!("the query socket is gone: {}", chain(&error)));
+            None
+        }
+    }
 }
 
 /// The first line of a module.
@@ -265,6 +336,7 @@ async fn write_lines(stdout: impl AsyncWrite + Unpin, outbox: Outbox) {
 /// What to do after a line.
 enum Next {
     Line,
+    Heartbeat,
     Stop,
 }
 
@@ -286,6 +358,7 @@ fn receive<M: PersistentModule>(line: &str, outbox: &Outbox, worker: &mut Worker
             outbox.urgent(Message::pong(&message).to_line());
             outbox.repeat_health();
             worker.heartbeat();
+            return Ok(Next::Heartbeat);
         }
         Class::Config => {
             let parameters = match message.parameters {

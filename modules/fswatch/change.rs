@@ -342,6 +342,45 @@ pub fn digest_known(path: &Path, there: &Object, last: Option<&Content>, rule: &
     }
 }
 
+/// The alert for what was done and undone; `there` is what is there again, nothing when it came and went.
+#[must_use]
+pub fn touched(
+    path: &Path,
+    there: Option<&Object>,
+    written: bool,
+    options: &Options,
+    rule: &str,
+    time: &str,
+) -> Alert {
+    let path = shown(path);
+    let (severity, what) = match there {
+        // What is not run any more was run: whoever removes it at once does not want it seen.
+        None => (Severity::High, "came, was run and is gone again"),
+        Some(there) => {
+            let is_program = there.permissions & 0o111 != 0;
+            let severity = match (written, is_program) {
+                (_, true) => Severity::High,
+                (true, false) => Severity::Medium,
+                (false, false) => Severity::Low,
+            };
+            let what = if written {
+                "was opened for writing and is as it was known, also by its time"
+            } else {
+                "was changed and is as it was known: its attributes, or its place, were others in between"
+            };
+            (severity, what)
+        }
+    };
+    Alert {
+        severity: options.severity.filter(|_| there.is_some()).unwrap_or(severity),
+        event: Event::Touched,
+        kind: there.map_or("", |there| there.kind.name()),
+        rule: rule.to_owned(),
+        tags: options.tags.clone(),
+        ..notice(path.clone(), format!("{path} {what}"), time)
+    }
+}
+
 /// An alert that is about no single change.
 #[must_use]
 pub fn notice(path: String, text: String, time: &str) -> Alert {
@@ -576,7 +615,7 @@ pub fn not_read(why: NotRead) -> String {
             "a process holds a lease on it (fcntl F_SETLEASE), and is asked to give it up".to_owned()
         }
         NotRead::Failed(number) => std::io::Error::from_raw_os_error(number).to_string(),
-        NotRead::OpenForWriting => "it is written to without an end".to_owned(),
+        NotRead::OpenForWriting => "it is being written; its content is told when it is closed".to_owned(),
         NotRead::BeingRead => "it is large and being read; its digest follows".to_owned(),
     }
 }

@@ -67,6 +67,8 @@ pub struct PathGroup {
 pub struct Tuning {
     /// See [`Settings::settle`].
     pub settle_milliseconds: Option<i64>,
+    /// See [`Settings::behind`].
+    pub behind_seconds: Option<i64>,
     /// See [`Settings::quick_scan`].
     pub quick_scan_minutes: Option<i64>,
     /// `default`, `minimal` or `none`.
@@ -112,6 +114,8 @@ pub struct Settings {
     /// Quiet time after which a path is looked at: the writes of one save become one alert. 0 to 10,000 ms,
     /// default 100; 0 turns it off.
     pub settle: Duration,
+    /// Time that a look may be late before the module says that it is behind. 1 to 3,600 s, default 5.
+    pub behind: Duration,
     /// Time between two quick scans; `None` turns them off. 1 to 10,080 minutes, default 10.
     pub quick_scan: Option<Duration>,
     /// Which built-in list of paths is watched.
@@ -135,6 +139,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             settle: Duration::from_millis(100),
+            behind: Duration::from_secs(5),
             quick_scan: Some(minutes(10)),
             profile: Profile::Default,
             rehash: Some(minutes(7 * MINUTES_OF_A_DAY)),
@@ -327,6 +332,7 @@ impl Config {
                 0,
                 10_000,
             )),
+            behind: Duration::from_secs(read.number("behind_seconds", given.behind_seconds, 5, 1, 3_600)),
             quick_scan: read
                 .number_or_off("quick_scan_minutes", given.quick_scan_minutes, 10, 1, 10_080)
                 .map(minutes),
@@ -418,7 +424,7 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let settings = read(&json!({"fswatch": {
-            "settle_milliseconds": 0, "quick_scan_minutes": 0, "profile": "none", "rehash_days": 0,
+            "settle_milliseconds": 0, "behind_seconds": 7, "quick_scan_minutes": 0, "profile": "none", "rehash_days": 0,
             "cpu_percent": 9, "bytes_per_second": "1 MiB", "backend": "inotify", "history": "2 MiB",
             "storm_changes": 0,
         }}))
@@ -427,6 +433,7 @@ mod tests {
 
         let expected = Settings {
             settle: Duration::ZERO,
+            behind: Duration::from_secs(7),
             quick_scan: None,
             profile: Profile::None,
             rehash: None,
@@ -442,12 +449,13 @@ mod tests {
     #[test]
     fn every_bad_setting_is_named() {
         let found = keys(&json!({"fswatch": {
-            "settle_milliseconds": 10_001, "quick_scan_minutes": -1, "profile": "all", "rehash_days": 366,
+            "settle_milliseconds": 10_001, "behind_seconds": 0, "quick_scan_minutes": -1, "profile": "all", "rehash_days": 366,
             "cpu_percent": 0, "bytes_per_second": 1, "backend": "ebpf", "history": "none", "storm_changes": -1,
         }}));
 
         let names = [
             "settle_milliseconds",
+            "behind_seconds",
             "quick_scan_minutes",
             "profile",
             "rehash_days",

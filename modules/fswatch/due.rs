@@ -167,6 +167,13 @@ impl DuePaths {
         self.ripe.pop_front()
     }
 
+    /// Adds to what happened to a path, if it waits.
+    pub fn add_to(&mut self, path: &Path, happened: &Happened) {
+        if let Some(due) = self.paths.get_mut(path) {
+            due.happened.merge(happened.clone());
+        }
+    }
+
     /// Takes one path out before its time.
     pub fn remove(&mut self, path: &Path) -> Option<Happened> {
         self.paths.remove(path).map(|due| due.happened)

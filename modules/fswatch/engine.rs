@@ -9,6 +9,7 @@
 mod accounts;
 mod content;
 mod expected;
+mod health;
 mod narrowing;
 pub mod proof;
 mod round;
@@ -22,12 +23,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use vigie_sdk::AlertId;
 use vigie_sdk::protocol::Asker;
+use vigie_sdk::{AlertId, Condition};
 
 use self::accounts::Stories;
 use self::content::Contents;
 use self::expected::Plans;
+use self::health::Health;
 use self::narrowing::MountedLately;
 use self::proof::{Proof, Proofs};
 use self::round::{Round, Told};
@@ -51,6 +53,9 @@ use crate::workers::{Depth, Report, Workers};
 /// Missing paths that the log names one by one; the status names them all.
 const MAX_WAITING_LINES: usize = 5;
 
+/// Paths that wait, from which on memory is given back afterwards.
+const MANY_PENDING: usize = 5_000;
+
 /// Directories that are to be compared because much happened in them; beyond it everything is compared.
 const MAX_BUSY: usize = 10_000;
 
@@ -69,6 +74,10 @@ pub trait Sink: Send {
     fn alert(&self, id: AlertId, text: &Arc<str>);
     /// Writes a line to the log.
     fn log(&self, message: &str);
+    /// Tells everything that is wrong at present.
+    fn health(&self, conditions: &[Condition]) {
+        let _ = conditions;
+    }
 }
 
 /// How the module is, for the answer to queries.
@@ -112,6 +121,8 @@ pub struct Status {
     pub proofs: Vec<Proof>,
     /// What is wrong with the state directory.
     pub trouble: Option<String>,
+    /// All that is wrong.
+    pub conditions: Vec<Condition>,
     /// Whether everything has been looked at once.
     pub baseline_complete: bool,
     /// When everything was compared last, and how long it took.
@@ -237,6 +248,9 @@ pub struct Engine<S> {
     trust: Trust,
     /// Files whose content is not known yet.
     contents: Contents,
+    health: Health,
+    /// Much memory was needed since it was last given back.
+    swollen: bool,
     /// Directories in which more happened than can be told by name, and since when.
     busy: BTreeMap<PathBuf, Instant>,
     /// Files that got another name somewhere, by device and inode.
@@ -318,6 +332,8 @@ impl<S: Sink> Engine<S> {
             again: HashMap::new(),
             trust: Trust::default(),
             contents: Contents::default(),
+            health: Health::default(),
+            swollen: false,
             busy: BTreeMap::new(),
             linked: HashSet::new(),
             linked_at: None,
@@ -347,6 +363,7 @@ impl<S: Sink> Engine<S> {
                 }
             }
             self.take_acknowledged();
+            self.tend_health();
             self.publish();
             let taken = self.mailbox.wait(self.patience(now()));
             self.note(taken);
@@ -382,10 +399,21 @@ impl<S: Sink> Engine<S> {
         for (id, text) in self.ledger.pending() {
             self.sink.alert(id, &text);
         }
-        let Beginning { last_alive, gone, set_aside, unusable } = beginning;
+        let Beginning { last_alive, gone, set_aside, odd, unusable } = beginning;
         self.seen_until = last_alive.unwrap_or(self.seen_until).min(SystemTime::now());
         if let Some(why) = unusable {
-            self.sink.log(&format!("nothing can be kept over a restart: {why}"));
+            let own = self.own.clone().unwrap_or_default();
+            let text = format!("nothing can be kept over a restart in {}: {why}", shown(&own));
+            self.status.trouble = Some(text.clone());
+            self.tell_notice(&own, text, Severity::Critical, None);
+        }
+        for (path, kind, kept_as) in odd {
+            let text = format!(
+                "{} was a {kind} and not a file of ours; it was put aside as {}",
+                shown(&path),
+                shown(&kept_as)
+            );
+            self.tell_notice(&path, text, Severity::Critical, None);
         }
         if gone && let Some(own) = self.own.clone() {
             let text = format!(
@@ -429,13 +457,19 @@ impl<S: Sink> Engine<S> {
 
     fn note_trouble(&mut self) {
         let trouble = self.ledger.trouble().map(str::to_owned);
-        match &trouble {
-            Some(text) if !self.trouble_told => self.sink.log(text),
-            None if self.trouble_told => self.sink.log("the state directory can be written again"),
+        let was_told = std::mem::replace(&mut self.trouble_told, trouble.is_some());
+        self.status.trouble.clone_from(&trouble);
+        match trouble {
+            Some(text) if !was_told => {
+                let text = format!(
+                    "{text}; what is known is kept in memory only, and what changes is found again by the next life"
+                );
+                let own = self.own.clone().unwrap_or_default();
+                self.tell_notice(&own, text, Severity::Critical, None);
+            }
+            None if was_told => self.sink.log("the state directory can be written again"),
             _ => {}
         }
-        self.trouble_told = trouble.is_some();
-        self.status.trouble = trouble;
     }
 
     /// Carries out an order; `false` when it was the last one.
@@ -540,6 +574,9 @@ impl<S: Sink> Engine<S> {
             if self.scans.is_empty() && self.due.is_empty() && self.in_flight.is_empty() {
                 self.seen_until = SystemTime::now();
                 self.packages.forget();
+                if std::mem::take(&mut self.swollen) {
+                    vigie_fanotify::give_memory_back();
+                }
             }
             self.verify_some();
         }
@@ -668,6 +705,7 @@ impl<S: Sink> Engine<S> {
             self.stories.next(now),
             self.plans.next(),
             self.proofs.next(now),
+            self.next_health(),
         ]
         .into_iter()
         .flatten()
@@ -686,6 +724,7 @@ impl<S: Sink> Engine<S> {
         self.status.backends = self.watching.choices().cloned().collect();
         self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
+        self.swollen |= self.status.pending > MANY_PENDING;
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
         *self.published.lock() = Arc::new(self.status.clone());
     }
@@ -823,6 +862,7 @@ impl<S: Sink> Engine<S> {
             self.note_mounts();
         }
         self.linked.extend(taken.linked);
+        let started = taken.started;
         for busy in taken.busy {
             let directories = match busy {
                 Busy::Path(path) => vec![path],
@@ -840,6 +880,11 @@ impl<S: Sink> Engine<S> {
             if self.coverage.concerns(&path) {
                 self.note_path(&path, happened, now);
             }
+        }
+        for path in started {
+            let happened = Happened { executed: true, ..Happened::default() };
+            let lane = self.trust.lane(&path);
+            self.due.of(lane).add_to(&path, &happened);
         }
         for report in taken.reports {
             match report {
@@ -912,6 +957,9 @@ impl<S: Sink> Engine<S> {
             }
             self.trust.forget(path);
             self.hurry(path, happened, now);
+            return;
+        }
+        if self.is_being_written(path, &happened, now) {
             return;
         }
         let lane = self.trust.lane(path);

@@ -61,6 +61,10 @@ pub struct Happened {
     pub directory: bool,
     /// The name came.
     pub appeared: bool,
+    /// It was opened for writing.
+    pub written: bool,
+    /// It was run as a program.
+    pub executed: bool,
     /// It is to be read even when it looks as it is known.
     pub prove: bool,
     /// It was found by a scan; it happened in this time.
@@ -83,6 +87,8 @@ impl Happened {
         self.finished |= later.finished;
         self.directory |= later.directory;
         self.appeared |= later.appeared;
+        self.written |= later.written;
+        self.executed |= later.executed;
         self.prove |= later.prove;
         self.window = match (self.window, later.window) {
             (Some(one), Some(other)) => {
@@ -116,6 +122,8 @@ pub struct Taken {
     pub ended: Vec<WatchDescriptor>,
     /// Files that got another name somewhere, by device and inode.
     pub linked: HashSet<(u64, u64)>,
+    /// Programs that were started. Nobody is woken for them: they matter only together with what else happened.
+    pub started: HashSet<PathBuf>,
     /// Why notifications were lost: anything may have changed.
     pub overflowed: Option<String>,
 }
@@ -179,6 +187,7 @@ struct Pending {
     mounts_changed: bool,
     ended: Vec<WatchDescriptor>,
     linked: HashSet<(u64, u64)>,
+    started: HashSet<PathBuf>,
     overflowed: Option<String>,
     woken: bool,
     /// There is something to be taken that need not be taken at once.
@@ -239,6 +248,7 @@ impl Pending {
             mounts_changed: std::mem::take(&mut self.mounts_changed),
             ended: std::mem::take(&mut self.ended),
             linked: std::mem::take(&mut self.linked),
+            started: std::mem::take(&mut self.started),
             overflowed: self.overflowed.take(),
             ..Taken::default()
         };
@@ -316,6 +326,14 @@ impl Batch<'_> {
     /// Something was mounted or unmounted.
     pub fn mounts_changed(&mut self) {
         self.pending().mounts_changed = true;
+    }
+
+    /// A program in a watched directory was started.
+    pub fn started(&mut self, path: PathBuf) {
+        let started = &mut self.pending().started;
+        if started.len() < MAX_LINKED {
+            started.insert(path);
+        }
     }
 
     /// A file got another name in a directory that nobody watches.

@@ -3,8 +3,8 @@
 //! Two groups, each with a thread of its own that reads its queue (`fanotify/reader.rs`). The *wide* one has a mark for
 //! each file system, which tells of names that come and go and of files that are closed after writing, wherever that
 //! happens; and marks for watched directories that users can change. The *near* one has marks for watched directories that
-//! root alone can change, and is told of programs that start: however much users write, its queue is short. What is told
-//! twice is one entry in the mailbox.
+//! root alone can change: however much users write, its queue is short. Both are told of programs that start, so that who
+//! does something is known in each. What is told twice is one entry in the mailbox.
 //!
 //! No event is left out by a mark: one that ignores a directory hides renames across its border, and what happens to
 //! watched objects under names in it.
@@ -202,9 +202,9 @@ impl FilesystemWatcher {
         self.view.filesystems.insert(filesystem, seen);
         self.view.mounts = Arc::clone(mounts);
         self.tell(|| Control::View(self.view.clone()));
-        let mask = if self.is_full { near() } else { wide() };
+        let mask = Mask::OPEN_EXEC | if self.is_full { near() } else { wide() };
         let marks = self.wide.group.mark_filesystem_of(open.as_fd(), mask);
-        // In the short queue: who starts is asked before it is gone.
+        // In both queues: what a program does comes after its start in each.
         let marks = marks.and_then(|()| self.near.group.mark_filesystem_of(open.as_fd(), Mask::OPEN_EXEC));
         marks.map_err(|error| {
             self.view.filesystems.remove(&filesystem);

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::state_files;
 use crate::store::HistoryPosition;
 
 /// The files. When the newer one is full, it becomes the older one, and the one that was is gone.
@@ -31,10 +31,8 @@ impl History {
     /// When the file cannot be used.
     pub fn open(directory: &Path, position: HistoryPosition, most: u64) -> io::Result<Self> {
         let [newer, _] = paths(directory);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let mut file = options.open(newer)?;
+        let mut file =
+            state_files::open(&newer, OpenOptions::new().write(true).create(true).truncate(false))?;
         let length = file.metadata()?.len();
         // Shorter after a power failure, or rotated right before a crash: all of it counts then.
         let bytes = if length > position.bytes { position.bytes } else { length };
@@ -104,7 +102,8 @@ impl History {
     pub fn read(directory: &Path, mut each: impl FnMut(Value) -> bool) -> io::Result<()> {
         let [newer, older] = paths(directory);
         // Both are open before the first is read, so that a rotation in between hides nothing.
-        let files: Vec<File> = [older, newer].into_iter().filter_map(|path| File::open(path).ok()).collect();
+        let open = |path: PathBuf| state_files::open(&path, OpenOptions::new().read(true)).ok();
+        let files: Vec<File> = [older, newer].into_iter().filter_map(open).collect();
         for file in files {
             for line in BufReader::new(file).split(b'\n') {
                 if let Ok(value) = serde_json::from_slice(&line?)

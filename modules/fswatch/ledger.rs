@@ -19,6 +19,7 @@ use vigie_sdk::AlertId;
 use crate::change::{Alert, Event, hex, shown};
 use crate::history::History;
 use crate::object::Object;
+use crate::state_files::{self, Odd};
 use crate::store::{Opened, State, Step, Store, Unaccepted, host_identity};
 use crate::storm::shortened;
 use crate::trust::Lane;
@@ -55,6 +56,8 @@ pub struct Beginning {
     pub gone: bool,
     /// Why the store could not be trusted, and where it is now.
     pub set_aside: Option<(String, PathBuf)>,
+    /// What stood where other files of the state should be.
+    pub odd: Vec<Odd>,
     /// Why nothing can be kept on disk.
     pub unusable: Option<String>,
 }
@@ -120,6 +123,13 @@ impl Ledger {
         };
         let mut beginning = Beginning::default();
         let Some(directory) = directory else { return (ledger, beginning) };
+        // A baseline that is something else is put aside by the store, which knows since when nothing is known.
+        for name in ["fswatch.key", "fswatch.history", "fswatch.history.1", "fswatch.alive"] {
+            match state_files::clear_odd(&directory.join(name)) {
+                Ok(odd) => beginning.odd.extend(odd),
+                Err(error) => beginning.unusable = Some(error.to_string()),
+            }
+        }
         match Store::open(directory, &host_identity()) {
             Ok((store, opened)) => {
                 ledger.store = Some(store);

@@ -39,6 +39,7 @@ pub mod reading;
 pub mod recorded;
 pub mod rules;
 pub mod secrets;
+pub mod state_files;
 pub mod store;
 pub mod storm;
 pub mod transaction;
@@ -51,7 +52,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
-use vigie_sdk::{AlertId, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings, privacy};
+use vigie_sdk::{
+    AlertId, Condition, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings, privacy,
+};
 
 use self::config::Config;
 pub use self::config::check;
@@ -87,6 +90,10 @@ impl Sink for AgentSink {
 
     fn log(&self, message: &str) {
         self.host.log(message);
+    }
+
+    fn health(&self, conditions: &[Condition]) {
+        self.host.report_health(conditions.to_vec());
     }
 }
 

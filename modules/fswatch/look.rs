@@ -53,6 +53,8 @@ pub struct Plan {
     pub spare_cache: bool,
     /// It is being read already, as it is known.
     pub being_read: bool,
+    /// Somebody writes to it: what is in it now is not what will be.
+    pub being_written: bool,
 }
 
 /// What was found.
@@ -321,6 +323,8 @@ fn file(
 ) -> io::Result<Option<Found>> {
     let skipped = if !plan.hash {
         Some(NotRead::MetadataOnly)
+    } else if plan.being_written {
+        Some(NotRead::OpenForWriting)
     } else if plan.largest_hashed.is_some_and(|largest| glanced.size > largest) {
         Some(NotRead::TooLarge)
     } else {
@@ -537,6 +541,7 @@ mod tests {
         growing: false,
         spare_cache: false,
         being_read: false,
+        being_written: false,
     };
 
     fn look(path: &Path, plan: Plan, known: Option<&Object>) -> Found {

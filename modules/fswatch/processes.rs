@@ -35,6 +35,9 @@ const MAX_ANCESTORS: usize = 24;
 /// and no host makes so many processes in this time.
 const SAME_TIME: Duration = Duration::from_millis(20);
 
+/// Time in which the start of the same program by the same process is told by the other queue as well.
+const ECHO_TIME: Duration = Duration::from_secs(1);
+
 /// What `loginuid` says when nobody logged in: `(uid_t) -1`.
 const NO_LOGIN: u32 = u32::MAX;
 
@@ -56,6 +59,8 @@ struct Remembered {
 #[derive(Debug, Clone)]
 struct Started {
     program: PathBuf,
+    /// When that was learned.
+    at: Option<Instant>,
     /// What it opened to run before that: the script, when the program is its interpreter.
     before: Option<PathBuf>,
     circumstances: Circumstances,
@@ -260,6 +265,15 @@ impl Processes {
         if is_loader && self.started.contains_key(&pid) {
             return;
         }
+        // Two queues tell of it, each before what the program does; the one that comes first counts.
+        let is_known = self.started.get(&pid).is_some_and(|known| {
+            let is_same = known.program == program || known.before.as_deref() == Some(program);
+            let is_recent = |(at, now): (Instant, Instant)| now.duration_since(at) < ECHO_TIME;
+            is_same && known.at.zip(self.rechecked).is_some_and(is_recent)
+        });
+        if is_known {
+            return;
+        }
         if self.started.len() >= MAX_PROCESSES {
             self.started.clear();
         }
@@ -267,7 +281,12 @@ impl Processes {
         self.known.remove(&pid);
         self.ancestors.remove(&pid);
         let before = self.started.remove(&pid).map(|started| started.program);
-        let started = Started { program: program.to_owned(), before, circumstances: self.circumstances(pid) };
+        let started = Started {
+            program: program.to_owned(),
+            at: self.rechecked,
+            before,
+            circumstances: self.circumstances(pid),
+        };
         // It still was what it was before.
         self.ancestors.remove(&pid);
         self.started.insert(pid, started);
@@ -327,7 +346,9 @@ impl Processes {
         let identity = program_of(pid);
         let command = command(pid, &live);
         let (told_program, before, told) = match told {
-            Some(Started { program, before, circumstances }) => (Some(program), before, Some(circumstances)),
+            Some(Started { program, before, circumstances, .. }) => {
+                (Some(program), before, Some(circumstances))
+            }
             None => (None, None, None),
         };
         // Of a process that lives the kernel knows better than what was told at its start.

@@ -43,6 +43,7 @@ const NAMES: &[&str] = &[
     "expected",
     "waiting",
     "file_system",
+    "detail",
 ];
 
 /// The parameters of a query. Without any, the status is asked for.
@@ -385,6 +386,9 @@ fn describe(status: &Status, most: usize) -> Value {
     let waiting: Vec<_> = status.waiting.iter().take(most).map(|path| shown(path)).collect();
     json!({
         "ok": problems(status).is_empty(),
+        "conditions": status.conditions.iter().map(|one| json!({
+            "name": one.name, "severity": one.severity, "since": one.since, "detail": one.detail,
+        })).collect::<Vec<_>>(),
         "problems": problems(status),
         "baseline_complete": status.baseline_complete,
         "paths": status.entries,
@@ -439,6 +443,9 @@ fn problems(status: &Status) -> Vec<String> {
         }
     }
     problems.extend(status.trouble.clone());
+    let told = ["directories-unwatched", "files-unreadable", "state-unwritable"];
+    let more = status.conditions.iter().filter(|one| !told.contains(&one.name.as_str()));
+    problems.extend(more.map(|one| format!("since {}: {}", one.since, one.detail)));
     problems
 }
 

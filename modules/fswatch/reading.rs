@@ -239,6 +239,7 @@ mod tests {
         growing: false,
         spare_cache: false,
         being_read: false,
+        being_written: false,
     };
 
     fn object_at(path: &Path) -> Object {

@@ -17,7 +17,6 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,6 +28,7 @@ use vigie_sdk::AlertId;
 use crate::baseline::Baseline;
 use crate::codec::{Malformed, Reader, put_bytes, put_number};
 use crate::object::Object;
+use crate::state_files;
 
 const MAGIC: &[u8] = b"VIGIE-FSWATCH-1\n";
 
@@ -218,10 +218,6 @@ pub struct Store {
     behind: bool,
 }
 
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-}
-
 fn head(kind: u8, length: usize) -> [u8; 5] {
     let mut head = [0; 5];
     // Frames are far shorter than 4 GiB.
@@ -390,7 +386,8 @@ impl Store {
     /// When the file cannot be written.
     pub fn mark_alive(directory: &Path) -> io::Result<()> {
         let path = Self::alive_path(directory);
-        let file = private(OpenOptions::new().write(true).create(true).truncate(false)).open(path)?;
+        state_files::clear_odd(&path)?;
+        let file = state_files::open(&path, OpenOptions::new().write(true).create(true).truncate(false))?;
         file.set_modified(SystemTime::now())
     }
 
@@ -419,9 +416,13 @@ impl Store {
             behind: true,
         };
         let path = store.path();
-        let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let modified = |path: &Path| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
         let last_alive = modified(&Self::alive_path(directory)).max(modified(&path));
-        let mut file = match private(OpenOptions::new().read(true).write(true)).open(&path) {
+        if let Some((_, kind, kept_as)) = state_files::clear_odd(&path)? {
+            let why = format!("a {kind} stood in its place");
+            return Ok((store, Opened::SetAside { why, kept_as, last_alive }));
+        }
+        let mut file = match state_files::open(&path, OpenOptions::new().read(true).write(true)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // The mark of being alive is made only when there is a baseline.
@@ -448,8 +449,7 @@ impl Store {
                 Ok((store, Opened::Whole { state: Box::new(state), last_alive }))
             }
             Err(damage) => {
-                let kept_as = directory.join("fswatch.baseline.set-aside");
-                fs::rename(&path, &kept_as)?;
+                let kept_as = state_files::put_aside(&path)?;
                 Ok((store, Opened::SetAside { why: damage.to_string(), kept_as, last_alive }))
             }
         }
@@ -502,7 +502,7 @@ impl Store {
     }
 
     fn write_snapshot(&self, path: &Path, state: &State) -> io::Result<(File, Chain, u64)> {
-        let file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?;
+        let file = state_files::create_anew(path)?;
         let mut frames =
             Frames { chain: self.fresh.clone(), bytes: MAGIC.len() as u64, to: BufWriter::new(file) };
         frames.to.write_all(MAGIC)?;
@@ -689,7 +689,7 @@ fn cursor(path: Option<&Path>) -> Vec<u8> {
 /// The secret, and whether it was made just now.
 fn read_or_make_key(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     let mut secret = Vec::new();
-    match private(OpenOptions::new().read(true)).open(path) {
+    match state_files::open(path, OpenOptions::new().read(true)) {
         Ok(file) => {
             file.take(KEY_BYTES as u64 + 1).read_to_end(&mut secret)?;
         }
@@ -702,7 +702,7 @@ fn read_or_make_key(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     let mut secret = vec![0; KEY_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut secret)?;
     let new = path.with_extension("key.new");
-    let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&new)?;
+    let mut file = state_files::create_anew(&new)?;
     file.write_all(&secret)?;
     file.sync_all()?;
     fs::rename(&new, path)?;

@@ -142,7 +142,12 @@ impl Host {
 
     /// Starts the agent and waits until it can be asked.
     pub(crate) fn start(&self) -> Agent<'_> {
-        let mut agent = self.launch();
+        self.start_by(&[])
+    }
+
+    /// The same, through a command that changes what the agent's process has, such as `prlimit`.
+    pub(crate) fn start_by(&self, command: &[&str]) -> Agent<'_> {
+        let mut agent = self.launch_by(command);
         wait_until("the agent answers", || {
             agent.assert_runs();
             self.try_ask(&json!({"status": {}}))
@@ -152,9 +157,15 @@ impl Host {
 
     /// Starts the agent and waits for nothing.
     pub(crate) fn launch(&self) -> Agent<'_> {
+        self.launch_by(&[])
+    }
+
+    /// The same, through a command.
+    pub(crate) fn launch_by(&self, command: &[&str]) -> Agent<'_> {
         let errors = File::options().create(true).append(true).open(self.path("agent.err")).unwrap();
-        let child = Command::new(VIGIE)
-            .args(["agent", "--config"])
+        let words = [command, &[VIGIE, "agent", "--config"]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg(self.path("vigie.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -162,6 +173,16 @@ impl Host {
             .spawn()
             .unwrap();
         Agent { host: self, child, ended: false }
+    }
+
+    /// Makes everything here another user's.
+    pub(crate) fn give_to(&self, user: u32) {
+        let ran = Command::new("chown")
+            .args(["-R", &format!("{user}:{user}")])
+            .arg(self.directory.path())
+            .status()
+            .unwrap();
+        assert!(ran.success());
     }
 
     /// Starts a `vigie` command that asks this agent, its output in `out` and `err` of a directory of its own.

@@ -24,12 +24,18 @@ mod fleet_setup;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hung_disks;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod resources;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod supervision;
+#[cfg(test)]
+mod watched;

@@ -283,6 +283,67 @@ async fn an_agent_that_does_not_read_does_not_keep_it_from_stopping() {
 }
 
 #[tokio::test]
+async fn every_heartbeat_that_came_in_one_write_is_echoed_in_order_also_at_the_end_of_stdin() {
+    let mut agent = Agent::start();
+    agent.line().await;
+    let config = r#"{"class":"config","parameters":{"config":{}}}"#;
+    let pings = |from: u64| {
+        (from..from + 1_000)
+            .map(|nonce| format!("{{\"class\":\"ping\",\"parameters\":{{\"nonce\":{nonce}}}}}\n"))
+    };
+    let text: String = pings(0).chain([format!("{config}\n")]).chain(pings(1_000)).collect();
+
+    // Nobody reads meanwhile: both pipes are full, and neither side waits for the other for ever.
+    let mut stdin = agent.stdin.take().unwrap();
+    let writing = tokio::spawn(async move {
+        stdin.write_all(text.as_bytes()).await.unwrap();
+        drop(stdin);
+    });
+    let mut echoed = Vec::new();
+    while echoed.len() < 2_000 {
+        let line = agent.line().await;
+        if line["class"] == "ping" {
+            echoed.push(line["parameters"]["nonce"].as_u64().unwrap());
+        }
+    }
+
+    writing.await.unwrap();
+    assert_eq!(echoed, (0..2_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_query_socket_that_vanished_is_there_again_with_the_next_heartbeat() {
+    let mut agent = Agent::start();
+    let first = agent.line().await;
+    let path = first["parameters"]["sockpath"].as_str().unwrap().strip_prefix("unix:").unwrap().to_owned();
+    std::fs::remove_file(&path).unwrap();
+
+    agent.send(PING).await;
+
+    let again = loop {
+        let line = agent.line().await;
+        if line["class"] == "register" {
+            break line;
+        }
+    };
+    assert_eq!(again["parameters"]["sockpath"], first["parameters"]["sockpath"]);
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+}
+
+#[tokio::test]
+async fn a_second_copy_does_not_take_the_place_of_a_living_one() {
+    let mut agent = Agent::start();
+    let first = agent.line().await;
+    let path = first["parameters"]["sockpath"].as_str().unwrap().strip_prefix("unix:").unwrap().to_owned();
+    let path = std::path::Path::new(&path);
+    let name = path.file_stem().unwrap().to_str().unwrap().strip_prefix("persist-").unwrap();
+
+    let second = crate::listener::QueryListener::bind_unix(path.parent().unwrap(), name).unwrap_err();
+
+    assert!(second.to_string().contains("another process listens"), "{second}");
+}
+
+#[tokio::test]
 async fn an_agent_that_closed_the_pipe_ends_it() {
     let mut agent = Agent::start();
     agent.line().await;

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Engine, Sink, now};
 use crate::change::{not_read, shown};
@@ -18,6 +18,9 @@ const MAX_FILES: usize = 20_000;
 
 /// Time until a file that could not be read is read again for the first time; it doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest time that a file is not read because it is being written.
+const LONGEST_WRITING: Duration = Duration::from_secs(30);
 
 /// Longest time until a file is read again that somebody keeps from us: whoever holds a lease has to give it up within
 /// `/proc/sys/fs/lease-break-time`.
@@ -42,6 +45,8 @@ pub(super) struct Contents {
     tried: HashMap<PathBuf, u32>,
     /// Files that were told without their content.
     announced: HashSet<PathBuf>,
+    /// Files that were told while they were being written, and when.
+    written: HashMap<PathBuf, Instant>,
 }
 
 impl Contents {
@@ -64,6 +69,7 @@ impl Contents {
 
     /// Its content is known, or it is gone.
     pub(super) fn forget(&mut self, path: &Path) {
+        self.written.remove(path);
         self.reading.remove(path);
         self.tried.remove(path);
     }
@@ -102,6 +108,26 @@ impl Contents {
 }
 
 impl<S: Sink> Engine<S> {
+    /// Whether a path is not looked at because of this: it was told that the file is being written, and it still is.
+    /// The next look is when it is closed, or after a while whatever happens.
+    pub(super) fn is_being_written(&mut self, path: &Path, happened: &Happened, now: Instant) -> bool {
+        let Some(told) = self.contents.written.get(path).copied() else { return false };
+        if happened.finished || !happened.written || now.duration_since(told) >= LONGEST_WRITING {
+            return false;
+        }
+        self.postpone(path, happened.clone(), told + LONGEST_WRITING);
+        true
+    }
+
+    /// A file was looked at while it is being written.
+    pub(super) fn note_written(&mut self, path: &Path) {
+        if self.contents.written.len() < MAX_FILES {
+            self.contents.written.insert(path.to_owned(), now());
+        }
+        // Whoever does not close it does not keep its content from being known.
+        self.postpone(path, Happened::finished(), now() + LONGEST_WRITING);
+    }
+
     /// A file could not be read: the status says so, and it is read again.
     pub(super) fn note_unread(&mut self, path: &Path, why: NotRead) {
         let text = not_read(why);

@@ -6,12 +6,12 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
 use super::{Engine, Sink, now, text_of_time, window_json};
-use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown};
+use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
 use crate::look::Found;
@@ -41,7 +41,9 @@ const LOOKED_TOGETHER: usize = 16;
 /// Some paths that are looked at.
 #[derive(Debug)]
 pub(super) struct Round {
-    lane: Lane,
+    pub(super) lane: Lane,
+    /// When its paths were given to the workers.
+    pub(super) begun: Instant,
     /// Reports that are awaited.
     awaited: usize,
     outcomes: Vec<(Item, io::Result<Found>)>,
@@ -139,7 +141,10 @@ impl<S: Sink> Engine<S> {
                 continue;
             };
             let being_read = self.contents.is_being_read(&path);
-            let plan = crate::look::Plan { prove: happened.prove, being_read, ..plan(options) };
+            // Of a log it matters whether it only grows, which takes reading it.
+            let being_written = happened.written && !happened.finished && !happened.prove && !options.growing;
+            let plan =
+                crate::look::Plan { prove: happened.prove, being_read, being_written, ..plan(options) };
             let known = self.ledger.state().baseline.get(&path);
             self.in_flight.insert(path.clone());
             items.push(Item { path, known, plan, happened, reads: false });
@@ -148,7 +153,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         let number = self.number();
-        let mut round = Round { lane, awaited: 0, outcomes: Vec::with_capacity(items.len()) };
+        let mut round = Round { lane, begun: now(), awaited: 0, outcomes: Vec::with_capacity(items.len()) };
         let mut jobs = Vec::new();
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
@@ -211,7 +216,7 @@ impl<S: Sink> Engine<S> {
             if is_directory(&one.there) && one.happened.moved_from.is_some() {
                 came.push((one.path.clone(), None));
             }
-            let told = self.difference(one).or_else(|| self.completion(one));
+            let told = self.difference(one).or_else(|| self.completion(one)).or_else(|| self.undone(one));
             if let Some(told) = told {
                 if told.managed.is_some() {
                     managed.insert(one.path.clone(), one.happened.clone());
@@ -293,7 +298,7 @@ impl<S: Sink> Engine<S> {
 
     /// Turns what a worker found into what is there; `None` when that could not be told.
     fn judge(&mut self, item: Item, found: io::Result<Found>) -> Option<Seen> {
-        let Item { path, happened, reads, .. } = item;
+        let Item { path, happened, reads, plan, .. } = item;
         // Not the item's: a directory may have taken it along to another name.
         let known = self.ledger.state().baseline.get(&path);
         let options = self.coverage.options(&path)?;
@@ -317,6 +322,7 @@ impl<S: Sink> Engine<S> {
             && known.as_ref().is_some_and(|known| known.kind == there.kind && known.size <= there.size);
         match there.content.not_read() {
             Some(NotRead::BeingRead) if reads => self.contents.reads(&path, &there, &happened),
+            Some(NotRead::OpenForWriting) if plan.being_written => self.note_written(&path),
             Some(NotRead::BeingRead) if self.contents.is_being_read(&path) => {}
             Some(why) if why.is_for_now() => self.note_unread(&path, why),
             _ => {
@@ -364,6 +370,35 @@ impl<S: Sink> Engine<S> {
             completes: true,
             ..with_circumstances(told, &seen.happened)
         })
+    }
+
+    /// The alert for something that is as it was known, but was not in between: the kernel's events say so, and the time
+    /// of the inode's last change.
+    fn undone(&self, seen: &Seen) -> Option<Alert> {
+        let options = self.coverage.options(&seen.path)?;
+        let is_touched = match (&seen.known, &seen.there) {
+            (None, None) => seen.happened.appeared && seen.happened.executed,
+            (Some(known), Some(there)) => {
+                // Another inode is a replacement with the same content.
+                known.kind == Kind::File
+                    && (known.device, known.inode) == (there.device, there.inode)
+                    && known.changed != there.changed
+                    && !known.content.is_open()
+                    && !options.growing
+                    && compare(Some(known), Some(there), options).is_none()
+                    && known.content == there.content
+                    && known.modified == there.modified
+            }
+            _ => false,
+        };
+        if !is_touched {
+            return None;
+        }
+        let rule = self.coverage.rule_text(&seen.path)?;
+        let time = text_of_time(SystemTime::now());
+        let written = seen.happened.written;
+        let told = touched(&seen.path, seen.there.as_ref(), written, options, rule, &time);
+        Some(with_circumstances(told, &seen.happened))
     }
 
     fn compared(&self, seen: &Seen) -> Option<Alert> {

@@ -19,6 +19,9 @@ use crate::workers::{Depth, Findings, Job, Listed, PORTION_NAMES, ScanRules};
 /// Directories that wait for a worker, for each worker.
 const QUEUED_DIRECTORIES: usize = 8;
 
+/// Objects of one scan from which on memory is given back after it.
+const MANY_COMPARED: usize = 10_000;
+
 /// Paths that are looked at for one scan before more directories are listed: however much differs, only so many wait.
 const MAX_OPEN: usize = 16_384;
 
@@ -78,6 +81,11 @@ impl Scan {
     /// Whether it compares this directory only.
     pub(super) fn is_only(&self, directory: &Path) -> bool {
         self.only.as_deref() == Some(directory)
+    }
+
+    /// Whether notifications were lost before it.
+    pub(super) fn is_for_what_was_lost(&self) -> bool {
+        self.purpose == Purpose::Lost
     }
 
     /// Whether it compares everything.
@@ -428,6 +436,7 @@ impl<S: Sink> Engine<S> {
         }
         let Some(scan) = self.scans.remove(&number) else { return };
         let took = now().duration_since(scan.begun);
+        self.swollen |= scan.compared > MANY_COMPARED;
         if scan.whole {
             self.status.last_scan = Some((SystemTime::now(), took));
             let quick_scan = self.coverage.rules().settings().quick_scan;

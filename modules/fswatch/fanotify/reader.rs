@@ -75,7 +75,7 @@ pub(super) struct Reader {
     others: Option<Near>,
     directories: HashMap<Handle, Option<Directory>>,
     linked: HashMap<Handle, Vec<PathBuf>>,
-    /// Shared: who starts is told in one queue only.
+    /// Shared: what one queue told of a process need not be asked for the other.
     processes: Arc<Mutex<Processes>>,
     trust: Trust,
 }
@@ -178,6 +178,12 @@ impl Reader {
             && let Some(directory) = self.directory(entry.directory)
         {
             self.processes().starts(event.pid, &directory.path.join(entry.name));
+            // Once is enough.
+            if self.others.is_none() {
+                for (watched, _) in directory.watched.iter() {
+                    batch.started(watched.join(entry.name));
+                }
+            }
         }
         if is_directory && event.mask.intersects(Mask::RENAME | Mask::ATTRIB) {
             // Whatever is below it has another path now, or others may write it.
@@ -218,6 +224,7 @@ impl Reader {
                 || !event.mask.difference(Mask::CREATE | Mask::MODIFY | Mask::OPEN_EXEC).is_empty(),
             directory: is_directory,
             appeared: event.mask.contains(Mask::CREATE),
+            written: event.mask.intersects(Mask::MODIFY | Mask::CLOSE_WRITE),
             writers: Writers::one(process),
             ..Happened::default()
         };

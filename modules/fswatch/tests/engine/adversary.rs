@@ -197,3 +197,103 @@ for number in range(14000):
 
     running.status_when(|status| status.objects >= 14_003 && status.pending == 0 && status.scans.is_empty());
 }
+
+#[test]
+fn what_is_done_and_undone_before_anybody_looks_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let program = temp.path().join("program");
+    fs::write(&program, "good").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let running = Running::settling(config(temp.path(), 0), 300);
+    let modified = fs::metadata(&program).unwrap().modified().unwrap();
+
+    fs::write(&program, "evil").unwrap();
+    fs::write(&program, "good").unwrap();
+    File::options().write(true).open(&program).unwrap().set_modified(modified).unwrap();
+    let swapped = running.next(is_of(&program));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let setuid = running.next(is_of(&program));
+    fs::rename(&program, temp.path().join("aside")).unwrap();
+    fs::write(&program, "evil").unwrap();
+    fs::rename(temp.path().join("aside"), &program).unwrap();
+    let exchanged = running.next(is_of(&program));
+
+    for told in [swapped, setuid, exchanged] {
+        assert_eq!((told.event, told.severity.as_str()), (Event::Touched, "high"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_program_that_is_made_run_and_removed_is_told_with_who_did_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let running = Running::settling(config(temp.path(), 0), 500);
+    let status = running.status_when(|status| status.baseline_complete && !status.backends.is_empty());
+    if !status.backends.iter().any(|choice| choice.fanotify) {
+        writeln!(std::io::stderr(), "skipped: only fanotify tells of programs that start").ok();
+        return;
+    }
+    let dropper = temp.path().join("dropper");
+
+    let script = format!("cp /bin/true {0} && {0} && rm {0}", dropper.display());
+    assert!(Command::new("sh").arg("-c").arg(script).status().unwrap().success());
+    let told = running.next(is_of(&dropper));
+
+    assert_eq!((told.event, told.severity.as_str()), (Event::Touched, "high"), "{told:?}");
+    assert!(told.process["pid"].is_number(), "{told:?}");
+}
+
+/// One state while it is written, and one alert when it is closed.
+#[test]
+fn a_writer_that_takes_its_time_is_told_once_while_it_writes_and_once_when_it_has_closed() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("download");
+    fs::write(&path, "old").unwrap();
+    let running = Running::configured(config(temp.path(), 0));
+
+    let mut file = File::options().write(true).open(&path).unwrap();
+    file.write_all(b"new").unwrap();
+    let begun = running.next(is_of(&path));
+    for _ in 0..1000 {
+        file.write_all(b"more").unwrap();
+        std::thread::yield_now();
+    }
+    drop(file);
+    let closed = running.next(is_of(&path));
+
+    assert!(begun.after["not_read"].is_string(), "{begun:?}");
+    assert!(closed.after["sha256"].is_string() && closed.before["sha256"].is_string(), "{closed:?}");
+    assert_eq!(closed.refers_to, Some(begun.id));
+}
+
+#[test]
+fn a_state_that_is_something_else_is_told_as_critical_and_keeps_nobody_waiting() {
+    for what in ["fswatch.baseline", "fswatch.key", "fswatch.history", "fswatch.alive"] {
+        for kind in ["link", "directory", "fifo"] {
+            let temp = tempfile::tempdir().unwrap();
+            let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+            fs::create_dir(&watched).unwrap();
+            fs::create_dir(&state).unwrap();
+            fs::write(watched.join("a"), "1").unwrap();
+            Running::keeping(Some(&state), config(&watched, 0)).stop();
+            let path = state.join(what);
+            fs::remove_file(&path).ok();
+            let nowhere = temp.path().join("nowhere");
+            match kind {
+                "link" => std::os::unix::fs::symlink(&nowhere, &path).unwrap(),
+                "directory" => fs::create_dir(&path).unwrap(),
+                _ => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            }
+
+            let running = Running::keeping(Some(&state), config(&watched, 0));
+
+            let told = running.early.iter().any(|alert| {
+                alert.severity == "critical" && alert.event == Event::Notice && alert.alert.contains(kind)
+            });
+            assert!(told, "{what} {kind}: {:?}", running.early);
+            assert!(!nowhere.exists());
+            running.stop();
+            assert!(fs::symlink_metadata(state.join("fswatch.baseline")).unwrap().is_file());
+        }
+    }
+}

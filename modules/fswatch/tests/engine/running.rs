@@ -126,6 +126,12 @@ impl Running {
         Self::keeping(None, config)
     }
 
+    /// Looks at what was quiet for so many milliseconds.
+    pub(crate) fn settling(mut config: Value, milliseconds: u64) -> Self {
+        config["fswatch"]["settle_milliseconds"] = json!(milliseconds);
+        Self::configured(config)
+    }
+
     /// Keeps its state in a directory.
     pub(crate) fn keeping(state: Option<&Path>, config: Value) -> Self {
         let mailbox = Mailbox::default();
@@ -176,7 +182,9 @@ impl Running {
     }
 
     pub(crate) fn configure(&mut self, mut config: Value) {
-        config["fswatch"]["settle_milliseconds"] = json!(10);
+        if config["fswatch"]["settle_milliseconds"].is_null() {
+            config["fswatch"]["settle_milliseconds"] = json!(10);
+        }
         config["fswatch"]["backend"] = json!(BACKEND.get());
         if config["fswatch"]["storm_changes"].is_null() {
             config["fswatch"]["storm_changes"] = json!(0);

@@ -1,0 +1,84 @@
+//! `accounts`: users and groups, who may become root, which keys log in, and who was here.
+//!
+//! ```text
+//!  parameters.rs ─► gather.rs ─► answer.rs
+//!                     ├─ files.rs                    passwd, shadow, group, gshadow, subuid
+//!                     ├─ sudoers.rs ─► sudoers/syntax.rs   rules with aliases, includes and tags worked out
+//!                     ├─ keys.rs                     authorized_keys, sshd_config
+//!                     └─ logins.rs                   utmp, wtmp, lastlog, sessions
+//! ```
+
+mod answer;
+pub mod files;
+mod gather;
+pub mod keys;
+pub mod logins;
+mod parameters;
+pub mod sudoers;
+
+use std::time::{Duration, Instant};
+
+use vigie_sdk::{ModuleResult, Query, StandardModule};
+use vigie_tree::Tree;
+
+pub use self::answer::masked_form;
+use self::parameters::Parameters;
+
+/// Time before the deadline that is kept for writing the answer.
+const LEAD: Duration = Duration::from_millis(500);
+
+const SECONDS_OF_A_DAY: i64 = 86_400;
+
+/// The module.
+#[derive(Debug)]
+pub struct Accounts;
+
+impl StandardModule for Accounts {
+    const NAME: &'static str = "accounts";
+
+    fn run(query: &Query) -> ModuleResult {
+        #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
+        let started_at = Instant::now();
+        let parameters = match Parameters::from_query(query) {
+            Ok(parameters) => parameters,
+            Err(problems) => return ModuleResult::failed(problems),
+        };
+        let tree = match Tree::open(parameters.root()) {
+            Ok(tree) => tree,
+            Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
+        };
+        let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started_at + left);
+        #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
+        let stop = || query.is_stopped() || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let today = jiff::Timestamp::now().as_second().div_euclid(SECONDS_OF_A_DAY);
+        let gathered = gather::gather(&tree, &parameters, today, &stop);
+        answer::answer(gathered, query.extraprivacy, started_at.elapsed())
+    }
+}
+
+/// How long the work may take until an RFC 3339 deadline; `None` when it is not a time.
+fn time_left(deadline: &str) -> Option<Duration> {
+    let deadline: jiff::Timestamp = deadline.parse().ok()?;
+    let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+    Some(left.saturating_sub(LEAD))
+}
+
+/// Bytes for people: what is no UTF-8 and no plain letter is escaped.
+fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            if letter.is_control() {
+                let mut buffer = [0; 4];
+                letter
+                    .encode_utf8(&mut buffer)
+                    .bytes()
+                    .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+            } else {
+                text.push(letter);
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}

@@ -1,0 +1,193 @@
+//! What is asked for.
+
+use std::path::{Path, PathBuf};
+
+use regex::{Regex, RegexBuilder};
+use serde_json::{Map, Value};
+use vigie_sdk::Query;
+
+/// Most bytes of a compiled expression.
+const MAX_EXPRESSION_BYTES: usize = 1 << 20;
+
+/// Most values of one parameter.
+const MAX_VALUES: usize = 1_000;
+
+/// Logins that are told when nobody says how many.
+const NEWEST: usize = 100;
+
+/// Parts of the answer.
+pub(crate) const PARTS: [&str; 7] = ["users", "groups", "sudo", "keys", "logins", "failures", "sessions"];
+
+const NAMES: [&str; 7] = ["group", "newest", "privileged", "root", "uid", "user", "what"];
+
+/// The question.
+#[derive(Debug)]
+pub(crate) struct Parameters {
+    pub(crate) root: Option<PathBuf>,
+    what: Vec<String>,
+    users: Vec<Regex>,
+    uids: Vec<u32>,
+    groups: Vec<Regex>,
+    /// Only accounts that are root, or may become it.
+    pub(crate) privileged: bool,
+    /// Most logins.
+    pub(crate) newest: usize,
+}
+
+impl Parameters {
+    /// Reads the parameters of a query.
+    ///
+    /// # Errors
+    /// Every problem, as a sentence that names the parameter.
+    pub(crate) fn from_query(query: &Query) -> Result<Self, Vec<String>> {
+        let mut given: Map<String, Value> = query.parse().map_err(|error| vec![error.to_string()])?;
+        let mut problems = Vec::new();
+        let mut root = None;
+        if let Some(value) = given.remove("root").filter(|root| !root.is_null()) {
+            match value.as_str() {
+                Some(path) if path.starts_with('/') && !path.contains('\0') => root = Some(path.into()),
+                _ => problems.push("parameter root: expected an absolute path".to_owned()),
+            }
+        }
+        let expression = |text: &str| {
+            let built = RegexBuilder::new(text).size_limit(MAX_EXPRESSION_BYTES).build();
+            built.map_err(|error| format!("{text:?} is not a regular expression: {error}"))
+        };
+        let what = list(&mut given, "what", &mut problems, |part| {
+            if PARTS.contains(&part) {
+                Ok(part.to_owned())
+            } else {
+                Err(format!("{part:?} is no part; known: {}", PARTS.join(", ")))
+            }
+        });
+        let users = list(&mut given, "user", &mut problems, expression);
+        let groups = list(&mut given, "group", &mut problems, expression);
+        let uids = list(&mut given, "uid", &mut problems, |text| {
+            text.parse::<u32>().map_err(|_| format!("{text:?} is no uid"))
+        });
+        let privileged = match given.remove("privileged") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(value)) => value,
+            Some(_) => {
+                problems.push("parameter privileged: expected true or false".to_owned());
+                false
+            }
+        };
+        let newest = match given.remove("newest") {
+            None | Some(Value::Null) => NEWEST,
+            Some(value) => match value.as_u64().and_then(|count| usize::try_from(count).ok()) {
+                Some(count) => count.min(100_000),
+                None => {
+                    problems.push("parameter newest: expected a number".to_owned());
+                    0
+                }
+            },
+        };
+        for name in given.keys() {
+            problems.push(format!("parameter {name:?} is unknown; known: {}", NAMES.join(", ")));
+        }
+        let parameters = Self { root, what, users, uids, groups, privileged, newest };
+        if problems.is_empty() { Ok(parameters) } else { Err(problems) }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or_else(|| Path::new("/"))
+    }
+
+    /// Whether what runs now belongs to the root that was asked for.
+    pub(crate) fn is_this_host(&self) -> bool {
+        self.root.as_deref().is_none_or(|root| root == Path::new("/"))
+    }
+
+    /// Whether a part of the answer was asked for. Failed logins are told only when they are.
+    pub(crate) fn wants(&self, part: &str) -> bool {
+        if self.what.is_empty() { part != "failures" } else { self.what.iter().any(|asked| asked == part) }
+    }
+
+    /// Whether only some accounts were asked for.
+    pub(crate) fn narrows(&self) -> bool {
+        !self.users.is_empty() || !self.uids.is_empty() || !self.groups.is_empty() || self.privileged
+    }
+
+    /// Whether an account was asked for by its name, number and groups.
+    pub(crate) fn takes(&self, name: &str, uid: u32, groups: &[String]) -> bool {
+        (self.users.is_empty() || self.users.iter().any(|user| user.is_match(name)))
+            && (self.uids.is_empty() || self.uids.contains(&uid))
+            && (self.groups.is_empty() || groups.iter().any(|group| self.takes_group(group)))
+    }
+
+    /// Whether a group was asked for.
+    pub(crate) fn takes_group(&self, name: &str) -> bool {
+        self.groups.is_empty() || self.groups.iter().any(|group| group.is_match(name))
+    }
+
+    /// Whether a name that may be of no account was asked for.
+    pub(crate) fn takes_name(&self, name: &str) -> bool {
+        self.users.is_empty() || self.users.iter().any(|user| user.is_match(name))
+    }
+}
+
+fn list<T>(
+    given: &mut Map<String, Value>,
+    name: &str,
+    problems: &mut Vec<String>,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Vec<T> {
+    let values = match given.remove(name) {
+        None | Some(Value::Null) => return Vec::new(),
+        Some(Value::Array(values)) => values,
+        Some(value @ (Value::String(_) | Value::Number(_))) => vec![value],
+        Some(_) => {
+            problems.push(format!("parameter {name}: expected a list of texts"));
+            return Vec::new();
+        }
+    };
+    if values.len() > MAX_VALUES {
+        problems.push(format!("parameter {name}: {} values, at most {MAX_VALUES} are allowed", values.len()));
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    for (place, value) in values.iter().enumerate() {
+        let text = match value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => Ok(number.to_string()),
+            _ => Err("expected a text".to_owned()),
+        };
+        match text.and_then(|text| read(&text)) {
+            Ok(value) => all.push(value),
+            Err(problem) => problems.push(format!("parameter {name}[{place}]: {problem}")),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+
+    fn read(parameters: &Value) -> Result<Parameters, Vec<String>> {
+        Parameters::from_query(&Query::new(Some(to_raw_value(parameters).unwrap())))
+    }
+
+    #[test]
+    fn every_problem_names_its_parameter() {
+        let problems = read(&json!({"root": "x", "what": ["no"], "user": ["("], "uid": ["-1"], "group": 7.5, "newest": "x", "privileged": 1, "usr": "a"})).unwrap_err();
+
+        for name in ["root", "what[0]", "user[0]", "uid[0]", "newest", "privileged", "\"usr\""] {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(&format!("parameter {name}"))),
+                "{name}: {problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn failures_are_told_when_they_are_asked_for() {
+        assert!(!read(&json!({})).unwrap().wants("failures"));
+        assert!(read(&json!({"what": "failures"})).unwrap().wants("failures"));
+        assert!(read(&json!({"uid": [0]})).unwrap().takes("root", 0, &[]));
+    }
+}

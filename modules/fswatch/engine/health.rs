@@ -1,0 +1,109 @@
+//! What is wrong with the watching at present: one list, for the status, the agent and the alerts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use vigie_sdk::{Condition, ConditionSeverity};
+
+use super::{Engine, Sink, now, text_of_time};
+use crate::change::shown;
+use crate::rules::Severity;
+use crate::trust::Lane;
+
+/// Time between two measurements.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What is wrong, by name, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    conditions: BTreeMap<&'static str, Condition>,
+    measured: Option<Instant>,
+}
+
+impl Health {
+    /// All of it.
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        self.conditions.values().cloned().collect()
+    }
+
+    /// Sets a condition to what is true now; whether it began or ended with that.
+    fn set(
+        &mut self,
+        name: &'static str,
+        severity: ConditionSeverity,
+        detail: Option<String>,
+    ) -> Option<bool> {
+        let known = self.conditions.remove(name);
+        let had = known.is_some();
+        if let Some(detail) = detail {
+            let since = known.map_or_else(|| text_of_time(SystemTime::now()), |known| known.since);
+            self.conditions.insert(name, Condition { name: name.to_owned(), severity, since, detail });
+        }
+        let has = self.conditions.contains_key(name);
+        (has != had).then_some(has)
+    }
+}
+
+impl<S: Sink> Engine<S> {
+    /// Finds out what is wrong now and tells it.
+    pub(super) fn tend_health(&mut self) {
+        let now = now();
+        if self.health.measured.is_some_and(|last| now.duration_since(last) < PAUSE) {
+            return;
+        }
+        self.health.measured = Some(now);
+        let before = self.health.conditions();
+        let behind =
+            self.oldest_look(now).filter(|(late, _)| *late > self.coverage.rules().settings().behind);
+        let detail =
+            behind.map(|(late, cause)| format!("the oldest look waits for {} s: {cause}", late.as_secs()));
+        let turned = self.health.set("looks-behind", ConditionSeverity::Failed, detail.clone());
+        match (turned, detail) {
+            (Some(true), Some(detail)) => {
+                let text = format!("fswatch is behind since {}: {detail}", text_of_time(SystemTime::now()));
+                self.tell_notice(std::path::Path::new("/"), text, Severity::High, None);
+            }
+            (Some(false), _) => self.sink.log("fswatch is not behind any more"),
+            _ => {}
+        }
+        let many = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+        let unwatched =
+            many(self.status.unwatched.len(), "directories are not watched; a scan finds what changes there");
+        self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
+        let unreadable =
+            many(self.status.unreadable.len(), "files cannot be read; what is in them is not known");
+        self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);
+        self.health.set("state-unwritable", ConditionSeverity::Failed, self.status.trouble.clone());
+        let lost = self.scans.values().any(super::Scan::is_for_what_was_lost);
+        let lost = lost.then(|| "notifications were lost, everything is being compared".to_owned());
+        self.health.set("notifications-lost", ConditionSeverity::Warning, lost);
+        let conditions = self.health.conditions();
+        if conditions != before {
+            self.sink.health(&conditions);
+        }
+        self.status.conditions = conditions;
+    }
+
+    /// Time until it is to be measured again: while something waits, and while something is wrong.
+    pub(super) fn next_health(&self) -> Option<Duration> {
+        let is_idle = self.due.is_empty() && self.rounds.is_empty() && self.health.conditions.is_empty();
+        (!is_idle).then_some(Duration::from_secs(1))
+    }
+
+    /// How late the look is that waits longest, and why: it waits in its lane, or a worker does not come back.
+    fn oldest_look(&self, now: Instant) -> Option<(Duration, String)> {
+        let name = |lane| match lane {
+            Lane::Trusted => "of what root alone can change".to_owned(),
+            Lane::Of(user) => format!("of user {user}"),
+        };
+        let waiting =
+            self.due.overdue(now).into_iter().map(|(lane, late, path)| {
+                (late, format!("{} waits in the lane {}", shown(&path), name(lane)))
+            });
+        let looking = self.rounds.values().map(|round| {
+            let late = now.duration_since(round.begun);
+            (late, format!("a disk does not answer a look in the lane {}", name(round.lane)))
+        });
+        waiting.chain(looking).max_by_key(|(late, _)| *late)
+    }
+}

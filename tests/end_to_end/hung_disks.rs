@@ -1,0 +1,175 @@
+//! Disks that do not answer: a file system in a file, frozen (fsfreeze(8)) in a mount namespace of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Host, IMPATIENT, persistent, signal, wait_until};
+
+/// A mount namespace with an ext4 file system in it, kept by a sleeping process.
+struct Disk {
+    keeper: Child,
+    directory: PathBuf,
+}
+
+impl Disk {
+    /// `None` where it cannot be made.
+    fn mount(host: &Host, name: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        let (image, directory) = (host.path(&format!("{name}.img")), host.path(name));
+        fs::create_dir(&directory).unwrap();
+        fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").arg("-qF").arg(&image).status().unwrap();
+        assert!(made.success());
+        let ready = host.path("mounted");
+        let script = "mount -o loop \"$1\" \"$2\" && echo > \"$3\" && exec sleep 1000";
+        let keeper = Command::new("unshare")
+            .args(["-m", "sh", "-c", script, "sh"])
+            .args([&image, &directory, &ready])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut disk = Self { keeper, directory };
+        wait_until("the disk is mounted or cannot be", || {
+            (ready.exists() || disk.keeper.try_wait().unwrap().is_some()).then_some(())
+        });
+        ready.exists().then_some(disk)
+    }
+
+    /// What runs a command where the disk is.
+    fn inside(&self) -> [String; 5] {
+        let pid = self.keeper.id().to_string();
+        ["nsenter".to_owned(), "-t".to_owned(), pid, "-m".to_owned(), "--".to_owned()]
+    }
+
+    fn fsfreeze(&self, order: &str) -> bool {
+        let inside = self.inside();
+        let mut command = Command::new(&inside[0]);
+        command.args(&inside[1..]).args(["fsfreeze", order]).arg(&self.directory);
+        command.stderr(Stdio::null()).status().unwrap().success()
+    }
+
+    fn freeze(&self) {
+        assert!(self.fsfreeze("-f"));
+    }
+
+    fn thaw(&self) {
+        self.fsfreeze("-u");
+    }
+
+    /// A file on the disk, as it is seen from here.
+    fn read(&self, name: &str) -> String {
+        let root = Path::new("/proc").join(self.keeper.id().to_string()).join("root");
+        let path = root.join(self.directory.join(name).strip_prefix("/").unwrap());
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.thaw();
+        self.keeper.kill().ok();
+        self.keeper.wait().ok();
+    }
+}
+
+fn words(inside: &[String]) -> Vec<&str> {
+    inside.iter().map(String::as_str).collect()
+}
+
+fn has_condition(status: &Value, name: &str) -> bool {
+    status["conditions"].as_array().unwrap().iter().any(|condition| condition["name"] == name)
+}
+
+/// With the disk frozen: the status comes and names it, queries are answered, a dead module comes back, a stuck one is
+/// ended, and the agent stops and starts.
+fn assert_agent_lives_with_a_hung_disk(host: &Host, disk: &Disk, condition: &str) {
+    let inside = disk.inside();
+    let mut agent = host.start_by(&words(&inside));
+    let first = host.wait_ready("echo");
+    let second = host.wait_running("wrong_nonces_not");
+
+    disk.freeze();
+    wait_until("the status names the disk", || has_condition(&host.status(), condition).then_some(()));
+    let answer = host.query("echo", &json!({}));
+    assert!(answer["result"]["success"].as_bool().unwrap_or(false), "{answer}");
+    signal(&first["pid"], Signal::SIGKILL);
+    let again = host.wait_for("echo", |module| module["state"] == "running" && module["pid"] != first["pid"]);
+    signal(&again["pid"], Signal::SIGSTOP);
+    host.wait_for("echo", |module| module["state"] == "running" && module["pid"] != again["pid"]);
+    assert_eq!(host.module("wrong_nonces_not")["pid"], second["pid"]);
+
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait().code(), Some(0));
+    let next = host.start_by(&words(&inside));
+    host.wait_ready("echo");
+    wait_until("the status names the disk", || has_condition(&host.status(), condition).then_some(()));
+    disk.thaw();
+    wait_until("all is well again", || (host.status()["health"] == "healthy").then_some(()));
+    assert_eq!(next.stop(), Some(0));
+}
+
+fn host_with_disk(name: &str) -> Option<(Host, Disk)> {
+    let host = Host::new(&IMPATIENT, "");
+    let disk = Disk::mount(&host, name)?;
+    let echo = persistent("echo.py", &[]);
+    let other = echo.replace("\"echo\"", "\"wrong_nonces_not\"");
+    host.configure(&IMPATIENT, &(echo + &other));
+    Some((host, disk))
+}
+
+#[test]
+fn an_agent_whose_log_hangs_supervises_answers_stops_and_starts() {
+    let Some((host, disk)) = host_with_disk("log") else { return };
+    let text = fs::read_to_string(host.path("vigie.toml")).unwrap();
+    let file = host.path("agent.log").display().to_string();
+    let hung = host.path("log/agent.log").display().to_string();
+    fs::write(host.path("vigie.toml"), text.replace(&file, &hung)).unwrap();
+
+    assert_agent_lives_with_a_hung_disk(&host, &disk, "log-stalled");
+
+    // Both agents' lines are there, those of the time in between as well.
+    let log = disk.read("agent.log");
+    assert_eq!(log.matches("agent started").count(), 2, "{log}");
+    assert_eq!(log.matches("agent stopped").count(), 2, "{log}");
+}
+
+#[test]
+fn an_agent_whose_state_hangs_supervises_answers_stops_and_starts() {
+    let Some((host, disk)) = host_with_disk("state") else { return };
+
+    assert_agent_lives_with_a_hung_disk(&host, &disk, "state-stalled");
+}
+
+#[test]
+fn alerts_of_a_hung_disk_are_acknowledged_when_they_are_on_it() {
+    let Some((host, disk)) = host_with_disk("state") else { return };
+    host.configure(&IMPATIENT, &persistent("alerts_when_asked.py", &[]));
+    let inside = disk.inside();
+    let mut agent = host.start_by(&words(&inside));
+    host.wait_ready("alerts_when_asked");
+    host.query("alerts_when_asked", &json!({"id": "before-1"}));
+    wait_until("the first alert is safe", || (host.status()["journal"]["recorded"] == 1).then_some(()));
+
+    disk.freeze();
+    host.query("alerts_when_asked", &json!({"id": "frozen-1"}));
+    wait_until("the second one waits", || (host.status()["journal"]["pending"] == 1).then_some(()));
+    assert_eq!(host.status()["journal"]["recorded"], 1);
+    // What was not acknowledged is the module's to send again; the agent ends in time.
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait().code(), Some(0));
+    let next = host.start_by(&words(&inside));
+    host.wait_ready("alerts_when_asked");
+    disk.thaw();
+    host.query("alerts_when_asked", &json!({"id": "after-1"}));
+    wait_until("the journal goes on", || (host.status()["journal"]["recorded"] == 2).then_some(()));
+
+    let verified = host.vigie(&["alerts", "--verify"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    assert_eq!(next.stop(), Some(0));
+}
