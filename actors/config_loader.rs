@@ -32,8 +32,15 @@ use vigie_config::builtin::BuiltinModule;
 use vigie_config::difference::{ConfigDifference, take_effect};
 use vigie_config::files::{LoadOptions, load};
 use vigie_config::model::LoadedConfig;
+use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::ConfigProblem;
-use vigie_protocol::control::{ConfigStatus, ReloadReport};
+use vigie_protocol::control::{ConfigStatus, InForce, ReloadReport};
+use vigie_protocol::severity::Severity;
+
+use crate::conditions::Reporter;
+use crate::own_alerts::{self, OwnAlert};
+use crate::privacy_memory;
+use crate::supervisor::AwaitConfirmations;
 
 /// Longest wait for one subscriber to apply a change. Restarting all modules is not part of it: they only take
 /// note.
@@ -57,6 +64,12 @@ pub struct ConfigLoaderSpec {
     pub initial: Arc<LoadedConfig>,
     /// Who is told of changes from the start.
     pub subscribers: Vec<Recipient<ConfigChanged>>,
+    /// Who knows what the modules made of a configuration.
+    pub confirmations: Recipient<AwaitConfirmations>,
+    /// Where it is reported that files are refused.
+    pub conditions: Reporter,
+    /// Who records alerts of the agent itself.
+    pub alerts: Recipient<OwnAlert>,
 }
 
 /// Sent to every subscriber when another configuration takes effect, and awaited. A subscriber that fails is
@@ -111,6 +124,9 @@ pub struct ConfigLoader {
     options: LoadOptions,
     builtins: &'static [BuiltinModule],
     subscribers: Vec<Recipient<ConfigChanged>>,
+    confirmations: Recipient<AwaitConfirmations>,
+    conditions: Reporter,
+    alerts: Recipient<OwnAlert>,
     /// The configuration in force.
     current: Arc<LoadedConfig>,
     /// When the last attempt was made, RFC 3339.
@@ -134,6 +150,9 @@ impl ConfigLoader {
             options: spec.options,
             builtins: spec.builtins,
             subscribers: spec.subscribers,
+            confirmations: spec.confirmations,
+            conditions: spec.conditions,
+            alerts: spec.alerts,
             current: spec.initial,
             last_reload_at: now(),
             last_problems: Vec::new(),
@@ -154,6 +173,7 @@ impl Actor for ConfigLoader {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        self.report_conditions();
     }
 }
 
@@ -202,7 +222,13 @@ impl Handler<Reload> for ConfigLoader {
         Box::pin(async move {
             answer.await.unwrap_or_else(|_| {
                 let problem = whole_file(path, "the agent is stopping; nothing was reloaded");
-                ReloadReport { ok: false, generation, changes: Vec::new(), problems: vec![problem] }
+                ReloadReport {
+                    ok: false,
+                    generation,
+                    changes: Vec::new(),
+                    problems: vec![problem],
+                    modules: Vec::new(),
+                }
             })
         })
     }
@@ -257,13 +283,16 @@ impl ConfigLoader {
             self.last_reload_at = now();
             self.last_problems.clone_from(&problems);
             self.log_result(&changes);
+            self.report_conditions();
         }
         let generation = if apply { self.current.generation } else { before };
         let problems = problems.into_iter().chain(module_problems).collect();
-        let report = ReloadReport { ok, generation, changes, problems };
+        let report = ReloadReport { ok, generation, changes, problems, modules: Vec::new() };
         let telling = self.publish(published);
+        // Whoever waits hears what the modules made of it; the next pass need not wait for that.
+        let confirming = (apply && report.ok).then(|| self.confirmations.clone());
         ctx.spawn(telling.into_actor(self).map(move |failures, loader, ctx| {
-            loader.pass_ended(report, failures, before, waiting, ctx);
+            loader.pass_ended(report, failures, before, waiting, confirming, ctx);
         }));
     }
 
@@ -274,6 +303,7 @@ impl ConfigLoader {
             new.generation = self.current.generation;
         }
         // Also without effect: the warnings may be others.
+        self.remember_privacy(&new);
         self.current = Arc::new(new);
         let config = Arc::clone(&self.current);
         effective.then(|| ConfigChanged { config, difference: Arc::new(difference) })
@@ -302,6 +332,7 @@ impl ConfigLoader {
         failures: Vec<String>,
         before: u64,
         waiting: Vec<(bool, oneshot::Sender<ReloadReport>)>,
+        confirming: Option<Recipient<AwaitConfirmations>>,
         ctx: &mut Context<Self>,
     ) {
         let mut report = report;
@@ -311,17 +342,65 @@ impl ConfigLoader {
             report.problems.push(whole_file(self.options.path().to_owned(), &message));
             report.ok = false;
         }
-        for (dry_run, reply) in waiting {
-            let mut report = report.clone();
-            if dry_run {
-                report.generation = before;
-            }
+        let (dry_runs, orders): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(dry_run, _)| *dry_run);
+        for (_, reply) in dry_runs {
             // Whoever does not wait any more does not need the answer.
-            _ = reply.send(report);
+            _ = reply.send(ReloadReport { generation: before, ..report.clone() });
         }
+        actix_rt::spawn(async move {
+            if let Some(confirming) = confirming.filter(|_| !orders.is_empty()) {
+                report.modules = confirming.send(AwaitConfirmations).await.unwrap_or_default();
+                report.ok &= report.modules.iter().all(|module| module.state == InForce::InForce);
+            }
+            for (_, reply) in orders {
+                _ = reply.send(report.clone());
+            }
+        });
         self.busy = false;
         if self.apply_next || !self.waiting.is_empty() {
             self.start_pass(ctx);
+        }
+    }
+
+    /// Raises or clears what is wrong with the files.
+    fn report_conditions(&self) {
+        let texts = |problems: &[ConfigProblem]| {
+            let shown: Vec<String> = problems.iter().take(3).map(ToString::to_string).collect();
+            let more = problems.len().saturating_sub(shown.len());
+            let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+            (!problems.is_empty()).then(|| format!("{}{more}", shown.join("; ")))
+        };
+        self.conditions.set(AgentCondition::ConfigurationRefused, texts(&self.last_problems));
+        // What is wrong with a module's file stands with the module.
+        let of_modules: Vec<_> =
+            self.current.modules.iter().filter_map(|spec| spec.config.problem()).collect();
+        let own: Vec<_> =
+            self.current.warnings.iter().filter(|warning| !of_modules.contains(warning)).cloned().collect();
+        self.conditions.set(AgentCondition::ConfigurationQuestionable, texts(&own));
+        let kept = self.current.privacy_kept;
+        self.conditions
+            .set(AgentCondition::PrivacyKept, kept.then(|| "the file does not set the key".to_owned()));
+    }
+
+    /// Notes on disk that extra privacy mode is on, and says it as an alert when it was turned off.
+    fn remember_privacy(&mut self, new: &LoadedConfig) {
+        let (old, new) = (&self.current.agent.agent, &new.agent.agent);
+        let is_on = new.extraprivacymode;
+        if old.extraprivacymode == is_on {
+            return;
+        }
+        self.options.remembers_privacy = is_on;
+        let (state_dir, log) = (new.state_dir.clone(), self.log.clone());
+        actix_rt::spawn(async move {
+            let noted = work_threads::run(Lane::Config, move || privacy_memory::set(&state_dir, is_on)).await;
+            if let Ok(Err(error)) = noted {
+                error!(log, "cannot note extra privacy mode on disk"; "error" => %error);
+            }
+        });
+        if !is_on {
+            warn!(self.log, "extra privacy mode was turned off by the configuration");
+            let text = "extra privacy mode was turned off by the configuration".to_owned();
+            own_alerts::raise(&self.alerts, Severity::High, text);
         }
     }
 
@@ -365,9 +444,10 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::conditions::Conditions;
     use vigie_config::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
     use vigie_config::files::Places;
-    use vigie_protocol::control::ModuleKind;
+    use vigie_protocol::control::{ModuleConfigStatus, ModuleKind};
     use vigie_protocol::privacy::Showing;
 
     const BUILTINS: &[BuiltinModule] = &[BuiltinModule {
@@ -395,6 +475,27 @@ mod tests {
         }
     }
 
+    /// Modules that have nothing to say, and alerts that nobody reads.
+    struct Others;
+
+    impl Actor for Others {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<AwaitConfirmations> for Others {
+        type Result = Vec<ModuleConfigStatus>;
+
+        fn handle(&mut self, _: AwaitConfirmations, _: &mut Self::Context) -> Self::Result {
+            Vec::new()
+        }
+    }
+
+    impl Handler<OwnAlert> for Others {
+        type Result = ();
+
+        fn handle(&mut self, _: OwnAlert, _: &mut Self::Context) {}
+    }
+
     struct Setup {
         directory: tempfile::TempDir,
         loader: Addr<ConfigLoader>,
@@ -404,13 +505,24 @@ mod tests {
     fn setup(text: &str) -> Setup {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("vigie.toml");
-        std::fs::write(&file, text).unwrap();
-        let options = LoadOptions { file: Some(file), places: Places::system(), previous: None };
+        // A file without settings holds a comment: an empty one is refused.
+        std::fs::write(&file, if text.is_empty() { "# nothing\n" } else { text }).unwrap();
+        let options = LoadOptions { places: Places::system(), ..LoadOptions::at_start(Some(file)) };
         let initial = Arc::new(load(&options, BUILTINS).unwrap());
         let (sender, told) = mpsc::unbounded_channel();
         let subscribers = vec![Probe(sender).start().recipient()];
         let log = Logger::root(slog::Discard, o!());
-        let spec = ConfigLoaderSpec { log, options, builtins: BUILTINS, initial, subscribers };
+        let others = Others.start();
+        let spec = ConfigLoaderSpec {
+            conditions: Reporter::agent(Conditions::new(&log).start()),
+            confirmations: others.clone().recipient(),
+            alerts: others.recipient(),
+            log,
+            options,
+            builtins: BUILTINS,
+            initial,
+            subscribers,
+        };
         Setup { directory, loader: ConfigLoader::new(spec).start(), told }
     }
 

@@ -11,6 +11,8 @@ pub mod fleet_link;
 pub mod guard_link;
 pub mod log_keeper;
 pub mod module_process;
+pub mod own_alerts;
+pub mod privacy_memory;
 pub mod query_router;
 pub mod run_directory;
 pub mod socket_policy;

@@ -31,18 +31,18 @@ use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult,
-    Recipient, WrapFuture,
+    Recipient, SpawnHandle, WrapFuture,
 };
 use slog::{Logger, debug, info, o, warn};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use vigie_protocol::message::{Message as WireMessage, capability};
+use vigie_protocol::message::{ConfiguredParameters, Message as WireMessage, capability};
 use vigie_protocol::socket::SocketSpec;
 
 use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
-use self::pump::{ChildSaid, Registration};
+use self::pump::{ChildSaid, PumpBounds, Registration};
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::Reporter;
@@ -114,6 +114,27 @@ impl Counters {
     }
 }
 
+/// Sent to the `Supervisor` when a module answered its first heartbeat, once in a life, or said what became of a
+/// configuration.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ModuleConfirmed {
+    /// The module.
+    pub module: ModuleName,
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// The module says of every configuration whether it took it.
+    pub confirms: bool,
+    /// What it said; nothing when it answered its first heartbeat.
+    pub said: Option<ConfiguredParameters>,
+}
+
+/// Changes what of the agent's own configuration concerns a living module: heartbeat, limits, budgets. Sent by the
+/// `Supervisor` at every reload.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeAgentConfig(pub AgentConfig);
+
 /// Orders the module to end. Sent by `Supervisor`; a second one is ignored.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -183,6 +204,8 @@ pub struct Services {
 pub struct Told {
     /// When it is over.
     pub exited: Recipient<ModuleExited>,
+    /// When it is ready, and what the module made of its configuration.
+    pub confirmed: Recipient<ModuleConfirmed>,
     /// The process, when it has been started.
     pub started: oneshot::Sender<u32>,
 }
@@ -222,6 +245,9 @@ pub struct ModuleProcess {
     config: AgentConfig,
     config_line: Vec<u8>,
     supervisor: Recipient<ModuleExited>,
+    confirmed: Recipient<ModuleConfirmed>,
+    /// What the pumps are bound by; they take over what changes.
+    bounds: watch::Sender<PumpBounds>,
     /// Told the process when it has been started.
     started: Option<oneshot::Sender<u32>>,
     feeds: LineFeeds,
@@ -241,6 +267,8 @@ pub struct ModuleProcess {
     capabilities: Vec<String>,
     socket: Option<SocketSpec>,
     heartbeat: Option<Duration>,
+    /// The next beat.
+    heartbeat_timer: Option<SpawnHandle>,
     /// Where what is wrong with the module is reported.
     reporter: Reporter,
 }
@@ -261,6 +289,7 @@ impl ModuleProcess {
             "component" => "module_process", "module" => spec.name().to_string(),
             "incarnation" => incarnation.0,
         ));
+        let bounds = watch::Sender::new(PumpBounds::of(&config));
         let reporter = services.conditions.about(Subject::Module(spec.name().clone()));
         Self {
             log,
@@ -270,6 +299,8 @@ impl ModuleProcess {
             spec,
             config,
             config_line,
+            confirmed: told.confirmed,
+            bounds,
             supervisor: told.exited,
             started: Some(told.started),
             feeds,
@@ -286,6 +317,7 @@ impl ModuleProcess {
             capabilities: Vec::new(),
             socket: None,
             heartbeat: None,
+            heartbeat_timer: None,
             reporter,
         }
     }
@@ -339,6 +371,7 @@ impl ModuleProcess {
             module: self.spec.name().clone(),
             agent_log: self.services.agent_log.clone(),
             budget: LogBudget::new(&self.config.logging, Instant::now()),
+            bounds: self.bounds.subscribe(),
             feeds: self.feeds.clone(),
             gone: self.gone.subscribe(),
             gauge: self.gauge.clone(),
@@ -389,6 +422,7 @@ impl ModuleProcess {
             (State::Starting, State::Running) => {
                 info!(self.log, "module is ready"; "elapsed_ms" => elapsed_ms(self.born.elapsed()));
                 self.reporter.clear(AgentCondition::ModuleFailed);
+                self.confirm(None);
             }
             (State::Degraded, State::Running) => self.reporter.clear(AgentCondition::HeartbeatMissed),
             (_, State::Degraded) => {
@@ -418,7 +452,8 @@ impl ModuleProcess {
         match effect {
             Effect::Ping(nonce) => self.queue_line(WireMessage::ping(nonce).to_line()),
             Effect::ArmHeartbeat => {
-                ctx.notify_later(HeartbeatDue, self.config.agent.heartbeat_interval);
+                let timer = ctx.notify_later(HeartbeatDue, self.config.agent.heartbeat_interval);
+                self.heartbeat_timer = Some(timer);
             }
             Effect::AskToStop => self.queue_line(WireMessage::stop().to_line()),
             Effect::CloseStdin => self.stdin = None,
@@ -500,6 +535,13 @@ impl ModuleProcess {
                 this.reporter.raise(AgentCondition::SocketRefused, refused);
             }
         }));
+    }
+
+    /// Tells the Supervisor how far the module has its configuration.
+    fn confirm(&self, said: Option<ConfiguredParameters>) {
+        let (module, incarnation) = (self.spec.name().clone(), self.incarnation);
+        let confirms = self.capabilities.iter().any(|name| name == capability::CONFIGURED);
+        tell_recipient(&self.confirmed, ModuleConfirmed { module, incarnation, confirms, said });
     }
 
     fn socket_directories(&self) -> Vec<PathBuf> {
@@ -632,6 +674,9 @@ impl Handler<ChildSaid> for ModuleProcess {
             let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
             self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
         }
+        for configured in said.configured {
+            self.confirm(Some(configured));
+        }
         if let Some(conditions) = said.health {
             self.reporter.module_health(self.spec.name().clone(), conditions);
         }
@@ -668,6 +713,25 @@ impl Handler<Reconfigure> for ModuleProcess {
         } else {
             let grace = self.config.agent.stop_grace;
             self.step(Event::Stop { reason: EndReason::ConfigChanged, grace }, ctx);
+        }
+    }
+}
+
+impl Handler<TakeAgentConfig> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, order: TakeAgentConfig, ctx: &mut Self::Context) {
+        let interval = order.0.agent.heartbeat_interval;
+        let sooner = interval < self.config.agent.heartbeat_interval;
+        self.lifecycle.set_misses_allowed(order.0.agent.heartbeat_misses);
+        self.config = order.0;
+        self.bounds.send_replace(PumpBounds::of(&self.config));
+        if sooner {
+            // The beat that was armed with the longer interval would come too late.
+            if let Some(armed) = self.heartbeat_timer.take() {
+                ctx.cancel_future(armed);
+            }
+            self.heartbeat_timer = Some(ctx.notify_later(HeartbeatDue, interval));
         }
     }
 }

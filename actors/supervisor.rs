@@ -14,6 +14,7 @@
 //!                          └──────► Ended (rule), or gone (no longer configured)
 //! ```
 
+pub mod confirmation;
 pub mod restart;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,25 +26,27 @@ use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseActFuture,
     ResponseFuture, SpawnHandle, WrapFuture,
 };
+use serde_json::value::RawValue;
 use slog::{Logger, error, info, o, warn};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 use vigie_protocol::message::{ACCEPTED_EXTENSIONS, ConfigParameters, Environment, Message as WireMessage};
 
+use self::confirmation::Confirmation;
 use self::restart::{RestartHistory, Verdict};
 use crate::conditions::Reporter;
 use crate::config_loader::ConfigChanged;
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{
-    Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleExited, ModuleProcess,
-    ProcessStatus, Reconfigure, Services, StopModule, Told,
+    Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleConfirmed, ModuleExited,
+    ModuleProcess, ProcessStatus, Reconfigure, Services, StopModule, TakeAgentConfig, Told,
 };
 use crate::socket_registry::{Life, ModuleLifeChanged};
 use vigie_config::difference::ModuleChange;
 use vigie_config::model::{LoadedConfig, LogMode, ModuleSpec, RestartRule};
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::condition::Subject;
-use vigie_protocol::control::ModuleKind;
+use vigie_protocol::control::{InForce, ModuleConfigStatus, ModuleKind};
 use vigie_protocol::control::{ModuleLine, ModuleState, ModuleStatus};
 use vigie_protocol::module_name::ModuleName;
 
@@ -52,6 +55,13 @@ const MAILBOX_CAPACITY: usize = 16;
 
 /// Longest that `status` waits for one module's process actor, which never waits for the module.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bounds on the time that a module has to say what it made of a configuration: three heartbeats within these.
+const MIN_CONFIRMATION_TIME: Duration = Duration::from_secs(10);
+const MAX_CONFIRMATION_TIME: Duration = Duration::from_secs(60);
+
+/// Exit code of a module that refuses its configuration: `EX_CONFIG` of sysexits.h.
+const EX_CONFIG: i32 = 78;
 
 /// Pause before a start that failed for want of descriptors, tasks or memory is tried again; doubles up to the second
 /// value. There are no dice: the host lacks something for all modules alike.
@@ -137,6 +147,8 @@ pub struct Supervisor {
     facts: HostFacts,
     config: Arc<LoadedConfig>,
     modules: BTreeMap<ModuleName, Module>,
+    /// Counts what modules said of their configurations, for those who wait for it.
+    confirmations: watch::Sender<u64>,
     stopping: bool,
 }
 
@@ -154,6 +166,16 @@ struct Module {
     counters: Counters,
     lines: VecDeque<ModuleLine>,
     feeds: LineFeeds,
+    /// What the module made of the newest configuration.
+    confirmation: Option<Confirmation>,
+    /// The newest configuration that the module confirmed, to go back to when it refuses a newer one.
+    confirmed_config: Option<Box<RawValue>>,
+    /// The configuration that the module refused; it is not started with it again.
+    refused_config: Option<Box<RawValue>>,
+    /// The present life was ordered to end.
+    stopping: bool,
+    /// The newest configuration was sent to a living process.
+    reconfigured: bool,
     /// Who is told about the next start.
     starting: Vec<oneshot::Sender<Result<u32, String>>>,
     /// Who is told when the present life is over.
@@ -178,6 +200,8 @@ enum Rest {
     Standard,
     /// It must not run.
     Off(String),
+    /// It refuses its configuration, and there is none to go back to.
+    Refused(String),
     /// Its rule says that it is not started again.
     Ended,
 }
@@ -188,7 +212,15 @@ impl Supervisor {
     pub fn new(services: Services, facts: HostFacts, config: Arc<LoadedConfig>) -> Self {
         let log = services.log.new(o!("component" => "supervisor"));
         services.spawner.report_to(&services.conditions);
-        Self { log, services, facts, config, modules: BTreeMap::new(), stopping: false }
+        Self {
+            log,
+            services,
+            facts,
+            config,
+            modules: BTreeMap::new(),
+            confirmations: watch::Sender::new(0),
+            stopping: false,
+        }
     }
 
     /// Starts the module unless it lives, is not to run, or the agent stops.
@@ -225,6 +257,8 @@ impl Supervisor {
         }
         let incarnation = module.incarnation;
         let feeds = module.feeds.clone();
+        module.reconfigured = false;
+        self.await_confirmation(name, ctx);
         self.tell_life(name, Life::Living);
         let (started, told) = oneshot::channel();
         // A failed module stays so until it is known to run: see `ModuleReady`.
@@ -235,7 +269,7 @@ impl Supervisor {
             incarnation,
             self.config.agent.clone(),
             config_line,
-            Told { exited: ctx.address().recipient(), started },
+            Told { exited: ctx.address().recipient(), confirmed: ctx.address().recipient(), started },
             feeds,
         )
         .start();
@@ -263,7 +297,12 @@ impl Supervisor {
         let agent = &self.config.agent.agent;
         let run_dir = module.map(|spec| self.services.spawner.run_dir(spec));
         let parameters = ConfigParameters {
-            config: module.and_then(|spec| spec.config.usable()).map(ToOwned::to_owned),
+            config: self
+                .modules
+                .get(name)
+                .zip(module)
+                .and_then(|(known, spec)| known.runnable_config(spec))
+                .map(ToOwned::to_owned),
             hostname: agent.hostname.clone().unwrap_or_else(|| self.facts.hostname.clone()),
             environment: self.facts.environment.clone(),
             tags: Some(self.config.agent.tags.clone()),
@@ -291,9 +330,78 @@ impl Supervisor {
         paths
     }
 
+    /// A configuration was sent: from now on the module's word about it is awaited.
+    fn await_confirmation(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
+        let agent = &self.config.agent.agent;
+        let patience = (agent.heartbeat_interval * 3).clamp(MIN_CONFIRMATION_TIME, MAX_CONFIRMATION_TIME);
+        let generation = self.config.generation;
+        let Some(module) = self.modules.get_mut(name) else { return };
+        module.confirmation = Some(Confirmation::sent(generation));
+        let due = ConfirmationDue { module: name.clone(), incarnation: module.incarnation, generation };
+        ctx.notify_later(due, patience);
+    }
+
+    /// Shows what the module made of its configuration, and wakes who waits for it.
+    fn confirmation_changed(&mut self, name: &ModuleName) {
+        let reporter = self.reporter(name);
+        let Some(module) = self.modules.get_mut(name) else { return };
+        let Some(confirmation) = &module.confirmation else { return };
+        if confirmation.is_in_force() {
+            let config = module.spec.as_ref().and_then(|spec| module.runnable_config(spec));
+            module.confirmed_config = config.map(ToOwned::to_owned);
+            if module.refused_config.is_none() {
+                reporter.clear(AgentCondition::ModuleConfigurationRefused);
+            }
+            reporter.clear(AgentCondition::ConfigurationUnconfirmed);
+        } else if let Some(problem) = confirmation.problem() {
+            let condition = match confirmation.status(name).state {
+                InForce::Refused => AgentCondition::ModuleConfigurationRefused,
+                _ => AgentCondition::ConfigurationUnconfirmed,
+            };
+            reporter.raise(condition, problem);
+        }
+        self.confirmations.send_modify(|count| *count += 1);
+    }
+
+    /// A module refused its configuration by its exit code: it goes back to the last one that it confirmed, and
+    /// without one it is not started again until the configuration changes.
+    fn configuration_refused(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
+        let Some(module) = self.modules.get_mut(name) else { return };
+        let last_words = module.lines.back().map(|line| line.text.clone());
+        let confirmation =
+            module.confirmation.get_or_insert_with(|| Confirmation::sent(self.config.generation));
+        confirmation.exited_with_config(last_words);
+        let tried = module.spec.as_ref().and_then(|spec| module.runnable_config(spec)).map(ToOwned::to_owned);
+        let back = module.confirmed_config.clone();
+        let goes_back = module.refused_config.is_none()
+            && back.as_ref().is_some_and(|back| tried.as_ref().is_none_or(|tried| tried.get() != back.get()));
+        let problem = module.confirmation.as_ref().and_then(Confirmation::problem).unwrap_or_default();
+        module.refused_config = tried;
+        self.confirmation_changed(name);
+        if goes_back {
+            warn!(self.log, "module refuses its configuration and goes back to the one before"; "module" => %name,
+                "error" => ?problem);
+            let kept = self.modules.get(name).and_then(|module| module.confirmation.clone());
+            self.start_module(name, ctx);
+            // What it made of the newest configuration stays known; what runs is the one before.
+            if let Some(module) = self.modules.get_mut(name) {
+                module.confirmation = kept;
+            }
+            return;
+        }
+        error!(self.log, "module refuses its configuration and is not started with it again"; "module" => %name,
+            "error" => ?problem);
+        if let Some(module) = self.modules.get_mut(name) {
+            module.phase = Phase::Resting(Rest::Refused(problem.clone()));
+        }
+        self.reporter(name).raise(AgentCondition::ModuleFailed, problem.clone());
+        self.tell_life(name, Life::Down(problem));
+    }
+
     /// Orders the present life of a module to end.
     fn stop_module(&mut self, name: &ModuleName, reason: EndReason, grace: Duration) {
-        if let Some(Module { phase: Phase::Living(process), .. }) = self.modules.get(name) {
+        if let Some(Module { phase: Phase::Living(process), stopping, .. }) = self.modules.get_mut(name) {
+            *stopping = true;
             send(process, StopModule { reason, grace });
         }
     }
@@ -314,6 +422,10 @@ impl Supervisor {
             self.forget_removed(ctx);
             return;
         };
+        if exited.reason == EndReason::Exited(EX_CONFIG) {
+            self.configuration_refused(name, ctx);
+            return;
+        }
         if exited.reason.is_ordered() {
             self.start_module(name, ctx);
             return;
@@ -401,7 +513,9 @@ impl Supervisor {
     fn apply_change(&mut self, change: &ModuleChange, ctx: &mut Context<Self>) {
         let name = change.module();
         let grace = self.config.agent.agent.stop_grace;
+        self.reporter(name).clear(AgentCondition::ModuleConfigurationRefused);
         let Some(module) = self.modules.get_mut(name) else { return };
+        module.refused_config = None;
         let Phase::Living(process) = &module.phase else {
             // A changed module has not failed yet.
             module.history = RestartHistory::default();
@@ -419,8 +533,13 @@ impl Supervisor {
             ModuleChange::Reconfigure { .. } => {
                 module.history = RestartHistory::default();
                 let process = process.clone();
-                let config_line = self.config_line(name);
+                let name = name.clone();
+                let config_line = self.config_line(&name);
                 send(&process, Reconfigure { config_line });
+                self.await_confirmation(&name, ctx);
+                if let Some(module) = self.modules.get_mut(&name) {
+                    module.reconfigured = true;
+                }
             }
         }
     }
@@ -459,6 +578,7 @@ impl Supervisor {
                 let invalid = module.spec.as_ref().is_some_and(|spec| spec.config.usable().is_none());
                 (if invalid { ModuleState::Failed } else { ModuleState::Idle }, Some(why.clone()))
             }
+            (Phase::Resting(Rest::Refused(why)), _) => (ModuleState::Failed, Some(why.clone())),
             (Phase::Resting(Rest::NotStarted | Rest::Standard), _) => (ModuleState::Idle, None),
         };
         let problem = module.spec.as_ref().and_then(|spec| spec.config.problem());
@@ -478,6 +598,7 @@ impl Supervisor {
             restarts: module.restarts,
             last_exit: module.last_exit.as_ref().map(ToString::to_string),
             restart_in_ms: restart_in.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            configuration: module.confirmation.as_ref().map(|confirmation| confirmation.status(name)),
             socket: living.as_ref().and_then(|living| living.socket.as_ref()).map(ToString::to_string),
             heartbeat_us: living
                 .and_then(|living| living.heartbeat)
@@ -508,8 +629,23 @@ impl Module {
             counters: Counters::default(),
             lines: VecDeque::new(),
             feeds: LineFeeds::default(),
+            confirmation: None,
+            confirmed_config: None,
+            refused_config: None,
+            stopping: false,
+            reconfigured: false,
             starting: Vec::new(),
             ending: Vec::new(),
+        }
+    }
+
+    /// The configuration to start it with: the newest one, unless it refused that and has one to go back to.
+    fn runnable_config<'a>(&'a self, spec: &'a ModuleSpec) -> Option<&'a RawValue> {
+        let newest = spec.config.usable()?;
+        let refused = self.refused_config.as_ref().is_some_and(|refused| refused.get() == newest.get());
+        match (&self.confirmed_config, refused) {
+            (Some(before), true) => Some(before),
+            _ => Some(newest),
         }
     }
 
@@ -582,6 +718,11 @@ impl Handler<ConfigChanged> for Supervisor {
     fn handle(&mut self, change: ConfigChanged, ctx: &mut Self::Context) {
         self.config = change.config.clone();
         self.take_specs();
+        for module in self.modules.values() {
+            if let Phase::Living(process) = &module.phase {
+                send(process, TakeAgentConfig(self.config.agent.clone()));
+            }
+        }
         for change in &change.difference.changes {
             info!(self.log, "configuration of a module changed"; "module" => %change.module(),
                 "change" => %change);
@@ -621,6 +762,10 @@ impl Handler<ModuleExited> for Supervisor {
             return;
         }
         module.phase = Phase::Resting(Rest::NotStarted);
+        module.stopping = false;
+        if let Some(confirmation) = &mut module.confirmation {
+            confirmation.ended();
+        }
         module.last_exit = Some(exited.reason.clone());
         module.counters.add(&exited.counters);
         module.lines.extend(exited.lines.iter().cloned());
@@ -636,6 +781,115 @@ impl Handler<ModuleExited> for Supervisor {
             return;
         }
         self.after_exit(&name, &exited, ctx);
+    }
+}
+
+impl Handler<ModuleConfirmed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: ModuleConfirmed, _: &mut Self::Context) {
+        let ModuleConfirmed { module: name, incarnation, confirms, said } = message;
+        let Some(module) = self.modules.get_mut(&name) else { return };
+        let Some(confirmation) = module.confirmation.as_mut().filter(|_| module.incarnation == incarnation)
+        else {
+            return;
+        };
+        match said {
+            // What a module says of the configuration that it went back to says nothing of the one it refused.
+            Some(_) if module.refused_config.is_some() => return,
+            Some(said) => confirmation.configured(&said),
+            None => confirmation.ready(confirms),
+        }
+        self.confirmation_changed(&name);
+    }
+}
+
+/// The time for a module's word about its configuration is over. Sent by this actor to itself, once per configuration.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct ConfirmationDue {
+    module: ModuleName,
+    incarnation: Incarnation,
+    generation: u64,
+}
+
+impl Handler<ConfirmationDue> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, due: ConfirmationDue, _: &mut Self::Context) {
+        let Some(module) = self.modules.get_mut(&due.module) else { return };
+        let Some(confirmation) =
+            module.confirmation.as_mut().filter(|_| module.incarnation == due.incarnation)
+        else {
+            return;
+        };
+        if !confirmation.overdue(due.generation) {
+            return;
+        }
+        self.confirmation_changed(&due.module);
+        // A module that was started with the configuration is left alone; one that got it on the way is started anew,
+        // because nobody knows which one it has.
+        let sent_on_the_way = self.modules.get(&due.module).is_some_and(|module| module.reconfigured);
+        if sent_on_the_way {
+            warn!(self.log, "module said nothing about its new configuration, it is started anew";
+                "module" => %due.module);
+            self.stop_module(&due.module, EndReason::ConfigChanged, self.config.agent.agent.stop_grace);
+        }
+    }
+}
+
+/// Asks what the modules made of the newest configuration. Sent by `ConfigLoader` after each change; answered when every
+/// module that runs has said so, or its time is over.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<ModuleConfigStatus>")]
+pub struct AwaitConfirmations;
+
+/// Asks how far the confirmations are; private to [`AwaitConfirmations`].
+#[derive(Debug, Message)]
+#[rtype(result = "(bool, Vec<ModuleConfigStatus>)")]
+struct GetConfirmations;
+
+impl Handler<GetConfirmations> for Supervisor {
+    type Result = MessageResult<GetConfirmations>;
+
+    fn handle(&mut self, _: GetConfirmations, _: &mut Self::Context) -> Self::Result {
+        let names = self.names();
+        let known = names.iter().filter_map(|name| self.modules.get(name).map(|module| (name, module)));
+        let mut all_settled = true;
+        let mut statuses = Vec::new();
+        for (name, module) in known {
+            let Some(confirmation) = &module.confirmation else { continue };
+            if matches!(module.phase, Phase::Resting(Rest::Standard | Rest::Off(_) | Rest::Ended)) {
+                continue;
+            }
+            // A module that is being restarted will be sent the configuration when it starts.
+            let restarting = matches!(module.phase, Phase::Living(_)) && module.stopping;
+            all_settled &= confirmation.is_settled() && !restarting;
+            statuses.push(confirmation.status(name));
+        }
+        MessageResult((all_settled, statuses))
+    }
+}
+
+impl Handler<AwaitConfirmations> for Supervisor {
+    type Result = ResponseFuture<Vec<ModuleConfigStatus>>;
+
+    fn handle(&mut self, _: AwaitConfirmations, ctx: &mut Self::Context) -> Self::Result {
+        let mut changed = self.confirmations.subscribe();
+        let me = ctx.address();
+        let agent = &self.config.agent.agent;
+        let patience = (agent.heartbeat_interval * 3).clamp(MIN_CONFIRMATION_TIME, MAX_CONFIRMATION_TIME);
+        // A module may have to end first.
+        let deadline = Instant::now() + patience + agent.stop_grace + Duration::from_secs(1);
+        Box::pin(async move {
+            loop {
+                changed.mark_unchanged();
+                let Ok((settled, statuses)) = me.send(GetConfirmations).await else { return Vec::new() };
+                if settled || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                    return statuses;
+                }
+            }
+        })
     }
 }
 

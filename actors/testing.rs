@@ -238,7 +238,15 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         fleet: None,
         modules: Vec::new(),
     };
-    Arc::new(LoadedConfig { generation: 1, path: None, agent, modules, warnings: Vec::new() })
+    Arc::new(LoadedConfig {
+        generation: 1,
+        path: None,
+        agent,
+        modules,
+        warnings: Vec::new(),
+        notes: Vec::new(),
+        privacy_kept: false,
+    })
 }
 
 /// Everything that a module works with, and the children as they are started.

@@ -16,11 +16,11 @@ use actix::{Actor, Addr};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Group;
-use slog::{Logger, crit, info, warn};
+use slog::{Logger, crit, error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
 use vigie_actors::child::ProcessSpawner;
-use vigie_actors::conditions::{Conditions, Reporter};
+use vigie_actors::conditions::{AlertOnFailure, Conditions, Reporter};
 use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
@@ -29,6 +29,8 @@ use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
 use vigie_actors::module_process::Services;
+use vigie_actors::own_alerts::{self, OwnAlerts};
+use vigie_actors::privacy_memory;
 use vigie_actors::query_router::QueryRouter;
 use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::socket_registry::SocketRegistry;
@@ -41,6 +43,7 @@ use vigie_host::environment;
 use vigie_log::{AgentLog, LogError};
 use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::severity::Severity;
 
 use crate::check_config::Checked;
 use crate::cli::AgentArgs;
@@ -70,9 +73,9 @@ pub(crate) fn hold_signals() -> SigSet {
 }
 
 /// Runs the agent until it is told to stop.
-pub(crate) fn run(args: &AgentArgs) -> ExitCode {
+pub(crate) fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> ExitCode {
     let waiting = hold_signals();
-    match prepare(args).and_then(|prepared| start(prepared, waiting)) {
+    match prepare(args, run_dir).and_then(|prepared| start(prepared, waiting)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             print::failure(&failure);
@@ -90,7 +93,9 @@ pub(crate) fn load_config(path: Option<&Path>) -> Result<Checked, Vec<ConfigProb
         .filter(|spec| spec.section.enabled && spec.section.kind == ModuleKind::Persistent)
         .map(|spec| spec.name().to_string())
         .collect();
-    Ok(Checked { path: loaded.path, warnings: loaded.warnings, modules })
+    let invalid = loaded.modules.iter().any(|spec| spec.config.problem().is_some());
+    let LoadedConfig { path, warnings, notes, .. } = loaded;
+    Ok(Checked { path, warnings, notes, modules, invalid })
 }
 
 /// What is ready before any actor runs.
@@ -99,19 +104,23 @@ struct Prepared {
     config: Arc<LoadedConfig>,
     agent_log: AgentLog,
     log: Logger,
+    /// Extra privacy mode was on when this state was last used, and the configuration says that it is off.
+    privacy_turned_off: bool,
     /// Held until the process ends.
     _locks: [LockedDirectory; 2],
 }
 
-fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
-    let options = LoadOptions::at_start(args.config.clone());
-    let config = files::load(&options, BUILTINS).map_err(|problems| {
-        for problem in &problems {
-            print::problem(&problem.to_string());
-        }
-        let hint = "mend it and try it with `vigie check-config`";
-        Failure::new(Exit::Config, "the configuration is invalid, the agent does not start", hint)
-    })?;
+fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failure> {
+    let (options, config) =
+        load_with_memory(LoadOptions { run_dir, ..LoadOptions::at_start(args.config.clone()) }).map_err(
+            |problems| {
+                for problem in &problems {
+                    print::problem(&problem.to_string());
+                }
+                let hint = "correct it and try it with `vigie check-config`";
+                Failure::new(Exit::Config, "the configuration is invalid, the agent does not start", hint)
+            },
+        )?;
     let agent = &config.agent.agent;
     let run_lock = LockedDirectory::lock(&agent.run_dir, 0o700).map_err(|error| directory_failure(&error))?;
     if let Some(name) = &agent.operators_group {
@@ -148,7 +157,41 @@ fn prepare(args: &AgentArgs) -> Result<Prepared, Failure> {
     for warning in &config.warnings {
         warn!(log, "configuration"; "error" => %warning);
     }
-    Ok(Prepared { options, config: Arc::new(config), agent_log, log, _locks: [run_lock, state_lock] })
+    for note in &config.notes {
+        info!(log, "configuration note"; "note" => %note);
+    }
+    let privacy_turned_off = note_privacy(&options, &config, &log);
+    Ok(Prepared {
+        privacy_turned_off,
+        options,
+        config: Arc::new(config),
+        agent_log,
+        log,
+        _locks: [run_lock, state_lock],
+    })
+}
+
+/// Reads the configuration, with extra privacy mode as it was when this state was last used.
+fn load_with_memory(mut options: LoadOptions) -> Result<(LoadOptions, LoadedConfig), Vec<ConfigProblem>> {
+    let config = files::load(&options, BUILTINS)?;
+    if !privacy_memory::is_set(&config.agent.agent.state_dir) {
+        return Ok((options, config));
+    }
+    options.remembers_privacy = true;
+    let config = files::load(&options, BUILTINS)?;
+    Ok((options, config))
+}
+
+/// Notes on disk whether extra privacy mode is on. Returns whether the configuration turned it off.
+fn note_privacy(options: &LoadOptions, config: &LoadedConfig, log: &Logger) -> bool {
+    let agent = &config.agent.agent;
+    if agent.extraprivacymode == options.remembers_privacy {
+        return false;
+    }
+    if let Err(error) = privacy_memory::set(&agent.state_dir, agent.extraprivacymode) {
+        error!(log, "cannot note extra privacy mode on disk"; "error" => %error);
+    }
+    options.remembers_privacy
 }
 
 /// The group whose users may ask.
@@ -326,9 +369,15 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         journal: journal.clone(),
         registry: registry.clone(),
         spawner: spawner.clone(),
-        conditions: reporter,
+        conditions: reporter.clone(),
     };
     let hostname = facts.hostname.clone();
+    let own_alerts = OwnAlerts::new(log, agent_log.clone(), journal.clone()).start();
+    conditions.try_send(AlertOnFailure(own_alerts.clone().recipient())).ok();
+    if prepared.privacy_turned_off {
+        let text = "extra privacy mode was turned off by the configuration".to_owned();
+        own_alerts::raise(&own_alerts.clone().recipient(), Severity::High, text);
+    }
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
     let router = QueryRouter::new(log, registry, spawner, config.clone(), BUILTINS).start();
     let fleet = FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone()).start();
@@ -345,6 +394,9 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
             supervisor.clone().recipient(),
             fleet.clone().recipient(),
         ],
+        confirmations: supervisor.clone().recipient(),
+        conditions: reporter,
+        alerts: own_alerts.recipient(),
     })
     .start();
     let asked = Asked {

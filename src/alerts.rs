@@ -19,6 +19,7 @@ use vigie_protocol::severity::Severity;
 use crate::cli::AlertsArgs;
 use crate::client::{Client, ClientError, PROMPT};
 use crate::exit::{Exit, Failure};
+use crate::fswatch_view;
 use crate::print::{self, Paint, Printer, Tone, safe};
 use crate::status;
 
@@ -184,8 +185,12 @@ fn show(alert: &AlertRecord, raw: bool, printer: &mut Printer) -> Result<(), Fai
     if printer.is_json() {
         return printer.json(&JsonAlert::of(alert));
     }
-    let line = render(&Line::of(alert), printer.paint());
-    printer.line(&line)
+    // A person at a terminal gets several lines; what goes through a pipe stays one line for each alert.
+    let for_people = (printer.is_terminal() && alert.module.as_str() == "fswatch")
+        .then(|| fswatch_view::of_alert(&alert.message, printer.paint()))
+        .flatten();
+    let text = for_people.unwrap_or_else(|| render(&Line::of(alert), printer.paint()));
+    printer.line(&text)
 }
 
 /// An alert as JSON, with what the module said as an object.

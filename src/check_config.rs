@@ -15,6 +15,10 @@ pub(crate) struct Checked {
     pub(crate) path: Option<PathBuf>,
     /// What does not keep the agent from running, such as a module's invalid file.
     pub(crate) warnings: Vec<ConfigProblem>,
+    /// What has no meaning here and is no problem.
+    pub(crate) notes: Vec<ConfigProblem>,
+    /// A module's file is invalid: the agent would start without that module.
+    pub(crate) invalid: bool,
     /// Names of the persistent modules that would be started.
     pub(crate) modules: Vec<String>,
 }
@@ -35,7 +39,12 @@ pub(crate) fn run(
     match checked {
         // A module's invalid file would leave that module without a configuration: not what one wants to learn
         // from a running agent.
-        Some(checked) if checked.warnings.is_empty() => {
+        Some(checked) if !checked.invalid => {
+            for note in &checked.notes {
+                if !args.json {
+                    printer.line(&format!("note: {}", safe(&note.to_string())))?;
+                }
+            }
             if !args.json {
                 printer.line(&render(&checked))?;
             }
@@ -77,7 +86,14 @@ mod tests {
     }
 
     fn checked(warnings: Vec<ConfigProblem>) -> Checked {
-        Checked { path: Some("vigie.toml".into()), warnings, modules: vec!["fswatch".to_owned()] }
+        let invalid = !warnings.is_empty();
+        Checked {
+            path: Some("vigie.toml".into()),
+            warnings,
+            notes: Vec::new(),
+            invalid,
+            modules: vec!["fswatch".to_owned()],
+        }
     }
 
     fn run_with(json: bool, loaded: Result<Checked, Vec<ConfigProblem>>) -> (Result<Exit, Exit>, String) {

@@ -156,7 +156,8 @@ Examples:
   vigie reload --dry-run                   say what would change
   vigie reload
 
-An invalid configuration changes nothing. Exit codes: 0 in force, 78 invalid.")]
+An invalid configuration changes nothing. Every module says whether it took the new one. Exit codes:
+0 in force everywhere, 1 a module refused it or did not answer, 78 invalid.")]
     Reload(ReloadArgs),
 
     /// Explain a name from the status, the log or an answer
@@ -620,6 +621,17 @@ mod tests {
 
     fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read(["vigie"].iter().chain(arguments).map(OsString::from))
+    }
+
+    #[test]
+    fn no_module_can_have_the_name_of_a_command() {
+        for command in Cli::command().get_subcommands() {
+            assert!(
+                vigie_config::files::RESERVED_NAMES.contains(&command.get_name()),
+                "{}",
+                command.get_name()
+            );
+        }
     }
 
     #[test]

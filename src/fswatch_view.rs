@@ -51,6 +51,14 @@ pub(crate) fn of_result(result: &ModuleResult, paint: Paint) -> Option<String> {
     View { paint, zone: TimeZone::system() }.answer(&elements)
 }
 
+/// An alert of `fswatch`; `None` for what is no alert of the form that it promises.
+pub(crate) fn of_alert(message: &str, paint: Paint) -> Option<String> {
+    let alert: Value = serde_json::from_str(message).ok()?;
+    let has = |key: &str| alert[key].is_string();
+    (has("severity") && has("alert") && has("time"))
+        .then(|| View { paint, zone: TimeZone::system() }.change(&alert))
+}
+
 /// Characters that nobody sees, or that change how others are shown.
 fn is_invisible(character: char) -> bool {
     character.is_control()

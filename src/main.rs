@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         return modules::run(name);
     }
     match &cli.command {
-        Some(Command::Agent(args)) => agent::run(args),
+        Some(Command::Agent(args)) => agent::run(args, cli.run_dir.clone()),
         Some(Command::Launch(options)) => launch::run(options),
         Some(Command::Guard(options)) => guard::run(options),
         Some(Command::Module(ModuleCommand::Persist { name })) => modules::persist(name),

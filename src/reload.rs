@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use vigie_protocol::control::{ReloadReport, Reply, Request};
+use vigie_protocol::control::{InForce, ModuleConfigStatus, ReloadReport, Reply, Request};
 
 use crate::cli::ReloadArgs;
 use crate::client;
@@ -24,17 +24,29 @@ pub(crate) fn run(args: &ReloadArgs, socket: &Path, printer: &mut Printer) -> Re
     }
     if printer.is_json() {
         printer.json(&report)?;
-    } else if report.ok {
+    } else if report.problems.is_empty() {
         printer.line(&render(&report, args.dry_run))?;
     }
     if report.ok {
         return Ok(Exit::Ok);
+    }
+    if report.problems.is_empty() {
+        let names: Vec<&str> = not_in_force(&report).map(|module| module.module.as_str()).collect();
+        return Err(Failure::new(
+            Exit::NotWell,
+            format!("configuration {} is not in force in: {}", report.generation, names.join(", ")),
+            "`vigie status` says more; `vigie module logs NAME` shows what the module said",
+        ));
     }
     Err(Failure::new(
         Exit::Config,
         format!("the configuration is invalid; configuration {} stays in force", report.generation),
         "correct the problems above and try `vigie reload --dry-run`",
     ))
+}
+
+fn not_in_force(report: &ReloadReport) -> impl Iterator<Item = &ModuleConfigStatus> {
+    report.modules.iter().filter(|module| module.state != InForce::InForce)
 }
 
 /// A valid configuration's report for people.
@@ -45,7 +57,21 @@ fn render(report: &ReloadReport, dry_run: bool) -> String {
         (false, false) => format!("configuration {} is in force; it changed:", report.generation),
     }];
     lines.extend(report.changes.iter().map(|change| format!("  {}", safe(change))));
+    lines.extend(report.modules.iter().map(module_line));
     lines.join("\n")
+}
+
+/// What one module made of its configuration.
+fn module_line(module: &ModuleConfigStatus) -> String {
+    let ModuleConfigStatus { module, generation, state, errors } = module;
+    let state = match state {
+        InForce::InForce => "in force".to_owned(),
+        InForce::Refused if errors.is_empty() => "refused".to_owned(),
+        InForce::Refused => format!("refused: {}", safe(&errors.join("; "))),
+        InForce::Unconfirmed | InForce::Unanswered => "not answered".to_owned(),
+        InForce::NotRunning => "the module does not run".to_owned(),
+    };
+    format!("  module {module}: configuration {generation} {state}")
 }
 
 #[cfg(test)]
@@ -60,6 +86,7 @@ mod tests {
             generation: 4,
             changes: changes.iter().map(|change| (*change).to_owned()).collect(),
             problems: Vec::new(),
+            modules: Vec::new(),
         }
     }
 

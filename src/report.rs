@@ -5,6 +5,8 @@
 
 mod file;
 mod netstat;
+mod packages;
+mod processes;
 mod timedrift;
 
 use serde::de::DeserializeOwned;
@@ -35,6 +37,8 @@ fn of(module: &str, result: &ModuleResult) -> Option<Report> {
     match module {
         "file" => file::report(result),
         "netstat" => netstat::report(result),
+        "packages" => packages::report(result),
+        "processes" => processes::report(result),
         "timedrift" => timedrift::report(result),
         _ => None,
     }

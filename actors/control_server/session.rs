@@ -205,7 +205,7 @@ impl Session {
         let config = config.status;
         let (log_stalled, state_stalled) = tokio::join!(self.log_stalled(), state_stalled());
         let log_problem = asked.agent_log.status();
-        let found = found_now(&config, &journal, fleet.as_ref(), log_problem, log_stalled, state_stalled);
+        let found = found_now(&journal, fleet.as_ref(), log_problem, log_stalled, state_stalled);
         let about_agent =
             |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
         conditions.splice(0..0, found.iter().map(about_agent));
@@ -396,7 +396,6 @@ fn bad_name(bad: &BadModuleName) -> Reply {
 
 /// What is wrong with parts that are asked for it at the moment of the status.
 fn found_now(
-    config: &vigie_protocol::control::ConfigStatus,
     journal: &JournalStatus,
     fleet: Option<&FleetStatus>,
     log_problem: Option<String>,
@@ -417,11 +416,6 @@ fn found_now(
     note(AgentCondition::LogUnwritable, log_problem);
     note(AgentCondition::LogStalled, log_stalled);
     note(AgentCondition::StateStalled, state_stalled);
-    let refused = (!config.last_reload_ok).then(|| {
-        let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
-        problems.join("; ")
-    });
-    note(AgentCondition::ConfigurationRefused, refused);
     set
 }
 

@@ -214,6 +214,11 @@ impl Lifecycle {
         }
     }
 
+    /// Changes how many heartbeats may be missed from now on.
+    pub fn set_misses_allowed(&mut self, misses_allowed: u32) {
+        self.misses_allowed = misses_allowed.max(1);
+    }
+
     /// Where the module is.
     #[must_use]
     pub fn state(&self) -> State {

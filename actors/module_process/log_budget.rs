@@ -30,6 +30,13 @@ impl LogBudget {
         }
     }
 
+    /// Takes other bounds; what was used so far stays used.
+    pub fn set_bounds(&mut self, section: &LoggingSection) {
+        self.burst_bytes = section.module_burst_bytes;
+        self.bytes_per_sec = section.module_bytes_per_sec;
+        self.available = self.available.min(self.burst_bytes);
+    }
+
     /// Fills in what the time since the last call is worth. Called once per batch of lines.
     pub fn refill(&mut self, now: Instant) {
         let elapsed = now.duration_since(self.refilled_at);

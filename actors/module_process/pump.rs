@@ -21,6 +21,7 @@ use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
 use crate::alert_journal::{AlertBatch, AlertJournal, AlertsRefused, StoreAlerts, read_plain};
 use crate::work_threads::{self, Job, Lane};
+use vigie_config::model::{AgentConfig, LoggingSection};
 use vigie_log::{AgentLog, LogTime};
 use vigie_protocol::condition::Condition;
 use vigie_protocol::control::ModuleLine;
@@ -91,12 +92,26 @@ pub struct StdoutClosed;
 #[rtype(result = "()")]
 pub struct StdinClosed;
 
+/// What of the configuration bounds a pump; it can change while the module lives.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PumpBounds {
+    pub(crate) line_bytes: usize,
+    pub(crate) logging: LoggingSection,
+}
+
+impl PumpBounds {
+    pub(crate) fn of(config: &AgentConfig) -> Self {
+        Self { line_bytes: config.limits.line_bytes, logging: config.logging.clone() }
+    }
+}
+
 /// What both output pumps of a module work with.
 #[derive(Clone)]
 pub(crate) struct Output {
     pub(crate) module: ModuleName,
     pub(crate) agent_log: AgentLog,
     pub(crate) budget: LogBudget,
+    pub(crate) bounds: watch::Receiver<PumpBounds>,
     pub(crate) feeds: LineFeeds,
     pub(crate) gone: watch::Receiver<bool>,
     pub(crate) gauge: Rc<PipeGauge>,
@@ -179,6 +194,9 @@ pub(crate) async fn read_stdout(
             continue;
         }
         lines.clear();
+        if let Some(bounds) = pump.output.changed_bounds() {
+            reader.set_max_line_bytes(bounds.line_bytes);
+        }
         tokio::select! {
             biased;
             stored = oldest_stored(&mut pump.in_flight) => pump.settle(stored).await,
@@ -474,6 +492,7 @@ pub(crate) async fn read_stderr(mut output: Output, stderr: Box<dyn AsyncRead + 
     let mut lines = LineBatch::default();
     loop {
         lines.clear();
+        output.changed_bounds();
         if !matches!(next_lines(&mut reader, &mut lines, &mut output.gone).await, Read::Lines) {
             break;
         }
@@ -500,6 +519,16 @@ pub(crate) async fn read_stderr(mut output: Output, stderr: Box<dyn AsyncRead + 
 }
 
 impl Output {
+    /// Takes over bounds that changed, and returns them for what is not in here.
+    fn changed_bounds(&mut self) -> Option<PumpBounds> {
+        if !self.bounds.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let bounds = self.bounds.borrow_and_update().clone();
+        self.budget.set_bounds(&bounds.logging);
+        Some(bounds)
+    }
+
     fn log_line(
         &mut self,
         time: &LogTime,

@@ -352,7 +352,15 @@ mod tests {
 
     fn loaded(modules: Vec<ModuleSpec>) -> LoadedConfig {
         let agent = default_config(&Places::system(), &[]);
-        LoadedConfig { generation: 1, path: None, agent, modules, warnings: Vec::new() }
+        LoadedConfig {
+            generation: 1,
+            path: None,
+            agent,
+            modules,
+            warnings: Vec::new(),
+            notes: Vec::new(),
+            privacy_kept: false,
+        }
     }
 
     fn sentences(old: &LoadedConfig, new: &LoadedConfig) -> Vec<String> {

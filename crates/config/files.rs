@@ -25,11 +25,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use config::{ConfigError, File, FileStoredFormat, Map, Source, Value};
+use config::{ConfigError, File, FileStoredFormat, Map, Source, Value, ValueKind};
 use serde_json::value::{RawValue, to_raw_value};
 
-pub use self::agent_file::tag_problem;
 use self::agent_file::{Context, read_agent};
+pub use self::agent_file::{RESERVED_NAMES, tag_problem};
 use self::gcfg::Gcfg;
 use self::module_file::{ModuleShape, Notation, module_config};
 use self::origin::SyntaxError;
@@ -54,13 +54,23 @@ pub struct LoadOptions {
     /// The configuration in force: a module whose file is invalid keeps what it has there, and an agent's file
     /// that has vanished since does not turn into the defaults.
     pub previous: Option<Arc<LoadedConfig>>,
+    /// The run directory of the command line, which is stronger than the file's.
+    pub run_dir: Option<PathBuf>,
+    /// Extra privacy mode was on before: only an explicit `extraprivacymode = false` turns it off.
+    pub remembers_privacy: bool,
 }
 
 impl LoadOptions {
     /// The options of an agent that starts.
     #[must_use]
     pub fn at_start(file: Option<PathBuf>) -> Self {
-        Self { file, places: Places::of_this_process(), previous: None }
+        Self {
+            file,
+            places: Places::of_this_process(),
+            previous: None,
+            run_dir: None,
+            remembers_privacy: false,
+        }
     }
 
     /// The agent's file, whether or not it exists.
@@ -105,28 +115,44 @@ pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedC
     };
 
     let (mut problems, mut warnings) = (Problems::new(path), Problems::new(path));
-    let root = match &text {
+    let mut notes = Problems::new(path);
+    if text.is_some() {
+        let doubts = [text::owned_by_another(path), text::writable_by_others(path)];
+        problems.extend(doubts.into_iter().flatten());
+    }
+    let mut root = match &text {
         None => Map::new(),
         Some(text) => match notation(path) {
             Notation::Toml => parse(path, text, Toml { file: path.to_owned() }).map_err(|one| vec![one])?,
             Notation::Gcfg => {
                 let sections = parse(path, text, Gcfg { file: path.to_owned() }).map_err(|one| vec![one])?;
-                mig_agent_file::translate(&sections, &mut problems, &mut warnings)
+                mig_agent_file::translate(&sections, &mut problems, &mut notes)
             }
         },
     };
     let persistconfigdir = modules_directory(path);
     let context = Context { places: &options.places, persistconfigdir: &persistconfigdir, builtins };
-    let agent = read_agent(root, context, &mut problems, &mut warnings);
+    if let Some(run_dir) = &options.run_dir {
+        set(&mut root, "agent", "run_dir", run_dir);
+    }
+    let written = Written::of(&root);
+    let mut agent = read_agent(root, context, &mut problems, &mut warnings);
+    if let Some(place) = written.persistconfigdir
+        && !agent.agent.persistconfigdir.is_dir()
+    {
+        let message =
+            format!("{:?} is not a directory: make it, or leave the key out", agent.agent.persistconfigdir);
+        problems.add(place, "agent.persistconfigdir", message);
+    }
+    let was_private = options.previous.as_ref().is_some_and(|config| config.agent.agent.extraprivacymode);
+    let privacy_kept =
+        !written.privacy && !agent.agent.extraprivacymode && (options.remembers_privacy || was_private);
+    agent.agent.extraprivacymode |= privacy_kept;
     if !problems.is_empty() {
         return Err(problems.into_sorted());
     }
 
     let mut warnings = warnings.into_sorted();
-    if text.is_some() {
-        warnings.extend(text::owned_by_another(path));
-        warnings.extend(text::writable_by_others(path));
-    }
     let modules = modules(&agent, path, options.previous.as_deref(), builtins, &mut warnings);
     Ok(LoadedConfig {
         generation: options.previous.as_ref().map_or(0, |config| config.generation) + 1,
@@ -134,7 +160,36 @@ pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedC
         agent,
         modules,
         warnings,
+        notes: notes.into_sorted(),
+        privacy_kept,
     })
+}
+
+/// Which keys the file itself sets, and where, as far as their absence means something of its own.
+struct Written {
+    privacy: bool,
+    persistconfigdir: Option<Option<usize>>,
+}
+
+impl Written {
+    fn of(root: &Map<String, Value>) -> Self {
+        let key = |key: &str| match root.get("agent").map(|value| &value.kind) {
+            Some(ValueKind::Table(table)) => table.get(key),
+            _ => None,
+        };
+        let persistconfigdir = key("persistconfigdir").map(origin::line);
+        Self { privacy: key("extraprivacymode").is_some(), persistconfigdir }
+    }
+}
+
+/// Sets a key as if the file had it.
+fn set(root: &mut Map<String, Value>, section: &str, key: &str, path: &Path) {
+    let table =
+        root.entry(section.to_owned()).or_insert_with(|| Value::new(None, ValueKind::Table(Map::new())));
+    if let ValueKind::Table(table) = &mut table.kind {
+        let text = path.to_string_lossy().into_owned();
+        table.insert(key.to_owned(), Value::new(None, ValueKind::String(text)));
+    }
 }
 
 fn notation(path: &Path) -> Notation {
@@ -242,8 +297,8 @@ fn builtin_section(name: ModuleName, builtin: &BuiltinModule) -> ModuleSection {
 enum Found {
     /// There is no file; this is the module's empty configuration.
     Nothing(Box<RawValue>),
-    /// A valid file, and what to warn of.
-    Good(Box<RawValue>, Vec<ConfigProblem>),
+    /// A valid file.
+    Good(Box<RawValue>),
     /// A file with these problems, at least one.
     Bad(Vec<ConfigProblem>),
 }
@@ -279,23 +334,15 @@ fn module_file(directory: &Path, name: &ModuleName, builtins: &[BuiltinModule]) 
         Err(problem) => return Found::Bad(vec![problem]),
     };
     let mut problems = Problems::new(path);
+    problems.extend([text::owned_by_another(path), text::writable_by_others(path)].into_iter().flatten());
     let config = module_config(&tree, *notation, shape.as_ref(), &mut problems);
-    if problems.is_empty() {
-        let doubts = [text::owned_by_another(path), text::writable_by_others(path)];
-        Found::Good(raw(&config), doubts.into_iter().flatten().collect())
-    } else {
-        Found::Bad(problems.into_sorted())
-    }
+    if problems.is_empty() { Found::Good(raw(&config)) } else { Found::Bad(problems.into_sorted()) }
 }
 
 /// Decides what a module gets, given what its file says and what it had.
 fn settle(found: Found, old: Option<&RawValue>, warnings: &mut Vec<ConfigProblem>) -> ModuleConfig {
     match found {
-        Found::Nothing(config) => ModuleConfig::Good(config),
-        Found::Good(config, doubts) => {
-            warnings.extend(doubts);
-            ModuleConfig::Good(config)
-        }
+        Found::Nothing(config) | Found::Good(config) => ModuleConfig::Good(config),
         Found::Bad(problems) => {
             let problem = problems.first().cloned();
             warnings.extend(problems);

@@ -371,4 +371,8 @@ pub struct LoadedConfig {
     pub modules: Vec<ModuleSpec>,
     /// Problems that do not keep the configuration from taking effect, such as a module's invalid file.
     pub warnings: Vec<ConfigProblem>,
+    /// What has no effect and is no problem, such as keys of MIG that mean nothing here; named once.
+    pub notes: Vec<ConfigProblem>,
+    /// Extra privacy mode is on only because it was on before and nothing turned it off explicitly.
+    pub privacy_kept: bool,
 }

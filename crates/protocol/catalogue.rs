@@ -86,12 +86,18 @@ conditions! {
     /// A changed configuration was refused as a whole; the one before it is in force.
     ConfigurationRefused = "configuration-refused", Warning,
         "Correct the file that is named; `vigie check-config` shows every problem.";
+    /// Something in the configuration takes effect but is not as it should be.
+    ConfigurationQuestionable = "configuration-questionable", Warning,
+        "`vigie check-config` shows every problem.";
     /// A module's configuration file has errors; the module keeps its last good one, or does not run.
     ModuleConfigurationInvalid = "module-configuration-invalid", Warning,
         "Correct the file that is named; `vigie check-config` shows every problem.";
-    /// The module said that it refuses its configuration, or has not confirmed it.
+    /// The module said nothing about the configuration that was sent to it.
     ConfigurationUnconfirmed = "configuration-unconfirmed", Warning,
         "`vigie reload` shows what the module said; `vigie module restart` starts it with the new configuration.";
+    /// The module refuses its configuration; it runs with the one before, or not at all.
+    ModuleConfigurationRefused = "module-configuration-refused", Failed,
+        "The detail is what the module said: correct its file and run `vigie reload`.";
     /// The module died too often; it is tried again at long intervals only.
     ModuleFailed = "module-failed", Failed,
         "`vigie module logs NAME` shows its last words; `vigie module restart NAME` tries at once.";

@@ -284,6 +284,9 @@ pub struct ModuleStatus {
     /// Time until the next start in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_in_ms: Option<u64>,
+    /// The newest configuration that was sent to it, and what it said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ModuleConfigStatus>,
     /// Where it answers queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
@@ -439,6 +442,36 @@ pub struct ModuleLine {
     pub text: String,
 }
 
+/// Whether a module has a configuration, as far as it said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InForce {
+    /// The module confirmed it, or was started with it and runs.
+    InForce,
+    /// It was sent, and the module has not said anything yet.
+    Unconfirmed,
+    /// The module refused it.
+    Refused,
+    /// The module did not say anything in time.
+    Unanswered,
+    /// The module does not run at present.
+    NotRunning,
+}
+
+/// The newest configuration of one module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleConfigStatus {
+    /// The module.
+    pub module: ModuleName,
+    /// Which configuration was sent to it last.
+    pub generation: u64,
+    /// What became of it.
+    pub state: InForce,
+    /// Why the module refused it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
+}
+
 /// What a reload did, or would do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReloadReport {
@@ -450,6 +483,9 @@ pub struct ReloadReport {
     pub changes: Vec<String>,
     /// What is wrong.
     pub problems: Vec<ConfigProblem>,
+    /// What each persistent module made of its configuration; empty for a dry run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ModuleConfigStatus>,
 }
 
 /// Persistent or standard.

@@ -39,6 +39,8 @@ pub mod capability {
     pub const STOP: &str = "stop";
     /// The module's alerts carry ids, and it keeps each one until the agent acknowledges it.
     pub const ALERT_ACK: &str = "alert-ack";
+    /// The module says of every configuration whether it took it.
+    pub const CONFIGURED: &str = "configured";
     /// The module takes the alerts of other modules.
     pub const DISPATCH: &str = "dispatch";
 }

@@ -107,6 +107,13 @@ impl<R: AsyncRead + Unpin> ModuleReader<R> {
         Self { frames: FramedRead::with_capacity(stream, LineCodec::new(max_line_bytes), READ_BUFFER_BYTES) }
     }
 
+    /// Drops lines longer than this from now on. What is left of a line that is being dropped counts as a line.
+    pub fn set_max_line_bytes(&mut self, max_line_bytes: usize) {
+        if self.frames.decoder().max_line_bytes() != max_line_bytes {
+            *self.frames.decoder_mut() = LineCodec::new(max_line_bytes);
+        }
+    }
+
     /// The next line, or why it was dropped; `None` at the end of the stream. Cancel safe.
     ///
     /// # Errors

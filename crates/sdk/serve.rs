@@ -307,7 +307,8 @@ fn listen_again<M: PersistentModule>(
 
 /// The first line of a module.
 fn registration<M: PersistentModule>(listener: &QueryListener) -> Vec<u8> {
-    let mut capabilities = vec![capability::STOP.into(), capability::ALERT_ACK.into()];
+    let mut capabilities =
+        vec![capability::STOP.into(), capability::ALERT_ACK.into(), capability::CONFIGURED.into()];
     if M::RECONFIGURES {
         capabilities.push(capability::RECONFIGURE.into());
     }

@@ -61,11 +61,21 @@ const POWERFUL: [&str; 14] = [
     "systemd-journal",
 ];
 
-/// Whether a path is a file of accounts, or the copy of one.
+/// Whether a path is a file of accounts, the copy of one, or what tools have beside one while they work: `passwd.lock`,
+/// `passwd+`, `passwd.4711`, `npasswd`.
 #[must_use]
 pub fn is_account_file(path: &Path) -> bool {
-    let name = path.strip_prefix("/etc").ok().and_then(Path::to_str);
-    name.is_some_and(|name| FILES.contains(&name.strip_suffix('-').unwrap_or(name)))
+    let Some(name) = path.strip_prefix("/etc").ok().and_then(Path::to_str) else { return false };
+    let is_beside = |file: &&str| {
+        let rest = name.strip_prefix(*file);
+        rest.is_some_and(|rest| {
+            matches!(rest, "" | "-" | "+" | ".lock")
+                || rest
+                    .strip_prefix('.')
+                    .is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+    };
+    FILES.iter().any(is_beside) || matches!(name, "npasswd" | "nshadow" | ".pwd.lock")
 }
 
 /// Whether a program is one that only changes accounts; which file it is must be proved otherwise.
@@ -296,6 +306,9 @@ mod tests {
         for (path, is) in [
             ("/etc/passwd", true),
             ("/etc/gshadow-", true),
+            ("/etc/passwd.lock", true),
+            ("/etc/shadow.4711", true),
+            ("/etc/passwd.4711x", false),
             ("/etc/passwd.bak", false),
             ("/srv/passwd", false),
         ] {

@@ -145,6 +145,9 @@ pub struct Alert {
     /// It is that other alert.
     #[serde(skip)]
     pub completes: bool,
+    /// Its writer has not closed the file.
+    #[serde(skip)]
+    pub unfinished: bool,
     /// The tool for accounts that made it.
     #[serde(skip)]
     pub tool: Option<Arc<Process>>,
@@ -407,6 +410,7 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         lane: Lane::Trusted,
         begins: false,
         completes: false,
+        unfinished: false,
         tool: None,
         managed: None,
         time: time.to_owned(),

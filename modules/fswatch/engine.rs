@@ -15,6 +15,7 @@ pub mod proof;
 mod round;
 mod scan;
 mod transactions;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -35,6 +36,7 @@ use self::proof::{Proof, Proofs};
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 use self::transactions::Transactions;
+use self::writing::Writings;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
 use crate::due::DueLanes;
@@ -227,6 +229,7 @@ pub struct Engine<S> {
     stories: Stories,
     plans: Plans,
     mounted: MountedLately,
+    writings: Writings,
     proofs: Proofs,
     /// Files of proofs that were told of before it was known that they are.
     seen_probes: HashSet<u64>,
@@ -317,6 +320,7 @@ impl<S: Sink> Engine<S> {
             stories: Stories::default(),
             plans: Plans::default(),
             mounted: MountedLately::default(),
+            writings: Writings::default(),
             proofs: Proofs::default(),
             seen_probes: HashSet::new(),
             prober: Prober::start(mailbox.clone())?,

@@ -82,6 +82,12 @@ impl Happened {
         Self { finished: true, ..Self::default() }
     }
 
+    /// Whether somebody writes the file and has not closed it.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        !self.finished && self.window.is_none() && self.writers.last().is_some()
+    }
+
     /// Adds what happened later to the same path.
     pub fn merge(&mut self, later: Self) {
         self.finished |= later.finished;

@@ -250,6 +250,19 @@ impl Host {
         })
     }
 
+    /// Waits until a condition of a module stands, and returns it; `agent` is the agent itself.
+    pub(crate) fn wait_condition(&self, about: &str, name: &str) -> Value {
+        wait_until(&format!("condition {name} of {about}"), || self.condition(about, name))
+    }
+
+    /// A condition of a module, or of the `agent` itself, if it stands.
+    pub(crate) fn condition(&self, about: &str, name: &str) -> Option<Value> {
+        let status = self.status();
+        let about = if about == "agent" { json!("agent") } else { json!({ "module": about }) };
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|one| one["about"] == about && one["name"] == name)
+    }
+
     /// Waits until a module answers heartbeats.
     pub(crate) fn wait_running(&self, name: &str) -> Value {
         self.wait_for(name, |module| module["state"] == "running")

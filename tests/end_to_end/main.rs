@@ -15,6 +15,7 @@ mod clients;
 mod command_line;
 #[cfg(test)]
 mod configuration;
+mod confirmation;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
@@ -25,6 +26,8 @@ mod fleet_setup;
 mod harness;
 #[cfg(test)]
 mod hung_disks;
+#[cfg(test)]
+mod inventory;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]

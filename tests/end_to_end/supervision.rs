@@ -264,7 +264,8 @@ fn a_module_that_floods_everything_does_not_disturb_others_and_answers_queries()
     );
     let agent = host.start();
     let good = host.wait_ready("echo");
-    host.wait_ready("floods");
+    // It floods from its first moment, and is degraded for it.
+    host.wait_for("floods", |module| module["socket"].is_string());
 
     for _ in 0..20 {
         assert_eq!(host.query("echo", &json!({}))["result"]["success"], true);
@@ -274,6 +275,7 @@ fn a_module_that_floods_everything_does_not_disturb_others_and_answers_queries()
     assert_eq!(answer["result"]["elements"]["alive"], true, "{answer}");
     let floods = host.wait_for("floods", |module| !module["dropped"].is_null());
     assert_eq!(floods["restarts"], 0, "{floods}");
+    host.wait_condition("floods", "log-budget-exceeded");
     assert_eq!(host.module("echo")["pid"], good["pid"]);
     assert!(!host.log().contains('\u{1b}'), "what a module writes cannot steer a terminal");
     assert!(process_kib(agent.pid(), "VmHWM") < 96 * 1024);

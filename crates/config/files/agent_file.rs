@@ -74,6 +74,31 @@ pub(crate) fn read_agent(
     config
 }
 
+/// Names that a module cannot have: the agent's alerts carry the first, the others are commands of the program.
+pub const RESERVED_NAMES: [&str; 21] = [
+    "agent",
+    "vigie",
+    "alerts",
+    "check-config",
+    "completions",
+    "config",
+    "console",
+    "diagnostics",
+    "doctor",
+    "explain",
+    "fleet",
+    "guard",
+    "help",
+    "launch",
+    "man",
+    "module",
+    "query",
+    "reload",
+    "sink",
+    "status",
+    "top",
+];
+
 fn agent_section(
     mut table: Table,
     context: Context<'_>,
@@ -306,6 +331,10 @@ fn module_section(
             return None;
         }
     };
+    if RESERVED_NAMES.contains(&name.as_str()) {
+        table.complain(problems, "name", format!("{name} is a name of Vigie's own; choose another one"));
+        return None;
+    }
     table.path = format!("module.{name}");
 
     let builtin = find(context.builtins, name.as_str());

@@ -81,7 +81,7 @@ const KEYS: &[(&str, &str, Meaning)] = &[
 pub(crate) fn translate(
     sections: &Map<String, Value>,
     problems: &mut Problems,
-    warnings: &mut Problems,
+    notes: &mut Problems,
 ) -> Map<String, Value> {
     let mut translation = Translation { root: Map::new(), tags: Map::new() };
     for (section, value) in in_file_order(sections) {
@@ -105,7 +105,7 @@ pub(crate) fn translate(
                 if problems.is_full() {
                     break;
                 }
-                translation.key(section, key, values, problems, warnings);
+                translation.key(section, key, values, problems, notes);
             }
         }
     }
@@ -126,7 +126,7 @@ impl Translation {
         key: &str,
         values: &Value,
         problems: &mut Problems,
-        warnings: &mut Problems,
+        notes: &mut Problems,
     ) {
         let name = format!("{section}.{}", cut(key));
         let Some((.., meaning)) = KEYS.iter().find(|(s, k, _)| *s == section && *k == key) else {
@@ -138,7 +138,7 @@ impl Translation {
         let Some(last) = items.last() else { return };
         let (target, kind) = match meaning {
             Meaning::Unused => {
-                warnings.add(line(values), name, "not used by Vigie");
+                notes.add(line(values), name, "has no meaning for Vigie");
                 return;
             }
             Meaning::Tags => {
@@ -223,10 +223,42 @@ pub(crate) fn as_boolean(kind: &ValueKind) -> Option<bool> {
     }
 }
 
-/// Reads a decimal integer; leading zeros do not make it octal.
+/// Reads an integer as gcfg does: decimal, where leading zeros do not make it octal, or hexadecimal after `0x`, each
+/// with a sign; in hexadecimal numbers underscores may stand between digits.
 pub(crate) fn as_integer(kind: &ValueKind) -> Option<i64> {
-    match kind {
-        ValueKind::String(text) => text.parse().ok(),
-        _ => None,
+    let ValueKind::String(text) = kind else { return None };
+    let text = text.trim();
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let magnitude = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(hexadecimal) => {
+            let plain = hexadecimal.replace('_', "");
+            let well_placed = !hexadecimal.ends_with('_') && !hexadecimal.contains("__");
+            let only_digits = !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_hexdigit());
+            (well_placed && only_digits).then(|| i128::from_str_radix(&plain, 16).ok())??
+        }
+        None => digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i128>().ok())??,
+    };
+    i64::try_from(if negative { -magnitude } else { magnitude }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_read_as_gcfg_reads_them() {
+        let read = |text: &str| as_integer(&ValueKind::String(text.to_owned()));
+
+        assert_eq!(read("0x10"), Some(16));
+        assert_eq!(read("-0X1_0"), Some(-16));
+        assert_eq!(read("010"), Some(10));
+        assert_eq!(read("+5"), Some(5));
+        assert_eq!(read("-9223372036854775808"), Some(i64::MIN));
+        for text in ["", "0x", "0x_", "0x1_", "5s", "1_0", "9223372036854775808", "--1", "0b1"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 }

@@ -36,6 +36,12 @@ impl Problems {
         }
     }
 
+    /// Adds problems that were found elsewhere.
+    pub(crate) fn extend(&mut self, problems: impl IntoIterator<Item = ConfigProblem>) {
+        let room = MAX_PROBLEMS.saturating_sub(self.list.len());
+        self.list.extend(problems.into_iter().take(room));
+    }
+
     /// Whether further problems would not be named.
     pub(crate) fn is_full(&self) -> bool {
         self.list.len() >= MAX_PROBLEMS

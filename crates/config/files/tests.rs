@@ -30,12 +30,19 @@ impl Host {
     fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        // An empty file is refused; one without settings holds a comment.
+        std::fs::write(path, if text.is_empty() { "# nothing\n" } else { text }).unwrap();
     }
 
     fn load(&self) -> Result<LoadedConfig, Vec<ConfigProblem>> {
         let file = Some(self.path(self.file));
-        let options = LoadOptions { file, places: Places::system(), previous: self.previous.clone() };
+        let options = LoadOptions {
+            file,
+            places: Places::system(),
+            previous: self.previous.clone(),
+            run_dir: None,
+            remembers_privacy: false,
+        };
         load(&options, BUILTINS)
     }
 }
@@ -241,7 +248,7 @@ fn a_program_that_everyone_may_replace_is_refused() {
 
 #[test]
 fn migs_own_file_is_read_and_its_other_keys_are_named() {
-    let text = "[agent]\n  relay = \"amqp://h/\"\n  isimmortal = on\n  persistconfigdir = \"/etc/elsewhere\"\n  \
+    let text = "[agent]\n  relay = \"amqp://h/\"\n  isimmortal = on\n  persistconfigdir = \"/etc\"\n  \
                 extraprivacymode = on\n  moduletimeout = \"1m30s\"\n  tags = \"operator:example\"\n  \
                 tags = zone:dc1\n[certs]\n  ca = x\n[logging]\n  mode = \"stdout\"\n  level = \"notice\"\n  \
                 maxfilesize = 10485760\n";
@@ -250,18 +257,19 @@ fn migs_own_file_is_read_and_its_other_keys_are_named() {
     let config = host.load().unwrap();
 
     assert!(config.agent.agent.extraprivacymode);
-    assert_eq!(config.agent.agent.persistconfigdir, PathBuf::from("/etc/elsewhere"));
+    assert_eq!(config.agent.agent.persistconfigdir, PathBuf::from("/etc"));
     assert_eq!(config.agent.agent.moduletimeout, Duration::from_secs(90));
     assert_eq!(config.agent.tags["operator"], "example");
     assert_eq!(config.agent.tags["zone"], "dc1");
     assert_eq!((config.agent.logging.mode, config.agent.logging.level), (LogMode::Stderr, LogLevel::Info));
     assert_eq!(config.agent.logging.max_file_bytes, 10 << 20);
+    assert_eq!(show(&config.warnings), [""; 0]);
     assert_eq!(
-        show(&config.warnings),
+        show(&config.notes),
         [
-            "2 agent.relay not used by Vigie",
-            "3 agent.isimmortal not used by Vigie",
-            "10 certs.ca not used by Vigie"
+            "2 agent.relay has no meaning for Vigie",
+            "3 agent.isimmortal has no meaning for Vigie",
+            "10 certs.ca has no meaning for Vigie"
         ]
     );
 }
@@ -358,8 +366,14 @@ fn a_missing_file_is_a_problem_only_when_it_was_named_or_was_there_before() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("vigie.toml");
     let places = Places { config_file: missing.clone(), ..Places::system() };
-    let named = LoadOptions { file: Some(missing.clone()), places: places.clone(), previous: None };
-    let default = LoadOptions { file: None, places, previous: None };
+    let named = LoadOptions {
+        file: Some(missing.clone()),
+        places: places.clone(),
+        previous: None,
+        run_dir: None,
+        remembers_privacy: false,
+    };
+    let default = LoadOptions { file: None, places, previous: None, run_dir: None, remembers_privacy: false };
 
     let refused = load(&named, BUILTINS).unwrap_err();
     let defaults = load(&default, BUILTINS).unwrap();
@@ -379,10 +393,63 @@ fn every_beginning_of_a_file_is_read_or_refused_with_a_line() {
     let host = Host::new("vigie.toml", "");
     for end in 0..text.len() {
         host.write("vigie.toml", &text[..end]);
-        if let Err(problems) = host.load() {
-            assert!(problems[0].line.is_some(), "{problems:?}");
+        let whole_lines = end > 0 && text[..end].ends_with('\n');
+        match host.load() {
+            Ok(_) => assert!(whole_lines || end == 0, "{:?} was taken", &text[..end]),
+            Err(problems) => assert!(problems[0].line.is_some(), "{problems:?}"),
         }
     }
+}
+
+#[test]
+fn privacy_is_turned_off_by_nothing_but_a_whole_file_that_says_so() {
+    let mut host = Host::new("vigie.toml", "[agent]\nextraprivacymode = true\n");
+    let private = host.load().unwrap();
+    assert!(!private.privacy_kept);
+    host.previous = Some(Arc::new(private));
+
+    host.write("vigie.toml", "[agent]\n");
+    let short = host.load().unwrap();
+    assert!(short.agent.agent.extraprivacymode && short.privacy_kept);
+
+    host.previous = None;
+    let file = Some(host.path("vigie.toml"));
+    let restarted = LoadOptions { file, remembers_privacy: true, ..LoadOptions::at_start(None) };
+    assert!(load(&restarted, BUILTINS).unwrap().agent.agent.extraprivacymode);
+
+    host.write("vigie.toml", "[agent]\nextraprivacymode = false\n");
+    assert!(!load(&restarted, BUILTINS).unwrap().agent.agent.extraprivacymode);
+}
+
+#[test]
+fn a_directory_of_modules_that_was_named_and_is_not_there_is_a_problem() {
+    let found = problems("[agent]\npersistconfigdir = \"/nonexistent/modules\"\n");
+
+    assert!(
+        found[0].starts_with("2 agent.persistconfigdir \"/nonexistent/modules\" is not a directory"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_module_that_would_be_taken_for_the_agent_or_a_command_is_refused() {
+    for name in ["agent", "status", "vigie"] {
+        let found = problems(&format!("[[module]]\nname = \"{name}\"\ncommand = [\"/bin/true\"]\n"));
+        assert!(found[0].contains("is a name of Vigie's own"), "{found:?}");
+    }
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused_before_it_decides_anything() {
+    let host = Host::new("vigie.toml", "[agent]\nhostname = \"x\"\n");
+    let mode =
+        |mode| std::fs::set_permissions(host.path("vigie.toml"), PermissionsExt::from_mode(mode)).unwrap();
+
+    mode(0o646);
+
+    assert!(show(&host.load().unwrap_err())[0].contains("every user may write this file"));
+    mode(0o640);
+    assert!(host.load().is_ok());
 }
 
 proptest! {
@@ -398,7 +465,7 @@ proptest! {
 
         match host.load() {
             Ok(config) => prop_assert!(which > 1 || !bytes.contains(&0), "{config:?}"),
-            Err(problems) => prop_assert!(which < 2 && !problems.is_empty()),
+            Err(problems) => prop_assert!(which < 2 && !problems.is_empty(), "{problems:?}"),
         }
     }
 

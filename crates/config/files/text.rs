@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use vigie_lease::Writers;
 use vigie_protocol::control::ConfigProblem;
 
 /// Largest configuration file in bytes. Ours have a few KiB; a list of ten thousand paths fits.
@@ -14,6 +15,9 @@ pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Mode bit: others may write.
 const OTHERS_WRITE: u32 = 0o002;
+
+/// Mode bit: the group may write.
+const GROUP_WRITES: u32 = 0o020;
 
 /// Mode bit: only owners may remove what is in the directory.
 const STICKY: u32 = 0o1000;
@@ -43,18 +47,24 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     }
     // Without O_NONBLOCK, opening a FIFO waits for a writer that may never come.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let mut file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
+    let file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Missing),
         Err(error) => return Err(bad(format!("cannot be opened: {error}"))),
     };
+    let writers = vigie_lease::writers(&file);
+    let being_written =
+        || bad("is open for writing in another program; reload again when it is complete".to_owned());
+    if matches!(writers, Writers::Some) {
+        return Err(being_written());
+    }
     let before = file.metadata().map_err(|error| bad(format!("cannot be examined: {error}")))?;
     regular(&before)?;
     if before.len() > MAX_FILE_BYTES {
         return Err(bad(format!("has {} bytes, at most {MAX_FILE_BYTES} are read", before.len())));
     }
     let mut bytes = Vec::new();
-    file.by_ref()
+    Read::by_ref(&mut &file)
         .take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| bad(format!("cannot be read: {error}")))?;
@@ -63,6 +73,12 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     if version(&before) != version(&after) || bytes.len() as u64 != after.len() {
         return Err(bad("was changed while it was read; reload again when it is complete".to_owned()));
     }
+    if matches!(&writers, Writers::None(lease) if !lease.was_kept()) {
+        return Err(being_written());
+    }
+    if let Some((line, message)) = cut_short(&bytes) {
+        return Err(Unread::Bad(problem(path, line, message.to_owned())));
+    }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -70,15 +86,49 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     })
 }
 
-/// Says whether users other than its owner and group could have written the file or put another in its place.
+/// Why a text cannot be whole, and on which line that shows: a writer that was interrupted leaves a beginning of the
+/// file, or blocks that were never written. A cut between two lines cannot be seen here.
+fn cut_short(text: &[u8]) -> Option<(Option<usize>, &'static str)> {
+    let line_of = |end: usize| Some(text[..end].iter().filter(|byte| **byte == b'\n').count() + 1);
+    if text.is_empty() {
+        return Some((None, "is empty; a file without settings holds at least a comment"));
+    }
+    if let Some(place) = text.iter().position(|byte| *byte == 0) {
+        return Some((line_of(place), "holds NUL bytes: it was not written to its end"));
+    }
+    if !text.ends_with(b"\n") {
+        return Some((
+            line_of(text.len()),
+            "the last line has no line feed: the file may have been cut short",
+        ));
+    }
+    None
+}
+
+/// Says whether users other than root and the agent's own could have written the file or put another in its place.
 pub(crate) fn writable_by_others(path: &Path) -> Option<ConfigProblem> {
-    let mode = |path: &Path| std::fs::metadata(path).map(|data| data.mode()).unwrap_or(0);
     let directory = path.parent().unwrap_or(Path::new("/"));
-    if mode(path) & OTHERS_WRITE != 0 {
-        Some(problem(path, None, "every user may write this file; chmod o-w it".to_owned()))
-    } else if mode(directory) & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
-        let message = format!("every user may replace this file; chmod o-w {}", directory.display());
-        Some(problem(path, None, message))
+    if let Some((who, change)) = who_else_writes(path) {
+        return Some(problem(path, None, format!("{who} may write this file; chmod {change} it")));
+    }
+    let sticky = std::fs::metadata(directory).is_ok_and(|data| data.mode() & STICKY != 0);
+    match who_else_writes(directory).filter(|_| !sticky) {
+        Some((who, change)) => {
+            let message = format!("{who} may replace this file; chmod {change} {}", directory.display());
+            Some(problem(path, None, message))
+        }
+        None => None,
+    }
+}
+
+/// Who may write there beside root and the agent's own user and group, and what takes that right away.
+fn who_else_writes(path: &Path) -> Option<(&'static str, &'static str)> {
+    let data = std::fs::metadata(path).ok()?;
+    let own_group = data.gid() == 0 || data.gid() == nix::unistd::getegid().as_raw();
+    if data.mode() & OTHERS_WRITE != 0 {
+        Some(("every user", "o-w"))
+    } else if data.mode() & GROUP_WRITES != 0 && !own_group {
+        Some(("a group that is not root's", "g-w"))
     } else {
         None
     }
@@ -146,6 +196,35 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_was_not_written_to_its_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.toml");
+        for (text, said) in [
+            ("", "f.toml: is empty"),
+            ("a = 1\nb", "f.toml:2: the last line has no line feed"),
+            ("a = 1\n\0\0\0\n", "f.toml:2: holds NUL bytes"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(message(&path).contains(said), "{text:?}: {}", message(&path));
+        }
+        std::fs::write(&path, "# nothing\n").unwrap();
+        assert_eq!(read(&path).unwrap(), "# nothing\n");
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_open_for_writing_is_refused_until_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.toml");
+        std::fs::write(&path, "a = 1\n").unwrap();
+
+        let writer = File::options().append(true).open(&path).unwrap();
+        assert!(message(&path).contains("is open for writing"), "{}", message(&path));
+        drop(writer);
+
+        assert_eq!(read(&path).unwrap(), "a = 1\n");
+    }
+
+    #[test]
     fn files_belong_to_root_or_to_the_agents_user() {
         let own = tempfile::NamedTempFile::new().unwrap();
 
@@ -158,7 +237,7 @@ mod tests {
     fn a_file_that_every_user_may_write_or_replace_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f.toml");
-        std::fs::write(&file, "").unwrap();
+        std::fs::write(&file, "# nothing\n").unwrap();
         let set =
             |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 

@@ -87,7 +87,9 @@ impl<S: Sink> Engine<S> {
         open.asked = false;
         open.kept.count += 1;
         open.kept.until.clone_from(&alert.time);
-        if open.kept.paths.len() < 12 && !open.kept.paths.contains(&alert.path) {
+        let is_file = ["passwd", "shadow", "group", "gshadow", "subuid", "subgid"];
+        let is_file = path.file_name().is_some_and(|name| is_file.iter().any(|file| name == *file));
+        if is_file && !open.kept.paths.contains(&alert.path) {
             open.kept.paths.push(alert.path.clone());
         }
         Some(open.kept.id.clone())

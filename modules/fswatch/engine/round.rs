@@ -133,7 +133,9 @@ impl<S: Sink> Engine<S> {
                 self.again.entry(path).or_default().merge(happened);
                 continue;
             }
-            if self.coverage.options(&path).is_some() && self.holds_back(&path, &happened) {
+            if self.coverage.options(&path).is_some()
+                && (self.holds_back(&path, &happened) || self.lets_write(&path, &happened))
+            {
                 continue;
             }
             let Some(options) = self.coverage.options(&path) else {
@@ -218,7 +220,7 @@ impl<S: Sink> Engine<S> {
             }
             let told = self.difference(one).or_else(|| self.completion(one)).or_else(|| self.undone(one));
             if let Some(told) = told {
-                if told.managed.is_some() {
+                if told.managed.is_some() || told.unfinished {
                     managed.insert(one.path.clone(), one.happened.clone());
                 }
                 alerts.push(told);
@@ -537,6 +539,7 @@ fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
     let mut writers = happened.writers.iter().rev();
     Alert {
         managed: happened.writers.managed().cloned(),
+        unfinished: happened.is_unfinished(),
         tool: happened.writers.account_tool().cloned(),
         process: writers.next().map_or(Value::Null, |process| process.to_json()),
         other_processes: writers.map(|process| process.to_json()).collect(),

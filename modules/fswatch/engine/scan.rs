@@ -220,6 +220,15 @@ impl<S: Sink> Engine<S> {
             self.scan_all(Purpose::Asked, depth, Some(done));
             return;
         }
+        let is_watched =
+            |path: &PathBuf| self.coverage.options(path).is_some() || self.coverage.descends(path);
+        let unwatched: Vec<String> =
+            paths.iter().filter(|path| !is_watched(path)).map(|path| shown(path)).collect();
+        if unwatched.len() == paths.len() {
+            let why = "not watched, so there is nothing to compare; --explain PATH says why";
+            done.try_send(json!({"not_watched": unwatched, "why": why})).ok();
+            return;
+        }
         let number = self.add_scan(Purpose::Asked, depth, paths.clone(), Some(done));
         for path in paths {
             let is_gone = path.symlink_metadata().is_err();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use vigie_packagedb::owners::Manager;
 
+use super::writing::{PAUSE, Turn};
 use super::{Engine, Sink, now, text_of_time};
 use crate::change::Alert;
 use crate::events::Happened;
@@ -187,8 +188,14 @@ impl<S: Sink> Engine<S> {
                 entry.explained.push((id, alert));
                 continue;
             }
+            let turn = self.turn_of_writing(&mut alert, &path);
+            if turn != Turn::Tell {
+                waiting.insert(path.clone());
+            }
             let Some(managed) = alert.managed.clone() else {
-                alerts.push(alert);
+                if turn != Turn::GoesOn {
+                    alerts.push(alert);
+                }
                 continue;
             };
             let rule = self.coverage.options(&path).and_then(|options| options.severity);
@@ -229,7 +236,8 @@ impl<S: Sink> Engine<S> {
     /// Looks again at a path whose change is not explained yet.
     pub(super) fn wait_for_explanation(&mut self, path: &Path, happened: Happened) {
         let Some(managed) = happened.writers.managed().cloned() else {
-            self.hurry(path, happened, now());
+            // It is being written.
+            self.postpone(path, happened, now() + PAUSE);
             return;
         };
         let now = now();

@@ -131,6 +131,30 @@ fn is_proved() {
 }
 
 #[test]
+fn a_file_that_is_written_for_a_while_is_told_when_that_begins_and_when_it_ends() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    if !uses_fanotify(&running) {
+        return;
+    }
+    let path = temp.path().join("download");
+
+    let mut writer = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "exec 3>'{}'; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo part >&3; sleep 0.25; done",
+            path.display()
+        ))
+        .spawn()
+        .unwrap();
+    assert!(writer.wait().unwrap().success());
+    let told = running.told(temp.path());
+
+    assert_eq!(texts(&told, temp.path()), ["created download", "created download"]);
+    assert!(told[0].alert.contains("is being written") && told[1].after["size"] == json!(60), "{told:?}");
+}
+
+#[test]
 fn a_single_file_is_watched_like_any_other() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("only");
