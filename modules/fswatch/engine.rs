@@ -119,6 +119,8 @@ pub struct Status {
     pub backends: Vec<Choice>,
     /// Why fanotify is not used at all.
     pub why_no_fanotify: Option<String>,
+    /// Watched file systems that other hosts change as well: between scans nobody tells of that.
+    pub remote: Vec<PathBuf>,
     /// What was proved of file systems.
     pub proofs: Vec<Proof>,
     /// What is wrong with the state directory.
@@ -726,6 +728,7 @@ impl<S: Sink> Engine<S> {
         self.status.store_bytes = self.ledger.store_bytes();
         self.status.watches = self.watching.directories().len();
         self.status.backends = self.watching.choices().cloned().collect();
+        self.status.remote = self.watching.remote().map(Path::to_owned).collect();
         self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
         self.swollen |= self.status.pending > MANY_PENDING;

@@ -422,6 +422,9 @@ fn describe(status: &Status, most: usize) -> Value {
         "backends": status.backends.iter().map(|choice| json!({
             "file_system": shown(&choice.at), "backend": choice.name(), "why": choice.why,
         })).collect::<Vec<_>>(),
+        "blind_between_scans": status.remote.iter().map(|path| json!({
+            "file_system": shown(path), "why": "other hosts change it without a word to this one",
+        })).collect::<Vec<_>>(),
         "proofs": status.proofs.iter().map(Proof::to_json).collect::<Vec<_>>(),
         "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
     })

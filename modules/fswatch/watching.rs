@@ -13,7 +13,7 @@ use crate::ending::{Owner, ending};
 use crate::events::{Mailbox, Named};
 use crate::fanotify::{FilesystemWatcher, self_test};
 use crate::inotify::Watcher;
-use crate::mounts::Mounts;
+use crate::mounts::{Mount, Mounts};
 use crate::rules::Coverage;
 use crate::trust::Lane;
 
@@ -114,6 +114,12 @@ impl Watching {
     /// How each file system is watched.
     pub fn choices(&self) -> impl Iterator<Item = &Choice> {
         self.choices.values()
+    }
+
+    /// Where file systems are watched that other hosts change as well.
+    pub fn remote(&self) -> impl Iterator<Item = &Path> {
+        let is_remote = |choice: &&Choice| self.mounts.of(&choice.at).is_some_and(Mount::is_remote);
+        self.choices.values().filter(is_remote).map(|choice| choice.at.as_path())
     }
 
     /// How a path is watched.
