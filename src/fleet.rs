@@ -3,7 +3,9 @@
 pub(crate) mod alerts;
 mod answers;
 pub(crate) mod ask;
+mod audit;
 pub(crate) mod cli;
+mod doctor;
 mod enrol;
 mod files;
 mod inventory;
@@ -34,6 +36,8 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Results(options) => results::run(options, &profile()?, printer),
         FleetCommand::Up(up) => up::run(up, printer),
         FleetCommand::Init(init) => setup::run(init, printer),
+        FleetCommand::Doctor => doctor::run(&profile()?, printer),
+        FleetCommand::Audit(options) => audit::run(options, &profile()?, printer),
         FleetCommand::Keygen { file } => enrol::keygen(file, printer),
         FleetCommand::Enrol(enrolment) => enrol::run(enrolment, &profile()?, printer),
         FleetCommand::Revoke { agents } => enrol::revoke(agents, &profile()?, printer),

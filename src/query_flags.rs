@@ -1,5 +1,6 @@
 //! What `vigie query MODULE` takes for the modules that Vigie brings along: flags with the names of the parameters.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -97,9 +98,17 @@ pub(crate) struct NetstatFlags {
     #[arg(long, value_name = "IP|CIDR")]
     connected_ip: Vec<String>,
 
-    /// Sockets that listen on this port
-    #[arg(long, value_name = "PORT")]
+    /// Sockets that listen on this port, or on one of a range (8000-8999); a ! in front, here and above, excludes
+    #[arg(long, value_name = "PORT|RANGE")]
     listening_port: Vec<String>,
+
+    /// Everything that listens
+    #[arg(long)]
+    listening: bool,
+
+    /// Everything that has a peer
+    #[arg(long)]
+    connected: bool,
 
     /// Search every network namespace
     #[arg(long)]
@@ -137,7 +146,8 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "SIZE")]
     size: Vec<String>,
 
-    /// Kind and permissions as ls -l shows them: ^-rws
+    /// Permissions as text: -rwxr-xr-x, and u, g or t in place of the first - for setuid, setgid and sticky; ^u finds
+    /// setuid programs such as urwxr-xr-x
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     mode: Vec<String>,
 
@@ -164,6 +174,66 @@ pub(crate) struct FileFlags {
     /// SHA-3 of the content: 224, 256, 384 or 512 bits
     #[arg(long, value_name = "HEX")]
     sha3: Vec<String>,
+
+    /// Age of the last change of content or metadata: <1d
+    #[arg(long, value_name = "AGE")]
+    ctime: Vec<String>,
+
+    /// Age since it was made: <1d
+    #[arg(long, value_name = "AGE")]
+    btime: Vec<String>,
+
+    /// Owner: a name, a number, or none for one without a name
+    #[arg(long, value_name = "USER")]
+    owner: Vec<String>,
+
+    /// Group: a name, a number, or none for one without a name
+    #[arg(long, value_name = "GROUP")]
+    group: Vec<String>,
+
+    /// Inode
+    #[arg(long, value_name = "NUMBER")]
+    inode: Vec<String>,
+
+    /// Number of names: >2
+    #[arg(long, value_name = "NUMBER")]
+    links: Vec<String>,
+
+    /// Capabilities as getcap shows them: cap_sys_admin
+    #[arg(long, value_name = "REGEX")]
+    capabilities: Vec<String>,
+
+    /// Name of an extended attribute: ^user\.
+    #[arg(long, value_name = "REGEX")]
+    xattr: Vec<String>,
+
+    /// Kind: file, directory, link, socket, fifo, block, character [default: file]
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Vec<String>,
+
+    /// Programs that run as their owner or group
+    #[arg(long)]
+    setuid: bool,
+
+    /// Paths to stay out of: /var/lib/docker, /home/*/.cache
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+
+    /// A file with digests, one a line as sha256sum writes them; finds what has any of them
+    #[arg(long, value_name = "FILE", value_parser = digests)]
+    digests: Option<Digests>,
+
+    /// Read no file larger than this: 100m
+    #[arg(long, value_name = "SIZE")]
+    maxread: Option<String>,
+
+    /// Tell owner, group, times, inode, links, capabilities and extended attributes of what is found
+    #[arg(long)]
+    returnmetadata: bool,
+
+    /// Further searches in the same walk: {"LABEL": {"paths": [...], "names": [...]}}
+    #[arg(long, value_name = "JSON", value_parser = searches)]
+    search: Vec<Map<String, Value>>,
 
     /// Levels of directories to go down
     #[arg(long, value_name = "COUNT")]
@@ -193,7 +263,7 @@ pub(crate) struct FileFlags {
     #[arg(long)]
     returnsha256: bool,
 
-    /// Look into what gzip compressed
+    /// Look into what gzip, xz and zstd compressed
     #[arg(long)]
     decompress: bool,
 }
@@ -229,6 +299,35 @@ impl Parameters {
 /// A path as fswatch reads it: absolute, and of any bytes.
 fn path_text(path: &Path) -> String {
     shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+}
+
+/// A path as the module `file` reads it: absolute, with `\xNN` for bytes that are not UTF-8. One that is written with
+/// such escapes, as alerts show it, stays as it is.
+fn searched_path(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// Digests of a file, in hexadecimal.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Digests(Vec<String>);
+
+/// Reads a list of digests: the first word of each line that is no comment.
+fn digests(path: &str) -> Result<Digests, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
+    let words = text.lines().filter_map(|line| line.split_whitespace().next());
+    let digests: Vec<String> = words.filter(|word| !word.starts_with('#')).map(str::to_owned).collect();
+    if digests.is_empty() { Err(format!("{path:?} holds no digest")) } else { Ok(Digests(digests)) }
+}
+
+/// Reads searches by label.
+fn searches(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("not an object of searches: {error}"))
 }
 
 /// All, or some paths.
@@ -285,8 +384,16 @@ impl NetstatFlags {
         all.put_all("neighbormac", self.neighbor_mac);
         all.put_all("localip", self.local_ip);
         all.put_all("neighborip", self.neighbor_ip);
-        all.put_all("connectedip", self.connected_ip);
-        all.put_all("listeningport", self.listening_port);
+        let mut peers = self.connected_ip;
+        if self.connected {
+            peers.extend(["0.0.0.0/0".to_owned(), "::/0".to_owned()]);
+        }
+        all.put_all("connectedip", peers);
+        let mut ports = self.listening_port;
+        if self.listening {
+            ports.push("0-65535".to_owned());
+        }
+        all.put_all("listeningport", ports);
         all.put_if("namespaces", self.namespaces);
         all.put_if("processes", self.processes);
         all.0
@@ -315,13 +422,27 @@ impl FileFlags {
         options.put_some("maxerrors", self.maxerrors);
         options.put_if("returnsha256", self.returnsha256);
         options.put_if("decompress", self.decompress);
+        options.put_some("maxread", self.maxread);
+        options.put_if("returnmetadata", self.returnmetadata);
         let mut search = Parameters::default();
-        let paths = self.path.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
-        search.put_all("paths", paths.map(|path| path.to_string_lossy().into_owned()).collect());
+        search.put_all("paths", self.path.iter().map(|path| searched_path(path)).collect());
+        let setuid = self.setuid.then(|| "^[ugt]*[ug]".to_owned());
+        let modes = self.mode.into_iter().chain(setuid).collect();
         let lists = [
+            ("ctimes", self.ctime),
+            ("btimes", self.btime),
+            ("owners", self.owner),
+            ("groups", self.group),
+            ("inodes", self.inode),
+            ("links", self.links),
+            ("capabilities", self.capabilities),
+            ("xattrs", self.xattr),
+            ("types", self.kind),
+            ("excludes", self.exclude),
+            ("digests", self.digests.unwrap_or_default().0),
             ("names", self.name),
             ("sizes", self.size),
-            ("modes", self.mode),
+            ("modes", modes),
             ("mtimes", self.mtime),
             ("contents", self.content),
             ("md5", self.md5),
@@ -332,12 +453,16 @@ impl FileFlags {
         for (key, values) in lists {
             search.put_all(key, values);
         }
-        if search.0.is_empty() && options.0.is_empty() {
+        let mut searches: Map<String, Value> = self.search.into_iter().flatten().collect();
+        if search.0.is_empty() && options.0.is_empty() && searches.is_empty() {
             return Map::new();
         }
-        search.put("options", options.0);
+        if !search.0.is_empty() || searches.is_empty() {
+            search.put("options", options.0);
+            searches.insert("search".to_owned(), Value::Object(search.0));
+        }
         let mut all = Parameters::default();
-        all.put("searches", json!({"search": search.0}));
+        all.put("searches", searches);
         all.0
     }
 }

@@ -26,15 +26,18 @@ pub(super) struct AlertCursor {
     acknowledged: u64,
     /// Number of the newest one that was acknowledged so long ago that the broker has surely synced it.
     settled: u64,
-    /// When how far was acknowledged since: seconds since 1970 and number, oldest first.
-    recent: VecDeque<(i64, u64)>,
+    /// Link of that one, which the next alert names; nothing when it is not known.
+    #[serde(default)]
+    settled_link: Option<String>,
+    /// When how far was acknowledged since: seconds since 1970, number and link, oldest first.
+    recent: VecDeque<(i64, u64, String)>,
 }
 
 impl AlertCursor {
     /// The cursor of a journal of which nothing was sent.
     #[must_use]
     pub(super) fn new(journal: String) -> Self {
-        Self { journal, acknowledged: 0, settled: 0, recent: VecDeque::new() }
+        Self { journal, acknowledged: 0, settled: 0, settled_link: None, recent: VecDeque::new() }
     }
 
     /// The stored cursor if it is of this journal.
@@ -81,15 +84,30 @@ impl AlertCursor {
         self.settled
     }
 
-    /// Takes note that all up to `seq` are acknowledged, at `now` in seconds since 1970.
-    pub(super) fn acknowledge(&mut self, seq: u64, now: i64) {
+    /// Link of the alert with the number [`AlertCursor::settled`], when it is known.
+    #[must_use]
+    pub(super) fn settled_link(&self) -> Option<String> {
+        self.settled_link.clone()
+    }
+
+    /// Number and link of the newest alert that the fleet has.
+    #[must_use]
+    pub(super) fn head(&self) -> Option<(u64, String)> {
+        let newest = self.recent.back().map(|(_, seq, link)| (*seq, link.clone()));
+        newest.or_else(|| Some((self.settled, self.settled_link.clone()?)))
+    }
+
+    /// Takes note that all up to `seq`, whose link this is, are acknowledged, at `now` in seconds since 1970.
+    pub(super) fn acknowledge(&mut self, seq: u64, link: String, now: i64) {
         if seq <= self.acknowledged {
             return;
         }
         self.acknowledged = seq;
         match self.recent.back_mut() {
-            Some((time, newest)) if now - *time < GRAIN_SECONDS && now >= *time => *newest = seq,
-            _ => self.recent.push_back((now, seq)),
+            Some((time, newest, newest_link)) if now - *time < GRAIN_SECONDS && now >= *time => {
+                (*newest, *newest_link) = (seq, link);
+            }
+            _ => self.recent.push_back((now, seq, link)),
         }
         self.settle(now);
     }
@@ -99,11 +117,10 @@ impl AlertCursor {
     pub(super) fn settle(&mut self, now: i64) -> u64 {
         let resend = i64::try_from(RESEND.as_secs()).unwrap_or(i64::MAX);
         // A clock that was set back makes the future look recent; what is from then stays, and is sent again.
-        while let Some(&(time, seq)) = self.recent.front()
-            && is_older(time, now, resend)
+        while self.recent.front().is_some_and(|(time, ..)| is_older(*time, now, resend))
+            && let Some((_, seq, link)) = self.recent.pop_front()
         {
-            self.settled = seq;
-            self.recent.pop_front();
+            (self.settled, self.settled_link) = (seq, Some(link));
         }
         self.settled
     }
@@ -127,11 +144,12 @@ mod tests {
     #[test]
     fn what_was_acknowledged_lately_is_sent_again_and_what_is_older_is_not() {
         let mut cursor = cursor();
-        cursor.acknowledge(10, 1000);
-        cursor.acknowledge(20, 1200);
+        cursor.acknowledge(10, "ten".to_owned(), 1000);
+        cursor.acknowledge(20, "twenty".to_owned(), 1200);
+        assert_eq!(cursor.head(), Some((20, "twenty".to_owned())));
 
         assert_eq!(cursor.settle(1290), 0);
-        assert_eq!(cursor.settle(1320), 10);
+        assert_eq!((cursor.settle(1320), cursor.settled_link()), (10, Some("ten".to_owned())));
         assert_eq!(cursor.settle(1600), 20);
         assert_eq!(cursor.acknowledged(), 20);
     }
@@ -141,7 +159,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("alerts.cursor");
         let mut stored = cursor();
-        stored.acknowledge(7, 100);
+        stored.acknowledge(7, "seven".to_owned(), 100);
         stored.store(&path).unwrap();
 
         assert_eq!(AlertCursor::load(&path, "j".to_owned()), stored);
@@ -162,7 +180,7 @@ mod tests {
                 now += seconds;
                 seq += alerts;
                 let settled_before = cursor.settled;
-                cursor.acknowledge(seq, now);
+                cursor.acknowledge(seq, seq.to_string(), now);
                 history.push((now, seq));
                 let settled = cursor.settle(now);
                 let long_ago = history.iter().rev().find(|(time, _)| now - time > 300).map_or(0, |(_, seq)| *seq);

@@ -1,8 +1,8 @@
 //! Sends the journal's alerts to the fleet: a task that follows the journal's files as any other follower does.
 //!
 //! Alerts are published in batches and acknowledged one by one; the cursor moves to the last of which all before it
-//! are acknowledged. A batch that is not acknowledged whole is read and sent again from the cursor: message ids make
-//! doubles vanish. After every reconnect what was acknowledged in the last minutes is sent again, see
+//! are acknowledged. A batch that is not acknowledged whole is read and sent again from the cursor: whoever reads
+//! knows an alert again by its number and link. After every reconnect what was acknowledged in the last minutes is sent again, see
 //! [`super::alert_cursor`].
 
 use std::path::PathBuf;
@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use async_nats::jetstream::message::PublishMessage;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use slog::{Logger, info};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{FleetAlert, Purpose, VERSION};
+use vigie_fleet::broker::stored;
+use vigie_fleet::heartbeat::AlertHead;
 use vigie_fleet::subjects;
 use vigie_journal::{Item, Portion};
 use vigie_protocol::names::AgentId;
@@ -32,10 +33,10 @@ use vigie_protocol::error_chain::ErrorChain;
 const BATCH: Portion = Portion { items: 256, bytes: 4 << 20 };
 
 /// Longest alert that is sent; what is longer is cut, because no message holds it.
-const MAX_ALERT_BYTES: usize = 200 * 1024;
+const MAX_ALERT_BYTES: usize = 48 * 1024;
 
-/// Largest message, in bytes: 1 MiB is the most that NATS takes by default, and the subject and headers count.
-const MAX_MESSAGE_BYTES: usize = 1000 * 1024;
+/// Largest message, in bytes: the stream of alerts takes 64 KiB, and the subject counts.
+const MAX_MESSAGE_BYTES: usize = 63 * 1024;
 
 /// What a text ends with that was cut.
 const CUT: &str = "… (cut: no message to the fleet holds more)";
@@ -68,6 +69,8 @@ pub(super) struct AlertSender {
 pub(super) struct Progress {
     /// Number of the newest alert of which the fleet has all up to it.
     pub(super) acknowledged: u64,
+    /// The same with its link, for whoever reads the alerts.
+    pub(super) head: Option<AlertHead>,
     /// Why no alerts can be sent.
     pub(super) problem: Option<String>,
 }
@@ -75,8 +78,11 @@ pub(super) struct Progress {
 /// What the task keeps between batches.
 struct State {
     journal: Follower,
-    /// Number of the newest alert that was read.
+    /// Number of the newest alert that was sent and acknowledged, and its link when it is known.
     read: u64,
+    link: Option<String>,
+    /// Where the newest of this agent's alerts lies in the stream; nothing when that is not known for sure.
+    place: Option<u64>,
     /// By which connection.
     connection: u64,
     stored_at: Option<Instant>,
@@ -90,16 +96,29 @@ fn now() -> i64 {
 impl AlertSender {
     /// Sends until the task is aborted.
     pub(super) async fn run(mut self) {
-        let mut state =
-            State { journal: self.view.follow(0), read: 0, connection: 0, stored_at: None, dirty: false };
+        let mut state = State {
+            journal: self.view.follow(0),
+            read: 0,
+            link: None,
+            place: None,
+            connection: 0,
+            stored_at: None,
+            dirty: false,
+        };
         self.tell(None);
         loop {
             // What is read while nobody is connected would only wait in memory.
             let Some(connection) = self.uplink.up().await else { return };
             if connection != state.connection {
+                if self.has_all(&mut state).await {
+                    let (seq, link) = (state.read, state.link.clone());
+                    self.rewind(&mut state, seq, link);
+                } else {
+                    let settled = self.cursor.settle(now());
+                    let link = self.cursor.settled_link();
+                    self.rewind(&mut state, settled, link);
+                }
                 state.connection = connection;
-                let settled = self.cursor.settle(now());
-                self.rewind(&mut state, settled);
             }
             let records = match self.read(&mut state).await {
                 Ok(records) => records,
@@ -121,7 +140,8 @@ impl AlertSender {
                 self.tell(None);
             } else {
                 self.tell(Some("the broker does not acknowledge alerts".to_owned()));
-                self.rewind(&mut state, done);
+                let link = state.link.clone();
+                self.rewind(&mut state, done, link);
                 tokio::time::sleep(RETRY).await;
             }
             self.store(&mut state, false).await;
@@ -130,8 +150,10 @@ impl AlertSender {
 
     fn tell(&self, problem: Option<String>) {
         let acknowledged = self.cursor.acknowledged();
+        let journal = self.cursor.journal();
+        let head = self.cursor.head().map(|(seq, link)| AlertHead { journal: journal.to_owned(), seq, link });
         self.progress.send_if_modified(|progress| {
-            let new = Progress { acknowledged, problem };
+            let new = Progress { acknowledged, head, problem };
             let differs = *progress != new;
             *progress = new;
             differs
@@ -145,13 +167,7 @@ impl AlertSender {
             let items = items.map_err(|error| format!("cannot read the alert journal: {error}"))?;
             let is_end = items.is_empty();
             // What is missing is told with the next alert: numbers have no gaps of their own.
-            let records: Vec<AlertRecord> = items
-                .into_iter()
-                .filter_map(|item| match item {
-                    Item::Alert(record) => Some(alert_record(record)),
-                    Item::Missing(_) | Item::Damaged(_) => None,
-                })
-                .collect();
+            let records: Vec<AlertRecord> = alerts(items).collect();
             if is_end || !records.is_empty() {
                 return Ok(records);
             }
@@ -171,52 +187,65 @@ impl AlertSender {
         }
     }
 
-    /// Reads on after alert `seq`.
-    fn rewind(&self, state: &mut State, seq: u64) {
+    /// Whether the broker still has the newest alert that it acknowledged, and so all before it: its newest message of
+    /// this agent is where it was. Costs one alert that comes twice, and saves those of five minutes.
+    async fn has_all(&mut self, state: &mut State) -> bool {
+        let (Some(place), Some(before)) = (state.place.take(), state.read.checked_sub(1)) else {
+            return false;
+        };
+        let items = self.view.follow(before).read(Portion { items: 1, bytes: BATCH.bytes }).await;
+        let record = items.ok().and_then(|items| alerts(items).next());
+        let Some(record) = record.filter(|record| record.seq == state.read) else { return false };
+        let (payload, _) = payload(&self.key, &self.agent, self.cursor.journal(), &record, before, None);
+        let subject = subjects::alert(&self.agent);
+        state.place = stored::store_after(&self.uplink.client, &subject, place, &payload).await.ok();
+        state.place.is_some()
+    }
+
+    /// Reads on after alert `seq`, whose link this is.
+    fn rewind(&self, state: &mut State, seq: u64, link: Option<String>) {
         state.journal = self.view.follow(seq);
-        state.read = seq;
+        (state.read, state.link) = (seq, link);
     }
 
     /// Publishes the alerts and waits for their acknowledgements; the number up to which all are acknowledged.
     async fn send(&mut self, records: &[AlertRecord], state: &mut State) -> u64 {
-        let mut acknowledgements = FuturesOrdered::new();
-        let mut previous = state.read;
+        let (subject, now) = (subjects::alert(&self.agent), now());
+        let (mut previous, mut link) = (state.read, state.link.clone());
+        let mut messages = Vec::with_capacity(records.len());
         for record in records {
-            let (subject, message) = self.message(record, previous);
-            previous = record.seq;
-            match self.uplink.jetstream.send_publish(subject, message).await {
-                Ok(acknowledgement) => {
-                    let seq = record.seq;
-                    acknowledgements.push_back(async move { acknowledgement.await.map(|_| seq) });
-                }
-                Err(_) => break,
-            }
+            let (payload, own_link) =
+                payload(&self.key, &self.agent, self.cursor.journal(), record, previous, link.take());
+            (previous, link) = (record.seq, Some(own_link.clone()));
+            messages.push((record.seq, own_link, payload));
         }
-        let mut done = state.read;
-        let now = now();
+        let (client, subject) = (&self.uplink.client, subject.as_str());
+        let mut acknowledgements: FuturesOrdered<_> = messages
+            .into_iter()
+            .map(|(seq, link, payload)| async move {
+                stored::store(client, subject, &payload).await.map(|place| (seq, link, place))
+            })
+            .collect();
+        let mut done = None;
         while let Some(acknowledged) = acknowledgements.next().await {
             match acknowledged {
-                Ok(seq) => done = seq,
+                Ok(one) => done = Some(one),
                 Err(error) => {
                     slog::debug!(self.log, "alert is not acknowledged"; "error" => %ErrorChain(&error));
                     break;
                 }
             }
         }
-        if done > state.read {
-            self.cursor.acknowledge(done, now);
-            state.read = done;
-            state.dirty = true;
+        drop(acknowledgements);
+        if let Some((seq, link, place)) = done {
+            self.cursor.acknowledge(seq, link.clone(), now);
+            (state.read, state.link, state.dirty) = (seq, Some(link), true);
+            // When one was not acknowledged, it and those after it may be there all the same.
+            state.place = (records.last().map(|record| record.seq) == Some(seq)).then_some(place);
+        } else {
+            state.place = None;
         }
-        done
-    }
-
-    fn message(&self, record: &AlertRecord, previous: u64) -> (String, PublishMessage) {
-        let journal = self.cursor.journal();
-        let payload = payload(&self.key, &self.agent, journal, record, previous);
-        let id = format!("{}.{journal}.{}", self.agent, record.seq);
-        let subject = subjects::alert(&self.agent, record.module.as_str());
-        (subject, PublishMessage::build().payload(payload.into()).message_id(id))
+        state.read
     }
 
     /// Stores the cursor, if it is time, and tells the journal what it may delete.
@@ -246,8 +275,24 @@ impl AlertSender {
     }
 }
 
-/// The sealed form of an alert. `previous` is the number of the alert that goes before it.
-fn payload(key: &AgentKey, agent: &AgentId, journal: &str, record: &AlertRecord, previous: u64) -> Vec<u8> {
+/// The alerts among what a journal holds.
+fn alerts(items: Vec<Item>) -> impl Iterator<Item = AlertRecord> {
+    items.into_iter().filter_map(|item| match item {
+        Item::Alert(record) => Some(alert_record(record)),
+        Item::Missing(_) | Item::Damaged(_) => None,
+    })
+}
+
+/// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, and
+/// `previous` its link.
+fn payload(
+    key: &AgentKey,
+    agent: &AgentId,
+    journal: &str,
+    record: &AlertRecord,
+    before: u64,
+    previous: Option<String>,
+) -> (Vec<u8>, String) {
     let mut room = MAX_ALERT_BYTES;
     loop {
         let alert = FleetAlert {
@@ -259,16 +304,14 @@ fn payload(key: &AgentKey, agent: &AgentId, journal: &str, record: &AlertRecord,
             module: record.module.to_string(),
             message: cut(&record.message, room),
             // The journal's numbers have no gaps of their own: what is not there was given up.
-            dropped: (previous + 1 < record.seq)
-                .then_some((previous + 1, record.seq - 1))
-                .into_iter()
-                .collect(),
+            dropped: (before + 1 < record.seq).then_some((before + 1, record.seq - 1)).into_iter().collect(),
+            previous: previous.clone(),
         };
         let text = serde_json::to_string(&alert).expect("an alert is plain data");
         let sealed = key.seal(Purpose::Alert, text).ok();
         let payload = sealed.map(|sealed| serde_json::to_vec(&sealed).expect("a seal is plain data"));
         match payload {
-            Some(payload) if payload.len() <= MAX_MESSAGE_BYTES => return payload,
+            Some(payload) if payload.len() <= MAX_MESSAGE_BYTES => return (payload, alert.link()),
             // A text of control characters is written seven times as long. The rest of an alert is a few hundred bytes.
             _ => room /= 2,
         }
@@ -298,7 +341,7 @@ mod tests {
             id: None,
             message,
         };
-        let payload = payload(&key, &"web-1".parse().unwrap(), "j", &record, previous);
+        let (payload, _) = payload(&key, &"web-1".parse().unwrap(), "j", &record, previous, None);
         assert!(payload.len() <= MAX_MESSAGE_BYTES);
         let sealed: Sealed = serde_json::from_slice(&payload).unwrap();
         serde_json::from_str(agent_key::open(&sealed, Purpose::Alert, key.public_key()).unwrap()).unwrap()

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
 use futures_util::future::join_all;
 use slog::{Logger, debug};
 use tokio::sync::Notify;
+use vigie_fleet::broker::stored;
 use vigie_fleet::subjects;
 use vigie_protocol::names::{ActionId, AgentId};
 
 use super::answer_spool::{AnswerSpool, SpoolError};
 use super::uplink::Uplink;
 use crate::work_threads::{self, Lane};
+use vigie_protocol::error_chain::ErrorChain;
 
 /// Pause before an answer that was not acknowledged is sent again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -78,10 +79,8 @@ impl AnswerSender {
     /// Sends one answer; whether the broker has it.
     async fn send(&self, action: &ActionId) -> bool {
         let Ok(messages) = self.load(action).await else { return true };
-        let numbered: Vec<(usize, String)> = messages.into_iter().enumerate().collect();
-        for window in numbered.chunks(IN_FLIGHT) {
-            let published =
-                join_all(window.iter().map(|(seq, message)| self.publish(action, *seq, message))).await;
+        for window in messages.chunks(IN_FLIGHT) {
+            let published = join_all(window.iter().map(|message| self.publish(action, message))).await;
             if published.contains(&false) {
                 return false;
             }
@@ -105,13 +104,14 @@ impl AnswerSender {
         }
     }
 
-    async fn publish(&self, action: &ActionId, seq: usize, message: &str) -> bool {
+    async fn publish(&self, action: &ActionId, message: &str) -> bool {
         let subject = subjects::answer(action, &self.agent);
-        let id = format!("{action}.{}.{seq}", self.agent);
-        let message = PublishMessage::build().payload(message.to_owned().into()).message_id(id);
-        match self.uplink.jetstream.send_publish(subject, message).await {
-            Ok(acknowledgement) => acknowledgement.await.is_ok(),
-            Err(_) => false,
+        match stored::store(&self.uplink.client, &subject, message.as_bytes()).await {
+            Ok(_) => true,
+            Err(error) => {
+                debug!(self.log, "answer is not stored"; "error" => %ErrorChain(&error), "action" => %action);
+                false
+            }
         }
     }
 }

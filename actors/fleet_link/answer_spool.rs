@@ -2,7 +2,7 @@
 //!
 //! One file for each action, a line for each message. An answer is safe once [`AnswerSpool::store`] has returned.
 //! What the broker acknowledged is marked by the file's name and deleted a while later, because JetStream
-//! acknowledges before it syncs: after a reconnect it is sent once more, with the same message ids. What is kept for
+//! acknowledges before it syncs: after a reconnect it is sent once more, and whoever reads knows the same part again. What is kept for
 //! that has the same bound as what waits, and the oldest of it goes first.
 
 use std::fs::{self, File, OpenOptions};

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
 use slog::{Logger, warn};
 use tokio::sync::mpsc;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{AuditRecord, Purpose};
 use vigie_fleet::broker::connection::draw;
+use vigie_fleet::broker::stored;
 use vigie_fleet::subjects;
 use vigie_protocol::names::AgentId;
 
@@ -41,14 +41,10 @@ impl AuditSender {
             let sealed = serde_json::to_string(&record)
                 .map_err(|error| error.to_string())
                 .and_then(|text| self.key.seal(Purpose::Audit, text).map_err(|error| error.to_string()))
-                .and_then(|sealed| {
-                    serde_json::to_vec(&sealed)
-                        .map(|text| (text, sealed.sig))
-                        .map_err(|error| error.to_string())
-                });
+                .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()));
             match sealed {
-                Ok((payload, id)) => {
-                    while !self.send(payload.clone(), &id).await {
+                Ok(payload) => {
+                    while !self.send(&payload).await {
                         tokio::time::sleep(RETRY).await;
                     }
                 }
@@ -57,16 +53,12 @@ impl AuditSender {
         }
     }
 
-    /// Sends a record once there is a connection; whether the broker has it. The seal makes its message id, so that
-    /// one that was stored and not acknowledged is not stored twice.
-    async fn send(&mut self, payload: Vec<u8>, id: &str) -> bool {
+    /// Sends a record once there is a connection; whether the broker has it. One that was stored and not acknowledged
+    /// is stored twice, with the same seal.
+    async fn send(&mut self, payload: &[u8]) -> bool {
         if self.uplink.up().await.is_none() {
             return true;
         }
-        let message = PublishMessage::build().payload(payload.into()).message_id(id);
-        match self.uplink.jetstream.send_publish(subjects::audit(&self.agent), message).await {
-            Ok(acknowledgement) => acknowledgement.await.is_ok(),
-            Err(_) => false,
-        }
+        stored::store(&self.uplink.client, &subjects::audit(&self.agent), payload).await.is_ok()
     }
 }

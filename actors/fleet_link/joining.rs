@@ -8,15 +8,17 @@ use tokio::sync::mpsc;
 use vigie_fleet::broker::connection::{
     self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
 };
-use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::broker::permissions::Role;
 
-use super::EVENTS;
 use super::alert_cursor::AlertCursor;
-use super::membership::{self, MembershipError, Opened, Places};
+use super::disk::{self, MembershipError, Opened, Places};
 use super::uplink::Hold;
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView, SentThrough};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
+
+/// Events of the connection that wait; one that does not fit is counted by the connection.
+const EVENTS: usize = 64;
 
 /// Why there is no membership.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +80,7 @@ pub(super) async fn join(
         work_threads::run(Lane::Fleet, move || {
             let token = std::fs::read_to_string(&section.credentials)
                 .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
-            Ok::<_, JoinError>((membership::open(&config, section, hold, &log)?, token))
+            Ok::<_, JoinError>((disk::open(&config, section, hold, &log)?, token))
         })
     };
     let (opened, token) = opening.await.map_err(|_| JoinError::Stopping)??;
@@ -102,19 +104,24 @@ fn connection_settings(
     jwt: String,
     key: vigie_fleet::agent_key::AgentKey,
 ) -> ConnectionSettings {
-    let (certificate, certificate_key) = section.certificate.clone().unzip();
     ConnectionSettings {
         urls: section.urls.clone(),
         login: Login::Token { jwt, key: Box::new(key) },
-        tls: TlsSettings {
-            required: section.urls.iter().any(|url| url.starts_with("tls://")),
-            ca: section.ca.clone(),
-            certificate,
-            key: certificate_key,
-        },
+        tls: tls_settings(section),
         name: format!("vigie agent {}", section.agent),
         inbox_prefix: Role::Agent.inbox_prefix(&section.agent),
         subscription_capacity: Some(1024),
         connect_in_background: true,
+    }
+}
+
+/// The certificates that the configuration names.
+pub(super) fn tls_settings(section: &FleetSection) -> TlsSettings {
+    let (certificate, key) = section.certificate.clone().unzip();
+    TlsSettings {
+        required: section.urls.iter().any(|url| url.starts_with("tls://")),
+        ca: section.ca.clone(),
+        certificate,
+        key,
     }
 }

@@ -1,260 +1,624 @@
-//! What belongs to one membership in a fleet: keys, policy and logs on disk, the connection and its tasks.
-//!
-//! Opened again when `[fleet]` changes; dropping it ends its tasks.
+//! One membership in a fleet: the policy in force, what runs and waits, and the tasks on the connection. An actor of
+//! its own for each; [`super::FleetLink`] begins and ends it. Whatever it began ends with it.
 
-use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use slog::{Logger, warn};
-use vigie_fleet::agent_key::{AgentKey, AgentKeyError};
-use vigie_fleet::facts::{Facts, FactsError};
-use vigie_fleet::host_facts::{self, Identity};
-use vigie_fleet::policy::{Offered, PolicyError};
-use vigie_fleet::policy::{Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
-use vigie_fleet::replay_log::{ReplayError, ReplayLog};
-use vigie_fleet::signature::{KeyError, PublicKey};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult,
+    Recipient, WrapFuture,
+};
+use bytes::Bytes;
+use slog::{Logger, error, info, warn};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use vigie_fleet::admission::{Admitted, Refused};
+use vigie_fleet::agent_key::AgentKey;
+use vigie_fleet::answer::{AnswerStatus, AuditRecord};
+use vigie_fleet::broker::client::{random_token, tls};
+use vigie_fleet::broker::connection::BrokerEvent;
+use vigie_fleet::facts::Facts;
+use vigie_fleet::policy::{Offered, Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
 use vigie_protocol::names::ActionId;
 
-use super::answer_spool::{AnswerSpool, SpoolError};
-use super::uplink::Hold;
-use vigie_config::model::{AgentConfig, FleetSection, LoadedConfig};
+use super::alert_sender::{AlertSender, Progress};
+use super::answer_sender::AnswerSender;
+use super::answer_spool::AnswerSpool;
+use super::audit::AuditBudget;
+use super::audit_sender::AuditSender;
+use super::desk::{Desk, Room};
+use super::disk::{self, Opened, Places};
+use super::intake::Intake;
+use super::joining::{Joined, tls_settings};
+use super::now;
+use super::presence::Presence;
+use super::running::answer_without_results;
+use super::trouble::{Trouble, Troubles};
+use super::uplink::{Hold, Uplink};
+use crate::alert_journal::AlertJournal;
+use crate::query_router::Query;
+use crate::work_threads::{self, Lane};
+use vigie_config::model::{FleetSection, LoadedConfig};
+use vigie_protocol::control::FleetStatus;
 use vigie_protocol::error_chain::ErrorChain;
 
-/// Largest policy file that is read, in bytes.
-const MAX_POLICY_FILE_BYTES: u64 = 1 << 20;
+/// Messages in the mailbox before a sender waits: the tasks are slowed, and the broker keeps what comes.
+const MAILBOX_CAPACITY: usize = 64;
 
-/// Why the agent cannot belong to its fleet.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum MembershipError {
-    /// A root key cannot be read.
-    #[error("fleet.roots: {key:?} is not a public key in OpenSSH's form")]
-    Root {
-        /// The key.
-        key: String,
-        /// What is wrong.
-        #[source]
-        source: KeyError,
-    },
-    /// The root keys cannot be used.
-    #[error("fleet.roots cannot be used")]
-    Roots(#[source] PolicyError),
-    /// The directory for the fleet's files cannot be made.
-    #[error("cannot use {path:?}")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The agent's key cannot be read or made.
-    #[error("cannot use the agent's key {path:?}")]
-    Key {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: AgentKeyError,
-    },
-    /// The replay log cannot be used; without it nothing may run.
-    #[error("cannot use the log of actions that were run")]
-    Replay(#[source] ReplayError),
-    /// Answers cannot be kept.
-    #[error("{0}")]
-    Spool(#[source] SpoolError),
-    /// The host's facts are not such as a fleet takes.
-    #[error("the facts of this host cannot be shown: mend [tags] or fleet.groups")]
-    Facts(#[source] FactsError),
+/// Audit records that wait for the broker; beyond it they are only in the agent's log.
+const AUDIT_RECORDS: usize = 1024;
+
+/// How often the agent looks whether its facts have changed without its configuration: addresses, the kernel.
+const FACTS_EVERY: Duration = Duration::from_secs(600);
+
+/// Pause before a policy that the disk did not take is stored again.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Signs of life without another writer after which an identity counts as used once again.
+const QUIET_BEATS: u32 = 3;
+
+/// How many actions ended how, by outcome, for as long as the agent runs.
+pub(super) type Outcomes = Rc<RefCell<BTreeMap<&'static str, u64>>>;
+
+/// Which way an action came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By subscription.
+    Live,
+    /// From the stream: it may be one that was run, refused or expired long ago.
+    Stored,
 }
 
-/// Where the fleet's files are.
-#[derive(Debug, Clone)]
-pub(super) struct Places {
-    /// `STATE_DIR/fleet`
-    pub(super) directory: PathBuf,
+/// An action was decided. Sent by `desk`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) enum Decided {
+    /// It is noted and may run.
+    Run(Box<Admitted>),
+    /// It does not run.
+    Refused { refused: Box<Refused>, way: Way },
+    /// It does not run, that is noted, and whoever asked is told.
+    Answer { id: ActionId, refused: Box<Refused> },
 }
 
-impl Places {
-    /// The places below the agent's state directory.
-    #[must_use]
-    pub(super) fn of(state_dir: &Path) -> Self {
-        Self { directory: state_dir.join("fleet") }
-    }
-
-    /// The policy in force.
-    #[must_use]
-    pub(super) fn policy(&self) -> PathBuf {
-        self.directory.join("policy.json")
-    }
-
-    /// How far alerts are sent.
-    #[must_use]
-    pub(super) fn alert_cursor(&self) -> PathBuf {
-        self.directory.join("alerts.cursor")
-    }
+/// A policy came; the answer says whether it counts. Sent by `intake`.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct PolicyArrived {
+    pub(super) text: Bytes,
+    /// It is the newest version that the broker has; one that does not count is then somebody's doing.
+    pub(super) is_newest: bool,
 }
 
-/// What a membership has on disk, opened.
-pub(super) struct Opened {
+/// Something happened to the connection. Sent by `intake`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct BrokerHappened(pub(super) BrokerEvent);
+
+/// Whether another host wrote under this name since the last sign of life. Sent by `presence`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct OtherWriter(pub(super) bool);
+
+/// The replay log is out of use until it is opened again, and why. Sent by `desk`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct ReplayBroken(pub(super) String);
+
+/// The configuration changed, but not `[fleet]`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct LookAtFacts(pub(super) Arc<LoadedConfig>);
+
+/// It is over. Sent by the link.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Leave;
+
+/// Asks for the part of the status that a membership knows.
+#[derive(Debug, Message)]
+#[rtype(result = "FleetStatus")]
+pub(super) struct GetMemberStatus(pub(super) FleetStatus);
+
+/// A membership ended by itself and is to be begun anew. For the link.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Ended {
+    /// Which, by the link's count.
+    pub(super) number: u64,
+    /// Why.
+    pub(super) problem: String,
+}
+
+/// What the link gives to each membership.
+pub(super) struct Around {
+    pub(super) log: Logger,
+    pub(super) number: u64,
+    pub(super) link: Recipient<Ended>,
+    pub(super) router: Recipient<Query>,
+    pub(super) journal: Addr<AlertJournal>,
+    pub(super) config: Arc<LoadedConfig>,
+    pub(super) outcomes: Outcomes,
+}
+
+/// The actor.
+pub(super) struct Membership {
+    pub(super) log: Logger,
+    number: u64,
+    link: Recipient<Ended>,
+    pub(super) router: Recipient<Query>,
+    config: Arc<LoadedConfig>,
+    pub(super) outcomes: Outcomes,
     pub(super) section: FleetSection,
-    pub(super) pinned: Roots,
+    pinned: Roots,
     pub(super) key: Arc<AgentKey>,
-    pub(super) facts: Arc<Facts>,
-    pub(super) policy: Option<Policy>,
-    pub(super) replay: ReplayLog,
-    /// Actions that were begun and have no answer: the agent ended while it ran them.
-    pub(super) interrupted: Vec<ActionId>,
-    /// Actions whose answers are safe, of which the replay log does not say so.
-    pub(super) answered: Vec<ActionId>,
-    pub(super) hold: Hold,
+    pub(super) policy: watch::Sender<Option<Arc<Policy>>>,
     pub(super) spool: Arc<AnswerSpool>,
-    pub(super) places: Places,
-}
-
-/// The keys that are pinned.
-///
-/// # Errors
-/// When one of them cannot be read, or they cannot be used together.
-pub(super) fn pinned_roots(section: &FleetSection) -> Result<Roots, MembershipError> {
-    let keys = section
-        .roots
-        .iter()
-        .map(|key| PublicKey::parse(key).map_err(|source| MembershipError::Root { key: key.clone(), source }))
-        .collect::<Result<Vec<_>, _>>()?;
-    let roots = Roots { keys, threshold: section.root_threshold };
-    roots.check().map_err(MembershipError::Roots)?;
-    Ok(roots)
-}
-
-/// Opens everything. Blocking.
-///
-/// # Errors
-/// When something of it cannot be used.
-pub(super) fn open(
-    config: &LoadedConfig,
-    section: FleetSection,
+    places: Places,
     hold: Hold,
-    log: &Logger,
-) -> Result<Opened, MembershipError> {
-    let pinned = pinned_roots(&section)?;
-    let places = Places::of(&config.agent.agent.state_dir);
-    let directory = |path: &Path, source| MembershipError::Directory { path: path.to_owned(), source };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&places.directory)
-        .map_err(|source| directory(&places.directory, source))?;
-    let key = AgentKey::load_or_create(&section.key_file)
-        .map_err(|source| MembershipError::Key { path: section.key_file.clone(), source })?;
-    let facts = collect_facts(config, &section)?;
-    let policy = stored_policy(&places, &pinned, &section, log);
-    let now = jiff::Timestamp::now().as_second();
-    let replay =
-        ReplayLog::open(&places.directory.join("replay.log"), now).map_err(MembershipError::Replay)?;
-    let spool = AnswerSpool::open(&places.directory.join("answers"), section.answer_bytes, hold.clone())
-        .map_err(MembershipError::Spool)?;
-    let spooled: BTreeSet<ActionId> = spool.answered().into_iter().collect();
-    let (answered, interrupted) = replay.unanswered().partition(|id| spooled.contains(id));
-    Ok(Opened {
-        section,
-        pinned,
-        key: Arc::new(key),
-        facts: Arc::new(facts),
-        policy,
-        replay,
-        interrupted,
-        answered,
-        hold,
-        spool: Arc::new(spool),
-        places,
-    })
+    /// Actions that are begun and wait for a place.
+    pub(super) waiting: VecDeque<Admitted>,
+    /// Actions that have a place: they run, or their answers wait for the disk.
+    pub(super) running: BTreeSet<ActionId>,
+    pub(super) room: Arc<Room>,
+    pub(super) audit_budget: AuditBudget,
+    pub(super) audit: mpsc::Sender<AuditRecord>,
+    /// Actions whose answers are safe, for the log.
+    pub(super) answered: mpsc::UnboundedSender<ActionId>,
+    /// Told when an answer was stored.
+    pub(super) answers: Arc<Notify>,
+    /// A policy is being written to disk, and which one is to be written next.
+    storing_policy: bool,
+    policy_to_store: Option<StoredPolicy>,
+    facts: watch::Sender<Arc<Facts>>,
+    alerts: watch::Receiver<Progress>,
+    recorded: watch::Receiver<u64>,
+    uplink: Uplink,
+    troubles: Troubles,
+    /// Signs of life since another host wrote under this name.
+    beats_alone: u32,
+    interrupted: Vec<ActionId>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
-/// What this host is, as its configuration and the system say.
-///
-/// # Errors
-/// When it is not such as a fleet takes.
-pub(super) fn collect_facts(config: &LoadedConfig, section: &FleetSection) -> Result<Facts, MembershipError> {
-    let AgentConfig { tags, .. } = &config.agent;
-    let modules = config
-        .modules
-        .iter()
-        .filter(|spec| spec.section.enabled)
-        .map(|spec| spec.name().to_string())
-        .collect();
-    host_facts::collect(Identity {
-        agent: section.agent.clone(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        tags: tags.clone(),
-        groups: section.groups.clone(),
-        modules,
-    })
-    .map_err(MembershipError::Facts)
+impl Drop for Membership {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
-/// The newest valid one of the policy that was in force and the one in the configured file.
-fn stored_policy(places: &Places, pinned: &Roots, section: &FleetSection, log: &Logger) -> Option<Policy> {
-    let org = section.org.as_str();
-    let mut policy = None;
-    let path = places.policy();
-    if let Ok(bytes) = read_bounded(&path) {
-        match StoredPolicy::from_json(&bytes).and_then(|stored| stored.restore(pinned, org)) {
-            Ok(restored) => policy = Some(restored),
+impl Membership {
+    /// Begins a membership with what was opened.
+    pub(super) fn begin(around: Around, joined: Joined) -> Addr<Self> {
+        Self::create(|ctx| Self::with_tasks(around, joined, ctx))
+    }
+
+    fn with_tasks(around: Around, joined: Joined, ctx: &mut Context<Self>) -> Self {
+        let Joined { opened, cursor, connection, events, view } = joined;
+        let Opened {
+            section,
+            pinned,
+            key,
+            facts,
+            policy,
+            replay,
+            interrupted,
+            answered,
+            begun,
+            hold,
+            spool,
+            places,
+        } = opened;
+        let Around { log, number, link, router, journal, config, outcomes } = around;
+        let uplink = Uplink::new(connection.client.clone());
+        let answers = Arc::new(Notify::new());
+        let shown = Arc::new(Notify::new());
+        let live = random_token();
+        let (audit, records) = mpsc::channel(AUDIT_RECORDS);
+        let (policy, policies) = watch::channel(policy.map(Arc::new));
+        let (facts, shown_facts) = watch::channel(facts);
+        let (progress, alerts) = watch::channel(Progress::default());
+        let (send_arrived, arrived) = mpsc::channel(1);
+        let (send_answered, close) = mpsc::unbounded_channel();
+        for id in answered {
+            send_answered.send(id).ok();
+        }
+        let room = Arc::new(Room::new(&section, spool.clone()));
+        let agent = section.agent.clone();
+        let membership = ctx.address();
+        let desk = Desk {
+            log: log.clone(),
+            membership: membership.clone(),
+            org: section.org.clone(),
+            policy: policies,
+            facts: shown_facts.clone(),
+            room: room.clone(),
+            hold: hold.clone(),
+            arrived,
+            answered: close,
+        };
+        let tasks = vec![
+            actix_rt::spawn(desk.run(replay)),
+            actix_rt::spawn(
+                Intake {
+                    log: log.clone(),
+                    membership: membership.clone(),
+                    desk: send_arrived,
+                    agent: agent.clone(),
+                    live: live.clone(),
+                    connection,
+                    events,
+                    shown: shown.clone(),
+                }
+                .run(),
+            ),
+            actix_rt::spawn(
+                AnswerSender {
+                    log: log.clone(),
+                    agent: agent.clone(),
+                    spool: spool.clone(),
+                    stored: answers.clone(),
+                    uplink: uplink.clone(),
+                }
+                .run(),
+            ),
+            actix_rt::spawn(
+                AuditSender {
+                    log: log.clone(),
+                    agent: agent.clone(),
+                    key: key.clone(),
+                    records,
+                    uplink: uplink.clone(),
+                }
+                .run(),
+            ),
+            actix_rt::spawn(
+                Presence {
+                    log: log.clone(),
+                    membership,
+                    key: key.clone(),
+                    uplink: uplink.clone(),
+                    live,
+                    life: begun.life.clone(),
+                    facts: shown_facts,
+                    alerts: alerts.clone(),
+                    shown,
+                }
+                .run(),
+            ),
+            actix_rt::spawn(
+                AlertSender {
+                    log: log.clone(),
+                    agent: agent.clone(),
+                    key: key.clone(),
+                    journal,
+                    view: view.clone(),
+                    uplink: uplink.clone(),
+                    cursor,
+                    cursor_path: places.alert_cursor(),
+                    hold: hold.clone(),
+                    progress,
+                }
+                .run(),
+            ),
+        ];
+        info!(log, "member of a fleet"; "org" => %section.org, "agent" => %agent, "key" => key.public_key().text(),
+            "policy" => policy.borrow().as_ref().map(|policy| policy.version()));
+        let mut troubles = Troubles::default();
+        if begun.is_copy {
+            let text = "the agent's files were made on another machine: this host is a copy and needs a key of its own \
+                        (stop the agent, delete STATE_DIR/fleet and the key file, enrol it under a name of its own)";
+            error!(log, "this host is a copy of another"; "agent" => %agent);
+            troubles.raise(Trouble::Copied, text.to_owned());
+        }
+        Self {
+            log,
+            number,
+            link,
+            router,
+            config,
+            outcomes,
+            section,
+            pinned,
+            key,
+            policy,
+            spool,
+            places,
+            hold,
+            waiting: VecDeque::new(),
+            running: BTreeSet::new(),
+            room,
+            audit_budget: AuditBudget::default(),
+            audit,
+            answered: send_answered,
+            answers,
+            storing_policy: false,
+            policy_to_store: None,
+            facts,
+            alerts,
+            recorded: view.recorded,
+            uplink,
+            troubles,
+            beats_alone: 0,
+            interrupted,
+            tasks,
+        }
+    }
+
+    /// The host's name as its answers give it.
+    pub(super) fn hostname(&self) -> String {
+        self.facts.borrow().hostname.clone()
+    }
+
+    /// Takes a policy that arrived if it is a newer one, and says whether it is in force. It is at once, and then on
+    /// disk.
+    fn take_policy(&mut self, text: &[u8], is_newest: bool, ctx: &mut Context<Self>) -> bool {
+        let current = self.policy.borrow().clone();
+        let offered = SignedPolicy::from_json(text).and_then(|signed| {
+            accept_newer(current.as_deref(), &self.pinned, self.section.org.as_str(), &signed)
+                .map(|offered| (signed, offered))
+        });
+        match offered {
+            Ok((_, Offered::Same)) => true,
+            Ok((signed, Offered::Newer(policy))) => {
+                info!(self.log, "policy in force"; "version" => policy.version());
+                self.policy.send_replace(Some(Arc::new(*policy)));
+                self.policy_to_store = Some(StoredPolicy { pinned: self.pinned.clone(), signed });
+                self.store_policy(ctx);
+                true
+            }
             Err(error) => {
-                warn!(log, "the policy that was in force does not count any more"; "path" => ?path,
-                    "error" => %ErrorChain(&error));
+                // Beside the newest stored version lie older ones, which is as it should be.
+                if is_newest {
+                    self.report("bad_policy", None, &[], Some(ErrorChain(&error).to_string()));
+                }
+                false
             }
         }
     }
-    if let Some(file) = &section.policy_file {
-        match policy_from_file(file, policy.as_ref(), pinned, org) {
-            Ok(Some(newer)) => policy = Some(newer),
-            Ok(None) => {}
-            Err(error) => warn!(log, "fleet.policy_file does not count"; "path" => ?file, "error" => error),
+
+    /// Writes the policy in force to disk. One write at a time: an older one must not come last.
+    fn store_policy(&mut self, ctx: &mut Context<Self>) {
+        if self.storing_policy {
+            return;
+        }
+        let Some(stored) = self.policy_to_store.take() else { return };
+        self.storing_policy = true;
+        let (places, hold) = (self.places.clone(), self.hold.clone());
+        let storing = work_threads::run(Lane::Fleet, move || {
+            let result = disk::store_policy(&places, &stored);
+            drop(hold);
+            (stored, result)
+        });
+        ctx.spawn(storing.into_actor(self).map(|stored, this, ctx| {
+            this.storing_policy = false;
+            if let Ok((stored, Err(error))) = stored {
+                error!(this.log, "the policy in force is not on disk, a restart begins with the one before";
+                    "error" => %error);
+                this.policy_to_store.get_or_insert(stored);
+                ctx.run_later(STORE_RETRY, |this, ctx| this.store_policy(ctx));
+            } else {
+                this.store_policy(ctx);
+            }
+        }));
+    }
+
+    /// Looks from time to time whether the host has changed.
+    fn look_at_facts_later(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(FACTS_EVERY, |this, ctx| {
+            this.renew_facts(ctx);
+            this.look_at_facts_later(ctx);
+        });
+    }
+
+    /// Shows the fleet what changed about this host.
+    fn renew_facts(&self, ctx: &mut Context<Self>) {
+        let (config, section) = (self.config.clone(), self.section.clone());
+        let collected_for = config.clone();
+        let collecting = work_threads::run(Lane::Fleet, move || {
+            let complaints = tls::complaints(&tls_settings(&section), now());
+            (disk::collect_facts(&config, &section), complaints)
+        });
+        ctx.spawn(collecting.into_actor(self).map(move |collected, this, _| {
+            // What was collected for a configuration that holds no more may come late.
+            if !Arc::ptr_eq(&collected_for, &this.config) {
+                return;
+            }
+            let Ok((collected, complaints)) = collected else { return };
+            if complaints.is_empty() {
+                this.clear(Trouble::Certificate);
+            } else {
+                this.raise(Trouble::Certificate, complaints.join("; "));
+            }
+            match collected {
+                Ok(facts) => {
+                    this.troubles.clear(Trouble::Facts);
+                    this.facts.send_if_modified(|known| {
+                        let differs = **known != facts;
+                        if differs {
+                            *known = Arc::new(facts);
+                        }
+                        differs
+                    });
+                }
+                Err(error) => {
+                    let text = ErrorChain(&error).to_string();
+                    warn!(this.log, "the fleet is shown the facts from before"; "error" => &text);
+                    this.troubles.raise(Trouble::Facts, text);
+                }
+            }
+        }));
+    }
+
+    fn raise(&mut self, trouble: Trouble, text: String) {
+        if self.troubles.raise(trouble, text.clone()) {
+            warn!(self.log, "the link to the fleet has a problem"; "problem" => ?trouble, "error" => text);
         }
     }
-    policy
-}
 
-fn policy_from_file(
-    file: &Path,
-    current: Option<&Policy>,
-    pinned: &Roots,
-    org: &str,
-) -> Result<Option<Policy>, String> {
-    let bytes = read_bounded(file).map_err(|error| error.to_string())?;
-    let offered =
-        SignedPolicy::from_json(&bytes).and_then(|signed| accept_newer(current, pinned, org, &signed));
-    match offered {
-        Ok(Offered::Newer(policy)) => Ok(Some(*policy)),
-        // The broker has had a newer one than the file for long.
-        Ok(Offered::Same) | Err(PolicyError::Older { .. }) => Ok(None),
-        Err(error) => Err(ErrorChain(&error).to_string()),
+    fn clear(&mut self, trouble: Trouble) {
+        if self.troubles.clear(trouble) {
+            info!(self.log, "the link to the fleet has a problem less"; "problem" => ?trouble);
+        }
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_POLICY_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+impl Actor for Membership {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        for action in std::mem::take(&mut self.interrupted) {
+            warn!(self.log, "the agent ended while it ran an action"; "action" => %action);
+            let answer = answer_without_results(
+                AnswerStatus::Interrupted,
+                "interrupted",
+                "the agent ended, or joined its fleet anew, while it ran the action, and does not run it again"
+                    .to_owned(),
+                &self.hostname(),
+            );
+            self.keep_answer(action, answer, ctx);
+        }
+        self.renew_facts(ctx);
+        self.look_at_facts_later(ctx);
+    }
 }
 
-/// Keeps the policy that is in force from now on, so that a restart cannot take the host back to an older one.
-/// Blocking.
-///
-/// # Errors
-/// When the disk does not take it.
-pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
-    let path = places.policy();
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(stored)?)?;
-    file.sync_data()?;
-    fs::rename(new, &path)?;
-    fs::File::open(&places.directory)?.sync_all()
+impl Handler<Decided> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, decided: Decided, ctx: &mut Self::Context) {
+        match decided {
+            Decided::Run(admitted) => self.admit(*admitted, ctx),
+            Decided::Refused { refused, way } => self.report_refusal(&refused, way),
+            Decided::Answer { id, refused } => self.answer_refusal(id, &refused, ctx),
+        }
+    }
+}
+
+impl Handler<PolicyArrived> for Membership {
+    type Result = bool;
+
+    fn handle(&mut self, arrived: PolicyArrived, ctx: &mut Self::Context) -> bool {
+        self.take_policy(&arrived.text, arrived.is_newest, ctx)
+    }
+}
+
+impl Handler<BrokerHappened> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, BrokerHappened(event): BrokerHappened, _: &mut Self::Context) {
+        match event {
+            BrokerEvent::Connected => {
+                for trouble in
+                    [Trouble::LoginRefused, Trouble::Tls, Trouble::BrokerFull, Trouble::NotPermitted]
+                {
+                    self.clear(trouble);
+                }
+            }
+            BrokerEvent::LoginRefused => {
+                let text = "the broker refuses the login; see fleet.credentials and the agent's enrolment";
+                self.raise(Trouble::LoginRefused, text.to_owned());
+            }
+            BrokerEvent::TlsFailed(why) => {
+                self.raise(Trouble::Tls, format!("no TLS connection to the broker: {why}"));
+            }
+            BrokerEvent::BrokerFull(words) => {
+                self.raise(Trouble::BrokerFull, format!("the broker takes no more connections: {words}"));
+            }
+            BrokerEvent::PermissionViolation(what) => {
+                let text = format!("the broker does not permit what the agent needs: {what}");
+                self.raise(Trouble::NotPermitted, text);
+            }
+            BrokerEvent::Disconnected
+            | BrokerEvent::Closed
+            | BrokerEvent::SlowConsumer(_)
+            | BrokerEvent::BrokerStops
+            | BrokerEvent::Problem(_) => {}
+        }
+    }
+}
+
+impl Handler<OtherWriter> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, OtherWriter(is_twice): OtherWriter, _: &mut Self::Context) {
+        if is_twice {
+            self.beats_alone = 0;
+            let text = format!(
+                "another host writes as {}: a clone, a snapshot that was put back, or a stolen key; give each host a \
+                 key of its own",
+                self.section.agent
+            );
+            self.raise(Trouble::RunsTwice, text);
+        } else {
+            self.beats_alone = self.beats_alone.saturating_add(1);
+            if self.beats_alone >= QUIET_BEATS {
+                self.clear(Trouble::RunsTwice);
+            }
+        }
+    }
+}
+
+impl Handler<ReplayBroken> for Membership {
+    type Result = ();
+
+    #[expect(clippy::disallowed_methods, reason = "the last message of a membership")]
+    fn handle(&mut self, ReplayBroken(problem): ReplayBroken, ctx: &mut Self::Context) {
+        self.link.do_send(Ended { number: self.number, problem });
+        ctx.stop();
+    }
+}
+
+impl Handler<LookAtFacts> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, LookAtFacts(config): LookAtFacts, ctx: &mut Self::Context) {
+        self.config = config;
+        self.renew_facts(ctx);
+    }
+}
+
+impl Handler<Leave> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, _: Leave, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<GetMemberStatus> for Membership {
+    type Result = MessageResult<GetMemberStatus>;
+
+    fn handle(
+        &mut self,
+        GetMemberStatus(mut status): GetMemberStatus,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let alerts = self.alerts.borrow();
+        let policy = self.policy.borrow();
+        status.connected = self.uplink.is_up();
+        status.key = Some(self.key.public_key().text());
+        status.alerts_sent = alerts.acknowledged;
+        status.alerts_waiting = self.recorded.borrow().saturating_sub(alerts.acknowledged);
+        status.running = self.running.len() as u64;
+        status.waiting = self.waiting.len() as u64;
+        status.policy_version = policy.as_ref().map(|policy| policy.version());
+        status.problem = self.troubles.text().or_else(|| match policy.as_deref() {
+            _ if !status.connected => {
+                Some(format!("no broker is connected ({})", self.section.urls.join(", ")))
+            }
+            None => Some("there is no policy, every action is refused".to_owned()),
+            Some(policy) if policy.is_expired(now()) => {
+                Some(format!("policy {} is past its date; it stays in force", policy.version()))
+            }
+            Some(_) => alerts.problem.clone(),
+        });
+        MessageResult(status)
+    }
 }

@@ -1,67 +1,85 @@
-//! Shows the fleet that this host is there, and what it is: a task of its own.
+//! Shows the fleet that this host is there, where it listens, and what it is: a task of its own.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use actix::Addr;
 use slog::{Logger, debug};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::Purpose;
-use vigie_fleet::broker::kv;
+use vigie_fleet::broker::connection::draw;
+use vigie_fleet::broker::stored::{self, StoredError};
 use vigie_fleet::facts::Facts;
+use vigie_fleet::heartbeat::{Heartbeat, Life, VERSION};
 use vigie_fleet::subjects;
 
+use super::alert_sender::Progress;
+use super::membership::{Membership, OtherWriter};
 use super::uplink::Uplink;
 use vigie_protocol::error_chain::ErrorChain;
 
 /// Time between two signs of life is drawn from this range, so that the hosts of a fleet do not speak all at once.
-const BEAT_SECONDS: (u64, u64) = (60, 84);
+const BEAT: std::ops::Range<Duration> = Duration::from_secs(60)..Duration::from_secs(84);
 
-/// How often facts are shown even when they are the same: a bucket that was lost fills again.
-const FACTS_EVERY: Duration = Duration::from_secs(3600);
+/// Every so many signs of life the agent looks for what it may have missed all the same: about every 15 minutes.
+const LOOK_EVERY: u32 = 12;
 
-/// Pause before facts that were not stored are sent again.
+/// Pause before a sign of life that was not stored is sent again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What the task works with.
 pub(super) struct Presence {
     pub(super) log: Logger,
+    pub(super) membership: Addr<Membership>,
     pub(super) key: Arc<AgentKey>,
     pub(super) uplink: Uplink,
+    /// Secret token of the subject that the agent listens on.
+    pub(super) live: String,
+    pub(super) life: Life,
     /// The facts as they are now.
     pub(super) facts: watch::Receiver<Arc<Facts>>,
+    /// How far alerts are sent.
+    pub(super) alerts: watch::Receiver<Progress>,
+    /// Told when it is time to look for what somebody asked who did not know of the newest sign of life.
+    pub(super) shown: Arc<Notify>,
 }
 
 impl Presence {
     /// Shows until the task is aborted.
     pub(super) async fn run(mut self) {
         let mut connection = 0;
-        let mut next_beat = Instant::now();
-        let mut next_facts = Instant::now();
+        // Number of our own newest message, when nobody else can have written since.
+        let mut last = None;
+        let mut beats = 0;
+        let mut next = Instant::now();
         loop {
             let Some(number) = self.uplink.up().await else { return };
-            let now = Instant::now();
             if number != connection {
-                // Whoever watches learns at once that the host is back.
-                (connection, next_beat, next_facts) = (number, now, now);
+                // Whoever watches learns at once that the host is back. The broker may have lost its last seconds.
+                (connection, last, beats, next) = (number, None, 0, Instant::now());
             }
-            if now >= next_facts {
-                next_facts = now + if self.show_facts().await { FACTS_EVERY } else { RETRY };
-            }
-            if now >= next_beat {
-                self.beat().await;
-                next_beat = now + beat_pause(draw());
+            if Instant::now() >= next {
+                let stored = self.show(last).await;
+                next = Instant::now() + if stored.is_some() { beat_pause(draw()) } else { RETRY };
+                last = stored;
+                if stored.is_some() {
+                    // After the first of a connection it is known where the agent listens: what was sent to where it
+                    // listened before is found in the stream.
+                    if beats % LOOK_EVERY == 0 {
+                        self.shown.notify_one();
+                    }
+                    beats = beats.wrapping_add(1);
+                }
             }
             tokio::select! {
-                () = sleep_until(next_beat.min(next_facts)) => {}
+                () = sleep_until(next) => {}
                 changed = self.facts.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    next_facts = Instant::now();
+                    next = Instant::now();
                 }
                 stands = self.uplink.changed() => {
                     if !stands {
@@ -72,43 +90,50 @@ impl Presence {
         }
     }
 
-    async fn show_facts(&mut self) -> bool {
-        let facts = self.facts.borrow_and_update().clone();
-        let subject = subjects::facts(&facts.agent);
-        let sealed = serde_json::to_string(&*facts)
+    /// Stores a sign of life; its number. When somebody else wrote after our last one, another host has our name.
+    async fn show(&mut self, last: Option<u64>) -> Option<u64> {
+        let subject = subjects::facts(&self.facts.borrow_and_update().agent);
+        let payload = self.payload(false)?;
+        let client = &self.uplink.client;
+        let mut result = match last {
+            Some(last) => stored::store_after(client, &subject, last, &payload).await,
+            None => stored::store(client, &subject, &payload).await,
+        };
+        let is_twice = matches!(&result, Err(error) if error.is_other_writer());
+        if is_twice || (last.is_some() && result.is_ok()) {
+            self.membership.send(OtherWriter(is_twice)).await.ok();
+        }
+        if is_twice {
+            result = stored::store(client, &subject, &self.payload(true)?).await;
+        }
+        result
+            .inspect_err(|error: &StoredError| {
+                debug!(self.log, "sign of life is not stored"; "error" => %ErrorChain(error));
+            })
+            .ok()
+    }
+
+    /// The sealed sign of life.
+    fn payload(&self, twice: bool) -> Option<Vec<u8>> {
+        let heartbeat = Heartbeat {
+            v: VERSION,
+            sent: super::now(),
+            live: self.live.clone(),
+            life: self.life.clone(),
+            twice,
+            alerts: self.alerts.borrow().head.clone(),
+            facts: (**self.facts.borrow()).clone(),
+        };
+        let sealed = serde_json::to_string(&heartbeat)
             .map_err(|error| error.to_string())
             .and_then(|text| self.key.seal(Purpose::Facts, text).map_err(|error| error.to_string()))
             .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()));
-        match sealed {
-            Ok(payload) => match kv::put(&self.uplink.jetstream, &subject, payload.into()).await {
-                Ok(_) => true,
-                Err(error) => {
-                    debug!(self.log, "facts are not stored"; "error" => %ErrorChain(&error));
-                    false
-                }
-            },
-            Err(error) => {
-                debug!(self.log, "facts cannot be sealed"; "error" => error);
-                false
-            }
-        }
-    }
-
-    /// Not acknowledged: a sign of life that is lost is followed by another.
-    async fn beat(&self) {
-        let subject = subjects::presence(&self.facts.borrow().agent);
-        self.uplink.jetstream.client().publish(subject, Bytes::new()).await.ok();
+        sealed.inspect_err(|error| debug!(self.log, "facts cannot be sealed"; "error" => error)).ok()
     }
 }
 
-/// A number drawn evenly. The standard library's hasher keys are random, which is enough to spread beats.
-fn draw() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-fn beat_pause(drawn: u64) -> Duration {
-    let (from, to) = BEAT_SECONDS;
-    Duration::from_millis(from * 1000 + drawn % ((to - from) * 1000))
+fn beat_pause(drawn: f64) -> Duration {
+    BEAT.start + (BEAT.end - BEAT.start).mul_f64(drawn.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -119,15 +144,12 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Signs of life and facts together are at most one message a minute, and a host does not look gone because one
-        /// sign of life is lost.
+        /// An idle agent sends at most one message a minute, and a host does not look gone because one sign of life is
+        /// lost.
         #[test]
-        fn an_idle_agent_sends_at_most_one_message_a_minute(drawn in prop::collection::vec(any::<u64>(), 200)) {
+        fn an_idle_agent_sends_at_most_one_message_a_minute(drawn in prop::collection::vec(0.0..=1.0, 2..200)) {
             let beats: Duration = drawn.iter().map(|drawn| beat_pause(*drawn)).sum();
-            let facts = beats.as_secs() / FACTS_EVERY.as_secs() + 1;
-            let minutes = beats.as_secs() / 60;
-
-            prop_assert!(drawn.len() as u64 + facts <= minutes, "{} messages in {minutes} minutes", drawn.len());
+            prop_assert!(drawn.len() as u64 <= beats.as_secs() / 60, "{} in {beats:?}", drawn.len());
             for two in drawn.windows(2) {
                 prop_assert!(two.iter().map(|drawn| beat_pause(*drawn)).sum::<Duration>() < PRESENCE_AGE);
             }

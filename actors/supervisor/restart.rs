@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use vigie_config::model::RestartSection;
@@ -37,7 +38,38 @@ pub struct RestartHistory {
     breaker_open: bool,
 }
 
+/// A history as it outlives the agent: a crash loop does not begin anew because the agent did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptHistory {
+    /// Milliseconds from each death to the moment in which this was written.
+    deaths_ms_ago: Vec<u64>,
+    attempt: u32,
+    breaker_open: bool,
+}
+
 impl RestartHistory {
+    /// The history as of `now`; nothing when there is nothing to remember.
+    #[must_use]
+    pub fn keep(&self, now: Instant) -> Option<KeptHistory> {
+        let ago = |death: &Instant| u64::try_from(now.duration_since(*death).as_millis()).unwrap_or(u64::MAX);
+        let kept = KeptHistory {
+            deaths_ms_ago: self.deaths.iter().map(ago).collect(),
+            attempt: self.attempt,
+            breaker_open: self.breaker_open,
+        };
+        (kept.attempt > 0 || kept.breaker_open).then_some(kept)
+    }
+
+    /// The history that was kept `elapsed` before `now`, with the newest `most` deaths.
+    #[must_use]
+    pub fn restore(kept: &KeptHistory, elapsed: Duration, most: usize, now: Instant) -> Self {
+        let surplus = kept.deaths_ms_ago.len().saturating_sub(most);
+        let times = kept.deaths_ms_ago.iter().skip(surplus);
+        let deaths =
+            times.filter_map(|&ago| now.checked_sub(Duration::from_millis(ago).checked_add(elapsed)?));
+        Self { deaths: deaths.collect(), attempt: kept.attempt, breaker_open: kept.breaker_open }
+    }
+
     /// Decides about a life of `lifetime` that ended `now`. `jitter` is drawn evenly from 0 to 1.
     pub fn died(
         &mut self,
@@ -131,6 +163,28 @@ mod tests {
         assert_eq!(half_open, Verdict::Failed { retry_after: POLICY.breaker_retry });
         assert!(matches!(healthy, Verdict::Restart { .. }));
         assert!(!history.is_breaker_open());
+    }
+
+    #[test]
+    fn a_history_outlives_the_agent() {
+        let now = Instant::now() + Duration::from_secs(1_000);
+        let mut history = RestartHistory::default();
+        for second in 0..4 {
+            history.died(&POLICY, now + Duration::from_secs(second), Duration::ZERO, 0.0);
+        }
+        let written = now + Duration::from_secs(4);
+        let kept = history.keep(written).unwrap();
+        let kept: KeptHistory = serde_json::from_str(&serde_json::to_string(&kept).unwrap()).unwrap();
+
+        let later = written + Duration::from_secs(10);
+        let mut restored = RestartHistory::restore(&kept, Duration::from_secs(10), 5, later);
+
+        assert_eq!(restored.deaths, history.deaths);
+        let fifth = restored.died(&POLICY, later, Duration::ZERO, 0.0);
+        assert_eq!(fifth, Verdict::Failed { retry_after: POLICY.breaker_retry });
+        assert_eq!(RestartHistory::default().keep(now), None);
+        let cut = RestartHistory::restore(&kept, Duration::MAX, 2, later);
+        assert!(cut.deaths.len() <= 2);
     }
 
     proptest! {

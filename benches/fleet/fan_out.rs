@@ -2,28 +2,26 @@
 //! the signature of whoever asks to the last answer.
 //!
 //! Both go to the same agents over the same connections with the same rights, in turns. A raw request has 2 KiB, and
-//! each agent answers at once with 256 bytes that nobody stores. An action goes through the stream of actions;
-//! each agent decides by the code of real agents (signature, policy, target, what it has run), seals its answer,
-//! and publishes it with a message id into the stream of answers, from which the client reads it in order. Real
+//! each agent answers at once with 256 bytes that nobody stores. An action is stored and sent to each agent; each
+//! decides by the code of real agents (signature, policy, target, what it has run), seals its answer, and stores it
+//! in the stream of answers; the client takes it as it comes. Real
 //! agents store a sealed record for the auditors as well; what that takes at the same moment is shown beside it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::Subscriber;
-use async_nats::jetstream::consumer::{DeliverPolicy, push};
-use futures_util::StreamExt;
 use tokio::time::{Instant, timeout};
 use vigie_fleet::agent_key::{AgentPublicKey, open};
 use vigie_fleet::answer::{Purpose, Sealed};
-use vigie_fleet::broker::kv;
+use vigie_fleet::broker::client::Subscription;
+use vigie_fleet::broker::stored;
 use vigie_fleet::collect::{Collector, SealProblem, Taken};
-use vigie_fleet::subjects::{ACTION_ALL, RESULTS, answers_to};
+use vigie_fleet::subjects::answers_to;
 use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{ALICE, Fleet, People, action, envelope};
-use crate::simulator::{Counts, RAW_REQUEST, name};
+use crate::simulator::{Counts, RAW, RAW_REQUEST, RAW_SLOT, name};
 use crate::simulators::Simulators;
 use crate::{BenchResult, PATIENCE, Size};
 
@@ -58,8 +56,9 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
     let connected_broker = fleet.broker_mib()?;
     let keys = enrolled(&simulators);
     let resident_kib = simulators.counts().await?.resident_kib;
-    let mut raw_answers = fleet.investigator.client.subscribe("vigie.res.raw.*").await?;
-    fleet.investigator.client.flush().await?;
+    let names: Vec<AgentId> = (0..size.agents).map(name).collect();
+    let mut raw_answers = fleet.investigator.client.subscribe(&format!("vigie.res.{RAW_SLOT}.*"))?;
+    fleet.investigator.client.flush(PATIENCE).await?;
 
     let (mut raw, mut collected, mut verified) = (Vec::new(), Vec::new(), Vec::new());
     let (mut audited_collected, mut audited_verified) = (Vec::new(), Vec::new());
@@ -67,15 +66,15 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
     // The first round fills caches and pools on all sides and is not counted.
     for round in 0..=size.rounds {
         report.progress(&format!("  round {round} of {}", size.rounds));
-        let (count, time) = ask_raw(&fleet, &mut raw_answers, agents).await?;
+        let (count, time) = ask_raw(&fleet, &mut raw_answers, &names).await?;
         simulators.audit(false).await?;
-        let (count_collected, time_collected) = ask(&fleet, &mut simulators, agents, None).await?;
-        let (count_verified, time_verified) = ask(&fleet, &mut simulators, agents, Some(&keys)).await?;
+        let (count_collected, time_collected) = ask(&fleet, &mut simulators, &names, None).await?;
+        let (count_verified, time_verified) = ask(&fleet, &mut simulators, &names, Some(&keys)).await?;
         simulators.audit(true).await?;
         let (count_audited_collected, time_audited_collected) =
-            ask(&fleet, &mut simulators, agents, None).await?;
+            ask(&fleet, &mut simulators, &names, None).await?;
         let (count_audited_verified, time_audited_verified) =
-            ask(&fleet, &mut simulators, agents, Some(&keys)).await?;
+            ask(&fleet, &mut simulators, &names, Some(&keys)).await?;
         let counts =
             [count, count_collected.min(count_audited_collected), count_verified.min(count_audited_verified)];
         for (fewest, count) in fewest.iter_mut().zip(counts) {
@@ -133,11 +132,16 @@ pub(crate) async fn measure_multiplexed(
     report: &mut Report,
 ) -> BenchResult<()> {
     let agents = u64::from(size.multiplexed_agents);
-    let mut raw_answers = fleet.investigator.client.subscribe("vigie.res.raw.*").await?;
-    fleet.investigator.client.flush().await?;
+    // They share connections with an administrator's rights, in the fleet's account.
+    let client = &fleet.administrator.client;
+    let mut raw_answers = client.subscribe(&format!("vigie.res.{RAW_SLOT}.*"))?;
+    client.flush(PATIENCE).await?;
     let (mut times, mut fewest) = (Vec::new(), agents);
     for round in 0..=size.rounds {
-        let (count, time) = ask_raw(fleet, &mut raw_answers, agents).await?;
+        let began = Instant::now();
+        client.send(RAW_REQUEST, &[RAW; REQUEST_BYTES]).await?;
+        let count = count_raw(&mut raw_answers, agents).await;
+        let time = began.elapsed();
         fewest = fewest.min(count);
         if round > 0 {
             times.push(time.as_secs_f64());
@@ -167,13 +171,20 @@ pub(crate) async fn no_problems(simulators: &mut Simulators) -> BenchResult<()> 
     if problems.is_empty() { Ok(()) } else { Err(format!("the broker complains: {problems:?}").into()) }
 }
 
-/// Sends a raw request and counts the answers; with the time to the last one.
-async fn ask_raw(fleet: &Fleet, answers: &mut Subscriber, agents: u64) -> BenchResult<(u64, Duration)> {
-    let client = &fleet.investigator.client;
-    let request = vec![b'x'; REQUEST_BYTES];
+/// Sends a raw request to each agent and counts the answers; with the time to the last one.
+async fn ask_raw(
+    fleet: &Fleet,
+    answers: &mut Subscription,
+    agents: &[AgentId],
+) -> BenchResult<(u64, Duration)> {
     let began = Instant::now();
-    client.publish(RAW_REQUEST, request.into()).await?;
-    client.flush().await?;
+    let (told, count) =
+        tokio::join!(fleet.tell(agents, &[RAW; REQUEST_BYTES]), count_raw(answers, agents.len() as u64));
+    told?;
+    Ok((count, began.elapsed()))
+}
+
+async fn count_raw(answers: &mut Subscription, agents: u64) -> u64 {
     let mut count = 0;
     let counting = async {
         while count < agents && answers.next().await.is_some() {
@@ -182,17 +193,17 @@ async fn ask_raw(fleet: &Fleet, answers: &mut Subscriber, agents: u64) -> BenchR
     };
     // What is missing after that is told by the count.
     let _ = timeout(PATIENCE, counting).await;
-    Ok((count, began.elapsed()))
+    count
 }
 
 /// Signs and sends an action and collects the answers; with `keys`, only those with a good seal count.
 async fn ask(
     fleet: &Fleet,
     simulators: &mut Simulators,
-    agents: u64,
+    names: &[AgentId],
     keys: Option<&Keys>,
 ) -> BenchResult<(u64, Duration)> {
-    let audited = simulators.audited();
+    let (audited, agents) = (simulators.audited(), names.len() as u64);
     let action =
         action(r#"os == "linux" && (tag.env in ["prod", "test", "stage", "dev"] || hostname ~ "web-*")"#)?;
     let id: ActionId = serde_json::from_value(action["id"].clone())?;
@@ -201,29 +212,23 @@ async fn ask(
 
     let began = Instant::now();
     let envelope = envelope(&action, &[ALICE])?;
-    let jetstream = &fleet.investigator.jetstream;
-    let config = push::OrderedConfig {
-        deliver_subject: fleet.investigator.client.new_inbox(),
-        filter_subject: answers_to(&id),
-        deliver_policy: DeliverPolicy::All,
-        ..push::OrderedConfig::default()
-    };
-    let consumer = jetstream.create_consumer_on_stream(config, RESULTS).await?;
-    let mut messages = consumer.messages().await?;
-    kv::put(jetstream, ACTION_ALL, envelope.into()).await?;
+    let client = &fleet.investigator.client;
+    let mut messages = client.subscribe(&answers_to(&id))?;
+    stored::store(client, "vigie.ask.alice", &envelope).await?;
     let mut collector = Collector::new(id);
     let mut count = 0;
     let collecting = async {
         while count < agents {
             let Some(message) = messages.next().await else { break };
-            let message = message?;
             let taken = collector
                 .take(&message.subject, &message.payload, |agent, sealed| check(agent, sealed, keys))?;
             count += u64::from(matches!(taken, Taken::Complete { .. }));
         }
         BenchResult::Ok(())
     };
-    match timeout(PATIENCE, collecting).await {
+    let (told, collected) = tokio::join!(fleet.tell(names, &envelope), timeout(PATIENCE, collecting));
+    told?;
+    match collected {
         Ok(result) => result?,
         // What is missing is told by the count.
         Err(_) => return Ok((count, began.elapsed())),

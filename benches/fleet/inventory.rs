@@ -5,12 +5,12 @@
 //! as well; that is measured beside it, with keys that the client has from before.
 
 use tokio::time::Instant;
-use vigie_fleet::agent_key::open;
-use vigie_fleet::answer::{Purpose, Sealed};
-use vigie_fleet::broker::kv;
+use vigie_fleet::answer::Sealed;
+use vigie_fleet::broker::stored::{self, Entry};
 use vigie_fleet::facts::Facts;
+use vigie_fleet::heartbeat::Heartbeat;
 use vigie_fleet::predicate::Target;
-use vigie_fleet::subjects::KV_AGENTS;
+use vigie_fleet::subjects::{self, FACTS};
 use vigie_protocol::names::AgentId;
 
 use crate::fan_out::{self, Keys, SHARED_CONNECTIONS, enrolled, no_problems};
@@ -21,9 +21,6 @@ use crate::{BenchResult, LOOK_AGAIN, PATIENCE, Size};
 
 /// Seconds that reading and evaluating the whole inventory may take.
 const SECONDS: f64 = 1.0;
-
-/// Every agent's facts in the bucket.
-const EVERY_AGENT: &str = "$KV.agents.*";
 
 /// True for a quarter of the simulated agents.
 const TARGET: &str =
@@ -43,22 +40,18 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
     let storing = began.elapsed();
     no_problems(&mut simulators).await?;
     let keys = enrolled(&simulators);
-    let (mut read, mut evaluated, mut verified) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut reads, mut evaluated, mut verified) = (Vec::new(), Vec::new(), Vec::new());
     let mut bytes = 0;
     let mut found = Found { facts: agents, matches: agents / 4 };
     for round in 0..=size.rounds {
         let began = Instant::now();
-        bytes = 0;
-        kv::read_all(&fleet.investigator.jetstream, KV_AGENTS, EVERY_AGENT, |entry| {
-            bytes += entry.value.len()
-        })
-        .await?;
+        bytes = read(&fleet, &keys).await?.iter().map(|entry| entry.value.len()).sum();
         let reading = began.elapsed();
         let began = Instant::now();
-        let plain = read_and_evaluate(&fleet, None).await?;
+        let plain = read_and_evaluate(&fleet, &keys, false).await?;
         let evaluating = began.elapsed();
         let began = Instant::now();
-        let checked = read_and_evaluate(&fleet, Some(&keys)).await?;
+        let checked = read_and_evaluate(&fleet, &keys, true).await?;
         let verifying = began.elapsed();
         if plain != checked {
             return Err(format!("with seals {checked:?}, without {plain:?}").into());
@@ -68,7 +61,7 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
             return Err(format!("{plain:?} instead of {found:?}").into());
         }
         if round > 0 {
-            read.push(reading.as_secs_f64());
+            reads.push(reading.as_secs_f64());
             evaluated.push(evaluating.as_secs_f64());
             verified.push(verifying.as_secs_f64());
         }
@@ -78,7 +71,7 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
     };
     report.add(row("size of an entry", bytes as f64 / agents as f64, "bytes"));
     report.add(row("stored after", storing.as_secs_f64(), "s"));
-    report.add(row("read from the broker", median(&mut read), "s"));
+    report.add(row("read from the broker", median(&mut reads), "s"));
     report.add(row("read and evaluated", median(&mut evaluated), "s").goal(Goal::AtMost(SECONDS)));
     report.add(row("read and evaluated, every seal verified", median(&mut verified), "s"));
     let what = "facts evaluated, fewest of a round";
@@ -91,7 +84,9 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
 async fn stored(fleet: &Fleet, entries: u64) -> BenchResult<()> {
     let began = Instant::now();
     loop {
-        let found = fleet.administrator.jetstream.get_stream(KV_AGENTS).await?.cached_info().state.messages;
+        let subject = format!("$JS.API.STREAM.INFO.{FACTS}");
+        let info = stored::api(&fleet.administrator.client, &subject, &serde_json::Value::Null).await?;
+        let found = info["state"]["messages"].as_u64().unwrap_or(0);
         if found == entries {
             return Ok(());
         }
@@ -110,24 +105,30 @@ struct Found {
     matches: u64,
 }
 
-async fn read_and_evaluate(fleet: &Fleet, keys: Option<&Keys>) -> BenchResult<Found> {
+/// The newest heartbeat of each agent, asked for by its name as a client does.
+async fn read(fleet: &Fleet, keys: &Keys) -> BenchResult<Vec<Entry>> {
+    Ok(stored::newest(&fleet.investigator.client, FACTS, keys.keys().map(subjects::facts)).await?)
+}
+
+async fn read_and_evaluate(fleet: &Fleet, keys: &Keys, verified: bool) -> BenchResult<Found> {
     let target = Target::parse(TARGET)?;
     let mut found = Found { facts: 0, matches: 0 };
-    kv::read_all(&fleet.investigator.jetstream, KV_AGENTS, EVERY_AGENT, |entry| {
-        let Some(facts) = facts(&entry, keys) else { return };
+    for entry in read(fleet, keys).await? {
+        let Some(facts) = facts(&entry, keys, verified) else { continue };
         found.facts += 1;
         found.matches += u64::from(target.matches(&facts));
-    })
-    .await?;
+    }
     Ok(found)
 }
 
 /// The facts of an entry, if it is what its agent stores.
-fn facts(entry: &kv::Entry, keys: Option<&Keys>) -> Option<Facts> {
-    let agent: AgentId = entry.subject.strip_prefix("$KV.agents.")?.parse().ok()?;
-    let sealed: Sealed = serde_json::from_slice(&entry.value).ok()?;
-    if let Some(keys) = keys {
-        open(&sealed, Purpose::Facts, keys.get(&agent)?).ok()?;
+fn facts(entry: &Entry, keys: &Keys, verified: bool) -> Option<Facts> {
+    let agent: AgentId = subjects::last_name(&entry.subject)?;
+    if verified {
+        return Some(Heartbeat::open(&entry.value, &agent, keys.get(&agent)?).ok()?.facts);
     }
-    Facts::from_json(sealed.text.as_bytes()).ok().filter(|facts| facts.agent == agent)
+    let sealed: Sealed = serde_json::from_slice(&entry.value).ok()?;
+    let heartbeat: Heartbeat = serde_json::from_str(&sealed.text).ok()?;
+    heartbeat.facts.check().ok()?;
+    Some(heartbeat.facts).filter(|facts| facts.agent == agent)
 }

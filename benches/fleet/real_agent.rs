@@ -7,12 +7,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::jwt::Role;
-use vigie_fleet::broker::kv;
-use vigie_fleet::subjects::POLICY;
+use vigie_fleet::broker::stored;
+use vigie_fleet::subjects::POLICY_SUBJECT;
 
 use crate::agent_process::AgentProcess;
 use crate::report::{Goal, Measure, Report, median};
@@ -37,7 +36,7 @@ struct Rest {
 pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> {
     let fleet = Fleet::start(&People::new(), &[]).await?;
     let policy = serde_json::to_vec(fleet.policy())?;
-    kv::put(&fleet.administrator.jetstream, POLICY, policy.into()).await?;
+    stored::store(&fleet.administrator.client, POLICY_SUBJECT, &policy).await?;
     fs::create_dir_all(fleet.directory())?;
 
     let (mut plain, mut member) = (Vec::new(), Vec::new());
@@ -137,8 +136,8 @@ async fn messages(
     joined(&agent).await?;
     // What it says when it arrives is over.
     sleep(Duration::from_secs(5)).await;
-    let mut everything = fleet.administrator.client.subscribe(">").await?;
-    fleet.administrator.client.flush().await?;
+    let mut everything = fleet.administrator.client.subscribe(">")?;
+    fleet.administrator.client.flush(PATIENCE).await?;
     let mut messages = BTreeMap::new();
     let counting = async {
         while let Some(message) = everything.next().await {

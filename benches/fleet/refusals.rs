@@ -7,7 +7,6 @@
 use serde_json::{Value, json};
 use vigie_fleet::action::{Envelope, MAX_ENVELOPE_BYTES, NAMESPACE};
 use vigie_fleet::policy::MAX_WINDOW_SECONDS;
-use vigie_fleet::subjects::ACTION_ALL;
 
 use crate::fan_out::no_problems;
 use crate::report::{Goal, Measure, Report};
@@ -104,12 +103,11 @@ struct Test<'r> {
 impl Test<'_> {
     /// Sends an action and waits until every agent has decided; what happened before and what has happened since.
     async fn send(&self, simulators: &mut Simulators, case: &Case) -> BenchResult<(Counts, Counts)> {
-        let client = &self.fleet.administrator.client;
         let before = simulators.counts().await?;
         let decided = |counts: &Counts| counts.ran + counts.refused.values().sum::<u64>();
         let awaited = decided(&before) + self.agents;
-        client.publish(ACTION_ALL, case.envelope.clone().into()).await?;
-        client.flush().await?;
+        let names: Vec<_> = (0..u32::try_from(self.agents)?).map(crate::simulator::name).collect();
+        self.fleet.tell(&names, &case.envelope).await?;
         let after = simulators.until(case.what, |counts| decided(counts) >= awaited).await?;
         Ok((before, after))
     }

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use async_nats::jetstream::stream::Config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -13,13 +12,14 @@ use vigie_fleet::action::{Envelope, NAMESPACE};
 use vigie_fleet::broker::connection::{BrokerEvent, Connection, connect};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings};
+use vigie_fleet::broker::stored;
 use vigie_fleet::broker::streams::{self, StreamSizes};
 use vigie_fleet::policy::{self, PolicyDocument, Roots, SignedPolicy};
 use vigie_fleet::signature::SigningKey;
-use vigie_fleet::subjects::{ACTION_ALL, ACTIONS, RESULTS, answers_to};
-use vigie_protocol::names::ActionId;
+use vigie_fleet::subjects::{self, RESULTS, answers_to};
+use vigie_protocol::names::{ActionId, AgentId};
 
-use crate::simulator::Start;
+use crate::simulator::{LIVE, RAW_SLOT, Start};
 use crate::{BenchResult, work_root};
 
 /// Name of the fleet.
@@ -117,26 +117,31 @@ impl Fleet {
         };
         let administrator = user(Role::Administrator, "root").await?;
         let investigator = user(Role::Investigator, "alice").await?;
-        streams::ensure(&administrator.jetstream, &StreamSizes::default()).await?;
+        streams::ensure(&administrator.client, &StreamSizes::default()).await?;
         let policy = signed_policy(&policy_document(people, revoked)?)?;
         let fleet =
             Self { broker, administrator, investigator, _events: events, roots: roots(), policy, directory };
-        // Raw requests use subjects that agents may use too, and must not be stored.
-        fleet.store_only(ACTIONS, &[ACTION_ALL.to_owned(), "vigie.act.a.*".to_owned()]).await?;
-        fleet.store_only(RESULTS, &[answers_to(&ActionId::from_random([0; 16]))]).await?;
+        // Raw answers use a subject of answers, and must not be stored.
+        fleet.store_answers_to(&ActionId::from_random([1; 16])).await?;
         Ok(fleet)
-    }
-
-    async fn store_only(&self, stream: &str, subjects: &[String]) -> BenchResult<()> {
-        let jetstream = &self.administrator.jetstream;
-        let found = jetstream.get_stream(stream).await?.cached_info().config.clone();
-        jetstream.update_stream(Config { subjects: subjects.to_vec(), ..found }).await?;
-        Ok(())
     }
 
     /// Makes the stream of answers take those to this action.
     pub(crate) async fn store_answers_to(&self, action: &ActionId) -> BenchResult<()> {
-        self.store_only(RESULTS, &[answers_to(action)]).await
+        let client = &self.administrator.client;
+        let info = stored::api(client, &format!("$JS.API.STREAM.INFO.{RESULTS}"), &Value::Null).await?;
+        let mut config = info["config"].clone();
+        config["subjects"] = json!([answers_to(action)]);
+        stored::api(client, &format!("$JS.API.STREAM.UPDATE.{RESULTS}"), &config).await?;
+        Ok(())
+    }
+
+    /// Sends something to each of these agents at once.
+    pub(crate) async fn tell(&self, agents: &[AgentId], payload: &[u8]) -> BenchResult<()> {
+        for agent in agents {
+            self.investigator.client.send(&subjects::live(agent, LIVE), payload).await?;
+        }
+        Ok(self.investigator.client.flush(crate::PATIENCE).await?)
     }
 
     /// What simulators must know for so many agents.
@@ -194,11 +199,16 @@ pub(crate) fn action(target: &str) -> BenchResult<Value> {
     }))
 }
 
-/// An id that was not used before.
+/// An id that was not used before, of another slot than raw answers.
 pub(crate) fn fresh_id() -> BenchResult<ActionId> {
-    let mut bytes = [0; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(ActionId::from_random(bytes))
+    loop {
+        let mut bytes = [0; 16];
+        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        let id = ActionId::from_random(bytes);
+        if subjects::slot(&id) != RAW_SLOT {
+            return Ok(id);
+        }
+    }
 }
 
 /// The action's text with signatures by these keys.

@@ -30,8 +30,17 @@ use link::Link;
 /// The hidden argument with which the benchmark starts itself as a simulator.
 pub(crate) const ARGUMENT: &str = "simulate-agents";
 
-/// Subject on which agents answer at once, without looking at what they are asked. Agents may subscribe to groups.
-pub(crate) const RAW_REQUEST: &str = "vigie.act.g.raw";
+/// Subject on which agents that share connections answer at once, without looking at what they are asked.
+pub(crate) const RAW_REQUEST: &str = "vigie.live.raw.raw";
+
+/// A raw request to an agent with a connection of its own begins with this byte; an action is JSON.
+pub(crate) const RAW: u8 = b'x';
+
+/// Slot of the answers to raw requests, which nobody stores.
+pub(crate) const RAW_SLOT: u8 = 0;
+
+/// The secret of the subject on which each simulated agent listens.
+pub(crate) const LIVE: &str = "0123456789abcdef0123456789abcdef";
 
 /// Bytes of an answer to a raw request.
 const RAW_ANSWER_BYTES: usize = 256;
@@ -320,15 +329,15 @@ impl Simulator {
         let Some(agent) = self.links[place].agents.clone().nth(offset) else { return };
         let agent = &mut self.agents[agent];
         match kind {
-            link::Kind::Raw => {
-                let subject = format!("vigie.res.raw.{}", agent.facts.agent);
+            link::Kind::Live | link::Kind::Raw
+                if kind == link::Kind::Raw || payload.first() == Some(&RAW) =>
+            {
+                let subject = format!("vigie.res.{RAW_SLOT}.{}", agent.facts.agent);
                 protocol::publish(&mut self.out, &subject, None, &self.raw_answer);
                 self.counts.raw += 1;
             }
             link::Kind::Inbox => self.counts.acknowledged += 1,
-            // Each agent checks a policy that arrives; here all of the process have the one of the start.
-            link::Kind::Policy => {}
-            link::Kind::Action | link::Kind::OwnAction => match agent.take(payload, &self.around, now()) {
+            link::Kind::Raw | link::Kind::Live => match agent.take(payload, &self.around, now()) {
                 Ok(sent) => {
                     self.counts.ran += 1;
                     let id = &agent.facts.agent;
@@ -339,8 +348,7 @@ impl Simulator {
                     }
                     for message in sent.answer {
                         let subject = vigie_fleet::subjects::answer(&message.action, id);
-                        let message_id = format!("{}.{id}.{}", message.action, message.seq);
-                        protocol::store(&mut self.out, &subject, &reply, &message_id, &message.sealed);
+                        protocol::publish(&mut self.out, &subject, Some(&reply), &message.sealed);
                     }
                 }
                 Err(code) => match self.counts.refused.get_mut(code) {

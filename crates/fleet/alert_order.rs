@@ -1,11 +1,17 @@
 //! Puts the alerts of each agent in their order and tells which are missing. Pure; the time is passed in.
 //!
+//! Agents send an alert again when they do not know that the broker has it, so one can come twice: the number and the
+//! link ([`FleetAlert::link`]) say that it is the same. Another link under the same number, or an alert that does not
+//! follow on the one before it, was made by a second agent of the same identity: a cloned machine, a snapshot that
+//! was put back, or a stolen key.
+//!
 //! A broker that was killed can hold a later alert before an earlier one, which the agent sends again. Alerts
 //! behind a missing one wait a moment for it; after that the gap is told, and what still comes is told as late.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::answer::FleetAlert;
+use crate::heartbeat::AlertHead;
 use vigie_protocol::names::AgentId;
 
 /// Alerts of one agent that wait behind a missing one; beyond it the gap is told at once.
@@ -13,6 +19,9 @@ const MAX_WAITING: usize = 4096;
 
 /// Gaps of one agent that are remembered, to tell a late alert from one that comes twice.
 const MAX_GAPS: usize = 256;
+
+/// Links of an agent that are remembered, to know a second agent by an alert that comes again and differs.
+const MAX_LINKS: usize = 1024;
 
 /// What a reader of alerts is told, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +41,30 @@ pub enum Told {
         /// The agent says that it gave them up for want of room; otherwise nobody knows.
         given_up: bool,
     },
+    /// The first alerts of an agent are not at the broker any more: they are old, or were pushed out.
+    Gone {
+        /// Whose.
+        agent: AgentId,
+        /// Number of the last one that is not there.
+        last_seq: u64,
+    },
+    /// The newest alerts that the agent says the broker took are not there.
+    Cut {
+        /// Whose.
+        agent: AgentId,
+        /// Number of the first one.
+        first_seq: u64,
+        /// Number of the last one.
+        last_seq: u64,
+    },
+    /// Two agents bear this identity: there are two different alerts of one number, or one that does not follow on
+    /// the one before it.
+    Fork {
+        /// Which identity.
+        agent: AgentId,
+        /// From which number on they differ.
+        seq: u64,
+    },
 }
 
 /// The order of the alerts of all agents.
@@ -39,6 +72,8 @@ pub enum Told {
 pub struct AlertOrder {
     /// Milliseconds that alerts wait for one before them.
     patience: u64,
+    /// Whether reading begins at the first alert that the broker has: then what came before is missing.
+    from_start: bool,
     agents: HashMap<(AgentId, String), Sequence>,
 }
 
@@ -51,28 +86,66 @@ struct Sequence {
     /// Since when something waits, in milliseconds.
     since: u64,
     gaps: Vec<(u64, u64)>,
+    /// Links of the newest alerts that were told.
+    links: BTreeMap<u64, String>,
+    /// A fork was told; each further alert would tell it again.
+    forked: bool,
+    /// What is missing before the first alert is to be told.
+    until_first: bool,
 }
 
 impl AlertOrder {
     /// An order in which alerts wait `patience` milliseconds for those before them.
     #[must_use]
     pub fn new(patience: u64) -> Self {
-        Self { patience, agents: HashMap::new() }
+        Self { patience, from_start: false, agents: HashMap::new() }
+    }
+
+    /// The same where reading begins with the first alert that the broker has, so that those that are not there any
+    /// more are told.
+    #[must_use]
+    pub fn from_start(patience: u64) -> Self {
+        Self { from_start: true, ..Self::new(patience) }
+    }
+
+    /// Appends what an agent's own word about its newest alert shows to be missing at the end. After [`Self::finish`].
+    pub fn compare(&self, agent: &AgentId, head: &AlertHead, told: &mut Vec<Told>) {
+        let sequence = self.agents.get(&(agent.clone(), head.journal.clone()));
+        let next = sequence.and_then(|sequence| sequence.next).unwrap_or(1);
+        if next <= head.seq && (sequence.is_some() || self.from_start) {
+            told.push(Told::Cut { agent: agent.clone(), first_seq: next, last_seq: head.seq });
+        }
+        let link = sequence.and_then(|sequence| sequence.links.get(&head.seq));
+        if link.is_some_and(|link| *link != head.link) && !sequence.is_some_and(|sequence| sequence.forked) {
+            told.push(Told::Fork { agent: agent.clone(), seq: head.seq });
+        }
     }
 
     /// Takes an alert that came at `now` (milliseconds of any clock) and appends what can be told.
     pub fn take(&mut self, alert: FleetAlert, now: u64, told: &mut Vec<Told>) {
         let sequence = self.agents.entry((alert.agent.clone(), alert.journal.clone())).or_default();
         if sequence.next.is_some_and(|next| alert.seq < next) {
-            told.extend(sequence.was_missing(alert.seq).then_some(Told::Late(alert)));
+            if sequence.was_missing(alert.seq) {
+                told.push(Told::Late(alert));
+            } else if sequence.links.get(&alert.seq).is_some_and(|link| *link != alert.link()) {
+                sequence.fork(&alert, told);
+            }
+            return;
+        }
+        if sequence.waiting.get(&alert.seq).is_some_and(|waiting| waiting.link() != alert.link()) {
+            sequence.fork(&alert, told);
             return;
         }
         if sequence.waiting.is_empty() {
             sequence.since = now;
         }
         // Where reading begins in the middle nobody knows what came before; the first alert of all is known.
-        if sequence.next.is_none() && alert.seq == 1 {
-            sequence.next = Some(1);
+        if sequence.next.is_none() {
+            if alert.seq == 1 {
+                sequence.next = Some(1);
+            } else if self.from_start && sequence.waiting.is_empty() {
+                sequence.until_first = true;
+            }
         }
         sequence.waiting.entry(alert.seq).or_insert(alert);
         if sequence.tell(told) {
@@ -121,6 +194,7 @@ impl Sequence {
                 break;
             }
             let alert = entry.remove();
+            self.follow(&alert, told);
             if given_up {
                 let (agent, last_seq) = (alert.agent.clone(), seq - 1);
                 told.push(Told::Gap { agent, first_seq: next, last_seq, given_up: true });
@@ -144,8 +218,31 @@ impl Sequence {
             let agent = alert.agent.clone();
             told.push(Told::Gap { agent, first_seq: next, last_seq: seq - 1, given_up: false });
         }
+        if self.next.is_none() && self.until_first && seq > 1 && !covers(&alert.dropped, 1, seq - 1) {
+            told.push(Told::Gone { agent: alert.agent.clone(), last_seq: seq - 1 });
+        }
         self.next = Some(seq);
         self.tell(told);
+    }
+
+    /// Takes note of an alert that is about to be told, and tells when it does not follow on the one before it.
+    fn follow(&mut self, alert: &FleetAlert, told: &mut Vec<Told>) {
+        let before = alert.seq.checked_sub(1).and_then(|before| self.links.get(&before));
+        if let (Some(before), Some(previous)) = (before, &alert.previous)
+            && before != previous
+        {
+            self.fork(alert, told);
+        }
+        if self.links.len() == MAX_LINKS {
+            self.links.pop_first();
+        }
+        self.links.insert(alert.seq, alert.link());
+    }
+
+    fn fork(&mut self, alert: &FleetAlert, told: &mut Vec<Told>) {
+        if !std::mem::replace(&mut self.forked, true) {
+            told.push(Told::Fork { agent: alert.agent.clone(), seq: alert.seq });
+        }
     }
 
     /// Whether a number is in a gap; it is not any more afterwards.
@@ -180,6 +277,7 @@ mod tests {
             module: "watch".to_owned(),
             message: String::new(),
             dropped: Vec::new(),
+            previous: None,
         }
     }
 
@@ -233,6 +331,50 @@ mod tests {
     }
 
     #[test]
+    fn two_agents_of_one_identity_are_told_once() {
+        let agent: AgentId = "a".parse().unwrap();
+        let other = |seq| FleetAlert { message: "other".to_owned(), ..alert(seq) };
+        let fork = |seq| Told::Fork { agent: agent.clone(), seq };
+        // The same number with another content, whichever comes first.
+        let mut order = AlertOrder::new(1000);
+        let mut told = take_all(&mut order, &[1, 2], 0);
+        told.clear();
+        order.take(alert(2), 0, &mut told);
+        assert_eq!(told, [], "the same again is no fork");
+        for seq in [2, 1] {
+            order.take(other(seq), 0, &mut told);
+        }
+        assert_eq!(told, [fork(2)]);
+        // One that follows on another one than there is: a snapshot was put back.
+        let mut order = AlertOrder::new(1000);
+        let mut told = take_all(&mut order, &[1], 0);
+        told.clear();
+        order.take(FleetAlert { previous: Some(alert(1).link()), ..alert(2) }, 0, &mut told);
+        let reverted = FleetAlert { previous: Some(other(2).link()), ..alert(3) };
+        order.take(reverted.clone(), 0, &mut told);
+        assert_eq!(told[1..], [fork(3), Told::Alert(reverted)]);
+    }
+
+    #[test]
+    fn what_is_missing_at_either_end_is_told() {
+        let agent: AgentId = "a".parse().unwrap();
+        let mut order = AlertOrder::from_start(1000);
+        let mut told = take_all(&mut order, &[8, 9], 0);
+        order.finish(&mut told);
+        let head = |seq| AlertHead { journal: "j".to_owned(), seq, link: alert(seq).link() };
+        order.compare(&agent, &head(9), &mut told);
+        order.compare(&agent, &head(11), &mut told);
+
+        let gone = Told::Gone { agent: agent.clone(), last_seq: 7 };
+        let cut = Told::Cut { agent: agent.clone(), first_seq: 10, last_seq: 11 };
+        assert_eq!(told, [gone, Told::Alert(alert(8)), Told::Alert(alert(9)), cut]);
+        // All of them are gone.
+        told.clear();
+        AlertOrder::from_start(1).compare(&agent, &head(3), &mut told);
+        assert_eq!(told, [Told::Cut { agent, first_seq: 1, last_seq: 3 }]);
+    }
+
+    #[test]
     fn reading_from_the_middle_is_no_gap() {
         let mut order = AlertOrder::new(1000);
         let mut told = take_all(&mut order, &[8, 7], 0);
@@ -273,6 +415,7 @@ mod tests {
                     Told::Alert(alert) => prop_assert!(seen.insert(alert.seq)),
                     Told::Late(alert) => prop_assert!(missing.remove(&alert.seq) && seen.insert(alert.seq)),
                     Told::Gap { first_seq, last_seq, .. } => missing.extend(first_seq..=last_seq),
+                    other => prop_assert!(false, "{other:?}"),
                 }
             }
             let sent: std::collections::BTreeSet<u64> = seqs.iter().map(|(seq, _)| *seq).chain([1]).collect();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::Digest as _;
 
 use vigie_protocol::names::{ActionId, AgentId};
 
@@ -9,7 +10,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 pub const VERSION: u8 = 1;
 
 /// Most bytes of an answer's text in one message.
-pub const MAX_PART_BYTES: usize = 512 * 1024;
+pub const MAX_PART_BYTES: usize = 256 * 1024;
 
 /// A text and the signature of the agent that sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub enum Purpose {
     Answer,
     /// A [`FleetAlert`].
     Alert,
-    /// [`crate::facts::Facts`]
+    /// A [`crate::heartbeat::Heartbeat`].
     Facts,
     /// An [`AuditRecord`].
     Audit,
@@ -148,6 +149,34 @@ pub struct FleetAlert {
     /// Numbers just before this one that the agent gave up, because its disk allowance for alerts was used up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<(u64, u64)>,
+    /// The link of the alert that was recorded before this one; absent for the first, and when the agent does not know
+    /// it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+}
+
+impl FleetAlert {
+    /// A digest of what the alert says. The alert after it names it: two alerts of one number with different links, or
+    /// one that names another link, were made by two agents that bear one name.
+    #[must_use]
+    pub fn link(&self) -> String {
+        let mut hash = sha2::Sha256::new();
+        let seq = self.seq.to_string();
+        let texts = [
+            "vigie-alert-link@v1",
+            self.agent.as_str(),
+            &self.journal,
+            &seq,
+            &self.time,
+            &self.module,
+            &self.message,
+        ];
+        for text in texts {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        data_encoding::HEXLOWER.encode(&hash.finalize()[..16])
+    }
 }
 
 /// What an agent did with one action.

@@ -9,14 +9,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::answer::{Answer, AnswerPart, MAX_PART_BYTES, Sealed, VERSION};
 use vigie_protocol::names::{ActionId, AgentId};
 
-/// Largest message of a part in bytes, the default of NATS servers.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// Largest message of a part in bytes, as the stream of answers takes it.
+const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 
 /// Most bytes of a part's text as it is written into a message, with room for the rest of the message.
-const MAX_WRITTEN_BYTES: usize = 1000 * 1024;
+const MAX_WRITTEN_BYTES: usize = 500 * 1024;
 
-/// Most parts of one answer.
-const MAX_PARTS: u32 = 4096;
+/// Most parts of one answer: the broker keeps no more of an agent in a slot.
+pub const MAX_PARTS: u32 = crate::broker::streams::ANSWER_MESSAGES as u32;
 
 /// What a message was.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub enum Taken {
     },
     /// A part that was there already.
     Again,
+    /// A part of an answer to another action of the same slot.
+    Other,
 }
 
 /// A message that no honest agent sent, or that was changed on its way.
@@ -58,7 +60,7 @@ pub enum Flag {
     #[error("{0}: the seal is not that of the enrolled key: forged, or changed on the way")]
     BadSeal(AgentId),
     /// A true part of another answer in its place.
-    #[error("{agent}: holds the answer of {of_agent} to action {of_action}: swapped or replayed")]
+    #[error("{agent}: holds the answer of {of_agent} to action {of_action}: somebody put it there")]
     Swapped {
         /// Whom the subject names.
         agent: AgentId,
@@ -163,8 +165,11 @@ impl Collector {
         })?;
         let part: AnswerPart =
             serde_json::from_str(&sealed.text).map_err(|error| malformed(error.to_string()))?;
-        if part.agent != agent || part.id != self.action {
+        if part.agent != agent {
             return Err(Flag::Swapped { agent, of_agent: part.agent, of_action: part.id });
+        }
+        if part.id != self.action {
+            return Ok(Taken::Other);
         }
         if part.v != VERSION || part.seq >= MAX_PARTS || part.data.len() > MAX_PART_BYTES {
             return Err(malformed(format!(
@@ -187,11 +192,8 @@ impl Collector {
     }
 
     fn agent_of(&self, subject: &str) -> Result<AgentId, Flag> {
-        subject
-            .strip_prefix("vigie.res.")
-            .and_then(|rest| rest.strip_prefix(self.action.as_str()))
-            .and_then(|rest| rest.strip_prefix('.'))
-            .and_then(|agent| agent.parse().ok())
+        crate::subjects::last_name(subject)
+            .filter(|agent| subject == crate::subjects::answer(&self.action, agent))
             .ok_or_else(|| Flag::WrongSubject(subject.chars().take(200).collect()))
     }
 }
@@ -325,9 +327,9 @@ mod tests {
     fn parts_make_an_answer_in_any_order_and_once() {
         let text = answer(&"h".repeat(1_000_000));
         let parts = cut(&action(), &agent("a"), &text);
-        assert_eq!(parts.len(), 2);
+        assert_eq!(parts.len(), 4);
         let mut collector = Collector::new(action());
-        for index in [1, 1] {
+        for index in [3, 1, 1, 2] {
             let taken = collector.take(&subject("a"), &message(&parts[index]), open).unwrap();
             assert!(!matches!(taken, Taken::Complete { .. }));
         }
@@ -355,12 +357,15 @@ mod tests {
         forged.sig = "bad".to_owned();
 
         assert_eq!(code(&subject("b"), &good), "swapped");
-        assert_eq!(code(&subject("a"), &message(&other_action)), "swapped");
+        // The slot of another action has another name; what is of the same slot belongs to somebody else's question.
+        let mut collector = Collector::new(action());
+        let other = collector.take(&subject("a"), &message(&other_action), open).unwrap();
+        assert!(matches!(other, Taken::Other) && !collector.has(&agent("a")));
         assert_eq!(code(&subject("stranger"), &good), "not_enrolled");
         assert_eq!(code(&subject("a"), &serde_json::to_vec(&forged).unwrap()), "bad_seal");
         assert_eq!(code(&subject("a"), b"{}"), "malformed");
         assert_eq!(code(&subject("a"), &vec![b' '; MAX_MESSAGE_BYTES + 1]), "too_large");
-        assert_eq!(code("vigie.res.other.a", &good), "wrong_subject");
+        assert_eq!(code("vigie.res.8.a", &good), "wrong_subject");
         assert_eq!(code(&format!("{}.x", subject("a")), &good), "wrong_subject");
         let mut collector = Collector::new(action());
         collector.take(&subject("a"), &good, open).unwrap();

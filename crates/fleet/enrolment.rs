@@ -50,9 +50,66 @@ pub struct Enrolment {
     pub key: AgentPublicKey,
     /// When it was signed, in seconds since 1970 (UTC). Of two records of an agent the later one holds.
     pub issued: i64,
+    /// Keys that it had before, with the time until which they were its own: what they sealed until then still
+    /// counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<FormerKey>,
+    /// It is in the fleet no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
 }
 
+/// A key that an agent had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FormerKey {
+    /// The key.
+    pub key: AgentPublicKey,
+    /// Until when, in seconds since 1970 (UTC).
+    pub until: i64,
+}
+
+/// Most former keys that a record names; older ones are forgotten.
+pub const MAX_FORMER_KEYS: usize = 16;
+
 impl Enrolment {
+    /// A first record of an agent.
+    #[must_use]
+    pub fn new(org: &str, agent: &AgentId, key: &AgentPublicKey, issued: i64) -> Self {
+        Self {
+            v: VERSION,
+            org: org.to_owned(),
+            agent: agent.clone(),
+            key: key.clone(),
+            issued,
+            former: Vec::new(),
+            revoked: false,
+        }
+    }
+
+    /// The record that follows: with another key, or none any more. What the keys before sealed until then still
+    /// counts.
+    #[must_use]
+    pub fn next(&self, key: &AgentPublicKey, now: i64, revoked: bool) -> Self {
+        let issued = now.max(self.issued.saturating_add(1));
+        let mut former = self.former.clone();
+        former.retain(|one| one.key != *key);
+        if self.key != *key && !self.revoked {
+            former.push(FormerKey { key: self.key.clone(), until: issued });
+        }
+        let excess = former.len().saturating_sub(MAX_FORMER_KEYS);
+        former.drain(..excess);
+        Self { key: key.clone(), issued, former, revoked, ..self.clone() }
+    }
+
+    /// The keys whose seals count for what the broker stored at this time, in seconds since 1970.
+    pub fn keys_at(&self, stored: i64) -> impl Iterator<Item = &AgentPublicKey> {
+        let own = (!self.revoked || stored <= self.issued).then_some(&self.key);
+        let former =
+            self.former.iter().filter(move |one| stored <= one.until.saturating_add(CLOCK_SKEW_SECONDS));
+        own.into_iter().chain(former.map(|one| &one.key))
+    }
+
     /// The text to sign.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -181,6 +238,34 @@ pub fn check<Signer, E: fmt::Display>(
     Err(EnrolmentError::Unsigned(refusal))
 }
 
+/// The newest of several stored versions of an agent's record that counts, and what is wrong with those that do not.
+/// What does not count hides nothing that does. Versions that are older than what is known are no fault while a newer
+/// one is there.
+pub fn newest<'v, Signer, E: fmt::Display>(
+    versions: impl IntoIterator<Item = &'v [u8]>,
+    org: &str,
+    agent: &AgentId,
+    known: Option<&Enrolment>,
+    now: i64,
+    verify_signature: impl Fn(&[u8], &str) -> Result<Signer, E>,
+) -> (Option<CheckedEnrolment<Signer>>, Vec<EnrolmentError>) {
+    let mut best: Option<CheckedEnrolment<Signer>> = None;
+    let mut wrong = Vec::new();
+    let mut older = None;
+    for bytes in versions {
+        let newest_known = best.as_ref().map(|best| &best.enrolment).or(known);
+        match check(bytes, org, agent, newest_known, now, &verify_signature) {
+            Ok(checked) => best = Some(checked),
+            Err(error @ EnrolmentError::Older { .. }) => older = Some(error),
+            Err(error) => wrong.push(error),
+        }
+    }
+    if best.is_none() {
+        wrong.extend(older);
+    }
+    (best, wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -191,8 +276,7 @@ mod tests {
     const NOW: i64 = 1_800_000_000;
 
     fn record(agent: &str, issued: i64, key: &AgentKey) -> Enrolment {
-        let agent = agent.parse().unwrap();
-        Enrolment { v: VERSION, org: "example".to_owned(), agent, key: key.public_key().clone(), issued }
+        Enrolment::new("example", &agent.parse().unwrap(), key.public_key(), issued)
     }
 
     fn signed(record: String, sigs: &[&str]) -> Vec<u8> {
@@ -258,6 +342,49 @@ mod tests {
         ));
         let unknown = good.to_text().replace("\"v\":1", "\"v\":1,\"x\":1");
         assert!(matches!(checked(&signed(unknown, &["good"]), None), Err(EnrolmentError::Malformed(_))));
+    }
+
+    #[test]
+    fn garbage_hides_no_record_and_an_old_one_replaces_none() {
+        let (old, new) = (AgentKey::generate(), AgentKey::generate());
+        let agent = "web-1".parse().unwrap();
+        let bytes = |issued, key: &AgentKey, by: &str| signed(record("web-1", issued, key).to_text(), &[by]);
+        let stored = [
+            bytes(NOW - 10, &old, "good"),
+            bytes(NOW - 5, &new, "good"),
+            bytes(NOW - 10, &old, "good"),
+            bytes(NOW, &old, "bad"),
+            b"junk".to_vec(),
+        ];
+
+        let of = |known: Option<&Enrolment>, stored: &[Vec<u8>]| {
+            newest(stored.iter().map(Vec::as_slice), "example", &agent, known, NOW, verify)
+        };
+        let (best, wrong) = of(None, &stored);
+        assert_eq!((best.unwrap().enrolment.key, wrong.len()), (new.public_key().clone(), 2));
+        let pinned = record("web-1", NOW - 5, &new);
+        let (best, wrong) = of(Some(&pinned), &stored[..1]);
+        assert!(best.is_none() && matches!(wrong[..], [EnrolmentError::Older { .. }]));
+    }
+
+    #[test]
+    fn what_a_former_key_sealed_in_its_time_still_counts() {
+        let (old, new) = (AgentKey::generate(), AgentKey::generate());
+        let first = record("web-1", NOW - 1000, &old);
+        let second = first.next(new.public_key(), NOW, false);
+        let keys = |of: &Enrolment, stored| of.keys_at(stored).cloned().collect::<Vec<_>>();
+
+        assert_eq!(keys(&second, NOW - 1), [new.public_key().clone(), old.public_key().clone()]);
+        assert_eq!(keys(&second, NOW + 1000), [new.public_key().clone()]);
+        let gone = second.next(new.public_key(), NOW + 10, true);
+        assert_eq!(keys(&gone, NOW + 11 + CLOCK_SKEW_SECONDS), []);
+        assert!(keys(&gone, NOW + 5).contains(new.public_key()));
+        let mut many = first;
+        for _ in 0..40 {
+            many = many.next(AgentKey::generate().public_key(), NOW, false);
+        }
+        assert_eq!(many.former.len(), MAX_FORMER_KEYS);
+        assert!(many.to_text().len() < MAX_ENROLMENT_BYTES / 2);
     }
 
     proptest! {

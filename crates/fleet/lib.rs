@@ -13,6 +13,7 @@ pub mod broker;
 pub mod collect;
 pub mod enrolment;
 pub mod facts;
+pub mod heartbeat;
 pub mod host_facts;
 pub mod policy;
 pub mod predicate;

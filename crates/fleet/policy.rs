@@ -330,3 +330,34 @@ pub fn accept_newer(
     }
     Ok(Offered::Newer(Box::new(policy)))
 }
+
+/// The newest of several stored versions of the policy that counts, and what is wrong with those that do not. What does
+/// not count hides nothing that does; root keys that a version changed count for those that follow.
+pub fn newest<'v>(
+    versions: impl IntoIterator<Item = &'v [u8]>,
+    pinned: &Roots,
+    org: &str,
+) -> (Option<Policy>, Vec<PolicyError>) {
+    let mut best: Option<Policy> = None;
+    let mut wrong = Vec::new();
+    let mut signed: Vec<(u64, SignedPolicy)> = Vec::new();
+    for bytes in versions {
+        let read = SignedPolicy::from_json(bytes).and_then(|signed| {
+            // Only to put them in order: nothing of it counts yet.
+            PolicyDocument::parse(&signed.policy).map(|document| (document.version, signed))
+        });
+        match read {
+            Ok(read) => signed.push(read),
+            Err(error) => wrong.push(error),
+        }
+    }
+    signed.sort_by_key(|(version, _)| *version);
+    for (_, signed) in &signed {
+        match accept_newer(best.as_ref(), pinned, org, signed) {
+            Ok(Offered::Newer(policy)) => best = Some(*policy),
+            Ok(Offered::Same) => {}
+            Err(error) => wrong.push(error),
+        }
+    }
+    (best, wrong)
+}

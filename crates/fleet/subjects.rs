@@ -2,72 +2,91 @@
 //!
 //! | subject | stream | from → to |
 //! |---|---|---|
-//! | `vigie.act.all`, `vigie.act.g.GROUP`, `vigie.act.a.AGENT` | [`ACTIONS`] | investigator → agents |
-//! | `vigie.res.ACTION.AGENT` | [`RESULTS`] | agent → investigators |
-//! | `vigie.alert.AGENT.MODULE` | [`ALERTS`] | agent → readers of alerts |
+//! | `vigie.ask.INVESTIGATOR` | [`ASK`] | investigator → agents, which fetch it |
+//! | `vigie.live.AGENT.SECRET` | none | investigator or administrator → one agent, at once |
+//! | `vigie.res.SLOT.AGENT` | [`RESULTS`] | agent → investigators |
+//! | `vigie.alert.AGENT` | [`ALERTS`] | agent → readers of alerts |
 //! | `vigie.audit.AGENT` | [`AUDIT`] | agent → auditors: what it ran and what it refused |
-//! | `$KV.agents.AGENT` | [`KV_AGENTS`] | agent → everybody: facts, the newest only |
-//! | `$KV.presence.AGENT` | [`KV_PRESENCE`] | agent → everybody: it is there |
-//! | `$KV.policy.current` | [`KV_POLICY`] | administrators → everybody |
-//! | `$KV.enrol.AGENT` | [`KV_ENROL`] | administrators → investigators: the agent's key |
+//! | `vigie.facts.AGENT` | [`FACTS`] | agent → investigators: facts and a sign of life |
+//! | `vigie.policy` | [`POLICY`] | administrators → everybody |
+//! | `vigie.enrol.AGENT` | [`ENROL`] | enrollers → investigators: the agent's key |
+//!
+//! What an agent writes are literal subjects that bear its name: limits are per subject, so a wildcard would let it
+//! write without end. No subject in the agents' account has two listeners, and none that somebody listens on can
+//! be guessed: a publish with a reply subject would otherwise become a message for others. So there is no subject
+//! for all agents; each listens on one with a secret token, which it tells in its sealed facts, and other agents
+//! cannot read those.
 
-use vigie_protocol::names::{ActionId, AgentId, GroupName};
+use vigie_protocol::names::{ActionId, AgentId};
 
-/// Stream of actions.
-pub const ACTIONS: &str = "ACTIONS";
+/// Stream of questions.
+pub const ASK: &str = "ASK";
 /// Stream of answers.
 pub const RESULTS: &str = "RESULTS";
 /// Stream of alerts.
 pub const ALERTS: &str = "ALERTS";
 /// Stream of what agents ran and refused.
 pub const AUDIT: &str = "AUDIT";
-/// Bucket of facts.
-pub const KV_AGENTS: &str = "KV_agents";
-/// Bucket of signs of life.
-pub const KV_PRESENCE: &str = "KV_presence";
-/// Bucket of the policy.
-pub const KV_POLICY: &str = "KV_policy";
-/// Bucket of enrolled keys.
-pub const KV_ENROL: &str = "KV_enrol";
+/// Stream of facts and signs of life.
+pub const FACTS: &str = "FACTS";
+/// Stream of the policy.
+pub const POLICY: &str = "POLICY";
+/// Stream of enrolled keys.
+pub const ENROL: &str = "ENROL";
 
-/// Where an action for every agent goes.
-pub const ACTION_ALL: &str = "vigie.act.all";
+/// All streams.
+pub const STREAMS: [&str; 7] = [ASK, RESULTS, ALERTS, AUDIT, FACTS, POLICY, ENROL];
+
 /// Where the policy is.
-pub const POLICY: &str = "$KV.policy.current";
-/// All actions.
-pub const EVERY_ACTION: &str = "vigie.act.>";
+pub const POLICY_SUBJECT: &str = "vigie.policy";
+/// All questions.
+pub const EVERY_ASK: &str = "vigie.ask.*";
+/// All answers.
+pub const EVERY_ANSWER: &str = "vigie.res.*.*";
 /// All alerts.
-pub const EVERY_ALERT: &str = "vigie.alert.>";
+pub const EVERY_ALERT: &str = "vigie.alert.*";
+/// All audit records.
+pub const EVERY_AUDIT: &str = "vigie.audit.*";
+/// All facts.
+pub const EVERY_FACTS: &str = "vigie.facts.*";
+/// All enrolled keys.
+pub const EVERY_ENROLMENT: &str = "vigie.enrol.*";
+/// What agents listen on.
+pub const EVERY_LIVE: &str = "vigie.live.*.*";
 
-/// Where an action for a group goes.
+/// Subjects over which the answers of an agent are spread, so that what is asked often does not push out what is
+/// not yet read.
+pub const SLOTS: u8 = 16;
+
+/// The slot of the answers to an action: the last digit of its id.
 #[must_use]
-pub fn action_for_group(group: &GroupName) -> String {
-    format!("vigie.act.g.{group}")
+pub fn slot(action: &ActionId) -> u8 {
+    let digit = action.as_str().chars().next_back().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
+    u8::try_from(digit).unwrap_or(0)
 }
 
-/// Where an action for one agent goes.
+/// Where an investigator's questions go.
 #[must_use]
-pub fn action_for_agent(agent: &AgentId) -> String {
-    format!("vigie.act.a.{agent}")
+pub fn ask(investigator: &AgentId) -> String {
+    format!("vigie.ask.{investigator}")
 }
 
 /// Where an agent's answer goes.
 #[must_use]
 pub fn answer(action: &ActionId, agent: &AgentId) -> String {
-    format!("vigie.res.{action}.{agent}")
+    format!("vigie.res.{}.{agent}", slot(action))
 }
 
-/// All answers to an action.
+/// Where the answers of all agents to an action go, and those to others of the same slot.
 #[must_use]
 pub fn answers_to(action: &ActionId) -> String {
-    format!("vigie.res.{action}.*")
+    format!("vigie.res.{}.*", slot(action))
 }
 
-/// Where an alert of a module goes. A module's name is let through by the agent's configuration only in a form
-/// that is one token.
+/// Where an agent's alerts go.
 #[must_use]
-pub fn alert(agent: &AgentId, module: &str) -> String {
-    format!("vigie.alert.{agent}.{module}")
+pub fn alert(agent: &AgentId) -> String {
+    format!("vigie.alert.{agent}")
 }
 
 /// Where an agent says what it ran and refused.
@@ -79,19 +98,25 @@ pub fn audit(agent: &AgentId) -> String {
 /// Where an agent's facts are.
 #[must_use]
 pub fn facts(agent: &AgentId) -> String {
-    format!("$KV.agents.{agent}")
-}
-
-/// Where an agent shows that it is there.
-#[must_use]
-pub fn presence(agent: &AgentId) -> String {
-    format!("$KV.presence.{agent}")
+    format!("vigie.facts.{agent}")
 }
 
 /// Where an agent's enrolled key is.
 #[must_use]
 pub fn enrolment(agent: &AgentId) -> String {
-    format!("$KV.enrol.{agent}")
+    format!("vigie.enrol.{agent}")
+}
+
+/// Where an agent listens: `secret` is a token that only its sealed facts tell.
+#[must_use]
+pub fn live(agent: &AgentId, secret: &str) -> String {
+    format!("vigie.live.{agent}.{secret}")
+}
+
+/// The name of the agent or person at the end of a subject.
+#[must_use]
+pub fn last_name(subject: &str) -> Option<AgentId> {
+    subject.rsplit('.').next()?.parse().ok()
 }
 
 /// Prefix of an agent's private inboxes; NATS permissions let it subscribe to nothing else of that kind. The name is
@@ -99,4 +124,19 @@ pub fn enrolment(agent: &AgentId) -> String {
 #[must_use]
 pub fn inbox_prefix(agent: &AgentId) -> String {
     format!("_INBOX.agent.{agent}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_action_has_a_slot_that_is_listed() {
+        for byte in 0..=u8::MAX {
+            assert!(slot(&ActionId::from_random([byte; 16])) < SLOTS);
+        }
+        let (action, agent) = (ActionId::from_random([0x1f; 16]), "web-1".parse().unwrap());
+        assert_eq!(answer(&action, &agent), "vigie.res.15.web-1");
+        assert_eq!(last_name(&answer(&action, &agent)), Some(agent));
+    }
 }

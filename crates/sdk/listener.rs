@@ -410,7 +410,10 @@ impl Desk {
         let desk = Arc::clone(self);
         let (done, mut running) = oneshot::channel();
         // Not on the runtime's pool, which panics when the host has no task left for it.
+        let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new().name("query".to_owned()).spawn(move || {
+            // A module's own code may wait for the runtime's timers and sockets.
+            let _context = runtime.enter();
             // The place is free when the module's code has returned, not when the client has lost patience.
             let _place: OwnedSemaphorePermit = place;
             done.send((desk.answer)(query)).ok();
@@ -829,6 +832,7 @@ mod tests {
     async fn the_end_of_an_old_life_leaves_the_socket_of_the_new_one() {
         let dir = private_dir();
         let old = QueryListener::bind_unix(dir.path(), "m").unwrap();
+        std::fs::remove_file(dir.path().join("persist-m.sock")).unwrap();
         let new = QueryListener::bind_unix(dir.path(), "m").unwrap();
 
         drop(old);

@@ -417,8 +417,9 @@ fn answer<M: PersistentModule>(
 ) -> ModuleResult {
     let running = started.borrow_and_update().clone();
     let running = running.or_else(|| {
-        let start = timeout(START_PATIENCE, started.wait_for(Option::is_some));
-        runtime.block_on(start).ok()?.ok()?.clone()
+        let start =
+            async { timeout(START_PATIENCE, started.wait_for(Option::is_some)).await.ok()?.ok()?.clone() };
+        runtime.block_on(start)
     });
     match running {
         Some(module) => module.query(query),

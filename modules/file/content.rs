@@ -57,6 +57,12 @@ impl<'s> Question<'s> {
         (self.index, self.passed)
     }
 
+    /// The largest file that the search reads, in bytes.
+    #[must_use]
+    pub fn max_read(&self) -> u64 {
+        self.search.options.max_read
+    }
+
     /// Whether the search looks into compressed files.
     #[must_use]
     pub fn decompresses(&self) -> bool {
@@ -80,11 +86,7 @@ impl<'s> Question<'s> {
     fn algorithms(&self) -> Algorithms {
         let mut algorithms = Algorithms::default();
         if !self.refused {
-            for check in self.search.digests().1 {
-                if let Test::Digest(algorithm, _) = &check.test {
-                    algorithms.insert(*algorithm);
-                }
-            }
+            algorithms.extend(self.search.digest_algorithms);
             if self.search.options.return_sha256 {
                 algorithms.insert(Algorithm::Sha256);
             }
@@ -139,6 +141,10 @@ impl<'s> Question<'s> {
         let digest_passes = |check: &Check| match &check.test {
             Test::Digest(algorithm, wanted) => {
                 digests.get(*algorithm).is_some_and(|found| (found == &**wanted) != check.mismatch)
+            }
+            Test::AnyDigest(wanted) => {
+                let is_any = digests.iter().any(|found| wanted.contains(found));
+                !digests.is_empty() && is_any != check.mismatch
             }
             _ => false,
         };

@@ -3,7 +3,7 @@
 use sha2::digest::DynDigest;
 
 /// A digest algorithm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names are those of the standards")]
 pub enum Algorithm {
     Md5,
@@ -103,6 +103,17 @@ impl Hashers {
 pub struct Digests(Vec<(Algorithm, Box<[u8]>)>);
 
 impl Digests {
+    /// All that were computed.
+    pub fn iter(&self) -> impl Iterator<Item = &(Algorithm, Box<[u8]>)> {
+        self.0.iter()
+    }
+
+    /// Whether none was computed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// One of them, when it was computed.
     #[must_use]
     pub fn get(&self, algorithm: Algorithm) -> Option<&[u8]> {

@@ -35,6 +35,12 @@ impl SizeRange {
         })
     }
 
+    /// The largest size that it lets through.
+    #[must_use]
+    pub fn largest(self) -> u64 {
+        self.largest
+    }
+
     /// Whether a file of this size is wanted.
     #[must_use]
     pub fn contains(self, size: u64) -> bool {

@@ -9,10 +9,11 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use vigie_sdk::privacy::MASKED;
 
+use crate::attributes::{Extended, Names, kind_name};
 use crate::digest::hexadecimal;
 use crate::filter::mode_text;
 use crate::open::Status;
-use crate::parameters::Search;
+use crate::parameters::{Search, Test};
 
 /// Longest list of matches, in bytes of JSON. The agent drops a result of more than 16 MiB.
 const MAX_RESULT_BYTES: usize = 12 << 20;
@@ -22,6 +23,8 @@ const MAX_RESULT_BYTES: usize = 12 << 20;
 pub struct Findings<'q> {
     searches: &'q [Search],
     masked: bool,
+    /// Names of users and groups.
+    pub names: Names,
     lists: Vec<List>,
     bytes: AtomicUsize,
     full: AtomicBool,
@@ -60,6 +63,47 @@ struct FileInfo {
     lastmodified: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    more: Option<Metadata>,
+}
+
+/// What is returned on request.
+#[derive(Default, Serialize)]
+struct Metadata {
+    r#type: &'static str,
+    uid: u32,
+    gid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    ctime: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    btime: Option<String>,
+    inode: u64,
+    links: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    capabilities: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    xattrs: Vec<String>,
+}
+
+impl Metadata {
+    fn new(status: Status, extended: Extended, names: &Names) -> Self {
+        Self {
+            r#type: kind_name(status.kind),
+            uid: status.uid,
+            gid: status.gid,
+            owner: names.user(status.uid).map(str::to_owned),
+            group: names.group(status.gid).map(str::to_owned),
+            ctime: time_text(status.changed),
+            btime: status.created.map(time_text),
+            inode: status.inode,
+            links: status.links,
+            capabilities: extended.capabilities,
+            xattrs: extended.names,
+        }
+    }
 }
 
 impl FileInfo {
@@ -69,6 +113,7 @@ impl FileInfo {
             mode: mode_text(status.mode),
             lastmodified: time_text(status.modified),
             sha256: sha256.map(hexadecimal),
+            more: None,
         }
     }
 
@@ -79,6 +124,7 @@ impl FileInfo {
             mode: MASKED.to_owned(),
             lastmodified: MASKED.to_owned(),
             sha256: sha256.map(|_| MASKED.to_owned()),
+            more: None,
         }
     }
 }
@@ -98,7 +144,12 @@ impl<'q> Findings<'q> {
     #[must_use]
     pub fn new(searches: &'q [Search], masked: bool) -> Self {
         let lists = searches.iter().map(|_| List::default()).collect();
-        Self { searches, masked, lists, bytes: AtomicUsize::new(0), full: AtomicBool::new(false) }
+        let wants_names = searches.iter().any(|search| {
+            search.options.return_metadata
+                || search.checks().iter().any(|check| matches!(check.test, Test::Owner(_) | Test::Group(_)))
+        });
+        let names = if wants_names { Names::of_host() } else { Names::default() };
+        Self { searches, masked, names, lists, bytes: AtomicUsize::new(0), full: AtomicBool::new(false) }
     }
 
     /// Whether a search has as many matches as it may return.
@@ -127,12 +178,15 @@ impl<'q> Findings<'q> {
         path: &[u8],
         status: Status,
         sha256: Option<&[u8]>,
+        extended: impl FnOnce() -> Extended,
     ) {
+        let asks = self.searches[search].options.return_metadata && !self.masked;
+        let extended = if asks { Some(extended()) } else { None };
         match passed {
-            None => self.add_one(search, None, path, status, sha256),
+            None => self.add_one(search, None, path, status, sha256, extended.as_ref()),
             Some(checks) => {
                 for check in checks {
-                    self.add_one(search, Some(*check), path, status, sha256);
+                    self.add_one(search, Some(*check), path, status, sha256, extended.as_ref());
                 }
             }
         }
@@ -145,6 +199,7 @@ impl<'q> Findings<'q> {
         path: &[u8],
         status: Status,
         sha256: Option<&[u8]>,
+        extended: Option<&Extended>,
     ) {
         let (search, list) = (&self.searches[index], &self.lists[index]);
         if self.is_full() || list.closed.load(Ordering::Relaxed) {
@@ -156,7 +211,12 @@ impl<'q> Findings<'q> {
             file,
             filebytes: (!is_text).then(|| hexadecimal(path)),
             search: check.map_or(&search.echo, |check| &search.checks()[check].echo),
-            fileinfo: if self.masked { FileInfo::masked(sha256) } else { FileInfo::new(status, sha256) },
+            fileinfo: if self.masked {
+                FileInfo::masked(sha256)
+            } else {
+                let more = extended.map(|extended| Metadata::new(status, extended.clone(), &self.names));
+                FileInfo { more, ..FileInfo::new(status, sha256) }
+            },
         })
         .expect("it is plain data with string keys");
         let length = element.get().len() + path.len();
@@ -306,6 +366,12 @@ mod tests {
         size: 14,
         mode: 0o100_644,
         modified: 1_795_404_792_336_839_479,
+        changed: 0,
+        created: None,
+        uid: 0,
+        gid: 0,
+        inode: 1,
+        links: 1,
     };
 
     fn searches(fields: Value) -> Vec<Search> {
@@ -322,7 +388,7 @@ mod tests {
         let searches = searches(json!({"paths": ["/srv"], "names": [".*"], "options": {"matchall": true}}));
         let findings = Findings::new(&searches, false);
 
-        findings.add(0, None, b"/srv/file", STATUS, Some(&[0xbf, 0xd3]));
+        findings.add(0, None, b"/srv/file", STATUS, Some(&[0xbf, 0xd3]), Extended::default);
 
         let (elements, hits) = findings.into_elements();
         assert_eq!(hits, 1);
@@ -340,7 +406,7 @@ mod tests {
         let searches = searches(json!({"paths": ["/srv"], "names": [".*"]}));
         let findings = Findings::new(&searches, true);
 
-        findings.add(0, Some(&[0]), b"/srv/secret\xff", STATUS, Some(&[0xbf]));
+        findings.add(0, Some(&[0]), b"/srv/secret\xff", STATUS, Some(&[0xbf]), Extended::default);
 
         let elements = elements(findings);
         assert_eq!(elements["s1"][0]["file"], "masked");
@@ -356,7 +422,7 @@ mod tests {
         let searches = searches(json!({"paths": ["/srv"], "names": ["a", "b"]}));
         let result = |masked| {
             let findings = Findings::new(&searches, masked);
-            findings.add(0, Some(&[0]), b"/srv/a", STATUS, Some(&[0xbf]));
+            findings.add(0, Some(&[0]), b"/srv/a", STATUS, Some(&[0xbf]), Extended::default);
             vigie_sdk::ModuleResult::found(true, &findings.into_elements().0)
         };
 
@@ -369,7 +435,7 @@ mod tests {
         let searches = searches(json!({"paths": ["/"], "names": [".*"]}));
         let findings = Findings::new(&searches, false);
 
-        findings.add(0, Some(&[0]), b"/\xff\n", STATUS, None);
+        findings.add(0, Some(&[0]), b"/\xff\n", STATUS, None, Extended::default);
 
         let elements = elements(findings);
         assert_eq!(elements["s1"][0]["file"], "/\u{fffd}\n");
@@ -381,9 +447,9 @@ mod tests {
         let searches = searches(json!({"paths": ["/"], "names": ["a", "b"], "options": {"matchlimit": 3}}));
         let findings = Findings::new(&searches, false);
 
-        findings.add(0, Some(&[0, 1]), b"/ab", STATUS, None);
+        findings.add(0, Some(&[0, 1]), b"/ab", STATUS, None, Extended::default);
         assert!(!findings.is_closed(0));
-        findings.add(0, Some(&[0, 1]), b"/ba", STATUS, None);
+        findings.add(0, Some(&[0, 1]), b"/ba", STATUS, None, Extended::default);
 
         assert!(findings.is_closed(0) && findings.are_all_closed());
         assert_eq!(findings.limited().count(), 1);
@@ -395,7 +461,7 @@ mod tests {
         let searches = searches(json!({"paths": ["/"], "names": ["a", "b"]}));
         let findings = Findings::new(&searches, false);
 
-        findings.add(0, Some(&[0]), b"/a", STATUS, None);
+        findings.add(0, Some(&[0]), b"/a", STATUS, None, Extended::default);
 
         let elements = elements(findings);
         assert_eq!(elements["s1"][0]["file"], "/a");
@@ -411,7 +477,7 @@ mod tests {
         let path = vec![b'a'; 4_000];
 
         for _ in 0..10_000 {
-            findings.add(0, Some(&[0]), &path, STATUS, None);
+            findings.add(0, Some(&[0]), &path, STATUS, None, Extended::default);
         }
 
         assert!(findings.is_full());
@@ -424,7 +490,7 @@ mod tests {
         let findings = Findings::new(&searches, false);
 
         for path in [&b"/b"[..], b"/a", b"/b"] {
-            findings.add(0, None, path, STATUS, None);
+            findings.add(0, None, path, STATUS, None, Extended::default);
         }
 
         let (elements, hits) = findings.into_elements();

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 pub mod content;
 pub mod digest;
 pub mod filter;
@@ -19,6 +20,7 @@ pub mod pool;
 pub mod read;
 pub mod walk;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -89,10 +91,13 @@ struct Statistics {
 
 fn search(query: &Query) -> ModuleResult {
     let started = now();
-    let searches = match parameters::parse(query.parameters.as_deref(), nanoseconds(SystemTime::now())) {
+    let mut searches = match parameters::parse(query.parameters.as_deref(), nanoseconds(SystemTime::now())) {
         Ok(searches) => searches,
         Err(error) => return ModuleResult::failed(error.0.iter().map(ToString::to_string)),
     };
+    for search in &mut searches {
+        search.paths = search.paths.iter().flat_map(|path| expanded(path)).collect();
+    }
     let mounts = match mounts(&searches) {
         Ok(mounts) => mounts,
         Err(error) => return ModuleResult::failed([error]),
@@ -139,6 +144,24 @@ fn search(query: &Query) -> ModuleResult {
     result.coverage = Some(coverage);
     result.errors = (!errors.is_empty()).then_some(errors);
     result
+}
+
+/// Most paths that one pattern stands for; further ones are left out.
+const MAX_EXPANDED: usize = 10_000;
+
+/// The paths that a search path with `*`, `?` or `[` stands for; itself when it has none, or is there as it is written.
+fn expanded(path: &Path) -> Vec<PathBuf> {
+    let Some(text) = path.to_str().filter(|text| text.contains(['*', '?', '['])) else {
+        return vec![path.to_owned()];
+    };
+    if path.symlink_metadata().is_ok() {
+        return vec![path.to_owned()];
+    }
+    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::default() };
+    match glob::glob_with(text, options) {
+        Ok(paths) => paths.flatten().take(MAX_EXPANDED).collect(),
+        Err(_) => vec![path.to_owned()],
+    }
 }
 
 /// The mounts, which some searches need not know.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -29,19 +29,41 @@ pub struct Status {
     pub mode: u32,
     /// When the content was modified, in nanoseconds since the epoch.
     pub modified: i128,
+    /// When the content or the metadata was changed, in nanoseconds since the epoch.
+    pub changed: i128,
+    /// When it was made, in nanoseconds since the epoch, where the file system knows.
+    pub created: Option<i128>,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its number in its file system.
+    pub inode: u64,
+    /// How many names it has.
+    pub links: u32,
 }
 
 impl Status {
     fn of(status: &Statx) -> Self {
         let mode = u32::from(status.stx_mode);
-        let modified =
-            i128::from(status.stx_mtime.tv_sec) * NANOSECONDS + i128::from(status.stx_mtime.tv_nsec);
-        Self { kind: FileType::from_raw_mode(mode), size: status.stx_size, mode, modified }
+        let time = |time: &StatxTimestamp| i128::from(time.tv_sec) * NANOSECONDS + i128::from(time.tv_nsec);
+        let knows_birth = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::BTIME);
+        Self {
+            kind: FileType::from_raw_mode(mode),
+            size: status.stx_size,
+            mode,
+            modified: time(&status.stx_mtime),
+            changed: time(&status.stx_ctime),
+            created: knows_birth.then(|| time(&status.stx_btime)),
+            uid: status.stx_uid,
+            gid: status.stx_gid,
+            inode: status.stx_ino,
+            links: status.stx_nlink,
+        }
     }
 }
 
-const STATUS: StatxFlags =
-    StatxFlags::TYPE.union(StatxFlags::MODE).union(StatxFlags::SIZE).union(StatxFlags::MTIME);
+const STATUS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// Looks at a name, not through it when it is a link.
 ///

@@ -4,13 +4,20 @@
 //! any case; labels keep theirs. A key that is not known is refused, because a misspelt filter that is ignored
 //! gives an answer to another question.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FileType;
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
-use crate::digest::{Algorithm, from_hexadecimal};
+use crate::attributes::{KINDS, Owner};
+use crate::digest::{Algorithm, Algorithms, from_hexadecimal};
 use crate::filter::{Age, SizeRange};
 use crate::pattern::{LinePattern, Pattern};
 
@@ -60,10 +67,56 @@ pub enum Test {
     Mode(Pattern),
     /// When it was modified.
     Modified(Age),
+    /// When it or its metadata was changed.
+    Changed(Age),
+    /// When it was made; what is not known is not wanted.
+    Created(Age),
+    /// Whose it is.
+    Owner(Owner),
+    /// Which group it belongs to.
+    Group(Owner),
+    /// Its inode.
+    Inode(SizeRange),
+    /// How many names it has.
+    Links(SizeRange),
+    /// Its capabilities as `getcap` writes them.
+    Capabilities(Pattern),
+    /// The name of one of its extended attributes.
+    Attribute(Pattern),
     /// Its lines.
     Content(LinePattern),
     /// One of its digests.
     Digest(Algorithm, Box<[u8]>),
+    /// Any of these digests.
+    AnyDigest(Arc<HashSet<(Algorithm, Box<[u8]>)>>),
+}
+
+impl Test {
+    /// Whether it is about the content's digest.
+    #[must_use]
+    pub fn is_digest(&self) -> bool {
+        matches!(self, Self::Digest(..) | Self::AnyDigest(_))
+    }
+
+    /// The digests that it compares.
+    pub fn algorithms(&self) -> Vec<Algorithm> {
+        match self {
+            Self::Digest(algorithm, _) => vec![*algorithm],
+            Self::AnyDigest(digests) => {
+                let mut all: Vec<Algorithm> = digests.iter().map(|(algorithm, _)| *algorithm).collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it needs the extended attributes.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        matches!(self, Self::Capabilities(_) | Self::Attribute(_))
+    }
 }
 
 /// One filter of a search.
@@ -99,6 +152,10 @@ pub struct Options {
     pub remote: bool,
     /// Enter the kernel's pseudo file systems too.
     pub pseudo: bool,
+    /// Return whose a match is, its times, inode, links, capabilities and extended attributes.
+    pub return_metadata: bool,
+    /// Read no file larger than this, in bytes.
+    pub max_read: u64,
 }
 
 /// One search.
@@ -112,6 +169,12 @@ pub struct Search {
     checks: Vec<Check>,
     /// Where the filters of the first three kinds end in `checks`.
     ends: [usize; 3],
+    /// The kinds of objects that it is about; regular files when it does not say.
+    pub kinds: Vec<FileType>,
+    /// Paths that it stays out of: a pattern of the whole path each.
+    pub excludes: Vec<glob::Pattern>,
+    /// The digests that its filters compare.
+    pub digest_algorithms: Algorithms,
     /// Its options.
     pub options: Options,
     /// What is repeated in each of its results.
@@ -209,7 +272,34 @@ struct Asked {
     sha2: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sha3: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ctimes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    btimes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    owners: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    inodes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    links: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    capabilities: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    xattrs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    types: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    excludes: Vec<String>,
+    /// A long list is not repeated with each match.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "number_of")]
+    digests: Vec<String>,
     options: AskedOptions,
+}
+
+fn number_of<S: serde::Serializer>(list: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq([format!("{} digests", list.len())])
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -229,19 +319,32 @@ struct AskedOptions {
     returnsha256: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     decompress: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    returnmetadata: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    maxread: String,
 }
 
 /// The fields of a search that hold filters, and their names in the option `mismatch`, the cheap ones first.
-const FILTERS: [(&str, &str); 9] = [
+const FILTERS: [(&str, &str); 18] = [
     ("names", "name"),
     ("sizes", "size"),
     ("modes", "mode"),
     ("mtimes", "mtime"),
+    ("ctimes", "ctime"),
+    ("btimes", "btime"),
+    ("owners", "owner"),
+    ("groups", "group"),
+    ("inodes", "inode"),
+    ("links", "link"),
+    ("capabilities", "capability"),
+    ("xattrs", "xattr"),
     ("contents", "content"),
     ("md5", "md5"),
     ("sha1", "sha1"),
     ("sha2", "sha2"),
     ("sha3", "sha3"),
+    ("digests", "digest"),
 ];
 
 impl Asked {
@@ -255,6 +358,15 @@ impl Asked {
             "md5" => &mut self.md5,
             "sha1" => &mut self.sha1,
             "sha2" => &mut self.sha2,
+            "ctimes" => &mut self.ctimes,
+            "btimes" => &mut self.btimes,
+            "owners" => &mut self.owners,
+            "groups" => &mut self.groups,
+            "inodes" => &mut self.inodes,
+            "links" => &mut self.links,
+            "capabilities" => &mut self.capabilities,
+            "xattrs" => &mut self.xattrs,
+            "digests" => &mut self.digests,
             _ => &mut self.sha3,
         }
     }
@@ -302,21 +414,42 @@ impl Reader<'_> {
         let asked = self.asked(fields);
         let paths = self.paths(&asked.paths);
         let checks = self.checks(&asked, now);
+        let kinds = self.kinds(&asked.types);
+        let excludes = self.excludes(&asked.excludes);
+        let max_read = match asked.options.maxread.as_str() {
+            "" => None,
+            text => match SizeRange::parse(text.trim_start_matches('<')) {
+                Ok(size) => Some(size),
+                Err(error) => {
+                    self.problem("options.maxread", error);
+                    None
+                }
+            },
+        };
+        if kinds != [FileType::RegularFile]
+            && checks.iter().any(|check| check.test.is_digest() || matches!(check.test, Test::Content(_)))
+            && !kinds.contains(&FileType::RegularFile)
+        {
+            self.problem("types", "only files have a content");
+        }
         if self.problems.len() == before && checks.is_empty() && !asked.options.matchall {
             self.problem(
                 "filters",
-                "there is none: give one of names, sizes, modes, mtimes, contents, md5, sha1, sha2 and sha3, \
-                 or set the option matchall to find every file",
+                "there is none: give one of names, sizes, modes, mtimes, contents, md5, sha1, sha2, sha3 and the others \
+                 of docs/file.md, or set the option matchall to find every file",
             );
         }
         if self.problems.len() > before {
             return None;
         }
+        let mut digest_algorithms = Algorithms::default();
+        let compared = checks.iter().flat_map(|check| check.test.algorithms());
+        compared.for_each(|algorithm| digest_algorithms.insert(algorithm));
         let end = |kind: fn(&Test) -> bool| checks.iter().take_while(|check| kind(&check.test)).count();
         let ends = [
             end(|test| matches!(test, Test::Name(_))),
-            end(|test| !matches!(test, Test::Content(_) | Test::Digest(..))),
-            end(|test| !matches!(test, Test::Digest(..))),
+            end(|test| !matches!(test, Test::Content(_)) && !test.is_digest()),
+            end(|test| !test.is_digest()),
         ];
         let or_default = |number: u32, default: u32| if number == 0 { default } else { number };
         Some(Search {
@@ -324,6 +457,9 @@ impl Reader<'_> {
             paths,
             checks,
             ends,
+            kinds,
+            excludes,
+            digest_algorithms,
             options: Options {
                 max_depth: or_default(asked.options.maxdepth, DEFAULT_MAX_DEPTH),
                 match_all: asked.options.matchall,
@@ -334,6 +470,8 @@ impl Reader<'_> {
                 decompress: asked.options.decompress,
                 remote: asked.options.remotefs || asked.options.allfilesystems,
                 pseudo: asked.options.allfilesystems,
+                return_metadata: asked.options.returnmetadata,
+                max_read: max_read.map_or(u64::MAX, SizeRange::largest),
             },
             echo: asked.echo(),
         })
@@ -355,6 +493,8 @@ impl Reader<'_> {
                     Value::String(text) => asked.description.clone_from(text),
                     _ => self.problem("description", "must be a text"),
                 },
+                "types" => asked.types = self.texts("types", value),
+                "excludes" => asked.excludes = self.texts("excludes", value),
                 key if FILTERS.iter().any(|(field, _)| *field == key) => {
                     *asked.filter(key) = self.texts(key, value);
                 }
@@ -363,7 +503,7 @@ impl Reader<'_> {
                     self.problem(
                         unknown,
                         format_args!(
-                            "is no field of a search; known are: paths, {}, options, description",
+                            "is no field of a search; known are: paths, {}, types, excludes, options, description",
                             known.join(", ")
                         ),
                     );
@@ -385,6 +525,12 @@ impl Reader<'_> {
                 "macroal" => options.macroal = self.switch(&field, value),
                 "returnsha256" => options.returnsha256 = self.switch(&field, value),
                 "decompress" => options.decompress = self.switch(&field, value),
+                "returnmetadata" => options.returnmetadata = self.switch(&field, value),
+                "maxread" => match value {
+                    Value::Null => {}
+                    Value::String(text) => options.maxread.clone_from(text),
+                    _ => self.problem(&field, "must be a size such as \"100m\""),
+                },
                 "remotefs" => options.remotefs = self.switch(&field, value),
                 "allfilesystems" => options.allfilesystems = self.switch(&field, value),
                 "mismatch" => {
@@ -403,7 +549,7 @@ impl Reader<'_> {
                 _ => self.problem(
                     &field,
                     "is no option; known are: maxdepth, matchall, matchlimit, macroal, mismatch, returnsha256, \
-                     decompress, maxerrors, remotefs, allfilesystems",
+                     returnmetadata, decompress, maxread, maxerrors, remotefs, allfilesystems",
                 ),
             }
         }
@@ -464,11 +610,76 @@ impl Reader<'_> {
         paths
     }
 
+    fn kinds(&mut self, texts: &[String]) -> Vec<FileType> {
+        if texts.is_empty() {
+            return vec![FileType::RegularFile];
+        }
+        let mut kinds = Vec::new();
+        for text in texts {
+            match KINDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+                Some((_, kind)) => kinds.push(*kind),
+                None => {
+                    let known: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+                    self.problem(
+                        "types",
+                        format_args!("{text:?} is no kind; known are: {}", known.join(", ")),
+                    );
+                }
+            }
+        }
+        kinds
+    }
+
+    fn excludes(&mut self, texts: &[String]) -> Vec<glob::Pattern> {
+        let mut patterns = Vec::new();
+        for text in texts {
+            match glob::Pattern::new(text) {
+                Ok(pattern) if text.starts_with('/') => patterns.push(pattern),
+                Ok(_) => self.problem("excludes", format_args!("{text:?} does not begin with a slash")),
+                Err(error) => self.problem("excludes", format_args!("{text:?} is no pattern: {error}")),
+            }
+        }
+        patterns
+    }
+
+    /// One filter for a whole list.
+    fn any_digest(&mut self, texts: &[String], mismatch: bool, asked: &Asked) -> Option<Check> {
+        let mut digests = HashSet::with_capacity(texts.len());
+        for text in texts {
+            match parse_digest(text) {
+                Some(digest) => drop(digests.insert(digest)),
+                None => {
+                    let what = "a digest of MD5, SHA-1 or SHA-2, or of SHA-3 with sha3: in front";
+                    self.problem("digests", format_args!("{text:?} is not {what}"));
+                    return None;
+                }
+            }
+        }
+        if digests.is_empty() {
+            return None;
+        }
+        let echo = Asked {
+            paths: asked.paths.clone(),
+            options: asked.options.clone(),
+            digests: texts.to_vec(),
+            ..Asked::default()
+        };
+        Some(Check { test: Test::AnyDigest(Arc::new(digests)), mismatch, echo: echo.echo() })
+    }
+
     fn checks(&mut self, asked: &Asked, now: i128) -> Vec<Check> {
         let mismatch = asked.options.mismatch.as_deref().unwrap_or_default();
         let mut source = asked.clone();
         let mut checks = Vec::new();
         for (field, word) in FILTERS {
+            if field == "digests" {
+                checks.extend(self.any_digest(
+                    &asked.digests,
+                    mismatch.iter().any(|named| named == word),
+                    asked,
+                ));
+                continue;
+            }
             for text in std::mem::take(source.filter(field)) {
                 match test(field, &text, now) {
                     Ok(test) => checks.push(Check {
@@ -482,6 +693,29 @@ impl Reader<'_> {
         }
         checks
     }
+}
+
+/// A digest whose length says which one it is; `sha3:` in front tells those of SHA-3 from those of SHA-2.
+fn parse_digest(text: &str) -> Option<(Algorithm, Box<[u8]>)> {
+    let (is_sha3, digits) = match text.split_once(':') {
+        Some((name, digits)) if name.eq_ignore_ascii_case("sha3") => (true, digits),
+        Some(_) => return None,
+        None => (false, text),
+    };
+    let digest = from_hexadecimal(digits)?;
+    let algorithm = match (is_sha3, digest.len()) {
+        (false, 16) => Algorithm::Md5,
+        (false, 20) => Algorithm::Sha1,
+        (false, 32) => Algorithm::Sha256,
+        (false, 48) => Algorithm::Sha384,
+        (false, 64) => Algorithm::Sha512,
+        (true, 28) => Algorithm::Sha3_224,
+        (true, 32) => Algorithm::Sha3_256,
+        (true, 48) => Algorithm::Sha3_384,
+        (true, 64) => Algorithm::Sha3_512,
+        _ => return None,
+    };
+    Some((algorithm, digest))
 }
 
 /// A number without a fraction that fits.
@@ -507,6 +741,14 @@ fn test(field: &str, text: &str, now: i128) -> Result<Test, String> {
         "sizes" => SizeRange::parse(text).map(Test::Size).map_err(|error| error.to_string()),
         "modes" => Pattern::parse(text).map(Test::Mode).map_err(|error| error.to_string()),
         "mtimes" => Age::parse(text, now).map(Test::Modified).map_err(|error| error.to_string()),
+        "ctimes" => Age::parse(text, now).map(Test::Changed).map_err(|error| error.to_string()),
+        "btimes" => Age::parse(text, now).map(Test::Created).map_err(|error| error.to_string()),
+        "owners" => Owner::parse(text).map(Test::Owner),
+        "groups" => Owner::parse(text).map(Test::Group),
+        "inodes" => SizeRange::parse(text).map(Test::Inode).map_err(|error| error.to_string()),
+        "links" => SizeRange::parse(text).map(Test::Links).map_err(|error| error.to_string()),
+        "capabilities" => Pattern::parse(text).map(Test::Capabilities).map_err(|error| error.to_string()),
+        "xattrs" => Pattern::parse(text).map(Test::Attribute).map_err(|error| error.to_string()),
         "contents" => LinePattern::parse(text).map(Test::Content).map_err(|error| error.to_string()),
         "md5" => digest(&[(16, Algorithm::Md5)]),
         "sha1" => digest(&[(20, Algorithm::Sha1)]),
@@ -520,13 +762,36 @@ fn test(field: &str, text: &str, now: i128) -> Result<Test, String> {
     }
 }
 
+/// The bytes of a path in which `\xNN` stands for a byte, as results and alerts show what is not UTF-8.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let escape =
+            (*first == b'\\' && after.first() == Some(&b'x')).then(|| Some(digit(1)? * 16 + digit(2)?));
+        match escape.flatten().and_then(|byte| u8::try_from(byte).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
 /// An absolute path without `.`, `..` and doubled slashes, by its text alone as MIG cleans it; `None` for others.
 fn clean(text: &str) -> Option<PathBuf> {
-    if !text.starts_with('/') || text.contains('\0') {
+    let bytes = unescaped(text);
+    if !bytes.starts_with(b"/") || bytes.contains(&0) {
         return None;
     }
     let mut path = PathBuf::new();
-    for component in Path::new(text).components() {
+    for component in Path::new(OsStr::from_bytes(&bytes)).components() {
         match component {
             Component::ParentDir => {
                 path.pop();
@@ -568,6 +833,8 @@ mod tests {
                 decompress: false,
                 remote: false,
                 pseudo: false,
+                return_metadata: false,
+                max_read: u64::MAX,
             }
         );
         assert_eq!(
@@ -680,6 +947,10 @@ mod tests {
             ("a", None),
             ("", None),
             ("~/a", None),
+            (r"/a\x62", Some("/ab")),
+            (r"/a\x5cx62", Some(r"/a\x62")),
+            (r"/a\xg0\x", Some(r"/a\xg0\x")),
+            (r"/\x00", None),
         ] {
             assert_eq!(clean(text), expected.map(PathBuf::from), "{text}");
         }

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use vigie_sdk::Coverage;
 use vigie_sdk::privacy::MASKED;
 
+use crate::attributes::{Extended, Names};
 use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
 use crate::mounts::{Kind, Mounts};
@@ -179,6 +180,8 @@ pub struct Walk<'q> {
     pub errors: ErrorLog,
     coverage: Mutex<Coverage>,
     masked: bool,
+    /// A search is about more than regular files.
+    wants_other_kinds: bool,
     /// The large files by size, the largest first, once all have been met.
     large: Mutex<Vec<(u64, Candidate)>>,
     files: AtomicU64,
@@ -218,6 +221,7 @@ impl<'q> Walk<'q> {
             errors: ErrorLog::new(max_errors, masked),
             coverage: Mutex::new(Coverage::whole()),
             masked,
+            wants_other_kinds: searches.iter().any(|search| search.kinds != [FileType::RegularFile]),
             large: Mutex::default(),
             files: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -439,7 +443,7 @@ impl<'q> Walk<'q> {
         let place = Arc::new(Place { directory: None, asked: place, real: Vec::new() });
         let called = root.path.file_name().unwrap_or_default().as_bytes().into();
         self.files.fetch_add(1, Ordering::Relaxed);
-        self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, worker);
+        self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, true, worker);
     }
 
     /// Adds the searches whose path this is; one that is interested already goes as deep as it may from either.
@@ -516,15 +520,35 @@ impl<'q> Walk<'q> {
         };
         let other = self.other_interests(listing, name, kind);
         let interests = other.as_deref().unwrap_or(&listing.live);
+        let (excluded, kept) = self.without_excluded(listing, name, interests);
+        let interests = kept.as_deref().unwrap_or(interests);
+        if excluded {
+            return false;
+        }
+        // Searches for other kinds than files ask by name and metadata.
+        if kind != FileType::RegularFile && self.wants_other_kinds {
+            let wanting =
+                interests.iter().filter(|interest| self.searches[interest.search].kinds.contains(&kind));
+            let wanting: Vec<Interest> = wanting.cloned().collect();
+            self.file(&listing.place, &FileName::Entry(name.into()), &wanting, false, worker);
+        }
         match kind {
+            FileType::RegularFile if self.wants_other_kinds => {
+                let wanting: Vec<Interest> =
+                    interests.iter().filter(|interest| self.wants_files(interest)).cloned().collect();
+                self.file(&listing.place, &FileName::Entry(name.into()), &wanting, true, worker);
+                true
+            }
             FileType::RegularFile => {
-                self.file(&listing.place, &FileName::Entry(name.into()), interests, worker);
+                self.file(&listing.place, &FileName::Entry(name.into()), interests, true, worker);
                 true
             }
             FileType::Symlink => self.link(listing, name, interests, worker),
             FileType::Directory => {
                 let Directory { base, path, depth, interests: all } = listing.directory;
-                if interests.iter().any(|interest| interest.deepest > *depth) {
+                let goes_deeper = interests.iter().any(|interest| interest.deepest > *depth);
+                let other = kept.or(other);
+                if goes_deeper {
                     worker.jobs.push(Job::Directory(Directory {
                         base: Arc::clone(base),
                         path: joined(path, name.to_bytes()),
@@ -537,6 +561,31 @@ impl<'q> Walk<'q> {
             // FIFOs, sockets and devices have no content to search.
             _ => false,
         }
+    }
+
+    fn wants_files(&self, interest: &Interest) -> bool {
+        self.searches[interest.search].kinds.contains(&FileType::RegularFile)
+    }
+
+    /// The searches that do not exclude an entry, when some do; and whether all do.
+    fn without_excluded(
+        &self,
+        listing: &Listing<'_>,
+        name: &CStr,
+        interests: &[Interest],
+    ) -> (bool, Option<Vec<Interest>>) {
+        if !interests.iter().any(|interest| !self.searches[interest.search].excludes.is_empty()) {
+            return (false, None);
+        }
+        let path = joined(&listing.place.asked, name.to_bytes());
+        let path = Path::new(OsStr::from_bytes(&path));
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::default() };
+        let excludes = |interest: &&Interest| {
+            let excludes = &self.searches[interest.search].excludes;
+            !excludes.iter().any(|pattern| pattern.matches_path_with(path, options))
+        };
+        let kept: Vec<Interest> = interests.iter().filter(excludes).cloned().collect();
+        (kept.is_empty(), Some(kept))
     }
 
     /// The searches that are interested in an entry, when they are not those of its directory: because the entry
@@ -593,7 +642,8 @@ impl<'q> Walk<'q> {
         let wanting = |interest: &&Interest| {
             let search = &self.searches[interest.search];
             let (_, names) = search.names();
-            !search.options.match_all || names.iter().all(|check| name_passes(check, called))
+            self.wants_files(interest)
+                && (!search.options.match_all || names.iter().all(|check| name_passes(check, called)))
         };
         let interests: Vec<&Interest> = interests.iter().filter(wanting).collect();
         if interests.is_empty() {
@@ -615,12 +665,19 @@ impl<'q> Walk<'q> {
             return false;
         }
         let file = FileName::Elsewhere { called: called.into(), real: real.into() };
-        self.file(&listing.place, &file, &interests, worker);
+        self.file(&listing.place, &file, &interests, true, worker);
         true
     }
 
     /// Asks about a regular file: by name, then by metadata, and keeps it for reading when that does not decide.
-    fn file(&self, place: &Arc<Place>, file: &FileName<'_>, interests: &[Interest], worker: &mut Worker) {
+    fn file(
+        &self,
+        place: &Arc<Place>,
+        file: &FileName<'_>,
+        interests: &[Interest],
+        is_file: bool,
+        worker: &mut Worker,
+    ) {
         let mut status: Option<Status> = None;
         let mut asking = Vec::new();
         for interest in interests {
@@ -635,10 +692,12 @@ impl<'q> Walk<'q> {
                 continue;
             }
             let (first, metadata) = search.metadata();
-            let reads = !search.contents().1.is_empty()
-                || !search.digests().1.is_empty()
-                || (search.options.return_sha256
-                    && (match_all || !passed.is_empty() || !metadata.is_empty()));
+            let mut extended: Option<Extended> = None;
+            let reads = is_file
+                && (!search.contents().1.is_empty()
+                    || !search.digests().1.is_empty()
+                    || (search.options.return_sha256
+                        && (match_all || !passed.is_empty() || !metadata.is_empty())));
             // A file that is read tells its status when it is open.
             if !metadata.is_empty() || (!reads && (match_all || !passed.is_empty())) {
                 let known = match status {
@@ -650,22 +709,46 @@ impl<'q> Walk<'q> {
                         }
                     },
                 };
-                if !gather(match_all, first, metadata, &mut passed, |check| metadata_passes(check, known)) {
+                if metadata.iter().any(|check| check.test.is_extended()) {
+                    extended = Some(self.extended(place, file));
+                }
+                let passes =
+                    |check: &Check| metadata_passes(check, known, &self.findings.names, extended.as_ref());
+                if !gather(match_all, first, metadata, &mut passed, passes) {
                     continue;
                 }
                 if !reads && (match_all || !passed.is_empty()) {
                     let path = joined(&place.asked, file.called());
                     let passed = (!match_all).then_some(&*passed);
-                    self.findings.add(interest.search, passed, &path, known, None);
+                    let extended = || extended.take().unwrap_or_else(|| self.extended(place, file));
+                    self.findings.add(interest.search, passed, &path, known, None, extended);
                 }
             }
-            if reads {
+            // Only a file has a content; without all filters each other one is asked alone.
+            let has_other =
+                !is_file && match_all && !(search.contents().1.is_empty() && search.digests().1.is_empty());
+            if reads && !has_other {
                 asking.push((interest.search, passed));
             }
         }
         if !asking.is_empty() {
             worker.batch.push(Candidate { place: Arc::clone(place), file: file.to_kept(), asking });
         }
+    }
+
+    /// The extended attributes of an object; none when it cannot be looked at.
+    fn extended(&self, place: &Place, file: &FileName<'_>) -> Extended {
+        let read = match (file, &place.directory) {
+            (FileName::Entry(name), Some(directory)) => Extended::read(directory.as_fd(), name),
+            (FileName::Entry(_), None) => Err(Errno::NOENT),
+            (FileName::Elsewhere { real, .. }, _) => std::ffi::CString::new(real.as_os_str().as_bytes())
+                .map_err(|_| Errno::INVAL)
+                .and_then(|real| Extended::read(CWD, &real)),
+        };
+        read.unwrap_or_else(|error| {
+            self.cannot_open(&joined(&place.asked, file.called()), error);
+            Extended::default()
+        })
     }
 
     /// Reads the files that are kept; shares them with a thread that has nothing to do.
@@ -722,6 +805,10 @@ impl<'q> Walk<'q> {
         let (status, reading) = match opened {
             // Something else took its place.
             Ok((status, _)) if status.kind != FileType::RegularFile => return,
+            Ok((status, _)) if questions.iter().all(|question| status.size > question.max_read()) => {
+                self.leave_out(&path(), "it is larger than the option maxread");
+                (status, unread(questions, None))
+            }
             Ok((status, opened)) => {
                 (status, read(opened.as_fd(), status.size, questions, buffer, &self.stop))
             }
@@ -738,7 +825,8 @@ impl<'q> Walk<'q> {
         }
         for answer in reading.answers {
             let sha256 = answer.sha256.as_deref();
-            self.findings.add(answer.index, answer.passed.as_deref(), &path(), status, sha256);
+            let extended = || self.extended(&place, &file);
+            self.findings.add(answer.index, answer.passed.as_deref(), &path(), status, sha256, extended);
         }
     }
 }
@@ -775,12 +863,23 @@ fn name_passes(check: &Check, name: &[u8]) -> bool {
     matches!(&check.test, Test::Name(pattern) if pattern.accepts(name) != check.mismatch)
 }
 
-fn metadata_passes(check: &Check, status: Status) -> bool {
+fn metadata_passes(check: &Check, status: Status, names: &Names, extended: Option<&Extended>) -> bool {
     let raw = match &check.test {
+        Test::Changed(age) => age.contains(status.changed),
+        Test::Created(age) => status.created.is_some_and(|created| age.contains(created)),
+        Test::Owner(owner) => owner.accepts(status.uid, names.user(status.uid)),
+        Test::Group(group) => group.accepts(status.gid, names.group(status.gid)),
+        Test::Inode(range) => range.contains(status.inode),
+        Test::Links(range) => range.contains(u64::from(status.links)),
+        Test::Capabilities(pattern) => extended.is_some_and(|extended| {
+            !extended.capabilities.is_empty() && pattern.accepts(extended.capabilities.as_bytes())
+        }),
+        Test::Attribute(pattern) => extended
+            .is_some_and(|extended| extended.names.iter().any(|name| pattern.accepts(name.as_bytes()))),
         Test::Size(range) => range.contains(status.size),
         Test::Mode(pattern) => pattern.accepts(crate::filter::mode_text(status.mode).as_bytes()),
         Test::Modified(age) => age.contains(status.modified),
-        Test::Name(_) | Test::Content(_) | Test::Digest(..) => return false,
+        Test::Name(_) | Test::Content(_) | Test::Digest(..) | Test::AnyDigest(_) => return false,
     };
     raw != check.mismatch
 }

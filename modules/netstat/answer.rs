@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use vigie_sdk::ModuleResult;
 use vigie_sdk::privacy::{MASKED, Showing};
+use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::parameters::{Kind, Parameters};
 use crate::processes::{Owners, Process};
@@ -198,9 +198,36 @@ pub fn answer(
             elements.listed
         ));
     }
-    let mut result = ModuleResult::found(total_hits > 0, &elements).with_statistics(&statistics);
+    let coverage = coverage(parameters, outcome, elements.listed < total_hits);
+    let mut result =
+        ModuleResult::found(total_hits > 0, &elements).with_statistics(&statistics).with_coverage(coverage);
     result.errors = (!errors.is_empty()).then_some(errors);
     result
+}
+
+/// What was looked at, and what was not. Whose a socket is does not count: it was found or not.
+fn coverage(parameters: &Parameters, outcome: &Outcome, is_cut: bool) -> Coverage {
+    let mut coverage = Coverage::whole();
+    for findings in &outcome.namespaces {
+        coverage.examined += findings.examined;
+        for problem in &findings.problems {
+            coverage.skip(format!("network namespace {}", findings.namespace), problem.clone());
+        }
+        if findings.stopped {
+            coverage.skip(format!("network namespace {}", findings.namespace), "the search was stopped");
+        }
+    }
+    for problem in &outcome.problems {
+        coverage.skip("other network namespaces", problem.clone());
+    }
+    if is_cut {
+        coverage.skip("some matches", "an answer has no room for all of them");
+    }
+    if Kind::ALL.iter().all(|kind| parameters.asked(*kind).is_empty()) {
+        let known: Vec<&str> = Kind::ALL.map(Kind::name).into();
+        coverage.skip("everything", format!("nothing was asked: name one of {}", known.join(", ")));
+    }
+    coverage
 }
 
 impl<'a> Context<'a> {
@@ -323,8 +350,9 @@ fn problems(parameters: &Parameters, outcome: &Outcome, owners: Option<&Owners>)
     if let Some(owners) = owners {
         if owners.hidden > 0 {
             problems.push(format!(
-                "the descriptors of {} processes cannot be read: it needs CAP_SYS_PTRACE, as root has it",
-                owners.hidden
+                "the descriptors of {} processes cannot be read{}",
+                owners.hidden,
+                crate::namespaces::permission_hint()
             ));
         }
         if owners.stopped {
@@ -397,8 +425,28 @@ mod tests {
                 }},
                 "statistics": {"examined": 0, "exectime": "1.2ms", "totalhits": 1, "backend": "netlink"},
                 "errors": null,
+                "coverage": {"complete": true, "examined": 0, "not_examined": []},
             })
         );
+    }
+
+    #[test]
+    fn without_a_question_nothing_is_known() {
+        let (nothing, outcome) = (parameters(json!({})), outcome(Vec::new()));
+
+        let result = answer(&nothing, &outcome, None, false, Duration::ZERO);
+
+        assert!(result.success && result.is_not_known(), "{result:?}");
+        assert!(result.coverage.unwrap().not_examined[0].why.contains("nothing was asked"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_makes_absence_unknown() {
+        let asked = parameters(json!({"listeningport": ["22"]}));
+        let mut outcome = outcome(Vec::new());
+        outcome.problems.push("2 network namespaces could not be entered".to_owned());
+
+        assert!(answer(&asked, &outcome, None, false, Duration::ZERO).is_not_known());
     }
 
     #[test]

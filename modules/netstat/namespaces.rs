@@ -11,6 +11,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// What would help to look into other processes; root has the capability, so that something else forbids it.
+#[must_use]
+pub fn permission_hint() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        ": a security module or a container's limits forbid it"
+    } else {
+        ": it needs CAP_SYS_PTRACE, as root has it"
+    }
+}
+
 /// What the name of a network namespace begins with: `net:[4026531840]`.
 const NAME_START: &[u8] = b"net:[";
 
@@ -30,9 +40,7 @@ pub enum NamespaceError {
     #[error("cannot list the mounts in /proc/thread-self/mountinfo")]
     MountsUnreadable(#[source] io::Error),
     /// Namespaces of other users' processes are not shown.
-    #[error(
-        "the network namespaces of {0} processes cannot be read: it needs CAP_SYS_PTRACE, as root has it"
-    )]
+    #[error("the network namespaces of {0} processes cannot be read{hint}", hint = permission_hint())]
     Hidden(usize),
     /// A mounted namespace is not shown.
     #[error("network namespace {name} cannot be opened at {path:?}")]

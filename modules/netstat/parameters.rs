@@ -102,12 +102,17 @@ impl HardwareMatcher {
 pub struct AddressMatcher {
     ranges: Vec<AddressRange>,
     set: AddressSet,
+    excluded: AddressSet,
 }
 
 impl AddressMatcher {
     /// Calls `found` with the place of each range that holds the address.
     pub fn matches(&self, address: IpAddr, found: impl FnMut(usize)) {
-        self.set.matches(address, found);
+        let mut is_excluded = false;
+        self.excluded.matches(address, |_| is_excluded = true);
+        if !is_excluded {
+            self.set.matches(address, found);
+        }
     }
 
     /// The ranges by place.
@@ -117,16 +122,42 @@ impl AddressMatcher {
     }
 }
 
+/// The ports from one to another, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PortRange(u16, u16);
+
+impl PortRange {
+    /// Reads `80` or `8000-8999`.
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = Self(first.parse().ok()?, last.parse().ok()?);
+        (range.0 <= range.1).then_some(range)
+    }
+
+    fn contains(self, port: u16) -> bool {
+        (self.0..=self.1).contains(&port)
+    }
+}
+
 /// Finds ports.
 #[derive(Debug, Clone, Default)]
 pub struct PortMatcher {
     /// Sorted, with the places in the list.
     ports: Vec<(u16, usize)>,
+    /// Those of more than one port.
+    ranges: Vec<(PortRange, usize)>,
+    excluded: Vec<PortRange>,
 }
 
 impl PortMatcher {
     /// Calls `found` with each place where this port was asked for: `80` and `080` are two.
     pub fn matches(&self, port: u16, mut found: impl FnMut(usize)) {
+        if self.excluded.iter().any(|range| range.contains(port)) {
+            return;
+        }
+        for (_, place) in self.ranges.iter().filter(|(range, _)| range.contains(port)) {
+            found(*place);
+        }
         let first = self.ports.partition_point(|(other, _)| *other < port);
         for (_, place) in self.ports[first..].iter().take_while(|(other, _)| *other == port) {
             found(*place);
@@ -217,21 +248,58 @@ impl Reader<'_> {
 
     fn addresses(&mut self, kind: Kind) -> Searches<AddressMatcher> {
         let (asked, ranges) = self.list(kind, MAX_VALUES, |text| {
-            AddressRange::parse(text)
+            let (is_excluded, range) = excluded(text);
+            AddressRange::parse(range)
+                .map(|range| (is_excluded, range))
                 .map_err(|error| format!("{text:?} is neither an address nor a CIDR: {error}"))
         });
-        let set = AddressSet::new(&ranges);
-        Searches { asked, matcher: AddressMatcher { ranges, set } }
+        let (asked, ranges, excluded) = self.without_excluded(kind, asked, ranges);
+        let (set, excluded) = (AddressSet::new(&ranges), AddressSet::new(&excluded));
+        Searches { asked, matcher: AddressMatcher { ranges, set, excluded } }
     }
 
     fn ports(&mut self, kind: Kind) -> Searches<PortMatcher> {
         let (asked, ports) = self.list(kind, MAX_VALUES, |text| {
-            text.parse::<u16>()
-                .map_err(|_| format!("{text:?} is not a port: expected a number from 0 to 65535"))
+            let (is_excluded, range) = excluded(text);
+            let range = PortRange::parse(range).ok_or_else(|| {
+                format!(
+                    "{text:?} is not a port: expected a number from 0 to 65535, or a range such as 8000-8999"
+                )
+            })?;
+            Ok((is_excluded, range))
         });
-        let mut ports: Vec<(u16, usize)> = ports.into_iter().zip(0..).collect();
+        let (asked, all, excluded) = self.without_excluded(kind, asked, ports);
+        let (single, ranges): (Vec<_>, Vec<_>) =
+            all.into_iter().zip(0..).partition(|(range, _)| range.0 == range.1);
+        let mut ports: Vec<(u16, usize)> =
+            single.into_iter().map(|(range, place)| (range.0, place)).collect();
         ports.sort_unstable();
-        Searches { asked, matcher: PortMatcher { ports } }
+        Searches { asked, matcher: PortMatcher { ports, ranges, excluded } }
+    }
+
+    /// Takes the values with an exclamation mark out: they narrow all others, and have no matches of their own.
+    fn without_excluded<T>(
+        &mut self,
+        kind: Kind,
+        asked: Vec<String>,
+        values: Vec<(bool, T)>,
+    ) -> (Vec<String>, Vec<T>, Vec<T>) {
+        let (mut kept, mut wanted, mut excluded) = (Vec::new(), Vec::new(), Vec::new());
+        for (text, (is_excluded, value)) in asked.into_iter().zip(values) {
+            if is_excluded {
+                excluded.push(value);
+            } else {
+                kept.push(text);
+                wanted.push(value);
+            }
+        }
+        if wanted.is_empty() && !excluded.is_empty() {
+            self.problems.push(format!(
+                "parameter {}: there are only exclusions; say from what, such as 0.0.0.0/0 or 0-65535",
+                kind.name()
+            ));
+        }
+        (kept, wanted, excluded)
     }
 
     fn boolean(&mut self, name: &str) -> bool {
@@ -292,6 +360,11 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a value excludes, and what.
+fn excluded(text: &str) -> (bool, &str) {
+    text.strip_prefix('!').map_or((false, text), |rest| (true, rest.trim_start()))
+}
+
 /// What a value is, for a message.
 fn shape(value: &Value) -> String {
     match value {
@@ -320,6 +393,25 @@ mod tests {
         let mut found = Vec::new();
         matches(&mut |place| found.push(place));
         found
+    }
+
+    #[test]
+    fn ranges_of_ports_and_exclusions_narrow_a_search() {
+        let parameters = read(&json!({
+            "listeningport": ["0-1023", "22", "8080", "!80", "!100-200"], "connectedip": ["0.0.0.0/0", "! 10.0.0.0/8"],
+        }))
+        .unwrap();
+
+        let ports = |port| places(|found| parameters.listening_port.matcher.matches(port, found));
+        assert_eq!(parameters.listening_port.asked, ["0-1023", "22", "8080"]);
+        assert_eq!([22, 80, 150, 201, 8080].map(ports), [vec![0, 1], vec![], vec![], vec![0], vec![2]]);
+        let peers = |peer: &str| {
+            places(|found| parameters.connected_ip.matcher.matches(peer.parse().unwrap(), found))
+        };
+        assert_eq!((peers("192.0.2.1"), peers("10.1.2.3")), (vec![0], vec![]));
+        for wrong in [json!(["!22"]), json!(["9-8"]), json!(["1-"]), json!(["!"])] {
+            assert!(read(&json!({"listeningport": wrong})).is_err(), "{wrong}");
+        }
     }
 
     #[test]

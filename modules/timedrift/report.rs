@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::Serialize;
 use vigie_adjtimex::{ClockState, KernelClock};
-use vigie_sdk::ModuleResult;
 use vigie_sdk::privacy::{Asked, MASKED, Showing, identifies, mask_errors};
+use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::client::Answer;
 use crate::duration::GoDuration;
@@ -94,6 +94,10 @@ pub struct Report {
     elements: Elements,
     ntpstats: Vec<NtpStatistics>,
     errors: Vec<String>,
+    /// Servers without a valid answer.
+    unanswered: Vec<String>,
+    /// Servers with one.
+    answered: u64,
     /// Drift was asked for and nobody answered.
     failed: bool,
     extraprivacy: bool,
@@ -115,7 +119,15 @@ impl Report {
         let localtime = rfc3339(local_time);
         let elements =
             Elements { hascheckeddrift: false, iswithindrift: None, drifts: Vec::new(), localtime, kernel };
-        Self { elements, ntpstats: Vec::new(), errors, failed: false, extraprivacy }
+        Self {
+            elements,
+            ntpstats: Vec::new(),
+            errors,
+            unanswered: Vec::new(),
+            answered: 0,
+            failed: false,
+            extraprivacy,
+        }
     }
 
     /// Adds what could not be read of the configurations.
@@ -144,6 +156,10 @@ impl Report {
                 if !within {
                     self.elements.drifts.push(sentence(&statistics.host, answer));
                 }
+            }
+            match &attempt.outcome {
+                Ok(_) => self.answered += 1,
+                Err(_) => self.unanswered.push(format!("time server {}", statistics.host)),
             }
             self.ntpstats.push(statistics);
         }
@@ -179,6 +195,14 @@ impl Report {
         let statistics = Statistics { exectime: GoDuration::from(took).to_string(), ntpstats: self.ntpstats };
         let mut result = ModuleResult::found(found, &self.elements).with_statistics(&statistics);
         result.success &= !self.failed;
+        let mut coverage = Coverage::whole();
+        for server in &self.unanswered {
+            coverage.skip(server.clone(), "it gave no valid answer");
+        }
+        coverage.examined = self.answered;
+        // One valid answer decides; without any nothing is known.
+        coverage.complete = !self.failed;
+        result.coverage = Some(coverage);
         if !self.errors.is_empty() {
             result.errors.get_or_insert_default().extend(self.errors);
         }

@@ -9,12 +9,12 @@ use vigie_fleet::agent_key;
 use vigie_fleet::alert_order::{AlertOrder, Told};
 use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::broker::stored::{Cursor, Entry};
 use vigie_fleet::predicate::Target;
-use vigie_fleet::subjects::{ALERTS, EVERY_ALERT};
+use vigie_fleet::subjects::{self, ALERTS, EVERY_ALERT};
 use vigie_protocol::names::AgentId;
 
-use super::answers::{From, Stored, follow};
-use super::files;
+use super::files::{self, failed};
 use super::inventory::{Inventory, parse_target};
 use super::profile::Profile;
 use crate::alerts::{self, Line};
@@ -27,6 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the inventory is read again at most when alerts of unknown agents come.
 const REFRESH: Duration = Duration::from_secs(10);
+
+/// How often `-f` looks for new alerts.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Alerts that are read before the first of them are shown.
+const READ_AT_ONCE: usize = 1000;
 
 /// Alerts that `-f` begins with.
 const FOLLOW_LINES: usize = 10;
@@ -41,6 +47,10 @@ struct Wrong<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seq: Option<u64>,
     message: &'a str,
+}
+
+fn unavailable(error: vigie_fleet::broker::stored::StoredError) -> Failure {
+    failed(Exit::Unavailable, "see that the broker runs and can be reached")(&error)
 }
 
 /// Carries out `alerts -t`.
@@ -72,6 +82,13 @@ async fn read(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, &profile).await?;
     let lines = args.lines.or((args.follow && since.is_none()).then_some(FOLLOW_LINES));
+    let patience = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
+    let order = if since.is_none() { AlertOrder::from_start(patience) } else { AlertOrder::new(patience) };
+    let mut cursor = Cursor { next: 1 };
+    if let Some(seconds) = since {
+        cursor =
+            Cursor::at_time(&connection.client, ALERTS, EVERY_ALERT, seconds).await.map_err(unavailable)?;
+    }
     let mut reader = Reader {
         args: args.clone(),
         target,
@@ -79,22 +96,21 @@ async fn read(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<
         connection,
         inventory,
         refreshed: Instant::now(),
-        order: AlertOrder::new(u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX)),
+        order,
         started: Instant::now(),
         held: lines.map(|_| VecDeque::new()),
         lines: lines.unwrap_or(usize::MAX),
         is_bad: false,
         printer,
     };
-    reader.run(since.map_or(From::Start, From::Time)).await
+    reader.run(cursor).await
 }
 
 impl Reader<'_> {
-    async fn run(&mut self, from: From) -> Result<Exit, Failure> {
-        let mut stream = follow(&self.connection, ALERTS, EVERY_ALERT.to_owned(), from);
+    async fn run(&mut self, mut cursor: Cursor) -> Result<Exit, Failure> {
         let mut told = Vec::new();
-        let mut tick = tokio::time::interval(Duration::from_millis(500));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut caught_up = false;
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
@@ -102,27 +118,45 @@ impl Reader<'_> {
             tokio::select! {
                 biased;
                 _ = &mut interrupt => return Ok(Exit::Ok),
-                stored = stream.recv() => {
-                    let Some(stored) = stored else { break };
-                    match &stored {
-                        Some(stored) => self.take(stored, &mut told).await?,
-                        None => caught_up = true,
-                    }
-                    if stored.is_none_or(|stored| stored.is_newest) {
-                        if !self.args.follow {
-                            break;
-                        }
-                        caught_up = true;
-                    }
+                _ = looks.tick() => {}
+            }
+            loop {
+                let mut entries = Vec::new();
+                let read = cursor
+                    .read(&self.connection.client, ALERTS, EVERY_ALERT, |entry| {
+                        entries.push(entry);
+                        entries.len() < READ_AT_ONCE
+                    })
+                    .await;
+                for entry in &entries {
+                    self.take(entry, &mut told).await?;
                 }
-                _ = tick.tick(), if self.order.waits() => {
-                    let now = self.now();
-                    self.order.overdue(now, &mut told);
+                match read {
+                    Ok(is_end) => caught_up |= is_end,
+                    // A broker that is away for a while is no end for one that follows.
+                    Err(error) if !(self.args.follow && error.is_transient()) => {
+                        return Err(unavailable(error));
+                    }
+                    Err(_) => break,
+                }
+                self.show(&mut told, caught_up)?;
+                if entries.len() < READ_AT_ONCE {
+                    break;
                 }
             }
+            if !self.args.follow && caught_up {
+                break;
+            }
+            let now = self.now();
+            self.order.overdue(now, &mut told);
             self.show(&mut told, caught_up)?;
         }
         self.order.finish(&mut told);
+        for (agent, known) in &self.inventory.agents {
+            if let Some(head) = known.shown.as_ref().and_then(|shown| shown.alerts.as_ref()) {
+                self.order.compare(agent, head, &mut told);
+            }
+        }
         self.show(&mut told, true)?;
         Ok(if self.is_bad { Exit::SomeFailed } else { Exit::Ok })
     }
@@ -132,37 +166,43 @@ impl Reader<'_> {
     }
 
     /// Checks an alert and puts it in its place.
-    async fn take(&mut self, stored: &Stored, told: &mut Vec<Told>) -> Result<(), Failure> {
-        let mut tokens = stored.subject.trim_start_matches("vigie.alert.").split('.');
-        let (Some(name), Some(module)) = (tokens.next(), tokens.next()) else { return Ok(()) };
-        let Ok(agent) = name.parse::<AgentId>() else { return Ok(()) };
+    async fn take(&mut self, stored: &Entry, told: &mut Vec<Told>) -> Result<(), Failure> {
+        let Some(agent) = subjects::last_name(&stored.subject) else { return Ok(()) };
         if !self.inventory.agents.contains_key(&agent) && self.refreshed.elapsed() >= REFRESH {
             self.refreshed = Instant::now();
             self.inventory = Inventory::load(&self.connection, &self.profile).await?;
         }
-        match self.open(&agent, module, &stored.payload) {
+        match self.open(&agent, &stored.value, stored.stored) {
             Ok(alert) => {
                 let now = self.now();
                 self.order.take(alert, now, told);
                 Ok(())
             }
-            Err(problem) => self.wrong("flagged", name, None, &problem),
+            Err(problem) => self.wrong("flagged", agent.as_str(), None, &problem),
         }
     }
 
-    fn open(&self, agent: &AgentId, module: &str, payload: &[u8]) -> Result<FleetAlert, String> {
+    fn open(&self, agent: &AgentId, payload: &[u8], stored: i64) -> Result<FleetAlert, String> {
         let known = self.inventory.agents.get(agent).ok_or("no agent of that name is enrolled")?;
         let sealed: Sealed = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        let text = agent_key::open(&sealed, Purpose::Alert, &known.key).map_err(|error| error.to_string())?;
-        let alert: FleetAlert = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        if alert.agent != *agent || alert.module != module {
-            return Err(format!("holds an alert of {} by {}", alert.agent, alert.module));
+        let mut problem = "no key of the agent counted at that time".to_owned();
+        for key in known.enrolment.keys_at(stored) {
+            match agent_key::open(&sealed, Purpose::Alert, key) {
+                Ok(text) => {
+                    let alert: FleetAlert = serde_json::from_str(text).map_err(|error| error.to_string())?;
+                    if alert.agent != *agent {
+                        return Err(format!("holds an alert of {}", alert.agent));
+                    }
+                    return Ok(alert);
+                }
+                Err(error) => problem = error.to_string(),
+            }
         }
-        Ok(alert)
+        Err(problem)
     }
 
     fn is_wanted(&self, agent: &AgentId) -> bool {
-        let facts = self.inventory.agents.get(agent).and_then(|known| known.facts.as_ref());
+        let facts = self.inventory.agents.get(agent).and_then(|known| known.facts());
         facts.is_some_and(|facts| self.target.matches(facts))
     }
 
@@ -171,7 +211,10 @@ impl Reader<'_> {
         for one in told.drain(..) {
             let (agent, module) = match &one {
                 Told::Alert(alert) | Told::Late(alert) => (&alert.agent, Some(alert.module.as_str())),
-                Told::Gap { agent, .. } => (agent, None),
+                Told::Gap { agent, .. }
+                | Told::Gone { agent, .. }
+                | Told::Cut { agent, .. }
+                | Told::Fork { agent, .. } => (agent, None),
             };
             let other_module =
                 self.args.module.as_ref().zip(module).is_some_and(|(wanted, of)| wanted.as_str() != of);
@@ -215,6 +258,20 @@ impl Reader<'_> {
                     format!("{count} alerts are missing")
                 };
                 self.wrong("gap", agent.as_str(), Some((*first_seq, *last_seq)), &problem)
+            }
+            Told::Gone { agent, last_seq } => {
+                let problem =
+                    format!("the first {last_seq} alerts are not at the broker: old, or pushed out");
+                self.wrong("gone", agent.as_str(), Some((1, *last_seq)), &problem)
+            }
+            Told::Cut { agent, first_seq, last_seq } => {
+                let problem = "the newest alerts that the broker took are not there: somebody deleted them";
+                self.wrong("cut", agent.as_str(), Some((*first_seq, *last_seq)), problem)
+            }
+            Told::Fork { agent, seq } => {
+                let problem =
+                    "this identity runs twice: a clone, a snapshot that was put back, or a stolen key";
+                self.wrong("fork", agent.as_str(), Some((*seq, *seq)), problem)
             }
         }
     }

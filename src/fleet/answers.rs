@@ -1,113 +1,64 @@
-//! Answers as they come: from the stream RESULTS, over restarts of the broker, checked and counted.
+//! Answers as they come, checked and counted.
+//!
+//! They come live while somebody asks, and lie in the stream of answers whatever happens. What comes live is taken when
+//! it holds and passed over when not: anybody in the fleet can send there. What was missed is fetched by the names of
+//! those who have not answered, so that nobody who floods is in the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
 use vigie_fleet::answer::{Answer, AnswerStatus, Purpose};
-use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::broker::client::Client;
+use vigie_fleet::broker::stored::{self, Entry, StoredError, WINDOW, Which};
+use vigie_fleet::broker::streams::ANSWER_MESSAGES;
 use vigie_fleet::collect::{Collector, Flag, Taken};
-use vigie_fleet::subjects;
+use vigie_fleet::subjects::{self, RESULTS};
 use vigie_protocol::names::{ActionId, AgentId};
 use vigie_protocol::result::{ModuleResult, Verdict};
 
 use super::inventory::Inventory;
 use super::options::Show;
 
-/// Messages that wait to be checked; beyond it the stream waits.
-const WAITING: usize = 256;
+/// Messages on their way from the broker at once, of those that are not the only one of an answer.
+const LARGE_WINDOW: usize = 8;
 
-/// Pause before the stream is asked again after the broker went away.
-const RETRY: Duration = Duration::from_millis(300);
-
-/// A message of a stream.
-#[derive(Debug)]
-pub(crate) struct Stored {
-    pub(crate) subject: String,
-    pub(crate) payload: bytes::Bytes,
-    /// No more was stored when it came.
-    pub(crate) is_newest: bool,
-}
-
-/// Where in a stream reading begins.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum From {
-    /// At its first message.
-    Start,
-    /// At the first one that was stored at this time or later, in seconds since 1970.
-    Time(i64),
-}
-
-/// Reads a subject of a stream from its first message on and goes on with what is stored later, over restarts of the
-/// broker, until the receiver is dropped. `None` says that there was nothing at the beginning.
-pub(crate) fn follow(
-    connection: &Connection,
-    stream: &'static str,
-    subject: String,
-    from: From,
-) -> mpsc::Receiver<Option<Stored>> {
-    let (send, receive) = mpsc::channel(WAITING);
-    let connection = connection.clone();
-    tokio::spawn(async move {
-        let mut after = None;
-        loop {
-            // An error is a broker that went away; the loop ends with its receiver.
-            let ended = follow_once(&connection, stream, &subject, from, &mut after, &send).await;
-            if ended.is_ok() || send.is_closed() {
-                return;
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    });
-    receive
-}
-
-/// The receiver is gone.
-struct Done;
-
-async fn follow_once(
-    connection: &Connection,
-    stream: &str,
-    subject: &str,
-    from: From,
-    after: &mut Option<u64>,
-    send: &mpsc::Sender<Option<Stored>>,
-) -> Result<Done, Box<dyn std::error::Error + Send + Sync>> {
-    let deliver_policy = match (*after, from) {
-        (Some(after), _) => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
-        (None, From::Start) => DeliverPolicy::All,
-        (None, From::Time(seconds)) => {
-            let start_time = async_nats::datetime::DateTime::from_unix_timestamp(seconds)?;
-            DeliverPolicy::ByStartTime { start_time }
-        }
-    };
-    let config = push::OrderedConfig {
-        deliver_subject: connection.client.new_inbox(),
-        filter_subject: subject.to_owned(),
-        deliver_policy,
-        ..push::OrderedConfig::default()
-    };
-    let consumer = connection.jetstream.create_consumer_on_stream(config, stream).await?;
-    if after.is_none() && consumer.cached_info().num_pending == 0 && send.send(None).await.is_err() {
-        return Ok(Done);
-    }
-    let mut messages = consumer.messages().await?;
-    loop {
-        let message = tokio::select! {
-            () = send.closed() => return Ok(Done),
-            message = messages.next() => message.ok_or("the consumer has ended")??,
-        };
-        let info = message.info()?;
-        let (sequence, is_newest) = (info.stream_sequence, info.pending == 0);
-        let message = message.message;
-        *after = Some(sequence);
-        let stored = Stored { subject: message.subject.to_string(), payload: message.payload, is_newest };
-        if send.send(Some(stored)).await.is_err() {
-            return Ok(Done);
+/// Fetches what the broker has of these agents' answers to an action, and gives each message to `each`.
+///
+/// `is_whole` says whether a message was the whole answer of its agent.
+pub(crate) async fn fetch(
+    client: &Client,
+    action: &ActionId,
+    agents: impl IntoIterator<Item = AgentId>,
+    mut each: impl FnMut(&Entry) -> bool,
+) -> Result<(), StoredError> {
+    let subjects = agents.into_iter().map(|agent| subjects::answer(action, &agent));
+    let mut more = Vec::new();
+    let mut newest = futures_util::stream::iter(subjects)
+        .map(|subject| async move { (stored::get(client, RESULTS, Which::Last(&subject)).await, subject) })
+        .buffer_unordered(WINDOW);
+    while let Some((entry, subject)) = newest.next().await {
+        match entry? {
+            Some(entry) if !each(&entry) => more.push((subject, entry.sequence)),
+            _ => {}
         }
     }
+    drop(newest);
+    // The newest message of those is of another question of the slot, or one part of several.
+    let mut rest = futures_util::stream::iter(more)
+        .map(|(subject, last)| async move {
+            let versions = stored::versions(client, RESULTS, &subject, ANSWER_MESSAGES).await;
+            versions.map(|mut found| {
+                found.retain(|entry| entry.sequence != last);
+                found
+            })
+        })
+        .buffer_unordered(LARGE_WINDOW);
+    while let Some(found) = rest.next().await {
+        for entry in found? {
+            each(&entry);
+        }
+    }
+    Ok(())
 }
 
 /// What an answer is, for the one who reads it.
@@ -154,6 +105,7 @@ impl Kind {
     pub(crate) fn is_shown(self, show: Show) -> bool {
         match show {
             Show::All => true,
+            Show::None => false,
             Show::Found => self == Self::Found,
             Show::Notfound => self == Self::NotFound,
             Show::Notknown => self == Self::NotKnown,
@@ -181,7 +133,11 @@ pub(crate) struct Answers<'a> {
     pub(crate) targeted: BTreeSet<AgentId>,
     /// Who was asked and has not answered.
     pub(crate) silent: BTreeSet<AgentId>,
+    /// Of whom nobody knows whether he was meant: enrolled, and never seen.
+    pub(crate) unknown: BTreeSet<AgentId>,
     pub(crate) counts: Counts,
+    /// What was flagged: the same is fetched again and again.
+    flagged: BTreeSet<String>,
 }
 
 /// What a message gave.
@@ -203,7 +159,9 @@ impl<'a> Answers<'a> {
             collectors: BTreeMap::new(),
             targeted: BTreeSet::new(),
             silent: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             counts: Counts::default(),
+            flagged: BTreeSet::new(),
         }
     }
 
@@ -216,15 +174,14 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Takes a message of the stream.
-    pub(crate) fn take(&mut self, action: &ActionId, stored: &Stored) -> Came {
+    /// Takes a message that was stored at this time, in seconds since 1970.
+    pub(crate) fn take(&mut self, action: &ActionId, subject: &str, payload: &[u8], stored: i64) -> Came {
         let Some(collector) = self.collectors.get_mut(action) else { return Came::Nothing };
         let inventory = self.inventory;
-        let taken = collector.take(&stored.subject, &stored.payload, |agent, sealed| {
-            inventory.open(agent, sealed, Purpose::Answer)
-        });
+        let taken = collector
+            .take(subject, payload, |agent, sealed| inventory.open(agent, sealed, Purpose::Answer, stored));
         match taken {
-            Ok(Taken::Part | Taken::Again) => Came::Nothing,
+            Ok(Taken::Part | Taken::Again | Taken::Other) => Came::Nothing,
             Ok(Taken::Complete { agent, answer }) => {
                 let kind = Kind::of(&answer);
                 self.counts.answered += 1;
@@ -239,10 +196,7 @@ impl<'a> Answers<'a> {
                 self.silent.remove(&agent);
                 Came::Answer { action: action.clone(), agent, answer, kind }
             }
-            Err(flag) => {
-                self.counts.flagged += 1;
-                Came::Flagged(flag)
-            }
+            Err(flag) => Came::Flagged(flag),
         }
     }
 
@@ -256,9 +210,27 @@ impl<'a> Answers<'a> {
         self.silent.iter().filter(|agent| self.is_online(agent)).count()
     }
 
-    /// The subject of the answers to an action.
-    pub(crate) fn subject(action: &ActionId) -> String {
-        subjects::answers_to(action)
+    /// Expects nobody any more.
+    pub(crate) fn forget_silent(&mut self) {
+        let silent = std::mem::take(&mut self.silent);
+        self.targeted.retain(|agent| !silent.contains(agent));
+    }
+
+    /// What is known of the fleet.
+    pub(crate) fn inventory(&self) -> &Inventory {
+        self.inventory
+    }
+
+    /// Takes note of a message that does not count; whether it is the first like it.
+    pub(crate) fn flag(&mut self, flag: &Flag) -> bool {
+        let new = self.flagged.insert(flag.to_string());
+        self.counts.flagged += usize::from(new);
+        new
+    }
+
+    /// Whether an agent's answer to an action is whole.
+    pub(crate) fn has(&self, action: &ActionId, agent: &AgentId) -> bool {
+        self.collectors.get(action).is_some_and(|collector| collector.has(agent))
     }
 }
 

@@ -1,24 +1,24 @@
 //! `vigie query MODULE -t TARGET`: one question to every agent for which the target is true.
 //!
-//! The target is evaluated here as a preview; each agent decides for itself. Few agents are addressed one by one, so
-//! that nobody else sees the question; many by one message to all.
+//! The target is evaluated here as a preview; each agent decides for itself. Agents that are there are told at once, one
+//! by one; others find the question when they return.
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use vigie_fleet::action::{Action, MAX_AGENTS, Operation};
+use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::policy::Policy;
-use vigie_fleet::subjects::RESULTS;
+use vigie_fleet::subjects;
 use vigie_protocol::names::{ActionId, AgentId};
 
-use super::answers::{Answers, Came, From, Stored, follow};
+use super::answers::{Answers, Came, fetch};
 use super::files;
 use super::inventory::{Inventory, parse_target};
 use super::options::{AskOptions, Show, Wait};
 use super::profile::Profile;
-use super::publish::{self, Destination};
+use super::publish;
 use super::sign;
 use super::verify;
 use super::view::{PICTURE, View};
@@ -26,17 +26,17 @@ use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 use crate::query::Question;
 
-/// Up to so many agents are addressed one by one; it costs the broker the same as one message to all.
-const ADDRESSED: usize = 5_000;
+/// How long after the last answer those that did not come live are fetched, at first and at most.
+const FETCH_AFTER: std::ops::Range<Duration> = Duration::from_millis(400)..Duration::from_secs(5);
+
+/// How many silent agents are looked at for whether they are back, at a time.
+const LOOKED_AT: usize = 1000;
 
 /// Longest wait for answers, whatever is waited for: no action lives longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// How long after an action's end answers can still come.
 const AFTER_END: Duration = Duration::from_secs(60);
-
-/// Agents without facts that are named.
-const NAMED: usize = 20;
 
 /// How long agents that are away may still run an action.
 const EXPIRES: Duration = Duration::from_secs(3600);
@@ -83,6 +83,7 @@ async fn ask(
     let inventory = Inventory::load(&connection, &profile).await?;
     let mut view = View::new(printer);
     view.flagged_records(&inventory.flagged)?;
+    view.twice(&inventory)?;
 
     let mut agents: Vec<AgentId> =
         inventory.matching(&target).into_iter().map(|(agent, _)| agent.clone()).collect();
@@ -94,24 +95,18 @@ async fn ask(
     agents.truncate(options.limit.map_or(matching, |limit| limit.of(matching)));
     let limited = agents.len() < matching;
     let rest = if limited { format!(", {} are asked", agents.len()) } else { String::new() };
-    view.note(&format!("{matching} match, {online} online{rest}"));
-    // Whether the target is true for them is not known either.
-    let unknown: Vec<&str> = inventory.without_facts().map(AgentId::as_str).collect();
-    if !unknown.is_empty() {
-        let names = unknown.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-        let rest = if unknown.len() > NAMED { ", …" } else { "" };
-        view.note(&format!(
-            "{} not asked, because they never told their facts: {names}{rest}",
-            unknown.len()
-        ));
-    }
+    view.note(&format!("{}; {matching} match, {online} of them online{rest}", inventory.counted()));
+    // Whether the target is true for them is not known.
+    let unknown: Vec<AgentId> = inventory.unknown().cloned().collect();
     if agents.is_empty() {
+        view.unknown(&unknown)?;
         return Ok(if unknown.is_empty() { Exit::Ok } else { Exit::NotKnown });
     }
 
     let policy = &inventory.policy;
     let asking = Asking { asked, options, profile: &profile, policy, target: text.to_owned() };
     let mut answers = Answers::new(&inventory);
+    answers.unknown.extend(unknown);
     let mut actions = Vec::new();
     let batches: Vec<&[AgentId]> = match options.batch {
         Some(batch) => agents.chunks(batch as usize).collect(),
@@ -124,11 +119,13 @@ async fn ask(
         let action = asking.action(listed.then(|| batch.to_vec()))?;
         let envelope = asking.sign(&action).await?;
         answers.expect(&action.id, batch.iter().cloned());
-        let stream = follow(&connection, RESULTS, Answers::subject(&action.id), From::Start);
-        send(&connection, &envelope, batch).await?;
+        let live = listen(&connection, &action.id)?;
+        publish::store(&connection, &profile, &envelope).await?;
+        publish::tell(&connection, &inventory, batch, envelope.as_bytes()).await;
         let id = action.id.clone();
         actions.push(id.clone());
         if options.waiting.wait == Wait::None {
+            connection.client.flush(AFTER_END).await.ok();
             continue;
         }
         let waiting = Waiting {
@@ -138,7 +135,8 @@ async fn ask(
             until: Some(clock(action.not_after)),
             ends: Some(action.not_after),
         };
-        if !collect(&mut answers, &mut view, stream, &waiting).await? {
+        let mut pending = Pending { connection: &connection, live, envelope: Some(envelope) };
+        if !collect(&mut answers, &mut view, &mut pending, &waiting).await? {
             break;
         }
         if let Some(pause) = options.pause.filter(|_| number < last) {
@@ -150,10 +148,7 @@ async fn ask(
     if !answers.silent.is_empty() {
         view.note(&format!("later answers: vigie fleet results {ids}"));
     }
-    Ok(match exit_of(&answers, options.waiting.wait) {
-        Exit::Ok if !unknown.is_empty() => Exit::NotKnown,
-        exit => exit,
-    })
+    Ok(exit_of(&answers, options.waiting.wait))
 }
 
 /// What the exit code says of the answers.
@@ -161,13 +156,13 @@ pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
     let counts = &answers.counts;
     if counts.failed + counts.refused + counts.flagged > 0 {
         Exit::SomeFailed
-    } else if (answers.silent.is_empty() || wait == Wait::None) && counts.not_known > 0 {
-        Exit::NotKnown
-    } else if answers.silent.is_empty() || wait == Wait::None {
-        Exit::Ok
-    } else {
+    } else if !answers.silent.is_empty() && wait != Wait::None {
         // The same number as that of an agent that does not run.
         Exit::NotRunning
+    } else if counts.not_known > 0 || !answers.unknown.is_empty() {
+        Exit::NotKnown
+    } else {
+        Exit::Ok
     }
 }
 
@@ -219,11 +214,21 @@ impl Asking<'_> {
     }
 }
 
-/// Sends an action to its agents one by one, or to all when they are many.
-async fn send(connection: &Connection, envelope: &str, agents: &[AgentId]) -> Result<(), Failure> {
-    let destination =
-        if agents.len() <= ADDRESSED { Destination::Agents(agents.to_vec()) } else { Destination::All };
-    publish::publish(connection, envelope, &destination).await.map(drop)
+/// Listens to answers as they come.
+pub(crate) fn listen(connection: &Connection, action: &ActionId) -> Result<Subscription, Failure> {
+    connection
+        .client
+        .subscribe(&subjects::answers_to(action))
+        .map_err(|error| Failure::new(Exit::Internal, error.to_string(), ""))
+}
+
+/// A question on its way.
+pub(crate) struct Pending<'a> {
+    pub(crate) connection: &'a Connection,
+    /// Answers as they come.
+    pub(crate) live: Subscription,
+    /// What is sent to agents that come back meanwhile.
+    pub(crate) envelope: Option<String>,
 }
 
 /// `14:05`, in the user's own time.
@@ -248,7 +253,7 @@ pub(crate) struct Waiting {
 pub(crate) async fn collect(
     answers: &mut Answers<'_>,
     view: &mut View<'_>,
-    mut stream: mpsc::Receiver<Option<Stored>>,
+    asked: &mut Pending<'_>,
     waiting: &Waiting,
 ) -> Result<bool, Failure> {
     let longest = match waiting.wait {
@@ -265,6 +270,8 @@ pub(crate) async fn collect(
     tokio::pin!(interrupt);
     let mut picture = tokio::time::interval(PICTURE);
     picture.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pause = FETCH_AFTER.start;
+    let mut fetch_at = Instant::now() + pause;
     while !is_done(answers, waiting) {
         tokio::select! {
             biased;
@@ -272,10 +279,22 @@ pub(crate) async fn collect(
                 view.note("the action goes on without you");
                 return Ok(false);
             }
-            stored = stream.recv() => {
-                let Some(stored) = stored else { break };
-                if let Some(stored) = stored {
-                    show(answers, view, &stored, waiting)?;
+            () = sleep_until(fetch_at) => {
+                let before = answers.silent.len();
+                // A broker that is away for a while is no end.
+                if fetch_missing(answers, view, asked.connection, waiting).await? {
+                    find_returned(answers, asked).await;
+                }
+                pause = if answers.silent.len() < before { FETCH_AFTER.start } else { (pause * 2).min(FETCH_AFTER.end) };
+                fetch_at = Instant::now() + pause;
+            }
+            message = asked.live.next() => {
+                let Some(message) = message else { break };
+                let came = answers.take(&waiting.action, &message.subject, &message.payload, files::now());
+                if let Came::Answer { .. } = &came {
+                    show(view, came, waiting)?;
+                    // While they come there is nothing to fetch.
+                    fetch_at = Instant::now() + FETCH_AFTER.start;
                 }
             }
             _ = picture.tick() => view.progress(answers, waiting.until.as_deref()),
@@ -304,14 +323,47 @@ fn is_done(answers: &Answers<'_>, waiting: &Waiting) -> bool {
     }
 }
 
-/// Takes a message and prints what it gave.
-pub(crate) fn show(
+/// Fetches what did not come live; whether the broker answered.
+pub(crate) async fn fetch_missing(
     answers: &mut Answers<'_>,
     view: &mut View<'_>,
-    stored: &Stored,
+    connection: &Connection,
     waiting: &Waiting,
-) -> Result<(), Failure> {
-    match answers.take(&waiting.action, stored) {
+) -> Result<bool, Failure> {
+    let silent: Vec<AgentId> = answers.silent.iter().cloned().collect();
+    let mut came = Vec::new();
+    let fetched = fetch(&connection.client, &waiting.action, silent, |entry| {
+        let one = answers.take(&waiting.action, &entry.subject, &entry.value, entry.stored);
+        let agent = subjects::last_name(&entry.subject);
+        came.push(one);
+        agent.is_none_or(|agent| answers.has(&waiting.action, &agent))
+    })
+    .await;
+    for one in came {
+        if let Came::Flagged(flag) = &one
+            && !answers.flag(flag)
+        {
+            continue;
+        }
+        show(view, one, waiting)?;
+    }
+    Ok(fetched.is_ok())
+}
+
+/// Tells agents that came back, or listen elsewhere by now, what is asked.
+async fn find_returned(answers: &Answers<'_>, asked: &Pending<'_>) {
+    let Some(envelope) = &asked.envelope else { return };
+    let silent: Vec<AgentId> = answers.silent.iter().take(LOOKED_AT).cloned().collect();
+    let inventory = answers.inventory();
+    let Ok(returned) = inventory.returned(asked.connection, &silent).await else { return };
+    for (agent, live) in returned {
+        asked.connection.client.send(&subjects::live(&agent, &live), envelope.as_bytes()).await.ok();
+    }
+}
+
+/// Prints what a message gave.
+pub(crate) fn show(view: &mut View<'_>, came: Came, waiting: &Waiting) -> Result<(), Failure> {
+    match came {
         Came::Nothing => Ok(()),
         Came::Answer { action, agent, answer, kind } => {
             if kind.is_shown(waiting.show) {

@@ -52,6 +52,23 @@ Examples:
 Nothing that is there is overwritten. docs/fleet.md says who holds which file.")]
     Init(Box<InitArgs>),
 
+    /// Look at the whole fleet and say what is wrong, each with what to do
+    #[command(after_help = "\
+Examples:
+  vigie fleet doctor
+  vigie fleet doctor --json
+
+Looks at the server, certificates, streams, the policy, silent hosts, clones and clocks.
+Exit codes: 0 all is well, 1 something is not.")]
+    Doctor,
+
+    /// Show who asked what and who was refused, as the agents reported it
+    #[command(after_help = "\
+Examples:
+  vigie fleet audit --since 1h
+  vigie fleet audit --refused --json")]
+    Audit(super::audit::AuditArgs),
+
     /// Make an agent's key; prints the public half
     #[command(after_help = "\
 Examples:
@@ -128,7 +145,7 @@ mean do not run it. Then: vigie fleet results ID.")]
         /// The signed action
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Send it to the agents of this group only
+        /// Tell only the agents of this group at once; others for which the target is true find it within minutes
         #[arg(long, value_name = "GROUP")]
         group: Option<GroupName>,
     },

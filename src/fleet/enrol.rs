@@ -2,25 +2,32 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use vigie_files::secret_file;
 use vigie_fleet::agent_key::{AgentKey, AgentPublicKey};
-use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::broker::connection::{Connection, ConnectionError, Login, connect};
 use vigie_fleet::broker::jwt::{Role, RoleSigner};
-use vigie_fleet::broker::kv;
 use vigie_fleet::broker::local::load_or_create_authority;
+use vigie_fleet::broker::permissions::Account;
+use vigie_fleet::broker::stored::{self, StoredError};
+use vigie_fleet::broker::streams::ENROLMENT_VERSIONS;
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
-use vigie_fleet::signature::{sign_with_key_file, verify};
-use vigie_fleet::subjects::{self, KV_ENROL};
+use vigie_fleet::policy::Policy;
+use vigie_fleet::signature::sign_with_key_file;
+use vigie_fleet::subjects::{self, ENROL};
 use vigie_protocol::names::AgentId;
 
 use super::cli::EnrolArgs;
 use super::files::{self, failed, quoted, quoted_list, quoted_path};
+use super::inventory::newest_enrolment;
 use super::policy;
 use super::profile::Profile;
 use crate::exit::{Exit, Failure};
-use crate::print::Printer;
+use crate::print::{self, Printer};
 
 /// Largest file with a seed, in bytes.
 const MAX_SEED_BYTES: u64 = 256;
@@ -83,7 +90,7 @@ pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) ->
             .clone(),
     };
     let now = files::now();
-    let new = files::block_on(async {
+    let (new, before) = files::block_on(async {
         let (connection, _events) = profile.connect().await?;
         record(&connection, profile, &args.agent, &key, enrolment_key, args.replace, now).await
     })?;
@@ -93,6 +100,14 @@ pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) ->
     if let Some(ca) = &profile.tls().ca {
         let text = files::read(ca, 1 << 20)?;
         files::replace(&out.join("ca.pem"), &text)?;
+    }
+    // What the old key sealed still counts; it opens the broker no more.
+    if let (Some(before), Some(directory)) = (&before, profile.enrolling.authority.as_deref()) {
+        shut_out(directory, profile, &[(args.agent.clone(), before.clone())], now)?;
+    } else if before.is_some() {
+        print::note(
+            "the old key still opens the broker: an administrator shuts it out with `vigie fleet revoke`",
+        );
     }
     let done = Enrolled { agent: args.agent.clone(), key, directory: out, new };
     if printer.is_json() {
@@ -108,7 +123,58 @@ pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) ->
     Ok(Exit::Ok)
 }
 
-/// Publishes the signed record, unless the same is there.
+fn unavailable(error: &StoredError) -> Failure {
+    failed(Exit::Unavailable, ADMINISTRATOR)(error)
+}
+
+/// The policy in force, and the newest record of an agent that counts. What does not count keeps nobody from making one
+/// that does.
+async fn known(
+    connection: &Connection,
+    profile: &Profile,
+    agent: &AgentId,
+) -> Result<(Policy, Option<Enrolment>), Failure> {
+    let policy = policy::current(connection, profile).await?.ok_or_else(|| {
+        let message = "the broker has no policy, so no enrolment counts";
+        Failure::new(Exit::Unavailable, message, "publish one: vigie fleet policy publish FILE")
+    })?;
+    let subject = subjects::enrolment(agent);
+    let versions = stored::versions(&connection.client, ENROL, &subject, ENROLMENT_VERSIONS)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    let records: Vec<_> = versions.into_iter().map(|entry| entry.value).collect();
+    let (newest, _) = newest_enrolment(&records, agent, &policy, profile.org.as_str(), None);
+    Ok((policy, newest))
+}
+
+/// Signs a record and stores it.
+async fn store(
+    connection: &Connection,
+    profile: &Profile,
+    policy: &Policy,
+    enrolment: &Enrolment,
+    enrolment_key: &Path,
+) -> Result<(), Failure> {
+    let record = enrolment.to_text();
+    let signature = sign_with_key_file(enrolment_key, enrolment::NAMESPACE, record.as_bytes())
+        .map_err(|error| failed(Exit::Config, "see enrolment_key in the fleet's file")(&error))?;
+    let signed = serde_json::to_vec(&SignedEnrolment { record, sigs: vec![signature] }).map_err(|error| {
+        Failure::new(Exit::Internal, format!("the record cannot be written: {error}"), "")
+    })?;
+    let agent = &enrolment.agent;
+    let (counts, wrong) =
+        newest_enrolment(&[signed.clone().into()], agent, policy, profile.org.as_str(), None);
+    if counts.is_none() {
+        let hint = "the key must stand under enrolment in the policy, and not be revoked";
+        return Err(Failure::new(Exit::Config, wrong.join("; "), hint));
+    }
+    stored::store(&connection.client, &subjects::enrolment(agent), &signed)
+        .await
+        .map(drop)
+        .map_err(|error| unavailable(&error))
+}
+
+/// Publishes the signed record, unless the same is there; whether it is new, and the key that it replaced.
 async fn record(
     connection: &Connection,
     profile: &Profile,
@@ -117,56 +183,22 @@ async fn record(
     enrolment_key: &Path,
     replace: bool,
     now: i64,
-) -> Result<bool, Failure> {
-    let unavailable = |error: kv::KvError| failed(Exit::Unavailable, ADMINISTRATOR)(&error);
-    let policy = policy::current(connection, profile).await?.ok_or_else(|| {
-        let message = "the broker has no policy, so no enrolment counts";
-        Failure::new(Exit::Unavailable, message, "publish one: vigie fleet policy publish FILE")
-    })?;
-    let subject = subjects::enrolment(agent);
-    let check = |bytes: &[u8]| {
-        enrolment::check(bytes, profile.org.as_str(), agent, None, now, |text, armored| {
-            let signer = verify(enrolment::NAMESPACE, text, armored).map_err(|error| error.to_string())?;
-            if policy.is_enrolment_key(&signer.key) {
-                Ok(())
-            } else {
-                Err(format!("the policy does not let the key {} enrol agents", signer.key.fingerprint()))
+) -> Result<(bool, Option<AgentPublicKey>), Failure> {
+    let (policy, known) = known(connection, profile, agent).await?;
+    let (enrolment, before) = match known {
+        None => (Enrolment::new(profile.org.as_str(), agent, key, now), None),
+        Some(known) if known.key == *key && !known.revoked => return Ok((false, None)),
+        Some(known) => {
+            if !replace && !known.revoked {
+                let message = format!("{agent} is enrolled with another key, {}", known.key);
+                let hint = "when the host was installed anew, say --replace; its old key stops counting";
+                return Err(Failure::new(Exit::Usage, message, hint));
             }
-        })
+            (known.next(key, now, false), Some(known.key))
+        }
     };
-    let entry = kv::get(&connection.jetstream, KV_ENROL, &subject).await.map_err(unavailable)?;
-    // A record that does not count keeps nobody from making one that does.
-    let known = entry.and_then(|entry| check(&entry.value).ok()).map(|checked| checked.enrolment);
-    let mut issued = now;
-    if let Some(known) = known {
-        if known.key == *key {
-            return Ok(false);
-        }
-        if !replace {
-            let message = format!("{agent} is enrolled with another key, {}", known.key);
-            let hint = "when the host was installed anew, say --replace; its old key stops counting";
-            return Err(Failure::new(Exit::Usage, message, hint));
-        }
-        issued = issued.max(known.issued.saturating_add(1));
-    }
-    let record = Enrolment {
-        v: enrolment::VERSION,
-        org: profile.org.to_string(),
-        agent: agent.clone(),
-        key: key.clone(),
-        issued,
-    }
-    .to_text();
-    let signature = sign_with_key_file(enrolment_key, enrolment::NAMESPACE, record.as_bytes())
-        .map_err(|error| failed(Exit::Config, "see enrolment_key in the fleet's file")(&error))?;
-    let signed = serde_json::to_vec(&SignedEnrolment { record, sigs: vec![signature] }).map_err(|error| {
-        Failure::new(Exit::Internal, format!("the record cannot be written: {error}"), "")
-    })?;
-    check(&signed).map_err(|error| {
-        failed(Exit::Config, "the key must stand under enrolment in the policy, and not be revoked")(&error)
-    })?;
-    kv::put(&connection.jetstream, &subject, signed.into()).await.map_err(unavailable)?;
-    Ok(true)
+    store(connection, profile, &policy, &enrolment, enrolment_key).await?;
+    Ok((true, before))
 }
 
 /// What the agent's configuration needs.
@@ -244,58 +276,109 @@ pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printe
     let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
         Failure::new(Exit::Config, "the fleet's file has no authority, the directory of init", ADMINISTRATOR)
     })?;
+    let enrolment_key =
+        profile.enrolling.enrolment_key.as_deref().ok_or_else(|| {
+            Failure::new(Exit::Config, "the fleet's file has no enrolment_key", ADMINISTRATOR)
+        })?;
     let now = files::now();
-    let mut list = revoked(directory)?;
-    let mut found = Vec::new();
-    files::block_on(async {
+    let found = files::block_on(async {
         let (connection, _events) = profile.connect().await?;
+        let mut found = Vec::new();
         for agent in agents {
-            let subject = subjects::enrolment(agent);
-            let unavailable = |error: kv::KvError| failed(Exit::Unavailable, ADMINISTRATOR)(&error);
-            let entry = kv::get(&connection.jetstream, KV_ENROL, &subject).await.map_err(unavailable)?;
-            let key = entry
-                .and_then(|entry| serde_json::from_slice::<SignedEnrolment>(&entry.value).ok())
-                .and_then(|signed| serde_json::from_str::<Enrolment>(&signed.record).ok())
-                .map(|enrolment| enrolment.key);
-            let Some(key) = key else {
+            let (policy, known) = known(&connection, profile, agent).await?;
+            let Some(known) = known else {
                 let message = format!("{agent} is not enrolled");
                 return Err(Failure::new(Exit::Usage, message, "`vigie fleet agents` lists who is"));
             };
-            list.retain(|one| one.key != key);
-            list.push(RevokedAgent { agent: agent.clone(), key: key.clone(), until: now });
-            found.push((subject, key));
+            if !known.revoked {
+                let gone = known.next(&known.key, now, true);
+                store(&connection, profile, &policy, &gone, enrolment_key).await?;
+            }
+            found.push((agent.clone(), known.key));
         }
-        // First the list: when the broker fails in between, the command can be given again.
-        let text = serde_json::to_string_pretty(&list).map_err(|error| {
-            Failure::new(Exit::Internal, format!("the list cannot be written: {error}"), "")
-        })?;
-        files::replace(&directory.join(REVOKED), &format!("{text}\n"))?;
-        write_tokens(directory, profile, &list, now)?;
-        for (subject, _) in &found {
-            kv::delete(&connection.jetstream, subject)
-                .await
-                .map_err(|error| failed(Exit::Unavailable, ADMINISTRATOR)(&error))?;
-        }
-        Ok(())
+        Ok(found)
     })?;
-    for (agent, (_, key)) in agents.iter().zip(&found) {
+    let shut = shut_out(directory, profile, &found, now)?;
+    for (agent, key) in &found {
         if printer.is_json() {
-            printer.json(&serde_json::json!({"agent": agent, "key": key, "revoked": true}))?;
+            let line = serde_json::json!({"agent": agent, "key": key, "revoked": true, "shut_out": shut});
+            printer.json(&line)?;
         } else {
             printer.line(&format!("{agent} is not enrolled any more; its key was {key}"))?;
         }
     }
-    if !printer.is_json() {
+    if !shut && !printer.is_json() {
         printer.line(&format!(
-            "the broker still lets it log in: put {} in place there and restart the broker",
+            "the broker still lets it log in: put {} in place there and reload the server (nats-server --signal reload)",
             directory.join(SERVER_CONFIG).display()
         ))?;
     }
     Ok(Exit::Ok)
 }
 
-/// Puts the account's new token into the broker's configuration.
-fn write_tokens(directory: &Path, profile: &Profile, list: &[RevokedAgent], now: i64) -> Result<(), Failure> {
+/// The name under which the check of a reload tries to log in.
+const PROBE: &str = "vigie-reload-check";
+
+/// How long a server may take to reload its configuration.
+const RELOAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Shuts keys out of the broker: in the list, in the broker's configuration, and, when its process is on this machine,
+/// at once. Whether that was seen to be in force; otherwise somebody has to reload the server.
+fn shut_out(
+    directory: &Path,
+    profile: &Profile,
+    found: &[(AgentId, AgentPublicKey)],
+    now: i64,
+) -> Result<bool, Failure> {
+    let mut list = revoked(directory)?;
+    // A user that was never let in shows whether the server has read the new list.
+    let probe = AgentKey::generate();
+    let name: AgentId = PROBE.parse().map_err(|error| failed(Exit::Internal, "")(&error))?;
+    let probe_of = std::slice::from_ref(&name).iter().map(|name| (name, probe.public_key()));
+    for (agent, key) in found.iter().map(|(agent, key)| (agent, key)).chain(probe_of) {
+        list.retain(|one| one.key != *key && (one.agent != name || *agent != name));
+        list.push(RevokedAgent { agent: agent.clone(), key: key.clone(), until: now });
+    }
+    // First the list: when something fails after it, the command can be given again.
+    let text = serde_json::to_string_pretty(&list)
+        .map_err(|error| Failure::new(Exit::Internal, format!("the list cannot be written: {error}"), ""))?;
+    files::replace(&directory.join(REVOKED), &format!("{text}\n"))?;
+    let Some(server) = write_tokens(directory, profile, &list, now)? else { return Ok(false) };
+    kill(server, Signal::SIGHUP)
+        .map_err(|errno| failed(Exit::Permission, "reload the server as the user that it runs as")(&errno))?;
+    let authority = load_or_create_authority(directory)
+        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+    let jwt = authority.signer(Role::Agent).user(&name, probe.public_key(), now, None);
+    let mut settings = profile.connection().clone();
+    settings.login = Login::Token { jwt, key: Box::new(probe) };
+    settings.inbox_prefix = Role::Agent.inbox_prefix(&name);
+    files::block_on(async {
+        let refused = async {
+            loop {
+                let (events, _kept) = tokio::sync::mpsc::channel(8);
+                if let Err(ConnectionError::Refused { .. }) = connect(settings.clone(), events).await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(RELOAD_WITHIN, refused).await.map_err(|_| {
+            let message = "the broker was told to reload its configuration and still lets revoked keys in";
+            let hint = "its log says why: a change in the file that cannot be reloaded keeps all others out; restart it";
+            Failure::new(Exit::NotWell, message, hint)
+        })
+    })?;
+    Ok(true)
+}
+
+/// Puts the accounts' new tokens into the broker's configuration, and nothing else. The process of the server, when it
+/// runs on this machine.
+fn write_tokens(
+    directory: &Path,
+    profile: &Profile,
+    list: &[RevokedAgent],
+    now: i64,
+) -> Result<Option<Pid>, Failure> {
     let path = directory.join(SERVER_CONFIG);
     let wrong = |problem: String| {
         let message = format!("{}: {problem}", path.display());
@@ -304,17 +387,27 @@ fn write_tokens(directory: &Path, profile: &Profile, list: &[RevokedAgent], now:
     let text = files::read(&path, 16 << 20)?;
     let mut config: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    if !fs::exists(directory.join("keys/account.seed")).unwrap_or(false) {
-        let message = format!("there is no keys/account.seed in {}", directory.display());
+    if !fs::exists(directory.join("keys/operator.seed")).unwrap_or(false) {
+        let message = format!("there is no keys/operator.seed in {}", directory.display());
         return Err(Failure::new(Exit::Config, message, "do it where the keys of the broker lie"));
     }
     let authority = load_or_create_authority(directory)
         .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
     let tokens = authority.tokens(profile.org.as_str(), now, &for_tokens(list));
-    let preload = config
-        .get_mut("resolver_preload")
-        .and_then(|preload| preload.get_mut(&tokens.account))
-        .ok_or_else(|| wrong("it has no token of this fleet's account".to_owned()))?;
-    *preload = tokens.account_token.into();
-    files::replace(&path, &format!("{config:#}\n"))
+    for account in tokens.accounts.iter().filter(|token| token.account != Account::Fleet) {
+        let preload =
+            config.get_mut("resolver_preload").and_then(|preload| preload.get_mut(&account.key)).ok_or_else(
+                || wrong(format!("it has no token of this fleet's account {}", account.account.name())),
+            )?;
+        *preload = account.token.as_str().into();
+    }
+    files::replace(&path, &format!("{config:#}\n"))?;
+    Ok(config["pid_file"].as_str().and_then(|file| running(Path::new(file))))
+}
+
+/// The process that a server's pid file names, when it is one of a nats-server.
+fn running(file: &Path) -> Option<Pid> {
+    let pid: i32 = fs::read_to_string(file).ok()?.trim().parse().ok().filter(|pid| *pid > 1)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    name.starts_with("nats-server").then(|| Pid::from_raw(pid))
 }

@@ -1,21 +1,23 @@
 //! What the fleet is, as far as it is proved: the policy that the root keys signed, the keys that were enrolled by
 //! it, the facts that these keys sealed, and who shows signs of life.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::thread;
 
 use bytes::Bytes;
-use vigie_fleet::agent_key::{self, AgentPublicKey};
+use vigie_fleet::agent_key;
 use vigie_fleet::answer::{Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::broker::kv::{self, KvError};
+use vigie_fleet::broker::stored::{self, Cursor, Entry, StoredError};
+use vigie_fleet::broker::streams::{FACTS_VERSIONS, POLICY_VERSIONS, PRESENCE_AGE};
 use vigie_fleet::collect::SealProblem;
 use vigie_fleet::enrolment::{self, Enrolment};
 use vigie_fleet::facts::Facts;
-use vigie_fleet::policy::{self, Policy, SignedPolicy};
+use vigie_fleet::heartbeat::{AlertHead, Heartbeat};
+use vigie_fleet::policy::{self, Policy};
 use vigie_fleet::predicate::Target;
 use vigie_fleet::signature;
-use vigie_fleet::subjects::{KV_AGENTS, KV_ENROL, KV_POLICY, KV_PRESENCE, POLICY};
+use vigie_fleet::subjects::{self, ENROL, EVERY_ENROLMENT, FACTS, POLICY, POLICY_SUBJECT};
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::names::AgentId;
 
@@ -37,14 +39,35 @@ pub(crate) struct Inventory {
 /// One agent.
 #[derive(Debug)]
 pub(crate) struct Known {
-    /// Its enrolled key.
-    pub(crate) key: AgentPublicKey,
-    /// What it says of itself; absent when it never did.
-    pub(crate) facts: Option<Facts>,
-    /// When it said so, in seconds since 1970 by the broker's clock.
-    pub(crate) facts_stored: i64,
+    /// Its enrolment, with its key and those that it had.
+    pub(crate) enrolment: Enrolment,
+    /// What it says of itself; absent when it never did, or nothing of it counts.
+    pub(crate) shown: Option<Shown>,
     /// It showed that it is there a short while ago.
     pub(crate) online: bool,
+}
+
+/// What an agent says of itself.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) facts: Facts,
+    /// When the broker stored it, in seconds since 1970 by the broker's clock.
+    pub(crate) stored: i64,
+    /// When the agent sent it, by its own clock.
+    pub(crate) sent: i64,
+    /// Secret token of the subject that it listens on.
+    pub(crate) live: String,
+    /// Another host writes under this name.
+    pub(crate) twice: bool,
+    /// How far its alerts reach.
+    pub(crate) alerts: Option<AlertHead>,
+}
+
+impl Known {
+    /// Its facts, when they are known.
+    pub(crate) fn facts(&self) -> Option<&Facts> {
+        self.shown.as_ref().map(|shown| &shown.facts)
+    }
 }
 
 /// A record of the broker that does not count.
@@ -56,99 +79,245 @@ pub(crate) struct Flagged {
     pub(crate) problem: String,
 }
 
-fn unreadable(error: &KvError) -> Failure {
+fn unreadable(error: &StoredError) -> Failure {
     Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), "see `vigie fleet up` and docs/fleet.md")
 }
 
-/// A bucket's entries by agent.
-async fn bucket(connection: &Connection, stream: &str) -> Result<Vec<(AgentId, Bytes, i64)>, Failure> {
-    let prefix = format!("$KV.{}.", stream.trim_start_matches("KV_"));
-    let mut entries = Vec::new();
-    kv::read_all(&connection.jetstream, stream, &format!("{prefix}*"), |entry| {
-        // A key that is no agent's name was not written by an agent.
-        if let Some(Ok(agent)) = entry.subject.strip_prefix(&prefix).map(str::parse) {
-            entries.push((agent, entry.value, entry.stored));
-        }
-    })
-    .await
-    .map_err(|error| unreadable(&error))?;
-    Ok(entries)
+/// The newest policy on the broker that the fleet's root keys signed; what nobody signed hides none that counts.
+pub(crate) async fn policy_in_force(
+    connection: &Connection,
+    profile: &Profile,
+    pins: &mut Pins,
+) -> Result<Policy, Failure> {
+    let versions = stored::versions(&connection.client, POLICY, POLICY_SUBJECT, POLICY_VERSIONS)
+        .await
+        .map_err(|error| unreadable(&error))?;
+    let (policy, wrong) =
+        policy::newest(versions.iter().map(|entry| &entry.value[..]), &profile.roots, profile.org.as_str());
+    let Some(policy) = policy else {
+        return Err(match wrong.last() {
+            Some(error) => {
+                let message = format!("the broker's policy does not count: {}", ErrorChain(error));
+                let hint = "see `roots` in the fleet's file; ask an administrator";
+                Failure::new(Exit::Permission, message, hint)
+            }
+            None => {
+                let hint = "an administrator publishes one with `vigie fleet policy publish`";
+                Failure::new(Exit::Config, "the fleet has no policy", hint)
+            }
+        });
+    };
+    if policy.version() < pins.policy_version() {
+        let message = format!(
+            "the broker has policy {}, but version {} was seen before: somebody brought back an old one",
+            policy.version(),
+            pins.policy_version()
+        );
+        return Err(Failure::new(
+            Exit::Permission,
+            message,
+            "an administrator publishes the newest one again",
+        ));
+    }
+    pins.pin_policy(policy.version());
+    Ok(policy)
 }
 
-/// The policy that the fleet's root keys signed.
-pub(crate) async fn policy_in_force(connection: &Connection, profile: &Profile) -> Result<Policy, Failure> {
-    let entry =
-        kv::get(&connection.jetstream, KV_POLICY, POLICY).await.map_err(|error| unreadable(&error))?;
-    let Some(entry) = entry else {
-        let hint = "an administrator publishes one with `vigie fleet policy publish`";
-        return Err(Failure::new(Exit::Config, "the fleet has no policy", hint));
-    };
-    SignedPolicy::from_json(&entry.value)
-        .and_then(|signed| policy::verify(&signed, &profile.roots, profile.org.as_str()))
-        .map_err(|error| {
-            let message = format!("the broker's policy does not count: {}", ErrorChain(&error));
-            Failure::new(Exit::Permission, message, "see `roots` in the fleet's file; ask an administrator")
+/// Every enrolment record on the broker, by agent, the oldest first.
+pub(crate) async fn stored_enrolments(
+    connection: &Connection,
+) -> Result<BTreeMap<AgentId, Vec<Bytes>>, StoredError> {
+    let mut records: BTreeMap<AgentId, Vec<Bytes>> = BTreeMap::new();
+    let mut cursor = Cursor { next: 1 };
+    cursor
+        .read(&connection.client, ENROL, EVERY_ENROLMENT, |entry| {
+            // A name that is none was not written by an enroller.
+            if let Some(agent) = subjects::last_name(&entry.subject) {
+                records.entry(agent).or_default().push(entry.value);
+            }
+            true
         })
+        .await?;
+    Ok(records)
+}
+
+/// The newest record that counts, of those on the broker and the one that was seen before.
+pub(crate) fn newest_enrolment(
+    records: &[Bytes],
+    agent: &AgentId,
+    policy: &Policy,
+    org: &str,
+    known: Option<&Enrolment>,
+) -> (Option<Enrolment>, Vec<String>) {
+    let now = jiff::Timestamp::now().as_second();
+    let verify = |message: &[u8], signature: &str| {
+        let signer =
+            signature::verify(enrolment::NAMESPACE, message, signature).map_err(|error| error.to_string())?;
+        if policy.is_enrolment_key(&signer.key) {
+            Ok(())
+        } else {
+            Err(format!("{} is no enrolment key of the policy", signer.key.fingerprint()))
+        }
+    };
+    let (best, wrong) = enrolment::newest(records.iter().map(|one| &one[..]), org, agent, known, now, verify);
+    let wrong = wrong.iter().map(ToString::to_string).collect();
+    (best.map(|checked| checked.enrolment), wrong)
 }
 
 impl Inventory {
     /// Reads and checks everything.
     pub(crate) async fn load(connection: &Connection, profile: &Profile) -> Result<Self, Failure> {
-        let policy = policy_in_force(connection, profile).await?;
-        let enrolments = bucket(connection, KV_ENROL).await?;
-        let facts = bucket(connection, KV_AGENTS).await?;
-        let presence = bucket(connection, KV_PRESENCE).await?;
-        let online: BTreeSet<AgentId> = presence.into_iter().map(|(agent, ..)| agent).collect();
-        let mut pins = Pins::load(profile.org.as_str());
+        let mut pins = Pins::load(profile.org.as_str(), &profile.roots);
+        let policy = policy_in_force(connection, profile, &mut pins).await?;
+        let mut records = stored_enrolments(connection).await.map_err(|error| unreadable(&error))?;
+        for agent in pins.agents() {
+            records.entry(agent.clone()).or_default();
+        }
+        let records: Vec<(AgentId, Vec<Bytes>)> = records.into_iter().collect();
+        let checked = in_parallel(&records, |(agent, records)| {
+            let known = pins.known(agent);
+            (newest_enrolment(records, agent, &policy, profile.org.as_str(), known), agent.clone())
+        });
         let mut flagged = Vec::new();
         let mut agents = BTreeMap::new();
-        for (enrolment, agent) in checked_enrolments(&enrolments, &policy, profile.org.as_str(), &pins) {
-            match enrolment {
-                Ok(enrolment) => {
-                    pins.pin(&enrolment);
-                    let online = online.contains(&agent);
-                    let key = enrolment.key;
-                    agents.insert(agent, Known { key, facts: None, facts_stored: 0, online });
-                }
-                Err(problem) => flagged.push(Flagged { agent: agent.to_string(), problem }),
+        for ((enrolment, wrong), agent) in checked {
+            // What was seen before counts although the broker does not have it any more.
+            let enrolment = enrolment.or_else(|| pins.known(&agent).cloned());
+            flagged.extend(wrong.into_iter().map(|problem| Flagged { agent: agent.to_string(), problem }));
+            let Some(enrolment) = enrolment else { continue };
+            pins.pin(&enrolment);
+            if !enrolment.revoked {
+                agents.insert(agent, Known { enrolment, shown: None, online: false });
             }
         }
         pins.store();
-        let checked = in_parallel(&facts, |(agent, value, stored)| {
-            let known = agents.get(agent)?;
-            Some((agent.clone(), *stored, checked_facts(agent, value, &known.key)))
-        });
-        for (agent, stored, facts) in checked.into_iter().flatten() {
-            match facts {
-                Ok(facts) => {
-                    if let Some(known) = agents.get_mut(&agent) {
-                        known.facts = Some(facts);
-                        known.facts_stored = stored;
-                    }
+        let mut inventory = Self { policy, agents, flagged };
+        let all: Vec<AgentId> = inventory.agents.keys().cloned().collect();
+        inventory.refresh(connection, &all).await?;
+        Ok(inventory)
+    }
+
+    /// Reads anew what these agents show.
+    pub(crate) async fn refresh(
+        &mut self,
+        connection: &Connection,
+        agents: &[AgentId],
+    ) -> Result<(), Failure> {
+        let client = &connection.client;
+        let entries = stored::newest(client, FACTS, agents.iter().map(subjects::facts))
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let now = jiff::Timestamp::now().as_second();
+        let opened = in_parallel(&entries, |entry| self.open_heartbeat(entry));
+        let mut again = Vec::new();
+        for (entry, opened) in entries.iter().zip(opened) {
+            match opened {
+                Some(Ok((agent, heartbeat))) => self.show(&agent, heartbeat, entry.stored, now),
+                Some(Err((agent, problem))) => {
+                    again.push(agent.clone());
+                    self.flagged.push(Flagged { agent: agent.to_string(), problem });
                 }
-                Err(problem) => flagged.push(Flagged { agent: agent.to_string(), problem }),
+                None => {}
             }
         }
-        Ok(Self { policy, agents, flagged })
+        // What does not count hides no older one that does.
+        for agent in again {
+            let versions = stored::versions(client, FACTS, &subjects::facts(&agent), FACTS_VERSIONS)
+                .await
+                .map_err(|error| unreadable(&error))?;
+            for entry in versions {
+                if let Some(Ok((agent, heartbeat))) = self.open_heartbeat(&entry) {
+                    self.show(&agent, heartbeat, entry.stored, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of these agents listen elsewhere by now, and where.
+    pub(crate) async fn returned(
+        &self,
+        connection: &Connection,
+        agents: &[AgentId],
+    ) -> Result<Vec<(AgentId, String)>, StoredError> {
+        let entries = stored::newest(&connection.client, FACTS, agents.iter().map(subjects::facts)).await?;
+        let opened = entries.iter().filter_map(|entry| self.open_heartbeat(entry)?.ok());
+        let known = |agent: &AgentId| self.agents.get(agent).and_then(|known| known.shown.as_ref());
+        Ok(opened
+            .filter(|(agent, heartbeat)| known(agent).is_none_or(|shown| shown.live != heartbeat.live))
+            .map(|(agent, heartbeat)| (agent, heartbeat.live))
+            .collect())
+    }
+
+    fn open_heartbeat(&self, entry: &Entry) -> Option<Result<(AgentId, Heartbeat), (AgentId, String)>> {
+        let agent = subjects::last_name(&entry.subject)?;
+        let known = self.agents.get(&agent)?;
+        let mut problem = "facts: no key counts for them".to_owned();
+        for key in known.enrolment.keys_at(entry.stored) {
+            match Heartbeat::open(&entry.value, &agent, key) {
+                Ok(heartbeat) => return Some(Ok((agent, heartbeat))),
+                Err(error) => problem = format!("facts: {error}"),
+            }
+        }
+        Some(Err((agent, problem)))
+    }
+
+    fn show(&mut self, agent: &AgentId, heartbeat: Heartbeat, stored: i64, now: i64) {
+        let Some(known) = self.agents.get_mut(agent) else { return };
+        let age = i64::try_from(PRESENCE_AGE.as_secs()).unwrap_or(i64::MAX);
+        known.online = now.saturating_sub(stored) <= age;
+        let Heartbeat { sent, live, twice, alerts, facts, .. } = heartbeat;
+        known.shown = Some(Shown { facts, stored, sent, live, twice, alerts });
     }
 
     /// The agents for whose facts a target is true, in their order.
     pub(crate) fn matching<'a>(&'a self, target: &Target) -> Vec<(&'a AgentId, &'a Known)> {
         self.agents
             .iter()
-            .filter(|(_, known)| known.facts.as_ref().is_some_and(|facts| target.matches(facts)))
+            .filter(|(_, known)| known.facts().is_some_and(|facts| target.matches(facts)))
             .collect()
     }
 
-    /// The agents that no target can be evaluated for.
-    pub(crate) fn without_facts(&self) -> impl Iterator<Item = &AgentId> {
-        self.agents.iter().filter(|(_, known)| known.facts.is_none()).map(|(agent, _)| agent)
+    /// The agents of which nobody knows whether a target is true for them: they have shown nothing that counts.
+    pub(crate) fn unknown(&self) -> impl Iterator<Item = &AgentId> {
+        self.agents.iter().filter(|(_, known)| known.shown.is_none()).map(|(agent, _)| agent)
     }
 
-    /// Checks a seal against the key that is enrolled for the agent.
-    pub(crate) fn open(&self, agent: &AgentId, sealed: &Sealed, purpose: Purpose) -> Result<(), SealProblem> {
+    /// `50 enrolled, 47 online, 2 silent, 1 never seen`
+    pub(crate) fn counted(&self) -> String {
+        let online = self.agents.values().filter(|known| known.online).count();
+        let never = self.unknown().count();
+        let silent = self.agents.len() - online - never;
+        let mut text = format!("{} enrolled, {online} online", self.agents.len());
+        for (count, what) in [(silent, "silent"), (never, "never seen")] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        text
+    }
+
+    /// Agents whose identity is used by two hosts.
+    pub(crate) fn twice(&self) -> impl Iterator<Item = &AgentId> {
+        let twice = |known: &Known| known.shown.as_ref().is_some_and(|shown| shown.twice);
+        self.agents.iter().filter(move |(_, known)| twice(known)).map(|(agent, _)| agent)
+    }
+
+    /// Checks a seal against the keys that the agent had when the broker stored it.
+    pub(crate) fn open(
+        &self,
+        agent: &AgentId,
+        sealed: &Sealed,
+        purpose: Purpose,
+        stored: i64,
+    ) -> Result<(), SealProblem> {
         let known = self.agents.get(agent).ok_or(SealProblem::NotEnrolled)?;
-        agent_key::open(sealed, purpose, &known.key).map(|_| ()).map_err(|_| SealProblem::Bad)
+        let mut keys = known.enrolment.keys_at(stored);
+        if keys.any(|key| agent_key::open(sealed, purpose, key).is_ok()) {
+            Ok(())
+        } else {
+            Err(SealProblem::Bad)
+        }
     }
 }
 
@@ -158,35 +327,6 @@ pub(crate) fn parse_target(text: &str) -> Result<Target, Failure> {
         let message = format!("the target is wrong: {error}");
         Failure::new(Exit::Usage, message, format!("{}\nsee docs/targets.md", error.caret()))
     })
-}
-
-fn checked_enrolments(
-    entries: &[(AgentId, Bytes, i64)],
-    policy: &Policy,
-    org: &str,
-    pins: &Pins,
-) -> Vec<(Result<Enrolment, String>, AgentId)> {
-    let now = jiff::Timestamp::now().as_second();
-    in_parallel(entries, |(agent, value, _)| {
-        let verify = |message: &[u8], signature: &str| {
-            let signer = signature::verify(enrolment::NAMESPACE, message, signature)
-                .map_err(|error| error.to_string())?;
-            if policy.is_enrolment_key(&signer.key) {
-                Ok(())
-            } else {
-                Err(format!("{} is no enrolment key of the policy", signer.key.fingerprint()))
-            }
-        };
-        let checked = enrolment::check(value, org, agent, pins.known(agent), now, verify);
-        (checked.map(|checked| checked.enrolment).map_err(|error| error.to_string()), agent.clone())
-    })
-}
-
-fn checked_facts(agent: &AgentId, value: &[u8], key: &AgentPublicKey) -> Result<Facts, String> {
-    let sealed: Sealed = serde_json::from_slice(value).map_err(|error| format!("facts: {error}"))?;
-    let text = agent_key::open(&sealed, Purpose::Facts, key).map_err(|error| format!("facts: {error}"))?;
-    let facts = Facts::from_json(text.as_bytes()).map_err(|error| format!("facts: {error}"))?;
-    if facts.agent == *agent { Ok(facts) } else { Err(format!("holds the facts of {}", facts.agent)) }
 }
 
 /// Maps all items, on as many threads as there are processors.

@@ -34,6 +34,12 @@ pub(crate) struct AgentsArgs {
 struct AgentLine<'a> {
     agent: &'a AgentId,
     online: bool,
+    /// When it was seen last, in seconds since 1970 by the broker's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen: Option<i64>,
+    /// How far its clock is ahead of the broker's, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_ahead: Option<i64>,
     key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     facts: Option<&'a Facts>,
@@ -48,25 +54,29 @@ async fn list(args: &AgentsArgs, profile: &Profile, printer: &mut Printer) -> Re
     let target = parse_target(&args.target)?;
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, profile).await?;
-    View::new(printer).flagged_records(&inventory.flagged)?;
+    let mut view = View::new(printer);
+    view.flagged_records(&inventory.flagged)?;
+    view.twice(&inventory)?;
     // An agent that was enrolled and never came has no facts: only `all` is true for it.
     let is_all = args.target.trim() == "all";
     let agents: Vec<(&AgentId, &Known)> = inventory
         .agents
         .iter()
-        .filter(|(_, known)| known.facts.as_ref().map_or(is_all, |facts| target.matches(facts)))
+        .filter(|(_, known)| known.facts().map_or(is_all, |facts| target.matches(facts)))
         .filter(|(_, known)| known.online || !args.online)
         .collect();
     if printer.is_json() {
         for (agent, known) in &agents {
-            let facts = known.facts.as_ref();
-            printer.json(&AgentLine { agent, online: known.online, key: known.key.text(), facts })?;
+            let key = known.enrolment.key.text();
+            let seen = known.shown.as_ref().map(|shown| shown.stored);
+            let clock_ahead = known.shown.as_ref().map(|shown| shown.sent.saturating_sub(shown.stored));
+            let (online, facts) = (known.online, known.facts());
+            printer.json(&AgentLine { agent, online, seen, clock_ahead, key, facts })?;
         }
         return Ok(Exit::Ok);
     }
     show(&agents, args.facts, printer)?;
-    let online = agents.iter().filter(|(_, known)| known.online).count();
-    print::note(&format!("{} agents, {online} online", agents.len()));
+    print::note(&format!("{}; {} shown", inventory.counted(), agents.len()));
     Ok(Exit::Ok)
 }
 
@@ -78,13 +88,14 @@ fn show(agents: &[(&AgentId, &Known)], with_facts: bool, printer: &mut Printer) 
     }
     let mut table = Table::simple(&headings);
     for (agent, known) in agents {
-        let (tone, state) = match (&known.facts, known.online) {
-            (_, true) => (Tone::Good, "online"),
-            (Some(_), false) => (Tone::Doubtful, "offline"),
-            (None, false) => (Tone::Doubtful, "never seen"),
+        let (tone, state) = match &known.shown {
+            Some(shown) if shown.twice => (Tone::Bad, "runs twice"),
+            Some(_) if known.online => (Tone::Good, "online"),
+            Some(_) => (Tone::Doubtful, "silent"),
+            None => (Tone::Doubtful, "never seen"),
         };
         let mut cells = vec![Cell::from(agent.as_str()), Cell::new(tone, state)];
-        let texts = known.facts.as_ref().map(|facts| texts(facts, with_facts)).unwrap_or_default();
+        let texts = known.facts().map(|facts| texts(facts, with_facts)).unwrap_or_default();
         cells.extend(texts.iter().map(|text| Cell::from(text.as_str())));
         table.add(cells);
     }

@@ -169,6 +169,9 @@ pub(crate) enum Show {
     /// All.
     #[default]
     All,
+    /// None: who has not answered is what is wanted.
+    #[value(skip)]
+    None,
 }
 
 #[cfg(test)]

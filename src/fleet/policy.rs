@@ -1,19 +1,22 @@
 //! `vigie fleet policy`, and the policy as the other commands read it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
+use vigie_fleet::broker::LOOK;
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::broker::kv;
-use vigie_fleet::broker::streams::{self, StreamSizes};
+use vigie_fleet::broker::stored;
+use vigie_fleet::broker::streams::{self, POLICY_VERSIONS, StreamSizes};
 use vigie_fleet::policy::{
     self, MAX_SIGNED_POLICY_BYTES, NAMESPACE, Offered, Policy, PolicyDocument, SignedPolicy,
 };
 use vigie_fleet::signature::{Fingerprint, Unchecked, sign_with_key_file, verify};
-use vigie_fleet::subjects::{KV_POLICY, POLICY};
+use vigie_fleet::subjects::{POLICY, POLICY_SUBJECT};
 
 use super::cli::PolicyCommand;
 use super::files::{self, failed};
+use super::inventory::Inventory;
 use super::profile::Profile;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer, Tone, safe};
@@ -30,18 +33,23 @@ pub(super) struct Publication {
     pub(super) new: bool,
 }
 
-/// The policy that the broker has, checked with the root keys of the fleet's file.
+/// The newest policy that the broker has and that the root keys of the fleet's file signed. What nobody signed counts as
+/// none, and is said.
 pub(crate) async fn current(connection: &Connection, profile: &Profile) -> Result<Option<Policy>, Failure> {
-    let entry = kv::get(&connection.jetstream, KV_POLICY, POLICY)
+    let versions = stored::versions(&connection.client, POLICY, POLICY_SUBJECT, POLICY_VERSIONS)
         .await
         .map_err(|error| failed(Exit::Unavailable, "")(&error))?;
-    let Some(entry) = entry else { return Ok(None) };
-    let hint = "when root keys were changed, set roots in the fleet's file to the new ones; otherwise somebody \
-                put a false policy on the broker: publish the right one";
-    let signed = SignedPolicy::from_json(&entry.value).map_err(|error| failed(Exit::Config, hint)(&error))?;
-    policy::verify(&signed, &profile.roots, profile.org.as_str())
-        .map(Some)
-        .map_err(|error| failed(Exit::Config, hint)(&error))
+    let (newest, wrong) =
+        policy::newest(versions.iter().map(|entry| &entry.value[..]), &profile.roots, profile.org.as_str());
+    if newest.is_none()
+        && let Some(error) = wrong.last()
+    {
+        print::note(&format!(
+            "what the broker has as policy does not count: {error}; when root keys were changed, set roots in the \
+             fleet's file to the new ones"
+        ));
+    }
+    Ok(newest)
 }
 
 /// The policy of a file, or else the one that the broker has.
@@ -92,10 +100,23 @@ pub(super) async fn publish(
     let bytes = serde_json::to_vec(signed).map_err(|error| {
         Failure::new(Exit::Internal, format!("the policy cannot be written: {error}"), "")
     })?;
-    kv::put(&connection.jetstream, POLICY, bytes.into())
+    stored::store(&connection.client, POLICY_SUBJECT, &bytes)
         .await
         .map_err(|error| failed(Exit::Unavailable, "is this an administrator's file (--fleet)?")(&error))?;
     Ok(Publication { version: policy.version(), new: true })
+}
+
+/// Tells all agents that are there to fetch the new policy; others look within minutes.
+async fn tell_agents(connection: &Connection, profile: &Profile) -> Result<(), Failure> {
+    let inventory = Inventory::load(connection, profile).await?;
+    let told = super::publish::tell(connection, &inventory, inventory.agents.keys(), LOOK).await;
+    connection
+        .client
+        .flush(Duration::from_secs(30))
+        .await
+        .map_err(|error| failed(Exit::Unavailable, "agents find the policy within two minutes")(&error))?;
+    print::note(&format!("{told} agents were told"));
+    Ok(())
 }
 
 /// Adds a root key's signature to a policy.
@@ -131,10 +152,14 @@ pub(super) fn run(
             let done = files::block_on(async {
                 let (connection, _events) = profile.connect().await?;
                 // A new broker has no streams, and one of an older version other ones.
-                streams::ensure(&connection.jetstream, &StreamSizes::default())
+                streams::ensure(&connection.client, &StreamSizes::default())
                     .await
                     .map_err(|error| failed(Exit::Unavailable, "")(&error))?;
-                publish(&connection, &profile, &signed).await
+                let done = publish(&connection, &profile, &signed).await?;
+                if done.new {
+                    tell_agents(&connection, &profile).await?;
+                }
+                Ok(done)
             })?;
             if printer.is_json() {
                 printer.json(&done)?;

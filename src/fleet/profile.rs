@@ -19,8 +19,8 @@ use crate::exit::{Exit, Failure};
 /// Names the file when `--fleet` does not.
 const VARIABLE: &str = "VIGIE_FLEET";
 
-/// Messages that wait in a subscription: all answers of a large fleet at once.
-const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
+/// Messages that wait in a subscription: the answers of a large fleet at once. What does not fit is fetched.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 16;
 
 /// Events of the connection that wait.
 const EVENTS: usize = 64;
@@ -59,6 +59,7 @@ struct ProfileFile {
 #[serde(rename_all = "lowercase")]
 enum ProfileRole {
     Investigator,
+    Enroller,
     Administrator,
 }
 
@@ -75,6 +76,8 @@ fn one() -> u32 {
 pub(crate) struct Profile {
     /// Name of the fleet.
     pub(crate) org: GroupName,
+    /// Who this is, as the broker knows it.
+    pub(crate) user: AgentId,
     /// Root keys that must have signed the policy.
     pub(crate) roots: Roots,
     /// The key that signs actions when `--key` names none.
@@ -126,6 +129,7 @@ impl Profile {
         roots.check().map_err(|error| ErrorChain(&error).to_string())?;
         let role = match file.role {
             ProfileRole::Investigator => Role::Investigator,
+            ProfileRole::Enroller => Role::Enroller,
             ProfileRole::Administrator => Role::Administrator,
         };
         let enrolling = Enrolling {
@@ -148,7 +152,13 @@ impl Profile {
             subscription_capacity: Some(SUBSCRIPTION_CAPACITY),
             connect_in_background: false,
         };
-        Ok(Self { org: file.org, roots, signing_key: file.signing_key.map(beside), enrolling, connection })
+        let (org, user) = (file.org, file.user);
+        Ok(Self { org, user, roots, signing_key: file.signing_key.map(beside), enrolling, connection })
+    }
+
+    /// How to connect.
+    pub(crate) fn connection(&self) -> &ConnectionSettings {
+        &self.connection
     }
 
     /// Addresses of the brokers.
@@ -179,7 +189,9 @@ impl Profile {
 
 fn not_connected(error: &ConnectionError) -> Failure {
     let exit = match error {
-        ConnectionError::Unreachable { .. } | ConnectionError::Tls { .. } => Exit::Unavailable,
+        ConnectionError::Unreachable { .. } | ConnectionError::Tls { .. } | ConnectionError::Full { .. } => {
+            Exit::Unavailable
+        }
         ConnectionError::Refused { .. } => Exit::Permission,
         _ => Exit::Config,
     };

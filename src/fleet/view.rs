@@ -10,7 +10,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 use vigie_protocol::result::ModuleResult;
 
 use super::answers::{Answers, Counts, Kind};
-use super::inventory::Flagged;
+use super::inventory::{Flagged, Inventory};
 use crate::exit::Failure;
 use crate::print::{self, Printer, Tone, safe};
 use crate::report;
@@ -39,6 +39,8 @@ struct SilentLine<'a> {
     r#type: &'a str,
     agent: &'a AgentId,
     online: bool,
+    /// Whether it was ever seen; of one that was not nobody knows whether it is meant.
+    known: bool,
 }
 
 /// A message that counts for nothing, as JSON.
@@ -66,6 +68,8 @@ struct SummaryLine<'a> {
     flagged: usize,
     silent: usize,
     offline: usize,
+    /// Enrolled and never seen: nobody knows whether they are meant.
+    unknown: usize,
     seconds: f64,
 }
 
@@ -219,6 +223,50 @@ impl<'p> View<'p> {
         Ok(())
     }
 
+    /// Names agents after a word, when there are any.
+    fn names<'n>(&mut self, word: &str, names: impl Iterator<Item = &'n AgentId>) -> Result<(), Failure> {
+        let names: Vec<_> = names.map(AgentId::as_str).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let more = names.len().saturating_sub(NAMED);
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let shown = names[..names.len() - more].join(", ");
+        let word = self.printer.paint().text(Tone::Doubtful, &format!("{word}:"));
+        self.printer.line(&format!("{word} {shown}{rest}"))
+    }
+
+    /// Says which agents were never seen, where nothing was asked.
+    pub(crate) fn unknown(&mut self, agents: &[AgentId]) -> Result<(), Failure> {
+        if self.printer.is_json() {
+            for agent in agents {
+                self.printer.json(&SilentLine { r#type: "silent", agent, online: false, known: false })?;
+            }
+            return Ok(());
+        }
+        self.names("never seen, nobody knows whether they are meant", agents.iter())
+    }
+
+    /// Says which identities two hosts use.
+    pub(crate) fn twice(&mut self, inventory: &Inventory) -> Result<(), Failure> {
+        for agent in inventory.twice() {
+            let message =
+                format!("{agent} runs twice: two hosts use its key; enrol each with a key of its own");
+            if self.printer.is_json() {
+                let line = FlaggedLine {
+                    r#type: "flagged",
+                    agent: Some(agent.as_str()),
+                    code: "runs_twice",
+                    message,
+                };
+                self.printer.json(&line)?;
+            } else {
+                self.note(&message);
+            }
+        }
+        Ok(())
+    }
+
     /// Prints who did not answer, and everything in numbers.
     pub(crate) fn end(&mut self, answers: &Answers<'_>, actions: &[ActionId]) -> Result<(), Failure> {
         self.clear();
@@ -226,26 +274,18 @@ impl<'p> View<'p> {
         if self.printer.is_json() {
             for agent in &answers.silent {
                 let online = answers.is_online(agent);
-                self.printer.json(&SilentLine { r#type: "silent", agent, online })?;
+                self.printer.json(&SilentLine { r#type: "silent", agent, online, known: true })?;
+            }
+            for agent in &answers.unknown {
+                self.printer.json(&SilentLine { r#type: "silent", agent, online: false, known: false })?;
             }
             return self.printer.json(&summary(answers, actions, elapsed));
         }
-        let paint = self.printer.paint();
         for (word, online) in [("silent", true), ("offline", false)] {
-            let names: Vec<_> = answers
-                .silent
-                .iter()
-                .filter(|agent| answers.is_online(agent) == online)
-                .map(AgentId::as_str)
-                .collect();
-            if !names.is_empty() {
-                let more = names.len().saturating_sub(NAMED);
-                let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-                let shown = names[..names.len() - more].join(", ");
-                self.printer
-                    .line(&format!("{} {shown}{rest}", paint.text(Tone::Doubtful, &format!("{word}:"))))?;
-            }
+            let names = answers.silent.iter().filter(|agent| answers.is_online(agent) == online);
+            self.names(word, names)?;
         }
+        self.names("never seen, nobody knows whether they are meant", answers.unknown.iter())?;
         let text = progress_text(answers, None, elapsed);
         // The answers are data; this is about them.
         print::note(&text);
@@ -314,6 +354,7 @@ fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration
         flagged,
         silent: online_silent,
         offline: answers.silent.len() - online_silent,
+        unknown: answers.unknown.len(),
         seconds: elapsed.as_secs_f64(),
     }
 }

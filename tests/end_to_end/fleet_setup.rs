@@ -150,7 +150,7 @@ fn an_agent_joins_a_fleet_and_a_revoked_key_is_refused() {
     assert_eq!(report["signatures"][0]["investigator"], "ann");
     assert_eq!(report["modules"], json!([{"module": "netstat", "weight": 1, "minimum": 1, "enough": true}]));
     let sent = json_of(&up.user("ann", &["send", "signed.json"]));
-    assert_eq!((&sent["action"], &sent["doubles"]), (&report["action"], &json!(0)));
+    assert_eq!((&sent["action"], &sent["told"]), (&report["action"], &json!(1)));
     wait_until("the agent runs the action", || {
         (status(&host)["fleet"]["outcomes"]["accepted"] == 1).then_some(())
     });
@@ -223,8 +223,14 @@ fn an_agent_s_key_is_replaced_only_when_that_is_said_and_revoked_for_good() {
     let section = fs::read_to_string(up.path("other/vigie-fleet.toml")).unwrap();
     assert!(!section.contains("key_file"), "the agent has its key where it made it: {section}");
 
-    assert_eq!(json_of(&up.administrator(&["revoke", "web-1"]))["key"], key["key"]);
-    assert_eq!(up.administrator(&["revoke", "web-1"]).code, 64, "it is not enrolled any more");
+    let revoked = json_of(&up.administrator(&["revoke", "web-1"]));
+    assert_eq!(
+        (&revoked["key"], &revoked["shut_out"]),
+        (&key["key"], &json!(true)),
+        "the server was reloaded"
+    );
+    assert_eq!(up.administrator(&["revoke", "web-1"]).code, 0, "it can be given again");
+    assert_eq!(up.administrator(&["revoke", "web-9"]).code, 64);
     assert_eq!(up.signal(), Some(0));
     let place = std::mem::replace(&mut up.place, tempfile::tempdir().unwrap());
     let up = Up::start_in(place);

@@ -15,6 +15,7 @@ mod clients;
 mod command_line;
 #[cfg(test)]
 mod configuration;
+#[cfg(test)]
 mod confirmation;
 #[cfg(test)]
 mod file_watch;
@@ -26,6 +27,8 @@ mod fleet_setup;
 mod harness;
 #[cfg(test)]
 mod hung_disks;
+#[cfg(test)]
+mod hunts;
 #[cfg(test)]
 mod inventory;
 #[cfg(test)]

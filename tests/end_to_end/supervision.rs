@@ -40,6 +40,19 @@ fn a_module_that_exits_at_once_ends_up_failed_and_the_agent_goes_on() {
 }
 
 #[test]
+fn a_failed_module_is_not_given_new_tries_by_a_restart_of_the_agent() {
+    let host = default_host(&persistent("exits_at_once.sh", &[]));
+    let agent = host.start();
+    host.wait_for("exits_at_once", |module| module["state"] == "failed");
+    agent.kill();
+
+    let _agent = host.start();
+    let failed = host.wait_for("exits_at_once", |module| module["state"] == "failed");
+
+    assert_eq!(failed["restarts"], 0, "one death was enough: {failed}");
+}
+
+#[test]
 fn a_failed_module_is_started_at_once_when_an_operator_asks() {
     let host = default_host(&persistent("exits_at_once.sh", &[]));
     let _agent = host.start();

@@ -5,13 +5,10 @@ use std::process::Command;
 
 use serde_json::json;
 use vigie_fleet::answer::AnswerStatus;
-use vigie_fleet::subjects;
 use vigie_protocol::names::ActionId;
 
 use crate::crowd::Crowd;
-use crate::harness::{
-    Fleet, action, agent, alice, id_of, now, number, patiently, server_is_missing, sign, with,
-};
+use crate::harness::{Fleet, action, alice, id_of, now, number, patiently, server_is_missing, sign, with};
 use crate::host::persistent;
 
 #[test]
@@ -128,8 +125,8 @@ fn actions_that_come_twice_and_out_of_order_run_once() {
     let actions: Vec<_> = (0..3).map(|_| action()).collect();
 
     for action in actions.iter().rev().chain(&actions) {
-        for subject in [subjects::ACTION_ALL.to_owned(), subjects::action_for_agent(&agent("web-1"))] {
-            fleet.publish(&subject, &sign(action, &[&alice()]), None);
+        for _ in 0..2 {
+            fleet.live(&sign(action, &[&alice()]));
         }
     }
 

@@ -7,7 +7,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::json;
 use vigie_fleet::answer::AnswerStatus;
-use vigie_fleet::subjects;
 
 use crate::harness::{Fleet, action, agent, alice, id_of, patiently, server_is_missing, sign, with};
 use crate::host::{Host, Settings, persistent};
@@ -51,7 +50,6 @@ fn an_agent_joins_shows_itself_and_answers_a_signed_action() {
     assert_eq!(status["key"].as_str().unwrap(), fleet.enrolled_key(&agent("web-1")).unwrap().text());
     let facts = patiently("facts are shown", || fleet.facts("web-1"));
     assert_eq!((&facts["agent"], &facts["os"]), (&json!("web-1"), &json!("linux")));
-    patiently("presence is shown", || fleet.get(subjects::KV_PRESENCE, &subjects::presence(&agent("web-1"))));
     let ops = json!([{"module": "netstat", "params": {"listening_port": ["1"]}}]);
     let id = fleet.ask(&with("ops", ops));
     let answer = &fleet.answers(&id, 1)["web-1"];
@@ -124,7 +122,7 @@ fn a_reload_joins_rejoins_and_leaves() {
     agent.signal(Signal::SIGHUP);
     patiently("it joins anew", || (fleet.facts("web-1")?["groups"] == json!(["db"])).then_some(()));
     let third = with("target", json!("group has \"db\""));
-    fleet.publish(&subjects::action_for_group(&"db".parse().unwrap()), &sign(&third, &[&alice()]), None);
+    fleet.send(&sign(&third, &[&alice()]));
     fleet.answers(&id_of(&third), 1);
     assert_eq!(member.trace(), [first, second, id_of(&third)].map(|id| id.to_string()), "each ran once");
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vigie_fleet::answer::AnswerStatus;
-use vigie_fleet::subjects;
 
 use crate::harness::{
     Fleet, Member, action, alice, bob, carol, document, dora, envelope, id_of, key, mallory, now, patiently,
@@ -91,7 +90,7 @@ fn each_bad_action_is_refused_under_its_own_code_and_nothing_runs() {
 
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for (code, envelope) in bad() {
-        fleet.publish(subjects::ACTION_ALL, &envelope, None);
+        fleet.send(&envelope);
         *outcomes.entry(code).or_default() += 1;
     }
     wait_outcomes(&member, &outcomes);
@@ -103,10 +102,10 @@ fn each_bad_action_is_refused_under_its_own_code_and_nothing_runs() {
     let id = fleet.ask(&good);
     assert_eq!(fleet.answers(&id, 1)["web-1"].status, AnswerStatus::Ok);
     let two = asks("both");
-    fleet.publish(subjects::ACTION_ALL, &sign(&two, &[&alice(), &bob()]), None);
+    fleet.send(&sign(&two, &[&alice(), &bob()]));
     assert_eq!(fleet.answers(&id_of(&two), 1)["web-1"].status, AnswerStatus::Ok);
     assert_eq!(member.trace(), [id.to_string(), "bad".to_owned()]);
-    fleet.publish(subjects::ACTION_ALL, &sign(&good, &[&alice()]), None);
+    fleet.send(&sign(&good, &[&alice()]));
     outcomes.extend([("accepted", 2), ("replayed", 1)]);
     wait_outcomes(&member, &outcomes);
 
@@ -127,10 +126,12 @@ fn each_bad_action_is_refused_under_its_own_code_and_nothing_runs() {
     let _running = member.host.start();
     member.wait_connected();
     member.wait("the stored ones are decided", |status| status["outcomes"]["again"].as_u64() >= Some(3));
-    fleet.publish(subjects::ACTION_ALL, &sign(&good, &[&alice()]), None);
-    member.wait("it is a replay", |status| status["outcomes"]["replayed"] == 1);
+    // More often than it lies in the stream: that many copies are no replay.
+    for _ in 0..5 {
+        fleet.live(&sign(&good, &[&alice()]));
+    }
+    member.wait("it is a replay", |status| status["outcomes"]["replayed"].as_u64() >= Some(1));
     assert_eq!(member.trace().len(), 2);
-    assert_eq!(fleet.collect(&id).again, 0);
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn whoever_may_ask_is_told_why_not_and_others_are_told_nothing() {
     assert_eq!((answer.status, answer.code.as_deref()), (AnswerStatus::Refused, Some("too_little_weight")));
 
     let untold = action();
-    fleet.publish(subjects::ACTION_ALL, &sign(&untold, &[&mallory()]), None);
+    fleet.send(&sign(&untold, &[&mallory()]));
     member.wait("it is refused", |status| status["outcomes"]["unknown_key"] == 1);
     // The answer to this one comes after any other.
     let last = fleet.ask(&action());
@@ -172,7 +173,7 @@ fn a_revoked_key_is_refused_as_soon_as_the_policy_is_published_and_no_policy_goe
 
     fleet.publish_policy(&second);
     let late = action();
-    fleet.publish(subjects::ACTION_ALL, &sign(&late, &[&alice()]), None);
+    fleet.send(&sign(&late, &[&alice()]));
 
     member.wait("it is refused", |status| status["outcomes"]["revoked_key"] == 1);
     assert_eq!(member.status()["policy_version"], 2);
@@ -181,7 +182,7 @@ fn a_revoked_key_is_refused_as_soon_as_the_policy_is_published_and_no_policy_goe
     third["version"] = json!(3);
     let mut other = document();
     other["version"] = json!(2);
-    for policy in [
+    let bad = [
         signed_policy(&document(), &[1, 2]),
         signed_policy(&third, &[]),
         signed_policy(&third, &[1]),
@@ -189,21 +190,22 @@ fn a_revoked_key_is_refused_as_soon_as_the_policy_is_published_and_no_policy_goe
         b"\x00".to_vec(),
         // An error that would quote all of it.
         format!("{{\"policy\": \"\", \"sigs\": \"{}\"}}", "\u{80}".repeat(300_000)).into_bytes(),
-    ] {
-        fleet.publish(subjects::POLICY, &policy, None);
+    ];
+    for (before, policy) in bad.iter().enumerate() {
+        fleet.put_policy(policy);
+        member.wait("it is not taken", |status| status["outcomes"]["bad_policy"] == before + 1);
     }
-    member.wait("none is taken", |status| status["outcomes"]["bad_policy"] == 6);
     assert_eq!(member.status()["policy_version"], 2);
     running.kill();
     let _running = member.host.start();
     member.wait_connected();
-    fleet.publish(subjects::ACTION_ALL, &sign(&action(), &[&alice()]), None);
+    fleet.send(&sign(&action(), &[&alice()]));
     member.wait("it is refused after a restart", |status| {
         status["outcomes"]["revoked_key"].as_u64() >= Some(2)
     });
     assert_eq!(member.status()["policy_version"], 2);
     let bobs = action();
-    fleet.publish(subjects::ACTION_ALL, &sign(&bobs, &[&bob()]), None);
+    fleet.send(&sign(&bobs, &[&bob()]));
     fleet.answers(&id_of(&bobs), 1);
     assert_eq!(member.trace(), [id_of(&bobs).to_string()]);
 }
@@ -218,7 +220,7 @@ fn an_agent_without_a_policy_refuses_all() {
     let _running = member.host.start();
     member.wait("it is connected", |status| status["connected"] == true);
     let early = action();
-    fleet.publish(subjects::ACTION_ALL, &sign(&early, &[&alice()]), None);
+    fleet.send(&sign(&early, &[&alice()]));
 
     let status = member.wait("it is refused", |status| status["outcomes"]["no_policy"] == 1);
 

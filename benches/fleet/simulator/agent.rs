@@ -9,6 +9,7 @@ use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, OperationAnswer, Purpose, VERSION};
 use vigie_fleet::collect::cut;
 use vigie_fleet::facts::Facts;
+use vigie_fleet::heartbeat::{self, Heartbeat, Life};
 use vigie_fleet::policy::Policy;
 use vigie_fleet::predicate::Target;
 use vigie_fleet::replay_log::ReplayLog;
@@ -84,7 +85,6 @@ pub(super) struct Sent {
 /// A message of an answer.
 pub(super) struct Message {
     pub(super) action: ActionId,
-    pub(super) seq: u32,
     pub(super) sealed: Vec<u8>,
 }
 
@@ -167,7 +167,6 @@ impl Agent {
                 let sealed =
                     self.key.seal(Purpose::Answer, text).expect("parts are below the limit of seals");
                 Message {
-                    seq: part.seq,
                     sealed: serde_json::to_vec(&sealed).expect("a seal is two strings"),
                     action: part.id,
                 }
@@ -175,9 +174,18 @@ impl Agent {
             .collect()
     }
 
-    /// The facts as an agent stores them in its bucket.
+    /// The sign of life, with the facts, as an agent stores it.
     pub(super) fn sealed_facts(&self) -> Vec<u8> {
-        let text = serde_json::to_string(&self.facts).expect("facts are strings");
+        let heartbeat = Heartbeat {
+            v: heartbeat::VERSION,
+            sent: 0,
+            live: super::LIVE.to_owned(),
+            life: Life::default(),
+            twice: false,
+            alerts: None,
+            facts: self.facts.clone(),
+        };
+        let text = serde_json::to_string(&heartbeat).expect("facts are strings");
         let sealed = self.key.seal(Purpose::Facts, text).expect("facts are below the limit of seals");
         serde_json::to_vec(&sealed).expect("a seal is two strings")
     }

@@ -5,24 +5,22 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
 use vigie_fleet::broker::jwt::Role;
-use vigie_fleet::subjects::{ACTION_ALL, POLICY, action_for_agent};
+use vigie_fleet::subjects;
 use vigie_protocol::names::AgentId;
 
-use super::{RAW_REQUEST, protocol};
+use super::{LIVE, RAW_REQUEST, protocol};
 use crate::BenchResult;
 
 /// What a subscription is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Raw,
-    Action,
-    OwnAction,
+    Live,
     Inbox,
-    Policy,
 }
 
 /// A subscription's number is the agent's place on the connection times the length of this, and the kind's place.
-const KINDS: [Kind; 5] = [Kind::Raw, Kind::Action, Kind::OwnAction, Kind::Inbox, Kind::Policy];
+const KINDS: [Kind; 3] = [Kind::Raw, Kind::Live, Kind::Inbox];
 
 /// Whose subscription it is, by the agent's place on the connection, and what it is for.
 pub(super) fn subscription(sid: u64) -> (usize, Kind) {
@@ -33,15 +31,14 @@ pub(super) fn subscription(sid: u64) -> (usize, Kind) {
 /// Subscribes to what an agent subscribes to, and to raw requests.
 pub(super) fn subscribe(out: &mut Vec<u8>, place: u64, agent: &AgentId, raw_only: bool) {
     let inbox = format!("{}.>", Role::Agent.inbox_prefix(agent));
-    let own = action_for_agent(agent);
+    let live = subjects::live(agent, LIVE);
     for (kind, number) in KINDS.into_iter().zip(place * KINDS.len() as u64..) {
         let subject = match kind {
-            Kind::Raw => RAW_REQUEST,
+            Kind::Raw if raw_only => RAW_REQUEST,
             _ if raw_only => break,
-            Kind::Action => ACTION_ALL,
-            Kind::OwnAction => &own,
+            Kind::Raw => continue,
+            Kind::Live => &live,
             Kind::Inbox => &inbox,
-            Kind::Policy => POLICY,
         };
         protocol::subscribe(out, subject, number);
     }

@@ -118,12 +118,3 @@ pub(super) fn publish(out: &mut Vec<u8>, subject: &str, reply: Option<&str>, pay
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
 }
-
-/// Publishes into a stream: with an id by which it knows a double, and where it shall acknowledge.
-pub(super) fn store(out: &mut Vec<u8>, subject: &str, reply: &str, id: &str, payload: &[u8]) {
-    let headers = format!("NATS/1.0\r\nNats-Msg-Id: {id}\r\n\r\n");
-    let (of_headers, total) = (headers.len(), headers.len() + payload.len());
-    put(out, format_args!("HPUB {subject} {reply} {of_headers} {total}\r\n{headers}"));
-    out.extend_from_slice(payload);
-    out.extend_from_slice(b"\r\n");
-}

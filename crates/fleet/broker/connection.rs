@@ -1,18 +1,15 @@
 //! Connecting to the broker: settings, backoff, and what happens to the connection as events.
 
-use std::error::Error;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, ContextBuilder};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use tokio::sync::mpsc;
 
+use super::client::address::{Address, BadAddress};
+use super::client::{Client, LinkError, LinkSettings, State, open};
 use crate::agent_key::AgentKey;
 use vigie_files::secret_file::{self, SecretFileError};
 
@@ -22,8 +19,8 @@ const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// Largest bound of the wait before a reconnect.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
-/// How long JetStream may take to acknowledge before a message is sent again with the same id.
-pub const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Messages that wait in a subscription unless the settings say otherwise.
+const SUBSCRIPTION_CAPACITY: usize = 1024;
 
 /// Largest credentials file, in bytes; a real one has below 2 KiB.
 const MAX_CREDENTIALS_BYTES: u64 = 64 * 1024;
@@ -74,8 +71,8 @@ pub struct ConnectionSettings {
     pub name: String,
     /// Prefix of private inboxes: [`super::jwt::Role::inbox_prefix`].
     pub inbox_prefix: String,
-    /// Most messages that wait in a subscription; beyond it they are lost and [`BrokerEvent::SlowConsumer`] tells.
-    /// The default of NATS, 65,536, is too little for all answers of a large fleet.
+    /// Most messages that wait in a subscription, 1,024 without it; beyond it, or beyond 8 MiB, they are lost and
+    /// [`BrokerEvent::SlowConsumer`] tells.
     pub subscription_capacity: Option<usize>,
     /// Return before there is a connection, and go on trying until the receiver of events is dropped. For agents; the
     /// command line rather fails at once.
@@ -95,6 +92,10 @@ pub enum BrokerEvent {
     PermissionViolation(String),
     /// The broker refused the login; trying goes on.
     LoginRefused,
+    /// The broker takes no more connections, in its words.
+    BrokerFull(String),
+    /// No encrypted connection came about, and why.
+    TlsFailed(String),
     /// The broker is about to stop.
     BrokerStops,
     /// The connection has ended for good.
@@ -106,16 +107,13 @@ pub enum BrokerEvent {
 /// A connection to the broker. Clones share it.
 #[derive(Clone)]
 pub struct Connection {
-    /// Core NATS.
+    /// The client.
     pub client: Client,
-    /// JetStream on the same connection; publishing waits [`ACK_TIMEOUT`] for its acknowledgement.
-    pub jetstream: jetstream::Context,
-    events_lost: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("state", &self.client.connection_state()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("state", &self.client.state()).finish_non_exhaustive()
     }
 }
 
@@ -123,7 +121,13 @@ impl Connection {
     /// How many events did not fit into the channel.
     #[must_use]
     pub fn events_lost(&self) -> u64 {
-        self.events_lost.load(Ordering::Relaxed)
+        self.client.events_lost()
+    }
+
+    /// Whether it stands now.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.client.state(), State::Connected(_))
     }
 }
 
@@ -134,14 +138,13 @@ pub enum ConnectionError {
     #[error("{0} addresses of brokers are given: give 1 to {MAX_URLS}")]
     UrlCount(usize),
     /// An address cannot be read.
-    #[error("{url:?} is not the address of a broker: write nats://HOST:4222 or tls://HOST:4222")]
-    BadUrl {
-        /// The address.
-        url: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    BadUrl(#[from] BadAddress),
+    /// Not on this machine, and not encrypted.
+    #[error(
+        "{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://"
+    )]
+    Plain(Address),
     /// A certificate without its key, or the reverse.
     #[error("a TLS certificate and its key belong together: give both or none")]
     HalfCertificate,
@@ -154,23 +157,22 @@ pub enum ConnectionError {
         #[source]
         source: SecretFileError,
     },
-    /// A file with a certificate cannot be read.
-    #[error("cannot read the certificate {path:?}")]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// Certificates cannot be used.
+    #[error("the certificates cannot be used")]
+    Certificates(#[source] super::client::tls::TlsFileError),
     /// The file holds no token and seed.
     #[error("{path:?} holds no NATS credentials: it needs a user's token and seed, as enrolment writes them")]
     BadCredentials {
         /// The file.
         path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
+    },
+    /// It takes no more connections.
+    #[error("the broker at {urls} takes no more connections: {words}")]
+    Full {
+        /// Where.
+        urls: String,
+        /// What it says.
+        words: String,
     },
     /// Nothing answers.
     #[error(
@@ -181,7 +183,7 @@ pub enum ConnectionError {
         urls: String,
         /// Why.
         #[source]
-        source: async_nats::ConnectError,
+        source: LinkError,
     },
     /// The broker does not know the user.
     #[error(
@@ -192,7 +194,7 @@ pub enum ConnectionError {
         urls: String,
         /// Why.
         #[source]
-        source: async_nats::ConnectError,
+        source: LinkError,
     },
     /// No encrypted connection came about.
     #[error(
@@ -203,7 +205,7 @@ pub enum ConnectionError {
         urls: String,
         /// Why.
         #[source]
-        source: async_nats::ConnectError,
+        source: LinkError,
     },
 }
 
@@ -226,46 +228,26 @@ pub fn draw() -> f64 {
     fraction
 }
 
-fn text(error: &dyn fmt::Display) -> String {
-    let text = error.to_string();
-    let mut end = text.len().min(MAX_EVENT_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+fn text(words: &str) -> String {
+    words[..words.floor_char_boundary(MAX_EVENT_TEXT)].to_owned()
 }
 
-fn translated(event: Event) -> BrokerEvent {
-    match event {
-        Event::Connected => BrokerEvent::Connected,
-        Event::Disconnected => BrokerEvent::Disconnected,
-        Event::LameDuckMode => BrokerEvent::BrokerStops,
-        Event::SlowConsumer(subscription) | Event::ServerError(ServerError::SlowConsumer(subscription)) => {
-            BrokerEvent::SlowConsumer(subscription)
-        }
-        Event::ServerError(ServerError::AuthorizationViolation) => BrokerEvent::LoginRefused,
-        Event::ServerError(ServerError::Other(words)) => {
-            if words.to_ascii_lowercase().contains("permissions violation") {
-                BrokerEvent::PermissionViolation(text(&words))
-            } else {
-                BrokerEvent::Problem(text(&words))
-            }
-        }
-        Event::ClientError(error) => {
-            let words = error.to_string();
-            // The client gives the kind of a failed attempt as text only.
-            if words.contains("authorization violation") {
-                BrokerEvent::LoginRefused
-            } else {
-                BrokerEvent::Problem(text(&words))
-            }
-        }
-        Event::Closed | Event::Draining => BrokerEvent::Closed,
+/// What an error of the server means.
+pub(super) fn translated(words: &str) -> BrokerEvent {
+    let lower = words.to_ascii_lowercase();
+    if lower.contains("permissions violation") {
+        BrokerEvent::PermissionViolation(text(words))
+    } else if lower.contains("connections exceeded") {
+        BrokerEvent::BrokerFull(text(words))
+    } else if lower.contains("authorization") || lower.contains("authentication") {
+        BrokerEvent::LoginRefused
+    } else {
+        BrokerEvent::Problem(text(words))
     }
 }
 
 /// Connects. Events go to `events`, which is never waited for: what does not fit is counted in
-/// [`Connection::events_lost`]. Files are read before this connects, in a thread for blocking work.
+/// [`Connection::events_lost`].
 ///
 /// # Errors
 ///
@@ -277,118 +259,85 @@ pub async fn connect(
     if !(1..=MAX_URLS).contains(&settings.urls.len()) {
         return Err(ConnectionError::UrlCount(settings.urls.len()));
     }
-    let addresses = settings
-        .urls
-        .iter()
-        .map(|url| {
-            url.parse::<ServerAddr>().map_err(|source| ConnectionError::BadUrl { url: url.clone(), source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let urls = settings.urls.join(", ");
-    let events_lost = Arc::new(AtomicU64::new(0));
-    let options = options(settings, events, events_lost.clone()).await?;
-    let client = options.connect(addresses).await.map_err(|source| match source.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            ConnectionError::Refused { urls, source }
-        }
-        ConnectErrorKind::Tls => ConnectionError::Tls { urls, source },
-        // The other side's alert comes when the handshake is over for us, as an error of reading.
-        _ if is_bad_data(&source) => ConnectionError::Tls { urls, source },
-        _ => ConnectionError::Unreachable { urls, source },
-    })?;
-    let jetstream = ContextBuilder::new().ack_timeout(ACK_TIMEOUT).build(client.clone());
-    Ok(Connection { client, jetstream, events_lost })
-}
-
-/// Whether a chain of errors holds bytes that could not be understood, as rustls reports its errors.
-fn is_bad_data(error: &async_nats::ConnectError) -> bool {
-    let mut next = error.source();
-    while let Some(error) = next {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::InvalidData)
-        {
-            return true;
-        }
-        next = error.source();
+    let addresses = settings.urls.iter().map(|url| url.parse()).collect::<Result<Vec<Address>, _>>()?;
+    if let Some(plain) =
+        addresses.iter().find(|address| !(address.tls || settings.tls.required || address.is_local()))
+    {
+        return Err(ConnectionError::Plain(plain.clone()));
     }
-    false
-}
-
-async fn options(
-    settings: ConnectionSettings,
-    events: mpsc::Sender<BrokerEvent>,
-    events_lost: Arc<AtomicU64>,
-) -> Result<ConnectOptions, ConnectionError> {
-    let TlsSettings { required, ca, certificate, key } = settings.tls;
-    // The first attempt is made at once; the client asks for a wait before it too.
-    let attempted = AtomicBool::new(false);
-    // The client itself goes on connecting when nobody holds it any more.
-    let in_background = settings.connect_in_background;
-    let listened_to = events.clone();
-    let mut options = ConnectOptions::new()
-        .name(settings.name)
-        .custom_inbox_prefix(settings.inbox_prefix)
-        .require_tls(required)
-        .max_reconnects(None)
-        .reconnect_delay_callback(move |attempt| {
-            if in_background && listened_to.is_closed() {
-                return Duration::MAX;
-            }
-            if attempted.swap(true, Ordering::Relaxed) { backoff(attempt, draw()) } else { Duration::ZERO }
-        })
-        .event_callback(move |event| {
-            if events.try_send(translated(event)).is_err() {
-                events_lost.fetch_add(1, Ordering::Relaxed);
-            }
-            std::future::ready(())
-        });
-    if let Some(capacity) = settings.subscription_capacity {
-        options = options.subscription_capacity(capacity);
+    if settings.tls.certificate.is_some() != settings.tls.key.is_some() {
+        return Err(ConnectionError::HalfCertificate);
     }
-    if settings.connect_in_background {
-        options = options.retry_on_initial_connect();
+    if settings.tls.required || addresses.iter().any(|address| address.tls) {
+        // What is wrong with the files is said before anybody is connected to; they are read again each time.
+        let tls = settings.tls.clone();
+        tokio::task::spawn_blocking(move || super::client::tls::connector(&tls).map(drop))
+            .await
+            .map_err(|error| {
+                unreachable_because(&settings.urls, LinkError::Io(std::io::Error::other(error)))
+            })?
+            .map_err(ConnectionError::Certificates)?;
     }
-    if let Some(ca) = ca {
-        readable(&ca).await?;
-        options = options.add_root_certificates(ca);
-    }
-    options = match (certificate, key) {
-        (Some(certificate), Some(key)) => {
-            readable(&certificate).await?;
-            secret(key.clone(), "the key of the TLS certificate").await?;
-            options.add_client_certificate(certificate, key)
-        }
-        (None, None) => options,
-        _ => return Err(ConnectionError::HalfCertificate),
+    let (jwt, key) = match settings.login {
+        Login::CredentialsFile(path) => credentials(path).await?,
+        Login::Token { jwt, key } => (jwt, *key),
     };
-    Ok(match settings.login {
-        Login::CredentialsFile(path) => {
-            let credentials = secret(path.clone(), "the broker credentials").await?;
-            options
-                .credentials(&credentials)
-                .map_err(|source| ConnectionError::BadCredentials { path, source })?
-        }
-        Login::Token { jwt, key } => {
-            let key = Arc::new(key);
-            options.jwt(jwt, move |nonce| {
-                let key = key.clone();
-                async move { Ok(key.sign(&nonce)) }
-            })
-        }
-    })
+    let link =
+        LinkSettings { addresses, tls: Arc::new(settings.tls), name: settings.name, jwt, key: Arc::new(key) };
+    let opened =
+        if settings.connect_in_background { None } else { Some(first(&link, &settings.urls).await?) };
+    let capacity = settings.subscription_capacity.unwrap_or(SUBSCRIPTION_CAPACITY);
+    Ok(Connection { client: Client::start(link, opened, &settings.inbox_prefix, capacity, events) })
 }
 
-async fn readable(path: &Path) -> Result<(), ConnectionError> {
-    tokio::fs::File::open(path)
-        .await
-        .map(drop)
-        .map_err(|source| ConnectionError::Certificate { path: path.to_owned(), source })
+/// The first address that takes us, or why the last one does not.
+async fn first(link: &LinkSettings, urls: &[String]) -> Result<super::client::Opened, ConnectionError> {
+    let mut last = None;
+    for address in &link.addresses {
+        match open(link, address).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = Some(error),
+        }
+    }
+    let error = last.unwrap_or_else(|| LinkError::Io(std::io::ErrorKind::AddrNotAvailable.into()));
+    Err(unreachable_because(urls, error))
 }
 
-async fn secret(path: PathBuf, what: &'static str) -> Result<String, ConnectionError> {
-    tokio::task::spawn_blocking(move || secret_file::read(&path, MAX_CREDENTIALS_BYTES))
-        .await
-        .expect("reading a file does not panic, and nobody cancels it")
-        .map_err(|source| ConnectionError::Secret { what, source })
+fn unreachable_because(urls: &[String], source: LinkError) -> ConnectionError {
+    let urls = urls.join(", ");
+    match source {
+        LinkError::Refused(_) => ConnectionError::Refused { urls, source },
+        LinkError::Full(words) => ConnectionError::Full { urls, words },
+        LinkError::Plain(address) => ConnectionError::Plain(address),
+        LinkError::Tls(_) => ConnectionError::Tls { urls, source },
+        LinkError::TlsFiles(error) => ConnectionError::Certificates(error),
+        _ => ConnectionError::Unreachable { urls, source },
+    }
+}
+
+/// Token and key of a `.creds` file.
+async fn credentials(path: PathBuf) -> Result<(String, AgentKey), ConnectionError> {
+    let file = path.clone();
+    let reading = tokio::task::spawn_blocking(move || secret_file::read(&file, MAX_CREDENTIALS_BYTES));
+    let text = match reading.await {
+        Ok(read) => {
+            read.map_err(|source| ConnectionError::Secret { what: "the broker credentials", source })?
+        }
+        Err(_) => return Err(ConnectionError::BadCredentials { path }),
+    };
+    parse_credentials(&text).ok_or(ConnectionError::BadCredentials { path })
+}
+
+/// The first lines after the two that begin with dashes and name what follows.
+fn parse_credentials(text: &str) -> Option<(String, AgentKey)> {
+    let after = |what: &str| {
+        let mut lines = text
+            .lines()
+            .map(str::trim)
+            .skip_while(|line| !(line.starts_with("-----BEGIN") && line.contains(what)));
+        lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'))
+    };
+    Some((after("JWT")?.to_owned(), AgentKey::from_seed(after("SEED")?).ok()?))
 }
 
 #[cfg(test)]
@@ -421,9 +370,20 @@ mod tests {
     #[test]
     fn a_permission_violation_is_told_from_other_errors() {
         let words = "Permissions Violation for Publish to \"vigie.act.all\"".to_owned();
-        let event = Event::ServerError(ServerError::Other(words.clone()));
-        assert_eq!(translated(event), BrokerEvent::PermissionViolation(words));
-        let long = Event::ServerError(ServerError::Other("é".repeat(1000)));
-        assert_eq!(translated(long), BrokerEvent::Problem("é".repeat(256)));
+        assert_eq!(translated(&words), BrokerEvent::PermissionViolation(words.clone()));
+        assert_eq!(translated(&"é".repeat(1000)), BrokerEvent::Problem("é".repeat(256)));
+        assert_eq!(translated(""), BrokerEvent::Problem(String::new()));
+        assert_eq!(translated("User Authentication Revoked"), BrokerEvent::LoginRefused);
+        assert!(matches!(translated("maximum connections exceeded"), BrokerEvent::BrokerFull(_)));
+    }
+
+    #[test]
+    fn credentials_are_a_token_and_a_seed() {
+        let key = AgentKey::generate();
+        let text = super::super::jwt::credentials_text("a.b.c", &key.seed());
+        let (jwt, parsed) = parse_credentials(&text).unwrap();
+        assert_eq!((jwt.as_str(), parsed.public_key()), ("a.b.c", key.public_key()));
+        assert!(parse_credentials("-----BEGIN NATS USER JWT-----\n").is_none());
+        assert!(parse_credentials("").is_none());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `keys/operator.seed`, `keys/system.seed`, `keys/account.seed` | secret keys above the users, mode 0600 |
+//! | `keys/operator.seed`, `keys/system.seed`, `keys/account-NAME.seed` | secret keys above the users, mode 0600 |
 //! | `keys/ROLE.seed` | secret key that makes users of a role, mode 0600 |
 //! | `users/ROLE-NAME.creds` | credentials that were made, mode 0600 |
 //! | `nats-server.conf` | the server's configuration, written at every start |
@@ -28,6 +28,7 @@ use super::connection::{ConnectionSettings, Login, TlsSettings};
 use super::jwt::{
     Authority, AuthoritySeeds, BadAuthorityKey, BrokerTokens, Role, RoleSigner, credentials_text,
 };
+use super::permissions::{Account, MAX_CONNECTIONS};
 use crate::agent_key::{AgentKey, AgentPublicKey};
 use vigie_files::secret_file::{self, SecretFileError};
 use vigie_protocol::names::AgentId;
@@ -53,6 +54,12 @@ const PORT_TRIES: u32 = 8;
 
 /// Largest file with a seed, in bytes.
 const MAX_SEED_BYTES: u64 = 256;
+
+/// What the server says, in the directory.
+const LOG: &str = "nats-server.log";
+
+/// Size in bytes at which the server begins a new log and deletes the one before the last.
+const MAX_LOG_BYTES: u64 = 32 << 20;
 
 /// What of the server's log an error shows, in bytes.
 const SHOWN_LOG_BYTES: u64 = 2048;
@@ -207,6 +214,14 @@ pub fn find_server() -> Result<PathBuf, LocalBrokerError> {
         .ok_or(LocalBrokerError::NoServer)
 }
 
+/// The version of the program that would be started, when there is one. Blocking.
+#[must_use]
+pub fn installed_version() -> Option<String> {
+    let output = std::process::Command::new(find_server().ok()?).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(text.split_whitespace().last()?.trim_start_matches('v').to_owned())
+}
+
 /// The configuration of a nats-server: JSON, which its own format includes.
 ///
 /// # Errors
@@ -223,12 +238,17 @@ pub fn server_config(
         _ => Err(LocalBrokerError::BadPath(path.to_owned())),
     };
     let mut config = json!({
-        "server_name": format!("vigie-{}", tokens.account.get(..8).unwrap_or_default()),
+        "server_name": format!("vigie-{}", tokens.system_account.get(..8).unwrap_or_default()),
         "host": settings.address,
         "port": port,
         "ports_file_dir": path(&run_directory(&settings.directory))?,
+        "pid_file": path(&run_directory(&settings.directory).join("nats-server.pid"))?,
         "operator": tokens.operator,
         "system_account": tokens.system_account,
+        "max_connections": MAX_CONNECTIONS,
+        "log_file": path(&settings.directory.join(LOG))?,
+        // Each refused publish is a line: a taken host could fill the disk with them.
+        "logfile_size_limit": MAX_LOG_BYTES,
         "resolver": "MEMORY",
         "jetstream": {
             "store_dir": path(&settings.directory.join("jetstream"))?,
@@ -238,7 +258,9 @@ pub fn server_config(
     });
     let mut preload = serde_json::Map::new();
     preload.insert(tokens.system_account.clone(), Value::from(tokens.system_token.as_str()));
-    preload.insert(tokens.account.clone(), Value::from(tokens.account_token.as_str()));
+    for account in &tokens.accounts {
+        preload.insert(account.key.clone(), Value::from(account.token.as_str()));
+    }
     config["resolver_preload"] = Value::Object(preload);
     if let Some(tls) = &settings.tls {
         config["tls"] = json!({
@@ -454,16 +476,16 @@ pub fn load_or_create_authority(directory: &Path) -> Result<Authority, LocalBrok
         }
         .map_err(|source| LocalBrokerError::Keys { directory: directory.to_owned(), source })
     };
-    let [agent, investigator, administrator] = &fresh.roles;
+    let each = |names: [String; 4], fresh: &[String; 4]| -> Result<[String; 4], LocalBrokerError> {
+        let [one, two, three, four] = fresh;
+        let [name, name_two, name_three, name_four] = names;
+        Ok([seed(&name, one)?, seed(&name_two, two)?, seed(&name_three, three)?, seed(&name_four, four)?])
+    };
     let seeds = AuthoritySeeds {
         operator: seed("operator", &fresh.operator)?,
         system: seed("system", &fresh.system)?,
-        account: seed("account", &fresh.account)?,
-        roles: [
-            seed(Role::Agent.name(), agent)?,
-            seed(Role::Investigator.name(), investigator)?,
-            seed(Role::Administrator.name(), administrator)?,
-        ],
+        accounts: each(Account::ALL.map(|account| format!("account-{}", account.name())), &fresh.accounts)?,
+        roles: each(Role::ALL.map(|role| role.name().to_owned()), &fresh.roles)?,
     };
     Authority::from_seeds(&seeds)
         .map_err(|source| LocalBrokerError::BadKey { directory: directory.to_owned(), source })
@@ -499,7 +521,7 @@ async fn spawn(
         move |source| LocalBrokerError::Unwritable { path, source }
     };
     fs::write(&config, text).map_err(unwritable(&config))?;
-    let log_path = directory.join("nats-server.log");
+    let log_path = directory.join(LOG);
     let log = File::options().create(true).append(true).open(&log_path).map_err(unwritable(&log_path))?;
     let begins_at = log.metadata().map_or(0, |metadata| metadata.len());
     let errors = log.try_clone().map_err(unwritable(&log_path))?;

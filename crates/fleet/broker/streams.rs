@@ -1,15 +1,21 @@
-//! The streams and buckets of a fleet: what they keep, and making them so.
+//! The streams of a fleet: what they keep, and making them so.
 //!
-//! Buckets are made as streams with a bucket's settings: the call that makes buckets asks for the account's limits
-//! first, and fails on the answer of nats-server 2.9.10.
+//! Agents, investigators and enrollers write to them, so each stream bounds what one subject may hold: whoever
+//! floods his own subject pushes out what is his own. What one host can fill is its subjects times messages times
+//! their size; the bound of the whole stream must be larger than that for as many hosts as may be taken at once.
+//! Nothing that lets a writer reach other messages is switched on: no roll-up, no times to live, no schedules, no
+//! counters, no batches, and no ids (the window for them cannot be zero; it is as short as it may be).
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, ErrorCode};
+use serde_json::{Map, Value, json};
 
-use crate::subjects::{ACTIONS, ALERTS, AUDIT, KV_AGENTS, KV_ENROL, KV_POLICY, KV_PRESENCE, RESULTS};
+use super::client::Client;
+use super::stored::{self, StoredError};
+use crate::subjects::{
+    ALERTS, ASK, AUDIT, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT,
+    EVERY_FACTS, FACTS, POLICY, POLICY_SUBJECT, RESULTS,
+};
 
 /// How often an agent shows that it is there; agents spread it by a fifth either way.
 pub const PRESENCE_BEAT: Duration = Duration::from_secs(60);
@@ -17,53 +23,63 @@ pub const PRESENCE_BEAT: Duration = Duration::from_secs(60);
 /// How long an agent counts as there after a sign of life: three beats, each as late as it may be.
 pub const PRESENCE_AGE: Duration = Duration::from_secs(3 * 72);
 
-/// How long actions are kept: the longest window that an action may have, and an hour for clocks and late readers.
-pub const ACTIONS_AGE: Duration = Duration::from_secs(25 * 3600);
+/// How long questions are kept: the longest window that an action may have, and an hour for clocks and late readers.
+pub const ASKS_AGE: Duration = Duration::from_secs(25 * 3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a second message with the same id is known as a double. Agents send again what was acknowledged less
-/// than five minutes before the connection broke.
-const RESEND_DEDUPLICATION: Duration = Duration::from_secs(600);
+/// The shortest window in which a server looks for messages with the same id. Nobody sends ids; an id of an attacker
+/// is remembered no longer than this.
+const DEDUPLICATION: Duration = Duration::from_millis(100);
 
-/// An action is sent again within seconds or not at all.
-const ACTION_DEDUPLICATION: Duration = Duration::from_secs(120);
+/// Versions of the policy that are kept: what does not count, because nobody signed it, hides none that does.
+pub const POLICY_VERSIONS: usize = 8;
 
-const MIB: u64 = 1024 * 1024;
+/// Versions of an enrolment that are kept.
+pub const ENROLMENT_VERSIONS: usize = 8;
 
-/// Most bytes that each stream and bucket keeps.
+/// Versions of an agent's facts that are kept.
+pub const FACTS_VERSIONS: usize = 2;
+
+/// Messages of an agent's answers that are kept in each slot.
+pub const ANSWER_MESSAGES: usize = 64;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Most bytes that each stream keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamSizes {
-    /// Actions. When full, new ones are refused: none that is still wanted is forgotten.
-    pub actions: u64,
+    /// Questions. When full, new ones are refused: none that is still wanted is forgotten.
+    pub ask: u64,
     /// Answers. When full, the oldest go.
     pub results: u64,
     /// Alerts. When full, the oldest go.
     pub alerts: u64,
     /// What agents ran and refused. When full, the oldest goes.
     pub audit: u64,
-    /// Facts, one entry an agent. When full, new ones are refused.
-    pub agents: u64,
-    /// Signs of life, one entry an agent, in memory. When full, new ones are refused.
-    pub presence: u64,
+    /// Facts and signs of life. When full, those of hosts that are silent for longest go.
+    pub facts: u64,
     /// The policy.
     pub policy: u64,
-    /// Enrolled keys, one entry an agent. When full, new ones are refused.
+    /// Enrolled keys. When full, new ones are refused.
     pub enrol: u64,
+    /// On how many servers of a cluster each stream lies, 1 to 5.
+    pub replicas: u8,
 }
 
-/// For ten thousand agents on one broker: 9.3 GiB of disk at most, 32 MiB of memory.
+/// For ten thousand agents on one broker: 15.3 GiB of disk at most.
 impl Default for StreamSizes {
     fn default() -> Self {
         Self {
-            actions: 256 * MIB,
-            results: 4096 * MIB,
-            alerts: 4096 * MIB,
-            audit: 512 * MIB,
-            agents: 256 * MIB,
-            presence: 32 * MIB,
+            ask: 768 * MIB,
+            results: 6144 * MIB,
+            alerts: 6144 * MIB,
+            audit: 1024 * MIB,
+            facts: 1024 * MIB,
             policy: 16 * MIB,
-            enrol: 128 * MIB,
+            enrol: 512 * MIB,
+            replicas: 1,
         }
     }
 }
@@ -91,130 +107,150 @@ pub enum StreamsError {
         stream: String,
         /// Why.
         #[source]
-        source: async_nats::jetstream::context::GetStreamError,
+        source: StoredError,
     },
     /// It cannot be made or changed.
     #[error(
-        "cannot make or change the stream {stream}: does the broker have room for {bytes} bytes (max_mem, max_file), and is this an administrator's connection?"
+        "cannot make or change the stream {stream}: does the broker have room for {bytes} bytes (max_file), and is this an administrator's connection?"
     )]
     Unwritable {
         /// The stream.
         stream: String,
         /// Most bytes that it shall keep.
-        bytes: i64,
+        bytes: u64,
         /// Why.
         #[source]
-        source: async_nats::jetstream::context::CreateStreamError,
+        source: StoredError,
     },
 }
 
-fn bytes(size: u64) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
+/// What is peculiar to a stream.
+struct Stream {
+    name: &'static str,
+    subject: &'static str,
+    bytes: u64,
+    age: Duration,
+    /// Messages of each subject.
+    per_subject: usize,
+    /// Largest message in bytes.
+    message: u64,
+    /// What happens when the stream is full, and when a subject is: the new one is refused, or an old one goes.
+    discard: &'static str,
+    refuse_per_subject: bool,
 }
 
-fn stream(name: &str, subject: &str, size: u64, age: Duration, deduplication: Duration) -> Config {
-    Config {
-        name: name.to_owned(),
-        subjects: vec![subject.to_owned()],
-        max_bytes: bytes(size),
-        max_messages: -1,
-        max_messages_per_subject: -1,
-        max_age: age,
-        max_consumers: -1,
-        max_message_size: -1,
-        duplicate_window: deduplication,
-        retention: RetentionPolicy::Limits,
-        discard: DiscardPolicy::Old,
-        storage: StorageType::File,
-        num_replicas: 1,
-        allow_direct: true,
-        ..Config::default()
-    }
-}
-
-/// A bucket as the clients of NATS know it: the newest message of each subject.
-fn bucket(name: &str, size: u64) -> Config {
-    let subject = format!("$KV.{}.>", name.trim_start_matches("KV_"));
-    Config {
-        max_messages_per_subject: 1,
-        discard: DiscardPolicy::New,
-        allow_rollup: true,
-        deny_delete: true,
-        ..stream(name, &subject, size, Duration::ZERO, ACTION_DEDUPLICATION)
-    }
-}
-
-/// The settings of all streams and buckets.
-#[must_use]
-pub fn settings(sizes: &StreamSizes) -> Vec<Config> {
-    let actions = Config {
-        discard: DiscardPolicy::New,
-        ..stream(ACTIONS, "vigie.act.>", sizes.actions, ACTIONS_AGE, ACTION_DEDUPLICATION)
+fn streams(sizes: &StreamSizes) -> [Stream; 7] {
+    let stream = |name, subject, bytes, per_subject, message| Stream {
+        name,
+        subject,
+        bytes,
+        age: Duration::ZERO,
+        per_subject,
+        message,
+        discard: "old",
+        refuse_per_subject: false,
     };
-    let presence =
-        Config { storage: StorageType::Memory, max_age: PRESENCE_AGE, ..bucket(KV_PRESENCE, sizes.presence) };
-    vec![
-        actions,
-        stream(RESULTS, "vigie.res.>", sizes.results, DAY * 7, RESEND_DEDUPLICATION),
-        stream(ALERTS, "vigie.alert.>", sizes.alerts, DAY * 30, RESEND_DEDUPLICATION),
-        stream(AUDIT, "vigie.audit.*", sizes.audit, DAY * 365, RESEND_DEDUPLICATION),
-        bucket(KV_AGENTS, sizes.agents),
-        presence,
-        bucket(KV_POLICY, sizes.policy),
-        bucket(KV_ENROL, sizes.enrol),
+    [
+        Stream {
+            age: ASKS_AGE,
+            discard: "new",
+            refuse_per_subject: true,
+            ..stream(ASK, EVERY_ASK, sizes.ask, 200, 800 * KIB)
+        },
+        Stream { age: DAY * 7, ..stream(RESULTS, EVERY_ANSWER, sizes.results, ANSWER_MESSAGES, 512 * KIB) },
+        Stream { age: DAY * 30, ..stream(ALERTS, EVERY_ALERT, sizes.alerts, 5_000, 64 * KIB) },
+        Stream { age: DAY * 365, ..stream(AUDIT, EVERY_AUDIT, sizes.audit, 2_000, 16 * KIB) },
+        stream(FACTS, EVERY_FACTS, sizes.facts, FACTS_VERSIONS, 192 * KIB),
+        Stream { discard: "new", ..stream(POLICY, POLICY_SUBJECT, sizes.policy, POLICY_VERSIONS, MIB) },
+        Stream {
+            discard: "new",
+            ..stream(ENROL, EVERY_ENROLMENT, sizes.enrol, ENROLMENT_VERSIONS, 20 * KIB)
+        },
     ]
 }
 
-/// Brings what the broker has to what is wanted, in the settings that this file is about: a newer broker has more of
-/// them, and an operator may have set replicas. `None` when nothing differs.
-fn merged(found: &Config, wanted: &Config) -> Option<Config> {
-    let merged = Config {
-        subjects: wanted.subjects.clone(),
-        max_bytes: wanted.max_bytes,
-        max_messages_per_subject: wanted.max_messages_per_subject,
-        max_age: wanted.max_age,
-        duplicate_window: wanted.duplicate_window,
-        discard: wanted.discard,
-        allow_direct: wanted.allow_direct,
-        allow_rollup: wanted.allow_rollup,
-        ..found.clone()
-    };
-    (merged != *found).then_some(merged)
+impl Stream {
+    fn settings(&self, replicas: u8) -> Map<String, Value> {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let settings = json!({
+            "name": self.name,
+            "subjects": [self.subject],
+            "retention": "limits",
+            "storage": "file",
+            "discard": self.discard,
+            "discard_new_per_subject": self.refuse_per_subject,
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": self.bytes,
+            "max_age": nanoseconds(self.age),
+            "max_msgs_per_subject": self.per_subject,
+            "max_msg_size": self.message,
+            "duplicate_window": nanoseconds(DEDUPLICATION),
+            "num_replicas": replicas,
+            "allow_direct": true,
+            "allow_rollup_hdrs": false,
+        });
+        let Value::Object(settings) = settings else { return Map::new() };
+        settings
+    }
 }
 
-/// Makes every stream and bucket that is missing, and changes those with other settings. Does nothing when all is
-/// as it should be. Needs an administrator's connection.
+/// What one host, or one investigator, can fill of a stream at most, in bytes.
+#[must_use]
+pub fn quota(stream: &str) -> Option<u64> {
+    let found = streams(&StreamSizes::default()).into_iter().find(|known| known.name == stream)?;
+    let subjects = if stream == RESULTS { u64::from(crate::subjects::SLOTS) } else { 1 };
+    Some(subjects * found.per_subject as u64 * found.message)
+}
+
+/// Brings what the broker has to what is wanted, in the settings that this file is about: a newer broker has more of
+/// them. `None` when nothing differs.
+fn merged(found: &Map<String, Value>, wanted: &Map<String, Value>) -> Option<Map<String, Value>> {
+    // Servers leave out what is false.
+    let differs = |(name, value): (&String, &Value)| found.get(name).unwrap_or(&Value::Bool(false)) != value;
+    if !wanted.iter().any(differs) {
+        return None;
+    }
+    let mut merged = found.clone();
+    merged.extend(wanted.clone());
+    Some(merged)
+}
+
+/// Makes every stream that is missing, and changes those with other settings. Does nothing when all is as it should
+/// be. Needs an administrator's connection.
 ///
 /// # Errors
 ///
 /// At the first stream that cannot be brought to its settings; those before it stay changed.
-pub async fn ensure(jetstream: &Context, sizes: &StreamSizes) -> Result<Vec<(String, Change)>, StreamsError> {
+pub async fn ensure(client: &Client, sizes: &StreamSizes) -> Result<Vec<(String, Change)>, StreamsError> {
     let mut changes = Vec::new();
-    for wanted in settings(sizes) {
-        let name = wanted.name.clone();
-        let max_bytes = wanted.max_bytes;
-        let unwritable = |source| StreamsError::Unwritable { stream: name.clone(), bytes: max_bytes, source };
-        let change = match jetstream.get_stream(&name).await {
-            Ok(found) => match merged(&found.cached_info().config, &wanted) {
-                None => Change::Unchanged,
-                Some(changed) => {
-                    jetstream.update_stream(changed).await.map_err(unwritable)?;
-                    Change::Updated
+    for stream in streams(sizes) {
+        let (name, wanted) = (stream.name, stream.settings(sizes.replicas));
+        let unwritable =
+            |source| StreamsError::Unwritable { stream: name.to_owned(), bytes: stream.bytes, source };
+        let found = stored::api(client, &format!("$JS.API.STREAM.INFO.{name}"), &Value::Null).await;
+        let change = match found {
+            Ok(info) => {
+                let found = info["config"].as_object().cloned().unwrap_or_default();
+                match merged(&found, &wanted) {
+                    None => Change::Unchanged,
+                    Some(changed) => {
+                        let subject = format!("$JS.API.STREAM.UPDATE.{name}");
+                        stored::api(client, &subject, &Value::Object(changed)).await.map_err(unwritable)?;
+                        Change::Updated
+                    }
                 }
-            },
-            Err(error) if is_missing(&error.kind()) => {
-                jetstream.create_stream(wanted).await.map_err(unwritable)?;
+            }
+            Err(error) if error.is_no_stream() => {
+                let subject = format!("$JS.API.STREAM.CREATE.{name}");
+                stored::api(client, &subject, &Value::Object(wanted)).await.map_err(unwritable)?;
                 Change::Created
             }
-            Err(source) => return Err(StreamsError::Unreadable { stream: name, source }),
+            Err(source) => return Err(StreamsError::Unreadable { stream: name.to_owned(), source }),
         };
-        changes.push((name, change));
+        changes.push((name.to_owned(), change));
     }
     Ok(changes)
-}
-
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
-    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 #[cfg(test)]
@@ -222,33 +258,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_stream_has_a_bound_and_its_own_subjects() {
-        let settings = settings(&StreamSizes::default());
-        assert_eq!(settings.len(), 8);
-        for config in &settings {
-            assert!(config.max_bytes > 0, "{}", config.name);
-            assert!(config.allow_direct, "{}", config.name);
-            assert!(config.max_age.is_zero() || config.duplicate_window <= config.max_age, "{}", config.name);
-            let others = settings.iter().filter(|other| other.subjects == config.subjects);
-            assert_eq!(others.count(), 1, "{}", config.name);
+    fn every_stream_bounds_what_one_writer_can_fill() {
+        let sizes = StreamSizes::default();
+        for stream in streams(&sizes) {
+            let quota = quota(stream.name).unwrap();
+            assert!(quota * 4 <= stream.bytes || stream.name == POLICY, "{}: {quota}", stream.name);
+            assert!(stream.age.is_zero() || DEDUPLICATION <= stream.age);
+            let settings = stream.settings(1);
+            for forbidden in [
+                "allow_rollup_hdrs",
+                "allow_msg_ttl",
+                "allow_msg_schedules",
+                "allow_msg_counter",
+                "allow_atomic",
+            ] {
+                assert!(
+                    settings.get(forbidden).is_none_or(|value| *value == Value::Bool(false)),
+                    "{forbidden}"
+                );
+            }
         }
-    }
-
-    #[test]
-    fn buckets_keep_the_newest_of_each_subject_and_are_named_after_it() {
-        for config in settings(&StreamSizes::default()).iter().filter(|config| config.name.starts_with("KV_"))
-        {
-            assert_eq!(config.max_messages_per_subject, 1);
-            assert_eq!(config.subjects, [format!("$KV.{}.>", &config.name[3..])]);
-        }
+        assert!(quota(POLICY).unwrap() <= sizes.policy);
     }
 
     #[test]
     fn what_an_operator_set_beside_ours_stays() {
-        let wanted = settings(&StreamSizes::default()).remove(0);
-        assert_eq!(merged(&wanted, &wanted), None);
-        let found = Config { num_replicas: 3, max_bytes: 7, ..wanted.clone() };
+        let wanted = streams(&StreamSizes::default())[0].settings(1);
+        let mut found = wanted.clone();
+        found.remove("allow_rollup_hdrs");
+        found.insert("placement".to_owned(), json!({"tags": ["ssd"]}));
+        assert_eq!(merged(&found, &wanted), None);
+        found.insert("max_bytes".to_owned(), json!(7));
         let merged = merged(&found, &wanted).unwrap();
-        assert_eq!((merged.num_replicas, merged.max_bytes), (3, wanted.max_bytes));
+        assert_eq!(
+            (&merged["placement"]["tags"][0], &merged["max_bytes"]),
+            (&json!("ssd"), &wanted["max_bytes"])
+        );
     }
 }

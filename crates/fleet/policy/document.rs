@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use super::{MAX_POLICY_BYTES, MAX_WINDOW_SECONDS, PolicyError, VERSION};
 use crate::signature::{Fingerprint, PublicKey};
@@ -66,6 +67,16 @@ pub struct Roots {
     pub keys: Vec<PublicKey>,
     /// How many distinct ones must sign; 2 or more, so that one stolen key is not enough.
     pub threshold: u32,
+}
+
+impl Roots {
+    /// A short name of these keys, for the files of a fleet.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut keys: Vec<String> = self.keys.iter().map(|key| key.fingerprint().to_string()).collect();
+        keys.sort();
+        data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(keys.join("\n"))[..8])
+    }
 }
 
 /// Somebody who may sign actions.

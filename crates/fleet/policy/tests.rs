@@ -236,3 +236,25 @@ fn an_expired_policy_says_so_and_a_revoked_key_enrols_nobody() {
     let revoked = policy(&with("/revoked", json!([key.fingerprint()])));
     assert!(!revoked.is_enrolment_key(&key) && !revoked.is_expired(i64::MAX));
 }
+
+#[test]
+fn garbage_hides_no_policy_and_an_old_one_replaces_none() {
+    let (first, mut second) = (document(), document());
+    second["version"] = json!(2);
+    // The second is signed by the roots that the first names, not by the pinned ones.
+    let mut changed = document();
+    changed["roots"] = json!(roots(&[4, 5], 2));
+    let bytes = |document: &Value, signers: &[u8]| serde_json::to_vec(&sign(document, signers)).unwrap();
+    let pinned = roots(&[1, 2, 3], 2);
+    let of = |stored: &[Vec<u8>]| {
+        let (best, wrong) = newest(stored.iter().map(Vec::as_slice), &pinned, ORG);
+        (best.map(|policy| policy.version()), wrong.len())
+    };
+
+    let stored = [bytes(&second, &[1, 2]), bytes(&first, &[1, 2]), b"junk".to_vec(), bytes(&second, &[1])];
+    assert_eq!(of(&stored), (Some(2), 1), "the last is the same text");
+    assert_eq!(of(&stored[2..]), (None, 2));
+    assert_eq!(of(&[bytes(&second, &[4, 5]), bytes(&changed, &[1, 2])]), (Some(2), 0));
+    assert_eq!(of(&[bytes(&second, &[1, 2]), bytes(&changed, &[1, 2])]), (Some(1), 1));
+    assert_eq!(of(&[]), (None, 0));
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use vigie_fleet::broker::client::Client;
 use vigie_fleet::broker::connection::{BrokerEvent, Connection, ConnectionSettings, connect};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, LocalTls, find_server};
@@ -87,7 +88,7 @@ impl Fixture {
     pub(crate) async fn with_streams() -> Self {
         let fixture = Self::new().await;
         let admin = fixture.user(Role::Administrator, "setup").await;
-        within(streams::ensure(&admin.connection.jetstream, &StreamSizes::default())).await.unwrap();
+        within(streams::ensure(&admin.connection.client, &StreamSizes::default())).await.unwrap();
         fixture
     }
 
@@ -107,6 +108,10 @@ impl User {
         let (sender, events) = mpsc::channel(1024);
         let connection = within(connect(settings, sender)).await.unwrap();
         Self { connection, events }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.connection.client
     }
 
     /// Waits for an event.
@@ -138,12 +143,12 @@ impl User {
     }
 
     pub(crate) async fn is_refused_publishing(&mut self, subject: &str) {
-        self.connection.client.publish(subject.to_owned(), "x".into()).await.unwrap();
+        self.connection.client.send(subject, b"x").await.unwrap();
         self.is_refused(subject).await;
     }
 
     pub(crate) async fn is_refused_subscribing(&mut self, subject: &str) {
-        let _subscription = self.connection.client.subscribe(subject.to_owned()).await.unwrap();
+        let _subscription = self.connection.client.subscribe(subject).unwrap();
         self.is_refused(subject).await;
     }
 }

@@ -1,21 +1,21 @@
 //! The broker's side of a fleet against a real nats-server: the one in `VIGIE_NATS_SERVER`, in `PATH` or of Debian.
 //! Without one these tests say so and pass, but not in CI.
 
-// For clippy, which lets tests unwrap and print.
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod broker_fixture;
+#[cfg(test)]
+mod hostile_server;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull;
-use bytes::Bytes;
-use futures_util::StreamExt;
 use vigie_fleet::broker::connection::{BrokerEvent, ConnectionError, Login, connect};
 use vigie_fleet::broker::jwt::{Authority, Role};
-use vigie_fleet::broker::kv;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings};
+use vigie_fleet::broker::stored::{self, Cursor, Which, get, store};
 use vigie_fleet::broker::streams::{self, Change, StreamSizes};
 use vigie_fleet::subjects;
 use vigie_protocol::names::ActionId;
@@ -33,61 +33,43 @@ async fn an_agent_can_do_everything_that_it_needs() {
     }
     let fixture = Fixture::with_streams().await;
     let admin = fixture.user(Role::Administrator, "root").await;
+    let ann = fixture.user(Role::Investigator, "ann").await;
     let mut agent = fixture.user(Role::Agent, "web-1").await;
     let me = name("web-1");
-    let group = "db".parse().unwrap();
 
-    let mut heard = Vec::new();
-    for subject in ["vigie.act.all", "vigie.act.g.db", "vigie.act.a.web-1"] {
-        heard.push(agent.connection.client.subscribe(subject).await.unwrap());
+    let mut live = agent.client().subscribe(&subjects::live(&me, "secret")).unwrap();
+    within(agent.client().flush(Duration::from_secs(30))).await.unwrap();
+    for sender in [&ann, &admin] {
+        within(sender.client().send(&subjects::live(&me, "secret"), b"look")).await.unwrap();
+        assert_eq!(within(live.next()).await.unwrap().payload, "look");
     }
-    let jetstream = &agent.connection.jetstream;
-    let mut policy = within(kv::watch(jetstream, subjects::POLICY)).await.unwrap();
-    assert_eq!(within(kv::get(jetstream, subjects::KV_POLICY, subjects::POLICY)).await.unwrap(), None);
-    assert_eq!(
-        within(kv::next(jetstream, subjects::ACTIONS, subjects::EVERY_ACTION, 1)).await.unwrap(),
-        None
-    );
-    kv::put(&admin.connection.jetstream, subjects::POLICY, Bytes::from_static(b"policy 1")).await.unwrap();
-    assert_eq!(within(policy.next()).await.unwrap(), "policy 1");
-    let stored = within(kv::get(jetstream, subjects::KV_POLICY, subjects::POLICY)).await.unwrap().unwrap();
-    assert_eq!((stored.sequence, &stored.value[..]), (1, &b"policy 1"[..]));
+    let policy = Which::Last(subjects::POLICY_SUBJECT);
+    assert_eq!(within(get(agent.client(), subjects::POLICY, policy)).await.unwrap(), None);
+    within(store(admin.client(), subjects::POLICY_SUBJECT, b"policy 1")).await.unwrap();
+    let found = within(get(agent.client(), subjects::POLICY, policy)).await.unwrap().unwrap();
+    assert_eq!((found.sequence, &found.value[..]), (1, &b"policy 1"[..]));
 
-    let orders = [
-        subjects::ACTION_ALL.to_owned(),
-        subjects::action_for_group(&group),
-        subjects::action_for_agent(&me),
-    ];
-    for order in &orders {
-        kv::put(&admin.connection.jetstream, order, Bytes::from(order.clone())).await.unwrap();
-    }
-    for (subscription, order) in heard.iter_mut().zip(&orders) {
-        assert_eq!(within(subscription.next()).await.unwrap().payload, order.as_bytes());
-    }
-    // The same by catching up.
-    let mut sequence = 1;
-    for order in &orders {
-        let found = within(kv::next(jetstream, subjects::ACTIONS, subjects::EVERY_ACTION, sequence))
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(found.subject, *order);
-        sequence = found.sequence + 1;
-    }
-    assert_eq!(
-        within(kv::next(jetstream, subjects::ACTIONS, subjects::EVERY_ACTION, sequence)).await.unwrap(),
-        None
-    );
+    // Questions are found by catching up.
+    let every = |from| Which::Next(subjects::EVERY_ASK, from);
+    assert_eq!(within(get(agent.client(), subjects::ASK, every(1))).await.unwrap(), None);
+    within(store(ann.client(), "vigie.ask.ann", b"ask")).await.unwrap();
+    let found = within(get(agent.client(), subjects::ASK, every(1))).await.unwrap().unwrap();
+    assert_eq!((found.subject.as_str(), &found.value[..]), ("vigie.ask.ann", &b"ask"[..]));
+    assert_eq!(within(get(agent.client(), subjects::ASK, every(2))).await.unwrap(), None);
 
-    for subject in [
-        subjects::answer(&action(), &me),
-        subjects::alert(&me, "fswatch"),
-        subjects::audit(&me),
-        subjects::facts(&me),
-        subjects::presence(&me),
-    ] {
-        within(kv::put(jetstream, &subject, Bytes::from_static(b"mine"))).await.unwrap();
+    let mut answers = ann.client().subscribe(&subjects::answers_to(&action())).unwrap();
+    within(ann.client().flush(Duration::from_secs(30))).await.unwrap();
+    let mine =
+        [subjects::answer(&action(), &me), subjects::alert(&me), subjects::audit(&me), subjects::facts(&me)];
+    for subject in &mine {
+        within(store(agent.client(), subject, b"mine")).await.unwrap();
     }
+    assert_eq!(within(answers.next()).await.unwrap().payload, "mine");
+    // A second writer of one's own facts is noticed.
+    let facts = subjects::facts(&me);
+    within(stored::store_after(agent.client(), &facts, 1, b"again")).await.unwrap();
+    let error = within(stored::store_after(agent.client(), &facts, 1, b"third")).await.unwrap_err();
+    assert!(error.is_other_writer(), "{error:?}");
     // Nothing was refused on the way: the event of this one comes after any other.
     agent.is_refused_publishing("vigie.act.all").await;
 }
@@ -101,27 +83,34 @@ async fn an_agent_can_do_nothing_in_the_name_of_others() {
     let mut agent = fixture.user(Role::Agent, "web-1").await;
 
     for subject in [
-        "vigie.res.07070707070707070707070707070707.web-2",
-        "vigie.alert.web-2.fswatch",
-        "vigie.alert.web-1",
+        "vigie.res.7.web-2",
+        "vigie.res.16.web-1",
+        "vigie.res.7.web-1.x",
+        "vigie.alert.web-2",
+        "vigie.alert.web-1.fswatch",
         "vigie.audit.web-2",
-        "$KV.agents.web-2",
-        "$KV.presence.web-2",
-        "$KV.policy.current",
-        "$KV.enrol.web-1",
-        "vigie.act.all",
-        "vigie.act.a.web-1",
-        "vigie.act.g.db",
-        "$JS.API.STREAM.DELETE.ACTIONS",
+        "vigie.facts.web-2",
+        "vigie.policy",
+        "vigie.enrol.web-1",
+        "vigie.ask.ann",
+        "vigie.live.web-2.x",
+        "vigie.live.web-1.x",
+        "$KV.agents.web-1",
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.DELETE.ASK",
         "$JS.API.STREAM.PURGE.ALERTS",
         "$JS.API.STREAM.INFO.ALERTS",
         "$JS.API.STREAM.MSG.GET.ALERTS",
         "$JS.API.DIRECT.GET.ALERTS",
         "$JS.API.DIRECT.GET.RESULTS",
         "$JS.API.DIRECT.GET.AUDIT",
-        "$JS.API.DIRECT.GET.KV_agents.$KV.agents.web-2",
+        "$JS.API.DIRECT.GET.FACTS",
+        "$JS.API.DIRECT.GET.ENROL",
         "$JS.API.CONSUMER.CREATE.ALERTS",
-        "$JS.API.CONSUMER.CREATE.ACTIONS.mine",
+        "$JS.API.CONSUMER.CREATE.ASK.mine",
+        "$SYS.REQ.ACCOUNT.PING.CONNZ",
+        "$SYS.REQ.USER.INFO",
         "_INBOX.agent.web-2.x",
         "_INBOX.investigator.ann.x",
     ] {
@@ -130,18 +119,19 @@ async fn an_agent_can_do_nothing_in_the_name_of_others() {
     for subject in [
         ">",
         "vigie.>",
-        "vigie.act.>",
-        "vigie.act.a.*",
-        "vigie.act.a.web-2",
+        "vigie.live.>",
+        "vigie.live.*.*",
+        "vigie.live.web-2.*",
         "vigie.res.>",
         "vigie.res.*.web-1",
         "vigie.alert.>",
         "vigie.audit.web-2",
-        "$KV.agents.*",
-        "$KV.presence.*",
-        "$KV.enrol.*",
+        "vigie.facts.*",
+        "vigie.enrol.*",
+        "vigie.ask.*",
         "_INBOX.agent.web-2.>",
         "_INBOX.>",
+        "_R_.>",
         "$SYS.>",
     ] {
         agent.is_refused_subscribing(subject).await;
@@ -157,51 +147,79 @@ async fn an_investigator_asks_and_reads_but_changes_neither_policy_nor_answers()
     let agent = fixture.user(Role::Agent, "web-1").await;
     let mut ann = fixture.user(Role::Investigator, "ann").await;
     let me = name("web-1");
-    let jetstream = &ann.connection.jetstream;
 
-    within(kv::put(jetstream, subjects::ACTION_ALL, Bytes::from_static(b"ask"))).await.unwrap();
-    let agents = &agent.connection.jetstream;
-    for subject in [subjects::answer(&action(), &me), subjects::alert(&me, "fswatch"), subjects::facts(&me)] {
-        within(kv::put(agents, &subject, Bytes::from(subject.clone()))).await.unwrap();
+    within(store(ann.client(), "vigie.ask.ann", b"ask")).await.unwrap();
+    for subject in [subjects::answer(&action(), &me), subjects::alert(&me), subjects::facts(&me)] {
+        within(store(agent.client(), &subject, subject.as_bytes())).await.unwrap();
     }
-    for (stream, subject) in [
+    for (stream, filter) in [
         (subjects::RESULTS, subjects::answers_to(&action())),
         (subjects::ALERTS, subjects::EVERY_ALERT.to_owned()),
-        (subjects::KV_AGENTS, "$KV.agents.*".to_owned()),
-        (subjects::ACTIONS, subjects::EVERY_ACTION.to_owned()),
+        (subjects::FACTS, subjects::EVERY_FACTS.to_owned()),
+        (subjects::ASK, subjects::EVERY_ASK.to_owned()),
     ] {
         let mut found = Vec::new();
-        let count =
-            within(kv::read_all(jetstream, stream, &subject, |entry| found.push(entry))).await.unwrap();
-        assert_eq!((count, found.len()), (1, 1), "{stream}");
+        let mut cursor = Cursor { next: 1 };
+        let all = cursor.read(ann.client(), stream, &filter, |entry| {
+            found.push(entry.subject);
+            true
+        });
+        assert!(within(all).await.unwrap());
+        assert_eq!(found.len(), 1, "{stream}");
+        assert!(within(stored::extent(ann.client(), stream, &filter)).await.unwrap().is_some(), "{stream}");
     }
-    // A durable pull, as an exporter of alerts has it.
-    let stream = within(jetstream.get_stream(subjects::ALERTS)).await.unwrap();
-    let config = pull::Config { durable_name: Some("exporter".to_owned()), ..pull::Config::default() };
-    let consumer = within(stream.create_consumer(config)).await.unwrap();
-    let mut batch = within(consumer.fetch().max_messages(1).messages()).await.unwrap();
-    let message = within(batch.next()).await.unwrap().unwrap();
-    within(message.double_ack()).await.unwrap();
 
     for subject in [
-        "vigie.res.07070707070707070707070707070707.web-1",
-        "vigie.alert.web-1.fswatch",
+        "vigie.ask.bob",
+        "vigie.res.7.web-1",
+        "vigie.alert.web-1",
         "vigie.audit.web-1",
-        "$KV.agents.web-1",
-        "$KV.policy.current",
-        "$KV.enrol.web-1",
+        "vigie.facts.web-1",
+        "vigie.policy",
+        "vigie.enrol.web-1",
+        "$JS.API.STREAM.INFO.ALERTS",
         "$JS.API.STREAM.CREATE.MINE",
         "$JS.API.STREAM.UPDATE.ALERTS",
         "$JS.API.STREAM.DELETE.RESULTS",
         "$JS.API.STREAM.PURGE.ALERTS",
         "$JS.API.STREAM.MSG.DELETE.ALERTS",
-        "$JS.API.CONSUMER.CREATE.AUDIT",
-        "$JS.API.DIRECT.GET.AUDIT",
+        "$JS.API.CONSUMER.CREATE.ALERTS",
+        "$JS.API.CONSUMER.CREATE.ALERTS.mine",
+        "$JS.API.CONSUMER.DURABLE.CREATE.ALERTS.mine",
+        "_INBOX.agent.web-1.x",
     ] {
         ann.is_refused_publishing(subject).await;
     }
-    for subject in ["vigie.audit.*", "_INBOX.agent.web-1.>", "_INBOX.investigator.bob.>", "_INBOX.>"] {
+    for subject in
+        ["vigie.audit.*", "vigie.live.>", "_INBOX.agent.web-1.>", "_INBOX.investigator.bob.>", "_INBOX.>"]
+    {
         ann.is_refused_subscribing(subject).await;
+    }
+}
+
+#[tokio::test]
+async fn an_enroller_stores_records_and_nothing_else() {
+    if server_is_missing() {
+        return;
+    }
+    let fixture = Fixture::with_streams().await;
+    let mut enroller = fixture.user(Role::Enroller, "erin").await;
+    within(store(enroller.client(), &subjects::enrolment(&name("web-1")), b"record")).await.unwrap();
+    let found =
+        within(stored::versions(enroller.client(), subjects::ENROL, "vigie.enrol.web-1", 8)).await.unwrap();
+    assert_eq!(found.len(), 1);
+    for subject in [
+        "vigie.policy",
+        "vigie.ask.erin",
+        "vigie.facts.web-1",
+        "vigie.live.web-1.x",
+        "vigie.alert.web-1",
+        "$JS.API.DIRECT.GET.FACTS",
+        "$JS.API.STREAM.INFO.ENROL",
+        "$JS.API.CONSUMER.CREATE.ENROL",
+        "$JS.API.STREAM.PURGE.ENROL",
+    ] {
+        enroller.is_refused_publishing(subject).await;
     }
 }
 
@@ -239,17 +257,17 @@ async fn streams_are_made_once_and_changed_only_when_they_differ() {
     }
     let fixture = Fixture::new().await;
     let admin = fixture.user(Role::Administrator, "root").await;
-    let jetstream = &admin.connection.jetstream;
+    let jetstream = admin.client();
     let sizes = StreamSizes { results: 64 << 20, ..StreamSizes::default() };
 
     let made = within(streams::ensure(jetstream, &sizes)).await.unwrap();
-    kv::put(jetstream, subjects::ACTION_ALL, Bytes::from_static(b"kept")).await.unwrap();
+    store(jetstream, "vigie.ask.ann", b"kept").await.unwrap();
     let again = within(streams::ensure(jetstream, &sizes)).await.unwrap();
     let larger = StreamSizes { results: 128 << 20, ..sizes };
     let changed = within(streams::ensure(jetstream, &larger)).await.unwrap();
     let at_last = within(streams::ensure(jetstream, &larger)).await.unwrap();
 
-    assert_eq!(made.len(), 8);
+    assert_eq!(made.len(), subjects::STREAMS.len());
     assert!(made.iter().all(|(_, change)| *change == Change::Created), "{made:?}");
     assert!(again.iter().all(|(_, change)| *change == Change::Unchanged), "{again:?}");
     let updated: Vec<&str> = changed
@@ -259,101 +277,46 @@ async fn streams_are_made_once_and_changed_only_when_they_differ() {
         .collect();
     assert_eq!(updated, [subjects::RESULTS]);
     assert!(at_last.iter().all(|(_, change)| *change == Change::Unchanged), "{at_last:?}");
-    assert!(kv::next(jetstream, subjects::ACTIONS, subjects::EVERY_ACTION, 1).await.unwrap().is_some());
+    assert!(get(jetstream, subjects::ASK, Which::Number(1)).await.unwrap().is_some());
 }
 
+/// As it looks behind somebody who pushes out what he wrote himself.
 #[tokio::test]
-async fn a_message_with_a_known_id_is_stored_once() {
+async fn a_stream_with_holes_is_read_whole_in_order_and_from_a_time() {
     if server_is_missing() {
         return;
     }
-    let mut fixture = Fixture::with_streams().await;
-    let agent = fixture.user(Role::Agent, "web-1").await;
-    let send = async || {
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Nats-Msg-Id", "web-1.journal.1");
-        let subject = subjects::alert(&name("web-1"), "fswatch");
-        let sent =
-            agent.connection.jetstream.publish_with_headers(subject, headers, "alert".into()).await.unwrap();
-        sent.await
-    };
-
-    let first = within(send()).await.unwrap();
-    let second = within(send()).await.unwrap();
-    fixture.broker.kill().await.unwrap();
-    fixture.broker.restart().await.unwrap();
-    // While the client comes back, acknowledgements time out and the message is sent again, as an agent does.
-    let third = until(async || send().await.ok()).await;
-
-    assert_eq!((first.duplicate, second.duplicate, third.duplicate), (false, true, true));
-    assert_eq!(first.sequence, third.sequence);
-}
-
-#[tokio::test]
-async fn buckets_hold_the_newest_value_of_each_key() {
-    if server_is_missing() {
-        return;
-    }
-    let fixture = Fixture::with_streams().await;
-    let admin = fixture.user(Role::Administrator, "root").await;
-    let jetstream = &admin.connection.jetstream;
-    let all = async || {
-        let mut found = Vec::new();
-        let count = within(kv::read_all(jetstream, subjects::KV_AGENTS, "$KV.agents.*", |entry| {
-            found.push((entry.subject, entry.value));
-        }))
-        .await
-        .unwrap();
-        assert_eq!(count, found.len() as u64);
-        found.sort();
-        found
-    };
-
-    assert_eq!(all().await, []);
-    for value in ["old", "new"] {
-        for key in ["a", "b", "c"] {
-            kv::put(jetstream, &format!("$KV.agents.{key}"), Bytes::from(format!("{key} {value}")))
-                .await
-                .unwrap();
-        }
-    }
-    // Deleted as the tools of NATS do it.
-    let bucket = jetstream.get_key_value("agents").await.unwrap();
-    bucket.delete("b").await.unwrap();
-
-    let expected = [("$KV.agents.a", "a new"), ("$KV.agents.c", "c new")]
-        .map(|(subject, value)| (subject.to_owned(), Bytes::from_static(value.as_bytes())));
-    assert_eq!(all().await, expected);
-    assert_eq!(kv::get(jetstream, subjects::KV_AGENTS, "$KV.agents.b").await.unwrap(), None);
-    assert_eq!(bucket.get("a").await.unwrap().unwrap(), "a new");
-}
-
-#[tokio::test]
-async fn a_bucket_of_many_entries_is_read_whole() {
-    if server_is_missing() {
-        return;
-    }
-    const ENTRIES: u32 = 20_000;
+    const FLOOD: usize = 30_000;
     let fixture = Fixture::with_streams().await;
     let ann = fixture.user(Role::Investigator, "ann").await;
     let admin = fixture.user(Role::Administrator, "root").await;
-    for number in 0..ENTRIES {
-        let subject = format!("$KV.agents.host-{number}");
-        admin.connection.client.publish(subject, "x".repeat(283).into()).await.unwrap();
+    for number in 0..300 {
+        store(admin.client(), &format!("vigie.alert.host-{number}"), b"first").await.unwrap();
     }
-    // One with an acknowledgement, after all others.
-    kv::put(&admin.connection.jetstream, "$KV.agents.last", Bytes::new()).await.unwrap();
+    for _ in 0..FLOOD {
+        admin.client().send("vigie.alert.flooder", b"x").await.unwrap();
+    }
+    store(admin.client(), "vigie.alert.last", b"last").await.unwrap();
 
-    let mut sum = 0;
-    let count =
-        within(kv::read_all(&ann.connection.jetstream, subjects::KV_AGENTS, "$KV.agents.*", |entry| {
-            sum += entry.value.len();
-        }))
-        .await
-        .unwrap();
-
-    assert_eq!(count, u64::from(ENTRIES) + 1);
-    assert_eq!(sum, ENTRIES as usize * 283);
+    let mut found = Vec::new();
+    let mut cursor = Cursor { next: 1 };
+    let all = cursor.read(ann.client(), subjects::ALERTS, subjects::EVERY_ALERT, |entry| {
+        found.push((entry.sequence, entry.subject));
+        true
+    });
+    assert!(within(all).await.unwrap());
+    let sequences: Vec<u64> = found.iter().map(|(sequence, _)| *sequence).collect();
+    assert!(sequences.is_sorted());
+    let flood = found.iter().filter(|(_, subject)| subject.ends_with(".flooder")).count();
+    assert_eq!((found.len() - flood, flood), (301, 5_000), "the flooder pushed out only what is his own");
+    assert_eq!(found.last().unwrap().1, "vigie.alert.last");
+    let far = Cursor::at_time(ann.client(), subjects::ALERTS, subjects::EVERY_ALERT, i64::MAX);
+    assert_eq!(within(far).await.unwrap().next, sequences.last().unwrap() + 1);
+    let begin = Cursor::at_time(ann.client(), subjects::ALERTS, subjects::EVERY_ALERT, 0);
+    assert_eq!(within(begin).await.unwrap().next, 1);
+    let newest =
+        stored::newest(ann.client(), subjects::ALERTS, (0..310).map(|n| format!("vigie.alert.host-{n}")));
+    assert_eq!(within(newest).await.unwrap().len(), 300);
 }
 
 #[tokio::test]
@@ -363,7 +326,7 @@ async fn subscriptions_come_back_after_the_broker_was_killed() {
     }
     let mut fixture = Fixture::with_streams().await;
     let mut agent = fixture.user(Role::Agent, "web-1").await;
-    let mut orders = agent.connection.client.subscribe("vigie.act.a.web-1").await.unwrap();
+    let mut orders = agent.client().subscribe("vigie.live.web-1.secret").unwrap();
     agent.sees(&BrokerEvent::Connected).await;
 
     fixture.broker.kill().await.unwrap();
@@ -372,12 +335,9 @@ async fn subscriptions_come_back_after_the_broker_was_killed() {
     agent.sees(&BrokerEvent::Connected).await;
 
     let ann = fixture.user(Role::Investigator, "ann").await;
-    // Connected is told before the broker has taken the subscriptions; what comes earlier is found by catching up.
-    let heard = until(async || {
-        kv::put(&ann.connection.jetstream, "vigie.act.a.web-1", Bytes::from_static(b"again")).await.ok()?;
-        tokio::time::timeout(Duration::from_millis(200), orders.next()).await.ok().flatten()
-    })
-    .await;
+    within(agent.client().flush(Duration::from_secs(30))).await.unwrap();
+    ann.client().send("vigie.live.web-1.secret", b"again").await.unwrap();
+    let heard = within(orders.next()).await.unwrap();
     assert_eq!(heard.payload, "again");
     assert_eq!(agent.connection.events_lost(), 0);
 }
@@ -412,7 +372,7 @@ async fn a_broker_keeps_its_keys_and_streams_between_its_lives() {
     let mut settings = fixture.broker.connection_settings(Role::Investigator, &name("ann"));
     settings.login = Login::CredentialsFile(credentials.clone());
     let ann = User::connect(settings.clone()).await;
-    kv::put(&ann.connection.jetstream, subjects::ACTION_ALL, Bytes::from_static(b"kept")).await.unwrap();
+    store(ann.client(), "vigie.ask.ann", b"kept").await.unwrap();
     drop(ann);
     let Fixture { mut broker, directory } = fixture;
     broker.stop().await.unwrap();
@@ -422,7 +382,7 @@ async fn a_broker_keeps_its_keys_and_streams_between_its_lives() {
         LocalBroker::start(LocalBrokerSettings::new(directory.path(), "example", NOW)).await.unwrap();
     settings.urls = vec![broker.url()];
     let ann = User::connect(settings.clone()).await;
-    let found = kv::get(&ann.connection.jetstream, subjects::ACTIONS, subjects::ACTION_ALL).await.unwrap();
+    let found = get(ann.client(), subjects::ASK, Which::Last("vigie.ask.ann")).await.unwrap();
     assert_eq!(found.unwrap().value, "kept");
 
     // Nobody else may read what lets one in.

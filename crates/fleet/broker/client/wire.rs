@@ -1,0 +1,427 @@
+//! The client's side of the NATS protocol
+//! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>). Pure: bytes in, operations out.
+//!
+//! Nothing that a server sends is trusted: every length is bounded before anything is kept, and bytes that are not
+//! the protocol are an error that ends the connection, never a panic.
+
+use std::io::Write as _;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use serde::Deserialize;
+
+/// Longest line of the protocol in bytes, without INFO. The server's own limit for what clients send is 4 KiB; an
+/// error quotes it.
+pub const MAX_LINE_BYTES: usize = 16 * 1024;
+
+/// Longest INFO in bytes: it lists the addresses of a cluster.
+pub const MAX_INFO_BYTES: usize = 256 * 1024;
+
+/// Largest message in bytes, with its headers. Brokers of a fleet take at most 1 MiB.
+pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
+
+/// What a server says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ServerInfo {
+    /// Its version, such as `2.10.25`.
+    pub version: String,
+    /// Its name.
+    pub server_name: String,
+    /// Largest payload that it takes, in bytes.
+    pub max_payload: usize,
+    /// It talks TLS only.
+    pub tls_required: bool,
+    /// What a user signs to log in.
+    pub nonce: String,
+    /// It is about to stop.
+    pub ldm: bool,
+}
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Where it was published.
+    pub subject: String,
+    /// Number of the subscription.
+    pub sid: u64,
+    /// Where an answer is expected.
+    pub reply: Option<String>,
+    /// A status instead of a payload: 503 when nobody listens, 404 when nothing is stored.
+    pub status: Option<u16>,
+    /// Its headers, in their order.
+    pub headers: Vec<(String, String)>,
+    /// What it holds.
+    pub payload: Bytes,
+}
+
+impl Message {
+    /// The first header of that name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a server sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Itself; again when something about it changes.
+    Info(Box<ServerInfo>),
+    /// A message of a subscription.
+    Message(Message),
+    /// It wants to know whether we are there.
+    Ping,
+    /// It answers that it is there.
+    Pong,
+    /// All is well.
+    Ok,
+    /// Something is wrong, in its words.
+    Error(String),
+}
+
+/// The server does not keep to the protocol, or to our limits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A line without an end.
+    #[error("the server sent a line of more than {0} bytes")]
+    LongLine(usize),
+    /// A message that is larger than any of a fleet.
+    #[error("the server sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
+    LargeMessage,
+    /// Something else.
+    #[error("the server sent what is not the NATS protocol: {0:?}")]
+    Unknown(String),
+}
+
+fn unknown(line: &[u8]) -> ProtocolError {
+    ProtocolError::Unknown(String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned())
+}
+
+fn text(line: &[u8]) -> Result<&str, ProtocolError> {
+    std::str::from_utf8(line).map_err(|_| unknown(line))
+}
+
+/// Takes the first operation out of the buffer; none while it is not there whole.
+///
+/// # Errors
+///
+/// When it is not the protocol or beyond a limit: the connection is of no use any more.
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<Operation>, ProtocolError> {
+    let limit = if buffer.starts_with(b"INFO") { MAX_INFO_BYTES } else { MAX_LINE_BYTES };
+    let within = &buffer[..buffer.len().min(limit)];
+    let Some(end) = memchr::memchr(b'\n', within) else {
+        return if buffer.len() < limit { Ok(None) } else { Err(ProtocolError::LongLine(limit)) };
+    };
+    let line = within[..end].strip_suffix(b"\r").ok_or_else(|| unknown(&within[..end]))?;
+    let (word, rest) = line.split_at(memchr::memchr2(b' ', b'\t', line).unwrap_or(line.len()));
+    let operation = match word {
+        b"MSG" | b"HMSG" => return message(buffer, end),
+        b"PING" => Operation::Ping,
+        b"PONG" => Operation::Pong,
+        b"+OK" => Operation::Ok,
+        b"-ERR" => {
+            let words = text(rest)?.trim();
+            let words = words.strip_prefix('\'').unwrap_or(words);
+            Operation::Error(words.strip_suffix('\'').unwrap_or(words).to_owned())
+        }
+        b"INFO" => Operation::Info(serde_json::from_slice(rest).map_err(|_| unknown(line))?),
+        _ => return Err(unknown(line)),
+    };
+    buffer.advance(end + 1);
+    Ok(Some(operation))
+}
+
+/// `MSG subject sid [reply] bytes`, or `HMSG subject sid [reply] header-bytes bytes`, and then the bytes.
+fn message(buffer: &mut BytesMut, end: usize) -> Result<Option<Operation>, ProtocolError> {
+    let line = text(&buffer[..end])?.trim_end();
+    let mut words = line.split_ascii_whitespace();
+    let wrong = || unknown(line.as_bytes());
+    let has_headers = words.next() == Some("HMSG");
+    let (subject, sid) = (words.next().ok_or_else(wrong)?, words.next().ok_or_else(wrong)?);
+    let sid: u64 = sid.parse().map_err(|_| wrong())?;
+    let rest: Vec<&str> = words.take(4).collect();
+    let (reply, sizes) = match (rest.as_slice(), has_headers) {
+        ([size], false) => (None, [None, Some(*size)]),
+        ([reply, size], false) => (Some(*reply), [None, Some(*size)]),
+        ([headers, size], true) => (None, [Some(*headers), Some(*size)]),
+        ([reply, headers, size], true) => (Some(*reply), [Some(*headers), Some(*size)]),
+        _ => return Err(wrong()),
+    };
+    // A number that no integer holds is too large as well.
+    let size = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits {
+            return Err(wrong());
+        }
+        text.parse::<usize>()
+            .ok()
+            .filter(|size| *size <= MAX_MESSAGE_BYTES)
+            .ok_or(ProtocolError::LargeMessage)
+    };
+    let [of_headers, total] = sizes;
+    let total = size(total.unwrap_or_default())?;
+    let of_headers = of_headers.map(size).transpose()?.unwrap_or(0);
+    if of_headers > total {
+        return Err(wrong());
+    }
+    let whole = end + 1 + total + 2;
+    if buffer.len() < whole {
+        // Bounded: a line and a message.
+        buffer.reserve(whole - buffer.len());
+        return Ok(None);
+    }
+    let (subject, reply) = (subject.to_owned(), reply.map(str::to_owned));
+    if &buffer[whole - 2..whole] != b"\r\n" {
+        return Err(wrong());
+    }
+    let mut body = buffer.split_to(whole);
+    body.advance(end + 1);
+    body.truncate(total);
+    let header = body.split_to(of_headers);
+    let (status, headers) = if has_headers { headers(&header)? } else { (None, Vec::new()) };
+    let payload = body.freeze();
+    Ok(Some(Operation::Message(Message { subject, sid, reply, status, headers, payload })))
+}
+
+type Headers = (Option<u16>, Vec<(String, String)>);
+
+/// `NATS/1.0[ status[ words]]`, then `Name: value` on each line, then an empty one.
+fn headers(bytes: &[u8]) -> Result<Headers, ProtocolError> {
+    let mut lines = text(bytes)?.split("\r\n");
+    let first = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")).ok_or_else(|| unknown(bytes))?;
+    let status = match first.split_ascii_whitespace().next() {
+        Some(status) => Some(status.parse().map_err(|_| unknown(bytes))?),
+        None => None,
+    };
+    let mut headers = Vec::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').ok_or_else(|| unknown(line.as_bytes()))?;
+        headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+    Ok((status, headers))
+}
+
+/// A text that cannot be a subject, or a header that cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot be sent to a broker: it is empty, or holds blanks or control characters")]
+pub struct BadText(pub String);
+
+/// Whether a text can be a subject: it cannot end the line that it stands in.
+///
+/// # Errors
+///
+/// When it cannot.
+pub fn check_subject(subject: &str) -> Result<(), BadText> {
+    let good = !subject.is_empty()
+        && subject.len() <= 2048
+        && !subject.chars().any(|c| c.is_whitespace() || c.is_control());
+    if good { Ok(()) } else { Err(BadText(subject.chars().take(100).collect())) }
+}
+
+/// Appends a message to what goes to the server.
+///
+/// # Errors
+///
+/// When subject, reply or a header cannot be sent; nothing is appended then.
+pub fn publish(
+    out: &mut BytesMut,
+    subject: &str,
+    reply: Option<&str>,
+    headers: &[(String, String)],
+    payload: &[u8],
+) -> Result<(), BadText> {
+    check_subject(subject)?;
+    reply.map(check_subject).transpose()?;
+    let reply = reply.map_or_else(String::new, |reply| format!("{reply} "));
+    if headers.is_empty() {
+        put(out, format_args!("PUB {subject} {reply}{}\r\n", payload.len()));
+    } else {
+        let mut block = String::from("NATS/1.0\r\n");
+        for (name, value) in headers {
+            let bad = |text: &str| text.contains(['\r', '\n']);
+            if name.is_empty() || name.contains(':') || bad(name) || bad(value) {
+                return Err(BadText(name.clone()));
+            }
+            block.push_str(&format!("{name}: {value}\r\n"));
+        }
+        block.push_str("\r\n");
+        let total = block.len() + payload.len();
+        put(out, format_args!("HPUB {subject} {reply}{} {total}\r\n{block}", block.len()));
+    }
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// Appends a subscription. The subject was checked.
+pub fn subscribe(out: &mut BytesMut, subject: &str, sid: u64) {
+    put(out, format_args!("SUB {subject} {sid}\r\n"));
+}
+
+/// Appends the end of a subscription.
+pub fn unsubscribe(out: &mut BytesMut, sid: u64) {
+    put(out, format_args!("UNSUB {sid}\r\n"));
+}
+
+/// Appends the login.
+pub fn connect(out: &mut BytesMut, name: &str, jwt: &str, signature: &str, tls: bool) {
+    let options = serde_json::json!({
+        "verbose": false, "pedantic": false, "tls_required": tls, "lang": "rust-vigie",
+        "version": env!("CARGO_PKG_VERSION"), "protocol": 1, "headers": true, "no_responders": true, "echo": true,
+        "name": name, "jwt": jwt, "sig": signature,
+    });
+    put(out, format_args!("CONNECT {options}\r\n"));
+}
+
+/// Appends a question whether the server is there.
+pub fn ping(out: &mut BytesMut) {
+    out.extend_from_slice(b"PING\r\n");
+}
+
+/// Appends the answer that we are there.
+pub fn pong(out: &mut BytesMut) {
+    out.extend_from_slice(b"PONG\r\n");
+}
+
+fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
+    struct Writer<'b>(&'b mut BytesMut);
+    impl std::io::Write for Writer<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    Writer(out).write_fmt(text).expect("memory takes every write");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoded(bytes: &[u8]) -> Result<Vec<Operation>, ProtocolError> {
+        let mut buffer = BytesMut::from(bytes);
+        let mut all = Vec::new();
+        while let Some(operation) = decode(&mut buffer)? {
+            all.push(operation);
+        }
+        Ok(all)
+    }
+
+    /// Each of these ended the connection task of async-nats 0.51 by a panic, and it then said "connected" for ever.
+    #[test]
+    fn what_ended_other_clients_is_an_error_or_nothing() {
+        assert_eq!(decoded(b"-ERR\r\n"), Ok(vec![Operation::Error(String::new())]));
+        assert_eq!(decoded(b"-ERR '\r\n"), Ok(vec![Operation::Error(String::new())]));
+        assert_eq!(decoded(b"MSG x 1 18446744073709551615\r\n"), Err(ProtocolError::LargeMessage));
+        assert_eq!(decoded(b"HMSG x 1 5 18446744073709551611\r\n"), Err(ProtocolError::LargeMessage));
+        assert_eq!(decoded(b"HMSG x 1 18446744073709551615 4\r\n"), Err(ProtocolError::LargeMessage));
+        assert_eq!(decoded(b"MSG x 1 99999999999999999999999\r\n"), Err(ProtocolError::LargeMessage));
+        assert!(matches!(decoded(b"HMSG x 1 5 4\r\n"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"MSG x 1 -1\r\n"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"MSG x 1 +1\r\n"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"MSG x\r\n"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"HMSG x 1 3 3\r\nabc\r\n"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"MSG x 1 1\r\nabcd"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"PING\n"), Err(ProtocolError::Unknown(_))));
+        assert!(matches!(decoded(b"INFO 1\r\n"), Err(ProtocolError::Unknown(_))));
+    }
+
+    #[test]
+    fn nothing_without_an_end_is_kept() {
+        let mut buffer = BytesMut::from(&vec![b'x'; MAX_LINE_BYTES][..]);
+        assert_eq!(decode(&mut buffer), Err(ProtocolError::LongLine(MAX_LINE_BYTES)));
+        let mut buffer = BytesMut::from("INFO {");
+        buffer.extend_from_slice(&vec![b' '; MAX_INFO_BYTES]);
+        assert_eq!(decode(&mut buffer), Err(ProtocolError::LongLine(MAX_INFO_BYTES)));
+        let mut buffer = BytesMut::from(format!("MSG x 1 {MAX_MESSAGE_BYTES}\r\n").as_bytes());
+        assert_eq!(decode(&mut buffer), Ok(None));
+        assert!(buffer.capacity() < MAX_MESSAGE_BYTES + 4 * MAX_LINE_BYTES);
+    }
+
+    #[test]
+    fn messages_come_as_they_were_sent() {
+        let sent = b"MSG a.b 7 2\r\nhi\r\nMSG a 8 re.ply 0\r\n\r\nHMSG a 9 12 15\r\nNATS/1.0\r\n\r\nyes\r\n\
+            HMSG a 9 23 23\r\nNATS/1.0 404 No one\r\n\r\n\r\n";
+        let messages = decoded(sent).unwrap();
+        let Operation::Message(first) = &messages[0] else { panic!("{messages:?}") };
+        assert_eq!((first.subject.as_str(), first.sid, &first.payload[..]), ("a.b", 7, &b"hi"[..]));
+        let Operation::Message(second) = &messages[1] else { panic!("{messages:?}") };
+        assert_eq!((second.reply.as_deref(), second.payload.len()), (Some("re.ply"), 0));
+        let Operation::Message(third) = &messages[2] else { panic!("{messages:?}") };
+        assert_eq!((third.headers.len(), &third.payload[..]), (0, &b"yes"[..]));
+        let Operation::Message(fourth) = &messages[3] else { panic!("{messages:?}") };
+        assert_eq!(fourth.status, Some(404));
+    }
+
+    #[test]
+    fn nothing_that_is_published_ends_its_line() {
+        let mut out = BytesMut::new();
+        for bad in ["", "a b", "a\r\nPING", "a\tb", "\u{85}"] {
+            assert!(publish(&mut out, bad, None, &[], b"").is_err(), "{bad:?}");
+            assert!(publish(&mut out, "a", Some(bad), &[], b"").is_err(), "{bad:?}");
+        }
+        for (name, value) in [("a:b", "c"), ("a", "b\r\nc: d"), ("", "x")] {
+            assert!(publish(&mut out, "a", None, &[(name.to_owned(), value.to_owned())], b"").is_err());
+        }
+        assert!(out.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_server_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decoded(&bytes);
+        }
+
+        #[test]
+        fn no_words_of_a_server_panic(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "MSG", "HMSG", "-ERR", "+OK", "PING", "INFO", "{}", " ", "\t", "\r\n", "\n", "x", "0", "1", "12",
+                "18446744073709551615", "9999999999999999999999", "-1", "NATS/1.0", "'", ":", "404",
+            ]), 0..40),
+        ) {
+            let _ = decoded(words.concat().as_bytes());
+        }
+
+        #[test]
+        fn what_is_sent_is_what_comes(
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+            reply in prop::option::of("[a-z.]{1,9}"),
+            headers in prop::collection::vec(("[A-Za-z-]{1,9}", "[a-z0-9]{0,9}"), 0..3),
+            cut in 0usize..300,
+        ) {
+            let mut out = BytesMut::new();
+            publish(&mut out, "to.me", reply.as_deref(), &headers, &payload).unwrap();
+            // A server puts the number of the subscription behind the subject, and a letter before it.
+            let sent = String::from_utf8_lossy(&out[..8]).into_owned();
+            let (name, at) = if sent.starts_with("HPUB") { ("HMSG", 4) } else { ("MSG", 3) };
+            let mut bytes = BytesMut::from(name.as_bytes());
+            bytes.extend_from_slice(&out[at..at + 7]);
+            bytes.extend_from_slice(b"5 ");
+            bytes.extend_from_slice(&out[at + 7..]);
+            let mut buffer = BytesMut::from(&bytes[..cut.min(bytes.len())]);
+            let early = decode(&mut buffer).unwrap();
+            let message = match early {
+                Some(message) => message,
+                None => {
+                    buffer.extend_from_slice(&bytes[cut.min(bytes.len())..]);
+                    decode(&mut buffer).unwrap().unwrap()
+                }
+            };
+            let Operation::Message(message) = message else { panic!("{message:?}") };
+            prop_assert_eq!(message.subject, "to.me");
+            prop_assert_eq!(message.sid, 5);
+            prop_assert_eq!(message.reply, reply);
+            prop_assert_eq!(message.headers, headers);
+            prop_assert_eq!(&message.payload[..], &payload[..]);
+            prop_assert!(buffer.is_empty());
+        }
+    }
+}

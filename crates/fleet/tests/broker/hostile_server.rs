@@ -1,0 +1,214 @@
+//! A server that is none, or a hostile one: no bytes of it end the client, fill its memory or make it say that it is
+//! connected, and it goes on to the next address.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use vigie_fleet::agent_key::AgentKey;
+use vigie_fleet::broker::client::{RequestError, State};
+use vigie_fleet::broker::connection::{
+    BrokerEvent, ConnectionError, ConnectionSettings, Login, TlsSettings, connect,
+};
+
+use crate::broker_fixture::within;
+
+const INFO: &[u8] =
+    b"INFO {\"server_id\":\"x\",\"version\":\"2.10.25\",\"max_payload\":1048576,\"nonce\":\"abc\"}\r\n";
+
+/// What the hostile server does after it was connected to.
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// These bytes instead of a greeting, again and again.
+    Greets(&'static [u8]),
+    /// A good greeting and login, then these bytes, again and again.
+    Then(&'static [u8]),
+    /// A good greeting and login, and then nothing.
+    Closes,
+}
+
+async fn serve(mut stream: TcpStream, mode: Mode) -> std::io::Result<()> {
+    let again = match mode {
+        Mode::Greets(bytes) => {
+            stream.write_all(bytes).await?;
+            bytes
+        }
+        Mode::Then(bytes) => {
+            log_in(&mut stream).await?;
+            stream.write_all(bytes).await?;
+            bytes
+        }
+        Mode::Closes => return log_in(&mut stream).await,
+    };
+    // More than anybody shall keep.
+    let block: Vec<u8> = again.iter().copied().cycle().take(1 << 16).collect();
+    for _ in 0..1024 {
+        stream.write_all(&block).await?;
+    }
+    Ok(())
+}
+
+async fn log_in(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(INFO).await?;
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    while !seen.windows(6).any(|window| window == b"PING\r\n") {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    stream.write_all(b"PONG\r\n").await
+}
+
+async fn hostile(mode: Mode) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, mode));
+        }
+    });
+    format!("nats://{address}")
+}
+
+fn settings(urls: Vec<String>) -> ConnectionSettings {
+    ConnectionSettings {
+        urls,
+        login: Login::Token { jwt: "a.b.c".to_owned(), key: Box::new(AgentKey::generate()) },
+        tls: TlsSettings::default(),
+        name: "test".to_owned(),
+        inbox_prefix: "_INBOX.agent.web-1".to_owned(),
+        subscription_capacity: None,
+        connect_in_background: true,
+    }
+}
+
+/// Peak of this process' memory in bytes, as proc(5) says; reset before.
+fn peak(reset: bool) -> u64 {
+    if reset {
+        std::fs::write("/proc/self/clear_refs", "5").ok();
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+const MODES: &[Mode] = &[
+    Mode::Then(b"-ERR\r\n"),
+    Mode::Then(b"-ERR '\r\n"),
+    Mode::Then(b"MSG x 1 18446744073709551615\r\n"),
+    Mode::Then(b"HMSG x 1 5 18446744073709551611\r\n"),
+    Mode::Then(b"MSG x 1 300000000\r\nxxxx"),
+    Mode::Then(b"MSG x 1 4294967296\r\n"),
+    Mode::Then(b"HMSG x 0 4 4\r\nNATS\r\n"),
+    Mode::Then(b"PING\r\n"),
+    Mode::Then(b"\xff\xfe\x00"),
+    Mode::Then(b"INFO {\"connect_urls\":[\"\xc3\x28\",\"::::\"]}\r\n"),
+    Mode::Greets(b"INFO {\"a\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+    Mode::Greets(b"-ERR\r\n"),
+    Mode::Greets(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    Mode::Greets(b"aaaaaaaaaaaaaaaaaaaaaaaaaa"),
+    Mode::Closes,
+];
+
+#[test]
+fn a_hostile_server_neither_ends_nor_fills_the_client() {
+    // In a process of its own, because the memory is the process'.
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "hostile_server::a_hostile_server_neither_ends_nor_fills_the_client_and_the_next_address_is_tried"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+#[ignore = "the test before runs it alone"]
+async fn a_hostile_server_neither_ends_nor_fills_the_client_and_the_next_address_is_tried() {
+    let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good_url = format!("nats://{}", good.local_addr().unwrap());
+    let (reached, mut at_good) = mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = good.accept().await {
+            let reached = reached.clone();
+            tokio::spawn(async move {
+                log_in(&mut stream).await.ok();
+                reached.send(()).await.ok();
+                // Stays until the client goes.
+                let mut buffer = [0; 1024];
+                while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+            });
+        }
+    });
+    for mode in MODES {
+        let before = peak(true);
+        let (events, mut received) = mpsc::channel(64);
+        let urls = vec![hostile(*mode).await, good_url.clone()];
+        let connection = within(connect(settings(urls), events)).await.unwrap();
+        let client = connection.client.clone();
+        // It comes to the good one, whatever the first one did.
+        within(at_good.recv()).await.unwrap();
+        within(async {
+            let mut states = client.states();
+            states.wait_for(|state| matches!(state, State::Connected(_))).await.unwrap();
+        })
+        .await;
+        let grown = peak(false).saturating_sub(before);
+        assert!(grown < 16 << 20, "{mode:?}: {grown} bytes");
+        drop((connection, client));
+        within(async {
+            while let Some(event) = received.recv().await {
+                if event == BrokerEvent::Closed {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_state_is_true_when_a_server_breaks_the_protocol() {
+    for mode in [Mode::Then(b"MSG x 1 18446744073709551615\r\n"), Mode::Closes] {
+        let (events, mut received) = mpsc::channel(1024);
+        let connection = within(connect(settings(vec![hostile(mode).await]), events)).await.unwrap();
+        let mut connected = false;
+        within(async {
+            while let Some(event) = received.recv().await {
+                connected |= event == BrokerEvent::Connected;
+                if event == BrokerEvent::Disconnected {
+                    return;
+                }
+            }
+        })
+        .await;
+        assert!(connected, "{mode:?}");
+        // It may be on its way again, but a question has no answer and says so at once.
+        let asked = within(connection.client.request(Default::default(), Duration::from_secs(30))).await;
+        assert!(matches!(asked, Err(RequestError::Send(_) | RequestError::Disconnected)), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_tls_only_this_machine_is_spoken_to() {
+    for url in ["nats://192.0.2.1:4222", "nats://[2001:db8::1]:4222", "nats://broker.example.org:4222"] {
+        let (events, _kept) = mpsc::channel(8);
+        let error = within(connect(settings(vec![url.to_owned()]), events)).await.unwrap_err();
+        assert!(matches!(error, ConnectionError::Plain(_)), "{url}: {error:?}");
+    }
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+        eprintln!("skipped: no IPv6 on loopback");
+        return;
+    };
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            log_in(&mut stream).await.ok();
+        }
+    });
+    let (events, mut received) = mpsc::channel(8);
+    let _connection = within(connect(settings(vec![format!("nats://{address}")]), events)).await.unwrap();
+    assert_eq!(within(received.recv()).await, Some(BrokerEvent::Connected));
+}

@@ -1,0 +1,190 @@
+//! `vigie fleet doctor`: looks at a fleet as a whole and says what is wrong, each with what to do.
+
+use serde::Serialize;
+use vigie_fleet::broker::client::tls;
+use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::broker::stored::{self, StoredError, Which};
+use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
+use vigie_fleet::subjects::{EVERY_ALERT, POLICY, POLICY_SUBJECT, STREAMS};
+
+use super::files;
+use super::inventory::Inventory;
+use super::profile::Profile;
+use crate::exit::{Exit, Failure};
+use crate::print::{Printer, Tone, safe};
+
+/// Names that are shown of many.
+const NAMED: usize = 10;
+
+/// Clocks that differ by more than this are said: actions have a window.
+const CLOCK_SECONDS: i64 = 60;
+
+/// Something that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What was looked at, as a word.
+    check: &'static str,
+    /// All is well with it.
+    good: bool,
+    /// What was found.
+    found: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+fn good(check: &'static str, found: impl Into<String>) -> Finding {
+    Finding { check, good: true, found: found.into(), remedy: None }
+}
+
+fn bad(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { check, good: false, found: found.into(), remedy: Some(remedy.into()) }
+}
+
+/// Carries out `fleet doctor`.
+pub(super) fn run(profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
+    let findings = files::block_on(async {
+        let (connection, _events) = profile.connect().await?;
+        let mut findings = vec![server(&connection.client.server().version)];
+        findings.extend(certificates(profile));
+        findings.push(streams(&connection).await);
+        match Inventory::load(&connection, profile).await {
+            Ok(inventory) => findings.extend(agents(&inventory)),
+            Err(failure) => findings.push(bad("policy", failure.message, failure.hint)),
+        }
+        Ok(findings)
+    })?;
+    for finding in &findings {
+        if printer.is_json() {
+            printer.json(finding)?;
+            continue;
+        }
+        let (tone, word) = if finding.good { (Tone::Good, "good") } else { (Tone::Bad, "bad ") };
+        let word = printer.paint().text(tone, word);
+        printer.line(&format!("{word}  {:13} {}", finding.check, safe(&finding.found)))?;
+        if let Some(remedy) = &finding.remedy {
+            printer.line(&format!("                    → {}", safe(remedy)))?;
+        }
+    }
+    Ok(if findings.iter().all(|finding| finding.good) { Exit::Ok } else { Exit::NotWell })
+}
+
+fn server(version: &str) -> Finding {
+    if is_safe_server(version) {
+        return good("server", format!("nats-server {version}"));
+    }
+    let (major, minor, patch) = SAFE_SERVER;
+    bad(
+        "server",
+        format!("nats-server {version} can be ended by whoever holds one agent's credentials"),
+        format!("install {major}.{minor}.{patch} or newer"),
+    )
+}
+
+fn certificates(profile: &Profile) -> Vec<Finding> {
+    let complaints = tls::complaints(profile.tls(), files::now());
+    if complaints.is_empty() {
+        return vec![good("certificates", "none of ours ends within 30 days")];
+    }
+    let remedy = "make a new one as docs/fleet.md, step 1, says; it is read at the next connection";
+    complaints.into_iter().map(|complaint| bad("certificates", complaint, remedy)).collect()
+}
+
+/// Whether each stream answers; everybody may ask for the newest message.
+async fn streams(connection: &Connection) -> Finding {
+    let mut missing = Vec::new();
+    for stream in STREAMS {
+        let filter = if stream == POLICY { POLICY_SUBJECT.to_owned() } else { EVERY_ALERT.to_owned() };
+        // Whether something is there is not the question.
+        let answer = stored::get(&connection.client, stream, Which::Last(&filter)).await;
+        if let Err(error @ StoredError::Request { .. }) = answer {
+            missing.push(format!("{stream} ({error})"));
+        }
+    }
+    if missing.is_empty() {
+        return good("streams", format!("{} answer", STREAMS.len()));
+    }
+    let remedy = "`vigie fleet policy publish` with an administrator's file makes what is missing";
+    bad("streams", format!("these do not answer: {}", missing.join(", ")), remedy)
+}
+
+/// `a, b, c and 7 more`
+fn named<'n>(names: impl Iterator<Item = &'n str>) -> Option<String> {
+    let names: Vec<&str> = names.collect();
+    let more = names.len().saturating_sub(NAMED);
+    let shown = names[..names.len() - more].join(", ");
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!names.is_empty()).then(|| format!("{shown}{rest}"))
+}
+
+fn agents(inventory: &Inventory) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let policy = &inventory.policy;
+    findings.push(if policy.is_expired(files::now()) {
+        let found = format!("version {} is past its date; it stays in force", policy.version());
+        bad("policy", found, "sign and publish the next version")
+    } else {
+        good("policy", format!("version {}", policy.version()))
+    });
+    let of = |is_so: &dyn Fn(&super::inventory::Known) -> bool| {
+        named(inventory.agents.iter().filter(|(_, known)| is_so(known)).map(|(agent, _)| agent.as_str()))
+    };
+    let silent = of(&|known| known.shown.is_some() && !known.online);
+    let never = of(&|known| known.shown.is_none());
+    findings.push(match (&silent, &never) {
+        (None, None) => good("agents", inventory.counted()),
+        _ => {
+            let mut found = inventory.counted();
+            for (what, names) in [("silent", &silent), ("never seen", &never)] {
+                if let Some(names) = names {
+                    found.push_str(&format!("; {what}: {names}"));
+                }
+            }
+            bad("agents", found, "see `vigie status` on these hosts; revoke those that are gone")
+        }
+    });
+    if let Some(names) = of(&|known| known.shown.as_ref().is_some_and(|shown| shown.twice)) {
+        let remedy = "give each host a key of its own: enrol it under another name";
+        findings.push(bad("clones", format!("two hosts use the key of: {names}"), remedy));
+    } else {
+        findings.push(good("clones", "no identity is used twice"));
+    }
+    let ahead = |known: &super::inventory::Known| {
+        known
+            .shown
+            .as_ref()
+            .is_some_and(|shown| shown.sent.abs_diff(shown.stored) > CLOCK_SECONDS.unsigned_abs())
+    };
+    if let Some(names) = of(&|known| known.online && ahead(known)) {
+        let found = format!("clocks differ from the broker's by more than {CLOCK_SECONDS} s: {names}");
+        findings.push(bad("clocks", found, "actions are refused outside of their window: mend NTP there"));
+    } else {
+        findings.push(good("clocks", "all agents that are there agree with the broker"));
+    }
+    for flagged in inventory.flagged.iter().take(NAMED) {
+        let found = format!("{} does not count: {}", flagged.agent, flagged.problem);
+        findings.push(bad("records", found, "enrol it again, or look who wrote there"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_are_named_in_part() {
+        let names: Vec<String> = (0..12).map(|number| format!("h{number}")).collect();
+        assert_eq!(named(std::iter::empty()), None);
+        assert_eq!(named(["a", "b"].into_iter()).as_deref(), Some("a, b"));
+        let text = named(names.iter().map(String::as_str)).unwrap();
+        assert!(text.ends_with("h9 and 2 more"), "{text}");
+    }
+
+    #[test]
+    fn an_old_server_is_bad_and_says_what_to_install() {
+        assert!(server("2.10.25").good);
+        let old = server("2.9.10");
+        assert!(!old.good && old.remedy.unwrap().contains("2.10.25"));
+    }
+}
