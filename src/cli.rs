@@ -10,10 +10,12 @@ use vigie_protocol::module_name::ModuleName;
 
 use vigie_protocol::severity::Severity;
 
+use crate::accounts_flags::AccountsFlags;
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
 use crate::inventory_flags::{PackagesFlags, ProcessesFlags};
 use crate::launch::LaunchOptions;
+use crate::persistence_flags::PersistenceFlags;
 use crate::print::ColorWhen;
 use crate::progress::ProgressWhen;
 use crate::query_flags::{FileFlags, FswatchFlags, NetstatFlags, TimedriftFlags};
@@ -263,6 +265,36 @@ pub(crate) struct QueryArgs {
 #[command(subcommand_value_name = "MODULE", subcommand_help_heading = "Modules with flags of their own")]
 #[expect(clippy::large_enum_variant, reason = "one is made for each command line")]
 pub(crate) enum QueryTarget {
+    /// List accounts, groups, rules of sudo, keys of SSH and logins
+    #[command(after_help = "\
+Examples:
+  vigie query accounts
+  vigie query accounts --privileged        who is root, or may become it
+  vigie query accounts --what sudo --user '^ann$'
+  vigie query accounts --what keys --what sessions
+  vigie query accounts --what failures --newest 20")]
+    Accounts {
+        #[command(flatten)]
+        flags: AccountsFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
+    /// List everything that starts by itself, and who explains it
+    #[command(after_help = "\
+Examples:
+  vigie query persistence --local          what no package and no tool of the system explains
+  vigie query persistence --kind cron --kind systemd
+  vigie query persistence --attack T1543 --user www-data
+  vigie query persistence --local --deep --timeout 10m
+  vigie query persistence --local --root /mnt/image")]
+    Persistence {
+        #[command(flatten)]
+        flags: PersistenceFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// Ask what is watched, what changed, and who did it
     #[command(after_help = "\
 Examples:
@@ -361,8 +393,20 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known =
-        ["fswatch", "netstat", "packages", "processes", "timedrift", "file", "other", "help", "--help", "-h"];
+    let known = [
+        "accounts",
+        "persistence",
+        "fswatch",
+        "netstat",
+        "packages",
+        "processes",
+        "timedrift",
+        "file",
+        "other",
+        "help",
+        "--help",
+        "-h",
+    ];
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")

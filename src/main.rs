@@ -1,5 +1,6 @@
 //! The `vigie` binary: reads the command line and hands over.
 
+mod accounts_flags;
 mod action;
 mod agent;
 mod alerts;
@@ -20,6 +21,7 @@ mod module_commands;
 mod modules;
 mod notify;
 mod paths;
+mod persistence_flags;
 mod print;
 mod progress;
 mod query;

@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+use vigie_accounts::Accounts;
 use vigie_config::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
 use vigie_examplepersist::ExamplePersist;
 use vigie_file::File;
 use vigie_fswatch::FsWatch;
 use vigie_netstat::Netstat;
 use vigie_packages::Packages;
+use vigie_persistence::Persistence;
 use vigie_processes::Processes;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::message::Message;
@@ -36,6 +38,24 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         empty_config: r#"{"ExamplePersist":{"interval":0}}"#,
         check: vigie_examplepersist::check,
         masked_form: vigie_examplepersist::masked_form,
+    },
+    BuiltinModule {
+        name: "accounts",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_accounts::masked_form,
+    },
+    BuiltinModule {
+        name: "persistence",
+        kind: ModuleKind::Standard,
+        enabled_by_default: true,
+        keys: &[],
+        empty_config: "{}",
+        check: accept_any,
+        masked_form: vigie_persistence::masked_form,
     },
     BuiltinModule {
         name: "file",
@@ -124,6 +144,8 @@ pub(crate) fn persist(name: &str) -> ExitCode {
 /// Answers one query on standard input and output; a persistent module is asked through its socket.
 pub(crate) fn run(name: &str) -> ExitCode {
     match name {
+        "accounts" => run_standard::<Accounts>(),
+        "persistence" => run_standard::<Persistence>(),
         "file" => run_standard::<File>(),
         "netstat" => run_standard::<Netstat>(),
         "packages" => run_standard::<Packages>(),

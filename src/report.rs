@@ -3,9 +3,11 @@
 //! A module has a file of its own here that makes a [`Report`] of its elements; the elements of others are shown as
 //! indented JSON.
 
+mod accounts;
 mod file;
 mod netstat;
 mod packages;
+mod persistence;
 mod processes;
 mod timedrift;
 
@@ -35,6 +37,8 @@ pub(crate) struct Report {
 /// Makes the report of a module that has one.
 fn of(module: &str, result: &ModuleResult) -> Option<Report> {
     match module {
+        "accounts" => accounts::report(result),
+        "persistence" => persistence::report(result),
         "file" => file::report(result),
         "netstat" => netstat::report(result),
         "packages" => packages::report(result),

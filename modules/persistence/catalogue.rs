@@ -216,7 +216,7 @@ use Format::{
     Words,
 };
 
-/// Keys of unit files and their relatives that start something.
+/// Where each technique has its files, and how they are read.
 pub(crate) const RULES: &[Rule] = &[
     // systemd beside its units
     rule("sd-generator", &["/{run,etc,usr/local/lib,usr/lib,lib}/systemd/system-generators/*"], Program),

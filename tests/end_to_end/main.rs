@@ -30,6 +30,8 @@ mod hung_disks;
 #[cfg(test)]
 mod hunts;
 #[cfg(test)]
+mod images;
+#[cfg(test)]
 mod inventory;
 #[cfg(test)]
 mod privacy;
