@@ -12,6 +12,7 @@
 //! At the start, and whenever somebody else changed a file, the whole journal is proved in the background; what is wrong
 //! is in `status` from then on, and an alert.
 
+mod batch;
 mod follower;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
 use vigie_journal::{AppendError, Draft, Incident, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Why, Writer};
 
+use self::batch::RawAlert;
+pub use self::batch::{AlertBatch, NewAlert};
+pub(crate) use self::batch::{read_plain, text_of};
 pub use self::follower::{Follower, JournalView, alert_record};
 use crate::config_loader::ConfigChanged;
 use crate::work_threads::{self, Lane};
@@ -44,15 +48,6 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the files are looked at while nothing is written.
 const INSPECT_EVERY: Duration = Duration::from_secs(10);
 
-/// One alert as a module sent it.
-#[derive(Debug, Clone)]
-pub struct NewAlert {
-    /// The module's id for it.
-    pub id: Option<String>,
-    /// Its text.
-    pub message: String,
-}
-
 /// Sent by a `ModuleProcess` with what it read in one go, one message at a time. The answer says which alerts
 /// are new, in their order, and means that all of them are on disk; it comes late when the disk is slow. Not
 /// answered (the agent ends first): the module sends again what was not acknowledged.
@@ -62,7 +57,7 @@ pub struct StoreAlerts {
     /// The module.
     pub module: ModuleName,
     /// Its alerts, in order; shared, because the sender still logs and acknowledges them.
-    pub alerts: Arc<Vec<NewAlert>>,
+    pub alerts: Arc<AlertBatch>,
     /// The module is gone and cannot be made to wait: refused when memory for waiting alerts is used up.
     pub last_words: bool,
 }
@@ -238,26 +233,32 @@ impl AlertJournal {
     }
 
     /// Adds the alerts to the waiting batch and says which are new.
-    fn enqueue(&mut self, module: &ModuleName, alerts: &[NewAlert]) -> Vec<bool> {
+    fn enqueue(&mut self, module: &ModuleName, alerts: &AlertBatch) -> Vec<bool> {
         let time = jiff::Timestamp::now().to_string();
-        alerts.iter().map(|alert| self.enqueue_one(module, &time, alert)).collect()
+        alerts.iter().map(|alert| self.enqueue_one(module.as_str(), &time, alert)).collect()
     }
 
-    fn enqueue_one(&mut self, module: &ModuleName, time: &str, alert: &NewAlert) -> bool {
-        let module = module.as_str();
+    fn enqueue_one(&mut self, module: &str, time: &str, RawAlert { id, message }: RawAlert<'_>) -> bool {
         // An id that is too long cannot be remembered; the alert itself must not be lost for it.
-        let id = alert.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES);
-        if let Some(id) = id
-            && (self.seen.contains(module, id)
-                || self.writing_ids.contains(module, id)
-                || !self.waiting.ids.insert(module, id))
+        let text = id.map(text_of).filter(|id| id.len() <= MAX_ID_BYTES);
+        if let Some(text) = &text
+            && (self.seen.contains(module, text)
+                || self.writing_ids.contains(module, text)
+                || !self.waiting.ids.insert(module, text))
         {
             self.duplicates += 1;
             return false;
         }
-        self.waiting.draft.push_text(self.next_seq, time, module, id, &alert.message);
+        self.waiting.draft.push(self.next_seq, time, module, id.filter(|_| text.is_some()), message);
         self.next_seq += 1;
         true
+    }
+
+    /// Adds an alert of the agent itself.
+    fn enqueue_own(&mut self, id: Option<&str>, message: &serde_json::Value) {
+        let mut alert = AlertBatch::default();
+        alert.push_text(id, &message.to_string());
+        self.enqueue(&own_name(), &alert);
     }
 
     /// Writes what waits, unless a write is under way or there is nothing.
@@ -366,7 +367,7 @@ impl AlertJournal {
                 given_up.first_seq,
                 given_up.last_seq
             ));
-            self.enqueue(&own_name(), &[NewAlert { id: None, message }]);
+            self.enqueue_own(None, &message);
         }
         for incident in writer.take_incidents() {
             self.tell_of_incident(incident);
@@ -392,7 +393,7 @@ impl AlertJournal {
             "event": "journal_changed",
             "last_seq": after,
         });
-        self.enqueue(&own_name(), &[NewAlert { id: None, message: message.to_string() }]);
+        self.enqueue_own(None, &message);
     }
 
     /// Proves the whole journal in the background.
@@ -444,7 +445,7 @@ impl AlertJournal {
         // The same damage is told once, not at every start.
         let id = format!("journal damage {missing} {damaged} {broken}");
         self.damage = Some(text);
-        self.enqueue(&own_name(), &[NewAlert { id: Some(id), message: message.to_string() }]);
+        self.enqueue_own(Some(&id), &message);
         self.write_waiting(ctx);
     }
 
@@ -594,8 +595,8 @@ mod tests {
         let alerts = ids
             .iter()
             .map(|id| NewAlert { id: Some((*id).to_owned()), message: format!("alert {id}") })
-            .collect();
-        StoreAlerts { module: "watch".parse().unwrap(), alerts: Arc::new(alerts), last_words: false }
+            .collect::<Vec<_>>();
+        StoreAlerts { module: "watch".parse().unwrap(), alerts: Arc::new(alerts.into()), last_words: false }
     }
 
     fn ids_on_disk(directory: &Path) -> Vec<String> {

@@ -50,7 +50,7 @@ impl OwnAlerts {
         let Ok(module) = OWN_NAME.parse::<ModuleName>() else { return };
         let mut line = Vec::new();
         self.agent_log.format_module_line(&mut line, &LogTime::now(), OWN_NAME, "alert", &message);
-        let alerts = std::sync::Arc::new(vec![NewAlert { id: None, message }]);
+        let alerts = std::sync::Arc::new(vec![NewAlert { id: None, message }].into());
         let storing = self.journal.send(StoreAlerts { module, alerts, last_words: false });
         let (log, agent_log) = (self.log.clone(), self.agent_log.clone());
         // A task of its own: the journal answers when the alert is on disk, which may take its time.

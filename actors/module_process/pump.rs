@@ -15,11 +15,11 @@ use vigie_protocol::message::{
     AlertParameters, BadLine, Class, ConfiguredParameters, HealthParameters, LogParameters,
     Message as WireMessage, MessageRef, PingParameters, RegisterParameters, capability,
 };
-use vigie_protocol::stream::ModuleReader;
+use vigie_protocol::stream::{LineBatch, ModuleReader};
 
 use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
-use crate::alert_journal::{AlertJournal, AlertsRefused, NewAlert, StoreAlerts};
+use crate::alert_journal::{AlertBatch, AlertJournal, AlertsRefused, StoreAlerts, read_plain};
 use crate::work_threads::{self, Job, Lane};
 use vigie_config::model::{AgentConfig, LoggingSection};
 use vigie_log::{AgentLog, LogTime};
@@ -152,14 +152,14 @@ pub(crate) async fn write_stdin(
 #[derive(Default)]
 struct Batch {
     said: ChildSaid,
-    alerts: Vec<NewAlert>,
+    alerts: AlertBatch,
     /// Lines for the agent's log.
     log_lines: Vec<u8>,
 }
 
 /// Alerts on their way to the disk.
 struct Storing {
-    alerts: Arc<Vec<NewAlert>>,
+    alerts: Arc<AlertBatch>,
     /// When they were read.
     time: LogTime,
     /// A task of its own: the journal gets the alerts even when the pump ends.
@@ -187,7 +187,7 @@ pub(crate) async fn read_stdout(
         acknowledges: false,
         in_flight: VecDeque::new(),
     };
-    let mut lines = Vec::new();
+    let mut lines = LineBatch::default();
     loop {
         if pump.in_flight.len() >= BATCHES_IN_FLIGHT {
             pump.settle_oldest().await;
@@ -236,14 +236,10 @@ enum Read {
 
 async fn next_lines(
     reader: &mut ModuleReader<Box<dyn AsyncRead + Unpin>>,
-    lines: &mut Vec<Result<String, BadLine>>,
+    lines: &mut LineBatch,
     gone: &mut watch::Receiver<bool>,
 ) -> Read {
-    let mut bytes = 0;
-    let enough = |line: &Result<String, BadLine>| {
-        bytes += line.as_ref().map_or(0, String::len) + LINE_OVERHEAD_BYTES;
-        bytes >= BATCH_BYTES
-    };
+    let enough = |lines: &LineBatch| lines.bytes() + lines.len() * LINE_OVERHEAD_BYTES >= BATCH_BYTES;
     let reading = reader.next_batch(lines, enough);
     tokio::pin!(reading);
     let read = if *gone.borrow_and_update() {
@@ -276,14 +272,18 @@ impl LogWriter {
 
     /// Hands over `lines`; waits while the write before is under way.
     async fn write(&mut self, lines: Vec<u8>) {
-        if lines.is_empty() {
-            return;
+        if !lines.is_empty() {
+            self.write_made(move || lines).await;
         }
+    }
+
+    /// The same with lines that are made where they are written, which spares the arbiter the work.
+    async fn write_made(&mut self, make_lines: impl FnOnce() -> Vec<u8> + Send + 'static) {
         self.finish().await;
         let agent_log = self.agent_log.clone();
         self.writing = Some(work_threads::run(Lane::Log, move || {
             // The log counts what it cannot write and says so in the agent's status.
-            agent_log.write_module_lines(&lines).ok();
+            agent_log.write_module_lines(&make_lines()).ok();
         }));
     }
 
@@ -308,7 +308,7 @@ struct StdoutPump {
 
 impl StdoutPump {
     /// Does what one batch of lines asks for; its alerts are on their way to the disk afterwards.
-    async fn carry(&mut self, lines: &[Result<String, BadLine>]) {
+    async fn carry(&mut self, lines: &LineBatch) {
         let time = LogTime::now();
         let mut batch = Batch::default();
         let was_flooding = self.output.budget.is_exhausted();
@@ -316,7 +316,7 @@ impl StdoutPump {
         if let Some(suppressed) = self.output.budget.suppressed() {
             warn!(self.output.log, "module logged too much, lines were left out"; "dropped" => suppressed);
         }
-        for line in lines {
+        for line in lines.iter() {
             let kept = match line {
                 Ok(line) => self.take(line, &time, &mut batch),
                 Err(bad) => Err(bad.clone()),
@@ -341,6 +341,11 @@ impl StdoutPump {
 
     /// Sorts one message into the batch.
     fn take(&mut self, line: &str, time: &LogTime, batch: &mut Batch) -> Result<(), BadLine> {
+        if let Some(alert) = read_plain(line) {
+            batch.said.counters.alerts += 1;
+            batch.alerts.push(alert.id, alert.message);
+            return Ok(());
+        }
         let message = MessageRef::parse(line)?;
         match message.class {
             Class::Log => {
@@ -357,10 +362,7 @@ impl StdoutPump {
             Class::Alert => {
                 let alert: AlertParameters<'_> = message.parameters_as("alert")?;
                 batch.said.counters.alerts += 1;
-                batch.alerts.push(NewAlert {
-                    id: alert.id.map(std::borrow::Cow::into_owned),
-                    message: alert.message.into_owned(),
-                });
+                batch.alerts.push_text(alert.id.as_deref(), &alert.message);
             }
             Class::Ping => {
                 let nonce = match message.parameters {
@@ -397,7 +399,7 @@ impl StdoutPump {
     }
 
     /// Sends the alerts to the journal.
-    fn store(&mut self, alerts: Vec<NewAlert>, time: LogTime) {
+    fn store(&mut self, alerts: AlertBatch, time: LogTime) {
         let alerts = Arc::new(alerts);
         let store = StoreAlerts {
             module: self.output.module.clone(),
@@ -443,23 +445,23 @@ impl StdoutPump {
         };
         if self.acknowledges {
             let mut acks = Vec::new();
-            for id in alerts.iter().filter_map(|alert| alert.id.as_deref()) {
+            for id in alerts.iter().filter_map(|alert| alert.id) {
                 WireMessage::write_ack_line(&mut acks, id);
             }
             self.acknowledge(acks).await;
         }
-        let mut log_lines = Vec::with_capacity(alerts.iter().map(|alert| alert.message.len() + 64).sum());
-        for (alert, _) in alerts.iter().zip(new).filter(|(_, new)| *new) {
-            // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
-            self.output.agent_log.format_module_line(
-                &mut log_lines,
-                &time,
-                self.output.module.as_str(),
-                "alert",
-                &alert.message,
-            );
-        }
-        self.write_log(log_lines).await;
+        let (agent_log, module) = (self.output.agent_log.clone(), self.output.module.clone());
+        self.output.gauge.not_reading_since.set(Some(Instant::now()));
+        let make_lines = move || {
+            let mut lines = Vec::with_capacity(alerts.bytes() + 64 * alerts.len());
+            for (alert, _) in alerts.iter().zip(new).filter(|(_, new)| *new) {
+                // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
+                agent_log.format_alert_line(&mut lines, &time, module.as_str(), alert.message);
+            }
+            lines
+        };
+        self.writer.write_made(make_lines).await;
+        self.output.gauge.not_reading_since.set(None);
     }
 
     /// Hands lines to the log; waits while it is slow.
@@ -487,7 +489,7 @@ impl StdoutPump {
 pub(crate) async fn read_stderr(mut output: Output, stderr: Box<dyn AsyncRead + Unpin>) {
     let mut reader = ModuleReader::new(stderr, MAX_STDERR_LINE_BYTES);
     let mut writer = LogWriter::new(&output);
-    let mut lines = Vec::new();
+    let mut lines = LineBatch::default();
     loop {
         lines.clear();
         output.changed_bounds();
@@ -501,7 +503,7 @@ pub(crate) async fn read_stderr(mut output: Output, stderr: Box<dyn AsyncRead + 
         if let Some(suppressed) = output.budget.suppressed() {
             warn!(output.log, "module wrote too much to stderr, lines were left out"; "dropped" => suppressed);
         }
-        for line in &lines {
+        for line in lines.iter() {
             match line {
                 Ok(text) => output.log_line(&time, "stderr", text, &mut log_lines, &mut said.counters),
                 Err(bad) => output.drop_line(bad, &mut said.counters),
@@ -561,10 +563,10 @@ impl Output {
     }
 
     /// Keeps the newest log lines of a batch, and shows every line to who watches the wire.
-    fn keep_lines(&self, lines: &[Result<String, BadLine>], said: &mut ChildSaid) {
+    fn keep_lines(&self, lines: &LineBatch, said: &mut ChildSaid) {
         if self.feeds.wire.receiver_count() > 0 {
-            for line in lines {
-                let text = line.as_ref().map_or_else(|bad| format!("<{bad}>"), Clone::clone);
+            for line in lines.iter() {
+                let text = line.map_or_else(|bad| format!("<{bad}>"), ToOwned::to_owned);
                 self.feeds.wire.send(module_line("from_module", &text)).ok();
             }
         }

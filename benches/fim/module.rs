@@ -368,7 +368,7 @@ impl Reader {
                 let alert: AlertParameters<'_> = message.parameters_as("alert")?;
                 let id = alert.id.unwrap_or_default().into_owned();
                 let mut acknowledgement = Vec::new();
-                Message::write_ack_line(&mut acknowledgement, &id);
+                Message::write_ack_line(&mut acknowledgement, &serde_json::to_string(&id)?);
                 self.alerts.send(Alert { at, id, message: alert.message.into_owned() })?;
                 lock(&self.input).write_all(&acknowledgement)?;
             }

@@ -156,6 +156,8 @@ struct Current {
     damaged: bool,
     /// What is read now may repeat what the segment before holds.
     repeats: bool,
+    /// From this number on everything is in the next segment, because the disk did not take the end of this one.
+    failed_from: Option<u64>,
     /// A record that was read and is not known to be recorded yet.
     ahead: Option<Ahead>,
 }
@@ -311,7 +313,9 @@ impl Reader {
         };
         let (last, link, damaged) =
             before.map_or((0, None, false), |before| (before.last, before.link, before.damaged));
-        self.current = Some(Current { name, walk, last, link, damaged, repeats: true, ahead: None });
+        self.current =
+            Some(Current { name, walk, last, link, damaged, repeats: true, failed_from: None, ahead: None });
+        self.look_for_failed_end();
         Ok(true)
     }
 
@@ -359,14 +363,16 @@ impl Reader {
     }
 
     fn take_record(&mut self, Ahead { record, seal, bytes }: Ahead) {
-        let failed_from = self.failed_from(&record, seal);
+        if !self.follows(&record, seal) {
+            self.look_for_failed_end();
+        }
         let Some(current) = &mut self.current else { return };
         if record.seq <= current.last {
             // After a write that failed, a segment begins with what was in the one before.
             current.damaged |= !current.repeats;
             return;
         }
-        if failed_from.is_some_and(|first| record.seq >= first) {
+        if current.failed_from.is_some_and(|first| record.seq >= first) {
             // Of a batch that the disk did not take whole. It is in the next segment.
             return;
         }
@@ -393,24 +399,23 @@ impl Reader {
         self.found.push_back((Item::Alert(record), bytes));
     }
 
-    /// If a record does not follow what is before it: the number from which on everything is in the next segment, because
-    /// the disk did not take the end of this one.
-    fn failed_from(&self, record: &Record, seal: Option<Seal>) -> Option<u64> {
-        let current = self.current.as_ref()?;
-        let follows = record.seq == current.last + 1
+    fn follows(&self, record: &Record, seal: Option<Seal>) -> bool {
+        let Some(current) = &self.current else { return false };
+        record.seq == current.last + 1
             && !current.damaged
-            && seal.is_none_or(|seal| current.link.is_none_or(|link| seal.previous == link));
-        if follows {
-            return None;
-        }
-        let names = segment::list(&self.directory).ok()?;
-        let next = names.iter().find(|&&name| name > current.name)?;
-        let first_line = Walk::open(&next.path(&self.directory)).ok()?.next().ok()??;
-        match first_line {
-            Step::Good(Sealed { line: Line::Header(header), .. }) if header.why == Why::WriteFailed => {
-                Some(header.segment)
-            }
-            _ => None,
+            && seal.is_none_or(|seal| current.link.is_none_or(|link| seal.previous == link))
+    }
+
+    /// Looks whether the next segment says that the disk did not take the end of this one.
+    fn look_for_failed_end(&mut self) {
+        let Some(current) = &mut self.current else { return };
+        let Ok(names) = segment::list(&self.directory) else { return };
+        let Some(next) = names.iter().find(|&&name| name > current.name) else { return };
+        let first_line = Walk::open(&next.path(&self.directory)).and_then(|mut walk| walk.next());
+        if let Ok(Some(Step::Good(Sealed { line: Line::Header(header), .. }))) = first_line
+            && header.why == Why::WriteFailed
+        {
+            current.failed_from = Some(header.segment);
         }
     }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use vigie_files::durable;
+
 use crate::chain::BatchDigest;
 use crate::ledger::{Ledger, Range};
 use crate::line::{self, Line, Sealed};
@@ -66,7 +68,15 @@ pub(crate) struct Found {
 /// newest alert as the high-water mark has it.
 pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
     let directory_error = |source| OpenError::Directory { path: directory.to_owned(), source };
-    let names = segment::list(directory).map_err(directory_error)?;
+    let mut names = segment::list(directory).map_err(directory_error)?;
+    // A crash can leave a segment whose first line was never written; nothing was acknowledged in it.
+    while let Some(&name) = names.last()
+        && name.first > marked
+        && !has_good_line(&name.path(directory))
+    {
+        durable::remove(&name.path(directory)).map_err(directory_error)?;
+        names.pop();
+    }
     let snapshot = SeenSnapshot::load(directory);
     let through_seq = snapshot.as_ref().map_or(0, |snapshot| snapshot.through_seq);
     let mut seen = snapshot.map(SeenIds::from_snapshot).unwrap_or_default();
@@ -82,12 +92,14 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         let path = name.path(directory);
         let segment_error = |source| OpenError::Segment { path: path.clone(), source };
         let next = names.get(index + 1);
-        if next.is_some_and(|next| next.first <= through_seq + 1) {
+        if next.is_some_and(|next| next.first <= through_seq + 1 && next.first > name.first) {
             let contents = segment::contents(&path).map_err(segment_error)?;
             closed.push(ClosedSegment { name, last: next.map_or(0, |next| next.first - 1), contents });
             continue;
         }
-        let scan = Scan::of(name, &path, &mut seen).map_err(segment_error)?;
+        // What it holds of the next one's alerts the disk did not take, and they are there again or were never acknowledged.
+        let until = next.map_or(u64::MAX, |next| next.first);
+        let scan = Scan::of(name, until, &path, &mut seen).map_err(segment_error)?;
         let damaged = scan.damaged;
         let (scanned, end) = scan.finish(name, marked, &mut seen);
         recovery.damaged += if next.is_some() { damaged } else { damaged - scanned.tail_damaged };
@@ -136,6 +148,18 @@ impl Found {
     }
 }
 
+fn has_good_line(path: &Path) -> bool {
+    // What cannot be read is looked at below, and told.
+    let Ok(mut walk) = Walk::open(path) else { return true };
+    loop {
+        match walk.next() {
+            Ok(Some(Step::Damage)) => {}
+            Ok(None) => return false,
+            Ok(Some(Step::Good(_))) | Err(_) => return true,
+        }
+    }
+}
+
 /// One segment, read from its beginning to its end.
 struct Scan {
     place: Place,
@@ -161,7 +185,7 @@ struct Scan {
 }
 
 impl Scan {
-    fn of(name: Name, path: &Path, seen: &mut SeenIds) -> io::Result<Self> {
+    fn of(name: Name, until: u64, path: &Path, seen: &mut SeenIds) -> io::Result<Self> {
         let place = Place { seq: name.first.saturating_sub(1), ..Place::default() };
         let mut walk = Walk::open(path)?;
         let mut scan = Self {
@@ -186,6 +210,8 @@ impl Scan {
                     scan.damaged += 1;
                     scan.tail_damaged += 1;
                 }
+                Step::Good(Sealed { line: Line::Record(record), .. }) if record.seq >= until => {}
+                Step::Good(Sealed { line: Line::Commit(commit), .. }) if commit.commit >= until => {}
                 Step::Good(sealed) => {
                     is_empty = false;
                     let end = walk.lines().offset();

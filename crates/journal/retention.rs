@@ -112,9 +112,10 @@ impl GivenUp {
 
     /// The alert that tells of it, in the form that modules' alerts have.
     #[must_use]
-    pub fn message(&self, fleet: bool) -> String {
+    pub fn message(&self, fleet: bool) -> serde_json::Value {
         let [low, medium, high, critical] = self.counts;
-        let severity = if high + critical > 0 { Severity::Critical } else { Severity::High };
+        // About lesser alerts it says no more than they did, or a flood of them would fill the room of the severe ones.
+        let severity = if high + critical > 0 { Severity::Critical } else { Severity::Medium };
         let (event, text) = if fleet {
             (
                 "alerts_given_up",
@@ -135,7 +136,6 @@ impl GivenUp {
             "low": low, "medium": medium, "high": high, "critical": critical,
             "first_seq": self.first_seq, "last_seq": self.last_seq,
         })
-        .to_string()
     }
 }
 

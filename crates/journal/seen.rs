@@ -34,6 +34,24 @@ const RANGES: usize = 4096;
 #[derive(Debug, Default)]
 pub struct SeenIds {
     modules: HashMap<Box<str>, ModuleIds>,
+    newest: Option<Newest>,
+}
+
+/// The sequence that was used last. An id behind its end is new, which needs no look at what is in the maps.
+#[derive(Debug)]
+struct Newest {
+    module: Box<str>,
+    prefix: String,
+    /// Its largest number.
+    last: u64,
+    /// First number of a run up to `last` that is not in the maps yet.
+    run: Option<u64>,
+}
+
+impl Newest {
+    fn is_of(&self, module: &str, prefix: &str) -> bool {
+        self.prefix == prefix && *self.module == *module
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +69,11 @@ struct ModuleIds {
 struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
+    /// The largest number; 0 when there is none.
+    fn last(&self) -> u64 {
+        self.0.last_key_value().map_or(0, |(_, &last)| last)
+    }
+
     fn contains(&self, number: u64) -> bool {
         self.0.range(..=number).next_back().is_some_and(|(_, &last)| number <= last)
     }
@@ -110,8 +133,19 @@ impl SeenIds {
     /// Whether this id of this module is recorded.
     #[must_use]
     pub fn contains(&self, module: &str, id: &str) -> bool {
+        let numbered = numbered(id);
+        if let (Some((prefix, number)), Some(newest)) = (numbered, &self.newest)
+            && newest.is_of(module, prefix)
+        {
+            if number > newest.last {
+                return false;
+            }
+            if newest.run.is_some_and(|first| number >= first) {
+                return true;
+            }
+        }
         let Some(ids) = self.modules.get(module) else { return false };
-        match numbered(id) {
+        match numbered {
             Some((prefix, number)) => ids.sequences.get(prefix).is_some_and(|ranges| ranges.contains(number)),
             None => ids.unnumbered.contains(&digest(id)),
         }
@@ -119,26 +153,54 @@ impl SeenIds {
 
     /// Remembers an id; `false` when it was known.
     pub fn insert(&mut self, module: &str, id: &str) -> bool {
-        if !self.modules.contains_key(module) {
-            self.modules.insert(module.into(), ModuleIds::default());
+        let Some((prefix, number)) = numbered(id) else {
+            return self.ids_of(module).add_unnumbered(digest(id));
+        };
+        if let Some(newest) = &mut self.newest
+            && newest.last.checked_add(1) == Some(number)
+            && newest.is_of(module, prefix)
+        {
+            newest.last = number;
+            newest.run.get_or_insert(number);
+            return true;
         }
-        let Some(ids) = self.modules.get_mut(module) else { return true };
-        match numbered(id) {
-            Some((prefix, number)) => {
-                if let Some(ranges) = ids.sequences.get_mut(prefix) {
-                    return ranges.insert(number);
-                }
+        self.write_run();
+        let ids = self.ids_of(module);
+        let (is_new, last) = match ids.sequences.get_mut(prefix) {
+            Some(ranges) => (ranges.insert(number), ranges.last()),
+            None => {
                 let mut ranges = Ranges::default();
                 ranges.insert(number);
                 ids.add_sequence(prefix.to_owned(), ranges);
-                true
+                (true, number)
             }
-            None => ids.add_unnumbered(digest(id)),
+        };
+        self.newest = Some(Newest { module: module.into(), prefix: prefix.to_owned(), last, run: None });
+        is_new
+    }
+
+    fn ids_of(&mut self, module: &str) -> &mut ModuleIds {
+        if !self.modules.contains_key(module) {
+            self.modules.insert(module.into(), ModuleIds::default());
+        }
+        self.modules.get_mut(module).expect("it was put there if it was missing")
+    }
+
+    /// Puts the run of the newest sequence into the maps.
+    fn write_run(&mut self) {
+        let Some(newest) = &mut self.newest else { return };
+        if let Some(first) = newest.run.take()
+            && let Some(ranges) =
+                self.modules.get_mut(&newest.module).and_then(|ids| ids.sequences.get_mut(&newest.prefix))
+        {
+            ranges.insert_range(first, newest.last);
         }
     }
 
     /// Takes over all ids of `other`.
-    pub fn absorb(&mut self, other: Self) {
+    pub fn absorb(&mut self, mut other: Self) {
+        self.write_run();
+        other.write_run();
         for (module, mut theirs) in other.modules {
             let ids = self.modules.entry(module).or_default();
             for prefix in theirs.sequence_order {
@@ -154,11 +216,16 @@ impl SeenIds {
                 ids.add_unnumbered(digest);
             }
         }
+        self.newest = other.newest.and_then(|newest| {
+            let ranges = self.modules.get(&newest.module)?.sequences.get(&newest.prefix)?;
+            Some(Newest { last: ranges.last(), ..newest })
+        });
     }
 
     /// What is to be kept on disk when the segments it came from go away.
     #[must_use]
-    pub fn snapshot(&self) -> SeenSnapshot {
+    pub fn snapshot(&mut self) -> SeenSnapshot {
+        self.write_run();
         let modules = self.modules.iter().map(|(name, ids)| {
             let sequences = ids
                 .sequence_order
@@ -332,6 +399,9 @@ mod tests {
 
             let whole = gather(&[first, second].concat());
 
+            parts.write_run();
+            let mut whole = whole;
+            whole.write_run();
             for number in 0..62 {
                 let id = format!("e-{number}");
                 prop_assert_eq!(parts.contains(MODULE, &id), whole.contains(MODULE, &id));

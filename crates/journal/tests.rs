@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use serde_json::value::RawValue;
 use tempfile::TempDir;
 use vigie_files::recording::{Chooser, Kind, Recording};
 
@@ -46,8 +45,7 @@ impl Journal {
         let first = self.writer.recorded() + 1;
         for (seq, severity) in (first..).zip(severities) {
             let text = serde_json::json!({ "severity": severity, "alert": format!("step{seq}") }).to_string();
-            let raw = |text: &str| RawValue::from_string(serde_json::to_string(text).unwrap()).unwrap();
-            draft.push(seq, "2026-01-02T03:04:05Z", MODULE, Some(&raw(&format!("e-{seq}"))), &raw(&text));
+            draft.push_text(seq, "2026-01-02T03:04:05Z", MODULE, Some(&format!("e-{seq}")), &text);
         }
         let mut result = Ok(());
         for _ in 0..attempts {
@@ -444,7 +442,7 @@ fn what_the_fleet_waits_for_is_told_when_it_goes() {
 
     assert_eq!(given_up.counts[3] + left.len() as u64, 95);
     assert_eq!(left.first(), Some(&(given_up.last_seq + 1)));
-    assert!(given_up.message(true).contains("before they could be sent"));
+    assert!(given_up.message(true).to_string().contains("before they could be sent"));
     assert_eq!(journal.writer.take_given_up(), None);
     let items = journal.items();
     assert!(

@@ -261,6 +261,11 @@ impl AgentLog {
         }
     }
 
+    /// The same for an alert whose text is a valid JSON string: it is copied where the log shows it as JSON does.
+    pub fn format_alert_line(&self, buffer: &mut Vec<u8>, time: &LogTime, module: &str, json: &str) {
+        line::push_json_text_line(buffer, self.shape(), time, module, Source::Alert, json);
+    }
+
     /// Writes lines made by [`AgentLog::format_module_line`]. Blocks while the disk works, and up to two seconds
     /// while nobody reads the log: call it where that holds up only the module.
     ///

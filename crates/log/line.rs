@@ -141,6 +141,50 @@ fn push_head(buffer: &mut Vec<u8>, shape: Shape, time: &LogTime, level: Level) {
     }
 }
 
+/// Appends a module's line whose text is a valid JSON string.
+pub(super) fn push_json_text_line(
+    buffer: &mut Vec<u8>,
+    shape: Shape,
+    time: &LogTime,
+    module: &str,
+    source: Source,
+    json: &str,
+) {
+    let start = buffer.len();
+    let copied = push_line_with(buffer, shape, time, module, source, |buffer| {
+        copy_json_text(buffer, json, shape.is_json())
+    });
+    if !copied {
+        buffer.truncate(start);
+        let text: String = serde_json::from_str(json).unwrap_or_default();
+        push_module_line(buffer, shape, time, module, source, &text);
+    }
+}
+
+/// Appends the text of a JSON string as the log shows it: most of it is the same. `false` when something in it is not,
+/// or has to be judged.
+fn copy_json_text(buffer: &mut Vec<u8>, json: &str, as_json: bool) -> bool {
+    let Some(mut rest) = json.as_bytes().get(1..json.len().saturating_sub(1)) else { return false };
+    // Other characters can turn the direction of writing around, or drive a terminal.
+    let is_plain = rest.iter().fold(true, |plain, byte| plain & (0x20..0x7f).contains(byte));
+    if !is_plain {
+        return false;
+    }
+    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+        let Some(&escaped) = rest.get(at + 1) else { return false };
+        buffer.extend_from_slice(&rest[..at]);
+        match escaped {
+            b'"' if !as_json => buffer.push(b'"'),
+            b'/' => buffer.push(b'/'),
+            b'"' | b'\\' | b'n' | b'r' | b't' => buffer.extend([b'\\', escaped]),
+            _ => return false,
+        }
+        rest = &rest[at + 2..];
+    }
+    buffer.extend_from_slice(rest);
+    true
+}
+
 /// Appends a module's line.
 pub(super) fn push_module_line(
     buffer: &mut Vec<u8>,
@@ -150,6 +194,20 @@ pub(super) fn push_module_line(
     source: Source,
     text: &str,
 ) {
+    push_line_with(buffer, shape, time, module, source, |buffer| {
+        if shape.is_json() { escape_json_into(buffer, text) } else { escape_into(buffer, text) }
+    });
+}
+
+/// Appends a module's line with the text that `push_text` appends; returns what that returns.
+fn push_line_with<T>(
+    buffer: &mut Vec<u8>,
+    shape: Shape,
+    time: &LogTime,
+    module: &str,
+    source: Source,
+    push_text: impl FnOnce(&mut Vec<u8>) -> T,
+) -> T {
     push_head(buffer, shape, time, source.level());
     if shape.is_json() {
         buffer.extend_from_slice(b"{\"time\":\"");
@@ -161,13 +219,15 @@ pub(super) fn push_module_line(
         buffer.extend_from_slice(b"\",\"module\":\"");
         escape_json_into(buffer, module);
         buffer.extend_from_slice(b"\",\"text\":\"");
-        escape_json_into(buffer, text);
+        let pushed = push_text(buffer);
         buffer.extend_from_slice(b"\"}\n");
+        pushed
     } else {
         escape_into(buffer, module);
         buffer.extend_from_slice(source.separator());
-        escape_into(buffer, text);
+        let pushed = push_text(buffer);
         buffer.push(b'\n');
+        pushed
     }
 }
 
@@ -497,6 +557,26 @@ mod tests {
             prop_assert_eq!(line.matches('\n').count(), 1);
             prop_assert!(line.ends_with('\n'));
             prop_assert!(!line.trim_end_matches('\n').contains(super::super::escape::is_dangerous));
+        }
+
+        /// A text that is copied from JSON is shown as the same text that was read from it.
+        #[test]
+        fn a_text_from_json_is_shown_as_any_other(
+            text in prop_oneof![any::<String>(), "[ -~\n\t\r/\u{8}]{0,40}"],
+            slashes in any::<bool>(),
+            shape in 0_u8..5,
+        ) {
+            let mut json = serde_json::to_string(&text).unwrap();
+            if slashes {
+                json = json.replace('/', "\\/");
+            }
+            let (mut copied, mut read) = (Vec::new(), Vec::new());
+            let shape = Shape::from_index(shape);
+
+            push_json_text_line(&mut copied, shape, &time(), "watch", Source::Alert, &json);
+            push_module_line(&mut read, shape, &time(), "watch", Source::Alert, &text);
+
+            prop_assert_eq!(String::from_utf8(copied).unwrap(), String::from_utf8(read).unwrap());
         }
 
         #[test]

@@ -362,10 +362,10 @@ impl Message {
     }
 
     /// Appends the line of [`Message::ack`] to `buffer` without making the message first: an agent under load
-    /// writes hundreds of thousands of them a second.
+    /// writes hundreds of thousands of them a second. `id` is a valid JSON string, and is copied as it is.
     pub fn write_ack_line(buffer: &mut Vec<u8>, id: &str) {
         buffer.extend_from_slice(br#"{"class":"ack","parameters":{"id":"#);
-        serde_json::to_writer(&mut *buffer, id).expect("a text is plain data and a Vec takes it all");
+        buffer.extend_from_slice(id.as_bytes());
         buffer.extend_from_slice(b"}}\n");
     }
 
@@ -655,7 +655,7 @@ mod tests {
     fn the_short_way_to_write_an_acknowledgement_gives_the_same_line() {
         for id in ["e-1", "", "a\"b\\c\n\u{7f}é"] {
             let mut line = Vec::new();
-            Message::write_ack_line(&mut line, id);
+            Message::write_ack_line(&mut line, &serde_json::to_string(id).unwrap());
 
             assert_eq!(line, Message::ack(id).to_line());
         }

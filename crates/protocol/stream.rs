@@ -4,8 +4,10 @@
 //! a second line that had arrived together with the first was lost with the old buffer.
 
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 
+use bytes::Buf;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::FramedRead;
@@ -18,6 +20,80 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Largest write buffer that is kept between messages, in bytes; a rare large message does not pin its memory.
 const KEPT_WRITE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Memory for lines that is kept between batches, in bytes.
+const KEPT_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Lines that were read together, in one piece of memory.
+#[derive(Debug, Default)]
+pub struct LineBatch {
+    text: String,
+    lines: Vec<Result<Range<usize>, BadLine>>,
+}
+
+impl LineBatch {
+    /// The lines without their line ends, or why they were dropped.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Result<&str, &BadLine>> + ExactSizeIterator {
+        self.lines.iter().map(|line| match line {
+            Ok(range) => Ok(&self.text[range.clone()]),
+            Err(bad) => Err(bad),
+        })
+    }
+
+    /// How many lines, good and bad.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Bytes of the good lines.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Forgets all lines and keeps the memory, up to a bound.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(KEPT_BATCH_BYTES);
+        self.lines.clear();
+        self.lines.shrink_to(KEPT_BATCH_BYTES / size_of::<Result<Range<usize>, BadLine>>());
+    }
+
+    fn push(&mut self, line: Result<String, BadLine>) {
+        self.lines.push(line.map(|line| {
+            let start = self.text.len();
+            self.text.push_str(&line);
+            start..self.text.len()
+        }));
+    }
+
+    /// Takes whole lines, each ended by a line feed and none longer than `max_line_bytes`, from the beginning of
+    /// `bytes`; returns how many bytes. What it does not take is left to the codec, which judges line by line.
+    fn take_plain(&mut self, bytes: &[u8], max_line_bytes: usize) -> usize {
+        let Some(end) = memchr::memrchr(b'\n', bytes) else { return 0 };
+        let Ok(text) = str::from_utf8(&bytes[..=end]) else { return 0 };
+        let base = self.text.len();
+        let mut start = 0;
+        for line_end in memchr::memchr_iter(b'\n', text.as_bytes()) {
+            if line_end - start > max_line_bytes {
+                break;
+            }
+            let line = &text[start..line_end];
+            let length = line.strip_suffix('\r').map_or(line.len(), str::len);
+            self.lines.push(Ok(base + start..base + start + length));
+            start = line_end + 1;
+        }
+        self.text.push_str(&text[..start]);
+        start
+    }
+}
 
 /// Reads lines from a stream whose writer is not trusted.
 #[derive(Debug)]
@@ -46,22 +122,28 @@ impl<R: AsyncRead + Unpin> ModuleReader<R> {
         self.frames.next().await
     }
 
-    /// Waits for a line, then takes along what is there without further waiting, until `enough` says so.
+    /// Waits for a line, then takes along what is there without further waiting, until `enough` says so of what was taken.
     /// `false` at the end of the stream. Cancel safe: a cancelled call has taken nothing.
     ///
     /// # Errors
     /// When the stream itself fails; lines taken before are in `lines`.
     pub async fn next_batch(
         &mut self,
-        lines: &mut Vec<Result<String, BadLine>>,
-        mut enough: impl FnMut(&Result<String, BadLine>) -> bool,
+        batch: &mut LineBatch,
+        mut enough: impl FnMut(&LineBatch) -> bool,
     ) -> io::Result<bool> {
         let Some(first) = self.frames.next().await else { return Ok(false) };
         let mut line = first?;
         loop {
-            let stop = enough(&line);
-            lines.push(line);
-            if stop {
+            // After a good line the codec has nothing of the next one in its memory.
+            let is_good = line.is_ok();
+            batch.push(line);
+            if is_good {
+                let max_line_bytes = self.frames.decoder().max_line_bytes();
+                let taken = batch.take_plain(self.frames.read_buffer(), max_line_bytes);
+                self.frames.read_buffer_mut().advance(taken);
+            }
+            if enough(batch) {
                 return Ok(true);
             }
             match pin!(self.frames.next()).now_or_never() {
@@ -194,15 +276,23 @@ mod tests {
             let mut reader = ModuleReader::new(far, LIMIT);
             near.write_all(b"a\nb\nc\nd\n").await.unwrap();
 
-            let mut first = Vec::new();
-            assert!(reader.next_batch(&mut first, |line| line.as_deref() == Ok("b")).await.unwrap());
-            let mut second = Vec::new();
-            assert!(reader.next_batch(&mut second, |_| false).await.unwrap());
-            drop(near);
+            let texts = |batch: &LineBatch| -> Vec<String> {
+                batch.iter().map(|line| line.map_or_else(ToString::to_string, ToOwned::to_owned)).collect()
+            };
+            let mut batch = LineBatch::default();
+            assert!(reader.next_batch(&mut batch, |_| false).await.unwrap());
+            assert_eq!(texts(&batch), ["a", "b", "c", "d"]);
+            assert_eq!((batch.len(), batch.bytes() >= 4), (4, true));
 
-            assert_eq!(first, [Ok("a".to_owned()), Ok("b".to_owned())]);
-            assert_eq!(second, [Ok("c".to_owned()), Ok("d".to_owned())]);
-            assert!(!reader.next_batch(&mut second, |_| false).await.unwrap());
+            batch.clear();
+            near.write_all(b"e\n\xff\nf\r\ng").await.unwrap();
+            assert!(reader.next_batch(&mut batch, |batch| batch.len() >= 2).await.unwrap());
+            assert!(reader.next_batch(&mut batch, |_| false).await.unwrap());
+            drop(near);
+            assert_eq!(texts(&batch), ["e", "line is not UTF-8", "f"]);
+            assert!(reader.next_batch(&mut batch, |_| false).await.unwrap());
+            assert_eq!(texts(&batch).last().map(String::as_str), Some("g"));
+            assert!(!reader.next_batch(&mut batch, |_| false).await.unwrap());
         });
     }
 
@@ -231,6 +321,49 @@ mod tests {
     }
 
     proptest! {
+        /// Lines that are read in batches are those that are read one by one.
+        #[test]
+        fn batches_hold_the_same_lines(
+            bytes in proptest::collection::vec(
+                prop_oneof![4 => 32u8..127, 1 => any::<u8>(), 1 => Just(b'\n'), 1 => Just(b'\r')], 0..1500),
+            pieces in proptest::collection::vec(1usize..400, 1..20),
+            enough in 1usize..20,
+        ) {
+            let mut chunks: Vec<Vec<u8>> = Vec::new();
+            let mut rest = bytes.as_slice();
+            let mut sizes = pieces.iter().cycle();
+            while !rest.is_empty() {
+                let (chunk, after) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+                chunks.push(chunk.to_vec());
+                rest = after;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let in_batches: Vec<Result<String, BadLine>> = runtime.block_on(async {
+                let (mut near, far) = tokio::io::duplex(64 * 1024);
+                let mut reader = ModuleReader::new(far, LIMIT);
+                let mut lines = Vec::new();
+                let mut batch = LineBatch::default();
+                let mut near = Some(&mut near);
+                for chunk in chunks.iter().map(Some).chain([None]) {
+                    match (chunk, &mut near) {
+                        (Some(chunk), Some(near)) => near.write_all(chunk).await.unwrap(),
+                        _ => near.take().unwrap().shutdown().await.unwrap(),
+                    }
+                    loop {
+                        batch.clear();
+                        let read = reader.next_batch(&mut batch, |batch| batch.len() >= enough).now_or_never();
+                        lines.extend(batch.iter().map(|line| line.map(ToOwned::to_owned).map_err(Clone::clone)));
+                        if !matches!(read, Some(Ok(true))) {
+                            break;
+                        }
+                    }
+                }
+                lines
+            });
+
+            prop_assert_eq!(in_batches, read_all(&[bytes]));
+        }
+
         /// Whatever a module writes, in whatever pieces: no panic, no line over the limit gets through, and the
         /// next good line arrives.
         #[test]

@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use slog::{Discard, Logger, o};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
-use vigie_actors::alert_journal::{AlertJournal, NewAlert, StoreAlerts};
+use vigie_actors::alert_journal::{AlertBatch, AlertJournal, NewAlert, StoreAlerts};
 use vigie_actors::fleet_link::{self, FleetLink, GetFleetStatus};
 use vigie_actors::query_router::Query;
 use vigie_config::files::{self, LoadOptions};
@@ -27,7 +27,7 @@ enum Command {
     /// Start these agents.
     Start(Vec<String>, oneshot::Sender<()>),
     /// Store these alerts at each agent that runs, and answer when they are accepted.
-    Alerts(Arc<Vec<NewAlert>>, oneshot::Sender<()>),
+    Alerts(Arc<AlertBatch>, oneshot::Sender<()>),
     Status(oneshot::Sender<Vec<FleetStatus>>),
 }
 
@@ -77,7 +77,7 @@ impl Crowd {
 
     /// Has each agent accept alerts.
     pub(crate) fn alerts(&self, alerts: Vec<NewAlert>) {
-        self.command(|answer| Command::Alerts(Arc::new(alerts), answer));
+        self.command(|answer| Command::Alerts(Arc::new(alerts.into()), answer));
     }
 
     pub(crate) fn status(&self) -> Vec<FleetStatus> {
