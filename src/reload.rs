@@ -77,15 +77,21 @@ fn module_line(module: &ModuleConfigStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vigie_protocol::control::ConfigProblem;
+
     use crate::client::tests::fake_agent;
     use crate::print::tests::Captured;
+
+    fn problem() -> ConfigProblem {
+        ConfigProblem { file: "vigie.toml".into(), line: Some(3), key: None, message: "is wrong".to_owned() }
+    }
 
     fn report(ok: bool, changes: &[&str]) -> ReloadReport {
         ReloadReport {
             ok,
             generation: 4,
             changes: changes.iter().map(|change| (*change).to_owned()).collect(),
-            problems: Vec::new(),
+            problems: if ok { Vec::new() } else { vec![problem()] },
             modules: Vec::new(),
         }
     }
