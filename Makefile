@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick test-nats-current check fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install uninstall clean-run dependencies
+.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -137,6 +137,16 @@ test-quick: ## unit tests of the crates that differ from the last commit
 	$(CARGO) test --locked --lib $$(printf -- '--package %s ' $$crates)
 
 check: fmt-check clippy doc conf-check test ## everything that a change must pass
+
+msrv: ## check that the oldest Rust that Cargo.toml promises builds everything; needs rustup
+	@$(NEED)
+	version=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+	rustup toolchain install "$$version" --profile minimal
+	RUSTUP_TOOLCHAIN=$$version $(CARGO) check --locked --workspace --all-targets
+
+deny: ## check licences, sources and known vulnerabilities of dependencies; needs cargo-deny and the network
+	@cargo deny --version >/dev/null 2>&1 || { echo 'missing: cargo-deny. Install it with: cargo install --locked cargo-deny' >&2; exit 1; }
+	cargo deny --locked check
 
 fmt: ## format the source
 	@$(CARGO) fmt --all

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use vigie_actors::alert_journal::OWN_NAME;
 use vigie_protocol::control::{AgentStatus, AlertRecord, JournalVerification, MissingAlerts, Reply, Request};
 use vigie_protocol::json;
 use vigie_protocol::module_name::ModuleName;
@@ -68,7 +69,8 @@ pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Re
 /// A name that no module has finds nothing for ever.
 fn check_module(module: &ModuleName, status: &AgentStatus) -> Result<(), Failure> {
     let mut names = status.modules.iter().map(|known| known.name.as_str());
-    if names.any(|known| known == module.as_str()) {
+    // The agent's own alerts stand under its own name.
+    if module.as_str() == OWN_NAME || names.any(|known| known == module.as_str()) {
         return Ok(());
     }
     let known: Vec<&str> = status.modules.iter().map(|known| known.name.as_str()).collect();

@@ -33,7 +33,8 @@ impl Confirmation {
     /// The module answered its first heartbeat after a start. For a module that `confirms`, that says nothing of its
     /// configuration.
     pub fn ready(&mut self, confirms: bool) {
-        if self.state == InForce::Unconfirmed && !confirms {
+        let unsure = matches!(self.state, InForce::Unconfirmed | InForce::Unanswered);
+        if unsure && !confirms {
             self.state = InForce::InForce;
         }
     }

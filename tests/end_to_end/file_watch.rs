@@ -179,7 +179,7 @@ fn the_shipped_module_file_is_valid_with_and_without_its_examples() {
         .collect();
     assert!(uncommented.iter().filter(|line| line.contains(" = ")).count() > 10, "{uncommented:?}");
 
-    for text in [shipped.to_owned(), uncommented.join("\n")] {
+    for text in [shipped.to_owned(), uncommented.join("\n") + "\n"] {
         fs::write(host.path("modules.d/fswatch.cfg"), text).unwrap();
         let checked = host.vigie(&["check-config", host.path("vigie.toml").to_str().unwrap()]);
         assert_eq!(checked.code, 0, "{checked:?}");

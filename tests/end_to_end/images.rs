@@ -97,5 +97,5 @@ fn accounts_are_listed_for_programs_and_for_people() {
         "{result}"
     );
     assert!(shown.out.contains("USER") && shown.out.contains("1 rules of sudo"), "{}", shown.out);
-    assert!(wrong.out.contains("nothing") && wrong.code != 0, "{}", wrong.out);
+    assert!(wrong.out.contains("nothing") && wrong.code != 0, "{wrong:?}");
 }
