@@ -37,6 +37,7 @@ use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
 use crate::supervisor::Supervisor;
 use crate::work_threads::{self, Lane};
+use vigie_config::difference::runs;
 use vigie_config::model::{LimitsSection, LoadedConfig};
 use vigie_log::AgentLog;
 use vigie_protocol::catalogue::AgentCondition;
@@ -176,7 +177,7 @@ impl ControlServer {
 /// The limits, with as many clients as there are descriptors for.
 fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
     let configured = config.agent.limits;
-    let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
+    let modules = config.modules.iter().filter(|spec| runs(spec)).count();
     // Too few for any were refused at the start; a reload that asks for more modules still serves a few clients.
     let clients = descriptors::clients_within(descriptors::limit(), modules).unwrap_or(FEWEST_CLIENTS);
     if clients < configured.clients {

@@ -36,6 +36,7 @@ use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::socket_registry::SocketRegistry;
 use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
 use vigie_actors::work_threads::{self, Lane};
+use vigie_config::difference::runs;
 use vigie_config::files::{self, LoadOptions};
 use vigie_config::model::LoadedConfig;
 use vigie_files::remote;
@@ -252,7 +253,7 @@ fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
     let hint = "raise the limit of open files: LimitNOFILE= of the unit, or `ulimit -n`";
     let unusable =
         |error: &dyn std::error::Error| Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint);
-    let modules = config.modules.iter().filter(|spec| spec.section.enabled).count();
+    let modules = config.modules.iter().filter(|spec| runs(spec)).count();
     descriptors::clients_within(descriptors::limit(), modules).map_err(|error| unusable(&error))?;
     descriptors::hold_reserve().map_err(|error| {
         Failure::new(Exit::Unavailable, format!("cannot hold back descriptors for modules: {error}"), hint)
