@@ -179,7 +179,8 @@ fn a_full_journal_gives_up_the_oldest_of_the_least_severe_and_says_how_many() {
     let mut fleet = Fleet::new();
     let name = "small".to_owned();
     let names = std::slice::from_ref(&name);
-    let crowd = Crowd::new(&mut fleet, names, "[journal]\nsegment_bytes = \"64 KiB\"\nkeep_segments = 2\n");
+    // Room for the severe ones with their checksums, and with the notes of what was deleted between them.
+    let crowd = Crowd::new(&mut fleet, names, "[journal]\nsegment_bytes = \"96 KiB\"\nkeep_segments = 2\n");
     crowd.start(names);
     crowd.wait_connected();
     let alert = |number: usize| {
