@@ -159,7 +159,7 @@ async fn it_registers_first_and_says_what_it_can() {
     assert_eq!(line["class"], "register");
     assert_eq!(line["parameters"]["sockpath"], format!("unix:{}", path.display()));
     assert_eq!(line["parameters"]["protocol"], 1);
-    assert_eq!(line["parameters"]["capabilities"], json!(["stop", "alert-ack", "reconfigure"]));
+    assert_eq!(line["parameters"]["capabilities"], json!(["stop", "alert-ack", "configured", "reconfigure"]));
 }
 
 #[tokio::test]

@@ -266,10 +266,14 @@ async fn its_socket_answers_as_migs_does_and_survives_what_ended_migs() {
 }
 
 #[tokio::test]
-async fn a_second_life_takes_the_socket_over() {
+async fn a_second_life_takes_over_what_a_dead_one_left_and_nothing_of_a_living_one() {
     let dir = tempfile::tempdir().unwrap();
-    let old = QueryListener::bind_unix(dir.path(), "examplepersist").unwrap();
-    let new = QueryListener::bind_unix(dir.path(), "examplepersist").unwrap();
+    // A listener that ends without removing its file, as by kill -9.
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("persist-examplepersist.sock")).unwrap());
 
-    assert_eq!(old.spec(), new.spec());
+    let second = QueryListener::bind_unix(dir.path(), "examplepersist").unwrap();
+    let third = QueryListener::bind_unix(dir.path(), "examplepersist");
+
+    assert!(second.spec().to_string().ends_with("persist-examplepersist.sock"));
+    assert!(matches!(third, Err(vigie_sdk::listener::ListenError::InUse { .. })));
 }
