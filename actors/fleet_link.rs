@@ -1,7 +1,7 @@
 //! The agent's link to its fleet: decides about signed actions, runs them, and sends answers and alerts back.
 //!
 //! Started by the agent after the `QueryRouter`; does nothing without a `[fleet]` section. Supervises one
-//! [`membership`] at a time: begins it, ends it when `[fleet]` changes, begins it anew when it ended by itself.
+//! `membership` at a time: begins it, ends it when `[fleet]` changes, begins it anew when it ended by itself.
 //!
 //! | part | does |
 //! |---|---|

@@ -6,7 +6,7 @@
 //! | [`replace`] with [`Durability::Power`] | old or new content, whole | the new content, once it has returned |
 //! | [`DurableFile::write_at`], [`DurableFile::append`] | kept | lost, torn at any 512-byte sector, or zeros |
 //! | [`DurableFile::sync`] after them | kept | kept, if the file's name is |
-//! | [`create`], [`rename`], [`remove`] | kept | kept or undone |
+//! | `create`, [`rename`], [`remove`] | kept | kept or undone |
 //! | [`sync_directory`] after them | kept | kept |
 //!
 //! Where [`crate::remote`] is installed, another process makes the changes, so that a file system that hangs does not hold

@@ -5,10 +5,10 @@
 //!
 //! - [`wire`] is the protocol, pure and bounded;
 //! - `link` opens a connection and logs in;
-//! - one task ([`run`]) reads, writes and connects again.
+//! - one task (`run`) reads, writes and connects again.
 //!
-//! Memory is bounded on all sides: what waits to be written ([`MAX_OUTGOING`]), what a subscription holds
-//! ([`MAX_QUEUED`]), and one message that is being read. While nobody is connected nothing is taken: a publish fails
+//! Memory is bounded on all sides: what waits to be written (`MAX_OUTGOING`), what a subscription holds
+//! (`MAX_QUEUED`), and one message that is being read. While nobody is connected nothing is taken: a publish fails
 //! at once, and whoever has something to say keeps it.
 
 pub mod address;

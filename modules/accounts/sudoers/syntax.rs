@@ -32,7 +32,7 @@ pub struct CommandSpec {
     pub runas_users: Option<Vec<Member>>,
     /// Groups after the colon.
     pub runas_groups: Option<Vec<Member>>,
-    /// Tags in force: `NOPASSWD`, `PASSWD`, `NOEXEC`, …, in the order of [`TAGS`].
+    /// Tags in force: `NOPASSWD`, `PASSWD`, `NOEXEC`, …, in the order of `TAGS`.
     pub tags: Vec<&'static str>,
     /// `CWD=/x` and the like, as `name=value` with the name in lower case.
     pub options: Vec<(String, String)>,
