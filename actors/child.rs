@@ -23,6 +23,7 @@ use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
+use vigie_protocol::catalogue::AgentCondition;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -153,6 +154,15 @@ impl SpawnError {
             }
             Self::NoAnswer { .. } => true,
             Self::UnsafeProgram { .. } | Self::UnknownUser { .. } => false,
+        }
+    }
+
+    /// The agent's condition that this failure shows, if it shows one.
+    #[must_use]
+    pub(crate) fn shows(&self) -> Option<AgentCondition> {
+        match self {
+            Self::Start(source) => descriptors::condition(source),
+            _ => None,
         }
     }
 }

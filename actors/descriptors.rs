@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use vigie_protocol::catalogue::AgentCondition;
 
 use nix::errno::Errno;
 
@@ -87,6 +88,16 @@ fn refill() -> io::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Which condition of the agent a failure to start a process shows.
+#[must_use]
+pub(crate) fn condition(error: &io::Error) -> Option<AgentCondition> {
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EMFILE | Errno::ENFILE => Some(AgentCondition::DescriptorsExhausted),
+        Errno::EAGAIN | Errno::ENOMEM => Some(AgentCondition::TasksExhausted),
+        _ => None,
+    }
 }
 
 /// Whether this failure says that the host, or the agent's user, has nothing left of what a process takes. It says

@@ -269,6 +269,8 @@ pub struct ModuleProcess {
     heartbeat: Option<Duration>,
     /// The next beat.
     heartbeat_timer: Option<SpawnHandle>,
+    /// The query socket is being looked at.
+    looking_at_socket: bool,
     /// Where what is wrong with the module is reported.
     reporter: Reporter,
 }
@@ -318,6 +320,7 @@ impl ModuleProcess {
             socket: None,
             heartbeat: None,
             heartbeat_timer: None,
+            looking_at_socket: false,
             reporter,
         }
     }
@@ -338,6 +341,9 @@ impl ModuleProcess {
                 if let Some(started) = self.started.take() {
                     started.send(control.pid()).ok();
                 }
+                let agent = self.reporter.about(Subject::Agent);
+                agent.clear(AgentCondition::TasksExhausted);
+                agent.clear(AgentCondition::DescriptorsExhausted);
                 self.child = Some(control.clone());
                 self.run_pipes(pipes, ctx);
                 self.step(Event::Spawned, ctx);
@@ -351,6 +357,9 @@ impl ModuleProcess {
         let reason = if error.is_shortage() {
             // The Supervisor tells it once, not at every attempt.
             debug!(self.log, "module cannot be started at present"; "error" => %why);
+            if let Some(condition) = error.shows() {
+                self.reporter.about(Subject::Agent).raise(condition, why.clone());
+            }
             EndReason::Shortage(why)
         } else {
             warn!(self.log, "module cannot be started"; "error" => %why);
@@ -544,6 +553,30 @@ impl ModuleProcess {
         tell_recipient(&self.confirmed, ModuleConfirmed { module, incarnation, confirms, said });
     }
 
+    /// Looks whether the registered query socket is still there and still the module's. Once a heartbeat, one look at a
+    /// time: the file system may hang.
+    fn look_at_socket(&mut self, ctx: &mut Context<Self>) {
+        let Some((spec, pid)) = self.socket.clone().zip(self.child.as_ref().map(|child| child.pid())) else {
+            return;
+        };
+        if self.looking_at_socket || matches!(self.lifecycle.state(), State::Stopping(_) | State::Ended) {
+            return;
+        }
+        self.looking_at_socket = true;
+        let rules = SocketRules {
+            directories: self.socket_directories(),
+            allow_remote_tcp: self.spec.section.allow_remote_tcp,
+            pid,
+        };
+        let looking = async move { socket_policy::check(&spec.to_string(), rules).await.err() };
+        ctx.spawn(looking.into_actor(self).map(|missing, this, _| {
+            this.looking_at_socket = false;
+            if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
+                this.reporter.set(AgentCondition::SocketMissing, missing);
+            }
+        }));
+    }
+
     fn socket_directories(&self) -> Vec<PathBuf> {
         let own = self.services.spawner.run_dir(&self.spec);
         std::iter::once(own).chain(self.spec.section.socket_dir.clone()).collect()
@@ -642,6 +675,7 @@ impl Handler<HeartbeatDue> for ModuleProcess {
             writing_since: self.gauge.writing_since.get(),
         };
         self.step(event, ctx);
+        self.look_at_socket(ctx);
     }
 }
 

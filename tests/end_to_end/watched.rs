@@ -129,3 +129,19 @@ fn the_service_manager_hears_when_the_agent_is_ready_lives_reloads_and_stops() {
     agent.signal(Signal::SIGTERM);
     heard("STOPPING=1");
 }
+
+#[test]
+fn a_socket_of_a_module_that_is_gone_is_said_until_it_is_back() {
+    let host = Host::new(&IMPATIENT, &persistent("echo.py", &[]));
+    let _agent = host.start();
+    let echo = host.wait_ready("echo");
+    let path = echo["socket"].as_str().unwrap().strip_prefix("unix:").unwrap().to_owned();
+    let away = format!("{path}.away");
+
+    std::fs::rename(&path, &away).unwrap();
+
+    let condition = host.wait_condition("echo", "socket-missing");
+    assert!(condition["detail"].as_str().unwrap().contains("No such file"), "{condition}");
+    std::fs::rename(&away, &path).unwrap();
+    wait_until("it is well again", || host.condition("echo", "socket-missing").is_none().then_some(()));
+}
