@@ -13,51 +13,6 @@ const LIST_BYTES: usize = 64 * 1024;
 /// The extended attribute that holds a file's capabilities.
 const CAPABILITY: &CStr = c"security.capability";
 
-/// Names of capabilities by number, from capabilities(7).
-const CAPABILITIES: [&str; 41] = [
-    "cap_chown",
-    "cap_dac_override",
-    "cap_dac_read_search",
-    "cap_fowner",
-    "cap_fsetid",
-    "cap_kill",
-    "cap_setgid",
-    "cap_setuid",
-    "cap_setpcap",
-    "cap_linux_immutable",
-    "cap_net_bind_service",
-    "cap_net_broadcast",
-    "cap_net_admin",
-    "cap_net_raw",
-    "cap_ipc_lock",
-    "cap_ipc_owner",
-    "cap_sys_module",
-    "cap_sys_rawio",
-    "cap_sys_chroot",
-    "cap_sys_ptrace",
-    "cap_sys_pacct",
-    "cap_sys_admin",
-    "cap_sys_boot",
-    "cap_sys_nice",
-    "cap_sys_resource",
-    "cap_sys_time",
-    "cap_sys_tty_config",
-    "cap_mknod",
-    "cap_lease",
-    "cap_audit_write",
-    "cap_audit_control",
-    "cap_setfcap",
-    "cap_mac_override",
-    "cap_mac_admin",
-    "cap_syslog",
-    "cap_wake_alarm",
-    "cap_block_suspend",
-    "cap_audit_read",
-    "cap_perfmon",
-    "cap_bpf",
-    "cap_checkpoint_restore",
-];
-
 /// The kinds of objects, as an investigator names them.
 pub const KINDS: [(&str, FileType); 7] = [
     ("file", FileType::RegularFile),
@@ -197,7 +152,7 @@ fn capabilities(value: &[u8]) -> String {
     let names = |bits: u64| {
         let numbers = (0..64).filter(move |number| bits & (1 << number) != 0);
         let name = |number: usize| {
-            CAPABILITIES.get(number).map_or_else(|| number.to_string(), |name| (*name).to_owned())
+            vigie_host::CAPABILITIES.get(number).map_or_else(|| number.to_string(), |name| (*name).to_owned())
         };
         numbers.map(name).collect::<Vec<_>>().join(",")
     };

@@ -73,51 +73,6 @@ fn acl_entry(entry: &[u8; 8]) -> Result<String, DecodeError> {
     Ok(format!("{who}:{id}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')))
 }
 
-/// The capabilities of capabilities(7), each at its number in linux/capability.h.
-const CAPABILITY_NAMES: [&str; 41] = [
-    "cap_chown",
-    "cap_dac_override",
-    "cap_dac_read_search",
-    "cap_fowner",
-    "cap_fsetid",
-    "cap_kill",
-    "cap_setgid",
-    "cap_setuid",
-    "cap_setpcap",
-    "cap_linux_immutable",
-    "cap_net_bind_service",
-    "cap_net_broadcast",
-    "cap_net_admin",
-    "cap_net_raw",
-    "cap_ipc_lock",
-    "cap_ipc_owner",
-    "cap_sys_module",
-    "cap_sys_rawio",
-    "cap_sys_chroot",
-    "cap_sys_ptrace",
-    "cap_sys_pacct",
-    "cap_sys_admin",
-    "cap_sys_boot",
-    "cap_sys_nice",
-    "cap_sys_resource",
-    "cap_sys_time",
-    "cap_sys_tty_config",
-    "cap_mknod",
-    "cap_lease",
-    "cap_audit_write",
-    "cap_audit_control",
-    "cap_setfcap",
-    "cap_mac_override",
-    "cap_mac_admin",
-    "cap_syslog",
-    "cap_wake_alarm",
-    "cap_block_suspend",
-    "cap_audit_read",
-    "cap_perfmon",
-    "cap_bpf",
-    "cap_checkpoint_restore",
-];
-
 /// `VFS_CAP_FLAGS_EFFECTIVE`: the capabilities are effective as soon as the program runs.
 const FLAG_EFFECTIVE: u32 = 1;
 
@@ -171,8 +126,8 @@ fn capability_text(permitted: u64, inheritable: u64, effective: bool) -> String 
         let had = bit(permitted, PERMITTED) | bit(inheritable, INHERITABLE);
         if effective && had != 0 { had | EFFECTIVE } else { had }
     };
-    let named = 0..CAPABILITY_NAMES.len();
-    let unnamed = CAPABILITY_NAMES.len()..64;
+    let named = 0..vigie_host::CAPABILITIES.len();
+    let unnamed = vigie_host::CAPABILITIES.len()..64;
     let having = |wanted: u8| named.clone().filter(|number| sets(*number) == wanted).count();
     // The last of several that are as frequent, as cap_to_text(3) does it: rather nothing than something.
     let usual = (0..8).rev().max_by_key(|wanted| having(*wanted)).unwrap_or(0);
@@ -205,7 +160,7 @@ fn capability_text(permitted: u64, inheritable: u64, effective: bool) -> String 
 }
 
 fn capability_name(number: usize) -> String {
-    CAPABILITY_NAMES.get(number).map_or_else(|| number.to_string(), |name| (*name).to_owned())
+    vigie_host::CAPABILITIES.get(number).map_or_else(|| number.to_string(), |name| (*name).to_owned())
 }
 
 fn letters(sets: u8) -> String {
@@ -318,11 +273,11 @@ mod tests {
         for clause in text.split(' ') {
             let (names, changes) = clause.split_at(clause.find(['=', '+', '-']).unwrap());
             let numbers: Vec<usize> = match names {
-                "" => (0..CAPABILITY_NAMES.len()).collect(),
+                "" => (0..vigie_host::CAPABILITIES.len()).collect(),
                 names => names
                     .split(',')
                     .map(|name| {
-                        let named = CAPABILITY_NAMES.iter().position(|known| *known == name);
+                        let named = vigie_host::CAPABILITIES.iter().position(|known| *known == name);
                         named.unwrap_or_else(|| name.parse().unwrap())
                     })
                     .collect(),
