@@ -116,9 +116,6 @@ conditions! {
     /// The module logs more than logging.module_bytes_per_sec; the rest is dropped and counted.
     LogBudgetExceeded = "log-budget-exceeded", Warning,
         "Find out what the module repeats: `vigie module logs NAME`.";
-    /// The module answered heartbeats but never said how it is, although it can.
-    HealthUnknown = "health-unknown", Warning,
-        "`vigie module logs NAME` shows what it does at its start.";
     /// The module reports more conditions than are kept; the rest is left out.
     HealthTruncated = "health-truncated", Warning,
         "Ask the module itself: `vigie query NAME`.";
@@ -131,39 +128,15 @@ conditions! {
     /// The guard process that ends what a dead agent leaves behind does not run.
     GuardMissing = "guard-missing", Warning,
         "Nothing, if it comes back within seconds; otherwise see the agent's log.";
-    /// No cgroup can be made, so limits per module are not enforced.
-    ContainmentLimited = "containment-limited", Warning,
-        "Run the agent by its unit (Delegate=yes), or as root with a writable cgroup.";
     /// The agent's own socket vanished and was made again, or cannot be made.
     ControlSocketMissing = "control-socket-missing", Warning,
         "Find out who removed it from agent.run_dir.";
     /// Extra privacy mode is kept on because the configuration that would say otherwise cannot be read.
     PrivacyKept = "privacy-kept", Warning,
         "Correct the configuration; only `extraprivacymode = false` in a valid file turns the mode off.";
-    /// No broker of the fleet is connected; answers and alerts wait on disk.
-    FleetDisconnected = "fleet-disconnected", Warning,
-        "Check the brokers of fleet.urls; the agent goes on trying.";
     /// The agent cannot take part in its fleet.
     FleetNotJoined = "fleet-not-joined", Warning,
         "The detail names the file or the key; the agent tries again every 10 s.";
-    /// The agent has no valid policy, so every action is refused.
-    FleetPolicyMissing = "fleet-policy-missing", Warning,
-        "Publish a policy signed by the root keys of fleet.roots: `vigie fleet policy publish`.";
-    /// The record of actions that were run cannot be written or is damaged, so no action is run.
-    ReplayLogUnusable = "replay-log-unusable", Failed,
-        "Make room on the disk; when the file is damaged, delete it only after the hours that the detail names.";
-    /// A certificate of the fleet expires within 30 days.
-    CertificateExpires = "certificate-expires", Warning,
-        "Renew it before the day that the detail names.";
-    /// Another host uses this agent's identity, or this host was cloned or set back to a snapshot.
-    IdentityDuplicated = "identity-duplicated", Failed,
-        "Enrol one of the two hosts under a name and key of its own: `vigie fleet enrol`.";
-    /// The sink's receiver does not take alerts; they wait in the journal.
-    SinkUnreachable = "sink-unreachable", Warning,
-        "Check the receiver; `vigie sink test NAME` tries it.";
-    /// Alerts were deleted from the journal before the sink could send them.
-    SinkLostAlerts = "sink-lost-alerts", Failed,
-        "Give the journal more room or repair the receiver; the detail says which numbers are missing.";
 }
 
 /// A condition that modules of ours report; its name must be in this list to have an explanation.
