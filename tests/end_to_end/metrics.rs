@@ -1,6 +1,5 @@
 //! Metrics of a running agent: its socket, loopback HTTP, the file, and clients that misbehave.
 
-use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
