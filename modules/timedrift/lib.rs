@@ -179,7 +179,7 @@ pub fn answer(query: &Query, host: &Host) -> ModuleResult {
                 server
             });
             let servers: Vec<Server> = servers.collect();
-            sources.extend(servers.into_iter().map(|server| Source::new(server, None).as_last_resort()));
+            sources.extend(servers.into_iter().map(|server| Source::new(server, None).for_want_of_others()));
         }
         let is_stopped = || query.is_stopped();
         let patience = Patience { deadline: began + question.timeout, is_stopped: &is_stopped };

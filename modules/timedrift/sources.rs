@@ -106,7 +106,7 @@ impl Source {
 
     /// The same, to be asked for want of others only.
     #[must_use]
-    pub(crate) fn as_last_resort(self) -> Self {
+    pub(crate) fn for_want_of_others(self) -> Self {
         Self { is_last_resort: true, ..self }
     }
 }
@@ -379,7 +379,7 @@ impl Search<'_> {
                 self.add(Source::new(server, Some(state.to_owned())));
             }
         }
-        servers.fallback.into_iter().for_each(|source| self.add(source.as_last_resort()));
+        servers.fallback.into_iter().for_each(|source| self.add(source.for_want_of_others()));
     }
 
     fn add(&mut self, source: Source) {
