@@ -103,6 +103,17 @@ Examples:
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
     Status(StatusArgs),
 
+    /// Print how the agent is as metrics for Prometheus
+    #[command(after_help = "\
+Examples:
+  vigie metrics
+  vigie metrics --openmetrics
+  vigie metrics --out /var/lib/prometheus/node-exporter/vigie.prom
+  curl --unix-socket /run/vigie/metrics.sock http://localhost/metrics
+
+The agent itself can serve them and write the file: [metrics] in its configuration.")]
+    Metrics(crate::metrics::MetricsArgs),
+
     /// Ask a module
     #[command(after_help = "\
 Examples:

@@ -34,6 +34,8 @@ mod images;
 #[cfg(test)]
 mod inventory;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
