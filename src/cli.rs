@@ -103,6 +103,17 @@ Examples:
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
     Status(StatusArgs),
 
+    /// Look for what keeps an agent from doing its work here, and say what to do
+    #[command(after_help = "\
+Examples:
+  vigie doctor
+  vigie doctor --only fleet --only host.disk
+  vigie doctor --json | jq -r 'select(.status == \"fail\").remedy'
+
+It runs without an agent too. Exit codes: 0 nothing is wrong, 1 something is to be done or not known,
+2 a promise is broken.")]
+    Doctor(crate::doctor::DoctorArgs),
+
     /// Print how the agent is as metrics for Prometheus
     #[command(after_help = "\
 Examples:

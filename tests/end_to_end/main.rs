@@ -18,6 +18,8 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_query;
