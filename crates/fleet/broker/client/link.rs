@@ -102,6 +102,10 @@ pub(in crate::broker) async fn open(settings: &LinkSettings, address: &Address) 
         buffer.clear();
         stream = encrypt(settings, address, stream).await?;
     }
+    // The same key seals answers: what is signed here must never be such a text.
+    if !is_nonce(&info.nonce) {
+        return Err(ProtocolError::Unknown(super::cut(&format!("the nonce {:?}", info.nonce))).into());
+    }
     let signature = BASE64URL_NOPAD.encode(&settings.key.sign(info.nonce.as_bytes()));
     let mut out = BytesMut::new();
     wire::connect(&mut out, &settings.name, &settings.jwt, &signature, encrypted);
@@ -125,6 +129,15 @@ pub(in crate::broker) async fn open(settings: &LinkSettings, address: &Address) 
             Operation::Message(_) => return Err(unexpected(&operation)),
         }
     }
+}
+
+/// Longest nonce that is signed, in bytes; those of nats-server have 15.
+const MAX_NONCE_BYTES: usize = 64;
+
+/// Whether it is random text in base64url, as servers draw it. A sealed text has a NUL behind its purpose.
+fn is_nonce(text: &str) -> bool {
+    (1..=MAX_NONCE_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn tls_or_io(error: io::Error, encrypted: bool) -> LinkError {
