@@ -20,6 +20,8 @@ mod confirmation;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
+mod fleet_join;
+#[cfg(test)]
 mod fleet_query;
 #[cfg(test)]
 mod fleet_setup;

@@ -1,7 +1,7 @@
 //! Opens one connection: the socket, TLS, the login.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use data_encoding::BASE64URL_NOPAD;
@@ -22,7 +22,8 @@ pub(in crate::broker) struct LinkSettings {
     pub(in crate::broker) addresses: Vec<Address>,
     pub(in crate::broker) tls: Arc<TlsSettings>,
     pub(in crate::broker) name: String,
-    pub(in crate::broker) jwt: String,
+    /// May be replaced while the client runs.
+    pub(in crate::broker) jwt: Arc<Mutex<String>>,
     pub(in crate::broker) key: Arc<AgentKey>,
 }
 
@@ -108,7 +109,8 @@ pub(in crate::broker) async fn open(settings: &LinkSettings, address: &Address) 
     }
     let signature = BASE64URL_NOPAD.encode(&settings.key.sign(info.nonce.as_bytes()));
     let mut out = BytesMut::new();
-    wire::connect(&mut out, &settings.name, &settings.jwt, &signature, encrypted);
+    let jwt = settings.jwt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    wire::connect(&mut out, &settings.name, &jwt, &signature, encrypted);
     wire::ping(&mut out);
     let sent = async {
         stream.write_all(&out).await?;

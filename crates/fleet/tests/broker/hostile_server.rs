@@ -231,8 +231,10 @@ async fn what_a_server_wants_signed_is_never_a_sealed_text() {
             said
         });
         let (events, _received) = mpsc::channel(8);
-        let settings =
-            ConnectionSettings { connect_in_background: false, ..settings(vec![format!("nats://{address}")]) };
+        let settings = ConnectionSettings {
+            connect_in_background: false,
+            ..settings(vec![format!("nats://{address}")])
+        };
         assert!(within(connect(settings, events)).await.is_err(), "{nonce:?}");
         assert_eq!(within(serving).await.unwrap(), b"", "{nonce:?}");
     }
