@@ -1,13 +1,14 @@
 //! What a membership has on disk: its key, the policy in force, the replay log, answers. Blocking.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use slog::{Logger, warn};
+use vigie_files::durable::{self, Durability};
 use vigie_fleet::agent_key::{AgentKey, AgentKeyError};
 use vigie_fleet::facts::{Facts, FactsError};
 use vigie_fleet::host_facts::{self, Identity};
@@ -258,11 +259,5 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When the disk does not take it.
 pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
-    let path = places.policy();
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(stored)?)?;
-    file.sync_data()?;
-    fs::rename(new, &path)?;
-    fs::File::open(&places.directory)?.sync_all()
+    durable::replace(&places.policy(), &serde_json::to_vec(stored)?, Durability::Power)
 }

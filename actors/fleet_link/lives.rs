@@ -5,13 +5,13 @@
 //! by the count of lives, which the fleet has seen higher. Nothing on a host proves that it is no copy: two hosts
 //! that run at once are noticed by the fleet, because both write to one subject.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use vigie_files::durable::{self, Durability};
 use vigie_fleet::broker::client::random_token;
 use vigie_fleet::heartbeat::Life;
 
@@ -55,12 +55,7 @@ fn begin_on(path: &Path, machine: String, boot: String) -> io::Result<Begun> {
 }
 
 fn store(path: &Path, kept: &Kept) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_data()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    durable::replace(path, &serde_json::to_vec(kept)?, Durability::Power)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -13,7 +13,6 @@
 mod error;
 mod glob;
 mod parse;
-mod range;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -26,7 +25,7 @@ use std::str::FromStr;
 
 pub use error::{Problem, TargetError};
 use glob::Glob;
-use range::Range;
+use vigie_host::AddressRange;
 
 use crate::facts::Facts;
 
@@ -96,7 +95,7 @@ enum Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum AddressTest {
     Has(IpAddr),
-    In(Range),
+    In(AddressRange),
 }
 
 impl Target {
