@@ -103,6 +103,28 @@ Examples:
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
     Status(StatusArgs),
 
+    /// Look for what keeps an agent from doing its work here, and say what to do
+    #[command(after_help = "\
+Examples:
+  vigie doctor
+  vigie doctor --only fleet --only host.disk
+  vigie doctor --json | jq -r 'select(.status == \"fail\").remedy'
+
+It runs without an agent too. Exit codes: 0 nothing is wrong, 1 something is to be done or not known,
+2 a promise is broken.")]
+    Doctor(crate::doctor::DoctorArgs),
+
+    /// Print how the agent is as metrics for Prometheus
+    #[command(after_help = "\
+Examples:
+  vigie metrics
+  vigie metrics --openmetrics
+  vigie metrics --out /var/lib/prometheus/node-exporter/vigie.prom
+  curl --unix-socket /run/vigie/metrics.sock http://localhost/metrics
+
+The agent itself can serve them and write the file: [metrics] in its configuration.")]
+    Metrics(crate::metrics::MetricsArgs),
+
     /// Ask a module
     #[command(after_help = "\
 Examples:
