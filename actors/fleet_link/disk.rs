@@ -259,5 +259,13 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When the disk does not take it.
 pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
-    durable::replace(&places.policy(), &serde_json::to_vec(stored)?, Durability::Power)
+    replace(&places.policy(), &serde_json::to_vec(stored)?)
+}
+
+/// Writes a file anew, mode 0600; at no moment is there half of it, and it survives a power loss. Blocking.
+///
+/// # Errors
+/// When the disk does not take it.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    durable::replace(path, bytes, Durability::Power)
 }
