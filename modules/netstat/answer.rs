@@ -264,7 +264,7 @@ impl<'a> Context<'a> {
         let mut bytes_at_most = 0;
         for kind in Kind::ALL {
             let asked = match kind {
-                Kind::CrossView if self.parameters.cross_view => &self.views[..],
+                Kind::CrossView if self.parameters.cross_view => self.views,
                 _ => self.parameters.asked(kind),
             };
             if asked.is_empty() {

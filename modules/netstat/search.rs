@@ -300,26 +300,28 @@ fn search_here(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> b
     findings
 }
 
+/// Calls the second with each asked value that a socket matches.
+type Matches<'a> = dyn Fn(&Other, &mut dyn FnMut(usize)) + 'a;
+
 /// Unix, raw and packet sockets.
 fn search_others(parameters: &Parameters, backend: &Backend, findings: &mut Findings) {
     let (tables, text_only) = match backend {
         Backend::Kernel => (ProcNet::of_this_thread(), false),
         Backend::TextTables(tables) => (tables.clone(), true),
     };
-    let mut take =
-        |kind: Kind, read: Result<Read, SourceError>, matches: &dyn Fn(&Other, &mut dyn FnMut(usize))| {
-            let (sockets, problem) = read.unwrap_or_else(|error| (Vec::new(), Some(chain(&error))));
-            if let Some(problem) = problem {
-                findings.fell_back = true;
-                findings.problems.push(format!("{}: {problem}", kind.name()));
-            }
-            for socket in sockets {
-                findings.examined += 1;
-                matches(&socket, &mut |place| {
-                    findings.add(Hit { kind, place, matched: Match::Other(socket.clone()) });
-                });
-            }
-        };
+    let mut take = |kind: Kind, read: Result<Read, SourceError>, matches: &Matches<'_>| {
+        let (sockets, problem) = read.unwrap_or_else(|error| (Vec::new(), Some(chain(&error))));
+        if let Some(problem) = problem {
+            findings.fell_back = true;
+            findings.problems.push(format!("{}: {problem}", kind.name()));
+        }
+        for socket in sockets {
+            findings.examined += 1;
+            matches(&socket, &mut |place| {
+                findings.add(Hit { kind, place, matched: Match::Other(socket.clone()) });
+            });
+        }
+    };
     if !parameters.unix_socket.is_empty() {
         take(Kind::UnixSocket, other::unix(&tables, text_only), &|socket, found| {
             parameters.unix_socket.matcher.matches(&socket.path, found);
