@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use vigie_protocol::error_chain::ErrorChain;
@@ -83,10 +83,16 @@ pub(super) fn create(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// Writes a file that is not secret, over one that is there; at no moment is there half of it.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    replace_with(path, text, fs::Permissions::from_mode(0o644))
+}
+
+/// The same with permissions of its own.
+pub(super) fn replace_with(path: &Path, text: &str, permissions: fs::Permissions) -> Result<(), Failure> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
     let new = PathBuf::from(new);
     create(&new, text)?;
+    fs::set_permissions(&new, permissions).map_err(unwritable(&new))?;
     fs::rename(&new, path).map_err(|error| {
         // What is left over would be in the way of nobody; the error is about the file itself.
         let _ = fs::remove_file(&new);
