@@ -1,6 +1,7 @@
 //! `vigie fleet keygen`, `enrol` and `revoke`: agents' keys.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -430,8 +431,8 @@ fn write_tokens_into(
         }
         preload.insert(account.key.clone(), account.token.as_str().into());
     }
-    let permissions = fs::metadata(path).map_err(|error| failed(Exit::Io, "")(&error))?.permissions();
-    files::replace_with(path, &format!("{config:#}\n"), permissions)?;
+    let mode = fs::metadata(path).map_err(|error| failed(Exit::Io, "")(&error))?.mode() & 0o777;
+    files::replace_with(path, &format!("{config:#}\n"), mode)?;
     Ok(config["pid_file"].as_str().and_then(|file| running(Path::new(file))))
 }
 

@@ -33,18 +33,7 @@ impl Drop for Server {
 /// Asks all agents; how many answered.
 fn ask(place: &Path) -> (i32, usize, String) {
     let output = Command::new(VIGIE)
-        .args([
-            "query",
-            "netstat",
-            "-t",
-            "all",
-            "--listening-port",
-            "22",
-            "--wait",
-            "60s",
-            "--yes",
-            "--fleet",
-        ])
+        .args(["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "60s", "--fleet"])
         .arg(place.join("fleet/ann/fleet.toml"))
         .env("HOME", place)
         .stdin(Stdio::null())
