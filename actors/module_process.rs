@@ -19,6 +19,7 @@
 //! process, and the other way round: either may come first, and a grandchild can keep the pipe open for ever.
 //! The life ends when the process is reaped, its leftovers are gone and the pipe is read empty.
 
+mod dispatch;
 pub mod lifecycle;
 pub mod log_budget;
 pub mod pump;
@@ -43,9 +44,10 @@ use vigie_protocol::socket::SocketSpec;
 use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, PumpBounds, Registration};
-use crate::alert_journal::AlertJournal;
+use crate::alert_journal::{AlertJournal, GetJournalView};
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::Reporter;
+use crate::containment::Group;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
 use vigie_config::model::{AgentConfig, ModuleSpec};
@@ -256,6 +258,10 @@ pub struct ModuleProcess {
     child: Option<Rc<dyn ChildControl>>,
     stdin: Option<mpsc::Sender<Vec<u8>>>,
     writer: Option<AbortHandle>,
+    /// Takes alerts of other modules for the writer, one batch at a time.
+    deliveries: Option<mpsc::Sender<dispatch::Lines>>,
+    /// Which of them the module has; set when it gets any.
+    acknowledged: Option<Rc<dispatch::Acknowledged>>,
     pumps: Vec<AbortHandle>,
     gauge: Rc<PipeGauge>,
     /// Told when the process is gone, so that the pumps stop at an empty pipe.
@@ -310,6 +316,8 @@ impl ModuleProcess {
             child: None,
             stdin: None,
             writer: None,
+            deliveries: None,
+            acknowledged: None,
             pumps: Vec::new(),
             gauge: Rc::default(),
             gone: watch::Sender::new(false),
@@ -327,15 +335,16 @@ impl ModuleProcess {
 
     /// Starts the process as soon as what it takes is there.
     fn prepare(&mut self, ctx: &mut Context<Self>) {
-        let preparing = self.services.spawner.prepare(&self.spec);
+        let preparing = self.services.spawner.prepare(&self.spec, self.incarnation);
         ctx.spawn(preparing.into_actor(self).map(|prepared, this, ctx| match prepared {
-            Ok(()) => this.spawn(ctx),
+            Ok(group) => this.spawn(group, ctx),
             Err(error) => this.not_started(&error, ctx),
         }));
     }
 
-    fn spawn(&mut self, ctx: &mut Context<Self>) {
-        match self.services.spawner.spawn(&self.spec, self.incarnation) {
+    fn spawn(&mut self, group: Group, ctx: &mut Context<Self>) {
+        self.reporter.set(AgentCondition::ContainmentLimited, group.unlimited());
+        match self.services.spawner.spawn(&self.spec, group) {
             Ok((control, pipes)) => {
                 info!(self.log, "module started"; "pid" => control.pid());
                 if let Some(started) = self.started.take() {
@@ -372,8 +381,11 @@ impl ModuleProcess {
     fn run_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
         let me = ctx.address();
         let (stdin, queue) = mpsc::channel(STDIN_QUEUE);
+        let (deliveries, to_deliver) = mpsc::channel(1);
+        self.deliveries = Some(deliveries);
         if stdin.try_send(std::mem::take(&mut self.config_line)).is_ok() {
-            let writer = pump::write_stdin(pipes.stdin, queue, self.gauge.clone(), me.clone().recipient());
+            let writer =
+                pump::write_stdin(pipes.stdin, queue, to_deliver, self.gauge.clone(), me.clone().recipient());
             self.writer = Some(actix_rt::spawn(writer).abort_handle());
         }
         let output = pump::Output {
@@ -423,6 +435,10 @@ impl ModuleProcess {
         let after = self.lifecycle.state();
         if before != after {
             self.state_changed(before, after);
+        }
+        // A module of MIG's kind registers nothing: it is ready when it answers.
+        if after == State::Running && self.spec.section.dispatch {
+            self.deliver_alerts(false, ctx);
         }
     }
 
@@ -507,6 +523,9 @@ impl ModuleProcess {
             self.step(Event::HonoursStop, ctx);
         }
         self.capabilities = registration.capabilities;
+        if self.capabilities.iter().any(|name| name == capability::DISPATCH) {
+            self.deliver_alerts(true, ctx);
+        }
         let Some(pid) = self.child.as_ref().map(|child| child.pid()) else { return };
         if matches!(self.lifecycle.state(), State::Stopping(_) | State::Ended) {
             return;
@@ -546,6 +565,21 @@ impl ModuleProcess {
         }));
     }
 
+    /// Begins to hand the alerts of the other modules to this one, once in a life.
+    fn deliver_alerts(&mut self, acknowledges: bool, ctx: &mut Context<Self>) {
+        let Some(lines) = self.deliveries.take() else { return };
+        self.acknowledged = acknowledges.then(Rc::default);
+        let (module, log) = (self.spec.name().clone(), self.log.clone());
+        let (acknowledged, journal) = (self.acknowledged.clone(), self.services.journal.clone());
+        let state_dir = self.config.agent.state_dir.clone();
+        let delivering = async move {
+            // The journal ends only with the agent.
+            let Ok(view) = journal.send(GetJournalView).await else { return };
+            dispatch::Delivery { module, state_dir, view, lines, acknowledged, log }.run().await;
+        };
+        ctx.spawn(delivering.into_actor(self));
+    }
+
     /// Tells the Supervisor how far the module has its configuration.
     fn confirm(&self, said: Option<ConfiguredParameters>) {
         let (module, incarnation) = (self.spec.name().clone(), self.incarnation);
@@ -573,6 +607,17 @@ impl ModuleProcess {
             this.looking_at_socket = false;
             if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
                 this.reporter.set(AgentCondition::SocketMissing, missing);
+            }
+        }));
+    }
+
+    /// Looks whether the module ran into a limit since the last heartbeat.
+    fn look_at_limits(&mut self, ctx: &mut Context<Self>) {
+        let Some(child) = self.child.clone() else { return };
+        ctx.spawn(child.limit_hit().into_actor(self).map(|hit, this, _| {
+            if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
+                let detail = hit.map(|limit| format!("{} are used up", limit.name()));
+                this.reporter.set(AgentCondition::LimitReached, detail);
             }
         }));
     }
@@ -676,6 +721,7 @@ impl Handler<HeartbeatDue> for ModuleProcess {
         };
         self.step(event, ctx);
         self.look_at_socket(ctx);
+        self.look_at_limits(ctx);
     }
 }
 
@@ -707,6 +753,11 @@ impl Handler<ChildSaid> for ModuleProcess {
             let allowed = self.config.logging.module_bytes_per_sec;
             let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
             self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
+        }
+        if let Some(acknowledged) = &self.acknowledged {
+            for id in &said.acknowledged {
+                acknowledged.add(id);
+            }
         }
         for configured in said.configured {
             self.confirm(Some(configured));
