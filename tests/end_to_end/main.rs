@@ -20,6 +20,8 @@ mod confirmation;
 #[cfg(test)]
 mod dispatch;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_query;
@@ -37,6 +39,8 @@ mod images;
 mod inventory;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod metrics;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
