@@ -178,6 +178,7 @@ fn above(own: &Path, name: &str) -> PathBuf {
 /// controllers that modules' groups have.
 fn share_out(own: &Path, name: &str) -> io::Result<Vec<Controller>> {
     let root = own.join(name);
+    kill_guards(&root.join("agent"));
     if root.join("modules").exists() {
         kill_tree(&root.join("modules"))?;
     }
@@ -196,6 +197,21 @@ fn share_out(own: &Path, name: &str) -> io::Result<Vec<Controller>> {
             .all(|directory| fs::write(directory.join("cgroup.subtree_control"), &order).is_ok())
     });
     Ok(shared.collect())
+}
+
+/// Kills the guards of earlier agents: one that was stopped, or is late, would take the next agent's modules for what its
+/// own left.
+fn kill_guards(agents: &Path) {
+    for pid in members(agents).unwrap_or_default() {
+        let Some(process) = rustix::process::Pid::from_raw(pid) else { continue };
+        let Ok(pidfd) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()) else {
+            continue;
+        };
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).nth(1) == Some(b"guard") {
+            rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
+        }
+    }
 }
 
 /// Makes a cgroup.

@@ -65,6 +65,9 @@ const MAILBOX_CAPACITY: usize = 16;
 /// of alerts each. When it is full the module is read no further.
 const STDIN_QUEUE: usize = 64;
 
+/// A module that lives so long counts as started although it has not answered a heartbeat yet.
+const START_GRACE: Duration = Duration::from_secs(1);
+
 /// Newest lines that are kept for `vigie module logs`.
 pub const KEPT_LINES: usize = 100;
 
@@ -210,7 +213,7 @@ pub struct Told {
     pub exited: Recipient<ModuleExited>,
     /// When it is ready, and what the module made of its configuration.
     pub confirmed: Recipient<ModuleConfirmed>,
-    /// The process, when it has been started.
+    /// The process, when the module answers or has lived for a second.
     pub started: oneshot::Sender<u32>,
 }
 
@@ -252,7 +255,7 @@ pub struct ModuleProcess {
     confirmed: Recipient<ModuleConfirmed>,
     /// What the pumps are bound by; they take over what changes.
     bounds: watch::Sender<PumpBounds>,
-    /// Told the process when it has been started.
+    /// Told the process when the module has surely been started.
     started: Option<oneshot::Sender<u32>>,
     feeds: LineFeeds,
     lifecycle: Lifecycle,
@@ -268,7 +271,7 @@ pub struct ModuleProcess {
     gauge: Rc<PipeGauge>,
     /// Told when the process is gone, so that the pumps stop at an empty pipe.
     gone: watch::Sender<bool>,
-    /// What must still end before the life is over: the pumps and the clean-up.
+    /// What must still end before the life is over: the pumps, the clean-up, the delivery of alerts.
     unfinished: usize,
     counters: Counters,
     lines: VecDeque<ModuleLine>,
@@ -351,9 +354,8 @@ impl ModuleProcess {
         match self.services.spawner.spawn(&self.spec, group) {
             Ok((control, pipes)) => {
                 info!(self.log, "module started"; "pid" => control.pid());
-                if let Some(started) = self.started.take() {
-                    started.send(control.pid()).ok();
-                }
+                // The launcher can still fail to become the module, and says so by its end.
+                ctx.run_later(START_GRACE, |this, _| this.tell_started());
                 let agent = self.reporter.about(Subject::Agent);
                 agent.clear(AgentCondition::TasksExhausted);
                 agent.clear(AgentCondition::DescriptorsExhausted);
@@ -446,11 +448,21 @@ impl ModuleProcess {
         }
     }
 
-    fn state_changed(&self, before: State, after: State) {
+    /// Tells who waits for it that the module runs, once.
+    fn tell_started(&mut self) {
+        if let Some(child) = &self.child
+            && let Some(started) = self.started.take()
+        {
+            started.send(child.pid()).ok();
+        }
+    }
+
+    fn state_changed(&mut self, before: State, after: State) {
         match (before, after) {
             (State::Starting, State::Running) => {
                 info!(self.log, "module is ready"; "elapsed_ms" => elapsed_ms(self.born.elapsed()));
                 self.reporter.clear(AgentCondition::ModuleFailed);
+                self.tell_started();
                 self.confirm(None);
             }
             (State::Degraded, State::Running) => self.reporter.clear(AgentCondition::HeartbeatMissed),
@@ -584,7 +596,11 @@ impl ModuleProcess {
             let Ok(view) = journal.send(GetJournalView).await else { return };
             dispatch::Delivery { module, state_dir, view, lines, acknowledged, log }.run().await;
         };
-        ctx.spawn(delivering.into_actor(self));
+        self.unfinished += 1;
+        ctx.spawn(delivering.into_actor(self).map(|(), this, ctx| {
+            this.unfinished -= 1;
+            this.finish_if_over(ctx);
+        }));
     }
 
     /// Tells the Supervisor how far the module has its configuration.

@@ -11,13 +11,15 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use vigie_journal::{Cursor, Item, Portion, identity};
 use vigie_protocol::message::Message as WireMessage;
 use vigie_protocol::module_name::ModuleName;
@@ -28,8 +30,11 @@ use crate::work_threads::{self, Lane};
 /// Alerts under way to a module at most: it answers heartbeats between them.
 const WINDOW: usize = 64;
 
-/// How much is read from the journal at once.
-const PORTION: Portion = Portion { items: WINDOW, bytes: 256 * 1024 };
+/// How much is read from the journal at once, in bytes.
+const PORTION_BYTES: usize = 256 * 1024;
+
+/// Acknowledgements that wait to be looked at; a module that says more than it was sent is not believed.
+const MAX_WAITING: usize = 4 * WINDOW;
 
 /// An alert that is not acknowledged for so long is delivered again.
 const REDELIVER: Duration = Duration::from_secs(60);
@@ -93,6 +98,11 @@ impl Window {
         self.under_way.clear();
     }
 
+    /// What may be sent besides.
+    fn portion(&self) -> Portion {
+        Portion { items: WINDOW.saturating_sub(self.under_way.len()), bytes: PORTION_BYTES }
+    }
+
     fn is_full(&self) -> bool {
         self.under_way.len() >= WINDOW
     }
@@ -124,8 +134,11 @@ impl Acknowledged {
         if !prefix.is_empty()
             && let Some(seq) = id.strip_prefix(prefix.as_str()).and_then(|seq| seq.parse().ok())
         {
-            self.seqs.borrow_mut().push(seq);
-            self.changed.notify_one();
+            let mut seqs = self.seqs.borrow_mut();
+            if seqs.len() < MAX_WAITING {
+                seqs.push(seq);
+                self.changed.notify_one();
+            }
         }
     }
 }
@@ -142,8 +155,8 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// Delivers until the module takes no more. The actor that owns the module's life owns this future, and it ends with
-    /// the life.
+    /// Delivers until the module takes no more. The actor that owns the module's life owns this future; the life is over
+    /// when it has ended.
     pub(crate) async fn run(self) {
         let directory = self.state_dir.join("dispatch");
         let path = directory.join(format!("{}.cursor", self.module));
@@ -151,29 +164,37 @@ impl Delivery {
         let loading = {
             let path = path.clone();
             move || {
-                std::fs::create_dir_all(&directory)?;
+                if !directory.is_dir() {
+                    DirBuilder::new().mode(0o700).create(&directory)?;
+                }
                 let journal = identity(&journal)?;
                 let after = Cursor::load(&path, &journal).map_or(0, |cursor| cursor.after);
                 std::io::Result::Ok(Cursor { journal, after })
             }
         };
-        let cursor = loop {
-            match work_threads::run(Lane::Readers, loading.clone()).await {
-                Ok(Ok(cursor)) => break cursor,
-                Ok(Err(error)) => {
-                    warn!(self.log, "cannot read how far alerts are delivered"; "error" => %error);
+        let read = async {
+            loop {
+                match work_threads::run(Lane::Journal, loading.clone()).await {
+                    Ok(Ok(cursor)) => return cursor,
+                    Ok(Err(error)) => {
+                        warn!(self.log, "cannot read how far alerts are delivered"; "error" => %error);
+                    }
+                    Err(error) => {
+                        warn!(self.log, "cannot read how far alerts are delivered"; "error" => %error);
+                    }
                 }
-                Err(error) => {
-                    warn!(self.log, "cannot read how far alerts are delivered"; "error" => %error);
-                }
+                tokio::time::sleep(RETRY).await;
             }
-            tokio::time::sleep(RETRY).await;
+        };
+        let cursor = tokio::select! {
+            cursor = read => cursor,
+            () = self.lines.closed() => return,
         };
         info!(self.log, "module gets the alerts of the others"; "seq" => cursor.after);
         if let Some(acknowledged) = &self.acknowledged {
             acknowledged.prefix.replace(format!("{}-", cursor.journal));
         }
-        let under_way = UnderWay {
+        let mut under_way = UnderWay {
             follower: self.view.follow(cursor.after),
             window: Window::new(cursor.after),
             stored: cursor.after,
@@ -182,18 +203,26 @@ impl Delivery {
             path,
             journal: cursor.journal,
         };
-        self.deliver(under_way).await;
+        tokio::select! {
+            biased;
+            () = self.lines.closed() => {}
+            () = self.deliver(&mut under_way) => {}
+        }
+        // What was acknowledged last need not come again; a disk that does not answer is not waited for.
+        self.take_acknowledged(&mut under_way);
+        under_way.store_at = Instant::now();
+        timeout(STORE_PAUSE, under_way.store_when_due(&self.log)).await.ok();
     }
 
-    async fn deliver(&self, mut under_way: UnderWay) {
+    async fn deliver(&self, under_way: &mut UnderWay) {
         loop {
-            self.take_acknowledged(&mut under_way);
+            self.take_acknowledged(under_way);
             under_way.store_when_due(&self.log).await;
             if !under_way.window.is_full() {
-                match under_way.follower.read(PORTION).await {
+                match under_way.follower.read(under_way.window.portion()).await {
                     Ok(items) if items.is_empty() => {}
                     Ok(items) => {
-                        if !self.send(items, &mut under_way).await {
+                        if !self.send(items, under_way).await {
                             return;
                         }
                         continue;
@@ -205,7 +234,7 @@ impl Delivery {
                     }
                 }
             }
-            if !self.wait(&mut under_way).await {
+            if !self.wait(under_way).await {
                 return;
             }
         }
@@ -270,7 +299,6 @@ impl Delivery {
             () = acknowledgement => true,
             more = under_way.follower.changed(), if !full => more,
             () = sleep_until(store) => true,
-            () = self.lines.closed() => false,
             () = sleep_until(redeliver) => {
                 warn!(self.log, "the module acknowledges no alert: they are delivered again");
                 under_way.window.forget();
@@ -309,7 +337,7 @@ impl UnderWay {
         let cursor = Cursor { journal: self.journal.clone(), after: self.window.delivered };
         let (path, after) = (self.path.clone(), cursor.after);
         self.store_at = Instant::now() + STORE_PAUSE;
-        match work_threads::run(Lane::Readers, move || cursor.store(&path)).await {
+        match work_threads::run(Lane::Journal, move || cursor.store(&path)).await {
             Ok(Ok(())) => self.stored = after,
             Ok(Err(error)) => {
                 warn!(log, "cannot note how far alerts are delivered"; "error" => %error);

@@ -28,7 +28,8 @@ fn dispatches(host: &Host, name: &str) -> String {
 #[test]
 fn each_alert_of_another_module_arrives_once_with_an_id_and_is_acknowledged_for_ever() {
     let host = Host::new(&Settings::default(), "");
-    let modules = persistent("alerter.py", &["200"]) + &dispatches(&host, "first") + &dispatches(&host, "second");
+    let modules =
+        persistent("alerter.py", &["200"]) + &dispatches(&host, "first") + &dispatches(&host, "second");
     host.configure(&Settings::default(), &modules);
     let agent = host.start();
 
@@ -80,7 +81,7 @@ fn a_module_that_does_not_take_its_alerts_holds_up_nobody() {
 
     // It gets no more than a window of them, and still answers heartbeats.
     wait_until("a window is full", || (delivered(&host, "deaf").len() == 64).then_some(()));
-    let pid = host.wait_ready("deaf")["pid"].clone();
+    let pid = host.wait_running("deaf")["pid"].clone();
     wait_until("heartbeats go on", || host.module("deaf")["heartbeat_ms"].is_number().then_some(()));
     assert_eq!(host.module("deaf")["pid"], pid);
     assert_eq!(delivered(&host, "deaf").len(), 64);
@@ -127,6 +128,6 @@ fn a_module_of_migs_kind_gets_alerts_without_ids_and_need_not_acknowledge() {
         assert!(alerts.iter().all(|alert| alert.get("id").is_none()), "{alerts:?}");
         assert_eq!(messages(&alerts).len(), 100);
     }
-    host.wait_ready("other");
+    host.wait_running("other");
     assert_eq!(delivered(&host, "other"), [] as [Value; 0]);
 }

@@ -237,7 +237,6 @@ fn without_a_cgroup_the_status_names_the_limits_that_nobody_keeps() {
         println!("skipped: this user has a cgroup of its own");
         return;
     }
-    host.wait_ready("echo");
 
     let condition = host.wait_condition("echo", "containment-limited");
 

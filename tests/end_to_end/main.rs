@@ -10,6 +10,8 @@ mod alerts;
 #[cfg(test)]
 mod borders;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod command_line;
