@@ -678,14 +678,21 @@ impl Module {
     }
 }
 
+/// Lines of stderr that explain why a module could not be started: the launcher says why and what to do.
+const LAST_WORDS: usize = 3;
+
 /// Why a life ended before it had begun, with what the launcher or the module said last.
 fn why_not_started(exited: &ModuleExited) -> String {
     if let EndReason::SpawnFailed(why) | EndReason::Shortage(why) = &exited.reason {
         return why.clone();
     }
-    match exited.lines.iter().rev().find(|line| line.source == "stderr" && !line.text.is_empty()) {
-        Some(line) => format!("{}: {}", exited.reason, line.text),
-        None => exited.reason.to_string(),
+    let said = exited.lines.iter().filter(|line| line.source == "stderr").map(|line| line.text.trim());
+    let said: Vec<_> = said.collect();
+    let last = &said[said.len().saturating_sub(LAST_WORDS)..];
+    if last.is_empty() {
+        exited.reason.to_string()
+    } else {
+        format!("{}: {}", exited.reason, last.join("; "))
     }
 }
 

@@ -192,15 +192,9 @@ const REASONS: &[Entry] = &[
     ),
     entry(
         END,
-        "limit(tasks)",
-        "With all that it started it had as many tasks as its control group allows.",
-        "Find out what it starts, or raise limits.tasks in its [module.limits].",
-    ),
-    entry(
-        END,
-        "limit(memory)",
-        "The kernel killed it because it used up the memory that its control group allows.",
-        "Find out what takes it, or raise limits.resident_bytes in its [module.limits].",
+        "limit",
+        "With all that it started it used up what its control group allows: tasks, or memory, in parentheses.",
+        "Find out what takes it, or raise limits.tasks or limits.resident_bytes in its [module.limits].",
     ),
     entry(
         END,

@@ -82,7 +82,7 @@ fn a_module_that_does_not_take_its_alerts_holds_up_nobody() {
     // It gets no more than a window of them, and still answers heartbeats.
     wait_until("a window is full", || (delivered(&host, "deaf").len() == 64).then_some(()));
     let pid = host.wait_running("deaf")["pid"].clone();
-    wait_until("heartbeats go on", || host.module("deaf")["heartbeat_ms"].is_number().then_some(()));
+    wait_until("heartbeats go on", || host.module("deaf")["heartbeat_us"].is_number().then_some(()));
     assert_eq!(host.module("deaf")["pid"], pid);
     assert_eq!(delivered(&host, "deaf").len(), 64);
 }
