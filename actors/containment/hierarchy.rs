@@ -27,7 +27,7 @@ impl Controller {
     }
 }
 
-/// The texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+/// The texts of `/proc/self/mountinfo`, of which it takes the options of the file systems, and of `/proc/self/cgroup`.
 pub(super) struct Hierarchies {
     mounts: String,
     groups: String,
