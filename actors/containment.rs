@@ -146,8 +146,8 @@ impl Containment {
     }
 }
 
-/// Kills what is in the cgroups that [`Containment::roots`] names and removes them; then takes this process out of the
-/// agent's cgroup beside them, and removes that when its last process is gone. Where the group above shares out
+/// Kills what is in the cgroups that [`Containment::roots`] names and removes them; then takes the agent's processes out of
+/// its cgroup beside them, and removes that. Where the group above shares out
 /// controllers it takes no process, and empty directories stay for the next agent. Blocking.
 pub fn remove(roots: &[PathBuf]) {
     for root in roots {
@@ -156,13 +156,12 @@ pub fn remove(roots: &[PathBuf]) {
     let beside =
         |root: &PathBuf| root.ends_with("modules").then(|| root.parent().map(Path::to_owned)).flatten();
     let Some(root) = roots.iter().find_map(beside) else { return };
-    let left = root.parent().is_some_and(|above| fs::write(above.join("cgroup.procs"), "0").is_ok());
     let agent = root.join("agent");
-    for _ in 0..if left { EMPTY_CHECKS } else { 0 } {
-        if is_empty(&agent) {
-            break;
+    // The agent's writers outlive it by a moment.
+    for pid in members(&agent).unwrap_or_default() {
+        if let Some(above) = root.parent() {
+            fs::write(above.join("cgroup.procs"), pid.to_string()).ok();
         }
-        pause();
     }
     fs::remove_dir(agent).ok();
     fs::remove_dir(root).ok();
