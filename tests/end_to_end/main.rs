@@ -24,7 +24,11 @@ mod dispatch;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod file_watch;
+#[cfg(test)]
+mod fleet_cluster;
 #[cfg(test)]
 mod fleet_join;
 #[cfg(test)]
