@@ -276,7 +276,9 @@ impl Handler<ConfigChanged> for FleetLink {
     #[expect(clippy::disallowed_methods, reason = "one message for each change of the configuration")]
     fn handle(&mut self, change: ConfigChanged, ctx: &mut Self::Context) {
         let before = std::mem::replace(&mut self.config, change.config);
-        if before.agent.fleet != self.config.agent.fleet {
+        let masks = |config: &LoadedConfig| config.agent.agent.extraprivacymode;
+        // What an alert may say is fixed for the life of a membership.
+        if before.agent.fleet != self.config.agent.fleet || masks(&before) != masks(&self.config) {
             self.begin(ctx);
         } else if let Some(membership) = &self.membership {
             membership.do_send(LookAtFacts(self.config.clone()));

@@ -28,6 +28,7 @@ use crate::alert_journal::{AlertJournal, Follower, JournalView, SentThrough, ale
 use crate::work_threads::{self, Lane};
 use vigie_protocol::control::AlertRecord;
 use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::masked_alert::masked_alert;
 
 /// Alerts that are on their way at once, and their bytes.
 const BATCH: Portion = Portion { items: 256, bytes: 4 << 20 };
@@ -60,6 +61,8 @@ pub(super) struct AlertSender {
     /// Where that is stored.
     pub(super) cursor_path: PathBuf,
     pub(super) hold: Hold,
+    /// Extra privacy mode is on: what identifies stays here.
+    pub(super) masked: bool,
     /// Tells how far the fleet has the alerts.
     pub(super) progress: watch::Sender<Progress>,
 }
@@ -167,7 +170,7 @@ impl AlertSender {
             let items = items.map_err(|error| format!("cannot read the alert journal: {error}"))?;
             let is_end = items.is_empty();
             // What is missing is told with the next alert: numbers have no gaps of their own.
-            let records: Vec<AlertRecord> = alerts(items).collect();
+            let records: Vec<AlertRecord> = alerts(items).map(|record| shown(record, self.masked)).collect();
             if is_end || !records.is_empty() {
                 return Ok(records);
             }
@@ -196,6 +199,7 @@ impl AlertSender {
         let items = self.view.follow(before).read(Portion { items: 1, bytes: BATCH.bytes }).await;
         let record = items.ok().and_then(|items| alerts(items).next());
         let Some(record) = record.filter(|record| record.seq == state.read) else { return false };
+        let record = shown(record, self.masked);
         let (payload, _) = payload(&self.key, &self.agent, self.cursor.journal(), &record, before, None);
         let subject = subjects::alert(&self.agent);
         state.place = stored::store_after(&self.uplink.client, &subject, place, &payload).await.ok();
@@ -281,6 +285,15 @@ fn alerts(items: Vec<Item>) -> impl Iterator<Item = AlertRecord> {
         Item::Alert(record) => Some(alert_record(record)),
         Item::Missing(_) | Item::Damaged(_) => None,
     })
+}
+
+/// The alert as it may leave this host.
+fn shown(record: AlertRecord, masked: bool) -> AlertRecord {
+    if !masked {
+        return record;
+    }
+    let message = masked_alert(record.module.as_str(), &record.message);
+    AlertRecord { message, ..record }
 }
 
 /// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, and

@@ -321,6 +321,7 @@ impl Membership {
                     cursor,
                     cursor_path: places.alert_cursor(),
                     hold: hold.clone(),
+                    masked: config.agent.agent.extraprivacymode,
                     progress,
                 }
                 .run(),

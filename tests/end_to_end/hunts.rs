@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use vigie_fleet::signature::{PublicKey, verify};
 use vigie_sdk::{ModuleResult, Query, StandardModule, Verdict};
 
 use crate::harness::{Host, Settings};
@@ -204,5 +205,52 @@ fn every_hunt_has_its_test_and_runs_on_a_host() {
 
         let answer: Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!(answer["result"]["success"], true, "{ran:?}");
+    }
+}
+
+/// What the hunts are signed for.
+const SIGNED_FOR: &str = "vigie-hunt";
+
+#[test]
+fn every_hunt_bears_the_signature_of_the_repositorys_key() {
+    let signers = fs::read_to_string(directory().join("allowed_signers")).unwrap();
+    let (_, key) = signers.trim().split_once(&format!("namespaces=\"{SIGNED_FOR}\" ")).unwrap();
+    let key: PublicKey = key.parse().unwrap();
+    for (name, ..) in HUNTS {
+        let hunt = fs::read(directory().join(format!("{name}.json"))).unwrap();
+        let signature = fs::read_to_string(directory().join(format!("{name}.json.sig"))).unwrap();
+
+        let signer = verify(SIGNED_FOR, &hunt, &signature).unwrap_or_else(|error| panic!("{name}: {error}"));
+
+        assert_eq!(signer.key, key, "{name}");
+        let mut changed = hunt.clone();
+        changed.push(b' ');
+        assert!(verify(SIGNED_FOR, &changed, &signature).is_err(), "{name}: a changed hunt passes");
+        assert!(verify("vigie-action@v1", &hunt, &signature).is_err(), "{name}: it must not do as an action");
+    }
+}
+
+#[test]
+fn ssh_keygen_verifies_a_hunt_as_the_readme_says() {
+    let hunt = fs::File::open(directory().join("rc-local.json")).unwrap();
+    let ran = std::process::Command::new("ssh-keygen")
+        .args([
+            "-Y",
+            "verify",
+            "-f",
+            "allowed_signers",
+            "-I",
+            "hunts",
+            "-n",
+            SIGNED_FOR,
+            "-s",
+            "rc-local.json.sig",
+        ])
+        .current_dir(directory())
+        .stdin(hunt)
+        .output();
+    match ran {
+        Ok(ran) => assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr)),
+        Err(error) => println!("skipped: ssh-keygen does not run: {error}"),
     }
 }

@@ -48,7 +48,9 @@ mod inventory;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod marker;
 mod metrics;
+mod operators;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use vigie_persistence::Persistence;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 
+const SCHEMA: &str = include_str!("../../../../docs/persistence.schema.json");
+
 /// Files that packages brought: package, path, mode, content.
 const PACKAGED: &[(&str, &str, u32, &str)] = &[
     (
@@ -221,7 +223,19 @@ impl Host {
 
     pub(crate) fn ask(&self, mut parameters: Value) -> ModuleResult {
         parameters["root"] = json!(self.directory.path());
-        Persistence::run(&Query::new(Some(to_raw_value(&parameters).unwrap())))
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        let fits = |part: &str, value: &Value| {
+            assert_eq!(vigie_schema::problems(&schema, part, value), [""; 0], "{value}");
+        };
+        let mut query = Query::new(Some(to_raw_value(&parameters).unwrap()));
+        let result = Persistence::run(&query);
+        if result.success {
+            fits("/$defs/parameters", &parameters);
+            fits("/$defs/result", &serde_json::to_value(&result).unwrap());
+            query.extraprivacy = true;
+            fits("/$defs/result", &serde_json::to_value(Persistence::run(&query)).unwrap());
+        }
+        result
     }
 
     pub(crate) fn entries(&self, parameters: Value) -> Vec<Value> {
