@@ -552,6 +552,11 @@ struct Wanted {
     follow: bool,
 }
 
+/// Whether a record only proves the way from a change to the journal.
+fn is_canary(record: &Record) -> bool {
+    record.severity() == Severity::Low && record.message.contains(r#""event":"canary""#)
+}
+
 /// The part of it that is decided for each alert.
 #[derive(Clone)]
 struct Filter {
@@ -564,7 +569,9 @@ impl Filter {
     fn takes(&self, record: &Record) -> bool {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
         let severity = self.severity.is_none_or(|least| record.severity() >= least);
-        module && severity && !self.is_too_old(record)
+        // What only proves that alerts arrive is no news; asked for by its severity it is shown.
+        let is_news = self.severity == Some(Severity::Low) || !is_canary(record);
+        module && severity && is_news && !self.is_too_old(record)
     }
 
     fn is_too_old(&self, record: &Record) -> bool {

@@ -201,13 +201,20 @@ impl Watching {
     }
 
     /// Tells of what happens to a file under other names as well, where that is possible.
-    pub fn follow_names(&mut self, path: &Path) {
+    pub fn follow_names(&mut self, path: &Path, lane: Lane) {
         // One that is mounted there may be on a file system in which nothing else is watched.
         if let Ok(status) = rustix::fs::lstat(path)
             && self.choose_for(path, status.st_dev)
-            && let Some(filesystems) = &self.filesystems
+            && let Some(filesystems) = &mut self.filesystems
         {
-            filesystems.follow_names(path);
+            filesystems.follow_names(path, lane);
+        }
+    }
+
+    /// Forgets them; a scan of everything finds those that there still are.
+    pub fn forget_names(&mut self) {
+        if let Some(filesystems) = &mut self.filesystems {
+            filesystems.forget_names();
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Engine, Sink, now, text_of_time, window_json};
+use super::{Engine, Sink, canary, now, text_of_time, window_json};
 use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
@@ -79,6 +79,11 @@ impl<S: Sink> Engine<S> {
     fn lanes(&self) -> impl Iterator<Item = Lane> {
         let unrecorded = self.unrecorded.values().map(|told| told.lane);
         self.rounds.values().map(|round| round.lane).chain(unrecorded)
+    }
+
+    /// Of a round whose alerts wait for what packages say.
+    pub(super) fn lane_of_unrecorded(&self, round: u64) -> Option<Lane> {
+        self.unrecorded.get(&round).map(|told| told.lane)
     }
 
     pub(super) fn has_room_for_a_round(&self, lane: Lane) -> bool {
@@ -168,6 +173,10 @@ impl<S: Sink> Engine<S> {
     }
 
     pub(super) fn note_looked(&mut self, number: u64, outcomes: Vec<(Item, io::Result<Found>)>) {
+        if number == canary::ROUND {
+            self.note_canary_read(outcomes.first().and_then(|(_, found)| found.as_ref().ok()));
+            return;
+        }
         let Some(round) = self.rounds.get_mut(&number) else { return };
         round.awaited -= 1;
         round.outcomes.extend(outcomes);
@@ -226,7 +235,7 @@ impl<S: Sink> Engine<S> {
                 alerts.push(told);
             }
             if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
-                self.watching.follow_names(&one.path);
+                self.follow_names(&one.path);
             }
             if let Some(there) = &mut one.there {
                 let known = one.known.as_ref().map(|known| &known.content);
