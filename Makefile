@@ -41,6 +41,12 @@ if ! $(CARGO) --version | awk '{ split($$2, v, "."); exit !(v[1] > 1 || v[1] == 
 fi
 # A linker and a C library to link with.
 need 'echo "int main(void) { return 0; }" | cc -x c -o /dev/null -' 'gcc libc6-dev'
+# What libbpf is built with.
+need 'echo "#include <gelf.h>" | cc -E -x c - && test -f "$$(cc -print-file-name=libelf.a)" && test -f "$$(cc -print-file-name=libz.a)"' 'libelf-dev zlib1g-dev'
+need 'command -v pkg-config' pkg-config
+# Compiles the BPF programs; without it everything else is built, and the program says that it has none.
+if ! command -v clang >/dev/null && [ "$$(id -u)" = 0 ]; then need 'command -v clang' 'clang llvm'; fi
+command -v clang >/dev/null || echo 'without clang no BPF: modules see less. Install it, on Debian with: apt-get install clang llvm' >&2
 endef
 
 help: ## list the commands
@@ -112,6 +118,26 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  need 'command -v rpmbuild' rpm
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
+	fi
+	# What our judgement of clocks is compared with. An installed one would take over the machine's clock.
+	if [ -z "$${VIGIE_CHRONYD:-}" ] && [ ! -x /usr/sbin/chronyd ] && command -v apt-get >/dev/null; then
+	  export VIGIE_CHRONYD=$$(realpath -m '$(TARGET_DIR)/chrony/usr/sbin/chronyd')
+	  if [ ! -x "$$VIGIE_CHRONYD" ]; then
+	    mkdir -p '$(TARGET_DIR)/chrony'
+	    (cd '$(TARGET_DIR)/chrony' && { apt-get download -qq chrony || { apt-get update -qq && apt-get download -qq chrony; }; } && dpkg -x chrony_*.deb .) >&2 ||
+	      echo 'chronyd cannot be downloaded; the tests that need it are skipped' >&2
+	  fi
+	  [ -x "$$VIGIE_CHRONYD" ] && ! ldd "$$VIGIE_CHRONYD" | grep -q 'not found' || unset VIGIE_CHRONYD
+	fi
+	# It judges the metrics. Debian's package also has a server and would start it.
+	if [ -z "$${VIGIE_PROMTOOL:-}" ] && ! command -v promtool >/dev/null && command -v apt-get >/dev/null; then
+	  export VIGIE_PROMTOOL=$$(realpath -m '$(TARGET_DIR)/promtool/usr/bin/promtool')
+	  if [ ! -x "$$VIGIE_PROMTOOL" ]; then
+	    mkdir -p '$(TARGET_DIR)/promtool'
+	    (cd '$(TARGET_DIR)/promtool' && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb .) >&2 ||
+	      echo 'promtool cannot be downloaded; the tests that need it are skipped' >&2
+	  fi
+	  [ -x "$$VIGIE_PROMTOOL" ] || unset VIGIE_PROMTOOL
 	fi
 	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace)
 	[ -n "$(CRATE)" ] || [ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current

@@ -39,11 +39,13 @@ pub enum Lane {
     Answers,
     /// Files of the link to the fleet.
     Fleet,
+    /// The file with metrics.
+    Metrics,
 }
 
 impl Lane {
     /// Every lane.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Journal,
         Self::Log,
         Self::Config,
@@ -53,6 +55,7 @@ impl Lane {
         Self::Readers,
         Self::Answers,
         Self::Fleet,
+        Self::Metrics,
     ];
 
     /// Its threads' name, at most 15 bytes (pthread_setname_np(3)).
@@ -67,6 +70,7 @@ impl Lane {
             Self::Readers => "readers",
             Self::Answers => "answers",
             Self::Fleet => "fleet",
+            Self::Metrics => "metrics",
         }
     }
 

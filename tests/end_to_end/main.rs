@@ -18,7 +18,11 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod file_watch;
+#[cfg(test)]
+mod fleet_join;
 #[cfg(test)]
 mod fleet_query;
 #[cfg(test)]
@@ -33,6 +37,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod metrics;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
