@@ -220,7 +220,8 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
 /// What an answer about changes cannot know: what is not watched, not readable or not compared yet. Nothing for
 /// questions about one thing and for orders.
 fn coverage(parameters: &Parameters, elements: &Value, status: &Status) -> Option<Coverage> {
-    let is_about_one = parameters.explain.is_some() || parameters.accept.is_some() || parameters.expect.is_some();
+    let is_about_one =
+        parameters.explain.is_some() || parameters.accept.is_some() || parameters.expect.is_some();
     if is_about_one {
         return None;
     }
@@ -526,7 +527,10 @@ mod tests {
         assert_eq!(skipped(json!({"changes": "/etc"}), json!({})), ["/etc/shadow"]);
         assert_eq!(skipped(json!({"history": "/usr/bin/x"}), json!({})), [""; 0]);
         assert_eq!(skipped(json!({"rescan": "/srv"}), json!({"not_watched": ["/srv"]})), ["/srv"]);
-        assert!(coverage(&serde_json::from_value(json!({"explain": "/etc"})).unwrap(), &json!({}), &status).is_none());
+        assert!(
+            coverage(&serde_json::from_value(json!({"explain": "/etc"})).unwrap(), &json!({}), &status)
+                .is_none()
+        );
     }
 
     #[test]

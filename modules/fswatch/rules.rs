@@ -639,8 +639,12 @@ impl Coverage {
     /// link, and `None` for any other; [`std::fs::canonicalize`] will do.
     #[must_use]
     pub fn new(rules: &Rules, resolve: &dyn Fn(&Path) -> Option<PathBuf>) -> Self {
-        let mut coverage =
-            Self { rules: Arc::new(rules.clone()), nodes: vec![Node::default()], roots: Vec::new(), canary: None };
+        let mut coverage = Self {
+            rules: Arc::new(rules.clone()),
+            nodes: vec![Node::default()],
+            roots: Vec::new(),
+            canary: None,
+        };
         let rules = Arc::clone(&coverage.rules);
         for (index, entry) in rules.entries.iter().enumerate() {
             if entry.patterns.is_empty() {

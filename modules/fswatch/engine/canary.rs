@@ -15,11 +15,11 @@ use vigie_sdk::{AlertId, ConditionSeverity};
 use super::{Engine, Sink, now, text_of_time};
 use crate::change::{Alert, Event, hex, notice, shown};
 use crate::events::{Happened, Window};
+use crate::lineage::{Doubt, Mark};
 use crate::look::{Found, Plan};
 use crate::marks::last_mark;
 use crate::object::Content;
 use crate::rules::Severity;
-use crate::lineage::{Doubt, Mark};
 use crate::trust::Lane;
 use crate::workers::{Item, Job};
 
@@ -175,7 +175,8 @@ impl<S: Sink> Engine<S> {
             return false;
         }
         let is_flying = self.canary.flight.as_ref().is_some_and(|flight| {
-            matches!(flight.stage, Stage::Made | Stage::Written) && Some(path) == self.canary.file().as_deref()
+            matches!(flight.stage, Stage::Made | Stage::Written)
+                && Some(path) == self.canary.file().as_deref()
         });
         if is_flying && let Some(flight) = &mut self.canary.flight {
             flight.stage = Stage::Read;
@@ -200,9 +201,10 @@ impl<S: Sink> Engine<S> {
             flight.stage = Stage::Written;
             return;
         }
-        let mark = flight.mark.as_ref().map_or(Value::Null, |mark| {
-            json!({"origin": hex(&mark.origin), "number": mark.number, "seal": hex(&mark.seal)})
-        });
+        let mark = flight.mark.as_ref().map_or(
+            Value::Null,
+            |mark| json!({"origin": hex(&mark.origin), "number": mark.number, "seal": hex(&mark.seal)}),
+        );
         let path = self.canary.file().unwrap_or_default();
         let time = text_of_time(SystemTime::now());
         let text = format!("canary {} came from the kernel to the journal", self.canary.count);
@@ -260,7 +262,9 @@ impl<S: Sink> Engine<S> {
         let what = match doubt {
             Doubt::Removed => "the baseline and all that goes with it is gone from".to_owned(),
             Doubt::RolledBack { missing } => {
-                format!("an older baseline stands in the place of the last one, {missing} steps are missing, in")
+                format!(
+                    "an older baseline stands in the place of the last one, {missing} steps are missing, in"
+                )
             }
             Doubt::Exchanged => "another baseline stands in the place of the last one in".to_owned(),
         };

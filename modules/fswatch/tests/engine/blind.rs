@@ -69,11 +69,11 @@ fn told_once(temp: &Path) -> std::path::PathBuf {
     let canary = running.next(is_canary);
     running.stop();
     let sizes = Sizes { segment_bytes: 1 << 20, keep_segments: 4 };
-    let (mut writer, ..) = Writer::open(&agent.join("journal"), sizes).unwrap();
+    let (mut writer, mut seen, _) = Writer::open(&agent.join("journal"), sizes).unwrap();
     let mut draft = Draft::default();
     let message = json!({"severity": "low", "event": "canary", "mark": canary.mark}).to_string();
     draft.push_text(1, "2026-01-02T03:04:05Z", "fswatch", None, &message);
-    writer.append(&draft, None).unwrap();
+    writer.append(&draft, Some(seen.snapshot())).unwrap();
     agent
 }
 
