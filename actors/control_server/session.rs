@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
-use vigie_protocol::severity::Severity;
+use vigie_protocol::severity::{Severity, is_canary};
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
@@ -399,11 +399,6 @@ struct Wanted {
     follow: bool,
 }
 
-/// Whether a record only proves the way from a change to the journal.
-fn is_canary(record: &Record) -> bool {
-    record.severity() == Severity::Low && record.message.contains(r#""event":"canary""#)
-}
-
 /// The part of it that is decided for each alert.
 #[derive(Clone)]
 struct Filter {
@@ -417,7 +412,7 @@ impl Filter {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
         let severity = self.severity.is_none_or(|least| record.severity() >= least);
         // What only proves that alerts arrive is no news; asked for by its severity it is shown.
-        let is_news = self.severity == Some(Severity::Low) || !is_canary(record);
+        let is_news = self.severity == Some(Severity::Low) || !is_canary(&record.message);
         module && severity && is_news && !self.is_too_old(record)
     }
 
