@@ -261,6 +261,8 @@ pub struct Engine<S> {
     in_flight: HashSet<PathBuf>,
     /// What happened to them meanwhile.
     again: HashMap<PathBuf, Happened>,
+    /// Directories that are gone and of which only a part was told yet.
+    going: Vec<(PathBuf, Happened)>,
     /// To whom work at a path is accounted.
     trust: Trust,
     /// Files whose content is not known yet.
@@ -359,6 +361,7 @@ impl<S: Sink> Engine<S> {
             mailbox,
             in_flight: HashSet::new(),
             again: HashMap::new(),
+            going: Vec::new(),
             trust: Trust::default(),
             contents: Contents::default(),
             backlog: Backlog::default(),

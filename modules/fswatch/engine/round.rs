@@ -38,6 +38,9 @@ const MAX_USER_ROUNDS: [usize; 2] = [2, 8];
 /// Paths that one worker takes at a time.
 const LOOKED_TOGETHER: usize = 16;
 
+/// Paths below a directory that is gone which are told at once.
+const GONE_AT_ONCE: usize = 1_024;
+
 /// Some paths that are looked at.
 #[derive(Debug)]
 pub(super) struct Round {
@@ -197,6 +200,7 @@ impl<S: Sink> Engine<S> {
         for index in rotations(&seen, growing) {
             seen[index].grown = true;
         }
+        self.leave_what_went_along(&mut seen);
         self.add_what_went_along(&mut seen);
         // What came before what went: a name that went with another one is told there.
         let renames = renames(&seen);
@@ -304,6 +308,9 @@ impl<S: Sink> Engine<S> {
                 None if self.contents.is_being_read(&path) => {}
                 None => self.settled(&path),
             }
+        }
+        for (path, happened) in std::mem::take(&mut self.going) {
+            self.hurry(&path, happened, now());
         }
     }
 
@@ -485,6 +492,35 @@ impl<S: Sink> Engine<S> {
         self.watching.directories().remove_tree(&from.path);
         self.watching.directories().remove_tree(&to.path);
         Some((to.path.clone(), happened.window))
+    }
+
+    /// Where a directory with very much in it is gone, a part of that is told now and the directory is looked at again:
+    /// whoever removes it does not decide for how long nothing else is told. It is known until all in it is told, so a
+    /// life that ends in between leaves nothing behind.
+    fn leave_what_went_along(&mut self, seen: &mut Vec<Seen>) {
+        let renamed: HashSet<usize> = renames(seen).into_iter().map(|(_, from)| from).collect();
+        let mut paths: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
+        let (mut more, mut again) = (Vec::new(), Vec::new());
+        for (index, one) in seen.iter().enumerate() {
+            if renamed.contains(&index) || !is_directory(&one.known) || is_directory(&one.there) {
+                continue;
+            }
+            let part = self.ledger.state().baseline.last_below(&one.path, GONE_AT_ONCE + 1);
+            if part.len() <= GONE_AT_ONCE {
+                continue;
+            }
+            again.push(index);
+            for path in part.into_iter().filter(|path| paths.insert(path.clone())) {
+                let known = self.ledger.state().baseline.get(&path);
+                let happened = Happened { moved_from: None, ..one.happened.clone() };
+                more.push(Seen { path, happened, known, there: None, grown: false });
+            }
+        }
+        for index in again.into_iter().rev() {
+            let one = seen.swap_remove(index);
+            self.going.push((one.path, one.happened));
+        }
+        seen.extend(more);
     }
 
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the
