@@ -29,7 +29,6 @@ pub mod lineage;
 pub mod look;
 pub mod loops;
 pub mod marks;
-pub mod mounts;
 pub mod names;
 pub mod object;
 pub mod pattern;
