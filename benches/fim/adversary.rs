@@ -63,7 +63,10 @@ pub(crate) fn storm(kind: &str, directory: &Path, count: usize) -> std::io::Resu
                 .collect::<Result<_, _>>()?;
             for file in &files {
                 // The largest that the file system takes.
-                [1 << 62, 1 << 43, 1 << 41].into_iter().any(|size| file.set_len(size).is_ok());
+                let fits = [1 << 62, 1 << 43, 1 << 41].into_iter().any(|size| file.set_len(size).is_ok());
+                if !fits {
+                    return Err(std::io::Error::other("the file system takes no large files"));
+                }
             }
             while Instant::now() < end {
                 files.iter().try_for_each(|file| file.write_all_at(b"x", 12_345))?;
@@ -139,7 +142,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
                     }
                     Ok(_) => {}
                     Err(RecvTimeoutError::Timeout) => {
-                        return Err(format!("{}: root's change was not told in {PATIENCE:?}", kind).into());
+                        return Err(format!("{kind}: root's change was not told in {PATIENCE:?}").into());
                     }
                     Err(RecvTimeoutError::Disconnected) => return Err("the agent's stream ended".into()),
                 }
