@@ -20,6 +20,8 @@ mod confirmation;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_join;
