@@ -556,7 +556,7 @@ pub(crate) struct AlertsArgs {
     #[arg(long, value_name = "MODULE")]
     pub(crate) module: Option<ModuleName>,
 
-    /// Only alerts at least so severe
+    /// Only alerts at least so severe; low also shows the records that only prove that alerts arrive
     #[arg(long, value_name = "LEVEL", value_parser = severity)]
     pub(crate) severity: Option<Severity>,
 

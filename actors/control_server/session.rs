@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
-use vigie_protocol::severity::Severity;
+use vigie_protocol::severity::{Severity, is_canary};
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
@@ -411,7 +411,9 @@ impl Filter {
     fn takes(&self, record: &Record) -> bool {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
         let severity = self.severity.is_none_or(|least| record.severity() >= least);
-        module && severity && !self.is_too_old(record)
+        // What only proves that alerts arrive is no news; asked for by its severity it is shown.
+        let is_news = self.severity == Some(Severity::Low) || !is_canary(&record.message);
+        module && severity && is_news && !self.is_too_old(record)
     }
 
     fn is_too_old(&self, record: &Record) -> bool {
