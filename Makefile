@@ -113,6 +113,16 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
+	# What our judgement of clocks is compared with. An installed one would take over the machine's clock.
+	if [ -z "$${VIGIE_CHRONYD:-}" ] && [ ! -x /usr/sbin/chronyd ] && command -v apt-get >/dev/null; then
+	  export VIGIE_CHRONYD=$$(realpath -m '$(TARGET_DIR)/chrony/usr/sbin/chronyd')
+	  if [ ! -x "$$VIGIE_CHRONYD" ]; then
+	    mkdir -p '$(TARGET_DIR)/chrony'
+	    (cd '$(TARGET_DIR)/chrony' && { apt-get download -qq chrony || { apt-get update -qq && apt-get download -qq chrony; }; } && dpkg -x chrony_*.deb .) >&2 ||
+	      echo 'chronyd cannot be downloaded; the tests that need it are skipped' >&2
+	  fi
+	  [ -x "$$VIGIE_CHRONYD" ] && ! ldd "$$VIGIE_CHRONYD" | grep -q 'not found' || unset VIGIE_CHRONYD
+	fi
 	# It judges the metrics. Debian's package also has a server and would start it.
 	if [ -z "$${VIGIE_PROMTOOL:-}" ] && ! command -v promtool >/dev/null && command -v apt-get >/dev/null; then
 	  export VIGIE_PROMTOOL=$$(realpath -m '$(TARGET_DIR)/promtool/usr/bin/promtool')
