@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install packages test-packages uninstall clean-run dependencies
+.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install packages test-packages uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -173,6 +173,10 @@ msrv: ## check that the oldest Rust that Cargo.toml promises builds everything; 
 deny: ## check licences, sources and known vulnerabilities of dependencies; needs cargo-deny and the network
 	@cargo deny --version >/dev/null 2>&1 || { echo 'missing: cargo-deny. Install it with: cargo install --locked cargo-deny' >&2; exit 1; }
 	cargo deny --locked check
+
+book: ## make the documentation a book, in target/book; needs mdbook
+	@command -v mdbook >/dev/null || { echo 'missing: mdbook. Install it with: cargo install --locked mdbook' >&2; exit 1; }
+	mdbook build
 
 fmt: ## format the source
 	@$(CARGO) fmt --all
