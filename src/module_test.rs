@@ -76,8 +76,11 @@ struct Subject<'a> {
     directory: PathBuf,
 }
 
+/// A check: runs the module and says what it found.
+type Check = fn(&Subject<'_>) -> Outcome;
+
 /// The checks in their order.
-const CHECKS: &[(&str, fn(&Subject<'_>) -> Outcome)] = &[
+const CHECKS: &[(&str, Check)] = &[
     ("starts and echoes a heartbeat", starts),
     ("writes messages only", writes_messages),
     ("echoes heartbeats under load, in order", echoes_under_load),
