@@ -11,6 +11,7 @@ mod config_view;
 mod console;
 mod diagnostics;
 mod doctor;
+mod events_flags;
 mod exit;
 mod explain;
 mod fleet;

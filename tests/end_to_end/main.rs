@@ -22,6 +22,8 @@ mod diagnostics;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_join;
