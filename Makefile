@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install uninstall clean-run dependencies
+.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -174,6 +174,10 @@ deny: ## check licences, sources and known vulnerabilities of dependencies; need
 	@cargo deny --version >/dev/null 2>&1 || { echo 'missing: cargo-deny. Install it with: cargo install --locked cargo-deny' >&2; exit 1; }
 	cargo deny --locked check
 
+book: ## make the documentation a book, in target/book; needs mdbook
+	@command -v mdbook >/dev/null || { echo 'missing: mdbook. Install it with: cargo install --locked mdbook' >&2; exit 1; }
+	mdbook build
+
 fmt: ## format the source
 	@$(CARGO) fmt --all
 
@@ -260,16 +264,40 @@ install: build ## install program, configuration, unit, manual and completions (
 	install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system'
 	sed 's|/usr/bin/vigie|$(BINDIR)/vigie|' conf/systemd/vigie.service > '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
 	"$$vigie" man --out "$$share/man/man8"
+	install -d "$$share/man/man5"
+	mv "$$share/man/man8/vigie.toml.5" "$$share/man/man5"
 	install -d "$$share/bash-completion/completions" "$$share/zsh/site-functions" "$$share/fish/vendor_completions.d"
 	"$$vigie" completions bash > "$$share/bash-completion/completions/vigie"
 	"$$vigie" completions zsh > "$$share/zsh/site-functions/_vigie"
 	"$$vigie" completions fish > "$$share/fish/vendor_completions.d/vigie.fish"
 	echo "installed; start it with: systemctl enable --now vigie"
 
+packages: ## build the .deb and the .rpm, with packages of debugging information, in target/packages/out
+	@$(NEED)
+	need 'command -v dpkg-deb && command -v readelf && command -v objcopy' 'dpkg-dev binutils'
+	need 'command -v rpmbuild' rpm
+	need 'command -v python3' python3
+	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+	commit=$$(git rev-parse --short HEAD 2>/dev/null || true)
+	# Nothing of this machine is in the program: two builds of a commit give the same bytes.
+	cargo_home=$${CARGO_HOME:-$$HOME/.cargo}
+	export RUSTFLAGS="--remap-path-prefix=$$PWD=/src --remap-path-prefix=$$cargo_home=/cargo -C link-arg=-Wl,--build-id=sha1"
+	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --release --target-dir '$(TARGET_DIR)/packages' --bin vigie
+	packaging/build '$(TARGET_DIR)/packages/release/vigie' '$(TARGET_DIR)/packages/out'
+
+test-packages: packages ## install, upgrade, run and purge the packages in a Debian that really boots; as root
+	@$(NEED)
+	if [ "$$(id -u)" = 0 ]; then
+	  need 'command -v lintian' lintian
+	  need 'command -v debootstrap' debootstrap
+	  need 'command -v systemd-nspawn' systemd-container
+	fi
+	packaging/test '$(TARGET_DIR)/packages/out'
+
 uninstall: ## remove what `make install` installed; configuration, journal and state stay
 	@share='$(DESTDIR)$(PREFIX)/share'
 	rm -f '$(DESTDIR)$(BINDIR)/vigie' '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
-	rm -f "$$share"/man/man8/vigie.8 "$$share"/man/man8/vigie-*.8
+	rm -f "$$share"/man/man8/vigie.8 "$$share"/man/man8/vigie-*.8 "$$share/man/man5/vigie.toml.5"
 	rm -f "$$share/bash-completion/completions/vigie" "$$share/zsh/site-functions/_vigie" "$$share/fish/vendor_completions.d/vigie.fish"
 	echo 'removed; configuration in $(SYSCONFDIR)/vigie and state in /var/lib/vigie stay'
 

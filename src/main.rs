@@ -7,7 +7,9 @@ mod alerts;
 mod check_config;
 mod cli;
 mod client;
+mod config_view;
 mod console;
+mod diagnostics;
 mod doctor;
 mod events_flags;
 mod exit;
@@ -21,6 +23,8 @@ mod inventory_flags;
 mod launch;
 mod metrics;
 mod module_commands;
+mod module_new;
+mod module_test;
 mod modules;
 mod notify;
 mod paths;
@@ -96,6 +100,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             check_config::run(args, agent::load_config, &mut printer)
         }
         Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
+        Command::Config(command) => config_view::run(command, |json| Printer::stdout(cli.color, json, !json)),
+        Command::Diagnostics(args) => diagnostics::run(args, &socket, &mut printer(args.json)),
         Command::Doctor(args) => doctor::run(args, &socket, &mut printer(args.json)),
         Command::Metrics(args) => metrics::run(args, &socket, &mut printer(false)),
         Command::Query(args) => query::run(args, &socket, printer),
@@ -114,6 +120,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Module(ModuleCommand::Logs { name, follow, json }) => {
             module_commands::logs(name, *follow, &socket, &mut printer(*json))
         }
+        Command::Module(ModuleCommand::New(args)) => module_new::run(args, &mut printer(false)),
+        Command::Module(ModuleCommand::Test(args)) => module_test::run(args, &mut printer(args.json)),
         Command::Module(ModuleCommand::Tap { name, json }) => {
             module_commands::tap(name, &socket, &mut printer(*json))
         }

@@ -306,6 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn the_status_has_the_form_that_its_schema_says() {
+        let schema = serde_json::from_str(include_str!("../docs/status.schema.json")).unwrap();
+        let example: AgentStatus = serde_json::from_str(vigie_metrics::EXAMPLE_STATUS).unwrap();
+
+        let value = serde_json::to_value(&example).unwrap();
+
+        assert_eq!(vigie_schema::problems(&schema, "", &value), [""; 0]);
+    }
+
+    #[test]
     fn the_status_for_people() {
         let text = render(&status(), None, Paint::new(false));
 

@@ -18,6 +18,8 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod diagnostics;
+#[cfg(test)]
 mod doctor;
 #[cfg(test)]
 mod events;
@@ -43,6 +45,8 @@ mod images;
 mod inventory;
 #[cfg(test)]
 mod metrics;
+#[cfg(test)]
+mod module_test;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
