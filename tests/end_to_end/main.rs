@@ -10,6 +10,8 @@ mod alerts;
 #[cfg(test)]
 mod borders;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod command_line;
@@ -19,6 +21,8 @@ mod configuration;
 mod confirmation;
 #[cfg(test)]
 mod diagnostics;
+#[cfg(test)]
+mod dispatch;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
@@ -43,6 +47,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
