@@ -20,6 +20,8 @@ mod confirmation;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_join;
@@ -37,6 +39,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod make_run;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]

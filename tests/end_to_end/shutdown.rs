@@ -198,7 +198,7 @@ fn after_kill_9_of_the_agent_what_modules_put_into_other_sessions_is_gone_as_wel
         host.path("state/modules/setsid_grandchild/grandchild").exists().then_some(())
     });
     if !contained {
-        println!("skipped: no cgroup is writable here, and nothing else holds a new session");
+        vigie_skipped::skipped("no cgroup is writable here, and nothing else holds a new session");
         for pid in host.processes() {
             crate::harness::signal(&pid.into(), Signal::SIGKILL);
         }

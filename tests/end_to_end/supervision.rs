@@ -312,7 +312,7 @@ fn a_grandchild_that_holds_stdout_open_does_not_hide_the_end_of_its_module() {
         default_host(&module("persistent", "holds", "holds_stdout_open.py", &[], "restart = \"temporary\""));
     let _agent = host.start();
     if host.status()["containment"] != "cgroup" {
-        println!("skipped: no cgroup is writable here, and nothing else holds a new session");
+        vigie_skipped::skipped("no cgroup is writable here, and nothing else holds a new session");
         return;
     }
 
@@ -326,7 +326,7 @@ fn grandchildren_in_sessions_of_their_own_end_with_their_module() {
     let host = default_host(&persistent("setsid_grandchild.py", &[]));
     let _agent = host.start();
     if host.status()["containment"] != "cgroup" {
-        println!("skipped: no cgroup is writable here, and nothing else holds a new session");
+        vigie_skipped::skipped("no cgroup is writable here, and nothing else holds a new session");
         return;
     }
     let first = host.wait_running("setsid_grandchild");
