@@ -1,6 +1,8 @@
 //! A real power loss: a file system in a file is shut down without its log being written (`FS_IOC_SHUTDOWN`), after random
 //! changes, and mounted again.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
