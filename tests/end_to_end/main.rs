@@ -28,6 +28,8 @@ mod doctor;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_cluster;
@@ -49,6 +51,8 @@ mod images;
 mod inventory;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod make_run;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
