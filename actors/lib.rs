@@ -15,6 +15,7 @@ pub mod own_alerts;
 pub mod privacy_memory;
 pub mod query_router;
 pub mod run_directory;
+pub mod sinks;
 pub mod socket_policy;
 pub mod socket_registry;
 pub mod supervisor;

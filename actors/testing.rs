@@ -236,6 +236,7 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         limits: LimitsSection::default(),
         journal: JournalSection::default(),
         fleet: None,
+        sinks: Vec::new(),
         modules: Vec::new(),
     };
     Arc::new(LoadedConfig {

@@ -39,11 +39,15 @@ pub enum Lane {
     Answers,
     /// Files of the link to the fleet.
     Fleet,
+    /// Writing alerts for sinks, and the files that say how far a sink is; at most one job for each sink.
+    Sinks,
+    /// Addresses of the receivers of sinks, which a name server may be slow to give; at most one job for each sink.
+    Resolve,
 }
 
 impl Lane {
     /// Every lane.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Journal,
         Self::Log,
         Self::Config,
@@ -53,6 +57,8 @@ impl Lane {
         Self::Readers,
         Self::Answers,
         Self::Fleet,
+        Self::Sinks,
+        Self::Resolve,
     ];
 
     /// Its threads' name, at most 15 bytes (pthread_setname_np(3)).
@@ -67,13 +73,15 @@ impl Lane {
             Self::Readers => "readers",
             Self::Answers => "answers",
             Self::Fleet => "fleet",
+            Self::Sinks => "sinks",
+            Self::Resolve => "resolve",
         }
     }
 
     /// Threads: more than one where jobs of many clients should not wait for each other.
     fn threads(self) -> usize {
         match self {
-            Self::Readers | Self::Kill => 2,
+            Self::Readers | Self::Kill | Self::Sinks | Self::Resolve => 2,
             _ => 1,
         }
     }

@@ -32,6 +32,7 @@ use crate::config_loader::{GetConfig, Reload};
 use crate::fleet_link::GetFleetStatus;
 use crate::module_process::pump::module_line;
 use crate::query_router::{GetQueryStatus, Query};
+use crate::sinks::{GetSinks, TestSink};
 use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
@@ -138,7 +139,10 @@ impl Session {
                 return Err(Over::BadRequest);
             }
         };
-        let changes = matches!(request, Request::Reload { dry_run: false } | Request::Restart { .. });
+        let changes = matches!(
+            request,
+            Request::Reload { dry_run: false } | Request::Restart { .. } | Request::TestSink { .. }
+        );
         if (changes || matches!(request, Request::Tap { .. })) && !self.is_owner {
             let message = format!("user {} may ask the agent, but not change what it does", self.uid);
             return client.reply(&refusal("not_permitted", message, "do it as root")).await;
@@ -164,6 +168,10 @@ impl Session {
             Request::Stop {} => Ok(()),
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
+            Request::TestSink { sink } => {
+                let tested = until_gone(reader, self.test_sink(sink)).await?;
+                client.reply(&tested).await
+            }
             Request::VerifyAlerts {} => {
                 let verified = until_gone(reader, self.verify_alerts()).await?;
                 client.reply(&verified).await
@@ -189,17 +197,21 @@ impl Session {
 
     async fn status(&self) -> Reply {
         let asked = &self.asked;
-        let (modules, config, journal, queries, fleet, conditions) = tokio::join!(
+        let (modules, config, journal, queries, fleet, sinks, conditions) = tokio::join!(
             asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
             asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
             asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
             asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
+            asked.sinks.send(GetSinks).timeout(ACTOR_TIMEOUT),
             asked.conditions.send(GetConditions).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet), Ok(mut conditions)) =
-            (modules, config, journal, queries, fleet, conditions)
+        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy))) =
+            (modules, config, journal, queries)
         else {
+            return stopping();
+        };
+        let (Ok(fleet), Ok(sinks), Ok(mut conditions)) = (fleet, sinks, conditions) else {
             return stopping();
         };
         let config = config.status;
@@ -227,6 +239,7 @@ impl Session {
             journal,
             queries,
             fleet,
+            sinks,
             privacy,
             containment: agent.containment.clone(),
         }))
@@ -297,6 +310,17 @@ impl Session {
                     _ => "not_restarted",
                 };
                 refusal(kind, refused.to_string(), "see `vigie status` and `vigie module list`")
+            }
+            Err(_) => stopping(),
+        }
+    }
+
+    async fn test_sink(&self, name: String) -> Reply {
+        match self.asked.sinks.send(TestSink(name.clone())).await {
+            Ok(Some(test)) => Reply::SinkTested(test),
+            Ok(None) => {
+                let message = format!("no sink {name:?} is configured and enabled");
+                refusal("sink_unknown", message, "see `vigie sink list`")
             }
             Err(_) => stopping(),
         }

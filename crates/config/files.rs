@@ -18,6 +18,7 @@ mod module_file;
 mod origin;
 mod places;
 mod reader;
+mod sink_section;
 mod text;
 mod toml_format;
 

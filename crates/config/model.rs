@@ -13,6 +13,8 @@ use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::names::{AgentId, GroupName};
 
+use crate::sinks::SinkSection;
+
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentConfig {
@@ -30,6 +32,8 @@ pub struct AgentConfig {
     pub journal: JournalSection,
     /// The fleet that this agent belongs to; without it the agent opens no network socket.
     pub fleet: Option<FleetSection>,
+    /// Where alerts are sent to.
+    pub sinks: Vec<SinkSection>,
     /// Changes to built-in modules, and external modules, in the order of start.
     pub modules: Vec<ModuleSection>,
 }
