@@ -119,6 +119,26 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	oracles=$$(realpath -m '$(TARGET_DIR)/oracles')
 	[ -n "$(CRATE)" ] || $(MAKE) --no-print-directory schemas
 	if [ -x "$$oracles/bin/python" ]; then export VIGIE_ORACLES=$$oracles; fi
+	# What our judgement of clocks is compared with. An installed one would take over the machine's clock.
+	if [ -z "$${VIGIE_CHRONYD:-}" ] && [ ! -x /usr/sbin/chronyd ] && command -v apt-get >/dev/null; then
+	  export VIGIE_CHRONYD=$$(realpath -m '$(TARGET_DIR)/chrony/usr/sbin/chronyd')
+	  if [ ! -x "$$VIGIE_CHRONYD" ]; then
+	    mkdir -p '$(TARGET_DIR)/chrony'
+	    (cd '$(TARGET_DIR)/chrony' && { apt-get download -qq chrony || { apt-get update -qq && apt-get download -qq chrony; }; } && dpkg -x chrony_*.deb .) >&2 ||
+	      echo 'chronyd cannot be downloaded; the tests that need it are skipped' >&2
+	  fi
+	  [ -x "$$VIGIE_CHRONYD" ] && ! ldd "$$VIGIE_CHRONYD" | grep -q 'not found' || unset VIGIE_CHRONYD
+	fi
+	# It judges the metrics. Debian's package also has a server and would start it.
+	if [ -z "$${VIGIE_PROMTOOL:-}" ] && ! command -v promtool >/dev/null && command -v apt-get >/dev/null; then
+	  export VIGIE_PROMTOOL=$$(realpath -m '$(TARGET_DIR)/promtool/usr/bin/promtool')
+	  if [ ! -x "$$VIGIE_PROMTOOL" ]; then
+	    mkdir -p '$(TARGET_DIR)/promtool'
+	    (cd '$(TARGET_DIR)/promtool' && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb .) >&2 ||
+	      echo 'promtool cannot be downloaded; the tests that need it are skipped' >&2
+	  fi
+	  [ -x "$$VIGIE_PROMTOOL" ] || unset VIGIE_PROMTOOL
+	fi
 	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace)
 	[ -n "$(CRATE)" ] || [ -n "$${VIGIE_NATS_SERVER:-}" ] || $(MAKE) --no-print-directory test-nats-current
 

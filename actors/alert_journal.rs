@@ -23,7 +23,9 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
-use vigie_journal::{AppendError, Draft, Incident, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Why, Writer};
+use vigie_journal::{
+    AppendError, Counts, Draft, Incident, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Why, Writer,
+};
 
 use self::batch::RawAlert;
 pub use self::batch::{AlertBatch, NewAlert};
@@ -136,6 +138,8 @@ pub struct AlertJournal {
     head: String,
     /// Alerts that retention deleted, by severity.
     deleted: BTreeMap<String, u64>,
+    /// Alerts recorded since the start, by module and severity.
+    by_module: BTreeMap<String, Counts>,
     /// What the whole journal was found to be; absent while it is whole, or not proved yet.
     damage: Option<String>,
     /// A proof is under way, or wanted again when it is done.
@@ -204,6 +208,7 @@ impl AlertJournal {
             identity,
             head: writer.head(),
             deleted: vigie_journal::by_severity(writer.deleted()),
+            by_module: BTreeMap::new(),
             damage: None,
             proving: false,
             prove_again: false,
@@ -343,6 +348,7 @@ impl AlertJournal {
     fn tell_of_files(&mut self, writer: &mut Writer, ctx: &mut Context<Self>) {
         self.bytes = writer.bytes();
         self.head = writer.head();
+        self.by_module.clone_from(writer.by_module());
         if self.trouble.as_deref() != writer.trouble() {
             self.trouble = writer.trouble().map(ToOwned::to_owned);
             match &self.trouble {
@@ -513,6 +519,7 @@ impl Handler<GetJournalStatus> for AlertJournal {
 
     fn handle(&mut self, _: GetJournalStatus, _: &mut Self::Context) -> Self::Result {
         let pending = self.waiting.draft.count() + self.writing_alerts;
+        let by_module = self.by_module.iter();
         actix::MessageResult(JournalStatus {
             recorded: *self.recorded.borrow(),
             duplicates: self.duplicates,
@@ -521,6 +528,10 @@ impl Handler<GetJournalStatus> for AlertJournal {
             error: self.error.clone(),
             head: self.head.clone(),
             deleted: self.deleted.clone(),
+            by_module: by_module
+                .map(|(module, counts)| (module.clone(), vigie_journal::by_severity(*counts)))
+                .collect(),
+            limit_bytes: self.section.segment_bytes.saturating_mul(u64::from(self.section.keep_segments)),
             damage: self.damage.clone(),
             trimmed: self.trimmed.clone(),
         })

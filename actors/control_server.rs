@@ -10,6 +10,7 @@
 //! kernel's word on who is connected (SO_PEERCRED, unix(7)) is checked as well.
 
 mod session;
+mod status;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -192,7 +193,7 @@ fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
 
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
 /// moment in which others could connect.
-fn bind(path: &Path, operators: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
+pub(crate) fn bind(path: &Path, operators: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

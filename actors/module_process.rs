@@ -174,6 +174,8 @@ pub struct ProcessStatus {
     pub socket: Option<SocketSpec>,
     /// Round trip of the newest heartbeat.
     pub heartbeat: Option<Duration>,
+    /// When it was answered.
+    pub heartbeat_at: Option<jiff::Timestamp>,
     /// What it said in this life.
     pub counters: Counters,
 }
@@ -267,6 +269,7 @@ pub struct ModuleProcess {
     capabilities: Vec<String>,
     socket: Option<SocketSpec>,
     heartbeat: Option<Duration>,
+    heartbeat_at: Option<jiff::Timestamp>,
     /// The next beat.
     heartbeat_timer: Option<SpawnHandle>,
     /// The query socket is being looked at.
@@ -319,6 +322,7 @@ impl ModuleProcess {
             capabilities: Vec::new(),
             socket: None,
             heartbeat: None,
+            heartbeat_at: None,
             heartbeat_timer: None,
             looking_at_socket: false,
             reporter,
@@ -483,7 +487,10 @@ impl ModuleProcess {
             Effect::ArmStage(stage, delay) => {
                 ctx.notify_later(StageDue(stage), delay);
             }
-            Effect::HeartbeatAnswered(round_trip) => self.heartbeat = Some(round_trip),
+            Effect::HeartbeatAnswered(round_trip) => {
+                self.heartbeat = Some(round_trip);
+                self.heartbeat_at = Some(jiff::Timestamp::now());
+            }
             Effect::IgnoreEcho => {
                 *self.counters.dropped.entry("wrong_nonce").or_default() += 1;
                 debug!(self.log, "echo of no heartbeat ignored");
@@ -618,6 +625,7 @@ impl ModuleProcess {
             uptime: self.born.elapsed(),
             socket: self.socket.clone(),
             heartbeat: self.heartbeat,
+            heartbeat_at: self.heartbeat_at,
             counters: self.counters.clone(),
         }
     }

@@ -620,6 +620,8 @@ impl Supervisor {
             restart_in_ms: restart_in.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
             configuration: module.confirmation.as_ref().map(|confirmation| confirmation.status(name)),
             socket: living.as_ref().and_then(|living| living.socket.as_ref()).map(ToString::to_string),
+            heartbeat_at: living.as_ref().and_then(|living| living.heartbeat_at).map(|at| at.to_string()),
+            resources: None,
             heartbeat_us: living
                 .and_then(|living| living.heartbeat)
                 .map(|round_trip| u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX)),

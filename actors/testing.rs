@@ -235,6 +235,7 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         restart: RestartSection::default(),
         limits: LimitsSection::default(),
         journal: JournalSection::default(),
+        metrics: vigie_config::model::MetricsSection::default(),
         fleet: None,
         sinks: Vec::new(),
         modules: Vec::new(),

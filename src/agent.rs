@@ -28,6 +28,7 @@ use vigie_actors::descriptors;
 use vigie_actors::fleet_link::{self, FleetLink};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
+use vigie_actors::metrics_server::{CloseMetrics, MetricsServer};
 use vigie_actors::module_process::Services;
 use vigie_actors::own_alerts::{self, OwnAlerts};
 use vigie_actors::privacy_memory;
@@ -288,6 +289,7 @@ struct Running {
     keeper: Addr<LogKeeper>,
     server: Addr<ControlServer>,
     sinks: Addr<Sinks>,
+    metrics: Addr<MetricsServer>,
     guard: GuardLink,
     containment: Containment,
 }
@@ -433,6 +435,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     };
     let operators = agent.operators_group.as_deref().map(operators).transpose()?;
     let operators = operators.map(|group| group.gid.as_raw());
+    let metrics = MetricsServer::new(log, config, operators, asked.clone()).start();
+    loader.try_send(Subscribe(metrics.clone().recipient())).ok();
     let server = ControlServer::open(&agent.run_dir, operators, config, asked, log)
         .map_err(|error| unusable(&error, "see agent.run_dir in the configuration"))?
         .start();
@@ -440,7 +444,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let path = config.path.as_ref().map_or_else(|| "defaults".into(), |path| path.to_string_lossy());
     info!(log, "agent started"; "pid" => std::process::id(), "config" => ?path,
         "containment" => containment.describe());
-    Ok(Running { supervisor, journal, loader, keeper, server, sinks, guard, containment })
+    Ok(Running { supervisor, journal, loader, keeper, server, sinks, metrics, guard, containment })
 }
 
 /// What sinks say of this host. Reads small files.
@@ -468,6 +472,7 @@ fn host_facts(config: &LoadedConfig) -> HostFacts {
 /// Ends everything, in the reverse order of its start.
 async fn stop(running: Running, log: &Logger) {
     info!(log, "agent is stopping");
+    running.metrics.send(CloseMetrics).await.ok();
     running.server.send(CloseSocket).await.ok();
     running.supervisor.send(StopAll).await.ok();
     if running.journal.send(FlushJournal).timeout(FLUSH_TIMEOUT).await.is_err() {

@@ -103,6 +103,28 @@ Examples:
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
     Status(StatusArgs),
 
+    /// Look for what keeps an agent from doing its work here, and say what to do
+    #[command(after_help = "\
+Examples:
+  vigie doctor
+  vigie doctor --only fleet --only host.disk
+  vigie doctor --json | jq -r 'select(.status == \"fail\").remedy'
+
+It runs without an agent too. Exit codes: 0 nothing is wrong, 1 something is to be done or not known,
+2 a promise is broken.")]
+    Doctor(crate::doctor::DoctorArgs),
+
+    /// Print how the agent is as metrics for Prometheus
+    #[command(after_help = "\
+Examples:
+  vigie metrics
+  vigie metrics --openmetrics
+  vigie metrics --out /var/lib/prometheus/node-exporter/vigie.prom
+  curl --unix-socket /run/vigie/metrics.sock http://localhost/metrics
+
+The agent itself can serve them and write the file: [metrics] in its configuration.")]
+    Metrics(crate::metrics::MetricsArgs),
+
     /// Ask a module
     #[command(after_help = "\
 Examples:
@@ -115,9 +137,12 @@ Examples:
 A module of your own takes its parameters with --param and --json-params. An action file holds
 {\"name\": TEXT, \"operations\": [{\"module\": NAME, \"parameters\": {…}}, …]}.
 
-Exit codes: 0 the module succeeded, 1 it answered that it did not, 64 no such module or a wrong
-action file, 69 the agent or the module cannot be reached. With an action file: 0 every operation
-succeeded, 1 one did not or could not be asked.")]
+Exit codes: 0 the module succeeded, 1 it answered that it did not, or found nothing with
+--fail-if-none, 2 nothing was found, but not everything was examined: it is not known, 64 no such
+module or a wrong action file, 69 the agent or the module cannot be reached, 77 this user may not
+ask the agent. With an action file: 0 every operation succeeded, 1 one did not or could not be
+asked, 2 one of them does not know. With --target: 3 some agents have not answered, 4 some failed
+or refused.")]
     Query(Box<QueryArgs>),
 
     /// Build queries step by step, with completion and history
@@ -359,7 +384,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   vigie query timedrift
-  vigie query timedrift --drift 5s --fail-if-none")]
+  vigie query timedrift --drift 5s         all time servers of the host are asked and compared
+  vigie query timedrift --drift 5s --first the first that answers is believed, as by MIG")]
     Timedrift {
         #[command(flatten)]
         flags: TimedriftFlags,

@@ -8,6 +8,7 @@ mod check_config;
 mod cli;
 mod client;
 mod console;
+mod doctor;
 mod exit;
 mod explain;
 mod fleet;
@@ -17,6 +18,7 @@ mod guard;
 mod interrupts;
 mod inventory_flags;
 mod launch;
+mod metrics;
 mod module_commands;
 mod modules;
 mod notify;
@@ -98,6 +100,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             check_config::run(args, agent::load_config, &mut printer)
         }
         Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
+        Command::Doctor(args) => doctor::run(args, &socket, &mut printer(args.json)),
+        Command::Metrics(args) => metrics::run(args, &socket, &mut printer(false)),
         Command::Query(args) => query::run(args, &socket, printer),
         Command::Console => {
             let json = printer(false).is_json();

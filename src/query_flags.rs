@@ -126,6 +126,10 @@ pub(crate) struct TimedriftFlags {
     #[arg(long, value_name = "TIME")]
     drift: Option<String>,
 
+    /// Ask one server after the other and believe the first that answers, instead of comparing what all say
+    #[arg(long, requires = "drift")]
+    first: bool,
+
     /// Ask only the host's own servers, none of the built-in list
     #[arg(long)]
     no_fallback: bool,
@@ -404,7 +408,10 @@ impl TimedriftFlags {
     /// The parameters of the query.
     pub(crate) fn parameters(self) -> Map<String, Value> {
         let mut all = Parameters::default();
+        // MIG's own parameters mean the first server; all are asked when somebody says so.
+        let all_servers = self.drift.is_some() && !self.first;
         all.put_some("drift", self.drift);
+        all.put_some("ask", all_servers.then_some("all"));
         all.put_some("fallback", self.no_fallback.then_some(false));
         all.0
     }
@@ -477,6 +484,15 @@ mod tests {
         assert!(NetstatFlags::default().parameters().is_empty());
         assert!(TimedriftFlags::default().parameters().is_empty());
         assert!(FileFlags::default().parameters().is_empty());
+    }
+
+    #[test]
+    fn all_time_servers_are_asked_unless_the_first_is_wanted() {
+        let drift = TimedriftFlags { drift: Some("5s".to_owned()), ..Default::default() };
+        let first = TimedriftFlags { first: true, ..drift.clone() };
+
+        assert_eq!(Value::Object(drift.parameters()), json!({"drift": "5s", "ask": "all"}));
+        assert_eq!(Value::Object(first.parameters()), json!({"drift": "5s"}));
     }
 
     #[test]

@@ -17,8 +17,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
-use vigie_protocol::catalogue::AgentCondition;
-use vigie_protocol::condition::{Condition, ConditionSet, ConditionSeverity, StandingCondition, Subject};
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
@@ -26,35 +24,24 @@ use vigie_protocol::severity::Severity;
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
-use crate::alert_journal::{GetJournalStatus, GetJournalView, JournalView, alert_record};
-use crate::conditions::GetConditions;
-use crate::config_loader::{GetConfig, Reload};
-use crate::fleet_link::GetFleetStatus;
+use super::status::ACTOR_TIMEOUT;
+use crate::alert_journal::{GetJournalView, JournalView, alert_record};
+use crate::config_loader::Reload;
 use crate::module_process::pump::module_line;
-use crate::query_router::{GetQueryStatus, Query};
-use crate::sinks::{GetSinks, TestSink};
-use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
+use crate::query_router::Query;
+use crate::sinks::TestSink;
+use crate::supervisor::{GetModuleLines, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
-use vigie_files::remote;
 use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
-use vigie_protocol::control::{
-    AgentStatus, ErrorReply, FleetStatus, Health, JournalStatus, MissingAlerts, ModuleLine, ModuleState,
-    ModuleStatus, Reply, Request,
-};
+use vigie_protocol::control::{ErrorReply, MissingAlerts, ModuleLine, Reply, Request};
 use vigie_protocol::module_name::{BadModuleName, ModuleName};
-
-/// Longest of the pauses in which the answer of a file system is waited for; all of them are half a second.
-const PROBE_PAUSE_MAX: Duration = Duration::from_millis(256);
 
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Alerts that are read from the disk at a time.
 const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 4 << 20 };
-
-/// Time in which the actors answer what needs no waiting.
-const ACTOR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time between two looks at whether a client that has finished sending is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
@@ -148,7 +135,11 @@ impl Session {
             return client.reply(&refusal("not_permitted", message, "do it as root")).await;
         }
         match request {
-            Request::Status {} => client.reply(&self.status().await).await,
+            Request::Status {} => {
+                let status = self.asked.status().await;
+                let reply = status.map_or_else(stopping, |status| Reply::Status(Box::new(status)));
+                client.reply(&reply).await
+            }
             Request::Query { module, parameters, timeout_ms, progress } => {
                 let timeout = timeout_ms.map(Duration::from_millis);
                 // Closes when the client has gone away; true when it wants what there is.
@@ -193,74 +184,6 @@ impl Session {
                 Err(reply) => client.reply(&reply).await,
             },
         }
-    }
-
-    async fn status(&self) -> Reply {
-        let asked = &self.asked;
-        let (modules, config, journal, queries, fleet, sinks, conditions) = tokio::join!(
-            asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
-            asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
-            asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
-            asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
-            asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
-            asked.sinks.send(GetSinks).timeout(ACTOR_TIMEOUT),
-            asked.conditions.send(GetConditions).timeout(ACTOR_TIMEOUT),
-        );
-        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy))) =
-            (modules, config, journal, queries)
-        else {
-            return stopping();
-        };
-        let (Ok(fleet), Ok(sinks), Ok(mut conditions)) = (fleet, sinks, conditions) else {
-            return stopping();
-        };
-        let config = config.status;
-        let (log_stalled, state_stalled) = tokio::join!(self.log_stalled(), state_stalled());
-        let log_problem = asked.agent_log.status();
-        let found = found_now(&journal, fleet.as_ref(), log_problem, log_stalled, state_stalled);
-        let about_agent =
-            |condition: &Condition| StandingCondition { about: Subject::Agent, condition: condition.clone() };
-        conditions.splice(0..0, found.iter().map(about_agent));
-        for module in &mut modules {
-            show_in_module(module, &conditions);
-        }
-        let agent = &asked.agent;
-        Reply::Status(Box::new(AgentStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            hostname: agent.hostname.clone(),
-            started_at: agent.started_at.clone(),
-            uptime_secs: agent.started.elapsed().as_secs(),
-            health: health(&conditions),
-            problems: conditions.iter().map(ToString::to_string).collect(),
-            conditions,
-            config,
-            modules,
-            journal,
-            queries,
-            fleet,
-            sinks,
-            privacy,
-            containment: agent.containment.clone(),
-        }))
-    }
-
-    /// Asks the file system with the log whether it takes writes, and waits a little for the answer.
-    async fn log_stalled(&self) -> Option<String> {
-        let log = &self.asked.agent_log;
-        log.probe();
-        let mut pause = Duration::from_millis(1);
-        while let Some(silent) = log.silent_for() {
-            if pause > PROBE_PAUSE_MAX {
-                return Some(format!(
-                    "the file system with the log does not answer for {} s",
-                    silent.as_secs()
-                ));
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        None
     }
 
     /// Who asks. The user's name may come from a directory service, which takes its time.
@@ -383,93 +306,12 @@ fn remember_name(uid: u32, name: Option<String>) {
     });
 }
 
-/// Asks the file system with the state whether it takes writes, and waits a little for the answer.
-async fn state_stalled() -> Option<String> {
-    let mut pause = Duration::from_millis(1);
-    let mut probe = (!remote::is_probing()).then(|| work_threads::run(Lane::Journal, remote::probe));
-    loop {
-        // An order that hangs holds up the probe as well.
-        let waiting = match &mut probe {
-            Some(probe) => tokio::time::timeout(pause, probe).await.is_err(),
-            None => remote::is_probing(),
-        };
-        if !waiting {
-            return None;
-        }
-        let busy = remote::busy_for().unwrap_or_default();
-        if pause > PROBE_PAUSE_MAX {
-            return Some(format!(
-                "the file system with agent.state_dir does not answer for {} s",
-                busy.as_secs()
-            ));
-        }
-        if probe.is_none() {
-            tokio::time::sleep(pause).await;
-        }
-        pause *= 2;
-    }
-}
-
 fn stopping() -> Reply {
     refusal("stopping", "the agent is stopping", "try again when it has been started")
 }
 
 fn bad_name(bad: &BadModuleName) -> Reply {
     refusal("bad_request", bad.to_string(), "see `vigie module list`")
-}
-
-/// What is wrong with parts that are asked for it at the moment of the status.
-fn found_now(
-    journal: &JournalStatus,
-    fleet: Option<&FleetStatus>,
-    log_problem: Option<String>,
-    log_stalled: Option<String>,
-    state_stalled: Option<String>,
-) -> ConditionSet {
-    let now = jiff::Timestamp::now().to_string();
-    let mut set = ConditionSet::default();
-    let mut note = |condition, detail: Option<String>| {
-        if let Some(detail) = detail {
-            set.raise(condition, &detail, &now);
-        }
-    };
-    note(AgentCondition::JournalUnwritable, journal.error.clone());
-    note(AgentCondition::JournalDamaged, journal.damage.clone());
-    note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
-    note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
-    note(AgentCondition::LogUnwritable, log_problem);
-    note(AgentCondition::LogStalled, log_stalled);
-    note(AgentCondition::StateStalled, state_stalled);
-    set
-}
-
-/// The worst of everything.
-fn health(conditions: &[StandingCondition]) -> Health {
-    let worst = conditions.iter().map(|standing| standing.condition.severity).max();
-    match worst {
-        None => Health::Healthy,
-        Some(ConditionSeverity::Warning) => Health::Degraded,
-        Some(ConditionSeverity::Failed) => Health::Failed,
-    }
-}
-
-/// Shows what is wrong with a module in its own line as well.
-fn show_in_module(module: &mut ModuleStatus, conditions: &[StandingCondition]) {
-    let about = Subject::Module(module.name.clone());
-    let of_module = conditions.iter().filter(|standing| standing.about == about);
-    let texts: Vec<String> = of_module
-        .map(|standing| match standing.condition.detail.as_str() {
-            "" => standing.condition.name.clone(),
-            detail => format!("{}: {detail}", standing.condition.name),
-        })
-        .collect();
-    if texts.is_empty() {
-        return;
-    }
-    if module.state == ModuleState::Running {
-        module.state = ModuleState::Degraded;
-    }
-    module.reason = Some(texts.join("; "));
 }
 
 /// Waits for the reply to a query and tells the client meanwhile how far it is, without hurry.

@@ -258,11 +258,12 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
         restart: r,
         limits: m,
         journal: j,
+        metrics: x,
         fleet,
         sinks,
         modules: _,
     } = old;
-    let AgentConfig { agent: b, logging: k, restart: s, limits: n, journal: i, .. } = new;
+    let AgentConfig { agent: b, logging: k, restart: s, limits: n, journal: i, metrics: y, .. } = new;
     let changes = &mut result.agent_changes;
     let mut compare = |key: &str, old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| {
         let (old, new) = (show(old), show(new));
@@ -306,6 +307,9 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
     compare("journal.segment_bytes", &j.segment_bytes, &i.segment_bytes);
     compare("journal.keep_segments", &j.keep_segments, &i.keep_segments);
     compare("journal.memory_bytes", &j.memory_bytes, &i.memory_bytes);
+    compare("metrics.listen", &x.listen, &y.listen);
+    compare("metrics.textfile", &x.textfile, &y.textfile);
+    compare("metrics.textfile_interval", &x.textfile_interval, &y.textfile_interval);
     let (f, g) = (fleet.as_ref(), new.fleet.as_ref());
     compare("fleet.org", &f.map(|f| &f.org), &g.map(|g| &g.org));
     compare("fleet.agent", &f.map(|f| &f.agent), &g.map(|g| &g.agent));

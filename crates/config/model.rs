@@ -4,6 +4,7 @@
 //! the agent's `ConfigLoader`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct AgentConfig {
     pub limits: LimitsSection,
     /// The alerts on disk.
     pub journal: JournalSection,
+    /// Where metrics are shown beside the socket in `run_dir`.
+    pub metrics: MetricsSection,
     /// The fleet that this agent belongs to; without it the agent opens no network socket.
     pub fleet: Option<FleetSection>,
     /// Where alerts are sent to.
@@ -176,6 +179,24 @@ pub struct JournalSection {
     pub keep_segments: u32,
     /// Alerts held in memory, in bytes, while the disk takes none; beyond it modules wait. 64 KiB to 1 GiB.
     pub memory_bytes: usize,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSection {
+    /// TCP address of this host's loopback on which metrics are served over HTTP; none by default, because every user of
+    /// the host can connect to it.
+    pub listen: Option<SocketAddr>,
+    /// A file that node_exporter's textfile collector reads; its name ends in `.prom`. None by default.
+    pub textfile: Option<PathBuf>,
+    /// Time between two writings of `textfile`, 1 s to 1 h.
+    pub textfile_interval: Duration,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self { listen: None, textfile: None, textfile_interval: Duration::from_secs(30) }
+    }
 }
 
 /// `[fleet]`

@@ -5,6 +5,7 @@
 
 pub mod durable;
 pub mod line_file;
+pub mod published;
 #[cfg(feature = "recording")]
 pub mod recording;
 pub mod remote;

@@ -315,6 +315,14 @@ pub(crate) fn severity_of_line(line: &[u8]) -> Severity {
     named.unwrap_or_else(|| severity_of_body(&line[..line.len().saturating_sub(1)]))
 }
 
+/// The module that a body of a record names; a body is written by us, with its keys in one order.
+pub(crate) fn module_of_body(body: &[u8]) -> Option<&str> {
+    const NAMED: &[u8] = br#"","module":""#;
+    let start = memchr::memmem::find(body, NAMED)? + NAMED.len();
+    let length = memchr::memchr(b'"', &body[start..])?;
+    std::str::from_utf8(&body[start..start + length]).ok()
+}
+
 /// How severe a record is, from its line's body. Reads JSON only where the text does not begin as our modules' do.
 pub(crate) fn severity_of_body(body: &[u8]) -> Severity {
     const NAMED_FIRST: &[u8] = br#","message":"{\"severity\":\""#;

@@ -4,6 +4,7 @@
 //! when a sync failed: what a failed sync was to write is lost to the kernel, so the batch is written again from memory
 //! to another file. A batch counts when its commit line and then the high-water mark are on disk.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -118,6 +119,8 @@ pub struct Writer {
     given_up: Option<GivenUp>,
     /// Sealed lines of a batch.
     sealed: Vec<u8>,
+    /// Alerts that this writer recorded, by module.
+    by_module: BTreeMap<String, Counts>,
 }
 
 impl Writer {
@@ -170,6 +173,7 @@ impl Writer {
             sent_through: None,
             given_up: None,
             sealed: Vec::new(),
+            by_module: BTreeMap::new(),
         };
         Ok((writer, found.seen, found.recovery))
     }
@@ -197,6 +201,12 @@ impl Writer {
     #[must_use]
     pub fn deleted(&self) -> Counts {
         self.ledger.totals
+    }
+
+    /// Alerts that were recorded since the journal was opened, by module.
+    #[must_use]
+    pub fn by_module(&self) -> &BTreeMap<String, Counts> {
+        &self.by_module
     }
 
     /// What the disk does not take at present although the alerts themselves are safe.
@@ -266,7 +276,8 @@ impl Writer {
         }
         let Some(open) = &mut self.open else { return Err(AppendError::NeedsSnapshot) };
         self.sealed.clear();
-        let (place, batch) = seal_batch(&mut self.sealed, draft, self.place);
+        let mut by_module = BTreeMap::new();
+        let (place, batch) = seal_batch(&mut self.sealed, draft, self.place, &mut by_module);
         if let Err(error) = open.file.append(&self.sealed).and_then(|()| open.file.sync()) {
             // What cannot be cut off does not count: the next segment says so.
             if open.file.sync_failed() || open.file.cut(open.counted).is_err() {
@@ -277,6 +288,9 @@ impl Writer {
         }
         open.counted = open.file.length();
         open.contents.add_all(&batch);
+        for (module, counts) in by_module {
+            add_counts(&mut self.by_module, module, counts);
+        }
         self.sealed.clear();
         self.sealed.shrink_to(KEPT_BYTES);
         self.place = place;
@@ -429,8 +443,20 @@ fn now() -> String {
     jiff::Timestamp::now().to_string()
 }
 
-/// Seals the records of a draft and their commit line.
-fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, Contents) {
+fn add_counts(total: &mut BTreeMap<String, Counts>, module: &str, counts: Counts) {
+    match total.get_mut(module) {
+        Some(known) => known.iter_mut().zip(counts).for_each(|(known, more)| *known += more),
+        None => drop(total.insert(module.to_owned(), counts)),
+    }
+}
+
+/// Seals the records of a draft and their commit line, and counts them by module.
+fn seal_batch<'a>(
+    sealed: &mut Vec<u8>,
+    draft: &'a Draft,
+    mut place: Place,
+    by_module: &mut BTreeMap<&'a str, Counts>,
+) -> (Place, Contents) {
     let mut digest = BatchDigest::default();
     let mut contents = Contents::default();
     for body in draft.bodies() {
@@ -439,6 +465,9 @@ fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, 
         place.link = line::seal_record(sealed, body, severity, place.link);
         digest.add(&sealed[start..], is_severe(severity));
         contents.add(severity, sealed.len() - start);
+        if let Some(module) = line::module_of_body(body) {
+            by_module.entry(module).or_default()[severity as usize] += 1;
+        }
     }
     place.seq = draft.last_seq();
     let start = sealed.len();

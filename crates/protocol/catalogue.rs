@@ -134,6 +134,9 @@ conditions! {
     /// Extra privacy mode is kept on because the configuration that would say otherwise cannot be read.
     PrivacyKept = "privacy-kept", Warning,
         "Correct the configuration; only `extraprivacymode = false` in a valid file turns the mode off.";
+    /// The metrics cannot be served or written where the configuration says.
+    MetricsUnavailable = "metrics-unavailable", Warning,
+        "The detail names the address or the file; the agent tries again by itself. Correct [metrics].";
     /// The agent cannot take part in its fleet.
     FleetNotJoined = "fleet-not-joined", Warning,
         "The detail names the file or the key; the agent tries again every 10 s.";

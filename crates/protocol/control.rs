@@ -196,6 +196,26 @@ pub struct AgentStatus {
     pub privacy: PrivacyStatus,
     /// How leftovers of modules are ended: `cgroup` or `session`.
     pub containment: String,
+    /// What the agent's own process uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ProcessUse>,
+}
+
+/// What a process uses, as the kernel counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ProcessUse {
+    /// Time on processors since the process started, in milliseconds, with that of children that ended and were waited for.
+    pub cpu_ms: u64,
+    /// Memory in RAM in bytes.
+    pub memory_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open files; absent where they cannot be counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    /// Open files that the process may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files_limit: Option<u64>,
 }
 
 /// The link to the fleet.
@@ -386,6 +406,12 @@ pub struct ModuleStatus {
     /// Round trip of the newest heartbeat in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_us: Option<u64>,
+    /// When the newest heartbeat was answered, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_at: Option<String>,
+    /// What its process uses, without the processes that it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ProcessUse>,
     /// Messages carried since the agent started.
     pub logs: u64,
     /// See `logs`.
@@ -415,6 +441,12 @@ pub struct JournalStatus {
     /// Alerts that were deleted to make room since the journal was begun, by severity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deleted: BTreeMap<String, u64>,
+    /// Alerts recorded since the agent started, by module and severity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_module: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Bytes that the segments may take together before the oldest alerts are deleted.
+    #[serde(default)]
+    pub limit_bytes: u64,
     /// What is wrong with the files; absent when nothing was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,

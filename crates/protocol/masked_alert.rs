@@ -33,11 +33,8 @@ pub fn masked_alert(module: &str, message: &str) -> String {
         }
     }
     for key in CONFIGURED {
-        match fields.get(key) {
-            Some(value @ (Value::String(_) | Value::Array(_))) => {
-                shown.insert(key.to_owned(), value.clone());
-            }
-            _ => {}
+        if let Some(value @ (Value::String(_) | Value::Array(_))) = fields.get(key) {
+            shown.insert(key.to_owned(), value.clone());
         }
     }
     if let Some(count) = fields.get("count").filter(|count| count.is_u64()) {

@@ -18,6 +18,11 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim_start).filter(|line| !line.starts_with(['!', ';', '#', '%']))
 }
 
+/// Reads a file in which dhclient keeps the servers of a lease for chronyd: lines without the first word.
+pub(crate) fn leased(text: &str) -> Vec<Directive> {
+    lines(text).filter(|line| !line.is_empty()).filter_map(|line| server(&format!("server {line}"))).collect()
+}
+
 fn server(line: &str) -> Option<Directive> {
     Some(match Server::from_words(line)? {
         Ok(server) => Directive::Server(server),
@@ -33,6 +38,7 @@ fn directive(line: &str) -> Option<Directive> {
     let keyword = words.next()?.to_ascii_lowercase();
     let mut paths = words.map(str::to_owned);
     match keyword.as_str() {
+        "maxdistance" => Directive::max_distance(&paths.next()?),
         "include" => paths.next().map(Directive::Include),
         "confdir" => Some(Directive::ConfigDirectories(paths.collect())),
         "sourcedir" => Some(Directive::SourceDirectories(paths.collect())),

@@ -57,7 +57,7 @@ pub struct Patience<'a> {
     /// When to give up.
     pub deadline: Instant,
     /// Whether nobody wants the answer any more.
-    pub is_stopped: &'a dyn Fn() -> bool,
+    pub is_stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Patience<'_> {

@@ -1,8 +1,10 @@
 //! Tells how far the host's clock is from the time that the host's own time servers have.
 //!
-//! [`sources`] reads which servers the host is configured with, [`survey`] asks them one after the other with
-//! [`client`] until one answers validly, [`packet`] decides what of an answer is believed, and [`report`]
-//! says it in MIG's words. What the kernel itself holds of its clock is told as well, without any packet.
+//! [`sources`] reads which servers the host is configured with, and [`client`] asks one; [`packet`] decides what of an
+//! answer is believed. MIG's question goes to one server after the other until one answers validly ([`survey`]), the
+//! other one to all of them at once ([`court`]), whose answers are compared ([`selection`]) with one another and with
+//! what the host's own daemon follows ([`daemons`]). [`report`] says it. What the kernel itself holds of its clock is
+//! told as well, without any packet.
 //!
 //! Query parameters and result are described in `docs/timedrift.md`.
 
@@ -13,7 +15,8 @@ use serde::Deserialize;
 use vigie_adjtimex::KernelClock;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 
-use crate::client::Patience;
+use crate::client::{Clock, Patience};
+use crate::daemons::Daemons;
 use crate::duration::GoDuration;
 use crate::report::Report;
 pub use crate::report::masked_form;
@@ -22,9 +25,12 @@ use crate::sources::Source;
 use crate::survey::Means;
 
 pub mod client;
+pub mod court;
+pub mod daemons;
 pub mod duration;
 pub mod packet;
 pub mod report;
+pub mod selection;
 pub mod server_line;
 pub mod sources;
 pub mod survey;
@@ -32,6 +38,8 @@ pub mod timestamp;
 
 mod chrony_conf;
 mod ntp_conf;
+mod ntpd_rs_conf;
+mod openntpd_conf;
 mod timesyncd_conf;
 
 /// Names the servers of last resort, separated by spaces or commas; set but empty means none.
@@ -68,6 +76,8 @@ pub struct Host {
     pub fallback: Vec<String>,
     /// How servers are asked.
     pub means: Means,
+    /// Where its time daemons are asked.
+    pub daemons: Daemons,
 }
 
 impl Host {
@@ -84,7 +94,7 @@ impl Host {
             // Somebody wanted something else than the default; asking nobody is the safe reading.
             Err(std::env::VarError::NotUnicode(_)) => Vec::new(),
         };
-        Self { root: PathBuf::from("/"), fallback, means: Means::default() }
+        Self { root: PathBuf::from("/"), fallback, means: Means::default(), daemons: Daemons::default() }
     }
 }
 
@@ -98,6 +108,19 @@ struct Parameters {
     timeout: Option<String>,
     /// Whether the servers of last resort may be asked; the host's own list decides who they are.
     fallback: Option<bool>,
+    /// Whose answer counts.
+    ask: Whom,
+}
+
+/// Which servers are asked.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Whom {
+    /// One after the other until one answers validly, as MIG does.
+    #[default]
+    First,
+    /// All; what most of them say counts.
+    All,
 }
 
 /// What was asked, checked.
@@ -105,6 +128,7 @@ struct Question {
     tolerance: Option<Duration>,
     timeout: Duration,
     fallback: bool,
+    whom: Whom,
 }
 
 impl Parameters {
@@ -119,7 +143,7 @@ impl Parameters {
             let (given, longest) = (GoDuration::from(timeout), GoDuration::from(MAX_TIMEOUT));
             return Err(format!("timeout {given} must be more than 0s and at most {longest}"));
         }
-        Ok(Question { tolerance, timeout, fallback: self.fallback.unwrap_or(true) })
+        Ok(Question { tolerance, timeout, fallback: self.fallback.unwrap_or(true), whom: self.ask })
     }
 }
 
@@ -155,12 +179,51 @@ pub fn answer(query: &Query, host: &Host) -> ModuleResult {
                 server
             });
             let servers: Vec<Server> = servers.collect();
-            sources.extend(servers.into_iter().map(|server| Source { server, named_in: None }));
+            sources.extend(servers.into_iter().map(|server| Source::new(server, None).for_want_of_others()));
         }
         let is_stopped = || query.is_stopped();
         let patience = Patience { deadline: began + question.timeout, is_stopped: &is_stopped };
-        let attempts = survey::ask_in_turn(&sources, &host.means, patience);
-        report.add_attempts(&attempts, tolerance, query.is_stopped());
+        match question.whom {
+            Whom::First => {
+                let attempts = survey::ask_in_turn(&sources, &host.means, patience);
+                report.add_attempts(&attempts, tolerance, query.is_stopped());
+            }
+            Whom::All => {
+                let selected = host.daemons.ask(patience);
+                let clock = &*host.means.clock;
+                let before = distance(clock);
+                let mut attempts = ask_all(&sources, &host.means, patience);
+                let clock_moved = distance(clock).abs_diff(before);
+                let clock_moved = Duration::from_nanos(u64::try_from(clock_moved).unwrap_or(u64::MAX));
+                let ruling = court::judge(&mut attempts, tolerance, clock_moved);
+                report.add_ruling(&attempts, &ruling, selected.as_ref(), query.is_stopped());
+            }
+        }
     }
     report.into_result(began.elapsed())
+}
+
+/// Asks the servers of the host, and those of last resort only when none of the others answers validly.
+fn ask_all(sources: &[Source], means: &Means, patience: Patience<'_>) -> Vec<survey::Attempt> {
+    let (last, first): (Vec<Source>, Vec<Source>) =
+        sources.iter().cloned().partition(|source| source.is_last_resort);
+    let until = match (first.is_empty(), last.is_empty()) {
+        (false, false) => client::now() + patience.left() * 2 / 3,
+        _ => patience.deadline,
+    };
+    let mut attempts = court::ask_all(&first, means, patience.until(until));
+    if !attempts.iter().any(|attempt| attempt.outcome.is_ok()) {
+        attempts.extend(court::ask_all(&last, means, patience));
+    }
+    attempts
+}
+
+/// The clock that is measured minus the one that nobody sets, in nanoseconds: it changes when the clock is moved.
+fn distance(clock: &dyn Clock) -> i128 {
+    let monotonic = clock.monotonic().as_nanos().cast_signed();
+    let wall = match clock.wall().duration_since(std::time::UNIX_EPOCH) {
+        Ok(after) => after.as_nanos().cast_signed(),
+        Err(before) => -before.duration().as_nanos().cast_signed(),
+    };
+    wall - monotonic
 }

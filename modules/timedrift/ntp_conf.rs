@@ -18,11 +18,19 @@ fn directive(line: &str) -> Option<Directive> {
         Some(Err(error)) => Some(Directive::Bad(error)),
         None => {
             let mut words = line.split_whitespace();
-            let is_include = words.next()?.eq_ignore_ascii_case("includefile");
-            let path = words.next()?.trim_matches('"');
-            is_include.then(|| Directive::Include(path.to_owned()))
+            match words.next()?.to_ascii_lowercase().as_str() {
+                "includefile" => Some(Directive::IncludeTree(words.next()?.trim_matches('"').to_owned())),
+                "tos" => max_distance(words),
+                _ => None,
+            }
         }
     }
+}
+
+/// `tos maxdist SECONDS`, among other options.
+fn max_distance<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Directive> {
+    words.by_ref().find(|word| word.eq_ignore_ascii_case("maxdist"))?;
+    Directive::max_distance(words.next()?)
 }
 
 #[cfg(test)]
@@ -63,7 +71,7 @@ includefile /etc/ntp/extra.conf
             match directive {
                 Directive::Server(server) => hosts.push((server.host, server.port)),
                 Directive::Bad(_) => bad += 1,
-                Directive::Include(path) => included.push(path),
+                Directive::IncludeTree(path) => included.push(path),
                 other => panic!("{other:?}"),
             }
         }

@@ -11,12 +11,18 @@ use vigie_sdk::privacy::{Asked, MASKED, Showing, identifies, mask_errors};
 use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::client::Answer;
+use crate::court::{Judgement, Ruling};
+use crate::daemons::Selected;
 use crate::duration::GoDuration;
+use crate::selection::{Opinion, Verdict};
 use crate::sources::Problem;
 use crate::survey::Attempt;
 
 /// Where a server comes from that no file names.
 const FALLBACK: &str = "fallback";
+
+/// A clock that moves less against the one that nobody sets is slewed by its daemon.
+const CLOCK_AT_REST: Duration = Duration::from_millis(1);
 
 /// Go's zero time, which MIG gives where there is none.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -32,11 +38,60 @@ struct Elements {
     /// A sentence when it is not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     drifts: Vec<String>,
+    /// What all servers together say, when all were asked.
+    #[serde(flatten)]
+    ruling: Option<RulingElements>,
     /// The host's clock, RFC 3339.
     localtime: String,
     /// What the kernel holds of its clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<Kernel>,
+}
+
+/// What all servers together say.
+#[derive(Debug, Serialize)]
+struct RulingElements {
+    /// `within`, `outside` or `cannot tell`.
+    verdict: &'static str,
+    /// Why it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// Where the true time is, as the time minus the host's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreed: Option<Agreed>,
+    /// Servers that cannot be right if most are.
+    liars: Vec<Liar>,
+    /// What the host's own daemon follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    daemon: Option<DaemonElements>,
+}
+
+#[derive(Debug, Serialize)]
+struct Agreed {
+    lowest_offset_nanoseconds: i64,
+    highest_offset_nanoseconds: i64,
+    /// Servers that agree, of those that count.
+    servers: usize,
+    of: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Liar {
+    host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct DaemonElements {
+    name: &'static str,
+    synchronised: bool,
+    /// The address that it follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<String>,
+    /// What the others say about that server; left out when it was not asked or not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judgement: Option<&'static str>,
 }
 
 /// The kernel's view, see adjtimex(2).
@@ -83,6 +138,12 @@ struct NtpStatistics {
     error_bound_nanoseconds: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stratum: Option<u8>,
+    /// What became of it, when all servers were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judgement: Option<&'static str>,
+    /// Its line says that it is to be preferred.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    preferred: bool,
     /// Why there is no time.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -100,6 +161,8 @@ pub struct Report {
     answered: u64,
     /// Drift was asked for and nobody answered.
     failed: bool,
+    /// Servers answered, and it still cannot be told.
+    undecided: bool,
     extraprivacy: bool,
 }
 
@@ -117,8 +180,14 @@ impl Report {
             }
         };
         let localtime = rfc3339(local_time);
-        let elements =
-            Elements { hascheckeddrift: false, iswithindrift: None, drifts: Vec::new(), localtime, kernel };
+        let elements = Elements {
+            hascheckeddrift: false,
+            iswithindrift: None,
+            drifts: Vec::new(),
+            ruling: None,
+            localtime,
+            kernel,
+        };
         Self {
             elements,
             ntpstats: Vec::new(),
@@ -126,6 +195,7 @@ impl Report {
             unanswered: Vec::new(),
             answered: 0,
             failed: false,
+            undecided: false,
             extraprivacy,
         }
     }
@@ -169,6 +239,89 @@ impl Report {
         }
     }
 
+    /// Adds what all servers said, and what follows from it.
+    pub fn add_ruling(
+        &mut self,
+        attempts: &[Attempt],
+        ruling: &Ruling,
+        selected: Option<&Selected>,
+        is_stopped: bool,
+    ) {
+        for attempt in attempts {
+            let statistics = NtpStatistics::new(attempt, self.extraprivacy);
+            match &attempt.outcome {
+                Ok(_) => self.answered += 1,
+                Err(_) => self.unanswered.push(format!("time server {}", statistics.host)),
+            }
+            self.ntpstats.push(statistics);
+        }
+        if self.answered == 0 {
+            self.failed = true;
+            self.explain_failure(is_stopped);
+        }
+        let within = match ruling.verdict {
+            Verdict::Within => Some(true),
+            Verdict::Outside => Some(false),
+            Verdict::CannotTell => None,
+        };
+        self.elements.hascheckeddrift = within.is_some();
+        self.elements.iswithindrift = within;
+        self.undecided = within.is_none();
+        if within == Some(false)
+            && let Some(sentence) = sentence_of_all(ruling)
+        {
+            self.elements.drifts.push(sentence);
+        }
+        let mut liars = Vec::new();
+        for one in self.ntpstats.iter().filter(|one| one.judgement == Some(opinion_word(Opinion::Liar))) {
+            let at = one.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+            let (is, of) = (ruling.agreeing, ruling.counted);
+            self.errors.push(format!(
+                "time server {}{at}: tells another time than {is} of {of} that agree",
+                one.host
+            ));
+            liars.push(Liar { host: one.host.clone(), address: one.address.clone() });
+        }
+        let daemon = selected.map(|selected| self.daemon(attempts, selected));
+        let agreed = ruling.majority.map(|span| Agreed {
+            lowest_offset_nanoseconds: to_i64(span.low),
+            highest_offset_nanoseconds: to_i64(span.high),
+            servers: ruling.agreeing,
+            of: ruling.counted,
+        });
+        self.elements.ruling = Some(RulingElements {
+            verdict: match ruling.verdict {
+                Verdict::Within => "within",
+                Verdict::Outside => "outside",
+                Verdict::CannotTell => "cannot tell",
+            },
+            why: self.undecided.then(|| why_undecided(ruling, self.answered)),
+            agreed,
+            liars,
+            daemon,
+        });
+    }
+
+    /// What the daemon follows, and what the others say about it.
+    fn daemon(&mut self, attempts: &[Attempt], selected: &Selected) -> DaemonElements {
+        let followed = selected.server.and_then(|server| {
+            attempts.iter().find(|attempt| attempt.address.is_some_and(|address| address.ip() == server))
+        });
+        let judgement = followed.and_then(|attempt| attempt.judgement).map(judgement_word);
+        if judgement == Some(opinion_word(Opinion::Liar)) {
+            self.errors.push(format!("{} follows a time server that the others contradict", selected.daemon));
+        }
+        let masked = |server: std::net::IpAddr| {
+            if self.extraprivacy { MASKED.to_owned() } else { server.to_string() }
+        };
+        DaemonElements {
+            name: selected.daemon,
+            synchronised: selected.synchronised,
+            server: selected.server.map(masked),
+            judgement,
+        }
+    }
+
     fn explain_failure(&mut self, is_stopped: bool) {
         if self.ntpstats.is_empty() {
             let advice = "name one in ntp.conf, chrony.conf or timesyncd.conf, or allow the fallback list";
@@ -188,7 +341,7 @@ impl Report {
     #[must_use]
     pub fn into_result(self, took: Duration) -> ModuleResult {
         // Without a check MIG finds the local time; with one it finds a drift.
-        let found = match (self.failed, self.elements.iswithindrift) {
+        let found = match (self.failed || self.undecided, self.elements.iswithindrift) {
             (true, _) | (_, Some(true)) => false,
             (_, Some(false) | None) => true,
         };
@@ -200,8 +353,8 @@ impl Report {
             coverage.skip(server.clone(), "it gave no valid answer");
         }
         coverage.examined = self.answered;
-        // One valid answer decides; without any nothing is known.
-        coverage.complete = !self.failed;
+        // A decision is one whoever did not answer; without any nothing is known.
+        coverage.complete = !self.failed && !self.undecided;
         result.coverage = Some(coverage);
         if !self.errors.is_empty() {
             result.errors.get_or_insert_default().extend(self.errors);
@@ -219,7 +372,13 @@ pub fn masked_form(place: &[&str]) -> Showing {
     match place {
         ["elements" | "statistics"] => Showing::Inside,
         ["elements", "hascheckeddrift" | "iswithindrift" | "localtime" | "kernel"] => Showing::Anything,
-        ["elements", "drifts"] => Showing::Text(|sentence| sentence.contains(" ntp host masked by ")),
+        ["elements", "verdict" | "why" | "agreed"] => Showing::Anything,
+        ["elements", "liars" | "daemon"] => Showing::Inside,
+        ["elements", "liars", "host" | "address"] | ["elements", "daemon", "server"] => Showing::Hidden,
+        ["elements", "daemon", "name" | "synchronised" | "judgement"] => Showing::Anything,
+        ["elements", "drifts"] => Showing::Text(|sentence| {
+            sentence.contains(" ntp host masked by ") || sentence.contains(" time servers that agree by ")
+        }),
         ["statistics", "exectime"] => Showing::Anything,
         ["statistics", "ntpstats"] => Showing::Inside,
         ["statistics", "ntpstats", key] => match *key {
@@ -229,7 +388,9 @@ pub fn masked_form(place: &[&str]) -> Showing {
             | "reachable"
             | "offset_nanoseconds"
             | "error_bound_nanoseconds"
-            | "stratum" => Showing::Anything,
+            | "stratum"
+            | "judgement"
+            | "preferred" => Showing::Anything,
             "host" | "address" => Showing::Hidden,
             "source" => Showing::Text(|source| source == MASKED || source == FALLBACK),
             "error" => Showing::Unnamed,
@@ -257,6 +418,59 @@ fn sentence(host: &str, answer: &Answer) -> String {
     let direction = if drift < 0 { "behind" } else { "ahead of" };
     let by = GoDuration::from(Duration::from_nanos(drift.unsigned_abs()));
     format!("Local time is {direction} ntp host {host} by {by}")
+}
+
+/// The same of all servers together.
+fn sentence_of_all(ruling: &Ruling) -> Option<String> {
+    let span = ruling.majority?;
+    let direction = if span.low > 0 { "behind" } else { "ahead of" };
+    let (near, far) = (
+        span.low.unsigned_abs().min(span.high.unsigned_abs()),
+        span.low.unsigned_abs().max(span.high.unsigned_abs()),
+    );
+    let duration =
+        |nanoseconds| GoDuration::from(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)));
+    let (servers, of) = (ruling.agreeing, ruling.counted);
+    let (near, far) = (duration(near), duration(far));
+    Some(format!("Local time is {direction} {servers} of {of} time servers that agree by {near} to {far}"))
+}
+
+fn why_undecided(ruling: &Ruling, answered: u64) -> String {
+    let why = match ruling {
+        _ if answered == 0 => "no time server gave a valid answer",
+        Ruling { lacks_required: true, .. } => {
+            "a time server that the configuration requires is not among those that agree"
+        }
+        Ruling { counted: 0, .. } => "no time server that may be used is near enough to a reference clock",
+        Ruling { majority: None, .. } => "no more than half of the time servers agree",
+        Ruling { clock_moved, .. } if *clock_moved > CLOCK_AT_REST => {
+            "the clock was moved while the time servers were asked"
+        }
+        _ => "what was asked lies within the error of the time servers that agree",
+    };
+    why.to_owned()
+}
+
+fn judgement_word(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Counted(opinion) => opinion_word(opinion),
+        Judgement::TooFar => "too far",
+        Judgement::NotSelectable => "not selectable",
+        Judgement::NotTrusted => "not trusted",
+    }
+}
+
+fn opinion_word(opinion: Opinion) -> &'static str {
+    match opinion {
+        Opinion::Agrees => "agrees",
+        Opinion::Doubtful => "doubtful",
+        Opinion::Liar => "liar",
+        Opinion::NoMajority => "no majority",
+    }
+}
+
+fn to_i64(nanoseconds: i128) -> i64 {
+    i64::try_from(nanoseconds).unwrap_or(if nanoseconds < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// The host's clock minus the server's.
@@ -300,6 +514,8 @@ impl NtpStatistics {
             offset_nanoseconds: measurement.map(|one| one.offset.to_nanoseconds()),
             error_bound_nanoseconds: measurement.map(|one| one.error_bound.to_nanoseconds_up()),
             stratum: measurement.map(|one| one.stratum),
+            judgement: attempt.judgement.map(judgement_word),
+            preferred: attempt.source.server.options.prefer,
             error: attempt.outcome.as_ref().err().map(|error| chain(error)),
         }
     }

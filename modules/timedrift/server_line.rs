@@ -21,6 +21,41 @@ pub struct Server {
     pub family: Family,
     /// Each address of the name is somebody else's server.
     pub is_pool: bool,
+    /// How its daemon may use it.
+    pub options: Options,
+}
+
+/// Most addresses of a pool that are asked when its line names no number: chronyd's and ntpd-rs's own.
+const POOL_VOTES: usize = 4;
+
+/// What a line says about the use of its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// It is watched, and never believed.
+    pub noselect: bool,
+    /// It must not be asked until somebody says so.
+    pub offline: bool,
+    /// It is taken before others that are as good.
+    pub prefer: bool,
+    /// Without it there is no time.
+    pub require: bool,
+    /// It is believed before those that are not trusted.
+    pub trust: bool,
+    /// Addresses of a pool that are asked.
+    pub votes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            noselect: false,
+            offline: false,
+            prefer: false,
+            require: false,
+            trust: false,
+            votes: POOL_VOTES,
+        }
+    }
 }
 
 /// Which addresses of a name count.
@@ -61,6 +96,7 @@ impl Server {
             port,
             family: Family::Any,
             is_pool: false,
+            options: Options::default(),
         })
     }
 
@@ -75,7 +111,7 @@ impl Server {
         if !matches!(keyword.as_str(), "server" | "pool" | "peer") {
             return None;
         }
-        Some(Self::from_arguments(words, keyword == "pool").ok_or_else(|| BadServer(shortened(line))))
+        Some(Self::from_arguments(words, keyword == "pool").ok_or_else(|| BadServer::new(line)))
     }
 
     fn from_arguments<'a>(words: impl Iterator<Item = &'a str>, is_pool: bool) -> Option<Self> {
@@ -88,6 +124,14 @@ impl Server {
                 "port" => server.port = Some(words.next()?.parse().ok().filter(|port| *port != 0)?),
                 "ipv4" => family = Some("-4"),
                 "ipv6" => family = Some("-6"),
+                "noselect" => server.options.noselect = true,
+                "offline" => server.options.offline = true,
+                "prefer" => server.options.prefer = true,
+                "require" => server.options.require = true,
+                "trust" => server.options.trust = true,
+                "maxsources" => {
+                    server.options.votes = words.next()?.parse().ok().filter(|votes| *votes != 0)?;
+                }
                 _ => {}
             }
         }
@@ -106,6 +150,12 @@ impl Server {
     "{0:?} does not name a time server; expected server, pool or peer with a host and a port from 1 to 65535"
 )]
 pub struct BadServer(String);
+
+impl BadServer {
+    pub(crate) fn new(line: &str) -> Self {
+        Self(shortened(line))
+    }
+}
 
 /// The beginning of a line, enough to find it.
 fn shortened(line: &str) -> String {

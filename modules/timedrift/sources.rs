@@ -5,7 +5,10 @@
 //! 1. `/etc/ntp.conf`, what it includes, and `/etc/ntp.d/*.conf`
 //! 2. `/etc/ntpsec/ntp.conf`, what it includes, and `/etc/ntpsec/ntp.d/*.conf`
 //! 3. `/etc/chrony/chrony.conf`, `/etc/chrony.conf`, and what they include or name as `confdir` and `sourcedir`
-//! 4. `timesyncd.conf` of systemd with its drop-ins, `NTP=` before `FallbackNTP=`
+//! 4. `ntp.toml` of ntpd-rs, `ntpd.conf` of OpenNTPD
+//! 5. `timesyncd.conf` of systemd with its drop-ins, `NTP=`, the leases of networkd, `FallbackNTP=`
+//!
+//! What DHCP clients write for a daemon is read with its files.
 //!
 //! Nothing here sends a packet. Files are read within bounds, so that no file and no circle of includes can
 //! keep the module busy.
@@ -16,12 +19,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use crate::server_line::{BadServer, Server};
+use crate::server_line::{BadServer, Family, Server};
 use crate::timesyncd_conf::Servers;
-use crate::{chrony_conf, ntp_conf};
+use crate::{chrony_conf, ntp_conf, ntpd_rs_conf, openntpd_conf, timesyncd_conf};
 
 /// Most servers that are taken; time for more there is not.
 pub const MAX_SERVERS: usize = 64;
@@ -37,6 +41,20 @@ const MAX_DEPTH: usize = 10;
 
 /// Most problems that are told.
 const MAX_PROBLEMS: usize = 32;
+
+/// The greatest root distance with which daemons still use a server, unless they are told otherwise: RFC 5905's,
+/// ntpd's and NTPsec's. ntpd-rs and OpenNTPD have other measures; they are held to the same.
+pub const MAX_DISTANCE: Duration = Duration::from_millis(1_500);
+
+/// chronyd's `maxdistance`, see chrony.conf(5).
+const CHRONY_MAX_DISTANCE: Duration = Duration::from_secs(3);
+
+/// `RootDistanceMaxSec=` of timesyncd.conf(5).
+const TIMESYNCD_MAX_DISTANCE: Duration = Duration::from_secs(5);
+
+/// What Debian's DHCP clients write for ntpd and NTPsec, which then read it instead of their own file.
+const LEASED_FOR_NTPD: [&str; 3] =
+    ["/run/ntp.conf.dhcp", "/var/lib/ntp/ntp.conf.dhcp", "/run/ntpsec/ntp.conf.dhcp"];
 
 /// Where systemd looks for a configuration file, the first one that has it counts.
 const SYSTEMD_DIRECTORIES: [&str; 4] =
@@ -55,6 +73,17 @@ pub(crate) enum Directive {
     ConfigDirectories(Vec<String>),
     /// Directories with `*.sources`, likewise.
     SourceDirectories(Vec<String>),
+    /// A file, or a directory with all `*.conf` below it; relative to the directory of the file that says so.
+    IncludeTree(String),
+    /// The greatest root distance of a server that is used.
+    MaxDistance(Duration),
+}
+
+impl Directive {
+    /// The greatest root distance from a number of seconds, when it is one.
+    pub(crate) fn max_distance(seconds: &str) -> Option<Self> {
+        Some(Self::MaxDistance(Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?))
+    }
 }
 
 /// A server and who named it.
@@ -64,6 +93,22 @@ pub struct Source {
     pub server: Server,
     /// The file that names it; `None` for the fallback list.
     pub named_in: Option<PathBuf>,
+    /// The greatest root distance with which its daemon uses it.
+    pub max_distance: Duration,
+    /// It is for want of others only.
+    pub is_last_resort: bool,
+}
+
+impl Source {
+    pub(crate) fn new(server: Server, named_in: Option<PathBuf>) -> Self {
+        Self { server, named_in, max_distance: MAX_DISTANCE, is_last_resort: false }
+    }
+
+    /// The same, to be asked for want of others only.
+    #[must_use]
+    pub(crate) fn for_want_of_others(self) -> Self {
+        Self { is_last_resort: true, ..self }
+    }
 }
 
 /// What the files of a host say.
@@ -115,16 +160,36 @@ pub enum Problem {
 /// Finds out which servers the time daemons of the host whose file system begins at `root` ask.
 #[must_use]
 pub fn configured(root: &Path) -> Configured {
-    let mut search = Search { root, found: Configured::default(), known: HashSet::new(), followed: 0 };
-    for directory in ["/etc", "/etc/ntpsec"] {
-        search.file(&Path::new(directory).join("ntp.conf"), ntp_conf::directives, 0);
-        let drop_ins = format!("{directory}/ntp.d");
-        search.directories(&[drop_ins], "conf", ntp_conf::directives, 0);
-    }
-    for path in ["/etc/chrony/chrony.conf", "/etc/chrony.conf"] {
-        search.file(Path::new(path), chrony_conf::directives, 0);
-    }
-    search.timesyncd();
+    let mut search = Search {
+        root,
+        found: Configured::default(),
+        known: HashSet::new(),
+        followed: 0,
+        max_distance: MAX_DISTANCE,
+    };
+    search.daemon(MAX_DISTANCE, |search| {
+        for directory in ["/etc", "/etc/ntpsec"] {
+            search.file(&Path::new(directory).join("ntp.conf"), ntp_conf::directives, 0);
+            let drop_ins = format!("{directory}/ntp.d");
+            search.directories(&[drop_ins], "conf", ntp_conf::directives, 0);
+        }
+        for path in LEASED_FOR_NTPD {
+            search.file(Path::new(path), ntp_conf::directives, 0);
+        }
+    });
+    search.daemon(CHRONY_MAX_DISTANCE, |search| {
+        for path in ["/etc/chrony/chrony.conf", "/etc/chrony.conf"] {
+            search.file(Path::new(path), chrony_conf::directives, 0);
+        }
+        search.leased_for_chrony();
+    });
+    search.daemon(MAX_DISTANCE, |search| {
+        search.file(Path::new("/etc/ntpd-rs/ntp.toml"), ntpd_rs_conf::directives, 0);
+        for path in ["/etc/openntpd/ntpd.conf", "/etc/ntpd.conf"] {
+            search.file(Path::new(path), openntpd_conf::directives, 0);
+        }
+    });
+    search.daemon(TIMESYNCD_MAX_DISTANCE, Search::timesyncd);
     search.found
 }
 
@@ -135,12 +200,24 @@ type Reader = fn(&str) -> Vec<Directive>;
 struct Search<'a> {
     root: &'a Path,
     found: Configured,
-    known: HashSet<Server>,
+    known: HashSet<(String, Option<u16>, Family, bool)>,
     /// Files, patterns and directories so far.
     followed: usize,
+    /// The greatest root distance that the daemon at hand allows, as far as its files are read.
+    max_distance: Duration,
 }
 
 impl Search<'_> {
+    /// Reads the files of one daemon, which allows `max_distance` unless they say otherwise; where they say so does
+    /// not matter.
+    fn daemon(&mut self, max_distance: Duration, read: impl FnOnce(&mut Self)) {
+        let first = self.found.sources.len();
+        self.max_distance = max_distance;
+        read(self);
+        let max_distance = self.max_distance;
+        self.found.sources.iter_mut().skip(first).for_each(|source| source.max_distance = max_distance);
+    }
+
     /// Follows a file; one that is not there says nothing.
     fn file(&mut self, path: &Path, reader: Reader, depth: usize) {
         let Some(text) = self.text(path, depth) else { return };
@@ -150,15 +227,64 @@ impl Search<'_> {
             }
             match directive {
                 Directive::Server(server) => {
-                    self.add(Source { server, named_in: Some(path.to_owned()) });
+                    self.add(Source::new(server, Some(path.to_owned())));
                 }
                 Directive::Bad(reason) => self.problem(Problem::BadLine { path: path.to_owned(), reason }),
                 Directive::Include(pattern) => self.include(path, &pattern, reader, depth),
+                Directive::IncludeTree(name) => self.include_tree(path, &name, reader, depth),
+                Directive::MaxDistance(distance) => self.max_distance = distance,
                 Directive::ConfigDirectories(list) => self.directories(&list, "conf", reader, depth + 1),
                 Directive::SourceDirectories(list) => {
                     self.directories(&list, "sources", chrony_conf::servers, depth + 1);
                 }
             }
+        }
+    }
+
+    /// Follows a file, or the `*.conf` of a directory and of those below it, in the order of their names. NTPsec
+    /// takes a relative path from the directory of the file that includes it, ntpd from where it works.
+    fn include_tree(&mut self, from: &Path, name: &str, reader: Reader, depth: usize) {
+        let beside = from.parent().unwrap_or(from).join(name);
+        let path = if self.inside(&beside).exists() { beside } else { PathBuf::from(name) };
+        self.tree(&path, reader, depth + 1);
+    }
+
+    fn tree(&mut self, path: &Path, reader: Reader, depth: usize) {
+        if !self.inside(path).is_dir() {
+            return self.file(path, reader, depth);
+        }
+        if !self.may_follow(path, depth) {
+            return;
+        }
+        let entries = match self.inside(path).read_dir() {
+            Ok(entries) => entries,
+            Err(reason) => return self.problem(Problem::Unreadable { path: path.to_owned(), reason }),
+        };
+        let mut names: Vec<OsString> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+            .take(MAX_FILES + 1)
+            .collect();
+        names.sort();
+        for below in names.into_iter().map(|name| path.join(name)) {
+            if below.extension().is_some_and(|one| one == "conf") || self.inside(&below).is_dir() {
+                self.tree(&below, reader, depth + 1);
+            }
+        }
+    }
+
+    /// The files in which dhclient of Red Hat's kind keeps servers for chronyd.
+    fn leased_for_chrony(&mut self) {
+        let directory = Path::new("/var/lib/dhclient");
+        let Ok(entries) = self.inside(directory).read_dir() else { return };
+        let mut names: Vec<OsString> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .filter(|name| name.as_encoded_bytes().starts_with(b"chrony.servers."))
+            .take(MAX_FILES + 1)
+            .collect();
+        names.sort();
+        for name in names {
+            self.file(&directory.join(name), chrony_conf::leased, 0);
         }
     }
 
@@ -243,11 +369,23 @@ impl Search<'_> {
                 servers.read(&text, &path);
             }
         }
-        servers.ntp.into_iter().chain(servers.fallback).for_each(|source| self.add(source));
+        if let Some(distance) = servers.max_distance {
+            self.max_distance = distance;
+        }
+        servers.ntp.into_iter().for_each(|source| self.add(source));
+        let state = Path::new("/run/systemd/netif/state");
+        if let Some(text) = self.text(state, 0) {
+            for server in timesyncd_conf::leased(&text) {
+                self.add(Source::new(server, Some(state.to_owned())));
+            }
+        }
+        servers.fallback.into_iter().for_each(|source| self.add(source.for_want_of_others()));
     }
 
     fn add(&mut self, source: Source) {
-        if self.found.sources.len() < MAX_SERVERS && self.known.insert(source.server.clone()) {
+        let server = &source.server;
+        let key = (server.host.clone(), server.port, server.family, server.is_pool);
+        if self.found.sources.len() < MAX_SERVERS && self.known.insert(key) {
             self.found.sources.push(source);
         }
     }

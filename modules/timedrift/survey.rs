@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::client::{Answer, AskError, Clock, HostClock, LONGEST_NAP, Patience, ask, now};
+use crate::court::Judgement;
 use crate::packet::Refusal;
 use crate::server_line::Family;
 use crate::sources::Source;
@@ -20,7 +21,7 @@ use crate::sources::Source;
 pub const NTP_PORT: u16 = 123;
 
 /// Addresses of one name that are asked; `pool.ntp.org` gives four of each family.
-const MAX_ADDRESSES: usize = 16;
+pub(crate) const MAX_ADDRESSES: usize = 16;
 
 /// Shortest time for one server: less would make every far one look dead.
 const SHORTEST_SHARE: Duration = Duration::from_millis(500);
@@ -58,6 +59,18 @@ pub struct Attempt {
     pub address: Option<SocketAddr>,
     /// The answer, or why there is none.
     pub outcome: Result<Answer, AttemptError>,
+    /// What the others say about it, when they were asked.
+    pub judgement: Option<Judgement>,
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        source: &Source,
+        address: Option<SocketAddr>,
+        outcome: Result<Answer, AttemptError>,
+    ) -> Self {
+        Self { source: source.clone(), address, outcome, judgement: None }
+    }
 }
 
 /// Why an attempt gave no time.
@@ -75,6 +88,9 @@ pub enum AttemptError {
     /// The addresses were asked before, under another name.
     #[error("its addresses were asked already")]
     AskedAlready,
+    /// Its configuration says that it must not be asked now.
+    #[error("was not asked, because it is configured as offline")]
+    Offline,
     /// The time was over before its turn.
     #[error("was not asked, because the time was over")]
     NoTimeLeft,
@@ -85,7 +101,7 @@ pub enum AttemptError {
 
 impl AttemptError {
     /// Whether the server said that it does not want to be asked.
-    fn is_kiss_of_death(&self) -> bool {
+    pub(crate) fn is_kiss_of_death(&self) -> bool {
         matches!(self, Self::Asked(AskError::Refused(Refusal::KissOfDeath(_))))
     }
 }
@@ -104,7 +120,7 @@ pub fn ask_in_turn(sources: &[Source], means: &Means, patience: Patience<'_>) ->
 }
 
 /// The part of the remaining time that one of `parts` may use.
-fn share(patience: Patience<'_>, parts: usize) -> Patience<'_> {
+pub(crate) fn share(patience: Patience<'_>, parts: usize) -> Patience<'_> {
     let part = patience.left() / u32::try_from(parts).unwrap_or(u32::MAX).max(1);
     patience.until(now() + part.max(SHORTEST_SHARE))
 }
@@ -157,13 +173,17 @@ impl Survey<'_> {
         outcome: Result<Answer, AttemptError>,
     ) -> bool {
         let succeeded = outcome.is_ok();
-        self.attempts.push(Attempt { source: source.clone(), address, outcome });
+        self.attempts.push(Attempt::new(source, address, outcome));
         succeeded
     }
 }
 
 /// The addresses of a server that count. A look-up that takes too long is left behind on its thread.
-fn resolve(means: &Means, source: &Source, patience: Patience<'_>) -> Result<Vec<SocketAddr>, AttemptError> {
+pub(crate) fn resolve(
+    means: &Means,
+    source: &Source,
+    patience: Patience<'_>,
+) -> Result<Vec<SocketAddr>, AttemptError> {
     let server = &source.server;
     let (found, result) = mpsc::channel();
     let (resolve, host, port) =

@@ -1,6 +1,7 @@
 //! The configuration of systemd-timesyncd, as timesyncd.conf(5) and systemd.syntax(7) describe it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::server_line::Server;
 use crate::sources::Source;
@@ -12,6 +13,8 @@ pub(crate) struct Servers {
     pub(crate) ntp: Vec<Source>,
     /// `FallbackNTP=`, asked when there is nothing else.
     pub(crate) fallback: Vec<Source>,
+    /// `RootDistanceMaxSec=`
+    pub(crate) max_distance: Option<Duration>,
 }
 
 impl Servers {
@@ -28,15 +31,49 @@ impl Servers {
             let list = match key.trim_end() {
                 "NTP" => &mut self.ntp,
                 "FallbackNTP" => &mut self.fallback,
+                "RootDistanceMaxSec" => {
+                    self.max_distance = time_span(value.trim()).or(self.max_distance);
+                    continue;
+                }
                 _ => continue,
             };
             if value.trim().is_empty() {
                 list.clear();
             }
             let servers = value.split_whitespace().filter_map(Server::from_host);
-            list.extend(servers.map(|server| Source { server, named_in: Some(path.to_owned()) }));
+            list.extend(servers.map(|server| Source::new(server, Some(path.to_owned()))));
         }
     }
+}
+
+/// A time as systemd.time(7) writes it, in the units that make sense here; a number alone is seconds.
+fn time_span(text: &str) -> Option<Duration> {
+    let mut seconds = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let after = after.trim_start();
+        let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let factor = match unit {
+            "" | "s" | "sec" | "second" | "seconds" => 1.0,
+            "ms" | "msec" => 1e-3,
+            "us" | "usec" => 1e-6,
+            "m" | "min" | "minute" | "minutes" => 60.0,
+            "h" | "hr" | "hour" | "hours" => 3600.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after.trim_start();
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|span| !span.is_zero())
+}
+
+/// The servers that networkd has from leases and links for timesyncd, from its state file.
+pub(crate) fn leased(text: &str) -> Vec<Server> {
+    let lists = text.lines().filter_map(|line| line.strip_prefix("NTP="));
+    lists.flat_map(|list| list.trim_matches('"').split_whitespace()).filter_map(Server::from_host).collect()
 }
 
 /// Lines without comments; one that ends in a backslash goes on in the next, and comments between them are
@@ -90,6 +127,36 @@ mod tests {
             read(&[first, second]),
             (vec!["2001:db8::1".to_owned()], vec!["d.example.org".to_owned()])
         );
+    }
+
+    #[test]
+    fn the_greatest_distance_is_a_time_of_systemd() {
+        for (text, expected) in [
+            ("5", Some(Duration::from_secs(5))),
+            ("1min 30s", Some(Duration::from_secs(90))),
+            ("250ms", Some(Duration::from_millis(250))),
+            ("1.5 s", Some(Duration::from_millis(1_500))),
+            ("0", None),
+            ("", None),
+            ("x", None),
+            ("5 parsecs", None),
+            ("99999999999999999999999", None),
+        ] {
+            assert_eq!(time_span(text), expected, "{text}");
+        }
+        let mut servers = Servers::default();
+        servers.read("[Time]\nRootDistanceMaxSec=2s\nRootDistanceMaxSec=nonsense\n", Path::new("/x"));
+        assert_eq!(servers.max_distance, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn networkd_tells_the_servers_of_its_leases() {
+        let text =
+            "# This is private data.\nOPER_STATE=routable\nDNS=192.0.2.53\nNTP=192.0.2.1 ntp.example.org\n";
+
+        let hosts: Vec<String> = leased(text).into_iter().map(|server| server.host).collect();
+
+        assert_eq!(hosts, ["192.0.2.1", "ntp.example.org"]);
     }
 
     #[test]

@@ -27,6 +27,32 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
         _ => lines
             .push((Tone::Doubtful, "whether the clock is within what was asked cannot be told".to_owned())),
     }
+    if let Some(why) = elements["why"].as_str() {
+        lines.push((Tone::Doubtful, format!("because       {why}")));
+    }
+    if let Some(agreed) = elements["agreed"].as_object() {
+        let offset = |key: &str| agreed.get(key).and_then(Value::as_i64).map(seconds).unwrap_or_default();
+        let number = |key: &str| agreed.get(key).and_then(Value::as_u64).unwrap_or_default();
+        let (low, high) = (offset("lowest_offset_nanoseconds"), offset("highest_offset_nanoseconds"));
+        let (servers, of) = (number("servers"), number("of"));
+        lines.push((
+            Tone::Plain,
+            format!("true time     {low} to {high} from here, by {servers} of {of} servers"),
+        ));
+    }
+    if let Some(daemon) = elements["daemon"].as_object() {
+        let text = |key: &str| daemon.get(key).and_then(Value::as_str).unwrap_or_default();
+        let follows = match text("server") {
+            "" => "follows no server".to_owned(),
+            server => format!("follows {server}"),
+        };
+        let (tone, word) = match text("judgement") {
+            "liar" => (Tone::Bad, ", which the others contradict"),
+            "agrees" => (Tone::Plain, ", which agrees with the others"),
+            _ => (Tone::Plain, ""),
+        };
+        lines.push((tone, format!("daemon        {} {follows}{word}", text("name"))));
+    }
     for sentence in elements["drifts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         lines.push((Tone::Bad, sentence.to_owned()));
     }
@@ -94,6 +120,34 @@ local time    x
 the clock is outside what was asked
 SERVER  ADDRESS    OFFSET  ± ERROR  LATENCY  STRATUM  JUDGEMENT  NOTE
 a.b              -2.500 s   1.5 ms      1ms        2
+"
+        );
+    }
+
+    #[test]
+    fn what_all_servers_say_is_told_above_them() {
+        let text = shown(
+            "timedrift",
+            r#"{"foundanything":false,"success":true,"elements":{"hascheckeddrift":false,"localtime":"x",
+                "verdict":"cannot tell","why":"no","liars":[],
+                "agreed":{"lowest_offset_nanoseconds":-2000000,"highest_offset_nanoseconds":1500000000,"servers":2,"of":3},
+                "daemon":{"name":"chronyd","synchronised":true,"server":"192.0.2.1","judgement":"liar"}},
+                "statistics":{"exectime":"2ms","ntpstats":[{"host":"a.b","reachable":false,"judgement":"liar"}]},
+                "coverage":{"complete":false,"examined":1,"not_examined":[]}}"#,
+            None,
+        );
+
+        assert_eq!(
+            text,
+            "\
+timedrift: found nothing, but did not examine everything
+local time    x
+whether the clock is within what was asked cannot be told
+because       no
+true time     -2.0 ms to 1.500 s from here, by 2 of 3 servers
+daemon        chronyd follows 192.0.2.1, which the others contradict
+SERVER  ADDRESS  OFFSET  ± ERROR  LATENCY  STRATUM  JUDGEMENT  NOTE
+a.b                                                 liar
 "
         );
     }

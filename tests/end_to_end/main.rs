@@ -18,6 +18,8 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod file_watch;
 #[cfg(test)]
 mod fleet_query;
@@ -33,6 +35,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod metrics;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]

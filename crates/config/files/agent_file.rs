@@ -1,6 +1,7 @@
 //! The agent's own file: from the value tree to [`AgentConfig`], with every range checked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::sink_section;
 use crate::builtin::{BuiltinModule, find};
 use crate::model::{
     AgentConfig, AgentSection, JournalSection, LimitsSection, LogFormat, LogLevel, LogMode, LoggingSection,
-    ModuleSection, ProcessLimits, RestartRule, RestartSection,
+    MetricsSection, ModuleSection, ProcessLimits, RestartRule, RestartSection,
 };
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::module_name::ModuleName;
@@ -65,6 +66,7 @@ pub(crate) fn read_agent(
         restart: restart_section(root.table(problems, "restart"), problems),
         limits: limits_section(root.table(problems, "limits"), problems),
         journal: journal_section(root.table(problems, "journal"), problems),
+        metrics: metrics_section(root.table(problems, "metrics"), problems),
         fleet: root
             .optional_table(problems, "fleet")
             .and_then(|table| fleet_section::read(table, &agent.state_dir, problems)),
@@ -77,7 +79,7 @@ pub(crate) fn read_agent(
 }
 
 /// Names that a module cannot have: the agent's alerts carry the first, the others are commands of the program.
-pub const RESERVED_NAMES: [&str; 21] = [
+pub const RESERVED_NAMES: [&str; 22] = [
     "agent",
     "vigie",
     "alerts",
@@ -93,6 +95,7 @@ pub const RESERVED_NAMES: [&str; 21] = [
     "help",
     "launch",
     "man",
+    "metrics",
     "module",
     "query",
     "reload",
@@ -287,6 +290,30 @@ fn journal_section(mut table: Table, problems: &mut Problems) -> JournalSection 
     };
     table.finish(problems);
     section
+}
+
+fn metrics_section(mut table: Table, problems: &mut Problems) -> MetricsSection {
+    let default = MetricsSection::default();
+    let listen = table.text(problems, "listen").and_then(|text| {
+        let address = text.parse::<SocketAddr>().ok().filter(|address| address.ip().is_loopback());
+        if address.is_none() {
+            let message = format!(
+                "{:?} is not an address of this host's loopback such as \"127.0.0.1:9469\" or \"[::1]:9469\"; a \
+                 proxy with a certificate can show it to other hosts",
+                cut(&text)
+            );
+            table.complain(problems, "listen", message);
+        }
+        address
+    });
+    let textfile = table.path(problems, "textfile");
+    if textfile.as_ref().is_some_and(|path| path.extension().is_none_or(|ending| ending != "prom")) {
+        table.complain(problems, "textfile", "must end in .prom: node_exporter reads no other files");
+    }
+    let textfile_interval =
+        table.duration(problems, "textfile_interval", default.textfile_interval, SECOND..=HOUR);
+    table.finish(problems);
+    MetricsSection { listen, textfile, textfile_interval }
 }
 
 /// A number whose range has been checked, in the type of its default.

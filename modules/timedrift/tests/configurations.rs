@@ -230,6 +230,70 @@ fn a_line_that_names_no_server_is_told_with_its_file() {
     assert!(problems(&found)[1].starts_with("in \"/etc/ntp.conf\": \"server a port nought\" does not name"));
 }
 
+#[test]
+fn ntpsec_includes_directories_and_takes_relative_paths_from_the_file_at_hand() {
+    let root = tree(&[
+        ("/etc/ntpsec/ntp.conf", "includefile site\nincludefile one.conf\nserver last\n"),
+        ("/etc/ntpsec/site/20-b.conf", "server b\nincludefile ../beside.inc\n"),
+        ("/etc/ntpsec/site/10-a.conf", "server a noselect\n"),
+        ("/etc/ntpsec/site/15-deep/x.conf", "server deep\n"),
+        ("/etc/ntpsec/site/README", "server no\n"),
+        ("/etc/ntpsec/site/.hidden.conf", "server no\n"),
+        ("/etc/ntpsec/beside.inc", "server beside\n"),
+        ("/etc/ntpsec/one.conf", "server one\n"),
+        // What ntpd takes from the root of the host.
+        ("/etc/ntp.conf", "includefile etc/from-root\n"),
+        ("/etc/from-root", "server root\n"),
+    ]);
+    symlink("..", root.path().join("etc/ntpsec/site/90-loop.conf")).unwrap();
+
+    let found = configured(root.path());
+
+    assert_eq!(hosts(&found), ["root", "a", "deep", "b", "beside", "one", "last"]);
+    assert!(found.sources[1].server.options.noselect);
+    assert!(problems(&found).iter().all(|text| text.contains("was not followed")), "{found:?}");
+}
+
+#[test]
+fn other_daemons_and_servers_of_leases_are_read() {
+    let root = tree(&[
+        ("/etc/ntpd-rs/ntp.toml", "[[source]]\nmode = \"pool\"\naddress = \"rs\"\ncount = 2\n"),
+        ("/etc/openntpd/ntpd.conf", "servers open\n"),
+        ("/etc/systemd/timesyncd.conf", "[Time]\nNTP=sync\nFallbackNTP=vendor\nRootDistanceMaxSec=2\n"),
+        ("/run/systemd/netif/state", "OPER_STATE=routable\nNTP=192.0.2.7\n"),
+        ("/run/ntpsec/ntp.conf.dhcp", "server leased-ntpsec\n"),
+        ("/etc/chrony.conf", "server chrony offline prefer trust require\n"),
+        ("/var/lib/dhclient/chrony.servers.eth0", "192.0.2.8 iburst\n\n"),
+    ]);
+
+    let found = configured(root.path());
+
+    let expected = ["leased-ntpsec", "chrony", "192.0.2.8", "rs", "open", "sync", "192.0.2.7", "vendor"];
+    assert_eq!(hosts(&found), expected);
+    assert_eq!(problems(&found), [""; 0]);
+    let limits: Vec<u128> = found.sources.iter().map(|source| source.max_distance.as_millis()).collect();
+    assert_eq!(limits, [1_500, 3_000, 3_000, 1_500, 1_500, 2_000, 2_000, 2_000]);
+    let last: Vec<bool> = found.sources.iter().map(|source| source.is_last_resort).collect();
+    assert_eq!(last, [false, false, false, false, false, false, false, true]);
+    let options = found.sources[1].server.options;
+    assert!(options.offline && options.prefer && options.trust && options.require && !options.noselect);
+    assert_eq!(found.sources[3].server.options.votes, 2);
+    assert_eq!(found.sources[6].named_in.as_deref(), Some(Path::new("/run/systemd/netif/state")));
+}
+
+#[test]
+fn a_limit_that_is_no_number_changes_nothing() {
+    let root = tree(&[
+        ("/etc/ntp.conf", "tos maxdist\ntos maxdist many\nserver a\ntos maxdist -1\n"),
+        ("/etc/chrony.conf", "maxdistance NaN\nmaxdistance 1e400\nmaxdistance\nserver b\n"),
+    ]);
+
+    let found = configured(root.path());
+
+    let limits: Vec<u128> = found.sources.iter().map(|source| source.max_distance.as_millis()).collect();
+    assert_eq!(limits, [1_500, 3_000]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -238,12 +302,18 @@ proptest! {
         ntp in "((server|pool|includefile|#) ?[ -~]{0,12}\n){0,6}",
         chrony in "((server|include|confdir|sourcedir) [/a-z.*?\\[\\]]{0,12}\n){0,6}",
         systemd in "(\\[Time\\]\n)?((NTP|FallbackNTP)=[ -~]{0,12}\\\\?\n){0,6}",
+        rs in "(\\[\\[source\\]\\]\n(mode|address|count) = [ -~]{0,12}\n){0,4}",
+        open in "((server|servers) ?[ -~]{0,12}\n){0,6}",
+        leases in "((NTP|DNS)=[ -~]{0,20}\n){0,3}",
         noise in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         let root = tree(&[
             ("/etc/ntp.conf", &ntp),
             ("/etc/chrony.conf", &chrony),
             ("/etc/systemd/timesyncd.conf", &systemd),
+            ("/etc/ntpd-rs/ntp.toml", &rs),
+            ("/etc/openntpd/ntpd.conf", &open),
+            ("/run/systemd/netif/state", &leases),
         ]);
         std::fs::create_dir(root.path().join("etc/ntp.d")).unwrap();
         std::fs::write(root.path().join("etc/ntp.d/noise.conf"), noise).unwrap();

@@ -72,7 +72,13 @@ fn queries_are_answered_as_mig_answered_them_or_better() {
             Err(_) if host == "time.nist.gov" => Ok(vec![([127, 0, 0, 1], port).into()]),
             Err(_) => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "no such name")),
         });
-        let host = Host { root: files.path().to_owned(), fallback: vec!["time.nist.gov".to_owned()], means };
+        let daemons = crate::survey::no_daemons();
+        let host = Host {
+            root: files.path().to_owned(),
+            fallback: vec!["time.nist.gov".to_owned()],
+            means,
+            daemons,
+        };
         let migs: ModuleResult = serde_json::from_str(case["stdout"].as_str().unwrap()).unwrap();
 
         let ours = answer(&query(&case["params"]), &host);

@@ -2,25 +2,29 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use vigie_timedrift::client::{HostClock, ask};
+use vigie_timedrift::daemons::Daemons;
 
 use crate::replies::skip;
 use crate::server::{CEILING, Server, now, patience};
 
 const SECOND: i64 = 1_000_000_000;
 
-/// Where Debian has it; not on everybody's path.
-const CHRONYD: &str = "/usr/sbin/chronyd";
+/// chronyd: the one that `VIGIE_CHRONYD` names, or where Debian has it, which is not on everybody's path.
+pub(crate) fn chronyd() -> PathBuf {
+    let named = std::env::var_os("VIGIE_CHRONYD").filter(|path| !path.is_empty());
+    named.map_or_else(|| PathBuf::from("/usr/sbin/chronyd"), PathBuf::from)
+}
 
 /// Whether chronyd can be run here; otherwise says why not.
-fn can_run() -> bool {
-    if !Path::new(CHRONYD).exists() {
-        skip("chronyd is not installed");
+pub(crate) fn can_run() -> bool {
+    if !chronyd().exists() {
+        skip("there is no chronyd; `make test` unpacks one, otherwise name it with VIGIE_CHRONYD");
         return false;
     }
     if !rustix::process::geteuid().is_root() {
@@ -31,7 +35,7 @@ fn can_run() -> bool {
 }
 
 /// A chronyd of our own, ended with the test.
-struct Chronyd(Child);
+pub(crate) struct Chronyd(pub(crate) Child);
 
 impl Drop for Chronyd {
     fn drop(&mut self) {
@@ -58,7 +62,7 @@ fn our_client_reads_the_clock_of_chronyd_right() {
     let lines = lines.into_iter().chain(own_places(&directory)).collect::<Vec<_>>();
     std::fs::write(&configuration, lines.join("\n") + "\n").unwrap();
     // -x: never touches the host's clock.
-    let child = Command::new(CHRONYD)
+    let child = Command::new(chronyd())
         .args(["-x", "-d", "-u", "root", "-f"])
         .arg(&configuration)
         .stdout(Stdio::null())
@@ -110,8 +114,43 @@ fn chronyd_and_our_client_agree_about_our_server() {
     }
 }
 
+#[test]
+fn chronyd_tells_which_server_it_follows() {
+    if !can_run() {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let server = Server::ahead("127.0.0.11:0", Arc::new(HostClock), 0);
+    // Free now, as above.
+    let commands = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let source =
+        format!("server {} port {} minpoll -4 maxpoll -4", server.address.ip(), server.address.port());
+    let _chronyd = Chronyd(
+        Command::new(chronyd())
+            .args(["-x", "-d", "-u", "root", &source, "port 0", "bindcmdaddress 127.0.0.1"])
+            .args(own_places(&directory).into_iter().skip(1))
+            .arg(format!("cmdport {}", commands.port()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let daemons = Daemons { chronyd: Some(commands), ntpd: None, system_bus: None };
+
+    let began = now();
+    let selected = loop {
+        match daemons.ask(patience(CEILING)) {
+            Some(selected) if selected.server.is_some() => break selected,
+            told => assert!(began.elapsed() < CEILING, "{told:?}"),
+        }
+    };
+
+    assert_eq!((selected.daemon, selected.synchronised), ("chronyd", true));
+    assert_eq!(selected.server, Some(server.address.ip()));
+}
+
 /// Configuration that keeps away from a chronyd that serves this machine.
-fn own_places(directory: &TempDir) -> [String; 3] {
+pub(crate) fn own_places(directory: &TempDir) -> [String; 3] {
     let inside = |name: &str| directory.path().join(name).display().to_string();
     [
         "cmdport 0".to_owned(),
@@ -126,7 +165,7 @@ fn chronyds_offset(server: &Server) -> i64 {
     let directory = TempDir::new().unwrap();
     let source = format!("server {} port {} iburst maxsamples 1", address.ip(), address.port());
     let mut chronyd = Chronyd(
-        Command::new(CHRONYD)
+        Command::new(chronyd())
             // -Q: measures, prints and ends without touching the clock.
             .args(["-Q", "-t", "30", "-u", "root", &source])
             .args(own_places(&directory))

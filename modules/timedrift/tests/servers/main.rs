@@ -4,6 +4,8 @@
 
 mod captured;
 mod chronyd;
+mod court;
+mod oracle;
 mod replies;
 mod server;
 mod survey;

@@ -11,6 +11,7 @@ use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vigie_sdk::{ModuleResult, Query};
+use vigie_timedrift::daemons::Daemons;
 use vigie_timedrift::survey::Means;
 use vigie_timedrift::{DEFAULT_FALLBACK, Host, answer};
 
@@ -19,15 +20,15 @@ use crate::server::{CEILING, Server, TestClock, good, now};
 const SECOND: i64 = 1_000_000_000;
 
 /// A host with a file system, a name service and a clock of its own.
-struct TestHost {
+pub(crate) struct TestHost {
     files: TempDir,
-    clock: Arc<TestClock>,
+    pub(crate) clock: Arc<TestClock>,
     names: HashMap<String, Vec<SocketAddr>>,
     fallback: Vec<String>,
 }
 
 impl TestHost {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             files: TempDir::new().unwrap(),
             clock: Arc::default(),
@@ -36,27 +37,27 @@ impl TestHost {
         }
     }
 
-    fn file(self, path: &str, text: &str) -> Self {
+    pub(crate) fn file(self, path: &str, text: &str) -> Self {
         write(self.files.path(), path, text);
         self
     }
 
-    fn name(mut self, name: &str, addresses: &[SocketAddr]) -> Self {
+    pub(crate) fn name(mut self, name: &str, addresses: &[SocketAddr]) -> Self {
         self.names.insert(name.to_owned(), addresses.to_vec());
         self
     }
 
-    fn fallback(mut self, hosts: &[&str]) -> Self {
+    pub(crate) fn fallback(mut self, hosts: &[&str]) -> Self {
         self.fallback = hosts.iter().map(|host| (*host).to_owned()).collect();
         self
     }
 
     /// A server whose clock is so far ahead of the host's.
-    fn server(&self, ahead_nanoseconds: i64) -> Server {
+    pub(crate) fn server(&self, ahead_nanoseconds: i64) -> Server {
         Server::ahead("127.0.0.1:0", Arc::clone(&self.clock) as _, ahead_nanoseconds)
     }
 
-    fn host(&self) -> Host {
+    pub(crate) fn host(&self) -> Host {
         let names = self.names.clone();
         let resolve = move |host: &str, port: u16| match (names.get(host), host.parse()) {
             (Some(addresses), _) => Ok(addresses.clone()),
@@ -67,12 +68,18 @@ impl TestHost {
             root: self.files.path().to_owned(),
             fallback: self.fallback.clone(),
             means: Means { resolve: Arc::new(resolve), clock: Arc::clone(&self.clock) as _, port: 123 },
+            daemons: no_daemons(),
         }
     }
 
-    fn ask(&self, parameters: &Value) -> Told {
+    pub(crate) fn ask(&self, parameters: &Value) -> Told {
         Told::from(answer(&query(parameters), &self.host()))
     }
+}
+
+/// No daemon of the machine on which the tests run is asked.
+pub(crate) fn no_daemons() -> Daemons {
+    Daemons { chronyd: None, ntpd: None, system_bus: None }
 }
 
 pub(crate) fn write(root: &Path, path: &str, text: &str) {
@@ -87,12 +94,13 @@ pub(crate) fn query(parameters: &Value) -> Query {
 
 /// A result to look into.
 #[derive(Debug)]
-struct Told {
-    found: bool,
-    success: bool,
-    elements: Value,
-    statistics: Value,
-    errors: Vec<String>,
+pub(crate) struct Told {
+    pub(crate) found: bool,
+    pub(crate) success: bool,
+    pub(crate) elements: Value,
+    pub(crate) statistics: Value,
+    pub(crate) errors: Vec<String>,
+    pub(crate) complete: bool,
 }
 
 impl From<ModuleResult> for Told {
@@ -106,17 +114,18 @@ impl From<ModuleResult> for Told {
             elements: read(result.elements),
             statistics: read(result.statistics),
             errors: result.errors.unwrap_or_default(),
+            complete: result.coverage.is_none_or(|coverage| coverage.complete),
         }
     }
 }
 
 impl Told {
-    fn hosts(&self) -> Vec<&str> {
+    pub(crate) fn hosts(&self) -> Vec<&str> {
         let asked = self.statistics["ntpstats"].as_array().map(Vec::as_slice).unwrap_or_default();
         asked.iter().map(|one| one["host"].as_str().unwrap()).collect()
     }
 
-    fn last(&self) -> &Value {
+    pub(crate) fn last(&self) -> &Value {
         self.statistics["ntpstats"].as_array().unwrap().last().unwrap()
     }
 }

@@ -1,0 +1,300 @@
+//! Shows the status as metrics: on a unix socket, on loopback HTTP where `metrics.listen` says so, and in a file for
+//! node_exporter where `metrics.textfile` does.
+//!
+//! Started by the agent after everything that a status asks, told of changes by `ConfigLoader`. It knows nothing itself:
+//! each answer is a status of that moment, written by the crate `vigie_metrics`. A scraper that sends garbage, nothing, or
+//! takes nothing costs its own connection; beyond [`MAX_SCRAPERS`] the next ones wait. What it cannot do is the condition
+//! `metrics-unavailable`; the agent runs on.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use slog::{Logger, info, o, warn};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use vigie_config::model::{LoadedConfig, MetricsSection};
+use vigie_files::published;
+use vigie_metrics::{Form, http};
+use vigie_protocol::catalogue::AgentCondition;
+
+use crate::conditions::Reporter;
+use crate::config_loader::ConfigChanged;
+use crate::control_server::{Asked, bind};
+use crate::work_threads::{self, Lane};
+
+/// Name of the socket in the agent's run directory.
+pub const SOCKET_NAME: &str = "metrics.sock";
+
+/// Messages in the mailbox before a sender waits.
+const MAILBOX_CAPACITY: usize = 4;
+
+/// Scrapers that are answered at a time: two Prometheus servers and two people.
+const MAX_SCRAPERS: usize = 4;
+
+/// Time that a scraper has to ask, and again to take its answer. Prometheus itself gives up after 10 s.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause after the system refused a connection, for example because no descriptor is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time after which an address that could not be listened on is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(30);
+
+/// The actor.
+pub struct MetricsServer {
+    log: Logger,
+    run_dir: PathBuf,
+    /// The group whose users may ask.
+    operators: Option<u32>,
+    section: MetricsSection,
+    asked: Asked,
+    /// The task that accepts on TCP, and the one that writes the file.
+    listening: Option<SpawnHandle>,
+    writing: Option<SpawnHandle>,
+    troubles: Rc<Troubles>,
+}
+
+/// What cannot be done at present; one condition for all of it.
+struct Troubles {
+    reporter: Reporter,
+    socket: RefCell<Option<String>>,
+    listen: RefCell<Option<String>>,
+    textfile: RefCell<Option<String>>,
+}
+
+impl Troubles {
+    fn set(&self, which: &RefCell<Option<String>>, trouble: Option<String>) {
+        if *which.borrow() == trouble {
+            return;
+        }
+        which.replace(trouble);
+        let all = [&self.socket, &self.listen, &self.textfile];
+        let texts: Vec<String> = all.iter().filter_map(|one| one.borrow().clone()).collect();
+        self.reporter.set(AgentCondition::MetricsUnavailable, (!texts.is_empty()).then(|| texts.join("; ")));
+    }
+}
+
+impl MetricsServer {
+    /// A server that asks `asked`.
+    #[must_use]
+    pub fn new(log: &Logger, config: &Arc<LoadedConfig>, operators: Option<u32>, asked: Asked) -> Self {
+        let reporter = Reporter::agent(asked.conditions.clone());
+        Self {
+            log: log.new(o!("component" => "metrics_server")),
+            run_dir: config.agent.agent.run_dir.clone(),
+            operators,
+            section: config.agent.metrics.clone(),
+            asked,
+            listening: None,
+            writing: None,
+            troubles: Rc::new(Troubles {
+                reporter,
+                socket: RefCell::default(),
+                listen: RefCell::default(),
+                textfile: RefCell::default(),
+            }),
+        }
+    }
+
+    fn serving(&self, on_loopback: bool) -> Serving {
+        let scrapers = Arc::new(Semaphore::new(MAX_SCRAPERS));
+        Serving { asked: self.asked.clone(), scrapers, on_loopback, log: self.log.clone() }
+    }
+
+    fn serve_socket(&mut self, ctx: &mut Context<Self>) {
+        let path = self.run_dir.join(SOCKET_NAME);
+        match bind(&path, self.operators).and_then(UnixListener::from_std) {
+            Ok(listener) => {
+                ctx.spawn(accept_unix(listener, self.serving(false)).into_actor(self));
+            }
+            Err(error) => {
+                warn!(self.log, "metrics have no socket"; "socket" => ?path, "error" => %error);
+                self.troubles.set(&self.troubles.socket, Some(format!("cannot listen on {path:?}: {error}")));
+            }
+        }
+    }
+
+    fn serve_listen(&mut self, ctx: &mut Context<Self>) {
+        if let Some(before) = self.listening.take() {
+            ctx.cancel_future(before);
+        }
+        let Some(address) = self.section.listen else {
+            self.troubles.set(&self.troubles.listen, None);
+            return;
+        };
+        let listening = listen(address, self.serving(true), self.troubles.clone());
+        self.listening = Some(ctx.spawn(listening.into_actor(self)));
+    }
+
+    fn write_textfile(&mut self, ctx: &mut Context<Self>) {
+        if let Some(before) = self.writing.take() {
+            ctx.cancel_future(before);
+        }
+        let Some(path) = self.section.textfile.clone() else {
+            self.troubles.set(&self.troubles.textfile, None);
+            return;
+        };
+        let writing = write_again_and_again(
+            path,
+            self.section.textfile_interval,
+            self.asked.clone(),
+            self.troubles.clone(),
+        );
+        self.writing = Some(ctx.spawn(writing.into_actor(self)));
+    }
+}
+
+impl Actor for MetricsServer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        self.serve_socket(ctx);
+        self.serve_listen(ctx);
+        self.write_textfile(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        std::fs::remove_file(self.run_dir.join(SOCKET_NAME)).ok();
+    }
+}
+
+impl Handler<ConfigChanged> for MetricsServer {
+    type Result = ();
+
+    fn handle(&mut self, change: ConfigChanged, ctx: &mut Self::Context) {
+        let before = std::mem::replace(&mut self.section, change.config.agent.metrics.clone());
+        if before.listen != self.section.listen {
+            self.serve_listen(ctx);
+        }
+        if (&before.textfile, before.textfile_interval)
+            != (&self.section.textfile, self.section.textfile_interval)
+        {
+            self.write_textfile(ctx);
+        }
+    }
+}
+
+/// Orders the server to close its sockets. Sent once, when the agent stops.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CloseMetrics;
+
+impl Handler<CloseMetrics> for MetricsServer {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseMetrics, ctx: &mut Self::Context) {
+        actix::ActorContext::stop(ctx);
+    }
+}
+
+/// What is needed to answer the scrapers of one listener.
+#[derive(Clone)]
+struct Serving {
+    asked: Asked,
+    /// Places: any user of this host can take those of the TCP address, and none of the socket's.
+    scrapers: Arc<Semaphore>,
+    on_loopback: bool,
+    log: Logger,
+}
+
+impl Serving {
+    /// Answers scrapers for ever, each in a task of its own. Who finds no place waits in the kernel's queue.
+    async fn accept<S, F>(self, accept: impl Fn() -> F)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        F: Future<Output = io::Result<S>>,
+    {
+        while let Ok(place) = self.scrapers.clone().acquire_owned().await {
+            match accept().await {
+                Ok(stream) => {
+                    let me = self.clone();
+                    actix_rt::spawn(async move {
+                        me.answer(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    async fn answer(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let Ok(Some(head)) = tokio::time::timeout(PATIENCE, read_head(&mut stream)).await else { return };
+        let response = match http::read(&head, self.on_loopback) {
+            Ok(wanted) => match self.asked.status().await {
+                Some(status) => http::page(wanted, &vigie_metrics::render(&status, wanted.form)),
+                None => http::Refused::Unavailable.response(),
+            },
+            Err(refused) => refused.response(),
+        };
+        let writing = async {
+            stream.write_all(&response).await?;
+            stream.shutdown().await
+        };
+        tokio::time::timeout(PATIENCE, writing).await.ok();
+    }
+}
+
+/// Reads the head of a request; nothing when it is too long or cut off.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
+    let mut head = Vec::with_capacity(512);
+    while !http::is_whole(&head) {
+        if head.len() >= http::MAX_HEAD_BYTES || stream.read_buf(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
+}
+
+async fn accept_unix(listener: UnixListener, serving: Serving) {
+    let listener = &listener;
+    serving.accept(|| async move { listener.accept().await.map(|(stream, _)| stream) }).await;
+}
+
+/// Listens on TCP; an address that is taken is tried again.
+async fn listen(address: SocketAddr, serving: Serving, troubles: Rc<Troubles>) {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let text = format!("cannot listen on metrics.listen = {address}: {error}");
+                troubles.set(&troubles.listen, Some(text));
+                tokio::time::sleep(LISTEN_AGAIN).await;
+            }
+        }
+    };
+    troubles.set(&troubles.listen, None);
+    info!(serving.log, "metrics are served"; "socket" => %address);
+    let listener = &listener;
+    serving.accept(|| async move { listener.accept().await.map(|(stream, _)| stream) }).await;
+}
+
+/// Writes the file now and after every interval.
+async fn write_again_and_again(path: PathBuf, interval: Duration, asked: Asked, troubles: Rc<Troubles>) {
+    loop {
+        if let Some(status) = asked.status().await {
+            let page = vigie_metrics::render(&status, Form::Text);
+            let trouble = write(&path, page).await.err();
+            troubles.set(&troubles.textfile, trouble);
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+async fn write(path: &Path, page: String) -> Result<(), String> {
+    let target = path.to_owned();
+    let writing = work_threads::run(Lane::Metrics, move || {
+        published::replace(&target, page.as_bytes(), vigie_metrics::TEXTFILE_MODE)
+    });
+    let written = writing.await.map_err(|error| error.to_string())?;
+    written.map_err(|error| format!("cannot write metrics.textfile = {path:?}: {error}"))
+}

@@ -1,0 +1,102 @@
+//! The metrics there are: the one list of their names, kinds and helps.
+
+/// What a value does over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only goes up, until the process that counts starts again.
+    Counter,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// Its name, with `_total` for a counter.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($constant:ident = $name:literal, $kind:ident, $help:literal;)+) => {
+        $(pub(crate) const $constant: Family =
+            Family { name: concat!("vigie_", $name), kind: Kind::$kind, help: $help };)+
+
+        /// All metrics, in the order in which they are written.
+        pub const FAMILIES: &[Family] = &[$($constant),+];
+    };
+}
+
+families! {
+    BUILD_INFO = "build_info", Gauge, "Version of the agent; always 1.";
+    START_TIME = "start_time_seconds", Gauge, "When the agent started, in seconds since 1970.";
+    HEALTH = "health", Gauge, "How the agent is: 0 healthy, 1 degraded, 2 failed.";
+    CONDITION = "condition", Gauge, "1 for each condition that stands; vigie explain says what its name means.";
+    CONDITION_SINCE = "condition_since_timestamp_seconds", Gauge, "Since when a condition stands.";
+    PROCESS_CPU = "process_cpu_seconds_total", Counter, "Time that the agent's process spent on processors.";
+    PROCESS_MEMORY = "process_resident_memory_bytes", Gauge, "Memory of the agent's process that is in RAM.";
+    PROCESS_THREADS = "process_threads", Gauge, "Threads of the agent's process.";
+    PROCESS_FDS = "process_open_fds", Gauge, "Open files of the agent's process.";
+    PROCESS_MAX_FDS = "process_max_fds", Gauge, "Open files that the agent's process may have.";
+    CONFIG_GENERATION = "config_generation", Gauge, "Configurations that took effect since the agent started.";
+    CONFIG_OK = "config_last_reload_successful", Gauge, "Whether the newest configuration took effect.";
+    CONFIG_AT = "config_last_reload_timestamp_seconds", Gauge, "When the configuration was last read.";
+    MODULE_STATE = "module_state", Gauge, "1 for the state that a module is in, 0 for the others.";
+    MODULE_UPTIME = "module_uptime_seconds", Gauge, "How long a module's process has lived.";
+    MODULE_RESTARTS = "module_restarts_total", Counter, "Restarts of a module.";
+    MODULE_RTT = "module_heartbeat_rtt_seconds", Gauge, "Round trip of a module's newest heartbeat.";
+    MODULE_HEARTBEAT = "module_last_heartbeat_timestamp_seconds", Gauge, "When a module last answered a heartbeat.";
+    MODULE_CPU = "module_cpu_seconds_total", Counter, "Time that a module's process spent on processors.";
+    MODULE_MEMORY = "module_memory_bytes", Gauge, "Memory of a module's process that is in RAM.";
+    MODULE_THREADS = "module_threads", Gauge, "Threads of a module's process.";
+    MODULE_FDS = "module_open_fds", Gauge, "Open files of a module's process.";
+    MODULE_LOGS = "module_log_lines_total", Counter, "Lines that a module logged.";
+    MODULE_DROPPED = "module_lines_dropped_total", Counter, "Lines of a module that were not carried, by reason.";
+    MODULE_CONFIG = "module_config_in_force", Gauge, "Whether a module confirmed its newest configuration.";
+    MODULE_GENERATION = "module_config_generation", Gauge, "The newest configuration that was sent to a module.";
+    ALERTS = "alerts_total", Counter, "Alerts recorded since the agent started.";
+    JOURNAL_SIZE = "journal_size_bytes", Gauge, "Size of the alert journal.";
+    JOURNAL_LIMIT = "journal_limit_bytes", Gauge, "Size at which the journal deletes its oldest alerts.";
+    JOURNAL_SEQ = "journal_last_seq", Gauge, "Number of the newest recorded alert.";
+    JOURNAL_UNSYNCED = "journal_unsynced_alerts", Gauge, "Alerts that wait in memory for the disk.";
+    JOURNAL_DUPLICATES = "journal_duplicates_total", Counter, "Alerts that came again and were not recorded twice.";
+    JOURNAL_DELETED = "journal_deleted_total", Counter, "Alerts deleted to make room since the journal was begun.";
+    JOURNAL_WRITABLE = "journal_writable", Gauge, "Whether the disk takes alerts.";
+    JOURNAL_WHOLE = "journal_whole", Gauge, "Whether the journal is as it was written.";
+    QUERIES = "queries_total", Counter, "Queries since the agent started, by result.";
+    QUERIES_RUNNING = "queries_running", Gauge, "Queries that run.";
+    QUERIES_WAITING = "queries_waiting", Gauge, "Queries that wait for a place.";
+    PRIVACY = "privacy_extra", Gauge, "Whether extra privacy mode is on.";
+    PRIVACY_UNCHECKED = "privacy_unchecked_modules", Gauge, "Modules whose masking the agent cannot check.";
+    FLEET_CONNECTED = "fleet_connected", Gauge, "Whether a broker of the fleet is connected.";
+    FLEET_POLICY = "fleet_policy_version", Gauge, "Version of the fleet's policy in force; absent without one.";
+    FLEET_SENT = "fleet_alerts_sent_seq", Gauge, "Number of the newest alert that the fleet has with all before it.";
+    FLEET_WAITING = "fleet_alerts_waiting", Gauge, "Alerts that the fleet does not have yet.";
+    FLEET_RUNNING = "fleet_actions_running", Gauge, "Actions of the fleet that run.";
+    FLEET_QUEUED = "fleet_actions_waiting", Gauge, "Actions of the fleet that wait for a place.";
+    FLEET_ACTIONS = "fleet_actions_total", Counter, "Actions of the fleet, by what was decided.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What promtool takes for a unit that should be spelled out, or for a base unit that is not one.
+    const ABBREVIATED: [&str; 13] =
+        ["ms", "us", "ns", "s", "b", "kb", "mb", "gb", "min", "milliseconds", "minutes", "hours", "percent"];
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for family in FAMILIES {
+            let name = family.name;
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), family.kind == Kind::Counter, "{name}");
+            assert!(family.help.ends_with('.') && !family.help.contains('\n'), "{name}");
+            assert!(!name.split('_').any(|word| ABBREVIATED.contains(&word)), "{name}");
+            assert_eq!(FAMILIES.iter().filter(|other| other.name == name).count(), 1, "{name}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What ships for monitoring.
+
+#[cfg(test)]
+mod shipped;

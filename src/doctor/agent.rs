@@ -1,0 +1,136 @@
+//! The agent that runs: whether it does, what it says is wrong, and whether it is of this version.
+
+use vigie_protocol::catalogue;
+use vigie_protocol::condition::ConditionSeverity;
+
+use super::{Check, Outcome, Patient, Verdict, fine, note, trouble};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check { id: "agent.running", title: "whether an agent runs", docs: "docs/doctor.md#agent", run: running },
+    Check {
+        id: "agent.version",
+        title: "versions of agent and tools",
+        docs: "docs/doctor.md#agent",
+        run: version,
+    },
+    Check {
+        id: "agent.conditions",
+        title: "what the agent says is wrong",
+        docs: "docs/conditions.md",
+        run: conditions,
+    },
+    Check {
+        id: "agent.restarts",
+        title: "modules that end again and again",
+        docs: "docs/modules.md",
+        run: restarts,
+    },
+];
+
+fn running(patient: &Patient) -> Vec<Outcome> {
+    vec![match &patient.status {
+        Ok(status) => fine(format!("process {} since {}", status.pid, status.started_at)),
+        Err(why) => trouble(
+            Verdict::Fail,
+            why.clone(),
+            "start it: `systemctl start vigie`; as another user than root ask with `sudo`, or name its --run-dir",
+        ),
+    }]
+}
+
+fn version(patient: &Patient) -> Vec<Outcome> {
+    let Ok(status) = &patient.status else { return vec![note("no agent runs; versions are not compared")] };
+    let own = env!("CARGO_PKG_VERSION");
+    vec![if status.version == own {
+        fine(own)
+    } else {
+        let remedy = "start the agent again: `systemctl restart vigie`";
+        trouble(Verdict::Warn, format!("the agent is {} and this program is {own}", status.version), remedy)
+    }]
+}
+
+fn conditions(patient: &Patient) -> Vec<Outcome> {
+    let Ok(status) = &patient.status else { return vec![note("no agent runs; it says nothing")] };
+    if status.conditions.is_empty() {
+        return vec![fine("nothing")];
+    }
+    let of = |standing: &vigie_protocol::condition::StandingCondition| {
+        let name = &standing.condition.name;
+        let verdict = match standing.condition.severity {
+            ConditionSeverity::Warning => Verdict::Warn,
+            ConditionSeverity::Failed => Verdict::Fail,
+        };
+        let remedy = catalogue::all().find(|entry| entry.name == name).map_or_else(
+            || format!("see the module's documentation and `vigie module logs`, about {name}"),
+            |entry| entry.remedy.to_owned(),
+        );
+        trouble(verdict, standing.to_string(), remedy)
+    };
+    status.conditions.iter().map(of).collect()
+}
+
+fn restarts(patient: &Patient) -> Vec<Outcome> {
+    let Ok(status) = &patient.status else { return vec![note("no agent runs, and no module")] };
+    let hours = status.uptime_secs / 3600 + 1;
+    let many = status.modules.iter().filter(|module| module.restarts > 3 * hours);
+    let mut outcomes: Vec<Outcome> = many
+        .map(|module| {
+            let last = module.last_exit.as_deref().unwrap_or("unknown");
+            let found =
+                format!("{} was started {} times again, its last end: {last}", module.name, module.restarts);
+            trouble(
+                Verdict::Warn,
+                found,
+                format!("`vigie module logs {}`; `vigie explain '{last}'`", module.name),
+            )
+        })
+        .collect();
+    if outcomes.is_empty() {
+        outcomes.push(fine("none"));
+    }
+    outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Planted;
+
+    #[test]
+    fn an_agent_that_does_not_run_is_a_failure() {
+        assert_eq!(Planted::new().examined("agent.running").0, Verdict::Ok);
+        assert_eq!(Planted::new().without_agent().examined("agent.running").0, Verdict::Fail);
+    }
+
+    #[test]
+    fn an_agent_of_another_version_is_named() {
+        let own = Planted::new().says(|status| status.version = env!("CARGO_PKG_VERSION").to_owned());
+        assert_eq!(own.examined("agent.version").0, Verdict::Ok);
+        assert_eq!(
+            Planted::new().says(|status| status.version = "0.0.1".to_owned()).examined("agent.version").0,
+            Verdict::Warn
+        );
+    }
+
+    #[test]
+    fn conditions_come_with_the_remedy_of_the_catalogue() {
+        assert_eq!(Planted::new().examined("agent.conditions").0, Verdict::Warn);
+        assert_eq!(
+            Planted::new().says(|status| status.conditions.clear()).examined("agent.conditions").0,
+            Verdict::Ok
+        );
+        let host = Planted::new();
+        assert!(
+            conditions(&host.patient)[0].remedy.contains("logging.file"),
+            "{:?}",
+            conditions(&host.patient)
+        );
+    }
+
+    #[test]
+    fn a_module_that_ends_again_and_again_is_named() {
+        assert_eq!(Planted::new().examined("agent.restarts").0, Verdict::Ok);
+        let restless = Planted::new().says(|status| status.modules[1].restarts = 100);
+        assert_eq!(restless.examined("agent.restarts").0, Verdict::Warn);
+    }
+}

@@ -1,0 +1,141 @@
+//! The configuration: whether it is valid, whether it watches anything, and whether it is in force.
+
+use std::time::SystemTime;
+
+use vigie_protocol::control::{ConfigProblem, ModuleKind};
+
+use super::{Check, Outcome, Patient, Verdict, fine, note, trouble, unknown};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        id: "configuration.files",
+        title: "validity of all files",
+        docs: "docs/doctor.md#configuration",
+        run: files,
+    },
+    Check {
+        id: "configuration.watched",
+        title: "whether fswatch is told what to watch",
+        docs: "docs/fswatch.md",
+        run: watched,
+    },
+    Check {
+        id: "configuration.in-force",
+        title: "whether the agent has read the files",
+        docs: "docs/doctor.md#configuration",
+        run: in_force,
+    },
+];
+
+fn files(patient: &Patient) -> Vec<Outcome> {
+    let of = |verdict: Verdict| {
+        move |problem: &ConfigProblem| {
+            trouble(verdict, problem.to_string(), "correct it; `vigie check-config` shows every problem")
+        }
+    };
+    match &patient.config {
+        Err(problems) => problems.iter().map(of(Verdict::Fail)).collect(),
+        Ok(config) if !config.warnings.is_empty() => config.warnings.iter().map(of(Verdict::Warn)).collect(),
+        Ok(config) => {
+            let path =
+                config.path.as_ref().map_or("no file: the defaults".into(), |path| path.to_string_lossy());
+            vec![fine(path)]
+        }
+    }
+}
+
+fn watched(patient: &Patient) -> Vec<Outcome> {
+    let Ok(config) = &patient.config else {
+        return vec![unknown("the configuration is invalid", "correct the configuration")];
+    };
+    let fswatch = config.modules.iter().find(|spec| spec.name().as_str() == "fswatch");
+    let Some(fswatch) =
+        fswatch.filter(|spec| spec.section.enabled && spec.section.kind == ModuleKind::Persistent)
+    else {
+        return vec![note("fswatch is switched off: no file is watched")];
+    };
+    let text = fswatch.config.usable().map_or("", |config| config.get());
+    let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let has_paths = value["Paths"]["Path"].as_array().is_some_and(|paths| !paths.is_empty());
+    let profile = value["Fswatch"]["profile"].as_str().filter(|profile| !profile.is_empty());
+    vec![if has_paths {
+        fine("paths are named")
+    } else if profile != Some("none") {
+        fine(format!("the built-in list {}", profile.unwrap_or("default")))
+    } else {
+        let file = config.agent.agent.persistconfigdir.join("fswatch.cfg");
+        let remedy = format!("name paths or a profile in {}", file.display());
+        trouble(Verdict::Warn, "fswatch runs and is told to watch nothing", remedy)
+    }]
+}
+
+fn in_force(patient: &Patient) -> Vec<Outcome> {
+    let (Ok(status), Ok(config)) = (&patient.status, &patient.config) else {
+        return vec![note("without an agent and a valid configuration there is nothing to compare")];
+    };
+    if !status.config.last_reload_ok {
+        let remedy = "correct it, then `vigie reload`";
+        return vec![trouble(
+            Verdict::Warn,
+            "the agent refused the newest configuration and uses the one before",
+            remedy,
+        )];
+    }
+    let Some(path) = config.path.as_ref() else { return vec![fine("the defaults")] };
+    let read_at = status.config.last_reload_at.parse::<jiff::Timestamp>().map(SystemTime::from);
+    let changed_at = std::fs::metadata(path).and_then(|data| data.modified());
+    vec![match (read_at, changed_at) {
+        (Ok(read_at), Ok(changed_at)) if changed_at > read_at => trouble(
+            Verdict::Warn,
+            format!("{} was changed after the agent read it", path.display()),
+            "`vigie reload --dry-run` says what would change, `vigie reload` changes it",
+        ),
+        (Ok(_), Ok(_)) => fine(format!("the agent has read {}", path.display())),
+        _ => unknown("it cannot be found out when the file was changed and read", "run the doctor as root"),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Planted;
+
+    #[test]
+    fn an_invalid_file_is_named_with_its_line() {
+        assert_eq!(Planted::new().examined("configuration.files").0, Verdict::Ok);
+        let (verdict, found) =
+            Planted::new().configured("[agent]\nstop_grace = 3\n").examined("configuration.files");
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(found.contains("vigie.toml:2: agent.stop_grace"), "{found}");
+        let warned = "[agent]\nstop_grace = \"9s\"\n";
+        assert_eq!(Planted::new().configured(warned).examined("configuration.files").0, Verdict::Warn);
+    }
+
+    #[test]
+    fn fswatch_that_watches_nothing_is_named() {
+        assert_eq!(Planted::new().examined("configuration.watched").0, Verdict::Ok);
+        let none = Planted::new().with("/modules.d/fswatch.cfg", "[fswatch]\nprofile = none\n");
+        assert_eq!(none.configured("# nothing\n").examined("configuration.watched").0, Verdict::Warn);
+        let host =
+            Planted::new().with("/modules.d/fswatch.cfg", "[paths]\npath = /etc\n").configured("# nothing\n");
+        assert_eq!(host.examined("configuration.watched").0, Verdict::Ok);
+        let off = "[[module]]\nname = \"fswatch\"\nenabled = false\n";
+        assert_eq!(Planted::new().configured(off).examined("configuration.watched").0, Verdict::Info);
+    }
+
+    #[test]
+    fn a_file_that_the_agent_has_not_read_is_named() {
+        let read_at = |time: &str| {
+            let time = time.to_owned();
+            Planted::new()
+                .says(|status| status.config.last_reload_at = time)
+                .examined("configuration.in-force")
+                .0
+        };
+        assert_eq!(read_at("2020-01-01T00:00:00Z"), Verdict::Warn);
+        assert_eq!(read_at("2120-01-01T00:00:00Z"), Verdict::Ok);
+        let refused = Planted::new().says(|status| status.config.last_reload_ok = false);
+        assert_eq!(refused.examined("configuration.in-force").0, Verdict::Warn);
+        assert_eq!(Planted::new().without_agent().examined("configuration.in-force").0, Verdict::Info);
+    }
+}

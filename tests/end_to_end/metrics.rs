@@ -1,0 +1,128 @@
+//! Metrics of a running agent: its socket, loopback HTTP, the file, and clients that misbehave.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+
+use crate::harness::{Host, Settings, persistent, wait_until};
+
+const REQUEST: &str = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n";
+
+/// Sends a request over a stream and reads the answer to its end.
+fn exchange(mut stream: impl std::io::Read + std::io::Write, request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn scrape(host: &Host, more: &str) -> String {
+    let stream = UnixStream::connect(host.path("run/metrics.sock")).unwrap();
+    exchange(stream, &format!("{REQUEST}{more}\r\n"))
+}
+
+/// A port of loopback on which nobody listens.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn the_socket_shows_the_status_in_the_format_that_is_asked_for() {
+    let host = Host::new(&Settings::default(), &persistent("alerter.py", &["3"]));
+    let _agent = host.start();
+
+    let page = wait_until("the alerts are counted", || {
+        let page = scrape(&host, "");
+        page.contains("vigie_alerts_total{module=\"alerter\",severity=\"medium\"} 3\n").then_some(page)
+    });
+
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{page}");
+    assert!(page.contains("\nvigie_health "), "{page}");
+    assert!(page.contains("vigie_process_resident_memory_bytes "), "{page}");
+    assert!(page.contains("vigie_module_state{module=\"fswatch\",state=\"idle\"} 1\n"), "{page}");
+    let open = scrape(&host, "Accept: application/openmetrics-text;version=1.0.0\r\n");
+    assert!(
+        open.contains("Content-Type: application/openmetrics-text") && open.ends_with("# EOF\n"),
+        "{open}"
+    );
+    let mode = std::fs::metadata(host.path("run/metrics.sock")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let ran = host.vigie(&["metrics"]);
+    assert!(ran.code == 0 && ran.out.contains("vigie_build_info{version="), "{ran:?}");
+}
+
+#[test]
+fn silent_scrapers_take_their_own_places_only() {
+    let port = free_port();
+    let host = Host::new(&Settings::default(), &format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
+    let _agent = host.start();
+    let connect = || TcpStream::connect(("127.0.0.1", port)).ok();
+    wait_until("the port is served", connect);
+
+    let _silent: Vec<TcpStream> = (0..8).filter_map(|_| connect()).collect();
+    let page = scrape(&host, "");
+
+    assert!(page.contains("vigie_health"), "{page}");
+}
+
+#[test]
+fn loopback_http_answers_its_own_name_only_and_follows_a_reload() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let settings = Settings::default();
+    let host = Host::new(&settings, &format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
+    let _agent = host.start();
+    wait_until("the port that is taken is told", || {
+        let status = host.vigie(&["status", "--json"]);
+        status.out.contains("metrics-unavailable").then_some(())
+    });
+
+    let other = free_port();
+    host.configure(&settings, &format!("[metrics]\nlisten = \"127.0.0.1:{other}\"\n"));
+    let reload = host.vigie(&["reload"]);
+
+    assert_eq!(reload.code, 0, "{reload:?}");
+    let stream = wait_until("the new port is served", || TcpStream::connect(("127.0.0.1", other)).ok());
+    assert!(exchange(stream, &format!("{REQUEST}\r\n")).contains("vigie_config_generation 2\n"));
+    let stream = TcpStream::connect(("127.0.0.1", other)).unwrap();
+    let refused = exchange(stream, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 421 ") && !refused.contains("vigie_"), "{refused}");
+    let status = host.vigie(&["status", "--json"]);
+    assert!(!status.out.contains("metrics-unavailable"), "{status:?}");
+}
+
+#[test]
+fn the_file_for_node_exporter_is_written_again_and_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("vigie.prom");
+    let section = format!("[metrics]\ntextfile = {file:?}\ntextfile_interval = \"1s\"\n");
+    let host = Host::new(&Settings::default(), &section);
+    let _agent = host.start();
+
+    let first = wait_until("the file is there", || std::fs::metadata(&file).ok());
+    wait_until("it is written again", || {
+        let now = std::fs::metadata(&file).ok()?;
+        (now.modified().ok()? > first.modified().ok()?).then_some(())
+    });
+
+    assert_eq!(first.permissions().mode() & 0o777, 0o644);
+    assert!(std::fs::read_to_string(&file).unwrap().contains("\nvigie_health "));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused() {
+    let host = Host::new(
+        &Settings::default(),
+        "[metrics]\nlisten = \"0.0.0.0:9469\"\ntextfile = \"/x/vigie.txt\"\n",
+    );
+
+    let ran = host.vigie(&["check-config", host.path("vigie.toml").to_str().unwrap()]);
+
+    assert_eq!(ran.code, 78);
+    assert!(
+        ran.err.contains("metrics.listen: \"0.0.0.0:9469\" is not an address of this host's loopback"),
+        "{ran:?}"
+    );
+    assert!(ran.err.contains("metrics.textfile: must end in .prom"), "{ran:?}");
+}
