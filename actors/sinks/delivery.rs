@@ -166,11 +166,8 @@ impl Delivery {
         }
         state.transport.close().await;
         // Ended in good order: nothing is under way that could arrive later.
-        if state.alerts.is_empty() || state.backoff.failures() == 0 {
-            let position = self.told.borrow().position;
-            if !matches!(state.transport, Transport::Tcp(_)) {
-                state.place.reach(position);
-            }
+        if state.alerts.is_empty() && state.transport.settled().is_none() {
+            state.place.tried = state.place.after;
         }
         self.store(&mut state, true).await;
     }
@@ -190,7 +187,8 @@ impl Delivery {
         let place = loaded.place;
         let mut state = State {
             journal: place.journal.as_str().into(),
-            marked_through: if place.tried > place.after { place.tried } else { 0 },
+            // What is recorded from now on cannot have been sent before.
+            marked_through: place.tried.min(*self.spec.view.recorded.borrow()),
             follower: self.spec.view.follow(place.after),
             transport: Transport::new(&self.spec, place.after),
             alerts: Vec::new(),

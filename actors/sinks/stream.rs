@@ -78,6 +78,12 @@ impl Relp {
     }
 
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Outcome {
+        // All of the batch before is acknowledged: a connection that ended meanwhile took nothing with it.
+        if let Some((connection, _)) = &mut self.open
+            && glance(connection).await != Glance::Quiet
+        {
+            self.open = None;
+        }
         let (mut connection, mut session) = match self.open.take() {
             Some(open) => open,
             None => match self.begin().await {

@@ -145,7 +145,7 @@ conditions! {
         "Look at the receiver; `vigie sink test NAME` shows what it says. Nothing is lost while the journal has room.";
     /// The sink's receiver refuses to take anything as the sink is configured; it is asked again every ten minutes.
     SinkRefused = "sink-refused", Failed,
-        "Correct the address or the credentials, then run `vigie sink test NAME` or `vigie reload`.";
+        "Correct the address or the credentials; after a `vigie sink test NAME` that works the sink goes on at once.";
     /// The receiver refused single alerts for good; they are in the sink's dead-letter file.
     SinkDeadLetters = "sink-dead-letters", Warning,
         "Read sinks/NAME.dead.jsonl in agent.state_dir, and remove the file when that is done.";

@@ -91,7 +91,7 @@ impl Session {
         self.input.extend_from_slice(bytes);
         let mut events = Vec::new();
         let mut start = 0;
-        while let Some((number, command, data, used)) = read_frame(&self.input[start..])? {
+        while let Some(Frame { number, command, data, used }) = read_frame(&self.input[start..])? {
             if command == "serverclose" {
                 events.push(Event::Closing);
             } else if command == "rsp" {
@@ -118,8 +118,17 @@ impl Session {
     }
 }
 
-/// The first frame, and its bytes; nothing when it is not there as a whole.
-fn read_frame(input: &[u8]) -> Result<Option<(u32, String, &[u8], usize)>, NotRelp> {
+/// A frame of the server.
+struct Frame<'a> {
+    number: u32,
+    command: &'a str,
+    data: &'a [u8],
+    /// Its bytes in all.
+    used: usize,
+}
+
+/// The first frame; nothing when it is not there as a whole.
+fn read_frame(input: &[u8]) -> Result<Option<Frame<'_>>, NotRelp> {
     let bad = |what: &str| {
         NotRelp(format!("{what} in {:?}", String::from_utf8_lossy(&input[..input.len().min(40)])))
     };
@@ -157,7 +166,7 @@ fn read_frame(input: &[u8]) -> Result<Option<(u32, String, &[u8], usize)>, NotRe
     if end != b'\n' {
         return Err(bad("no end of a frame"));
     }
-    Ok(Some((number, parts[1].to_owned(), &input[at..at + length], at + length + 1)))
+    Ok(Some(Frame { number, command: parts[1], data: &input[at..at + length], used: at + length + 1 }))
 }
 
 #[cfg(test)]
