@@ -41,6 +41,12 @@ if ! $(CARGO) --version | awk '{ split($$2, v, "."); exit !(v[1] > 1 || v[1] == 
 fi
 # A linker and a C library to link with.
 need 'echo "int main(void) { return 0; }" | cc -x c -o /dev/null -' 'gcc libc6-dev'
+# What libbpf is built with.
+need 'echo "#include <gelf.h>" | cc -E -x c - && test -f "$$(cc -print-file-name=libelf.a)" && test -f "$$(cc -print-file-name=libz.a)"' 'libelf-dev zlib1g-dev'
+need 'command -v pkg-config' pkg-config
+# Compiles the BPF programs; without it everything else is built, and the program says that it has none.
+if ! command -v clang >/dev/null && [ "$$(id -u)" = 0 ]; then need 'command -v clang' 'clang llvm'; fi
+command -v clang >/dev/null || echo 'without clang no BPF: modules see less. Install it, on Debian with: apt-get install clang llvm' >&2
 endef
 
 help: ## list the commands

@@ -14,6 +14,7 @@
 //! | `answer_spool`, `answer_sender` | keep answers until the broker has them, and send them |
 //! | `alert_cursor`, `alert_sender` | send the journal's alerts |
 //! | `presence` | shows that the host is there, and its facts |
+//! | `renewal` | has the login and the certificate renewed in time |
 //! | `audit`, `audit_sender` | report what was run and refused |
 //! | `trouble` | what keeps it from working, by name |
 //!
@@ -34,6 +35,7 @@ mod joining;
 mod lives;
 mod membership;
 mod presence;
+mod renewal;
 mod running;
 mod trouble;
 mod uplink;

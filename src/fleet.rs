@@ -1,14 +1,18 @@
 //! `vigie fleet …`, and what `query -t` and `alerts -t` share with it.
 
+mod admission_desk;
 pub(crate) mod alerts;
 mod answers;
+mod approve;
 pub(crate) mod ask;
 mod audit;
 pub(crate) mod cli;
+mod config_file;
 mod doctor;
 mod enrol;
 mod files;
 mod inventory;
+mod join;
 mod list;
 pub(crate) mod options;
 mod pins;
@@ -18,6 +22,7 @@ mod publish;
 mod results;
 mod setup;
 mod sign;
+mod token;
 mod up;
 mod verify;
 mod view;
@@ -39,6 +44,11 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Doctor => doctor::run(&profile()?, printer),
         FleetCommand::Audit(options) => audit::run(options, &profile()?, printer),
         FleetCommand::Keygen { file } => enrol::keygen(file, printer),
+        FleetCommand::Token(command) => token::run(command, profile, printer),
+        FleetCommand::Join(join) => join::run(join, printer),
+        FleetCommand::Pending => approve::pending(&profile()?, printer),
+        FleetCommand::Approve(options) => approve::approve(options, &profile()?, printer),
+        FleetCommand::Deny(options) => approve::deny(options, &profile()?, printer),
         FleetCommand::Enrol(enrolment) => enrol::run(enrolment, &profile()?, printer),
         FleetCommand::Revoke { agents } => enrol::revoke(agents, &profile()?, printer),
         FleetCommand::Policy(command) => policy::run(command, profile, printer),

@@ -258,11 +258,19 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When the disk does not take it.
 pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
-    let path = places.policy();
-    let new = path.with_extension("new");
+    replace(&places.policy(), &serde_json::to_vec(stored)?)
+}
+
+/// Writes a file anew, mode 0600; at no moment is there half of it. Blocking.
+///
+/// # Errors
+/// When the disk does not take it.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(stored)?)?;
+    file.write_all(bytes)?;
     file.sync_data()?;
-    fs::rename(new, &path)?;
-    fs::File::open(&places.directory)?.sync_all()
+    fs::rename(new, path)?;
+    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
 }

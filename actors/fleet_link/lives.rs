@@ -5,15 +5,16 @@
 //! by the count of lives, which the fleet has seen higher. Nothing on a host proves that it is no copy: two hosts
 //! that run at once are noticed by the fleet, because both write to one subject.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use vigie_fleet::broker::client::random_token;
 use vigie_fleet::heartbeat::Life;
+use vigie_fleet::host_facts;
+
+use super::disk;
 
 /// Largest file that is read, in bytes.
 const MAX_BYTES: u64 = 4096;
@@ -38,8 +39,7 @@ pub(super) struct Begun {
 /// # Errors
 /// When the disk does not take the count.
 pub(super) fn begin(path: &Path) -> io::Result<Begun> {
-    let machine = digest(&["/etc/machine-id", "/var/lib/dbus/machine-id"]);
-    begin_on(path, machine, digest(&["/proc/sys/kernel/random/boot_id"]))
+    begin_on(path, host_facts::machine(), host_facts::boot())
 }
 
 fn begin_on(path: &Path, machine: String, boot: String) -> io::Result<Begun> {
@@ -55,12 +55,7 @@ fn begin_on(path: &Path, machine: String, boot: String) -> io::Result<Begun> {
 }
 
 fn store(path: &Path, kept: &Kept) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_data()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    disk::replace(path, &serde_json::to_vec(kept)?)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -68,15 +63,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// A digest of the first file that is there; machine-id(5) says that the id itself is not to be shown.
-fn digest(files: &[&str]) -> String {
-    let text = files.iter().find_map(|file| read(Path::new(file)).ok().filter(|bytes| !bytes.is_empty()));
-    text.map_or_else(String::new, |bytes| {
-        let hash = Sha256::new().chain_update(b"vigie-life@v1").chain_update(bytes.trim_ascii()).finalize();
-        data_encoding::HEXLOWER.encode(&hash[..8])
-    })
 }
 
 #[cfg(test)]

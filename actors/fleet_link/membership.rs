@@ -35,6 +35,7 @@ use super::intake::Intake;
 use super::joining::{Joined, tls_settings};
 use super::now;
 use super::presence::Presence;
+use super::renewal::Renewal;
 use super::running::answer_without_results;
 use super::trouble::{Trouble, Troubles};
 use super::uplink::{Hold, Uplink};
@@ -235,7 +236,7 @@ impl Membership {
             log: log.clone(),
             membership: membership.clone(),
             org: section.org.clone(),
-            policy: policies,
+            policy: policies.clone(),
             facts: shown_facts.clone(),
             room: room.clone(),
             hold: hold.clone(),
@@ -264,6 +265,18 @@ impl Membership {
                     spool: spool.clone(),
                     stored: answers.clone(),
                     uplink: uplink.clone(),
+                }
+                .run(),
+            ),
+            actix_rt::spawn(
+                Renewal {
+                    log: log.clone(),
+                    section: section.clone(),
+                    key: key.clone(),
+                    policy: policies,
+                    facts: shown_facts.clone(),
+                    uplink: uplink.clone(),
+                    hold: hold.clone(),
                 }
                 .run(),
             ),

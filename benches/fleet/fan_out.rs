@@ -29,8 +29,8 @@ use crate::{BenchResult, PATIENCE, Size};
 const REQUEST_BYTES: usize = 2048;
 
 /// Times of the raw fan-out that the collected answers may take, and those that are verified as well.
-const COLLECTED_TIMES: f64 = 5.0;
-const VERIFIED_TIMES: f64 = 7.0;
+const COLLECTED_TIMES: f64 = 4.0;
+const VERIFIED_TIMES: f64 = 5.0;
 
 /// Seconds that all raw answers of multiplexed agents may take.
 const MULTIPLEXED_SECONDS: f64 = 1.0;

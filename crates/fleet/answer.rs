@@ -33,6 +33,10 @@ pub enum Purpose {
     Facts,
     /// An [`AuditRecord`].
     Audit,
+    /// A [`crate::join::Request`], by the host's own key.
+    Join,
+    /// The same, by the key of the token.
+    Token,
 }
 
 impl Purpose {
@@ -42,6 +46,8 @@ impl Purpose {
             Self::Alert => "vigie-alert@v1",
             Self::Facts => "vigie-facts@v1",
             Self::Audit => "vigie-audit@v1",
+            Self::Join => "vigie-join@v1",
+            Self::Token => "vigie-token@v1",
         }
     }
 }

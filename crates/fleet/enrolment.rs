@@ -54,6 +54,9 @@ pub struct Enrolment {
     /// counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<FormerKey>,
+    /// Id of the token by which it joined, see [`crate::join`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// It is in the fleet no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub revoked: bool,
@@ -83,6 +86,7 @@ impl Enrolment {
             key: key.clone(),
             issued,
             former: Vec::new(),
+            token: None,
             revoked: false,
         }
     }

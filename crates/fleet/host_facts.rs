@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::facts::{Facts, FactsError, MAX_ADDRESSES, MAX_FACT_BYTES};
 use vigie_protocol::names::{AgentId, GroupName};
 
@@ -82,6 +84,31 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
+}
+
+/// A digest of the machine's id, which differs on another machine; empty when it has none. Blocking.
+#[must_use]
+pub fn machine() -> String {
+    digest(&["/etc/machine-id", "/var/lib/dbus/machine-id"])
+}
+
+/// A digest of the kernel's boot id, which differs after each boot. Blocking.
+#[must_use]
+pub fn boot() -> String {
+    digest(&["/proc/sys/kernel/random/boot_id"])
+}
+
+/// A digest of the first file that is there; machine-id(5) says that the id itself is not to be shown.
+fn digest(files: &[&str]) -> String {
+    let read = |path: &&str| {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes).filter(|bytes| !bytes.is_empty())
+    };
+    files.iter().find_map(read).map_or_else(String::new, |bytes| {
+        let hash = Sha256::new().chain_update(b"vigie-life@v1").chain_update(bytes.trim_ascii()).finalize();
+        data_encoding::HEXLOWER.encode(&hash[..8])
+    })
 }
 
 #[cfg(test)]

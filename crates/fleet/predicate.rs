@@ -24,6 +24,13 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::str::FromStr;
 
+/// Whether a text is one that a pattern means, in which `*` stands for any text and `?` for one character. A pattern
+/// that is none means nothing.
+#[must_use]
+pub fn glob_matches(pattern: &str, text: &str) -> bool {
+    glob::Glob::new(pattern).is_some_and(|glob| glob.matches(text))
+}
+
 pub use error::{Problem, TargetError};
 use glob::Glob;
 use range::Range;

@@ -10,6 +10,9 @@
 //! | `vigie.facts.AGENT` | [`FACTS`] | agent → investigators: facts and a sign of life |
 //! | `vigie.policy` | [`POLICY`] | administrators → everybody |
 //! | `vigie.enrol.AGENT` | [`ENROL`] | enrollers → investigators: the agent's key |
+//! | `vigie.join.TOKEN` | [`JOIN`] | host that wants to join by a token → enrollers |
+//! | `vigie.renew.AGENT` | [`RENEW`] | agent whose login or certificate ends → enrollers |
+//! | `vigie.joined.KEY` | [`JOINED`] | enrollers → the host with this key: login and certificate, or why not |
 //!
 //! What an agent writes are literal subjects that bear its name: limits are per subject, so a wildcard would let it
 //! write without end. No subject in the agents' account has two listeners, and none that somebody listens on can
@@ -34,8 +37,15 @@ pub const POLICY: &str = "POLICY";
 /// Stream of enrolled keys.
 pub const ENROL: &str = "ENROL";
 
+/// Stream of hosts that want to join.
+pub const JOIN: &str = "JOIN";
+/// Stream of agents that want their login or certificate renewed.
+pub const RENEW: &str = "RENEW";
+/// Stream of what enrollers answer to both.
+pub const JOINED: &str = "JOINED";
+
 /// All streams.
-pub const STREAMS: [&str; 7] = [ASK, RESULTS, ALERTS, AUDIT, FACTS, POLICY, ENROL];
+pub const STREAMS: [&str; 10] = [ASK, RESULTS, ALERTS, AUDIT, FACTS, POLICY, ENROL, JOIN, RENEW, JOINED];
 
 /// Where the policy is.
 pub const POLICY_SUBJECT: &str = "vigie.policy";
@@ -51,6 +61,12 @@ pub const EVERY_AUDIT: &str = "vigie.audit.*";
 pub const EVERY_FACTS: &str = "vigie.facts.*";
 /// All enrolled keys.
 pub const EVERY_ENROLMENT: &str = "vigie.enrol.*";
+/// All requests to join.
+pub const EVERY_JOIN: &str = "vigie.join.*";
+/// All requests to renew.
+pub const EVERY_RENEWAL: &str = "vigie.renew.*";
+/// All answers to both.
+pub const EVERY_JOINED: &str = "vigie.joined.*";
 /// What agents listen on.
 pub const EVERY_LIVE: &str = "vigie.live.*.*";
 
@@ -105,6 +121,24 @@ pub fn facts(agent: &AgentId) -> String {
 #[must_use]
 pub fn enrolment(agent: &AgentId) -> String {
     format!("vigie.enrol.{agent}")
+}
+
+/// Where requests to join by a token go: what is written with it is bounded for each token.
+#[must_use]
+pub fn join(token: &str) -> String {
+    format!("vigie.join.{token}")
+}
+
+/// Where an agent asks for a new login or certificate.
+#[must_use]
+pub fn renewal(agent: &AgentId) -> String {
+    format!("vigie.renew.{agent}")
+}
+
+/// Where the answer for the host with this key is, or what is said of the token with this id.
+#[must_use]
+pub fn joined(key: &str) -> String {
+    format!("vigie.joined.{key}")
 }
 
 /// Where an agent listens: `secret` is a token that only its sealed facts tell.

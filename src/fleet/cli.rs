@@ -81,6 +81,39 @@ The agent makes one itself at its first start, and `vigie status` shows the publ
         file: PathBuf,
     },
 
+    /// Make, show and end tokens by which hosts join
+    #[command(subcommand)]
+    Token(super::token::TokenCommand),
+
+    /// Make this host a member by a token: key, enrolment, login, certificate, configuration, start
+    #[command(after_help = "\
+Examples:
+  vigie fleet join vigie-join-…                        on the host, as root; the same line in cloud-init
+  vigie fleet join - < token                           not in the list of processes
+  vigie fleet join vigie-join-… --name web-1 --wait 10m
+
+Given again it goes on where it was. Exit codes: 0 the host is a member, 3 nobody has decided yet, 77 it is turned
+away.")]
+    Join(super::join::JoinArgs),
+
+    /// List the hosts that want to join and wait for a person
+    Pending,
+
+    /// Let hosts in that want to join
+    #[command(after_help = "\
+Examples:
+  vigie fleet approve web-1                a person has looked at it
+  vigie fleet approve --follow             those whose token lets them in, as they come; renews certificates
+
+Takes an enroller's or administrator's file.")]
+    Approve(super::approve::ApproveArgs),
+
+    /// Turn hosts away that want to join
+    #[command(after_help = "\
+Examples:
+  vigie fleet deny web-1 --reason 'not one of ours'")]
+    Deny(super::approve::DenyArgs),
+
     /// Say which key an agent has, and make its token for the broker
     #[command(after_help = "\
 Examples:
@@ -371,7 +404,7 @@ pub(crate) struct SignArgs {
 }
 
 /// Reads `NAME=VALUE`; the agent's own rule for tags decides.
-fn tag(text: &str) -> Result<(String, String), String> {
+pub(super) fn tag(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it has no equals sign; write env=prod")?;
     match vigie_config::files::tag_problem(name, value) {
         Some(problem) => Err(problem.to_owned()),

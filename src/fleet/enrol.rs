@@ -395,11 +395,14 @@ fn write_tokens(
         .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
     let tokens = authority.tokens(profile.org.as_str(), now, &for_tokens(list));
     for account in tokens.accounts.iter().filter(|token| token.account != Account::Fleet) {
-        let preload =
-            config.get_mut("resolver_preload").and_then(|preload| preload.get_mut(&account.key)).ok_or_else(
-                || wrong(format!("it has no token of this fleet's account {}", account.account.name())),
-            )?;
-        *preload = account.token.as_str().into();
+        let preload = config.get_mut("resolver_preload").and_then(|preload| preload.as_object_mut());
+        let preload = preload.ok_or_else(|| wrong("it has no tokens of accounts".to_owned()))?;
+        // One that was set up by an older program does not have every account yet.
+        if account.account != Account::Joiners && !preload.contains_key(&account.key) {
+            let name = account.account.name();
+            return Err(wrong(format!("it has no token of this fleet's account {name}")));
+        }
+        preload.insert(account.key.clone(), account.token.as_str().into());
     }
     files::replace(&path, &format!("{config:#}\n"))?;
     Ok(config["pid_file"].as_str().and_then(|file| running(Path::new(file))))

@@ -50,6 +50,9 @@ struct ProfileFile {
     signing_key: Option<PathBuf>,
     account: Option<String>,
     agent_signer: Option<PathBuf>,
+    join_account: Option<String>,
+    join_signer: Option<PathBuf>,
+    ca_key: Option<PathBuf>,
     enrolment_key: Option<PathBuf>,
     authority: Option<PathBuf>,
 }
@@ -94,6 +97,12 @@ pub(crate) struct Enrolling {
     pub(crate) account: Option<String>,
     /// File with the seed that signs agents' tokens.
     pub(crate) agent_signer: Option<PathBuf>,
+    /// Public key of the account of hosts that join, on the broker.
+    pub(crate) join_account: Option<String>,
+    /// File with the seed that signs the logins of tokens.
+    pub(crate) join_signer: Option<PathBuf>,
+    /// Key of the fleet's CA, which signs hosts' certificates.
+    pub(crate) ca_key: Option<PathBuf>,
     /// SSH key that signs enrolments.
     pub(crate) enrolment_key: Option<PathBuf>,
     /// The directory of `vigie fleet init`, with all keys of the broker.
@@ -135,6 +144,9 @@ impl Profile {
         let enrolling = Enrolling {
             account: file.account,
             agent_signer: file.agent_signer.map(beside),
+            join_account: file.join_account,
+            join_signer: file.join_signer.map(beside),
+            ca_key: file.ca_key.map(beside),
             enrolment_key: file.enrolment_key.map(beside),
             authority: file.authority.map(beside),
         };

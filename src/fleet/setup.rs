@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `keys/` | secret keys of the broker and its roles, the enrolment key, and the root key when it was made here |
 //! | `nats-server.conf` | the broker's configuration; not secret |
+//! | `server/` | the broker's certificate and its key, when they were made here |
 //! | `policy.json`, `policy.signed.json` | the first policy, plain and signed |
 //! | `administrator/`, `enroller/`, `NAME/` | what an administrator, an enroller and the first investigator need: `fleet.toml`, `broker.creds` |
 
@@ -21,6 +22,7 @@ use vigie_fleet::broker::local::{
     LocalBrokerSettings, LocalTls, installed_version, load_or_create_authority, server_config,
 };
 use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
+use vigie_fleet::certificates::{self, Authority as Authority509, CertificateError};
 use vigie_fleet::policy::{
     DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, PolicyLimits, Roots, Rule,
     SignedPolicy, VERSION,
@@ -57,6 +59,8 @@ pub(super) struct Plan {
     pub(super) store: PathBuf,
     /// Certificates, by their paths on the broker.
     pub(super) tls: Option<LocalTls>,
+    /// The certificates are made here, with an authority of the fleet's own.
+    pub(super) own_authority: bool,
     pub(super) investigator: AgentId,
     /// His key; without it one is made.
     pub(super) investigator_key: Option<PublicKey>,
@@ -101,9 +105,19 @@ fn key_of(file: &Path) -> Result<PublicKey, Failure> {
 }
 
 fn plan(args: &InitArgs) -> Result<Plan, Failure> {
+    let directory = files::absolute(&args.directory)?;
+    let own_authority = args.ca.is_none() && args.urls.iter().any(|url| url.starts_with("tls://"));
     let tls = match (&args.ca, &args.certificate, &args.certificate_key) {
         (Some(ca), Some(certificate), Some(key)) => {
             Some(LocalTls { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() })
+        }
+        _ if own_authority => {
+            let server = directory.join("server");
+            Some(LocalTls {
+                ca: server.join("ca.pem"),
+                certificate: server.join("server.pem"),
+                key: server.join("server.key"),
+            })
         }
         _ => None,
     };
@@ -120,7 +134,7 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
         let Address { host, port: its_port, .. } = address;
         if is_tls != tls.is_some() {
             let message = format!("{url:?} and the certificates do not fit together");
-            let hint = "with --ca, --certificate and --certificate-key write tls://, without them nats://";
+            let hint = "write tls:// in all addresses, or nats:// in all and no certificates";
             return Err(Failure::new(Exit::Usage, message, hint));
         }
         port = its_port;
@@ -129,21 +143,20 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
     }
     if tls.is_none() && !local {
         let message = "without certificates agents connect only to a broker on their own machine";
-        let hint =
-            "give --ca, --certificate and --certificate-key, and tls:// addresses; see docs/fleet.md, step 1";
+        let hint = "write tls:// addresses: certificates are made, or give your own with --ca, --certificate, --certificate-key";
         return Err(Failure::new(Exit::Usage, message, hint));
     }
     let address = match loopback {
         Some(address) if local => address,
         _ => Ipv4Addr::UNSPECIFIED.into(),
     };
-    let directory = files::absolute(&args.directory)?;
     Ok(Plan {
         org: args.org.clone(),
         urls,
         listen: args.listen.unwrap_or(SocketAddr::new(address, port)),
         store: args.store.clone().unwrap_or_else(|| directory.join("jetstream")),
         tls,
+        own_authority,
         investigator: args.investigator.clone(),
         investigator_key: args.investigator_key.as_deref().map(key_of).transpose()?,
         roots: args.root_keys.iter().map(|file| key_of(file)).collect::<Result<_, _>>()?,
@@ -166,7 +179,7 @@ pub(super) fn warn_of_server(version: &str) {
 /// Makes a fleet in a directory that is empty or not there.
 pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     let directory = &plan.directory;
-    if [ADMINISTRATOR, ENROLLER, "keys"].contains(&plan.investigator.as_str()) {
+    if [ADMINISTRATOR, ENROLLER, "keys", "server"].contains(&plan.investigator.as_str()) {
         let message = format!("an investigator cannot have the name {}", plan.investigator);
         return Err(Failure::new(Exit::Usage, message, "name a person"));
     }
@@ -219,6 +232,10 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
         None
     };
 
+    let certificates = match &plan.tls {
+        Some(tls) if plan.own_authority => Some(certificates_of(plan, tls, &keys, now)?),
+        _ => None,
+    };
     let administrator = directory.join(ADMINISTRATOR);
     files::directory(&administrator)?;
     let name: AgentId = ADMINISTRATOR.parse().map_err(|error| io(&error))?;
@@ -228,16 +245,31 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     files::directory(&enroller)?;
     let name: AgentId = ENROLLER.parse().map_err(|error| io(&error))?;
     credentials(&authority, Role::Enroller, &name, &enroller, now)?;
+    if let Some(certificates) = &certificates {
+        for (name, directory) in
+            [(ADMINISTRATOR, &administrator), (ENROLLER, &enroller), (plan.investigator.as_str(), &people)]
+        {
+            certificates.give(name, directory, now)?;
+        }
+    }
     let common = common_profile(plan, &roots);
-    let account = authority.signer(Role::Agent).account().to_owned();
+    let letting_in = format!(
+        "account = {}\nagent_signer = \"../keys/agent.seed\"\njoin_account = {}\njoin_signer = \"../keys/joiner.seed\"\n\
+         {}enrolment_key = \"../keys/enrolment_key\"\n",
+        quoted(authority.signer(Role::Agent).account()),
+        quoted(authority.signer(Role::Joiner).account()),
+        match (&certificates, &plan.tls) {
+            (Some(_), _) => "ca_key = \"../keys/ca.key\"\n",
+            (None, Some(_)) => "# ca_key = \"…\"   the CA's key: hosts that join get certificates by it\n",
+            (None, None) => "",
+        }
+    );
     files::create(
         &enroller.join("fleet.toml"),
         &format!(
             "# An enroller of the fleet: lets agents in, and nothing else. Paths are relative to this file.\n\
-             role = \"enroller\"\nuser = {}\n{common}account = {}\nagent_signer = \"../keys/agent.seed\"\n\
-             enrolment_key = \"../keys/enrolment_key\"\n",
-            quoted(ENROLLER),
-            quoted(&account)
+             role = \"enroller\"\nuser = {}\n{common}{letting_in}",
+            quoted(ENROLLER)
         ),
     )?;
     let administrator = administrator.join("fleet.toml");
@@ -245,10 +277,8 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
         &administrator,
         &format!(
             "# An administrator of the fleet: lets agents in, publishes the policy. Paths are relative to this file.\n\
-             role = \"administrator\"\nuser = {}\n{common}account = {}\nagent_signer = \"../keys/agent.seed\"\n\
-             enrolment_key = \"../keys/enrolment_key\"\nauthority = \"..\"\n",
-            quoted(ADMINISTRATOR),
-            quoted(&account)
+             role = \"administrator\"\nuser = {}\n{common}{letting_in}authority = \"..\"\n",
+            quoted(ADMINISTRATOR)
         ),
     )?;
     let signing_key = match plan.investigator_key {
@@ -275,6 +305,49 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
         server_config: server,
         policy: signed,
     })
+}
+
+/// How long the certificates of brokers and people hold, in seconds: two years.
+const PEOPLE_VALID_SECONDS: i64 = 2 * 365 * 24 * 3600;
+
+/// The fleet's own authority.
+pub(super) struct Certificates {
+    ca: String,
+    authority: Authority509,
+}
+
+/// Makes an authority, and the broker's certificate.
+fn certificates_of(plan: &Plan, tls: &LocalTls, keys: &Path, now: i64) -> Result<Certificates, Failure> {
+    let wrong = |error: CertificateError| failed(Exit::Usage, "see the addresses in --url")(&error);
+    let secret = |path: &Path, text: &str| {
+        secret_file::create(path, text).map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+    };
+    let made = certificates::new_authority(plan.org.as_str(), now).map_err(wrong)?;
+    secret(&keys.join("ca.key"), &made.key)?;
+    let authority = Authority509::new(&made.certificate, &made.key).map_err(wrong)?;
+    let names: Vec<String> =
+        plan.urls.iter().filter_map(|url| Some(url.parse::<Address>().ok()?.host)).collect();
+    let server = authority.server(&names, now, now.saturating_add(PEOPLE_VALID_SECONDS)).map_err(wrong)?;
+    files::directory(tls.ca.parent().unwrap_or(&plan.directory))?;
+    files::create(&tls.ca, &made.certificate)?;
+    files::create(&tls.certificate, &server.certificate)?;
+    secret(&tls.key, &server.key)?;
+    Ok(Certificates { ca: made.certificate, authority })
+}
+
+impl Certificates {
+    /// Writes a person's certificate and key, and the authority's.
+    fn give(&self, name: &str, directory: &Path, now: i64) -> Result<(), Failure> {
+        let wrong = |error: CertificateError| failed(Exit::Usage, "")(&error);
+        let key = certificates::new_key().map_err(wrong)?;
+        let public = certificates::public_key(&key).map_err(wrong)?;
+        let until = now.saturating_add(PEOPLE_VALID_SECONDS);
+        let certificate = self.authority.client(name, &public, now, until).map_err(wrong)?;
+        files::create(&directory.join("ca.pem"), &self.ca)?;
+        files::create(&directory.join("tls.pem"), &certificate)?;
+        secret_file::create(&directory.join("tls.key"), &key)
+            .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+    }
 }
 
 fn check_threshold(plan: &Plan) -> Result<(), Failure> {
@@ -369,12 +442,18 @@ fn next_steps(plan: &Plan, made: &Made) -> String {
             plan.threshold
         ));
     }
-    let tls = if plan.tls.is_some() { ", and the certificates to the paths that it names" } else { "" };
+    let tls = if plan.own_authority {
+        format!(", and {directory}/server with the certificates to the path that it names")
+    } else if plan.tls.is_some() {
+        ", and the certificates to the paths that it names".to_owned()
+    } else {
+        String::new()
+    };
     steps.push(format!(
         "copy {} to the broker{tls}; there: nats-server -c nats-server.conf",
         made.server_config.display()
     ));
-    if plan.tls.is_some() {
+    if plan.tls.is_some() && !plan.own_authority {
         steps.push(
             "put ca.pem, tls.pem and tls.key beside each fleet.toml (docs/fleet.md, step 1)".to_owned(),
         );
@@ -382,7 +461,12 @@ fn next_steps(plan: &Plan, made: &Made) -> String {
     steps.push(format!(
         "make the streams and put the policy in force:\n     vigie fleet --fleet {administrator} policy publish {directory}/{SIGNED_POLICY}"
     ));
-    steps.push(format!("let hosts in:\n     vigie fleet --fleet {administrator} enrol NAME"));
+    steps.push(format!(
+        "let hosts in: make a token, and let in whoever comes with it\n     \
+         vigie fleet --fleet {administrator} token new --approved --uses 100 --valid 24h\n     \
+         vigie fleet --fleet {administrator} approve --follow\n     \
+         on each host: vigie fleet join TOKEN"
+    ));
     steps.push(format!(
         "give {} to {}, who then asks:\n     vigie query netstat -t all --listening-port 22",
         made.investigator.parent().unwrap_or(Path::new(".")).display(),
@@ -393,7 +477,7 @@ fn next_steps(plan: &Plan, made: &Made) -> String {
         text.push_str(&format!("  {}. {step}\n", number + 1));
     }
     text.push_str(&format!(
-        "Keep {directory}/keys offline but for agent.seed and enrolment_key; docs/fleet.md says who holds which.\n"
+        "Keep {directory}/keys offline but for agent.seed, joiner.seed, enrolment_key and ca.key; docs/fleet.md says who holds which.\n"
     ));
     text
 }
@@ -413,6 +497,7 @@ mod tests {
             urls: vec!["nats://127.0.0.1:4222".to_owned()],
             listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4222),
             tls: None,
+            own_authority: false,
             investigator: "ann".parse().unwrap(),
             investigator_key: None,
             roots: Vec::new(),

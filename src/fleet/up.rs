@@ -158,6 +158,7 @@ fn make(directory: &Path, port: Option<u16>) -> Result<(), Failure> {
         listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
         store: directory.join("jetstream"),
         tls: None,
+        own_authority: false,
         investigator: user()?,
         investigator_key: None,
         roots: Vec::new(),
@@ -255,7 +256,7 @@ fn how_to_join(running: &Running) -> String {
         "\
 The broker runs at {url}; Ctrl-C stops it.
 
-To let an agent join, in a second terminal:
+To let an agent in, in a second terminal (docs/fleet.md shows how hosts join by a token):
 
   vigie fleet --fleet {administrator} enrol web-1 --out {directory}/agents/web-1
   vigie agent --config {directory}/agents/web-1/vigie-fleet.toml

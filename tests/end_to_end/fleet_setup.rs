@@ -1,8 +1,10 @@
 //! From nothing to a fleet: broker, policy, an agent that joins, signed actions, a revoked key.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,7 +15,7 @@ use vigie_fleet::broker::local::find_server;
 use crate::harness::{Host, Ran, Settings, VIGIE, wait_until};
 
 /// Says that a test is skipped, which CI does not take.
-fn server_is_missing() -> bool {
+pub(crate) fn server_is_missing() -> bool {
     let missing = find_server().is_err();
     if missing {
         assert!(std::env::var_os("CI").is_none(), "no nats-server: tests may not be skipped in CI");
@@ -23,7 +25,7 @@ fn server_is_missing() -> bool {
 }
 
 /// Runs `vigie fleet …` in a directory.
-fn fleet(directory: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn fleet(directory: &Path, arguments: &[&str]) -> Ran {
     let output = Command::new(VIGIE)
         .arg("fleet")
         .args(arguments)
@@ -40,27 +42,44 @@ fn fleet(directory: &Path, arguments: &[&str]) -> Ran {
     }
 }
 
-fn json_of(ran: &Ran) -> Value {
+pub(crate) fn json_of(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"))
 }
 
+/// A port of this machine that no other test takes and that the kernel gives to no client.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let port = 15_300 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A `fleet up` that runs.
-struct Up {
+pub(crate) struct Up {
     child: Child,
-    place: TempDir,
+    pub(crate) place: TempDir,
     started: Value,
 }
 
 impl Up {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap())
     }
 
     fn start_in(place: TempDir) -> Self {
         let output = File::create(place.path().join("up.out")).unwrap();
         let errors = File::create(place.path().join("up.err")).unwrap();
+        let port = place.path().join("port");
+        if !port.exists() {
+            fs::write(&port, free_port().to_string()).unwrap();
+        }
         let mut child = Command::new(VIGIE)
-            .args(["fleet", "up", "fleet"])
+            .args(["fleet", "up", "fleet", "--port"])
+            .arg(fs::read_to_string(port).unwrap())
             .current_dir(place.path())
             .env("USER", "ann")
             .stdin(Stdio::null())
@@ -77,7 +96,7 @@ impl Up {
         Self { child, place, started }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
 
@@ -86,11 +105,11 @@ impl Up {
         wait_until("the fleet is down", || self.child.try_wait().unwrap()).code()
     }
 
-    fn administrator(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn administrator(&self, arguments: &[&str]) -> Ran {
         self.user("administrator", arguments)
     }
 
-    fn user(&self, user: &str, arguments: &[&str]) -> Ran {
+    pub(crate) fn user(&self, user: &str, arguments: &[&str]) -> Ran {
         let file = self.path(&format!("fleet/{user}/fleet.toml"));
         fleet(self.place.path(), &[&["--fleet", file.to_str().unwrap()], arguments].concat())
     }
@@ -116,7 +135,7 @@ impl Drop for Up {
     }
 }
 
-fn status(host: &Host) -> Value {
+pub(crate) fn status(host: &Host) -> Value {
     let ran = host.vigie(&["status", "--json"]);
     serde_json::from_str(&ran.out).unwrap_or(Value::Null)
 }

@@ -22,6 +22,8 @@ mod doctor;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
+mod fleet_join;
+#[cfg(test)]
 mod fleet_query;
 #[cfg(test)]
 mod fleet_setup;

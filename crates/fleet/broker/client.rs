@@ -136,6 +136,7 @@ struct Shared {
     server: Mutex<ServerInfo>,
     events: mpsc::Sender<BrokerEvent>,
     events_lost: AtomicU64,
+    login: Arc<Mutex<String>>,
 }
 
 /// The number of the subscription to one's own inbox.
@@ -287,6 +288,7 @@ impl Client {
             server: Mutex::default(),
             events,
             events_lost: AtomicU64::new(0),
+            login: settings.jwt.clone(),
         });
         if let Some(opened) = &opened {
             shared.connected(&opened.info);
@@ -294,6 +296,11 @@ impl Client {
         let client = Self { shared: shared.clone(), _alive: Arc::new(Alive(shared.clone())) };
         tokio::spawn(run(shared, settings, opened));
         client
+    }
+
+    /// Logs in with another token of the same key, from the next connection on.
+    pub fn set_login(&self, jwt: &str) {
+        jwt.clone_into(&mut locked(&self.shared.login));
     }
 
     /// What the connection is now.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -282,8 +282,13 @@ pub async fn connect(
         Login::CredentialsFile(path) => credentials(path).await?,
         Login::Token { jwt, key } => (jwt, *key),
     };
-    let link =
-        LinkSettings { addresses, tls: Arc::new(settings.tls), name: settings.name, jwt, key: Arc::new(key) };
+    let link = LinkSettings {
+        addresses,
+        tls: Arc::new(settings.tls),
+        name: settings.name,
+        jwt: Arc::new(Mutex::new(jwt)),
+        key: Arc::new(key),
+    };
     let opened =
         if settings.connect_in_background { None } else { Some(first(&link, &settings.urls).await?) };
     let capacity = settings.subscription_capacity.unwrap_or(SUBSCRIPTION_CAPACITY);

@@ -42,8 +42,8 @@ fn seed_of(key: &KeyPair) -> String {
 pub struct Authority {
     operator: KeyPair,
     system: KeyPair,
-    accounts: [KeyPair; 4],
-    roles: [KeyPair; 4],
+    accounts: [KeyPair; Account::ALL.len()],
+    roles: [KeyPair; Role::ALL.len()],
 }
 
 /// The seeds of an [`Authority`], for its files. Every one is secret.
@@ -54,9 +54,9 @@ pub struct AuthoritySeeds {
     /// The system account's, `SA…`.
     pub system: String,
     /// Those of the accounts in the order of [`Account::ALL`], `SA…`.
-    pub accounts: [String; 4],
+    pub accounts: [String; Account::ALL.len()],
     /// Those of the roles in the order of [`Role::ALL`], `SA…`: they sign users.
-    pub roles: [String; 4],
+    pub roles: [String; Role::ALL.len()],
 }
 
 /// An account as a nats-server must know it.
@@ -102,8 +102,8 @@ impl Authority {
     /// When a seed is not of its kind.
     pub fn from_seeds(seeds: &AuthoritySeeds) -> Result<Self, BadAuthorityKey> {
         let account = |seed: &String| key_of(KeyPairType::Account, seed);
-        let all = |[one, two, three, four]: &[String; 4]| -> Result<[KeyPair; 4], BadAuthorityKey> {
-            Ok([account(one)?, account(two)?, account(three)?, account(four)?])
+        let all = |[one, two, three, four, five]: &[String; 5]| -> Result<[KeyPair; 5], BadAuthorityKey> {
+            Ok([account(one)?, account(two)?, account(three)?, account(four)?, account(five)?])
         };
         Ok(Self {
             operator: key_of(KeyPairType::Operator, &seeds.operator)?,
@@ -278,6 +278,32 @@ impl RoleSigner {
     }
 }
 
+/// Whose login a token is; nothing of it is proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: AgentId,
+    /// Its key.
+    pub key: AgentPublicKey,
+    /// When it was issued, in seconds since 1970 (UTC).
+    pub issued: i64,
+    /// When it ends; never when absent.
+    pub expires: Option<i64>,
+}
+
+/// Reads a user's token without checking who signed it: the broker does that.
+#[must_use]
+pub fn user_of(token: &str) -> Option<User> {
+    let body = token.trim().split('.').nth(1)?;
+    let claims: Value = serde_json::from_slice(&BASE64URL_NOPAD.decode(body.as_bytes()).ok()?).ok()?;
+    Some(User {
+        name: claims["name"].as_str()?.parse().ok()?,
+        key: claims["sub"].as_str()?.parse().ok()?,
+        issued: claims["iat"].as_i64()?,
+        expires: claims["exp"].as_i64(),
+    })
+}
+
 /// A signed token (`nats-io/jwt`, version 2): header, claims and signature in base64url, with dots between.
 fn token(
     signer: &KeyPair,
@@ -368,6 +394,10 @@ mod tests {
         let user =
             claims(&signer.user(&"web-1".parse().unwrap(), key.public_key(), ISSUED, Some(ISSUED + 60)));
         assert_eq!(user["exp"], ISSUED + 60);
+        let token = signer.user(&"web-1".parse().unwrap(), key.public_key(), ISSUED, None);
+        let read = user_of(&token).unwrap();
+        assert_eq!((read.name.as_str(), &read.key, read.expires), ("web-1", key.public_key(), None));
+        assert_eq!((user_of("a.b.c"), user_of("")), (None, None));
         let names: Vec<&String> = user["nats"].as_object().unwrap().keys().collect();
         assert_eq!(names, ["issuer_account", "type", "version"]);
     }

@@ -476,10 +476,12 @@ pub fn load_or_create_authority(directory: &Path) -> Result<Authority, LocalBrok
         }
         .map_err(|source| LocalBrokerError::Keys { directory: directory.to_owned(), source })
     };
-    let each = |names: [String; 4], fresh: &[String; 4]| -> Result<[String; 4], LocalBrokerError> {
-        let [one, two, three, four] = fresh;
-        let [name, name_two, name_three, name_four] = names;
-        Ok([seed(&name, one)?, seed(&name_two, two)?, seed(&name_three, three)?, seed(&name_four, four)?])
+    let each = |names: [String; 5], fresh: &[String; 5]| -> Result<[String; 5], LocalBrokerError> {
+        let mut seeds = fresh.clone();
+        for (kept, name) in seeds.iter_mut().zip(names) {
+            *kept = seed(&name, kept)?;
+        }
+        Ok(seeds)
     };
     let seeds = AuthoritySeeds {
         operator: seed("operator", &fresh.operator)?,

@@ -6,6 +6,7 @@
 //! | agents | agents | no streams; what agents write goes to the fleet's account as requests to a service |
 //! | investigators | investigators | no streams; the same |
 //! | enrollers | enrollers | no streams; the same |
+//! | joiners | hosts with a token to join by | no streams; the same |
 //!
 //! An agent's publish, whatever its reply subject, headers or ids, is at most a request on a literal subject with its
 //! own name: an acknowledgement goes to the reply subject within the agents' account, where nobody listens on a
@@ -15,8 +16,8 @@
 use serde_json::{Value, json};
 
 use crate::subjects::{
-    ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS, EVERY_LIVE,
-    POLICY, SLOTS, STREAMS,
+    ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS, EVERY_JOIN,
+    EVERY_JOINED, EVERY_LIVE, EVERY_RENEWAL, JOIN, JOINED, POLICY, RENEW, SLOTS, STREAMS,
 };
 use vigie_protocol::names::AgentId;
 
@@ -29,8 +30,14 @@ const MAX_AGENT_PAYLOAD_BYTES: i64 = 512 * 1024;
 /// Most subscriptions of an agent: its inboxes, and where it listens. A connection that ended uncleanly may still count.
 const MAX_AGENT_SUBSCRIPTIONS: i64 = 8;
 
-/// Connections that only people can have, when agents take all that they may.
+/// Largest message that a host may publish that wants to join.
+const MAX_JOIN_PAYLOAD_BYTES: i64 = 16 * 1024;
+
+/// Connections that only people can have, when agents and hosts that join take all that they may.
 pub(super) const KEPT_CONNECTIONS: i64 = 256;
+
+/// Connections of hosts that join: they stay for seconds.
+const JOINING_CONNECTIONS: i64 = 4096;
 
 /// Most connections to a server: the default of NATS.
 pub(super) const MAX_CONNECTIONS: i64 = 64 * 1024;
@@ -49,11 +56,14 @@ pub enum Role {
     Enroller,
     /// Makes streams, publishes the policy: everything in the fleet's account.
     Administrator,
+    /// Asks to be let in by a token, and waits for the answer.
+    Joiner,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 4] = [Self::Agent, Self::Investigator, Self::Enroller, Self::Administrator];
+    pub const ALL: [Self; 5] =
+        [Self::Agent, Self::Investigator, Self::Enroller, Self::Administrator, Self::Joiner];
 
     /// The role's name in tokens and file names.
     #[must_use]
@@ -63,6 +73,7 @@ impl Role {
             Self::Investigator => "investigator",
             Self::Enroller => "enroller",
             Self::Administrator => "administrator",
+            Self::Joiner => "joiner",
         }
     }
 
@@ -74,6 +85,7 @@ impl Role {
             Self::Investigator => Account::Investigators,
             Self::Enroller => Account::Enrollers,
             Self::Administrator => Account::Fleet,
+            Self::Joiner => Account::Joiners,
         }
     }
 
@@ -92,13 +104,13 @@ impl Role {
     pub(super) fn template(self) -> Value {
         let (publish, subscribe, subscriptions, payload) = match self {
             Self::Agent => (
-                ["vigie.alert.{{name()}}", "vigie.audit.{{name()}}", "vigie.facts.{{name()}}"]
-                    .map(str::to_owned)
+                ["alert", "audit", "facts", "renew"]
+                    .map(|kind| format!("vigie.{kind}.{{{{name()}}}}"))
                     .into_iter()
                     // Listed, because limits are per subject.
                     .chain((0..SLOTS).map(|slot| format!("vigie.res.{slot}.{{{{name()}}}}")))
                     // What is wanted stands in the body, so it shows questions to other agents too.
-                    .chain([direct_get(POLICY), direct_get(ASK)])
+                    .chain([POLICY, ASK, JOINED].map(direct_get))
                     .collect(),
                 vec!["vigie.live.{{name()}}.*".to_owned(), "_INBOX.agent.{{name()}}.>".to_owned()],
                 MAX_AGENT_SUBSCRIPTIONS,
@@ -114,12 +126,23 @@ impl Role {
                 MAX_PAYLOAD_BYTES,
             ),
             Self::Enroller => (
-                vec![EVERY_ENROLMENT.to_owned(), direct_get(ENROL), direct_get(POLICY)],
+                [EVERY_ENROLMENT, EVERY_JOINED]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(READ_BY_ENROLLERS.map(direct_get))
+                    .collect(),
                 vec!["_INBOX.enroller.{{name()}}.>".to_owned()],
                 MAX_AGENT_SUBSCRIPTIONS,
                 MAX_AGENT_PAYLOAD_BYTES,
             ),
             Self::Administrator => (vec![">".to_owned()], vec![">".to_owned()], UNLIMITED, MAX_PAYLOAD_BYTES),
+            Self::Joiner => (
+                vec!["vigie.join.{{name()}}".to_owned(), direct_get(POLICY), direct_get(JOINED)],
+                vec!["_INBOX.joiner.{{name()}}.>".to_owned()],
+                // All hosts that join by one token have one name.
+                MAX_AGENT_SUBSCRIPTIONS,
+                MAX_JOIN_PAYLOAD_BYTES,
+            ),
         };
         json!({
             "pub": {"allow": publish},
@@ -130,6 +153,9 @@ impl Role {
         })
     }
 }
+
+/// What enrollers need to decide who may join.
+const READ_BY_ENROLLERS: [&str; 5] = [ENROL, POLICY, JOIN, RENEW, JOINED];
 
 fn direct_get(stream: &str) -> String {
     format!("$JS.API.DIRECT.GET.{stream}")
@@ -146,11 +172,14 @@ pub enum Account {
     Investigators,
     /// Of enrollers.
     Enrollers,
+    /// Of hosts that want to join.
+    Joiners,
 }
 
 impl Account {
     /// All accounts.
-    pub const ALL: [Self; 4] = [Self::Fleet, Self::Agents, Self::Investigators, Self::Enrollers];
+    pub const ALL: [Self; 5] =
+        [Self::Fleet, Self::Agents, Self::Investigators, Self::Enrollers, Self::Joiners];
 
     /// Its name.
     #[must_use]
@@ -160,6 +189,7 @@ impl Account {
             Self::Agents => "agents",
             Self::Investigators => "investigators",
             Self::Enrollers => "enrollers",
+            Self::Joiners => "joiners",
         }
     }
 
@@ -171,7 +201,8 @@ impl Account {
     /// Most connections: agents leave some to people.
     pub(super) fn connections(self) -> i64 {
         match self {
-            Self::Agents => MAX_CONNECTIONS - KEPT_CONNECTIONS,
+            Self::Agents => MAX_CONNECTIONS - KEPT_CONNECTIONS - JOINING_CONNECTIONS,
+            Self::Joiners => JOINING_CONNECTIONS,
             _ => UNLIMITED,
         }
     }
@@ -180,8 +211,17 @@ impl Account {
     pub(super) fn exports(self) -> Vec<Shared> {
         match self {
             Self::Fleet => {
-                let written =
-                    [EVERY_ALERT, EVERY_AUDIT, EVERY_FACTS, EVERY_ANSWER, EVERY_ASK, EVERY_ENROLMENT];
+                let written = [
+                    EVERY_ALERT,
+                    EVERY_AUDIT,
+                    EVERY_FACTS,
+                    EVERY_ANSWER,
+                    EVERY_ASK,
+                    EVERY_ENROLMENT,
+                    EVERY_JOIN,
+                    EVERY_RENEWAL,
+                    EVERY_JOINED,
+                ];
                 written
                     .map(Shared::service)
                     .into_iter()
@@ -191,7 +231,7 @@ impl Account {
             }
             Self::Agents => vec![Shared::stream(EVERY_ANSWER)],
             Self::Investigators => vec![Shared::stream(EVERY_LIVE)],
-            Self::Enrollers => Vec::new(),
+            Self::Enrollers | Self::Joiners => Vec::new(),
         }
     }
 
@@ -200,10 +240,10 @@ impl Account {
         let of_fleet = |shared: Shared| (Self::Fleet, shared);
         match self {
             Self::Fleet => Vec::new(),
-            Self::Agents => [EVERY_ALERT, EVERY_AUDIT, EVERY_FACTS, EVERY_ANSWER]
+            Self::Agents => [EVERY_ALERT, EVERY_AUDIT, EVERY_FACTS, EVERY_ANSWER, EVERY_RENEWAL]
                 .map(str::to_owned)
                 .into_iter()
-                .chain([direct_get(POLICY), direct_get(ASK)])
+                .chain([POLICY, ASK, JOINED].map(direct_get))
                 .map(|subject| of_fleet(Shared::service(&subject)))
                 .chain([
                     of_fleet(Shared::stream(EVERY_LIVE)),
@@ -216,7 +256,13 @@ impl Account {
                 .map(|subject| of_fleet(Shared::service(&subject)))
                 .chain([(Self::Agents, Shared::stream(EVERY_ANSWER))])
                 .collect(),
-            Self::Enrollers => [EVERY_ENROLMENT.to_owned(), direct_get(ENROL), direct_get(POLICY)]
+            Self::Enrollers => [EVERY_ENROLMENT, EVERY_JOINED]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(READ_BY_ENROLLERS.map(direct_get))
+                .map(|subject| of_fleet(Shared::service(&subject)))
+                .collect(),
+            Self::Joiners => [EVERY_JOIN.to_owned(), direct_get(POLICY), direct_get(JOINED)]
                 .iter()
                 .map(|subject| of_fleet(Shared::service(subject)))
                 .collect(),
@@ -258,9 +304,7 @@ mod tests {
         for subject in allowed(Role::Agent, "pub") {
             assert!(!subject.contains('*') && !subject.contains('>'), "{subject} has no bound");
             assert!(
-                subject.ends_with(".{{name()}}")
-                    || subject == direct_get(POLICY)
-                    || subject == direct_get(ASK),
+                subject.ends_with(".{{name()}}") || [POLICY, ASK, JOINED].map(direct_get).contains(&subject),
                 "{subject} is everybody's"
             );
         }
@@ -271,7 +315,7 @@ mod tests {
 
     #[test]
     fn nobody_but_administrators_may_make_consumers_or_change_streams() {
-        for role in [Role::Agent, Role::Investigator, Role::Enroller] {
+        for role in Role::ALL.into_iter().filter(|role| *role != Role::Administrator) {
             for subject in allowed(role, "pub") {
                 let api = subject.strip_prefix("$");
                 assert!(api.is_none_or(|api| api.starts_with("JS.API.DIRECT.GET.")), "{role:?} {subject}");
@@ -295,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_a_role_may_publish_crosses_into_the_accounts_that_want_it() {
-        for role in [Role::Agent, Role::Investigator, Role::Enroller] {
+        for role in Role::ALL.into_iter().filter(|role| *role != Role::Administrator) {
             let imports = role.account().imports();
             for subject in allowed(role, "pub") {
                 let literal = subject.replace("{{name()}}", "web-1");

@@ -14,7 +14,8 @@ use super::client::Client;
 use super::stored::{self, StoredError};
 use crate::subjects::{
     ALERTS, ASK, AUDIT, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT,
-    EVERY_FACTS, FACTS, POLICY, POLICY_SUBJECT, RESULTS,
+    EVERY_FACTS, EVERY_JOIN, EVERY_JOINED, EVERY_RENEWAL, FACTS, JOIN, JOINED, POLICY, POLICY_SUBJECT, RENEW,
+    RESULTS,
 };
 
 /// How often an agent shows that it is there; agents spread it by a fifth either way.
@@ -41,6 +42,12 @@ pub const ENROLMENT_VERSIONS: usize = 8;
 /// Versions of an agent's facts that are kept.
 pub const FACTS_VERSIONS: usize = 2;
 
+/// How long a request to join is kept. A host that waits asks again before that.
+pub const JOIN_AGE: Duration = DAY;
+
+/// Requests to join by one token that are kept: with one token for ten thousand hosts, all of them at once.
+pub const JOIN_REQUESTS: usize = 10_000;
+
 /// Messages of an agent's answers that are kept in each slot.
 pub const ANSWER_MESSAGES: usize = 64;
 
@@ -64,11 +71,17 @@ pub struct StreamSizes {
     pub policy: u64,
     /// Enrolled keys. When full, new ones are refused.
     pub enrol: u64,
+    /// Requests to join. When full, new ones are refused, also by a token that has used up its part.
+    pub join: u64,
+    /// Requests to renew a login or certificate. When full, the oldest go.
+    pub renew: u64,
+    /// What enrollers answered to both. When full, the oldest go.
+    pub joined: u64,
     /// On how many servers of a cluster each stream lies, 1 to 5.
     pub replicas: u8,
 }
 
-/// For ten thousand agents on one broker: 15.3 GiB of disk at most.
+/// For ten thousand agents on one broker: 15.9 GiB of disk at most.
 impl Default for StreamSizes {
     fn default() -> Self {
         Self {
@@ -79,6 +92,9 @@ impl Default for StreamSizes {
             facts: 1024 * MIB,
             policy: 16 * MIB,
             enrol: 512 * MIB,
+            join: 256 * MIB,
+            renew: 128 * MIB,
+            joined: 256 * MIB,
             replicas: 1,
         }
     }
@@ -139,7 +155,7 @@ struct Stream {
     refuse_per_subject: bool,
 }
 
-fn streams(sizes: &StreamSizes) -> [Stream; 7] {
+fn streams(sizes: &StreamSizes) -> [Stream; 10] {
     let stream = |name, subject, bytes, per_subject, message| Stream {
         name,
         subject,
@@ -166,6 +182,14 @@ fn streams(sizes: &StreamSizes) -> [Stream; 7] {
             discard: "new",
             ..stream(ENROL, EVERY_ENROLMENT, sizes.enrol, ENROLMENT_VERSIONS, 20 * KIB)
         },
+        Stream {
+            age: JOIN_AGE,
+            discard: "new",
+            refuse_per_subject: true,
+            ..stream(JOIN, EVERY_JOIN, sizes.join, JOIN_REQUESTS, 6 * KIB)
+        },
+        Stream { age: DAY * 7, ..stream(RENEW, EVERY_RENEWAL, sizes.renew, 2, 6 * KIB) },
+        Stream { age: DAY * 30, ..stream(JOINED, EVERY_JOINED, sizes.joined, 2, 16 * KIB) },
     ]
 }
 

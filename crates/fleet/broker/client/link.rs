@@ -1,7 +1,7 @@
 //! Opens one connection: the socket, TLS, the login.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use data_encoding::BASE64URL_NOPAD;
@@ -22,7 +22,8 @@ pub(in crate::broker) struct LinkSettings {
     pub(in crate::broker) addresses: Vec<Address>,
     pub(in crate::broker) tls: Arc<TlsSettings>,
     pub(in crate::broker) name: String,
-    pub(in crate::broker) jwt: String,
+    /// May be replaced while the client runs.
+    pub(in crate::broker) jwt: Arc<Mutex<String>>,
     pub(in crate::broker) key: Arc<AgentKey>,
 }
 
@@ -102,9 +103,14 @@ pub(in crate::broker) async fn open(settings: &LinkSettings, address: &Address) 
         buffer.clear();
         stream = encrypt(settings, address, stream).await?;
     }
+    // The same key seals answers: what is signed here must never be such a text.
+    if !is_nonce(&info.nonce) {
+        return Err(ProtocolError::Unknown(super::cut(&format!("the nonce {:?}", info.nonce))).into());
+    }
     let signature = BASE64URL_NOPAD.encode(&settings.key.sign(info.nonce.as_bytes()));
     let mut out = BytesMut::new();
-    wire::connect(&mut out, &settings.name, &settings.jwt, &signature, encrypted);
+    let jwt = settings.jwt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    wire::connect(&mut out, &settings.name, &jwt, &signature, encrypted);
     wire::ping(&mut out);
     let sent = async {
         stream.write_all(&out).await?;
@@ -125,6 +131,15 @@ pub(in crate::broker) async fn open(settings: &LinkSettings, address: &Address) 
             Operation::Message(_) => return Err(unexpected(&operation)),
         }
     }
+}
+
+/// Longest nonce that is signed, in bytes; those of nats-server have 15.
+const MAX_NONCE_BYTES: usize = 64;
+
+/// Whether it is random text in base64url, as servers draw it. A sealed text has a NUL behind its purpose.
+fn is_nonce(text: &str) -> bool {
+    (1..=MAX_NONCE_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn tls_or_io(error: io::Error, encrypted: bool) -> LinkError {

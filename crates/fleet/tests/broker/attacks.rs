@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use vigie_fleet::broker::client::{Outgoing, State};
 use vigie_fleet::broker::is_safe_server;
 use vigie_fleet::broker::jwt::Role;
@@ -275,10 +276,45 @@ async fn an_enroller_with_every_call_changes_nothing_but_records() {
     }
     let mut scene = Scene::new("h9").await;
     let attacker = scene.fixture.user(Role::Enroller, "erin").await;
-    let allowed =
-        ["vigie.enrol.h9", "$JS.API.DIRECT.GET.ENROL", "$JS.API.DIRECT.GET.POLICY"].map(str::to_owned);
+    let mut allowed = vec!["vigie.enrol.h9".to_owned(), "vigie.joined.h9".to_owned()];
+    for stream in ["ENROL", "POLICY", "JOIN", "RENEW", "JOINED"] {
+        allowed.push(format!("$JS.API.DIRECT.GET.{stream}"));
+    }
     publish_everything(&attacker, &allowed, scene.is_safe()).await;
     scene.is_unharmed().await;
+}
+
+/// Whoever has a token that was leaked can fill what is the token's, and nothing else.
+#[tokio::test]
+async fn a_token_that_was_leaked_changes_nothing_but_its_own_requests() {
+    if server_is_missing() {
+        return;
+    }
+    let mut scene = Scene::new("h9").await;
+    let attacker = scene.fixture.user(Role::Joiner, "h9").await;
+    let mut allowed = vec!["vigie.join.h9".to_owned()];
+    for stream in ["POLICY", "JOINED"] {
+        allowed.push(format!("$JS.API.DIRECT.GET.{stream}"));
+    }
+    publish_everything(&attacker, &allowed, scene.is_safe()).await;
+    scene.is_unharmed().await;
+    // What it may not, it may not: answers, records, another token's requests, what agents write, other streams.
+    let others = ["vigie.joined.U1", "vigie.enrol.h9", "vigie.join.h8", "vigie.alert.h9", "vigie.renew.h9"];
+    let mut again = scene.fixture.user(Role::Joiner, "h9").await;
+    for subject in others.into_iter().chain(["$JS.API.DIRECT.GET.ENROL", "$JS.API.DIRECT.GET.JOIN"]) {
+        again.is_refused_publishing(subject).await;
+    }
+    // Thousands of requests by one token keep no other token's out.
+    let mut refused = None;
+    let client = attacker.client().clone();
+    for _ in 0..12 {
+        let asked = (0..1000).map(|_| store(&client, "vigie.join.h9", &[b'x'; 512]));
+        let asked: Vec<_> = futures_util::stream::iter(asked).buffer_unordered(256).collect().await;
+        refused = asked.into_iter().find_map(Result::err).or(refused);
+    }
+    assert!(matches!(refused, Some(stored::StoredError::Refused { .. })), "{refused:?}");
+    let other = scene.fixture.user(Role::Joiner, "h7").await;
+    within(store(other.client(), "vigie.join.h7", b"request")).await.unwrap();
 }
 
 #[tokio::test]

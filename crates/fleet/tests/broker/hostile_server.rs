@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use vigie_fleet::agent_key::AgentKey;
+use vigie_fleet::answer::{Purpose, signed_bytes};
 use vigie_fleet::broker::client::{RequestError, State};
 use vigie_fleet::broker::connection::{
     BrokerEvent, ConnectionError, ConnectionSettings, Login, TlsSettings, connect,
@@ -211,4 +212,30 @@ async fn without_tls_only_this_machine_is_spoken_to() {
     let (events, mut received) = mpsc::channel(8);
     let _connection = within(connect(settings(vec![format!("nats://{address}")]), events)).await.unwrap();
     assert_eq!(within(received.recv()).await, Some(BrokerEvent::Connected));
+}
+
+/// A broker that could choose what an agent's key signs at the login could seal answers with it.
+#[tokio::test]
+async fn what_a_server_wants_signed_is_never_a_sealed_text() {
+    let answer = signed_bytes(Purpose::Answer, r#"{"v":1}"#);
+    let texts = [String::from_utf8(answer).unwrap(), "a b".to_owned(), String::new(), "a".repeat(65)];
+    for nonce in texts {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let info = serde_json::json!({"version": "2.10.25", "max_payload": 1_048_576, "nonce": nonce});
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said).await.ok();
+            said
+        });
+        let (events, _received) = mpsc::channel(8);
+        let settings = ConnectionSettings {
+            connect_in_background: false,
+            ..settings(vec![format!("nats://{address}")])
+        };
+        assert!(within(connect(settings, events)).await.is_err(), "{nonce:?}");
+        assert_eq!(within(serving).await.unwrap(), b"", "{nonce:?}");
+    }
 }

@@ -1,0 +1,176 @@
+//! Loads the BPF programs and reads their ring.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::{
+    Link, MapCore as _, MapFlags, Object, ObjectBuilder, Program, RingBuffer, RingBufferBuilder,
+};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use crate::counters::{Counters, KINDS};
+use crate::event::Event;
+use crate::record;
+use crate::source::{Options, SourceError};
+
+/// The compiled programs, aligned as an ELF file wants to be.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static PROGRAMS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/events.bpf.o")));
+
+/// Records that are read before they are handed on: the bound of what waits in memory.
+const BATCH: usize = 1024;
+
+/// What the ring's callback leaves behind.
+#[derive(Debug, Default)]
+struct Read {
+    events: Vec<Event>,
+    /// Records that had not the form that they should have.
+    strange: u64,
+}
+
+/// Running programs and their ring. Everything ends when it is dropped.
+pub(crate) struct BpfSource {
+    ring: RingBuffer<'static>,
+    read: Rc<RefCell<Read>>,
+    object: Object,
+    /// Programs run as long as their links live.
+    _links: Vec<Link>,
+    program_ids: Vec<u32>,
+    /// Tells when the programs wake the reader, and not whenever something is there: that would undo the watermark.
+    wakeups: OwnedFd,
+}
+
+impl std::fmt::Debug for BpfSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BpfSource").field("program_ids", &self.program_ids).finish_non_exhaustive()
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(libbpf_rs::Error) -> SourceError {
+    move |error| SourceError::Bpf { what, why: error.to_string() }
+}
+
+impl BpfSource {
+    pub(crate) fn open(options: &Options) -> Result<Self, SourceError> {
+        // What libbpf would print belongs into the error alone.
+        libbpf_rs::set_print(None);
+        let mut open = ObjectBuilder::default().open_memory(&PROGRAMS.0).map_err(failed("be read"))?;
+        for mut map in open.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if name == "ring" {
+                map.set_max_entries(options.ring_bytes.next_power_of_two().max(64 * 1024))
+                    .map_err(failed("have their ring"))?;
+            } else if name.ends_with(".rodata")
+                && let Some(value) = map.initial_value_mut()
+            {
+                // In the order in which events.bpf.c has them.
+                let settings = [
+                    options.wanted_bits(),
+                    options.wake_bytes,
+                    options.argument_bytes,
+                    options.environment_bytes,
+                ];
+                for (place, setting) in value.chunks_exact_mut(4).zip(settings) {
+                    place.copy_from_slice(&setting.to_ne_bytes());
+                }
+            }
+        }
+        let object = open.load().map_err(failed("be loaded"))?;
+        let mut links = Vec::new();
+        let mut program_ids = Vec::new();
+        for program in object.progs_mut() {
+            program_ids.push(Program::id_from_fd(program.as_fd()).map_err(failed("be numbered"))?);
+            links.push(program.attach().map_err(failed("be attached"))?);
+        }
+        let read = Rc::new(RefCell::new(Read::default()));
+        let ring = {
+            let read = Rc::clone(&read);
+            let map = object
+                .maps()
+                .find(|map| map.name() == "ring")
+                .ok_or(SourceError::Bpf { what: "have their ring", why: "it is not there".to_owned() })?;
+            let mut builder = RingBufferBuilder::new();
+            builder
+                .add(&map, move |bytes| {
+                    let mut read = read.borrow_mut();
+                    match record::parse(bytes) {
+                        Some(event) => read.events.push(event),
+                        None => read.strange += 1,
+                    }
+                    0
+                })
+                .map_err(failed("have their ring"))?;
+            builder.build().map_err(failed("have their ring"))?
+        };
+        let wakeups = {
+            let map = object.maps().find(|map| map.name() == "ring");
+            let map =
+                map.ok_or(SourceError::Bpf { what: "have their ring", why: "it is gone".to_owned() })?;
+            let io = |error: Errno| SourceError::Bpf { what: "be waited for", why: error.to_string() };
+            let wakeups = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io)?;
+            let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&wakeups, map.as_fd(), epoll::EventData::new_u64(0), edge).map_err(io)?;
+            wakeups
+        };
+        Ok(Self { wakeups, ring, read, object, _links: links, program_ids })
+    }
+
+    /// Waits until there is much to read, or for this long; then hands on what there is.
+    pub(crate) fn wait(&mut self, timeout: Duration, sink: &mut dyn FnMut(Event)) -> Result<(), SourceError> {
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let mut woken = Vec::with_capacity(1);
+        // A signal is no error, and what is there is read below in any case.
+        let _ = epoll::wait(&self.wakeups, spare_capacity(&mut woken), Some(&timeout));
+        self.drain(sink)
+    }
+
+    pub(crate) fn drain(&mut self, sink: &mut dyn FnMut(Event)) -> Result<(), SourceError> {
+        loop {
+            let taken = self.ring.consume_raw_n(BATCH);
+            let events = std::mem::take(&mut self.read.borrow_mut().events);
+            for event in events {
+                sink(event);
+            }
+            if taken < 0 {
+                let why = std::io::Error::from_raw_os_error(-taken).to_string();
+                return Err(SourceError::Bpf { what: "be read from", why });
+            }
+            if (taken as usize) < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) fn counters(&self) -> Result<Counters, SourceError> {
+        let mut counters = Counters { not_understood: self.read.borrow().strange, ..Counters::default() };
+        let map = self.object.maps().find(|map| map.name() == "counts");
+        let values = match map {
+            Some(map) => {
+                map.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(failed("be counted"))?
+            }
+            None => None,
+        };
+        for value in values.unwrap_or_default() {
+            let numbers: Vec<u64> = value
+                .chunks_exact(8)
+                .filter_map(|bytes| bytes.try_into().ok().map(u64::from_ne_bytes))
+                .collect();
+            for kind in 0..KINDS {
+                counters.sent[kind] += numbers.get(kind).copied().unwrap_or(0);
+                counters.lost[kind] += numbers.get(KINDS + kind).copied().unwrap_or(0);
+            }
+        }
+        counters.recursion_misses = ProgInfoIter::default()
+            .filter(|program| self.program_ids.contains(&program.id))
+            .map(|program| program.recursion_misses)
+            .sum();
+        Ok(counters)
+    }
+}

@@ -1,0 +1,594 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What runs and what connects, told by the kernel's own tracepoints.
+ *
+ * A record is put together in memory of the processor and copied into the ring. The ring wakes its reader only when
+ * there is much to read; the reader looks by itself ten times a second. What finds no room is counted by kind.
+ */
+#include "kernel.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+enum kind { EXEC = 1, EXIT = 2, NET = 3, FORK = 4, KINDS = 5 };
+
+/* Set before loading. */
+const volatile u32 wanted = 0xffffffff; /* one bit for each kind */
+const volatile u32 wake_bytes = 256 * 1024;
+const volatile u32 argument_bytes = 4096; /* at most 4096 */
+const volatile u32 environment_bytes = 4096; /* at most 4096 */
+
+#define NAME_BYTES 1024
+#define PATH_BYTES 2048
+#define COMPONENTS 32
+#define LONG_BYTES 4096
+/* Component lengths end below 256. */
+#define DATA_BYTES (16384 + 256)
+
+struct identity {
+	u64 start, parent_start;
+	u32 tgid, tid, ppid, pgid, sid;
+	u32 uid, gid, euid, egid, suid, fsuid;
+	u32 loginuid, sessionid;
+	u32 mnt_ns, pid_ns, net_ns, user_ns;
+	u32 dev; /* of the executable, as the kernel writes numbers of devices */
+	u64 inode;
+	u64 cap_effective, cap_permitted;
+	u64 cgroup_v2, cgroup_v1;
+	u8 comm[16];
+};
+
+struct head {
+	u32 kind;
+	u32 bytes;
+	u64 time; /* nanoseconds since the start of the host, sleep included */
+};
+
+struct exec_record {
+	struct head head;
+	struct identity who;
+	s64 size, change_seconds;
+	u64 filesystem;
+	u32 mode, owner, links, generation;
+	u32 argc, argument_bytes, environment_bytes, old_tid;
+	u32 secure, has_fdpath;
+	u32 fd_mode[3], fd_family[3];
+	u64 fd_inode[3];
+	/* How many bytes of the data each text takes, in this order. */
+	u32 filename, path, cwd, arguments, environment;
+	u32 cut; /* 1: path, 2: cwd */
+	u8 data[DATA_BYTES];
+	/* Not sent. What is read back from memory is any number to the verifier, so that a loop's rounds look alike to it. */
+	u32 cursor;
+};
+
+struct exit_record {
+	struct head head;
+	u64 start;
+	u32 tgid, uid, euid, code;
+	u64 user_ns, system_ns, resident_pages;
+};
+
+struct net_record {
+	struct head head;
+	struct identity who; /* only of CLOSE to SYN_SENT and of CLOSE to LISTEN */
+	u64 socket;
+	u32 net_ns;
+	u16 family, old_state, new_state, local_port, remote_port;
+	u8 named, padding;
+	u8 local[16], remote[16];
+};
+
+/* The reader (record.rs) counts on these places. */
+_Static_assert(sizeof(struct identity) == 144, "identity");
+_Static_assert(__builtin_offsetof(struct exec_record, data) == 296, "exec_record");
+_Static_assert(sizeof(struct exit_record) == 64, "exit_record");
+_Static_assert(sizeof(struct net_record) == 216, "net_record");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} ring SEC(".maps");
+
+struct counters {
+	u64 sent[KINDS], lost[KINDS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct counters);
+} counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct exec_record);
+} scratch SEC(".maps");
+
+INLINE void send(void *record, u32 kind, u64 bytes)
+{
+	u32 zero = 0;
+	struct counters *mine = bpf_map_lookup_elem(&counts, &zero);
+	u64 flags = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+
+	if (!mine)
+		return;
+	if (bpf_ringbuf_output(&ring, record, bytes, flags))
+		mine->lost[kind]++;
+	else
+		mine->sent[kind]++;
+}
+
+INLINE void count(u32 kind)
+{
+	u32 zero = 0;
+	struct counters *mine = bpf_map_lookup_elem(&counts, &zero);
+
+	if (mine)
+		mine->sent[kind]++;
+}
+
+/* A number of a process as the first namespace has it. */
+INLINE u32 number(struct pid *pid)
+{
+	u32 nr = 0;
+
+	READ(nr, pid->numbers[0].nr);
+	return nr;
+}
+
+INLINE u64 cgroup_id(struct cgroup *group)
+{
+	struct kernfs_node *node = 0;
+	u64 id = 0;
+
+	READ(node, group->kn);
+	READ(id, node->id);
+	return id;
+}
+
+INLINE u64 start_of(struct task_struct *leader)
+{
+	u64 start = 0;
+
+	if (HAS(leader->start_boottime))
+		READ(start, leader->start_boottime);
+	else
+		READ(start, ((struct task_struct___5_4 *)leader)->real_start_time);
+	return start;
+}
+
+INLINE void identify(struct identity *who, struct task_struct *task)
+{
+	struct task_struct *leader = 0, *parent = 0, *parent_leader = 0;
+	const struct cred *cred = 0;
+	struct nsproxy *proxy = 0;
+	struct signal_struct *signal = 0;
+	struct css_set *groups = 0;
+	struct mm_struct *mm = 0;
+	struct user_namespace *user = 0;
+
+	READ(leader, task->group_leader);
+	READ(who->tgid, task->tgid);
+	READ(who->tid, task->pid);
+	who->start = start_of(leader);
+	READ(parent, leader->real_parent);
+	READ(who->ppid, parent->tgid);
+	READ(parent_leader, parent->group_leader);
+	who->parent_start = start_of(parent_leader);
+	bpf_probe_read_kernel(who->comm, sizeof(who->comm), __builtin_preserve_access_index(&task->comm));
+
+	READ(signal, task->signal);
+	{
+		struct pid *group = 0, *session = 0;
+
+		READ(group, signal->pids[PIDTYPE_PGID]);
+		READ(session, signal->pids[PIDTYPE_SID]);
+		who->pgid = number(group);
+		who->sid = number(session);
+	}
+
+	READ(cred, task->cred);
+	READ(who->uid, cred->uid);
+	READ(who->gid, cred->gid);
+	READ(who->euid, cred->euid);
+	READ(who->egid, cred->egid);
+	READ(who->suid, cred->suid);
+	READ(who->fsuid, cred->fsuid);
+	READ(who->cap_effective, cred->cap_effective);
+	READ(who->cap_permitted, cred->cap_permitted);
+	READ(user, cred->user_ns);
+	READ(who->user_ns, user->ns.inum);
+	who->loginuid = who->sessionid = 0xffffffff;
+	if (HAS(task->loginuid)) {
+		READ(who->loginuid, task->loginuid);
+		READ(who->sessionid, task->sessionid);
+	}
+
+	READ(proxy, task->nsproxy);
+	{
+		struct mnt_namespace *mnt = 0;
+		struct net *net = 0;
+		struct pid_namespace *pids = 0;
+		struct pid *pid = 0;
+		u32 level = 0;
+
+		READ(mnt, proxy->mnt_ns);
+		READ(who->mnt_ns, mnt->ns.inum);
+		READ(net, proxy->net_ns);
+		READ(who->net_ns, net->ns.inum);
+		READ(pid, task->thread_pid);
+		READ(level, pid->level);
+		/* The deepest number names the process's own namespace. */
+		bpf_probe_read_kernel(&pids, sizeof(pids),
+				      (void *)__builtin_preserve_access_index(&pid->numbers[0].ns) + (level & 31) * 16);
+		READ(who->pid_ns, pids->ns.inum);
+	}
+
+	READ(groups, task->cgroups);
+	{
+		struct cgroup *group = 0;
+		struct cgroup_subsys_state *state = 0;
+
+		READ(group, groups->dfl_cgrp);
+		who->cgroup_v2 = cgroup_id(group);
+		/* On a hybrid host version 2 has everything in one group; the controller of processes is in version 1. */
+		if (__builtin_preserve_enum_value(*(enum cgroup_subsys_id *)pids_cgrp_id, 0)) {
+			u32 at = __builtin_preserve_enum_value(*(enum cgroup_subsys_id *)pids_cgrp_id, 1);
+
+			bpf_probe_read_kernel(&state, sizeof(state),
+					      (void *)__builtin_preserve_access_index(&groups->subsys) + (at & 15) * 8);
+			READ(group, state->cgroup);
+			who->cgroup_v1 = cgroup_id(group);
+		}
+	}
+
+	READ(mm, task->mm);
+	{
+		struct file *file = 0;
+		struct inode *inode = 0;
+		struct super_block *super = 0;
+		unsigned long ino = 0;
+
+		who->dev = 0;
+		READ(file, mm->exe_file);
+		READ(inode, file->f_inode);
+		READ(super, inode->i_sb);
+		READ(who->dev, super->s_dev);
+		READ(ino, inode->i_ino);
+		who->inode = ino;
+	}
+}
+
+/*
+ * Writes the names from `path` up to the root of its mount namespace, the last one first, each with a NUL. Whether the
+ * root was not reached comes in the highest bit.
+ */
+static __attribute__((noinline)) u32 walk(struct exec_record *record, u32 from, struct vfsmount *mnt, struct dentry *dentry)
+{
+	u32 done = 0;
+
+	if (!record)
+		return 0;
+	struct mount *mount = (void *)mnt - INFO(((struct mount *)0)->mnt, 0);
+	*(volatile u32 *)&record->cursor = from;
+	for (int step = 0; step < COMPONENTS; step++) {
+		struct dentry *parent = 0, *root = 0;
+
+		READ(parent, dentry->d_parent);
+		bpf_probe_read_kernel(&root, sizeof(root), __builtin_preserve_access_index(&mount->mnt.mnt_root));
+		if (dentry == root) {
+			struct mount *above = 0;
+
+			READ(above, mount->mnt_parent);
+			if (above == mount) {
+				done = 1;
+				break;
+			}
+			READ(dentry, mount->mnt_mountpoint);
+			mount = above;
+			continue;
+		}
+		const u8 *name = 0;
+		READ(name, dentry->d_name.name);
+		u32 at = *(volatile u32 *)&record->cursor;
+		if (at - from > PATH_BYTES - 256)
+			break;
+		asm volatile("" : "+r"(at));
+		at &= 8191;
+		long took = bpf_probe_read_kernel_str(&record->data[at], 256, name);
+		if (took <= 0)
+			break;
+		*(volatile u32 *)&record->cursor = at + took;
+		/* Something in memory is its own parent; it has a name all the same. */
+		if (parent == dentry) {
+			done = 1;
+			break;
+		}
+		dentry = parent;
+	}
+	return (*(volatile u32 *)&record->cursor - from) | (done ? 0 : 1u << 31);
+}
+
+INLINE u64 text_of_user(struct exec_record *record, u32 at, u32 most, u64 from, u64 to)
+{
+	u64 bytes = to - from;
+
+	if (to <= from)
+		return 0;
+	if (most > LONG_BYTES)
+		most = LONG_BYTES;
+	if (bytes > most)
+		bytes = most;
+	asm volatile("" : "+r"(bytes));
+	bytes &= 8191;
+	if (bytes > LONG_BYTES)
+		return 0;
+	asm volatile("" : "+r"(at));
+	at &= 16383;
+	if (at > 16384 + 256 - LONG_BYTES)
+		return 0;
+	if (bpf_probe_read_user(&record->data[at], bytes, (const void *)from))
+		return 0;
+	return bytes;
+}
+
+SEC("tp_btf/sched_process_exec")
+int on_exec(u64 *arguments)
+{
+	struct task_struct *task = (void *)arguments[0];
+	struct linux_binprm *bprm = (void *)arguments[2];
+	u32 zero = 0;
+	struct exec_record *record;
+
+	if (!(wanted & (1 << EXEC)))
+		return 0;
+	record = bpf_map_lookup_elem(&scratch, &zero);
+	if (!record)
+		return 0;
+	record->head.kind = EXEC;
+	record->head.time = bpf_ktime_get_boot_ns();
+	identify(&record->who, task);
+	record->old_tid = (u32)arguments[1];
+
+	struct mm_struct *mm = 0;
+	struct file *file = 0;
+	struct inode *inode = 0;
+	struct super_block *super = 0;
+	READ(mm, task->mm);
+	READ(file, mm->exe_file);
+	READ(inode, file->f_inode);
+	READ(super, inode->i_sb);
+	{
+		u16 mode = 0;
+		unsigned long magic = 0;
+
+		READ(mode, inode->i_mode);
+		record->mode = mode;
+		READ(magic, super->s_magic);
+		record->filesystem = magic;
+		READ(record->owner, inode->i_uid);
+		READ(record->links, inode->i_nlink);
+		READ(record->size, inode->i_size);
+		READ(record->generation, inode->i_generation);
+		record->change_seconds = 0;
+		if (HAS(inode->i_ctime_sec))
+			READ(record->change_seconds, inode->i_ctime_sec);
+		else if (HAS(inode->__i_ctime))
+			READ(record->change_seconds, inode->__i_ctime.tv_sec);
+		else
+			READ(record->change_seconds, ((struct inode___old *)inode)->i_ctime.tv_sec);
+	}
+
+	/* A field of one bit. */
+	{
+		u64 value = 0;
+		u32 bytes = INFO(bprm->secureexec, 1);
+
+		if (HAS(bprm->secureexec) && bytes <= 8) {
+			bpf_probe_read_kernel(&value, bytes, (void *)bprm + INFO(bprm->secureexec, 0));
+			value <<= INFO(bprm->secureexec, 4);
+			value >>= INFO(bprm->secureexec, 5);
+		}
+		record->secure = value;
+		record->has_fdpath = 0;
+		if (HAS(bprm->fdpath)) {
+			const char *fdpath = 0;
+
+			READ(fdpath, bprm->fdpath);
+			record->has_fdpath = fdpath != 0;
+		}
+	}
+	READ(record->argc, bprm->argc);
+
+	/* What standard input, output and errors are: a shell on a socket is not a person's. */
+	{
+		struct files_struct *files = 0;
+		struct fdtable *table = 0;
+		struct file **fds = 0;
+		u32 most = 0;
+
+		READ(files, task->files);
+		READ(table, files->fdt);
+		READ(fds, table->fd);
+		READ(most, table->max_fds);
+		for (int fd = 0; fd < 3; fd++) {
+			struct file *open = 0;
+			struct inode *node = 0;
+			u16 mode = 0, family = 0;
+			unsigned long ino = 0;
+
+			if (fd < most)
+				bpf_probe_read_kernel(&open, sizeof(open), &fds[fd]);
+			if (open) {
+				READ(node, open->f_inode);
+				READ(mode, node->i_mode);
+				READ(ino, node->i_ino);
+				if ((mode & 0170000) == 0140000) {
+					struct socket *socket = 0;
+					struct sock *sk = 0;
+
+					READ(socket, open->private_data);
+					READ(sk, socket->sk);
+					READ(family, sk->__sk_common.skc_family);
+				}
+			}
+			record->fd_mode[fd] = mode;
+			record->fd_family[fd] = family;
+			record->fd_inode[fd] = ino;
+		}
+	}
+
+	u32 at = 0;
+	const char *filename = 0;
+	READ(filename, bprm->filename);
+	long took = bpf_probe_read_kernel_str(record->data, NAME_BYTES, filename);
+	record->filename = took > 0 ? took : 0;
+	at = record->filename;
+
+	record->cut = 0;
+	{
+		struct vfsmount *mnt = 0;
+		struct dentry *dentry = 0;
+		READ(mnt, file->f_path.mnt);
+		READ(dentry, file->f_path.dentry);
+		u32 walked = walk(record, at & 2047, mnt, dentry);
+		record->path = walked & 4095;
+		record->cut |= walked >> 31;
+		at += record->path;
+
+		struct fs_struct *fs = 0;
+		READ(fs, task->fs);
+		READ(mnt, fs->pwd.mnt);
+		READ(dentry, fs->pwd.dentry);
+		walked = walk(record, at & 4095, mnt, dentry);
+		record->cwd = walked & 4095;
+		record->cut |= walked >> 31 << 1;
+		at += record->cwd;
+	}
+
+	/* The arguments on the new stack: what the program got, whatever its maker does to his own memory meanwhile. */
+	unsigned long from = 0, to = 0;
+	READ(from, mm->arg_start);
+	READ(to, mm->arg_end);
+	record->argument_bytes = to - from;
+	record->arguments = text_of_user(record, at, argument_bytes, from, to);
+	at += record->arguments;
+	READ(from, mm->env_start);
+	READ(to, mm->env_end);
+	record->environment_bytes = to - from;
+	record->environment = text_of_user(record, at, environment_bytes, from, to);
+	at += record->environment;
+
+	u64 bytes = __builtin_offsetof(struct exec_record, data) + at;
+	record->head.bytes = bytes;
+	asm volatile("" : "+r"(bytes));
+	bytes &= 32767;
+	if (bytes > sizeof(*record))
+		return 0;
+	send(record, EXEC, bytes);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int on_fork(u64 *arguments)
+{
+	if (wanted & (1 << FORK))
+		count(FORK);
+	return 0;
+}
+
+/* The kernel's flag of a process that has run no program of its own. */
+#define FORKED_WITHOUT_EXEC 0x40
+
+SEC("tp_btf/sched_process_exit")
+int on_exit(u64 *arguments)
+{
+	struct task_struct *task = (void *)arguments[0];
+	struct task_struct *leader = 0;
+	struct signal_struct *signal = 0;
+	const struct cred *cred = 0;
+	struct exit_record record = {};
+	u32 live = 0, flags = 0;
+	u64 more = 0;
+	unsigned long pages = 0;
+	int code = 0;
+
+	if (!(wanted & (1 << EXIT)))
+		return 0;
+	READ(signal, task->signal);
+	READ(live, signal->live);
+	if (live)
+		return 0;
+	READ(leader, task->group_leader);
+	READ(flags, leader->flags);
+	if (flags & FORKED_WITHOUT_EXEC)
+		return 0;
+	record.head.kind = EXIT;
+	record.head.bytes = sizeof(record);
+	record.head.time = bpf_ktime_get_boot_ns();
+	record.start = start_of(leader);
+	READ(record.tgid, task->tgid);
+	READ(cred, task->cred);
+	READ(record.uid, cred->uid);
+	READ(record.euid, cred->euid);
+	READ(code, signal->group_exit_code);
+	if (!code)
+		READ(code, task->exit_code);
+	record.code = code;
+	READ(record.user_ns, task->utime);
+	READ(more, signal->utime);
+	record.user_ns += more;
+	READ(record.system_ns, task->stime);
+	READ(more, signal->stime);
+	record.system_ns += more;
+	READ(pages, signal->maxrss);
+	record.resident_pages = pages;
+	send(&record, EXIT, sizeof(record));
+	return 0;
+}
+
+enum { ESTABLISHED = 1, SYN_SENT = 2, SYN_RECV = 3, CLOSE = 7, LISTEN = 10 };
+
+SEC("tp_btf/inet_sock_set_state")
+int on_state(u64 *arguments)
+{
+	struct sock *sk = (void *)arguments[0];
+	int old = arguments[1], new = arguments[2];
+	struct net_record record = {};
+	struct net *net = 0;
+	u16 port = 0;
+
+	if (!(wanted & (1 << NET)))
+		return 0;
+	if (new != SYN_SENT && new != LISTEN && new != ESTABLISHED && old != LISTEN && !(old == SYN_SENT && new == CLOSE))
+		return 0;
+	READ(record.family, sk->__sk_common.skc_family);
+	record.head.kind = NET;
+	record.head.bytes = sizeof(record);
+	record.head.time = bpf_ktime_get_boot_ns();
+	record.socket = (u64)sk;
+	record.old_state = old;
+	record.new_state = new;
+	/* Only here the caller is who asked for it; all others come with the packets, whoever runs then. */
+	if (new == SYN_SENT || new == LISTEN) {
+		record.named = 1;
+		identify(&record.who, (struct task_struct *)bpf_get_current_task());
+	}
+	READ(net, sk->__sk_common.skc_net.net);
+	READ(record.net_ns, net->ns.inum);
+	READ(record.local_port, sk->__sk_common.skc_num);
+	READ(port, sk->__sk_common.skc_dport);
+	record.remote_port = __builtin_bswap16(port);
+	if (record.family == 10) {
+		READ(record.local, sk->__sk_common.skc_v6_rcv_saddr);
+		READ(record.remote, sk->__sk_common.skc_v6_daddr);
+	} else {
+		bpf_probe_read_kernel(record.local, 4, __builtin_preserve_access_index(&sk->__sk_common.skc_rcv_saddr));
+		bpf_probe_read_kernel(record.remote, 4, __builtin_preserve_access_index(&sk->__sk_common.skc_daddr));
+	}
+	send(&record, NET, sizeof(record));
+	return 0;
+}

@@ -1,0 +1,43 @@
+//! What runs and what connects, as the kernel tells it: programs with their arguments, users, namespaces and parents at
+//! the moment of the exec, ends of processes, and TCP sockets.
+//!
+//! ```text
+//!  bpf/events.bpf.c ─ ring ─► bpf.rs ─► record.rs ─┐
+//!  connector.rs ◄─ netlink, proc.rs ◄─ /proc ──────┴─► Source ─► Event
+//! ```
+//!
+//! [`Source::open`] takes BPF where it can be loaded, otherwise the process connector, and says which and why. What is
+//! lost is counted by kind ([`Source::counters`]): in the ring, in the kernel's own recursion counters, in a full socket.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use vigie_kernel_events::{Event, Options, Source};
+//!
+//! let mut source = Source::open(&Options::default()).expect("this is root");
+//! loop {
+//!     let told = source.wait(Duration::from_millis(100), |event| {
+//!         if let Event::Exec(exec) = event {
+//!             println!("{} runs {:?}", exec.who.pid, String::from_utf8_lossy(&exec.path));
+//!         }
+//!     });
+//!     if told.is_err() {
+//!         break;
+//!     }
+//! }
+//! ```
+
+#[cfg(bpf_program)]
+mod bpf;
+mod connector;
+mod counters;
+mod event;
+pub mod proc;
+#[cfg_attr(not(bpf_program), expect(dead_code, reason = "only the programs write records"))]
+mod record;
+mod source;
+
+pub use counters::{Counters, Kind};
+pub use event::{
+    Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState, StandardFile,
+};
+pub use source::{Options, Source, SourceError, SourceKind};

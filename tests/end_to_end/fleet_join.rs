@@ -1,0 +1,231 @@
+//! Hosts join by a token: let in by its rule or by a person, as often as it may and no more, over TLS as well.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use vigie_fleet::broker::local::find_server;
+
+use crate::fleet_setup::{Up, fleet, free_port, json_of, server_is_missing, status};
+use crate::harness::{Host, Ran, Settings, VIGIE, wait_until};
+
+/// Somebody who lets hosts in as they come.
+struct Approver {
+    child: Child,
+}
+
+impl Approver {
+    fn start(directory: &Path, profile: &Path, more: &[&str]) -> Self {
+        let output = File::create(directory.join("approve.out")).unwrap();
+        let child = Command::new(VIGIE)
+            .args(["fleet", "--fleet", profile.to_str().unwrap(), "approve", "--follow"])
+            .args(more)
+            .env("HOME", directory)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+}
+
+impl Drop for Approver {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A host with the shipped form of tags and without a fleet.
+fn host() -> Host {
+    Host::new(&Settings::default(), "[tags]\nzone = \"dc1\"\n")
+}
+
+fn join(host: &Host, token: &str, more: &[&str]) -> Ran {
+    let config = host.path("vigie.toml");
+    let arguments = ["join", token, "--config", config.to_str().unwrap(), "--no-start"];
+    let more = if more.contains(&"--wait") { more.to_vec() } else { [more, &["--wait", "25s"]].concat() };
+    fleet(&host.path("."), &[&arguments[..], &more].concat())
+}
+
+fn token(up: &Up, more: &[&str]) -> String {
+    let made = up.user("enroller", &[&["token", "new"], more].concat());
+    json_of(&made)["token"].as_str().unwrap_or_else(|| panic!("{made:?}")).to_owned()
+}
+
+fn wait_connected(host: &Host) {
+    wait_until("the agent is connected and has the policy", || {
+        let fleet = status(host)["fleet"].clone();
+        (fleet["connected"] == true && fleet["policy_version"].is_u64()).then_some(())
+    });
+}
+
+#[test]
+fn a_host_joins_by_one_line_and_the_token_holds_no_longer_than_it_says() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let text = token(
+        &up,
+        &[
+            "--approved",
+            "--uses",
+            "2",
+            "--names",
+            "web-*",
+            "--tag",
+            "env=prod",
+            "--tag",
+            "zone=dc1",
+            "--group",
+            "web",
+        ],
+    );
+    let shown = json_of(&fleet(up.place.path(), &["token", "show", &text]));
+    assert_eq!((&shown["grant"]["uses"], &shown["grant"]["tags"]["env"]), (&json!(2), &json!("prod")));
+    let one = host();
+
+    // Nobody is there to let it in, and the name is not the token's.
+    let early = join(&one, &text, &["--name", "web-1", "--wait", "1s"]);
+    assert_eq!(early.code, 3, "{early:?}");
+    assert_eq!(join(&one, &text, &["--name", "db-1"]).code, 64);
+    let pending = json_of(&up.user("enroller", &["pending"]));
+    assert_eq!((&pending["agent"], &pending["what"]), (&json!("web-1"), &json!("waits")));
+
+    let profile = up.path("fleet/enroller/fleet.toml");
+    let approver = Approver::start(up.place.path(), &profile, &[]);
+    let joined = json_of(&join(&one, &text, &["--name", "web-1"]));
+    assert_eq!((&joined["agent"], &joined["policy_version"]), (&json!("web-1"), &json!(1)));
+    let _agent = one.start();
+    wait_connected(&one);
+    let listed =
+        json_of(&up.user("ann", &["agents", "--facts", "-t", "tag.env == \"prod\" && tag.zone == \"dc1\""]));
+    assert_eq!(
+        (&listed["agent"], &listed["facts"]["groups"]),
+        (&json!("web-1"), &json!(["web"])),
+        "{listed}"
+    );
+    // The same line again, as cloud-init gives it at each boot.
+    let again = join(&one, &text, &["--name", "web-1"]);
+    assert_eq!(again.code, 0, "{again:?}");
+
+    // Another host with a taken name, then the last place, then one too many.
+    let two = host();
+    let taken = join(&two, &text, &["--name", "web-1"]);
+    assert_eq!(taken.code, 77, "{taken:?}");
+    assert!(taken.err.contains("another host has this name"), "{taken:?}");
+    let second = join(&two, &text, &["--name", "web-2"]);
+    assert_eq!(second.code, 0, "{second:?}");
+    let third = join(&host(), &text, &["--name", "web-3"]);
+    assert!(third.code == 77 && third.err.contains("all 2 hosts"), "{third:?}");
+    // An enroller that is started anew counts what was let in before.
+    drop(approver);
+    let _approver = Approver::start(up.place.path(), &profile, &[]);
+    let fourth = join(&host(), &text, &["--name", "web-4"]);
+    assert!(fourth.code == 77 && fourth.err.contains("all 2 hosts"), "{fourth:?}");
+
+    // A host that was shut out does not come back by what it sent before.
+    assert_eq!(up.administrator(&["revoke", "web-2"]).code, 0);
+    let back = join(&two, &text, &["--name", "web-2", "--wait", "20s"]);
+    assert_ne!(back.code, 3, "{back:?}");
+    let enrolled = up.user("ann", &["agents"]);
+    assert!(!enrolled.out.contains("web-2"), "{enrolled:?}");
+
+    // A token that was ended lets nobody in.
+    let ended = token(&up, &["--approved"]);
+    assert_eq!(up.user("enroller", &["token", "end", &ended]).code, 0);
+    let late = join(&host(), &ended, &["--name", "web-5"]);
+    assert!(late.code == 77 && late.err.contains("ended"), "{late:?}");
+    let short = token(&up, &["--approved", "--valid", "1s"]);
+    wait_until("the token's time is up", || {
+        let ran = join(&host(), &short, &["--name", "web-6", "--wait", "1s"]);
+        (ran.code == 77 && ran.err.contains("ended")).then_some(())
+    });
+}
+
+#[test]
+fn a_person_lets_hosts_in_and_turns_them_away() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let text = token(&up, &["--uses", "3"]);
+    let (one, two) = (host(), host());
+    for host in [&one, &two] {
+        assert_eq!(join(host, &text, &["--name", "web-1", "--wait", "1s"]).code, 3);
+    }
+    // Both want one name: the person has to say which.
+    let both = up.user("enroller", &["approve", "web-1"]);
+    assert!(both.code == 64 && both.err.contains("2 hosts want"), "{both:?}");
+    let rule = up.user("enroller", &["approve"]);
+    assert_eq!(rule.code, 0, "the token has no rule: {rule:?}");
+    let pending = up.user("enroller", &["pending"]);
+    let keys: Vec<Value> = pending.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let key = |host: &Host| {
+        let seed = fs::read_to_string(host.path("state/fleet/agent.nk")).unwrap();
+        vigie_fleet::agent_key::AgentKey::from_seed(seed.trim()).unwrap().public_key().text()
+    };
+    assert_eq!(keys.len(), 2);
+    assert_eq!(up.user("enroller", &["approve", &key(&one)]).code, 0);
+    assert_eq!(up.user("enroller", &["deny", &key(&two), "--reason", "unknown here"]).code, 0);
+    assert_eq!(join(&one, &text, &["--name", "web-1"]).code, 0);
+    let denied = join(&two, &text, &["--name", "web-1"]);
+    assert!(denied.code == 77 && denied.err.contains("unknown here"), "{denied:?}");
+    assert!(up.user("enroller", &["pending"]).out.trim().is_empty());
+    let _agent = one.start();
+    wait_connected(&one);
+}
+
+#[test]
+fn over_tls_a_host_gets_its_certificate_and_renews_it() {
+    if server_is_missing() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let url = format!("tls://127.0.0.1:{port}");
+    let run = |arguments: &[&str]| {
+        let ran = fleet(place.path(), arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+        ran
+    };
+    run(&["init", "fleet", "--org", "example", "--url", &url, "--investigator", "ann"]);
+    fs::create_dir_all(place.path().join("fleet/jetstream")).unwrap();
+    let mut server = Command::new(find_server().unwrap())
+        .arg("-c")
+        .arg(place.path().join("fleet/nats-server.conf"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let administrator = ["--fleet", "fleet/administrator/fleet.toml"];
+    wait_until("the policy is published", || {
+        let publish = [&administrator[..], &["policy", "publish", "fleet/policy.signed.json"]].concat();
+        (fleet(place.path(), &publish).code == 0).then_some(())
+    });
+    let made = run(&[&administrator[..], &["token", "new", "--approved"]].concat());
+    let text = json_of(&made)["token"].as_str().unwrap().to_owned();
+    let profile = place.path().join("fleet/administrator/fleet.toml");
+    // Logins that end soon: the agent renews its own, and goes on.
+    let approver = Approver::start(place.path(), &profile, &["--login-valid", "30s"]);
+    let host = host();
+    let joined = join(&host, &text, &["--name", "web-1"]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    let login = fs::read_to_string(host.path("state/fleet/agent.jwt")).unwrap();
+    let certificate = fs::read_to_string(host.path("state/fleet/agent-tls.pem")).unwrap();
+    assert!(!host.path("state/fleet/join-tls.key").exists(), "the token's certificate stays nowhere");
+    let _agent = host.start();
+    wait_connected(&host);
+    wait_until("the login and the certificate are renewed", || {
+        let renewed = fs::read_to_string(host.path("state/fleet/agent.jwt")).unwrap() != login
+            && fs::read_to_string(host.path("state/fleet/agent-tls.pem")).unwrap() != certificate;
+        renewed.then_some(())
+    });
+    wait_connected(&host);
+    drop(approver);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
