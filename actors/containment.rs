@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Pid, getsid};
+use vigie_host::mounts::Mounts;
 
 /// Times that a cgroup is looked at until it is empty, and the pause between: about a second.
 const EMPTY_CHECKS: u32 = 100;
@@ -73,7 +74,7 @@ impl Containment {
 
 /// Directory of the cgroup v2 that this process is in (cgroups(7): `/proc/self/cgroup`, line `0::PATH`).
 fn own_cgroup() -> Option<PathBuf> {
-    let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+    let mount = mount_point(&Mounts::read().ok()?)?;
     let path = cgroup_path(&fs::read_to_string("/proc/self/cgroup").ok()?)?;
     Some(mount.join(path.trim_start_matches('/')))
 }
@@ -82,12 +83,9 @@ fn cgroup_path(text: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// Where cgroup v2 is mounted (proc_pid_mountinfo(5): field 5 is the mount point, the type follows the `-`).
-fn mount_point(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        (kind.split(' ').next() == Some("cgroup2")).then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-    })
+/// Where cgroup v2 is mounted.
+fn mount_point(mounts: &Mounts) -> Option<PathBuf> {
+    mounts.iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.point.clone())
 }
 
 /// Kills every process in a cgroup and below. Blocking, microseconds.
@@ -168,11 +166,11 @@ mod tests {
 
     #[test]
     fn the_mount_point_of_cgroup_v2_is_found() {
-        let mountinfo = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - tmpfs tmpfs rw\n\
+        let mountinfo = b"30 23 0:26 / /sys/fs/cgroup rw,nosuid - tmpfs tmpfs rw\n\
             31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid,nodev shared:9 - cgroup2 cgroup2 rw\n";
 
-        assert_eq!(mount_point(mountinfo), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(mount_point("garbage\n1 2 3 - cgroup cgroup rw"), None);
+        assert_eq!(mount_point(&Mounts::parse(mountinfo)), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(mount_point(&Mounts::parse(b"garbage\n1 2 3 - cgroup cgroup rw")), None);
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! acknowledges before it syncs: after a reconnect it is sent once more, and whoever reads knows the same part again. What is kept for
 //! that has the same bound as what waits, and the oldest of it goes first.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use vigie_files::durable::{self, Durability};
 use vigie_protocol::names::ActionId;
 
 use super::uplink::Hold;
@@ -22,7 +22,7 @@ pub(super) const RESEND: Duration = Duration::from_secs(300);
 const WAITING: &str = "waiting";
 const SENT: &str = "sent";
 
-/// What is being written. One that a crash left is no answer.
+/// The end of what is being written. One that a crash left is no answer.
 const NEW: &str = "new";
 
 /// Answers of this agent.
@@ -54,13 +54,11 @@ impl AnswerSpool {
     pub(super) fn open(directory: &Path, keep_bytes: u64, hold: Hold) -> Result<Self, SpoolError> {
         let directory = directory.to_owned();
         let mut spool = Self { directory, keep_bytes, waiting_bytes: AtomicU64::new(0), _hold: hold };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&spool.directory)
-            .map_err(|source| spool.error(source))?;
-        for new in spool.files(NEW) {
-            fs::remove_file(new.path).ok();
+        durable::make_directory(&spool.directory).map_err(|source| spool.error(source))?;
+        for entry in fs::read_dir(&spool.directory).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == NEW) {
+                durable::remove(&entry.path()).ok();
+            }
         }
         spool.waiting_bytes = AtomicU64::new(spool.files(WAITING).iter().map(|file| file.bytes).sum());
         Ok(spool)
@@ -79,34 +77,22 @@ impl AnswerSpool {
     /// # Errors
     /// When the disk does not take it; nothing of it is then kept.
     pub(super) fn store(&self, action: &ActionId, messages: &[String]) -> Result<(), SpoolError> {
-        let (new, waiting) = (self.path(action, NEW), self.path(action, WAITING));
-        let bytes = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let before = bytes(&waiting);
-        self.write(&new, messages)
-            .and_then(|()| fs::rename(&new, &waiting))
-            .and_then(|()| {
-                self.waiting_bytes.fetch_add(bytes(&waiting), Ordering::Relaxed);
-                self.subtract(before);
-                File::open(&self.directory)?.sync_all()
-            })
-            .map_err(|source| {
-                fs::remove_file(&new).ok();
-                self.error(source)
-            })
+        let waiting = self.path(action, WAITING);
+        let before = fs::metadata(&waiting).map_or(0, |metadata| metadata.len());
+        let mut content = Vec::with_capacity(messages.iter().map(|message| message.len() + 1).sum());
+        for message in messages {
+            content.extend_from_slice(message.as_bytes());
+            content.push(b'\n');
+        }
+        durable::replace(&waiting, &content, Durability::Power).map_err(|source| self.error(source))?;
+        self.waiting_bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
+        self.subtract(before);
+        Ok(())
     }
 
     fn subtract(&self, bytes: u64) {
         let less = |waiting: u64| Some(waiting.saturating_sub(bytes));
         self.waiting_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
-    }
-
-    fn write(&self, path: &Path, messages: &[String]) -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
-        for message in messages {
-            file.write_all(message.as_bytes())?;
-            file.write_all(b"\n")?;
-        }
-        file.sync_data()
     }
 
     /// The messages of an answer that is kept.
@@ -125,7 +111,7 @@ impl AnswerSpool {
         // Lost in a crash it is sent once more, which costs nothing but a message.
         let (waiting, sent) = (self.path(action, WAITING), self.path(action, SENT));
         let bytes = fs::metadata(&waiting).map_or(0, |metadata| metadata.len());
-        if fs::rename(&waiting, &sent).is_ok() {
+        if durable::rename(&waiting, &sent).is_ok() {
             self.subtract(bytes);
             File::open(&sent).and_then(|file| file.set_modified(SystemTime::now())).ok();
         }
@@ -155,7 +141,7 @@ impl AnswerSpool {
         for file in self.files(SENT).into_iter().rev() {
             kept += file.bytes;
             if file.age() >= RESEND || kept > self.keep_bytes {
-                fs::remove_file(file.path).ok();
+                durable::remove(&file.path).ok();
             }
         }
     }

@@ -1,13 +1,14 @@
 //! What a membership has on disk: its key, the policy in force, the replay log, answers. Blocking.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use slog::{Logger, warn};
+use vigie_files::durable::{self, Durability};
 use vigie_fleet::agent_key::{AgentKey, AgentKeyError};
 use vigie_fleet::facts::{Facts, FactsError};
 use vigie_fleet::host_facts::{self, Identity};
@@ -261,16 +262,10 @@ pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result
     replace(&places.policy(), &serde_json::to_vec(stored)?)
 }
 
-/// Writes a file anew, mode 0600; at no moment is there half of it. Blocking.
+/// Writes a file anew, mode 0600; at no moment is there half of it, and it survives a power loss. Blocking.
 ///
 /// # Errors
 /// When the disk does not take it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(new, path)?;
-    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    durable::replace(path, bytes, Durability::Power)
 }

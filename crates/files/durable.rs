@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`replace`] with [`Durability::Process`] | old or new content, whole | old, new, or an empty file |
 //! | [`replace`] with [`Durability::Power`] | old or new content, whole | the new content, once it has returned |
+//! | [`replace_shared`] | as [`replace`] | as [`replace`] |
 //! | [`DurableFile::write_at`], [`DurableFile::append`] | kept | lost, torn at any 512-byte sector, or zeros |
 //! | [`DurableFile::sync`] after them | kept | kept, if the file's name is |
 //! | `create`, [`rename`], [`remove`] | kept | kept or undone |
@@ -16,8 +17,8 @@
 //! clean, and the next call would succeed without having written them. [`DurableFile`] refuses it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -179,6 +180,16 @@ impl DurableFile {
         change(Order::Sync(&self.file))
     }
 
+    /// Gives the file another name, under which it is known from then on; what was there goes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn rename(&mut self, to: &Path) -> io::Result<()> {
+        rename(&self.path, to)?;
+        self.path = to.to_owned();
+        Ok(())
+    }
+
     /// Whether a sync has failed, after which the file can only be left behind.
     #[must_use]
     pub fn sync_failed(&self) -> bool {
@@ -206,6 +217,18 @@ impl DurableFile {
         } else {
             Standing::Resized { length: held.len() }
         })
+    }
+}
+
+/// Appends; there is nothing to flush.
+impl Write for DurableFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -258,15 +281,29 @@ pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Puts a file with mode 0600 and this content in the place of `path`, whole or not at all.
+/// Puts a file with mode 0600 and this content in the place of `path`, whole or not at all. Only one process at a time
+/// may do so: it writes `path` with `.new` at its end first.
 ///
 /// # Errors
 /// When the disk does not take it; what was there before stays.
 pub fn replace(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    replace_by(path, ".new", 0o600, content, durability)
+}
+
+/// [`replace`] for a file that several processes may replace at the same time; the last one stays. `mode` is its mode.
+/// What a crash leaves beside it is not cleared away.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_shared(path: &Path, mode: u32, content: &[u8], durability: Durability) -> io::Result<()> {
+    replace_by(path, &format!(".{}.new", std::process::id()), mode, content, durability)
+}
+
+fn replace_by(path: &Path, end: &str, mode: u32, content: &[u8], durability: Durability) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(end);
     let new = path.with_file_name(name);
-    let written = write_beside(&new, content, durability).and_then(|()| rename(&new, path));
+    let written = write_beside(&new, mode, content, durability).and_then(|()| rename(&new, path));
     if written.is_err() {
         // What is left of it would only be in the way; it is made anew the next time in any case.
         change(Order::Remove(&new)).ok();
@@ -279,12 +316,15 @@ pub fn replace(path: &Path, content: &[u8], durability: Durability) -> io::Resul
     }
 }
 
-fn write_beside(new: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+fn write_beside(new: &Path, mode: u32, content: &[u8], durability: Durability) -> io::Result<()> {
     match remove(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = DurableFile::create(new)?;
+    if mode != 0o600 {
+        fs::set_permissions(new, fs::Permissions::from_mode(mode))?;
+    }
     file.append(content)?;
     match durability {
         Durability::Process => Ok(()),
@@ -333,6 +373,18 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         assert!(read_bounded(&path, 2).is_err());
         assert!(read_bounded(directory.path(), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn a_file_that_many_replace_at_once_is_always_whole_and_has_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+
+        replace_shared(&path, 0o644, b"text", Durability::Process).unwrap();
+
+        assert_eq!(fs::read(&path).unwrap(), b"text");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -23,8 +23,8 @@
 //! }
 //! ```
 //!
-//! What is legal after a cut, as ext4 and xfs behave and POSIX allows: of the writes to a file since its last sync any
-//! may be there, each torn at 512 bytes; a file that grew may hold zeros there; of the names since the last sync of the
+//! What is legal after a cut, as ext4 and xfs behave and POSIX allows: each 512 bytes of a file and its length are as they
+//! were at any moment since its last sync, so that a file that grew may hold zeros; of the names since the last sync of the
 //! directory any may be as before, in any order that the later ones do not rule out.
 
 use std::cell::RefCell;
@@ -73,6 +73,8 @@ struct State {
     names: BTreeMap<PathBuf, u64>,
     files: u64,
     fail: Option<Failing>,
+    /// Every change fails with this number.
+    dead: Option<i32>,
 }
 
 /// Which change fails, and how.
@@ -123,6 +125,7 @@ impl Recording {
             names: BTreeMap::new(),
             files: 0,
             fail: None,
+            dead: None,
         };
         CURRENT.with(|current| *current.borrow_mut() = Some(state));
         Self { _not_send: std::marker::PhantomData }
@@ -144,6 +147,15 @@ impl Recording {
         CURRENT.with(|current| {
             if let Some(state) = current.borrow_mut().as_mut() {
                 state.fail = Some(Failing { at: state.changes.len() + changes, only, errno });
+            }
+        });
+    }
+
+    /// Makes every change fail with `errno` from now on, or none any more.
+    pub fn fail_all(&self, errno: Option<i32>) {
+        CURRENT.with(|current| {
+            if let Some(state) = current.borrow_mut().as_mut() {
+                state.dead = errno;
             }
         });
     }
@@ -187,6 +199,9 @@ impl State {
     }
 
     fn note(&mut self, change: &Change<'_>) -> io::Result<()> {
+        if let Some(errno) = self.dead {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         if let Some(fail) = self.fail
             && self.changes.len() >= fail.at
             && fail.only.is(change)
@@ -283,6 +298,15 @@ impl Fate<'_> {
             Self::Some(chooser) => chooser.one_of(2) == 0,
         }
     }
+
+    /// One of so many moments, of which the first is the last sync.
+    fn moment(&mut self, count: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Everything => count - 1,
+            Self::Some(chooser) => usize::try_from(chooser.one_of(count as u64)).unwrap_or(0),
+        }
+    }
 }
 
 impl History {
@@ -366,53 +390,47 @@ fn created_as(made: &[Recorded], path: &Path) -> Option<u64> {
     })
 }
 
+/// What is left of a file: its length and each of its sectors as they were at some moment since the last sync.
 fn surviving_content(made: &[Recorded], wanted: u64, fate: &mut Fate<'_>) -> Vec<u8> {
     let synced = made
         .iter()
         .rposition(|change| matches!(change, Recorded::Sync { file } if *file == wanted))
         .map_or(0, |at| at + 1);
-    let mut content = Vec::new();
+    let mut moments = vec![Vec::new()];
     for (at, change) in made.iter().enumerate() {
+        let mut content = moments.last().cloned().unwrap_or_default();
         match change {
             Recorded::Write { file, offset, bytes } if *file == wanted => {
-                if at < synced {
-                    write_whole(&mut content, *offset, bytes);
-                } else {
-                    write_torn(&mut content, *offset, bytes, fate);
+                if content.len() < offset + bytes.len() {
+                    content.resize(offset + bytes.len(), 0);
                 }
+                content[*offset..offset + bytes.len()].copy_from_slice(bytes);
             }
-            Recorded::SetLength { file, length } if *file == wanted && (at < synced || fate.takes()) => {
-                content.resize(*length, 0);
-            }
-            _ => {}
+            Recorded::SetLength { file, length } if *file == wanted => content.resize(*length, 0),
+            _ => continue,
         }
-    }
-    content
-}
-
-fn write_whole(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if content.len() < offset + bytes.len() {
-        content.resize(offset + bytes.len(), 0);
-    }
-    content[offset..offset + bytes.len()].copy_from_slice(bytes);
-}
-
-/// Writes some of the sectors; what is not written of a file that grew is zeros, or not there.
-fn write_torn(content: &mut Vec<u8>, offset: usize, bytes: &[u8], fate: &mut Fate<'_>) {
-    let before = content.len();
-    let mut at = 0;
-    while at < bytes.len() {
-        // To the end of the sector of the file, not of the write.
-        let end = (at + SECTOR_BYTES - (offset + at) % SECTOR_BYTES).min(bytes.len());
-        if fate.takes() {
-            write_whole(content, offset + at, &bytes[at..end]);
+        if at < synced {
+            moments.clear();
         }
-        at = end;
+        moments.push(content);
     }
-    let whole = offset + bytes.len();
-    if content.len() < whole && whole > before && matches!(fate, Fate::Some(_)) && fate.takes() {
-        content.resize(whole, 0);
+    let moment = fate.moment(moments.len());
+    let (before, after) = (moments[moment.saturating_sub(1)].len(), moments[moment].len());
+    // A long write grows the file step by step.
+    let steps = after.saturating_sub(before).div_ceil(SECTOR_BYTES);
+    let length = match fate.moment(steps + 1) {
+        0 if matches!(fate, Fate::Nothing) => after,
+        step if step == steps => after,
+        step => ((before / SECTOR_BYTES + step) * SECTOR_BYTES).clamp(before, after),
+    };
+    let mut left = vec![0; length];
+    for (sector, part) in left.chunks_mut(SECTOR_BYTES).enumerate() {
+        let content = &moments[fate.moment(moments.len())];
+        let from = content.get(sector * SECTOR_BYTES..).unwrap_or_default();
+        let bytes = from.len().min(part.len());
+        part[..bytes].copy_from_slice(&from[..bytes]);
     }
+    left
 }
 
 #[cfg(test)]

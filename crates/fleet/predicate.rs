@@ -13,7 +13,6 @@
 mod error;
 mod glob;
 mod parse;
-mod range;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -33,7 +32,7 @@ pub fn glob_matches(pattern: &str, text: &str) -> bool {
 
 pub use error::{Problem, TargetError};
 use glob::Glob;
-use range::Range;
+use vigie_host::AddressRange;
 
 use crate::facts::Facts;
 
@@ -103,7 +102,7 @@ enum Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum AddressTest {
     Has(IpAddr),
-    In(Range),
+    In(AddressRange),
 }
 
 impl Target {

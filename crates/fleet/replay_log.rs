@@ -15,7 +15,7 @@
 //! numbers are little endian. The first record is the header, whose time is that latest `not_after`. Each append
 //! is one record, synced before it counts: after a crash the last record can be torn and is cut off, since its
 //! action was not begun. Anything else that is damaged is not repaired but reported, for an id may have been lost.
-//! The file is written anew beside itself and renamed when most of it is of no use any more.
+//! The file is written anew beside itself and renamed at each opening, and when most of it is of no use any more.
 //!
 //! All calls block on the disk.
 
@@ -25,10 +25,10 @@ mod record;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use vigie_files::durable::{self, Durability, DurableFile};
 
 use crate::admission::SKEW_SECONDS;
 use record::{ID_BYTES, Kind, RECORD_BYTES, Record};
@@ -102,7 +102,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct ReplayLog {
     path: PathBuf,
-    file: File,
+    file: DurableFile,
     /// Whole records in the file, with the header.
     records: usize,
     /// Where a failed write left the file in an unknown state.
@@ -128,14 +128,9 @@ impl ReplayLog {
     fn open_with(path: &Path, now: i64, max_ids: usize) -> Result<Self, ReplayError> {
         let io = |what, source| ReplayError::Io { what, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
-            let mut builder = DirBuilder::new();
-            builder
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .map_err(|error| io("make the directory of", error))?;
+            durable::make_directory(directory).map_err(|error| io("make the directory of", error))?;
         }
-        let bytes = match read(path) {
+        let bytes = match durable::read_bounded(path, MAX_FILE_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 write_anew(path, &[Record::header(i64::MIN)]).map_err(|error| io("make", error))?;
@@ -145,12 +140,12 @@ impl ReplayLog {
         };
         let contents = Contents::parse(&bytes)
             .map_err(|offset| ReplayError::Damaged { path: path.to_owned(), offset: offset as u64 })?;
-        let file = append_to(path).map_err(|error| io("open", error))?;
         let whole = contents.records * RECORD_BYTES;
-        if whole < bytes.len() {
-            // Torn: it was never acknowledged.
-            file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(|error| io("repair", error))?;
-        }
+        // A torn record was never acknowledged. And of an earlier life's records the disk may have lost one whose sync
+        // failed, although it is still read (fsync(2)): what comes after it would then make the file damaged.
+        durable::replace(path, &bytes[..whole], Durability::Power)
+            .map_err(|error| io("write anew", error))?;
+        let file = DurableFile::open(path).map_err(|error| io("open", error))?;
         let mut log = Self {
             path: path.to_owned(),
             file,
@@ -236,12 +231,12 @@ impl ReplayLog {
         if self.broken {
             return Err(ReplayError::Broken { path: self.path.clone() });
         }
-        if let Err(source) = self.file.write_all(&record.to_bytes()) {
+        if let Err(source) = self.file.append(&record.to_bytes()) {
             // A disk that is full has taken a part at most, which can be cut off.
-            self.broken = self.file.set_len((self.records * RECORD_BYTES) as u64).is_err();
+            self.broken = self.file.cut((self.records * RECORD_BYTES) as u64).is_err();
             return Err(self.io("write to", source));
         }
-        if let Err(source) = self.file.sync_data() {
+        if let Err(source) = self.file.sync() {
             // What is on disk now nobody knows, and a second call would not tell (fsync(2)).
             self.broken = true;
             return Err(self.io("sync", source));
@@ -273,7 +268,7 @@ impl ReplayLog {
         write_anew(&self.path, &records).map_err(|source| self.io("write anew", source))?;
         // From here on the old file is not there any more: what is appended to it would be lost.
         self.broken = true;
-        self.file = append_to(&self.path).map_err(|source| self.io("open", source))?;
+        self.file = DurableFile::open(&self.path).map_err(|source| self.io("open", source))?;
         self.broken = false;
         self.records = records.len();
         self.forgotten_until = forgotten_until;
@@ -335,29 +330,8 @@ impl Contents {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if read as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than a replay log can be"));
-    }
-    Ok(bytes)
-}
-
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).open(path)
-}
-
-/// Writes a file beside this one and puts it in its place: at any moment there is the old one or the new one.
+/// Puts the file in its place: at any moment there is the old one or the new one.
 fn write_anew(path: &Path, records: &[Record]) -> io::Result<()> {
-    let mut new_path = path.as_os_str().to_owned();
-    new_path.push(".new");
-    let new_path = PathBuf::from(new_path);
     let bytes: Vec<u8> = records.iter().flat_map(|record| record.to_bytes()).collect();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new_path)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&new_path, path)?;
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    durable::replace(path, &bytes, Durability::Power)
 }

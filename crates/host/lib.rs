@@ -3,15 +3,18 @@
 //! Only files and the kernel are asked, nobody on the network.
 
 pub mod environment;
+pub mod mounts;
 pub mod os_release;
 pub mod users;
 
 mod addresses;
 mod architecture;
 mod capabilities;
+mod range;
 mod shown;
 
 pub use addresses::addresses;
 pub use architecture::architecture;
 pub use capabilities::CAPABILITIES;
+pub use range::{AddressError, AddressRange};
 pub use shown::shown;

@@ -14,14 +14,13 @@
 mod state;
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use nix::fcntl::OFlag;
 use tokio::sync::Notify;
+use vigie_files::durable::{self, DurableFile};
 
 pub use state::{Acknowledged, AlertId, OutboxState, Recovered};
 use vigie_protocol::condition::Condition;
@@ -122,13 +121,11 @@ enum Durability {
     File(OutboxFile),
 }
 
-/// The outbox's file, with what is needed to undo a write that went wrong half way.
+/// The outbox's file; its length is that of the whole records in it.
 #[derive(Debug)]
 struct OutboxFile {
     path: PathBuf,
-    file: File,
-    /// Bytes of whole records.
-    bytes: u64,
+    file: DurableFile,
     /// The last write failed; said once until one succeeds.
     failing: bool,
 }
@@ -488,14 +485,10 @@ impl Ledger {
 impl OutboxFile {
     /// Opens or creates the file and reads what an earlier life left.
     fn open(path: PathBuf) -> io::Result<(Self, Recovered)> {
-        let mut file = open_private(&path, OpenOptions::new().read(true).append(true).create(true))?;
-        let mut content = Vec::new();
-        (&mut file).take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > MAX_FILE_BYTES {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than any outbox can be"));
-        }
+        let file = DurableFile::open(&path)?;
+        let content = durable::read_bounded(&path, MAX_FILE_BYTES)?;
         let mut recovered = OutboxState::recover(&content, fresh_epoch());
-        let mut outbox = Self { path, file, bytes: content.len() as u64, failing: false };
+        let mut outbox = Self { path, file, failing: false };
         // A rewrite drops a torn last line and acknowledged alerts; a new file gets its head.
         let snapshot = recovered.state.snapshot();
         outbox.replace(&snapshot)?;
@@ -505,54 +498,19 @@ impl OutboxFile {
 
     /// Appends whole records, or nothing.
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        match self.file.write_all(record) {
-            Ok(()) => {
-                self.bytes += record.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // Half a record in the middle of the file would hide the records after it.
-                self.file.set_len(self.bytes)?;
-                Err(error)
-            }
-        }
+        let before = self.file.length();
+        self.file.append(record).or_else(|error| {
+            // Half a record in the middle of the file would hide the records after it.
+            self.file.cut(before)?;
+            Err(error)
+        })
     }
 
     /// Puts `content` in the file's place at once.
     fn replace(&mut self, content: &[u8]) -> io::Result<()> {
-        let mut temporary = self.path.clone().into_os_string();
-        temporary.push(".new");
-        let temporary = PathBuf::from(temporary);
-        let written = open_private(&temporary, OpenOptions::new().read(true).append(true).create(true))
-            .and_then(|mut file| {
-                file.set_len(0)?;
-                file.write_all(content)?;
-                std::fs::rename(&temporary, &self.path)?;
-                Ok(file)
-            });
-        match written {
-            Ok(file) => {
-                self.file = file;
-                self.bytes = content.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // Best effort: the next attempt truncates it anyway.
-                drop(std::fs::remove_file(&temporary));
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Opens a regular file that only its owner may read, not through a symbolic link, never waiting for a FIFO.
-fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = options.mode(0o600).custom_flags(flags.bits()).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+        durable::replace(&self.path, content, durable::Durability::Process)?;
+        self.file = DurableFile::open(&self.path)?;
+        Ok(())
     }
 }
 

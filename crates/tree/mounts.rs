@@ -17,13 +17,8 @@ impl Mounts {
         let root = root.as_os_str().as_bytes();
         let root = root.strip_suffix(b"/").unwrap_or(root);
         let mut remote = HashSet::new();
-        for line in mountinfo.split(|byte| *byte == b'\n') {
-            let mut fields = line.split(|byte| *byte == b' ');
-            let Some(point) = fields.nth(4) else { continue };
-            let Some(kind) = fields.skip_while(|field| *field != b"-").nth(1) else { continue };
-            let point = unescaped(point);
-            if is_remote(kind)
-                && let Some(below) = point.strip_prefix(root)
+        for mount in vigie_host::mounts::Mounts::parse(mountinfo).iter().filter(|mount| mount.can_wait()) {
+            if let Some(below) = mount.point.as_os_str().as_bytes().strip_prefix(root)
                 && below.starts_with(b"/")
                 && below.len() > 1
             {
@@ -40,53 +35,6 @@ impl Mounts {
     pub(crate) fn remote(&self) -> impl Iterator<Item = &[u8]> {
         self.remote.iter().map(Vec::as_slice)
     }
-}
-
-fn is_remote(kind: &[u8]) -> bool {
-    const KINDS: [&[u8]; 18] = [
-        b"nfs",
-        b"nfs4",
-        b"cifs",
-        b"smb3",
-        b"smbfs",
-        b"ncpfs",
-        b"afs",
-        b"coda",
-        b"ceph",
-        b"9p",
-        b"lustre",
-        b"beegfs",
-        b"gpfs",
-        b"glusterfs",
-        b"fuse",
-        b"autofs",
-        b"fuseblk",
-        b"orangefs",
-    ];
-    KINDS.contains(&kind) || kind.starts_with(b"fuse.")
-}
-
-/// `\040` and the like stand for the bytes that would end a field.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
-        match octal {
-            Some(digits) => {
-                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-                plain.push(u8::try_from(value & 0xff).unwrap_or(b'?'));
-                rest = &after[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = after;
-            }
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -1,59 +1,33 @@
 //! Which directories lead into file systems that a search stays out of.
 //!
 //! The mount table is read once, so that a search never touches a mount point that it does not enter: looking at
-//! one whose server is gone can wait for ever. The format is that of proc_pid_mountinfo(5).
+//! one whose server is gone can wait for ever.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use vigie_host::mounts::{self, Storage};
 
 use crate::parameters::Options;
 
-/// What a search has to know of a file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Its files are on this host.
-    Local,
-    /// Its files are on another host, or made by a program that answers when it likes.
-    Remote,
-    /// Its files are the kernel's answers, not something stored.
-    Pseudo,
-}
-
-impl Kind {
-    /// Classifies a file system by its type. What is in memory (tmpfs, devtmpfs) is stored there by somebody, and
-    /// so is local.
-    fn of(file_system: &str) -> Self {
-        match file_system {
-            "nfs" | "nfs4" | "cifs" | "smb3" | "smbfs" | "ncpfs" | "afs" | "coda" | "ceph" | "9p"
-            | "virtiofs" | "lustre" | "beegfs" | "gpfs" | "glusterfs" | "fuse" => Self::Remote,
-            other if other.starts_with("fuse.") => Self::Remote,
-            "proc" | "sysfs" | "cgroup" | "cgroup2" | "debugfs" | "tracefs" | "securityfs" | "configfs"
-            | "devpts" | "mqueue" | "bpf" | "pstore" | "fusectl" | "binfmt_misc" | "efivarfs"
-            | "selinuxfs" | "smackfs" | "autofs" | "rpc_pipefs" | "nfsd" | "nsfs" | "hugetlbfs"
-            | "resctrl" => Self::Pseudo,
-            _ => Self::Local,
-        }
-    }
-
-    /// Whether a search with these options enters such a file system when it comes across it.
-    #[must_use]
-    pub fn is_entered(self, options: &Options) -> bool {
-        match self {
-            Self::Local => true,
-            Self::Remote => options.remote,
-            Self::Pseudo => options.pseudo,
-        }
+/// Whether a search with these options enters such a file system when it comes across it.
+#[must_use]
+pub fn is_entered(storage: Storage, options: &Options) -> bool {
+    match storage {
+        Storage::Local => true,
+        Storage::Remote => options.remote,
+        Storage::Pseudo => options.pseudo,
     }
 }
 
 /// The mount points of this process's mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mounts {
-    all: HashMap<PathBuf, Kind>,
+    all: HashMap<PathBuf, Storage>,
     /// Those that are not local, by the directory that they are in.
-    special: HashMap<PathBuf, Vec<(OsString, Kind)>>,
+    special: HashMap<PathBuf, Vec<(OsString, Storage)>>,
 }
 
 impl Mounts {
@@ -61,11 +35,10 @@ impl Mounts {
     #[must_use]
     pub fn parse(mountinfo: &[u8]) -> Self {
         let mut mounts = Self::default();
-        for line in mountinfo.split(|byte| *byte == b'\n') {
-            // Of two mounts on one point the later one is seen.
-            mounts.all.extend(parse_line(line));
-        }
-        for (path, kind) in mounts.all.iter().filter(|(_, kind)| **kind != Kind::Local) {
+        // Of two mounts on one point the later one is seen.
+        let table = mounts::Mounts::parse(mountinfo);
+        mounts.all.extend(table.iter().map(|mount| (mount.point.clone(), mount.storage())));
+        for (path, kind) in mounts.all.iter().filter(|(_, kind)| **kind != Storage::Local) {
             if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
                 mounts.special.entry(parent.to_owned()).or_default().push((name.to_owned(), *kind));
             }
@@ -75,7 +48,7 @@ impl Mounts {
 
     /// The mount points in a directory whose file systems are not local.
     #[must_use]
-    pub fn special_in(&self, directory: &[u8]) -> &[(OsString, Kind)] {
+    pub fn special_in(&self, directory: &[u8]) -> &[(OsString, Storage)] {
         if self.special.is_empty() {
             return &[];
         }
@@ -84,43 +57,11 @@ impl Mounts {
 
     /// The mount point that a path lies on, and what it is.
     #[must_use]
-    pub fn of<'p>(&self, path: &'p Path) -> (&'p Path, Kind) {
+    pub fn of<'p>(&self, path: &'p Path) -> (&'p Path, Storage) {
         path.ancestors()
             .find_map(|ancestor| self.all.get(ancestor).map(|kind| (ancestor, *kind)))
-            .unwrap_or((Path::new("/"), Kind::Local))
+            .unwrap_or((Path::new("/"), Storage::Local))
     }
-}
-
-fn parse_line(line: &[u8]) -> Option<(PathBuf, Kind)> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let path = unescaped(fields.nth(4)?);
-    // Any number of optional fields, ended by a dash.
-    fields.find(|field| *field == b"-")?;
-    let file_system = std::str::from_utf8(fields.next()?).ok()?;
-    Some((PathBuf::from(OsString::from_vec(path)), Kind::of(file_system)))
-}
-
-/// Reads `\040` and its like, by which the kernel writes space, tab, line feed and backslash.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
-        match octal {
-            Some(digits) => {
-                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-                bytes.push(u8::try_from(value).unwrap_or(b'?'));
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -145,13 +86,13 @@ garbage
     fn a_mount_table_is_read() {
         let mounts = Mounts::parse(TABLE);
 
-        assert_eq!(mounts.of(Path::new("/proc/self/status")), (Path::new("/proc"), Kind::Pseudo));
-        assert_eq!(mounts.of(Path::new("/srv/with space")), (Path::new("/srv/with space"), Kind::Remote));
-        assert_eq!(mounts.of(Path::new("/run/x")), (Path::new("/run"), Kind::Local));
-        assert_eq!(mounts.of(Path::new("/mnt/x")), (Path::new("/mnt"), Kind::Local));
-        assert_eq!(mounts.of(Path::new("/procs")), (Path::new("/"), Kind::Local));
-        assert_eq!(mounts.special_in(b"/home/me"), [(OsString::from("mnt"), Kind::Remote)]);
-        assert_eq!(mounts.special_in(b"/"), [(OsString::from("proc"), Kind::Pseudo)]);
+        assert_eq!(mounts.of(Path::new("/proc/self/status")), (Path::new("/proc"), Storage::Pseudo));
+        assert_eq!(mounts.of(Path::new("/srv/with space")), (Path::new("/srv/with space"), Storage::Remote));
+        assert_eq!(mounts.of(Path::new("/run/x")), (Path::new("/run"), Storage::Local));
+        assert_eq!(mounts.of(Path::new("/mnt/x")), (Path::new("/mnt"), Storage::Local));
+        assert_eq!(mounts.of(Path::new("/procs")), (Path::new("/"), Storage::Local));
+        assert_eq!(mounts.special_in(b"/home/me"), [(OsString::from("mnt"), Storage::Remote)]);
+        assert_eq!(mounts.special_in(b"/"), [(OsString::from("proc"), Storage::Pseudo)]);
         assert_eq!(mounts.special_in(b"/mnt"), []);
     }
 
@@ -159,7 +100,7 @@ garbage
     fn this_hosts_table_knows_proc() {
         let mounts = Mounts::parse(&std::fs::read("/proc/self/mountinfo").unwrap());
 
-        assert_eq!(mounts.of(Path::new("/proc/self")).1, Kind::Pseudo);
+        assert_eq!(mounts.of(Path::new("/proc/self")).1, Storage::Pseudo);
     }
 
     proptest! {

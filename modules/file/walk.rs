@@ -18,13 +18,14 @@ use std::time::Duration;
 use rustix::fs::{CWD, FileType, RawDir};
 use rustix::io::Errno;
 
+use vigie_host::mounts::Storage;
 use vigie_sdk::Coverage;
 use vigie_sdk::privacy::MASKED;
 
 use crate::attributes::{Extended, Names};
 use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
-use crate::mounts::{Kind, Mounts};
+use crate::mounts::{Mounts, is_entered};
 use crate::open::{self, Status};
 use crate::parameters::{Check, Search, Test};
 use crate::pool::Pool;
@@ -604,7 +605,7 @@ impl<'q> Walk<'q> {
             return None;
         }
         let enters = |interest: &&Interest| {
-            mount.is_none_or(|kind| kind.is_entered(&self.searches[interest.search].options))
+            mount.is_none_or(|kind| is_entered(kind, &self.searches[interest.search].options))
         };
         let mut interests: Vec<Interest> = listing.live.iter().filter(enters).cloned().collect();
         if let Some(kind) = mount.filter(|_| interests.len() < listing.live.len()) {
@@ -621,18 +622,18 @@ impl<'q> Walk<'q> {
 
     /// Notes a file system that a search does not enter. Where the kernel's own usually are, nothing is stored; one
     /// elsewhere may hide something.
-    fn stay_out(&self, path: &[u8], kind: Kind) {
+    fn stay_out(&self, path: &[u8], kind: Storage) {
         const USUAL: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
         let is_usual =
             |usual: &[u8]| path.strip_prefix(usual).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         match kind {
-            Kind::Remote => {
+            Storage::Remote => {
                 self.leave_out(path, "is on another host, or made by a program: option remotefs enters it")
             }
-            Kind::Pseudo if !USUAL.iter().any(|usual| is_usual(usual)) => {
+            Storage::Pseudo if !USUAL.iter().any(|usual| is_usual(usual)) => {
                 self.leave_out(path, "is a file system of the kernel: option allfilesystems enters it");
             }
-            Kind::Pseudo | Kind::Local => {}
+            Storage::Pseudo | Storage::Local => {}
         }
     }
 
@@ -652,7 +653,7 @@ impl<'q> Walk<'q> {
         let directory = Path::new(OsStr::from_bytes(&listing.real));
         let is_entered = |interest: &Interest, path: &Path| {
             let (point, kind) = self.mounts.of(path);
-            interest.base.starts_with(point) || kind.is_entered(&self.searches[interest.search].options)
+            interest.base.starts_with(point) || is_entered(kind, &self.searches[interest.search].options)
         };
         let may_enter = |path: &Path| interests.iter().any(|interest| is_entered(interest, path));
         let Some(real) = open::resolve(directory, OsStr::from_bytes(called), may_enter) else {

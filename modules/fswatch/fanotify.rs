@@ -24,11 +24,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use vigie_fanotify::{Buffer, Event, FilesystemId, Group, GroupError, Handle, Malformed, Mask, Options};
+use vigie_host::mounts::{Mount, Mounts};
 
 use self::reader::{Control, Reader, View};
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
-use crate::mounts::{Mount, Mounts};
 use crate::processes::Processes;
 use crate::rules::Coverage;
 use crate::trust::Lane;

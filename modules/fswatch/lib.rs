@@ -26,7 +26,6 @@ pub mod history;
 pub mod inotify;
 pub mod ledger;
 pub mod look;
-pub mod mounts;
 pub mod names;
 pub mod object;
 pub mod pattern;

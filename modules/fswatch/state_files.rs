@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use vigie_files::durable::{self, DurableFile};
 
 /// Names that are tried for what is put aside.
 const MAX_ASIDE: u32 = 100;
@@ -55,7 +56,7 @@ pub fn put_aside(path: &Path) -> io::Result<PathBuf> {
         if fs::symlink_metadata(&aside).is_ok_and(|there| !there.is_file()) {
             continue;
         }
-        return fs::rename(path, &aside).map(|()| aside);
+        return durable::rename(path, &aside).map(|()| aside);
     }
     Err(io::Error::other(format!("too much stands beside {}", path.display())))
 }
@@ -85,13 +86,13 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 ///
 /// # Errors
 /// When the directory cannot be changed.
-pub fn create_anew(path: &Path) -> io::Result<File> {
+pub fn create_anew(path: &Path) -> io::Result<DurableFile> {
     clear_odd(path)?;
-    match fs::remove_file(path) {
+    match durable::remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    open(path, OpenOptions::new().write(true).create_new(true))
+    DurableFile::create(path)
 }
 
 #[cfg(test)]

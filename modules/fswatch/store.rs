@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use vigie_files::durable::{self, Durability, DurableFile};
 use vigie_sdk::AlertId;
 
 use crate::baseline::Baseline;
@@ -35,6 +36,9 @@ const MAGIC: &[u8] = b"VIGIE-FSWATCH-1\n";
 const SEAL_BYTES: usize = 16;
 
 const KEY_BYTES: usize = 32;
+
+/// What a disk writes whole or not at all, in bytes.
+const SECTOR_BYTES: usize = 512;
 
 /// Longest frame, in bytes; a length beyond it is damage.
 const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;
@@ -207,7 +211,7 @@ pub struct Store {
     host: [u8; SEAL_BYTES],
     fresh: Chain,
     chain: Chain,
-    file: Option<File>,
+    file: Option<DurableFile>,
     /// Bytes of whole frames in the file.
     bytes: u64,
     snapshot_bytes: u64,
@@ -329,6 +333,14 @@ impl State {
     }
 }
 
+/// Whether a part that a disk writes at once is empty from `at` on: what a power failure leaves of a write that was not
+/// synced. Whoever empties one could as well cut the file there.
+fn lacks_a_sector(content: &[u8], at: usize) -> bool {
+    let first = (at + 1).next_multiple_of(SECTOR_BYTES).min(content.len());
+    let is_empty = |part: &[u8]| part.iter().all(|byte| *byte == 0);
+    is_empty(&content[at..first]) || content[first..].chunks(SECTOR_BYTES).any(is_empty)
+}
+
 /// Reads frames; gives the bytes of whole ones.
 fn read_frames(content: &[u8], chain: &mut Chain, host: [u8; SEAL_BYTES]) -> Result<(State, u64), Damage> {
     let mut state = State::default();
@@ -343,20 +355,21 @@ fn read_frames(content: &[u8], chain: &mut Chain, host: [u8; SEAL_BYTES]) -> Res
         let rest = &content[at..];
         let Some((head, after)) = rest.split_at_checked(5) else { break };
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        // What a power failure leaves of a write that the disk did not take.
-        if rest.iter().all(|byte| *byte == 0) {
-            break;
-        }
-        if length > MAX_FRAME_BYTES {
+        if length > MAX_FRAME_BYTES && !(complete && lacks_a_sector(content, at)) {
             return Err(Damage::Seal(number));
         }
         let Some((payload, after)) = after.split_at_checked(length) else { break };
         let Some((seal, _)) = after.split_at_checked(SEAL_BYTES) else { break };
-        if chain.seal(head, payload) != seal {
+        let mut next = chain.clone();
+        if next.seal(head, payload) != seal {
+            if complete && lacks_a_sector(content, at) {
+                break;
+            }
             // The head is not sealed by the chain alone: it says whose it is.
             let is_other = number == 1 && head[4] == HEAD && payload != host;
             return Err(if is_other { Damage::Host } else { Damage::Seal(number) });
         }
+        *chain = next;
         match head[4] {
             HEAD if number == 1 => {}
             COMPLETE if !complete && Reader::new(payload).number() == Ok(state.baseline.len() as u64) => {
@@ -422,7 +435,7 @@ impl Store {
             let why = format!("a {kind} stood in its place");
             return Ok((store, Opened::SetAside { why, kept_as, last_alive }));
         }
-        let mut file = match state_files::open(&path, OpenOptions::new().read(true).write(true)) {
+        let mut file = match state_files::open(&path, OpenOptions::new().read(true)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // The mark of being alive is made only when there is a baseline.
@@ -438,8 +451,12 @@ impl Store {
             if key_is_new { Err(Damage::Seal(1)) } else { read_frames(&content, &mut chain, identity) };
         match read {
             Ok((state, bytes)) => {
-                file.set_len(bytes)?;
-                file.seek(SeekFrom::End(0))?;
+                let mut file = DurableFile::open(&path)?;
+                if bytes < file.length() {
+                    // What is written next must not come to stand among what is left of the end.
+                    file.cut(bytes)?;
+                    file.sync()?;
+                }
                 store.chain = chain;
                 store.tables = state.baseline.tables().size();
                 store.bytes = bytes;
@@ -481,16 +498,18 @@ impl Store {
         let path = self.path();
         let new = self.directory.join("fswatch.baseline.new");
         let written = self.write_snapshot(&new, state);
-        let (file, chain, bytes) = match written {
+        let (mut file, chain, bytes) = match written {
             Ok(written) => written,
             Err(error) => {
                 // It may be what fills the disk.
-                fs::remove_file(&new).ok();
+                durable::remove(&new).ok();
                 return Err(error);
             }
         };
-        fs::rename(&new, &path)?;
-        File::open(&self.directory)?.sync_all()?;
+        // Until the new one is known to be there, nothing may be appended to the old one.
+        self.behind = true;
+        file.rename(&path)?;
+        durable::sync_directory(&self.directory)?;
         self.file = Some(file);
         self.chain = chain;
         self.bytes = bytes;
@@ -501,7 +520,7 @@ impl Store {
         Ok(())
     }
 
-    fn write_snapshot(&self, path: &Path, state: &State) -> io::Result<(File, Chain, u64)> {
+    fn write_snapshot(&self, path: &Path, state: &State) -> io::Result<(DurableFile, Chain, u64)> {
         let file = state_files::create_anew(path)?;
         let mut frames =
             Frames { chain: self.fresh.clone(), bytes: MAGIC.len() as u64, to: BufWriter::new(file) };
@@ -528,8 +547,8 @@ impl Store {
         put_number(&mut count, state.baseline.len() as u64);
         frames.put(COMPLETE, &count)?;
         let Frames { chain, bytes, to } = frames;
-        let file = to.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        let mut file = to.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync()?;
         Ok((file, chain, bytes))
     }
 
@@ -627,10 +646,10 @@ impl Store {
             bytes.extend_from_slice(payload);
             bytes.extend_from_slice(&chain.seal(&head, payload));
         }
-        if let Err(error) = file.write_all(&bytes) {
+        if let Err(error) = file.append(&bytes) {
             self.behind = true;
             // What is left of it would look like damage.
-            file.set_len(self.bytes).and_then(|()| file.seek(SeekFrom::End(0))).ok();
+            file.cut(self.bytes).ok();
             return Err(error);
         }
         self.chain = chain;
@@ -642,15 +661,15 @@ impl Store {
     /// Lets the disk take what was written since the last time.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not. The file cannot be trusted again (fsync(2)): from then on only a snapshot helps.
     pub fn sync(&mut self) -> io::Result<()> {
-        match &self.file {
-            Some(file) if self.unsynced => {
-                self.unsynced = false;
-                file.sync_data()
-            }
-            _ => Ok(()),
+        let Some(file) = self.file.as_mut().filter(|_| self.unsynced) else { return Ok(()) };
+        if let Err(error) = file.sync() {
+            self.behind = true;
+            return Err(error);
         }
+        self.unsynced = false;
+        Ok(())
     }
 }
 
@@ -701,11 +720,12 @@ fn read_or_make_key(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     }
     let mut secret = vec![0; KEY_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut secret)?;
-    let new = path.with_extension("key.new");
-    let mut file = state_files::create_anew(&new)?;
-    file.write_all(&secret)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    state_files::clear_odd(&new)?;
+    // Without it all that was sealed with it would look like damage.
+    durable::replace(path, &secret, Durability::Power)?;
     Ok((secret, true))
 }
 
@@ -719,16 +739,20 @@ pub fn host_identity() -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod power_loss;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec::tests::object;
     use proptest::prelude::*;
+    use vigie_files::recording::{Kind, Recording};
 
-    fn id(sequence: u64) -> AlertId {
+    pub(super) fn id(sequence: u64) -> AlertId {
         AlertId { epoch: 7, sequence }
     }
 
-    fn files(count: u64) -> Vec<(PathBuf, Option<Object>)> {
+    pub(super) fn files(count: u64) -> Vec<(PathBuf, Option<Object>)> {
         use proptest::strategy::ValueTree;
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         (0..count)
@@ -739,7 +763,7 @@ mod tests {
             .collect()
     }
 
-    fn apply(state: &mut State, step: &Step<'_>) {
+    pub(super) fn apply(state: &mut State, step: &Step<'_>) {
         for (path, object) in step.changes {
             match object {
                 Some(object) => state.baseline.insert(path, object),
@@ -755,9 +779,9 @@ mod tests {
         state.history = step.history;
     }
 
-    type Content = (Vec<(PathBuf, Object)>, Vec<(AlertId, Arc<str>)>, Vec<PathBuf>);
+    pub(super) type Content = (Vec<(PathBuf, Object)>, Vec<(AlertId, Arc<str>)>, Vec<PathBuf>);
 
-    fn content(state: &State) -> Content {
+    pub(super) fn content(state: &State) -> Content {
         (
             state.baseline.after(None, usize::MAX),
             state.pending.values().cloned().collect(),
@@ -899,11 +923,11 @@ mod tests {
 
     #[test]
     fn a_full_disk_leaves_the_last_whole_state_and_a_snapshot_catches_up() {
-        // A file that may not grow stands for a disk that is full.
         let directory = tempfile::tempdir().unwrap();
         let mut state = filled(directory.path());
         let (mut store, _) = Store::open(directory.path(), b"host").unwrap();
-        store.file = Some(File::options().write(true).open("/dev/full").unwrap());
+        let recording = Recording::start(directory.path());
+        recording.fail_next(Kind::Write, 28);
         let step = Step { changes: &files(20)[9..], ..Step::default() };
         let before = content(&state);
         apply(&mut state, &step);

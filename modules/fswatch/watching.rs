@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
+use vigie_host::mounts::{Mount, Mounts};
 
 use crate::config::Backend;
 use crate::ending::{Owner, ending};
 use crate::events::{Mailbox, Named};
 use crate::fanotify::{FilesystemWatcher, self_test};
 use crate::inotify::Watcher;
-use crate::mounts::{Mount, Mounts};
 use crate::rules::Coverage;
 use crate::trust::Lane;
 

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
+use vigie_host::AddressRange;
 use vigie_sdk::Query;
 
-use crate::address::{AddressRange, AddressSet};
+use crate::address::AddressSet;
 
 /// Most addresses or ports in one list; a list of indicators of compromise has tens of thousands.
 const MAX_VALUES: usize = 65_536;

@@ -12,8 +12,7 @@
 use std::net::IpAddr;
 
 use rustix::net::AddressFamily;
-
-use crate::address::AddressRange;
+use vigie_host::AddressRange;
 
 /// `INET_DIAG_BC_JMP`: never holds.
 const JUMP: u8 = 1;

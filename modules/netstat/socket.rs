@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use rustix::net::ipproto;
 use serde::Serialize;
+use vigie_host::AddressRange;
 
-use crate::address::AddressRange;
 use crate::netlink::NetlinkError;
 
 /// A transport protocol.

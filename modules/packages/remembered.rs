@@ -2,12 +2,13 @@
 //! for a week at most: whoever writes to the disk below the file system changes none of these.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use vigie_files::durable::{self, Durability};
 use vigie_packagedb::installed::{Algorithm, Digest};
 
 /// How long a digest holds, in seconds.
@@ -127,18 +128,7 @@ fn write(path: &Path, entries: &HashMap<Identity, Entry>) -> io::Result<()> {
     }
     let seal = Sha256::digest(&content);
     content.extend_from_slice(&seal);
-    let new = path.with_extension(format!("new-{}", std::process::id()));
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut file| file.write_all(&content))
-        .and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        fs::remove_file(&new).ok();
-    }
-    written
+    durable::replace_shared(path, 0o600, &content, Durability::Process)
 }
 
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::Md5, Algorithm::Sha1, Algorithm::Sha256];
@@ -184,6 +174,8 @@ fn decode(bytes: &[u8; ENTRY_BYTES]) -> Option<(Identity, Entry)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

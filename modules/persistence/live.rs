@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
+use vigie_host::mounts::Mount;
 use vigie_tree::Entry;
 
 use crate::catalogue::technique;
@@ -122,10 +123,9 @@ impl Scan<'_> {
                 }
             };
             for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u32..) {
-                let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-                let Some(point) = fields.get(4) else { continue };
+                let Some(mount) = Mount::parse(line) else { continue };
                 self.examined += 1;
-                let point = shown(point);
+                let point = shown(mount.point.as_os_str().as_bytes());
                 let is_process = point
                     .strip_prefix("/proc/")
                     .is_some_and(|rest| rest.starts_with(|letter: char| letter.is_ascii_digit()));

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
-use vigie_host::shown;
+use vigie_host::{mounts, shown};
 
 use crate::procfs;
 
@@ -30,7 +31,9 @@ impl Mounts {
         self.0.entry(namespace).or_insert_with(|| {
             let mut content = Vec::new();
             match procfs::read(directory, "mountinfo", MAX_BYTES, &mut content) {
-                Ok(_) => content.split(|byte| *byte == b'\n').filter_map(parse).collect(),
+                Ok(_) => {
+                    content.split(|byte| *byte == b'\n').filter_map(mounts::Mount::parse).map(known).collect()
+                }
                 Err(_) => HashMap::new(),
             }
         });
@@ -43,26 +46,8 @@ impl Mounts {
     }
 }
 
-/// Number, mount point and kind of a line.
-fn parse(line: &[u8]) -> Option<(u64, Mount)> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let number = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let point = unescaped(fields.nth(3)?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some((number, Mount { point: shown(&point), kind: shown(kind) }))
-}
-
-/// Blanks and backslashes are written in octal: `\040`.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\');
-        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        plain.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &after[3..] } else { after };
-    }
-    plain
+fn known(mount: mounts::Mount) -> (u64, Mount) {
+    (mount.id, Mount { point: shown(mount.point.as_os_str().as_bytes()), kind: shown(mount.kind.as_bytes()) })
 }
 
 #[cfg(test)]
@@ -74,7 +59,6 @@ mod tests {
         let line = b"36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
 
         let mount = Mount { point: "/mnt two".to_owned(), kind: "ext3".to_owned() };
-        assert_eq!(parse(line), Some((36, mount)));
-        assert_eq!(parse(b"36 35 98:0 /mnt1"), None);
+        assert_eq!(mounts::Mount::parse(line).map(known), Some((36, mount)));
     }
 }

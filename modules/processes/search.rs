@@ -1,10 +1,12 @@
 //! Finds the processes that are asked for.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
+use vigie_host::mounts::{Mount, options};
 use vigie_host::users::Names;
 use vigie_sdk::Query;
 use vigie_sdk::protocol::Progress;
@@ -166,9 +168,10 @@ pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> 
 /// Whether `/proc` hides processes: its option `hidepid` does, from whoever may not trace them.
 fn hidden() -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc"))?;
-    let options = line.split([' ', ',']);
-    let hides = options
+    let is_proc =
+        |line: &&str| Mount::parse(line.as_bytes()).is_some_and(|mount| mount.point == Path::new("/proc"));
+    let hides = options(mounts.lines().rfind(is_proc)?)?
+        .split(',')
         .filter_map(|option| option.strip_prefix("hidepid="))
         .any(|value| !matches!(value, "0" | "off"));
     let mut status = Vec::new();

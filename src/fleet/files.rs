@@ -1,12 +1,13 @@
 //! Files, random numbers and the clock, as the commands of the fleet need them.
 
 use std::error::Error;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use vigie_files::durable::{self, Durability};
 use vigie_protocol::error_chain::ErrorChain;
 
 use crate::exit::{Exit, Failure};
@@ -83,15 +84,7 @@ pub(super) fn create(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// Writes a file that is not secret, over one that is there; at no moment is there half of it.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(format!(".{}.new", std::process::id()));
-    let new = PathBuf::from(new);
-    create(&new, text)?;
-    fs::rename(&new, path).map_err(|error| {
-        // What is left over would be in the way of nobody; the error is about the file itself.
-        let _ = fs::remove_file(&new);
-        unwritable(path)(error)
-    })
+    durable::replace_shared(path, 0o644, text.as_bytes(), Durability::Power).map_err(unwritable(path))
 }
 
 /// The path from the root of the file system; it needs not be there.
@@ -130,6 +123,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

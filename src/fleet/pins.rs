@@ -2,12 +2,11 @@
 //! agent, also one that shut it out, and the version of the policy. Kept for the fleet's root keys, not for its name.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vigie_files::durable::{self, Durability};
 use vigie_fleet::enrolment::Enrolment;
 use vigie_fleet::policy::Roots;
 use vigie_protocol::names::AgentId;
@@ -79,14 +78,8 @@ impl Pins {
         let kept =
             Kept { policy_version: self.policy_version, enrolments: self.seen.values().cloned().collect() };
         let write = || {
-            if let Some(directory) = path.parent() {
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            }
-            let new = path.with_extension("new");
-            let mut file =
-                OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&serde_json::to_vec(&kept)?)?;
-            fs::rename(new, path)
+            durable::make_directory(durable::parent(path))?;
+            durable::replace_shared(path, 0o600, &serde_json::to_vec(&kept)?, Durability::Process)
         };
         if let Err(error) = write() {
             print::note(&format!("cannot remember the keys of agents in {}: {error}", path.display()));

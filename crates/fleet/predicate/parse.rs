@@ -12,9 +12,10 @@
 
 use std::net::IpAddr;
 
+use vigie_host::AddressRange;
+
 use super::error::{Problem, TargetError, shown};
 use super::glob::Glob;
-use super::range::Range;
 use super::token::{Symbol, Token, Tokens};
 use super::version;
 use super::{AddressTest, ListFact, MAX_DEPTH, MAX_TEXT_BYTES, Node, Order, TextFact, TextTest};
@@ -251,8 +252,8 @@ impl<'a> Parser<'a> {
             }
             Fact::Addresses if self.is_range(operator)? => {
                 let (value, at) = self.value(Operator::Cidr)?;
-                let range = Range::parse(&value)
-                    .ok_or_else(|| self.error_at(at, Problem::NotARange(shown(&value))))?;
+                let range = AddressRange::parse(&value)
+                    .map_err(|_| self.error_at(at, Problem::NotARange(shown(&value))))?;
                 Ok(Node::Addresses(AddressTest::In(range)))
             }
             Fact::List(_) | Fact::Addresses => Err(self.error_at(operator_at, wrong())),

@@ -1,10 +1,12 @@
 //! Nothing that was begun is begun again: over restarts, torn writes, full disks and clocks that are set back.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
+use vigie_files::recording::{Chooser, Kind as Changes, Recording};
 
 use super::*;
 
@@ -216,13 +218,71 @@ fn a_disk_that_takes_nothing_begins_nothing() {
     let Place { path, _directory } = place();
     let mut log = open(&path);
     log.begin(&id(1), NOW + HOUR, NOW).unwrap();
-    // full(4): every write fails with ENOSPC, as on a full disk; cutting it off fails too.
-    log.file = append_to(Path::new("/dev/full")).unwrap();
+    // Every write fails with ENOSPC; cutting it off fails too.
+    let recording = Recording::start(path.parent().unwrap());
+    recording.fail_all(Some(28));
     assert!(matches!(log.begin(&id(2), NOW + HOUR, NOW), Err(ReplayError::Io { what: "write to", .. })));
     assert!(!log.has_seen(&id(2), NOW + HOUR));
     assert!(matches!(log.begin(&id(2), NOW + HOUR, NOW), Err(ReplayError::Broken { .. })));
+    recording.fail_all(None);
 
     open(&path).begin(&id(2), NOW + HOUR, NOW).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// What was begun before the power went is never begun again, and what is found is never damaged.
+    #[test]
+    fn after_a_power_loss_at_any_change_nothing_is_begun_twice(
+        acts in proptest::collection::vec((0..6_usize, any::<bool>()), 1..14),
+        fails in proptest::option::of((0..20_usize, 0..3_usize)),
+        seed in any::<u64>(),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("replay.log");
+        let recording = Recording::start(directory.path());
+        let mut log = open(&path);
+        let start = recording.changes();
+        if let Some((after, kind)) = fails {
+            recording.fail_after(after, [Changes::Any, Changes::Write, Changes::Sync][kind], 5);
+        }
+        // Ids, each from the change on after which its beginning and its answer were confirmed.
+        let (mut begun, mut answered) = (Vec::new(), Vec::new());
+        for (number, is_answer) in &acts {
+            if log.broken {
+                log = match ReplayLog::open(&path, NOW) {
+                    Ok(log) => log,
+                    Err(ReplayError::Io { .. }) => continue,
+                    Err(error) => panic!("{error}"),
+                };
+            }
+            if *is_answer && log.answered(&id(*number)).is_ok() {
+                answered.push((recording.changes(), *number));
+            } else if log.begin(&id(*number), NOW + HOUR, NOW).is_ok() {
+                begun.push((recording.changes(), *number));
+            }
+        }
+        let history = recording.finish();
+
+        for cut in start..=history.len() {
+            for seed in [0, 1, seed, seed ^ 2] {
+                let after = tempfile::tempdir().unwrap();
+                history.cut(cut, &mut Chooser::new(seed), after.path()).unwrap();
+
+                let log = open(&after.path().join("replay.log"));
+
+                for (_, number) in begun.iter().filter(|(at, _)| *at <= cut) {
+                    prop_assert!(log.has_seen(&id(*number), NOW + HOUR), "cut {cut}, seed {seed}");
+                }
+                let unanswered: BTreeSet<ActionId> = log.unanswered().collect();
+                for (at, number) in &answered {
+                    let was_begun = begun.iter().any(|(begun, same)| same == number && begun <= at);
+                    prop_assert!(*at > cut || !was_begun || !unanswered.contains(&id(*number)));
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use vigie_host::mounts::{Mount, Mounts};
+
 use super::{Engine, Sink, listed, now};
 use crate::change::{Alert, shown};
-use crate::mounts::{Mount, Mounts};
 use crate::rules::{Rules, Severity};
 
 /// Time in which changes without a writer below a point count as those of the mount.

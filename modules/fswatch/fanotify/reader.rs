@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 use vigie_fanotify::{Buffer, Entry, Event, FilesystemId, Group, Handle, HandleRef, Mask};
+use vigie_host::mounts::{Mount, Mounts};
 
 use super::{Near, READ_BYTES, near, open_mount};
 use crate::ending::{Ending, Rest};
 use crate::events::{Batch, Happened, Mailbox};
-use crate::mounts::{Mount, Mounts};
 use crate::process::Writers;
 use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};

@@ -1,0 +1,320 @@
+//! Which file systems are mounted where: `/proc/PID/mountinfo`, see proc_pid_mountinfo(5).
+//!
+//! Whoever walks reads the table first: looking at a mount point whose server is gone can wait for ever.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// File systems whose files are on other hosts, or made by a program that answers when it likes. `fuse.NAME` is another.
+const REMOTE: [&str; 18] = [
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "fuse",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "orangefs",
+    "pvfs2",
+    "smb3",
+    "smbfs",
+    "virtiofs",
+];
+
+/// File systems that hold no files, but what the kernel says when it is asked.
+const PSEUDO: [&str; 23] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nfsd",
+    "nsfs",
+    "proc",
+    "pstore",
+    "resctrl",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// Where the files of a file system are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// On this host. What is in memory (tmpfs, devtmpfs) is stored there by somebody as well.
+    Local,
+    /// On another host, or made by a program that answers when it likes.
+    Remote,
+    /// Nowhere: they are the kernel's answers.
+    Pseudo,
+}
+
+impl Storage {
+    /// Classifies a type of file system.
+    #[must_use]
+    pub fn of(kind: &str) -> Self {
+        if REMOTE.contains(&kind) || kind.starts_with("fuse.") {
+            Self::Remote
+        } else if PSEUDO.contains(&kind) {
+            Self::Pseudo
+        } else {
+            Self::Local
+        }
+    }
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Its number, as `statx` gives it too.
+    pub id: u64,
+    /// The device of what is in it, as `st_dev` says it.
+    pub device: u64,
+    /// Which directory of the file system it shows; for nsfs the name of the namespace.
+    pub root: PathBuf,
+    /// Where.
+    pub point: PathBuf,
+    /// The kind of file system.
+    pub kind: String,
+}
+
+impl Mount {
+    /// Reads a line of a mountinfo file; `None` for one of another form.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let id = number(words.next()?)?;
+        let _parent = words.next()?;
+        let mut device = words.next()?.splitn(2, |byte| *byte == b':');
+        let device = nix::sys::stat::makedev(number(device.next()?)?, number(device.next()?)?);
+        let root = unescaped(words.next()?);
+        let point = unescaped(words.next()?);
+        // Options and optional fields end with a lone hyphen.
+        let kind = words.skip_while(|word| *word != b"-").nth(1)?;
+        Some(Self { id, device, root, point, kind: String::from_utf8_lossy(kind).into_owned() })
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        Storage::of(&self.kind)
+    }
+
+    /// Whether there is nothing in it that could be watched.
+    #[must_use]
+    pub fn is_pseudo(&self) -> bool {
+        self.storage() == Storage::Pseudo
+    }
+
+    /// Whether other hosts can change what is in it, which is not told here.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.storage() == Storage::Remote
+    }
+
+    /// Whether looking at its mount point can wait for another host. The mount of an automounter does.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        self.is_remote() || self.kind == "autofs"
+    }
+
+    /// Where a path of its file system is seen through it.
+    #[must_use]
+    pub fn shows(&self, inside: &Path) -> Option<PathBuf> {
+        let rest = inside.strip_prefix(&self.root).ok()?;
+        Some(if rest.as_os_str().is_empty() { self.point.clone() } else { self.point.join(rest) })
+    }
+}
+
+/// All mounts that a process sees, in the order in which they were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mounts(Vec<Mount>);
+
+impl Mounts {
+    /// Reads the text of a mountinfo file; lines of another form are left out.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        Self(text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
+    }
+
+    /// Reads those of this process.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn read() -> io::Result<Self> {
+        let mut text = Vec::new();
+        File::open("/proc/thread-self/mountinfo")?.read_to_end(&mut text)?;
+        Ok(Self::parse(&text))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
+    }
+
+    /// The mount that a path is in: of those at the longest beginning of the path the last one, which hides the others.
+    #[must_use]
+    pub fn of(&self, path: &Path) -> Option<&Mount> {
+        let mut found: Option<&Mount> = None;
+        for mount in &self.0 {
+            let length = |mount: &Mount| mount.point.as_os_str().len();
+            if path.starts_with(&mount.point) && found.is_none_or(|known| length(mount) >= length(known)) {
+                found = Some(mount);
+            }
+        }
+        found
+    }
+
+    /// The points at which the mounts of two moments differ.
+    #[must_use]
+    pub fn differences(&self, later: &Self) -> Vec<PathBuf> {
+        let only = |one: &Self, other: &Self| -> Vec<PathBuf> {
+            let missing = one.0.iter().filter(|mount| !other.0.contains(mount));
+            missing.map(|mount| mount.point.clone()).collect()
+        };
+        let mut points = only(self, later);
+        points.extend(only(later, self));
+        points.sort();
+        points.dedup();
+        points
+    }
+}
+
+/// The options of a line of a mountinfo file: those of the mount and, after a comma, those of the file system.
+#[must_use]
+pub fn options(line: &str) -> Option<String> {
+    let mut words = line.split(' ');
+    let own = words.nth(5)?;
+    let of_all = words.skip_while(|word| *word != "-").nth(3)?;
+    Some(format!("{own},{of_all}"))
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse::<u32>().ok().map(u64::from)
+}
+
+/// Undoes the octal escapes of blanks and backslashes.
+fn unescaped(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = match after {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if *first == b'\\' => {
+                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+            }
+            _ => None,
+        };
+        bytes.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: &[u8] = b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        25 22 0:22 / /proc rw,nosuid - proc proc rw,hidepid=2\n\
+        40 22 0:40 / /mnt/with\\040blank rw - tmpfs tmpfs rw\n\
+        41 22 254:0 /srv/www /var/www rw,relatime shared:1 master:3 - ext4 /dev/vda rw\n\
+        42 40 0:41 / /mnt/with\\040blank rw - overlay overlay rw\n\
+        60 25 0:4 net:[4026532180] /run/netns/a\\134b\\+12 rw shared:30 - nsfs nsfs rw\n\
+        broken line\n\
+        36 35 98:0 /mnt1\n";
+
+    #[test]
+    fn mounts_are_read_with_their_devices_roots_and_kinds() {
+        let mounts = Mounts::parse(SAMPLE);
+
+        assert_eq!(mounts.iter().count(), 6);
+        let www = mounts.of(Path::new("/var/www/html")).unwrap();
+        assert_eq!((www.id, www.device, www.kind.as_str()), (41, nix::sys::stat::makedev(254, 0), "ext4"));
+        assert_eq!(www.shows(Path::new("/srv/www/html/a")), Some("/var/www/html/a".into()));
+        assert_eq!(www.shows(Path::new("/srv/www")), Some("/var/www".into()));
+        assert_eq!(www.shows(Path::new("/etc")), None);
+        assert!(mounts.of(Path::new("/proc/1")).unwrap().is_pseudo());
+    }
+
+    #[test]
+    fn only_three_octal_digits_after_a_backslash_are_an_escape() {
+        let mounts = Mounts::parse(SAMPLE);
+
+        let namespace = mounts.iter().find(|mount| mount.kind == "nsfs").unwrap();
+        assert_eq!(namespace.point, Path::new("/run/netns/a\\b\\+12"));
+        assert_eq!(namespace.root, Path::new("net:[4026532180]"));
+    }
+
+    #[test]
+    fn file_systems_of_other_hosts_and_of_programs_are_known_by_their_type() {
+        for kind in ["nfs4", "cifs", "9p", "virtiofs", "lustre", "gpfs", "fuse", "fuse.sshfs"] {
+            assert_eq!(Storage::of(kind), Storage::Remote, "{kind}");
+        }
+        for kind in ["ext4", "xfs", "tmpfs", "devtmpfs", "overlay", "fuseblk"] {
+            assert_eq!(Storage::of(kind), Storage::Local, "{kind}");
+        }
+        for kind in ["proc", "cgroup2", "nsfs", "fusectl", "autofs"] {
+            assert_eq!(Storage::of(kind), Storage::Pseudo, "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_last_mount_at_a_point_hides_the_others() {
+        let mounts = Mounts::parse(SAMPLE);
+
+        assert_eq!(mounts.of(Path::new("/mnt/with blank/a")).unwrap().kind, "overlay");
+        assert_eq!(mounts.of(Path::new("/var/wwwx")).unwrap().point, Path::new("/"));
+    }
+
+    #[test]
+    fn what_was_mounted_or_unmounted_is_where_two_moments_differ() {
+        let before = Mounts::parse(SAMPLE);
+        let text = String::from_utf8_lossy(SAMPLE).replace("/var/www", "/var/new");
+        let after = Mounts::parse(text.as_bytes());
+
+        assert_eq!(before.differences(&after), [Path::new("/var/new"), Path::new("/var/www")]);
+        assert!(before.differences(&before).is_empty());
+    }
+
+    #[test]
+    fn options_are_those_of_the_mount_and_of_the_file_system() {
+        let line = std::str::from_utf8(SAMPLE).unwrap().lines().nth(1).unwrap();
+
+        assert_eq!(options(line).as_deref(), Some("rw,nosuid,rw,hidepid=2"));
+        assert_eq!(options("1 2 3:4 / / rw -"), None);
+    }
+
+    #[test]
+    fn the_mounts_of_this_process_include_the_root() {
+        assert!(Mounts::read().unwrap().of(Path::new("/")).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(Mounts::parse(&text));
+            prop_assert!(unescaped(&text).as_os_str().len() <= text.len());
+        }
+    }
+}
