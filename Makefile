@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture fuzz
+.PHONY: help run demo-fleet test test-quick test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture fuzz schemas bench-sinks
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -118,9 +118,15 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  need 'command -v cvtsudoers' sudo
 	  # Writes databases of packages that our readers are compared on.
 	  need 'command -v rpmbuild' rpm
+	  # Receivers of sinks; no service is started by the tests.
+	  need 'PATH=$$PATH:/usr/sbin command -v rsyslogd && ls /usr/lib/*/rsyslog/imrelp.so /usr/lib/*/rsyslog/lmnsd_ossl.so' 'rsyslog rsyslog-relp rsyslog-openssl'
+	  need 'PATH=$$PATH:/usr/sbin command -v logrotate' logrotate
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
+	oracles=$$(realpath -m '$(TARGET_DIR)/oracles')
+	[ -n "$(CRATE)" ] || $(MAKE) --no-print-directory schemas
+	if [ -x "$$oracles/bin/python" ]; then export VIGIE_ORACLES=$$oracles; fi
 	# What our judgement of clocks is compared with. An installed one would take over the machine's clock.
 	if [ -z "$${VIGIE_CHRONYD:-}" ] && [ ! -x /usr/sbin/chronyd ] && command -v apt-get >/dev/null; then
 	  export VIGIE_CHRONYD=$$(realpath -m '$(TARGET_DIR)/chrony/usr/sbin/chronyd')
@@ -173,6 +179,23 @@ test-nats-current: ## run the fleet's tests with the current nats-server, from P
 	server=$$(realpath "$$dir/nats-server")
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --package vigie-fleet --test broker
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --test fleet
+
+schemas: ## check documents of sinks with the checkers of OCSF and ECS, from PyPI and npm
+	@$(NEED)
+	need 'command -v python3' python3
+	dir=$$(realpath -m '$(TARGET_DIR)/oracles')
+	mkdir -p "$$dir/samples"
+	if [ ! -x "$$dir/bin/python" ]; then
+	  { python3 -m venv "$$dir" && "$$dir/bin/python" -m pip install --quiet 'ocsf-json-schema==1.2.0' jsonschema \
+	    'opentelemetry-proto==1.45.2' 'standardwebhooks==1.1.0'; } >"$$dir/log" 2>&1 \
+	    || { rm -f "$$dir/bin/python"; echo "skipped: the checkers of OCSF, OTLP and webhooks cannot be had from PyPI (see $$dir/log)"; }
+	fi
+	VIGIE_SCHEMA_SAMPLES=$$dir/samples $(CARGO) test --locked --quiet --package vigie-sinks --lib documents_for_the_checkers >/dev/null
+	if [ -x "$$dir/bin/python" ]; then "$$dir/bin/python" tests/schemas/check_ocsf.py "$$dir/samples/ocsf.jsonl"; fi
+	if ! command -v npm >/dev/null; then echo 'skipped: the checker of ECS: no npm'; exit 0; fi
+	[ -d "$$dir/node_modules/@elastic/ecs" ] || npm install --silent --no-audit --prefix "$$dir" '@elastic/ecs@9.4.0' >>"$$dir/log" 2>&1 \
+	  || { echo "skipped: the checker of ECS cannot be had from npm (see $$dir/log)"; exit 0; }
+	NODE_PATH=$$dir/node_modules node tests/schemas/check_ecs.js "$$dir/samples/ecs.jsonl"
 
 test-quick: ## unit tests of the crates that differ from the last commit
 	@$(NEED)
@@ -270,6 +293,13 @@ bench-packages: ## measure lists and verification of packages beside dpkg -V
 bench-events: ## measure what an event costs, its size in the history, and questions over ten million; as root
 	@$(NEED)
 	$(CARGO) test --locked --release --package vigie-events --lib -- --ignored --nocapture --test-threads 1
+
+bench-sinks: ## measure sinks beside rsyslog's queues, with kill -9 of both ends; ALERTS=300000 KILLS=6
+	@$(NEED)
+	need 'command -v python3' python3
+	need 'PATH=$$PATH:/usr/sbin command -v rsyslogd && ls /usr/lib/*/rsyslog/imrelp.so' 'rsyslog rsyslog-relp'
+	$(CARGO) build --locked --release --bin vigie --example alert_storm
+	python3 benches/sinks/bench.py '$(TARGET_DIR)/release/vigie' '$(TARGET_DIR)/release/examples/alert_storm' --alerts $(or $(ALERTS),300000) --kills $(or $(KILLS),6)
 
 bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
 	@$(NEED)

@@ -189,6 +189,10 @@ make room; 1 alerts are missing, or the journal is not as it was written.")]
     #[command(subcommand)]
     Module(ModuleCommand),
 
+    /// Work with sinks: where alerts are sent to
+    #[command(subcommand)]
+    Sink(crate::sink::SinkCommand),
+
     /// Work with a fleet: set it up, let hosts in, sign what is asked
     Fleet(Box<crate::fleet::cli::FleetArgs>),
 

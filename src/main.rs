@@ -35,6 +35,7 @@ mod query;
 mod query_flags;
 mod reload;
 mod report;
+mod sink;
 mod status;
 mod table;
 mod writers;
@@ -46,6 +47,7 @@ use clap::error::ErrorKind;
 use crate::cli::{Cli, Command, ModuleCommand};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
+use crate::sink::SinkCommand;
 
 fn main() -> ExitCode {
     // A signal that comes before the agent handles it waits instead of ending it. The loader of the program runs before
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
     }
     if command == vigie_files::remote::COMMAND {
         return writers::write_files(&arguments.collect::<Vec<_>>());
+    }
+    if command == vigie_actors::sinks::WRITER_COMMAND {
+        return writers::write_sink(&arguments.collect::<Vec<_>>());
     }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
@@ -125,6 +130,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Module(ModuleCommand::Tap { name, json }) => {
             module_commands::tap(name, &socket, &mut printer(*json))
         }
+        Command::Sink(SinkCommand::List { json }) => sink::list(&socket, &mut printer(*json)),
+        Command::Sink(SinkCommand::Test { name, json }) => sink::test(name, &socket, &mut printer(*json)),
         Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
         Command::Explain(args) => explain::run(args, &mut printer(args.json)),

@@ -29,6 +29,7 @@ use crate::alert_journal::{GetJournalView, JournalView, alert_record};
 use crate::config_loader::Reload;
 use crate::module_process::pump::module_line;
 use crate::query_router::Query;
+use crate::sinks::TestSink;
 use crate::supervisor::{GetModuleLines, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
@@ -125,7 +126,10 @@ impl Session {
                 return Err(Over::BadRequest);
             }
         };
-        let changes = matches!(request, Request::Reload { dry_run: false } | Request::Restart { .. });
+        let changes = matches!(
+            request,
+            Request::Reload { dry_run: false } | Request::Restart { .. } | Request::TestSink { .. }
+        );
         if (changes || matches!(request, Request::Tap { .. })) && !self.is_owner {
             let message = format!("user {} may ask the agent, but not change what it does", self.uid);
             return client.reply(&refusal("not_permitted", message, "do it as root")).await;
@@ -155,6 +159,10 @@ impl Session {
             Request::Stop {} => Ok(()),
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
+            Request::TestSink { sink } => {
+                let tested = until_gone(reader, self.test_sink(sink)).await?;
+                client.reply(&tested).await
+            }
             Request::VerifyAlerts {} => {
                 let verified = until_gone(reader, self.verify_alerts()).await?;
                 client.reply(&verified).await
@@ -225,6 +233,17 @@ impl Session {
                     _ => "not_restarted",
                 };
                 refusal(kind, refused.to_string(), "see `vigie status` and `vigie module list`")
+            }
+            Err(_) => stopping(),
+        }
+    }
+
+    async fn test_sink(&self, name: String) -> Reply {
+        match self.asked.sinks.send(TestSink(name.clone())).await {
+            Ok(Some(test)) => Reply::SinkTested(test),
+            Ok(None) => {
+                let message = format!("no sink {name:?} is configured and enabled");
+                refusal("sink_unknown", message, "see `vigie sink list`")
             }
             Err(_) => stopping(),
         }

@@ -19,6 +19,7 @@ mod module_file;
 mod origin;
 mod places;
 mod reader;
+mod sink_section;
 mod text;
 mod toml_format;
 

@@ -64,9 +64,15 @@ mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod receivers;
+#[cfg(test)]
 mod resources;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod sinks;
+#[cfg(test)]
+mod sinks_rsyslog;
 #[cfg(test)]
 mod supervision;
 #[cfg(test)]
