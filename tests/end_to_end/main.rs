@@ -26,9 +26,9 @@ mod dispatch;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
-mod events;
-#[cfg(test)]
 mod documents;
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
