@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test schemas test-quick test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-sinks bench-fleet build install uninstall clean-run dependencies
+.PHONY: help run demo-fleet test schemas test-quick test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-sinks bench-events bench-fleet build install uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -254,6 +254,10 @@ bench-sinks: ## measure sinks beside rsyslog's queues, with kill -9 of both ends
 	need 'PATH=$$PATH:/usr/sbin command -v rsyslogd && ls /usr/lib/*/rsyslog/imrelp.so' 'rsyslog rsyslog-relp'
 	$(CARGO) build --locked --release --bin vigie --example alert_storm
 	python3 benches/sinks/bench.py '$(TARGET_DIR)/release/vigie' '$(TARGET_DIR)/release/examples/alert_storm' --alerts $(or $(ALERTS),300000) --kills $(or $(KILLS),6)
+
+bench-events: ## measure what an event costs, its size in the history, and questions over ten million; as root
+	@$(NEED)
+	$(CARGO) test --locked --release --package vigie-events --lib -- --ignored --nocapture --test-threads 1
 
 bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
 	@$(NEED)

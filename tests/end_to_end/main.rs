@@ -20,7 +20,11 @@ mod confirmation;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod file_watch;
+#[cfg(test)]
+mod fleet_cluster;
 #[cfg(test)]
 mod fleet_join;
 #[cfg(test)]
