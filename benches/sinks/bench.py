@@ -159,7 +159,8 @@ def lost(path, numbers, pattern):
     found = {}
     for line in open(path, encoding="utf-8", errors="replace"):
         match = re.search(pattern, line)
-        if match:
+        # 0 is the number of test alerts.
+        if match and int(match[1]) in numbers:
             marked = 'resent="1"' in line
             total, unmarked = found.get(int(match[1]), (0, 0))
             found[int(match[1])] = (total + 1, unmarked + (not marked))
