@@ -24,6 +24,8 @@ mod events;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
+mod fleet_cluster;
+#[cfg(test)]
 mod fleet_join;
 #[cfg(test)]
 mod fleet_query;
