@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-fleet build install uninstall clean-run dependencies
+.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -249,6 +249,10 @@ bench-processes: ## measure searches for processes beside ps
 bench-packages: ## measure lists and verification of packages beside dpkg -V
 	@$(NEED)
 	$(CARGO) bench --locked --bench inventory -- packages
+
+bench-events: ## measure what an event costs, its size in the history, and questions over ten million; as root
+	@$(NEED)
+	$(CARGO) test --locked --release --package vigie-events --lib -- --ignored --nocapture --test-threads 1
 
 bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
 	@$(NEED)

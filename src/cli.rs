@@ -11,6 +11,7 @@ use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::severity::Severity;
 
 use crate::accounts_flags::AccountsFlags;
+use crate::events_flags::EventsFlags;
 use crate::fleet::options::{AskOptions, FleetFile};
 use crate::guard::GuardOptions;
 use crate::inventory_flags::{PackagesFlags, ProcessesFlags};
@@ -305,6 +306,22 @@ Examples:
         options: QueryOptions,
     },
 
+    /// Find what ran, who logged in and what connected
+    #[command(after_help = "\
+Examples:
+  vigie query events                       how it is: source, losses, history
+  vigie query events --ran '/tmp/*' --since 30d
+  vigie query events --tree 4711@2026-01-31T12:00:00Z
+  vigie query events --by alice --kind exec
+  vigie query events --connected 203.0.113.0/24
+  vigie query events --rules")]
+    Events {
+        #[command(flatten)]
+        flags: EventsFlags,
+        #[command(flatten)]
+        options: QueryOptions,
+    },
+
     /// List everything that starts by itself, and who explains it
     #[command(after_help = "\
 Examples:
@@ -421,6 +438,7 @@ fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     }
     let known = [
         "accounts",
+        "events",
         "persistence",
         "fswatch",
         "netstat",

@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod console;
 mod doctor;
+mod events_flags;
 mod exit;
 mod explain;
 mod fleet;

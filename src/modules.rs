@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use vigie_accounts::Accounts;
 use vigie_config::builtin::{BuiltinModule, KeyShape, KeyType, accept_any};
+use vigie_events::Events;
 use vigie_examplepersist::ExamplePersist;
 use vigie_file::File;
 use vigie_fswatch::FsWatch;
@@ -29,6 +30,15 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
         empty_config: r#"{"Paths":{"Path":null}}"#,
         check: vigie_fswatch::check,
         masked_form: vigie_fswatch::masked_form,
+    },
+    BuiltinModule {
+        name: "events",
+        kind: ModuleKind::Persistent,
+        enabled_by_default: false,
+        keys: EVENTS_KEYS,
+        empty_config: r#"{"Events":{"kinds":null}}"#,
+        check: vigie_events::check,
+        masked_form: vigie_events::masked_form,
     },
     BuiltinModule {
         name: "examplepersist",
@@ -104,6 +114,15 @@ pub(crate) const BUILTINS: &[BuiltinModule] = &[
     },
 ];
 
+const EVENTS_KEYS: &[KeyShape] = &[
+    KeyShape { section: "Events", key: "kinds", kind: KeyType::Strings },
+    KeyShape { section: "Events", key: "history_mib", kind: KeyType::Integer },
+    KeyShape { section: "Events", key: "detections", kind: KeyType::Boolean },
+    KeyShape { section: "Events", key: "rules", kind: KeyType::Strings },
+    KeyShape { section: "Events", key: "disable", kind: KeyType::Strings },
+    KeyShape { section: "Events", key: "bpf", kind: KeyType::Boolean },
+];
+
 /// `Paths.Path` is MIG's, the others are ours.
 const FSWATCH_KEYS: &[KeyShape] = &[
     KeyShape { section: "Paths", key: "Path", kind: KeyType::Strings },
@@ -132,6 +151,7 @@ const FSWATCH_KEYS: &[KeyShape] = &[
 pub(crate) fn persist(name: &str) -> ExitCode {
     match name {
         "fswatch" => run_persistent::<FsWatch>(),
+        "events" => run_persistent::<Events>(),
         "examplepersist" => run_persistent::<ExamplePersist>(),
         _ => {
             // The one who started this reads messages.

@@ -123,6 +123,7 @@ fn has_findings(module: &str, result: &ModuleResult) -> bool {
 pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions), Failure> {
     let (module, flags, options) = match target {
         QueryTarget::Accounts { flags, options } => ("accounts", flags.clone().parameters(), options),
+        QueryTarget::Events { flags, options } => ("events", flags.clone().parameters(), options),
         QueryTarget::Persistence { flags, options } => ("persistence", flags.clone().parameters(), options),
         QueryTarget::Fswatch { flags, options } => ("fswatch", flags.clone().parameters(), options),
         QueryTarget::Netstat { flags, options } => ("netstat", flags.clone().parameters(), options),

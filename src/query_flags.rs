@@ -98,7 +98,8 @@ pub(crate) struct NetstatFlags {
     #[arg(long, value_name = "IP|CIDR")]
     connected_ip: Vec<String>,
 
-    /// Sockets that listen on this port, or on one of a range (8000-8999); a ! in front, here and above, excludes
+    /// Sockets that listen on this port, or on one of a range (8000-8999); "not 22" excludes, here and in the ranges of
+    /// addresses above
     #[arg(long, value_name = "PORT|RANGE")]
     listening_port: Vec<String>,
 
@@ -109,6 +110,42 @@ pub(crate) struct NetstatFlags {
     /// Everything that has a peer
     #[arg(long)]
     connected: bool,
+
+    /// Sockets in any state with this local port
+    #[arg(long, value_name = "PORT|RANGE")]
+    local_port: Vec<String>,
+
+    /// Unix sockets whose name matches
+    #[arg(long, value_name = "REGEX")]
+    unix_socket: Vec<String>,
+
+    /// Raw sockets for this protocol of IP (0-255)
+    #[arg(long, value_name = "NUMBER|RANGE")]
+    raw_socket: Vec<String>,
+
+    /// Sockets for packets on interfaces that match; those on all interfaces have the name any
+    #[arg(long, value_name = "REGEX")]
+    packet_socket: Vec<String>,
+
+    /// Compare what sock_diag, /proc/net and the descriptors of processes show
+    #[arg(long)]
+    cross_view: bool,
+
+    /// Only sockets of processes whose name matches; with this and the next three alone, all that listens or is connected
+    #[arg(long, value_name = "REGEX")]
+    process: Vec<String>,
+
+    /// Only sockets of processes whose program's path matches
+    #[arg(long, value_name = "REGEX")]
+    executable: Vec<String>,
+
+    /// Only sockets of this user's processes, by name or number
+    #[arg(long, value_name = "USER")]
+    user: Vec<String>,
+
+    /// Only sockets of containers whose id matches
+    #[arg(long, value_name = "REGEX")]
+    container: Vec<String>,
 
     /// Search every network namespace
     #[arg(long)]
@@ -383,18 +420,39 @@ impl FswatchFlags {
 impl NetstatFlags {
     /// The parameters of the query.
     pub(crate) fn parameters(self) -> Map<String, Value> {
+        let filters = [&self.process, &self.executable, &self.user, &self.container];
+        let has_filter = filters.iter().any(|filter| !filter.is_empty());
+        let sockets = [
+            &self.connected_ip,
+            &self.listening_port,
+            &self.local_port,
+            &self.unix_socket,
+            &self.raw_socket,
+            &self.packet_socket,
+        ];
+        let says_which = self.listening || self.connected || sockets.iter().any(|list| !list.is_empty());
+        let all_of_them = has_filter && !says_which;
         let mut all = Parameters::default();
+        all.put_all("process", self.process);
+        all.put_all("executable", self.executable);
+        all.put_all("user", self.user);
+        all.put_all("container", self.container);
+        all.put_all("localport", self.local_port);
+        all.put_all("unixsocket", self.unix_socket);
+        all.put_all("rawsocket", self.raw_socket);
+        all.put_all("packetsocket", self.packet_socket);
+        all.put_if("crossview", self.cross_view);
         all.put_all("localmac", self.local_mac);
         all.put_all("neighbormac", self.neighbor_mac);
         all.put_all("localip", self.local_ip);
         all.put_all("neighborip", self.neighbor_ip);
         let mut peers = self.connected_ip;
-        if self.connected {
+        if self.connected || all_of_them {
             peers.extend(["0.0.0.0/0".to_owned(), "::/0".to_owned()]);
         }
         all.put_all("connectedip", peers);
         let mut ports = self.listening_port;
-        if self.listening {
+        if self.listening || all_of_them {
             ports.push("0-65535".to_owned());
         }
         all.put_all("listeningport", ports);
@@ -484,6 +542,18 @@ mod tests {
         assert!(NetstatFlags::default().parameters().is_empty());
         assert!(TimedriftFlags::default().parameters().is_empty());
         assert!(FileFlags::default().parameters().is_empty());
+    }
+
+    #[test]
+    fn whose_sockets_alone_means_all_that_listen_or_are_connected() {
+        let process = NetstatFlags { process: vec!["^nc$".to_owned()], ..Default::default() };
+        let narrow = NetstatFlags { local_port: vec!["22".to_owned()], ..process.clone() };
+
+        let all = json!({
+            "process": ["^nc$"], "connectedip": ["0.0.0.0/0", "::/0"], "listeningport": ["0-65535"]
+        });
+        assert_eq!(Value::Object(process.parameters()), all);
+        assert_eq!(Value::Object(narrow.parameters()), json!({"process": ["^nc$"], "localport": ["22"]}));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! indented JSON.
 
 mod accounts;
+mod events;
 mod file;
 mod netstat;
 mod packages;
@@ -38,6 +39,7 @@ pub(crate) struct Report {
 fn of(module: &str, result: &ModuleResult) -> Option<Report> {
     match module {
         "accounts" => accounts::report(result),
+        "events" => events::report(result),
         "persistence" => persistence::report(result),
         "file" => file::report(result),
         "netstat" => netstat::report(result),

@@ -59,6 +59,10 @@ pub struct Identity {
     pub tid: u32,
     /// Its parent.
     pub parent: u32,
+    /// The nearest ancestor that runs a program of its own: children that a shell only forks are left out.
+    pub maker: u32,
+    /// When that one's first thread began.
+    pub maker_start: u64,
     /// Its process group.
     pub group: u32,
     /// Its session.
@@ -285,7 +289,7 @@ impl NetState {
             (SYN_SENT, CLOSE) => Self::Failed,
             (_, ESTABLISHED) => Self::Accepted,
             (_, LISTEN) => Self::Listening,
-            (LISTEN, _) => Self::Unlistening,
+            (LISTEN, CLOSE) => Self::Unlistening,
             _ => return None,
         })
     }

@@ -51,6 +51,8 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
         who: Identity {
             start: stat.start_ticks.saturating_mul(NANOSECONDS_PER_TICK),
             parent_start: start_of(stat.parent).unwrap_or(0),
+            maker: stat.parent,
+            maker_start: start_of(stat.parent).unwrap_or(0),
             pid,
             tid: pid,
             parent: stat.parent,

@@ -5,9 +5,9 @@ use crate::event::{
 };
 
 /// Bytes of `struct identity`.
-const IDENTITY: usize = 144;
+const IDENTITY: usize = 160;
 /// Where the texts of `struct exec_record` begin.
-const EXEC_DATA: usize = 296;
+const EXEC_DATA: usize = 312;
 
 /// Whose values of the environment are kept: they change what a program does. Nothing else of it leaves this file.
 const WATCHED_ENVIRONMENT: [&[u8]; 5] =
@@ -83,6 +83,8 @@ fn identity(all: Bytes<'_>, base: usize) -> Option<Identity> {
         permitted: at.u64(104)?,
         cgroup: Some(at.u64(120)?).filter(|id| *id != 0).or(at.u64(112))?,
         cgroup_v2: at.u64(112)?,
+        maker: at.u32(152)?,
+        maker_start: at.u64(144)?,
         name: comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
     })
 }
@@ -93,7 +95,7 @@ fn device(number: u32) -> (u32, u32) {
 }
 
 fn exec(at: Bytes<'_>) -> Option<Exec> {
-    let lengths = [272, 276, 280, 284, 288].map(|place| at.u32(place).map(|bytes| bytes as usize));
+    let lengths = [288, 292, 296, 300, 304].map(|place| at.u32(place).map(|bytes| bytes as usize));
     let mut from = EXEC_DATA;
     let mut texts = [&[][..]; 5];
     for (text, bytes) in texts.iter_mut().zip(lengths) {
@@ -102,43 +104,43 @@ fn exec(at: Bytes<'_>) -> Option<Exec> {
         from += bytes;
     }
     let [filename, path, cwd, arguments, environment] = texts;
-    let cut = at.u32(292)?;
+    let cut = at.u32(308)?;
     let who = identity(at, 16)?;
     let mut standard = [StandardFile::default(); 3];
     for (number, file) in standard.iter_mut().enumerate() {
         *file = StandardFile {
-            mode: at.u32(224 + 4 * number)?,
-            family: at.u32(236 + 4 * number)?,
-            inode: at.u64(248 + 8 * number)?,
+            mode: at.u32(240 + 4 * number)?,
+            family: at.u32(252 + 4 * number)?,
+            inode: at.u64(264 + 8 * number)?,
         };
     }
-    let argument_bytes = at.u32(204)?;
+    let argument_bytes = at.u32(220)?;
     Some(Exec {
         time: at.u64(8)?,
         file: File {
             device: who.exe_device,
             inode: who.exe_inode,
-            size: at.u64(160)?,
-            changed: i64::from_ne_bytes(at.array(168)?),
-            filesystem: at.u64(176)?,
-            mode: at.u32(184)?,
-            owner: at.u32(188)?,
-            links: at.u32(192)?,
-            generation: at.u32(196)?,
+            size: at.u64(176)?,
+            changed: i64::from_ne_bytes(at.array(184)?),
+            filesystem: at.u64(192)?,
+            mode: at.u32(200)?,
+            owner: at.u32(204)?,
+            links: at.u32(208)?,
+            generation: at.u32(212)?,
         },
         who,
-        argument_count: at.u32(200)?,
+        argument_count: at.u32(216)?,
         argument_bytes,
-        old_tid: at.u32(212)?,
-        secure: at.u32(216)? != 0,
-        by_descriptor: at.u32(220)? != 0,
+        old_tid: at.u32(228)?,
+        secure: at.u32(232)? != 0,
+        by_descriptor: at.u32(236)? != 0,
         standard,
         filename: filename.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
         path: joined(path, cut & 1 != 0),
         cwd: joined(cwd, cut & 2 != 0),
         arguments: arguments_of(arguments, argument_bytes as usize),
         environment: watched(environment),
-        environment_cut: (at.u32(208)? as usize) > environment.len(),
+        environment_cut: (at.u32(224)? as usize) > environment.len(),
         claimed: false,
     })
 }
@@ -196,21 +198,21 @@ fn exit(at: Bytes<'_>) -> Option<Exit> {
 }
 
 fn net(at: Bytes<'_>) -> Option<Net> {
-    let family = at.u16(172)?;
-    let (old, new) = (at.u16(174)?, at.u16(176)?);
+    let family = at.u16(188)?;
+    let (old, new) = (at.u16(190)?, at.u16(192)?);
     Some(Net {
         time: at.u64(8)?,
-        who: match at.array::<1>(182)? {
+        who: match at.array::<1>(198)? {
             [0] => None,
             _ => Some(identity(at, 16)?),
         },
-        socket: at.u64(160)?,
-        net_namespace: at.u32(168)?,
+        socket: at.u64(176)?,
+        net_namespace: at.u32(184)?,
         state: NetState::of(old, new)?,
-        local: address(family, at.array(184)?),
-        local_port: at.u16(178)?,
-        remote: address(family, at.array(200)?),
-        remote_port: at.u16(180)?,
+        local: address(family, at.array(200)?),
+        local_port: at.u16(194)?,
+        remote: address(family, at.array(216)?),
+        remote_port: at.u16(196)?,
     })
 }
 
@@ -232,8 +234,8 @@ mod tests {
     fn exec_bytes(texts: [&[u8]; 5], argument_bytes: u32) -> Vec<u8> {
         let mut bytes = vec![0; EXEC_DATA];
         bytes[0] = 1;
-        bytes[204..208].copy_from_slice(&argument_bytes.to_ne_bytes());
-        for (place, text) in [272, 276, 280, 284, 288].into_iter().zip(texts) {
+        bytes[220..224].copy_from_slice(&argument_bytes.to_ne_bytes());
+        for (place, text) in [288, 292, 296, 300, 304].into_iter().zip(texts) {
             bytes[place..place + 4].copy_from_slice(&(text.len() as u32).to_ne_bytes());
             bytes.extend_from_slice(text);
         }

@@ -140,6 +140,21 @@ conditions! {
     /// The agent cannot take part in its fleet.
     FleetNotJoined = "fleet-not-joined", Warning,
         "The detail names the file or the key; the agent tries again every 10 s.";
+    /// No broker of the fleet is connected: nobody can ask this host, and its alerts wait on its disk.
+    FleetDisconnected = "fleet-disconnected", Warning,
+        "See that a broker of fleet.urls runs and can be reached; the agent goes on trying. `vigie doctor` tries each address.";
+    /// The agent has no policy of its fleet, so it refuses every action.
+    FleetPolicyMissing = "fleet-policy-missing", Warning,
+        "Publish one that the keys in fleet.roots signed: `vigie fleet policy publish`.";
+    /// Another host uses this agent's identity, or its files come from another machine.
+    IdentityDuplicated = "identity-duplicated", Failed,
+        "Give each host a key of its own: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
+    /// The log of actions that were run cannot be used; without it nothing is run for the fleet.
+    ReplayLogUnusable = "replay-log-unusable", Failed,
+        "The detail names the file and why: make room, or mend the disk; the agent tries again every 10 s.";
+    /// A certificate for the fleet's broker ends within 30 days, or has ended.
+    CertificateExpires = "certificate-expires", Warning,
+        "`vigie fleet approve --follow` renews those of agents that joined; otherwise put a new one in its place.";
 }
 
 /// A condition that modules of ours report; its name must be in this list to have an explanation.

@@ -8,20 +8,21 @@ use serde::{Serialize, Serializer};
 use vigie_sdk::privacy::{MASKED, Showing};
 use vigie_sdk::{Coverage, ModuleResult};
 
+use crate::crossview::View;
 use crate::parameters::{Kind, Parameters};
-use crate::processes::{Owners, Process};
-use crate::search::{Findings, Hit, Match, Outcome};
-use crate::socket::{Protocol, State};
+use crate::processes::Owners;
+use crate::search::{ALL_INTERFACES, Findings, Hit, Match, Outcome};
+use crate::socket::{Socket, State};
 
 /// Most bytes of all elements together. An answer with the rest of it stays below the 16 MiB that an agent
 /// takes.
 const MAX_ELEMENTS_BYTES: usize = 15 << 20;
 
 /// Bytes of an element's keys, punctuation and numbers, at most.
-const ELEMENT_BYTES: usize = 160;
+const ELEMENT_BYTES: usize = 240;
 
 /// The same of a process.
-const PROCESS_BYTES: usize = 64;
+const PROCESS_BYTES: usize = 100;
 
 /// Most bytes of one byte of text in JSON: `\u0000`.
 const ESCAPED_BYTES: usize = 6;
@@ -60,11 +61,28 @@ struct Element<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    protocol: Option<Protocol>,
+    protocol: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<State>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
+    /// `stream`, `dgram`, `seqpacket`, `raw`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    /// The state of a socket that is neither TCP nor UDP.
+    #[serde(rename = "state", skip_serializing_if = "Option::is_none")]
+    other_state: Option<&'static str>,
+    /// The name of a Unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    /// The IP protocol of a raw socket, or the protocol of frames of a packet socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<&'a str>,
+    /// What a difference between two views means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<ProcessesOf<'a>>,
 }
@@ -81,9 +99,8 @@ impl Serialize for ProcessesOf<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let all = self.owners.of(self.inode);
         if self.extraprivacy {
-            let masked =
-                |process: &Process| Process { uid: None, user: Some(MASKED.to_owned()), ..process.clone() };
-            return serializer.collect_seq(all.map(masked));
+            // How many there are, and no more.
+            return serializer.collect_seq(all.map(|_| BTreeMap::from([("command", MASKED)])));
         }
         serializer.collect_seq(all)
     }
@@ -98,12 +115,19 @@ impl Element<'_> {
             Some(Shown::Masked) => MASKED.len(),
             None => 0,
         };
-        let texts = [self.local_hardware, self.remote_hardware, self.namespace];
+        let texts =
+            [self.local_hardware, self.remote_hardware, self.namespace, self.interface, self.evidence];
+        let path = self.path.map_or(0, |path| path.len() * 2);
         let processes = self.processes.iter().flat_map(|all| all.owners.of(all.inode)).map(|process| {
-            let text = process.command.len() + process.user.as_ref().map_or(0, String::len).max(MASKED.len());
+            let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+            let text = process.command.len().max(MASKED.len())
+                + length(&process.user)
+                + length(&process.executable)
+                + length(&process.container);
             PROCESS_BYTES + ESCAPED_BYTES * text
         });
         ELEMENT_BYTES
+            + path
             + self.local_address.as_ref().map_or(0, address)
             + remote
             + texts.into_iter().flatten().map(str::len).sum::<usize>()
@@ -136,6 +160,8 @@ struct Context<'a> {
     /// The processes, when they were asked for.
     owners: Option<&'a Owners>,
     extraprivacy: bool,
+    /// The names of the views that are compared.
+    views: &'a [String],
 }
 
 /// The elements of an answer; each is made when it is written.
@@ -180,7 +206,8 @@ pub fn answer(
     extraprivacy: bool,
     elapsed: Duration,
 ) -> ModuleResult {
-    let context = Context { parameters, outcome, owners, extraprivacy };
+    let views = View::ALL.map(|view| view.name().to_owned());
+    let context = Context { parameters, outcome, owners, extraprivacy, views: &views };
     let elements = context.elements();
     let total_hits = outcome.namespaces.iter().map(|findings| findings.total_hits).sum();
     let fell_back = outcome.namespaces.iter().any(|findings| findings.fell_back);
@@ -223,7 +250,7 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, is_cut: bool) -> Coverag
     if is_cut {
         coverage.skip("some matches", "an answer has no room for all of them");
     }
-    if Kind::ALL.iter().all(|kind| parameters.asked(*kind).is_empty()) {
+    if !parameters.asks() {
         let known: Vec<&str> = Kind::ALL.map(Kind::name).into();
         coverage.skip("everything", format!("nothing was asked: name one of {}", known.join(", ")));
     }
@@ -236,7 +263,10 @@ impl<'a> Context<'a> {
         let mut elements = Elements { context: self, kinds: BTreeMap::new(), listed: 0 };
         let mut bytes_at_most = 0;
         for kind in Kind::ALL {
-            let asked = self.parameters.asked(kind);
+            let asked = match kind {
+                Kind::CrossView if self.parameters.cross_view => self.views,
+                _ => self.parameters.asked(kind),
+            };
             if asked.is_empty() {
                 continue;
             }
@@ -280,28 +310,60 @@ impl<'a> Context<'a> {
                 ..Element::default()
             },
             Match::Socket(socket) => {
-                let is_connected = hit.kind == Kind::ConnectedIp;
-                let remote = match self.extraprivacy {
-                    true => Shown::Masked,
-                    false => Shown::Address(socket.remote.address),
-                };
-                let processes =
-                    |owners| ProcessesOf { owners, inode: socket.inode, extraprivacy: self.extraprivacy };
-                Element {
-                    local_address: Some(socket.local.address),
-                    local_port: port(socket.local.port),
-                    remote_address: is_connected.then_some(remote),
-                    remote_port: port(socket.remote.port).filter(|_| is_connected),
-                    namespace: Some(namespace),
-                    protocol: Some(socket.protocol),
-                    state: Some(socket.state),
-                    uid: self.owners.filter(|_| !self.extraprivacy).map(|_| socket.uid),
-                    processes: self.owners.map(processes),
-                    ..Element::default()
-                }
+                let is_connected =
+                    hit.kind == Kind::ConnectedIp || (hit.kind == Kind::LocalPort && socket.has_peer());
+                Element { namespace: Some(namespace), ..self.socket(findings, socket, is_connected) }
             }
+            Match::Missing(view, socket) => Element {
+                namespace: Some(namespace),
+                evidence: Some(view.evidence()),
+                ..self.socket(findings, socket, socket.has_peer())
+            },
+            Match::Other(other) => Element {
+                local_address: other.address,
+                namespace: Some(namespace),
+                protocol: Some(other.protocol),
+                kind: Some(other.kind),
+                other_state: Some(other.state),
+                path: Some(if self.extraprivacy { MASKED } else { &other.path })
+                    .filter(|path| !path.is_empty()),
+                number: other.number,
+                interface: interface(findings, other.interface)
+                    .or_else(|| (other.protocol == "packet").then_some(ALL_INTERFACES)),
+                uid: other.uid.filter(|_| !self.extraprivacy && self.owners.is_some()),
+                processes: self.processes(other.inode),
+                ..Element::default()
+            },
         }
     }
+
+    fn socket(&self, findings: &'a Findings, socket: &Socket, is_connected: bool) -> Element<'a> {
+        let remote = match self.extraprivacy {
+            true => Shown::Masked,
+            false => Shown::Address(socket.remote.address),
+        };
+        Element {
+            local_address: Some(socket.local.address),
+            local_port: port(socket.local.port),
+            remote_address: is_connected.then_some(remote),
+            remote_port: port(socket.remote.port).filter(|_| is_connected),
+            protocol: Some(socket.protocol.name()),
+            state: Some(socket.state),
+            interface: interface(findings, socket.interface),
+            uid: self.owners.filter(|_| !self.extraprivacy).map(|_| socket.uid),
+            processes: self.processes(socket.inode),
+            ..Element::default()
+        }
+    }
+
+    fn processes(&self, inode: u64) -> Option<ProcessesOf<'a>> {
+        self.owners.map(|owners| ProcessesOf { owners, inode, extraprivacy: self.extraprivacy })
+    }
+}
+
+/// The name of an interface; its number where it has none any more.
+fn interface(findings: &Findings, number: u32) -> Option<&str> {
+    findings.interfaces.get(&number).map(String::as_str)
 }
 
 /// What a result may show in extra privacy mode: everything but whom a connection goes to, and whose it is.
@@ -314,16 +376,20 @@ pub fn masked_form(place: &[&str]) -> Showing {
         | ["elements", "neighbormac" | "neighborip", _, "remotemacaddr" | "remoteaddr" | "namespace"] => {
             Showing::Anything
         }
-        ["elements", "connectedip" | "listeningport", _, key] => match *key {
-            "localaddr" | "localport" | "remoteport" | "namespace" | "protocol" | "state" => {
-                Showing::Anything
-            }
-            "remoteaddr" => Showing::Hidden,
+        [
+            "elements",
+            "connectedip" | "listeningport" | "localport" | "unixsocket" | "rawsocket" | "packetsocket"
+            | "crossview",
+            _,
+            key,
+        ] => match *key {
+            "localaddr" | "localport" | "remoteport" | "namespace" | "protocol" | "state" | "type"
+            | "number" | "interface" | "evidence" => Showing::Anything,
+            "remoteaddr" | "path" => Showing::Hidden,
             "processes" => Showing::Inside,
             _ => Showing::Nothing,
         },
-        ["elements", _, _, "processes", "pid" | "command"] => Showing::Anything,
-        ["elements", _, _, "processes", "user"] => Showing::Hidden,
+        ["elements", _, _, "processes", "command"] => Showing::Hidden,
         ["statistics"] => Showing::Inside,
         ["statistics", "examined" | "exectime" | "totalhits" | "backend" | "namespaces"] => Showing::Unnamed,
         ["errors"] => Showing::Unnamed,
@@ -369,7 +435,8 @@ mod tests {
     use vigie_sdk::Query;
 
     use super::*;
-    use crate::socket::{Endpoint, Socket};
+    use crate::processes::Process;
+    use crate::socket::{Endpoint, Protocol, Socket};
 
     fn parameters(value: Value) -> Parameters {
         Parameters::from_query(&Query::new(Some(to_raw_value(&value).unwrap()))).unwrap()
@@ -466,7 +533,7 @@ mod tests {
         let parameters = parameters(json!({"connectedip": ["10.0.0.0/8", "10.9.9.9"], "namespaces": true}));
         let outcome = outcome(vec![connection([10, 0, 0, 2].into())]);
         let process =
-            Process { pid: 7, uid: Some(5), user: Some("ann".to_owned()), command: "vi".to_owned() };
+            Process { pid: 7, user: Some("ann".to_owned()), command: "vi".to_owned(), ..Process::default() };
         let owners = Owners::new([(process, vec![1])]);
         let check = |owners, extraprivacy| {
             let result = answer(&parameters, &outcome, owners, extraprivacy, Duration::ZERO);
@@ -498,6 +565,8 @@ mod tests {
             uid: Some(u32::MAX),
             user: Some("u".repeat(32)),
             command: "\u{1}".repeat(15),
+            executable: Some("\u{1}".repeat(4_096)),
+            container: Some("c".repeat(255)),
         };
         let owners = Owners::new([(process.clone(), vec![1]), (process, vec![1])]);
         let longest: IpAddr = "2001:2001:2001:2001:2001:2001:2001:2001".parse().unwrap();
@@ -509,9 +578,15 @@ mod tests {
             remote_address: Some(Shown::Address(longest)),
             remote_port: Some(u16::MAX),
             namespace: Some("net:[4026531840]"),
-            protocol: Some(Protocol::Udp),
+            protocol: Some("packet"),
             state: Some(State::Established),
             uid: Some(u32::MAX),
+            kind: Some("seqpacket"),
+            path: Some("\\x00\\x00"),
+            number: Some(u16::MAX),
+            interface: Some("enp0s31f6np0d15"),
+            evidence: Some(View::Descriptors.evidence()),
+            other_state: None,
             processes: Some(ProcessesOf { owners: &owners, inode: 1, extraprivacy: false }),
         };
 

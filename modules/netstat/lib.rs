@@ -6,13 +6,17 @@
 //!                     │  in each network namespace (namespaces.rs)
 //!                     ├─► sock_diag.rs ──► netlink.rs      sockets; proc_net.rs where that does not answer
 //!                     ├─► rtnetlink.rs ──► netlink.rs      interfaces, addresses, neighbours
+//!                     ├─► other.rs ──────► netlink.rs      Unix, raw and packet sockets
+//!                     ├─► crossview.rs                     what one interface shows and another does not
 //!                     └─► processes.rs                     who has a socket open
 //! ```
 
 pub mod address;
 pub mod answer;
+pub mod crossview;
 pub mod namespaces;
 pub mod netlink;
+pub mod other;
 pub mod parameters;
 pub mod peer_program;
 pub mod proc_net;
@@ -55,8 +59,9 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         Err(problems) => return ModuleResult::failed(problems),
     };
     let stop = || query.is_stopped();
+    let wants_owners = parameters.wants_owners();
     let (mut outcome, owners) = std::thread::scope(|scope| {
-        let owners = parameters.processes.then(|| scope.spawn(|| processes::owners(&stop)));
+        let owners = wants_owners.then(|| scope.spawn(|| processes::owners(&stop)));
         let outcome = search::search(&parameters, backend, &stop);
         (outcome, owners.map(|owners| owners.join().expect("reading processes does not panic")))
     });
@@ -64,5 +69,16 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         outcome.problems.push(format!("processes cannot be listed in /proc: {error}"));
         None
     });
+    if parameters.cross_view {
+        search::compare_with_owners(&mut outcome, &stop);
+    }
+    if let Some(owners) = owners.as_ref().filter(|_| !parameters.owners.is_empty()) {
+        outcome.keep(|inode| owners.of(inode).any(|process| parameters.owners.matches(process)));
+        if owners.hidden > 0 {
+            outcome
+                .problems
+                .push(format!("{} processes could not be read: whose their sockets are", owners.hidden));
+        }
+    }
     answer::answer(&parameters, &outcome, owners.as_ref(), query.extraprivacy, started_at.elapsed())
 }

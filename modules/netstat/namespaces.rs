@@ -97,7 +97,7 @@ pub fn own_name() -> Result<String, NamespaceError> {
 /// Gives `found` every namespace except the one of that name, until it breaks: those of all threads, and those
 /// without a process that are mounted, as `ip netns` and container engines do. Returns why there may be more.
 ///
-/// One that only an open descriptor or a socket keeps alive is not found.
+/// Those that an open descriptor keeps alive are found as well; one that only a socket keeps alive is not.
 pub fn find_others(own: &str, found: &mut dyn FnMut(Namespace) -> ControlFlow<()>) -> Vec<NamespaceError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::from([own.to_owned()]);
@@ -161,6 +161,18 @@ fn of_processes(
                 // Another process of the namespace comes later.
                 Err(error) if is_gone(&error) => {}
                 Err(_) => process_hidden = true,
+            }
+        }
+        // One that nothing but an open descriptor keeps alive.
+        for descriptor in numbered(&process.join("fd")).unwrap_or_default() {
+            let target = std::fs::read_link(&descriptor);
+            let name = target.ok().and_then(|target| namespace_name(target.as_os_str().as_bytes()));
+            if name.is_some_and(|name| !seen.contains(&name))
+                && let Ok(Some(namespace)) = Namespace::open(&descriptor)
+                && seen.insert(namespace.name.clone())
+                && found(namespace).is_break()
+            {
+                return Ok(ControlFlow::Break(()));
             }
         }
         hidden += usize::from(process_hidden);

@@ -9,6 +9,7 @@ use vigie_host::AddressRange;
 use vigie_sdk::Query;
 
 use crate::address::AddressSet;
+use crate::processes::Process;
 
 /// Most addresses or ports in one list; a list of indicators of compromise has tens of thousands.
 const MAX_VALUES: usize = 65_536;
@@ -34,17 +35,32 @@ pub enum Kind {
     ConnectedIp,
     /// The ports of sockets that listen.
     ListeningPort,
+    /// The local ports of sockets in any state.
+    LocalPort,
+    /// The names of Unix sockets.
+    UnixSocket,
+    /// The protocols of raw sockets.
+    RawSocket,
+    /// The interfaces of packet sockets.
+    PacketSocket,
+    /// Sockets that one interface of the kernel shows and another does not.
+    CrossView,
 }
 
 impl Kind {
     /// All of them, in the order of an answer.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::LocalMac,
         Self::LocalIp,
         Self::NeighborMac,
         Self::NeighborIp,
         Self::ConnectedIp,
         Self::ListeningPort,
+        Self::LocalPort,
+        Self::UnixSocket,
+        Self::RawSocket,
+        Self::PacketSocket,
+        Self::CrossView,
     ];
 
     /// The name in parameters and answers.
@@ -57,6 +73,11 @@ impl Kind {
             Self::NeighborIp => "neighborip",
             Self::ConnectedIp => "connectedip",
             Self::ListeningPort => "listeningport",
+            Self::LocalPort => "localport",
+            Self::UnixSocket => "unixsocket",
+            Self::RawSocket => "rawsocket",
+            Self::PacketSocket => "packetsocket",
+            Self::CrossView => "crossview",
         }
     }
 }
@@ -65,6 +86,14 @@ impl Kind {
 const NAMESPACES: &str = "namespaces";
 /// The name of the parameter that asks for the processes of each socket.
 const PROCESSES: &str = "processes";
+/// The names of the parameters that say whose sockets are wanted.
+const PROCESS: &str = "process";
+const EXECUTABLE: &str = "executable";
+const USER: &str = "user";
+const CONTAINER: &str = "container";
+
+/// Names of parameters that are no kind.
+const OTHERS: [&str; 6] = [NAMESPACES, PROCESSES, PROCESS, EXECUTABLE, USER, CONTAINER];
 
 /// The values of one kind and how to find them all at once.
 #[derive(Debug, Clone, Default)]
@@ -83,15 +112,50 @@ impl<T> Searches<T> {
     }
 }
 
-/// Finds hardware addresses; case does not matter.
+/// Whose sockets are wanted: of each list that is not empty, one must match.
 #[derive(Debug, Clone, Default)]
-pub struct HardwareMatcher(Vec<Regex>);
+pub struct OwnerFilter {
+    process: Vec<Regex>,
+    executable: Vec<Regex>,
+    container: Vec<Regex>,
+    user: Vec<String>,
+}
 
-impl HardwareMatcher {
+impl OwnerFilter {
+    /// Whether all are wanted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.process.is_empty()
+            && self.executable.is_empty()
+            && self.container.is_empty()
+            && self.user.is_empty()
+    }
+
+    /// Whether a process is one of those.
+    #[must_use]
+    pub fn matches(&self, process: &Process) -> bool {
+        let one = |expressions: &[Regex], text: &str| {
+            expressions.is_empty() || expressions.iter().any(|expression| expression.is_match(text))
+        };
+        let uid = process.uid.map(|uid| uid.to_string());
+        let user = |wanted: &String| Some(wanted) == process.user.as_ref() || Some(wanted) == uid.as_ref();
+        one(&self.process, &process.command)
+            && one(&self.executable, process.executable.as_deref().unwrap_or_default())
+            && (self.container.is_empty()
+                || process.container.as_ref().is_some_and(|container| one(&self.container, container)))
+            && (self.user.is_empty() || self.user.iter().any(user))
+    }
+}
+
+/// Finds texts.
+#[derive(Debug, Clone, Default)]
+pub struct TextMatcher(Vec<Regex>);
+
+impl TextMatcher {
     /// Calls `found` with the place of each expression that matches.
-    pub fn matches(&self, hardware: &str, mut found: impl FnMut(usize)) {
+    pub fn matches(&self, text: &str, mut found: impl FnMut(usize)) {
         for (place, expression) in self.0.iter().enumerate() {
-            if expression.is_match(hardware) {
+            if expression.is_match(text) {
                 found(place);
             }
         }
@@ -170,17 +234,29 @@ impl PortMatcher {
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
     /// See [`Kind::LocalMac`].
-    pub local_mac: Searches<HardwareMatcher>,
+    pub local_mac: Searches<TextMatcher>,
     /// See [`Kind::LocalIp`].
     pub local_ip: Searches<AddressMatcher>,
     /// See [`Kind::NeighborMac`].
-    pub neighbor_mac: Searches<HardwareMatcher>,
+    pub neighbor_mac: Searches<TextMatcher>,
     /// See [`Kind::NeighborIp`].
     pub neighbor_ip: Searches<AddressMatcher>,
     /// See [`Kind::ConnectedIp`].
     pub connected_ip: Searches<AddressMatcher>,
     /// See [`Kind::ListeningPort`].
     pub listening_port: Searches<PortMatcher>,
+    /// See [`Kind::LocalPort`].
+    pub local_port: Searches<PortMatcher>,
+    /// See [`Kind::UnixSocket`].
+    pub unix_socket: Searches<TextMatcher>,
+    /// See [`Kind::RawSocket`].
+    pub raw_socket: Searches<PortMatcher>,
+    /// See [`Kind::PacketSocket`].
+    pub packet_socket: Searches<TextMatcher>,
+    /// See [`Kind::CrossView`].
+    pub cross_view: bool,
+    /// Whose sockets are wanted.
+    pub owners: OwnerFilter,
     /// Search every network namespace, not only that of the agent.
     pub namespaces: bool,
     /// Tell the processes of each socket.
@@ -202,14 +278,31 @@ impl Parameters {
             neighbor_ip: reader.addresses(Kind::NeighborIp),
             connected_ip: reader.addresses(Kind::ConnectedIp),
             listening_port: reader.ports(Kind::ListeningPort),
+            local_port: reader.ports(Kind::LocalPort),
+            unix_socket: reader.texts(Kind::UnixSocket),
+            raw_socket: reader.ports(Kind::RawSocket),
+            packet_socket: reader.texts(Kind::PacketSocket),
+            cross_view: reader.boolean(Kind::CrossView.name()),
+            owners: OwnerFilter {
+                process: reader.expressions(PROCESS, false).1,
+                executable: reader.expressions(EXECUTABLE, false).1,
+                container: reader.expressions(CONTAINER, false).1,
+                user: reader.list(USER, MAX_EXPRESSIONS, |user| Ok(user.to_owned())).1,
+            },
             namespaces: reader.boolean(NAMESPACES),
             processes: reader.boolean(PROCESSES),
         };
         let mut problems = reader.problems;
+        if !parameters.owners.is_empty() && !SOCKETS.iter().any(|kind| !parameters.asked(*kind).is_empty()) {
+            let kinds: Vec<&str> = SOCKETS.map(Kind::name).into();
+            problems.push(format!(
+                "{PROCESS}, {EXECUTABLE}, {USER} and {CONTAINER} say whose sockets are wanted; say which with {}",
+                kinds.join(", ")
+            ));
+        }
         // A search that was misspelt must not look like one that found nothing.
         for name in given.keys() {
-            let known: Vec<&str> =
-                Kind::ALL.map(Kind::name).into_iter().chain([NAMESPACES, PROCESSES]).collect();
+            let known: Vec<&str> = Kind::ALL.map(Kind::name).into_iter().chain(OTHERS).collect();
             problems.push(format!("parameter {name:?} is unknown; known: {}", known.join(", ")));
         }
         if problems.is_empty() { Ok(parameters) } else { Err(problems) }
@@ -225,9 +318,36 @@ impl Parameters {
             Kind::NeighborIp => &self.neighbor_ip.asked,
             Kind::ConnectedIp => &self.connected_ip.asked,
             Kind::ListeningPort => &self.listening_port.asked,
+            Kind::LocalPort => &self.local_port.asked,
+            Kind::UnixSocket => &self.unix_socket.asked,
+            Kind::RawSocket => &self.raw_socket.asked,
+            Kind::PacketSocket => &self.packet_socket.asked,
+            Kind::CrossView => &[],
         }
     }
+
+    /// Whether something was asked for.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.cross_view || Kind::ALL.iter().any(|kind| !self.asked(*kind).is_empty())
+    }
+
+    /// Whether the processes of sockets must be known.
+    #[must_use]
+    pub fn wants_owners(&self) -> bool {
+        self.processes || self.cross_view || !self.owners.is_empty()
+    }
 }
+
+/// The kinds whose matches are sockets.
+const SOCKETS: [Kind; 6] = [
+    Kind::ConnectedIp,
+    Kind::ListeningPort,
+    Kind::LocalPort,
+    Kind::UnixSocket,
+    Kind::RawSocket,
+    Kind::PacketSocket,
+];
 
 /// Takes the parameters one by one and collects what is wrong with them.
 struct Reader<'a> {
@@ -236,19 +356,28 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn hardware(&mut self, kind: Kind) -> Searches<HardwareMatcher> {
-        let (asked, expressions) = self.list(kind, MAX_EXPRESSIONS, |text| {
+    fn hardware(&mut self, kind: Kind) -> Searches<TextMatcher> {
+        let (asked, expressions) = self.expressions(kind.name(), true);
+        Searches { asked, matcher: TextMatcher(expressions) }
+    }
+
+    fn texts(&mut self, kind: Kind) -> Searches<TextMatcher> {
+        let (asked, expressions) = self.expressions(kind.name(), false);
+        Searches { asked, matcher: TextMatcher(expressions) }
+    }
+
+    fn expressions(&mut self, name: &str, any_case: bool) -> (Vec<String>, Vec<Regex>) {
+        self.list(name, MAX_EXPRESSIONS, |text| {
             RegexBuilder::new(text)
-                .case_insensitive(true)
+                .case_insensitive(any_case)
                 .size_limit(MAX_EXPRESSION_BYTES)
                 .build()
                 .map_err(|error| format!("{text:?} is not a regular expression: {error}"))
-        });
-        Searches { asked, matcher: HardwareMatcher(expressions) }
+        })
     }
 
     fn addresses(&mut self, kind: Kind) -> Searches<AddressMatcher> {
-        let (asked, ranges) = self.list(kind, MAX_VALUES, |text| {
+        let (asked, ranges) = self.list(kind.name(), MAX_VALUES, |text| {
             let (is_excluded, range) = excluded(text);
             AddressRange::parse(range)
                 .map(|range| (is_excluded, range))
@@ -260,7 +389,7 @@ impl Reader<'_> {
     }
 
     fn ports(&mut self, kind: Kind) -> Searches<PortMatcher> {
-        let (asked, ports) = self.list(kind, MAX_VALUES, |text| {
+        let (asked, ports) = self.list(kind.name(), MAX_VALUES, |text| {
             let (is_excluded, range) = excluded(text);
             let range = PortRange::parse(range).ok_or_else(|| {
                 format!(
@@ -318,11 +447,10 @@ impl Reader<'_> {
     /// Reads a list of texts, without repetitions.
     fn list<T>(
         &mut self,
-        kind: Kind,
+        name: &str,
         most: usize,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> (Vec<String>, Vec<T>) {
-        let name = kind.name();
         let values = match self.given.remove(name) {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(values)) => values,
@@ -361,9 +489,10 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a value excludes, and what.
+/// Whether a value excludes, as `!10.0.0.0/8` and `not 10.0.0.0/8` do, and what.
 fn excluded(text: &str) -> (bool, &str) {
-    text.strip_prefix('!').map_or((false, text), |rest| (true, rest.trim_start()))
+    let rest = text.strip_prefix('!').or_else(|| text.strip_prefix("not "));
+    rest.map_or((false, text), |rest| (true, rest.trim_start()))
 }
 
 /// What a value is, for a message.
@@ -399,7 +528,7 @@ mod tests {
     #[test]
     fn ranges_of_ports_and_exclusions_narrow_a_search() {
         let parameters = read(&json!({
-            "listeningport": ["0-1023", "22", "8080", "!80", "!100-200"], "connectedip": ["0.0.0.0/0", "! 10.0.0.0/8"],
+            "listeningport": ["0-1023", "22", "8080", "!80", "!100-200"], "connectedip": ["0.0.0.0/0", "not 10.0.0.0/8"],
         }))
         .unwrap();
 

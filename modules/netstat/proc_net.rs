@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use procfs::net::{ARPFlags, ArpEntries, TcpNetEntries, UdpNetEntries};
 use procfs::{FromBufRead, FromBufReadSI};
 
+use crate::other::Other;
 use crate::rtnetlink::{Neighbour, hardware_text};
 use crate::socket::{Endpoint, Protocol, Socket, SocketSource, SourceError, State, Wanted};
 
@@ -78,6 +79,20 @@ impl ProcNet {
         Ok(left_out)
     }
 
+    /// The rows of a table of other sockets, and how many were not understood.
+    pub(crate) fn other(
+        &self,
+        name: &str,
+        parse: &mut dyn FnMut(&str) -> Option<Other>,
+    ) -> Result<(Vec<Other>, u64), SourceError> {
+        let mut sockets = Vec::new();
+        let left_out = self.each_row(name, &mut |row| {
+            sockets.push(parse(row.trim_end_matches('\n'))?);
+            Some(ControlFlow::Continue(()))
+        })?;
+        Ok((sockets, left_out))
+    }
+
     fn path(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()
     }
@@ -132,7 +147,7 @@ fn each_row(reader: &mut impl BufRead, each: &mut dyn FnMut(&str) -> ControlFlow
 }
 
 /// Reads a row of a table of sockets.
-fn parse_socket(row: &str, protocol: Protocol) -> Option<Socket> {
+pub(crate) fn parse_socket(row: &str, protocol: Protocol) -> Option<Socket> {
     // One row at a time: a row that is not understood must not cost the others.
     let table = || std::io::Cursor::new(format!("\n{row}"));
     let host = procfs::current_system_info();

@@ -29,7 +29,7 @@ const LINK_BYTES: usize = 40;
 const MAX_PASSWD_BYTES: u64 = 16 << 20;
 
 /// A process that has a socket open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct Process {
     /// Its number, as this host counts.
     pub pid: u32,
@@ -41,6 +41,12 @@ pub struct Process {
     pub user: Option<String>,
     /// Its name, at most 15 bytes: what `ps -o comm` shows.
     pub command: String,
+    /// The path of its program as the kernel has it, with ` (deleted)` when it is not there any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable: Option<String>,
+    /// The last part of its control group's path with an id of a container: a hint, see `processes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// The processes of sockets.
@@ -123,10 +129,12 @@ fn sockets_of(pid: u32) -> Result<Option<(Process, Vec<u64>)>, Errno> {
     let process = open_directory(rustix::fs::CWD, &format!("/proc/{pid}"))?;
     let mut inodes = Vec::new();
     let descriptors = sockets_in(&process, "fd", &mut inodes)?;
+    let mut program = "exe".to_owned();
     if descriptors == 0 {
         // The first thread of the process may have ended; the others have the descriptors.
         for thread in threads(&process)? {
             if sockets_in(&process, &format!("task/{thread}/fd"), &mut inodes).unwrap_or(0) > 0 {
+                program = format!("task/{thread}/exe");
                 break;
             }
         }
@@ -138,7 +146,24 @@ fn sockets_of(pid: u32) -> Result<Option<(Process, Vec<u64>)>, Errno> {
     inodes.dedup();
     let command = read_text(&process, "comm")?.trim_end_matches('\n').to_owned();
     let uid = real_uid(&read_text(&process, "status")?);
-    Ok(Some((Process { pid, uid, user: None, command }, inodes)))
+    let executable = rustix::fs::readlinkat(&process, &program, Vec::new())
+        .ok()
+        .map(|path| path.to_string_lossy().into_owned());
+    let container = read_text(&process, "cgroup").ok().and_then(|groups| container_of(&groups));
+    Ok(Some((Process { pid, uid, user: None, command, executable, container }, inodes)))
+}
+
+/// The part of a control group's path that has the id of a container: 64 hexadecimal digits, or what systemd's scopes of
+/// machines are called.
+fn container_of(groups: &str) -> Option<String> {
+    let parts = groups.lines().flat_map(|line| line.splitn(3, ':').nth(2).unwrap_or_default().rsplit('/'));
+    let is_id = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts
+        .map(|part| part.trim_end_matches(".scope").trim_end_matches(".service"))
+        .find(|part| {
+            is_id(part.rsplit(['-', ':']).next().unwrap_or_default()) || part.starts_with("machine-")
+        })
+        .map(str::to_owned)
 }
 
 /// Adds the sockets among the descriptors in a directory; returns how many descriptors there are.

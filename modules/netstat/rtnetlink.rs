@@ -1,9 +1,10 @@
 //! Neighbours, interfaces and addresses from the kernel: rtnetlink(7), the interface of ip(8).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 
-use crate::netlink::{NetlinkError, NetlinkSocket, attributes, u16_at, undisturbed};
+use crate::netlink::{NetlinkError, NetlinkSocket, attributes, u16_at, u32_at, undisturbed};
 
 /// `RTM_GETLINK`, `RTM_GETADDR` and `RTM_GETNEIGH` of `linux/rtnetlink.h`; answers have the `NEW` number before.
 const GET_LINK: u16 = 18;
@@ -23,6 +24,8 @@ const NEIGHBOUR_STATE: usize = 8;
 /// `NUD_NOARP`: multicast and the like, which the kernel computes and nobody answered.
 const STATE_NO_ARP: u16 = 0x40;
 
+/// `IFLA_IFNAME`.
+const LINK_NAME: u16 = 3;
 /// `IFLA_ADDRESS`.
 const LINK_HARDWARE: u16 = 1;
 /// `IFA_ADDRESS`: of a point-to-point interface, the peer's.
@@ -60,6 +63,14 @@ pub fn hardware_text(bytes: &[u8]) -> String {
 /// When the kernel does not tell.
 pub fn hardware_addresses() -> Result<Vec<String>, NetlinkError> {
     dump(GET_LINK, NEW_LINK, &[0; LINK_BYTES], parse_link)
+}
+
+/// The names of the interfaces of this thread's network namespace, by number.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn interface_names() -> Result<BTreeMap<u32, String>, NetlinkError> {
+    Ok(dump(GET_LINK, NEW_LINK, &[0; LINK_BYTES], parse_name)?.into_iter().collect())
 }
 
 /// The addresses of this thread's network namespace.
@@ -107,6 +118,14 @@ fn parse_link(payload: &[u8]) -> Option<String> {
     let hardware = attribute(payload.get(LINK_BYTES..)?, LINK_HARDWARE).unwrap_or_default();
     let real = hardware.iter().any(|byte| *byte != 0) && !TUNNELS.contains(&kind);
     Some(if real { hardware_text(hardware) } else { String::new() })
+}
+
+fn parse_name(payload: &[u8]) -> Option<(u32, String)> {
+    // struct ifinfomsg: family, padding, the kind of hardware, then the number.
+    let number = u32_at(payload, 4)?;
+    let name = attribute(payload.get(LINK_BYTES..)?, LINK_NAME)?;
+    let name = name.strip_suffix(b"\0").unwrap_or(name);
+    Some((number, String::from_utf8_lossy(name).into_owned()))
 }
 
 fn parse_address(payload: &[u8]) -> Option<IpAddr> {

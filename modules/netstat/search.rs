@@ -8,6 +8,7 @@
 //!  namespace threads ── enter one after the other, search it, end with the query
 //! ```
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -17,16 +18,22 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
 
+use crate::crossview::{self, View};
 use crate::namespaces::{Namespace, find_others, own_name};
 use crate::netlink::NetlinkError;
+use crate::other::{self, Other, Read};
 use crate::parameters::{Kind, Parameters};
 use crate::proc_net::ProcNet;
+use crate::processes;
 use crate::rtnetlink::{self, Neighbour};
 use crate::sock_diag::SockDiag;
 use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted};
 
 /// What the namespace is called when only the agent's own is searched.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// What a packet socket has that is bound to no interface.
+pub const ALL_INTERFACES: &str = "any";
 
 /// Most matches that are kept; more are only counted. An answer has no room for as many.
 const MAX_HITS: usize = 200_000;
@@ -66,6 +73,21 @@ pub enum Match {
     Neighbour(Neighbour),
     /// A socket.
     Socket(Socket),
+    /// A socket that is neither TCP nor UDP.
+    Other(Other),
+    /// A socket that is missing in a view.
+    Missing(View, Socket),
+}
+
+impl Match {
+    /// The number of a socket's file.
+    fn inode(&self) -> Option<u64> {
+        match self {
+            Self::Socket(socket) | Self::Missing(_, socket) => Some(socket.inode),
+            Self::Other(other) => Some(other.inode),
+            Self::Hardware(_) | Self::Address(_) | Self::Neighbour(_) => None,
+        }
+    }
 }
 
 /// One match of one asked value.
@@ -96,6 +118,8 @@ pub struct Findings {
     pub problems: Vec<String>,
     /// Whether the search was stopped before it came to its end.
     pub stopped: bool,
+    /// The names of interfaces, where a match has one.
+    pub interfaces: BTreeMap<u32, String>,
 }
 
 /// What all searched namespaces held.
@@ -105,6 +129,45 @@ pub struct Outcome {
     pub namespaces: Vec<Findings>,
     /// What could not be inspected, beside what the findings say.
     pub problems: Vec<String>,
+}
+
+impl Outcome {
+    /// Keeps the sockets of which `wanted` says so, by the number of their file, and what is no socket.
+    pub fn keep(&mut self, wanted: impl Fn(u64) -> bool) {
+        for findings in &mut self.namespaces {
+            // What was only counted cannot be looked at.
+            let uncounted = findings.total_hits.saturating_sub(findings.hits.len() as u64);
+            if uncounted > 0 {
+                findings.problems.push(format!("{uncounted} matches were too many to look whose they are"));
+            }
+            findings.hits.retain(|hit| hit.matched.inode().is_none_or(&wanted));
+            findings.total_hits = findings.hits.len() as u64;
+        }
+    }
+}
+
+/// Adds the sockets that no process has open, in the agent's own namespace, which this thread is in. The processes are
+/// read anew for each look: a socket that was opened after they were read is no evidence.
+pub fn compare_with_owners(outcome: &mut Outcome, stop: &(dyn Fn() -> bool + Sync)) {
+    let Some(findings) = outcome.namespaces.first_mut() else { return };
+    let look = || -> Result<Vec<(View, Socket)>, String> {
+        let sockets = crossview::sockets().map_err(|error| chain(&error))?;
+        let owners = processes::owners(stop).map_err(|error| error.to_string())?;
+        if owners.hidden > 0 || owners.stopped {
+            return Err("not all processes could be read".to_owned());
+        }
+        Ok(crossview::unowned(sockets, &owners))
+    };
+    match look().and_then(|first| Ok(crossview::standing(&first, look()?))) {
+        Ok(missing) => {
+            for (view, socket) in missing {
+                findings.add_missing(view, socket);
+            }
+        }
+        Err(problem) => {
+            findings.problems.push(format!("sockets were not compared with descriptors: {problem}"))
+        }
+    }
 }
 
 /// Carries out the searches of a query, until `stop` says that nobody waits any more.
@@ -223,10 +286,83 @@ fn search_here(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> b
     search_interfaces(parameters, &mut findings);
     search_neighbours(parameters, backend, &mut findings);
     search_sockets(parameters, backend, stop, &mut findings);
+    search_others(parameters, backend, &mut findings);
+    if parameters.cross_view {
+        match crossview::differences(&ProcNet::of_this_thread(), stop) {
+            Ok((missing, examined)) => {
+                findings.examined += examined;
+                missing.into_iter().for_each(|(view, socket)| findings.add_missing(view, socket));
+            }
+            Err(error) => findings.problems.push(format!("views were not compared: {}", chain(&error))),
+        }
+    }
+    name_interfaces(&mut findings);
     findings
 }
 
+/// Calls the second with each asked value that a socket matches.
+type Matches<'a> = dyn Fn(&Other, &mut dyn FnMut(usize)) + 'a;
+
+/// Unix, raw and packet sockets.
+fn search_others(parameters: &Parameters, backend: &Backend, findings: &mut Findings) {
+    let (tables, text_only) = match backend {
+        Backend::Kernel => (ProcNet::of_this_thread(), false),
+        Backend::TextTables(tables) => (tables.clone(), true),
+    };
+    let mut take = |kind: Kind, read: Result<Read, SourceError>, matches: &Matches<'_>| {
+        let (sockets, problem) = read.unwrap_or_else(|error| (Vec::new(), Some(chain(&error))));
+        if let Some(problem) = problem {
+            findings.fell_back = true;
+            findings.problems.push(format!("{}: {problem}", kind.name()));
+        }
+        for socket in sockets {
+            findings.examined += 1;
+            matches(&socket, &mut |place| {
+                findings.add(Hit { kind, place, matched: Match::Other(socket.clone()) });
+            });
+        }
+    };
+    if !parameters.unix_socket.is_empty() {
+        take(Kind::UnixSocket, other::unix(&tables, text_only), &|socket, found| {
+            parameters.unix_socket.matcher.matches(&socket.path, found);
+        });
+    }
+    if !parameters.raw_socket.is_empty() {
+        take(Kind::RawSocket, other::raw(&tables), &|socket, found| {
+            parameters.raw_socket.matcher.matches(socket.number.unwrap_or_default(), found);
+        });
+    }
+    if !parameters.packet_socket.is_empty() {
+        let names = rtnetlink::interface_names().unwrap_or_default();
+        take(Kind::PacketSocket, other::packet(&tables, text_only), &|socket, found| {
+            let name = names.get(&socket.interface).map_or(ALL_INTERFACES, String::as_str);
+            parameters.packet_socket.matcher.matches(name, found);
+        });
+    }
+}
+
+/// Names the interfaces of what was found.
+fn name_interfaces(findings: &mut Findings) {
+    let number = |hit: &Hit| match &hit.matched {
+        Match::Socket(socket) | Match::Missing(_, socket) => socket.interface,
+        Match::Other(other) => other.interface,
+        Match::Hardware(_) | Match::Address(_) | Match::Neighbour(_) => 0,
+    };
+    if findings.hits.iter().all(|hit| number(hit) == 0) {
+        return;
+    }
+    match rtnetlink::interface_names() {
+        Ok(names) => findings.interfaces = names,
+        Err(error) => findings.problems.push(format!("names of interfaces: {}", chain(&error))),
+    }
+}
+
 impl Findings {
+    fn add_missing(&mut self, view: View, socket: Socket) {
+        let place = View::ALL.iter().position(|other| *other == view).unwrap_or_default();
+        self.add(Hit { kind: Kind::CrossView, place, matched: Match::Missing(view, socket) });
+    }
+
     fn add(&mut self, hit: Hit) {
         self.total_hits += 1;
         if self.hits.len() < MAX_HITS {
@@ -334,14 +470,21 @@ fn search_sockets(
 ) {
     for protocol in Protocol::ALL {
         // Apart from each other the kernel can leave out more: by state here, by peer there.
+        let others = Parameters { local_port: Default::default(), ..parameters.clone() };
         if !parameters.connected_ip.is_empty() {
             let states = States::with_peer(protocol);
             let wanted = Wanted { protocol, states, peers: parameters.connected_ip.matcher.ranges() };
-            findings.merge(search_wanted(parameters, backend, &wanted, stop));
+            findings.merge(search_wanted(&others, backend, &wanted, stop));
         }
         if !parameters.listening_port.is_empty() {
             let wanted = Wanted { protocol, states: States::listening(protocol), peers: &[] };
-            findings.merge(search_wanted(parameters, backend, &wanted, stop));
+            findings.merge(search_wanted(&others, backend, &wanted, stop));
+        }
+        if !parameters.local_port.is_empty() {
+            let wanted = Wanted { protocol, states: States::ALL, peers: &[] };
+            // Only the ports are asked for here; the other kinds were searched above.
+            let only = Parameters { local_port: parameters.local_port.clone(), ..Parameters::default() };
+            findings.merge(search_wanted(&only, backend, &wanted, stop));
         }
     }
 }
@@ -469,6 +612,9 @@ impl Seen {
 
 /// Calls `found` for each asked value that the socket matches.
 fn each_place(parameters: &Parameters, socket: &Socket, found: &mut dyn FnMut(Kind, usize)) {
+    if socket.local.port != 0 {
+        parameters.local_port.matcher.matches(socket.local.port, |place| found(Kind::LocalPort, place));
+    }
     if socket.has_peer() {
         parameters
             .connected_ip

@@ -22,7 +22,11 @@ mod doctor;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod file_watch;
+#[cfg(test)]
+mod fleet_cluster;
 #[cfg(test)]
 mod fleet_join;
 #[cfg(test)]

@@ -35,6 +35,9 @@ struct identity {
 	u64 cap_effective, cap_permitted;
 	u64 cgroup_v2, cgroup_v1;
 	u8 comm[16];
+	/* The nearest ancestor that runs a program of its own. */
+	u64 maker_start;
+	u32 maker, padding;
 };
 
 struct head {
@@ -79,10 +82,10 @@ struct net_record {
 };
 
 /* The reader (record.rs) counts on these places. */
-_Static_assert(sizeof(struct identity) == 144, "identity");
-_Static_assert(__builtin_offsetof(struct exec_record, data) == 296, "exec_record");
+_Static_assert(sizeof(struct identity) == 160, "identity");
+_Static_assert(__builtin_offsetof(struct exec_record, data) == 312, "exec_record");
 _Static_assert(sizeof(struct exit_record) == 64, "exit_record");
-_Static_assert(sizeof(struct net_record) == 216, "net_record");
+_Static_assert(sizeof(struct net_record) == 232, "net_record");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -129,6 +132,9 @@ INLINE void count(u32 kind)
 	if (mine)
 		mine->sent[kind]++;
 }
+
+/* The kernel's flag of a process that has run no program of its own. */
+#define FORKED_WITHOUT_EXEC 0x40
 
 /* A number of a process as the first namespace has it. */
 INLINE u32 number(struct pid *pid)
@@ -178,6 +184,18 @@ INLINE void identify(struct identity *who, struct task_struct *task)
 	READ(who->ppid, parent->tgid);
 	READ(parent_leader, parent->group_leader);
 	who->parent_start = start_of(parent_leader);
+	/* A shell forks itself a few times before one of it runs a program. */
+	for (int step = 0; step < 8; step++) {
+		u32 flags = 0;
+
+		READ(flags, parent_leader->flags);
+		if (!(flags & FORKED_WITHOUT_EXEC))
+			break;
+		READ(parent, parent_leader->real_parent);
+		READ(parent_leader, parent->group_leader);
+	}
+	READ(who->maker, parent_leader->tgid);
+	who->maker_start = start_of(parent_leader);
 	bpf_probe_read_kernel(who->comm, sizeof(who->comm), __builtin_preserve_access_index(&task->comm));
 
 	READ(signal, task->signal);
@@ -500,9 +518,6 @@ int on_fork(u64 *arguments)
 	return 0;
 }
 
-/* The kernel's flag of a process that has run no program of its own. */
-#define FORKED_WITHOUT_EXEC 0x40
-
 SEC("tp_btf/sched_process_exit")
 int on_exit(u64 *arguments)
 {
@@ -563,7 +578,8 @@ int on_state(u64 *arguments)
 
 	if (!(wanted & (1 << NET)))
 		return 0;
-	if (new != SYN_SENT && new != LISTEN && new != ESTABLISHED && old != LISTEN && !(old == SYN_SENT && new == CLOSE))
+	/* An accepted socket begins as a copy of the listening one: from LISTEN to SYN_RECV nobody stops to listen. */
+	if (new != SYN_SENT && new != LISTEN && new != ESTABLISHED && !(new == CLOSE && (old == LISTEN || old == SYN_SENT)))
 		return 0;
 	READ(record.family, sk->__sk_common.skc_family);
 	record.head.kind = NET;

@@ -5,6 +5,7 @@
 
 mod churn;
 mod live;
+mod more;
 mod namespaces;
 mod vectors;
 

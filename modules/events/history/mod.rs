@@ -1,0 +1,5 @@
+//! What happened, on disk: a log that grows, and blocks that are sealed.
+
+pub(crate) mod block;
+pub(crate) mod columns;
+pub(crate) mod store;

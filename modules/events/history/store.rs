@@ -1,0 +1,306 @@
+//! The history on disk: sealed blocks, and a log of what is not sealed yet.
+//!
+//! ```text
+//! 00000007.block   sealed; its seal covers the seal of 00000006.block
+//! 00000008.log     the open block, as it grows: frames of length (u32), CRC-32 (u32) and a small block
+//! ```
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use vigie_files::durable::{self, Durability};
+
+use super::block::{Block, Builder, SEAL_BYTES};
+use crate::record::Record;
+
+/// Records of a block: more make it hardly smaller, and all of it is in memory until then.
+const ROWS: u64 = 16_384;
+/// A block is sealed at this age when it has enough records to be worth it, and at the longest age in any case.
+const AGE: i64 = 10 * 60 * 1_000_000;
+const LONGEST_AGE: i64 = 60 * 60 * 1_000_000;
+const WORTH_ROWS: u64 = 512;
+
+/// Digests that are remembered for the programs of the open block.
+const MOST_DIGESTS: usize = 4096;
+
+/// Names a file's content without reading it.
+pub(crate) type FileKey = ((u32, u32), u64, i64, u64);
+
+/// What is counted of a file to know its content again.
+pub(crate) fn file_key(file: &vigie_kernel_events::File) -> FileKey {
+    (file.device, file.inode, file.changed, file.size)
+}
+
+/// Blocks that were deleted to stay within the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) blocks: u64,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+/// What is known of the history as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) blocks: u64,
+    pub(crate) bytes: u64,
+    /// The first record, microseconds since 1970.
+    pub(crate) from: Option<i64>,
+}
+
+/// The writer's side; readers open the files themselves.
+#[derive(Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+    open: Builder,
+    /// Records that are in the open block and not in its log yet.
+    chunk: Builder,
+    log: File,
+    number: u64,
+    seal: [u8; SEAL_BYTES],
+    budget: u64,
+    digests: HashMap<FileKey, [u8; 32]>,
+    extent: Extent,
+    /// What was wrong with what was found at the start.
+    pub(crate) complaints: Vec<String>,
+}
+
+pub(crate) fn block_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}.block"))
+}
+
+fn log_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}.log"))
+}
+
+/// The numbers of all sealed blocks, the oldest first.
+pub(crate) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = fs::read_dir(dir)?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".block")?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The seal of a block, when it fits its bytes.
+fn checked_seal(bytes: &[u8]) -> Option<[u8; SEAL_BYTES]> {
+    let (body, seal) = bytes.split_at_checked(bytes.len().checked_sub(SEAL_BYTES)?)?;
+    let found: [u8; SEAL_BYTES] = Sha256::digest(body).into();
+    (found == seal).then_some(found)
+}
+
+/// Checks all seals and that each block follows on the one before it.
+///
+/// # Errors
+/// The first block that does not fit, and why.
+pub(crate) fn verify(dir: &Path) -> Result<u64, String> {
+    let numbers = numbers(dir).map_err(|error| error.to_string())?;
+    let mut before: Option<(u64, [u8; SEAL_BYTES])> = None;
+    for number in &numbers {
+        let name = format!("block {number}");
+        let bytes = fs::read(block_path(dir, *number)).map_err(|error| format!("{name}: {error}"))?;
+        let seal = checked_seal(&bytes).ok_or(format!("{name} is not as it was sealed"))?;
+        let chain = bytes.len().checked_sub(2 * SEAL_BYTES).and_then(|at| bytes.get(at..at + SEAL_BYTES));
+        if let Some((before, seal_before)) = before {
+            if before + 1 != *number {
+                return Err(format!("there is nothing between block {before} and {name}"));
+            }
+            if chain != Some(&seal_before[..]) {
+                return Err(format!("{name} does not follow on the block before it"));
+            }
+        }
+        before = Some((*number, seal));
+    }
+    Ok(numbers.len() as u64)
+}
+
+impl Store {
+    /// Opens the history of a directory, which is made when it is not there.
+    pub(crate) fn open(dir: &Path, budget: u64) -> io::Result<Self> {
+        durable::make_directory(dir)?;
+        let mut complaints = Vec::new();
+        let numbers = numbers(dir)?;
+        let mut seal = [0; SEAL_BYTES];
+        let mut number = 0;
+        if let Some(last) = numbers.last() {
+            number = last + 1;
+            match fs::read(block_path(dir, *last)).map(|bytes| checked_seal(&bytes)) {
+                Ok(Some(found)) => seal = found,
+                Ok(None) => complaints.push(format!("block {last} of the history is not as it was sealed")),
+                Err(error) => complaints.push(format!("block {last} of the history cannot be read: {error}")),
+            }
+        }
+        let mut extent = Extent::default();
+        for number in &numbers {
+            let path = block_path(dir, *number);
+            extent.bytes += fs::metadata(&path).map_or(0, |found| found.len());
+            extent.blocks += 1;
+        }
+        extent.from = numbers.first().and_then(|number| first_of(dir, *number));
+        let (open, damaged) = replay(&log_path(dir, number));
+        if damaged {
+            complaints.push("the end of the history's log was cut short; what was whole is kept".to_owned());
+        }
+        // What is left of blocks that were sealed.
+        for entry in fs::read_dir(dir)?.flatten() {
+            let name = entry.file_name();
+            let of = name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
+            if of.is_some_and(|of| of != number) {
+                durable::remove(&entry.path())?;
+            }
+        }
+        let mut store = Self {
+            dir: dir.to_owned(),
+            open,
+            chunk: Builder::default(),
+            log: open_log(&log_path(dir, number), false)?,
+            number,
+            seal,
+            budget,
+            digests: HashMap::new(),
+            extent,
+            complaints,
+        };
+        if damaged {
+            // Nothing can be read behind damage: what is known goes into a log of its own.
+            store.log = open_log(&log_path(dir, number), true)?;
+            let whole = store.open.encode([0; SEAL_BYTES], false);
+            store.append(&whole)?;
+        }
+        Ok(store)
+    }
+
+    pub(crate) fn set_budget(&mut self, budget: u64) {
+        self.budget = budget;
+    }
+
+    /// The number that the open block will have, and its bytes now.
+    pub(crate) fn snapshot(&self) -> (u64, Vec<u8>) {
+        (self.number, self.open.encode([0; SEAL_BYTES], false))
+    }
+
+    pub(crate) fn extent(&self) -> Extent {
+        Extent { from: self.extent.from.or(self.open.first()), ..self.extent }
+    }
+
+    pub(crate) fn add(&mut self, record: &Record) {
+        let digests = &self.digests;
+        let digest = |file: &vigie_kernel_events::File| digests.get(&file_key(file)).copied();
+        self.open.add(record, digest);
+        self.chunk.add(record, digest);
+    }
+
+    /// What is in a file from now on; programs of the open block get it with their next record.
+    pub(crate) fn set_digest(&mut self, key: FileKey, digest: [u8; 32]) {
+        if self.digests.len() >= MOST_DIGESTS {
+            self.digests.clear();
+        }
+        self.open.set_digest(key, digest);
+        self.digests.insert(key, digest);
+    }
+
+    pub(crate) fn knows_digest(&self, key: &FileKey) -> bool {
+        self.digests.contains_key(key)
+    }
+
+    /// Writes what came since the last time, and seals the block when it is full or old.
+    pub(crate) fn flush(&mut self, now: i64) -> io::Result<Option<Dropped>> {
+        if self.chunk.rows() > 0 {
+            let chunk = std::mem::take(&mut self.chunk).encode([0; SEAL_BYTES], false);
+            self.append(&chunk)?;
+        }
+        let age = self.open.first().map_or(0, |first| now.saturating_sub(first));
+        let rows = self.open.rows();
+        if rows >= ROWS || (age >= AGE && rows >= WORTH_ROWS) || (age >= LONGEST_AGE && rows > 0) {
+            return self.seal();
+        }
+        Ok(None)
+    }
+
+    fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::with_capacity(chunk.len() + 8);
+        frame.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
+        frame.extend_from_slice(&crc32fast::hash(chunk).to_le_bytes());
+        frame.extend_from_slice(chunk);
+        self.log.write_all(&frame)
+    }
+
+    /// Seals the open block, whatever is in it.
+    pub(crate) fn seal(&mut self) -> io::Result<Option<Dropped>> {
+        let block = self.open.encode(self.seal, true);
+        let path = block_path(&self.dir, self.number);
+        durable::replace(&path, &block, Durability::Power)?;
+        self.seal = checked_seal(&block).unwrap_or_default();
+        self.extent.from = self.extent.from.or(self.open.first());
+        self.extent.blocks += 1;
+        self.extent.bytes += block.len() as u64;
+        self.open = Builder::default();
+        let old = log_path(&self.dir, self.number);
+        self.number += 1;
+        self.log = open_log(&log_path(&self.dir, self.number), true)?;
+        durable::remove(&old)?;
+        self.stay_within_budget()
+    }
+
+    fn stay_within_budget(&mut self) -> io::Result<Option<Dropped>> {
+        let mut dropped: Option<Dropped> = None;
+        let numbers = numbers(&self.dir)?;
+        let mut oldest = numbers.iter().copied().peekable();
+        while self.extent.bytes > self.budget {
+            // The newest one stays, whatever the budget is.
+            let Some(number) = oldest.next().filter(|number| number + 1 < self.number) else { break };
+            let path = block_path(&self.dir, number);
+            let bytes = fs::metadata(&path)?.len();
+            let (from, to) = range_of(&self.dir, number).unwrap_or((0, 0));
+            durable::remove(&path)?;
+            self.extent.bytes = self.extent.bytes.saturating_sub(bytes);
+            self.extent.blocks = self.extent.blocks.saturating_sub(1);
+            self.extent.from = oldest.peek().and_then(|number| first_of(&self.dir, *number));
+            let all = dropped.get_or_insert(Dropped { blocks: 0, from, to });
+            all.blocks += 1;
+            all.to = to;
+        }
+        Ok(dropped)
+    }
+}
+
+fn range_of(dir: &Path, number: u64) -> Option<(i64, i64)> {
+    let block = Block::open(File::open(block_path(dir, number)).ok()?).ok()?;
+    Some((block.first, block.last))
+}
+
+fn first_of(dir: &Path, number: u64) -> Option<i64> {
+    range_of(dir, number).map(|(from, _)| from)
+}
+
+fn open_log(path: &Path, fresh: bool) -> io::Result<File> {
+    OpenOptions::new().append(!fresh).write(true).truncate(fresh).create(true).mode(0o600).open(path)
+}
+
+/// Reads a log into a block; whether something at its end was not whole.
+fn replay(path: &Path) -> (Builder, bool) {
+    let mut builder = Builder::default();
+    let Ok(bytes) = fs::read(path) else { return (builder, false) };
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let frame = rest.split_at_checked(8).and_then(|(head, behind)| {
+            let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
+            let sum = u32::from_le_bytes(head[4..].try_into().ok()?);
+            let (chunk, behind) = behind.split_at_checked(length)?;
+            (crc32fast::hash(chunk) == sum).then_some((chunk, behind))
+        });
+        let Some((chunk, behind)) = frame else { return (builder, true) };
+        let read = Block::open(chunk.to_vec())
+            .and_then(|block| block.records(|record, digest| builder.add(&record, |_| digest)));
+        if read.is_err() {
+            return (builder, true);
+        }
+        rest = behind;
+    }
+    (builder, false)
+}

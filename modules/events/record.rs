@@ -1,0 +1,291 @@
+//! What is kept of an event.
+
+use std::net::IpAddr;
+
+use vigie_kernel_events::{Exec, File, Listed, StandardFile};
+
+/// Names a process for as long as the host runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    /// Its number in the first namespace.
+    pub(crate) pid: u32,
+    /// When it began, microseconds since the start of the host.
+    pub(crate) start: u64,
+}
+
+impl Key {
+    /// From the kernel's nanoseconds.
+    pub(crate) fn new(pid: u32, start_ns: u64) -> Self {
+        Self { pid, start: start_ns / 1000 }
+    }
+}
+
+/// Whose work it is, and with which rights.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Rights {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) euid: u32,
+    pub(crate) egid: u32,
+    pub(crate) suid: u32,
+    pub(crate) fsuid: u32,
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) login_uid: Option<u32>,
+    pub(crate) login_session: Option<u32>,
+    /// Mounts, processes, network, users.
+    pub(crate) namespaces: [u32; 4],
+    pub(crate) cgroup: u64,
+    pub(crate) cgroup_v2: u64,
+}
+
+impl Rights {
+    /// Those of a process at one moment.
+    pub(crate) fn of(who: &vigie_kernel_events::Identity) -> Self {
+        Self {
+            uid: who.uid,
+            gid: who.gid,
+            euid: who.euid,
+            egid: who.egid,
+            suid: who.suid,
+            fsuid: who.fsuid,
+            effective: who.effective,
+            permitted: who.permitted,
+            login_uid: who.login_uid,
+            login_session: who.login_session,
+            namespaces: [who.namespaces.mnt, who.namespaces.pid, who.namespaces.net, who.namespaces.user],
+            cgroup: who.cgroup,
+            cgroup_v2: who.cgroup_v2,
+        }
+    }
+}
+
+/// The program that a process runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Program {
+    pub(crate) path: Vec<u8>,
+    pub(crate) file: File,
+}
+
+/// A process runs another program.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The nearest ancestor that runs a program of its own: what a shell's children go through is left out.
+    pub(crate) maker: Key,
+    /// The parent's number.
+    pub(crate) parent: u32,
+    pub(crate) group: u32,
+    pub(crate) session: u32,
+    pub(crate) program: Program,
+    pub(crate) rights: Rights,
+    /// What was asked for, when it is not the program's path: a script, a link, a descriptor.
+    pub(crate) filename: Vec<u8>,
+    pub(crate) cwd: Vec<u8>,
+    pub(crate) arguments: Listed,
+    /// The true length of the arguments with their NULs.
+    pub(crate) argument_bytes: u32,
+    /// Kind and family of standard input, output and errors; their inodes are not kept.
+    pub(crate) standard: [(u32, u32); 3],
+    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// It gained rights.
+    pub(crate) secure: bool,
+    pub(crate) by_descriptor: bool,
+    /// Another thread than the first one asked for it.
+    pub(crate) by_thread: bool,
+    /// What the process says of itself.
+    pub(crate) claimed: bool,
+}
+
+impl Run {
+    /// What is kept of an exec.
+    pub(crate) fn of(exec: Exec) -> Self {
+        let rights = Rights::of(&exec.who);
+        let standard = exec.standard.map(|file: StandardFile| (file.mode & 0o170_000, file.family));
+        let filename = if exec.filename == exec.path { Vec::new() } else { exec.filename };
+        Self {
+            maker: Key::new(exec.who.maker, exec.who.maker_start),
+            parent: exec.who.parent,
+            group: exec.who.group,
+            session: exec.who.session,
+            rights,
+            filename,
+            cwd: exec.cwd,
+            argument_bytes: exec.argument_bytes,
+            arguments: exec.arguments,
+            standard,
+            environment: exec.environment,
+            secure: exec.secure,
+            by_descriptor: exec.by_descriptor,
+            by_thread: exec.old_tid != exec.who.pid,
+            claimed: exec.claimed,
+            program: Program { path: exec.path, file: exec.file },
+        }
+    }
+}
+
+/// What became of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// The peer answered, or was accepted.
+    Open,
+    /// The peer refused or did not answer.
+    Refused,
+    /// Not known when it was written down.
+    Unanswered,
+}
+
+/// What a socket did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Socket {
+    pub(crate) kind: SocketKind,
+    pub(crate) outcome: Outcome,
+    pub(crate) local: IpAddr,
+    pub(crate) local_port: u16,
+    pub(crate) remote: IpAddr,
+    pub(crate) remote_port: u16,
+    /// The program and rights of the process; empty when it is not known whose socket it is.
+    pub(crate) program: Program,
+    pub(crate) rights: Rights,
+    /// The process at the other end, when it is on this host.
+    pub(crate) peer: Key,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SocketKind {
+    Connect,
+    Accept,
+    Listen,
+}
+
+/// An event, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Microseconds since 1970.
+    pub(crate) time: i64,
+    /// The process; zeros when none is known.
+    pub(crate) who: Key,
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    Exec(Box<Run>),
+    /// Status as wait(2) has it; milliseconds on processors; most memory in units of 256 KiB; effective user.
+    Exit {
+        status: u32,
+        processor_ms: u64,
+        resident_quarters: u64,
+        euid: u32,
+    },
+    Socket(Box<Socket>),
+    /// Real and effective user from now on.
+    Setuid {
+        uid: u32,
+        euid: u32,
+    },
+    /// Traced by another process.
+    Ptrace {
+        tracer: Key,
+    },
+    Login(Box<Session>),
+    Logout(Box<Session>),
+    /// So many events were lost between `from` (microseconds since 1970) and the record's time.
+    Lost {
+        kind: Vec<u8>,
+        count: u64,
+        from: i64,
+    },
+}
+
+/// Who logged in, and from where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub(crate) user: Vec<u8>,
+    pub(crate) line: Vec<u8>,
+    pub(crate) host: Vec<u8>,
+    /// Which source says so: `kernel` or `wtmp`.
+    pub(crate) source: Vec<u8>,
+}
+
+/// Kinds in the order in which blocks count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Exec,
+    Exit,
+    Connect,
+    Accept,
+    Listen,
+    Setuid,
+    Ptrace,
+    Login,
+    Logout,
+    Lost,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Exec,
+        Self::Exit,
+        Self::Connect,
+        Self::Accept,
+        Self::Listen,
+        Self::Setuid,
+        Self::Ptrace,
+        Self::Login,
+        Self::Logout,
+        Self::Lost,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Exit => "exit",
+            Self::Connect => "connect",
+            Self::Accept => "accept",
+            Self::Listen => "listen",
+            Self::Setuid => "setuid",
+            Self::Ptrace => "ptrace",
+            Self::Login => "login",
+            Self::Logout => "logout",
+            Self::Lost => "lost",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Who did it, as far as this is known.
+    pub(crate) fn who(self) -> &'static str {
+        match self {
+            Self::Exec | Self::Exit | Self::Connect | Self::Listen => "the process itself, from the kernel",
+            Self::Accept => "the process that made the socket listen; on this host also the peer",
+            Self::Setuid => {
+                "the process itself, from the kernel; without the process connector at its next event"
+            }
+            Self::Ptrace => "the tracing process, from the kernel",
+            Self::Login => "the process whose login session is new, or what wtmp claims",
+            Self::Logout => "the first process of the session, or what wtmp claims",
+            Self::Lost => "nobody",
+        }
+    }
+}
+
+impl What {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Exec(_) => Kind::Exec,
+            Self::Exit { .. } => Kind::Exit,
+            Self::Socket(socket) => match socket.kind {
+                SocketKind::Connect => Kind::Connect,
+                SocketKind::Accept => Kind::Accept,
+                SocketKind::Listen => Kind::Listen,
+            },
+            Self::Setuid { .. } => Kind::Setuid,
+            Self::Ptrace { .. } => Kind::Ptrace,
+            Self::Login(_) => Kind::Login,
+            Self::Logout(_) => Kind::Logout,
+            Self::Lost { .. } => Kind::Lost,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What is known of one record when rules are asked about it.
+
+use std::net::IpAddr;
+
+use super::field::{Field, Pattern};
+use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, What};
+use crate::table::{Process, Table};
+
+/// A record, and the processes that have to do with it.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    record: &'a Record,
+    table: &'a Table,
+    /// The process as the table has it.
+    process: Option<&'a Process>,
+    /// Namespaces of the first process.
+    host: [u32; 4],
+}
+
+/// The last part of a path; of something in memory the name that it was given.
+pub(crate) fn name_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+impl<'a> Facts<'a> {
+    pub(crate) fn new(record: &'a Record, table: &'a Table, host: [u32; 4]) -> Self {
+        Self { record, table, process: table.get(record.who), host }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.record.what.kind()
+    }
+
+    pub(crate) fn time(&self) -> i64 {
+        self.record.time
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.record.who
+    }
+
+    fn run(&self) -> Option<&'a Run> {
+        match &self.record.what {
+            What::Exec(run) => Some(run),
+            _ => None,
+        }
+    }
+
+    fn socket(&self) -> Option<&'a Socket> {
+        match &self.record.what {
+            What::Socket(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn session(&self) -> Option<&'a Session> {
+        match &self.record.what {
+            What::Login(session) | What::Logout(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    fn program(&self) -> Option<&'a Program> {
+        match &self.record.what {
+            What::Exec(run) => Some(&run.program),
+            What::Socket(socket) => Some(&socket.program),
+            _ => self.process.map(|process| &*process.program),
+        }
+    }
+
+    fn rights(&self) -> Option<&'a Rights> {
+        match &self.record.what {
+            What::Exec(run) => Some(&run.rights),
+            What::Socket(socket) => Some(&socket.rights),
+            _ => self.process.map(|process| &*process.rights),
+        }
+    }
+
+    pub(crate) fn program_path(&self) -> &'a [u8] {
+        self.program().map_or(&[], |program| &program.path)
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.rights().map_or(u32::MAX, |rights| rights.uid)
+    }
+
+    /// What a connection is counted by: address and port.
+    pub(crate) fn target(&self) -> Vec<u8> {
+        let mut target = match self.socket() {
+            Some(socket) => crate::history::block::address_bytes(socket.remote),
+            None => Vec::new(),
+        };
+        target.extend_from_slice(&self.socket().map_or(0, |socket| socket.remote_port).to_be_bytes());
+        target
+    }
+
+    pub(crate) fn process(&self) -> Option<&'a Process> {
+        self.process
+    }
+
+    /// Ancestors of the process, the nearest one first.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = &'a Process> {
+        let maker = self.run().map(|run| run.maker).or(self.process.map(|process| process.maker));
+        self.table.ancestors(maker.unwrap_or_default())
+    }
+
+    fn tracer(&self) -> Option<&'a Process> {
+        match &self.record.what {
+            What::Ptrace { tracer } => self.table.get(*tracer),
+            _ => None,
+        }
+    }
+
+    fn command(&self) -> Option<Vec<u8>> {
+        match self.run() {
+            Some(run) => {
+                let bytes = run.arguments.bytes();
+                Some(bytes.iter().map(|byte| if *byte == 0 { b' ' } else { *byte }).collect())
+            }
+            None => self.process.map(|process| process.command.to_vec()),
+        }
+    }
+
+    fn number(&self, field: Field) -> Option<i64> {
+        let file = || self.program().map(|program| &program.file);
+        Some(match field {
+            Field::ExeLinks => i64::from(file()?.links),
+            Field::ExeAge => self.record.time / 1_000_000 - file()?.changed,
+            Field::ExeOwner => i64::from(file()?.owner),
+            Field::ArgumentCount => i64::try_from(self.run()?.arguments.iter().count()).ok()?,
+            Field::Uid => i64::from(self.rights()?.uid),
+            Field::Euid => i64::from(self.rights()?.euid),
+            Field::RemotePort => i64::from(self.socket()?.remote_port),
+            Field::LocalPort => i64::from(self.socket()?.local_port),
+            Field::NewUid => match self.record.what {
+                What::Setuid { uid, .. } => i64::from(uid),
+                _ => return None,
+            },
+            Field::NewEuid => match self.record.what {
+                What::Setuid { euid, .. } => i64::from(euid),
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    /// Whether one of the patterns fits the field; of a field that has several values, one of these. What is not
+    /// known fits nothing.
+    pub(crate) fn any(&self, field: Field, patterns: &[Pattern]) -> bool {
+        if let Some(number) = self.number(field) {
+            return patterns.iter().any(|pattern| pattern.fits_number(number));
+        }
+        let address = |address: IpAddr| patterns.iter().any(|pattern| pattern.fits_address(address));
+        let text = |text: &[u8]| patterns.iter().any(|pattern| pattern.fits_text(text));
+        let path = |process: Option<&Process>| process.is_some_and(|process| text(&process.program.path));
+        let name =
+            |process: Option<&Process>| process.is_some_and(|process| text(name_of(&process.program.path)));
+        let command = |process: Option<&Process>| process.is_some_and(|process| text(&process.command));
+        let standard =
+            |number: usize| self.run().is_some_and(|run| text(standard_kind(run.standard[number])));
+        let namespace = |number: usize| {
+            self.rights().is_some_and(|rights| {
+                let own = rights.namespaces[number];
+                own != 0 && text(if own == self.host[number] { b"host" } else { b"other" })
+            })
+        };
+        let joined = || self.process.map(|process| self.table.joined(process)).unwrap_or((None, None));
+        match field {
+            Field::ExePath => self.program().is_some_and(|program| text(&program.path)),
+            Field::ExeName => self.program().is_some_and(|program| text(name_of(&program.path))),
+            Field::ExeMode => self.program().is_some_and(|program| {
+                let mode = program.file.mode;
+                mode & 0o4000 != 0 && text(b"setuid") || mode & 0o2000 != 0 && text(b"setgid")
+            }),
+            Field::Filename => self.run().is_some_and(|run| {
+                text(if run.filename.is_empty() { &run.program.path } else { &run.filename })
+            }),
+            Field::Cwd => self.run().is_some_and(|run| text(&run.cwd)),
+            Field::Called => {
+                self.run().is_some_and(|run| text(run.arguments.iter().next().unwrap_or_default()))
+            }
+            Field::Argument => self.run().is_some_and(|run| run.arguments.iter().skip(1).any(text)),
+            Field::Command => self.command().is_some_and(|command| text(&command)),
+            Field::Env => self.run().is_some_and(|run| {
+                run.environment.iter().any(|(name, value)| text(&[name, &b"="[..], value].concat()))
+            }),
+            Field::Login => match self.rights() {
+                Some(Rights { login_uid: Some(uid), .. }) => text(uid.to_string().as_bytes()),
+                Some(_) => text(b"unset"),
+                None => false,
+            },
+            Field::Stdin => standard(0),
+            Field::Stdout => standard(1),
+            Field::Stderr => standard(2),
+            Field::ParentPath => path(self.ancestors().next()),
+            Field::ParentName => name(self.ancestors().next()),
+            Field::ParentCommand => command(self.ancestors().next()),
+            Field::AncestorPath => self.ancestors().any(|process| path(Some(process))),
+            Field::AncestorName => self.ancestors().any(|process| name(Some(process))),
+            Field::FromName => name(joined().0),
+            Field::FromCommand => command(joined().0),
+            Field::ToName => name(joined().1),
+            Field::ToCommand => command(joined().1),
+            Field::MountNamespace => namespace(0),
+            Field::PidNamespace => namespace(1),
+            Field::NetNamespace => namespace(2),
+            Field::UserNamespace => namespace(3),
+            Field::Secure => self.run().is_some_and(|run| text(run.secure.to_string().as_bytes())),
+            Field::ByDescriptor => {
+                self.run().is_some_and(|run| text(run.by_descriptor.to_string().as_bytes()))
+            }
+            Field::Remote => self.socket().is_some_and(|socket| address(socket.remote)),
+            Field::Local => self.socket().is_some_and(|socket| address(socket.local)),
+            Field::Outcome => {
+                self.socket().is_some_and(|socket| text(outcome_name(socket.outcome).as_bytes()))
+            }
+            Field::TracerName => name(self.tracer()),
+            Field::TracerLogin => self.tracer().is_some_and(|tracer| match tracer.rights.login_uid {
+                Some(uid) => text(uid.to_string().as_bytes()),
+                None => text(b"unset"),
+            }),
+            Field::User => self.session().is_some_and(|session| text(&session.user)),
+            Field::Host => self.session().is_some_and(|session| text(&session.host)),
+            _ => false,
+        }
+    }
+}
+
+/// A word for an outcome.
+pub(crate) fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Open => "open",
+        Outcome::Refused => "refused",
+        Outcome::Unanswered => "unanswered",
+    }
+}
+
+/// A word for what a standard file is.
+pub(crate) fn standard_kind((mode, family): (u32, u32)) -> &'static [u8] {
+    match (mode & 0o170_000, family) {
+        (0, _) => b"closed",
+        (0o010_000, _) => b"pipe",
+        (0o020_000, _) => b"terminal",
+        (0o140_000, 2 | 10) => b"internet",
+        (0o140_000, _) => b"socket",
+        _ => b"file",
+    }
+}

@@ -1,0 +1,229 @@
+//! What a rule can ask about, and the patterns that it asks with.
+
+use std::net::IpAddr;
+
+/// A field of a record or of a process that has to do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Field {
+    ExePath,
+    ExeName,
+    ExeLinks,
+    /// Seconds since the file's inode changed.
+    ExeAge,
+    ExeOwner,
+    ExeMode,
+    Filename,
+    Cwd,
+    /// The first argument, what the program is called.
+    Called,
+    /// Any argument but the first.
+    Argument,
+    ArgumentCount,
+    Command,
+    /// `NAME=value` of the few variables that are looked at.
+    Env,
+    Uid,
+    Euid,
+    /// `unset`, or the number of who logged in.
+    Login,
+    Stdin,
+    Stdout,
+    Stderr,
+    ParentPath,
+    ParentName,
+    ParentCommand,
+    AncestorPath,
+    AncestorName,
+    /// What writes into standard input.
+    FromName,
+    FromCommand,
+    /// What reads standard output.
+    ToName,
+    ToCommand,
+    /// `host` or `other`.
+    UserNamespace,
+    MountNamespace,
+    PidNamespace,
+    NetNamespace,
+    Secure,
+    ByDescriptor,
+    Remote,
+    RemotePort,
+    Local,
+    LocalPort,
+    /// `open`, `refused`, `unanswered`.
+    Outcome,
+    NewUid,
+    NewEuid,
+    TracerName,
+    TracerLogin,
+    User,
+    Host,
+}
+
+const NAMES: &[(&str, Field)] = &[
+    ("exe.path", Field::ExePath),
+    ("exe.name", Field::ExeName),
+    ("exe.links", Field::ExeLinks),
+    ("exe.age", Field::ExeAge),
+    ("exe.owner", Field::ExeOwner),
+    ("exe.mode", Field::ExeMode),
+    ("filename", Field::Filename),
+    ("cwd", Field::Cwd),
+    ("called", Field::Called),
+    ("argument", Field::Argument),
+    ("arguments", Field::ArgumentCount),
+    ("command", Field::Command),
+    ("env", Field::Env),
+    ("uid", Field::Uid),
+    ("euid", Field::Euid),
+    ("login", Field::Login),
+    ("stdin", Field::Stdin),
+    ("stdout", Field::Stdout),
+    ("stderr", Field::Stderr),
+    ("parent.path", Field::ParentPath),
+    ("parent.name", Field::ParentName),
+    ("parent.command", Field::ParentCommand),
+    ("ancestor.path", Field::AncestorPath),
+    ("ancestor.name", Field::AncestorName),
+    ("from.name", Field::FromName),
+    ("from.command", Field::FromCommand),
+    ("to.name", Field::ToName),
+    ("to.command", Field::ToCommand),
+    ("namespace.user", Field::UserNamespace),
+    ("namespace.mount", Field::MountNamespace),
+    ("namespace.pid", Field::PidNamespace),
+    ("namespace.net", Field::NetNamespace),
+    ("secure", Field::Secure),
+    ("by_descriptor", Field::ByDescriptor),
+    ("remote", Field::Remote),
+    ("remote_port", Field::RemotePort),
+    ("local", Field::Local),
+    ("local_port", Field::LocalPort),
+    ("outcome", Field::Outcome),
+    ("new.uid", Field::NewUid),
+    ("new.euid", Field::NewEuid),
+    ("tracer.name", Field::TracerName),
+    ("tracer.login", Field::TracerLogin),
+    ("user", Field::User),
+    ("host", Field::Host),
+];
+
+impl Field {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
+    }
+
+    fn is_number(self) -> bool {
+        matches!(
+            self,
+            Self::ExeLinks
+                | Self::ExeAge
+                | Self::ExeOwner
+                | Self::ArgumentCount
+                | Self::Uid
+                | Self::Euid
+                | Self::RemotePort
+                | Self::LocalPort
+                | Self::NewUid
+                | Self::NewEuid
+        )
+    }
+
+    /// Cheap ones are asked first.
+    pub(crate) fn cost(self) -> u8 {
+        match self {
+            Self::ExeName | Self::Secure | Self::ByDescriptor | Self::Stdin | Self::ExeLinks => 0,
+            _ if self.is_number() => 0,
+            Self::Remote | Self::Local | Self::ExePath | Self::Called => 1,
+            Self::ParentName | Self::ParentPath | Self::FromName | Self::ToName => 2,
+            Self::AncestorName | Self::AncestorPath => 4,
+            Self::Command | Self::Argument => 5,
+            _ => 3,
+        }
+    }
+}
+
+/// What a field is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    Text(Vec<u8>),
+    Glob(Vec<u8>),
+    /// From, to.
+    Number(i64, i64),
+    Network(IpAddr, u8),
+}
+
+impl Pattern {
+    pub(crate) fn parse(field: Field, text: &str) -> Result<Self, String> {
+        if field.is_number() {
+            return number(text).ok_or(format!("{text:?} is no number, nor one with <, <=, > or >="));
+        }
+        if matches!(field, Field::Remote | Field::Local) {
+            return network(text).ok_or(format!("{text:?} is no network"));
+        }
+        let bytes = text.as_bytes().to_vec();
+        Ok(if text.contains(['*', '?']) { Self::Glob(bytes) } else { Self::Text(bytes) })
+    }
+
+    pub(crate) fn fits_text(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Text(wanted) => wanted == text,
+            Self::Glob(pattern) => vigie_tree::matches(pattern, text),
+            Self::Number(..) | Self::Network(..) => false,
+        }
+    }
+
+    pub(crate) fn fits_number(&self, number: i64) -> bool {
+        matches!(self, Self::Number(from, to) if (*from..=*to).contains(&number))
+    }
+
+    pub(crate) fn fits_address(&self, address: IpAddr) -> bool {
+        matches!(self, Self::Network(network, bits) if contains(*network, *bits, address))
+    }
+}
+
+fn number(text: &str) -> Option<Pattern> {
+    let of = |text: &str| text.trim().parse::<i64>().ok();
+    Some(if let Some(rest) = text.strip_prefix("<=") {
+        Pattern::Number(i64::MIN, of(rest)?)
+    } else if let Some(rest) = text.strip_prefix('<') {
+        Pattern::Number(i64::MIN, of(rest)?.checked_sub(1)?)
+    } else if let Some(rest) = text.strip_prefix(">=") {
+        Pattern::Number(of(rest)?, i64::MAX)
+    } else if let Some(rest) = text.strip_prefix('>') {
+        Pattern::Number(of(rest)?.checked_add(1)?, i64::MAX)
+    } else {
+        Pattern::Number(of(text)?, of(text)?)
+    })
+}
+
+fn network(text: &str) -> Option<Pattern> {
+    let (address, bits) = parse_network(text)?;
+    Some(Pattern::Network(address, bits))
+}
+
+/// An address, or one with the number of bits that count.
+pub(crate) fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().ok()?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = match bits {
+        Some(bits) => bits.parse().ok().filter(|bits| *bits <= most)?,
+        None => most,
+    };
+    Some((address, bits))
+}
+
+/// Whether a network has an address; of the other family it has none.
+pub(crate) fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
+    match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            bits == 0 || (network.to_bits() ^ address.to_bits()) >> (32 - u32::from(bits)) == 0
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            bits == 0 || (network.to_bits() ^ address.to_bits()) >> (128 - u32::from(bits)) == 0
+        }
+        _ => false,
+    }
+}

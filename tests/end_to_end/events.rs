@@ -1,0 +1,99 @@
+//! The module `events` under an agent: what ran is asked for, an alert reaches the journal, privacy holds.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Host, Settings, wait_until};
+
+const MODULE: &str = "[[module]]\nname = \"events\"\nkind = \"persistent\"\n";
+
+/// Whether the module has a source here; it says why not.
+fn has_bpf(host: &Host) -> bool {
+    let status = wait_until("the module answers", || {
+        let answer = host.query("events", &Value::Null);
+        answer["result"]["elements"]["status"]
+            .is_object()
+            .then(|| answer["result"]["elements"]["status"].clone())
+    });
+    if status["source"] == "bpf" {
+        return true;
+    }
+    let forced = std::env::var_os("CI").is_none() || std::env::var_os("VIGIE_NO_BPF").is_some();
+    assert!(forced, "BPF cannot be loaded on this machine of the CI: {status}");
+    println!("skipped: BPF cannot be loaded here: {}", status["not_used"]);
+    false
+}
+
+#[test]
+fn what_ran_is_asked_through_the_agent_and_a_rule_raises_an_alert() {
+    let host = Host::new(&Settings::default(), MODULE);
+    let _agent = host.start();
+    host.wait_ready("events");
+    if !has_bpf(&host) {
+        return;
+    }
+    let program = host.path("insmod");
+    std::fs::copy("/bin/true", &program).unwrap();
+    Command::new(&program).arg("by hand").status().unwrap();
+    let pattern = program.display().to_string();
+
+    let event = wait_until("the exec", || {
+        let answer = host.query("events", &json!({"ran": [pattern], "since": "1h"}));
+        answer["result"]["elements"]["events"].get(0).cloned()
+    });
+    assert_eq!((&event["kind"], &event["argv"][1]), (&json!("exec"), &json!("by hand")), "{event}");
+    wait_until("the alert", || {
+        host.journal().iter().any(|alert| alert.to_string().contains("module-load")).then_some(())
+    });
+    let ran = host.vigie(&["query", "events", "--ran", &pattern, "--human"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert!(ran.out.contains("by hand"), "{}", ran.out);
+    let rules = host.vigie(&["query", "events", "--rules", "--human"]);
+    assert!(rules.out.contains("module-load"), "{}", rules.out);
+    // The history begins with this agent: what was before is not known.
+    assert_eq!(host.vigie(&["query", "events", "--ran", "/none", "--since", "30d"]).code, 2);
+    assert_eq!(host.vigie(&["query", "events", "--ran", "/none"]).code, 0);
+    assert_eq!(host.vigie(&["query", "events", "--verify"]).code, 0);
+    let wrong = host.query("events", &json!({"tree": "x"}));
+    assert!(wrong["result"]["errors"][0].as_str().unwrap().contains("PID@TIME"), "{wrong}");
+}
+
+#[test]
+fn in_extra_privacy_mode_no_event_is_shown() {
+    let settings = Settings { agent: "extraprivacymode = true", ..Settings::default() };
+    let host = Host::new(&settings, MODULE);
+    let _agent = host.start();
+    host.wait_ready("events");
+    if !has_bpf(&host) {
+        return;
+    }
+    Command::new("/bin/true").status().unwrap();
+
+    let result = wait_until("an exec", || {
+        let answer = host.query("events", &json!({"kind": ["exec"]}));
+        let result = answer["result"].clone();
+        (result["foundanything"] == true || result["success"] != true).then_some(result)
+    });
+
+    assert_eq!(result["success"], true, "{result}");
+    assert_eq!(result["elements"]["events"][0], json!({"kind": "exec"}));
+    for question in [json!({"rules": true}), Value::Null, json!({"verify": true})] {
+        assert_eq!(host.query("events", &question)["result"]["success"], true, "{question}");
+    }
+}
+
+#[test]
+fn a_wrong_rule_or_kind_is_refused_with_its_key() {
+    let host = Host::new(&Settings::default(), MODULE);
+    std::fs::write(host.path("rules.toml"), "[[rule]]\nid = \"x\"\n").unwrap();
+    let rules = host.path("rules.toml");
+    let text = format!("[events]\nkinds = exec\nkinds = nonsense\nrules = {}\n", rules.display());
+    std::fs::write(host.path("modules.d/events.cfg"), text).unwrap();
+
+    let ran = host.vigie(&["check-config", &host.path("vigie.toml").display().to_string()]);
+
+    let said = ran.out + &ran.err;
+    assert_ne!(ran.code, 0, "{said}");
+    assert!(said.contains("nonsense") && said.contains("rules.toml"), "{said}");
+}
