@@ -439,7 +439,7 @@ fn leaves_nothing(subject: &Subject<'_>) -> Outcome {
     if life.wait().is_none() {
         return Err(Not::Concerned("it does not end".to_owned()));
     }
-    match life.left_behind() {
+    match life.left_behind().len() {
         0 => Ok(String::new()),
         count => broken(format!("{count} processes that it started live on")),
     }

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vigie_protocol::message::{DEFAULT_MAX_LINE_BYTES, RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
@@ -184,6 +184,9 @@ impl Life {
         let group = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         killpg(group, Signal::SIGKILL).ok();
         self.child.wait().ok();
+        for pid in self.left_behind() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
     }
 
     /// Waits for its end; the exit code, or nothing within when a signal ended it.
@@ -200,18 +203,9 @@ impl Life {
         }
     }
 
-    /// Processes of its group that live on.
-    pub(super) fn left_behind(&self) -> usize {
-        let group = self.child.id().to_string();
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-        stats
-            .filter(|stat| {
-                let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-                let state = fields.next();
-                state != Some("Z") && fields.nth(1) == Some(group.as_str())
-            })
-            .count()
+    /// Processes that it started and that live on, wherever they went.
+    pub(super) fn left_behind(&self) -> Vec<i32> {
+        carriers(&self.directory)
     }
 
     /// Waits for a message; others are kept.
@@ -266,6 +260,18 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Processes whose environment names this directory: a module's children have it, in whatever session they are.
+fn carriers(directory: &Path) -> Vec<i32> {
+    let mark = directory.as_os_str().as_encoded_bytes();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.windows(mark.len()).any(|part| part == mark)
+    })
+    .collect()
 }
 
 /// What waiting for a line brought.

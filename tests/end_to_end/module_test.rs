@@ -65,7 +65,7 @@ fn a_module_that_breaks_a_promise_is_told_which_one() {
     assert_eq!((code, result_of(&checks, "starts and echoes")), (1, "broken"), "{checks:?}");
     let (code, checks) = run("setsid_grandchild.py");
     assert_eq!(result_of(&checks, "starts and echoes"), "kept", "{checks:?}");
-    assert!(code <= 1);
+    assert_eq!((code, result_of(&checks, "leaves no process behind")), (1, "broken"), "{checks:?}");
     let (code, checks) = test(&["--wait", "1s"], &["/bin/sh", "-c", "exit 3"]);
     assert_eq!((code, result_of(&checks, "starts and echoes")), (1, "broken"), "{checks:?}");
     assert!(checks[0].2.contains("code 3"), "{checks:?}");
