@@ -55,10 +55,13 @@ use tokio::sync::mpsc;
 use self::alert_cursor::AlertCursor;
 use self::joining::{JoinError, Turn, join};
 use self::membership::{Around, Ended, GetMemberStatus, Leave, LookAtFacts, Membership, Outcomes};
+
+pub use self::trouble::Voice;
 use crate::alert_journal::{AlertJournal, SentThrough};
 use crate::config_loader::ConfigChanged;
 use crate::query_router::Query;
 use vigie_config::model::LoadedConfig;
+use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::FleetStatus;
 use vigie_protocol::error_chain::ErrorChain;
 
@@ -82,8 +85,11 @@ pub struct FleetLink {
     /// Counts the memberships, so that what comes late of an earlier one is known.
     number: u64,
     membership: Option<Addr<Membership>>,
+    voice: Voice,
     /// Why there is no membership.
     problem: Option<String>,
+    /// The condition `replay-log-unusable` says why.
+    replay_unusable: bool,
     outcomes: Outcomes,
     /// Ends when nobody works on the files of the newest membership any more.
     released: Option<mpsc::Receiver<Infallible>>,
@@ -114,8 +120,11 @@ impl FleetLink {
         router: Recipient<Query>,
         journal: Addr<AlertJournal>,
         config: Arc<LoadedConfig>,
+        voice: Voice,
     ) -> Self {
         Self {
+            voice,
+            replay_unusable: false,
             log: log.new(o!("component" => "fleet_link")),
             config,
             router,
@@ -139,6 +148,7 @@ impl FleetLink {
         let number = self.number;
         let Some(section) = self.config.agent.fleet.clone() else {
             self.problem = None;
+            self.replay_log(None);
             self.keep_no_alerts(ctx);
             return;
         };
@@ -156,6 +166,7 @@ impl FleetLink {
             match joined {
                 Ok(joined) => {
                     this.problem = None;
+                    this.replay_log(None);
                     let around = Around {
                         log: this.log.clone(),
                         number,
@@ -164,6 +175,7 @@ impl FleetLink {
                         journal: this.journal.clone(),
                         config: this.config.clone(),
                         outcomes: this.outcomes.clone(),
+                        voice: this.voice.clone(),
                     };
                     this.membership = Some(Membership::begin(around, joined));
                 }
@@ -177,8 +189,15 @@ impl FleetLink {
         ctx.spawn(async move { journal.send(SentThrough(None)).await }.into_actor(self).map(|_, _, _| ()));
     }
 
+    /// Says whether the log of actions that were run can be used.
+    fn replay_log(&mut self, problem: Option<String>) {
+        self.replay_unusable = problem.is_some();
+        self.voice.conditions.set(AgentCondition::ReplayLogUnusable, problem);
+    }
+
     fn not_joined(&mut self, problem: &JoinError, ctx: &mut Context<Self>) {
         let text = ErrorChain(problem).to_string();
+        self.replay_log(problem.is_of_replay_log().then(|| text.clone()));
         if self.problem.as_ref() != Some(&text) {
             error!(self.log, "cannot join the fleet, trying again"; "error" => &text);
         }
@@ -212,6 +231,7 @@ impl Handler<Ended> for FleetLink {
         if number == self.number {
             error!(self.log, "the membership ended, beginning anew"; "error" => &problem);
             self.membership = None;
+            self.replay_log(Some(problem.clone()));
             self.problem = Some(problem);
             self.begin_later(ctx);
         }
@@ -231,6 +251,7 @@ impl Handler<GetFleetStatus> for FleetLink {
             connected: false,
             policy_version: None,
             problem: self.problem.clone().or_else(|| Some("the fleet is being joined".to_owned())),
+            named: self.replay_unusable,
             alerts_sent: 0,
             alerts_waiting: 0,
             running: 0,

@@ -25,7 +25,7 @@ use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscr
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
 use vigie_actors::descriptors;
-use vigie_actors::fleet_link::{self, FleetLink};
+use vigie_actors::fleet_link::{self, FleetLink, Voice};
 use vigie_actors::guard_link::GuardLink;
 use vigie_actors::log_keeper::{LogKeeper, ReopenLog};
 use vigie_actors::metrics_server::{CloseMetrics, MetricsServer};
@@ -346,7 +346,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let reporter = Reporter::agent(conditions.clone());
     let containment = Containment::prepare(&agent.run_dir);
     let vigie = PathBuf::from(OWN_PROGRAM);
-    let guard = GuardLink::start(vigie.clone(), containment.root().map(Path::to_owned), log.clone());
+    let guard = GuardLink::start(vigie.clone(), containment.roots(), log.clone());
     let spawner = Rc::new(ProcessSpawner {
         vigie,
         run_dir: agent.run_dir.clone(),
@@ -383,7 +383,9 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     }
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
     let router = QueryRouter::new(log, registry, spawner, config.clone(), BUILTINS).start();
-    let fleet = FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone()).start();
+    let voice = Voice { conditions: reporter.clone(), alerts: own_alerts.clone().recipient() };
+    let fleet =
+        FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone(), voice).start();
     let keeper = LogKeeper::new(agent_log.clone(), log).start();
     let loader = ConfigLoader::new(ConfigLoaderSpec {
         log: log.clone(),

@@ -12,6 +12,7 @@ mod doctor;
 mod enrol;
 mod files;
 mod inventory;
+mod investigator;
 mod join;
 mod list;
 pub(crate) mod options;
@@ -44,6 +45,7 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Doctor => doctor::run(&profile()?, printer),
         FleetCommand::Audit(options) => audit::run(options, &profile()?, printer),
         FleetCommand::Keygen { file } => enrol::keygen(file, printer),
+        FleetCommand::Investigator(command) => investigator::run(command, &profile()?, printer),
         FleetCommand::Token(command) => token::run(command, profile, printer),
         FleetCommand::Join(join) => join::run(join, printer),
         FleetCommand::Pending => approve::pending(&profile()?, printer),

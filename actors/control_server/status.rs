@@ -154,7 +154,10 @@ fn found_now(
     note(AgentCondition::JournalUnwritable, journal.error.clone());
     note(AgentCondition::JournalDamaged, journal.damage.clone());
     note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
-    note(AgentCondition::FleetNotJoined, fleet.and_then(|fleet| fleet.problem.clone()));
+    note(
+        AgentCondition::FleetNotJoined,
+        fleet.filter(|fleet| !fleet.named).and_then(|fleet| fleet.problem.clone()),
+    );
     note(AgentCondition::LogUnwritable, log_problem);
     note(AgentCondition::LogStalled, log_stalled);
     note(AgentCondition::StateStalled, state_stalled);

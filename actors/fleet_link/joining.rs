@@ -43,6 +43,13 @@ pub(super) enum JoinError {
     Stopping,
 }
 
+impl JoinError {
+    /// The log of actions that were run is what cannot be used.
+    pub(super) fn is_of_replay_log(&self) -> bool {
+        matches!(self, Self::Membership(MembershipError::Replay(_)))
+    }
+}
+
 /// What a membership needs to begin.
 pub(super) struct Joined {
     pub(super) opened: Opened,

@@ -37,7 +37,7 @@ use super::now;
 use super::presence::Presence;
 use super::renewal::Renewal;
 use super::running::answer_without_results;
-use super::trouble::{Trouble, Troubles};
+use super::trouble::{Trouble, Troubles, Voice};
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::AlertJournal;
 use crate::query_router::Query;
@@ -54,6 +54,9 @@ const AUDIT_RECORDS: usize = 1024;
 
 /// How often the agent looks whether its facts have changed without its configuration: addresses, the kernel.
 const FACTS_EVERY: Duration = Duration::from_secs(600);
+
+/// How long there may be no broker, or no policy, before that is said: most interruptions are shorter.
+const LINK_GRACE: Duration = Duration::from_secs(10);
 
 /// Pause before a policy that the disk did not take is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(5);
@@ -143,6 +146,7 @@ pub(super) struct Around {
     pub(super) journal: Addr<AlertJournal>,
     pub(super) config: Arc<LoadedConfig>,
     pub(super) outcomes: Outcomes,
+    pub(super) voice: Voice,
 }
 
 /// The actor.
@@ -179,6 +183,7 @@ pub(super) struct Membership {
     recorded: watch::Receiver<u64>,
     uplink: Uplink,
     troubles: Troubles,
+    voice: Voice,
     /// Signs of life since another host wrote under this name.
     beats_alone: u32,
     interrupted: Vec<ActionId>,
@@ -190,6 +195,7 @@ impl Drop for Membership {
         for task in &self.tasks {
             task.abort();
         }
+        self.voice.forget();
     }
 }
 
@@ -215,7 +221,7 @@ impl Membership {
             spool,
             places,
         } = opened;
-        let Around { log, number, link, router, journal, config, outcomes } = around;
+        let Around { log, number, link, router, journal, config, outcomes, voice } = around;
         let uplink = Uplink::new(connection.client.clone());
         let answers = Arc::new(Notify::new());
         let shown = Arc::new(Notify::new());
@@ -327,7 +333,8 @@ impl Membership {
             let text = "the agent's files were made on another machine: this host is a copy and needs a key of its own \
                         (stop the agent, delete STATE_DIR/fleet and the key file, enrol it under a name of its own)";
             error!(log, "this host is a copy of another"; "agent" => %agent);
-            troubles.raise(Trouble::Copied, text.to_owned());
+            let is_new = troubles.raise(Trouble::Copied, text.to_owned());
+            voice.tell(&troubles, Trouble::Copied, is_new);
         }
         Self {
             log,
@@ -357,6 +364,7 @@ impl Membership {
             recorded: view.recorded,
             uplink,
             troubles,
+            voice,
             beats_alone: 0,
             interrupted,
             tasks,
@@ -380,6 +388,7 @@ impl Membership {
             Ok((_, Offered::Same)) => true,
             Ok((signed, Offered::Newer(policy))) => {
                 info!(self.log, "policy in force"; "version" => policy.version());
+                self.clear(Trouble::NoPolicy);
                 self.policy.send_replace(Some(Arc::new(*policy)));
                 self.policy_to_store = Some(StoredPolicy { pinned: self.pinned.clone(), signed });
                 self.store_policy(ctx);
@@ -419,6 +428,19 @@ impl Membership {
                 this.store_policy(ctx);
             }
         }));
+    }
+
+    /// Looks after a while whether there is still no broker, or no policy.
+    fn look_at_link_later(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(LINK_GRACE, |this, _| {
+            if !this.uplink.is_up() {
+                let text = format!("no broker is connected ({})", this.section.urls.join(", "));
+                this.raise(Trouble::Disconnected, text);
+            } else if this.policy.borrow().is_none() {
+                let text = "there is no policy, every action is refused";
+                this.raise(Trouble::NoPolicy, text.to_owned());
+            }
+        });
     }
 
     /// Looks from time to time whether the host has changed.
@@ -469,13 +491,16 @@ impl Membership {
     }
 
     fn raise(&mut self, trouble: Trouble, text: String) {
-        if self.troubles.raise(trouble, text.clone()) {
+        let is_new = self.troubles.raise(trouble, text.clone());
+        self.voice.tell(&self.troubles, trouble, is_new);
+        if is_new {
             warn!(self.log, "the link to the fleet has a problem"; "problem" => ?trouble, "error" => text);
         }
     }
 
     fn clear(&mut self, trouble: Trouble) {
         if self.troubles.clear(trouble) {
+            self.voice.tell(&self.troubles, trouble, false);
             info!(self.log, "the link to the fleet has a problem less"; "problem" => ?trouble);
         }
     }
@@ -499,6 +524,7 @@ impl Actor for Membership {
         }
         self.renew_facts(ctx);
         self.look_at_facts_later(ctx);
+        self.look_at_link_later(ctx);
     }
 }
 
@@ -525,13 +551,20 @@ impl Handler<PolicyArrived> for Membership {
 impl Handler<BrokerHappened> for Membership {
     type Result = ();
 
-    fn handle(&mut self, BrokerHappened(event): BrokerHappened, _: &mut Self::Context) {
+    fn handle(&mut self, BrokerHappened(event): BrokerHappened, ctx: &mut Self::Context) {
         match event {
             BrokerEvent::Connected => {
-                for trouble in
-                    [Trouble::LoginRefused, Trouble::Tls, Trouble::BrokerFull, Trouble::NotPermitted]
-                {
+                for trouble in [
+                    Trouble::LoginRefused,
+                    Trouble::Tls,
+                    Trouble::BrokerFull,
+                    Trouble::NotPermitted,
+                    Trouble::Disconnected,
+                ] {
                     self.clear(trouble);
+                }
+                if self.policy.borrow().is_none() {
+                    self.look_at_link_later(ctx);
                 }
             }
             BrokerEvent::LoginRefused => {
@@ -548,8 +581,8 @@ impl Handler<BrokerHappened> for Membership {
                 let text = format!("the broker does not permit what the agent needs: {what}");
                 self.raise(Trouble::NotPermitted, text);
             }
-            BrokerEvent::Disconnected
-            | BrokerEvent::Closed
+            BrokerEvent::Disconnected => self.look_at_link_later(ctx),
+            BrokerEvent::Closed
             | BrokerEvent::SlowConsumer(_)
             | BrokerEvent::BrokerStops
             | BrokerEvent::Problem(_) => {}
@@ -622,6 +655,9 @@ impl Handler<GetMemberStatus> for Membership {
         status.running = self.running.len() as u64;
         status.waiting = self.waiting.len() as u64;
         status.policy_version = policy.as_ref().map(|policy| policy.version());
+        let (connected, has_policy) = (status.connected, policy.is_some());
+        status.named =
+            self.troubles.all_named() && (self.troubles.text().is_some() || !connected || !has_policy);
         status.problem = self.troubles.text().or_else(|| match policy.as_deref() {
             _ if !status.connected => {
                 Some(format!("no broker is connected ({})", self.section.urls.join(", ")))

@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use actix::Recipient;
+use vigie_protocol::catalogue::AgentCondition;
+use vigie_protocol::severity::Severity;
+
+use crate::conditions::Reporter;
+use crate::own_alerts::{self, OwnAlert};
+
 /// What is wrong. The first one is the one that people hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trouble {
@@ -21,6 +28,68 @@ pub(super) enum Trouble {
     Facts,
     /// A certificate ends within 30 days, or has ended.
     Certificate,
+    /// No broker is connected.
+    Disconnected,
+    /// There is no policy.
+    NoPolicy,
+}
+
+impl Trouble {
+    /// The condition that names it, when it has one of its own.
+    fn condition(self) -> Option<AgentCondition> {
+        match self {
+            Self::RunsTwice | Self::Copied => Some(AgentCondition::IdentityDuplicated),
+            Self::Certificate => Some(AgentCondition::CertificateExpires),
+            Self::Disconnected => Some(AgentCondition::FleetDisconnected),
+            Self::NoPolicy => Some(AgentCondition::FleetPolicyMissing),
+            Self::LoginRefused | Self::Tls | Self::BrokerFull | Self::NotPermitted | Self::Facts => None,
+        }
+    }
+
+    /// How bad it is for those who follow alerts, when they are to hear of it.
+    fn severity(self) -> Option<Severity> {
+        match self {
+            Self::RunsTwice | Self::Copied => Some(Severity::Critical),
+            Self::Certificate => Some(Severity::High),
+            _ => None,
+        }
+    }
+}
+
+/// Who hears of what is wrong with the link to the fleet.
+#[derive(Clone)]
+pub struct Voice {
+    /// Conditions of the agent.
+    pub conditions: Reporter,
+    /// Alerts of the agent.
+    pub alerts: Recipient<OwnAlert>,
+}
+
+impl Voice {
+    /// The conditions that a membership raises; they end with it.
+    const OF_MEMBERSHIP: [AgentCondition; 4] = [
+        AgentCondition::IdentityDuplicated,
+        AgentCondition::CertificateExpires,
+        AgentCondition::FleetDisconnected,
+        AgentCondition::FleetPolicyMissing,
+    ];
+
+    /// A membership is over.
+    pub(super) fn forget(&self) {
+        for condition in Self::OF_MEMBERSHIP {
+            self.conditions.clear(condition);
+        }
+    }
+
+    /// Tells how it stands with the condition that names a trouble.
+    pub(super) fn tell(&self, troubles: &Troubles, trouble: Trouble, is_new: bool) {
+        let Some(condition) = trouble.condition() else { return };
+        let text = troubles.text_of(condition);
+        if let (true, Some(severity), Some(text)) = (is_new, trouble.severity(), &text) {
+            own_alerts::raise(&self.alerts, severity, text.clone());
+        }
+        self.conditions.set(condition, text);
+    }
 }
 
 /// What is wrong now.
@@ -36,6 +105,20 @@ impl Troubles {
     /// It is over; whether it was there.
     pub(super) fn clear(&mut self, trouble: Trouble) -> bool {
         self.0.remove(&trouble).is_some()
+    }
+
+    /// What one condition names, in one text.
+    fn text_of(&self, condition: AgentCondition) -> Option<String> {
+        let of = |(trouble, text): (&Trouble, &String)| {
+            (trouble.condition() == Some(condition)).then(|| text.clone())
+        };
+        let texts: Vec<String> = self.0.iter().filter_map(of).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+
+    /// Whether all of it is named by conditions of its own.
+    pub(super) fn all_named(&self) -> bool {
+        self.0.keys().all(|trouble| trouble.condition().is_some())
     }
 
     /// All of it in one text; nothing when all is well.

@@ -125,6 +125,12 @@ conditions! {
     /// No descriptor is free; new clients and starts of modules wait.
     DescriptorsExhausted = "descriptors-exhausted", Failed,
         "Raise LimitNOFILE in the unit, or lower limits.clients.";
+    /// Limits of the module that the configuration asks for cannot be kept by the kernel here.
+    ContainmentLimited = "containment-limited", Warning,
+        "Let the agent have a writable cgroup with these controllers (`Delegate=pids memory cpu` in its unit), or leave the limits out.";
+    /// The module runs into the limits of its control group.
+    LimitReached = "limit-reached", Warning,
+        "Find out what the module uses up (`vigie module logs NAME`), or raise its [module.limits].";
     /// The guard process that ends what a dead agent leaves behind does not run.
     GuardMissing = "guard-missing", Warning,
         "Nothing, if it comes back within seconds; otherwise see the agent's log.";
@@ -140,6 +146,21 @@ conditions! {
     /// The agent cannot take part in its fleet.
     FleetNotJoined = "fleet-not-joined", Warning,
         "The detail names the file or the key; the agent tries again every 10 s.";
+    /// No broker of the fleet is connected: nobody can ask this host, and its alerts wait on its disk.
+    FleetDisconnected = "fleet-disconnected", Warning,
+        "See that a broker of fleet.urls runs and can be reached; the agent goes on trying. `vigie doctor` tries each address.";
+    /// The agent has no policy of its fleet, so it refuses every action.
+    FleetPolicyMissing = "fleet-policy-missing", Warning,
+        "Publish one that the keys in fleet.roots signed: `vigie fleet policy publish`.";
+    /// Another host uses this agent's identity, or its files come from another machine.
+    IdentityDuplicated = "identity-duplicated", Failed,
+        "Give each host a key of its own: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
+    /// The log of actions that were run cannot be used; without it nothing is run for the fleet.
+    ReplayLogUnusable = "replay-log-unusable", Failed,
+        "The detail names the file and why: make room, or mend the disk; the agent tries again every 10 s.";
+    /// A certificate for the fleet's broker ends within 30 days, or has ended.
+    CertificateExpires = "certificate-expires", Warning,
+        "`vigie fleet approve --follow` renews those of agents that joined; otherwise put a new one in its place.";
 }
 
 /// A condition that modules of ours report; its name must be in this list to have an explanation.
@@ -183,6 +204,12 @@ const REASONS: &[Entry] = &[
         "write_timeout",
         "The process did not read its standard input.",
         "It must read while it works.",
+    ),
+    entry(
+        END,
+        "limit",
+        "With all that it started it used up what its control group allows: tasks, or memory, in parentheses.",
+        "Find out what takes it, or raise limits.tasks or limits.resident_bytes in its [module.limits].",
     ),
     entry(
         END,

@@ -226,6 +226,9 @@ pub struct FleetStatus {
     /// What keeps it from working.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Conditions of their own names say all of `problem`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub named: bool,
     /// Number of the newest alert that the fleet has with all before it.
     pub alerts_sent: u64,
     /// Alerts that the fleet does not have yet.

@@ -46,6 +46,8 @@ Exit codes: 0 stopped, 69 there is no nats-server, 75 one runs on this directory
 Examples:
   vigie fleet init /root/fleet --org example --url tls://broker.example.org:4222 \\
       --ca /etc/nats/ca.pem --certificate /etc/nats/server.pem --certificate-key /etc/nats/server.key
+  vigie fleet init fleet --org example --replicas 3 --url tls://a.example.org:4222 --url tls://b.example.org:4222 \\
+      --url tls://c.example.org:4222
   vigie fleet init fleet --org example --root-key alice.pub --root-key bob.pub --root-key carol.pub \\
       --threshold 2 --investigator ann --investigator-key ann.pub
 
@@ -81,6 +83,10 @@ The agent makes one itself at its first start, and `vigie status` shows the publ
         file: PathBuf,
     },
 
+    /// Let people ask, and no more
+    #[command(subcommand)]
+    Investigator(super::investigator::InvestigatorCommand),
+
     /// Make, show and end tokens by which hosts join
     #[command(subcommand)]
     Token(super::token::TokenCommand),
@@ -97,6 +103,12 @@ away.")]
     Join(super::join::JoinArgs),
 
     /// List the hosts that want to join and wait for a person
+    #[command(after_help = "\
+Examples:
+  vigie fleet pending
+  vigie fleet pending --json
+
+Compare the key with what `vigie fleet join` shows on the host. Takes an enroller's or administrator's file.")]
     Pending,
 
     /// Let hosts in that want to join
@@ -262,6 +274,10 @@ pub(crate) struct InitArgs {
     /// File with a root key's public half; may be repeated [default: a new key is made]
     #[arg(long = "root-key", value_name = "FILE")]
     pub(crate) root_keys: Vec<PathBuf>,
+
+    /// Servers of a cluster, 1, 3 or 5, each with all streams; give an --url for each
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) replicas: u8,
 
     /// How many root keys must sign a policy
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -1,6 +1,7 @@
 //! `vigie fleet keygen`, `enrol` and `revoke`: agents' keys.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -310,7 +311,7 @@ pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printe
     if !shut && !printer.is_json() {
         printer.line(&format!(
             "the broker still lets it log in: put {} in place there and reload the server (nats-server --signal reload)",
-            directory.join(SERVER_CONFIG).display()
+            server_configs(directory).iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
         ))?;
     }
     Ok(Exit::Ok)
@@ -324,7 +325,7 @@ const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Shuts keys out of the broker: in the list, in the broker's configuration, and, when its process is on this machine,
 /// at once. Whether that was seen to be in force; otherwise somebody has to reload the server.
-fn shut_out(
+pub(super) fn shut_out(
     directory: &Path,
     profile: &Profile,
     found: &[(AgentId, AgentPublicKey)],
@@ -343,9 +344,15 @@ fn shut_out(
     let text = serde_json::to_string_pretty(&list)
         .map_err(|error| Failure::new(Exit::Internal, format!("the list cannot be written: {error}"), ""))?;
     files::replace(&directory.join(REVOKED), &format!("{text}\n"))?;
-    let Some(server) = write_tokens(directory, profile, &list, now)? else { return Ok(false) };
-    kill(server, Signal::SIGHUP)
-        .map_err(|errno| failed(Exit::Permission, "reload the server as the user that it runs as")(&errno))?;
+    let servers = write_tokens(directory, profile, &list, now)?;
+    if servers.len() < server_configs(directory).len() {
+        return Ok(false);
+    }
+    for server in servers {
+        kill(server, Signal::SIGHUP).map_err(|errno| {
+            failed(Exit::Permission, "reload the server as the user that it runs as")(&errno)
+        })?;
+    }
     let authority = load_or_create_authority(directory)
         .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
     let jwt = authority.signer(Role::Agent).user(&name, probe.public_key(), now, None);
@@ -378,13 +385,33 @@ fn write_tokens(
     profile: &Profile,
     list: &[RevokedAgent],
     now: i64,
+) -> Result<Vec<Pid>, Failure> {
+    let mut running = Vec::new();
+    for path in server_configs(directory) {
+        running.extend(write_tokens_into(&path, directory, profile, list, now)?);
+    }
+    Ok(running)
+}
+
+/// The configurations of the broker's servers, in the directory of `init`.
+fn server_configs(directory: &Path) -> Vec<PathBuf> {
+    let of_cluster = (1..=5).map(|number| directory.join(format!("nats-server-{number}.conf")));
+    let found: Vec<PathBuf> = of_cluster.filter(|path| path.exists()).collect();
+    if found.is_empty() { vec![directory.join(SERVER_CONFIG)] } else { found }
+}
+
+fn write_tokens_into(
+    path: &Path,
+    directory: &Path,
+    profile: &Profile,
+    list: &[RevokedAgent],
+    now: i64,
 ) -> Result<Option<Pid>, Failure> {
-    let path = directory.join(SERVER_CONFIG);
     let wrong = |problem: String| {
         let message = format!("{}: {problem}", path.display());
         Failure::new(Exit::Config, message, "is it the file that `vigie fleet init` wrote?")
     };
-    let text = files::read(&path, 16 << 20)?;
+    let text = files::read(path, 16 << 20)?;
     let mut config: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if !fs::exists(directory.join("keys/operator.seed")).unwrap_or(false) {
@@ -404,7 +431,8 @@ fn write_tokens(
         }
         preload.insert(account.key.clone(), account.token.as_str().into());
     }
-    files::replace(&path, &format!("{config:#}\n"))?;
+    let mode = fs::metadata(path).map_err(|error| failed(Exit::Io, "")(&error))?.mode() & 0o777;
+    files::replace_with(path, &format!("{config:#}\n"), mode)?;
     Ok(config["pid_file"].as_str().and_then(|file| running(Path::new(file))))
 }
 

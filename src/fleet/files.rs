@@ -84,7 +84,12 @@ pub(super) fn create(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// Writes a file that is not secret, over one that is there; at no moment is there half of it.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    durable::replace_shared(path, 0o644, text.as_bytes(), Durability::Power).map_err(unwritable(path))
+    replace_with(path, text, 0o644)
+}
+
+/// The same with a mode of its own.
+pub(super) fn replace_with(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    durable::replace_shared(path, mode, text.as_bytes(), Durability::Power).map_err(unwritable(path))
 }
 
 /// The path from the root of the file system; it needs not be there.

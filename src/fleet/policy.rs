@@ -106,6 +106,11 @@ pub(super) async fn publish(
     Ok(Publication { version: policy.version(), new: true })
 }
 
+/// The streams of a fleet, on as many servers as its file says.
+fn sizes(profile: &Profile) -> StreamSizes {
+    StreamSizes { replicas: profile.enrolling.replicas, ..StreamSizes::default() }
+}
+
 /// Tells all agents that are there to fetch the new policy; others look within minutes.
 async fn tell_agents(connection: &Connection, profile: &Profile) -> Result<(), Failure> {
     let inventory = Inventory::load(connection, profile).await?;
@@ -152,7 +157,7 @@ pub(super) fn run(
             let done = files::block_on(async {
                 let (connection, _events) = profile.connect().await?;
                 // A new broker has no streams, and one of an older version other ones.
-                streams::ensure(&connection.client, &StreamSizes::default())
+                streams::ensure(&connection.client, &sizes(&profile))
                     .await
                     .map_err(|error| failed(Exit::Unavailable, "")(&error))?;
                 let done = publish(&connection, &profile, &signed).await?;

@@ -55,6 +55,8 @@ struct ProfileFile {
     ca_key: Option<PathBuf>,
     enrolment_key: Option<PathBuf>,
     authority: Option<PathBuf>,
+    #[serde(default = "one_replica")]
+    replicas: u8,
 }
 
 /// As whom the broker knows the user.
@@ -71,6 +73,10 @@ fn investigator() -> ProfileRole {
 }
 
 fn one() -> u32 {
+    1
+}
+
+fn one_replica() -> u8 {
     1
 }
 
@@ -105,6 +111,8 @@ pub(crate) struct Enrolling {
     pub(crate) ca_key: Option<PathBuf>,
     /// SSH key that signs enrolments.
     pub(crate) enrolment_key: Option<PathBuf>,
+    /// On how many servers of a cluster each stream lies.
+    pub(crate) replicas: u8,
     /// The directory of `vigie fleet init`, with all keys of the broker.
     pub(crate) authority: Option<PathBuf>,
 }
@@ -148,6 +156,7 @@ impl Profile {
             join_signer: file.join_signer.map(beside),
             ca_key: file.ca_key.map(beside),
             enrolment_key: file.enrolment_key.map(beside),
+            replicas: file.replicas,
             authority: file.authority.map(beside),
         };
         let connection = ConnectionSettings {

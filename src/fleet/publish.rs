@@ -19,8 +19,9 @@ use super::profile::Profile;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
-/// How often a question is stored that the broker does not acknowledge. One that is stored twice is run once.
-const ATTEMPTS: u32 = 5;
+/// How long a question is stored anew that the broker does not acknowledge: servers of a cluster elect a leader within
+/// 5 to 8 seconds. One that is stored twice is run once.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -46,11 +47,11 @@ pub(crate) async fn store(
     let (_, action) = admission::read(envelope.as_bytes())
         .map_err(|refused| failed(Exit::Usage, "sign it anew with `vigie fleet sign`")(&*refused))?;
     let subject = subjects::ask(&profile.user);
-    let mut attempt = 1;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match stored::store(&connection.client, &subject, envelope.as_bytes()).await {
             Ok(_) => return Ok(action.id),
-            Err(error) if attempt < ATTEMPTS && error.is_transient() => attempt += 1,
+            Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {}
             Err(error) => {
                 let hint = "send it again: agents run an action once, however often it comes";
                 return Err(failed(Exit::Unavailable, hint)(&error));

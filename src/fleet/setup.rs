@@ -17,6 +17,7 @@ use serde::Serialize;
 use vigie_files::secret_file;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::client::address::{Address, BadAddress};
+use vigie_fleet::broker::client::random_token;
 use vigie_fleet::broker::jwt::{Authority, Role, credentials_text};
 use vigie_fleet::broker::local::{
     LocalBrokerSettings, LocalTls, installed_version, load_or_create_authority, server_config,
@@ -50,6 +51,7 @@ pub(super) const PORT: u16 = 4222;
 pub(super) const SIGNED_POLICY: &str = "policy.signed.json";
 
 /// What the fleet is to be like.
+#[derive(Clone)]
 pub(super) struct Plan {
     pub(super) directory: PathBuf,
     pub(super) org: GroupName,
@@ -59,6 +61,8 @@ pub(super) struct Plan {
     pub(super) store: PathBuf,
     /// Certificates, by their paths on the broker.
     pub(super) tls: Option<LocalTls>,
+    /// Servers of a cluster, one for each address; or one.
+    pub(super) replicas: u8,
     /// The certificates are made here, with an authority of the fleet's own.
     pub(super) own_authority: bool,
     pub(super) investigator: AgentId,
@@ -97,7 +101,7 @@ pub(super) fn run(args: &InitArgs, printer: &mut Printer) -> Result<Exit, Failur
     Ok(Exit::Ok)
 }
 
-fn key_of(file: &Path) -> Result<PublicKey, Failure> {
+pub(super) fn key_of(file: &Path) -> Result<PublicKey, Failure> {
     public_key(&files::read(file, MAX_KEY_BYTES + 2)?).map_err(|problem| {
         let message = format!("{}: {problem}", file.display());
         Failure::new(Exit::Usage, message, "name the .pub file of an SSH key: ssh-keygen -t ed25519")
@@ -157,6 +161,7 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
         store: args.store.clone().unwrap_or_else(|| directory.join("jetstream")),
         tls,
         own_authority,
+        replicas: args.replicas,
         investigator: args.investigator.clone(),
         investigator_key: args.investigator_key.as_deref().map(key_of).transpose()?,
         roots: args.root_keys.iter().map(|file| key_of(file)).collect::<Result<_, _>>()?,
@@ -184,6 +189,7 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
         return Err(Failure::new(Exit::Usage, message, "name a person"));
     }
     check_threshold(plan)?;
+    check_replicas(plan)?;
     files::directory(directory)?;
     let is_empty = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
     if !is_empty {
@@ -252,7 +258,8 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
             certificates.give(name, directory, now)?;
         }
     }
-    let common = common_profile(plan, &roots);
+    let person = Person { org: plan.org.as_str(), urls: &plan.urls, roots: &roots, tls: plan.tls.is_some() };
+    let common = person.common();
     let letting_in = format!(
         "account = {}\nagent_signer = \"../keys/agent.seed\"\njoin_account = {}\njoin_signer = \"../keys/joiner.seed\"\n\
          {}enrolment_key = \"../keys/enrolment_key\"\n",
@@ -277,27 +284,16 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
         &administrator,
         &format!(
             "# An administrator of the fleet: lets agents in, publishes the policy. Paths are relative to this file.\n\
-             role = \"administrator\"\nuser = {}\n{common}{letting_in}authority = \"..\"\n",
-            quoted(ADMINISTRATOR)
+             role = \"administrator\"\nuser = {}\n{common}{letting_in}authority = \"..\"\nreplicas = {}\n",
+            quoted(ADMINISTRATOR),
+            plan.replicas
         ),
     )?;
-    let signing_key = match plan.investigator_key {
-        Some(_) => {
-            "# signing_key = \"/home/…/.ssh/id_ed25519\"   the private key, or the .pub file of one in ssh-agent\n"
-        }
-        None => "signing_key = \"key\"\n",
-    };
+    let own_key = plan.investigator_key.is_none().then_some("key");
     let investigator = people.join("fleet.toml");
-    files::create(
-        &investigator,
-        &format!(
-            "# An investigator of the fleet: asks agents. Paths are relative to this file.\n\
-             role = \"investigator\"\nuser = {}\n{common}{signing_key}",
-            quoted(plan.investigator.as_str())
-        ),
-    )?;
-    let server = directory.join(SERVER_CONFIG);
-    files::create(&server, &broker_config(plan, &authority, now)?)?;
+    files::create(&investigator, &person.investigator(plan.investigator.as_str(), own_key))?;
+    let server = directory.join(server_config_name(plan.replicas, 1));
+    write_server_configs(plan, &authority, now)?;
     Ok(Made {
         directory: directory.clone(),
         administrator,
@@ -336,17 +332,43 @@ fn certificates_of(plan: &Plan, tls: &LocalTls, keys: &Path, now: i64) -> Result
 }
 
 impl Certificates {
-    /// Writes a person's certificate and key, and the authority's.
     fn give(&self, name: &str, directory: &Path, now: i64) -> Result<(), Failure> {
-        let wrong = |error: CertificateError| failed(Exit::Usage, "")(&error);
-        let key = certificates::new_key().map_err(wrong)?;
-        let public = certificates::public_key(&key).map_err(wrong)?;
-        let until = now.saturating_add(PEOPLE_VALID_SECONDS);
-        let certificate = self.authority.client(name, &public, now, until).map_err(wrong)?;
-        files::create(&directory.join("ca.pem"), &self.ca)?;
-        files::create(&directory.join("tls.pem"), &certificate)?;
-        secret_file::create(&directory.join("tls.key"), &key)
-            .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+        give_certificate(&self.authority, &self.ca, name, directory, now)
+    }
+}
+
+/// Writes a person's certificate and key, and the authority's.
+pub(super) fn give_certificate(
+    authority: &Authority509,
+    ca: &str,
+    name: &str,
+    directory: &Path,
+    now: i64,
+) -> Result<(), Failure> {
+    let wrong = |error: CertificateError| failed(Exit::Usage, "")(&error);
+    let key = certificates::new_key().map_err(wrong)?;
+    let public = certificates::public_key(&key).map_err(wrong)?;
+    let until = now.saturating_add(PEOPLE_VALID_SECONDS);
+    let certificate = authority.client(name, &public, now, until).map_err(wrong)?;
+    files::create(&directory.join("ca.pem"), ca)?;
+    files::create(&directory.join("tls.pem"), &certificate)?;
+    secret_file::create(&directory.join("tls.key"), &key)
+        .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+}
+
+fn check_replicas(plan: &Plan) -> Result<(), Failure> {
+    let (servers, addresses) = (usize::from(plan.replicas), plan.urls.len());
+    match plan.replicas {
+        1 => Ok(()),
+        3 | 5 if servers == addresses => Ok(()),
+        3 | 5 => {
+            let message = format!("{servers} servers, but {addresses} addresses");
+            Err(Failure::new(Exit::Usage, message, "give an --url for each server of the cluster"))
+        }
+        other => {
+            let message = format!("a cluster of {other} servers");
+            Err(Failure::new(Exit::Usage, message, "take 3, or 5: more than half of them must be there"))
+        }
     }
 }
 
@@ -380,7 +402,7 @@ fn first_policy(plan: &Plan, roots: Roots, enrolment: PublicKey, key: PublicKey)
 }
 
 /// Writes a user's login for the broker.
-fn credentials(
+pub(super) fn credentials(
     authority: &Authority,
     role: Role,
     name: &AgentId,
@@ -393,19 +415,106 @@ fn credentials(
         .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
 }
 
-/// What the files of all people have in common.
-fn common_profile(plan: &Plan, roots: &Roots) -> String {
-    let mut text = format!(
-        "org = {}\nurls = {}\ncredentials = \"broker.creds\"\nroots = {}\nroot_threshold = {}\n",
-        quoted(plan.org.as_str()),
-        quoted_list(plan.urls.iter().cloned()),
-        quoted_list(roots.keys.iter().map(ToString::to_string)),
-        roots.threshold
-    );
-    if plan.tls.is_some() {
-        text.push_str("ca = \"ca.pem\"\ncertificate = \"tls.pem\"\ncertificate_key = \"tls.key\"\n");
+/// What a person's file says of the fleet.
+pub(super) struct Person<'p> {
+    pub(super) org: &'p str,
+    pub(super) urls: &'p [String],
+    pub(super) roots: &'p Roots,
+    /// The broker wants certificates.
+    pub(super) tls: bool,
+}
+
+impl Person<'_> {
+    /// What the files of all people have in common.
+    fn common(&self) -> String {
+        let mut text = format!(
+            "org = {}\nurls = {}\ncredentials = \"broker.creds\"\nroots = {}\nroot_threshold = {}\n",
+            quoted(self.org),
+            quoted_list(self.urls.iter().cloned()),
+            quoted_list(self.roots.keys.iter().map(ToString::to_string)),
+            self.roots.threshold
+        );
+        if self.tls {
+            text.push_str("ca = \"ca.pem\"\ncertificate = \"tls.pem\"\ncertificate_key = \"tls.key\"\n");
+        }
+        text
     }
-    text
+
+    /// An investigator's file; `key` is the file with his key, when it was made here.
+    pub(super) fn investigator(&self, name: &str, key: Option<&str>) -> String {
+        let signing_key = match key {
+            None => {
+                "# signing_key = \"/home/…/.ssh/id_ed25519\"   the private key, or the .pub file of one in ssh-agent\n".to_owned()
+            }
+            Some(file) => format!("signing_key = {}\n", quoted(file)),
+        };
+        format!(
+            "# An investigator of the fleet: asks agents. Paths are relative to this file.\n\
+             role = \"investigator\"\nuser = {}\n{}{signing_key}",
+            quoted(name),
+            self.common()
+        )
+    }
+}
+
+/// How far the port between the servers of a cluster lies above that for clients: NATS has 4222 and 6222.
+const ROUTE_PORT_OFFSET: u16 = 2000;
+
+/// Name of the configuration of a server: there is one, or one for each of a cluster, from 1.
+fn server_config_name(replicas: u8, number: usize) -> String {
+    if replicas == 1 { SERVER_CONFIG.to_owned() } else { format!("nats-server-{number}.conf") }
+}
+
+/// Writes the configuration of each server.
+fn write_server_configs(plan: &Plan, authority: &Authority, now: i64) -> Result<(), Failure> {
+    if plan.replicas == 1 {
+        return files::create(&plan.directory.join(SERVER_CONFIG), &broker_config(plan, authority, now)?);
+    }
+    // Whoever holds an agent's certificate must not become a server of the cluster.
+    let password = random_token();
+    let mut routes = Vec::new();
+    let mut addresses = Vec::new();
+    for url in &plan.urls {
+        let address: Address = url.parse().map_err(|error: BadAddress| failed(Exit::Usage, "")(&error))?;
+        let port = address.port.checked_add(ROUTE_PORT_OFFSET).ok_or_else(|| {
+            let message =
+                format!("the servers of a cluster speak on the port of clients + {ROUTE_PORT_OFFSET}");
+            Failure::new(Exit::Usage, message, "give lower ports in --url")
+        })?;
+        let host =
+            if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+        routes.push(format!("nats-route://route:{password}@{host}:{port}"));
+        addresses.push((address, port));
+    }
+    for (number, (address, route_port)) in (1..).zip(addresses) {
+        let own = address.host.parse::<IpAddr>().ok().filter(|_| address.is_local());
+        let listen = own.unwrap_or(plan.listen.ip());
+        let of_server = Plan {
+            listen: SocketAddr::new(listen, address.port),
+            // Servers on one machine, as one tries it, have streams of their own.
+            store: plan.store.join(number.to_string()),
+            ..plan.clone()
+        };
+        let broken = |error: serde_json::Error| Failure::new(Exit::Internal, error.to_string(), "");
+        let mut config: serde_json::Value =
+            serde_json::from_str(&broker_config(&of_server, authority, now)?).map_err(broken)?;
+        config["server_name"] = format!("{}-{number}", plan.org).into();
+        let mut cluster = serde_json::json!({
+            "name": plan.org.as_str(), "host": listen, "port": route_port, "routes": routes,
+            "authorization": {"user": "route", "password": password, "timeout": 5},
+        });
+        if config["tls"].is_object() {
+            cluster["tls"] = config["tls"].clone();
+        }
+        config["cluster"] = cluster;
+        // The password is in it.
+        secret_file::create(
+            &plan.directory.join(server_config_name(plan.replicas, number)),
+            &format!("{config:#}\n"),
+        )
+        .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))?;
+    }
+    Ok(())
 }
 
 /// The configuration of a broker that is started by a service manager, not by us.
@@ -449,10 +558,16 @@ fn next_steps(plan: &Plan, made: &Made) -> String {
     } else {
         String::new()
     };
-    steps.push(format!(
-        "copy {} to the broker{tls}; there: nats-server -c nats-server.conf",
-        made.server_config.display()
-    ));
+    if plan.replicas == 1 {
+        steps.push(format!(
+            "copy {} to the broker{tls}; there: nats-server -c nats-server.conf",
+            made.server_config.display()
+        ));
+    } else {
+        steps.push(format!(
+            "copy nats-server-1.conf to the first server, -2 to the second, …{tls}; start all: nats-server -c FILE"
+        ));
+    }
     if plan.tls.is_some() && !plan.own_authority {
         steps.push(
             "put ca.pem, tls.pem and tls.key beside each fleet.toml (docs/fleet.md, step 1)".to_owned(),
@@ -498,6 +613,7 @@ mod tests {
             listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4222),
             tls: None,
             own_authority: false,
+            replicas: 1,
             investigator: "ann".parse().unwrap(),
             investigator_key: None,
             roots: Vec::new(),

@@ -42,6 +42,11 @@ The token is a secret: who has it can ask to join, and with --approved joins. On
     New(NewArgs),
 
     /// Show what a token allows
+    #[command(after_help = "\
+Examples:
+  vigie fleet token show vigie-join-…
+
+Reads nothing but the token.")]
     Show {
         /// The token
         #[arg(value_name = "TOKEN")]
@@ -49,6 +54,11 @@ The token is a secret: who has it can ask to join, and with --approved joins. On
     },
 
     /// End a token before its time; hosts that joined by it stay
+    #[command(after_help = "\
+Examples:
+  vigie fleet token end 0123456789abcdef0123456789abcdef
+
+Takes an enroller's or administrator's file.")]
     End {
         /// The token, or its id
         #[arg(value_name = "TOKEN|ID")]

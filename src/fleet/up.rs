@@ -159,6 +159,7 @@ fn make(directory: &Path, port: Option<u16>) -> Result<(), Failure> {
         store: directory.join("jetstream"),
         tls: None,
         own_authority: false,
+        replicas: 1,
         investigator: user()?,
         investigator_key: None,
         roots: Vec::new(),

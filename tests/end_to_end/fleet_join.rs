@@ -226,6 +226,19 @@ fn over_tls_a_host_gets_its_certificate_and_renews_it() {
     });
     wait_connected(&host);
     drop(approver);
+
+    // Bob comes, may ask, and goes; his login ends with it.
+    run(&["init", "other", "--org", "example", "--investigator", "bob"]);
+    let add = ["investigator", "add", "bob", "--key", "other/bob/key.pub", "--out", "two.json"];
+    run(&[&administrator[..], &add].concat());
+    run(&["policy", "sign", "two.json", "--key", "fleet/keys/root_key"]);
+    run(&[&administrator[..], &["policy", "publish", "two.signed.json"]].concat());
+    let bob = ["--fleet", "fleet/bob/fleet.toml"];
+    run(&[&bob[..], &["agents"]].concat());
+    run(&[&administrator[..], &["investigator", "remove", "bob", "--out", "three.json"]].concat());
+    run(&["policy", "sign", "three.json", "--key", "fleet/keys/root_key"]);
+    run(&[&administrator[..], &["policy", "publish", "three.signed.json"]].concat());
+    assert_eq!(fleet(place.path(), &[&bob[..], &["agents"]].concat()).code, 77);
     server.kill().unwrap();
     server.wait().unwrap();
 }

@@ -10,6 +10,8 @@ mod alerts;
 #[cfg(test)]
 mod borders;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod command_line;
@@ -18,11 +20,15 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod dispatch;
+#[cfg(test)]
 mod doctor;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
 mod file_watch;
+#[cfg(test)]
+mod fleet_cluster;
 #[cfg(test)]
 mod fleet_join;
 #[cfg(test)]
@@ -39,6 +45,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]

@@ -12,7 +12,9 @@ use slog::{Discard, Logger, o};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use vigie_actors::alert_journal::{AlertBatch, AlertJournal, NewAlert, StoreAlerts};
-use vigie_actors::fleet_link::{self, FleetLink, GetFleetStatus};
+use vigie_actors::conditions::{Conditions, Reporter};
+use vigie_actors::fleet_link::{self, FleetLink, GetFleetStatus, Voice};
+use vigie_actors::own_alerts::OwnAlert;
 use vigie_actors::query_router::Query;
 use vigie_config::files::{self, LoadOptions};
 use vigie_protocol::control::FleetStatus;
@@ -152,7 +154,23 @@ fn start(home: &Path, name: &str, ran: &Ran) -> (Addr<FleetLink>, Addr<AlertJour
     journal.set_sent_through(fleet_link::sent_through(&config, journal.directory()));
     let journal = journal.start();
     let router = Responder { agent: name.to_owned(), ran: ran.clone() }.start();
-    (FleetLink::new(&log, router.recipient(), journal.clone(), config).start(), journal)
+    let conditions = Reporter::agent(Conditions::new(&log).start());
+    let alerts = Deaf.start().recipient();
+    let voice = Voice { conditions, alerts };
+    (FleetLink::new(&log, router.recipient(), journal.clone(), config, voice).start(), journal)
+}
+
+/// Stands in for what stores the agent's own alerts.
+struct Deaf;
+
+impl Actor for Deaf {
+    type Context = Context<Self>;
+}
+
+impl Handler<OwnAlert> for Deaf {
+    type Result = ();
+
+    fn handle(&mut self, _: OwnAlert, _: &mut Self::Context) {}
 }
 
 /// Stands in for the `QueryRouter`.

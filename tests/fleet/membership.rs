@@ -8,7 +8,9 @@ use nix::unistd::Pid;
 use serde_json::json;
 use vigie_fleet::answer::AnswerStatus;
 
-use crate::harness::{Fleet, action, agent, alice, id_of, patiently, server_is_missing, sign, with};
+use crate::harness::{
+    Fleet, action, agent, alice, document, id_of, patiently, server_is_missing, sign, with,
+};
 use crate::host::{Host, Settings, persistent};
 
 /// How many of a process' sockets are internet sockets.
@@ -128,6 +130,35 @@ fn a_reload_joins_rejoins_and_leaves() {
     patiently("it leaves", || {
         (internet_sockets(agent.pid()) == 0 && member.status().is_null()).then_some(())
     });
+}
+
+/// What is wrong with the link has a name of its own each, from when it begins to when it ends.
+#[test]
+fn what_keeps_the_link_from_working_is_named() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::without_policy();
+    let member = fleet.host("web-1", "");
+    // A log of actions that is none.
+    let log = member.host.path("state/fleet/replay.log");
+    std::fs::create_dir_all(&log).unwrap();
+    let _agent = member.host.start();
+    let stands = |name: &str| member.host.condition("agent", name).is_some();
+    patiently("the log is named", || stands("replay-log-unusable").then_some(()));
+    std::fs::remove_dir(&log).unwrap();
+    patiently("the policy is named", || stands("fleet-policy-missing").then_some(()));
+    assert!(!stands("replay-log-unusable") && !stands("fleet-not-joined"));
+    fleet.publish_policy(&document());
+    patiently("there is a policy", || (!stands("fleet-policy-missing")).then_some(()));
+    fleet.kill_broker();
+    patiently("the broker is named", || stands("fleet-disconnected").then_some(()));
+    assert!(!stands("fleet-not-joined"));
+    fleet.restart_broker();
+    patiently("it is connected", || (!stands("fleet-disconnected")).then_some(()));
+    // Somebody writes under its name between two of its signs of life.
+    patiently("it shows itself", || fleet.heartbeat("web-1"));
+    assert!(!stands("identity-duplicated"));
 }
 
 #[test]

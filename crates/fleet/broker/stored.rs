@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::client::{Client, Outgoing, RequestError, SendError};
 
@@ -18,6 +19,13 @@ pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the broker may take to answer a question about a stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a reader waits for a broker that is about to come back: servers of a cluster elect a leader anew within 5 to
+/// 8 seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Pause before a question is asked again that found nobody.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Direct gets on their way at once.
 pub const WINDOW: usize = 256;
@@ -196,12 +204,24 @@ pub enum Which<'s> {
     Next(&'s str, u64),
 }
 
-/// One message of a stream; none when there is no such.
+/// One message of a stream; none when there is no such. A broker that is away for a short while is waited for.
 ///
 /// # Errors
 ///
 /// When the broker does not answer.
 pub async fn get(client: &Client, stream: &str, which: Which<'_>) -> Result<Option<Entry>, StoredError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match get_once(client, stream, which).await {
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn get_once(client: &Client, stream: &str, which: Which<'_>) -> Result<Option<Entry>, StoredError> {
     let body = match which {
         Which::Number(seq) => json!({"seq": seq}),
         Which::Last(subject) => json!({"last_by_subj": subject}),

@@ -1,0 +1,266 @@
+//! `vigie fleet investigator`: people who ask. What they may ask is the policy, which root keys sign; what is made here beside
+//! it is their login for the broker.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use vigie_files::secret_file;
+use vigie_fleet::broker::jwt::{Role, user_of};
+use vigie_fleet::broker::local::load_or_create_authority;
+use vigie_fleet::policy::{DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, Rule};
+use vigie_fleet::signature::PublicKey;
+use vigie_protocol::names::AgentId;
+
+use super::files::{self, failed};
+use super::profile::Profile;
+use super::setup::{self, Person};
+use super::{enrol, policy, token};
+use crate::exit::{Exit, Failure};
+use crate::print::{self, Printer};
+
+/// `fleet investigator`
+#[derive(Debug, Subcommand)]
+pub(crate) enum InvestigatorCommand {
+    /// Let somebody ask: his login for the broker, and the next policy with his key, to be signed
+    #[command(after_help = "\
+Examples:
+  vigie fleet investigator add bob --key bob.pub --out policy.json
+  vigie fleet investigator add eve --key eve.pub --module netstat --module processes --out policy.json
+  vigie fleet policy sign policy.json --key root_key
+  vigie fleet policy publish policy.signed.json
+
+Takes an administrator's file.")]
+    Add(AddArgs),
+
+    /// Let somebody ask no more: the next policy without him, to be signed, and his login ends
+    #[command(after_help = "\
+Examples:
+  vigie fleet investigator remove bob --out policy.json
+  vigie fleet policy sign policy.json --key root_key
+  vigie fleet policy publish policy.signed.json
+
+His keys are revoked in it. Takes an administrator's file.")]
+    Remove {
+        /// Who
+        #[arg(value_name = "NAME")]
+        name: AgentId,
+        /// The new policy, to be signed
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// `fleet investigator add`
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// Who
+    #[arg(value_name = "NAME")]
+    name: AgentId,
+
+    /// File with his public SSH key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+
+    /// A module that he may ask; may be repeated [default: all that have no rule of their own]
+    #[arg(long = "module", value_name = "MODULE")]
+    modules: Vec<String>,
+
+    /// His weight: a rule wants the weights of all who sign to reach its minimum
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    weight: u32,
+
+    /// The new policy, to be signed
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
+
+/// Carries out `fleet investigator`.
+pub(super) fn run(
+    command: &InvestigatorCommand,
+    profile: &Profile,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
+    let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
+        Failure::new(Exit::Config, "the fleet's file has no authority, the directory of init", ADMINISTRATOR)
+    })?;
+    match command {
+        InvestigatorCommand::Add(args) => add(args, directory, profile, printer),
+        InvestigatorCommand::Remove { name, out } => remove(name, out, directory, profile, printer),
+    }
+}
+
+/// Writes the next version; it must be one that agents would take once it is signed.
+fn write(next: &PolicyDocument, out: &Path) -> Result<(), Failure> {
+    let text = policy::document_text(next)?;
+    Policy::parse_unsigned(&text, &next.org)
+        .map_err(|error| failed(Exit::Usage, "give every person a key of his own")(&error))?;
+    files::create(out, &text)
+}
+
+fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
+    let key = setup::key_of(&args.key)?;
+    let next = with(policy::of(None, profile)?.document(), args, key)?;
+    let own = directory.join(args.name.as_str());
+    if own.exists() {
+        let message = format!("{} is there already", own.display());
+        return Err(Failure::new(
+            Exit::Usage,
+            message,
+            "nothing is overwritten; take another name, or move it away",
+        ));
+    }
+    write(&next, &args.out)?;
+    let authority = load_or_create_authority(directory)
+        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+    files::directory(&own)?;
+    let now = files::now();
+    setup::credentials(&authority, Role::Investigator, &args.name, &own, now)?;
+    let tls = profile.tls().ca.is_some();
+    if let (Some(ca), Some(certificates)) = (&profile.tls().ca, token::authority(profile)?) {
+        setup::give_certificate(&certificates, &files::read(ca, 1 << 20)?, args.name.as_str(), &own, now)?;
+    }
+    let person = Person { org: profile.org.as_str(), urls: profile.urls(), roots: &profile.roots, tls };
+    files::create(&own.join("fleet.toml"), &person.investigator(args.name.as_str(), None))?;
+    let (file, version) = (own.join("fleet.toml"), next.version);
+    if printer.is_json() {
+        printer.json(&serde_json::json!({"investigator": args.name, "file": file, "policy": args.out, "version": version}))?;
+    } else {
+        printer.line(&format!("give {} to {}", own.display(), args.name))?;
+        printer.line(&format!(
+            "{} holds version {version}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+            args.out.display()
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The next version, with somebody in it.
+fn with(document: &PolicyDocument, args: &AddArgs, key: PublicKey) -> Result<PolicyDocument, Failure> {
+    let mut next = document.clone();
+    next.version = next.version.saturating_add(1);
+    let name = args.name.to_string();
+    if next.investigators.contains_key(&name) {
+        let message = format!("{name} is an investigator already");
+        return Err(Failure::new(
+            Exit::Usage,
+            message,
+            "change his keys in the policy: vigie fleet policy show --json",
+        ));
+    }
+    let keys = vec![InvestigatorKey { key, not_before: None, not_after: None, touch: false }];
+    next.investigators.insert(name.clone(), Investigator { keys, groups: Vec::new() });
+    let default = vec![DEFAULT_RULE.to_owned()];
+    for module in if args.modules.is_empty() { &default } else { &args.modules } {
+        let rule = next.acl.entry(module.clone()).or_insert_with(|| {
+            // A module that had no rule of its own: who may ask it by the default still may.
+            document
+                .acl
+                .get(DEFAULT_RULE)
+                .cloned()
+                .unwrap_or(Rule { minimum_weight: 1, investigators: Default::default() })
+        });
+        rule.investigators.insert(name.clone(), args.weight);
+    }
+    Ok(next)
+}
+
+/// The next version, without somebody. His keys are revoked, so that they count nowhere.
+fn without(document: &PolicyDocument, name: &str) -> Option<PolicyDocument> {
+    let mut next = document.clone();
+    next.version = next.version.saturating_add(1);
+    let gone = next.investigators.remove(name)?;
+    for rule in next.acl.values_mut() {
+        rule.investigators.remove(name);
+    }
+    for key in gone.keys {
+        let fingerprint = key.key.fingerprint().clone();
+        if !next.revoked.contains(&fingerprint) {
+            next.revoked.push(fingerprint);
+        }
+    }
+    Some(next)
+}
+
+fn remove(
+    name: &AgentId,
+    out: &Path,
+    directory: &Path,
+    profile: &Profile,
+    printer: &mut Printer,
+) -> Result<Exit, Failure> {
+    let current = policy::of(None, profile)?;
+    let next = without(current.document(), name.as_str()).ok_or_else(|| {
+        let message = format!("{name} is no investigator");
+        Failure::new(Exit::Usage, message, "`vigie fleet policy show` lists them")
+    })?;
+    write(&next, out)?;
+    let credentials = directory.join(name.as_str()).join("broker.creds");
+    let login = secret_file::read(&credentials, 1 << 16).ok();
+    let user = login.as_deref().and_then(|text| text.lines().find_map(user_of));
+    let shut_out = match user {
+        Some(user) => enrol::shut_out(directory, profile, &[(name.clone(), user.key)], files::now())?,
+        None => {
+            print::note(&format!("his login still opens the broker: {} is not there", credentials.display()));
+            false
+        }
+    };
+    if printer.is_json() {
+        let line = serde_json::json!({"investigator": name, "policy": out, "version": next.version, "shut_out": shut_out});
+        printer.json(&line)?;
+    } else {
+        printer.line(&format!(
+            "{} holds version {} without {name}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+            out.display(),
+            next.version
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_fleet::signature::SigningKey;
+
+    use super::*;
+
+    fn document() -> PolicyDocument {
+        let key = |seed: u8| SigningKey::from_seed(&[seed; 32]).public_key().clone();
+        serde_json::from_value(serde_json::json!({
+            "v": 1, "org": "example", "version": 4, "roots": {"keys": [key(1)], "threshold": 1},
+            "investigators": {"ann": {"keys": [{"key": key(2)}]}},
+            "acl": {"default": {"minimum_weight": 1, "investigators": {"ann": 1}}},
+        }))
+        .unwrap()
+    }
+
+    fn args(modules: &[&str]) -> AddArgs {
+        AddArgs {
+            name: "bob".parse().unwrap(),
+            key: PathBuf::new(),
+            modules: modules.iter().map(|module| (*module).to_owned()).collect(),
+            weight: 2,
+            out: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn somebody_comes_and_goes_and_others_keep_what_they_may() {
+        let key = SigningKey::from_seed(&[3; 32]).public_key().clone();
+        let next = with(&document(), &args(&[]), key.clone()).unwrap();
+        assert_eq!((next.version, next.acl["default"].investigators["bob"]), (5, 2));
+        let module = with(&document(), &args(&["netstat"]), key.clone()).unwrap();
+        assert_eq!(module.acl["netstat"].investigators.len(), 2, "ann still may");
+        assert!(!module.acl["default"].investigators.contains_key("bob"));
+        assert!(with(&next, &args(&[]), key.clone()).is_err());
+
+        let gone = without(&next, "bob").unwrap();
+        assert_eq!((gone.version, gone.revoked.as_slice()), (6, &[key.fingerprint().clone()][..]));
+        assert!(
+            !gone.investigators.contains_key("bob") && !gone.acl["default"].investigators.contains_key("bob")
+        );
+        assert!(Policy::parse_unsigned(&policy::document_text(&gone).unwrap(), "example").is_ok());
+        assert!(without(&gone, "bob").is_none());
+    }
+}
