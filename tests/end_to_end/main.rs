@@ -20,9 +20,13 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod diagnostics;
+#[cfg(test)]
 mod dispatch;
 #[cfg(test)]
 mod doctor;
+#[cfg(test)]
+mod documents;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
@@ -48,8 +52,13 @@ mod inventory;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod make_run;
+#[cfg(test)]
 mod marker;
+#[cfg(test)]
 mod metrics;
+#[cfg(test)]
+mod module_test;
 mod operators;
 #[cfg(test)]
 mod privacy;
@@ -58,9 +67,15 @@ mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod receivers;
+#[cfg(test)]
 mod resources;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod sinks;
+#[cfg(test)]
+mod sinks_rsyslog;
 #[cfg(test)]
 mod supervision;
 #[cfg(test)]
