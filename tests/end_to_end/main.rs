@@ -59,6 +59,7 @@ mod marker;
 mod metrics;
 #[cfg(test)]
 mod module_test;
+#[cfg(test)]
 mod operators;
 #[cfg(test)]
 mod privacy;
