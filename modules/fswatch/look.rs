@@ -689,7 +689,7 @@ mod tests {
         let wanted: Vec<(String, usize)> =
             (0..30).map(|number| (format!("user.a-name-of-some-length-{number:02}"), number * 40)).collect();
         if wanted.iter().any(|(name, bytes)| set(name, *bytes).is_err()) {
-            println!("skipped: the file system does not take so many extended attributes");
+            vigie_skipped::skipped("the file system does not take so many extended attributes");
             return;
         }
 

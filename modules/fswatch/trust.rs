@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn only_what_root_alone_can_write_up_to_the_top_is_trusted() {
         if !nix::unistd::geteuid().is_root() {
-            println!("skipped: only root can give files to others");
+            vigie_skipped::skipped("only root can give files to others");
             return;
         }
         let temp = tempfile::tempdir().unwrap();

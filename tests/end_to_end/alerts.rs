@@ -215,7 +215,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_is_reported_and_no_alert_is_lost_when_there_is_room_again() {
     let host = Host::new(&Settings::default(), "");
     let Some(_disk) = SmallDisk::mount(&host.path("state")) else {
-        println!("skipped: this user may not mount a small file system");
+        vigie_skipped::skipped("this user may not mount a small file system");
         return;
     };
     let mut agent = host.start();

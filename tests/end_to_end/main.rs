@@ -10,6 +10,8 @@ mod alerts;
 #[cfg(test)]
 mod borders;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod command_line;
@@ -18,7 +20,13 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod diagnostics;
+#[cfg(test)]
+mod dispatch;
+#[cfg(test)]
 mod doctor;
+#[cfg(test)]
+mod documents;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
@@ -42,7 +50,13 @@ mod images;
 #[cfg(test)]
 mod inventory;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod make_run;
+#[cfg(test)]
 mod metrics;
+#[cfg(test)]
+mod module_test;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
@@ -50,9 +64,15 @@ mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod receivers;
+#[cfg(test)]
 mod resources;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod sinks;
+#[cfg(test)]
+mod sinks_rsyslog;
 #[cfg(test)]
 mod supervision;
 #[cfg(test)]

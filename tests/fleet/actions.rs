@@ -178,7 +178,7 @@ fn nothing_runs_without_its_note_on_disk_and_alerts_wait_for_room() {
         .output()
         .is_ok_and(|output| output.status.success());
     if !mounted {
-        println!("skipped: this user may not mount a small file system");
+        vigie_skipped::skipped("this user may not mount a small file system");
         return;
     }
     let _unmount = Unmount(state.clone());

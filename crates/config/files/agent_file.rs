@@ -12,6 +12,7 @@ use super::fleet_section;
 use super::origin::cut;
 use super::places::Places;
 use super::reader::{Problems, Table, unknown};
+use super::sink_section;
 use crate::builtin::{BuiltinModule, find};
 use crate::model::{
     AgentConfig, AgentSection, JournalSection, LimitsSection, LogFormat, LogLevel, LogMode, LoggingSection,
@@ -69,6 +70,7 @@ pub(crate) fn read_agent(
         fleet: root
             .optional_table(problems, "fleet")
             .and_then(|table| fleet_section::read(table, &agent.state_dir, problems)),
+        sinks: sink_section::read_all(root.tables(problems, "sink"), problems, warnings),
         modules: modules(root.tables(problems, "module"), context, problems, warnings),
         agent,
     };
@@ -339,6 +341,9 @@ fn modules(
     sections
 }
 
+/// MIG's module that hands alerts on; it cannot say so itself.
+const MIG_DISPATCH: &str = "dispatch";
+
 fn module_section(
     mut table: Table,
     context: Context<'_>,
@@ -388,6 +393,8 @@ fn module_section(
         allow_remote_tcp: table.boolean(problems, "allow_remote_tcp", false),
         socket_dir: table.path(problems, "socket_dir"),
         limits: process_limits(table.table(problems, "limits"), problems),
+        new_privileges: table.boolean(problems, "new_privileges", false),
+        dispatch: table.boolean(problems, "dispatch", name.as_str() == MIG_DISPATCH && builtin.is_none()),
         name,
     };
 
@@ -438,7 +445,18 @@ fn env(table: Table, problems: &mut Problems) -> BTreeMap<String, String> {
 }
 
 fn process_limits(mut table: Table, problems: &mut Problems) -> ProcessLimits {
+    let tasks = table.integer(problems, "tasks", 0..=1_000_000);
+    if tasks.is_some_and(|tasks| (1..8).contains(&tasks)) {
+        table.complain(problems, "tasks", "must be 0, for no limit, or at least 8");
+    }
+    let resident_bytes = table.bytes(problems, "resident_bytes", 0..=1 << 50);
+    if resident_bytes.is_some_and(|bytes| (1..16 << 20).contains(&bytes)) {
+        table.complain(problems, "resident_bytes", "must be 0, for no limit, or at least 16 MiB");
+    }
     let limits = ProcessLimits {
+        tasks,
+        resident_bytes,
+        cpu_percent: table.integer(problems, "cpu_percent", 1..=100_000),
         memory_bytes: table.bytes(problems, "memory_bytes", 1 << 20..=1 << 50),
         open_files: table.integer(problems, "open_files", 16..=1 << 20),
         nice: table.integer(problems, "nice", 0..=19).and_then(|nice| i32::try_from(nice).ok()),
@@ -448,7 +466,12 @@ fn process_limits(mut table: Table, problems: &mut Problems) -> ProcessLimits {
 }
 
 /// Refuses a program that other users could replace by theirs: it would run with the agent's rights.
-fn check_command(command: &[String], table: &Table, problems: &mut Problems, warnings: &mut Problems) {
+pub(super) fn check_command(
+    command: &[String],
+    table: &Table,
+    problems: &mut Problems,
+    warnings: &mut Problems,
+) {
     let Some(program) = command.first() else {
         table.complain(problems, "command", "is empty: the first text is the program's absolute path");
         return;

@@ -213,7 +213,7 @@ fn is_stricter_on_purpose(error: &SignatureError) -> bool {
 #[test]
 fn our_check_and_ssh_keygen_agree_on_signatures_that_were_tampered_with() {
     if !has_ssh_keygen() {
-        println!("skipped: no ssh-keygen");
+        vigie_skipped::skipped("no ssh-keygen");
         return;
     }
     let cases = std::env::var("VIGIE_SIGNATURE_CASES").map_or(DEFAULT_CASES, |cases| cases.parse().unwrap());
@@ -257,7 +257,7 @@ fn our_check_and_ssh_keygen_agree_on_signatures_that_were_tampered_with() {
 #[test]
 fn kinds_of_keys_that_only_ssh_keygen_takes_are_refused() {
     if !has_ssh_keygen() {
-        println!("skipped: no ssh-keygen");
+        vigie_skipped::skipped("no ssh-keygen");
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -372,7 +372,7 @@ fn apk_is_found_by_both_names_of_its_directory() {
 #[test]
 fn every_file_of_a_package_of_this_host_is_found_and_is_as_recorded() {
     let Ok(list) = fs::read_to_string("/var/lib/dpkg/info/coreutils.list") else {
-        println!("skipped: this host has no package coreutils of dpkg");
+        vigie_skipped::skipped("this host has no package coreutils of dpkg");
         return;
     };
     let mut packages = Packages::at(Path::new("/"));

@@ -1,7 +1,6 @@
 //! The example modules in other languages do what they teach.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "a skipped test says so")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -24,7 +23,7 @@ fn example(name: &str) -> PathBuf {
 fn has_python() -> bool {
     let found = Command::new("python3").arg("--version").output().is_ok();
     if !found {
-        println!("skipped: python3 is not installed");
+        vigie_skipped::skipped("python3 is not installed");
     }
     found
 }

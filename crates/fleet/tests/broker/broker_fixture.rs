@@ -23,7 +23,7 @@ const CEILING: Duration = Duration::from_secs(60);
 /// Says that tests are skipped, which CI does not take.
 fn skip(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "no {what}: tests may not be skipped in CI");
-    eprintln!("skipped: no {what}");
+    vigie_skipped::skipped(format_args!("no {what}"));
 }
 
 pub(crate) fn server_is_missing() -> bool {

@@ -200,7 +200,7 @@ async fn without_tls_only_this_machine_is_spoken_to() {
         assert!(matches!(error, ConnectionError::Plain(_)), "{url}: {error:?}");
     }
     let Ok(listener) = TcpListener::bind("[::1]:0").await else {
-        eprintln!("skipped: no IPv6 on loopback");
+        vigie_skipped::skipped("no IPv6 on loopback");
         return;
     };
     let address = listener.local_addr().unwrap();

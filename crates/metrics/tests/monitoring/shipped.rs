@@ -20,8 +20,7 @@ fn promtool() -> Option<PathBuf> {
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     });
     if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "no promtool: tests may not be skipped in CI");
-        eprintln!("skipped: no promtool");
+        vigie_skipped::missing("promtool");
     }
     found
 }
