@@ -412,10 +412,11 @@ impl<S: Sink> Engine<S> {
             (NetState::Listening, Some(who)) => {
                 let record = self.socket(SocketKind::Listen, &net, Some(who), time);
                 self.listeners.put(net.net_namespace, net.local, net.local_port, record.who);
+                self.listeners.opened(net.socket, net.net_namespace, net.local, net.local_port);
                 self.tell(record);
             }
             (NetState::Unlistening, _) => {
-                self.listeners.remove(net.net_namespace, net.local, net.local_port);
+                self.listeners.closed(net.socket);
             }
             (NetState::Accepted, _) => {
                 let mut record = self.socket(SocketKind::Accept, &net, None, time);

@@ -14,7 +14,7 @@ const MOST: usize = 4096;
 
 /// By network namespace, address and port.
 #[derive(Debug, Default)]
-pub(crate) struct Listeners(HashMap<(u32, IpAddr, u16), Key>);
+pub(crate) struct Listeners(HashMap<(u32, IpAddr, u16), Key>, HashMap<u64, (u32, IpAddr, u16)>);
 
 impl Listeners {
     pub(crate) fn put(&mut self, namespace: u32, address: IpAddr, port: u16, who: Key) {
@@ -23,8 +23,17 @@ impl Listeners {
         }
     }
 
-    pub(crate) fn remove(&mut self, namespace: u32, address: IpAddr, port: u16) {
-        self.0.remove(&(namespace, address, port));
+    /// Remembers which socket it is: when it is closed, its port is given back already.
+    pub(crate) fn opened(&mut self, socket: u64, namespace: u32, address: IpAddr, port: u16) {
+        if self.1.len() < MOST {
+            self.1.insert(socket, (namespace, address, port));
+        }
+    }
+
+    pub(crate) fn closed(&mut self, socket: u64) {
+        if let Some(place) = self.1.remove(&socket) {
+            self.0.remove(&place);
+        }
     }
 
     /// Whose socket accepts here: one of this address, or of all addresses.
