@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install uninstall clean-run dependencies
+.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny fmt fmt-check clippy doc conf-check torture bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install uninstall clean-run dependencies
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -218,6 +218,19 @@ conf-check: ## check every configuration file in conf/
 	$(CARGO) build --locked --bin vigie
 	shopt -s nullglob
 	for file in conf/*.toml; do '$(TARGET_DIR)/debug/vigie' check-config "$$file"; done
+
+torture: ## put supervisord, s6, runit and Vigie under the same faults and write docs/torture.md; needs root
+	@$(NEED)
+	need 'command -v python3' python3
+	need 'command -v supervisord' supervisor
+	need 'command -v s6-svscan' s6
+	need 'command -v runsvdir' runit
+	need 'command -v prlimit && command -v fsfreeze' util-linux
+	need 'command -v mkfs.ext4 || PATH=$$PATH:/usr/sbin:/sbin command -v mkfs.ext4' e2fsprogs
+	$(CARGO) build --locked --profile quick --bin vigie
+	table=$$(python3 tests/torture/torture.py "$$(realpath '$(TARGET_DIR)')/quick/vigie" | tee /dev/stderr)
+	sed -i '/^<!-- table -->/q' docs/torture.md
+	printf '\n%s\n' "$$table" >> docs/torture.md
 
 bench: ## measure; prints tables
 	@$(NEED)

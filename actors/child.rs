@@ -7,8 +7,9 @@
 //! the user database before is done by [`Spawner::prepare`], elsewhere.
 //!
 //! A process is signalled only while it is not reaped: until then its number, which is also its group's and its
-//! session's, means nobody else. What it leaves behind without a cgroup is therefore killed between its end, which a
-//! pidfd tells, and its reaping.
+//! session's, means nobody else. Where there is no cgroup, its launcher stays above it and ends everything below before
+//! it ends itself; should the launcher be killed, its session is killed between its end, which a pidfd tells, and its
+//! reaping.
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
@@ -34,11 +35,11 @@ use tokio::process::{Child, Command};
 use vigie_protocol::message::{RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
 use crate::conditions::Reporter;
-use crate::containment::{self, Containment};
+use crate::containment::{self, Containment, Group, LimitsHit};
 use crate::descriptors;
 use crate::guard_link::GuardLink;
 use crate::module_process::Incarnation;
-use crate::module_process::lifecycle::EndReason;
+use crate::module_process::lifecycle::{EndReason, Limit};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{ModuleSection, ModuleSpec};
 use vigie_protocol::control::ModuleKind;
@@ -51,20 +52,31 @@ const PIPE_BYTES: i32 = 1024 * 1024;
 /// counts as not answering.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How a launcher that stays above its module ends when the host lacks what it takes to start it (EX_TEMPFAIL,
+/// sysexits.h).
+pub const LAUNCHER_SHORTAGE: i32 = 75;
+
+/// What tells a launcher that stays above its module to kill everything below it.
+pub const KILL_ALL: Signal = Signal::SIGUSR1;
+
 /// Starts processes. A trait, so that the actors' decisions are tested without processes.
 pub trait Spawner {
-    /// Makes the module's directories and looks whether its program may be run. Asks disks and the user database, on
+    /// Makes the module's directories and the control group of this life, and looks whether its program may be run. Asks disks and the user database, on
     /// threads of their own, and gives up on those that do not answer.
-    fn prepare(&self, spec: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>>;
+    fn prepare(
+        &self,
+        spec: &ModuleSpec,
+        incarnation: Incarnation,
+    ) -> Pin<Box<dyn Future<Output = Result<Group, SpawnError>>>>;
 
-    /// Starts a persistent module that is prepared.
+    /// Starts a persistent module that is prepared, in the group that was made for it.
     ///
     /// # Errors
     /// When the process cannot be started.
     fn spawn(
         &self,
         spec: &ModuleSpec,
-        incarnation: Incarnation,
+        group: Group,
     ) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError>;
 
     /// Reports there what is wrong with what ends modules.
@@ -82,6 +94,8 @@ pub trait ChildControl {
     fn terminate(&self);
     /// Kills it and everything it started.
     fn kill(&self);
+    /// Which limit of its control group it ran into since the last question but one.
+    fn limit_hit(self: Rc<Self>) -> Pin<Box<dyn Future<Output = Option<Limit>>>>;
     /// Ends what it left behind, after it is reaped.
     fn clean_up(self: Rc<Self>) -> Pin<Box<dyn Future<Output = ()>>>;
 }
@@ -191,16 +205,20 @@ impl ProcessSpawner {
         &self,
         section: &ModuleSection,
         mode: ModuleKind,
-        life: &str,
+        group: Group,
     ) -> Result<(Rc<ProcessControl>, Child), SpawnError> {
-        let name = section.name.as_str();
         let (state_dir, run_dir) = (self.state_dir_of(section), self.run_dir_of(section));
-        let group = self.containment.group(&format!("{name}.{life}"));
 
         let mut command = Command::new(&self.vigie);
         command.arg0("vigie").arg("launch").arg("--parent").arg(std::process::id().to_string());
-        if let Some(group) = &group {
-            command.arg("--cgroup").arg(group);
+        for directory in group.directories() {
+            command.arg("--cgroup").arg(directory);
+        }
+        if group.is_none() {
+            command.arg("--stay");
+        }
+        if section.new_privileges {
+            command.arg("--new-privileges");
         }
         if let Some(user) = &section.user {
             command.arg("--user").arg(user);
@@ -240,10 +258,7 @@ impl ProcessSpawner {
             Err(error) => {
                 // A failure after the fork can leave a living child behind (tokio#6797), and a second copy must not
                 // be started beside it.
-                if let Some(group) = group {
-                    containment::kill(&group).ok();
-                    drop(work_threads::run(Lane::Kill, move || containment::kill_tree(&group)));
-                }
+                drop(work_threads::run(Lane::Kill, move || group.remove()));
                 return Err(SpawnError::Start(error));
             }
         };
@@ -253,17 +268,22 @@ impl ProcessSpawner {
             pid,
             pidfd,
             group,
+            hit: Cell::default(),
+            killed: Cell::new(false),
             reaped: Cell::new(false),
             guard: self.guard.clone(),
         });
         Ok((control, child))
     }
 
-    /// As [`Spawner::prepare`].
+    /// As [`Spawner::prepare`]; `life` tells this life from the module's others.
     pub fn prepare_section(
         &self,
         section: &ModuleSection,
-    ) -> impl Future<Output = Result<(), SpawnError>> + 'static {
+        life: &str,
+    ) -> impl Future<Output = Result<Group, SpawnError>> + 'static {
+        let (containment, limits) = (self.containment.clone(), section.limits);
+        let group = format!("{}.{life}", section.name);
         let (user, program) =
             (section.user.clone(), section.command.as_ref().and_then(|words| words.first().cloned()));
         let mut directories = vec![self.state_dir_of(section)];
@@ -283,7 +303,8 @@ impl ProcessSpawner {
                 for directory in &directories {
                     make_directory(directory, owner.as_ref())?;
                 }
-                program.map_or(Ok(()), |program| check_program(Path::new(&program)))
+                program.map_or(Ok(()), |program| check_program(Path::new(&program)))?;
+                Ok(containment.group(&group, &limits))
             });
             answered(preparing, disk).await?
         }
@@ -328,17 +349,20 @@ async fn answered<T>(job: work_threads::Job<T>, what: &'static str) -> Result<T,
 }
 
 impl Spawner for ProcessSpawner {
-    fn prepare(&self, spec: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>> {
-        Box::pin(self.prepare_section(&spec.section))
+    fn prepare(
+        &self,
+        spec: &ModuleSpec,
+        incarnation: Incarnation,
+    ) -> Pin<Box<dyn Future<Output = Result<Group, SpawnError>>>> {
+        Box::pin(self.prepare_section(&spec.section, &incarnation.0.to_string()))
     }
 
     fn spawn(
         &self,
         spec: &ModuleSpec,
-        incarnation: Incarnation,
+        group: Group,
     ) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError> {
-        let (control, mut child) =
-            self.start(&spec.section, ModuleKind::Persistent, &incarnation.0.to_string())?;
+        let (control, mut child) = self.start(&spec.section, ModuleKind::Persistent, group)?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -347,7 +371,18 @@ impl Spawner for ProcessSpawner {
         // Fails beyond the user's share of pipe memory; the default size works as well.
         nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
         let waiting = control.clone();
-        let exit = async move { end_reason(waiting.wait(&mut child).await) };
+        let exit = async move {
+            let reason = end_reason(waiting.wait(&mut child).await);
+            if waiting.group.is_none() && reason == EndReason::Exited(LAUNCHER_SHORTAGE) {
+                return EndReason::Shortage("its launcher cannot start a process".to_owned());
+            }
+            match waiting.clone().limit_hit().await {
+                // Only the kernel's own kill is explained by memory.
+                Some(Limit::Memory) if reason != EndReason::Signalled(Signal::SIGKILL as i32) => reason,
+                Some(limit) if reason != EndReason::Exited(0) => EndReason::Limit(limit),
+                _ => reason,
+            }
+        };
         let pipes = ChildPipes {
             stdin: Box::new(stdin),
             stdout: Box::new(stdout),
@@ -464,7 +499,11 @@ pub struct ProcessControl {
     pid: u32,
     /// Tells its end before it is reaped; absent where the kernel or the descriptors do not give it.
     pidfd: Option<AsyncFd<OwnedFd>>,
-    group: Option<PathBuf>,
+    group: Group,
+    /// The limits that it had run into when it was asked last, and the time before.
+    hit: Cell<[LimitsHit; 2]>,
+    /// It was told to kill what it holds.
+    killed: Cell<bool>,
     /// Set in the same poll in which the process is reaped, on the same thread: as long as it is not set, the
     /// process id is ours and cannot mean anybody else.
     reaped: Cell<bool>,
@@ -505,18 +544,23 @@ impl ProcessControl {
             let group = Pid::from_raw(pid);
             // In its first instant the process has not made its group yet.
             if killpg(group, signal).is_err() {
-                match &self.pidfd {
-                    Some(pidfd) => {
-                        let signal = rustix::process::Signal::from_named_raw(signal as i32);
-                        if let Some(signal) = signal {
-                            pidfd_send_signal(pidfd.get_ref(), signal).ok();
-                        }
-                    }
-                    None => {
-                        nix::sys::signal::kill(group, signal).ok();
-                    }
+                self.signal_process(signal);
+            }
+        }
+    }
+
+    /// Signals the process alone, as long as it is not reaped.
+    fn signal_process(&self, signal: Signal) {
+        match (&self.pidfd, i32::try_from(self.pid)) {
+            (Some(pidfd), _) => {
+                if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
+                    pidfd_send_signal(pidfd.get_ref(), signal).ok();
                 }
             }
+            (None, Ok(pid)) if !self.reaped.get() => {
+                nix::sys::signal::kill(Pid::from_raw(pid), signal).ok();
+            }
+            _ => {}
         }
     }
 }
@@ -543,17 +587,35 @@ impl ChildControl for ProcessControl {
     }
 
     fn kill(&self) {
-        self.signal(Signal::SIGKILL);
-        if let Some(group) = &self.group {
-            containment::kill(group).ok();
+        if self.group.is_none() && !self.killed.replace(true) {
+            // Its launcher ends everything, whatever session that is in, and says so by its own end.
+            self.signal_process(Signal::SIGCONT);
+            self.signal_process(KILL_ALL);
+            return;
         }
+        self.signal(Signal::SIGKILL);
+        self.group.kill();
+    }
+
+    fn limit_hit(self: Rc<Self>) -> Pin<Box<dyn Future<Output = Option<Limit>>>> {
+        Box::pin(async move {
+            let group = self.group.clone();
+            if group.is_none() {
+                return None;
+            }
+            let hit = work_threads::run(Lane::Modules, move || group.limits_hit()).await.ok()?;
+            let [newest, before] = self.hit.get();
+            self.hit.set([hit, newest]);
+            hit.since(before)
+        })
     }
 
     fn clean_up(self: Rc<Self>) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
             // Without a cgroup it was done before the reaping: now the number may mean somebody else.
-            if let Some(group) = self.group.clone() {
-                work_threads::run(Lane::Kill, move || containment::kill_tree(&group).ok()).await.ok();
+            if !self.group.is_none() {
+                let group = self.group.clone();
+                work_threads::run(Lane::Kill, move || group.remove()).await.ok();
             }
             self.guard.remove(self.pid);
         })

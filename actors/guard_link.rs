@@ -74,9 +74,9 @@ impl GuardLink {
 
     /// Starts the guard and keeps it running. Must be called on the arbiter's thread.
     #[must_use]
-    pub fn start(vigie: PathBuf, cgroup: Option<PathBuf>, log: Logger) -> Self {
+    pub fn start(vigie: PathBuf, cgroups: Vec<PathBuf>, log: Logger) -> Self {
         let shared = Rc::new(Shared::default());
-        actix_rt::spawn(keep_guard(vigie, cgroup, shared.clone(), log));
+        actix_rt::spawn(keep_guard(vigie, cgroups, shared.clone(), log));
         Self { shared: Some(shared) }
     }
 
@@ -113,9 +113,9 @@ impl GuardLink {
     }
 }
 
-async fn keep_guard(vigie: PathBuf, cgroup: Option<PathBuf>, shared: Rc<Shared>, log: Logger) {
+async fn keep_guard(vigie: PathBuf, cgroups: Vec<PathBuf>, shared: Rc<Shared>, log: Logger) {
     while !shared.done.get() {
-        let why = match descriptors::with_reserve(|| spawn_guard(&vigie, cgroup.as_ref())) {
+        let why = match descriptors::with_reserve(|| spawn_guard(&vigie, &cgroups)) {
             Ok(guard) => serve_guard(guard, &shared).await.to_owned(),
             Err(error) => format!("it cannot be started: {error}"),
         };
@@ -132,10 +132,10 @@ async fn keep_guard(vigie: PathBuf, cgroup: Option<PathBuf>, shared: Rc<Shared>,
     shared.ended.notify_one();
 }
 
-fn spawn_guard(vigie: &PathBuf, cgroup: Option<&PathBuf>) -> std::io::Result<Child> {
+fn spawn_guard(vigie: &PathBuf, cgroups: &[PathBuf]) -> std::io::Result<Child> {
     let mut command = Command::new(vigie);
     command.arg0("vigie").arg("guard");
-    if let Some(cgroup) = cgroup {
+    for cgroup in cgroups {
         command.arg("--cgroup").arg(cgroup);
     }
     command

@@ -19,6 +19,7 @@
 //! process, and the other way round: either may come first, and a grandchild can keep the pipe open for ever.
 //! The life ends when the process is reaped, its leftovers are gone and the pipe is read empty.
 
+mod dispatch;
 pub mod lifecycle;
 pub mod log_budget;
 pub mod pump;
@@ -43,9 +44,10 @@ use vigie_protocol::socket::SocketSpec;
 use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
 use self::log_budget::LogBudget;
 use self::pump::{ChildSaid, PumpBounds, Registration};
-use crate::alert_journal::AlertJournal;
+use crate::alert_journal::{AlertJournal, GetJournalView};
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::Reporter;
+use crate::containment::Group;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
 use vigie_config::model::{AgentConfig, ModuleSpec};
@@ -62,6 +64,9 @@ const MAILBOX_CAPACITY: usize = 16;
 /// Batches of lines that wait for a module to read its stdin: a heartbeat or the acknowledgements of one batch
 /// of alerts each. When it is full the module is read no further.
 const STDIN_QUEUE: usize = 64;
+
+/// A module that lives so long counts as started although it has not answered a heartbeat yet.
+const START_GRACE: Duration = Duration::from_secs(1);
 
 /// Newest lines that are kept for `vigie module logs`.
 pub const KEPT_LINES: usize = 100;
@@ -208,7 +213,7 @@ pub struct Told {
     pub exited: Recipient<ModuleExited>,
     /// When it is ready, and what the module made of its configuration.
     pub confirmed: Recipient<ModuleConfirmed>,
-    /// The process, when it has been started.
+    /// The process, when the module answers or has lived for a second.
     pub started: oneshot::Sender<u32>,
 }
 
@@ -250,7 +255,7 @@ pub struct ModuleProcess {
     confirmed: Recipient<ModuleConfirmed>,
     /// What the pumps are bound by; they take over what changes.
     bounds: watch::Sender<PumpBounds>,
-    /// Told the process when it has been started.
+    /// Told the process when the module has surely been started.
     started: Option<oneshot::Sender<u32>>,
     feeds: LineFeeds,
     lifecycle: Lifecycle,
@@ -258,11 +263,15 @@ pub struct ModuleProcess {
     child: Option<Rc<dyn ChildControl>>,
     stdin: Option<mpsc::Sender<Vec<u8>>>,
     writer: Option<AbortHandle>,
+    /// Takes alerts of other modules for the writer, one batch at a time.
+    deliveries: Option<mpsc::Sender<dispatch::Lines>>,
+    /// Which of them the module has; set when it gets any.
+    acknowledged: Option<Rc<dispatch::Acknowledged>>,
     pumps: Vec<AbortHandle>,
     gauge: Rc<PipeGauge>,
     /// Told when the process is gone, so that the pumps stop at an empty pipe.
     gone: watch::Sender<bool>,
-    /// What must still end before the life is over: the pumps and the clean-up.
+    /// What must still end before the life is over: the pumps, the clean-up, the delivery of alerts.
     unfinished: usize,
     counters: Counters,
     lines: VecDeque<ModuleLine>,
@@ -313,6 +322,8 @@ impl ModuleProcess {
             child: None,
             stdin: None,
             writer: None,
+            deliveries: None,
+            acknowledged: None,
             pumps: Vec::new(),
             gauge: Rc::default(),
             gone: watch::Sender::new(false),
@@ -331,20 +342,20 @@ impl ModuleProcess {
 
     /// Starts the process as soon as what it takes is there.
     fn prepare(&mut self, ctx: &mut Context<Self>) {
-        let preparing = self.services.spawner.prepare(&self.spec);
+        let preparing = self.services.spawner.prepare(&self.spec, self.incarnation);
         ctx.spawn(preparing.into_actor(self).map(|prepared, this, ctx| match prepared {
-            Ok(()) => this.spawn(ctx),
+            Ok(group) => this.spawn(group, ctx),
             Err(error) => this.not_started(&error, ctx),
         }));
     }
 
-    fn spawn(&mut self, ctx: &mut Context<Self>) {
-        match self.services.spawner.spawn(&self.spec, self.incarnation) {
+    fn spawn(&mut self, group: Group, ctx: &mut Context<Self>) {
+        self.reporter.set(AgentCondition::ContainmentLimited, group.unlimited());
+        match self.services.spawner.spawn(&self.spec, group) {
             Ok((control, pipes)) => {
                 info!(self.log, "module started"; "pid" => control.pid());
-                if let Some(started) = self.started.take() {
-                    started.send(control.pid()).ok();
-                }
+                // The launcher can still fail to become the module, and says so by its end.
+                ctx.run_later(START_GRACE, |this, _| this.tell_started());
                 let agent = self.reporter.about(Subject::Agent);
                 agent.clear(AgentCondition::TasksExhausted);
                 agent.clear(AgentCondition::DescriptorsExhausted);
@@ -376,8 +387,11 @@ impl ModuleProcess {
     fn run_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
         let me = ctx.address();
         let (stdin, queue) = mpsc::channel(STDIN_QUEUE);
+        let (deliveries, to_deliver) = mpsc::channel(1);
+        self.deliveries = Some(deliveries);
         if stdin.try_send(std::mem::take(&mut self.config_line)).is_ok() {
-            let writer = pump::write_stdin(pipes.stdin, queue, self.gauge.clone(), me.clone().recipient());
+            let writer =
+                pump::write_stdin(pipes.stdin, queue, to_deliver, self.gauge.clone(), me.clone().recipient());
             self.writer = Some(actix_rt::spawn(writer).abort_handle());
         }
         let output = pump::Output {
@@ -428,13 +442,27 @@ impl ModuleProcess {
         if before != after {
             self.state_changed(before, after);
         }
+        // A module of MIG's kind registers nothing: it is ready when it answers.
+        if after == State::Running && self.spec.section.dispatch {
+            self.deliver_alerts(false, ctx);
+        }
     }
 
-    fn state_changed(&self, before: State, after: State) {
+    /// Tells who waits for it that the module runs, once.
+    fn tell_started(&mut self) {
+        if let Some(child) = &self.child
+            && let Some(started) = self.started.take()
+        {
+            started.send(child.pid()).ok();
+        }
+    }
+
+    fn state_changed(&mut self, before: State, after: State) {
         match (before, after) {
             (State::Starting, State::Running) => {
                 info!(self.log, "module is ready"; "elapsed_ms" => elapsed_ms(self.born.elapsed()));
                 self.reporter.clear(AgentCondition::ModuleFailed);
+                self.tell_started();
                 self.confirm(None);
             }
             (State::Degraded, State::Running) => self.reporter.clear(AgentCondition::HeartbeatMissed),
@@ -514,6 +542,9 @@ impl ModuleProcess {
             self.step(Event::HonoursStop, ctx);
         }
         self.capabilities = registration.capabilities;
+        if self.capabilities.iter().any(|name| name == capability::DISPATCH) {
+            self.deliver_alerts(true, ctx);
+        }
         let Some(pid) = self.child.as_ref().map(|child| child.pid()) else { return };
         if matches!(self.lifecycle.state(), State::Stopping(_) | State::Ended) {
             return;
@@ -553,6 +584,25 @@ impl ModuleProcess {
         }));
     }
 
+    /// Begins to hand the alerts of the other modules to this one, once in a life.
+    fn deliver_alerts(&mut self, acknowledges: bool, ctx: &mut Context<Self>) {
+        let Some(lines) = self.deliveries.take() else { return };
+        self.acknowledged = acknowledges.then(Rc::default);
+        let (module, log) = (self.spec.name().clone(), self.log.clone());
+        let (acknowledged, journal) = (self.acknowledged.clone(), self.services.journal.clone());
+        let state_dir = self.config.agent.state_dir.clone();
+        let delivering = async move {
+            // The journal ends only with the agent.
+            let Ok(view) = journal.send(GetJournalView).await else { return };
+            dispatch::Delivery { module, state_dir, view, lines, acknowledged, log }.run().await;
+        };
+        self.unfinished += 1;
+        ctx.spawn(delivering.into_actor(self).map(|(), this, ctx| {
+            this.unfinished -= 1;
+            this.finish_if_over(ctx);
+        }));
+    }
+
     /// Tells the Supervisor how far the module has its configuration.
     fn confirm(&self, said: Option<ConfiguredParameters>) {
         let (module, incarnation) = (self.spec.name().clone(), self.incarnation);
@@ -580,6 +630,17 @@ impl ModuleProcess {
             this.looking_at_socket = false;
             if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
                 this.reporter.set(AgentCondition::SocketMissing, missing);
+            }
+        }));
+    }
+
+    /// Looks whether the module ran into a limit since the last heartbeat.
+    fn look_at_limits(&mut self, ctx: &mut Context<Self>) {
+        let Some(child) = self.child.clone() else { return };
+        ctx.spawn(child.limit_hit().into_actor(self).map(|hit, this, _| {
+            if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
+                let detail = hit.map(|limit| format!("{} are used up", limit.name()));
+                this.reporter.set(AgentCondition::LimitReached, detail);
             }
         }));
     }
@@ -684,6 +745,7 @@ impl Handler<HeartbeatDue> for ModuleProcess {
         };
         self.step(event, ctx);
         self.look_at_socket(ctx);
+        self.look_at_limits(ctx);
     }
 }
 
@@ -715,6 +777,11 @@ impl Handler<ChildSaid> for ModuleProcess {
             let allowed = self.config.logging.module_bytes_per_sec;
             let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
             self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
+        }
+        if let Some(acknowledged) = &self.acknowledged {
+            for id in &said.acknowledged {
+                acknowledged.add(id);
+            }
         }
         for configured in said.configured {
             self.confirm(Some(configured));

@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::{Conditions, Reporter};
-use crate::module_process::lifecycle::EndReason;
+use crate::containment::Group;
+use crate::module_process::lifecycle::{EndReason, Limit};
 use crate::module_process::{Incarnation, Services};
 use crate::socket_registry::SocketRegistry;
 use vigie_config::model::{
@@ -120,6 +121,10 @@ impl ChildControl for FakeControl {
         self.end(EndReason::Signalled(9));
     }
 
+    fn limit_hit(self: Rc<Self>) -> Pin<Box<dyn Future<Output = Option<Limit>>>> {
+        Box::pin(std::future::ready(None))
+    }
+
     fn clean_up(self: Rc<Self>) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(std::future::ready(()))
     }
@@ -130,6 +135,8 @@ pub(crate) struct FakeSpawner {
     children: mpsc::UnboundedSender<FakeChild>,
     next_pid: Cell<u32>,
     alive: Rc<Cell<usize>>,
+    /// The life that was prepared last.
+    incarnation: Cell<Incarnation>,
     /// Most children that lived at the same time.
     pub(crate) most_alive: Cell<usize>,
 }
@@ -137,22 +144,28 @@ pub(crate) struct FakeSpawner {
 impl FakeSpawner {
     pub(crate) fn new() -> (Rc<Self>, mpsc::UnboundedReceiver<FakeChild>) {
         let (children, receiver) = mpsc::unbounded_channel();
-        let spawner =
-            Self { children, next_pid: Cell::new(100), alive: Rc::default(), most_alive: Cell::new(0) };
+        let spawner = Self {
+            children,
+            next_pid: Cell::new(100),
+            alive: Rc::default(),
+            incarnation: Cell::new(Incarnation(0)),
+            most_alive: Cell::new(0),
+        };
         (Rc::new(spawner), receiver)
     }
 }
 
 impl Spawner for FakeSpawner {
-    fn prepare(&self, _: &ModuleSpec) -> Pin<Box<dyn Future<Output = Result<(), SpawnError>>>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn prepare(
+        &self,
+        _: &ModuleSpec,
+        incarnation: Incarnation,
+    ) -> Pin<Box<dyn Future<Output = Result<Group, SpawnError>>>> {
+        self.incarnation.set(incarnation);
+        Box::pin(std::future::ready(Ok(Group::default())))
     }
 
-    fn spawn(
-        &self,
-        spec: &ModuleSpec,
-        incarnation: Incarnation,
-    ) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError> {
+    fn spawn(&self, spec: &ModuleSpec, _: Group) -> Result<(Rc<dyn ChildControl>, ChildPipes), SpawnError> {
         let (stdin, their_stdin) = tokio::io::duplex(64 * 1024);
         let (stdout, their_stdout) = tokio::io::duplex(64 * 1024);
         let (sender, exited) = oneshot::channel();
@@ -167,7 +180,7 @@ impl Spawner for FakeSpawner {
             alive: self.alive.clone(),
         });
         let child = FakeChild {
-            incarnation,
+            incarnation: self.incarnation.get(),
             name: spec.name().to_string(),
             stdin: BufReader::new(their_stdin),
             stdout: their_stdout,
@@ -202,6 +215,8 @@ pub(crate) fn module(name: &str) -> ModuleSpec {
             allow_remote_tcp: false,
             socket_dir: None,
             limits: ProcessLimits::default(),
+            new_privileges: false,
+            dispatch: false,
         },
         config: ModuleConfig::Good(serde_json::value::RawValue::from_string("{}".to_owned()).unwrap()),
     }

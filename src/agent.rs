@@ -346,7 +346,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let reporter = Reporter::agent(conditions.clone());
     let containment = Containment::prepare(&agent.run_dir);
     let vigie = PathBuf::from(OWN_PROGRAM);
-    let guard = GuardLink::start(vigie.clone(), containment.root().map(Path::to_owned), log.clone());
+    let guard = GuardLink::start(vigie.clone(), containment.roots(), log.clone());
     let spawner = Rc::new(ProcessSpawner {
         vigie,
         run_dir: agent.run_dir.clone(),

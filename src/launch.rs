@@ -1,17 +1,22 @@
-//! `vigie launch`: makes a fresh process safe, then becomes the module.
+//! `vigie launch`: makes a fresh process safe, then becomes the module, or stays above it ([`stay`]) where no cgroup
+//! holds what the module starts.
 //!
 //! It runs in the child instead of code between fork and exec in the agent: ordinary code in a process of its
 //! own, which can use the whole standard library.
+
+mod stay;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, getppid, initgroups, setgid, setsid, setuid};
+use vigie_actors::child::LAUNCHER_SHORTAGE;
+use vigie_actors::descriptors;
 use vigie_protocol::error_chain::ErrorChain;
 
 use crate::agent::OWN_PROGRAM;
@@ -24,9 +29,18 @@ pub(crate) struct LaunchOptions {
     /// Process id of the agent: when it is no longer the parent, the module is not started.
     #[arg(long)]
     parent: i32,
-    /// cgroup v2 directory that the module is put into.
+    /// Directory of a control group that the module is put into; once for each hierarchy.
     #[arg(long)]
-    cgroup: Option<PathBuf>,
+    cgroup: Vec<PathBuf>,
+    /// Stay above the module and end what it leaves behind.
+    #[arg(long)]
+    stay: bool,
+    /// This is the process that a launcher above starts.
+    #[arg(long)]
+    below_launcher: bool,
+    /// Programs may gain privileges.
+    #[arg(long)]
+    new_privileges: bool,
     /// User to run as.
     #[arg(long)]
     user: Option<String>,
@@ -65,6 +79,19 @@ fn system(action: &'static str) -> impl Fn(nix::errno::Errno) -> LaunchError {
 
 /// Runs the command; returns only when that fails.
 pub(crate) fn run(options: &LaunchOptions) -> ExitCode {
+    if options.stay {
+        return match stay::run(options) {
+            Ok(status) => stay::end_like(status).into(),
+            Err(LaunchError::System { source, .. }) if descriptors::is_shortage(&source) => {
+                u8::try_from(LAUNCHER_SHORTAGE).unwrap_or(u8::MAX).into()
+            }
+            Err(error) => {
+                let failure = Failure::new(Exit::CannotExecute, ErrorChain(&error).to_string(), "");
+                print::failure(&failure);
+                failure.exit.into()
+            }
+        };
+    }
     let failure = match prepare(options) {
         Ok(()) => execute(options),
         Err(error) => Failure::new(Exit::CannotExecute, ErrorChain(&error).to_string(), ""),
@@ -96,10 +123,10 @@ fn shown_as(program: &OsString) -> &OsStr {
 }
 
 fn prepare(options: &LaunchOptions) -> Result<(), LaunchError> {
-    // A session of its own: signals to the agent's terminal or group do not reach the module, and one signal
-    // reaches the module with its children.
-    setsid().map_err(system("begin a session"))?;
-    if let Some(cgroup) = &options.cgroup {
+    if !options.below_launcher {
+        new_session()?;
+    }
+    for cgroup in &options.cgroup {
         // Without it the module still runs; its leftovers are then found by their session only.
         std::fs::write(cgroup.join("cgroup.procs"), "0").ok();
     }
@@ -117,9 +144,22 @@ fn prepare(options: &LaunchOptions) -> Result<(), LaunchError> {
     if let Some(name) = &options.user {
         become_user(name)?;
     }
+    if !options.new_privileges {
+        set_no_new_privs().map_err(system("give up new privileges"))?;
+    }
     // After the change of user, which clears it (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGKILL).map_err(system("ask for the death signal"))?;
-    // The agent may have ended before the line above.
+    check_parent(options)
+}
+
+/// A session of its own: signals to the agent's terminal or group do not reach the module, and one signal reaches the
+/// module with its children.
+fn new_session() -> Result<(), LaunchError> {
+    setsid().map(drop).map_err(system("begin a session"))
+}
+
+/// The parent may have ended before the death signal was asked for.
+fn check_parent(options: &LaunchOptions) -> Result<(), LaunchError> {
     if getppid().as_raw() == options.parent { Ok(()) } else { Err(LaunchError::AgentGone) }
 }
 

@@ -56,6 +56,28 @@ pub enum EndReason {
     /// It could not be started because the host or the agent has no descriptors, tasks or memory left: no death
     /// of the module.
     Shortage(String),
+    /// It used up what its control group allows.
+    Limit(Limit),
+}
+
+/// What a control group limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Processes and threads.
+    Tasks,
+    /// Memory.
+    Memory,
+}
+
+impl Limit {
+    /// The word that reasons carry.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tasks => "tasks",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 impl EndReason {
@@ -82,6 +104,7 @@ impl fmt::Display for EndReason {
             Self::AgentStopping => f.write_str("agent_stopping"),
             Self::SpawnFailed(why) => write!(f, "spawn_failed({why})"),
             Self::Shortage(why) => write!(f, "shortage({why})"),
+            Self::Limit(limit) => write!(f, "limit({})", limit.name()),
         }
     }
 }
@@ -263,9 +286,12 @@ impl Lifecycle {
             Event::StdoutClosed => self.pipe_closed(EndReason::ClosedStdout),
             Event::StdinClosed => self.pipe_closed(EndReason::ClosedStdin),
             Event::Exited(reason) => {
-                // A pipe that closes a moment before the exit belongs to the exit.
-                let ordered =
-                    self.stop_reason.take().filter(|_| self.state != State::Stopping(Stage::Closing));
+                // A pipe that closes a moment before the exit belongs to the exit, and a module without memory or
+                // tasks misses heartbeats because of that.
+                let closing = self.state == State::Stopping(Stage::Closing);
+                let explained = matches!(reason, EndReason::Limit(_));
+                let ordered = self.stop_reason.take();
+                let ordered = ordered.filter(|why| !closing && (why.is_ordered() || !explained));
                 self.end = Some(ordered.unwrap_or(reason));
                 self.state = State::Ended;
                 Vec::new()
@@ -431,6 +457,21 @@ mod tests {
 
         assert_eq!(life.state(), State::Running);
         assert_eq!(again, [Effect::IgnoreEcho]);
+    }
+
+    #[test]
+    fn a_limit_explains_missed_heartbeats_but_not_an_order() {
+        for (stop, end) in [
+            (EndReason::HeartbeatLost, "limit(tasks)"),
+            (EndReason::ClosedStdout, "limit(tasks)"),
+            (EndReason::Operator, "operator"),
+        ] {
+            let (mut life, now) = started();
+            life.step(Event::Stop { reason: stop, grace: BEAT }, now);
+            life.step(Event::Exited(EndReason::Limit(Limit::Tasks)), now);
+
+            assert_eq!(life.end().unwrap().to_string(), end);
+        }
     }
 
     #[test]

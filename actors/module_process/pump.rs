@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use vigie_protocol::message::{
-    AlertParameters, BadLine, Class, ConfiguredParameters, HealthParameters, LogParameters,
+    AckParameters, AlertParameters, BadLine, Class, ConfiguredParameters, HealthParameters, LogParameters,
     Message as WireMessage, MessageRef, PingParameters, RegisterParameters, capability,
 };
 use vigie_protocol::stream::{LineBatch, ModuleReader};
 
+use super::dispatch;
 use super::log_budget::LogBudget;
 use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
 use crate::alert_journal::{AlertBatch, AlertJournal, AlertsRefused, StoreAlerts, read_plain};
@@ -49,6 +50,9 @@ const PONGS_IN_BATCH: usize = 64;
 /// Confirmations of configurations that are looked at in one batch.
 const CONFIGURED_IN_BATCH: usize = 4;
 
+/// Acknowledgements of delivered alerts that are looked at in one batch; no more are under way.
+const ACKS_IN_BATCH: usize = 256;
+
 /// Quiet time after which the pipe of a process that is gone counts as empty.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
@@ -69,6 +73,8 @@ pub struct ChildSaid {
     pub health: Option<Vec<Condition>>,
     /// What it said became of configurations, oldest first.
     pub configured: Vec<ConfiguredParameters>,
+    /// Ids of alerts that were delivered to it and that it acknowledged.
+    pub acknowledged: Vec<String>,
     /// Whether the module's log is cut because it floods; absent when that did not change.
     pub flooding: Option<bool>,
 }
@@ -127,14 +133,24 @@ pub(crate) fn module_line(source: &str, text: &str) -> ModuleLine {
     ModuleLine { time: jiff::Timestamp::now().to_string(), source: source.to_owned(), text: shown.to_owned() }
 }
 
-/// Writes what is queued to the child's stdin; closes it when the queue is closed.
+/// Writes what is queued to the child's stdin; closes it when the queue is closed. Alerts of other modules come only when
+/// nothing else waits.
 pub(crate) async fn write_stdin(
     mut stdin: Box<dyn AsyncWrite + Unpin>,
     mut queue: mpsc::Receiver<Vec<u8>>,
+    mut deliveries: mpsc::Receiver<dispatch::Lines>,
     gauge: Rc<PipeGauge>,
     told: Recipient<StdinClosed>,
 ) {
-    while let Some(lines) = queue.recv().await {
+    loop {
+        let (lines, written_to) = tokio::select! {
+            biased;
+            lines = queue.recv() => match lines {
+                Some(lines) => (lines, None),
+                None => return,
+            },
+            Some(delivery) = deliveries.recv() => (delivery.text, Some(delivery.written)),
+        };
         gauge.writing_since.set(Some(Instant::now()));
         let written = async {
             stdin.write_all(&lines).await?;
@@ -145,6 +161,10 @@ pub(crate) async fn write_stdin(
             return;
         }
         gauge.writing_since.set(None);
+        if let Some(written_to) = written_to {
+            // Whoever delivers may have ended meanwhile.
+            written_to.send(()).ok();
+        }
     }
 }
 
@@ -392,6 +412,13 @@ impl StdoutPump {
                 // Only the newest ones can be about the configuration in force.
                 let surplus = batch.said.configured.len().saturating_sub(CONFIGURED_IN_BATCH);
                 batch.said.configured.drain(..surplus);
+            }
+            Class::Ack => {
+                let ack: AckParameters<'_> = message.parameters_as("ack")?;
+                // What was not delivered needs no answer: at most a window of alerts is under way.
+                if batch.said.acknowledged.len() < ACKS_IN_BATCH {
+                    batch.said.acknowledged.push(ack.id.into_owned());
+                }
             }
             class => return Err(BadLine::unexpected(&class)),
         }

@@ -223,11 +223,12 @@ impl QueryRun {
         request: &[u8],
     ) -> Result<ModuleResult, QueryError> {
         let not_started = |reason: String| QueryError::NotStarted { module: self.module.clone(), reason };
-        self.limited(spawner.prepare_section(&spec.section))
+        let group = self
+            .limited(spawner.prepare_section(&spec.section, &format!("query-{}", self.number)))
             .await?
             .map_err(|error| not_started(ErrorChain(&error).to_string()))?;
         let (control, mut child) = spawner
-            .start(&spec.section, ModuleKind::Standard, &format!("query-{}", self.number))
+            .start(&spec.section, ModuleKind::Standard, group)
             .map_err(|error| not_started(ErrorChain(&error).to_string()))?;
         debug!(self.log, "standard module started"; "module" => %self.module, "query_id" => self.number,
             "pid" => control.pid());

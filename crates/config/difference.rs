@@ -189,6 +189,8 @@ fn process_keys(old: &ModuleSection, new: &ModuleSection) -> Vec<&'static str> {
         // A module that listens on a remote address must lose that socket when it may no longer.
         ("allow_remote_tcp", old.allow_remote_tcp != new.allow_remote_tcp),
         ("socket_dir", old.socket_dir != new.socket_dir),
+        ("new_privileges", old.new_privileges != new.new_privileges),
+        ("dispatch", old.dispatch != new.dispatch),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))
@@ -358,6 +360,8 @@ mod tests {
             allow_remote_tcp: false,
             socket_dir: None,
             limits: ProcessLimits::default(),
+            new_privileges: false,
+            dispatch: false,
         };
         ModuleSpec { section, config: ModuleConfig::Good(RawValue::from_string(config.to_owned()).unwrap()) }
     }

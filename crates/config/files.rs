@@ -290,6 +290,8 @@ fn builtin_section(name: ModuleName, builtin: &BuiltinModule) -> ModuleSection {
         allow_remote_tcp: false,
         socket_dir: None,
         limits: ProcessLimits::default(),
+        new_privileges: false,
+        dispatch: false,
     }
 }
 

@@ -254,6 +254,12 @@ pub struct ModuleSection {
     pub socket_dir: Option<PathBuf>,
     /// Bounds enforced by the kernel.
     pub limits: ProcessLimits,
+    /// Whether its programs may gain privileges when they are started, as with set-user-ID programs; otherwise
+    /// `no_new_privs` is set (PR_SET_NO_NEW_PRIVS(2const)).
+    pub new_privileges: bool,
+    /// Whether it gets the alerts of other modules although it does not register the capability `dispatch`, as MIG's
+    /// dispatch modules.
+    pub dispatch: bool,
 }
 
 /// When a persistent module that ended is started again.
@@ -268,15 +274,41 @@ pub enum RestartRule {
     Temporary,
 }
 
-/// Bounds on a module's process, see setrlimit(2).
+/// Tasks of a module where its configuration says nothing: enough for a module with a thread for each processor.
+const DEFAULT_TASKS: u64 = 512;
+
+/// Memory of a module where its configuration says nothing, in bytes.
+const DEFAULT_RESIDENT_BYTES: u64 = 2 << 30;
+
+/// Bounds on a module: of its process as in setrlimit(2), and of all that it starts by its control group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProcessLimits {
+    /// Processes and threads, of all that it starts, 8 to 1,000,000; 0 means no limit.
+    pub tasks: Option<u64>,
+    /// Memory in use with the page cache, of all that it starts, in bytes, 16 MiB to 1024 TiB; 0 means no limit.
+    pub resident_bytes: Option<u64>,
+    /// Share of processors in hundredths of one, 1 to 100,000.
+    pub cpu_percent: Option<u64>,
     /// Address space in bytes, 1 MiB to 1024 TiB.
     pub memory_bytes: Option<u64>,
     /// Open files, 16 to 1,048,576.
     pub open_files: Option<u64>,
     /// Niceness, 0 to 19.
     pub nice: Option<i32>,
+}
+
+impl ProcessLimits {
+    /// Most tasks, if they are limited. 512 where nothing is configured.
+    #[must_use]
+    pub fn tasks(&self) -> Option<u64> {
+        Some(self.tasks.unwrap_or(DEFAULT_TASKS)).filter(|tasks| *tasks > 0)
+    }
+
+    /// Most memory in bytes, if it is limited. 2 GiB where nothing is configured.
+    #[must_use]
+    pub fn resident_bytes(&self) -> Option<u64> {
+        Some(self.resident_bytes.unwrap_or(DEFAULT_RESIDENT_BYTES)).filter(|bytes| *bytes > 0)
+    }
 }
 
 impl Default for LoggingSection {

@@ -125,6 +125,12 @@ conditions! {
     /// No descriptor is free; new clients and starts of modules wait.
     DescriptorsExhausted = "descriptors-exhausted", Failed,
         "Raise LimitNOFILE in the unit, or lower limits.clients.";
+    /// Limits of the module that the configuration asks for cannot be kept by the kernel here.
+    ContainmentLimited = "containment-limited", Warning,
+        "Let the agent have a writable cgroup with these controllers (`Delegate=pids memory cpu` in its unit), or leave the limits out.";
+    /// The module runs into the limits of its control group.
+    LimitReached = "limit-reached", Warning,
+        "Find out what the module uses up (`vigie module logs NAME`), or raise its [module.limits].";
     /// The guard process that ends what a dead agent leaves behind does not run.
     GuardMissing = "guard-missing", Warning,
         "Nothing, if it comes back within seconds; otherwise see the agent's log.";
@@ -198,6 +204,12 @@ const REASONS: &[Entry] = &[
         "write_timeout",
         "The process did not read its standard input.",
         "It must read while it works.",
+    ),
+    entry(
+        END,
+        "limit",
+        "With all that it started it used up what its control group allows: tasks, or memory, in parentheses.",
+        "Find out what takes it, or raise limits.tasks or limits.resident_bytes in its [module.limits].",
     ),
     entry(
         END,

@@ -1,4 +1,5 @@
-//! Asks all time servers of a host at once, and judges its clock by what they say together.
+//! Asks all time servers of a host at once, and judges its clock by what most of them say together; they are not
+//! authenticated, so whoever runs most of them decides.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

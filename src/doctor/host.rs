@@ -102,13 +102,13 @@ fn cgroups(patient: &Patient) -> Vec<Outcome> {
         (Ok(status), _) if status.containment == "cgroup" => fine("each module has a cgroup of its own"),
         (Ok(_), true) => trouble(
             Verdict::Warn,
-            "the agent cannot make cgroups: a process that leaves a module's session can outlive it",
+            "the agent cannot make cgroups: limits of tasks, memory and processors are not kept",
             "run it by the unit that ships, which has Delegate=, or give it a writable cgroup",
         ),
         (Err(_), true) => fine("cgroup v2 is mounted"),
         (_, false) => trouble(
             Verdict::Warn,
-            "there is no cgroup v2: a process that leaves a module's session can outlive it",
+            "there is no cgroup v2: limits of tasks, memory and processors may not be kept",
             "mount cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1)",
         ),
     }]
@@ -298,7 +298,7 @@ mod tests {
         let host = || Planted::new().with("/proc/self/mountinfo", mounted);
         assert_eq!(host().examined("host.cgroups").0, Verdict::Ok);
         assert_eq!(
-            host().says(|status| status.containment = "session".to_owned()).examined("host.cgroups").0,
+            host().says(|status| status.containment = "launcher".to_owned()).examined("host.cgroups").0,
             Verdict::Warn
         );
         assert_eq!(host().without_agent().examined("host.cgroups").0, Verdict::Ok);

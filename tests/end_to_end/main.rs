@@ -10,6 +10,8 @@ mod alerts;
 #[cfg(test)]
 mod borders;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod command_line;
@@ -17,6 +19,8 @@ mod command_line;
 mod configuration;
 #[cfg(test)]
 mod confirmation;
+#[cfg(test)]
+mod dispatch;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
@@ -43,6 +47,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod make_run;
 #[cfg(test)]

@@ -68,11 +68,8 @@ fn a_fork_bomb_under_a_task_limit_costs_neither_the_agent_nor_its_other_modules(
     host.wait_running("bomb");
 
     fs::write(&trigger, "").unwrap();
-    // pids.events counts every start that was refused.
-    wait_until("no task is left", || {
-        let events = fs::read_to_string(limit.file("pids.events")).unwrap();
-        events.lines().any(|line| line.starts_with("max ") && line != "max 0").then_some(())
-    });
+    // pids.events counts every start that was refused; version 1 counts it where the process is.
+    host.wait_log("reason=limit(tasks)");
     agent.signal(Signal::SIGHUP);
     host.wait_log("SIGHUP, reloading");
     fs::write(&alert, "").unwrap();
@@ -115,9 +112,14 @@ fn an_agent_whose_user_has_no_process_left_lives_on_and_carries_alerts() {
     });
     let waiting = host.wait_for("dies", |module| module["restarts"].as_u64() > Some(6));
     assert_ne!(waiting["state"], "failed", "{waiting}");
+    let condition = host.wait_condition("agent", "tasks-exhausted");
+    assert_eq!(condition["severity"], "failed", "{condition}");
     drop(hogs);
 
     host.wait_running("dies");
+    wait_until("the status is well again", || {
+        host.condition("agent", "tasks-exhausted").is_none().then_some(())
+    });
     assert_eq!(host.module("healthy")["pid"], first["pid"]);
     agent.assert_runs();
 }
@@ -175,14 +177,28 @@ fn a_shortage_of_the_whole_host_is_no_death_of_a_module() {
         assert!(ran.success());
     };
 
+    // A client that is there already can still ask.
+    let mut client = host.connect().unwrap();
+    let mut names = || {
+        client.send(&json!({"status": {}})).unwrap();
+        let status = client.receive().unwrap()["status"].take();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().map(|condition| condition["name"].clone()).collect::<Vec<_>>()
+    };
+    assert!(names().is_empty());
+
     // Below what is open: not even the reserve helps.
     set(3);
     signal(&first["pid"], Signal::SIGKILL);
     host.wait_log("no module can be started at present");
+    wait_until("the status names it", || names().contains(&"descriptors-exhausted".into()).then_some(()));
     set(1024);
 
     let again = host.wait_ready("echo");
     assert_ne!(again["pid"], first["pid"]);
+    wait_until("the status is well again", || {
+        (!names().contains(&"descriptors-exhausted".into())).then_some(())
+    });
     assert_eq!(agent.stop(), Some(0));
 }
 

@@ -192,18 +192,10 @@ fn after_kill_9_of_the_agent_all_modules_are_gone_within_two_seconds() {
 fn after_kill_9_of_the_agent_what_modules_put_into_other_sessions_is_gone_as_well() {
     let host = default_host(&persistent("setsid_grandchild.py", &[]));
     let agent = host.start();
-    let contained = host.status()["containment"] == "cgroup";
     host.wait_running("setsid_grandchild");
     wait_until("the grandchild is there", || {
         host.path("state/modules/setsid_grandchild/grandchild").exists().then_some(())
     });
-    if !contained {
-        vigie_skipped::skipped("no cgroup is writable here, and nothing else holds a new session");
-        for pid in host.processes() {
-            crate::harness::signal(&pid.into(), Signal::SIGKILL);
-        }
-        return;
-    }
 
     agent.kill();
 

@@ -1,6 +1,7 @@
 //! Modules that die, hang, flood, lie and leave things behind.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -311,10 +312,6 @@ fn a_grandchild_that_holds_stdout_open_does_not_hide_the_end_of_its_module() {
     let host =
         default_host(&module("persistent", "holds", "holds_stdout_open.py", &[], "restart = \"temporary\""));
     let _agent = host.start();
-    if host.status()["containment"] != "cgroup" {
-        vigie_skipped::skipped("no cgroup is writable here, and nothing else holds a new session");
-        return;
-    }
 
     host.wait_for("holds", |module| module["state"] == "ended");
 
@@ -325,10 +322,6 @@ fn a_grandchild_that_holds_stdout_open_does_not_hide_the_end_of_its_module() {
 fn grandchildren_in_sessions_of_their_own_end_with_their_module() {
     let host = default_host(&persistent("setsid_grandchild.py", &[]));
     let _agent = host.start();
-    if host.status()["containment"] != "cgroup" {
-        vigie_skipped::skipped("no cgroup is writable here, and nothing else holds a new session");
-        return;
-    }
     let first = host.wait_running("setsid_grandchild");
     let note = host.path("state/modules/setsid_grandchild/grandchild");
     let grandchild = wait_until("the grandchild is there", || {
@@ -452,6 +445,24 @@ fn a_module_is_told_what_kind_of_host_this_is() {
     }
     let modules = told["environment"]["modules"].as_array().unwrap();
     assert!(modules.contains(&Value::from("reconfigurable")), "{told}");
+}
+
+#[test]
+fn a_restart_that_cannot_run_the_program_fails_with_the_reason() {
+    let host = default_host("");
+    let program = host.path("program");
+    // Nobody may execute it.
+    fs::write(&program, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o644)).unwrap();
+    let command = format!("command = [{:?}]\nrestart = \"temporary\"\n", program.to_str().unwrap());
+    host.configure(&Settings::default(), &format!("[[module]]\nname = \"broken\"\n{command}"));
+    let _agent = host.start();
+    host.wait_for("broken", |module| module["state"] == "ended");
+
+    let ran = host.vigie(&["module", "restart", "broken"]);
+
+    assert_ne!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("cannot run") && ran.err.contains("broken"), "{ran:?}");
 }
 
 #[test]

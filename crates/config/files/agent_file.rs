@@ -339,6 +339,9 @@ fn modules(
     sections
 }
 
+/// MIG's module that hands alerts on; it cannot say so itself.
+const MIG_DISPATCH: &str = "dispatch";
+
 fn module_section(
     mut table: Table,
     context: Context<'_>,
@@ -388,6 +391,8 @@ fn module_section(
         allow_remote_tcp: table.boolean(problems, "allow_remote_tcp", false),
         socket_dir: table.path(problems, "socket_dir"),
         limits: process_limits(table.table(problems, "limits"), problems),
+        new_privileges: table.boolean(problems, "new_privileges", false),
+        dispatch: table.boolean(problems, "dispatch", name.as_str() == MIG_DISPATCH && builtin.is_none()),
         name,
     };
 
@@ -438,7 +443,18 @@ fn env(table: Table, problems: &mut Problems) -> BTreeMap<String, String> {
 }
 
 fn process_limits(mut table: Table, problems: &mut Problems) -> ProcessLimits {
+    let tasks = table.integer(problems, "tasks", 0..=1_000_000);
+    if tasks.is_some_and(|tasks| (1..8).contains(&tasks)) {
+        table.complain(problems, "tasks", "must be 0, for no limit, or at least 8");
+    }
+    let resident_bytes = table.bytes(problems, "resident_bytes", 0..=1 << 50);
+    if resident_bytes.is_some_and(|bytes| (1..16 << 20).contains(&bytes)) {
+        table.complain(problems, "resident_bytes", "must be 0, for no limit, or at least 16 MiB");
+    }
     let limits = ProcessLimits {
+        tasks,
+        resident_bytes,
+        cpu_percent: table.integer(problems, "cpu_percent", 1..=100_000),
         memory_bytes: table.bytes(problems, "memory_bytes", 1 << 20..=1 << 50),
         open_files: table.integer(problems, "open_files", 16..=1 << 20),
         nice: table.integer(problems, "nice", 0..=19).and_then(|nice| i32::try_from(nice).ok()),

@@ -101,7 +101,10 @@ fn the_shipped_file_is_the_defaults_as_it_is_and_with_every_key_uncommented() {
     assert_eq!(full.agent.operators_group.take().as_deref(), Some("vigie"));
     assert_eq!(full.agent.hostname.take().as_deref(), Some("host.example.org"));
     assert_eq!(full.tags.remove("zone").as_deref(), Some("dc1"));
-    let module = full.modules.pop().unwrap();
+    let mut module = full.modules.pop().unwrap();
+    // Written out, limits are asked for.
+    assert_eq!((module.limits.tasks(), module.limits.resident_bytes()), (Some(512), Some(2 << 30)));
+    (module.limits.tasks, module.limits.resident_bytes) = (None, None);
     assert_eq!(module, builtin_section("fswatch".parse().unwrap(), &BUILTINS[0]));
     assert_eq!(full, defaults);
 }
@@ -126,6 +129,7 @@ fn every_key_of_the_shipped_file_without_a_default_is_valid_too() {
     let module = &config.agent.modules[0];
     assert_eq!(module.command.as_ref().unwrap().len(), 2);
     assert_eq!(module.limits.nice, Some(10));
+    assert_eq!(module.limits.cpu_percent, Some(150));
     assert_eq!(module.env["RUST_BACKTRACE"], "1");
     let fleet = config.agent.fleet.as_ref().unwrap();
     assert_eq!(fleet.agent.as_str(), "web-1");
