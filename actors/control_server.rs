@@ -36,6 +36,7 @@ use crate::config_loader::{ConfigChanged, ConfigLoader};
 use crate::descriptors;
 use crate::fleet_link::FleetLink;
 use crate::query_router::QueryRouter;
+use crate::sinks::Sinks;
 use crate::supervisor::Supervisor;
 use crate::work_threads::{self, Lane};
 use vigie_config::difference::runs;
@@ -76,6 +77,8 @@ pub struct Asked {
     pub journal: Addr<AlertJournal>,
     /// The link to the fleet.
     pub fleet: Addr<FleetLink>,
+    /// Where alerts are sent.
+    pub sinks: Addr<Sinks>,
     /// Configuration.
     pub loader: Addr<ConfigLoader>,
     /// The agent's log, for its health.

@@ -17,6 +17,7 @@ pub mod privacy_memory;
 mod process_use;
 pub mod query_router;
 pub mod run_directory;
+pub mod sinks;
 pub mod socket_policy;
 pub mod socket_registry;
 pub mod supervisor;

@@ -252,6 +252,7 @@ pub(crate) fn config(directory: &std::path::Path, modules: Vec<ModuleSpec>) -> A
         journal: JournalSection::default(),
         metrics: vigie_config::model::MetricsSection::default(),
         fleet: None,
+        sinks: Vec::new(),
         modules: Vec::new(),
     };
     Arc::new(LoadedConfig {

@@ -39,13 +39,17 @@ pub enum Lane {
     Answers,
     /// Files of the link to the fleet.
     Fleet,
+    /// Writing alerts for sinks, and the files that say how far a sink is; at most one job for each sink.
+    Sinks,
+    /// Addresses of the receivers of sinks, which a name server may be slow to give; at most one job for each sink.
+    Resolve,
     /// The file with metrics.
     Metrics,
 }
 
 impl Lane {
     /// Every lane.
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Journal,
         Self::Log,
         Self::Config,
@@ -55,6 +59,8 @@ impl Lane {
         Self::Readers,
         Self::Answers,
         Self::Fleet,
+        Self::Sinks,
+        Self::Resolve,
         Self::Metrics,
     ];
 
@@ -70,6 +76,8 @@ impl Lane {
             Self::Readers => "readers",
             Self::Answers => "answers",
             Self::Fleet => "fleet",
+            Self::Sinks => "sinks",
+            Self::Resolve => "resolve",
             Self::Metrics => "metrics",
         }
     }
@@ -77,7 +85,7 @@ impl Lane {
     /// Threads: more than one where jobs of many clients should not wait for each other.
     fn threads(self) -> usize {
         match self {
-            Self::Readers | Self::Kill => 2,
+            Self::Readers | Self::Kill | Self::Sinks | Self::Resolve => 2,
             _ => 1,
         }
     }

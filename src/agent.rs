@@ -1,8 +1,8 @@
 //! `vigie agent`: puts the actors together and runs them until a signal says stop.
 //!
-//! Order of start: locks, log, journal, registry, supervisor (which starts the modules), router, configuration
+//! Order of start: locks, log, journal, registry, supervisor (which starts the modules), router, sinks, configuration
 //! loader, socket. The stop is the reverse: nobody new is let in, the modules end, their last alerts are on
-//! disk, the guard goes.
+//! disk, the sinks end, the guard goes.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,6 +34,7 @@ use vigie_actors::own_alerts::{self, OwnAlerts};
 use vigie_actors::privacy_memory;
 use vigie_actors::query_router::QueryRouter;
 use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
+use vigie_actors::sinks::{Sinks, SinksSpec, StopSinks};
 use vigie_actors::socket_registry::SocketRegistry;
 use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
 use vigie_actors::work_threads::{self, Lane};
@@ -41,11 +42,12 @@ use vigie_config::difference::runs;
 use vigie_config::files::{self, LoadOptions};
 use vigie_config::model::LoadedConfig;
 use vigie_files::remote;
-use vigie_host::environment;
+use vigie_host::{environment, os_release};
 use vigie_log::{AgentLog, LogError};
 use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::severity::Severity;
+use vigie_sinks::alert::Source;
 
 use crate::check_config::Checked;
 use crate::cli::AgentArgs;
@@ -286,6 +288,7 @@ struct Running {
     loader: Addr<ConfigLoader>,
     keeper: Addr<LogKeeper>,
     server: Addr<ControlServer>,
+    sinks: Addr<Sinks>,
     metrics: Addr<MetricsServer>,
     guard: GuardLink,
     containment: Containment,
@@ -386,6 +389,17 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let voice = Voice { conditions: reporter.clone(), alerts: own_alerts.clone().recipient() };
     let fleet =
         FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone(), voice).start();
+    let sinks = Sinks::new(
+        SinksSpec {
+            log: log.clone(),
+            journal: journal.clone(),
+            conditions: reporter.clone(),
+            vigie: PathBuf::from(OWN_PROGRAM),
+            source: Arc::new(source(&hostname)),
+        },
+        config.clone(),
+    )
+    .start();
     let keeper = LogKeeper::new(agent_log.clone(), log).start();
     let loader = ConfigLoader::new(ConfigLoaderSpec {
         log: log.clone(),
@@ -398,6 +412,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
             router.clone().recipient(),
             supervisor.clone().recipient(),
             fleet.clone().recipient(),
+            sinks.clone().recipient(),
         ],
         confirmations: supervisor.clone().recipient(),
         conditions: reporter,
@@ -410,6 +425,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         conditions,
         journal: journal.clone(),
         fleet,
+        sinks: sinks.clone(),
         loader: loader.clone(),
         agent_log: agent_log.clone(),
         agent: Rc::new(AgentFacts {
@@ -430,7 +446,24 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let path = config.path.as_ref().map_or_else(|| "defaults".into(), |path| path.to_string_lossy());
     info!(log, "agent started"; "pid" => std::process::id(), "config" => ?path,
         "containment" => containment.describe());
-    Ok(Running { supervisor, journal, loader, keeper, server, metrics, guard, containment })
+    Ok(Running { supervisor, journal, loader, keeper, server, sinks, metrics, guard, containment })
+}
+
+/// What sinks say of this host. Reads small files.
+fn source(hostname: &str) -> Source {
+    let mut release = os_release::read();
+    let mut described = |key: &str| release.remove(key).unwrap_or_default();
+    // machine-id(5): 32 hexadecimal digits.
+    let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
+    let is_id = machine_id.len() == 32 && machine_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Source {
+        host: hostname.to_owned(),
+        machine_id: if is_id { machine_id } else { String::new() },
+        os_name: described("NAME"),
+        os_version: described("VERSION_ID"),
+        arch: vigie_host::architecture().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 fn host_facts(config: &LoadedConfig) -> HostFacts {
@@ -447,6 +480,7 @@ async fn stop(running: Running, log: &Logger) {
     if running.journal.send(FlushJournal).timeout(FLUSH_TIMEOUT).await.is_err() {
         warn!(log, "last alerts may not be on disk");
     }
+    running.sinks.send(StopSinks).await.ok();
     running.guard.done().await;
     let containment = running.containment;
     work_threads::run(Lane::Kill, move || containment.remove()).await.ok();

@@ -104,6 +104,20 @@ Examples:
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
     Status(StatusArgs),
 
+    /// Show the configuration, or what it may be
+    #[command(subcommand)]
+    Config(crate::config_view::ConfigCommand),
+
+    /// Collect what helps to find a fault in one archive, without what must not be shown
+    #[command(after_help = "\
+Examples:
+  vigie diagnostics
+  vigie diagnostics --include details --include log --out /tmp/vigie.tar.gz
+
+By default only numbers, switches and words of catalogues are shown; MANIFEST.json says what is in the archive and
+how much is hidden. Read it before you give it away.")]
+    Diagnostics(crate::diagnostics::DiagnosticsArgs),
+
     /// Look for what keeps an agent from doing its work here, and say what to do
     #[command(after_help = "\
 Examples:
@@ -174,6 +188,10 @@ make room; 1 alerts are missing, or the journal is not as it was written.")]
     /// Work with modules
     #[command(subcommand)]
     Module(ModuleCommand),
+
+    /// Work with sinks: where alerts are sent to
+    #[command(subcommand)]
+    Sink(crate::sink::SinkCommand),
 
     /// Work with a fleet: set it up, let hosts in, sign what is asked
     Fleet(Box<crate::fleet::cli::FleetArgs>),
@@ -556,7 +574,7 @@ pub(crate) struct AlertsArgs {
     #[arg(long, value_name = "MODULE")]
     pub(crate) module: Option<ModuleName>,
 
-    /// Only alerts at least so severe
+    /// Only alerts at least so severe; low also shows the records that only prove that alerts arrive
     #[arg(long, value_name = "LEVEL", value_parser = severity)]
     pub(crate) severity: Option<Severity>,
 
@@ -636,6 +654,23 @@ pub(crate) enum ModuleCommand {
         #[arg(long)]
         json: bool,
     },
+
+    /// Make a module that runs, with its test and its block for the agent's configuration
+    #[command(after_help = "\
+Examples:
+  vigie module new python watcher && watcher/test
+  vigie module new shell watcher")]
+    New(crate::module_new::ModuleNewArgs),
+
+    /// Try whether a persistent module keeps the promises of docs/modules.md
+    #[command(after_help = "\
+Examples:
+  vigie module test /usr/local/lib/vigie/scanner
+  vigie module test --config '{\"disk_usage\": {\"limit\": \"1\"}}' -- /usr/bin/python3 /opt/disk_usage.py
+
+It runs the module in the agent's place, several times, in directories that go away. Exit codes: 0 all
+promises are kept, 1 one is broken.")]
+    Test(crate::module_test::ModuleTestArgs),
 
     /// Runs a built-in persistent module on standard input and output; the agent starts it.
     #[command(hide = true)]

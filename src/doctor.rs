@@ -197,6 +197,12 @@ pub(crate) fn run(args: &DoctorArgs, socket: &Path, printer: &mut Printer) -> Re
     Ok(exit_of(worst))
 }
 
+/// All findings, for an archive of diagnostics.
+pub(crate) fn all_findings(config: Option<PathBuf>, socket: &Path) -> Vec<Finding> {
+    let patient = Arc::new(examine(config, socket));
+    checks().flat_map(|check| findings(check, &patient)).collect()
+}
+
 fn exit_of(worst: Verdict) -> Exit {
     match worst {
         Verdict::Ok | Verdict::Info => Exit::Ok,

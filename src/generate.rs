@@ -66,6 +66,8 @@ pub(crate) fn man(out: Option<&Path>, printer: &mut Printer) -> Result<Exit, Fai
                 )
             };
             std::fs::create_dir_all(directory).map_err(unwritable)?;
+            let file_page = crate::config_view::page(&vigie_config::files::keys(BUILTINS));
+            std::fs::write(directory.join("vigie.toml.5"), file_page).map_err(unwritable)?;
             for (name, text) in pages(command)? {
                 std::fs::write(directory.join(name), text).map_err(unwritable)?;
             }
@@ -109,7 +111,9 @@ mod tests {
             .collect();
         names.sort();
         assert!(
-            names.contains(&"vigie.8".to_owned()) && names.contains(&"vigie-module-tap.8".to_owned()),
+            names.contains(&"vigie.8".to_owned())
+                && names.contains(&"vigie.toml.5".to_owned())
+                && names.contains(&"vigie-module-tap.8".to_owned()),
             "{names:?}"
         );
         assert!(

@@ -7,7 +7,9 @@ mod alerts;
 mod check_config;
 mod cli;
 mod client;
+mod config_view;
 mod console;
+mod diagnostics;
 mod doctor;
 mod events_flags;
 mod exit;
@@ -21,6 +23,8 @@ mod inventory_flags;
 mod launch;
 mod metrics;
 mod module_commands;
+mod module_new;
+mod module_test;
 mod modules;
 mod notify;
 mod paths;
@@ -31,6 +35,7 @@ mod query;
 mod query_flags;
 mod reload;
 mod report;
+mod sink;
 mod status;
 mod table;
 mod writers;
@@ -42,6 +47,7 @@ use clap::error::ErrorKind;
 use crate::cli::{Cli, Command, ModuleCommand};
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
+use crate::sink::SinkCommand;
 
 fn main() -> ExitCode {
     // A signal that comes before the agent handles it waits instead of ending it. The loader of the program runs before
@@ -57,6 +63,9 @@ fn main() -> ExitCode {
     }
     if command == vigie_files::remote::COMMAND {
         return writers::write_files(&arguments.collect::<Vec<_>>());
+    }
+    if command == vigie_actors::sinks::WRITER_COMMAND {
+        return writers::write_sink(&arguments.collect::<Vec<_>>());
     }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
@@ -96,6 +105,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             check_config::run(args, agent::load_config, &mut printer)
         }
         Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
+        Command::Config(command) => config_view::run(command, |json| Printer::stdout(cli.color, json, !json)),
+        Command::Diagnostics(args) => diagnostics::run(args, &socket, &mut printer(args.json)),
         Command::Doctor(args) => doctor::run(args, &socket, &mut printer(args.json)),
         Command::Metrics(args) => metrics::run(args, &socket, &mut printer(false)),
         Command::Query(args) => query::run(args, &socket, printer),
@@ -114,9 +125,13 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Module(ModuleCommand::Logs { name, follow, json }) => {
             module_commands::logs(name, *follow, &socket, &mut printer(*json))
         }
+        Command::Module(ModuleCommand::New(args)) => module_new::run(args, &mut printer(false)),
+        Command::Module(ModuleCommand::Test(args)) => module_test::run(args, &mut printer(args.json)),
         Command::Module(ModuleCommand::Tap { name, json }) => {
             module_commands::tap(name, &socket, &mut printer(*json))
         }
+        Command::Sink(SinkCommand::List { json }) => sink::list(&socket, &mut printer(*json)),
+        Command::Sink(SinkCommand::Test { name, json }) => sink::test(name, &socket, &mut printer(*json)),
         Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
         Command::Explain(args) => explain::run(args, &mut printer(args.json)),

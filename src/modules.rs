@@ -145,6 +145,7 @@ const FSWATCH_KEYS: &[KeyShape] = &[
     KeyShape { section: "Fswatch", key: "history", kind: KeyType::String },
     KeyShape { section: "Fswatch", key: "storm_changes", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "behind_seconds", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "canary_seconds", kind: KeyType::Integer },
 ];
 
 /// Runs a persistent module on standard input and output.

@@ -9,6 +9,7 @@ use crate::cli::StatusArgs;
 use crate::client::{self, ClientError};
 use crate::exit::{Exit, Failure};
 use crate::print::{Paint, Printer, Tone, duration, safe, size};
+use crate::sink;
 use crate::table::{Cell, Room, Table};
 
 /// What `--watch` prints as JSON while there is no agent.
@@ -183,6 +184,10 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     }
     text.push('\n');
     text.push_str(&modules_table(&status.modules, width, paint));
+    if !status.sinks.is_empty() {
+        text.push('\n');
+        text.push_str(&sink::table(&status.sinks, width, paint));
+    }
     text
 }
 
@@ -303,6 +308,16 @@ mod tests {
             "containment": "cgroup"
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn the_status_has_the_form_that_its_schema_says() {
+        let schema = serde_json::from_str(include_str!("../docs/status.schema.json")).unwrap();
+        let example: AgentStatus = serde_json::from_str(vigie_metrics::EXAMPLE_STATUS).unwrap();
+
+        let value = serde_json::to_value(&example).unwrap();
+
+        assert_eq!(vigie_schema::problems(&schema, "", &value), [""; 0]);
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! `vigie write-log` and `vigie write-files`: the processes that write the agent's files, see [`vigie_log::writer`] and
-//! [`vigie_files::remote`]. Only the agent starts them.
+//! `vigie write-log`, `vigie write-files` and `vigie write-sink`: the processes that write the agent's files, see
+//! [`vigie_log::writer`], [`vigie_files::remote`] and [`vigie_files::line_file`]. Only the agent starts them.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 
+use vigie_files::line_file::{LineFile, Rules};
 use vigie_files::remote;
 use vigie_log::writer;
+use vigie_sinks::ack::Envelope;
 
 use crate::exit::{Exit, Failure};
 use crate::print;
@@ -23,6 +26,54 @@ pub(crate) fn write_files(arguments: &[OsString]) -> ExitCode {
     let parent = arguments.first().and_then(|text| text.to_str()).and_then(|text| text.parse().ok());
     let Some(parent) = parent else { return not_for_people() };
     ended(agent().and_then(|agent| remote::serve(agent, parent)))
+}
+
+/// Writes the alerts of a sink to its file, and acknowledges them when they are on disk.
+pub(crate) fn write_sink(arguments: &[OsString]) -> ExitCode {
+    let number = |at: usize| arguments.get(at)?.to_str()?.parse::<u64>().ok();
+    let (Some(path), Some(rotate_bytes), Some(keep_files), Some(mode)) =
+        (arguments.first(), number(1), number(2), number(3))
+    else {
+        return not_for_people();
+    };
+    let rules = Rules { rotate_bytes, keep_files, mode: u32::try_from(mode).unwrap_or(0o600) };
+    let written =
+        LineFile::open(Path::new(path), rules).and_then(|file| serve_sink(file, io::stdin().lock()));
+    if let Err(error) = &written {
+        // The agent shows the last words.
+        writeln!(io::stderr(), "{path:?}: {error}").ok();
+    }
+    ended(written)
+}
+
+/// Bytes that are written and synced together.
+const MAX_TOGETHER_BYTES: usize = 4 << 20;
+
+fn serve_sink(mut file: LineFile, input: impl Read) -> io::Result<()> {
+    let mut input = BufReader::with_capacity(1 << 20, input);
+    let mut line = Vec::new();
+    loop {
+        // Everything that is here already is written and synced at once.
+        let (mut text, mut last) = (Vec::new(), None);
+        loop {
+            line.clear();
+            if input.read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            let envelope: Envelope = serde_json::from_slice(&line)?;
+            text.extend_from_slice(envelope.alert.get().as_bytes());
+            text.push(b'\n');
+            last = Some(envelope.seq);
+            if !input.buffer().contains(&b'\n') || text.len() >= MAX_TOGETHER_BYTES {
+                break;
+            }
+        }
+        let Some(seq) = last else { return Ok(()) };
+        file.append(&text)?;
+        let mut answer = io::stdout().lock();
+        writeln!(answer, "{seq}")?;
+        answer.flush()?;
+    }
 }
 
 fn agent() -> io::Result<OwnedFd> {

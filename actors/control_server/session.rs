@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
-use vigie_protocol::severity::Severity;
+use vigie_protocol::severity::{Severity, is_canary};
 use vigie_protocol::stream::ModuleReader;
 
 use super::Asked;
@@ -29,6 +29,7 @@ use crate::alert_journal::{GetJournalView, JournalView, alert_record};
 use crate::config_loader::Reload;
 use crate::module_process::pump::module_line;
 use crate::query_router::Query;
+use crate::sinks::TestSink;
 use crate::supervisor::{GetModuleLines, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
@@ -125,7 +126,10 @@ impl Session {
                 return Err(Over::BadRequest);
             }
         };
-        let changes = matches!(request, Request::Reload { dry_run: false } | Request::Restart { .. });
+        let changes = matches!(
+            request,
+            Request::Reload { dry_run: false } | Request::Restart { .. } | Request::TestSink { .. }
+        );
         if (changes || matches!(request, Request::Tap { .. })) && !self.is_owner {
             let message = format!("user {} may ask the agent, but not change what it does", self.uid);
             return client.reply(&refusal("not_permitted", message, "do it as root")).await;
@@ -155,6 +159,10 @@ impl Session {
             Request::Stop {} => Ok(()),
             Request::Reload { dry_run } => client.reply(&self.reload(dry_run).await).await,
             Request::Restart { module } => client.reply(&self.restart(&module).await).await,
+            Request::TestSink { sink } => {
+                let tested = until_gone(reader, self.test_sink(sink)).await?;
+                client.reply(&tested).await
+            }
             Request::VerifyAlerts {} => {
                 let verified = until_gone(reader, self.verify_alerts()).await?;
                 client.reply(&verified).await
@@ -225,6 +233,17 @@ impl Session {
                     _ => "not_restarted",
                 };
                 refusal(kind, refused.to_string(), "see `vigie status` and `vigie module list`")
+            }
+            Err(_) => stopping(),
+        }
+    }
+
+    async fn test_sink(&self, name: String) -> Reply {
+        match self.asked.sinks.send(TestSink(name.clone())).await {
+            Ok(Some(test)) => Reply::SinkTested(test),
+            Ok(None) => {
+                let message = format!("no sink {name:?} is configured and enabled");
+                refusal("sink_unknown", message, "see `vigie sink list`")
             }
             Err(_) => stopping(),
         }
@@ -411,7 +430,9 @@ impl Filter {
     fn takes(&self, record: &Record) -> bool {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
         let severity = self.severity.is_none_or(|least| record.severity() >= least);
-        module && severity && !self.is_too_old(record)
+        // What only proves that alerts arrive is no news; asked for by its severity it is shown.
+        let is_news = self.severity == Some(Severity::Low) || !is_canary(&record.message);
+        module && severity && is_news && !self.is_too_old(record)
     }
 
     fn is_too_old(&self, record: &Record) -> bool {

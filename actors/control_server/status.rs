@@ -16,6 +16,7 @@ use crate::config_loader::GetConfig;
 use crate::fleet_link::GetFleetStatus;
 use crate::process_use::process_use;
 use crate::query_router::GetQueryStatus;
+use crate::sinks::GetSinks;
 use crate::supervisor::GetModules;
 use crate::work_threads::{self, Lane};
 
@@ -29,19 +30,21 @@ impl Asked {
     /// How everything is; nothing when the agent is stopping.
     pub(crate) async fn status(&self) -> Option<AgentStatus> {
         let asked = self;
-        let (modules, config, journal, queries, fleet, conditions) = tokio::join!(
+        let (modules, config, journal, queries, fleet, sinks, conditions) = tokio::join!(
             asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT),
             asked.loader.send(GetConfig).timeout(ACTOR_TIMEOUT),
             asked.journal.send(GetJournalStatus).timeout(ACTOR_TIMEOUT),
             asked.router.send(GetQueryStatus).timeout(ACTOR_TIMEOUT),
             asked.fleet.send(GetFleetStatus).timeout(ACTOR_TIMEOUT),
+            asked.sinks.send(GetSinks).timeout(ACTOR_TIMEOUT),
             asked.conditions.send(GetConditions).timeout(ACTOR_TIMEOUT),
         );
-        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy)), Ok(fleet), Ok(mut conditions)) =
-            (modules, config, journal, queries, fleet, conditions)
+        let (Ok(mut modules), Ok(config), Ok(journal), Ok((queries, privacy))) =
+            (modules, config, journal, queries)
         else {
             return None;
         };
+        let (Ok(fleet), Ok(sinks), Ok(mut conditions)) = (fleet, sinks, conditions) else { return None };
         let config = config.status;
         let (log_stalled, state_stalled) = tokio::join!(self.log_stalled(), state_stalled());
         let log_problem = asked.agent_log.status();
@@ -72,6 +75,7 @@ impl Asked {
             journal,
             queries,
             fleet,
+            sinks,
             privacy,
             containment: agent.containment.clone(),
             resources,

@@ -146,6 +146,24 @@ impl Agent {
         Ok(())
     }
 
+    /// The process of fswatch.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn module_pid(&self) -> BenchResult<u32> {
+        let wanted = self.run_dir.path().join("run");
+        let is_it = |process: &procfs::process::Process| {
+            let told = process
+                .environ()
+                .ok()
+                .and_then(|mut all| all.remove(RUN_DIR_VARIABLE.as_ref() as &std::ffi::OsStr));
+            let is_fswatch = process.cmdline().is_ok_and(|words| words.iter().any(|word| word == "fswatch"));
+            is_fswatch && told.is_some_and(|directory| Path::new(&directory) == wanted)
+        };
+        let found = procfs::process::all_processes()?.flatten().find(is_it).ok_or("fswatch does not run")?;
+        Ok(u32::try_from(found.pid())?)
+    }
+
     /// Whether any process was told this agent's run directory.
     fn has_modules(&self) -> BenchResult<bool> {
         let wanted = self.run_dir.path().join("run");

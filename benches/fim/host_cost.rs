@@ -88,7 +88,7 @@ fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 }
 
 /// Makes, renames, changes and removes files; returns nanoseconds of one operation for each loop.
-fn loops(directory: &Path, files: usize) -> BenchResult<[f64; LOOPS.len()]> {
+pub(crate) fn loops(directory: &Path, files: usize) -> BenchResult<[f64; LOOPS.len()]> {
     let first: Vec<_> = (0..files).map(|number| directory.join(format!("f{number:06}"))).collect();
     let second: Vec<_> = (0..files).map(|number| directory.join(format!("g{number:06}"))).collect();
     let timed = |work: &dyn Fn(usize) -> std::io::Result<()>| -> BenchResult<f64> {

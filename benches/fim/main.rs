@@ -6,6 +6,7 @@
 //! failure of the program: a shared machine may be slow for reasons of its own. What this host does not allow is
 //! listed as not measured, with the reason.
 
+mod adversary;
 mod agent;
 mod burst;
 mod downtime;
@@ -114,7 +115,7 @@ const QUICK: Size = Size {
 type Measurement = fn(&Bench, &mut Report) -> BenchResult<()>;
 
 /// The rows and what measures them. What is measured on the same tree is measured together.
-const ROWS: [(&[usize], Measurement); 9] = [
+const ROWS: [(&[usize], Measurement); 11] = [
     (&[1, 2, 3], scans::measure),
     (&[4], scans::measure_small_files),
     (&[5], latency::measure),
@@ -124,13 +125,15 @@ const ROWS: [(&[usize], Measurement); 9] = [
     (&[9], set_up::measure),
     (&[10], host_cost::measure),
     (&[11], downtime::measure),
+    (&[12], adversary::measure),
+    (&[13], adversary::measure_unwatched),
 ];
 
 const USAGE: &str = "\
 usage: make bench-fim, or cargo bench --bench fim -- [--quick] [--json] [--row N]...
   --quick   small sizes and one run of each, to try it: its figures mean little
   --json    print the JSON instead of the table (it is always in target/bench/fim.json)
-  --row N   only this row, 1 to 11; repeatable
+  --row N   only this row, 1 to 13; repeatable
 
 The trees are made in $FIM_BENCH_DIR, or else in the build directory: 6 GB of it and 1,200,000 inodes are needed.";
 
@@ -194,7 +197,7 @@ fn read_arguments(arguments: &[String]) -> Result<Wanted, String> {
             "--row" => {
                 let row = arguments.next().and_then(|text| text.parse().ok());
                 let row = row.filter(|row| ROWS.iter().any(|(rows, _)| rows.contains(row)));
-                wanted.rows.push(row.ok_or_else(|| format!("--row needs a number from 1 to 11\n{USAGE}"))?);
+                wanted.rows.push(row.ok_or_else(|| format!("--row needs a number from 1 to 13\n{USAGE}"))?);
             }
             other => return Err(format!("{other:?} is unknown\n{USAGE}")),
         }
@@ -204,6 +207,12 @@ fn read_arguments(arguments: &[String]) -> Result<Wanted, String> {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, kind, directory, count] = arguments.as_slice()
+        && first == adversary::STORM
+    {
+        let done = adversary::storm(kind, Path::new(directory), count.parse().unwrap_or_default());
+        return done.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let wanted = match read_arguments(&arguments) {
         Ok(wanted) => wanted,
         Err(message) => {

@@ -54,6 +54,7 @@ pub(crate) fn no_schedules() -> Map<String, Value> {
     let mut keys = Map::new();
     keys.insert("quick_scan_minutes".to_owned(), json!(0));
     keys.insert("rehash_days".to_owned(), json!(0));
+    keys.insert("canary_seconds".to_owned(), json!(0));
     keys
 }
 

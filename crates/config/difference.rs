@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::model::{AgentConfig, LoadedConfig, ModuleSection, ModuleSpec};
+use crate::sinks::SinkSection;
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::module_name::ModuleName;
 
@@ -261,6 +262,7 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
         journal: j,
         metrics: x,
         fleet,
+        sinks,
         modules: _,
     } = old;
     let AgentConfig { agent: b, logging: k, restart: s, limits: n, journal: i, metrics: y, .. } = new;
@@ -326,6 +328,8 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
     compare("fleet.waiting_actions", &f.map(|f| f.waiting_actions), &g.map(|g| g.waiting_actions));
     compare("fleet.answer_bytes", &f.map(|f| f.answer_bytes), &g.map(|g| g.answer_bytes));
 
+    sink_sentences(sinks, &new.sinks, changes);
+
     let mut fixed = |key: &str, old: &PathBuf, new: &PathBuf| {
         if old != new {
             result.needs_agent_restart.push(key.to_owned());
@@ -333,6 +337,21 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
     };
     fixed("agent.run_dir", &a.run_dir, &b.run_dir);
     fixed("agent.state_dir", &a.state_dir, &b.state_dir);
+}
+
+/// Sinks that are new, gone or different; not what is different, because that may be an address that is a secret.
+fn sink_sentences(old: &[SinkSection], new: &[SinkSection], sentences: &mut Vec<String>) {
+    let find = |sinks: &'_ [SinkSection], name: &str| sinks.iter().position(|sink| sink.name == name);
+    for sink in old.iter().filter(|sink| find(new, &sink.name).is_none()) {
+        sentences.push(format!("sink {} is gone", sink.name));
+    }
+    for sink in new {
+        match find(old, &sink.name).map(|at| &old[at]) {
+            None => sentences.push(format!("sink {} is new", sink.name)),
+            Some(before) if before != sink => sentences.push(format!("sink {} changed", sink.name)),
+            Some(_) => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,11 +13,13 @@
 mod agent_file;
 mod fleet_section;
 mod gcfg;
+mod keys;
 mod mig_agent_file;
 mod module_file;
 mod origin;
 mod places;
 mod reader;
+mod sink_section;
 mod text;
 mod toml_format;
 
@@ -31,6 +33,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use self::agent_file::{Context, read_agent};
 pub use self::agent_file::{RESERVED_NAMES, tag_problem};
 use self::gcfg::Gcfg;
+pub use self::keys::{Key, KeyKind, SHIPPED, WrittenKey, keys};
 use self::module_file::{ModuleShape, Notation, module_config};
 use self::origin::SyntaxError;
 pub use self::places::Places;
@@ -97,6 +100,17 @@ pub fn default_config(places: &Places, builtins: &[BuiltinModule]) -> AgentConfi
 /// # Errors
 /// Everything that is wrong with the agent's file; the configuration in force should stay.
 pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedConfig, Vec<ConfigProblem>> {
+    load_with_origins(options, builtins).map(|(config, _)| config)
+}
+
+/// The same, with every key that the agent's file sets and its line.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_origins(
+    options: &LoadOptions,
+    builtins: &[BuiltinModule],
+) -> Result<(LoadedConfig, Vec<WrittenKey>), Vec<ConfigProblem>> {
     let path = options.path();
     let refuse = |problem| Err(vec![problem]);
     let text = match text::read(path) {
@@ -137,6 +151,7 @@ pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedC
     }
     let written = Written::of(&root);
     let mut agent = read_agent(root, context, &mut problems, &mut warnings);
+    let written_keys = keys::written(problems.take_asked());
     if let Some(place) = written.persistconfigdir
         && !agent.agent.persistconfigdir.is_dir()
     {
@@ -154,7 +169,7 @@ pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedC
 
     let mut warnings = warnings.into_sorted();
     let modules = modules(&agent, path, options.previous.as_deref(), builtins, &mut warnings);
-    Ok(LoadedConfig {
+    let config = LoadedConfig {
         generation: options.previous.as_ref().map_or(0, |config| config.generation) + 1,
         path: text.map(|_| path.to_owned()),
         agent,
@@ -162,7 +177,8 @@ pub fn load(options: &LoadOptions, builtins: &[BuiltinModule]) -> Result<LoadedC
         warnings,
         notes: notes.into_sorted(),
         privacy_kept,
-    })
+    };
+    Ok((config, written_keys))
 }
 
 /// Which keys the file itself sets, and where, as far as their absence means something of its own.

@@ -4,3 +4,4 @@ pub mod builtin;
 pub mod difference;
 pub mod files;
 pub mod model;
+pub mod sinks;

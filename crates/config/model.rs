@@ -14,6 +14,8 @@ use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::names::{AgentId, GroupName};
 
+use crate::sinks::SinkSection;
+
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentConfig {
@@ -33,6 +35,8 @@ pub struct AgentConfig {
     pub metrics: MetricsSection,
     /// The fleet that this agent belongs to; without it the agent opens no network socket.
     pub fleet: Option<FleetSection>,
+    /// Where alerts are sent to.
+    pub sinks: Vec<SinkSection>,
     /// Changes to built-in modules, and external modules, in the order of start.
     pub modules: Vec<ModuleSection>,
 }

@@ -4,6 +4,7 @@
 //! change, make one fail, and build every state that a power loss may leave: see `recording`.
 
 pub mod durable;
+pub mod line_file;
 pub mod published;
 #[cfg(feature = "recording")]
 pub mod recording;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use vigie_protocol::condition::{ConditionSeverity, Subject};
 use vigie_protocol::control::{
     AgentStatus, FleetStatus, Health, InForce, JournalStatus, ModuleState, ModuleStatus, ProcessUse,
+    SinkState, SinkStatus,
 };
 use vigie_protocol::severity::Severity;
 
@@ -91,6 +92,9 @@ pub(crate) fn samples(status: &AgentStatus) -> Vec<Sample> {
     }
     alerts(s, status);
     journal(s, &status.journal);
+    for one in &status.sinks {
+        sink(s, one);
+    }
     let queries = &status.queries;
     s.count(&f::QUERIES, &[("result", "answered")], queries.answered);
     s.count(&f::QUERIES, &[("result", "failed")], queries.failed);
@@ -120,6 +124,39 @@ fn conditions(s: &mut Samples, status: &AgentStatus) {
         s.add(&f::CONDITION, &labels, 1.0);
         s.time(&f::CONDITION_SINCE, &labels, &standing.condition.since);
     }
+}
+
+/// The states of a sink and the words for them.
+const SINK_STATES: [(SinkState, &str); 5] = [
+    (SinkState::Idle, "idle"),
+    (SinkState::Sending, "sending"),
+    (SinkState::Waiting, "waiting"),
+    (SinkState::Resting, "resting"),
+    (SinkState::Disabled, "disabled"),
+];
+
+fn sink(s: &mut Samples, sink: &SinkStatus) {
+    let name = ("sink", sink.name.as_str());
+    for (state, word) in SINK_STATES {
+        s.flag(&f::SINK_STATE, &[name, ("state", word)], state == sink.state);
+    }
+    s.count(&f::SINK_LAG, &[name], sink.lag);
+    s.time(&f::SINK_OLDEST, &[name], sink.oldest_unsent.as_deref().unwrap_or_default());
+    for (family, count) in [
+        (&f::SINK_SENT, sink.sent),
+        (&f::SINK_RESENT, sink.resent),
+        (&f::SINK_UNACKNOWLEDGED, sink.unacknowledged),
+        (&f::SINK_FILTERED, sink.filtered),
+        (&f::SINK_MISSED, sink.missed),
+        (&f::SINK_DEAD, sink.dead_letters),
+        (&f::SINK_REJECTED, sink.rejected),
+    ] {
+        s.count(family, &[name], count);
+    }
+    for (reason, count) in &sink.failures {
+        s.count(&f::SINK_FAILURES, &[name, ("reason", reason)], *count);
+    }
+    s.time(&f::SINK_SUCCESS, &[name], sink.last_success.as_deref().unwrap_or_default());
 }
 
 fn agent_process(s: &mut Samples, used: &ProcessUse) {

@@ -161,6 +161,24 @@ conditions! {
     /// A certificate for the fleet's broker ends within 30 days, or has ended.
     CertificateExpires = "certificate-expires", Warning,
         "`vigie fleet approve --follow` renews those of agents that joined; otherwise put a new one in its place.";
+    /// The sink's receiver does not take alerts; they wait in the journal and are sent when it does again.
+    SinkFailing = "sink-failing", Warning,
+        "Look at the receiver; `vigie sink test NAME` shows what it says. Nothing is lost while the journal has room.";
+    /// The sink's receiver refuses to take anything as the sink is configured; it is asked again every ten minutes.
+    SinkRefused = "sink-refused", Failed,
+        "Correct the address or the credentials; after a `vigie sink test NAME` that works the sink goes on at once.";
+    /// The receiver refused single alerts for good; they are in the sink's dead-letter file.
+    SinkDeadLetters = "sink-dead-letters", Warning,
+        "Read sinks/NAME.dead.jsonl in agent.state_dir, and remove the file when that is done.";
+    /// The journal deleted alerts before the sink could send them.
+    SinkAlertsDeleted = "sink-alerts-deleted", Failed,
+        "Give the journal more room (journal.keep_segments), or repair the receiver; `vigie status` counts what is gone.";
+    /// The receiver does not acknowledge although the sink is configured for it; alerts are sent again after a break.
+    SinkUnacknowledged = "sink-unacknowledged", Warning,
+        "Let the receiver answer the end of TLS (rsyslog: StreamDriver.Name=\"ossl\"), or use RELP.";
+    /// The sink cannot note on disk how far it is; after a restart alerts are sent again.
+    SinkPlaceUnwritable = "sink-place-unwritable", Warning,
+        "Make room on the disk that holds agent.state_dir.";
 }
 
 /// A condition that modules of ours report; its name must be in this list to have an explanation.

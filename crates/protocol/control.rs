@@ -78,6 +78,11 @@ pub enum Request {
         /// The module.
         module: String,
     },
+    /// Sends a test alert to a sink, apart from its queue; answered by [`Reply::SinkTested`].
+    TestSink {
+        /// The sink.
+        sink: String,
+    },
     /// The newest lines that a module logged or wrote to stderr; a stream of [`Reply::Line`].
     Logs {
         /// The module.
@@ -120,6 +125,8 @@ pub enum Reply {
         /// Its new process.
         pid: u32,
     },
+    /// Answer to [`Request::TestSink`].
+    SinkTested(SinkTest),
     /// The stream is complete.
     End {},
     /// The request was not carried out.
@@ -181,6 +188,9 @@ pub struct AgentStatus {
     /// The link to the fleet; absent when the agent belongs to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetStatus>,
+    /// The sinks of alerts, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<SinkStatus>,
     /// How answers are kept private.
     #[serde(default)]
     pub privacy: PrivacyStatus,
@@ -240,6 +250,89 @@ pub struct FleetStatus {
     /// Actions since the agent started, by what was decided: `accepted` or why it was refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outcomes: BTreeMap<String, u64>,
+}
+
+/// What a sink does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// Everything that it wants is sent; it waits for alerts.
+    Idle,
+    /// It sends.
+    Sending,
+    /// The last delivery failed; it is tried again after a wait.
+    Waiting,
+    /// The receiver takes nothing as the sink is configured; it is asked again after ten minutes.
+    Resting,
+    /// It is switched off.
+    Disabled,
+}
+
+/// A sink of alerts. All counts are since the agent started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `file`, `syslog`, `webhook`, `otlp`, `command` or `journald`.
+    pub kind: String,
+    /// Where it sends to, without anything secret.
+    pub target: String,
+    /// What it does.
+    pub state: SinkState,
+    /// Whether the receiver says that it has stored an alert. Otherwise an alert counts as sent when it was written.
+    pub acknowledged: bool,
+    /// Number of the newest alert that the receiver has with all before it, or that the sink does not want.
+    pub position: u64,
+    /// Recorded alerts after `position`.
+    pub lag: u64,
+    /// When the oldest alert was recorded that the receiver does not have, RFC 3339; absent when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_unsent: Option<String>,
+    /// Alerts that the receiver has, or that were written where it does not acknowledge.
+    pub sent: u64,
+    /// Of these, alerts that carried the mark of being sent again.
+    pub resent: u64,
+    /// Of these, alerts that nobody acknowledged.
+    pub unacknowledged: u64,
+    /// Alerts that the filter left out.
+    pub filtered: u64,
+    /// Alerts that the journal deleted, or lost, before they were sent.
+    pub missed: u64,
+    /// Alerts that the receiver refused for good; they are in the dead-letter file.
+    pub dead_letters: u64,
+    /// Alerts that a collector said it rejected, without saying which.
+    pub rejected: u64,
+    /// Failed deliveries by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, u64>,
+    /// When alerts were delivered last, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<String>,
+    /// What went wrong last, if nothing was delivered since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Time until the next attempt in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+    /// Alerts are masked on their way, because extra privacy mode is on and this sink leaves the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub masked: bool,
+}
+
+/// What became of a test alert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkTest {
+    /// The sink.
+    pub name: String,
+    /// Whether the receiver has the test alert, or, where it does not acknowledge, whether it was written.
+    pub ok: bool,
+    /// Why not, by a name for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What happened, for people.
+    pub detail: String,
+    /// How long it took.
+    pub elapsed_ms: u64,
 }
 
 /// The configuration in force and the last attempt to change it.

@@ -9,6 +9,7 @@ pub mod condition;
 pub mod control;
 pub mod error_chain;
 pub mod json;
+pub mod masked_alert;
 pub mod message;
 pub mod module_name;
 pub mod names;

@@ -530,6 +530,38 @@ impl Baseline {
         paths
     }
 
+    /// The last `most` known paths below a directory in the order of the map, the last one first: what is in a directory
+    /// comes before the directory itself.
+    #[must_use]
+    pub fn last_below(&self, directory: &Path, most: usize) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for prefix in [deeper_prefix(directory), children_prefix(directory)] {
+            let mut end = prefix.clone();
+            if let Some(last) = end.last_mut() {
+                *last += 1;
+            }
+            let range = (Bound::Unbounded, Bound::Excluded(end.as_slice()));
+            for (first, block) in self.blocks.range::<[u8], _>(range).rev() {
+                if found.len() >= most {
+                    return found;
+                }
+                let mut keys = Vec::new();
+                let mut entries = Entries::of(block);
+                while entries.next().is_some() {
+                    if entries.key.starts_with(&prefix) {
+                        keys.push(path_of(&entries.key));
+                    }
+                }
+                let room = most - found.len();
+                found.extend(keys.into_iter().rev().take(room));
+                if **first < *prefix {
+                    break;
+                }
+            }
+        }
+        found
+    }
+
     /// The names directly below a directory below which anything is known.
     #[must_use]
     pub fn ways(&self, directory: &Path) -> Vec<OsString> {
@@ -731,6 +763,23 @@ mod tests {
             }
         }
         (baseline, model)
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_below_a_directory_are_all_in_it_and_none_before_what_is_in_it(
+            steps in steps(), directory in path(), most in 1_usize..40,
+        ) {
+            let (baseline, model) = build(steps);
+            let below = model.keys().filter(|path| path.starts_with(&directory) && **path != directory).count();
+            let found = baseline.last_below(&directory, most);
+
+            prop_assert_eq!(found.len(), below.min(most));
+            for (index, path) in found.iter().enumerate() {
+                prop_assert!(path.starts_with(&directory) && *path != directory && model.contains_key(path));
+                prop_assert!(!found[index + 1..].iter().any(|later| later.starts_with(path)));
+            }
+        }
     }
 
     fn all(baseline: &Baseline) -> Model<PathBuf, Object> {

@@ -58,6 +58,8 @@ pub enum Event {
     Expected,
     /// What a package manager did, and its packages explain.
     Transaction,
+    /// Nothing happened: the whole way from the kernel to the journal was proved.
+    Canary,
 }
 
 impl Event {
@@ -76,6 +78,7 @@ impl Event {
             Self::Accepted => "accepted",
             Self::Expected => "expected",
             Self::Transaction => "transaction",
+            Self::Canary => "canary",
         }
     }
 }
@@ -133,6 +136,9 @@ pub struct Alert {
     /// What changed together.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub group: Value,
+    /// How far the baseline had got, for the next life.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub mark: Value,
     /// Somebody gained rights by it: it is never told only as one of many.
     #[serde(skip)]
     pub gains_rights: bool,
@@ -406,6 +412,7 @@ pub fn notice(path: String, text: String, time: &str) -> Alert {
         package: Value::Null,
         window: Value::Null,
         group: Value::Null,
+        mark: Value::Null,
         gains_rights: false,
         lane: Lane::Trusted,
         begins: false,

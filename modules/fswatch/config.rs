@@ -85,6 +85,8 @@ pub struct Tuning {
     pub history: Option<Amount>,
     /// See [`Settings::storm_changes`].
     pub storm_changes: Option<i64>,
+    /// See [`Settings::canary`].
+    pub canary_seconds: Option<i64>,
 }
 
 /// Which facility of the kernel tells of changes.
@@ -133,6 +135,9 @@ pub struct Settings {
     /// Changes of one process in ten seconds after which the next ones are told together; 0 for never. Up to
     /// 1,000,000, default 100.
     pub storm_changes: usize,
+    /// Time between two proofs of the whole way from a change to the agent's journal; `None` turns them off. 1 to
+    /// 86,400 s, default 60.
+    pub canary: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -148,6 +153,7 @@ impl Default for Settings {
             backend: Backend::Auto,
             history_bytes: 16 << 20,
             storm_changes: 100,
+            canary: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -359,6 +365,9 @@ impl Config {
                 1_000_000,
             ))
             .unwrap_or(usual.storm_changes),
+            canary: read
+                .number_or_off("canary_seconds", given.canary_seconds, 60, 1, 86_400)
+                .map(Duration::from_secs),
         }
     }
 }
@@ -426,7 +435,7 @@ mod tests {
         let settings = read(&json!({"fswatch": {
             "settle_milliseconds": 0, "behind_seconds": 7, "quick_scan_minutes": 0, "profile": "none", "rehash_days": 0,
             "cpu_percent": 9, "bytes_per_second": "1 MiB", "backend": "inotify", "history": "2 MiB",
-            "storm_changes": 0,
+            "storm_changes": 0, "canary_seconds": 0,
         }}))
         .settings()
         .unwrap();
@@ -442,6 +451,7 @@ mod tests {
             backend: Backend::Inotify,
             history_bytes: 2 << 20,
             storm_changes: 0,
+            canary: None,
         };
         assert_eq!(settings, expected);
     }
@@ -450,7 +460,7 @@ mod tests {
     fn every_bad_setting_is_named() {
         let found = keys(&json!({"fswatch": {
             "settle_milliseconds": 10_001, "behind_seconds": 0, "quick_scan_minutes": -1, "profile": "all", "rehash_days": 366,
-            "cpu_percent": 0, "bytes_per_second": 1, "backend": "ebpf", "history": "none", "storm_changes": -1,
+            "cpu_percent": 0, "bytes_per_second": 1, "backend": "ebpf", "history": "none", "storm_changes": -1, "canary_seconds": 86_401,
         }}));
 
         let names = [
@@ -464,6 +474,7 @@ mod tests {
             "backend",
             "history",
             "storm_changes",
+            "canary_seconds",
         ];
         assert_eq!(found, names.map(|name| format!("fswatch.{name}")));
     }

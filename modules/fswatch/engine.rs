@@ -7,9 +7,12 @@
 //! Directories are watched before they are listed, so that nothing falls between.
 
 mod accounts;
+mod backlog;
+mod canary;
 mod content;
 mod expected;
 mod health;
+mod loops;
 mod narrowing;
 pub mod proof;
 mod round;
@@ -28,9 +31,12 @@ use vigie_sdk::protocol::Asker;
 use vigie_sdk::{AlertId, Condition};
 
 use self::accounts::Stories;
+use self::backlog::Backlog;
+use self::canary::Canary;
 use self::content::Contents;
 use self::expected::Plans;
 use self::health::Health;
+use self::loops::Loops;
 use self::narrowing::MountedLately;
 use self::proof::{Proof, Proofs};
 use self::round::{Round, Told};
@@ -40,6 +46,7 @@ use self::writing::Writings;
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::config::Backend;
 use crate::due::DueLanes;
+use crate::ending::Owner;
 use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
 use crate::look::is_missing;
@@ -50,7 +57,7 @@ use crate::storm::Storms;
 use crate::trust::{Lane, NOBODY, Trust};
 use crate::verifier::{Budget, Pace, Verifier};
 use crate::watching::{Choice, Watching};
-use crate::workers::{Depth, Report, Workers};
+use crate::workers::{Depth, Workers};
 
 /// Missing paths that the log names one by one; the status names them all.
 const MAX_WAITING_LINES: usize = 5;
@@ -63,6 +70,9 @@ const MAX_BUSY: usize = 10_000;
 
 /// Time after which such a directory is compared.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time between two publications of the status while much happens.
+const PUBLISHED_EVERY: Duration = Duration::from_millis(5);
 
 /// Time between two searches for files that got another name.
 const LINK_PAUSE: Duration = Duration::from_secs(1);
@@ -123,6 +133,8 @@ pub struct Status {
     pub remote: Vec<PathBuf>,
     /// What was proved of file systems.
     pub proofs: Vec<Proof>,
+    /// When a change last came all the way to the journal, and how; since when none does.
+    pub canary: Value,
     /// What is wrong with the state directory.
     pub trouble: Option<String>,
     /// All that is wrong.
@@ -249,10 +261,18 @@ pub struct Engine<S> {
     in_flight: HashSet<PathBuf>,
     /// What happened to them meanwhile.
     again: HashMap<PathBuf, Happened>,
+    /// Directories that are gone and of which only a part was told yet.
+    going: Vec<(PathBuf, Happened)>,
     /// To whom work at a path is accounted.
     trust: Trust,
     /// Files whose content is not known yet.
     contents: Contents,
+    /// What workers found that nobody waits for.
+    backlog: Backlog,
+    canary: Canary,
+    loops: Loops,
+    /// Whoever waits for loop devices ends with it.
+    _loop_watch: Option<Owner>,
     health: Health,
     /// Much memory was needed since it was last given back.
     swollen: bool,
@@ -278,8 +298,11 @@ pub struct Engine<S> {
     next_scan: Option<Instant>,
     acknowledged: Vec<AlertId>,
     trouble_told: bool,
+    /// What the journal knows of the baseline was compared with it.
+    compared_mark: bool,
     status: Status,
     published: SharedStatus,
+    published_at: Instant,
 }
 
 #[expect(clippy::disallowed_methods, reason = "this thread waits in real time, there is no virtual one here")]
@@ -309,6 +332,8 @@ impl<S: Sink> Engine<S> {
     pub fn new(sink: S, mailbox: Mailbox, own: Option<PathBuf>, published: SharedStatus) -> io::Result<Self> {
         // Its real path, because coverage speaks of those.
         let own = own.map(|own| own.canonicalize().unwrap_or(own));
+        // Where devices may not be listened to, the scan finds what is written to them.
+        let loop_watch = crate::loops::watch(mailbox.clone()).ok();
         Ok(Self {
             sink,
             workers: Workers::start(&mailbox)?,
@@ -336,8 +361,13 @@ impl<S: Sink> Engine<S> {
             mailbox,
             in_flight: HashSet::new(),
             again: HashMap::new(),
+            going: Vec::new(),
             trust: Trust::default(),
             contents: Contents::default(),
+            backlog: Backlog::default(),
+            canary: Canary::default(),
+            loops: Loops::default(),
+            _loop_watch: loop_watch,
             health: Health::default(),
             swollen: false,
             busy: BTreeMap::new(),
@@ -353,8 +383,10 @@ impl<S: Sink> Engine<S> {
             next_scan: None,
             acknowledged: Vec::new(),
             trouble_told: false,
+            compared_mark: false,
             status: Status::default(),
             published,
+            published_at: now(),
         })
     }
 
@@ -370,9 +402,11 @@ impl<S: Sink> Engine<S> {
             }
             self.take_acknowledged();
             self.tend_health();
-            self.publish();
-            let taken = self.mailbox.wait(self.patience(now()));
+            let patience = self.patience(now());
+            let patience = self.publish_now_and_then(patience);
+            let taken = self.mailbox.wait(patience);
             self.note(taken);
+            self.work_off();
             self.compare_busy();
             self.find_linked();
             self.start_rounds();
@@ -382,6 +416,8 @@ impl<S: Sink> Engine<S> {
             self.tend_stories();
             self.tend_plans();
             self.tend_proofs();
+            self.tend_canary();
+            self.tend_loops();
             if self.next_scan.is_some_and(|next| next <= now()) {
                 self.scan_all(Purpose::Quick, Depth::Glance, None);
             }
@@ -485,6 +521,7 @@ impl<S: Sink> Engine<S> {
             Order::Watch { rules, left_out } => {
                 self.left_out =
                     left_out.iter().map(|path| path.canonicalize().unwrap_or(path.clone())).collect();
+                self.compare_with_journal(&left_out);
                 self.watch(&rules);
             }
             Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
@@ -517,11 +554,12 @@ impl<S: Sink> Engine<S> {
                 let planned = self.plan(&paths, until, &by, asker.as_ref());
                 done.try_send(planned).ok();
             }
+            Order::Acknowledged(id) if self.is_canary_acknowledged(id) => {}
             Order::Acknowledged(id) => self.acknowledged.push(id),
             Order::Heartbeat => self.heartbeat(),
             Order::Stop => {
                 self.take_acknowledged();
-                self.ledger.tend(self.status.baseline_complete);
+                self.ledger.tend(self.status.baseline_complete, true);
                 return false;
             }
         }
@@ -574,10 +612,15 @@ impl<S: Sink> Engine<S> {
     }
 
     fn heartbeat(&mut self) {
-        self.ledger.tend(self.status.baseline_complete);
+        let is_calm = self.scans.is_empty()
+            && self.due.is_empty()
+            && self.in_flight.is_empty()
+            && self.backlog.is_empty()
+            && self.busy.is_empty();
+        self.ledger.tend(self.status.baseline_complete, is_calm);
         self.note_trouble();
         if self.status.baseline_complete {
-            if self.scans.is_empty() && self.due.is_empty() && self.in_flight.is_empty() {
+            if is_calm {
                 self.seen_until = SystemTime::now();
                 self.packages.forget();
                 if std::mem::take(&mut self.swollen) {
@@ -667,9 +710,15 @@ impl<S: Sink> Engine<S> {
         let linked = std::mem::take(&mut self.linked);
         let found = self.ledger.state().baseline.files_of(&linked);
         for path in found {
-            self.watching.follow_names(&path);
+            self.follow_names(&path);
             self.touch(&path, Happened::finished(), now);
         }
+    }
+
+    /// What happens to a file under other names is told of this one.
+    fn follow_names(&mut self, path: &Path) {
+        let lane = self.trust.lane(path);
+        self.watching.follow_names(path, lane);
     }
 
     /// Compares the busy directories whose time has come.
@@ -701,7 +750,9 @@ impl<S: Sink> Engine<S> {
         let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
         let linked = self.linked_at.filter(|_| !self.linked.is_empty());
         let linked = linked.map(|last| LINK_PAUSE.saturating_sub(now.duration_since(last)));
+        let backlog = (!self.backlog.is_empty()).then_some(Duration::ZERO);
         [
+            backlog,
             due,
             scan,
             busy,
@@ -711,11 +762,26 @@ impl<S: Sink> Engine<S> {
             self.stories.next(now),
             self.plans.next(),
             self.proofs.next(now),
+            self.canary.next(now),
+            self.loops.next(now).filter(|_| self.status.baseline_complete),
             self.next_health(),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Publishes the status, but not with each of many small steps; gives the time until the next one is due.
+    fn publish_now_and_then(&mut self, patience: Option<Duration>) -> Option<Duration> {
+        let now = now();
+        let since = now.duration_since(self.published_at);
+        if since < PUBLISHED_EVERY {
+            let rest = PUBLISHED_EVERY - since;
+            return Some(patience.map_or(rest, |patience| patience.min(rest)));
+        }
+        self.published_at = now;
+        self.publish();
+        patience
     }
 
     fn publish(&mut self) {
@@ -751,6 +817,7 @@ impl<S: Sink> Engine<S> {
         }
         let known = self.ledger.state().baseline.len();
         self.cover(rules);
+        self.set_canary();
         self.tell_narrowing(rules, known);
         self.scan_all(Purpose::Learn, Depth::Glance, None);
         self.publish();
@@ -760,7 +827,9 @@ impl<S: Sink> Engine<S> {
     fn cover(&mut self, rules: &Rules) {
         let coverage = Coverage::new(rules, &resolve);
         let left_out = self.own.iter().chain(&self.left_out);
-        let coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
+        let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
+        let has_canary = rules.settings().canary.is_some();
+        coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
         self.coverage = Arc::new(coverage);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to
@@ -868,6 +937,7 @@ impl<S: Sink> Engine<S> {
         if taken.mounts_changed {
             self.note_mounts();
         }
+        self.loops.doubted |= taken.loops_changed;
         self.linked.extend(taken.linked);
         let started = taken.started;
         for busy in taken.busy {
@@ -884,6 +954,9 @@ impl<S: Sink> Engine<S> {
         let now = now();
         for (path, happened) in paths {
             self.note_probe(&path, &happened);
+            if self.is_canary(&path, &happened) {
+                continue;
+            }
             if self.coverage.concerns(&path) {
                 self.note_path(&path, happened, now);
             }
@@ -893,24 +966,7 @@ impl<S: Sink> Engine<S> {
             let lane = self.trust.lane(&path);
             self.due.of(lane).add_to(&path, &happened);
         }
-        for report in taken.reports {
-            match report {
-                Report::Listed { scan, directory, listed } => self.note_listed(scan, &directory, listed),
-                Report::Digested { path, before, found } => self.note_digested(path, &before, found),
-                Report::Read { scan, directory, findings, parts } => {
-                    self.note_read(scan, &directory, findings, parts);
-                }
-                Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
-                Report::Recorded { round, answers } => self.note_recorded(round, answers),
-                Report::Probed { at, made } => self.note_probed(&at, made),
-                Report::Accounts(story) => self.note_accounts(&story),
-                Report::Running { process, runs } => self.note_running(process, runs),
-                Report::Ended { process, packages } => self.note_ended(process, &packages),
-                Report::Verified { files, bytes_read, differing } => {
-                    self.note_verified(files, bytes_read, differing);
-                }
-            }
-        }
+        self.sort_reports(taken.reports);
     }
 
     /// Notifications were lost: everything is compared. When that is being done already it is done once more

@@ -28,10 +28,10 @@ const MAX_OF_USER: usize = 5_000;
 const MAX_USERS: usize = 64;
 
 /// Names of users that are taken at once: what root alone can change is not kept waiting by more.
-const TAKEN_OF_USERS: usize = 1_024;
+const TAKEN_OF_USERS: usize = 128;
 
 /// Names of one user that are taken at once.
-const TAKEN_OF_USER: usize = 512;
+const TAKEN_OF_USER: usize = 64;
 
 /// Files with another name that wait.
 const MAX_LINKED: usize = 4_096;
@@ -124,6 +124,8 @@ pub struct Taken {
     pub reports: Vec<Report>,
     /// Something was mounted or unmounted.
     pub mounts_changed: bool,
+    /// A loop device got or lost its file.
+    pub loops_changed: bool,
     /// Inotify watches that are gone.
     pub ended: Vec<WatchDescriptor>,
     /// Files that got another name somewhere, by device and inode.
@@ -191,6 +193,7 @@ struct Pending {
     moves: Vec<(Named, Named)>,
     reports: Vec<Report>,
     mounts_changed: bool,
+    loops_changed: bool,
     ended: Vec<WatchDescriptor>,
     linked: HashSet<(u64, u64)>,
     started: HashSet<PathBuf>,
@@ -206,6 +209,7 @@ impl Pending {
             && self.users.is_empty()
             && self.reports.is_empty()
             && !self.mounts_changed
+            && !self.loops_changed
             && self.ended.is_empty()
             && self.linked.is_empty()
             && self.overflowed.is_none()
@@ -252,6 +256,7 @@ impl Pending {
             moves: std::mem::take(&mut self.moves),
             reports: std::mem::take(&mut self.reports),
             mounts_changed: std::mem::take(&mut self.mounts_changed),
+            loops_changed: std::mem::take(&mut self.loops_changed),
             ended: std::mem::take(&mut self.ended),
             linked: std::mem::take(&mut self.linked),
             started: std::mem::take(&mut self.started),
@@ -332,6 +337,11 @@ impl Batch<'_> {
     /// Something was mounted or unmounted.
     pub fn mounts_changed(&mut self) {
         self.pending().mounts_changed = true;
+    }
+
+    /// A loop device got or lost its file.
+    pub fn loops_changed(&mut self) {
+        self.pending().loops_changed = true;
     }
 
     /// A program in a watched directory was started.

@@ -16,7 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -39,6 +39,16 @@ const READ_BYTES: usize = 64 * 1024;
 /// Directories that have marks of their own. Beyond it the file systems' marks tell of everything, which costs those more
 /// who write elsewhere.
 const MAX_MARKED: usize = 20_000;
+
+/// Names of one file of which each is told when something happens to it under another: so many that root alone can
+/// change, and so many others. The scan tells of more.
+const MAX_NAMES: usize = 16;
+
+/// Names that are followed, of all files, in what root alone can change.
+const MAX_FOLLOWED: usize = 100_000;
+
+/// The same of what users can change.
+const MAX_FOLLOWED_OF_USERS: usize = 10_000;
 
 /// Longest time that the self-test waits for its event.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(2);
@@ -66,6 +76,15 @@ struct Part {
     _owner: Owner,
 }
 
+/// Files of whose other names is told.
+#[derive(Debug, Default)]
+struct Followed {
+    /// The names of each, and whether root alone can change what they stand in.
+    names: HashMap<Handle, Vec<(PathBuf, bool)>>,
+    /// How many names users can change, and how many root alone.
+    counts: [usize; 2],
+}
+
 /// Watches file systems.
 #[derive(Debug)]
 pub struct FilesystemWatcher {
@@ -76,6 +95,8 @@ pub struct FilesystemWatcher {
     marked: Near,
     /// There were more directories than get marks of their own.
     is_full: bool,
+    /// Files of whose other names is told, and which.
+    followed: Followed,
 }
 
 fn open_mount(point: &Path) -> io::Result<OwnedFd> {
@@ -174,6 +195,7 @@ impl FilesystemWatcher {
             view: View::default(),
             marked,
             is_full: false,
+            followed: Followed::default(),
         })
     }
 
@@ -271,15 +293,40 @@ impl FilesystemWatcher {
         self.tell(|| Control::View(self.view.clone()));
     }
 
-    /// Tells of what happens to this file under other names as well.
-    pub fn follow_names(&self, path: &Path) {
+    /// Tells of what happens to this file under other names as well. Of a file with very many names only some are told
+    /// of: whoever makes them would decide what each write costs us.
+    pub fn follow_names(&mut self, path: &Path, lane: Lane) {
         let Ok(open) = open_object(path) else { return };
-        if let Ok(identity) = vigie_fanotify::handle_of(open.as_fd(), OsStr::new("")) {
-            let handle = identity.into_handle();
-            self.tell(|| Control::Linked(handle.clone(), path.to_owned()));
-            // Writes and attributes are told of a name in a watched directory; under others this tells.
-            let mask = Mask::MODIFY | Mask::ATTRIB | Mask::CLOSE_WRITE;
-            self.near.group.mark_object(open.as_fd(), mask).ok();
+        let Ok(identity) = vigie_fanotify::handle_of(open.as_fd(), OsStr::new("")) else { return };
+        let handle = identity.into_handle();
+        let is_trusted = lane == Lane::Trusted;
+        // A user cannot keep out the names that root alone can change.
+        let [of_users, of_root] = &mut self.followed.counts;
+        let (count, most) =
+            if is_trusted { (of_root, MAX_FOLLOWED) } else { (of_users, MAX_FOLLOWED_OF_USERS) };
+        if *count >= most {
+            return;
         }
+        let names = self.followed.names.entry(handle.clone()).or_default();
+        let of_kind = names.iter().filter(|(_, trusted)| *trusted == is_trusted).count();
+        if of_kind >= MAX_NAMES || names.iter().any(|(known, _)| known == path) {
+            return;
+        }
+        names.push((path.to_owned(), is_trusted));
+        *count += 1;
+        self.tell(|| Control::Linked(handle.clone(), path.to_owned()));
+        // Writes and attributes are told of a name in a watched directory; under others this tells. What users can
+        // change does not fill the queue of what they cannot.
+        let mask = Mask::MODIFY | Mask::ATTRIB | Mask::CLOSE_WRITE;
+        let part = if is_trusted { &self.near } else { &self.wide };
+        if of_kind == 0 {
+            part.group.mark_object(open.as_fd(), mask).ok();
+        }
+    }
+
+    /// Forgets which files have several names: they are found anew by the scan that follows.
+    pub fn forget_names(&mut self) {
+        self.followed = Followed::default();
+        self.tell(|| Control::NoLinks);
     }
 }

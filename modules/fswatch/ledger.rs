@@ -18,6 +18,7 @@ use vigie_sdk::AlertId;
 
 use crate::change::{Alert, Event, hex, shown};
 use crate::history::History;
+use crate::lineage::{Doubt, Mark};
 use crate::object::Object;
 use crate::state_files::{self, Odd};
 use crate::store::{Opened, State, Step, Store, Unaccepted, host_identity};
@@ -35,6 +36,9 @@ const MAX_BEGUN: usize = 20_000;
 
 /// Bytes of the history that are kept in memory while the disk does not take them.
 const MAX_UNWRITTEN_BYTES: usize = 8 * 1024 * 1024;
+
+/// Heartbeats in a row without time to wait for the disk; then it is waited for all the same.
+const MAX_POSTPONED: u32 = 12;
 
 /// Longest path that an alert tells in full, as it is shown; longer ones are cut in the middle, and told by digest.
 const MAX_PATH_BYTES: usize = 16 * 1024;
@@ -100,6 +104,8 @@ pub struct Ledger {
     lost_lines: u64,
     /// Paths whose content was not known when they were told, and the id of that alert or group.
     begun: HashMap<String, String>,
+    /// How often in a row there was no time to wait for the disk.
+    postponed: u32,
 }
 
 impl Ledger {
@@ -120,6 +126,7 @@ impl Ledger {
             unwritten: Vec::new(),
             lost_lines: 0,
             begun: HashMap::new(),
+            postponed: 0,
         };
         let mut beginning = Beginning::default();
         let Some(directory) = directory else { return (ledger, beginning) };
@@ -196,6 +203,30 @@ impl Ledger {
         }
     }
 
+    /// How far the baseline on disk has got.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        self.store.as_ref()?.mark()
+    }
+
+    /// Compares the baseline with what the agent's journal was told of it.
+    pub fn compare(&mut self, told: &Mark) -> Option<Doubt> {
+        self.store.as_mut()?.compare(told)
+    }
+
+    /// The baseline on disk: what is told of it elsewhere must be there after a power failure as well.
+    #[must_use]
+    pub fn place(&self) -> Option<PathBuf> {
+        self.store.as_ref().filter(|store| store.is_whole()).map(Store::place)
+    }
+
+    /// An alert that is kept neither in the store nor in the history: nothing is lost with it.
+    pub fn unkept(&mut self, alert: &Alert) -> (AlertId, Arc<str>) {
+        self.sequence += 1;
+        let id = AlertId { epoch: self.epoch, sequence: self.sequence };
+        (id, in_bounds(alert).into())
+    }
+
     /// Alerts of an earlier life that the agent has not acknowledged.
     #[must_use]
     pub fn pending(&self) -> Vec<(AlertId, Arc<str>)> {
@@ -255,7 +286,7 @@ impl Ledger {
             let result = store.append(&mut self.state, &step);
             self.judge("the baseline", result);
         }
-        self.compact();
+        self.compact(false);
         alerts
     }
 
@@ -397,7 +428,7 @@ impl Ledger {
             let result = store.learned(&self.state.learned, &self.state.rules);
             self.judge("the baseline", result);
         }
-        self.compact();
+        self.compact(false);
     }
 
     /// The rolling verification came to this path.
@@ -418,30 +449,34 @@ impl Ledger {
             let result = store.acknowledged(ids);
             self.judge("the baseline", result);
         }
-        self.compact();
+        self.compact(false);
     }
 
     /// Small work now and then: lets the disk take what was written, tries again what failed. `watched` says that
-    /// everything was compared in this life: until then the earlier one is the last that watched.
-    pub fn tend(&mut self, watched: bool) {
+    /// everything was compared in this life: until then the earlier one is the last that watched. `calm` says that nothing
+    /// waits.
+    pub fn tend(&mut self, watched: bool, calm: bool) {
         let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
         if let Some(directory) = self.directory.as_ref().filter(|_| watched && is_kept) {
             let result = Store::mark_alive(directory);
             self.judge("the mark of being alive", result);
         }
         self.write_history();
-        if let Some(store) = &mut self.store {
+        // Waiting for a disk keeps what root changes waiting, and a step that a power failure takes is found again.
+        self.postponed = if calm { 0 } else { self.postponed + 1 };
+        if let Some(store) = self.store.as_mut().filter(|_| calm || self.postponed > MAX_POSTPONED) {
+            self.postponed = 0;
             let result = store.sync();
             self.judge("the baseline", result);
         }
-        self.compact();
+        self.compact(calm);
     }
 
-    fn compact(&mut self) {
+    fn compact(&mut self, calm: bool) {
         if !self.complete {
             return;
         }
-        if let Some(store) = self.store.as_mut().filter(|store| store.wants_snapshot()) {
+        if let Some(store) = self.store.as_mut().filter(|store| store.wants_snapshot(calm)) {
             let result = store.snapshot(&self.state);
             let is_whole = result.is_ok();
             self.judge("the baseline", result);

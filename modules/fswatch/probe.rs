@@ -1,12 +1,15 @@
 //! The thread that makes files without names, for proofs: a file system that hangs stops nobody else.
 
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::events::Mailbox;
+use crate::state_files::create_anew;
 use crate::workers::Report;
 
 /// Makes a file without a name in a directory, opened for writing, and closes it. Nothing of the directory changes, and
@@ -23,9 +26,40 @@ pub fn inode_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix('#')?.parse().ok()
 }
 
+/// Makes a directory that nobody else can enter, unless it is there.
+///
+/// # Errors
+/// When it cannot be made, or something else stands there.
+pub fn make_private(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let is_directory = fs::symlink_metadata(directory)?.is_dir();
+            if is_directory { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+        }
+        made => made,
+    }
+}
+
+/// Replaces the canary. What its record tells of the baseline is on disk before.
+fn replace(file: &Path, text: &str, baseline: Option<&Path>) -> io::Result<()> {
+    if let Some(baseline) = baseline {
+        File::open(baseline)?.sync_data()?;
+    }
+    let new = file.with_extension("new");
+    create_anew(&new)?.write_all(text.as_bytes())?;
+    fs::rename(&new, file)
+}
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+enum Errand {
+    Probe(PathBuf),
+    Replace { file: PathBuf, text: String, baseline: Option<PathBuf> },
+}
+
 /// The way to the thread. It ends with it.
 #[derive(Debug)]
-pub struct Prober(mpsc::Sender<PathBuf>);
+pub struct Prober(mpsc::Sender<Errand>);
 
 impl Prober {
     /// Starts the thread; answers go to `mailbox`.
@@ -33,11 +67,19 @@ impl Prober {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(mailbox: Mailbox) -> io::Result<Self> {
-        let (orders, received) = mpsc::channel::<PathBuf>();
+        let (orders, received) = mpsc::channel();
         std::thread::Builder::new().name("prober".to_owned()).stack_size(64 * 1024).spawn(move || {
-            for at in received {
-                let made = make(&at).map_err(|error| error.to_string());
-                mailbox.report(Report::Probed { at, made });
+            for errand in received {
+                mailbox.report(match errand {
+                    Errand::Probe(at) => {
+                        let made = make(&at).map_err(|error| error.to_string());
+                        Report::Probed { at, made }
+                    }
+                    Errand::Replace { file, text, baseline } => {
+                        let made = replace(&file, &text, baseline.as_deref());
+                        Report::Replaced(made.map_err(|error| error.to_string()))
+                    }
+                });
             }
         })?;
         Ok(Self(orders))
@@ -46,7 +88,12 @@ impl Prober {
     /// Makes a file in a directory; the answer is a [`Report::Probed`].
     pub fn probe(&self, directory: &Path) {
         // The thread ends with us only.
-        self.0.send(directory.to_owned()).ok();
+        self.0.send(Errand::Probe(directory.to_owned())).ok();
+    }
+
+    /// Replaces the canary, once the baseline is synced; the answer is a [`Report::Replaced`].
+    pub fn replace(&self, file: PathBuf, text: String, baseline: Option<PathBuf>) {
+        self.0.send(Errand::Replace { file, text, baseline }).ok();
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use vigie_sdk::privacy::{MASKED, Showing, identifies};
 use vigie_sdk::protocol::Progress;
-use vigie_sdk::{ModuleError, ModuleResult, Query};
+use vigie_sdk::{Coverage, ModuleError, ModuleResult, Query};
 
 use crate::change::{Event, shown};
 use crate::engine::proof::Proof;
@@ -210,8 +210,52 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
     } else {
         (true, describe(asked.status, LISTED_PATHS))
     };
+    let coverage = coverage(&parameters, &elements, &(asked.current)());
     let elements = if asked.masked { mask(elements) } else { elements };
-    Ok(ModuleResult::found(found, &elements))
+    let mut result = ModuleResult::found(found, &elements);
+    result.coverage = coverage;
+    Ok(result)
+}
+
+/// What an answer about changes cannot know: what is not watched, not readable or not compared yet. Nothing for
+/// questions about one thing and for orders.
+fn coverage(parameters: &Parameters, elements: &Value, status: &Status) -> Option<Coverage> {
+    let is_about_one =
+        parameters.explain.is_some() || parameters.accept.is_some() || parameters.expect.is_some();
+    if is_about_one {
+        return None;
+    }
+    let exact = parameters.history.as_deref().map(|path| vec![path_from_text(path)]);
+    let selections = [&parameters.rescan, &parameters.changes];
+    let asked = exact.or_else(|| selections.into_iter().flatten().map(Selection::paths).next());
+    let asked = asked.unwrap_or_default();
+    let concerns = |path: &Path| {
+        asked.is_empty() || asked.iter().any(|asked| path.starts_with(asked) || asked.starts_with(path))
+    };
+    let examined = elements["compared"].as_u64().unwrap_or(status.objects as u64);
+    let mut coverage = Coverage { examined, ..Coverage::whole() };
+    for path in elements["not_watched"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        coverage.skip(path, "it is not watched");
+    }
+    if !status.baseline_complete {
+        coverage.skip("all that is watched", "the first scan is not over");
+    }
+    for (paths, why) in [(&status.unwatched, "not watched"), (&status.unreadable, "not readable")] {
+        for (path, reason) in paths.iter().filter(|(path, _)| concerns(path)) {
+            coverage.skip(shown(path), format!("{why}: {reason}"));
+        }
+    }
+    for (path, reason) in status.skipped.iter().filter(|(path, _)| concerns(path)) {
+        coverage.skip(shown(path), reason.as_str());
+    }
+    // A comparison of its own needs no notifications.
+    if parameters.rescan.is_none() {
+        let blind = ["blind", "looks-behind", "notifications-lost"];
+        for condition in status.conditions.iter().filter(|one| blind.contains(&one.name.as_str())) {
+            coverage.skip(condition.name.as_str(), condition.detail.as_str());
+        }
+    }
+    Some(coverage)
 }
 
 impl Selection {
@@ -426,6 +470,7 @@ fn describe(status: &Status, most: usize) -> Value {
             "file_system": shown(path), "why": "other hosts change it without a word to this one",
         })).collect::<Vec<_>>(),
         "proofs": status.proofs.iter().map(Proof::to_json).collect::<Vec<_>>(),
+        "canary": status.canary,
         "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
     })
 }
@@ -439,14 +484,10 @@ fn problems(status: &Status) -> Vec<String> {
     if !status.unreadable.is_empty() {
         problems.push(format!("{} files cannot be read", status.unreadable.len()));
     }
-    for proof in &status.proofs {
-        if let Some(since) = proof.blind {
-            let since = humantime::format_rfc3339_seconds(since);
-            problems.push(format!("blind below {} since {since}", shown(&proof.at)));
-        }
-    }
+    let blind = status.conditions.iter().filter(|one| one.name == "blind");
+    problems.extend(blind.map(|one| one.detail.clone()));
     problems.extend(status.trouble.clone());
-    let told = ["directories-unwatched", "files-unreadable", "state-unwritable"];
+    let told = ["directories-unwatched", "files-unreadable", "state-unwritable", "blind"];
     let more = status.conditions.iter().filter(|one| !told.contains(&one.name.as_str()));
     problems.extend(more.map(|one| format!("since {}: {}", one.since, one.detail)));
     problems
@@ -469,6 +510,27 @@ mod tests {
         assert_eq!(rescan(json!(false)).unwrap(), None);
         assert!(rescan(json!(1)).is_err());
         assert!(serde_json::from_value::<Parameters>(json!({"rescn": true})).is_err());
+    }
+
+    #[test]
+    fn an_answer_says_what_it_cannot_know() {
+        let mut status = Status { baseline_complete: true, objects: 7, ..Status::default() };
+        status.unreadable.insert(PathBuf::from("/etc/shadow"), "no permission".to_owned());
+        let skipped = |parameters: Value, elements: Value| -> Vec<String> {
+            let parameters = serde_json::from_value(parameters).unwrap();
+            let coverage = coverage(&parameters, &elements, &status).unwrap();
+            assert_eq!(coverage.complete, coverage.not_examined.is_empty());
+            coverage.not_examined.into_iter().map(|one| one.what).collect()
+        };
+
+        assert_eq!(skipped(json!({"changes": true}), json!({})), ["/etc/shadow"]);
+        assert_eq!(skipped(json!({"changes": "/etc"}), json!({})), ["/etc/shadow"]);
+        assert_eq!(skipped(json!({"history": "/usr/bin/x"}), json!({})), [""; 0]);
+        assert_eq!(skipped(json!({"rescan": "/srv"}), json!({"not_watched": ["/srv"]})), ["/srv"]);
+        assert!(
+            coverage(&serde_json::from_value(json!({"explain": "/etc"})).unwrap(), &json!({}), &status)
+                .is_none()
+        );
     }
 
     #[test]

@@ -602,6 +602,8 @@ pub struct Coverage {
     rules: Arc<Rules>,
     nodes: Vec<Node>,
     roots: Vec<Root>,
+    /// The directory of the module's canary, in which names matter although no rule covers it.
+    canary: Option<PathBuf>,
 }
 
 /// Where a path really is: as much of it as exists is resolved.
@@ -637,8 +639,12 @@ impl Coverage {
     /// link, and `None` for any other; [`std::fs::canonicalize`] will do.
     #[must_use]
     pub fn new(rules: &Rules, resolve: &dyn Fn(&Path) -> Option<PathBuf>) -> Self {
-        let mut coverage =
-            Self { rules: Arc::new(rules.clone()), nodes: vec![Node::default()], roots: Vec::new() };
+        let mut coverage = Self {
+            rules: Arc::new(rules.clone()),
+            nodes: vec![Node::default()],
+            roots: Vec::new(),
+            canary: None,
+        };
         let rules = Arc::clone(&coverage.rules);
         for (index, entry) in rules.entries.iter().enumerate() {
             if entry.patterns.is_empty() {
@@ -955,9 +961,17 @@ impl Coverage {
         })
     }
 
+    /// Sets where the canary lives.
+    pub fn set_canary(&mut self, directory: Option<PathBuf>) {
+        self.canary = directory;
+    }
+
     /// What the names in a directory matter for.
     #[must_use]
     pub fn interest(&self, directory: &Path) -> Interest {
+        if self.canary.as_deref() == Some(directory) {
+            return Interest::OnTheWay;
+        }
         let survey = self.survey(directory);
         if survey.forbidden {
             return Interest::Nothing;

@@ -28,6 +28,7 @@ use vigie_sdk::AlertId;
 
 use crate::baseline::Baseline;
 use crate::codec::{Malformed, Reader, put_bytes, put_number};
+use crate::lineage::{Doubt, Lineage, Mark};
 use crate::object::Object;
 use crate::state_files;
 
@@ -43,8 +44,11 @@ const SECTOR_BYTES: usize = 512;
 /// Longest frame, in bytes; a length beyond it is damage.
 const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;
 
-/// Bytes of steps that are always allowed before the snapshot is written anew.
+/// Bytes of steps that are always allowed before the snapshot is written anew when there is time for it.
 const MIN_COMPACTION_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The same while much happens: writing it would keep everything else waiting for the disk.
+const MAX_COMPACTION_BYTES: u64 = 128 * 1024 * 1024;
 
 const HEAD: u8 = 1;
 const TABLES: u8 = 2;
@@ -220,6 +224,9 @@ pub struct Store {
     unsynced: bool,
     /// Something could not be written: only a snapshot makes it whole again.
     behind: bool,
+    lineage: Lineage,
+    /// Nothing was found that could be trusted.
+    is_new: bool,
 }
 
 fn head(kind: u8, length: usize) -> [u8; 5] {
@@ -342,8 +349,13 @@ fn lacks_a_sector(content: &[u8], at: usize) -> bool {
 }
 
 /// Reads frames; gives the bytes of whole ones.
-fn read_frames(content: &[u8], chain: &mut Chain, host: [u8; SEAL_BYTES]) -> Result<(State, u64), Damage> {
+fn read_frames(
+    content: &[u8],
+    chain: &mut Chain,
+    host: [u8; SEAL_BYTES],
+) -> Result<(State, u64, Lineage), Damage> {
     let mut state = State::default();
+    let mut lineage = Lineage::default();
     let mut at = MAGIC.len();
     if !content.starts_with(MAGIC) {
         return Err(Damage::Magic);
@@ -374,14 +386,32 @@ fn read_frames(content: &[u8], chain: &mut Chain, host: [u8; SEAL_BYTES]) -> Res
             HEAD if number == 1 => {}
             COMPLETE if !complete && Reader::new(payload).number() == Ok(state.baseline.len() as u64) => {
                 complete = true;
+                lineage = lineage_of(payload).map_err(|Malformed| Damage::Form(number))?;
             }
             HEAD | COMPLETE => return Err(Damage::Form(number)),
             kind => state.add(kind, payload).map_err(|Malformed| Damage::Form(number))?,
         }
+        if complete && head[4] != COMPLETE {
+            lineage.read_frame(seal.try_into().map_err(|_| Damage::Form(number))?);
+        }
         at += 5 + length + SEAL_BYTES;
     }
     // A snapshot takes its place as a whole, so it is never torn.
-    if complete { Ok((state, at as u64)) } else { Err(Damage::Incomplete) }
+    if complete { Ok((state, at as u64, lineage)) } else { Err(Damage::Incomplete) }
+}
+
+/// What stands behind the number of objects at the end of a snapshot.
+fn lineage_of(payload: &[u8]) -> Result<Lineage, Malformed> {
+    let mut reader = Reader::new(payload);
+    reader.number()?;
+    Lineage::read(&mut reader)
+}
+
+/// Bytes that are never drawn again.
+fn draw() -> io::Result<[u8; SEAL_BYTES]> {
+    let mut drawn = [0; SEAL_BYTES];
+    File::open("/dev/urandom")?.read_exact(&mut drawn)?;
+    Ok(drawn)
 }
 
 impl Store {
@@ -427,6 +457,8 @@ impl Store {
             tables: (0, 0),
             unsynced: false,
             behind: true,
+            lineage: Lineage::begun(draw()?),
+            is_new: true,
         };
         let path = store.path();
         let modified = |path: &Path| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
@@ -450,7 +482,7 @@ impl Store {
         let read =
             if key_is_new { Err(Damage::Seal(1)) } else { read_frames(&content, &mut chain, identity) };
         match read {
-            Ok((state, bytes)) => {
+            Ok((state, bytes, lineage)) => {
                 let mut file = DurableFile::open(&path)?;
                 if bytes < file.length() {
                     // What is written next must not come to stand among what is left of the end.
@@ -463,6 +495,13 @@ impl Store {
                 store.snapshot_bytes = bytes;
                 store.file = Some(file);
                 store.behind = false;
+                store.is_new = false;
+                // One of an earlier version is known from its next snapshot on.
+                if lineage.has_origin() {
+                    store.lineage = lineage;
+                } else {
+                    store.behind = true;
+                }
                 Ok((store, Opened::Whole { state: Box::new(state), last_alive }))
             }
             Err(damage) => {
@@ -472,16 +511,40 @@ impl Store {
         }
     }
 
+    /// How far it has got.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        let mut seal = [0; SEAL_BYTES];
+        seal.copy_from_slice(&self.chain.last[..SEAL_BYTES]);
+        self.lineage.mark(seal).filter(|_| self.is_whole())
+    }
+
+    /// Compares it with what was known of it elsewhere.
+    pub fn compare(&mut self, told: &Mark) -> Option<Doubt> {
+        let doubt = self.lineage.compare(told, self.is_new);
+        // What is remembered of that is written with a snapshot.
+        self.behind |= doubt.is_some();
+        doubt
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> PathBuf {
+        self.path()
+    }
+
     /// Bytes on disk.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether a snapshot is due: there is none yet, a write failed, or the steps outgrew it.
+    /// Whether a snapshot is due: there is none yet, a write failed, or the steps outgrew it. `calm` says that nothing waits
+    /// for it.
     #[must_use]
-    pub fn wants_snapshot(&self) -> bool {
-        self.behind || self.bytes > self.snapshot_bytes * 2 + MIN_COMPACTION_BYTES
+    pub fn wants_snapshot(&self, calm: bool) -> bool {
+        let allowed = if calm { MIN_COMPACTION_BYTES } else { MAX_COMPACTION_BYTES };
+        self.behind || self.bytes > self.snapshot_bytes * 2 + allowed
     }
 
     /// Whether a step can be appended: there is a whole snapshot.
@@ -517,6 +580,7 @@ impl Store {
         self.tables = state.baseline.tables().size();
         self.behind = false;
         self.unsynced = false;
+        self.lineage.advance();
         Ok(())
     }
 
@@ -545,6 +609,9 @@ impl Store {
         frames.put(STEP, &rest)?;
         let mut count = Vec::new();
         put_number(&mut count, state.baseline.len() as u64);
+        let mut lineage = self.lineage.clone();
+        lineage.advance();
+        lineage.put(&mut count);
         frames.put(COMPLETE, &count)?;
         let Frames { chain, bytes, to } = frames;
         let mut file = to.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -646,6 +713,7 @@ impl Store {
             bytes.extend_from_slice(payload);
             bytes.extend_from_slice(&chain.seal(&head, payload));
         }
+        let count = frames.len();
         if let Err(error) = file.append(&bytes) {
             self.behind = true;
             // What is left of it would look like damage.
@@ -653,6 +721,7 @@ impl Store {
             return Err(error);
         }
         self.chain = chain;
+        (0..count).for_each(|_| self.lineage.advance());
         self.bytes += bytes.len() as u64;
         self.unsynced = true;
         Ok(())
@@ -890,11 +959,11 @@ mod tests {
             match read(&damaged) {
                 Err(_) => {}
                 // A longer length makes the last frame look torn: what is before it is what was.
-                Ok((state, bytes)) => {
+                Ok((state, bytes, _)) => {
                     assert!(content(&state) != last && bytes <= at as u64, "byte {at}");
                 }
             }
-            if let Ok((state, bytes)) = read(&whole[..at]) {
+            if let Ok((state, bytes, _)) = read(&whole[..at]) {
                 assert!(bytes <= at as u64 && state.baseline.len() >= 5);
                 states += usize::from(bytes == at as u64);
             }
@@ -933,7 +1002,7 @@ mod tests {
         apply(&mut state, &step);
 
         assert!(store.append(&mut state, &step).is_err());
-        assert!(store.wants_snapshot() && !store.is_whole());
+        assert!(store.wants_snapshot(false) && !store.is_whole());
         let Opened::Whole { state: old, .. } = open(directory.path(), b"host") else { panic!() };
         assert_eq!(content(&old), before);
         store.snapshot(&state).unwrap();

@@ -1,12 +1,13 @@
 //! Which facility of the kernel watches what, and why: fanotify where it works, inotify elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use vigie_host::mounts::{Mount, Mounts};
 
 use crate::config::Backend;
@@ -36,6 +37,16 @@ impl Choice {
     }
 }
 
+/// The number of the mount at a path that no other mount ever had or will have: `STATX_MNT_ID_UNIQUE`, see statx(2). None
+/// on a kernel before 6.8.
+fn unique_number(point: &Path) -> Option<u64> {
+    const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    // A server that does not answer is not asked.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let status = statx(CWD, point, flags, MNT_ID_UNIQUE).ok()?;
+    (status.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(status.stx_mnt_id)
+}
+
 /// Everything that watches.
 #[derive(Debug)]
 pub struct Watching {
@@ -45,6 +56,10 @@ pub struct Watching {
     why_not: Option<String>,
     mounts: Arc<Mounts>,
     choices: BTreeMap<u64, Choice>,
+    /// The mounts of watched file systems, by where they are: numbers that are never given again.
+    unique: BTreeMap<PathBuf, u64>,
+    /// Where another file system stood in the place of the one before, though all that the mount table says is the same.
+    exchanged: BTreeSet<PathBuf>,
     /// Whoever watches the mounts ends with it.
     _mounts: Option<Owner>,
 }
@@ -78,6 +93,8 @@ impl Watching {
             why_not: Some("it was not asked for yet".to_owned()),
             mounts: Arc::new(Mounts::read().unwrap_or_default()),
             choices: BTreeMap::new(),
+            unique: BTreeMap::new(),
+            exchanged: BTreeSet::new(),
         })
     }
 
@@ -138,15 +155,44 @@ impl Watching {
     /// Something was mounted or unmounted: where.
     pub fn remount(&mut self) -> Vec<PathBuf> {
         let Ok(mounts) = Mounts::read() else { return Vec::new() };
-        let points = self.mounts.differences(&mounts);
+        let mut points = self.mounts.differences(&mounts);
         let mounts = Arc::new(mounts);
         self.mounts = Arc::clone(&mounts);
+        self.find_exchanged(&mut points);
         // A device number is given again: whatever is not mounted any more is decided anew.
         self.choices.retain(|device, _| mounts.iter().any(|mount| mount.device == *device));
         if let Some(filesystems) = &mut self.filesystems {
             filesystems.remount(&mounts);
         }
         points
+    }
+
+    /// Adds the places where something else is mounted under the same numbers: the kernel gives those again at once.
+    fn find_exchanged(&mut self, points: &mut Vec<PathBuf>) {
+        self.exchanged.clear();
+        let before = std::mem::take(&mut self.unique);
+        let mounts = Arc::clone(&self.mounts);
+        for mount in mounts.iter().filter(|mount| self.choices.contains_key(&mount.device)) {
+            if let Some(number) = unique_number(&mount.point) {
+                self.unique.insert(mount.point.clone(), number);
+            }
+        }
+        for (point, number) in &self.unique {
+            let is_other = before.get(point).is_some_and(|known| known != number);
+            if is_other && !points.contains(point) {
+                points.push(point.clone());
+                self.exchanged.insert(point.clone());
+            }
+        }
+        for mount in mounts.iter().filter(|mount| self.exchanged.contains(&mount.point)) {
+            self.choices.remove(&mount.device);
+        }
+    }
+
+    /// Whether another file system stands at this place since the last change of mounts, under the same numbers.
+    #[must_use]
+    pub fn is_exchanged(&self, point: &Path) -> bool {
+        self.exchanged.contains(point)
     }
 
     /// Other rules apply.
@@ -181,6 +227,12 @@ impl Watching {
             None => Err(self.why_not.clone().unwrap_or_default()),
         };
         let choice = Choice { at: path.to_owned(), fanotify: marked.is_ok(), why: marked.err() };
+        let mounts = Arc::clone(&self.mounts);
+        for mount in mounts.iter().filter(|mount| mount.device == device) {
+            if let Some(number) = unique_number(&mount.point) {
+                self.unique.insert(mount.point.clone(), number);
+            }
+        }
         self.choices.entry(device).or_insert(choice).fanotify
     }
 
@@ -201,13 +253,20 @@ impl Watching {
     }
 
     /// Tells of what happens to a file under other names as well, where that is possible.
-    pub fn follow_names(&mut self, path: &Path) {
+    pub fn follow_names(&mut self, path: &Path, lane: Lane) {
         // One that is mounted there may be on a file system in which nothing else is watched.
         if let Ok(status) = rustix::fs::lstat(path)
             && self.choose_for(path, status.st_dev)
-            && let Some(filesystems) = &self.filesystems
+            && let Some(filesystems) = &mut self.filesystems
         {
-            filesystems.follow_names(path);
+            filesystems.follow_names(path, lane);
+        }
+    }
+
+    /// Forgets them; a scan of everything finds those that there still are.
+    pub fn forget_names(&mut self) {
+        if let Some(filesystems) = &mut self.filesystems {
+            filesystems.forget_names();
         }
     }
 

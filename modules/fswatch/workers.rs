@@ -164,6 +164,8 @@ pub enum Report {
         /// Its inode, or why none could be made.
         made: Result<u64, String>,
     },
+    /// The canary was replaced, or why it could not be.
+    Replaced(Result<(), String>),
     /// What became of accounts.
     Accounts(Story),
     /// Whether the process of a package manager runs.
@@ -241,6 +243,34 @@ pub struct Findings {
     pub compared: usize,
     /// Bytes that were read.
     pub bytes_read: u64,
+}
+
+impl Findings {
+    /// Leaves at most so many names of each kind here; gives the others. New objects stay together: they are learned at
+    /// once.
+    pub fn split_off(&mut self, most: usize) -> Option<Self> {
+        fn rest<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
+            if all.len() > most { all.split_off(most) } else { Vec::new() }
+        }
+        let rest = Self {
+            suspects: rest(&mut self.suspects, most),
+            disproved: rest(&mut self.disproved, most),
+            large: rest(&mut self.large, most),
+            linked: rest(&mut self.linked, most),
+            links: rest(&mut self.links, most),
+            unreadable: rest(&mut self.unreadable, most),
+            ..Self::default()
+        };
+        let lengths = [
+            rest.suspects.len(),
+            rest.disproved.len(),
+            rest.large.len(),
+            rest.linked.len(),
+            rest.links.len(),
+            rest.unreadable.len(),
+        ];
+        (lengths != [0; 6]).then_some(rest)
+    }
 }
 
 /// The threads. They end with it.

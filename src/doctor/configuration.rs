@@ -10,7 +10,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         id: "configuration.files",
         title: "validity of all files",
-        docs: "docs/doctor.md#configuration",
+        docs: "docs/configuration.md",
         run: files,
     },
     Check {
@@ -22,7 +22,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         id: "configuration.in-force",
         title: "whether the agent has read the files",
-        docs: "docs/doctor.md#configuration",
+        docs: "docs/configuration.md",
         run: in_force,
     },
 ];

@@ -23,21 +23,11 @@ pub(super) const CHECKS: &[Check] = &[
         docs: "docs/doctor.md#host",
         run: cgroups,
     },
-    Check {
-        id: "host.capabilities",
-        title: "rights of the agent",
-        docs: "docs/doctor.md#installation",
-        run: capabilities,
-    },
+    Check { id: "host.capabilities", title: "rights of the agent", docs: "docs/unit.md", run: capabilities },
     Check { id: "host.clock", title: "synchronisation of the clock", docs: "docs/timedrift.md", run: clock },
     Check { id: "host.disk", title: "room for state and log", docs: "docs/journal.md", run: disk },
     Check { id: "host.memory", title: "free memory", docs: "docs/doctor.md#host", run: memory },
-    Check {
-        id: "host.limits",
-        title: "limits of open files and tasks",
-        docs: "docs/doctor.md#installation",
-        run: limits,
-    },
+    Check { id: "host.limits", title: "limits of open files and tasks", docs: "docs/unit.md", run: limits },
 ];
 
 /// The oldest kernel on which every promise holds: names of both ends of a rename by fanotify(7).

@@ -13,6 +13,7 @@ use vigie_fleet::broker::stored::{Cursor, Entry};
 use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{self, ALERTS, EVERY_ALERT};
 use vigie_protocol::names::AgentId;
+use vigie_protocol::severity::{Severity, is_canary};
 
 use super::files::{self, failed};
 use super::inventory::{Inventory, parse_target};
@@ -218,7 +219,10 @@ impl Reader<'_> {
             };
             let other_module =
                 self.args.module.as_ref().zip(module).is_some_and(|(wanted, of)| wanted.as_str() != of);
-            if other_module || !self.is_wanted(agent) {
+            let is_proof =
+                matches!(&one, Told::Alert(alert) | Told::Late(alert) if is_canary(&alert.message));
+            let is_unasked = is_proof && self.args.severity != Some(Severity::Low);
+            if other_module || is_unasked || !self.is_wanted(agent) {
                 continue;
             }
             match &mut self.held {

@@ -20,6 +20,8 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod diagnostics;
+#[cfg(test)]
 mod dispatch;
 #[cfg(test)]
 mod doctor;
@@ -54,15 +56,23 @@ mod make_run;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod module_test;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod receivers;
+#[cfg(test)]
 mod resources;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod sinks;
+#[cfg(test)]
+mod sinks_rsyslog;
 #[cfg(test)]
 mod supervision;
 #[cfg(test)]

@@ -36,6 +36,8 @@ fn the_socket_shows_the_status_in_the_format_that_is_asked_for() {
         page.contains("vigie_alerts_total{module=\"alerter\",severity=\"medium\"} 3\n").then_some(page)
     });
 
+    let schema = serde_json::from_str(include_str!("../../docs/status.schema.json")).unwrap();
+    assert_eq!(vigie_schema::problems(&schema, "", &host.status()), [""; 0]);
     assert!(page.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{page}");
     assert!(page.contains("\nvigie_health "), "{page}");
     assert!(page.contains("vigie_process_resident_memory_bytes "), "{page}");

@@ -12,6 +12,7 @@ use super::fleet_section;
 use super::origin::cut;
 use super::places::Places;
 use super::reader::{Problems, Table, unknown};
+use super::sink_section;
 use crate::builtin::{BuiltinModule, find};
 use crate::model::{
     AgentConfig, AgentSection, JournalSection, LimitsSection, LogFormat, LogLevel, LogMode, LoggingSection,
@@ -69,6 +70,7 @@ pub(crate) fn read_agent(
         fleet: root
             .optional_table(problems, "fleet")
             .and_then(|table| fleet_section::read(table, &agent.state_dir, problems)),
+        sinks: sink_section::read_all(root.tables(problems, "sink"), problems, warnings),
         modules: modules(root.tables(problems, "module"), context, problems, warnings),
         agent,
     };
@@ -464,7 +466,12 @@ fn process_limits(mut table: Table, problems: &mut Problems) -> ProcessLimits {
 }
 
 /// Refuses a program that other users could replace by theirs: it would run with the agent's rights.
-fn check_command(command: &[String], table: &Table, problems: &mut Problems, warnings: &mut Problems) {
+pub(super) fn check_command(
+    command: &[String],
+    table: &Table,
+    problems: &mut Problems,
+    warnings: &mut Problems,
+) {
     let Some(program) = command.first() else {
         table.complain(problems, "command", "is empty: the first text is the program's absolute path");
         return;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use config::{Map, Value, ValueKind};
 
+use super::keys::KeyKind;
 use super::origin::{cut, line};
 use vigie_protocol::control::ConfigProblem;
 
@@ -22,11 +23,23 @@ const MAX_PROBLEMS: usize = 100;
 pub(crate) struct Problems {
     file: PathBuf,
     list: Vec<ConfigProblem>,
+    /// Every key that was asked for, in order.
+    asked: Vec<AskedKey>,
+}
+
+/// A key that a reader asked for: what it may be, and what the file says.
+#[derive(Debug, Clone)]
+pub(crate) struct AskedKey {
+    /// With its section: `agent.stop_grace`.
+    pub(crate) key: String,
+    pub(crate) kind: KeyKind,
+    /// What the file says, and in which line; nothing when it says nothing.
+    pub(crate) written: Option<(Option<usize>, ValueKind)>,
 }
 
 impl Problems {
     pub(crate) fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), list: Vec::new() }
+        Self { file: file.to_owned(), list: Vec::new(), asked: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, line: Option<usize>, key: impl Into<String>, message: impl Into<String>) {
@@ -40,6 +53,17 @@ impl Problems {
     pub(crate) fn extend(&mut self, problems: impl IntoIterator<Item = ConfigProblem>) {
         let room = MAX_PROBLEMS.saturating_sub(self.list.len());
         self.list.extend(problems.into_iter().take(room));
+    }
+
+    /// Takes note of a key that was asked for.
+    fn note(&mut self, key: String, kind: KeyKind, value: Option<&Value>) {
+        let written = value.map(|value| (line(value), value.kind.clone()));
+        self.asked.push(AskedKey { key, kind, written });
+    }
+
+    /// Every key that was asked for.
+    pub(crate) fn take_asked(&mut self) -> Vec<AskedKey> {
+        std::mem::take(&mut self.asked)
     }
 
     /// Whether further problems would not be named.
@@ -104,9 +128,11 @@ impl Table {
         &mut self,
         problems: &mut Problems,
         key: &'static str,
+        kind: KeyKind,
         expected: &str,
         convert: impl FnOnce(&ValueKind) -> Option<T>,
     ) -> Option<T> {
+        problems.note(self.key(key), kind, self.entries.get(key));
         let value = self.take(key)?;
         let converted = convert(&value.kind);
         if converted.is_none() {
@@ -116,7 +142,7 @@ impl Table {
     }
 
     pub(crate) fn boolean(&mut self, problems: &mut Problems, key: &'static str, default: bool) -> bool {
-        self.convert(problems, key, "true or false", |kind| match kind {
+        self.convert(problems, key, KeyKind::Boolean, "true or false", |kind| match kind {
             ValueKind::Boolean(value) => Some(*value),
             _ => None,
         })
@@ -124,7 +150,7 @@ impl Table {
     }
 
     pub(crate) fn text(&mut self, problems: &mut Problems, key: &'static str) -> Option<String> {
-        self.convert(problems, key, "a text in quotes without control characters", plain_text)
+        self.convert(problems, key, KeyKind::Text, "a text in quotes without control characters", plain_text)
     }
 
     /// A whole number within a range.
@@ -135,7 +161,8 @@ impl Table {
         range: RangeInclusive<u64>,
     ) -> Option<u64> {
         let expected = format!("an integer from {} to {}", range.start(), range.end());
-        self.convert(problems, key, &expected, |kind| match kind {
+        let kind = KeyKind::Integer { least: *range.start(), most: *range.end() };
+        self.convert(problems, key, kind, &expected, |kind| match kind {
             ValueKind::I64(number) => u64::try_from(*number).ok().filter(|number| range.contains(number)),
             _ => None,
         })
@@ -153,7 +180,8 @@ impl Table {
             show_bytes(*range.start()),
             show_bytes(*range.end())
         );
-        self.convert(problems, key, &expected, |kind| {
+        let kind = KeyKind::Bytes { least: *range.start(), most: *range.end() };
+        self.convert(problems, key, kind, &expected, |kind| {
             match kind {
                 ValueKind::I64(number) => u64::try_from(*number).ok(),
                 ValueKind::String(text) => parse_bytes(text),
@@ -177,7 +205,8 @@ impl Table {
             show(range.start()),
             show(range.end())
         );
-        self.convert(problems, key, &expected, |kind| match kind {
+        let kind = KeyKind::Duration { least: *range.start(), most: *range.end() };
+        self.convert(problems, key, kind, &expected, |kind| match kind {
             ValueKind::String(text) => {
                 humantime::parse_duration(text).ok().filter(|span| range.contains(span))
             }
@@ -195,7 +224,8 @@ impl Table {
     ) -> Option<T> {
         let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
         let expected = format!("one of {}", words.join(", "));
-        self.convert(problems, key, &expected, |kind| match kind {
+        let kind = KeyKind::Choice(choices.iter().map(|(word, _)| (*word).to_owned()).collect());
+        self.convert(problems, key, kind, &expected, |kind| match kind {
             ValueKind::String(text) => choices.iter().find(|(word, _)| word == text).map(|(_, value)| *value),
             _ => None,
         })
@@ -203,23 +233,28 @@ impl Table {
 
     /// An absolute path.
     pub(crate) fn path(&mut self, problems: &mut Problems, key: &'static str) -> Option<PathBuf> {
-        self.convert(problems, key, "an absolute path in quotes", |kind| {
+        self.convert(problems, key, KeyKind::Path, "an absolute path in quotes", |kind| {
             plain_text(kind).map(PathBuf::from).filter(|path| path.is_absolute())
         })
     }
 
     pub(crate) fn texts(&mut self, problems: &mut Problems, key: &'static str) -> Option<Vec<String>> {
-        self.convert(problems, key, "a list of texts in quotes without control characters", |kind| match kind
-        {
-            ValueKind::Array(items) => items.iter().map(|item| plain_text(&item.kind)).collect(),
-            _ => None,
-        })
+        self.convert(
+            problems,
+            key,
+            KeyKind::Texts,
+            "a list of texts in quotes without control characters",
+            |kind| match kind {
+                ValueKind::Array(items) => items.iter().map(|item| plain_text(&item.kind)).collect(),
+                _ => None,
+            },
+        )
     }
 
     /// A table below this one; an empty one when it is absent.
     pub(crate) fn table(&mut self, problems: &mut Problems, key: &'static str) -> Table {
         let entries = self
-            .convert(problems, key, "a table", |kind| match kind {
+            .convert(problems, key, KeyKind::Table, "a table", |kind| match kind {
                 ValueKind::Table(map) => Some(map.clone()),
                 _ => None,
             })
@@ -256,7 +291,9 @@ impl Table {
     /// A table of free names, each with a text and its line.
     pub(crate) fn into_texts(self, problems: &mut Problems) -> Vec<(String, String, Option<usize>)> {
         let mut texts = Vec::new();
+        problems.note(self.key("NAME"), KeyKind::Text, None);
         for (name, value) in in_file_order(&self.entries) {
+            problems.note(self.key(cut(name)), KeyKind::Text, Some(value));
             match plain_text(&value.kind) {
                 Some(text) => texts.push((name.clone(), text, line(value))),
                 None => {

@@ -185,7 +185,7 @@ fn all_problems_are_found_at_once_each_with_line_key_and_range() {
             "10 limits.line_bytes \"1 MB\" is not a number of bytes or a size such as \"64 MiB\" (units B, KiB, MiB, \
              GiB, TiB), from 1 KiB to 64 MiB",
             "12 logging.level \"loud\" is not one of \"error\", \"warning\", \"info\", \"debug\"",
-            "13 colour unknown key \"colour\"; known are agent, tags, logging, restart, limits, journal, metrics, fleet, module",
+            "13 colour unknown key \"colour\"; known are agent, tags, logging, restart, limits, journal, metrics, fleet, sink, module",
         ]
     );
 }

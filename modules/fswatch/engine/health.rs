@@ -77,6 +77,11 @@ impl<S: Sink> Engine<S> {
         let lost = self.scans.values().any(super::Scan::is_for_what_was_lost);
         let lost = lost.then(|| "notifications were lost, everything is being compared".to_owned());
         self.health.set("notifications-lost", ConditionSeverity::Warning, lost);
+        let (severity, blind) = match self.blindness() {
+            Some((severity, detail)) => (severity, Some(detail)),
+            None => (ConditionSeverity::Failed, None),
+        };
+        self.health.set("blind", severity, blind);
         let conditions = self.health.conditions();
         if conditions != before {
             self.sink.health(&conditions);

@@ -74,9 +74,14 @@ impl<S: Sink> Engine<S> {
     /// Tells what was mounted or unmounted at a watched place.
     pub(super) fn tell_mount(&mut self, point: &Path, before: &Mounts) {
         let is_watched = self.coverage.descends(point) || self.coverage.options(point).is_some();
-        let Some(what) = what_happened(point, before, self.watching.mounts()).filter(|_| is_watched) else {
-            return;
-        };
+        let exchanged = self.watching.is_exchanged(point).then(|| {
+            format!(
+                "{} is mounted over with another file system of the same kind in the same place",
+                shown(point)
+            )
+        });
+        let what = what_happened(point, before, self.watching.mounts()).or(exchanged);
+        let Some(what) = what.filter(|_| is_watched) else { return };
         let now = now();
         self.mounted.0.retain(|(_, at)| now.duration_since(*at) < OF_THE_MOUNT);
         if self.mounted.0.len() < MAX_POINTS {

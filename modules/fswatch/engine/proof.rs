@@ -84,6 +84,11 @@ impl Proofs {
         self.0.values().map(|proof| proof.wanted_at().saturating_duration_since(now)).min()
     }
 
+    /// Where nothing comes back, and since when.
+    pub(super) fn blind(&self) -> impl Iterator<Item = (PathBuf, SystemTime)> {
+        self.0.values().filter_map(|proof| Some((proof.at.clone(), proof.blind?)))
+    }
+
     pub(super) fn list(&self) -> Vec<Proof> {
         self.0.values().cloned().collect()
     }

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Engine, Sink, now, text_of_time, window_json};
+use super::{Engine, Sink, canary, now, text_of_time, window_json};
 use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
@@ -37,6 +37,9 @@ const MAX_USER_ROUNDS: [usize; 2] = [2, 8];
 
 /// Paths that one worker takes at a time.
 const LOOKED_TOGETHER: usize = 16;
+
+/// Paths below a directory that is gone which are told at once.
+const GONE_AT_ONCE: usize = 1_024;
 
 /// Some paths that are looked at.
 #[derive(Debug)]
@@ -79,6 +82,11 @@ impl<S: Sink> Engine<S> {
     fn lanes(&self) -> impl Iterator<Item = Lane> {
         let unrecorded = self.unrecorded.values().map(|told| told.lane);
         self.rounds.values().map(|round| round.lane).chain(unrecorded)
+    }
+
+    /// Of a round whose alerts wait for what packages say.
+    pub(super) fn lane_of_unrecorded(&self, round: u64) -> Option<Lane> {
+        self.unrecorded.get(&round).map(|told| told.lane)
     }
 
     pub(super) fn has_room_for_a_round(&self, lane: Lane) -> bool {
@@ -168,6 +176,10 @@ impl<S: Sink> Engine<S> {
     }
 
     pub(super) fn note_looked(&mut self, number: u64, outcomes: Vec<(Item, io::Result<Found>)>) {
+        if number == canary::ROUND {
+            self.note_canary_read(outcomes.first().and_then(|(_, found)| found.as_ref().ok()));
+            return;
+        }
         let Some(round) = self.rounds.get_mut(&number) else { return };
         round.awaited -= 1;
         round.outcomes.extend(outcomes);
@@ -188,6 +200,7 @@ impl<S: Sink> Engine<S> {
         for index in rotations(&seen, growing) {
             seen[index].grown = true;
         }
+        self.leave_what_went_along(&mut seen);
         self.add_what_went_along(&mut seen);
         // What came before what went: a name that went with another one is told there.
         let renames = renames(&seen);
@@ -226,7 +239,7 @@ impl<S: Sink> Engine<S> {
                 alerts.push(told);
             }
             if one.there.as_ref().is_some_and(|object| object.kind == Kind::File && object.links > 1) {
-                self.watching.follow_names(&one.path);
+                self.follow_names(&one.path);
             }
             if let Some(there) = &mut one.there {
                 let known = one.known.as_ref().map(|known| &known.content);
@@ -295,6 +308,9 @@ impl<S: Sink> Engine<S> {
                 None if self.contents.is_being_read(&path) => {}
                 None => self.settled(&path),
             }
+        }
+        for (path, happened) in std::mem::take(&mut self.going) {
+            self.hurry(&path, happened, now());
         }
     }
 
@@ -476,6 +492,35 @@ impl<S: Sink> Engine<S> {
         self.watching.directories().remove_tree(&from.path);
         self.watching.directories().remove_tree(&to.path);
         Some((to.path.clone(), happened.window))
+    }
+
+    /// Where a directory with very much in it is gone, a part of that is told now and the directory is looked at again:
+    /// whoever removes it does not decide for how long nothing else is told. It is known until all in it is told, so a
+    /// life that ends in between leaves nothing behind.
+    fn leave_what_went_along(&mut self, seen: &mut Vec<Seen>) {
+        let renamed: HashSet<usize> = renames(seen).into_iter().map(|(_, from)| from).collect();
+        let mut paths: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
+        let (mut more, mut again) = (Vec::new(), Vec::new());
+        for (index, one) in seen.iter().enumerate() {
+            if renamed.contains(&index) || !is_directory(&one.known) || is_directory(&one.there) {
+                continue;
+            }
+            let part = self.ledger.state().baseline.last_below(&one.path, GONE_AT_ONCE + 1);
+            if part.len() <= GONE_AT_ONCE {
+                continue;
+            }
+            again.push(index);
+            for path in part.into_iter().filter(|path| paths.insert(path.clone())) {
+                let known = self.ledger.state().baseline.get(&path);
+                let happened = Happened { moved_from: None, ..one.happened.clone() };
+                more.push(Seen { path, happened, known, there: None, grown: false });
+            }
+        }
+        for index in again.into_iter().rev() {
+            let one = seen.swap_remove(index);
+            self.going.push((one.path, one.happened));
+        }
+        seen.extend(more);
     }
 
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the

@@ -14,13 +14,16 @@ use crate::events::{Happened, Window};
 use crate::look::is_missing;
 use crate::object::{Content, NotRead, Object};
 use crate::rules::Interest;
-use crate::workers::{Depth, Findings, Job, Listed, PORTION_NAMES, ScanRules};
+use crate::workers::{Depth, Findings, Job, Listed, PORTION_NAMES, Report, ScanRules};
 
 /// Directories that wait for a worker, for each worker.
 const QUEUED_DIRECTORIES: usize = 8;
 
 /// Objects of one scan from which on memory is given back after it.
 const MANY_COMPARED: usize = 10_000;
+
+/// Names of one directory that are taken up at once.
+const FOUND_AT_ONCE: usize = 256;
 
 /// Paths that are looked at for one scan before more directories are listed: however much differs, only so many wait.
 const MAX_OPEN: usize = 16_384;
@@ -75,6 +78,8 @@ pub(super) struct Scan {
     differing: usize,
     /// Who waits for its end.
     done: Vec<SyncSender<Value>>,
+    /// What was asked for and is not watched.
+    unwatched: Vec<String>,
 }
 
 impl Scan {
@@ -125,6 +130,7 @@ impl<S: Sink> Engine<S> {
             bytes_read: 0,
             differing: 0,
             done: done.into_iter().collect(),
+            unwatched: Vec::new(),
         };
         self.scans.insert(number, scan);
         number
@@ -137,6 +143,8 @@ impl<S: Sink> Engine<S> {
             // They go by rules that are no longer those; who waits for one waits for this one now.
             waiting = std::mem::take(&mut self.scans).into_values().flat_map(|scan| scan.done).collect();
         }
+        // Of files that are gone nothing is kept: the scan names those that there are.
+        self.watching.forget_names();
         let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
         for root in &roots {
             self.watch_way(root);
@@ -230,6 +238,9 @@ impl<S: Sink> Engine<S> {
             return;
         }
         let number = self.add_scan(Purpose::Asked, depth, paths.clone(), Some(done));
+        if let Some(scan) = self.scans.get_mut(&number) {
+            scan.unwatched = unwatched;
+        }
         for path in paths {
             let is_gone = path.symlink_metadata().is_err();
             if self.coverage.options(&path).is_some() {
@@ -294,10 +305,12 @@ impl<S: Sink> Engine<S> {
     }
 
     pub(super) fn note_listed(&mut self, number: u64, directory: &Path, listed: Listed) {
-        let Listed { directories, findings, parts, rest_after, error } = listed;
+        let Listed { directories, mut findings, parts, rest_after, error } = listed;
         let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.running += parts;
         scan.running -= 1;
+        self.leave_for_later(number, directory, &mut findings);
+        let Some(scan) = self.scans.get_mut(&number) else { return };
         let is_shallow = scan.only.is_some();
         if rest_after.is_some() {
             scan.stack.push((directory.to_owned(), rest_after));
@@ -339,11 +352,22 @@ impl<S: Sink> Engine<S> {
         true
     }
 
-    pub(super) fn note_read(&mut self, number: u64, directory: &Path, findings: Findings, parts: usize) {
+    pub(super) fn note_read(&mut self, number: u64, directory: &Path, mut findings: Findings, parts: usize) {
         let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.running += parts;
         scan.running -= 1;
+        self.leave_for_later(number, directory, &mut findings);
         self.note_findings(number, directory, findings);
+    }
+
+    /// Takes up only so much of what was found at once.
+    fn leave_for_later(&mut self, number: u64, directory: &Path, findings: &mut Findings) {
+        let Some(rest) = findings.split_off(FOUND_AT_ONCE) else { return };
+        if let Some(scan) = self.scans.get_mut(&number) {
+            scan.running += 1;
+            let directory = directory.to_owned();
+            self.backlog.put_first(Report::Read { scan: number, directory, findings: rest, parts: 0 });
+        }
     }
 
     fn note_findings(&mut self, number: u64, directory: &Path, findings: Findings) {
@@ -367,7 +391,7 @@ impl<S: Sink> Engine<S> {
             self.status.unreadable.insert(path, error.to_string());
         }
         for name in findings.linked {
-            self.watching.follow_names(&directory.join(name));
+            self.follow_names(&directory.join(name));
         }
         for name in findings.links {
             self.follow(number, &directory.join(name));
@@ -460,13 +484,16 @@ impl<S: Sink> Engine<S> {
             self.note_waiting();
         }
         if !scan.done.is_empty() {
-            let answer = json!({
+            let mut answer = json!({
                 "rescanned": true,
                 "compared": scan.compared,
                 "differing": scan.differing,
                 "bytes_read": scan.bytes_read,
                 "seconds": took.as_secs_f64(),
             });
+            if !scan.unwatched.is_empty() {
+                answer["not_watched"] = json!(scan.unwatched);
+            }
             for done in scan.done {
                 // Nobody waits any more, or there is room for one answer.
                 done.try_send(answer.clone()).ok();
@@ -486,8 +513,9 @@ impl<S: Sink> Engine<S> {
         self.ledger.learned(entries, digest);
         self.note_trouble();
         self.status.baseline_complete = true;
+        self.loops.doubted = true;
         self.seen_until = SystemTime::now();
-        self.ledger.tend(true);
+        self.ledger.tend(true, true);
         self.publish();
         let message = format!(
             "watching {} paths: {} objects known, {} file systems watched by fanotify, {} directories by inotify, {} \

@@ -26,9 +26,6 @@ use crate::trust::{Lane, Trust};
 /// Directories whose paths are remembered; beyond it all are forgotten and looked up again.
 const MAX_DIRECTORIES: usize = 65_536;
 
-/// Files with several names of which each is told; of more, a scan tells.
-const MAX_LINKED: usize = 100_000;
-
 /// What the readers go by.
 #[derive(Debug, Clone, Default)]
 pub(super) struct View {
@@ -44,6 +41,8 @@ pub(super) enum Control {
     View(View),
     /// A watched file has other names: what happens to it under any of them is told under this one.
     Linked(Handle, PathBuf),
+    /// None of those is known any more.
+    NoLinks,
 }
 
 #[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
@@ -155,14 +154,8 @@ impl Reader {
                     self.view = view;
                     self.forget();
                 }
-                Control::Linked(handle, path) => {
-                    if self.linked.len() < MAX_LINKED {
-                        let paths = self.linked.entry(handle).or_default();
-                        if !paths.contains(&path) {
-                            paths.push(path);
-                        }
-                    }
-                }
+                Control::Linked(handle, path) => self.linked.entry(handle).or_default().push(path),
+                Control::NoLinks => self.linked.clear(),
             }
         }
     }

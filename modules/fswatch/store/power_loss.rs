@@ -111,11 +111,11 @@ proptest! {
         for one in &acts {
             // A snapshot that is not taken leaves what was there.
             if act(&mut store, &mut state, one).is_err() && !matches!(one, Act::Snapshot) {
-                prop_assert!(store.wants_snapshot());
+                prop_assert!(store.wants_snapshot(true));
             }
         }
         drop(recording);
-        if store.wants_snapshot() {
+        if store.wants_snapshot(true) {
             store.snapshot(&state).unwrap();
         }
 
@@ -134,7 +134,7 @@ fn a_sync_that_failed_is_not_forgotten() {
     assert!(store.sync().is_err());
 
     // Written pages are lost when a sync fails, and the next one would say that all is well.
-    assert!(store.wants_snapshot() && !store.is_whole());
+    assert!(store.wants_snapshot(true) && !store.is_whole());
     assert!(store.sync().is_err());
     drop(recording);
     store.snapshot(&state).unwrap();

@@ -1,6 +1,7 @@
 //! The engine with its threads, on real file systems.
 
 mod adversary;
+mod blind;
 mod cases;
 mod managers;
 mod quiet;

@@ -198,6 +198,29 @@ for number in range(14000):
     running.status_when(|status| status.objects >= 14_003 && status.pending == 0 && status.scans.is_empty());
 }
 
+/// Who removes very much at once does not decide for how long nothing else is told.
+#[test]
+fn a_large_tree_that_goes_is_told_in_parts_and_nothing_of_it_is_kept() {
+    let Some(temp) = two_directories() else { return };
+    let outside = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let large = temp.path().join("etc/large");
+    for directory in 0..10 {
+        fs::create_dir_all(large.join(format!("{directory}/sub"))).unwrap();
+        for number in 0..300 {
+            fs::write(large.join(format!("{directory}/{number}")), "").unwrap();
+            fs::write(large.join(format!("{directory}/sub/{number}")), "").unwrap();
+        }
+    }
+    let running = Running::configured(config(temp.path(), 0));
+    let before = running.status_when(|status| status.objects > 6_000).objects;
+
+    fs::rename(&large, outside.path().join("large")).unwrap();
+    running.status_when(|status| status.objects == before - 6_021 && status.pending == 0);
+    let gone = running.next(|alert| alert.path == large.to_str().unwrap() && alert.event == Event::Removed);
+
+    assert_eq!(gone.kind, "directory", "{gone:?}");
+}
+
 #[test]
 fn what_is_done_and_undone_before_anybody_looks_is_told() {
     let temp = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -60,6 +60,7 @@ pub(crate) struct Alert {
     pub(crate) group: Value,
     pub(crate) process: Value,
     pub(crate) package: Value,
+    pub(crate) mark: Value,
 }
 
 impl Default for Alert {
@@ -83,6 +84,7 @@ impl Default for Alert {
             group: Value::Null,
             process: Value::Null,
             package: Value::Null,
+            mark: Value::Null,
         }
     }
 }
@@ -114,6 +116,8 @@ pub(crate) struct Running {
     pub(crate) thread: Option<JoinHandle<()>>,
     /// Alerts that came before everything was known.
     pub(crate) early: Vec<Alert>,
+    /// What the agent writes itself.
+    agents: Vec<PathBuf>,
 }
 
 impl Running {
@@ -134,6 +138,11 @@ impl Running {
 
     /// Keeps its state in a directory.
     pub(crate) fn keeping(state: Option<&Path>, config: Value) -> Self {
+        Self::knowing(state, config, Vec::new())
+    }
+
+    /// Knows the agent's own paths as well.
+    pub(crate) fn knowing(state: Option<&Path>, config: Value, agents: Vec<PathBuf>) -> Self {
         let mailbox = Mailbox::default();
         let (sink, said) = mpsc::channel();
         let (orders, received) = mpsc::channel();
@@ -142,7 +151,7 @@ impl Running {
         let state = state.map(Path::to_owned);
         let engine = Engine::new(sink, mailbox.clone(), state, status.clone()).unwrap();
         let thread = Some(std::thread::spawn(move || engine.run(&received)));
-        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early: Vec::new() };
+        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early: Vec::new(), agents };
         running.configure(config);
         running
     }
@@ -185,13 +194,19 @@ impl Running {
         if config["fswatch"]["settle_milliseconds"].is_null() {
             config["fswatch"]["settle_milliseconds"] = json!(10);
         }
+        if config["fswatch"]["canary_seconds"].is_null() {
+            config["fswatch"]["canary_seconds"] = json!(0);
+        }
         config["fswatch"]["backend"] = json!(BACKEND.get());
         if config["fswatch"]["storm_changes"].is_null() {
             config["fswatch"]["storm_changes"] = json!(0);
         }
         let config: Config = serde_json::from_value(config).unwrap();
         self.orders
-            .send(Order::Watch { rules: Box::new(Rules::compile(&config).unwrap()), left_out: Vec::new() })
+            .send(Order::Watch {
+                rules: Box::new(Rules::compile(&config).unwrap()),
+                left_out: self.agents.clone(),
+            })
             .unwrap();
         self.mailbox.wake();
         loop {

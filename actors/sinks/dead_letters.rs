@@ -1,0 +1,59 @@
+//! Alerts that a receiver refused for good, in a file of their own: `STATE_DIR/sinks/NAME.dead.jsonl`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use vigie_files::durable::DurableFile;
+use vigie_sinks::alert::Alert;
+use vigie_sinks::schema::Schema;
+
+use crate::work_threads::{self, Lane};
+
+/// Largest file in bytes; what does not fit is counted only.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// The file of a sink.
+#[derive(Debug, Clone)]
+pub(super) struct DeadLetters(PathBuf);
+
+impl DeadLetters {
+    pub(super) fn new(directory: &Path, sink: &str) -> Self {
+        Self(directory.join(format!("{sink}.dead.jsonl")))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// How large the file is; 0 when there is none.
+    pub(super) async fn bytes(&self) -> u64 {
+        let path = self.0.clone();
+        let looking =
+            work_threads::run(Lane::Sinks, move || std::fs::metadata(path).map_or(0, |data| data.len()));
+        looking.await.unwrap_or(0)
+    }
+
+    /// Adds alerts, on disk when this returns.
+    ///
+    /// # Errors
+    /// Why they are counted only, for people.
+    pub(super) async fn add(&self, alerts: Vec<(Alert, String)>) -> Result<(), String> {
+        let path = self.0.clone();
+        let adding = work_threads::run(Lane::Sinks, move || {
+            let mut file = DurableFile::open(&path).map_err(|error| error.to_string())?;
+            let mut text = Vec::new();
+            let now = jiff::Timestamp::now().to_string();
+            for (alert, why) in alerts {
+                let document = Schema::Vigie.document(&alert);
+                let letter = json!({"refused_at": now, "reason": why, "alert": document});
+                text.extend_from_slice(letter.to_string().as_bytes());
+                text.push(b'\n');
+            }
+            if file.length() + text.len() as u64 > MAX_BYTES {
+                return Err(format!("{path:?} has reached {MAX_BYTES} bytes"));
+            }
+            file.append(&text).and_then(|()| file.sync()).map_err(|error| error.to_string())
+        });
+        adding.await.map_err(|error| error.to_string())?
+    }
+}
