@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture fuzz schemas bench-sinks
+.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture schemas bench-sinks
 .NOTPARALLEL:
 
 CARGO ?= cargo
