@@ -128,7 +128,10 @@ pub fn keys(builtins: &[BuiltinModule]) -> Vec<Key> {
             // One mark is a default, two are an example.
             let default =
                 (marks < 2 && !free && !EXAMPLES.contains(&name.as_str())).then(|| value.to_owned());
-            keys.push(Key { name, kind, default, meaning: meaning.join(" ") });
+            // A later example of a sink repeats what the first one shows.
+            if !keys.iter().any(|key: &Key| key.name == name) {
+                keys.push(Key { name, kind, default, meaning: meaning.join(" ") });
+            }
             meaning.clear();
         } else if line.trim().is_empty() {
             meaning.clear();
@@ -159,9 +162,17 @@ fn kinds(builtins: &[BuiltinModule]) -> BTreeMap<String, KeyKind> {
     let context = Context { places: &places, persistconfigdir: &directory, builtins };
     read_agent(root, context, &mut problems, &mut warnings);
     let asked = problems.take_asked().into_iter();
-    // The example is about fswatch, and its keys carry that name.
-    let general = |key: String| key.replacen("module.fswatch.", "module.", 1);
     asked.filter(|asked| asked.kind != KeyKind::Table).map(|asked| (general(asked.key), asked.kind)).collect()
+}
+
+/// The key without the name of the module or sink that the example is about.
+fn general(key: String) -> String {
+    let parts: Vec<&str> = key.splitn(3, '.').collect();
+    match parts[..] {
+        ["module", "fswatch", rest] => format!("module.{rest}"),
+        ["sink", name, rest] if name != "headers" => format!("sink.{rest}"),
+        _ => key,
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +208,7 @@ mod tests {
     fn is_free(name: &str) -> bool {
         name.starts_with("tags.") && name != "tags.NAME"
             || name.starts_with("module.env.") && name != "module.env.NAME"
+            || name.starts_with("sink.headers.")
     }
 
     #[test]
