@@ -363,8 +363,8 @@ mod tests {
         assert!(results.iter().all(|result| *result == Ok(Next::Continue)), "{results:?}");
         assert_eq!(
             text,
-            "{\"module\":\"timedrift\"}\n{\"module\":\"timedrift\",\"parameters\":{\"drift\":\"5s\"}}\n\
-             {\n  \"module\": \"timedrift\",\n  \"parameters\": {\n    \"drift\": \"5s\"\n  }\n}\n"
+            "{\"module\":\"timedrift\"}\n{\"module\":\"timedrift\",\"parameters\":{\"ask\":\"all\",\"drift\":\"5s\"}}\n\
+             {\n  \"module\": \"timedrift\",\n  \"parameters\": {\n    \"ask\": \"all\",\n    \"drift\": \"5s\"\n  }\n}\n"
         );
     }
 

@@ -19,6 +19,10 @@ const LONGEST_TEST: Duration = Duration::from_secs(2 * 600 + 30);
 #[derive(Debug, Subcommand)]
 pub(crate) enum SinkCommand {
     /// List the sinks, how far each is and what keeps it
+    #[command(after_help = "\
+Examples:
+  vigie sink list
+  vigie sink list --json")]
     List {
         /// Print JSON, one sink a line
         #[arg(long)]

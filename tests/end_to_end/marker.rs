@@ -111,7 +111,6 @@ fn questions(host: &Host, program: &Planted) -> Vec<(&'static str, Value)> {
         ("persistence", json!({"root": root})),
         ("timedrift", json!({"drift": "5s", "timeout": "300ms"})),
         ("timedrift", json!({"drift": "5s", "ask": "all", "timeout": "300ms"})),
-        ("fswatch", json!({})),
         ("fswatch", json!({"changes": true})),
         ("fswatch", json!({"unaccepted": true})),
     ]
@@ -154,7 +153,7 @@ fn no_answer_that_leaves_a_private_host_has_the_marker() {
 fn packages_are_masked_by_name_and_digest() {
     let (shown, private) = (Host::new(&Settings::default(), ""), Host::new(&PRIVATE, ""));
     if !std::path::Path::new("/var/lib/dpkg/status").exists() {
-        println!("skipped: this is no host of dpkg");
+        vigie_skipped::skipped("this is no host of dpkg");
         return;
     }
     for (host, leaks) in [(&shown, true), (&private, false)] {
