@@ -182,7 +182,7 @@ mod tests {
             String::from_utf8(open).unwrap(),
             "1 open 56 relp_version=0\nrelp_software=vigie,0.1.0\ncommands=syslog\n"
         );
-        assert_eq!(session.feed(b"1 rsp 33 200 OK\nrelp_version=0\ncommands=syslog").unwrap(), []);
+        assert_eq!(session.feed(b"1 rsp 37 200 OK\nrelp_version=0\ncommands=syslog").unwrap(), []);
         assert!(session.feed(b"x").is_err());
 
         let (mut session, _) = Session::open("0.1.0");

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use vigie_sdk::ModuleError;
 
@@ -24,12 +25,20 @@ pub struct Config {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Section {
+    #[serde(deserialize_with = "list")]
     kinds: Vec<String>,
     history_mib: Option<u64>,
     detections: Option<bool>,
+    #[serde(deserialize_with = "list")]
     rules: Vec<String>,
+    #[serde(deserialize_with = "list")]
     disable: Vec<String>,
     bpf: Option<bool>,
+}
+
+/// A list; a key that the file does not have arrives as null, and one that it has once as a text.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    texts(&Value::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 /// The configuration in force.
@@ -172,4 +181,22 @@ fn check_budget(value: &Value) -> Result<(), String> {
 
 fn check_boolean(value: &Value) -> Result<(), String> {
     value.as_bool().map(drop).ok_or("must be true or false".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_the_file_does_not_have_are_defaults_and_one_text_is_a_list() {
+        let read = |section| {
+            let config = serde_json::from_value(serde_json::json!({ "events": section })).unwrap();
+            Setup::of(&config).unwrap()
+        };
+
+        let none = read(serde_json::json!({ "kinds": null, "rules": null, "disable": null }));
+        assert_eq!(none.kinds, Kind::ALL);
+        let one = read(serde_json::json!({ "kinds": "exec" }));
+        assert_eq!(one.kinds, [Kind::Exec]);
+    }
 }
