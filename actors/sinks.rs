@@ -1,4 +1,4 @@
-//! Sends the journal's alerts to other systems: one [`sink`] for each `[[sink]]` of the configuration.
+//! Sends the journal's alerts to other systems: one actor for each `[[sink]]` of the configuration.
 //!
 //! Started by the agent after the journal, told of configurations by `ConfigLoader`, asked by `ControlServer`; stopped
 //! before the journal. Owns nothing but the list of sinks: it starts one for each section, ends those that are gone, and
@@ -68,7 +68,7 @@ pub struct GetSinks;
 #[rtype(result = "Option<SinkTest>")]
 pub struct TestSink(pub String);
 
-/// Orders all sinks to end. Sent once, when the agent stops; answered within [`STOP_BUDGET`].
+/// Orders all sinks to end. Sent once, when the agent stops; answered within `STOP_BUDGET`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopSinks;

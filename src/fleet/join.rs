@@ -67,7 +67,7 @@ pub(crate) struct JoinArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<AgentId>,
 
-    /// The agent's configuration, which [fleet] is added to [default: the one that the agent would read]
+    /// The agent's configuration, which the section fleet is added to [default: the one that the agent would read]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
