@@ -207,21 +207,7 @@ fn disabled(section: &SinkSection) -> SinkStatus {
         target: section.shown_target(),
         state: SinkState::Disabled,
         acknowledged: section.is_acknowledged(),
-        position: 0,
-        lag: 0,
-        oldest_unsent: None,
-        sent: 0,
-        resent: 0,
-        unacknowledged: 0,
-        filtered: 0,
-        missed: 0,
-        dead_letters: 0,
-        rejected: 0,
-        failures: BTreeMap::new(),
-        last_success: None,
-        last_error: None,
-        retry_in_ms: None,
-        masked: false,
+        ..SinkStatus::default()
     }
 }
 

@@ -58,7 +58,7 @@ const MISSED_TOLD: Duration = Duration::from_secs(3600);
 const FAILURES_TOLD: u32 = 2;
 
 /// How the sink is, for its actor.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     pub(super) state: SinkState,
     /// The place was read; before that, there are no numbers.
@@ -77,29 +77,6 @@ pub(super) struct Progress {
     pub(super) last_success: Option<String>,
     pub(super) last_error: Option<String>,
     pub(super) retry_at: Option<Instant>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            state: SinkState::Idle,
-            is_known: false,
-            is_acknowledged: None,
-            position: 0,
-            oldest_unsent: None,
-            sent: 0,
-            resent: 0,
-            unacknowledged: 0,
-            filtered: 0,
-            missed: 0,
-            dead_letters: 0,
-            rejected: 0,
-            failures: BTreeMap::new(),
-            last_success: None,
-            last_error: None,
-            retry_at: None,
-        }
-    }
 }
 
 /// The task.

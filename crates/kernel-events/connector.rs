@@ -52,6 +52,8 @@ pub(crate) struct Connector {
     started: HashMap<u32, u64>,
     /// Only users and traced processes are handed on.
     beside: bool,
+    /// The kernel filters. It then counts also what it does not send, so that a gap in the numbers is no loss.
+    filtered: bool,
 }
 
 /// A message, decoded.
@@ -108,6 +110,7 @@ impl Connector {
             next: HashMap::new(),
             started: HashMap::new(),
             beside,
+            filtered: false,
         })
     }
 
@@ -119,6 +122,7 @@ impl Connector {
         }
         let failed = |error: Errno| SourceError::Connector { what: "be asked", source: error.into() };
         send(&self.socket, &subscription(Some(events)), SendFlags::empty()).map_err(failed)?;
+        self.filtered = true;
         Ok(true)
     }
 
@@ -162,8 +166,8 @@ impl Connector {
                 },
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // The kernel dropped messages: how many, the gap in their numbers tells.
-                Err(Errno::NOBUFS) => {}
+                // The kernel dropped messages. How many, the gap in their numbers tells; with a filter it was one or more.
+                Err(Errno::NOBUFS) => self.counters.lost_of_any_kind += u64::from(self.filtered),
                 Err(error) => {
                     return Err(SourceError::Connector { what: "be read", source: error.into() });
                 }
@@ -180,8 +184,7 @@ impl Connector {
         if what == EVENT_NONE {
             return;
         }
-        // With a filter the kernel counts also what it does not send.
-        if !self.beside {
+        if !self.filtered {
             let expected = self.next.insert(cpu, sequence.wrapping_add(1));
             if let Some(gap) = expected.map(|expected| sequence.wrapping_sub(expected)) {
                 self.counters.lost_of_any_kind += u64::from(gap);

@@ -253,10 +253,11 @@ pub struct FleetStatus {
 }
 
 /// What a sink does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkState {
     /// Everything that it wants is sent; it waits for alerts.
+    #[default]
     Idle,
     /// It sends.
     Sending,
@@ -269,7 +270,7 @@ pub enum SinkState {
 }
 
 /// A sink of alerts. All counts are since the agent started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkStatus {
     /// Its name in the configuration.
     pub name: String,

@@ -42,6 +42,9 @@ const MOST_CONNECTED: usize = 1024;
 /// Sessions of logins that are followed.
 const MOST_SESSIONS: usize = 4096;
 
+/// Pause after the history could not be written, in microseconds.
+const HISTORY_RETRY: i64 = 1_000_000;
+
 /// Time until a source that could not be opened is tried again.
 const RETRY: i64 = 60_000_000;
 
@@ -114,7 +117,8 @@ pub(crate) struct Engine<S> {
     store: Option<Store>,
     digests: Digests,
     pending: HashMap<u64, (i64, Record)>,
-    pending_order: VecDeque<u64>,
+    /// Its entries in the order of their times, and some that are gone.
+    pending_order: VecDeque<(u64, i64)>,
     connected: VecDeque<((IpAddr, u16), Key)>,
     listeners: Listeners,
     sessions: HashMap<u32, Key>,
@@ -128,6 +132,8 @@ pub(crate) struct Engine<S> {
     since: i64,
     told: Vec<Condition>,
     history_problem: Option<String>,
+    /// When the history is written again after it could not be.
+    history_retry: i64,
 }
 
 impl<S: Sink> Engine<S> {
@@ -170,6 +176,7 @@ impl<S: Sink> Engine<S> {
             since: now(),
             told: Vec::new(),
             history_problem,
+            history_retry: 0,
         };
         engine.open_source();
         engine
@@ -198,10 +205,26 @@ impl<S: Sink> Engine<S> {
     }
 
     fn stop(mut self) {
+        self.drain();
         for (_, (_, record)) in std::mem::take(&mut self.pending) {
-            self.keep(record);
+            self.tell(record);
         }
+        self.count_losses(now(), true);
+        self.history_retry = 0;
         self.flush();
+    }
+
+    /// Takes what the source has ready.
+    fn drain(&mut self) {
+        let mut events = Vec::new();
+        if let Some(source) = &mut self.source
+            && let Err(error) = source.drain(|event| events.push(event))
+        {
+            self.sink.log(&format!("the source ended: {}", text_of_error(&error)));
+        }
+        for event in events {
+            self.take(event);
+        }
     }
 
     fn configure(&mut self, setup: Setup) {
@@ -212,9 +235,15 @@ impl<S: Sink> Engine<S> {
         }
         self.setup = setup;
         if reopen {
-            self.source = None;
-            self.losses = Losses::default();
+            // The old source tells until the new one does.
+            let (old, counted) = (self.source.take(), self.losses.clone());
             self.open_source();
+            let new = std::mem::replace(&mut self.source, old);
+            self.losses = counted;
+            self.drain();
+            self.count_losses(now(), true);
+            self.source = new;
+            self.losses.begin();
         }
     }
 
@@ -229,6 +258,7 @@ impl<S: Sink> Engine<S> {
                     self.sink.log(&format!("not used: {why}"));
                 }
                 self.source = Some(source);
+                self.losses.begin();
                 // The source runs already: what begins now is told twice rather than not at all.
                 for exec in proc::all(boot_now()) {
                     self.remember(&exec);
@@ -248,11 +278,22 @@ impl<S: Sink> Engine<S> {
         }
         let run = Run::of(exec.clone());
         if let Some(session) = run.rights.login_session
-            && self.sessions.len() < MOST_SESSIONS
+            && !self.sessions.contains_key(&session)
         {
-            self.sessions.entry(session).or_insert(key);
+            self.begin_session(session, key);
         }
         self.table.exec(key, now(), &run, exec.standard);
+    }
+
+    fn begin_session(&mut self, session: u32, first: Key) {
+        // The end of some was not told: the oldest make room.
+        if self.sessions.len() >= MOST_SESSIONS
+            && let Some(oldest) =
+                self.sessions.iter().min_by_key(|(_, key)| key.start).map(|(session, _)| *session)
+        {
+            self.sessions.remove(&oldest);
+        }
+        self.sessions.insert(session, first);
     }
 
     /// Reads what there is, for at most this long, and does what is due.
@@ -286,7 +327,7 @@ impl<S: Sink> Engine<S> {
                 self.tell(Record { time, who, what });
             }
         }
-        self.count_losses(now);
+        self.count_losses(now, false);
         self.proof.tend(now);
         self.flush();
         self.tell_health(now);
@@ -336,9 +377,8 @@ impl<S: Sink> Engine<S> {
         self.tell(Record { time, who, what: What::Exec(Box::new(run)) });
         if let (Some(session), Some(login)) = (session, login)
             && !self.sessions.contains_key(&session)
-            && self.sessions.len() < MOST_SESSIONS
         {
-            self.sessions.insert(session, who);
+            self.begin_session(session, who);
             self.read_names(time);
             let user = self.names.user(login).map_or_else(|| login.to_string(), str::to_owned);
             let session = Session { user: user.into(), source: b"kernel".to_vec(), ..Session::default() };
@@ -384,14 +424,16 @@ impl<S: Sink> Engine<S> {
         match (net.state, &net.who) {
             (NetState::Connecting, Some(who)) => {
                 let record = self.socket(SocketKind::Connect, &net, Some(who), time);
-                if self.pending.len() >= MOST_PENDING
-                    && let Some(oldest) = self.pending_order.pop_front()
-                    && let Some((_, record)) = self.pending.remove(&oldest)
-                {
-                    self.tell(record);
+                while self.pending.len() >= MOST_PENDING && self.tell_oldest_pending() {}
+                self.pending_order.push_back((net.socket, time));
+                // The socket's connect before has no end that was told.
+                if let Some((_, before)) = self.pending.insert(net.socket, (time, record)) {
+                    self.tell(before);
                 }
-                self.pending.insert(net.socket, (time, record));
-                self.pending_order.push_back(net.socket);
+                if self.pending_order.len() > 2 * MOST_PENDING {
+                    let pending = &self.pending;
+                    self.pending_order.retain(|entry| is_pending(pending, entry));
+                }
             }
             (NetState::Connected | NetState::Failed, _) => {
                 let Some((_, mut record)) = self.pending.remove(&net.socket) else { return };
@@ -469,20 +511,22 @@ impl<S: Sink> Engine<S> {
     }
 
     fn expire(&mut self, now: i64) {
-        while let Some(socket) = self.pending_order.front() {
-            match self.pending.get(socket) {
-                Some((time, _)) if now - *time < LONGEST_CONNECT => break,
-                Some(_) => {
-                    if let Some((_, record)) = self.pending.remove(socket) {
-                        self.pending_order.pop_front();
-                        self.tell(record);
-                        continue;
-                    }
-                }
-                None => {}
-            }
-            self.pending_order.pop_front();
+        while self.pending_order.front().is_some_and(|(_, time)| now - *time >= LONGEST_CONNECT) {
+            self.tell_oldest_pending();
         }
+    }
+
+    /// Tells the connect that has waited longest for its answer; false when none waits.
+    fn tell_oldest_pending(&mut self) -> bool {
+        while let Some(entry) = self.pending_order.pop_front() {
+            if is_pending(&self.pending, &entry)
+                && let Some((_, record)) = self.pending.remove(&entry.0)
+            {
+                self.tell(record);
+                return true;
+            }
+        }
+        false
     }
 
     /// Asks the rules and keeps the record.
@@ -506,7 +550,11 @@ impl<S: Sink> Engine<S> {
 
     fn flush(&mut self) {
         let Some(store) = &mut self.store else { return };
-        match store.flush(now()) {
+        let now = now();
+        if now < self.history_retry {
+            return;
+        }
+        match store.flush(now) {
             Ok(None) => self.history_problem = None,
             Ok(Some(dropped)) => {
                 self.history_problem = None;
@@ -518,17 +566,21 @@ impl<S: Sink> Engine<S> {
                     text(dropped.to)
                 ));
             }
-            Err(error) => self.history_problem = Some(error.to_string()),
+            Err(error) => {
+                self.history_problem = Some(error.to_string());
+                self.history_retry = now + HISTORY_RETRY;
+            }
         }
     }
 
-    fn count_losses(&mut self, now: i64) {
-        let Some(source) = &self.source else { return };
-        if !self.losses.is_due(now) {
+    /// Tells what was lost, once a second, or `at_once`.
+    fn count_losses(&mut self, now: i64, at_once: bool) {
+        if !at_once && !self.losses.is_due(now) {
             return;
         }
-        let Ok(counters) = source.counters() else { return };
-        for lost in self.losses.update(&counters, now) {
+        let counters = self.source.as_ref().and_then(|source| source.counters().ok());
+        let refused = self.store.as_mut().map_or(0, Store::take_refused);
+        for lost in self.losses.update(counters.as_ref(), refused, now) {
             self.sink.log(&format!(
                 "{} events of kind {} were lost between {} and {}",
                 lost.count,
@@ -601,6 +653,10 @@ impl<S: Sink> Engine<S> {
                 .collect(),
         }
     }
+}
+
+fn is_pending(pending: &HashMap<u64, (i64, Record)>, (socket, time): &(u64, i64)) -> bool {
+    pending.get(socket).is_some_and(|(began, _)| began == time)
 }
 
 fn boot_now() -> u64 {

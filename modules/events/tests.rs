@@ -453,6 +453,65 @@ fn a_log_that_was_cut_keeps_what_was_whole() {
     assert_eq!(all_of(dir.path(), Some(store.snapshot())), expected);
 }
 
+/// A file system of a few MiB, taken away with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "vigie-test"])
+            .arg(disk.0.path())
+            .stderr(Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(disk)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
+    }
+}
+
+#[test]
+fn a_full_disk_costs_bounded_memory_and_what_was_lost_is_counted() {
+    let Some(disk) = SmallDisk::mount() else {
+        return skip("this user may not mount a small file system").unwrap_or_default();
+    };
+    let dir = disk.0.path().join("history");
+    let mut store = Store::open(&dir, 64 << 20).unwrap();
+    store.add(&record(0));
+    store.flush(record(0).time).unwrap();
+    let filler = disk.0.path().join("filler");
+    std::fs::write(&filler, vec![0; 9 << 20]).unwrap_err();
+
+    for number in 1..70_000 {
+        store.add(&record(number));
+        if number % 20_000 == 0 {
+            store.flush(record(number).time).unwrap_err();
+        }
+    }
+    let refused = store.take_refused();
+    assert_eq!((refused, store.take_refused()), (70_000 - 65_536, 0));
+    drop(store);
+    // A crash now loses what has never been on disk, and nothing else.
+    let mut store = Store::open(&dir, 64 << 20).unwrap();
+    assert_eq!((store.complaints.len(), all_of(&dir, Some(store.snapshot()))), (0, vec![record(0)]));
+    for number in 1..40_000 {
+        store.add(&record(number));
+    }
+    store.flush(record(0).time).unwrap_err();
+    std::fs::remove_file(&filler).unwrap();
+    store.flush(record(0).time).unwrap();
+    drop(store);
+
+    let store = Store::open(&dir, 64 << 20).unwrap();
+    assert!(store.complaints.is_empty(), "{:?}", store.complaints);
+    assert_eq!(all_of(&dir, Some(store.snapshot())).len(), 40_000);
+    assert_eq!(store::verify(&dir), Ok(1));
+}
+
 #[test]
 fn blocks_follow_on_each_other_and_a_changed_one_is_found_out() {
     let dir = tempfile::tempdir().unwrap();

@@ -38,6 +38,8 @@ pub(super) struct Waiting {
     pub(super) stored: i64,
     /// Its number in the stream.
     sequence: u64,
+    /// A person turned away an earlier request of this key.
+    turned_away: bool,
 }
 
 impl Waiting {
@@ -148,7 +150,8 @@ impl<'p> AdmissionDesk<'p> {
                 if let Ok(checked) = join::open_request(&entry.value, org, &id, policy) {
                     let key = (checked.request.key.text(), id);
                     let (stored, sequence) = (entry.stored, entry.sequence);
-                    requests.insert(key, Waiting { checked, stored, sequence });
+                    let turned_away = false;
+                    requests.insert(key, Waiting { checked, stored, sequence, turned_away });
                 }
                 true
             })
@@ -189,6 +192,11 @@ impl<'p> AdmissionDesk<'p> {
             settled.get(place).is_none_or(|number| *number < waiting.sequence)
                 && !answers.get(&place.0).is_some_and(answered)
         });
+        for ((key, _), waiting) in &mut self.requests {
+            waiting.turned_away = answers
+                .get(key)
+                .is_some_and(|answer| matches!(answer.outcome, Outcome::Denied { by_person: true, .. }));
+        }
         let tokens: Vec<String> = self.requests.keys().map(|(_, token)| token.clone()).collect();
         for token in tokens {
             if !self.ended.contains_key(&token) {
@@ -213,33 +221,40 @@ impl<'p> AdmissionDesk<'p> {
             Decision::Admit | Decision::Ask(_) if ended => {
                 Decision::Refuse("the token was ended by an administrator".to_owned())
             }
+            Decision::Admit if waiting.turned_away && !by_person => {
+                Decision::Ask("a person turned this host away before")
+            }
             decision => decision,
         }
     }
 
     /// Does what is to be done about a request.
     pub(super) async fn settle(&mut self, waiting: &Waiting, by_person: bool) -> Result<Settled, Failure> {
-        let enrolment = match self.decide(waiting, by_person) {
+        let decision = match self.decide(waiting, by_person) {
             Decision::Ask(reason) => return Ok(Settled::Waits(reason)),
-            Decision::Refuse(reason) => {
-                self.deny(waiting, &reason, false).await?;
-                return Ok(Settled::Denied(reason));
-            }
-            Decision::Again(enrolment) => *enrolment,
-            Decision::Admit => {
-                let Checked { request, grant } = &waiting.checked;
-                let now = files::now();
-                let mut enrolment = match self.members.get(&request.agent) {
-                    Some(known) => known.next(&request.key, now, false),
-                    None => Enrolment::new(self.profile.org.as_str(), &request.agent, &request.key, now),
-                };
-                enrolment.token = Some(grant.id.clone());
-                self.store(&enrolment).await?;
-                enrolment
-            }
+            Decision::Refuse(reason) => return self.refuse(waiting, reason).await,
+            decision => decision,
+        };
+        // Before anything is stored: who sends no usable key uses up nothing of the token.
+        let certificate = match self.certificate(&waiting.checked.request) {
+            Ok(certificate) => certificate,
+            Err(reason) => return self.refuse(waiting, reason).await,
+        };
+        let enrolment = if let Decision::Again(enrolment) = decision {
+            *enrolment
+        } else {
+            let Checked { request, grant } = &waiting.checked;
+            let now = files::now();
+            let mut enrolment = match self.members.get(&request.agent) {
+                Some(known) => known.next(&request.key, now, false),
+                None => Enrolment::new(self.profile.org.as_str(), &request.agent, &request.key, now),
+            };
+            enrolment.token = Some(grant.id.clone());
+            self.store(&enrolment).await?;
+            enrolment
         };
         let token = Some(waiting.checked.grant.id.clone());
-        self.answer(&waiting.checked.request, token, &enrolment).await?;
+        self.answer(&waiting.checked.request, token, &enrolment, certificate).await?;
         self.settled.insert(waiting.place(), waiting.sequence);
         Ok(Settled::Joined)
     }
@@ -274,31 +289,40 @@ impl<'p> AdmissionDesk<'p> {
         Ok(())
     }
 
+    /// The certificate that a host asks for, where this fleet gives any; why it gets none.
+    fn certificate(&self, request: &Request) -> Result<Option<String>, String> {
+        let (Some(authority), Some(key)) = (&self.authority, &request.tls_key) else { return Ok(None) };
+        let now = files::now();
+        authority
+            .client(request.agent.as_str(), key, now, now.saturating_add(VALID_SECONDS))
+            .map(Some)
+            .map_err(|error| format!("it gets no certificate: {}", ErrorChain(&error)))
+    }
+
     /// Gives a host its login and certificate.
     async fn answer(
         &mut self,
         request: &Request,
         token: Option<String>,
         enrolment: &Enrolment,
+        certificate: Option<String>,
     ) -> Result<(), Failure> {
         let now = files::now();
         let expires = self
             .login_valid
             .map(|valid| now.saturating_add(i64::try_from(valid.as_secs()).unwrap_or(i64::MAX)));
-        let certificate = match (&self.authority, &request.tls_key) {
-            (Some(authority), Some(key)) => Some(
-                authority
-                    .client(request.agent.as_str(), key, now, now.saturating_add(VALID_SECONDS))
-                    .map_err(|error| failed(Exit::Usage, "")(&error))?,
-            ),
-            _ => None,
-        };
         let approved = Approved {
             enrolment: self.signed(enrolment)?,
             login: self.signer.user(&request.agent, &request.key, now, expires),
             certificate,
         };
         self.tell(request, token, Outcome::Approved(Box::new(approved))).await
+    }
+
+    async fn refuse(&mut self, waiting: &Waiting, reason: String) -> Result<Settled, Failure> {
+        // What a person decided before stays in force.
+        self.deny(waiting, &reason, waiting.turned_away).await?;
+        Ok(Settled::Denied(reason))
     }
 
     /// Turns a host away.
@@ -371,8 +395,13 @@ impl<'p> AdmissionDesk<'p> {
             if answers.get(&key).is_some_and(recent) {
                 continue;
             }
-            self.answer(&request, None, &known).await?;
-            renewed.push((request.agent, key));
+            match self.certificate(&request) {
+                Ok(certificate) => {
+                    self.answer(&request, None, &known, certificate).await?;
+                    renewed.push((request.agent, key));
+                }
+                Err(reason) => print::problem(&format!("{}: {reason}", request.agent)),
+            }
         }
         Ok(renewed)
     }

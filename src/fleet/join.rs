@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vigie_config::files::{LoadOptions, load};
-use vigie_files::secret_file;
+use vigie_files::{durable, secret_file};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::client::tls;
 use vigie_fleet::broker::connection::{
@@ -356,6 +356,10 @@ async fn ask(
                         if let Some(look) =
                             answered(connection, request, &policy, signed, &mut newest).await?
                         {
+                            // A person may decide otherwise now, and needs a request for it.
+                            if matches!(look, Look::Denied(_)) && asked.is_none() {
+                                send(connection, door, request, key).await?;
+                            }
                             return Ok(look);
                         }
                         if asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
@@ -587,7 +591,9 @@ fn put_config(places: &Places, text: &str) -> Result<(), Failure> {
             std::fs::metadata(&places.config).map_err(|error| failed(Exit::Io, "")(&error))?.permissions();
         std::fs::set_permissions(&new, permissions).map_err(|error| failed(Exit::Io, "")(&error))?;
     }
-    std::fs::rename(&new, &places.config).map_err(|error| failed(Exit::Io, "see the rights on it")(&error))
+    durable::rename(&new, &places.config)
+        .and_then(|()| durable::sync_directory(durable::parent(&places.config)))
+        .map_err(|error| failed(Exit::Io, "see the rights on it")(&error))
 }
 
 /// Starts the service, where a service manager has one.

@@ -21,14 +21,6 @@ fn host() -> Host {
     host
 }
 
-fn wait_baseline(host: &Host) -> Value {
-    host.wait_ready("fswatch");
-    wait_until("the baseline is complete", || {
-        let elements = host.query("fswatch", &json!({}))["result"]["elements"].take();
-        (elements["baseline_complete"] == true).then_some(elements)
-    })
-}
-
 /// Waits for the alert on a path whose text has this in it.
 fn wait_alert(host: &Host, text: &str) -> Value {
     wait_until(&format!("an alert says {text:?}"), || {
@@ -43,7 +35,7 @@ fn wait_alert(host: &Host, text: &str) -> Value {
 fn a_changed_file_is_an_alert_in_the_journal_the_log_and_on_the_command_line() {
     let host = host();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
     let follow = host.begin(&["alerts", "-f"]);
 
     fs::write(host.path("watched/passwd"), "root:x:0:0\nmallory:x:0:0\n").unwrap();
@@ -60,7 +52,7 @@ fn a_changed_file_is_an_alert_in_the_journal_the_log_and_on_the_command_line() {
 fn new_and_removed_files_and_files_in_new_directories_are_alerts() {
     let host = host();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
 
     fs::create_dir_all(host.path("watched/new/deep")).unwrap();
     fs::write(host.path("watched/new/deep/dropper"), "#!/bin/sh\n").unwrap();
@@ -76,7 +68,7 @@ fn new_and_removed_files_and_files_in_new_directories_are_alerts() {
 fn a_query_says_what_is_watched() {
     let host = host();
     let _agent = host.start();
-    let elements = wait_baseline(&host);
+    let elements = host.wait_baseline();
 
     let ran = host.vigie(&["query", "fswatch", "--human"]);
 
@@ -89,7 +81,7 @@ fn a_query_says_what_is_watched() {
 fn further_paths_are_watched_after_a_reload_without_a_restart() {
     let host = host();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
     let before = host.module("fswatch")["pid"].clone();
     let late = host.path("late");
     fs::write(&late, "old").unwrap();
@@ -121,7 +113,7 @@ fn what_is_done_to_a_file_without_writing_it_is_an_alert_by_the_rule_of_its_path
     )
     .unwrap();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
 
     fs::write(watched.join("a.swp"), "").unwrap();
     fs::set_permissions(watched.join("passwd"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
@@ -141,7 +133,7 @@ fn what_is_done_to_a_file_without_writing_it_is_an_alert_by_the_rule_of_its_path
 fn a_query_explains_which_rule_a_path_has_and_compares_on_request() {
     let host = host();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
     let path = host.path("watched/passwd");
 
     let explained = host.query("fswatch", &json!({"explain": path}))["result"]["elements"].take();
@@ -196,7 +188,7 @@ fn told(host: &Host) -> Vec<Value> {
 fn what_happens_around_a_killed_module_is_told_exactly_once() {
     let host = host();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
 
     for round in 0..3 {
         let before = host.module("fswatch")["pid"].clone();
@@ -211,7 +203,7 @@ fn what_happens_around_a_killed_module_is_told_exactly_once() {
             let module = host.module("fswatch");
             (module["pid"] != before && module["state"] == "running").then_some(())
         });
-        wait_baseline(&host);
+        host.wait_baseline();
         fs::write(host.path(&format!("watched/mark-{round}")), "").unwrap();
         wait_alert(&host, &format!("mark-{round}"));
     }
@@ -235,13 +227,13 @@ fn what_happens_around_a_killed_module_is_told_exactly_once() {
 fn what_changed_while_the_agent_was_down_is_told_once_with_the_time() {
     let host = host();
     let agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
     drop(agent);
 
     fs::write(host.path("watched/passwd"), "root::0:0\n").unwrap();
     let _agent = host.start();
     let alert = wait_alert(&host, "signature changed");
-    wait_baseline(&host);
+    host.wait_baseline();
 
     assert!(alert["window"]["from"].as_str() < alert["window"]["to"].as_str(), "{alert}");
     assert_eq!(told(&host).len(), 1);
@@ -251,7 +243,7 @@ fn what_changed_while_the_agent_was_down_is_told_once_with_the_time() {
 fn changes_are_listed_explained_and_accepted_by_queries() {
     let host = host();
     let _agent = host.start();
-    wait_baseline(&host);
+    host.wait_baseline();
     fs::write(host.path("watched/passwd"), "x").unwrap();
     wait_alert(&host, "signature changed");
     let path = host.path("watched/passwd");

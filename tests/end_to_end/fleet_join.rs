@@ -174,9 +174,24 @@ fn a_person_lets_hosts_in_and_turns_them_away() {
     assert_eq!(join(&one, &text, &["--name", "web-1"]).code, 0);
     let denied = join(&two, &text, &["--name", "web-1"]);
     assert!(denied.code == 77 && denied.err.contains("unknown here"), "{denied:?}");
-    assert!(up.user("enroller", &["pending"]).out.trim().is_empty());
     let _agent = one.start();
     wait_connected(&one);
+
+    // No rule overrules a person; another word of a person does.
+    let (ruled, three) = (token(&up, &["--approved"]), host());
+    assert_eq!(join(&three, &ruled, &["--name", "web-3", "--wait", "1s"]).code, 3);
+    assert_eq!(up.user("enroller", &["deny", &key(&three)]).code, 0);
+    let turned_away = join(&three, &ruled, &["--name", "web-3"]);
+    assert_eq!(turned_away.code, 77, "{turned_away:?}");
+    let asked = up.user("enroller", &["approve"]);
+    let said: Vec<Value> = asked.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_three = said.iter().find(|one| one["key"] == key(&three).as_str()).unwrap();
+    assert_eq!(
+        (&of_three["what"], &of_three["reason"]),
+        (&json!("waits"), &json!("a person turned this host away before")),
+    );
+    assert_eq!(up.user("enroller", &["approve", &key(&three)]).code, 0);
+    assert_eq!(join(&three, &ruled, &["--name", "web-3"]).code, 0);
 }
 
 #[test]

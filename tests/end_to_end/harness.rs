@@ -273,6 +273,15 @@ impl Host {
         self.wait_for(name, |module| module["state"] == "running" && module["socket"].is_string())
     }
 
+    /// Waits until fswatch knows what is there, so that from now on each change is an alert; returns its status.
+    pub(crate) fn wait_baseline(&self) -> Value {
+        self.wait_ready("fswatch");
+        wait_until("the baseline is complete", || {
+            let elements = self.query("fswatch", &json!({}))["result"]["elements"].take();
+            (elements["baseline_complete"] == true).then_some(elements)
+        })
+    }
+
     /// Asks a module through the agent; the answer is `{"result": …}` or `{"error": …}`.
     pub(crate) fn query(&self, module: &str, parameters: &Value) -> Value {
         self.ask(&json!({"query": {"module": module, "parameters": parameters, "timeout_ms": 20_000}}))

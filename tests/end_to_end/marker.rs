@@ -128,7 +128,7 @@ fn no_answer_that_leaves_a_private_host_has_the_marker() {
     for (host, leaks) in [(&shown, true), (&private, false)] {
         let program = start_program(host);
         let _agent = host.start();
-        host.wait_ready("fswatch");
+        host.wait_baseline();
         // An event as well, with its alert.
         write(&host.path(&format!("watched/{MARKER}-new")), MARKER, 0o644);
         wait_until("the alert is recorded", || {

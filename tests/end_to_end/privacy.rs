@@ -53,7 +53,7 @@ fn the_built_in_modules_keep_to_it() {
     )
     .unwrap();
     let _agent = host.start();
-    host.wait_ready("fswatch");
+    host.wait_baseline();
 
     for (name, parameters) in [
         ("file", json!({"searches": {"s": {"paths": [watched, "/nonexistent"], "names": ["letter"]}}})),

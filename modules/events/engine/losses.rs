@@ -18,7 +18,7 @@ pub(crate) struct Lost {
 }
 
 /// What was counted until the last look.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Losses {
     seen: Counters,
     looked: i64,
@@ -26,13 +26,19 @@ pub(super) struct Losses {
 }
 
 impl Losses {
+    /// Another source counts from 0.
+    pub(super) fn begin(&mut self) {
+        self.seen = Counters::default();
+    }
+
     pub(super) fn is_due(&self, now: i64) -> bool {
         now - self.looked >= PAUSE || now < self.looked
     }
 
-    /// What was lost since the last look.
-    pub(super) fn update(&mut self, counters: &Counters, now: i64) -> Vec<Lost> {
+    /// What was lost since the last look: by the source, where there is one, and of the history, whose disk was full.
+    pub(super) fn update(&mut self, counters: Option<&Counters>, refused: u64, now: i64) -> Vec<Lost> {
         let from = if self.looked == 0 { now } else { self.looked };
+        let counters = counters.unwrap_or(&self.seen);
         let mut all: Vec<(&'static str, u64)> = Kind::ALL
             .into_iter()
             .map(|kind| (kind.name(), counters.lost(kind).saturating_sub(self.seen.lost(kind))))
@@ -41,6 +47,7 @@ impl Losses {
         all.push(("recursion", more(|counters| counters.recursion_misses)));
         all.push(("not-understood", more(|counters| counters.not_understood)));
         all.push(("any", more(|counters| counters.lost_of_any_kind)));
+        all.push(("history", refused));
         self.seen = *counters;
         self.looked = now;
         let lost: Vec<Lost> = all

@@ -13,21 +13,30 @@ pub(super) struct Proof {
     /// The process that must be told, and since when.
     waiting: Option<(u32, i64)>,
     proved: Option<i64>,
+    /// When the next one is due.
+    next: i64,
     failed: bool,
 }
 
 impl Proof {
     pub(super) fn new(canary: fn() -> Command) -> Self {
-        Self { canary, child: None, waiting: None, proved: None, failed: false }
+        Self { canary, child: None, waiting: None, proved: None, next: 0, failed: false }
     }
 
     pub(super) fn begin(&mut self, now: i64) {
+        if let Some((mut child, _)) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        self.waiting = None;
+        self.next = now + PATIENCE;
         let mut command = (self.canary)();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A host without room for another process is not the source's fault.
         if let Ok(child) = command.spawn() {
             self.waiting = Some((child.id(), now));
             self.child = Some((child, now));
+            self.next = now + EVERY;
         }
     }
 
@@ -56,7 +65,7 @@ impl Proof {
             self.waiting = None;
             self.failed = true;
             self.begin(now);
-        } else if self.waiting.is_none() && self.proved.is_some_and(|proved| now - proved > EVERY) {
+        } else if self.waiting.is_none() && now >= self.next {
             self.begin(now);
         }
     }

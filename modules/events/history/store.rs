@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use vigie_files::durable::{self, Durability};
 
 use super::block::{Block, Builder, SEAL_BYTES};
-use crate::record::Record;
+use crate::record::{Record, What};
 
 /// Records of a block: more make it hardly smaller, and all of it is in memory until then.
 const ROWS: u64 = 16_384;
@@ -23,6 +23,9 @@ const ROWS: u64 = 16_384;
 const AGE: i64 = 10 * 60 * 1_000_000;
 const LONGEST_AGE: i64 = 60 * 60 * 1_000_000;
 const WORTH_ROWS: u64 = 512;
+
+/// Records of the open block while the disk takes none: beyond it records are lost, and counted.
+const MOST_ROWS: u64 = 4 * ROWS;
 
 /// Digests that are remembered for the programs of the open block.
 const MOST_DIGESTS: usize = 4096;
@@ -60,6 +63,8 @@ pub(crate) struct Store {
     /// Records that are in the open block and not in its log yet.
     chunk: Builder,
     log: File,
+    /// Records that found no room.
+    refused: u64,
     number: u64,
     seal: [u8; SEAL_BYTES],
     budget: u64,
@@ -159,6 +164,7 @@ impl Store {
             open,
             chunk: Builder::default(),
             log: open_log(&log_path(dir, number), false)?,
+            refused: 0,
             number,
             seal,
             budget,
@@ -189,10 +195,20 @@ impl Store {
     }
 
     pub(crate) fn add(&mut self, record: &Record) {
+        // That something was lost has room always: it is told once a second at most.
+        if self.open.rows() >= MOST_ROWS && !matches!(record.what, What::Lost { .. }) {
+            self.refused += 1;
+            return;
+        }
         let digests = &self.digests;
         let digest = |file: &vigie_kernel_events::File| digests.get(&file_key(file)).copied();
         self.open.add(record, digest);
         self.chunk.add(record, digest);
+    }
+
+    /// How many records found no room since this was asked the last time.
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
     }
 
     /// What is in a file from now on; programs of the open block get it with their next record.
@@ -211,8 +227,9 @@ impl Store {
     /// Writes what came since the last time, and seals the block when it is full or old.
     pub(crate) fn flush(&mut self, now: i64) -> io::Result<Option<Dropped>> {
         if self.chunk.rows() > 0 {
-            let chunk = std::mem::take(&mut self.chunk).encode([0; SEAL_BYTES], false);
+            let chunk = self.chunk.encode([0; SEAL_BYTES], false);
             self.append(&chunk)?;
+            self.chunk = Builder::default();
         }
         let age = self.open.first().map_or(0, |first| now.saturating_sub(first));
         let rows = self.open.rows();
@@ -227,22 +244,29 @@ impl Store {
         frame.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
         frame.extend_from_slice(&crc32fast::hash(chunk).to_le_bytes());
         frame.extend_from_slice(chunk);
-        self.log.write_all(&frame)
+        let whole = self.log.metadata()?.len();
+        self.log.write_all(&frame).inspect_err(|_| {
+            // Nothing could be read behind half a frame. If this fails too, the start finds it and begins a new log.
+            self.log.set_len(whole).ok();
+        })
     }
 
     /// Seals the open block, whatever is in it.
     pub(crate) fn seal(&mut self) -> io::Result<Option<Dropped>> {
         let block = self.open.encode(self.seal, true);
         let path = block_path(&self.dir, self.number);
+        // First, so that a full disk leaves all as it is.
+        let log = open_log(&log_path(&self.dir, self.number + 1), true)?;
         durable::replace(&path, &block, Durability::Power)?;
         self.seal = checked_seal(&block).unwrap_or_default();
         self.extent.from = self.extent.from.or(self.open.first());
         self.extent.blocks += 1;
         self.extent.bytes += block.len() as u64;
         self.open = Builder::default();
+        self.chunk = Builder::default();
         let old = log_path(&self.dir, self.number);
         self.number += 1;
-        self.log = open_log(&log_path(&self.dir, self.number), true)?;
+        self.log = log;
         durable::remove(&old)?;
         self.stay_within_budget()
     }
@@ -279,7 +303,11 @@ fn first_of(dir: &Path, number: u64) -> Option<i64> {
 }
 
 fn open_log(path: &Path, fresh: bool) -> io::Result<File> {
-    OpenOptions::new().append(!fresh).write(true).truncate(fresh).create(true).mode(0o600).open(path)
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if fresh {
+        log.set_len(0)?;
+    }
+    Ok(log)
 }
 
 /// Reads a log into a block; whether something at its end was not whole.
