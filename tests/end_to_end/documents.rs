@@ -76,3 +76,106 @@ fn tests_that_other_documents_name_are_there() {
         }
     }
 }
+
+/// All pages of the book, and the documents beside it.
+fn pages() -> Vec<PathBuf> {
+    let mut left: Vec<PathBuf> =
+        ["docs", "examples", "packaging", "fuzz"].map(|name| root().join(name)).into();
+    left.extend(
+        fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()),
+    );
+    let mut found = Vec::new();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The lines of a page that are no code.
+fn prose(page: &Path) -> String {
+    let text = fs::read_to_string(page).unwrap();
+    let mut fenced = false;
+    let mut prose = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            prose = prose + line + "\n";
+        }
+    }
+    prose
+}
+
+/// The anchors of a page's headings, as mdBook and code hosts make them.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for heading in prose(page).lines().filter(|line| line.starts_with('#')) {
+        let name: String = heading
+            .trim_start_matches('#')
+            .trim()
+            .chars()
+            .filter(|char| char.is_alphanumeric() || "-_ ".contains(*char))
+            .map(|char| if char == ' ' { '-' } else { char.to_ascii_lowercase() })
+            .collect();
+        let again = (1..).map(|number| format!("{name}-{number}")).find(|name| !found.contains(name));
+        let taken = found.contains(&name);
+        found.extend(if taken { again } else { Some(name) });
+    }
+    found
+}
+
+/// Where the links of a page lead, without those to other hosts.
+fn links(page: &Path) -> Vec<String> {
+    // What stands between backquotes is no link.
+    let text: String = prose(page).split('`').step_by(2).collect();
+    let targets =
+        text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(to, _)| to.to_owned());
+    targets.filter(|to| !to.contains("://") && !to.starts_with("mailto:")).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut faults = Vec::new();
+    let mut counted = 0;
+    for page in pages() {
+        let in_book = page.starts_with(root().join("docs"));
+        for link in links(&page) {
+            counted += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let to = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let fault = match to.canonicalize() {
+                Err(error) => error.to_string(),
+                Ok(to) if in_book && !to.starts_with(root().join("docs").canonicalize().unwrap()) => {
+                    "leads out of the book".to_owned()
+                }
+                Ok(to) if !anchor.is_empty() && !anchors(&to).contains(anchor) => {
+                    "no such heading".to_owned()
+                }
+                Ok(_) => continue,
+            };
+            faults.push(format!("{}: {link}: {fault}", page.display()));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(counted > 100, "only {counted} links were found");
+}
+
+#[test]
+fn the_book_has_every_page_once() {
+    let summary = root().join("docs/SUMMARY.md");
+    let listed = links(&summary);
+    let once: BTreeSet<&String> = listed.iter().collect();
+    assert_eq!(once.len(), listed.len(), "a page is listed twice");
+    for page in pages().iter().filter(|page| **page != summary) {
+        let Ok(name) = page.strip_prefix(root().join("docs")) else { continue };
+        assert!(
+            listed.iter().any(|listed| name == Path::new(listed)),
+            "{} is not in SUMMARY.md",
+            name.display()
+        );
+    }
+}
