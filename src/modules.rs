@@ -146,6 +146,7 @@ const FSWATCH_KEYS: &[KeyShape] = &[
     KeyShape { section: "Fswatch", key: "storm_changes", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "behind_seconds", kind: KeyType::Integer },
     KeyShape { section: "Fswatch", key: "canary_seconds", kind: KeyType::Integer },
+    KeyShape { section: "Fswatch", key: "commands", kind: KeyType::String },
 ];
 
 /// Runs a persistent module on standard input and output.

@@ -1,8 +1,7 @@
 //! Loads the BPF programs and reads their ring.
 
-use std::cell::RefCell;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libbpf_rs::query::ProgInfoIter;
@@ -13,7 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use crate::counters::{Counters, KINDS};
+use crate::counters::{Counters, KINDS, Kind};
 use crate::event::Event;
 use crate::record;
 use crate::source::{Options, SourceError};
@@ -35,10 +34,26 @@ struct Read {
     strange: u64,
 }
 
+/// Between the ring's callback and the reader: the same thread at any moment, but not always the same one.
+type Shared = Arc<Mutex<Read>>;
+
+fn locked(read: &Shared) -> MutexGuard<'_, Read> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What each program is there for.
+const TOLD_BY: [(&str, Kind); 4] =
+    [("on_exec", Kind::Exec), ("on_exit", Kind::Exit), ("on_state", Kind::Net), ("on_fork", Kind::Fork)];
+
+/// Whether a program is needed for what is wanted: one that is not costs the host nothing.
+fn is_wanted(name: &str, options: &Options) -> bool {
+    TOLD_BY.iter().any(|(program, kind)| *program == name && options.kinds.contains(kind))
+}
+
 /// Running programs and their ring. Everything ends when it is dropped.
 pub(crate) struct BpfSource {
     ring: RingBuffer<'static>,
-    read: Rc<RefCell<Read>>,
+    read: Shared,
     object: Object,
     /// Programs run as long as their links live.
     _links: Vec<Link>,
@@ -82,16 +97,23 @@ impl BpfSource {
                 }
             }
         }
+        for mut program in open.progs_mut() {
+            let wanted = is_wanted(&program.name().to_string_lossy(), options);
+            program.set_autoload(wanted);
+        }
         let object = open.load().map_err(failed("be loaded"))?;
         let mut links = Vec::new();
         let mut program_ids = Vec::new();
         for program in object.progs_mut() {
+            if !is_wanted(&program.name().to_string_lossy(), options) {
+                continue;
+            }
             program_ids.push(Program::id_from_fd(program.as_fd()).map_err(failed("be numbered"))?);
             links.push(program.attach().map_err(failed("be attached"))?);
         }
-        let read = Rc::new(RefCell::new(Read::default()));
+        let read = Shared::default();
         let ring = {
-            let read = Rc::clone(&read);
+            let read = Arc::clone(&read);
             let map = object
                 .maps()
                 .find(|map| map.name() == "ring")
@@ -99,7 +121,7 @@ impl BpfSource {
             let mut builder = RingBufferBuilder::new();
             builder
                 .add(&map, move |bytes| {
-                    let mut read = read.borrow_mut();
+                    let mut read = locked(&read);
                     match record::parse(bytes) {
                         Some(event) => read.events.push(event),
                         None => read.strange += 1,
@@ -131,10 +153,15 @@ impl BpfSource {
         self.drain(sink)
     }
 
+    /// Readable once much waits, until [`BpfSource::wait`] has been told so.
+    pub(crate) fn wakeups(&self) -> BorrowedFd<'_> {
+        self.wakeups.as_fd()
+    }
+
     pub(crate) fn drain(&mut self, sink: &mut dyn FnMut(Event)) -> Result<(), SourceError> {
         loop {
             let taken = self.ring.consume_raw_n(BATCH);
-            let events = std::mem::take(&mut self.read.borrow_mut().events);
+            let events = std::mem::take(&mut locked(&self.read).events);
             for event in events {
                 sink(event);
             }
@@ -149,7 +176,7 @@ impl BpfSource {
     }
 
     pub(crate) fn counters(&self) -> Result<Counters, SourceError> {
-        let mut counters = Counters { not_understood: self.read.borrow().strange, ..Counters::default() };
+        let mut counters = Counters { not_understood: locked(&self.read).strange, ..Counters::default() };
         let map = self.object.maps().find(|map| map.name() == "counts");
         let values = match map {
             Some(map) => {

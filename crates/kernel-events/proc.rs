@@ -12,6 +12,9 @@ use crate::event::{Exec, File, Identity, Listed, Namespaces};
 /// `USER_HZ`: ticks of a second in `/proc`, the same on all architectures that we build for.
 const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 
+/// `PROC_PID_INIT_INO` of `linux/proc_ns.h`.
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+
 /// As many bytes of arguments as the kernel's programs take.
 const LONGEST_ARGUMENTS: usize = 4096;
 
@@ -100,6 +103,12 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
     };
     // Another process can have the number by now.
     (start_of(pid)? == exec.who.start).then_some(exec)
+}
+
+/// Whether this process has the numbers of processes that the kernel's programs tell: those of the first namespace.
+#[must_use]
+pub fn is_first_pid_namespace() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST_PID_NAMESPACE)
 }
 
 /// When this process began, in nanoseconds since the start of the host, as exact as `/proc` has it: 10 ms.

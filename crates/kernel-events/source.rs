@@ -1,5 +1,6 @@
 //! Opens the best source that this host allows, and reads it.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::connector::Connector;
@@ -67,6 +68,9 @@ pub enum SourceError {
         #[source]
         source: std::io::Error,
     },
+    /// Numbers of processes are told as the first namespace has them.
+    #[error("process numbers are others here than in the host's first pid namespace")]
+    OtherNumbers,
     /// It was not wanted.
     #[error("BPF is switched off")]
     SwitchedOff,
@@ -106,7 +110,7 @@ impl SourceKind {
     }
 }
 
-/// A running source. It belongs to the thread that opened it.
+/// A running source. One thread reads it at a time.
 #[derive(Debug)]
 pub struct Source {
     reading: Reading,
@@ -145,6 +149,28 @@ impl Source {
                 not_used.push(error);
                 Err(not_used)
             }
+        }
+    }
+
+    /// Opens BPF alone, with nothing beside it: for whoever asks about processes, and does better without than with a
+    /// lesser source.
+    ///
+    /// # Errors
+    /// Why it cannot be had, or that process numbers are others here than the kernel's programs tell.
+    pub fn open_bpf(options: &Options) -> Result<Self, SourceError> {
+        if !crate::proc::is_first_pid_namespace() {
+            return Err(SourceError::OtherNumbers);
+        }
+        Ok(Self { reading: open_bpf(options)?, beside: None, not_used: Vec::new() })
+    }
+
+    /// What is readable when so much waits that it should be read now; not of the process connector.
+    #[must_use]
+    pub fn wakeups(&self) -> Option<BorrowedFd<'_>> {
+        match &self.reading {
+            #[cfg(bpf_program)]
+            Reading::Bpf(bpf) => Some(bpf.wakeups()),
+            Reading::Connector(_) => None,
         }
     }
 

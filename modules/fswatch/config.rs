@@ -87,6 +87,8 @@ pub struct Tuning {
     pub storm_changes: Option<i64>,
     /// See [`Settings::canary`].
     pub canary_seconds: Option<i64>,
+    /// `exec` or `claimed`.
+    pub commands: Option<String>,
 }
 
 /// Which facility of the kernel tells of changes.
@@ -138,6 +140,8 @@ pub struct Settings {
     /// Time between two proofs of the whole way from a change to the agent's journal; `None` turns them off. 1 to
     /// 86,400 s, default 60.
     pub canary: Option<Duration>,
+    /// Command lines are those of the exec, from the kernel by BPF, and not what processes say of themselves.
+    pub exec_commands: bool,
 }
 
 impl Default for Settings {
@@ -154,6 +158,7 @@ impl Default for Settings {
             history_bytes: 16 << 20,
             storm_changes: 100,
             canary: Some(Duration::from_secs(60)),
+            exec_commands: true,
         }
     }
 }
@@ -368,6 +373,9 @@ impl Config {
             canary: read
                 .number_or_off("canary_seconds", given.canary_seconds, 60, 1, 86_400)
                 .map(Duration::from_secs),
+            exec_commands: read
+                .word("commands", given.commands.as_deref(), &[("exec", true), ("claimed", false)])
+                .unwrap_or(usual.exec_commands),
         }
     }
 }
@@ -435,7 +443,7 @@ mod tests {
         let settings = read(&json!({"fswatch": {
             "settle_milliseconds": 0, "behind_seconds": 7, "quick_scan_minutes": 0, "profile": "none", "rehash_days": 0,
             "cpu_percent": 9, "bytes_per_second": "1 MiB", "backend": "inotify", "history": "2 MiB",
-            "storm_changes": 0, "canary_seconds": 0,
+            "storm_changes": 0, "canary_seconds": 0, "commands": "claimed",
         }}))
         .settings()
         .unwrap();
@@ -452,6 +460,7 @@ mod tests {
             history_bytes: 2 << 20,
             storm_changes: 0,
             canary: None,
+            exec_commands: false,
         };
         assert_eq!(settings, expected);
     }
@@ -461,6 +470,7 @@ mod tests {
         let found = keys(&json!({"fswatch": {
             "settle_milliseconds": 10_001, "behind_seconds": 0, "quick_scan_minutes": -1, "profile": "all", "rehash_days": 366,
             "cpu_percent": 0, "bytes_per_second": 1, "backend": "ebpf", "history": "none", "storm_changes": -1, "canary_seconds": 86_401,
+            "commands": "none",
         }}));
 
         let names = [
@@ -475,6 +485,7 @@ mod tests {
             "history",
             "storm_changes",
             "canary_seconds",
+            "commands",
         ];
         assert_eq!(found, names.map(|name| format!("fswatch.{name}")));
     }

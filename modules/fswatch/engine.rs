@@ -129,6 +129,8 @@ pub struct Status {
     pub backends: Vec<Choice>,
     /// Why fanotify is not used at all.
     pub why_no_fanotify: Option<String>,
+    /// Why command lines are what processes say of themselves, and not what they were run with.
+    pub why_claimed: Option<String>,
     /// Watched file systems that other hosts change as well: between scans nobody tells of that.
     pub remote: Vec<PathBuf>,
     /// What was proved of file systems.
@@ -796,6 +798,7 @@ impl<S: Sink> Engine<S> {
         self.status.backends = self.watching.choices().cloned().collect();
         self.status.remote = self.watching.remote().map(Path::to_owned).collect();
         self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
+        self.status.why_claimed = self.watching.why_claimed();
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
         self.swollen |= self.status.pending > MANY_PENDING;
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
@@ -810,6 +813,7 @@ impl<S: Sink> Engine<S> {
         self.storms.set_limit(settings.storm_changes);
         self.ledger.set_history_bytes(settings.history_bytes);
         self.watching.choose(settings.backend, self.own.as_deref(), &self.mailbox);
+        self.watching.ask_execs(settings.exec_commands);
         if settings.backend == Backend::Fanotify
             && let Some(why) = self.watching.why_not()
         {

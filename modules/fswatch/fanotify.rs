@@ -9,6 +9,7 @@
 //! No event is left out by a mark: one that ignores a directory hides renames across its border, and what happens to
 //! watched objects under names in it.
 
+mod execs;
 mod reader;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use vigie_fanotify::{Buffer, Event, FilesystemId, Group, GroupError, Handle, Malformed, Mask, Options};
 use vigie_host::mounts::{Mount, Mounts};
 
+use self::execs::Kernel;
 use self::reader::{Control, Reader, View};
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
@@ -90,6 +92,10 @@ struct Followed {
 pub struct FilesystemWatcher {
     wide: Part,
     near: Part,
+    /// What the kernel tells of execs.
+    kernel: Arc<Kernel>,
+    /// The thread that reads it when nobody else does, where the kernel is asked.
+    execs: Option<Owner>,
     view: View,
     /// The marked directories, and in which lane.
     marked: Near,
@@ -185,18 +191,38 @@ impl FilesystemWatcher {
         let marked = Near::default();
         let moved = Arc::new(AtomicU64::new(0));
         let processes = Arc::new(Mutex::new(Processes::default()));
+        let kernel = Kernel::new(Arc::clone(&processes));
         let reader = |others: Option<Near>| {
             let (mailbox, moved, processes) = (mailbox.clone(), Arc::clone(&moved), Arc::clone(&processes));
-            move |group, control| Reader::new(group, mailbox, control, moved, processes, others)
+            let kernel = Arc::clone(&kernel);
+            move |group, control| Reader::new(group, mailbox, control, moved, processes, kernel, others)
         };
         Ok(Self {
+            execs: None,
             wide: Part::start("fanotify", reader(Some(Arc::clone(&marked))))?,
             near: Part::start("fanotify near", reader(None))?,
+            kernel,
             view: View::default(),
             marked,
             is_full: false,
             followed: Followed::default(),
         })
+    }
+
+    /// Asks the kernel what processes run, or no longer.
+    pub fn ask_execs(&mut self, wanted: bool) {
+        if !wanted {
+            self.execs = None;
+            self.kernel.close("the configuration says commands = claimed");
+        } else if self.execs.is_none() {
+            self.execs = self.kernel.open();
+        }
+    }
+
+    /// Why command lines are what processes say of themselves, and not what they were run with.
+    #[must_use]
+    pub fn why_claimed(&self) -> Option<String> {
+        self.kernel.why_not()
     }
 
     fn tell(&self, control: impl Fn() -> Control) {

@@ -21,6 +21,7 @@ pub mod due;
 pub mod ending;
 pub mod engine;
 pub mod events;
+pub mod execs;
 pub mod fanotify;
 pub mod history;
 pub mod inotify;

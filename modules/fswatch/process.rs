@@ -43,10 +43,12 @@ pub enum Proof {
     /// The kernel told that the process opened the program to run it. That may have failed, or not been meant: see
     /// `AT_EXECVE_CHECK` of execveat(2). So it is what somebody claims.
     Opened,
+    /// The kernel told that the process ran the program.
+    Ran,
 }
 
 /// Which file a program is, whatever it is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Its device.
     pub device: u64,
@@ -72,6 +74,11 @@ pub struct Managed {
 pub struct Process {
     /// Its id in our process namespace.
     pub pid: i32,
+    /// When it began, in microseconds since the start of the host: together with the id its name for ever. Exact to 10 ms
+    /// when the kernel did not tell of its exec.
+    pub start: Option<u64>,
+    /// Command line, users, parent and script are those of the exec, from the kernel.
+    pub is_told: bool,
     /// The program that it runs.
     pub executable: Known<PathBuf>,
     /// How that is known.
@@ -84,10 +91,13 @@ pub struct Process {
     pub is_hosts_program: bool,
     /// The script that its program interprets, as the kernel told at its start.
     pub script: Option<PathBuf>,
-    /// Its command line, blanks between the arguments, without secrets. It can rewrite that at any time.
+    /// Its command line, blanks between the arguments, without secrets. Unless it was told, the process can have
+    /// rewritten it.
     pub command: Known<String>,
     /// Its effective user id.
     pub user: Known<u32>,
+    /// Its effective user id when it was asked, when that is another than at the exec.
+    pub user_now: Option<u32>,
     /// That user's name.
     pub user_name: Option<Arc<str>>,
     /// The user that logged in, whoever it is now (audit user id); none for what no login started.
@@ -110,6 +120,8 @@ impl Process {
     pub fn unknown(pid: i32, why: Unknown) -> Self {
         Self {
             pid,
+            start: None,
+            is_told: false,
             executable: Err(why),
             proof: Proof::Live,
             claimed_executable: None,
@@ -118,6 +130,7 @@ impl Process {
             script: None,
             command: Err(why),
             user: Err(why),
+            user_now: None,
             user_name: None,
             login_user: Err(why),
             login_name: None,
@@ -131,7 +144,9 @@ impl Process {
     /// The keys whose values are what the process or somebody before it says, not what the kernel proved.
     fn claimed(&self) -> Vec<&'static str> {
         let is_opened = self.proof == Proof::Opened && self.executable.is_ok();
-        [(is_opened, "executable"), (self.script.is_some(), "script"), (self.command.is_ok(), "command")]
+        let is_own = !self.is_told;
+        let (script, command) = (is_own && self.script.is_some(), is_own && self.command.is_ok());
+        [(is_opened, "executable"), (script, "script"), (command, "command")]
             .into_iter()
             .filter_map(|(is_claimed, key)| is_claimed.then_some(key))
             .collect()
@@ -148,6 +163,7 @@ impl Process {
             Err(why) => _ = unknown.insert(name.to_owned(), json!(why.to_string())),
         };
         add("pid", Ok(json!(self.pid)));
+        add("start", Ok(json!(self.start)));
         add("executable", self.executable.as_ref().map(|path| json!(shown(path))).map_err(|why| *why));
         add("claimed_executable", Ok(json!(self.claimed_executable.as_deref().map(shown))));
         let identity = self.identity.map(|file| {
@@ -158,6 +174,7 @@ impl Process {
         add("script", Ok(json!(self.script.as_deref().map(shown))));
         add("command", self.command.as_ref().map(|text| json!(text)).map_err(|why| *why));
         add("user", self.user.map(|id| json!(id)));
+        add("user_now", Ok(json!(self.user_now)));
         add("user_name", Ok(json!(self.user_name.as_deref())));
         add("login_user", self.login_user.map(|id| json!(id)));
         add("login_name", Ok(json!(self.login_name.as_deref())));

@@ -1,7 +1,8 @@
 //! Finding out about processes before they are gone: `/proc/PID`, see proc(5).
 //!
-//! A process that lives for a millisecond is gone when its event is read. Its program is known all the same, because
-//! the same queue told when it was started.
+//! A process that lives for a millisecond is gone when its event is read. What it ran is known all the same, because the
+//! kernel told of the exec (`execs.rs`). Where BPF cannot be loaded its program is known, because the same queue told when
+//! it was started.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
+use crate::execs::{Execs, Opened, Ran};
 use crate::names::Names;
 use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
 use crate::secrets::without_secrets;
@@ -38,6 +40,9 @@ const SAME_TIME: Duration = Duration::from_millis(20);
 /// Time in which the start of the same program by the same process is told by the other queue as well.
 const ECHO_TIME: Duration = Duration::from_secs(1);
 
+/// `USER_HZ`: clock ticks of a second in `/proc`.
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+
 /// What `loginuid` says when nobody logged in: `(uid_t) -1`.
 const NO_LOGIN: u32 = u32::MAX;
 
@@ -53,6 +58,8 @@ struct Remembered {
     process: Arc<Process>,
     /// When it started, in clock ticks since the boot: tells it from a later one with the same id.
     started: Option<u64>,
+    /// When it ran the program, as the kernel told.
+    ran: Option<u64>,
 }
 
 /// What a process was started as.
@@ -107,6 +114,8 @@ pub struct Processes {
     rechecked: Option<Instant>,
     /// One was met that was not known.
     met: bool,
+    /// What the kernel told of programs.
+    execs: Execs,
 }
 
 fn why(error: &io::Error) -> Unknown {
@@ -156,6 +165,13 @@ fn is_this_file(path: &Path, identity: Identity) -> bool {
     is_in_hosts_places(path) && file_of(path).is_ok_and(|file| identity_of(&file) == identity)
 }
 
+/// Whether a process that was asked runs what the kernel told. On btrfs the kernel told of another device.
+fn is_same_program(process: &Process, ran: &Ran) -> bool {
+    let path = process.executable.as_ref().ok().or(process.claimed_executable.as_ref());
+    let is_path = || path.is_some_and(|path| *path == ran.path);
+    process.identity.is_ok_and(|now| now == ran.identity || now.inode == ran.identity.inode && is_path())
+}
+
 /// Whether a path here is this file, and only root can change it.
 fn is_hosts_program(path: &Path, identity: Identity) -> bool {
     is_in_hosts_places(path)
@@ -176,15 +192,18 @@ thread_local! {
     static HOME: [Option<u64>; 2] = ["thread-self", "1"].map(|pid| namespace_of(pid).ok());
 }
 
+/// Whether a mount namespace is ours or the host's.
+fn is_home(number: u64) -> bool {
+    HOME.with(|home| home.contains(&Some(number)))
+}
+
 /// The number of a process's mount namespace when that is neither ours nor the host's.
 fn other_namespace(pid: i32) -> Known<Option<u64>> {
-    let is_home = |number| HOME.with(|home| home.contains(&Some(number)));
     namespace_of(&pid.to_string()).map(|number| (!is_home(number)).then_some(number))
 }
 
 /// The arguments with blanks between them, without secrets.
-fn command_text(raw: &[u8]) -> String {
-    let is_cut = raw.len() >= MAX_READ_BYTES;
+fn command_text(raw: &[u8], is_cut: bool) -> String {
     let raw = raw.strip_suffix(b"\0").unwrap_or(raw);
     let arguments: Vec<String> =
         raw.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
@@ -198,7 +217,7 @@ fn command_text(raw: &[u8]) -> String {
 fn command(pid: i32, executable: &Known<PathBuf>) -> Known<String> {
     let raw = read(pid, "cmdline")?;
     match executable {
-        _ if !raw.is_empty() => Ok(command_text(&raw)),
+        _ if !raw.is_empty() => Ok(command_text(&raw, raw.len() >= MAX_READ_BYTES)),
         // What has ended and was not asked for by its parent yet has no memory, and so neither program nor arguments.
         Err(why) => Err(*why),
         Ok(_) => Err(Unknown::NoCommand),
@@ -305,12 +324,20 @@ impl Processes {
         }
     }
 
-    /// The process of an event.
-    pub fn of(&mut self, pid: i32) -> Arc<Process> {
+    /// What the kernel told of programs, to be added to.
+    pub fn execs(&mut self) -> &mut Execs {
+        &mut self.execs
+    }
+
+    /// The process of an event. Its queue told before what was opened to be run; whatever ran before `horizon`, in
+    /// nanoseconds since the start of the host, ran before the event.
+    pub fn of(&mut self, pid: i32, opened: &Opened, horizon: u64) -> Arc<Process> {
         if pid <= 0 {
             return Arc::new(Process::unknown(pid, Unknown::OtherNamespace));
         }
-        if let Some(known) = self.known.get(&pid) {
+        let ran = self.execs.of(pid, opened, horizon).cloned();
+        let is_of = |known: &&Remembered| known.ran == ran.as_ref().map(|ran| ran.time);
+        if let Some(known) = self.known.get(&pid).filter(is_of) {
             let is_same = self.checked.contains(&pid) || {
                 let now = read(pid, "stat").ok().and_then(|stat| start_time(&stat));
                 now.is_none() || now == known.started
@@ -325,19 +352,82 @@ impl Processes {
             self.known.clear();
         }
         self.met = true;
-        let remembered = self.look_up(pid);
+        let remembered = self.look_up(pid, ran);
         self.checked.insert(pid);
         let process = Arc::clone(&remembered.process);
         self.known.insert(pid, remembered);
         process
     }
 
-    fn look_up(&mut self, pid: i32) -> Remembered {
+    fn look_up(&mut self, pid: i32, ran: Option<Arc<Ran>>) -> Remembered {
         let started = read(pid, "stat").ok().and_then(|stat| start_time(&stat));
+        // Another process has the number, and has run nothing of its own.
+        let is_its = |ran: &Arc<Ran>| {
+            started.is_none_or(|ticks| ticks.abs_diff(ran.start / NANOSECONDS_PER_TICK) <= 1)
+        };
+        let ran = ran.filter(is_its);
         let asked = self.circumstances(pid);
         let told = self.started.get(&pid).cloned();
-        let process = self.describe(pid, told, asked);
-        Remembered { process: Arc::new(process), started }
+        let time = ran.as_ref().map(|ran| ran.time);
+        let mut process = self.describe(pid, told, asked);
+        process.start = started.map(|ticks| ticks.saturating_mul(NANOSECONDS_PER_TICK / 1000));
+        if let Some(ran) = ran {
+            self.correct(&mut process, &ran);
+        }
+        Remembered { process: Arc::new(process), started, ran: time }
+    }
+
+    /// What the kernel told of the exec is true, whatever the process says of itself since.
+    fn correct(&self, process: &mut Process, ran: &Ran) {
+        process.is_told = true;
+        process.start = Some(ran.start / 1000);
+        process.command = if ran.arguments.is_empty() {
+            Err(Unknown::NoCommand)
+        } else {
+            Ok(command_text(&ran.arguments, ran.is_cut))
+        };
+        process.mount_namespace = Ok((!is_home(ran.mount_namespace)).then_some(ran.mount_namespace));
+        // What still runs the same program is what the kernel says now; that also tells when its file was removed.
+        let is_live = process.proof == Proof::Live && process.identity.is_ok();
+        if !(is_live && is_same_program(process, ran)) {
+            // It works for the manager that it became only afterwards no more than anybody else.
+            let is_itself = matches!(&process.managed, Ok(Some(managed)) if managed.top.pid == process.pid);
+            if is_live && is_itself {
+                process.managed = Ok(None);
+            }
+            let is_ours = is_home(ran.mount_namespace) || is_this_file(&ran.path, ran.identity);
+            let (executable, claimed) = if is_ours {
+                (Ok(ran.path.clone()), None)
+            } else {
+                (Err(Unknown::OtherFile), Some(ran.path.clone()))
+            };
+            process.executable = executable;
+            process.claimed_executable = claimed;
+            process.identity = Ok(ran.identity);
+            process.proof = Proof::Ran;
+            // What happened may have been before this program: nobody is excused by it.
+            process.is_hosts_program = false;
+        }
+        process.script = ran.asked.clone().filter(|script| is_script(script));
+        process.user_now = process.user.ok().filter(|now| *now != ran.user);
+        process.user = Ok(ran.user);
+        process.user_name = self.names.get(ran.user);
+        process.login_user = Ok(ran.login_user);
+        process.login_name = ran.login_user.and_then(|id| self.names.get(id));
+        process.parent = Ok((ran.parent, self.parent_of(ran)));
+    }
+
+    /// The program of the process that started one.
+    fn parent_of(&self, ran: &Ran) -> Option<PathBuf> {
+        let told = self.execs.at(ran.parent, ran.parent_start, ran.time);
+        // A child that a shell only forked runs what its maker does.
+        let told = told.or_else(|| self.execs.at(ran.maker, ran.maker_start, ran.time));
+        if let Some(told) = told {
+            return Some(told.path.clone());
+        }
+        let ticks = read(ran.parent, "stat").ok().and_then(|stat| start_time(&stat))?;
+        let is_it = ticks.abs_diff(ran.parent_start / NANOSECONDS_PER_TICK) <= 1;
+        executable(ran.parent).ok().filter(|_| is_it)
     }
 
     /// Puts together what the kernel told at the start of a process, and what it says now.
@@ -375,6 +465,8 @@ impl Processes {
         self.names.refresh();
         Process {
             pid,
+            start: None,
+            is_told: false,
             executable,
             proof,
             claimed_executable,
@@ -383,6 +475,7 @@ impl Processes {
             script: before.filter(|script| is_script(script)),
             command,
             user,
+            user_now: None,
             user_name: user.ok().and_then(|id| self.names.get(id)),
             login_user,
             login_name: login_user.ok().flatten().and_then(|id| self.names.get(id)),
@@ -489,7 +582,7 @@ mod tests {
     fn the_own_process_is_known_in_full() {
         let pid = i32::try_from(std::process::id()).unwrap();
 
-        let process = Processes::default().of(pid);
+        let process = Processes::default().of(pid, &Opened::default(), 0);
 
         assert_eq!(process.executable, Ok(std::env::current_exe().unwrap()));
         assert!(process.command.as_ref().is_ok_and(|command| !command.is_empty()));
@@ -506,7 +599,7 @@ mod tests {
         processes.starts(pid, Path::new("/lib64/ld-linux-x86-64.so.2"));
         child.wait().unwrap();
 
-        let process = processes.of(pid);
+        let process = processes.of(pid, &Opened::default(), 0);
 
         assert_eq!((process.executable.clone(), process.proof), (Ok("/bin/true".into()), Proof::Opened));
         assert_eq!(process.command, Err(Unknown::Ended));
@@ -521,7 +614,7 @@ mod tests {
         processes.starts(pid, Path::new("/usr/bin/dpkg"));
         child.wait().unwrap();
 
-        let process = processes.of(pid);
+        let process = processes.of(pid, &Opened::default(), 0);
 
         assert_eq!(process.executable, Err(Unknown::Ended));
         assert_eq!(process.claimed_executable, Some("/usr/bin/dpkg".into()));
@@ -538,7 +631,7 @@ mod tests {
             std::thread::yield_now();
         }
 
-        let told = Processes::default().of(pid).to_json();
+        let told = Processes::default().of(pid, &Opened::default(), 0).to_json();
         child.wait().unwrap();
 
         for field in ["executable", "command"] {
@@ -560,7 +653,7 @@ mod tests {
                 break raw;
             }
         };
-        let process = Processes::default().of(pid);
+        let process = Processes::default().of(pid, &Opened::default(), 0);
         child.kill().unwrap();
         child.wait().unwrap();
 
@@ -571,12 +664,12 @@ mod tests {
 
     #[test]
     fn secrets_of_a_command_line_are_not_kept() {
-        assert_eq!(command_text(b"x\0--password=geheim\0-v\0"), "x --password=******** -v");
+        assert_eq!(command_text(b"x\0--password=geheim\0-v\0", false), "x --password=******** -v");
     }
 
     #[test]
     fn files_of_proc_are_read_as_proc_5_describes_them() {
-        assert_eq!(command_text(b"sh\0-c\0echo \x1b[31m\0"), "sh -c echo \u{fffd}[31m");
+        assert_eq!(command_text(b"sh\0-c\0echo \x1b[31m\0", false), "sh -c echo \u{fffd}[31m");
         assert_eq!(user_and_parent(b"Name:\tx\nPPid:\t7\nUid:\t1\t2\t3\t4\n"), Some((2, 7)));
         let stat = b"7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 2";
         assert_eq!(start_time(stat), Some(4242));
@@ -589,7 +682,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_in_proc_makes_the_readers_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
-            drop((command_text(&text), user_and_parent(&text), start_time(&text), container_of(&text)));
+            drop((command_text(&text, false), user_and_parent(&text), start_time(&text), container_of(&text)));
         }
     }
 }

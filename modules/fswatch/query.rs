@@ -471,6 +471,10 @@ fn describe(status: &Status, most: usize) -> Value {
         })).collect::<Vec<_>>(),
         "proofs": status.proofs.iter().map(Proof::to_json).collect::<Vec<_>>(),
         "canary": status.canary,
+        "commands": status.why_claimed.as_ref().map_or_else(
+            || "of the exec, from the kernel".to_owned(),
+            |why| format!("claimed by the processes themselves: {why}"),
+        ),
         "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
     })
 }

@@ -122,6 +122,21 @@ impl Watching {
         }
     }
 
+    /// Takes command lines, users and parents as they were at the exec, from the kernel, where that is wanted.
+    pub fn ask_execs(&mut self, wanted: bool) {
+        if let Some(filesystems) = &mut self.filesystems {
+            filesystems.ask_execs(wanted);
+        }
+    }
+
+    /// Why command lines are what processes say of themselves.
+    #[must_use]
+    pub fn why_claimed(&self) -> Option<String> {
+        self.filesystems
+            .as_ref()
+            .map_or(Some("fanotify is not used".to_owned()), FilesystemWatcher::why_claimed)
+    }
+
     /// Why fanotify is not used at all.
     #[must_use]
     pub fn why_not(&self) -> Option<&str> {

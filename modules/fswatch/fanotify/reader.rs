@@ -15,16 +15,21 @@ use rustix::event::PollFlags;
 use vigie_fanotify::{Buffer, Entry, Event, FilesystemId, Group, Handle, HandleRef, Mask};
 use vigie_host::mounts::{Mount, Mounts};
 
+use super::execs::Kernel;
 use super::{Near, READ_BYTES, near, open_mount};
 use crate::ending::{Ending, Rest};
 use crate::events::{Batch, Happened, Mailbox};
-use crate::process::Writers;
+use crate::execs::Opened;
+use crate::process::{Process, Writers};
 use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};
 use crate::trust::{Lane, Trust};
 
 /// Directories whose paths are remembered; beyond it all are forgotten and looked up again.
 const MAX_DIRECTORIES: usize = 65_536;
+
+/// Events of one reading from which on more may have waited than it could take.
+const FULL: usize = 64;
 
 /// What the readers go by.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +53,12 @@ pub(super) enum Control {
 #[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Nanoseconds since the start of the host.
+fn since_start() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap_or(0)
 }
 
 /// What is known of a directory.
@@ -76,6 +87,13 @@ pub(super) struct Reader {
     linked: HashMap<Handle, Vec<PathBuf>>,
     /// Shared: what one queue told of a process need not be asked for the other.
     processes: Arc<Mutex<Processes>>,
+    /// Tells what processes ran, where BPF can be loaded.
+    kernel: Arc<Kernel>,
+    /// What the queue tells now happened after this, in nanoseconds since the start of the host.
+    horizon: u64,
+    /// When it was read last.
+    read_at: u64,
+    opened: Opened,
     trust: Trust,
 }
 
@@ -86,6 +104,7 @@ impl Reader {
         control: mpsc::Receiver<Control>,
         moved: Arc<AtomicU64>,
         processes: Arc<Mutex<Processes>>,
+        kernel: Arc<Kernel>,
         others: Option<Near>,
     ) -> Self {
         Self {
@@ -99,6 +118,10 @@ impl Reader {
             directories: HashMap::new(),
             linked: HashMap::new(),
             processes,
+            kernel,
+            horizon: 0,
+            read_at: 0,
+            opened: Opened::default(),
             trust: Trust::default(),
         }
     }
@@ -114,10 +137,13 @@ impl Reader {
                 Ok(false) => return,
                 Err(_) => break,
             }
+            self.read_at = since_start();
             match group.read(&mut buffer) {
                 Ok(Some(events)) => {
-                    // After the read: whoever changed the rules before one of these events did so before this.
+                    // After the read: whoever changed the rules before one of these events did so before this, and
+                    // whoever made one has run his program before.
                     self.take_controls();
+                    self.kernel.take();
                     let now = now();
                     self.processes().recheck(now);
                     let mut batch = mailbox.open();
@@ -132,6 +158,9 @@ impl Reader {
                         }
                     }
                     drop(batch);
+                    if count < FULL {
+                        self.horizon = self.read_at;
+                    }
                     // The kernel's queue has no bound, so that nothing is lost meanwhile. Processes that come and go are
                     // asked as early as possible.
                     let met = self.processes().take_met();
@@ -170,7 +199,9 @@ impl Reader {
             && let Some(entry) = event.directory
             && let Some(directory) = self.directory(entry.directory)
         {
-            self.processes().starts(event.pid, &directory.path.join(entry.name));
+            let program = directory.path.join(entry.name);
+            self.processes().starts(event.pid, &program);
+            self.opened.put(event.pid, program, self.read_at);
             // Once is enough.
             if self.others.is_none() {
                 for (watched, _) in directory.watched.iter() {
@@ -210,7 +241,7 @@ impl Reader {
         if from.is_empty() && to.is_empty() && at.is_empty() && linked.is_empty() {
             return;
         }
-        let process = self.processes().of(event.pid);
+        let process = self.process_of(event.pid);
         let happened = Happened {
             // A new file is written to next; a new directory is complete as it is.
             finished: is_directory
@@ -238,6 +269,10 @@ impl Reader {
     fn forget(&mut self) {
         self.directories.clear();
         self.trust.forget_all();
+    }
+
+    fn process_of(&self, pid: i32) -> Arc<Process> {
+        self.processes().of(pid, &self.opened, self.horizon)
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use vigie_fswatch::change::Event;
 
@@ -23,6 +23,15 @@ pub(super) fn uses_fanotify(running: &Running) -> bool {
         writeln!(std::io::stderr(), "skipped: {:?}", status.backends).ok();
     }
     used
+}
+
+/// Whether command lines are those of the exec; says so when they are not.
+fn knows_execs(running: &Running) -> bool {
+    let why = running.status_when(|status| status.baseline_complete).why_claimed.clone();
+    if let Some(why) = &why {
+        vigie_skipped::skipped(format_args!("the kernel is not asked about execs: {why}"));
+    }
+    why.is_none()
 }
 
 /// Gives this thread, and the engine that it starts, mounts of its own.
@@ -76,6 +85,116 @@ fn every_change_by_a_process_that_lives_for_a_moment_names_its_program() {
         }
         assert!(process["user"].is_null() || process["user"] == json!(nix::unistd::geteuid().as_raw()));
     }
+}
+
+#[test]
+fn every_process_of_two_thousand_that_live_for_a_moment_is_told_with_its_command_line() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, source) = (temp.path().join("w"), temp.path().join("source"));
+    fs::create_dir(&watched).unwrap();
+    fs::write(&source, "1").unwrap();
+    let mut running = Running::configured(
+        json!({"paths": {"path": [recursive(&watched)]}, "fswatch": {"storm_changes": 0}}),
+    );
+    if !uses_fanotify(&running) || !knows_execs(&running) {
+        return;
+    }
+
+    let script = "i=0; while [ $i -lt 2000 ]; do cp \"$0\" \"$1/$i\"; i=$((i+1)); done";
+    let done = Command::new("sh").args(["-c", script]).args([&source, &watched]).status().unwrap();
+    assert!(done.success());
+    let told = running.told(&watched);
+
+    let created: Vec<_> = told.iter().filter(|alert| alert.event == Event::Created).collect();
+    assert_eq!(created.len(), 2000);
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    for alert in created {
+        let process = &alert.process;
+        let command = format!("cp {} {}", source.display(), alert.path);
+        assert_eq!((&process["command"], &process["claimed"]), (&json!(command), &Value::Null), "{process}");
+        assert_eq!(process["parent"]["executable"], json!(shell), "{process}");
+        assert_eq!(process["user"], json!(nix::unistd::geteuid().as_raw()));
+        assert!(process["start"].is_u64() && process["unknown"]["command"].is_null(), "{process}");
+    }
+}
+
+#[test]
+fn no_forged_command_line_is_told_and_no_program_that_was_run_only_afterwards() {
+    let temp = tempfile::tempdir().unwrap();
+    if !Path::new("/usr/bin/perl").exists() {
+        return vigie_skipped::skipped("there is no perl");
+    }
+    let mut running = Running::configured(
+        json!({"paths": {"path": [recursive(temp.path())]}, "fswatch": {"storm_changes": 0}}),
+    );
+    if !uses_fanotify(&running) || !knows_execs(&running) {
+        return;
+    }
+
+    let write = "open my $o, '>', $ARGV[0]; print $o 1; close $o;";
+    let forge = "$0 = '/usr/sbin/useradd forged'; open my $c, '>', '/proc/self/comm'; \
+                 print $c 'useradd'; close $c;";
+    for number in 0..100 {
+        let path = temp.path().join(number.to_string());
+        let script = match number % 4 {
+            // Renames itself and ends; renames itself and lives on; runs another program at once.
+            0 => format!("{forge} {write}"),
+            1 => format!("{forge} {write} select undef, undef, undef, 0.02;"),
+            2 => format!("{write} exec {{'/bin/true'}} '/usr/sbin/useradd', 'forged';"),
+            _ => format!("{write} exec {{'/bin/sleep'}} '/bin/sleep', '0.02';"),
+        };
+        assert!(Command::new("/usr/bin/perl").args(["-e", &script]).arg(&path).status().unwrap().success());
+    }
+    let told = running.told(temp.path());
+
+    let created: Vec<_> = told.iter().filter(|alert| alert.event == Event::Created).collect();
+    assert_eq!(created.len(), 100);
+    let perl = fs::canonicalize("/usr/bin/perl").unwrap();
+    for alert in created {
+        let process = &alert.process;
+        assert_eq!(process["executable"], json!(perl), "{process}");
+        let command = process["command"].as_str().unwrap();
+        assert!(command.starts_with("/usr/bin/perl -e "), "{command}");
+        assert!(process["claimed"].is_null(), "{process}");
+    }
+}
+
+#[test]
+fn users_are_those_of_the_exec_and_the_one_that_a_process_became_stands_beside() {
+    let temp = tempfile::tempdir().unwrap();
+    if !Path::new("/usr/bin/perl").exists() || !nix::unistd::geteuid().is_root() {
+        return vigie_skipped::skipped("there is no perl, or this is not root");
+    }
+    let mut running = Running::on(&[&recursive(temp.path())]);
+    if !uses_fanotify(&running) || !knows_execs(&running) {
+        return;
+    }
+
+    let script =
+        "open my $o, '>', $ARGV[0]; $> = 65534; print $o 1; close $o; select undef, undef, undef, 1;";
+    let path = temp.path().join("a");
+    assert!(Command::new("/usr/bin/perl").args(["-e", script]).arg(&path).status().unwrap().success());
+    let told = running.told(temp.path());
+
+    let process = &told.iter().find(|alert| alert.event == Event::Created).unwrap().process;
+    assert_eq!((&process["user"], &process["user_now"]), (&json!(0), &json!(65534)), "{process}");
+}
+
+#[test]
+fn when_it_is_not_wanted_command_lines_are_claimed() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut running = Running::configured(
+        json!({"paths": {"path": [recursive(temp.path())]}, "fswatch": {"commands": "claimed"}}),
+    );
+    if !uses_fanotify(&running) {
+        return;
+    }
+
+    let script = format!("echo 1 > {}; sleep 1", temp.path().join("a").display());
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    let told = running.told(temp.path());
+
+    assert_eq!(told[0].process["claimed"], json!(["command"]), "{:?}", told[0].process);
 }
 
 #[test]
@@ -200,10 +319,10 @@ fn an_overlay_is_watched_by_inotify_and_that_is_said() {
     assert_eq!(told, ["changed a", "created x", "created x/y", "created x/y/z"]);
 }
 
-/// What was told of who wrote, as far as it is told as a fact.
+/// What was told of who wrote, as far as it is told as a fact. A command line is what whoever ran the program made up.
 fn facts(alert: &super::running::Alert) -> Vec<String> {
     let claimed = alert.process["claimed"].as_array().cloned().unwrap_or_default();
-    ["executable", "command", "script"]
+    ["executable", "script"]
         .into_iter()
         .filter(|key| !claimed.contains(&json!(key)))
         .filter_map(|key| alert.process[key].as_str().map(str::to_owned))
@@ -300,7 +419,12 @@ fn the_script_is_named_beside_its_interpreter_and_a_rewritten_command_line_as_cl
     let process = &told[0].process;
     assert_eq!(process["script"], json!(script), "{process}");
     assert!(process["executable"].as_str().unwrap().contains("perl"), "{process}");
-    assert!(process["claimed"].as_array().unwrap().contains(&json!("command")), "{process}");
+    if knows_execs(&running) {
+        let command = format!("/usr/bin/perl {}", script.display());
+        assert_eq!((&process["command"], &process["claimed"]), (&json!(command), &Value::Null), "{process}");
+    } else {
+        assert!(process["claimed"].as_array().unwrap().contains(&json!("command")), "{process}");
+    }
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
     assert_eq!(process["user_name"], json!(user));
 }
