@@ -566,7 +566,7 @@ impl ProcessControl {
 }
 
 /// A descriptor of a child that is not reaped, which becomes readable when the child ends.
-fn watch_process(pid: u32) -> Option<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_process(pid: u32) -> Option<AsyncFd<OwnedFd>> {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     #[expect(

@@ -230,7 +230,7 @@ impl Actor for ControlServer {
 }
 
 /// Device and inode of what is there.
-fn identity(path: &Path) -> Option<(u64, u64)> {
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 

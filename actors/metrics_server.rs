@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +20,23 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFut
 use slog::{Logger, info, o, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::process::Command;
 use tokio::sync::Semaphore;
 use vigie_config::model::{LoadedConfig, MetricsSection};
-use vigie_files::published;
 use vigie_metrics::{Form, http};
 use vigie_protocol::catalogue::AgentCondition;
 
 use crate::conditions::Reporter;
 use crate::config_loader::ConfigChanged;
-use crate::control_server::{Asked, bind};
+use crate::control_server::{Asked, bind, identity};
+use crate::descriptors;
 use crate::work_threads::{self, Lane};
 
 /// Name of the socket in the agent's run directory.
 pub const SOCKET_NAME: &str = "metrics.sock";
+
+/// The command of ours that replaces a file by what it reads; its arguments are the file and the number of bytes.
+pub const WRITER_COMMAND: &str = "write-metrics";
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 4;
@@ -48,6 +53,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time after which an address that could not be listened on is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(30);
 
+/// Time after which it is seen that the socket is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// The actor.
 pub struct MetricsServer {
     log: Logger,
@@ -56,6 +64,8 @@ pub struct MetricsServer {
     operators: Option<u32>,
     section: MetricsSection,
     asked: Asked,
+    /// The program of this process.
+    vigie: PathBuf,
     /// The task that accepts on TCP, and the one that writes the file.
     listening: Option<SpawnHandle>,
     writing: Option<SpawnHandle>,
@@ -85,7 +95,13 @@ impl Troubles {
 impl MetricsServer {
     /// A server that asks `asked`.
     #[must_use]
-    pub fn new(log: &Logger, config: &Arc<LoadedConfig>, operators: Option<u32>, asked: Asked) -> Self {
+    pub fn new(
+        log: &Logger,
+        vigie: PathBuf,
+        config: &Arc<LoadedConfig>,
+        operators: Option<u32>,
+        asked: Asked,
+    ) -> Self {
         let reporter = Reporter::agent(asked.conditions.clone());
         Self {
             log: log.new(o!("component" => "metrics_server")),
@@ -93,6 +109,7 @@ impl MetricsServer {
             operators,
             section: config.agent.metrics.clone(),
             asked,
+            vigie,
             listening: None,
             writing: None,
             troubles: Rc::new(Troubles {
@@ -111,15 +128,8 @@ impl MetricsServer {
 
     fn serve_socket(&mut self, ctx: &mut Context<Self>) {
         let path = self.run_dir.join(SOCKET_NAME);
-        match bind(&path, self.operators).and_then(UnixListener::from_std) {
-            Ok(listener) => {
-                ctx.spawn(accept_unix(listener, self.serving(false)).into_actor(self));
-            }
-            Err(error) => {
-                warn!(self.log, "metrics have no socket"; "socket" => ?path, "error" => %error);
-                self.troubles.set(&self.troubles.socket, Some(format!("cannot listen on {path:?}: {error}")));
-            }
-        }
+        let serving = keep_socket(path, self.operators, self.serving(false), self.troubles.clone());
+        ctx.spawn(serving.into_actor(self));
     }
 
     fn serve_listen(&mut self, ctx: &mut Context<Self>) {
@@ -143,6 +153,7 @@ impl MetricsServer {
             return;
         };
         let writing = write_again_and_again(
+            self.vigie.clone(),
             path,
             self.section.textfile_interval,
             self.asked.clone(),
@@ -255,9 +266,47 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
     Some(head)
 }
 
-async fn accept_unix(listener: UnixListener, serving: Serving) {
-    let listener = &listener;
-    serving.accept(|| async move { listener.accept().await.map(|(stream, _)| stream) }).await;
+/// Serves the socket, and makes it again when it cannot be made or is gone.
+async fn keep_socket(path: PathBuf, operators: Option<u32>, serving: Serving, troubles: Rc<Troubles>) {
+    loop {
+        let place = path.clone();
+        let binding = work_threads::run(Lane::Modules, move || {
+            bind(&place, operators).map(|listener| (listener, identity(&place)))
+        });
+        let bound = binding.await.map_err(io::Error::other).and_then(|bound| {
+            let (listener, identity) = bound?;
+            Ok((UnixListener::from_std(listener)?, identity))
+        });
+        let trouble = match bound {
+            Ok((listener, made)) => {
+                troubles.set(&troubles.socket, None);
+                let accepting =
+                    serving.clone().accept(|| async { listener.accept().await.map(|(stream, _)| stream) });
+                tokio::select! {
+                    () = accepting => {}
+                    () = until_gone(&path, made) => {}
+                }
+                format!("{path:?} was removed and is being made again")
+            }
+            Err(error) => {
+                tokio::time::sleep(LISTEN_AGAIN).await;
+                format!("cannot listen on {path:?}: {error}")
+            }
+        };
+        warn!(serving.log, "metrics have no socket"; "why" => &trouble);
+        troubles.set(&troubles.socket, Some(trouble));
+    }
+}
+
+/// Waits until something else, or nothing, is where the socket was made.
+async fn until_gone(path: &Path, made: Option<(u64, u64)>) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let place = path.to_owned();
+        if work_threads::run(Lane::Modules, move || identity(&place)).await.is_ok_and(|found| found != made) {
+            return;
+        }
+    }
 }
 
 /// Listens on TCP; an address that is taken is tried again.
@@ -279,22 +328,55 @@ async fn listen(address: SocketAddr, serving: Serving, troubles: Rc<Troubles>) {
 }
 
 /// Writes the file now and after every interval.
-async fn write_again_and_again(path: PathBuf, interval: Duration, asked: Asked, troubles: Rc<Troubles>) {
+async fn write_again_and_again(
+    vigie: PathBuf,
+    path: PathBuf,
+    interval: Duration,
+    asked: Asked,
+    troubles: Rc<Troubles>,
+) {
+    let cannot = |why: &str| Some(format!("cannot write metrics.textfile = {path:?}: {why}"));
     loop {
         if let Some(status) = asked.status().await {
             let page = vigie_metrics::render(&status, Form::Text);
-            let trouble = write(&path, page).await.err();
-            troubles.set(&troubles.textfile, trouble);
+            let mut writing = std::pin::pin!(write(&vigie, &path, page));
+            // Not two at a time: the one that a disk holds ends when the disk answers.
+            let written = match tokio::time::timeout(PATIENCE, &mut writing).await {
+                Ok(written) => written,
+                Err(_) => {
+                    troubles.set(&troubles.textfile, cannot("its disk does not answer"));
+                    writing.await
+                }
+            };
+            troubles.set(&troubles.textfile, written.err().and_then(|error| cannot(&error.to_string())));
         }
         tokio::time::sleep(interval).await;
     }
 }
 
-async fn write(path: &Path, page: String) -> Result<(), String> {
-    let target = path.to_owned();
-    let writing = work_threads::run(Lane::Metrics, move || {
-        published::replace(&target, page.as_bytes(), vigie_metrics::TEXTFILE_MODE)
-    });
-    let written = writing.await.map_err(|error| error.to_string())?;
-    written.map_err(|error| format!("cannot write metrics.textfile = {path:?}: {error}"))
+/// Has another process write the file: a disk that hangs holds that one, and not the agent.
+async fn write(vigie: &Path, path: &Path, page: String) -> io::Result<()> {
+    let mut command = Command::new(vigie);
+    command
+        .arg0("vigie")
+        .arg(WRITER_COMMAND)
+        .arg(path)
+        .arg(page.len().to_string())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = descriptors::with_reserve(|| command.spawn())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // How it ended says more than a broken pipe.
+        stdin.write_all(page.as_bytes()).await.ok();
+    }
+    let ended = child.wait_with_output().await?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&ended.stderr);
+    Err(io::Error::other(format!("{} ({})", words.trim(), ended.status)))
 }

@@ -43,13 +43,11 @@ pub enum Lane {
     Sinks,
     /// Addresses of the receivers of sinks, which a name server may be slow to give; at most one job for each sink.
     Resolve,
-    /// The file with metrics.
-    Metrics,
 }
 
 impl Lane {
     /// Every lane.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 11] = [
         Self::Journal,
         Self::Log,
         Self::Config,
@@ -61,7 +59,6 @@ impl Lane {
         Self::Fleet,
         Self::Sinks,
         Self::Resolve,
-        Self::Metrics,
     ];
 
     /// Its threads' name, at most 15 bytes (pthread_setname_np(3)).
@@ -78,7 +75,6 @@ impl Lane {
             Self::Fleet => "fleet",
             Self::Sinks => "sinks",
             Self::Resolve => "resolve",
-            Self::Metrics => "metrics",
         }
     }
 

@@ -437,7 +437,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     };
     let operators = agent.operators_group.as_deref().map(operators).transpose()?;
     let operators = operators.map(|group| group.gid.as_raw());
-    let metrics = MetricsServer::new(log, config, operators, asked.clone()).start();
+    let metrics =
+        MetricsServer::new(log, PathBuf::from(OWN_PROGRAM), config, operators, asked.clone()).start();
     loader.try_send(Subscribe(metrics.clone().recipient())).ok();
     let server = ControlServer::open(&agent.run_dir, operators, config, asked, log)
         .map_err(|error| unusable(&error, "see agent.run_dir in the configuration"))?

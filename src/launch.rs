@@ -127,8 +127,9 @@ fn prepare(options: &LaunchOptions) -> Result<(), LaunchError> {
         new_session()?;
     }
     for cgroup in &options.cgroup {
-        // Without it the module still runs; its leftovers are then found by their session only.
-        std::fs::write(cgroup.join("cgroup.procs"), "0").ok();
+        // A module outside of it would escape its limits, and the agent could not end what it leaves behind.
+        std::fs::write(cgroup.join("cgroup.procs"), "0")
+            .map_err(|source| LaunchError::System { action: "enter its control group", source })?;
     }
     for (resource, limit) in
         [(Resource::RLIMIT_AS, options.memory_bytes), (Resource::RLIMIT_NOFILE, options.open_files)]

@@ -67,6 +67,9 @@ fn main() -> ExitCode {
     if command == vigie_actors::sinks::WRITER_COMMAND {
         return writers::write_sink(&arguments.collect::<Vec<_>>());
     }
+    if command == vigie_actors::metrics_server::WRITER_COMMAND {
+        return writers::write_metrics(&arguments.collect::<Vec<_>>());
+    }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

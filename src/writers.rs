@@ -1,5 +1,6 @@
-//! `vigie write-log`, `vigie write-files` and `vigie write-sink`: the processes that write the agent's files, see
-//! [`vigie_log::writer`], [`vigie_files::remote`] and [`vigie_files::line_file`]. Only the agent starts them.
+//! `vigie write-log`, `write-files`, `write-sink` and `write-metrics`: the processes that write the agent's files, see
+//! [`vigie_log::writer`], [`vigie_files::remote`], [`vigie_files::line_file`] and [`vigie_files::published`]. Only the
+//! agent starts them.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use vigie_files::line_file::{LineFile, Rules};
-use vigie_files::remote;
+use vigie_files::{published, remote};
 use vigie_log::writer;
 use vigie_sinks::ack::Envelope;
 
@@ -42,6 +43,23 @@ pub(crate) fn write_sink(arguments: &[OsString]) -> ExitCode {
     if let Err(error) = &written {
         // The agent shows the last words.
         writeln!(io::stderr(), "{path:?}: {error}").ok();
+    }
+    ended(written)
+}
+
+/// Replaces the file with metrics by what comes from the agent.
+pub(crate) fn write_metrics(arguments: &[OsString]) -> ExitCode {
+    let [path, length] = arguments else { return not_for_people() };
+    let Some(length) = length.to_str().and_then(|text| text.parse().ok()) else { return not_for_people() };
+    // All of it, or nothing when the agent was killed meanwhile.
+    let mut page = vec![0; length];
+    let written = io::stdin()
+        .lock()
+        .read_exact(&mut page)
+        .and_then(|()| published::replace(Path::new(path), &page, vigie_metrics::TEXTFILE_MODE));
+    if let Err(error) = &written {
+        // The agent shows the last words.
+        writeln!(io::stderr(), "{error}").ok();
     }
     ended(written)
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vigie_host::mounts::{self, Mount};
+
 /// What a control group can limit, of what modules are limited by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Controller {
@@ -36,9 +38,8 @@ pub(super) struct Hierarchies {
 impl Hierarchies {
     /// Reads both.
     pub(super) fn read() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        Some(Self { mounts, groups })
+        let text = |path: &str| fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Some(Self { mounts: text("/proc/self/mountinfo")?, groups: text("/proc/self/cgroup")? })
     }
 
     /// This process's directory in version 2.
@@ -58,26 +59,16 @@ impl Hierarchies {
         self.directory(path, |kind, options| kind == "cgroup" && options.split(',').any(|one| one == name))
     }
 
-    /// proc_pid_mountinfo(5): field 4 is the directory of the hierarchy that is mounted, field 5 the mount point; after
-    /// the `-` come type, source and options.
     fn directory(&self, path: &str, is_it: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
         self.mounts.lines().find_map(|line| {
-            let (mount, kind) = line.split_once(" - ")?;
-            let mut kind = kind.split(' ');
-            let (name, _, options) = (kind.next()?, kind.next()?, kind.next()?);
-            if !is_it(name, options) {
+            let mount = Mount::parse(line.as_bytes())?;
+            if !is_it(&mount.kind, &mounts::options(line)?) {
                 return None;
             }
-            let mut fields = mount.split(' ').skip(3);
-            let (root, point) = (fields.next()?, fields.next()?);
             // A container can see a part of the hierarchy at the mount point, and name itself from its top.
-            let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
+            let below = Path::new(path).strip_prefix(&mount.root).unwrap_or(Path::new(path));
             let below = below.strip_prefix("/").unwrap_or(below);
-            Some(if below.as_os_str().is_empty() {
-                PathBuf::from(point)
-            } else {
-                Path::new(point).join(below)
-            })
+            Some(if below.as_os_str().is_empty() { mount.point } else { mount.point.join(below) })
         })
     }
 }
@@ -113,6 +104,14 @@ mod tests {
 
         assert_eq!(found.legacy(Controller::Tasks), Some(PathBuf::from("/sys/fs/cgroup/pids/inner")));
         assert_eq!(found.unified(), None);
+    }
+
+    #[test]
+    fn a_blank_in_the_mount_point_is_undone() {
+        let mounts = "5 4 0:36 / /srv/my\\040groups rw - cgroup2 cgroup2 rw\n";
+        let found = hierarchies(mounts, "0::/a\n");
+
+        assert_eq!(found.unified(), Some(PathBuf::from("/srv/my groups/a")));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use vigie_config::files::check_url;
 use vigie_config::sinks::{Address, HttpTarget, Url};
 use vigie_sinks::request::{Extras, Template};
 use vigie_sinks::signature::Keys;
@@ -299,7 +300,13 @@ async fn read_secrets(target: &HttpTarget) -> Result<Secrets, Failure> {
     let unusable = |what: &str| Failure::new(Reason::Secret, what.to_owned()).rests();
     let url = match &target.url {
         Url::Plain(url) => url.clone(),
-        Url::File(path) => secret(path).await?,
+        Url::File(path) => {
+            let url = secret(path).await?;
+            // The address itself is a secret, and stays out of the text.
+            check_url(&url, true)
+                .map_err(|problem| unusable(&format!("the address in {} {problem}", path.display())))?;
+            url
+        }
     };
     let uri: Uri = url.parse().map_err(|_| unusable("the address of the receiver cannot be read"))?;
     let is_encrypted = match uri.scheme_str() {

@@ -4,15 +4,18 @@
 //! agent.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use vigie_config::sinks::{CommandTarget, FileTarget};
 use vigie_sinks::ack::{MAX_ANSWER_BYTES, acknowledged};
@@ -20,7 +23,9 @@ use vigie_sinks::verdict::Reason;
 
 use super::outcome::{Failure, Outcome};
 use super::transport::Batch;
-use crate::descriptors;
+use crate::child::watch_process;
+use crate::work_threads::{self, Lane};
+use crate::{containment, descriptors};
 
 /// The command of ours that writes a file; its arguments are those of `FileTarget`.
 pub const WRITER_COMMAND: &str = "write-sink";
@@ -56,16 +61,54 @@ struct Life {
     /// What came and is no whole line yet.
     input: Vec<u8>,
     last_words: Rc<RefCell<Vec<u8>>>,
+    /// Reads its standard error, which a process that it left may hold open.
+    listening: JoinHandle<()>,
+    /// Tells its end before it is reaped.
+    end: Option<AsyncFd<OwnedFd>>,
     has_session: bool,
+}
+
+impl Life {
+    /// Waits for its end, and ends what it leaves in its session before it is reaped: until then its number is ours.
+    async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        if self.has_session
+            && let (Some(end), Some(pid)) = (&self.end, self.child.id())
+        {
+            drop(end.ready(Interest::READABLE).await);
+            work_threads::run(Lane::Kill, move || containment::kill_session(pid)).await.ok();
+        }
+        self.child.wait().await
+    }
+
+    /// How a program ended that closed a pipe.
+    async fn ended(&mut self, limit: Duration) -> Failure {
+        let how = match timeout(limit.min(END_PATIENCE), self.wait()).await {
+            Ok(Ok(status)) => format!("the program ended ({status})"),
+            _ => "the program closed its pipe and lives on".to_owned(),
+        };
+        // What it said is read by a task that may not have run yet.
+        tokio::task::yield_now().await;
+        let words = String::from_utf8_lossy(&self.last_words.borrow()).trim().to_owned();
+        let detail = if words.is_empty() { how } else { format!("{how}: {words}") };
+        Failure::new(Reason::Exited, detail).unsure()
+    }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
+        self.listening.abort();
         let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
         if self.has_session {
             killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
     }
+}
+
+/// What came of a batch.
+enum Exchanged {
+    All,
+    /// The program has ended, or closed one of its ends.
+    PipeClosed,
 }
 
 impl Program {
@@ -111,15 +154,20 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(self.start.has_session);
-        let mut child = descriptors::with_reserve(|| command.spawn()).map_err(cannot)?;
+        let started = descriptors::with_reserve(|| {
+            let child = command.spawn()?;
+            let end = child.id().and_then(watch_process);
+            Ok((child, end))
+        });
+        let (mut child, end) = started.map_err(cannot)?;
         let missing = || cannot(std::io::Error::other("it has no pipes"));
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let last_words = Rc::new(RefCell::new(Vec::new()));
-        if let Some(stderr) = child.stderr.take() {
-            actix_rt::spawn(listen(stderr, last_words.clone()));
-        }
-        Ok(Life { child, stdin, stdout, input: Vec::new(), last_words, has_session: self.start.has_session })
+        let stderr = child.stderr.take().ok_or_else(missing)?;
+        let listening = actix_rt::spawn(listen(stderr, last_words.clone()));
+        let has_session = self.start.has_session;
+        Ok(Life { child, stdin, stdout, input: Vec::new(), last_words, listening, end, has_session })
     }
 
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Outcome {
@@ -142,8 +190,15 @@ impl Program {
     }
 
     async fn pass(&self, life: &mut Life, batch: &Batch, done: &mut usize) -> Result<(), Failure> {
+        match self.exchange(life, batch, done).await? {
+            Exchanged::All => Ok(()),
+            Exchanged::PipeClosed => Err(life.ended(self.limit).await),
+        }
+    }
+
+    async fn exchange(&self, life: &mut Life, batch: &Batch, done: &mut usize) -> Result<Exchanged, Failure> {
         let lines = batch.records.concat();
-        let Life { child, stdin, stdout, input, last_words, .. } = life;
+        let Life { stdin, stdout, input, .. } = life;
         let writing = async {
             stdin.write_all(&lines).await?;
             stdin.flush().await
@@ -152,12 +207,13 @@ impl Program {
         let mut is_written = false;
         let mut deadline = Instant::now() + self.limit;
         let mut bytes = [0; 4096];
-        while *done < batch.len() {
+        // Written to the end also when it is acknowledged before: the next batch begins with a line of its own.
+        while *done < batch.len() || !is_written {
             tokio::select! {
                 written = &mut writing, if !is_written => {
                     is_written = true;
                     if written.is_err() {
-                        return Err(ended(child, last_words, self.limit).await);
+                        return Ok(Exchanged::PipeClosed);
                     }
                 }
                 read = stdout.read(&mut bytes) => match read {
@@ -167,23 +223,22 @@ impl Program {
                             deadline = Instant::now() + self.limit;
                         }
                     }
-                    Ok(0) | Err(_) => return Err(ended(child, last_words, self.limit).await),
+                    Ok(0) | Err(_) => return Ok(Exchanged::PipeClosed),
                 },
                 () = sleep_until(deadline) => {
                     return Err(Failure::timeout("the program acknowledged nothing", self.limit));
                 }
             }
         }
-        Ok(())
+        Ok(Exchanged::All)
     }
 
     /// Lets the program end by itself.
     pub(super) async fn close(&mut self) {
         if let Some(mut life) = self.life.take() {
             life.stdin.shutdown().await.ok();
-            let Life { child, .. } = &mut life;
             // Standard input is closed by the end of this function at the latest.
-            timeout(END_PATIENCE, child.wait()).await.ok();
+            timeout(END_PATIENCE, life.wait()).await.ok();
         }
     }
 }
@@ -210,19 +265,6 @@ fn take_answers(input: &mut Vec<u8>, batch: &Batch, done: &mut usize) -> Result<
         return Err(Failure::new(Reason::Protocol, "a line that acknowledges is too long").unsure());
     }
     Ok(moved)
-}
-
-/// How a program ended that closed a pipe.
-async fn ended(child: &mut Child, last_words: &Rc<RefCell<Vec<u8>>>, limit: Duration) -> Failure {
-    let how = match timeout(limit.min(END_PATIENCE), child.wait()).await {
-        Ok(Ok(status)) => format!("the program ended ({status})"),
-        _ => "the program closed its pipe and lives on".to_owned(),
-    };
-    // What it said is read by a task that may not have run yet.
-    tokio::task::yield_now().await;
-    let words = String::from_utf8_lossy(&last_words.borrow()).trim().to_owned();
-    let detail = if words.is_empty() { how } else { format!("{how}: {words}") };
-    Failure::new(Reason::Exited, detail).unsure()
 }
 
 /// Keeps the last words.

@@ -38,6 +38,7 @@ use self::module_file::{ModuleShape, Notation, module_config};
 use self::origin::SyntaxError;
 pub use self::places::Places;
 use self::reader::{Problems, unknown};
+pub use self::sink_section::check_url;
 use self::text::Unread;
 use self::toml_format::Toml;
 use crate::builtin::BuiltinModule;

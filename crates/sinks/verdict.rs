@@ -199,7 +199,7 @@ fn bulk(count: usize, body: &[u8]) -> Verdict {
         detail: format!("the answer to the bulk request {what}"),
     };
     let Ok(answer) = serde_json::from_slice::<Value>(body) else {
-        return unclear("cannot be read (is it longer than 1 MiB?)");
+        return unclear("cannot be read (is it longer than 4 MiB?)");
     };
     if answer["errors"] == Value::Bool(false) {
         return Verdict::Stored;

@@ -49,6 +49,9 @@ fn the_socket_shows_the_status_in_the_format_that_is_asked_for() {
     );
     let mode = std::fs::metadata(host.path("run/metrics.sock")).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
+    std::fs::remove_file(host.path("run/metrics.sock")).unwrap();
+    wait_until("the socket is made again", || host.path("run/metrics.sock").exists().then_some(()));
+    assert!(scrape(&host, "").contains("vigie_health "));
     let ran = host.vigie(&["metrics"]);
     assert!(ran.code == 0 && ran.out.contains("vigie_build_info{version="), "{ran:?}");
 }

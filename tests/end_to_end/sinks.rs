@@ -190,11 +190,21 @@ fn a_receiver_that_wants_other_credentials_or_is_elsewhere_rests_until_a_test_wo
         1 => Some(status("401 Unauthorized", "", "who are you")),
         _ => Some(status("200 OK", "", "")),
     });
-    let host =
-        host_with(&format!("[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = {:?}\n", receiver.url()));
+    let host = host_with("");
+    let address = host.path("address");
+    std::fs::write(&address, "http://ann:hunter2@127.0.0.1/").unwrap();
+    std::fs::set_permissions(&address, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let sinks = format!(
+        "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = {:?}\n\
+         [[sink]]\nname = \"named\"\nkind = \"webhook\"\nurl_file = {address:?}\n",
+        receiver.url()
+    );
+    host.configure(&Settings::default(), &format!("{}{sinks}", persistent("says.py", &[])));
     let _agent = host.start();
     say(&host, &[low_alert("x")]);
 
+    let named = wait_sink(&host, "named", |sink| sink["state"] == "resting").to_string();
+    assert!(named.contains("must hold no user and password") && !named.contains("hunter2"), "{named}");
     let resting = wait_sink(&host, "hook", |sink| sink["state"] == "resting");
     assert!(resting["last_error"].as_str().unwrap().contains("not followed"), "{resting}");
     wait_until("the condition stands", || condition(&host, "hook", "sink-refused"));
@@ -446,7 +456,11 @@ fn a_program_takes_alerts_and_what_it_did_not_acknowledge_comes_again_marked() {
     };
     let sinks = section("takes", "")
         + &section("mute", "never")
-        + "[[sink]]\nname = \"ends\"\nkind = \"command\"\ncommand = [\"/bin/false\"]\n";
+        + "[[sink]]\nname = \"ends\"\nkind = \"command\"\ncommand = [\"/bin/false\"]\n"
+        + &format!(
+            "[[sink]]\nname = \"leaves\"\nkind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", {:?}]\n",
+            format!("sleep 1000 >&2 & echo $! >> {}; exit 1", host.path("left").display())
+        );
     host.configure(&Settings::default(), &format!("{}{sinks}", persistent("says.py", &[])));
     let agent = host.start();
     let mut texts: Vec<String> = (0..300).map(|number| low_alert(&number.to_string())).collect();
@@ -462,6 +476,14 @@ fn a_program_takes_alerts_and_what_it_did_not_acknowledge_comes_again_marked() {
     assert_eq!(taken[300]["alert"]["alert"]["path"], HARD);
     wait_sink(&host, "mute", |sink| sink["failures"]["timeout"].as_u64() >= Some(1) && sink["sent"] == 0);
     wait_sink(&host, "ends", |sink| sink["failures"]["exited"].as_u64() >= Some(1) && sink["sent"] == 0);
+    // What a program leaves behind ends with it, also when the program ended by itself.
+    wait_sink(&host, "leaves", |sink| sink["failures"]["exited"].as_u64() >= Some(1));
+    let first = lines(&host.path("left")).first().unwrap().clone();
+    wait_until("what it left is gone", || {
+        let is_there = std::fs::read_to_string(format!("/proc/{first}/stat"))
+            .is_ok_and(|stat| stat.contains("(sleep) S"));
+        (!is_there).then_some(())
+    });
     agent.stop();
 }
 

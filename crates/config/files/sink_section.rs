@@ -357,20 +357,13 @@ fn http(table: &mut Table, kind: Kind, problems: &mut Problems, warnings: &mut P
             return None;
         }
         (Some(url), None) => {
-            if let Err(problem) = check_url(&url) {
+            let has_secret = authorization_file.is_some() || routing_key_file.is_some();
+            if let Err(problem) = check_url(&url, has_secret) {
                 table.complain(problems, "url", format!("{:?} {problem}", cut(&url)));
                 return None;
             }
-            if url.starts_with("http://") && !is_loopback(&url) {
-                if authorization_file.is_some() || routing_key_file.is_some() {
-                    table.complain(
-                        problems,
-                        "url",
-                        "would send a secret in clear over the network: use https://",
-                    );
-                } else {
-                    table.complain(warnings, "url", "sends alerts in clear over the network: use https://");
-                }
+            if is_in_clear(&url) {
+                table.complain(warnings, "url", "sends alerts in clear over the network: use https://");
             }
             Url::Plain(url)
         }
@@ -389,7 +382,11 @@ fn http(table: &mut Table, kind: Kind, problems: &mut Problems, warnings: &mut P
 }
 
 /// Says what is wrong with an address of HTTP.
-fn check_url(url: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// When it is no address, holds a user or a password, which would be shown where the address is, or would take a secret
+/// over the network in clear.
+pub fn check_url(url: &str, has_secret: bool) -> Result<(), &'static str> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let Some(rest) = rest else { return Err("is not http://HOST… or https://HOST…") };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -401,11 +398,18 @@ fn check_url(url: &str) -> Result<(), &'static str> {
             "is not http://HOST… or https://HOST… without blanks and other letters than those of ASCII",
         );
     }
+    if has_secret && is_in_clear(url) {
+        return Err("would send a secret in clear over the network: use https://");
+    }
     Ok(())
 }
 
-fn is_loopback(url: &str) -> bool {
-    let host = url.trim_start_matches("http://").split(['/', '?']).next().unwrap_or_default();
+fn is_in_clear(url: &str) -> bool {
+    url.strip_prefix("http://").is_some_and(|rest| !is_loopback(rest))
+}
+
+fn is_loopback(rest: &str) -> bool {
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = host
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
