@@ -15,6 +15,7 @@
 //! ```
 
 pub mod confirmation;
+pub mod confirmed;
 mod kept_histories;
 pub mod restart;
 
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 use vigie_protocol::message::{ACCEPTED_EXTENSIONS, ConfigParameters, Environment, Message as WireMessage};
 
 use self::confirmation::Confirmation;
+use self::confirmed::Confirmed;
 use self::restart::{RestartHistory, Verdict};
 use crate::conditions::Reporter;
 use crate::config_loader::ConfigChanged;
@@ -170,7 +172,7 @@ struct Module {
     /// What the module made of the newest configuration.
     confirmation: Option<Confirmation>,
     /// The newest configuration that the module confirmed, to go back to when it refuses a newer one.
-    confirmed_config: Option<Box<RawValue>>,
+    confirmed: Option<Confirmed>,
     /// The configuration that the module refused; it is not started with it again.
     refused_config: Option<Box<RawValue>>,
     /// The present life was ordered to end.
@@ -349,7 +351,12 @@ impl Supervisor {
         let Some(confirmation) = &module.confirmation else { return };
         if confirmation.is_in_force() {
             let config = module.spec.as_ref().and_then(|spec| module.runnable_config(spec));
-            module.confirmed_config = config.map(ToOwned::to_owned);
+            let newly = config.filter(|config| !module.has_confirmed(config)).map(Confirmed::now);
+            if newly.is_some() {
+                module.confirmed = newly;
+                let state_dir = &self.config.agent.agent.state_dir;
+                confirmed::store(state_dir, name, module.confirmed.as_ref(), &self.log);
+            }
             if module.refused_config.is_none() {
                 reporter.clear(AgentCondition::ModuleConfigurationRefused);
             }
@@ -359,7 +366,9 @@ impl Supervisor {
                 InForce::Refused => AgentCondition::ModuleConfigurationRefused,
                 _ => AgentCondition::ConfigurationUnconfirmed,
             };
-            reporter.raise(condition, problem);
+            let instead = module.confirmed.as_ref().filter(|_| module.goes_back()).map(|confirmed| &confirmed.at);
+            let instead = instead.map(|at| format!("; it runs with the one that it confirmed at {at}"));
+            reporter.raise(condition, problem + &instead.unwrap_or_default());
         }
         self.confirmations.send_modify(|count| *count += 1);
     }
@@ -373,14 +382,13 @@ impl Supervisor {
             module.confirmation.get_or_insert_with(|| Confirmation::sent(self.config.generation));
         confirmation.exited_with_config(last_words);
         let tried = module.spec.as_ref().and_then(|spec| module.runnable_config(spec)).map(ToOwned::to_owned);
-        let back = module.confirmed_config.clone();
-        let goes_back = module.refused_config.is_none()
-            && back.as_ref().is_some_and(|back| tried.as_ref().is_none_or(|tried| tried.get() != back.get()));
+        let first = module.refused_config.is_none();
         let problem = module.confirmation.as_ref().and_then(Confirmation::problem).unwrap_or_default();
         module.refused_config = tried;
+        let goes_back = first && module.goes_back();
         self.confirmation_changed(name);
         if goes_back {
-            warn!(self.log, "module refuses its configuration and goes back to the one before"; "module" => %name,
+            warn!(self.log, "module refuses its configuration and goes back to the one that it confirmed"; "module" => %name,
                 "error" => ?problem);
             let kept = self.modules.get(name).and_then(|module| module.confirmation.clone());
             self.start_module(name, ctx);
@@ -505,8 +513,15 @@ impl Supervisor {
         kept_histories::store(&self.config.agent.agent.state_dir, histories);
     }
 
-    /// Takes over the histories of the agent before this one.
-    fn restore_histories(&mut self) {
+    /// Takes over what the agent before this one knew of the modules.
+    fn restore_kept(&mut self) {
+        let state_dir = &self.config.agent.agent.state_dir;
+        let kept = confirmed::load(state_dir, |name| self.modules.get(name).is_some_and(Module::is_wanted));
+        for (name, confirmed) in kept {
+            if let Some(module) = self.modules.get_mut(&name) {
+                module.confirmed = Some(confirmed);
+            }
+        }
         let most = self.config.agent.restart.breaker_deaths as usize;
         let kept = kept_histories::load(&self.config.agent.agent.state_dir, most);
         for (name, history) in kept {
@@ -527,6 +542,12 @@ impl Supervisor {
             let problem = spec.config.problem().map(ToString::to_string);
             let reporter = self.services.conditions.about(Subject::Module(spec.name().clone()));
             reporter.set(AgentCondition::ModuleConfigurationInvalid, problem);
+        }
+        for (name, module) in &mut self.modules {
+            // Whoever switches a module off or takes it away does not want its old configuration back.
+            if !module.is_wanted() && module.confirmed.take().is_some() {
+                confirmed::store(&self.config.agent.agent.state_dir, name, None, &self.log);
+            }
         }
     }
 
@@ -652,7 +673,7 @@ impl Module {
             lines: VecDeque::new(),
             feeds: LineFeeds::default(),
             confirmation: None,
-            confirmed_config: None,
+            confirmed: None,
             refused_config: None,
             stopping: false,
             reconfigured: false,
@@ -665,10 +686,23 @@ impl Module {
     fn runnable_config<'a>(&'a self, spec: &'a ModuleSpec) -> Option<&'a RawValue> {
         let newest = spec.config.usable()?;
         let refused = self.refused_config.as_ref().is_some_and(|refused| refused.get() == newest.get());
-        match (&self.confirmed_config, refused) {
-            (Some(before), true) => Some(before),
+        match (&self.confirmed, refused) {
+            (Some(before), true) => Some(&before.config),
             _ => Some(newest),
         }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.section.enabled)
+    }
+
+    fn has_confirmed(&self, config: &RawValue) -> bool {
+        self.confirmed.as_ref().is_some_and(|confirmed| confirmed.config.get() == config.get())
+    }
+
+    /// Whether it refused its configuration and has confirmed another one.
+    fn goes_back(&self) -> bool {
+        self.confirmed.is_some() && self.refused_config.as_ref().is_some_and(|refused| !self.has_confirmed(refused))
     }
 
     fn answer_starting(&mut self, answer: &Result<u32, String>) {
@@ -746,7 +780,7 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         self.take_specs();
-        self.restore_histories();
+        self.restore_kept();
         for name in self.names() {
             self.start_module(&name, ctx);
         }

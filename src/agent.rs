@@ -36,7 +36,7 @@ use vigie_actors::query_router::QueryRouter;
 use vigie_actors::run_directory::{DirectoryError, LockedDirectory};
 use vigie_actors::sinks::{Sinks, SinksSpec, StopSinks};
 use vigie_actors::socket_registry::SocketRegistry;
-use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor};
+use vigie_actors::supervisor::{HostFacts, StopAll, Supervisor, confirmed};
 use vigie_actors::work_threads::{self, Lane};
 use vigie_config::difference::runs;
 use vigie_config::files::{self, LoadOptions};
@@ -115,7 +115,7 @@ struct Prepared {
 }
 
 fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failure> {
-    let (options, config) =
+    let (options, mut config) =
         load_with_memory(LoadOptions { run_dir, ..LoadOptions::at_start(args.config.clone()) }).map_err(
             |problems| {
                 for problem in &problems {
@@ -125,7 +125,7 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
                 Failure::new(Exit::Config, "the configuration is invalid, the agent does not start", hint)
             },
         )?;
-    let agent = &config.agent.agent;
+    let agent = config.agent.agent.clone();
     let run_lock = LockedDirectory::lock(&agent.run_dir, 0o700).map_err(|error| directory_failure(&error))?;
     if let Some(name) = &agent.operators_group {
         let group = operators(name)?;
@@ -144,6 +144,7 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
     // Modules of other users pass through to their own directory.
     let state_lock =
         LockedDirectory::lock(&agent.state_dir, 0o711).map_err(|error| directory_failure(&error))?;
+    confirmed::restore(&mut config);
     let limit_stays_low = allow_open_files();
     reserve_descriptors(&config)?;
     let agent_log = AgentLog::open_through(&config.agent.logging, Path::new(OWN_PROGRAM));

@@ -93,6 +93,81 @@ fn a_module_that_exits_with_78_goes_back_to_the_configuration_that_it_confirmed(
     assert!(condition["detail"].as_str().unwrap().contains("cannot work with v = exit"), "{condition}");
 }
 
+/// Waits for what the module said in the life of this agent.
+fn wait_log(host: &Host, text: &str) -> String {
+    wait_until(text, || {
+        let logs = host.vigie(&["module", "logs", "confirms"]).out;
+        logs.contains(text).then_some(logs)
+    })
+}
+
+/// Restarts the agent over a module's new file, with what `between` does to the host while nothing runs.
+fn restarted(host: &Host, between: impl FnOnce()) -> crate::harness::Agent<'_> {
+    let agent = host.start();
+    host.wait_running("confirms");
+    wait_until("the first configuration is confirmed", || (state(host) == "in_force").then_some(()));
+    wait_until("it is kept", || host.path("state/confirmed/confirms.json").exists().then_some(()));
+    agent.stop();
+    between();
+    host.start()
+}
+
+#[test]
+fn after_a_restart_of_the_agent_a_module_goes_back_to_the_configuration_that_it_confirmed_before() {
+    let host = host_with("take");
+
+    let agent = restarted(&host, || write(&host, "exit"));
+
+    let condition = host.wait_condition("confirms", "module-configuration-refused");
+    let detail = condition["detail"].as_str().unwrap();
+    assert!(detail.contains("cannot work with v = exit"), "{condition}");
+    assert!(detail.contains("it runs with the one that it confirmed at 20"), "{condition}");
+    let module = host.wait_for("confirms", |module| module["pid"].is_u64() && module["incarnation"] == 2);
+    assert_eq!(module["configuration"]["state"], "refused", "{module}");
+    wait_log(&host, "got take");
+    assert_eq!(host.vigie(&["status"]).code, 1);
+
+    // A narrower file that the module takes is the one to go back to from then on.
+    write(&host, "narrow");
+    assert_eq!(host.vigie(&["reload"]).code, 0);
+    assert_eq!(host.status()["health"], "healthy");
+    agent.stop();
+    write(&host, "exit");
+    let _agent = host.start();
+    host.wait_condition("confirms", "module-configuration-refused");
+    let logs = wait_log(&host, "got narrow");
+    assert!(!logs.contains("got take"), "{logs}");
+}
+
+#[test]
+fn a_file_that_is_broken_when_the_agent_starts_leaves_the_module_with_what_it_confirmed() {
+    let host = host_with("take");
+
+    let _agent = restarted(&host, || {
+        fs::write(host.path("modules.d/confirms.cfg"), "[x\n").expect("the test owns the directory");
+    });
+
+    host.wait_condition("confirms", "module-configuration-invalid");
+    wait_log(&host, "got take");
+    assert_eq!(host.vigie(&["status"]).code, 1);
+}
+
+#[test]
+fn a_module_that_was_switched_off_does_not_get_its_old_configuration_back() {
+    let host = host_with("take");
+    let off = crate::harness::module("persistent", "confirms", "confirms.py", &[], "enabled = false");
+
+    let agent = restarted(&host, || host.configure(&Settings::default(), &off));
+    host.wait_for("confirms", |module| module["state"] == "idle");
+    agent.stop();
+    host.configure(&Settings::default(), &persistent("confirms.py", &[]));
+    write(&host, "exit");
+    let _agent = host.start();
+
+    host.wait_for("confirms", |module| module["state"] == "failed");
+    assert!(!host.vigie(&["module", "logs", "confirms"]).out.contains("got take"));
+}
+
 #[test]
 fn a_module_that_refuses_its_first_configuration_is_not_a_crash_loop() {
     let host = host_with("exit");
