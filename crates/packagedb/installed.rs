@@ -146,6 +146,11 @@ pub fn visit(root: &Path, manager: Manager, visitor: &mut dyn Visitor) -> Vec<Un
     }
 }
 
+/// The file of rpm's database.
+pub(crate) fn rpm_database(root: &Path) -> Option<PathBuf> {
+    rpm::find(root).map(|(path, _)| path)
+}
+
 fn unread(path: &Path, why: impl std::fmt::Display) -> Unread {
     Unread { path: path.to_owned(), why: why.to_string() }
 }

@@ -1,7 +1,6 @@
 //! What the package managers of the host recorded of its files.
 //!
-//! dpkg and apk keep their databases as text, which is read here; whose file a path is on a host of rpm is not told,
-//! because its database is one of SQLite. A record says what a package brought, not what is right: whoever may change
+//! dpkg and apk keep their databases as text, which is read here; rpm's is read through [`crate::installed`]. A record says what a package brought, not what is right: whoever may change
 //! a program of the system may change the record as well.
 //!
 //! ```text
@@ -24,10 +23,11 @@ use std::time::{Duration, Instant};
 use md5::Md5;
 use rustix::fs::OFlags;
 use sha1::Sha1;
-use sha2::Digest;
+use sha2::{Digest, Sha256};
 
 pub(crate) mod apk;
 pub(crate) mod dpkg;
+mod rpm;
 
 /// How long it is believed that the databases are as they were read. Reading what dpkg changed costs milliseconds,
 /// and while it works it changes something many times a second.
@@ -108,16 +108,27 @@ pub struct Recorded {
     pub md5: Option<[u8; 16]>,
     /// The SHA-1 that apk recorded of the file's content, or of the target of a symbolic link.
     pub sha1: Option<[u8; 20]>,
+    /// The SHA-256 that rpm recorded of the file's content.
+    pub sha256: Option<[u8; 32]>,
     /// It is configuration: the administrator may well change it, and the manager keeps that.
     pub configuration: bool,
 }
 
 impl Recorded {
+    /// Whether a digest is recorded, as it is of regular files only. apk's say nothing: it records those of links as well.
+    #[must_use]
+    pub fn is_regular(&self) -> bool {
+        self.md5.is_some() || self.sha256.is_some()
+    }
+
     /// Whether a file's content is as it was recorded; `None` when nothing was recorded of it.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn matches(&self, file: impl Read) -> io::Result<Option<bool>> {
+        if let Some(sha256) = self.sha256 {
+            return Ok(Some(digest_of::<Sha256>(file)? == sha256));
+        }
         match (self.md5, self.sha1) {
             (Some(md5), _) => Ok(Some(md5_of(file)? == md5)),
             (None, Some(sha1)) => Ok(Some(sha1_of(file)? == sha1)),
@@ -168,6 +179,7 @@ struct Databases {
     aliases: Aliases,
     dpkg: dpkg::Database,
     apk: apk::Database,
+    rpm: rpm::Database,
     believed_until: Instant,
 }
 
@@ -190,22 +202,25 @@ impl Packages {
             aliases: Aliases::default(),
             dpkg: dpkg::Database::at(&self.root),
             apk: apk::Database::at(&self.root),
+            rpm: rpm::Database::at(&self.root),
             believed_until: now,
         });
-        let Databases { aliases, dpkg, apk, believed_until } = databases;
+        let Databases { aliases, dpkg, apk, rpm, believed_until } = databases;
         if *believed_until <= now {
             let read = Aliases::of(&self.root);
             if read != *aliases {
                 *aliases = read;
                 *dpkg = dpkg::Database::at(&self.root);
                 *apk = apk::Database::at(&self.root);
+                *rpm = rpm::Database::at(&self.root);
             }
             dpkg.refresh(aliases);
             apk.refresh(aliases);
+            rpm.refresh(aliases);
             *believed_until = now + BELIEVED;
         }
         let path = aliases.resolve(path.as_os_str().as_bytes());
-        dpkg.find(&path, aliases).or_else(|| apk.find(&path, aliases))
+        dpkg.find(&path, aliases).or_else(|| apk.find(&path, aliases)).or_else(|| rpm.find(&path))
     }
 
     /// The versions of all packages that one manager has installed, as its database has them now.
@@ -214,7 +229,7 @@ impl Packages {
         match manager {
             Manager::Dpkg => dpkg::versions(&self.root),
             Manager::Apk => apk::versions(&self.root),
-            Manager::Rpm => BTreeMap::new(),
+            Manager::Rpm => rpm::versions(&self.root),
         }
     }
 

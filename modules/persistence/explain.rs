@@ -66,6 +66,19 @@ const GENERATED: &[(&str, &str)] = &[
     ("/boot/grub2/grub.cfg", "grub2-mkconfig"),
 ];
 
+/// Where databases of packages are.
+const DATABASES: [&str; 9] = [
+    "/var/lib/dpkg/status",
+    "/lib/apk/db/installed",
+    "/usr/lib/apk/db/installed",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "/usr/lib/sysimage/rpm/Packages.db",
+    "/usr/lib/sysimage/rpm/Packages",
+    "/var/lib/rpm/rpmdb.sqlite",
+    "/var/lib/rpm/Packages.db",
+    "/var/lib/rpm/Packages",
+];
+
 /// Where a file comes from, and who owns it.
 #[derive(Debug, Clone)]
 pub(crate) struct Explained {
@@ -85,7 +98,7 @@ pub(crate) struct Explainer<'t> {
     tree: &'t Tree,
     packages: Packages,
     asked_at: Instant,
-    /// A database of dpkg or apk is there.
+    /// A database of packages is there.
     knows_packages: bool,
     /// Digests that ucf recorded.
     ucf: HashMap<Vec<u8>, [u8; 16]>,
@@ -97,10 +110,9 @@ impl<'t> Explainer<'t> {
         let asked_at = Instant::now();
         let is_there =
             |path: &str| tree.find(path.as_bytes()).is_ok_and(|entry| entry.path == path.as_bytes());
-        let knows_packages =
-            ["/var/lib/dpkg/status", "/lib/apk/db/installed", "/usr/lib/apk/db/installed"].iter().any(
-                |path| is_there(path) || tree.find(path.as_bytes()).is_ok_and(|entry| entry.status.is_file()),
-            );
+        let knows_packages = DATABASES.iter().any(|path| {
+            is_there(path) || tree.find(path.as_bytes()).is_ok_and(|entry| entry.status.is_file())
+        });
         let ucf = tree.read("/var/lib/ucf/hashfile", MAX_DATABASE).unwrap_or_default();
         Self { tree, packages: Packages::at(root), asked_at, knows_packages, ucf: read_ucf(&ucf) }
     }
@@ -168,11 +180,13 @@ impl<'t> Explainer<'t> {
                 (Origin::Modified(changed), None)
             }
             (Some(_), None) => (Origin::Unknown, Some("its content was not compared")),
-            (None, _) if recorded.sha1.is_some() => match entry.open().map(|file| recorded.matches(file)) {
-                Ok(Ok(Some(true))) => (Origin::Packaged, None),
-                Ok(Ok(_)) => (Origin::Modified(Changed::Anywhere), None),
-                _ => (Origin::Unknown, Some("its content was not compared")),
-            },
+            (None, _) if recorded.sha1.is_some() || recorded.sha256.is_some() => {
+                match entry.open().map(|file| recorded.matches(file)) {
+                    Ok(Ok(Some(true))) => (Origin::Packaged, None),
+                    Ok(Ok(_)) => (Origin::Modified(Changed::Anywhere), None),
+                    _ => (Origin::Unknown, Some("its content was not compared")),
+                }
+            }
             (None, _) => (Origin::Packaged, Some("its package records no digest of it")),
         };
         Explained { origin, package, note }
@@ -262,9 +276,9 @@ impl<'t> Explainer<'t> {
     /// Where a symbolic link comes from.
     pub(crate) fn link(&mut self, entry: &Entry) -> Explained {
         if let Some(recorded) = self.recorded(&entry.path) {
-            let package = Some(recorded.package);
+            let package = Some(recorded.package.clone());
             // A digest is recorded of files only.
-            return if recorded.md5.is_some() {
+            return if recorded.is_regular() {
                 let origin = Origin::Modified(Changed::Anywhere);
                 Explained { origin, package, note: Some("a link has taken the place of the packaged file") }
             } else {

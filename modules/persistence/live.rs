@@ -321,7 +321,7 @@ impl Scan<'_> {
             if is_code
                 && self.wants("binary-changed")
                 && let Some(recorded) = self.explainer.recorded(&entry.path)
-                && recorded.md5.is_some()
+                && recorded.is_regular()
             {
                 let opened = self.open(entry.clone(), "binary-changed");
                 if !opened.explained.origin.is_explained() {

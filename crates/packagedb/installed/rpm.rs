@@ -34,7 +34,7 @@ enum DatabaseError {
     Unsound(&'static str),
 }
 
-fn find(root: &Path) -> Option<(PathBuf, &'static str)> {
+pub(super) fn find(root: &Path) -> Option<(PathBuf, &'static str)> {
     let places = DIRECTORIES.iter().flat_map(|directory| [SQLITE, NDB, BDB].map(|name| (directory, name)));
     places.map(|(directory, name)| (root.join(directory).join(name), name)).find(|(path, _)| path.is_file())
 }

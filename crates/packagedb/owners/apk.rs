@@ -160,6 +160,7 @@ impl Database {
             version: version.to_string(),
             md5: None,
             sha1,
+            sha256: None,
             // What apk protects unless it is told otherwise, see apk-protected_paths(5).
             configuration: path.starts_with(b"/etc/") && !path.starts_with(b"/etc/init.d/"),
         })

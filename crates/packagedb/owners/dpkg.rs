@@ -222,6 +222,7 @@ impl Database {
             version: version.to_string(),
             md5,
             sha1: None,
+            sha256: None,
             configuration,
         })
     }

@@ -1,5 +1,4 @@
-//! What is read of the databases, beside the programs of Debian that read them too. Without such a program its test
-//! does nothing.
+//! What is read of the databases, beside the programs that read them too.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -7,12 +6,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 use vigie_packagedb::installed::{Algorithm, FileRecord, Package, Unread, Visitor, Want, managers, visit};
-use vigie_packagedb::owners::Manager;
+use vigie_packagedb::owners::{Manager, Packages};
 use vigie_packagedb::sqlite::{Database, Value};
+
+#[expect(clippy::disallowed_methods, reason = "any time will do to begin with")]
+fn some_time() -> Instant {
+    Instant::now()
+}
 
 /// Takes everything.
 #[derive(Default)]
@@ -269,9 +274,30 @@ fn bdb(blobs: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
+fn a_package_that_rpm_removes_owns_nothing_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    if rpm_database(directory.path()).is_none() {
+        return vigie_skipped::skipped("rpmbuild is not installed");
+    }
+    let mut owners = Packages::at(directory.path());
+    let now = some_time();
+    let path = Path::new("/opt/second/file");
+    assert!(owners.find(path, now).is_some());
+
+    let database = directory.path().join("var/lib/rpm").display().to_string();
+    output("rpm", &["--dbpath", &database, "-e", "--justdb", "second"]);
+
+    assert!(owners.find(path, now).is_some(), "it is believed for a second");
+    assert_eq!(owners.find(path, now + Duration::from_secs(1)), None);
+    assert!(owners.find(Path::new("/opt/first/file"), now).is_some());
+}
+
+#[test]
 fn each_kind_of_database_of_rpm_is_read_as_rpm_reads_it() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(listed) = rpm_database(directory.path()) else { return };
+    let Some(listed) = rpm_database(directory.path()) else {
+        return vigie_skipped::skipped("rpmbuild is not installed");
+    };
     let listed: BTreeSet<String> = listed
         .lines()
         .map(|line| {
@@ -298,6 +324,23 @@ fn each_kind_of_database_of_rpm_is_read_as_rpm_reads_it() {
 
         assert_eq!(problems, [], "{name}");
         assert_eq!(as_rpm_prints(&packages), listed, "{name}");
+        let mut owners = Packages::at(directory.path());
+        let mut owner = |path: &str| owners.find(Path::new(path), some_time());
+        let file = owner("/opt/first/file").unwrap();
+        assert_eq!(
+            (file.manager, &*file.package, &*file.version),
+            (Manager::Rpm, "first", "4:1.2-3"),
+            "{name}"
+        );
+        assert_eq!(file.matches(&b"hello\n"[..]).unwrap(), Some(true));
+        assert_eq!(file.matches(&b"changed\n"[..]).unwrap(), Some(false));
+        assert_eq!(owner("/opt/second/a-rather-long-name-of-a-file-number-300").unwrap().package, "second");
+        assert_eq!(owner("/opt/second/link").unwrap().matches(&b""[..]).unwrap(), None);
+        assert_eq!(owner("/opt/first/other"), None);
+        assert_eq!(
+            owners.versions(Manager::Rpm),
+            ["first", "second"].map(|name| (name.to_owned(), "4:1.2-3".to_owned())).into()
+        );
         let first = packages.iter().find(|(package, _)| package.name == "first").unwrap();
         let file = first.1.iter().find(|file| file.path.ends_with(b"/file")).unwrap();
         assert_eq!(file.digest.as_ref().unwrap().algorithm, Algorithm::Sha256);

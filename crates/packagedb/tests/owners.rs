@@ -67,7 +67,7 @@ fn md5_text(text: &str) -> String {
 
 fn recorded(package: &str, version: &str, md5: Option<[u8; 16]>, configuration: bool) -> Recorded {
     let (package, version) = (package.to_owned(), version.to_owned());
-    Recorded { manager: Manager::Dpkg, package, version, md5, sha1: None, configuration }
+    Recorded { manager: Manager::Dpkg, package, version, md5, sha1: None, sha256: None, configuration }
 }
 
 #[test]
@@ -342,6 +342,7 @@ fn apk_records_are_read_and_read_again() {
             version: version.to_owned(),
             md5: None,
             sha1,
+            sha256: None,
             configuration,
         };
         assert_eq!(host.find(path), Some(expected), "{path}");

@@ -5,5 +5,6 @@ mod blind;
 mod cases;
 mod managers;
 mod quiet;
+mod rpm;
 mod running;
 mod who;

@@ -67,6 +67,7 @@ impl Incoming {
             version: self.package.version.clone(),
             md5: Some(md5),
             sha1: None,
+            sha256: None,
             configuration: false,
         })
     }
