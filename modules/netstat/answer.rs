@@ -80,6 +80,9 @@ struct Element<'a> {
     number: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<&'a str>,
+    /// The interface without which the address is not one: of one that holds on one link only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'a str>,
     /// What a difference between two views means.
     #[serde(skip_serializing_if = "Option::is_none")]
     evidence: Option<&'static str>,
@@ -115,8 +118,14 @@ impl Element<'_> {
             Some(Shown::Masked) => MASKED.len(),
             None => 0,
         };
-        let texts =
-            [self.local_hardware, self.remote_hardware, self.namespace, self.interface, self.evidence];
+        let texts = [
+            self.local_hardware,
+            self.remote_hardware,
+            self.namespace,
+            self.interface,
+            self.zone,
+            self.evidence,
+        ];
         let path = self.path.map_or(0, |path| path.len() * 2);
         let processes = self.processes.iter().flat_map(|all| all.owners.of(all.inode)).map(|process| {
             let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -296,12 +305,20 @@ impl<'a> Context<'a> {
         let own_namespace = self.parameters.namespaces.then_some(namespace);
         match &hit.matched {
             Match::Hardware(hardware) => Element {
-                local_hardware: Some(hardware.as_str()).filter(|hardware| !hardware.is_empty()),
+                local_hardware: Some(hardware.what.as_str()).filter(|hardware| !hardware.is_empty()),
                 namespace: own_namespace,
+                interface: interface(findings, hardware.interface),
                 ..Element::default()
             },
             Match::Address(address) => {
-                Element { local_address: Some(*address), namespace: own_namespace, ..Element::default() }
+                let interface = interface(findings, address.interface);
+                Element {
+                    local_address: Some(address.what),
+                    namespace: own_namespace,
+                    interface,
+                    zone: interface.filter(|_| is_of_one_link(address.what)),
+                    ..Element::default()
+                }
             }
             Match::Neighbour(neighbour) => Element {
                 remote_hardware: Some(&neighbour.hardware),
@@ -361,6 +378,11 @@ impl<'a> Context<'a> {
     }
 }
 
+/// Whether an address is one only together with an interface: `fe80::/10`.
+fn is_of_one_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 /// The name of an interface; its number where it has none any more.
 fn interface(findings: &Findings, number: u32) -> Option<&str> {
     findings.interfaces.get(&number).map(String::as_str)
@@ -372,7 +394,12 @@ pub fn masked_form(place: &[&str]) -> Showing {
     match place {
         // The asked value is the investigator's own.
         ["elements"] | ["elements", _] | ["elements", _, _] => Showing::Inside,
-        ["elements", "localmac" | "localip", _, "localmacaddr" | "localaddr" | "namespace"]
+        [
+            "elements",
+            "localmac" | "localip",
+            _,
+            "localmacaddr" | "localaddr" | "namespace" | "interface" | "zone",
+        ]
         | ["elements", "neighbormac" | "neighborip", _, "remotemacaddr" | "remoteaddr" | "namespace"] => {
             Showing::Anything
         }
@@ -585,6 +612,7 @@ mod tests {
             path: Some("\\x00\\x00"),
             number: Some(u16::MAX),
             interface: Some("enp0s31f6np0d15"),
+            zone: Some("enp0s31f6np0d15"),
             evidence: Some(View::Descriptors.evidence()),
             other_state: None,
             processes: Some(ProcessesOf { owners: &owners, inode: 1, extraprivacy: false }),

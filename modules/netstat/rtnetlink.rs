@@ -57,11 +57,20 @@ pub fn hardware_text(bytes: &[u8]) -> String {
     pairs.join(":")
 }
 
+/// Something of this host, and the number of the interface that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Own<T> {
+    /// What it is.
+    pub what: T,
+    /// The interface's number.
+    pub interface: u32,
+}
+
 /// The hardware address of each interface of this thread's network namespace; empty where it has none.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn hardware_addresses() -> Result<Vec<String>, NetlinkError> {
+pub fn hardware_addresses() -> Result<Vec<Own<String>>, NetlinkError> {
     dump(GET_LINK, NEW_LINK, &[0; LINK_BYTES], parse_link)
 }
 
@@ -77,7 +86,7 @@ pub fn interface_names() -> Result<BTreeMap<u32, String>, NetlinkError> {
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
+pub fn addresses() -> Result<Vec<Own<IpAddr>>, NetlinkError> {
     dump(GET_ADDRESS, NEW_ADDRESS, &[0; ADDRESS_BYTES], parse_address)
 }
 
@@ -112,12 +121,13 @@ fn dump<T>(
     })
 }
 
-fn parse_link(payload: &[u8]) -> Option<String> {
-    // struct ifinfomsg: family, padding, then the kind of hardware.
-    let kind = u16_at(payload, 2)?;
+fn parse_link(payload: &[u8]) -> Option<Own<String>> {
+    // struct ifinfomsg: family, padding, the kind of hardware, then the number.
+    let (kind, interface) = (u16_at(payload, 2)?, u32_at(payload, 4)?);
     let hardware = attribute(payload.get(LINK_BYTES..)?, LINK_HARDWARE).unwrap_or_default();
     let real = hardware.iter().any(|byte| *byte != 0) && !TUNNELS.contains(&kind);
-    Some(if real { hardware_text(hardware) } else { String::new() })
+    let what = if real { hardware_text(hardware) } else { String::new() };
+    Some(Own { what, interface })
 }
 
 fn parse_name(payload: &[u8]) -> Option<(u32, String)> {
@@ -128,9 +138,12 @@ fn parse_name(payload: &[u8]) -> Option<(u32, String)> {
     Some((number, String::from_utf8_lossy(name).into_owned()))
 }
 
-fn parse_address(payload: &[u8]) -> Option<IpAddr> {
+fn parse_address(payload: &[u8]) -> Option<Own<IpAddr>> {
+    // struct ifaddrmsg: family, length of the prefix, flags, scope, then the interface's number.
+    let interface = u32_at(payload, 4)?;
     let all = payload.get(ADDRESS_BYTES..)?;
-    ip_address(attribute(all, ADDRESS_LOCAL).or_else(|| attribute(all, ADDRESS_ANY))?)
+    let what = ip_address(attribute(all, ADDRESS_LOCAL).or_else(|| attribute(all, ADDRESS_ANY))?)?;
+    Some(Own { what, interface })
 }
 
 fn parse_neighbour(payload: &[u8]) -> Option<Neighbour> {
@@ -194,9 +207,12 @@ mod tests {
 
     #[test]
     fn the_address_of_this_end_of_a_link_counts() {
-        let bytes = with_attributes(&[0; ADDRESS_BYTES], &[(1, &[10, 0, 0, 2]), (2, &[10, 0, 0, 1])]);
+        let mut header = [0; ADDRESS_BYTES];
+        header[4..].copy_from_slice(&3_u32.to_ne_bytes());
+        let bytes = with_attributes(&header, &[(1, &[10, 0, 0, 2]), (2, &[10, 0, 0, 1])]);
 
-        assert_eq!(parse_address(&bytes), Some(IpAddr::from([10, 0, 0, 1])));
+        let own = parse_address(&bytes).unwrap();
+        assert_eq!((own.what, own.interface), (IpAddr::from([10, 0, 0, 1]), 3));
     }
 
     #[test]
@@ -204,10 +220,10 @@ mod tests {
         let mut tunnel = [0; LINK_BYTES];
         tunnel[2..4].copy_from_slice(&768u16.to_ne_bytes());
 
-        assert_eq!(parse_link(&with_attributes(&[0; LINK_BYTES], &[(1, &[0; 6])])).unwrap(), "");
-        assert_eq!(parse_link(&with_attributes(&tunnel, &[(1, &[10, 0, 0, 1])])).unwrap(), "");
+        assert_eq!(parse_link(&with_attributes(&[0; LINK_BYTES], &[(1, &[0; 6])])).unwrap().what, "");
+        assert_eq!(parse_link(&with_attributes(&tunnel, &[(1, &[10, 0, 0, 1])])).unwrap().what, "");
         assert_eq!(
-            parse_link(&with_attributes(&[0; LINK_BYTES], &[(1, &[2, 0, 0, 0, 0, 1])])).unwrap(),
+            parse_link(&with_attributes(&[0; LINK_BYTES], &[(1, &[2, 0, 0, 0, 0, 1])])).unwrap().what,
             "02:00:00:00:00:01"
         );
     }

@@ -25,7 +25,7 @@ use crate::other::{self, Other, Read};
 use crate::parameters::{Kind, Parameters};
 use crate::proc_net::ProcNet;
 use crate::processes;
-use crate::rtnetlink::{self, Neighbour};
+use crate::rtnetlink::{self, Neighbour, Own};
 use crate::sock_diag::SockDiag;
 use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted};
 
@@ -66,9 +66,9 @@ pub enum Backend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     /// The hardware address of an interface of this host.
-    Hardware(String),
+    Hardware(Own<String>),
     /// An address of this host.
-    Address(IpAddr),
+    Address(Own<IpAddr>),
     /// Another host.
     Neighbour(Neighbour),
     /// A socket.
@@ -346,7 +346,9 @@ fn name_interfaces(findings: &mut Findings) {
     let number = |hit: &Hit| match &hit.matched {
         Match::Socket(socket) | Match::Missing(_, socket) => socket.interface,
         Match::Other(other) => other.interface,
-        Match::Hardware(_) | Match::Address(_) | Match::Neighbour(_) => 0,
+        Match::Hardware(own) => own.interface,
+        Match::Address(own) => own.interface,
+        Match::Neighbour(_) => 0,
     };
     if findings.hits.iter().all(|hit| number(hit) == 0) {
         return;
@@ -392,7 +394,7 @@ fn search_interfaces(parameters: &Parameters, findings: &mut Findings) {
             Ok(all) => {
                 for hardware in all {
                     findings.examined += 1;
-                    parameters.local_mac.matcher.matches(&hardware, |place| {
+                    parameters.local_mac.matcher.matches(&hardware.what, |place| {
                         findings.add(Hit {
                             kind: Kind::LocalMac,
                             place,
@@ -409,8 +411,9 @@ fn search_interfaces(parameters: &Parameters, findings: &mut Findings) {
             Ok(all) => {
                 for address in all {
                     findings.examined += 1;
-                    parameters.local_ip.matcher.matches(address, |place| {
-                        findings.add(Hit { kind: Kind::LocalIp, place, matched: Match::Address(address) });
+                    parameters.local_ip.matcher.matches(address.what, |place| {
+                        let matched = Match::Address(address.clone());
+                        findings.add(Hit { kind: Kind::LocalIp, place, matched });
                     });
                 }
             }
@@ -753,7 +756,11 @@ mod tests {
 
     #[test]
     fn many_namespaces_together_keep_no_more_than_one_may() {
-        let hit = Hit { kind: Kind::LocalIp, place: 0, matched: Match::Address([10, 0, 0, 1].into()) };
+        let hit = Hit {
+            kind: Kind::LocalIp,
+            place: 0,
+            matched: Match::Address(Own { what: [10, 0, 0, 1].into(), interface: 1 }),
+        };
         let mut progress = Progress::default();
 
         for _ in 0..3 {

@@ -66,6 +66,8 @@ fn row(kind: &str, asked: &str, one: &Value) -> Vec<Cell> {
         all.join(",")
     };
     let local = match text("path") {
+        // As programs take it.
+        path if path.is_empty() && !text("zone").is_empty() => text("localaddr") + "%" + &text("zone"),
         path if path.is_empty() => end("localaddr", "localport"),
         path => path,
     };

@@ -88,7 +88,10 @@ fn address(text: &str) -> IpAddr {
 fn of_mig(result: &Value, kind: &str, asked: &str) -> Vec<Value> {
     let mut elements = elements(result, kind, asked).to_vec();
     for element in &mut elements {
-        element.as_object_mut().unwrap().retain(|key, _| !["protocol", "state"].contains(&key.as_str()));
+        element
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| !["protocol", "state", "interface"].contains(&key.as_str()));
     }
     elements.sort_by_key(Value::to_string);
     elements
@@ -124,7 +127,7 @@ fn what_two_namespaces_say_to_each_other_is_found_in_both() {
     let result = ask(&json!({
         "connectedip": ["10.77.9.0/24", "fd77:9::/64"], "listeningport": [port_text],
         "neighborip": ["10.77.9.1", "fd77:9::2"], "neighbormac": ["^02:77:01:00:00:01$"],
-        "localip": ["10.77.9.0/24"], "localmac": ["02:77:01:00:00:02"], "namespaces": true,
+        "localip": ["10.77.9.0/24", "fe80::/10"], "localmac": ["02:77:01:00:00:02"], "namespaces": true,
     }));
 
     assert_eq!(result["success"], json!(true), "{result}");
@@ -156,7 +159,14 @@ fn what_two_namespaces_say_to_each_other_is_found_in_both() {
         "02:77:01:00:00:01",
         &right_name
     )));
-    assert_eq!(elements(&result, "localip", "10.77.9.0/24").len(), 2);
+    let own = elements(&result, "localip", "10.77.9.0/24");
+    assert!(
+        own.len() == 2 && own.iter().all(|own| own["interface"].is_string() && own["zone"].is_null()),
+        "{own:?}"
+    );
+    let of_one_link = elements(&result, "localip", "fe80::/10");
+    let is_right = |own: &&Value| own["namespace"] == right_name && own["localaddr"] == "fe80::77:1ff:fe00:2";
+    assert_eq!(of_one_link.iter().find(is_right).unwrap()["zone"], "veth0", "{of_one_link:?}");
     assert_eq!(
         of_mig(&result, "localmac", "02:77:01:00:00:02"),
         [json!({"localmacaddr": "02:77:01:00:00:02", "namespace": right_name})]
