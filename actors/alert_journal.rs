@@ -47,6 +47,9 @@ pub const OWN_NAME: &str = "agent";
 const RETRY_INITIAL: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Time after which is synced what nobody waits for.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often the files are looked at while nothing is written.
 const INSPECT_EVERY: Duration = Duration::from_secs(10);
 
@@ -162,6 +165,8 @@ pub struct AlertJournal {
     recorded: watch::Sender<u64>,
     sent_through: Option<u64>,
     flushing: Vec<oneshot::Sender<()>>,
+    /// What nobody waits for is synced soon.
+    is_settling: bool,
 }
 
 /// Records that are written together.
@@ -223,6 +228,7 @@ impl AlertJournal {
             retry_delay: RETRY_INITIAL,
             sent_through: None,
             flushing: Vec::new(),
+            is_settling: false,
         })
     }
 
@@ -269,6 +275,12 @@ impl AlertJournal {
     /// Writes what waits, unless a write is under way or there is nothing.
     fn write_waiting(&mut self, ctx: &mut Context<Self>) {
         if self.waiting.draft.count() == 0 && self.waiting.answers.is_empty() {
+            if self.writer.as_ref().is_some_and(Writer::is_unsettled) {
+                if !self.flushing.is_empty() {
+                    return self.settle(ctx);
+                }
+                self.settle_later(ctx);
+            }
             for flushed in self.flushing.drain(..) {
                 flushed.send(()).ok();
             }
@@ -278,6 +290,33 @@ impl AlertJournal {
         let mut batch = std::mem::take(&mut self.waiting);
         self.writing_ids = std::mem::take(&mut batch.ids);
         self.write(writer, batch, ctx);
+    }
+
+    /// Brings to the disk what nobody waits for, when the disk has had time for what somebody does.
+    fn settle_later(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.is_settling, true) {
+            ctx.spawn(
+                tokio::time::sleep(SETTLE_PAUSE).into_actor(self).map(|(), this, ctx| this.settle(ctx)),
+            );
+        }
+    }
+
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        self.is_settling = false;
+        // With a write under way its end comes back here.
+        let Some(mut writer) = self.writer.take() else { return };
+        let settling = work_threads::run(Lane::Journal, move || {
+            writer.settle();
+            writer
+        });
+        ctx.spawn(settling.into_actor(self).map(|settled, this, ctx| match settled {
+            Ok(mut writer) => {
+                this.tell_of_files(&mut writer, ctx);
+                this.writer = Some(writer);
+                this.write_waiting(ctx);
+            }
+            Err(error) => error!(this.log, "syncing the journal was cut off"; "error" => %error),
+        }));
     }
 
     fn write(&mut self, mut writer: Writer, batch: Batch, ctx: &mut Context<Self>) {

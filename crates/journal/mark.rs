@@ -2,7 +2,9 @@
 //!
 //! With it numbers never go back, even when all segments are emptied or deleted, and it is known how many alerts went
 //! with them. Two slots of one disk sector each are written in turn, so that a torn write leaves the other one. The
-//! mark is written after the segment's own sync: it never names an alert that was not on disk.
+//! mark is written after the segment's own sync: it never names an alert that was not on disk. It is synced when there is
+//! time, because nobody should wait for a disk twice: a power loss costs it a second, and only matters when the segments go
+//! at the same time.
 
 use std::io;
 use std::path::Path;
@@ -36,6 +38,8 @@ pub(crate) struct HighWater {
     file: Option<DurableFile>,
     /// Counts the writes; the slot with the larger count is the newer one.
     writes: u64,
+    /// The newest is not on disk yet.
+    is_unsynced: bool,
 }
 
 fn encode(mark: &Mark, writes: u64) -> [u8; USED_BYTES] {
@@ -77,19 +81,38 @@ impl HighWater {
     pub(crate) fn open(directory: &Path) -> (Self, Option<Mark>) {
         let found = newest(directory);
         let writes = found.map_or(0, |(writes, _)| writes);
-        (Self { file: None, writes }, found.map(|(_, mark)| mark))
+        (Self { file: None, writes, is_unsynced: false }, found.map(|(_, mark)| mark))
     }
 
-    /// Returns when the mark is on disk. After an error the next write begins with a new file.
+    /// Writes the mark, for [`Self::sync`] to bring it to the disk. After an error the next write begins with a new file.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub(crate) fn write(&mut self, directory: &Path, mark: &Mark) -> io::Result<()> {
         let written = self.try_write(directory, mark);
+        self.is_unsynced = written.is_ok();
         if written.is_err() {
             self.file = None;
         }
         written
+    }
+
+    /// Whether there is something to sync.
+    pub(crate) fn is_unsynced(&self) -> bool {
+        self.is_unsynced
+    }
+
+    /// Returns when what was written is on disk. After an error the next write begins with a new file.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.is_unsynced = false;
+        let synced = self.file.as_mut().map_or(Ok(()), DurableFile::sync);
+        if synced.is_err() {
+            self.file = None;
+        }
+        synced
     }
 
     fn try_write(&mut self, directory: &Path, mark: &Mark) -> io::Result<()> {
@@ -110,8 +133,7 @@ impl HighWater {
             return Ok(());
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_at(&slot, self.writes % 2 * SLOT_BYTES)?;
-        file.sync()
+        file.write_at(&slot, self.writes % 2 * SLOT_BYTES)
     }
 }
 

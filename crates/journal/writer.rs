@@ -2,7 +2,7 @@
 //!
 //! A segment is left behind, and a new one begun, when it is full, when somebody else changed, cut or deleted it, and
 //! when a sync failed: what a failed sync was to write is lost to the kernel, so the batch is written again from memory
-//! to another file. A batch counts when its commit line and then the high-water mark are on disk.
+//! to another file. A batch counts when its commit line is on disk; the high-water mark follows ([`Writer::settle`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -300,9 +300,28 @@ impl Writer {
 
     fn write_mark(&mut self) {
         let Place { seq, link, head } = self.place;
-        match self.high_water.write(&self.directory, &Mark { seq, link, head }) {
+        let written = self.high_water.write(&self.directory, &Mark { seq, link, head });
+        self.note_mark(written);
+    }
+
+    fn note_mark(&mut self, written: io::Result<()>) {
+        match written {
             Ok(()) => self.trouble = None,
             Err(error) => self.trouble = Some(format!("cannot write the journal's high-water mark: {error}")),
+        }
+    }
+
+    /// Whether something beside the alerts is not on disk yet.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.high_water.is_unsynced()
+    }
+
+    /// Returns when the high-water mark is on disk. Called when there is time, and at the end.
+    pub fn settle(&mut self) {
+        if self.is_unsettled() {
+            let synced = self.high_water.sync();
+            self.note_mark(synced);
         }
     }
 
