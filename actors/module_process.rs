@@ -28,6 +28,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{
@@ -218,18 +219,38 @@ pub struct Told {
 }
 
 /// Channels on which the lines of a module can be watched over its lives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LineFeeds {
     /// What it logs and writes to stderr.
-    pub logs: broadcast::Sender<ModuleLine>,
+    pub logs: LineFeed,
     /// Every message in both directions.
-    pub wire: broadcast::Sender<ModuleLine>,
+    pub wire: LineFeed,
 }
 
-impl Default for LineFeeds {
-    fn default() -> Self {
-        // Beyond this a slow watcher misses lines and is told how many; the module never waits for it.
-        Self { logs: broadcast::Sender::new(1024), wire: broadcast::Sender::new(1024) }
+/// One of them. Its channel takes 100 KB, so it is made for whoever watches first.
+#[derive(Debug, Clone, Default)]
+pub struct LineFeed(Arc<OnceLock<broadcast::Sender<ModuleLine>>>);
+
+impl LineFeed {
+    /// Beyond this a slow watcher misses lines and is told how many; the module never waits for it.
+    const KEPT: usize = 1024;
+
+    /// Watches from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<ModuleLine> {
+        self.0.get_or_init(|| broadcast::Sender::new(Self::KEPT)).subscribe()
+    }
+
+    /// Gives those who watch a line, which is made only for them.
+    pub(crate) fn send(&self, line: impl FnOnce() -> ModuleLine) {
+        if let Some(sender) = self.0.get().filter(|sender| sender.receiver_count() > 0) {
+            sender.send(line()).ok();
+        }
+    }
+
+    /// Whether anybody watches.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.get().is_some_and(|sender| sender.receiver_count() > 0)
     }
 }
 
@@ -530,9 +551,7 @@ impl ModuleProcess {
     /// long that the heartbeat ends it.
     fn queue_line(&mut self, line: Vec<u8>) {
         if let Some(stdin) = &self.stdin {
-            if self.feeds.wire.receiver_count() > 0 {
-                self.feeds.wire.send(pump::module_line("to_module", &String::from_utf8_lossy(&line))).ok();
-            }
+            self.feeds.wire.send(|| pump::module_line("to_module", &String::from_utf8_lossy(&line)));
             stdin.try_send(line).ok();
         }
     }

@@ -366,7 +366,8 @@ impl Supervisor {
                 InForce::Refused => AgentCondition::ModuleConfigurationRefused,
                 _ => AgentCondition::ConfigurationUnconfirmed,
             };
-            let instead = module.confirmed.as_ref().filter(|_| module.goes_back()).map(|confirmed| &confirmed.at);
+            let instead =
+                module.confirmed.as_ref().filter(|_| module.goes_back()).map(|confirmed| &confirmed.at);
             let instead = instead.map(|at| format!("; it runs with the one that it confirmed at {at}"));
             reporter.raise(condition, problem + &instead.unwrap_or_default());
         }
@@ -702,7 +703,8 @@ impl Module {
 
     /// Whether it refused its configuration and has confirmed another one.
     fn goes_back(&self) -> bool {
-        self.confirmed.is_some() && self.refused_config.as_ref().is_some_and(|refused| !self.has_confirmed(refused))
+        self.confirmed.is_some()
+            && self.refused_config.as_ref().is_some_and(|refused| !self.has_confirmed(refused))
     }
 
     fn answer_starting(&mut self, answer: &Result<u32, String>) {

@@ -11,11 +11,12 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 /// What kind of work a thread does.
@@ -88,7 +89,7 @@ impl Lane {
 }
 
 /// Jobs that wait for a thread of one lane; a further one is refused. More than the agent ever has under way in
-/// one lane, unless a disk hangs.
+/// one lane, unless a disk hangs. The bound is counted: a channel with this bound takes the memory of a full one.
 const QUEUE: usize = 1024;
 
 /// Room for a thread's stack in bytes; only what is used of it is taken.
@@ -127,7 +128,23 @@ pub enum NotDone {
 type Work = Box<dyn FnOnce() + Send>;
 
 struct Lanes {
-    queues: Vec<Sender<Work>>,
+    queues: Vec<Queue>,
+}
+
+/// The jobs of one lane.
+struct Queue {
+    jobs: Sender<Work>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    fn add(&self, job: Work) -> Result<(), NotDone> {
+        if self.waiting.fetch_add(1, Ordering::SeqCst) >= QUEUE {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Err(NotDone::QueueFull);
+        }
+        self.jobs.send(job).map_err(|_| NotDone::CutOff)
+    }
 }
 
 static LANES: OnceLock<Lanes> = OnceLock::new();
@@ -150,10 +167,11 @@ fn make_lanes() -> Result<Lanes, ThreadsError> {
     let failed = |made| move |source| ThreadsError { needed, made, source };
     let mut queues = Vec::with_capacity(Lane::ALL.len());
     for lane in Lane::ALL {
-        let (queue, jobs) = crossbeam_channel::bounded::<Work>(QUEUE);
+        let (sender, jobs) = crossbeam_channel::unbounded::<Work>();
+        let queue = Queue { jobs: sender, waiting: Arc::default() };
         for _ in 0..lane.threads() {
-            let jobs = jobs.clone();
-            spawn(lane.name(), move || work(&jobs)).map_err(failed(made))?;
+            let (jobs, waiting) = (jobs.clone(), Arc::clone(&queue.waiting));
+            spawn(lane.name(), move || work(&jobs, &waiting)).map_err(failed(made))?;
             made += 1;
         }
         queues.push(queue);
@@ -176,8 +194,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(work).map(drop)
 }
 
-fn work(jobs: &Receiver<Work>) {
+fn work(jobs: &Receiver<Work>, waiting: &AtomicUsize) {
     while let Ok(job) = jobs.recv() {
+        waiting.fetch_sub(1, Ordering::SeqCst);
         job();
     }
 }
@@ -247,10 +266,9 @@ fn on_lane<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'sta
     let (sender, answer) = oneshot::channel();
     let job: Work = Box::new(move || drop(sender.send(work())));
     let queue = Lane::ALL.iter().position(|of| *of == lane).and_then(|index| lanes.queues.get(index));
-    match queue.map(|queue| queue.try_send(job)) {
-        Some(Ok(())) => Job(Waiting::Answer(answer)),
-        Some(Err(TrySendError::Full(_))) => Job(Waiting::Refused(NotDone::QueueFull)),
-        Some(Err(TrySendError::Disconnected(_))) | None => Job(Waiting::Refused(NotDone::CutOff)),
+    match queue.map_or(Err(NotDone::CutOff), |queue| queue.add(job)) {
+        Ok(()) => Job(Waiting::Answer(answer)),
+        Err(why) => Job(Waiting::Refused(why)),
     }
 }
 

@@ -69,6 +69,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that the end of the agent waits for the process that writes its log.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Time after which memory is given back that only the start needed.
+const START_IS_OVER: Duration = Duration::from_secs(10);
+
 /// Has the signals that the agent handles wait until it does.
 pub(crate) fn hold_signals() -> SigSet {
     let waiting = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
@@ -309,6 +312,11 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
     let status = format!("supervises {} modules", prepared.config.modules.len());
     notifier.ready(&status);
     let period = notifier.watchdog;
+    actix_rt::spawn(async {
+        tokio::time::sleep(START_IS_OVER).await;
+        vigie_memory::give_back_heap();
+        vigie_memory::give_back_code();
+    });
     loop {
         // Counted from the last sign of life: a stall is not made up for.
         let next_sign = async {

@@ -74,6 +74,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    let lives_long = match &cli.command {
+        Some(Command::Guard(_) | Command::Launch(_) | Command::Module(ModuleCommand::Persist { .. })) => true,
+        _ => cli.persist.is_some(),
+    };
+    if lives_long {
+        // What the tree of commands took.
+        vigie_memory::give_back_heap();
+    }
     if let Some(name) = &cli.persist {
         return modules::persist(name);
     }

@@ -583,18 +583,16 @@ impl Output {
     }
 
     fn keep(&self, line: ModuleLine, said: &mut ChildSaid) {
-        if self.feeds.logs.receiver_count() > 0 {
-            self.feeds.logs.send(line.clone()).ok();
-        }
+        self.feeds.logs.send(|| line.clone());
         said.lines.push(line);
     }
 
     /// Keeps the newest log lines of a batch, and shows every line to who watches the wire.
     fn keep_lines(&self, lines: &LineBatch, said: &mut ChildSaid) {
-        if self.feeds.wire.receiver_count() > 0 {
+        if self.feeds.wire.is_watched() {
             for line in lines.iter() {
                 let text = line.map_or_else(|bad| format!("<{bad}>"), ToOwned::to_owned);
-                self.feeds.wire.send(module_line("from_module", &text)).ok();
+                self.feeds.wire.send(|| module_line("from_module", &text));
             }
         }
         for line in lines.iter().rev().take(KEPT_LINES).rev().flatten() {

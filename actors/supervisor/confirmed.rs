@@ -47,7 +47,10 @@ fn read(state_dir: &Path, module: &ModuleName) -> Option<Confirmed> {
 
 /// Reads what earlier agents kept. What is kept of modules that are not `wanted` any more goes: whoever switched a module
 /// off or took it away does not want it back. Blocking, called before any module runs.
-pub(super) fn load(state_dir: &Path, wanted: impl Fn(&ModuleName) -> bool) -> BTreeMap<ModuleName, Confirmed> {
+pub(super) fn load(
+    state_dir: &Path,
+    wanted: impl Fn(&ModuleName) -> bool,
+) -> BTreeMap<ModuleName, Confirmed> {
     let entries = std::fs::read_dir(state_dir.join(DIRECTORY)).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;

@@ -32,4 +32,4 @@ pub use group::{Group, Options};
 pub use handle::{FilesystemId, Handle, HandleRef, Identity, handle_of, open_handle};
 pub use mask::Mask;
 pub use queue::{Buffer, Events};
-pub use sys::{give_memory_back, set_idle_io_priority};
+pub use sys::set_idle_io_priority;

@@ -129,15 +129,6 @@ pub fn set_idle_io_priority() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// malloc_trim(3): gives free memory of the heap back to the system. Where the C library has no such call nothing happens.
-pub fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number, and touches only memory that nobody uses.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
