@@ -12,6 +12,7 @@ mod canary;
 mod content;
 mod expected;
 mod health;
+mod logs;
 mod loops;
 mod narrowing;
 pub mod proof;
@@ -626,7 +627,7 @@ impl<S: Sink> Engine<S> {
                 self.seen_until = SystemTime::now();
                 self.packages.forget();
                 if std::mem::take(&mut self.swollen) {
-                    vigie_fanotify::give_memory_back();
+                    vigie_memory::give_back_heap();
                 }
             }
             self.verify_some();

@@ -1,13 +1,14 @@
 //! The backend that sees whole file systems and who changed something: fanotify(7).
 //!
-//! Two groups, each with a thread of its own that reads its queue (`fanotify/reader.rs`). The *wide* one has a mark for
-//! each file system, which tells of names that come and go and of files that are closed after writing, wherever that
-//! happens; and marks for watched directories that users can change. The *near* one has marks for watched directories that
-//! root alone can change: however much users write, its queue is short. Both are told of programs that start, so that who
-//! does something is known in each. What is told twice is one entry in the mailbox.
+//! Two groups, each with a thread of its own that reads its queue (`fanotify/reader.rs`). The *wide* one has marks for
+//! watched directories that users can change, the *near* one for those that root alone can change: however much users
+//! write, its queue is short. Directories that lead to watched ones have marks for their names only. Both are told of
+//! programs that start, so that who does something is known in each. What is told twice is one entry in the mailbox.
 //!
-//! No event is left out by a mark: one that ignores a directory hides renames across its border, and what happens to
-//! watched objects under names in it.
+//! The wide one also has a mark for each file system, which tells of names that come and of files that are closed after
+//! writing, wherever that happens: a watched file may get another name where nobody watches, and who fills a new directory
+//! is seen before that has a mark. Names that go are told of watched directories only. No mark ignores anything: one that
+//! ignores a directory hides renames across its border, and what happens to watched objects under names in it.
 
 mod execs;
 mod reader;
@@ -38,8 +39,8 @@ use crate::trust::Lane;
 /// Room for events in one read, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Directories that have marks of their own. Beyond it the file systems' marks tell of everything, which costs those more
-/// who write elsewhere.
+/// Directories that have marks of their own. Beyond it, or when the kernel takes no more, the file systems' marks tell of
+/// everything, which costs those more who write elsewhere.
 const MAX_MARKED: usize = 20_000;
 
 /// Names of one file of which each is told when something happens to it under another: so many that root alone can
@@ -55,19 +56,31 @@ const MAX_FOLLOWED_OF_USERS: usize = 10_000;
 /// Longest time that the self-test waits for its event.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the mark of a file system tells of. Single writes and changed attributes are not in it: everybody who writes
-/// anywhere would pay for them.
+/// What the mark of a file system tells of: everybody who changes anything anywhere pays for it.
 fn wide() -> Mask {
-    Mask::CREATE | Mask::DELETE | Mask::RENAME | Mask::CLOSE_WRITE | Mask::ONDIR
+    Mask::CREATE | Mask::RENAME | Mask::CLOSE_WRITE | Mask::ONDIR
+}
+
+/// What the mark of a directory tells of that leads to watched ones.
+fn names() -> Mask {
+    Mask::CREATE | Mask::DELETE | Mask::RENAME | Mask::ATTRIB | Mask::ONDIR
 }
 
 /// What the mark of a watched object tells of.
 fn near() -> Mask {
-    wide() | Mask::MODIFY | Mask::ATTRIB
+    wide() | names() | Mask::MODIFY
 }
 
-/// Directories that the near group tells of, by their handles: the wide one leaves them to it.
-type Near = Arc<Mutex<HashMap<Handle, Lane>>>;
+/// The mark of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marked {
+    lane: Lane,
+    /// It tells of what is in the directory, not only of names.
+    whole: bool,
+}
+
+/// The marked directories, by their handles: the wide group leaves to the near one what that tells of.
+type Near = Arc<Mutex<HashMap<Handle, Marked>>>;
 
 /// A group and the way to its reader.
 #[derive(Debug)]
@@ -97,7 +110,6 @@ pub struct FilesystemWatcher {
     /// The thread that reads it when nobody else does, where the kernel is asked.
     execs: Option<Owner>,
     view: View,
-    /// The marked directories, and in which lane.
     marked: Near,
     /// There were more directories than get marks of their own.
     is_full: bool,
@@ -230,7 +242,7 @@ impl FilesystemWatcher {
         self.near.tell(control());
     }
 
-    fn marked(&self) -> MutexGuard<'_, HashMap<Handle, Lane>> {
+    fn marked(&self) -> MutexGuard<'_, HashMap<Handle, Marked>> {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -260,32 +272,39 @@ impl FilesystemWatcher {
         })
     }
 
-    /// Marks a directory whose file system is marked: tells also of single writes and attributes in it.
-    pub fn mark_directory(&mut self, directory: &Path, lane: Lane) {
-        // Where it went away, the directory above it tells.
-        let Ok(open) = open_mount(directory) else { return };
-        let Ok(identity) = vigie_fanotify::handle_of(open.as_fd(), OsStr::new("")) else { return };
-        let handle = identity.into_handle();
+    /// Marks a directory whose file system is marked: tells of its names and, where the `whole` of it matters, of what
+    /// happens to what is in it.
+    pub fn mark_directory(&mut self, directory: &Path, lane: Lane, whole: bool) {
+        match self.try_mark(directory, lane, whole) {
+            // Where it went away, the directory above it tells.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(_) => self.widen(),
+            Ok(()) => {}
+        }
+    }
+
+    fn try_mark(&self, directory: &Path, lane: Lane, whole: bool) -> io::Result<()> {
+        let open = open_mount(directory)?;
+        let handle = vigie_fanotify::handle_of(open.as_fd(), OsStr::new(""))?.into_handle();
         let known = self.marked().get(&handle).copied();
+        // Those that are gone are still counted.
         if known.is_none() && self.marked().len() >= MAX_MARKED {
-            // Those that are gone are still counted.
-            self.widen();
-            return;
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let mask = near() | Mask::EVENT_ON_CHILD;
+        let mark = Marked { lane, whole: whole || known.is_some_and(|known| known.whole) };
+        let mask = if mark.whole { near() | Mask::EVENT_ON_CHILD } else { names() };
         let part = |lane| if lane == Lane::Trusted { &self.near } else { &self.wide };
-        if part(lane).group.mark_directory(open.as_fd(), mask).is_err() {
-            return;
-        }
-        // After the mark: until now the file system's told.
-        if known != Some(lane) {
-            self.marked().insert(handle, lane);
+        part(lane).group.mark_directory(open.as_fd(), mask).map_err(io::Error::other)?;
+        // After the mark: until now the other one told.
+        if known != Some(mark) {
+            self.marked().insert(handle, mark);
         }
         if let Some(known) = known
-            && (known == Lane::Trusted) != (lane == Lane::Trusted)
+            && (known.lane == Lane::Trusted) != (lane == Lane::Trusted)
         {
-            part(known).group.unmark_directory(open.as_fd(), mask).ok();
+            part(known.lane).group.unmark_directory(open.as_fd(), near() | Mask::EVENT_ON_CHILD).ok();
         }
+        Ok(())
     }
 
     /// Has the file systems' marks tell of everything.
@@ -354,5 +373,52 @@ impl FilesystemWatcher {
     pub fn forget_names(&mut self) {
         self.followed = Followed::default();
         self.tell(|| Control::NoLinks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_fanotify::handle_of;
+
+    use super::*;
+
+    /// What the group tells of a directory now.
+    fn told_of(group: &Group, directory: &Handle) -> Vec<Mask> {
+        let mut buffer = Buffer::new(READ_BYTES);
+        let mut told = Vec::new();
+        while let Some(events) = group.read(&mut buffer).unwrap() {
+            for event in events.map(Result::unwrap) {
+                let mut entries = [event.directory, event.old, event.new].into_iter().flatten();
+                if entries.any(|entry| *directory == entry.directory) {
+                    told.push(event.mask);
+                }
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn of_a_directory_that_nobody_watches_neither_attributes_nor_names_that_go_are_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let open = open_mount(temp.path()).unwrap();
+        let marked = group().map_err(|error| error.to_string()).and_then(|group| {
+            group.mark_filesystem(open.as_fd(), wide()).map_err(|error| error.to_string())?;
+            Ok(group)
+        });
+        let group = match marked {
+            Ok(group) => group,
+            Err(why) => return vigie_skipped::skipped(&why),
+        };
+        let directory = handle_of(open.as_fd(), OsStr::new("")).unwrap().into_handle();
+        let (one, other) = (temp.path().join("one"), temp.path().join("other"));
+        fs::write(&one, "1").unwrap();
+        fs::rename(&one, &other).unwrap();
+        let told = told_of(&group, &directory);
+
+        fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::remove_file(&other).unwrap();
+
+        assert_eq!(told, [Mask::CREATE | Mask::CLOSE_WRITE, Mask::RENAME]);
+        assert_eq!(told_of(&group, &directory), []);
     }
 }

@@ -227,7 +227,7 @@ impl Watching {
             return self.directories.add(directory, lane);
         }
         if let Some(filesystems) = &mut self.filesystems {
-            filesystems.mark_directory(directory, lane);
+            filesystems.mark_directory(directory, lane, true);
         }
         Ok(())
     }
@@ -256,7 +256,15 @@ impl Watching {
     /// # Errors
     /// As [`Watching::add`].
     pub fn add_way(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
-        if self.is_watched(directory) { Ok(()) } else { self.directories.add(directory, lane) }
+        let device = rustix::fs::lstat(directory)?.st_dev;
+        // A file system in which nothing else is watched need not be marked for it.
+        let is_chosen = self.choices.get(&device).is_some_and(|choice| choice.fanotify);
+        match &mut self.filesystems {
+            Some(filesystems) if is_chosen => filesystems.mark_directory(directory, lane, false),
+            _ if self.directories.is_watched(directory) => {}
+            _ => return self.directories.add(directory, lane),
+        }
+        Ok(())
     }
 
     /// Whether a directory is watched.

@@ -68,13 +68,13 @@ pub(super) struct Told {
 }
 
 /// One path of a round as it was found.
-struct Seen {
-    path: PathBuf,
-    happened: Happened,
-    known: Option<Object>,
-    there: Option<Object>,
+pub(super) struct Seen {
+    pub(super) path: PathBuf,
+    pub(super) happened: Happened,
+    pub(super) known: Option<Object>,
+    pub(super) there: Option<Object>,
     /// It is the known file with more at its end, and its rule allows that.
-    grown: bool,
+    pub(super) grown: bool,
 }
 
 impl<S: Sink> Engine<S> {
@@ -197,7 +197,7 @@ impl<S: Sink> Engine<S> {
         let mut seen: Vec<Seen> =
             outcomes.into_iter().filter_map(|(item, found)| self.judge(item, found)).collect();
         let growing = |path: &Path| self.coverage.options(path).is_some_and(|options| options.growing);
-        for index in rotations(&seen, growing) {
+        for index in super::logs::rotations(&seen, growing).into_iter().chain(self.copied_logs(&seen)) {
             seen[index].grown = true;
         }
         self.leave_what_went_along(&mut seen);
@@ -601,39 +601,6 @@ fn writer(alert: &Alert) -> Writer {
         None => "an unknown process".to_owned(),
     };
     Writer { program, user: alert.process["user"].as_u64(), login: alert.process["login_user"].as_u64() }
-}
-
-/// Which paths are logs that were rotated: the file went on under another name in its directory, and a new one took its
-/// place. Both are as their rule allows.
-fn rotations(seen: &[Seen], growing: impl Fn(&Path) -> bool) -> Vec<usize> {
-    let mut came: HashMap<(u64, u64), usize> = HashMap::new();
-    for (index, one) in seen.iter().enumerate() {
-        if let Some(there) = one.there.as_ref().filter(|there| there.kind == Kind::File) {
-            came.insert((there.device, there.inode), index);
-        }
-    }
-    let mut rotated = Vec::new();
-    for (index, one) in seen.iter().enumerate() {
-        let (Some(known), Some(there)) = (&one.known, &one.there) else { continue };
-        let is_other = known.kind == Kind::File && there.kind == Kind::File && known.inode != there.inode;
-        if !is_other || !growing(&one.path) {
-            continue;
-        }
-        let old = came.get(&(known.device, known.inode)).filter(|old| {
-            let old = &seen[**old];
-            // An inode is given again at once, so it alone proves nothing.
-            let is_same = old.happened.moved_from.as_deref() == Some(one.path.as_path())
-                || old
-                    .there
-                    .as_ref()
-                    .is_some_and(|there| there.content == known.content && there.modified == known.modified);
-            is_same && old.path.parent() == one.path.parent() && growing(&old.path)
-        });
-        if let Some(old) = old {
-            rotated.extend([index, *old]);
-        }
-    }
-    rotated
 }
 
 /// Which of what came (first) is which of what went (second) under another name.

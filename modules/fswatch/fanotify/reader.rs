@@ -284,7 +284,9 @@ impl Reader {
         let Some(others) = &self.others else { return false };
         let others = others.lock().unwrap_or_else(PoisonError::into_inner);
         let is_its = |entry: Option<Entry<'_>>| {
-            entry.is_none_or(|entry| others.get(&Handle::from(entry.directory)) == Some(&Lane::Trusted))
+            entry.is_none_or(|entry| {
+                others.get(&Handle::from(entry.directory)).is_some_and(|mark| mark.lane == Lane::Trusted)
+            })
         };
         let has_name = event.directory.is_some() || event.old.is_some() || event.new.is_some();
         has_name && is_its(event.directory) && is_its(event.old) && is_its(event.new)

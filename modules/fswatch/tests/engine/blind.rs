@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
@@ -56,6 +57,27 @@ fn canary_comes_or_is_missed() {
     // It is no change, and in no history.
     let history = fs::read_to_string(state.join("fswatch.history")).unwrap_or_default();
     assert!(!history.contains("\"canary\""), "{history}");
+}
+
+#[test]
+fn a_canary_whose_record_the_agent_does_not_acknowledge_makes_blind_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    fs::create_dir(&watched).unwrap();
+    fs::create_dir(&state).unwrap();
+    let running = Running::keeping(Some(&state), every_second(&watched));
+    running.status_when(|status| status.canary["proved"].is_string());
+
+    running.is_silent.store(true, Ordering::SeqCst);
+    let lost = running.next(|alert| alert.event == Event::Notice);
+    assert!(lost.alert.contains("the agent does not acknowledge its record"), "{lost:?}");
+    assert_eq!(lost.severity, "high");
+    running.status_when(|status| status.conditions.iter().any(|one| one.name == "blind"));
+
+    running.is_silent.store(false, Ordering::SeqCst);
+    let again = running.next(|alert| alert.event == Event::Notice);
+    assert!(again.alert.contains("comes through again"), "{again:?}");
+    running.status_when(|status| status.conditions.iter().all(|one| one.name != "blind"));
 }
 
 /// Runs until a canary was told, and ends; gives the directory of a journal that has its record.
@@ -163,7 +185,7 @@ fn what_is_written_through_a_loop_device_is_told_although_no_notification_comes(
     };
     let device = String::from_utf8(device.stdout).unwrap().trim().to_owned();
 
-    let attached = running.next(|alert| alert.event == Event::Notice);
+    let attached = running.soon(|alert| alert.event == Event::Notice);
     let block = File::options().write(true).open(&device).unwrap();
     block.write_all_at(b"evil", 4096).unwrap();
     block.sync_all().unwrap();
@@ -195,8 +217,8 @@ fn a_file_system_that_is_exchanged_at_the_same_place_is_told_and_watched() {
     // The device number is given again at once.
     nix::mount::umount(&place).unwrap();
     assert!(mount_at("tmpfs", Some("tmpfs"), &place, MsFlags::empty(), None));
-    let told = running.next(|alert| alert.event == Event::Notice);
-    let gone = running.next(|alert| alert.path.ends_with("/good"));
+    let told = running.soon(|alert| alert.event == Event::Notice);
+    let gone = running.soon(|alert| alert.path.ends_with("/good"));
     fs::write(place.join("evil"), "1").unwrap();
     let come = running.next(|alert| alert.path.ends_with("/evil"));
     nix::mount::umount(&place).unwrap();

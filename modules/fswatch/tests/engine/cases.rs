@@ -50,6 +50,7 @@ on_every_backend! {
     what_a_rule_leaves_out_is_not_told_and_its_severity_is,
     wildcards_cover_what_comes_later,
     a_log_that_is_rotated_is_no_change_and_one_that_is_exchanged_is,
+    a_log_that_is_copied_and_emptied_is_no_change_and_one_that_is_only_emptied_is,
     a_log_that_only_grows_is_no_change,
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
@@ -209,12 +210,13 @@ fn a_root_that_is_a_link_is_followed_and_so_is_its_new_target() {
     let in_first = texts(&running.told(&first), temp.path());
     symlink(&second, temp.path().join("new")).unwrap();
     fs::rename(temp.path().join("new"), &link).unwrap();
+    let changed = running.soon(|alert| alert.path.ends_with("/link"));
     running.status_when(|status| status.alerts >= 3);
     fs::write(second.join("b"), "").unwrap();
     let after = texts(&running.told(&second), temp.path());
 
     assert_eq!(in_first, ["created 1/a"]);
-    assert!(after.contains(&"changed link".to_owned()), "{after:?}");
+    assert_eq!(texts(&[changed], temp.path()), ["changed link"]);
     assert!(after.contains(&"created 2/b".to_owned()), "{after:?}");
 }
 
@@ -355,6 +357,33 @@ fn a_log_that_is_rotated_is_no_change_and_one_that_is_exchanged_is() {
 
     assert_eq!(texts(&rotated, temp.path()), [""; 0]);
     assert_eq!(texts(&exchanged, temp.path()), ["changed log"]);
+}
+
+fn a_log_that_is_copied_and_emptied_is_no_change_and_one_that_is_only_emptied_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = temp.path().join("log");
+    fs::write(&log, "one\n").unwrap();
+    let mut running = Running::configured(json!({"paths": {"path": [temp.path()], "growing": true}}));
+
+    // As logrotate does with copytruncate, twice.
+    fs::copy(&log, temp.path().join("log.1")).unwrap();
+    fs::write(&log, "").unwrap();
+    let first = running.told(temp.path());
+    fs::write(&log, "two\nthree\n").unwrap();
+    let grown = running.told(temp.path());
+    fs::rename(temp.path().join("log.1"), temp.path().join("log.2")).unwrap();
+    fs::copy(&log, temp.path().join("log.1")).unwrap();
+    fs::write(&log, "").unwrap();
+    let second = running.told(temp.path());
+    fs::write(&log, "four\n").unwrap();
+    running.told(temp.path());
+    fs::write(&log, "").unwrap();
+    let emptied = running.told(temp.path());
+
+    for told in [first, grown, second] {
+        assert_eq!(texts(&told, temp.path()), [""; 0]);
+    }
+    assert_eq!(texts(&emptied, temp.path()), ["changed log"]);
 }
 
 fn a_log_that_only_grows_is_no_change() {
@@ -684,7 +713,7 @@ fn a_life_that_ends_before_everything_was_compared_leaves_the_time_and_raises_no
     let end_at_once = || {
         let (said, _) = mpsc::channel();
         let (orders, received) = mpsc::channel();
-        let sink = TestSink { said, orders: orders.clone() };
+        let sink = TestSink { said, orders: orders.clone(), is_silent: std::sync::Arc::default() };
         let engine = Engine::new(sink, Mailbox::default(), Some(state.clone()), SharedStatus::default());
         orders.send(Order::Heartbeat).unwrap();
         orders.send(Order::Stop).unwrap();

@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,6 +31,9 @@ pub(crate) fn with_backend(backend: &'static str, test: impl FnOnce()) {
 
 /// Longest that a test waits for something that must come.
 pub(crate) const CEILING: Duration = Duration::from_secs(30);
+
+/// Time in which a change of mounts, of links on the way, and a loop device must be found.
+const SOON: Duration = Duration::from_secs(2);
 
 pub(crate) enum Said {
     Alert(Box<Alert>),
@@ -89,17 +93,20 @@ impl Default for Alert {
     }
 }
 
-/// Acknowledges every alert at once, as an agent does sooner or later.
+/// Acknowledges every alert at once, as an agent does sooner or later, unless it is told not to.
 pub(crate) struct TestSink {
     pub(crate) said: Sender<Said>,
     pub(crate) orders: Sender<Order>,
+    pub(crate) is_silent: Arc<AtomicBool>,
 }
 
 impl Sink for TestSink {
     fn alert(&self, id: AlertId, text: &Arc<str>) {
         let alert = Alert { id: id.to_string(), ..serde_json::from_str(text).unwrap() };
         self.said.send(Said::Alert(Box::new(alert))).ok();
-        self.orders.send(Order::Acknowledged(id)).ok();
+        if !self.is_silent.load(Ordering::SeqCst) {
+            self.orders.send(Order::Acknowledged(id)).ok();
+        }
     }
 
     fn log(&self, message: &str) {
@@ -118,6 +125,8 @@ pub(crate) struct Running {
     pub(crate) early: Vec<Alert>,
     /// What the agent writes itself.
     agents: Vec<PathBuf>,
+    /// No alert is acknowledged.
+    pub(crate) is_silent: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -147,11 +156,13 @@ impl Running {
         let (sink, said) = mpsc::channel();
         let (orders, received) = mpsc::channel();
         let status = SharedStatus::default();
-        let sink = TestSink { said: sink, orders: orders.clone() };
+        let is_silent = Arc::<AtomicBool>::default();
+        let sink = TestSink { said: sink, orders: orders.clone(), is_silent: Arc::clone(&is_silent) };
         let state = state.map(Path::to_owned);
         let engine = Engine::new(sink, mailbox.clone(), state, status.clone()).unwrap();
         let thread = Some(std::thread::spawn(move || engine.run(&received)));
-        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early: Vec::new(), agents };
+        let early = Vec::new();
+        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early, agents, is_silent };
         running.configure(config);
         running
     }
@@ -252,6 +263,15 @@ impl Running {
                 Said::Alert(_) | Said::Log(_) => {}
             }
         }
+    }
+
+    /// The same, within the time in which what makes blind must be found.
+    #[expect(clippy::disallowed_methods, reason = "the engine lives in real time")]
+    pub(crate) fn soon(&self, wanted: impl FnMut(&Alert) -> bool) -> Alert {
+        let begun = Instant::now();
+        let alert = self.next(wanted);
+        assert!(begun.elapsed() <= SOON, "{:?}: {alert:?}", begun.elapsed());
+        alert
     }
 
     pub(crate) fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
