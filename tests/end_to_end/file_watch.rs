@@ -272,3 +272,53 @@ fn changes_are_listed_explained_and_accepted_by_queries() {
     assert_eq!(group["asker"]["user"].as_str(), user.as_deref());
     assert_eq!(ask(json!({"unaccepted": true}))["elements"]["unaccepted"], json!([]));
 }
+
+/// Starts the agent where a process may have so many inotify watches, as root of a namespace of users: root's own limit is
+/// everybody's.
+fn start_with_watches(host: &Host, most: u32) -> Option<crate::harness::Agent<'_>> {
+    let limit = format!("echo {most} > /proc/sys/user/max_inotify_watches && exec \"$0\" \"$@\"");
+    let command = ["unshare", "--user", "--map-root-user", "sh", "-c", &limit];
+    let tried = std::process::Command::new(command[0]).args(&command[1..]).arg("true").status();
+    if !tried.is_ok_and(|tried| tried.success()) {
+        vigie_skipped::skipped("no namespace of users with a limit of its own can be made");
+        return None;
+    }
+    Some(host.start_by(&command))
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what the agent promises is in real time")]
+fn a_limit_of_watches_that_is_reached_is_said_within_two_seconds() {
+    let host = host();
+    let Some(_agent) = start_with_watches(&host, 12) else { return };
+    host.wait_baseline();
+    assert!(host.condition("fswatch", "directories-unwatched").is_none());
+
+    let begun = std::time::Instant::now();
+    for number in 0..20 {
+        fs::create_dir(host.path(&format!("watched/{number}"))).unwrap();
+    }
+    let condition = host.wait_condition("fswatch", "directories-unwatched");
+
+    assert!(begun.elapsed() <= std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(condition["detail"].as_str().unwrap().contains("directories are not watched"), "{condition}");
+}
+
+#[test]
+fn a_canary_that_the_kernel_does_not_tell_of_makes_blind() {
+    let host = host();
+    for number in 0..20 {
+        fs::create_dir(host.path(&format!("watched/{number}"))).unwrap();
+    }
+    let file = host.path("modules.d/fswatch.cfg");
+    let text = fs::read_to_string(&file).unwrap() + "[fswatch]\ncanary_seconds = 1\n";
+    fs::write(&file, text).unwrap();
+
+    // The watched directories take all watches, and none is left for the canary's.
+    let Some(_agent) = start_with_watches(&host, 12) else { return };
+    let condition = host.wait_condition("fswatch", "blind");
+
+    let detail = condition["detail"].as_str().unwrap();
+    assert!(detail.contains("the kernel does not tell that it changed"), "{condition}");
+    assert_eq!(condition["severity"], "failed");
+}
