@@ -26,7 +26,6 @@ a crash with the same ids, the query socket is private and outlives bad clients,
 
 import json
 import os
-import queue
 import random
 import socket
 import sys
@@ -35,6 +34,7 @@ import threading
 MAX_REQUEST_BYTES = 1024 * 1024
 CLIENT_TIMEOUT_SECS = 10
 MAX_CLIENTS = 16
+NOT_ON_DISK = "alerts-not-on-disk"
 SEVERITIES = ("low", "medium", "high", "critical")
 
 
@@ -46,17 +46,18 @@ class Module:
         self.config = {}
         self.tags = {}
         self.hostname = ""
-        self.extra_privacy = False
+        self._extra_privacy = False
+        self._query = threading.local()
         #: Set when the module is to end.
         self.stopping = threading.Event()
         self._configure = None
         self._answer = None
         self._background = []
-        self._configs = queue.Queue()
         self._output = threading.Lock()
         self._outbox = _Outbox(self)
         self._accepts = ()
         self._conditions = {}
+        self._conditions_lock = threading.RLock()
 
     # --- What a module is made of.
 
@@ -77,26 +78,38 @@ class Module:
 
     # --- What a module does.
 
+    @property
+    def extra_privacy(self):
+        """Whether names, paths and addresses stay out of answers: on this host, or in the query of this thread."""
+        return self._extra_privacy or getattr(self._query, "extra_privacy", False)
+
     def log(self, text):
         """A line for the agent's log."""
         self._send({"class": "log", "parameters": {"message": str(text)}})
 
     def alert(self, severity, text, **details):
-        """An alert; it is on disk when this returns, and is sent until the agent has it."""
+        """An alert; it is sent until the agent has it.
+
+        From the first good configuration on it is on disk when this returns; where the disk does not take it, it waits in
+        memory and the condition alerts-not-on-disk stands.
+        """
         if severity not in SEVERITIES:
             raise ValueError(f"severity is one of {', '.join(SEVERITIES)}, not {severity!r}")
         self._outbox.alert(json.dumps({"severity": severity, "alert": text, **details}))
 
     def raise_condition(self, name, detail="", failed=False):
         """Something is wrong from now on: lower-case letters, digits and hyphens name it."""
-        severity = "failed" if failed else "warning"
-        self._conditions[name] = {"name": name, "severity": severity, "detail": detail}
-        self._tell_health()
+        condition = {"name": name, "severity": "failed" if failed else "warning", "detail": detail}
+        with self._conditions_lock:
+            if self._conditions.get(name) != condition:
+                self._conditions[name] = condition
+                self._tell_health()
 
     def clear_condition(self, name):
         """It is no longer wrong."""
-        if self._conditions.pop(name, None):
-            self._tell_health()
+        with self._conditions_lock:
+            if self._conditions.pop(name, None):
+                self._tell_health()
 
     def run(self):
         """Speaks with the agent until it says stop or goes away."""
@@ -156,7 +169,7 @@ class Module:
             self.config = config
             self.tags = parameters.get("tags") or {}
             self.hostname = parameters.get("hostname", "")
-            self.extra_privacy = bool(parameters.get("extraprivacy"))
+            self._extra_privacy = bool(parameters.get("extraprivacy"))
             self._begin(parameters.get("statedir") or os.environ.get("VIGIE_STATE_DIR"))
         if "configured" in self._accepts and "generation" in parameters:
             told = {"generation": parameters["generation"], "ok": not errors, "errors": errors}
@@ -220,6 +233,7 @@ class Module:
             message = json.loads(request)
             if message["class"] != "parameters":
                 raise ValueError(f"unexpected class {message['class']!r}")
+            self._query.extra_privacy = bool(message.get("extraprivacy"))
             elements = self._answer(message.get("parameters") or {})
             result.update(foundanything=bool(elements), success=True, elements=elements)
             return json.dumps(result).encode() + b"\n"
@@ -246,16 +260,27 @@ class _Outbox:
         with self.lock:
             if self.path:
                 return
-            self.path = os.path.join(directory, f"alerts-{self.module.name}.json")
+            path = os.path.join(directory, f"alerts-{self.module.name}.json")
+            earlier = {}
             try:
-                with open(self.path, encoding="utf-8") as file:
-                    self.pending = {**json.load(file), **self.pending}
-            except FileNotFoundError:
-                pass
-            except ValueError:
-                os.replace(self.path, self.path + ".damaged")
-                self.module.log("the file of unacknowledged alerts was damaged and put aside")
-            for identity, text in self.pending.items():
+                try:
+                    with open(path, encoding="utf-8") as file:
+                        earlier = dict(json.load(file))
+                except FileNotFoundError:
+                    pass
+                except (ValueError, TypeError):
+                    os.replace(path, path + ".damaged")
+                    self.module.log("the file of unacknowledged alerts was damaged and put aside")
+            except OSError as error:
+                # What is in it must not be replaced; the next configuration tries again.
+                self._complain(f"cannot read {path}: {error.strerror}")
+                return
+            self.path = path
+            given = self.pending
+            self.pending = {**earlier, **given}
+            if given:
+                self._save()
+            for identity, text in earlier.items():
                 self._send(identity, text)
 
     def alert(self, text):
@@ -273,12 +298,27 @@ class _Outbox:
 
     def _save(self):
         # A new file in the old one's place: a crash leaves one of the two, never half of one.
-        if self.path:
+        if not self.path:
+            return
+        try:
             with open(self.path + ".new", "w", encoding="utf-8") as file:
                 json.dump(self.pending, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(self.path + ".new", self.path)
+            # Without it a power failure could undo the change of names.
+            directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            self._complain(f"cannot write {self.path}: {error.strerror}")
+        else:
+            self.module.clear_condition(NOT_ON_DISK)
+
+    def _complain(self, text):
+        self.module.raise_condition(NOT_ON_DISK, text + "; unacknowledged alerts wait in memory")
 
     def _send(self, identity, text):
         self.module._send({"class": "alert", "parameters": {"message": text, "id": identity}})

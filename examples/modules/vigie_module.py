@@ -1,0 +1,1 @@
+../../sdk/python/vigie_module.py
