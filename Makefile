@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install packages test-packages uninstall clean-run dependencies torture schemas bench-sinks
+.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install package-program packages test-packages image test-image uninstall clean-run dependencies torture schemas bench-sinks
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -190,6 +190,11 @@ schemas: ## check documents of sinks with the checkers of OCSF and ECS, from PyP
 	    'opentelemetry-proto==1.45.2' 'standardwebhooks==1.1.0'; } >"$$dir/log" 2>&1 \
 	    || { rm -f "$$dir/bin/python"; echo "skipped: the checkers of OCSF, OTLP and webhooks cannot be had from PyPI (see $$dir/log)"; }
 	fi
+	# What checks the files of deploy/; ansible-core wants a newer Python than the others.
+	if [ -x "$$dir/bin/python" ] && ! "$$dir/bin/python" -c 'import kubernetes_validate, ansible' 2>/dev/null; then
+	  "$$dir/bin/python" -m pip install --quiet 'kubernetes-validate==1.37.0' 'ansible-core==2.19.14' >>"$$dir/log" 2>&1 \
+	    || echo "skipped: the checkers of Kubernetes and Ansible cannot be had from PyPI (see $$dir/log)"
+	fi
 	VIGIE_SCHEMA_SAMPLES=$$dir/samples $(CARGO) test --locked --quiet --package vigie-sinks --lib documents_for_the_checkers >/dev/null
 	if [ -x "$$dir/bin/python" ]; then "$$dir/bin/python" tests/schemas/check_ocsf.py "$$dir/samples/ocsf.jsonl"; fi
 	if ! command -v npm >/dev/null; then echo 'skipped: the checker of ECS: no npm'; exit 0; fi
@@ -351,11 +356,8 @@ install: build ## install program, configuration, unit, manual and completions (
 # What packages are made of: `release`, or `quick` to try the packages themselves.
 PACKAGE_PROFILE ?= release
 
-packages: ## build the .deb and the .rpm, with packages of debugging information, in target/packages/out
+package-program: # the program that packages and the image are made of
 	@$(NEED)
-	need 'command -v dpkg-deb && command -v readelf && command -v objcopy' 'dpkg-dev binutils'
-	need 'command -v rpmbuild' rpm
-	need 'command -v python3' python3
 	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 	commit=$$(git rev-parse --short HEAD 2>/dev/null || true)
 	# Nothing of this machine is in the program: two builds of a commit give the same bytes.
@@ -364,6 +366,12 @@ packages: ## build the .deb and the .rpm, with packages of debugging information
 	# A quick program has no debugging information, and so there would be no package of it.
 	export CARGO_PROFILE_QUICK_DEBUG=line-tables-only
 	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --profile '$(PACKAGE_PROFILE)' --target-dir '$(TARGET_DIR)/packages' --bin vigie
+
+packages: package-program ## build the .deb and the .rpm, with packages of debugging information, in target/packages/out
+	@$(NEED)
+	need 'command -v dpkg-deb && command -v readelf && command -v objcopy' 'dpkg-dev binutils'
+	need 'command -v rpmbuild' rpm
+	need 'command -v python3' python3
 	packaging/build '$(TARGET_DIR)/packages/$(PACKAGE_PROFILE)/vigie' '$(TARGET_DIR)/packages/out'
 
 test-packages: packages ## install, upgrade, run and purge the packages in a Debian that really boots; as root
@@ -374,6 +382,15 @@ test-packages: packages ## install, upgrade, run and purge the packages in a Deb
 	  need 'command -v systemd-nspawn' systemd-container
 	fi
 	packaging/test '$(TARGET_DIR)/packages/out'
+
+image: package-program ## build the container image IMAGE (vigie) of a program that is built here, on Debian 12 or older
+	@command -v docker >/dev/null || { echo 'missing: docker' >&2; exit 1; }
+	mkdir -p target/image
+	strip --strip-unneeded -o target/image/vigie '$(TARGET_DIR)/packages/$(PACKAGE_PROFILE)/vigie'
+	docker build -f deploy/container/Dockerfile --target prebuilt -t '$(or $(IMAGE),vigie)' .
+
+test-image: image ## run the image by the command of docs/containers.md and ask it about this host; as root, with Docker
+	@deploy/container/test '$(or $(IMAGE),vigie)'
 
 uninstall: ## remove what `make install` installed; configuration, journal and state stay
 	@share='$(DESTDIR)$(PREFIX)/share'

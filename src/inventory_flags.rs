@@ -54,6 +54,10 @@ pub(crate) struct PackagesFlags {
     /// Most packages or differences that are listed
     #[arg(long, value_name = "COUNT")]
     most: Option<usize>,
+
+    /// Look at the system in this directory, such as a mounted image
+    #[arg(long, value_name = "PATH", conflicts_with = "verify")]
+    root: Option<PathBuf>,
 }
 
 /// A path as modules read it: absolute, and of any bytes.
@@ -76,6 +80,8 @@ impl PackagesFlags {
         all.put_if("verify", self.verify);
         all.put_if("full", self.full);
         all.put_some("limit", self.most);
+        let root = self.root.map(|root| std::path::absolute(&root).unwrap_or(root));
+        all.put_some("root", root.map(|root| root.to_string_lossy().into_owned()));
         all.0
     }
 }

@@ -45,6 +45,7 @@ pub fn run_at(query: &Query, root: &Path, state_dir: Option<&Path>) -> ModuleRes
         Ok(parameters) => parameters,
         Err(problems) => return ModuleResult::failed(problems),
     };
+    let root = parameters.root.as_deref().unwrap_or(root);
     let found = search::search(&parameters, root, query);
     let verified = parameters.verify.then(|| verify::verify(&found, root, state_dir, parameters.full, query));
     let mut result = answer::answer(&parameters, &found, verified.as_ref(), query, started_at.elapsed());

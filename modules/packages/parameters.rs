@@ -1,6 +1,7 @@
 //! What an investigator may ask for, checked before anything runs.
 
 use std::cmp::Ordering;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use vigie_matching::Expressions;
@@ -30,6 +31,7 @@ struct Asked {
     verify: bool,
     full: bool,
     limit: Option<usize>,
+    root: Option<PathBuf>,
 }
 
 /// A condition on a version.
@@ -98,6 +100,8 @@ pub struct Parameters {
     pub full: bool,
     /// Most packages, or findings, that are told.
     pub limit: usize,
+    /// The directory whose system is meant, when it is not this host's.
+    pub root: Option<PathBuf>,
 }
 
 impl Parameters {
@@ -150,6 +154,13 @@ impl Parameters {
         if asked.limit == Some(0) {
             problems.push("parameter limit: must be 1 or more".to_owned());
         }
+        if asked.root.as_ref().is_some_and(|root| !root.is_absolute()) {
+            problems.push("parameter root: expected an absolute path".to_owned());
+        }
+        if asked.root.is_some() && asked.verify {
+            // Links there may lead out of it, and what they lead to would be compared.
+            problems.push("parameter root: only the files of this host can be verified".to_owned());
+        }
         let parameters = Self {
             name: Expressions::parse("name", &asked.name, &mut problems),
             source: Expressions::parse("source", &asked.source, &mut problems),
@@ -162,6 +173,7 @@ impl Parameters {
             verify: asked.verify,
             full: asked.full,
             limit: asked.limit.unwrap_or(DEFAULT_LIMIT),
+            root: asked.root,
         };
         if problems.is_empty() { Ok(parameters) } else { Err(problems) }
     }
@@ -280,11 +292,11 @@ mod tests {
     #[test]
     fn every_problem_names_its_parameter() {
         let problems = read(&json!({
-            "name": ["("], "version": ["<"], "manager": ["pacman"], "file": ["etc/x", "/a\\q"], "full": true, "limit": 0,
+            "name": ["("], "version": ["<"], "manager": ["pacman"], "file": ["etc/x", "/a\\q"], "full": true, "limit": 0, "root": "x",
         }))
         .unwrap_err();
 
-        for key in ["name", "version", "manager", "file", "full", "limit"] {
+        for key in ["name", "version", "manager", "file", "full", "limit", "root"] {
             let start = format!("parameter {key}:");
             assert!(problems.iter().any(|problem| problem.starts_with(&start)), "{key}: {problems:?}");
         }

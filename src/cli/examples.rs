@@ -32,8 +32,9 @@ fn documents() -> Vec<PathBuf> {
         if path.is_dir() {
             left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         // The decisions and the changelog tell of other times.
-        } else if path.extension().is_some_and(|extension| extension == "md" || extension == "toml")
-            && !path.to_string_lossy().contains("/decisions/")
+        } else if path.extension().is_some_and(|extension| {
+            ["md", "toml", "yaml", "yml"].contains(&extension.to_str().unwrap_or_default())
+        }) && !path.to_string_lossy().contains("/decisions/")
             && !path.ends_with("CHANGELOG.md")
         {
             found.push(path);
@@ -47,6 +48,21 @@ fn documents() -> Vec<PathBuf> {
 fn of_document(path: &Path) -> Vec<Example> {
     let text = fs::read_to_string(path).unwrap();
     let place = |number: usize| format!("{}:{number}", path.display());
+    if path.extension().is_some_and(|extension| extension != "md" && extension != "toml") {
+        let command = |line: &str| {
+            let (key, value) = line.trim().split_once(": ")?;
+            // A list of words, as Kubernetes has them, or a line.
+            let words: Result<Vec<String>, _> = serde_json::from_str(value);
+            let line = words.map_or_else(|_| value.to_owned(), |words| words.join(" "));
+            (key.ends_with("command") || key == "validate").then_some(line)
+        };
+        let lines = text.lines().zip(1..);
+        return lines
+            .filter_map(|(line, number)| {
+                Some(Example { place: place(number), line: command(line)?, in_prose: false })
+            })
+            .collect();
+    }
     let mut found = Vec::new();
     let mut prose = String::new();
     let mut fenced = false;

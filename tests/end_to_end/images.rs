@@ -99,3 +99,30 @@ fn accounts_are_listed_for_programs_and_for_people() {
     assert!(shown.out.contains("USER") && shown.out.contains("1 rules of sudo"), "{}", shown.out);
     assert!(wrong.out.contains("nothing") && wrong.code != 0, "{wrong:?}");
 }
+
+#[test]
+fn packages_of_another_root_are_listed_and_not_verified() {
+    let host = Host::new(&Settings::default(), "");
+    let image = image(&host);
+    let image = image.to_str().unwrap();
+    let _agent = host.start();
+
+    let answer = host.vigie(&["query", "packages", "--root", image, "--json"]);
+    let owner = host.vigie(&["query", "packages", "--root", image, "--file", "/etc/crontab", "--json"]);
+    let verified = host.vigie(&["query", "packages", "--root", image, "--verify"]);
+    let asked = host.vigie(&[
+        "query",
+        "packages",
+        "--json-params",
+        &json!({"root": image, "verify": true}).to_string(),
+    ]);
+
+    for answer in [answer, owner] {
+        let result: Value = serde_json::from_str(&answer.out).unwrap();
+        let packages = result["elements"]["packages"].as_array().unwrap();
+        assert_eq!(packages.len(), 1, "{result}");
+        assert_eq!(json!([packages[0]["name"], packages[0]["version"]]), json!(["cron", "1"]));
+    }
+    assert_eq!(verified.code, 64, "{verified:?}");
+    assert!(asked.code != 0 && asked.out.contains("only the files of this host"), "{asked:?}");
+}

@@ -20,6 +20,8 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod deployment;
+#[cfg(test)]
 mod diagnostics;
 #[cfg(test)]
 mod dispatch;
@@ -29,6 +31,8 @@ mod doctor;
 mod documents;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod examples;
 #[cfg(test)]
 mod file_watch;
 #[cfg(test)]
