@@ -21,7 +21,7 @@ mod scan;
 mod transactions;
 mod writing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -283,6 +283,8 @@ pub struct Engine<S> {
     busy: BTreeMap<PathBuf, Instant>,
     /// Files that got another name somewhere, by device and inode.
     linked: HashSet<(u64, u64)>,
+    /// Compressed logs that came lately, and the digests of what is in them.
+    packed_logs: VecDeque<(PathBuf, [u8; 32])>,
     /// When it was last found out which of them are watched.
     linked_at: Option<Instant>,
     scans: BTreeMap<u64, Scan>,
@@ -375,6 +377,7 @@ impl<S: Sink> Engine<S> {
             swollen: false,
             busy: BTreeMap::new(),
             linked: HashSet::new(),
+            packed_logs: VecDeque::new(),
             linked_at: None,
             scans: BTreeMap::new(),
             lost_again: None,

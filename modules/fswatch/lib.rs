@@ -32,6 +32,7 @@ pub mod loops;
 pub mod marks;
 pub mod names;
 pub mod object;
+pub mod packed;
 pub mod pattern;
 pub mod probe;
 pub mod process;

@@ -25,7 +25,8 @@ use crate::look::{
     Found, Plan, Scratch, glance, is_missing, look_at, look_at_glanced, look_at_listed_file, looks_the_same,
     open_directory,
 };
-use crate::object::{Kind, Object};
+use crate::object::{Content, Kind, Object};
+use crate::packed::{log_of, unpacked_digest};
 use crate::reading::{Reading, SLICE_BYTES, Step};
 use crate::rules::{Coverage, NamesRule, Options};
 use crate::transaction::PackageChange;
@@ -78,6 +79,8 @@ pub struct Item {
     pub happened: Happened,
     /// It is being read on: a [`Report::Digested`] follows.
     pub reads: bool,
+    /// Of a compressed log, the digest of what is in it.
+    pub unpacked: Option<[u8; 32]>,
 }
 
 /// What a thread is asked to do.
@@ -386,6 +389,10 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                             let lane = lane_of(lane, reading.before());
                             readings.push(Job::Read { lane, path: item.path.clone(), reading });
                         }
+                        if item.plan.growing && log_of(&item.path).is_some() && is_read(&found) {
+                            // Of what is damaged nothing is known: it is told like any other file.
+                            item.unpacked = unpacked_digest(&item.path).ok().flatten();
+                        }
                         (item, found)
                     })
                     .collect();
@@ -408,6 +415,11 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
             }
         }
     }
+}
+
+/// Whether it is a file of which the content is known.
+fn is_read(found: &io::Result<Found>) -> bool {
+    matches!(found, Ok(Found::Object { object, .. }) if matches!(object.content, Content::Digest(_)))
 }
 
 /// Reads on when it is their turn. Those that were overtaken, or that are too many, are as good as changed.

@@ -181,8 +181,8 @@ impl<S: Sink> Engine<S> {
         if is_flying && let Some(flight) = &mut self.canary.flight {
             flight.stage = Stage::Read;
             let plan = Plan { hash: true, ..Plan::default() };
-            let item =
-                Item { path: path.to_owned(), known: None, plan, happened: happened.clone(), reads: false };
+            let (path, happened) = (path.to_owned(), happened.clone());
+            let item = Item { path, known: None, plan, happened, reads: false, unpacked: None };
             self.workers.put([Job::Look { lane: Lane::Trusted, round: ROUND, items: vec![item] }]);
         }
         true

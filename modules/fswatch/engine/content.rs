@@ -175,7 +175,7 @@ impl<S: Sink> Engine<S> {
         let (known, lane) = (self.ledger.state().baseline.get(&path), self.trust.lane(&path));
         self.in_flight.insert(path.clone());
         let number = self.number();
-        let item = Item { path, known, plan, happened: awaited.happened, reads: false };
+        let item = Item { path, known, plan, happened: awaited.happened, reads: false, unpacked: None };
         self.settle(number, lane, vec![(item, Ok(Found::Object { object, grown }))]);
     }
 }

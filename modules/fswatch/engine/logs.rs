@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use super::round::Seen;
 use super::{Engine, Sink};
 use crate::object::{Content, Kind, Object};
+use crate::packed::log_of;
+
+/// Compressed logs that are remembered: the log is removed only then.
+const MAX_PACKED: usize = 64;
 
 /// Names after that of a log among which its copies are looked for.
 const MAX_COPIES: usize = 64;
@@ -54,9 +58,16 @@ pub(super) fn rotations(seen: &[Seen], growing: impl Fn(&Path) -> bool) -> Vec<u
 }
 
 impl<S: Sink> Engine<S> {
-    /// Which paths are logs that were copied and emptied then (logrotate's `copytruncate`), and their copies: the copy has
-    /// what was known of the log, under its name with more at its end.
-    pub(super) fn copied_logs(&self, seen: &[Seen]) -> Vec<usize> {
+    /// Which paths are logs that were copied and emptied then (logrotate's `copytruncate`), or compressed, and their copies:
+    /// the copy has what was known of the log, under its name with more at its end.
+    pub(super) fn copied_logs(&mut self, seen: &[Seen]) -> Vec<usize> {
+        for one in seen {
+            if let Some(digest) = one.unpacked {
+                self.packed_logs.push_back((one.path.clone(), digest));
+            }
+        }
+        let surplus = self.packed_logs.len().saturating_sub(MAX_PACKED);
+        self.packed_logs.drain(..surplus);
         let baseline = &self.ledger.state().baseline;
         let is_growing = |path: &Path| self.coverage.options(path).is_some_and(|options| options.growing);
         let is_same = |a: &Object, b: &Object| {
@@ -80,8 +91,20 @@ impl<S: Sink> Engine<S> {
             (Some(known), Some(there)) => {
                 known.inode == there.inode && there.size < known.size && has_copy(&one.path, known)
             }
-            (None, Some(there)) => logs_of(&one.path)
-                .any(|log| is_growing(&log) && baseline.get(&log).is_some_and(|log| is_same(there, &log))),
+            (None, Some(there)) => {
+                let of_same = |log: &Path| baseline.get(log).is_some_and(|log| is_same(there, &log));
+                let is_packed = log_of(&one.path).zip(one.unpacked).is_some_and(|(log, unpacked)| {
+                    let known = baseline.get(&log).map(|log| log.content);
+                    is_growing(&log) && known == Some(Content::Digest(unpacked))
+                });
+                is_packed || logs_of(&one.path).any(|log| is_growing(&log) && of_same(&log))
+            }
+            // Compressed, and removed then.
+            (Some(known), None) => self.packed_logs.iter().any(|(packed, digest)| {
+                log_of(packed).as_deref() == Some(&one.path)
+                    && is_growing(packed)
+                    && known.content == Content::Digest(*digest)
+            }),
             _ => false,
         };
         let found = seen.iter().enumerate().filter(|(_, one)| is_growing(&one.path) && is_copied(one));

@@ -75,6 +75,8 @@ pub(super) struct Seen {
     pub(super) there: Option<Object>,
     /// It is the known file with more at its end, and its rule allows that.
     pub(super) grown: bool,
+    /// Of a compressed log, the digest of what is in it.
+    pub(super) unpacked: Option<[u8; 32]>,
 }
 
 impl<S: Sink> Engine<S> {
@@ -157,7 +159,7 @@ impl<S: Sink> Engine<S> {
                 crate::look::Plan { prove: happened.prove, being_read, being_written, ..plan(options) };
             let known = self.ledger.state().baseline.get(&path);
             self.in_flight.insert(path.clone());
-            items.push(Item { path, known, plan, happened, reads: false });
+            items.push(Item { path, known, plan, happened, reads: false, unpacked: None });
         }
         if items.is_empty() {
             return;
@@ -316,7 +318,7 @@ impl<S: Sink> Engine<S> {
 
     /// Turns what a worker found into what is there; `None` when that could not be told.
     fn judge(&mut self, item: Item, found: io::Result<Found>) -> Option<Seen> {
-        let Item { path, happened, reads, plan, .. } = item;
+        let Item { path, happened, reads, plan, unpacked, .. } = item;
         // Not the item's: a directory may have taken it along to another name.
         let known = self.ledger.state().baseline.get(&path);
         let options = self.coverage.options(&path)?;
@@ -326,7 +328,7 @@ impl<S: Sink> Engine<S> {
             Ok(Found::Missing) => {
                 self.status.unreadable.remove(&path);
                 self.contents.forget(&path);
-                return Some(Seen { path, happened, known, there: None, grown: false });
+                return Some(Seen { path, happened, known, there: None, grown: false, unpacked: None });
             }
             Err(error) => {
                 // It cannot even be looked at: nothing is known of a change, and the status says so.
@@ -353,7 +355,7 @@ impl<S: Sink> Engine<S> {
         {
             return None;
         }
-        Some(Seen { path, happened, known, there: Some(there), grown })
+        Some(Seen { path, happened, known, there: Some(there), grown, unpacked })
     }
 
     /// The alert for a path that is not as it was known, unless nobody could have known.
@@ -513,7 +515,7 @@ impl<S: Sink> Engine<S> {
             for path in part.into_iter().filter(|path| paths.insert(path.clone())) {
                 let known = self.ledger.state().baseline.get(&path);
                 let happened = Happened { moved_from: None, ..one.happened.clone() };
-                more.push(Seen { path, happened, known, there: None, grown: false });
+                more.push(Seen { path, happened, known, there: None, grown: false, unpacked: None });
             }
         }
         for index in again.into_iter().rev() {
@@ -537,7 +539,7 @@ impl<S: Sink> Engine<S> {
                 if paths.insert(path.clone()) {
                     let known = self.ledger.state().baseline.get(&path);
                     let happened = Happened { moved_from: None, ..one.happened.clone() };
-                    more.push(Seen { path, happened, known, there: None, grown: false });
+                    more.push(Seen { path, happened, known, there: None, grown: false, unpacked: None });
                 }
             }
         }

@@ -51,6 +51,7 @@ on_every_backend! {
     wildcards_cover_what_comes_later,
     a_log_that_is_rotated_is_no_change_and_one_that_is_exchanged_is,
     a_log_that_is_copied_and_emptied_is_no_change_and_one_that_is_only_emptied_is,
+    a_log_that_is_compressed_is_no_change_and_one_in_whose_place_something_else_comes_is,
     a_log_that_only_grows_is_no_change,
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
@@ -384,6 +385,29 @@ fn a_log_that_is_copied_and_emptied_is_no_change_and_one_that_is_only_emptied_is
         assert_eq!(texts(&told, temp.path()), [""; 0]);
     }
     assert_eq!(texts(&emptied, temp.path()), ["changed log"]);
+}
+
+fn a_log_that_is_compressed_is_no_change_and_one_in_whose_place_something_else_comes_is() {
+    let temp = tempfile::tempdir().unwrap();
+    for (name, content) in [("log.1", "one\n"), ("log.2", "two\n"), ("outside", "evil\n")] {
+        fs::write(temp.path().join(name), content).unwrap();
+    }
+    let mut running = Running::configured(
+        json!({"paths": {"path": [temp.path()], "growing": true, "exclude": ["outside*"]}}),
+    );
+    let gzip = |name: &str| {
+        assert!(Command::new("gzip").arg(temp.path().join(name)).status().unwrap().success());
+    };
+
+    gzip("log.1");
+    let compressed = running.told(temp.path());
+    gzip("outside");
+    fs::rename(temp.path().join("outside.gz"), temp.path().join("log.2.gz")).unwrap();
+    fs::remove_file(temp.path().join("log.2")).unwrap();
+    let replaced = running.told(temp.path());
+
+    assert_eq!(texts(&compressed, temp.path()), [""; 0]);
+    assert_eq!(sorted_texts(&replaced, temp.path()), ["created log.2.gz", "removed log.2"]);
 }
 
 fn a_log_that_only_grows_is_no_change() {
