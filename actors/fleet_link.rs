@@ -6,9 +6,10 @@
 //! | part | does |
 //! |---|---|
 //! | `joining`, `disk`, `lives` | open what is on disk and connect |
-//! | `membership` | the actor of one membership: its policy, what runs, its status |
+//! | `membership`, `member_status` | the actor of one membership: its policy, what runs, its status |
 //! | `desk` | decides about an action and notes it on disk; owns the replay log |
 //! | `actions`, `running` | run it, make the answer, report |
+//! | `standing` | asks standing questions again and again, and reports what differs |
 //! | `uplink` | says when there is a connection to send by |
 //! | `intake` | takes actions and policies from the broker |
 //! | `answer_spool`, `answer_sender` | keep answers until the broker has them, and send them |
@@ -33,10 +34,12 @@ mod disk;
 mod intake;
 mod joining;
 mod lives;
+mod member_status;
 mod membership;
 mod presence;
 mod renewal;
 mod running;
+mod standing;
 mod trouble;
 mod uplink;
 
@@ -54,7 +57,8 @@ use tokio::sync::mpsc;
 
 use self::alert_cursor::AlertCursor;
 use self::joining::{JoinError, Turn, join};
-use self::membership::{Around, Ended, GetMemberStatus, Leave, LookAtFacts, Membership, Outcomes};
+use self::member_status::GetMemberStatus;
+use self::membership::{Around, Ended, Leave, LookAtFacts, Membership, Outcomes};
 
 pub use self::trouble::Voice;
 use crate::alert_journal::{AlertJournal, SentThrough};

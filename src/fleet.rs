@@ -6,6 +6,7 @@ mod answers;
 mod approve;
 pub(crate) mod ask;
 mod audit;
+mod backup;
 pub(crate) mod cli;
 mod config_file;
 mod doctor;
@@ -23,6 +24,7 @@ mod publish;
 mod results;
 mod setup;
 mod sign;
+mod standing;
 mod token;
 mod up;
 mod verify;
@@ -44,6 +46,8 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Init(init) => setup::run(init, printer),
         FleetCommand::Doctor => doctor::run(&profile()?, printer),
         FleetCommand::Audit(options) => audit::run(options, &profile()?, printer),
+        FleetCommand::Backup(options) => backup::backup(options, &profile()?, printer),
+        FleetCommand::Restore(options) => backup::restore(options, &profile()?, printer),
         FleetCommand::Keygen { file } => enrol::keygen(file, printer),
         FleetCommand::Investigator(command) => investigator::run(command, &profile()?, printer),
         FleetCommand::Token(command) => token::run(command, profile, printer),
@@ -54,6 +58,7 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Enrol(enrolment) => enrol::run(enrolment, &profile()?, printer),
         FleetCommand::Revoke { agents } => enrol::revoke(agents, &profile()?, printer),
         FleetCommand::Policy(command) => policy::run(command, profile, printer),
+        FleetCommand::Standing(command) => standing::run(command, &profile()?, printer),
         FleetCommand::Sign(options) => sign::run(options, &profile()?, printer),
         FleetCommand::Verify { file, policy } => verify::run(file, policy.as_deref(), &profile()?, printer),
         FleetCommand::Send { file, group } => publish::run(file, group.as_ref(), &profile()?, printer),

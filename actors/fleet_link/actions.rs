@@ -7,12 +7,13 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use slog::{debug, error, warn};
 use vigie_fleet::admission::{Admitted, Refusal, Refused};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, Purpose, VERSION};
+use vigie_fleet::answer::{Answer, AnswerPart, AnswerStatus, AuditRecord, Purpose, VERSION};
 use vigie_fleet::collect;
 use vigie_protocol::names::{ActionId, AgentId};
 
 use super::membership::{Membership, Way};
 use super::running::{self, Allowed, answer_without_results};
+use super::standing::Order;
 use super::{ACCEPTED, now, now_milliseconds};
 use crate::work_threads::{self, Lane};
 use vigie_protocol::error_chain::ErrorChain;
@@ -31,6 +32,17 @@ impl Membership {
         self.report(ACCEPTED, Some(&admitted.action.id), &admitted.signers, None);
         self.waiting.push_back(admitted);
         self.run_next(ctx);
+    }
+
+    /// Hands a standing question, or the end of one, to who asks them.
+    pub(super) fn stand(&mut self, order: Order, ctx: &mut Context<Self>) {
+        let admitted = &order.admitted;
+        let (id, signers) = (admitted.action.id.clone(), admitted.signers.clone());
+        self.report(ACCEPTED, Some(&id), &signers, None);
+        if self.standing.try_send(order).is_err() {
+            let refusal = Refusal::Busy("too many standing questions come at once".to_owned());
+            self.answer_refusal(id.clone(), &Refused { refusal, action: Some(id), signers }, ctx);
+        }
     }
 
     /// Runs what waits as far as there is room.
@@ -173,6 +185,15 @@ fn sealed(id: &ActionId, agent: &AgentId, key: &AgentKey, answer: &Answer) -> Ar
         let short = Answer { operations: Vec::new(), ..too_large(answer, text.len()) };
         parts = collect::cut(id, agent, &serde_json::to_string(&short).expect("an answer is plain data"));
     }
+    seal_all(&parts, key).into()
+}
+
+/// The messages of a text that travels as an answer.
+pub(super) fn sealed_parts(id: &ActionId, agent: &AgentId, key: &AgentKey, text: &str) -> Vec<String> {
+    seal_all(&collect::cut(id, agent, text), key)
+}
+
+fn seal_all(parts: &[AnswerPart], key: &AgentKey) -> Vec<String> {
     parts
         .iter()
         .map(|part| {

@@ -21,13 +21,14 @@ use vigie_protocol::names::{ActionId, GroupName};
 use super::answer_spool::AnswerSpool;
 use super::membership::{Decided, Membership, ReplayBroken, Way};
 use super::now;
+use super::standing::Order;
 use super::uplink::Hold;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::FleetSection;
 use vigie_protocol::error_chain::ErrorChain;
 
 /// Room in the spool below which no action is begun, in bytes.
-const LEAST_ANSWER_BYTES: u64 = 64 * 1024;
+pub(super) const LEAST_ANSWER_BYTES: u64 = 64 * 1024;
 
 /// Envelopes whose second copy, by the other way, is expected, at most.
 const MAX_COPIES: usize = 4096;
@@ -215,6 +216,12 @@ impl Desk {
         let begun = id.clone();
         let (replay, result) = self.note(replay, move |log| log.begin(&begun, not_after, now())).await?;
         match (verdict, result) {
+            (Verdict::Run(admitted), Ok(()))
+                if admitted.action.standing.is_some() || admitted.action.stop.is_some() =>
+            {
+                let envelope = Bytes::copy_from_slice(envelope);
+                self.tell(Decided::Stand(Order { envelope, admitted })).await;
+            }
             (Verdict::Run(admitted), Ok(())) => self.tell(Decided::Run(admitted)).await,
             (Verdict::Refuse { id, refused, .. }, Ok(())) => self.tell(Decided::Answer { id, refused }).await,
             (verdict, Err(error)) => {
@@ -295,6 +302,8 @@ fn is_answered(refusal: &Refusal) -> bool {
             | Refusal::NoRule(_)
             | Refusal::TooLittleWeight { .. }
             | Refusal::OverLimits { .. }
+            | Refusal::NoStanding
+            | Refusal::TooOften { .. }
             | Refusal::Busy(_)
     )
 }

@@ -91,6 +91,12 @@ impl Places {
         self.directory.join("policy.json")
     }
 
+    /// The standing questions.
+    #[must_use]
+    pub(super) fn standing(&self) -> PathBuf {
+        self.directory.join("standing")
+    }
+
     /// Which of all lives under its name this is.
     #[must_use]
     pub(super) fn lives(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::{BrokerEvent, Connection};
 use vigie_fleet::broker::stored::{self, Entry, StoredError, Which};
 use vigie_fleet::broker::streams::POLICY_VERSIONS;
-use vigie_fleet::subjects::{self, ASK, EVERY_ASK, POLICY, POLICY_SUBJECT};
+use vigie_fleet::subjects::{self, ASK, EVERY_ASK, EVERY_STANDING, POLICY, POLICY_SUBJECT, STANDING};
 use vigie_protocol::names::AgentId;
 
 use super::desk::Arrived;
@@ -24,6 +24,9 @@ use vigie_protocol::error_chain::ErrorChain;
 
 /// Pause before something is fetched again that could not be.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// The streams of questions.
+const QUESTIONS: [(&str, &str); 2] = [(ASK, EVERY_ASK), (STANDING, EVERY_STANDING)];
 
 /// What the task works with.
 pub(super) struct Intake {
@@ -43,8 +46,8 @@ pub(super) struct Intake {
 /// How far the stored questions were read.
 #[derive(Default)]
 struct Read {
-    /// Number of the newest one, and when the broker stored it.
-    last: Option<(u64, i64)>,
+    /// Of each stream of questions: number of the newest one, and when the broker stored it.
+    last: [Option<(u64, i64)>; QUESTIONS.len()],
     /// The newest stored policy that was offered.
     policy: Option<(u64, i64)>,
 }
@@ -111,23 +114,25 @@ impl Intake {
     async fn catch_up(&self, read: &mut Read, live: &mut Subscription) -> Result<(), StoredError> {
         let failed = |error: &StoredError| debug!(self.log, "cannot catch up"; "error" => %ErrorChain(error));
         self.fetch_policy(read).await.inspect_err(failed)?;
-        let client = &self.connection.client;
-        let mut next = self.next_stored(read).await.inspect_err(failed)?;
-        while let Some(entry) =
-            stored::get(client, ASK, Which::Next(EVERY_ASK, next)).await.inspect_err(failed)?
-        {
-            if entry.sequence < next {
-                break;
-            }
-            self.arrived(entry.value, Way::Stored).await;
-            read.last = Some((entry.sequence, entry.stored));
-            next = entry.sequence.saturating_add(1);
-            // What comes meanwhile must not be lost for want of room.
-            while let Ok(Some(message)) = tokio::time::timeout(Duration::ZERO, live.next()).await {
-                if message.payload == LOOK {
-                    self.fetch_policy(read).await.inspect_err(failed)?;
-                } else {
-                    self.arrived(message.payload, Way::Live).await;
+        for (place, (stream, every)) in QUESTIONS.into_iter().enumerate() {
+            let mut next = self.next_stored(stream, read.last[place]).await.inspect_err(failed)?;
+            let client = &self.connection.client;
+            while let Some(entry) =
+                stored::get(client, stream, Which::Next(every, next)).await.inspect_err(failed)?
+            {
+                if entry.sequence < next {
+                    break;
+                }
+                self.arrived(entry.value, Way::Stored).await;
+                read.last[place] = Some((entry.sequence, entry.stored));
+                next = entry.sequence.saturating_add(1);
+                // What comes meanwhile must not be lost for want of room.
+                while let Ok(Some(message)) = tokio::time::timeout(Duration::ZERO, live.next()).await {
+                    if message.payload == LOOK {
+                        self.fetch_policy(read).await.inspect_err(failed)?;
+                    } else {
+                        self.arrived(message.payload, Way::Live).await;
+                    }
                 }
             }
         }
@@ -160,9 +165,9 @@ impl Intake {
 
     /// Number from which on stored questions were not read. Where the stream does not hold the newest one that was
     /// read, it has expired or the stream was begun anew, and its numbers mean nothing: then from the beginning.
-    async fn next_stored(&self, read: &Read) -> Result<u64, StoredError> {
-        let Some(last) = read.last else { return Ok(1) };
-        let found = stored::get(&self.connection.client, ASK, Which::Number(last.0)).await?;
+    async fn next_stored(&self, stream: &str, last: Option<(u64, i64)>) -> Result<u64, StoredError> {
+        let Some(last) = last else { return Ok(1) };
+        let found = stored::get(&self.connection.client, stream, Which::Number(last.0)).await?;
         let is_same = found.is_some_and(|entry| (entry.sequence, entry.stored) == last);
         Ok(if is_same { last.0.saturating_add(1) } else { 1 })
     }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult,
-    Recipient, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture,
 };
 use bytes::Bytes;
 use slog::{Logger, error, info, warn};
@@ -17,7 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use vigie_fleet::admission::{Admitted, Refused};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{AnswerStatus, AuditRecord};
+use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord};
 use vigie_fleet::broker::client::{random_token, tls};
 use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
@@ -37,13 +36,13 @@ use super::now;
 use super::presence::Presence;
 use super::renewal::Renewal;
 use super::running::answer_without_results;
+use super::standing::{ORDERS, Order, Standing};
 use super::trouble::{Trouble, Troubles, Voice};
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::AlertJournal;
 use crate::query_router::Query;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
-use vigie_protocol::control::FleetStatus;
 use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits: the tasks are slowed, and the broker keeps what comes.
@@ -86,6 +85,10 @@ pub(super) enum Decided {
     Refused { refused: Box<Refused>, way: Way },
     /// It does not run, that is noted, and whoever asked is told.
     Answer { id: ActionId, refused: Box<Refused> },
+    /// It is a standing question, or ends one, and is noted.
+    Stand(Order),
+    /// It is done. Sent by `standing`.
+    Done { id: ActionId, answer: Box<Answer> },
 }
 
 /// A policy came; the answer says whether it counts. Sent by `intake`.
@@ -121,11 +124,6 @@ pub(super) struct LookAtFacts(pub(super) Arc<LoadedConfig>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Leave;
-
-/// Asks for the part of the status that a membership knows.
-#[derive(Debug, Message)]
-#[rtype(result = "FleetStatus")]
-pub(super) struct GetMemberStatus(pub(super) FleetStatus);
 
 /// A membership ended by itself and is to be begun anew. For the link.
 #[derive(Debug, Message)]
@@ -175,14 +173,16 @@ pub(super) struct Membership {
     pub(super) answered: mpsc::UnboundedSender<ActionId>,
     /// Told when an answer was stored.
     pub(super) answers: Arc<Notify>,
+    /// Standing questions and their ends, for who asks them.
+    pub(super) standing: mpsc::Sender<Order>,
     /// A policy is being written to disk, and which one is to be written next.
     storing_policy: bool,
     policy_to_store: Option<StoredPolicy>,
     facts: watch::Sender<Arc<Facts>>,
-    alerts: watch::Receiver<Progress>,
-    recorded: watch::Receiver<u64>,
-    uplink: Uplink,
-    troubles: Troubles,
+    pub(super) alerts: watch::Receiver<Progress>,
+    pub(super) recorded: watch::Receiver<u64>,
+    pub(super) uplink: Uplink,
+    pub(super) troubles: Troubles,
     voice: Voice,
     /// Signs of life since another host wrote under this name.
     beats_alone: u32,
@@ -231,6 +231,8 @@ impl Membership {
         let (facts, shown_facts) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
         let (send_arrived, arrived) = mpsc::channel(1);
+        let (standing, orders) = mpsc::channel(ORDERS);
+        let (heads, shown_heads) = watch::channel(Vec::new());
         let (send_answered, close) = mpsc::unbounded_channel();
         for id in answered {
             send_answered.send(id).ok();
@@ -251,6 +253,26 @@ impl Membership {
         };
         let tasks = vec![
             actix_rt::spawn(desk.run(replay)),
+            actix_rt::spawn(
+                Standing {
+                    log: log.clone(),
+                    membership: membership.clone(),
+                    org: section.org.clone(),
+                    agent: agent.clone(),
+                    key: key.clone(),
+                    router: router.clone(),
+                    policy: policies.clone(),
+                    facts: shown_facts.clone(),
+                    spool: spool.clone(),
+                    answer_bytes: section.answer_bytes,
+                    answers: answers.clone(),
+                    hold: hold.clone(),
+                    directory: places.standing(),
+                    orders,
+                    heads,
+                }
+                .run(),
+            ),
             actix_rt::spawn(
                 Intake {
                     log: log.clone(),
@@ -306,6 +328,7 @@ impl Membership {
                     life: begun.life.clone(),
                     facts: shown_facts,
                     alerts: alerts.clone(),
+                    standing: shown_heads,
                     shown,
                 }
                 .run(),
@@ -358,6 +381,7 @@ impl Membership {
             audit,
             answered: send_answered,
             answers,
+            standing,
             storing_policy: false,
             policy_to_store: None,
             facts,
@@ -390,6 +414,7 @@ impl Membership {
             Ok((signed, Offered::Newer(policy))) => {
                 info!(self.log, "policy in force"; "version" => policy.version());
                 self.clear(Trouble::NoPolicy);
+                self.take_brokers(&policy);
                 self.policy.send_replace(Some(Arc::new(*policy)));
                 self.policy_to_store = Some(StoredPolicy { pinned: self.pinned.clone(), signed });
                 self.store_policy(ctx);
@@ -403,6 +428,12 @@ impl Membership {
                 false
             }
         }
+    }
+
+    /// Goes where the policy says that the brokers are, from the next connection on.
+    fn take_brokers(&self, policy: &Policy) {
+        // A policy is checked before it is in force.
+        self.uplink.client.set_brokers(policy.document().addresses().unwrap_or_default());
     }
 
     /// Writes the policy in force to disk. One write at a time: an older one must not come last.
@@ -523,6 +554,9 @@ impl Actor for Membership {
             );
             self.keep_answer(action, answer, ctx);
         }
+        if let Some(policy) = self.policy.borrow().clone() {
+            self.take_brokers(&policy);
+        }
         self.renew_facts(ctx);
         self.look_at_facts_later(ctx);
         self.look_at_link_later(ctx);
@@ -537,6 +571,8 @@ impl Handler<Decided> for Membership {
             Decided::Run(admitted) => self.admit(*admitted, ctx),
             Decided::Refused { refused, way } => self.report_refusal(&refused, way),
             Decided::Answer { id, refused } => self.answer_refusal(id, &refused, ctx),
+            Decided::Stand(order) => self.stand(order, ctx),
+            Decided::Done { id, answer } => self.keep_answer(id, *answer, ctx),
         }
     }
 }
@@ -636,39 +672,5 @@ impl Handler<Leave> for Membership {
 
     fn handle(&mut self, _: Leave, ctx: &mut Self::Context) {
         ctx.stop();
-    }
-}
-
-impl Handler<GetMemberStatus> for Membership {
-    type Result = MessageResult<GetMemberStatus>;
-
-    fn handle(
-        &mut self,
-        GetMemberStatus(mut status): GetMemberStatus,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        let alerts = self.alerts.borrow();
-        let policy = self.policy.borrow();
-        status.connected = self.uplink.is_up();
-        status.key = Some(self.key.public_key().text());
-        status.alerts_sent = alerts.acknowledged;
-        status.alerts_waiting = self.recorded.borrow().saturating_sub(alerts.acknowledged);
-        status.running = self.running.len() as u64;
-        status.waiting = self.waiting.len() as u64;
-        status.policy_version = policy.as_ref().map(|policy| policy.version());
-        let (connected, has_policy) = (status.connected, policy.is_some());
-        status.named =
-            self.troubles.all_named() && (self.troubles.text().is_some() || !connected || !has_policy);
-        status.problem = self.troubles.text().or_else(|| match policy.as_deref() {
-            _ if !status.connected => {
-                Some(format!("no broker is connected ({})", self.section.urls.join(", ")))
-            }
-            None => Some("there is no policy, every action is refused".to_owned()),
-            Some(policy) if policy.is_expired(now()) => {
-                Some(format!("policy {} is past its date; it stays in force", policy.version()))
-            }
-            Some(_) => alerts.problem.clone(),
-        });
-        MessageResult(status)
     }
 }

@@ -13,6 +13,7 @@ use vigie_fleet::broker::connection::draw;
 use vigie_fleet::broker::stored::{self, StoredError};
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::{Heartbeat, Life, VERSION};
+use vigie_fleet::standing::StandingHead;
 use vigie_fleet::subjects;
 
 use super::alert_sender::Progress;
@@ -42,6 +43,8 @@ pub(super) struct Presence {
     pub(super) facts: watch::Receiver<Arc<Facts>>,
     /// How far alerts are sent.
     pub(super) alerts: watch::Receiver<Progress>,
+    /// The standing questions.
+    pub(super) standing: watch::Receiver<Vec<StandingHead>>,
     /// Told when it is time to look for what somebody asked who did not know of the newest sign of life.
     pub(super) shown: Arc<Notify>,
 }
@@ -54,6 +57,7 @@ impl Presence {
         let mut last = None;
         let mut beats = 0;
         let mut next = Instant::now();
+        let mut stands = 0;
         loop {
             let Some(number) = self.uplink.up().await else { return };
             if number != connection {
@@ -81,8 +85,18 @@ impl Presence {
                     }
                     next = Instant::now();
                 }
-                stands = self.uplink.changed() => {
-                    if !stands {
+                changed = self.standing.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Which there are is shown at once, how far they are with the next sign of life.
+                    let now = self.standing.borrow_and_update().len();
+                    if std::mem::replace(&mut stands, now) != now {
+                        next = Instant::now();
+                    }
+                }
+                goes_on = self.uplink.changed() => {
+                    if !goes_on {
                         return;
                     }
                 }
@@ -122,6 +136,7 @@ impl Presence {
             life: self.life.clone(),
             twice,
             alerts: self.alerts.borrow().head.clone(),
+            standing: self.standing.borrow().clone(),
             facts: (**self.facts.borrow()).clone(),
         };
         let sealed = serde_json::to_string(&heartbeat)

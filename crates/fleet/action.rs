@@ -61,11 +61,26 @@ pub struct Action {
     pub not_before: i64,
     /// Last moment at which it may be begun, in seconds since 1970 (UTC).
     pub not_after: i64,
-    /// What to ask, in order.
+    /// What to ask, in order. None when it stops something.
+    #[serde(default)]
     pub ops: Vec<Operation>,
+    /// When given, agents ask it again and again until `not_after`, and send what differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+    /// The standing question that this one ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<ActionId>,
     /// Bounds on what it may use on each agent.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// How a question stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// Seconds between two runs.
+    pub every: u32,
 }
 
 /// One question to one module.

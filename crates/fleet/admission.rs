@@ -8,7 +8,7 @@
 //! 3. the time at which the action may be begun;
 //! 4. it was not run before;
 //! 5. it is for this agent: the list of agents, then the target over the agent's facts;
-//! 6. for each module: the agent has it, the signers' weights suffice;
+//! 6. for each module: the agent has it, the signers' weights suffice; one of them may sign standing questions;
 //! 7. the limits are within the policy's.
 //!
 //! Between this decision and the run time can pass and a key can be revoked: [`Admitted::still_admitted`] looks
@@ -27,7 +27,7 @@ use serde::Deserialize;
 
 use crate::action::{
     Action, Envelope, MAX_AGENTS, MAX_ENVELOPE_BYTES, MAX_LISTED_ENVELOPE_BYTES, MAX_OPERATIONS,
-    MAX_SIGNATURES, NAMESPACE, VERSION,
+    MAX_SIGNATURES, NAMESPACE, Standing, VERSION,
 };
 use crate::facts::Facts;
 use crate::policy::{Policy, PolicyLimits};
@@ -114,6 +114,7 @@ pub fn decide(
         }
     }
     check_weights(&action, &signers, policy).map_err(signed)?;
+    check_standing(&action, &signers, policy).map_err(signed)?;
     let limits = check_limits(&action, policy).map_err(signed)?;
     Ok(Admitted { action, signers, limits, policy_version: policy.version(), keys })
 }
@@ -139,6 +140,7 @@ impl Admitted {
         check_time(&self.action, now, policy).map_err(refuse)?;
         let signers = names(&self.keys, policy);
         check_weights(&self.action, &signers, policy).map_err(refuse)?;
+        check_standing(&self.action, &signers, policy).map_err(refuse)?;
         self.limits = check_limits(&self.action, policy).map_err(refuse)?;
         self.signers = signers;
         self.policy_version = policy.version();
@@ -194,8 +196,14 @@ fn check_form(envelope_bytes: usize, action: &Action) -> Result<(), Refusal> {
     }
     within("the list of operations", action.ops.len(), MAX_OPERATIONS)?;
     within("the action's name in bytes", action.name.len(), MAX_ACTION_NAME_BYTES)?;
-    if action.ops.is_empty() {
-        return Err(Refusal::Malformed("it has no operation".to_owned()));
+    let malformed = |what: &str| Err(Refusal::Malformed(what.to_owned()));
+    match (&action.stop, action.ops.is_empty()) {
+        (None, true) => return malformed("it has no operation"),
+        (Some(_), false) => return malformed("it stops something and asks something"),
+        _ => {}
+    }
+    if action.standing.is_some() && (action.stop.is_some() || action.agents.is_some()) {
+        return malformed("a standing question stops nothing, and says by its target whom it is for");
     }
     if action.not_after < action.not_before {
         return Err(Refusal::Malformed("it ends before it begins".to_owned()));
@@ -276,7 +284,11 @@ fn check_time(action: &Action, now: i64, policy: &Policy) -> Result<(), Refusal>
     if now < action.not_before.saturating_sub(SKEW_SECONDS) {
         return Err(Refusal::NotYetValid { not_before: action.not_before, now });
     }
-    let limit = policy.document().max_window_seconds;
+    let document = policy.document();
+    let limit = match &document.standing {
+        Some(standing) if action.standing.is_some() || action.stop.is_some() => standing.max_window_seconds,
+        _ => document.max_window_seconds,
+    };
     let seconds = action.not_after.saturating_sub(action.not_before);
     if seconds > i64::from(limit) {
         return Err(Refusal::WindowTooLong { seconds, limit });
@@ -313,6 +325,29 @@ fn check_weights(action: &Action, signers: &[String], policy: &Policy) -> Result
         }
     }
     Ok(())
+}
+
+/// Standing questions, and their ends, take a right of their own.
+fn check_standing(action: &Action, signers: &[String], policy: &Policy) -> Result<(), Refusal> {
+    if action.standing.is_none() && action.stop.is_none() {
+        return Ok(());
+    }
+    let rule = policy.standing(signers).ok_or(Refusal::NoStanding)?;
+    match action.standing {
+        Some(Standing { every }) if every < rule.min_seconds => {
+            Err(Refusal::TooOften { found: every, limit: rule.min_seconds })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether these may end a standing question: whoever could have signed it.
+///
+/// # Errors
+///
+/// Their weights do not suffice for what it asks.
+pub fn check_stop(question: &Action, signers: &[String], policy: &Policy) -> Result<(), Refusal> {
+    check_weights(question, signers, policy)
 }
 
 /// What the action may use.

@@ -333,14 +333,15 @@ mod tests {
     #[test]
     fn two_agents_of_one_identity_are_told_once() {
         let agent: AgentId = "a".parse().unwrap();
-        let other = |seq| FleetAlert { message: "other".to_owned(), ..alert(seq) };
+        let other = |seq| FleetAlert { time: "2026-01-01T00:00:00Z".to_owned(), ..alert(seq) };
         let fork = |seq| Told::Fork { agent: agent.clone(), seq };
-        // The same number with another content, whichever comes first.
+        // The same number, recorded at another time, whichever comes first.
         let mut order = AlertOrder::new(1000);
         let mut told = take_all(&mut order, &[1, 2], 0);
         told.clear();
         order.take(alert(2), 0, &mut told);
-        assert_eq!(told, [], "the same again is no fork");
+        order.take(FleetAlert { message: "masked".to_owned(), ..alert(2) }, 0, &mut told);
+        assert_eq!(told, [], "the same again is no fork, also when it is masked now");
         for seq in [2, 1] {
             order.take(other(seq), 0, &mut told);
         }

@@ -162,21 +162,15 @@ pub struct FleetAlert {
 }
 
 impl FleetAlert {
-    /// A digest of what the alert says. The alert after it names it: two alerts of one number with different links, or
-    /// one that names another link, were made by two agents that bear one name.
+    /// A digest of which alert this is: whose, its number and the nanosecond at which it was recorded. The alert after
+    /// it names it: two alerts of one number with different links, or one that names another link, were made by two
+    /// agents that bear one name. The message is left out, because the same alert can be sent in full and later masked.
     #[must_use]
     pub fn link(&self) -> String {
         let mut hash = sha2::Sha256::new();
         let seq = self.seq.to_string();
-        let texts = [
-            "vigie-alert-link@v1",
-            self.agent.as_str(),
-            &self.journal,
-            &seq,
-            &self.time,
-            &self.module,
-            &self.message,
-        ];
+        let texts =
+            ["vigie-alert-link@v2", self.agent.as_str(), &self.journal, &seq, &self.time, &self.module];
         for text in texts {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());

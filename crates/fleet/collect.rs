@@ -10,7 +10,7 @@ use crate::answer::{Answer, AnswerPart, MAX_PART_BYTES, Sealed, VERSION};
 use vigie_protocol::names::{ActionId, AgentId};
 
 /// Largest message of a part in bytes, as the stream of answers takes it.
-const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 
 /// Most bytes of a part's text as it is written into a message, with room for the rest of the message.
 const MAX_WRITTEN_BYTES: usize = 500 * 1024;
@@ -119,9 +119,9 @@ pub struct Collector {
     agents: HashMap<AgentId, Parts>,
 }
 
-/// What came from one agent.
+/// The parts of one answer of one agent.
 #[derive(Debug, Default)]
-struct Parts {
+pub(crate) struct Parts {
     /// Texts of the parts until all are there.
     texts: BTreeMap<u32, String>,
     /// Digests of all parts, to know one again.
@@ -198,15 +198,20 @@ impl Collector {
     }
 }
 
-enum Added {
+/// What a part was.
+pub(crate) enum Added {
+    /// It was there already.
     Again,
+    /// More is to come.
     More,
+    /// Another part bears its number.
     Contradiction,
+    /// The last missing one: the whole text.
     Whole(String),
 }
 
 impl Parts {
-    fn add(&mut self, part: AnswerPart) -> Added {
+    pub(crate) fn add(&mut self, part: AnswerPart) -> Added {
         let mut hasher = DefaultHasher::new();
         (&part.data, part.last).hash(&mut hasher);
         let digest = hasher.finish();

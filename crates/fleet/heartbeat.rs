@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent_key::{self, AgentPublicKey};
 use crate::answer::{Purpose, Sealed};
 use crate::facts::{Facts, FactsError};
+use crate::standing::StandingHead;
 use vigie_protocol::names::AgentId;
 
 /// Version of [`Heartbeat`].
@@ -36,6 +37,9 @@ pub struct Heartbeat {
     /// How far its alerts reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<AlertHead>,
+    /// The standing questions that it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standing: Vec<StandingHead>,
     /// What the agent is.
     pub facts: Facts,
 }
@@ -147,6 +151,7 @@ mod tests {
             live: "ab".repeat(16),
             life: Life { machine: "m".to_owned(), boot: "b".to_owned(), epoch: "e".to_owned(), count: 1 },
             twice: false,
+            standing: Vec::new(),
             alerts: Some(AlertHead { journal: "j".to_owned(), seq: 3, link: "l".to_owned() }),
             facts: serde_json::from_str(facts).unwrap(),
         }

@@ -21,4 +21,5 @@ pub mod policy;
 pub mod predicate;
 pub mod replay_log;
 pub mod signature;
+pub mod standing;
 pub mod subjects;

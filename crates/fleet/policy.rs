@@ -15,7 +15,9 @@ mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use document::{DEFAULT_RULE, Investigator, InvestigatorKey, PolicyDocument, PolicyLimits, Roots, Rule};
+pub use document::{
+    DEFAULT_RULE, Investigator, InvestigatorKey, PolicyDocument, PolicyLimits, Roots, Rule, StandingRule,
+};
 pub use stored::StoredPolicy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,9 @@ pub const MAX_SIGNATURES: usize = 16;
 /// Longest time during which an action may be begun, in seconds: a day, for that long the broker keeps actions.
 /// A policy can make it shorter.
 pub const MAX_WINDOW_SECONDS: u32 = 24 * 60 * 60;
+
+/// Longest life of a standing question, in seconds: 90 days, for that long the broker keeps them.
+pub const MAX_STANDING_SECONDS: u32 = 90 * 24 * 60 * 60;
 
 /// Why a policy is not taken. The policy in force stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +125,9 @@ pub enum PolicyError {
         /// Whose it is.
         investigator: String,
     },
+    /// An address that agents must not go to.
+    #[error("{0:?} cannot be a broker's address: write tls://HOST:PORT; without TLS only on this machine")]
+    BadBroker(String),
     /// A root key is revoked.
     #[error("the root key {0} is revoked: take it out of the root keys")]
     RevokedRoot(Fingerprint),
@@ -249,6 +257,18 @@ impl Policy {
     #[must_use]
     pub fn rule(&self, module: &str) -> Option<&Rule> {
         self.document.acl.get(module).or_else(|| self.document.acl.get(DEFAULT_RULE))
+    }
+
+    /// The rule for standing questions, if one of these may sign them.
+    #[must_use]
+    pub fn standing(&self, signers: &[String]) -> Option<&StandingRule> {
+        let rule = self.document.standing.as_ref()?;
+        let may = |signer: &String| {
+            let groups = self.document.investigators.get(signer).map_or(&[][..], |someone| &someone.groups);
+            rule.investigators.contains(signer)
+                || groups.iter().any(|group| rule.investigators.contains(&format!("@{group}")))
+        };
+        signers.iter().any(may).then_some(rule)
     }
 
     /// The weight of an investigator under a rule: the one by his name, or else the largest by a group of his.

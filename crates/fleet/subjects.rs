@@ -3,6 +3,7 @@
 //! | subject | stream | from → to |
 //! |---|---|---|
 //! | `vigie.ask.INVESTIGATOR` | [`ASK`] | investigator → agents, which fetch it |
+//! | `vigie.standing.INVESTIGATOR` | [`STANDING`] | investigator → agents: standing questions, and their ends |
 //! | `vigie.live.AGENT.SECRET` | none | investigator or administrator → one agent, at once |
 //! | `vigie.res.SLOT.AGENT` | [`RESULTS`] | agent → investigators |
 //! | `vigie.alert.AGENT` | [`ALERTS`] | agent → readers of alerts |
@@ -24,6 +25,8 @@ use vigie_protocol::names::{ActionId, AgentId};
 
 /// Stream of questions.
 pub const ASK: &str = "ASK";
+/// Stream of standing questions.
+pub const STANDING: &str = "STANDING";
 /// Stream of answers.
 pub const RESULTS: &str = "RESULTS";
 /// Stream of alerts.
@@ -45,12 +48,15 @@ pub const RENEW: &str = "RENEW";
 pub const JOINED: &str = "JOINED";
 
 /// All streams.
-pub const STREAMS: [&str; 10] = [ASK, RESULTS, ALERTS, AUDIT, FACTS, POLICY, ENROL, JOIN, RENEW, JOINED];
+pub const STREAMS: [&str; 11] =
+    [ASK, STANDING, RESULTS, ALERTS, AUDIT, FACTS, POLICY, ENROL, JOIN, RENEW, JOINED];
 
 /// Where the policy is.
 pub const POLICY_SUBJECT: &str = "vigie.policy";
 /// All questions.
 pub const EVERY_ASK: &str = "vigie.ask.*";
+/// All standing questions.
+pub const EVERY_STANDING: &str = "vigie.standing.*";
 /// All answers.
 pub const EVERY_ANSWER: &str = "vigie.res.*.*";
 /// All alerts.
@@ -85,6 +91,12 @@ pub fn slot(action: &ActionId) -> u8 {
 #[must_use]
 pub fn ask(investigator: &AgentId) -> String {
     format!("vigie.ask.{investigator}")
+}
+
+/// Where an investigator's standing questions go.
+#[must_use]
+pub fn standing(investigator: &AgentId) -> String {
+    format!("vigie.standing.{investigator}")
 }
 
 /// Where an agent's answer goes.

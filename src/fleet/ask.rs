@@ -20,6 +20,7 @@ use super::options::{AskOptions, Show, Wait};
 use super::profile::Profile;
 use super::publish;
 use super::sign;
+use super::standing;
 use super::verify;
 use super::view::{PICTURE, View};
 use crate::exit::{Exit, Failure};
@@ -67,7 +68,12 @@ pub(crate) fn run(
     options: &AskOptions,
     printer: &mut Printer,
 ) -> Result<Exit, Failure> {
-    files::block_on(ask(asked, target, options, printer))
+    files::block_on(async {
+        match options.every {
+            Some(every) => standing::ask(asked, target, every, options, printer).await,
+            None => ask(asked, target, options, printer).await,
+        }
+    })
 }
 
 async fn ask(

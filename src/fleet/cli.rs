@@ -71,6 +71,27 @@ Examples:
   vigie fleet audit --refused --json")]
     Audit(super::audit::AuditArgs),
 
+    /// Write what the broker keeps into a file: policy, enrolments, inventory, standing questions, alerts, audit, answers
+    #[command(after_help = "\
+Examples:
+  vigie fleet backup fleet.backup
+  vigie fleet backup policy.backup --stream POLICY --stream ENROL
+  vigie fleet backup whole.backup --keys        with the secret keys of `fleet init`: keep it as you keep those
+
+Takes an administrator's file. The file has mode 0600: answers can hold what is private.")]
+    Backup(super::backup::BackupArgs),
+
+    /// Put a backup into a broker; all seals and signatures are checked, and nothing that is there is replaced
+    #[command(after_help = "\
+Examples:
+  vigie fleet restore fleet.backup --dry-run
+  vigie fleet restore fleet.backup
+  vigie fleet restore whole.backup --keys keys         the secret keys into a new directory, and no more
+
+Takes an administrator's file. Given again it goes on where it was.
+Exit codes: 0 all of it counts, 4 some was left out, because nobody signed it who may.")]
+    Restore(super::backup::RestoreArgs),
+
     /// Make an agent's key; prints the public half
     #[command(after_help = "\
 Examples:
@@ -151,6 +172,10 @@ Takes an administrator's file. The broker reads its new configuration when it is
     /// Show, check, sign and publish the policy: who may ask what
     #[command(subcommand)]
     Policy(PolicyCommand),
+
+    /// Show and stop standing questions, which agents ask again and again, and what differed
+    #[command(subcommand)]
+    Standing(super::standing::StandingCommand),
 
     /// Sign an action, or add a signature to one
     #[command(after_help = "\
@@ -413,6 +438,10 @@ pub(crate) struct SignArgs {
     /// For how long agents may begin it [default: expireafter of the file, or 1h]
     #[arg(long, value_name = "TIME", value_parser = crate::cli::positive_duration)]
     pub(crate) expires: Option<Duration>,
+
+    /// Agents run it again and again, at this interval, as long as --expires says, and send what differs
+    #[arg(long, value_name = "TIME", requires = "expires", value_parser = crate::cli::positive_duration)]
+    pub(crate) every: Option<Duration>,
 
     /// Where the signed action is written [default: standard output]
     #[arg(long, value_name = "FILE")]

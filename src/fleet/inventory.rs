@@ -17,6 +17,7 @@ use vigie_fleet::heartbeat::{AlertHead, Heartbeat};
 use vigie_fleet::policy::{self, Policy};
 use vigie_fleet::predicate::Target;
 use vigie_fleet::signature;
+use vigie_fleet::standing::StandingHead;
 use vigie_fleet::subjects::{self, ENROL, EVERY_ENROLMENT, FACTS, POLICY, POLICY_SUBJECT};
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::names::AgentId;
@@ -24,6 +25,10 @@ use vigie_protocol::names::AgentId;
 use super::pins::Pins;
 use super::profile::Profile;
 use crate::exit::{Exit, Failure};
+
+/// How much later than it was sent a sign of life may have been stored. An agent whose clock is as far behind takes no
+/// action in its time anyway.
+const RESTORED_SECONDS: i64 = 3600;
 
 /// The fleet.
 #[derive(Debug)]
@@ -61,6 +66,8 @@ pub(crate) struct Shown {
     pub(crate) twice: bool,
     /// How far its alerts reach.
     pub(crate) alerts: Option<AlertHead>,
+    /// The standing questions that it asks.
+    pub(crate) standing: Vec<StandingHead>,
 }
 
 impl Known {
@@ -265,9 +272,11 @@ impl Inventory {
     fn show(&mut self, agent: &AgentId, heartbeat: Heartbeat, stored: i64, now: i64) {
         let Some(known) = self.agents.get_mut(agent) else { return };
         let age = i64::try_from(PRESENCE_AGE.as_secs()).unwrap_or(i64::MAX);
-        known.online = now.saturating_sub(stored) <= age;
-        let Heartbeat { sent, live, twice, alerts, facts, .. } = heartbeat;
-        known.shown = Some(Shown { facts, stored, sent, live, twice, alerts });
+        // One that a backup brought back says what the host was, not that it is there.
+        let is_restored = stored.saturating_sub(heartbeat.sent) > RESTORED_SECONDS;
+        known.online = now.saturating_sub(stored) <= age && !is_restored;
+        let Heartbeat { sent, live, twice, alerts, standing, facts, .. } = heartbeat;
+        known.shown = Some(Shown { facts, stored, sent, live, twice, alerts, standing });
     }
 
     /// The agents for whose facts a target is true, in their order.

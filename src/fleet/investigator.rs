@@ -7,7 +7,9 @@ use clap::{Args, Subcommand};
 use vigie_files::secret_file;
 use vigie_fleet::broker::jwt::{Role, user_of};
 use vigie_fleet::broker::local::load_or_create_authority;
-use vigie_fleet::policy::{DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, Rule};
+use vigie_fleet::policy::{
+    DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, Rule, StandingRule,
+};
 use vigie_fleet::signature::PublicKey;
 use vigie_protocol::names::AgentId;
 
@@ -68,6 +70,10 @@ pub(crate) struct AddArgs {
     /// His weight: a rule wants the weights of all who sign to reach its minimum
     #[arg(long, value_name = "N", default_value_t = 1)]
     weight: u32,
+
+    /// He may also have agents ask something again and again (`vigie query … --every`)
+    #[arg(long)]
+    standing: bool,
 
     /// The new policy, to be signed
     #[arg(long, value_name = "FILE")]
@@ -163,6 +169,9 @@ fn with(document: &PolicyDocument, args: &AddArgs, key: PublicKey) -> Result<Pol
         });
         rule.investigators.insert(name.clone(), args.weight);
     }
+    if args.standing {
+        next.standing.get_or_insert_with(|| StandingRule::of(Default::default())).investigators.insert(name);
+    }
     Ok(next)
 }
 
@@ -173,6 +182,9 @@ fn without(document: &PolicyDocument, name: &str) -> Option<PolicyDocument> {
     let gone = next.investigators.remove(name)?;
     for rule in next.acl.values_mut() {
         rule.investigators.remove(name);
+    }
+    if let Some(standing) = &mut next.standing {
+        standing.investigators.remove(name);
     }
     for key in gone.keys {
         let fingerprint = key.key.fingerprint().clone();
@@ -241,6 +253,7 @@ mod tests {
             key: PathBuf::new(),
             modules: modules.iter().map(|module| (*module).to_owned()).collect(),
             weight: 2,
+            standing: true,
             out: PathBuf::new(),
         }
     }
@@ -250,6 +263,7 @@ mod tests {
         let key = SigningKey::from_seed(&[3; 32]).public_key().clone();
         let next = with(&document(), &args(&[]), key.clone()).unwrap();
         assert_eq!((next.version, next.acl["default"].investigators["bob"]), (5, 2));
+        assert!(next.standing.as_ref().unwrap().investigators.contains("bob"));
         let module = with(&document(), &args(&["netstat"]), key.clone()).unwrap();
         assert_eq!(module.acl["netstat"].investigators.len(), 2, "ann still may");
         assert!(!module.acl["default"].investigators.contains_key("bob"));

@@ -46,6 +46,12 @@ pub(crate) struct AskOptions {
     #[arg(long, value_name = "TIME", requires = "target", value_parser = positive_duration)]
     pub(crate) expires: Option<Duration>,
 
+    /// Have them ask it again and again at this interval, also while the broker is away, until --expires is over, and send
+    /// what differs; then see `vigie fleet standing`
+    #[arg(long, value_name = "TIME", requires_all = ["target", "expires"], conflicts_with_all = ["limit", "batch"],
+        value_parser = positive_duration)]
+    pub(crate) every: Option<Duration>,
+
     /// Sign with this SSH key, or the key of this .pub file in ssh-agent [default: signing_key of the fleet's file]
     #[arg(long, value_name = "FILE", requires = "target")]
     pub(crate) key: Option<PathBuf>,

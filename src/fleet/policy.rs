@@ -107,7 +107,7 @@ pub(super) async fn publish(
 }
 
 /// The streams of a fleet, on as many servers as its file says.
-fn sizes(profile: &Profile) -> StreamSizes {
+pub(super) fn sizes(profile: &Profile) -> StreamSizes {
     StreamSizes { replicas: profile.enrolling.replicas, ..StreamSizes::default() }
 }
 
@@ -371,6 +371,8 @@ mod tests {
             revoked: Vec::new(),
             max_window_seconds: 3600,
             limits: PolicyLimits::default(),
+            brokers: Vec::new(),
+            standing: None,
         }
     }
 

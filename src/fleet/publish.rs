@@ -16,6 +16,7 @@ use vigie_protocol::names::{ActionId, AgentId, GroupName};
 use super::files::{self, failed};
 use super::inventory::Inventory;
 use super::profile::Profile;
+use super::standing;
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
 
@@ -46,7 +47,11 @@ pub(crate) async fn store(
 ) -> Result<ActionId, Failure> {
     let (_, action) = admission::read(envelope.as_bytes())
         .map_err(|refused| failed(Exit::Usage, "sign it anew with `vigie fleet sign`")(&*refused))?;
-    let subject = subjects::ask(&profile.user);
+    let subject = if standing::is_standing(&action) {
+        subjects::standing(&profile.user)
+    } else {
+        subjects::ask(&profile.user)
+    };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match stored::store(&connection.client, &subject, envelope.as_bytes()).await {

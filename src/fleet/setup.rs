@@ -8,7 +8,7 @@
 //! | `policy.json`, `policy.signed.json` | the first policy, plain and signed |
 //! | `administrator/`, `enroller/`, `NAME/` | what an administrator, an enroller and the first investigator need: `fleet.toml`, `broker.creds` |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
 use vigie_fleet::certificates::{self, Authority as Authority509, CertificateError};
 use vigie_fleet::policy::{
     DEFAULT_RULE, Investigator, InvestigatorKey, Policy, PolicyDocument, PolicyLimits, Roots, Rule,
-    SignedPolicy, VERSION,
+    SignedPolicy, StandingRule, VERSION,
 };
 use vigie_fleet::signature::{MAX_KEY_BYTES, PublicKey, SigningKey};
 use vigie_protocol::names::{AgentId, GroupName};
@@ -398,6 +398,8 @@ fn first_policy(plan: &Plan, roots: Roots, enrolment: PublicKey, key: PublicKey)
         revoked: Vec::new(),
         max_window_seconds: vigie_fleet::policy::MAX_WINDOW_SECONDS,
         limits: PolicyLimits::default(),
+        brokers: Vec::new(),
+        standing: Some(StandingRule::of(BTreeSet::from([plan.investigator.to_string()]))),
     }
 }
 

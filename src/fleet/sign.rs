@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vigie_fleet::action::{
     Action, Envelope, Limits, MAX_ENVELOPE_BYTES, MAX_LISTED_ENVELOPE_BYTES, MAX_SIGNATURES, NAMESPACE,
-    Operation, VERSION,
+    Operation, Standing, VERSION,
 };
 use vigie_fleet::admission;
 use vigie_fleet::predicate::Target;
@@ -82,6 +82,8 @@ pub(crate) fn new_action(
         not_before: now,
         not_after: now.saturating_add(seconds),
         ops: operations,
+        standing: None,
+        stop: None,
         limits: Limits::default(),
     })
 }
@@ -111,6 +113,8 @@ fn from_file(text: &str, args: &SignArgs, profile: &Profile) -> Result<Action, F
     let operations = action.operations.into_iter().map(crate::action::Operation::signed).collect();
     let name = action.name.unwrap_or_else(|| UNNAMED.to_owned());
     let mut action = new_action(profile, name, target, operations, window)?;
+    action.standing =
+        args.every.map(|every| Standing { every: u32::try_from(every.as_secs()).unwrap_or(u32::MAX) });
     // Signed today for a time that comes.
     if let Some(begin) = begin {
         let length = action.not_after - action.not_before;
@@ -128,12 +132,12 @@ pub(super) fn run(args: &SignArgs, profile: &Profile, printer: &mut Printer) -> 
     let envelope = if signed_before {
         let (envelope, action) = admission::read(text.as_bytes())
             .map_err(|refused| failed(Exit::Usage, "no agent would take it: sign a new one")(&*refused))?;
-        if args.target.is_some() || args.expires.is_some() {
+        if args.target.is_some() || args.expires.is_some() || args.every.is_some() {
             let message = format!("{} is signed already, so it cannot be changed", args.file.display());
             return Err(Failure::new(
                 Exit::Usage,
                 message,
-                "leave -t and --expires out, or sign a new action",
+                "leave -t, --expires and --every out, or sign a new action",
             ));
         }
         if action.org != profile.org.as_str() {

@@ -39,6 +39,12 @@ struct Report {
     agents: Option<usize>,
     not_before: String,
     not_after: String,
+    /// Seconds between two runs of a standing question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    every: Option<u32>,
+    /// The standing question that it stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stops: Option<ActionId>,
     policy_version: u64,
     signatures: Vec<SignatureReport>,
     modules: Vec<ModuleReport>,
@@ -114,6 +120,8 @@ fn report(bytes: &[u8], envelope: &Envelope, action: Action, policy: &Policy, or
         agents: action.agents.as_ref().map(Vec::len),
         not_before: moment(action.not_before),
         not_after: moment(action.not_after),
+        every: action.standing.map(|standing| standing.every),
+        stops: action.stop,
         action: action.id,
         name: action.name,
         org: action.org,
@@ -206,6 +214,12 @@ fn describe(report: &Report, paint: Paint) -> String {
     let listed = report.agents.map_or_else(String::new, |count| format!(", of {count} listed agents"));
     text.push_str(&format!("target  {}{listed}\n", safe(target)));
     text.push_str(&format!("begins  {} to {}\n", report.not_before, report.not_after));
+    if let Some(every) = report.every {
+        text.push_str(&format!("again   every {every} s until then; what differs is sent\n"));
+    }
+    if let Some(question) = &report.stops {
+        text.push_str(&format!("stops   {question}\n"));
+    }
     for signature in &report.signatures {
         let (tone, word) = if signature.good { (Tone::Good, "good") } else { (Tone::Bad, "not good") };
         let name = signature.investigator.as_deref().unwrap_or("unknown");

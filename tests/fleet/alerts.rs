@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use vigie_actors::alert_journal::NewAlert;
 use vigie_fleet::alert_order::{AlertOrder, Told};
-use vigie_fleet::answer::FleetAlert;
+use vigie_fleet::answer::{FleetAlert, Sealed};
+use vigie_fleet::subjects;
 
 use crate::crowd::Crowd;
 use crate::harness::{Fleet, number, patiently, server_is_missing};
-use crate::host::{Agent, VIGIE};
+use crate::host::{Agent, Settings, VIGIE, persistent};
 
 /// Restarts that neither wait nor stop.
 const EAGER: &str = "[restart]\nbackoff_initial = \"20ms\"\nbackoff_max = \"20ms\"\nbreaker_deaths = 0\n";
@@ -124,6 +126,68 @@ fn kill_9_of_broker_and_agents_loses_and_doubles_no_alert() {
         "{} alerts of {agents} agents, {broker_kills} broker kills, {agent_kills} agent kills",
         alerts.len()
     );
+}
+
+/// What comes again after the mode was switched is masked now, and the same alert: no second agent made it.
+#[test]
+fn extra_privacy_masks_what_the_broker_gets_and_its_switch_is_no_second_agent() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let text = json!({"severity": "high", "event": "changed", "path": "/home/ann/letter", "number": "%d"});
+    let alerter = persistent("alerter.py", &["3", &text.to_string()]);
+    let member = fleet.host("web-1", &alerter);
+    let configure = |privacy: bool| {
+        let agent = if privacy { "extraprivacymode = true" } else { "extraprivacymode = false" };
+        member
+            .host
+            .configure(&Settings { agent, ..Settings::default() }, &format!("{}\n{alerter}", member.section));
+    };
+    let bytes_from = |first: usize| -> Vec<String> {
+        let entries = fleet.read(subjects::ALERTS, subjects::EVERY_ALERT);
+        entries[first..].iter().map(|entry| String::from_utf8(entry.value.to_vec()).unwrap()).collect()
+    };
+    configure(false);
+    let agent = member.host.start();
+    let all_sent = |status: &serde_json::Value| {
+        status["alerts_sent"].as_u64() >= Some(3) && status["alerts_waiting"] == 0
+    };
+    member.wait("the alerts are sent", all_sent);
+    let first = bytes_from(0);
+    assert!(first.len() >= 3 && first.iter().all(|bytes| bytes.contains("/home/ann/letter")), "{first:?}");
+
+    // The switch begins the membership anew, which sends the alerts of the last minutes again.
+    configure(true);
+    agent.signal(Signal::SIGHUP);
+    let came_from = |before: usize| {
+        let again = patiently("they come again", || Some(bytes_from(before)).filter(|new| new.len() >= 3));
+        member.wait("the alerts are sent", all_sent);
+        again
+    };
+    for bytes in came_from(first.len()) {
+        assert!(!bytes.contains("ann") && !bytes.contains("letter"), "{bytes}");
+        assert!(bytes.contains("changed") && bytes.contains("high"), "{bytes}");
+    }
+    // Off again, as the file says so, at a restart.
+    drop(agent);
+    configure(false);
+    let before = bytes_from(0).len();
+    let _agent = member.host.start();
+    patiently("they come in full", || {
+        let came = bytes_from(before);
+        (came.iter().filter(|bytes| bytes.contains("/home/ann/letter")).count() >= 3).then_some(())
+    });
+    member.wait("the alerts are sent", all_sent);
+
+    let mut order = AlertOrder::from_start(0);
+    let mut told = Vec::new();
+    for bytes in bytes_from(0) {
+        let sealed: Sealed = serde_json::from_str(&bytes).unwrap();
+        order.take(serde_json::from_str(&sealed.text).unwrap(), 0, &mut told);
+    }
+    order.finish(&mut told);
+    assert!(told.iter().all(|one| matches!(one, Told::Alert(_))), "{told:#?}");
 }
 
 /// Stays away for as long as the environment says; without it not at all.

@@ -196,7 +196,7 @@ pub(crate) struct Fleet {
     pub(crate) broker: LocalBroker,
     runtime: Runtime,
     enrolled: HashMap<AgentId, AgentPublicKey>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Fleet {
@@ -217,7 +217,7 @@ impl Fleet {
             streams::ensure(&admin.client, &StreamSizes::default()).await.unwrap();
             (broker, admin)
         });
-        Self { admin, broker, runtime, enrolled: HashMap::new(), _directory: directory }
+        Self { admin, broker, runtime, enrolled: HashMap::new(), directory }
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
@@ -236,6 +236,20 @@ impl Fleet {
         self.admin = self.runtime.block_on(async {
             self.broker.restart().await.unwrap();
             administrator(&self.broker).await
+        });
+    }
+
+    /// Starts it again with the same streams on another port.
+    pub(crate) fn move_broker(&mut self, port: u16) {
+        let settings = LocalBrokerSettings {
+            port: Some(port),
+            ..LocalBrokerSettings::new(self.directory.path(), ORG, LONG_AGO)
+        };
+        (self.broker, self.admin) = self.runtime.block_on(async {
+            self.broker.kill().await.unwrap();
+            let broker = LocalBroker::start(settings).await.unwrap();
+            let admin = administrator(&broker).await;
+            (broker, admin)
         });
     }
 

@@ -10,6 +10,8 @@ mod actions;
 #[cfg(test)]
 mod alerts;
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod harness;
@@ -22,4 +24,8 @@ mod hostile;
 #[cfg(test)]
 mod membership;
 #[cfg(test)]
+mod person;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod standing;

@@ -132,6 +132,42 @@ fn a_reload_joins_rejoins_and_leaves() {
     });
 }
 
+#[test]
+fn agents_go_where_the_signed_policy_says_that_the_brokers_are() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::without_policy();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut policy = document();
+    policy["brokers"] = json!([format!("nats://127.0.0.1:{free}")]);
+    fleet.publish_policy(&policy);
+    let member = fleet.host("web-1", "");
+    let running = member.host.start();
+    // Nobody is there yet: it stays with the broker of its configuration.
+    member.wait_connected();
+    let before = fleet.broker.url();
+
+    fleet.move_broker(free);
+
+    assert_ne!(fleet.broker.url(), before);
+    fleet.publish_policy(&document_of(2, &policy));
+    member.wait("it follows", |status| status["connected"] == true && status["policy_version"] == 2);
+    let id = fleet.ask(&action());
+    fleet.answers(&id, 1);
+    // It is in the stored policy, so a restart goes there too.
+    drop(running);
+    let _running = member.host.start();
+    member.wait_connected();
+}
+
+/// The same with another version.
+fn document_of(version: u64, policy: &serde_json::Value) -> serde_json::Value {
+    let mut policy = policy.clone();
+    policy["version"] = json!(version);
+    policy
+}
+
 /// What is wrong with the link has a name of its own each, from when it begins to when it ends.
 #[test]
 fn what_keeps_the_link_from_working_is_named() {

@@ -178,11 +178,12 @@ impl Agent {
     pub(super) fn sealed_facts(&self) -> Vec<u8> {
         let heartbeat = Heartbeat {
             v: heartbeat::VERSION,
-            sent: 0,
+            sent: jiff::Timestamp::now().as_second(),
             live: super::LIVE.to_owned(),
             life: Life::default(),
             twice: false,
             alerts: None,
+            standing: Vec::new(),
             facts: self.facts.clone(),
         };
         let text = serde_json::to_string(&heartbeat).expect("facts are strings");

@@ -178,6 +178,17 @@ pub enum Refusal {
         /// What it may have.
         limit: u64,
     },
+    /// Nobody who signed may sign standing questions.
+    #[error("no signer may sign standing questions (standing in the policy): another person must sign")]
+    NoStanding,
+    /// It is to be run more often than the policy allows.
+    #[error("the question is to be run every {found} s, the policy allows {limit} s and more")]
+    TooOften {
+        /// What it wants.
+        found: u32,
+        /// What it may have.
+        limit: u32,
+    },
     /// The agent has enough to do. Decided by whoever runs actions.
     #[error("the agent takes no more actions now ({0}): ask again later")]
     Busy(String),
@@ -185,7 +196,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All codes, in the order of the checks.
-    pub const ALL: [&'static str; 26] = [
+    pub const ALL: [&'static str; 28] = [
         "too_large",
         "malformed",
         "unknown_field",
@@ -211,6 +222,8 @@ impl Refusal {
         "no_rule",
         "too_little_weight",
         "over_limits",
+        "no_standing",
+        "too_often",
         "busy",
     ];
 
@@ -243,6 +256,8 @@ impl Refusal {
             Self::NoRule(_) => "no_rule",
             Self::TooLittleWeight { .. } => "too_little_weight",
             Self::OverLimits { .. } => "over_limits",
+            Self::NoStanding => "no_standing",
+            Self::TooOften { .. } => "too_often",
             Self::Busy(_) => "busy",
         }
     }

@@ -208,6 +208,20 @@ fn bad_actions() -> Vec<(&'static str, &'static str)> {
     add("over_limits", code_of(&changed("limits", json!({"seconds": 301}))));
     add("over_limits", code_of(&changed("limits", json!({"bytes": 1_u64 << 40}))));
     add("over_limits", code_of(&changed("limits", json!({"seconds": 0}))));
+    let standing = |every: u32| changed("standing", json!({ "every": every }));
+    add("no_standing", code_of(&standing(60)));
+    add("no_standing", {
+        let mut stop = changed("stop", json!("0123456789abcdef0123456789abcdee"));
+        stop["ops"] = json!([]);
+        code_of(&stop)
+    });
+    let ruled = with("/standing", json!({"investigators": ["alice"]}));
+    add("too_often", code_under(&ruled, &sign(&standing(59), &[&ALICE])));
+    add("no_standing", code_under(&ruled, &sign(&standing(60), &[&BOB])));
+    add("malformed", code_of(&changed("stop", json!("0123456789abcdef0123456789abcdee"))));
+    let mut listed = standing(60);
+    listed["agents"] = json!(["web-1"]);
+    add("malformed", code_of(&listed));
     add("no_policy", decide_under(None, &json(&good), false).unwrap_err().refusal.code());
     add("busy", Refusal::Busy("queue full".to_owned()).code());
     got

@@ -27,6 +27,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use self::address::Address;
 pub(super) use self::link::{LinkError, LinkSettings, Opened, open};
 use self::wire::{BadText, Message, Operation, ProtocolError, ServerInfo};
 use super::connection::{BrokerEvent, backoff, draw};
@@ -137,6 +138,8 @@ struct Shared {
     events: mpsc::Sender<BrokerEvent>,
     events_lost: AtomicU64,
     login: Arc<Mutex<String>>,
+    /// Addresses that are tried before those of the settings.
+    brokers: Mutex<Vec<Address>>,
 }
 
 /// The number of the subscription to one's own inbox.
@@ -289,6 +292,7 @@ impl Client {
             events,
             events_lost: AtomicU64::new(0),
             login: settings.jwt.clone(),
+            brokers: Mutex::default(),
         });
         if let Some(opened) = &opened {
             shared.connected(&opened.info);
@@ -301,6 +305,12 @@ impl Client {
     /// Logs in with another token of the same key, from the next connection on.
     pub fn set_login(&self, jwt: &str) {
         jwt.clone_into(&mut locked(&self.shared.login));
+    }
+
+    /// Tries these addresses before those of the settings, from the next connection on. One that is neither encrypted nor on
+    /// this machine is refused there.
+    pub fn set_brokers(&self, addresses: Vec<Address>) {
+        *locked(&self.shared.brokers) = addresses;
     }
 
     /// What the connection is now.
@@ -513,14 +523,19 @@ async fn run(shared: Arc<Shared>, settings: LinkSettings, mut opened: Option<Ope
                 tokio::time::sleep(backoff(attempt, draw())).await;
             }
             attempt = attempt.saturating_add(1);
-            let address = &settings.addresses[next % settings.addresses.len()];
+            let address = {
+                let brokers = locked(&shared.brokers);
+                let count = brokers.len() + settings.addresses.len();
+                brokers.iter().chain(&settings.addresses).nth(next % count.max(1)).cloned()
+            };
+            let Some(address) = address else { return };
             next = next.wrapping_add(1);
-            match timeout(CONNECT_WITHIN, open(&settings, address)).await {
+            match timeout(CONNECT_WITHIN, open(&settings, &address)).await {
                 Ok(Ok(link)) => {
                     shared.connected(&link.info);
                     opened = Some(link);
                 }
-                Ok(Err(error)) => shared.tell(error.event(address)),
+                Ok(Err(error)) => shared.tell(error.event(&address)),
                 Err(_) => shared.tell(BrokerEvent::Problem(format!("{address} does not answer"))),
             }
         }

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use crate::subjects::{
     ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS, EVERY_JOIN,
-    EVERY_JOINED, EVERY_LIVE, EVERY_RENEWAL, JOIN, JOINED, POLICY, RENEW, SLOTS, STREAMS,
+    EVERY_JOINED, EVERY_LIVE, EVERY_RENEWAL, EVERY_STANDING, JOIN, JOINED, POLICY, RENEW, SLOTS, STANDING,
+    STREAMS,
 };
 use vigie_protocol::names::AgentId;
 
@@ -110,14 +111,15 @@ impl Role {
                     // Listed, because limits are per subject.
                     .chain((0..SLOTS).map(|slot| format!("vigie.res.{slot}.{{{{name()}}}}")))
                     // What is wanted stands in the body, so it shows questions to other agents too.
-                    .chain([POLICY, ASK, JOINED].map(direct_get))
+                    .chain(READ_BY_AGENTS.map(direct_get))
                     .collect(),
                 vec!["vigie.live.{{name()}}.*".to_owned(), "_INBOX.agent.{{name()}}.>".to_owned()],
                 MAX_AGENT_SUBSCRIPTIONS,
                 MAX_AGENT_PAYLOAD_BYTES,
             ),
             Self::Investigator => (
-                ["vigie.ask.{{name()}}".to_owned(), EVERY_LIVE.to_owned()]
+                ["vigie.ask.{{name()}}", "vigie.standing.{{name()}}", EVERY_LIVE]
+                    .map(str::to_owned)
                     .into_iter()
                     .chain(STREAMS.map(direct_get))
                     .collect::<Vec<_>>(),
@@ -153,6 +155,9 @@ impl Role {
         })
     }
 }
+
+/// What agents read.
+const READ_BY_AGENTS: [&str; 4] = [POLICY, ASK, STANDING, JOINED];
 
 /// What enrollers need to decide who may join.
 const READ_BY_ENROLLERS: [&str; 5] = [ENROL, POLICY, JOIN, RENEW, JOINED];
@@ -217,6 +222,7 @@ impl Account {
                     EVERY_FACTS,
                     EVERY_ANSWER,
                     EVERY_ASK,
+                    EVERY_STANDING,
                     EVERY_ENROLMENT,
                     EVERY_JOIN,
                     EVERY_RENEWAL,
@@ -243,14 +249,15 @@ impl Account {
             Self::Agents => [EVERY_ALERT, EVERY_AUDIT, EVERY_FACTS, EVERY_ANSWER, EVERY_RENEWAL]
                 .map(str::to_owned)
                 .into_iter()
-                .chain([POLICY, ASK, JOINED].map(direct_get))
+                .chain(READ_BY_AGENTS.map(direct_get))
                 .map(|subject| of_fleet(Shared::service(&subject)))
                 .chain([
                     of_fleet(Shared::stream(EVERY_LIVE)),
                     (Self::Investigators, Shared::stream(EVERY_LIVE)),
                 ])
                 .collect(),
-            Self::Investigators => [EVERY_ASK.to_owned()]
+            Self::Investigators => [EVERY_ASK, EVERY_STANDING]
+                .map(str::to_owned)
                 .into_iter()
                 .chain(STREAMS.map(direct_get))
                 .map(|subject| of_fleet(Shared::service(&subject)))
@@ -304,7 +311,7 @@ mod tests {
         for subject in allowed(Role::Agent, "pub") {
             assert!(!subject.contains('*') && !subject.contains('>'), "{subject} has no bound");
             assert!(
-                subject.ends_with(".{{name()}}") || [POLICY, ASK, JOINED].map(direct_get).contains(&subject),
+                subject.ends_with(".{{name()}}") || READ_BY_AGENTS.map(direct_get).contains(&subject),
                 "{subject} is everybody's"
             );
         }

@@ -14,8 +14,8 @@ use super::client::Client;
 use super::stored::{self, StoredError};
 use crate::subjects::{
     ALERTS, ASK, AUDIT, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT,
-    EVERY_FACTS, EVERY_JOIN, EVERY_JOINED, EVERY_RENEWAL, FACTS, JOIN, JOINED, POLICY, POLICY_SUBJECT, RENEW,
-    RESULTS,
+    EVERY_FACTS, EVERY_JOIN, EVERY_JOINED, EVERY_RENEWAL, EVERY_STANDING, FACTS, JOIN, JOINED, POLICY,
+    POLICY_SUBJECT, RENEW, RESULTS, STANDING,
 };
 
 /// How often an agent shows that it is there; agents spread it by a fifth either way.
@@ -26,6 +26,9 @@ pub const PRESENCE_AGE: Duration = Duration::from_secs(3 * 72);
 
 /// How long questions are kept: the longest window that an action may have, and an hour for clocks and late readers.
 pub const ASKS_AGE: Duration = Duration::from_secs(25 * 3600);
+
+/// How long standing questions are kept: their longest life, and a day.
+pub const STANDING_AGE: Duration = Duration::from_secs(91 * 24 * 3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -59,6 +62,8 @@ const MIB: u64 = 1024 * KIB;
 pub struct StreamSizes {
     /// Questions. When full, new ones are refused: none that is still wanted is forgotten.
     pub ask: u64,
+    /// Standing questions. When full, new ones are refused.
+    pub standing: u64,
     /// Answers. When full, the oldest go.
     pub results: u64,
     /// Alerts. When full, the oldest go.
@@ -81,11 +86,12 @@ pub struct StreamSizes {
     pub replicas: u8,
 }
 
-/// For ten thousand agents on one broker: 15.9 GiB of disk at most.
+/// For ten thousand agents on one broker: 16 GiB of disk at most.
 impl Default for StreamSizes {
     fn default() -> Self {
         Self {
             ask: 768 * MIB,
+            standing: 64 * MIB,
             results: 6144 * MIB,
             alerts: 6144 * MIB,
             audit: 1024 * MIB,
@@ -155,7 +161,7 @@ struct Stream {
     refuse_per_subject: bool,
 }
 
-fn streams(sizes: &StreamSizes) -> [Stream; 10] {
+fn streams(sizes: &StreamSizes) -> [Stream; 11] {
     let stream = |name, subject, bytes, per_subject, message| Stream {
         name,
         subject,
@@ -172,6 +178,12 @@ fn streams(sizes: &StreamSizes) -> [Stream; 10] {
             discard: "new",
             refuse_per_subject: true,
             ..stream(ASK, EVERY_ASK, sizes.ask, 200, 800 * KIB)
+        },
+        Stream {
+            age: STANDING_AGE,
+            discard: "new",
+            refuse_per_subject: true,
+            ..stream(STANDING, EVERY_STANDING, sizes.standing, 128, 80 * KIB)
         },
         Stream { age: DAY * 7, ..stream(RESULTS, EVERY_ANSWER, sizes.results, ANSWER_MESSAGES, 512 * KIB) },
         Stream { age: DAY * 30, ..stream(ALERTS, EVERY_ALERT, sizes.alerts, 5_000, 64 * KIB) },

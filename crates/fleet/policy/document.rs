@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::{MAX_POLICY_BYTES, MAX_WINDOW_SECONDS, PolicyError, VERSION};
+use super::{MAX_POLICY_BYTES, MAX_STANDING_SECONDS, MAX_WINDOW_SECONDS, PolicyError, VERSION};
+use crate::broker::client::address::Address;
 use crate::signature::{Fingerprint, PublicKey};
 
 /// Name of the rule for modules that have none of their own.
@@ -17,6 +18,10 @@ const MAX_ROOTS: usize = 16;
 const MAX_ENROLMENT_KEYS: usize = 64;
 /// Most keys of one investigator.
 const MAX_KEYS: usize = 16;
+/// Most addresses of brokers.
+const MAX_BROKERS: usize = 16;
+/// Longest address, in bytes.
+const MAX_ADDRESS_BYTES: usize = 256;
 /// Longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -53,6 +58,13 @@ pub struct PolicyDocument {
     /// What an action may use on each agent.
     #[serde(default)]
     pub limits: PolicyLimits,
+    /// Where the brokers are, `tls://HOST:PORT`, up to 16. Agents try them before those of their configuration, which they
+    /// fall back to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub brokers: Vec<String>,
+    /// Who may have agents ask something again and again; absent: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<StandingRule>,
 }
 
 fn default_window() -> u32 {
@@ -116,6 +128,60 @@ pub struct Rule {
     /// Weights of investigators, and of groups by `@` and their name. A name goes before a group, and 0 takes
     /// somebody out.
     pub investigators: BTreeMap<String, u32>,
+}
+
+/// Who may sign standing questions, and how much of an agent they may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingRule {
+    /// Investigators, and groups with `@` before them. One of the signers must be among them; the rules of the
+    /// modules hold beside it.
+    pub investigators: BTreeSet<String>,
+    /// Shortest time between two runs, in seconds: 5 to 86,400, default 60.
+    #[serde(default = "default_every")]
+    pub min_seconds: u32,
+    /// Most standing questions of an agent: 1 to 64, default 16.
+    #[serde(default = "default_questions")]
+    pub questions: u32,
+    /// Longest life of one, in seconds: 60 to [`MAX_STANDING_SECONDS`], default 30 days.
+    #[serde(default = "default_standing")]
+    pub max_window_seconds: u32,
+}
+
+fn default_every() -> u32 {
+    60
+}
+
+fn default_questions() -> u32 {
+    16
+}
+
+fn default_standing() -> u32 {
+    30 * 24 * 60 * 60
+}
+
+impl StandingRule {
+    /// The rule that lets these ask, with the bounds that hold when nothing else is said.
+    #[must_use]
+    pub fn of(investigators: BTreeSet<String>) -> Self {
+        Self {
+            investigators,
+            min_seconds: default_every(),
+            questions: default_questions(),
+            max_window_seconds: default_standing(),
+        }
+    }
+
+    fn check(&self) -> Result<(), PolicyError> {
+        in_range("standing.min_seconds", self.min_seconds, 5..=86_400, "5 to 86,400")?;
+        in_range("standing.questions", self.questions, 1..=64, "1 to 64")?;
+        in_range(
+            "standing.max_window_seconds",
+            self.max_window_seconds,
+            60..=MAX_STANDING_SECONDS,
+            "60 to 7,776,000",
+        )
+    }
 }
 
 /// What an action may use on each agent at most, and what it gets when it does not say.
@@ -222,6 +288,10 @@ impl PolicyDocument {
         in_range("max_window_seconds", self.max_window_seconds, 1..=MAX_WINDOW_SECONDS, "1 to 86,400")?;
         in_range("limits.seconds", self.limits.seconds, 1..=86_400, "1 to 86,400")?;
         in_range("limits.bytes", self.limits.bytes, 1024..=1 << 30, "1,024 to 1,073,741,824")?;
+        if let Some(standing) = &self.standing {
+            standing.check()?;
+        }
+        self.addresses()?;
         self.roots.check()?;
         if let Some(root) = self.roots.keys.iter().find(|root| self.revoked.contains(root.fingerprint())) {
             return Err(PolicyError::RevokedRoot(root.fingerprint().clone()));
@@ -236,6 +306,25 @@ impl PolicyDocument {
         let keys = self.check_investigators()?;
         self.check_rules()?;
         Ok(keys)
+    }
+
+    /// The addresses of the brokers.
+    ///
+    /// # Errors
+    ///
+    /// They are too many, or one is no address, or not encrypted and not on this machine.
+    pub fn addresses(&self) -> Result<Vec<Address>, PolicyError> {
+        in_range("the number of brokers", count(self.brokers.len()), 0..=count(MAX_BROKERS), "0 to 16")?;
+        let address = |text: &String| {
+            let bad = || PolicyError::BadBroker(text.chars().take(MAX_ADDRESS_BYTES).collect());
+            let address: Address = Some(text)
+                .filter(|text| text.len() <= MAX_ADDRESS_BYTES)
+                .ok_or_else(bad)?
+                .parse()
+                .map_err(|_| bad())?;
+            if address.tls || address.is_local() { Ok(address) } else { Err(bad()) }
+        };
+        self.brokers.iter().map(address).collect()
     }
 
     fn check_investigators(&self) -> Result<BTreeMap<Fingerprint, (String, usize)>, PolicyError> {
@@ -268,23 +357,24 @@ impl PolicyDocument {
     fn check_rules(&self) -> Result<(), PolicyError> {
         let groups: BTreeSet<&str> =
             self.investigators.values().flat_map(|someone| &someone.groups).map(String::as_str).collect();
+        let check = |rule: &str, named: &String| {
+            let known = match named.strip_prefix('@') {
+                Some(group) => groups.contains(group),
+                None => self.investigators.contains_key(named),
+            };
+            if known {
+                return Ok(());
+            }
+            let name = named.chars().take(MAX_NAME_BYTES).collect();
+            Err(PolicyError::UnknownInvestigator { rule: rule.to_owned(), name })
+        };
         for (name, rule) in &self.acl {
             check_name(name)?;
             let what = format!("minimum_weight of the rule for {name:?}");
             in_range(&what, rule.minimum_weight, 1..=u32::MAX, "1 and more")?;
-            for named in rule.investigators.keys() {
-                let known = match named.strip_prefix('@') {
-                    Some(group) => groups.contains(group),
-                    None => self.investigators.contains_key(named),
-                };
-                if !known {
-                    return Err(PolicyError::UnknownInvestigator {
-                        rule: name.clone(),
-                        name: named.chars().take(MAX_NAME_BYTES).collect(),
-                    });
-                }
-            }
+            rule.investigators.keys().try_for_each(|named| check(name, named))?;
         }
-        Ok(())
+        let standing = self.standing.iter().flat_map(|standing| &standing.investigators);
+        standing.into_iter().try_for_each(|named| check("standing questions", named))
     }
 }

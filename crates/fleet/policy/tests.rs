@@ -165,10 +165,20 @@ fn what_contradicts_itself_is_refused_with_its_name() {
         with("/roots/threshold", json!(4)),
         with("/roots/keys", json!([])),
         with("/acl/file/minimum_weight", json!(0)),
+        with("/standing", json!({"investigators": ["alice"], "min_seconds": 4})),
+        with("/standing", json!({"investigators": ["alice"], "questions": 65})),
+        with("/standing", json!({"investigators": ["alice"], "max_window_seconds": 7_776_001})),
+        with("/brokers", json!(vec!["tls://b.example.org"; 17])),
     ];
     for document in out_of_range {
         assert!(matches!(check(&document), Err(PolicyError::OutOfRange { .. })), "{document}");
     }
+    for address in ["nats://b.example.org:4222", "http://b", "tls://a:b@c", &"x".repeat(300)] {
+        let document = with("/brokers", json!(["nats://127.0.0.1:4222", "tls://b.example.org", address]));
+        assert!(matches!(check(&document), Err(PolicyError::BadBroker(_))), "{document}");
+    }
+    let stranger = with("/standing", json!({"investigators": ["mallory"]}));
+    assert!(matches!(check(&stranger), Err(PolicyError::UnknownInvestigator { .. })));
     let malformed = [
         with("/else", json!(1)),
         with("/acl/file/else", json!(1)),
