@@ -9,6 +9,7 @@ use vigie_fleet::answer::Sealed;
 use vigie_fleet::broker::stored::{self, Entry};
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::Heartbeat;
+use vigie_fleet::parallel;
 use vigie_fleet::predicate::Target;
 use vigie_fleet::subjects::{self, FACTS};
 use vigie_protocol::names::AgentId;
@@ -113,8 +114,10 @@ async fn read(fleet: &Fleet, keys: &Keys) -> BenchResult<Vec<Entry>> {
 async fn read_and_evaluate(fleet: &Fleet, keys: &Keys, verified: bool) -> BenchResult<Found> {
     let target = Target::parse(TARGET)?;
     let mut found = Found { facts: 0, matches: 0 };
-    for entry in read(fleet, keys).await? {
-        let Some(facts) = facts(&entry, keys, verified) else { continue };
+    let entries = read(fleet, keys).await?;
+    // On all processors, as the command line does.
+    for facts in parallel::map(&entries, |entry| facts(entry, keys, verified)) {
+        let Some(facts) = facts else { continue };
         found.facts += 1;
         found.matches += u64::from(target.matches(&facts));
     }

@@ -8,7 +8,7 @@
 //! A broker that was killed can hold a later alert before an earlier one, which the agent sends again. Alerts
 //! behind a missing one wait a moment for it; after that the gap is told, and what still comes is told as late.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::answer::FleetAlert;
 use crate::heartbeat::AlertHead;
@@ -30,6 +30,8 @@ pub enum Told {
     Alert(FleetAlert),
     /// An alert of a gap that was told before.
     Late(FleetAlert),
+    /// An alert of a second agent of this identity, under a number that the other has used.
+    Twin(FleetAlert),
     /// Alerts are missing.
     Gap {
         /// Whose.
@@ -88,6 +90,8 @@ struct Sequence {
     gaps: Vec<(u64, u64)>,
     /// Links of the newest alerts that were told.
     links: BTreeMap<u64, String>,
+    /// What was told of a second agent: number and link.
+    twins: BTreeSet<(u64, String)>,
     /// A fork was told; each further alert would tell it again.
     forked: bool,
     /// What is missing before the first alert is to be told.
@@ -128,12 +132,12 @@ impl AlertOrder {
             if sequence.was_missing(alert.seq) {
                 told.push(Told::Late(alert));
             } else if sequence.links.get(&alert.seq).is_some_and(|link| *link != alert.link()) {
-                sequence.fork(&alert, told);
+                sequence.twin(alert, told);
             }
             return;
         }
         if sequence.waiting.get(&alert.seq).is_some_and(|waiting| waiting.link() != alert.link()) {
-            sequence.fork(&alert, told);
+            sequence.twin(alert, told);
             return;
         }
         if sequence.waiting.is_empty() {
@@ -245,6 +249,17 @@ impl Sequence {
         }
     }
 
+    /// Tells an alert of a second agent, once: a clone's alerts are lost no more than another's.
+    fn twin(&mut self, alert: FleetAlert, told: &mut Vec<Told>) {
+        self.fork(&alert, told);
+        if self.twins.len() == MAX_LINKS {
+            self.twins.pop_first();
+        }
+        if self.twins.insert((alert.seq, alert.link())) {
+            told.push(Told::Twin(alert));
+        }
+    }
+
     /// Whether a number is in a gap; it is not any more afterwards.
     fn was_missing(&mut self, seq: u64) -> bool {
         let Some(at) = self.gaps.iter().position(|&(first, last)| (first..=last).contains(&seq)) else {
@@ -331,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn two_agents_of_one_identity_are_told_once() {
+    fn two_agents_of_one_identity_are_told_once_and_no_alert_of_either_is_lost() {
         let agent: AgentId = "a".parse().unwrap();
         let other = |seq| FleetAlert { time: "2026-01-01T00:00:00Z".to_owned(), ..alert(seq) };
         let fork = |seq| Told::Fork { agent: agent.clone(), seq };
@@ -342,10 +357,15 @@ mod tests {
         order.take(alert(2), 0, &mut told);
         order.take(FleetAlert { message: "masked".to_owned(), ..alert(2) }, 0, &mut told);
         assert_eq!(told, [], "the same again is no fork, also when it is masked now");
-        for seq in [2, 1] {
+        // None is lost, and one that comes again is told once.
+        for seq in [2, 1, 2] {
             order.take(other(seq), 0, &mut told);
         }
-        assert_eq!(told, [fork(2)]);
+        assert_eq!(told, [fork(2), Told::Twin(other(2)), Told::Twin(other(1))]);
+        told.clear();
+        order.take(alert(4), 0, &mut told);
+        order.take(other(4), 0, &mut told);
+        assert_eq!(told, [Told::Twin(other(4))], "also while one before it is missing");
         // One that follows on another one than there is: a snapshot was put back.
         let mut order = AlertOrder::new(1000);
         let mut told = take_all(&mut order, &[1], 0);

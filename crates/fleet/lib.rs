@@ -17,6 +17,7 @@ pub mod facts;
 pub mod heartbeat;
 pub mod host_facts;
 pub mod join;
+pub mod parallel;
 pub mod policy;
 pub mod predicate;
 pub mod replay_log;

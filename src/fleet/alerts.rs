@@ -211,7 +211,9 @@ impl Reader<'_> {
     fn show(&mut self, told: &mut Vec<Told>, caught_up: bool) -> Result<(), Failure> {
         for one in told.drain(..) {
             let (agent, module) = match &one {
-                Told::Alert(alert) | Told::Late(alert) => (&alert.agent, Some(alert.module.as_str())),
+                Told::Alert(alert) | Told::Late(alert) | Told::Twin(alert) => {
+                    (&alert.agent, Some(alert.module.as_str()))
+                }
                 Told::Gap { agent, .. }
                 | Told::Gone { agent, .. }
                 | Told::Cut { agent, .. }
@@ -219,8 +221,7 @@ impl Reader<'_> {
             };
             let other_module =
                 self.args.module.as_ref().zip(module).is_some_and(|(wanted, of)| wanted.as_str() != of);
-            let is_proof =
-                matches!(&one, Told::Alert(alert) | Told::Late(alert) if is_canary(&alert.message));
+            let is_proof = matches!(&one, Told::Alert(alert) | Told::Late(alert) | Told::Twin(alert) if is_canary(&alert.message));
             let is_unasked = is_proof && self.args.severity != Some(Severity::Low);
             if other_module || is_unasked || !self.is_wanted(agent) {
                 continue;
@@ -245,12 +246,16 @@ impl Reader<'_> {
 
     fn print(&mut self, told: &Told) -> Result<(), Failure> {
         match told {
-            Told::Alert(alert) | Told::Late(alert) => {
+            Told::Alert(alert) | Told::Late(alert) | Told::Twin(alert) => {
                 if self.printer.is_json() {
                     return self.printer.json(alert);
                 }
                 let line = Line { time: &alert.time, module: &alert.module, message: &alert.message };
-                let late = if matches!(told, Told::Late(_)) { " (late)" } else { "" };
+                let late = match told {
+                    Told::Late(_) => " (late)",
+                    Told::Twin(_) => " (second agent)",
+                    _ => "",
+                };
                 let text = alerts::render(&line, self.printer.paint());
                 self.printer.line(&format!("{}{late}  {text}", alert.agent))
             }

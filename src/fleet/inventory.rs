@@ -2,7 +2,6 @@
 //! it, the facts that these keys sealed, and who shows signs of life.
 
 use std::collections::BTreeMap;
-use std::thread;
 
 use bytes::Bytes;
 use vigie_fleet::agent_key;
@@ -14,6 +13,7 @@ use vigie_fleet::collect::SealProblem;
 use vigie_fleet::enrolment::{self, Enrolment};
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::{AlertHead, Heartbeat};
+use vigie_fleet::parallel;
 use vigie_fleet::policy::{self, Policy};
 use vigie_fleet::predicate::Target;
 use vigie_fleet::signature;
@@ -181,7 +181,7 @@ impl Inventory {
             records.entry(agent.clone()).or_default();
         }
         let records: Vec<(AgentId, Vec<Bytes>)> = records.into_iter().collect();
-        let checked = in_parallel(&records, |(agent, records)| {
+        let checked = parallel::map(&records, |(agent, records)| {
             let known = pins.known(agent);
             (newest_enrolment(records, agent, &policy, profile.org.as_str(), known), agent.clone())
         });
@@ -215,7 +215,7 @@ impl Inventory {
             .await
             .map_err(|error| unreadable(&error))?;
         let now = jiff::Timestamp::now().as_second();
-        let opened = in_parallel(&entries, |entry| self.open_heartbeat(entry));
+        let opened = parallel::map(&entries, |entry| self.open_heartbeat(entry));
         let mut again = Vec::new();
         for (entry, opened) in entries.iter().zip(opened) {
             match opened {
@@ -335,23 +335,5 @@ pub(crate) fn parse_target(text: &str) -> Result<Target, Failure> {
     Target::parse(text).map_err(|error| {
         let message = format!("the target is wrong: {error}");
         Failure::new(Exit::Usage, message, format!("{}\nsee docs/targets.md", error.caret()))
-    })
-}
-
-/// Maps all items, on as many threads as there are processors.
-fn in_parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let share = items.len().div_ceil(threads).max(64);
-    thread::scope(|scope| {
-        let map = &map;
-        let workers: Vec<_> = items
-            .chunks(share)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(map).collect::<Vec<R>>()))
-            .collect();
-        let mut results = Vec::with_capacity(items.len());
-        for worker in workers {
-            results.extend(worker.join().expect("a worker that panics ends the program"));
-        }
-        results
     })
 }
