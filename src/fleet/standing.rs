@@ -8,6 +8,7 @@ use serde::Serialize;
 use vigie_fleet::action::{Action, Standing};
 use vigie_fleet::admission;
 use vigie_fleet::answer::Purpose;
+use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{self, Cursor};
 use vigie_fleet::broker::streams::ANSWER_MESSAGES;
@@ -504,22 +505,33 @@ async fn results(args: &ReportsArgs, profile: &Profile, printer: &mut Printer) -
             print::note(&format!("{agent}: has made {} report(s), {read} are here", head.number));
         }
     }
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
-    while args.follow {
-        tokio::select! {
-            _ = &mut interrupt => break,
-            message = live.next() => {
-                let Some(message) = message else { break };
-                reading.take(&message.subject, &message.payload, files::now(), printer)?;
-            }
-        }
+    if args.follow {
+        follow(&mut reading, &mut live, printer).await?;
     }
     Ok(match (reading.flagged, reading.incomplete.is_empty()) {
         (0, true) => Exit::Ok,
         (0, false) => Exit::NotRunning,
         _ => Exit::SomeFailed,
     })
+}
+
+/// Prints reports as they come, until Ctrl-C.
+async fn follow(
+    reading: &mut Reading<'_>,
+    live: &mut Subscription,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    loop {
+        tokio::select! {
+            _ = &mut interrupt => return Ok(()),
+            message = live.next() => {
+                let Some(message) = message else { return Ok(()) };
+                reading.take(&message.subject, &message.payload, files::now(), printer)?;
+            }
+        }
+    }
 }
 
 /// Whether an envelope goes among the standing questions.
