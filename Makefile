@@ -303,8 +303,11 @@ bench-packages: ## measure lists and verification of packages beside dpkg -V
 	@$(NEED)
 	$(CARGO) bench --locked --bench inventory -- packages
 
-bench-events: ## measure what an event costs, its size in the history, and questions over ten million; as root
+bench-events: ## measure what an event costs beside auditd and bpftrace, its size in the history, and questions over ten million; as root
 	@$(NEED)
+	need 'command -v python3' python3
+	$(CARGO) build --locked --release --package vigie
+	benches/events/compare.py --vigie $(TARGET_DIR)/release/vigie $(EVENTS)
 	$(CARGO) test --locked --release --package vigie-events --lib -- --ignored --nocapture --test-threads 1
 
 bench-sinks: ## measure sinks beside rsyslog's queues, with kill -9 of both ends; ALERTS=300000 KILLS=6

@@ -206,6 +206,10 @@ An invalid configuration changes nothing. Every module says whether it took the 
 0 in force everywhere, 1 a module refused it or did not answer, 78 invalid.")]
     Reload(ReloadArgs),
 
+    /// Make rules of other tools into rules for events and fswatch
+    #[command(subcommand)]
+    Rules(crate::rules::RulesCommand),
+
     /// Explain a name from the status, the log or an answer
     #[command(after_help = "\
 Examples:
@@ -330,6 +334,7 @@ Examples:
   vigie query events                       how it is: source, losses, history
   vigie query events --ran '/tmp/*' --since 30d
   vigie query events --tree 4711@2026-01-31T12:00:00Z
+  vigie query events --alert 42            who is behind that alert?
   vigie query events --by alice --kind exec
   vigie query events --connected 203.0.113.0/24
   vigie query events --rules")]

@@ -48,6 +48,15 @@ pub(crate) struct EventsFlags {
     #[arg(long, value_name = "PID@TIME", conflicts_with_all = ["ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
     tree: Option<String>,
 
+    /// The process that this alert of the journal is about (its number, seq), its ancestors, and everything that came of
+    /// it, with all alerts beside
+    #[arg(long, value_name = "SEQ", conflicts_with_all = ["tree", "rules", "verify", "ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
+    pub(crate) alert: Option<u64>,
+
+    /// Beside each event the numbers of the alerts that name its process
+    #[arg(long, conflicts_with_all = ["rules", "verify"])]
+    pub(crate) alerts: bool,
+
     /// List the rules, what they found and what they cost
     #[arg(long, conflicts_with_all = ["tree", "ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
     rules: bool,

@@ -11,6 +11,7 @@ mod config_view;
 mod console;
 mod diagnostics;
 mod doctor;
+mod events_alert;
 mod events_flags;
 mod exit;
 mod explain;
@@ -35,6 +36,7 @@ mod query;
 mod query_flags;
 mod reload;
 mod report;
+mod rules;
 mod sink;
 mod status;
 mod table;
@@ -145,6 +147,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Sink(SinkCommand::Test { name, json }) => sink::test(name, &socket, &mut printer(*json)),
         Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
+        Command::Rules(command) => rules::run(command, &mut printer(false)),
         Command::Explain(args) => explain::run(args, &mut printer(args.json)),
         Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
         Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),

@@ -13,6 +13,8 @@ use vigie_protocol::result::{ModuleResult, Verdict};
 use crate::action;
 use crate::cli::{AnswerOptions, QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
+use crate::events_alert;
+use crate::events_flags::EventsFlags;
 use crate::exit::{Exit, Failure};
 use crate::fleet;
 use crate::fswatch_view;
@@ -97,6 +99,11 @@ pub(crate) fn run(
     let Some(target) = &args.target else {
         return action::run(args, socket, make_printer);
     };
+    if let QueryTarget::Events { flags, options } = target
+        && (flags.alert.is_some() || flags.alerts)
+    {
+        return with_alerts(flags, options, socket, make_printer);
+    }
     let (question, options) = question(target)?;
     if let Some(target) = &options.fleet.target {
         let mut printer = make_printer(options.answer.json);
@@ -111,6 +118,46 @@ pub(crate) fn run(
         Exit::Ok if has_findings(&module, &result) => Ok(Exit::NotWell),
         exit => Ok(exit),
     }
+}
+
+/// Carries out `query events` with `--alert` or `--alerts`, which read the journal of this host as well.
+fn with_alerts(
+    flags: &EventsFlags,
+    options: &QueryOptions,
+    socket: &Path,
+    make_printer: impl Fn(bool) -> Printer,
+) -> Result<Exit, Failure> {
+    if options.fleet.target.is_some() {
+        let message = "--alert and --alerts read the journal of one host".to_owned();
+        return Err(Failure::new(
+            Exit::Usage,
+            message,
+            "ask the host that has the alert: leave --target out",
+        ));
+    }
+    let most = flags.clone().parameters();
+    let asked = match flags.alert {
+        Some(seq) => events_alert::questions(seq, socket)?,
+        None => vec![Map::new()],
+    };
+    let mut found = None;
+    for mut question in asked {
+        question.extend(most.clone());
+        let parameters = parameters(question, &options.parameters, options.json_params.as_deref())?;
+        let question = Question { module: "events".to_owned(), parameters, timeout: options.answer.timeout };
+        let result = question.ask_on(&mut Client::connect(socket)?, None)?;
+        let is_found = result.foundanything || !result.success;
+        found = Some(result);
+        if is_found {
+            break;
+        }
+    }
+    let Some(mut result) = found else {
+        return Err(Failure::new(Exit::NotKnown, "nothing was asked".to_owned(), "name an alert"));
+    };
+    events_alert::add_alerts(&mut result, socket)?;
+    show("events", &result, &options.answer, &mut make_printer(options.answer.json))?;
+    Ok(exit_of(&result, options.answer.fail_if_none))
 }
 
 /// Whether a verification of packages found differences: scripts must not take these for success, as dpkg has them.

@@ -19,6 +19,7 @@ mod parameters;
 mod record;
 mod rules;
 mod search;
+pub mod sigma;
 mod table;
 
 #[cfg(test)]
@@ -122,8 +123,8 @@ impl Events {
                 let found = history.events(&wanted);
                 answer::events(&found, begins, wanted.since, masked, &names, began.elapsed())
             }
-            Parameters::Tree { pid, time, limit } => {
-                let found = history.tree(pid, time, limit);
+            Parameters::Tree { pid, start, time, limit } => {
+                let found = history.tree(pid, start, time, limit);
                 answer::events(&found, begins, i64::MIN, masked, &names, began.elapsed())
             }
         }

@@ -29,6 +29,7 @@ struct Asked {
     since: Option<String>,
     until: Option<String>,
     tree: Option<String>,
+    start: Option<u64>,
     rules: bool,
     verify: bool,
     limit: Option<usize>,
@@ -43,8 +44,9 @@ pub(crate) enum Parameters {
     Rules,
     /// Whether the history is as it was sealed.
     Verify,
-    /// A process with its ancestors and descendants.
-    Tree { pid: u32, time: i64, limit: usize },
+    /// A process with its ancestors and descendants: the newest of this number at a moment, or the one that began then
+    /// (microseconds since the start of the host).
+    Tree { pid: u32, start: Option<u64>, time: i64, limit: usize },
     /// Events.
     Events(Box<Wanted>),
 }
@@ -120,6 +122,9 @@ impl Parameters {
                 None
             }
         };
+        if asked.start.is_some() && asked.tree.is_none() {
+            problems.push("parameter start belongs to tree".to_owned());
+        }
         let kinds = asked.kind.iter().filter_map(|name| {
             let kind = Kind::from_name(name);
             if kind.is_none() {
@@ -164,7 +169,7 @@ impl Parameters {
         let wanted =
             Wanted { ran, by, connected, hash, command, kinds, pids: asked.pid, since, until, limit };
         Ok(match tree {
-            Some((pid, time)) => Self::Tree { pid, time, limit },
+            Some((pid, time)) => Self::Tree { pid, start: asked.start, time, limit },
             None if asked.rules => Self::Rules,
             None if asked.verify => Self::Verify,
             None if wanted.asks_nothing() => Self::Status,

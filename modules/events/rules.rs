@@ -12,7 +12,8 @@
 //! ```
 //!
 //! One of `when` must fit and none of `unless`. In each, all keys must fit; of a list one. Texts are patterns with `*`
-//! and `?`, numbers can be `"<600"` or `">=50"`, addresses are networks, `$name` is a list of the file.
+//! and `?`, numbers can be `"<600"` or `">=50"`, addresses are networks, `$name` is a list of the file. `and` is a list of
+//! further tables of which all must fit, for a key that is needed twice.
 
 mod facts;
 mod field;
@@ -122,6 +123,9 @@ struct RuleText {
     #[serde(default)]
     unless: Vec<toml::Table>,
     many: Option<ManyText>,
+    /// Texts are the same in capital and small letters.
+    #[serde(default)]
+    ignore_case: bool,
     /// What else it fires on, for whoever reads the alert.
     #[serde(default)]
     benign: String,
@@ -169,7 +173,7 @@ fn compile(text: RuleText, lists: &BTreeMap<String, Vec<String>>) -> Result<Rule
         return Err("\"on\" and \"when\" must have at least one entry".to_owned());
     }
     let all = |tables: &[toml::Table]| {
-        tables.iter().map(|table| conditions(table, lists)).collect::<Result<Vec<_>, _>>()
+        tables.iter().map(|table| conditions(table, lists, text.ignore_case)).collect::<Result<Vec<_>, _>>()
     };
     Ok(Rule {
         when: all(&text.when)?,
@@ -188,18 +192,29 @@ fn compile(text: RuleText, lists: &BTreeMap<String, Vec<String>>) -> Result<Rule
 }
 
 /// `{ exe.name = … }` is a table within a table: both are one key.
-fn conditions(table: &toml::Table, lists: &BTreeMap<String, Vec<String>>) -> Result<Conditions, String> {
-    let mut conditions = Vec::new();
+fn conditions(
+    table: &toml::Table,
+    lists: &BTreeMap<String, Vec<String>>,
+    ignore_case: bool,
+) -> Result<Conditions, String> {
+    let mut all = Vec::new();
     for (key, value) in table {
         match value {
             toml::Value::Table(inner) => {
                 for (second, value) in inner {
-                    conditions.push(condition(&format!("{key}.{second}"), value, lists)?);
+                    all.push(condition(&format!("{key}.{second}"), value, lists, ignore_case)?);
                 }
             }
-            value => conditions.push(condition(key, value, lists)?),
+            toml::Value::Array(more) if key == "and" => {
+                for one in more {
+                    let one = one.as_table().ok_or("\"and\" must be a list of tables".to_owned())?;
+                    all.extend(conditions(one, lists, ignore_case)?);
+                }
+            }
+            value => all.push(condition(key, value, lists, ignore_case)?),
         }
     }
+    let mut conditions = all;
     if conditions.is_empty() {
         return Err("an empty condition would fit everything".to_owned());
     }
@@ -212,6 +227,7 @@ fn condition(
     key: &str,
     value: &toml::Value,
     lists: &BTreeMap<String, Vec<String>>,
+    ignore_case: bool,
 ) -> Result<(Field, Vec<Pattern>), String> {
     let field = Field::from_name(key).ok_or(format!("there is no field {key:?}"))?;
     let mut texts = Vec::new();
@@ -234,7 +250,8 @@ fn condition(
         toml::Value::Array(values) => values.iter().try_for_each(&mut add)?,
         value => add(value)?,
     }
-    let patterns = texts.iter().map(|text| Pattern::parse(field, text)).collect::<Result<Vec<_>, _>>()?;
+    let parse = |text: &String| Pattern::parse(field, text, ignore_case);
+    let patterns = texts.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     Ok((field, patterns))
 }
 

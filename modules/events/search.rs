@@ -15,6 +15,9 @@ const MOST_ANCESTORS: usize = 24;
 /// How exact the host's clock since its start is within one block, in microseconds: somebody may set the other one.
 const CLOCKS: i64 = 5_000_000;
 
+/// A tick of `/proc`, in microseconds.
+const TICK: u64 = 10_000;
+
 /// A record with the digest of its program, and how deep it is in a tree.
 #[derive(Debug, Clone)]
 pub(crate) struct Hit {
@@ -204,9 +207,12 @@ impl History<'_> {
     }
 
     /// A process with its ancestors, and everything that came of it.
-    pub(crate) fn tree(&self, pid: u32, time: i64, limit: usize) -> Found {
+    pub(crate) fn tree(&self, pid: u32, start: Option<u64>, time: i64, limit: usize) -> Found {
         let mut found = Found::default();
-        let Some(root) = self.exec(&mut found, time, i64::MIN, |key| key.pid == pid) else { return found };
+        // What /proc says of the beginning of a process is exact to 10 ms.
+        let began = |key: Key| start.is_none_or(|start| start.abs_diff(key.start) <= TICK);
+        let is_it = |key: Key| key.pid == pid && began(key);
+        let Some(root) = self.exec(&mut found, time, i64::MIN, is_it) else { return found };
         let mut ancestors: Vec<Hit> = Vec::new();
         let mut below = root.clone();
         while let What::Exec(run) = &below.record.what {

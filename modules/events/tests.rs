@@ -231,7 +231,7 @@ pub(crate) fn search(dir: &Path, open: Option<(u64, Vec<u8>)>, parameters: &Valu
     let history = History { dir, open, is_stopped: &|| false };
     match Parameters::of(&query(parameters), &names, now()).expect("the question is right") {
         Parameters::Events(wanted) => history.events(&wanted),
-        Parameters::Tree { pid, time, limit } => history.tree(pid, time, limit),
+        Parameters::Tree { pid, start, time, limit } => history.tree(pid, start, time, limit),
         other => panic!("{other:?} asks for no events"),
     }
 }

@@ -36,11 +36,14 @@ fn of_events(events: &[Value], statistics: &Value) -> Report {
         Column::new("SHA256").wide(),
         Column::new("CWD").wide(),
         Column::new("WHAT").fit(Fit::CutEnd),
+        Column::new("ALERTS"),
     ]);
     for event in events {
         let text = |key: &str| text_of(event, key);
         let flags: Vec<&str> =
             event["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let alerts: Vec<String> =
+            event["alerts"].as_array().into_iter().flatten().map(Value::to_string).collect();
         let depth = event["depth"].as_i64();
         let tone = if depth.is_some_and(|depth| depth < 0) { Tone::Faint } else { Tone::Plain };
         let time = if event["time"].is_string() { local_time(&text("time")) } else { String::new() };
@@ -57,6 +60,7 @@ fn of_events(events: &[Value], statistics: &Value) -> Report {
             text("sha256").into(),
             text("cwd").into(),
             Cell::new(tone, format!("{indent}{}", what(event))),
+            Cell::new(Tone::Doubtful, alerts.join(",")),
         ]);
     }
     let number = |key: &str| statistics[key].as_u64().unwrap_or(0);

@@ -97,3 +97,45 @@ fn a_wrong_rule_or_kind_is_refused_with_its_key() {
     assert_ne!(ran.code, 0, "{said}");
     assert!(said.contains("nonsense") && said.contains("rules.toml"), "{said}");
 }
+
+#[test]
+fn an_alert_of_fswatch_leads_to_the_tree_of_who_did_it_and_back() {
+    let host = Host::new(&Settings { fswatch: true, ..Settings::default() }, MODULE);
+    let watched = host.path("watched");
+    std::fs::create_dir(&watched).unwrap();
+    let config = format!("[paths]\npath = recursive:{}\n", watched.display());
+    std::fs::write(host.path("modules.d/fswatch.cfg"), config).unwrap();
+    let _agent = host.start();
+    host.wait_ready("events");
+    host.wait_baseline();
+    if !has_bpf(&host) {
+        return;
+    }
+
+    let script = "cp /etc/hostname \"$0/dropped\"; true";
+    assert!(Command::new("sh").args(["-c", script]).arg(&watched).status().unwrap().success());
+
+    let alert = wait_until("the alert", || {
+        host.journal()
+            .into_iter()
+            .find(|alert| alert["message"].as_str().is_some_and(|text| text.contains("dropped")))
+    });
+    let seq = alert["seq"].to_string();
+    let tree = wait_until("the tree", || {
+        let ran = host.vigie(&["query", "events", "--alert", &seq, "--json"]);
+        (ran.code == 0).then(|| serde_json::from_str::<Value>(&ran.out).expect("it is JSON"))
+    });
+    let events = tree["elements"]["events"].as_array().unwrap();
+    let at =
+        |depth: i64| events.iter().find(|event| event["depth"] == depth && event["kind"] == "exec").unwrap();
+    assert_eq!(at(0)["argv"][0], "cp", "{tree}");
+    assert_eq!(at(-1)["argv"][2], json!(script), "{tree}");
+    assert_eq!(at(0)["alerts"], json!([alert["seq"]]), "{tree}");
+    // From the event to the alert.
+    let ran = host.vigie(&["query", "events", "--command", "dropped", "--alerts", "--human"]);
+    assert!(ran.out.contains("ALERTS") && ran.out.contains(&seq), "{}", ran.out);
+    let none = host.vigie(&["query", "events", "--alert", "999999"]);
+    assert!(none.code != 0 && none.err.contains("no alert 999999"), "{none:?}");
+    let fleet = host.vigie(&["query", "events", "--alert", &seq, "-t", "true"]);
+    assert!(fleet.err.contains("one host"), "{fleet:?}");
+}

@@ -79,7 +79,7 @@ pub(crate) fn read_agent(
 }
 
 /// Names that a module cannot have: the agent's alerts carry the first, the others are commands of the program.
-pub const RESERVED_NAMES: [&str; 22] = [
+pub const RESERVED_NAMES: [&str; 23] = [
     "agent",
     "vigie",
     "alerts",
@@ -99,6 +99,7 @@ pub const RESERVED_NAMES: [&str; 22] = [
     "module",
     "query",
     "reload",
+    "rules",
     "sink",
     "status",
     "top",

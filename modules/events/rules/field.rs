@@ -149,13 +149,15 @@ impl Field {
 pub(crate) enum Pattern {
     Text(Vec<u8>),
     Glob(Vec<u8>),
+    /// In small letters; what is compared is taken so as well.
+    AnyCase(Vec<u8>),
     /// From, to.
     Number(i64, i64),
     Network(IpAddr, u8),
 }
 
 impl Pattern {
-    pub(crate) fn parse(field: Field, text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(field: Field, text: &str, ignore_case: bool) -> Result<Self, String> {
         if field.is_number() {
             return number(text).ok_or(format!("{text:?} is no number, nor one with <, <=, > or >="));
         }
@@ -163,6 +165,9 @@ impl Pattern {
             return network(text).ok_or(format!("{text:?} is no network"));
         }
         let bytes = text.as_bytes().to_vec();
+        if ignore_case {
+            return Ok(Self::AnyCase(bytes.to_ascii_lowercase()));
+        }
         Ok(if text.contains(['*', '?']) { Self::Glob(bytes) } else { Self::Text(bytes) })
     }
 
@@ -170,6 +175,7 @@ impl Pattern {
         match self {
             Self::Text(wanted) => wanted == text,
             Self::Glob(pattern) => vigie_tree::matches(pattern, text),
+            Self::AnyCase(pattern) => vigie_tree::matches(pattern, &text.to_ascii_lowercase()),
             Self::Number(..) | Self::Network(..) => false,
         }
     }

@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+mod evasions;
+
 use vigie_kernel_events::{Event, Exec, Exit, Kind, NetState, Options, Source, SourceKind};
 
 /// A test that cannot run says why. In CI that is a failure: its machines can load BPF, unless
