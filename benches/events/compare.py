@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 from statistics import median
 
-TICK = os.sysconf("SC_CLK_TCK")
-
 LOAD = r"""
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -82,9 +80,27 @@ def until(what, done, seconds=60):
 
 
 def spent(pid):
-    """Processor seconds of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+    """Processor seconds of the threads of a process, to the nanosecond."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def below(pid, agent):
+    """Whether a process is a descendant of another one."""
+    while pid > 1 and pid != agent:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return pid == agent
+
+
+def module_of(agent):
+    """The process of the module events below an agent."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().split(b"\0")[1:4] == [b"module", b"persist", b"events"]:
+                if below(int(entry.name), agent):
+                    return int(entry.name)
+        except OSError:
+            pass
+    raise RuntimeError("the module has no process")
 
 
 def peak_kib(pid):
@@ -149,10 +165,7 @@ class Vigie(Nothing):
         until("events has a source", lambda: self.status().get("source") is not None)
         if self.status()["source"] != "bpf":
             raise RuntimeError(f"events has no BPF here: {self.status().get('not_used')}")
-        children = Path(f"/proc/{self.agent.pid}/task").glob("*/children")
-        below = {int(pid) for file in children for pid in file.read_text().split()}
-        named = [pid for pid in below if b"events" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        self.module = named[0]
+        self.module = module_of(self.agent.pid)
 
     def status(self):
         ask = [self.program, "query", "events", "--json", "--run-dir", str(self.dir / "run")]
