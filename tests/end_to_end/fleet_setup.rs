@@ -201,6 +201,54 @@ fn an_agent_joins_a_fleet_and_a_revoked_key_is_refused() {
 }
 
 #[test]
+fn an_action_file_in_migs_format_is_asked_of_the_fleet_and_each_operation_is_answered() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let host = up.enrolled("web-1");
+    let _agent = host.start();
+    wait_until("the agent has the policy", || {
+        let fleet = status(&host)["fleet"].clone();
+        (fleet["connected"] == true && fleet["policy_version"] == 1).then_some(())
+    });
+    fs::write(host.path("needle"), "x").unwrap();
+    let ask = |operations: &Value| {
+        let action = json!({
+            "name": "find the needle", "target": "environment->>'os'='linux'", "threat": {"level": "high"},
+            "validfrom": "2020-01-01T00:00:00Z", "expireafter": "10m", "syntaxversion": 2, "operations": operations,
+        });
+        // As MIG's console prints it.
+        fs::write(up.path("action.json"), serde_json::to_string_pretty(&action).unwrap()).unwrap();
+        let ran = Command::new(VIGIE)
+            .args(["query", "-i", "action.json", "-t", "tag.env == \"prod\"", "--wait", "all", "--json"])
+            .current_dir(up.place.path())
+            .env("VIGIE_FLEET", up.path("fleet/ann/fleet.toml"))
+            .env("XDG_STATE_HOME", up.place.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let out = String::from_utf8(ran.stdout.clone()).unwrap();
+        let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let answer = lines.into_iter().find(|line| line["type"] == "answer");
+        (answer.unwrap_or_else(|| panic!("{ran:?}")), String::from_utf8(ran.stderr).unwrap())
+    };
+    let search = json!({"searches": {"s": {"paths": [host.path("")], "names": ["^needle$"]}}});
+    let file = json!({"module": "file", "parameters": search});
+
+    let (answer, notes) =
+        ask(&json!([file, {"module": "netstat", "parameters": {"localip": ["127.0.0.0/8"]}}]));
+    let (refused, _) = ask(&json!([file, {"module": "nosuch", "parameters": {}}]));
+
+    assert_eq!(answer["agent"], "web-1", "{answer}");
+    let found = &answer["operations"][0]["result"]["elements"]["s"];
+    assert_eq!(found[0]["file"], host.path("needle").to_str().unwrap(), "{answer}");
+    assert_eq!(answer["operations"][1]["result"]["foundanything"], true, "{answer}");
+    assert!(notes.contains("syntaxversion"), "what means nothing here is named: {notes}");
+    assert!(refused["message"].as_str().unwrap().contains("no module \"nosuch\""), "{refused}");
+}
+
+#[test]
 fn a_fleet_comes_back_as_it_was_and_runs_once() {
     if server_is_missing() {
         return;
