@@ -314,8 +314,11 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
     let period = notifier.watchdog;
     actix_rt::spawn(async {
         tokio::time::sleep(START_IS_OVER).await;
-        vigie_memory::give_back_heap();
-        vigie_memory::give_back_code();
+        let given_back = work_threads::run(Lane::Modules, || {
+            vigie_memory::give_back_heap();
+            vigie_memory::give_back_code();
+        });
+        given_back.await.ok();
     });
     loop {
         // Counted from the last sign of life: a stall is not made up for.

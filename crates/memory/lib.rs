@@ -14,82 +14,105 @@ pub fn give_back_heap() {
     }
 }
 
-/// Gives back the pages of the program's own code that were used until now; those that are used again are mapped again from
-/// the file. Where the system does not say where the code is, nothing happens.
+/// Gives back the pages of the program's own file, code and constants, that were used until now; those that are used again
+/// are mapped again from it. Blocking: the kernel walks through all memory of the process for it. Where it does not say what
+/// is where, nothing happens.
 pub fn give_back_code() {
     let here = give_back_code as *const () as usize;
-    let Some(code) = fs::read_to_string("/proc/self/maps").ok().and_then(|maps| code_around(&maps, here))
-    else {
-        return;
-    };
-    #[expect(unsafe_code, reason = "nothing safe wraps madvise(2)")]
-    // SAFETY: the range is one whole mapping of a file, private and without the right to write, as the kernel has just said,
-    // so that its pages are the file's own and come back as they were: code has no relocations. Mappings of programs are
-    // not changed while they run.
-    unsafe {
-        libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED);
+    let Ok(smaps) = fs::read_to_string("/proc/self/smaps") else { return };
+    for range in pages_of_file(&smaps, here) {
+        #[expect(unsafe_code, reason = "nothing safe wraps madvise(2)")]
+        // SAFETY: the range is one whole mapping of a file, private, without the right to write and without a page that is
+        // not the file's own (relocations, a debugger's marks), as the kernel has just said: all of it comes back as it was.
+        unsafe {
+            libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED);
+        }
     }
 }
 
-/// The mapping in which an address of code is, when it is one of a file that only reads and executes.
-fn code_around(maps: &str, address: usize) -> Option<Range<usize>> {
-    maps.lines().find_map(|line| {
+/// A mapping, see proc_pid_smaps(5).
+#[derive(Debug, Default)]
+struct Mapping<'a> {
+    range: Range<usize>,
+    rights: &'a str,
+    file: &'a str,
+    /// It has no page of its own.
+    is_as_file: bool,
+}
+
+fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
+    let mut found: Vec<Mapping<'_>> = Vec::new();
+    for line in smaps.lines() {
         let mut fields = line.split_whitespace();
-        let (from, to) = fields.next()?.split_once('-')?;
-        let range = usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?;
-        let is_code =
-            fields.next() == Some("r-xp") && fields.nth(3).is_some_and(|path| path.starts_with('/'));
-        (is_code && range.contains(&address)).then_some(range)
-    })
+        let first = fields.next().unwrap_or_default();
+        let range = first.split_once('-').and_then(|(from, to)| {
+            Some(usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?)
+        });
+        match (range, found.last_mut()) {
+            (Some(range), _) => {
+                let rights = fields.next().unwrap_or_default();
+                let file = fields.nth(3).filter(|path| path.starts_with('/')).unwrap_or_default();
+                found.push(Mapping { range, rights, file, is_as_file: false });
+            }
+            (None, Some(last)) if first == "Anonymous:" => last.is_as_file = fields.next() == Some("0"),
+            (None, _) => {}
+        }
+    }
+    found
+}
+
+/// The mappings of the file in which an address of code is, of which nothing would be lost.
+fn pages_of_file(smaps: &str, address: usize) -> Vec<Range<usize>> {
+    let all = mappings(smaps);
+    let ours = all.iter().find(|one| one.range.contains(&address) && !one.file.is_empty());
+    let Some(file) = ours.map(|one| one.file) else { return Vec::new() };
+    let is_kept =
+        |one: &&Mapping<'_>| one.file == file && one.is_as_file && matches!(one.rights, "r-xp" | "r--p");
+    all.iter().filter(is_kept).map(|one| one.range.clone()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Kilobytes of a field of a mapping in smaps, see proc_pid_smaps(5).
-    fn resident_code() -> u64 {
-        let here = give_back_code as *const () as usize;
-        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut is_ours = false;
-        for line in smaps.lines() {
-            if line.contains(" r-xp ") || line.contains("-p ") || line.contains("-s ") {
-                is_ours = code_around(line, here).is_some();
-            } else if is_ours && let Some(rest) = line.strip_prefix("Rss:") {
-                return rest.trim().trim_end_matches(" kB").parse().unwrap();
-            }
-        }
-        panic!("no mapping of our code in {smaps}");
+    const SMAPS: &str = "\
+550000000000-550000001000 r--p 00000000 fe:00 12 /usr/bin/vigie
+Rss:                   4 kB
+Anonymous:             0 kB
+550000001000-550000003000 r-xp 00001000 fe:00 12 /usr/bin/vigie
+Anonymous:             0 kB
+550000003000-550000004000 r--p 00003000 fe:00 12 /usr/bin/vigie
+Anonymous:             4 kB
+550000004000-550000005000 rw-p 00004000 fe:00 12 /usr/bin/vigie
+Anonymous:             0 kB
+560000000000-560000001000 r--p 00000000 fe:00 13 /usr/lib/libc.so
+Anonymous:             0 kB
+570000000000-570000001000 r-xp 00000000 00:00 0 [vdso]
+Anonymous:             0 kB
+";
+
+    #[test]
+    fn only_what_is_as_in_the_programs_file_and_cannot_be_written_is_given_back() {
+        let given = pages_of_file(SMAPS, 0x5500_0000_1800);
+
+        assert_eq!(given, [0x5500_0000_0000..0x5500_0000_1000, 0x5500_0000_1000..0x5500_0000_3000]);
+        assert_eq!(pages_of_file(SMAPS, 0x5700_0000_0800), []);
+        assert_eq!(pages_of_file("x\n\n-\nAnonymous: 0 kB", 0), []);
     }
 
     #[test]
     fn code_that_is_not_used_again_is_not_in_memory_and_what_is_goes_on() {
-        let before = resident_code();
+        let resident = || {
+            let statm = fs::read_to_string("/proc/self/statm").unwrap();
+            // Pages of files, see proc_pid_statm(5).
+            statm.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
+        };
+        let before = resident();
 
         give_back_heap();
         give_back_code();
 
-        let after = resident_code();
-        assert!(after < before, "{after} of {before} kB");
-    }
-
-    #[test]
-    fn only_a_mapping_of_a_file_that_nobody_can_write_is_code() {
-        let address = 0x5500_0000_1000;
-        let of = |line: &str| code_around(line, address);
-
-        let code = "550000000000-550000002000 r-xp 00001000 fe:00 12 /usr/bin/vigie";
-        assert_eq!(of(code), Some(0x5500_0000_0000..0x5500_0000_2000));
-        for other in [
-            "550000000000-550000002000 rwxp 00001000 fe:00 12 /usr/bin/vigie",
-            "550000000000-550000002000 r--p 00001000 fe:00 12 /usr/bin/vigie",
-            "550000000000-550000002000 r-xs 00001000 fe:00 12 /usr/bin/vigie",
-            "550000000000-550000002000 r-xp 00000000 00:00 0 ",
-            "550000000000-550000002000 r-xp 00000000 00:00 0 [vdso]",
-            "550000000000-550000001000 r-xp 00001000 fe:00 12 /usr/bin/vigie",
-            "x",
-        ] {
-            assert_eq!(of(other), None, "{other}");
-        }
+        assert!(resident() < before, "{} of {before} pages", resident());
+        assert_eq!(mappings(SMAPS).len(), 6, "constants are still there");
     }
 }
