@@ -117,9 +117,17 @@ impl Intake {
         for (place, (stream, every)) in QUESTIONS.into_iter().enumerate() {
             let mut next = self.next_stored(stream, read.last[place]).await.inspect_err(failed)?;
             let client = &self.connection.client;
-            while let Some(entry) =
-                stored::get(client, stream, Which::Next(every, next)).await.inspect_err(failed)?
-            {
+            loop {
+                let found = stored::get(client, stream, Which::Next(every, next)).await.inspect_err(failed);
+                let entry = match found {
+                    Ok(Some(entry)) => entry,
+                    Ok(None) => break,
+                    // A fleet that was set up before there was this stream: all else goes on, and doctor names it.
+                    Err(_) if stream == STANDING && read.last[place].is_none() && self.connection.is_up() => {
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                };
                 if entry.sequence < next {
                     break;
                 }

@@ -38,6 +38,8 @@ mod file_watch;
 #[cfg(test)]
 mod fleet_cluster;
 #[cfg(test)]
+mod fleet_document;
+#[cfg(test)]
 mod fleet_join;
 #[cfg(test)]
 mod fleet_query;
