@@ -18,7 +18,7 @@ pub fn log_of(packed: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(name)))
 }
 
-/// The digest of what is in a compressed file. None of what is larger than [`MAX_BYTES`] or not compressed so.
+/// The digest of what is in a compressed file. None of what is larger than 16 MiB or not compressed so.
 ///
 /// # Errors
 /// When it cannot be read or is damaged.
