@@ -29,7 +29,7 @@ pub(crate) struct EventsFlags {
     command: Vec<String>,
 
     /// Only events of this kind
-    #[arg(long, value_name = "KIND", value_parser = ["exec", "exit", "connect", "accept", "listen", "setuid", "ptrace", "login", "logout", "lost"])]
+    #[arg(long, value_name = "KIND", value_parser = ["exec", "exit", "connect", "accept", "listen", "setuid", "ptrace", "login", "logout", "lost", "mount", "module", "bpf", "time", "namespace"])]
     kind: Vec<String>,
 
     /// Number of the process

@@ -68,6 +68,17 @@ impl std::fmt::Debug for BpfSource {
     }
 }
 
+/// See [`crate::bpf_programs`].
+pub(crate) fn programs() -> Option<std::collections::BTreeMap<u32, String>> {
+    let text = |program: libbpf_rs::query::ProgramInfo| {
+        let name = program.name.to_string_lossy().into_owned();
+        (program.id, format!("{name} of kind {:?} by user {}", program.ty, program.created_by_uid))
+    };
+    let all: std::collections::BTreeMap<u32, String> = ProgInfoIter::default().map(text).collect();
+    // Whoever may list them has loaded some himself.
+    (!all.is_empty()).then_some(all)
+}
+
 fn failed(what: &'static str) -> impl Fn(libbpf_rs::Error) -> SourceError {
     move |error| SourceError::Bpf { what, why: error.to_string() }
 }

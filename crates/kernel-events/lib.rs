@@ -36,6 +36,16 @@ pub mod proc;
 mod record;
 mod source;
 
+/// The BPF programs that the kernel has loaded, by their numbers: name, kind and who loaded them. Nothing when it does not
+/// list them to us, or BPF is not part of this build.
+#[must_use]
+pub fn bpf_programs() -> Option<std::collections::BTreeMap<u32, String>> {
+    #[cfg(bpf_program)]
+    return bpf::programs();
+    #[cfg(not(bpf_program))]
+    None
+}
+
 pub use counters::{Counters, Kind};
 pub use event::{
     Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState, StandardFile,

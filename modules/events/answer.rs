@@ -144,6 +144,9 @@ fn event(hit: &Hit, names: &Names) -> Value {
             all.insert("host".to_owned(), text(&session.host));
             all.insert("source".to_owned(), text(&session.source));
         }
+        What::Host(_, what) | What::Namespace(what) => {
+            all.insert("what".to_owned(), text(what));
+        }
         What::Lost { kind, count, from } => {
             all.insert("lost".to_owned(), text(kind));
             all.insert("count".to_owned(), (*count).into());
@@ -220,9 +223,12 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
     if !look.tells_credentials {
         blind.push("changes of users and traced processes as they happen");
     }
+    blind.extend(&look.blind);
     blind.extend([
         "connections over UDP and unix sockets",
-        "mounts, loaded modules and BPF programs but by commands",
+        "who mounted, loaded a module or set the clock, but by the commands that did it at that moment",
+        "mounts in other mount namespaces than the first process's",
+        "changes of namespaces before the next exec",
     ]);
     let mut status = json!({
         "source": look.source.map(|source| source.name()),

@@ -22,6 +22,7 @@ use crate::alert;
 use crate::config::Setup;
 use crate::digests::Digests;
 use crate::history::store::{Extent, Store, file_key};
+use crate::host::{self, HostWatch};
 use crate::listeners::{self, Listeners};
 use crate::logins::Wtmp;
 use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, SocketKind, What};
@@ -70,6 +71,8 @@ pub(crate) struct Look {
     pub(crate) source: Option<SourceKind>,
     pub(crate) not_used: Vec<String>,
     pub(crate) tells_credentials: bool,
+    /// Changes of the host that there is no source for.
+    pub(crate) blind: Vec<&'static str>,
     pub(crate) proved: Option<i64>,
     pub(crate) counters: Counters,
     pub(crate) since: i64,
@@ -129,6 +132,7 @@ pub(crate) struct Engine<S> {
     proof: Proof,
     host_namespaces: [u32; 4],
     offset: i64,
+    host: HostWatch,
     since: i64,
     told: Vec<Condition>,
     history_problem: Option<String>,
@@ -173,12 +177,15 @@ impl<S: Sink> Engine<S> {
             proof: Proof::new(canary),
             host_namespaces: [host.mnt, host.pid, host.net, host.user],
             offset: boot_offset(),
+            host: HostWatch::default(),
             since: now(),
             told: Vec::new(),
             history_problem,
             history_retry: 0,
         };
         engine.open_source();
+        // After that: our own programs are no news.
+        engine.host = HostWatch::begin(std::path::Path::new("/proc/1/mountinfo"));
         engine
     }
 
@@ -305,11 +312,12 @@ impl<S: Sink> Engine<S> {
             self.sink.log(&format!("the source ended: {error}"));
             self.source = None;
         }
-        self.offset = boot_offset();
+        let before = std::mem::replace(&mut self.offset, boot_offset());
         for event in events {
             self.take(event);
         }
         let now = now();
+        self.look_at_host(before, now);
         if self.source.is_none() && now - self.tried >= RETRY {
             self.open_source();
         }
@@ -331,6 +339,22 @@ impl<S: Sink> Engine<S> {
         self.proof.tend(now);
         self.flush();
         self.tell_health(now);
+    }
+
+    /// Tells what changed on the host without an event of its own.
+    fn look_at_host(&mut self, offset_before: i64, now: i64) {
+        let mut changes = self.host.look(now);
+        if let Some(step) = host::clock_step(offset_before, self.offset) {
+            // Whoever is kept from running between two looks at the clocks sees a step that is none.
+            self.offset = boot_offset();
+            if host::clock_step(offset_before, self.offset).is_some() {
+                let milliseconds = step / 1000;
+                changes.push((Kind::Time, format!("the clock was set by {milliseconds:+} ms")));
+            }
+        }
+        for (kind, text) in changes {
+            self.tell(Record { time: now, who: Key::default(), what: What::Host(kind, text.into()) });
+        }
     }
 
     fn unix(&self, boot_ns: u64) -> i64 {
@@ -366,6 +390,8 @@ impl<S: Sink> Engine<S> {
         self.proof.saw(exec.who.pid, time);
         let (standard, file) = (exec.standard, exec.file.clone());
         let run = Run::of(exec);
+        let maker = self.table.get(run.maker).map(|maker| maker.rights.namespaces);
+        let changed = maker.map(|maker| changed_namespaces(maker, run.rights.namespaces)).unwrap_or_default();
         self.table.exec(who, time, &run, standard);
         if let Some(store) = &self.store {
             let key = file_key(&file);
@@ -375,6 +401,9 @@ impl<S: Sink> Engine<S> {
         }
         let (session, login) = (run.rights.login_session, run.rights.login_uid);
         self.tell(Record { time, who, what: What::Exec(Box::new(run)) });
+        if !changed.is_empty() {
+            self.tell(Record { time, who, what: What::Namespace(changed.into()) });
+        }
         if let (Some(session), Some(login)) = (session, login)
             && !self.sessions.contains_key(&session)
         {
@@ -628,6 +657,7 @@ impl<S: Sink> Engine<S> {
             open: self.store.as_ref().map(Store::snapshot),
             source: self.source.as_ref().map(Source::kind),
             not_used: self.not_used.clone(),
+            blind: self.host.blind_spots(),
             tells_credentials: self.source.as_ref().is_some_and(Source::tells_credentials),
             proved: self.proof.proved(),
             counters: self.source.as_ref().and_then(|source| source.counters().ok()).unwrap_or_default(),
@@ -653,6 +683,14 @@ impl<S: Sink> Engine<S> {
                 .collect(),
         }
     }
+}
+
+/// Which namespaces are others, by their names.
+fn changed_namespaces(before: [u32; 4], now: [u32; 4]) -> String {
+    let names = ["mnt", "pid", "net", "user"];
+    let changed =
+        names.into_iter().zip(before.into_iter().zip(now)).filter(|(_, (before, now))| before != now);
+    changed.map(|(name, _)| name).collect::<Vec<_>>().join(" ")
 }
 
 fn is_pending(pending: &HashMap<u64, (i64, Record)>, (socket, time): &(u64, i64)) -> bool {

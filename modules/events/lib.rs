@@ -13,6 +13,7 @@ mod config;
 mod digests;
 mod engine;
 mod history;
+mod host;
 mod listeners;
 mod logins;
 mod parameters;

@@ -189,6 +189,10 @@ pub(crate) enum What {
     },
     Login(Box<Session>),
     Logout(Box<Session>),
+    /// Something of the host changed, of this kind: what, in words.
+    Host(Kind, Vec<u8>),
+    /// A process runs a program in other namespaces than its maker: those that changed, by their names.
+    Namespace(Vec<u8>),
     /// So many events were lost between `from` (microseconds since 1970) and the record's time.
     Lost {
         kind: Vec<u8>,
@@ -220,10 +224,15 @@ pub(crate) enum Kind {
     Login,
     Logout,
     Lost,
+    Mount,
+    Module,
+    Bpf,
+    Time,
+    Namespace,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Exec,
         Self::Exit,
         Self::Connect,
@@ -234,6 +243,11 @@ impl Kind {
         Self::Login,
         Self::Logout,
         Self::Lost,
+        Self::Mount,
+        Self::Module,
+        Self::Bpf,
+        Self::Time,
+        Self::Namespace,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -248,6 +262,11 @@ impl Kind {
             Self::Login => "login",
             Self::Logout => "logout",
             Self::Lost => "lost",
+            Self::Mount => "mount",
+            Self::Module => "module",
+            Self::Bpf => "bpf",
+            Self::Time => "time",
+            Self::Namespace => "namespace",
         }
     }
 
@@ -267,6 +286,9 @@ impl Kind {
             Self::Login => "the process whose login session is new, or what wtmp claims",
             Self::Logout => "the first process of the session, or what wtmp claims",
             Self::Lost => "nobody",
+            Self::Mount | Self::Module | Self::Time => "not known: the exec records of that moment may tell",
+            Self::Bpf => "the user who loaded it, from the kernel; the process is not known",
+            Self::Namespace => "the process itself, at its exec, from the kernel",
         }
     }
 }
@@ -286,6 +308,8 @@ impl What {
             Self::Login(_) => Kind::Login,
             Self::Logout(_) => Kind::Logout,
             Self::Lost { .. } => Kind::Lost,
+            Self::Host(kind, _) => *kind,
+            Self::Namespace(_) => Kind::Namespace,
         }
     }
 }

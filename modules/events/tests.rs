@@ -393,6 +393,9 @@ fn one_of_each() -> Vec<Record> {
         with(What::Login(Box::new(session.clone()))),
         with(What::Logout(Box::new(session))),
         with(What::Lost { kind: b"exec".to_vec(), count: 7, from: 5 }),
+        with(What::Host(Kind::Mount, b"mounted tmpfs x at /y".to_vec())),
+        with(What::Host(Kind::Time, b"the clock was set by +60000 ms".to_vec())),
+        with(What::Namespace(b"mnt user".to_vec())),
         with(exit),
     ]
 }
@@ -471,6 +474,49 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
+    }
+}
+
+#[test]
+fn execs_in_other_namespaces_than_the_makers_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut engine, told)) = engine(dir.path(), json!({})) else { return };
+    let history = dir.path().join("history");
+    let has = |engine: &Engine<Told>, kind: &str, fits: &dyn Fn(&Record, &str) -> bool| {
+        ask(&history, engine, json!({"kind": [kind]})).hits.iter().any(|hit| match &hit.record.what {
+            What::Host(_, text) | What::Namespace(text) => fits(&hit.record, &String::from_utf8_lossy(text)),
+            _ => false,
+        })
+    };
+
+    let child = Command::new("unshare").args(["-Urm", "true"]).spawn().and_then(|mut child| {
+        let pid = child.id();
+        child.wait().map(|status| status.success().then_some(pid))
+    });
+    match child {
+        Ok(Some(pid)) => {
+            let is_it = |record: &Record, text: &str| record.who.pid == pid && text == "mnt user";
+            wait(&mut engine, "the namespaces", |engine, _| has(engine, "namespace", &is_it), &told);
+        }
+        other => skip(&format!("no namespaces of users: {other:?}")).unwrap_or_default(),
+    }
+}
+
+#[test]
+fn mounts_are_found_with_what_is_mounted_where() {
+    let mut watch = crate::host::HostWatch::begin(Path::new("/proc/self/mountinfo"));
+    let Some(disk) = SmallDisk::mount() else {
+        return skip("this user may not mount a small file system").unwrap_or_default();
+    };
+    let point = disk.0.path().display().to_string();
+    let mut changes = watch.look(0);
+    drop(disk);
+    changes.extend(watch.look(1));
+
+    // Other tests mount as well.
+    for word in ["mounted", "unmounted"] {
+        let expected = (Kind::Mount, format!("{word} tmpfs vigie-test at {point}"));
+        assert!(changes.contains(&expected), "{changes:?}");
     }
 }
 

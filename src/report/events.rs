@@ -110,6 +110,7 @@ fn what(event: &Value) -> String {
             let parts = [text("line"), text("host"), text("source")];
             parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
         }
+        Some("mount" | "module" | "bpf" | "time" | "namespace") => text("what"),
         Some("lost") if event["count"].is_u64() => {
             format!("{} of kind {} since {}", text("count"), text("lost"), local_time(&text("from")))
         }

@@ -18,7 +18,7 @@ use super::columns::{Dictionary, Reader, put, put_bytes, put_signed, texts};
 use super::store::{FileKey, file_key};
 use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, SocketKind, What};
 
-const MAGIC: &[u8; 8] = b"VIGIEEV1";
+const MAGIC: &[u8; 8] = b"VIGIEEV2";
 
 /// Bytes of a seal.
 pub(crate) const SEAL_BYTES: usize = 32;
@@ -222,6 +222,9 @@ impl Builder {
                 for text in [&session.user, &session.line, &session.host, &session.source] {
                     self.text(Column::Other, Texts::Others, text);
                 }
+            }
+            What::Host(_, text) | What::Namespace(text) => {
+                self.text(Column::Other, Texts::Others, text);
             }
             What::Lost { kind, count, from } => {
                 self.text(Column::Other, Texts::Others, kind);
@@ -686,6 +689,10 @@ impl<'a> Decoder<'a> {
                     Box::new(Session { user: text()?, line: text()?, host: text()?, source: text()? });
                 if kind == Kind::Login { What::Login(session) } else { What::Logout(session) }
             }
+            Kind::Mount | Kind::Module | Kind::Bpf | Kind::Time => {
+                What::Host(kind, self.text(Column::Other, Texts::Others)?.to_vec())
+            }
+            Kind::Namespace => What::Namespace(self.text(Column::Other, Texts::Others)?.to_vec()),
             Kind::Lost => What::Lost {
                 kind: self.text(Column::Other, Texts::Others)?.to_vec(),
                 count: self.number(Column::Other)?,
