@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 # Every target is a command; none is a file, and they share cargo's lock, so side by side gains nothing.
-.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install package-program packages test-packages image test-image uninstall clean-run dependencies torture schemas bench-sinks
+.PHONY: help run demo-fleet test test-quick fuzz test-nats-current check msrv deny book fmt fmt-check clippy doc conf-check bench bench-fim bench-file bench-netstat bench-processes bench-packages bench-events bench-fleet build install package-program packages test-packages image test-image old-glibc uninstall clean-run dependencies torture schemas bench-sinks
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -394,6 +394,28 @@ image: package-program ## build the container image IMAGE (vigie) of a program t
 
 test-image: image ## run the image by the command of docs/containers.md and ask it about this host; as root, with Docker
 	@deploy/container/test '$(or $(IMAGE),vigie)'
+
+# The oldest glibc that the program for older distributions starts with: RHEL 8, Debian 10, Ubuntu 20.04.
+OLD_GLIBC := 2.28
+
+old-glibc: ## build a program that starts with glibc 2.28, in target/old/vigie; takes cargo-zigbuild and zig from PyPI
+	@$(NEED)
+	need 'command -v python3' python3
+	need 'command -v objdump' binutils
+	dir=$$(realpath -m '$(TARGET_DIR)/old')
+	mkdir -p "$$dir/include"
+	[ -x "$$dir/zig/bin/cargo-zigbuild" ] || { python3 -m venv "$$dir/zig" && "$$dir/zig/bin/python" -m pip install --quiet 'cargo-zigbuild==0.24.1' 'ziglang==0.17.1'; }
+	export PATH=$$dir/zig/bin:$$PATH
+	# zig has headers of glibc of its own; of this machine's it may see only what libbpf wants beside them.
+	for header in libelf.h gelf.h zlib.h zconf.h; do
+	  ln -sf "$$(echo "#include <$$header>" | cc -E -x c - | sed -n "s|^# 1 \"\(/.*/$$header\)\".*|\1|p" | head -n 1)" "$$dir/include/$$header"
+	done
+	export LIBBPF_SYS_EXTRA_CFLAGS="-I$$dir/include"
+	$(CARGO) zigbuild --locked --profile '$(PACKAGE_PROFILE)' --target "$$(uname -m)-unknown-linux-gnu.$(OLD_GLIBC)" --target-dir "$$dir" --bin vigie
+	cp "$$dir/$$(uname -m)-unknown-linux-gnu/$(PACKAGE_PROFILE)/vigie" "$$dir/vigie"
+	highest=$$(objdump -T "$$dir/vigie" | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1)
+	echo "$$dir/vigie needs $$highest"
+	[ "$$(printf '%s\n' "$${highest#GLIBC_}" '$(OLD_GLIBC)' | sort -V | tail -n 1)" = '$(OLD_GLIBC)' ]
 
 uninstall: ## remove what `make install` installed; configuration, journal and state stay
 	@share='$(DESTDIR)$(PREFIX)/share'
