@@ -12,6 +12,7 @@
 //! | `transport` | one batch to one receiver: `stream` (RELP, TLS, TCP), `datagram` (UDP, local sockets), `program` (command, file), `http` |
 //! | `connect` | addresses, connections, certificates, secrets |
 //! | `place_file`, `dead_letters` | what is on disk |
+//! | `outlet` | the way to a receiver without journal and actor, for `vigie fleet forward` |
 //!
 //! Who can cause how much: a sink holds one batch in memory (`batch_bytes`), has one job on the work threads at a time, and
 //! one connection or process. A receiver that answers slowly, for ever or nonsense costs its own sink the `timeout`.
@@ -22,6 +23,7 @@ mod dead_letters;
 mod delivery;
 mod http;
 mod outcome;
+mod outlet;
 mod place_file;
 mod program;
 mod sink;
@@ -39,6 +41,7 @@ use actix::{
 use futures_util::future::join_all;
 use slog::{Logger, o};
 
+pub use self::outlet::{Delivered, NotDelivered, Outlet};
 pub use self::program::WRITER_COMMAND;
 use self::sink::{EndSink, GetSinkStatus, Sink, SinkSpec, TrySink};
 use crate::alert_journal::{AlertJournal, GetJournalView, JournalView};

@@ -240,7 +240,7 @@ fn show_missing(missing: &MissingAlerts, printer: &mut Printer) -> Result<(), Fa
 
 /// What is to be asked for, and what was printed already.
 #[derive(Debug)]
-struct Progress {
+pub(crate) struct Progress {
     follow: bool,
     module: Option<String>,
     severity: Option<Severity>,
@@ -275,8 +275,23 @@ impl Progress {
         }
     }
 
+    /// Begins with the newest so many and goes on for ever.
+    pub(crate) fn following(last: usize) -> Self {
+        Self {
+            follow: true,
+            module: None,
+            severity: None,
+            raw: false,
+            since: None,
+            last: Some(last),
+            after: None,
+            resumed: false,
+            damaged: false,
+        }
+    }
+
     /// The first stream is asked for as the command line says, every later one from where the last one ended.
-    fn request(&self) -> Request {
+    pub(crate) fn request(&self) -> Request {
         Request::Alerts {
             since: self.since.clone().filter(|_| !self.resumed),
             after: self.after.filter(|_| self.resumed),
@@ -291,12 +306,21 @@ impl Progress {
         self.after = Some(recorded);
     }
 
-    fn is_new(&self, seq: u64) -> bool {
+    pub(crate) fn is_new(&self, seq: u64) -> bool {
         !self.resumed || self.after.is_none_or(|after| seq > after)
     }
 
-    fn printed(&mut self, seq: u64) {
+    pub(crate) fn printed(&mut self, seq: u64) {
         self.after = Some(self.after.map_or(seq, |after| after.max(seq)));
+    }
+
+    /// Begins with an agent that has recorded so many alerts, or goes on with it; true when its journal is another one.
+    pub(crate) fn restarts_or_starts_at(&mut self, recorded: u64) -> bool {
+        if self.after.is_some() {
+            return self.restarts_at(recorded);
+        }
+        self.starts_at(recorded);
+        false
     }
 
     /// Goes on with an agent that has recorded so many alerts; true when its journal is not the one from before.
@@ -391,20 +415,26 @@ impl<'a> Line<'a> {
     }
 }
 
-/// One alert for people.
-pub(crate) fn render(alert: &Line<'_>, paint: Paint) -> String {
-    let (severity, text) = match serde_json::from_str::<Message>(alert.message) {
+/// An alert's severity, how bad that is, and its sentence; all of the message where it has no form that is known.
+pub(crate) fn said(message: &str) -> (Tone, String, String) {
+    let (severity, text) = match serde_json::from_str::<Message>(message) {
         Ok(message) => {
             let text = format!("{}{}", message.alert, message.circumstances());
             (message.severity, text)
         }
-        Err(_) => ("-".to_owned(), alert.message.to_owned()),
+        Err(_) => ("-".to_owned(), message.to_owned()),
     };
     let tone = match severity.as_str() {
         "critical" | "high" => Tone::Bad,
         "medium" => Tone::Doubtful,
         _ => Tone::Plain,
     };
+    (tone, severity, text)
+}
+
+/// One alert for people.
+pub(crate) fn render(alert: &Line<'_>, paint: Paint) -> String {
+    let (tone, severity, text) = said(alert.message);
     format!(
         "{} {} {} {}",
         paint.text(Tone::Faint, &safe(alert.time)),

@@ -104,6 +104,18 @@ Examples:
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
     Status(StatusArgs),
 
+    /// Watch the agent, its modules, sinks and alerts on the whole terminal
+    #[command(after_help = "\
+Examples:
+  vigie top
+  vigie top --interval 500ms
+
+Keys: q quit, arrows choose, Tab next part, Enter look into a module, sink, condition or alert, Esc back;
+l, t and c show a module's log, its messages and its conditions. What a module and the agent say to each
+other is shown to root and the agent's user only. Without a terminal the exit code is 64; programs read
+`vigie status --json`.")]
+    Top(crate::top::TopArgs),
+
     /// Show the configuration, or what it may be
     #[command(subcommand)]
     Config(crate::config_view::ConfigCommand),

@@ -12,6 +12,8 @@ mod config_file;
 mod doctor;
 mod enrol;
 mod files;
+mod forward;
+mod forwarder;
 mod inventory;
 mod investigator;
 mod join;
@@ -50,6 +52,8 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Restore(options) => backup::restore(options, &profile()?, printer),
         FleetCommand::Keygen { file } => enrol::keygen(file, printer),
         FleetCommand::Investigator(command) => investigator::run(command, &profile()?, printer),
+        FleetCommand::Forward(options) => forward::run(options, &profile()?, printer),
+        FleetCommand::Forwarder(command) => forwarder::run(command, &profile()?, printer),
         FleetCommand::Token(command) => token::run(command, profile, printer),
         FleetCommand::Join(join) => join::run(join, printer),
         FleetCommand::Pending => approve::pending(&profile()?, printer),

@@ -40,6 +40,7 @@ mod rules;
 mod sink;
 mod status;
 mod table;
+mod top;
 mod writers;
 
 use std::process::ExitCode;
@@ -148,6 +149,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Fleet(args) => fleet::run(args, &mut printer(args.json)),
         Command::Reload(args) => reload::run(args, &socket, &mut printer(args.json)),
         Command::Rules(command) => rules::run(command, &mut printer(false)),
+        Command::Top(args) => top::run(args, &socket, &printer(false)),
         Command::Explain(args) => explain::run(args, &mut printer(args.json)),
         Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
         Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),

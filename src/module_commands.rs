@@ -58,14 +58,19 @@ fn stream(request: &Request, endless: bool, socket: &Path, printer: &mut Printer
     }
 }
 
-/// One line for people; arrows show the direction of a tapped message.
-fn render(line: &ModuleLine, paint: Paint) -> String {
-    let (tone, source) = match line.source.as_str() {
+/// Where a line comes from; arrows show the direction of a tapped message.
+pub(crate) fn source(name: &str) -> (Tone, &str) {
+    match name {
         "to_module" => (Tone::Faint, "-->"),
         "from_module" => (Tone::Good, "<--"),
         "stderr" => (Tone::Doubtful, "stderr"),
         other => (Tone::Plain, other),
-    };
+    }
+}
+
+/// One line for people.
+fn render(line: &ModuleLine, paint: Paint) -> String {
+    let (tone, source) = source(&line.source);
     format!(
         "{} {} {}",
         paint.text(Tone::Faint, &safe(&line.time)),

@@ -52,6 +52,11 @@ impl Paint {
         Self { colour }
     }
 
+    /// Whether there are colours.
+    pub(crate) fn is_on(self) -> bool {
+        self.colour
+    }
+
     /// The text in the colour of its meaning.
     pub(crate) fn text(self, tone: Tone, text: &str) -> String {
         let code = match tone {

@@ -88,13 +88,7 @@ pub(crate) fn test(name: &str, socket: &Path, printer: &mut Printer) -> Result<E
 pub(crate) fn table(sinks: &[SinkStatus], width: Option<u16>, paint: Paint) -> String {
     let mut table = Table::simple(&["SINK", "KIND", "STATE", "SENT", "LAG", "TARGET", "NOTE"]);
     for sink in sinks {
-        let (tone, state) = match sink.state {
-            SinkState::Idle => (Tone::Good, "idle"),
-            SinkState::Sending => (Tone::Good, "sending"),
-            SinkState::Waiting => (Tone::Doubtful, "waiting"),
-            SinkState::Resting => (Tone::Bad, "resting"),
-            SinkState::Disabled => (Tone::Faint, "disabled"),
-        };
+        let (tone, state) = state_word(sink.state);
         table.add([
             Cell::from(sink.name.as_str()),
             Cell::from(sink.kind.as_str()),
@@ -108,8 +102,19 @@ pub(crate) fn table(sinks: &[SinkStatus], width: Option<u16>, paint: Paint) -> S
     table.text(Room { width, wide: false }, paint)
 }
 
+/// What a sink does, in a word.
+pub(crate) fn state_word(state: SinkState) -> (Tone, &'static str) {
+    match state {
+        SinkState::Idle => (Tone::Good, "idle"),
+        SinkState::Sending => (Tone::Good, "sending"),
+        SinkState::Waiting => (Tone::Doubtful, "waiting"),
+        SinkState::Resting => (Tone::Bad, "resting"),
+        SinkState::Disabled => (Tone::Faint, "disabled"),
+    }
+}
+
 /// What is unusual about a sink.
-fn note(sink: &SinkStatus) -> String {
+pub(crate) fn note(sink: &SinkStatus) -> String {
     let mut notes = Vec::new();
     notes.extend(sink.last_error.clone());
     if let Some(wait) = sink.retry_in_ms {

@@ -242,7 +242,7 @@ fn modules_table(modules: &[ModuleStatus], width: Option<u16>, paint: Paint) -> 
     table.text(Room { width, wide: false }, paint)
 }
 
-fn state_word(state: ModuleState) -> (Tone, &'static str) {
+pub(crate) fn state_word(state: ModuleState) -> (Tone, &'static str) {
     match state {
         ModuleState::Idle => (Tone::Faint, "idle"),
         ModuleState::Starting => (Tone::Plain, "starting"),
@@ -256,12 +256,12 @@ fn state_word(state: ModuleState) -> (Tone, &'static str) {
 }
 
 /// Microseconds as milliseconds.
-fn heartbeat(microseconds: u64) -> String {
+pub(crate) fn heartbeat(microseconds: u64) -> String {
     format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100)
 }
 
 /// Why a module is not plainly running, how it ended last, and what it lost.
-fn module_note(module: &ModuleStatus) -> String {
+pub(crate) fn module_note(module: &ModuleStatus) -> String {
     let mut notes = Vec::new();
     notes.extend(module.reason.clone());
     if let Some(milliseconds) = module.restart_in_ms {

@@ -167,7 +167,7 @@ impl Delivery {
             // What is recorded from now on cannot have been sent before.
             marked_through: place.tried.min(*self.spec.view.recorded.borrow()),
             follower: self.spec.view.follow(place.after),
-            transport: Transport::new(&self.spec, place.after),
+            transport: self.spec.transport(place.after),
             alerts: Vec::new(),
             read_through: place.after,
             backoff: Backoff::default(),

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use vigie_config::files::check_url;
 use vigie_config::sinks::{Address, HttpTarget, Url};
+use vigie_sinks::alert::batch_id;
 use vigie_sinks::request::{Extras, Template};
 use vigie_sinks::signature::Keys;
 use vigie_sinks::verdict::{Answer, Fate, Halves, Reason, Verdict, judge};
@@ -174,9 +175,8 @@ impl Http {
             if gzip { compress(&body) } else { body }
         });
         let body = Bytes::from(making.await.map_err(|error| Failure::new(Reason::Io, error.to_string()))?);
-        let (first, last) = (&batch.alerts[from], &batch.alerts[to - 1]);
         // The same at each attempt: a receiver that knows it stores the batch once.
-        let id = format!("{}-{}-{}", first.journal, first.seq, last.seq);
+        let id = batch_id(&batch.alerts[from..to]);
         loop {
             let deadline = Instant::now() + self.limit;
             match self.exchange(&id, body.clone(), to - from, deadline).await {

@@ -253,11 +253,11 @@ fn take_answers(input: &mut Vec<u8>, batch: &Batch, done: &mut usize) -> Result<
             let shown: String = line.chars().take(80).collect();
             return Err(Failure::new(Reason::Protocol, format!("{shown:?} acknowledges nothing")).unsure());
         };
-        if batch.alerts.last().is_some_and(|last| seq > last.seq) {
+        if batch.numbers.last().is_some_and(|last| seq > *last) {
             let detail = format!("alert {seq} is acknowledged, which was not sent");
             return Err(Failure::new(Reason::Protocol, detail).unsure());
         }
-        let reached = batch.alerts.partition_point(|alert| alert.seq <= seq);
+        let reached = batch.numbers.partition_point(|number| *number <= seq);
         moved |= reached > *done;
         *done = reached.max(*done);
     }

@@ -55,6 +55,11 @@ impl SinkSpec {
         self.conditions.about(Subject::Sink(self.section.name.clone()))
     }
 
+    /// A way to the receiver that is not used yet; `after` is the number after which it begins.
+    pub(super) fn transport(&self, after: u64) -> Transport {
+        Transport::new(&self.section, &self.vigie, &self.source.version, after)
+    }
+
     /// An alert as it leaves.
     pub(super) fn alert(&self, journal: &Arc<str>, recorded: &Recorded<'_>) -> Alert {
         if !self.masked {
@@ -234,7 +239,7 @@ async fn try_once(spec: &Arc<SinkSpec>) -> SinkTest {
     let alert = spec.alert(&journal, &recorded);
     let form = Form::of(&spec.section);
     let rendering = work_threads::run(Lane::Sinks, move || form.render(vec![alert]));
-    let mut transport = Transport::new(spec, 0);
+    let mut transport = spec.transport(0);
     let outcome = match rendering.await {
         Ok(batch) => {
             let limit = spec.section.timeout * 2;

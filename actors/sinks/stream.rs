@@ -230,7 +230,7 @@ impl Tcp {
             let Some(connection) = &mut self.connection else { break };
             let written = write(connection, &bytes, self.limit).await;
             for index in from..at {
-                self.overlap.note(batch.alerts[index].seq, batch.records[index].len() as u64);
+                self.overlap.note(batch.numbers[index], batch.records[index].len() as u64);
             }
             if let Err(failure) = written {
                 // Half a frame may be written: this connection is of no use any more.
@@ -311,7 +311,7 @@ impl TlsBatches {
         match self.pass(batch).await {
             Ok(true) => {
                 self.unanswered = 0;
-                self.reached = batch.alerts.last().map_or(self.reached, |alert| alert.seq);
+                self.reached = batch.numbers.last().copied().unwrap_or(self.reached);
                 Outcome::all(batch.len())
             }
             Ok(false) => {

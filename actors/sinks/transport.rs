@@ -1,5 +1,6 @@
 //! One batch to one receiver.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use super::datagram::{Datagrams, Journal};
 use super::http::Http;
 use super::outcome::{Failure, Outcome};
 use super::program::Program;
-use super::sink::SinkSpec;
 use super::stream::{Relp, Tcp, TlsBatches};
 
 /// How the alerts of a sink are written, apart from what a connection adds. Pure, for the work threads.
@@ -52,18 +52,24 @@ impl Form {
         }
     }
 
-    /// The bytes of each alert. Blocking: it computes.
+    /// The bytes of each alert, under its number in the journal. Blocking: it computes.
     pub(super) fn render(&self, alerts: Vec<Alert>) -> Batch {
+        let numbers = alerts.iter().map(|alert| alert.seq).collect();
+        self.render_as(alerts, numbers)
+    }
+
+    /// The same under other numbers, in their order.
+    pub(super) fn render_as(&self, alerts: Vec<Alert>, numbers: Vec<u64>) -> Batch {
         let zone = TimeZone::system();
-        let record = |alert: &Alert| match self {
+        let record = |(alert, number): (&Alert, &u64)| match self {
             Self::Syslog(form) => syslog::rfc5424(alert, form),
             Self::LocalSyslog(form) => syslog::rfc3164(alert, form, &zone, std::process::id()),
-            Self::Line(schema) => Envelope::line(alert.seq, &schema.line(alert)),
+            Self::Line(schema) => Envelope::line(*number, &schema.line(alert)),
             Self::Journald => journald::entry(alert),
             Self::Body => Vec::new(),
         };
-        let records = alerts.iter().map(record).collect();
-        Batch { alerts: alerts.into(), records }
+        let records = alerts.iter().zip(&numbers).map(record).collect();
+        Batch { alerts: alerts.into(), numbers, records }
     }
 }
 
@@ -71,6 +77,8 @@ impl Form {
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     pub(super) alerts: Arc<[Alert]>,
+    /// Numbers on the way to the receiver: those of the journal, where the alerts come from one.
+    pub(super) numbers: Vec<u64>,
     /// As the form of the sink has them.
     pub(super) records: Vec<Vec<u8>>,
 }
@@ -94,18 +102,15 @@ pub(super) enum Transport {
 
 impl Transport {
     /// A way that is not used yet; `after` is the number after which it begins.
-    pub(super) fn new(spec: &SinkSpec, after: u64) -> Self {
-        let section = &spec.section;
+    pub(super) fn new(section: &SinkSection, vigie: &Path, version: &str, after: u64) -> Self {
         let limit = section.timeout;
         match &section.target {
-            Target::File(file) => Self::Program(Program::writer(&spec.vigie, file, limit)),
-            Target::Command(command) => Self::Program(Program::command(&spec.vigie, command, limit)),
+            Target::File(file) => Self::Program(Program::writer(vigie, file, limit)),
+            Target::Command(command) => Self::Program(Program::command(vigie, command, limit)),
             Target::Journald(path) => Self::Journal(Journal::new(path, limit)),
             Target::Http(http) => Self::Http(Box::new(Http::new(http, limit))),
             Target::Syslog(syslog) => match &syslog.transport {
-                Way::Relp(address, tls) => {
-                    Self::Relp(Relp::new(address, tls.as_ref(), limit, &spec.source.version))
-                }
+                Way::Relp(address, tls) => Self::Relp(Relp::new(address, tls.as_ref(), limit, version)),
                 Way::Tls(address, tls, overlap) => {
                     Self::Tls(TlsBatches::new(address, tls, overlap.0, limit, after))
                 }

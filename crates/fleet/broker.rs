@@ -16,6 +16,7 @@
 
 pub mod client;
 pub mod connection;
+pub mod consumer;
 pub mod jwt;
 pub mod local;
 pub mod permissions;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use vigie_protocol::severity::Severity;
 
 /// Who sends: the same for all alerts of an agent.
@@ -113,6 +114,23 @@ impl Alert {
     pub fn milliseconds(&self) -> i64 {
         crate::text::milliseconds(&self.time).unwrap_or(0)
     }
+}
+
+/// A name for alerts that are sent together, which no others have.
+#[must_use]
+pub fn batch_id(alerts: &[Alert]) -> String {
+    let (Some(first), Some(last)) = (alerts.first(), alerts.last()) else { return String::new() };
+    let follows = |(one, next): (&Alert, &Alert)| one.journal == next.journal && one.seq + 1 == next.seq;
+    if alerts.iter().zip(&alerts[1..]).all(follows) {
+        return format!("{}-{}-{}", first.journal, first.seq, last.seq);
+    }
+    // Otherwise first and last do not say what is between them.
+    let mut digest = Sha256::new();
+    for alert in alerts {
+        digest.update(alert.unique().as_bytes());
+        digest.update([0]);
+    }
+    data_encoding::HEXLOWER.encode(&digest.finalize()[..16])
 }
 
 #[cfg(test)]

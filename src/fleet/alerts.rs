@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
-use vigie_fleet::agent_key;
 use vigie_fleet::alert_order::{AlertOrder, Told};
-use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{Cursor, Entry};
 use vigie_fleet::predicate::Target;
@@ -173,7 +171,7 @@ impl Reader<'_> {
             self.refreshed = Instant::now();
             self.inventory = Inventory::load(&self.connection, &self.profile).await?;
         }
-        match self.open(&agent, &stored.value, stored.stored) {
+        match self.inventory.open_alert(&agent, &stored.value, stored.stored) {
             Ok(alert) => {
                 let now = self.now();
                 self.order.take(alert, now, told);
@@ -181,25 +179,6 @@ impl Reader<'_> {
             }
             Err(problem) => self.wrong("flagged", agent.as_str(), None, &problem),
         }
-    }
-
-    fn open(&self, agent: &AgentId, payload: &[u8], stored: i64) -> Result<FleetAlert, String> {
-        let known = self.inventory.agents.get(agent).ok_or("no agent of that name is enrolled")?;
-        let sealed: Sealed = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        let mut problem = "no key of the agent counted at that time".to_owned();
-        for key in known.enrolment.keys_at(stored) {
-            match agent_key::open(&sealed, Purpose::Alert, key) {
-                Ok(text) => {
-                    let alert: FleetAlert = serde_json::from_str(text).map_err(|error| error.to_string())?;
-                    if alert.agent != *agent {
-                        return Err(format!("holds an alert of {}", alert.agent));
-                    }
-                    return Ok(alert);
-                }
-                Err(error) => problem = error.to_string(),
-            }
-        }
-        Err(problem)
     }
 
     fn is_wanted(&self, agent: &AgentId) -> bool {

@@ -108,6 +108,25 @@ The agent makes one itself at its first start, and `vigie status` shows the publ
     #[command(subcommand)]
     Investigator(super::investigator::InvestigatorCommand),
 
+    /// Pass the alerts of all agents on to sinks, as one of any number of instances that share the work
+    #[command(after_help = "\
+Examples:
+  vigie fleet forward --fleet siem/fleet.toml --sink /etc/vigie/siem.toml
+  vigie fleet forward --sink siem.toml --sink chat.toml
+
+CONFIG is a TOML file with [[sink]] sections as in conf/vigie.toml; the sinks must be ones that
+acknowledge (RELP, TLS, webhook, otlp, command, file). Takes a forwarder's file, which `vigie fleet
+forwarder add` makes. The broker keeps the place: an alert is done when every sink has it, and is given to
+another instance when this one ends. Each alert's seal is verified; what does not count is told to the
+sinks as an alert of its own. Alerts that a receiver refuses for good are printed on standard output, one
+line of JSON each. Exit codes: 0 stopped by SIGTERM or Ctrl-C, 69 the broker cannot be reached, 78 no sink
+that can be used.")]
+    Forward(super::forward::ForwardArgs),
+
+    /// Let a program take all alerts, and no more
+    #[command(subcommand)]
+    Forwarder(super::forwarder::ForwarderCommand),
+
     /// Make, show and end tokens by which hosts join
     #[command(subcommand)]
     Token(super::token::TokenCommand),

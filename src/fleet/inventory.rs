@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use vigie_fleet::agent_key;
-use vigie_fleet::answer::{Purpose, Sealed};
+use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{self, Cursor, Entry, StoredError};
 use vigie_fleet::broker::streams::{FACTS_VERSIONS, POLICY_VERSIONS, PRESENCE_AGE};
@@ -174,6 +174,14 @@ pub(crate) fn newest_enrolment(
 impl Inventory {
     /// Reads and checks everything.
     pub(crate) async fn load(connection: &Connection, profile: &Profile) -> Result<Self, Failure> {
+        let mut inventory = Self::load_members(connection, profile).await?;
+        let all: Vec<AgentId> = inventory.agents.keys().cloned().collect();
+        inventory.refresh(connection, &all).await?;
+        Ok(inventory)
+    }
+
+    /// Reads and checks who belongs to the fleet, without what they show of themselves.
+    pub(crate) async fn load_members(connection: &Connection, profile: &Profile) -> Result<Self, Failure> {
         let mut pins = Pins::load(profile.org.as_str(), &profile.roots);
         let policy = policy_in_force(connection, profile, &mut pins).await?;
         let mut records = stored_enrolments(connection).await.map_err(|error| unreadable(&error))?;
@@ -198,10 +206,32 @@ impl Inventory {
             }
         }
         pins.store();
-        let mut inventory = Self { policy, agents, flagged };
-        let all: Vec<AgentId> = inventory.agents.keys().cloned().collect();
-        inventory.refresh(connection, &all).await?;
-        Ok(inventory)
+        Ok(Self { policy, agents, flagged })
+    }
+
+    /// Opens an alert that was sealed in the name of an agent; `stored` is when, in seconds since 1970.
+    pub(crate) fn open_alert(
+        &self,
+        agent: &AgentId,
+        payload: &[u8],
+        stored: i64,
+    ) -> Result<FleetAlert, String> {
+        let known = self.agents.get(agent).ok_or("no agent of that name is enrolled")?;
+        let sealed: Sealed = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        let mut problem = "no key of the agent counted at that time".to_owned();
+        for key in known.enrolment.keys_at(stored) {
+            match agent_key::open(&sealed, Purpose::Alert, key) {
+                Ok(text) => {
+                    let alert: FleetAlert = serde_json::from_str(text).map_err(|error| error.to_string())?;
+                    if alert.agent != *agent {
+                        return Err(format!("holds an alert of {}", alert.agent));
+                    }
+                    return Ok(alert);
+                }
+                Err(error) => problem = error.to_string(),
+            }
+        }
+        Err(problem)
     }
 
     /// Reads anew what these agents show.

@@ -80,7 +80,7 @@ pub(crate) struct AddArgs {
     out: PathBuf,
 }
 
-const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
+pub(super) const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
 
 /// Carries out `fleet investigator`.
 pub(super) fn run(
@@ -195,6 +195,23 @@ fn without(document: &PolicyDocument, name: &str) -> Option<PolicyDocument> {
     Some(next)
 }
 
+/// Ends the login of somebody whose directory is here; whether the servers know it already.
+pub(super) fn end_login(name: &AgentId, directory: &Path, profile: &Profile) -> Result<bool, Failure> {
+    let credentials = directory.join(name.as_str()).join("broker.creds");
+    let login = secret_file::read(&credentials, 1 << 16).ok();
+    let user = login.as_deref().and_then(|text| text.lines().find_map(user_of));
+    match user {
+        Some(user) => enrol::shut_out(directory, profile, &[(name.clone(), user.key)], files::now()),
+        None => {
+            print::note(&format!(
+                "the login of {name} still opens the broker: {} is not there",
+                credentials.display()
+            ));
+            Ok(false)
+        }
+    }
+}
+
 fn remove(
     name: &AgentId,
     out: &Path,
@@ -208,16 +225,7 @@ fn remove(
         Failure::new(Exit::Usage, message, "`vigie fleet policy show` lists them")
     })?;
     write(&next, out)?;
-    let credentials = directory.join(name.as_str()).join("broker.creds");
-    let login = secret_file::read(&credentials, 1 << 16).ok();
-    let user = login.as_deref().and_then(|text| text.lines().find_map(user_of));
-    let shut_out = match user {
-        Some(user) => enrol::shut_out(directory, profile, &[(name.clone(), user.key)], files::now())?,
-        None => {
-            print::note(&format!("his login still opens the broker: {} is not there", credentials.display()));
-            false
-        }
-    };
+    let shut_out = end_login(name, directory, profile)?;
     if printer.is_json() {
         let line = serde_json::json!({"investigator": name, "policy": out, "version": next.version, "shut_out": shut_out});
         printer.json(&line)?;

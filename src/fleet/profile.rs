@@ -66,6 +66,7 @@ enum ProfileRole {
     Investigator,
     Enroller,
     Administrator,
+    Forwarder,
 }
 
 fn investigator() -> ProfileRole {
@@ -87,6 +88,8 @@ pub(crate) struct Profile {
     pub(crate) org: GroupName,
     /// Who this is, as the broker knows it.
     pub(crate) user: AgentId,
+    /// What the broker lets him do.
+    pub(crate) role: Role,
     /// Root keys that must have signed the policy.
     pub(crate) roots: Roots,
     /// The key that signs actions when `--key` names none.
@@ -148,6 +151,7 @@ impl Profile {
             ProfileRole::Investigator => Role::Investigator,
             ProfileRole::Enroller => Role::Enroller,
             ProfileRole::Administrator => Role::Administrator,
+            ProfileRole::Forwarder => Role::Forwarder,
         };
         let enrolling = Enrolling {
             account: file.account,
@@ -174,7 +178,7 @@ impl Profile {
             connect_in_background: false,
         };
         let (org, user) = (file.org, file.user);
-        Ok(Self { org, user, roots, signing_key: file.signing_key.map(beside), enrolling, connection })
+        Ok(Self { org, user, role, roots, signing_key: file.signing_key.map(beside), enrolling, connection })
     }
 
     /// How to connect.

@@ -442,6 +442,16 @@ impl Person<'_> {
         text
     }
 
+    /// A forwarder's file.
+    pub(super) fn forwarder(&self, name: &str) -> String {
+        format!(
+            "# A forwarder of the fleet: takes alerts and passes them on. Paths are relative to this file.\n\
+             role = \"forwarder\"\nuser = {}\n{}",
+            quoted(name),
+            self.common()
+        )
+    }
+
     /// An investigator's file; `key` is the file with his key, when it was made here.
     pub(super) fn investigator(&self, name: &str, key: Option<&str>) -> String {
         let signing_key = match key {

@@ -39,11 +39,11 @@ const ANSWER_BYTES: usize = 64 * 1024;
 const CEILING: Duration = Duration::from_secs(300);
 
 /// A fleet whose agents are played by the test.
-struct Fleet {
-    broker: LocalBroker,
-    administrator: Connection,
-    agents: Vec<(AgentId, AgentKey)>,
-    place: TempDir,
+pub(crate) struct Fleet {
+    pub(crate) broker: LocalBroker,
+    pub(crate) administrator: Connection,
+    pub(crate) agents: Vec<(AgentId, AgentKey)>,
+    pub(crate) place: TempDir,
 }
 
 fn now() -> i64 {
@@ -51,7 +51,7 @@ fn now() -> i64 {
 }
 
 /// A fleet, or nothing where there is no broker to be had.
-async fn fleet(count: usize) -> Option<Fleet> {
+pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
     if find_server().is_err() {
         vigie_skipped::missing("nats-server");
         return None;

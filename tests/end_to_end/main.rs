@@ -40,6 +40,8 @@ mod fleet_cluster;
 #[cfg(test)]
 mod fleet_document;
 #[cfg(test)]
+mod fleet_forward;
+#[cfg(test)]
 mod fleet_join;
 #[cfg(test)]
 mod fleet_query;
@@ -85,5 +87,7 @@ mod sinks;
 mod sinks_rsyslog;
 #[cfg(test)]
 mod supervision;
+#[cfg(test)]
+mod top;
 #[cfg(test)]
 mod watched;

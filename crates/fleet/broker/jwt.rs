@@ -102,9 +102,17 @@ impl Authority {
     /// When a seed is not of its kind.
     pub fn from_seeds(seeds: &AuthoritySeeds) -> Result<Self, BadAuthorityKey> {
         let account = |seed: &String| key_of(KeyPairType::Account, seed);
-        let all = |[one, two, three, four, five]: &[String; 5]| -> Result<[KeyPair; 5], BadAuthorityKey> {
-            Ok([account(one)?, account(two)?, account(three)?, account(four)?, account(five)?])
-        };
+        let all =
+            |[one, two, three, four, five, six]: &[String; 6]| -> Result<[KeyPair; 6], BadAuthorityKey> {
+                Ok([
+                    account(one)?,
+                    account(two)?,
+                    account(three)?,
+                    account(four)?,
+                    account(five)?,
+                    account(six)?,
+                ])
+            };
         Ok(Self {
             operator: key_of(KeyPairType::Operator, &seeds.operator)?,
             system: account(&seeds.system)?,

@@ -476,7 +476,7 @@ pub fn load_or_create_authority(directory: &Path) -> Result<Authority, LocalBrok
         }
         .map_err(|source| LocalBrokerError::Keys { directory: directory.to_owned(), source })
     };
-    let each = |names: [String; 5], fresh: &[String; 5]| -> Result<[String; 5], LocalBrokerError> {
+    let each = |names: [String; 6], fresh: &[String; 6]| -> Result<[String; 6], LocalBrokerError> {
         let mut seeds = fresh.clone();
         for (kept, name) in seeds.iter_mut().zip(names) {
             *kept = seed(&name, kept)?;

@@ -7,6 +7,7 @@
 //! | investigators | investigators | no streams; the same |
 //! | enrollers | enrollers | no streams; the same |
 //! | joiners | hosts with a token to join by | no streams; the same |
+//! | forwarders | programs that pass alerts on | no streams; the same |
 //!
 //! An agent's publish, whatever its reply subject, headers or ids, is at most a request on a literal subject with its
 //! own name: an acknowledgement goes to the reply subject within the agents' account, where nobody listens on a
@@ -59,12 +60,14 @@ pub enum Role {
     Administrator,
     /// Asks to be let in by a token, and waits for the answer.
     Joiner,
+    /// Takes alerts from the consumer of its name, which an administrator made, and reads what proves them.
+    Forwarder,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 5] =
-        [Self::Agent, Self::Investigator, Self::Enroller, Self::Administrator, Self::Joiner];
+    pub const ALL: [Self; 6] =
+        [Self::Agent, Self::Investigator, Self::Enroller, Self::Administrator, Self::Joiner, Self::Forwarder];
 
     /// The role's name in tokens and file names.
     #[must_use]
@@ -75,6 +78,7 @@ impl Role {
             Self::Enroller => "enroller",
             Self::Administrator => "administrator",
             Self::Joiner => "joiner",
+            Self::Forwarder => "forwarder",
         }
     }
 
@@ -87,6 +91,7 @@ impl Role {
             Self::Enroller => Account::Enrollers,
             Self::Administrator => Account::Fleet,
             Self::Joiner => Account::Joiners,
+            Self::Forwarder => Account::Forwarders,
         }
     }
 
@@ -145,6 +150,18 @@ impl Role {
                 MAX_AGENT_SUBSCRIPTIONS,
                 MAX_JOIN_PAYLOAD_BYTES,
             ),
+            Self::Forwarder => (
+                vec![
+                    format!("{NEXT_ALERTS}.{{{{name()}}}}"),
+                    format!("{ACK_ALERTS}.{{{{name()}}}}.>"),
+                    direct_get(ENROL),
+                    direct_get(POLICY),
+                ],
+                vec!["_INBOX.forwarder.{{name()}}.>".to_owned()],
+                // All instances have one name.
+                UNLIMITED,
+                MAX_JOIN_PAYLOAD_BYTES,
+            ),
         };
         json!({
             "pub": {"allow": publish},
@@ -161,6 +178,11 @@ const READ_BY_AGENTS: [&str; 4] = [POLICY, ASK, STANDING, JOINED];
 
 /// What enrollers need to decide who may join.
 const READ_BY_ENROLLERS: [&str; 5] = [ENROL, POLICY, JOIN, RENEW, JOINED];
+
+/// Where a forwarder asks its consumer for alerts, and where it acknowledges them; the consumer's name follows.
+pub(super) const NEXT_ALERTS: &str = "$JS.API.CONSUMER.MSG.NEXT.ALERTS";
+/// See [`NEXT_ALERTS`].
+const ACK_ALERTS: &str = "$JS.ACK.ALERTS";
 
 fn direct_get(stream: &str) -> String {
     format!("$JS.API.DIRECT.GET.{stream}")
@@ -179,12 +201,14 @@ pub enum Account {
     Enrollers,
     /// Of hosts that want to join.
     Joiners,
+    /// Of programs that pass alerts on.
+    Forwarders,
 }
 
 impl Account {
     /// All accounts.
-    pub const ALL: [Self; 5] =
-        [Self::Fleet, Self::Agents, Self::Investigators, Self::Enrollers, Self::Joiners];
+    pub const ALL: [Self; 6] =
+        [Self::Fleet, Self::Agents, Self::Investigators, Self::Enrollers, Self::Joiners, Self::Forwarders];
 
     /// Its name.
     #[must_use]
@@ -195,6 +219,7 @@ impl Account {
             Self::Investigators => "investigators",
             Self::Enrollers => "enrollers",
             Self::Joiners => "joiners",
+            Self::Forwarders => "forwarders",
         }
     }
 
@@ -233,11 +258,12 @@ impl Account {
                     .into_iter()
                     .chain(STREAMS.map(|stream| Shared::service(&direct_get(stream))))
                     .chain([Shared::stream(EVERY_LIVE)])
+                    .chain(of_consumers().map(|subject| Shared::service(&subject)))
                     .collect()
             }
             Self::Agents => vec![Shared::stream(EVERY_ANSWER)],
             Self::Investigators => vec![Shared::stream(EVERY_LIVE)],
-            Self::Enrollers | Self::Joiners => Vec::new(),
+            Self::Enrollers | Self::Joiners | Self::Forwarders => Vec::new(),
         }
     }
 
@@ -273,8 +299,18 @@ impl Account {
                 .iter()
                 .map(|subject| of_fleet(Shared::service(subject)))
                 .collect(),
+            Self::Forwarders => of_consumers()
+                .into_iter()
+                .chain([ENROL, POLICY].map(direct_get))
+                .map(|subject| of_fleet(Shared::service(&subject)))
+                .collect(),
         }
     }
+}
+
+/// The two subjects of consumers of alerts, for all names. An answer goes to whoever asked, in his account.
+fn of_consumers() -> [String; 2] {
+    [format!("{NEXT_ALERTS}.*"), format!("{ACK_ALERTS}.*.>")]
 }
 
 /// A subject that crosses accounts.
@@ -322,12 +358,31 @@ mod tests {
 
     #[test]
     fn nobody_but_administrators_may_make_consumers_or_change_streams() {
+        let of_forwarders = ["$JS.API.CONSUMER.MSG.NEXT.ALERTS.{{name()}}", "$JS.ACK.ALERTS.{{name()}}.>"];
         for role in Role::ALL.into_iter().filter(|role| *role != Role::Administrator) {
             for subject in allowed(role, "pub") {
                 let api = subject.strip_prefix("$");
-                assert!(api.is_none_or(|api| api.starts_with("JS.API.DIRECT.GET.")), "{role:?} {subject}");
+                let of_own = role == Role::Forwarder && of_forwarders.contains(&subject.as_str());
+                assert!(
+                    of_own || api.is_none_or(|api| api.starts_with("JS.API.DIRECT.GET.")),
+                    "{role:?} {subject}"
+                );
             }
         }
+    }
+
+    #[test]
+    fn a_forwarder_writes_nothing_but_what_it_took_and_reads_nothing_but_proofs() {
+        assert_eq!(
+            allowed(Role::Forwarder, "pub"),
+            [
+                "$JS.API.CONSUMER.MSG.NEXT.ALERTS.{{name()}}",
+                "$JS.ACK.ALERTS.{{name()}}.>",
+                "$JS.API.DIRECT.GET.ENROL",
+                "$JS.API.DIRECT.GET.POLICY",
+            ]
+        );
+        assert_eq!(allowed(Role::Forwarder, "sub"), ["_INBOX.forwarder.{{name()}}.>"]);
     }
 
     /// nats-server 2.9.10 leaves others as they are, and they then fit nobody.

@@ -1,6 +1,6 @@
 //! What the streams keep: storing, and reading by direct get, with no more rights than an agent or investigator has.
 //!
-//! Nobody but an administrator makes consumers: a consumer with a delivery subject is a right to write anywhere in
+//! Nobody but an administrator makes consumers ([`super::consumer`]): a consumer with a delivery subject is a right to write anywhere in
 //! the account. Nobody uses message ids or headers either: a message id that another one used keeps a message from
 //! being stored for good, so doubles are dropped by whoever reads.
 

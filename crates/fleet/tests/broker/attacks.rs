@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use vigie_fleet::broker::client::{Outgoing, State};
+use vigie_fleet::broker::consumer::{self, Begin, Member};
 use vigie_fleet::broker::is_safe_server;
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::stored::{self, Cursor, Which, get, store, store_after};
@@ -281,6 +282,41 @@ async fn an_enroller_with_every_call_changes_nothing_but_records() {
         allowed.push(format!("$JS.API.DIRECT.GET.{stream}"));
     }
     publish_everything(&attacker, &allowed, scene.is_safe()).await;
+    scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_forwarder_with_every_call_changes_nothing() {
+    if server_is_missing() {
+        return;
+    }
+    let mut scene = Scene::new("siem").await;
+    let group = name("siem");
+    within(consumer::ensure(scene.admin.client(), &group, Begin::Oldest)).await.unwrap();
+    let attacker = scene.fixture.user(Role::Forwarder, "siem").await;
+    let mut member = Member::new(attacker.client(), &group).unwrap();
+    let taken = within(member.next(1, FLUSH)).await.unwrap();
+    assert_eq!(taken.len(), 1, "there is something to send where it may do harm");
+    let allowed = [
+        "$JS.API.CONSUMER.MSG.NEXT.ALERTS.siem",
+        "$JS.ACK.ALERTS.siem.1.1.1.1700000000000000000.0",
+        "$JS.API.DIRECT.GET.ENROL",
+        "$JS.API.DIRECT.GET.POLICY",
+    ]
+    .map(str::to_owned);
+    publish_everything(&attacker, &allowed, scene.is_safe()).await;
+    // An acknowledgement that asks for the next alert sends it to whoever it names.
+    for reply in replies(scene.is_safe()) {
+        for payload in [&b"+NXT"[..], br#"+NXT {"batch": 100}"#, b"-NAK", b"1"] {
+            let subject = "$JS.ACK.ALERTS.siem.1.1.1.1700000000000000000.0";
+            let message = Outgoing { subject, reply: Some(&reply), payload, ..Outgoing::default() };
+            within(attacker.client().publish(message)).await.unwrap();
+            let subject = "$JS.API.CONSUMER.MSG.NEXT.ALERTS.siem";
+            let message = Outgoing { subject, reply: Some(&reply), payload, ..Outgoing::default() };
+            within(attacker.client().publish(message)).await.unwrap();
+        }
+    }
+    within(attacker.client().flush(FLUSH)).await.unwrap();
     scene.is_unharmed().await;
 }
 

@@ -6,6 +6,8 @@ mod attacks;
 #[cfg(test)]
 mod broker_fixture;
 #[cfg(test)]
+mod forwarders;
+#[cfg(test)]
 mod hostile_server;
 
 use std::fs;
