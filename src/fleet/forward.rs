@@ -50,7 +50,7 @@ const REST: Duration = Duration::from_secs(60);
 /// `fleet forward`
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
-    /// A file with [[sink]] sections; may be repeated
+    /// A file with sections of sinks, as those of the agent; may be repeated
     #[arg(long = "sink", value_name = "CONFIG", required = true)]
     sinks: Vec<PathBuf>,
 }
