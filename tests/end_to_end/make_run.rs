@@ -67,7 +67,8 @@ fn make_run_works_in_a_deep_directory_with_blanks() {
     let query = format!("{} --json", command(" query fswatch"));
     wait_until("the module answers that all is well", || {
         let (answered, text) = shell(&query);
-        (answered && text.contains(r#""ok":true"#)).then_some(())
+        let is_ready = text.contains(r#""ok":true"#) && text.contains(r#""baseline_complete":true"#);
+        (answered && is_ready).then_some(())
     });
     assert!(shell(&command("echo changed")).0);
 
