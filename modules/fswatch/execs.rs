@@ -134,9 +134,33 @@ impl Opened {
         self.by_pid.entry(pid).or_default().push((time, path));
     }
 
-    fn has(&self, pid: i32, ran: &Ran) -> bool {
-        self.by_pid.get(&pid).is_some_and(|all| all.iter().any(|(_, path)| ran.is(path)))
+    fn count(&self, pid: i32, ran: &Ran) -> usize {
+        self.by_pid.get(&pid).map_or(0, |all| all.iter().filter(|(_, path)| ran.is(path)).count())
     }
+}
+
+/// Where one queue stands at the event that it tells now. Times are nanoseconds since the start of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Position<'a> {
+    /// What it told before.
+    pub opened: &'a Opened,
+    /// What was before this was before the event.
+    pub horizon: u64,
+    /// The queue told already of everything before this; none when it may tell later of some of it.
+    pub complete: u64,
+    /// What was read of it already has more that the process opened to run.
+    pub more: bool,
+}
+
+/// How well it is known that a process ran a program when it did something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// It did.
+    Certain,
+    /// As far as was told.
+    Likely,
+    /// It opened the program to run it more than once, and at least once in vain: a failed exec opens it as well.
+    Doubtful,
 }
 
 /// What processes ran lately.
@@ -213,13 +237,30 @@ impl Execs {
         self.bytes -= gone.iter().map(|ran| ran.bytes()).sum::<usize>();
     }
 
-    /// The program that a process ran when it did what a queue tells now, that told before what was opened. Whatever ran before `horizon` (nanoseconds since the start of the host) did so before all that it tells now.
+    /// The program that a process ran when it did what a queue tells now. That is certain when it ran nothing later, and
+    /// this either before all that the queue tells now or after the only time that it opened the program, of which the
+    /// queue told before.
     #[must_use]
-    pub fn of(&self, pid: i32, opened: &Opened, horizon: u64) -> Option<&Arc<Ran>> {
+    pub fn of(&self, pid: i32, queue: Position<'_>) -> Option<(&Arc<Ran>, Certainty)> {
         let all = self.by_pid.get(&pid)?;
-        let at = all.iter().rposition(|ran| ran.time < horizon || opened.has(pid, ran));
-        // Of one that has just begun to run programs nothing is known before the first.
-        all.get(at.unwrap_or(0))
+        let opened = |ran: &Ran| queue.opened.count(pid, ran);
+        let Some(at) = all.iter().rposition(|ran| ran.time < queue.horizon || opened(ran) > 0) else {
+            // Of one that has just begun to run programs nothing is known before the first.
+            return Some((all.first()?, Certainty::Likely));
+        };
+        let ran = all.get(at)?;
+        let is_newest = at + 1 == all.len();
+        let runs = all.iter().take(at + 1).filter(|other| other.path == ran.path).count();
+        let certainty = if ran.time < queue.horizon {
+            if is_newest { Certainty::Certain } else { Certainty::Likely }
+        } else if queue.more || opened(ran) > runs {
+            Certainty::Doubtful
+        } else if is_newest && ran.time < queue.complete {
+            Certainty::Certain
+        } else {
+            Certainty::Likely
+        };
+        Some((ran, certainty))
     }
 
     /// The program that the process with this number and beginning ran at a moment.
@@ -245,24 +286,59 @@ mod tests {
         Event::Exec(Box::new(exec))
     }
 
+    use Certainty::{Certain, Doubtful, Likely};
+
+    /// When it ran what it did something with, and how certain that is, where these were opened before.
+    fn time(
+        execs: &Execs,
+        pid: i32,
+        paths: &[&str],
+        [horizon, complete]: [u64; 2],
+    ) -> Option<(u64, Certainty)> {
+        let mut opened = Opened::default();
+        paths.iter().for_each(|path| opened.put(pid, path.into(), horizon));
+        let queue = Position { opened: &opened, horizon, complete, more: false };
+        execs.of(pid, queue).map(|(ran, certainty)| (ran.time, certainty))
+    }
+
     #[test]
     fn what_was_run_after_something_happened_did_not_do_it() {
         let now = Instant::now();
         let mut execs = Execs::default();
         execs.take(exec(7, 1, 100, "/bin/sh"), now);
         execs.take(exec(7, 1, 200, "/usr/sbin/useradd"), now);
-        let at = |paths: &[&str], horizon| {
-            let mut opened = Opened::default();
-            paths.iter().for_each(|path| opened.put(7, path.into(), horizon));
-            execs.of(7, &opened, horizon).map(|ran| ran.time)
-        };
+        let at = |paths: &[&str], horizon| time(&execs, 7, paths, [horizon, 0]);
 
-        assert_eq!(at(&[], 50), Some(100));
-        assert_eq!(at(&["/bin/sh"], 50), Some(100));
-        assert_eq!(at(&["/bin/sh"], 150), Some(100));
-        assert_eq!(at(&["/usr/sbin/useradd"], 150), Some(200));
-        assert_eq!(at(&["/bin/sh"], 250), Some(200));
-        assert!(execs.of(8, &Opened::default(), 250).is_none());
+        assert_eq!(at(&[], 50), Some((100, Likely)));
+        assert_eq!(at(&["/bin/sh"], 50), Some((100, Likely)));
+        assert_eq!(at(&["/bin/sh"], 150), Some((100, Likely)));
+        assert_eq!(at(&["/usr/sbin/useradd"], 150), Some((200, Likely)));
+        assert_eq!(at(&["/bin/sh"], 250), Some((200, Certain)));
+        assert_eq!(time(&execs, 8, &[], [250, 0]), None);
+    }
+
+    #[test]
+    fn it_is_certain_when_the_only_opening_was_told_before() {
+        let mut execs = Execs::default();
+        execs.take(exec(7, 1, 100, "/usr/bin/rpm"), Instant::now());
+        let at = |paths: &[&str], complete| time(&execs, 7, paths, [50, complete]);
+
+        assert_eq!(at(&["/usr/bin/rpm", "/lib64/ld-linux-x86-64.so.2"], 150), Some((100, Certain)));
+        // Later openings may not have been told yet; of two, one was not the exec; none was told before.
+        assert_eq!(at(&["/usr/bin/rpm"], 90), Some((100, Likely)));
+        assert_eq!(at(&["/usr/bin/rpm", "/usr/bin/rpm"], 150), Some((100, Doubtful)));
+        assert_eq!(at(&[], 150), Some((100, Likely)));
+        let mut opened = Opened::default();
+        opened.put(7, "/usr/bin/rpm".into(), 50);
+        let queue = Position { opened: &opened, horizon: 50, complete: 150, more: true };
+        assert_eq!(execs.of(7, queue).map(|(_, certainty)| certainty), Some(Doubtful));
+
+        // It ran another program since then.
+        execs.take(exec(7, 1, 120, "/tmp/x"), Instant::now());
+        assert_eq!(time(&execs, 7, &["/usr/bin/rpm"], [50, 150]), Some((100, Likely)));
+        // It ran it twice.
+        execs.take(exec(7, 1, 140, "/usr/bin/rpm"), Instant::now());
+        assert_eq!(time(&execs, 7, &["/usr/bin/rpm", "/usr/bin/rpm"], [50, 150]), Some((140, Certain)));
     }
 
     #[test]
@@ -271,13 +347,13 @@ mod tests {
         let mut execs = Execs::default();
         execs.take(exec(7, 1, 100, "/bin/a"), now);
         execs.take(Event::Exit(Exit { pid: 7, start: 1, ..Exit::default() }), now);
-        assert!(execs.of(7, &Opened::default(), 500).is_some());
+        assert!(time(&execs, 7, &[], [500, 0]).is_some());
 
         execs.take(exec(8, 2, 300, "/bin/b"), now + KEPT);
-        assert!(execs.of(7, &Opened::default(), 500).is_none());
+        assert!(time(&execs, 7, &[], [500, 0]).is_none());
 
         execs.take(exec(8, 9, 400, "/bin/c"), now + KEPT);
-        assert_eq!(execs.of(8, &Opened::default(), 0).map(|ran| ran.time), Some(400));
+        assert_eq!(time(&execs, 8, &[], [0, 0]), Some((400, Likely)));
     }
 
     #[test]
@@ -291,7 +367,7 @@ mod tests {
         assert!(execs.bytes <= MOST_BYTES, "{}", execs.bytes);
         let counted: usize = execs.by_pid.values().flatten().map(|ran| ran.bytes()).sum();
         assert_eq!(counted, execs.bytes);
-        assert!(execs.of(39_999 / 2, &Opened::default(), u64::MAX).is_some());
+        assert!(time(&execs, 39_999 / 2, &[], [u64::MAX, 0]).is_some());
         assert!(execs.order.len() <= 4 * MOST_BYTES / ENTRY_BYTES + 1);
     }
 
@@ -304,7 +380,7 @@ mod tests {
         opened.put(7, PathBuf::from("/bin/sh"), 6);
 
         assert!(opened.count <= MOST_OPENED);
-        assert!(opened.has(7, &Ran { path: "/bin/sh".into(), ..Ran::default() }));
+        assert_eq!(opened.count(7, &Ran { path: "/bin/sh".into(), ..Ran::default() }), 1);
     }
 
     #[test]

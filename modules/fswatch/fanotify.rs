@@ -29,7 +29,7 @@ use vigie_fanotify::{Buffer, Event, FilesystemId, Group, GroupError, Handle, Mal
 use vigie_host::mounts::{Mount, Mounts};
 
 use self::execs::Kernel;
-use self::reader::{Control, Reader, View};
+use self::reader::{Control, Reader, View, since_start};
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
 use crate::processes::Processes;
@@ -77,6 +77,8 @@ struct Marked {
     lane: Lane,
     /// It tells of what is in the directory, not only of names.
     whole: bool,
+    /// It is there since then, in nanoseconds since the start of the host.
+    since: u64,
 }
 
 /// The marked directories, by their handles: the wide group leaves to the near one what that tells of.
@@ -291,13 +293,13 @@ impl FilesystemWatcher {
         if known.is_none() && self.marked().len() >= MAX_MARKED {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let mark = Marked { lane, whole: whole || known.is_some_and(|known| known.whole) };
-        let mask = if mark.whole { near() | Mask::EVENT_ON_CHILD } else { names() };
+        let whole = whole || known.is_some_and(|known| known.whole);
+        let mask = if whole { near() | Mask::EVENT_ON_CHILD } else { names() };
         let part = |lane| if lane == Lane::Trusted { &self.near } else { &self.wide };
         part(lane).group.mark_directory(open.as_fd(), mask).map_err(io::Error::other)?;
         // After the mark: until now the other one told.
-        if known != Some(mark) {
-            self.marked().insert(handle, mark);
+        if known.is_none_or(|known| (known.lane, known.whole) != (lane, whole)) {
+            self.marked().insert(handle, Marked { lane, whole, since: since_start() });
         }
         if let Some(known) = known
             && (known.lane == Lane::Trusted) != (lane == Lane::Trusted)

@@ -30,6 +30,9 @@ pub enum Unknown {
     /// It has overwritten its arguments with nothing.
     #[error("the process has no command line any more")]
     NoCommand,
+    /// Whether this was before it ran its program or after it.
+    #[error("the process tried to run its program more than once, and not every time did it run")]
+    Tries,
 }
 
 /// Something that may not be known.
@@ -139,6 +142,16 @@ impl Process {
             mount_namespace: Err(why),
             managed: Err(why),
         }
+    }
+
+    /// It may not have run its program yet when it did this.
+    pub fn doubt(&mut self) {
+        self.claimed_executable = self.executable.as_ref().ok().cloned().or(self.claimed_executable.take());
+        self.executable = Err(Unknown::Tries);
+        self.identity = Err(Unknown::Tries);
+        self.is_hosts_program = false;
+        self.is_told = false;
+        self.managed = Ok(None);
     }
 
     /// The keys whose values are what the process or somebody before it says, not what the kernel proved.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
-use crate::execs::{Execs, Opened, Ran};
+use crate::execs::{Certainty, Execs, Position, Ran};
 use crate::names::Names;
 use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
 use crate::secrets::without_secrets;
@@ -60,6 +60,8 @@ struct Remembered {
     started: Option<u64>,
     /// When it ran the program, as the kernel told.
     ran: Option<u64>,
+    /// How well that is known.
+    certainty: Certainty,
 }
 
 /// What a process was started as.
@@ -329,14 +331,19 @@ impl Processes {
         &mut self.execs
     }
 
-    /// The process of an event. Its queue told before what was opened to be run; whatever ran before `horizon`, in
-    /// nanoseconds since the start of the host, ran before the event.
-    pub fn of(&mut self, pid: i32, opened: &Opened, horizon: u64) -> Arc<Process> {
+    /// The process of the event at which its queue stands.
+    pub fn of(&mut self, pid: i32, queue: Position<'_>) -> Arc<Process> {
         if pid <= 0 {
             return Arc::new(Process::unknown(pid, Unknown::OtherNamespace));
         }
-        let ran = self.execs.of(pid, opened, horizon).cloned();
-        let is_of = |known: &&Remembered| known.ran == ran.as_ref().map(|ran| ran.time);
+        let (ran, certainty) = match self.execs.of(pid, queue) {
+            Some((ran, certainty)) => (Some(Arc::clone(ran)), certainty),
+            None => (None, Certainty::Likely),
+        };
+        let is_of = |known: &&Remembered| {
+            let is_as_good = known.certainty == certainty || known.certainty == Certainty::Certain;
+            known.ran == ran.as_ref().map(|ran| ran.time) && is_as_good
+        };
         if let Some(known) = self.known.get(&pid).filter(is_of) {
             let is_same = self.checked.contains(&pid) || {
                 let now = read(pid, "stat").ok().and_then(|stat| start_time(&stat));
@@ -352,14 +359,14 @@ impl Processes {
             self.known.clear();
         }
         self.met = true;
-        let remembered = self.look_up(pid, ran);
+        let remembered = self.look_up(pid, ran, certainty);
         self.checked.insert(pid);
         let process = Arc::clone(&remembered.process);
         self.known.insert(pid, remembered);
         process
     }
 
-    fn look_up(&mut self, pid: i32, ran: Option<Arc<Ran>>) -> Remembered {
+    fn look_up(&mut self, pid: i32, ran: Option<Arc<Ran>>, certainty: Certainty) -> Remembered {
         let started = read(pid, "stat").ok().and_then(|stat| start_time(&stat));
         // Another process has the number, and has run nothing of its own.
         let is_its = |ran: &Arc<Ran>| {
@@ -372,13 +379,60 @@ impl Processes {
         let mut process = self.describe(pid, told, asked);
         process.start = started.map(|ticks| ticks.saturating_mul(NANOSECONDS_PER_TICK / 1000));
         if let Some(ran) = ran {
-            self.correct(&mut process, &ran);
+            let is_same = self.correct(&mut process, &ran);
+            if certainty == Certainty::Doubtful && manager_of(&ran.path).is_some() {
+                process.doubt();
+            } else if !is_same {
+                // It has ended, or runs something else by now.
+                let is_certain = certainty == Certainty::Certain;
+                process.is_hosts_program = is_certain && is_hosts_program(&ran.path, ran.identity);
+                if let Some(managed) = self.managed_as_told(&process, &ran) {
+                    process.managed = Ok(Some(Arc::new(managed)));
+                }
+            }
         }
-        Remembered { process: Arc::new(process), started, ran: time }
+        Remembered { process: Arc::new(process), started, ran: time, certainty }
     }
 
-    /// What the kernel told of the exec is true, whatever the process says of itself since.
-    fn correct(&self, process: &mut Process, ran: &Ran) {
+    /// For which package manager a process works, by the execs of its ancestors and its own: whoever began after a
+    /// manager's exec began below that manager.
+    fn managed_as_told(&mut self, process: &Process, ran: &Arc<Ran>) -> Option<Managed> {
+        if ran.user != 0 {
+            return None;
+        }
+        let mut top = None;
+        let mut next = Some((process.pid, Arc::clone(ran), process.is_hosts_program));
+        for _ in 0..MAX_ANCESTORS {
+            let Some((pid, ran, is_certain)) = next else { break };
+            let is_homes = is_certain && ran.user == 0 && is_home(ran.mount_namespace);
+            if let Some(manager) = manager_of(&ran.path).filter(|_| is_homes)
+                && is_hosts_program(&ran.path, ran.identity)
+            {
+                top = Some((manager, pid, Arc::clone(&ran)));
+            }
+            let above = self.execs.at(ran.maker, ran.maker_start, ran.start);
+            next = above.map(|above| (ran.maker, Arc::clone(above), true));
+            // Of what began long ago no exec is remembered, but it still lives.
+            let is_maker = |stat: Vec<u8>| start_time(&stat) == Some(ran.maker_start / NANOSECONDS_PER_TICK);
+            if next.is_none()
+                && read(ran.maker, "stat").is_ok_and(is_maker)
+                && let Ok(Some(Top { manager, process: top, started })) =
+                    self.top_of(ran.maker, MAX_ANCESTORS)
+            {
+                let is_hosts_program = process.is_hosts_program;
+                return Some(Managed { manager, top, started, is_hosts_program });
+            }
+        }
+        let (manager, pid, ran) = top?;
+        let mut top = self.describe(pid, None, plain_circumstances(pid));
+        self.correct(&mut top, &ran);
+        let started = ran.start / NANOSECONDS_PER_TICK;
+        Some(Managed { manager, top: Arc::new(top), started, is_hosts_program: process.is_hosts_program })
+    }
+
+    /// What the kernel told of the exec is true, whatever the process says of itself since. Returns whether it says the
+    /// same of its program.
+    fn correct(&self, process: &mut Process, ran: &Ran) -> bool {
         process.is_told = true;
         process.start = Some(ran.start / 1000);
         process.command = if ran.arguments.is_empty() {
@@ -389,7 +443,8 @@ impl Processes {
         process.mount_namespace = Ok((!is_home(ran.mount_namespace)).then_some(ran.mount_namespace));
         // What still runs the same program is what the kernel says now; that also tells when its file was removed.
         let is_live = process.proof == Proof::Live && process.identity.is_ok();
-        if !(is_live && is_same_program(process, ran)) {
+        let is_same = is_live && is_same_program(process, ran);
+        if !is_same {
             // It works for the manager that it became only afterwards no more than anybody else.
             let is_itself = matches!(&process.managed, Ok(Some(managed)) if managed.top.pid == process.pid);
             if is_live && is_itself {
@@ -405,7 +460,7 @@ impl Processes {
             process.claimed_executable = claimed;
             process.identity = Ok(ran.identity);
             process.proof = Proof::Ran;
-            // What happened may have been before this program: nobody is excused by it.
+            // What happened may have been before this program: nobody is excused by it unless it is certain.
             process.is_hosts_program = false;
         }
         process.script = ran.asked.clone().filter(|script| is_script(script));
@@ -415,6 +470,7 @@ impl Processes {
         process.login_user = Ok(ran.login_user);
         process.login_name = ran.login_user.and_then(|id| self.names.get(id));
         process.parent = Ok((ran.parent, self.parent_of(ran)));
+        is_same
     }
 
     /// The program of the process that started one.
@@ -576,13 +632,20 @@ fn trusted_manager(pid: i32) -> Option<Manager> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execs::Opened;
     use proptest::prelude::*;
+
+    /// A queue that told nothing.
+    fn nowhere() -> Position<'static> {
+        static NOTHING: std::sync::LazyLock<Opened> = std::sync::LazyLock::new(Opened::default);
+        Position { opened: &NOTHING, horizon: 0, complete: 0, more: false }
+    }
 
     #[test]
     fn the_own_process_is_known_in_full() {
         let pid = i32::try_from(std::process::id()).unwrap();
 
-        let process = Processes::default().of(pid, &Opened::default(), 0);
+        let process = Processes::default().of(pid, nowhere());
 
         assert_eq!(process.executable, Ok(std::env::current_exe().unwrap()));
         assert!(process.command.as_ref().is_ok_and(|command| !command.is_empty()));
@@ -599,7 +662,7 @@ mod tests {
         processes.starts(pid, Path::new("/lib64/ld-linux-x86-64.so.2"));
         child.wait().unwrap();
 
-        let process = processes.of(pid, &Opened::default(), 0);
+        let process = processes.of(pid, nowhere());
 
         assert_eq!((process.executable.clone(), process.proof), (Ok("/bin/true".into()), Proof::Opened));
         assert_eq!(process.command, Err(Unknown::Ended));
@@ -614,7 +677,7 @@ mod tests {
         processes.starts(pid, Path::new("/usr/bin/dpkg"));
         child.wait().unwrap();
 
-        let process = processes.of(pid, &Opened::default(), 0);
+        let process = processes.of(pid, nowhere());
 
         assert_eq!(process.executable, Err(Unknown::Ended));
         assert_eq!(process.claimed_executable, Some("/usr/bin/dpkg".into()));
@@ -631,7 +694,7 @@ mod tests {
             std::thread::yield_now();
         }
 
-        let told = Processes::default().of(pid, &Opened::default(), 0).to_json();
+        let told = Processes::default().of(pid, nowhere()).to_json();
         child.wait().unwrap();
 
         for field in ["executable", "command"] {
@@ -653,7 +716,7 @@ mod tests {
                 break raw;
             }
         };
-        let process = Processes::default().of(pid, &Opened::default(), 0);
+        let process = Processes::default().of(pid, nowhere());
         child.kill().unwrap();
         child.wait().unwrap();
 

@@ -159,8 +159,8 @@ pub fn judge(change: Change<'_>) -> Verdict {
         let is_known = is_again || is_last || as_recorded.is_none();
         return if is_known { Verdict::Alone } else { Verdict::Wait };
     }
-    // Whether a package has it is known when packages were asked again: the database may be older than its files.
-    if is_again || is_last { Verdict::ByScript } else { Verdict::Wait }
+    // Whether a package has it is known at the end: the database may be older than what the script did to its file.
+    if is_last { Verdict::ByScript } else { Verdict::Wait }
 }
 
 /// The package that a file of dpkg's own is about: its list is replaced even when all its files stay as they were.

@@ -23,10 +23,12 @@ const QUIET: Duration = Duration::from_millis(1500);
 /// Longest time after the end of a manager until its record is told, whatever is not judged yet.
 const LONGEST_END: Duration = Duration::from_secs(60);
 
+/// Time after which the databases are surely asked again: what was read of them is believed for a second.
+const ASKED_AGAIN: Duration = Duration::from_millis(1200);
+
 /// Times after which a change of dpkg's is judged again: its manifest is there before its files, and what it did not
-/// record by the last of them it records no more. The database is believed for a second.
-const DPKG_TRIES: [Duration; 3] =
-    [Duration::from_millis(1200), Duration::from_millis(2500), Duration::from_secs(5)];
+/// record by the last of them it records no more.
+const DPKG_TRIES: [Duration; 3] = [ASKED_AGAIN, Duration::from_millis(2500), Duration::from_secs(5)];
 
 /// The others write their manifest after the files.
 const OTHER_TRIES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(30)];
@@ -204,8 +206,9 @@ impl<S: Sink> Engine<S> {
             let since = open.held.get(&path).copied().unwrap_or(now);
             let is_over =
                 tries(managed.manager).last().is_some_and(|last| now.duration_since(since) >= *last);
-            let is_last = is_over || open.ended.is_some();
-            let verdict = judge(Change { alert: &alert, rule, is_again: since < now, is_last });
+            let is_last = is_over || open.ended.is_some_and(|ended| now.duration_since(ended) >= ASKED_AGAIN);
+            let is_again = now.duration_since(since) >= ASKED_AGAIN;
+            let verdict = judge(Change { alert: &alert, rule, is_again, is_last });
             open.last = now;
             open.kept.transaction.add(&alert, verdict, rule);
             match verdict {
@@ -243,7 +246,8 @@ impl<S: Sink> Engine<S> {
         let now = now();
         let open = self.transaction_of(&managed);
         let since = open.held.get(path).copied().unwrap_or(now);
-        let next = tries(managed.manager).iter().map(|after| since + *after).find(|at| *at > now);
+        let tries = tries(managed.manager).iter().map(|after| since + *after);
+        let next = tries.chain(open.ended.map(|ended| ended + ASKED_AGAIN)).filter(|at| *at > now).min();
         self.postpone(path, happened, next.unwrap_or(now));
     }
 
@@ -272,10 +276,11 @@ impl<S: Sink> Engine<S> {
         else {
             return;
         };
-        open.ended = Some(now());
+        let ended = now();
+        open.ended = Some(ended);
         let held: Vec<PathBuf> = open.held.keys().cloned().collect();
         for path in held {
-            self.hurry(&path, Happened::default(), now());
+            self.postpone(&path, Happened::default(), ended + ASKED_AGAIN);
         }
     }
 

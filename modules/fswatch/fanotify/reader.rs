@@ -2,7 +2,7 @@
 //! merges the rest into the mailbox. The queue is not bounded, and an event costs the thread a microsecond or two, so that
 //! it is not overtaken for long.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,7 +19,7 @@ use super::execs::Kernel;
 use super::{Near, READ_BYTES, near, open_mount};
 use crate::ending::{Ending, Rest};
 use crate::events::{Batch, Happened, Mailbox};
-use crate::execs::Opened;
+use crate::execs::{Opened, Position};
 use crate::process::{Process, Writers};
 use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};
@@ -50,13 +50,18 @@ pub(super) enum Control {
     NoLinks,
 }
 
+/// Who opened something to run it, when this is what an event tells.
+fn opener(event: &Event<'_>) -> Option<i32> {
+    event.mask.contains(Mask::OPEN_EXEC).then_some(event.pid)
+}
+
 #[expect(clippy::disallowed_methods, reason = "this thread lives in real time")]
 fn now() -> Instant {
     Instant::now()
 }
 
 /// Nanoseconds since the start of the host.
-fn since_start() -> u64 {
+pub(super) fn since_start() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap_or(0)
 }
@@ -94,6 +99,10 @@ pub(super) struct Reader {
     /// When it was read last.
     read_at: u64,
     opened: Opened,
+    /// Who opened what to run it in events that were read and not looked at yet, in their order.
+    ahead: VecDeque<i32>,
+    /// Everything that happened before this was read, in nanoseconds since the start of the host; none when there may be more.
+    complete: u64,
     trust: Trust,
 }
 
@@ -122,6 +131,8 @@ impl Reader {
             horizon: 0,
             read_at: 0,
             opened: Opened::default(),
+            ahead: VecDeque::new(),
+            complete: 0,
             trust: Trust::default(),
         }
     }
@@ -147,9 +158,11 @@ impl Reader {
                     let now = now();
                     self.processes().recheck(now);
                     let mut batch = mailbox.open();
-                    let mut count = 0;
+                    let events: Vec<_> = events.collect();
+                    let count = events.len();
+                    self.ahead = events.iter().flatten().filter_map(opener).collect();
+                    self.complete = if count < FULL { self.read_at } else { 0 };
                     for event in events {
-                        count += 1;
                         match event {
                             Ok(event) => self.note(&event, &mut batch),
                             Err(error) => {
@@ -158,6 +171,7 @@ impl Reader {
                         }
                     }
                     drop(batch);
+                    self.ahead.clear();
                     if count < FULL {
                         self.horizon = self.read_at;
                     }
@@ -195,6 +209,9 @@ impl Reader {
             return;
         }
         let is_directory = event.mask.contains(Mask::ONDIR);
+        if opener(event).is_some() {
+            self.ahead.pop_front();
+        }
         if event.mask.contains(Mask::OPEN_EXEC)
             && let Some(entry) = event.directory
             && let Some(directory) = self.directory(entry.directory)
@@ -272,20 +289,25 @@ impl Reader {
     }
 
     fn process_of(&self, pid: i32) -> Arc<Process> {
-        self.processes().of(pid, &self.opened, self.horizon)
+        let (horizon, complete) = (self.horizon, self.complete);
+        let queue = Position { opened: &self.opened, horizon, complete, more: self.ahead.contains(&pid) };
+        self.processes().of(pid, queue)
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the other group tells of it.
+    /// Whether the other group tells of it. What may have happened before that had its mark is told by this one: twice is
+    /// better than not at all, and becomes one in the mailbox.
     fn is_others(&self, event: &Event<'_>) -> bool {
         let Some(others) = &self.others else { return false };
         let others = others.lock().unwrap_or_else(PoisonError::into_inner);
         let is_its = |entry: Option<Entry<'_>>| {
             entry.is_none_or(|entry| {
-                others.get(&Handle::from(entry.directory)).is_some_and(|mark| mark.lane == Lane::Trusted)
+                others
+                    .get(&Handle::from(entry.directory))
+                    .is_some_and(|mark| mark.lane == Lane::Trusted && mark.since <= self.horizon)
             })
         };
         let has_name = event.directory.is_some() || event.old.is_some() || event.new.is_some();
