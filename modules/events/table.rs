@@ -1,6 +1,7 @@
 //! The processes that run now and ran a moment ago: whose records are told with their programs and ancestors.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::rc::Rc;
 
 use vigie_kernel_events::StandardFile;
@@ -9,6 +10,9 @@ use crate::record::{Key, Program, Rights, Run};
 
 /// Processes that are remembered; beyond it the oldest that ended are forgotten, then the oldest.
 const MOST: usize = 6000;
+
+/// Bytes that their commands and programs' paths may take together: paths can be long.
+const MOST_BYTES: usize = 2 << 20;
 
 /// Bytes of a command that are remembered for its children's sake.
 const COMMAND_BYTES: usize = 400;
@@ -36,6 +40,12 @@ pub(crate) struct Process {
     ended: bool,
 }
 
+impl Process {
+    fn bytes(&self) -> usize {
+        self.command.len() + self.program.path.len()
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -44,8 +54,10 @@ pub(crate) struct Table {
     /// In the order in which they came, and in which they ended.
     order: VecDeque<Key>,
     ended: VecDeque<(i64, Key)>,
-    programs: HashMap<Program, Rc<Program>>,
-    rights: HashMap<Rights, Rc<Rights>>,
+    programs: HashSet<Rc<Program>>,
+    rights: HashSet<Rc<Rights>>,
+    /// Bytes of all processes.
+    bytes: usize,
     readers: Pipes,
     writers: Pipes,
 }
@@ -70,16 +82,20 @@ impl Pipes {
     }
 }
 
-fn shared<T: Clone + Eq + std::hash::Hash>(all: &mut HashMap<T, Rc<T>>, one: &T) -> Rc<T> {
+fn shared<T: Clone + Eq + Hash>(all: &mut HashSet<Rc<T>>, one: &T) -> Rc<T> {
     if let Some(known) = all.get(one) {
         return Rc::clone(known);
     }
-    if all.len() >= MOST {
-        all.retain(|_, known| Rc::strong_count(known) > 1);
-    }
     let made = Rc::new(one.clone());
-    all.insert(one.clone(), Rc::clone(&made));
+    all.insert(Rc::clone(&made));
     made
+}
+
+/// Forgets what nobody but this one has.
+fn release<T: Eq + Hash>(all: &mut HashSet<Rc<T>>, one: &Rc<T>) {
+    if Rc::strong_count(one) <= 2 {
+        all.remove(one);
+    }
 }
 
 impl Table {
@@ -112,8 +128,10 @@ impl Table {
         if process.pipes[1] != 0 {
             self.writers.put(process.pipes[1], key);
         }
-        if self.processes.insert(key, process).is_none() {
-            self.order.push_back(key);
+        self.bytes += process.bytes();
+        match self.processes.insert(key, process) {
+            Some(before) => self.let_go(&before),
+            None => self.order.push_back(key),
         }
         self.newest.insert(key.pid, key);
         self.make_room(time);
@@ -128,14 +146,15 @@ impl Table {
     }
 
     fn make_room(&mut self, now: i64) {
+        let is_too_much = |table: &Self| table.processes.len() > MOST || table.bytes > MOST_BYTES;
         while let Some((time, key)) = self.ended.front().copied() {
-            if self.processes.len() <= MOST && now - time <= KEPT {
+            if !is_too_much(self) && now - time <= KEPT {
                 break;
             }
             self.ended.pop_front();
             self.forget(key, true);
         }
-        while self.processes.len() > MOST {
+        while is_too_much(self) {
             let Some(key) = self.order.pop_front() else { break };
             self.forget(key, false);
         }
@@ -147,12 +166,20 @@ impl Table {
     }
 
     fn forget(&mut self, key: Key, only_ended: bool) {
-        if self.processes.get(&key).is_some_and(|process| process.ended || !only_ended) {
-            self.processes.remove(&key);
+        if self.processes.get(&key).is_some_and(|process| process.ended || !only_ended)
+            && let Some(process) = self.processes.remove(&key)
+        {
+            self.let_go(&process);
             if self.newest.get(&key.pid) == Some(&key) {
                 self.newest.remove(&key.pid);
             }
         }
+    }
+
+    fn let_go(&mut self, process: &Process) {
+        self.bytes -= process.bytes();
+        release(&mut self.programs, &process.program);
+        release(&mut self.rights, &process.rights);
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&Process> {
@@ -220,6 +247,22 @@ mod tests {
         assert!(table.get(key(19_999)).is_some());
         assert!(table.order.len() <= 2 * MOST + 1 && table.ended.len() <= MOST + 1);
         assert_eq!(table.ancestors(key(19_999)).count(), 2);
+    }
+
+    #[test]
+    fn long_paths_that_are_all_different_take_no_more_than_their_share() {
+        let mut table = Table::default();
+        for number in 1..5000 {
+            let path = format!("/{}/{number}", "x".repeat(4000)).into_bytes();
+            let program = Program { path, ..Program::default() };
+            table.exec(key(number), 0, &Run { program, ..Run::default() }, Default::default());
+            table.exit(key(number), 0);
+        }
+
+        assert!(table.bytes <= MOST_BYTES, "{}", table.bytes);
+        let counted: usize = table.processes.values().map(Process::bytes).sum();
+        assert_eq!(table.bytes, counted);
+        assert!(table.programs.len() <= table.len() && table.get(key(4999)).is_some());
     }
 
     #[test]

@@ -145,6 +145,11 @@ impl Builder {
         self.rows
     }
 
+    /// Bytes of all its texts.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.dictionaries.iter().map(Dictionary::bytes).sum()
+    }
+
     /// The time of its first record, microseconds since 1970.
     pub(crate) fn first(&self) -> Option<i64> {
         (self.rows > 0).then_some(self.first)

@@ -76,6 +76,11 @@ pub(crate) struct Dictionary {
 }
 
 impl Dictionary {
+    /// Bytes of all texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
     /// The number of a text.
     pub(crate) fn number(&mut self, text: &[u8]) -> u64 {
         let Self { data, places, numbers, hasher } = self;

@@ -2,4 +2,5 @@
 
 pub(crate) mod block;
 pub(crate) mod columns;
+mod quota;
 pub(crate) mod store;

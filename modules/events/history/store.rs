@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use vigie_files::durable::{self, Durability};
 
 use super::block::{Block, Builder, SEAL_BYTES};
+use super::quota::Quota;
 use crate::record::{Record, What};
 
 /// Records of a block: more make it hardly smaller, and all of it is in memory until then.
@@ -24,8 +25,12 @@ const AGE: i64 = 10 * 60 * 1_000_000;
 const LONGEST_AGE: i64 = 60 * 60 * 1_000_000;
 const WORTH_ROWS: u64 = 512;
 
-/// Records of the open block while the disk takes none: beyond it records are lost, and counted.
+/// Bytes of texts of a block: long arguments would fill the memory before there are enough records.
+const TEXT_BYTES: usize = 2 << 20;
+
+/// Records and bytes of texts of the open block while the disk takes none: beyond it records are lost, and counted.
 const MOST_ROWS: u64 = 4 * ROWS;
+const MOST_TEXT_BYTES: usize = 4 * TEXT_BYTES;
 
 /// Digests that are remembered for the programs of the open block.
 const MOST_DIGESTS: usize = 4096;
@@ -69,6 +74,7 @@ pub(crate) struct Store {
     seal: [u8; SEAL_BYTES],
     budget: u64,
     digests: HashMap<FileKey, [u8; 32]>,
+    quota: Quota,
     extent: Extent,
     /// What was wrong with what was found at the start.
     pub(crate) complaints: Vec<String>,
@@ -169,6 +175,7 @@ impl Store {
             seal,
             budget,
             digests: HashMap::new(),
+            quota: Quota::default(),
             extent,
             complaints,
         };
@@ -196,10 +203,13 @@ impl Store {
 
     pub(crate) fn add(&mut self, record: &Record) {
         // That something was lost has room always: it is told once a second at most.
-        if self.open.rows() >= MOST_ROWS && !matches!(record.what, What::Lost { .. }) {
+        let is_full = self.open.rows() >= MOST_ROWS || self.open.text_bytes() >= MOST_TEXT_BYTES;
+        if is_full && !matches!(record.what, What::Lost { .. }) {
             self.refused += 1;
             return;
         }
+        let cut = self.quota.cut(record);
+        let record = cut.as_ref().unwrap_or(record);
         let digests = &self.digests;
         let digest = |file: &vigie_kernel_events::File| digests.get(&file_key(file)).copied();
         self.open.add(record, digest);
@@ -233,7 +243,8 @@ impl Store {
         }
         let age = self.open.first().map_or(0, |first| now.saturating_sub(first));
         let rows = self.open.rows();
-        if rows >= ROWS || (age >= AGE && rows >= WORTH_ROWS) || (age >= LONGEST_AGE && rows > 0) {
+        let is_full = rows >= ROWS || self.open.text_bytes() >= TEXT_BYTES;
+        if is_full || (age >= AGE && rows >= WORTH_ROWS) || (age >= LONGEST_AGE && rows > 0) {
             return self.seal();
         }
         Ok(None)
