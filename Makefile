@@ -266,9 +266,10 @@ torture: ## put supervisord, s6, runit and Vigie under the same faults and write
 	need 'command -v s6-svscan' s6
 	need 'command -v runsvdir' runit
 	need 'command -v prlimit && command -v fsfreeze' util-linux
+	need 'ls /usr/lib/*/faketime/libfaketime.so.1' libfaketime
 	need 'command -v mkfs.ext4 || PATH=$$PATH:/usr/sbin:/sbin command -v mkfs.ext4' e2fsprogs
 	$(CARGO) build --locked --profile quick --bin vigie
-	table=$$(python3 tests/torture/torture.py "$$(realpath '$(TARGET_DIR)')/quick/vigie" | tee /dev/stderr)
+	table=$$(python3 -B tests/torture/torture.py "$$(realpath '$(TARGET_DIR)')/quick/vigie" | tee /dev/stderr)
 	sed -i '/^<!-- table -->/q' docs/torture.md
 	printf '\n%s\n' "$$table" >> docs/torture.md
 

@@ -1,208 +1,74 @@
 #!/usr/bin/env python3
 """Puts supervisord, s6, runit and Vigie under the same faults and prints a table in Markdown.
 
-usage: torture.py VIGIE-PROGRAM
+usage: torture.py VIGIE-PROGRAM [PART-OF-A-FAULT'S-NAME…]
+       torture.py --restarts NUMBER VIGIE-PROGRAM
 
-Needs root (control groups, small file systems) and Debian's packages supervisor, s6 and runit; a supervisor that is not
-installed has an empty column. Every supervisor runs the same two services, `good` and `bad`, in a directory of its own;
-`bad` has the fault. Processes are recognised by a mark in their environment, so nobody escapes the count.
+The second form kills one service of Vigie's that often and says what it cost. TORTURE_SECONDS is how long the row about
+killing again and again takes for each supervisor (60).
+
+Needs root (control groups, small file systems) and Debian's packages supervisor, s6, runit and libfaketime; a supervisor
+that is not installed has an empty column.
 """
 
 import contextlib
+import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
-SHELL = "/bin/sh"
-# A service that answers the agent's heartbeats; for the others its stdin says nothing and it only waits.
-LIVE = 'while read -r line; do case $line in *\'"ping"\'*) printf "%s\\n" "$line";; esac; done; while :; do sleep 5; done\n'
+from supervisors import LIVE, SHELL, S6, Runit, Supervisord, Vigie, processes, variable, wait
 
-
-def processes(mark):
-    """Numbers and command lines of living processes that carry the mark."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open("/proc/%s/environ" % pid, "rb") as file:
-                if ("TORTURE=%s" % mark).encode() not in file.read().split(b"\0"):
-                    continue
-            with open("/proc/%s/cmdline" % pid, "rb") as file:
-                found[int(pid)] = file.read().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            pass
-    return found
-
-
-def wait(condition, seconds):
-    """Seconds until a condition held; None when it did not."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        value = condition()
-        if value:
-            return time.monotonic() - begun
-        time.sleep(0.01)
-    return None
-
-
-class Supervisor:
-    """One supervisor with the services good and bad, whose scripts are given."""
-
-    name = ""
-    program = ""
-
-    def __init__(self, bad, enter=()):
-        self.directory = tempfile.mkdtemp(prefix="torture-")
-        self.logs = os.path.join(self.directory, "logs")
-        os.mkdir(self.logs)
-        self.mark = os.path.basename(self.directory)
-        self.environment = {"PATH": os.environ["PATH"], "TORTURE": self.mark}
-        self.enter = list(enter)
-        self.child = None
-        for name, body in (("good", LIVE), ("bad", bad)):
-            self.write("%s.sh" % name, "#!/bin/sh\n# service %s\n%s" % (name, body))
-        self.configure()
-
-    def write(self, name, text):
-        path = os.path.join(self.directory, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            file.write(text)
-        os.chmod(path, 0o755)
-        return path
-
-    def script(self, name):
-        return os.path.join(self.directory, "%s.sh" % name)
-
-    def configure(self):
-        raise NotImplementedError
-
-    def command(self):
-        raise NotImplementedError
-
-    def start(self):
-        self.child = subprocess.Popen(
-            self.enter + self.command(), cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL,
-            stdout=open(os.path.join(self.directory, "out"), "a"), stderr=subprocess.STDOUT)
-        if wait(lambda: self.service("good") and (self.service("bad") or True), 15) is None:
-            raise RuntimeError("%s does not start its service" % self.name)
-        return self
-
-    def service(self, name):
-        """The process that is a service, if it runs."""
-        script = self.script(name)
-        return next((pid for pid, line in processes(self.mark).items()
-                     if line.split()[:2] == [SHELL, script] and not is_zombie(pid)), None)
-
-    def own(self):
-        return self.child.pid
-
-    def alive(self):
-        return self.child.poll() is None
-
-    def others(self):
-        """What is there beside the supervisor's own processes and good."""
-        return {pid: line for pid, line in processes(self.mark).items() if "sleep" in line or ".sh" in line}
-
-    def end(self):
-        if self.child and self.alive():
-            self.child.send_signal(signal.SIGCONT)
-            self.child.send_signal(signal.SIGKILL)
-            self.child.wait()
-        for _ in range(200):
-            left = processes(self.mark)
-            if not left:
-                break
-            for pid in left:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-class Supervisord(Supervisor):
-    name, program = "supervisord", "supervisord"
-
-    def configure(self):
-        text = "[supervisord]\nnodaemon=true\nlogfile=%s/main.log\npidfile=%s/pid\n" % (self.logs, self.directory)
-        for name in ("good", "bad"):
-            text += "[program:%s]\ncommand=%s %s\nautorestart=true\nstartsecs=0\nstartretries=1000000\nstdout_logfile=%s/%s.log\n" % (
-                name, SHELL, self.script(name), self.logs, name)
-        self.write("supervisord.conf", text)
-
-    def command(self):
-        return ["supervisord", "-c", "supervisord.conf"]
-
-
-class S6(Supervisor):
-    name, program = "s6", "s6-svscan"
-
-    def configure(self):
-        for name in ("good", "bad"):
-            self.write("scan/%s/run" % name, "#!/bin/sh\nexec %s %s >>%s/%s.log 2>&1\n" % (SHELL, self.script(name), self.logs, name))
-
-    def command(self):
-        return ["s6-svscan", "scan"]
-
-
-class Runit(S6):
-    name, program = "runit", "runsvdir"
-
-    def command(self):
-        return ["runsvdir", "scan"]
-
-
-class Vigie(Supervisor):
-    name, program = "Vigie", ""
-
-    def configure(self):
-        text = ("[agent]\nrun_dir = \"%s/run\"\nstate_dir = \"%s/state\"\npersistconfigdir = \"%s\"\nheartbeat_interval = \"1s\"\n"
-                "[logging]\nmode = \"file\"\nfile = \"%s/agent.log\"\n[restart]\nbreaker_deaths = 0\nbackoff_max = \"1s\"\n"
-                "[[module]]\nname = \"fswatch\"\nenabled = false\n") % (
-                    self.directory, self.directory, self.directory, self.logs)
-        for name in ("good", "bad"):
-            text += "[[module]]\nname = \"%s\"\ncommand = [\"%s\", \"%s\"]\nenv = { TORTURE = \"%s\" }\n" % (
-                name, SHELL, self.script(name), self.mark)
-        self.write("vigie.toml", text)
-        os.chmod(os.path.join(self.directory, "vigie.toml"), 0o644)
-
-    def command(self):
-        return [Vigie.program, "agent", "--config", "vigie.toml"]
-
-    def others(self):
-        found = super().others()
-        return {pid: line for pid, line in found.items() if " launch " not in line}
-
-
-def is_zombie(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
+YEAR = 365 * 24 * 3600
 
 
 def seconds(value):
     return "never (30 s)" if value is None else "%.2f s" % value
 
 
+class Outcome:
+    """What is true at the end of every fault, for the supervisor that had it last."""
+
+    notes = ""
+    status = ""
+
+
+def take_outcome(one):
+    """Looks at what is left: more than one copy of a service, processes after an orderly stop, what the status said."""
+    notes = ["%d copies of %s" % (len(found), name) for name in ("good", "bad") if len(found := one.services(name)) > 1]
+    Outcome.status = one.status()
+    left = one.stop()
+    if left:
+        notes.append("%d processes left after its stop" % left)
+    Outcome.notes = "".join(", " + note for note in notes)
+
+
 @contextlib.contextmanager
-def running(kind, bad=LIVE, enter=()):
-    one = kind(bad, enter)
+def running(kind, bad=LIVE, enter=(), **environment):
+    one = kind(bad, enter, **environment)
     try:
         yield one.start()
+        take_outcome(one)
     finally:
         one.end()
 
 
-def back_after(one, name="bad"):
+def kill(pid):
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def back_after(one, name="bad", limit=30):
     """Kills a service and says after how many seconds another process is it."""
     before = one.service(name)
-    os.kill(before, signal.SIGKILL)
-    return wait(lambda: one.service(name) not in (None, before), 30)
+    if before is None:
+        return None
+    kill(before)
+    return wait(lambda: one.service(name) not in (None, before), limit)
 
 
 def crash(kind):
@@ -221,14 +87,17 @@ def stopped(kind):
 
 
 def orphans(kind):
-    body = "(setsid sleep 100000 >/dev/null 2>&1 </dev/null &)\n" + LIVE
+    # Each helper knows whose it is.
+    body = "LIFE=$$ setsid sleep 100000 >/dev/null 2>&1 </dev/null &\n" + LIVE
     with running(kind, body) as one:
         for _ in range(3):
             time.sleep(1.5)
             back_after(one)
         time.sleep(1.5)
-        count = sum("sleep 100000" in line for line in one.others().values())
-        return "%d helpers for one service" % count
+        living = str(one.service("bad"))
+        helpers = [variable(pid, "LIFE") for pid, line in one.others().items() if "sleep 100000" in line]
+        return "%d of dead services, %d of the living one" % (
+            sum(life != living for life in helpers), helpers.count(living))
 
 
 def daemonises(kind):
@@ -241,12 +110,19 @@ def daemonises(kind):
 
 def supervisor_killed(kind):
     body = "(setsid sleep 100000 >/dev/null 2>&1 </dev/null &)\n" + LIVE
-    with running(kind, body) as one:
+    one = kind(body)
+    try:
+        one.start()
         time.sleep(1.5)
         os.kill(one.own(), signal.SIGKILL)
         one.child.wait()
         time.sleep(3)
+        if kind is Vigie:
+            one.status()
+            Outcome.status = "exit %s" % one.run(Vigie.program, "status", "--run-dir", "run")
         return "%d processes left" % len(processes(one.mark))
+    finally:
+        one.end()
 
 
 def supervisor_stopped(kind):
@@ -254,12 +130,18 @@ def supervisor_stopped(kind):
         time.sleep(1.5)
         os.kill(one.own(), signal.SIGSTOP)
         before = {name: one.service(name) for name in ("good", "bad")}
-        os.kill(before["bad"], signal.SIGKILL)
-        time.sleep(30)
+        kill(before["bad"])
+        begun = time.monotonic()
+        if kind is Vigie:
+            meanwhile = one.run(Vigie.program, "status", "--run-dir", "run")
+        time.sleep(max(0, 30 - (time.monotonic() - begun)))
         os.kill(one.own(), signal.SIGCONT)
         found = wait(lambda: one.service("bad") not in (None, before["bad"]), 30)
         kept = one.service("good") == before["good"]
-        return "back after %s, the other service %s" % (seconds(found), "kept" if kept else "restarted")
+        answer = "back after %s, the other service %s" % (seconds(found), "kept" if kept else "restarted")
+    if kind is Vigie:
+        Outcome.status = "exit %s while it is stopped; afterwards %s" % (meanwhile, Outcome.status)
+    return answer
 
 
 def fork_bomb(kind):
@@ -279,7 +161,10 @@ def fork_bomb(kind):
                 found = "kept"
             else:
                 found = "back after %s" % seconds(wait(lambda: one.service("good"), 30))
-            return "%s, the other service %s" % (lives, found)
+            answer = "%s, the other service %s" % (lives, found)
+        # What the bomb leaves is not counted: its shells are many copies of one service by their nature.
+        Outcome.notes = ""
+        return answer
     finally:
         def members():
             found = []
@@ -290,8 +175,7 @@ def fork_bomb(kind):
             return found
         for _ in range(300):
             for pid in members():
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+                kill(pid)
             for path, _, _ in list(os.walk(group, topdown=False)):
                 with contextlib.suppress(OSError):
                     os.rmdir(path)
@@ -305,7 +189,7 @@ def no_descriptors(kind):
         time.sleep(1.5)
         subprocess.run(["prlimit", "--pid", str(one.own()), "--nofile=3:"], check=True)
         before = one.service("bad")
-        os.kill(before, signal.SIGKILL)
+        kill(before)
         time.sleep(3)
         subprocess.run(["prlimit", "--pid", str(one.own()), "--nofile=1024:"], check=True)
         if not one.alive():
@@ -314,17 +198,24 @@ def no_descriptors(kind):
 
 
 def full_disk(kind):
-    one = kind(LIVE)
+    # It writes all the time, so that the last page of each log is used up soon.
+    talk = r"""sh -c 'while sleep 0.05; do printf "%0500d\n" 0 >&2; done' &"""
+    one = kind(talk + "\n" + LIVE)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", one.logs], check=True)
     try:
         one.start()
         time.sleep(1.5)
         with contextlib.suppress(OSError), open(one.logs + "/fill", "wb") as file:
             file.write(b"x" * 65536)
-        return "back after " + seconds(back_after(one))
+        time.sleep(2)
+        answer = "back after " + seconds(back_after(one))
+        time.sleep(1)
+        take_outcome(one)
+        return answer
     finally:
         one.end()
         subprocess.run(["umount", "-l", one.logs], check=False)
+        shutil.rmtree(one.directory, ignore_errors=True)
 
 
 def frozen_disk(kind):
@@ -341,47 +232,160 @@ def frozen_disk(kind):
         frozen = True
         found = back_after(one)
         answer = "back after " + seconds(found)
-        os.kill(one.own(), signal.SIGTERM)
+        time.sleep(1)
+        Outcome.status = one.status()
+        os.kill(one.own(), one.stop_signal)
         ended = wait(lambda: not one.alive(), 15)
-        return answer + (", SIGTERM ends it" if ended is not None else ", SIGTERM does not end it")
+        return answer + (", its stop ends" if ended is not None else ", its stop does not end")
     finally:
         if frozen:
             subprocess.run(["fsfreeze", "-u", one.logs], check=False)
         one.end()
         subprocess.run(["umount", "-l", one.logs], check=False)
+        shutil.rmtree(one.directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.unlink(image)
 
 
 def endless_line(kind):
-    body = "(head -c 256M /dev/zero | tr '\\0' x; head -c 256M /dev/zero | tr '\\0' x >&2) &\n" + LIVE
+    done = 'head -c 1G /dev/zero | tr "\\0" x'
+    body = "(%s; : > $0.out) &\n(%s >&2; : > $0.err) &\n" % (done, done) + LIVE
     with running(kind, body) as one:
-        time.sleep(12)
+        ends = [one.script("bad") + end for end in (".out", ".err")]
+        before = one.service("bad")
+        taken = wait(lambda: all(map(os.path.exists, ends)) or not one.alive(), 180)
         with open("/proc/%d/status" % one.own()) as file:
             peak = next(line.split()[1] for line in file if line.startswith("VmHWM"))
-        return "peak %d MiB" % (int(peak) // 1024)
+        kept = sum(os.path.getsize(path) for path in glob.glob(one.logs + "/*"))
+        return "%s, peak %d MiB, %d MiB in its logs, the service %s" % (
+            "not read in 180 s" if taken is None else "read in %.0f s" % taken, int(peak) // 1024, kept >> 20,
+            "kept" if one.service("bad") == before else "replaced")
 
 
-def restarts(kind):
+def use_of(pid):
+    """Descriptors and private memory in KiB of a process."""
+    with open("/proc/%d/smaps_rollup" % pid) as file:
+        private = sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
+    return len(os.listdir("/proc/%d/fd" % pid)), private
+
+
+def restarts(kind, most=10_000, longest=None):
+    longest = longest or float(os.environ.get("TORTURE_SECONDS", "60"))
     with running(kind) as one:
-        counted = 0
-        begun = time.monotonic()
-        while time.monotonic() - begun < 20:
-            pid = one.service("bad")
-            if pid:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-                    counted += 1
-            time.sleep(0.02)
-        wait(lambda: one.service("bad"), 30)
-        left = sum(".sh" in line and not is_zombie(pid) for pid, line in one.others().items())
-        return "%d kills in 20 s, %d services run" % (counted, left)
+        good = one.service("good")
+        time.sleep(1.5)
+        before = use_of(one.own())
+        counted, killed, begun = 0, None, time.monotonic()
+        while counted < most and time.monotonic() - begun < longest:
+            # Vigie's own status is quicker than a look at all processes.
+            pid = one.watcher.module().get("pid") if kind is Vigie else one.service("bad")
+            if pid and pid != killed:
+                kill(pid)
+                counted, killed = counted + 1, pid
+            time.sleep(0.005)
+        took = time.monotonic() - begun
+        wait(lambda: one.service("bad") not in (None, killed), 30)
+        time.sleep(1)
+        after = use_of(one.own())
+        left = sum(".sh" in line for line in one.others().values())
+        return "%d kills in %.0f s (10,000 in %.1f h), %d services run, the other one %s, descriptors %d → %d, private memory %d → %d KiB" % (
+            counted, took, took / max(counted, 1) * 10_000 / 3600, left,
+            "kept" if one.service("good") == good else "restarted", before[0], after[0], before[1], after[1])
+
+
+def clock(kind):
+    """CLOCK_REALTIME as the supervisor reads it, by libfaketime: a year ahead, and then two years back."""
+    library = next(iter(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")), None)
+    if library is None:
+        return "not measured: libfaketime is not installed"
+    now = "/run/torture-clock-%d" % os.getpid()
+
+    def set_clock(offset):
+        with open(now + ".new", "w") as file:
+            file.write("%+d\n" % offset)
+        os.rename(now + ".new", now)
+
+    set_clock(0)
+    faked = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": now, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+             "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
+    try:
+        with running(kind, **faked) as one:
+            with open("/proc/%d/maps" % one.own()) as file:
+                if "libfaketime" not in file.read():
+                    return "not measured: libfaketime does not reach it"
+            good = one.service("good")
+            answers = []
+            for name, offset in (("+1 year", YEAR), ("−1 year", -YEAR)):
+                time.sleep(2)
+                set_clock(offset)
+                time.sleep(2)
+                answers.append("%s: back after %s" % (name, seconds(back_after(one))))
+            time.sleep(2)
+            return "%s; the other service %s" % ("; ".join(answers), "kept" if one.service("good") == good else "restarted")
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(now)
+
+
+def half_configuration(kind, cuts=12):
+    with running(kind) as one:
+        path = one.configuration()
+        with open(path) as file:
+            whole = file.read()
+        lost, refused = 0, 0
+        for cut in range(cuts):
+            time.sleep(1)
+            before = {name: one.service(name) for name in ("good", "bad")}
+            # Never at the end of a line: that would be a whole file to every one of them.
+            half = whole[:len(whole) * cut // cuts]
+            half = half[:-1] if half.endswith("\n") else half
+            with open(path, "w") as file:
+                file.write(half)
+            refused += one.reload() not in (0, None)
+            time.sleep(1)
+            # What is not read at a reload is read at the next start.
+            back = back_after(one, limit=5)
+            lost += back is None or one.service("good") != before["good"] or not one.alive()
+            with open(path, "w") as file:
+                file.write(whole)
+            one.reload()
+            if wait(lambda: one.service("good") and one.service("bad"), 15) is None:
+                return "both services do not come back with the whole file after cut %d of %d" % (cut + 1, cuts)
+        # Half a name of a log is one too.
+        for end in range(len("/tmp/"), len(path)):
+            if os.path.isfile(path[:end]):
+                os.unlink(path[:end])
+        told = "" if kind in (S6, Runit) else ", the reload failed %d times" % refused
+        return "a service lost by %d of %d cuts%s" % (lost, cuts, told)
+
+
+def log_moved(kind):
+    talk = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo \"line $i\" >&2; sleep 0.05; done"
+    with running(kind, "sh -c '%s' &\n" % talk + LIVE) as one:
+        def lines(pattern):
+            found = set()
+            for path in glob.glob(one.logs + "/*"):
+                if pattern(path):
+                    with open(path, errors="replace") as file:
+                        found |= set(map(int, re.findall(r"line (\d+)", file.read())))
+            return found
+        time.sleep(3)
+        for path in glob.glob(one.logs + "/*"):
+            os.rename(path, path + ".moved")
+        time.sleep(3)
+        by_itself = lines(lambda path: not path.endswith(".moved"))
+        one.reopen_logs()
+        wait(lambda: 200 in lines(lambda path: True), 30)
+        time.sleep(0.5)
+        told = lines(lambda path: not path.endswith(".moved"))
+        where = "by itself" if by_itself else "when told" if told else "only in the moved file, until the service is restarted"
+        return "%d of 200 lines lost; new ones in the new file: %s" % (200 - len(lines(lambda path: True)), where)
 
 
 FAULTS = [
     ("service killed", "`kill -9` of the service", crash),
     ("service hangs", "`kill -STOP` of the service", stopped),
-    ("helper in a session of its own, 3 kills of its service", "`(setsid sleep 100000 &)` in the service", orphans),
+    ("helper in a session of its own, 3 kills of its service", "`setsid sleep 100000 &` in the service", orphans),
     ("service that daemonises", "`setsid sleep 100000 & exit 0`", daemonises),
     ("supervisor killed, 3 s later", "`kill -9` of the supervisor", supervisor_killed),
     ("supervisor stopped for 30 s, service killed meanwhile", "`kill -STOP`, then `-CONT`", supervisor_stopped),
@@ -389,27 +393,45 @@ FAULTS = [
     ("no descriptors for 3 s, service killed meanwhile", "`prlimit --nofile=3:` on the supervisor", no_descriptors),
     ("full disk for logs, service killed", "tmpfs of 64 KiB, filled", full_disk),
     ("frozen disk for logs, service killed", "`fsfreeze -f`", frozen_disk),
-    ("line without end on both pipes, 256 MiB each", "`head -c 256M /dev/zero`", endless_line),
-    ("killed again and again", "`kill -9` every 20 ms", restarts),
+    ("line without end on both pipes, 1 GiB each", "`head -c 1G /dev/zero \\| tr '\\0' x`", endless_line),
+    ("killed again and again", "`kill -9` as soon as it is back", restarts),
+    ("clock a year ahead, then two years back", "`CLOCK_REALTIME` by libfaketime", clock),
+    ("half-written configuration, reload, service killed", "the file cut in 12 places within a line, one after the other", half_configuration),
+    ("log moved away under it", "`mv` of its log files, 3 s later its signal for that", log_moved),
 ]
 
 
+def many_restarts(number):
+    """Kills one service of Vigie's many times, with next to no pause between its lives."""
+    Vigie.restart = "breaker_deaths = 0\nbackoff_initial = \"1ms\"\nbackoff_max = \"1ms\"\n"
+    print(restarts(Vigie, number, 24 * 3600.0) + Outcome.notes)
+
+
 def main():
-    Vigie.program = os.path.abspath(sys.argv[1])
+    arguments = sys.argv[1:]
+    if arguments[0] == "--restarts":
+        Vigie.program = os.path.abspath(arguments[2])
+        many_restarts(int(arguments[1]))
+        return
+    Vigie.program = os.path.abspath(arguments[0])
     kinds = [Supervisord, S6, Runit, Vigie]
-    print("| fault | made by | " + " | ".join(kind.name for kind in kinds) + " |")
-    print("|---|---|" + "---|" * len(kinds))
+    print("| fault | made by | " + " | ".join(kind.name for kind in kinds) + " | what `vigie status` said |")
+    print("|---|---|" + "---|" * (len(kinds) + 1))
     for title, made_by, fault in FAULTS:
+        if arguments[1:] and not any(part in title for part in arguments[1:]):
+            continue
         cells = []
         for kind in kinds:
+            Outcome.notes, Outcome.status = "", ""
             if not shutil.which(kind.program):
                 cells.append("not installed")
                 continue
             try:
-                cells.append(fault(kind))
+                answer = fault(kind)
+                cells.append(answer + Outcome.notes)
             except Exception as error:  # One fault that cannot be made must not hide the others.
                 cells.append("not measured: %s" % error)
-        print("| %s | %s | %s |" % (title, made_by, " | ".join(cells)), flush=True)
+        print("| %s | %s | %s | %s |" % (title, made_by, " | ".join(cells), Outcome.status), flush=True)
 
 
 if __name__ == "__main__":
