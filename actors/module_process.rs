@@ -28,7 +28,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{
@@ -36,7 +35,7 @@ use actix::{
     Recipient, SpawnHandle, WrapFuture,
 };
 use slog::{Logger, debug, info, o, warn};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use vigie_protocol::message::{ConfiguredParameters, Message as WireMessage, capability};
@@ -49,13 +48,14 @@ use crate::alert_journal::{AlertJournal, GetJournalView};
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::Reporter;
 use crate::containment::Group;
+use crate::line_feed::{self, LineFeeds};
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
 use vigie_config::model::{AgentConfig, ModuleSpec};
 use vigie_log::AgentLog;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::condition::Subject;
-use vigie_protocol::control::{ModuleLine, ModuleState};
+use vigie_protocol::control::{LineFate, ModuleLine, ModuleState};
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::module_name::ModuleName;
 
@@ -186,9 +186,9 @@ pub struct ProcessStatus {
     pub counters: Counters,
 }
 
-/// Asks for the newest lines that the module logged or wrote to stderr.
+/// Asks for the newest lines that the module logged or wrote to stderr, and for the `config` that it has.
 #[derive(Debug, Message)]
-#[rtype(result = "VecDeque<ModuleLine>")]
+#[rtype(result = "(VecDeque<ModuleLine>, Option<ModuleLine>)")]
 pub struct GetLines;
 
 /// What a `ModuleProcess` works with.
@@ -218,42 +218,6 @@ pub struct Told {
     pub started: oneshot::Sender<u32>,
 }
 
-/// Channels on which the lines of a module can be watched over its lives.
-#[derive(Debug, Clone, Default)]
-pub struct LineFeeds {
-    /// What it logs and writes to stderr.
-    pub logs: LineFeed,
-    /// Every message in both directions.
-    pub wire: LineFeed,
-}
-
-/// One of them. Its channel takes 100 KB, so it is made for whoever watches first.
-#[derive(Debug, Clone, Default)]
-pub struct LineFeed(Arc<OnceLock<broadcast::Sender<ModuleLine>>>);
-
-impl LineFeed {
-    /// Beyond this a slow watcher misses lines and is told how many; the module never waits for it.
-    const KEPT: usize = 1024;
-
-    /// Watches from now on.
-    #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<ModuleLine> {
-        self.0.get_or_init(|| broadcast::Sender::new(Self::KEPT)).subscribe()
-    }
-
-    /// Gives those who watch a line, which is made only for them.
-    pub(crate) fn send(&self, line: impl FnOnce() -> ModuleLine) {
-        if let Some(sender) = self.0.get().filter(|sender| sender.receiver_count() > 0) {
-            sender.send(line()).ok();
-        }
-    }
-
-    /// Whether anybody watches.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.0.get().is_some_and(|sender| sender.receiver_count() > 0)
-    }
-}
-
 /// What the pump and the writer are doing, for the heartbeat to tell a deaf module from a slow disk. Shared
 /// between this actor and its own tasks, on one thread.
 #[derive(Debug, Default)]
@@ -272,6 +236,8 @@ pub struct ModuleProcess {
     incarnation: Incarnation,
     config: AgentConfig,
     config_line: Vec<u8>,
+    /// The newest `config` that was sent, for those who begin to watch later.
+    sent_config: Option<ModuleLine>,
     supervisor: Recipient<ModuleExited>,
     confirmed: Recipient<ModuleConfirmed>,
     /// What the pumps are bound by; they take over what changes.
@@ -334,6 +300,7 @@ impl ModuleProcess {
             spec,
             config,
             config_line,
+            sent_config: None,
             confirmed: told.confirmed,
             bounds,
             supervisor: told.exited,
@@ -410,13 +377,21 @@ impl ModuleProcess {
         let (stdin, queue) = mpsc::channel(STDIN_QUEUE);
         let (deliveries, to_deliver) = mpsc::channel(1);
         self.deliveries = Some(deliveries);
-        if stdin.try_send(std::mem::take(&mut self.config_line)).is_ok() {
-            let writer =
-                pump::write_stdin(pipes.stdin, queue, to_deliver, self.gauge.clone(), me.clone().recipient());
+        let config_line = std::mem::take(&mut self.config_line);
+        self.remember_config(&config_line);
+        if stdin.try_send(config_line).is_ok() {
+            let ears = pump::StdinEars {
+                wire: self.feeds.wire.clone(),
+                life: self.incarnation.0,
+                gauge: self.gauge.clone(),
+                told: me.clone().recipient(),
+            };
+            let writer = pump::write_stdin(pipes.stdin, queue, to_deliver, ears);
             self.writer = Some(actix_rt::spawn(writer).abort_handle());
         }
         let output = pump::Output {
             module: self.spec.name().clone(),
+            life: self.incarnation.0,
             agent_log: self.services.agent_log.clone(),
             budget: LogBudget::new(&self.config.logging, Instant::now()),
             bounds: self.bounds.subscribe(),
@@ -550,10 +525,21 @@ impl ModuleProcess {
     /// Puts a line into the stdin queue. When it is full the line is left out: the module has not read for so
     /// long that the heartbeat ends it.
     fn queue_line(&mut self, line: Vec<u8>) {
-        if let Some(stdin) = &self.stdin {
-            self.feeds.wire.send(|| pump::module_line("to_module", &String::from_utf8_lossy(&line)));
-            stdin.try_send(line).ok();
+        let Some(stdin) = &self.stdin else { return };
+        if let Err(unsent) = stdin.try_send(line) {
+            let line = unsent.into_inner();
+            self.feeds.wire.send(|| ModuleLine {
+                fate: Some(LineFate::Dropped),
+                reason: Some("not_read".to_owned()),
+                life: Some(self.incarnation.0),
+                ..line_feed::wire_line("to_module", &String::from_utf8_lossy(&line))
+            });
         }
+    }
+
+    fn remember_config(&mut self, line: &[u8]) {
+        let sent = line_feed::wire_line("to_module", &String::from_utf8_lossy(line));
+        self.sent_config = Some(ModuleLine { life: Some(self.incarnation.0), ..sent });
     }
 
     fn register(&mut self, registration: Registration, ctx: &mut Context<Self>) {
@@ -837,6 +823,7 @@ impl Handler<Reconfigure> for ModuleProcess {
         let takes_it = self.capabilities.iter().any(|name| name == capability::RECONFIGURE);
         if takes_it {
             info!(self.log, "module gets a new configuration");
+            self.remember_config(&order.config_line);
             self.queue_line(order.config_line);
         } else {
             let grace = self.config.agent.stop_grace;
@@ -876,7 +863,7 @@ impl Handler<GetLines> for ModuleProcess {
     type Result = MessageResult<GetLines>;
 
     fn handle(&mut self, _: GetLines, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.lines.clone())
+        MessageResult((self.lines.clone(), self.sent_config.clone()))
     }
 }
 

@@ -5,6 +5,7 @@
 //! nothing of a query once it is answered. Every way in which a query can fail has its own [`QueryError`], and
 //! a module that cannot answer says so at once: nobody waits for the deadline of a module that is down.
 
+mod ears;
 mod error;
 mod run;
 
@@ -23,11 +24,13 @@ use vigie_protocol::result::ModuleResult;
 use crate::child::ProcessSpawner;
 use crate::config_loader::ConfigChanged;
 use crate::socket_registry::SocketRegistry;
+use crate::supervisor::{GetLineFeeds, QueryLeft, Supervisor};
 use vigie_config::builtin::{self, BuiltinModule};
 use vigie_config::model::{LoadedConfig, ModuleSpec};
 use vigie_protocol::control::ModuleKind;
 use vigie_protocol::control::{PrivacyStatus, QueryStatus};
 
+use self::ears::Ears;
 pub use self::error::QueryError;
 use self::run::QueryRun;
 
@@ -63,6 +66,8 @@ pub struct GetQueryStatus;
 pub struct QueryRouter {
     log: Logger,
     registry: Addr<SocketRegistry>,
+    /// Who shows what is said to and by modules.
+    supervisor: Addr<Supervisor>,
     spawner: Rc<ProcessSpawner>,
     config: Arc<LoadedConfig>,
     /// The modules whose masked answers are known.
@@ -81,6 +86,7 @@ impl QueryRouter {
     pub fn new(
         log: &Logger,
         registry: Addr<SocketRegistry>,
+        supervisor: Addr<Supervisor>,
         spawner: Rc<ProcessSpawner>,
         config: Arc<LoadedConfig>,
         builtins: &'static [BuiltinModule],
@@ -89,6 +95,7 @@ impl QueryRouter {
         Self {
             log: log.new(o!("component" => "query_router")),
             registry,
+            supervisor,
             spawner,
             config,
             builtins,
@@ -165,7 +172,7 @@ impl Handler<Query> for QueryRouter {
         self.asked += 1;
         let longest = self.config.agent.agent.moduletimeout;
         let timeout = query.timeout.unwrap_or(longest).min(longest);
-        let run = QueryRun {
+        let mut run = QueryRun {
             number: self.asked,
             module: spec.name().clone(),
             timeout,
@@ -175,6 +182,7 @@ impl Handler<Query> for QueryRouter {
             log: self.log.clone(),
             client: query.client,
             progress: query.progress,
+            ears: Ears::default(),
         };
         let extraprivacy = self.config.agent.agent.extraprivacymode;
         // By name: also another program that is configured in the place of a known module must mask.
@@ -189,14 +197,23 @@ impl Handler<Query> for QueryRouter {
         };
         let asked = form.and_then(|_| query.parameters.clone());
         let request = WireMessage::parameters(query.parameters, options).to_line();
-        let (places, spawner) = (self.places.clone(), self.spawner.clone());
+        let (places, spawner, supervisor) =
+            (self.places.clone(), self.spawner.clone(), self.supervisor.clone());
         let me = ctx.address();
         Box::pin(async move {
             let place = run.limited(places.acquire_owned()).await;
             report(&me, QueryMoved::Begun);
+            if place.is_ok() {
+                // The Supervisor ends only with the agent; without it nobody watches.
+                let feeds = supervisor.send(GetLineFeeds(run.module.clone())).await.ok().flatten();
+                run.ears = Ears::new(run.number, feeds.unwrap_or_default());
+            }
+            let mut on_stderr = Vec::new();
             let result = match (place, spec.section.kind) {
                 (Ok(Ok(_place)), ModuleKind::Persistent) => run.ask_persistent(&request).await,
-                (Ok(Ok(_place)), ModuleKind::Standard) => run.run_standard(&spec, &spawner, &request).await,
+                (Ok(Ok(_place)), ModuleKind::Standard) => {
+                    run.run_standard(&spec, &spawner, &request, &mut on_stderr).await
+                }
                 (Ok(Err(_)), _) => Err(run.timed_out()),
                 (Err(error), _) => Err(error),
             };
@@ -205,6 +222,17 @@ impl Handler<Query> for QueryRouter {
                 (result, _) => result,
             };
             report(&me, QueryMoved::Ended { ok: result.is_ok() });
+            let dropped = result.as_ref().err().filter(|error| error.is_dropped_answer());
+            if let Some(QueryError::TooLarge { .. } | QueryError::Unmasked { .. }) = dropped {
+                // Nobody has read it as an answer so far, or it was taken too early.
+                run.ears.said("", dropped.map(QueryError::kind));
+            }
+            let lines = ears::left(&on_stderr, dropped);
+            if !lines.is_empty() {
+                let left =
+                    QueryLeft { module: run.module.clone(), lines, dropped: dropped.map(QueryError::kind) };
+                supervisor.send(left).await.ok();
+            }
             result
         })
     }

@@ -30,7 +30,7 @@ use actix::{
 };
 use serde_json::value::RawValue;
 use slog::{Logger, error, info, o, warn};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use vigie_protocol::message::{ACCEPTED_EXTENSIONS, ConfigParameters, Environment, Message as WireMessage};
 
@@ -39,9 +39,10 @@ use self::confirmed::Confirmed;
 use self::restart::{RestartHistory, Verdict};
 use crate::conditions::Reporter;
 use crate::config_loader::ConfigChanged;
+use crate::line_feed::{LineFeeds, LineWatch};
 use crate::module_process::lifecycle::EndReason;
 use crate::module_process::{
-    Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, LineFeeds, ModuleConfirmed, ModuleExited,
+    Counters, GetLines, GetProcessStatus, Incarnation, KEPT_LINES, ModuleConfirmed, ModuleExited,
     ModuleProcess, ProcessStatus, Reconfigure, Services, StopModule, TakeAgentConfig, Told,
 };
 use crate::socket_registry::{Life, ModuleLifeChanged};
@@ -132,9 +133,29 @@ pub struct ModuleLines {
     /// The newest ones, oldest first.
     pub kept: VecDeque<ModuleLine>,
     /// Further log and stderr lines.
-    pub logs: broadcast::Receiver<ModuleLine>,
+    pub logs: LineWatch,
+    /// The `config` message that the present life has.
+    pub config: Option<ModuleLine>,
     /// Further messages in both directions.
-    pub wire: broadcast::Receiver<ModuleLine>,
+    pub wire: LineWatch,
+}
+
+/// Asks where what is said between the agent and a module is shown. Sent by `QueryRouter` for each query.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<LineFeeds>")]
+pub struct GetLineFeeds(pub ModuleName);
+
+/// What a module said on the side while it answered a query: lines of a standard module's stderr, and why its answer was
+/// dropped. Sent by `QueryRouter` after a query that has any; lost when the agent ends.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct QueryLeft {
+    /// The module.
+    pub module: ModuleName,
+    /// Lines for people, oldest first.
+    pub lines: Vec<ModuleLine>,
+    /// Why the answer was dropped.
+    pub dropped: Option<&'static str>,
 }
 
 /// Orders all modules to end, the last started first. Sent once, when the agent stops. Answered when all are
@@ -378,7 +399,8 @@ impl Supervisor {
     /// without one it is not started again until the configuration changes.
     fn configuration_refused(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
         let Some(module) = self.modules.get_mut(name) else { return };
-        let last_words = module.lines.back().map(|line| line.text.clone());
+        let spoken = module.lines.iter().rev().find(|line| line.source != "dropped");
+        let last_words = spoken.map(|line| line.text.clone());
         let confirmation =
             module.confirmation.get_or_insert_with(|| Confirmation::sent(self.config.generation));
         confirmation.exited_with_config(last_words);
@@ -1040,7 +1062,7 @@ impl Handler<GetModuleLines> for Supervisor {
 
     fn handle(&mut self, question: GetModuleLines, _: &mut Self::Context) -> Self::Result {
         let Some(module) = self.modules.get(&question.0) else { return Box::pin(std::future::ready(None)) };
-        let mut kept = module.lines.clone();
+        let (mut kept, mut config) = (module.lines.clone(), None);
         // Subscribed before the living process is asked: a line can come twice but none is missed.
         let (logs, wire) = (module.feeds.logs.subscribe(), module.feeds.wire.subscribe());
         let living = match &module.phase {
@@ -1049,14 +1071,40 @@ impl Handler<GetModuleLines> for Supervisor {
         };
         Box::pin(async move {
             if let Some(process) = living
-                && let Ok(lines) = process.send(GetLines).timeout(STATUS_TIMEOUT).await
+                && let Ok((lines, sent)) = process.send(GetLines).timeout(STATUS_TIMEOUT).await
             {
+                config = sent;
                 kept.extend(lines);
                 let surplus = kept.len().saturating_sub(KEPT_LINES);
                 kept.drain(..surplus);
             }
-            Some(ModuleLines { kept, logs, wire })
+            Some(ModuleLines { kept, logs, config, wire })
         })
+    }
+}
+
+impl Handler<GetLineFeeds> for Supervisor {
+    type Result = MessageResult<GetLineFeeds>;
+
+    fn handle(&mut self, question: GetLineFeeds, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.modules.get(&question.0).map(|module| module.feeds.clone()))
+    }
+}
+
+impl Handler<QueryLeft> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, left: QueryLeft, _: &mut Self::Context) {
+        let Some(module) = self.modules.get_mut(&left.module) else { return };
+        if let Some(reason) = left.dropped {
+            *module.counters.dropped.entry(reason).or_default() += 1;
+        }
+        for line in left.lines {
+            module.feeds.logs.send(|| line.clone());
+            module.lines.push_back(line);
+        }
+        let surplus = module.lines.len().saturating_sub(KEPT_LINES);
+        module.lines.drain(..surplus);
     }
 }
 

@@ -397,7 +397,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         own_alerts::raise(&own_alerts.clone().recipient(), Severity::High, text);
     }
     let supervisor = Supervisor::new(services, facts, config.clone()).start();
-    let router = QueryRouter::new(log, registry, spawner, config.clone(), BUILTINS).start();
+    let router =
+        QueryRouter::new(log, registry, supervisor.clone(), spawner, config.clone(), BUILTINS).start();
     let voice = Voice { conditions: reporter.clone(), alerts: own_alerts.clone().recipient() };
     let fleet =
         FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone(), voice).start();

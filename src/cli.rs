@@ -199,7 +199,7 @@ make room; 1 alerts are missing, or the journal is not as it was written.")]
 
     /// Work with modules
     #[command(subcommand)]
-    Module(ModuleCommand),
+    Module(crate::module_commands::ModuleCommand),
 
     /// Work with sinks: where alerts are sent to
     #[command(subcommand)]
@@ -621,89 +621,6 @@ pub(crate) struct AlertsArgs {
 
     #[command(flatten)]
     pub(crate) fleet: FleetFile,
-}
-
-/// `module`
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModuleCommand {
-    /// List the modules
-    #[command(after_help = "Examples:\n  vigie module list\n  vigie module list --json | jq -r .name")]
-    List {
-        /// Print JSON, one module a line
-        #[arg(long)]
-        json: bool,
-    },
-
-    /// End a persistent module gracefully and start it again at once
-    #[command(after_help = "Examples:\n  vigie module restart fswatch")]
-    Restart {
-        /// The module
-        #[arg(value_name = "MODULE")]
-        name: ModuleName,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-
-    /// Show what a module logged lately, and what it wrote to standard error
-    #[command(after_help = "Examples:\n  vigie module logs fswatch\n  vigie module logs -f fswatch")]
-    Logs {
-        /// The module
-        #[arg(value_name = "MODULE")]
-        name: ModuleName,
-        /// Go on with new lines
-        #[arg(long, short = 'f')]
-        follow: bool,
-        /// Print JSON, one line a line
-        #[arg(long)]
-        json: bool,
-    },
-
-    /// Show the messages between the agent and a module as they pass, over its restarts
-    #[command(
-        after_help = "Examples:\n  vigie module tap fswatch\n  vigie module tap fswatch --json | jq .text"
-    )]
-    Tap {
-        /// The module
-        #[arg(value_name = "MODULE")]
-        name: ModuleName,
-        /// Print JSON, one message a line
-        #[arg(long)]
-        json: bool,
-    },
-
-    /// Make a module that runs, with its test and its block for the agent's configuration
-    #[command(after_help = "\
-Examples:
-  vigie module new python watcher && watcher/test
-  vigie module new shell watcher")]
-    New(crate::module_new::ModuleNewArgs),
-
-    /// Try whether a persistent module keeps the promises of docs/modules.md
-    #[command(after_help = "\
-Examples:
-  vigie module test /usr/local/lib/vigie/scanner
-  vigie module test --config '{\"disk_usage\": {\"limit\": \"1\"}}' -- /usr/bin/python3 /opt/disk_usage.py
-
-It runs the module in the agent's place, several times, in directories that go away. Exit codes: 0 all
-promises are kept, 1 one is broken.")]
-    Test(crate::module_test::ModuleTestArgs),
-
-    /// Runs a built-in persistent module on standard input and output; the agent starts it.
-    #[command(hide = true)]
-    Persist {
-        /// The module
-        #[arg(value_name = "MODULE")]
-        name: String,
-    },
-
-    /// Answers one query with a built-in module on standard input and output; the agent starts it.
-    #[command(hide = true)]
-    Run {
-        /// The module
-        #[arg(value_name = "MODULE")]
-        name: String,
-    },
 }
 
 /// `reload`

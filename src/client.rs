@@ -129,6 +129,12 @@ impl Client {
             .map_err(|source| self.broken(source))
     }
 
+    /// From now on every reply may take as long as this.
+    pub(crate) fn set_limit(&mut self, limit: Duration) -> Result<(), ClientError> {
+        self.limit = Some(limit);
+        self.stream.get_ref().set_read_timeout(self.limit).map_err(|source| self.broken(source))
+    }
+
     /// Waits for the next reply; an error reply becomes [`ClientError::Refused`].
     pub(crate) fn receive(&mut self) -> Result<Reply, ClientError> {
         let mut line = Vec::new();
@@ -170,8 +176,13 @@ pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Rep
 
 /// An answer that does not fit the question.
 pub(crate) fn unexpected(reply: &Reply) -> Failure {
+    misfit(reply).into()
+}
+
+/// The same, for those who look at it themselves.
+pub(crate) fn misfit(reply: &Reply) -> ClientError {
     let text: String = format!("{reply:?}").chars().take(200).collect();
-    ClientError::Garbled { reason: format!("it does not fit the request: {text}") }.into()
+    ClientError::Garbled { reason: format!("it does not fit the request: {text}") }
 }
 
 #[cfg(test)]

@@ -47,8 +47,9 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Command, ModuleCommand};
+use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
+use crate::module_commands::ModuleCommand;
 use crate::print::Printer;
 use crate::sink::SinkCommand;
 
@@ -141,8 +142,11 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         }
         Command::Module(ModuleCommand::New(args)) => module_new::run(args, &mut printer(false)),
         Command::Module(ModuleCommand::Test(args)) => module_test::run(args, &mut printer(args.json)),
-        Command::Module(ModuleCommand::Tap { name, json }) => {
-            module_commands::tap(name, &socket, &mut printer(*json))
+        Command::Module(ModuleCommand::Tap(args)) => {
+            module_commands::tap(args, &socket, &mut printer(args.json))
+        }
+        Command::Module(ModuleCommand::Replay(args)) => {
+            module_test::replay::run(args, &mut printer(args.json))
         }
         Command::Sink(SinkCommand::List { json }) => sink::list(&socket, &mut printer(*json)),
         Command::Sink(SinkCommand::Test { name, json }) => sink::test(name, &socket, &mut printer(*json)),

@@ -5,6 +5,7 @@
 //! does not concern the module (it registers no socket, it has no `reconfigure`) is skipped, with the reason.
 
 mod life;
+pub(crate) mod replay;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -110,14 +111,7 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
         })
     };
     let (config, query) = (read("config", &args.config)?, read("query", &args.query)?);
-    if !Path::new(&args.command[0]).is_absolute() {
-        let message = format!("the program {:?} is not an absolute path", args.command[0]);
-        return Err(Failure::new(
-            Exit::Usage,
-            message,
-            "the agent takes absolute paths only, and so does its test",
-        ));
-    }
+    absolute(&args.command)?;
     let scratch = Scratch::make()?;
     let mut broken = 0;
     for (index, (check, look)) in CHECKS.iter().enumerate() {
@@ -155,6 +149,15 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
     Ok(if broken == 0 { Exit::Ok } else { Exit::NotWell })
 }
 
+/// Refuses a program whose place depends on where the command is given.
+fn absolute(command: &[String]) -> Result<(), Failure> {
+    if Path::new(&command[0]).is_absolute() {
+        return Ok(());
+    }
+    let message = format!("the program {:?} is not an absolute path", command[0]);
+    Err(Failure::new(Exit::Usage, message, "the agent takes absolute paths only, and so does its test"))
+}
+
 fn render(checked: &Checked, paint: Paint) -> String {
     let tone = match checked.result {
         "kept" => Tone::Good,
@@ -178,6 +181,10 @@ impl Scratch {
         std::fs::create_dir(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
         Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -319,7 +319,7 @@ impl Streams {
         self.open = Some(connection.clone());
         let module = module.to_string();
         let request = match tab {
-            Tab::Tap => Request::Tap { module },
+            Tab::Tap => Request::Tap { module, whole: false },
             Tab::Log | Tab::Conditions => Request::Logs { module, follow: true },
         };
         let socket = self.socket.clone();
@@ -381,7 +381,7 @@ fn pass_lines_once(
     client.send(request, None)?;
     loop {
         let Reply::Line(line) = client.receive()? else { return Err(ClientError::Closed) };
-        if sender.send(Woken::News(News::Line(number, line))).is_err() {
+        if sender.send(Woken::News(News::Line(number, *line))).is_err() {
             return Ok(Gone);
         }
     }

@@ -15,7 +15,7 @@ use slog::{Logger, debug};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
@@ -27,7 +27,7 @@ use super::Asked;
 use super::status::ACTOR_TIMEOUT;
 use crate::alert_journal::{GetJournalView, JournalView, alert_record};
 use crate::config_loader::Reload;
-use crate::module_process::pump::module_line;
+use crate::line_feed::{self, LineWatch, Watched, module_line};
 use crate::query_router::Query;
 use crate::sinks::TestSink;
 use crate::supervisor::{GetModuleLines, ModuleLines, RestartModule, RestartRefused};
@@ -174,13 +174,16 @@ impl Session {
             }
             Request::Logs { module, follow } => match self.lines(&module).await {
                 Ok(lines) => {
-                    let logs = stream_lines(lines.kept.into(), follow.then_some(lines.logs), client);
+                    let logs = stream_lines(lines.kept.into(), follow.then_some(lines.logs), true, client);
                     until_gone(reader, logs).await?
                 }
                 Err(reply) => client.reply(&reply).await,
             },
-            Request::Tap { module } => match self.lines(&module).await {
-                Ok(lines) => until_gone(reader, stream_lines(Vec::new(), Some(lines.wire), client)).await?,
+            Request::Tap { module, whole } => match self.lines(&module).await {
+                Ok(lines) => {
+                    let config = lines.config.into_iter().collect();
+                    until_gone(reader, stream_lines(config, Some(lines.wire), !whole, client)).await?
+                }
                 Err(reply) => client.reply(&reply).await,
             },
         }
@@ -559,23 +562,30 @@ fn unreadable(directory: &std::path::Path, error: &std::io::Error) -> Reply {
 
 async fn stream_lines(
     kept: Vec<ModuleLine>,
-    feed: Option<broadcast::Receiver<ModuleLine>>,
+    feed: Option<LineWatch>,
+    for_people: bool,
     client: &mut Client,
 ) -> Result<(), Over> {
+    let shown = |mut line: ModuleLine| {
+        if for_people {
+            line_feed::cut(&mut line);
+        }
+        Reply::Line(Box::new(line))
+    };
     for line in kept {
-        client.reply(&Reply::Line(line)).await?;
+        client.reply(&shown(line)).await?;
     }
     let Some(mut feed) = feed else { return client.reply(&Reply::End {}).await };
-    loop {
-        match feed.recv().await {
-            Ok(line) => client.reply(&Reply::Line(line)).await?,
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                let text = format!("{missed} lines were left out because they came too fast");
-                client.reply(&Reply::Line(module_line("missed", &text))).await?;
+    while let Some(watched) = feed.next().await {
+        let line = match watched {
+            Watched::Line(line) => line,
+            Watched::Missed(count) => {
+                module_line("missed", &format!("{count} lines were left out because they came too fast"))
             }
-            Err(broadcast::error::RecvError::Closed) => return client.reply(&Reply::End {}).await,
-        }
+        };
+        client.reply(&shown(line)).await?;
     }
+    client.reply(&Reply::End {}).await
 }
 
 fn write_line(buffer: &mut Vec<u8>, reply: &impl Serialize) {

@@ -19,13 +19,14 @@ use vigie_protocol::stream::{LineBatch, ModuleReader};
 
 use super::dispatch;
 use super::log_budget::LogBudget;
-use super::{Counters, KEPT_LINES, LineFeeds, PipeGauge};
+use super::{Counters, KEPT_LINES, PipeGauge};
 use crate::alert_journal::{AlertBatch, AlertJournal, AlertsRefused, StoreAlerts, read_plain};
+use crate::line_feed::{LineFeed, LineFeeds, line_from_module, module_line, wire_line};
 use crate::work_threads::{self, Job, Lane};
 use vigie_config::model::{AgentConfig, LoggingSection};
 use vigie_log::{AgentLog, LogTime};
 use vigie_protocol::condition::Condition;
-use vigie_protocol::control::ModuleLine;
+use vigie_protocol::control::{LineFate, ModuleLine};
 use vigie_protocol::module_name::ModuleName;
 
 /// Text of lines that is handled in one go, in bytes. Enough that the costs per batch do not count, little
@@ -35,14 +36,23 @@ const BATCH_BYTES: usize = 512 * 1024;
 /// Batches of alerts that wait for the disk while the next one is read. Beyond it the module waits.
 const BATCHES_IN_FLIGHT: usize = 4;
 
+/// Why a line for the log was dropped: the module has logged too much.
+const LOG_BUDGET: &str = "log_budget";
+
 /// What a line costs of a batch beside its text: its place in memory, and the work for it.
 const LINE_OVERHEAD_BYTES: usize = 32;
 
 /// Longest line on stderr, in bytes; stderr is for people.
 const MAX_STDERR_LINE_BYTES: usize = 64 * 1024;
 
-/// Longest text of a kept or watched line, in characters.
-const SHOWN_CHARS: usize = 512;
+/// What telling of a dropped line costs of the module's log budget, in bytes.
+const TOLD_DROP_BYTES: usize = 512;
+
+/// Dropped lines of one batch that are kept for people: the rest is only counted.
+const DROPPED_KEPT: usize = 8;
+
+/// Text of a dropped line that is kept for people, in characters.
+const DROPPED_CHARS: usize = 200;
 
 /// Echoes of heartbeats that are looked at in one batch; more are counted only, however many a module sends.
 const PONGS_IN_BATCH: usize = 64;
@@ -115,6 +125,7 @@ impl PumpBounds {
 #[derive(Clone)]
 pub(crate) struct Output {
     pub(crate) module: ModuleName,
+    pub(crate) life: u64,
     pub(crate) agent_log: AgentLog,
     pub(crate) budget: LogBudget,
     pub(crate) bounds: watch::Receiver<PumpBounds>,
@@ -126,11 +137,33 @@ pub(crate) struct Output {
     pub(crate) log: Logger,
 }
 
-/// A line for people, cut where it is very long.
-pub(crate) fn module_line(source: &str, text: &str) -> ModuleLine {
-    let text = text.trim_end_matches('\n');
-    let shown = text.char_indices().nth(SHOWN_CHARS).map_or(text, |(end, _)| &text[..end]);
-    ModuleLine { time: jiff::Timestamp::now().to_string(), source: source.to_owned(), text: shown.to_owned() }
+/// For people: why a line was dropped, and its beginning.
+pub(crate) fn dropped_line(why: &str, line: &str) -> ModuleLine {
+    let start: String = line.chars().take(DROPPED_CHARS).collect();
+    module_line("dropped", &if start.is_empty() { why.to_owned() } else { format!("{why}: {start}") })
+}
+
+/// Who hears what is written to a module's stdin.
+pub(crate) struct StdinEars {
+    pub(crate) wire: LineFeed,
+    pub(crate) life: u64,
+    pub(crate) gauge: Rc<PipeGauge>,
+    pub(crate) told: Recipient<StdinClosed>,
+}
+
+impl StdinEars {
+    /// Shows lines to who watches, before they are written: an answer never comes before its question.
+    fn hear(&self, lines: &[u8]) {
+        if !self.wire.is_watched() {
+            return;
+        }
+        let text = String::from_utf8_lossy(lines);
+        for line in text.lines() {
+            let acknowledges = line.starts_with("{\"class\":\"ack\"");
+            let fate = acknowledges.then_some(LineFate::Acknowledged);
+            self.wire.send(|| ModuleLine { fate, life: Some(self.life), ..wire_line("to_module", line) });
+        }
+    }
 }
 
 /// Writes what is queued to the child's stdin; closes it when the queue is closed. Alerts of other modules come only when
@@ -139,9 +172,9 @@ pub(crate) async fn write_stdin(
     mut stdin: Box<dyn AsyncWrite + Unpin>,
     mut queue: mpsc::Receiver<Vec<u8>>,
     mut deliveries: mpsc::Receiver<dispatch::Lines>,
-    gauge: Rc<PipeGauge>,
-    told: Recipient<StdinClosed>,
+    ears: StdinEars,
 ) {
+    let gauge = &ears.gauge;
     loop {
         let (lines, written_to) = tokio::select! {
             biased;
@@ -151,13 +184,14 @@ pub(crate) async fn write_stdin(
             },
             Some(delivery) = deliveries.recv() => (delivery.text, Some(delivery.written)),
         };
+        ears.hear(&lines);
         gauge.writing_since.set(Some(Instant::now()));
         let written = async {
             stdin.write_all(&lines).await?;
             stdin.flush().await
         };
         if written.await.is_err() {
-            super::tell_recipient(&told, StdinClosed);
+            super::tell_recipient(&ears.told, StdinClosed);
             return;
         }
         gauge.writing_since.set(None);
@@ -175,6 +209,8 @@ struct Batch {
     alerts: AlertBatch,
     /// Lines for the agent's log.
     log_lines: Vec<u8>,
+    /// Dropped lines that are kept for people.
+    dropped_kept: usize,
 }
 
 /// Alerts on their way to the disk.
@@ -336,13 +372,23 @@ impl StdoutPump {
         if let Some(suppressed) = self.output.budget.suppressed() {
             warn!(self.output.log, "module logged too much, lines were left out"; "dropped" => suppressed);
         }
+        let watched = self.output.feeds.wire.is_watched();
         for line in lines.iter() {
             let kept = match line {
                 Ok(line) => self.take(line, &time, &mut batch),
                 Err(bad) => Err(bad.clone()),
             };
+            let dropped = match &kept {
+                Ok(carried) => (!carried).then_some(LOG_BUDGET),
+                Err(bad) => Some(bad.reason()),
+            };
+            if watched {
+                let (life, text) = (Some(self.output.life), line.unwrap_or_default());
+                self.output.feeds.wire.send(|| ModuleLine { life, ..line_from_module(text, dropped) });
+            }
             if let Err(bad) = kept {
                 self.output.drop_line(&bad, &mut batch.said.counters);
+                self.output.keep_dropped(&bad, line.unwrap_or_default(), &mut batch);
             }
         }
         self.output.keep_lines(lines, &mut batch.said);
@@ -359,25 +405,20 @@ impl StdoutPump {
         self.write_log(batch.log_lines).await;
     }
 
-    /// Sorts one message into the batch.
-    fn take(&mut self, line: &str, time: &LogTime, batch: &mut Batch) -> Result<(), BadLine> {
+    /// Sorts one message into the batch; false when it is a line for the log beyond the module's budget.
+    fn take(&mut self, line: &str, time: &LogTime, batch: &mut Batch) -> Result<bool, BadLine> {
         if let Some(alert) = read_plain(line) {
             batch.said.counters.alerts += 1;
             batch.alerts.push(alert.id, alert.message);
-            return Ok(());
+            return Ok(true);
         }
         let message = MessageRef::parse(line)?;
         match message.class {
             Class::Log => {
                 let log: LogParameters<'_> = message.parameters_as("log")?;
                 batch.said.counters.logs += 1;
-                self.output.log_line(
-                    time,
-                    "log",
-                    &log.message,
-                    &mut batch.log_lines,
-                    &mut batch.said.counters,
-                );
+                let counters = &mut batch.said.counters;
+                return Ok(self.output.log_line(time, "log", &log.message, &mut batch.log_lines, counters));
             }
             Class::Alert => {
                 let alert: AlertParameters<'_> = message.parameters_as("alert")?;
@@ -422,7 +463,7 @@ impl StdoutPump {
             }
             class => return Err(BadLine::unexpected(&class)),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends the alerts to the journal.
@@ -532,7 +573,9 @@ pub(crate) async fn read_stderr(mut output: Output, stderr: Box<dyn AsyncRead + 
         }
         for line in lines.iter() {
             match line {
-                Ok(text) => output.log_line(&time, "stderr", text, &mut log_lines, &mut said.counters),
+                Ok(text) => {
+                    output.log_line(&time, "stderr", text, &mut log_lines, &mut said.counters);
+                }
                 Err(bad) => output.drop_line(bad, &mut said.counters),
             }
         }
@@ -556,6 +599,7 @@ impl Output {
         Some(bounds)
     }
 
+    /// Puts a line into the log's lines; false when the module has logged too much.
     fn log_line(
         &mut self,
         time: &LogTime,
@@ -563,19 +607,21 @@ impl Output {
         text: &str,
         log_lines: &mut Vec<u8>,
         counters: &mut Counters,
-    ) {
-        if self.budget.take(text.len() + LINE_OVERHEAD_BYTES) {
+    ) -> bool {
+        let fits = self.budget.take(text.len() + LINE_OVERHEAD_BYTES);
+        if fits {
             self.agent_log.format_module_line(log_lines, time, self.module.as_str(), source, text);
         } else {
-            *counters.dropped.entry("log_budget").or_default() += 1;
+            *counters.dropped.entry(LOG_BUDGET).or_default() += 1;
         }
+        fits
     }
 
     /// Counts a line that is not carried and says so in the log, within the module's log budget.
     fn drop_line(&mut self, bad: &BadLine, counters: &mut Counters) {
         let count: &mut u64 = counters.dropped.entry(bad.reason()).or_default();
         *count += 1;
-        if *count == 1 && self.budget.take(SHOWN_CHARS) {
+        if *count == 1 && self.budget.take(TOLD_DROP_BYTES) {
             warn!(self.log, "line from the module dropped"; "error" => ?bad.to_string());
         } else {
             debug!(self.log, "line from the module dropped"; "error" => ?bad.to_string());
@@ -587,14 +633,16 @@ impl Output {
         said.lines.push(line);
     }
 
-    /// Keeps the newest log lines of a batch, and shows every line to who watches the wire.
-    fn keep_lines(&self, lines: &LineBatch, said: &mut ChildSaid) {
-        if self.feeds.wire.is_watched() {
-            for line in lines.iter() {
-                let text = line.map_or_else(|bad| format!("<{bad}>"), ToOwned::to_owned);
-                self.feeds.wire.send(|| module_line("from_module", &text));
-            }
+    /// Keeps a dropped line for people, as far as a batch may have such.
+    fn keep_dropped(&self, bad: &BadLine, line: &str, batch: &mut Batch) {
+        if batch.dropped_kept < DROPPED_KEPT {
+            batch.dropped_kept += 1;
+            self.keep(dropped_line(&bad.to_string(), line), &mut batch.said);
         }
+    }
+
+    /// Keeps the newest log lines of a batch.
+    fn keep_lines(&self, lines: &LineBatch, said: &mut ChildSaid) {
         for line in lines.iter().rev().take(KEPT_LINES).rev().flatten() {
             // Most lines of a flood are of one class: only those that may be logs are read a second time.
             if line.contains("\"log\"")

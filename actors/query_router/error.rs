@@ -114,6 +114,11 @@ pub enum QueryError {
 }
 
 impl QueryError {
+    /// Whether there was an answer that was not passed on.
+    pub(super) fn is_dropped_answer(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::BadAnswer { .. } | Self::Unmasked { .. })
+    }
+
     /// Fixed name for programs.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -17,6 +17,7 @@ use vigie_protocol::result::ModuleResult;
 use vigie_protocol::socket::SocketSpec;
 
 use super::QueryError;
+use super::ears::Ears;
 use crate::child::{ChildControl, ProcessSpawner};
 use crate::socket_policy;
 use crate::socket_registry::{FindSocket, NoSocket, RegisteredSocket, SocketRegistry};
@@ -35,6 +36,9 @@ const STDERR_TAIL_BYTES: usize = 4096;
 /// Time that the pipes of a standard module that is gone are read on while somebody holds them open.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// Time for the rest of what a standard module wrote to stderr, after its answer.
+const STDERR_REST: Duration = Duration::from_millis(20);
+
 /// A standard module is told to stop this long before its deadline, to return what it has.
 const STOP_LEAD: Duration = Duration::from_secs(1);
 
@@ -49,6 +53,7 @@ pub(super) struct QueryRun {
     pub(super) log: Logger,
     pub(super) client: watch::Receiver<bool>,
     pub(super) progress: Option<watch::Sender<Progress>>,
+    pub(super) ears: Ears,
 }
 
 /// An answer while it comes in.
@@ -151,6 +156,7 @@ impl QueryRun {
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         request: &[u8],
     ) -> Result<Vec<u8>, QueryError> {
+        self.ears.asked(request);
         if let Err(error) = stream.write_all(request).await {
             return Err(self.unanswered(&error.to_string()).await);
         }
@@ -181,6 +187,13 @@ impl QueryRun {
     }
 
     fn parse(&self, answer: &[u8]) -> Result<ModuleResult, QueryError> {
+        let parsed = self.parse_unheard(answer);
+        let dropped = parsed.as_ref().err().map(QueryError::kind);
+        self.ears.said(&String::from_utf8_lossy(answer), dropped);
+        parsed
+    }
+
+    fn parse_unheard(&self, answer: &[u8]) -> Result<ModuleResult, QueryError> {
         let bad = |reason: String| QueryError::BadAnswer { module: self.module.clone(), reason };
         let text = std::str::from_utf8(answer).map_err(|_| bad("it is not UTF-8".to_owned()))?;
         // Any object reads as a result, because every key of one may be missing; one of these is always there.
@@ -221,6 +234,7 @@ impl QueryRun {
         spec: &ModuleSpec,
         spawner: &ProcessSpawner,
         request: &[u8],
+        on_stderr: &mut Vec<u8>,
     ) -> Result<ModuleResult, QueryError> {
         let not_started = |reason: String| QueryError::NotStarted { module: self.module.clone(), reason };
         let group = self
@@ -243,8 +257,10 @@ impl QueryRun {
             Some(_) => None,
         };
         let incoming = Incoming::new(self.progress.as_ref(), self.result_bytes);
-        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at, self.client.clone()));
-        let answer = self.limited(listen(stdout, stderr, control.wait(&mut child), incoming)).await;
+        let ears = self.ears.clone();
+        let feeding = actix_rt::spawn(feed(stdin, request.to_vec(), stop_at, self.client.clone(), ears));
+        let listening = listen(stdout, stderr, control.wait(&mut child), incoming, on_stderr);
+        let answer = self.limited(listening).await;
         feeding.abort();
         // Whatever is left of it, its own or its children's, ends with the query.
         control.kill();
@@ -258,7 +274,7 @@ impl QueryRun {
             return Err(QueryError::TooLarge { module: self.module.clone(), limit: self.result_bytes });
         }
         if answer.stdout.is_empty() {
-            let complaint = String::from_utf8_lossy(&answer.stderr_tail);
+            let complaint = String::from_utf8_lossy(on_stderr);
             let complaint = complaint.trim();
             let reason = match answer.ended {
                 Some(status) if complaint.is_empty() => status,
@@ -275,7 +291,6 @@ impl QueryRun {
 #[derive(Default)]
 struct Answer {
     stdout: Vec<u8>,
-    stderr_tail: Vec<u8>,
     /// How it ended, when it did before its pipes.
     ended: Option<String>,
 }
@@ -287,6 +302,7 @@ async fn listen(
     mut stderr: impl AsyncRead + Unpin,
     exit: impl Future<Output = std::io::Result<std::process::ExitStatus>>,
     mut incoming: Incoming<'_>,
+    stderr_tail: &mut Vec<u8>,
 ) -> Answer {
     let mut answer = Answer::default();
     let (mut out, mut err) = (vec![0; PIECE_BYTES], vec![0; STDERR_TAIL_BYTES]);
@@ -302,7 +318,7 @@ async fn listen(
                     answer.ended = exit.await.ok().map(|status| status.to_string());
                     while err_open {
                         match tokio::time::timeout(DRAIN, stderr.read(&mut err)).await {
-                            Ok(Ok(read)) if read > 0 => keep_tail(&mut answer.stderr_tail, &err[..read]),
+                            Ok(Ok(read)) if read > 0 => keep_tail(stderr_tail, &err[..read]),
                             _ => err_open = false,
                         }
                     }
@@ -317,7 +333,7 @@ async fn listen(
                 }
             },
             read = stderr.read(&mut err), if err_open => match read {
-                Ok(read) if read > 0 => keep_tail(&mut answer.stderr_tail, &err[..read]),
+                Ok(read) if read > 0 => keep_tail(stderr_tail, &err[..read]),
                 _ => err_open = false,
             },
             status = &mut exit, if answer.ended.is_none() => {
@@ -326,6 +342,15 @@ async fn listen(
             }
             () = &mut drained => break,
         }
+    }
+    // What it complained of beside its answer; most have ended, and this does not wait.
+    let rest = async {
+        while let Ok(read @ 1..) = stderr.read(&mut err).await {
+            keep_tail(stderr_tail, &err[..read]);
+        }
+    };
+    if err_open {
+        tokio::time::timeout(STDERR_REST, rest).await.ok();
     }
     answer.stdout = incoming.answer;
     answer
@@ -343,7 +368,9 @@ async fn feed(
     request: Vec<u8>,
     stop_at: Option<Instant>,
     mut client: watch::Receiver<bool>,
+    ears: Ears,
 ) {
+    ears.asked(&request);
     if stdin.write_all(&request).await.is_err() {
         return;
     }
@@ -353,7 +380,9 @@ async fn feed(
         // Closed: nobody wants anything, and the module is killed.
         _ = client.wait_for(|stop| *stop) => {}
     }
-    stdin.write_all(&WireMessage::stop().to_line()).await.ok();
+    let stop = WireMessage::stop().to_line();
+    ears.asked(&stop);
+    stdin.write_all(&stop).await.ok();
     // Kept open: the end of stdin is for the module to see when it is killed.
     std::future::pending::<()>().await;
 }

@@ -91,10 +91,14 @@ pub enum Request {
         #[serde(default)]
         follow: bool,
     },
-    /// The messages that cross a module's pipes from now on, over its restarts; a stream of [`Reply::Line`].
+    /// The `config` that a module's present life has, and the messages that pass between it and the agent from now on,
+    /// over its restarts; a stream of [`Reply::Line`].
     Tap {
         /// The module.
         module: String,
+        /// Whole lines, however long they are.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
     },
 }
 
@@ -115,7 +119,7 @@ pub enum Reply {
     /// Answer to [`Request::VerifyAlerts`].
     Verified(Box<JournalVerification>),
     /// One line of [`Request::Logs`] or [`Request::Tap`].
-    Line(ModuleLine),
+    Line(Box<ModuleLine>),
     /// Answer to [`Request::Reload`].
     Reloaded(ReloadReport),
     /// Answer to [`Request::Restart`].
@@ -561,14 +565,50 @@ pub struct AlertRecord {
 }
 
 /// A line that a module wrote, or that was written to it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleLine {
     /// When, RFC 3339 in UTC.
     pub time: String,
-    /// `log`, `stderr`, or for a tap `to_module` and `from_module`.
+    /// `log`, `stderr` or `dropped`, or for a tap `to_module` and `from_module`; `missed` where lines were left out.
     pub source: String,
-    /// The text, cut where it is very long.
+    /// Which life of the module a tapped line of its pipes belongs to, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<u64>,
+    /// The query that a tapped line belongs to, by its number since the agent started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<u64>,
+    /// What became of a tapped line; absent where nothing is to be said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fate: Option<LineFate>,
+    /// Why it was dropped, by a name for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The text, cut where it is very long; empty for a line that could not be read.
     pub text: String,
+}
+
+/// What became of a line between agent and module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineFate {
+    /// The agent took it for what it is.
+    Accepted,
+    /// It was not carried.
+    Dropped,
+    /// The line tells the module that its alert is safe.
+    Acknowledged,
+}
+
+impl LineFate {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Dropped => "dropped",
+            Self::Acknowledged => "acknowledged",
+        }
+    }
 }
 
 /// Whether a module has a configuration, as far as it said so.

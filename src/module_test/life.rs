@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vigie_protocol::message::{DEFAULT_MAX_LINE_BYTES, RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
 
 /// Classes that a module may write.
-const CLASSES: [&str; 7] = ["ping", "register", "log", "alert", "health", "configured", "progress"];
+const CLASSES: [&str; 8] = ["ping", "register", "log", "alert", "health", "configured", "progress", "ack"];
 
 /// What a module registered.
 #[derive(Debug, Clone, Default)]
@@ -159,6 +159,11 @@ impl Life {
         self.alerts.iter().flatten().any(|seen| seen == id)
     }
 
+    /// What it said and nobody has waited for.
+    pub(super) fn rest(&self) -> &[Value] {
+        &self.said
+    }
+
     /// What it registered; the newest counts.
     pub(super) fn registered(&self) -> Option<&Registered> {
         self.registered.as_ref()
@@ -209,7 +214,7 @@ impl Life {
     }
 
     /// Waits for a message; others are kept.
-    fn wait_for(&mut self, is: impl Fn(&Value) -> bool, within: Duration) -> Option<Value> {
+    pub(super) fn wait_for(&mut self, is: impl Fn(&Value) -> bool, within: Duration) -> Option<Value> {
         let step = Duration::from_millis(20);
         let mut left = within;
         loop {

@@ -6,11 +6,11 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 use vigie_protocol::condition::ConditionSeverity;
-use vigie_protocol::control::{AlertRecord, Health};
+use vigie_protocol::control::{AlertRecord, Health, LineFate};
 
 use super::feed::window;
 use super::state::{ModuleView, Part, State, Tab, TextView};
-use crate::print::{Tone, duration, safe, size};
+use crate::print::{Paint, Tone, duration, safe, size};
 use crate::table::cut_end;
 use crate::{alerts, sink, status};
 
@@ -401,7 +401,12 @@ fn module_view(pen: &mut Pen<'_, '_>, (top, bottom): (u16, u16), state: &State, 
     let columns = columns(&[(8, false), (6, false), (8, false)], &[0, 1], pen.area.width);
     for (at, (choice, line)) in view.lines.shown(height.into()).enumerate() {
         let (tone, source) = crate::module_commands::source(&line.source);
-        let cells = [plain(clock(&line.time)), Cell(tone, source.to_owned()), plain(&line.text)];
+        let marks = match line.fate {
+            Some(LineFate::Accepted) => String::new(),
+            _ => crate::module_commands::marks(line, Paint::new(false)),
+        };
+        let text = format!("{marks}{}", line.text);
+        let cells = [plain(clock(&line.time)), Cell(tone, source.to_owned()), plain(&text)];
         pen.row(place(row, at), &cells, &columns, choice);
     }
     if view.lines.is_empty() && view.ended.is_none() && height > 0 {

@@ -29,6 +29,7 @@ fn line(stream: u64, text: &str) -> News {
             time: "2026-11-23T06:29:22.123Z".to_owned(),
             source: "from_module".to_owned(),
             text: text.to_owned(),
+            ..ModuleLine::default()
         },
     )
 }

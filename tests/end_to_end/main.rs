@@ -88,6 +88,8 @@ mod sinks_rsyslog;
 #[cfg(test)]
 mod supervision;
 #[cfg(test)]
+mod taps;
+#[cfg(test)]
 mod top;
 #[cfg(test)]
 mod watched;
