@@ -184,6 +184,8 @@ pub struct ProcessStatus {
     pub heartbeat_at: Option<jiff::Timestamp>,
     /// What it said in this life.
     pub counters: Counters,
+    /// Numbers that it shows of itself.
+    pub values: BTreeMap<String, u64>,
 }
 
 /// Asks for the newest lines that the module logged or wrote to stderr, and for the `config` that it has.
@@ -266,6 +268,8 @@ pub struct ModuleProcess {
     socket: Option<SocketSpec>,
     heartbeat: Option<Duration>,
     heartbeat_at: Option<jiff::Timestamp>,
+    /// Numbers that the module shows of itself.
+    values: BTreeMap<String, u64>,
     /// The next beat.
     heartbeat_timer: Option<SpawnHandle>,
     /// The query socket is being looked at.
@@ -322,6 +326,7 @@ impl ModuleProcess {
             socket: None,
             heartbeat: None,
             heartbeat_at: None,
+            values: BTreeMap::new(),
             heartbeat_timer: None,
             looking_at_socket: false,
             reporter,
@@ -693,6 +698,7 @@ impl ModuleProcess {
             heartbeat: self.heartbeat,
             heartbeat_at: self.heartbeat_at,
             counters: self.counters.clone(),
+            values: self.values.clone(),
         }
     }
 }
@@ -791,8 +797,9 @@ impl Handler<ChildSaid> for ModuleProcess {
         for configured in said.configured {
             self.confirm(Some(configured));
         }
-        if let Some(conditions) = said.health {
-            self.reporter.module_health(self.spec.name().clone(), conditions);
+        if let Some(health) = said.health {
+            self.values = health.values;
+            self.reporter.module_health(self.spec.name().clone(), health.conditions);
         }
         for nonce in said.pongs {
             self.step(Event::Pong { nonce }, ctx);

@@ -666,6 +666,7 @@ impl Supervisor {
             socket: living.as_ref().and_then(|living| living.socket.as_ref()).map(ToString::to_string),
             heartbeat_at: living.as_ref().and_then(|living| living.heartbeat_at).map(|at| at.to_string()),
             resources: None,
+            values: living.as_ref().map(|living| living.values.clone()).unwrap_or_default(),
             heartbeat_us: living
                 .and_then(|living| living.heartbeat)
                 .map(|round_trip| u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX)),

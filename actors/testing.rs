@@ -217,6 +217,7 @@ pub(crate) fn module(name: &str) -> ModuleSpec {
             limits: ProcessLimits::default(),
             new_privileges: false,
             dispatch: false,
+            config_types: Vec::new(),
         },
         config: ModuleConfig::Good(serde_json::value::RawValue::from_string("{}".to_owned()).unwrap()),
     }

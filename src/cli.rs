@@ -757,6 +757,26 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_every_json_is_promised_or_said_to_be_none() {
+        fn check(path: &str, command: &clap::Command, page: &str) {
+            for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+                let path = format!("{path} {}", command.get_name());
+                if path == "vigie fleet" {
+                    // The page says of all that it does not name that it is for one version.
+                    continue;
+                }
+                let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
+                assert!(
+                    !has_json || page.contains(&format!("| `{path}` |")),
+                    "{path} is not in docs/json.md"
+                );
+                check(&path, command, page);
+            }
+        }
+        check("vigie", &Cli::command(), include_str!("../docs/json.md"));
+    }
+
+    #[test]
     fn every_command_for_people_has_examples() {
         fn check(command: &clap::Command) {
             for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {

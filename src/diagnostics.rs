@@ -16,7 +16,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use vigie_config::files::{self, Key, KeyKind, LoadOptions};
 use vigie_config::model::LogMode;
+use vigie_protocol::catalogue;
+use vigie_protocol::control::AgentStatus;
 
+use crate::client::ClientError;
 use crate::config_view::{self, Shown};
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
@@ -133,8 +136,18 @@ impl Bundle {
 
     fn add_status(&mut self, socket: &Path) {
         match status::fetch(socket) {
-            Err(error) => self.left_out.push(format!("status.json and metrics.prom: {error}")),
-            Ok(status) => {
+            // Where its socket is looked for is nobody else's business.
+            Err(ClientError::NotRunning { .. }) => {
+                self.left_out.push("status.json and metrics.prom: no agent answers".to_owned());
+            }
+            Err(ClientError::NotPermitted { .. }) => {
+                self.left_out
+                    .push("status.json and metrics.prom: this user may not ask the agent".to_owned());
+            }
+            Err(_) => self.left_out.push("status.json and metrics.prom: the agent gave no answer".to_owned()),
+            Ok(mut status) => {
+                let foreign =
+                    if self.shares(Shareable::Details) { 0 } else { hide_foreign_words(&mut status) };
                 let page = vigie_metrics::render(&status, vigie_metrics::Form::Text);
                 let mut value = serde_json::to_value(&status).unwrap_or_default();
                 let hidden = hide(&mut value, "", &|key| {
@@ -142,7 +155,7 @@ impl Bundle {
                         || self.shares(Shareable::Details) && DETAILS.contains(&key)
                         || self.shares(Shareable::Names) && NAMES.contains(&key)
                 });
-                self.files.push(("status.json", pretty(&value), hidden));
+                self.files.push(("status.json", pretty(&value), hidden + foreign));
                 self.files.push(("metrics.prom", page.into_bytes(), 0));
             }
         }
@@ -309,6 +322,29 @@ fn shows(key: &str) -> bool {
     SHOWN.contains(&key)
 }
 
+/// Hides what stands in places of words and is none of ours; returns how many. Why a module could not be started has paths in
+/// it, and what a module calls its own conditions is its own affair.
+fn hide_foreign_words(status: &mut AgentStatus) -> usize {
+    let mut hidden = 0;
+    for exit in status.modules.iter_mut().filter_map(|module| module.last_exit.as_mut()) {
+        if let Some((word, why)) = exit.split_once('(')
+            && why.trim_end_matches(')').parse::<i64>().is_err()
+            && !matches!(word, "limit")
+        {
+            *exit = format!("{word}(hidden)");
+            hidden += 1;
+        }
+    }
+    for standing in &mut status.conditions {
+        let name = &mut standing.condition.name;
+        if !catalogue::all().any(|entry| entry.name == *name) {
+            "(hidden)".clone_into(name);
+            hidden += 1;
+        }
+    }
+    hidden
+}
+
 /// Hides every text whose key may not be shown; returns how many.
 fn hide(value: &mut Value, key: &str, shows: &dyn Fn(&str) -> bool) -> usize {
     match value {
@@ -327,6 +363,9 @@ fn hide(value: &mut Value, key: &str, shows: &dyn Fn(&str) -> bool) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use vigie_protocol::condition::{Condition, ConditionSeverity, StandingCondition, Subject};
+    use vigie_protocol::control::ModuleStatus;
+
     use super::*;
 
     #[test]
@@ -341,6 +380,38 @@ mod tests {
         assert_eq!(hidden, 3);
         assert!(!value.to_string().contains("secret") && value["health"] == "failed" && value["pid"] == 3);
         assert_eq!(value["conditions"][0]["about"]["module"], "m");
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_word_and_is_none_is_hidden() {
+        let condition = |about: Subject, name: &str| StandingCondition {
+            about,
+            condition: Condition {
+                name: name.to_owned(),
+                severity: ConditionSeverity::Warning,
+                since: "2026-01-01T00:00:00Z".to_owned(),
+                detail: "canary".to_owned(),
+            },
+        };
+        let exits = ["spawn_failed(/srv/canary/x: gone)", "shortage(canary)", "exited(3)", "limit(memory)"];
+        let mut status = crate::status::tests::status();
+        let module = status.modules[0].clone();
+        status.modules =
+            exits.map(|exit| ModuleStatus { last_exit: Some(exit.to_owned()), ..module.clone() }).into();
+        let of = |name: &str| condition(Subject::Module("fswatch".parse().unwrap()), name);
+        status.conditions = vec![of("heartbeat-missed"), of("token-canary-expired")];
+
+        let hidden = hide_foreign_words(&mut status);
+
+        let text = serde_json::to_string(&status.modules).unwrap();
+        assert!(
+            !text.contains("canary") && text.contains("exited(3)") && text.contains("limit(memory)"),
+            "{text}"
+        );
+        let names: Vec<&str> = status.conditions.iter().map(|one| one.condition.name.as_str()).collect();
+        assert_eq!((names, hidden), (vec!["heartbeat-missed", "(hidden)"], 3));
+        let page = vigie_metrics::render(&status, vigie_metrics::Form::Text);
+        assert!(!page.contains("canary"), "{page}");
     }
 
     #[test]

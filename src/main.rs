@@ -101,7 +101,11 @@ fn main() -> ExitCode {
         Some(command) => match tool(&cli, command) {
             Ok(exit) => exit.into(),
             Err(failure) => {
-                print::failure(&failure);
+                if asks_for_json() {
+                    print::failure_json(&failure);
+                } else {
+                    print::failure(&failure);
+                }
                 failure.exit.into()
             }
         },
@@ -164,6 +168,11 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             Err(Failure::new(Exit::Internal, "this command is no tool", ""))
         }
     }
+}
+
+/// Whether a program reads what went wrong: `--json` stands among the options, before the words of somebody else's program.
+fn asks_for_json() -> bool {
+    std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json")
 }
 
 /// Shows help on standard output, and what is wrong with a command line on standard error.

@@ -53,8 +53,8 @@ Examples:
   vigie module logs fswatch
   vigie module logs -f fswatch
 
-Each line says where it comes from: log, stderr, or dropped with the reason and the beginning of the line. What a
-standard module wrote to standard error comes when its query has ended.")]
+Each line says where it comes from: log, stderr, or dropped with the reason and the beginning of the
+line. What a standard module wrote to standard error comes when its query has ended.")]
     Logs {
         /// The module
         #[arg(value_name = "MODULE")]
@@ -74,9 +74,10 @@ Examples:
   vigie module tap fswatch --json | jq .text
   vigie module tap scanner --record scanner.jsonl --for 1m
 
-The first line of a persistent module is the config that it has. --> goes to the module and <-- comes from it; #N is a query. Each line from the module is
-accepted, or dropped with the reason; an alert is safe when the line that tells the module so passes, marked acknowledged. Root
-and the agent's user only. A recording has everything that passed, in clear: configuration, questions and answers.")]
+The first line of a persistent module is the config that it has. --> goes to the module and <-- comes
+from it; #N is a query. Each line from the module is accepted, or dropped with the reason; an alert is
+safe when the line that tells the module so passes, marked acknowledged. Root and the agent's user
+only. A recording has everything that passed, in clear: configuration, questions and answers.")]
     Tap(TapArgs),
 
     /// Feed a recorded conversation to a program and compare what it answers
@@ -86,9 +87,10 @@ Examples:
   vigie module replay scanner.jsonl /usr/local/lib/vigie/scanner
   vigie module replay scanner.jsonl --ignore time --ignore pid -- /usr/bin/python3 ./scanner.py
 
-The program runs in the agent's place, in directories that go away; it gets the recorded lines one after the other, and after
-each is waited for what the recorded module said. Compared are registration, echoes, confirmations, health, alerts and answers; log lines
-are not. Exit codes: 0 the same, 1 something differs, is missing, or is said besides.")]
+The program runs in the agent's place, in directories that go away; it gets the recorded lines one
+after the other, and what the recorded module said to each is waited for. Compared are registration,
+echoes, confirmations, health, alerts and answers; log lines are not. Exit codes: 0 the same,
+1 something differs, is missing, or is said besides.")]
     Replay(crate::module_test::replay::ReplayArgs),
 
     /// Make a module that runs, with its test and its block for the agent's configuration

@@ -208,6 +208,16 @@ pub(crate) fn failure(failure: &Failure) {
     }
 }
 
+/// The same as one line of JSON, for a program.
+pub(crate) fn failure_json(failure: &Failure) {
+    if failure.message.is_empty() {
+        return;
+    }
+    let Failure { exit, message, hint } = failure;
+    let error = serde_json::json!({"error": {"exit": *exit as u8, "message": message, "hint": hint}});
+    let _ = writeln!(io::stderr().lock(), "{}", escape::printable_json(&error.to_string()));
+}
+
 /// Prints a line on standard error that says where the problem is, as compilers do.
 pub(crate) fn problem(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", safe(text));

@@ -279,12 +279,12 @@ pub(crate) fn module_note(module: &ModuleStatus) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::client::tests::fake_agent;
     use crate::print::tests::Captured;
 
-    fn status() -> AgentStatus {
+    pub(crate) fn status() -> AgentStatus {
         serde_json::from_value(serde_json::json!({
             "version": "0.1.0", "pid": 4242, "hostname": "web1", "started_at": "2026-11-23T06:00:00.000Z",
             "uptime_secs": 11527, "health": "degraded", "problems": ["module audit waits for its next start"],

@@ -25,7 +25,6 @@ use crate::line_feed::{LineFeed, LineFeeds, line_from_module, module_line, wire_
 use crate::work_threads::{self, Job, Lane};
 use vigie_config::model::{AgentConfig, LoggingSection};
 use vigie_log::{AgentLog, LogTime};
-use vigie_protocol::condition::Condition;
 use vigie_protocol::control::{LineFate, ModuleLine};
 use vigie_protocol::module_name::ModuleName;
 
@@ -79,8 +78,8 @@ pub struct ChildSaid {
     pub counters: Counters,
     /// The newest lines.
     pub lines: Vec<ModuleLine>,
-    /// The newest set of conditions that the module reported of itself.
-    pub health: Option<Vec<Condition>>,
+    /// The newest set of conditions and values that the module reported of itself.
+    pub health: Option<HealthParameters>,
     /// What it said became of configurations, oldest first.
     pub configured: Vec<ConfiguredParameters>,
     /// Ids of alerts that were delivered to it and that it acknowledged.
@@ -444,8 +443,9 @@ impl StdoutPump {
                 });
             }
             Class::Health => {
-                let health: HealthParameters = message.parameters_as("health")?;
-                batch.said.health = Some(health.conditions);
+                let mut health: HealthParameters = message.parameters_as("health")?;
+                health.bound_values();
+                batch.said.health = Some(health);
             }
             Class::Configured => {
                 let configured: ConfiguredParameters = message.parameters_as("configured")?;

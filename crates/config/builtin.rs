@@ -58,6 +58,17 @@ pub enum KeyType {
     Boolean,
 }
 
+/// The type of a key in the file of a module that is not built in, as the agent's configuration states it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypedKey {
+    /// The section as the module spells it.
+    pub section: String,
+    /// The key as the module spells it.
+    pub key: String,
+    /// The type of its value.
+    pub kind: KeyType,
+}
+
 /// The form of one module's configuration file.
 #[derive(Debug, Clone, Copy)]
 pub struct ConfigShape {

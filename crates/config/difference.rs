@@ -381,6 +381,7 @@ mod tests {
             limits: ProcessLimits::default(),
             new_privileges: false,
             dispatch: false,
+            config_types: Vec::new(),
         };
         ModuleSpec { section, config: ModuleConfig::Good(RawValue::from_string(config.to_owned()).unwrap()) }
     }

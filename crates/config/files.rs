@@ -279,7 +279,7 @@ fn modules(
                         config.modules.iter().find(|spec| spec.section.name == section.name)
                     });
                     let old = old.and_then(|spec| spec.config.usable());
-                    let found = module_file(directory, &section.name, builtins);
+                    let found = module_file(directory, &section, builtins);
                     file_found = !matches!(found, Found::Nothing(_));
                     settle(found, old, warnings)
                 }
@@ -309,6 +309,7 @@ fn builtin_section(name: ModuleName, builtin: &BuiltinModule) -> ModuleSection {
         limits: ProcessLimits::default(),
         new_privileges: false,
         dispatch: false,
+        config_types: Vec::new(),
     }
 }
 
@@ -322,8 +323,9 @@ enum Found {
     Bad(Vec<ConfigProblem>),
 }
 
-fn module_file(directory: &Path, name: &ModuleName, builtins: &[BuiltinModule]) -> Found {
-    let shape = ModuleShape::of(builtins, name.as_str());
+fn module_file(directory: &Path, section: &ModuleSection, builtins: &[BuiltinModule]) -> Found {
+    let name = &section.name;
+    let shape = ModuleShape::of(builtins, name.as_str(), &section.config_types);
     let candidates = [
         (directory.join(format!("{name}.cfg")), Notation::Gcfg),
         (directory.join(format!("{name}.toml")), Notation::Toml),

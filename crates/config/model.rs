@@ -14,6 +14,7 @@ use vigie_protocol::control::{ConfigProblem, ModuleKind};
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::names::{AgentId, GroupName};
 
+use crate::builtin::TypedKey;
 use crate::sinks::SinkSection;
 
 /// The agent's configuration.
@@ -264,6 +265,8 @@ pub struct ModuleSection {
     /// Whether it gets the alerts of other modules although it does not register the capability `dispatch`, as MIG's
     /// dispatch modules.
     pub dispatch: bool,
+    /// Types of the keys in its own file; empty when nothing is stated and values arrive as they are written.
+    pub config_types: Vec<TypedKey>,
 }
 
 /// When a persistent module that ended is started again.

@@ -177,6 +177,9 @@ fn module(s: &mut Samples, module: &ModuleStatus) {
         s.flag(&f::MODULE_STATE, &[name, ("state", word)], state == module.state);
     }
     s.count(&f::MODULE_RESTARTS, &[name], module.restarts);
+    for (value, number) in &module.values {
+        s.count(&f::MODULE_VALUE, &[name, ("name", value)], *number);
+    }
     s.count(&f::MODULE_LOGS, &[name], module.logs);
     for (reason, count) in &module.dropped {
         s.count(&f::MODULE_DROPPED, &[name, ("reason", reason)], *count);

@@ -53,6 +53,7 @@ families! {
     MODULE_MEMORY = "module_memory_bytes", Gauge, "Memory of a module's process that is in RAM.";
     MODULE_THREADS = "module_threads", Gauge, "Threads of a module's process.";
     MODULE_FDS = "module_open_fds", Gauge, "Open files of a module's process.";
+    MODULE_VALUE = "module_value", Gauge, "A number that a module shows of itself, by its name; the unit ends the name.";
     MODULE_LOGS = "module_log_lines_total", Counter, "Lines that a module logged.";
     MODULE_DROPPED = "module_lines_dropped_total", Counter, "Lines of a module that were not carried, by reason.";
     MODULE_CONFIG = "module_config_in_force", Gauge, "Whether a module confirmed its newest configuration.";

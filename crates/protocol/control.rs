@@ -420,6 +420,9 @@ pub struct ModuleStatus {
     /// What its process uses, without the processes that it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ProcessUse>,
+    /// Numbers that it shows of itself, with the newest heartbeat.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, u64>,
     /// Messages carried since the agent started.
     pub logs: u64,
     /// See `logs`.

@@ -377,8 +377,9 @@ impl Message {
 
     /// Everything that is wrong with a module at present.
     #[must_use]
-    pub fn health(conditions: &[Condition]) -> Self {
-        Self::with("health", &HealthParameters { conditions: conditions.to_vec() })
+    pub fn health(conditions: &[Condition], values: &BTreeMap<String, u64>) -> Self {
+        let parameters = HealthParameters { conditions: conditions.to_vec(), values: values.clone() };
+        Self::with("health", &parameters)
     }
 
     /// What became of a configuration.
@@ -523,6 +524,31 @@ pub const ACCEPTED_EXTENSIONS: [&str; 2] = ["health", "configured"];
 pub struct HealthParameters {
     /// The whole set; empty when all is well.
     pub conditions: Vec<Condition>,
+    /// Numbers that the module shows of itself, by names of lower-case letters, digits and `_`, each with its unit at the end
+    /// where it has one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, u64>,
+}
+
+/// Most values that a module may show.
+const MAX_VALUES: usize = 64;
+
+/// Longest name of a value in bytes.
+const MAX_VALUE_NAME_BYTES: usize = 48;
+
+impl HealthParameters {
+    /// Leaves out values beyond the bounds, and those whose name cannot be one.
+    pub fn bound_values(&mut self) {
+        let is_name = |name: &str| {
+            (1..=MAX_VALUE_NAME_BYTES).contains(&name.len())
+                && name.starts_with(|c: char| c.is_ascii_lowercase())
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        };
+        self.values.retain(|name, _| is_name(name));
+        while self.values.len() > MAX_VALUES {
+            self.values.pop_last();
+        }
+    }
 }
 
 /// Parameters of `configured`.
@@ -685,6 +711,23 @@ mod tests {
         let null = MessageRef::parse(r#"{"class":"ping","parameters":null}"#).unwrap();
 
         assert_eq!(absent, null);
+    }
+
+    #[test]
+    fn values_of_a_module_are_bounded_and_have_names_that_can_be_one() {
+        let name = |number: u64| format!("n{number:03}");
+        let mut health = HealthParameters {
+            values: (0..99).map(|number| (name(number), number)).collect(),
+            ..HealthParameters::default()
+        };
+        for bad in ["", "9x", "a b", "a\"} 1", "\u{e9}", &"x".repeat(MAX_VALUE_NAME_BYTES + 1)] {
+            health.values.insert(bad.to_owned(), 1);
+        }
+
+        health.bound_values();
+
+        assert_eq!(health.values.len(), MAX_VALUES);
+        assert!(health.values.keys().all(|name| name.starts_with('n')), "{:?}", health.values);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a module author implements.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -198,6 +199,13 @@ impl Host {
     /// every heartbeat, so nothing is lost when the agent restarts. The names should be documented by the module.
     pub fn report_health(&self, conditions: Vec<Condition>) {
         self.outbox.set_health(conditions);
+    }
+
+    /// Shows numbers of the module in the agent's status and metrics, as `vigie_module_value{module, name}`. Names are of lower-case
+    /// letters, digits and `_` with the unit at the end, such as `queue_bytes`; at most 64. They go with the next heartbeat, so
+    /// this may be called often.
+    pub fn report_values(&self, values: BTreeMap<String, u64>) {
+        self.outbox.set_values(values);
     }
 
     /// How many alerts the agent has not acknowledged yet.

@@ -13,7 +13,7 @@
 
 mod state;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -90,6 +90,8 @@ struct Queue {
 #[derive(Debug, Default)]
 struct HealthSlot {
     conditions: Vec<Condition>,
+    /// Sent with the next set; they alone are no news.
+    values: BTreeMap<String, u64>,
     /// The agent understands `health`.
     accepted: bool,
     /// The set is to be sent.
@@ -292,6 +294,11 @@ impl Outbox {
         self.shared.filled.notify_one();
     }
 
+    /// Replaces the numbers that the module shows of itself; they go with the next heartbeat.
+    pub(crate) fn set_values(&self, values: BTreeMap<String, u64>) {
+        lock(&self.shared.queue).health.values = values;
+    }
+
     /// Sends what the module says of itself once more: with every heartbeat, so that a set that was lost is there again.
     pub(crate) fn repeat_health(&self) {
         lock(&self.shared.queue).health.due = true;
@@ -407,7 +414,7 @@ impl Queue {
             batch.extend_from_slice(&line);
         }
         if std::mem::take(&mut self.health.due) && self.health.accepted {
-            Message::health(&self.health.conditions).write_line(batch);
+            Message::health(&self.health.conditions, &self.health.values).write_line(batch);
         }
         while batch.len() < BATCH_BYTES {
             match self.lines.pop_front() {

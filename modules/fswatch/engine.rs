@@ -91,6 +91,10 @@ pub trait Sink: Send {
     fn health(&self, conditions: &[Condition]) {
         let _ = conditions;
     }
+    /// Shows numbers of the module.
+    fn values(&self, values: BTreeMap<String, u64>) {
+        let _ = values;
+    }
 }
 
 /// How the module is, for the answer to queries.
@@ -806,7 +810,36 @@ impl<S: Sink> Engine<S> {
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
         self.swollen |= self.status.pending > MANY_PENDING;
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
+        self.sink.values(self.values());
         *self.published.lock() = Arc::new(self.status.clone());
+    }
+
+    /// What an operator may want to see over time.
+    fn values(&self) -> BTreeMap<String, u64> {
+        let (trusted, of_users, users) = self.due.lengths();
+        let now = now();
+        let late = |wanted: fn(Lane) -> bool| {
+            let lanes = self.due.overdue(now).into_iter().filter(|(lane, ..)| wanted(*lane));
+            let late = lanes.map(|(_, late, _)| late).max().unwrap_or_default();
+            u64::try_from(late.as_millis()).unwrap_or(u64::MAX)
+        };
+        let count = |number: usize| number as u64;
+        let values = [
+            ("baseline_bytes", count(self.status.bytes)),
+            ("files", count(self.status.objects)),
+            ("looks_under_way", count(self.in_flight.len() + self.again.len())),
+            ("looks_waiting_trusted", count(trusted)),
+            ("looks_waiting_users", count(of_users)),
+            ("oldest_look_trusted_ms", late(|lane| lane == Lane::Trusted)),
+            ("oldest_look_users_ms", late(|lane| lane != Lane::Trusted)),
+            ("overflows", self.status.overflows),
+            ("store_bytes", self.status.store_bytes.unwrap_or_default()),
+            ("unaccepted", count(self.status.unaccepted)),
+            ("unacknowledged", count(self.status.unacknowledged)),
+            ("users_waiting", count(users)),
+            ("watches", count(self.status.watches)),
+        ];
+        values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Takes other rules. What is new is learned in silence, what is no longer covered forgotten.

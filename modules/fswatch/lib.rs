@@ -52,6 +52,7 @@ pub mod verifier;
 pub mod watching;
 pub mod workers;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -98,6 +99,10 @@ impl Sink for AgentSink {
 
     fn health(&self, conditions: &[Condition]) {
         self.host.report_health(conditions.to_vec());
+    }
+
+    fn values(&self, values: BTreeMap<String, u64>) {
+        self.host.report_values(values);
     }
 }
 

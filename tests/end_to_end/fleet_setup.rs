@@ -34,11 +34,15 @@ pub(crate) fn fleet(directory: &Path, arguments: &[&str]) -> Ran {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    Ran {
+    let ran = Ran {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
-    }
+    };
+    // Ahead of the command stands whose file it is.
+    let skipped = if arguments.first() == Some(&"--fleet") { 2 } else { 0 };
+    crate::forms::check(&[&["fleet"], &arguments[skipped..]].concat(), &ran.out);
+    ran
 }
 
 pub(crate) fn json_of(ran: &Ran) -> Value {

@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::forms;
+
 /// The program under test.
 pub(crate) const VIGIE: &str = env!("CARGO_BIN_EXE_vigie");
 
@@ -198,7 +200,8 @@ impl Host {
             .stderr(output("err"))
             .spawn()
             .unwrap();
-        Running { child, outputs }
+        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        Running { child, outputs, arguments }
     }
 
     /// Runs a `vigie` command to its end.
@@ -336,6 +339,7 @@ impl Host {
 pub(crate) struct Running {
     child: Child,
     outputs: TempDir,
+    arguments: Vec<String>,
 }
 
 impl Running {
@@ -348,7 +352,10 @@ impl Running {
     pub(crate) fn finish(mut self) -> Ran {
         let status = wait_until("the command ends", || self.child.try_wait().unwrap());
         let err = fs::read_to_string(self.outputs.path().join("err")).unwrap();
-        Ran { code: status.code().unwrap_or(-1), out: self.out(), err }
+        let ran = Ran { code: status.code().unwrap_or(-1), out: self.out(), err };
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        forms::check(&arguments, &ran.out);
+        ran
     }
 }
 

@@ -48,6 +48,8 @@ mod fleet_query;
 #[cfg(test)]
 mod fleet_setup;
 #[cfg(test)]
+mod forms;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod hung_disks;
@@ -57,6 +59,8 @@ mod hunts;
 mod images;
 #[cfg(test)]
 mod inventory;
+#[cfg(test)]
+mod json;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]

@@ -21,6 +21,34 @@ fn scrape(host: &Host, more: &str) -> String {
     exchange(stream, &format!("{REQUEST}{more}\r\n"))
 }
 
+#[test]
+fn what_fswatch_shows_of_itself_is_among_the_metrics() {
+    let host = Host::new(&Settings { fswatch: true, heartbeat: "200ms", ..Settings::default() }, "");
+    std::fs::create_dir(host.path("watched")).unwrap();
+    std::fs::write(host.path("watched/x"), "x").unwrap();
+    let paths = format!("[paths]\npath = {}\n", host.path("watched").display());
+    std::fs::write(host.path("modules.d/fswatch.cfg"), paths).unwrap();
+    let _agent = host.start();
+    host.wait_baseline();
+
+    let page = wait_until("a heartbeat brings the values", || {
+        let page = scrape(&host, "");
+        page.contains("vigie_module_value{module=\"fswatch\",name=\"files\"}").then_some(page)
+    });
+
+    for name in
+        ["looks_waiting_trusted", "looks_waiting_users", "oldest_look_trusted_ms", "oldest_look_users_ms"]
+    {
+        let line = format!("vigie_module_value{{module=\"fswatch\",name=\"{name}\"}} ");
+        assert!(page.contains(&line), "{name}: {page}");
+    }
+    assert!(host.module("fswatch")["values"]["baseline_bytes"].as_u64().unwrap() > 0);
+    let told = include_str!("../../docs/metrics.md");
+    for name in host.module("fswatch")["values"].as_object().unwrap().keys() {
+        assert!(told.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+    }
+}
+
 /// A port of loopback on which nobody listens.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

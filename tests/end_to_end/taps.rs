@@ -22,7 +22,7 @@ fn host(rest: &str) -> Host {
     Host::new(&settings, rest)
 }
 
-fn find<'a>(lines: &'a [Value], is: impl Fn(&Value) -> bool) -> Option<&'a Value> {
+fn find(lines: &[Value], is: impl Fn(&Value) -> bool) -> Option<&Value> {
     lines.iter().find(|line| is(line))
 }
 

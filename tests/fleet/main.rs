@@ -14,6 +14,9 @@ mod backup;
 #[cfg(test)]
 mod crowd;
 #[cfg(test)]
+#[path = "../end_to_end/forms.rs"]
+mod forms;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 #[path = "../end_to_end/harness.rs"]

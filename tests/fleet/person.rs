@@ -72,6 +72,7 @@ impl Person {
     pub(crate) fn json(&self, fleet: &Fleet, arguments: &[&str]) -> Vec<Value> {
         let output = self.run(fleet, &[arguments, &["--json"]].concat());
         let text = String::from_utf8(output.stdout).unwrap();
+        crate::forms::check(arguments, &text);
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }

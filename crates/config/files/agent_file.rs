@@ -13,7 +13,7 @@ use super::origin::cut;
 use super::places::Places;
 use super::reader::{Problems, Table, unknown};
 use super::sink_section;
-use crate::builtin::{BuiltinModule, find};
+use crate::builtin::{BuiltinModule, KeyType, TypedKey, find};
 use crate::model::{
     AgentConfig, AgentSection, JournalSection, LimitsSection, LogFormat, LogLevel, LogMode, LoggingSection,
     MetricsSection, ModuleSection, ProcessLimits, RestartRule, RestartSection,
@@ -396,6 +396,7 @@ fn module_section(
         limits: process_limits(table.table(problems, "limits"), problems),
         new_privileges: table.boolean(problems, "new_privileges", false),
         dispatch: table.boolean(problems, "dispatch", name.as_str() == MIG_DISPATCH && builtin.is_none()),
+        config_types: config_types(table.table(problems, "config_types"), problems),
         name,
     };
 
@@ -409,6 +410,10 @@ fn module_section(
             table.complain(problems, "command", message);
         }
         None => {}
+    }
+    if builtin.is_some() && !section.config_types.is_empty() {
+        let message = "has no effect: a built-in module knows the types of its keys";
+        table.complain(warnings, "config_types", message);
     }
     if let Some(user) = &section.user
         && matches!(nix::unistd::User::from_name(user), Ok(None))
@@ -443,6 +448,41 @@ fn env(table: Table, problems: &mut Problems) -> BTreeMap<String, String> {
         env.insert(name, value);
     }
     env
+}
+
+/// Words for the types of a module's keys.
+const KEY_TYPES: [(&str, KeyType); 4] = [
+    ("text", KeyType::String),
+    ("texts", KeyType::Strings),
+    ("integer", KeyType::Integer),
+    ("boolean", KeyType::Boolean),
+];
+
+/// Types of the keys in a module's own file, by `SECTION.KEY`.
+fn config_types(table: Table, problems: &mut Problems) -> Vec<TypedKey> {
+    let path = table.path.clone();
+    let mut types: Vec<TypedKey> = Vec::new();
+    for (name, word, line) in table.into_texts(problems) {
+        let place = format!("{path}.{}", cut(&name));
+        let kind = KEY_TYPES.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind);
+        match (name.split_once('.'), kind) {
+            (Some((section, key)), Some(kind)) if !section.is_empty() && !key.is_empty() => {
+                let is_same = |one: &TypedKey| {
+                    one.section.eq_ignore_ascii_case(section) && one.key.eq_ignore_ascii_case(key)
+                };
+                if types.iter().any(is_same) {
+                    problems.add(line, place, "is there twice: names are matched without regard to case");
+                }
+                types.push(TypedKey { section: section.to_owned(), key: key.to_owned(), kind });
+            }
+            (Some(_), None) => {
+                let words: Vec<_> = KEY_TYPES.iter().map(|(word, _)| format!("{word:?}")).collect();
+                problems.add(line, place, format!("{:?} is not one of {}", cut(&word), words.join(", ")));
+            }
+            _ => problems.add(line, place, "is written \"SECTION.KEY\", in quotes"),
+        }
+    }
+    types
 }
 
 fn process_limits(mut table: Table, problems: &mut Problems) -> ProcessLimits {

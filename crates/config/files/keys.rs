@@ -118,11 +118,11 @@ pub fn keys(builtins: &[BuiltinModule]) -> Vec<Key> {
         } else if let Some(name) = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name.to_owned();
             // What stands above a table of free names is about its names.
-            if !matches!(name, "tags" | "module.env") {
+            if !matches!(name, "tags" | "module.env" | "module.config_types") {
                 meaning.clear();
             }
         } else if let Some((key, value)) = bare.split_once(" = ").filter(|_| !bare.starts_with(' ')) {
-            let free = matches!(section.as_str(), "tags" | "module.env");
+            let free = matches!(section.as_str(), "tags" | "module.env" | "module.config_types");
             let name = if free { format!("{section}.NAME") } else { format!("{section}.{key}") };
             let kind = kinds.get(&name).cloned().unwrap_or(KeyKind::Text);
             // One mark is a default, two are an example.
@@ -208,6 +208,7 @@ mod tests {
     fn is_free(name: &str) -> bool {
         name.starts_with("tags.") && name != "tags.NAME"
             || name.starts_with("module.env.") && name != "module.env.NAME"
+            || name.starts_with("module.config_types.") && name != "module.config_types.NAME"
             || name.starts_with("sink.headers.")
     }
 

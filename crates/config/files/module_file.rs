@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::mig_agent_file::{as_boolean, as_integer};
 use super::origin::{cut, line};
 use super::reader::{Problems, describe, in_file_order, unknown};
-use crate::builtin::{ConfigCheck, FOREIGN_MODULES, KeyShape, KeyType, find};
+use crate::builtin::{ConfigCheck, FOREIGN_MODULES, KeyShape, KeyType, TypedKey, find};
 
 /// In which format a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,22 +20,58 @@ pub(crate) enum Notation {
 }
 
 /// What is known of a module's configuration.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ModuleShape {
-    keys: &'static [KeyShape],
+#[derive(Debug, Clone)]
+pub(crate) struct ModuleShape<'a> {
+    keys: Vec<KnownKey<'a>>,
     empty_config: &'static str,
     check: Option<ConfigCheck>,
+    /// A list without items is `null`, as MIG's agent writes it; otherwise it is a list.
+    empty_is_null: bool,
 }
 
-impl ModuleShape {
-    /// Finds the shape of a module among those built in and those known by name.
-    pub(crate) fn of(builtins: &[crate::builtin::BuiltinModule], name: &str) -> Option<Self> {
+/// A key with its spelling and its type.
+#[derive(Debug, Clone, Copy)]
+struct KnownKey<'a> {
+    section: &'a str,
+    key: &'a str,
+    kind: KeyType,
+}
+
+impl<'a> From<&'a KeyShape> for KnownKey<'a> {
+    fn from(shape: &'a KeyShape) -> Self {
+        Self { section: shape.section, key: shape.key, kind: shape.kind }
+    }
+}
+
+impl<'a> From<&'a TypedKey> for KnownKey<'a> {
+    fn from(typed: &'a TypedKey) -> Self {
+        Self { section: &typed.section, key: &typed.key, kind: typed.kind }
+    }
+}
+
+impl<'a> ModuleShape<'a> {
+    /// Finds the shape of a module: among those built in, in what the agent's configuration says of it (`types`), and among
+    /// those known by name.
+    pub(crate) fn of(
+        builtins: &[crate::builtin::BuiltinModule],
+        name: &str,
+        types: &'a [TypedKey],
+    ) -> Option<Self> {
+        let known = |keys: &'static [KeyShape], empty_config, check| Self {
+            keys: keys.iter().map(KnownKey::from).collect(),
+            empty_config,
+            check,
+            empty_is_null: true,
+        };
         if let Some(builtin) = find(builtins, name) {
-            let (keys, empty_config) = (builtin.keys, builtin.empty_config);
-            return Some(Self { keys, empty_config, check: Some(builtin.check) });
+            return Some(known(builtin.keys, builtin.empty_config, Some(builtin.check)));
+        }
+        if !types.is_empty() {
+            let keys = types.iter().map(KnownKey::from).collect();
+            return Some(Self { keys, empty_config: "{}", check: None, empty_is_null: false });
         }
         let foreign = FOREIGN_MODULES.iter().find(|foreign| foreign.name == name)?;
-        Some(Self { keys: foreign.keys, empty_config: foreign.empty_config, check: None })
+        Some(known(foreign.keys, foreign.empty_config, None))
     }
 
     /// The configuration of a module that has no file.
@@ -52,7 +88,7 @@ type LineIndex = BTreeMap<String, usize>;
 pub(crate) fn module_config(
     tree: &Map<String, Value>,
     notation: Notation,
-    shape: Option<&ModuleShape>,
+    shape: Option<&ModuleShape<'_>>,
     problems: &mut Problems,
 ) -> Json {
     match shape {
@@ -67,7 +103,7 @@ pub(crate) fn module_config(
 fn shaped(
     tree: &Map<String, Value>,
     notation: Notation,
-    shape: &ModuleShape,
+    shape: &ModuleShape<'_>,
     problems: &mut Problems,
 ) -> Json {
     let mut config = ModuleShape::empty(Some(shape));
@@ -90,18 +126,21 @@ fn shaped(
             }
             let known = || shape.keys.iter().filter(|shape| shape.section == spelled);
             let name = format!("{}.{}", cut(section), cut(key));
-            let Some(shape) = known().find(|shape| shape.key.eq_ignore_ascii_case(key)) else {
+            let Some(found) = known().find(|shape| shape.key.eq_ignore_ascii_case(key)) else {
                 let message = unknown("key", key, known().map(|shape| shape.key));
                 problems.add(line(value), name, message);
                 continue;
             };
             index_lines(&name, value, &mut lines);
             let converted = match notation {
-                Notation::Gcfg => gcfg_value(value, shape.kind),
-                Notation::Toml => toml_value(value, shape.kind),
+                Notation::Gcfg => gcfg_value(value, found.kind),
+                Notation::Toml => toml_value(value, found.kind),
             };
             match converted {
-                Ok(json) => config[spelled][shape.key] = json,
+                Ok(Json::Null) if !shape.empty_is_null && found.kind == KeyType::Strings => {
+                    config[spelled][found.key] = Json::Array(Vec::new());
+                }
+                Ok(json) => config[spelled][found.key] = json,
                 Err((line, message)) => problems.add(line, name, message),
             }
         }
@@ -310,13 +349,59 @@ mod tests {
             vec![(Some(error.position.line), error.to_string())]
         })?;
         let mut problems = Problems::new(&file);
-        let shape = ModuleShape::of(BUILTINS, module);
+        let types = types_of(module);
+        let shape = ModuleShape::of(BUILTINS, module, &types);
         let config = module_config(&tree, notation, shape.as_ref(), &mut problems);
         if problems.is_empty() {
             Ok(config)
         } else {
             let list = problems.into_sorted();
             Err(list.into_iter().map(|p| (p.line, format!("{}: {}", p.key.unwrap(), p.message))).collect())
+        }
+    }
+
+    /// What an agent's configuration says of the module `typed`.
+    fn types_of(module: &str) -> Vec<TypedKey> {
+        let key = |section: &str, key: &str, kind| TypedKey {
+            section: section.to_owned(),
+            key: key.to_owned(),
+            kind,
+        };
+        let all = [
+            key("Scan", "Limit", KeyType::Integer),
+            key("Scan", "Deep", KeyType::Boolean),
+            key("Scan", "Path", KeyType::Strings),
+            key("Scan", "Name", KeyType::String),
+        ];
+        if module == "typed" { all.into() } else { Vec::new() }
+    }
+
+    #[test]
+    fn values_of_a_module_whose_types_are_stated_arrive_typed_from_both_notations() {
+        let expected =
+            serde_json::json!({"Scan": {"Limit": 5, "Deep": true, "Path": ["/a", "/b"], "Name": "7"}});
+        let cfg = "[scan]\nlimit = 5\ndeep = yes\npath = /a\npath = /b\nname = 7\n";
+        let toml = "[Scan]\nlimit = 5\ndeep = true\npath = [\"/a\", \"/b\"]\nname = \"7\"\n";
+
+        assert_eq!(read("typed", cfg, Notation::Gcfg), Ok(expected.clone()));
+        assert_eq!(read("typed", toml, Notation::Toml), Ok(expected));
+        let one = read("typed", "[scan]\npath = /a\n", Notation::Gcfg).unwrap();
+        assert_eq!(one["Scan"]["Path"], serde_json::json!(["/a"]), "a list of one is a list");
+        let none = read("typed", "[scan]\npath = /a\npath\n", Notation::Gcfg).unwrap();
+        assert_eq!(none["Scan"]["Path"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn a_value_of_another_type_than_stated_is_refused_with_its_line_and_key() {
+        for (text, line, problem) in [
+            ("[scan]\n\nlimit = many\n", 3, "scan.limit: \"many\" is not an integer"),
+            ("[scan]\ndeep = perhaps\n", 2, "scan.deep: \"perhaps\" is not one of true, yes"),
+            ("[scan]\nlimmit = 5\n", 2, "scan.limmit: unknown key \"limmit\", did you mean \"Limit\"?"),
+            ("[scann]\nlimit = 5\n", 1, "scann: unknown section \"scann\", did you mean \"Scan\"?"),
+        ] {
+            let problems = read("typed", text, Notation::Gcfg).unwrap_err();
+            assert_eq!(problems[0].0, Some(line), "{problems:?}");
+            assert!(problems[0].1.starts_with(problem), "{problems:?}");
         }
     }
 

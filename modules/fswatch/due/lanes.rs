@@ -133,6 +133,13 @@ impl DueLanes {
             .collect()
     }
 
+    /// Number of paths that wait of what root alone can change, of all users together, and number of users.
+    #[must_use]
+    pub fn lengths(&self) -> (usize, usize, usize) {
+        let of_users = self.users.values().map(DuePaths::len).sum();
+        (self.trusted.len(), of_users, self.users.len())
+    }
+
     /// Number of paths that wait.
     #[must_use]
     pub fn len(&self) -> usize {
