@@ -423,8 +423,7 @@ mod tests {
         file.write_all(b"hay\n").unwrap();
         let size = 4_u64 << 40;
         if rustix::fs::ftruncate(&file, size).is_err() {
-            // A file system without sparse files of this size.
-            return;
+            return vigie_skipped::skipped("the file system takes no sparse file of 4 TiB");
         }
         rustix::io::pwrite(&file, b"\nneedle\n", size / 2).unwrap();
         let ask = |size| {

@@ -43,7 +43,9 @@ mod tests {
 
     #[test]
     fn this_hosts_cache_has_the_c_library() {
-        let Ok(content) = std::fs::read("/etc/ld.so.cache") else { return };
+        let Ok(content) = std::fs::read("/etc/ld.so.cache") else {
+            return vigie_skipped::skipped("this host has no /etc/ld.so.cache");
+        };
 
         let paths = paths(&content).unwrap();
 

@@ -29,7 +29,7 @@ fn limits(controller: &str) -> bool {
     let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     let found = nix::unistd::geteuid().is_root() && (legacy || unified.contains(controller));
     if !found {
-        println!("skipped: no {controller} cgroup can be made here");
+        vigie_skipped::skipped(format_args!("no {controller} cgroup can be made here"));
     }
     found
 }
@@ -187,8 +187,7 @@ fn without_a_cgroup_what_a_module_leaves_in_other_sessions_ends_before_its_next_
     let host = Host::new(&IMPATIENT, &persistent("setsid_grandchild.py", &[]));
     let agent = without_cgroups(&host);
     if host.status()["containment"] == "cgroup" {
-        println!("skipped: this user has a cgroup of its own");
-        return;
+        return vigie_skipped::skipped("this user has a cgroup of its own");
     }
     assert_eq!(host.status()["containment"], "launcher");
     let note = host.path("state/modules/setsid_grandchild/grandchild");
@@ -234,8 +233,7 @@ fn without_a_cgroup_the_status_names_the_limits_that_nobody_keeps() {
     let host = Host::new(&IMPATIENT, &module("persistent", "echo", "echo.py", &[], more));
     let _agent = without_cgroups(&host);
     if host.status()["containment"] == "cgroup" {
-        println!("skipped: this user has a cgroup of its own");
-        return;
+        return vigie_skipped::skipped("this user has a cgroup of its own");
     }
 
     let condition = host.wait_condition("echo", "containment-limited");

@@ -33,8 +33,8 @@ fn printed(output: &Path, word: &str) -> Option<String> {
 
 #[test]
 fn make_run_works_in_a_deep_directory_with_blanks() {
-    if Command::new("make").arg("--version").output().is_err() {
-        return vigie_skipped::missing("make");
+    if !vigie_skipped::has("make") {
+        return;
     }
     let place = tempfile::tempdir().unwrap();
     let checkout =

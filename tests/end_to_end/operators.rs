@@ -33,13 +33,11 @@ fn ask(host: &Host, groups: &str, arguments: &[&str]) -> Output {
 
 #[test]
 fn only_members_of_the_operators_group_may_ask_roots_agent() {
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: only root can be two users");
+    if !vigie_skipped::is_root() {
         return;
     }
     let Some(group) = group_id() else {
-        println!("skipped: this host has no group {GROUP}");
-        return;
+        return vigie_skipped::skipped(format_args!("this host has no group {GROUP}"));
     };
     let member = format!("--groups={group}");
     for (settings, is_open) in [(&OPERATORS, true), (&Settings::default(), false)] {

@@ -90,12 +90,6 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Says that a test is skipped, which CI does not take.
-pub(crate) fn skipped(reason: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{reason}: tests may not be skipped in CI");
-    eprintln!("skipped: {reason}");
-}
-
 /// Where a program is, also where the PATH of plain users does not lead.
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -117,11 +111,11 @@ impl Rsyslog {
     /// Starts it; nothing where it is not installed. `outputs` is where it writes `relp`, `tcp`, `tls` and `udp`.
     pub(crate) fn start(outputs: Option<&Path>) -> Option<Self> {
         let (Some(program), Some(_)) = (program("rsyslogd"), program("openssl")) else {
-            skipped("no rsyslogd, or no openssl");
+            vigie_skipped::missing("rsyslogd or openssl");
             return None;
         };
         if !["/usr/lib", "/lib"].iter().any(|lib| find(Path::new(lib), "imrelp.so", 3)) {
-            skipped("no rsyslog-relp");
+            vigie_skipped::missing("rsyslog-relp");
             return None;
         }
         let directory = tempfile::tempdir().unwrap();

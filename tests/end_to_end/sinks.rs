@@ -138,7 +138,7 @@ fn check_signature(got: &crate::receivers::Got) {
 fn oracle_python() -> Option<String> {
     let python = std::env::var("VIGIE_ORACLES").ok().map(|directory| format!("{directory}/bin/python"));
     if python.is_none() {
-        println!("skipped: no VIGIE_ORACLES, see the target schemas of the Makefile");
+        vigie_skipped::skipped("no VIGIE_ORACLES, see the target schemas of the Makefile");
     }
     python
 }
@@ -506,7 +506,7 @@ fn a_file_is_followed_by_a_reader_while_logrotate_and_the_sink_rename_it() {
     let logrotate =
         ["/usr/sbin/logrotate", "/sbin/logrotate"].into_iter().find(|path| fs::metadata(path).is_ok());
     if logrotate.is_none() {
-        crate::receivers::skipped("no logrotate");
+        vigie_skipped::missing("logrotate");
     }
     // Reads on in the file that it has open, and goes over to the new one at its end, as Filebeat and tail -F do.
     let mut seen = Vec::new();

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{Host, Settings, VIGIE, persistent, wait_until};
-use crate::receivers::{Receiver, Rsyslog, lines, skipped, status};
+use crate::receivers::{Receiver, Rsyslog, lines, status};
 
 /// What the storm sends.
 const STORM: u64 = 4_000;
@@ -192,7 +192,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_of_a_file_loses_nothing() {
     let host = Host::new(&Settings::default(), "");
     let Some(_disk) = SmallDisk::mount(&host.path("small")) else {
-        return skipped("this user may not mount a small file system");
+        return vigie_skipped::skipped("this user may not mount a small file system");
     };
     fs::write(host.path("small/filler"), vec![0; 1000 << 10]).unwrap();
     let sinks = format!(

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::fd::AsFd;
 
 use vigie_fanotify::{Buffer, Group, GroupError, Mask, Options, Pidfd};
@@ -17,7 +16,7 @@ fn open_descriptors() -> usize {
 fn processes_of_events_that_nobody_keeps_are_closed() {
     let group = match Group::new(Options::default()) {
         Err(error @ GroupError::NotPermitted(_)) => {
-            return writeln!(std::io::stderr(), "skipped: {error}").unwrap();
+            return vigie_skipped::skipped(error);
         }
         result => result.unwrap(),
     };

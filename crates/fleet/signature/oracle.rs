@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use ssh_key::HashAlg;
 
-use super::tests::{NAMESPACE, TestKey, armour, every_kind, field, fields, generate, has_ssh_keygen};
+use super::tests::{NAMESPACE, TestKey, armour, every_kind, field, fields, generate};
 use super::*;
 
 const DEFAULT_CASES: usize = 300;
@@ -212,8 +212,7 @@ fn is_stricter_on_purpose(error: &SignatureError) -> bool {
 
 #[test]
 fn our_check_and_ssh_keygen_agree_on_signatures_that_were_tampered_with() {
-    if !has_ssh_keygen() {
-        vigie_skipped::skipped("no ssh-keygen");
+    if !vigie_skipped::has("ssh-keygen") {
         return;
     }
     let cases = std::env::var("VIGIE_SIGNATURE_CASES").map_or(DEFAULT_CASES, |cases| cases.parse().unwrap());
@@ -256,8 +255,7 @@ fn our_check_and_ssh_keygen_agree_on_signatures_that_were_tampered_with() {
 
 #[test]
 fn kinds_of_keys_that_only_ssh_keygen_takes_are_refused() {
-    if !has_ssh_keygen() {
-        vigie_skipped::skipped("no ssh-keygen");
+    if !vigie_skipped::has("ssh-keygen") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -60,7 +60,7 @@ fn random_pairs(pattern: &'static str) -> Vec<(String, String)> {
 
 #[test]
 fn random_pairs_have_the_order_of_the_command_dpkg() {
-    if Command::new("dpkg").arg("--version").output().is_err() {
+    if !vigie_skipped::happens_to_have("dpkg") {
         return;
     }
     // One shell asks for all: starting it costs more than the answer.
@@ -89,9 +89,10 @@ fn random_pairs_have_the_order_of_rpm() {
     // 300 pairs are 300 calls in one start of rpm.
     let calls: String =
         pairs.iter().map(|(a, b)| format!("io.write(rpm.vercmp('{a}','{b}'),'\\n') ")).collect();
-    let Ok(output) = Command::new("rpm").args(["--eval", &format!("%{{lua: {calls} }}")]).output() else {
+    if !vigie_skipped::has("rpm") {
         return;
-    };
+    }
+    let output = Command::new("rpm").args(["--eval", &format!("%{{lua: {calls} }}")]).output().unwrap();
     let output = String::from_utf8(output.stdout).unwrap();
     let orders: Vec<&str> = output.lines().filter(|line| !line.is_empty()).collect();
 

@@ -19,15 +19,6 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/modules").join(name)
 }
 
-/// Whether `python3` can be run; says so when it cannot.
-fn has_python() -> bool {
-    let found = Command::new("python3").arg("--version").output().is_ok();
-    if !found {
-        vigie_skipped::skipped("python3 is not installed");
-    }
-    found
-}
-
 /// A running persistent module. It is killed when the test fails.
 struct Module {
     child: Child,
@@ -162,7 +153,7 @@ fn ask(dir: &Path, request: &str) -> ModuleResult {
 fn the_module_in_python_registers_echoes_answers_and_stops() {
     use std::os::unix::fs::MetadataExt;
 
-    if !has_python() {
+    if !vigie_skipped::has("python3") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -194,7 +185,7 @@ fn the_module_in_python_registers_echoes_answers_and_stops() {
 
 #[test]
 fn the_module_in_python_sends_an_alert_again_until_it_is_acknowledged() {
-    if !has_python() {
+    if !vigie_skipped::has("python3") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -208,7 +208,7 @@ ctypes.CDLL(None).syscall(60 if ctypes.sizeof(ctypes.c_long) == 8 else 1, 0)
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_process_whose_first_thread_has_ended_has_program_arguments_files_and_ports() {
-    if Command::new("python3").arg("--version").output().is_err() {
+    if !vigie_skipped::has("python3") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -327,12 +327,12 @@ fn processes_are_found_by_what_they_are_and_do() {
 
 #[test]
 fn a_library_that_is_gone_or_that_others_may_write_is_told() {
-    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return };
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let Some(loader) = maps
         .lines()
         .find_map(|line| line.split_whitespace().nth(5).filter(|path| path.contains("/ld-linux")))
     else {
-        return;
+        return vigie_skipped::skipped("the C library of this host has no ld-linux");
     };
     let directory = tempfile::tempdir().unwrap();
     // The loader can be called like a program; here it is a copy that everybody may write.

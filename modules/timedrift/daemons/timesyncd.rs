@@ -290,8 +290,7 @@ mod tests {
             .stderr(Stdio::null())
             .spawn();
         let Ok(mut daemon) = daemon.map(DbusDaemon) else {
-            let mut stderr = std::io::stderr();
-            return writeln!(stderr, "skipped: dbus-daemon is not installed").unwrap();
+            return vigie_skipped::skipped("this host has no dbus-daemon");
         };
         // It says its address when it listens.
         daemon.0.stdout.take().unwrap().read_exact(&mut [0; 5]).unwrap();

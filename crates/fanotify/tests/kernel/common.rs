@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
@@ -49,7 +48,7 @@ pub(crate) use or_skip;
 
 /// Says why a test is skipped.
 pub(crate) fn skip<T>(reason: &str) -> Option<T> {
-    writeln!(std::io::stderr(), "skipped: {reason}").expect("stderr takes a line");
+    vigie_skipped::skipped(reason);
     None
 }
 

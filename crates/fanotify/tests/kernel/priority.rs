@@ -4,7 +4,7 @@ use std::process::Command;
 
 use nix::unistd::{Pid, gettid};
 
-use crate::common::{skip, start};
+use crate::common::start;
 
 #[test]
 fn the_calling_thread_becomes_idle_and_no_other() {
@@ -14,8 +14,7 @@ fn the_calling_thread_becomes_idle_and_no_other() {
         Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
     };
     let this = gettid();
-    if io_class(this).is_none() {
-        skip::<()>("there is no program ionice");
+    if !vigie_skipped::happens_to_have("ionice") {
         return;
     }
 

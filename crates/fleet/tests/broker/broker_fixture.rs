@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -20,26 +20,16 @@ pub(crate) const NOW: i64 = 1_700_000_000;
 /// How long anything may take.
 const CEILING: Duration = Duration::from_secs(60);
 
-/// Says that tests are skipped, which CI does not take.
-fn skip(what: &str) {
-    assert!(std::env::var_os("CI").is_none(), "no {what}: tests may not be skipped in CI");
-    vigie_skipped::skipped(format_args!("no {what}"));
-}
-
 pub(crate) fn server_is_missing() -> bool {
     let missing = find_server().is_err();
     if missing {
-        skip("nats-server");
+        vigie_skipped::missing("nats-server");
     }
     missing
 }
 
 pub(crate) fn openssl_is_missing() -> bool {
-    let missing = Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_err();
-    if missing {
-        skip("openssl");
-    }
-    missing
+    !vigie_skipped::has("openssl")
 }
 
 pub(crate) fn name(text: &str) -> AgentId {

@@ -3,7 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "a test of the kernel runs in real time only")]
 
 use std::fs;
-use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -15,12 +14,9 @@ mod evasions;
 
 use vigie_kernel_events::{Event, Exec, Exit, Kind, NetState, Options, Source, SourceKind};
 
-/// A test that cannot run says why. In CI that is a failure: its machines can load BPF, unless
-/// `VIGIE_NO_BPF` says that this one cannot.
+/// Says why a test does not run, which is a failure where BPF must work.
 fn skip<T>(why: &str) -> Option<T> {
-    let forced = std::env::var_os("CI").is_none() || std::env::var_os("VIGIE_NO_BPF").is_some();
-    assert!(forced, "cannot be tested on this machine of the CI: {why}");
-    writeln!(std::io::stderr(), "skipped: {why}").expect("stderr takes a line");
+    vigie_skipped::without_bpf(why);
     None
 }
 

@@ -69,7 +69,7 @@ fn line() -> impl Strategy<Value = String> {
 
 #[test]
 fn ten_thousand_random_lines_have_the_fingerprints_of_ssh_keygen() {
-    if Command::new("ssh-keygen").arg("-?").output().is_err() {
+    if !vigie_skipped::has("ssh-keygen") {
         return;
     }
     let mut runner = TestRunner::deterministic();

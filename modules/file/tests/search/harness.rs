@@ -86,9 +86,3 @@ pub(crate) fn elements(result: &ModuleResult) -> Value {
 pub(crate) fn statistics(result: &ModuleResult) -> Value {
     serde_json::from_str(result.statistics.as_ref().unwrap().get()).unwrap()
 }
-
-/// Says why a test does nothing here.
-pub(crate) fn skipped(why: &str) {
-    use std::io::Write;
-    writeln!(std::io::stderr(), "skipped: {why}").ok();
-}

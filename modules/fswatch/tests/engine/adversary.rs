@@ -13,14 +13,14 @@ use vigie_fswatch::change::Event;
 use vigie_fswatch::engine::Order;
 
 use super::running::{Alert, Running, recursive};
+use super::who::uses_fanotify;
 
 /// A user that has no account.
 const USER: u32 = 54_321;
 
 /// A directory that root alone can change, and one of a user; none without root.
 fn two_directories() -> Option<TempDir> {
-    if !nix::unistd::geteuid().is_root() {
-        writeln!(std::io::stderr(), "skipped: only root can be several users").ok();
+    if !vigie_skipped::is_root() {
         return None;
     }
     let temp = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -251,9 +251,7 @@ fn what_is_done_and_undone_before_anybody_looks_is_told() {
 fn a_program_that_is_made_run_and_removed_is_told_with_who_did_it() {
     let temp = tempfile::tempdir().unwrap();
     let running = Running::settling(config(temp.path(), 0), 500);
-    let status = running.status_when(|status| status.baseline_complete && !status.backends.is_empty());
-    if !status.backends.iter().any(|choice| choice.fanotify) {
-        writeln!(std::io::stderr(), "skipped: only fanotify tells of programs that start").ok();
+    if !uses_fanotify(&running) {
         return;
     }
     let dropper = temp.path().join("dropper");

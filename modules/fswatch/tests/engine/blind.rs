@@ -2,7 +2,6 @@
 //! single files as the only entries, loop devices, file systems that are exchanged at the same place.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -180,8 +179,7 @@ fn what_is_written_through_a_loop_device_is_told_although_no_notification_comes(
     let running = Running::on(&[&recursive(temp.path())]);
     let losetup = Command::new("losetup").args(["-f", "--show"]).arg(&image).output();
     let Some(device) = losetup.ok().filter(|done| done.status.success()) else {
-        writeln!(std::io::stderr(), "skipped: no loop device can be attached").ok();
-        return;
+        return vigie_skipped::skipped("no loop device can be attached");
     };
     let device = String::from_utf8(device.stdout).unwrap().trim().to_owned();
 

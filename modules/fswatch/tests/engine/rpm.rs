@@ -27,8 +27,11 @@ fn run(command: &mut Command) {
 
 impl Host {
     fn new() -> Option<Self> {
-        if !["/usr/bin/rpm", "/usr/bin/rpmbuild", DATABASE].into_iter().all(|path| Path::new(path).exists()) {
-            vigie_skipped::skipped("rpm and rpmbuild are not installed");
+        if !["rpm", "rpmbuild"].into_iter().all(vigie_skipped::has) {
+            return None;
+        }
+        if !Path::new(DATABASE).exists() {
+            vigie_skipped::skipped(format_args!("this host has no {DATABASE}"));
             return None;
         }
         if !own_mounts() {

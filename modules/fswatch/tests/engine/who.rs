@@ -2,7 +2,6 @@
 //! CAP_SYS_ADMIN; without it each test says so and ends.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,7 +19,7 @@ pub(super) fn uses_fanotify(running: &Running) -> bool {
     let status = running.status_when(|status| status.baseline_complete && !status.backends.is_empty());
     let used = status.backends.iter().any(|choice| choice.fanotify);
     if !used {
-        writeln!(std::io::stderr(), "skipped: {:?}", status.backends).ok();
+        vigie_skipped::skipped(format_args!("{:?}", status.backends));
     }
     used
 }
@@ -40,7 +39,7 @@ pub(super) fn own_mounts() -> bool {
         mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>)
     });
     if let Err(error) = made {
-        writeln!(std::io::stderr(), "skipped: no mount namespace of our own: {error}").ok();
+        vigie_skipped::skipped(format_args!("no mount namespace of our own: {error}"));
     }
     made.is_ok()
 }
@@ -54,7 +53,7 @@ pub(super) fn mount_at(
 ) -> bool {
     let made = mount(Some(source), at, kind, flags, options);
     if let Err(error) = made {
-        writeln!(std::io::stderr(), "skipped: {kind:?} cannot be mounted: {error}").ok();
+        vigie_skipped::skipped(format_args!("{kind:?} cannot be mounted: {error}"));
     }
     made.is_ok()
 }
@@ -121,8 +120,8 @@ fn every_process_of_two_thousand_that_live_for_a_moment_is_told_with_its_command
 #[test]
 fn no_forged_command_line_is_told_and_no_program_that_was_run_only_afterwards() {
     let temp = tempfile::tempdir().unwrap();
-    if !Path::new("/usr/bin/perl").exists() {
-        return vigie_skipped::skipped("there is no perl");
+    if !vigie_skipped::happens_to_have("/usr/bin/perl") {
+        return;
     }
     let mut running = Running::configured(
         json!({"paths": {"path": [recursive(temp.path())]}, "fswatch": {"storm_changes": 0}}),
@@ -162,8 +161,8 @@ fn no_forged_command_line_is_told_and_no_program_that_was_run_only_afterwards() 
 #[test]
 fn users_are_those_of_the_exec_and_the_one_that_a_process_became_stands_beside() {
     let temp = tempfile::tempdir().unwrap();
-    if !Path::new("/usr/bin/perl").exists() || !nix::unistd::geteuid().is_root() {
-        return vigie_skipped::skipped("there is no perl, or this is not root");
+    if !vigie_skipped::happens_to_have("/usr/bin/perl") || !vigie_skipped::is_root() {
+        return;
     }
     let running = Running::on(&[&recursive(temp.path())]);
     if !uses_fanotify(&running) || !knows_execs(&running) {
@@ -346,7 +345,7 @@ fn assert_nobody_is_dpkg(alerts: &[super::running::Alert], wanted: usize) {
 fn a_program_under_the_name_of_the_package_manager_in_a_namespace_is_not_the_package_manager() {
     let temp = tempfile::tempdir().unwrap();
     let mut running = Running::on(&[&recursive(temp.path())]);
-    if !Path::new("/usr/bin/dpkg").exists() || !uses_fanotify(&running) {
+    if !vigie_skipped::happens_to_have("/usr/bin/dpkg") || !uses_fanotify(&running) {
         return;
     }
 
@@ -360,8 +359,7 @@ fn a_program_under_the_name_of_the_package_manager_in_a_namespace_is_not_the_pac
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
             .status();
         if !done.is_ok_and(|done| done.success()) {
-            writeln!(std::io::stderr(), "skipped: no user namespace").ok();
-            return;
+            return vigie_skipped::skipped("no user namespace");
         }
     }
 
@@ -375,11 +373,8 @@ fn a_program_under_the_name_of_the_package_manager_in_a_namespace_is_not_the_pac
 fn a_failed_start_of_the_package_manager_and_a_check_of_it_are_not_the_package_manager() {
     let temp = tempfile::tempdir().unwrap();
     let mut running = Running::on(&[&recursive(temp.path())]);
-    let has_all = ["/usr/bin/dpkg", "/usr/bin/perl"].into_iter().all(|path| Path::new(path).exists());
-    if !has_all {
-        return vigie_skipped::skipped("there is no dpkg, or no perl");
-    }
-    if !uses_fanotify(&running) {
+    let has_all = ["/usr/bin/dpkg", "/usr/bin/perl"].into_iter().all(vigie_skipped::happens_to_have);
+    if !has_all || !uses_fanotify(&running) {
         return;
     }
     let knows_execs = knows_execs(&running);
@@ -412,7 +407,7 @@ fn the_script_is_named_beside_its_interpreter_and_a_rewritten_command_line_as_cl
     let temp = tempfile::tempdir().unwrap();
     let (watched, script) = (temp.path().join("w"), temp.path().join("job.pl"));
     fs::create_dir(&watched).unwrap();
-    if !Path::new("/usr/bin/perl").exists() {
+    if !vigie_skipped::happens_to_have("/usr/bin/perl") {
         return;
     }
     let text = format!(

@@ -11,7 +11,7 @@ use vigie_netstat::proc_net::ProcNet;
 use vigie_netstat::sock_diag::SockDiag;
 use vigie_netstat::socket::{Protocol, SocketSource, State, States, Wanted};
 
-use crate::{ask, elements, skip};
+use crate::{ask, elements};
 
 /// A socket as all three tell it: protocol, state, ends, number.
 type Row = (Protocol, String, (IpAddr, u16), (IpAddr, u16), u64);
@@ -143,7 +143,7 @@ fn ss_tells_the_same_of_sockets_that_stay() {
     let inodes = frozen.inodes();
     let ss = match Command::new("ss").arg("-tuaneOH").output() {
         Ok(output) if output.status.success() => output,
-        other => return skip("comparison with ss", &format!("ss does not run: {other:?}")),
+        other => return vigie_skipped::skipped(format_args!("ss does not run: {other:?}")),
     };
 
     let by_ss = told_by_ss(&String::from_utf8(ss.stdout).unwrap(), &inodes);

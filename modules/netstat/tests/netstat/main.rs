@@ -9,7 +9,6 @@ mod more;
 mod namespaces;
 mod vectors;
 
-use std::io::Write;
 
 use serde_json::Value;
 use serde_json::value::to_raw_value;
@@ -33,9 +32,4 @@ fn ask(parameters: &Value) -> Value {
 /// The elements for one asked value; none for `null`.
 fn elements<'a>(result: &'a Value, kind: &str, asked: &str) -> &'a [Value] {
     result["elements"][kind][asked].as_array().map_or(&[], Vec::as_slice)
-}
-
-/// Says why a test does nothing.
-fn skip(test: &str, why: &str) {
-    std::io::stderr().write_all(format!("skipped: {test}: {why}\n").as_bytes()).unwrap();
 }

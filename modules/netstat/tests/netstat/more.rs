@@ -11,15 +11,7 @@ use rustix::net::{
 };
 use serde_json::{Value, json};
 
-use crate::{ask, elements, skip};
-
-fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        skip(test, "only root may open such sockets");
-    }
-    root
-}
+use crate::{ask, elements};
 
 fn states(result: &Value, kind: &str, asked: &str) -> Vec<String> {
     let mut states: Vec<String> =
@@ -108,14 +100,14 @@ fn unix_sockets_are_found_by_names_of_any_bytes() {
 
 #[test]
 fn raw_and_packet_sockets_are_found_with_their_interface() {
-    if !is_root("raw_and_packet_sockets_are_found_with_their_interface") {
+    if !vigie_skipped::is_root() {
         return;
     }
     let Ok(_sniffer) = socket(AddressFamily::PACKET, SocketType::DGRAM, None) else {
-        return skip("raw_and_packet_sockets_are_found_with_their_interface", "no packet sockets");
+        return vigie_skipped::skipped("no packet sockets");
     };
     let Ok(_raw) = socket(AddressFamily::INET, SocketType::RAW, Some(rustix::net::ipproto::ICMP)) else {
-        return skip("raw_and_packet_sockets_are_found_with_their_interface", "no raw sockets");
+        return vigie_skipped::skipped("no raw sockets");
     };
 
     let result =
@@ -138,7 +130,7 @@ fn raw_and_packet_sockets_are_found_with_their_interface() {
 
 #[test]
 fn a_socket_that_is_bound_to_an_interface_names_it() {
-    if !is_root("a_socket_that_is_bound_to_an_interface_names_it") {
+    if !vigie_skipped::is_root() {
         return;
     }
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -187,8 +179,8 @@ fn views_that_agree_show_nothing_and_a_socket_without_a_process_is_evidence() {
         (&Value::Null, &Value::Null),
         "{result}"
     );
-    if !rustix::process::geteuid().is_root() {
-        return skip("a socket without a process", "only root may read all processes");
+    if !vigie_skipped::is_root() {
+        return;
     }
     let evidence = elements(&result, "crossview", "descriptors");
     let ours =
@@ -210,7 +202,7 @@ fn a_namespace_that_only_a_descriptor_holds_is_searched() {
     .join()
     .unwrap();
     let Some((_namespace, socket)) = opened else {
-        return skip("a_namespace_that_only_a_descriptor_holds_is_searched", "no namespaces");
+        return vigie_skipped::skipped("no network namespace can be made");
     };
     let port = socket.local_addr().unwrap().port().to_string();
 

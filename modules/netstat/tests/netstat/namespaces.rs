@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use crate::{ask, elements, skip};
+use crate::{ask, elements};
 
 /// A namespace under `/run/netns` in which no process is.
 struct Netns {
@@ -100,7 +100,7 @@ fn of_mig(result: &Value, kind: &str, asked: &str) -> Vec<Value> {
 #[test]
 fn what_two_namespaces_say_to_each_other_is_found_in_both() {
     if let Some(why) = unable("veth") {
-        return skip("namespaces with a veth pair", &why);
+        return vigie_skipped::skipped(why);
     }
     let (left, right) = (Netns::new("left"), Netns::new("right"));
     left.ip(&["link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", &right.name]);
@@ -176,7 +176,7 @@ fn what_two_namespaces_say_to_each_other_is_found_in_both() {
 #[test]
 fn sockets_of_other_namespaces_are_found_only_when_they_are_asked_for() {
     if let Some(why) = unable("hidden") {
-        return skip("sockets of another namespace", &why);
+        return vigie_skipped::skipped(why);
     }
     let netns = Netns::new("hidden");
     let listener = netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -210,7 +210,7 @@ fn a_namespace_in_which_there_is_only_one_thread_is_found() {
     });
     let port = match opened.recv().unwrap() {
         Ok(port) => port,
-        Err(why) => return skip("namespace of a thread", &why),
+        Err(why) => return vigie_skipped::skipped(why),
     };
 
     let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();

@@ -49,8 +49,7 @@ fn a_users_link_does_not_have_others_files_read() {
     symlink("/etc/secret", &unit).unwrap();
     let ann = Some(rustix::fs::Uid::from_raw(1000));
     if rustix::fs::chownat(CWD, &unit, ann, None, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
-        // Only root may.
-        return;
+        return vigie_skipped::skipped("only root can give a file to another user");
     }
 
     let result = host.ask(json!({"technique": "sd-user-unit"}));

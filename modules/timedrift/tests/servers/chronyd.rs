@@ -10,7 +10,6 @@ use tempfile::TempDir;
 use vigie_timedrift::client::{HostClock, ask};
 use vigie_timedrift::daemons::Daemons;
 
-use crate::replies::skip;
 use crate::server::{CEILING, Server, now, patience};
 
 const SECOND: i64 = 1_000_000_000;
@@ -24,14 +23,10 @@ pub(crate) fn chronyd() -> PathBuf {
 /// Whether chronyd can be run here; otherwise says why not.
 pub(crate) fn can_run() -> bool {
     if !chronyd().exists() {
-        skip("there is no chronyd; `make test` unpacks one, otherwise name it with VIGIE_CHRONYD");
+        vigie_skipped::skipped("no chronyd; `make test` unpacks one, otherwise name it with VIGIE_CHRONYD");
         return false;
     }
-    if !rustix::process::geteuid().is_root() {
-        skip("chronyd runs as root only");
-        return false;
-    }
-    true
+    vigie_skipped::is_root()
 }
 
 /// A chronyd of our own, ended with the test.

@@ -1,6 +1,5 @@
 //! One answer after the other that a client must take, refuse or not even notice.
 
-use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -321,8 +320,7 @@ fn a_closed_port_and_a_silent_server_are_told_apart() {
 #[test]
 fn ipv6_works_as_well() {
     if UdpSocket::bind("[::1]:0").is_err() {
-        skip("this machine has no IPv6 loopback");
-        return;
+        return vigie_skipped::skipped("no IPv6 on loopback");
     }
     let clock = Arc::new(TestClock::default());
     let server = Server::ahead("[::1]:0", Arc::clone(&clock) as _, SECOND);
@@ -330,10 +328,4 @@ fn ipv6_works_as_well() {
     let answer = ask(server.address, &*clock, patience(CEILING)).unwrap();
 
     assert!((offset(&answer) - SECOND).abs() <= 2);
-}
-
-/// Says why a test does not run here.
-pub(crate) fn skip(reason: &str) {
-    let mut stderr = std::io::stderr();
-    writeln!(stderr, "skipped: {reason}").unwrap();
 }
