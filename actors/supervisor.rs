@@ -1301,6 +1301,32 @@ mod tests {
     }
 
     #[actix_rt::test(system = "PausedSystem")]
+    async fn what_is_said_of_an_earlier_life_changes_nothing() {
+        let mut house = house(&["watch"]);
+        house.child().await.exit(EndReason::Exited(1));
+        let mut child = house.child().await;
+        child.pong().await;
+        let before = house.wait_for(ModuleState::Running).await;
+        let (module, incarnation): (ModuleName, _) = ("watch".parse().unwrap(), Incarnation(1));
+
+        let exited = ModuleExited {
+            module: module.clone(),
+            incarnation,
+            reason: EndReason::Exited(9),
+            lifetime: Duration::ZERO,
+            counters: crate::module_process::Counters::default(),
+            lines: std::collections::VecDeque::new(),
+        };
+        house.supervisor.send(exited).await.unwrap();
+        house.supervisor.send(RestartDue { module, incarnation }).await.unwrap();
+
+        let after = house.status().await;
+        assert_eq!((before.incarnation, after.incarnation), (2, 2));
+        assert_eq!((after.state, after.last_exit), (ModuleState::Running, before.last_exit));
+        assert_eq!(house.spawner.most_alive.get(), 1);
+    }
+
+    #[actix_rt::test(system = "PausedSystem")]
     async fn all_modules_end_in_the_reverse_order_within_the_budget() {
         let mut house = house(&["first", "second", "third"]);
         let children = [house.child().await, house.child().await, house.child().await];

@@ -20,6 +20,8 @@ mod configuration;
 #[cfg(test)]
 mod confirmation;
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod deployment;
 #[cfg(test)]
 mod diagnostics;

@@ -467,15 +467,23 @@ fn a_restart_that_cannot_run_the_program_fails_with_the_reason() {
 
 #[test]
 fn limits_of_a_module_are_set_before_it_runs() {
-    let more = "[module.limits]\nopen_files = 64\nnice = 5\n";
+    let more = "[module.limits]\nopen_files = 64\nnice = 5\nmemory_bytes = \"8 GiB\"\n";
     let host = default_host(&module("persistent", "echo", "echo.py", &[], more));
     let _agent = host.start();
     let pid = host.wait_running("echo")["pid"].as_i64().unwrap();
 
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
 
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(line.split_whitespace().nth(3), Some("64"), "{line}");
+    let soft_and_hard = |name: &str| -> Vec<&str> {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().take(2).collect()
+    };
+    assert_eq!(soft_and_hard("Max open files"), ["64"; 2]);
+    assert_eq!(soft_and_hard("Max address space"), ["8589934592"; 2]);
+    // The 19th field, counted behind the program's name, which is the second.
+    let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16);
+    assert_eq!(nice, Some("5"), "{stat}");
 }
 
 #[test]
