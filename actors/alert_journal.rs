@@ -315,7 +315,7 @@ impl AlertJournal {
                 this.writer = Some(writer);
                 this.write_waiting(ctx);
             }
-            Err(error) => error!(this.log, "syncing the journal was cut off"; "error" => %error),
+            Err(error) => error!(this.log, "syncing the journal was aborted"; "error" => %error),
         }));
     }
 
@@ -337,7 +337,7 @@ impl AlertJournal {
             }
             Err(error) => {
                 // Only a panic can end the task, and a panic ends the agent.
-                error!(this.log, "writing alerts was cut off"; "error" => %error);
+                error!(this.log, "writing alerts was aborted"; "error" => %error);
             }
         }));
     }
@@ -368,7 +368,7 @@ impl AlertJournal {
     ) {
         let text = format!("cannot write alerts to {:?}: {error}", self.directory);
         if self.error.as_ref() != Some(&text) {
-            error!(self.log, "disk takes no alerts, they wait in memory"; "path" => ?self.directory,
+            error!(self.log, "cannot write alerts to disk; buffering in memory"; "path" => ?self.directory,
                 "error" => %error);
             self.error = Some(text);
         }
@@ -459,7 +459,7 @@ impl AlertJournal {
                     this.damage = Some(format!("the alert journal cannot be read: {error}"));
                 }
                 // Only a panic can end the task, and a panic ends the agent.
-                Err(error) => error!(this.log, "proving the journal was cut off"; "error" => %error),
+                Err(error) => error!(this.log, "verifying the journal was aborted"; "error" => %error),
             }
             if std::mem::take(&mut this.prove_again) {
                 this.prove(ctx);

@@ -277,7 +277,7 @@ impl ProcessSpawner {
     }
 
     /// As [`Spawner::prepare`]; `life` tells this life from the module's others.
-    pub fn prepare_section(
+    pub(crate) fn prepare_section(
         &self,
         section: &ModuleSection,
         life: &str,

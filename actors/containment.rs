@@ -97,7 +97,7 @@ impl Containment {
 
     /// Whether modules run in cgroups.
     #[must_use]
-    pub fn has_groups(&self) -> bool {
+    pub(crate) fn has_groups(&self) -> bool {
         self.tree.unified.is_some() || self.tree.legacy.iter().any(|(of, _)| *of == Controller::Tasks)
     }
 
@@ -266,17 +266,17 @@ pub struct Group {
 
 /// How often a module ran into a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LimitsHit {
+pub(crate) struct LimitsHit {
     /// Tasks that were refused.
-    pub tasks: u64,
+    pub(crate) tasks: u64,
     /// Processes that were killed because the memory was used up.
-    pub memory: u64,
+    pub(crate) memory: u64,
 }
 
 impl LimitsHit {
     /// The limit that was run into since `before`, the deadlier one first.
     #[must_use]
-    pub fn since(self, before: Self) -> Option<Limit> {
+    pub(crate) fn since(self, before: Self) -> Option<Limit> {
         if self.memory > before.memory {
             Some(Limit::Memory)
         } else if self.tasks > before.tasks {
@@ -322,7 +322,7 @@ impl Group {
 
     /// How often the limits were run into. Blocking, microseconds.
     #[must_use]
-    pub fn limits_hit(&self) -> LimitsHit {
+    pub(crate) fn limits_hit(&self) -> LimitsHit {
         let count = |file: &str, key: &str| {
             let mut texts = self.directories.iter().filter_map(|of| fs::read_to_string(of.join(file)).ok());
             texts.find_map(|text| {
@@ -399,7 +399,7 @@ fn directories_below(group: &Path) -> Vec<PathBuf> {
 
 /// Kills every process of the session `session`, which is also the number of its first process. That one has ended and is
 /// not reaped, so the number cannot mean another session. Blocking.
-pub fn kill_session(session: u32) {
+pub(crate) fn kill_session(session: u32) {
     let Ok(session) = i32::try_from(session) else { return };
     kill_sessions(|of| of == session, session);
 }
@@ -438,7 +438,7 @@ pub fn is_empty(group: &Path) -> bool {
 ///
 /// # Errors
 /// When something is left.
-pub fn kill_tree(group: &Path) -> io::Result<()> {
+pub(crate) fn kill_tree(group: &Path) -> io::Result<()> {
     for _ in 0..EMPTY_CHECKS {
         if is_empty(group) {
             break;

@@ -22,7 +22,7 @@ const FEWEST_CLIENTS: u64 = 4;
 
 /// The limit of open files leaves too little to work with.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the limit of {limit} open files is too small for {modules} modules, it takes at least {needed}")]
+#[error("the limit of {limit} open files is too small for {modules} modules; at least {needed} are needed")]
 pub struct TooFewDescriptors {
     /// The limit.
     pub limit: u64,

@@ -81,7 +81,7 @@ impl GuardLink {
     }
 
     /// Reports there when the guard is missing.
-    pub fn report_to(&self, reporter: Reporter) {
+    pub(crate) fn report_to(&self, reporter: Reporter) {
         if let Some(shared) = &self.shared {
             shared.reporter.replace(Some(reporter));
         }

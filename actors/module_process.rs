@@ -70,7 +70,7 @@ const STDIN_QUEUE: usize = 64;
 const START_GRACE: Duration = Duration::from_secs(1);
 
 /// Newest lines that are kept for `vigie module logs`.
-pub const KEPT_LINES: usize = 100;
+pub(crate) const KEPT_LINES: usize = 100;
 
 /// Time that the pipes of a process that is gone are read on while a grandchild holds them open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -231,7 +231,7 @@ pub(crate) struct PipeGauge {
 }
 
 /// The actor.
-pub struct ModuleProcess {
+pub(crate) struct ModuleProcess {
     log: Logger,
     services: Services,
     spec: ModuleSpec,
@@ -281,7 +281,7 @@ pub struct ModuleProcess {
 impl ModuleProcess {
     /// A module that will be started with `config_line` as its first message.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         services: Services,
         spec: ModuleSpec,
         incarnation: Incarnation,

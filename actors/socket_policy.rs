@@ -80,7 +80,7 @@ fn check_tcp(address: SocketAddr, rules: &SocketRules) -> Result<(), String> {
 ///
 /// # Errors
 /// When somebody else listens, or it cannot be known.
-pub async fn check_listener(address: SocketAddr, module: u32) -> Result<(), String> {
+pub(crate) async fn check_listener(address: SocketAddr, module: u32) -> Result<(), String> {
     let checked = work_threads::run(Lane::Modules, move || check_owner(address, module)).await;
     checked.unwrap_or_else(|error| Err(format!("who listens is unknown: {error}")))
 }
@@ -124,7 +124,7 @@ fn belongs_to(pid: i32, module: u32) -> bool {
 ///
 /// # Errors
 /// When somebody else listens, or it cannot be known.
-pub fn check_peer(stream: &impl AsFd, module: u32) -> Result<(), String> {
+pub(crate) fn check_peer(stream: &impl AsFd, module: u32) -> Result<(), String> {
     let peer =
         getsockopt(stream, PeerCredentials).map_err(|error| format!("who listens is unknown: {error}"))?;
     if belongs_to(peer.pid(), module) {

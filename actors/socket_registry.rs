@@ -50,7 +50,7 @@ pub enum RegisterRefused {
         owner: ModuleName,
     },
     /// The life that registers is over.
-    #[error("this life of the module is over")]
+    #[error("the process that registers it has been replaced by a newer one")]
     Stale,
 }
 

@@ -104,7 +104,7 @@ pub const RUNTIME_POOL_KEEP_ALIVE: Duration = Duration::from_secs(1 << 30);
 
 /// A thread cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot make the {needed} threads that the agent works with, {made} could be made")]
+#[error("cannot start the {needed} worker threads that the agent needs; only {made} could be started")]
 pub struct ThreadsError {
     /// How many it takes.
     needed: usize,
@@ -118,10 +118,10 @@ pub struct ThreadsError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotDone {
     /// More jobs of its kind wait than may.
-    #[error("too much of the same kind waits already, perhaps for a disk that does not answer")]
+    #[error("too many jobs of this kind are queued already, perhaps behind a disk that does not respond")]
     QueueFull,
     /// The job panicked, and a panic ends the agent.
-    #[error("the work was cut off")]
+    #[error("the job was aborted")]
     CutOff,
 }
 

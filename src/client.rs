@@ -31,7 +31,7 @@ pub(crate) enum ClientError {
     Closed,
     #[error("the agent did not answer within {}", humantime::format_duration(*.limit))]
     TimedOut { limit: Duration },
-    #[error("the agent's reply makes no sense: {reason}")]
+    #[error("cannot understand the agent's reply: {reason}")]
     Garbled { reason: String },
     #[error("{}", .0.message)]
     Refused(ErrorReply),

@@ -67,7 +67,7 @@ pub(super) enum MembershipError {
     #[error("{0}")]
     Spool(#[source] SpoolError),
     /// The host's facts are not such as a fleet takes.
-    #[error("the facts of this host cannot be shown: mend [tags] or fleet.groups")]
+    #[error("cannot publish the facts of this host: correct [tags] or fleet.groups")]
     Facts(#[source] FactsError),
 }
 
@@ -220,7 +220,7 @@ fn stored_policy(places: &Places, pinned: &Roots, section: &FleetSection, log: &
         match StoredPolicy::from_json(&bytes).and_then(|stored| stored.restore(pinned, org)) {
             Ok(restored) => policy = Some(restored),
             Err(error) => {
-                warn!(log, "the policy that was in force does not count any more"; "path" => ?path,
+                warn!(log, "stored policy rejected"; "path" => ?path,
                     "error" => %ErrorChain(&error));
             }
         }
@@ -229,7 +229,9 @@ fn stored_policy(places: &Places, pinned: &Roots, section: &FleetSection, log: &
         match policy_from_file(file, policy.as_ref(), pinned, org) {
             Ok(Some(newer)) => policy = Some(newer),
             Ok(None) => {}
-            Err(error) => warn!(log, "fleet.policy_file does not count"; "path" => ?file, "error" => error),
+            Err(error) => {
+                warn!(log, "policy in fleet.policy_file rejected"; "path" => ?file, "error" => error)
+            }
         }
     }
     policy

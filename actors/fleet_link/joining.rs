@@ -33,7 +33,9 @@ pub(super) enum JoinError {
     },
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    #[error("cannot name the alert journal in {directory:?}, and without a name its alerts cannot be sent")]
+    #[error(
+        "cannot give the alert journal in {directory:?} an id, and without one its alerts cannot be sent"
+    )]
     Journal {
         directory: std::path::PathBuf,
         #[source]

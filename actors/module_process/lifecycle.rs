@@ -83,7 +83,7 @@ impl Limit {
 impl EndReason {
     /// Whether the end was ordered, so that it says nothing about the module's health.
     #[must_use]
-    pub fn is_ordered(&self) -> bool {
+    pub(crate) fn is_ordered(&self) -> bool {
         matches!(self, Self::ConfigChanged | Self::Removed | Self::Operator | Self::AgentStopping)
     }
 }
@@ -201,7 +201,7 @@ pub enum Effect {
 
 /// The state machine.
 #[derive(Debug, Clone)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     state: State,
     misses_allowed: u32,
     honours_stop: bool,
@@ -221,7 +221,7 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// A module that is killed after `misses_allowed` missed heartbeats in a row.
     #[must_use]
-    pub fn new(misses_allowed: u32) -> Self {
+    pub(crate) fn new(misses_allowed: u32) -> Self {
         Self {
             state: State::Starting,
             misses_allowed: misses_allowed.max(1),
@@ -238,36 +238,36 @@ impl Lifecycle {
     }
 
     /// Changes how many heartbeats may be missed from now on.
-    pub fn set_misses_allowed(&mut self, misses_allowed: u32) {
+    pub(crate) fn set_misses_allowed(&mut self, misses_allowed: u32) {
         self.misses_allowed = misses_allowed.max(1);
     }
 
     /// Where the module is.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
     /// Heartbeats missed in a row.
     #[must_use]
-    pub fn missed(&self) -> u32 {
+    pub(crate) fn missed(&self) -> u32 {
         self.missed
     }
 
     /// Why the life ended, once it has.
     #[must_use]
-    pub fn end(&self) -> Option<&EndReason> {
+    pub(crate) fn end(&self) -> Option<&EndReason> {
         self.end.as_ref()
     }
 
     /// Why the module is being ended.
     #[must_use]
-    pub fn stop_reason(&self) -> Option<&EndReason> {
+    pub(crate) fn stop_reason(&self) -> Option<&EndReason> {
         self.stop_reason.as_ref()
     }
 
     /// Takes an event and says what is to be done, in order.
-    pub fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+    pub(crate) fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         if self.state == State::Ended {
             return Vec::new();
         }

@@ -9,7 +9,7 @@ use vigie_config::model::LoggingSection;
 
 /// The bucket of one module.
 #[derive(Debug, Clone)]
-pub struct LogBudget {
+pub(crate) struct LogBudget {
     burst_bytes: u64,
     bytes_per_sec: u64,
     available: u64,
@@ -20,7 +20,7 @@ pub struct LogBudget {
 impl LogBudget {
     /// A full bucket.
     #[must_use]
-    pub fn new(section: &LoggingSection, now: Instant) -> Self {
+    pub(crate) fn new(section: &LoggingSection, now: Instant) -> Self {
         Self {
             burst_bytes: section.module_burst_bytes,
             bytes_per_sec: section.module_bytes_per_sec,
@@ -31,14 +31,14 @@ impl LogBudget {
     }
 
     /// Takes other bounds; what was used so far stays used.
-    pub fn set_bounds(&mut self, section: &LoggingSection) {
+    pub(crate) fn set_bounds(&mut self, section: &LoggingSection) {
         self.burst_bytes = section.module_burst_bytes;
         self.bytes_per_sec = section.module_bytes_per_sec;
         self.available = self.available.min(self.burst_bytes);
     }
 
     /// Fills in what the time since the last call is worth. Called once per batch of lines.
-    pub fn refill(&mut self, now: Instant) {
+    pub(crate) fn refill(&mut self, now: Instant) {
         let elapsed = now.duration_since(self.refilled_at);
         let earned =
             u64::try_from(elapsed.as_nanos().saturating_mul(u128::from(self.bytes_per_sec)) / 1_000_000_000)
@@ -51,7 +51,7 @@ impl LogBudget {
     }
 
     /// Whether a line of this many bytes may be written; a line that may not is counted.
-    pub fn take(&mut self, bytes: usize) -> bool {
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         if self.bytes_per_sec == 0 {
             return true;
         }
@@ -65,14 +65,14 @@ impl LogBudget {
     }
 
     /// Lines that were suppressed since the last call, once enough is available again to say so.
-    pub fn suppressed(&mut self) -> Option<u64> {
+    pub(crate) fn suppressed(&mut self) -> Option<u64> {
         let enough = self.available >= self.bytes_per_sec.min(self.burst_bytes / 2).max(1);
         (self.suppressed > 0 && enough).then(|| std::mem::take(&mut self.suppressed))
     }
 
     /// Whether lines are being suppressed.
     #[must_use]
-    pub fn is_exhausted(&self) -> bool {
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.suppressed > 0
     }
 }

@@ -43,7 +43,7 @@ pub enum QueryError {
         reason: String,
     },
     /// Somebody else answers in its place.
-    #[error("whoever listens on {socket} is not module {module}: {reason}")]
+    #[error("{socket} is owned by another process than module {module}: {reason}")]
     WrongPeer {
         /// The module.
         module: ModuleName,
@@ -85,7 +85,9 @@ pub enum QueryError {
         reason: String,
     },
     /// Extra privacy mode is on, and the answer shows what it must not.
-    #[error("extra privacy mode is on and module {module} did not keep to it: {place} is not masked")]
+    #[error(
+        "extra privacy mode is on, and the answer of module {module} was withheld: {place} is not masked"
+    )]
     Unmasked {
         /// The module.
         module: ModuleName,
@@ -109,7 +111,7 @@ pub enum QueryError {
         waiting: usize,
     },
     /// Whoever asked has gone away.
-    #[error("whoever asked module {0} has gone away")]
+    #[error("the client that queried module {0} has disconnected")]
     ClientGone(ModuleName),
 }
 

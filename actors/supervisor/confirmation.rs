@@ -51,7 +51,7 @@ impl Confirmation {
     }
 
     /// The process exited with 78: it refuses its configuration. `last_words` is what it wrote before.
-    pub fn exited_with_config(&mut self, last_words: Option<String>) {
+    pub(crate) fn exited_with_config(&mut self, last_words: Option<String>) {
         self.state = InForce::Refused;
         if self.errors.is_empty() {
             self.errors.extend(last_words);
@@ -75,7 +75,7 @@ impl Confirmation {
 
     /// Whether the module has the configuration.
     #[must_use]
-    pub fn is_in_force(&self) -> bool {
+    pub(crate) fn is_in_force(&self) -> bool {
         self.state == InForce::InForce
     }
 

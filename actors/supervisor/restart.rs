@@ -30,7 +30,7 @@ pub enum Verdict {
 
 /// What is remembered of a module's earlier lives.
 #[derive(Debug, Clone, Default)]
-pub struct RestartHistory {
+pub(crate) struct RestartHistory {
     /// Deaths within the breaker's window, oldest first; never more than `breaker_deaths`.
     deaths: VecDeque<Instant>,
     /// Deaths since the last healthy life.
@@ -50,7 +50,7 @@ pub struct KeptHistory {
 impl RestartHistory {
     /// The history as of `now`; nothing when there is nothing to remember.
     #[must_use]
-    pub fn keep(&self, now: Instant) -> Option<KeptHistory> {
+    pub(crate) fn keep(&self, now: Instant) -> Option<KeptHistory> {
         let ago = |death: &Instant| u64::try_from(now.duration_since(*death).as_millis()).unwrap_or(u64::MAX);
         let kept = KeptHistory {
             deaths_ms_ago: self.deaths.iter().map(ago).collect(),
@@ -62,7 +62,7 @@ impl RestartHistory {
 
     /// The history that was kept `elapsed` before `now`, with the newest `most` deaths.
     #[must_use]
-    pub fn restore(kept: &KeptHistory, elapsed: Duration, most: usize, now: Instant) -> Self {
+    pub(crate) fn restore(kept: &KeptHistory, elapsed: Duration, most: usize, now: Instant) -> Self {
         let surplus = kept.deaths_ms_ago.len().saturating_sub(most);
         let times = kept.deaths_ms_ago.iter().skip(surplus);
         let deaths =
@@ -71,7 +71,7 @@ impl RestartHistory {
     }
 
     /// Decides about a life of `lifetime` that ended `now`. `jitter` is drawn evenly from 0 to 1.
-    pub fn died(
+    pub(crate) fn died(
         &mut self,
         policy: &RestartSection,
         now: Instant,
@@ -98,12 +98,6 @@ impl RestartHistory {
             policy.backoff_initial.saturating_mul(2u32.saturating_pow(self.attempt)).min(policy.backoff_max);
         self.attempt = self.attempt.saturating_add(1);
         Verdict::Restart { after: bound.mul_f64(jitter.clamp(0.0, 1.0)) }
-    }
-
-    /// Whether the module is tried only now and then.
-    #[must_use]
-    pub fn is_breaker_open(&self) -> bool {
-        self.breaker_open
     }
 }
 
@@ -162,7 +156,7 @@ mod tests {
         assert_eq!(fifth, Verdict::Failed { retry_after: POLICY.breaker_retry });
         assert_eq!(half_open, Verdict::Failed { retry_after: POLICY.breaker_retry });
         assert!(matches!(healthy, Verdict::Restart { .. }));
-        assert!(!history.is_breaker_open());
+        assert!(!history.breaker_open);
     }
 
     #[test]

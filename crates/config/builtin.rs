@@ -71,18 +71,18 @@ pub struct TypedKey {
 
 /// The form of one module's configuration file.
 #[derive(Debug, Clone, Copy)]
-pub struct ConfigShape {
+pub(crate) struct ConfigShape {
     /// The module's name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The keys of its configuration file.
-    pub keys: &'static [KeyShape],
+    pub(crate) keys: &'static [KeyShape],
     /// JSON text of the configuration without a file.
-    pub empty_config: &'static str,
+    pub(crate) empty_config: &'static str,
 }
 
 /// MIG modules that are not built in but may be configured as external ones: MIG decodes their files into
 /// typed structures, so a number must arrive as a number.
-pub const FOREIGN_MODULES: &[ConfigShape] = &[
+pub(crate) const FOREIGN_MODULES: &[ConfigShape] = &[
     ConfigShape {
         name: "dispatch",
         keys: &[

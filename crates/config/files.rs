@@ -85,8 +85,8 @@ impl LoadOptions {
 }
 
 /// The agent's configuration where no file says anything.
-#[must_use]
-pub fn default_config(places: &Places, builtins: &[BuiltinModule]) -> AgentConfig {
+#[cfg(test)]
+pub(crate) fn default_config(places: &Places, builtins: &[BuiltinModule]) -> AgentConfig {
     let persistconfigdir = modules_directory(&places.config_file);
     let context = Context { places, persistconfigdir: &persistconfigdir, builtins };
     let (mut problems, mut warnings) =

@@ -56,8 +56,8 @@ pub enum MarkError {
     FilesystemUnsupported(#[source] io::Error),
     /// The kernel does not know a kind of event or the kind of mark.
     #[error(
-        "cannot mark for fanotify: the kernel does not know what was asked for; rename events take Linux 5.17, \
-         file system errors 5.16, directories to ignore 6.0"
+        "cannot mark for fanotify: the kernel does not know what was asked for; rename events need Linux 5.17, \
+         file system errors 5.16"
     )]
     KernelTooOld(#[source] io::Error),
     /// There is no such mark to remove.

@@ -82,14 +82,6 @@ impl Group {
         self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, directory, mask)
     }
 
-    /// Reports these events of the file system no longer.
-    ///
-    /// # Errors
-    /// [`MarkError::NotMarked`] when there is no mark.
-    pub fn unmark_filesystem(&self, directory: BorrowedFd<'_>, mask: Mask) -> Result<(), MarkError> {
-        self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, directory, mask)
-    }
-
     /// Reports these events of a directory; with [`Mask::EVENT_ON_CHILD`] also of what lies directly in it. Marks
     /// add up. The directory stays in the kernel's memory as long as the mark.
     ///
@@ -124,25 +116,6 @@ impl Group {
     /// [`MarkError::NotMarked`] when there is no mark.
     pub fn unmark_directory(&self, directory: BorrowedFd<'_>, mask: Mask) -> Result<(), MarkError> {
         self.mark(libc::FAN_MARK_REMOVE, directory, mask)
-    }
-
-    /// Leaves out these events of a directory though its file system is marked, so that they are not even queued;
-    /// with [`Mask::EVENT_ON_CHILD`] also those of what lies directly in it, with [`Mask::ONDIR`] those of
-    /// directories too. What lies deeper is reported as before, and so is what happens to an object without a name:
-    /// [`Mask::DELETE_SELF`]. Linux 6.0.
-    ///
-    /// # Errors
-    /// When the kernel cannot do it.
-    pub fn ignore_directory(&self, directory: BorrowedFd<'_>, mask: Mask) -> Result<(), MarkError> {
-        self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORE_SURV, directory, mask)
-    }
-
-    /// Ignores these events of the directory no longer.
-    ///
-    /// # Errors
-    /// [`MarkError::NotMarked`] when nothing was ignored.
-    pub fn unignore_directory(&self, directory: BorrowedFd<'_>, mask: Mask) -> Result<(), MarkError> {
-        self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORE, directory, mask)
     }
 
     /// Reads what is queued, as much as fits, without waiting; `None` when nothing is queued.

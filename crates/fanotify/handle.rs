@@ -64,7 +64,7 @@ enum Object {
 impl Handle {
     /// The same, borrowed.
     #[must_use]
-    pub fn as_handle_ref(&self) -> HandleRef<'_> {
+    pub(crate) fn as_handle_ref(&self) -> HandleRef<'_> {
         let (kind, bytes) = match &self.object {
             Object::Inline { length, kind, bytes } => {
                 (kind, bytes.get(..usize::from(*length)).unwrap_or(bytes))

@@ -10,7 +10,6 @@
 //! | 5.15 | [`Options::pidfd`] |
 //! | 5.16 | [`Mask::FS_ERROR`] |
 //! | 5.17 | [`Options::target`], [`Mask::RENAME`]: the default |
-//! | 6.0 | [`Group::ignore_directory`] |
 //! | 6.5 | [`Identity::Comparable`] |
 //!
 //! What an older kernel does not know is refused with an error that says so; the caller asks for less then.

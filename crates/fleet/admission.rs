@@ -35,7 +35,7 @@ use crate::signature::{Fingerprint, SignatureError, TokenFlags, Unchecked};
 use vigie_protocol::names::ActionId;
 
 /// How much earlier than an action's `not_before` it is taken, in seconds: clocks differ.
-pub const SKEW_SECONDS: i64 = 60;
+pub(crate) const SKEW_SECONDS: i64 = 60;
 
 /// Longest name of an action, in bytes.
 const MAX_ACTION_NAME_BYTES: usize = 256;

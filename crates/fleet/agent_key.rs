@@ -18,7 +18,7 @@ use vigie_files::secret_file;
 pub use vigie_files::secret_file::SecretFileError;
 
 /// Largest text that is sealed or opened, in bytes: what a message of NATS can hold by default.
-pub const MAX_SEALED_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_SEALED_BYTES: usize = 1024 * 1024;
 
 /// Largest file that is read as a key: a seed, its end of line, and room.
 const MAX_KEY_FILE_BYTES: u64 = 256;

@@ -10,7 +10,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 pub const VERSION: u8 = 1;
 
 /// Most bytes of an answer's text in one message.
-pub const MAX_PART_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_PART_BYTES: usize = 256 * 1024;
 
 /// A text and the signature of the agent that sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

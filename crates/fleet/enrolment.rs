@@ -18,13 +18,13 @@ pub const VERSION: u8 = 1;
 pub const NAMESPACE: &str = "vigie-enrol@v1";
 
 /// Most bytes of a [`SignedEnrolment`] as JSON.
-pub const MAX_ENROLMENT_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_ENROLMENT_BYTES: usize = 16 * 1024;
 
 /// Most signatures of an enrolment; one that holds is enough.
 pub const MAX_SIGNATURES: usize = 4;
 
 /// How far an enrolment's time may lie in the future, in seconds: clocks differ.
-pub const CLOCK_SKEW_SECONDS: i64 = 300;
+pub(crate) const CLOCK_SKEW_SECONDS: i64 = 300;
 
 /// An enrolment and who signed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ pub struct FormerKey {
 }
 
 /// Most former keys that a record names; older ones are forgotten.
-pub const MAX_FORMER_KEYS: usize = 16;
+pub(crate) const MAX_FORMER_KEYS: usize = 16;
 
 impl Enrolment {
     /// A first record of an agent.
@@ -149,7 +149,7 @@ pub enum EnrolmentError {
     #[error("the enrolment is for the fleet {0:?}")]
     OtherFleet(String),
     /// It was found under another agent's name.
-    #[error("the enrolment of {found} lies where that of {expected} belongs")]
+    #[error("the enrolment of {found} is stored in the place of that of {expected}")]
     OtherAgent {
         /// Whose it is.
         found: AgentId,

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use vigie_protocol::names::{AgentId, GroupName};
 
 /// Longest JSON of facts in bytes. Facts within the other limits always fit.
-pub const MAX_JSON_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_JSON_BYTES: usize = 64 * 1024;
 
 /// Longest text of a fact in bytes: a host name in DNS has at most 253.
-pub const MAX_FACT_BYTES: usize = 256;
+pub(crate) const MAX_FACT_BYTES: usize = 256;
 
 /// Longest name of a tag or module in bytes.
 pub const MAX_KEY_BYTES: usize = 64;
@@ -73,7 +73,7 @@ pub enum FactsError {
 
 /// Whether a tag can have this name: then a target can ask for it.
 #[must_use]
-pub fn is_tag_name(name: &str) -> bool {
+pub(crate) fn is_tag_name(name: &str) -> bool {
     (1..=MAX_KEY_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

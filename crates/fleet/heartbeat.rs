@@ -15,7 +15,7 @@ use vigie_protocol::names::AgentId;
 pub const VERSION: u8 = 1;
 
 /// Longest heartbeat as it is stored, in bytes.
-pub const MAX_HEARTBEAT_BYTES: usize = 192 * 1024;
+pub(crate) const MAX_HEARTBEAT_BYTES: usize = 192 * 1024;
 
 /// Longest text of an identity, in bytes.
 const MAX_TEXT_BYTES: usize = 64;
@@ -84,7 +84,7 @@ pub enum HeartbeatError {
     #[error(transparent)]
     Seal(#[from] agent_key::SealError),
     /// A text is too long or of another form.
-    #[error("the {0} of the heartbeat is not of its form")]
+    #[error("the {0} of the heartbeat has the wrong format")]
     BadText(&'static str),
     /// The facts are beyond their limits.
     #[error(transparent)]

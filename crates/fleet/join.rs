@@ -139,7 +139,7 @@ impl fmt::Debug for JoinToken {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// It is no token, or was cut.
-    #[error("that is no token to join by: copy the whole line that `vigie fleet token new` prints")]
+    #[error("this is not a join token: copy the whole line that `vigie fleet token new` prints")]
     Form,
     /// Its parts do not fit together.
     #[error("the token is damaged: {0}; make a new one with `vigie fleet token new`")]
@@ -316,7 +316,7 @@ pub enum JoinProblem {
     #[error("it is for the fleet {0:?}")]
     OtherFleet(String),
     /// A value is not of its form.
-    #[error("its {0} is not of its form")]
+    #[error("its {0} has the wrong format")]
     BadValue(&'static str),
     /// No enrolment key of the policy signed it.
     #[error("no enrolment key of the policy signed it: {0}")]

@@ -33,7 +33,7 @@ pub const VERSION: u8 = 1;
 pub const NAMESPACE: &str = "vigie-policy@v1";
 
 /// Largest text of a policy in bytes: thousands of keys.
-pub const MAX_POLICY_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_POLICY_BYTES: usize = 256 * 1024;
 
 /// Largest signed policy in bytes, as JSON: the text within is escaped, the signatures are beside it.
 pub const MAX_SIGNED_POLICY_BYTES: usize = 640 * 1024;
@@ -46,7 +46,7 @@ pub const MAX_SIGNATURES: usize = 16;
 pub const MAX_WINDOW_SECONDS: u32 = 24 * 60 * 60;
 
 /// Longest life of a standing question, in seconds: 90 days, for that long the broker keeps them.
-pub const MAX_STANDING_SECONDS: u32 = 90 * 24 * 60 * 60;
+pub(crate) const MAX_STANDING_SECONDS: u32 = 90 * 24 * 60 * 60;
 
 /// Why a policy is not taken. The policy in force stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -26,7 +26,7 @@ use std::str::FromStr;
 /// Whether a text is one that a pattern means, in which `*` stands for any text and `?` for one character. A pattern
 /// that is none means nothing.
 #[must_use]
-pub fn glob_matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn glob_matches(pattern: &str, text: &str) -> bool {
     glob::Glob::new(pattern).is_some_and(|glob| glob.matches(text))
 }
 

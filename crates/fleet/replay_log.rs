@@ -35,7 +35,7 @@ use record::{ID_BYTES, Kind, RECORD_BYTES, Record};
 use vigie_protocol::names::ActionId;
 
 /// Most ids: more than one action a second for a day. 6 MiB of memory when full.
-pub const MAX_IDS: usize = 100_000;
+pub(crate) const MAX_IDS: usize = 100_000;
 
 /// For how long an id is kept after its action has expired, in seconds: the clocks' difference and an hour.
 const KEEP_SECONDS: i64 = SKEW_SECONDS + 3600;
@@ -72,15 +72,15 @@ pub enum ReplayError {
         source: io::Error,
     },
     /// An earlier write failed, and what is on disk is not known.
-    #[error("the replay log {path:?} failed before and is out of use: open it again")]
+    #[error("the replay log {path:?} failed earlier and is closed: open it again")]
     Broken {
         /// The file.
         path: PathBuf,
     },
     /// The file is not as it was written: ids may have been lost.
     #[error(
-        "the replay log {path:?} is damaged at byte {offset}: move it away when the actions of the last \
-         {hours} hours must not be feared any more", hours = crate::policy::MAX_WINDOW_SECONDS / 3600
+        "the replay log {path:?} is damaged at byte {offset}: delete the file only after {hours} hours; \
+         until then an action could be replayed", hours = crate::policy::MAX_WINDOW_SECONDS / 3600
     )]
     Damaged {
         /// The file.

@@ -30,7 +30,7 @@ use ssh_key::{HashAlg, SshSig};
 
 /// Largest armoured signature in bytes. The largest that is allowed, by a token with a name for the application,
 /// takes below 1 KiB.
-pub const MAX_SIGNATURE_BYTES: usize = 4096;
+pub(crate) const MAX_SIGNATURE_BYTES: usize = 4096;
 
 /// Longest part of a foreign text that an error shows, in characters.
 const SHOWN_CHARACTERS: usize = 64;
@@ -141,7 +141,7 @@ impl Unchecked {
     /// # Errors
     ///
     /// It was made for another one.
-    pub fn check_namespace(&self, namespace: &str) -> Result<(), SignatureError> {
+    pub(crate) fn check_namespace(&self, namespace: &str) -> Result<(), SignatureError> {
         if self.namespace == namespace {
             return Ok(());
         }

@@ -20,7 +20,7 @@ use vigie_protocol::names::{ActionId, AgentId};
 pub const MAX_ROWS_BYTES: usize = 256 * 1024;
 
 /// Every so many reports one holds all rows.
-pub const FULL_EVERY: u64 = 16;
+pub(crate) const FULL_EVERY: u64 = 16;
 
 /// Answers that a reader holds of one agent while parts are missing.
 const MAX_UNFINISHED: usize = 64;

@@ -72,9 +72,9 @@ pub const EVERY_JOIN: &str = "vigie.join.*";
 /// All requests to renew.
 pub const EVERY_RENEWAL: &str = "vigie.renew.*";
 /// All answers to both.
-pub const EVERY_JOINED: &str = "vigie.joined.*";
+pub(crate) const EVERY_JOINED: &str = "vigie.joined.*";
 /// What agents listen on.
-pub const EVERY_LIVE: &str = "vigie.live.*.*";
+pub(crate) const EVERY_LIVE: &str = "vigie.live.*.*";
 
 /// Subjects over which the answers of an agent are spread, so that what is asked often does not push out what is
 /// not yet read.

@@ -12,9 +12,11 @@ mod architecture;
 mod capabilities;
 mod range;
 mod shown;
+mod size;
 
 pub use addresses::addresses;
 pub use architecture::architecture;
 pub use capabilities::CAPABILITIES;
 pub use range::{AddressError, AddressRange};
 pub use shown::shown;
+pub use size::{parse_size, show_size};

@@ -52,6 +52,21 @@ impl Names {
     }
 }
 
+/// The number of a user or group as the C library reads it from passwd(5) or group(5), with strtoul(3): blanks, a sign,
+/// leading zeros; 2^32 wraps around to 0.
+#[must_use]
+pub fn account_number(text: &str) -> Option<u32> {
+    let text = text.trim_start();
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let value = digits.parse::<u64>().ok()?;
+    let value = if negative { value.wrapping_neg() } else { value };
+    // The type of a uid has 32 bits; what is above them is lost.
+    u32::try_from(value & u64::from(u32::MAX)).ok()
+}
+
 fn read(path: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(file) = File::open(path) {
@@ -65,7 +80,7 @@ fn parse(text: &str) -> (HashMap<u32, String>, HashMap<String, u32>) {
     let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
     for line in text.lines() {
         let mut fields = line.split(':');
-        if let (Some(name), Some(number)) = (fields.next(), fields.nth(1))
+        if let (Some(name), Some(number)) = (fields.next().filter(|name| !name.is_empty()), fields.nth(1))
             && let Ok(number) = number.parse::<u32>()
         {
             names.entry(number).or_insert_with(|| name.to_owned());
@@ -83,7 +98,7 @@ mod tests {
     fn the_first_name_of_a_number_counts() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("etc")).unwrap();
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken\ntoor:x:0:0::/:/bin/sh\nann:x:1000:1000::/:\n";
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken\n\n:x:7\nann:x:x:1\ntoor:x:0:0::/:/bin/sh\nann:x:1000:1000::/:\n";
         std::fs::write(directory.path().join("etc/passwd"), passwd).unwrap();
 
         let names = Names::of(directory.path());

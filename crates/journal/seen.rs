@@ -242,7 +242,7 @@ impl SeenIds {
 
     /// Takes over what an earlier run kept.
     #[must_use]
-    pub fn from_snapshot(snapshot: SeenSnapshot) -> Self {
+    pub(crate) fn from_snapshot(snapshot: SeenSnapshot) -> Self {
         let mut seen = Self::default();
         for (name, kept) in snapshot.modules {
             let ids = seen.modules.entry(name).or_default();

@@ -136,12 +136,6 @@ pub struct StandardFile {
 }
 
 impl StandardFile {
-    /// Whether it is a socket of IPv4 or IPv6.
-    #[must_use]
-    pub fn is_internet(self) -> bool {
-        self.mode & 0o170_000 == 0o140_000 && matches!(self.family, 2 | 10)
-    }
-
     /// Whether it is a pipe.
     #[must_use]
     pub fn is_pipe(self) -> bool {

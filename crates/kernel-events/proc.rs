@@ -107,7 +107,7 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
 
 /// Whether this process has the numbers of processes that the kernel's programs tell: those of the first namespace.
 #[must_use]
-pub fn is_first_pid_namespace() -> bool {
+pub(crate) fn is_first_pid_namespace() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST_PID_NAMESPACE)
 }
 

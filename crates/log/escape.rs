@@ -37,12 +37,12 @@ pub fn is_dangerous(character: char) -> bool {
 
 /// Appends text with dangerous characters and backslashes escaped, so that the original can be recovered: a
 /// line feed becomes `\n`, ESC becomes `\u{1b}`, a backslash becomes `\\`.
-pub fn escape_into(buffer: &mut Vec<u8>, text: &str) {
+pub(crate) fn escape_into(buffer: &mut Vec<u8>, text: &str) {
     append(buffer, text, |character| character == '\\' || is_dangerous(character), write_escape);
 }
 
 /// Appends text for the inside of a quoted value: as [`escape_into`], and a quotation mark becomes `\"`.
-pub fn escape_quoted_into(buffer: &mut Vec<u8>, text: &str) {
+pub(crate) fn escape_quoted_into(buffer: &mut Vec<u8>, text: &str) {
     append(
         buffer,
         text,
@@ -52,7 +52,7 @@ pub fn escape_quoted_into(buffer: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends text for the inside of a JSON string.
-pub fn escape_json_into(buffer: &mut Vec<u8>, text: &str) {
+pub(crate) fn escape_json_into(buffer: &mut Vec<u8>, text: &str) {
     append(
         buffer,
         text,

@@ -48,7 +48,7 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Standard error cannot be taken for the log.
-    #[error("cannot take standard error for the log; set logging.mode to \"file\" or \"syslog\"")]
+    #[error("cannot use standard error for the log; set logging.mode to \"file\" or \"syslog\"")]
     StderrNotTaken {
         /// What the system says.
         source: io::Error,
@@ -431,18 +431,6 @@ fn level_index(level: LogLevel) -> u8 {
 
 fn count_lines(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
-}
-
-/// An error and everything behind it in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

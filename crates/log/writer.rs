@@ -25,8 +25,9 @@ use nix::sys::socket::{
 use tokio::time::Instant;
 
 use super::sink::{WriteFailed, first_line, is_readable, whole_lines_within};
-use super::{AgentLog, LogError, chain};
+use super::{AgentLog, LogError};
 use vigie_config::model::{LogFormat, LogMode, LoggingSection};
+use vigie_protocol::error_chain::ErrorChain;
 
 /// The command that runs the writer; its arguments are the file, its largest size, how many are kept, and the format.
 pub const COMMAND: &str = "write-log";
@@ -311,7 +312,7 @@ pub fn serve(section: &LoggingSection, agent: &OwnedFd) -> io::Result<()> {
     let log = match AgentLog::open(section) {
         Ok(log) => log,
         Err(error) => {
-            answer(REFUSED, &chain(&error));
+            answer(REFUSED, &ErrorChain(&error).to_string());
             return Ok(());
         }
     };

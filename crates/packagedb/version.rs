@@ -262,7 +262,7 @@ pub fn rpmvercmp(a: &str, b: &str) -> Ordering {
 
 /// Epoch, version and release of a version of rpm; what is not there is `None`.
 #[must_use]
-pub fn split_evr(text: &str) -> (Option<&str>, &str, Option<&str>) {
+pub(crate) fn split_evr(text: &str) -> (Option<&str>, &str, Option<&str>) {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (epoch, rest) = match text[digits..].strip_prefix(':') {
         Some(rest) => (Some(if digits == 0 { "0" } else { &text[..digits] }), rest),

@@ -13,7 +13,7 @@ use crate::message::BadLine;
 
 /// Decoder for lines of at most a given length; a bad line is an item, an error is a failure of the stream.
 #[derive(Debug)]
-pub struct LineCodec {
+pub(crate) struct LineCodec {
     lines: LinesCodec,
     max_line_bytes: usize,
 }
@@ -21,13 +21,13 @@ pub struct LineCodec {
 impl LineCodec {
     /// A codec that drops lines longer than `max_line_bytes`, not counting the line feed.
     #[must_use]
-    pub fn new(max_line_bytes: usize) -> Self {
+    pub(crate) fn new(max_line_bytes: usize) -> Self {
         Self { lines: LinesCodec::new_with_max_length(max_line_bytes), max_line_bytes }
     }
 
     /// The longest line that is let through, in bytes.
     #[must_use]
-    pub fn max_line_bytes(&self) -> usize {
+    pub(crate) fn max_line_bytes(&self) -> usize {
         self.max_line_bytes
     }
 

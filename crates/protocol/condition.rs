@@ -13,7 +13,7 @@ use crate::catalogue::AgentCondition;
 use crate::module_name::ModuleName;
 
 /// Most conditions that one module may have at a time; more are left out and counted.
-pub const MAX_CONDITIONS: usize = 64;
+pub(crate) const MAX_CONDITIONS: usize = 64;
 
 /// Longest name of a condition in bytes.
 const MAX_NAME_BYTES: usize = 48;
@@ -50,7 +50,7 @@ impl Condition {
     /// Makes a condition that came from outside safe to keep: bounded, printable, with a name that can be a term.
     /// `None` when its name cannot be one.
     #[must_use]
-    pub fn sanitized(mut self) -> Option<Self> {
+    pub(crate) fn sanitized(mut self) -> Option<Self> {
         let is_term = (1..=MAX_NAME_BYTES).contains(&self.name.len())
             && self
                 .name

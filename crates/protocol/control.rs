@@ -443,7 +443,7 @@ pub struct JournalStatus {
     pub bytes: u64,
     /// Alerts that wait in memory for the disk.
     pub pending: u64,
-    /// Why the disk takes no alerts at present.
+    /// Why alerts cannot be written to disk at present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Head of the chain of batches: it stands for everything that is recorded.

@@ -32,7 +32,9 @@ pub fn compact(text: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
 ///
 /// # Errors
 /// Those of the deserializer.
-pub fn compact_raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+pub(crate) fn compact_raw<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
     Ok(Option::<Box<RawValue>>::deserialize(deserializer)?.map(compacted))
 }
 

@@ -87,7 +87,7 @@ impl Asked {
 
     /// Whether a text names a path or an address that the question does not.
     #[must_use]
-    pub fn is_exceeded_by(&self, text: &str) -> bool {
+    pub(crate) fn is_exceeded_by(&self, text: &str) -> bool {
         identifying_words(text).any(|word| !self.0.contains(word))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 /// Longest path of a unix socket in bytes: `sun_path` holds 108 with its ending NUL (unix(7)).
-pub const MAX_UNIX_PATH_BYTES: usize = 107;
+pub(crate) const MAX_UNIX_PATH_BYTES: usize = 107;
 
 /// Where a persistent module listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

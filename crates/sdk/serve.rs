@@ -28,6 +28,7 @@ use crate::listener::{ListenError, MAX_RUNNING_QUERIES, Place, QueryListener};
 use crate::module::{Host, ModuleError, PersistentModule, Query, Settings};
 use crate::outbox::Outbox;
 use limit::LogLimit;
+use vigie_protocol::error_chain::ErrorChain;
 use vigie_protocol::message::{
     AckParameters, BadLine, Class, ConfigParameters, ConfiguredParameters, DEFAULT_MAX_RESULT_BYTES, Message,
     MessageRef, PROTOCOL_VERSION, RUN_DIR_VARIABLE, RegisterParameters, STATE_DIR_VARIABLE, capability,
@@ -178,7 +179,7 @@ pub async fn serve<M: PersistentModule>(
     let listener = match QueryListener::bind_unix(&options.run_dir, M::NAME) {
         Ok(listener) => listener,
         Err(error) => {
-            outbox.note(&chain(&error));
+            outbox.note(&ErrorChain(&error).to_string());
             outbox.finish();
             drop(timeout(FLUSH_TIMEOUT, &mut writing).await);
             return Ended::NotListening(error);
@@ -208,7 +209,7 @@ pub async fn serve<M: PersistentModule>(
                     Ok(Next::Stop) => break Ended::Stopped,
                     Err(Refused::Line(bad)) => complain(&mut complaints, &outbox, &bad),
                     Err(Refused::Config(error)) => {
-                        outbox.note(&chain(&error));
+                        outbox.note(&ErrorChain(&error).to_string());
                         break Ended::BadConfig;
                     }
                 },
@@ -299,7 +300,7 @@ fn listen_again<M: PersistentModule>(
             Some(listener)
         }
         Err(error) => {
-            outbox.note(&format!("the query socket is gone: {}", chain(&error)));
+            outbox.note(&format!("the query socket is gone: {}", ErrorChain(&error)));
             None
         }
     }
@@ -397,18 +398,6 @@ fn complain(limit: &mut LogLimit, outbox: &Outbox, bad: &BadLine) {
     }
 }
 
-/// An error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 /// Answers one query, on a thread that may block.
 fn answer<M: PersistentModule>(
     runtime: &tokio::runtime::Handle,
@@ -492,7 +481,7 @@ impl Confirmation {
 
     fn send(&self, outbox: &Outbox, outcome: Result<(), &ModuleError>) {
         let Some(generation) = self.0 else { return };
-        let errors = outcome.err().map(|error| chain(error)).into_iter().collect();
+        let errors = outcome.err().map(|error| ErrorChain(error).to_string()).into_iter().collect();
         outbox.configured(&ConfiguredParameters { generation, ok: outcome.is_ok(), errors });
     }
 }
@@ -520,7 +509,7 @@ fn work<M: PersistentModule>(
                         outbox.accept_health(accepts_health);
                     }
                     Err(error) => {
-                        outbox.note(&chain(&error));
+                        outbox.note(&ErrorChain(&error).to_string());
                         confirm.send(outbox, Err(&error));
                         if let Some(failed) = failed.take() {
                             let _ = failed.send(());
@@ -537,7 +526,7 @@ fn work<M: PersistentModule>(
                         confirm.send(outbox, Ok(()));
                     }
                     Err(error) => {
-                        outbox.note(&format!("keeping the old configuration: {}", chain(&error)));
+                        outbox.note(&format!("keeping the old configuration: {}", ErrorChain(&error)));
                         confirm.send(outbox, Err(&error));
                     }
                 }

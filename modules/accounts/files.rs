@@ -1,6 +1,7 @@
-//! passwd(5), shadow(5), group(5), gshadow(5), subuid(5): lines to values. Nothing is looked up here.
+//! passwd(5), shadow(5), group(5), gshadow(5): lines to values. Nothing is looked up here.
 
 use serde::Serialize;
+use vigie_host::users::account_number;
 
 /// Most lines of one file that are read.
 const MAX_LINES: usize = 5_000_000;
@@ -161,19 +162,6 @@ pub struct Group {
     pub members: Vec<String>,
 }
 
-/// A line of `/etc/subuid` or `/etc/subgid`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubordinateIds {
-    /// From 1 on.
-    pub line: u32,
-    /// An account's name or number.
-    pub owner: String,
-    /// The first.
-    pub start: u64,
-    /// How many.
-    pub count: u64,
-}
-
 /// What a file holds, with the lines that make no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lines<T> {
@@ -213,7 +201,7 @@ pub fn passwd(content: &[u8]) -> Lines<Passwd> {
         if name.is_empty() {
             return Err("the account has no name");
         }
-        let number = number(uid).ok_or("the uid is no number")?;
+        let number = account_number(uid).ok_or("the uid is no number")?;
         Ok(Passwd {
             line,
             name: name.to_owned(),
@@ -224,7 +212,7 @@ pub fn passwd(content: &[u8]) -> Lines<Passwd> {
             },
             uid: number,
             odd_uid: uid != number.to_string(),
-            gid: self::number(gid).ok_or("the gid is no number")?,
+            gid: account_number(gid).ok_or("the gid is no number")?,
             gecos: gecos.to_owned(),
             directory: directory.to_owned(),
             shell: shell.to_owned(),
@@ -267,7 +255,7 @@ pub fn group(content: &[u8]) -> Lines<Group> {
             line,
             name: name.to_owned(),
             password: Password::of(password),
-            gid: number(gid).ok_or("the gid is no number")?,
+            gid: account_number(gid).ok_or("the gid is no number")?,
             admins: Vec::new(),
             members: names(members),
         })
@@ -293,31 +281,8 @@ pub fn gshadow(content: &[u8]) -> Lines<Group> {
     })
 }
 
-/// Reads `/etc/subuid` or `/etc/subgid`.
-#[must_use]
-pub fn subordinate(content: &[u8]) -> Lines<SubordinateIds> {
-    lines(content, |line, text| {
-        let fields: Vec<&str> = text.trim().split(':').collect();
-        let [owner, start, count] = *fields.as_slice() else { return Err("a range has 3 fields") };
-        let number = |text: &str| text.parse::<u64>().map_err(|_| "a range has two numbers");
-        Ok(SubordinateIds { line, owner: owner.to_owned(), start: number(start)?, count: number(count)? })
-    })
-}
-
 fn names(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// A number as strtoul(3) reads it: blanks, a sign, leading zeros; what is above 32 bits is lost.
-fn number(text: &str) -> Option<u32> {
-    let text = text.trim_start();
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let value = digits.parse::<u64>().ok()?;
-    let value = if negative { value.wrapping_neg() } else { value };
-    u32::try_from(value & u64::from(u32::MAX)).ok()
 }
 
 #[cfg(test)]
@@ -379,7 +344,6 @@ mod tests {
             let _ = shadow(&bytes);
             let _ = group(&bytes);
             let _ = gshadow(&bytes);
-            let _ = subordinate(&bytes);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
+use vigie_host::shown;
 use vigie_packagedb::sqlite::{Database, Value};
 use vigie_sdk::Coverage;
 use vigie_tree::{Entry, Tree, Unread};
@@ -12,7 +13,6 @@ use crate::files::{self, Password, PasswordField, Shadow, Status};
 use crate::keys::{self, Key};
 use crate::logins::{self, LASTLOG_BYTES, Login, UTMP_BYTES, time};
 use crate::parameters::Parameters;
-use crate::shown;
 use crate::sudoers::{self, Policy, Problem};
 
 /// Largest file of accounts that is read, in bytes.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  parameters.rs ─► gather.rs ─► answer.rs
-//!                     ├─ files.rs                    passwd, shadow, group, gshadow, subuid
+//!                     ├─ files.rs                    passwd, shadow, group, gshadow
 //!                     ├─ sudoers.rs ─► sudoers/syntax.rs   rules with aliases, includes and tags worked out
 //!                     ├─ keys.rs                     authorized_keys, sshd_config
 //!                     └─ logins.rs                   utmp, wtmp, lastlog, sessions
@@ -61,24 +61,4 @@ fn time_left(deadline: &str) -> Option<Duration> {
     let deadline: jiff::Timestamp = deadline.parse().ok()?;
     let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
     Some(left.saturating_sub(LEAD))
-}
-
-/// Bytes for people: what is no UTF-8 and no plain letter is escaped.
-fn shown(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            if letter.is_control() {
-                let mut buffer = [0; 4];
-                letter
-                    .encode_utf8(&mut buffer)
-                    .bytes()
-                    .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-            } else {
-                text.push(letter);
-            }
-        }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    text
 }

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 /// Bytes of a record of utmp(5) on every architecture whose C library is glibc with 64 bits.
-pub const UTMP_BYTES: usize = 384;
+pub(crate) const UTMP_BYTES: usize = 384;
 
 /// Bytes of a record of lastlog.
-pub const LASTLOG_BYTES: usize = 292;
+pub(crate) const LASTLOG_BYTES: usize = 292;
 
 /// Kinds of records.
 const BOOT_TIME: i16 = 2;
@@ -64,7 +64,7 @@ fn record(bytes: &[u8; UTMP_BYTES]) -> Utmp {
 /// Text up to the first NUL, which need not be there.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    crate::shown(&bytes[..end])
+    vigie_host::shown(&bytes[..end])
 }
 
 /// Somebody was logged in.

@@ -137,7 +137,7 @@ impl Reader<'_> {
     }
 
     fn file(&mut self, path: &[u8], depth: usize, required: bool) {
-        let shown = crate::shown(path);
+        let shown = vigie_host::shown(path);
         let entry = match self.tree.find(path) {
             Ok(entry) => entry,
             Err(Unread::Gone) if !required => return,
@@ -204,7 +204,7 @@ impl Reader<'_> {
                 }
             }
             Err(Unread::Gone) => {}
-            Err(why) => self.coverage.skip(crate::shown(path), why.to_string()),
+            Err(why) => self.coverage.skip(vigie_host::shown(path), why.to_string()),
         }
     }
 }

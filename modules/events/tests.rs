@@ -3,7 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "tests of the kernel run in real time only")]
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

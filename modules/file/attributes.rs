@@ -1,6 +1,5 @@
 //! What is asked of an object beside its name, content and size: whose it is, what it may do, which kind it is.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,51 +27,6 @@ pub const KINDS: [(&str, FileType); 7] = [
 #[must_use]
 pub fn kind_name(kind: FileType) -> &'static str {
     KINDS.iter().find(|(_, known)| *known == kind).map_or("unknown", |(name, _)| name)
-}
-
-/// Names of users and groups by number, from the files of this host: a directory service is not asked for a million
-/// files.
-#[derive(Debug, Clone, Default)]
-pub struct Names {
-    users: HashMap<u32, String>,
-    groups: HashMap<u32, String>,
-}
-
-impl Names {
-    /// Those of this host.
-    #[must_use]
-    pub fn of_host() -> Self {
-        let read = |path| parse_names(&std::fs::read(path).unwrap_or_default());
-        Self { users: read("/etc/passwd"), groups: read("/etc/group") }
-    }
-
-    /// A user's name.
-    #[must_use]
-    pub fn user(&self, uid: u32) -> Option<&str> {
-        self.users.get(&uid).map(String::as_str)
-    }
-
-    /// A group's name.
-    #[must_use]
-    pub fn group(&self, gid: u32) -> Option<&str> {
-        self.groups.get(&gid).map(String::as_str)
-    }
-}
-
-/// Reads passwd(5) or group(5): a name, something, a number.
-fn parse_names(text: &[u8]) -> HashMap<u32, String> {
-    let lines = text.split(|byte| *byte == b'\n');
-    let entries = lines.filter_map(|line| {
-        let mut fields = std::str::from_utf8(line).ok()?.split(':');
-        let name = fields.next().filter(|name| !name.is_empty())?;
-        Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
-    });
-    let mut names = HashMap::new();
-    // Of two names for one number the first one is shown, as by the C library.
-    entries.for_each(|(number, name)| {
-        names.entry(number).or_insert(name);
-    });
-    names
 }
 
 /// Who is wanted as owner or group: a name or a number; `none` is one that has no name on this host.
@@ -173,15 +127,6 @@ fn capabilities(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_come_from_the_files_of_the_host() {
-        let names =
-            parse_names(b"root:x:0:0:r:/root:/bin/sh\ntoor:x:0:0::/:\n\nbad\n:x:7\nann:x:x:1\nbin:x:2\n");
-
-        assert_eq!(names.get(&0).map(String::as_str), Some("root"));
-        assert_eq!((names.len(), names.get(&2).map(String::as_str)), (2, Some("bin")));
-    }
 
     #[test]
     fn an_owner_is_a_name_a_number_or_none() {

@@ -53,19 +53,19 @@ impl<'s> Question<'s> {
 
     /// What it was made of, when nothing was read yet.
     #[must_use]
-    pub fn into_parts(self) -> (usize, Vec<usize>) {
+    pub(crate) fn into_parts(self) -> (usize, Vec<usize>) {
         (self.index, self.passed)
     }
 
     /// The largest file that the search reads, in bytes.
     #[must_use]
-    pub fn max_read(&self) -> u64 {
+    pub(crate) fn max_read(&self) -> u64 {
         self.search.options.max_read
     }
 
     /// Whether the search looks into compressed files.
     #[must_use]
-    pub fn decompresses(&self) -> bool {
+    pub(crate) fn decompresses(&self) -> bool {
         self.search.options.decompress
     }
 
@@ -286,7 +286,7 @@ impl Utf16 {
 
 /// The reading of one file for all searches that ask about its content.
 #[derive(Default)]
-pub struct Examination<'s> {
+pub(crate) struct Examination<'s> {
     questions: Vec<Question<'s>>,
     hashers: Hashers,
     lines: Lines,
@@ -300,20 +300,20 @@ pub struct Examination<'s> {
 impl<'s> Examination<'s> {
     /// Begins to read a file.
     #[must_use]
-    pub fn new(questions: Vec<Question<'s>>) -> Self {
+    pub(crate) fn new(questions: Vec<Question<'s>>) -> Self {
         let hashers = Hashers::new(algorithms(&questions));
         Self { questions, hashers, ..Self::default() }
     }
 
     /// Whether the rest of the file cannot change any answer.
     #[must_use]
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         !self.wants_lines() && algorithms(&self.questions).is_empty()
     }
 
     /// Whether there is a line that was matched in parts.
     #[must_use]
-    pub fn has_long_line(&self) -> bool {
+    pub(crate) fn has_long_line(&self) -> bool {
         self.lines.has_long_line || self.decoded.as_ref().is_some_and(|decoded| decoded.lines.has_long_line)
     }
 
@@ -322,7 +322,7 @@ impl<'s> Examination<'s> {
     }
 
     /// Takes the next bytes of the file, which may be its `last`.
-    pub fn take(&mut self, bytes: &[u8], last: bool) {
+    pub(crate) fn take(&mut self, bytes: &[u8], last: bool) {
         if !self.has_begun {
             self.start.extend_from_slice(bytes);
             let may_be_mark = matches!(self.start.first(), None | Some(0xff | 0xfe));
@@ -347,7 +347,7 @@ impl<'s> Examination<'s> {
 
     /// Takes a hole of a sparse file, which reads as so many zeros. Lines need to know only that there is one; a
     /// digest is of all of them. Ends early when `stop` says so, and then tells `false`.
-    pub fn take_hole(&mut self, length: u64, last: bool, stop: impl Fn() -> bool) -> bool {
+    pub(crate) fn take_hole(&mut self, length: u64, last: bool, stop: impl Fn() -> bool) -> bool {
         const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
         let shown = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
         self.take(&ZEROS[..shown], last);
@@ -384,7 +384,7 @@ impl<'s> Examination<'s> {
     /// Ends with the searches that want the file. When it was not read to its end, and [`Examination::is_done`]
     /// does not say that it was read far enough, only what is known for certain counts.
     #[must_use]
-    pub fn finish(self, at_end: bool) -> Vec<Answer> {
+    pub(crate) fn finish(self, at_end: bool) -> Vec<Answer> {
         let complete = at_end || self.is_done();
         let digests = if at_end { self.hashers.finish() } else { Digests::default() };
         self.questions.into_iter().filter_map(|question| question.answer(&digests, complete)).collect()

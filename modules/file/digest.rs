@@ -73,18 +73,18 @@ const ALL: [Algorithm; 9] = [
 
 /// Computes several digests of the same bytes.
 #[derive(Default)]
-pub struct Hashers(Vec<(Algorithm, Box<dyn DynDigest>)>);
+pub(crate) struct Hashers(Vec<(Algorithm, Box<dyn DynDigest>)>);
 
 impl Hashers {
     /// Begins to compute these digests.
     #[must_use]
-    pub fn new(wanted: Algorithms) -> Self {
+    pub(crate) fn new(wanted: Algorithms) -> Self {
         let wanted = ALL.into_iter().filter(|algorithm| wanted.contains(*algorithm));
         Self(wanted.map(|algorithm| (algorithm, algorithm.hasher())).collect())
     }
 
     /// Takes the next bytes, and forgets the digests that are no longer wanted.
-    pub fn update(&mut self, bytes: &[u8], wanted: Algorithms) {
+    pub(crate) fn update(&mut self, bytes: &[u8], wanted: Algorithms) {
         self.0.retain(|(algorithm, _)| wanted.contains(*algorithm));
         for (_, hasher) in &mut self.0 {
             hasher.update(bytes);
@@ -93,7 +93,7 @@ impl Hashers {
 
     /// Ends with the digests of everything that was taken.
     #[must_use]
-    pub fn finish(self) -> Digests {
+    pub(crate) fn finish(self) -> Digests {
         Digests(self.0.into_iter().map(|(algorithm, hasher)| (algorithm, hasher.finalize())).collect())
     }
 }
@@ -134,7 +134,7 @@ pub fn hexadecimal(digest: &[u8]) -> String {
 
 /// Reads a digest in upper or lower case; `None` when it is not hexadecimal.
 #[must_use]
-pub fn from_hexadecimal(text: &str) -> Option<Box<[u8]>> {
+pub(crate) fn from_hexadecimal(text: &str) -> Option<Box<[u8]>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {

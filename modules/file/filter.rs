@@ -127,7 +127,7 @@ pub enum FilterError {
 /// for: `-rw-r--r--`, and for setuid, setgid and sticky files `u`, `g` and `t` in the place of the dash, as in
 /// `ugrwxr-xr-x`.
 #[must_use]
-pub fn mode_text(mode: u32) -> String {
+pub(crate) fn mode_text(mode: u32) -> String {
     let mut text = String::with_capacity(12);
     for (bit, letter) in [(0o4000, 'u'), (0o2000, 'g'), (0o1000, 't')] {
         if mode & bit != 0 {

@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use vigie_host::users::Names;
 use vigie_sdk::privacy::MASKED;
 
-use crate::attributes::{Extended, Names, kind_name};
+use crate::attributes::{Extended, kind_name};
 use crate::digest::hexadecimal;
 use crate::filter::mode_text;
 use crate::open::Status;
@@ -148,7 +150,7 @@ impl<'q> Findings<'q> {
             search.options.return_metadata
                 || search.checks().iter().any(|check| matches!(check.test, Test::Owner(_) | Test::Group(_)))
         });
-        let names = if wants_names { Names::of_host() } else { Names::default() };
+        let names = if wants_names { Names::of(Path::new("/")) } else { Names::default() };
         Self { searches, masked, names, lists, bytes: AtomicUsize::new(0), full: AtomicBool::new(false) }
     }
 
@@ -160,7 +162,7 @@ impl<'q> Findings<'q> {
 
     /// Whether no search can take another match.
     #[must_use]
-    pub fn are_all_closed(&self) -> bool {
+    pub(crate) fn are_all_closed(&self) -> bool {
         self.lists.iter().all(|list| list.closed.load(Ordering::Relaxed))
     }
 

@@ -14,7 +14,7 @@ use crate::parameters::Options;
 
 /// Whether a search with these options enters such a file system when it comes across it.
 #[must_use]
-pub fn is_entered(storage: Storage, options: &Options) -> bool {
+pub(crate) fn is_entered(storage: Storage, options: &Options) -> bool {
     match storage {
         Storage::Local => true,
         Storage::Remote => options.remote,
@@ -48,7 +48,7 @@ impl Mounts {
 
     /// The mount points in a directory whose file systems are not local.
     #[must_use]
-    pub fn special_in(&self, directory: &[u8]) -> &[(OsString, Storage)] {
+    pub(crate) fn special_in(&self, directory: &[u8]) -> &[(OsString, Storage)] {
         if self.special.is_empty() {
             return &[];
         }

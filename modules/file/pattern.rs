@@ -119,14 +119,14 @@ impl LinePattern {
 
     /// Whether a file that has a matching line is the one that is *not* wanted.
     #[must_use]
-    pub fn is_negated(&self) -> bool {
+    pub(crate) fn is_negated(&self) -> bool {
         self.negated
     }
 
     /// Whether the expression, without its negation, matches a line of the text. The text starts where a line
     /// starts; what is after its last line feed is a line too, unless it is empty.
     #[must_use]
-    pub fn matches_a_line(&self, text: &[u8]) -> bool {
+    pub(crate) fn matches_a_line(&self, text: &[u8]) -> bool {
         let Some(lines) = &self.lines else {
             return each_line(text).any(|line| is_match(&self.line, line));
         };
@@ -150,7 +150,7 @@ impl LinePattern {
     /// Whether the expression, without its negation, matches within `range` of a part of one line. What is outside
     /// the range is not matched, but seen: the start of a part is not the start of a line.
     #[must_use]
-    pub fn matches_part(&self, part: &[u8], range: std::ops::Range<usize>) -> bool {
+    pub(crate) fn matches_part(&self, part: &[u8], range: std::ops::Range<usize>) -> bool {
         let regex = self.part.get_or_init(|| {
             let config = meta::Config::new().utf8_empty(false);
             let mut builder = meta::Builder::new();
@@ -165,7 +165,7 @@ impl LinePattern {
     /// Whether every line of the text is as wanted, negation included. The text is as in
     /// [`LinePattern::matches_a_line`].
     #[must_use]
-    pub fn accepts_every_line(&self, text: &[u8]) -> bool {
+    pub(crate) fn accepts_every_line(&self, text: &[u8]) -> bool {
         if self.negated {
             !self.matches_a_line(text)
         } else {

@@ -58,7 +58,7 @@ impl<J> Pool<J> {
     }
 
     /// One worker less than was said will ever ask for work.
-    pub fn do_without_one(&self) {
+    pub(crate) fn do_without_one(&self) {
         let mut shared = self.lock();
         shared.workers -= 1;
         self.finish_if_idle(&mut shared);
@@ -73,7 +73,7 @@ impl<J> Pool<J> {
 
     /// Whether a worker has nothing to do.
     #[must_use]
-    pub fn wants_work(&self) -> bool {
+    pub(crate) fn wants_work(&self) -> bool {
         self.idle.load(Ordering::Relaxed) > 0
     }
 

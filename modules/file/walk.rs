@@ -19,10 +19,11 @@ use rustix::fs::{CWD, FileType, RawDir};
 use rustix::io::Errno;
 
 use vigie_host::mounts::Storage;
+use vigie_host::users::Names;
 use vigie_sdk::Coverage;
 use vigie_sdk::privacy::MASKED;
 
-use crate::attributes::{Extended, Names};
+use crate::attributes::Extended;
 use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
 use crate::mounts::{Mounts, is_entered};
@@ -357,7 +358,7 @@ impl<'q> Walk<'q> {
     }
 
     /// Notes a part of the search that was not examined, and that nothing is wrong with.
-    pub fn leave_out(&self, path: &[u8], why: impl std::fmt::Display) {
+    pub(crate) fn leave_out(&self, path: &[u8], why: impl std::fmt::Display) {
         let what = if self.masked { MASKED.to_owned() } else { shown(path) };
         self.locked_coverage().skip(what, why.to_string());
     }

@@ -64,7 +64,7 @@ const POWERFUL: [&str; 14] = [
 /// Whether a path is a file of accounts, the copy of one, or what tools have beside one while they work: `passwd.lock`,
 /// `passwd+`, `passwd.4711`, `npasswd`.
 #[must_use]
-pub fn is_account_file(path: &Path) -> bool {
+pub(crate) fn is_account_file(path: &Path) -> bool {
     let Some(name) = path.strip_prefix("/etc").ok().and_then(Path::to_str) else { return false };
     let is_beside = |file: &&str| {
         let rest = name.strip_prefix(*file);
@@ -80,7 +80,7 @@ pub fn is_account_file(path: &Path) -> bool {
 
 /// Whether a program is one that only changes accounts; which file it is must be proved otherwise.
 #[must_use]
-pub fn is_tool(executable: &Path) -> bool {
+pub(crate) fn is_tool(executable: &Path) -> bool {
     let name = executable.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| TOOLS.contains(&name))
 }

@@ -44,7 +44,7 @@ const CONTENT_BEING_READ: u8 = 8;
 const CONTENT_UNKNOWN: u8 = 9;
 
 /// Appends a number.
-pub fn put_number(buffer: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_number(buffer: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         buffer.push(number as u8 | 0x80);
         number >>= 7;
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When it is no number, or too large.
-    pub fn number_as<T: TryFrom<u64>>(&mut self) -> Result<T, Malformed> {
+    pub(crate) fn number_as<T: TryFrom<u64>>(&mut self) -> Result<T, Malformed> {
         T::try_from(self.number()?).map_err(|_| Malformed)
     }
 
@@ -176,7 +176,7 @@ impl Tables {
 
     /// Writes what came after these sizes.
     #[must_use]
-    pub fn encode_from(&self, (devices, extended): (usize, usize)) -> Vec<u8> {
+    pub(crate) fn encode_from(&self, (devices, extended): (usize, usize)) -> Vec<u8> {
         let mut buffer = Vec::new();
         let new_devices = self.devices.get(devices..).unwrap_or_default();
         let new_extended = self.extended.get(extended..).unwrap_or_default();
@@ -359,7 +359,7 @@ fn content(reader: &mut Reader<'_>, inner: bool) -> Result<Content, Malformed> {
 
 /// The empty set, the same one for all.
 #[must_use]
-pub fn no_attributes() -> ExtendedAttributes {
+pub(crate) fn no_attributes() -> ExtendedAttributes {
     static NONE: std::sync::LazyLock<ExtendedAttributes> = std::sync::LazyLock::new(|| Arc::new([]));
     Arc::clone(&NONE)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
+use vigie_host::{parse_size, show_size};
 
 use crate::profile::Profile;
 use crate::rules::Rules;
@@ -259,7 +260,7 @@ impl Complaints<'_> {
             Amount::Text(text) => format!("{text:?}"),
         };
         let none = if without { ", or \"none\"" } else { "" };
-        let range = format!("from {} to {}", show_bytes(least), show_bytes(most));
+        let range = format!("from {} to {}", show_size(least), show_size(most));
         self.add(
             key,
             format!("{found} is not a number of bytes or a size such as \"100 MiB\" (units B, KiB, MiB, GiB, TiB), {range}{none}"),
@@ -282,27 +283,8 @@ impl Complaints<'_> {
 /// Reads a size such as "64 MiB", or a plain number of bytes.
 fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim_start() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-/// Shows a number of bytes in the largest unit that divides it.
-pub(crate) fn show_bytes(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes != 0 && bytes.trailing_zeros() >= shift {
-            return format!("{} {unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes} B")
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_plain { text.parse().ok() } else { parse_size(text) }
 }
 
 impl Config {

@@ -54,7 +54,7 @@ impl DuePaths {
     }
 
     /// Changes the settling time of what comes from now on.
-    pub fn set_settle(&mut self, settle: Duration) {
+    pub(crate) fn set_settle(&mut self, settle: Duration) {
         self.settle = settle;
     }
 
@@ -74,7 +74,7 @@ impl DuePaths {
     }
 
     /// Looks at this path again after a while, or earlier when something happens to it.
-    pub fn postpone(&mut self, path: &Path, happened: Happened, until: Instant) {
+    pub(crate) fn postpone(&mut self, path: &Path, happened: Happened, until: Instant) {
         self.add(path, happened, until, until, until);
     }
 
@@ -168,7 +168,7 @@ impl DuePaths {
     }
 
     /// Adds to what happened to a path, if it waits.
-    pub fn add_to(&mut self, path: &Path, happened: &Happened) {
+    pub(crate) fn add_to(&mut self, path: &Path, happened: &Happened) {
         if let Some(due) = self.paths.get_mut(path) {
             due.happened.merge(happened.clone());
         }

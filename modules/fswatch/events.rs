@@ -19,7 +19,7 @@ use crate::workers::Report;
 
 /// Names of what root alone can change, with events that have not been taken yet; beyond it a full scan is asked for
 /// instead.
-pub const MAX_PENDING: usize = 200_000;
+pub(crate) const MAX_PENDING: usize = 200_000;
 
 /// Names of one user with events that have not been taken yet; beyond it directories are noted instead of names.
 const MAX_OF_USER: usize = 5_000;
@@ -84,7 +84,7 @@ impl Happened {
 
     /// Whether somebody writes the file and has not closed it.
     #[must_use]
-    pub fn is_unfinished(&self) -> bool {
+    pub(crate) fn is_unfinished(&self) -> bool {
         !self.finished && self.window.is_none() && self.writers.last().is_some()
     }
 
@@ -335,12 +335,12 @@ impl Batch<'_> {
     }
 
     /// Something was mounted or unmounted.
-    pub fn mounts_changed(&mut self) {
+    pub(crate) fn mounts_changed(&mut self) {
         self.pending().mounts_changed = true;
     }
 
     /// A loop device got or lost its file.
-    pub fn loops_changed(&mut self) {
+    pub(crate) fn loops_changed(&mut self) {
         self.pending().loops_changed = true;
     }
 
@@ -403,7 +403,7 @@ impl Mailbox {
     }
 
     /// Ends the wait under way, or the next one, but not at once: what comes meanwhile does not wake it again.
-    pub fn wake_soon(&self) {
+    pub(crate) fn wake_soon(&self) {
         let mut pending = self.lock();
         if !std::mem::replace(&mut pending.soon, true) {
             self.0.arrived.notify_one();

@@ -104,7 +104,7 @@ struct Followed {
 
 /// Watches file systems.
 #[derive(Debug)]
-pub struct FilesystemWatcher {
+pub(crate) struct FilesystemWatcher {
     wide: Part,
     near: Part,
     /// What the kernel tells of execs.
@@ -139,7 +139,7 @@ fn group() -> Result<Group, GroupError> {
 ///
 /// # Errors
 /// What did not work.
-pub fn self_test(directory: &Path) -> Result<(), String> {
+pub(crate) fn self_test(directory: &Path) -> Result<(), String> {
     let group = group().map_err(|error| error.to_string())?;
     let open = open_mount(directory).map_err(|error| error.to_string())?;
     group
@@ -201,7 +201,7 @@ impl FilesystemWatcher {
     ///
     /// # Errors
     /// Why not: without `CAP_SYS_ADMIN`, or on a kernel before 5.17.
-    pub fn start(mailbox: &Mailbox) -> Result<Self, String> {
+    pub(crate) fn start(mailbox: &Mailbox) -> Result<Self, String> {
         let marked = Near::default();
         let moved = Arc::new(AtomicU64::new(0));
         let processes = Arc::new(Mutex::new(Processes::default()));
@@ -224,7 +224,7 @@ impl FilesystemWatcher {
     }
 
     /// Asks the kernel what processes run, or no longer.
-    pub fn ask_execs(&mut self, wanted: bool) {
+    pub(crate) fn ask_execs(&mut self, wanted: bool) {
         if !wanted {
             self.execs = None;
             self.kernel.close("the configuration says commands = claimed");
@@ -235,7 +235,7 @@ impl FilesystemWatcher {
 
     /// Why command lines are what processes say of themselves, and not what they were run with.
     #[must_use]
-    pub fn why_claimed(&self) -> Option<String> {
+    pub(crate) fn why_claimed(&self) -> Option<String> {
         self.kernel.why_not()
     }
 
@@ -252,7 +252,7 @@ impl FilesystemWatcher {
     ///
     /// # Errors
     /// Why it cannot be watched in this way.
-    pub fn mark(&mut self, at: &Path, device: u64, mounts: &Arc<Mounts>) -> Result<(), String> {
+    pub(crate) fn mark(&mut self, at: &Path, device: u64, mounts: &Arc<Mounts>) -> Result<(), String> {
         let open = open_object(at).map_err(|error| error.to_string())?;
         let filesystem = FilesystemId::of(open.as_fd()).map_err(|error| error.to_string())?;
         let seen: Vec<Mount> = mounts.iter().filter(|mount| mount.device == device).cloned().collect();
@@ -276,7 +276,7 @@ impl FilesystemWatcher {
 
     /// Marks a directory whose file system is marked: tells of its names and, where the `whole` of it matters, of what
     /// happens to what is in it.
-    pub fn mark_directory(&mut self, directory: &Path, lane: Lane, whole: bool) {
+    pub(crate) fn mark_directory(&mut self, directory: &Path, lane: Lane, whole: bool) {
         match self.try_mark(directory, lane, whole) {
             // Where it went away, the directory above it tells.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
@@ -322,7 +322,7 @@ impl FilesystemWatcher {
     }
 
     /// Something was mounted or unmounted.
-    pub fn remount(&mut self, mounts: &Arc<Mounts>) {
+    pub(crate) fn remount(&mut self, mounts: &Arc<Mounts>) {
         for seen in self.view.filesystems.values_mut() {
             let device = seen.first().map(|mount| mount.device);
             *seen = mounts.iter().filter(|mount| Some(mount.device) == device).cloned().collect();
@@ -335,14 +335,14 @@ impl FilesystemWatcher {
     }
 
     /// Other rules apply.
-    pub fn cover(&mut self, coverage: &Arc<Coverage>) {
+    pub(crate) fn cover(&mut self, coverage: &Arc<Coverage>) {
         self.view.coverage = Some(Arc::clone(coverage));
         self.tell(|| Control::View(self.view.clone()));
     }
 
     /// Tells of what happens to this file under other names as well. Of a file with very many names only some are told
     /// of: whoever makes them would decide what each write costs us.
-    pub fn follow_names(&mut self, path: &Path, lane: Lane) {
+    pub(crate) fn follow_names(&mut self, path: &Path, lane: Lane) {
         let Ok(open) = open_object(path) else { return };
         let Ok(identity) = vigie_fanotify::handle_of(open.as_fd(), OsStr::new("")) else { return };
         let handle = identity.into_handle();
@@ -372,7 +372,7 @@ impl FilesystemWatcher {
     }
 
     /// Forgets which files have several names: they are found anew by the scan that follows.
-    pub fn forget_names(&mut self) {
+    pub(crate) fn forget_names(&mut self) {
         self.followed = Followed::default();
         self.tell(|| Control::NoLinks);
     }

@@ -49,7 +49,7 @@ impl History {
     }
 
     /// Changes how large a file may become.
-    pub fn set_most(&mut self, most: u64) {
+    pub(crate) fn set_most(&mut self, most: u64) {
         self.most = most;
     }
 

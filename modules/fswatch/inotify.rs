@@ -106,7 +106,7 @@ impl Watcher {
     }
 
     /// Ends the watches of a directory and everything below it.
-    pub fn remove_tree(&mut self, directory: &Path) {
+    pub(crate) fn remove_tree(&mut self, directory: &Path) {
         for watch in self.map.take_tree(directory) {
             // Fails when the directory is gone, and then the watch is as well.
             self.watches.remove(watch).ok();

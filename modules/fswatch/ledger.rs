@@ -26,7 +26,7 @@ use crate::storm::shortened;
 use crate::trust::Lane;
 
 /// Changes that are remembered as not accepted; beyond it the list says that it is not complete.
-pub const MAX_UNACCEPTED: usize = 10_000;
+pub(crate) const MAX_UNACCEPTED: usize = 10_000;
 
 /// The same for one user's paths, so that nobody fills the list alone; all users together have half of it.
 const MAX_UNACCEPTED_OF_USER: usize = 1_000;
@@ -180,7 +180,7 @@ impl Ledger {
 
     /// Bytes of the baseline on disk.
     #[must_use]
-    pub fn store_bytes(&self) -> Option<u64> {
+    pub(crate) fn store_bytes(&self) -> Option<u64> {
         self.store.as_ref().filter(|store| store.is_whole()).map(Store::bytes)
     }
 
@@ -192,12 +192,12 @@ impl Ledger {
 
     /// Changes that were not accepted and are not in the list any more.
     #[must_use]
-    pub fn forgotten_unaccepted(&self) -> u64 {
+    pub(crate) fn forgotten_unaccepted(&self) -> u64 {
         self.forgotten_unaccepted
     }
 
     /// Changes how much history is kept.
-    pub fn set_history_bytes(&mut self, bytes: u64) {
+    pub(crate) fn set_history_bytes(&mut self, bytes: u64) {
         if let Some(history) = &mut self.history {
             history.set_most(bytes);
         }
@@ -221,7 +221,7 @@ impl Ledger {
     }
 
     /// An alert that is kept neither in the store nor in the history: nothing is lost with it.
-    pub fn unkept(&mut self, alert: &Alert) -> (AlertId, Arc<str>) {
+    pub(crate) fn unkept(&mut self, alert: &Alert) -> (AlertId, Arc<str>) {
         self.sequence += 1;
         let id = AlertId { epoch: self.epoch, sequence: self.sequence };
         (id, in_bounds(alert).into())
@@ -383,7 +383,7 @@ impl Ledger {
 
     /// Takes objects of a directory, in the order of their names, as known without a word where nothing is known yet;
     /// gives the names where something is.
-    pub fn learn_new(&mut self, directory: &Path, objects: Vec<(OsString, Object)>) -> Vec<OsString> {
+    pub(crate) fn learn_new(&mut self, directory: &Path, objects: Vec<(OsString, Object)>) -> Vec<OsString> {
         let known = self.state.baseline.insert_new_names(directory, &objects);
         let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
         if !is_kept && known.is_empty() {
@@ -432,7 +432,7 @@ impl Ledger {
     }
 
     /// The rolling verification came to this path.
-    pub fn set_cursor(&mut self, path: Option<PathBuf>) {
+    pub(crate) fn set_cursor(&mut self, path: Option<PathBuf>) {
         self.state.cursor = path;
         if let Some(store) = self.store.as_mut().filter(|store| store.is_whole()) {
             let result = store.cursor(self.state.cursor.as_deref());

@@ -33,7 +33,7 @@ pub enum Doubt {
 
 /// The way of a baseline from its beginning on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lineage {
+pub(crate) struct Lineage {
     /// None for one that an earlier version wrote.
     origin: Option<[u8; BYTES]>,
     /// The one that it took the place of, where that is known: its mark is still in the journal for a while.
@@ -46,35 +46,35 @@ pub struct Lineage {
 impl Lineage {
     /// That of a baseline which begins now; `drawn` is never drawn again.
     #[must_use]
-    pub fn begun(drawn: [u8; BYTES]) -> Self {
+    pub(crate) fn begun(drawn: [u8; BYTES]) -> Self {
         Self { origin: Some(drawn), ..Self::default() }
     }
 
     /// Whether a snapshot of it was written by a version that says which one it is.
     #[must_use]
-    pub fn has_origin(&self) -> bool {
+    pub(crate) fn has_origin(&self) -> bool {
         self.origin.is_some()
     }
 
     /// One frame more was written.
-    pub fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         self.number += 1;
     }
 
     /// One frame more was read, with this seal.
-    pub fn read_frame(&mut self, seal: [u8; BYTES]) {
+    pub(crate) fn read_frame(&mut self, seal: [u8; BYTES]) {
         self.number += 1;
         self.seals.push((self.number, seal));
     }
 
     /// How far it has got, when its last frame has this seal.
     #[must_use]
-    pub fn mark(&self, seal: [u8; BYTES]) -> Option<Mark> {
+    pub(crate) fn mark(&self, seal: [u8; BYTES]) -> Option<Mark> {
         Some(Mark { origin: self.origin?, number: self.number, seal })
     }
 
     /// Adds it to the end of a snapshot.
-    pub fn put(&self, buffer: &mut Vec<u8>) {
+    pub(crate) fn put(&self, buffer: &mut Vec<u8>) {
         let Some(origin) = self.origin else { return };
         buffer.extend_from_slice(&origin);
         put_number(buffer, self.number);
@@ -91,7 +91,7 @@ impl Lineage {
     ///
     /// # Errors
     /// When it is neither.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         if reader.is_empty() {
             return Ok(Self::default());
         }
@@ -104,7 +104,7 @@ impl Lineage {
 
     /// Compares it with what the journal was told last. `is_new` says that nothing was found on disk that could be trusted.
     /// What the journal knows of another one is remembered as what came before: it is told once.
-    pub fn compare(&mut self, told: &Mark, is_new: bool) -> Option<Doubt> {
+    pub(crate) fn compare(&mut self, told: &Mark, is_new: bool) -> Option<Doubt> {
         let seals = std::mem::take(&mut self.seals);
         if self.origin.is_none() || self.follows == Some(told.origin) {
             return None;

@@ -168,7 +168,12 @@ pub fn is_missing(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When the kernel does not let us look; that nothing is there is no error.
-pub fn look_at(path: &Path, plan: Plan, known: Option<&Object>, scratch: &mut Scratch) -> io::Result<Found> {
+pub(crate) fn look_at(
+    path: &Path,
+    plan: Plan,
+    known: Option<&Object>,
+    scratch: &mut Scratch,
+) -> io::Result<Found> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         // The root of everything has no name in any directory.
         let root = open_directory(path)?;
@@ -211,7 +216,7 @@ pub fn glance(directory: BorrowedFd<'_>, name: &OsStr, scratch: &mut Scratch) ->
 /// Whether an object that was glanced at is the known one as far as that tells. Whoever changes anything in an
 /// inode moves its change time, but for what `chattr` does and for what a glance at a directory reads anyway.
 #[must_use]
-pub fn looks_the_same(glanced: &Object, known: &Object) -> bool {
+pub(crate) fn looks_the_same(glanced: &Object, known: &Object) -> bool {
     let stamp = |object: &Object| {
         (
             object.kind,
@@ -235,7 +240,7 @@ pub fn looks_the_same(glanced: &Object, known: &Object) -> bool {
 ///
 /// # Errors
 /// When the kernel does not let us look; that nothing is there is no error.
-pub fn look_at_name(
+pub(crate) fn look_at_name(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     plan: Plan,
@@ -249,7 +254,7 @@ pub fn look_at_name(
 ///
 /// # Errors
 /// As there.
-pub fn look_at_glanced(
+pub(crate) fn look_at_glanced(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     mut glanced: Option<Object>,
@@ -384,7 +389,7 @@ fn read(
 ///
 /// # Errors
 /// As there.
-pub fn look_at_listed_file(
+pub(crate) fn look_at_listed_file(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     plan: Plan,

@@ -56,7 +56,7 @@ fn mark_of(record: &Record) -> Option<Mark> {
 ///
 /// # Errors
 /// When the journal cannot be read.
-pub fn last_mark(directory: &Path) -> io::Result<Option<Told>> {
+pub(crate) fn last_mark(directory: &Path) -> io::Result<Option<Told>> {
     if !directory.is_dir() {
         return Ok(None);
     }

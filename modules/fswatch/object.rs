@@ -65,7 +65,7 @@ pub enum NotRead {
 impl NotRead {
     /// Whether its content will be read, as soon as that is possible.
     #[must_use]
-    pub fn is_for_now(self) -> bool {
+    pub(crate) fn is_for_now(self) -> bool {
         matches!(self, Self::Failed(_) | Self::OpenForWriting | Self::BeingRead)
     }
 }
@@ -95,7 +95,7 @@ pub enum Content {
 impl Content {
     /// What was read last, now or before.
     #[must_use]
-    pub fn last_read(&self) -> Option<&Self> {
+    pub(crate) fn last_read(&self) -> Option<&Self> {
         match self {
             Self::Digest(_) | Self::Sparse(_) => Some(self),
             Self::Unknown { last, .. } => Some(last),
@@ -120,7 +120,7 @@ impl Content {
 
     /// This content, remembering what was read `before` when it was not read.
     #[must_use]
-    pub fn remembering(self, before: Option<&Self>) -> Self {
+    pub(crate) fn remembering(self, before: Option<&Self>) -> Self {
         match (self, before.and_then(Self::last_read)) {
             (Self::NotRead(why), Some(last)) if why.is_for_now() => {
                 Self::Unknown { last: Box::new(last.clone()), why }
@@ -133,17 +133,17 @@ impl Content {
 /// Inode flags that are kept, as in `stx_attributes` of statx(2).
 pub mod flag {
     /// `STATX_ATTR_COMPRESSED`
-    pub const COMPRESSED: u32 = 0x4;
+    pub(crate) const COMPRESSED: u32 = 0x4;
     /// `STATX_ATTR_IMMUTABLE`: nobody can change, rename or remove it (`chattr +i`).
     pub const IMMUTABLE: u32 = 0x10;
     /// `STATX_ATTR_APPEND`: it can only grow (`chattr +a`).
-    pub const APPEND_ONLY: u32 = 0x20;
+    pub(crate) const APPEND_ONLY: u32 = 0x20;
     /// `STATX_ATTR_NODUMP`
-    pub const NO_DUMP: u32 = 0x40;
+    pub(crate) const NO_DUMP: u32 = 0x40;
     /// `STATX_ATTR_ENCRYPTED`
-    pub const ENCRYPTED: u32 = 0x800;
+    pub(crate) const ENCRYPTED: u32 = 0x800;
     /// `STATX_ATTR_VERITY`: the kernel verifies every read (fs-verity).
-    pub const VERITY: u32 = 0x0010_0000;
+    pub(crate) const VERITY: u32 = 0x0010_0000;
     /// All that are kept.
     pub const ALL: u32 = COMPRESSED | IMMUTABLE | APPEND_ONLY | NO_DUMP | ENCRYPTED | VERITY;
 }

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// The log that a file has in it by its name: `log.1` for `log.1.gz`.
 #[must_use]
-pub fn log_of(packed: &Path) -> Option<PathBuf> {
+pub(crate) fn log_of(packed: &Path) -> Option<PathBuf> {
     let name = packed.as_os_str().as_bytes().strip_suffix(b".gz")?;
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(name)))
 }
@@ -22,7 +22,7 @@ pub fn log_of(packed: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be read or is damaged.
-pub fn unpacked_digest(path: &Path) -> io::Result<Option<[u8; 32]>> {
+pub(crate) fn unpacked_digest(path: &Path) -> io::Result<Option<[u8; 32]>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
     let mut unpacked = MultiGzDecoder::new(file.take(MAX_BYTES)).take(MAX_BYTES + 1);

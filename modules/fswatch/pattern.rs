@@ -16,10 +16,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Longest pattern in bytes; longer than any path.
-pub const MAX_PATTERN_BYTES: usize = 4096;
+pub(crate) const MAX_PATTERN_BYTES: usize = 4096;
 
 /// Most patterns that the braces of one may stand for.
-pub const MAX_ALTERNATIVES: usize = 256;
+pub(crate) const MAX_ALTERNATIVES: usize = 256;
 
 /// Most names in one pattern: a bit for each state and one for the end fit into a word.
 pub const MAX_NAMES: usize = 63;
@@ -95,7 +95,7 @@ pub struct Pattern {
 }
 
 /// The names of a path; empty ones and the root are left out.
-pub fn names_of(path: &Path) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn names_of(path: &Path) -> impl Iterator<Item = &[u8]> {
     path.as_os_str().as_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty())
 }
 
@@ -196,13 +196,13 @@ impl Pattern {
 
     /// Whether it is one name without `**`, which may stand anywhere.
     #[must_use]
-    pub fn is_one_name(&self) -> bool {
+    pub(crate) fn is_one_name(&self) -> bool {
         self.names.len() == 1 && self.names[0] != Name::Directories
     }
 
     /// Whether the first name matches this one.
     #[must_use]
-    pub fn matches_name(&self, name: &[u8]) -> bool {
+    pub(crate) fn matches_name(&self, name: &[u8]) -> bool {
         self.names[0].matches(name)
     }
 
@@ -269,15 +269,9 @@ impl Pattern {
         self.accepts(self.after(names_of(path)))
     }
 
-    /// Whether a path below this directory could match.
-    #[must_use]
-    pub fn could_match_below(&self, directory: &Path) -> bool {
-        self.goes_on(self.after(names_of(directory)))
-    }
-
     /// Whether these names, or the first few of them, match.
     #[must_use]
-    pub fn matches_beginning<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> bool {
+    pub(crate) fn matches_beginning<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> bool {
         let mut states = self.start();
         for name in names {
             states = self.step(states, name);
@@ -588,14 +582,18 @@ mod tests {
         assert!(matches!(bad("a\0"), BadPattern::Nul(_)));
     }
 
+    fn goes_on_below(pattern: &Pattern, directory: impl AsRef<Path>) -> bool {
+        pattern.goes_on(pattern.after(names_of(directory.as_ref())))
+    }
+
     #[test]
     fn a_directory_is_entered_only_when_something_below_could_match() {
         let patterns = Pattern::parse("/home/*/.config/systemd").unwrap();
-        let below = |directory: &str| patterns[0].could_match_below(Path::new(directory));
+        let below = |directory: &str| goes_on_below(&patterns[0], directory);
 
         assert!(below("/") && below("/home") && below("/home/ada") && below("/home/ada/.config"));
         assert!(!below("/home/ada/.config/systemd") && !below("/home/ada/.ssh") && !below("/etc"));
-        assert!(Pattern::parse("/opt/**").unwrap()[0].could_match_below(Path::new("/opt/a/b")));
+        assert!(goes_on_below(&Pattern::parse("/opt/**").unwrap()[0], "/opt/a/b"));
     }
 
     #[test]
@@ -672,7 +670,7 @@ mod tests {
                 for pattern in patterns {
                     if pattern.matches(path) {
                         for directory in path.ancestors().skip(1) {
-                            prop_assert!(pattern.could_match_below(directory));
+                            prop_assert!(goes_on_below(&pattern, directory));
                         }
                     }
                 }

@@ -22,7 +22,7 @@ fn make(directory: &Path) -> io::Result<u64> {
 
 /// The inode that the name of a file without one says.
 #[must_use]
-pub fn inode_of(path: &Path) -> Option<u64> {
+pub(crate) fn inode_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix('#')?.parse().ok()
 }
 
@@ -30,7 +30,7 @@ pub fn inode_of(path: &Path) -> Option<u64> {
 ///
 /// # Errors
 /// When it cannot be made, or something else stands there.
-pub fn make_private(directory: &Path) -> io::Result<()> {
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let is_directory = fs::symlink_metadata(directory)?.is_dir();
@@ -59,14 +59,14 @@ enum Errand {
 
 /// The way to the thread. It ends with it.
 #[derive(Debug)]
-pub struct Prober(mpsc::Sender<Errand>);
+pub(crate) struct Prober(mpsc::Sender<Errand>);
 
 impl Prober {
     /// Starts the thread; answers go to `mailbox`.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox) -> io::Result<Self> {
         let (orders, received) = mpsc::channel();
         std::thread::Builder::new().name("prober".to_owned()).stack_size(64 * 1024).spawn(move || {
             for errand in received {
@@ -86,13 +86,13 @@ impl Prober {
     }
 
     /// Makes a file in a directory; the answer is a [`Report::Probed`].
-    pub fn probe(&self, directory: &Path) {
+    pub(crate) fn probe(&self, directory: &Path) {
         // The thread ends with us only.
         self.0.send(Errand::Probe(directory.to_owned())).ok();
     }
 
     /// Replaces the canary, once the baseline is synced; the answer is a [`Report::Replaced`].
-    pub fn replace(&self, file: PathBuf, text: String, baseline: Option<PathBuf>) {
+    pub(crate) fn replace(&self, file: PathBuf, text: String, baseline: Option<PathBuf>) {
         self.0.send(Errand::Replace { file, text, baseline }).ok();
     }
 }

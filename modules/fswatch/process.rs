@@ -145,7 +145,7 @@ impl Process {
     }
 
     /// It may not have run its program yet when it did this.
-    pub fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.claimed_executable = self.executable.as_ref().ok().cloned().or(self.claimed_executable.take());
         self.executable = Err(Unknown::Tries);
         self.identity = Err(Unknown::Tries);
@@ -236,7 +236,7 @@ impl Writers {
 
     /// The tool for accounts that all of them run; none when one of them runs something else, or may.
     #[must_use]
-    pub fn account_tool(&self) -> Option<&Arc<Process>> {
+    pub(crate) fn account_tool(&self) -> Option<&Arc<Process>> {
         let is_tool = |process: &Arc<Process>| {
             process.is_hosts_program && process.executable.as_ref().is_ok_and(|path| is_tool(path))
         };
@@ -245,7 +245,7 @@ impl Writers {
 
     /// The package manager that all of them work for; none when one of them does not, or is not known to.
     #[must_use]
-    pub fn managed(&self) -> Option<&Arc<Managed>> {
+    pub(crate) fn managed(&self) -> Option<&Arc<Managed>> {
         let managed = |process: &Arc<Process>| matches!(&process.managed, Ok(Some(_)));
         let last = self.0.last().filter(|_| self.0.iter().all(managed))?;
         last.managed.as_ref().ok()?.as_ref()

@@ -114,7 +114,7 @@ fn selection<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Select
 
 /// Reads a path as answers and alerts show it: `\xNN` is a byte, `\\` a backslash.
 #[must_use]
-pub fn path_from_text(text: &str) -> PathBuf {
+pub(crate) fn path_from_text(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

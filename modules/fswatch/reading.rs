@@ -14,7 +14,7 @@ use crate::look::{Plan, Scratch, extended_of_file, status_of};
 use crate::object::{Content, ExtendedAttributes, NotRead, Object};
 
 /// Bytes that are read before others have their turn.
-pub const SLICE_BYTES: u64 = 16 * 1024 * 1024;
+pub(crate) const SLICE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Size from which on a file that is mostly holes is read by its data.
 const SPARSE_BYTES: u64 = 64 * 1024 * 1024;

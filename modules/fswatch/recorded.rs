@@ -49,7 +49,7 @@ enum Order {
 
 /// The way to the thread. It ends with it.
 #[derive(Debug)]
-pub struct PackageRecords {
+pub(crate) struct PackageRecords {
     orders: mpsc::Sender<Order>,
     /// Something is in memory that could be given back.
     loaded: bool,
@@ -60,7 +60,7 @@ impl PackageRecords {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox) -> io::Result<Self> {
         let (orders, received) = mpsc::channel();
         std::thread::Builder::new()
             .name("packages".to_owned())
@@ -71,41 +71,41 @@ impl PackageRecords {
 
     /// Whether a path may belong to a package.
     #[must_use]
-    pub fn may_know(path: &Path) -> bool {
+    pub(crate) fn may_know(path: &Path) -> bool {
         PLACES.iter().any(|place| path.starts_with(place))
     }
 
     /// Asks about some paths; the answer is a [`Report::Recorded`].
-    pub fn compare(&mut self, round: u64, questions: Vec<Question>) {
+    pub(crate) fn compare(&mut self, round: u64, questions: Vec<Question>) {
         self.loaded = true;
         // The thread ends with us only.
         self.orders.send(Order::Compare { round, questions }).ok();
     }
 
     /// Asks what became of accounts since the last question; the answer is a [`Report::Accounts`].
-    pub fn ask_about_accounts(&self) {
+    pub(crate) fn ask_about_accounts(&self) {
         self.orders.send(Order::Accounts).ok();
     }
 
     /// A transaction begins: which versions are installed is remembered.
-    pub fn begin(&mut self, id: &str, manager: Manager) {
+    pub(crate) fn begin(&mut self, id: &str, manager: Manager) {
         self.orders.send(Order::Begin { id: id.to_owned(), manager }).ok();
     }
 
     /// Asks whether the process of a package manager still runs, by its id and when it started; the answer is a
     /// [`Report::Running`].
-    pub fn ask_whether_it_runs(&self, process: (i32, u64)) {
+    pub(crate) fn ask_whether_it_runs(&self, process: (i32, u64)) {
         self.orders.send(Order::Runs { process }).ok();
     }
 
     /// A transaction has ended: the answer is a [`Report::Ended`] with what became of packages.
-    pub fn end(&self, process: (i32, u64), id: &str, manager: &str, touched: &BTreeSet<String>) {
+    pub(crate) fn end(&self, process: (i32, u64), id: &str, manager: &str, touched: &BTreeSet<String>) {
         let (id, manager, touched) = (id.to_owned(), manager.to_owned(), touched.clone());
         self.orders.send(Order::End { process, id, manager, touched }).ok();
     }
 
     /// Nobody asked for a while.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         if std::mem::take(&mut self.loaded) {
             self.orders.send(Order::Forget).ok();
         }
@@ -192,7 +192,7 @@ fn answer(packages: &mut Packages, question: &Question) -> Value {
 }
 
 /// Marks what was done for a package manager.
-pub fn mark_manager(package: &mut Value, managed: Option<&Managed>) {
+pub(crate) fn mark_manager(package: &mut Value, managed: Option<&Managed>) {
     if let Some(Managed { manager, .. }) = managed {
         if package.is_null() {
             *package = json!({});

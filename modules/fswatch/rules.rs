@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 pub use vigie_sdk::severity::Severity;
 
-use crate::config::{Complaints, Config, PathGroup, Problem, Problems, Settings, show_bytes};
+use crate::config::{Complaints, Config, PathGroup, Problem, Problems, Settings};
 use crate::pattern::{Pattern, States, is_pattern, names_of, unescaped};
 
 /// What is compared.
@@ -126,7 +126,7 @@ impl Attributes {
     pub const DEFAULT: Self = Self::ALL.without(Attribute::Inode);
 
     /// The default without what is in a file.
-    pub const METADATA: Self = Self::DEFAULT.without(Attribute::Content);
+    pub(crate) const METADATA: Self = Self::DEFAULT.without(Attribute::Content);
 
     /// This set and one attribute more.
     #[must_use]
@@ -589,7 +589,7 @@ struct Survey<'a> {
 
 /// The rule of the names directly in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NamesRule<'a> {
+pub(crate) enum NamesRule<'a> {
     /// All of them have this one, or none.
     Alike(Option<&'a Options>),
     /// Each has to be asked for.
@@ -768,7 +768,7 @@ impl Coverage {
     /// Follows a symbolic link that was found during a scan to where it leads. One that is itself the root of an entry
     /// with wildcards is followed to whatever is there; one below a root where the rule follows links, to a file: then
     /// `target` has the rule of `link`. Tells whether it is followed.
-    pub fn follow_link(&mut self, link: &Path, target: &Path) -> bool {
+    pub(crate) fn follow_link(&mut self, link: &Path, target: &Path) -> bool {
         let survey = self.survey(link);
         let Some(candidate) = self.best(&survey, link) else { return false };
         let (entry, root) = (candidate.place.entry, candidate.root);
@@ -916,7 +916,7 @@ impl Coverage {
     /// The rule of all names directly in a directory at once, so that a scan need not ask for each: what
     /// [`Coverage::options`] would say.
     #[must_use]
-    pub fn options_of_names(&self, directory: &Path) -> NamesRule<'_> {
+    pub(crate) fn options_of_names(&self, directory: &Path) -> NamesRule<'_> {
         let mut survey = self.survey(directory);
         let excludes_names = |one: &Candidate<'_>| {
             let group = self.rules.entries[one.place.entry].group;
@@ -935,7 +935,7 @@ impl Coverage {
 
     /// The entry that a path has its rule from, in its canonical form.
     #[must_use]
-    pub fn rule_text(&self, path: &Path) -> Option<&str> {
+    pub(crate) fn rule_text(&self, path: &Path) -> Option<&str> {
         let survey = self.survey(path);
         let entry = self.best(&survey, path)?.place.entry;
         Some(&self.rules.entries[entry].text)
@@ -962,7 +962,7 @@ impl Coverage {
     }
 
     /// Sets where the canary lives.
-    pub fn set_canary(&mut self, directory: Option<PathBuf>) {
+    pub(crate) fn set_canary(&mut self, directory: Option<PathBuf>) {
         self.canary = directory;
     }
 
@@ -995,13 +995,13 @@ impl Coverage {
 
     /// Whether anything below a directory may be watched.
     #[must_use]
-    pub fn descends(&self, directory: &Path) -> bool {
+    pub(crate) fn descends(&self, directory: &Path) -> bool {
         self.interest(directory) != Interest::Nothing
     }
 
     /// Whether the coming or going of a path matters: it is watched, or on the way to what is.
     #[must_use]
-    pub fn concerns(&self, path: &Path) -> bool {
+    pub(crate) fn concerns(&self, path: &Path) -> bool {
         let survey = self.survey(path);
         !survey.forbidden && (self.leads(&survey, path) || self.best(&survey, path).is_some())
     }
@@ -1136,7 +1136,7 @@ impl Explanation {
                 if !options.hash {
                     text += "; files are not hashed";
                 } else if let Some(most) = options.largest_hashed {
-                    text += &format!("; files of up to {} are hashed", show_bytes(most));
+                    text += &format!("; files of up to {} are hashed", vigie_host::show_size(most));
                 }
                 if options.growing {
                     text += "; growing is no change";

@@ -104,7 +104,7 @@ fn hide_in_header(text: &str) -> Option<String> {
 
 /// The arguments of a command without their secrets.
 #[must_use]
-pub fn without_secrets(arguments: &[String]) -> Vec<String> {
+pub(crate) fn without_secrets(arguments: &[String]) -> Vec<String> {
     let program = arguments.first().map_or("", |first| first.rsplit('/').next().unwrap_or(first));
     let short = SHORT_OPTIONS.iter().find(|(name, _)| *name == program).map(|(_, option)| *option);
     let mut hide_next = false;

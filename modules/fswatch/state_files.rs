@@ -44,7 +44,7 @@ fn odd_kind(path: &Path) -> Option<&'static str> {
 ///
 /// # Errors
 /// When the directory cannot be changed.
-pub fn put_aside(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn put_aside(path: &Path) -> io::Result<PathBuf> {
     for number in 0..MAX_ASIDE {
         let mut name = path.as_os_str().to_owned();
         name.push(".set-aside");
@@ -65,7 +65,7 @@ pub fn put_aside(path: &Path) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// When the directory cannot be changed.
-pub fn clear_odd(path: &Path) -> io::Result<Option<Odd>> {
+pub(crate) fn clear_odd(path: &Path) -> io::Result<Option<Odd>> {
     let Some(kind) = odd_kind(path) else { return Ok(None) };
     Ok(Some((path.to_owned(), kind, put_aside(path)?)))
 }
@@ -86,7 +86,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 ///
 /// # Errors
 /// When the directory cannot be changed.
-pub fn create_anew(path: &Path) -> io::Result<DurableFile> {
+pub(crate) fn create_anew(path: &Path) -> io::Result<DurableFile> {
     clear_odd(path)?;
     match durable::remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

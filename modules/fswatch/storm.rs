@@ -189,7 +189,7 @@ type Counted = (Lane, Option<u64>, bool);
 
 /// The counts and the open groups.
 #[derive(Debug)]
-pub struct Storms {
+pub(crate) struct Storms {
     /// Changes of one user before the next ones join groups; 0 for never.
     limit: usize,
     counts: BTreeMap<Counted, (Instant, usize)>,
@@ -242,18 +242,18 @@ fn is_never_grouped(alert: &Alert) -> bool {
 impl Storms {
     /// Nothing happened yet. `epoch` makes the names of groups unlike those of every other life.
     #[must_use]
-    pub fn new(limit: usize, epoch: u64) -> Self {
+    pub(crate) fn new(limit: usize, epoch: u64) -> Self {
         let (counts, open) = (BTreeMap::new(), BTreeMap::new());
         Self { limit, counts, open, epoch, made: 0, told: HashMap::new(), hasher: RandomState::new() }
     }
 
     /// Changes the limit.
-    pub fn set_limit(&mut self, limit: usize) {
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
     /// Takes up the groups that an earlier life left open; text that is none of ours has none.
-    pub fn restore(&mut self, text: &str, now: Instant) {
+    pub(crate) fn restore(&mut self, text: &str, now: Instant) {
         let groups: Vec<Group> = serde_json::from_str(text).unwrap_or_default();
         for group in groups {
             let key = if group.key.is_empty() { group.id.clone() } else { group.key.clone() };
@@ -263,13 +263,18 @@ impl Storms {
 
     /// The open groups, for the store.
     #[must_use]
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let groups: Vec<&Group> = self.open.values().map(|open| &open.group).collect();
         serde_json::to_string(&groups).unwrap_or_default()
     }
 
     /// Decides which alerts are told alone; `writer` says who made each.
-    pub fn sort(&mut self, alerts: Vec<Alert>, writer: impl Fn(&Alert) -> Writer, now: Instant) -> Sorted {
+    pub(crate) fn sort(
+        &mut self,
+        alerts: Vec<Alert>,
+        writer: impl Fn(&Alert) -> Writer,
+        now: Instant,
+    ) -> Sorted {
         self.counts.retain(|_, (since, _)| now.duration_since(*since) < COUNTED_TIME);
         let mut sorted = Sorted::default();
         for alert in alerts {
@@ -370,7 +375,7 @@ impl Storms {
     }
 
     /// Takes the groups that are to be told now.
-    pub fn take(&mut self, now: Instant) -> Vec<Group> {
+    pub(crate) fn take(&mut self, now: Instant) -> Vec<Group> {
         let due: Vec<String> = self
             .open
             .iter()
@@ -382,7 +387,7 @@ impl Storms {
 
     /// Time until there is something to take.
     #[must_use]
-    pub fn next(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn next(&self, now: Instant) -> Option<Duration> {
         self.open.values().map(|open| deadline(open).saturating_duration_since(now)).min()
     }
 }

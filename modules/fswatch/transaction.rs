@@ -63,7 +63,7 @@ const KEPT_VERSIONS: [&str; 7] =
 
 /// Whether a package manager gives this name to a file that it has not put in its place yet.
 #[must_use]
-pub fn is_temporary(manager: Manager, path: &Path) -> bool {
+pub(crate) fn is_temporary(manager: Manager, path: &Path) -> bool {
     let Some(name) = path.file_name().map(|name| name.as_encoded_bytes()) else { return false };
     match manager {
         Manager::Dpkg => name.ends_with(b".dpkg-new") || name.ends_with(b".dpkg-tmp"),
@@ -205,7 +205,7 @@ impl PackageChange {
 
 /// The packages that differ between two moments, and those of which files were put in place.
 #[must_use]
-pub fn package_changes(
+pub(crate) fn package_changes(
     before: &BTreeMap<String, String>,
     after: &BTreeMap<String, String>,
     touched: &BTreeSet<String>,

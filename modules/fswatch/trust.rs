@@ -56,13 +56,13 @@ impl Standing {
 
 /// What is known of directories.
 #[derive(Debug, Default)]
-pub struct Trust {
+pub(crate) struct Trust {
     directories: BTreeMap<PathBuf, Standing>,
 }
 
 impl Trust {
     /// To whom work at a path is accounted.
-    pub fn lane(&mut self, path: &Path) -> Lane {
+    pub(crate) fn lane(&mut self, path: &Path) -> Lane {
         let Some(parent) = path.parent() else { return Lane::Trusted };
         if let Some(lane) = self.lane_of_names(parent) {
             return lane;
@@ -80,7 +80,7 @@ impl Trust {
     }
 
     /// To whom work at all names in a directory is accounted; none when that depends on the name.
-    pub fn lane_of_names(&mut self, directory: &Path) -> Option<Lane> {
+    pub(crate) fn lane_of_names(&mut self, directory: &Path) -> Option<Lane> {
         let standing = self.standing(directory);
         if standing.trusted { Some(Lane::Trusted) } else { standing.payer.map(Lane::Of) }
     }
@@ -112,7 +112,7 @@ impl Trust {
     }
 
     /// Something happened to this directory: it and those below it are asked again.
-    pub fn forget(&mut self, directory: &Path) {
+    pub(crate) fn forget(&mut self, directory: &Path) {
         let below: Vec<PathBuf> = self
             .directories
             .range(directory.to_owned()..)
@@ -125,7 +125,7 @@ impl Trust {
     }
 
     /// Anything may have happened.
-    pub fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         self.directories.clear();
     }
 }

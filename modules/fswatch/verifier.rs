@@ -42,13 +42,13 @@ impl Budget {
 
 /// Which part of all files is due.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Pace {
+pub(crate) struct Pace {
     due: f64,
 }
 
 impl Pace {
     /// Time has passed; gives the number of files to read now.
-    pub fn due(&mut self, files: usize, passed: Duration, period: Duration) -> usize {
+    pub(crate) fn due(&mut self, files: usize, passed: Duration, period: Duration) -> usize {
         let share = passed.min(LONGEST_ARREARS).as_secs_f64() / period.as_secs_f64().max(1.0);
         // What could not be read in time is not piled up without end.
         self.due = (self.due + files as f64 * share).min(files as f64).min(1e6);
@@ -56,7 +56,7 @@ impl Pace {
     }
 
     /// So many were taken.
-    pub fn took(&mut self, files: usize) {
+    pub(crate) fn took(&mut self, files: usize) {
         self.due = (self.due - files as f64).max(0.0);
     }
 }
@@ -70,7 +70,7 @@ struct Part {
 
 /// The way to the thread. It ends with it.
 #[derive(Debug)]
-pub struct Verifier {
+pub(crate) struct Verifier {
     parts: mpsc::Sender<Part>,
 }
 
@@ -79,7 +79,7 @@ impl Verifier {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(mailbox: Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: Mailbox) -> io::Result<Self> {
         let (parts, received) = mpsc::channel();
         std::thread::Builder::new()
             .name("verifier".to_owned())
@@ -89,7 +89,7 @@ impl Verifier {
     }
 
     /// Has some files read; the answer is a [`Report::Verified`].
-    pub fn read(&self, files: Vec<(PathBuf, Object)>, budget: Budget) {
+    pub(crate) fn read(&self, files: Vec<(PathBuf, Object)>, budget: Budget) {
         // The thread ends with us only.
         self.parts.send(Part { files, budget }).ok();
     }

@@ -123,7 +123,7 @@ impl Watching {
     }
 
     /// Takes command lines, users and parents as they were at the exec, from the kernel, where that is wanted.
-    pub fn ask_execs(&mut self, wanted: bool) {
+    pub(crate) fn ask_execs(&mut self, wanted: bool) {
         if let Some(filesystems) = &mut self.filesystems {
             filesystems.ask_execs(wanted);
         }
@@ -139,7 +139,7 @@ impl Watching {
 
     /// Why fanotify is not used at all.
     #[must_use]
-    pub fn why_not(&self) -> Option<&str> {
+    pub(crate) fn why_not(&self) -> Option<&str> {
         self.why_not.as_deref()
     }
 
@@ -156,7 +156,7 @@ impl Watching {
 
     /// How a path is watched.
     #[must_use]
-    pub fn choice_of(&self, path: &Path) -> Option<&Choice> {
+    pub(crate) fn choice_of(&self, path: &Path) -> Option<&Choice> {
         let there = path.ancestors().find_map(|way| rustix::fs::lstat(way).ok())?;
         self.choices.get(&there.st_dev)
     }
@@ -206,12 +206,12 @@ impl Watching {
 
     /// Whether another file system stands at this place since the last change of mounts, under the same numbers.
     #[must_use]
-    pub fn is_exchanged(&self, point: &Path) -> bool {
+    pub(crate) fn is_exchanged(&self, point: &Path) -> bool {
         self.exchanged.contains(point)
     }
 
     /// Other rules apply.
-    pub fn cover(&mut self, coverage: &Arc<Coverage>) {
+    pub(crate) fn cover(&mut self, coverage: &Arc<Coverage>) {
         if let Some(filesystems) = &mut self.filesystems {
             filesystems.cover(coverage);
         }
@@ -255,7 +255,7 @@ impl Watching {
     ///
     /// # Errors
     /// As [`Watching::add`].
-    pub fn add_way(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
+    pub(crate) fn add_way(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
         let device = rustix::fs::lstat(directory)?.st_dev;
         // A file system in which nothing else is watched need not be marked for it.
         let is_chosen = self.choices.get(&device).is_some_and(|choice| choice.fanotify);
@@ -276,7 +276,7 @@ impl Watching {
     }
 
     /// Tells of what happens to a file under other names as well, where that is possible.
-    pub fn follow_names(&mut self, path: &Path, lane: Lane) {
+    pub(crate) fn follow_names(&mut self, path: &Path, lane: Lane) {
         // One that is mounted there may be on a file system in which nothing else is watched.
         if let Ok(status) = rustix::fs::lstat(path)
             && self.choose_for(path, status.st_dev)
@@ -287,7 +287,7 @@ impl Watching {
     }
 
     /// Forgets them; a scan of everything finds those that there still are.
-    pub fn forget_names(&mut self) {
+    pub(crate) fn forget_names(&mut self) {
         if let Some(filesystems) = &mut self.filesystems {
             filesystems.forget_names();
         }

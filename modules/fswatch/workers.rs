@@ -39,7 +39,7 @@ const PART_FILES: usize = 64;
 const PART_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Names of a directory that are compared at a time, so that a directory takes no more memory however many it has.
-pub const PORTION_NAMES: usize = 16_384;
+pub(crate) const PORTION_NAMES: usize = 16_384;
 
 /// Bytes of names that the kernel gives at a time.
 const LIST_BYTES: usize = 32 * 1024;
@@ -278,7 +278,7 @@ impl Findings {
 
 /// The threads. They end with it.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     queue: Arc<Queue>,
     threads: usize,
 }
@@ -288,7 +288,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
+    pub(crate) fn start(mailbox: &Mailbox) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 8);
         let workers = Self { queue: Arc::default(), threads };
         let start = |name: String, serves: Serves| {
@@ -305,12 +305,12 @@ impl Workers {
 
     /// Number of threads that list directories.
     #[must_use]
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.threads
     }
 
     /// Hands over jobs.
-    pub fn put(&self, jobs: impl IntoIterator<Item = Job>) {
+    pub(crate) fn put(&self, jobs: impl IntoIterator<Item = Job>) {
         for dropped in self.queue.put(jobs) {
             drop(dropped);
         }

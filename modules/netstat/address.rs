@@ -8,7 +8,7 @@ use vigie_host::AddressRange;
 /// Many ranges, searched at once: one binary search for each prefix length that occurs, however many ranges
 /// there are.
 #[derive(Debug, Clone, Default)]
-pub struct AddressSet {
+pub(crate) struct AddressSet {
     /// Sorted networks with the number of their range, for each family and prefix length that occurs.
     groups: Vec<Group>,
 }
@@ -23,7 +23,7 @@ struct Group {
 impl AddressSet {
     /// A set of ranges; [`AddressSet::matches`] tells them by their place in the list.
     #[must_use]
-    pub fn new(ranges: &[AddressRange]) -> Self {
+    pub(crate) fn new(ranges: &[AddressRange]) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         for (number, range) in ranges.iter().enumerate() {
             let entry = (range.network(), number);
@@ -41,7 +41,7 @@ impl AddressSet {
     }
 
     /// Calls `found` with the number of each range that holds the address. Allocates nothing.
-    pub fn matches(&self, address: IpAddr, mut found: impl FnMut(usize)) {
+    pub(crate) fn matches(&self, address: IpAddr, mut found: impl FnMut(usize)) {
         let address = address.to_canonical();
         for group in self.groups.iter().filter(|group| group.is_ipv4 == address.is_ipv4()) {
             let Ok(network) = IpNet::new(address, group.prefix_length).map(|net| net.network()) else {

@@ -106,7 +106,7 @@ pub fn sockets() -> Result<Vec<Socket>, SourceError> {
 
 /// Those that no process has open; the processes must have been read after the sockets.
 #[must_use]
-pub fn unowned(sockets: Vec<Socket>, owners: &Owners) -> Vec<(View, Socket)> {
+pub(crate) fn unowned(sockets: Vec<Socket>, owners: &Owners) -> Vec<(View, Socket)> {
     let is_owned = |socket: &Socket| owners.of(socket.inode).next().is_some();
     sockets.into_iter().filter(|socket| !is_owned(socket)).map(|socket| (View::Descriptors, socket)).collect()
 }

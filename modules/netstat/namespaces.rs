@@ -13,7 +13,7 @@ use vigie_host::mounts::Mounts;
 
 /// What would help to look into other processes; root has the capability, so that something else forbids it.
 #[must_use]
-pub fn permission_hint() -> &'static str {
+pub(crate) fn permission_hint() -> &'static str {
     if rustix::process::geteuid().is_root() {
         ": a security module or a container's limits forbid it"
     } else {
@@ -98,7 +98,10 @@ pub fn own_name() -> Result<String, NamespaceError> {
 /// without a process that are mounted, as `ip netns` and container engines do. Returns why there may be more.
 ///
 /// Those that an open descriptor keeps alive are found as well; one that only a socket keeps alive is not.
-pub fn find_others(own: &str, found: &mut dyn FnMut(Namespace) -> ControlFlow<()>) -> Vec<NamespaceError> {
+pub(crate) fn find_others(
+    own: &str,
+    found: &mut dyn FnMut(Namespace) -> ControlFlow<()>,
+) -> Vec<NamespaceError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::from([own.to_owned()]);
     match of_processes(&mut seen, found) {

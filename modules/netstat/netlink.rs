@@ -172,7 +172,7 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct NetlinkSocket {
+pub(crate) struct NetlinkSocket {
     fd: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
@@ -183,7 +183,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// When the kernel does not let it.
-    pub fn open(family: Option<Protocol>) -> Result<Self, NetlinkError> {
+    pub(crate) fn open(family: Option<Protocol>) -> Result<Self, NetlinkError> {
         let fd = open(family).map_err(|error| NetlinkError::Open(error.into()))?;
         Ok(Self { fd, buffer: vec![0; BUFFER_BYTES], sequence: 0 })
     }
@@ -193,7 +193,7 @@ impl NetlinkSocket {
     ///
     /// # Errors
     /// When the dump does not come to its end; what `each` was given until then is not to be used.
-    pub fn dump(
+    pub(crate) fn dump(
         &mut self,
         kind: u16,
         payload: &[u8],
@@ -270,7 +270,7 @@ impl Part {
 ///
 /// # Errors
 /// What the dump fails with; [`NetlinkError::Disturbed`] when each attempt was disturbed.
-pub fn undisturbed<T>(mut dump: impl FnMut() -> Result<T, NetlinkError>) -> Result<T, NetlinkError> {
+pub(crate) fn undisturbed<T>(mut dump: impl FnMut() -> Result<T, NetlinkError>) -> Result<T, NetlinkError> {
     for _ in 1..MAX_ATTEMPTS {
         match dump() {
             Err(NetlinkError::Disturbed) => {}

@@ -334,7 +334,7 @@ impl Parameters {
 
     /// Whether the processes of sockets must be known.
     #[must_use]
-    pub fn wants_owners(&self) -> bool {
+    pub(crate) fn wants_owners(&self) -> bool {
         self.processes || self.cross_view || !self.owners.is_empty()
     }
 }

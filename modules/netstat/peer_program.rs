@@ -34,7 +34,7 @@ const MAX_RANGES: usize = 64;
 
 /// The program that keeps sockets whose peer is in one of the ranges; empty when the kernel had better keep all.
 #[must_use]
-pub fn peer_program(ranges: &[AddressRange]) -> Vec<u8> {
+pub(crate) fn peer_program(ranges: &[AddressRange]) -> Vec<u8> {
     let all_of_a_family = ranges.iter().any(|range| range.prefix_length() == 0);
     if ranges.is_empty() || ranges.len() > MAX_RANGES || all_of_a_family {
         return Vec::new();

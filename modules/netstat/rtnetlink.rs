@@ -52,7 +52,7 @@ pub struct Neighbour {
 
 /// Hexadecimal bytes in lower case with colons between them.
 #[must_use]
-pub fn hardware_text(bytes: &[u8]) -> String {
+pub(crate) fn hardware_text(bytes: &[u8]) -> String {
     let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     pairs.join(":")
 }
@@ -70,7 +70,7 @@ pub struct Own<T> {
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn hardware_addresses() -> Result<Vec<Own<String>>, NetlinkError> {
+pub(crate) fn hardware_addresses() -> Result<Vec<Own<String>>, NetlinkError> {
     dump(GET_LINK, NEW_LINK, &[0; LINK_BYTES], parse_link)
 }
 
@@ -78,7 +78,7 @@ pub fn hardware_addresses() -> Result<Vec<Own<String>>, NetlinkError> {
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn interface_names() -> Result<BTreeMap<u32, String>, NetlinkError> {
+pub(crate) fn interface_names() -> Result<BTreeMap<u32, String>, NetlinkError> {
     Ok(dump(GET_LINK, NEW_LINK, &[0; LINK_BYTES], parse_name)?.into_iter().collect())
 }
 

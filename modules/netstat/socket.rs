@@ -78,7 +78,7 @@ impl State {
     /// Reads the kernel's number (`include/net/tcp_states.h`). Number 12 is a request socket, which is shown
     /// as the state of the connection that it may become.
     #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         Some(match number {
             1 => Self::Established,
             2 => Self::SynSent,
@@ -126,7 +126,7 @@ impl States {
 
     /// The states in which a socket of this protocol has a peer.
     #[must_use]
-    pub fn with_peer(protocol: Protocol) -> Self {
+    pub(crate) fn with_peer(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Tcp => Self(Self::ALL.0 & !bit(State::Listening) & !bit(State::Unconnected)),
             Protocol::Udp => Self(bit(State::Established)),
@@ -204,7 +204,7 @@ pub struct Socket {
 impl Socket {
     /// Whether it has a peer.
     #[must_use]
-    pub fn has_peer(&self) -> bool {
+    pub(crate) fn has_peer(&self) -> bool {
         States::with_peer(self.protocol).contains(self.state)
     }
 

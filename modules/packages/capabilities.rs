@@ -18,7 +18,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Reads the attribute, `struct vfs_cap_data`: a word with version and flag, then pairs of words.
     #[must_use]
-    pub fn of_attribute(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn of_attribute(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<4>();
         let word = |at: usize| words.get(at).map(|word| u32::from_le_bytes(*word));
         let magic = word(0)?;

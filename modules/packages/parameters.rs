@@ -36,7 +36,7 @@ struct Asked {
 
 /// A condition on a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VersionTest {
+pub(crate) struct VersionTest {
     /// `Less` stands for `<` and so on; which orders are wanted.
     wanted: [bool; 3],
     version: String,
@@ -47,7 +47,7 @@ impl VersionTest {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, VersionError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, VersionError> {
         let operators = [
             ("<=", [true, true, false]),
             (">=", [false, true, true]),
@@ -71,7 +71,7 @@ impl VersionTest {
 
     /// Whether a package's version is as wanted, in the order of its manager.
     #[must_use]
-    pub fn matches(&self, manager: Manager, version: &str) -> bool {
+    pub(crate) fn matches(&self, manager: Manager, version: &str) -> bool {
         let [less, equal, greater] = self.wanted;
         match version::compare(manager, version, &self.version) {
             Ordering::Less => less,
@@ -180,7 +180,7 @@ impl Parameters {
 
     /// Whether the packages of this manager are wanted.
     #[must_use]
-    pub fn wants_manager(&self, manager: Manager) -> bool {
+    pub(crate) fn wants_manager(&self, manager: Manager) -> bool {
         self.managers.is_empty() || self.managers.contains(&manager)
     }
 

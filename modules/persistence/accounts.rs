@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use vigie_host::shown;
+use vigie_host::users::account_number;
 use vigie_tree::{Entry, Unread};
 
 use crate::catalogue::AUTHORIZED_KEYS;
-use crate::homes::{Account, MAX_PASSWD, number_of, parse};
-use crate::record::{Record, Verdict, shown};
+use crate::homes::{Account, MAX_PASSWD, parse};
+use crate::record::{Record, Verdict};
 use crate::scan::Scan;
 
 /// Groups whose members are root, or nearly so.
@@ -167,7 +169,7 @@ impl Scan<'_> {
                 let mut users: BTreeSet<String> = names(fourth).into_iter().collect();
                 if path == "/etc/gshadow" {
                     users.extend(names(third));
-                } else if let Some(gid) = number_of(third) {
+                } else if let Some(gid) = account_number(third) {
                     users.extend(
                         accounts
                             .iter()

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use vigie_host::users::account_number;
 use vigie_sdk::Coverage;
 use vigie_tree::{Tree, Unread};
 
@@ -71,26 +72,13 @@ pub(crate) fn parse(content: &[u8]) -> Vec<Account> {
             line: number,
             name: (*name).to_owned(),
             no_password: password.is_empty(),
-            uid: number_of(uid)?,
-            gid: number_of(gid)?,
+            uid: account_number(uid)?,
+            gid: account_number(gid)?,
             home: (*home).to_owned(),
             shell: rest.first().copied().unwrap_or_default().trim_end_matches('\r').to_owned(),
         })
     };
     content.split(|byte| *byte == b'\n').zip(1_u32..).filter_map(account).collect()
-}
-
-/// A number as strtoul(3) reads it: blanks, a sign, leading zeros; 2^32 wraps around to 0.
-pub(crate) fn number_of(text: &str) -> Option<u32> {
-    let text = text.trim_start();
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let value = digits.parse::<u64>().ok()?;
-    let value = if negative { value.wrapping_neg() } else { value };
-    // The type of a uid has 32 bits; what is above them is lost.
-    u32::try_from(value & u64::from(u32::MAX)).ok()
 }
 
 /// The homes that are there, each once.
@@ -150,10 +138,10 @@ mod tests {
     #[test]
     fn odd_spellings_of_zero_are_zero() {
         for text in ["0", "00", " 0", "+0", "-0", "4294967296"] {
-            assert_eq!(number_of(text), Some(0), "{text:?}");
+            assert_eq!(account_number(text), Some(0), "{text:?}");
         }
-        assert_eq!(number_of(""), None);
-        assert_eq!(number_of("x"), None);
+        assert_eq!(account_number(""), None);
+        assert_eq!(account_number("x"), None);
     }
 
     #[test]

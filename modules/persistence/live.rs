@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 use vigie_host::mounts::Mount;
+use vigie_host::shown;
 use vigie_tree::Entry;
 
 use crate::catalogue::technique;
 use crate::format::Format;
-use crate::record::{Record, Verdict, shown};
+use crate::record::{Record, Verdict};
 use crate::scan::Scan;
 
 /// Most directories that a walk enters.

@@ -172,23 +172,3 @@ pub(crate) struct Program {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) missing: bool,
 }
-
-/// A path for people: what is no UTF-8 and no plain letter is escaped.
-pub(crate) fn shown(path: &[u8]) -> String {
-    let mut text = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            if letter.is_control() || letter == '\\' {
-                let mut bytes = [0; 4];
-                letter
-                    .encode_utf8(&mut bytes)
-                    .bytes()
-                    .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-            } else {
-                text.push(letter);
-            }
-        }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    text
-}

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use vigie_host::shown;
 use vigie_sdk::Coverage;
 use vigie_tree::{Digests, Entry, NotRead, Tree, Unread};
 
@@ -12,7 +13,7 @@ use crate::explain::{Explained, Explainer, MAX_TEXT};
 use crate::format::{Format, Item, first_line, items};
 use crate::homes::{self, Home};
 use crate::parameters::Parameters;
-use crate::record::{Origin, Program, Record, Verdict, shown};
+use crate::record::{Origin, Program, Record, Verdict};
 use crate::unit::program;
 
 /// Largest file that is read for its digest, in bytes.

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use vigie_host::shown;
 use vigie_tree::{Entry, Unread};
 
 use crate::elf_cache;
 use crate::explain::{Explained, MAX_TEXT};
-use crate::record::{Origin, Record, Verdict, shown};
+use crate::record::{Origin, Record, Verdict};
 use crate::scan::{Opened, Scan};
 
 /// Directories of programs, in the order of a usual PATH.

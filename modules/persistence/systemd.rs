@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use vigie_host::shown;
 use vigie_tree::Entry;
 
 use crate::difference::beside;
 use crate::explain::MAX_TEXT;
 use crate::format::Format;
-use crate::record::{Origin, Record, Verdict, shown};
+use crate::record::{Origin, Record, Verdict};
 use crate::scan::{Opened, Scan};
 use crate::unit::{Directive, Starts, parse};
 

@@ -8,17 +8,17 @@ const ID_CHARACTERS: usize = 64;
 
 /// A container by its path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
-pub struct Container {
+pub(crate) struct Container {
     /// What runs it: `docker`, `podman`, `containerd`, `crio`, `lxc`, `nspawn`, …
-    pub runtime: &'static str,
+    pub(crate) runtime: &'static str,
     /// Its id or name.
-    pub id: String,
+    pub(crate) id: String,
     /// The uid of its Kubernetes pod.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
+    pub(crate) pod: Option<String>,
     /// The process only watches the container.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub monitor: bool,
+    pub(crate) monitor: bool,
 }
 
 /// Prefixes of a unit's name in front of an id, with the runtime; `true` for what only watches.
@@ -35,7 +35,7 @@ const PREFIXES: [(&str, &str, bool); 8] = [
 
 /// Finds the container of a path, the innermost one.
 #[must_use]
-pub fn of_path(path: &str) -> Option<Container> {
+pub(crate) fn of_path(path: &str) -> Option<Container> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let pod = parts.iter().find_map(|part| pod(part));
     for (place, part) in parts.iter().enumerate().rev() {

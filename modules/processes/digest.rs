@@ -35,14 +35,14 @@ type Key = (Inode, u64, (i64, u32), (i64, u32));
 
 /// Digests by file: many processes run one program.
 #[derive(Debug, Default)]
-pub struct Cache(HashMap<Key, Hashes>);
+pub(crate) struct Cache(HashMap<Key, Hashes>);
 
 impl Cache {
     /// The digests of the program of the process whose directory this is.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn of(&mut self, directory: &OwnedFd) -> io::Result<Hashes> {
+    pub(crate) fn of(&mut self, directory: &OwnedFd) -> io::Result<Hashes> {
         let file =
             openat(directory, "exe", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
         let key = key(&file)?;

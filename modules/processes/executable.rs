@@ -170,7 +170,7 @@ fn inode_below(root: &OwnedFd, path: &[u8]) -> Result<Option<Inode>, Errno> {
 
 /// The device that the kernel keeps memory files on.
 #[must_use]
-pub fn memory_device() -> Option<(u32, u32)> {
+pub(crate) fn memory_device() -> Option<(u32, u32)> {
     let file = rustix::fs::memfd_create("vigie", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
     let status = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::INO).ok()?;
     Some((status.stx_dev_major, status.stx_dev_minor))

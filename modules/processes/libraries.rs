@@ -29,7 +29,7 @@ pub struct Library {
 impl Library {
     /// Whether it deserves a look: gone, or not safe from others.
     #[must_use]
-    pub fn is_suspicious(&self) -> bool {
+    pub(crate) fn is_suspicious(&self) -> bool {
         self.writable.is_some() || !matches!(self.state, FileState::Present | FileState::Unknown)
     }
 }

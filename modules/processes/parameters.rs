@@ -63,7 +63,7 @@ pub struct Wanted {
 impl Wanted {
     /// Whether nothing is.
     #[must_use]
-    pub fn is_nothing(self) -> bool {
+    pub(crate) fn is_nothing(self) -> bool {
         self == Self::default()
     }
 }

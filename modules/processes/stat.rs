@@ -66,26 +66,26 @@ impl Stat {
 
     /// Whether it is a thread of the kernel. Its name proves nothing: any program can take one in brackets.
     #[must_use]
-    pub fn is_kernel_thread(&self) -> bool {
+    pub(crate) fn is_kernel_thread(&self) -> bool {
         self.flags & PF_KTHREAD != 0
     }
 
     /// Whether it has ended, or is ending: it has no memory any more.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X') || self.flags & PF_EXITING != 0
     }
 
     /// Whether the kernel shows where its memory lies. Without the right to trace a process it says 1, and 0 for the
     /// stack.
     #[must_use]
-    pub fn is_traceable(&self) -> bool {
+    pub(crate) fn is_traceable(&self) -> bool {
         self.layout[0] != 1
     }
 
     /// Whether it is in the middle of an exec: some of what is told is of the program before, some of the next.
     #[must_use]
-    pub fn is_in_exec(&self) -> bool {
+    pub(crate) fn is_in_exec(&self) -> bool {
         let [code, _, stack, ..] = self.layout;
         let arguments = self.layout[6];
         !self.is_kernel_thread()
@@ -97,7 +97,7 @@ impl Stat {
     /// Whether both are of the same execution of a program: the same start, the same name, and memory at the same
     /// addresses.
     #[must_use]
-    pub fn is_same_execution(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_execution(&self, other: &Self) -> bool {
         self.start_ticks == other.start_ticks
             && self.name == other.name
             && self.layout == other.layout

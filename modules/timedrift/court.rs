@@ -50,7 +50,7 @@ pub struct Ruling {
 
 /// Asks all `sources`, and all addresses of pools, within one deadline.
 #[must_use]
-pub fn ask_all(sources: &[Source], means: &Means, patience: Patience<'_>) -> Vec<Attempt> {
+pub(crate) fn ask_all(sources: &[Source], means: &Means, patience: Patience<'_>) -> Vec<Attempt> {
     let half = patience.until(crate::client::now() + patience.left() / 2);
     let resolved = in_parallel(sources, half, |source, patience| {
         if source.server.options.offline {

@@ -49,7 +49,7 @@ pub enum BadDuration {
 impl GoDuration {
     /// A duration of so many nanoseconds.
     #[must_use]
-    pub fn from_nanoseconds(nanoseconds: i64) -> Self {
+    pub(crate) fn from_nanoseconds(nanoseconds: i64) -> Self {
         Self(nanoseconds)
     }
 

@@ -50,7 +50,7 @@ pub const DEFAULT_FALLBACK: [&str; 5] =
     ["time.nist.gov", "0.pool.ntp.org", "1.pool.ntp.org", "2.pool.ntp.org", "3.pool.ntp.org"];
 
 /// Time for all servers together when the query names none.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time for all servers together that a query may name.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);

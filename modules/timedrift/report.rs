@@ -201,7 +201,7 @@ impl Report {
     }
 
     /// Adds what could not be read of the configurations.
-    pub fn add_problems(&mut self, problems: Vec<Problem>) {
+    pub(crate) fn add_problems(&mut self, problems: Vec<Problem>) {
         if self.extraprivacy && !problems.is_empty() {
             let number = problems.len();
             self.errors.push(format!("{number} problems with the configurations of time daemons ({MASKED})"));
@@ -211,12 +211,12 @@ impl Report {
     }
 
     /// Adds a sentence about what could not be looked at.
-    pub fn add_error(&mut self, error: String) {
+    pub(crate) fn add_error(&mut self, error: String) {
         self.errors.push(if self.extraprivacy { MASKED.to_owned() } else { error });
     }
 
     /// Adds what the servers said, and what follows for a clock that may be off by `tolerance`.
-    pub fn add_attempts(&mut self, attempts: &[Attempt], tolerance: Duration, is_stopped: bool) {
+    pub(crate) fn add_attempts(&mut self, attempts: &[Attempt], tolerance: Duration, is_stopped: bool) {
         for attempt in attempts {
             let statistics = NtpStatistics::new(attempt, self.extraprivacy);
             if let Ok(answer) = &attempt.outcome {
@@ -240,7 +240,7 @@ impl Report {
     }
 
     /// Adds what all servers said, and what follows from it.
-    pub fn add_ruling(
+    pub(crate) fn add_ruling(
         &mut self,
         attempts: &[Attempt],
         ruling: &Ruling,
@@ -339,7 +339,7 @@ impl Report {
 
     /// The result after `took`.
     #[must_use]
-    pub fn into_result(self, took: Duration) -> ModuleResult {
+    pub(crate) fn into_result(self, took: Duration) -> ModuleResult {
         // Without a check MIG finds the local time; with one it finds a drift.
         let found = match (self.failed || self.undecided, self.elements.iswithindrift) {
             (true, _) | (_, Some(true)) => false,

@@ -73,7 +73,7 @@ pub enum Family {
 impl Server {
     /// Reads `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`; `None` when it is none of them.
     #[must_use]
-    pub fn from_host(text: &str) -> Option<Self> {
+    pub(crate) fn from_host(text: &str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, after) = rest.split_once(']')?;

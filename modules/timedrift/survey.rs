@@ -18,7 +18,7 @@ use crate::server_line::Family;
 use crate::sources::Source;
 
 /// The port of NTP, RFC 5905 section 7.2.
-pub const NTP_PORT: u16 = 123;
+pub(crate) const NTP_PORT: u16 = 123;
 
 /// Addresses of one name that are asked; `pool.ntp.org` gives four of each family.
 pub(crate) const MAX_ADDRESSES: usize = 16;
@@ -108,7 +108,7 @@ impl AttemptError {
 
 /// Asks `sources` in their order until one answers validly; that one is the last of the result.
 #[must_use]
-pub fn ask_in_turn(sources: &[Source], means: &Means, patience: Patience<'_>) -> Vec<Attempt> {
+pub(crate) fn ask_in_turn(sources: &[Source], means: &Means, patience: Patience<'_>) -> Vec<Attempt> {
     let mut survey = Survey { means, attempts: Vec::new(), asked: HashSet::new() };
     for (index, source) in sources.iter().enumerate() {
         let answered = survey.ask_source(source, share(patience, sources.len() - index));

@@ -49,7 +49,7 @@ impl NtpTimestamp {
 
     /// The timestamp so much later.
     #[must_use]
-    pub fn plus(self, duration: Duration) -> Self {
+    pub(crate) fn plus(self, duration: Duration) -> Self {
         Self(self.0.wrapping_add(units(duration)))
     }
 
@@ -77,7 +77,7 @@ impl Interval {
 
     /// An interval from the short format of NTP, 16 bits of seconds and 16 of their fraction.
     #[must_use]
-    pub fn from_short(bits: u32) -> Self {
+    pub(crate) fn from_short(bits: u32) -> Self {
         Self(i128::from(bits) << 16)
     }
 
@@ -89,7 +89,7 @@ impl Interval {
 
     /// 2 to the power of `exponent` seconds, between 2^-32 and 2^31.
     #[must_use]
-    pub fn from_exponent(exponent: i8) -> Self {
+    pub(crate) fn from_exponent(exponent: i8) -> Self {
         Self(1 << (i32::from(exponent) + 32).clamp(0, 63))
     }
 
@@ -101,7 +101,7 @@ impl Interval {
 
     /// The part of it that `divisor` says, rounded up.
     #[must_use]
-    pub fn divided(self, divisor: i128) -> Self {
+    pub(crate) fn divided(self, divisor: i128) -> Self {
         Self(-(-self.0).div_euclid(divisor))
     }
 

@@ -127,7 +127,7 @@ fn remove(
     if printer.is_json() {
         printer.json(&serde_json::json!({"forwarder": name, "shut_out": shut_out}))?;
     } else {
-        printer.line(&format!("{name} takes no alerts any more"))?;
+        printer.line(&format!("{name} receives no more alerts"))?;
     }
     Ok(Exit::Ok)
 }

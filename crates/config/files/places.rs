@@ -43,7 +43,7 @@ impl Places {
     /// The places for another user. As the XDG specification says, a variable that holds no absolute path
     /// counts as absent.
     #[must_use]
-    pub fn of_user(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub(crate) fn of_user(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = directory("HOME").unwrap_or_else(|| std::env::temp_dir().join(format!("vigie-{uid}")));
         let config = directory("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));

@@ -13,6 +13,7 @@ use config::{Map, Value, ValueKind};
 
 use super::keys::KeyKind;
 use super::origin::{cut, line};
+use vigie_host::{parse_size, show_size};
 use vigie_protocol::control::ConfigProblem;
 
 /// Most problems of one file that are named; a text of another kind can have one a line.
@@ -177,14 +178,14 @@ impl Table {
     ) -> Option<u64> {
         let expected = format!(
             "a number of bytes or a size such as \"64 MiB\" (units B, KiB, MiB, GiB, TiB), from {} to {}",
-            show_bytes(*range.start()),
-            show_bytes(*range.end())
+            show_size(*range.start()),
+            show_size(*range.end())
         );
         let kind = KeyKind::Bytes { least: *range.start(), most: *range.end() };
         self.convert(problems, key, kind, &expected, |kind| {
             match kind {
                 ValueKind::I64(number) => u64::try_from(*number).ok(),
-                ValueKind::String(text) => parse_bytes(text),
+                ValueKind::String(text) => parse_size(text),
                 _ => None,
             }
             .filter(|bytes| range.contains(bytes))
@@ -349,31 +350,6 @@ pub(crate) fn describe(kind: &ValueKind) -> String {
     }
 }
 
-/// Reads a size such as "64 MiB"; `None` also for units that mean different numbers to different people.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim_start() {
-        "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-/// Shows a number of bytes in the largest unit that divides it.
-pub(crate) fn show_bytes(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes != 0 && bytes.trailing_zeros() >= shift {
-            return format!("{} {unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes} B")
-}
-
 /// Says that a name is unknown and which known one is meant.
 pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let mut message = format!("unknown {what} {:?}", cut(name));
@@ -414,13 +390,13 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_binary_units_only() {
-        assert_eq!(parse_bytes("64 MiB"), Some(64 << 20));
-        assert_eq!(parse_bytes("5B"), Some(5));
+        assert_eq!(parse_size("64 MiB"), Some(64 << 20));
+        assert_eq!(parse_size("5B"), Some(5));
         for text in ["", "64", "64 MB", "-1 KiB", "1.5 GiB", "99999999999 TiB", "KiB", "64M"] {
-            assert_eq!(parse_bytes(text), None, "{text:?}");
+            assert_eq!(parse_size(text), None, "{text:?}");
         }
-        assert_eq!(show_bytes(1 << 20), "1 MiB");
-        assert_eq!(show_bytes(1000), "1000 B");
+        assert_eq!(show_size(1 << 20), "1 MiB");
+        assert_eq!(show_size(1000), "1000 B");
     }
 
     #[test]

@@ -77,13 +77,13 @@ pub enum Refusal {
     #[error("this agent has no policy: publish one that the pinned root keys have signed")]
     NoPolicy,
     /// Nobody signed.
-    #[error("nobody signed the action: use vigie fleet sign")]
+    #[error("the action is not signed: use vigie fleet sign")]
     NoSignature,
     /// More signatures than are looked at.
     #[error("the action has {0} signatures, at most {max} are taken", max = crate::action::MAX_SIGNATURES)]
     TooManySignatures(usize),
     /// A signature cannot be read, or was made by another key or over something else.
-    #[error("a signature is not good: {0}")]
+    #[error("a signature is not valid: {0}")]
     BadSignature(SignatureError),
     /// A signature was made for something else.
     #[error(
@@ -96,7 +96,7 @@ pub enum Refusal {
         wanted: String,
     },
     /// The policy does not list the key.
-    #[error("the key {0} is of no investigator of the policy")]
+    #[error("the key {0} belongs to no investigator in the policy")]
     UnknownKey(Fingerprint),
     /// The policy revokes the key.
     #[error("the key {0} is revoked: sign with another one")]
@@ -116,7 +116,7 @@ pub enum Refusal {
     #[error("the token with the key {0} was not touched, and the policy wants it to be")]
     NoTouch(Fingerprint),
     /// Too late.
-    #[error("the action was to be begun until {not_after}, it is {now} (seconds since 1970): sign a new one")]
+    #[error("the action expired at {not_after}, it is now {now} (seconds since 1970): sign a new one")]
     Expired {
         /// Until when.
         not_after: i64,
@@ -124,7 +124,9 @@ pub enum Refusal {
         now: i64,
     },
     /// Too early.
-    #[error("the action begins at {not_before}, it is {now} (seconds since 1970): see both clocks")]
+    #[error(
+        "the action is not valid before {not_before}, it is now {now} (seconds since 1970): compare both clocks"
+    )]
     NotYetValid {
         /// From when.
         not_before: i64,

@@ -48,15 +48,15 @@ pub struct Authority {
 
 /// The seeds of an [`Authority`], for its files. Every one is secret.
 #[derive(Clone)]
-pub struct AuthoritySeeds {
+pub(crate) struct AuthoritySeeds {
     /// The operator's, `SO…`: signs accounts.
-    pub operator: String,
+    pub(crate) operator: String,
     /// The system account's, `SA…`.
-    pub system: String,
+    pub(crate) system: String,
     /// Those of the accounts in the order of [`Account::ALL`], `SA…`.
-    pub accounts: [String; Account::ALL.len()],
+    pub(crate) accounts: [String; Account::ALL.len()],
     /// Those of the roles in the order of [`Role::ALL`], `SA…`: they sign users.
-    pub roles: [String; Role::ALL.len()],
+    pub(crate) roles: [String; Role::ALL.len()],
 }
 
 /// An account as a nats-server must know it.
@@ -100,7 +100,7 @@ impl Authority {
     /// # Errors
     ///
     /// When a seed is not of its kind.
-    pub fn from_seeds(seeds: &AuthoritySeeds) -> Result<Self, BadAuthorityKey> {
+    pub(crate) fn from_seeds(seeds: &AuthoritySeeds) -> Result<Self, BadAuthorityKey> {
         let account = |seed: &String| key_of(KeyPairType::Account, seed);
         let all =
             |[one, two, three, four, five, six]: &[String; 6]| -> Result<[KeyPair; 6], BadAuthorityKey> {
@@ -123,7 +123,7 @@ impl Authority {
 
     /// The seeds of the keys.
     #[must_use]
-    pub fn seeds(&self) -> AuthoritySeeds {
+    pub(crate) fn seeds(&self) -> AuthoritySeeds {
         AuthoritySeeds {
             operator: seed_of(&self.operator),
             system: seed_of(&self.system),

@@ -34,7 +34,7 @@ use vigie_files::secret_file::{self, SecretFileError};
 use vigie_protocol::names::AgentId;
 
 /// Environment variable with the path of the server to run instead of the one in `PATH`.
-pub const SERVER_VARIABLE: &str = "VIGIE_NATS_SERVER";
+pub(crate) const SERVER_VARIABLE: &str = "VIGIE_NATS_SERVER";
 
 /// How long the server may take until it listens; it reads its streams first.
 const READY_WITHIN: Duration = Duration::from_secs(60);

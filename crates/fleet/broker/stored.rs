@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::client::{Client, Outgoing, RequestError, SendError};
 
 /// How long the broker may take to acknowledge before a message is sent again.
-pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the broker may take to answer a question about a stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ impl StoredError {
 
     /// The stream is not there.
     #[must_use]
-    pub fn is_no_stream(&self) -> bool {
+    pub(crate) fn is_no_stream(&self) -> bool {
         matches!(self, Self::Refused { code: STREAM_NOT_FOUND, .. })
     }
 

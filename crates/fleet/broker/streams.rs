@@ -18,17 +18,14 @@ use crate::subjects::{
     POLICY_SUBJECT, RENEW, RESULTS, STANDING,
 };
 
-/// How often an agent shows that it is there; agents spread it by a fifth either way.
-pub const PRESENCE_BEAT: Duration = Duration::from_secs(60);
-
-/// How long an agent counts as there after a sign of life: three beats, each as late as it may be.
+/// How long an agent counts as there after a sign of life: three of them, one a minute, each a fifth late.
 pub const PRESENCE_AGE: Duration = Duration::from_secs(3 * 72);
 
 /// How long questions are kept: the longest window that an action may have, and an hour for clocks and late readers.
-pub const ASKS_AGE: Duration = Duration::from_secs(25 * 3600);
+pub(crate) const ASKS_AGE: Duration = Duration::from_secs(25 * 3600);
 
 /// How long standing questions are kept: their longest life, and a day.
-pub const STANDING_AGE: Duration = Duration::from_secs(91 * 24 * 3600);
+pub(crate) const STANDING_AGE: Duration = Duration::from_secs(91 * 24 * 3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -46,10 +43,10 @@ pub const ENROLMENT_VERSIONS: usize = 8;
 pub const FACTS_VERSIONS: usize = 2;
 
 /// How long a request to join is kept. A host that waits asks again before that.
-pub const JOIN_AGE: Duration = DAY;
+pub(crate) const JOIN_AGE: Duration = DAY;
 
 /// Requests to join by one token that are kept: with one token for ten thousand hosts, all of them at once.
-pub const JOIN_REQUESTS: usize = 10_000;
+pub(crate) const JOIN_REQUESTS: usize = 10_000;
 
 /// Messages of an agent's answers that are kept in each slot.
 pub const ANSWER_MESSAGES: usize = 64;

@@ -165,7 +165,7 @@ impl PublicKey {
 
     /// The private part is in a FIDO token.
     #[must_use]
-    pub fn is_token(&self) -> bool {
+    pub(crate) fn is_token(&self) -> bool {
         self.algorithm.starts_with("sk-")
     }
 

@@ -45,7 +45,7 @@ pub enum SignError {
         status: ExitStatus,
     },
     /// The signature would be refused by every agent.
-    #[error("the signature by {path:?} would not be taken")]
+    #[error("agents would not accept the signature by {path:?}")]
     NotTaken {
         /// The file.
         path: PathBuf,

@@ -36,7 +36,7 @@ impl DueLanes {
     }
 
     /// Changes the settling time of what comes from now on.
-    pub fn set_settle(&mut self, settle: Duration) {
+    pub(crate) fn set_settle(&mut self, settle: Duration) {
         self.settle = settle;
         self.all_mut().for_each(|lane| lane.set_settle(settle));
     }
@@ -63,7 +63,7 @@ impl DueLanes {
 
     /// Whether a lane has room for one path more by its name.
     #[must_use]
-    pub fn has_room(&self, lane: Lane) -> bool {
+    pub(crate) fn has_room(&self, lane: Lane) -> bool {
         match lane {
             Lane::Trusted => true,
             Lane::Of(user) => {
@@ -76,12 +76,12 @@ impl DueLanes {
 
     /// Takes paths whose time has come, of what root alone can change; those of users are taken with
     /// [`DueLanes::take_of_users`].
-    pub fn take_trusted(&mut self, now: Instant, most: usize) -> Vec<(PathBuf, Happened)> {
+    pub(crate) fn take_trusted(&mut self, now: Instant, most: usize) -> Vec<(PathBuf, Happened)> {
         self.trusted.take(now, most)
     }
 
     /// Takes paths whose time has come, of the next user for whom `has_turn`.
-    pub fn take_of_users(
+    pub(crate) fn take_of_users(
         &mut self,
         now: Instant,
         most: usize,

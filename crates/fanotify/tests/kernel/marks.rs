@@ -12,22 +12,26 @@ use crate::common::{Watched, changes, group, masks, or_skip, own_mounts, skip, s
 
 #[test]
 fn nothing_is_reported_after_the_mark_is_removed() {
-    let mut watched = or_skip!(Watched::filesystem(changes()));
+    let mut watched = or_skip!(Watched::unmarked(Options::default()));
     let root = watched.root();
+    let marked = changes() | Mask::EVENT_ON_CHILD;
+    watched.group.mark_directory(root.as_fd(), marked).unwrap();
 
-    watched.group.unmark_filesystem(root.as_fd(), changes()).unwrap();
+    watched.group.unmark_directory(root.as_fd(), marked).unwrap();
 
     write(watched.path("file"), "content").unwrap();
     assert!(watched.seen().is_empty());
-    let again = watched.group.unmark_filesystem(root.as_fd(), changes());
+    let again = watched.group.unmark_directory(root.as_fd(), marked);
     assert!(matches!(again, Err(MarkError::NotMarked(_))), "{again:?}");
 }
 
 #[test]
 fn a_part_of_a_mark_can_be_removed() {
-    let mut watched = or_skip!(Watched::filesystem(changes()));
+    let mut watched = or_skip!(Watched::unmarked(Options::default()));
+    let root = watched.root();
+    watched.group.mark_directory(root.as_fd(), changes() | Mask::EVENT_ON_CHILD).unwrap();
 
-    watched.group.unmark_filesystem(watched.root().as_fd(), Mask::CREATE | Mask::MODIFY).unwrap();
+    watched.group.unmark_directory(root.as_fd(), Mask::CREATE | Mask::MODIFY).unwrap();
 
     write(watched.path("file"), "content").unwrap();
     assert_eq!(masks(&watched.seen()), Mask::CLOSE_WRITE);
@@ -55,39 +59,6 @@ fn a_directory_alone_can_be_marked() {
     write(watched.path("watched/file"), "").unwrap();
 
     assert!(watched.seen().is_empty());
-}
-
-#[test]
-fn an_ignored_directory_is_silent_until_it_is_ignored_no_longer() {
-    let mut watched = or_skip!(Watched::filesystem(changes()));
-    fs::create_dir_all(watched.path("noisy/deeper")).unwrap();
-    watched.seen();
-    let noisy = File::open(watched.path("noisy")).unwrap();
-    let ignored = changes() | Mask::EVENT_ON_CHILD;
-    match watched.group.ignore_directory(noisy.as_fd(), ignored) {
-        Err(error @ MarkError::KernelTooOld(_)) => return or_skip!(skip(&error.to_string())),
-        result => result.unwrap(),
-    }
-
-    // Written to twice: the mark outlives a change.
-    write(watched.path("noisy/file"), "content").unwrap();
-    write(watched.path("noisy/file"), "more content").unwrap();
-    fs::create_dir(watched.path("noisy/directory")).unwrap();
-    fs::remove_file(watched.path("noisy/file")).unwrap();
-
-    // What is said of the removed object itself, which is in no directory any more, is not left out.
-    let seen = watched.seen();
-    assert_eq!(masks(&seen), Mask::ATTRIB | Mask::DELETE_SELF);
-    assert!(seen.iter().all(|event| event.directory.is_none()), "{seen:?}");
-
-    write(watched.path("noisy/deeper/file"), "").unwrap();
-
-    assert_eq!(masks(&watched.seen()), Mask::CREATE | Mask::CLOSE_WRITE);
-
-    watched.group.unignore_directory(noisy.as_fd(), ignored).unwrap();
-    write(watched.path("noisy/file"), "").unwrap();
-
-    assert_eq!(masks(&watched.seen()), Mask::CREATE | Mask::CLOSE_WRITE);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! certificate that cannot be read has no end that is known.
 
 /// How long before its end a certificate is a trouble, in seconds: 30 days.
-pub const WARN_SECONDS: i64 = 30 * 24 * 3600;
+pub(crate) const WARN_SECONDS: i64 = 30 * 24 * 3600;
 
 /// `notAfter` of a certificate in DER, in seconds since 1970.
 #[must_use]

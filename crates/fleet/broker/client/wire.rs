@@ -14,7 +14,7 @@ use serde::Deserialize;
 pub const MAX_LINE_BYTES: usize = 16 * 1024;
 
 /// Longest INFO in bytes: it lists the addresses of a cluster.
-pub const MAX_INFO_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_INFO_BYTES: usize = 256 * 1024;
 
 /// Largest message in bytes, with its headers. Brokers of a fleet take at most 1 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
@@ -214,7 +214,7 @@ pub struct BadText(pub String);
 /// # Errors
 ///
 /// When it cannot.
-pub fn check_subject(subject: &str) -> Result<(), BadText> {
+pub(crate) fn check_subject(subject: &str) -> Result<(), BadText> {
     let good = !subject.is_empty()
         && subject.len() <= 2048
         && !subject.chars().any(|c| c.is_whitespace() || c.is_control());
@@ -262,7 +262,7 @@ pub fn subscribe(out: &mut BytesMut, subject: &str, sid: u64) {
 }
 
 /// Appends the end of a subscription.
-pub fn unsubscribe(out: &mut BytesMut, sid: u64) {
+pub(crate) fn unsubscribe(out: &mut BytesMut, sid: u64) {
     put(out, format_args!("UNSUB {sid}\r\n"));
 }
 

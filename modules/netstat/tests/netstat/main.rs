@@ -9,7 +9,6 @@ mod more;
 mod namespaces;
 mod vectors;
 
-
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 use vigie_netstat::Netstat;
