@@ -766,10 +766,9 @@ mod tests {
                     continue;
                 }
                 let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
-                assert!(
-                    !has_json || page.contains(&format!("| `{path}` |")),
-                    "{path} is not in docs/json.md"
-                );
+                // All modules are asked by one command.
+                let row = if path.starts_with("vigie query ") { "vigie query" } else { &path };
+                assert!(!has_json || page.contains(&format!("| `{row}` |")), "{path} is not in docs/json.md");
                 check(&path, command, page);
             }
         }

@@ -188,8 +188,12 @@ impl Bundle {
                 hidden += 1;
                 if shown.key.starts_with("tags.") {
                     shown.key = "tags.(hidden)".to_owned();
-                } else if let Some((before, _)) = shown.key.split_once(".env.") {
-                    shown.key = format!("{before}.env.(hidden)");
+                }
+                // Free names below a module or a sink.
+                for table in [".env.", ".headers.", ".config_types."] {
+                    if let Some((before, _)) = shown.key.split_once(table) {
+                        shown.key = format!("{before}{table}(hidden)");
+                    }
                 }
             }
             // The file's name is that of the check configuration.files, where it can be shared.

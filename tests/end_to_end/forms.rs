@@ -29,7 +29,11 @@ pub(crate) fn forms() -> &'static [Form] {
             let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
             let quoted = |cell: &str| cell.split('`').nth(1).unwrap_or_default().to_owned();
             let file = cells[1].split(['(', ')']).nth(1).unwrap().to_owned();
-            let words = quoted(cells[0]).split(' ').skip(1).map(str::to_owned).collect();
+            let mut words: Vec<String> = quoted(cells[0]).split(' ').skip(1).map(str::to_owned).collect();
+            // What an option is given is an example.
+            if words.len() > 2 && matches!(words[words.len() - 2].as_str(), "-t" | "-i") {
+                words.pop();
+            }
             let schema = serde_json::from_str(&docs(&file)).unwrap();
             Form { words, schema, pointer: quoted(cells[1]), file }
         });
