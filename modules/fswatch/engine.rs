@@ -11,7 +11,7 @@ mod backlog;
 mod canary;
 mod content;
 mod expected;
-mod health;
+pub(crate) mod health;
 mod logs;
 mod loops;
 mod narrowing;
@@ -50,7 +50,7 @@ use crate::due::DueLanes;
 use crate::ending::Owner;
 use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
-use crate::look::is_missing;
+use crate::look::{is_missing, open_parent};
 use crate::probe::Prober;
 use crate::recorded::PackageRecords;
 use crate::rules::{Coverage, Interest, Rules, Severity};
@@ -71,6 +71,13 @@ const MAX_BUSY: usize = 10_000;
 
 /// Time after which such a directory is compared.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest path that the kernel takes, in bytes: PATH_MAX without the NUL at its end.
+const LONGEST_PATH: usize = 4_095;
+
+/// Directories that are not watched, and files that cannot be read, that the status names; of more it says that there
+/// are.
+pub const MAX_REASONS: usize = 10_000;
 
 /// Time between two publications of the status while much happens.
 const PUBLISHED_EVERY: Duration = Duration::from_millis(5);
@@ -932,8 +939,14 @@ impl<S: Sink> Engine<S> {
         }
     }
 
+    /// All that is below a path that is too long is too long as well: of such a tree the highest directory stands for all.
     fn note_unwatched(&mut self, directory: &Path, why: String) {
+        let is_too_long = |way: &&Path| way.as_os_str().len() > LONGEST_PATH;
+        let directory = directory.ancestors().take_while(is_too_long).last().unwrap_or(directory);
         let is_first = self.status.unwatched.is_empty();
+        if self.status.unwatched.len() >= MAX_REASONS && !self.status.unwatched.contains_key(directory) {
+            return;
+        }
         if self.status.unwatched.insert(directory.to_owned(), why.clone()).is_none() && is_first {
             self.sink.log(&format!("{} cannot be watched: {why}", shown(directory)));
         }
@@ -947,7 +960,9 @@ impl<S: Sink> Engine<S> {
 
     /// Clears complaints about directories that are no longer there.
     fn forget_gone(&mut self) {
-        self.status.unwatched.retain(|directory, _| directory.symlink_metadata().is_ok());
+        self.status
+            .unwatched
+            .retain(|directory, _| !open_parent(directory).is_err_and(|error| is_missing(&error)));
     }
 
     /// Turns what the kernel told into paths that are due, and what the workers found into what is known.

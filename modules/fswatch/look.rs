@@ -187,7 +187,10 @@ pub(crate) fn look_at(
 }
 
 /// Opens a directory that need not be listed.
-fn open_parent(path: &Path) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// When it is not there or is no directory.
+pub fn open_parent(path: &Path) -> io::Result<OwnedFd> {
     if path.as_os_str().len() > PATH_BYTES {
         return open_directory(path);
     }

@@ -14,12 +14,21 @@ use vigie_sdk::protocol::Progress;
 use vigie_sdk::{Coverage, ModuleError, ModuleResult, Query};
 
 use crate::change::{Event, shown};
+use crate::engine::health::counted;
 use crate::engine::proof::Proof;
 use crate::engine::{Order, Status};
 use crate::history::History;
+use crate::storm::shortened;
 
 /// Paths that the status lists of one kind; their number is always told.
 const LISTED_PATHS: usize = 100;
+
+/// Longest path in a list, in bytes: whoever makes directories of any depth makes no answer too long for the agent.
+const LISTED_PATH_BYTES: usize = 1_024;
+
+fn listed_path(path: &Path) -> String {
+    shortened(&shown(path), LISTED_PATH_BYTES)
+}
 
 /// Time between two looks at whether somebody still waits for the answer.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -242,7 +251,7 @@ fn coverage(parameters: &Parameters, elements: &Value, status: &Status) -> Optio
     }
     for (paths, why) in [(&status.unwatched, "not watched"), (&status.unreadable, "not readable")] {
         for (path, reason) in paths.iter().filter(|(path, _)| concerns(path)) {
-            coverage.skip(shown(path), format!("{why}: {reason}"));
+            coverage.skip(listed_path(path), format!("{why}: {reason}"));
         }
     }
     for (path, reason) in status.skipped.iter().filter(|(path, _)| concerns(path)) {
@@ -425,7 +434,7 @@ fn wait<T>(
 fn describe(status: &Status, most: usize) -> Value {
     let reasons = |paths: &BTreeMap<PathBuf, String>| -> Vec<_> {
         let listed = paths.iter().take(most);
-        listed.map(|(path, why)| json!({"path": shown(path), "reason": why})).collect()
+        listed.map(|(path, why)| json!({"path": listed_path(path), "reason": why})).collect()
     };
     let waiting: Vec<_> = status.waiting.iter().take(most).map(|path| shown(path)).collect();
     json!({
@@ -450,7 +459,7 @@ fn describe(status: &Status, most: usize) -> Value {
             "bytes": status.verified_bytes,
             "rounds": status.verified_rounds,
         }),
-        "scans": status.scans.iter().map(|(what, compared)| json!({"what": what, "compared": compared})).collect::<Vec<_>>(),
+        "scans": status.scans.iter().take(LISTED_PATHS).map(|(what, compared)| json!({"what": what, "compared": compared})).collect::<Vec<_>>(),
         "overflows": status.overflows,
         "last_scan": status.last_scan.map(|(at, took)| json!({
             "time": humantime::format_rfc3339_millis(at).to_string(),
@@ -483,10 +492,10 @@ fn describe(status: &Status, most: usize) -> Value {
 fn problems(status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     if !status.unwatched.is_empty() {
-        problems.push(format!("{} directories are not watched", status.unwatched.len()));
+        problems.push(format!("{} directories are not watched", counted(status.unwatched.len())));
     }
     if !status.unreadable.is_empty() {
-        problems.push(format!("{} files cannot be read", status.unreadable.len()));
+        problems.push(format!("{} files cannot be read", counted(status.unreadable.len())));
     }
     let blind = status.conditions.iter().filter(|one| one.name == "blind");
     problems.extend(blind.map(|one| one.detail.clone()));
@@ -535,6 +544,24 @@ mod tests {
             coverage(&serde_json::from_value(json!({"explain": "/etc"})).unwrap(), &json!({}), &status)
                 .is_none()
         );
+    }
+
+    #[test]
+    fn whatever_users_make_there_is_room_for_the_answer_about_how_it_is() {
+        let mut status = Status::default();
+        for number in 0..2_000 {
+            let path = PathBuf::from(format!("/home/ann/{number}{}", "/d".repeat(20_000)));
+            status.unreadable.insert(path.clone(), "leased".to_owned());
+            status.unwatched.insert(path, "its path is too long".to_owned());
+            status.scans.push(("new directory", number));
+        }
+
+        let elements = describe(&status, LISTED_PATHS);
+        let coverage = coverage(&Parameters::default(), &elements, &status).unwrap();
+
+        let bytes = elements.to_string().len() + serde_json::to_string(&coverage).unwrap().len();
+        assert!(bytes < 2 * 1024 * 1024, "{bytes}");
+        assert_eq!(elements["unwatched_count"], 2_000);
     }
 
     #[test]

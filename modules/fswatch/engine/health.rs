@@ -5,13 +5,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use vigie_sdk::{Condition, ConditionSeverity};
 
-use super::{Engine, Sink, now, text_of_time};
+use super::{Engine, MAX_REASONS, Sink, now, text_of_time};
 use crate::change::shown;
 use crate::rules::Severity;
+use crate::storm::shortened;
 use crate::trust::Lane;
 
 /// Time between two measurements.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Longest path in a condition, which stands on one line of a terminal or a message.
+const SHOWN_PATH_BYTES: usize = 512;
+
+/// A number of paths that the status names, of which it knows no more than [`MAX_REASONS`].
+pub(crate) fn counted(count: usize) -> String {
+    if count < MAX_REASONS { count.to_string() } else { format!("at least {count}") }
+}
 
 /// What is wrong, by name, and since when.
 #[derive(Debug, Default)]
@@ -66,7 +75,7 @@ impl<S: Sink> Engine<S> {
             (Some(false), _) => self.sink.log("fswatch is not behind any more"),
             _ => {}
         }
-        let many = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+        let many = |count: usize, what: &str| (count > 0).then(|| format!("{} {what}", counted(count)));
         let unwatched =
             many(self.status.unwatched.len(), "directories are not watched; a scan finds what changes there");
         self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
@@ -101,10 +110,10 @@ impl<S: Sink> Engine<S> {
             Lane::Trusted => "of what root alone can change".to_owned(),
             Lane::Of(user) => format!("of user {user}"),
         };
-        let waiting =
-            self.due.overdue(now).into_iter().map(|(lane, late, path)| {
-                (late, format!("{} waits in the lane {}", shown(&path), name(lane)))
-            });
+        let waiting = self.due.overdue(now).into_iter().map(|(lane, late, path)| {
+            let path = shortened(&shown(&path), SHOWN_PATH_BYTES);
+            (late, format!("{path} waits in the lane {}", name(lane)))
+        });
         let looking = self.rounds.values().map(|round| {
             let late = now.duration_since(round.begun);
             (late, format!("a disk does not answer a look in the lane {}", name(round.lane)))

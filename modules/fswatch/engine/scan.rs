@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{Engine, Sink, now};
+use super::{Engine, MAX_REASONS, Sink, now};
 use crate::change::shown;
 use crate::events::{Happened, Window};
 use crate::look::is_missing;
@@ -316,10 +316,7 @@ impl<S: Sink> Engine<S> {
             scan.stack.push((directory.to_owned(), rest_after));
         }
         if let Some(error) = error.filter(|error| !is_missing(error)) {
-            let text = error.to_string();
-            if self.status.unwatched.insert(directory.to_owned(), text.clone()).is_none() {
-                self.sink.log(&format!("{} cannot be listed: {text}", shown(directory)));
-            }
+            self.note_unwatched(directory, format!("it cannot be listed: {error}"));
         } else if self.coverage.interest(directory) == Interest::OnTheWay {
             self.suspect_below(number, directory, &directories);
         }
@@ -388,7 +385,9 @@ impl<S: Sink> Engine<S> {
         }
         for (name, error) in findings.unreadable {
             let path = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
-            self.status.unreadable.insert(path, error.to_string());
+            if self.status.unreadable.len() < MAX_REASONS {
+                self.status.unreadable.insert(path, error.to_string());
+            }
         }
         for name in findings.linked {
             self.follow_names(&directory.join(name));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,7 @@ on_every_backend! {
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
     names_of_any_bytes_and_paths_beyond_what_the_kernel_takes_are_told,
+    a_tree_too_deep_to_be_watched_is_one_entry_of_the_status_as_long_as_it_is_there,
     lost_notifications_are_said_and_what_they_hid_is_told,
     a_clock_that_jumped_makes_no_window_that_ends_before_it_begins,
     a_directory_that_may_not_be_read_any_more_is_said_and_the_rest_goes_on,
@@ -518,14 +520,8 @@ fn names_of_any_bytes_and_paths_beyond_what_the_kernel_takes_are_told() {
     for name in &odd {
         fs::write(temp.path().join(name), "").unwrap();
     }
-    // Deeper than PATH_MAX: made from where the last one was, as tar and rm do.
-    let mut at = rustix::fs::openat(CWD, temp.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
     let name = "d".repeat(200);
-    let depth = 30;
-    for _ in 0..depth {
-        rustix::fs::mkdirat(&at, name.as_str(), Mode::RWXU).unwrap();
-        at = rustix::fs::openat(&at, name.as_str(), OFlags::DIRECTORY, Mode::empty()).unwrap();
-    }
+    let at = make_deep(temp.path(), &name, 30);
     let file = rustix::fs::openat(&at, "deep", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
     drop(file);
     let told = running.told(temp.path());
@@ -541,6 +537,35 @@ fn names_of_any_bytes_and_paths_beyond_what_the_kernel_takes_are_told() {
     assert_eq!(texts(&running.told(temp.path()), temp.path()), ["created after"]);
     // The test's own tree is too deep for remove_dir_all by path.
     Command::new("rm").arg("-rf").arg(temp.path().join(&name)).status().unwrap();
+}
+
+/// Makes directories deeper than PATH_MAX: from where the last one was, as tar and rm do. The lowest one.
+fn make_deep(top: &Path, name: &str, depth: usize) -> OwnedFd {
+    let mut at = rustix::fs::openat(CWD, top, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    at
+}
+
+fn a_tree_too_deep_to_be_watched_is_one_entry_of_the_status_as_long_as_it_is_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let name = "d".repeat(200);
+    drop(make_deep(temp.path(), &name, 60));
+    let running = Running::on(&[&recursive(temp.path())]);
+
+    for _ in 0..2 {
+        running.ask(|done| Order::Rescan { paths: Vec::new(), prove: false, done });
+        let status = running.status_when(|status| status.scans.is_empty());
+        let unwatched: Vec<_> = status.unwatched.keys().map(|path| path.as_os_str().len()).collect();
+        assert_eq!(unwatched.len(), 1, "{unwatched:?}");
+        assert!((4_096..4_096 + 256).contains(&unwatched[0]), "{unwatched:?}");
+    }
+    // The test's own tree is too deep for remove_dir_all by path.
+    Command::new("rm").arg("-rf").arg(temp.path().join(&name)).status().unwrap();
+    running.ask(|done| Order::Rescan { paths: Vec::new(), prove: false, done });
+    running.status_when(|status| status.unwatched.is_empty());
 }
 
 fn lost_notifications_are_said_and_what_they_hid_is_told() {
