@@ -121,12 +121,19 @@ impl Client {
         })?;
         line.push(b'\n');
         let stream = self.stream.get_mut();
-        stream
+        let sent = stream
             .set_read_timeout(limit)
             // An agent that is stopped (SIGSTOP) takes no request either.
             .and_then(|()| stream.set_write_timeout(Some(PROMPT)))
-            .and_then(|()| stream.write_all(&line))
-            .map_err(|source| self.broken(source))
+            .and_then(|()| stream.write_all(&line));
+        let Err(source) = sent else { return Ok(()) };
+        // An agent that does not want to read on, because the request is too long, says so before it closes.
+        if matches!(source.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+            && let Err(refused @ ClientError::Refused(_)) = self.receive()
+        {
+            return Err(refused);
+        }
+        Err(self.broken(source))
     }
 
     /// From now on every reply may take as long as this.
@@ -264,6 +271,33 @@ pub(crate) mod tests {
         let request: Request = serde_json::from_str(request).unwrap();
         let Request::Query { parameters: Some(parameters), .. } = request else { panic!("{request:?}") };
         assert_eq!(parameters.get(), r#"{"searches":{"restart":{"module":"m"}}}"#);
+    }
+
+    #[test]
+    fn a_request_that_the_agent_does_not_read_to_its_end_fails_with_what_it_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let agent = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 1024]).unwrap();
+            stream
+                .write_all(b"{\"error\":{\"kind\":\"bad_request\",\"message\":\"too long\",\"hint\":\"ask less\"}}\n")
+                .unwrap();
+            stream.shutdown(std::net::Shutdown::Both).unwrap();
+            stream
+        });
+        let request = Request::Query {
+            module: "m".to_owned(),
+            parameters: serde_json::value::to_raw_value(&"x".repeat(16 << 20)).ok(),
+            timeout_ms: None,
+            progress: false,
+        };
+
+        let error = ask(&path, &request, PROMPT).unwrap_err();
+
+        agent.join().unwrap();
+        assert_eq!(Failure::from(error).message, "too long");
     }
 
     #[test]
