@@ -101,6 +101,25 @@ mod tests {
     }
 
     #[test]
+    fn every_condition_that_a_built_in_module_sets_has_an_explanation() {
+        let sources = ["modules/fswatch/engine/health.rs", "modules/events/engine.rs"];
+        let names: Vec<String> = sources
+            .iter()
+            .flat_map(|source| {
+                let path = format!("{}/{source}", env!("CARGO_MANIFEST_DIR"));
+                let text = std::fs::read_to_string(path).unwrap();
+                let names = text.split("set(\"").skip(1).filter_map(|rest| rest.split('"').next());
+                names.map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect();
+
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(catalogue::all().any(|entry| entry.name == name), "{name}");
+        }
+    }
+
+    #[test]
     fn the_page_of_conditions_is_the_catalogue() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conditions.md");
         if std::env::var_os("VIGIE_WRITE_DOCS").is_some() {

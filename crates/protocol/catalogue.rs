@@ -181,8 +181,84 @@ conditions! {
         "Make room on the disk that holds agent.state_dir.";
 }
 
-/// A condition that modules of ours report; its name must be in this list to have an explanation.
-const MODULE_CONDITIONS: &[Entry] = &[];
+/// The conditions that the built-in modules report of themselves; a module can give a detail its own severity.
+const MODULE_CONDITIONS: &[Entry] = &[
+    reported(
+        "blind",
+        "failed",
+        "fswatch: the kernel's events of a file system do not come back, or the canary does not come through.",
+        "The detail says where the way ends; only scans are sure to find changes there. See docs/fswatch.md.",
+    ),
+    reported(
+        "directories-unwatched",
+        "warning",
+        "fswatch: changes in these directories give no event and are found by a scan only.",
+        "`vigie query fswatch --unwatched` names them and says why.",
+    ),
+    reported(
+        "events-lost",
+        "warning",
+        "events: the kernel had more to tell than was taken within the last ten minutes.",
+        "The log and `vigie query events` say how many of which kind and when; find what runs so many programs.",
+    ),
+    reported(
+        "files-unreadable",
+        "warning",
+        "fswatch: what is in these files is not known.",
+        "`vigie query fswatch --unwatched` names them and says why; they are read again by themselves.",
+    ),
+    reported(
+        "history-not-written",
+        "failed",
+        "events: the disk does not take the history; what is not written yet is in memory.",
+        "Make room on the disk that holds agent.state_dir.",
+    ),
+    reported(
+        "lesser-source",
+        "warning",
+        "events: BPF cannot be used, and the source that is used sees less.",
+        "The detail says what it does not see, `vigie query events` why; set bpf = false if it is meant to be so.",
+    ),
+    reported(
+        "looks-behind",
+        "failed",
+        "fswatch: a change waits longer than behind_seconds to be looked at.",
+        "The detail names the path and who pays for it: find out what that user does, or which disk does not answer.",
+    ),
+    reported(
+        "no-source",
+        "failed",
+        "events: nothing can be seen, neither by BPF nor by the process connector.",
+        "Run the agent as root on the host itself; the detail has both reasons.",
+    ),
+    reported(
+        "notifications-lost",
+        "warning",
+        "fswatch: a queue overflowed; everything is being compared with what was known.",
+        "Nothing: it ends with the comparison, and what changed is told.",
+    ),
+    reported(
+        "source-silent",
+        "failed",
+        "events: a program that was run as a proof was not told.",
+        "`vigie module restart events`; if it stays, report it with `vigie diagnostics`.",
+    ),
+    reported(
+        "state-unwritable",
+        "failed",
+        "fswatch: the baseline or the history cannot be written; after a restart changes are told again.",
+        "Make room on the disk that holds agent.state_dir, or mount it read-write; the module goes on by itself.",
+    ),
+];
+
+const fn reported(
+    name: &'static str,
+    severity: &'static str,
+    meaning: &'static str,
+    remedy: &'static str,
+) -> Entry {
+    Entry { name, kind: "condition", severity, meaning, remedy }
+}
 
 const fn entry(kind: &'static str, name: &'static str, meaning: &'static str, remedy: &'static str) -> Entry {
     Entry { name, kind, severity: "", meaning, remedy }
