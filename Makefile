@@ -61,7 +61,12 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	mkdir -p "$$demo" 2>/dev/null || demo=$$(mktemp -d /tmp/vigie-demo.XXXXXX)
 	run_dir=$$demo/run
 	# The kernel limits a socket's path, and a checkout may lie deep.
-	if [ $${#run_dir} -gt 61 ]; then run_dir=$$(mktemp -d /tmp/vigie-run.XXXXXX); fi
+	if [ $${#run_dir} -gt 61 ]; then
+	  run_dir=$$(mktemp -d /tmp/vigie-run.XXXXXX)
+	  # The commands of README.md find it all the same.
+	  rm -rf "$$demo/run"
+	  ln -s "$$run_dir" "$$demo/run"
+	fi
 	umask 077
 	mkdir -p "$$demo/watched" "$$demo/modules.d" "$$demo/state"
 	ln -sfn "$$(realpath '$(TARGET_DIR)')/quick/vigie" "$$demo/vigie"
@@ -82,15 +87,13 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	} > "$$demo/modules.d/fswatch.cfg"
 	here=.run
 	[ "$$demo" = "$$PWD/.run" ] || here=$$demo
-	shown=$$here/run
-	[ "$$run_dir" = "$$demo/run" ] || shown=$$run_dir
 	echo
 	echo "The agent starts now and watches $$demo/watched. In a second terminal, here:"
 	echo
-	echo "  $$here/vigie --run-dir $$shown alerts -f         # shows alerts as they come"
+	echo "  $$here/vigie --run-dir $$here/run alerts -f         # shows alerts as they come"
 	echo "  echo changed >> $$here/watched/hello.txt         # makes one"
-	echo "  $$here/vigie --run-dir $$shown query fswatch     # asks the module what it watches"
-	echo "  $$here/vigie --run-dir $$shown status            # shows how everything is"
+	echo "  $$here/vigie --run-dir $$here/run query fswatch     # asks the module what it watches"
+	echo "  $$here/vigie --run-dir $$here/run status            # shows how everything is"
 	echo
 	echo "Ctrl-C stops the agent and its modules."
 	echo
