@@ -24,6 +24,13 @@ use crate::stat::state_name;
 /// Most bytes of all elements together. An answer with the rest of it stays below the 16 MiB that an agent takes.
 const MAX_ELEMENTS_BYTES: usize = 14 << 20;
 
+/// From here on only the beginning of each command line is told: whoever starts many with long ones keeps no process of
+/// others out of the answer.
+const ROOMY_BYTES: usize = 4 << 20;
+
+/// That beginning, as it is shown.
+const SHORT_COMMAND_BYTES: usize = 1024;
+
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 
@@ -144,7 +151,11 @@ pub fn answer(parameters: &Parameters, outcome: &Outcome, query: &Query, elapsed
         let written = if private {
             serde_json::to_writer(&mut text, &masked(row))
         } else {
-            serde_json::to_writer(&mut text, &element(row, outcome, parameters))
+            let mut element = element(row, outcome, parameters);
+            if text.len() > ROOMY_BYTES {
+                cut_argv(&mut element);
+            }
+            serde_json::to_writer(&mut text, &element)
         };
         if written.is_err() || text.len() > MAX_ELEMENTS_BYTES {
             text.truncate(before);
@@ -271,6 +282,20 @@ fn element<'a>(row: &'a Row, outcome: &'a Outcome, parameters: &Parameters) -> E
         }),
         hashes: details.hashes.as_ref(),
         related: !matched,
+    }
+}
+
+fn cut_argv(element: &mut Element<'_>) {
+    let mut room = SHORT_COMMAND_BYTES;
+    for place in 0..element.argv.len() {
+        let argument = &mut element.argv[place];
+        if argument.len() > room {
+            argument.truncate(argument.floor_char_boundary(room));
+            element.argv.truncate(place + 1);
+            element.argv_cut = true;
+            return;
+        }
+        room -= argument.len();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::stat::Stat;
 const ATTEMPTS: usize = 12;
 
 /// Most bytes of a command line that are read; the kernel knows no limit.
-const MAX_COMMAND_BYTES: usize = 64 * 1024;
+pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
 
 /// Most bytes of the list of control groups.
 const MAX_CGROUP_BYTES: usize = 64 * 1024;

@@ -19,7 +19,7 @@ use crate::libraries::{self, Known, Library};
 use crate::mounts::Mounts;
 use crate::open_files::{self, OpenFile};
 use crate::parameters::{Parameters, Wanted};
-use crate::process::{Depth, Opened, Process, Reader};
+use crate::process::{Depth, MAX_COMMAND_BYTES, Opened, Process, Reader};
 use crate::procfs;
 use crate::sockets::{Listening, Sockets};
 
@@ -148,6 +148,14 @@ pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> 
             Ok(Some((process, details))) => {
                 outcome.examined += 1;
                 outcome.note(&process, details.as_ref());
+                if details.is_none()
+                    && process.argv_cut
+                    && !has_command(parameters, &process)
+                    && is_otherwise_wanted(parameters, &process, since_boot)
+                {
+                    let why = format!("only their first {MAX_COMMAND_BYTES} bytes were searched");
+                    outcome.problem("ends of command lines", why);
+                }
                 let matched = details.is_some();
                 outcome.matched += usize::from(matched);
                 if matched || parameters.tree {
@@ -201,6 +209,14 @@ pub fn ticks(ticks: u64) -> Duration {
 
 /// Whether a process is as asked, as far as is known of every one.
 fn is_wanted(parameters: &Parameters, process: &Process, since_boot: Duration) -> bool {
+    has_command(parameters, process) && is_otherwise_wanted(parameters, process, since_boot)
+}
+
+fn has_command(parameters: &Parameters, process: &Process) -> bool {
+    parameters.command.is_empty() || parameters.command.matches(&process.argv.join(&b' '))
+}
+
+fn is_otherwise_wanted(parameters: &Parameters, process: &Process, since_boot: Duration) -> bool {
     let number = |numbers: &[u32], number: u32| numbers.is_empty() || numbers.binary_search(&number).is_ok();
     let path = process.executable.as_ref().map(|executable| executable.path.as_slice());
     number(&parameters.pids, process.stat.pid)
@@ -209,7 +225,6 @@ fn is_wanted(parameters: &Parameters, process: &Process, since_boot: Duration) -
         && (parameters.users.is_empty() || parameters.users.contains(&process.euid))
         && (parameters.logins.is_empty() || parameters.logins.contains(&process.login_uid))
         && (parameters.path.is_empty() || parameters.path.matches_one(path.into_iter()))
-        && (parameters.command.is_empty() || parameters.command.matches(&process.argv.join(&b' ')))
         && parameters.ages.iter().all(|(young, limit)| {
             let age = age(process, since_boot);
             if *young { age <= *limit } else { age >= *limit }

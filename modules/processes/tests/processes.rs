@@ -383,6 +383,56 @@ fn a_zombie_is_a_process_without_anything() {
     assert_eq!(rows(&json!({"pid": [pid]})).len(), 0);
 }
 
+/// A shell that waits, called with so many arguments of 60,000 bytes each, and a word after them.
+fn waiting(arguments: usize, word: &str) -> Running {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "read line", "sh"]);
+    for _ in 0..arguments {
+        command.arg("\u{1b}".repeat(60_000));
+    }
+    let running = Running(command.arg(word).stdin(Stdio::piped()).spawn().unwrap());
+    wait_until("the exec", || {
+        let command = fs::read(format!("/proc/{}/cmdline", running.pid())).ok()?;
+        command.starts_with(b"/bin/sh\0-c\0read").then_some(())
+    });
+    running
+}
+
+#[test]
+fn what_stands_behind_a_long_beginning_of_a_command_line_is_not_known_rather_than_absent() {
+    let running = waiting(2, "the-word-behind");
+
+    let asked = |command: &str| run(&json!({"pid": [running.pid()], "command": [command]}), false);
+    let behind = asked("the-word-behind");
+
+    assert!(!behind.foundanything);
+    let coverage = behind.coverage.unwrap();
+    assert!(
+        !coverage.complete && coverage.not_examined[0].what.starts_with("ends of command lines of 1"),
+        "{coverage:?}"
+    );
+    assert!(asked("read line").coverage.unwrap().complete);
+    assert!(
+        run(&json!({"pid": [std::process::id()], "command": ["nosuch"]}), false).coverage.unwrap().complete
+    );
+}
+
+#[test]
+fn long_command_lines_of_many_processes_keep_no_other_out_of_the_answer() {
+    let many: Vec<_> = (0..60).map(|_| waiting(1, "")).collect();
+    let pids: Vec<_> = many.iter().map(Running::pid).collect();
+
+    let rows = rows(&json!({"pid": pids}));
+
+    assert_eq!(rows.len(), pids.len());
+    assert!(rows.iter().any(|row| row["argv_cut"] == true));
+    assert!(
+        rows.iter().all(|row| row["argv"][2] == "read line" || row["argv"][1] == "-c"),
+        "{:?}",
+        rows.last()
+    );
+}
+
 #[test]
 fn masked_answers_say_how_many_and_what_is_odd_only() {
     let directory = tempfile::tempdir().unwrap();
