@@ -185,6 +185,10 @@ pub(crate) fn events(
             "their files were gone or too large before they could be read",
         );
     }
+    for (kind, count) in &found.lost {
+        let what = if kind == "any" { "events".to_owned() } else { format!("events of kind {kind}") };
+        coverage.skip(format!("{count} {what}"), "they were lost; the log says when");
+    }
     match history_begins {
         Some(begins) if since != i64::MIN && since < begins => {
             let what =

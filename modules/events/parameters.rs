@@ -195,6 +195,22 @@ impl Wanted {
         !self.hash.is_empty()
     }
 
+    /// Whether a lost event of such a kind, as the counters name it, could have been one that is asked for.
+    pub(crate) fn concerns(&self, lost: &[u8]) -> bool {
+        let asks_execs = !self.ran.is_empty() || !self.command.is_empty() || !self.hash.is_empty();
+        let asks_sockets = !self.connected.is_empty();
+        let asks =
+            |kinds: &[Kind]| self.kinds.is_empty() || self.kinds.iter().any(|kind| kinds.contains(kind));
+        match lost {
+            b"exec" => !asks_sockets && asks(&[Kind::Exec]),
+            b"exit" => !asks_sockets && !asks_execs && asks(&[Kind::Exit]),
+            b"net" => !asks_execs && asks(&[Kind::Connect, Kind::Accept, Kind::Listen]),
+            // Nobody can ask for forks.
+            b"fork" => false,
+            _ => true,
+        }
+    }
+
     fn is_path(&self, path: &[u8]) -> bool {
         self.ran.iter().any(|pattern| vigie_tree::matches(pattern, path))
     }

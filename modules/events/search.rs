@@ -1,13 +1,13 @@
 //! Searches the history: the open block and the sealed ones, the newest first.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 
 use crate::history::block::{Block, BlockError, Bytes};
 use crate::history::store::{block_path, numbers};
 use crate::parameters::Wanted;
-use crate::record::{Key, Record, What};
+use crate::record::{Key, Kind, Record, What};
 
 /// Levels of a tree upwards.
 const MOST_ANCESTORS: usize = 24;
@@ -17,6 +17,28 @@ const CLOCKS: i64 = 5_000_000;
 
 /// A tick of `/proc`, in microseconds.
 const TICK: u64 = 10_000;
+
+/// Bytes of the texts of one answer as JSON, at most: arguments are as long as whoever runs programs likes, and an agent
+/// takes 16 MiB.
+const MOST_TEXT_BYTES: usize = 12 << 20;
+
+/// How long a record's texts can be as JSON.
+fn text_bytes(record: &Record) -> usize {
+    let escaped = |text: &[u8]| -> usize {
+        let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        text.iter().map(|byte| if plain(byte) { 1 } else { 6 }).sum()
+    };
+    match &record.what {
+        What::Exec(run) => {
+            let texts = [&run.program.path, &run.filename, &run.cwd].map(|text| escaped(text));
+            let environment = run.environment.iter().map(|(name, value)| escaped(name) + escaped(value));
+            texts.iter().sum::<usize>() + environment.sum::<usize>() + escaped(run.arguments.bytes())
+        }
+        What::Socket(socket) => escaped(&socket.program.path),
+        What::Host(_, text) => escaped(text),
+        _ => 0,
+    }
+}
 
 /// A record with the digest of its program, and how deep it is in a tree.
 #[derive(Debug, Clone)]
@@ -35,11 +57,27 @@ pub(crate) struct Found {
     pub(crate) examined: u64,
     /// More would fit than were wanted.
     pub(crate) more: bool,
+    /// Bytes of texts in what was found.
+    text: usize,
     pub(crate) stopped: bool,
     /// Blocks that could not be read, and why.
     pub(crate) unread: Vec<(String, String)>,
     /// Programs whose content is not known, where it was asked for.
     pub(crate) without_digest: u64,
+    /// Events of the time that was asked for that were lost, by kind.
+    pub(crate) lost: BTreeMap<String, u64>,
+}
+
+impl Found {
+    /// Whether one more fits into an answer; it is counted then.
+    fn has_room(&mut self, record: &Record) -> bool {
+        let text = self.text + text_bytes(record);
+        let has_room = text <= MOST_TEXT_BYTES;
+        if has_room {
+            self.text = text;
+        }
+        has_room
+    }
 }
 
 /// The history as readers see it.
@@ -82,6 +120,14 @@ impl AnyBlock {
             Self::Sealed(block) => wanted.may_be_in(block),
             Self::Open(block) => wanted.may_be_in(block),
         }
+    }
+
+    fn has_losses(&self) -> bool {
+        let count = match self {
+            Self::Sealed(block) => block.count(Kind::Lost),
+            Self::Open(block) => block.count(Kind::Lost),
+        };
+        count > 0
     }
 
     fn without_digest(&self) -> Result<u64, BlockError> {
@@ -151,7 +197,8 @@ impl History<'_> {
         let mut found = Found::default();
         self.each(true, &mut found, |block, found| {
             let (first, last) = block.range();
-            if block.rows() == 0 || first > wanted.until {
+            // A loss is told a little after it.
+            if block.rows() == 0 || first > wanted.until.saturating_add(CLOCKS) {
                 return Ok(false);
             }
             // Blocks follow each other; clocks that were set back make them overlap a little.
@@ -162,11 +209,18 @@ impl History<'_> {
             if wanted.asks_digests() {
                 found.without_digest += block.without_digest()?;
             }
-            if !block.may_have(wanted)? {
+            if !block.may_have(wanted)? && !block.has_losses() {
                 return Ok(false);
             }
             let mut hits = Vec::new();
             block.records(|record, digest| {
+                if let What::Lost { kind, count, from } = &record.what
+                    && record.time >= wanted.since
+                    && *from <= wanted.until
+                    && wanted.concerns(kind)
+                {
+                    *found.lost.entry(String::from_utf8_lossy(kind).into_owned()).or_default() += count;
+                }
                 if wanted.fits(&record, digest.as_ref()) {
                     hits.push(Hit { record, digest, depth: None });
                 }
@@ -174,6 +228,12 @@ impl History<'_> {
             let room = wanted.limit - found.hits.len();
             if hits.len() > room {
                 hits.drain(..hits.len() - room);
+                found.more = true;
+            }
+            let before = hits.len();
+            let fitting = hits.iter().rev().take_while(|hit| found.has_room(&hit.record)).count();
+            if fitting < before {
+                hits.drain(..before - fitting);
                 found.more = true;
             }
             hits.append(&mut found.hits);
@@ -252,7 +312,7 @@ impl History<'_> {
                 if matches!(record.what, What::Exec(_)) && !seen.insert((record.time, record.who)) {
                     return;
                 }
-                if below.len() < limit {
+                if below.len() < limit && found.has_room(&record) {
                     below.push(Hit { record, digest, depth: Some(depth) });
                 } else {
                     found.more = true;

@@ -601,6 +601,80 @@ fn the_budget_drops_the_oldest_blocks_and_says_which() {
 }
 
 #[test]
+fn events_that_were_lost_in_the_time_that_is_asked_for_make_an_answer_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), 1 << 20).unwrap();
+    let exec = record(1);
+    let what = What::Lost { kind: b"exec".to_vec(), count: 7, from: exec.time };
+    store.add(&exec);
+    store.add(&Record { time: exec.time + 900_000, what, ..exec.clone() });
+    let not_known = |parameters: Value| {
+        let names = vigie_host::users::Names::of(Path::new("/"));
+        let found = search(dir.path(), Some(store.snapshot()), &parameters);
+        answer::events(&found, Some(1), i64::MIN, false, &names, Duration::ZERO).is_not_known()
+    };
+
+    assert!(not_known(json!({"ran": ["*/nosuch"]})));
+    assert!(not_known(json!({"command": ["nosuch"], "since": "2023-11-14T22:13:20Z"})));
+    for parameters in [
+        json!({"connected": ["192.0.2.1"]}),
+        json!({"kind": ["listen"]}),
+        json!({"ran": ["*/nosuch"], "until": "2023-11-14T22:13:19Z"}),
+        json!({"ran": ["*/nosuch"], "since": "2023-11-14T22:13:30Z"}),
+    ] {
+        assert!(!not_known(parameters.clone()), "{parameters}");
+    }
+}
+
+/// An exec with arguments of 4 KiB, of which no two are the same.
+fn long(number: u32, filler: u8) -> Record {
+    let mut record = record(number);
+    if let What::Exec(run) = &mut record.what {
+        let mut arguments = format!("{number:08}").into_bytes();
+        arguments.resize(4096, filler);
+        run.argument_bytes = 4097;
+        run.arguments = Listed::from_bytes(arguments);
+    }
+    record
+}
+
+#[test]
+fn arguments_of_any_length_make_no_block_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), 1 << 30).unwrap();
+
+    for number in 0..17_000 {
+        store.add(&long(number, b'x'));
+        if number % 1000 == 0 {
+            store.flush(record(number).time).unwrap();
+        }
+    }
+    store.seal().unwrap();
+
+    assert_eq!(store.take_refused(), 0);
+    let found = search(dir.path(), None, &json!({"since": "2000-01-01", "limit": 10}));
+    assert_eq!((found.unread, found.hits.len()), (Vec::new(), 10));
+    let found = search(dir.path(), None, &json!({"command": ["^00000007x"]}));
+    assert_eq!((found.unread, found.hits.len()), (Vec::new(), 1));
+}
+
+#[test]
+fn arguments_of_any_length_make_no_answer_that_the_agent_does_not_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), 1 << 30).unwrap();
+    for number in 0..3_000 {
+        store.add(&long(number, 1));
+    }
+
+    let found = search(dir.path(), Some(store.snapshot()), &json!({"since": "2000-01-01", "limit": 100_000}));
+
+    assert!(found.more && found.hits.last().unwrap().record.time == record(2_999).time);
+    let names = vigie_host::users::Names::of(Path::new("/"));
+    let result = answer::events(&found, Some(1), i64::MIN, false, &names, Duration::ZERO);
+    assert!(result.elements.unwrap().get().len() < 16 << 20);
+}
+
+#[test]
 fn in_extra_privacy_mode_an_answer_shows_kinds_and_numbers_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), 1 << 20).unwrap();
