@@ -36,7 +36,7 @@ impl LineFile {
     /// Opens or makes the file.
     ///
     /// # Errors
-    /// When it is no regular file, or cannot be opened.
+    /// When it is no regular file, another user may have put it there, or it cannot be opened.
     pub fn open(path: &Path, rules: Rules) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -49,6 +49,13 @@ impl LineFile {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        if is_planted(path, &metadata) {
+            let text = format!(
+                "it belongs to user {}, and every user may make files in its directory: remove it, or choose another one",
+                metadata.uid()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
         if metadata.len() == 0 {
             // Whatever the umask of the agent.
@@ -149,6 +156,15 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Whether another user may have made this file before us, to read and change what we write: it is his, in a directory
+/// that every user may write, as `/tmp` is.
+fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
+    const EVERYBODY: u32 = 0o002;
+    let is_ours = [0, nix::unistd::geteuid().as_raw()].contains(&file.uid());
+    let directory = path.parent().map(fs::metadata);
+    !is_ours && matches!(directory, Some(Ok(directory)) if directory.mode() & EVERYBODY != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +205,27 @@ mod tests {
         );
         assert!(!directory.path().join("alerts.3").exists());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_file_that_another_user_put_into_a_directory_of_all_users_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            vigie_skipped::skipped("only root can give files to others");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts");
+        fs::write(&path, "").unwrap();
+        std::os::unix::fs::chown(&path, Some(1234), None).unwrap();
+
+        // Whoever may write the directory gave it to a shipper of logs.
+        LineFile::open(&path, RULES).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let error = LineFile::open(&path, RULES).unwrap_err();
+
+        assert!(error.to_string().starts_with("it belongs to user 1234"), "{error}");
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        LineFile::open(&path, RULES).unwrap();
     }
 
     #[test]
