@@ -632,6 +632,7 @@ impl Handler<ConfigChanged> for AlertJournal {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 mod tests {
     use super::*;
     use slog::Discard;

@@ -412,6 +412,7 @@ fn end_reason(status: std::io::Result<ExitStatus>) -> EndReason {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Names")]
 fn lookup_user(user: &str) -> Result<nix::unistd::User, SpawnError> {
     nix::unistd::User::from_name(user)
         .ok()
@@ -420,6 +421,7 @@ fn lookup_user(user: &str) -> Result<nix::unistd::User, SpawnError> {
 }
 
 /// Makes a directory for a module, entered by nobody but its user; others may pass through the one above it.
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
 fn make_directory(path: &Path, owner: Option<&nix::unistd::User>) -> Result<(), SpawnError> {
     let error = |source| SpawnError::Directory { path: path.to_owned(), source };
     if let Some(parent) = path.parent().filter(|parent| owner.is_some() || !parent.is_dir()) {
@@ -445,6 +447,7 @@ const MAX_INTERPRETERS: usize = 4;
 
 /// Refuses a program that others could replace: what the agent starts has the agent's rights. Looked at are the program,
 /// every directory that its real path leads through, and the interpreter that its first line names, in the same way.
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
 fn check_program(program: &Path) -> Result<(), SpawnError> {
     let mut current = program.to_owned();
     for _ in 0..MAX_INTERPRETERS {
@@ -485,6 +488,7 @@ fn unsafe_part(path: &Path, metadata: &std::fs::Metadata) -> Option<String> {
 }
 
 /// The interpreter that a script's first line names.
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
 fn interpreter(program: &Path) -> Option<PathBuf> {
     let mut start = [0; 256];
     let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut start)).ok()?;
@@ -623,6 +627,7 @@ impl ChildControl for ProcessControl {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 mod tests {
     use super::*;
 

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, SpawnHandle,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture,
+    SpawnHandle, WrapFuture,
 };
 use slog::{Logger, debug, info, o, warn};
 use tokio::net::{UnixListener, UnixStream};
@@ -48,6 +48,9 @@ use vigie_protocol::error_chain::ErrorChain;
 
 /// Messages in the mailbox before a sender waits: a thousand clients may come at once.
 const MAILBOX_CAPACITY: usize = 1024;
+
+/// Longest wait for a socket to be removed at the stop.
+const REMOVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Pause after the system refused a connection, for example because no descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -193,6 +196,7 @@ fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
 
 /// Binds under a name of its own and moves the socket to its place when its mode is right, so that there is no
 /// moment in which others could connect.
+#[expect(clippy::disallowed_methods, reason = "called before the actors run, and on Lane::Modules")]
 pub(crate) fn bind(path: &Path, operators: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
@@ -225,11 +229,19 @@ impl Actor for ControlServer {
         for client in self.clients.values() {
             client.session.abort();
         }
-        std::fs::remove_file(&self.path).ok();
     }
 }
 
+/// Removes a socket of the agent's. A directory that does not answer keeps no stop waiting: the next agent puts its own
+/// socket in the place of what is left.
+pub(crate) async fn remove_socket(path: PathBuf) {
+    #[expect(clippy::disallowed_methods, reason = "on Lane::Modules")]
+    let removing = work_threads::run(Lane::Modules, move || std::fs::remove_file(path).ok());
+    tokio::time::timeout(REMOVE_TIMEOUT, removing).await.ok();
+}
+
 /// Device and inode of what is there.
+#[expect(clippy::disallowed_methods, reason = "called before the actors run, and on Lane::Modules")]
 pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
@@ -244,6 +256,7 @@ impl Handler<LookAtSocket> for ControlServer {
 
     fn handle(&mut self, _: LookAtSocket, ctx: &mut Self::Context) {
         let (path, expected, operators) = (self.path.clone(), self.identity, self.operators);
+        #[expect(clippy::disallowed_methods, reason = "on Lane::Modules")]
         let looking = work_threads::run(Lane::Modules, move || {
             if identity(&path) == expected {
                 return None;
@@ -352,9 +365,9 @@ impl Handler<ConfigChanged> for ControlServer {
 pub struct CloseSocket;
 
 impl Handler<CloseSocket> for ControlServer {
-    type Result = ();
+    type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: CloseSocket, ctx: &mut Self::Context) {
-        ctx.stop();
+    fn handle(&mut self, _: CloseSocket, _: &mut Self::Context) -> Self::Result {
+        Box::pin(remove_socket(self.path.clone()).into_actor(self).map(|(), _, ctx| ctx.stop()))
     }
 }

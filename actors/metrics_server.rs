@@ -16,7 +16,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
+    WrapFuture,
+};
 use slog::{Logger, info, o, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,7 +31,7 @@ use vigie_protocol::catalogue::AgentCondition;
 
 use crate::conditions::Reporter;
 use crate::config_loader::ConfigChanged;
-use crate::control_server::{Asked, bind, identity};
+use crate::control_server::{Asked, bind, identity, remove_socket};
 use crate::descriptors;
 use crate::work_threads::{self, Lane};
 
@@ -172,10 +175,6 @@ impl Actor for MetricsServer {
         self.serve_listen(ctx);
         self.write_textfile(ctx);
     }
-
-    fn stopped(&mut self, _: &mut Self::Context) {
-        std::fs::remove_file(self.run_dir.join(SOCKET_NAME)).ok();
-    }
 }
 
 impl Handler<ConfigChanged> for MetricsServer {
@@ -200,10 +199,11 @@ impl Handler<ConfigChanged> for MetricsServer {
 pub struct CloseMetrics;
 
 impl Handler<CloseMetrics> for MetricsServer {
-    type Result = ();
+    type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: CloseMetrics, ctx: &mut Self::Context) {
-        actix::ActorContext::stop(ctx);
+    fn handle(&mut self, _: CloseMetrics, _: &mut Self::Context) -> Self::Result {
+        let removing = remove_socket(self.run_dir.join(SOCKET_NAME)).into_actor(self);
+        Box::pin(removing.map(|(), _, ctx| actix::ActorContext::stop(ctx)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The note on disk that extra privacy mode is on: a configuration that is gone, short or broken does not turn it off.
 
+#![expect(clippy::disallowed_methods, reason = "called before the actors run, and on Lane::Config")]
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

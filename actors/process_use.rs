@@ -1,5 +1,7 @@
 //! What a process uses, from `/proc`. Blocking.
 
+#![expect(clippy::disallowed_methods, reason = "called on Lane::Modules")]
+
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::{LimitValue, Process};
 use vigie_protocol::control::ProcessUse;

@@ -1,5 +1,7 @@
 //! Which sockets a module may register, and whether the one who answers there is the module.
 
+#![expect(clippy::disallowed_methods, reason = "what reads files or /proc is called on Lane::Modules")]
+
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -539,7 +539,8 @@ impl Supervisor {
     /// Takes over what the agent before this one knew of the modules.
     fn restore_kept(&mut self) {
         let state_dir = &self.config.agent.agent.state_dir;
-        let kept = confirmed::load(state_dir, |name| self.modules.get(name).is_some_and(Module::is_wanted));
+        let is_wanted = |name: &ModuleName| self.modules.get(name).is_some_and(Module::is_wanted);
+        let kept = confirmed::load(state_dir, is_wanted, &self.log);
         for (name, confirmed) in kept {
             if let Some(module) = self.modules.get_mut(&name) {
                 module.confirmed = Some(confirmed);

@@ -1,5 +1,7 @@
 //! Where this process is in the kernel's control groups, version 1 and 2. Pure but for reading `/proc`.
 
+#![expect(clippy::disallowed_methods, reason = "files of the kernel, read once at the start")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -195,6 +195,7 @@ impl Session {
         if let Some(user) = remembered_name(uid) {
             return Asker { uid: Some(uid), user, investigator: None };
         }
+        #[expect(clippy::disallowed_methods, reason = "on Lane::Names")]
         let named = work_threads::run(Lane::Names, move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
         let named = tokio::time::timeout(ACTOR_TIMEOUT, named).await;
         let answered = named.ok().and_then(Result::ok);
@@ -395,6 +396,7 @@ fn is_stop(line: &[u8]) -> bool {
 
 /// Waits until the client has closed its connection. One that has only finished sending, as `nc -N` and `socat`
 /// do, still wants its answer.
+#[expect(clippy::disallowed_methods, reason = "asks without waiting")]
 async fn hang_up(reader: &mut ModuleReader<OwnedReadHalf>) {
     while let Ok(true) = reader.read_ahead().await {}
     loop {

@@ -4,6 +4,8 @@
 //! ([`RESEND`]): JetStream acknowledges before it syncs, and a broker whose host lost power has lost what it
 //! acknowledged in its last minutes.
 
+#![expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io;

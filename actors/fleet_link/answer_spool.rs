@@ -5,6 +5,8 @@
 //! acknowledges before it syncs: after a reconnect it is sent once more, and whoever reads knows the same part again. What is kept for
 //! that has the same bound as what waits, and the oldest of it goes first.
 
+#![expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -147,6 +147,7 @@ pub(super) fn pinned_roots(section: &FleetSection) -> Result<Roots, MembershipEr
 ///
 /// # Errors
 /// When something of it cannot be used.
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 pub(super) fn open(
     config: &LoadedConfig,
     section: FleetSection,
@@ -254,6 +255,7 @@ fn policy_from_file(
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();

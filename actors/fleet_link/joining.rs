@@ -87,6 +87,7 @@ pub(super) async fn join(
     let opening = {
         let (section, hold) = (section.clone(), turn.hold);
         work_threads::run(Lane::Fleet, move || {
+            #[expect(clippy::disallowed_methods, reason = "on Lane::Fleet")]
             let token = std::fs::read_to_string(&section.credentials)
                 .map_err(|source| JoinError::Credentials { path: section.credentials.clone(), source })?;
             Ok::<_, JoinError>((disk::open(&config, section, hold, &log)?, token))

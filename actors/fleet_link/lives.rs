@@ -5,6 +5,8 @@
 //! by the count of lives, which the fleet has seen higher. Nothing on a host proves that it is no copy: two hosts
 //! that run at once are noticed by the fleet, because both write to one subject.
 
+#![expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
+
 use std::fs;
 use std::io;
 use std::path::Path;

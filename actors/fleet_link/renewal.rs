@@ -66,6 +66,7 @@ fn due(from: i64, until: i64) -> i64 {
 }
 
 /// Reads what is there. Blocking.
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 fn held(section: &FleetSection) -> Option<Held> {
     use std::io::Read as _;
     let read = |path: &std::path::Path| {

@@ -364,6 +364,7 @@ impl Standing {
         let Some(mut report) = standing::report(id, &kept.epoch, number, &kept.rows, &rows, time) else {
             let path = self.path(id);
             // The file's time is when it was run: after a restart it is known what was missed.
+            #[expect(clippy::disallowed_methods, reason = "on Lane::Fleet")]
             let touch = move || File::options().append(true).open(&path)?.set_modified(SystemTime::now());
             self.on_disk(touch).await.ok();
             return;
@@ -445,6 +446,7 @@ impl Standing {
 }
 
 /// The questions of a directory. Blocking.
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 fn read_all(directory: &Path, log: &Logger) -> Questions {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let files = entries.filter_map(|entry| {
@@ -468,6 +470,7 @@ fn read_all(directory: &Path, log: &Logger) -> Questions {
     questions
 }
 
+#[expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 fn read(path: &Path) -> io::Result<Question> {
     let kept: Kept = serde_json::from_slice(&durable::read_bounded(path, MAX_FILE_BYTES)?)?;
     let read = admission::read(kept.envelope.as_bytes());

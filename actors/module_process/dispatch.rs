@@ -161,6 +161,7 @@ impl Delivery {
         let directory = self.state_dir.join("dispatch");
         let path = directory.join(format!("{}.cursor", self.module));
         let journal = self.view.directory.clone();
+        #[expect(clippy::disallowed_methods, reason = "on Lane::Journal")]
         let loading = {
             let path = path.clone();
             move || {

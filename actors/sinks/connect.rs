@@ -82,6 +82,7 @@ pub(super) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, Failur
         return Ok(vec![SocketAddr::new(known, address.port)]);
     }
     let place = (address.host.clone(), address.port);
+    #[expect(clippy::disallowed_methods, reason = "on Lane::Resolve")]
     let looking = work_threads::run(Lane::Resolve, move || {
         use std::net::ToSocketAddrs as _;
         place.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>())

@@ -169,6 +169,7 @@ async fn send_file(socket: &UnixDatagram, entry: &[u8]) -> io::Result<usize> {
         .await
 }
 
+#[expect(clippy::disallowed_methods, reason = "a file in memory")]
 fn sealed(entry: &[u8]) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create("vigie-alert", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut rest = entry;

@@ -28,6 +28,7 @@ impl DeadLetters {
     /// How large the file is; 0 when there is none.
     pub(super) async fn bytes(&self) -> u64 {
         let path = self.0.clone();
+        #[expect(clippy::disallowed_methods, reason = "on Lane::Sinks")]
         let looking =
             work_threads::run(Lane::Sinks, move || std::fs::metadata(path).map_or(0, |data| data.len()));
         looking.await.unwrap_or(0)

@@ -46,10 +46,12 @@ fn read(state_dir: &Path, module: &ModuleName) -> Option<Confirmed> {
 }
 
 /// Reads what earlier agents kept. What is kept of modules that are not `wanted` any more goes: whoever switched a module
-/// off or took it away does not want it back. Blocking, called before any module runs.
+/// off or took it away does not want it back. Reads, which a frozen disk allows; called before any module runs.
+#[expect(clippy::disallowed_methods, reason = "called before any module runs")]
 pub(super) fn load(
     state_dir: &Path,
     wanted: impl Fn(&ModuleName) -> bool,
+    log: &Logger,
 ) -> BTreeMap<ModuleName, Confirmed> {
     let entries = std::fs::read_dir(state_dir.join(DIRECTORY)).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| {
@@ -59,7 +61,7 @@ pub(super) fn load(
     let mut kept = BTreeMap::new();
     for name in names {
         if !wanted(&name) {
-            durable::remove(&file(state_dir, &name)).ok();
+            store(state_dir, &name, None, log);
         } else if let Some(confirmed) = read(state_dir, &name) {
             kept.insert(name, confirmed);
         }
@@ -101,6 +103,7 @@ pub fn restore(config: &mut LoadedConfig) {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 mod tests {
     use super::*;
 
@@ -118,11 +121,13 @@ mod tests {
         }
         std::fs::write(file(directory.path(), &names[1]), "{").unwrap();
 
-        let kept = load(directory.path(), |name| *name != names[2]);
+        let kept = load(directory.path(), |name| *name != names[2], &log);
 
         assert_eq!(kept.keys().collect::<Vec<_>>(), [&names[0]]);
         assert_eq!(kept[&names[0]].config.get(), config.get());
-        assert!(!file(directory.path(), &names[2]).exists());
-        assert!(load(Path::new("/nonexistent"), |_| true).is_empty());
+        while file(directory.path(), &names[2]).exists() {
+            tokio::task::yield_now().await;
+        }
+        assert!(load(Path::new("/nonexistent"), |_| true, &log).is_empty());
     }
 }

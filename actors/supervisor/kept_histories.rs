@@ -64,6 +64,7 @@ pub(super) fn store<'a>(
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 mod tests {
     use super::*;
 
