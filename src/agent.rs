@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
 use vigie_actors::child::ProcessSpawner;
 use vigie_actors::conditions::{AlertOnFailure, Conditions, Reporter};
-use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, HangUp, Subscribe};
+use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, GetConfig, HangUp, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
 use vigie_actors::descriptors;
@@ -62,6 +62,9 @@ pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Open files that the agent would like to be allowed: clients, pipes and queries at their default limits.
 const WANTED_OPEN_FILES: u64 = 65_536;
+
+/// Longest wait for the configuration that the service manager is told of.
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest that the end of the agent waits for the disk to take the last alerts.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -309,8 +312,7 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
     let running = start_actors(prepared)?;
     let log = &prepared.log;
     let notifier = Rc::new(Notifier::from_environment());
-    let status = format!("supervises {} modules", prepared.config.modules.len());
-    notifier.ready(&status);
+    notifier.ready(&status_of(&prepared.config));
     let period = notifier.watchdog;
     actix_rt::spawn(async {
         tokio::time::sleep(START_IS_OVER).await;
@@ -332,15 +334,26 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = next_sign => notifier.alive(),
+            () = next_sign => {
+                notifier.alive();
+                // A reload through the socket changes it too.
+                let (loader, notifier) = (running.loader.clone(), notifier.clone());
+                actix_rt::spawn(async move {
+                    if let Ok(view) = loader.send(GetConfig).timeout(STATUS_PATIENCE).await {
+                        notifier.status(&status_of(&view.config));
+                    }
+                });
+            }
             _ = hang_up.recv() => {
                 info!(log, "SIGHUP, reloading");
                 running.keeper.try_send(ReopenLog).ok();
                 notifier.reloading();
-                let (loader, notifier, status) = (running.loader.clone(), notifier.clone(), status.clone());
+                let (loader, notifier) = (running.loader.clone(), notifier.clone());
+                let before = prepared.config.clone();
                 actix_rt::spawn(async move {
                     loader.send(HangUp).await.ok();
-                    notifier.ready(&status);
+                    let config = loader.send(GetConfig).await.map_or(before, |view| view.config);
+                    notifier.ready(&status_of(&config));
                 });
             }
         }
@@ -483,6 +496,14 @@ fn source(hostname: &str) -> Source {
 fn host_facts(config: &LoadedConfig) -> HostFacts {
     let modules = config.modules.iter().map(|spec| spec.name().to_string()).collect();
     HostFacts { hostname: environment::hostname(), environment: environment::collect(modules) }
+}
+
+/// What the service manager shows beside the agent.
+fn status_of(config: &LoadedConfig) -> String {
+    match config.modules.iter().filter(|spec| runs(spec)).count() {
+        1 => "supervises 1 module".to_owned(),
+        count => format!("supervises {count} modules"),
+    }
 }
 
 /// Ends everything, in the reverse order of its start.

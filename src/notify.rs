@@ -39,6 +39,11 @@ impl Notifier {
         self.tell(&format!("READY=1\nSTATUS={status}\n"));
     }
 
+    /// What people see beside the agent.
+    pub(crate) fn status(&self, status: &str) {
+        self.tell(&format!("STATUS={status}\n"));
+    }
+
     /// A reload begins; [`Notifier::ready`] ends it.
     pub(crate) fn reloading(&self) {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);

@@ -32,8 +32,13 @@ use vigie_protocol::module_name::ModuleName;
 /// enough that one batch holds up the other modules for at most a few milliseconds.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// Batches of alerts that wait for the disk while the next one is read. Beyond it the module waits.
-const BATCHES_IN_FLIGHT: usize = 4;
+/// Text of alerts that waits for the disk while further lines are read, in bytes. Beyond it the module waits, and its echoes
+/// of heartbeats with it: the bound is memory and not a number of batches, so that few alerts and a disk that hangs do not
+/// hide that a module stands still.
+const IN_FLIGHT_BYTES: usize = 4 * BATCH_BYTES;
+
+/// What a batch in flight costs beside its text: its task, its places in the queues.
+const BATCH_OVERHEAD_BYTES: usize = 4096;
 
 /// Why a line for the log was dropped: the module has logged too much.
 const LOG_BUDGET: &str = "log_budget";
@@ -221,6 +226,13 @@ struct Storing {
     stored: JoinHandle<Stored>,
 }
 
+impl Storing {
+    /// What it takes of [`IN_FLIGHT_BYTES`].
+    fn cost(&self) -> usize {
+        self.alerts.bytes() + self.alerts.len() * LINE_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES
+    }
+}
+
 /// What the journal says of a batch of alerts.
 type Stored = Result<Result<Vec<bool>, AlertsRefused>, MailboxError>;
 
@@ -244,7 +256,7 @@ pub(crate) async fn read_stdout(
     };
     let mut lines = LineBatch::default();
     loop {
-        if pump.in_flight.len() >= BATCHES_IN_FLIGHT {
+        if pump.in_flight.iter().map(Storing::cost).sum::<usize>() >= IN_FLIGHT_BYTES {
             pump.settle_oldest().await;
             continue;
         }

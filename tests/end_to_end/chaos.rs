@@ -1,18 +1,25 @@
-//! Kills and stops of modules, guard and agent at random moments: no alert is lost or doubled, and nothing is left behind.
+//! Kills and stops of modules, guard and agent at random moments, mixed with frozen and full disks, used up tasks and
+//! descriptors: no alert is lost or doubled, nothing is left behind, and the status names each fault.
 //!
-//! `VIGIE_CHAOS_ROUNDS` says how many (12 without it), `VIGIE_CHAOS_SEED` repeats a run.
+//! `VIGIE_CHAOS_ROUNDS` says how many (20 without it), `VIGIE_CHAOS_SEED` repeats a run.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Agent, Host, Settings, module, persistent, wait_until};
+use crate::disk::Disk;
+use crate::harness::{Agent, Conversation, Host, Settings, module, persistent, wait_until};
+use crate::task_limit::TaskLimit;
 
 const SETTINGS: Settings = Settings { agent: "", heartbeat: "300ms", fswatch: false };
+
+/// Large enough for every alert of a long run, and sparse.
+const DISK_MEBIBYTES: u64 = 3 << 10;
 
 /// Numbers that look random: SplitMix64.
 struct Random(u64);
@@ -51,87 +58,238 @@ fn stop_for(pid: Pid, milliseconds: u64) {
     }
 }
 
+/// A process of the status.
+fn pid_of(module: &Value) -> Pid {
+    Pid::from_raw(module["pid"].as_i64().expect("it runs").try_into().expect("a pid"))
+}
+
+/// What is wrong with the host for the time of one round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Shortage {
+    Nothing,
+    FrozenDisk,
+    FullDisk,
+    NoTasks,
+    NoDescriptors,
+}
+
+/// The agent under test and what can be taken from it.
+struct World<'a> {
+    host: &'a Host,
+    // The agent ends before what it stands on does.
+    agent: Option<Agent<'a>>,
+    tasks: Option<TaskLimit>,
+    disk: Option<Disk>,
+}
+
+impl<'a> World<'a> {
+    /// Starts the agent where its disk and its limit of tasks are.
+    fn start(&mut self) {
+        let mut command = self.tasks.as_ref().map_or(Vec::new(), |limit| limit.enter().to_vec());
+        command.extend(self.disk.iter().flat_map(Disk::inside));
+        let words: Vec<_> = command.iter().map(String::as_str).collect();
+        self.agent = Some(self.host.start_by(&words));
+    }
+
+    fn agent(&self) -> &Agent<'a> {
+        self.agent.as_ref().expect("it is started")
+    }
+
+    /// Which shortages can be made here.
+    fn shortages(&self) -> Vec<Shortage> {
+        let mut possible = vec![Shortage::Nothing, Shortage::Nothing, Shortage::NoDescriptors];
+        if self.disk.is_some() {
+            possible.extend([Shortage::FrozenDisk, Shortage::FullDisk]);
+        }
+        if self.tasks.is_some() {
+            possible.push(Shortage::NoTasks);
+        }
+        possible
+    }
+
+    fn limit_descriptors(&self, limit: u32) {
+        let (pid, limit) = (self.agent().pid().to_string(), format!("--nofile={limit}:"));
+        let ran = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(ran.expect("prlimit runs").success());
+    }
+
+    /// Makes a shortage and waits until the status names it. Those that only a start meets are met by `echo`.
+    fn begin(&self, shortage: Shortage) {
+        let mut client = self.host.connect().expect("the agent runs");
+        let echo = || pid_of(&self.host.wait_for("echo", |module| module["pid"].is_u64()));
+        match shortage {
+            Shortage::Nothing => {}
+            Shortage::FrozenDisk => {
+                self.disk.as_ref().expect("possible").freeze();
+                wait_named(&mut client, "state-stalled");
+            }
+            Shortage::FullDisk => {
+                self.disk.as_ref().expect("possible").fill();
+                wait_named(&mut client, "journal-unwritable");
+            }
+            Shortage::NoTasks => {
+                let limit = self.tasks.as_ref().expect("possible");
+                // What a death sets free is taken as well.
+                wait_until("tasks-exhausted", || {
+                    limit.exhaust();
+                    if let Some(pid) = self.host.module("echo")["pid"].as_i64() {
+                        kill(Pid::from_raw(pid.try_into().expect("a pid")), Signal::SIGKILL).ok();
+                    }
+                    names(&mut client)?.contains(&"tasks-exhausted".into()).then_some(())
+                });
+            }
+            Shortage::NoDescriptors => {
+                let echo = echo();
+                // The connection that is there can still ask.
+                wait_until("the status", || names(&mut client));
+                self.limit_descriptors(3);
+                kill(echo, Signal::SIGKILL).ok();
+                wait_named(&mut client, "descriptors-exhausted");
+            }
+        }
+    }
+
+    /// Ends a shortage and waits until the status is well of it.
+    fn end(&self, shortage: Shortage) {
+        let name = match shortage {
+            Shortage::Nothing => return,
+            Shortage::FrozenDisk => {
+                self.disk.as_ref().expect("possible").thaw();
+                "state-stalled"
+            }
+            Shortage::FullDisk => {
+                self.disk.as_ref().expect("possible").empty();
+                "journal-unwritable"
+            }
+            Shortage::NoTasks => {
+                self.tasks.as_ref().expect("possible").relieve();
+                "tasks-exhausted"
+            }
+            Shortage::NoDescriptors => {
+                self.limit_descriptors(1024);
+                "descriptors-exhausted"
+            }
+        };
+        wait_until(&format!("{name} is over"), || self.host.condition("agent", name).is_none().then_some(()));
+    }
+
+    /// Does something to a process, and sees that the status says so.
+    fn strike(&mut self, random: &mut Random, shortage: Shortage) -> &'static str {
+        // What a shortage keeps from being started again is not killed meanwhile, nor asked on a new connection.
+        let starts = !matches!(shortage, Shortage::NoTasks | Shortage::NoDescriptors);
+        let choice = if shortage == Shortage::NoDescriptors { 10 } else { random.below(10) };
+        match choice {
+            0..6 if starts => {
+                let before = self.host.wait_for("steady", |module| module["state"] == "running");
+                let (signal, exit, what) = if choice < 4 {
+                    (Signal::SIGKILL, "signalled(9)", "kill module")
+                } else {
+                    (Signal::SIGSTOP, "heartbeat_lost", "stop module")
+                };
+                kill(pid_of(&before), signal).ok();
+                self.host.wait_for("steady", |module| {
+                    module["restarts"].as_u64() > before["restarts"].as_u64() && module["last_exit"] == exit
+                });
+                what
+            }
+            6 | 7 => {
+                let Some(guard) = guard_of(self.agent()) else { return "no guard" };
+                // A stopped one is not continued: the agent kills it when it does not answer.
+                kill(guard, if choice == 6 { Signal::SIGKILL } else { Signal::SIGSTOP }).ok();
+                self.host.wait_condition("agent", "guard-missing");
+                if choice == 6 { "kill guard" } else { "stop guard" }
+            }
+            8 => {
+                stop_for(self.agent().pid(), 200 + random.below(800));
+                "stop agent"
+            }
+            9 if starts => {
+                let guard_lives = guard_of(self.agent()).is_some_and(|guard| {
+                    let state = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap_or_default();
+                    !state.contains(") T ")
+                });
+                self.agent.take().expect("it is started").kill();
+                if guard_lives {
+                    self.host.wait_empty();
+                }
+                assert_eq!(self.host.vigie(&["status"]).code, 3, "no agent runs");
+                self.start();
+                "kill agent"
+            }
+            _ => "nothing",
+        }
+    }
+}
+
+/// Names of the conditions that stand now.
+fn names(client: &mut Conversation) -> Option<Vec<Value>> {
+    client.send(&json!({"status": {}})).ok()?;
+    let conditions = client.receive()?["status"]["conditions"].take();
+    Some(conditions.as_array()?.iter().map(|one| one["name"].clone()).collect())
+}
+
+fn wait_named(client: &mut Conversation, name: &str) {
+    wait_until(name, || names(client)?.contains(&name.into()).then_some(()));
+}
+
 #[test]
-fn no_alert_is_lost_or_doubled_and_nothing_is_left_whatever_is_killed_or_stopped() {
-    let rounds = setting("VIGIE_CHAOS_ROUNDS").unwrap_or(12);
+fn no_alert_is_lost_or_doubled_and_nothing_is_left_whatever_fails() {
+    let rounds = setting("VIGIE_CHAOS_ROUNDS").unwrap_or(20);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros();
     let seed = setting("VIGIE_CHAOS_SEED").unwrap_or(u64::try_from(now).unwrap_or_default());
     println!("VIGIE_CHAOS_SEED={seed} VIGIE_CHAOS_ROUNDS={rounds}");
     let mut random = Random(seed);
     let host = Host::new(&SETTINGS, "");
-    let halt = host.path("halt");
+    let (halt, notes) = (host.path("halt"), host.path("notes"));
+    fs::create_dir(&notes).expect("the test owns the directory");
     let restart = "[restart]\nbreaker_deaths = 0\nbackoff_max = \"100ms\"\nbackoff_initial = \"50ms\"\n";
-    let steady = module("persistent", "steady", "steady.py", &[halt.to_str().unwrap()], "");
+    let arguments = [halt.to_str().unwrap(), notes.to_str().unwrap(), "0.1"];
+    let steady = module("persistent", "steady", "steady.py", &arguments, "");
     host.configure(&SETTINGS, &(restart.to_owned() + &steady + &persistent("echo.py", &[])));
-    let mut agent = Some(host.start());
-    let mut done: BTreeMap<&str, u64> = BTreeMap::new();
+    let disk = Disk::mount_large(&host, "state", DISK_MEBIBYTES);
+    // None at first; the round that wants it uses them up.
+    let tasks = TaskLimit::new(100_000);
+    let mut world = World { host: &host, agent: None, tasks, disk };
+    world.start();
+    let possible = world.shortages();
+    println!("{possible:?}");
+    let mut done: BTreeMap<String, u64> = BTreeMap::new();
 
-    for _ in 0..rounds {
-        let running = agent.as_ref().expect("started");
-        let steady = host.wait_for("steady", |module| module["pid"].is_u64());
-        let pid = Pid::from_raw(steady["pid"].as_i64().unwrap().try_into().unwrap());
-        let what = match random.below(10) {
-            0..4 => {
-                kill(pid, Signal::SIGKILL).ok();
-                "kill module"
-            }
-            4..6 => {
-                kill(pid, Signal::SIGSTOP).ok();
-                let next = |module: &Value| module["pid"].is_u64() && module["pid"] != steady["pid"];
-                host.wait_for("steady", next);
-                "stop module"
-            }
-            6 => {
-                if let Some(guard) = guard_of(running) {
-                    kill(guard, Signal::SIGKILL).ok();
-                }
-                "kill guard"
-            }
-            7 => {
-                // It is not continued: the agent kills it at its end, or when it is asked next.
-                if let Some(guard) = guard_of(running) {
-                    kill(guard, Signal::SIGSTOP).ok();
-                }
-                "stop guard"
-            }
-            8 => {
-                stop_for(running.pid(), 200 + random.below(800));
-                "stop agent"
-            }
-            _ => {
-                let guard_lives = guard_of(running).is_some_and(|guard| {
-                    let state = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap_or_default();
-                    !state.contains(") T ")
-                });
-                agent.take().expect("started").kill();
-                if guard_lives {
-                    host.wait_empty();
-                }
-                agent = Some(host.start());
-                "kill agent"
-            }
-        };
-        *done.entry(what).or_default() += 1;
+    for round in 0..rounds {
+        let index = usize::try_from(random.below(possible.len() as u64)).expect("a small number");
+        let shortage = possible[index];
+        host.wait_for("steady", |module| module["pid"].is_u64());
+        world.begin(shortage);
+        let struck = world.strike(&mut random, shortage);
+        let what = format!("{shortage:?}, {struck}");
+        println!("round {round}: {what}");
+        if shortage == Shortage::FrozenDisk && struck == "kill agent" {
+            host.wait_condition("agent", "state-stalled");
+        }
+        world.end(shortage);
+        *done.entry(what.clone()).or_default() += 1;
         // At most one copy ever lives: the module, its helper, and a launcher where there is no cgroup.
         let copies = host.processes().iter().filter(|pid| is_steady(**pid)).count();
         assert!(copies <= 1, "{copies} copies after {what}");
     }
-    println!("{done:?}");
+    println!("{done:#?}");
     fs::write(&halt, "").unwrap();
     let sent = wait_until("every alert is acknowledged", || {
-        fs::read_to_string(host.path("state/modules/steady/done")).ok()?.parse::<u64>().ok()
+        fs::read_to_string(notes.join("done")).ok()?.parse::<u64>().ok()
     });
 
+    let directory = world.disk.as_ref().map_or(host.path("state/journal"), |disk| disk.path("journal"));
     let mut found: BTreeMap<u64, u64> = BTreeMap::new();
-    for record in host.journal().iter().filter(|record| record["module"] == "steady") {
+    for record in Host::journal_in(&directory).iter().filter(|record| record["module"] == "steady") {
         let number = record["message"].as_str().unwrap().strip_prefix("steady ").unwrap().parse().unwrap();
         *found.entry(number).or_default() += 1;
     }
     let lost = (0..sent).filter(|number| !found.contains_key(number)).count();
     let twice = found.values().filter(|count| **count > 1).count();
-    println!("{sent} alerts sent, {lost} lost, {twice} twice");
+    println!("{rounds} rounds, {sent} alerts sent, {lost} lost, {twice} twice");
     assert_eq!((lost, twice, found.len() as u64), (0, 0, sent));
-    drop(agent);
+    assert_eq!(host.vigie(&["alerts", "--verify"]).code, 0);
+    drop(world.agent.take());
     host.wait_empty();
 }
 

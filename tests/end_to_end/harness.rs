@@ -320,7 +320,12 @@ impl Host {
 
     /// The journal's records as clients get them, read from the disk.
     pub(crate) fn journal(&self) -> Vec<Value> {
-        let Ok(files) = fs::read_dir(self.path("state/journal")) else { return Vec::new() };
+        Self::journal_in(&self.path("state/journal"))
+    }
+
+    /// The same, of a journal elsewhere.
+    pub(crate) fn journal_in(directory: &Path) -> Vec<Value> {
+        let Ok(files) = fs::read_dir(directory) else { return Vec::new() };
         let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
         files.sort();

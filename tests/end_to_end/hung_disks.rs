@@ -1,82 +1,12 @@
 //! Disks that do not answer: a file system in a file, frozen (fsfreeze(8)) in a mount namespace of its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Host, IMPATIENT, persistent, signal, wait_until};
-
-/// A mount namespace with an ext4 file system in it, kept by a sleeping process.
-struct Disk {
-    keeper: Child,
-    directory: PathBuf,
-}
-
-impl Disk {
-    /// `None` where it cannot be made.
-    fn mount(host: &Host, name: &str) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            return None;
-        }
-        let (image, directory) = (host.path(&format!("{name}.img")), host.path(name));
-        fs::create_dir(&directory).unwrap();
-        fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
-        let made = Command::new("mkfs.ext4").arg("-qF").arg(&image).status().unwrap();
-        assert!(made.success());
-        let ready = host.path("mounted");
-        let script = "mount -o loop \"$1\" \"$2\" && echo > \"$3\" && exec sleep 1000";
-        let keeper = Command::new("unshare")
-            .args(["-m", "sh", "-c", script, "sh"])
-            .args([&image, &directory, &ready])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut disk = Self { keeper, directory };
-        wait_until("the disk is mounted or cannot be", || {
-            (ready.exists() || disk.keeper.try_wait().unwrap().is_some()).then_some(())
-        });
-        ready.exists().then_some(disk)
-    }
-
-    /// What runs a command where the disk is.
-    fn inside(&self) -> [String; 5] {
-        let pid = self.keeper.id().to_string();
-        ["nsenter".to_owned(), "-t".to_owned(), pid, "-m".to_owned(), "--".to_owned()]
-    }
-
-    fn fsfreeze(&self, order: &str) -> bool {
-        let inside = self.inside();
-        let mut command = Command::new(&inside[0]);
-        command.args(&inside[1..]).args(["fsfreeze", order]).arg(&self.directory);
-        command.stderr(Stdio::null()).status().unwrap().success()
-    }
-
-    fn freeze(&self) {
-        assert!(self.fsfreeze("-f"));
-    }
-
-    fn thaw(&self) {
-        self.fsfreeze("-u");
-    }
-
-    /// A file on the disk, as it is seen from here.
-    fn read(&self, name: &str) -> String {
-        let root = Path::new("/proc").join(self.keeper.id().to_string()).join("root");
-        let path = root.join(self.directory.join(name).strip_prefix("/").unwrap());
-        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.thaw();
-        self.keeper.kill().ok();
-        self.keeper.wait().ok();
-    }
-}
+use crate::disk::Disk;
+use crate::harness::{Host, IMPATIENT, module, persistent, signal, wait_until};
 
 fn words(inside: &[String]) -> Vec<&str> {
     inside.iter().map(String::as_str).collect()
@@ -190,4 +120,29 @@ fn alerts_of_a_hung_disk_are_acknowledged_when_they_are_on_it() {
     let verified = host.vigie(&["alerts", "--verify"]);
     assert_eq!(verified.code, 0, "{verified:?}");
     assert_eq!(next.stop(), Some(0));
+}
+
+#[test]
+fn a_module_whose_alerts_wait_for_a_hung_disk_is_still_seen_to_stand_still() {
+    let Some((host, disk)) = host_with_disk("state") else { return };
+    let (halt, notes) = (host.path("halt"), host.path("notes"));
+    fs::create_dir(&notes).expect("the test owns the directory");
+    let arguments = [halt.to_str().unwrap(), notes.to_str().unwrap(), "0.05"];
+    host.configure(&IMPATIENT, &module("persistent", "steady", "steady.py", &arguments, ""));
+    let inside = disk.inside();
+    let agent = host.start_by(&words(&inside));
+    host.wait_running("steady");
+
+    disk.freeze();
+    wait_until("many batches wait", || {
+        host.status()["journal"]["pending"].as_u64().is_some_and(|pending| pending > 200).then_some(())
+    });
+    let first = host.wait_running("steady");
+    signal(&first["pid"], Signal::SIGSTOP);
+    let again =
+        host.wait_for("steady", |module| module["state"] == "running" && module["pid"] != first["pid"]);
+
+    assert_eq!(again["last_exit"], "heartbeat_lost");
+    disk.thaw();
+    assert_eq!(agent.stop(), Some(0));
 }

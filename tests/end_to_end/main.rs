@@ -26,6 +26,8 @@ mod deployment;
 #[cfg(test)]
 mod diagnostics;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod dispatch;
 #[cfg(test)]
 mod doctor;
@@ -95,6 +97,8 @@ mod sinks_rsyslog;
 mod supervision;
 #[cfg(test)]
 mod taps;
+#[cfg(test)]
+mod task_limit;
 #[cfg(test)]
 mod top;
 #[cfg(test)]

@@ -1,51 +1,15 @@
 //! An agent that has nothing left of what it works with: tasks, descriptors, directories.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Host, IMPATIENT, Settings, module, persistent, signal, wait_until};
+use crate::task_limit::TaskLimit;
 
 /// A user that no account has; its tasks are counted apart from everybody else's.
 const NOBODYS_USER: u32 = 65_501;
-
-/// A cgroup with a limit of tasks, removed at the end. `None` where it cannot be made.
-struct TaskLimit(PathBuf);
-
-impl TaskLimit {
-    fn new(tasks: u32) -> Option<Self> {
-        let name = format!("vigie-test-{}", std::process::id());
-        let path = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
-            .map(|root| Path::new(root).join(&name))
-            .into_iter()
-            .find(|path| fs::create_dir(path).is_ok())?;
-        let limit = Self(path);
-        fs::write(limit.0.join("pids.max"), tasks.to_string()).ok()?;
-        Some(limit)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn members(&self) -> Vec<i32> {
-        let text = fs::read_to_string(self.file("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
-    }
-}
-
-impl Drop for TaskLimit {
-    fn drop(&mut self) {
-        wait_until("the cgroup is empty", || {
-            for pid in self.members() {
-                signal(&json!(pid), Signal::SIGKILL);
-            }
-            fs::remove_dir(&self.0).ok()
-        });
-    }
-}
 
 #[test]
 fn a_fork_bomb_under_a_task_limit_costs_neither_the_agent_nor_its_other_modules() {
@@ -60,8 +24,8 @@ fn a_fork_bomb_under_a_task_limit_costs_neither_the_agent_nor_its_other_modules(
     let script = "alerts_on_trigger.sh";
     let modules = bomb + &module("persistent", "healthy", script, &[alert.to_str().unwrap()], "");
     host.configure(&Settings { heartbeat: "1s", ..Settings::default() }, &modules);
-    let enter = format!("echo $$ > {}; exec \"$@\"", limit.file("cgroup.procs").display());
-    let mut agent = host.start_by(&["sh", "-c", &enter, "sh"]);
+    let enter = limit.enter();
+    let mut agent = host.start_by(&enter.each_ref().map(String::as_str));
     let good = host.wait_running("healthy");
     host.wait_running("bomb");
 
@@ -214,8 +178,8 @@ fn limits_too_small_to_work_with_are_named_and_end_the_start_with_69() {
         assert!(!errors.contains("panicked"), "{limit}: {errors}");
     }
     if let Some(limit) = TaskLimit::new(8) {
-        let enter = format!("echo $$ > {}; exec \"$@\"", limit.file("cgroup.procs").display());
-        let mut agent = host.launch_by(&["sh", "-c", &enter, "sh"]);
+        let enter = limit.enter();
+        let mut agent = host.launch_by(&enter.each_ref().map(String::as_str));
         let status = agent.wait();
         let errors = fs::read_to_string(host.path("agent.err")).unwrap();
 

@@ -120,12 +120,18 @@ fn the_service_manager_hears_when_the_agent_is_ready_lives_reloads_and_stops() {
         }
     };
 
-    heard("READY=1");
+    assert!(heard("READY=1").contains("STATUS=supervises 1 module\n"));
     heard("WATCHDOG=1");
     heard("WATCHDOG=1");
+    let other = persistent("echo.py", &[]).replace("\"echo\"", "\"other\"");
+    host.configure(&Settings::default(), &(persistent("echo.py", &[]) + &other));
     agent.signal(Signal::SIGHUP);
     assert!(heard("RELOADING=1").contains("MONOTONIC_USEC="));
     heard("READY=1");
+    heard("STATUS=supervises 2 modules\n");
+    host.configure(&Settings::default(), &persistent("echo.py", &[]));
+    assert_eq!(host.vigie(&["reload"]).code, 0);
+    heard("STATUS=supervises 1 module\n");
     agent.signal(Signal::SIGTERM);
     heard("STOPPING=1");
 }
