@@ -17,7 +17,9 @@ mod forwarder;
 mod inventory;
 mod investigator;
 mod join;
+mod leaf;
 mod list;
+mod load;
 pub(crate) mod options;
 mod pins;
 mod policy;
@@ -54,6 +56,7 @@ pub(crate) fn run(args: &FleetArgs, printer: &mut Printer) -> Result<Exit, Failu
         FleetCommand::Investigator(command) => investigator::run(command, &profile()?, printer),
         FleetCommand::Forward(options) => forward::run(options, &profile()?, printer),
         FleetCommand::Forwarder(command) => forwarder::run(command, &profile()?, printer),
+        FleetCommand::Leaf(command) => leaf::run(command, &profile()?, printer),
         FleetCommand::Token(command) => token::run(command, profile, printer),
         FleetCommand::Join(join) => join::run(join, printer),
         FleetCommand::Pending => approve::pending(&profile()?, printer),

@@ -88,6 +88,8 @@ struct State {
     place: Option<u64>,
     /// By which connection.
     connection: u64,
+    /// The broker was away behind a connection that stands, as that to a leaf node does: it may have lost its last seconds.
+    doubt: bool,
     stored_at: Option<Instant>,
     dirty: bool,
 }
@@ -105,6 +107,7 @@ impl AlertSender {
             link: None,
             place: None,
             connection: 0,
+            doubt: false,
             stored_at: None,
             dirty: false,
         };
@@ -112,16 +115,24 @@ impl AlertSender {
         loop {
             // What is read while nobody is connected would only wait in memory.
             let Some(connection) = self.uplink.up().await else { return };
-            if connection != state.connection {
-                if self.has_all(&mut state).await {
-                    let (seq, link) = (state.read, state.link.clone());
-                    self.rewind(&mut state, seq, link);
-                } else {
-                    let settled = self.cursor.settle(now());
-                    let link = self.cursor.settled_link();
-                    self.rewind(&mut state, settled, link);
+            if connection != state.connection || state.doubt {
+                match self.has_all(&mut state).await {
+                    Some(true) => {
+                        let (seq, link) = (state.read, state.link.clone());
+                        self.rewind(&mut state, seq, link);
+                    }
+                    // It is still away.
+                    None if connection == state.connection => {
+                        tokio::time::sleep(RETRY).await;
+                        continue;
+                    }
+                    Some(false) | None => {
+                        let settled = self.cursor.settle(now());
+                        let link = self.cursor.settled_link();
+                        self.rewind(&mut state, settled, link);
+                    }
                 }
-                state.connection = connection;
+                (state.connection, state.doubt) = (connection, false);
             }
             let records = match self.read(&mut state).await {
                 Ok(records) => records,
@@ -191,19 +202,27 @@ impl AlertSender {
     }
 
     /// Whether the broker still has the newest alert that it acknowledged, and so all before it: its newest message of
-    /// this agent is where it was. Costs one alert that comes twice, and saves those of five minutes.
-    async fn has_all(&mut self, state: &mut State) -> bool {
+    /// this agent is where it was. Costs one alert that comes twice, and saves those of five minutes. Nothing when the
+    /// broker is away.
+    async fn has_all(&mut self, state: &mut State) -> Option<bool> {
         let (Some(place), Some(before)) = (state.place.take(), state.read.checked_sub(1)) else {
-            return false;
+            return Some(false);
         };
         let items = self.view.follow(before).read(Portion { items: 1, bytes: BATCH.bytes }).await;
         let record = items.ok().and_then(|items| alerts(items).next());
-        let Some(record) = record.filter(|record| record.seq == state.read) else { return false };
+        let Some(record) = record.filter(|record| record.seq == state.read) else { return Some(false) };
         let record = shown(record, self.masked);
         let (payload, _) = payload(&self.key, &self.agent, self.cursor.journal(), &record, before, None);
         let subject = subjects::alert(&self.agent);
-        state.place = stored::store_after(&self.uplink.client, &subject, place, &payload).await.ok();
-        state.place.is_some()
+        match stored::store_after(&self.uplink.client, &subject, place, &payload).await {
+            Ok(place) => state.place = Some(place),
+            Err(error) if error.is_nobody() => {
+                state.place = Some(place);
+                return None;
+            }
+            Err(_) => {}
+        }
+        Some(state.place.is_some())
     }
 
     /// Reads on after alert `seq`, whose link this is.
@@ -236,6 +255,7 @@ impl AlertSender {
                 Ok(one) => done = Some(one),
                 Err(error) => {
                     slog::debug!(self.log, "alert is not acknowledged"; "error" => %ErrorChain(&error));
+                    state.doubt = error.is_nobody();
                     break;
                 }
             }
@@ -246,7 +266,7 @@ impl AlertSender {
             (state.read, state.link, state.dirty) = (seq, Some(link), true);
             // When one was not acknowledged, it and those after it may be there all the same.
             state.place = (records.last().map(|record| record.seq) == Some(seq)).then_some(place);
-        } else {
+        } else if !state.doubt {
             state.place = None;
         }
         state.read

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`permissions`] | says which account and role may do what; pure |
 //! | [`jwt`] | makes the operator, the accounts and the users' credentials; pure |
+//! | [`leaf`] | sites behind a server of their own: accounts, logins, the server's configuration; pure |
 //! | [`client`] | speaks the protocol of NATS, within bounds |
 //! | [`connection`] | connects and tells of what happens to the connection |
 //! | [`streams`] | creates and updates the streams |
 //! | [`stored`] | stores and reads messages, within an agent's or investigator's rights |
+//! | [`watch`] | asks the servers who is connected and how much is sent |
 //! | [`local`] | runs a nats-server in a directory |
 //!
 //! Everything works with nats-server 2.9.10 and newer; what that rules out is said where it matters. Against a taken
@@ -18,10 +20,12 @@ pub mod client;
 pub mod connection;
 pub mod consumer;
 pub mod jwt;
+pub mod leaf;
 pub mod local;
 pub mod permissions;
 pub mod stored;
 pub mod streams;
+pub mod watch;
 
 /// The oldest nats-server that an agent cannot end: before, a publish with a reply of wildcards through an import
 /// overflowed its stack (nats-server PR 3862).

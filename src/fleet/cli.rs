@@ -60,7 +60,8 @@ Examples:
   vigie fleet doctor
   vigie fleet doctor --json
 
-Looks at the server, certificates, streams, the policy, silent hosts, clones and clocks.
+Looks at the server, certificates, streams, the policy, silent hosts, clones and clocks; with the keys of
+`fleet init` also at who holds connections and who floods.
 Exit codes: 0 all is well, 1 something is not.")]
     Doctor,
 
@@ -126,6 +127,10 @@ that can be used.")]
     /// Let a program take all alerts, and no more
     #[command(subcommand)]
     Forwarder(super::forwarder::ForwarderCommand),
+
+    /// Let the agents of a site speak to a server of their own, a leaf node of the brokers
+    #[command(subcommand)]
+    Leaf(super::leaf::LeafCommand),
 
     /// Make, show and end tokens by which hosts join
     #[command(subcommand)]
@@ -346,6 +351,10 @@ pub(crate) struct EnrolArgs {
     /// Where they will lie on the agent's host, for the paths in vigie-fleet.toml [default: where they are written]
     #[arg(long, value_name = "DIR")]
     pub(crate) on_host: Option<PathBuf>,
+
+    /// Address of the server that it speaks to, as that of a leaf node; may be repeated [default: the brokers']
+    #[arg(long = "url", value_name = "URL")]
+    pub(crate) urls: Vec<String>,
 
     /// A group that the agent is in; may be repeated
     #[arg(long = "group", value_name = "GROUP")]

@@ -1,5 +1,7 @@
 //! `vigie fleet doctor`: looks at a fleet as a whole and says what is wrong, each with what to do.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use vigie_fleet::broker::client::tls;
 use vigie_fleet::broker::connection::Connection;
@@ -7,9 +9,9 @@ use vigie_fleet::broker::stored::{self, StoredError, Which};
 use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
 use vigie_fleet::subjects::{EVERY_ALERT, POLICY, POLICY_SUBJECT, STREAMS};
 
-use super::files;
 use super::inventory::Inventory;
 use super::profile::Profile;
+use super::{files, load};
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, Tone, safe};
 
@@ -21,7 +23,7 @@ const CLOCK_SECONDS: i64 = 60;
 
 /// Something that was looked at.
 #[derive(Debug, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     /// What was looked at, as a word.
     check: &'static str,
     /// All is well with it.
@@ -33,22 +35,28 @@ struct Finding {
     remedy: Option<String>,
 }
 
-fn good(check: &'static str, found: impl Into<String>) -> Finding {
+pub(super) fn good(check: &'static str, found: impl Into<String>) -> Finding {
     Finding { check, good: true, found: found.into(), remedy: None }
 }
 
-fn bad(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+pub(super) fn bad(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Finding { check, good: false, found: found.into(), remedy: Some(remedy.into()) }
 }
 
 /// Carries out `fleet doctor`.
 pub(super) fn run(profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
     let findings = files::block_on(async {
-        let (connection, _events) = profile.connect().await?;
+        let (connection, _events) = match load::enter(profile).await? {
+            Ok(entered) => entered,
+            Err(full) => return Ok(vec![full]),
+        };
         let mut findings = vec![server(&connection.client.server().version)];
         findings.extend(certificates(profile));
         findings.push(streams(&connection).await);
-        match Inventory::load(&connection, profile).await {
+        let inventory = Inventory::load(&connection, profile).await;
+        let names = inventory.as_ref().map_or_else(|_| BTreeMap::new(), keys);
+        findings.extend(load::look(profile, &names).await);
+        match inventory {
             Ok(inventory) => findings.extend(agents(&inventory)),
             Err(failure) => findings.push(bad("policy", failure.message, failure.hint)),
         }
@@ -90,6 +98,12 @@ fn certificates(profile: &Profile) -> Vec<Finding> {
     complaints.into_iter().map(|complaint| bad("certificates", complaint, remedy)).collect()
 }
 
+/// The names of agents by their public keys.
+fn keys(inventory: &Inventory) -> BTreeMap<String, String> {
+    let named = inventory.agents.iter().map(|(agent, known)| (known.enrolment.key.text(), agent.to_string()));
+    named.collect()
+}
+
 /// Whether each stream answers; everybody may ask for the newest message.
 async fn streams(connection: &Connection) -> Finding {
     let mut missing = Vec::new();
@@ -109,7 +123,7 @@ async fn streams(connection: &Connection) -> Finding {
 }
 
 /// `a, b, c and 7 more`
-fn named<'n>(names: impl Iterator<Item = &'n str>) -> Option<String> {
+pub(super) fn named<'n>(names: impl Iterator<Item = &'n str>) -> Option<String> {
     let names: Vec<&str> = names.collect();
     let more = names.len().saturating_sub(NAMED);
     let shown = names[..names.len() - more].join(", ");

@@ -12,7 +12,7 @@ use vigie_files::secret_file;
 use vigie_fleet::agent_key::{AgentKey, AgentPublicKey};
 use vigie_fleet::broker::connection::{Connection, ConnectionError, Login, connect};
 use vigie_fleet::broker::jwt::{Role, RoleSigner};
-use vigie_fleet::broker::local::load_or_create_authority;
+use vigie_fleet::broker::local::{load_or_create_authority, load_sites};
 use vigie_fleet::broker::permissions::Account;
 use vigie_fleet::broker::stored::{self, StoredError};
 use vigie_fleet::broker::streams::ENROLMENT_VERSIONS;
@@ -25,8 +25,8 @@ use vigie_protocol::names::AgentId;
 use super::cli::EnrolArgs;
 use super::files::{self, failed, quoted, quoted_list, quoted_path};
 use super::inventory::newest_enrolment;
-use super::policy;
 use super::profile::Profile;
+use super::{leaf, policy};
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer};
 
@@ -218,7 +218,7 @@ fn section(args: &EnrolArgs, profile: &Profile, out: &Path) -> Result<String, Fa
         "[fleet]\norg = {}\nagent = {}\nurls = {}\ncredentials = {}\n",
         quoted(profile.org.as_str()),
         quoted(args.agent.as_str()),
-        quoted_list(profile.urls().iter().cloned()),
+        quoted_list(if args.urls.is_empty() { profile.urls() } else { &args.urls }.iter().cloned()),
         file("agent.jwt")?
     ));
     // With --key the agent has its key already, where its configuration says.
@@ -308,6 +308,11 @@ pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printe
             printer.line(&format!("{agent} is not enrolled any more; its key was {key}"))?;
         }
     }
+    for site in leaf::sites_of(directory, agents)? {
+        print::note(&format!(
+            "behind the leaf node of {site} it still logs in: vigie fleet leaf remove {site} NAME, and its server's new files"
+        ));
+    }
     if !shut && !printer.is_json() {
         printer.line(&format!(
             "the broker still lets it log in: put {} in place there and reload the server (nats-server --signal reload)",
@@ -380,13 +385,16 @@ pub(super) fn shut_out(
 
 /// Puts the accounts' new tokens into the broker's configuration, and nothing else. The process of the server, when it
 /// runs on this machine.
-fn write_tokens(
+pub(super) fn write_tokens(
     directory: &Path,
     profile: &Profile,
     list: &[RevokedAgent],
     now: i64,
 ) -> Result<Vec<Pid>, Failure> {
     let mut running = Vec::new();
+    let authority = load_or_create_authority(directory)
+        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+    leaf::renew(directory, &authority, profile.org.as_str(), &for_tokens(list), now)?;
     for path in server_configs(directory) {
         running.extend(write_tokens_into(&path, directory, profile, list, now)?);
     }
@@ -394,7 +402,7 @@ fn write_tokens(
 }
 
 /// The configurations of the broker's servers, in the directory of `init`.
-fn server_configs(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn server_configs(directory: &Path) -> Vec<PathBuf> {
     let of_cluster = (1..=5).map(|number| directory.join(format!("nats-server-{number}.conf")));
     let found: Vec<PathBuf> = of_cluster.filter(|path| path.exists()).collect();
     if found.is_empty() { vec![directory.join(SERVER_CONFIG)] } else { found }
@@ -420,7 +428,9 @@ fn write_tokens_into(
     }
     let authority = load_or_create_authority(directory)
         .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
-    let tokens = authority.tokens(profile.org.as_str(), now, &for_tokens(list));
+    let sites = load_sites(directory)
+        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+    let tokens = authority.tokens(profile.org.as_str(), now, &for_tokens(list), &sites);
     for account in tokens.accounts.iter().filter(|token| token.account != Account::Fleet) {
         let preload = config.get_mut("resolver_preload").and_then(|preload| preload.as_object_mut());
         let preload = preload.ok_or_else(|| wrong("it has no tokens of accounts".to_owned()))?;
@@ -431,9 +441,21 @@ fn write_tokens_into(
         }
         preload.insert(account.key.clone(), account.token.as_str().into());
     }
-    let mode = fs::metadata(path).map_err(|error| failed(Exit::Io, "")(&error))?.mode() & 0o777;
-    files::replace_with(path, &format!("{config:#}\n"), mode)?;
+    if let Some(preload) = config["resolver_preload"].as_object_mut() {
+        // The accounts of sites that have ended go.
+        preload.retain(|key, _| {
+            *key == tokens.system_account || tokens.accounts.iter().any(|account| account.key == *key)
+        });
+        preload.extend(tokens.sites.iter().map(|(key, token)| (key.clone(), token.as_str().into())));
+    }
+    replace_config(path, &config)?;
     Ok(config["pid_file"].as_str().and_then(|file| running(Path::new(file))))
+}
+
+/// Writes a server's configuration, with the mode that it has.
+pub(super) fn replace_config(path: &Path, config: &serde_json::Value) -> Result<(), Failure> {
+    let mode = fs::metadata(path).map_err(|error| failed(Exit::Io, "")(&error))?.mode() & 0o777;
+    files::replace_with(path, &format!("{config:#}\n"), mode)
 }
 
 /// The process that a server's pid file names, when it is one of a nats-server.

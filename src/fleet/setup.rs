@@ -304,7 +304,7 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
 }
 
 /// How long the certificates of brokers and people hold, in seconds: two years.
-const PEOPLE_VALID_SECONDS: i64 = 2 * 365 * 24 * 3600;
+pub(super) const PEOPLE_VALID_SECONDS: i64 = 2 * 365 * 24 * 3600;
 
 /// The fleet's own authority.
 pub(super) struct Certificates {
@@ -534,7 +534,7 @@ fn broker_config(plan: &Plan, authority: &Authority, now: i64) -> Result<String,
     let mut settings = LocalBrokerSettings::new(&plan.directory, plan.org.as_str(), now);
     settings.address = plan.listen.ip();
     settings.tls.clone_from(&plan.tls);
-    let tokens = authority.tokens(plan.org.as_str(), now, &[]);
+    let tokens = authority.tokens(plan.org.as_str(), now, &[], &[]);
     let text = server_config(&settings, &tokens, plan.listen.port())
         .map_err(|error| failed(Exit::Usage, "")(&error))?;
     let broken = |error: serde_json::Error| Failure::new(Exit::Internal, error.to_string(), "");

@@ -42,6 +42,8 @@ mod file_watch;
 #[cfg(test)]
 mod fleet_cluster;
 #[cfg(test)]
+mod fleet_doctor;
+#[cfg(test)]
 mod fleet_document;
 #[cfg(test)]
 mod fleet_forward;
@@ -53,6 +55,8 @@ mod fleet_query;
 mod fleet_setup;
 #[cfg(test)]
 mod forms;
+#[cfg(test)]
+mod fleet_storm;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(crate) const ORG: &str = "example";
 const CEILING: Duration = Duration::from_secs(240);
 
 /// Time of tokens and enrolments, in seconds since 1970; before any clock of a machine that runs this.
-const LONG_AGO: i64 = 1_700_000_000;
+pub(crate) const LONG_AGO: i64 = 1_700_000_000;
 
 pub(crate) fn server_is_missing() -> bool {
     let missing = find_server().is_err();
@@ -196,6 +196,8 @@ pub(crate) struct Fleet {
     pub(crate) broker: LocalBroker,
     runtime: Runtime,
     enrolled: HashMap<AgentId, AgentPublicKey>,
+    /// Where agents that are enrolled from now on find a server; without it the broker.
+    pub(crate) agents_url: Option<String>,
     directory: TempDir,
 }
 
@@ -208,16 +210,27 @@ impl Fleet {
     }
 
     pub(crate) fn without_policy() -> Self {
-        let directory = fast_directory();
+        Self::start(fast_directory(), |_| ())
+    }
+
+    /// Starts a broker with a port for leaf nodes, streams and policy 1, in a directory that may hold sites.
+    pub(crate) fn with_leaf_port(directory: TempDir, port: u16) -> Self {
+        let fleet = Self::start(directory, |settings| settings.leaf_port = Some(port));
+        fleet.publish_policy(&document());
+        fleet
+    }
+
+    fn start(directory: TempDir, change: impl FnOnce(&mut LocalBrokerSettings)) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let settings = LocalBrokerSettings::new(directory.path(), ORG, LONG_AGO);
+        let mut settings = LocalBrokerSettings::new(directory.path(), ORG, LONG_AGO);
+        change(&mut settings);
         let (broker, admin) = runtime.block_on(async {
             let broker = LocalBroker::start(settings).await.unwrap();
             let admin = administrator(&broker).await;
             streams::ensure(&admin.client, &StreamSizes::default()).await.unwrap();
             (broker, admin)
         });
-        Self { admin, broker, runtime, enrolled: HashMap::new(), directory }
+        Self { admin, broker, runtime, enrolled: HashMap::new(), agents_url: None, directory }
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
@@ -322,7 +335,7 @@ impl Fleet {
         format!(
             "[fleet]\norg = \"{ORG}\"\nagent = \"{name}\"\nurls = [\"{}\"]\ncredentials = {:?}\nkey_file = {:?}\n\
              roots = {roots}\nroot_threshold = 2\n",
-            self.broker.url(),
+            self.agents_url.clone().unwrap_or_else(|| self.broker.url()),
             directory.join("agent.jwt"),
             directory.join("agent.nk"),
         )

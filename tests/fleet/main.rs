@@ -17,6 +17,8 @@ mod crowd;
 #[path = "../end_to_end/forms.rs"]
 mod forms;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 #[path = "../end_to_end/harness.rs"]
@@ -24,6 +26,8 @@ mod harness;
 mod host;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod leaf;
 #[cfg(test)]
 mod membership;
 #[cfg(test)]

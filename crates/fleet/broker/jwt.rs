@@ -11,6 +11,7 @@ use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
 
+use super::leaf::Site;
 pub use super::permissions::Role;
 use super::permissions::{Account, Shared, UNLIMITED};
 use crate::agent_key::AgentPublicKey;
@@ -24,7 +25,7 @@ pub struct BadAuthorityKey {
     expected: &'static str,
 }
 
-fn key_of(kind: KeyPairType, seed: &str) -> Result<KeyPair, BadAuthorityKey> {
+pub(super) fn key_of(kind: KeyPairType, seed: &str) -> Result<KeyPair, BadAuthorityKey> {
     let bad = match kind {
         KeyPairType::Operator => BadAuthorityKey { kind: "operator", expected: "a seed that begins with SO" },
         _ => BadAuthorityKey { kind: "account", expected: "a seed that begins with SA" },
@@ -32,9 +33,12 @@ fn key_of(kind: KeyPairType, seed: &str) -> Result<KeyPair, BadAuthorityKey> {
     KeyPair::from_seed(seed).ok().filter(|key| key.key_pair_type() == kind).ok_or(bad)
 }
 
-fn seed_of(key: &KeyPair) -> String {
+pub(super) fn seed_of(key: &KeyPair) -> String {
     key.seed().expect("this pair was made from a seed")
 }
+
+/// Prefix of the inboxes of whoever watches the servers.
+pub const SYSTEM_INBOX: &str = "_INBOX.watcher";
 
 /// All keys that stand above the users of a fleet's broker. Needed whole only to set the broker up and to change
 /// permissions; who adds users needs a [`RoleSigner`].
@@ -81,6 +85,8 @@ pub struct BrokerTokens {
     pub system_token: String,
     /// The accounts, in the order of [`Account::ALL`].
     pub accounts: Vec<AccountToken>,
+    /// Public keys and tokens of the sites' accounts.
+    pub sites: Vec<(String, String)>,
 }
 
 impl Authority {
@@ -140,9 +146,16 @@ impl Authority {
     }
 
     /// The tokens for the broker's configuration. `name` is the fleet's, `issued` in seconds since 1970 (UTC). Users
-    /// whose key is in `revoked` are shut out with all tokens that were issued up to the time beside it.
+    /// whose key is in `revoked` are shut out with all tokens that were issued up to the time beside it. Each of `sites`
+    /// has an account of its own.
     #[must_use]
-    pub fn tokens(&self, name: &str, issued: i64, revoked: &[(AgentPublicKey, i64)]) -> BrokerTokens {
+    pub fn tokens(
+        &self,
+        name: &str,
+        issued: i64,
+        revoked: &[(AgentPublicKey, i64)],
+        sites: &[Site],
+    ) -> BrokerTokens {
         let system_account = self.system.public_key();
         let operator = json!({"type": "operator", "version": 2, "system_account": system_account});
         // No streams in the system account.
@@ -151,7 +164,7 @@ impl Authority {
             .into_iter()
             .map(|account| {
                 let key = self.account(account);
-                let claims = self.account_claims(account, revoked);
+                let claims = self.account_claims(account, revoked, sites);
                 let title = format!("{name} {}", account.name());
                 AccountToken {
                     account,
@@ -164,11 +177,67 @@ impl Authority {
             operator: token(&self.operator, name, &self.operator.public_key(), issued, None, operator),
             system_token: token(&self.operator, "SYS", &system_account, issued, None, system),
             accounts,
+            sites: sites
+                .iter()
+                .map(|site| {
+                    let (key, title) = (site.account(), format!("{name} site {}", site.name()));
+                    let mut claims = site.claims();
+                    give(
+                        &mut claims,
+                        &Account::Agents.exports(),
+                        site.imports().iter().map(|(from, one)| (self.account(*from), one.clone())),
+                    );
+                    revoke(&mut claims, revoked);
+                    let token = token(&self.operator, &title, &key, issued, None, claims);
+                    (key, token)
+                })
+                .collect(),
             system_account,
         }
     }
 
-    fn account_claims(&self, account: Account, revoked: &[(AgentPublicKey, i64)]) -> Value {
+    /// The login of somebody who may ask the servers who is connected, and nothing else. `issued` is in seconds since 1970
+    /// (UTC).
+    #[must_use]
+    pub fn watcher(&self, key: &AgentPublicKey, issued: i64) -> String {
+        let claims = json!({
+            "type": "user",
+            "version": 2,
+            "pub": {"allow": [super::watch::CONNECTIONS, super::watch::SERVERS]},
+            "sub": {"allow": [format!("{SYSTEM_INBOX}.>")]},
+            "subs": UNLIMITED,
+            "data": UNLIMITED,
+            "payload": UNLIMITED,
+        });
+        token(&self.system, "watcher", &key.text(), issued, None, claims)
+    }
+
+    /// What the server of a site must know: the agents' account, which gets nothing from others there and gives
+    /// nothing. What agents say goes on to the brokers.
+    #[must_use]
+    pub fn leaf_tokens(&self, name: &str, issued: i64, revoked: &[(AgentPublicKey, i64)]) -> BrokerTokens {
+        let mut tokens = self.tokens(name, issued, revoked, &[]);
+        tokens.accounts.retain(|token| token.account == Account::Agents);
+        for agents in &mut tokens.accounts {
+            let mut claims = self.own_claims(Account::Agents);
+            // Its own connections to the brokers.
+            claims["limits"]["leaf"] = json!(UNLIMITED);
+            revoke(&mut claims, revoked);
+            let title = format!("{name} {}", Account::Agents.name());
+            agents.token = token(&self.operator, &title, &agents.key, issued, None, claims);
+        }
+        tokens
+    }
+
+    fn account_claims(&self, account: Account, revoked: &[(AgentPublicKey, i64)], sites: &[Site]) -> Value {
+        let mut claims = self.own_claims(account);
+        self.share(&mut claims, account, sites);
+        revoke(&mut claims, revoked);
+        claims
+    }
+
+    /// Limits and roles of an account.
+    fn own_claims(&self, account: Account) -> Value {
         let signing_keys: Vec<Value> = account
             .roles()
             .map(|role| {
@@ -186,30 +255,17 @@ impl Authority {
                 claims["limits"][limit] = json!(UNLIMITED);
             }
         }
-        let shared =
-            |Shared { subject, kind }: &Shared| json!({"name": subject, "subject": subject, "type": kind});
-        let exports: Vec<Value> = account.exports().iter().map(shared).collect();
-        let imports: Vec<Value> = account
-            .imports()
-            .iter()
-            .map(|(from, one)| {
-                let mut import = shared(one);
-                import["account"] = self.account(*from).into();
-                import["local_subject"] = one.subject.as_str().into();
-                import
-            })
-            .collect();
-        if !exports.is_empty() {
-            claims["exports"] = exports.into();
-        }
-        if !imports.is_empty() {
-            claims["imports"] = imports.into();
-        }
-        if !revoked.is_empty() {
-            claims["revocations"] =
-                revoked.iter().map(|(key, until)| (key.text(), Value::from(*until))).collect();
-        }
         claims
+    }
+
+    /// What an account gives to others and takes from them.
+    fn share(&self, claims: &mut Value, account: Account, sites: &[Site]) {
+        let own = account.imports();
+        let own = own.iter().map(|(from, one)| (self.account(*from), one.clone()));
+        // What agents give to investigators, the agents of sites give.
+        let sites = sites.iter().filter(|_| account == Account::Investigators);
+        let of_sites = sites.flat_map(|site| site.answers().map(|one| (site.account(), one)));
+        give(claims, &account.exports(), own.chain(of_sites));
     }
 
     /// The key that makes users of a role.
@@ -220,15 +276,43 @@ impl Authority {
     }
 }
 
-/// The claims of an account without streams.
-fn claims_of(signing_keys: Value, connections: i64) -> Value {
+fn give(claims: &mut Value, exports: &[Shared], imports: impl Iterator<Item = (String, Shared)>) {
+    let shared =
+        |Shared { subject, kind }: &Shared| json!({"name": subject, "subject": subject, "type": kind});
+    let exports: Vec<Value> = exports.iter().map(shared).collect();
+    let imports: Vec<Value> = imports
+        .map(|(from, one)| {
+            let mut import = shared(&one);
+            import["account"] = from.into();
+            import["local_subject"] = one.subject.into();
+            import
+        })
+        .collect();
+    if !exports.is_empty() {
+        claims["exports"] = exports.into();
+    }
+    if !imports.is_empty() {
+        claims["imports"] = imports.into();
+    }
+}
+
+fn revoke(claims: &mut Value, revoked: &[(AgentPublicKey, i64)]) {
+    if !revoked.is_empty() {
+        claims["revocations"] =
+            revoked.iter().map(|(key, until)| (key.text(), Value::from(*until))).collect();
+    }
+}
+
+/// The claims of an account without streams. Nobody connects to it as a leaf node: it would be told of every
+/// subscription in the account.
+pub(super) fn claims_of(signing_keys: Value, connections: i64) -> Value {
     json!({
         "type": "account",
         "version": 2,
         "limits": {
             "subs": UNLIMITED, "data": UNLIMITED, "payload": UNLIMITED,
             "imports": UNLIMITED, "exports": UNLIMITED, "wildcards": true,
-            "conn": connections, "leaf": UNLIMITED,
+            "conn": connections, "leaf": 0,
         },
         "signing_keys": signing_keys,
         // Users that the account's own key signs may do nothing: only roles give rights.
@@ -313,7 +397,7 @@ pub fn user_of(token: &str) -> Option<User> {
 }
 
 /// A signed token (`nats-io/jwt`, version 2): header, claims and signature in base64url, with dots between.
-fn token(
+pub(super) fn token(
     signer: &KeyPair,
     name: &str,
     subject: &str,
@@ -372,7 +456,7 @@ mod tests {
     #[test]
     fn every_token_is_signed_by_the_one_above_it() {
         let authority = Authority::generate();
-        let tokens = authority.tokens("fleet", ISSUED, &[]);
+        let tokens = authority.tokens("fleet", ISSUED, &[], &[]);
 
         let operator = claims(&tokens.operator);
         assert_eq!(operator["iss"], operator["sub"]);
@@ -414,7 +498,7 @@ mod tests {
     fn the_authority_comes_back_from_its_seeds() {
         let authority = Authority::generate();
         let again = Authority::from_seeds(&authority.seeds()).unwrap();
-        assert_eq!(again.tokens("fleet", ISSUED, &[]), authority.tokens("fleet", ISSUED, &[]));
+        assert_eq!(again.tokens("fleet", ISSUED, &[], &[]), authority.tokens("fleet", ISSUED, &[], &[]));
         let signer = authority.signer(Role::Agent);
         assert!(RoleSigner::from_seed(Role::Agent, signer.account(), &signer.seed()).is_ok());
         assert!(RoleSigner::from_seed(Role::Agent, &signer.seed(), &signer.seed()).is_err());

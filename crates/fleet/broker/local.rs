@@ -28,6 +28,7 @@ use super::connection::{ConnectionSettings, Login, TlsSettings};
 use super::jwt::{
     Authority, AuthoritySeeds, BadAuthorityKey, BrokerTokens, Role, RoleSigner, credentials_text,
 };
+use super::leaf::{self, Site};
 use super::permissions::{Account, MAX_CONNECTIONS};
 use crate::agent_key::{AgentKey, AgentPublicKey};
 use vigie_files::secret_file::{self, SecretFileError};
@@ -59,7 +60,7 @@ const MAX_SEED_BYTES: u64 = 256;
 const LOG: &str = "nats-server.log";
 
 /// Size in bytes at which the server begins a new log and deletes the one before the last.
-const MAX_LOG_BYTES: u64 = 32 << 20;
+pub(super) const MAX_LOG_BYTES: u64 = 32 << 20;
 
 /// What of the server's log an error shows, in bytes.
 const SHOWN_LOG_BYTES: u64 = 2048;
@@ -94,6 +95,8 @@ pub struct LocalBrokerSettings {
     pub revoked: Vec<(AgentPublicKey, i64)>,
     /// Encrypt, and want certificates of clients.
     pub tls: Option<LocalTls>,
+    /// Port for the leaf nodes of sites; without it there are none.
+    pub leaf_port: Option<u16>,
     /// Kill the server when the thread that started it ends, however that happens. Uses setpriv(1) of util-linux.
     pub die_with_parent: bool,
     /// The program; without it [`SERVER_VARIABLE`], then `nats-server` in `PATH`, `/usr/sbin` or `/usr/local/bin`.
@@ -115,6 +118,7 @@ impl LocalBrokerSettings {
             max_file: 16 << 30,
             revoked: Vec::new(),
             tls: None,
+            leaf_port: None,
             die_with_parent: true,
             server: None,
             now,
@@ -133,6 +137,15 @@ pub enum LocalBrokerError {
     /// A file or directory cannot be made.
     #[error("cannot write {path:?}")]
     Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path:?}: it belongs to the key beside it")]
+    Unreadable {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -232,11 +245,7 @@ pub fn server_config(
     tokens: &BrokerTokens,
     port: u16,
 ) -> Result<String, LocalBrokerError> {
-    let path = |path: &Path| match path.to_str() {
-        // Its parser knows no \u.
-        Some(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
-        _ => Err(LocalBrokerError::BadPath(path.to_owned())),
-    };
+    let path = config_path;
     let mut config = json!({
         "server_name": format!("vigie-{}", tokens.system_account.get(..8).unwrap_or_default()),
         "host": settings.address,
@@ -256,23 +265,48 @@ pub fn server_config(
             "max_file": settings.max_file,
         },
     });
+    config["resolver_preload"] = preload(tokens);
+    if let Some(tls) = &settings.tls {
+        config["tls"] = server_tls(tls)?;
+    }
+    if let Some(port) = settings.leaf_port {
+        leaf::open_port(&mut config, SocketAddr::new(settings.address, port));
+    }
+    Ok(format!("{config:#}\n"))
+}
+
+/// A path as it stands in a server's configuration.
+pub(super) fn config_path(path: &Path) -> Result<String, LocalBrokerError> {
+    match path.to_str() {
+        // Its parser knows no \u.
+        Some(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
+        _ => Err(LocalBrokerError::BadPath(path.to_owned())),
+    }
+}
+
+/// The tokens of all accounts as a server's configuration holds them.
+pub(super) fn preload(tokens: &BrokerTokens) -> Value {
     let mut preload = serde_json::Map::new();
     preload.insert(tokens.system_account.clone(), Value::from(tokens.system_token.as_str()));
     for account in &tokens.accounts {
         preload.insert(account.key.clone(), Value::from(account.token.as_str()));
     }
-    config["resolver_preload"] = Value::Object(preload);
-    if let Some(tls) = &settings.tls {
-        config["tls"] = json!({
-            "ca_file": path(&tls.ca)?,
-            "cert_file": path(&tls.certificate)?,
-            "key_file": path(&tls.key)?,
-            "verify": true,
-            // The default of 2 s is short when thousands come back at once.
-            "timeout": 10,
-        });
+    for (key, token) in &tokens.sites {
+        preload.insert(key.clone(), Value::from(token.as_str()));
     }
-    Ok(format!("{config:#}\n"))
+    Value::Object(preload)
+}
+
+/// Certificates in a server's configuration.
+pub(super) fn server_tls(tls: &LocalTls) -> Result<Value, LocalBrokerError> {
+    Ok(json!({
+        "ca_file": config_path(&tls.ca)?,
+        "cert_file": config_path(&tls.certificate)?,
+        "key_file": config_path(&tls.key)?,
+        "verify": true,
+        // The default of 2 s is short when thousands come back at once.
+        "timeout": 10,
+    }))
 }
 
 fn run_directory(directory: &Path) -> PathBuf {
@@ -493,6 +527,37 @@ pub fn load_or_create_authority(directory: &Path) -> Result<Authority, LocalBrok
         .map_err(|source| LocalBrokerError::BadKey { directory: directory.to_owned(), source })
 }
 
+/// The sites whose keys lie in a broker's directory, by name.
+///
+/// # Errors
+///
+/// When a file cannot be read, or holds another key.
+pub fn load_sites(directory: &Path) -> Result<Vec<Site>, LocalBrokerError> {
+    let keys = directory.join("keys");
+    let mut names: Vec<AgentId> = fs::read_dir(&keys)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let file = entry.file_name();
+            file.to_str()?.strip_prefix(leaf::SEED_PREFIX)?.strip_suffix(".seed")?.parse().ok()
+        })
+        .collect();
+    names.sort();
+    let load = |name: AgentId| {
+        let path = leaf::seed_file(&keys, &name);
+        let seed = secret_file::read(&path, MAX_SEED_BYTES)
+            .map_err(|source| LocalBrokerError::Keys { directory: directory.to_owned(), source })?;
+        let path = leaf::agents_file(&keys, &name);
+        let agents = fs::read_to_string(&path)
+            .map_err(|source| LocalBrokerError::Unreadable { path: path.clone(), source })?;
+        let agents = agents.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        Site::from_seed(name, agents, seed.trim_end())
+            .map_err(|source| LocalBrokerError::BadKey { directory: directory.to_owned(), source })
+    };
+    names.into_iter().map(load).collect()
+}
+
 /// A port that nobody listens on now. It lies below those that the kernel gives to clients (from 32768, ip(7)): while
 /// the server is down, one of its own clients could get the port, and the server would not come back.
 fn free_port(address: IpAddr) -> u16 {
@@ -516,8 +581,14 @@ async fn spawn(
     let run = run_directory(directory);
     make_directory(&run)?;
     let config = directory.join("nats-server.conf");
-    let text =
-        server_config(settings, &authority.tokens(&settings.fleet, settings.now, &settings.revoked), port)?;
+    let sites = load_sites(directory)?;
+    let tokens = authority.tokens(&settings.fleet, settings.now, &settings.revoked, &sites);
+    let mut text = server_config(settings, &tokens, port)?;
+    if !sites.is_empty() {
+        let mut config: Value = serde_json::from_str(&text).unwrap_or_default();
+        leaf::admit(&mut config, &sites);
+        text = format!("{config:#}\n");
+    }
     let unwritable = |path: &Path| {
         let path = path.to_owned();
         move |source| LocalBrokerError::Unwritable { path, source }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | fleet | administrators | the streams |
 //! | agents | agents | no streams; what agents write goes to the fleet's account as requests to a service |
+//! | one for each site | the site's leaf node ([`super::leaf`]) | no streams; the same |
 //! | investigators | investigators | no streams; the same |
 //! | enrollers | enrollers | no streams; the same |
 //! | joiners | hosts with a token to join by | no streams; the same |
@@ -174,7 +175,7 @@ impl Role {
 }
 
 /// What agents read.
-const READ_BY_AGENTS: [&str; 4] = [POLICY, ASK, STANDING, JOINED];
+pub(super) const READ_BY_AGENTS: [&str; 4] = [POLICY, ASK, STANDING, JOINED];
 
 /// What enrollers need to decide who may join.
 const READ_BY_ENROLLERS: [&str; 5] = [ENROL, POLICY, JOIN, RENEW, JOINED];
@@ -184,7 +185,7 @@ pub(super) const NEXT_ALERTS: &str = "$JS.API.CONSUMER.MSG.NEXT.ALERTS";
 /// See [`NEXT_ALERTS`].
 const ACK_ALERTS: &str = "$JS.ACK.ALERTS";
 
-fn direct_get(stream: &str) -> String {
+pub(super) fn direct_get(stream: &str) -> String {
     format!("$JS.API.DIRECT.GET.{stream}")
 }
 
@@ -235,6 +236,12 @@ impl Account {
             Self::Joiners => JOINING_CONNECTIONS,
             _ => UNLIMITED,
         }
+    }
+
+    /// Most connections of its users to a server, when there is a limit.
+    #[must_use]
+    pub fn most_connections(self) -> Option<u64> {
+        u64::try_from(self.connections()).ok()
     }
 
     /// What others may import: a service takes requests, a stream gives messages.
@@ -322,11 +329,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn service(subject: &str) -> Self {
+    pub(super) fn service(subject: &str) -> Self {
         Self { subject: subject.to_owned(), kind: "service" }
     }
 
-    fn stream(subject: &str) -> Self {
+    pub(super) fn stream(subject: &str) -> Self {
         Self { subject: subject.to_owned(), kind: "stream" }
     }
 }

@@ -93,6 +93,12 @@ impl StoredError {
         matches!(self, Self::Refused { code: STREAM_NOT_FOUND, .. })
     }
 
+    /// Nobody is there who would store it, so it is not stored.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        matches!(self, Self::Request { source: RequestError::NoResponders, .. })
+    }
+
     /// The broker, or the stream's leader, is not there at the moment; later it may be.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -34,9 +34,9 @@ async fn contents(admin: &User) -> Contents {
 }
 
 /// A fleet in which everybody has stored something, and listens.
-struct Scene {
-    fixture: Fixture,
-    admin: User,
+pub(crate) struct Scene {
+    pub(crate) fixture: Fixture,
+    pub(crate) admin: User,
     victims: Vec<(User, vigie_fleet::broker::client::Subscription)>,
     before: Contents,
     attacker: String,
@@ -44,7 +44,10 @@ struct Scene {
 
 impl Scene {
     async fn new(attacker: &str) -> Self {
-        let fixture = Fixture::with_streams().await;
+        Self::in_fleet(Fixture::with_streams().await, attacker).await
+    }
+
+    pub(crate) async fn in_fleet(fixture: Fixture, attacker: &str) -> Self {
         let admin = fixture.user(Role::Administrator, "root").await;
         let mut victims = Vec::new();
         for victim in ["h2", "h3"] {
@@ -70,12 +73,17 @@ impl Scene {
     }
 
     /// Whether the server is one that this attack does not end; see `SAFE_SERVER`.
-    fn is_safe(&self) -> bool {
+    pub(crate) fn is_safe(&self) -> bool {
         is_safe_server(&self.admin.client().server().version)
     }
 
     /// Nothing of others has changed, nobody got anything, everybody is still connected and can work.
-    async fn is_unharmed(&mut self) {
+    pub(crate) async fn is_unharmed(&mut self) {
+        self.is_unharmed_but(&[]).await;
+    }
+
+    /// The same; `writers` have stored something since.
+    pub(crate) async fn is_unharmed_but(&mut self, writers: &[&str]) {
         let after = contents(&self.admin).await;
         for (place, entries) in &self.before {
             if place.1.ends_with(&format!(".{}", self.attacker)) {
@@ -84,7 +92,8 @@ impl Scene {
             assert_eq!(after.get(place), Some(entries), "{place:?}");
         }
         for place in after.keys() {
-            let own = place.1.ends_with(&format!(".{}", self.attacker));
+            let name = place.1.rsplit('.').next().unwrap_or_default();
+            let own = name == self.attacker || writers.contains(&name);
             assert!(own || self.before.contains_key(place), "{place:?} is new");
         }
         for (user, live) in &mut self.victims {
@@ -101,7 +110,7 @@ impl Scene {
     }
 }
 
-fn agent_subjects(agent: &str) -> Vec<String> {
+pub(crate) fn agent_subjects(agent: &str) -> Vec<String> {
     let agent = name(agent);
     let mut subjects = vec![subjects::alert(&agent), subjects::audit(&agent), subjects::facts(&agent)];
     subjects.extend((0..subjects::SLOTS).map(|slot| format!("vigie.res.{slot}.{agent}")));
@@ -109,7 +118,7 @@ fn agent_subjects(agent: &str) -> Vec<String> {
 }
 
 /// Where an answer of the broker could do harm.
-fn replies(safe: bool) -> Vec<String> {
+pub(crate) fn replies(safe: bool) -> Vec<String> {
     let mut replies: Vec<String> = [
         "vigie.alert.h2",
         "vigie.facts.h2",
@@ -140,7 +149,7 @@ fn replies(safe: bool) -> Vec<String> {
     replies
 }
 
-fn header_sets() -> Vec<Vec<(String, String)>> {
+pub(crate) fn header_sets() -> Vec<Vec<(String, String)>> {
     let sets: &[&[(&str, &str)]] = &[
         &[],
         &[("Nats-Rollup", "all")],

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use vigie_files::secret_file;
 use vigie_fleet::broker::client::Client;
 use vigie_fleet::broker::connection::{BrokerEvent, Connection, ConnectionSettings, connect};
 use vigie_fleet::broker::jwt::Role;
+use vigie_fleet::broker::leaf::{Site, agents_file, seed_file};
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, LocalTls, find_server};
 use vigie_fleet::broker::streams::{self, StreamSizes};
 use vigie_protocol::names::AgentId;
@@ -76,7 +78,27 @@ impl Fixture {
     }
 
     pub(crate) async fn with_streams() -> Self {
-        let fixture = Self::new().await;
+        Self::new().await.and_streams().await
+    }
+
+    /// A server with streams that takes the leaf nodes of these sites on a port.
+    pub(crate) async fn with_sites(port: u16, sites: &[Site]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("keys");
+        std::fs::create_dir_all(&keys).unwrap();
+        for site in sites {
+            secret_file::create(&seed_file(&keys, site.name()), &site.seed()).unwrap();
+            let names: String = site.agents().iter().map(|agent| format!("{agent}\n")).collect();
+            std::fs::write(agents_file(&keys, site.name()), names).unwrap();
+        }
+        let mut settings = LocalBrokerSettings::new(directory.path(), "example", NOW);
+        settings.leaf_port = Some(port);
+        let broker = LocalBroker::start(settings).await.unwrap();
+        Self { broker, directory }.and_streams().await
+    }
+
+    async fn and_streams(self) -> Self {
+        let fixture = self;
         let admin = fixture.user(Role::Administrator, "setup").await;
         within(streams::ensure(&admin.connection.client, &StreamSizes::default())).await.unwrap();
         fixture

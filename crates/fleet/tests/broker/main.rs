@@ -9,6 +9,8 @@ mod broker_fixture;
 mod forwarders;
 #[cfg(test)]
 mod hostile_server;
+#[cfg(test)]
+mod leaf;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
