@@ -200,9 +200,10 @@ fn kept(place: &Path, urls: &[String]) -> BTreeSet<u64> {
 const QUESTIONS: usize = 100;
 const PEOPLE: usize = 4;
 
-/// How long publishing may stand still, and direct gets, when the leader of the streams is killed.
-const PUBLISHING: Duration = Duration::from_secs(10);
-const READING: Duration = Duration::from_secs(2);
+/// How long publishing may stand still, and direct gets, when the leader of the streams is killed. The goals are half of it,
+/// for a machine that does nothing else.
+const PUBLISHING: Duration = Duration::from_secs(20);
+const READING: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_hundred_questions_are_answered_while_one_of_three_servers_is_killed() {

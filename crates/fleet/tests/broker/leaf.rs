@@ -248,10 +248,12 @@ async fn a_site_has_as_many_agents_as_it_may() {
     let _fixture = Fixture::with_sites(port, std::slice::from_ref(&paris)).await;
     let key = AgentKey::generate();
     let mut leaf = RawLeaf::connect(port, &paris.login(key.public_key(), NOW), &key).await;
-    leaf.say("LS+ _INBOX.agent.web-0149.>\r\n").await;
-    leaf.publish("vigie.alert.web-0149", "_INBOX.agent.web-0149.1", &[], "mine").await;
+    leaf.say("LS+ _INBOX.agent.web-0039.>\r\n").await;
+    leaf.publish("vigie.alert.web-0039", "_INBOX.agent.web-0039.1", &[], "mine").await;
     until(async || {
-        assert!(leaf.hear().await);
+        let stands = leaf.hear().await;
+        let end = leaf.heard.len().saturating_sub(500);
+        assert!(stands, "…{}", leaf.heard.get(end..).unwrap_or_default());
         leaf.heard.contains("\"seq\"").then_some(())
     })
     .await;
