@@ -54,9 +54,9 @@ mod fleet_query;
 #[cfg(test)]
 mod fleet_setup;
 #[cfg(test)]
-mod forms;
-#[cfg(test)]
 mod fleet_storm;
+#[cfg(test)]
+mod forms;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

@@ -14,10 +14,10 @@ mod backup;
 #[cfg(test)]
 mod crowd;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 #[path = "../end_to_end/forms.rs"]
 mod forms;
-#[cfg(test)]
-mod flood;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
