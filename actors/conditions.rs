@@ -5,8 +5,7 @@
 //! log, metrics and the fleet's presence are views of this set: `ControlServer` asks with [`GetConditions`], others
 //! follow the channel of [`Conditions::watch`]. Each rise and each fall is one line in the log.
 //!
-//! Who can cause how much: a module has at most [`MAX_CONDITIONS`](vigie_protocol::condition::MAX_CONDITIONS) conditions,
-//! each bounded in length, and its changes are logged at most `LOGGED_IN_A_MINUTE` times a minute.
+//! Who can cause how much: a module has at most `MAX_CONDITIONS` conditions, each bounded in length, and its changes are logged at most `LOGGED_IN_A_MINUTE` times a minute.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

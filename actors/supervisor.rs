@@ -1,7 +1,7 @@
 //! Keeps the configured modules running.
 //!
 //! Started by the agent after the journal and the registry, stopped before them. Owns the child specs and what
-//! is remembered of each module's lives; a life itself is a [`ModuleProcess`]. Told by `ConfigLoader` what is
+//! is remembered of each module's lives; a life itself is a `ModuleProcess`. Told by `ConfigLoader` what is
 //! to run ([`ConfigChanged`]) and by each `ModuleProcess` that it is over ([`ModuleExited`]).
 //!
 //! A restart begins from the spec, never from what a life left behind, and only when that life is wholly gone:

@@ -255,11 +255,8 @@ fn json_line(text: &str) -> serde_json::Value {
 
 #[test]
 fn a_real_fleet_comes_and_goes_as_the_page_says() {
-    if server_is_missing() {
-        return;
-    }
-    if !geteuid().is_root() {
-        vigie_skipped::skipped("hosts of the page have directories of their own: needs root");
+    // The hosts of the page have directories of their own.
+    if server_is_missing() || !vigie_skipped::is_root() {
         return;
     }
     let mut page = Page::new();
