@@ -6,6 +6,7 @@ use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
 use crate::print::{Paint, Tone};
+use crate::report::push_left_out;
 use crate::table::{Room, Table};
 
 /// Longest line.
@@ -48,7 +49,12 @@ pub(crate) fn of_result(result: &ModuleResult, paint: Paint) -> Option<String> {
         return None;
     }
     let elements: Value = serde_json::from_str(result.elements.as_deref()?.get()).ok()?;
-    View { paint, zone: TimeZone::system() }.answer(&elements)
+    let mut text = View { paint, zone: TimeZone::system() }.answer(&elements)?;
+    // The status names it itself.
+    if elements["backends"].is_null() {
+        push_left_out(&mut text, result, paint);
+    }
+    Some(text)
 }
 
 /// An alert of `fswatch`; `None` for what is no alert of the form that it promises.
@@ -260,7 +266,62 @@ impl View {
         if let Some(unaccepted) = elements["unaccepted"].as_array() {
             return Some(self.unaccepted(unaccepted, elements["not_listed"].as_u64().unwrap_or(0)));
         }
-        None
+        elements["backends"].as_array().map(|backends| self.status(backends, elements))
+    }
+
+    /// How the module is.
+    fn status(&self, backends: &[Value], elements: &Value) -> String {
+        let number = |key: &str| elements[key].as_u64().unwrap_or_default();
+        let word = |value: &Value| plain(value.as_str().unwrap_or("-"));
+        let list = |key: &str| elements[key].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+        let mut lines = vec![(
+            Tone::Plain,
+            format!("watches {} paths with {} objects", number("paths"), number("files")),
+        )];
+        if elements["baseline_complete"] == false {
+            lines.push((Tone::Doubtful, "the first scan is not over: nothing is told before".to_owned()));
+        }
+        lines.extend(list("problems").map(|problem| (Tone::Bad, format!("! {}", word(problem)))));
+        lines.push((
+            Tone::Plain,
+            format!(
+                "{} alerts in this life, {} changes that nobody accepted, {} waiting to be looked at",
+                number("alerts"),
+                number("unaccepted"),
+                number("pending")
+            ),
+        ));
+        for backend in backends {
+            let why = backend["why"].as_str().map(|why| format!(": {}", plain(why))).unwrap_or_default();
+            let line = format!("{} by {}{why}", word(&backend["file_system"]), word(&backend["backend"]));
+            lines.push((Tone::Plain, line));
+        }
+        let proved = list("proofs").chain([&elements["canary"]]).filter_map(|one| one["proved"].as_str());
+        if let Some(proved) = proved.max() {
+            lines.push((Tone::Plain, format!("proved at {} that changes are seen", self.time(proved))));
+        }
+        let kinds = [
+            ("unwatched", "not watched"),
+            ("unreadable", "not readable"),
+            ("skipped", "left out"),
+            ("blind_between_scans", "seen by scans only"),
+        ];
+        for (key, what) in kinds {
+            for one in list(key) {
+                let path = one["path"].as_str().or(one["file_system"].as_str()).unwrap_or("-");
+                let reason = one["reason"].as_str().or(one["why"].as_str()).unwrap_or("-");
+                lines.push((Tone::Faint, format!("{what}: {}: {}", plain(path), plain(reason))));
+            }
+        }
+        lines.extend(list("waiting").map(|path| (Tone::Faint, format!("waited for: {}", word(path)))));
+        let mut text = String::new();
+        for (tone, line) in lines {
+            for part in wrapped(&line, 2) {
+                text.push_str(&self.paint.text(tone, part.trim_start()));
+                text.push('\n');
+            }
+        }
+        text
     }
 
     fn timeline(&self, changes: &[Value], elements: &Value) -> String {
@@ -399,6 +460,38 @@ mod tests {
              1 changes; accept them with: vigie query fswatch --accept PATH\n"
         );
         assert_eq!(view().answer(&json!({"ok": true})), None);
+    }
+
+    #[test]
+    fn nothing_changed_is_not_all_when_something_is_not_watched() {
+        let result: ModuleResult = serde_json::from_str(
+            r#"{"foundanything":false,"success":true,"elements":{"changes":[],"matching":0},
+                "coverage":{"complete":false,"examined":1,"not_examined":[{"what":"/srv/x","why":"not watched: no"}]}}"#,
+        )
+        .unwrap();
+
+        let text = of_result(&result, Paint::new(false)).unwrap();
+
+        assert_eq!(text, "nothing changed\nnot examined /srv/x: not watched: no\n");
+    }
+
+    #[test]
+    fn the_status_says_what_is_watched_how_and_what_is_wrong() {
+        let status = json!({
+            "ok": false, "problems": ["1 directories are not watched"], "baseline_complete": true, "paths": 3,
+            "files": 7, "alerts": 2, "unaccepted": 1, "pending": 0,
+            "backends": [{"file_system": "/srv", "backend": "inotify", "why": "no handles"}],
+            "proofs": [{"proved": "2026-01-31T22:00:01Z"}], "canary": null,
+            "unwatched": [{"path": "/srv/a\u{1b}", "reason": "File name too long"}], "waiting": ["/srv/later"],
+        });
+
+        assert_eq!(
+            view().answer(&status).unwrap(),
+            "watches 3 paths with 7 objects\n! 1 directories are not watched\n\
+             2 alerts in this life, 1 changes that nobody accepted, 0 waiting to be looked at\n\
+             /srv by inotify: no handles\nproved at 2026-02-01 00:00:01 that changes are seen\n\
+             not watched: /srv/a\\u{1b}: File name too long\nwaited for: /srv/later\n"
+        );
     }
 
     #[test]

@@ -110,10 +110,14 @@ pub(crate) fn run(
         return fleet::ask::run(&question.into(), target, &options.fleet, &mut printer);
     }
     let module = question.module.clone();
+    let asks_nothing = question.parameters.is_none();
     let line = ProgressLine::new(options.progress, options.answer.json);
     let interrupts = Interrupts::new().ok();
     let result = question.ask_watched(&mut Client::connect(socket)?, line, interrupts.as_ref())?;
     show(&module, &result, &options.answer, &mut make_printer(options.answer.json))?;
+    if asks_nothing && !result.foundanything && result.verdict() != Verdict::Absent {
+        print::note(&format!("`vigie query {module} --help` lists what can be asked"));
+    }
     match exit_of(&result, options.answer.fail_if_none) {
         Exit::Ok if has_findings(&module, &result) => Ok(Exit::NotWell),
         exit => Ok(exit),

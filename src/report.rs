@@ -106,7 +106,7 @@ fn push_json(text: &mut String, result: &ModuleResult, paint: Paint) {
 }
 
 /// What was not examined, and what went wrong. What is both is told once.
-fn push_left_out(text: &mut String, result: &ModuleResult, paint: Paint) {
+pub(crate) fn push_left_out(text: &mut String, result: &ModuleResult, paint: Paint) {
     let skipped = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
     let left_out: Vec<String> = skipped.map(|entry| format!("{}: {}", entry.what, entry.why)).collect();
     let told = |error: &str| {
