@@ -1,7 +1,7 @@
 //! What the agent must know of a module to read its configuration file, as data.
 //!
 //! The binary hands the agent the list of modules that are built in; the actors themselves name none. The two
-//! entries of [`FOREIGN_MODULES`] are here because programs of that name exist elsewhere and expect exactly
+//! entries of `FOREIGN_MODULES` are here because programs of that name exist elsewhere and expect exactly
 //! this form.
 
 use serde_json::Value;

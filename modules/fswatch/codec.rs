@@ -195,7 +195,7 @@ impl Tables {
         buffer
     }
 
-    /// Adds what [`Tables::encode_from`] wrote.
+    /// Adds what `Tables::encode_from` wrote.
     ///
     /// # Errors
     /// When it is something else.

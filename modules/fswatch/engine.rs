@@ -1,7 +1,7 @@
 //! Keeps what is known of the watched paths equal to what is there, and tells every difference.
 //!
 //! One thread owns the baseline. It asks the [`Mailbox`] what happened, waits for writes to settle, has the
-//! [`Workers`] look at the paths and compares what they found; a difference and its alert are written down together
+//! `Workers` look at the paths and compares what they found; a difference and its alert are written down together
 //! before the alert leaves. Every alert comes from a look at one path (`round.rs`); a scan (`scan.rs`) only finds which
 //! paths are worth a look, so that what it found a moment ago is never told after what a look found just now.
 //! Directories are watched before they are listed, so that nothing falls between.

@@ -949,7 +949,7 @@ impl Coverage {
             .is_some_and(|best| self.rules.groups[self.rules.entries[best.place.entry].group].follow)
     }
 
-    /// Whether a symbolic link at this path would be followed, see [`Coverage::follow_link`].
+    /// Whether a symbolic link at this path would be followed, see `Coverage::follow_link`.
     #[must_use]
     pub fn may_follow(&self, path: &Path) -> bool {
         let survey = self.survey(path);

@@ -1,7 +1,7 @@
 //! Reading every file again, a few at a time: the only way to see what changes without an event and without a change
 //! time, such as a store to a page that is mapped already, a clock that was turned back, or a disk that forgets.
 //!
-//! [`Pace`] says how many files are due so that all are read within a period, and how long to rest so that the share
+//! `Pace` says how many files are due so that all are read within a period, and how long to rest so that the share
 //! of a processor and the bytes a second stay within a budget. A thread of its own reads with the lowest priority for
 //! the disk, and leaves the page cache as it was.
 

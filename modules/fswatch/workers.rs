@@ -94,7 +94,7 @@ pub enum Job {
         directory: PathBuf,
         /// Only names after this one.
         after: Option<OsString>,
-        /// What is known to be in it after that, in the order of names: all, or at least [`PORTION_NAMES`].
+        /// What is known to be in it after that, in the order of names: all, or at least `PORTION_NAMES`.
         known: Vec<(OsString, Object)>,
         /// What to go by.
         rules: ScanRules,
