@@ -46,7 +46,7 @@ const TUNNELS: [u16; 5] = [768, 769, 776, 778, 823];
 pub struct Neighbour {
     /// Its address.
     pub address: IpAddr,
-    /// Its hardware address in the usual form, see [`hardware_text`].
+    /// Its hardware address in the usual form, see `hardware_text`.
     pub hardware: String,
 }
 
