@@ -87,7 +87,7 @@ pub enum AgentKeyError {
 /// Why a seal does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The text is larger than [`MAX_SEALED_BYTES`].
+    /// The text is larger than `MAX_SEALED_BYTES`.
     #[error("the sealed text has more than {MAX_SEALED_BYTES} bytes")]
     TooLarge,
     /// The signature is not 64 bytes in base64.

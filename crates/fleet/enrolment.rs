@@ -133,7 +133,7 @@ pub struct CheckedEnrolment<Signer> {
 /// Why an enrolment does not count.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnrolmentError {
-    /// It is larger than [`MAX_ENROLMENT_BYTES`].
+    /// It is larger than `MAX_ENROLMENT_BYTES`.
     #[error("the enrolment has {found} bytes, more than {MAX_ENROLMENT_BYTES}")]
     TooLarge {
         /// Its size.

@@ -31,13 +31,13 @@ pub const MAX_GROUPS: usize = 64;
 /// Facts that cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
-    /// More bytes than [`MAX_JSON_BYTES`].
+    /// More bytes than `MAX_JSON_BYTES`.
     #[error("facts of {0} bytes; at most {MAX_JSON_BYTES} are taken")]
     TooLarge(usize),
     /// Not the JSON of [`Facts`].
     #[error("facts are not readable")]
     Unreadable(#[source] serde_json::Error),
-    /// A text that is longer than [`MAX_FACT_BYTES`].
+    /// A text that is longer than `MAX_FACT_BYTES`.
     #[error("fact {name} has {bytes} bytes; at most {MAX_FACT_BYTES} are allowed")]
     TextTooLong {
         /// The fact.

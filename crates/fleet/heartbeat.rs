@@ -71,7 +71,7 @@ pub struct AlertHead {
 /// A heartbeat that does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum HeartbeatError {
-    /// It is larger than [`MAX_HEARTBEAT_BYTES`].
+    /// It is larger than `MAX_HEARTBEAT_BYTES`.
     #[error("the heartbeat has {0} bytes, more than {MAX_HEARTBEAT_BYTES}")]
     TooLarge(usize),
     /// It is not the JSON of a sealed heartbeat.

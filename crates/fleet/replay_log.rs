@@ -211,7 +211,7 @@ impl ReplayLog {
         self.ids.iter().filter(|(_, entry)| !entry.answered).map(|(id, _)| ActionId::from_random(*id))
     }
 
-    /// How many ids it holds; beyond [`MAX_IDS`] none is taken.
+    /// How many ids it holds; beyond `MAX_IDS` none is taken.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ids.len()

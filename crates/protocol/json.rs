@@ -14,7 +14,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Reads one JSON text, however it is laid out and with or without a byte order mark, and writes it anew without
 /// blanks between its parts. Texts, numbers, the order of keys and doubled keys stay as they are.
 ///
-/// Whatever comes from a file, a flag, a module or another host passes here, or through [`compact_raw`], before it
+/// Whatever comes from a file, a flag, a module or another host passes here, or through `compact_raw`, before it
 /// becomes part of a message: a line feed in it would end the message and begin one of its own.
 ///
 /// # Errors

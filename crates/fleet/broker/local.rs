@@ -99,7 +99,7 @@ pub struct LocalBrokerSettings {
     pub leaf_port: Option<u16>,
     /// Kill the server when the thread that started it ends, however that happens. Uses setpriv(1) of util-linux.
     pub die_with_parent: bool,
-    /// The program; without it [`SERVER_VARIABLE`], then `nats-server` in `PATH`, `/usr/sbin` or `/usr/local/bin`.
+    /// The program; without it `SERVER_VARIABLE`, then `nats-server` in `PATH`, `/usr/sbin` or `/usr/local/bin`.
     pub server: Option<PathBuf>,
     /// The time of the tokens, in seconds since 1970 (UTC).
     pub now: i64,

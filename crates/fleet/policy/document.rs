@@ -143,7 +143,7 @@ pub struct StandingRule {
     /// Most standing questions of an agent: 1 to 64, default 16.
     #[serde(default = "default_questions")]
     pub questions: u32,
-    /// Longest life of one, in seconds: 60 to [`MAX_STANDING_SECONDS`], default 30 days.
+    /// Longest life of one, in seconds: 60 to `MAX_STANDING_SECONDS`, default 30 days.
     #[serde(default = "default_standing")]
     pub max_window_seconds: u32,
 }
