@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -181,14 +181,16 @@ impl<'a> World<'a> {
         match choice {
             0..6 if starts => {
                 let before = self.host.wait_for("steady", |module| module["state"] == "running");
-                let (signal, exit, what) = if choice < 4 {
-                    (Signal::SIGKILL, "signalled(9)", "kill module")
+                // A stopped one that has much to read is found by that first.
+                let (signal, exits, what): (_, &[&str], _) = if choice < 4 {
+                    (Signal::SIGKILL, &["signalled(9)"], "kill module")
                 } else {
-                    (Signal::SIGSTOP, "heartbeat_lost", "stop module")
+                    (Signal::SIGSTOP, &["heartbeat_lost", "write_timeout"], "stop module")
                 };
                 kill(pid_of(&before), signal).ok();
                 self.host.wait_for("steady", |module| {
-                    module["restarts"].as_u64() > before["restarts"].as_u64() && module["last_exit"] == exit
+                    module["restarts"].as_u64() > before["restarts"].as_u64()
+                        && exits.iter().any(|exit| module["last_exit"] == *exit)
                 });
                 what
             }
@@ -235,8 +237,8 @@ fn wait_named(client: &mut Conversation, name: &str) {
 #[test]
 fn no_alert_is_lost_or_doubled_and_nothing_is_left_whatever_fails() {
     let rounds = setting("VIGIE_CHAOS_ROUNDS").unwrap_or(20);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros();
-    let seed = setting("VIGIE_CHAOS_SEED").unwrap_or(u64::try_from(now).unwrap_or_default());
+    // The same in every run, unless others are asked for.
+    let seed = setting("VIGIE_CHAOS_SEED").unwrap_or(1);
     println!("VIGIE_CHAOS_SEED={seed} VIGIE_CHAOS_ROUNDS={rounds}");
     let mut random = Random(seed);
     let host = Host::new(&SETTINGS, "");
