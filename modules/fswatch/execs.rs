@@ -146,8 +146,6 @@ pub struct Position<'a> {
     pub opened: &'a Opened,
     /// What was before this was before the event.
     pub horizon: u64,
-    /// The queue told already of everything before this; none when it may tell later of some of it.
-    pub complete: u64,
     /// What was read of it already has more that the process opened to run.
     pub more: bool,
 }
@@ -237,9 +235,9 @@ impl Execs {
         self.bytes -= gone.iter().map(|ran| ran.bytes()).sum::<usize>();
     }
 
-    /// The program that a process ran when it did what a queue tells now. That is certain when it ran nothing later, and
-    /// this either before all that the queue tells now or after the only time that it opened the program, of which the
-    /// queue told before.
+    /// The program that a process ran when it did what a queue tells now. That is certain when it ran this before all that
+    /// the queue tells now, and nothing later. That it opened the program before is no proof: a failed exec does as well, and
+    /// two openings can be told as one.
     #[must_use]
     pub fn of(&self, pid: i32, queue: Position<'_>) -> Option<(&Arc<Ran>, Certainty)> {
         let all = self.by_pid.get(&pid)?;
@@ -255,8 +253,6 @@ impl Execs {
             if is_newest { Certainty::Certain } else { Certainty::Likely }
         } else if queue.more || opened(ran) > runs {
             Certainty::Doubtful
-        } else if is_newest && ran.time < queue.complete {
-            Certainty::Certain
         } else {
             Certainty::Likely
         };
@@ -289,15 +285,10 @@ mod tests {
     use Certainty::{Certain, Doubtful, Likely};
 
     /// When it ran what it did something with, and how certain that is, where these were opened before.
-    fn time(
-        execs: &Execs,
-        pid: i32,
-        paths: &[&str],
-        [horizon, complete]: [u64; 2],
-    ) -> Option<(u64, Certainty)> {
+    fn time(execs: &Execs, pid: i32, paths: &[&str], horizon: u64) -> Option<(u64, Certainty)> {
         let mut opened = Opened::default();
         paths.iter().for_each(|path| opened.put(pid, path.into(), horizon));
-        let queue = Position { opened: &opened, horizon, complete, more: false };
+        let queue = Position { opened: &opened, horizon, more: false };
         execs.of(pid, queue).map(|(ran, certainty)| (ran.time, certainty))
     }
 
@@ -307,38 +298,33 @@ mod tests {
         let mut execs = Execs::default();
         execs.take(exec(7, 1, 100, "/bin/sh"), now);
         execs.take(exec(7, 1, 200, "/usr/sbin/useradd"), now);
-        let at = |paths: &[&str], horizon| time(&execs, 7, paths, [horizon, 0]);
+        let at = |paths: &[&str], horizon| time(&execs, 7, paths, horizon);
 
         assert_eq!(at(&[], 50), Some((100, Likely)));
         assert_eq!(at(&["/bin/sh"], 50), Some((100, Likely)));
         assert_eq!(at(&["/bin/sh"], 150), Some((100, Likely)));
         assert_eq!(at(&["/usr/sbin/useradd"], 150), Some((200, Likely)));
         assert_eq!(at(&["/bin/sh"], 250), Some((200, Certain)));
-        assert_eq!(time(&execs, 8, &[], [250, 0]), None);
+        assert_eq!(time(&execs, 8, &[], 250), None);
     }
 
     #[test]
-    fn it_is_certain_when_the_only_opening_was_told_before() {
+    fn a_program_that_was_opened_more_often_than_it_was_run_is_doubtful() {
         let mut execs = Execs::default();
         execs.take(exec(7, 1, 100, "/usr/bin/rpm"), Instant::now());
-        let at = |paths: &[&str], complete| time(&execs, 7, paths, [50, complete]);
+        let at = |paths: &[&str]| time(&execs, 7, paths, 50);
 
-        assert_eq!(at(&["/usr/bin/rpm", "/lib64/ld-linux-x86-64.so.2"], 150), Some((100, Certain)));
-        // Later openings may not have been told yet; of two, one was not the exec; none was told before.
-        assert_eq!(at(&["/usr/bin/rpm"], 90), Some((100, Likely)));
-        assert_eq!(at(&["/usr/bin/rpm", "/usr/bin/rpm"], 150), Some((100, Doubtful)));
-        assert_eq!(at(&[], 150), Some((100, Likely)));
+        assert_eq!(at(&["/usr/bin/rpm", "/lib64/ld-linux-x86-64.so.2"]), Some((100, Likely)));
+        assert_eq!(at(&["/usr/bin/rpm", "/usr/bin/rpm"]), Some((100, Doubtful)));
+        assert_eq!(at(&[]), Some((100, Likely)));
         let mut opened = Opened::default();
         opened.put(7, "/usr/bin/rpm".into(), 50);
-        let queue = Position { opened: &opened, horizon: 50, complete: 150, more: true };
+        let queue = Position { opened: &opened, horizon: 50, more: true };
         assert_eq!(execs.of(7, queue).map(|(_, certainty)| certainty), Some(Doubtful));
 
-        // It ran another program since then.
-        execs.take(exec(7, 1, 120, "/tmp/x"), Instant::now());
-        assert_eq!(time(&execs, 7, &["/usr/bin/rpm"], [50, 150]), Some((100, Likely)));
         // It ran it twice.
         execs.take(exec(7, 1, 140, "/usr/bin/rpm"), Instant::now());
-        assert_eq!(time(&execs, 7, &["/usr/bin/rpm", "/usr/bin/rpm"], [50, 150]), Some((140, Certain)));
+        assert_eq!(time(&execs, 7, &["/usr/bin/rpm", "/usr/bin/rpm"], 50), Some((140, Likely)));
     }
 
     #[test]
@@ -347,13 +333,13 @@ mod tests {
         let mut execs = Execs::default();
         execs.take(exec(7, 1, 100, "/bin/a"), now);
         execs.take(Event::Exit(Exit { pid: 7, start: 1, ..Exit::default() }), now);
-        assert!(time(&execs, 7, &[], [500, 0]).is_some());
+        assert!(time(&execs, 7, &[], 500).is_some());
 
         execs.take(exec(8, 2, 300, "/bin/b"), now + KEPT);
-        assert!(time(&execs, 7, &[], [500, 0]).is_none());
+        assert!(time(&execs, 7, &[], 500).is_none());
 
         execs.take(exec(8, 9, 400, "/bin/c"), now + KEPT);
-        assert_eq!(time(&execs, 8, &[], [0, 0]), Some((400, Likely)));
+        assert_eq!(time(&execs, 8, &[], 0), Some((400, Likely)));
     }
 
     #[test]
@@ -367,7 +353,7 @@ mod tests {
         assert!(execs.bytes <= MOST_BYTES, "{}", execs.bytes);
         let counted: usize = execs.by_pid.values().flatten().map(|ran| ran.bytes()).sum();
         assert_eq!(counted, execs.bytes);
-        assert!(time(&execs, 39_999 / 2, &[], [u64::MAX, 0]).is_some());
+        assert!(time(&execs, 39_999 / 2, &[], u64::MAX).is_some());
         assert!(execs.order.len() <= 4 * MOST_BYTES / ENTRY_BYTES + 1);
     }
 

@@ -198,7 +198,10 @@ impl<'a> World<'a> {
                 let Some(guard) = guard_of(self.agent()) else { return "no guard" };
                 // A stopped one is not continued: the agent kills it when it does not answer.
                 kill(guard, if choice == 6 { Signal::SIGKILL } else { Signal::SIGSTOP }).ok();
-                self.host.wait_condition("agent", "guard-missing");
+                wait_until("another guard, or that there is none", || {
+                    let is_new = guard_of(self.agent()).is_some_and(|now| now != guard);
+                    (is_new || self.host.condition("agent", "guard-missing").is_some()).then_some(())
+                });
                 if choice == 6 { "kill guard" } else { "stop guard" }
             }
             8 => {
@@ -235,6 +238,7 @@ fn wait_named(client: &mut Conversation, name: &str) {
 }
 
 #[test]
+#[ignore = "random faults, by hand: VIGIE_CHAOS_ROUNDS=100 cargo test --test end_to_end chaos -- --ignored"]
 fn no_alert_is_lost_or_doubled_and_nothing_is_left_whatever_fails() {
     let rounds = setting("VIGIE_CHAOS_ROUNDS").unwrap_or(20);
     // The same in every run, unless others are asked for.

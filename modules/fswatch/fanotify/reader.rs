@@ -101,8 +101,6 @@ pub(super) struct Reader {
     opened: Opened,
     /// Who opened what to run it in events that were read and not looked at yet, in their order.
     ahead: VecDeque<i32>,
-    /// Everything that happened before this was read, in nanoseconds since the start of the host; none when there may be more.
-    complete: u64,
     trust: Trust,
 }
 
@@ -132,7 +130,6 @@ impl Reader {
             read_at: 0,
             opened: Opened::default(),
             ahead: VecDeque::new(),
-            complete: 0,
             trust: Trust::default(),
         }
     }
@@ -161,7 +158,6 @@ impl Reader {
                     let events: Vec<_> = events.collect();
                     let count = events.len();
                     self.ahead = events.iter().flatten().filter_map(opener).collect();
-                    self.complete = if count < FULL { self.read_at } else { 0 };
                     for event in events {
                         match event {
                             Ok(event) => self.note(&event, &mut batch),
@@ -289,8 +285,7 @@ impl Reader {
     }
 
     fn process_of(&self, pid: i32) -> Arc<Process> {
-        let (horizon, complete) = (self.horizon, self.complete);
-        let queue = Position { opened: &self.opened, horizon, complete, more: self.ahead.contains(&pid) };
+        let queue = Position { opened: &self.opened, horizon: self.horizon, more: self.ahead.contains(&pid) };
         self.processes().of(pid, queue)
     }
 

@@ -55,11 +55,13 @@ impl Host {
     fn package(&self, version: &str, content: &str) -> PathBuf {
         let top = self.temp.path().join(version);
         fs::create_dir(&top).unwrap();
+        // With so little to do rpm would be gone in 20 ms; it lives until it was looked at.
         let spec = format!(
             "Name: vigie-test\nVersion: {version}\nRelease: 1\nSummary: x\nLicense: x\nBuildArch: noarch\n\
              %description\nx\n%install\nmkdir -p %{{buildroot}}/opt/vr/bin\n\
              for name in tool other; do echo {content} $name >%{{buildroot}}/opt/vr/bin/$name; done\n\
-             %files\n%attr(0755,root,root) /opt/vr/bin/*\n"
+             %files\n%attr(0755,root,root) /opt/vr/bin/*\n\
+             %post\nsleep 1\n%postun\nsleep 1\n"
         );
         fs::write(top.join("x.spec"), spec).unwrap();
         let define = format!("_topdir {}", top.display());
