@@ -21,7 +21,11 @@ use crate::source::{Options, SourceError};
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
-static PROGRAMS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/events.bpf.o")));
+/// The programs that read the kernel's memory by loads (see `bpf/kernel.h`).
+static DIRECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/direct.bpf.o")));
+
+/// The same that read by a helper, for kernels that refuse those.
+static PROBING: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/probing.bpf.o")));
 
 /// Records that are read before they are handed on: the bound of what waits in memory.
 const BATCH: usize = 1024;
@@ -83,36 +87,40 @@ fn failed(what: &'static str) -> impl Fn(libbpf_rs::Error) -> SourceError {
     move |error| SourceError::Bpf { what, why: error.to_string() }
 }
 
+fn load(programs: &'static Aligned<[u8]>, options: &Options) -> Result<Object, SourceError> {
+    let mut open = ObjectBuilder::default().open_memory(&programs.0).map_err(failed("be read"))?;
+    for mut map in open.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if name == "ring" {
+            map.set_max_entries(options.ring_bytes.next_power_of_two().max(64 * 1024))
+                .map_err(failed("have their ring"))?;
+        } else if name.ends_with(".rodata")
+            && let Some(value) = map.initial_value_mut()
+        {
+            // In the order in which events.bpf.c has them.
+            let settings = [
+                options.wanted_bits(),
+                options.wake_bytes,
+                options.argument_bytes,
+                options.environment_bytes,
+            ];
+            for (place, setting) in value.chunks_exact_mut(4).zip(settings) {
+                place.copy_from_slice(&setting.to_ne_bytes());
+            }
+        }
+    }
+    for mut program in open.progs_mut() {
+        let wanted = is_wanted(&program.name().to_string_lossy(), options);
+        program.set_autoload(wanted);
+    }
+    open.load().map_err(failed("be loaded"))
+}
+
 impl BpfSource {
     pub(crate) fn open(options: &Options) -> Result<Self, SourceError> {
         // What libbpf would print belongs into the error alone.
         libbpf_rs::set_print(None);
-        let mut open = ObjectBuilder::default().open_memory(&PROGRAMS.0).map_err(failed("be read"))?;
-        for mut map in open.maps_mut() {
-            let name = map.name().to_string_lossy().into_owned();
-            if name == "ring" {
-                map.set_max_entries(options.ring_bytes.next_power_of_two().max(64 * 1024))
-                    .map_err(failed("have their ring"))?;
-            } else if name.ends_with(".rodata")
-                && let Some(value) = map.initial_value_mut()
-            {
-                // In the order in which events.bpf.c has them.
-                let settings = [
-                    options.wanted_bits(),
-                    options.wake_bytes,
-                    options.argument_bytes,
-                    options.environment_bytes,
-                ];
-                for (place, setting) in value.chunks_exact_mut(4).zip(settings) {
-                    place.copy_from_slice(&setting.to_ne_bytes());
-                }
-            }
-        }
-        for mut program in open.progs_mut() {
-            let wanted = is_wanted(&program.name().to_string_lossy(), options);
-            program.set_autoload(wanted);
-        }
-        let object = open.load().map_err(failed("be loaded"))?;
+        let object = load(DIRECT, options).or_else(|_| load(PROBING, options))?;
         let mut links = Vec::new();
         let mut program_ids = Vec::new();
         for program in object.progs_mut() {
@@ -210,5 +218,30 @@ impl BpfSource {
             .map(|program| program.recursion_misses)
             .sum();
         Ok(counters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the kernel has the helper that the loads begin from, which came with 5.11.
+    fn takes_loads() -> bool {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+        (numbers.next(), numbers.next()) >= (Some(5), Some(11))
+    }
+
+    #[test]
+    fn the_kernel_takes_the_programs_in_both_forms() {
+        let options = Options::default();
+        libbpf_rs::set_print(None);
+        if let Err(error) = load(PROBING, &options) {
+            vigie_skipped::without_bpf(&error.to_string());
+            return;
+        }
+
+        assert_eq!(load(DIRECT, &options).is_ok(), takes_loads());
     }
 }

@@ -13,7 +13,9 @@ fn main() {
         return;
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    match compile(&out.join("events.bpf.o")) {
+    let both = compile(&out.join("direct.bpf.o"), &["-DDIRECT"])
+        .and_then(|()| compile(&out.join("probing.bpf.o"), &[]));
+    match both {
         Ok(()) => println!("cargo:rustc-cfg=bpf_program"),
         Err(why) => {
             println!("cargo:warning=without BPF: {why}");
@@ -26,7 +28,7 @@ fn absent(why: &str) {
     println!("cargo:rustc-env=VIGIE_NO_BPF_PROGRAM={}", why.replace('\n', " "));
 }
 
-fn compile(object: &Path) -> Result<(), String> {
+fn compile(object: &Path, flags: &[&str]) -> Result<(), String> {
     let clang = env::var("VIGIE_CLANG").unwrap_or_else(|_| "clang".to_owned());
     let architecture = match env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("x86_64") => "-D__TARGET_ARCH_x86",
@@ -35,6 +37,7 @@ fn compile(object: &Path) -> Result<(), String> {
     };
     let output = Command::new(&clang)
         .args(["-O2", "-g", "-target", "bpf", "-mcpu=v2", "-Wall", "-Wno-unused-function", architecture])
+        .args(flags)
         .args(["-fno-ident", "-ffile-prefix-map=bpf=.", "-c", "bpf/events.bpf.c", "-o"])
         .arg(object)
         .output()

@@ -198,21 +198,21 @@ fn exit(at: Bytes<'_>) -> Option<Exit> {
 }
 
 fn net(at: Bytes<'_>) -> Option<Net> {
-    let family = at.u16(188)?;
-    let (old, new) = (at.u16(190)?, at.u16(192)?);
+    let family = at.u16(28)?;
+    let (old, new) = (at.u16(30)?, at.u16(32)?);
     Some(Net {
         time: at.u64(8)?,
-        who: match at.array::<1>(198)? {
+        who: match at.array::<1>(38)? {
             [0] => None,
-            _ => Some(identity(at, 16)?),
+            _ => Some(identity(at, 72)?),
         },
-        socket: at.u64(176)?,
-        net_namespace: at.u32(184)?,
+        socket: at.u64(16)?,
+        net_namespace: at.u32(24)?,
         state: NetState::of(old, new)?,
-        local: address(family, at.array(200)?),
-        local_port: at.u16(194)?,
-        remote: address(family, at.array(216)?),
-        remote_port: at.u16(196)?,
+        local: address(family, at.array(40)?),
+        local_port: at.u16(34)?,
+        remote: address(family, at.array(56)?),
+        remote_port: at.u16(36)?,
     })
 }
 
