@@ -1,11 +1,11 @@
 //! Owns the configuration in force and replaces it when a better one can be read.
 //!
-//! Started last by the agent with a configuration that was loaded before; stopped first. Takes [`HangUp`] from
-//! the signal handler, [`Reload`] and [`GetConfig`] from `ControlServer`; tells its subscribers with
+//! Started last by the agent with a configuration that was loaded before; stopped first. Takes [`Reload`] from
+//! the signal handler and `ControlServer`, [`GetConfig`] from `ControlServer`; tells its subscribers with
 //! [`ConfigChanged`] and waits for them.
 //!
 //! ```text
-//!          Reload, HangUp                 read (blocking pool)
+//!              Reload                     read (a work thread)
 //! idle ──────────────────► reading ───────────────────────────► applying ──► idle, or reading again when
 //!                             ▲ more of them are collected           │        somebody asked meanwhile
 //!                             └──────────────────────────────────────┘
@@ -111,11 +111,6 @@ pub struct Reload {
     pub dry_run: bool,
 }
 
-/// Sent by the signal handler for each SIGHUP that it sees; the result is in the log and in [`GetConfig`].
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
-pub struct HangUp;
-
 /// What a pass found in the files.
 type Found = Result<LoadedConfig, Vec<ConfigProblem>>;
 
@@ -199,15 +194,6 @@ impl Handler<GetConfig> for ConfigLoader {
             problems: problems.take(MAX_PROBLEMS).cloned().collect(),
         };
         MessageResult(ConfigView { config: Arc::clone(&self.current), status })
-    }
-}
-
-impl Handler<HangUp> for ConfigLoader {
-    type Result = ();
-
-    fn handle(&mut self, _message: HangUp, ctx: &mut Self::Context) {
-        self.apply_next = true;
-        self.start_pass(ctx);
     }
 }
 

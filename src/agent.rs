@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use vigie_actors::alert_journal::{AlertJournal, FlushJournal};
 use vigie_actors::child::ProcessSpawner;
 use vigie_actors::conditions::{AlertOnFailure, Conditions, Reporter};
-use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, GetConfig, HangUp, Subscribe};
+use vigie_actors::config_loader::{ConfigLoader, ConfigLoaderSpec, GetConfig, Reload, Subscribe};
 use vigie_actors::containment::Containment;
 use vigie_actors::control_server::{AgentFacts, Asked, CloseSocket, ControlServer};
 use vigie_actors::descriptors;
@@ -322,7 +322,14 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
         });
         given_back.await.ok();
     });
+    let mut reloading = None;
     loop {
+        let reloaded = async {
+            match &mut reloading {
+                Some(reload) => reload.await,
+                None => std::future::pending().await,
+            }
+        };
         // Counted from the last sign of life: a stall is not made up for.
         let next_sign = async {
             match period {
@@ -348,19 +355,25 @@ async fn serve(prepared: &Prepared, waiting: SigSet) -> Result<(), Failure> {
                 info!(log, "SIGHUP, reloading");
                 running.keeper.try_send(ReopenLog).ok();
                 notifier.reloading();
-                let (loader, notifier) = (running.loader.clone(), notifier.clone());
-                let before = prepared.config.clone();
-                actix_rt::spawn(async move {
-                    loader.send(HangUp).await.ok();
-                    let config = loader.send(GetConfig).await.map_or(before, |view| view.config);
-                    notifier.ready(&status_of(&config));
-                });
+                // Replaces the one before: what this one finds is newer than what that one waits for.
+                reloading = Some(Box::pin(running.loader.send(Reload { dry_run: false })));
+            }
+            _ = reloaded => {
+                reloading = None;
+                tell_ready(&running.loader, &notifier, prepared).await;
             }
         }
     }
     notifier.stopping();
     stop(running, log).await;
     Ok(())
+}
+
+/// Tells the service manager that a reload is over and how many modules are supervised now.
+async fn tell_ready(loader: &Addr<ConfigLoader>, notifier: &Notifier, prepared: &Prepared) {
+    let view = loader.send(GetConfig).timeout(STATUS_PATIENCE).await;
+    let config = view.map_or_else(|_| prepared.config.clone(), |view| view.config);
+    notifier.ready(&status_of(&config));
 }
 
 fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {

@@ -190,11 +190,12 @@ async fn a_thousand_reloads_of_unchanged_files_keep_the_generation() {
 }
 
 #[actix_rt::test]
-async fn hang_ups_without_end_are_one_pass_and_the_last_state_of_the_file_wins() {
+async fn reloads_without_end_are_one_pass_and_the_last_state_of_the_file_wins() {
     let mut setup = setup("");
     setup.write("vigie.toml", "[agent]\nheartbeat_misses = 5\n");
     for _ in 0..100_000 {
-        setup.loader.try_send(HangUp).or_else(|_| setup.loader.clone().try_send(HangUp)).unwrap();
+        let order = || Reload { dry_run: false };
+        setup.loader.try_send(order()).or_else(|_| setup.loader.clone().try_send(order())).unwrap();
     }
 
     let report = setup.reload(false).await;

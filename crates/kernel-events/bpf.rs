@@ -238,7 +238,7 @@ mod tests {
         let options = Options::default();
         libbpf_rs::set_print(None);
         if let Err(error) = load(PROBING, &options) {
-            vigie_skipped::without_bpf(&error.to_string());
+            vigie_skipped::without_bpf(error);
             return;
         }
 
