@@ -7,4 +7,5 @@ pub mod installed;
 pub mod owners;
 mod rpm_header;
 pub mod sqlite;
+mod text;
 pub mod version;

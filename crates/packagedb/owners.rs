@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ use md5::Md5;
 use rustix::fs::OFlags;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+
+pub(crate) use crate::text::each_line;
 
 pub(crate) mod apk;
 pub(crate) mod dpkg;
@@ -35,9 +37,6 @@ const BELIEVED: Duration = Duration::from_secs(1);
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 128 * 1024;
-
-/// Longest line that is read, in bytes: the longest path with room for what stands beside it.
-const MAX_LINE_BYTES: usize = 8 * 1024;
 
 /// Most paths of one manager that are kept, 24 MB of them; hosts have some 200,000. The others belong to nobody.
 const MAX_PATHS: usize = 2_000_000;
@@ -407,35 +406,13 @@ impl From<&Metadata> for Stamp {
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
-}
-
-/// Gives each line of a file with its offset in bytes, without its newline; what is too long is left out.
-pub(crate) fn each_line(file: impl Read, mut each: impl FnMut(u64, &[u8])) -> io::Result<()> {
-    let mut reader = BufReader::with_capacity(16 * 1024, file);
-    let mut line = Vec::new();
-    let mut offset = 0;
-    loop {
-        line.clear();
-        let mut read = reader.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line)?;
-        if read == 0 {
-            return Ok(());
-        }
-        if line.last() == Some(&b'\n') {
-            line.pop();
-            each(offset, &line);
-        } else if read < MAX_LINE_BYTES {
-            each(offset, &line);
-        } else {
-            read += reader.skip_until(b'\n')?;
-        }
-        offset += read as u64;
-    }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::MAX_LINE_BYTES;
     use proptest::prelude::*;
 
     fn aliases(links: &[(&str, &str)]) -> Aliases {

@@ -96,7 +96,7 @@ pub fn answer(
     elapsed: Duration,
 ) -> ModuleResult {
     let private = query.extraprivacy;
-    let mut coverage = coverage(outcome, verified);
+    let mut coverage = coverage(parameters, outcome, verified);
     let mut errors = Vec::new();
     let mut bytes = 0;
     let mut elements = Elements::default();
@@ -160,11 +160,16 @@ pub fn answer(
     result
 }
 
-fn coverage(outcome: &Outcome, verified: Option<&Verified>) -> Coverage {
+fn coverage(parameters: &Parameters, outcome: &Outcome, verified: Option<&Verified>) -> Coverage {
     let mut coverage = Coverage::whole();
     coverage.examined = verified.map_or(outcome.examined, |verified| verified.files);
     if outcome.managers.is_empty() {
         coverage.skip("packages", "there is no database of dpkg, rpm or apk");
+    }
+    // A host has packages: a database that names none was emptied, or is that of a tool that manages nothing here.
+    let is_asked = outcome.managers.iter().any(|manager| parameters.wants_manager(*manager));
+    if is_asked && outcome.examined == 0 && outcome.unread.is_empty() && !outcome.stopped {
+        coverage.skip("packages", "the database names no package");
     }
     for unread in &outcome.unread {
         coverage.skip(shown(unread.path.as_os_str().as_encoded_bytes()), unread.why.clone());

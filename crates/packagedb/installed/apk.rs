@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::{Algorithm, Digest, FileRecord, Package, Unread, Visitor, Want, unread};
-use crate::owners::{Manager, apk, each_line, open};
+use crate::owners::{Manager, apk, open};
+use crate::text::{Damage, End, Line, is_text, lines};
 
 /// Where the database can be: the second on newer hosts, where `/lib` need not be a link to it.
 const PATHS: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
+
+/// What is read of a paragraph.
+const NEEDED: &[u8] = b"PVAoIfFRMaZ";
 
 /// Most files of a package that are read.
 const MAX_FILES: usize = 1_000_000;
@@ -22,6 +26,8 @@ pub(super) fn is_there(root: &Path) -> bool {
 /// A paragraph while it is read.
 #[derive(Default)]
 struct Paragraph {
+    /// The line that it begins with, from 1; 0 before it begins.
+    line: u64,
     package: Package,
     files: Vec<FileRecord>,
     directory: Vec<u8>,
@@ -32,21 +38,52 @@ struct Paragraph {
 pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
     let Some(path) = path(root) else { return Vec::new() };
     let mut paragraph = Paragraph::default();
+    let mut damage = Damage::default();
     let result = open(&path).and_then(|file| {
-        each_line(file, |_, line| match line {
-            [] => std::mem::take(&mut paragraph).hand_over(visitor),
-            [key, b':', value @ ..] => paragraph.add(*key, value),
-            _ => {}
+        lines(file, |Line { number, text, end, .. }| {
+            if text.is_empty() {
+                std::mem::take(&mut paragraph).hand_over(visitor, &mut damage);
+                return;
+            }
+            if paragraph.line == 0 {
+                paragraph.line = number;
+            }
+            match text {
+                _ if !is_text(text) => damage.note(number, "is no text"),
+                _ if end == End::File => damage.note(number, "is cut: the file ends in it"),
+                // Descriptions and dependencies are as long as they like.
+                [key, b':', ..] if end == End::TooLong => {
+                    if NEEDED.contains(key) {
+                        damage.note(number, "is too long");
+                    }
+                }
+                [key, b':', value @ ..] if key.is_ascii_alphabetic() => {
+                    if *key == b'P' && !paragraph.package.name.is_empty() {
+                        // The line between two paragraphs is gone.
+                        damage.note(number, "is a field that was there before");
+                    }
+                    paragraph.add(*key, value);
+                }
+                _ => damage.note(number, "is no field"),
+            }
         })
     });
-    paragraph.hand_over(visitor);
-    result.err().map(|error| unread(&path, error)).into_iter().collect()
+    paragraph.hand_over(visitor, &mut damage);
+    let failed = result.err().map(|error| unread(&path, format_args!("cannot be read: {error}")));
+    let damaged = (!damage.is_none()).then(|| unread(&path, &damage));
+    failed.into_iter().chain(damaged).collect()
 }
 
 impl Paragraph {
-    fn hand_over(mut self, visitor: &mut dyn Visitor) {
-        if self.package.name.is_empty() {
+    fn hand_over(mut self, visitor: &mut dyn Visitor, damage: &mut Damage) {
+        if self.line == 0 {
             return;
+        }
+        if self.package.name.is_empty() {
+            return damage.note(self.line, "begins a paragraph without the name of a package");
+        }
+        if self.package.version.is_empty() {
+            damage.note(self.line, "begins a package without a version");
         }
         if self.package.state.is_empty() {
             "installed".clone_into(&mut self.package.state);

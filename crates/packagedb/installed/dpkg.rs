@@ -3,16 +3,30 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Algorithm, Digest, FileRecord, Package, Unread, Visitor, Want, unread};
 use crate::owners::dpkg::{Diversion, Stanza, each_stanza, md5sum, read_diversions, status_files};
 use crate::owners::{Aliases, Manager, each_line, open};
+use crate::text::{Damage, End, Line, is_text, lines};
 
 /// Most packages and files of a package that are read.
 const MAX_PACKAGES: usize = 200_000;
 const MAX_FILES: usize = 2_000_000;
+
+/// The states of a package, see dpkg(1).
+const STATES: [&str; 8] = [
+    "not-installed",
+    "config-files",
+    "half-installed",
+    "unpacked",
+    "half-configured",
+    "triggers-awaited",
+    "triggers-pending",
+    "installed",
+];
 
 fn directory(root: &Path) -> PathBuf {
     root.join("var/lib/dpkg")
@@ -36,6 +50,15 @@ pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
     let directory = directory(root);
     let mut problems = Vec::new();
     let found = read_status(&directory, &mut problems);
+    for name in ["diversions", "statoverride"] {
+        let path = directory.join(name);
+        match open(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                problems.push(cannot_be_read(&path, error))
+            }
+            _ => {}
+        }
+    }
     // Lists name paths as packages have them, so links are not resolved here.
     let diversions = read_diversions(&directory.join("diversions"), &Aliases::default());
     let overrides = read_overrides(&directory.join("statoverride"));
@@ -62,11 +85,13 @@ fn read_status(directory: &Path, problems: &mut Vec<Unread>) -> Vec<Found> {
     let mut places: HashMap<String, usize> = HashMap::new();
     let info = directory.join("info");
     let mut read = |path: &Path, info: &Path, problems: &mut Vec<Unread>| {
+        let mut senseless = Vec::new();
         let result = open(path).and_then(|file| {
             each_stanza(file, |stanza| {
                 if stanza.package.is_empty() || found.len() >= MAX_PACKAGES {
                     return;
                 }
+                senseless.extend(senseless_in(stanza).map(|why| (stanza.line, why)));
                 let one = of_stanza(stanza, info);
                 let key = format!("{}:{}", stanza.package, stanza.architecture);
                 match places.get(&key) {
@@ -78,16 +103,23 @@ fn read_status(directory: &Path, problems: &mut Vec<Unread>) -> Vec<Found> {
                 }
             })
         });
-        if let Err(error) = result {
-            problems.push(unread(path, error));
+        match result {
+            Ok(mut damage) => {
+                senseless.into_iter().for_each(|(line, why)| damage.note(line, why));
+                problems.extend((!damage.is_none()).then(|| unread(path, &damage)));
+            }
+            Err(error) => problems.push(cannot_be_read(path, error)),
         }
     };
     let single = directory.join("status.d");
     let status = status_files(directory);
-    if status[0].exists() || !single.is_dir() {
+    let is_managed = status[0].exists() || !single.is_dir();
+    if is_managed {
         for path in &status {
             read(path, &info, problems);
         }
+        let cut = status.iter().filter(|path| is_cut(path));
+        problems.extend(cut.map(|path| unread(path, "is cut: it ends in the middle of a line")));
     }
     // Images without dpkg have a file for each package, with its digests beside it.
     let entries = std::fs::read_dir(&single).into_iter().flatten().flatten();
@@ -96,9 +128,53 @@ fn read_status(directory: &Path, problems: &mut Vec<Unread>) -> Vec<Found> {
     for path in entries.iter().filter(|path| path.extension().is_none_or(|end| end != "md5sums")) {
         read(path, &single, problems);
     }
+    if is_managed {
+        problems.extend(lists_of_nobody(&info, &found));
+    }
     // What is not installed leaves a stanza behind.
     found.retain(|one| one.package.state != "not-installed");
     found
+}
+
+/// What makes no sense in a paragraph, although each of its fields is one.
+fn senseless_in(stanza: &Stanza) -> Option<&'static str> {
+    // Images without dpkg may say nothing of it.
+    let state = stanza.status.split_ascii_whitespace().nth(2).unwrap_or("installed");
+    if (!stanza.status.is_empty() && stanza.status.split_ascii_whitespace().count() != 3)
+        || !STATES.contains(&state)
+    {
+        return Some("begins a package in an unknown state");
+    }
+    (stanza.version.is_empty() && !matches!(state, "not-installed" | "config-files"))
+        .then_some("begins a package without a version")
+}
+
+fn is_cut(path: &Path) -> bool {
+    let Ok(file) = open(path) else { return false };
+    let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return false };
+    let mut last = [0];
+    length > 0 && file.read_exact_at(&mut last, length - 1).is_ok() && last != *b"\n"
+}
+
+/// Every package that dpkg knows has a list, and a list without a package is what is left of a status that lost it.
+fn lists_of_nobody(info: &Path, found: &[Found]) -> Option<Unread> {
+    let names: HashSet<&[u8]> = found.iter().map(|one| one.package.name.as_bytes()).collect();
+    let entries = std::fs::read_dir(info).into_iter().flatten().flatten();
+    let nobodys = entries.filter(|entry| {
+        let name = entry.file_name();
+        let name = name.as_bytes().strip_suffix(b".list");
+        // The architecture stands behind a colon.
+        name.and_then(|name| name.split(|byte| *byte == b':').next())
+            .is_some_and(|name| !names.contains(name))
+    });
+    match nobodys.count() {
+        0 => None,
+        count => Some(unread(info, format_args!("has the lists of {count} packages that no status names"))),
+    }
+}
+
+fn cannot_be_read(path: &Path, error: impl std::fmt::Display) -> Unread {
+    unread(path, format_args!("cannot be read: {error}"))
 }
 
 fn of_stanza(stanza: &Stanza, info: &Path) -> Found {
@@ -142,27 +218,35 @@ fn read_overrides(path: &Path) -> Overrides {
     overrides
 }
 
-/// The paths of a list, but for that of the root directory.
-fn read_list(path: &Path) -> io::Result<Vec<Vec<u8>>> {
+/// The paths of a list, but for that of the root directory, and what makes no sense in it.
+fn read_list(path: &Path) -> io::Result<(Vec<Vec<u8>>, Damage)> {
     let mut paths = Vec::new();
-    each_line(open(path)?, |_, line| {
-        if line.starts_with(b"/") && line != b"/." && paths.len() < MAX_FILES {
-            paths.push(line.to_owned());
+    let mut damage = Damage::default();
+    lines(open(path)?, |Line { number, text, end, .. }| match text {
+        _ if end == End::TooLong || paths.len() >= MAX_FILES => damage.note(number, "is too much"),
+        [b'/', ..] if is_text(text) => {
+            if text != b"/." {
+                paths.push(text.to_owned());
+            }
         }
+        [] => {}
+        _ => damage.note(number, "is no path"),
     })?;
-    Ok(paths)
+    Ok((paths, damage))
 }
 
-fn read_md5sums(path: &Path) -> io::Result<HashMap<Vec<u8>, [u8; 16]>> {
+fn read_md5sums(path: &Path) -> io::Result<(HashMap<Vec<u8>, [u8; 16]>, Damage)> {
     let mut digests = HashMap::new();
-    each_line(open(path)?, |_, line| {
-        if let Some((md5, path)) = md5sum(line)
-            && digests.len() < MAX_FILES
-        {
+    let mut damage = Damage::default();
+    lines(open(path)?, |Line { number, text, end, .. }| match md5sum(text) {
+        _ if end == End::TooLong || digests.len() >= MAX_FILES => damage.note(number, "is too much"),
+        Some((md5, path)) => {
             digests.insert([b"/", &*path].concat(), md5);
         }
+        None if text.is_empty() => {}
+        None => damage.note(number, "is no digest of a path"),
     })?;
-    Ok(digests)
+    Ok((digests, damage))
 }
 
 fn read_files(
@@ -173,21 +257,38 @@ fn read_files(
     problems: &mut Vec<Unread>,
 ) -> Vec<FileRecord> {
     let md5sums = found.info.join(format!("{}.md5sums", found.file_name));
+    let mut is_there = true;
     let digests = match read_md5sums(&md5sums) {
-        Ok(digests) => digests,
+        Ok((digests, damage)) => {
+            problems.extend((!damage.is_none()).then(|| unread(&md5sums, &damage)));
+            digests
+        }
         // A package without files of its own has none.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            is_there = false;
+            HashMap::new()
+        }
         Err(error) => {
-            problems.push(unread(&md5sums, error));
+            problems.push(cannot_be_read(&md5sums, error));
             HashMap::new()
         }
     };
     let paths = match read_list(list) {
-        Ok(paths) => paths,
+        Ok((paths, damage)) => {
+            problems.extend((!damage.is_none()).then(|| unread(list, &damage)));
+            paths
+        }
         // Images without dpkg have digests only.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => digests.keys().cloned().collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let is_image = list.parent().is_some_and(|parent| parent.ends_with("status.d"));
+            let has_files = !matches!(&*found.package.state, "config-files" | "half-installed");
+            if has_files && !(is_image && is_there) {
+                problems.push(unread(list, "is missing: the files of its package are not known"));
+            }
+            digests.keys().cloned().collect()
+        }
         Err(error) => {
-            problems.push(unread(list, error));
+            problems.push(cannot_be_read(list, error));
             return Vec::new();
         }
     };

@@ -140,7 +140,8 @@ impl Database {
                 }
             }
             Line::Flags(_) | Line::Digest(_) | Line::Other => {}
-        })
+        })?;
+        Ok(())
     }
 
     /// Finds whose file a path is.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use self::incoming::Incoming;
 use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
+use crate::text::{Damage, End, Line, is_text, lines};
 
 /// Most configuration files that are kept, of one package and of all; hosts have some 1,000.
 const MAX_CONFFILES: usize = 100_000;
@@ -345,6 +346,8 @@ fn conffile(line: &[u8]) -> Option<(&[u8], Option<[u8; 16]>)> {
 /// What `status` says of a package.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stanza {
+    /// The line that it begins with, from 1; 0 before it begins.
+    pub(crate) line: u64,
     pub(crate) package: String,
     pub(crate) architecture: String,
     /// `Multi-Arch: same`: it can be installed for several architectures at once.
@@ -371,41 +374,86 @@ impl Stanza {
     }
 }
 
-pub(crate) fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result<()> {
+/// Gives each paragraph; what in it makes no sense is left out, and told.
+pub(crate) fn each_stanza(file: impl io::Read, mut each: impl FnMut(&Stanza)) -> io::Result<Damage> {
     let mut stanza = Stanza::default();
     let mut in_conffiles = false;
-    let result = each_line(file, |_, line| {
-        if line.starts_with(b" ") {
-            if in_conffiles
+    let mut damage = Damage::default();
+    lines(file, |line| {
+        let Line { number, text, end, .. } = line;
+        if matches!(text.first(), Some(b' ' | b'\t')) {
+            if stanza.line == 0 {
+                damage.note(number, "continues nothing");
+            } else if in_conffiles && end == End::TooLong {
+                damage.note(number, "is too long");
+            } else if in_conffiles
                 && stanza.conffiles.len() < MAX_CONFFILES
-                && let Some((path, md5)) = conffile(line)
+                && let Some((path, md5)) = conffile(text)
             {
                 stanza.conffiles.push((path.to_owned(), md5));
             }
             return;
         }
         in_conffiles = false;
-        if line.is_empty() {
-            each(&std::mem::take(&mut stanza));
+        if text.is_empty() {
+            if stanza.line > 0 {
+                end_of_stanza(&stanza, &mut damage, &mut each);
+                stanza = Stanza::default();
+            }
             return;
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
-        let value = line[colon + 1..].trim_ascii();
-        let text = || String::from_utf8_lossy(value).into_owned();
-        match &line[..colon] {
-            b"Package" => stanza.package = text(),
-            b"Architecture" => stanza.architecture = text(),
-            b"Multi-Arch" => stanza.several = value == b"same",
-            b"Version" => stanza.version = text(),
-            b"Status" => stanza.status = text(),
-            b"Source" => stanza.source = text(),
-            b"Installed-Size" => stanza.installed_size = text(),
-            b"Conffiles" => in_conffiles = true,
-            _ => {}
+        if stanza.line == 0 {
+            stanza.line = number;
         }
-    });
-    each(&stanza);
-    result
+        let colon = text.iter().position(|byte| *byte == b':');
+        let colon = colon.filter(|colon| text[..*colon].iter().all(u8::is_ascii_graphic) && *colon > 0);
+        let Some(colon) = colon else {
+            damage.note(number, "is no field");
+            return;
+        };
+        if !is_text(text) {
+            damage.note(number, "is no text");
+        }
+        let value = text[colon + 1..].trim_ascii();
+        let name = text[..colon].to_ascii_lowercase();
+        let field = match name.as_slice() {
+            b"package" => &mut stanza.package,
+            b"architecture" => &mut stanza.architecture,
+            b"version" => &mut stanza.version,
+            b"status" => &mut stanza.status,
+            b"source" => &mut stanza.source,
+            b"installed-size" => &mut stanza.installed_size,
+            b"multi-arch" => {
+                stanza.several = value == b"same";
+                return;
+            }
+            b"conffiles" => {
+                in_conffiles = true;
+                return;
+            }
+            _ => return,
+        };
+        if end == End::TooLong {
+            damage.note(number, "is too long");
+            return;
+        }
+        if !field.is_empty() {
+            // The line between two paragraphs is gone.
+            damage.note(number, "is a field that was there before");
+        }
+        *field = String::from_utf8_lossy(value).into_owned();
+    })?;
+    if stanza.line > 0 {
+        end_of_stanza(&stanza, &mut damage, &mut each);
+    }
+    Ok(damage)
+}
+
+fn end_of_stanza(stanza: &Stanza, damage: &mut Damage, each: &mut impl FnMut(&Stanza)) {
+    if stanza.package.is_empty() {
+        damage.note(stanza.line, "begins a paragraph without the name of a package");
+    }
+    each(stanza);
 }
 
 /// Reads all diversions; each has three lines: from, to, by.

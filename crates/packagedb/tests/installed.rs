@@ -94,6 +94,82 @@ fn packages_of_dpkg_have_state_source_and_files_with_digests_diversions_and_over
 }
 
 #[test]
+fn what_makes_no_sense_in_a_database_of_dpkg_is_told() {
+    let sound = "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\n";
+    let second = sound.replace("Package: a", "Package: b");
+    let zeros = "\0".repeat(600);
+    let joined = format!("{}{second}", sound.trim_end());
+    for (status, why) in [
+        (zeros.clone(), "line 1 is no field"),
+        (format!("{sound}{zeros}{second}"), "line 6 is no field"),
+        (format!("{sound}Package: b\nStatus: install ok inst"), "begins a package in an unknown state"),
+        (
+            format!("{sound}Package: b\nStatus: install ok installed\nVersion: 1"),
+            "it ends in the middle of a line",
+        ),
+        (format!("{sound}Status: install ok installed\nVersion: 1\n"), "without the name of a package"),
+        (format!("{sound}{}", second.replace("Version: 1\n", "")), "begins a package without a version"),
+        (format!("{sound} and more\n"), "continues nothing"),
+        (format!("{sound}Package: {}\nStatus: x\n", "b".repeat(10_000)), "is too long"),
+        (format!("{sound}Package: b\0\nStatus: install ok installed\nVersion: 1\n"), "is no text"),
+        (joined.replace("\n\n", "\n"), "is a field that was there before"),
+    ] {
+        let root = root(&[("var/lib/dpkg/status", &status)]);
+        let (_, problems) = read(root.path(), Manager::Dpkg);
+        assert!(problems.iter().any(|problem| problem.why.contains(why)), "{why}: {problems:?}");
+    }
+    // What is not read may be as long as it likes, and names of fields are written as anybody likes.
+    let long = sound.replace("Version", &format!("Provides: {}\nVERSION", "x".repeat(10_000)));
+    let root = root(&[("var/lib/dpkg/status", &*long), ("var/lib/dpkg/info/a.list", "/.\n/usr\n")]);
+    let (packages, problems) = read(root.path(), Manager::Dpkg);
+    assert_eq!((problems.len(), &*packages[0].0.version), (0, "1"));
+}
+
+#[test]
+fn a_list_that_is_gone_damaged_or_of_no_package_is_told() {
+    let status = "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\n";
+    let long = format!("/.\n/usr\n/usr/{}\n", "x".repeat(9_000));
+    for (files, why) in [
+        (&[][..], "is missing: the files of its package are not known"),
+        (&[("var/lib/dpkg/info/a.list", "\0\0\0\0")], "is damaged: line 1 is no path"),
+        (&[("var/lib/dpkg/info/a.list", &*long)], "is damaged: line 3 is too much"),
+        (
+            &[("var/lib/dpkg/info/a.list", "/.\n"), ("var/lib/dpkg/info/b:amd64.list", "/.\n")],
+            "has the lists of 1 packages that no status names",
+        ),
+        (
+            &[("var/lib/dpkg/info/a.list", "/.\n"), ("var/lib/dpkg/info/a.md5sums", "half a li")],
+            "is damaged: line 1 is no digest of a path",
+        ),
+    ] {
+        let root = root(&[files, &[("var/lib/dpkg/status", status)]].concat());
+        let (_, problems) = read(root.path(), Manager::Dpkg);
+        assert!(problems.iter().any(|problem| problem.why == why), "{why}: {problems:?}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_in_a_database_of_apk_is_told() {
+    let sound = "C:Q1x\nP:a\nV:1\nA:x86_64\nF:bin\nR:x\n\n";
+    let zeros = "\0".repeat(600);
+    for (installed, why) in [
+        (zeros.clone(), "line 1 is no text"),
+        (format!("{sound}{zeros}{sound}"), "line 8 is no text"),
+        (format!("{sound}C:Q1x\nP:b\nV:1."), "line 10 is cut: the file ends in it"),
+        (format!("{sound}C:Q1x\nV:1\n"), "without the name of a package"),
+        (format!("{sound}P:b\n"), "begins a package without a version"),
+        (format!("{sound}P:b\nV:1\nP:c\nV:1\n"), "is a field that was there before"),
+        (format!("{sound}P:b\nV:1\nF:{}\n", "x".repeat(9_000)), "is too long"),
+    ] {
+        let root = root(&[("lib/apk/db/installed", &installed)]);
+        let (_, problems) = read(root.path(), Manager::Apk);
+        assert!(problems.iter().any(|problem| problem.why.contains(why)), "{why}: {problems:?}");
+    }
+    let root = root(&[("lib/apk/db/installed", &format!("P:a\nV:1\nD:{}\n\n", "x ".repeat(9_000)))]);
+    assert_eq!(read(root.path(), Manager::Apk).1, []);
+}
+
+#[test]
 fn images_without_dpkg_have_a_file_for_each_package() {
     let root = root(&[
         ("var/lib/dpkg/status.d/base", "Package: base-files\nVersion: 12\nArchitecture: amd64\n"),

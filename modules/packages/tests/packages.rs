@@ -152,6 +152,35 @@ fn nothing_found_without_a_database_or_with_one_that_cannot_be_read_is_not_known
 }
 
 #[test]
+fn nothing_found_in_an_emptied_or_damaged_database_is_not_known() {
+    for (path, content) in [
+        ("var/lib/dpkg/status", String::new()),
+        ("var/lib/dpkg/status", "\0".repeat(4096)),
+        ("var/lib/dpkg/status", "Package: tool\nStatus: install ok installed\nVersion: 1\n\n".to_owned()),
+        ("var/lib/dpkg/info/tool.list", "\0".repeat(100)),
+    ] {
+        let host = Host::new();
+        host.write(path, &content);
+        let question = json!({"file": ["/usr/bin/nobodys"]});
+        assert_eq!(host.ask(&question)["coverage"]["complete"], false, "{path}: {content:?}");
+        assert!(host.run(&question, true).coverage.is_some_and(|coverage| !coverage.complete));
+    }
+    let emptied = Host::new();
+    fs::remove_dir_all(emptied.path("var/lib/dpkg/info")).unwrap();
+    emptied.write("var/lib/dpkg/status", "");
+    assert_eq!(emptied.ask(&json!({}))["coverage"]["complete"], false);
+
+    let host = Host::new();
+    for name in ["tool.list", "tool.md5sums"] {
+        fs::remove_file(host.path(&format!("var/lib/dpkg/info/{name}"))).unwrap();
+    }
+    // Without its records a package has no differences, and that proves nothing.
+    let answer = host.ask(&json!({"verify": true}));
+    assert_eq!(answer["coverage"]["complete"], false, "{answer}");
+    assert!(answer["errors"][0].as_str().unwrap().contains("tool.list"), "{answer}");
+}
+
+#[test]
 fn a_host_as_it_was_installed_has_no_findings() {
     if !vigie_skipped::is_root() {
         return;
