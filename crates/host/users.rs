@@ -67,6 +67,68 @@ pub fn account_number(text: &str) -> Option<u32> {
     u32::try_from(value & u64::from(u32::MAX)).ok()
 }
 
+/// A line of passwd(5), group(5), shadow(5) or gshadow(5) as the C library sees it: without blanks before it, and without
+/// what stands behind a NUL. `None` when nothing is left, or a comment.
+#[must_use]
+pub fn account_line(line: &[u8]) -> Option<&[u8]> {
+    let line = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    // isspace(3) has the vertical tab among them.
+    let blanks = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r')).count();
+    let line = &line[blanks..];
+    (!line.is_empty() && !line.starts_with(b"#")).then_some(line)
+}
+
+/// The fields of a line of passwd(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PasswdFields<'a> {
+    /// The account.
+    pub name: &'a str,
+    /// The password, or `x`.
+    pub password: &'a str,
+    /// The uid as it is written.
+    pub uid_text: &'a str,
+    /// The uid.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// The real name and more.
+    pub gecos: &'a str,
+    /// The home.
+    pub directory: &'a str,
+    /// Empty means `/bin/sh`.
+    pub shell: &'a str,
+    /// It has 7 fields, as it should. glibc logs in an account of four as well, and takes the eighth for a part of the shell;
+    /// musl passes over lines with fewer.
+    pub is_regular: bool,
+}
+
+/// Reads a line of passwd(5) as the C library does.
+///
+/// # Errors
+/// Why no library takes it for an account.
+pub fn passwd_fields(line: &str) -> Result<PasswdFields<'_>, &'static str> {
+    let mut fields = line.splitn(7, ':');
+    let mut next = || fields.next();
+    let (Some(name), Some(password), Some(uid_text), Some(gid)) = (next(), next(), next(), next()) else {
+        return Err("an account has 7 fields");
+    };
+    if name.is_empty() {
+        return Err("the account has no name");
+    }
+    let (gecos, directory, shell) = (next(), next(), next());
+    Ok(PasswdFields {
+        name,
+        password,
+        uid_text,
+        uid: account_number(uid_text).ok_or("the uid is no number")?,
+        gid: account_number(gid).ok_or("the gid is no number")?,
+        gecos: gecos.unwrap_or_default(),
+        directory: directory.unwrap_or_default(),
+        shell: shell.unwrap_or_default(),
+        is_regular: shell.is_some_and(|shell| !shell.contains(':')),
+    })
+}
+
 fn read(path: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(file) = File::open(path) {
@@ -79,9 +141,11 @@ fn read(path: &Path) -> String {
 fn parse(text: &str) -> (HashMap<u32, String>, HashMap<String, u32>) {
     let (mut names, mut numbers) = (HashMap::new(), HashMap::new());
     for line in text.lines() {
+        let line =
+            account_line(line.as_bytes()).and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
         let mut fields = line.split(':');
         if let (Some(name), Some(number)) = (fields.next().filter(|name| !name.is_empty()), fields.nth(1))
-            && let Ok(number) = number.parse::<u32>()
+            && let Some(number) = account_number(number)
         {
             names.entry(number).or_insert_with(|| name.to_owned());
             numbers.entry(name.to_owned()).or_insert(number);
@@ -93,6 +157,27 @@ fn parse(text: &str) -> (HashMap<u32, String>, HashMap<String, u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_passwd_is_an_account_where_the_c_library_takes_it_for_one() {
+        let read = |line: &[u8]| {
+            let line = account_line(line)?;
+            let fields = passwd_fields(std::str::from_utf8(line).unwrap()).ok()?;
+            Some((fields.name.to_owned(), fields.uid, fields.shell.to_owned(), fields.is_regular))
+        };
+        let account =
+            |name: &str, shell: &str, regular| Some((name.to_owned(), 0, shell.to_owned(), regular));
+
+        assert_eq!(read(b"a:x:0:0::/:/bin/sh"), account("a", "/bin/sh", true));
+        assert_eq!(read(b"a::0:0"), account("a", "", false));
+        assert_eq!(read(b"a::0:0:"), account("a", "", false));
+        assert_eq!(read(b" \t\x0ba:x:0:0::/:/bin/sh"), account("a", "/bin/sh", true));
+        assert_eq!(read(b"a:x:0:0::/:/bin/sh:more"), account("a", "/bin/sh:more", false));
+        assert_eq!(read(b"a:x:0:0::\0:/bin/sh"), account("a", "", false));
+        for line in [&b"a:x:0"[..], b":x:0:0:::", b" # a:x:0:0:::", b"a:x:0x0:0:::", b"\0\0", b""] {
+            assert_eq!(read(line), None, "{line:?}");
+        }
+    }
 
     #[test]
     fn the_first_name_of_a_number_counts() {

@@ -1,7 +1,7 @@
 //! passwd(5), shadow(5), group(5), gshadow(5): lines to values. Nothing is looked up here.
 
 use serde::Serialize;
-use vigie_host::users::account_number;
+use vigie_host::users::{account_line, account_number, passwd_fields};
 
 /// Most lines of one file that are read.
 const MAX_LINES: usize = 5_000_000;
@@ -27,6 +27,8 @@ pub struct Passwd {
     pub directory: String,
     /// Empty means `/bin/sh`.
     pub shell: String,
+    /// It has 7 fields; not every C library takes the others.
+    pub is_regular: bool,
 }
 
 /// What the password field of `/etc/passwd` says.
@@ -175,14 +177,15 @@ fn lines<T>(content: &[u8], read: impl Fn(u32, &str) -> Result<T, &'static str>)
     let mut all = Lines { read: Vec::new(), wrong: Vec::new() };
     for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u32..).take(MAX_LINES) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() || line.starts_with(b"#") {
-            continue;
+        let mut wrong =
+            line.contains(&0).then_some("the line holds zeros, and what stands behind them is not read");
+        if let Some(line) = account_line(line) {
+            match read(number, &String::from_utf8_lossy(line)) {
+                Ok(value) => all.read.push(value),
+                Err(why) => wrong = wrong.or(Some(why)),
+            }
         }
-        match read(number, &String::from_utf8_lossy(line)) {
-            Ok(value) => all.read.push(value),
-            Err(_) if all.wrong.len() > 1_000 => {}
-            Err(why) => all.wrong.push((number, why)),
-        }
+        all.wrong.extend(wrong.filter(|_| all.wrong.len() <= 1_000).map(|why| (number, why)));
     }
     all
 }
@@ -194,28 +197,22 @@ pub fn passwd(content: &[u8]) -> Lines<Passwd> {
         if text.starts_with(['+', '-']) {
             return Err("accounts of another service are taken in here (compat)");
         }
-        let fields: Vec<&str> = text.split(':').collect();
-        let [name, password, uid, gid, gecos, directory, shell] = *fields.as_slice() else {
-            return Err("an account has 7 fields");
-        };
-        if name.is_empty() {
-            return Err("the account has no name");
-        }
-        let number = account_number(uid).ok_or("the uid is no number")?;
+        let fields = passwd_fields(text)?;
         Ok(Passwd {
             line,
-            name: name.to_owned(),
-            password: if password == "x" {
+            name: fields.name.to_owned(),
+            password: if fields.password == "x" {
                 PasswordField::Shadow
             } else {
-                PasswordField::Here(Password::of(password))
+                PasswordField::Here(Password::of(fields.password))
             },
-            uid: number,
-            odd_uid: uid != number.to_string(),
-            gid: account_number(gid).ok_or("the gid is no number")?,
-            gecos: gecos.to_owned(),
-            directory: directory.to_owned(),
-            shell: shell.to_owned(),
+            uid: fields.uid,
+            odd_uid: fields.uid_text != fields.uid.to_string(),
+            gid: fields.gid,
+            gecos: fields.gecos.to_owned(),
+            directory: fields.directory.to_owned(),
+            shell: fields.shell.to_owned(),
+            is_regular: fields.is_regular,
         })
     })
 }
@@ -249,8 +246,12 @@ pub fn shadow(content: &[u8]) -> Lines<Shadow> {
 #[must_use]
 pub fn group(content: &[u8]) -> Lines<Group> {
     lines(content, |line, text| {
-        let fields: Vec<&str> = text.split(':').collect();
-        let [name, password, gid, members] = *fields.as_slice() else { return Err("a group has 4 fields") };
+        // The C library does without the fourth, and takes what else there is for a part of it.
+        let mut fields = text.splitn(4, ':');
+        let (Some(name), Some(password), Some(gid)) = (fields.next(), fields.next(), fields.next()) else {
+            return Err("a group has 4 fields");
+        };
+        let members = fields.next().unwrap_or_default();
         Ok(Group {
             line,
             name: name.to_owned(),
@@ -317,16 +318,17 @@ mod tests {
     #[test]
     fn lines_that_make_no_sense_are_told_by_number() {
         let read =
-            passwd(b"root:x:0:0::/root:/bin/sh\n\n# c\n+::::::\nann:x:x:1::/:/\nbob:x: 00:1::/:\nfew:x\n");
+            passwd(b"root:x:0:0::/root:/bin/sh\n\n# c\n+::::::\nann:x:x:1::/:/\nbob:x: 00:1::/:\nfew:x\n toor::0:0\n\0\0\0\n");
 
         assert_eq!(
             read.read
                 .iter()
                 .map(|account| (account.name.as_str(), account.uid, account.odd_uid))
                 .collect::<Vec<_>>(),
-            [("root", 0, false), ("bob", 0, true)]
+            [("root", 0, false), ("bob", 0, true), ("toor", 0, false)]
         );
-        assert_eq!(read.wrong.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [4, 5, 7]);
+        assert_eq!(read.wrong.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [4, 5, 7, 9]);
+        assert_eq!(group(b" sudo:x:27\n").read[0].name, "sudo");
     }
 
     #[test]

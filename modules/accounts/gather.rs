@@ -194,6 +194,17 @@ impl Gatherer<'_> {
         }
     }
 
+    /// Tells lines that are not understood: another program may understand them.
+    fn wrong_lines(&mut self, path: &str, lines: Vec<(u32, &'static str)>) {
+        if !lines.is_empty() {
+            let why = format!("{} of its lines are not understood: see the problems", lines.len());
+            self.found.coverage.skip(path, why);
+        }
+        for (line, why) in lines {
+            self.problem(path, Some(line), why);
+        }
+    }
+
     fn read(&mut self, path: &str, limit: usize) -> Option<Vec<u8>> {
         match self.tree.read(path, limit) {
             Ok(content) => {
@@ -248,12 +259,12 @@ impl Gatherer<'_> {
 
     fn accounts(&mut self) {
         let mut shadow: HashMap<String, Shadow> = HashMap::new();
+        let mut has_shadow = false;
         for path in ["/etc/shadow", "/usr/lib/shadow", "/var/lib/extrausers/shadow"] {
             let Some(content) = self.read(path, MAX_FILE) else { continue };
+            has_shadow = true;
             let lines = files::shadow(&content);
-            for (line, why) in lines.wrong {
-                self.problem(path, Some(line), why);
-            }
+            self.wrong_lines(path, lines.wrong);
             for entry in lines.read {
                 if shadow.contains_key(&entry.name) {
                     self.problem(path, Some(entry.line), "a second line for this account");
@@ -262,14 +273,13 @@ impl Gatherer<'_> {
                 }
             }
         }
+        let mut is_shadowed = false;
         let mut names: HashSet<String> = HashSet::new();
         let mut uids: HashMap<u32, String> = HashMap::new();
         for path in ["/etc/passwd", "/usr/lib/passwd", "/var/lib/extrausers/passwd"] {
             let Some(content) = self.read(path, MAX_FILE) else { continue };
             let lines = files::passwd(&content);
-            for (line, why) in lines.wrong {
-                self.problem(path, Some(line), why);
-            }
+            self.wrong_lines(path, lines.wrong);
             for account in lines.read {
                 let mut problems = Vec::new();
                 if !names.insert(account.name.clone()) {
@@ -286,6 +296,11 @@ impl Gatherer<'_> {
                 if account.uid == 0 && account.name != "root" {
                     problems.push("it is root by another name".to_owned());
                 }
+                if !account.is_regular {
+                    problems
+                        .push("its line has not 7 fields, and some programs take it nevertheless".to_owned());
+                }
+                is_shadowed |= account.password == PasswordField::Shadow;
                 if account.name.len() > 32 {
                     problems.push("the name is longer than 32".to_owned());
                 }
@@ -300,6 +315,12 @@ impl Gatherer<'_> {
                 line,
                 problem: "a line for an account that is not there".to_owned(),
             });
+        }
+        if names.is_empty() {
+            self.found.coverage.skip("/etc/passwd", "it names no account");
+        }
+        if is_shadowed && !has_shadow {
+            self.found.coverage.skip("/etc/shadow", "it is not there: states of passwords are not known");
         }
         self.userdb(&names);
     }
@@ -373,7 +394,15 @@ impl Gatherer<'_> {
     /// Records of systemd's userdb, see nss-systemd(8).
     fn userdb(&mut self, names: &HashSet<String>) {
         for directory in ["/etc/userdb", "/run/userdb", "/run/host/userdb", "/usr/lib/userdb"] {
-            for entry in self.tree.list(directory.as_bytes()).unwrap_or_default() {
+            let entries = match self.tree.list(directory.as_bytes()) {
+                Ok(entries) => entries,
+                Err(Unread::Gone) => continue,
+                Err(why) => {
+                    self.found.coverage.skip(directory, why.to_string());
+                    continue;
+                }
+            };
+            for entry in entries {
                 if !entry.name().ends_with(b".user") || entry.status.is_link() {
                     continue;
                 }
@@ -434,9 +463,7 @@ impl Gatherer<'_> {
         let mut shadow: HashMap<String, files::Group> = HashMap::new();
         if let Some(content) = self.read("/etc/gshadow", MAX_FILE) {
             let lines = files::gshadow(&content);
-            for (line, why) in lines.wrong {
-                self.problem("/etc/gshadow", Some(line), why);
-            }
+            self.wrong_lines("/etc/gshadow", lines.wrong);
             shadow.extend(lines.read.into_iter().map(|group| (group.name.clone(), group)));
         }
         let mut primary: HashMap<u32, Vec<String>> = HashMap::new();
@@ -445,12 +472,12 @@ impl Gatherer<'_> {
         }
         let mut memberships: HashMap<String, Vec<String>> = HashMap::new();
         let mut names = HashSet::new();
+        // Rights belong to the number: whoever is in one group of it is in all.
+        let mut of_number: BTreeMap<u32, (Vec<String>, BTreeSet<String>)> = BTreeMap::new();
         for path in ["/etc/group", "/usr/lib/group", "/var/lib/extrausers/group"] {
             let Some(content) = self.read(path, MAX_FILE) else { continue };
             let lines = files::group(&content);
-            for (line, why) in lines.wrong {
-                self.problem(path, Some(line), why);
-            }
+            self.wrong_lines(path, lines.wrong);
             for group in lines.read {
                 if !names.insert(group.name.clone()) {
                     self.problem(path, Some(group.line), "a second group of this name");
@@ -462,6 +489,12 @@ impl Gatherer<'_> {
                 for member in &members {
                     memberships.entry(member.clone()).or_default().push(group.name.clone());
                 }
+                let (same, all) = of_number.entry(group.gid).or_default();
+                if let Some(first) = same.first().filter(|first| **first != group.name) {
+                    self.problem(path, Some(group.line), format!("the same gid as {first}"));
+                }
+                same.push(group.name.clone());
+                all.extend(members.iter().cloned());
                 let password = more.map_or(group.password, |more| more.password).status;
                 self.found.groups.push(Group {
                     groupname: group.name,
@@ -472,6 +505,11 @@ impl Gatherer<'_> {
                     source: path.to_owned(),
                     line: group.line,
                 });
+            }
+        }
+        for (names, members) in of_number.into_values().filter(|(names, _)| names.len() > 1) {
+            for member in members {
+                memberships.entry(member).or_default().extend(names.iter().cloned());
             }
         }
         for user in &mut self.found.users {
@@ -580,7 +618,13 @@ impl Gatherer<'_> {
         } else {
             self.open_directory(&file, uid)
         };
-        for mut key in keys::parse(&content) {
+        let (keys, wrong) = keys::parse_all(&content);
+        if let Some(line) = wrong.first() {
+            let more =
+                if wrong.len() > 1 { format!(", and {} more", wrong.len() - 1) } else { String::new() };
+            self.problem(&shown(&file.path), Some(*line), format!("no key of a known kind{more}"));
+        }
+        for mut key in keys {
             if self.found.keys.len() >= MAX_ALL_KEYS {
                 self.found.coverage.skip(path, "there are more keys than an answer holds");
                 return;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// Longest line that sshd reads, in bytes.
-const MAX_LINE: usize = 16 * 1024;
+/// Most bytes of a comment that are told: sshd reads lines of any length.
+const MAX_COMMENT: usize = 1024;
 
 /// Types of keys that OpenSSH knows, or knew.
 const TYPES: [&str; 22] = [
@@ -87,20 +87,25 @@ pub struct Key {
 /// not show.
 #[must_use]
 pub fn parse(content: &[u8]) -> Vec<Key> {
-    let mut keys = Vec::new();
+    parse_all(content).0
+}
+
+/// The keys of a file, and the lines that hold none and are no comments.
+pub(crate) fn parse_all(content: &[u8]) -> (Vec<Key>, Vec<u32>) {
+    let (mut keys, mut wrong) = (Vec::new(), Vec::new());
     for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u32..) {
-        if line.len() > MAX_LINE {
-            continue;
-        }
         // What stands after a NUL is not seen by sshd.
         let line = line.split(|byte| *byte == 0).next().unwrap_or_default();
         let line = String::from_utf8_lossy(line);
         let line = line.trim_end_matches('\r').trim_start_matches([' ', '\t']);
         if !line.is_empty() && !line.starts_with('#') {
-            keys.extend(key(number, line));
+            match key(number, line) {
+                Some(key) => keys.push(key),
+                None => wrong.push(number),
+            }
         }
     }
-    keys
+    (keys, wrong)
 }
 
 fn key(line: u32, text: &str) -> Option<Key> {
@@ -121,7 +126,7 @@ fn key(line: u32, text: &str) -> Option<Key> {
         line,
         algorithm: algorithm.to_owned(),
         fingerprint: fingerprint(&blob),
-        comment: comment.to_owned(),
+        comment: comment[..comment.floor_char_boundary(MAX_COMMENT)].to_owned(),
         options,
         cert_authority,
         ignored: unknown.then_some("it has an option that sshd does not know"),

@@ -95,6 +95,8 @@ pub struct Policy {
     pub problems: Vec<Problem>,
     /// Files that were read.
     pub files: u64,
+    /// There are more rules, or members of one alias, than are worked out.
+    pub is_cut: bool,
 }
 
 /// What a file says, before aliases are worked out.
@@ -110,7 +112,20 @@ pub fn read(tree: &Tree, path: &str, host: &str, coverage: &mut Coverage) -> Pol
     let mut reader = Reader { tree, host, coverage, said: Vec::new(), policy: Policy::default() };
     reader.file(path.as_bytes(), 0, true);
     let Reader { said, policy, .. } = reader;
-    expand(said, policy, host)
+    let mut unread: Vec<&str> = said
+        .iter()
+        .filter(|said| matches!(said.entry, Entry::Wrong { .. }))
+        .map(|said| said.file.as_str())
+        .collect();
+    unread.dedup();
+    for file in unread {
+        coverage.skip(file, "lines of it are not understood: see the problems");
+    }
+    let policy = expand(said, policy, host);
+    if policy.is_cut {
+        coverage.skip(path, "its rules and aliases are more than are worked out");
+    }
+    policy
 }
 
 /// Works out one file without includes.
@@ -261,13 +276,18 @@ fn expand(said: Vec<Said>, mut policy: Policy, host: &str) -> Policy {
     for Said { file, line, entry } in &said {
         let Entry::Rule { users, privileges } = entry else { continue };
         let users = names(&aliases, AliasKind::User, users);
+        policy.is_cut |= users.len() >= MAX_MEMBERS;
         for (hosts, specs) in privileges {
             let hosts = names(&aliases, AliasKind::Host, hosts);
+            policy.is_cut |= hosts.len() >= MAX_MEMBERS;
             let forbids_some = specs.iter().any(|spec| spec.command.negated);
             let allows_all = specs.iter().any(|spec| spec.command.name == "ALL" && !spec.command.negated);
             for spec in specs {
-                for command in members(&aliases, AliasKind::Command, std::slice::from_ref(&spec.command)) {
+                let commands = members(&aliases, AliasKind::Command, std::slice::from_ref(&spec.command));
+                policy.is_cut |= commands.len() >= MAX_MEMBERS;
+                for command in commands {
                     if policy.rules.len() >= MAX_RULES {
+                        policy.is_cut = true;
                         return policy;
                     }
                     let mut rule = rule_of(&aliases, spec, &command);

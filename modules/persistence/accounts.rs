@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vigie_host::shown;
-use vigie_host::users::account_number;
+use vigie_host::users::{account_line, account_number};
 use vigie_tree::{Entry, Unread};
 
 use crate::catalogue::AUTHORIZED_KEYS;
@@ -136,6 +136,7 @@ impl Scan<'_> {
     fn shadow(&mut self) {
         let Some((entry, content)) = self.database("/etc/shadow") else { return };
         for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u32..) {
+            let Some(line) = account_line(line) else { continue };
             let mut fields = line.split(|byte| *byte == b':');
             let (Some(name), Some(password)) = (fields.next(), fields.next()) else { continue };
             if !name.is_empty() && password.is_empty() {
@@ -156,11 +157,26 @@ impl Scan<'_> {
         let mut members: BTreeMap<(u32, String), BTreeSet<String>> = BTreeMap::new();
         for path in ["/etc/group", "/etc/gshadow"] {
             let Some((entry, content)) = self.database(path) else { continue };
-            for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u32..) {
-                let line = String::from_utf8_lossy(line);
-                let fields: Vec<&str> = line.split(':').collect();
-                let [name, _, third, fourth, ..] = *fields.as_slice() else { continue };
-                if !POWERFUL.contains(&name) {
+            let lines = content.split(|byte| *byte == b'\n').zip(1_u32..);
+            let lines = lines.filter_map(|(line, number)| Some((account_line(line)?, number)));
+            let lines: Vec<_> = lines.map(|(line, number)| (String::from_utf8_lossy(line), number)).collect();
+            let fields = |line: &'_ str| -> Option<(String, String, String)> {
+                let mut fields = line.splitn(4, ':').map(str::to_owned);
+                let (name, _, third) = (fields.next()?, fields.next()?, fields.next()?);
+                Some((name, third, fields.next().unwrap_or_default()))
+            };
+            let gid = |third: &str| account_number(third).filter(|_| path == "/etc/group");
+            // Rights belong to the number, and another group can have the same.
+            let powerful: BTreeSet<u32> = lines
+                .iter()
+                .filter_map(|(line, _)| fields(line))
+                .filter(|(name, _, _)| POWERFUL.contains(&name.as_str()))
+                .filter_map(|(_, third, _)| gid(&third))
+                .collect();
+            for (line, number) in &lines {
+                let Some((name, third, fourth)) = fields(line) else { continue };
+                let (name, third, fourth, number) = (name.as_str(), third.as_str(), fourth.as_str(), *number);
+                if !POWERFUL.contains(&name) && gid(third).is_none_or(|gid| !powerful.contains(&gid)) {
                     continue;
                 }
                 let names = |list: &str| {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use vigie_host::users::account_number;
+use vigie_host::users::{account_line, passwd_fields};
 use vigie_sdk::Coverage;
 use vigie_tree::{Tree, Unread};
 
@@ -64,18 +64,16 @@ pub(crate) fn accounts(tree: &Tree, coverage: &mut Coverage) -> Vec<Account> {
 /// Reads lines of passwd(5).
 pub(crate) fn parse(content: &[u8]) -> Vec<Account> {
     let account = |(line, number): (&[u8], u32)| {
-        let line = String::from_utf8_lossy(line);
-        let fields: Vec<&str> = line.split(':').collect();
-        let [name, password, uid, gid, _, home, rest @ ..] = fields.as_slice() else { return None };
-        (!name.is_empty() && !name.starts_with('#')).then_some(())?;
+        let line = String::from_utf8_lossy(account_line(line)?);
+        let fields = passwd_fields(&line).ok()?;
         Some(Account {
             line: number,
-            name: (*name).to_owned(),
-            no_password: password.is_empty(),
-            uid: account_number(uid)?,
-            gid: account_number(gid)?,
-            home: (*home).to_owned(),
-            shell: rest.first().copied().unwrap_or_default().trim_end_matches('\r').to_owned(),
+            name: fields.name.to_owned(),
+            no_password: fields.password.is_empty(),
+            uid: fields.uid,
+            gid: fields.gid,
+            home: fields.directory.to_owned(),
+            shell: fields.shell.trim_end_matches('\r').to_owned(),
         })
     };
     content.split(|byte| *byte == b'\n').zip(1_u32..).filter_map(account).collect()
@@ -133,6 +131,8 @@ pub(crate) fn homes(tree: &Tree, accounts: &[Account], coverage: &mut Coverage) 
 
 #[cfg(test)]
 mod tests {
+    use vigie_host::users::account_number;
+
     use super::*;
 
     #[test]
@@ -146,9 +146,10 @@ mod tests {
 
     #[test]
     fn lines_of_passwd_are_accounts() {
-        let read = parse(b"root:x:0:0:root:/root:/bin/bash\n# no\nbroken\na::1:1::/a\n");
+        let read = parse(b"root:x:0:0:root:/root:/bin/bash\n# no\nbroken\na::1:1::/a\n toor::0:0\n");
 
-        assert_eq!(read.len(), 2);
+        assert_eq!(read.len(), 3);
+        assert_eq!((read[2].uid, read[2].name.as_str()), (0, "toor"));
         assert_eq!((read[1].line, read[1].no_password, read[1].shell.as_str()), (4, true, ""));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
 use vigie_host::mounts::Mount;
 use vigie_host::shown;
 use vigie_tree::Entry;
@@ -239,11 +240,19 @@ impl Scan<'_> {
                     continue;
                 }
             };
-            let Ok(program) = std::fs::metadata(&link) else { continue };
+            // Nobody is asked: the file system of a program, or of another host, may never answer.
+            let wanted = StatxFlags::NLINK | StatxFlags::UID;
+            let program = match statx(CWD, &link, AtFlags::STATX_DONT_SYNC, wanted) {
+                Ok(program) => program,
+                Err(error) => {
+                    hidden += u64::from(error == Errno::ACCESS);
+                    continue;
+                }
+            };
             let path = shown(target.as_os_str().as_bytes());
             let is_memory = path.starts_with("/memfd:");
             let lies_open = ["/tmp/", "/var/tmp/", "/dev/shm/"].iter().any(|top| path.starts_with(top));
-            let is_gone = program.nlink() == 0;
+            let is_gone = program.stx_nlink == 0;
             let is_orphan = parent_of(pid) == Some(1);
             if (is_gone || lies_open) && is_orphan {
                 let how = match (is_memory, is_gone) {
@@ -253,8 +262,8 @@ impl Scan<'_> {
                 };
                 let mut record =
                     self.live_record("live-orphan", &path, Verdict::Local, format!("process {pid}: {how}"));
-                record.uid = Some(program.uid());
-                record.owner = self.name_of(program.uid()).cloned();
+                record.uid = Some(program.stx_uid);
+                record.owner = self.name_of(program.stx_uid).cloned();
                 self.push(record);
             }
         }

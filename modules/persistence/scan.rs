@@ -281,6 +281,17 @@ impl<'a> Scan<'a> {
         (None, self.digests(file))
     }
 
+    /// Notes a file whose lines were not read because there are too many, unless it is as a package brought it.
+    pub(crate) fn note_long(&mut self, opened: &Opened) {
+        let is_long = |file: &&Entry| file.status.is_file() && file.status.size > MAX_TEXT as u64;
+        if opened.content.is_none()
+            && let Some(file) = opened.file.as_ref().filter(is_long)
+            && !matches!(opened.explained.origin, Origin::Packaged)
+        {
+            self.coverage.skip(shown(&file.path), "it is too long: its lines were not read");
+        }
+    }
+
     /// The digests of a file, as far as there is room for it.
     pub(crate) fn digests(&mut self, file: &Entry) -> Option<Digests> {
         let fits = file.status.size <= MAX_DIGESTED;
@@ -313,6 +324,10 @@ impl<'a> Scan<'a> {
         if strangers_only && origin.is_explained() {
             return;
         }
+        if !format.is_whole() {
+            self.note_long(opened);
+        }
+        let origin = &opened.explained.origin;
         let found = match &opened.content {
             Some(content) if !format.is_whole() => items(format, content),
             _ => Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use vigie_host::shown;
-use vigie_tree::Entry;
+use vigie_tree::{Entry, Unread};
 
 use crate::difference::beside;
 use crate::explain::MAX_TEXT;
@@ -67,6 +67,11 @@ struct Area {
     helper: &'static str,
 }
 
+/// What a directory among units is for: the unit, and how it is changed.
+fn directory_kind(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "d" | "wants" | "requires" | "upholds"))
+}
+
 impl Scan<'_> {
     /// Reads the units of the system and of all users.
     pub(crate) fn systemd(&mut self) {
@@ -113,7 +118,7 @@ impl Scan<'_> {
                     return;
                 }
                 let name = String::from_utf8_lossy(entry.name()).into_owned();
-                if entry.status.is_directory() {
+                if entry.status.is_directory() || self.leads_to_directory(&name, &entry) {
                     self.directory(area, technique, &name, &entry);
                 } else if is_unit(&name) {
                     let higher = in_force.get(entry.name()).cloned();
@@ -124,13 +129,33 @@ impl Scan<'_> {
         }
     }
 
+    /// Whether systemd reads what a link leads to as a directory of drop-ins or of links.
+    fn leads_to_directory(&mut self, name: &str, entry: &Entry) -> bool {
+        if !entry.status.is_link() || directory_kind(name).is_none() {
+            return false;
+        }
+        match self.tree.find(&entry.path) {
+            // Whoever made a link chose where it leads, and must not have others' files read by us.
+            Ok(found) if entry.status.uid != 0 && found.status.uid != entry.status.uid => {
+                self.coverage.skip(shown(&entry.path), "it leads to a directory of another owner");
+                false
+            }
+            Ok(found) => found.status.is_directory(),
+            Err(Unread::Gone) => false,
+            Err(why) => {
+                self.coverage.skip(shown(&entry.path), why.to_string());
+                false
+            }
+        }
+    }
+
     /// Drop-ins, or links that pull units in.
     fn directory(&mut self, area: &Area, technique: &'static str, name: &str, directory: &Entry) {
-        let (base, kind) = match name.rsplit_once('.') {
-            Some((base, kind @ ("d" | "wants" | "requires" | "upholds"))) => (base, kind),
-            _ => return,
+        let Some((base, kind)) = directory_kind(name) else { return };
+        let entries = match self.tree.list(&directory.path) {
+            Ok(entries) => entries,
+            Err(why) => return self.coverage.skip(shown(&directory.path), why.to_string()),
         };
-        let entries = self.tree.list(&directory.path).unwrap_or_default();
         for entry in entries.into_iter().filter(|entry| !entry.status.is_directory()) {
             if kind == "d" {
                 if entry.name().ends_with(b".conf") {
@@ -235,6 +260,7 @@ impl Scan<'_> {
 
     /// Notes what a unit or a drop-in starts.
     fn directives(&mut self, technique: &'static str, opened: &Opened, drop_in_of: Option<&str>) {
+        self.note_long(opened);
         let directives = opened.content.as_deref().map(parse).unwrap_or_default();
         let name = String::from_utf8_lossy(opened.entry.name()).into_owned();
         let suffix = drop_in_of.unwrap_or(&name).rsplit('.').next().unwrap_or_default().to_owned();

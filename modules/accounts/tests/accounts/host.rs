@@ -238,6 +238,76 @@ fn what_cannot_be_listed_is_in_the_coverage() {
 }
 
 #[test]
+fn accounts_that_are_written_oddly_are_found_as_the_c_library_finds_them() {
+    let host = Host::new();
+    host.write(
+        "/etc/passwd",
+        b"root:x:0:0:root:/root:/bin/bash\nfew::0:0\n \tblank:x:0:0::/:/bin/sh\nmany:x:0:0::/:/bin/sh:x\n\
+          member:x:1005:1005::/:/bin/sh\n",
+        0o644,
+    );
+    host.write("/etc/group", b"other:x:27:member\nroot:x:0:\nsudo:x:27:\n", 0o644);
+
+    let roots = host.ask(json!({"uid": ["0"], "what": ["users"]}));
+    let privileged = host.ask(json!({"privileged": true, "what": ["users"]}));
+
+    let names = |answer: &Value| -> Vec<String> {
+        let users = answer["elements"]["users"].as_array().unwrap();
+        users.iter().map(|user| user["username"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&roots), ["root", "few", "blank", "many"]);
+    assert_eq!(named(&roots["elements"]["users"], "username", "few")["state"], "empty");
+    // Rights belong to the number of a group, whatever its name.
+    assert_eq!(names(&privileged), ["root", "few", "blank", "many", "member"]);
+}
+
+#[test]
+fn files_that_are_gone_empty_or_not_understood_prove_nothing() {
+    let gap = |change: &dyn Fn(&Host), question: Value, what: &str| {
+        let host = Host::new();
+        host.write("/etc/nsswitch.conf", b"", 0o644);
+        host.write("/etc/passwd", b"root:x:0:0:root:/root:/bin/bash\n", 0o644);
+        host.write("/etc/extra", b"", 0o444);
+        host.write("/etc/ssh/sshd_config", b"", 0o644);
+        host.write("/etc/ssh/sshd_config.d/a.conf", b"", 0o644);
+        assert_eq!(host.ask(question.clone())["coverage"]["not_examined"], json!([]));
+        change(&host);
+        let answer = host.ask(question);
+        let skipped = answer["coverage"]["not_examined"].as_array().unwrap().clone();
+        assert!(skipped.iter().any(|skipped| skipped["what"] == what), "{what}: {skipped:?}");
+    };
+    let users = json!({"what": ["users"], "user": ["^nobody$"]});
+    let remove = |path: &'static str| move |host: &Host| fs::remove_file(host.path(path)).unwrap();
+    let write =
+        |path: &'static str, text: &'static str| move |host: &Host| host.write(path, text.as_bytes(), 0o440);
+
+    gap(&remove("/etc/passwd"), users.clone(), "/etc/passwd");
+    gap(&write("/etc/passwd", ""), users.clone(), "/etc/passwd");
+    gap(&write("/etc/passwd", "root:x:0:0::/:/bin/sh\n\0\0\0\0\n"), users.clone(), "/etc/passwd");
+    gap(&write("/etc/passwd", "root:x:0:0::/:/bin/sh\nann:x:10"), users.clone(), "/etc/passwd");
+    gap(&remove("/etc/shadow"), users, "/etc/shadow");
+    let sudo = json!({"what": ["sudo"]});
+    gap(&write("/etc/sudoers.d/10-ops", "ann what is this\n"), sudo.clone(), "/etc/sudoers.d/10-ops");
+    let bomb: String = (0..30).map(|n| format!("User_Alias A{n} = A{}, A{}\n", n + 1, n + 1)).collect();
+    let bomb = format!("{bomb}User_Alias A30 = ann, bob\nA0 ALL = ALL\n");
+    gap(&|host| host.write("/etc/sudoers.d/10-ops", bomb.as_bytes(), 0o440), sudo, "/etc/sudoers");
+}
+
+#[test]
+fn a_key_with_a_long_comment_is_a_key_and_a_line_that_is_none_is_told() {
+    let host = Host::new();
+    let text = format!("{KEY} {}\nssh-future AAAA\n", "x".repeat(20_000));
+    host.write("/home/ann/.ssh/authorized_keys", text.as_bytes(), 0o600);
+
+    let answer = host.ask(json!({"what": ["keys"], "user": ["^ann$"]}));
+
+    assert_eq!(answer["elements"]["keys"][0]["line"], 1, "{answer}");
+    assert_eq!(answer["elements"]["keys"][0]["comment"].as_str().unwrap().len(), 1024);
+    let problems = answer["elements"]["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|problem| problem["line"] == 2), "{problems:?}");
+}
+
+#[test]
 fn hashes_of_passwords_are_never_told() {
     for private in [false, true] {
         let result = Host::new().run(json!({}), private);

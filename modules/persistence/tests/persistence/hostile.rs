@@ -81,6 +81,58 @@ fn large_and_binary_files_are_read_within_limits() {
 }
 
 #[test]
+fn directories_of_drop_ins_that_are_links_are_read_as_systemd_reads_them() {
+    let host = Host::fresh();
+    host.write("/opt/drop/x.conf", "[Service]\nExecStartPre=/opt/evil\n", 0o644);
+    host.write("/opt/wants/evil.service", "[Service]\nExecStart=/opt/evil\n", 0o644);
+    std::fs::create_dir_all(host.path("/etc/systemd/system")).unwrap();
+    symlink("/opt/drop", host.path("/etc/systemd/system/ssh.service.d")).unwrap();
+    symlink("../../../opt/wants", host.path("/etc/systemd/system/graphical.target.wants")).unwrap();
+    symlink("circle.d", host.path("/etc/systemd/system/circle.d")).unwrap();
+
+    let found = host.entries(json!({"kind": "systemd", "local": true}));
+    let coverage = host.ask(json!({"kind": "systemd", "local": true})).coverage.unwrap();
+
+    assert!(
+        found.iter().any(|entry| entry["command"] == "/opt/evil" && entry["technique"] == "sd-dropin"),
+        "{found:?}"
+    );
+    assert!(found.iter().any(|entry| entry["technique"] == "sd-wants"), "{found:?}");
+    let circle = "/etc/systemd/system/circle.d";
+    assert!(coverage.not_examined.iter().any(|skipped| skipped.what == circle), "{coverage:?}");
+}
+
+#[test]
+fn lines_behind_a_long_comment_are_not_known_rather_than_absent() {
+    let host = Host::fresh();
+    let comment = "#".repeat(2 << 20);
+    host.write("/etc/cron.d/long", &format!("{comment}\n* * * * * root /opt/evil\n"), 0o644);
+    host.write("/etc/systemd/system/long.service", &format!("{comment}\n[Service]\nExecStart=/x\n"), 0o644);
+
+    let coverage = host.ask(json!({"local": true})).coverage.unwrap();
+
+    for path in ["/etc/cron.d/long", "/etc/systemd/system/long.service"] {
+        assert!(coverage.not_examined.iter().any(|skipped| skipped.what == path), "{path}: {coverage:?}");
+    }
+}
+
+#[test]
+fn accounts_that_only_the_c_library_takes_for_one_are_told() {
+    let host = Host::fresh();
+    host.write("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\n toor::0:0\n", 0o644);
+    host.write("/etc/group", "other:x:27:ann\nsudo:x:27:\n", 0o644);
+
+    let found = host.entries(json!({"kind": "account", "local": true}));
+
+    let techniques = |user: &str| -> Vec<String> {
+        let of_user = found.iter().filter(|entry| entry["user"] == user);
+        of_user.map(|entry| entry["technique"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(techniques("toor"), ["empty-pw", "uid0"], "{found:?}");
+    assert_eq!(techniques("ann"), ["group-priv"], "{found:?}");
+}
+
+#[test]
 fn names_that_are_no_text_are_escaped() {
     let host = Host::fresh();
     let name = std::os::unix::ffi::OsStringExt::from_vec(b"a\n\xff".to_vec());
