@@ -45,6 +45,12 @@ impl Expressions {
         (wanted.is_empty() || any(&wanted)) && !any(&exceptions)
     }
 
+    /// Whether a text that is as wanted could stop to be so when more is added to it.
+    #[must_use]
+    pub fn has_exceptions(&self) -> bool {
+        self.0.iter().any(|(wanted, _)| !wanted)
+    }
+
     /// Whether nothing is asked.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use md5::Md5;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statx};
@@ -11,7 +11,8 @@ use serde::Serialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::executable::{Inode, WANTED};
+use crate::executable::{Inode, View, WANTED};
+use crate::remote::known_status;
 
 /// Longest program that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 30;
@@ -38,13 +39,20 @@ type Key = (Inode, u64, (i64, u32), (i64, u32));
 pub(crate) struct Cache(HashMap<Key, Hashes>);
 
 impl Cache {
-    /// The digests of the program of the process whose directory this is.
+    /// The digests of the program of a process.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) fn of(&mut self, directory: &OwnedFd) -> io::Result<Hashes> {
-        let file =
-            openat(directory, "exe", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    pub(crate) fn of(&mut self, view: &View<'_>) -> io::Result<Hashes> {
+        if view.remote.has(view.directory, &known_status(view.directory, "exe")?) {
+            return Err(io::Error::other("it is on another host, or made by a program"));
+        }
+        let file = openat(
+            view.directory,
+            "exe",
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+            Mode::empty(),
+        )?;
         let key = key(&file)?;
         if let Some(hashes) = self.0.get(&key) {
             return Ok(hashes.clone());

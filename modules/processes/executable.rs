@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::procfs;
+use crate::remote::Remote;
 
 /// What the kernel writes behind a name that is gone.
 const DELETED: &[u8] = b" (deleted)";
@@ -69,6 +70,8 @@ pub struct View<'a> {
     pub directory: &'a OwnedFd,
     /// The device of memory files, to know them by.
     pub memory_device: Option<(u32, u32)>,
+    /// Where nothing can be looked at without waiting for others.
+    pub remote: &'a Remote,
 }
 
 impl View<'_> {
@@ -80,7 +83,7 @@ impl View<'_> {
         if status.stx_nlink == 0 && Some(inode.device) == self.memory_device && link.starts_with(b"/memfd:") {
             return (FileState::Memfd, plain.unwrap_or(link));
         }
-        if !link.starts_with(b"/") {
+        if !link.starts_with(b"/") || self.remote.has(self.directory, status) || self.remote.covers(link) {
             return (FileState::Unknown, link);
         }
         // Nearly always the process sees what we see, and the file lies there.
@@ -117,7 +120,9 @@ impl View<'_> {
     /// Whether nothing lies at a path, as the process sees it.
     #[must_use]
     pub fn is_missing(&self, path: &[u8]) -> bool {
-        procfs::open_directory(self.directory, "root").is_ok_and(|root| inode_below(&root, path) == Ok(None))
+        !self.remote.covers(path)
+            && procfs::open_directory(self.directory, "root")
+                .is_ok_and(|root| inode_below(&root, path) == Ok(None))
     }
 
     /// Who may write to the file at a path, or put another one in its place: `file`, `directory`, or nobody else.

@@ -18,6 +18,7 @@ pub mod open_files;
 pub mod parameters;
 pub mod process;
 pub mod procfs;
+pub mod remote;
 pub mod search;
 pub mod sockets;
 pub mod stat;

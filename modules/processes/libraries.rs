@@ -1,6 +1,6 @@
 //! The files that a process has mapped to execute, proc_pid_maps(5).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, statx};
@@ -10,6 +10,7 @@ use vigie_host::shown;
 
 use crate::executable::{FileState, Inode, View, WANTED};
 use crate::procfs;
+use crate::remote::known_status;
 
 /// Most bytes of the list that are read.
 const MAX_MAPS_BYTES: usize = 64 << 20;
@@ -89,14 +90,13 @@ pub fn read(view: &View<'_>, namespace: u64, known: &mut Known) -> Result<(Vec<L
     let mut content = Vec::new();
     let whole = procfs::read(view.directory, "maps", MAX_MAPS_BYTES, &mut content)?;
     let mut libraries: Vec<Library> = Vec::new();
-    let mut seen: Vec<(&[u8], Vec<u8>)> = Vec::new();
+    let mut seen: HashSet<(&[u8], Vec<u8>)> = HashSet::new();
     for line in content.split(|byte| *byte == b'\n') {
         let Some(Mapping { range, file, path }) = mapping(line) else { continue };
-        if seen.iter().any(|(other, name)| *other == file && *name == path) {
+        if !seen.insert((file, path.clone())) {
             continue;
         }
         let key = (namespace, path.clone(), file.to_vec());
-        seen.push((file, path.clone()));
         if let Some(library) = known.0.get(&key) {
             libraries.push(library.clone());
             continue;
@@ -112,12 +112,15 @@ pub fn read(view: &View<'_>, namespace: u64, known: &mut Known) -> Result<(Vec<L
 
 fn look(view: &View<'_>, range: &[u8], file: &[u8], path: &[u8]) -> Library {
     let name = [b"map_files/", &without_zeros(range)[..]].concat();
-    match statx(view.directory.as_fd(), name.as_slice(), AtFlags::empty(), WANTED) {
+    match known_status(view.directory, name.as_slice()) {
         Ok(status) => {
             let (state, path) = view.state(path, &status);
             let writable =
                 if state == FileState::Present { view.writable_by_others(path, &status) } else { None };
             Library { path: shown(path), state, writable }
+        }
+        Err(_) if view.remote.covers(path) => {
+            Library { path: shown(path), state: FileState::Unknown, writable: None }
         }
         // Without the right to follow mapped files, device and inode as the list has them must do.
         Err(_) => {

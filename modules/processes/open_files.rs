@@ -1,14 +1,12 @@
 //! What a process has open.
 
-use std::os::fd::AsFd;
-
-use rustix::fs::{AtFlags, statx};
 use rustix::io::Errno;
 use serde::Serialize;
 use vigie_host::shown;
 
-use crate::executable::{FileState, View, WANTED};
+use crate::executable::{FileState, View};
 use crate::procfs;
+use crate::remote::known_status;
 
 /// Most descriptors of a process that are read.
 const MAX_DESCRIPTORS: usize = 20_000;
@@ -48,8 +46,14 @@ pub fn read(view: &View<'_>) -> Result<(Vec<OpenFile>, bool), Errno> {
             files.push(OpenFile { fd, kind, path: shown(&link), state: None });
             continue;
         }
-        let Ok(status) = statx(view.directory.as_fd(), name.as_str(), AtFlags::empty(), WANTED) else {
-            continue;
+        let status = match known_status(view.directory, name.as_str()) {
+            Ok(status) => status,
+            Err(Errno::NOENT) => continue,
+            Err(_) => {
+                let state = Some(FileState::Unknown);
+                files.push(OpenFile { fd, kind: "other", path: shown(&link), state });
+                continue;
+            }
         };
         let (state, path) = view.state(&link, &status);
         let kind = match u32::from(status.stx_mode) & 0o170_000 {

@@ -1,12 +1,14 @@
 //! One process as it was at one moment.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
-use crate::executable::{FileState, Inode, View, WANTED};
+use crate::executable::{FileState, Inode, View};
 use crate::procfs;
+use crate::remote::{Remote, known_status};
 use crate::stat::Stat;
 
 /// How often a process is read that changes meanwhile.
@@ -114,6 +116,7 @@ pub struct Reader {
     proc: OwnedFd,
     buffer: Vec<u8>,
     memory_device: Option<(u32, u32)>,
+    remote: Rc<Remote>,
     depth: Depth,
 }
 
@@ -141,7 +144,15 @@ impl Reader {
     /// When there is none.
     pub fn new(depth: Depth) -> Result<Self, Errno> {
         let proc = procfs::open_directory(rustix::fs::CWD, "/proc")?;
-        Ok(Self { proc, buffer: Vec::new(), memory_device: crate::executable::memory_device(), depth })
+        let remote = Rc::new(Remote::default());
+        remote.learn(&procfs::open_directory(&proc, "self")?);
+        Ok(Self {
+            proc,
+            buffer: Vec::new(),
+            memory_device: crate::executable::memory_device(),
+            remote,
+            depth,
+        })
     }
 
     /// The processes that there are.
@@ -154,8 +165,14 @@ impl Reader {
 
     /// How paths of a process are followed.
     #[must_use]
-    pub fn view<'a>(&self, directory: &'a OwnedFd) -> View<'a> {
-        View { directory, memory_device: self.memory_device }
+    pub fn view<'a>(&'a self, directory: &'a OwnedFd) -> View<'a> {
+        View { directory, memory_device: self.memory_device, remote: &self.remote }
+    }
+
+    /// The remote file systems that were met.
+    #[must_use]
+    pub fn remote(&self) -> Rc<Remote> {
+        Rc::clone(&self.remote)
     }
 
     /// Reads a process; `None` when it is gone. `more` reads what else is wanted of it, and whether it is wanted at all:
@@ -290,7 +307,7 @@ impl Reader {
         if !self.depth.identity {
             return Ok(Executable { path: link, state: FileState::Unknown, file: None });
         }
-        let status = statx(directory.as_fd(), "exe", AtFlags::empty(), WANTED)?;
+        let status = known_status(directory, "exe")?;
         let (state, path) = self.view(directory).state(&link, &status);
         Ok(Executable { path: path.to_vec(), state, file: Some(ExecutableFile::of(&status)) })
     }

@@ -26,6 +26,13 @@ use crate::sockets::{Listening, Sockets};
 /// Most bytes of `/proc/PID/status`.
 const MAX_STATUS_BYTES: usize = 64 * 1024;
 
+/// What may not be readable of a process.
+const CREDENTIALS: &str = "credentials";
+const OPEN_FILES: &str = "open files";
+const LISTENING: &str = "listening ports";
+const LIBRARIES: &str = "libraries";
+const DIGESTS: &str = "digests of programs";
+
 /// What was read of a process because it was asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Details {
@@ -123,6 +130,7 @@ pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> 
     }
     let mut shared = Shared::default();
     let memory_device = crate::executable::memory_device();
+    let remote = reader.remote();
     let reads = parameters.reads();
     for (place, pid) in pids.iter().enumerate() {
         if query.is_stopped() {
@@ -139,27 +147,32 @@ pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> 
             let is_wanted = is_wanted(parameters, process, since_boot);
             let mut details = Details::default();
             if is_wanted && !process.changed && !process.stat.is_kernel_thread() {
-                let view = View { directory: opened.living(), memory_device };
+                let view = View { directory: opened.living(), memory_device, remote: &remote };
                 details = shared.details(reads, process, opened, &view);
             }
-            (is_wanted && details.are_wanted(parameters)).then_some(details)
+            Some((is_wanted && details.are_wanted(parameters), details))
         });
         match read {
-            Ok(Some((process, details))) => {
+            Ok(Some((process, read))) => {
+                let (matched, mut details) = read.unwrap_or_default();
+                if !matched {
+                    details.problems.retain(|(what, _)| is_asked_by(parameters, what));
+                }
                 outcome.examined += 1;
-                outcome.note(&process, details.as_ref());
-                if details.is_none()
-                    && process.argv_cut
-                    && !has_command(parameters, &process)
+                outcome.note(&process, &details);
+                let is_certain = has_command(parameters, &process) && !parameters.command.has_exceptions();
+                if process.argv_cut
+                    && !parameters.command.is_empty()
+                    && !is_certain
                     && is_otherwise_wanted(parameters, &process, since_boot)
                 {
                     let why = format!("only their first {MAX_COMMAND_BYTES} bytes were searched");
                     outcome.problem("ends of command lines", why);
                 }
-                let matched = details.is_some();
                 outcome.matched += usize::from(matched);
                 if matched || parameters.tree {
-                    outcome.rows.push(Row { process, details: details.unwrap_or_default(), matched });
+                    let details = if matched { details } else { Details::default() };
+                    outcome.rows.push(Row { process, details, matched });
                 }
             }
             Ok(None) => {}
@@ -245,6 +258,18 @@ fn is_in_container(parameters: &Parameters, process: &Process) -> bool {
     parameters.container.matches_one(texts.into_iter())
 }
 
+/// Whether a process is asked for by this: it is not known to be another one when this cannot be read.
+fn is_asked_by(parameters: &Parameters, what: &str) -> bool {
+    match what {
+        CREDENTIALS => !parameters.capabilities.is_empty(),
+        OPEN_FILES => !parameters.open.is_empty(),
+        LISTENING => !parameters.listening.is_empty(),
+        LIBRARIES => !parameters.library.is_empty(),
+        DIGESTS => !parameters.hashes.is_empty(),
+        _ => false,
+    }
+}
+
 impl Shared {
     fn details(&mut self, reads: Wanted, process: &Process, opened: &Opened, view: &View<'_>) -> Details {
         let mut details = Details::default();
@@ -259,7 +284,7 @@ impl Shared {
         if reads.credentials {
             match procfs::read(directory, "status", MAX_STATUS_BYTES, &mut self.buffer) {
                 Ok(_) => details.credentials = Some(Credentials::parse(&self.buffer)),
-                Err(error) => details.problem("credentials", error.to_string()),
+                Err(error) => details.problem(CREDENTIALS, error.to_string()),
             }
         }
         if process.executable.is_none() && process.stat.has_ended() && process.living_thread.is_none() {
@@ -271,16 +296,16 @@ impl Shared {
                 Ok((files, whole)) => {
                     details.files = Some(files);
                     if !whole {
-                        details.problem("open files", "there are too many".to_owned());
+                        details.problem(OPEN_FILES, "there are too many".to_owned());
                     }
                 }
-                Err(error) => details.problem("open files", error.to_string()),
+                Err(error) => details.problem(OPEN_FILES, error.to_string()),
             }
         }
         if reads.ports {
             match self.sockets.of(directory) {
                 Ok(listening) => details.listening = Some(listening),
-                Err(error) => details.problem("listening ports", error.to_string()),
+                Err(error) => details.problem(LISTENING, error.to_string()),
             }
         }
         if reads.libraries {
@@ -288,16 +313,16 @@ impl Shared {
                 Ok((libraries, whole)) => {
                     details.libraries = Some(libraries);
                     if !whole {
-                        details.problem("libraries", "there are too many".to_owned());
+                        details.problem(LIBRARIES, "there are too many".to_owned());
                     }
                 }
-                Err(error) => details.problem("libraries", error.to_string()),
+                Err(error) => details.problem(LIBRARIES, error.to_string()),
             }
         }
         if reads.hashes {
-            match self.hashes.of(directory) {
+            match self.hashes.of(view) {
                 Ok(hashes) => details.hashes = Some(hashes),
-                Err(error) => details.problem("digests of programs", error.to_string()),
+                Err(error) => details.problem(DIGESTS, error.to_string()),
             }
         }
         details
@@ -337,14 +362,14 @@ impl Outcome {
         entry.1 = why;
     }
 
-    fn note(&mut self, process: &Process, details: Option<&Details>) {
+    fn note(&mut self, process: &Process, details: &Details) {
         if process.changed {
             self.changed.push(process.stat.pid);
         }
         if process.denied {
             self.problem("programs and directories", "that needs CAP_SYS_PTRACE".to_owned());
         }
-        for (what, why) in details.iter().flat_map(|details| &details.problems) {
+        for (what, why) in &details.problems {
             self.problem(what, why.clone());
         }
     }

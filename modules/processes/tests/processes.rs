@@ -412,9 +412,29 @@ fn what_stands_behind_a_long_beginning_of_a_command_line_is_not_known_rather_tha
         "{coverage:?}"
     );
     assert!(asked("read line").coverage.unwrap().complete);
+    let exception = asked("!the-word-behind");
+    assert!(exception.foundanything && !exception.coverage.unwrap().complete);
     assert!(
         run(&json!({"pid": [std::process::id()], "command": ["nosuch"]}), false).coverage.unwrap().complete
     );
+}
+
+#[test]
+fn a_program_that_is_too_large_to_be_read_is_not_known_rather_than_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = sleep_copy(&directory, "large");
+    fs::File::options().write(true).open(&path).unwrap().set_len((4 << 30) + 1).unwrap();
+    let running = sleeping(&path);
+    let pid = running.pid();
+
+    let by_hash = run(&json!({"pid": [pid], "hash": ["0".repeat(64)]}), false);
+    let other = run(&json!({"pid": [pid], "hashes": true, "port": [1]}), false);
+
+    assert!(!by_hash.foundanything);
+    let coverage = by_hash.coverage.unwrap();
+    assert!(coverage.not_examined.iter().any(|part| part.what.starts_with("digests")), "{coverage:?}");
+    // What was only to be told of matches leaves nothing open about those that are none.
+    assert!(other.coverage.unwrap().complete);
 }
 
 #[test]
