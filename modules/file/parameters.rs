@@ -136,6 +136,8 @@ pub struct Check {
 pub struct Options {
     /// Levels of directories that are entered: 1 is the search path itself.
     pub max_depth: u32,
+    /// Nobody asked for so few levels: what lies deeper belongs to the question.
+    pub is_depth_own: bool,
     /// All filters must pass; otherwise each one is a search of its own.
     pub match_all: bool,
     /// All content expressions must pass on all lines.
@@ -462,6 +464,7 @@ impl Reader<'_> {
             digest_algorithms,
             options: Options {
                 max_depth: or_default(asked.options.maxdepth, DEFAULT_MAX_DEPTH),
+                is_depth_own: asked.options.maxdepth == 0,
                 match_all: asked.options.matchall,
                 macroal: asked.options.macroal,
                 match_limit: or_default(asked.options.matchlimit, DEFAULT_MATCH_LIMIT),

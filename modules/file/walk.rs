@@ -377,12 +377,14 @@ impl<'q> Walk<'q> {
         self.stop.load(Ordering::Relaxed) || self.findings.is_full()
     }
 
-    /// An object that cannot be opened; one that vanished meanwhile is none.
+    /// An object that cannot be opened. It is no error that one vanished meanwhile, but it may have gone to where the
+    /// search has been: whoever renames fast enough must not look clean.
     fn cannot_open(&self, path: &[u8], error: Errno) {
-        if !open::is_gone(error) {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            self.cannot(path, format_args!("cannot be opened: {}", std::io::Error::from(error)));
+        if open::is_gone(error) {
+            return self.leave_out(path, "was moved or removed before it was examined");
         }
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.cannot(path, format_args!("cannot be opened: {}", std::io::Error::from(error)));
     }
 
     /// Begins at a search path, whatever is there.
@@ -549,6 +551,13 @@ impl<'q> Walk<'q> {
             FileType::Directory => {
                 let Directory { base, path, depth, interests: all } = listing.directory;
                 let goes_deeper = interests.iter().any(|interest| interest.deepest > *depth);
+                let is_cut = |interest: &Interest| {
+                    interest.deepest <= *depth && self.searches[interest.search].options.is_depth_own
+                };
+                if interests.iter().any(is_cut) {
+                    let path = joined(&listing.place.asked, name.to_bytes());
+                    self.leave_out(&path, "lies too deep: option maxdepth goes further");
+                }
                 let other = kept.or(other);
                 if goes_deeper {
                     worker.jobs.push(Job::Directory(Directory {

@@ -19,6 +19,7 @@ fn a_search_without_options_has_the_defaults_of_mig() {
         search.options,
         Options {
             max_depth: 1000,
+            is_depth_own: true,
             match_all: false,
             macroal: false,
             match_limit: 1000,

@@ -70,3 +70,50 @@ fn a_directory_that_may_not_be_listed_is_named() {
     assert_eq!(result.verdict(), Verdict::NotKnown);
     assert_eq!(result.coverage.unwrap().not_examined[0].what, tree.text("closed"));
 }
+
+#[test]
+fn what_lies_deeper_than_anybody_asked_for_is_not_known_and_what_was_not_asked_for_is_no_gap() {
+    let tree = Tree::new();
+    let mut directory = std::fs::File::open(tree.path("")).unwrap();
+    for _ in 0..1_002 {
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mkdirat(&directory, "d", mode).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        directory = rustix::fs::openat(&directory, "d", flags, mode).unwrap().into();
+    }
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE;
+    rustix::fs::openat(&directory, "target", flags, rustix::fs::Mode::RWXU).unwrap();
+    let verdict = |depth: u32| {
+        let fields = json!({"names": ["^target$"], "options": {"matchall": true, "maxdepth": depth}});
+        ask(&json!({"searches": {"s": tree.search(fields)}})).verdict()
+    };
+
+    let verdicts = [0, 10, 5_000].map(verdict);
+    // What takes it away when the test ends has a descriptor open for each level.
+    std::process::Command::new("rm").arg("-rf").arg(tree.path("d")).status().unwrap();
+    assert_eq!(verdicts, [Verdict::NotKnown, Verdict::Absent, Verdict::Found]);
+}
+
+#[test]
+fn what_is_renamed_all_the_time_is_found_or_not_known_but_never_absent() {
+    let tree = Tree::with(&[("one/deep/er/needle", "needle")]);
+    for other in 0..300 {
+        tree.write(&format!("other{other}/x"), "x");
+    }
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                for (from, to) in [("one", "two"), ("two", "one")] {
+                    std::fs::rename(tree.path(from), tree.path(to)).unwrap();
+                }
+            }
+        });
+        let search = tree.search(json!({"contents": ["needle"], "options": {"matchall": true}}));
+        let verdicts = (0..60).map(|_| ask(&json!({"searches": {"s": search.clone()}})).verdict()).collect();
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        verdicts
+    });
+
+    assert!(!verdicts.contains(&Verdict::Absent), "{verdicts:?}");
+}
