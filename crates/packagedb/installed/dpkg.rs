@@ -235,7 +235,10 @@ fn read_list(path: &Path) -> io::Result<(Vec<Vec<u8>>, Damage)> {
     Ok((paths, damage))
 }
 
-fn read_md5sums(path: &Path) -> io::Result<(HashMap<Vec<u8>, [u8; 16]>, Damage)> {
+/// Digests by path.
+type Md5sums = HashMap<Vec<u8>, [u8; 16]>;
+
+fn read_md5sums(path: &Path) -> io::Result<(Md5sums, Damage)> {
     let mut digests = HashMap::new();
     let mut damage = Damage::default();
     lines(open(path)?, |Line { number, text, end, .. }| match md5sum(text) {
