@@ -59,10 +59,7 @@ impl Remote {
         }
         let mut known = self.0.borrow_mut();
         for mount in content.split(|byte| *byte == b'\n').filter_map(Mount::parse).filter(Mount::can_wait) {
-            known.devices.insert((
-                u32::try_from(rustix::fs::major(mount.device)).unwrap_or(u32::MAX),
-                u32::try_from(rustix::fs::minor(mount.device)).unwrap_or(u32::MAX),
-            ));
+            known.devices.insert((rustix::fs::major(mount.device), rustix::fs::minor(mount.device)));
             known.points.push(mount.point);
         }
     }
