@@ -3,13 +3,14 @@
 mod losses;
 mod proof;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
 use vigie_host::users::Names;
 use vigie_kernel_events::{Counters, Event, Exec, Exit, Net, NetState, Options, Source, SourceKind, proc};

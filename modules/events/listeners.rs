@@ -1,9 +1,9 @@
 //! Who listens where: an accepted connection does not say whose it is.
 
-use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hashbrown::HashMap;
 use vigie_kernel_events::proc;
 
 use crate::record::Key;

@@ -1,9 +1,10 @@
 //! The processes that run now and ran a moment ago: whose records are told with their programs and ancestors.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 use std::rc::Rc;
 
+use hashbrown::HashMap;
 use vigie_kernel_events::StandardFile;
 
 use crate::record::{Key, Program, Rights, Run};

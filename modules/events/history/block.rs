@@ -8,9 +8,9 @@
 //!
 //! The seal is the SHA-256 of everything before it; the chain before is the seal of the block before this one.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
 use vigie_kernel_events::{File, Listed};
 
@@ -102,6 +102,37 @@ struct Known {
     session: u32,
 }
 
+/// The last few different values with their numbers: most records have one of them, and comparing costs less than to
+/// write a value as bytes and to hash those.
+#[derive(Debug)]
+struct Recent<T> {
+    values: [(T, u64); 4],
+    filled: usize,
+    next: usize,
+}
+
+impl<T: Default> Default for Recent<T> {
+    fn default() -> Self {
+        Self { values: Default::default(), filled: 0, next: 0 }
+    }
+}
+
+impl<T: Clone + PartialEq> Recent<T> {
+    /// The number of a value, which `find` tells when it is not among them.
+    fn number(&mut self, value: &T, find: impl FnOnce(&T) -> u64) -> u64 {
+        if let Some((_, number)) = self.values[..self.filled].iter().find(|(known, _)| known == value) {
+            return *number;
+        }
+        let number = find(value);
+        let place = &mut self.values[self.next];
+        place.0.clone_from(value);
+        place.1 = number;
+        self.next = (self.next + 1) % self.values.len();
+        self.filled = self.values.len().min(self.filled + 1);
+        number
+    }
+}
+
 /// A block that is still written.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -109,6 +140,8 @@ pub(crate) struct Builder {
     dictionaries: [Dictionary; DICTIONARIES],
     /// Digest of each program by its number; it may become known later.
     digests: Vec<Option<[u8; 32]>>,
+    recent_programs: Recent<Program>,
+    recent_rights: Recent<Rights>,
     /// The program of each file, by what names its content.
     numbers: HashMap<FileKey, u64>,
     rows: u64,
@@ -128,6 +161,8 @@ impl Default for Builder {
             columns: std::array::from_fn(|_| Vec::new()),
             dictionaries: std::array::from_fn(|_| Dictionary::default()),
             digests: Vec::new(),
+            recent_programs: Recent::default(),
+            recent_rights: Recent::default(),
             numbers: HashMap::new(),
             rows: 0,
             counts: [0; Kind::ALL.len()],
@@ -169,7 +204,8 @@ impl Builder {
     }
 
     fn program(&mut self, program: &Program, digest: Option<[u8; 32]>) {
-        let number = self.dictionaries[Texts::Programs as usize].number(&program_bytes(program));
+        let programs = &mut self.dictionaries[Texts::Programs as usize];
+        let number = self.recent_programs.number(program, |program| programs.number(&program_bytes(program)));
         let place = number as usize;
         if self.digests.len() <= place {
             self.digests.resize(place + 1, None);
@@ -179,6 +215,12 @@ impl Builder {
             self.digests[place] = digest;
         }
         self.number(Column::Program, number);
+    }
+
+    fn rights(&mut self, rights: &Rights) {
+        let known = &mut self.dictionaries[Texts::Rights as usize];
+        let number = self.recent_rights.number(rights, |rights| known.number(&rights_bytes(rights)));
+        self.number(Column::Rights, number);
     }
 
     /// Adds a record. `digest` says what is in a program's file, when it is known.
@@ -210,7 +252,7 @@ impl Builder {
             }
             What::Socket(socket) => {
                 self.program(&socket.program, digest(&socket.program.file));
-                self.text(Column::Rights, Texts::Rights, &rights_bytes(&socket.rights));
+                self.rights(&socket.rights);
                 self.text(Column::Remote, Texts::Addresses, &address_bytes(socket.remote));
                 self.text(Column::Local, Texts::Others, &address_bytes(socket.local));
                 self.number(Column::Ports, u64::from(socket.remote_port));
@@ -266,7 +308,7 @@ impl Builder {
         self.number(Column::Group, relative(run.group, group, who.pid));
         self.number(Column::Session, relative(run.session, session, who.pid));
         self.program(&run.program, digest);
-        self.text(Column::Rights, Texts::Rights, &rights_bytes(&run.rights));
+        self.rights(&run.rights);
         self.text(Column::Directory, Texts::Directories, &run.cwd);
         self.text(Column::Arguments, Texts::Arguments, run.arguments.bytes());
         self.text(Column::Filename, Texts::Filenames, &run.filename);
