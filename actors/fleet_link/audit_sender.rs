@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use slog::{Logger, warn};
 use tokio::sync::mpsc;
+use vigie_files::random;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{AuditRecord, Purpose};
-use vigie_fleet::broker::connection::draw;
 use vigie_fleet::broker::stored;
 use vigie_fleet::subjects;
 use vigie_protocol::names::AgentId;
@@ -36,7 +36,7 @@ impl AuditSender {
     pub(super) async fn run(mut self) {
         while let Some(record) = self.records.recv().await {
             if record.outcome == ACCEPTED && self.records.is_empty() {
-                tokio::time::sleep(SPREAD.mul_f64(draw())).await;
+                tokio::time::sleep(SPREAD.mul_f64(random::fraction())).await;
             }
             let sealed = serde_json::to_string(&record)
                 .map_err(|error| error.to_string())

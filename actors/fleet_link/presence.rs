@@ -7,9 +7,9 @@ use actix::Addr;
 use slog::{Logger, debug};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
+use vigie_files::random;
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::Purpose;
-use vigie_fleet::broker::connection::draw;
 use vigie_fleet::broker::stored::{self, StoredError};
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::{Heartbeat, Life, VERSION};
@@ -66,7 +66,7 @@ impl Presence {
             }
             if Instant::now() >= next {
                 let stored = self.show(last).await;
-                next = Instant::now() + if stored.is_some() { beat_pause(draw()) } else { RETRY };
+                next = Instant::now() + if stored.is_some() { beat_pause(random::fraction()) } else { RETRY };
                 last = stored;
                 if stored.is_some() {
                     // After the first of a connection it is known where the agent listens: what was sent to where it

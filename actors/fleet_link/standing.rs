@@ -22,12 +22,12 @@ use slog::{Logger, info, warn};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use vigie_files::durable::{self, Durability};
+use vigie_files::random;
 use vigie_fleet::action::Action;
 use vigie_fleet::admission::{self, Admitted, Refusal, Refused, Situation};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Answer, AnswerStatus};
 use vigie_fleet::broker::client::random_token;
-use vigie_fleet::broker::connection::draw;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::policy::Policy;
 use vigie_fleet::predicate::Target;
@@ -134,13 +134,13 @@ impl Question {
 
     /// Puts the next run off by an interval and up to a tenth of it, so that the hosts of a fleet do not run it at once.
     fn put_off(&mut self) {
-        self.next = Instant::now() + self.every().mul_f64(1.0 + draw() / 10.0);
+        self.next = Instant::now() + self.every().mul_f64(1.0 + random::fraction() / 10.0);
     }
 }
 
 /// A short while, for the first run.
 fn soon(every: Duration) -> Duration {
-    (every / 10).min(FIRST).mul_f64(draw())
+    (every / 10).min(FIRST).mul_f64(random::fraction())
 }
 
 impl Standing {

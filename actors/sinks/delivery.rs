@@ -21,6 +21,7 @@ use std::time::Duration;
 use slog::{debug, info, warn};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use vigie_files::random;
 use vigie_journal::{Cause, Item, Portion};
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::SinkState;
@@ -428,9 +429,7 @@ impl Delivery {
                 alert.resent = true;
             }
         }
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).ok();
-        let wait = state.backoff.fail(u64::from_ne_bytes(random), failure.asked);
+        let wait = state.backoff.fail(random::number(), failure.asked);
         let wait = if failure.rest { REST } else { wait };
         let shown = format!("{}: {}", failure.reason.name(), failure.detail);
         if state.backoff.failures() == 1 || failure.rest {

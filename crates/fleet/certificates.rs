@@ -11,6 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
+use vigie_files::random;
 
 /// How long a host's certificate holds, in seconds: 90 days.
 pub const VALID_SECONDS: i64 = 90 * 24 * 3600;
@@ -156,8 +157,7 @@ fn params(name: &str, now: i64, until: i64) -> Result<CertificateParams, Certifi
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    let mut serial = [0; 16];
-    getrandom::fill(&mut serial).expect("the kernel has random numbers once it has started");
+    let mut serial: [u8; 16] = random::bytes().expect("the kernel has random numbers once it has started");
     // Positive, as RFC 5280 wants it.
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));

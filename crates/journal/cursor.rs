@@ -1,11 +1,11 @@
 //! Which journal it is, and how far somebody has read it.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vigie_files::durable::{self, Durability};
+use vigie_files::random;
 
 const IDENTITY_FILE: &str = "identity";
 
@@ -26,9 +26,7 @@ pub fn identity(directory: &Path) -> io::Result<String> {
     {
         return Ok(text);
     }
-    let mut random = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let text = format!("{:016x}", u64::from_ne_bytes(random));
+    let text = format!("{:016x}", u64::from_ne_bytes(random::bytes()?));
     durable::replace(&path, text.as_bytes(), Durability::Power)?;
     Ok(text)
 }

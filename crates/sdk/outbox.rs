@@ -14,13 +14,13 @@
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use vigie_files::durable::{self, DurableFile};
+use vigie_files::random;
 
 pub use state::{Acknowledged, AlertId, OutboxState, Recovered};
 use vigie_protocol::condition::Condition;
@@ -524,14 +524,7 @@ impl OutboxFile {
 /// A random 64-bit number that no earlier life of any module has used.
 #[must_use]
 pub fn fresh_epoch() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-
-    let mut bytes = [0; 8];
-    match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
-        Ok(()) => u64::from_ne_bytes(bytes),
-        // A chroot without /dev: the standard library seeds its hash maps with getrandom(2).
-        Err(_) => std::collections::hash_map::RandomState::new().build_hasher().finish(),
-    }
+    random::bytes().map(u64::from_ne_bytes).expect("the kernel has random numbers once it has started")
 }
 
 #[cfg(test)]

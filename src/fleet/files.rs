@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use vigie_files::durable::{self, Durability};
+use vigie_files::random;
 use vigie_protocol::error_chain::ErrorChain;
 
 use crate::exit::{Exit, Failure};
@@ -18,12 +19,9 @@ pub(super) fn now() -> i64 {
 }
 
 /// Random bytes for keys and ids, from the kernel.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| Failure::new(Exit::Io, format!("cannot read /dev/urandom: {error}"), ""))?;
-    Ok(bytes)
+pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N], Failure> {
+    random::bytes()
+        .map_err(|error| Failure::new(Exit::Io, format!("the kernel gives no random numbers: {error}"), ""))
 }
 
 /// A failure with all its reasons.

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use vigie_actors::sinks::Outlet;
 use vigie_config::files::{self as config_files, LoadOptions};
+use vigie_files::random;
 use vigie_fleet::answer::FleetAlert;
 use vigie_fleet::broker::consumer::{ACK_WAIT, Answer, Delivery, Member};
 use vigie_fleet::broker::jwt::Role;
@@ -383,20 +384,13 @@ impl Way {
                 alert.resent = true;
             }
         }
-        let mut random = [0; 8];
-        getrandom(&mut random);
-        let wait = self.backoff.fail(u64::from_ne_bytes(random), failure.asked);
+        let wait = self.backoff.fail(random::number(), failure.asked);
         if self.backoff.failures() == 1 {
             print::note(&format!("sink {name}: {}: {}; trying again", failure.reason, failure.detail));
         }
         attempt.wait = Some((if failure.rest { REST } else { wait }, self.backoff.failures()));
         attempt
     }
-}
-
-/// Numbers for spreading attempts; any will do.
-fn getrandom(bytes: &mut [u8]) {
-    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty()).ok();
 }
 
 /// An alert as our own document.

@@ -14,11 +14,11 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vigie_config::files::{LoadOptions, load};
-use vigie_files::{durable, secret_file};
+use vigie_files::{durable, random, secret_file};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::client::tls;
 use vigie_fleet::broker::connection::{
-    Connection, ConnectionError, ConnectionSettings, Login, TlsSettings, connect, draw,
+    Connection, ConnectionError, ConnectionSettings, Login, TlsSettings, connect,
 };
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::stored::{self, StoredError};
@@ -72,7 +72,7 @@ pub(crate) struct JoinArgs {
     config: Option<PathBuf>,
 
     /// How long to wait until somebody lets the host in
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::cli::positive_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::durations::positive)]
     wait: Duration,
 
     /// Do not start the agent
@@ -389,7 +389,7 @@ async fn ask(
             if Instant::now() + pause >= until {
                 break;
             }
-            tokio::time::sleep(pause.mul_f64(0.5 + draw() / 2.0)).await;
+            tokio::time::sleep(pause.mul_f64(0.5 + random::fraction() / 2.0)).await;
             pause = (pause * 2).min(LOOK.1);
         }
         drop(connection);
@@ -402,7 +402,7 @@ async fn ask(
             let hint = "the request stays for a day: give the command again, and see `vigie fleet pending`";
             return Err(Failure::new(Exit::NotRunning, message, hint));
         }
-        tokio::time::sleep(LOOK.1.mul_f64(draw())).await;
+        tokio::time::sleep(LOOK.1.mul_f64(random::fraction())).await;
     }
 }
 

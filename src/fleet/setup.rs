@@ -202,7 +202,7 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     let authority = load_or_create_authority(directory).map_err(|error| io(&error))?;
 
     let new_key = |path: &Path, comment: &str| -> Result<PublicKey, Failure> {
-        let key = SigningKey::from_seed(&files::random()?);
+        let key = SigningKey::from_seed(&files::random_bytes()?);
         key.write_new(path, comment).map_err(|error| io(&error))?;
         // From the file, so that it has its comment.
         let mut public = path.as_os_str().to_owned();

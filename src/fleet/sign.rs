@@ -75,7 +75,7 @@ pub(crate) fn new_action(
     Ok(Action {
         v: VERSION,
         org: profile.org.to_string(),
-        id: ActionId::from_random(files::random()?),
+        id: ActionId::from_random(files::random_bytes()?),
         name,
         target,
         agents: None,

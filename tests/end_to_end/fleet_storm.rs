@@ -13,8 +13,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
+use vigie_files::random;
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::broker::connection::{ConnectionSettings, Login, TlsSettings, connect, draw};
+use vigie_fleet::broker::connection::{ConnectionSettings, Login, TlsSettings, connect};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::find_server;
 use vigie_fleet::broker::stored::{self, Cursor, Which};
@@ -85,7 +86,7 @@ async fn join(door: &Door, number: usize) {
     loop {
         let (events, _kept) = mpsc::channel(8);
         let Ok(connection) = connect(settings.clone(), events).await else {
-            tokio::time::sleep(Duration::from_secs(1).mul_f64(draw())).await;
+            tokio::time::sleep(Duration::from_secs(1).mul_f64(random::fraction())).await;
             continue;
         };
         let mut pause = Duration::from_millis(200);
@@ -112,7 +113,7 @@ async fn join(door: &Door, number: usize) {
                     break;
                 }
             }
-            tokio::time::sleep(pause.mul_f64(0.5 + draw() / 2.0)).await;
+            tokio::time::sleep(pause.mul_f64(0.5 + random::fraction() / 2.0)).await;
             pause = (pause * 2).min(LOOK);
         }
     }

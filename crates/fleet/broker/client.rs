@@ -26,11 +26,12 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use vigie_files::random;
 
 use self::address::Address;
 pub(super) use self::link::{LinkError, LinkSettings, Opened, open};
 use self::wire::{BadText, Message, Operation, ProtocolError, ServerInfo};
-use super::connection::{BrokerEvent, backoff, draw};
+use super::connection::{BrokerEvent, backoff};
 
 /// Most bytes that wait to be written before a publisher has to wait.
 const MAX_OUTGOING: usize = 4 << 20;
@@ -485,8 +486,7 @@ impl Drop for Subscription {
 /// 128 random bits as a token of a subject.
 #[must_use]
 pub fn random_token() -> String {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the kernel has random numbers once it has started");
+    let bytes: [u8; 16] = random::bytes().expect("the kernel has random numbers once it has started");
     data_encoding::HEXLOWER.encode(&bytes)
 }
 
@@ -520,7 +520,7 @@ async fn run(shared: Arc<Shared>, settings: LinkSettings, mut opened: Option<Ope
                 attempt = if since.elapsed() >= GOOD_AFTER { 1 } else { attempt.max(1) };
             }
             if attempt > 0 {
-                tokio::time::sleep(backoff(attempt, draw())).await;
+                tokio::time::sleep(backoff(attempt, random::fraction())).await;
             }
             attempt = attempt.saturating_add(1);
             let address = {

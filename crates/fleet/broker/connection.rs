@@ -1,7 +1,6 @@
 //! Connecting to the broker: settings, backoff, and what happens to the connection as events.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -216,16 +215,6 @@ pub fn backoff(attempt: usize, jitter: f64) -> Duration {
     let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     let bound = BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_CAP);
     bound.mul_f64(if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 })
-}
-
-/// A number drawn evenly from 0 to 1, to spread over time what a whole fleet would do at once. The standard library's hasher keys are random, which is enough to spread
-/// reconnects.
-#[must_use]
-pub fn draw() -> f64 {
-    let bits = RandomState::new().build_hasher().finish() >> 11;
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
-    let fraction = bits as f64 / (1u64 << 53) as f64;
-    fraction
 }
 
 fn text(words: &str) -> String {

@@ -10,7 +10,6 @@
 //! | `nats-server.log` | what the server says |
 
 use std::fs::{self, DirBuilder, File};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
@@ -31,6 +30,7 @@ use super::jwt::{
 use super::leaf::{self, Site};
 use super::permissions::{Account, MAX_CONNECTIONS};
 use crate::agent_key::{AgentKey, AgentPublicKey};
+use vigie_files::random;
 use vigie_files::secret_file::{self, SecretFileError};
 use vigie_protocol::names::AgentId;
 
@@ -562,8 +562,7 @@ pub fn load_sites(directory: &Path) -> Result<Vec<Site>, LocalBrokerError> {
 /// the server is down, one of its own clients could get the port, and the server would not come back.
 fn free_port(address: IpAddr) -> u16 {
     let draw = || {
-        let bits = RandomState::new().build_hasher().finish();
-        u16::try_from(bits % u64::from(FREE_PORTS.end - FREE_PORTS.start))
+        u16::try_from(random::number() % u64::from(FREE_PORTS.end - FREE_PORTS.start))
             .map_or(FREE_PORTS.start, |n| FREE_PORTS.start + n)
     };
     let free = |port: &u16| TcpListener::bind((address, *port)).is_ok();
