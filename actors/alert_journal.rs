@@ -14,6 +14,7 @@
 
 mod batch;
 mod follower;
+mod inspection;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,18 +24,17 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
-use vigie_journal::{
-    AppendError, Counts, Draft, Incident, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Why, Writer,
-};
+use vigie_journal::{AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Writer};
 
 use self::batch::RawAlert;
 pub use self::batch::{AlertBatch, NewAlert};
 pub(crate) use self::batch::{read_plain, text_of};
 pub use self::follower::{Follower, JournalView, alert_record};
+use self::inspection::Proof;
 use crate::config_loader::ConfigChanged;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::JournalSection;
-use vigie_protocol::control::{JournalStatus, JournalVerification};
+use vigie_protocol::control::JournalStatus;
 use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
@@ -49,9 +49,6 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Time after which is synced what nobody waits for.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
-
-/// How often the files are looked at while nothing is written.
-const INSPECT_EVERY: Duration = Duration::from_secs(10);
 
 /// Sent by a `ModuleProcess` with what it read in one go, one message at a time. The answer says which alerts
 /// are new, in their order, and means that all of them are on disk; it comes late when the disk is slow. Not
@@ -145,9 +142,7 @@ pub struct AlertJournal {
     by_module: BTreeMap<String, Counts>,
     /// What the whole journal was found to be; absent while it is whole, or not proved yet.
     damage: Option<String>,
-    /// A proof is under way, or wanted again when it is done.
-    proving: bool,
-    prove_again: bool,
+    proof: Proof,
     /// What the disk does not take although the alerts themselves are safe.
     trouble: Option<String>,
     /// What went lately although it is severe, or the fleet did not have it.
@@ -215,8 +210,7 @@ impl AlertJournal {
             deleted: vigie_journal::by_severity(writer.deleted()),
             by_module: BTreeMap::new(),
             damage: None,
-            proving: false,
-            prove_again: false,
+            proof: Proof::Done,
             trouble: None,
             trimmed: None,
             writer: Some(writer),
@@ -382,136 +376,6 @@ impl AlertJournal {
             this.write(writer, batch, ctx);
         }));
     }
-
-    /// Tells what happened to the files: what retention deleted, and what somebody else did.
-    fn tell_of_files(&mut self, writer: &mut Writer, ctx: &mut Context<Self>) {
-        self.bytes = writer.bytes();
-        self.head = writer.head();
-        self.by_module.clone_from(writer.by_module());
-        if self.trouble.as_deref() != writer.trouble() {
-            self.trouble = writer.trouble().map(ToOwned::to_owned);
-            match &self.trouble {
-                Some(trouble) => {
-                    warn!(self.log, "alerts are safe, but not all of the journal"; "error" => trouble)
-                }
-                None => info!(self.log, "disk takes all of the journal again"),
-            }
-        }
-        let deleted = vigie_journal::by_severity(writer.deleted());
-        if deleted != self.deleted {
-            info!(self.log, "old alerts were deleted to make room"; "found" => ?deleted);
-            self.deleted = deleted;
-        }
-        if let Some(given_up) = writer.take_given_up() {
-            let message = given_up.message(self.sent_through.is_some());
-            error!(self.log, "journal is full, alerts were deleted that are severe or that the fleet does not have";
-                "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
-            self.trimmed = Some(format!(
-                "{} alerts between {} and {} were deleted",
-                given_up.total(),
-                given_up.first_seq,
-                given_up.last_seq
-            ));
-            self.enqueue_own(None, &message);
-        }
-        for incident in writer.take_incidents() {
-            self.tell_of_incident(incident);
-            self.prove(ctx);
-        }
-    }
-
-    fn tell_of_incident(&mut self, Incident { why, after }: Incident) {
-        let what = match why {
-            Why::Resized => "was made shorter or longer",
-            Why::Replaced => "was deleted or replaced",
-            // The disk, and nobody's hand: what was not acknowledged is written again.
-            _ => {
-                warn!(self.log, "disk did not take all of a batch, going on in a new file"; "found" => after);
-                return;
-            }
-        };
-        error!(self.log, "somebody changed the journal's file, going on in a new one"; "path" => ?self.directory,
-            "found" => after);
-        let message = serde_json::json!({
-            "severity": "critical",
-            "alert": format!("the alert journal's file {what} while the agent was writing it, after alert {after}"),
-            "event": "journal_changed",
-            "last_seq": after,
-        });
-        self.enqueue_own(None, &message);
-    }
-
-    /// Proves the whole journal in the background.
-    fn prove(&mut self, ctx: &mut Context<Self>) {
-        if self.proving {
-            self.prove_again = true;
-            return;
-        }
-        self.proving = true;
-        let (directory, recorded) = (self.directory.clone(), *self.recorded.borrow());
-        let proving =
-            work_threads::run(Lane::Readers, move || vigie_journal::verify(&directory, Some(recorded)));
-        ctx.spawn(proving.into_actor(self).map(|proved, this, ctx| {
-            this.proving = false;
-            match proved {
-                Ok(Ok(verification)) => this.proved(&verification, ctx),
-                Ok(Err(error)) => {
-                    this.damage = Some(format!("the alert journal cannot be read: {error}"));
-                }
-                // Only a panic can end the task, and a panic ends the agent.
-                Err(error) => error!(this.log, "verifying the journal was aborted"; "error" => %error),
-            }
-            if std::mem::take(&mut this.prove_again) {
-                this.prove(ctx);
-            }
-        }));
-    }
-
-    fn proved(&mut self, verification: &JournalVerification, ctx: &mut Context<Self>) {
-        if verification.is_whole() {
-            self.damage = None;
-            return;
-        }
-        let JournalVerification { missing, damaged, broken, problems, .. } = verification;
-        let text = format!(
-            "{missing} alerts are missing, {damaged} pieces are damaged, {broken} links are broken; the first: {}",
-            problems.first().map_or("", String::as_str)
-        );
-        if self.damage.as_ref() == Some(&text) {
-            return;
-        }
-        error!(self.log, "journal does not prove itself"; "path" => ?self.directory, "error" => &text);
-        let message = serde_json::json!({
-            "severity": "critical",
-            "alert": format!("the alert journal is not as it was written: {text}"),
-            "event": "journal_damaged",
-            "missing": missing, "damaged": damaged, "broken": broken,
-        });
-        // The same damage is told once, not at every start.
-        let id = format!("journal damage {missing} {damaged} {broken}");
-        self.damage = Some(text);
-        self.enqueue_own(Some(&id), &message);
-        self.write_waiting(ctx);
-    }
-
-    /// Looks at the files now and then while nothing is written: what somebody does to them is told at once, and not
-    /// only with the next alert.
-    fn inspect_later(&self, ctx: &mut Context<Self>) {
-        ctx.spawn(tokio::time::sleep(INSPECT_EVERY).into_actor(self).map(|(), this, ctx| {
-            let Some(mut writer) = this.writer.take() else { return this.inspect_later(ctx) };
-            let inspecting = work_threads::run(Lane::Readers, move || {
-                writer.inspect();
-                writer
-            });
-            ctx.spawn(inspecting.into_actor(this).map(|inspected, this, ctx| {
-                let Ok(mut writer) = inspected else { return };
-                this.tell_of_files(&mut writer, ctx);
-                this.writer = Some(writer);
-                this.write_waiting(ctx);
-                this.inspect_later(ctx);
-            }));
-        }));
-    }
 }
 
 fn sizes(section: &JournalSection) -> Sizes {
@@ -632,92 +496,4 @@ impl Handler<ConfigChanged> for AlertJournal {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
-mod tests {
-    use super::*;
-    use slog::Discard;
-    use vigie_journal::{Item, Portion};
-
-    fn journal(directory: &Path) -> AlertJournal {
-        AlertJournal::open(directory, JournalSection::default(), &Logger::root(Discard, o!())).unwrap()
-    }
-
-    fn alerts(ids: &[&str]) -> StoreAlerts {
-        let alerts = ids
-            .iter()
-            .map(|id| NewAlert { id: Some((*id).to_owned()), message: format!("alert {id}") })
-            .collect::<Vec<_>>();
-        StoreAlerts { module: "watch".parse().unwrap(), alerts: Arc::new(alerts.into()), last_words: false }
-    }
-
-    fn ids_on_disk(directory: &Path) -> Vec<String> {
-        let mut items = Vec::new();
-        let portion = Portion { items: 1000, bytes: 1 << 20 };
-        vigie_journal::Reader::new(&directory.join("journal"), 0)
-            .read(u64::MAX, portion, &mut items)
-            .unwrap();
-        items
-            .into_iter()
-            .filter_map(|item| match item {
-                Item::Alert(record) if record.module == "watch" => record.id,
-                _ => None,
-            })
-            .collect()
-    }
-
-    #[actix_rt::test]
-    async fn an_answer_means_that_the_alerts_are_on_disk() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = journal(directory.path()).start();
-
-        let new = journal.send(alerts(&["e-1", "e-2"])).await.unwrap().unwrap();
-
-        assert_eq!(new, [true, true]);
-        assert_eq!(ids_on_disk(directory.path()), ["e-1", "e-2"]);
-    }
-
-    #[actix_rt::test]
-    async fn an_alert_that_comes_again_is_answered_and_not_recorded_twice() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = journal(directory.path()).start();
-        let (first, second) = futures_util::future::join(
-            journal.send(alerts(&["e-1", "x"])),
-            journal.send(alerts(&["x", "e-1", "e-2"])),
-        )
-        .await;
-
-        let third = journal.send(alerts(&["e-2", "x"])).await.unwrap().unwrap();
-
-        assert_eq!(first.unwrap().unwrap(), [true, true]);
-        assert_eq!(second.unwrap().unwrap(), [false, false, true]);
-        assert_eq!(third, [false, false]);
-        assert_eq!(ids_on_disk(directory.path()), ["e-1", "x", "e-2"]);
-        assert_eq!(journal.send(GetJournalStatus).await.unwrap().duplicates, 4);
-    }
-
-    #[actix_rt::test]
-    async fn alerts_wait_while_the_disk_takes_none_and_are_stored_when_it_does_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal_dir = directory.path().join("journal");
-        let journal = journal(directory.path()).start();
-        // A file where the directory was: nothing can be written until it is gone.
-        std::fs::remove_dir_all(&journal_dir).unwrap();
-        std::fs::write(&journal_dir, "").unwrap();
-        let waiting = actix_rt::spawn(journal.send(alerts(&["e-1"])));
-        let error = loop {
-            if let Some(error) = journal.send(GetJournalStatus).await.unwrap().error {
-                break error;
-            }
-            tokio::task::yield_now().await;
-        };
-        assert!(!waiting.is_finished());
-
-        std::fs::remove_file(&journal_dir).unwrap();
-        let new = waiting.await.unwrap().unwrap().unwrap();
-
-        assert!(error.contains("cannot write alerts"), "{error}");
-        assert_eq!(new, [true]);
-        assert_eq!(ids_on_disk(directory.path()), ["e-1"]);
-        assert_eq!(journal.send(GetJournalStatus).await.unwrap().error, None);
-    }
-}
+mod tests;

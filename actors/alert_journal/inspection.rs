@@ -1,0 +1,157 @@
+//! What becomes of the journal's files besides our own writes: what retention deleted, what somebody else did, and whether
+//! the whole of it still proves itself.
+
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use slog::{error, info, warn};
+use vigie_journal::{Incident, Why, Writer};
+use vigie_protocol::control::JournalVerification;
+
+use super::AlertJournal;
+use crate::work_threads::{self, Lane};
+
+/// How often the files are looked at while nothing is written.
+const INSPECT_EVERY: Duration = Duration::from_secs(10);
+
+/// How far the proof of the whole journal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// None is under way.
+    Done,
+    UnderWay,
+    /// One is under way, and another one is wanted after it.
+    Again,
+}
+
+impl AlertJournal {
+    /// Tells what happened to the files: what retention deleted, and what somebody else did.
+    pub(super) fn tell_of_files(&mut self, writer: &mut Writer, ctx: &mut Context<Self>) {
+        self.bytes = writer.bytes();
+        self.head = writer.head();
+        self.by_module.clone_from(writer.by_module());
+        if self.trouble.as_deref() != writer.trouble() {
+            self.trouble = writer.trouble().map(ToOwned::to_owned);
+            match &self.trouble {
+                Some(trouble) => {
+                    warn!(self.log, "alerts are safe, but not all of the journal"; "error" => trouble)
+                }
+                None => info!(self.log, "disk takes all of the journal again"),
+            }
+        }
+        let deleted = vigie_journal::by_severity(writer.deleted());
+        if deleted != self.deleted {
+            info!(self.log, "old alerts were deleted to make room"; "found" => ?deleted);
+            self.deleted = deleted;
+        }
+        if let Some(given_up) = writer.take_given_up() {
+            let message = given_up.message(self.sent_through.is_some());
+            error!(self.log, "journal is full, alerts were deleted that are severe or that the fleet does not have";
+                "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
+            self.trimmed = Some(format!(
+                "{} alerts between {} and {} were deleted",
+                given_up.total(),
+                given_up.first_seq,
+                given_up.last_seq
+            ));
+            self.enqueue_own(None, &message);
+        }
+        for incident in writer.take_incidents() {
+            self.tell_of_incident(incident);
+            self.prove(ctx);
+        }
+    }
+
+    fn tell_of_incident(&mut self, Incident { why, after }: Incident) {
+        let what = match why {
+            Why::Resized => "was made shorter or longer",
+            Why::Replaced => "was deleted or replaced",
+            // The disk, and nobody's hand: what was not acknowledged is written again.
+            _ => {
+                warn!(self.log, "disk did not take all of a batch, going on in a new file"; "found" => after);
+                return;
+            }
+        };
+        error!(self.log, "somebody changed the journal's file, going on in a new one"; "path" => ?self.directory,
+            "found" => after);
+        let message = serde_json::json!({
+            "severity": "critical",
+            "alert": format!("the alert journal's file {what} while the agent was writing it, after alert {after}"),
+            "event": "journal_changed",
+            "last_seq": after,
+        });
+        self.enqueue_own(None, &message);
+    }
+
+    /// Proves the whole journal in the background.
+    pub(super) fn prove(&mut self, ctx: &mut Context<Self>) {
+        if self.proof != Proof::Done {
+            self.proof = Proof::Again;
+            return;
+        }
+        self.proof = Proof::UnderWay;
+        let (directory, recorded) = (self.directory.clone(), *self.recorded.borrow());
+        let proving =
+            work_threads::run(Lane::Readers, move || vigie_journal::verify(&directory, Some(recorded)));
+        ctx.spawn(proving.into_actor(self).map(|proved, this, ctx| {
+            let proof = std::mem::replace(&mut this.proof, Proof::Done);
+            match proved {
+                Ok(Ok(verification)) => this.proved(&verification, ctx),
+                Ok(Err(error)) => {
+                    this.damage = Some(format!("the alert journal cannot be read: {error}"));
+                }
+                // Only a panic can end the task, and a panic ends the agent.
+                Err(error) => error!(this.log, "verifying the journal was aborted"; "error" => %error),
+            }
+            if proof == Proof::Again {
+                this.prove(ctx);
+            }
+        }));
+    }
+
+    fn proved(&mut self, verification: &JournalVerification, ctx: &mut Context<Self>) {
+        if verification.is_whole() {
+            self.damage = None;
+            return;
+        }
+        let JournalVerification { missing, damaged, broken, problems, .. } = verification;
+        let text = format!(
+            "{missing} alerts are missing, {damaged} pieces are damaged, {broken} links are broken; the first: {}",
+            problems.first().map_or("", String::as_str)
+        );
+        if self.damage.as_ref() == Some(&text) {
+            return;
+        }
+        error!(self.log, "journal does not prove itself"; "path" => ?self.directory, "error" => &text);
+        let message = serde_json::json!({
+            "severity": "critical",
+            "alert": format!("the alert journal is not as it was written: {text}"),
+            "event": "journal_damaged",
+            "missing": missing, "damaged": damaged, "broken": broken,
+        });
+        // The same damage is told once, not at every start.
+        let id = format!("journal damage {missing} {damaged} {broken}");
+        self.damage = Some(text);
+        self.enqueue_own(Some(&id), &message);
+        self.write_waiting(ctx);
+    }
+
+    /// Looks at the files now and then while nothing is written: what somebody does to them is told at once, and not
+    /// only with the next alert.
+    pub(super) fn inspect_later(&self, ctx: &mut Context<Self>) {
+        ctx.spawn(tokio::time::sleep(INSPECT_EVERY).into_actor(self).map(|(), this, ctx| {
+            let Some(mut writer) = this.writer.take() else { return this.inspect_later(ctx) };
+            let inspecting = work_threads::run(Lane::Readers, move || {
+                writer.inspect();
+                writer
+            });
+            ctx.spawn(inspecting.into_actor(this).map(|inspected, this, ctx| {
+                let Ok(mut writer) = inspected else { return };
+                this.tell_of_files(&mut writer, ctx);
+                this.writer = Some(writer);
+                this.write_waiting(ctx);
+                this.inspect_later(ctx);
+            }));
+        }));
+    }
+}
