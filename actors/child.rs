@@ -38,8 +38,8 @@ use crate::conditions::Reporter;
 use crate::containment::{self, Containment, Group, LimitsHit};
 use crate::descriptors;
 use crate::guard_link::GuardLink;
-use crate::module_process::Incarnation;
-use crate::module_process::lifecycle::{EndReason, Limit};
+use crate::life::Incarnation;
+use crate::life::{EndReason, Limit};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{ModuleSection, ModuleSpec};
 use vigie_protocol::control::ModuleKind;
@@ -60,7 +60,7 @@ pub const LAUNCHER_SHORTAGE: i32 = 75;
 pub const KILL_ALL: Signal = Signal::SIGUSR1;
 
 /// Starts processes. A trait, so that the actors' decisions are tested without processes.
-pub trait Spawner {
+pub(crate) trait Spawner {
     /// Makes the module's directories and the control group of this life, and looks whether its program may be run. Asks disks and the user database, on
     /// threads of their own, and gives up on those that do not answer.
     fn prepare(
@@ -87,7 +87,7 @@ pub trait Spawner {
 }
 
 /// A process that can be ended.
-pub trait ChildControl {
+pub(crate) trait ChildControl {
     /// Its process id, which is also its process group's and its session's.
     fn pid(&self) -> u32;
     /// Asks it to end, also when it is stopped.
@@ -101,20 +101,20 @@ pub trait ChildControl {
 }
 
 /// The ends of a process that its owner holds.
-pub struct ChildPipes {
+pub(crate) struct ChildPipes {
     /// Its stdin.
-    pub stdin: Box<dyn AsyncWrite + Unpin>,
+    pub(crate) stdin: Box<dyn AsyncWrite + Unpin>,
     /// Its stdout.
-    pub stdout: Box<dyn AsyncRead + Unpin>,
+    pub(crate) stdout: Box<dyn AsyncRead + Unpin>,
     /// Its stderr.
-    pub stderr: Box<dyn AsyncRead + Unpin>,
+    pub(crate) stderr: Box<dyn AsyncRead + Unpin>,
     /// Ends when the process is reaped.
-    pub exit: Pin<Box<dyn Future<Output = EndReason>>>,
+    pub(crate) exit: Pin<Box<dyn Future<Output = EndReason>>>,
 }
 
 /// Why a module cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
+pub(crate) enum SpawnError {
     /// The program, or its directory, can be changed by others than root and the agent's user.
     #[error("program {program:?} is not safe to run: {reason}")]
     UnsafeProgram {
@@ -161,7 +161,7 @@ pub enum SpawnError {
 impl SpawnError {
     /// Whether the host or the agent lacks something, so that this says nothing about the module.
     #[must_use]
-    pub fn is_shortage(&self) -> bool {
+    pub(crate) fn is_shortage(&self) -> bool {
         match self {
             Self::Start(source) | Self::NoProgram { source, .. } | Self::Directory { source, .. } => {
                 descriptors::is_shortage(source)
@@ -201,7 +201,7 @@ impl ProcessSpawner {
     ///
     /// # Errors
     /// When the process cannot be started.
-    pub fn start(
+    pub(crate) fn start(
         &self,
         section: &ModuleSection,
         mode: ModuleKind,
@@ -499,7 +499,7 @@ fn interpreter(program: &Path) -> Option<PathBuf> {
 
 /// A process of ours and what it started.
 #[derive(Debug)]
-pub struct ProcessControl {
+pub(crate) struct ProcessControl {
     pid: u32,
     /// Tells its end before it is reaped; absent where the kernel or the descriptors do not give it.
     pidfd: Option<AsyncFd<OwnedFd>>,
@@ -519,7 +519,7 @@ impl ProcessControl {
     ///
     /// # Errors
     /// When the system cannot say how it ended.
-    pub async fn wait(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+    pub(crate) async fn wait(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
         if let Some(pidfd) = &self.pidfd
             && !self.reaped.get()
         {

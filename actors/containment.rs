@@ -38,7 +38,7 @@ use nix::unistd::{Pid, getsid};
 use vigie_config::model::ProcessLimits;
 
 use self::hierarchy::{Controller, Hierarchies};
-use crate::module_process::lifecycle::Limit;
+use crate::life::Limit;
 
 /// Times that a cgroup is looked at until it is empty, and the pause between: about a second.
 const EMPTY_CHECKS: u32 = 100;

@@ -9,6 +9,7 @@ pub mod control_server;
 pub mod descriptors;
 pub mod fleet_link;
 pub mod guard_link;
+mod life;
 pub mod line_feed;
 pub mod log_keeper;
 pub mod metrics_server;

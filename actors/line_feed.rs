@@ -15,8 +15,14 @@ const MAX_WAITING_BYTES: usize = 8 << 20;
 /// Most lines that wait for one watcher.
 const MAX_WAITING_LINES: usize = 4096;
 
+/// Newest lines of a module that are kept for `vigie module logs`.
+pub(crate) const KEPT_LINES: usize = 100;
+
 /// Longest text of a line for people, in characters.
 const SHOWN_CHARS: usize = 512;
+
+/// Text of a dropped line that is kept for people, in characters.
+const DROPPED_CHARS: usize = 200;
 
 /// The feeds of a module.
 #[derive(Debug, Clone, Default)]
@@ -169,6 +175,19 @@ pub(crate) fn wire_line(source: &str, text: &str) -> ModuleLine {
 pub(crate) fn line_from_module(text: &str, dropped: Option<&str>) -> ModuleLine {
     let fate = if dropped.is_some() { LineFate::Dropped } else { LineFate::Accepted };
     ModuleLine { fate: Some(fate), reason: dropped.map(ToOwned::to_owned), ..wire_line("from_module", text) }
+}
+
+/// For people: why a line was dropped, and its beginning.
+pub(crate) fn dropped_line(why: &str, line: &str) -> ModuleLine {
+    let start: String = line.chars().take(DROPPED_CHARS).collect();
+    module_line("dropped", &if start.is_empty() { why.to_owned() } else { format!("{why}: {start}") })
+}
+
+/// Adds lines to those that are kept, of which the oldest go.
+pub(crate) fn keep_newest(kept: &mut VecDeque<ModuleLine>, lines: impl IntoIterator<Item = ModuleLine>) {
+    kept.extend(lines);
+    let surplus = kept.len().saturating_sub(KEPT_LINES);
+    kept.drain(..surplus);
 }
 
 /// Cuts the text for people.

@@ -4,114 +4,96 @@
 //! ([`ModuleExited`]); whether there is a next life is the Supervisor's business. What happens when is decided
 //! in [`lifecycle`]; this actor carries it out.
 //!
-//! ```text
-//!              stdin queue (64 lines or batches)
-//!   ModuleProcess ──────────► writer task ──► stdin ┐
-//!        ▲  ChildSaid, one at a time                │ child
-//!        └──────── output pump ◄──────────── stdout ┤
-//!                   │   │                           │
-//!    StoreAlerts ◄──┘   └──► agent's log ◄── stderr ┘
-//! ```
-//!
-//! The output pump ([`pump`]) reads a batch of lines, has alerts stored and log lines written, tells this actor
-//! what else was said, and only then reads on. So a module that writes faster than the disk takes it is slowed
+//! The pipes are read and written by [`pipes`]: a batch of lines is sorted ([`intake`]), its alerts are stored, its log
+//! lines written, and only then is the next one read. So a module that writes faster than the disk takes it is slowed
 //! by its own pipe, in bounded memory, and nobody else notices. The end of stdout is not the end of the
 //! process, and the other way round: either may come first, and a grandchild can keep the pipe open for ever.
 //! The life ends when the process is reaped, its leftovers are gone and the pipe is read empty.
 
 mod dispatch;
-pub mod lifecycle;
-pub mod log_budget;
-pub mod pump;
+mod intake;
+mod lifecycle;
+mod log_budget;
+mod pipes;
+mod questions;
+mod registration;
+mod stdin;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult,
+    Actor, ActorContext, ActorFutureExt, ActorState, Addr, AsyncContext, Context, Handler, Message,
     Recipient, SpawnHandle, WrapFuture,
 };
 use slog::{Logger, debug, info, o, warn};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use vigie_protocol::message::{ConfiguredParameters, Message as WireMessage, capability};
-use vigie_protocol::socket::SocketSpec;
-
-use self::lifecycle::{Effect, EndReason, Event, Lifecycle, Stage, State};
-use self::log_budget::LogBudget;
-use self::pump::{ChildSaid, PumpBounds, Registration};
-use crate::alert_journal::{AlertJournal, GetJournalView};
-use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
-use crate::conditions::Reporter;
-use crate::containment::Group;
-use crate::line_feed::{self, LineFeeds};
-use crate::socket_policy::{self, SocketRules};
-use crate::socket_registry::{Life, ModuleLifeChanged, RegisterSocket, RegisteredSocket, SocketRegistry};
 use vigie_config::model::{AgentConfig, ModuleSpec};
 use vigie_log::AgentLog;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::condition::Subject;
-use vigie_protocol::control::{LineFate, ModuleLine, ModuleState};
+use vigie_protocol::control::{LineFate, ModuleLine};
 use vigie_protocol::error_chain::ErrorChain;
+use vigie_protocol::message::{ConfiguredParameters, Message as WireMessage, capability};
 use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::socket::SocketSpec;
+
+use self::intake::{Batch, Intake};
+use self::lifecycle::{Effect, Event, Lifecycle, Stage, State};
+use self::log_budget::LogBudget;
+use self::pipes::{Flow, MAX_STDERR_LINE_BYTES, Pipe, Reader};
+pub(crate) use self::questions::{GetLines, GetProcessStatus, ProcessStatus};
+use self::stdin::Stdin;
+use crate::alert_journal::AlertJournal;
+use crate::child::{ChildControl, ChildPipes, ProcessSpawner, SpawnError, Spawner};
+use crate::conditions::Reporter;
+use crate::containment::Group;
+use crate::life::{EndReason, Incarnation};
+use crate::line_feed::{self, LineFeeds, keep_newest};
+use crate::socket_registry::{Life, ModuleLifeChanged, SocketRegistry};
 
 /// Messages in the mailbox before a sender waits.
 const MAILBOX_CAPACITY: usize = 16;
 
-/// Batches of lines that wait for a module to read its stdin: a heartbeat or the acknowledgements of one batch
-/// of alerts each. When it is full the module is read no further.
-const STDIN_QUEUE: usize = 64;
-
 /// A module that lives so long counts as started although it has not answered a heartbeat yet.
 const START_GRACE: Duration = Duration::from_secs(1);
 
-/// Newest lines that are kept for `vigie module logs`.
-pub(crate) const KEPT_LINES: usize = 100;
-
 /// Time that the pipes of a process that is gone are read on while a grandchild holds them open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// Which life of a module; each start is a new one. What an old life still says is told apart by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Incarnation(pub u64);
 
 /// Sent once to the `Supervisor` when a life is over and nothing of it is left. Never lost: the Supervisor
 /// outlives its modules.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ModuleExited {
-    /// The module.
-    pub module: ModuleName,
-    /// Which life.
-    pub incarnation: Incarnation,
+pub(crate) struct ModuleExited {
+    pub(crate) module: ModuleName,
+    pub(crate) incarnation: Incarnation,
     /// Why it ended.
-    pub reason: EndReason,
+    pub(crate) reason: EndReason,
     /// How long it lasted.
-    pub lifetime: Duration,
+    pub(crate) lifetime: Duration,
     /// What it said.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     /// Its newest lines.
-    pub lines: VecDeque<ModuleLine>,
+    pub(crate) lines: VecDeque<ModuleLine>,
 }
 
 /// What a module said, by number of messages.
 #[derive(Debug, Clone, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Log messages.
-    pub logs: u64,
+    pub(crate) logs: u64,
     /// Alerts.
-    pub alerts: u64,
+    pub(crate) alerts: u64,
     /// Lines that were not carried, by reason.
-    pub dropped: BTreeMap<&'static str, u64>,
+    pub(crate) dropped: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
     /// Adds what another life, or a batch, said.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.logs += other.logs;
         self.alerts += other.alerts;
         for (reason, count) in &other.dropped {
@@ -124,110 +106,79 @@ impl Counters {
 /// configuration.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ModuleConfirmed {
-    /// The module.
-    pub module: ModuleName,
-    /// Which life.
-    pub incarnation: Incarnation,
+pub(crate) struct ModuleConfirmed {
+    pub(crate) module: ModuleName,
+    pub(crate) incarnation: Incarnation,
     /// The module says of every configuration whether it took it.
-    pub confirms: bool,
+    pub(crate) confirms: bool,
     /// What it said; nothing when it answered its first heartbeat.
-    pub said: Option<ConfiguredParameters>,
+    pub(crate) said: Option<ConfiguredParameters>,
 }
 
 /// Changes what of the agent's own configuration concerns a living module: heartbeat, limits, budgets. Sent by the
 /// `Supervisor` at every reload.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeAgentConfig(pub AgentConfig);
+pub(crate) struct TakeAgentConfig(pub(crate) AgentConfig);
 
 /// Orders the module to end. Sent by `Supervisor`; a second one is ignored.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct StopModule {
-    /// Why.
-    pub reason: EndReason,
+pub(crate) struct StopModule {
+    pub(crate) reason: EndReason,
     /// Time between asking and killing.
-    pub grace: Duration,
+    pub(crate) grace: Duration,
 }
 
 /// Gives the module a new configuration. A module that cannot take one while it runs is ended, for the
 /// `Supervisor` to start it again with the new one.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Reconfigure {
+pub(crate) struct Reconfigure {
     /// The `config` message as a line.
-    pub config_line: Vec<u8>,
+    pub(crate) config_line: Vec<u8>,
 }
-
-/// Asks how the module is.
-#[derive(Debug, Message)]
-#[rtype(result = "ProcessStatus")]
-pub struct GetProcessStatus;
-
-/// How a living module is.
-#[derive(Debug, Clone)]
-pub struct ProcessStatus {
-    /// What it does.
-    pub state: ModuleState,
-    /// Why it is not plainly running.
-    pub reason: Option<String>,
-    /// Its process.
-    pub pid: Option<u32>,
-    /// How long it has lived.
-    pub uptime: Duration,
-    /// Where it answers queries.
-    pub socket: Option<SocketSpec>,
-    /// Round trip of the newest heartbeat.
-    pub heartbeat: Option<Duration>,
-    /// When it was answered.
-    pub heartbeat_at: Option<jiff::Timestamp>,
-    /// What it said in this life.
-    pub counters: Counters,
-    /// Numbers that it shows of itself.
-    pub values: BTreeMap<String, u64>,
-}
-
-/// Asks for the newest lines that the module logged or wrote to stderr, and for the `config` that it has.
-#[derive(Debug, Message)]
-#[rtype(result = "(VecDeque<ModuleLine>, Option<ModuleLine>)")]
-pub struct GetLines;
 
 /// What a `ModuleProcess` works with.
 #[derive(Clone)]
 pub struct Services {
     /// Root logger.
-    pub log: Logger,
+    pub(crate) log: Logger,
     /// The agent's log, for the module's own lines.
-    pub agent_log: AgentLog,
+    pub(crate) agent_log: AgentLog,
     /// Where alerts go.
-    pub journal: Addr<AlertJournal>,
+    pub(crate) journal: Addr<AlertJournal>,
     /// Where sockets are registered.
-    pub registry: Addr<SocketRegistry>,
+    pub(crate) registry: Addr<SocketRegistry>,
     /// How processes are started.
-    pub spawner: Rc<dyn Spawner>,
+    pub(crate) spawner: Rc<dyn Spawner>,
     /// Where conditions are reported.
-    pub conditions: Reporter,
+    pub(crate) conditions: Reporter,
+}
+
+impl Services {
+    /// What modules need to be started as processes.
+    #[must_use]
+    pub fn new(
+        log: Logger,
+        agent_log: AgentLog,
+        journal: Addr<AlertJournal>,
+        registry: Addr<SocketRegistry>,
+        spawner: Rc<ProcessSpawner>,
+        conditions: Reporter,
+    ) -> Self {
+        Self { log, agent_log, journal, registry, spawner, conditions }
+    }
 }
 
 /// Who is told about a life.
-pub struct Told {
+pub(crate) struct Told {
     /// When it is over.
-    pub exited: Recipient<ModuleExited>,
+    pub(crate) exited: Recipient<ModuleExited>,
     /// When it is ready, and what the module made of its configuration.
-    pub confirmed: Recipient<ModuleConfirmed>,
+    pub(crate) confirmed: Recipient<ModuleConfirmed>,
     /// The process, when the module answers or has lived for a second.
-    pub started: oneshot::Sender<u32>,
-}
-
-/// What the pump and the writer are doing, for the heartbeat to tell a deaf module from a slow disk. Shared
-/// between this actor and its own tasks, on one thread.
-#[derive(Debug, Default)]
-pub(crate) struct PipeGauge {
-    /// Since when the pump has been waiting for the journal or the log.
-    pub(crate) not_reading_since: Cell<Option<Instant>>,
-    /// Since when a write to stdin has been waiting.
-    pub(crate) writing_since: Cell<Option<Instant>>,
+    pub(crate) started: oneshot::Sender<u32>,
 }
 
 /// The actor.
@@ -242,26 +193,28 @@ pub(crate) struct ModuleProcess {
     sent_config: Option<ModuleLine>,
     supervisor: Recipient<ModuleExited>,
     confirmed: Recipient<ModuleConfirmed>,
-    /// What the pumps are bound by; they take over what changes.
-    bounds: watch::Sender<PumpBounds>,
     /// Told the process when the module has surely been started.
     started: Option<oneshot::Sender<u32>>,
     feeds: LineFeeds,
     lifecycle: Lifecycle,
     born: Instant,
     child: Option<Rc<dyn ChildControl>>,
-    stdin: Option<mpsc::Sender<Vec<u8>>>,
-    writer: Option<AbortHandle>,
-    /// Takes alerts of other modules for the writer, one batch at a time.
-    deliveries: Option<mpsc::Sender<dispatch::Lines>>,
+    stdin: Option<Stdin>,
+    stdout: Pipe,
+    stderr: Pipe,
+    flow: Flow,
+    /// Sorts the lines of stdout.
+    messages: Intake,
+    /// Sorts the lines of stderr.
+    texts: Intake,
+    /// Whether the process is gone, so that the readers stop at an empty pipe.
+    gone: watch::Sender<bool>,
+    /// What the process left behind is being ended.
+    is_cleaning_up: bool,
+    /// Alerts of other modules are being delivered.
+    is_delivering: bool,
     /// Which of them the module has; set when it gets any.
     acknowledged: Option<Rc<dispatch::Acknowledged>>,
-    pumps: Vec<AbortHandle>,
-    gauge: Rc<PipeGauge>,
-    /// Told when the process is gone, so that the pumps stop at an empty pipe.
-    gone: watch::Sender<bool>,
-    /// What must still end before the life is over: the pumps, the clean-up, the delivery of alerts.
-    unfinished: usize,
     counters: Counters,
     lines: VecDeque<ModuleLine>,
     capabilities: Vec<String>,
@@ -294,7 +247,14 @@ impl ModuleProcess {
             "component" => "module_process", "module" => spec.name().to_string(),
             "incarnation" => incarnation.0,
         ));
-        let bounds = watch::Sender::new(PumpBounds::of(&config));
+        let intake = Intake {
+            module: spec.name().clone(),
+            life: incarnation.0,
+            agent_log: services.agent_log.clone(),
+            budget: LogBudget::new(&config.logging, Instant::now()),
+            feeds: feeds.clone(),
+            log: log.clone(),
+        };
         let reporter = services.conditions.about(Subject::Module(spec.name().clone()));
         Self {
             log,
@@ -306,20 +266,21 @@ impl ModuleProcess {
             config_line,
             sent_config: None,
             confirmed: told.confirmed,
-            bounds,
             supervisor: told.exited,
             started: Some(told.started),
             feeds,
             born: Instant::now(),
             child: None,
             stdin: None,
-            writer: None,
-            deliveries: None,
-            acknowledged: None,
-            pumps: Vec::new(),
-            gauge: Rc::default(),
+            stdout: Pipe::Closed,
+            stderr: Pipe::Closed,
+            flow: Flow::default(),
+            messages: intake.clone(),
+            texts: intake,
             gone: watch::Sender::new(false),
-            unfinished: 0,
+            is_cleaning_up: false,
+            is_delivering: false,
+            acknowledged: None,
             counters: Counters::default(),
             lines: VecDeque::new(),
             capabilities: Vec::new(),
@@ -353,8 +314,9 @@ impl ModuleProcess {
                 agent.clear(AgentCondition::TasksExhausted);
                 agent.clear(AgentCondition::DescriptorsExhausted);
                 self.child = Some(control.clone());
-                self.run_pipes(pipes, ctx);
+                self.open_pipes(pipes, ctx);
                 self.step(Event::Spawned, ctx);
+                self.go_on(ctx);
             }
             Err(error) => self.not_started(&error, ctx),
         }
@@ -377,61 +339,15 @@ impl ModuleProcess {
         self.finish_if_over(ctx);
     }
 
-    fn run_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
-        let me = ctx.address();
-        let (stdin, queue) = mpsc::channel(STDIN_QUEUE);
-        let (deliveries, to_deliver) = mpsc::channel(1);
-        self.deliveries = Some(deliveries);
+    fn open_pipes(&mut self, pipes: ChildPipes, ctx: &mut Context<Self>) {
+        self.stdin = Some(Stdin::new(pipes.stdin));
+        let reader = |stream, line_bytes| Reader::new(stream, line_bytes, self.gone.subscribe());
+        let stdout = reader(pipes.stdout, self.config.limits.line_bytes);
+        let stderr = reader(pipes.stderr, MAX_STDERR_LINE_BYTES);
+        (self.stdout, self.stderr) = (Pipe::Idle(stdout), Pipe::Idle(stderr));
         let config_line = std::mem::take(&mut self.config_line);
-        self.remember_config(&config_line);
-        if stdin.try_send(config_line).is_ok() {
-            let ears = pump::StdinEars {
-                wire: self.feeds.wire.clone(),
-                life: self.incarnation.0,
-                gauge: self.gauge.clone(),
-                told: me.clone().recipient(),
-            };
-            let writer = pump::write_stdin(pipes.stdin, queue, to_deliver, ears);
-            self.writer = Some(actix_rt::spawn(writer).abort_handle());
-        }
-        let output = pump::Output {
-            module: self.spec.name().clone(),
-            life: self.incarnation.0,
-            agent_log: self.services.agent_log.clone(),
-            budget: LogBudget::new(&self.config.logging, Instant::now()),
-            bounds: self.bounds.subscribe(),
-            feeds: self.feeds.clone(),
-            gone: self.gone.subscribe(),
-            gauge: self.gauge.clone(),
-            told: me.clone().recipient(),
-            closed: me.clone().recipient(),
-            log: self.log.clone(),
-        };
-        let stdout = pump::read_stdout(
-            output.clone(),
-            pipes.stdout,
-            self.config.limits.line_bytes,
-            self.services.journal.clone(),
-            stdin.downgrade(),
-        );
-        let stderr = pump::read_stderr(output, pipes.stderr);
-        self.stdin = Some(stdin);
-        for pump in [actix_rt::spawn(stdout), actix_rt::spawn(stderr)] {
-            self.pumps.push(pump.abort_handle());
-            self.unfinished += 1;
-            let me = me.clone();
-            actix_rt::spawn(async move {
-                // An aborted pump has ended as well.
-                pump.await.ok();
-                tell(&me, TaskEnded);
-            });
-        }
-        let exit = pipes.exit;
-        self.unfinished += 1;
-        actix_rt::spawn(async move {
-            let reason = exit.await;
-            tell(&me, ChildGone(reason));
-        });
+        self.send_config(config_line, ctx);
+        ctx.spawn(pipes.exit.into_actor(self).map(|reason, this, ctx| this.process_gone(reason, ctx)));
     }
 
     fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -492,18 +408,21 @@ impl ModuleProcess {
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
-            Effect::Ping(nonce) => self.queue_line(WireMessage::ping(nonce).to_line()),
+            Effect::Ping(nonce) => self.queue_line(WireMessage::ping(nonce).to_line(), ctx),
             Effect::ArmHeartbeat => {
                 let timer = ctx.notify_later(HeartbeatDue, self.config.agent.heartbeat_interval);
                 self.heartbeat_timer = Some(timer);
             }
-            Effect::AskToStop => self.queue_line(WireMessage::stop().to_line()),
-            Effect::CloseStdin => self.stdin = None,
+            Effect::AskToStop => self.queue_line(WireMessage::stop().to_line(), ctx),
+            Effect::CloseStdin => {
+                if let Some(stdin) = &mut self.stdin {
+                    stdin.close();
+                }
+                self.write_stdin(ctx);
+            }
             Effect::Terminate => {
                 // A write that is stuck would keep stdin open for ever.
-                if let Some(writer) = self.writer.take() {
-                    writer.abort();
-                }
+                self.cut_stdin(ctx);
                 if let Some(child) = &self.child {
                     child.terminate();
                 }
@@ -529,10 +448,9 @@ impl ModuleProcess {
 
     /// Puts a line into the stdin queue. When it is full the line is left out: the module has not read for so
     /// long that the heartbeat ends it.
-    fn queue_line(&mut self, line: Vec<u8>) {
-        let Some(stdin) = &self.stdin else { return };
-        if let Err(unsent) = stdin.try_send(line) {
-            let line = unsent.into_inner();
+    fn queue_line(&mut self, line: Vec<u8>, ctx: &mut Context<Self>) {
+        let Some(stdin) = &mut self.stdin else { return };
+        if let Err(line) = stdin.try_push(line) {
             self.feeds.wire.send(|| ModuleLine {
                 fate: Some(LineFate::Dropped),
                 reason: Some("not_read".to_owned()),
@@ -540,129 +458,78 @@ impl ModuleProcess {
                 ..line_feed::wire_line("to_module", &String::from_utf8_lossy(&line))
             });
         }
+        self.write_stdin(ctx);
     }
 
-    fn remember_config(&mut self, line: &[u8]) {
-        let sent = line_feed::wire_line("to_module", &String::from_utf8_lossy(line));
+    fn send_config(&mut self, line: Vec<u8>, ctx: &mut Context<Self>) {
+        let sent = line_feed::wire_line("to_module", &String::from_utf8_lossy(&line));
         self.sent_config = Some(ModuleLine { life: Some(self.incarnation.0), ..sent });
+        self.queue_line(line, ctx);
     }
 
-    fn register(&mut self, registration: Registration, ctx: &mut Context<Self>) {
-        if registration.capabilities.iter().any(|name| name == capability::STOP) {
-            self.step(Event::HonoursStop, ctx);
-        }
-        self.capabilities = registration.capabilities;
-        if self.capabilities.iter().any(|name| name == capability::DISPATCH) {
-            self.deliver_alerts(true, ctx);
-        }
-        let Some(pid) = self.child.as_ref().map(|child| child.pid()) else { return };
-        if matches!(self.lifecycle.state(), State::Stopping(_) | State::Ended) {
-            return;
-        }
-        if registration.sockpath.is_empty() {
-            // A module that cannot be asked may still state what it can do.
-            return;
-        }
-        let rules = SocketRules {
-            directories: self.socket_directories(),
-            allow_remote_tcp: self.spec.section.allow_remote_tcp,
-            pid,
-        };
-        let registry = self.services.registry.clone();
-        let (module, incarnation) = (self.spec.name().clone(), self.incarnation);
-        let checking = async move {
-            let spec = socket_policy::check(&registration.sockpath, rules).await?;
-            let socket = RegisteredSocket { spec: spec.clone(), pid };
-            match registry.send(RegisterSocket { module, incarnation, socket }).await {
-                Ok(Ok(())) => Ok(spec),
-                Ok(Err(refused)) => Err(refused.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
-        };
-        ctx.spawn(checking.into_actor(self).map(|checked, this, _| match checked {
-            Ok(spec) => {
-                this.socket = Some(spec);
-                this.reporter.clear(AgentCondition::SocketRefused);
-            }
-            // A module that is being ended takes its socket away.
-            Err(_) if matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) => {}
-            Err(refused) => {
-                warn!(this.log, "socket refused"; "error" => ?refused);
-                *this.counters.dropped.entry("socket_refused").or_default() += 1;
-                this.reporter.raise(AgentCondition::SocketRefused, refused);
-            }
-        }));
+    /// Whether the module registered this capability.
+    fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|name| name == capability)
     }
 
-    /// Begins to hand the alerts of the other modules to this one, once in a life.
-    fn deliver_alerts(&mut self, acknowledges: bool, ctx: &mut Context<Self>) {
-        let Some(lines) = self.deliveries.take() else { return };
-        self.acknowledged = acknowledges.then(Rc::default);
-        let (module, log) = (self.spec.name().clone(), self.log.clone());
-        let (acknowledged, journal) = (self.acknowledged.clone(), self.services.journal.clone());
-        let state_dir = self.config.agent.state_dir.clone();
-        let delivering = async move {
-            // The journal ends only with the agent.
-            let Ok(view) = journal.send(GetJournalView).await else { return };
-            dispatch::Delivery { module, state_dir, view, lines, acknowledged, log }.run().await;
-        };
-        self.unfinished += 1;
-        ctx.spawn(delivering.into_actor(self).map(|(), this, ctx| {
-            this.unfinished -= 1;
-            this.finish_if_over(ctx);
-        }));
+    /// Does what the module asked for with one batch of lines.
+    fn heard(&mut self, said: Batch, ctx: &mut Context<Self>) {
+        self.counters.add(&said.counters);
+        keep_newest(&mut self.lines, said.lines);
+        if let Some(registration) = said.registration {
+            self.register(registration, ctx);
+        }
+        if let Some(flooding) = said.flooding {
+            let allowed = self.config.logging.module_bytes_per_sec;
+            let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
+            self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
+        }
+        if let Some(acknowledged) = &self.acknowledged {
+            for id in &said.acknowledged {
+                acknowledged.add(id);
+            }
+        }
+        for configured in said.configured {
+            self.confirm(Some(configured));
+        }
+        if let Some(health) = said.health {
+            self.values = health.values;
+            self.reporter.module_health(self.spec.name().clone(), health.conditions);
+        }
+        for nonce in said.pongs {
+            self.step(Event::Pong { nonce }, ctx);
+        }
     }
 
     /// Tells the Supervisor how far the module has its configuration.
     fn confirm(&self, said: Option<ConfiguredParameters>) {
         let (module, incarnation) = (self.spec.name().clone(), self.incarnation);
-        let confirms = self.capabilities.iter().any(|name| name == capability::CONFIGURED);
+        let confirms = self.can(capability::CONFIGURED);
         tell_recipient(&self.confirmed, ModuleConfirmed { module, incarnation, confirms, said });
     }
 
-    /// Looks whether the registered query socket is still there and still the module's. Once a heartbeat, one look at a
-    /// time: the file system may hang.
-    fn look_at_socket(&mut self, ctx: &mut Context<Self>) {
-        let Some((spec, pid)) = self.socket.clone().zip(self.child.as_ref().map(|child| child.pid())) else {
-            return;
-        };
-        if self.looking_at_socket || matches!(self.lifecycle.state(), State::Stopping(_) | State::Ended) {
-            return;
+    /// The process is reaped.
+    fn process_gone(&mut self, reason: EndReason, ctx: &mut Context<Self>) {
+        self.step(Event::Exited(reason), ctx);
+        self.cut_stdin(ctx);
+        self.gone.send_replace(true);
+        ctx.run_later(DRAIN_LIMIT, |this, ctx| this.end_drain(ctx));
+        if let Some(child) = self.child.take() {
+            self.is_cleaning_up = true;
+            ctx.spawn(child.clean_up().into_actor(self).map(|(), this, ctx| {
+                this.is_cleaning_up = false;
+                this.finish_if_over(ctx);
+            }));
         }
-        self.looking_at_socket = true;
-        let rules = SocketRules {
-            directories: self.socket_directories(),
-            allow_remote_tcp: self.spec.section.allow_remote_tcp,
-            pid,
-        };
-        let looking = async move { socket_policy::check(&spec.to_string(), rules).await.err() };
-        ctx.spawn(looking.into_actor(self).map(|missing, this, _| {
-            this.looking_at_socket = false;
-            if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
-                this.reporter.set(AgentCondition::SocketMissing, missing);
-            }
-        }));
-    }
-
-    /// Looks whether the module ran into a limit since the last heartbeat.
-    fn look_at_limits(&mut self, ctx: &mut Context<Self>) {
-        let Some(child) = self.child.clone() else { return };
-        ctx.spawn(child.limit_hit().into_actor(self).map(|hit, this, _| {
-            if !matches!(this.lifecycle.state(), State::Stopping(_) | State::Ended) {
-                let detail = hit.map(|limit| format!("{} are used up", limit.name()));
-                this.reporter.set(AgentCondition::LimitReached, detail);
-            }
-        }));
-    }
-
-    fn socket_directories(&self) -> Vec<PathBuf> {
-        let own = self.services.spawner.run_dir(&self.spec);
-        std::iter::once(own).chain(self.spec.section.socket_dir.clone()).collect()
+        self.go_on(ctx);
     }
 
     /// Ends the actor when the process is reaped, its leftovers are gone and its pipes are empty.
     fn finish_if_over(&mut self, ctx: &mut Context<Self>) {
-        let Some(reason) = self.lifecycle.end().filter(|_| self.unfinished == 0) else { return };
+        if !self.is_idle() || ctx.state() != ActorState::Running {
+            return;
+        }
+        let Some(reason) = self.lifecycle.end() else { return };
         info!(self.log, "module ended"; "reason" => %reason,
             "elapsed_ms" => elapsed_ms(self.born.elapsed()));
         let exited = ModuleExited {
@@ -678,28 +545,10 @@ impl ModuleProcess {
         ctx.stop();
     }
 
-    fn status(&self) -> ProcessStatus {
-        let missed = self.lifecycle.missed();
-        let silent = (missed > 0).then(|| format!("missed {missed} heartbeats in a row"));
-        let (state, reason) = match self.lifecycle.state() {
-            State::Starting => (ModuleState::Starting, silent),
-            State::Running => (ModuleState::Running, None),
-            State::Degraded => (ModuleState::Degraded, silent),
-            State::Stopping(_) | State::Ended => {
-                (ModuleState::Stopping, self.lifecycle.stop_reason().map(ToString::to_string))
-            }
-        };
-        ProcessStatus {
-            state,
-            reason,
-            pid: self.child.as_ref().map(|child| child.pid()),
-            uptime: self.born.elapsed(),
-            socket: self.socket.clone(),
-            heartbeat: self.heartbeat,
-            heartbeat_at: self.heartbeat_at,
-            counters: self.counters.clone(),
-            values: self.values.clone(),
-        }
+    /// Whether nothing of a process is there, before its start or after its end.
+    fn is_idle(&self) -> bool {
+        let pipes_are_empty = self.stdout.is_closed() && self.stderr.is_closed() && self.flow.is_empty();
+        pipes_are_empty && self.child.is_none() && !self.is_cleaning_up && !self.is_delivering
     }
 }
 
@@ -751,8 +600,8 @@ impl Handler<HeartbeatDue> for ModuleProcess {
 
     fn handle(&mut self, _: HeartbeatDue, ctx: &mut Self::Context) {
         let event = Event::HeartbeatDue {
-            not_reading_since: self.gauge.not_reading_since.get(),
-            writing_since: self.gauge.writing_since.get(),
+            not_reading_since: self.flow.not_reading_since(),
+            writing_since: self.stdin.as_ref().and_then(Stdin::writing_since),
         };
         self.step(event, ctx);
         self.look_at_socket(ctx);
@@ -773,65 +622,13 @@ impl Handler<StageDue> for ModuleProcess {
     }
 }
 
-impl Handler<ChildSaid> for ModuleProcess {
-    type Result = ();
-
-    fn handle(&mut self, said: ChildSaid, ctx: &mut Self::Context) {
-        self.counters.add(&said.counters);
-        self.lines.extend(said.lines);
-        let surplus = self.lines.len().saturating_sub(KEPT_LINES);
-        self.lines.drain(..surplus);
-        if let Some(registration) = said.registration {
-            self.register(registration, ctx);
-        }
-        if let Some(flooding) = said.flooding {
-            let allowed = self.config.logging.module_bytes_per_sec;
-            let detail = flooding.then(|| format!("more than {allowed} bytes a second"));
-            self.reporter.set(AgentCondition::LogBudgetExceeded, detail);
-        }
-        if let Some(acknowledged) = &self.acknowledged {
-            for id in &said.acknowledged {
-                acknowledged.add(id);
-            }
-        }
-        for configured in said.configured {
-            self.confirm(Some(configured));
-        }
-        if let Some(health) = said.health {
-            self.values = health.values;
-            self.reporter.module_health(self.spec.name().clone(), health.conditions);
-        }
-        for nonce in said.pongs {
-            self.step(Event::Pong { nonce }, ctx);
-        }
-    }
-}
-
-impl Handler<pump::StdoutClosed> for ModuleProcess {
-    type Result = ();
-
-    fn handle(&mut self, _: pump::StdoutClosed, ctx: &mut Self::Context) {
-        self.step(Event::StdoutClosed, ctx);
-    }
-}
-
-impl Handler<pump::StdinClosed> for ModuleProcess {
-    type Result = ();
-
-    fn handle(&mut self, _: pump::StdinClosed, ctx: &mut Self::Context) {
-        self.step(Event::StdinClosed, ctx);
-    }
-}
-
 impl Handler<Reconfigure> for ModuleProcess {
     type Result = ();
 
     fn handle(&mut self, order: Reconfigure, ctx: &mut Self::Context) {
-        let takes_it = self.capabilities.iter().any(|name| name == capability::RECONFIGURE);
-        if takes_it {
+        if self.can(capability::RECONFIGURE) {
             info!(self.log, "module gets a new configuration");
-            self.remember_config(&order.config_line);
-            self.queue_line(order.config_line);
+            self.send_config(order.config_line, ctx);
         } else {
             let grace = self.config.agent.stop_grace;
             self.step(Event::Stop { reason: EndReason::ConfigChanged, grace }, ctx);
@@ -847,7 +644,9 @@ impl Handler<TakeAgentConfig> for ModuleProcess {
         let sooner = interval < self.config.agent.heartbeat_interval;
         self.lifecycle.set_misses_allowed(order.0.agent.heartbeat_misses);
         self.config = order.0;
-        self.bounds.send_replace(PumpBounds::of(&self.config));
+        for intake in [&mut self.messages, &mut self.texts] {
+            intake.budget.set_bounds(&self.config.logging);
+        }
         if sooner {
             // The beat that was armed with the longer interval would come too late.
             if let Some(armed) = self.heartbeat_timer.take() {
@@ -858,74 +657,15 @@ impl Handler<TakeAgentConfig> for ModuleProcess {
     }
 }
 
-impl Handler<GetProcessStatus> for ModuleProcess {
-    type Result = MessageResult<GetProcessStatus>;
-
-    fn handle(&mut self, _: GetProcessStatus, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.status())
-    }
-}
-
-impl Handler<GetLines> for ModuleProcess {
-    type Result = MessageResult<GetLines>;
-
-    fn handle(&mut self, _: GetLines, _: &mut Self::Context) -> Self::Result {
-        MessageResult((self.lines.clone(), self.sent_config.clone()))
-    }
-}
-
 impl Handler<StopModule> for ModuleProcess {
     type Result = ();
 
     fn handle(&mut self, order: StopModule, ctx: &mut Self::Context) {
         self.step(Event::Stop { reason: order.reason.clone(), grace: order.grace }, ctx);
-        if self.child.is_none() && self.unfinished == 0 {
+        if self.is_idle() {
             // It has not begun; the disk that it waits for is not waited for any more.
             self.step(Event::Exited(order.reason), ctx);
             self.finish_if_over(ctx);
         }
-    }
-}
-
-/// The process is reaped. Sent once by the task that waits for it.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct ChildGone(EndReason);
-
-impl Handler<ChildGone> for ModuleProcess {
-    type Result = ();
-
-    fn handle(&mut self, gone: ChildGone, ctx: &mut Self::Context) {
-        self.step(Event::Exited(gone.0), ctx);
-        self.stdin = None;
-        if let Some(writer) = self.writer.take() {
-            writer.abort();
-        }
-        self.gone.send_replace(true);
-        ctx.run_later(DRAIN_LIMIT, |this, _| {
-            for pump in this.pumps.drain(..) {
-                pump.abort();
-            }
-        });
-        let Some(child) = self.child.take() else { return };
-        let me = ctx.address();
-        actix_rt::spawn(async move {
-            child.clean_up().await;
-            tell(&me, TaskEnded);
-        });
-    }
-}
-
-/// A pump or the clean-up has ended. Sent once by each.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct TaskEnded;
-
-impl Handler<TaskEnded> for ModuleProcess {
-    type Result = ();
-
-    fn handle(&mut self, _: TaskEnded, ctx: &mut Self::Context) {
-        self.unfinished -= 1;
-        self.finish_if_over(ctx);
     }
 }

@@ -10,7 +10,7 @@ use actix::{Actor, Context, Handler, Message, MessageResult};
 use slog::{Logger, debug, info, o};
 use vigie_protocol::socket::SocketSpec;
 
-use crate::module_process::Incarnation;
+use crate::life::Incarnation;
 use vigie_protocol::module_name::ModuleName;
 
 /// Messages in the mailbox before a sender waits.
@@ -18,7 +18,7 @@ const MAILBOX_CAPACITY: usize = 16;
 
 /// Where a living module listens, checked by its `ModuleProcess`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegisteredSocket {
+pub(crate) struct RegisteredSocket {
     /// The socket.
     pub spec: SocketSpec,
     /// The module's process: whoever answers must be it or one of its session.
@@ -29,7 +29,7 @@ pub struct RegisteredSocket {
 /// or lost: the module cannot be asked, nothing else breaks.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), RegisterRefused>")]
-pub struct RegisterSocket {
+pub(crate) struct RegisterSocket {
     /// The module.
     pub module: ModuleName,
     /// Which life of it.
@@ -40,7 +40,7 @@ pub struct RegisterSocket {
 
 /// Why a socket is not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RegisterRefused {
+pub(crate) enum RegisterRefused {
     /// Another module listens there.
     #[error("socket {spec:?} is that of module {owner}")]
     Taken {
@@ -58,7 +58,7 @@ pub enum RegisterRefused {
 /// query is answered with an older state.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ModuleLifeChanged {
+pub(crate) struct ModuleLifeChanged {
     /// The module.
     pub module: ModuleName,
     /// Which life of it.
@@ -69,7 +69,7 @@ pub struct ModuleLifeChanged {
 
 /// Whether a module lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
+pub(crate) enum Life {
     /// Its process runs.
     Living,
     /// It is being ended.
@@ -83,11 +83,11 @@ pub enum Life {
 /// Asks where a module listens.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<RegisteredSocket, NoSocket>")]
-pub struct FindSocket(pub ModuleName);
+pub(crate) struct FindSocket(pub ModuleName);
 
 /// Why a module cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoSocket {
+pub(crate) enum NoSocket {
     /// No such module is running or waiting to run.
     #[error("is not running")]
     Unknown,

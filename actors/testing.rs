@@ -17,8 +17,9 @@ use crate::alert_journal::AlertJournal;
 use crate::child::{ChildControl, ChildPipes, SpawnError, Spawner};
 use crate::conditions::{Conditions, Reporter};
 use crate::containment::Group;
-use crate::module_process::lifecycle::{EndReason, Limit};
-use crate::module_process::{Incarnation, Services};
+use crate::life::Incarnation;
+use crate::life::{EndReason, Limit};
+use crate::module_process::Services;
 use crate::socket_registry::SocketRegistry;
 use vigie_config::model::{
     AgentConfig, AgentSection, JournalSection, LimitsSection, LoadedConfig, LogMode, LoggingSection,

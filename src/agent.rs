@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
+use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Group;
@@ -50,7 +51,6 @@ use vigie_protocol::severity::Severity;
 use vigie_sinks::alert::Source;
 
 use crate::check_config::Checked;
-use crate::cli::AgentArgs;
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
 use crate::notify::Notifier;
@@ -80,6 +80,15 @@ pub(crate) fn hold_signals() -> SigSet {
     let waiting = SigSet::from_iter([Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]);
     waiting.thread_block().ok();
     waiting
+}
+
+/// `agent`
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The configuration file, in TOML, or in MIG's form when its name ends in .cfg [default: /etc/vigie/vigie.toml if
+    /// there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Runs the agent until it is told to stop.
@@ -407,14 +416,14 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     journal.set_sent_through(sent_through);
     let journal = journal.start();
     let registry = SocketRegistry::new(log).start();
-    let services = Services {
-        log: log.clone(),
-        agent_log: agent_log.clone(),
-        journal: journal.clone(),
-        registry: registry.clone(),
-        spawner: spawner.clone(),
-        conditions: reporter.clone(),
-    };
+    let services = Services::new(
+        log.clone(),
+        agent_log.clone(),
+        journal.clone(),
+        registry.clone(),
+        spawner.clone(),
+        reporter.clone(),
+    );
     let hostname = facts.hostname.clone();
     let own_alerts = OwnAlerts::new(log, agent_log.clone(), journal.clone()).start();
     conditions.try_send(AlertOnFailure(own_alerts.clone().recipient())).ok();

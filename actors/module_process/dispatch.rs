@@ -17,8 +17,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use actix::{Message, Recipient};
 use slog::{Logger, info, warn};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use vigie_journal::{Cursor, Item, Portion, identity};
 use vigie_protocol::message::Message as WireMessage;
@@ -112,10 +113,13 @@ impl Window {
     }
 }
 
-/// Lines for the module's stdin, and who is told when they are written.
-pub(crate) struct Lines {
-    pub(crate) text: Vec<u8>,
-    pub(crate) written: oneshot::Sender<()>,
+/// Alerts of other modules for the module's stdin. Sent by the delivery to the actor that owns it, one at a time; who waits
+/// for `written` learns when they are, or that they never will be.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct DeliverLines {
+    pub(super) text: Vec<u8>,
+    pub(super) written: oneshot::Sender<()>,
 }
 
 /// What the actor and the delivery share, on one thread.
@@ -148,16 +152,16 @@ pub(crate) struct Delivery {
     pub(crate) module: ModuleName,
     pub(crate) state_dir: PathBuf,
     pub(crate) view: JournalView,
-    pub(crate) lines: mpsc::Sender<Lines>,
+    pub(crate) stdin: Recipient<DeliverLines>,
     /// Nothing where the module acknowledges nothing.
     pub(crate) acknowledged: Option<Rc<Acknowledged>>,
     pub(crate) log: Logger,
 }
 
 impl Delivery {
-    /// Delivers until the module takes no more. The actor that owns the module's life owns this future; the life is over
-    /// when it has ended.
-    pub(crate) async fn run(self) {
+    /// Delivers until `closed` says that the module takes no more. The actor that owns the module's life owns this future;
+    /// the life is over when it has ended.
+    pub(crate) async fn run(self, mut closed: oneshot::Receiver<()>) {
         let directory = self.state_dir.join("dispatch");
         let path = directory.join(format!("{}.cursor", self.module));
         let journal = self.view.directory.clone();
@@ -189,7 +193,7 @@ impl Delivery {
         };
         let cursor = tokio::select! {
             cursor = read => cursor,
-            () = self.lines.closed() => return,
+            _ = &mut closed => return,
         };
         info!(self.log, "module gets the alerts of the others"; "seq" => cursor.after);
         if let Some(acknowledged) = &self.acknowledged {
@@ -206,7 +210,7 @@ impl Delivery {
         };
         tokio::select! {
             biased;
-            () = self.lines.closed() => {}
+            _ = &mut closed => {}
             () = self.deliver(&mut under_way) => {}
         }
         // What was acknowledged last need not come again; a disk that does not answer is not waited for.
@@ -274,7 +278,7 @@ impl Delivery {
             return true;
         }
         let (written, done) = oneshot::channel();
-        if self.lines.send(Lines { text, written }).await.is_err() || done.await.is_err() {
+        if self.stdin.send(DeliverLines { text, written }).await.is_err() || done.await.is_err() {
             return false;
         }
         under_way.progress = Instant::now();

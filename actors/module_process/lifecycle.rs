@@ -14,10 +14,11 @@
 //! Nothing leaves `Ended`, and only the exit of the process leads there: what a dying module still writes
 //! cannot bring it back, and no second copy starts while the first one lives.
 
-use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::life::EndReason;
 
 /// Time between SIGTERM and SIGKILL for a module that has already proved deaf.
 const DEAF_GRACE: Duration = Duration::from_millis(500);
@@ -26,92 +27,9 @@ const DEAF_GRACE: Duration = Duration::from_millis(500);
 /// a moment before the process is gone.
 const CLOSED_PIPE_GRACE: Duration = Duration::from_secs(1);
 
-/// Why a module's life ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EndReason {
-    /// It exited by itself with this code.
-    Exited(i32),
-    /// It was ended by a signal that the agent did not send.
-    Signalled(i32),
-    /// It missed too many heartbeats.
-    HeartbeatLost,
-    /// It never answered a heartbeat.
-    StartTimeout,
-    /// It did not read its stdin.
-    WriteTimeout,
-    /// It closed its stdout and lived on.
-    ClosedStdout,
-    /// It closed its stdin and lived on.
-    ClosedStdin,
-    /// Its configuration changed and it cannot take a new one while it runs.
-    ConfigChanged,
-    /// It is no longer configured.
-    Removed,
-    /// An operator asked for a restart.
-    Operator,
-    /// The agent stops.
-    AgentStopping,
-    /// It could not be started.
-    SpawnFailed(String),
-    /// It could not be started because the host or the agent has no descriptors, tasks or memory left: no death
-    /// of the module.
-    Shortage(String),
-    /// It used up what its control group allows.
-    Limit(Limit),
-}
-
-/// What a control group limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// Processes and threads.
-    Tasks,
-    /// Memory.
-    Memory,
-}
-
-impl Limit {
-    /// The word that reasons carry.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tasks => "tasks",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-impl EndReason {
-    /// Whether the end was ordered, so that it says nothing about the module's health.
-    #[must_use]
-    pub(crate) fn is_ordered(&self) -> bool {
-        matches!(self, Self::ConfigChanged | Self::Removed | Self::Operator | Self::AgentStopping)
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited(code) => write!(f, "exited({code})"),
-            Self::Signalled(number) => write!(f, "signalled({number})"),
-            Self::HeartbeatLost => f.write_str("heartbeat_lost"),
-            Self::StartTimeout => f.write_str("start_timeout"),
-            Self::WriteTimeout => f.write_str("write_timeout"),
-            Self::ClosedStdout => f.write_str("closed_stdout"),
-            Self::ClosedStdin => f.write_str("closed_stdin"),
-            Self::ConfigChanged => f.write_str("config_changed"),
-            Self::Removed => f.write_str("removed"),
-            Self::Operator => f.write_str("operator"),
-            Self::AgentStopping => f.write_str("agent_stopping"),
-            Self::SpawnFailed(why) => write!(f, "spawn_failed({why})"),
-            Self::Shortage(why) => write!(f, "shortage({why})"),
-            Self::Limit(limit) => write!(f, "limit({})", limit.name()),
-        }
-    }
-}
-
 /// Where a module is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// The process runs and has not answered a heartbeat.
     Starting,
     /// Heartbeats are answered.
@@ -126,7 +44,7 @@ pub enum State {
 
 /// How far the ending of a process has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// stdout is closed; the process is about to exit, or hangs.
     Closing,
     /// `stop` was sent, or stdin closed.
@@ -139,7 +57,7 @@ pub enum Stage {
 
 /// What happens to a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// The process was started.
     Spawned,
     /// It registered and said that it honours `stop`.
@@ -178,7 +96,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Send a heartbeat with this number.
     Ping(u64),
     /// Deliver `HeartbeatDue` after the interval.
@@ -299,7 +217,8 @@ impl Lifecycle {
         }
     }
 
-    fn is_live(&self) -> bool {
+    /// Whether the module is not being ended.
+    pub(crate) fn is_live(&self) -> bool {
         matches!(self.state, State::Starting | State::Running | State::Degraded)
     }
 
@@ -401,6 +320,7 @@ impl Lifecycle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::life::Limit;
     use proptest::prelude::*;
 
     const BEAT: Duration = Duration::from_secs(10);

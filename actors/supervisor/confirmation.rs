@@ -10,7 +10,7 @@ const MAX_ERROR_BYTES: usize = 512;
 
 /// What is known of the newest configuration that was sent to a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confirmation {
+pub(crate) struct Confirmation {
     generation: u64,
     state: InForce,
     errors: Vec<String>,
@@ -19,12 +19,12 @@ pub struct Confirmation {
 impl Confirmation {
     /// A configuration that was just sent.
     #[must_use]
-    pub fn sent(generation: u64) -> Self {
+    pub(crate) fn sent(generation: u64) -> Self {
         Self { generation, state: InForce::Unconfirmed, errors: Vec::new() }
     }
 
     /// The module runs no more: what it said no longer holds, but why it refused stays known.
-    pub fn ended(&mut self) {
+    pub(crate) fn ended(&mut self) {
         if self.state != InForce::Refused {
             self.state = InForce::NotRunning;
         }
@@ -32,7 +32,7 @@ impl Confirmation {
 
     /// The module answered its first heartbeat after a start. For a module that `confirms`, that says nothing of its
     /// configuration.
-    pub fn ready(&mut self, confirms: bool) {
+    pub(crate) fn ready(&mut self, confirms: bool) {
         let unsure = matches!(self.state, InForce::Unconfirmed | InForce::Unanswered);
         if unsure && !confirms {
             self.state = InForce::InForce;
@@ -40,7 +40,7 @@ impl Confirmation {
     }
 
     /// The module said what became of a configuration. What it says of another one is old.
-    pub fn configured(&mut self, said: &ConfiguredParameters) {
+    pub(crate) fn configured(&mut self, said: &ConfiguredParameters) {
         if said.generation != self.generation {
             return;
         }
@@ -59,7 +59,7 @@ impl Confirmation {
     }
 
     /// The time for an answer is over. Returns whether the module stayed silent.
-    pub fn overdue(&mut self, generation: u64) -> bool {
+    pub(crate) fn overdue(&mut self, generation: u64) -> bool {
         let silent = generation == self.generation && self.state == InForce::Unconfirmed;
         if silent {
             self.state = InForce::Unanswered;
@@ -69,7 +69,7 @@ impl Confirmation {
 
     /// Whether nothing more is awaited.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         !matches!(self.state, InForce::Unconfirmed | InForce::NotRunning)
     }
 
@@ -81,7 +81,7 @@ impl Confirmation {
 
     /// Why it is not in force, for people; `None` when it is, or may still be.
     #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let generation = self.generation;
         match self.state {
             InForce::InForce | InForce::Unconfirmed | InForce::NotRunning => None,
@@ -95,7 +95,7 @@ impl Confirmation {
 
     /// The same for status and reload.
     #[must_use]
-    pub fn status(&self, module: &ModuleName) -> ModuleConfigStatus {
+    pub(crate) fn status(&self, module: &ModuleName) -> ModuleConfigStatus {
         ModuleConfigStatus {
             module: module.clone(),
             generation: self.generation,

@@ -15,7 +15,7 @@ use vigie_config::model::RestartSection;
 
 /// What to do about a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Start again after this delay.
     Restart {
         /// Time to wait.
@@ -40,7 +40,7 @@ pub(crate) struct RestartHistory {
 
 /// A history as it outlives the agent: a crash loop does not begin anew because the agent did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptHistory {
+pub(crate) struct KeptHistory {
     /// Milliseconds from each death to the moment in which this was written.
     deaths_ms_ago: Vec<u64>,
     attempt: u32,
