@@ -10,77 +10,64 @@ mod accounts;
 mod backlog;
 mod canary;
 mod content;
+mod covering;
 mod expected;
 pub(crate) mod health;
 mod logs;
 mod loops;
 mod narrowing;
+mod orders;
 pub mod proof;
 mod round;
 mod scan;
+mod status;
 mod transactions;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use vigie_sdk::protocol::Asker;
 use vigie_sdk::{AlertId, Condition};
 
 use self::accounts::Stories;
 use self::backlog::Backlog;
 use self::canary::Canary;
 use self::content::Contents;
+pub use self::covering::MAX_REASONS;
 use self::expected::Plans;
 use self::health::Health;
 use self::loops::Loops;
 use self::narrowing::MountedLately;
-use self::proof::{Proof, Proofs};
+pub use self::orders::Order;
+use self::proof::Proofs;
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
+pub use self::status::{SharedStatus, Status};
 use self::transactions::Transactions;
 use self::writing::Writings;
-use crate::change::{Alert, Event, description, notice, shown};
-use crate::config::Backend;
+use crate::change::{Alert, notice, shown};
 use crate::due::DueLanes;
 use crate::ending::Owner;
 use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
-use crate::look::{is_missing, open_parent};
 use crate::probe::Prober;
 use crate::recorded::PackageRecords;
-use crate::rules::{Coverage, Interest, Rules, Severity};
+use crate::rules::{Coverage, Rules, Severity};
 use crate::storm::Storms;
-use crate::trust::{Lane, NOBODY, Trust};
+use crate::trust::Trust;
 use crate::verifier::{Budget, Pace, Verifier};
-use crate::watching::{Choice, Watching};
+use crate::watching::Watching;
 use crate::workers::{Depth, Workers};
-
-/// Missing paths that the log names one by one; the status names them all.
-const MAX_WAITING_LINES: usize = 5;
-
-/// Paths that wait, from which on memory is given back afterwards.
-const MANY_PENDING: usize = 5_000;
 
 /// Directories that are to be compared because much happened in them; beyond it everything is compared.
 const MAX_BUSY: usize = 10_000;
 
 /// Time after which such a directory is compared.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest path that the kernel takes, in bytes: PATH_MAX without the NUL at its end.
-const LONGEST_PATH: usize = 4_095;
-
-/// Directories that are not watched, and files that cannot be read, that the status names; of more it says that there
-/// are.
-pub const MAX_REASONS: usize = 10_000;
-
-/// Time between two publications of the status while much happens.
-const PUBLISHED_EVERY: Duration = Duration::from_millis(5);
 
 /// Time between two searches for files that got another name.
 const LINK_PAUSE: Duration = Duration::from_secs(1);
@@ -102,142 +89,6 @@ pub trait Sink: Send {
     fn values(&self, values: BTreeMap<String, u64>) {
         let _ = values;
     }
-}
-
-/// How the module is, for the answer to queries.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// Configured paths.
-    pub entries: usize,
-    /// Objects that are known.
-    pub objects: usize,
-    /// Bytes that they take in memory.
-    pub bytes: usize,
-    /// Bytes that they take on disk; `None` when they are not there.
-    pub store_bytes: Option<u64>,
-    /// Directories that inotify watches.
-    pub watches: usize,
-    /// Configured paths that are not there.
-    pub waiting: BTreeSet<PathBuf>,
-    /// Paths that something happened to and that have not been looked at yet.
-    pub pending: usize,
-    /// Alerts sent.
-    pub alerts: u64,
-    /// Changes that were told as part of a group.
-    pub grouped: u64,
-    /// Alerts that the agent has not acknowledged yet.
-    pub unacknowledged: usize,
-    /// Changes that nobody has accepted.
-    pub unaccepted: usize,
-    /// Times that notifications were lost and everything was compared instead.
-    pub overflows: u64,
-    /// Files that are known but cannot be read, and why.
-    pub unreadable: BTreeMap<PathBuf, String>,
-    /// Directories that are not watched, and why: changes there are seen only by a scan.
-    pub unwatched: BTreeMap<PathBuf, String>,
-    /// File systems that are left out, and why.
-    pub skipped: BTreeMap<PathBuf, String>,
-    /// How each file system is watched.
-    pub backends: Vec<Choice>,
-    /// Why fanotify is not used at all.
-    pub why_no_fanotify: Option<String>,
-    /// Why command lines are what processes say of themselves, and not what they were run with.
-    pub why_claimed: Option<String>,
-    /// Watched file systems that other hosts change as well: between scans nobody tells of that.
-    pub remote: Vec<PathBuf>,
-    /// What was proved of file systems.
-    pub proofs: Vec<Proof>,
-    /// When a change last came all the way to the journal, and how; since when none does.
-    pub canary: Value,
-    /// What is wrong with the state directory.
-    pub trouble: Option<String>,
-    /// All that is wrong.
-    pub conditions: Vec<Condition>,
-    /// Whether everything has been looked at once.
-    pub baseline_complete: bool,
-    /// When everything was compared last, and how long it took.
-    pub last_scan: Option<(SystemTime, Duration)>,
-    /// Files that were read again to prove that they are as they are known, in this life.
-    pub verified_files: u64,
-    /// Bytes that were read for it.
-    pub verified_bytes: u64,
-    /// Times that all files were.
-    pub verified_rounds: u64,
-    /// What is being compared now, and how many objects of it have been.
-    pub scans: Vec<(&'static str, usize)>,
-}
-
-/// The status as the engine last published it.
-#[derive(Debug, Clone, Default)]
-pub struct SharedStatus(Arc<Mutex<Arc<Status>>>);
-
-impl SharedStatus {
-    fn lock(&self) -> MutexGuard<'_, Arc<Status>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The status.
-    #[must_use]
-    pub fn get(&self) -> Arc<Status> {
-        self.lock().clone()
-    }
-}
-
-/// What the engine is told by other threads; each is followed by a wake-up of its mailbox.
-#[derive(Debug)]
-pub enum Order {
-    /// Work by these rules from now on.
-    Watch {
-        /// The rules.
-        rules: Box<Rules>,
-        /// What is never watched: each alert would change it, and so cause the next.
-        left_out: Vec<PathBuf>,
-    },
-    /// Compare everything that is covered at or below these paths (none: everything), then answer.
-    Rescan {
-        /// The paths.
-        paths: Vec<PathBuf>,
-        /// Read every file, whatever it looks like.
-        prove: bool,
-        /// Where the answer goes.
-        done: mpsc::SyncSender<Value>,
-    },
-    /// Say which rule applies to a path.
-    Explain(PathBuf, mpsc::SyncSender<Value>),
-    /// Say what is known of a path.
-    Known(PathBuf, mpsc::SyncSender<Value>),
-    /// List the changes that nobody has accepted.
-    Unaccepted(mpsc::SyncSender<Value>),
-    /// Accept what changed at or below these paths (none: everything).
-    Accept {
-        /// The paths.
-        paths: Vec<PathBuf>,
-        /// Who does, as he says.
-        by: String,
-        /// Who does, as the agent proves.
-        asker: Option<Asker>,
-        /// Where the answer goes.
-        done: mpsc::SyncSender<Value>,
-    },
-    /// Record changes at or below these paths as expected for a while.
-    Expect {
-        /// The paths.
-        paths: Vec<PathBuf>,
-        /// Until when.
-        until: SystemTime,
-        /// Who plans, as he says.
-        by: String,
-        /// Who does, as the agent proves.
-        asker: Option<Asker>,
-        /// Where the answer goes.
-        done: mpsc::SyncSender<Value>,
-    },
-    /// The agent has this alert.
-    Acknowledged(AlertId),
-    /// The agent asked whether the module lives.
-    Heartbeat,
-    /// End.
-    Stop,
 }
 
 /// The engine.
@@ -531,96 +382,6 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Carries out an order; `false` when it was the last one.
-    fn obey(&mut self, order: Order) -> bool {
-        // Whoever asked may not wait any more; there is room for one answer.
-        match order {
-            Order::Watch { rules, left_out } => {
-                self.left_out =
-                    left_out.iter().map(|path| path.canonicalize().unwrap_or(path.clone())).collect();
-                self.compare_with_journal(&left_out);
-                self.watch(&rules);
-            }
-            Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
-            Order::Explain(path, answer) => {
-                let mut explained = self.coverage.explain(&path).to_json();
-                if let Some(choice) = self.watching.choice_of(&path) {
-                    explained["backend"] = json!({"name": choice.name(), "why": choice.why});
-                    if let Some(proof) = self.proofs.of(choice) {
-                        explained["proof"] = proof.to_json();
-                    }
-                }
-                answer.try_send(explained).ok();
-            }
-            Order::Known(path, answer) => {
-                answer.try_send(self.known_json(&path)).ok();
-            }
-            Order::Unaccepted(answer) => {
-                let changes = self.ledger.state().unaccepted.iter().map(|(path, change)| {
-                    json!({"path": shown(path), "event": change.event, "since": change.since})
-                });
-                let listed: Vec<Value> = changes.collect();
-                let more = self.ledger.forgotten_unaccepted();
-                answer.try_send(json!({"unaccepted": listed, "not_listed": more})).ok();
-            }
-            Order::Accept { paths, by, asker, done } => {
-                let accepted = self.accept(&paths, &by, asker.as_ref());
-                done.try_send(accepted).ok();
-            }
-            Order::Expect { paths, until, by, asker, done } => {
-                let planned = self.plan(&paths, until, &by, asker.as_ref());
-                done.try_send(planned).ok();
-            }
-            Order::Acknowledged(id) if self.is_canary_acknowledged(id) => {}
-            Order::Acknowledged(id) => self.acknowledged.push(id),
-            Order::Heartbeat => self.heartbeat(),
-            Order::Stop => {
-                self.take_acknowledged();
-                self.ledger.tend(self.status.baseline_complete, true);
-                return false;
-            }
-        }
-        true
-    }
-
-    fn known_json(&self, path: &Path) -> Value {
-        let state = self.ledger.state();
-        let known = state.baseline.get(path);
-        json!({
-            "path": shown(path),
-            "known": known.map(|object| description(&object)),
-            "unaccepted": state.unaccepted.get(path).map(|change| json!({"event": change.event, "since": change.since})),
-        })
-    }
-
-    fn accept(&mut self, paths: &[PathBuf], by: &str, asker: Option<&Asker>) -> Value {
-        let accepted = self.ledger.accept(paths);
-        let shown_paths: Vec<String> = accepted.iter().map(|path| shown(path)).collect();
-        if !accepted.is_empty() {
-            let below = if let [path] = paths { shown(path) } else { shown_paths[0].clone() };
-            let proved = asker.map(|asker| format!(" (asked by {asker})")).unwrap_or_default();
-            let text = format!(
-                "{by}{proved} accepted the changes of {} paths: {}",
-                accepted.len(),
-                listed(&shown_paths)
-            );
-            let mut group = json!({"by": by, "paths": shown_paths.iter().take(100).collect::<Vec<_>>()});
-            if let Some(asker) = asker {
-                group["asker"] = json!(asker);
-            }
-            let time = text_of_time(SystemTime::now());
-            let told = Alert {
-                severity: Severity::Low,
-                event: Event::Accepted,
-                count: Some(accepted.len() as u64),
-                group,
-                ..notice(below, text, &time)
-            };
-            self.commit(Entry { alone: vec![told], ..Entry::default() });
-        }
-        json!({"accepted": shown_paths})
-    }
-
     fn take_acknowledged(&mut self) {
         if !self.acknowledged.is_empty() {
             let ids = std::mem::take(&mut self.acknowledged);
@@ -788,183 +549,6 @@ impl<S: Sink> Engine<S> {
         .min()
     }
 
-    /// Publishes the status, but not with each of many small steps; gives the time until the next one is due.
-    fn publish_now_and_then(&mut self, patience: Option<Duration>) -> Option<Duration> {
-        let now = now();
-        let since = now.duration_since(self.published_at);
-        if since < PUBLISHED_EVERY {
-            let rest = PUBLISHED_EVERY - since;
-            return Some(patience.map_or(rest, |patience| patience.min(rest)));
-        }
-        self.published_at = now;
-        self.publish();
-        patience
-    }
-
-    fn publish(&mut self) {
-        let state = self.ledger.state();
-        self.status.entries = self.coverage.rules().entries().len();
-        self.status.objects = state.baseline.len();
-        self.status.bytes = state.baseline.bytes();
-        self.status.unacknowledged = state.pending.len();
-        self.status.unaccepted = state.unaccepted.len();
-        self.status.store_bytes = self.ledger.store_bytes();
-        self.status.watches = self.watching.directories().len();
-        self.status.backends = self.watching.choices().cloned().collect();
-        self.status.remote = self.watching.remote().map(Path::to_owned).collect();
-        self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
-        self.status.why_claimed = self.watching.why_claimed();
-        self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
-        self.swollen |= self.status.pending > MANY_PENDING;
-        self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
-        self.sink.values(self.values());
-        *self.published.lock() = Arc::new(self.status.clone());
-    }
-
-    /// What an operator may want to see over time.
-    fn values(&self) -> BTreeMap<String, u64> {
-        let (trusted, of_users, users) = self.due.lengths();
-        let now = now();
-        let late = |wanted: fn(Lane) -> bool| {
-            let lanes = self.due.overdue(now).into_iter().filter(|(lane, ..)| wanted(*lane));
-            let late = lanes.map(|(_, late, _)| late).max().unwrap_or_default();
-            u64::try_from(late.as_millis()).unwrap_or(u64::MAX)
-        };
-        let count = |number: usize| number as u64;
-        let values = [
-            ("baseline_bytes", count(self.status.bytes)),
-            ("files", count(self.status.objects)),
-            ("looks_under_way", count(self.in_flight.len() + self.again.len())),
-            ("looks_waiting_trusted", count(trusted)),
-            ("looks_waiting_users", count(of_users)),
-            ("oldest_look_trusted_ms", late(|lane| lane == Lane::Trusted)),
-            ("oldest_look_users_ms", late(|lane| lane != Lane::Trusted)),
-            ("overflows", self.status.overflows),
-            ("store_bytes", self.status.store_bytes.unwrap_or_default()),
-            ("unaccepted", count(self.status.unaccepted)),
-            ("unacknowledged", count(self.status.unacknowledged)),
-            ("users_waiting", count(users)),
-            ("watches", count(self.status.watches)),
-        ];
-        values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
-
-    /// Takes other rules. What is new is learned in silence, what is no longer covered forgotten.
-    fn watch(&mut self, rules: &Rules) {
-        self.status.baseline_complete = false;
-        let settings = rules.settings();
-        self.due.set_settle(settings.settle);
-        self.storms.set_limit(settings.storm_changes);
-        self.ledger.set_history_bytes(settings.history_bytes);
-        self.watching.choose(settings.backend, self.own.as_deref(), &self.mailbox);
-        self.watching.ask_execs(settings.exec_commands);
-        if settings.backend == Backend::Fanotify
-            && let Some(why) = self.watching.why_not()
-        {
-            self.sink.log(&format!("fanotify is configured and not used: {why}"));
-        }
-        let known = self.ledger.state().baseline.len();
-        self.cover(rules);
-        self.set_canary();
-        self.tell_narrowing(rules, known);
-        self.scan_all(Purpose::Learn, Depth::Glance, None);
-        self.publish();
-    }
-
-    /// Finds out what the rules mean on this host as it is now, and forgets what they no longer cover.
-    fn cover(&mut self, rules: &Rules) {
-        let coverage = Coverage::new(rules, &resolve);
-        let left_out = self.own.iter().chain(&self.left_out);
-        let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
-        let has_canary = rules.settings().canary.is_some();
-        coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
-        self.coverage = Arc::new(coverage);
-        for root in self.coverage.roots() {
-            if let Some(target) = &root.link_to
-                && self.links.get(&root.path) != Some(target)
-            {
-                self.sink.log(&format!("{} is watched as {}", shown(&root.path), shown(target)));
-                self.links.insert(root.path.clone(), target.clone());
-            }
-        }
-        self.note_coverage();
-        let coverage = &self.coverage;
-        self.ledger.retain(|path| coverage.options(path).is_some());
-        self.status.unreadable.retain(|path, _| coverage.options(path).is_some());
-        self.status.skipped.retain(|path, _| coverage.descends(path));
-    }
-
-    /// Tells those that go by the coverage that it is another one.
-    fn note_coverage(&mut self) {
-        let roots = self.coverage.roots().iter();
-        let paths = roots.flat_map(|root| [&root.path, &root.configured]);
-        self.longest_root = paths.map(|path| path.as_os_str().len()).max().unwrap_or_default();
-        self.watching.cover(&self.coverage);
-    }
-
-    fn note_waiting(&mut self) {
-        let waiting: BTreeSet<_> =
-            self.coverage.waiting(&|path| path.symlink_metadata().is_ok()).into_iter().collect();
-        let new: Vec<_> = waiting.difference(&self.status.waiting).collect();
-        if new.len() > MAX_WAITING_LINES {
-            self.sink.log(&format!("{} paths are not there, waiting for them", new.len()));
-        } else {
-            for path in new {
-                self.sink.log(&format!("{} is not there, waiting for it", shown(path)));
-            }
-        }
-        self.status.waiting = waiting;
-    }
-
-    /// Watches a directory; says so in the status when that is not possible. `false` when it is gone.
-    fn watch_directory(&mut self, directory: &Path) -> bool {
-        let lane = self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY));
-        match self.watching.add(directory, lane) {
-            Ok(()) => {
-                self.status.unwatched.remove(directory);
-                true
-            }
-            // It went away, or something else took its place: the directory above it tells.
-            Err(error) if is_missing(&error) => false,
-            Err(error) => {
-                let why = match error.raw_os_error() {
-                    Some(errno) if errno == nix::errno::Errno::ENOSPC as i32 => {
-                        "the limit of watches is reached, raise fs.inotify.max_user_watches".to_owned()
-                    }
-                    _ => error.to_string(),
-                };
-                self.note_unwatched(directory, why);
-                true
-            }
-        }
-    }
-
-    /// All that is below a path that is too long is too long as well: of such a tree the highest directory stands for all.
-    fn note_unwatched(&mut self, directory: &Path, why: String) {
-        let is_too_long = |way: &&Path| way.as_os_str().len() > LONGEST_PATH;
-        let directory = directory.ancestors().take_while(is_too_long).last().unwrap_or(directory);
-        let is_first = self.status.unwatched.is_empty();
-        if self.status.unwatched.len() >= MAX_REASONS && !self.status.unwatched.contains_key(directory) {
-            return;
-        }
-        if self.status.unwatched.insert(directory.to_owned(), why.clone()).is_none() && is_first {
-            self.sink.log(&format!("{} cannot be watched: {why}", shown(directory)));
-        }
-    }
-
-    /// Gives up the watches of directories that are neither covered nor on the way to an entry.
-    fn forget_watches(&mut self) {
-        let coverage = &self.coverage;
-        self.watching.directories().retain(|directory| coverage.interest(directory) != Interest::Nothing);
-    }
-
-    /// Clears complaints about directories that are no longer there.
-    fn forget_gone(&mut self) {
-        self.status
-            .unwatched
-            .retain(|directory, _| !open_parent(directory).is_err_and(|error| is_missing(&error)));
-    }
-
     /// Turns what the kernel told into paths that are due, and what the workers found into what is known.
     fn note(&mut self, taken: Taken) {
         if let Some(why) = taken.overflowed {
@@ -1088,62 +672,4 @@ impl<S: Sink> Engine<S> {
             self.note_busy_directory(directory.to_owned());
         }
     }
-
-    /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.
-    fn leads(&self, path: &Path) -> bool {
-        // Nearly all that happens is further down than every root.
-        let is_short = path.as_os_str().len() <= self.longest_root;
-        self.links.contains_key(path)
-            || self.coverage.interest(path) == Interest::OnTheWay
-            || is_short
-                && self
-                    .coverage
-                    .roots()
-                    .iter()
-                    .any(|root| root.path.starts_with(path) || root.configured.starts_with(path))
-    }
-
-    /// What leads to an entry came or went: the entry may be elsewhere now.
-    fn way_changed(&mut self, path: &Path) {
-        self.watching.directories().remove_tree(path);
-        let rules = self.coverage.rules().clone();
-        self.cover(&rules);
-        let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
-        for root in roots {
-            self.watch_way(&root);
-            let may_be_another = root.starts_with(path) || path.starts_with(&root);
-            if may_be_another || !self.watching.is_watched(&root) {
-                self.scan_tree(&root, None);
-            }
-        }
-        self.forget_watches();
-        self.note_waiting();
-    }
-
-    /// Watches the directories above a root.
-    fn watch_way(&mut self, root: &Path) {
-        for ancestor in root.ancestors().skip(1) {
-            // A directory that is not there is not watched: the one above it is.
-            let lane = self.trust.lane_of_names(ancestor).unwrap_or(Lane::Of(NOBODY));
-            // What happens to the root itself is told by the directory that it is in.
-            let is_parent = Some(ancestor) == root.parent();
-            if ancestor.is_dir()
-                && let Err(error) = if is_parent {
-                    self.watching.add(ancestor, lane)
-                } else {
-                    self.watching.add_way(ancestor, lane)
-                }
-                && !is_missing(&error)
-            {
-                self.note_unwatched(ancestor, error.to_string());
-            }
-        }
-    }
-}
-
-fn listed(paths: &[String]) -> String {
-    const MOST: usize = 5;
-    let more = paths.len().saturating_sub(MOST);
-    let named = paths.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{named} and {more} more") } else { named }
 }

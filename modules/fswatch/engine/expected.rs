@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vigie_sdk::protocol::Asker;
 
-use super::{Engine, Sink, listed, now, text_of_time};
+use super::orders::listed;
+use super::{Engine, Sink, now, text_of_time};
 use crate::change::{Alert, Event, notice, shown};
 use crate::ledger::Entry;
 use crate::rules::Severity;

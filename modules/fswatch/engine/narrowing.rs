@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use vigie_host::mounts::{Mount, Mounts};
 
-use super::{Engine, Sink, listed, now};
+use super::orders::listed;
+use super::{Engine, Sink, now};
 use crate::change::{Alert, shown};
 use crate::rules::{Rules, Severity};
 

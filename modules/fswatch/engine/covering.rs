@@ -1,0 +1,193 @@
+//! What is watched: what the rules mean on this host as it is now, and which directories are listened to for it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::scan::Purpose;
+use super::{Engine, Sink, resolve};
+use crate::change::shown;
+use crate::config::Backend;
+use crate::look::{is_missing, open_parent};
+use crate::rules::{Coverage, Interest, Rules};
+use crate::trust::{Lane, NOBODY};
+use crate::workers::Depth;
+
+/// Missing paths that the log names one by one; the status names them all.
+const MAX_WAITING_LINES: usize = 5;
+
+/// Longest path that the kernel takes, in bytes: PATH_MAX without the NUL at its end.
+const LONGEST_PATH: usize = 4_095;
+
+/// Directories that are not watched, and files that cannot be read, that the status names; of more it says that there
+/// are.
+pub const MAX_REASONS: usize = 10_000;
+
+impl<S: Sink> Engine<S> {
+    /// Takes other rules. What is new is learned in silence, what is no longer covered forgotten.
+    pub(super) fn watch(&mut self, rules: &Rules) {
+        self.status.baseline_complete = false;
+        let settings = rules.settings();
+        self.due.set_settle(settings.settle);
+        self.storms.set_limit(settings.storm_changes);
+        self.ledger.set_history_bytes(settings.history_bytes);
+        self.watching.choose(settings.backend, self.own.as_deref(), &self.mailbox);
+        self.watching.ask_execs(settings.exec_commands);
+        if settings.backend == Backend::Fanotify
+            && let Some(why) = self.watching.why_not()
+        {
+            self.sink.log(&format!("fanotify is configured and not used: {why}"));
+        }
+        let known = self.ledger.state().baseline.len();
+        self.cover(rules);
+        self.set_canary();
+        self.tell_narrowing(rules, known);
+        self.scan_all(Purpose::Learn, Depth::Glance, None);
+        self.publish();
+    }
+
+    /// Finds out what the rules mean on this host as it is now, and forgets what they no longer cover.
+    pub(super) fn cover(&mut self, rules: &Rules) {
+        let coverage = Coverage::new(rules, &resolve);
+        let left_out = self.own.iter().chain(&self.left_out);
+        let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
+        let has_canary = rules.settings().canary.is_some();
+        coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
+        self.coverage = Arc::new(coverage);
+        for root in self.coverage.roots() {
+            if let Some(target) = &root.link_to
+                && self.links.get(&root.path) != Some(target)
+            {
+                self.sink.log(&format!("{} is watched as {}", shown(&root.path), shown(target)));
+                self.links.insert(root.path.clone(), target.clone());
+            }
+        }
+        self.note_coverage();
+        let coverage = &self.coverage;
+        self.ledger.retain(|path| coverage.options(path).is_some());
+        self.status.unreadable.retain(|path, _| coverage.options(path).is_some());
+        self.status.skipped.retain(|path, _| coverage.descends(path));
+    }
+
+    /// Tells those that go by the coverage that it is another one.
+    pub(super) fn note_coverage(&mut self) {
+        let roots = self.coverage.roots().iter();
+        let paths = roots.flat_map(|root| [&root.path, &root.configured]);
+        self.longest_root = paths.map(|path| path.as_os_str().len()).max().unwrap_or_default();
+        self.watching.cover(&self.coverage);
+    }
+
+    pub(super) fn note_waiting(&mut self) {
+        let waiting: BTreeSet<_> =
+            self.coverage.waiting(&|path| path.symlink_metadata().is_ok()).into_iter().collect();
+        let new: Vec<_> = waiting.difference(&self.status.waiting).collect();
+        if new.len() > MAX_WAITING_LINES {
+            self.sink.log(&format!("{} paths are not there, waiting for them", new.len()));
+        } else {
+            for path in new {
+                self.sink.log(&format!("{} is not there, waiting for it", shown(path)));
+            }
+        }
+        self.status.waiting = waiting;
+    }
+
+    /// Watches a directory; says so in the status when that is not possible. `false` when it is gone.
+    pub(super) fn watch_directory(&mut self, directory: &Path) -> bool {
+        let lane = self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY));
+        match self.watching.add(directory, lane) {
+            Ok(()) => {
+                self.status.unwatched.remove(directory);
+                true
+            }
+            // It went away, or something else took its place: the directory above it tells.
+            Err(error) if is_missing(&error) => false,
+            Err(error) => {
+                let why = match error.raw_os_error() {
+                    Some(errno) if errno == nix::errno::Errno::ENOSPC as i32 => {
+                        "the limit of watches is reached, raise fs.inotify.max_user_watches".to_owned()
+                    }
+                    _ => error.to_string(),
+                };
+                self.note_unwatched(directory, why);
+                true
+            }
+        }
+    }
+
+    /// All that is below a path that is too long is too long as well: of such a tree the highest directory stands for all.
+    pub(super) fn note_unwatched(&mut self, directory: &Path, why: String) {
+        let is_too_long = |way: &&Path| way.as_os_str().len() > LONGEST_PATH;
+        let directory = directory.ancestors().take_while(is_too_long).last().unwrap_or(directory);
+        let is_first = self.status.unwatched.is_empty();
+        if self.status.unwatched.len() >= MAX_REASONS && !self.status.unwatched.contains_key(directory) {
+            return;
+        }
+        if self.status.unwatched.insert(directory.to_owned(), why.clone()).is_none() && is_first {
+            self.sink.log(&format!("{} cannot be watched: {why}", shown(directory)));
+        }
+    }
+
+    /// Gives up the watches of directories that are neither covered nor on the way to an entry.
+    pub(super) fn forget_watches(&mut self) {
+        let coverage = &self.coverage;
+        self.watching.directories().retain(|directory| coverage.interest(directory) != Interest::Nothing);
+    }
+
+    /// Clears complaints about directories that are no longer there.
+    pub(super) fn forget_gone(&mut self) {
+        self.status
+            .unwatched
+            .retain(|directory, _| !open_parent(directory).is_err_and(|error| is_missing(&error)));
+    }
+
+    /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.
+    pub(super) fn leads(&self, path: &Path) -> bool {
+        // Nearly all that happens is further down than every root.
+        let is_short = path.as_os_str().len() <= self.longest_root;
+        self.links.contains_key(path)
+            || self.coverage.interest(path) == Interest::OnTheWay
+            || is_short
+                && self
+                    .coverage
+                    .roots()
+                    .iter()
+                    .any(|root| root.path.starts_with(path) || root.configured.starts_with(path))
+    }
+
+    /// What leads to an entry came or went: the entry may be elsewhere now.
+    pub(super) fn way_changed(&mut self, path: &Path) {
+        self.watching.directories().remove_tree(path);
+        let rules = self.coverage.rules().clone();
+        self.cover(&rules);
+        let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
+        for root in roots {
+            self.watch_way(&root);
+            let may_be_another = root.starts_with(path) || path.starts_with(&root);
+            if may_be_another || !self.watching.is_watched(&root) {
+                self.scan_tree(&root, None);
+            }
+        }
+        self.forget_watches();
+        self.note_waiting();
+    }
+
+    /// Watches the directories above a root.
+    pub(super) fn watch_way(&mut self, root: &Path) {
+        for ancestor in root.ancestors().skip(1) {
+            // A directory that is not there is not watched: the one above it is.
+            let lane = self.trust.lane_of_names(ancestor).unwrap_or(Lane::Of(NOBODY));
+            // What happens to the root itself is told by the directory that it is in.
+            let is_parent = Some(ancestor) == root.parent();
+            if ancestor.is_dir()
+                && let Err(error) = if is_parent {
+                    self.watching.add(ancestor, lane)
+                } else {
+                    self.watching.add_way(ancestor, lane)
+                }
+                && !is_missing(&error)
+            {
+                self.note_unwatched(ancestor, error.to_string());
+            }
+        }
+    }
+}
