@@ -4,12 +4,16 @@
 //! gives, then by its metadata, and only then by its content. Search paths that lie below others are met on the way;
 //! those that were not, because of a depth or a file system that is not entered, get a walk of their own.
 
+mod asking;
+mod place;
+mod roots;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,18 +21,18 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, RawDir};
 use rustix::io::Errno;
-
 use vigie_host::mounts::Storage;
-use vigie_host::users::Names;
 use vigie_sdk::Coverage;
 use vigie_sdk::privacy::MASKED;
 
-use crate::attributes::Extended;
+use self::asking::name_passes;
+use self::place::{FileName, Place, joined};
+use self::roots::Root;
 use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
 use crate::mounts::{Mounts, is_entered};
-use crate::open::{self, Status};
-use crate::parameters::{Check, Search, Test};
+use crate::open;
+use crate::parameters::Search;
 use crate::pool::Pool;
 use crate::read::{READ_BYTES, read, unread};
 
@@ -106,15 +110,6 @@ struct Directory {
     interests: Arc<[Interest]>,
 }
 
-/// A directory that is open, or none, for files that are known by their whole path.
-#[derive(Debug)]
-struct Place {
-    directory: Option<OwnedFd>,
-    asked: Vec<u8>,
-    /// The directory without links.
-    real: Vec<u8>,
-}
-
 /// A file whose content is asked about.
 #[derive(Debug)]
 struct Candidate {
@@ -122,42 +117,6 @@ struct Candidate {
     file: FileName<'static>,
     /// The searches, and which of their filters passed already.
     asking: Vec<(usize, Vec<usize>)>,
-}
-
-/// How a file is found and called.
-#[derive(Debug)]
-enum FileName<'n> {
-    /// In its place, by this name.
-    Entry(Cow<'n, CStr>),
-    /// At this path without links, and called by this name in its place.
-    Elsewhere { called: Cow<'n, [u8]>, real: Cow<'n, Path> },
-}
-
-impl FileName<'_> {
-    fn called(&self) -> &[u8] {
-        match self {
-            Self::Entry(name) => name.to_bytes(),
-            Self::Elsewhere { called, .. } => called,
-        }
-    }
-
-    fn to_kept(&self) -> FileName<'static> {
-        match self {
-            Self::Entry(name) => FileName::Entry(Cow::Owned(name.clone().into_owned())),
-            Self::Elsewhere { called, real } => FileName::Elsewhere {
-                called: Cow::Owned(called.clone().into_owned()),
-                real: Cow::Owned(real.clone().into_owned()),
-            },
-        }
-    }
-}
-
-/// A search path of some searches.
-#[derive(Debug)]
-struct Root {
-    path: PathBuf,
-    searches: Vec<usize>,
-    reached: AtomicBool,
 }
 
 /// What a thread keeps for itself.
@@ -238,7 +197,7 @@ impl<'q> Walk<'q> {
         let ended = self.walk(&must_stop);
         if ended.is_err() {
             for (_, candidate) in self.locked_large().drain(..) {
-                let path = joined(&candidate.place.asked, candidate.file.called());
+                let path = candidate.place.path(&candidate.file);
                 self.leave_out(&path, "it is large, and the search ended before it was read");
             }
         }
@@ -312,17 +271,6 @@ impl<'q> Walk<'q> {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// The search paths that were not met and do not lie below another one of them.
-    fn outermost_unreached(&self) -> Vec<usize> {
-        let unreached: BTreeMap<&Path, usize> = (self.roots.iter().enumerate())
-            .filter(|(_, root)| !root.reached.load(Ordering::Relaxed))
-            .map(|(index, root)| (root.path.as_path(), index))
-            .collect();
-        let is_outermost =
-            |path: &Path| path.ancestors().skip(1).all(|ancestor| !unreached.contains_key(ancestor));
-        unreached.iter().filter(|(path, _)| is_outermost(path)).map(|(_, index)| *index).collect()
-    }
-
     fn work(&self, pool: &Pool<Job>) {
         let mut worker = Worker {
             jobs: Vec::new(),
@@ -385,80 +333,6 @@ impl<'q> Walk<'q> {
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.cannot(path, format_args!("cannot be opened: {}", std::io::Error::from(error)));
-    }
-
-    /// Begins at a search path, whatever is there.
-    fn root(&self, root: &Root, worker: &mut Worker, pool: &Pool<Job>) {
-        root.reached.store(true, Ordering::Relaxed);
-        let asked = root.path.as_os_str().as_bytes();
-        let begun = open::status(CWD, &root.path).map_err(std::io::Error::from).and_then(|status| {
-            let real = root.path.canonicalize()?;
-            match status.kind {
-                FileType::Directory => self.root_directory(root, &real, worker, pool)?,
-                FileType::RegularFile => self.root_file(root, real, worker),
-                // The investigator asked for this very link, as with find -H.
-                FileType::Symlink => match open::status(CWD, &real)?.kind {
-                    FileType::RegularFile => self.root_file(root, real, worker),
-                    FileType::Directory => self.root_directory(root, &real, worker, pool)?,
-                    _ => self.errors.add(asked, "is a link to what is neither a file nor a directory"),
-                },
-                _ => self.errors.add(asked, "is neither a file nor a directory"),
-            }
-            Ok(())
-        });
-        if let Err(error) = begun {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            let why = format!("cannot be opened: {error}");
-            // A search path that does not exist proves that nothing is there.
-            match error.kind() {
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-                    self.errors.add(asked, why)
-                }
-                _ => self.cannot(asked, why),
-            }
-        }
-    }
-
-    fn root_directory(
-        &self,
-        root: &Root,
-        real: &Path,
-        worker: &mut Worker,
-        pool: &Pool<Job>,
-    ) -> std::io::Result<()> {
-        let directory = open::open_directory(CWD, real.as_os_str().as_bytes())?;
-        let base = Base {
-            directory,
-            asked: root.path.as_os_str().as_bytes().to_owned(),
-            real: real.as_os_str().as_bytes().to_owned(),
-        };
-        let mut interests = Vec::new();
-        self.add_root(root, 1, &Arc::from(real), &mut interests);
-        let directory =
-            Directory { base: Arc::new(base), path: Vec::new(), depth: 1, interests: interests.into() };
-        self.directory(&directory, worker, pool);
-        Ok(())
-    }
-
-    fn root_file(&self, root: &Root, real: PathBuf, worker: &mut Worker) {
-        let mut interests = Vec::new();
-        self.add_root(root, 1, &Arc::from(real.as_path()), &mut interests);
-        let place = root.path.parent().unwrap_or(&root.path).as_os_str().as_bytes().to_owned();
-        let place = Arc::new(Place { directory: None, asked: place, real: Vec::new() });
-        let called = root.path.file_name().unwrap_or_default().as_bytes().into();
-        self.files.fetch_add(1, Ordering::Relaxed);
-        self.file(&place, &FileName::Elsewhere { called, real: real.into() }, &interests, true, worker);
-    }
-
-    /// Adds the searches whose path this is; one that is interested already goes as deep as it may from either.
-    fn add_root(&self, root: &Root, depth: u32, real: &Arc<Path>, interests: &mut Vec<Interest>) {
-        for search in &root.searches {
-            let deepest = depth.saturating_add(self.searches[*search].options.max_depth - 1);
-            match interests.iter_mut().find(|interest| interest.search == *search) {
-                Some(interest) => interest.deepest = interest.deepest.max(deepest),
-                None => interests.push(Interest { search: *search, deepest, base: Arc::clone(real) }),
-            }
-        }
     }
 
     fn directory(&self, directory: &Directory, worker: &mut Worker, pool: &Pool<Job>) {
@@ -680,88 +554,6 @@ impl<'q> Walk<'q> {
         true
     }
 
-    /// Asks about a regular file: by name, then by metadata, and keeps it for reading when that does not decide.
-    fn file(
-        &self,
-        place: &Arc<Place>,
-        file: &FileName<'_>,
-        interests: &[Interest],
-        is_file: bool,
-        worker: &mut Worker,
-    ) {
-        let mut status: Option<Status> = None;
-        let mut asking = Vec::new();
-        for interest in interests {
-            let search = &self.searches[interest.search];
-            if self.findings.is_closed(interest.search) {
-                continue;
-            }
-            let match_all = search.options.match_all;
-            let mut passed = Vec::new();
-            let (first, names) = search.names();
-            if !gather(match_all, first, names, &mut passed, |check| name_passes(check, file.called())) {
-                continue;
-            }
-            let (first, metadata) = search.metadata();
-            let mut extended: Option<Extended> = None;
-            let reads = is_file
-                && (!search.contents().1.is_empty()
-                    || !search.digests().1.is_empty()
-                    || (search.options.return_sha256
-                        && (match_all || !passed.is_empty() || !metadata.is_empty())));
-            // A file that is read tells its status when it is open.
-            if !metadata.is_empty() || (!reads && (match_all || !passed.is_empty())) {
-                let known = match status {
-                    Some(status) => status,
-                    None => match status_of(place, file) {
-                        Ok(found) => *status.insert(found),
-                        Err(error) => {
-                            return self.cannot_open(&joined(&place.asked, file.called()), error);
-                        }
-                    },
-                };
-                if metadata.iter().any(|check| check.test.is_extended()) {
-                    extended = Some(self.extended(place, file));
-                }
-                let passes =
-                    |check: &Check| metadata_passes(check, known, &self.findings.names, extended.as_ref());
-                if !gather(match_all, first, metadata, &mut passed, passes) {
-                    continue;
-                }
-                if !reads && (match_all || !passed.is_empty()) {
-                    let path = joined(&place.asked, file.called());
-                    let passed = (!match_all).then_some(&*passed);
-                    let extended = || extended.take().unwrap_or_else(|| self.extended(place, file));
-                    self.findings.add(interest.search, passed, &path, known, None, extended);
-                }
-            }
-            // Only a file has a content; without all filters each other one is asked alone.
-            let has_other =
-                !is_file && match_all && !(search.contents().1.is_empty() && search.digests().1.is_empty());
-            if reads && !has_other {
-                asking.push((interest.search, passed));
-            }
-        }
-        if !asking.is_empty() {
-            worker.batch.push(Candidate { place: Arc::clone(place), file: file.to_kept(), asking });
-        }
-    }
-
-    /// The extended attributes of an object; none when it cannot be looked at.
-    fn extended(&self, place: &Place, file: &FileName<'_>) -> Extended {
-        let read = match (file, &place.directory) {
-            (FileName::Entry(name), Some(directory)) => Extended::read(directory.as_fd(), name),
-            (FileName::Entry(_), None) => Err(Errno::NOENT),
-            (FileName::Elsewhere { real, .. }, _) => std::ffi::CString::new(real.as_os_str().as_bytes())
-                .map_err(|_| Errno::INVAL)
-                .and_then(|real| Extended::read(CWD, &real)),
-        };
-        read.unwrap_or_else(|error| {
-            self.cannot_open(&joined(&place.asked, file.called()), error);
-            Extended::default()
-        })
-    }
-
     /// Reads the files that are kept; shares them with a thread that has nothing to do.
     fn read_batch(&self, worker: &mut Worker, pool: &Pool<Job>) {
         while let Some(candidate) = worker.batch.pop() {
@@ -781,19 +573,14 @@ impl<'q> Walk<'q> {
     /// Reads a file; a large one later, when it `may_wait`.
     fn read(&self, candidate: Candidate, buffer: &mut [u8], may_wait: bool) {
         let Candidate { place, file, asking } = candidate;
-        let path = || joined(&place.asked, file.called());
+        let path = || place.path(&file);
         let asking = asking.into_iter().filter(|(search, _)| !self.findings.is_closed(*search));
         let questions: Vec<Question<'_>> =
             asking.map(|(search, passed)| Question::new(search, &self.searches[search], passed)).collect();
         if questions.is_empty() {
             return;
         }
-        let opened = match (&file, &place.directory) {
-            (FileName::Entry(name), Some(directory)) => open::open_file(directory.as_fd(), name.as_ref()),
-            (FileName::Entry(_), None) => Err(Errno::NOENT),
-            (FileName::Elsewhere { real, .. }, _) => open::open_file(CWD, real.as_ref()),
-        };
-        let opened = opened.and_then(|opened| Ok((open::status_of(&opened)?, opened)));
+        let opened = place.open(&file);
         if let Ok((status, _)) = &opened
             && may_wait
             && status.kind == FileType::RegularFile
@@ -801,14 +588,9 @@ impl<'q> Walk<'q> {
         {
             // Not with its directory: thousands of them must not hold as many descriptors.
             let asking = questions.into_iter().map(Question::into_parts).collect();
-            let real = match &file {
-                FileName::Entry(name) => {
-                    PathBuf::from(OsString::from_vec(joined(&place.real, name.to_bytes())))
-                }
-                FileName::Elsewhere { real, .. } => real.clone().into_owned(),
-            };
+            let real = place.real_path(&file);
             let called = Cow::Owned(file.called().to_owned());
-            let place = Place { directory: None, asked: place.asked.clone(), real: Vec::new() };
+            let place = Place::elsewhere(place.asked.clone());
             let file = FileName::Elsewhere { called, real: Cow::Owned(real) };
             self.locked_large().push((status.size, Candidate { place: Arc::new(place), file, asking }));
             return;
@@ -825,7 +607,7 @@ impl<'q> Walk<'q> {
             }
             Err(error) => {
                 self.cannot_open(&path(), error);
-                let Ok(status) = status_of(&place, &file) else { return };
+                let Ok(status) = place.status(&file) else { return };
                 (status, unread(questions, None))
             }
         };
@@ -852,64 +634,4 @@ struct Listing<'d> {
     roots: &'d [(OsString, usize)],
     /// The searches that are interested in its files.
     live: Vec<Interest>,
-}
-
-/// Applies filters of one kind. With `match_all` tells whether all passed; otherwise notes those that did.
-fn gather(
-    match_all: bool,
-    first: usize,
-    checks: &[Check],
-    passed: &mut Vec<usize>,
-    passes: impl Fn(&Check) -> bool,
-) -> bool {
-    if match_all {
-        return checks.iter().all(passes);
-    }
-    let places = checks.iter().enumerate().filter(|(_, check)| passes(check)).map(|(place, _)| first + place);
-    passed.extend(places);
-    true
-}
-
-fn name_passes(check: &Check, name: &[u8]) -> bool {
-    matches!(&check.test, Test::Name(pattern) if pattern.accepts(name) != check.mismatch)
-}
-
-fn metadata_passes(check: &Check, status: Status, names: &Names, extended: Option<&Extended>) -> bool {
-    let raw = match &check.test {
-        Test::Changed(age) => age.contains(status.changed),
-        Test::Created(age) => status.created.is_some_and(|created| age.contains(created)),
-        Test::Owner(owner) => owner.accepts(status.uid, names.user(status.uid)),
-        Test::Group(group) => group.accepts(status.gid, names.group(status.gid)),
-        Test::Inode(range) => range.contains(status.inode),
-        Test::Links(range) => range.contains(u64::from(status.links)),
-        Test::Capabilities(pattern) => extended.is_some_and(|extended| {
-            !extended.capabilities.is_empty() && pattern.accepts(extended.capabilities.as_bytes())
-        }),
-        Test::Attribute(pattern) => extended
-            .is_some_and(|extended| extended.names.iter().any(|name| pattern.accepts(name.as_bytes()))),
-        Test::Size(range) => range.contains(status.size),
-        Test::Mode(pattern) => pattern.accepts(crate::filter::mode_text(status.mode).as_bytes()),
-        Test::Modified(age) => age.contains(status.modified),
-        Test::Name(_) | Test::Content(_) | Test::Digest(..) | Test::AnyDigest(_) => return false,
-    };
-    raw != check.mismatch
-}
-
-fn status_of(place: &Place, file: &FileName<'_>) -> Result<Status, Errno> {
-    match (file, &place.directory) {
-        (FileName::Entry(name), Some(directory)) => open::status(directory.as_fd(), name.as_ref()),
-        (FileName::Entry(_), None) => Err(Errno::NOENT),
-        (FileName::Elsewhere { real, .. }, _) => open::status(CWD, real.as_ref()),
-    }
-}
-
-/// A path below another one, either of which may be empty.
-fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
-    path.extend_from_slice(directory);
-    if !directory.is_empty() && !name.is_empty() && !directory.ends_with(b"/") {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
 }
