@@ -6,6 +6,7 @@
 //! [`run_standard`]; everything else in this crate serves these two.
 
 pub mod adapter;
+pub mod given;
 pub mod listener;
 pub mod module;
 pub mod outbox;

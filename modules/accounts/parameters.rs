@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use regex::{Regex, RegexBuilder};
-use serde_json::{Map, Value};
 use vigie_sdk::Query;
+use vigie_sdk::given::Given;
 
 /// Most bytes of a compiled expression.
 const MAX_EXPRESSION_BYTES: usize = 1 << 20;
@@ -40,54 +40,36 @@ impl Parameters {
     /// # Errors
     /// Every problem, as a sentence that names the parameter.
     pub(crate) fn from_query(query: &Query) -> Result<Self, Vec<String>> {
-        let mut given: Map<String, Value> = query.parse().map_err(|error| vec![error.to_string()])?;
-        let mut problems = Vec::new();
-        let mut root = None;
-        if let Some(value) = given.remove("root").filter(|root| !root.is_null()) {
-            match value.as_str() {
-                Some(path) if path.starts_with('/') && !path.contains('\0') => root = Some(path.into()),
-                _ => problems.push("parameter root: expected an absolute path".to_owned()),
-            }
-        }
+        let mut given = Given::of(query)?;
+        let root = given.path("root");
         let expression = |text: &str| {
             let built = RegexBuilder::new(text).size_limit(MAX_EXPRESSION_BYTES).build();
             built.map_err(|error| format!("{text:?} is not a regular expression: {error}"))
         };
-        let what = list(&mut given, "what", &mut problems, |part| {
+        let what = given.words("what", MAX_VALUES, |part| {
             if PARTS.contains(&part) {
                 Ok(part.to_owned())
             } else {
                 Err(format!("{part:?} is no part; known: {}", PARTS.join(", ")))
             }
         });
-        let users = list(&mut given, "user", &mut problems, expression);
-        let groups = list(&mut given, "group", &mut problems, expression);
-        let uids = list(&mut given, "uid", &mut problems, |text| {
-            text.parse::<u32>().map_err(|_| format!("{text:?} is no uid"))
-        });
-        let privileged = match given.remove("privileged") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(value)) => value,
-            Some(_) => {
-                problems.push("parameter privileged: expected true or false".to_owned());
-                false
-            }
-        };
-        let newest = match given.remove("newest") {
-            None | Some(Value::Null) => NEWEST,
+        let users = given.words("user", MAX_VALUES, expression);
+        let groups = given.words("group", MAX_VALUES, expression);
+        let uids = given
+            .words("uid", MAX_VALUES, |text| text.parse::<u32>().map_err(|_| format!("{text:?} is no uid")));
+        let privileged = given.switch("privileged");
+        let newest = match given.take("newest") {
+            None => NEWEST,
             Some(value) => match value.as_u64().and_then(|count| usize::try_from(count).ok()) {
                 Some(count) => count.min(100_000),
                 None => {
-                    problems.push("parameter newest: expected a number".to_owned());
+                    given.complain("newest", "expected a number");
                     0
                 }
             },
         };
-        for name in given.keys() {
-            problems.push(format!("parameter {name:?} is unknown; known: {}", NAMES.join(", ")));
-        }
-        let parameters = Self { root, what, users, uids, groups, privileged, newest };
-        if problems.is_empty() { Ok(parameters) } else { Err(problems) }
+        given.end(&NAMES)?;
+        Ok(Self { root, what, users, uids, groups, privileged, newest })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -127,44 +109,10 @@ impl Parameters {
     }
 }
 
-fn list<T>(
-    given: &mut Map<String, Value>,
-    name: &str,
-    problems: &mut Vec<String>,
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Vec<T> {
-    let values = match given.remove(name) {
-        None | Some(Value::Null) => return Vec::new(),
-        Some(Value::Array(values)) => values,
-        Some(value @ (Value::String(_) | Value::Number(_))) => vec![value],
-        Some(_) => {
-            problems.push(format!("parameter {name}: expected a list of texts"));
-            return Vec::new();
-        }
-    };
-    if values.len() > MAX_VALUES {
-        problems.push(format!("parameter {name}: {} values, at most {MAX_VALUES} are allowed", values.len()));
-        return Vec::new();
-    }
-    let mut all = Vec::new();
-    for (place, value) in values.iter().enumerate() {
-        let text = match value {
-            Value::String(text) => Ok(text.clone()),
-            Value::Number(number) => Ok(number.to_string()),
-            _ => Err("expected a text".to_owned()),
-        };
-        match text.and_then(|text| read(&text)) {
-            Ok(value) => all.push(value),
-            Err(problem) => problems.push(format!("parameter {name}[{place}]: {problem}")),
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use serde_json::value::to_raw_value;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use regex::{Regex, RegexBuilder};
-use serde_json::{Map, Value};
 use vigie_sdk::Query;
+use vigie_sdk::given::Given;
 
 use crate::catalogue::{KINDS, TECHNIQUES, Technique};
 use crate::record::{Record, Verdict};
@@ -39,32 +39,23 @@ impl Parameters {
     /// # Errors
     /// Every problem, as a sentence that names the parameter.
     pub(crate) fn from_query(query: &Query) -> Result<Self, Vec<String>> {
-        let mut given: Map<String, Value> = query.parse().map_err(|error| vec![error.to_string()])?;
-        let mut problems = Vec::new();
-        let mut parameters = Self::default();
-        if let Some(root) = given.remove("root").filter(|root| !root.is_null()) {
-            match root.as_str() {
-                Some(root) if root.starts_with('/') && !root.contains('\0') => {
-                    parameters.root = Some(root.into())
-                }
-                _ => problems.push("parameter root: expected an absolute path".to_owned()),
-            }
-        }
-        parameters.kinds = list(&mut given, "kind", &mut problems, |kind| {
+        let mut given = Given::of(query)?;
+        let mut parameters = Self { root: given.path("root"), ..Self::default() };
+        parameters.kinds = given.texts("kind", MAX_VALUES, |kind| {
             if KINDS.contains(&kind) {
                 Ok(kind.to_owned())
             } else {
                 Err(format!("{kind:?} is no kind; known: {}", KINDS.join(", ")))
             }
         });
-        parameters.techniques = list(&mut given, "technique", &mut problems, |name| {
+        parameters.techniques = given.texts("technique", MAX_VALUES, |name| {
             if TECHNIQUES.iter().any(|technique| technique.id == name) {
                 Ok(name.to_owned())
             } else {
                 Err(format!("{name:?} is no technique of the catalogue"))
             }
         });
-        parameters.attacks = list(&mut given, "attack", &mut problems, |number| {
+        parameters.attacks = given.texts("attack", MAX_VALUES, |number| {
             let upper = number.to_ascii_uppercase();
             if TECHNIQUES.iter().any(|technique| is_part_of(technique.attack, &upper)) {
                 Ok(upper)
@@ -72,7 +63,7 @@ impl Parameters {
                 Err(format!("{number:?} is no ATT&CK number of the catalogue"))
             }
         });
-        parameters.verdicts = list(&mut given, "verdict", &mut problems, |name| {
+        parameters.verdicts = given.texts("verdict", MAX_VALUES, |name| {
             let verdict =
                 Verdict::NAMES.iter().find(|(known, _)| *known == name).map(|(_, verdict)| *verdict);
             verdict.ok_or_else(|| {
@@ -80,19 +71,17 @@ impl Parameters {
                 format!("{name:?} is no verdict; known: {}", known.join(", "))
             })
         });
-        parameters.files = list(&mut given, "file", &mut problems, |text| {
+        parameters.files = given.texts("file", MAX_VALUES, |text| {
             let built = RegexBuilder::new(text).size_limit(MAX_EXPRESSION_BYTES).build();
             built.map_err(|error| format!("{text:?} is not a regular expression: {error}"))
         });
-        parameters.users = list(&mut given, "user", &mut problems, |name| Ok(name.to_owned()));
-        parameters.deep = boolean(&mut given, "deep", &mut problems);
-        if boolean(&mut given, "local", &mut problems) {
+        parameters.users = given.texts("user", MAX_VALUES, |name| Ok(name.to_owned()));
+        parameters.deep = given.switch("deep");
+        if given.switch("local") {
             parameters.verdicts.extend([Verdict::Local, Verdict::Modified, Verdict::Unknown]);
         }
-        for name in given.keys() {
-            problems.push(format!("parameter {name:?} is unknown; known: {}", NAMES.join(", ")));
-        }
-        if problems.is_empty() { Ok(parameters) } else { Err(problems) }
+        given.end(&NAMES)?;
+        Ok(parameters)
     }
 
     /// The root that is looked at.
@@ -128,50 +117,10 @@ fn is_part_of(attack: &str, asked: &str) -> bool {
     attack.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn boolean(given: &mut Map<String, Value>, name: &str, problems: &mut Vec<String>) -> bool {
-    match given.remove(name) {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(value)) => value,
-        Some(_) => {
-            problems.push(format!("parameter {name}: expected true or false"));
-            false
-        }
-    }
-}
-
-fn list<T>(
-    given: &mut Map<String, Value>,
-    name: &str,
-    problems: &mut Vec<String>,
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Vec<T> {
-    let values = match given.remove(name) {
-        None | Some(Value::Null) => return Vec::new(),
-        Some(Value::Array(values)) => values,
-        Some(Value::String(value)) => vec![Value::String(value)],
-        Some(_) => {
-            problems.push(format!("parameter {name}: expected a list of texts"));
-            return Vec::new();
-        }
-    };
-    if values.len() > MAX_VALUES {
-        problems.push(format!("parameter {name}: {} values, at most {MAX_VALUES} are allowed", values.len()));
-        return Vec::new();
-    }
-    let mut all = Vec::new();
-    for (place, value) in values.iter().enumerate() {
-        match value.as_str().ok_or_else(|| "expected a text".to_owned()).and_then(&read) {
-            Ok(value) => all.push(value),
-            Err(problem) => problems.push(format!("parameter {name}[{place}]: {problem}")),
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use serde_json::value::to_raw_value;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::catalogue::technique;
