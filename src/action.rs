@@ -19,13 +19,13 @@ use vigie_protocol::message::Progress;
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::result::ModuleResult;
 
-use crate::cli::{AnswerOptions, QueryArgs};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::fleet;
 use crate::interrupts::{Connections, Interrupted, Interrupts, given_up};
 use crate::print::{self, Printer, Tone, safe};
 use crate::progress::ProgressLine;
+use crate::query::arguments::{AnswerOptions, QueryArgs};
 use crate::query::{self, Question};
 use crate::report;
 use crate::table::Room;

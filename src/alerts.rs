@@ -4,12 +4,12 @@
 //! it printed. Sequence numbers have no gaps and are never used twice, so nothing is missed or printed twice. Where
 //! alerts are missing in the journal, a line says so in their place, and the exit code does in the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use clap::Args;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use vigie_actors::alert_journal::OWN_NAME;
 use vigie_protocol::control::{AgentStatus, AlertRecord, JournalVerification, MissingAlerts, Reply, Request};
@@ -17,9 +17,9 @@ use vigie_protocol::json;
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::severity::Severity;
 
-use crate::cli::AlertsArgs;
 use crate::client::{Client, ClientError, PROMPT};
 use crate::exit::{Exit, Failure};
+use crate::fleet::options::FleetFile;
 use crate::fswatch_view;
 use crate::print::{self, Paint, Printer, Tone, safe};
 use crate::status;
@@ -29,6 +29,58 @@ const FOLLOW_LINES: usize = 10;
 
 /// Time between two attempts to reach an agent that went away.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+
+/// `alerts`
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AlertsArgs {
+    /// Go on with new alerts as they are recorded; begins with the newest ten unless -n or --since says otherwise
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+
+    /// Only alerts of this age or younger (1h, 2days), or recorded at this RFC 3339 time or later
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+
+    /// Only alerts of this module
+    #[arg(long, value_name = "MODULE")]
+    pub(crate) module: Option<ModuleName>,
+
+    /// Only alerts at least so severe; low also shows the records that only prove that alerts arrive
+    #[arg(long, value_name = "LEVEL", value_parser = severity)]
+    pub(crate) severity: Option<Severity>,
+
+    /// Only the newest so many
+    #[arg(long, short = 'n', value_name = "COUNT")]
+    pub(crate) lines: Option<usize>,
+
+    /// Print JSON, one alert a line, with what the module said as an object in the key alert
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Print JSON with what the module said as a text in the key message, as it is recorded
+    #[arg(long)]
+    pub(crate) raw: bool,
+
+    /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
+    #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
+    pub(crate) verify: bool,
+
+    /// With --verify: the directory of a journal that no agent is working on (agent.state_dir/journal, or a copy)
+    #[arg(long, value_name = "DIR", requires = "verify")]
+    pub(crate) journal: Option<PathBuf>,
+
+    /// The alerts of all agents of the fleet for which this is true, see docs/targets.md
+    #[arg(long, short = 't', value_name = "EXPR")]
+    pub(crate) target: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) fleet: FleetFile,
+}
+
+/// Reads `low`, `medium`, `high` or `critical`.
+fn severity(text: &str) -> Result<Severity, String> {
+    Severity::from_name(text).ok_or_else(|| "it is low, medium, high or critical".to_owned())
+}
 
 /// Carries out `alerts`.
 pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use vigie_protocol::control::ConfigProblem;
 
-use crate::cli::CheckConfigArgs;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer, safe};
 
@@ -21,6 +22,18 @@ pub(crate) struct Checked {
     pub(crate) invalid: bool,
     /// Names of the persistent modules that would be started.
     pub(crate) modules: Vec<String>,
+}
+
+/// `check-config`
+#[derive(Debug, Args)]
+pub(crate) struct CheckConfigArgs {
+    /// The configuration file [default: the one that the agent would read]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Print problems as JSON, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Carries out `check-config`. `load` reads a file, or the default one, as the agent does.

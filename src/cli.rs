@@ -2,24 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
-use vigie_protocol::module_name::ModuleName;
 
-use vigie_protocol::severity::Severity;
-
-use crate::accounts_flags::AccountsFlags;
-use crate::events_flags::EventsFlags;
-use crate::fleet::options::{AskOptions, FleetFile};
-use crate::guard::GuardOptions;
-use crate::inventory_flags::{PackagesFlags, ProcessesFlags};
-use crate::launch::LaunchOptions;
-use crate::persistence_flags::PersistenceFlags;
 use crate::print::ColorWhen;
-use crate::progress::ProgressWhen;
-use crate::query_flags::{FileFlags, FswatchFlags, NetstatFlags, TimedriftFlags};
+use crate::query::arguments::with_target;
 
 /// What `--version` says; an installed program also names its commit.
 const VERSION: &str = match option_env!("VIGIE_BUILD_VERSION") {
@@ -83,7 +71,7 @@ Examples:
 
 SIGHUP reads the configuration again, SIGTERM stops modules and agent.
 Exit codes: 0 stopped, 75 another agent runs on the same directory, 78 invalid configuration.")]
-    Agent(AgentArgs),
+    Agent(crate::agent::AgentArgs),
 
     /// Check a configuration and its modules' files; starts nothing
     #[command(after_help = "\
@@ -92,7 +80,7 @@ Examples:
   vigie check-config ./vigie.toml
 
 Each problem is printed as FILE:LINE: KEY: WHAT IS WRONG. Exit codes: 0 valid, 78 invalid.")]
-    CheckConfig(CheckConfigArgs),
+    CheckConfig(crate::check_config::CheckConfigArgs),
 
     /// Show how the agent and its modules are
     #[command(after_help = "\
@@ -102,7 +90,7 @@ Examples:
   vigie status --json | jq .health
 
 Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
-    Status(StatusArgs),
+    Status(crate::status::StatusArgs),
 
     /// Watch the agent, its modules, sinks and alerts on the whole terminal
     #[command(after_help = "\
@@ -170,7 +158,7 @@ module or a wrong action file, 69 the agent or the module cannot be reached, 77 
 ask the agent. With an action file: 0 every operation succeeded, 1 one did not or could not be
 asked, 2 one of them does not know. With --target: 3 some agents have not answered, 4 some failed
 or refused.")]
-    Query(Box<QueryArgs>),
+    Query(Box<crate::query::arguments::QueryArgs>),
 
     /// Build queries step by step, with completion and history
     #[command(after_help = "\
@@ -195,7 +183,7 @@ Examples:
 
 Where alerts are missing, a line says how many and why. Exit codes: 0 all is there, or was deleted to
 make room; 1 alerts are missing, or the journal is not as it was written.")]
-    Alerts(AlertsArgs),
+    Alerts(crate::alerts::AlertsArgs),
 
     /// Work with modules
     #[command(subcommand)]
@@ -216,7 +204,7 @@ Examples:
 
 An invalid configuration changes nothing. Every module says whether it took the new one. Exit codes:
 0 in force everywhere, 1 a module refused it or did not answer, 78 invalid.")]
-    Reload(ReloadArgs),
+    Reload(crate::reload::ReloadArgs),
 
     /// Make rules of other tools into rules for events and fswatch
     #[command(subcommand)]
@@ -253,386 +241,11 @@ Examples:
 
     /// Makes this process safe for a module and becomes it; the agent starts it.
     #[command(hide = true)]
-    Launch(LaunchOptions),
+    Launch(crate::launch::LaunchOptions),
 
     /// Ends what modules leave behind when the agent dies; the agent starts it.
     #[command(hide = true)]
-    Guard(GuardOptions),
-}
-
-/// `agent`
-#[derive(Debug, Args)]
-pub(crate) struct AgentArgs {
-    /// The configuration file, in TOML, or in MIG's form when its name ends in .cfg [default: /etc/vigie/vigie.toml if
-    /// there is one]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-}
-
-/// `check-config`
-#[derive(Debug, Args)]
-pub(crate) struct CheckConfigArgs {
-    /// The configuration file [default: the one that the agent would read]
-    #[arg(value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-
-    /// Print problems as JSON, one a line
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `status`
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Show it again and again until interrupted
-    #[arg(long, short = 'w')]
-    pub(crate) watch: bool,
-
-    /// Time between two looks with --watch
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = positive_duration, requires = "watch")]
-    pub(crate) interval: Duration,
-}
-
-/// `query`
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct QueryArgs {
-    /// Ask everything that this action file asks, in MIG's format, at the same time
-    #[arg(long, short = 'i', value_name = "FILE")]
-    pub(crate) action: Option<PathBuf>,
-
-    #[command(flatten, next_help_heading = "With --action")]
-    pub(crate) answer: AnswerOptions,
-
-    /// When to show on standard error how far it is; auto is on a terminal and without --json
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub(crate) progress: ProgressWhen,
-
-    #[command(flatten)]
-    pub(crate) fleet: AskOptions,
-
-    /// The module
-    #[command(subcommand)]
-    pub(crate) target: Option<QueryTarget>,
-}
-
-/// Whom a query is for.
-#[derive(Debug, Subcommand)]
-#[command(subcommand_value_name = "MODULE", subcommand_help_heading = "Modules with flags of their own")]
-#[expect(clippy::large_enum_variant, reason = "one is made for each command line")]
-pub(crate) enum QueryTarget {
-    /// List accounts, groups, rules of sudo, keys of SSH and logins
-    #[command(after_help = "\
-Examples:
-  vigie query accounts
-  vigie query accounts --privileged        who is root, or may become it
-  vigie query accounts --what sudo --user '^ann$'
-  vigie query accounts --what keys --what sessions
-  vigie query accounts --what failures --newest 20")]
-    Accounts {
-        #[command(flatten)]
-        flags: AccountsFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Find what ran, who logged in and what connected
-    #[command(after_help = "\
-Examples:
-  vigie query events                       how it is: source, losses, history
-  vigie query events --ran '/tmp/*' --since 30d
-  vigie query events --tree 4711@2026-01-31T12:00:00Z
-  vigie query events --alert 42            who is behind that alert?
-  vigie query events --by alice --kind exec
-  vigie query events --connected 203.0.113.0/24
-  vigie query events --rules")]
-    Events {
-        #[command(flatten)]
-        flags: EventsFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// List everything that starts by itself, and who explains it
-    #[command(after_help = "\
-Examples:
-  vigie query persistence --local          what no package and no tool of the system explains
-  vigie query persistence --kind cron --kind systemd
-  vigie query persistence --attack T1543 --user www-data
-  vigie query persistence --local --deep --timeout 10m
-  vigie query persistence --local --root /mnt/image")]
-    Persistence {
-        #[command(flatten)]
-        flags: PersistenceFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Ask what is watched, what changed, and who did it
-    #[command(after_help = "\
-Examples:
-  vigie query fswatch                      how it is
-  vigie query fswatch --explain /etc/shadow
-  vigie query fswatch --changes /etc --since 2h
-  vigie query fswatch --history /usr/bin/sudo
-  vigie query fswatch --accept /etc/hosts  you approve of its changes
-  vigie query fswatch --rescan --prove     read every file now")]
-    Fswatch {
-        #[command(flatten)]
-        flags: FswatchFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Search sockets, neighbours and own addresses
-    #[command(after_help = "\
-Examples:
-  vigie query netstat --connected-ip 10.0.0.0/8 --listening-port 22 --namespaces
-  vigie query netstat --listening-port 443 --processes")]
-    Netstat {
-        #[command(flatten)]
-        flags: NetstatFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Find packages by name, version and file, and verify their files
-    #[command(after_help = "\
-Examples:
-  vigie query packages --name '^openssl' --version '<3.0.15'
-  vigie query packages --file /usr/bin/sudo
-  vigie query packages --verify            exits with 1 when a file is not as its package brought it
-  vigie query packages --verify --full --name '^(sudo|openssh)'")]
-    Packages {
-        #[command(flatten)]
-        flags: PackagesFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Find processes by what they are and what they have open
-    #[command(after_help = "\
-Examples:
-  vigie query processes --exe deleted --exe memfd
-  vigie query processes --name '^nginx$' --ports --files
-  vigie query processes --user www-data --age '<1h' --tree
-  vigie query processes --port 4444 --hashes")]
-    Processes {
-        #[command(flatten)]
-        flags: ProcessesFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Compare the clock with the host's time servers
-    #[command(after_help = "\
-Examples:
-  vigie query timedrift
-  vigie query timedrift --drift 5s         all time servers of the host are asked and compared
-  vigie query timedrift --drift 5s --first  the first that answers is believed, as by MIG")]
-    Timedrift {
-        #[command(flatten)]
-        flags: TimedriftFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Search files by name, size, mode, time, content and digest
-    #[command(after_help = "\
-Examples:
-  vigie query file --path /etc --name '^passwd$' --returnsha256
-  vigie query file --path /usr --mode '^-rws' --matchall
-  vigie query file --path /var/www --content 'eval\\(base64' --size '<1m' --matchall")]
-    File {
-        #[command(flatten)]
-        flags: FileFlags,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-
-    /// Any other module; its name alone is enough, see [`with_target`]
-    #[command(hide = true)]
-    Other {
-        /// The module
-        #[arg(value_name = "MODULE")]
-        module: ModuleName,
-        #[command(flatten)]
-        options: QueryOptions,
-    },
-}
-
-/// Lets `query NAME` mean a module without flags of its own.
-fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let at = after_options(&arguments, 1);
-    if arguments.get(at).is_none_or(|word| word != "query") {
-        return arguments;
-    }
-    let known = [
-        "accounts",
-        "events",
-        "persistence",
-        "fswatch",
-        "netstat",
-        "packages",
-        "processes",
-        "timedrift",
-        "file",
-        "other",
-        "help",
-        "--help",
-        "-h",
-    ];
-    let is_action = |word: &OsString| {
-        let word = word.as_encoded_bytes();
-        word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
-    };
-    let options = &arguments[at + 1..after_options(&arguments, at + 1)];
-    if !options.iter().any(is_action)
-        && arguments.get(at + 1).is_some_and(|word| !known.iter().any(|name| word == name))
-    {
-        arguments.insert(at + 1, "other".into());
-    }
-    arguments
-}
-
-/// Position of the first word from `at` on that is neither an option nor its value.
-fn after_options(arguments: &[OsString], mut at: usize) -> usize {
-    const WITH_VALUE: [&str; 21] = [
-        "--socket",
-        "--run-dir",
-        "--color",
-        "--action",
-        "-i",
-        "--timeout",
-        "--param",
-        "-p",
-        "--json-params",
-        "--progress",
-        "--target",
-        "-t",
-        "--fleet",
-        "--wait",
-        "--limit",
-        "--batch",
-        "--pause",
-        "--show",
-        "--expires",
-        "--key",
-        "--purpose",
-    ];
-    while let Some(word) = arguments.get(at).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
-        at += if WITH_VALUE.iter().any(|option| word == option) { 2 } else { 1 };
-    }
-    at.min(arguments.len())
-}
-
-/// What every query takes.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct QueryOptions {
-    /// A parameter: KEY=TEXT, or KEY:=JSON for what is not text; a key that is given again becomes a list
-    #[arg(long = "param", short = 'p', value_name = "KEY=VALUE")]
-    pub(crate) parameters: Vec<String>,
-
-    /// All parameters as one JSON text
-    #[arg(long, value_name = "JSON", conflicts_with = "parameters")]
-    pub(crate) json_params: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) answer: AnswerOptions,
-
-    /// When to show on standard error how far a long search is; auto is on a terminal and without --json
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub(crate) progress: ProgressWhen,
-
-    #[command(flatten)]
-    pub(crate) fleet: AskOptions,
-}
-
-/// How answers are waited for and printed, of one query or of all in an action file.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct AnswerOptions {
-    /// Longest wait for an answer, such as 10s; never longer than the agent's moduletimeout
-    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
-    pub(crate) timeout: Option<Duration>,
-
-    /// Exit with 1 when nothing was found
-    #[arg(long)]
-    pub(crate) fail_if_none: bool,
-
-    /// Print each result as one line of JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Print every column of a table, and cut nothing
-    #[arg(long, conflicts_with = "json")]
-    pub(crate) wide: bool,
-
-    /// Print the matches as CSV with every column
-    #[arg(long, conflicts_with_all = ["json", "wide"])]
-    pub(crate) csv: bool,
-}
-
-/// `alerts`
-#[derive(Debug, Clone, Args)]
-pub(crate) struct AlertsArgs {
-    /// Go on with new alerts as they are recorded; begins with the newest ten unless -n or --since says otherwise
-    #[arg(long, short = 'f')]
-    pub(crate) follow: bool,
-
-    /// Only alerts of this age or younger (1h, 2days), or recorded at this RFC 3339 time or later
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-
-    /// Only alerts of this module
-    #[arg(long, value_name = "MODULE")]
-    pub(crate) module: Option<ModuleName>,
-
-    /// Only alerts at least so severe; low also shows the records that only prove that alerts arrive
-    #[arg(long, value_name = "LEVEL", value_parser = severity)]
-    pub(crate) severity: Option<Severity>,
-
-    /// Only the newest so many
-    #[arg(long, short = 'n', value_name = "COUNT")]
-    pub(crate) lines: Option<usize>,
-
-    /// Print JSON, one alert a line, with what the module said as an object in the key alert
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Print JSON with what the module said as a text in the key message, as it is recorded
-    #[arg(long)]
-    pub(crate) raw: bool,
-
-    /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
-    #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
-    pub(crate) verify: bool,
-
-    /// With --verify: the directory of a journal that no agent is working on (agent.state_dir/journal, or a copy)
-    #[arg(long, value_name = "DIR", requires = "verify")]
-    pub(crate) journal: Option<PathBuf>,
-
-    /// The alerts of all agents of the fleet for which this is true, see docs/targets.md
-    #[arg(long, short = 't', value_name = "EXPR")]
-    pub(crate) target: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) fleet: FleetFile,
-}
-
-/// `reload`
-#[derive(Debug, Args)]
-pub(crate) struct ReloadArgs {
-    /// Only say what would change
-    #[arg(long, short = 'n')]
-    pub(crate) dry_run: bool,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    Guard(crate::guard::GuardOptions),
 }
 
 impl Cli {
@@ -659,26 +272,15 @@ impl Cli {
     }
 }
 
-/// Reads `low`, `medium`, `high` or `critical`.
-fn severity(text: &str) -> Result<Severity, String> {
-    Severity::from_name(text).ok_or_else(|| "it is low, medium, high or critical".to_owned())
-}
-
-/// Reads `10s`, `1h 30min`; zero would mean a question that nobody can answer in time.
-pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be longer than zero".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write it as in 500ms, 10s or 1h 30min")),
-    }
-}
-
 #[cfg(test)]
 mod examples;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::query::arguments::QueryTarget;
 
     fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read(["vigie"].iter().chain(arguments).map(OsString::from))

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use clap::Command;
 use clap::builder::PossibleValuesParser;
-use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::cli::Cli;
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
 use crate::print::Printer;
@@ -16,10 +15,10 @@ use crate::print::Printer;
 /// Section of the manual: administration commands.
 const MANUAL_SECTION: &str = "8";
 
-/// Carries out `completions`.
-pub(crate) fn completions(shell: Shell, printer: &mut Printer) -> Result<Exit, Failure> {
+/// Carries out `completions` for what the program takes.
+pub(crate) fn completions(program: &Command, shell: Shell, printer: &mut Printer) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    let mut command = completed(&Cli::command());
+    let mut command = completed(program);
     clap_complete::generate(shell, &mut command, "vigie", &mut script);
     printer.raw(&script)?;
     Ok(Exit::Ok)
@@ -51,9 +50,9 @@ fn completed(command: &Command) -> Command {
 static MODULES: LazyLock<Vec<&'static str>> =
     LazyLock::new(|| BUILTINS.iter().map(|builtin| builtin.name).collect());
 
-/// Carries out `man`.
-pub(crate) fn man(out: Option<&Path>, printer: &mut Printer) -> Result<Exit, Failure> {
-    let mut command = Cli::command().disable_help_subcommand(true);
+/// Carries out `man` for what the program takes.
+pub(crate) fn man(program: Command, out: Option<&Path>, printer: &mut Printer) -> Result<Exit, Failure> {
+    let mut command = program.disable_help_subcommand(true);
     command.build();
     match out {
         None => printer.raw(&page(command)?.1)?,
@@ -95,7 +94,10 @@ fn page(command: Command) -> Result<(String, Vec<u8>), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::cli::Cli;
     use crate::print::tests::Captured;
 
     #[test]
@@ -103,7 +105,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut printer = Printer::into(Box::new(Captured::default()), false);
 
-        man(Some(directory.path()), &mut printer).unwrap();
+        man(Cli::command(), Some(directory.path()), &mut printer).unwrap();
 
         let mut names: Vec<String> = std::fs::read_dir(directory.path())
             .unwrap()
@@ -126,7 +128,8 @@ mod tests {
     fn completions_know_the_commands() {
         let captured = Captured::default();
 
-        completions(Shell::Bash, &mut Printer::into(Box::new(captured.clone()), false)).unwrap();
+        completions(&Cli::command(), Shell::Bash, &mut Printer::into(Box::new(captured.clone()), false))
+            .unwrap();
 
         let script = captured.text();
         assert!(script.contains("check-config") && script.contains("netstat"));
@@ -137,7 +140,8 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let captured = Captured::default();
 
-            completions(shell, &mut Printer::into(Box::new(captured.clone()), false)).unwrap();
+            completions(&Cli::command(), shell, &mut Printer::into(Box::new(captured.clone()), false))
+                .unwrap();
 
             let script = captured.text();
             for internal in ["guard", "launch", "persist", "-P"] {

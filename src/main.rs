@@ -11,6 +11,7 @@ mod config_view;
 mod console;
 mod diagnostics;
 mod doctor;
+mod durations;
 mod events_alert;
 mod events_flags;
 mod exit;
@@ -45,6 +46,7 @@ mod writers;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
@@ -145,12 +147,12 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             module_commands::logs(name, *follow, &socket, &mut printer(*json))
         }
         Command::Module(ModuleCommand::New(args)) => module_new::run(args, &mut printer(false)),
-        Command::Module(ModuleCommand::Test(args)) => module_test::run(args, &mut printer(args.json)),
+        Command::Module(ModuleCommand::Test(args)) => module_test::run(args, &mut printer(args.program.json)),
         Command::Module(ModuleCommand::Tap(args)) => {
             module_commands::tap(args, &socket, &mut printer(args.json))
         }
         Command::Module(ModuleCommand::Replay(args)) => {
-            module_test::replay::run(args, &mut printer(args.json))
+            module_test::replay::run(args, &mut printer(args.program.json))
         }
         Command::Sink(SinkCommand::List { json }) => sink::list(&socket, &mut printer(*json)),
         Command::Sink(SinkCommand::Test { name, json }) => sink::test(name, &socket, &mut printer(*json)),
@@ -159,8 +161,8 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Rules(command) => rules::run(command, &mut printer(false)),
         Command::Top(args) => top::run(args, &socket, &printer(false)),
         Command::Explain(args) => explain::run(args, &mut printer(args.json)),
-        Command::Completions { shell } => generate::completions(*shell, &mut printer(false)),
-        Command::Man { out } => generate::man(out.as_deref(), &mut printer(false)),
+        Command::Completions { shell } => generate::completions(&Cli::command(), *shell, &mut printer(false)),
+        Command::Man { out } => generate::man(Cli::command(), out.as_deref(), &mut printer(false)),
         Command::Agent(_)
         | Command::Launch(_)
         | Command::Guard(_)

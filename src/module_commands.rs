@@ -139,7 +139,7 @@ pub(crate) struct TapArgs {
     pub(crate) record: Option<PathBuf>,
 
     /// End after this time [default: when interrupted]
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::cli::positive_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::durations::positive)]
     pub(crate) duration: Option<Duration>,
 
     /// Print JSON, one message a line

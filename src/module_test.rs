@@ -32,11 +32,18 @@ pub(crate) struct ModuleTestArgs {
     #[arg(long, value_name = "JSON", default_value = "{}")]
     pub(crate) query: String,
 
+    #[command(flatten)]
+    pub(crate) program: ProgramOptions,
+}
+
+/// The program that takes the place of a module, and how it is treated.
+#[derive(Debug, Args)]
+pub(crate) struct ProgramOptions {
     /// How long to wait for each thing that the module should do
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::cli::positive_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::durations::positive)]
     pub(crate) wait: Duration,
 
-    /// Print JSON, one check a line
+    /// Print JSON, one check or compared line a line
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -111,17 +118,17 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
         })
     };
     let (config, query) = (read("config", &args.config)?, read("query", &args.query)?);
-    absolute(&args.command)?;
+    absolute(&args.program.command)?;
     let scratch = Scratch::make()?;
     let mut broken = 0;
     for (index, (check, look)) in CHECKS.iter().enumerate() {
         let directory = scratch.0.join(index.to_string());
         std::fs::create_dir(&directory)?;
         let subject = Subject {
-            command: &args.command,
+            command: &args.program.command,
             config: config.clone(),
             query: query.clone(),
-            wait: args.wait,
+            wait: args.program.wait,
             directory,
         };
         let (result, detail) = match look(&subject) {

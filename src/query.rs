@@ -1,5 +1,7 @@
 //! `vigie query`.
 
+pub(crate) mod arguments;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,8 +12,8 @@ use vigie_protocol::json;
 use vigie_protocol::message::Progress;
 use vigie_protocol::result::{ModuleResult, Verdict};
 
+use self::arguments::{AnswerOptions, QueryArgs, QueryOptions, QueryTarget};
 use crate::action;
-use crate::cli::{AnswerOptions, QueryArgs, QueryOptions, QueryTarget};
 use crate::client::{self, Client};
 use crate::events_alert;
 use crate::events_flags::EventsFlags;

@@ -3,15 +3,28 @@
 use std::path::Path;
 use std::time::Duration;
 
+use clap::Args;
+
 use vigie_protocol::control::{InForce, ModuleConfigStatus, ReloadReport, Reply, Request};
 
-use crate::cli::ReloadArgs;
 use crate::client;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer, safe};
 
 /// Time for reading files and for the actors to take what changed.
 const LONGEST_RELOAD: Duration = Duration::from_secs(60);
+
+/// `reload`
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Only say what would change
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Carries out `reload`.
 pub(crate) fn run(args: &ReloadArgs, socket: &Path, printer: &mut Printer) -> Result<Exit, Failure> {

@@ -1,11 +1,12 @@
 //! `vigie status` and `vigie module list`.
 
 use std::path::Path;
+use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
 use vigie_protocol::control::{AgentStatus, FleetStatus, Health, ModuleState, ModuleStatus, Reply, Request};
 
-use crate::cli::StatusArgs;
 use crate::client::{self, ClientError};
 use crate::exit::{Exit, Failure};
 use crate::print::{Paint, Printer, Tone, duration, safe, size};
@@ -17,6 +18,22 @@ use crate::table::{Cell, Room, Table};
 struct Absence<'a> {
     health: &'a str,
     problems: [String; 1],
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show it again and again until interrupted
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+
+    /// Time between two looks with --watch
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = crate::durations::positive, requires = "watch")]
+    pub(crate) interval: Duration,
 }
 
 /// Carries out `status`.

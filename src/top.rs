@@ -30,8 +30,8 @@ use vigie_protocol::module_name::ModuleName;
 
 use self::state::{Key, News, Order, State, Tab};
 use crate::alerts::Progress;
-use crate::cli::positive_duration;
 use crate::client::{Client, ClientError};
+use crate::durations;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer};
 use crate::status;
@@ -55,7 +55,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
     /// Time between two looks
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = positive_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = durations::positive)]
     pub(crate) interval: Duration,
 }
 

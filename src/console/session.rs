@@ -8,11 +8,11 @@ use std::ffi::OsString;
 
 use clap::builder::ValueHint;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Arg, CommandFactory as _};
+use clap::{Arg, CommandFactory as _, Parser as _};
 use vigie_protocol::module_name::ModuleName;
 
-use crate::cli::{Cli, Command, QueryOptions};
 use crate::exit::{Exit, Failure};
+use crate::query::arguments::{QueryLine, QueryOptions};
 use crate::query::{self, Question};
 
 /// The console's commands: name, arguments, what it does.
@@ -179,7 +179,7 @@ fn bare(flag: &str) -> String {
 
 /// The definition of `vigie query`.
 fn query_definition() -> Option<clap::Command> {
-    let mut command = Cli::command();
+    let mut command = QueryLine::command();
     command.build();
     command.find_subcommand("query").cloned()
 }
@@ -260,7 +260,6 @@ impl Session {
         let Some(command) = query.find_subcommand(name) else { return Vec::new() };
         command
             .get_arguments()
-            .filter(|flag| !flag.is_global_set())
             .filter(|flag| flag.get_long().is_some_and(|name| !NOT_OFFERED.contains(&name)))
             .cloned()
             .collect()
@@ -335,15 +334,11 @@ impl Session {
     /// Reads the query as `vigie query` does.
     fn read(&self) -> Result<(Question, QueryOptions), Unreadable> {
         let never = |reason: String| Unreadable { may_become_right: false, reason };
-        let cli = Cli::read(self.arguments().into_iter()).map_err(|error| Unreadable {
+        let line = QueryLine::try_parse_from(self.arguments()).map_err(|error| Unreadable {
             may_become_right: error.kind() == ErrorKind::MissingRequiredArgument,
             reason: reason_of(&error),
         })?;
-        let target = match cli.command {
-            Some(Command::Query(args)) => args.target,
-            _ => None,
-        };
-        let target = target.ok_or_else(|| never("this is no query".to_owned()))?;
+        let target = line.target().ok_or_else(|| never("this is no query".to_owned()))?;
         let (question, options) = query::question(&target)
             .map_err(|failure| never(format!("{}; {}", failure.message, failure.hint)))?;
         Ok((question, options.clone()))

@@ -16,8 +16,8 @@ use vigie_protocol::severity::{Severity, is_canary};
 use super::files::{self, failed};
 use super::inventory::{Inventory, parse_target};
 use super::profile::Profile;
+use crate::alerts::AlertsArgs;
 use crate::alerts::{self, Line};
-use crate::cli::AlertsArgs;
 use crate::exit::{Exit, Failure};
 use crate::print::{Printer, Tone, safe};
 

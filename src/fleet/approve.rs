@@ -34,7 +34,7 @@ pub(crate) struct ApproveArgs {
     follow: bool,
 
     /// How long logins hold that are made from now on; agents renew them in time [default: until revoked]
-    #[arg(long, value_name = "TIME", value_parser = crate::cli::positive_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::durations::positive)]
     login_valid: Option<Duration>,
 }
 

@@ -464,11 +464,11 @@ pub(crate) struct SignArgs {
     pub(crate) key: Option<PathBuf>,
 
     /// For how long agents may begin it [default: expireafter of the file, or 1h]
-    #[arg(long, value_name = "TIME", value_parser = crate::cli::positive_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::durations::positive)]
     pub(crate) expires: Option<Duration>,
 
     /// Agents run it again and again, at this interval, as long as --expires says, and send what differs
-    #[arg(long, value_name = "TIME", requires = "expires", value_parser = crate::cli::positive_duration)]
+    #[arg(long, value_name = "TIME", requires = "expires", value_parser = crate::durations::positive)]
     pub(crate) every: Option<Duration>,
 
     /// Where the signed action is written [default: standard output]

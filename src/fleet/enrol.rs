@@ -25,7 +25,7 @@ use vigie_protocol::names::AgentId;
 use super::cli::EnrolArgs;
 use super::files::{self, failed, quoted, quoted_list, quoted_path};
 use super::inventory::newest_enrolment;
-use super::profile::Profile;
+use super::profile::{ADMINISTRATOR, Profile};
 use super::{leaf, policy};
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer};
@@ -41,8 +41,6 @@ pub(super) const REVOKED: &str = "revoked.json";
 
 /// The broker's configuration, in the directory of `init`.
 pub(super) const SERVER_CONFIG: &str = "nats-server.conf";
-
-const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
 
 /// Carries out `fleet keygen`.
 pub(super) fn keygen(file: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
@@ -274,9 +272,7 @@ pub(super) fn for_tokens(revoked: &[RevokedAgent]) -> Vec<(AgentPublicKey, i64)>
 
 /// Carries out `fleet revoke`.
 pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
-    let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
-        Failure::new(Exit::Config, "the fleet's file has no authority, the directory of init", ADMINISTRATOR)
-    })?;
+    let directory = profile.authority()?;
     let enrolment_key =
         profile.enrolling.enrolment_key.as_deref().ok_or_else(|| {
             Failure::new(Exit::Config, "the fleet's file has no enrolment_key", ADMINISTRATOR)

@@ -9,7 +9,7 @@ use vigie_fleet::broker::local::load_or_create_authority;
 use vigie_protocol::names::AgentId;
 
 use super::files::{self, failed};
-use super::investigator::{ADMINISTRATOR, end_login};
+use super::investigator::end_login;
 use super::profile::Profile;
 use super::setup::{self, Person};
 use super::token;
@@ -55,9 +55,7 @@ pub(super) fn run(
     profile: &Profile,
     printer: &mut Printer,
 ) -> Result<Exit, Failure> {
-    let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
-        Failure::new(Exit::Config, "the fleet's file has no authority, the directory of init", ADMINISTRATOR)
-    })?;
+    let directory = profile.authority()?;
     match command {
         ForwarderCommand::Add { name, new } => add(name, *new, directory, profile, printer),
         ForwarderCommand::Remove { name } => remove(name, directory, profile, printer),

@@ -80,17 +80,13 @@ pub(crate) struct AddArgs {
     out: PathBuf,
 }
 
-pub(super) const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
-
 /// Carries out `fleet investigator`.
 pub(super) fn run(
     command: &InvestigatorCommand,
     profile: &Profile,
     printer: &mut Printer,
 ) -> Result<Exit, Failure> {
-    let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
-        Failure::new(Exit::Config, "the fleet's file has no authority, the directory of init", ADMINISTRATOR)
-    })?;
+    let directory = profile.authority()?;
     match command {
         InvestigatorCommand::Add(args) => add(args, directory, profile, printer),
         InvestigatorCommand::Remove { name, out } => remove(name, out, directory, profile, printer),

@@ -31,7 +31,6 @@ use vigie_protocol::names::AgentId;
 
 use super::enrol::{self, server_configs, shut_out};
 use super::files::{self, failed};
-use super::investigator::ADMINISTRATOR;
 use super::profile::Profile;
 use super::{setup, token};
 use crate::exit::{Exit, Failure};
@@ -109,9 +108,7 @@ struct SiteFile {
 
 /// Carries out `fleet leaf`.
 pub(super) fn run(command: &LeafCommand, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
-    let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
-        Failure::new(Exit::Config, "the fleet's file has no authority, the directory of init", ADMINISTRATOR)
-    })?;
+    let directory = profile.authority()?;
     match command {
         LeafCommand::Add(args) => add(args, directory, profile, printer),
         LeafCommand::Remove { site, agents } => remove(site, agents, directory, profile, printer),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::positive_duration;
+use crate::durations;
 
 /// Where the fleet's file is.
 #[derive(Debug, Clone, Default, Args)]
@@ -39,17 +39,17 @@ pub(crate) struct AskOptions {
     pub(crate) batch: Option<u32>,
 
     /// Pause between two batches
-    #[arg(long, value_name = "TIME", requires = "batch", value_parser = positive_duration)]
+    #[arg(long, value_name = "TIME", requires = "batch", value_parser = durations::positive)]
     pub(crate) pause: Option<Duration>,
 
     /// How long agents that are away may still run it when they return [default: 1h]
-    #[arg(long, value_name = "TIME", requires = "target", value_parser = positive_duration)]
+    #[arg(long, value_name = "TIME", requires = "target", value_parser = durations::positive)]
     pub(crate) expires: Option<Duration>,
 
     /// Have them ask it again and again at this interval, also while the broker is away, until --expires is over, and send
     /// what differs; then see `vigie fleet standing`
     #[arg(long, value_name = "TIME", requires_all = ["target", "expires"], conflicts_with_all = ["limit", "batch"],
-        value_parser = positive_duration)]
+        value_parser = durations::positive)]
     pub(crate) every: Option<Duration>,
 
     /// Sign with this SSH key, or the key of this .pub file in ssh-agent [default: signing_key of the fleet's file]
@@ -105,7 +105,7 @@ impl FromStr for Wait {
             "none" => Ok(Self::None),
             _ => match percent(text) {
                 Some(share) => Ok(Self::Share(share)),
-                None => positive_duration(text)
+                None => durations::positive(text)
                     .map(Self::Time)
                     .map_err(|_| "write a time such as 30s, a share such as 95%, all or none".to_owned()),
             },

@@ -120,7 +120,21 @@ pub(crate) struct Enrolling {
     pub(crate) authority: Option<PathBuf>,
 }
 
+/// What to do about a file of the fleet that is not an administrator's.
+pub(super) const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
+
 impl Profile {
+    /// The directory of `init`, which only an administrator's file names.
+    pub(super) fn authority(&self) -> Result<&Path, Failure> {
+        self.enrolling.authority.as_deref().ok_or_else(|| {
+            Failure::new(
+                Exit::Config,
+                "the fleet's file has no authority, the directory of init",
+                ADMINISTRATOR,
+            )
+        })
+    }
+
     /// Reads the file that is named, or `$VIGIE_FLEET`, or the user's own.
     pub(crate) fn load(named: Option<&Path>) -> Result<Self, Failure> {
         let path = match named.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {

@@ -74,7 +74,7 @@ pub(crate) struct NewArgs {
     uses: u32,
 
     /// For how long
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = crate::cli::positive_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = crate::durations::positive)]
     valid: Duration,
 
     /// Let hosts in without a person that looks at each; `vigie fleet approve --follow` has to run somewhere

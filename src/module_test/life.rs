@@ -45,23 +45,28 @@ pub(super) struct Life {
     directory: PathBuf,
 }
 
+/// Starts a module's program as the agent would, with its directories below this one.
+pub(super) fn spawn(command: &[String], directory: &Path) -> Result<Child, String> {
+    let (run, state) = (directory.join("run"), directory.join("state"));
+    for path in [&run, &state] {
+        std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
+    }
+    Command::new(&command[0])
+        .args(&command[1..])
+        .env(RUN_DIR_VARIABLE, &run)
+        .env(STATE_DIR_VARIABLE, &state)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("it cannot be started: {error}"))
+}
+
 impl Life {
     /// Starts the module with a directory for its socket and one for its state.
     pub(super) fn start(command: &[String], directory: &Path, wait: Duration) -> Result<Self, String> {
-        let (run, state) = (directory.join("run"), directory.join("state"));
-        for path in [&run, &state] {
-            std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
-        }
-        let mut child = Command::new(&command[0])
-            .args(&command[1..])
-            .env(RUN_DIR_VARIABLE, &run)
-            .env(STATE_DIR_VARIABLE, &state)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| format!("it cannot be started: {error}"))?;
+        let mut child = spawn(command, directory)?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().ok_or("it has no standard output")?;
         let (sender, lines) = mpsc::channel();

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
@@ -17,10 +15,10 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::{Value, json};
 use vigie_protocol::control::{LineFate, ModuleLine};
-use vigie_protocol::message::{DEFAULT_MAX_RESULT_BYTES, RUN_DIR_VARIABLE, STATE_DIR_VARIABLE};
+use vigie_protocol::message::DEFAULT_MAX_RESULT_BYTES;
 
 use super::life::{self, Life};
-use super::{Scratch, absolute};
+use super::{ProgramOptions, Scratch, absolute};
 use crate::exit::{Exit, Failure};
 use crate::module_commands::{RECORDING, RecordingHead};
 use crate::print::{Paint, Printer, Tone, safe};
@@ -45,17 +43,8 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "KEY")]
     pub(crate) ignore: Vec<String>,
 
-    /// How long to wait for each thing that the recorded module said
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::cli::positive_duration)]
-    pub(crate) wait: Duration,
-
-    /// Print JSON, one compared line a line
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// The program: an absolute path, and its arguments
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<String>,
+    #[command(flatten)]
+    pub(crate) program: ProgramOptions,
 }
 
 /// Why there is nothing to replay.
@@ -198,7 +187,7 @@ struct Replay<'a> {
 
 /// Carries out `module replay`.
 pub(crate) fn run(args: &ReplayArgs, printer: &mut Printer) -> Result<Exit, Failure> {
-    absolute(&args.command)?;
+    absolute(&args.program.command)?;
     let conversation = Conversation::read(&args.file)?;
     let scratch = Scratch::make()?;
     let mut replay = Replay {
@@ -282,7 +271,8 @@ impl Replay<'_> {
     /// Holds one life. `began_before`: its beginning is not recorded. `is_last`: its end may not be.
     fn life(&mut self, lines: &[Recorded], began_before: bool, is_last: bool) -> Result<(), Failure> {
         let not_run = |why: String| Failure::new(Exit::Unavailable, format!("the program: {why}"), "");
-        let mut life = Life::start(&self.args.command, &self.directory, self.args.wait).map_err(not_run)?;
+        let mut life = Life::start(&self.args.program.command, &self.directory, self.args.program.wait)
+            .map_err(not_run)?;
         let mut stopped = false;
         for recorded in lines {
             match (recorded.is_to_module(), recorded.line.query) {
@@ -375,7 +365,7 @@ impl Replay<'_> {
                     _ => true,
                 }
         };
-        let wait = if self.missing.contains(&class) { SHORT_WAIT } else { self.args.wait };
+        let wait = if self.missing.contains(&class) { SHORT_WAIT } else { self.args.program.wait };
         let Some(said) = life.wait_for(is, wait) else {
             self.add(Some(recorded.number), &class, "missing", vec![shorten(parameters)]);
             self.missing.insert(class);
@@ -401,7 +391,7 @@ impl Replay<'_> {
         };
         let fail = |error: std::io::Error| format!("its socket {path:?}: {error}");
         let mut stream = UnixStream::connect(path).map_err(fail)?;
-        stream.set_read_timeout(Some(self.args.wait)).map_err(fail)?;
+        stream.set_read_timeout(Some(self.args.program.wait)).map_err(fail)?;
         stream.write_all(format!("{}\n", asked_anew(recorded)).as_bytes()).map_err(fail)?;
         read_answer(stream)
     }
@@ -436,20 +426,7 @@ impl Replay<'_> {
 
     /// Starts the program for one query.
     fn run_once(&self, recorded: &Recorded) -> Result<Value, String> {
-        let (run, state) = (self.directory.join("run"), self.directory.join("state"));
-        for path in [&run, &state] {
-            std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
-        }
-        let mut child = Command::new(&self.args.command[0])
-            .args(&self.args.command[1..])
-            .env(RUN_DIR_VARIABLE, &run)
-            .env(STATE_DIR_VARIABLE, &state)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| format!("it cannot be started: {error}"))?;
+        let mut child = life::spawn(&self.args.program.command, &self.directory)?;
         let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let (sender, answers) = std::sync::mpsc::channel();
         std::thread::spawn(move || sender.send(stdout.map(read_answer)));
@@ -457,13 +434,13 @@ impl Replay<'_> {
             // One that has ended says why by what it does not answer.
             stdin.write_all(format!("{}\n", asked_anew(recorded)).as_bytes()).ok();
         }
-        let answer = answers.recv_timeout(self.args.wait);
+        let answer = answers.recv_timeout(self.args.program.wait);
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
         killpg(group, Signal::SIGKILL).ok();
         child.wait().ok();
         match answer {
             Ok(Some(answer)) => answer,
-            _ => Err(format!("no answer within {}", humantime::format_duration(self.args.wait))),
+            _ => Err(format!("no answer within {}", humantime::format_duration(self.args.program.wait))),
         }
     }
 }
