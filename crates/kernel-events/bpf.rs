@@ -30,6 +30,9 @@ static PROBING: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"
 /// Records that are read before they are handed on: the bound of what waits in memory.
 const BATCH: usize = 1024;
 
+/// Bytes of the smallest record with its head in the ring.
+const SMALLEST: usize = 80;
+
 /// What the ring's callback leaves behind.
 #[derive(Debug, Default)]
 struct Read {
@@ -62,6 +65,7 @@ pub(crate) struct BpfSource {
     /// Programs run as long as their links live.
     _links: Vec<Link>,
     program_ids: Vec<u32>,
+    ring_bytes: usize,
     /// Tells when the programs wake the reader, and not whenever something is there: that would undo the watermark.
     wakeups: OwnedFd,
 }
@@ -87,13 +91,17 @@ fn failed(what: &'static str) -> impl Fn(libbpf_rs::Error) -> SourceError {
     move |error| SourceError::Bpf { what, why: error.to_string() }
 }
 
+/// The kernel wants a power of two.
+fn ring_bytes(options: &Options) -> u32 {
+    options.ring_bytes.next_power_of_two().max(64 * 1024)
+}
+
 fn load(programs: &'static Aligned<[u8]>, options: &Options) -> Result<Object, SourceError> {
     let mut open = ObjectBuilder::default().open_memory(&programs.0).map_err(failed("be read"))?;
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if name == "ring" {
-            map.set_max_entries(options.ring_bytes.next_power_of_two().max(64 * 1024))
-                .map_err(failed("have their ring"))?;
+            map.set_max_entries(ring_bytes(options)).map_err(failed("have their ring"))?;
         } else if name.ends_with(".rodata")
             && let Some(value) = map.initial_value_mut()
         {
@@ -103,6 +111,7 @@ fn load(programs: &'static Aligned<[u8]>, options: &Options) -> Result<Object, S
                 options.wake_bytes,
                 options.argument_bytes,
                 options.environment_bytes,
+                crate::proc::host_net_namespace().unwrap_or(0),
             ];
             for (place, setting) in value.chunks_exact_mut(4).zip(settings) {
                 place.copy_from_slice(&setting.to_ne_bytes());
@@ -160,7 +169,7 @@ impl BpfSource {
             epoll::add(&wakeups, map.as_fd(), epoll::EventData::new_u64(0), edge).map_err(io)?;
             wakeups
         };
-        Ok(Self { wakeups, ring, read, object, _links: links, program_ids })
+        Ok(Self { wakeups, ring, read, object, _links: links, program_ids, ring_bytes: ring_bytes(options) as usize })
     }
 
     /// Waits until there is much to read, or for this long; then hands on what there is.
@@ -177,8 +186,10 @@ impl BpfSource {
         self.wakeups.as_fd()
     }
 
+    /// Hands on what is there now; what comes meanwhile as well, but no more than a full ring: who writes faster than this
+    /// is read must not keep the reader from his other work.
     pub(crate) fn drain(&mut self, sink: &mut dyn FnMut(Event)) -> Result<(), SourceError> {
-        loop {
+        for _ in 0..=self.ring_bytes / SMALLEST / BATCH {
             let taken = self.ring.consume_raw_n(BATCH);
             let events = std::mem::take(&mut locked(&self.read).events);
             for event in events {
@@ -189,9 +200,10 @@ impl BpfSource {
                 return Err(SourceError::Bpf { what: "be read from", why });
             }
             if (taken as usize) < BATCH {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     pub(crate) fn counters(&self) -> Result<Counters, SourceError> {
@@ -210,7 +222,8 @@ impl BpfSource {
                 .collect();
             for kind in 0..KINDS {
                 counters.sent[kind] += numbers.get(kind).copied().unwrap_or(0);
-                counters.lost[kind] += numbers.get(KINDS + kind).copied().unwrap_or(0);
+                counters.lost_of_trusted[kind] += numbers.get(KINDS + kind).copied().unwrap_or(0);
+                counters.lost_of_others[kind] += numbers.get(2 * KINDS + kind).copied().unwrap_or(0);
             }
         }
         counters.recursion_misses = ProgInfoIter::default()

@@ -13,6 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with, sockopt,
 };
 
+use crate::account::Account;
 use crate::counters::{Counters, Kind};
 use crate::event::{Event, Exit, ExitStatus};
 use crate::proc;
@@ -49,7 +50,7 @@ pub(crate) struct Connector {
     counters: Counters,
     /// The next number of each processor's messages; a gap is a loss.
     next: HashMap<u32, u32>,
-    started: HashMap<u32, u64>,
+    started: HashMap<u32, (u64, Account)>,
     /// Only users and traced processes are handed on.
     beside: bool,
     /// The kernel filters. It then counts also what it does not send, so that a gap in the numbers is no loss.
@@ -199,21 +200,22 @@ impl Connector {
                     if self.started.len() >= MOST_REMEMBERED {
                         self.started.clear();
                     }
-                    self.started.insert(tgid, exec.who.start);
+                    self.started.insert(tgid, (exec.who.start, exec.account));
                     sink(Event::Exec(Box::new(exec)));
                 } else {
                     // It ran and is gone: the number is all that is known.
-                    let mut exec = crate::event::Exec { time, claimed: true, ..Default::default() };
+                    let account = Account::UNKNOWN;
+                    let mut exec = crate::event::Exec { time, account, claimed: true, ..Default::default() };
                     (exec.who.pid, exec.who.tid, exec.who.start) = (tgid, pid, time);
-                    self.started.insert(tgid, time);
+                    self.started.insert(tgid, (time, account));
                     sink(Event::Exec(Box::new(exec)));
                 }
             }
             EVENT_EXIT if !self.beside && pid == tgid => {
-                if let Some(start) = self.started.remove(&tgid) {
+                if let Some((start, account)) = self.started.remove(&tgid) {
                     self.counters.sent[Kind::Exit as usize] += 1;
                     let status = ExitStatus(third);
-                    sink(Event::Exit(Exit { time, start, pid: tgid, status, ..Exit::default() }));
+                    sink(Event::Exit(Exit { time, account, start, pid: tgid, status, ..Exit::default() }));
                 }
             }
             EVENT_UID => sink(Event::Credentials { pid: tgid, uid: third, euid: fourth, time }),

@@ -32,11 +32,35 @@ impl Kind {
     }
 }
 
+/// Whose what was lost is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Whose {
+    /// Of the trusted ([`crate::Account::TRUSTED`]).
+    Trusted,
+    /// Of anybody else.
+    Others,
+}
+
+impl Whose {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Trusted, Self::Others];
+
+    /// A word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::Others => "others",
+        }
+    }
+}
+
 /// Numbers since the source was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     pub(crate) sent: [u64; KINDS],
-    pub(crate) lost: [u64; KINDS],
+    pub(crate) lost_of_trusted: [u64; KINDS],
+    pub(crate) lost_of_others: [u64; KINDS],
     /// Runs of the programs that the kernel left out because one was running on that processor already.
     pub recursion_misses: u64,
     /// Records without the form that they should have.
@@ -55,12 +79,22 @@ impl Counters {
     /// How many found no room.
     #[must_use]
     pub fn lost(&self, kind: Kind) -> u64 {
-        self.lost[kind as usize]
+        self.lost_of(kind, Whose::Trusted) + self.lost_of(kind, Whose::Others)
+    }
+
+    /// How many of these found no room.
+    #[must_use]
+    pub fn lost_of(&self, kind: Kind, whose: Whose) -> u64 {
+        match whose {
+            Whose::Trusted => self.lost_of_trusted[kind as usize],
+            Whose::Others => self.lost_of_others[kind as usize],
+        }
     }
 
     /// Everything that was lost, wherever.
     #[must_use]
     pub fn lost_in_all(&self) -> u64 {
-        self.lost.iter().sum::<u64>() + self.recursion_misses + self.not_understood + self.lost_of_any_kind
+        let lost = self.lost_of_trusted.iter().chain(&self.lost_of_others).sum::<u64>();
+        lost + self.recursion_misses + self.not_understood + self.lost_of_any_kind
     }
 }

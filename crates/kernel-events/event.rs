@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::account::Account;
+
 /// Something that happened. Times are nanoseconds since the start of the host, sleep included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -171,6 +173,8 @@ impl Listed {
 pub struct Exec {
     /// When.
     pub time: u64,
+    /// Whose it is.
+    pub account: Account,
     /// The process, with its new program.
     pub who: Identity,
     /// The program's file: that of the interpreter when a script was asked for.
@@ -193,7 +197,7 @@ pub struct Exec {
     pub path: Vec<u8>,
     /// Current directory, in the same manner.
     pub cwd: Vec<u8>,
-    /// The arguments as the new program gets them, up to 4 KiB.
+    /// The arguments as the new program gets them, up to 4 KiB; 256 bytes of somebody who has much in the ring already.
     pub arguments: Listed,
     /// The few variables that change what a program does, with their values.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
@@ -235,6 +239,8 @@ impl ExitStatus {
 pub struct Exit {
     /// When.
     pub time: u64,
+    /// Whose it is.
+    pub account: Account,
     /// When its first thread began.
     pub start: u64,
     /// Its number.
@@ -294,6 +300,8 @@ impl NetState {
 pub struct Net {
     /// When.
     pub time: u64,
+    /// Whose it is; nobody on this host chooses how many peers connect, so that those have an account of their own.
+    pub account: Account,
     /// Whose socket it is: known of [`NetState::Connecting`] and [`NetState::Listening`] only. The others happen when
     /// packets come, whatever runs then.
     pub who: Option<Identity>,

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! [`Source::open`] takes BPF where it can be loaded, otherwise the process connector, and says which and why. What is
-//! lost is counted by kind ([`Source::counters`]): in the ring, in the kernel's own recursion counters, in a full socket.
+//! lost is counted by kind and by whose it was ([`Source::counters`]): in the ring, where nobody can take the room of the
+//! trusted ([`Account`]), in the kernel's own recursion counters, in a full socket.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -26,6 +27,7 @@
 //! }
 //! ```
 
+mod account;
 #[cfg(bpf_program)]
 mod bpf;
 mod connector;
@@ -46,7 +48,8 @@ pub fn bpf_programs() -> Option<std::collections::BTreeMap<u32, String>> {
     None
 }
 
-pub use counters::{Counters, Kind};
+pub use account::Account;
+pub use counters::{Counters, Kind, Whose};
 pub use event::{
     Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState, StandardFile,
 };

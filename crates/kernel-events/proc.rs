@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::{FsWord, StatFs, statfs};
 
+use crate::account::Account;
 use crate::event::{Exec, File, Identity, Listed, Namespaces};
 
 /// `USER_HZ`: ticks of a second in `/proc`, the same on all architectures that we build for.
@@ -39,7 +40,7 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
         let text = fs::read_to_string(format!("{place}/{name}")).ok()?;
         text.trim().parse().ok().filter(|number| *number != u32::MAX)
     };
-    let namespace = |name: &str| {
+    let namespace = |name: &str| -> Option<u32> {
         let link = fs::read_link(format!("{place}/ns/{name}")).ok()?;
         let text = link.to_str()?.split(['[', ']']).nth(1)?.parse().ok()?;
         Some(text)
@@ -49,8 +50,10 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
         let line = text.lines().find_map(|line| line.strip_prefix(key).map(str::trim).map(str::to_owned));
         line.and_then(|line| u64::from_str_radix(&line, 16).ok()).unwrap_or(0)
     };
+    let pid_namespace = namespace("pid").unwrap_or(0);
     let exec = Exec {
         time,
+        account: account(uids[0], pid_namespace),
         who: Identity {
             start: stat.start_ticks.saturating_mul(NANOSECONDS_PER_TICK),
             parent_start: start_of(stat.parent).unwrap_or(0),
@@ -71,7 +74,7 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
             login_session: login("sessionid"),
             namespaces: Namespaces {
                 mnt: namespace("mnt").unwrap_or(0),
-                pid: namespace("pid").unwrap_or(0),
+                pid: pid_namespace,
                 net: namespace("net").unwrap_or(0),
                 user: namespace("user").unwrap_or(0),
             },
@@ -109,6 +112,20 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
 #[must_use]
 pub(crate) fn is_first_pid_namespace() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST_PID_NAMESPACE)
+}
+
+/// The number of the first process's network namespace.
+#[cfg_attr(not(bpf_program), expect(dead_code, reason = "only the programs need it"))]
+pub(crate) fn host_net_namespace() -> Option<u32> {
+    fs::metadata("/proc/1/ns/net").ok().and_then(|namespace| u32::try_from(namespace.ino()).ok())
+}
+
+/// Whose a process is, as far as its user and pid namespace tell.
+fn account(uid: u32, pid_namespace: u32) -> Account {
+    match uid {
+        0 if u64::from(pid_namespace) != FIRST_PID_NAMESPACE => Account::container(pid_namespace),
+        uid => Account::user(uid),
+    }
 }
 
 /// When this process began, in nanoseconds since the start of the host, as exact as `/proc` has it: 10 ms.

@@ -1,13 +1,18 @@
 //! What the BPF programs write into the ring, as bytes and as values. The places are those of `bpf/events.bpf.c`.
 
+use crate::account::Account;
 use crate::event::{
     Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState, StandardFile,
 };
 
+/// Bytes of `struct head`.
+const HEAD: usize = 24;
 /// Bytes of `struct identity`.
 const IDENTITY: usize = 160;
 /// Where the texts of `struct exec_record` begin.
-const EXEC_DATA: usize = 312;
+const EXEC_DATA: usize = 320;
+/// Where `who` of `struct net_record` is.
+const NET_WHO: usize = 80;
 
 /// Whose values of the environment are kept: they change what a program does. Nothing else of it leaves this file.
 const WATCHED_ENVIRONMENT: [&[u8]; 5] =
@@ -57,6 +62,10 @@ fn some(number: u32) -> Option<u32> {
     (number != u32::MAX).then_some(number)
 }
 
+fn account(at: Bytes<'_>) -> Option<Account> {
+    at.u64(16).map(Account::from_kernel)
+}
+
 fn identity(all: Bytes<'_>, base: usize) -> Option<Identity> {
     let at = Bytes(all.slice(base, IDENTITY)?);
     let comm = at.slice(128, 16)?;
@@ -95,7 +104,7 @@ fn device(number: u32) -> (u32, u32) {
 }
 
 fn exec(at: Bytes<'_>) -> Option<Exec> {
-    let lengths = [288, 292, 296, 300, 304].map(|place| at.u32(place).map(|bytes| bytes as usize));
+    let lengths = [296, 300, 304, 308, 312].map(|place| at.u32(place).map(|bytes| bytes as usize));
     let mut from = EXEC_DATA;
     let mut texts = [&[][..]; 5];
     for (text, bytes) in texts.iter_mut().zip(lengths) {
@@ -104,43 +113,44 @@ fn exec(at: Bytes<'_>) -> Option<Exec> {
         from += bytes;
     }
     let [filename, path, cwd, arguments, environment] = texts;
-    let cut = at.u32(308)?;
-    let who = identity(at, 16)?;
+    let cut = at.u32(316)?;
+    let who = identity(at, HEAD)?;
     let mut standard = [StandardFile::default(); 3];
     for (number, file) in standard.iter_mut().enumerate() {
         *file = StandardFile {
-            mode: at.u32(240 + 4 * number)?,
-            family: at.u32(252 + 4 * number)?,
-            inode: at.u64(264 + 8 * number)?,
+            mode: at.u32(248 + 4 * number)?,
+            family: at.u32(260 + 4 * number)?,
+            inode: at.u64(272 + 8 * number)?,
         };
     }
-    let argument_bytes = at.u32(220)?;
+    let argument_bytes = at.u32(228)?;
     Some(Exec {
         time: at.u64(8)?,
+        account: account(at)?,
         file: File {
             device: who.exe_device,
             inode: who.exe_inode,
-            size: at.u64(176)?,
-            changed: i64::from_ne_bytes(at.array(184)?),
-            filesystem: at.u64(192)?,
-            mode: at.u32(200)?,
-            owner: at.u32(204)?,
-            links: at.u32(208)?,
-            generation: at.u32(212)?,
+            size: at.u64(184)?,
+            changed: i64::from_ne_bytes(at.array(192)?),
+            filesystem: at.u64(200)?,
+            mode: at.u32(208)?,
+            owner: at.u32(212)?,
+            links: at.u32(216)?,
+            generation: at.u32(220)?,
         },
         who,
-        argument_count: at.u32(216)?,
+        argument_count: at.u32(224)?,
         argument_bytes,
-        old_tid: at.u32(228)?,
-        secure: at.u32(232)? != 0,
-        by_descriptor: at.u32(236)? != 0,
+        old_tid: at.u32(236)?,
+        secure: at.u32(240)? != 0,
+        by_descriptor: at.u32(244)? != 0,
         standard,
         filename: filename.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
         path: joined(path, cut & 1 != 0),
         cwd: joined(cwd, cut & 2 != 0),
         arguments: arguments_of(arguments, argument_bytes as usize),
         environment: watched(environment),
-        environment_cut: (at.u32(224)? as usize) > environment.len(),
+        environment_cut: (at.u32(232)? as usize) > environment.len(),
         claimed: false,
     })
 }
@@ -186,33 +196,35 @@ fn watched(environment: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn exit(at: Bytes<'_>) -> Option<Exit> {
     Some(Exit {
         time: at.u64(8)?,
-        start: at.u64(16)?,
-        pid: at.u32(24)?,
-        uid: at.u32(28)?,
-        euid: at.u32(32)?,
-        status: ExitStatus(at.u32(36)?),
-        user_ns: at.u64(40)?,
-        system_ns: at.u64(48)?,
-        resident_pages: at.u64(56)?,
+        start: at.u64(24)?,
+        account: account(at)?,
+        pid: at.u32(32)?,
+        uid: at.u32(36)?,
+        euid: at.u32(40)?,
+        status: ExitStatus(at.u32(44)?),
+        user_ns: at.u64(48)?,
+        system_ns: at.u64(56)?,
+        resident_pages: at.u64(64)?,
     })
 }
 
 fn net(at: Bytes<'_>) -> Option<Net> {
-    let family = at.u16(28)?;
-    let (old, new) = (at.u16(30)?, at.u16(32)?);
+    let family = at.u16(36)?;
+    let (old, new) = (at.u16(38)?, at.u16(40)?);
     Some(Net {
         time: at.u64(8)?,
-        who: match at.array::<1>(38)? {
+        who: match at.array::<1>(46)? {
             [0] => None,
-            _ => Some(identity(at, 72)?),
+            _ => Some(identity(at, NET_WHO)?),
         },
-        socket: at.u64(16)?,
-        net_namespace: at.u32(24)?,
+        account: account(at)?,
+        socket: at.u64(24)?,
+        net_namespace: at.u32(32)?,
         state: NetState::of(old, new)?,
-        local: address(family, at.array(40)?),
-        local_port: at.u16(34)?,
-        remote: address(family, at.array(56)?),
-        remote_port: at.u16(36)?,
+        local: address(family, at.array(48)?),
+        local_port: at.u16(42)?,
+        remote: address(family, at.array(64)?),
+        remote_port: at.u16(44)?,
     })
 }
 
@@ -234,8 +246,8 @@ mod tests {
     fn exec_bytes(texts: [&[u8]; 5], argument_bytes: u32) -> Vec<u8> {
         let mut bytes = vec![0; EXEC_DATA];
         bytes[0] = 1;
-        bytes[220..224].copy_from_slice(&argument_bytes.to_ne_bytes());
-        for (place, text) in [288, 292, 296, 300, 304].into_iter().zip(texts) {
+        bytes[228..232].copy_from_slice(&argument_bytes.to_ne_bytes());
+        for (place, text) in [296, 300, 304, 308, 312].into_iter().zip(texts) {
             bytes[place..place + 4].copy_from_slice(&(text.len() as u32).to_ne_bytes());
             bytes.extend_from_slice(text);
         }

@@ -3,7 +3,8 @@
  * What runs and what connects, told by the kernel's own tracepoints.
  *
  * A record is put together in memory of the processor and copied into the ring. The ring wakes its reader only when
- * there is much to read; the reader looks by itself ten times a second. What finds no room is counted by kind.
+ * there is much to read; the reader looks by itself ten times a second. What finds no room is counted by kind, and by
+ * whether it was of the trusted.
  */
 #include "kernel.h"
 
@@ -16,9 +17,15 @@ const volatile u32 wanted = 0xffffffff; /* one bit for each kind */
 const volatile u32 wake_bytes = 256 * 1024;
 const volatile u32 argument_bytes = 4096; /* at most 4096 */
 const volatile u32 environment_bytes = 4096; /* at most 4096 */
+const volatile u32 host_net = 0; /* number of the first process's network namespace, 0 when not known */
 
 #define NAME_BYTES 1024
 #define PATH_BYTES 2048
+/* The same, of those who have too much in the ring; what is not the end of a path is left out. */
+#define SHORT_NAME_BYTES 256
+#define SHORT_PATH_BYTES 768
+#define SHORT_CWD_BYTES 384
+#define SHORT_ARGUMENT_BYTES 256
 #define COMPONENTS 32
 #define LONG_BYTES 4096
 /* Component lengths end below 256. */
@@ -40,10 +47,22 @@ struct identity {
 	u32 maker, padding;
 };
 
+/*
+ * Whose record it is. What each takes of the ring is bounded, so that nobody's load costs the records of others:
+ * 0 is trusted, a number below 2^32 is a user, a larger one none of the host's users.
+ */
+#define TRUSTED 0
+#define CONTAINER (1ULL << 32) /* and the number of its pid namespace, where it has one */
+#define HELPERS (2ULL << 32) /* what the kernel runs for whoever makes it, such as a handler of core dumps */
+#define PEERS (3ULL << 32) /* whoever connects to a listening socket */
+/* All but the trusted together; of the map only. */
+#define OTHERS (4ULL << 32)
+
 struct head {
 	u32 kind;
 	u32 bytes;
 	u64 time; /* nanoseconds since the start of the host, sleep included */
+	u64 account;
 };
 
 struct exec_record {
@@ -83,9 +102,9 @@ struct net_record {
 
 /* The reader (record.rs) counts on these places. */
 _Static_assert(sizeof(struct identity) == 160, "identity");
-_Static_assert(__builtin_offsetof(struct exec_record, data) == 312, "exec_record");
-_Static_assert(sizeof(struct exit_record) == 64, "exit_record");
-_Static_assert(__builtin_offsetof(struct net_record, who) == 72, "net_record");
+_Static_assert(__builtin_offsetof(struct exec_record, data) == 320, "exec_record");
+_Static_assert(sizeof(struct exit_record) == 72, "exit_record");
+_Static_assert(__builtin_offsetof(struct net_record, who) == 80, "net_record");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -93,7 +112,7 @@ struct {
 } ring SEC(".maps");
 
 struct counters {
-	u64 sent[KINDS], lost[KINDS];
+	u64 sent[KINDS], lost_of_trusted[KINDS], lost_of_others[KINDS];
 };
 
 struct {
@@ -115,25 +134,107 @@ struct {
  * while it is behind would cost more than the records. Between two processors nobody may be the one that passes, so all
  * wake it who find not much more than a multiple, and no record is so long that it leaps over that.
  */
-INLINE u64 wakes(void)
+INLINE u64 wakes(u64 waits)
 {
-	u64 waits = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
-
 	return waits >= wake_bytes && waits % wake_bytes <= sizeof(struct exec_record) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
-INLINE void send(void *record, u32 kind, u64 bytes)
+/*
+ * What an account has in the ring, at most: `before` and `now` are what it wrote before and since `mark`, a place in the
+ * ring. Once the reader is behind that place, all that was before it is read.
+ */
+struct share {
+	u64 mark, before, now;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, struct share);
+} shares SEC(".maps");
+
+INLINE struct share *share_of(u64 account)
+{
+	struct share *share = bpf_map_lookup_elem(&shares, &account);
+
+	if (!share) {
+		struct share fresh = {};
+
+		bpf_map_update_elem(&shares, &account, &fresh, 0);
+		share = bpf_map_lookup_elem(&shares, &account);
+		if (!share)
+			return 0;
+	}
+	if (bpf_ringbuf_query(&ring, BPF_RB_CONS_POS) >= share->mark) {
+		share->before = share->now;
+		share->now = 0;
+		share->mark = bpf_ringbuf_query(&ring, BPF_RB_PROD_POS);
+	}
+	return share;
+}
+
+/*
+ * Whether a record of so many bytes may be written when `used` bytes of the ring wait to be read. In parts of 16:
+ *
+ *   trusted   up to 15
+ *   others    up to 6 whoever it is; up to 10 who has no more than is left of these; and beyond that, when the
+ *             trusted fill the ring, all others together 1
+ *
+ * So the trusted have 5 parts that nobody else takes, and others at least one that the trusted do not take.
+ */
+INLINE int may_write(u64 account, u64 used, u64 bytes)
+{
+	u64 part = bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 16;
+	struct share *own, *all;
+
+	if (account == TRUSTED)
+		return used + bytes <= 15 * part;
+	own = share_of(account);
+	all = share_of(OTHERS);
+	if (!own || !all)
+		return used + bytes <= 6 * part;
+	u64 held = own->before + own->now + bytes;
+	if (used + bytes > 6 * part && used + held > 10 * part &&
+	    (all->before + all->now + bytes > part || held > part / 2))
+		return 0;
+	__sync_fetch_and_add(&own->now, bytes);
+	__sync_fetch_and_add(&all->now, bytes);
+	return 1;
+}
+
+/* Whether the texts of a record are to be short: its account has much in the ring, or the ring is nearly full. */
+INLINE int is_tight(u64 account)
+{
+	u64 part = bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 16;
+	u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+	struct share *own;
+
+	if (account == TRUSTED)
+		return used > 12 * part;
+	if (used <= 4 * part)
+		return 0;
+	own = share_of(account);
+	return !own || own->before + own->now > 2 * part;
+}
+
+INLINE void send(struct head *record, u32 kind, u64 bytes)
 {
 	u32 zero = 0;
 	struct counters *mine = bpf_map_lookup_elem(&counts, &zero);
-	u64 flags = wakes();
+	u64 used = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+	u64 account = record->account;
+	u64 flags = wakes(used);
 
 	if (!mine)
 		return;
-	if (bpf_ringbuf_output(&ring, record, bytes, flags))
-		mine->lost[kind]++;
-	else
+	/* Each record has a head of 8 bytes there. */
+	if (may_write(account, used, bytes + 16) && !bpf_ringbuf_output(&ring, record, bytes, flags))
 		mine->sent[kind]++;
+	else if (account == TRUSTED)
+		mine->lost_of_trusted[kind]++;
+	else
+		mine->lost_of_others[kind]++;
 }
 
 INLINE void count(u32 kind)
@@ -147,6 +248,8 @@ INLINE void count(u32 kind)
 
 /* The kernel's flag of a process that has run no program of its own. */
 #define FORKED_WITHOUT_EXEC 0x40
+/* And that of a thread of its own. */
+#define KERNEL_THREAD 0x00200000
 
 /* A number of a process as the first namespace has it. */
 INLINE u32 number(struct pid *pid)
@@ -176,6 +279,60 @@ INLINE u64 start_of(struct task_struct *leader)
 	else
 		READ(start, ((struct task_struct___5_4 *)leader)->real_start_time);
 	return start;
+}
+
+/*
+ * Trusted is who has the real user id 0 on the host itself. The effective one does not count: any user can run programs
+ * that are setuid, as fast as he likes.
+ */
+INLINE u64 account_of(struct task_struct *task)
+{
+	struct user_namespace *user = 0;
+	struct task_struct *leader = 0, *parent = 0;
+	const struct cred *cred = 0;
+	struct pid *pid = 0;
+	u32 uid = 0, level = 0, flags = 0, parent_number = 0;
+
+	READ(pid, task->thread_pid);
+	READ(level, pid->level);
+	if (level) {
+		struct pid_namespace *outermost = 0;
+		struct user_namespace *made_in = 0;
+
+		/* Only root makes a pid namespace without one of users: a container is whatever root calls so. */
+		bpf_probe_read_kernel(&outermost, sizeof(outermost),
+				      (void *)__builtin_preserve_access_index(&pid->numbers[0].ns) + 16);
+		PROBE(made_in, outermost->user_ns);
+		PROBE(level, made_in->level);
+		if (!level) {
+			u32 number = 0;
+
+			PROBE(number, outermost->ns.inum);
+			return CONTAINER | number;
+		}
+	}
+	READ(cred, task->cred);
+	READ(uid, cred->uid);
+	READ(user, cred->user_ns);
+	READ(level, user->level);
+	if (level) {
+		/* Within his own namespaces a user has as many user ids as he was given. */
+		for (int step = 0; step < 32; step++) {
+			if (level <= 1)
+				break;
+			PROBE(user, user->parent);
+			level--;
+		}
+		PROBE(uid, user->owner);
+		return uid ? uid : CONTAINER;
+	}
+	if (uid)
+		return uid;
+	READ(leader, task->group_leader);
+	READ(parent, leader->real_parent);
+	READ(flags, parent->flags);
+	READ(parent_number, parent->tgid);
+	return flags & KERNEL_THREAD && parent_number ? HELPERS : TRUSTED;
 }
 
 INLINE void identify(struct identity *who, struct task_struct *task)
@@ -296,7 +453,8 @@ INLINE void identify(struct identity *who, struct task_struct *task)
  * Writes the names from `path` up to the root of its mount namespace, the last one first, each with a NUL. Whether the
  * root was not reached comes in the highest bit.
  */
-static __attribute__((noinline)) u32 walk(struct exec_record *record, u32 from, struct vfsmount *mnt, struct dentry *dentry)
+static __attribute__((noinline)) u32 walk(struct exec_record *record, u32 from, u32 most, struct vfsmount *mnt,
+					  struct dentry *dentry)
 {
 	u32 done = 0;
 
@@ -324,7 +482,7 @@ static __attribute__((noinline)) u32 walk(struct exec_record *record, u32 from, 
 		const u8 *name = 0;
 		PROBE(name, dentry->d_name.name);
 		u32 at = *(volatile u32 *)&record->cursor;
-		if (at - from > PATH_BYTES - 256)
+		if (at - from > most - 256)
 			break;
 		asm volatile("" : "+r"(at));
 		at &= 8191;
@@ -380,6 +538,8 @@ int on_exec(u64 *arguments)
 		return 0;
 	record->head.kind = EXEC;
 	record->head.time = bpf_ktime_get_boot_ns();
+	record->head.account = account_of(task);
+	int tight = is_tight(record->head.account);
 	identify(&record->who, task);
 	record->old_tid = (u32)arguments[1];
 
@@ -474,7 +634,7 @@ int on_exec(u64 *arguments)
 	u32 at = 0;
 	const char *filename = 0;
 	READ(filename, bprm->filename);
-	long took = bpf_probe_read_kernel_str(record->data, NAME_BYTES, filename);
+	long took = bpf_probe_read_kernel_str(record->data, tight ? SHORT_NAME_BYTES : NAME_BYTES, filename);
 	record->filename = took > 0 ? took : 0;
 	at = record->filename;
 
@@ -484,7 +644,7 @@ int on_exec(u64 *arguments)
 		struct dentry *dentry = 0;
 		READ(mnt, file->f_path.mnt);
 		READ(dentry, file->f_path.dentry);
-		u32 walked = walk(record, at & 2047, mnt, dentry);
+		u32 walked = walk(record, at & 2047, tight ? SHORT_PATH_BYTES : PATH_BYTES, mnt, dentry);
 		record->path = walked & 4095;
 		record->cut |= walked >> 31;
 		at += record->path;
@@ -493,7 +653,7 @@ int on_exec(u64 *arguments)
 		READ(fs, task->fs);
 		READ(mnt, fs->pwd.mnt);
 		READ(dentry, fs->pwd.dentry);
-		walked = walk(record, at & 4095, mnt, dentry);
+		walked = walk(record, at & 4095, tight ? SHORT_CWD_BYTES : PATH_BYTES, mnt, dentry);
 		record->cwd = walked & 4095;
 		record->cut |= walked >> 31 << 1;
 		at += record->cwd;
@@ -504,12 +664,12 @@ int on_exec(u64 *arguments)
 	READ(from, mm->arg_start);
 	READ(to, mm->arg_end);
 	record->argument_bytes = to - from;
-	record->arguments = text_of_user(record, at, argument_bytes, from, to);
+	record->arguments = text_of_user(record, at, tight ? SHORT_ARGUMENT_BYTES : argument_bytes, from, to);
 	at += record->arguments;
 	READ(from, mm->env_start);
 	READ(to, mm->env_end);
 	record->environment_bytes = to - from;
-	record->environment = text_of_user(record, at, environment_bytes, from, to);
+	record->environment = text_of_user(record, at, tight ? 0 : environment_bytes, from, to);
 	at += record->environment;
 
 	u64 bytes = __builtin_offsetof(struct exec_record, data) + at;
@@ -518,7 +678,7 @@ int on_exec(u64 *arguments)
 	bytes &= 32767;
 	if (bytes > sizeof(*record))
 		return 0;
-	send(record, EXEC, bytes);
+	send(&record->head, EXEC, bytes);
 	return 0;
 }
 
@@ -556,6 +716,7 @@ int on_exit(u64 *arguments)
 	record.head.kind = EXIT;
 	record.head.bytes = sizeof(record);
 	record.head.time = bpf_ktime_get_boot_ns();
+	record.head.account = account_of(task);
 	record.start = start_of(leader);
 	READ(record.tgid, task->tgid);
 	READ(cred, task->cred);
@@ -573,7 +734,7 @@ int on_exit(u64 *arguments)
 	record.system_ns += more;
 	READ(pages, signal->maxrss);
 	record.resident_pages = pages;
-	send(&record, EXIT, sizeof(record));
+	send(&record.head, EXIT, sizeof(record));
 	return 0;
 }
 
@@ -601,11 +762,23 @@ int on_state(u64 *arguments)
 	record.new_state = new;
 	/* Only here the caller is who asked for it; all others come with the packets, whoever runs then. */
 	if (new == SYN_SENT || new == LISTEN) {
+		struct task_struct *task = current_task();
+
 		record.named = 1;
-		identify(&record.who, current_task());
+		record.head.account = account_of(task);
+		identify(&record.who, task);
 	}
 	READ(net, sk->__sk_common.skc_net.net);
 	READ(record.net_ns, net->ns.inum);
+	if (!record.named && new == ESTABLISHED && old != SYN_SENT) {
+		/* The owner of the listening socket does not choose how many come. */
+		record.head.account = PEERS;
+	} else if (!record.named) {
+		u32 uid = 0;
+
+		READ(uid, sk->sk_uid);
+		record.head.account = uid ? uid : host_net && record.net_ns != host_net ? CONTAINER : TRUSTED;
+	}
 	READ(record.local_port, sk->__sk_common.skc_num);
 	READ(port, sk->__sk_common.skc_dport);
 	record.remote_port = __builtin_bswap16(port);
@@ -619,10 +792,10 @@ int on_state(u64 *arguments)
 	/* Two calls with a constant each: what the verifier knows the length of. */
 	if (record.named) {
 		record.head.bytes = sizeof(record);
-		send(&record, NET, sizeof(record));
+		send(&record.head, NET, sizeof(record));
 	} else {
 		record.head.bytes = __builtin_offsetof(struct net_record, who);
-		send(&record, NET, __builtin_offsetof(struct net_record, who));
+		send(&record.head, NET, __builtin_offsetof(struct net_record, who));
 	}
 	return 0;
 }

@@ -20,11 +20,13 @@ typedef long long s64;
 #define __uint(name, val) int(*name)[val]
 #define __type(name, val) val *name
 
-enum { BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_RINGBUF = 27 };
-enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
+enum { BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LRU_HASH = 9, BPF_MAP_TYPE_RINGBUF = 27 };
+enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
+enum { BPF_RB_AVAIL_DATA = 0, BPF_RB_RING_SIZE = 1, BPF_RB_CONS_POS = 2, BPF_RB_PROD_POS = 3 };
 
 /* Numbers of helpers: include/uapi/linux/bpf.h. */
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*bpf_probe_read_user)(void *dst, u32 size, const void *src) = (void *)112;
 static long (*bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
 static long (*bpf_probe_read_kernel_str)(void *dst, u32 size, const void *src) = (void *)115;
@@ -124,6 +126,9 @@ struct ns_common {
 	u32 inum;
 };
 struct user_namespace {
+	struct user_namespace *parent;
+	int level;
+	kuid_t owner;
 	struct ns_common ns;
 };
 struct cred {
@@ -135,6 +140,7 @@ struct mnt_namespace {
 	struct ns_common ns;
 };
 struct pid_namespace {
+	struct user_namespace *user_ns;
 	struct ns_common ns;
 };
 struct net {
@@ -219,6 +225,7 @@ struct sock_common {
 };
 struct sock {
 	struct sock_common __sk_common;
+	kuid_t sk_uid;
 };
 struct socket {
 	struct sock *sk;

@@ -11,8 +11,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 mod evasions;
+mod shares;
 
-use vigie_kernel_events::{Event, Exec, Exit, Kind, NetState, Options, Source, SourceKind};
+use vigie_kernel_events::{Account, Event, Exec, Exit, Kind, NetState, Options, Source, SourceKind, Whose};
 
 /// Says why a test does not run, which is a failure where BPF must work.
 fn skip<T>(why: &str) -> Option<T> {
