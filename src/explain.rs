@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_condition_that_a_built_in_module_sets_has_an_explanation() {
-        let sources = ["modules/fswatch/engine/health.rs", "modules/events/engine.rs"];
+        let sources = ["modules/fswatch/engine/health.rs", "modules/events/engine/health.rs"];
         let names: Vec<String> = sources
             .iter()
             .flat_map(|source| {

@@ -169,7 +169,15 @@ impl BpfSource {
             epoll::add(&wakeups, map.as_fd(), epoll::EventData::new_u64(0), edge).map_err(io)?;
             wakeups
         };
-        Ok(Self { wakeups, ring, read, object, _links: links, program_ids, ring_bytes: ring_bytes(options) as usize })
+        Ok(Self {
+            wakeups,
+            ring,
+            read,
+            object,
+            _links: links,
+            program_ids,
+            ring_bytes: ring_bytes(options) as usize,
+        })
     }
 
     /// Waits until there is much to read, or for this long; then hands on what there is.

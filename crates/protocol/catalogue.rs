@@ -199,7 +199,8 @@ const MODULE_CONDITIONS: &[Entry] = &[
         "events-lost",
         "warning",
         "events: the kernel had more to tell than was taken within the last ten minutes.",
-        "The log and `vigie query events` say how many of which kind and when; find what runs so many programs.",
+        "The log and `vigie query events` say how many of which kind, of root or of others, and when; find what runs so many \
+         programs. Users cannot take the room of root's records.",
     ),
     reported(
         "files-unreadable",

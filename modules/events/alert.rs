@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use vigie_host::shown;
 use vigie_host::users::Names;
 
+use crate::alert_budget::HeldBack;
 use crate::engine::Lost;
 use crate::record::{Record, What};
 use crate::rules::{Facts, Fired};
@@ -71,13 +72,33 @@ pub(crate) fn text(fired: &Fired<'_>, facts: &Facts<'_>, record: &Record, names:
 
 /// The alert of a loss.
 pub(crate) fn lost(lost: &Lost, now: i64) -> String {
-    json!({
+    let mut alert = json!({
         "severity": "medium",
-        "alert": format!("{} events of kind {} were lost", lost.count, lost.kind),
+        "alert": format!("{lost} were lost"),
         "event": "lost",
         "kind": lost.kind,
         "count": lost.count,
         "from": time_text(lost.from),
+        "to": time_text(now),
+    });
+    if let Some(whose) = lost.whose {
+        alert["whose"] = whose.name().into();
+    }
+    alert.to_string()
+}
+
+/// The alert that stands for those that were too many.
+pub(crate) fn held_back(held_back: &HeldBack, now: i64) -> String {
+    json!({
+        "severity": held_back.severity,
+        "alert": format!(
+            "{} more alerts of rule {} about {} within a minute, not told one by one",
+            held_back.count, held_back.rule, held_back.account
+        ),
+        "event": "held-back",
+        "rule": held_back.rule,
+        "count": held_back.count,
+        "from": time_text(held_back.from),
         "to": time_text(now),
     })
     .to_string()

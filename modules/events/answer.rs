@@ -5,12 +5,14 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use vigie_host::shown;
 use vigie_host::users::Names;
-use vigie_kernel_events::{ExitStatus, Kind as Told};
+use vigie_kernel_events::{ExitStatus, Kind as Told, Whose};
 use vigie_sdk::privacy::{self, Showing};
 use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::alert::{time_text, user};
 use crate::engine::Look;
+use crate::history::lanes::Lane;
+use crate::history::store::Extent;
 use crate::record::{Kind, Rights, Run, Socket, What};
 use crate::rules::{outcome_name, standard_kind};
 use crate::search::{Found, Hit};
@@ -148,7 +150,11 @@ fn event(hit: &Hit, names: &Names) -> Value {
             all.insert("what".to_owned(), text(what));
         }
         What::Lost { kind, count, from } => {
+            let (kind, whose) = kind_and_whose(kind);
             all.insert("lost".to_owned(), text(kind));
+            if let Some(whose) = whose {
+                all.insert("whose".to_owned(), text(whose));
+            }
             all.insert("count".to_owned(), (*count).into());
             all.insert("from".to_owned(), time_text(*from).into());
         }
@@ -159,10 +165,46 @@ fn event(hit: &Hit, names: &Names) -> Value {
     all.into()
 }
 
+/// What a loss was of, and whose, as [`crate::engine::Lost::name`] writes it.
+pub(crate) fn kind_and_whose(lost: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match lost.iter().position(|byte| *byte == b'/') {
+        Some(slash) => (&lost[..slash], Some(&lost[slash + 1..])),
+        None => (lost, None),
+    }
+}
+
+/// From when on the history is whole.
+#[derive(Debug, Default)]
+pub(crate) struct Begins {
+    /// The first record of all, when there is one.
+    first: Option<i64>,
+    /// Lanes of which blocks were removed, and the first record that is left.
+    removed: Vec<(Lane, i64)>,
+}
+
+impl Begins {
+    pub(crate) fn of(extents: &[(Lane, Extent)]) -> Self {
+        let removed = extents.iter().filter(|(_, extent)| extent.removed);
+        Self {
+            first: extents.iter().filter_map(|(_, extent)| extent.from).min(),
+            removed: removed.filter_map(|(lane, extent)| Some((*lane, extent.from?))).collect(),
+        }
+    }
+}
+
+/// Whose records a lane has.
+fn lane_words(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Trusted => "events of the trusted",
+        Lane::Others => "events of others",
+        Lane::Excess => "events of others beyond their share of a day",
+    }
+}
+
 /// The answer to a question about events.
 pub(crate) fn events(
     found: &Found,
-    history_begins: Option<i64>,
+    begins: &Begins,
     since: i64,
     masked: bool,
     names: &Names,
@@ -186,14 +228,23 @@ pub(crate) fn events(
         );
     }
     for (kind, count) in &found.lost {
+        let (kind, whose) =
+            kind.split_once('/').map_or((kind.as_str(), None), |(kind, whose)| (kind, Some(whose)));
         let what = if kind == "any" { "events".to_owned() } else { format!("events of kind {kind}") };
-        coverage.skip(format!("{count} {what}"), "they were lost; the log says when");
+        let of = whose.map_or(String::new(), |whose| format!(" of {whose}"));
+        coverage.skip(format!("{count} {what}{of}"), "they were lost; the log says when");
     }
-    match history_begins {
+    let before =
+        |time: i64| if masked { "earlier".to_owned() } else { format!("before {}", time_text(time)) };
+    for (lane, from) in &begins.removed {
+        if since != i64::MIN && since < *from {
+            let what = format!("{}, {}", lane_words(*lane), before(*from));
+            coverage.skip(what, "they were removed to stay within the history's budget");
+        }
+    }
+    match begins.first {
         Some(begins) if since != i64::MIN && since < begins => {
-            let what =
-                if masked { "earlier events".to_owned() } else { format!("before {}", time_text(begins)) };
-            coverage.skip(what, "the history begins later");
+            coverage.skip(format!("events, {}", before(begins)), "the history begins later");
         }
         Some(_) => {}
         None => coverage.skip("events", "there is no history"),
@@ -218,7 +269,8 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
         .into_iter()
         .map(|kind| {
             let (sent, lost) = (look.counters.sent(kind), look.counters.lost(kind));
-            (kind.name().to_owned(), json!({ "told": sent, "lost": lost }))
+            let of_trusted = look.counters.lost_of(kind, Whose::Trusted);
+            (kind.name().to_owned(), json!({ "told": sent, "lost": lost, "lost_of_trusted": of_trusted }))
         })
         .collect();
     let kinds: Map<String, Value> =
@@ -234,6 +286,19 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
         "mounts in other mount namespaces than the first process's",
         "changes of namespaces before the next exec",
     ]);
+    let all = |part: fn(&Extent) -> u64| look.extents.iter().map(|(_, extent)| part(extent)).sum::<u64>();
+    let lanes: Map<String, Value> = look
+        .extents
+        .iter()
+        .map(|(lane, extent)| {
+            let mut about =
+                json!({ "blocks": extent.blocks, "bytes": extent.bytes, "removed": extent.removed });
+            if !masked {
+                about["from"] = extent.from.map(time_text).into();
+            }
+            (lane.name().to_owned(), about)
+        })
+        .collect();
     let mut status = json!({
         "source": look.source.map(|source| source.name()),
         "does_not_see": blind,
@@ -244,16 +309,17 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
         "rules": look.rules.len(),
         "conditions": look.conditions.iter().map(|condition| condition.name.clone()).collect::<Vec<_>>(),
         "history": {
-            "blocks": look.extent.blocks,
-            "bytes": look.extent.bytes,
+            "blocks": all(|extent| extent.blocks),
+            "bytes": all(|extent| extent.bytes),
             "budget_bytes": look.budget,
+            "lanes": lanes,
         },
     });
     if !masked {
         status["not_used"] = look.not_used.clone().into();
         status["since"] = time_text(look.since).into();
         status["proved"] = look.proved.map(time_text).into();
-        status["history"]["from"] = look.extent.from.map(time_text).into();
+        status["history"]["from"] = Begins::of(&look.extents).first.map(time_text).into();
     }
     let mut coverage = Coverage::whole();
     if look.source.is_none() {

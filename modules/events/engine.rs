@@ -1,7 +1,11 @@
 //! The one thread that owns everything: it reads the source, remembers processes, asks the rules and writes the history.
 
+mod health;
 mod losses;
 mod proof;
+mod sockets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -13,33 +17,28 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
 use vigie_host::users::Names;
-use vigie_kernel_events::{Counters, Event, Exec, Exit, Net, NetState, Options, Source, SourceKind, proc};
-use vigie_sdk::{Condition, ConditionSeverity};
+use vigie_kernel_events::{Account, Counters, Event, Exec, Exit, Options, Source, SourceKind, proc};
+use vigie_sdk::Condition;
 
 use self::losses::Losses;
 pub(crate) use self::losses::Lost;
 use self::proof::Proof;
 use crate::alert;
+use crate::alert_budget::AlertBudget;
 use crate::config::Setup;
 use crate::digests::Digests;
-use crate::history::store::{Extent, Store, file_key};
+use crate::history::lanes::{Lane, Lanes};
+use crate::history::store::{Extent, file_key};
 use crate::host::{self, HostWatch};
 use crate::listeners::{self, Listeners};
 use crate::logins::Wtmp;
-use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, SocketKind, What};
+use crate::record::{Key, Kind, Record, Run, Session, What};
 use crate::rules::{Facts, Rules};
+use crate::shares::Bounded;
 use crate::table::Table;
 
 /// The longest wait for records, and so for orders.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections whose outcome is not known yet.
-const MOST_PENDING: usize = 4096;
-/// TCP gives up after 127 s.
-const LONGEST_CONNECT: i64 = 130_000_000;
-
-/// Connections whose other end may be accepted on this host.
-const MOST_CONNECTED: usize = 1024;
 
 /// Sessions of logins that are followed.
 const MOST_SESSIONS: usize = 4096;
@@ -67,8 +66,8 @@ pub(crate) enum Order {
 /// The engine at one moment, for an answer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Look {
-    /// Number of the open block, and its bytes.
-    pub(crate) open: Option<(u64, Vec<u8>)>,
+    /// Lane and number of each open block, and its bytes.
+    pub(crate) open: Vec<(Lane, u64, Vec<u8>)>,
     pub(crate) source: Option<SourceKind>,
     pub(crate) not_used: Vec<String>,
     pub(crate) tells_credentials: bool,
@@ -77,7 +76,7 @@ pub(crate) struct Look {
     pub(crate) proved: Option<i64>,
     pub(crate) counters: Counters,
     pub(crate) since: i64,
-    pub(crate) extent: Extent,
+    pub(crate) extents: Vec<(Lane, Extent)>,
     pub(crate) budget: u64,
     pub(crate) processes: usize,
     pub(crate) kinds: Vec<Kind>,
@@ -118,11 +117,11 @@ pub(crate) struct Engine<S> {
     tried: i64,
     table: Table,
     rules: Rules,
-    store: Option<Store>,
+    store: Option<Lanes>,
     digests: Digests,
-    pending: HashMap<u64, (i64, Record)>,
-    /// Its entries in the order of their times, and some that are gone.
-    pending_order: VecDeque<(u64, i64)>,
+    alerts: AlertBudget,
+    /// Connections whose outcome is not known yet, by their sockets.
+    pending: Bounded<u64, (i64, Record)>,
     connected: VecDeque<((IpAddr, u16), Key)>,
     listeners: Listeners,
     sessions: HashMap<u32, Key>,
@@ -145,15 +144,15 @@ impl<S: Sink> Engine<S> {
     /// `canary` is a command that ends at once: whether its exec is told proves the source.
     pub(crate) fn new(sink: S, setup: Setup, dir: Option<PathBuf>, canary: fn() -> Command) -> Self {
         let mut history_problem = None;
-        let store = dir.and_then(|dir| match Store::open(&dir, setup.budget) {
+        let store = dir.and_then(|dir| match Lanes::open(&dir, setup.budget) {
             Ok(store) => Some(store),
             Err(error) => {
                 history_problem = Some(format!("{}: {error}", dir.display()));
                 None
             }
         });
-        for complaint in store.iter().flat_map(|store| &store.complaints) {
-            sink.log(complaint);
+        for complaint in store.iter().flat_map(Lanes::complaints) {
+            sink.log(&complaint);
         }
         let host = proc::read(1, 0).map(|first| first.who.namespaces).unwrap_or_default();
         let mut engine = Self {
@@ -167,8 +166,8 @@ impl<S: Sink> Engine<S> {
             table: Table::default(),
             store,
             digests: Digests::start(),
-            pending: HashMap::new(),
-            pending_order: VecDeque::new(),
+            alerts: AlertBudget::default(),
+            pending: Bounded::new(sockets::MOST_PENDING),
             connected: VecDeque::new(),
             listeners: Listeners::default(),
             sessions: HashMap::new(),
@@ -214,8 +213,8 @@ impl<S: Sink> Engine<S> {
 
     fn stop(mut self) {
         self.drain();
-        for (_, (_, record)) in std::mem::take(&mut self.pending) {
-            self.tell(record);
+        for (account, (_, record)) in self.pending.take_while(|_| true) {
+            self.tell(record, account);
         }
         self.count_losses(now(), true);
         self.history_retry = 0;
@@ -290,7 +289,7 @@ impl<S: Sink> Engine<S> {
         {
             self.begin_session(session, key);
         }
-        self.table.exec(key, now(), &run, exec.standard);
+        self.table.exec(key, exec.account, now(), &run, exec.standard);
     }
 
     fn begin_session(&mut self, session: u32, first: Key) {
@@ -323,9 +322,9 @@ impl<S: Sink> Engine<S> {
             self.open_source();
         }
         self.expire(now);
-        for (key, digest) in self.digests.done() {
+        for (key, account, digest) in self.digests.done() {
             if let Some(store) = &mut self.store {
-                store.set_digest(key, digest);
+                store.set_digest(key, account, digest);
             }
         }
         if self.setup.wants(Kind::Login) {
@@ -333,11 +332,14 @@ impl<S: Sink> Engine<S> {
                 let who = self.table.of_pid(pid).map_or(Key { pid, start: 0 }, |process| process.key);
                 let session = Box::new(session);
                 let what = if is_login { What::Login(session) } else { What::Logout(session) };
-                self.tell(Record { time, who, what });
+                self.tell(Record { time, who, what }, Account::TRUSTED);
             }
         }
         self.count_losses(now, false);
         self.proof.tend(now);
+        for held_back in self.alerts.due(now) {
+            self.sink.alert(&alert::held_back(&held_back, now));
+        }
         self.flush();
         self.tell_health(now);
     }
@@ -354,7 +356,8 @@ impl<S: Sink> Engine<S> {
             }
         }
         for (kind, text) in changes {
-            self.tell(Record { time: now, who: Key::default(), what: What::Host(kind, text.into()) });
+            let what = What::Host(kind, text.into());
+            self.tell(Record { time: now, who: Key::default(), what }, Account::TRUSTED);
         }
     }
 
@@ -369,14 +372,21 @@ impl<S: Sink> Engine<S> {
             Event::Net(net) => self.take_net(*net),
             Event::Credentials { pid, uid, euid, time } => {
                 let who = self.key_of(pid);
-                self.tell(Record { time: self.unix(time), who, what: What::Setuid { uid, euid } });
+                let record = Record { time: self.unix(time), who, what: What::Setuid { uid, euid } };
+                self.tell(record, self.account_of(who));
             }
             Event::Ptrace { pid, tracer, time } if tracer != 0 => {
                 let (who, tracer) = (self.key_of(pid), self.key_of(tracer));
-                self.tell(Record { time: self.unix(time), who, what: What::Ptrace { tracer } });
+                let record = Record { time: self.unix(time), who, what: What::Ptrace { tracer } };
+                self.tell(record, self.account_of(tracer));
             }
             Event::Ptrace { .. } => {}
         }
+    }
+
+    /// Whose a process is of which only the number was told.
+    fn account_of(&self, key: Key) -> Account {
+        self.table.get(key).map_or(Account::UNKNOWN, |process| process.account)
     }
 
     /// A process of which only the number is told.
@@ -389,21 +399,21 @@ impl<S: Sink> Engine<S> {
         let time = self.unix(exec.time);
         let who = Key::new(exec.who.pid, exec.who.start);
         self.proof.saw(exec.who.pid, time);
-        let (standard, file) = (exec.standard, exec.file.clone());
+        let (account, standard, file) = (exec.account, exec.standard, exec.file.clone());
         let run = Run::of(exec);
         let maker = self.table.get(run.maker).map(|maker| maker.rights.namespaces);
         let changed = maker.map(|maker| changed_namespaces(maker, run.rights.namespaces)).unwrap_or_default();
-        self.table.exec(who, time, &run, standard);
+        self.table.exec(who, account, time, &run, standard);
         if let Some(store) = &self.store {
             let key = file_key(&file);
             if !store.knows_digest(&key) {
-                self.digests.want(key, who.pid, &run.program.path);
+                self.digests.want(key, account, who.pid, &run.program.path);
             }
         }
         let (session, login) = (run.rights.login_session, run.rights.login_uid);
-        self.tell(Record { time, who, what: What::Exec(Box::new(run)) });
+        self.tell(Record { time, who, what: What::Exec(Box::new(run)) }, account);
         if !changed.is_empty() {
-            self.tell(Record { time, who, what: What::Namespace(changed.into()) });
+            self.tell(Record { time, who, what: What::Namespace(changed.into()) }, account);
         }
         if let (Some(session), Some(login)) = (session, login)
             && !self.sessions.contains_key(&session)
@@ -412,7 +422,7 @@ impl<S: Sink> Engine<S> {
             self.read_names(time);
             let user = self.names.user(login).map_or_else(|| login.to_string(), str::to_owned);
             let session = Session { user: user.into(), source: b"kernel".to_vec(), ..Session::default() };
-            self.tell(Record { time, who, what: What::Login(Box::new(session)) });
+            self.tell(Record { time, who, what: What::Login(Box::new(session)) }, Account::TRUSTED);
         }
     }
 
@@ -420,16 +430,13 @@ impl<S: Sink> Engine<S> {
         let (time, who) = (self.unix(exit.time), Key::new(exit.pid, exit.start));
         let rights = self.table.exit(who, time).map(|process| process.rights.clone());
         let pages = exit.resident_pages.saturating_mul(rustix::param::page_size() as u64);
-        self.tell(Record {
-            time,
-            who,
-            what: What::Exit {
-                status: exit.status.0,
-                processor_ms: (exit.user_ns + exit.system_ns).div_ceil(1_000_000),
-                resident_quarters: pages.div_ceil(256 * 1024),
-                euid: exit.euid,
-            },
-        });
+        let what = What::Exit {
+            status: exit.status.0,
+            processor_ms: (exit.user_ns + exit.system_ns).div_ceil(1_000_000),
+            resident_quarters: pages.div_ceil(256 * 1024),
+            euid: exit.euid,
+        };
+        self.tell(Record { time, who, what }, exit.account);
         let Some(session) = rights.as_ref().and_then(|rights| rights.login_session) else { return };
         if self.sessions.get(&session) == Some(&who) {
             self.sessions.remove(&session);
@@ -437,7 +444,7 @@ impl<S: Sink> Engine<S> {
             let login = rights.and_then(|rights| rights.login_uid).unwrap_or(u32::MAX);
             let user = self.names.user(login).map_or_else(|| login.to_string(), str::to_owned);
             let session = Session { user: user.into(), source: b"kernel".to_vec(), ..Session::default() };
-            self.tell(Record { time, who, what: What::Logout(Box::new(session)) });
+            self.tell(Record { time, who, what: What::Logout(Box::new(session)) }, Account::TRUSTED);
         }
     }
 
@@ -449,132 +456,29 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn take_net(&mut self, net: Net) {
-        let time = self.unix(net.time);
-        match (net.state, &net.who) {
-            (NetState::Connecting, Some(who)) => {
-                let record = self.socket(SocketKind::Connect, &net, Some(who), time);
-                while self.pending.len() >= MOST_PENDING && self.tell_oldest_pending() {}
-                self.pending_order.push_back((net.socket, time));
-                // The socket's connect before has no end that was told.
-                if let Some((_, before)) = self.pending.insert(net.socket, (time, record)) {
-                    self.tell(before);
-                }
-                if self.pending_order.len() > 2 * MOST_PENDING {
-                    let pending = &self.pending;
-                    self.pending_order.retain(|entry| is_pending(pending, entry));
-                }
-            }
-            (NetState::Connected | NetState::Failed, _) => {
-                let Some((_, mut record)) = self.pending.remove(&net.socket) else { return };
-                if let What::Socket(socket) = &mut record.what {
-                    let open = net.state == NetState::Connected;
-                    socket.outcome = if open { Outcome::Open } else { Outcome::Refused };
-                    if open {
-                        socket.local = net.local;
-                        socket.local_port = net.local_port;
-                        self.connected.push_back(((net.local, net.local_port), record.who));
-                    }
-                }
-                if self.connected.len() > MOST_CONNECTED {
-                    self.connected.pop_front();
-                }
-                self.tell(record);
-            }
-            (NetState::Listening, Some(who)) => {
-                let record = self.socket(SocketKind::Listen, &net, Some(who), time);
-                self.listeners.put(net.net_namespace, net.local, net.local_port, record.who);
-                self.listeners.opened(net.socket, net.net_namespace, net.local, net.local_port);
-                self.tell(record);
-            }
-            (NetState::Unlistening, _) => {
-                self.listeners.closed(net.socket);
-            }
-            (NetState::Accepted, _) => {
-                let mut record = self.socket(SocketKind::Accept, &net, None, time);
-                record.who =
-                    self.listeners.owner(net.net_namespace, net.local, net.local_port).unwrap_or_default();
-                let end = (net.remote, net.remote_port);
-                let peer = self.connected.iter().rev().find(|(local, _)| *local == end);
-                if let What::Socket(socket) = &mut record.what {
-                    socket.peer = peer.map(|(_, key)| *key).unwrap_or_default();
-                    if let Some(process) = self.table.get(record.who) {
-                        socket.program = Program::clone(&process.program);
-                        socket.rights = Rights::clone(&process.rights);
-                    }
-                }
-                self.tell(record);
-            }
-            (NetState::Connecting | NetState::Listening, None) => {}
-        }
-    }
-
-    fn socket(
-        &self,
-        kind: SocketKind,
-        net: &Net,
-        who: Option<&vigie_kernel_events::Identity>,
-        time: i64,
-    ) -> Record {
-        let key = who.map(|who| Key::new(who.pid, who.start)).unwrap_or_default();
-        // A child that runs no program of its own has its maker's.
-        let process = self
-            .table
-            .get(key)
-            .or_else(|| who.and_then(|who| self.table.get(Key::new(who.maker, who.maker_start))));
-        let program = process.map(|process| Program::clone(&process.program)).unwrap_or_default();
-        Record {
-            time,
-            who: key,
-            what: What::Socket(Box::new(Socket {
-                kind,
-                outcome: if kind == SocketKind::Connect { Outcome::Unanswered } else { Outcome::Open },
-                local: net.local,
-                local_port: net.local_port,
-                remote: net.remote,
-                remote_port: net.remote_port,
-                program,
-                rights: who.map(Rights::of).unwrap_or_default(),
-                peer: Key::default(),
-            })),
-        }
-    }
-
-    fn expire(&mut self, now: i64) {
-        while self.pending_order.front().is_some_and(|(_, time)| now - *time >= LONGEST_CONNECT) {
-            self.tell_oldest_pending();
-        }
-    }
-
-    /// Tells the connect that has waited longest for its answer; false when none waits.
-    fn tell_oldest_pending(&mut self) -> bool {
-        while let Some(entry) = self.pending_order.pop_front() {
-            if is_pending(&self.pending, &entry)
-                && let Some((_, record)) = self.pending.remove(&entry.0)
-            {
-                self.tell(record);
-                return true;
-            }
-        }
-        false
-    }
-
     /// Asks the rules and keeps the record.
-    fn tell(&mut self, record: Record) {
+    fn tell(&mut self, record: Record, account: Account) {
         if !self.setup.wants(record.what.kind()) {
             return;
         }
         self.read_names(record.time);
-        let facts = Facts::new(&record, &self.table, self.host_namespaces);
+        let facts = Facts::new(&record, account, &self.table, self.host_namespaces);
         for fired in self.rules.ask(&facts) {
-            self.sink.alert(&alert::text(&fired, &facts, &record, &self.names));
+            let (id, severity) = (&fired.rule.id, fired.rule.severity.name());
+            let (tells, held_back) = self.alerts.spend(account, id, severity, record.time);
+            if let Some(held_back) = held_back {
+                self.sink.alert(&alert::held_back(&held_back, record.time));
+            }
+            if tells {
+                self.sink.alert(&alert::text(&fired, &facts, &record, &self.names));
+            }
         }
-        self.keep(record);
+        self.keep(record, account);
     }
 
-    fn keep(&mut self, record: Record) {
+    fn keep(&mut self, record: Record, account: Account) {
         if let Some(store) = &mut self.store {
-            store.add(&record);
+            store.add(&record, account);
         }
     }
 
@@ -585,103 +489,22 @@ impl<S: Sink> Engine<S> {
             return;
         }
         match store.flush(now) {
-            Ok(None) => self.history_problem = None,
-            Ok(Some(dropped)) => {
+            Ok(all) => {
                 self.history_problem = None;
-                let text = |time: i64| alert::time_text(time);
-                self.sink.log(&format!(
-                    "the history's budget is used up: {} blocks from {} to {} are deleted",
-                    dropped.blocks,
-                    text(dropped.from),
-                    text(dropped.to)
-                ));
+                for (lane, dropped) in all {
+                    self.sink.log(&format!(
+                        "the history's budget is used up: {} blocks of {} from {} to {} are deleted",
+                        dropped.blocks,
+                        lane.name(),
+                        alert::time_text(dropped.from),
+                        alert::time_text(dropped.to)
+                    ));
+                }
             }
             Err(error) => {
                 self.history_problem = Some(error.to_string());
                 self.history_retry = now + HISTORY_RETRY;
             }
-        }
-    }
-
-    /// Tells what was lost, once a second, or `at_once`.
-    fn count_losses(&mut self, now: i64, at_once: bool) {
-        if !at_once && !self.losses.is_due(now) {
-            return;
-        }
-        let counters = self.source.as_ref().and_then(|source| source.counters().ok());
-        let refused = self.store.as_mut().map_or(0, Store::take_refused);
-        for lost in self.losses.update(counters.as_ref(), refused, now) {
-            self.sink.log(&format!(
-                "{} events of kind {} were lost between {} and {}",
-                lost.count,
-                lost.kind,
-                alert::time_text(lost.from),
-                alert::time_text(now)
-            ));
-            self.sink.alert(&alert::lost(&lost, now));
-            let what = What::Lost { kind: lost.kind.into(), count: lost.count, from: lost.from };
-            self.keep(Record { time: now, who: Key::default(), what });
-        }
-    }
-
-    fn tell_health(&mut self, now: i64) {
-        let mut conditions = Vec::new();
-        let mut set = |name: &str, severity: ConditionSeverity, detail: Option<String>| {
-            let Some(detail) = detail else { return };
-            let known = self.told.iter().find(|condition| condition.name == name);
-            let since = known.map_or_else(|| alert::time_text(now), |known| known.since.clone());
-            conditions.push(Condition { name: name.to_owned(), severity, since, detail });
-        };
-        let nothing = self.source.is_none().then(|| self.not_used.join("; "));
-        set("no-source", ConditionSeverity::Failed, nothing);
-        let lesser = self.source.as_ref().filter(|source| source.kind() != SourceKind::Bpf);
-        let lesser = lesser.filter(|_| self.setup.bpf).map(|source| {
-            let blind = source.kind().blind_spots().join(", ");
-            format!("{} is used and does not see: {blind}", source.kind().name())
-        });
-        set("lesser-source", ConditionSeverity::Warning, lesser);
-        let silent = self.source.as_ref().filter(|_| self.proof.is_overdue(now));
-        let silent = silent.map(|_| "a program that was run to prove the source was not told".to_owned());
-        set("source-silent", ConditionSeverity::Failed, silent);
-        set("events-lost", ConditionSeverity::Warning, self.losses.recent(now));
-        set("history-not-written", ConditionSeverity::Failed, self.history_problem.clone());
-        let same = |a: &Condition, b: &Condition| a.name == b.name && a.detail == b.detail;
-        if conditions.len() != self.told.len() || conditions.iter().zip(&self.told).any(|(a, b)| !same(a, b))
-        {
-            self.told = conditions.clone();
-            self.sink.health(conditions);
-        }
-    }
-
-    pub(crate) fn look(&self) -> Look {
-        Look {
-            open: self.store.as_ref().map(Store::snapshot),
-            source: self.source.as_ref().map(Source::kind),
-            not_used: self.not_used.clone(),
-            blind: self.host.blind_spots(),
-            tells_credentials: self.source.as_ref().is_some_and(Source::tells_credentials),
-            proved: self.proof.proved(),
-            counters: self.source.as_ref().and_then(|source| source.counters().ok()).unwrap_or_default(),
-            since: self.since,
-            extent: self.store.as_ref().map(Store::extent).unwrap_or_default(),
-            budget: self.setup.budget,
-            processes: self.table.len(),
-            kinds: self.setup.kinds.clone(),
-            conditions: self.told.clone(),
-            rules: self
-                .rules
-                .tallies()
-                .map(|(rule, tally)| RuleLook {
-                    id: rule.id.clone(),
-                    title: rule.title.clone(),
-                    attack: rule.attack.clone(),
-                    severity: rule.severity.name(),
-                    asked: tally.asked,
-                    fired: tally.fired,
-                    repeated: tally.repeated,
-                    nanoseconds: tally.nanoseconds,
-                })
-                .collect(),
         }
     }
 }
@@ -692,10 +515,6 @@ fn changed_namespaces(before: [u32; 4], now: [u32; 4]) -> String {
     let changed =
         names.into_iter().zip(before.into_iter().zip(now)).filter(|(_, (before, now))| before != now);
     changed.map(|(name, _)| name).collect::<Vec<_>>().join(" ")
-}
-
-fn is_pending(pending: &HashMap<u64, (i64, Record)>, (socket, time): &(u64, i64)) -> bool {
-    pending.get(socket).is_some_and(|(began, _)| began == time)
 }
 
 fn boot_now() -> u64 {

@@ -3,11 +3,12 @@
 //! ```text
 //!  kernel-events ─► engine.rs ─┬─► table.rs        processes, for names and ancestors
 //!                              ├─► rules.rs        asked about each record ─► alert.rs
-//!                              └─► history/        columns in blocks, sealed
+//!                              └─► history/        columns in blocks, sealed, in lanes
 //!  query ─► parameters.rs ─► search.rs ─► answer.rs        reads sealed blocks itself, and the open one from the engine
 //! ```
 
 mod alert;
+mod alert_budget;
 mod answer;
 mod config;
 mod digests;
@@ -20,6 +21,7 @@ mod parameters;
 mod record;
 mod rules;
 mod search;
+mod shares;
 pub mod sigma;
 mod table;
 
@@ -40,6 +42,7 @@ use vigie_sdk::{
     Condition, Coverage, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings, privacy,
 };
 
+use self::answer::Begins;
 pub use self::answer::masked_form;
 use self::config::Setup;
 pub use self::config::{Config, check};
@@ -110,23 +113,23 @@ impl Events {
             };
         };
         let is_stopped = || query.is_stopped();
-        let history = History { dir, open: look.open.take(), is_stopped: &is_stopped };
-        let begins = look.extent.from;
+        let history = History { dir, open: std::mem::take(&mut look.open), is_stopped: &is_stopped };
+        let begins = Begins::of(&look.extents);
         match parameters {
             Parameters::Status => answer::status(&look, masked),
             Parameters::Rules => answer::rules(&look),
-            Parameters::Verify => match history::store::verify(dir) {
+            Parameters::Verify => match history::lanes::verify(dir) {
                 Ok(blocks) => ModuleResult::found(true, &json!({ "verified": { "blocks": blocks } }))
                     .with_coverage(Coverage::whole()),
                 Err(problem) => ModuleResult::failed([format!("the history was changed: {problem}")]),
             },
             Parameters::Events(wanted) => {
                 let found = history.events(&wanted);
-                answer::events(&found, begins, wanted.since, masked, &names, began.elapsed())
+                answer::events(&found, &begins, wanted.since, masked, &names, began.elapsed())
             }
             Parameters::Tree { pid, start, time, limit } => {
                 let found = history.tree(pid, start, time, limit);
-                answer::events(&found, begins, i64::MIN, masked, &names, began.elapsed())
+                answer::events(&found, &begins, i64::MIN, masked, &names, began.elapsed())
             }
         }
     }

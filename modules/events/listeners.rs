@@ -4,42 +4,50 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
-use vigie_kernel_events::proc;
+use vigie_kernel_events::{Account, proc};
 
 use crate::record::Key;
+use crate::shares::Bounded;
 use crate::table::Table;
 
-/// Sockets that are remembered.
+/// Sockets that are remembered; beyond it the oldest of the account that has most are forgotten.
 const MOST: usize = 4096;
 
-/// By network namespace, address and port.
-#[derive(Debug, Default)]
-pub(crate) struct Listeners(HashMap<(u32, IpAddr, u16), Key>, HashMap<u64, (u32, IpAddr, u16)>);
+/// Network namespace, address and port.
+type Place = (u32, IpAddr, u16);
+
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    owners: Bounded<Place, Key>,
+    sockets: Bounded<u64, Place>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { owners: Bounded::new(MOST), sockets: Bounded::new(MOST) }
+    }
+}
 
 impl Listeners {
-    pub(crate) fn put(&mut self, namespace: u32, address: IpAddr, port: u16, who: Key) {
-        if self.0.len() < MOST || self.0.contains_key(&(namespace, address, port)) {
-            self.0.insert((namespace, address, port), who);
-        }
+    pub(crate) fn put(&mut self, place: Place, account: Account, who: Key) {
+        self.owners.insert(place, account, who);
     }
 
     /// Remembers which socket it is: when it is closed, its port is given back already.
-    pub(crate) fn opened(&mut self, socket: u64, namespace: u32, address: IpAddr, port: u16) {
-        if self.1.len() < MOST {
-            self.1.insert(socket, (namespace, address, port));
-        }
+    pub(crate) fn opened(&mut self, socket: u64, place: Place, account: Account) {
+        self.sockets.insert(socket, account, place);
     }
 
     pub(crate) fn closed(&mut self, socket: u64) {
-        if let Some(place) = self.1.remove(&socket) {
-            self.0.remove(&place);
+        if let Some((_, place)) = self.sockets.remove(&socket) {
+            self.owners.remove(&place);
         }
     }
 
     /// Whose socket accepts here: one of this address, or of all addresses.
     pub(crate) fn owner(&self, namespace: u32, address: IpAddr, port: u16) -> Option<Key> {
         let all = [address, Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        all.iter().find_map(|address| self.0.get(&(namespace, *address, port)).copied())
+        all.iter().find_map(|address| self.owners.get(&(namespace, *address, port)).copied())
     }
 }
 
@@ -64,10 +72,10 @@ pub(crate) fn found(table: &Table) -> Listeners {
                 .to_str()
                 .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
             let Some((address, port)) = inode.and_then(|inode| sockets.get(&inode)) else { continue };
-            let key = table.of_pid(pid).map(|process| process.key);
-            let key = key.or_else(|| Some(Key::new(pid, proc::start_of(pid)?)));
-            if let Some(key) = key {
-                listeners.put(namespace, *address, *port, key);
+            let known = table.of_pid(pid).map(|process| (process.account, process.key));
+            let known = known.or_else(|| Some((Account::UNKNOWN, Key::new(pid, proc::start_of(pid)?))));
+            if let Some((account, key)) = known {
+                listeners.put((namespace, *address, *port), account, key);
             }
         }
     }
@@ -97,6 +105,23 @@ fn listening(line: &str) -> Option<(u64, (IpAddr, u16))> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_listens_very_often_hides_no_other_listener() {
+        let mut listeners = Listeners::default();
+        let all: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        let key = |pid| Key { pid, start: 1 };
+        for port in 1..6000 {
+            listeners.put((1, all, port), Account::user(1000), key(7));
+        }
+
+        listeners.put((1, all, 22), Account::TRUSTED, key(8));
+        for port in 6000..12_000 {
+            listeners.put((1, all, port), Account::user(1000), key(7));
+        }
+
+        assert_eq!(listeners.owner(1, "192.0.2.1".parse().unwrap(), 22), Some(key(8)));
+    }
 
     #[test]
     fn a_listening_line_is_read_and_others_are_not() {

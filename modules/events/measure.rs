@@ -8,11 +8,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vigie_kernel_events::Kind as Told;
+use vigie_kernel_events::{Account, Kind as Told};
 
 use super::tests::{Told as Sunk, canary, engine, record, search, setup};
 use crate::engine::Engine;
-use crate::history::store::Store;
+use crate::history::lanes::Lanes;
 use crate::record::{Outcome, Record, Socket, SocketKind, What};
 
 fn say(text: &str) {
@@ -102,27 +102,28 @@ fn how_large_an_exec_is() {
         engine.step(Duration::from_millis(100));
     }
     let look = engine.look();
-    let (_, bytes) = look.open.clone().expect("there is a history");
+    let bytes: usize = look.open.iter().map(|(.., bytes)| bytes.len()).sum();
     drop(engine);
     let history = dir.path().join("history");
-    let log: u64 =
-        std::fs::read_dir(&history).unwrap().flatten().map(|file| file.metadata().unwrap().len()).sum();
+    let files = |dir: std::path::PathBuf| std::fs::read_dir(dir).unwrap().flatten();
+    let lanes = crate::history::lanes::Lane::ALL.map(|lane| lane.dir(&history));
+    let log: u64 = lanes.into_iter().flat_map(files).map(|file| file.metadata().unwrap().len()).sum();
     let execs = look.counters.sent(Told::Exec);
-    let mut store = Store::open(&history, 1 << 40).unwrap();
+    let mut store = Lanes::open(&history, 1 << 40).unwrap();
     store.seal().unwrap();
-    let sealed = store.extent().bytes;
+    let sealed: u64 = store.extents().iter().map(|(_, extent)| extent.bytes).sum();
     say(&format!(
         "{execs} execs with their ends: {:.1} bytes each sealed, {:.1} in the log, {} open in memory",
         sealed as f64 / execs as f64,
         log as f64 / execs as f64,
-        bytes.len()
+        bytes
     ));
 }
 
 const RECORDS: u32 = 10_000_000;
 
 fn fill(dir: &Path) {
-    let mut store = Store::open(dir, 1 << 40).unwrap();
+    let mut store = Lanes::open(dir, 1 << 40).unwrap();
     for number in 0..RECORDS / 2 {
         let mut exec = record(number);
         // One in a million is what is looked for.
@@ -133,12 +134,13 @@ fn fill(dir: &Path) {
             run.rights.uid = 4242;
             run.rights.euid = 4242;
             run.program.file.inode = 4242;
-            store.set_digest(crate::history::store::file_key(&run.program.file), [7; 32]);
+            let key = crate::history::store::file_key(&run.program.file);
+            store.set_digest(key, Account::TRUSTED, [7; 32]);
         }
         let exit = What::Exit { status: 0, processor_ms: 1, resident_quarters: 9, euid: 0 };
         let end = Record { time: exec.time + 900, who: exec.who, what: exit };
-        store.add(&exec);
-        store.add(&end);
+        store.add(&exec, Account::TRUSTED);
+        store.add(&end, Account::TRUSTED);
         if number % 1_000_000 == 99 {
             let socket = Socket {
                 kind: SocketKind::Connect,
@@ -151,7 +153,7 @@ fn fill(dir: &Path) {
                 rights: Default::default(),
                 peer: Default::default(),
             };
-            store.add(&Record { what: What::Socket(Box::new(socket)), ..exec });
+            store.add(&Record { what: What::Socket(Box::new(socket)), ..exec }, Account::TRUSTED);
         }
         if number % 512 == 0 {
             store.flush(end.time).unwrap();
@@ -177,11 +179,11 @@ fn how_long_questions_take() {
         json!({"by": ["1"]}),
     ] {
         let began = Instant::now();
-        let found = search(dir.path(), None, &question);
+        let found = search(dir.path(), Vec::new(), &question);
         say(&format!("{:>8.1?}  {} found  {question}", began.elapsed(), found.hits.len()));
     }
     // The engine of a long history starts as fast.
     let began = Instant::now();
     let engine = Engine::new(Sunk::default(), setup(json!({})), Some(dir.path().to_owned()), canary);
-    say(&format!("{:>8.1?}  start beside {} blocks", began.elapsed(), engine.look().extent.blocks));
+    say(&format!("{:>8.1?}  start beside {} blocks", began.elapsed(), engine.look().extents[0].1.blocks));
 }

@@ -201,7 +201,7 @@ impl Wanted {
         let asks_sockets = !self.connected.is_empty();
         let asks =
             |kinds: &[Kind]| self.kinds.is_empty() || self.kinds.iter().any(|kind| kinds.contains(kind));
-        match lost {
+        match crate::answer::kind_and_whose(lost).0 {
             b"exec" => !asks_sockets && asks(&[Kind::Exec]),
             b"exit" => !asks_sockets && !asks_execs && asks(&[Kind::Exit]),
             b"net" => !asks_execs && asks(&[Kind::Connect, Kind::Accept, Kind::Listen]),

@@ -18,7 +18,7 @@
 mod facts;
 mod field;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use vigie_sdk::severity::Severity;
 
@@ -26,6 +26,7 @@ pub(crate) use self::facts::{Facts, outcome_name, standard_kind};
 use self::field::{Field, Pattern};
 pub(crate) use self::field::{contains, parse_network};
 use crate::record::{Key, Kind};
+use crate::shares::Bounded;
 
 /// The rules that are part of the program.
 pub(crate) const BUILTIN: &str = include_str!("rules/builtin.toml");
@@ -76,14 +77,13 @@ pub(crate) struct Tally {
 }
 
 /// The rules in force, and what they remember.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
     tallies: Vec<Tally>,
     by_kind: HashMap<Kind, Vec<usize>>,
-    counted: HashMap<(usize, Key), Counted>,
-    quiet: HashMap<(usize, Vec<u8>, u32), (i64, u64)>,
-    quiet_order: VecDeque<(usize, Vec<u8>, u32)>,
+    counted: Bounded<(usize, Key), Counted>,
+    quiet: Bounded<(usize, Vec<u8>, u32), (i64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -269,7 +269,13 @@ impl Rules {
                 by_kind.entry(*kind).or_default().push(number);
             }
         }
-        Self { tallies: vec![Tally::default(); rules.len()], rules, by_kind, ..Self::default() }
+        Self {
+            tallies: vec![Tally::default(); rules.len()],
+            rules,
+            by_kind,
+            counted: Bounded::new(MOST_COUNTED),
+            quiet: Bounded::new(MOST_QUIET),
+        }
     }
 
     /// All rules with what they did so far.
@@ -309,13 +315,7 @@ impl Rules {
                     fired.push((*number, std::mem::take(repeated)));
                 }
                 None => {
-                    if self.quiet_order.len() >= MOST_QUIET
-                        && let Some(old) = self.quiet_order.pop_front()
-                    {
-                        self.quiet.remove(&old);
-                    }
-                    self.quiet.insert(about.clone(), (facts.time(), 0));
-                    self.quiet_order.push_back(about);
+                    self.quiet.insert(about, facts.account(), (facts.time(), 0));
                     fired.push((*number, 0));
                 }
             }
@@ -326,7 +326,7 @@ impl Rules {
 
 /// Counts different targets of one process, where the rule wants many.
 fn is_enough(
-    counted: &mut HashMap<(usize, Key), Counted>,
+    counted: &mut Bounded<(usize, Key), Counted>,
     number: usize,
     rule: &Rule,
     facts: &Facts<'_>,
@@ -334,13 +334,10 @@ fn is_enough(
     let Some(many) = &rule.many else { return true };
     let now = facts.time();
     let key = (number, facts.key());
-    if counted.len() >= MOST_COUNTED && !counted.contains_key(&key) {
-        counted.retain(|_, counted| now - counted.since < 60_000_000);
-        if counted.len() >= MOST_COUNTED {
-            counted.clear();
-        }
+    if counted.get(&key).is_none() {
+        counted.insert(key, facts.account(), Counted::default());
     }
-    let known = counted.entry(key).or_default();
+    let Some(known) = counted.get_mut(&key) else { return false };
     if now - known.since > many.within {
         known.since = now;
         known.targets.clear();

@@ -1,10 +1,11 @@
-//! Searches the history: the open block and the sealed ones, the newest first.
+//! Searches the history: the open blocks and the sealed ones of all lanes, the newest first.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 
 use crate::history::block::{Block, BlockError, Bytes};
+use crate::history::lanes::Lane;
 use crate::history::store::{block_path, numbers};
 use crate::parameters::Wanted;
 use crate::record::{Key, Kind, Record, What};
@@ -40,6 +41,9 @@ fn text_bytes(record: &Record) -> usize {
     }
 }
 
+/// How often a tree is looked for again: a child can be in another lane than what made it, and be read before it.
+const MOST_PASSES: usize = 6;
+
 /// A record with the digest of its program, and how deep it is in a tree.
 #[derive(Debug, Clone)]
 pub(crate) struct Hit {
@@ -69,6 +73,28 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// Puts these in, and leaves the oldest out of what is more than so many or has too many texts.
+    fn keep_newest(&mut self, hits: Vec<Hit>, limit: usize) {
+        self.hits.extend(hits);
+        self.hits.sort_by_key(|hit| hit.record.time);
+        let (mut text, mut keep) = (0, 0);
+        for hit in self.hits.iter().rev().take(limit) {
+            text += text_bytes(&hit.record);
+            if text > MOST_TEXT_BYTES {
+                break;
+            }
+            keep += 1;
+        }
+        if keep < self.hits.len() {
+            self.hits.drain(..self.hits.len() - keep);
+            self.more = true;
+        }
+    }
+
+    fn oldest(&self) -> Option<i64> {
+        self.hits.first().map(|hit| hit.record.time)
+    }
+
     /// Whether one more fits into an answer; it is counted then.
     fn has_room(&mut self, record: &Record) -> bool {
         let text = self.text + text_bytes(record);
@@ -83,8 +109,8 @@ impl Found {
 /// The history as readers see it.
 pub(crate) struct History<'a> {
     pub(crate) dir: &'a Path,
-    /// Number and bytes of the open block.
-    pub(crate) open: Option<(u64, Vec<u8>)>,
+    /// Lanes, numbers and bytes of the open blocks.
+    pub(crate) open: Vec<(Lane, u64, Vec<u8>)>,
     pub(crate) is_stopped: &'a dyn Fn() -> bool,
 }
 
@@ -143,51 +169,104 @@ impl AnyBlock {
     }
 }
 
+/// One block of the history.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Sealed(Lane, u64),
+    /// By its place among the open ones.
+    Open(usize),
+}
+
+/// A block with the times of its first and its last record.
+struct Ranged {
+    place: Place,
+    first: i64,
+    last: i64,
+}
+
+/// In which order blocks are read. Those of different lanes are of the same times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    NewestFirst,
+    OldestFirst,
+}
+
 impl History<'_> {
-    /// Hands on all blocks, the newest first or last, until `take` says that it is enough.
+    fn block(&self, place: Place) -> Result<AnyBlock, BlockError> {
+        match place {
+            Place::Sealed(lane, number) => {
+                let file = File::open(block_path(&lane.dir(self.dir), number))?;
+                Ok(AnyBlock::Sealed(Block::open(file)?))
+            }
+            Place::Open(at) => {
+                let bytes = self.open.get(at).map(|(_, _, bytes)| bytes.clone()).unwrap_or_default();
+                Ok(AnyBlock::Open(Block::open(bytes)?))
+            }
+        }
+    }
+
+    /// All blocks that have something, with their times.
+    fn blocks(&self, order: Order, found: &mut Found) -> Vec<Ranged> {
+        let mut places: Vec<Place> = (0..self.open.len()).map(Place::Open).collect();
+        for lane in Lane::ALL {
+            let open = self.open.iter().find(|(of, ..)| *of == lane).map_or(u64::MAX, |(_, open, _)| *open);
+            match numbers(&lane.dir(self.dir)) {
+                Ok(numbers) => {
+                    let sealed = numbers.into_iter().filter(|number| *number < open);
+                    places.extend(sealed.map(|number| Place::Sealed(lane, number)));
+                }
+                Err(error) => found.unread.push(("the history".to_owned(), error.to_string())),
+            }
+        }
+        let mut all = Vec::with_capacity(places.len());
+        for place in places {
+            match self.block(place) {
+                Ok(block) if block.rows() == 0 => {}
+                Ok(block) => {
+                    let (first, last) = block.range();
+                    all.push(Ranged { place, first, last });
+                }
+                Err(error) => Self::not_read(place, error, found),
+            }
+        }
+        match order {
+            Order::NewestFirst => all.sort_by_key(|block| std::cmp::Reverse(block.last)),
+            Order::OldestFirst => all.sort_by_key(|block| block.first),
+        }
+        all
+    }
+
+    fn not_read(place: Place, error: BlockError, found: &mut Found) {
+        // The oldest one may have been deleted meanwhile, to stay within the budget.
+        if matches!(&error, BlockError::Io(error) if error.kind() == std::io::ErrorKind::NotFound) {
+            return;
+        }
+        let name = match place {
+            Place::Sealed(lane, number) => format!("block {number} of {}", lane.name()),
+            Place::Open(_) => "an open block".to_owned(),
+        };
+        found.unread.push((name, error.to_string()));
+    }
+
+    /// Hands on all blocks that may have something at or behind a moment, which `take` can make later with what it returns.
     fn each(
         &self,
-        newest_first: bool,
+        order: Order,
+        mut from: i64,
         found: &mut Found,
-        mut take: impl FnMut(&AnyBlock, &mut Found) -> Result<bool, BlockError>,
+        mut take: impl FnMut(&AnyBlock, &mut Found) -> Result<i64, BlockError>,
     ) {
-        let open_number = self.open.as_ref().map_or(u64::MAX, |(number, _)| *number);
-        let mut all: Vec<Option<u64>> = match numbers(self.dir) {
-            Ok(numbers) => numbers.into_iter().filter(|number| *number < open_number).map(Some).collect(),
-            Err(error) => {
-                found.unread.push(("the history".to_owned(), error.to_string()));
-                Vec::new()
-            }
-        };
-        if self.open.is_some() {
-            all.push(None);
-        }
-        if newest_first {
-            all.reverse();
-        }
-        for number in all {
+        for Ranged { place, last, .. } in self.blocks(order, found) {
             if (self.is_stopped)() {
                 found.stopped = true;
                 return;
             }
-            let block = match (number, &self.open) {
-                (Some(number), _) => File::open(block_path(self.dir, number))
-                    .map_err(BlockError::from)
-                    .and_then(Block::open)
-                    .map(AnyBlock::Sealed),
-                (None, Some((_, bytes))) => Block::open(bytes.clone()).map(AnyBlock::Open),
-                (None, None) => continue,
-            };
-            let enough = block.and_then(|block| take(&block, found));
-            match enough {
-                Ok(false) => {}
-                Ok(true) => return,
-                // The oldest one may have been deleted meanwhile, to stay within the budget.
-                Err(BlockError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    let name = number.map_or("the open block".to_owned(), |number| format!("block {number}"));
-                    found.unread.push((name, error.to_string()));
-                }
+            if last < from {
+                continue;
+            }
+            match self.block(place).and_then(|block| take(&block, found)) {
+                Ok(later) => from = from.max(later),
+                Err(error) => Self::not_read(place, error, found),
             }
         }
     }
@@ -195,22 +274,19 @@ impl History<'_> {
     /// The newest events that fit.
     pub(crate) fn events(&self, wanted: &Wanted) -> Found {
         let mut found = Found::default();
-        self.each(true, &mut found, |block, found| {
-            let (first, last) = block.range();
+        let since = wanted.since.saturating_sub(CLOCKS);
+        self.each(Order::NewestFirst, since, &mut found, |block, found| {
+            let (first, _) = block.range();
             // A loss is told a little after it.
-            if block.rows() == 0 || first > wanted.until.saturating_add(CLOCKS) {
-                return Ok(false);
-            }
-            // Blocks follow each other; clocks that were set back make them overlap a little.
-            if last < wanted.since.saturating_sub(CLOCKS) {
-                return Ok(true);
+            if first > wanted.until.saturating_add(CLOCKS) {
+                return Ok(since);
             }
             found.examined += block.rows();
             if wanted.asks_digests() {
                 found.without_digest += block.without_digest()?;
             }
             if !block.may_have(wanted)? && !block.has_losses() {
-                return Ok(false);
+                return Ok(since);
             }
             let mut hits = Vec::new();
             block.records(|record, digest| {
@@ -225,43 +301,33 @@ impl History<'_> {
                     hits.push(Hit { record, digest, depth: None });
                 }
             })?;
-            let room = wanted.limit - found.hits.len();
-            if hits.len() > room {
-                hits.drain(..hits.len() - room);
-                found.more = true;
+            if !hits.is_empty() {
+                found.keep_newest(hits, wanted.limit);
             }
-            let before = hits.len();
-            let fitting = hits.iter().rev().take_while(|hit| found.has_room(&hit.record)).count();
-            if fitting < before {
-                hits.drain(..before - fitting);
-                found.more = true;
-            }
-            hits.append(&mut found.hits);
-            found.hits = hits;
-            Ok(found.more)
+            // Once some were left out, what is older than all that are kept cannot be among the newest.
+            Ok(if found.more { found.oldest().unwrap_or(since) } else { since })
         });
-        found.hits.sort_by_key(|hit| hit.record.time);
         found
     }
 
     /// The newest exec of a process at or before a moment.
     fn exec(&self, found: &mut Found, until: i64, not_before: i64, is: impl Fn(Key) -> bool) -> Option<Hit> {
-        let mut hit = None;
-        self.each(true, found, |block, found| {
-            let (first, last) = block.range();
-            if first > until {
-                return Ok(false);
-            }
-            if last < not_before {
-                return Ok(true);
+        let mut hit: Option<Hit> = None;
+        self.each(Order::NewestFirst, not_before, found, |block, found| {
+            if block.range().0 > until {
+                return Ok(not_before);
             }
             found.examined += block.rows();
             block.records(|record, digest| {
-                if record.time <= until && is(record.who) && matches!(record.what, What::Exec(_)) {
+                if record.time <= until
+                    && is(record.who)
+                    && matches!(record.what, What::Exec(_))
+                    && hit.as_ref().is_none_or(|hit| hit.record.time <= record.time)
+                {
                     hit = Some(Hit { record, digest, depth: Some(0) });
                 }
             })?;
-            Ok(hit.is_some())
+            Ok(hit.as_ref().map_or(not_before, |hit| hit.record.time))
         });
         hit
     }
@@ -293,33 +359,42 @@ impl History<'_> {
         let mut hits = ancestors;
         // What belongs to the tree, with its depth.
         let mut members: std::collections::HashMap<Key, i32> = [(root.record.who, 0)].into();
-        let mut below: Vec<Hit> = Vec::new();
         let began = root.record.time - CLOCKS;
-        let mut seen: HashSet<(i64, Key)> = HashSet::new();
-        self.each(false, &mut found, |block, found| {
-            if block.range().1 < began {
-                return Ok(false);
+        let mut below: Vec<Hit> = Vec::new();
+        let (examined, unread) = (found.examined, found.unread.len());
+        for _ in 0..MOST_PASSES {
+            let known = members.len();
+            (found.text, found.more, found.examined) = (0, false, examined);
+            found.unread.truncate(unread);
+            below.clear();
+            let mut seen: HashSet<(i64, Key)> = HashSet::new();
+            self.each(Order::OldestFirst, began, &mut found, |block, found| {
+                found.examined += block.rows();
+                block.records(|record, digest| {
+                    let depth = match (&record.what, members.get(&record.who)) {
+                        (_, Some(depth)) => Some(*depth),
+                        (What::Exec(run), None) => members.get(&run.maker).map(|depth| depth + 1),
+                        _ => None,
+                    };
+                    let Some(depth) = depth else { return };
+                    members.insert(record.who, depth);
+                    if matches!(record.what, What::Exec(_)) && !seen.insert((record.time, record.who)) {
+                        return;
+                    }
+                    if below.len() < limit && found.has_room(&record) {
+                        below.push(Hit { record, digest, depth: Some(depth) });
+                    } else {
+                        found.more = true;
+                    }
+                })?;
+                Ok(if found.more { i64::MAX } else { began })
+            });
+            // All of them were known before anything was read, or nothing more is wanted.
+            if members.len() == known || found.more || found.stopped {
+                break;
             }
-            found.examined += block.rows();
-            block.records(|record, digest| {
-                let depth = match (&record.what, members.get(&record.who)) {
-                    (_, Some(depth)) => Some(*depth),
-                    (What::Exec(run), None) => members.get(&run.maker).map(|depth| depth + 1),
-                    _ => None,
-                };
-                let Some(depth) = depth else { return };
-                members.insert(record.who, depth);
-                if matches!(record.what, What::Exec(_)) && !seen.insert((record.time, record.who)) {
-                    return;
-                }
-                if below.len() < limit && found.has_room(&record) {
-                    below.push(Hit { record, digest, depth: Some(depth) });
-                } else {
-                    found.more = true;
-                }
-            })?;
-            Ok(found.more)
-        });
+        }
+        below.sort_by_key(|hit| hit.record.time);
         hits.append(&mut below);
         found.hits = hits;
         found

@@ -5,11 +5,13 @@ use std::hash::Hash;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
-use vigie_kernel_events::StandardFile;
+use vigie_kernel_events::{Account, StandardFile};
 
 use crate::record::{Key, Program, Rights, Run};
+use crate::shares::{Bounded, who_gives};
 
-/// Processes that are remembered; beyond it the oldest that ended are forgotten, then the oldest.
+/// Processes that are remembered; beyond it those of the account that has most are forgotten: the oldest that ended, then
+/// the oldest.
 const MOST: usize = 6000;
 
 /// Bytes that their commands and programs' paths may take together: paths can be long.
@@ -21,6 +23,9 @@ const COMMAND_BYTES: usize = 400;
 /// How long one that ended is remembered, in microseconds.
 const KEPT: i64 = 60_000_000;
 
+/// What a process weighs beside its texts when accounts are compared, in bytes.
+const PROCESS_BYTES: usize = MOST_BYTES / MOST;
+
 /// Ancestors that are looked at.
 const DEPTH: usize = 24;
 
@@ -31,6 +36,7 @@ const MOST_PIPES: usize = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     pub(crate) key: Key,
+    pub(crate) account: Account,
     pub(crate) maker: Key,
     pub(crate) program: Rc<Program>,
     pub(crate) rights: Rc<Rights>,
@@ -52,9 +58,7 @@ impl Process {
 pub(crate) struct Table {
     processes: HashMap<Key, Process>,
     newest: HashMap<u32, Key>,
-    /// In the order in which they came, and in which they ended.
-    order: VecDeque<Key>,
-    ended: VecDeque<(i64, Key)>,
+    lanes: HashMap<Account, Lane>,
     programs: HashSet<Rc<Program>>,
     rights: HashSet<Rc<Rights>>,
     /// Bytes of all processes.
@@ -63,23 +67,23 @@ pub(crate) struct Table {
     writers: Pipes,
 }
 
-/// Who last had a pipe as standard input, or output.
+/// The processes of one account.
 #[derive(Debug, Default)]
-struct Pipes {
-    ends: HashMap<u64, Key>,
-    order: VecDeque<u64>,
+struct Lane {
+    /// In the order in which they came, and in which they ended; some are gone.
+    order: VecDeque<Key>,
+    ended: VecDeque<(i64, Key)>,
+    count: usize,
+    bytes: usize,
 }
 
-impl Pipes {
-    fn put(&mut self, pipe: u64, key: Key) {
-        if self.ends.insert(pipe, key).is_none() {
-            self.order.push_back(pipe);
-        }
-        if self.order.len() > MOST_PIPES
-            && let Some(old) = self.order.pop_front()
-        {
-            self.ends.remove(&old);
-        }
+/// Who last had a pipe as standard input, or output.
+#[derive(Debug)]
+struct Pipes(Bounded<u64, Key>);
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self(Bounded::new(MOST_PIPES))
     }
 }
 
@@ -101,7 +105,14 @@ fn release<T: Eq + Hash>(all: &mut HashSet<Rc<T>>, one: &Rc<T>) {
 
 impl Table {
     /// A process runs another program.
-    pub(crate) fn exec(&mut self, key: Key, time: i64, run: &Run, standard: [StandardFile; 3]) {
+    pub(crate) fn exec(
+        &mut self,
+        key: Key,
+        account: Account,
+        time: i64,
+        run: &Run,
+        standard: [StandardFile; 3],
+    ) {
         let mut command = Vec::with_capacity(80);
         for argument in run.arguments.iter() {
             if !command.is_empty() {
@@ -116,6 +127,7 @@ impl Table {
         let pipe = |file: StandardFile| if file.is_pipe() { file.inode } else { 0 };
         let process = Process {
             key,
+            account,
             maker: run.maker,
             program: shared(&mut self.programs, &run.program),
             rights: shared(&mut self.rights, &run.rights),
@@ -124,50 +136,71 @@ impl Table {
             ended: false,
         };
         if process.pipes[0] != 0 {
-            self.readers.put(process.pipes[0], key);
+            self.readers.0.insert(process.pipes[0], account, key);
         }
         if process.pipes[1] != 0 {
-            self.writers.put(process.pipes[1], key);
+            self.writers.0.insert(process.pipes[1], account, key);
         }
-        self.bytes += process.bytes();
-        match self.processes.insert(key, process) {
-            Some(before) => self.let_go(&before),
-            None => self.order.push_back(key),
+        let bytes = process.bytes();
+        let before = self.processes.insert(key, process);
+        self.bytes += bytes;
+        let lane = self.lanes.entry(account).or_default();
+        lane.count += 1;
+        lane.bytes += bytes;
+        if before.as_ref().is_none_or(|before| before.account != account) {
+            lane.order.push_back(key);
+        }
+        if let Some(before) = before {
+            self.let_go(&before);
         }
         self.newest.insert(key.pid, key);
-        self.make_room(time);
+        self.make_room(account, time);
     }
 
     /// A process has ended; what it was.
     pub(crate) fn exit(&mut self, key: Key, time: i64) -> Option<&Process> {
         let process = self.processes.get_mut(&key)?;
         process.ended = true;
-        self.ended.push_back((time, key));
+        if let Some(lane) = self.lanes.get_mut(&process.account) {
+            lane.ended.push_back((time, key));
+        }
         Some(process)
     }
 
-    fn make_room(&mut self, now: i64) {
-        let is_too_much = |table: &Self| table.processes.len() > MOST || table.bytes > MOST_BYTES;
-        while let Some((time, key)) = self.ended.front().copied() {
-            if !is_too_much(self) && now - time <= KEPT {
+    fn make_room(&mut self, account: Account, now: i64) {
+        while let Some(lane) = self.lanes.get_mut(&account)
+            && let Some((time, key)) = lane.ended.front().copied()
+            && now - time > KEPT
+        {
+            lane.ended.pop_front();
+            self.forget(account, key, true);
+        }
+        while self.processes.len() > MOST || self.bytes > MOST_BYTES {
+            let weight = |lane: &Lane| lane.count * PROCESS_BYTES + lane.bytes;
+            let weights = self.lanes.iter().map(|(account, lane)| (*account, weight(lane)));
+            let Some(gives) = who_gives(weights, MOST_BYTES) else { break };
+            let Some(lane) = self.lanes.get_mut(&gives) else { break };
+            if let Some((_, key)) = lane.ended.pop_front() {
+                self.forget(gives, key, true);
+            } else if let Some(key) = lane.order.pop_front() {
+                self.forget(gives, key, false);
+            } else {
                 break;
             }
-            self.ended.pop_front();
-            self.forget(key, true);
-        }
-        while is_too_much(self) {
-            let Some(key) = self.order.pop_front() else { break };
-            self.forget(key, false);
         }
         // Those that ended are in the order as well, and would stay there as long as an old one lives.
-        if self.order.len() > 2 * MOST {
+        if let Some(lane) = self.lanes.get_mut(&account)
+            && lane.order.len() > 2 * lane.count + 64
+        {
             let processes = &self.processes;
-            self.order.retain(|key| processes.contains_key(key));
+            let is_here = |key: &Key| processes.get(key).is_some_and(|process| process.account == account);
+            lane.order.retain(is_here);
         }
     }
 
-    fn forget(&mut self, key: Key, only_ended: bool) {
-        if self.processes.get(&key).is_some_and(|process| process.ended || !only_ended)
+    fn forget(&mut self, account: Account, key: Key, only_ended: bool) {
+        let is_it = |process: &Process| process.account == account && (process.ended || !only_ended);
+        if self.processes.get(&key).is_some_and(is_it)
             && let Some(process) = self.processes.remove(&key)
         {
             self.let_go(&process);
@@ -178,7 +211,15 @@ impl Table {
     }
 
     fn let_go(&mut self, process: &Process) {
-        self.bytes -= process.bytes();
+        let bytes = process.bytes();
+        self.bytes -= bytes;
+        if let Some(lane) = self.lanes.get_mut(&process.account) {
+            lane.count -= 1;
+            lane.bytes -= bytes;
+            if lane.count == 0 {
+                self.lanes.remove(&process.account);
+            }
+        }
         release(&mut self.programs, &process.program);
         release(&mut self.rights, &process.rights);
     }
@@ -211,7 +252,7 @@ impl Table {
     /// Who writes into the pipe that this process reads, and who reads from the one that it writes.
     pub(crate) fn joined(&self, process: &Process) -> (Option<&Process>, Option<&Process>) {
         let end = |pipes: &Pipes, pipe: u64| {
-            let key = *pipes.ends.get(&pipe).filter(|key| pipe != 0 && **key != process.key)?;
+            let key = *pipes.0.get(&pipe).filter(|key| pipe != 0 && **key != process.key)?;
             self.get(key)
         };
         (end(&self.writers, process.pipes[0]), end(&self.readers, process.pipes[1]))
@@ -226,6 +267,33 @@ impl Table {
 mod tests {
     use super::*;
 
+    const ANN: Account = Account::user(1000);
+
+    #[test]
+    fn one_users_processes_displace_no_others() {
+        let mut table = Table::default();
+        let bob = Account::user(1001);
+        // Daemons that began long ago, and a command that has just ended.
+        for number in 1..300 {
+            table.exec(key(number), Account::TRUSTED, 0, &run(Key::default()), Default::default());
+        }
+        table.exit(key(299), 0);
+        table.exec(key(300), bob, 0, &run(key(1)), Default::default());
+        let long = Program { path: vec![b'x'; 4000], ..Program::default() };
+        for number in 301..20_000 {
+            let run = Run { program: long.clone(), ..run(key(1)) };
+            table.exec(key(number), ANN, 0, &run, Default::default());
+            if number % 2 == 0 {
+                table.exit(key(number), 0);
+            }
+        }
+
+        assert!((1..=300).all(|number| table.get(key(number)).is_some()));
+        assert!(table.get(key(19_999)).is_some() && table.bytes <= MOST_BYTES);
+        let counted: usize = table.lanes.values().map(|lane| lane.count).sum();
+        assert_eq!(counted, table.len());
+    }
+
     fn run(maker: Key) -> Run {
         Run { maker, ..Run::default() }
     }
@@ -237,16 +305,17 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_forgets_the_ended_first() {
         let mut table = Table::default();
-        table.exec(key(1), 0, &run(Key::default()), Default::default());
+        table.exec(key(1), ANN, 0, &run(Key::default()), Default::default());
         for number in 2..20_000 {
-            table.exec(key(number), i64::from(number), &run(key(1)), Default::default());
+            table.exec(key(number), ANN, i64::from(number), &run(key(1)), Default::default());
             table.exit(key(number), i64::from(number));
         }
 
         assert!(table.len() <= MOST + 1);
         assert!(table.get(key(1)).is_some());
         assert!(table.get(key(19_999)).is_some());
-        assert!(table.order.len() <= 2 * MOST + 1 && table.ended.len() <= MOST + 1);
+        let lane = &table.lanes[&ANN];
+        assert!(lane.order.len() <= 2 * MOST + 65 && lane.ended.len() <= MOST + 1);
         assert_eq!(table.ancestors(key(19_999)).count(), 2);
     }
 
@@ -256,7 +325,7 @@ mod tests {
         for number in 1..5000 {
             let path = format!("/{}/{number}", "x".repeat(4000)).into_bytes();
             let program = Program { path, ..Program::default() };
-            table.exec(key(number), 0, &Run { program, ..Run::default() }, Default::default());
+            table.exec(key(number), ANN, 0, &Run { program, ..Run::default() }, Default::default());
             table.exit(key(number), 0);
         }
 
@@ -269,8 +338,8 @@ mod tests {
     #[test]
     fn ancestors_that_go_in_a_circle_end() {
         let mut table = Table::default();
-        table.exec(key(1), 0, &run(key(2)), Default::default());
-        table.exec(key(2), 0, &run(key(1)), Default::default());
+        table.exec(key(1), ANN, 0, &run(key(2)), Default::default());
+        table.exec(key(2), ANN, 0, &run(key(1)), Default::default());
 
         assert_eq!(table.ancestors(key(1)).count(), DEPTH);
     }
@@ -280,8 +349,8 @@ mod tests {
         let mut table = Table::default();
         let pipe = StandardFile { mode: 0o010_600, family: 0, inode: 7 };
         let nothing = StandardFile::default();
-        table.exec(key(1), 0, &run(key(9)), [nothing, pipe, nothing]);
-        table.exec(key(2), 0, &run(key(9)), [pipe, nothing, nothing]);
+        table.exec(key(1), ANN, 0, &run(key(9)), [nothing, pipe, nothing]);
+        table.exec(key(2), ANN, 0, &run(key(9)), [pipe, nothing, nothing]);
 
         let reader = table.get(key(2)).expect("it is there");
         assert_eq!(table.joined(reader).0.map(|process| process.key), Some(key(1)));

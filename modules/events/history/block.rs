@@ -180,6 +180,11 @@ impl Builder {
         self.rows
     }
 
+    /// Whether it has the last exec of a process that did not end.
+    pub(crate) fn has_exec(&self, who: Key) -> bool {
+        self.execs.contains_key(&who)
+    }
+
     /// Bytes of all its texts.
     pub(crate) fn text_bytes(&self) -> usize {
         self.dictionaries.iter().map(Dictionary::bytes).sum()

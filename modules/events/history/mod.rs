@@ -2,5 +2,8 @@
 
 pub(crate) mod block;
 pub(crate) mod columns;
+pub(crate) mod lanes;
 mod quota;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,26 @@
-//! How much text of one user's execs is kept in full: whoever runs programs with long arguments, as fast as he can, must
-//! not push everybody's history out of its budget.
+//! How much one user adds to the history: how much text of his execs is kept in full, and how much of a day is his share.
+//! Whoever runs programs as fast as he can must not push everybody's history out of its budget.
 
 use std::collections::HashMap;
 
-use vigie_kernel_events::Listed;
+use vigie_kernel_events::{Account, Listed};
 
+use super::lanes::Lane;
 use crate::record::{Record, Run, What};
 
 /// Bytes of texts that one user has in a minute, and all users but root together. A build of a large project stays below.
 const OF_ONE: u64 = 4 << 20;
 const OF_ALL: u64 = 16 << 20;
+
+/// Parts of the budget that one account may add in a day, and all but the trusted together.
+const DAY_OF_ONE: u64 = 100;
+const DAY_OF_ALL: u64 = 10;
+
+/// The day, in microseconds.
+const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+/// Accounts that are counted; beyond it all are taken for one whose share is used up.
+const MOST_ACCOUNTS: usize = 4096;
 
 /// The minute, in microseconds.
 const WINDOW: i64 = 60_000_000;
@@ -22,8 +33,43 @@ const CUT_PATH: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Quota {
     since: i64,
-    spent: HashMap<u32, u64>,
+    spent: HashMap<Account, u64>,
     all: u64,
+}
+
+/// Counts what each account added to this day's history.
+#[derive(Debug, Default)]
+pub(crate) struct Allowance {
+    since: i64,
+    spent: HashMap<Account, u64>,
+    all: u64,
+}
+
+impl Allowance {
+    /// Where a record of an account is kept.
+    pub(crate) fn lane(&mut self, account: Account, time: i64, budget: u64) -> Lane {
+        if account.is_trusted() {
+            return Lane::Trusted;
+        }
+        if !(0..DAY).contains(&(time - self.since)) {
+            *self = Self { since: time, ..Self::default() };
+        }
+        let spent = match self.spent.get(&account) {
+            Some(spent) => *spent,
+            None if self.spent.len() < MOST_ACCOUNTS => 0,
+            None => return Lane::Excess,
+        };
+        let is_within = spent < budget / DAY_OF_ONE && self.all < budget / DAY_OF_ALL;
+        if is_within { Lane::Others } else { Lane::Excess }
+    }
+
+    /// So many bytes of it were added.
+    pub(crate) fn charge(&mut self, account: Account, bytes: u64) {
+        if self.spent.len() < MOST_ACCOUNTS || self.spent.contains_key(&account) {
+            *self.spent.entry(account).or_default() += bytes;
+            self.all += bytes;
+        }
+    }
 }
 
 /// Bytes of the texts of an exec that differ from one to the next.
@@ -45,16 +91,16 @@ fn cut_path(path: &mut Vec<u8>, most: usize) {
 impl Quota {
     /// The record with shorter texts when its user has had his share. Root has none: who may delete the history need not
     /// fill it.
-    pub(crate) fn cut(&mut self, record: &Record) -> Option<Record> {
+    pub(crate) fn cut(&mut self, record: &Record, account: Account) -> Option<Record> {
         let What::Exec(run) = &record.what else { return None };
-        if run.rights.uid == 0 {
+        if account.is_trusted() {
             return None;
         }
         if !(0..WINDOW).contains(&(record.time - self.since)) {
             *self = Self { since: record.time, ..Self::default() };
         }
         let bytes = text_bytes(run);
-        let spent = self.spent.entry(run.rights.uid).or_default();
+        let spent = self.spent.entry(account).or_default();
         *spent += bytes;
         self.all += bytes;
         if *spent <= OF_ONE && self.all <= OF_ALL {
@@ -75,11 +121,10 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Key, Program, Rights};
+    use crate::record::{Key, Program};
 
-    fn exec(uid: u32, time: i64) -> Record {
+    fn exec(time: i64) -> Record {
         let run = Run {
-            rights: Rights { uid, ..Rights::default() },
             program: Program { path: b"/tmp/x".to_vec(), ..Program::default() },
             cwd: b"/long".repeat(100),
             arguments: Listed::from_bytes(vec![b'a'; 4096]),
@@ -89,9 +134,10 @@ mod tests {
         Record { time, who: Key { pid: 7, start: 1 }, what: What::Exec(Box::new(run)) }
     }
 
-    fn kept(record: &Record, quota: &mut Quota) -> (usize, usize) {
-        let cut = quota.cut(record);
-        let What::Exec(run) = &cut.as_ref().unwrap_or(record).what else { panic!("it is one") };
+    fn kept(uid: u32, time: i64, quota: &mut Quota) -> (usize, usize) {
+        let record = exec(time);
+        let cut = quota.cut(&record, Account::user(uid));
+        let What::Exec(run) = &cut.as_ref().unwrap_or(&record).what else { panic!("it is one") };
         assert_eq!(run.argument_bytes, 4097);
         (run.arguments.bytes().len(), run.cwd.len())
     }
@@ -101,24 +147,49 @@ mod tests {
         let mut quota = Quota::default();
         let begin = 1_700_000_000_000_000;
         for number in 0..1000 {
-            kept(&exec(1000, begin + number), &mut quota);
+            kept(1000, begin + number, &mut quota);
         }
 
-        assert_eq!(kept(&exec(1000, begin + 2000), &mut quota), (CUT, CUT + "…".len()));
-        assert_eq!(kept(&exec(1001, begin + 2000), &mut quota), (4096, 500));
-        assert_eq!(kept(&exec(0, begin + 2000), &mut quota), (4096, 500));
+        assert_eq!(kept(1000, begin + 2000, &mut quota), (CUT, CUT + "…".len()));
+        assert_eq!(kept(1001, begin + 2000, &mut quota), (4096, 500));
+        assert_eq!(kept(0, begin + 2000, &mut quota), (4096, 500));
         // The next minute, and a clock that was set back.
-        assert_eq!(kept(&exec(1000, begin + WINDOW), &mut quota), (4096, 500));
-        assert_eq!(kept(&exec(1000, begin - WINDOW), &mut quota), (4096, 500));
+        assert_eq!(kept(1000, begin + WINDOW, &mut quota), (4096, 500));
+        assert_eq!(kept(1000, begin - WINDOW, &mut quota), (4096, 500));
     }
 
     #[test]
     fn many_users_together_have_no_more_than_four_have() {
         let mut quota = Quota::default();
         for number in 0..8000 {
-            kept(&exec(1000 + number, 5), &mut quota);
+            kept(1000 + number, 5, &mut quota);
         }
 
-        assert_eq!(kept(&exec(999, 5), &mut quota), (CUT, CUT + "…".len()));
+        assert_eq!(kept(999, 5, &mut quota), (CUT, CUT + "…".len()));
+    }
+
+    #[test]
+    fn beyond_a_share_of_the_day_records_are_excess() {
+        const BUDGET: u64 = 100 << 20;
+        let mut allowance = Allowance::default();
+        let (ann, bob, begin) = (Account::user(1000), Account::user(1001), 1_700_000_000_000_000);
+        let mut add = |account, time, bytes| {
+            let lane = allowance.lane(account, time, BUDGET);
+            if lane != Lane::Trusted {
+                allowance.charge(account, bytes);
+            }
+            lane
+        };
+
+        assert_eq!(add(ann, begin, 1 << 20), Lane::Others);
+        assert_eq!(add(ann, begin + 1, 30), Lane::Excess);
+        assert_eq!(add(bob, begin + 1, 30), Lane::Others);
+        assert_eq!(add(Account::TRUSTED, begin + 1, 1 << 30), Lane::Trusted);
+        assert_eq!(add(ann, begin + DAY, 30), Lane::Others);
+        // Users without number share what ten of them have.
+        for uid in 2000..2020 {
+            add(Account::user(uid), begin + DAY, 1 << 20);
+        }
+        assert_eq!(add(Account::user(3000), begin + DAY, 30), Lane::Excess);
     }
 }

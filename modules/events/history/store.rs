@@ -1,11 +1,10 @@
-//! The history on disk: sealed blocks, and a log of what is not sealed yet.
+//! One lane of the history on disk: sealed blocks, and a log of what is not sealed yet.
 //!
 //! ```text
 //! 00000007.block   sealed; its seal covers the seal of 00000006.block
 //! 00000008.log     the open block, as it grows: frames of length (u32), CRC-32 (u32) and a small block
 //! ```
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,25 +14,29 @@ use sha2::{Digest as _, Sha256};
 use vigie_files::durable::{self, Durability};
 
 use super::block::{Block, Builder, SEAL_BYTES};
-use super::quota::Quota;
-use crate::record::{Record, What};
+use crate::record::{Key, Record, What};
 
-/// Records of a block: more make it hardly smaller, and all of it is in memory until then.
-const ROWS: u64 = 16_384;
+/// What an open block may have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Records: more make a block hardly smaller, and all of it is in memory until then.
+    pub(crate) rows: u64,
+    /// Bytes of texts: long arguments would fill the memory before there are enough records.
+    pub(crate) text_bytes: usize,
+    /// How many times as much it may have while the disk takes none: beyond it records are lost, and counted.
+    pub(crate) times: u8,
+}
+
 /// A block is sealed at this age when it has enough records to be worth it, and at the longest age in any case.
 const AGE: i64 = 10 * 60 * 1_000_000;
 const LONGEST_AGE: i64 = 60 * 60 * 1_000_000;
 const WORTH_ROWS: u64 = 512;
 
-/// Bytes of texts of a block: long arguments would fill the memory before there are enough records.
-const TEXT_BYTES: usize = 2 << 20;
+/// Bytes of a record beside its texts, compressed.
+const ROW_BYTES: u64 = 20;
 
-/// Records and bytes of texts of the open block while the disk takes none: beyond it records are lost, and counted.
-const MOST_ROWS: u64 = 4 * ROWS;
-const MOST_TEXT_BYTES: usize = 4 * TEXT_BYTES;
-
-/// Digests that are remembered for the programs of the open block.
-const MOST_DIGESTS: usize = 4096;
+/// How much smaller texts are in a block, at least as a rule.
+const TEXT_PACKS: u64 = 4;
 
 /// Names a file's content without reading it.
 pub(crate) type FileKey = ((u32, u32), u64, i64, u64);
@@ -58,6 +61,8 @@ pub(crate) struct Extent {
     pub(crate) bytes: u64,
     /// The first record, microseconds since 1970.
     pub(crate) from: Option<i64>,
+    /// Something was there before, and was removed to stay within the budget.
+    pub(crate) removed: bool,
 }
 
 /// The writer's side; readers open the files themselves.
@@ -72,9 +77,7 @@ pub(crate) struct Store {
     refused: u64,
     number: u64,
     seal: [u8; SEAL_BYTES],
-    budget: u64,
-    digests: HashMap<FileKey, [u8; 32]>,
-    quota: Quota,
+    limits: Limits,
     extent: Extent,
     /// What was wrong with what was found at the start.
     pub(crate) complaints: Vec<String>,
@@ -131,8 +134,8 @@ pub(crate) fn verify(dir: &Path) -> Result<u64, String> {
 }
 
 impl Store {
-    /// Opens the history of a directory, which is made when it is not there.
-    pub(crate) fn open(dir: &Path, budget: u64) -> io::Result<Self> {
+    /// Opens the blocks of a directory, which is made when it is not there.
+    pub(crate) fn open(dir: &Path, limits: Limits) -> io::Result<Self> {
         durable::make_directory(dir)?;
         let mut complaints = Vec::new();
         let numbers = numbers(dir)?;
@@ -153,6 +156,7 @@ impl Store {
             extent.blocks += 1;
         }
         extent.from = numbers.first().and_then(|number| first_of(dir, *number));
+        extent.removed = numbers.first().is_some_and(|number| *number > 0);
         let (open, damaged) = replay(&log_path(dir, number));
         if damaged {
             complaints.push("the end of the history's log was cut short; what was whole is kept".to_owned());
@@ -173,9 +177,7 @@ impl Store {
             refused: 0,
             number,
             seal,
-            budget,
-            digests: HashMap::new(),
-            quota: Quota::default(),
+            limits,
             extent,
             complaints,
         };
@@ -188,10 +190,6 @@ impl Store {
         Ok(store)
     }
 
-    pub(crate) fn set_budget(&mut self, budget: u64) {
-        self.budget = budget;
-    }
-
     /// The number that the open block will have, and its bytes now.
     pub(crate) fn snapshot(&self) -> (u64, Vec<u8>) {
         (self.number, self.open.encode([0; SEAL_BYTES], false))
@@ -201,19 +199,29 @@ impl Store {
         Extent { from: self.extent.from.or(self.open.first()), ..self.extent }
     }
 
-    pub(crate) fn add(&mut self, record: &Record) {
+    /// Whether the open block has the last exec of a process that runs.
+    pub(crate) fn has_open_exec(&self, who: Key) -> bool {
+        self.open.has_exec(who)
+    }
+
+    /// Adds a record; about how many bytes it will take.
+    pub(crate) fn add(
+        &mut self,
+        record: &Record,
+        digest: impl Fn(&vigie_kernel_events::File) -> Option<[u8; 32]>,
+    ) -> u64 {
+        let times = usize::from(self.limits.times);
         // That something was lost has room always: it is told once a second at most.
-        let is_full = self.open.rows() >= MOST_ROWS || self.open.text_bytes() >= MOST_TEXT_BYTES;
+        let is_full = self.open.rows() >= self.limits.rows * times as u64
+            || self.open.text_bytes() >= self.limits.text_bytes * times;
         if is_full && !matches!(record.what, What::Lost { .. }) {
             self.refused += 1;
-            return;
+            return 0;
         }
-        let cut = self.quota.cut(record);
-        let record = cut.as_ref().unwrap_or(record);
-        let digests = &self.digests;
-        let digest = |file: &vigie_kernel_events::File| digests.get(&file_key(file)).copied();
-        self.open.add(record, digest);
-        self.chunk.add(record, digest);
+        let before = self.open.text_bytes();
+        self.open.add(record, &digest);
+        self.chunk.add(record, &digest);
+        ROW_BYTES + (self.open.text_bytes() - before) as u64 / TEXT_PACKS
     }
 
     /// How many records found no room since this was asked the last time.
@@ -223,19 +231,11 @@ impl Store {
 
     /// What is in a file from now on; programs of the open block get it with their next record.
     pub(crate) fn set_digest(&mut self, key: FileKey, digest: [u8; 32]) {
-        if self.digests.len() >= MOST_DIGESTS {
-            self.digests.clear();
-        }
         self.open.set_digest(key, digest);
-        self.digests.insert(key, digest);
     }
 
-    pub(crate) fn knows_digest(&self, key: &FileKey) -> bool {
-        self.digests.contains_key(key)
-    }
-
-    /// Writes what came since the last time, and seals the block when it is full or old.
-    pub(crate) fn flush(&mut self, now: i64) -> io::Result<Option<Dropped>> {
+    /// Writes what came since the last time, and seals the block when it is full or old; whether it did.
+    pub(crate) fn flush(&mut self, now: i64) -> io::Result<bool> {
         if self.chunk.rows() > 0 {
             let chunk = self.chunk.encode([0; SEAL_BYTES], false);
             self.append(&chunk)?;
@@ -243,11 +243,18 @@ impl Store {
         }
         let age = self.open.first().map_or(0, |first| now.saturating_sub(first));
         let rows = self.open.rows();
-        let is_full = rows >= ROWS || self.open.text_bytes() >= TEXT_BYTES;
+        let is_full = rows >= self.limits.rows || self.open.text_bytes() >= self.limits.text_bytes;
         if is_full || (age >= AGE && rows >= WORTH_ROWS) || (age >= LONGEST_AGE && rows > 0) {
-            return self.seal();
+            self.seal()?;
+            return Ok(true);
         }
-        Ok(None)
+        Ok(false)
+    }
+
+    /// Seals the open block when something is in it.
+    #[cfg(test)]
+    pub(crate) fn seal_some(&mut self) -> io::Result<()> {
+        if self.open.rows() > 0 { self.seal() } else { Ok(()) }
     }
 
     fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
@@ -262,8 +269,7 @@ impl Store {
         })
     }
 
-    /// Seals the open block, whatever is in it.
-    pub(crate) fn seal(&mut self) -> io::Result<Option<Dropped>> {
+    fn seal(&mut self) -> io::Result<()> {
         let block = self.open.encode(self.seal, true);
         let path = block_path(&self.dir, self.number);
         // First, so that a full disk leaves all as it is.
@@ -278,29 +284,22 @@ impl Store {
         let old = log_path(&self.dir, self.number);
         self.number += 1;
         self.log = log;
-        durable::remove(&old)?;
-        self.stay_within_budget()
+        durable::remove(&old)
     }
 
-    fn stay_within_budget(&mut self) -> io::Result<Option<Dropped>> {
-        let mut dropped: Option<Dropped> = None;
+    /// Removes the oldest block, unless it is the newest one.
+    pub(crate) fn drop_oldest(&mut self) -> io::Result<Option<Dropped>> {
         let numbers = numbers(&self.dir)?;
-        let mut oldest = numbers.iter().copied().peekable();
-        while self.extent.bytes > self.budget {
-            // The newest one stays, whatever the budget is.
-            let Some(number) = oldest.next().filter(|number| number + 1 < self.number) else { break };
-            let path = block_path(&self.dir, number);
-            let bytes = fs::metadata(&path)?.len();
-            let (from, to) = range_of(&self.dir, number).unwrap_or((0, 0));
-            durable::remove(&path)?;
-            self.extent.bytes = self.extent.bytes.saturating_sub(bytes);
-            self.extent.blocks = self.extent.blocks.saturating_sub(1);
-            self.extent.from = oldest.peek().and_then(|number| first_of(&self.dir, *number));
-            let all = dropped.get_or_insert(Dropped { blocks: 0, from, to });
-            all.blocks += 1;
-            all.to = to;
-        }
-        Ok(dropped)
+        let [oldest, next, ..] = numbers[..] else { return Ok(None) };
+        let path = block_path(&self.dir, oldest);
+        let bytes = fs::metadata(&path)?.len();
+        let (from, to) = range_of(&self.dir, oldest).unwrap_or((0, 0));
+        durable::remove(&path)?;
+        self.extent.bytes = self.extent.bytes.saturating_sub(bytes);
+        self.extent.blocks = self.extent.blocks.saturating_sub(1);
+        self.extent.from = first_of(&self.dir, next);
+        self.extent.removed = true;
+        Ok(Some(Dropped { blocks: 1, from, to }))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use vigie_kernel_events::Account;
+
 use super::field::{Field, Pattern};
 use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, What};
 use crate::table::{Process, Table};
@@ -10,6 +12,7 @@ use crate::table::{Process, Table};
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     record: &'a Record,
+    account: Account,
     table: &'a Table,
     /// The process as the table has it.
     process: Option<&'a Process>,
@@ -23,8 +26,13 @@ pub(crate) fn name_of(path: &[u8]) -> &[u8] {
 }
 
 impl<'a> Facts<'a> {
-    pub(crate) fn new(record: &'a Record, table: &'a Table, host: [u32; 4]) -> Self {
-        Self { record, table, process: table.get(record.who), host }
+    pub(crate) fn new(record: &'a Record, account: Account, table: &'a Table, host: [u32; 4]) -> Self {
+        Self { record, account, table, process: table.get(record.who), host }
+    }
+
+    /// Whose it is.
+    pub(crate) fn account(&self) -> Account {
+        self.account
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -1,8 +1,10 @@
-use vigie_kernel_events::File;
+use vigie_kernel_events::{Account, File};
 
 use super::*;
 use crate::record::{Program, Record, Run, What};
 use crate::table::Table;
+
+const ANN: Account = Account::user(1000);
 
 fn exec(path: &str, arguments: &[&str]) -> Record {
     let run = Run {
@@ -15,7 +17,7 @@ fn exec(path: &str, arguments: &[&str]) -> Record {
 
 fn fires(rules: &mut Rules, record: &Record) -> Vec<String> {
     let table = Table::default();
-    let facts = Facts::new(record, &table, [0; 4]);
+    let facts = Facts::new(record, ANN, &table, [0; 4]);
     rules.ask(&facts).iter().map(|fired| fired.rule.id.clone()).collect()
 }
 
@@ -52,7 +54,7 @@ fn the_same_again_is_counted_and_not_told() {
     assert!(fires(&mut rules, &record).is_empty());
     record.time += QUIET;
     let table = Table::default();
-    let facts = Facts::new(&record, &table, [0; 4]);
+    let facts = Facts::new(&record, ANN, &table, [0; 4]);
     let again: Vec<u64> = rules.ask(&facts).iter().map(|fired| fired.repeated).collect();
 
     assert_eq!(again, [1]);

@@ -1,0 +1,114 @@
+//! Connections and listening sockets: joins what the kernel tells of a socket piece by piece.
+
+use vigie_kernel_events::{Net, NetState};
+
+use super::{Engine, Sink};
+use crate::record::{Key, Outcome, Program, Record, Rights, Socket, SocketKind, What};
+
+/// Connections whose outcome is not known yet; beyond it the oldest of the account that has most is told without.
+pub(super) const MOST_PENDING: usize = 4096;
+/// TCP gives up after 127 s.
+const LONGEST_CONNECT: i64 = 130_000_000;
+
+/// Connections whose other end may be accepted on this host.
+const MOST_CONNECTED: usize = 1024;
+
+impl<S: Sink> Engine<S> {
+    pub(super) fn take_net(&mut self, net: Net) {
+        let time = self.unix(net.time);
+        match (net.state, &net.who) {
+            (NetState::Connecting, Some(who)) => {
+                let record = self.socket(SocketKind::Connect, &net, Some(who), time);
+                // The socket's connect before has no end that was told.
+                if let Some((account, (_, before))) = self.pending.remove(&net.socket) {
+                    self.tell(before, account);
+                }
+                if let Some((account, (_, oldest))) =
+                    self.pending.insert(net.socket, net.account, (time, record))
+                {
+                    self.tell(oldest, account);
+                }
+            }
+            (NetState::Connected | NetState::Failed, _) => {
+                let Some((account, (_, mut record))) = self.pending.remove(&net.socket) else { return };
+                if let What::Socket(socket) = &mut record.what {
+                    let open = net.state == NetState::Connected;
+                    socket.outcome = if open { Outcome::Open } else { Outcome::Refused };
+                    if open {
+                        socket.local = net.local;
+                        socket.local_port = net.local_port;
+                        self.connected.push_back(((net.local, net.local_port), record.who));
+                    }
+                }
+                if self.connected.len() > MOST_CONNECTED {
+                    self.connected.pop_front();
+                }
+                self.tell(record, account);
+            }
+            (NetState::Listening, Some(who)) => {
+                let record = self.socket(SocketKind::Listen, &net, Some(who), time);
+                let place = (net.net_namespace, net.local, net.local_port);
+                self.listeners.put(place, net.account, record.who);
+                self.listeners.opened(net.socket, place, net.account);
+                self.tell(record, net.account);
+            }
+            (NetState::Unlistening, _) => {
+                self.listeners.closed(net.socket);
+            }
+            (NetState::Accepted, _) => {
+                let mut record = self.socket(SocketKind::Accept, &net, None, time);
+                record.who =
+                    self.listeners.owner(net.net_namespace, net.local, net.local_port).unwrap_or_default();
+                let end = (net.remote, net.remote_port);
+                let peer = self.connected.iter().rev().find(|(local, _)| *local == end);
+                if let What::Socket(socket) = &mut record.what {
+                    socket.peer = peer.map(|(_, key)| *key).unwrap_or_default();
+                    if let Some(process) = self.table.get(record.who) {
+                        socket.program = Program::clone(&process.program);
+                        socket.rights = Rights::clone(&process.rights);
+                    }
+                }
+                self.tell(record, net.account);
+            }
+            (NetState::Connecting | NetState::Listening, None) => {}
+        }
+    }
+
+    fn socket(
+        &self,
+        kind: SocketKind,
+        net: &Net,
+        who: Option<&vigie_kernel_events::Identity>,
+        time: i64,
+    ) -> Record {
+        let key = who.map(|who| Key::new(who.pid, who.start)).unwrap_or_default();
+        // A child that runs no program of its own has its maker's.
+        let process = self
+            .table
+            .get(key)
+            .or_else(|| who.and_then(|who| self.table.get(Key::new(who.maker, who.maker_start))));
+        let program = process.map(|process| Program::clone(&process.program)).unwrap_or_default();
+        Record {
+            time,
+            who: key,
+            what: What::Socket(Box::new(Socket {
+                kind,
+                outcome: if kind == SocketKind::Connect { Outcome::Unanswered } else { Outcome::Open },
+                local: net.local,
+                local_port: net.local_port,
+                remote: net.remote,
+                remote_port: net.remote_port,
+                program,
+                rights: who.map(Rights::of).unwrap_or_default(),
+                peer: Key::default(),
+            })),
+        }
+    }
+
+    /// Tells connects that were never answered.
+    pub(super) fn expire(&mut self, now: i64) {
+        for (account, (_, record)) in self.pending.take_while(|(since, _)| now - since >= LONGEST_CONNECT) {
+            self.tell(record, account);
+        }
+    }
+}

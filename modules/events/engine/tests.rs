@@ -1,0 +1,91 @@
+//! One user's load and everybody else's records, on this host's kernel.
+
+#![expect(clippy::disallowed_methods, reason = "tests of the kernel run in real time only")]
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use vigie_kernel_events::{Kind as Told, Whose};
+
+use super::Engine;
+use crate::record::What;
+use crate::tests::{engine, search};
+
+const NOBODY: u32 = 65_534;
+
+/// Ends with the test, also when it fails.
+struct Flood(Vec<Child>);
+
+impl Flood {
+    /// Runs programs with arguments of 4 KiB, as fast as two shells can.
+    fn begin() -> Self {
+        let script = "while :; do /bin/true $0; done";
+        let one = |_| {
+            Command::new("/bin/sh")
+                .args(["-c", script, &"x".repeat(4000)])
+                .uid(NOBODY)
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("nobody runs a shell")
+        };
+        Self((0..2).map(one).collect())
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+#[test]
+fn a_user_who_runs_programs_as_fast_as_he_can_hides_nothing_of_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut engine, told)) = engine(dir.path(), json!({})) else { return };
+    let flood = Flood::begin();
+    let script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); /bin/true among-the-flood $i; done";
+    // The engine does not run meanwhile, as on a host that is busy, until the ring has no room for the flood.
+    let lost =
+        |engine: &Engine<crate::tests::Told>| engine.look().counters.lost_of(Told::Exec, Whose::Others);
+    while lost(&engine) == 0 {
+        std::thread::yield_now();
+    }
+    let of_root = Command::new("/bin/sh").args(["-c", script]).env_clear().status().expect("sh");
+    assert!(of_root.success());
+    drop(flood);
+    // One that is told says so within five seconds.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !told.alerts().iter().any(|alert| alert["whose"] == "others") {
+        assert!(Instant::now() < deadline, "the loss is not told");
+        engine.step(Duration::from_millis(100));
+    }
+
+    let history = dir.path().join("history");
+    let all = json!({"command": ["^/bin/true among-the-flood"], "limit": 1000});
+    let found = search(&history, engine.look().open, &all);
+    assert_eq!(found.hits.len(), 200);
+    let exits = search(&history, engine.look().open, &json!({"kind": ["exit"], "limit": 100_000}));
+    let ended = |who| exits.hits.iter().any(|hit| hit.record.who == who);
+    assert!(found.hits.iter().all(|hit| ended(hit.record.who)));
+    let counters = engine.look().counters;
+    let lost = |whose| Told::ALL.iter().map(|kind| counters.lost_of(*kind, whose)).sum::<u64>();
+    assert_eq!(lost(Whose::Trusted), 0);
+    // What was lost of the flood is in the history as that.
+    let losses = search(&history, engine.look().open, &json!({"kind": ["lost"]}));
+    let mut told_of = 0;
+    for hit in &losses.hits {
+        if let What::Lost { kind, count, .. } = &hit.record.what {
+            assert!(kind.ends_with(b"/others"), "{:?}", String::from_utf8_lossy(kind));
+            told_of += count;
+        }
+    }
+    assert!(0 < told_of && told_of <= lost(Whose::Others), "{told_of} of {}", lost(Whose::Others));
+    let alerts = told.alerts();
+    assert!(alerts.iter().all(|alert| alert["whose"] != "trusted"), "{alerts:?}");
+}
