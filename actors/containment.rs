@@ -133,7 +133,7 @@ impl Containment {
             };
             let applied = match &directory {
                 Some(directory) => limit(directory, controller, limits),
-                None => Err(io::Error::other("this host offers no such limit here")),
+                None => Err(io::Error::other("this limit is not available on this host")),
             };
             if let Err(error) = applied {
                 group.complain(controller, limits, &error.to_string());
@@ -229,7 +229,7 @@ fn make(directory: &Path) -> io::Result<()> {
         return Ok(());
     }
     fs::remove_dir(directory).ok();
-    Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} is no cgroup", directory.display())))
+    Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} is not a cgroup", directory.display())))
 }
 
 /// Sets what `limits` say of one controller.
@@ -355,7 +355,7 @@ impl Group {
             Controller::Cpu => limits.cpu_percent.map(|_| "cpu_percent"),
         };
         if let Some(key) = asked {
-            self.unlimited.push(format!("limits.{key} is not in force: {why}"));
+            self.unlimited.push(format!("limits.{key} is not enforced: {why}"));
         }
     }
 }

@@ -174,7 +174,7 @@ impl ControlServer {
             let idle = self.clients.iter().find(|(_, client)| !client.has_asked.get()).map(|(&id, _)| id);
             let Some(id) = idle.or_else(|| self.clients.keys().next().copied()) else { return };
             if let Some(client) = self.clients.remove(&id) {
-                debug!(self.log, "client makes room for another one"; "limit" => self.limits.clients);
+                debug!(self.log, "client disconnected in favour of another one"; "limit" => self.limits.clients);
                 client.session.abort();
             }
         }
@@ -188,7 +188,7 @@ fn possible(config: &LoadedConfig, log: &Logger) -> LimitsSection {
     // Too few for any were refused at the start; a reload that asks for more modules still serves a few clients.
     let clients = descriptors::clients_within(descriptors::limit(), modules).unwrap_or(FEWEST_CLIENTS);
     if clients < configured.clients {
-        warn!(log, "fewer clients than limits.clients are served, the limit of open files allows no more";
+        warn!(log, "fewer clients than limits.clients are served because of the limit of open files";
             "limit" => clients);
     }
     LimitsSection { clients: configured.clients.min(clients), ..configured }
@@ -270,12 +270,12 @@ impl Handler<LookAtSocket> for ControlServer {
         ctx.spawn(looking.into_actor(self).map(|looked, this, ctx| {
             let problem = match looked {
                 Ok(Some(Ok((listener, identity)))) => {
-                    warn!(this.log, "socket of the agent was gone, it was made again"; "socket" => ?this.path);
+                    warn!(this.log, "control socket was removed and has been recreated"; "socket" => ?this.path);
                     this.identity = identity;
                     if let Ok(listener) = UnixListener::from_std(listener) {
                         this.accept_on(listener, ctx);
                     }
-                    Some("it was removed and has been made again".to_owned())
+                    Some("it was removed and has been recreated".to_owned())
                 }
                 Ok(Some(Err(error))) => Some(ErrorChain(&error).to_string()),
                 Ok(None) | Err(_) => None,
@@ -300,7 +300,7 @@ async fn accept(listener: UnixListener, server: Addr<ControlServer>, log: Logger
             }
             Err(error) => {
                 if !failing {
-                    warn!(log, "cannot take a connection"; "error" => %error);
+                    warn!(log, "cannot accept a connection"; "error" => %error);
                     failing = true;
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -203,7 +203,7 @@ impl FleetLink {
         let text = ErrorChain(problem).to_string();
         self.replay_log(problem.is_of_replay_log().then(|| text.clone()));
         if self.problem.as_ref() != Some(&text) {
-            error!(self.log, "cannot join the fleet, trying again"; "error" => &text);
+            error!(self.log, "cannot join the fleet, retrying"; "error" => &text);
         }
         self.problem = Some(text);
         self.begin_later(ctx);
@@ -233,7 +233,7 @@ impl Handler<Ended> for FleetLink {
 
     fn handle(&mut self, Ended { number, problem }: Ended, ctx: &mut Self::Context) {
         if number == self.number {
-            error!(self.log, "the membership ended, beginning anew"; "error" => &problem);
+            error!(self.log, "the membership ended, joining again"; "error" => &problem);
             self.membership = None;
             self.replay_log(Some(problem.clone()));
             self.problem = Some(problem);
@@ -254,7 +254,7 @@ impl Handler<GetFleetStatus> for FleetLink {
             key: None,
             connected: false,
             policy_version: None,
-            problem: self.problem.clone().or_else(|| Some("the fleet is being joined".to_owned())),
+            problem: self.problem.clone().or_else(|| Some("joining the fleet".to_owned())),
             named: self.replay_unusable,
             alerts_sent: 0,
             alerts_waiting: 0,

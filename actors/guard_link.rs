@@ -122,7 +122,7 @@ async fn keep_guard(vigie: PathBuf, cgroups: Vec<PathBuf>, shared: Rc<Shared>, l
         if shared.done.get() {
             break;
         }
-        warn!(log, "guard is started again"; "component" => "guard", "reason" => &why);
+        warn!(log, "guard restarted"; "component" => "guard", "reason" => &why);
         shared.report(Some(why));
         let until = Instant::now() + RESTART_PAUSE;
         // Sessions that come and go meanwhile are in the next guard's first lines.
@@ -176,7 +176,7 @@ async fn converse(
     loop {
         let news = difference(&mut told, &shared.sessions.borrow());
         if !send(stdin, &news).await {
-            return "it does not read";
+            return "it does not read its input";
         }
         if shared.done.get() {
             send(stdin, "done\n").await;
@@ -189,7 +189,7 @@ async fn converse(
             () = sleep_until(next_question) => {
                 let mut answer = [0; 16];
                 if !send(stdin, "?\n").await {
-                    return "it does not read";
+                    return "it does not read its input";
                 }
                 match timeout(PATIENCE, stdout.read(&mut answer)).await {
                     Ok(Ok(read)) if read > 0 => shared.report(None),
@@ -198,7 +198,7 @@ async fn converse(
                         sleep(Duration::ZERO).await;
                         return "it ended";
                     }
-                    Err(_) => return "it does not answer",
+                    Err(_) => return "it does not respond",
                 }
                 next_question = Instant::now() + HEARTBEAT;
             }

@@ -40,7 +40,7 @@ impl LogKeeper {
         Box::pin(async move {
             let changed = work_threads::run(Lane::Config, move || change(&agent_log)).await;
             if let Ok(Err(error)) = changed {
-                error!(log, "log goes on as before"; "error" => %ErrorChain(&error));
+                error!(log, "log continues as before"; "error" => %ErrorChain(&error));
             }
         })
     }

@@ -286,7 +286,7 @@ async fn keep_socket(path: PathBuf, operators: Option<u32>, serving: Serving, tr
                     () = accepting => {}
                     () = until_gone(&path, made) => {}
                 }
-                format!("{path:?} was removed and is being made again")
+                format!("{path:?} was removed and is being recreated")
             }
             Err(error) => {
                 tokio::time::sleep(LISTEN_AGAIN).await;
@@ -344,7 +344,7 @@ async fn write_again_and_again(
             let written = match tokio::time::timeout(PATIENCE, &mut writing).await {
                 Ok(written) => written,
                 Err(_) => {
-                    troubles.set(&troubles.textfile, cannot("its disk does not answer"));
+                    troubles.set(&troubles.textfile, cannot("its disk does not respond"));
                     writing.await
                 }
             };

@@ -388,11 +388,11 @@ impl ModuleProcess {
                 self.reporter.raise(AgentCondition::HeartbeatMissed, detail);
             }
             (State::Stopping(_), State::Stopping(stage)) => {
-                debug!(self.log, "module is being ended"; "found" => ?stage);
+                debug!(self.log, "stopping module"; "found" => ?stage);
             }
             (_, State::Stopping(_)) => {
                 let reason = self.lifecycle.stop_reason().map(ToString::to_string).unwrap_or_default();
-                info!(self.log, "module is being ended"; "reason" => reason);
+                info!(self.log, "stopping module"; "reason" => reason);
                 tell(
                     &self.services.registry,
                     ModuleLifeChanged {
@@ -441,7 +441,7 @@ impl ModuleProcess {
             }
             Effect::IgnoreEcho => {
                 *self.counters.dropped.entry("wrong_nonce").or_default() += 1;
-                debug!(self.log, "echo of no heartbeat ignored");
+                debug!(self.log, "ignored an echo that matches no heartbeat");
             }
         }
     }

@@ -59,7 +59,7 @@ impl OwnAlerts {
                 Ok(Ok(_)) => {
                     work_threads::run(Lane::Log, move || agent_log.write_module_lines(&line).ok()).await.ok();
                 }
-                Ok(Err(refused)) => error!(log, "an alert of the agent is lost"; "error" => %refused),
+                Ok(Err(refused)) => error!(log, "an alert of the agent was lost"; "error" => %refused),
                 // The journal ends only with the agent.
                 Err(_) => {}
             }

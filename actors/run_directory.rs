@@ -41,7 +41,7 @@ pub enum DirectoryError {
         expected: u32,
     },
     /// Another agent holds the lock.
-    #[error("another agent runs on {path:?}: {holder}")]
+    #[error("another agent uses {path:?}: {holder}")]
     Held {
         /// The directory.
         path: PathBuf,
@@ -108,7 +108,7 @@ fn holder(file: &File) -> String {
         let (kind, pid, file) = (fields.next()?, fields.nth(2)?, fields.next()?);
         (kind == "FLOCK" && file.rsplit(':').next() == Some(inode.as_str())).then(|| pid.to_owned())
     });
-    pid.map_or_else(|| "it cannot be seen which".to_owned(), |pid| format!("process {pid}"))
+    pid.map_or_else(|| "its process is unknown".to_owned(), |pid| format!("process {pid}"))
 }
 
 #[cfg(test)]

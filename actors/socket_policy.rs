@@ -84,17 +84,18 @@ fn check_tcp(address: SocketAddr, rules: &SocketRules) -> Result<(), String> {
 /// When somebody else listens, or it cannot be known.
 pub(crate) async fn check_listener(address: SocketAddr, module: u32) -> Result<(), String> {
     let checked = work_threads::run(Lane::Modules, move || check_owner(address, module)).await;
-    checked.unwrap_or_else(|error| Err(format!("who listens is unknown: {error}")))
+    checked.unwrap_or_else(|error| Err(format!("the listening process is unknown: {error}")))
 }
 
 fn check_owner(address: SocketAddr, module: u32) -> Result<(), String> {
     let table = if address.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
-    let listeners = table.map_err(|error| format!("cannot read who listens on {address}: {error}"))?;
+    let listeners =
+        table.map_err(|error| format!("cannot determine which process listens on {address}: {error}"))?;
     let inode = listeners
         .iter()
         .find(|entry| entry.state == TcpState::Listen && entry.local_address == address)
         .map(|entry| entry.inode)
-        .ok_or_else(|| format!("nobody listens on {address}"))?;
+        .ok_or_else(|| format!("no process listens on {address}"))?;
     if holds_socket(module, inode) {
         Ok(())
     } else {
@@ -127,13 +128,13 @@ fn belongs_to(pid: i32, module: u32) -> bool {
 /// # Errors
 /// When somebody else listens, or it cannot be known.
 pub(crate) fn check_peer(stream: &impl AsFd, module: u32) -> Result<(), String> {
-    let peer =
-        getsockopt(stream, PeerCredentials).map_err(|error| format!("who listens is unknown: {error}"))?;
+    let peer = getsockopt(stream, PeerCredentials)
+        .map_err(|error| format!("the listening process is unknown: {error}"))?;
     if belongs_to(peer.pid(), module) {
         Ok(())
     } else {
         Err(format!(
-            "process {} of user {} listens there, not the module (process {module})",
+            "process {} of user {} listens there instead of the module (process {module})",
             peer.pid(),
             peer.uid()
         ))
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(own, Ok(SocketSpec::Tcp(address)));
         assert!(foreign.unwrap_err().contains("not the module's"));
         assert!(refusal("tcp:192.0.2.1:80", directory.path()).await.contains("not a loopback address"));
-        assert!(refusal(&format!("tcp:{address}"), directory.path()).await.contains("nobody listens"));
+        assert!(refusal(&format!("tcp:{address}"), directory.path()).await.contains("no process listens"));
     }
 
     #[test]
@@ -214,6 +215,6 @@ mod tests {
         let stream = UnixStream::connect(&path).unwrap();
 
         assert_eq!(check_peer(&stream, std::process::id()), Ok(()));
-        assert!(check_peer(&stream, 1).unwrap_err().contains("not the module"));
+        assert!(check_peer(&stream, 1).unwrap_err().contains("instead of the module"));
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct RegisterSocket {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RegisterRefused {
     /// Another module listens there.
-    #[error("socket {spec:?} is that of module {owner}")]
+    #[error("socket {spec:?} belongs to module {owner}")]
     Taken {
         /// The socket.
         spec: String,
@@ -50,7 +50,7 @@ pub(crate) enum RegisterRefused {
         owner: ModuleName,
     },
     /// The life that registers is over.
-    #[error("the process that registers it has been replaced by a newer one")]
+    #[error("the registering process was replaced by a newer one")]
     Stale,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum NoSocket {
     #[error("is not running")]
     Unknown,
     /// It has not registered a socket yet, or never does.
-    #[error("runs but has not registered a socket for queries")]
+    #[error("is running but has not registered a query socket")]
     NotRegistered,
     /// It is being ended.
     #[error("is being stopped")]
@@ -175,13 +175,13 @@ impl Handler<RegisterSocket> for SocketRegistry {
         let entry = match self.modules.get_mut(&register.module) {
             Some(entry) if entry.incarnation == register.incarnation && entry.life == Life::Living => entry,
             _ => {
-                debug!(self.log, "socket of a life that is over"; "module" => %register.module,
+                debug!(self.log, "ignored a socket of a previous process"; "module" => %register.module,
                     "incarnation" => register.incarnation.0);
                 return Err(RegisterRefused::Stale);
             }
         };
         if entry.socket.as_ref() != Some(&register.socket) {
-            info!(self.log, "module can be asked"; "module" => %register.module,
+            info!(self.log, "module can be queried"; "module" => %register.module,
                 "incarnation" => register.incarnation.0, "socket" => %register.socket.spec);
             entry.socket = Some(register.socket);
         }

@@ -76,13 +76,13 @@ pub(crate) enum RestartRefused {
     #[error("no persistent module {0} is configured")]
     Unknown(ModuleName),
     /// It runs once per query.
-    #[error("module {0} is a standard module, it runs only for a query")]
+    #[error("module {0} is a standard module, which runs only for a query")]
     Standard(ModuleName),
     /// It is switched off, or its configuration is invalid.
     #[error("module {module} cannot run: {reason}")]
     NotRunnable { module: ModuleName, reason: String },
     /// The new process could not be started.
-    #[error("module {module} was ended but its new process could not be started: {reason}")]
+    #[error("module {module} was stopped but could not be started again: {reason}")]
     NotStarted { module: ModuleName, reason: String },
     /// The agent is stopping.
     #[error("the agent is stopping")]

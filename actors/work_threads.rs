@@ -118,7 +118,7 @@ pub struct ThreadsError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotDone {
     /// More jobs of its kind wait than may.
-    #[error("too many jobs of this kind are queued already, perhaps behind a disk that does not respond")]
+    #[error("too many jobs of this kind are queued, possibly because a disk does not respond")]
     QueueFull,
     /// The job panicked, and a panic ends the agent.
     #[error("the job was aborted")]

@@ -10,7 +10,7 @@ use crate::query_flags::Parameters;
 /// `query accounts`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct AccountsFlags {
-    /// Parts of the answer [default: all but failures]
+    /// Parts of the result to return [default: all except failures]
     #[arg(long, value_name = "PART", value_parser = ["users", "groups", "sudo", "keys", "logins", "failures", "sessions"])]
     what: Vec<String>,
 
@@ -18,7 +18,7 @@ pub(crate) struct AccountsFlags {
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     user: Vec<String>,
 
-    /// Accounts with this number
+    /// Accounts with this user ID
     #[arg(long, value_name = "UID")]
     uid: Vec<u32>,
 
@@ -26,15 +26,15 @@ pub(crate) struct AccountsFlags {
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     group: Vec<String>,
 
-    /// Accounts that are root or may become it: by uid, sudo or group
+    /// Accounts that are root or can become root by UID, sudo or group
     #[arg(long)]
     privileged: bool,
 
-    /// Most logins and failures [default: 100]
+    /// Maximum number of logins and failures [default: 100]
     #[arg(long, value_name = "COUNT")]
     newest: Option<usize>,
 
-    /// Look at the system in this directory, such as a mounted image
+    /// Examine the system below this directory, such as a mounted image
     #[arg(long, value_name = "PATH")]
     root: Option<PathBuf>,
 }

@@ -97,7 +97,7 @@ impl Validity {
     pub(crate) fn problem(self, now: Timestamp) -> Option<String> {
         match self {
             Self { from: Some(from), .. } if from > now => {
-                Some(format!("validfrom: {from} is not reached yet"))
+                Some(format!("validfrom: {from} is in the future"))
             }
             Self { until: Some(Until::Moment(end)), .. } if end <= now => {
                 Some(format!("expireafter: {end} is in the past"))
@@ -106,7 +106,7 @@ impl Validity {
         }
     }
 
-    /// For how long it may still be begun.
+    /// Validity it may still be started.
     pub(crate) fn left(self, now: Timestamp) -> Option<Duration> {
         match self.until? {
             Until::Length(length) => Some(length),
@@ -127,7 +127,7 @@ pub(crate) struct Operation {
 enum ActionError {
     #[error("cannot read the action file {path:?}: {source}")]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{path:?} is larger than {MAX_FILE_BYTES} bytes, the most for an action file")]
+    #[error("{path:?} exceeds {MAX_FILE_BYTES} bytes, the limit for an action file")]
     TooLarge { path: PathBuf },
     #[error("{path:?}: {problem}")]
     Invalid { path: PathBuf, problem: Problem },
@@ -156,9 +156,9 @@ impl From<ActionError> for Failure {
             ActionError::TooLarge { .. } | ActionError::Invalid { .. } => Exit::Usage,
         };
         let hint = match error {
-            ActionError::Unreadable { .. } => "name a file that you may read",
+            ActionError::Unreadable { .. } => "give a file that you may read",
             _ => {
-                "nothing was asked; an action is {\"name\": TEXT, \"operations\": [{\"module\": NAME, \"parameters\": {…}}, …]}"
+                "nothing was run; an action is {\"name\": TEXT, \"operations\": [{\"module\": NAME, \"parameters\": {…}}, …]}"
             }
         };
         Self::new(exit, error.to_string(), hint)
@@ -199,7 +199,7 @@ pub(crate) fn run(
     make_printer: impl Fn(bool) -> Printer,
 ) -> Result<Exit, Failure> {
     let path = args.action.as_deref().ok_or_else(|| {
-        Failure::new(Exit::Usage, "neither a module nor an action file is named", "see `vigie query --help`")
+        Failure::new(Exit::Usage, "no module or action file given", "see `vigie query --help`")
     })?;
     let action = read(path)?;
     let file = path.display();
@@ -220,7 +220,9 @@ pub(crate) fn run(
     let work = || {
         running.ask(&connections, line, |number, answer| {
             show(number, action.operations[number - 1].module.as_str(), answer, &args.answer, &mut printer)?;
-            Ok(answer.as_ref().map_or(Exit::NotWell, |result| query::exit_of(result, fail_if_none)))
+            let exit = answer.as_ref().map_or(Exit::NotWell, |result| query::exit_of(result, fail_if_none));
+            // Exit codes of an action file do not tell why an operation failed.
+            Ok(if exit == Exit::Usage { Exit::NotWell } else { exit })
         })
     };
     match Interrupts::new() {
@@ -237,11 +239,11 @@ fn for_fleet(action: Action, file: &str, timeout: Option<Duration>) -> Result<fl
     let now = Timestamp::now();
     let Action { name, operations, validity, ignored, .. } = action;
     if let Some(problem) = validity.problem(now) {
-        let hint = "nothing was asked; change the file";
+        let hint = "nothing was run; correct the file";
         return Err(Failure::new(Exit::Usage, format!("{file}: {problem}"), hint));
     }
     if !ignored.is_empty() {
-        print::note(&format!("{file}: ignored, because you sign it anew: {}", ignored.join(", ")));
+        print::note(&format!("{file}: ignored, because you sign it again: {}", ignored.join(", ")));
     }
     let operations = operations.into_iter().map(Operation::signed).collect();
     let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| UNNAMED.to_owned());
@@ -414,7 +416,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Action, Problem> {
     let about = ["threat", "description"].iter().filter_map(|key| about(&take(key)?)).collect();
     let operations = take("operations").ok_or_else(|| wrong("operations: is missing"))?;
     if let Some(key) = fields.keys().find(|key| !IGNORED_KEYS.contains(&key.as_str())) {
-        return Err(Problem::Action(format!("{key}: is not a key of an action")));
+        return Err(Problem::Action(format!("{key}: unknown key of an action")));
     }
     let operations: Vec<Box<RawValue>> =
         read_as(&operations).ok_or_else(|| wrong("operations: must be a list"))?;
@@ -480,7 +482,7 @@ fn validity(from: Option<&RawValue>, until: Option<&RawValue>) -> Result<Validit
     let from = match from.map(|raw| text("validfrom", raw)).transpose()?.filter(|text| !text.is_empty()) {
         None => None,
         Some(text) => {
-            let time = text.parse().map_err(|_| format!("validfrom: {text:?} is no time in RFC 3339"))?;
+            let time = text.parse().map_err(|_| format!("validfrom: {text:?} is not an RFC 3339 time"))?;
             Some(time).filter(is_set)
         }
     };
@@ -491,7 +493,7 @@ fn validity(from: Option<&RawValue>, until: Option<&RawValue>) -> Result<Validit
             (_, Ok(moment)) => Some(moment).filter(is_set).map(Until::Moment),
             _ => {
                 return Err(format!(
-                    "expireafter: {text:?} is neither a time such as 1h nor one in RFC 3339"
+                    "expireafter: {text:?} is neither a duration such as 1h nor an RFC 3339 time"
                 ));
             }
         },
@@ -521,15 +523,14 @@ impl Action {
             let about: String = self.about.iter().map(|about| format!("; {about}")).collect();
             notes.push(format!("{name}{about}"));
         }
-        notes
-            .extend(self.validity.problem(now).map(|problem| format!("{problem}; it is asked all the same")));
+        notes.extend(self.validity.problem(now).map(|problem| format!("{problem}; the query is run anyway")));
         let mut ignored: Vec<&str> = self.ignored.iter().map(String::as_str).collect();
         if self.target.as_deref().is_some_and(|target| !target.is_empty()) {
             ignored.push("target (name one with -t)");
         }
         if !ignored.is_empty() {
             notes.push(format!(
-                "ignored, because this host is asked at once and signatures are not checked: {}",
+                "ignored, because the local agent runs the query at once without checking signatures: {}",
                 ignored.join(", ")
             ));
         }
@@ -557,7 +558,7 @@ fn parse_operation(operation: &RawValue) -> Result<Operation, String> {
         return Err("is_compressed: compressed parameters cannot be read; write them as JSON".to_owned());
     }
     match fields.keys().next() {
-        Some(key) => Err(format!("{key}: is not a key of an operation")),
+        Some(key) => Err(format!("{key}: unknown key of an operation")),
         None => Ok(Operation { module, parameters }),
     }
 }
@@ -642,14 +643,14 @@ mod tests {
             (r#"{"operations": {}}"#, "operations: must be a list"),
             (r#"{"operations": []}"#, "operations: is empty"),
             (r#"{"name": 1, "operations": [{"module": "a"}]}"#, "name: must be a text"),
-            (r#"{"targets": "", "operations": [{"module": "a"}]}"#, "targets: is not a key"),
+            (r#"{"targets": "", "operations": [{"module": "a"}]}"#, "targets: unknown key"),
             (r#"{"operations": [{"module": "a"}, 5]}"#, "operation 2: must be an object"),
             (r#"{"operations": [{"module": "a"}, {}]}"#, "operation 2: module: is missing"),
             (r#"{"operations": [{"module": 5}]}"#, "operation 1: module: must be a text"),
             (r#"{"operations": [{"module": "../a"}]}"#, "operation 1: module: "),
             (
                 r#"{"operations": [{"module": "a", "paramaters": {}}]}"#,
-                "operation 1: paramaters: is not a key",
+                "operation 1: paramaters: unknown key",
             ),
             (
                 r#"{"operations": [{"module": "a", "parameters": "H4sI", "is_compressed": true}]}"#,

@@ -85,8 +85,8 @@ pub(crate) fn hold_signals() -> SigSet {
 /// `agent`
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
-    /// The configuration file, in TOML, or in MIG's form when its name ends in .cfg [default: /etc/vigie/vigie.toml if
-    /// there is one]
+    /// The configuration file, in TOML, or in MIG's format if its name ends in .cfg [default:
+    /// /etc/vigie/vigie.toml if it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -136,8 +136,8 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
                 for problem in &problems {
                     print::problem(&problem.to_string());
                 }
-                let hint = "correct it and try it with `vigie check-config`";
-                Failure::new(Exit::Config, "the configuration is invalid, the agent does not start", hint)
+                let hint = "correct it and check it with `vigie check-config`";
+                Failure::new(Exit::Config, "the configuration is invalid; the agent does not start", hint)
             },
         )?;
     let agent = config.agent.agent.clone();
@@ -148,12 +148,8 @@ fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failu
         let opened = std::os::unix::fs::chown(&agent.run_dir, None, Some(group.gid.as_raw()))
             .and_then(|()| std::fs::set_permissions(&agent.run_dir, Permissions::from_mode(0o710)));
         opened.map_err(|error| {
-            let message = format!("cannot let the group {name} into {:?}: {error}", agent.run_dir);
-            Failure::new(
-                Exit::Permission,
-                message,
-                "run the agent as root, or leave agent.operators_group out",
-            )
+            let message = format!("cannot give the group {name} access to {:?}: {error}", agent.run_dir);
+            Failure::new(Exit::Permission, message, "run the agent as root, or remove agent.operators_group")
         })?;
     }
     // Modules of other users pass through to their own directory.
@@ -209,7 +205,7 @@ fn note_privacy(options: &LoadOptions, config: &LoadedConfig, log: &Logger) -> b
         return false;
     }
     if let Err(error) = privacy_memory::set(&agent.state_dir, agent.extraprivacymode) {
-        error!(log, "cannot note extra privacy mode on disk"; "error" => %error);
+        error!(log, "cannot store the state of extra privacy mode on disk"; "error" => %error);
     }
     options.remembers_privacy
 }
@@ -220,8 +216,9 @@ fn operators(name: &str) -> Result<Group, Failure> {
         Ok(Some(group)) => Ok(group),
         found => {
             let why = found.err().map_or_else(String::new, |error| format!(": {error}"));
-            let message = format!("agent.operators_group: there is no group {name:?} on this host{why}");
-            Err(Failure::new(Exit::Config, message, format!("make it with `groupadd --system {name}`")))
+            let message =
+                format!("agent.operators_group: the group {name:?} does not exist on this host{why}");
+            Err(Failure::new(Exit::Config, message, format!("create it with `groupadd --system {name}`")))
         }
     }
 }
@@ -235,7 +232,7 @@ fn directory_failure(error: &DirectoryError) -> Failure {
             "stop it first, or set agent.run_dir and agent.state_dir",
         ),
         DirectoryError::Unusable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            Failure::new(Exit::Permission, message, "run the agent as root, or set directories of your own")
+            Failure::new(Exit::Permission, message, "run the agent as root, or configure other directories")
         }
         DirectoryError::Unusable { .. } | DirectoryError::Foreign { .. } => {
             Failure::new(Exit::Config, message, "set agent.run_dir and agent.state_dir")
@@ -275,7 +272,7 @@ fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
     let modules = config.modules.iter().filter(|spec| runs(spec)).count();
     descriptors::clients_within(descriptors::limit(), modules).map_err(|error| unusable(&error))?;
     descriptors::hold_reserve().map_err(|error| {
-        Failure::new(Exit::Unavailable, format!("cannot hold back descriptors for modules: {error}"), hint)
+        Failure::new(Exit::Unavailable, format!("cannot reserve descriptors for modules: {error}"), hint)
     })
 }
 
@@ -284,7 +281,7 @@ fn reserve_descriptors(config: &LoadedConfig) -> Result<(), Failure> {
 fn log_panics(log: Logger) {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        crit!(log, "agent ends because of a bug in it"; "error" => ?panic.to_string());
+        crit!(log, "agent aborts because of an internal error"; "error" => ?panic.to_string());
         default(panic);
     }));
 }
@@ -409,7 +406,7 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         Failure::new(Exit::Unavailable, ErrorChain(error).to_string(), hint)
     };
     remote::install(Path::new(OWN_PROGRAM), &agent.state_dir.join("agent.lock"))
-        .map_err(|error| unusable(&error, "the agent's files are written by a process of its own"))?;
+        .map_err(|error| unusable(&error, "a separate process writes the agent's files"))?;
     let mut journal = AlertJournal::open(&agent.state_dir, config.agent.journal, log)
         .map_err(|error| unusable(&error, "see agent.state_dir in the configuration"))?;
     let sent_through = fleet_link::sent_through(config, journal.directory());
@@ -535,7 +532,7 @@ async fn stop(running: Running, log: &Logger) {
     running.server.send(CloseSocket).await.ok();
     running.supervisor.send(StopAll).await.ok();
     if running.journal.send(FlushJournal).timeout(FLUSH_TIMEOUT).await.is_err() {
-        warn!(log, "last alerts may not be on disk");
+        warn!(log, "the last alerts may not be on disk");
     }
     running.sinks.send(StopSinks).await.ok();
     running.guard.done().await;

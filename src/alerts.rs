@@ -16,6 +16,7 @@ use vigie_protocol::control::{AgentStatus, AlertRecord, JournalVerification, Mis
 use vigie_protocol::json;
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::severity::Severity;
+use vigie_protocol::suggestion;
 
 use crate::client::{Client, ClientError, PROMPT};
 use crate::exit::{Exit, Failure};
@@ -33,11 +34,11 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// `alerts`
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AlertsArgs {
-    /// Go on with new alerts as they are recorded; begins with the newest ten unless -n or --since says otherwise
+    /// Print new alerts as they are recorded, starting with the newest ten unless -n or --since is given
     #[arg(long, short = 'f')]
     pub(crate) follow: bool,
 
-    /// Only alerts of this age or younger (1h, 2days), or recorded at this RFC 3339 time or later
+    /// Only alerts within this period (1h, 2days), or recorded since this RFC 3339 time
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
 
@@ -45,31 +46,31 @@ pub(crate) struct AlertsArgs {
     #[arg(long, value_name = "MODULE")]
     pub(crate) module: Option<ModuleName>,
 
-    /// Only alerts at least so severe; low also shows the records that only prove that alerts arrive
+    /// Only alerts of at least this severity; low includes the records that only prove that alerts arrive
     #[arg(long, value_name = "LEVEL", value_parser = severity)]
     pub(crate) severity: Option<Severity>,
 
-    /// Only the newest so many
+    /// Only the newest COUNT alerts
     #[arg(long, short = 'n', value_name = "COUNT")]
     pub(crate) lines: Option<usize>,
 
-    /// Print JSON, one alert a line, with what the module said as an object in the key alert
+    /// Print JSON, one alert per line, with the module's message as an object in the key alert
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Print JSON with what the module said as a text in the key message, as it is recorded
+    /// Print JSON with the module's message as recorded, a string in the key message
     #[arg(long)]
     pub(crate) raw: bool,
 
-    /// Prove the journal instead: every checksum, every link and the whole chain; prints the chain's head
+    /// Verify the journal instead: every checksum, every link and the whole chain; print the chain's head
     #[arg(long, conflicts_with_all = ["follow", "since", "module", "lines", "target"])]
     pub(crate) verify: bool,
 
-    /// With --verify: the directory of a journal that no agent is working on (agent.state_dir/journal, or a copy)
+    /// With --verify: the directory of a journal that no agent is using (agent.state_dir/journal, or a copy)
     #[arg(long, value_name = "DIR", requires = "verify")]
     pub(crate) journal: Option<PathBuf>,
 
-    /// The alerts of all agents of the fleet for which this is true, see docs/targets.md
+    /// Show the alerts of all agents of the fleet that match this expression; see docs/targets.md
     #[arg(long, short = 't', value_name = "EXPR")]
     pub(crate) target: Option<String>,
 
@@ -79,7 +80,7 @@ pub(crate) struct AlertsArgs {
 
 /// Reads `low`, `medium`, `high` or `critical`.
 fn severity(text: &str) -> Result<Severity, String> {
-    Severity::from_name(text).ok_or_else(|| "it is low, medium, high or critical".to_owned())
+    Severity::from_name(text).ok_or_else(|| "expected low, medium, high or critical".to_owned())
 }
 
 /// Carries out `alerts`.
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &AlertsArgs, socket: &Path, printer: &mut Printer) -> Re
                 let recorded = wait_for_agent(socket)?;
                 print::note("the agent is back");
                 if progress.restarts_at(recorded) {
-                    print::note("its journal was begun anew; showing it from its start");
+                    print::note("its journal was recreated; showing it from the start");
                 }
             }
         }
@@ -127,7 +128,8 @@ fn check_module(module: &ModuleName, status: &AgentStatus) -> Result<(), Failure
     }
     let known: Vec<&str> = status.modules.iter().map(|known| known.name.as_str()).collect();
     let message = format!("no module {module} is configured; there are: {}", known.join(", "));
-    Err(Failure::new(Exit::Usage, message, "leave --module out to see the alerts of all modules"))
+    let hint = suggestion::hint(module.as_str(), known, "omit --module to see the alerts of all modules");
+    Err(Failure::new(Exit::Usage, message, hint))
 }
 
 /// Proves the journal: asks the agent, or reads a directory when no agent runs on it.
@@ -135,7 +137,7 @@ fn verify(directory: Option<&Path>, socket: &Path, printer: &mut Printer) -> Res
     let found = match directory {
         Some(directory) => vigie_journal::verify(directory, None).map_err(|error| {
             let message = format!("cannot read the journal in {directory:?}: {error}");
-            Failure::new(Exit::Io, message, "name the directory that holds alerts-NUMBER.jsonl")
+            Failure::new(Exit::Io, message, "give the directory that contains alerts-NUMBER.jsonl")
         })?,
         None => {
             let mut client = Client::connect(socket)?;
@@ -160,27 +162,25 @@ fn verify(directory: Option<&Path>, socket: &Path, printer: &mut Printer) -> Res
 /// What a proof found, for people.
 fn verified(found: &JournalVerification) -> Vec<String> {
     let mut lines = vec![if found.is_whole() {
-        format!("the journal is whole: {} alerts, numbers {} to {}", found.alerts, found.first, found.last)
+        format!("the journal is intact: {} alerts, numbers {} to {}", found.alerts, found.first, found.last)
     } else {
         format!(
-            "the journal is NOT as it was written: {} alerts are missing, {} pieces are damaged, {} links are broken",
+            "the journal was ALTERED: {} alerts missing, {} damaged sections, {} broken links",
             found.missing, found.damaged, found.broken
         )
     }];
     lines.extend(found.problems.iter().map(|problem| format!("  {}", safe(problem))));
-    lines.push(format!("proved by the chain: {} batches", found.proved_batches));
+    lines.push(format!("verified by the chain: {} batches", found.proved_batches));
     if found.thinned_batches > 0 {
-        lines.push(format!(
-            "proved in part, because others were deleted to make room: {}",
-            found.thinned_batches
-        ));
+        lines
+            .push(format!("verified in part, because retention deleted the rest: {}", found.thinned_batches));
     }
     if found.unproved_alerts > 0 {
-        lines.push(format!("alerts of a version that wrote no checksums: {}", found.unproved_alerts));
+        lines.push(format!("alerts of a version without checksums: {}", found.unproved_alerts));
     }
     if !found.deleted.is_empty() {
         let deleted = found.deleted.iter().map(|(severity, count)| format!("{count} {}", safe(severity)));
-        lines.push(format!("deleted to make room: {}", deleted.collect::<Vec<_>>().join(", ")));
+        lines.push(format!("deleted by retention: {}", deleted.collect::<Vec<_>>().join(", ")));
     }
     lines.push(format!("head after alert {}: {}", found.last, safe(&found.head)));
     lines
@@ -396,8 +396,8 @@ fn moment(text: &str, now: SystemTime) -> Result<String, Failure> {
     text.parse::<Timestamp>().map(|moment| moment.to_string()).map_err(|_| {
         Failure::new(
             Exit::Usage,
-            format!("--since {text:?} is neither an age nor a time"),
-            "write an age such as 90s, 1h or 2days, or a time such as 2026-11-23T06:00:00Z",
+            format!("--since {text:?} is neither a duration nor a time"),
+            "use a duration such as 90s, 1h or 2days, or a time such as 2026-11-23T06:00:00Z",
         )
     })
 }

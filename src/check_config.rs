@@ -27,11 +27,11 @@ pub(crate) struct Checked {
 /// `check-config`
 #[derive(Debug, Args)]
 pub(crate) struct CheckConfigArgs {
-    /// The configuration file [default: the one that the agent would read]
+    /// The configuration file [default: the file that the agent would read]
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
-    /// Print problems as JSON, one a line
+    /// Print problems as JSON, one per line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -77,8 +77,10 @@ fn count(problems: usize) -> String {
 
 /// What a valid configuration is good for.
 fn render(checked: &Checked) -> String {
-    let file =
-        checked.path.as_ref().map_or("there is no file; the defaults".into(), |path| path.to_string_lossy());
+    let file = checked
+        .path
+        .as_ref()
+        .map_or("no configuration file; using the defaults".into(), |path| path.to_string_lossy());
     let modules =
         if checked.modules.is_empty() { "no module".to_owned() } else { checked.modules.join(", ") };
     format!("{}: valid; starts {}", safe(&file), safe(&modules))

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 
 use crate::print::ColorWhen;
-use crate::query::arguments::with_target;
+use crate::query::arguments::{misspelled, with_target};
 
 /// What `--version` says; an installed program also names its commit.
 const VERSION: &str = match option_env!("VIGIE_BUILD_VERSION") {
@@ -23,19 +23,20 @@ const VERSION: &str = match option_env!("VIGIE_BUILD_VERSION") {
     after_help = "\
 Examples:
   vigie agent                              run the agent in the foreground
-  vigie status                             how the agent and its modules are
-  vigie query fswatch                      ask a module
+  vigie status                             health of the agent and its modules
+  vigie query fswatch                      query a module
   vigie alerts -f                          follow the alerts
 
-Output is a table on a terminal and JSON otherwise. Exit codes: 0 done, 64 wrong usage,
+Output is a table on a terminal and JSON otherwise. Exit codes: 0 success, 64 usage error,
 69 agent or module not reachable, 70 bug, 77 not permitted, 78 invalid configuration."
 )]
 pub(crate) struct Cli {
-    /// The agent's socket
+    /// Path of the agent's control socket
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "run_dir")]
     pub(crate) socket: Option<PathBuf>,
 
-    /// The agent's run directory, which holds its socket [default: /run/vigie, without root $XDG_RUNTIME_DIR/vigie]
+    /// The agent's run directory, which contains its control socket [default: /run/vigie; for users other
+    /// than root $XDG_RUNTIME_DIR/vigie]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
 
@@ -43,7 +44,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorWhen,
 
-    /// Print for people even when the output is not a terminal
+    /// Print human-readable output even when standard output is not a terminal
     #[arg(long, global = true)]
     pub(crate) human: bool,
 
@@ -66,70 +67,69 @@ pub(crate) enum Command {
     /// Run the agent in the foreground
     #[command(after_help = "\
 Examples:
-  vigie agent                              with /etc/vigie/vigie.toml, or the defaults
+  vigie agent                              use /etc/vigie/vigie.toml, or the defaults if it does not exist
   vigie agent --config ./vigie.toml
 
-SIGHUP reads the configuration again, SIGTERM stops modules and agent.
-Exit codes: 0 stopped, 75 another agent runs on the same directory, 78 invalid configuration.")]
+SIGHUP reloads the configuration; SIGTERM stops the modules and the agent.
+Exit codes: 0 stopped, 75 another agent uses the same directory, 78 invalid configuration.")]
     Agent(crate::agent::AgentArgs),
 
-    /// Check a configuration and its modules' files; starts nothing
+    /// Check a configuration and the modules' files without starting anything
     #[command(after_help = "\
 Examples:
-  vigie check-config                       the file that the agent would read
+  vigie check-config                       check the file that the agent would read
   vigie check-config ./vigie.toml
 
-Each problem is printed as FILE:LINE: KEY: WHAT IS WRONG. Exit codes: 0 valid, 78 invalid.")]
+Each problem is printed as FILE:LINE: KEY: DESCRIPTION. Exit codes: 0 valid, 78 invalid.")]
     CheckConfig(crate::check_config::CheckConfigArgs),
 
-    /// Show how the agent and its modules are
+    /// Show the health of the agent and its modules
     #[command(after_help = "\
 Examples:
   vigie status
-  vigie status --watch                     again every two seconds, over restarts of the agent
+  vigie status --watch                     refresh every two seconds, even while the agent restarts
   vigie status --json | jq .health
 
-Exit codes: 0 healthy, 1 degraded or failed, 3 no agent runs.")]
+Exit codes: 0 healthy, 1 degraded or failed, 3 no agent is running.")]
     Status(crate::status::StatusArgs),
 
-    /// Watch the agent, its modules, sinks and alerts on the whole terminal
+    /// Monitor the agent, its modules, sinks and alerts full-screen
     #[command(after_help = "\
 Examples:
   vigie top
   vigie top --interval 500ms
 
-Keys: q quit, arrows choose, Tab next part, Enter look into a module, sink, condition or alert, Esc back;
-l, t and c show a module's log, its messages and its conditions. What a module and the agent say to each
-other is shown to root and the agent's user only. Without a terminal the exit code is 64; programs read
-`vigie status --json`.")]
+Keys: q quit, arrows select, Tab next pane, Enter open a module, sink, condition or alert, Esc back;
+l, t and c show a module's log, messages and conditions. Only root and the agent's user see the messages
+between a module and the agent. Without a terminal the exit code is 64; scripts use `vigie status --json`.")]
     Top(crate::top::TopArgs),
 
-    /// Show the configuration, or what it may be
+    /// Show the configuration or its schema
     #[command(subcommand)]
     Config(crate::config_view::ConfigCommand),
 
-    /// Collect what helps to find a fault in one archive, without what must not be shown
+    /// Collect troubleshooting data in one archive, with sensitive values removed
     #[command(after_help = "\
 Examples:
   vigie diagnostics
   vigie diagnostics --include details --include log --out /tmp/vigie.tar.gz
 
-By default only numbers, switches and words of catalogues are shown; MANIFEST.json says what is in the archive and
-how much is hidden. Read it before you give it away.")]
+By default the archive contains only numbers, booleans and catalogue names. MANIFEST.json lists its contents and how
+many values were hidden. Review the archive before you share it.")]
     Diagnostics(crate::diagnostics::DiagnosticsArgs),
 
-    /// Look for what keeps an agent from doing its work here, and say what to do
+    /// Check this host for problems that affect the agent, and suggest remedies
     #[command(after_help = "\
 Examples:
   vigie doctor
   vigie doctor --only fleet --only host.disk
   vigie doctor --json | jq -r 'select(.status == \"fail\").remedy'
 
-It runs without an agent too. Exit codes: 0 nothing is wrong, 1 something is to be done or not known,
-2 a promise is broken.")]
+It also works without a running agent. Exit codes: 0 no problem found, 1 warnings or checks without a
+result, 2 at least one check failed.")]
     Doctor(crate::doctor::DoctorArgs),
 
-    /// Print how the agent is as metrics for Prometheus
+    /// Print the agent's health as Prometheus metrics
     #[command(after_help = "\
 Examples:
   vigie metrics
@@ -137,27 +137,30 @@ Examples:
   vigie metrics --out /var/lib/prometheus/node-exporter/vigie.prom
   curl --unix-socket /run/vigie/metrics.sock http://localhost/metrics
 
-The agent itself can serve them and write the file: [metrics] in its configuration.")]
+The agent can also serve the metrics and write the file itself: see [metrics] in its configuration.")]
     Metrics(crate::metrics::MetricsArgs),
 
-    /// Ask a module
+    /// Query a module
     #[command(after_help = "\
 Examples:
   vigie query fswatch
   vigie query examplepersist --param string=hello
   vigie query netstat --connected-ip 10.0.0.0/8 --listening-port 22 --namespaces
   vigie query netstat --json-params '{\"connectedip\": [\"10.0.0.0/8\"]}' --timeout 10s --json
-  vigie query -i action.json               every operation of a file
+  vigie query -i action.json               run every operation of a file
 
-A module of your own takes its parameters with --param and --json-params. An action file holds
+External modules take their parameters with --param and --json-params. An action file contains
 {\"name\": TEXT, \"operations\": [{\"module\": NAME, \"parameters\": {…}}, …]}.
 
-Exit codes: 0 the module succeeded, 1 it answered that it did not, or found nothing with
---fail-if-none, 2 nothing was found, but not everything was examined: it is not known, 64 no such
-module or a wrong action file, 69 the agent or the module cannot be reached, 77 this user may not
-ask the agent. With an action file: 0 every operation succeeded, 1 one did not or could not be
-asked, 2 one of them does not know. With --target: 3 some agents have not answered, 4 some failed
-or refused.")]
+Exit codes:
+  0   success
+  1   the module reported a failure, or found nothing with --fail-if-none
+  2   nothing was found, but not everything could be examined
+  64  usage error, such as an unknown module, a rejected parameter or an invalid action file
+  69  the agent or the module cannot be reached
+  77  this user may not query the agent
+With an action file: 0 every operation succeeded, 1 an operation failed or could not be run, 2 the result of
+an operation is incomplete. With --target: 3 some agents have not answered, 4 some failed or refused.")]
     Query(Box<crate::query::arguments::QueryArgs>),
 
     /// Build queries step by step, with completion and history
@@ -167,50 +170,50 @@ Examples:
   printf 'module netstat\\nset listening-port 22\\nshow\\nrun\\n' | vigie console
 
 Commands: module NAME, set FLAG [VALUE…], unset FLAG, show, run, json on|off, help, quit. Flags and
-values are those of `vigie query MODULE`. The history is in $XDG_STATE_HOME/vigie/console_history;
-a line that begins with a blank stays out of it. Without a terminal commands are read from standard
-input, and the exit code is 1 when one of them failed.")]
+values are those of `vigie query MODULE`. The history is kept in $XDG_STATE_HOME/vigie/console_history;
+lines that begin with a space are not recorded. Without a terminal, commands are read from standard
+input, and the exit code is 1 if any of them failed.")]
     Console,
 
     /// Show recorded alerts, oldest first
     #[command(after_help = "\
 Examples:
   vigie alerts -n 20
-  vigie alerts -f                          the newest ten, then new ones, over restarts of the agent
+  vigie alerts -f                          the newest ten, then new ones, even while the agent restarts
   vigie alerts --since 1h --module fswatch --severity high
   vigie alerts --since 2026-11-23T00:00:00Z --json
-  vigie alerts --verify                    prove that nothing was changed or erased
+  vigie alerts --verify                    verify that nothing was changed or erased
 
-Where alerts are missing, a line says how many and why. Exit codes: 0 all is there, or was deleted to
-make room; 1 alerts are missing, or the journal is not as it was written.")]
+Gaps are shown with the number of missing alerts and the reason. Exit codes: 0 complete, or trimmed by
+retention; 1 alerts are missing, or the journal was altered.")]
     Alerts(crate::alerts::AlertsArgs),
 
-    /// Work with modules
+    /// List, restart, trace, create and test modules
     #[command(subcommand)]
     Module(crate::module_commands::ModuleCommand),
 
-    /// Work with sinks: where alerts are sent to
+    /// List and test sinks, the receivers of alerts
     #[command(subcommand)]
     Sink(crate::sink::SinkCommand),
 
-    /// Work with a fleet: set it up, let hosts in, sign what is asked
+    /// Set up and run a fleet: hosts, policy, signed actions
     Fleet(Box<crate::fleet::cli::FleetArgs>),
 
-    /// Make the agent read its configuration again
+    /// Make the agent reload its configuration
     #[command(after_help = "\
 Examples:
-  vigie reload --dry-run                   say what would change
+  vigie reload --dry-run                   show what would change
   vigie reload
 
-An invalid configuration changes nothing. Every module says whether it took the new one. Exit codes:
-0 in force everywhere, 1 a module refused it or did not answer, 78 invalid.")]
+An invalid configuration changes nothing. Every module confirms or rejects the new one. Exit codes:
+0 in force everywhere, 1 a module rejected it or did not answer, 78 invalid.")]
     Reload(crate::reload::ReloadArgs),
 
-    /// Make rules of other tools into rules for events and fswatch
+    /// Convert rules of other tools for events and fswatch
     #[command(subcommand)]
     Rules(crate::rules::RulesCommand),
 
-    /// Explain a name from the status, the log or an answer
+    /// Explain a condition or reason that status, log or a result names
     #[command(after_help = "\
 Examples:
   vigie explain                            list all names
@@ -234,7 +237,7 @@ Examples:
   vigie man | man -l -
   vigie man --out /usr/local/share/man/man8")]
     Man {
-        /// Write one page for each command into this directory
+        /// Write one page per command to this directory
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
@@ -251,13 +254,17 @@ Examples:
 impl Cli {
     /// Reads the command line, including what the definitions above cannot say.
     pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let cli = Self::try_parse_from(with_target(arguments.into_iter().collect()))?;
+        let arguments = with_target(arguments.into_iter().collect());
+        let cli = Self::try_parse_from(&arguments).map_err(|error| match misspelled(&arguments) {
+            Some(message) => Self::command().error(ErrorKind::UnknownArgument, message),
+            None => error,
+        })?;
         let module = cli.persist.is_some() || cli.standard.is_some();
         match &cli.command {
             Some(Command::Query(args)) if args.action.is_none() && args.target.is_none() => {
                 Err(Self::command().error(
                     ErrorKind::MissingSubcommand,
-                    "name a module (vigie query MODULE) or an action file (vigie query -i FILE); see vigie query --help",
+                    "give a module (vigie query MODULE) or an action file (vigie query -i FILE); see vigie query --help",
                 ))
             }
             Some(_) if module => Err(Self::command()
@@ -356,6 +363,16 @@ mod tests {
         let Some(QueryTarget::Other { module, options }) = args.target else { panic!("not by name") };
         assert_eq!((module.as_str(), options.answer.timeout), ("mine", Some(Duration::from_secs(5))));
         assert_eq!(options.parameters, ["a=-i"]);
+    }
+
+    #[test]
+    fn a_misspelled_module_with_flags_is_told_which_one_was_meant() {
+        let error = read(&["query", "netsat", "--listening-port", "22"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean \"netstat\"?"), "{error}");
+
+        let error = read(&["query", "scanner", "--depth", "3"]).unwrap_err().to_string();
+        assert!(error.contains("unexpected argument '--depth'"), "{error}");
+        assert!(error.contains("Usage: vigie query [OPTIONS] <MODULE>"), "{error}");
     }
 
     #[test]

@@ -21,11 +21,11 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(15);
 pub(crate) enum ClientError {
     #[error("no agent answers at {path:?}")]
     NotRunning { path: PathBuf },
-    #[error("user {uid} may not talk to the agent at {path:?}")]
+    #[error("user {uid} may not use the agent at {path:?}")]
     NotPermitted { path: PathBuf, uid: u32 },
     #[error("cannot connect to the agent at {path:?}: {source}")]
     NotConnected { path: PathBuf, source: io::Error },
-    #[error("the connection to the agent broke: {source}")]
+    #[error("the connection to the agent failed: {source}")]
     Broken { source: io::Error },
     #[error("the agent closed the connection")]
     Closed,
@@ -50,10 +50,10 @@ impl From<ClientError> for Failure {
         let (exit, hint) = match error {
             ClientError::NotRunning { .. } => (
                 Exit::Unavailable,
-                "start it with `systemctl start vigie` or `vigie agent`, or say where its socket is with --run-dir DIR or --socket PATH".to_owned(),
+                "start it with `systemctl start vigie` or `vigie agent`, or give its socket with --run-dir DIR or --socket PATH".to_owned(),
             ),
             ClientError::NotPermitted { .. } => {
-                let hint = "ask as root or as the user that runs the agent; or have root put you into the group that agent.operators_group names in its configuration";
+                let hint = "run the command as root or as the agent's user, or ask an administrator to add you to the group in agent.operators_group";
                 (Exit::Permission, hint.to_owned())
             }
             ClientError::NotConnected { .. } => {
@@ -66,7 +66,7 @@ impl From<ClientError> for Failure {
                 (Exit::Unavailable, "the agent is overloaded or stopped; see its log and its process".to_owned())
             }
             ClientError::Garbled { .. } => {
-                (Exit::Internal, "client and agent may be of different versions; compare `vigie --version` with `vigie status`".to_owned())
+                (Exit::Internal, "client and agent may have different versions; compare `vigie --version` with `vigie status`".to_owned())
             }
             ClientError::Refused(reply) => (exit_of(&reply.kind), reply.hint),
         };
@@ -152,7 +152,7 @@ impl Client {
         }
         if line.last() != Some(&b'\n') {
             return Err(if line.len() as u64 == MAX_REPLY_BYTES {
-                ClientError::Garbled { reason: format!("it is longer than {MAX_REPLY_BYTES} bytes") }
+                ClientError::Garbled { reason: format!("it exceeds {MAX_REPLY_BYTES} bytes") }
             } else {
                 ClientError::Closed
             });
@@ -189,7 +189,7 @@ pub(crate) fn unexpected(reply: &Reply) -> Failure {
 /// The same, for those who look at it themselves.
 pub(crate) fn misfit(reply: &Reply) -> ClientError {
     let text: String = format!("{reply:?}").chars().take(200).collect();
-    ClientError::Garbled { reason: format!("it does not fit the request: {text}") }
+    ClientError::Garbled { reason: format!("it does not match the request: {text}") }
 }
 
 #[cfg(test)]

@@ -19,14 +19,14 @@ pub(crate) use manual::page;
 /// `config`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Show every key with its value, as the agent would read it
+    /// Show every key and the value that the agent would use
     #[command(after_help = "\
 Examples:
   vigie config show
-  vigie config show --origin               which file and line sets a key, or that it is the default
+  vigie config show --origin               show the file and line that set each key, or \"default\"
   vigie config show --json | jq -r 'select(.origin != \"default\").key'
 
-The output is TOML. Values of [module.env] are not shown, they may be secrets. Exit codes: 0 valid, 78 invalid.")]
+The output is TOML. Values in [module.env] are hidden because they may be secrets. Exit codes: 0 valid, 78 invalid.")]
     Show(ShowArgs),
 
     /// Print the JSON Schema of the configuration file, for editors
@@ -37,15 +37,15 @@ The output is TOML. Values of [module.env] are not shown, they may be secrets. E
 /// `config show`
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// The configuration file [default: the one that the agent would read]
+    /// The configuration file [default: the file that the agent would read]
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
-    /// Show where each value comes from
+    /// Show the origin of each value
     #[arg(long)]
     pub(crate) origin: bool,
 
-    /// Print JSON, one key a line
+    /// Print JSON, one key per line
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -132,7 +132,7 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
         if let Some(target) = &options.fleet.target {
             return match fleet::ask::run(&question.into(), target, &options.fleet, &mut self.printer)? {
                 Exit::Ok => Ok(()),
-                exit => Err(Failure::new(exit, "not every agent has answered well", "")),
+                exit => Err(Failure::new(exit, "not every agent succeeded", "")),
             };
         }
         let mut client = Client::connect(self.socket)?;
@@ -142,11 +142,11 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
         match query::exit_of(&result, options.answer.fail_if_none) {
             Exit::Ok => Ok(()),
             Exit::NotKnown => {
-                let what = format!("{module} found nothing, and did not examine everything");
+                let what = format!("{module} found nothing but did not examine everything");
                 Err(Failure::new(Exit::NotKnown, what, ""))
             }
             _ if result.success => Err(Failure::new(Exit::NotWell, format!("{module} found nothing"), "")),
-            _ => Err(Failure::new(Exit::NotWell, format!("{module} did not succeed"), "")),
+            _ => Err(Failure::new(Exit::NotWell, format!("{module} failed"), "")),
         }
     }
 
@@ -160,7 +160,7 @@ impl<P: Fn(bool) -> Printer> Console<'_, P> {
         }
         self.printer.line(commands.text(room, paint).trim_end())?;
         self.printer
-            .line("'…' and \"…\" hold a value together. Tab completes, the arrows go through the history.")?;
+            .line("Quote values with '…' or \"…\". Tab completes, the arrow keys browse the history.")?;
         let Some(module) = self.session.module() else { return Ok(()) };
         let heading = format!("FLAG OF {}", module.as_str().to_uppercase());
         let mut flags = Table::simple(&[&heading, "MEANS"]);
@@ -223,7 +223,7 @@ fn interact<P: Fn(bool) -> Printer>(mut console: Console<'_, P>) -> Result<Exit,
     let history = history_file(|name| std::env::var_os(name).map(PathBuf::from)).filter(|path| {
         let prepared = prepare(path).map_err(ReadlineError::Io).and_then(|()| editor.load_history(path));
         if let Err(error) = &prepared {
-            print::note(&format!("there is no history, because {path:?} cannot be used: {error}"));
+            print::note(&format!("no history: {path:?} cannot be used: {error}"));
         }
         prepared.is_ok()
     });

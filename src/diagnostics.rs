@@ -32,15 +32,16 @@ const LOG_BYTES: u64 = 8 << 20;
 /// `diagnostics`
 #[derive(Debug, Args)]
 pub(crate) struct DiagnosticsArgs {
-    /// The archive, which must not be there yet [default: vigie-diagnostics-TIME.tar.gz here]
+    /// The archive to create; it must not exist yet [default: vigie-diagnostics-TIME.tar.gz in the current
+    /// directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 
-    /// Do not hide this; may be given again
+    /// Do not hide this kind of data; may be repeated
     #[arg(long, value_name = "WHAT")]
     pub(crate) include: Vec<Shareable>,
 
-    /// The configuration file [default: the one that the agent would read]
+    /// The configuration file [default: the file that the agent would read]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -52,13 +53,13 @@ pub(crate) struct DiagnosticsArgs {
 /// What a person can decide to share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shareable {
-    /// Sentences of conditions, problems and findings, which can name files and commands
+    /// Texts of conditions, problems and findings, which can name files and commands
     Details,
-    /// Names and values of tags
+    /// Tag names and values
     Tags,
     /// Names of this host, its fleet and its groups
     Names,
-    /// The agent's log as it is, its last 8 MiB
+    /// The last 8 MiB of the agent's log, unmodified
     Log,
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &DiagnosticsArgs, socket: &Path, printer: &mut Printer) 
     let manifest = bundle.manifest(&now.to_string());
     let archive = bundle.archive(&manifest)?;
     let unwritable = |error: std::io::Error| {
-        let hint = "name a file that is not there yet with --out";
+        let hint = "give a file that does not exist yet with --out";
         Failure::new(Exit::Io, format!("cannot write {out:?}: {error}"), hint)
     };
     let mut file =
@@ -142,9 +143,11 @@ impl Bundle {
             }
             Err(ClientError::NotPermitted { .. }) => {
                 self.left_out
-                    .push("status.json and metrics.prom: this user may not ask the agent".to_owned());
+                    .push("status.json and metrics.prom: this user may not use the agent".to_owned());
             }
-            Err(_) => self.left_out.push("status.json and metrics.prom: the agent gave no answer".to_owned()),
+            Err(_) => {
+                self.left_out.push("status.json and metrics.prom: the agent did not respond".to_owned())
+            }
             Ok(mut status) => {
                 let foreign =
                     if self.shares(Shareable::Details) { 0 } else { hide_foreign_words(&mut status) };
@@ -177,7 +180,7 @@ impl Bundle {
     fn add_configuration(&mut self, file: Option<PathBuf>) {
         let loaded = files::load_with_origins(&LoadOptions::at_start(file), BUILTINS);
         let Ok((config, written)) = loaded else {
-            self.left_out.push("configuration.jsonl: it is invalid; see doctor.jsonl".to_owned());
+            self.left_out.push("configuration.jsonl: invalid configuration; see doctor.jsonl".to_owned());
             return;
         };
         let keys = files::keys(BUILTINS);
@@ -203,9 +206,9 @@ impl Bundle {
         }
         self.files.push(("configuration.jsonl", text.into_bytes(), hidden));
         if !self.shares(Shareable::Log) {
-            self.left_out.push("the log: ask for it with --include log".to_owned());
+            self.left_out.push("the log: include it with --include log".to_owned());
         } else if config.agent.logging.mode != LogMode::File {
-            self.left_out.push("the log: it is not in a file; see `journalctl -u vigie`".to_owned());
+            self.left_out.push("the log: not written to a file; see `journalctl -u vigie`".to_owned());
         } else {
             match tail(&config.agent.logging.file) {
                 Ok(log) => self.files.push(("agent.log", log, 0)),

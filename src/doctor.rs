@@ -33,20 +33,20 @@ const TIME_FOR_A_CHECK: Duration = Duration::from_secs(5);
 /// `doctor`
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Only this check, or this group of checks: host, installation, configuration, agent, fleet, neighbours; may be
-    /// given again
+    /// Run only this check or this group of checks (host, installation, configuration, agent, fleet,
+    /// neighbours); may be repeated
     #[arg(long, value_name = "ID")]
     pub(crate) only: Vec<String>,
 
-    /// The configuration file [default: the one that the agent would read]
+    /// The configuration file [default: the file that the agent would read]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// List the checks and what each looks at
+    /// List the checks and what each one examines
     #[arg(long)]
     pub(crate) list: bool,
 
-    /// Print JSON, one finding a line
+    /// Print JSON, one finding per line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -214,7 +214,7 @@ fn exit_of(worst: Verdict) -> Exit {
 fn wanted(only: &[String]) -> Result<Vec<&'static Check>, Failure> {
     let is = |check: &Check, name: &str| check.id == name || check.id.split('.').next() == Some(name);
     if let Some(name) = only.iter().find(|name| !checks().any(|check| is(check, name))) {
-        let message = format!("there is no check and no group of checks named {name:?}");
+        let message = format!("unknown check or group of checks {name:?}");
         return Err(Failure::new(Exit::Usage, message, "`vigie doctor --list` lists them"));
     }
     Ok(checks().filter(|check| only.is_empty() || only.iter().any(|name| is(check, name))).collect())
@@ -225,12 +225,12 @@ fn examine(config: Option<PathBuf>, socket: &Path) -> Patient {
     let file = config.clone().unwrap_or_else(|| LoadOptions::at_start(None).path().to_owned());
     let config = within_time(move || files::load(&LoadOptions::at_start(config), BUILTINS));
     let config = config.unwrap_or_else(|| {
-        let message = "cannot be read within five seconds: its disk may hang".to_owned();
+        let message = "cannot be read within five seconds; its disk may hang".to_owned();
         Err(vec![ConfigProblem { file, line: None, key: None, message }])
     });
     let socket = socket.to_owned();
     let status = within_time(move || status::fetch(&socket).map_err(|error| error.to_string()));
-    let status = status.unwrap_or_else(|| Err("the agent does not answer within five seconds".to_owned()));
+    let status = status.unwrap_or_else(|| Err("the agent did not respond within five seconds".to_owned()));
     Patient { root: PathBuf::from("/"), config, status }
 }
 
@@ -246,8 +246,8 @@ fn findings(check: &'static Check, patient: &Arc<Patient>) -> Vec<Finding> {
     let (look, patient) = (check.run, patient.clone());
     let outcomes = within_time(move || look(&patient)).unwrap_or_else(|| {
         vec![unknown(
-            "the check did not end within five seconds",
-            "find out which file system does not answer: `mount`, `dmesg`, `ps -eo pid,stat,wchan,cmd`",
+            "the check did not finish within five seconds",
+            "find out which file system does not respond: `mount`, `dmesg`, `ps -eo pid,stat,wchan,cmd`",
         )]
     });
     let finding = |Outcome { verdict, found, remedy }| Finding {

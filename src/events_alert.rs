@@ -28,7 +28,7 @@ impl Identity {
         Some(Self { pid: object["pid"].as_u64().filter(|pid| *pid > 0)?, start: object["start"].as_u64() })
     }
 
-    /// The question for its tree as it was at a moment.
+    /// The query for its tree as it was at a moment.
     fn tree(self, time: &str) -> Map<String, Value> {
         let mut parameters = Map::new();
         parameters.insert("tree".to_owned(), json!(format!("{}@{time}", self.pid)));
@@ -74,14 +74,14 @@ fn named(alert: &AlertRecord) -> Result<(Vec<Identity>, String), Failure> {
             .collect();
     processes.dedup();
     if processes.is_empty() {
-        let message = format!("alert {} of {} names no process", alert.seq, alert.module);
-        return Err(Failure::new(Exit::NotKnown, message, "vigie alerts shows what it says"));
+        let message = format!("alert {} of {} does not name a process", alert.seq, alert.module);
+        return Err(Failure::new(Exit::NotKnown, message, "`vigie alerts` shows its content"));
     }
     let time = said["time"].as_str().unwrap_or(&alert.time).to_owned();
     Ok((processes, time))
 }
 
-/// The questions that lead from an alert to the tree of who did it; the next one is for when one finds nothing.
+/// The queries that lead from an alert to the process tree behind it; each is tried if the one before finds nothing.
 ///
 /// # Errors
 /// When the journal has no such alert, or it names no process.
@@ -96,7 +96,7 @@ pub(crate) fn questions(seq: u64, socket: &Path) -> Result<Vec<Map<String, Value
         return Err(Failure::new(
             Exit::Usage,
             message,
-            "vigie alerts --json lists them with their numbers (seq)",
+            "`vigie alerts --json` lists alerts with their numbers (seq)",
         ));
     };
     let (processes, time) = named(&alert)?;

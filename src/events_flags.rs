@@ -8,15 +8,15 @@ use crate::query_flags::Parameters;
 /// `query events`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct EventsFlags {
-    /// Path of the program, or what was asked for: a script; * and ? stand for anything
+    /// Path of the program, or of the script that was executed; * and ? are wildcards
     #[arg(long, value_name = "PATTERN")]
     ran: Vec<String>,
 
-    /// Who did it: user, effective user or who logged in, by name or number
+    /// Real user, effective user or login user, by name or ID
     #[arg(long, value_name = "USER")]
     by: Vec<String>,
 
-    /// Connections with a peer in this range
+    /// Connections to or from an address in this range
     #[arg(long, value_name = "IP|CIDR")]
     connected: Vec<String>,
 
@@ -24,7 +24,7 @@ pub(crate) struct EventsFlags {
     #[arg(long, value_name = "HEX")]
     hash: Vec<String>,
 
-    /// Arguments, with blanks between them; a ! before the expression wants what does not match
+    /// Arguments, joined by spaces; a leading ! negates the expression
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     command: Vec<String>,
 
@@ -32,40 +32,41 @@ pub(crate) struct EventsFlags {
     #[arg(long, value_name = "KIND", value_parser = ["exec", "exit", "connect", "accept", "listen", "setuid", "ptrace", "login", "logout", "lost", "mount", "module", "bpf", "time", "namespace"])]
     kind: Vec<String>,
 
-    /// Number of the process
+    /// Process ID
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
 
-    /// Only events since this RFC 3339 time or day, or of this age or younger (30d)
+    /// Only events since this RFC 3339 time or date, or within this period (30d)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
 
-    /// Only events until this time, or of this age or older
+    /// Only events until this time, or at least this old
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
 
-    /// A process with its ancestors, and everything that came of it: PID@TIME; without a time the newest of that number
+    /// A process with its ancestors and descendants: PID@TIME; without a time, the newest process with that
+    /// PID
     #[arg(long, value_name = "PID@TIME", conflicts_with_all = ["ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
     tree: Option<String>,
 
-    /// The process that this alert of the journal is about (its number, seq), its ancestors, and everything that came of
-    /// it, with all alerts beside
+    /// The process that the alert with this journal number (seq) is about, with its ancestors, descendants
+    /// and all their alerts
     #[arg(long, value_name = "SEQ", conflicts_with_all = ["tree", "rules", "verify", "ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
     pub(crate) alert: Option<u64>,
 
-    /// Beside each event the numbers of the alerts that name its process
+    /// Show with each event the numbers of the alerts that name its process
     #[arg(long, conflicts_with_all = ["rules", "verify"])]
     pub(crate) alerts: bool,
 
-    /// List the rules, what they found and what they cost
+    /// List the rules with their matches and cost
     #[arg(long, conflicts_with_all = ["tree", "ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
     rules: bool,
 
-    /// Check that the history is as it was sealed
+    /// Verify the history's seals
     #[arg(long, conflicts_with_all = ["rules", "tree", "ran", "by", "connected", "hash", "command", "kind", "pid", "since", "until"])]
     verify: bool,
 
-    /// Most events that are listed, the newest
+    /// Maximum number of events to list; the newest are kept
     #[arg(long, value_name = "COUNT")]
     most: Option<usize>,
 }

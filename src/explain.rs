@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use vigie_protocol::catalogue::{self, Entry};
+use vigie_protocol::suggestion;
 
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
@@ -10,7 +11,7 @@ use crate::print::Printer;
 /// `explain`
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The name, such as journal-unwritable; without one all names are listed
+    /// The name, such as journal-unwritable; without a name, list all
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
 
@@ -45,8 +46,12 @@ pub(crate) fn run(args: &ExplainArgs, printer: &mut Printer) -> Result<Exit, Fai
     if entries.is_empty() {
         return Err(Failure::new(
             Exit::Usage,
-            format!("no condition or reason has the name {:?}", args.name.as_deref().unwrap_or_default()),
-            "`vigie explain` lists all names; those of modules of your own are in their documentation",
+            format!("unknown condition or reason {:?}", args.name.as_deref().unwrap_or_default()),
+            suggestion::hint(
+                wanted.unwrap_or_default(),
+                catalogue::all().map(|entry| entry.name),
+                "`vigie explain` lists all names; the documentation of an external module explains its names",
+            ),
         ));
     }
     for entry in entries {
@@ -63,13 +68,7 @@ pub(crate) fn run(args: &ExplainArgs, printer: &mut Printer) -> Result<Exit, Fai
 
 fn text(entry: &Entry) -> String {
     let severity = if entry.severity.is_empty() { String::new() } else { format!(", {}", entry.severity) };
-    format!(
-        "{} ({}{severity})\n{}\nWhat to do: {}",
-        entry.name,
-        entry.kind,
-        entry.meaning.trim(),
-        entry.remedy
-    )
+    format!("{} ({}{severity})\n{}\nRemedy: {}", entry.name, entry.kind, entry.meaning.trim(), entry.remedy)
 }
 
 #[cfg(test)]
@@ -81,7 +80,7 @@ mod tests {
     /// The page as it is in the repository.
     fn page() -> String {
         let mut page = String::from(
-            "# Conditions and reasons\n\nEvery name that `vigie status`, the log and answers use. `vigie explain NAME` \
+            "# Conditions and reasons\n\nEvery name that `vigie status`, the log and results can contain. `vigie explain NAME` \
              prints the same text.\n",
         );
         let mut kind = "";
@@ -94,8 +93,14 @@ mod tests {
             }
             let severity =
                 if entry.severity.is_empty() { String::new() } else { format!(" ({})", entry.severity) };
-            write!(page, "\n**`{}`**{severity}: {} {}\n", entry.name, entry.meaning.trim(), entry.remedy)
-                .unwrap();
+            write!(
+                page,
+                "\n**`{}`**{severity}: {} Remedy: {}\n",
+                entry.name,
+                entry.meaning.trim(),
+                entry.remedy
+            )
+            .unwrap();
         }
         page
     }

@@ -33,7 +33,7 @@ fn end_after(text: &str, now: &Zoned) -> Result<String, String> {
     if text.parse::<Timestamp>().is_ok() || humantime::parse_duration(text).is_ok() {
         return Ok(text.to_owned());
     }
-    Err("write a time of day such as 04:00, a time such as 2026-01-31T04:00:00Z, or a length such as 2h"
+    Err("use a time of day such as 04:00, a time such as 2026-01-31T04:00:00Z, or a duration such as 2h"
         .to_owned())
 }
 
@@ -279,13 +279,16 @@ impl View {
             format!("watches {} paths with {} objects", number("paths"), number("files")),
         )];
         if elements["baseline_complete"] == false {
-            lines.push((Tone::Doubtful, "the first scan is not over: nothing is told before".to_owned()));
+            lines.push((
+                Tone::Doubtful,
+                "the first scan is in progress; changes are reported afterwards".to_owned(),
+            ));
         }
         lines.extend(list("problems").map(|problem| (Tone::Bad, format!("! {}", word(problem)))));
         lines.push((
             Tone::Plain,
             format!(
-                "{} alerts in this life, {} changes that nobody accepted, {} waiting to be looked at",
+                "{} alerts since the start, {} unaccepted changes, {} paths waiting to be inspected",
                 number("alerts"),
                 number("unaccepted"),
                 number("pending")
@@ -298,13 +301,13 @@ impl View {
         }
         let proved = list("proofs").chain([&elements["canary"]]).filter_map(|one| one["proved"].as_str());
         if let Some(proved) = proved.max() {
-            lines.push((Tone::Plain, format!("proved at {} that changes are seen", self.time(proved))));
+            lines.push((Tone::Plain, format!("change detection last proved at {}", self.time(proved))));
         }
         let kinds = [
             ("unwatched", "not watched"),
             ("unreadable", "not readable"),
             ("skipped", "left out"),
-            ("blind_between_scans", "seen by scans only"),
+            ("blind_between_scans", "detected only by scans"),
         ];
         for (key, what) in kinds {
             for one in list(key) {
@@ -359,7 +362,7 @@ impl View {
         let parts: Vec<String> = known.iter().filter_map(|(key, value)| part(key, value)).collect();
         let mut lines = wrapped(&format!("now: {}", parts.join(", ")), 0);
         if let Some(since) = now["unaccepted"]["since"].as_str() {
-            lines.push(format!("nobody has accepted its change of {}", self.time(since)));
+            lines.push(format!("its change of {} has not been accepted", self.time(since)));
         }
         format!("{}\n", lines.join("\n"))
     }
@@ -373,8 +376,7 @@ impl View {
             let text = |key: &str| change[key].as_str().unwrap_or_default();
             table.add([self.time(text("since")), plain(text("event")), cut(&plain(text("path")), 64)]);
         }
-        let more =
-            if not_listed > 0 { format!("and {not_listed} that are not listed\n") } else { String::new() };
+        let more = if not_listed > 0 { format!("and {not_listed} more\n") } else { String::new() };
         format!(
             "{}{more}{} changes; accept them with: vigie query fswatch --accept PATH\n",
             table.text(Room::default(), self.paint),
@@ -451,7 +453,7 @@ mod tests {
         assert_eq!(
             view().answer(&json!({"changes": [], "matching": 0, "now": known})).unwrap(),
             "nothing changed\nnow: kind file, sha256 aaaaaaaa…, size 3\n\
-             nobody has accepted its change of 2026-02-01 00:00:01\n"
+             its change of 2026-02-01 00:00:01 has not been accepted\n"
         );
         let unaccepted = json!({"unaccepted": [{"path": "/etc/hosts", "event": "changed", "since": "2026-01-31T22:00:01Z"}], "not_listed": 0});
         assert_eq!(
@@ -488,8 +490,8 @@ mod tests {
         assert_eq!(
             view().answer(&status).unwrap(),
             "watches 3 paths with 7 objects\n! 1 directories are not watched\n\
-             2 alerts in this life, 1 changes that nobody accepted, 0 waiting to be looked at\n\
-             /srv by inotify: no handles\nproved at 2026-02-01 00:00:01 that changes are seen\n\
+             2 alerts since the start, 1 unaccepted changes, 0 paths waiting to be inspected\n\
+             /srv by inotify: no handles\nchange detection last proved at 2026-02-01 00:00:01\n\
              not watched: /srv/a\\u{1b}: File name too long\nwaited for: /srv/later\n"
         );
     }

@@ -126,7 +126,7 @@ impl Interrupts {
 /// Looks at the keyboard during which a module may come to its end.
 const LOOKS_TO_STOP: u32 = 60;
 
-/// Time between two looks at the keyboard.
+/// Time between two checks of the keyboard.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What a question that was given up answers.

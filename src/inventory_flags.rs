@@ -11,11 +11,11 @@ use crate::query_flags::Parameters;
 /// `query packages`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PackagesFlags {
-    /// Name; a ! before an expression, here and below, wants what does not match
+    /// Name; here and below, a leading ! negates an expression
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     name: Vec<String>,
 
-    /// Version in the order of the package's manager: <3.0.15, >=1:2.0-3, !=4
+    /// Version, compared as the package manager does: <3.0.15, >=1:2.0-3, !=4
     #[arg(long, value_name = "CONDITION")]
     version: Vec<String>,
 
@@ -31,11 +31,11 @@ pub(crate) struct PackagesFlags {
     #[arg(long, value_name = "MANAGER", value_parser = ["dpkg", "rpm", "apk"])]
     manager: Vec<String>,
 
-    /// State, or what is wanted of the package: installed, hold, config-files, half-
+    /// Installed state or selection state of the package: installed, hold, config-files, half-
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     state: Vec<String>,
 
-    /// Only the packages that have this file
+    /// Only packages that contain this file
     #[arg(long, value_name = "PATH")]
     file: Vec<PathBuf>,
 
@@ -43,19 +43,19 @@ pub(crate) struct PackagesFlags {
     #[arg(long)]
     files: bool,
 
-    /// Compare the packages' files with what is recorded; exits with 1 when something differs
+    /// Compare the packages' files with the package database; the exit code is 1 if anything differs
     #[arg(long)]
     verify: bool,
 
-    /// With --verify: read also what was read before and looks the same
+    /// With --verify: also read files that were verified before and whose metadata is unchanged
     #[arg(long, requires = "verify")]
     full: bool,
 
-    /// Most packages or differences that are listed
+    /// Maximum number of packages or differences to list
     #[arg(long, value_name = "COUNT")]
     most: Option<usize>,
 
-    /// Look at the system in this directory, such as a mounted image
+    /// Examine the system below this directory, such as a mounted image
     #[arg(long, value_name = "PATH", conflicts_with = "verify")]
     root: Option<PathBuf>,
 }
@@ -89,19 +89,19 @@ impl PackagesFlags {
 /// `query processes`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ProcessesFlags {
-    /// Number of the process
+    /// Process ID
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
 
-    /// Number of its parent
+    /// Process ID of its parent
     #[arg(long, value_name = "PID")]
     parent: Vec<u32>,
 
-    /// Name that the kernel has; a ! before an expression, here and below, wants what does not match
+    /// Name as the kernel has it; here and below, a leading ! negates an expression
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     name: Vec<String>,
 
-    /// Arguments, with blanks between them
+    /// Arguments, joined by spaces
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     command: Vec<String>,
 
@@ -109,27 +109,27 @@ pub(crate) struct ProcessesFlags {
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     path: Vec<String>,
 
-    /// Effective user, by name or number
+    /// Effective user, by name or ID
     #[arg(long, value_name = "USER")]
     user: Vec<String>,
 
-    /// Who logged in, by name or number; none for nobody
+    /// Login user, by name or ID; "none" for processes without a login
     #[arg(long, value_name = "USER")]
     login: Vec<String>,
 
-    /// MD5, SHA-1 or SHA-256 of the program that runs
+    /// MD5, SHA-1 or SHA-256 of the running program
     #[arg(long, value_name = "HEX")]
     hash: Vec<String>,
 
-    /// Time since its start: <1h, >2days
+    /// Time since it started: <1h, >2days
     #[arg(long, value_name = "AGE")]
     age: Vec<String>,
 
-    /// What became of the program's file
+    /// State of the program's file
     #[arg(long, value_name = "STATE", value_parser = ["present", "deleted", "replaced", "renamed", "memfd", "unknown"])]
     exe: Vec<String>,
 
-    /// Id, name, pod or control group of its container
+    /// ID, name, pod or cgroup of its container
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     container: Vec<String>,
 
@@ -141,43 +141,43 @@ pub(crate) struct ProcessesFlags {
     #[arg(long, value_name = "PORT")]
     port: Vec<u16>,
 
-    /// Path of a file that it has mapped to execute
+    /// Path of a file that it has mapped as executable
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     library: Vec<String>,
 
-    /// Capability that is in force: net_raw, sys_admin, …
+    /// Effective capability: net_raw, sys_admin, …
     #[arg(long, value_name = "NAME")]
     capability: Vec<String>,
 
-    /// Tell users, groups and capabilities
+    /// Show users, groups and capabilities
     #[arg(long)]
     credentials: bool,
 
-    /// Tell what each process has open
+    /// Show the open files of each process
     #[arg(long)]
     files: bool,
 
-    /// Tell the ports that each process listens on
+    /// Show the ports that each process listens on
     #[arg(long)]
     ports: bool,
 
-    /// Tell libraries that are gone, or that others may write
+    /// Show libraries that were deleted or that other users can write
     #[arg(long)]
     libraries: bool,
 
-    /// Tell the digests of the programs
+    /// Show the digests of the programs
     #[arg(long)]
     hashes: bool,
 
-    /// Tell also what the matches came from and what came from them, as a tree
+    /// Also show the ancestors and descendants of the matches, as a tree
     #[arg(long)]
     tree: bool,
 
-    /// Look neither at what became of programs' files nor at namespaces: half the cost
+    /// Skip the state of programs' files and the namespaces; halves the cost
     #[arg(long)]
     brief: bool,
 
-    /// Most processes that are listed
+    /// Maximum number of processes to list
     #[arg(long, value_name = "COUNT")]
     most: Option<usize>,
 }

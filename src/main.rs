@@ -167,7 +167,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         | Command::Launch(_)
         | Command::Guard(_)
         | Command::Module(ModuleCommand::Persist { .. } | ModuleCommand::Run { .. }) => {
-            Err(Failure::new(Exit::Internal, "this command is no tool", ""))
+            Err(Failure::new(Exit::Internal, "this command is internal", ""))
         }
     }
 }

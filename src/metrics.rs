@@ -13,11 +13,12 @@ use crate::status;
 /// `metrics`
 #[derive(Debug, Args)]
 pub(crate) struct MetricsArgs {
-    /// In the format OpenMetrics instead of Prometheus' own
+    /// Use the OpenMetrics format instead of the Prometheus text format
     #[arg(long)]
     pub(crate) openmetrics: bool,
 
-    /// Replace this file instead of printing, for node_exporter's textfile collector; its name ends in .prom
+    /// Write to this file instead of standard output, replacing it atomically, for node_exporter's textfile
+    /// collector; its name must end in .prom
     #[arg(long, value_name = "FILE", conflicts_with = "openmetrics")]
     pub(crate) out: Option<PathBuf>,
 }

@@ -31,12 +31,12 @@ pub(crate) enum ModuleCommand {
     /// List the modules
     #[command(after_help = "Examples:\n  vigie module list\n  vigie module list --json | jq -r .name")]
     List {
-        /// Print JSON, one module a line
+        /// Print JSON, one module per line
         #[arg(long)]
         json: bool,
     },
 
-    /// End a persistent module gracefully and start it again at once
+    /// Stop a persistent module gracefully and start it again at once
     #[command(after_help = "Examples:\n  vigie module restart fswatch")]
     Restart {
         /// The module
@@ -47,67 +47,66 @@ pub(crate) enum ModuleCommand {
         json: bool,
     },
 
-    /// Show what a module logged lately, what it wrote to standard error, and what of it was dropped
+    /// Show recent log lines, standard error and dropped lines of a module
     #[command(after_help = "\
 Examples:
   vigie module logs fswatch
   vigie module logs -f fswatch
 
-Each line says where it comes from: log, stderr, or dropped with the reason and the beginning of the
-line. What a standard module wrote to standard error comes when its query has ended.")]
+Each line is labelled log, stderr or dropped; dropped lines show the reason and the start of the line.
+Standard error of a standard module is shown when its query has ended.")]
     Logs {
         /// The module
         #[arg(value_name = "MODULE")]
         name: ModuleName,
-        /// Go on with new lines
+        /// Print new lines as they arrive
         #[arg(long, short = 'f')]
         follow: bool,
-        /// Print JSON, one line a line
+        /// Print JSON, one log line per line
         #[arg(long)]
         json: bool,
     },
 
-    /// Show the messages between the agent and a module as they pass, over its restarts
+    /// Trace the messages between the agent and a module, even while it restarts
     #[command(after_help = "\
 Examples:
   vigie module tap fswatch
   vigie module tap fswatch --json | jq .text
   vigie module tap scanner --record scanner.jsonl --for 1m
 
-The first line of a persistent module is the config that it has. --> goes to the module and <-- comes
-from it; #N is a query. Each line from the module is accepted, or dropped with the reason; an alert is
-safe when the line that tells the module so passes, marked acknowledged. Root and the agent's user
-only. A recording has everything that passed, in clear: configuration, questions and answers.")]
+The first line for a persistent module is its current config. --> marks messages to the module and <--
+messages from it; #N is the number of a query. Messages from the module are marked accepted, or dropped
+with the reason; an alert is marked acknowledged when the agent confirms to the module that it is stored.
+Only root and the agent's user may trace. Recordings contain configuration, parameters and results in clear.")]
     Tap(TapArgs),
 
-    /// Feed a recorded conversation to a program and compare what it answers
+    /// Replay a recorded conversation to a program and compare its answers
     #[command(after_help = "\
 Examples:
   vigie module tap scanner --record scanner.jsonl --for 1m
   vigie module replay scanner.jsonl /usr/local/lib/vigie/scanner
   vigie module replay scanner.jsonl --ignore time --ignore pid -- /usr/bin/python3 ./scanner.py
 
-The program runs in the agent's place, in directories that go away; it gets the recorded lines one
-after the other, and what the recorded module said to each is waited for. Compared are registration,
-echoes, confirmations, health, alerts and answers; log lines are not. Exit codes: 0 the same,
-1 something differs, is missing, or is said besides.")]
+The program runs without an agent in temporary directories. It receives the recorded lines one by one, and
+the command waits for each recorded reply. It compares registrations, echoes, confirmations, health,
+alerts and results, but not log lines. Exit codes: 0 identical, 1 messages differ, are missing or are extra.")]
     Replay(crate::module_test::replay::ReplayArgs),
 
-    /// Make a module that runs, with its test and its block for the agent's configuration
+    /// Create a working module with its test and its block for the agent's configuration
     #[command(after_help = "\
 Examples:
   vigie module new python watcher && watcher/test
   vigie module new shell watcher")]
     New(crate::module_new::ModuleNewArgs),
 
-    /// Try whether a persistent module keeps the promises of docs/modules.md
+    /// Check whether a persistent module conforms to docs/modules.md
     #[command(after_help = "\
 Examples:
   vigie module test /usr/local/lib/vigie/scanner
   vigie module test --config '{\"disk_usage\": {\"limit\": \"1\"}}' -- /usr/bin/python3 /opt/disk_usage.py
 
-It runs the module in the agent's place, several times, in directories that go away. Exit codes: 0 all
-promises are kept, 1 one is broken.")]
+It runs the module several times, without an agent, in temporary directories. Exit codes: 0 all checks
+passed, 1 a check failed.")]
     Test(crate::module_test::ModuleTestArgs),
 
     /// Runs a built-in persistent module on standard input and output; the agent starts it.
@@ -134,15 +133,15 @@ pub(crate) struct TapArgs {
     #[arg(value_name = "MODULE")]
     pub(crate) name: ModuleName,
 
-    /// Also write all lines, whole, into this file, which must not be there yet; see `vigie module replay`
+    /// Also record all lines in full to this file, which must not exist yet; see `vigie module replay`
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
 
-    /// End after this time [default: when interrupted]
+    /// Stop after this time [default: when interrupted]
     #[arg(long = "for", value_name = "TIME", value_parser = crate::durations::positive)]
     pub(crate) duration: Option<Duration>,
 
-    /// Print JSON, one message a line
+    /// Print JSON, one message per line
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -17,7 +17,7 @@ pub(crate) struct ModuleNewArgs {
     #[arg(value_name = "LANGUAGE")]
     pub(crate) language: Language,
 
-    /// The module's name; its directory is made here and must not be there yet
+    /// The module's name; a directory of this name is created here and must not exist yet
     #[arg(value_name = "NAME")]
     pub(crate) name: ModuleName,
 }
@@ -25,9 +25,9 @@ pub(crate) struct ModuleNewArgs {
 /// The languages of skeletons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Language {
-    /// Python, with the SDK beside it: alerts that are kept, queries, configuration, conditions
+    /// Python with the SDK: durable alerts, queries, configuration, conditions
     Python,
-    /// A shell script: the least there can be
+    /// A minimal shell script
     Shell,
     /// Go, standard library only
     Go,
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ModuleNewArgs, printer: &mut Printer) -> Result<Exit, F
     let name = args.name.as_str();
     let directory = std::path::absolute(name)?;
     let unwritable = |path: &Path, error: std::io::Error| {
-        let hint = "go where you may write, or choose another name";
+        let hint = "use a directory that you may write to, or choose another name";
         Failure::new(Exit::Io, format!("cannot write {path:?}: {error}"), hint)
     };
     std::fs::create_dir(&directory).map_err(|error| unwritable(&directory, error))?;
@@ -61,8 +61,8 @@ pub(crate) fn run(args: &ModuleNewArgs, printer: &mut Printer) -> Result<Exit, F
         made.and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|error| unwritable(&path, error))?;
     }
-    printer.line(&format!("{} is there. Next:", directory.display()))?;
-    printer.line(&format!("  {name}/test                  what docs/modules.md asks of a module"))?;
+    printer.line(&format!("created {}. Next:", directory.display()))?;
+    printer.line(&format!("  {name}/test                  runs the checks of docs/modules.md"))?;
     printer.line(&format!(
         "  {name}/module.toml           the block for the agent's configuration; then `vigie reload`"
     ))?;
@@ -114,7 +114,7 @@ fn skeleton(language: Language, name: &str, directory: &Path) -> Skeleton {
     files.push((
         "test".to_owned(),
         format!(
-            "#!/bin/sh\n# What docs/modules.md asks of a module, tried on this one.\nset -e\ncd \"$(dirname \"$0\")\"\n{build}\
+            "#!/bin/sh\n# Runs the checks of docs/modules.md on this module.\nset -e\ncd \"$(dirname \"$0\")\"\n{build}\
              exec \"${{VIGIE:-vigie}}\" module test{config} \"$@\" -- {}\n",
             quoted.join(" ")
         ),

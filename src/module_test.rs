@@ -24,7 +24,7 @@ use crate::print::{Paint, Printer, Tone, safe};
 /// `module test`
 #[derive(Debug, Args)]
 pub(crate) struct ModuleTestArgs {
-    /// The module's configuration, as JSON: what the agent would make of its file
+    /// The module's configuration as JSON, as the agent would send it
     #[arg(long, value_name = "JSON", default_value = "{}")]
     pub(crate) config: String,
 
@@ -39,7 +39,7 @@ pub(crate) struct ModuleTestArgs {
 /// The program that takes the place of a module, and how it is treated.
 #[derive(Debug, Args)]
 pub(crate) struct ProgramOptions {
-    /// How long to wait for each thing that the module should do
+    /// How long to wait for each expected message of the module
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::durations::positive)]
     pub(crate) wait: Duration,
 
@@ -47,7 +47,7 @@ pub(crate) struct ProgramOptions {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// The module: an absolute path, and its arguments
+    /// The module's program: an absolute path and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
 }
@@ -92,14 +92,14 @@ const CHECKS: &[(&str, Check)] = &[
     ("starts and echoes a heartbeat", starts),
     ("writes messages only", writes_messages),
     ("echoes heartbeats under load, in order", echoes_under_load),
-    ("reads a message that comes in pieces", reads_pieces),
-    ("reads on after what it does not know", reads_on),
-    ("takes a configuration while it runs", reconfigures),
-    ("says what became of a configuration", confirms),
-    ("keeps its socket to itself", shuts_socket),
+    ("reads a message that arrives in pieces", reads_pieces),
+    ("continues after unknown input", reads_on),
+    ("accepts a configuration while it runs", reconfigures),
+    ("confirms a configuration", confirms),
+    ("protects its socket", shuts_socket),
     ("answers queries, several at a time", answers),
     ("outlives bad clients", outlives_clients),
-    ("stops when it is told to", stops),
+    ("stops on request", stops),
     ("ends with its standard input", ends_with_stdin),
     ("sends unacknowledged alerts again", sends_again),
     ("forgets acknowledged alerts", forgets),
@@ -112,7 +112,7 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
         serde_json::from_str::<Value>(text).map_err(|error| {
             Failure::new(
                 Exit::Usage,
-                format!("--{name} is no JSON: {error}"),
+                format!("--{name} is not JSON: {error}"),
                 "write it as in '{\"path\": \"/srv\"}'",
             )
         })
@@ -147,9 +147,9 @@ pub(crate) fn run(args: &ModuleTestArgs, printer: &mut Printer) -> Result<Exit, 
     }
     if !printer.is_json() {
         printer.line(&match broken {
-            0 => "the module keeps what docs/modules.md asks of it".to_owned(),
+            0 => "the module conforms to docs/modules.md".to_owned(),
             count => {
-                format!("{count} of {} promises are broken; docs/modules.md explains each", CHECKS.len())
+                format!("{count} of {} checks failed; docs/modules.md explains each", CHECKS.len())
             }
         })?;
     }
@@ -162,7 +162,7 @@ fn absolute(command: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     let message = format!("the program {:?} is not an absolute path", command[0]);
-    Err(Failure::new(Exit::Usage, message, "the agent takes absolute paths only, and so does its test"))
+    Err(Failure::new(Exit::Usage, message, "give an absolute path, as the agent requires"))
 }
 
 fn render(checked: &Checked, paint: Paint) -> String {
@@ -216,7 +216,7 @@ impl Subject<'_> {
         if life.registered().is_some_and(|registered| registered.can(capability)) {
             return Ok(life);
         }
-        Err(Not::Concerned(format!("it has no capability {capability}")))
+        Err(Not::Concerned(format!("it does not register the capability {capability}")))
     }
 
     /// The same, of a module that listens, with its socket.
@@ -228,7 +228,7 @@ impl Subject<'_> {
                 let path = PathBuf::from(path);
                 Ok((life, path))
             }
-            None if socket.is_empty() => Err(Not::Concerned("it answers no queries".to_owned())),
+            None if socket.is_empty() => Err(Not::Concerned("it registers no query socket".to_owned())),
             None => Err(Not::Concerned(format!("it listens on {socket}, not on a unix socket"))),
         }
     }
@@ -245,7 +245,7 @@ fn writes_messages(subject: &Subject<'_>) -> Outcome {
     let mut life = subject.live()?;
     life.beat(2).map_err(Not::Kept)?;
     match life.stray() {
-        Some(line) => broken(format!("this is no message of a module: {line:?}")),
+        Some(line) => broken(format!("not a module message: {line:?}")),
         None => Ok(String::new()),
     }
 }
@@ -275,11 +275,8 @@ fn reads_pieces(subject: &Subject<'_>) -> Outcome {
 fn reads_on(subject: &Subject<'_>) -> Outcome {
     let mut life = subject.live()?;
     for (what, line) in [
-        ("a class that it does not know", json!({"class": "novelty", "parameters": {"x": [1]}}).to_string()),
-        (
-            "a key that it does not know",
-            json!({"class": "ping", "parameters": {"nonce": 50, "novelty": {}}}).to_string(),
-        ),
+        ("an unknown class", json!({"class": "novelty", "parameters": {"x": [1]}}).to_string()),
+        ("an unknown key", json!({"class": "ping", "parameters": {"nonce": 50, "novelty": {}}}).to_string()),
         ("a line of 512 KiB", json!({"class": "novelty", "parameters": "x".repeat(512 << 10)}).to_string()),
     ] {
         life.send(&format!("{line}\n")).map_err(Not::Kept)?;
@@ -293,7 +290,7 @@ fn reconfigures(subject: &Subject<'_>) -> Outcome {
     let first = life.pid();
     life.send(&life.config(&subject.config, 2)).map_err(Not::Kept)?;
     life.beat(9).map_err(Not::Kept)?;
-    if life.pid() == first { Ok(String::new()) } else { broken("it is another process now") }
+    if life.pid() == first { Ok(String::new()) } else { broken("it was replaced by another process") }
 }
 
 fn confirms(subject: &Subject<'_>) -> Outcome {
@@ -301,14 +298,14 @@ fn confirms(subject: &Subject<'_>) -> Outcome {
     let says = life.registered().is_some_and(|registered| registered.can("configured"));
     if !says && life.configured(1, Duration::from_millis(500)).is_none() {
         return Err(Not::Concerned(
-            "it says nothing of configurations; the first heartbeat counts as yes".to_owned(),
+            "it does not send configured; the first heartbeat counts as confirmation".to_owned(),
         ));
     }
     let Some(first) = life.configured(1, subject.wait) else {
         return broken("no configured for generation 1");
     };
     if first["ok"] != true {
-        return broken(format!("it refuses the configuration: {}", first["errors"]));
+        return broken(format!("it rejects the configuration: {}", first["errors"]));
     }
     if !life.registered().is_some_and(|registered| registered.can("reconfigure")) {
         return Ok("generation 1".to_owned());
@@ -332,7 +329,7 @@ fn shuts_socket(subject: &Subject<'_>) -> Outcome {
     match data.permissions().mode() & 0o077 {
         0 => Ok(String::new()),
         _ => broken(format!(
-            "others than its owner may use {path:?} (mode {:04o})",
+            "users other than its owner may use {path:?} (mode {:04o})",
             data.permissions().mode() & 0o777
         )),
     }
@@ -348,7 +345,7 @@ fn ask(subject: &Subject<'_>, path: &Path) -> Result<Value, String> {
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(fail)?;
     let result: Value =
-        serde_json::from_str(&text).map_err(|error| format!("its answer is no JSON: {error}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("its answer is not JSON: {error}"))?;
     for key in ["foundanything", "success"] {
         if !result[key].is_boolean() {
             return Err(format!("its answer has no {key}: {}", text.chars().take(200).collect::<String>()));
@@ -371,7 +368,7 @@ fn answers(subject: &Subject<'_>) -> Outcome {
     });
     match answers.into_iter().find_map(Result::err) {
         Some(why) => broken(why),
-        None => Ok(format!("{AT_ONCE} at a time, beside one that says nothing")),
+        None => Ok(format!("{AT_ONCE} concurrently, beside a silent one")),
     }
 }
 
@@ -405,7 +402,7 @@ fn ends_with_stdin(subject: &Subject<'_>) -> Outcome {
     life.close();
     match life.wait() {
         Some(_) => Ok(String::new()),
-        None => broken("its standard input ended, and it lives on"),
+        None => broken("its standard input ended, but it keeps running"),
     }
 }
 
@@ -428,7 +425,7 @@ fn sends_again(subject: &Subject<'_>) -> Outcome {
     let mut next = subject.live()?;
     match next.alert_with(&id) {
         true => Ok(format!("alert {id}, after SIGKILL")),
-        false => broken(format!("alert {id} was not acknowledged, and is not sent again after SIGKILL")),
+        false => broken(format!("alert {id} was not acknowledged, but is not sent again after SIGKILL")),
     }
 }
 
@@ -443,7 +440,7 @@ fn forgets(subject: &Subject<'_>) -> Outcome {
     next.beat(82).map_err(Not::Kept)?;
     match next.has_seen(&id) {
         false => Ok(String::new()),
-        true => broken(format!("alert {id} was acknowledged, and is sent again")),
+        true => broken(format!("alert {id} was acknowledged, but is sent again")),
     }
 }
 
@@ -455,6 +452,6 @@ fn leaves_nothing(subject: &Subject<'_>) -> Outcome {
     }
     match life.left_behind().len() {
         0 => Ok(String::new()),
-        count => broken(format!("{count} processes that it started live on")),
+        count => broken(format!("{count} of its child processes keep running")),
     }
 }

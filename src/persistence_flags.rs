@@ -10,7 +10,7 @@ use crate::query_flags::Parameters;
 /// `query persistence`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PersistenceFlags {
-    /// Only what nobody explains: the verdicts local, modified and unknown
+    /// Only entries without a known origin: the verdicts local, modified and unknown
     #[arg(long)]
     local: bool,
 
@@ -22,11 +22,11 @@ pub(crate) struct PersistenceFlags {
     #[arg(long, value_name = "KIND")]
     kind: Vec<String>,
 
-    /// Only this technique of MITRE ATT&CK and its parts: T1053, T1543.002
+    /// Only this MITRE ATT&CK technique and its sub-techniques: T1053, T1543.002
     #[arg(long, value_name = "NUMBER")]
     attack: Vec<String>,
 
-    /// Only this technique by its name in docs/persistence.md: cron-d, sd-timer
+    /// Only the technique with this name in docs/persistence.md: cron-d, sd-timer
     #[arg(long, value_name = "NAME")]
     technique: Vec<String>,
 
@@ -34,15 +34,15 @@ pub(crate) struct PersistenceFlags {
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     file: Vec<String>,
 
-    /// Only what runs as, or belongs to, this user
+    /// Only entries that run as or belong to this user
     #[arg(long, value_name = "NAME")]
     user: Vec<String>,
 
-    /// Walk over all files for setuid, capabilities and hooks of git, and read every packaged program
+    /// Scan all files for setuid bits, capabilities and git hooks, and read every packaged program
     #[arg(long)]
     deep: bool,
 
-    /// Look at the system in this directory, such as a mounted image
+    /// Examine the system below this directory, such as a mounted image
     #[arg(long, value_name = "PATH")]
     root: Option<PathBuf>,
 }

@@ -14,7 +14,7 @@ pub(crate) enum ProgressWhen {
     /// On a terminal, unless the result is JSON.
     #[default]
     Auto,
-    /// Always; without a terminal each report is a line of its own.
+    /// Always; without a terminal each report is a separate line.
     Always,
     /// Never.
     Never,

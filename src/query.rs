@@ -117,8 +117,11 @@ pub(crate) fn run(
     let interrupts = Interrupts::new().ok();
     let result = question.ask_watched(&mut Client::connect(socket)?, line, interrupts.as_ref())?;
     show(&module, &result, &options.answer, &mut make_printer(options.answer.json))?;
-    if asks_nothing && !result.foundanything && result.verdict() != Verdict::Absent {
-        print::note(&format!("`vigie query {module} --help` lists what can be asked"));
+    if asks_nothing && !result.rejected && !result.foundanything && result.verdict() != Verdict::Absent {
+        print::note(&format!("`vigie query {module} --help` lists the parameters"));
+    }
+    if result.rejected {
+        print::note(&format!("`vigie query {module} --help` describes the parameters"));
     }
     match exit_of(&result, options.answer.fail_if_none) {
         Exit::Ok if has_findings(&module, &result) => Ok(Exit::NotWell),
@@ -138,7 +141,7 @@ fn with_alerts(
         return Err(Failure::new(
             Exit::Usage,
             message,
-            "ask the host that has the alert: leave --target out",
+            "query the host that has the alert, without --target",
         ));
     }
     let most = flags.clone().parameters();
@@ -159,7 +162,7 @@ fn with_alerts(
         }
     }
     let Some(mut result) = found else {
-        return Err(Failure::new(Exit::NotKnown, "nothing was asked".to_owned(), "name an alert"));
+        return Err(Failure::new(Exit::NotKnown, "nothing was run".to_owned(), "name an alert"));
     };
     events_alert::add_alerts(&mut result, socket)?;
     show("events", &result, &options.answer, &mut make_printer(options.answer.json))?;
@@ -224,6 +227,7 @@ pub(crate) fn show(
 /// What the exit code says of a result: nothing found is only well when that is proved.
 pub(crate) fn exit_of(result: &ModuleResult, fail_if_none: bool) -> Exit {
     match result.verdict() {
+        _ if result.rejected => Exit::Usage,
         // What was found before a search was stopped is found.
         Verdict::Found if result.success || result.coverage.is_some() => Exit::Ok,
         Verdict::Absent if !fail_if_none => Exit::Ok,
@@ -242,12 +246,12 @@ fn parameters(
         Failure::new(
             Exit::Usage,
             what,
-            "write --param KEY=TEXT, --param KEY:=JSON, or --json-params '{\"key\": …}'",
+            "use --param KEY=TEXT, --param KEY:=JSON, or --json-params '{\"key\": …}'",
         )
     };
     if let Some(whole) = whole {
         if let Some(flag) = flags.keys().next() {
-            return Err(wrong(format!("--json-params is all of the query, so nothing else can say {flag}")));
+            return Err(wrong(format!("--json-params cannot be combined with other parameters ({flag})")));
         }
         return json::compact(whole.as_bytes())
             .map(Some)

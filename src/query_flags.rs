@@ -10,31 +10,31 @@ use vigie_fswatch::change::shown;
 /// `query fswatch`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct FswatchFlags {
-    /// List everything that is not watched or cannot be read, and why
+    /// List everything that is not watched or cannot be read, with the reason
     #[arg(long)]
     unwatched: bool,
 
-    /// Say which rule, and which facility of the kernel, watches this path
+    /// Show which rule and which kernel facility watch this path
     #[arg(long, value_name = "PATH")]
     explain: Option<PathBuf>,
 
-    /// Compare now: these paths and what is below them, or everything
+    /// Compare these paths and everything below them now; without a path, compare everything
     #[arg(long, value_name = "PATH", num_args = 0..)]
     rescan: Option<Vec<PathBuf>>,
 
-    /// With --rescan: read every file, also those that look as they are known
+    /// With --rescan: read every file, even if its metadata is unchanged
     #[arg(long, requires = "rescan")]
     prove: bool,
 
-    /// List what changed: at these paths and below them, or everywhere
+    /// List changes at and below these paths; without a path, list all changes
     #[arg(long, value_name = "PATH", num_args = 0..)]
     changes: Option<Vec<PathBuf>>,
 
-    /// Everything that happened to this path, and what is known of it now
+    /// Show all changes of this path and its present state
     #[arg(long, value_name = "PATH")]
     history: Option<PathBuf>,
 
-    /// The members of a group of changes
+    /// Show the members of a group of changes
     #[arg(long, value_name = "ID")]
     group: Option<String>,
 
@@ -42,23 +42,23 @@ pub(crate) struct FswatchFlags {
     #[arg(long)]
     unaccepted: bool,
 
-    /// Accept what changed at these paths and below them; it is recorded that you did
+    /// Accept the changes at and below these paths; your user is recorded
     #[arg(long, value_name = "PATH", num_args = 1..)]
     accept: Option<Vec<PathBuf>>,
 
-    /// Record changes at these paths and below them as expected, with --until and --by
+    /// Announce changes at and below these paths as expected; see --until and --by
     #[arg(long, value_name = "PATH", num_args = 1.., requires = "until")]
     expect: Option<Vec<PathBuf>>,
 
-    /// With --expect: until this time of day (04:00), this RFC 3339 time, or for so long (2h)
+    /// With --expect: until this time of day (04:00), until this RFC 3339 time, or for this long (2h)
     #[arg(long, value_name = "TIME", requires = "expect", value_parser = crate::fswatch_view::end_of_plan)]
     until: Option<String>,
 
-    /// With --accept and --expect: in whose name [default: yours]; the agent records your user beside it
+    /// With --accept and --expect: on whose behalf [default: your user]; the agent also records your user
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 
-    /// Only changes since this RFC 3339 time, or of this age or younger (2h)
+    /// Only changes since this RFC 3339 time, or within this period (2h)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
 
@@ -66,11 +66,11 @@ pub(crate) struct FswatchFlags {
     #[arg(long, value_name = "EVENT", value_parser = ["created", "changed", "removed", "renamed", "group", "notice", "accepted", "expected", "transaction"])]
     event: Option<String>,
 
-    /// Only changes by programs whose path has this in it
+    /// Only changes by programs whose path contains this text
     #[arg(long, value_name = "TEXT")]
     process: Option<String>,
 
-    /// Only so many changes, the newest
+    /// Only the newest COUNT changes
     #[arg(long, value_name = "COUNT")]
     newest: Option<usize>,
 }
@@ -78,7 +78,7 @@ pub(crate) struct FswatchFlags {
 /// `query netstat`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct NetstatFlags {
-    /// Addresses of own interfaces that match this expression
+    /// Hardware addresses of local interfaces that match this expression
     #[arg(long, value_name = "REGEX")]
     local_mac: Vec<String>,
 
@@ -86,7 +86,7 @@ pub(crate) struct NetstatFlags {
     #[arg(long, value_name = "REGEX")]
     neighbor_mac: Vec<String>,
 
-    /// Own addresses in this range
+    /// Local addresses in this range
     #[arg(long, value_name = "IP|CIDR")]
     local_ip: Vec<String>,
 
@@ -98,16 +98,16 @@ pub(crate) struct NetstatFlags {
     #[arg(long, value_name = "IP|CIDR")]
     connected_ip: Vec<String>,
 
-    /// Sockets that listen on this port, or on one of a range (8000-8999); "not 22" excludes, here and in the ranges of
-    /// addresses above
+    /// Sockets that listen on this port or in this range (8000-8999); "not 22" excludes, here and in the
+    /// address ranges above
     #[arg(long, value_name = "PORT|RANGE")]
     listening_port: Vec<String>,
 
-    /// Everything that listens
+    /// All listening sockets
     #[arg(long)]
     listening: bool,
 
-    /// Everything that has a peer
+    /// All connected sockets
     #[arg(long)]
     connected: bool,
 
@@ -119,27 +119,28 @@ pub(crate) struct NetstatFlags {
     #[arg(long, value_name = "REGEX")]
     unix_socket: Vec<String>,
 
-    /// Raw sockets for this protocol of IP (0-255)
+    /// Raw sockets for this IP protocol (0-255)
     #[arg(long, value_name = "NUMBER|RANGE")]
     raw_socket: Vec<String>,
 
-    /// Sockets for packets on interfaces that match; those on all interfaces have the name any
+    /// Packet sockets on interfaces whose name matches; "any" stands for sockets on all interfaces
     #[arg(long, value_name = "REGEX")]
     packet_socket: Vec<String>,
 
-    /// Compare what sock_diag, /proc/net and the descriptors of processes show
+    /// Compare sock_diag, /proc/net and the processes' file descriptors
     #[arg(long)]
     cross_view: bool,
 
-    /// Only sockets of processes whose name matches; with this and the next three alone, all that listens or is connected
+    /// Only sockets of processes whose name matches; without a socket filter, this and the next three options
+    /// select all listening and connected sockets
     #[arg(long, value_name = "REGEX")]
     process: Vec<String>,
 
-    /// Only sockets of processes whose program's path matches
+    /// Only sockets of processes whose executable path matches
     #[arg(long, value_name = "REGEX")]
     executable: Vec<String>,
 
-    /// Only sockets of this user's processes, by name or number
+    /// Only sockets of this user's processes, by name or ID
     #[arg(long, value_name = "USER")]
     user: Vec<String>,
 
@@ -151,7 +152,7 @@ pub(crate) struct NetstatFlags {
     #[arg(long)]
     namespaces: bool,
 
-    /// Say which processes a socket belongs to
+    /// Show the processes that own each socket
     #[arg(long)]
     processes: bool,
 }
@@ -159,15 +160,15 @@ pub(crate) struct NetstatFlags {
 /// `query timedrift`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TimedriftFlags {
-    /// How far the clock may be off (5s, 10ms); without it only the local time is told
+    /// Largest acceptable offset of the clock (5s, 10ms); without it, only the local time is reported
     #[arg(long, value_name = "TIME")]
     drift: Option<String>,
 
-    /// Ask one server after the other and believe the first that answers, instead of comparing what all say
+    /// Query the servers one by one and trust the first answer, instead of comparing all answers
     #[arg(long, requires = "drift")]
     first: bool,
 
-    /// Ask only the host's own servers, none of the built-in list
+    /// Query only the host's own servers, not the built-in list
     #[arg(long)]
     no_fallback: bool,
 }
@@ -175,11 +176,11 @@ pub(crate) struct TimedriftFlags {
 /// `query file`
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct FileFlags {
-    /// Where to look
+    /// Directory or file to search
     #[arg(long, value_name = "PATH")]
     path: Vec<PathBuf>,
 
-    /// Name; a ! before an expression, here and below, wants what does not match
+    /// Name; here and below, a leading ! negates an expression
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     name: Vec<String>,
 
@@ -187,8 +188,8 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "SIZE")]
     size: Vec<String>,
 
-    /// Permissions as text: -rwxr-xr-x, and u, g or t in place of the first - for setuid, setgid and sticky; ^u finds
-    /// setuid programs such as urwxr-xr-x
+    /// Permissions as text: -rwxr-xr-x, with u, g or t as the first character for setuid, setgid and sticky;
+    /// ^u finds setuid programs such as urwxr-xr-x
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     mode: Vec<String>,
 
@@ -196,7 +197,7 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "AGE")]
     mtime: Vec<String>,
 
-    /// A line of the content
+    /// Expression that a line of the content matches
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     content: Vec<String>,
 
@@ -216,27 +217,27 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "HEX")]
     sha3: Vec<String>,
 
-    /// Age of the last change of content or metadata: <1d
+    /// Time since the last change of content or metadata: <1d
     #[arg(long, value_name = "AGE")]
     ctime: Vec<String>,
 
-    /// Age since it was made: <1d
+    /// Time since the file was created: <1d
     #[arg(long, value_name = "AGE")]
     btime: Vec<String>,
 
-    /// Owner: a name, a number, or none for one without a name
+    /// Owner: a name, an ID, or "none" for an ID without a name
     #[arg(long, value_name = "USER")]
     owner: Vec<String>,
 
-    /// Group: a name, a number, or none for one without a name
+    /// Group: a name, an ID, or "none" for an ID without a name
     #[arg(long, value_name = "GROUP")]
     group: Vec<String>,
 
-    /// Inode
+    /// Inode number
     #[arg(long, value_name = "NUMBER")]
     inode: Vec<String>,
 
-    /// Number of names: >2
+    /// Number of hard links: >2
     #[arg(long, value_name = "NUMBER")]
     links: Vec<String>,
 
@@ -248,63 +249,63 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "REGEX")]
     xattr: Vec<String>,
 
-    /// Kind: file, directory, link, socket, fifo, block, character [default: file]
+    /// File type: file, directory, link, socket, fifo, block, character [default: file]
     #[arg(long = "type", value_name = "KIND")]
     kind: Vec<String>,
 
-    /// Programs that run as their owner or group
+    /// Setuid and setgid programs
     #[arg(long)]
     setuid: bool,
 
-    /// Paths to stay out of: /var/lib/docker, /home/*/.cache
+    /// Paths to exclude: /var/lib/docker, /home/*/.cache
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
 
-    /// A file with digests, one a line as sha256sum writes them; finds what has any of them
+    /// A list of digests, one per line as sha256sum writes them; finds files with any of them
     #[arg(long, value_name = "FILE", value_parser = digests)]
     digests: Option<Digests>,
 
-    /// Read no file larger than this: 100m
+    /// Do not read files larger than this: 100m
     #[arg(long, value_name = "SIZE")]
     maxread: Option<String>,
 
-    /// Tell owner, group, times, inode, links, capabilities and extended attributes of what is found
+    /// Return owner, group, times, inode, links, capabilities and extended attributes of each match
     #[arg(long)]
     returnmetadata: bool,
 
-    /// Further searches in the same walk: {"LABEL": {"paths": [...], "names": [...]}}
+    /// Additional searches in the same walk: {"LABEL": {"paths": [...], "names": [...]}}
     #[arg(long, value_name = "JSON", value_parser = searches)]
     search: Vec<Map<String, Value>>,
 
-    /// Levels of directories to go down
+    /// Maximum directory depth
     #[arg(long, value_name = "COUNT")]
     maxdepth: Option<u32>,
 
-    /// Tell only files that match all filters
+    /// Return only files that match all filters
     #[arg(long)]
     matchall: bool,
 
-    /// All content expressions must match all lines
+    /// Every content expression must match every line
     #[arg(long)]
     macroal: bool,
 
-    /// A filter to invert: name, size, content, …
+    /// Filter to invert: name, size, content, …
     #[arg(long, value_name = "FILTER")]
     mismatch: Vec<String>,
 
-    /// Matches after which the search ends
+    /// Stop the search after this many matches
     #[arg(long, value_name = "COUNT")]
     matchlimit: Option<u32>,
 
-    /// Errors that are told
+    /// Maximum number of errors to report
     #[arg(long, value_name = "COUNT")]
     maxerrors: Option<u32>,
 
-    /// Tell the SHA-256 of what is found
+    /// Return the SHA-256 of each match
     #[arg(long)]
     returnsha256: bool,
 
-    /// Look into what gzip, xz and zstd compressed
+    /// Also search the contents of gzip, xz and zstd files
     #[arg(long)]
     decompress: bool,
 }
@@ -363,7 +364,7 @@ fn digests(path: &str) -> Result<Digests, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
     let words = text.lines().filter_map(|line| line.split_whitespace().next());
     let digests: Vec<String> = words.filter(|word| !word.starts_with('#')).map(str::to_owned).collect();
-    if digests.is_empty() { Err(format!("{path:?} holds no digest")) } else { Ok(Digests(digests)) }
+    if digests.is_empty() { Err(format!("{path:?} contains no digest")) } else { Ok(Digests(digests)) }
 }
 
 /// Reads searches by label.

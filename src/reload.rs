@@ -17,7 +17,7 @@ const LONGEST_RELOAD: Duration = Duration::from_secs(60);
 /// `reload`
 #[derive(Debug, Args)]
 pub(crate) struct ReloadArgs {
-    /// Only say what would change
+    /// Only show what would change
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
 
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ReloadArgs, socket: &Path, printer: &mut Printer) -> Re
         return Err(Failure::new(
             Exit::NotWell,
             format!("configuration {} is not in force in: {}", report.generation, names.join(", ")),
-            "`vigie status` says more; `vigie module logs NAME` shows what the module said",
+            "see `vigie status`; `vigie module logs NAME` shows the module's messages",
         ));
     }
     Err(Failure::new(
@@ -79,8 +79,8 @@ fn module_line(module: &ModuleConfigStatus) -> String {
     let ModuleConfigStatus { module, generation, state, errors } = module;
     let state = match state {
         InForce::InForce => "in force".to_owned(),
-        InForce::Refused if errors.is_empty() => "refused".to_owned(),
-        InForce::Refused => format!("refused: {}", safe(&errors.join("; "))),
+        InForce::Refused if errors.is_empty() => "rejected".to_owned(),
+        InForce::Refused => format!("rejected: {}", safe(&errors.join("; "))),
         InForce::Unconfirmed | InForce::Unanswered => "not answered".to_owned(),
         InForce::NotRunning => "the module does not run".to_owned(),
     };

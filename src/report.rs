@@ -60,7 +60,8 @@ pub(crate) fn text(module: &str, result: &ModuleResult, room: Room, paint: Paint
     let (tone, word) = match result.verdict() {
         Verdict::Found => (Tone::Good, "found"),
         Verdict::Absent => (Tone::Plain, "found nothing"),
-        Verdict::NotKnown => (Tone::Doubtful, "found nothing, but did not examine everything"),
+        Verdict::NotKnown => (Tone::Doubtful, "found nothing but did not examine everything"),
+        Verdict::Failed if result.rejected => (Tone::Bad, "parameters rejected"),
         Verdict::Failed => (Tone::Bad, "failed"),
     };
     let report = of(module, result);
@@ -90,7 +91,7 @@ pub(crate) fn csv(module: &str, result: &ModuleResult) -> Result<String, String>
     match of(module, result) {
         Some(report) => Ok(report.table.csv()),
         None if result.elements.is_none() => Ok(String::new()),
-        None => Err(format!("the answers of {module} are no table")),
+        None => Err(format!("the results of {module} are not a table")),
     }
 }
 
@@ -125,7 +126,7 @@ fn push_some<'a>(text: &mut String, word: String, entries: impl ExactSizeIterato
         text.push_str(&format!("{word} {}\n", safe(entry)));
     }
     if more > 0 {
-        text.push_str(&format!("{word} {more} more; --json names all\n"));
+        text.push_str(&format!("{word} {more} more; --json lists all\n"));
     }
 }
 
@@ -174,7 +175,7 @@ mod tests {
 
         assert_eq!(
             text,
-            "mine: found nothing, but did not examine everything\n\
+            "mine: found nothing but did not examine everything\n\
              not examined /x: no\n\
              not examined \\u{1b}: z\n\
              error \"/y\" odd\n"
@@ -190,7 +191,7 @@ mod tests {
         let text = shown("mine", &json, None);
 
         assert_eq!(text.lines().count(), 12);
-        assert!(text.ends_with("not examined 20 more; --json names all\n"), "{text}");
+        assert!(text.ends_with("not examined 20 more; --json lists all\n"), "{text}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::print::{self, Printer};
 /// `rules`
 #[derive(Debug, Subcommand)]
 pub(crate) enum RulesCommand {
-    /// Make rules of Vigie of rules in another form
+    /// Convert rules from another format
     #[command(subcommand)]
     Import(Form),
 }
@@ -25,22 +25,23 @@ Examples:
   vigie rules import sigma rules/linux/process_creation/*.yml --output /etc/vigie/rules/sigma.toml
   vigie rules import sigma file_event/*.yml --fswatch sigma-paths.toml
 
-Rules go where events.rules names them. What has no counterpart is refused as a whole rule, with file and place, and the exit
-code is 1; all others are written all the same.")]
+Put the output where events.rules refers to it. A rule with an element that cannot be converted is rejected as a
+whole, with its file and line, and the exit code is 1; all other rules are still written.")]
     Sigma(SigmaArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SigmaArgs {
-    /// Files in Sigma's form, each with one or more rules
+    /// Sigma files, each with one or more rules
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// Where the rules for events go; standard output otherwise
+    /// Output file for rules for events [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Where the groups of paths of rules about files go, for fswatch.toml; without it such rules are refused
+    /// Output file for path groups from rules about files, for fswatch.toml; without it such rules are
+    /// rejected
     #[arg(long, value_name = "FILE")]
     fswatch: Option<PathBuf>,
 }
@@ -59,7 +60,7 @@ pub(crate) fn run(command: &RulesCommand, printer: &mut Printer) -> Result<Exit,
     if args.fswatch.is_none() && !imported.paths.is_empty() {
         let groups = imported.paths.matches("[[paths.groups]]").count();
         imported.taken -= groups;
-        imported.refused.push(format!("{groups} rules about files: name a file for them with --fswatch"));
+        imported.refused.push(format!("{groups} rules about files: give an output file with --fswatch"));
     }
     let write = |path: &PathBuf, text: &str| {
         std::fs::write(path, text).map_err(|error| {
@@ -76,6 +77,6 @@ pub(crate) fn run(command: &RulesCommand, printer: &mut Printer) -> Result<Exit,
     for refused in &imported.refused {
         print::note(refused);
     }
-    print::note(&format!("{} rules taken, {} refused", imported.taken, imported.refused.len()));
+    print::note(&format!("{} rules converted, {} rejected", imported.taken, imported.refused.len()));
     Ok(if imported.refused.is_empty() { Exit::Ok } else { Exit::NotWell })
 }

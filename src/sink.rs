@@ -18,24 +18,25 @@ const LONGEST_TEST: Duration = Duration::from_secs(2 * 600 + 30);
 /// `sink`
 #[derive(Debug, Subcommand)]
 pub(crate) enum SinkCommand {
-    /// List the sinks, how far each is and what keeps it
+    /// List the sinks with their progress and problems
     #[command(after_help = "\
 Examples:
   vigie sink list
   vigie sink list --json")]
     List {
-        /// Print JSON, one sink a line
+        /// Print JSON, one sink per line
         #[arg(long)]
         json: bool,
     },
 
-    /// Send a test alert to a sink and wait for what its receiver says
+    /// Send a test alert through a sink and wait for the receiver's answer
     #[command(after_help = "\
 Examples:
   vigie sink test siem
 
-The test goes on a connection of its own and is in no journal. When it works, a sink that waits tries
-again at once. Exit codes: 0 the receiver has it, or it was sent where nobody acknowledges; 1 not.")]
+The test uses a separate connection and is not recorded in the journal. If it succeeds, a waiting sink
+retries at once. Exit codes: 0 acknowledged by the receiver, or sent if the protocol has no
+acknowledgements; 1 failed.")]
     Test {
         /// The sink's name in the configuration
         name: String,

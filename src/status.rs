@@ -27,11 +27,11 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Show it again and again until interrupted
+    /// Refresh until interrupted
     #[arg(long, short = 'w')]
     pub(crate) watch: bool,
 
-    /// Time between two looks with --watch
+    /// Refresh interval with --watch
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = crate::durations::positive, requires = "watch")]
     pub(crate) interval: Duration,
 }
@@ -98,10 +98,7 @@ pub(crate) fn fetch(socket: &Path) -> Result<AgentStatus, ClientError> {
     match client::ask(socket, &Request::Status {}, client::PROMPT)? {
         Reply::Status(status) => Ok(*status),
         other => Err(ClientError::Garbled {
-            reason: format!(
-                "it is no status: {:?}",
-                format!("{other:?}").chars().take(100).collect::<String>()
-            ),
+            reason: format!("not a status: {:?}", format!("{other:?}").chars().take(100).collect::<String>()),
         }),
     }
 }
@@ -162,7 +159,8 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     if config.last_reload_ok {
         text.push_str(&format!(", read {}\n", safe(&config.last_reload_at)));
     } else {
-        let refused = format!("the one read {} is invalid and changed nothing", safe(&config.last_reload_at));
+        let refused =
+            format!("the file read {} is invalid and was not applied", safe(&config.last_reload_at));
         text.push_str(&format!("; {}\n", paint.text(Tone::Bad, &refused)));
     }
     let journal = &status.journal;
@@ -172,7 +170,7 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
     }
     let deleted: u64 = journal.deleted.values().sum();
     if deleted > 0 {
-        text.push_str(&format!(", {deleted} deleted to make room"));
+        text.push_str(&format!(", {deleted} deleted by retention"));
     }
     if let Some(damage) = &journal.damage {
         text.push_str(&format!("; {}", paint.text(Tone::Bad, &safe(damage))));
@@ -193,7 +191,7 @@ fn render(status: &AgentStatus, width: Option<u16>, paint: Paint) -> String {
         let names: Vec<&str> = status.privacy.unchecked.iter().map(|name| name.as_str()).collect();
         if !names.is_empty() {
             text.push_str(&format!(
-                "; nothing checks that these mask what they answer: {}",
+                "; results of these modules are not checked for masking: {}",
                 names.join(", ")
             ));
         }
@@ -388,11 +386,9 @@ audit    backoff  -     -       3         -          0     0       exited\\u{1b}
         status.privacy.unchecked = vec!["audit".parse().unwrap()];
         let text = render(&status, None, Paint::new(false));
 
-        assert!(
-            text.contains(
-                "extra privacy mode is on; nothing checks that these mask what they answer: audit\n"
-            )
-        );
+        assert!(text.contains(
+            "extra privacy mode is on; results of these modules are not checked for masking: audit\n"
+        ));
     }
 
     #[test]
@@ -405,7 +401,7 @@ audit    backoff  -     -       3         -          0     0       exited\\u{1b}
         let text = render(&status, None, Paint::new(false));
 
         assert!(
-            text.contains("; the one read 2026-11-23T09:00:00.000Z is invalid and changed nothing\n"),
+            text.contains("; the file read 2026-11-23T09:00:00.000Z is invalid and was not applied\n"),
             "{text}"
         );
         assert!(

@@ -54,7 +54,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// `top`
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Time between two looks
+    /// Refresh interval
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = durations::positive)]
     pub(crate) interval: Duration,
 }
@@ -75,8 +75,8 @@ pub(crate) fn run(args: &TopArgs, socket: &Path, printer: &Printer) -> Result<Ex
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() || print::is_dumb() {
         return Err(Failure::new(
             Exit::Usage,
-            "vigie top needs a terminal that it can draw on",
-            "programs read `vigie status --json`, and `vigie alerts -f --json`",
+            "vigie top needs a terminal",
+            "scripts use `vigie status --json` and `vigie alerts -f --json`",
         ));
     }
     // Whoever may not ask is told so, and not shown an empty screen.
@@ -258,7 +258,7 @@ fn follow_alerts(socket: &Path, sender: &SyncSender<Woken>) {
         // The agent that is asked next may have another journal.
         if let Ok(status) = status::fetch(socket) {
             if progress.restarts_or_starts_at(status.journal.recorded) {
-                let sentence = "the agent's journal was begun anew".to_owned();
+                let sentence = "the agent's journal was recreated".to_owned();
                 sender.send(Woken::News(News::Missing(sentence))).ok();
             }
             // Why it ended is in the head of the screen: the status is asked for as well.

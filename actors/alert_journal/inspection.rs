@@ -34,19 +34,19 @@ impl AlertJournal {
             self.trouble = writer.trouble().map(ToOwned::to_owned);
             match &self.trouble {
                 Some(trouble) => {
-                    warn!(self.log, "alerts are safe, but not all of the journal"; "error" => trouble)
+                    warn!(self.log, "alerts are stored, but other files of the journal cannot be written"; "error" => trouble)
                 }
-                None => info!(self.log, "disk takes all of the journal again"),
+                None => info!(self.log, "all files of the journal are written again"),
             }
         }
         let deleted = vigie_journal::by_severity(writer.deleted());
         if deleted != self.deleted {
-            info!(self.log, "old alerts were deleted to make room"; "found" => ?deleted);
+            info!(self.log, "retention deleted old alerts"; "found" => ?deleted);
             self.deleted = deleted;
         }
         if let Some(given_up) = writer.take_given_up() {
             let message = given_up.message(self.sent_through.is_some());
-            error!(self.log, "journal is full, alerts were deleted that are severe or that the fleet does not have";
+            error!(self.log, "journal is full; retention deleted severe alerts or alerts that the fleet does not have";
                 "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
             self.trimmed = Some(format!(
                 "{} alerts between {} and {} were deleted",
@@ -64,15 +64,15 @@ impl AlertJournal {
 
     fn tell_of_incident(&mut self, Incident { why, after }: Incident) {
         let what = match why {
-            Why::Resized => "was made shorter or longer",
+            Why::Resized => "was truncated or extended",
             Why::Replaced => "was deleted or replaced",
             // The disk, and nobody's hand: what was not acknowledged is written again.
             _ => {
-                warn!(self.log, "disk did not take all of a batch, going on in a new file"; "found" => after);
+                warn!(self.log, "batch was not written completely; continuing in a new file"; "found" => after);
                 return;
             }
         };
-        error!(self.log, "somebody changed the journal's file, going on in a new one"; "path" => ?self.directory,
+        error!(self.log, "the journal's file was changed by another process; continuing in a new file"; "path" => ?self.directory,
             "found" => after);
         let message = serde_json::json!({
             "severity": "critical",
@@ -116,16 +116,16 @@ impl AlertJournal {
         }
         let JournalVerification { missing, damaged, broken, problems, .. } = verification;
         let text = format!(
-            "{missing} alerts are missing, {damaged} pieces are damaged, {broken} links are broken; the first: {}",
+            "{missing} alerts missing, {damaged} damaged sections, {broken} broken links; the first: {}",
             problems.first().map_or("", String::as_str)
         );
         if self.damage.as_ref() == Some(&text) {
             return;
         }
-        error!(self.log, "journal does not prove itself"; "path" => ?self.directory, "error" => &text);
+        error!(self.log, "journal verification failed"; "path" => ?self.directory, "error" => &text);
         let message = serde_json::json!({
             "severity": "critical",
-            "alert": format!("the alert journal is not as it was written: {text}"),
+            "alert": format!("the alert journal was altered: {text}"),
             "event": "journal_damaged",
             "missing": missing, "damaged": damaged, "broken": broken,
         });

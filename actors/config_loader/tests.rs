@@ -134,7 +134,7 @@ async fn a_dry_run_says_the_same_and_changes_nothing() {
     assert_eq!(report.generation, 1);
     assert!(report.changes.contains(&"stop fswatch".to_owned()), "{report:?}");
     assert!(
-        report.changes.contains(&"agent.run_dir changes when the agent starts again".to_owned()),
+        report.changes.contains(&"agent.run_dir takes effect at the next start".to_owned()),
         "{report:?}"
     );
     assert!(setup.told.try_recv().is_err());
@@ -214,7 +214,7 @@ async fn a_run_directory_keeps_its_value_until_the_agent_starts_again() {
     let report = setup.reload(false).await;
     let view = setup.view().await;
 
-    assert_eq!(report.changes, ["agent.run_dir changes when the agent starts again"]);
+    assert_eq!(report.changes, ["agent.run_dir takes effect at the next start"]);
     assert_eq!(view.config.agent.agent.run_dir, PathBuf::from("/run/one"));
     assert_eq!(view.config.generation, 1);
 }
@@ -232,7 +232,7 @@ async fn a_subscriber_that_has_gone_is_reported_and_the_others_are_told() {
     let report = setup.reload(false).await;
 
     assert!(!report.ok);
-    assert!(report.problems[0].message.contains("did not take over"), "{report:?}");
+    assert!(report.problems[0].message.contains("did not apply"), "{report:?}");
     assert_eq!(setup.told.try_recv().unwrap().config.generation, 2);
 }
 

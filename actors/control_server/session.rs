@@ -22,6 +22,7 @@ use vigie_protocol::message::{Asker, BadLine, Progress};
 use vigie_protocol::progress::INTERVAL;
 use vigie_protocol::severity::{Severity, is_canary};
 use vigie_protocol::stream::ModuleReader;
+use vigie_protocol::suggestion;
 
 use super::Asked;
 use super::status::ACTOR_TIMEOUT;
@@ -30,7 +31,7 @@ use crate::config_loader::Reload;
 use crate::line_feed::{self, LineWatch, Watched, module_line};
 use crate::query_router::Query;
 use crate::sinks::TestSink;
-use crate::supervisor::{GetModuleLines, ModuleLines, RestartModule, RestartRefused};
+use crate::supervisor::{GetModuleLines, GetModules, ModuleLines, RestartModule, RestartRefused};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::LimitsSection;
 use vigie_journal::{Cause, Damage, DamageKind, Item, Missing, Portion, Record, start_of_last};
@@ -43,7 +44,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Alerts that are read from the disk at a time.
 const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 4 << 20 };
 
-/// Time between two looks at whether a client that has finished sending is still there.
+/// Refresh interval at whether a client that has finished sending is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 
 /// Time for a reload: it waits for modules to be told.
@@ -93,9 +94,9 @@ impl Session {
                 Ok(Some(Err(_)) | None) => return,
                 Err(_) => {
                     let waited = self.limits.client_timeout;
-                    let message = format!("no request came within {waited:?} (limits.client_timeout)");
+                    let message = format!("no request received within {waited:?} (limits.client_timeout)");
                     client
-                        .reply(&refusal("too_slow", message, "send one JSON object and a line feed"))
+                        .reply(&refusal("too_slow", message, "send one JSON object followed by a line feed"))
                         .await
                         .ok();
                     return;
@@ -115,7 +116,7 @@ impl Session {
         client: &mut Client,
     ) -> Result<(), Over> {
         let request = line.map_err(|bad| bad.to_string()).and_then(|line| {
-            serde_json::from_str::<Request>(&line).map_err(|error| format!("request is wrong: {error}"))
+            serde_json::from_str::<Request>(&line).map_err(|error| format!("invalid request: {error}"))
         });
         let request = match request {
             Ok(request) => request,
@@ -131,8 +132,8 @@ impl Session {
             Request::Reload { dry_run: false } | Request::Restart { .. } | Request::TestSink { .. }
         );
         if (changes || matches!(request, Request::Tap { .. })) && !self.is_owner {
-            let message = format!("user {} may ask the agent, but not change what it does", self.uid);
-            return client.reply(&refusal("not_permitted", message, "do it as root")).await;
+            let message = format!("user {} may query the agent but not control it", self.uid);
+            return client.reply(&refusal("not_permitted", message, "run the command as root")).await;
         }
         match request {
             Request::Status {} => {
@@ -218,7 +219,7 @@ impl Session {
         match self.asked.loader.send(Reload { dry_run }).timeout(RELOAD_TIMEOUT).await {
             Ok(report) => Reply::Reloaded(report),
             Err(MailboxError::Timeout) => {
-                refusal("timed_out", "the reload still runs", "see `vigie status` for its result")
+                refusal("timed_out", "the reload is still in progress", "see `vigie status` for its result")
             }
             Err(MailboxError::Closed) => stopping(),
         }
@@ -231,12 +232,9 @@ impl Session {
         };
         match self.asked.supervisor.send(RestartModule(module.clone())).await {
             Ok(Ok(pid)) => Reply::Restarted { module, pid },
+            Ok(Err(refused @ RestartRefused::Unknown(_))) => self.unknown(&module, refused.to_string()).await,
             Ok(Err(refused)) => {
-                let kind = match refused {
-                    RestartRefused::Unknown(_) => "module_unknown",
-                    _ => "not_restarted",
-                };
-                refusal(kind, refused.to_string(), "see `vigie status` and `vigie module list`")
+                refusal("not_restarted", refused.to_string(), "see `vigie status` and `vigie module list`")
             }
             Err(_) => stopping(),
         }
@@ -246,7 +244,7 @@ impl Session {
         match self.asked.sinks.send(TestSink(name.clone())).await {
             Ok(Some(test)) => Reply::SinkTested(test),
             Ok(None) => {
-                let message = format!("no sink {name:?} is configured and enabled");
+                let message = format!("no sink named {name:?} is configured and enabled");
                 refusal("sink_unknown", message, "see `vigie sink list`")
             }
             Err(_) => stopping(),
@@ -256,9 +254,18 @@ impl Session {
     async fn lines(&self, module: &str) -> Result<ModuleLines, Reply> {
         let module: ModuleName = module.parse().map_err(|bad| bad_name(&bad))?;
         let found = self.asked.supervisor.send(GetModuleLines(module.clone())).timeout(ACTOR_TIMEOUT).await;
-        found.map_err(|_| stopping())?.ok_or_else(|| {
-            refusal("module_unknown", format!("no module {module} is configured"), "see `vigie module list`")
-        })
+        match found.map_err(|_| stopping())? {
+            Some(lines) => Ok(lines),
+            None => Err(self.unknown(&module, format!("no module {module} is configured")).await),
+        }
+    }
+
+    /// The refusal of a module that does not exist, with the name that was probably meant.
+    async fn unknown(&self, module: &ModuleName, message: String) -> Reply {
+        let modules = self.asked.supervisor.send(GetModules).timeout(ACTOR_TIMEOUT).await.unwrap_or_default();
+        let known = modules.iter().map(|known| known.name.as_str());
+        let hint = suggestion::hint(module.as_str(), known, "`vigie module list` lists the modules");
+        refusal("module_unknown", message, hint)
     }
 
     async fn verify_alerts(&self) -> Reply {
@@ -311,7 +318,7 @@ fn remember_name(uid: u32, name: Option<String>) {
 }
 
 fn stopping() -> Reply {
-    refusal("stopping", "the agent is stopping", "try again when it has been started")
+    refusal("stopping", "the agent is stopping", "try again when the agent has been started")
 }
 
 fn bad_name(bad: &BadModuleName) -> Reply {
@@ -582,7 +589,7 @@ async fn stream_lines(
         let line = match watched {
             Watched::Line(line) => line,
             Watched::Missed(count) => {
-                module_line("missed", &format!("{count} lines were left out because they came too fast"))
+                module_line("missed", &format!("{count} lines were omitted because they arrived too fast"))
             }
         };
         client.reply(&shown(line)).await?;

@@ -90,7 +90,7 @@ impl Asked {
         while let Some(silent) = log.silent_for() {
             if pause > PROBE_PAUSE_MAX {
                 return Some(format!(
-                    "the file system with the log does not answer for {} s",
+                    "the file system of the log has not responded for {} s",
                     silent.as_secs()
                 ));
             }
@@ -129,7 +129,7 @@ async fn state_stalled() -> Option<String> {
         let busy = remote::busy_for().unwrap_or_default();
         if pause > PROBE_PAUSE_MAX {
             return Some(format!(
-                "the file system with agent.state_dir does not answer for {} s",
+                "the file system of agent.state_dir has not responded for {} s",
                 busy.as_secs()
             ));
         }

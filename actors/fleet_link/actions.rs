@@ -40,7 +40,7 @@ impl Membership {
         let (id, signers) = (admitted.action.id.clone(), admitted.signers.clone());
         self.report(ACCEPTED, Some(&id), &signers, None);
         if self.standing.try_send(order).is_err() {
-            let refusal = Refusal::Busy("too many standing questions come at once".to_owned());
+            let refusal = Refusal::Busy("too many standing queries arrive at once".to_owned());
             self.answer_refusal(id.clone(), &Refused { refusal, action: Some(id), signers }, ctx);
         }
     }
@@ -206,6 +206,6 @@ fn seal_all(parts: &[AnswerPart], key: &AgentKey) -> Vec<String> {
 
 fn too_large(answer: &Answer, bytes: usize) -> Answer {
     let message =
-        format!("the answer of {bytes} bytes is more than the broker keeps of one agent: ask for less");
+        format!("the answer of {bytes} bytes exceeds what the broker keeps per agent: narrow the query");
     answer_without_results(AnswerStatus::Truncated, "truncated", message, &answer.hostname)
 }

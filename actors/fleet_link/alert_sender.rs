@@ -40,7 +40,7 @@ const MAX_ALERT_BYTES: usize = 48 * 1024;
 const MAX_MESSAGE_BYTES: usize = 63 * 1024;
 
 /// What a text ends with that was cut.
-const CUT: &str = "… (cut: no message to the fleet holds more)";
+const CUT: &str = "… (truncated to the size limit of fleet messages)";
 
 /// Pause after a batch that was not acknowledged whole.
 const RETRY: Duration = Duration::from_millis(500);
@@ -254,7 +254,7 @@ impl AlertSender {
             match acknowledged {
                 Ok(one) => done = Some(one),
                 Err(error) => {
-                    slog::debug!(self.log, "alert is not acknowledged"; "error" => %ErrorChain(&error));
+                    slog::debug!(self.log, "alert was not acknowledged"; "error" => %ErrorChain(&error));
                     state.doubt = error.is_nobody();
                     break;
                 }
@@ -290,7 +290,7 @@ impl AlertSender {
         match stored {
             Ok(Ok(())) => state.dirty = false,
             Ok(Err(error)) => {
-                info!(self.log, "cannot store how far alerts are sent, a restart sends some again";
+                info!(self.log, "cannot store the position of sent alerts; after a restart some are sent again";
                     "path" => ?self.cursor_path, "error" => %error);
             }
             Err(_) => {}

@@ -96,7 +96,7 @@ impl AnswerSender {
         let loaded = work_threads::run(Lane::Fleet, move || spool.load(&id)).await;
         match loaded {
             Ok(Err(error)) => {
-                debug!(self.log, "answer is not there"; "error" => %error, "action" => %action);
+                debug!(self.log, "answer is missing"; "error" => %error, "action" => %action);
                 Err(error)
             }
             Ok(loaded) => loaded,
@@ -109,7 +109,7 @@ impl AnswerSender {
         match stored::store(&self.uplink.client, &subject, message.as_bytes()).await {
             Ok(_) => true,
             Err(error) => {
-                debug!(self.log, "answer is not stored"; "error" => %ErrorChain(&error), "action" => %action);
+                debug!(self.log, "answer was not stored"; "error" => %ErrorChain(&error), "action" => %action);
                 false
             }
         }

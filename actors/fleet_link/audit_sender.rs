@@ -48,7 +48,7 @@ impl AuditSender {
                         tokio::time::sleep(RETRY).await;
                     }
                 }
-                Err(error) => warn!(self.log, "an audit record cannot be sent"; "error" => error),
+                Err(error) => warn!(self.log, "cannot send an audit record"; "error" => error),
             }
         }
     }

@@ -75,7 +75,7 @@ impl Room {
         let taken = self.taken.load(Ordering::Relaxed);
         if taken >= self.running + self.waiting {
             return Some(format!(
-                "{taken} actions run or wait (fleet.running_actions, fleet.waiting_actions)"
+                "{taken} actions are running or waiting (fleet.running_actions, fleet.waiting_actions)"
             ));
         }
         let waiting = self.spool.waiting_bytes();
@@ -159,7 +159,7 @@ impl Desk {
                     };
                     replay = back;
                     result.err().inspect(|error| {
-                        warn!(self.log, "cannot note that an action is answered, trying again";
+                        warn!(self.log, "cannot record that an action is answered, retrying";
                             "action" => %id, "error" => %ErrorChain(error));
                         to_close.push_back(id);
                     })
@@ -227,7 +227,7 @@ impl Desk {
             (verdict, Err(error)) => {
                 // Without the note it could run twice, so it does not run; and nothing is known to be answered.
                 let (id, _) = verdict.id();
-                error!(self.log, "action is not run, because it cannot be noted"; "action" => %id,
+                error!(self.log, "action is not run because its ID cannot be stored"; "action" => %id,
                     "error" => %ErrorChain(&error));
                 let signers = match &verdict {
                     Verdict::Run(admitted) => admitted.signers.clone(),

@@ -31,7 +31,7 @@ const MAX_POLICY_FILE_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MembershipError {
     /// A root key cannot be read.
-    #[error("fleet.roots: {key:?} is not a public key in OpenSSH's form")]
+    #[error("fleet.roots: {key:?} is not a public key in OpenSSH format")]
     Root {
         /// The key.
         key: String,
@@ -61,7 +61,7 @@ pub(super) enum MembershipError {
         source: AgentKeyError,
     },
     /// The replay log cannot be used; without it nothing may run.
-    #[error("cannot use the log of actions that were run")]
+    #[error("cannot use the replay log")]
     Replay(#[source] ReplayError),
     /// Answers cannot be kept.
     #[error("{0}")]

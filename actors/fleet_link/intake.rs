@@ -95,10 +95,12 @@ impl Intake {
     async fn happened(&mut self, event: BrokerEvent) {
         match &event {
             BrokerEvent::Connected => info!(self.log, "connected to the broker"),
-            BrokerEvent::Disconnected => info!(self.log, "connection to the broker is lost"),
-            BrokerEvent::SlowConsumer(_) => warn!(self.log, "messages of the broker were lost, asking again"),
+            BrokerEvent::Disconnected => info!(self.log, "lost the connection to the broker"),
+            BrokerEvent::SlowConsumer(_) => {
+                warn!(self.log, "messages from the broker were lost, requesting them again")
+            }
             BrokerEvent::BrokerStops | BrokerEvent::Closed => {
-                info!(self.log, "the broker ends the connection")
+                info!(self.log, "the broker closed the connection")
             }
             BrokerEvent::Problem(what) => debug!(self.log, "broker"; "error" => what),
             // The membership tells these, once.

@@ -25,7 +25,7 @@ const EVENTS: usize = 64;
 pub(super) enum JoinError {
     #[error(transparent)]
     Membership(#[from] MembershipError),
-    #[error("cannot read the agent's token {path:?}; `vigie fleet enrol` makes it")]
+    #[error("cannot read the agent's JWT {path:?}; create it with `vigie fleet enrol`")]
     Credentials {
         path: std::path::PathBuf,
         #[source]
@@ -34,7 +34,7 @@ pub(super) enum JoinError {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     #[error(
-        "cannot give the alert journal in {directory:?} an id, and without one its alerts cannot be sent"
+        "cannot assign an ID to the alert journal in {directory:?}; its alerts cannot be sent without one"
     )]
     Journal {
         directory: std::path::PathBuf,

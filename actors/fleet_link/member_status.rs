@@ -33,11 +33,11 @@ impl Handler<GetMemberStatus> for Membership {
             self.troubles.all_named() && (self.troubles.text().is_some() || !connected || !has_policy);
         status.problem = self.troubles.text().or_else(|| match policy.as_deref() {
             _ if !status.connected => {
-                Some(format!("no broker is connected ({})", self.section.urls.join(", ")))
+                Some(format!("not connected to a broker ({})", self.section.urls.join(", ")))
             }
-            None => Some("there is no policy, every action is refused".to_owned()),
+            None => Some("no fleet policy: every action is refused".to_owned()),
             Some(policy) if policy.is_expired(now()) => {
-                Some(format!("policy {} is past its date; it stays in force", policy.version()))
+                Some(format!("policy {} has expired; it stays in force", policy.version()))
             }
             Some(_) => alerts.problem.clone(),
         });

@@ -354,8 +354,7 @@ impl Membership {
             "policy" => policy.borrow().as_ref().map(|policy| policy.version()));
         let mut troubles = Troubles::default();
         if begun.is_copy {
-            let text = "the agent's files were made on another machine: this host is a copy and needs a key of its own \
-                        (stop the agent, delete STATE_DIR/fleet and the key file, enrol it under a name of its own)";
+            let text = "the agent's files were created on another machine: this host is a copy and needs its own key (stop the agent, delete STATE_DIR/fleet and the key file, enrol it under its own name)";
             error!(log, "this host is a copy of another"; "agent" => %agent);
             let is_new = troubles.raise(Trouble::Copied, text.to_owned());
             voice.tell(&troubles, Trouble::Copied, is_new);
@@ -452,7 +451,7 @@ impl Membership {
         ctx.spawn(storing.into_actor(self).map(|stored, this, ctx| {
             this.storing_policy = false;
             if let Ok((stored, Err(error))) = stored {
-                error!(this.log, "the policy in force is not on disk, a restart begins with the one before";
+                error!(this.log, "the current policy could not be stored; a restart begins with the previous one";
                     "error" => %error);
                 this.policy_to_store.get_or_insert(stored);
                 ctx.run_later(STORE_RETRY, |this, ctx| this.store_policy(ctx));
@@ -466,10 +465,10 @@ impl Membership {
     fn look_at_link_later(&self, ctx: &mut Context<Self>) {
         ctx.run_later(LINK_GRACE, |this, _| {
             if !this.uplink.is_up() {
-                let text = format!("no broker is connected ({})", this.section.urls.join(", "));
+                let text = format!("not connected to a broker ({})", this.section.urls.join(", "));
                 this.raise(Trouble::Disconnected, text);
             } else if this.policy.borrow().is_none() {
-                let text = "there is no policy, every action is refused";
+                let text = "no fleet policy: every action is refused";
                 this.raise(Trouble::NoPolicy, text.to_owned());
             }
         });
@@ -515,7 +514,7 @@ impl Membership {
                 }
                 Err(error) => {
                     let text = ErrorChain(&error).to_string();
-                    warn!(this.log, "the fleet is shown the facts from before"; "error" => &text);
+                    warn!(this.log, "cannot update the facts; the fleet sees the previous ones"; "error" => &text);
                     this.troubles.raise(Trouble::Facts, text);
                 }
             }
@@ -533,7 +532,7 @@ impl Membership {
     fn clear(&mut self, trouble: Trouble) {
         if self.troubles.clear(trouble) {
             self.voice.tell(&self.troubles, trouble, false);
-            info!(self.log, "the link to the fleet has a problem less"; "problem" => ?trouble);
+            info!(self.log, "a problem of the link to the fleet is solved"; "problem" => ?trouble);
         }
     }
 }
@@ -548,7 +547,7 @@ impl Actor for Membership {
             let answer = answer_without_results(
                 AnswerStatus::Interrupted,
                 "interrupted",
-                "the agent ended, or joined its fleet anew, while it ran the action, and does not run it again"
+                "the agent ended or rejoined its fleet while it ran the action; the action is not run again"
                     .to_owned(),
                 &self.hostname(),
             );
@@ -605,14 +604,15 @@ impl Handler<BrokerHappened> for Membership {
                 }
             }
             BrokerEvent::LoginRefused => {
-                let text = "the broker refuses the login; see fleet.credentials and the agent's enrolment";
+                let text =
+                    "the broker rejects the credentials; see fleet.credentials and the agent's enrolment";
                 self.raise(Trouble::LoginRefused, text.to_owned());
             }
             BrokerEvent::TlsFailed(why) => {
-                self.raise(Trouble::Tls, format!("no TLS connection to the broker: {why}"));
+                self.raise(Trouble::Tls, format!("TLS connection to the broker failed: {why}"));
             }
             BrokerEvent::BrokerFull(words) => {
-                self.raise(Trouble::BrokerFull, format!("the broker takes no more connections: {words}"));
+                self.raise(Trouble::BrokerFull, format!("the broker accepts no more connections: {words}"));
             }
             BrokerEvent::PermissionViolation(what) => {
                 let text = format!("the broker does not permit what the agent needs: {what}");
@@ -634,8 +634,7 @@ impl Handler<OtherWriter> for Membership {
         if is_twice {
             self.beats_alone = 0;
             let text = format!(
-                "another host writes as {}: a clone, a snapshot that was put back, or a stolen key; give each host a \
-                 key of its own",
+                "another host uses the identity {}: a clone, a restored snapshot or a stolen key; give each host its own key",
                 self.section.agent
             );
             self.raise(Trouble::RunsTwice, text);

@@ -122,7 +122,7 @@ impl Presence {
         }
         result
             .inspect_err(|error: &StoredError| {
-                debug!(self.log, "sign of life is not stored"; "error" => %ErrorChain(error));
+                debug!(self.log, "heartbeat was not stored"; "error" => %ErrorChain(error));
             })
             .ok()
     }
@@ -143,7 +143,7 @@ impl Presence {
             .map_err(|error| error.to_string())
             .and_then(|text| self.key.seal(Purpose::Facts, text).map_err(|error| error.to_string()))
             .and_then(|sealed| serde_json::to_vec(&sealed).map_err(|error| error.to_string()));
-        sealed.inspect_err(|error| debug!(self.log, "facts cannot be sealed"; "error" => error)).ok()
+        sealed.inspect_err(|error| debug!(self.log, "cannot seal the facts"; "error" => error)).ok()
     }
 }
 

@@ -56,7 +56,7 @@ struct Held {
     tls_key: Option<String>,
     /// When something has to be renewed, in seconds since 1970.
     due: Option<i64>,
-    /// For how long logins hold, in seconds.
+    /// Validity logins hold, in seconds.
     lifetime: Option<i64>,
 }
 
@@ -107,7 +107,7 @@ impl Renewal {
             }
             let Some(held) = held else { continue };
             if let Err(error) = self.renew(&held).await {
-                debug!(self.log, "the login cannot be renewed yet"; "error" => %ErrorChain(&error));
+                debug!(self.log, "cannot renew the credentials yet"; "error" => %ErrorChain(&error));
                 tokio::time::sleep(ANSWER.1).await;
             }
         }
@@ -150,7 +150,7 @@ impl Renewal {
                 let answer = match open_answer(&entry.value, &request, &policy, now()) {
                     Ok(answer) => answer,
                     Err(problem) => {
-                        debug!(self.log, "an answer does not count"; "error" => %problem);
+                        debug!(self.log, "an answer is invalid"; "error" => %problem);
                         continue;
                     }
                 };
@@ -179,10 +179,10 @@ impl Renewal {
         match writing.await {
             Ok(Ok(())) => {
                 self.uplink.client.set_login(&login);
-                info!(self.log, "login and certificate are renewed");
+                info!(self.log, "credentials and certificate renewed");
             }
             Ok(Err(error)) => {
-                warn!(self.log, "a renewed login cannot be stored: may the agent write its files?";
+                warn!(self.log, "cannot store the renewed credentials: check that the agent may write its files";
                     "path" => ?self.section.credentials, "error" => %error);
                 tokio::time::sleep(ASK_AGAIN).await;
             }

@@ -102,8 +102,7 @@ fn answer(
             Outcome::Result(result) => {
                 answer.code = Some("truncated".to_owned());
                 let size = result.get().len();
-                answer.error =
-                    Some(format!("its result of {size} bytes is more than the {left} that were left"));
+                answer.error = Some(format!("its result of {size} bytes exceeds the remaining {left} bytes"));
                 status = AnswerStatus::Truncated;
             }
             Outcome::Failed { code, error } => {

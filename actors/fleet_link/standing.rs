@@ -232,12 +232,12 @@ impl Standing {
         let ends = stopped.iter().filter(|end| end.question == *id);
         if ends.into_iter().any(|end| admission::check_stop(&admitted.action, &end.signers, &policy).is_ok())
         {
-            return Ok(("stopped", "it was stopped before it came".to_owned()));
+            return Ok(("stopped", "it was stopped before it arrived".to_owned()));
         }
         let most = policy.standing(&admitted.signers).map_or(0, |rule| rule.questions as usize);
         if questions.len() >= most.min(MAX_QUESTIONS) {
             return Err(Refusal::Busy(format!(
-                "{} standing questions are asked here (standing.questions in the policy): stop one",
+                "{} standing queries run here (standing.questions in the policy): stop one of them",
                 questions.len()
             )));
         }
@@ -254,7 +254,7 @@ impl Standing {
         question.next += soon(question.every());
         info!(self.log, "standing question"; "action" => %id, "every_seconds" => question.every().as_secs());
         questions.insert(id.clone(), question);
-        Ok(("standing", "it is asked from now on".to_owned()))
+        Ok(("standing", "started".to_owned()))
     }
 
     async fn stop(
@@ -277,11 +277,11 @@ impl Standing {
             let storing =
                 self.on_disk(move || durable::replace(&path, &serde_json::to_vec(&ends)?, Durability::Power));
             storing.await.map_err(|error| Refusal::Busy(error.to_string()))?;
-            return Ok(("not_standing", "no such question is asked here".to_owned()));
+            return Ok(("not_standing", "no such standing query runs here".to_owned()));
         };
         admission::check_stop(&question.action, &admitted.signers, &policy)?;
         self.end(id, "stopped", questions).await;
-        Ok(("stopped", "it is asked no more".to_owned()))
+        Ok(("stopped", "stopped".to_owned()))
     }
 
     /// Forgets a question.
@@ -291,7 +291,7 @@ impl Standing {
         let path = self.path(id);
         if let Err(error) = self.on_disk(move || durable::remove(&path)).await {
             // Its replay is refused; a restart would ask it once more until it is looked at.
-            warn!(self.log, "cannot delete a standing question"; "action" => %id, "error" => %error);
+            warn!(self.log, "cannot delete a standing query"; "action" => %id, "error" => %error);
         }
     }
 
@@ -377,7 +377,7 @@ impl Standing {
                 self.send(id, question).await;
             }
             Err(error) => {
-                warn!(self.log, "what differs cannot be kept, it is looked at again"; "action" => %id,
+                warn!(self.log, "cannot store the differences, comparing again"; "action" => %id,
                     "error" => %error);
             }
         }
@@ -439,7 +439,7 @@ impl Standing {
             Ok((read_all(&directory, &log), ends))
         });
         loading.await.unwrap_or_else(|error| {
-            warn!(self.log, "cannot read the standing questions"; "path" => ?self.directory, "error" => %error);
+            warn!(self.log, "cannot read the standing queries"; "path" => ?self.directory, "error" => %error);
             Default::default()
         })
     }
@@ -460,9 +460,9 @@ fn read_all(directory: &Path, log: &Logger) -> Questions {
             Ok(question) if question.action.id == id => {
                 questions.insert(id, question);
             }
-            Ok(_) => warn!(log, "a standing question lies in another's file"; "path" => ?path),
+            Ok(_) => warn!(log, "the file of a standing query contains another query"; "path" => ?path),
             Err(error) => {
-                warn!(log, "a standing question cannot be read and is asked no more"; "path" => ?path,
+                warn!(log, "a standing query cannot be read and was stopped"; "path" => ?path,
                     "error" => %error);
             }
         }

@@ -182,10 +182,10 @@ impl Delivery {
                 match work_threads::run(Lane::Journal, loading.clone()).await {
                     Ok(Ok(cursor)) => return cursor,
                     Ok(Err(error)) => {
-                        warn!(self.log, "cannot read how far alerts are delivered"; "error" => %error);
+                        warn!(self.log, "cannot read the position of delivered alerts"; "error" => %error);
                     }
                     Err(error) => {
-                        warn!(self.log, "cannot read how far alerts are delivered"; "error" => %error);
+                        warn!(self.log, "cannot read the position of delivered alerts"; "error" => %error);
                     }
                 }
                 tokio::time::sleep(RETRY).await;
@@ -195,7 +195,7 @@ impl Delivery {
             cursor = read => cursor,
             _ = &mut closed => return,
         };
-        info!(self.log, "module gets the alerts of the others"; "seq" => cursor.after);
+        info!(self.log, "module receives the alerts of the other modules"; "seq" => cursor.after);
         if let Some(acknowledged) = &self.acknowledged {
             acknowledged.prefix.replace(format!("{}-", cursor.journal));
         }
@@ -268,7 +268,7 @@ impl Delivery {
                     under_way.window.send(record.seq);
                 }
                 Item::Missing(missing) => {
-                    warn!(self.log, "alerts are not there any more for the module"; "found" => %missing);
+                    warn!(self.log, "alerts for the module were deleted before delivery"; "found" => %missing);
                     under_way.window.pass(missing.last);
                 }
                 Item::Damaged(_) => {}
@@ -305,7 +305,7 @@ impl Delivery {
             more = under_way.follower.changed(), if !full => more,
             () = sleep_until(store) => true,
             () = sleep_until(redeliver) => {
-                warn!(self.log, "the module acknowledges no alert: they are delivered again");
+                warn!(self.log, "the module does not acknowledge alerts; delivering them again");
                 under_way.window.forget();
                 under_way.follower = self.view.follow(under_way.window.delivered);
                 under_way.progress = Instant::now();
@@ -345,10 +345,10 @@ impl UnderWay {
         match work_threads::run(Lane::Journal, move || cursor.store(&path)).await {
             Ok(Ok(())) => self.stored = after,
             Ok(Err(error)) => {
-                warn!(log, "cannot note how far alerts are delivered"; "error" => %error);
+                warn!(log, "cannot store the position of delivered alerts"; "error" => %error);
             }
             Err(error) => {
-                warn!(log, "cannot note how far alerts are delivered"; "error" => %error);
+                warn!(log, "cannot store the position of delivered alerts"; "error" => %error);
             }
         }
         self.store_at = Instant::now() + STORE_PAUSE;

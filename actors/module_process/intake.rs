@@ -90,7 +90,7 @@ impl Intake {
         let was_flooding = self.budget.is_exhausted();
         self.budget.refill(Instant::now());
         if let Some(suppressed) = self.budget.suppressed() {
-            warn!(self.log, "module logged too much, lines were left out"; "dropped" => suppressed);
+            warn!(self.log, "module exceeded its log budget, lines were dropped"; "dropped" => suppressed);
         }
         let watched = self.feeds.wire.is_watched();
         for line in lines.iter() {
@@ -122,7 +122,7 @@ impl Intake {
         let mut batch = Batch::default();
         self.budget.refill(Instant::now());
         if let Some(suppressed) = self.budget.suppressed() {
-            warn!(self.log, "module wrote too much to stderr, lines were left out"; "dropped" => suppressed);
+            warn!(self.log, "module wrote too much to stderr, lines were dropped"; "dropped" => suppressed);
         }
         for line in lines.iter() {
             match line {

@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(lines.len(), STDERR_LINES + 1);
         assert_eq!((lines[0].source.as_str(), lines[0].text.as_str()), ("stderr", "line 2"));
         assert_eq!(lines[STDERR_LINES].source, "dropped");
-        assert!(lines[STDERR_LINES].text.contains("larger than 5 bytes"));
+        assert!(lines[STDERR_LINES].text.contains("exceeds 5 bytes"));
         assert_eq!(left(b"", None), []);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::suggestion;
 
 /// Why a query has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,10 +17,12 @@ pub enum QueryError {
         known: String,
     },
     /// It must not run.
-    #[error("module {0} is switched off")]
+    #[error("module {0} is disabled")]
     ModuleOff(ModuleName),
     /// It runs but cannot be asked yet.
-    #[error("module {0} runs but has not registered a socket for queries; it starts, or takes no queries")]
+    #[error(
+        "module {0} is running but has not registered a query socket; it is still starting, or does not support queries"
+    )]
     ModuleStarting(ModuleName),
     /// It is being ended.
     #[error("module {0} is being stopped")]
@@ -33,7 +36,7 @@ pub enum QueryError {
         reason: String,
     },
     /// Its socket takes no connection.
-    #[error("module {module} does not take connections on {socket}: {reason}")]
+    #[error("module {module} does not accept connections on {socket}: {reason}")]
     NotListening {
         /// The module.
         module: ModuleName,
@@ -43,7 +46,7 @@ pub enum QueryError {
         reason: String,
     },
     /// Somebody else answers in its place.
-    #[error("{socket} is owned by another process than module {module}: {reason}")]
+    #[error("{socket} is not owned by module {module}: {reason}")]
     WrongPeer {
         /// The module.
         module: ModuleName,
@@ -53,7 +56,7 @@ pub enum QueryError {
         reason: String,
     },
     /// It ended, or closed the connection, before it had answered.
-    #[error("module {module} ended the connection before it had answered: {reason}")]
+    #[error("module {module} closed the connection without an answer: {reason}")]
     Unanswered {
         /// The module.
         module: ModuleName,
@@ -69,7 +72,7 @@ pub enum QueryError {
         timeout: Duration,
     },
     /// The answer is too large.
-    #[error("the answer of module {module} is larger than {limit} bytes (limits.result_bytes)")]
+    #[error("the result of module {module} exceeds {limit} bytes (limits.result_bytes)")]
     TooLarge {
         /// The module.
         module: ModuleName,
@@ -77,7 +80,7 @@ pub enum QueryError {
         limit: usize,
     },
     /// The answer is not a result.
-    #[error("the answer of module {module} is not a result: {reason}")]
+    #[error("the answer of module {module} is not a valid result: {reason}")]
     BadAnswer {
         /// The module.
         module: ModuleName,
@@ -86,7 +89,7 @@ pub enum QueryError {
     },
     /// Extra privacy mode is on, and the answer shows what it must not.
     #[error(
-        "extra privacy mode is on, and the answer of module {module} was withheld: {place} is not masked"
+        "extra privacy mode is on, and the result of module {module} was withheld: {place} is not masked"
     )]
     Unmasked {
         /// The module.
@@ -103,7 +106,9 @@ pub enum QueryError {
         reason: String,
     },
     /// Too many queries wait already.
-    #[error("{running} queries run and {waiting} wait (limits.running_queries, limits.waiting_queries)")]
+    #[error(
+        "too many queries: {running} running and {waiting} waiting (limits.running_queries, limits.waiting_queries)"
+    )]
     TooMany {
         /// Queries that run.
         running: usize,
@@ -147,32 +152,34 @@ impl QueryError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::ModuleUnknown { .. } => "see `vigie module list`".to_owned(),
+            Self::ModuleUnknown { name, known } => {
+                suggestion::hint(name, known.split(", "), "`vigie module list` lists the modules")
+            }
             Self::ModuleOff(name) => {
                 format!("set enabled = true for {name} in the configuration and run `vigie reload`")
             }
             Self::ModuleStarting(name) => {
-                format!("try again in a moment; `vigie module logs {name}` shows what it does")
+                format!("try again in a moment; `vigie module logs {name}` shows its log")
             }
             Self::ModuleStopping(_) => "try again in a moment".to_owned(),
             Self::ModuleDown { module, .. } => {
-                format!("see `vigie module logs {module}`; `vigie module restart {module}` starts it now")
+                format!("see `vigie module logs {module}`; `vigie module restart {module}` starts it at once")
             }
             Self::NotListening { module, .. }
             | Self::WrongPeer { module, .. }
             | Self::BadAnswer { module, .. } => {
-                format!("`vigie module restart {module}` starts it anew")
+                format!("restart it with `vigie module restart {module}`")
             }
             Self::Unanswered { module, .. } => format!("see `vigie module logs {module}`, then try again"),
             Self::TimedOut { .. } => {
-                "ask for less, or allow more time with --timeout (at most agent.moduletimeout)".to_owned()
+                "narrow the query, or allow more time with --timeout (at most agent.moduletimeout)".to_owned()
             }
-            Self::TooLarge { .. } => "ask for less, or raise limits.result_bytes".to_owned(),
+            Self::TooLarge { .. } => "narrow the query, or raise limits.result_bytes".to_owned(),
             Self::Unmasked { module, .. } => {
-                format!("nothing of the answer was passed on; mend {module}, or run the one that is built in")
+                format!("no part of the result was forwarded; correct {module}, or use the built-in module")
             }
             Self::NotStarted { module, .. } => {
-                format!("mend what it says, or the command of {module} in the configuration")
+                format!("correct the reported problem, or the command of {module} in the configuration")
             }
             Self::TooMany { .. } | Self::ClientGone(_) => "try again in a moment".to_owned(),
         }

@@ -219,7 +219,7 @@ impl QueryRun {
         match checked {
             Ok((Ok(()), result)) => Ok(result),
             Ok((Err(unmasked), _)) => {
-                warn!(self.log, "answer refused: it is not masked"; "module" => %self.module,
+                warn!(self.log, "result withheld: it is not masked"; "module" => %self.module,
                     "query_id" => self.number, "found" => &unmasked.place);
                 Err(QueryError::Unmasked { module: self.module.clone(), place: unmasked.place })
             }
@@ -249,7 +249,7 @@ impl QueryRun {
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(not_started("the pipes were not made".to_owned()));
+            return Err(not_started("the pipes were not created".to_owned()));
         };
         // A module of ours honours `stop`; a program of somebody else may wait for the end of its stdin.
         let stop_at = match spec.section.command {
@@ -265,7 +265,7 @@ impl QueryRun {
         // Whatever is left of it, its own or its children's, ends with the query.
         control.kill();
         if tokio::time::timeout(Duration::from_secs(5), control.wait(&mut child)).await.is_err() {
-            info!(self.log, "standard module does not die yet"; "module" => %self.module,
+            info!(self.log, "standard module has not exited yet"; "module" => %self.module,
                 "pid" => control.pid());
         }
         control.clean_up().await;

@@ -76,7 +76,7 @@ impl TlsMaker {
 /// The addresses of a name.
 pub(super) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, Failure> {
     let unknown = |error: &dyn std::fmt::Display| {
-        Failure::new(Reason::Connect, format!("{:?} has no address: {error}", address.host))
+        Failure::new(Reason::Connect, format!("cannot resolve {:?}: {error}", address.host))
     };
     if let Ok(known) = address.host.parse() {
         return Ok(vec![SocketAddr::new(known, address.port)]);
@@ -88,7 +88,7 @@ pub(super) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, Failur
         place.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>())
     });
     match timeout(CONNECT_TIMEOUT, looking).await {
-        Err(_) => Err(unknown(&"nobody answered in time")),
+        Err(_) => Err(unknown(&"the name was not resolved in time")),
         Ok(Err(error)) => Err(unknown(&error)),
         Ok(Ok(Err(error))) => Err(unknown(&error)),
         Ok(Ok(Ok(found))) if found.is_empty() => Err(unknown(&"there is none")),
@@ -119,9 +119,8 @@ pub(super) async fn connect(address: &Address, tls: Option<&mut TlsMaker>) -> Re
 
 async fn encrypt(stream: TcpStream, address: &Address, tls: &mut TlsMaker) -> Result<Connection, Failure> {
     let name = tls.settings.server_name.clone().unwrap_or_else(|| address.host.clone());
-    let name = ServerName::try_from(name).map_err(|error| {
-        Failure::new(Reason::Tls, format!("the name cannot be in a certificate: {error}"))
-    })?;
+    let name = ServerName::try_from(name)
+        .map_err(|error| Failure::new(Reason::Tls, format!("invalid server name for TLS: {error}")))?;
     let connector = tls.connector().await?;
     match timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
@@ -131,7 +130,7 @@ async fn encrypt(stream: TcpStream, address: &Address, tls: &mut TlsMaker) -> Re
             failure.unsure = false;
             Err(failure)
         }
-        Err(_) => Err(Failure::new(Reason::Timeout, "TLS was not begun in time")),
+        Err(_) => Err(Failure::new(Reason::Timeout, "the TLS handshake timed out")),
     }
 }
 

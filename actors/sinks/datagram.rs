@@ -58,7 +58,7 @@ impl Datagrams {
 
     async fn open(&self) -> Result<Socket, Failure> {
         let cannot = |error: io::Error| {
-            Failure::new(Reason::Connect, format!("there is no way to the receiver: {error}"))
+            Failure::new(Reason::Connect, format!("the receiver cannot be reached: {error}"))
         };
         match &self.place {
             Place::Local(path) => connect_local(path).map(Socket::Local),
@@ -95,7 +95,7 @@ impl Datagrams {
 
 fn connect_local(path: &Path) -> Result<UnixDatagram, Failure> {
     let cannot =
-        |error: io::Error| Failure::new(Reason::Connect, format!("nobody listens at {path:?}: {error}"));
+        |error: io::Error| Failure::new(Reason::Connect, format!("no process listens on {path:?}: {error}"));
     let socket = UnixDatagram::unbound().map_err(cannot)?;
     socket.connect(path).map_err(cannot)?;
     Ok(socket)
@@ -113,7 +113,7 @@ async fn patiently(limit: Duration, send: impl AsyncFn() -> io::Result<usize>) -
                 sleep(BUFFER_PAUSE).await;
             }
             Ok(Err(error)) => return Err(Failure::of_io("it was not sent", &error)),
-            Err(_) => return Err(Failure::timeout("the receiver took nothing", limit)),
+            Err(_) => return Err(Failure::timeout("the receiver accepted nothing", limit)),
         }
     }
 }

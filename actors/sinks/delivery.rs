@@ -233,7 +233,7 @@ impl Delivery {
         if sorted.missed > 0 {
             state.missed_at = Some(Instant::now());
             let total = self.told.borrow().missed + sorted.missed;
-            warn!(self.spec.log, "alerts are gone that the sink had not sent"; "dropped" => sorted.missed);
+            warn!(self.spec.log, "alerts were deleted before the sink sent them"; "dropped" => sorted.missed);
             let detail = format!("{total} alerts were deleted from the journal before they could be sent");
             self.reporter.raise(AgentCondition::SinkAlertsDeleted, detail);
         }
@@ -291,7 +291,7 @@ impl Delivery {
         let bytes = if state.has_letters { self.letters.bytes().await } else { 0 };
         state.has_letters = bytes > 0;
         let detail =
-            (bytes > 0).then(|| format!("{bytes} bytes of refused alerts are in {:?}", self.letters.path()));
+            (bytes > 0).then(|| format!("{bytes} bytes of rejected alerts are in {:?}", self.letters.path()));
         self.reporter.set(AgentCondition::SinkDeadLetters, detail);
         if state.missed_at.is_some_and(|at| at.elapsed() >= MISSED_TOLD) {
             state.missed_at = None;
@@ -380,7 +380,7 @@ impl Delivery {
 
     fn succeeded(&self, state: &mut State) {
         if state.backoff.failures() > 0 {
-            info!(self.spec.log, "the receiver takes alerts again");
+            info!(self.spec.log, "the receiver accepts alerts again");
         }
         state.backoff.succeed();
         self.reporter.clear(AgentCondition::SinkFailing);
@@ -388,7 +388,7 @@ impl Delivery {
         let falls_back = matches!(state.transport, Transport::Tls(_)) && !state.transport.is_acknowledged();
         self.reporter.set(
             AgentCondition::SinkUnacknowledged,
-            falls_back.then(|| "it does not answer the end of TLS".to_owned()),
+            falls_back.then(|| "it does not answer the TLS close notification".to_owned()),
         );
         self.tell(|progress| (progress.last_error, progress.retry_at) = (None, None));
     }
@@ -399,16 +399,16 @@ impl Delivery {
             .filter_map(|(index, why)| Some((state.alerts.get(*index)?.clone(), why.clone())))
             .collect();
         let why = letters.first().map(|(_, why)| why.clone()).unwrap_or_default();
-        warn!(self.spec.log, "the receiver refuses alerts for good"; "dropped" => letters.len(), "error" => ?why);
+        warn!(self.spec.log, "the receiver permanently rejected alerts"; "dropped" => letters.len(), "error" => ?why);
         state.has_letters = true;
         let count = letters.len() as u64;
         let written = self.letters.add(letters).await;
         self.tell(|progress| progress.dead_letters += count);
         let total = self.told.borrow().dead_letters;
         let detail = match written {
-            Ok(()) => format!("{total} alerts are in {:?}; the last refusal: {why}", self.letters.path()),
+            Ok(()) => format!("{total} alerts are in {:?}; last rejection: {why}", self.letters.path()),
             Err(error) => format!(
-                "{total} alerts were refused, and cannot be put aside ({error}); the last refusal: {why}"
+                "{total} alerts were rejected and could not be written to the dead-letter file ({error}); last rejection: {why}"
             ),
         };
         self.reporter.raise(AgentCondition::SinkDeadLetters, detail);
@@ -433,7 +433,7 @@ impl Delivery {
         let wait = if failure.rest { REST } else { wait };
         let shown = format!("{}: {}", failure.reason.name(), failure.detail);
         if state.backoff.failures() == 1 || failure.rest {
-            warn!(self.spec.log, "alerts cannot be delivered, they wait in the journal";
+            warn!(self.spec.log, "alerts cannot be delivered and wait in the journal";
                 "reason" => failure.reason.name(), "error" => ?failure.detail);
         }
         self.tell(|progress| {

@@ -134,7 +134,8 @@ impl Http {
                         }
                     }
                     outcome.done = from + until;
-                    later.map(|_| Failure::new(Reason::Throttled, "the receiver did not take all documents"))
+                    later
+                        .map(|_| Failure::new(Reason::Throttled, "the receiver did not accept all documents"))
                 }
                 Verdict::Bad(why) => {
                     if let Some(index) = halves.bad() {
@@ -205,7 +206,7 @@ impl Http {
             Err(_) => return Err(Unanswered::Failed(Failure::timeout("no answer came", self.limit))),
             Ok(Err(error)) if error.is_canceled() && !open.is_fresh => return Err(Unanswered::Stale),
             Ok(Err(error)) => {
-                let failure = Failure::new(Reason::Broken, format!("there is no answer: {}", chain(&error)));
+                let failure = Failure::new(Reason::Broken, format!("no response: {}", chain(&error)));
                 return Err(Unanswered::Failed(failure.unsure()));
             }
             Ok(Ok(response)) => response,
@@ -321,7 +322,8 @@ async fn read_secrets(target: &HttpTarget) -> Result<Secrets, Failure> {
     let authorization = match &target.authorization_file {
         Some(path) => {
             let value = HeaderValue::from_str(&secret(path).await?);
-            let mut value = value.map_err(|_| unusable("authorization_file holds no value of a header"))?;
+            let mut value =
+                value.map_err(|_| unusable("authorization_file does not contain a valid header value"))?;
             value.set_sensitive(true);
             Some(value)
         }

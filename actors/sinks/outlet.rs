@@ -97,7 +97,7 @@ impl Outlet {
         };
         if !self.transport.is_acknowledged() {
             // Records over TLS whose end nobody answers: that a receiver has them is not known.
-            let detail = "the receiver does not acknowledge, so it cannot be known what it has";
+            let detail = "the receiver does not acknowledge, so its progress is unknown";
             outcome = Outcome::failed(0, Failure::new(Reason::Protocol, detail).unsure().rests());
         }
         let Outcome { done, dead, rejected, failure } = outcome;

@@ -84,7 +84,7 @@ impl Life {
     async fn ended(&mut self, limit: Duration) -> Failure {
         let how = match timeout(limit.min(END_PATIENCE), self.wait()).await {
             Ok(Ok(status)) => format!("the program ended ({status})"),
-            _ => "the program closed its pipe and lives on".to_owned(),
+            _ => "the program closed its pipe but keeps running".to_owned(),
         };
         // What it said is read by a task that may not have run yet.
         tokio::task::yield_now().await;
@@ -254,7 +254,7 @@ fn take_answers(input: &mut Vec<u8>, batch: &Batch, done: &mut usize) -> Result<
             return Err(Failure::new(Reason::Protocol, format!("{shown:?} acknowledges nothing")).unsure());
         };
         if batch.numbers.last().is_some_and(|last| seq > *last) {
-            let detail = format!("alert {seq} is acknowledged, which was not sent");
+            let detail = format!("alert {seq} was acknowledged but never sent");
             return Err(Failure::new(Reason::Protocol, detail).unsure());
         }
         let reached = batch.numbers.partition_point(|number| *number <= seq);
@@ -262,7 +262,7 @@ fn take_answers(input: &mut Vec<u8>, batch: &Batch, done: &mut usize) -> Result<
         *done = reached.max(*done);
     }
     if input.len() > MAX_ANSWER_BYTES {
-        return Err(Failure::new(Reason::Protocol, "a line that acknowledges is too long").unsure());
+        return Err(Failure::new(Reason::Protocol, "an acknowledgement line is too long").unsure());
     }
     Ok(moved)
 }

@@ -223,7 +223,7 @@ async fn try_once(spec: &Arc<SinkSpec>) -> SinkTest {
     let began = Instant::now();
     let name = spec.section.name.clone();
     let message = serde_json::json!({
-        "severity": Severity::Low, "event": "test", "alert": format!("a test of the sink {name}: nothing happened"),
+        "severity": Severity::Low, "event": "test", "alert": format!("test of the sink {name}: this is not a real alert"),
     });
     let time = jiff::Timestamp::now().to_string();
     let recorded = Recorded {
@@ -244,7 +244,7 @@ async fn try_once(spec: &Arc<SinkSpec>) -> SinkTest {
         Ok(batch) => {
             let limit = spec.section.timeout * 2;
             timeout(limit, transport.deliver(&batch)).await.unwrap_or_else(|_| {
-                let failure = super::outcome::Failure::timeout("the test was not done", limit);
+                let failure = super::outcome::Failure::timeout("the test was not performed", limit);
                 super::outcome::Outcome::failed(0, failure)
             })
         }
@@ -258,16 +258,16 @@ async fn try_once(spec: &Arc<SinkSpec>) -> SinkTest {
     let (ok, reason, detail) = match (&outcome.failure, outcome.dead.first(), outcome.rejected) {
         (Some(failure), ..) => (false, Some(failure.reason.name().to_owned()), failure.detail.clone()),
         (None, Some((_, why)), _) => {
-            (false, Some("refused".to_owned()), format!("the receiver refuses the test alert: {why}"))
+            (false, Some("refused".to_owned()), format!("the receiver rejected the test alert: {why}"))
         }
         (None, None, 1..) => {
-            (false, Some("refused".to_owned()), "the collector rejects the test alert".to_owned())
+            (false, Some("refused".to_owned()), "the collector rejected the test alert".to_owned())
         }
         (None, None, 0) if transport.is_acknowledged() => {
-            (true, None, "the receiver has the test alert".to_owned())
+            (true, None, "the receiver acknowledged the test alert".to_owned())
         }
         (None, None, 0) => {
-            (true, None, "the test alert was sent; this way nobody says whether it arrived".to_owned())
+            (true, None, "the test alert was sent; this transport has no acknowledgements".to_owned())
         }
     };
     SinkTest { name, ok, reason, detail, elapsed_ms }

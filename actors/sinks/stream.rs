@@ -36,7 +36,7 @@ async fn write(connection: &mut Connection, bytes: &[u8], limit: Duration) -> Re
     match timeout(limit, writing).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Failure::of_io("the connection broke", &error)),
-        Err(_) => Err(Failure::timeout("the receiver did not take what was written", limit)),
+        Err(_) => Err(Failure::timeout("the receiver did not accept the data", limit)),
     }
 }
 
@@ -69,7 +69,10 @@ impl Relp {
                 match event {
                     Event::Opened => return Ok((connection, session)),
                     Event::Refused(why) => {
-                        return Err(Failure::new(Reason::Refused, format!("the session is refused: {why}")));
+                        return Err(Failure::new(
+                            Reason::Refused,
+                            format!("the receiver rejected the session: {why}"),
+                        ));
                     }
                     Event::Stored | Event::Closing => {}
                 }
@@ -132,13 +135,13 @@ impl Relp {
                     Event::Refused(why) => {
                         return Err(Failure::new(
                             Reason::Refused,
-                            format!("the receiver refuses a record: {why}"),
+                            format!("the receiver rejected a record: {why}"),
                         )
                         .unsure());
                     }
                     Event::Closing => {
                         return Err(
-                            Failure::new(Reason::Broken, "the receiver closes the connection").unsure()
+                            Failure::new(Reason::Broken, "the receiver is closing the connection").unsure()
                         );
                     }
                     Event::Opened => {}
@@ -253,7 +256,7 @@ impl Tcp {
                 Ok(count) => total += count,
             }
             if total > MAX_CHATTER_BYTES {
-                break Failure::new(Reason::Protocol, "the receiver of plain syslog sends and sends");
+                break Failure::new(Reason::Protocol, "the syslog receiver sends unexpected data");
             }
         };
         self.lost(why)
@@ -320,7 +323,8 @@ impl TlsBatches {
                     let tls = Some(&self.settings);
                     self.instead = Some(Tcp::new(&self.address, tls, self.overlap, self.limit, self.reached));
                 }
-                let detail = "the receiver closed the connection without answering the end of TLS";
+                let detail =
+                    "the receiver closed the connection without answering the TLS close notification";
                 Outcome::failed(0, Failure::new(Reason::Protocol, detail).unsure())
             }
             Err(failure) => {
@@ -344,7 +348,7 @@ impl TlsBatches {
         match timeout(self.limit, connection.shutdown()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failure::of_io("the connection broke", &error)),
-            Err(_) => return Err(Failure::timeout("the end of TLS was not taken", self.limit)),
+            Err(_) => return Err(Failure::timeout("the TLS close notification was not sent", self.limit)),
         }
         // Reading also shows what the receiver thinks of our certificate: with TLS 1.3 it says so after the first bytes.
         let deadline = Instant::now() + self.limit;
@@ -354,13 +358,20 @@ impl TlsBatches {
                 Ok(Ok(0)) => return Ok(true),
                 Ok(Ok(count)) => total += count,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                Ok(Err(error)) => return Err(Failure::of_io("the receiver does not take the batch", &error)),
+                Ok(Err(error)) => {
+                    return Err(Failure::of_io("the receiver does not accept the batch", &error));
+                }
                 Err(_) => {
-                    return Err(Failure::timeout("the receiver did not answer the end of TLS", self.limit));
+                    return Err(Failure::timeout(
+                        "the receiver did not answer the TLS close notification",
+                        self.limit,
+                    ));
                 }
             }
             if total > MAX_CHATTER_BYTES {
-                return Err(Failure::new(Reason::Protocol, "the receiver of syslog sends and sends").unsure());
+                return Err(
+                    Failure::new(Reason::Protocol, "the syslog receiver sends unexpected data").unsure()
+                );
             }
         }
     }

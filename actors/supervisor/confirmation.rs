@@ -87,9 +87,9 @@ impl Confirmation {
             InForce::InForce | InForce::Unconfirmed | InForce::NotRunning => None,
             InForce::Refused if self.errors.is_empty() => Some(format!("configuration {generation} refused")),
             InForce::Refused => {
-                Some(format!("configuration {generation} refused: {}", self.errors.join("; ")))
+                Some(format!("configuration {generation} rejected: {}", self.errors.join("; ")))
             }
-            InForce::Unanswered => Some(format!("no word about configuration {generation}")),
+            InForce::Unanswered => Some(format!("configuration {generation} not confirmed")),
         }
     }
 
@@ -143,7 +143,7 @@ mod tests {
 
         assert_eq!(
             confirmation.problem().as_deref(),
-            Some("configuration 2 refused: paths.path: not absolute")
+            Some("configuration 2 rejected: paths.path: not absolute")
         );
     }
 
@@ -152,7 +152,7 @@ mod tests {
         let mut confirmation = Confirmation::sent(3);
         assert!(!confirmation.overdue(2));
         assert!(confirmation.overdue(3));
-        assert_eq!(confirmation.problem().as_deref(), Some("no word about configuration 3"));
+        assert_eq!(confirmation.problem().as_deref(), Some("configuration 3 not confirmed"));
         confirmation.configured(&said(3, true));
         assert!(confirmation.is_in_force());
     }

@@ -84,7 +84,7 @@ pub(super) fn store(state_dir: &Path, module: &ModuleName, confirmed: Option<&Co
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
         }) {
-            warn!(log, "cannot keep the configuration that a module confirmed"; "module" => %name,
+            warn!(log, "cannot store the configuration that a module confirmed"; "module" => %name,
                 "error" => %error);
         }
     }));

@@ -89,7 +89,7 @@ impl Supervisor {
         let goes_back = first && module.goes_back();
         self.confirmation_changed(name);
         if goes_back {
-            warn!(self.log, "module refuses its configuration and goes back to the one that it confirmed";
+            warn!(self.log, "module rejected its configuration; reverting to the last confirmed one";
                 "module" => %name, "error" => ?problem);
             self.start_module(name, ctx);
             // What it made of the newest configuration stays known; what runs is the one before.
@@ -98,7 +98,7 @@ impl Supervisor {
             }
             return;
         }
-        error!(self.log, "module refuses its configuration and is not started with it again";
+        error!(self.log, "module rejected its configuration and is not restarted with it";
             "module" => %name, "error" => ?problem);
         if let Some(module) = self.modules.get_mut(name) {
             module.phase = Phase::Resting(Rest::Refused(problem.clone()));
@@ -155,7 +155,7 @@ impl Handler<ConfirmationDue> for Supervisor {
         }
         self.confirmation_changed(&due.module);
         if sent_on_the_way {
-            warn!(self.log, "module said nothing about its new configuration, it is started anew";
+            warn!(self.log, "module did not confirm its new configuration; restarting it";
                 "module" => %due.module);
             self.stop_module(&due.module, EndReason::ConfigChanged, self.config.agent.agent.stop_grace);
         }

@@ -28,12 +28,12 @@ impl Supervisor {
             Sequel::StartsAnew => self.start_module(name, ctx),
             Sequel::StaysDown => {
                 module.phase = Phase::Resting(Rest::Ended);
-                info!(self.log, "module is not started again"; "module" => %name, "reason" => %reason);
+                info!(self.log, "module is not restarted"; "module" => %name, "reason" => %reason);
                 self.tell_life(name, Life::Down(format!("ended with {reason} and is not started again")));
             }
             Sequel::WaitsForResources { delay, first } => {
                 if first {
-                    error!(self.log, "no module can be started at present, it is tried again every second";
+                    error!(self.log, "no module can be started at present; retrying every second";
                         "module" => %name, "reason" => %reason);
                 }
                 self.start_later(name, delay, false, ctx);
@@ -50,7 +50,7 @@ impl Supervisor {
         let reporter = self.reporter(name);
         match verdict {
             Verdict::Failed { retry_after } => {
-                error!(self.log, "module fails again and again, it is tried only now and then";
+                error!(self.log, "module keeps failing; restarting it only at long intervals";
                     "module" => %name, "reason" => %reason, "backoff_ms" => retry_after.as_millis());
                 reporter.raise(AgentCondition::ModuleFailed, reason.to_string());
                 reporter.clear(AgentCondition::ModuleRestarting);
@@ -59,7 +59,7 @@ impl Supervisor {
                 self.tell_life(name, Life::Down(life));
             }
             Verdict::Restart { after } => {
-                warn!(self.log, "module ended unexpectedly, it is started again"; "module" => %name,
+                warn!(self.log, "module ended unexpectedly, restarting it"; "module" => %name,
                     "reason" => %reason, "backoff_ms" => after.as_millis());
                 reporter.raise(AgentCondition::ModuleRestarting, reason.to_string());
                 reporter.clear(AgentCondition::ModuleFailed);

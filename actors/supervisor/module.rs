@@ -214,7 +214,7 @@ impl Module {
             kind: spec.section.kind,
             state,
             reason: reason
-                .or_else(|| problem.map(|problem| format!("keeps its last good configuration: {problem}"))),
+                .or_else(|| problem.map(|problem| format!("keeps its last valid configuration: {problem}"))),
             incarnation: self.incarnation.0,
             restarts: self.incarnation.0.saturating_sub(1),
             last_exit: self.last_exit.as_ref().map(ToString::to_string),
@@ -287,7 +287,7 @@ pub(super) fn must_rest(spec: &ModuleSpec, no_persistent_modules: bool) -> Optio
         return Some(Rest::Standard);
     }
     if !spec.section.enabled {
-        return Some(Rest::Off("switched off in the configuration".to_owned()));
+        return Some(Rest::Off("disabled in the configuration".to_owned()));
     }
     if no_persistent_modules {
         return Some(Rest::Off("agent.nopersistmods is on".to_owned()));

@@ -94,7 +94,7 @@ impl ConfigDifference {
     pub fn sentences(&self) -> Vec<String> {
         let modules = self.changes.iter().map(ToString::to_string);
         let restart =
-            self.needs_agent_restart.iter().map(|key| format!("{key} changes when the agent starts again"));
+            self.needs_agent_restart.iter().map(|key| format!("{key} takes effect at the next start"));
         modules.chain(self.agent_changes.iter().cloned()).chain(restart).collect()
     }
 }
@@ -202,14 +202,14 @@ fn process_keys(old: &ModuleSection, new: &ModuleSection) -> Vec<&'static str> {
 fn section_sentences(old: &LoadedConfig, new: &LoadedConfig, sentences: &mut Vec<String>) {
     for before in &old.modules {
         if find(new, before.name()).is_none() && !runs(before) {
-            sentences.push(format!("module {} is gone", before.name()));
+            sentences.push(format!("module {} was removed", before.name()));
         }
     }
     for after in &new.modules {
         let name = after.name();
         let Some(before) = find(old, name) else {
             if !runs(after) {
-                sentences.push(format!("module {name} is new"));
+                sentences.push(format!("module {name} was added"));
             }
             continue;
         };
@@ -343,11 +343,11 @@ fn agent_sentences(old: &AgentConfig, new: &AgentConfig, result: &mut ConfigDiff
 fn sink_sentences(old: &[SinkSection], new: &[SinkSection], sentences: &mut Vec<String>) {
     let find = |sinks: &'_ [SinkSection], name: &str| sinks.iter().position(|sink| sink.name == name);
     for sink in old.iter().filter(|sink| find(new, &sink.name).is_none()) {
-        sentences.push(format!("sink {} is gone", sink.name));
+        sentences.push(format!("sink {} was removed", sink.name));
     }
     for sink in new {
         match find(old, &sink.name).map(|at| &old[at]) {
-            None => sentences.push(format!("sink {} is new", sink.name)),
+            None => sentences.push(format!("sink {} was added", sink.name)),
             Some(before) if before != sink => sentences.push(format!("sink {} changed", sink.name)),
             Some(_) => {}
         }

@@ -123,7 +123,7 @@ pub fn load_with_origins(
         }
         Err(Unread::Missing) if options.previous.as_ref().is_some_and(|config| config.path.is_some()) => {
             // Falling back to the defaults would turn off extra privacy mode, for one.
-            let message = "has vanished; to run with the defaults, restart the agent".to_owned();
+            let message = "was removed; to use the defaults, restart the agent".to_owned();
             return refuse(ConfigProblem { file: path.to_owned(), line: None, key: None, message });
         }
         Err(Unread::Missing) => None,
@@ -157,7 +157,7 @@ pub fn load_with_origins(
         && !agent.agent.persistconfigdir.is_dir()
     {
         let message =
-            format!("{:?} is not a directory: make it, or leave the key out", agent.agent.persistconfigdir);
+            format!("{:?} is not a directory: create it, or remove the key", agent.agent.persistconfigdir);
         problems.add(place, "agent.persistconfigdir", message);
     }
     let was_private = options.previous.as_ref().is_some_and(|config| config.agent.agent.extraprivacymode);
@@ -342,7 +342,7 @@ fn module_file(directory: &Path, section: &ModuleSection, builtins: &[BuiltinMod
         [] => return Found::Nothing(raw(&ModuleShape::empty(shape.as_ref()))),
         [one] => one,
         [first, second, ..] => {
-            let message = format!("there is also {}; keep one of the two", second.0.display());
+            let message = format!("{} exists too; keep only one of the two", second.0.display());
             return Found::Bad(vec![ConfigProblem { file: first.0.clone(), line: None, key: None, message }]);
         }
     };

@@ -9,11 +9,11 @@ use crate::group::Options;
 pub enum GroupError {
     /// The capability is missing, or a filter of system calls (seccomp) is in the way.
     #[error(
-        "cannot open a fanotify group: it takes CAP_SYS_ADMIN, and no seccomp filter that denies fanotify_init"
+        "cannot open a fanotify group: this needs CAP_SYS_ADMIN and a seccomp filter that permits fanotify_init"
     )]
     NotPermitted(#[source] io::Error),
     /// The kernel is too old for the options.
-    #[error("cannot open a fanotify group: with these options it takes Linux {needed} or newer")]
+    #[error("cannot open a fanotify group: these options need Linux {needed} or newer")]
     KernelTooOld {
         /// The first version with all that was asked for.
         needed: &'static str,
@@ -52,19 +52,18 @@ impl GroupError {
 pub enum MarkError {
     /// Its objects have no handles or it has no identity: overlayfs, proc, sysfs, FUSE without export, a
     /// subvolume of btrfs. Another way of watching is needed.
-    #[error("cannot watch the file system with fanotify: it gives no lasting handles to its objects")]
+    #[error("cannot watch the file system with fanotify: it has no persistent file handles")]
     FilesystemUnsupported(#[source] io::Error),
     /// The kernel does not know a kind of event or the kind of mark.
     #[error(
-        "cannot mark for fanotify: the kernel does not know what was asked for; rename events need Linux 5.17, \
-         file system errors 5.16"
+        "cannot add a fanotify mark: the kernel does not support the requested events; rename events need Linux 5.17, file system errors 5.16"
     )]
     KernelTooOld(#[source] io::Error),
     /// There is no such mark to remove.
-    #[error("cannot remove a mark of fanotify: there is none")]
+    #[error("cannot remove a fanotify mark: there is none")]
     NotMarked(#[source] io::Error),
     /// Anything else: not a directory, no permission to read it, a lack of memory.
-    #[error("cannot change a mark of fanotify")]
+    #[error("cannot change a fanotify mark")]
     Failed(#[source] io::Error),
 }
 

@@ -75,7 +75,7 @@ pub struct FilesystemError {
 pub enum Malformed {
     /// The rest of what was read cannot be understood either.
     #[error(
-        "the kernel speaks version {found} of fanotify's format, not {}",
+        "the kernel uses version {found} of the fanotify format instead of {}",
         libc::FANOTIFY_METADATA_VERSION
     )]
     Version {
@@ -83,13 +83,13 @@ pub enum Malformed {
         found: u8,
     },
     /// The rest of what was read cannot be understood either.
-    #[error("an event of fanotify does not fit into the {left} bytes that were read")]
+    #[error("a fanotify event exceeds the {left} bytes that were read")]
     Length {
         /// Bytes from the beginning of the event.
         left: usize,
     },
     /// The events that follow can be understood.
-    #[error("a record of type {kind} in an event of fanotify is broken")]
+    #[error("a record of type {kind} in a fanotify event is malformed")]
     Record {
         /// `FAN_EVENT_INFO_TYPE_…`, 0 when it is unknown.
         kind: u8,

@@ -52,7 +52,7 @@ impl LineFile {
         }
         if is_planted(path, &metadata) {
             let text = format!(
-                "it belongs to user {}, and every user may make files in its directory: remove it, or choose another one",
+                "it belongs to user {}, and its directory is world-writable: remove it, or choose another file",
                 metadata.uid()
             );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));

@@ -30,7 +30,7 @@ pub enum SecretFileError {
     },
     /// Others than its owner have rights on it.
     #[error(
-        "{path:?} holds a secret and has mode {mode:04o}: run `chmod 600` on it, or make a new secret if others could read it"
+        "{path:?} contains a secret and has mode {mode:04o}: run `chmod 600` on it, or create a new secret if other users could read it"
     )]
     WideMode {
         /// The file.
@@ -39,7 +39,7 @@ pub enum SecretFileError {
         mode: u32,
     },
     /// It belongs to somebody else, who can change it at any time.
-    #[error("{path:?} holds a secret and belongs to user {owner}: give it to user {user} or to root")]
+    #[error("{path:?} contains a secret and belongs to user {owner}: chown it to user {user} or to root")]
     ForeignOwner {
         /// The file.
         path: PathBuf,

@@ -94,7 +94,7 @@ pub enum SealError {
     #[error("the seal is not an Ed25519 signature in base64")]
     NotASignature,
     /// The key did not make this seal for this text and purpose.
-    #[error("the seal is not of this agent's key: the text was changed, or somebody else made it")]
+    #[error("the seal is not from this agent's key: the text was altered or forged")]
     Forged,
 }
 

@@ -34,10 +34,10 @@ pub enum CertificateError {
     #[error("the key for the certificate cannot be used")]
     Key(#[source] rcgen::Error),
     /// The public key is not such as certificates of hosts have.
-    #[error("the public key for the certificate is of no kind that is known here")]
+    #[error("the public key for the certificate has an unknown type")]
     PublicKey,
     /// It cannot be made.
-    #[error("the certificate cannot be made")]
+    #[error("the certificate cannot be created")]
     Make(#[source] rcgen::Error),
 }
 

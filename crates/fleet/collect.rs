@@ -54,13 +54,15 @@ pub enum Flag {
         reason: String,
     },
     /// Nobody enrolled an agent of that name.
-    #[error("{0}: no agent of that name is enrolled")]
+    #[error("{0}: no agent of this name is enrolled")]
     NotEnrolled(AgentId),
     /// The seal is not of the enrolled key.
-    #[error("{0}: the seal is not that of the enrolled key: forged, or changed on the way")]
+    #[error("{0}: the seal is not from the enrolled key: forged or altered")]
     BadSeal(AgentId),
     /// A true part of another answer in its place.
-    #[error("{agent}: holds the answer of {of_agent} to action {of_action}: somebody put it there")]
+    #[error(
+        "{agent}: contains the answer of {of_agent} to action {of_action}: it was stored there by another party"
+    )]
     Swapped {
         /// Whom the subject names.
         agent: AgentId,

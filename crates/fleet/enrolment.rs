@@ -143,13 +143,13 @@ pub enum EnrolmentError {
     #[error("the enrolment cannot be read: {0}")]
     Malformed(String),
     /// Its version is another.
-    #[error("the enrolment has version {0}, this program knows {VERSION}: use a newer program")]
+    #[error("the enrolment has version {0}, but this program knows {VERSION}: use a newer program")]
     Version(u8),
     /// It is for another fleet.
     #[error("the enrolment is for the fleet {0:?}")]
     OtherFleet(String),
     /// It was found under another agent's name.
-    #[error("the enrolment of {found} is stored in the place of that of {expected}")]
+    #[error("the enrolment of {found} is stored in place of that of {expected}")]
     OtherAgent {
         /// Whose it is.
         found: AgentId,
@@ -160,7 +160,7 @@ pub enum EnrolmentError {
     #[error("the enrolment has {0} signatures, not 1 to {MAX_SIGNATURES}")]
     SignatureCount(usize),
     /// No signature is of an enrolment key of the policy.
-    #[error("no signature of the enrolment holds; the last one: {0}")]
+    #[error("no signature of the enrolment is valid; the last one: {0}")]
     Unsigned(String),
     /// It was signed in the future.
     #[error("the enrolment was signed at {issued}, in the future: check the clocks")]
@@ -170,7 +170,7 @@ pub enum EnrolmentError {
     },
     /// A later one is known.
     #[error(
-        "the enrolment was signed at {issued}, but one of {known} is known: somebody brought back an old one"
+        "the enrolment was signed at {issued}, but one from {known} is known: an old record was restored"
     )]
     Older {
         /// When this one was signed, in seconds since 1970.

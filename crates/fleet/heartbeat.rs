@@ -78,7 +78,7 @@ pub enum HeartbeatError {
     #[error("the heartbeat cannot be read: {0}")]
     Malformed(String),
     /// It is of a version that is not known here.
-    #[error("the heartbeat has version {0}, this program knows {VERSION}: use a newer program")]
+    #[error("the heartbeat has version {0}, but this program knows {VERSION}: use a newer program")]
     Version(u8),
     /// The seal is not of the agent's key.
     #[error(transparent)]

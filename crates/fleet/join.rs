@@ -67,7 +67,7 @@ pub struct Grant {
     pub id: String,
     /// The token's key; who holds the token has its secret half.
     pub key: AgentPublicKey,
-    /// For how many hosts.
+    /// Number of hosts that may use it.
     pub uses: u32,
     /// Until when, in seconds since 1970 (UTC).
     pub not_after: i64,
@@ -139,16 +139,16 @@ impl fmt::Debug for JoinToken {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// It is no token, or was cut.
-    #[error("this is not a join token: copy the whole line that `vigie fleet token new` prints")]
+    #[error("not a join token: copy the whole line that `vigie fleet token new` prints")]
     Form,
     /// Its parts do not fit together.
-    #[error("the token is damaged: {0}; make a new one with `vigie fleet token new`")]
+    #[error("the token is damaged: {0}; create a new one with `vigie fleet token new`")]
     Damaged(String),
     /// Its key cannot be used.
     #[error("the token's key cannot be used")]
     Key(#[from] AgentKeyError),
     /// It holds no longer.
-    #[error("the token ended at {0} (seconds since 1970): make a new one, or set the clock")]
+    #[error("the token expired at {0} (seconds since 1970): create a new one, or correct the clock")]
     Ended(i64),
 }
 
@@ -310,7 +310,7 @@ pub enum JoinProblem {
     #[error("it cannot be read: {0}")]
     Malformed(String),
     /// It is of a version that is not known here.
-    #[error("it has version {0}, this program knows {VERSION}: use a newer program")]
+    #[error("it has version {0}, but this program knows {VERSION}: use a newer program")]
     Version(u8),
     /// It is for another fleet.
     #[error("it is for the fleet {0:?}")]
@@ -322,7 +322,7 @@ pub enum JoinProblem {
     #[error("no enrolment key of the policy signed it: {0}")]
     Unsigned(String),
     /// A seal does not hold.
-    #[error("the seal of {0} does not hold: it was changed, or somebody else made it")]
+    #[error("the seal of {0} is invalid: it was altered or forged")]
     Seal(&'static str),
     /// It is about another token, key or name.
     #[error("it is about another {0}")]
@@ -622,32 +622,39 @@ impl Members {
                 Some(known) if *owner == request.agent && known.key == request.key && !known.revoked => {
                     Decision::Again(Box::new(known.clone()))
                 }
-                _ => {
-                    refuse("this key was shut out, replaced, or is another agent's: delete it and join again")
-                }
+                _ => refuse(
+                    "this key was revoked or replaced, or belongs to another agent: delete it and join again",
+                ),
             };
         }
         if !grant.allows_name(&request.agent) {
-            return refuse("the token does not allow this name");
+            return refuse("the token does not permit this name");
         }
         if self.used(&grant.id) >= grant.uses {
-            return Decision::Refuse(format!("the token has let in all {} hosts that it may", grant.uses));
+            return Decision::Refuse(format!(
+                "the token has been used for all {} permitted hosts",
+                grant.uses
+            ));
         }
         if known.is_some_and(|known| !known.revoked) {
             return refuse(
-                "another host has this name: take another with --name, or let an administrator revoke the one before",
+                "another host has this name: choose another with --name, or have an administrator revoke that host",
             );
         }
         if by_person {
             return Decision::Admit;
         }
         if now > grant.not_after {
-            return refuse("the token has ended");
+            return refuse("the token has expired or was revoked");
         }
         if known.is_some() {
-            return Decision::Ask("a host of this name was shut out");
+            return Decision::Ask("a host of this name was revoked");
         }
-        if grant.approved { Decision::Admit } else { Decision::Ask("the token wants a person to look") }
+        if grant.approved {
+            Decision::Admit
+        } else {
+            Decision::Ask("the token requires approval by a person")
+        }
     }
 }
 

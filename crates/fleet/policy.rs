@@ -52,7 +52,7 @@ pub(crate) const MAX_STANDING_SECONDS: u32 = 90 * 24 * 60 * 60;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// Not even looked at.
-    #[error("the policy has {bytes} bytes, at most {limit} are read")]
+    #[error("the policy has {bytes} bytes, but at most {limit} are allowed")]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -63,7 +63,7 @@ pub enum PolicyError {
     #[error("the policy cannot be read: {0}")]
     Malformed(String),
     /// Of a later form.
-    #[error("the policy has the form {0}, this program knows {VERSION}: update it")]
+    #[error("the policy has version {0}, but this program knows {VERSION}: update the program")]
     UnknownVersion(u64),
     /// For another fleet.
     #[error("the policy is for the fleet {found:?}, not for {wanted:?}")]
@@ -74,7 +74,7 @@ pub enum PolicyError {
         wanted: String,
     },
     /// Too few root keys signed.
-    #[error("{found} of the {wanted} signatures by root keys that are needed are good{}", because(.ignored))]
+    #[error("{found} of the {wanted} required root key signatures are valid{}", because(.ignored))]
     TooFewSignatures {
         /// Distinct root keys that signed.
         found: usize,
@@ -84,7 +84,7 @@ pub enum PolicyError {
         ignored: Option<SignatureError>,
     },
     /// More signatures than are looked at.
-    #[error("the policy has {0} signatures, at most {MAX_SIGNATURES} are read")]
+    #[error("the policy has {0} signatures, but at most {MAX_SIGNATURES} are allowed")]
     TooManySignatures(usize),
     /// A number or a list is out of its range.
     #[error("{what} is {found}, allowed is {allowed}")]
@@ -118,7 +118,7 @@ pub enum PolicyError {
         name: String,
     },
     /// A touch is asked of a key that cannot give one.
-    #[error("the key {key} of {investigator:?} must be touched to sign, but it is not in a token (sk-…)")]
+    #[error("the key {key} of {investigator:?} requires touch, but it is not on a security token (sk-…)")]
     TouchWithoutToken {
         /// The key.
         key: Fingerprint,
@@ -129,9 +129,9 @@ pub enum PolicyError {
     #[error("{0:?} cannot be a broker's address: write tls://HOST:PORT; without TLS only on this machine")]
     BadBroker(String),
     /// A root key is revoked.
-    #[error("the root key {0} is revoked: take it out of the root keys")]
+    #[error("the root key {0} is revoked: remove it from the root keys")]
     RevokedRoot(Fingerprint),
-    /// Versions never go down.
+    /// The version must be higher than the current one.
     #[error("version {found} is older than {current}, which is in force")]
     Older {
         /// Its version.

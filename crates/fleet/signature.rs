@@ -68,7 +68,7 @@ pub enum SignatureError {
     #[error("the signature is over a digest by {0:?}, only sha256 and sha512 are allowed")]
     HashAlgorithm(String),
     /// The key that it names is not allowed.
-    #[error("the signature is by a key that cannot be taken: {0}")]
+    #[error("the signature uses an unsupported key: {0}")]
     Key(KeyError),
     /// The signature is of another kind than its key.
     #[error("the signature is of the kind {found:?}, its key makes {wanted:?}")]
@@ -79,7 +79,7 @@ pub enum SignatureError {
         wanted: &'static str,
     },
     /// The key did not make it over this message.
-    #[error("the signature does not fit the message and the key {0}")]
+    #[error("the signature does not match the message and the key {0}")]
     Wrong(Fingerprint),
 }
 

@@ -142,7 +142,7 @@ pub fn rows(answer: &Answer, before: &Rows) -> Rows {
     }
     let bytes: usize = rows.iter().map(|row| row.module.len() + row.place.len() + row.value.len() + 40).sum();
     if bytes > MAX_ROWS_BYTES {
-        let value = format!("the result has more than {MAX_ROWS_BYTES} bytes: ask for less");
+        let value = format!("the result exceeds {MAX_ROWS_BYTES} bytes: narrow the query");
         return Rows::from([Row { module: String::new(), place: "!".to_owned(), value }]);
     }
     rows
@@ -372,7 +372,7 @@ mod tests {
         let items: Vec<String> = (0..10_000).map(|number| format!("{number:0>40}")).collect();
         let rows = rows(&answer(&[("file", Some(json!({ "elements": items })))]), &Rows::new());
         assert_eq!(rows.len(), 1);
-        assert!(rows.first().unwrap().value.contains("ask for less"));
+        assert!(rows.first().unwrap().value.contains("narrow the query"));
     }
 
     #[test]

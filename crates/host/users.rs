@@ -110,7 +110,7 @@ pub fn passwd_fields(line: &str) -> Result<PasswdFields<'_>, &'static str> {
     let mut fields = line.splitn(7, ':');
     let mut next = || fields.next();
     let (Some(name), Some(password), Some(uid_text), Some(gid)) = (next(), next(), next(), next()) else {
-        return Err("an account has 7 fields");
+        return Err("an account must have 7 fields");
     };
     if name.is_empty() {
         return Err("the account has no name");
@@ -120,8 +120,8 @@ pub fn passwd_fields(line: &str) -> Result<PasswdFields<'_>, &'static str> {
         name,
         password,
         uid_text,
-        uid: account_number(uid_text).ok_or("the uid is no number")?,
-        gid: account_number(gid).ok_or("the gid is no number")?,
+        uid: account_number(uid_text).ok_or("the UID is not a number")?,
+        gid: account_number(gid).ok_or("the GID is not a number")?,
         gecos: gecos.unwrap_or_default(),
         directory: directory.unwrap_or_default(),
         shell: shell.unwrap_or_default(),

@@ -75,7 +75,7 @@ impl fmt::Display for Missing {
         }
         match self.why {
             Cause::Deleted(counts) => {
-                f.write_str("deleted to make room")?;
+                f.write_str("deleted by retention")?;
                 let named = Severity::ALL.into_iter().zip(counts).rev().filter(|(_, count)| *count > 0);
                 for (at, (severity, count)) in named.enumerate() {
                     write!(f, "{}{count} {}", if at == 0 { " (" } else { ", " }, severity.name())?;
@@ -86,7 +86,7 @@ impl fmt::Display for Missing {
                 Ok(())
             }
             Cause::Damaged => f.write_str("the journal is damaged"),
-            Cause::Lost => f.write_str("the journal's file was cut, changed or deleted"),
+            Cause::Lost => f.write_str("the journal's file was truncated, changed or deleted"),
         }
     }
 }
@@ -117,7 +117,7 @@ impl fmt::Display for Damage {
             }
             DamageKind::Link => {
                 let (before, next) = (self.after, self.after + 1);
-                write!(f, "alert {next} was not written after alert {before}: one of them was changed")
+                write!(f, "alert {next} does not follow alert {before}: one of them was changed")
             }
         }
     }

@@ -119,14 +119,12 @@ impl GivenUp {
         let (event, text) = if fleet {
             (
                 "alerts_given_up",
-                "alerts were deleted before they could be sent to the fleet, because the journal is full; see \
-                 journal.keep_segments, and why the broker does not take them",
+                "alerts were deleted before they could be sent to the fleet because the journal is full; increase journal.keep_segments, and check why the broker does not accept alerts",
             )
         } else {
             (
                 "alerts_deleted",
-                "alerts were deleted because the journal is full of critical and high ones; see \
-                 journal.keep_segments, and what raises so many",
+                "severe alerts were deleted because the journal is full of critical and high alerts; increase journal.keep_segments, and find the source of so many alerts",
             )
         };
         serde_json::json!({

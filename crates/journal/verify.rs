@@ -38,7 +38,7 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
     };
     if work.ledger.is_none() {
         work.verification.damaged += 1;
-        work.problem("the list of what was deleted to make room is damaged");
+        work.problem("the list of deleted alerts is damaged");
     }
     let names = segment::list(directory)?;
     for (index, name) in names.iter().enumerate() {
@@ -216,7 +216,7 @@ impl Verifying {
             None => self.verification.unproved_alerts += 1,
             Some((previous, _)) => {
                 if follows && self.link.is_some_and(|link| link != previous) && !self.batch.damaged {
-                    self.broken(format_args!("alert {seq} was not written after alert {}", seq - 1));
+                    self.broken(format_args!("alert {seq} does not follow alert {}", seq - 1));
                 }
                 let line = [raw, b"\n"].concat();
                 self.batch.digest.add(&line, is_severe(line::severity_of_line(raw)));
@@ -254,7 +254,7 @@ impl Verifying {
         self.settle_damage();
         let Batch { digest, deleted, damaged } = std::mem::take(&mut self.batch);
         if commit.commit < self.last {
-            self.broken(format_args!("the batch that ends with alert {} is here again", commit.commit));
+            self.broken(format_args!("the batch that ends with alert {} is duplicated", commit.commit));
             return;
         }
         if commit.commit > self.last {

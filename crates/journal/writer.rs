@@ -62,7 +62,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// A new segment has to be begun, for which the ids that are recorded so far are needed. Try again at once.
-    #[error("a new segment of the alert journal needs the ids that are recorded")]
+    #[error("a new segment of the alert journal needs the recorded IDs")]
     NeedsSnapshot,
     /// The disk does not take it.
     #[error(transparent)]
@@ -403,7 +403,7 @@ impl Writer {
         while let Some(victim) = retention::next_victim(&self.closed, allowance, sent_through) {
             if let Err(error) = self.thin(victim) {
                 // It stays as it is, and the next segment tries again.
-                self.trouble = Some(format!("cannot make room in the alert journal: {error}"));
+                self.trouble = Some(format!("cannot apply retention to the alert journal: {error}"));
                 return;
             }
         }

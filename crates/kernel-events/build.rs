@@ -41,7 +41,7 @@ fn compile(object: &Path, flags: &[&str]) -> Result<(), String> {
         .args(["-fno-ident", "-ffile-prefix-map=bpf=.", "-c", "bpf/events.bpf.c", "-o"])
         .arg(object)
         .output()
-        .map_err(|error| format!("clang was not there when it was built ({clang}: {error})"))?;
+        .map_err(|error| format!("clang was not available at build time ({clang}: {error})"))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let line = text.lines().find(|line| line.contains("error")).unwrap_or("it says nothing");

@@ -69,10 +69,10 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// Numbers of processes are told as the first namespace has them.
-    #[error("process numbers are others here than in the host's first pid namespace")]
+    #[error("PIDs here differ from those in the host's initial PID namespace")]
     OtherNumbers,
     /// It was not wanted.
-    #[error("BPF is switched off")]
+    #[error("BPF is disabled")]
     SwitchedOff,
 }
 
@@ -103,8 +103,8 @@ impl SourceKind {
             Self::Connector => &[
                 "connections and listening sockets",
                 "arguments and programs of processes that end within a millisecond",
-                "arguments as they were at the exec: what is read is what the process says of itself",
-                "which program gained rights by setuid",
+                "arguments as executed: only those that the process shows later",
+                "which program gained privileges by setuid",
             ],
         }
     }

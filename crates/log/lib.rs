@@ -284,7 +284,7 @@ impl AgentLog {
         }
         match &state.failure {
             Some(failure) => Some(format!(
-                "the agent's log is not written since {}: {}; {} lines lost so far",
+                "the agent's log has not been written since {}: {}; {} lines lost so far",
                 failure.since.as_str(),
                 failure.error,
                 failure.lost
@@ -366,7 +366,7 @@ impl State {
     fn count_loss(&mut self, lines: u64, error: &io::Error) {
         let error = match error.kind() {
             ErrorKind::WouldBlock if matches!(self.sink, Sink::Writer(_)) => {
-                "its file system does not take lines fast enough".to_owned()
+                "its file system is too slow".to_owned()
             }
             ErrorKind::WouldBlock => "nobody reads it".to_owned(),
             _ => error.to_string(),

@@ -18,19 +18,19 @@ pub struct Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It is no request of HTTP/1.
-    #[error("this is no HTTP request")]
+    #[error("not an HTTP request")]
     Malformed,
     /// Another method than GET and HEAD.
-    #[error("only GET and HEAD are answered here")]
+    #[error("only GET and HEAD are supported")]
     Method,
     /// Another path than `/metrics`.
-    #[error("there is only /metrics")]
+    #[error("only /metrics exists")]
     Path,
     /// A browser was led here under the name of another host (DNS rebinding).
     #[error("the Host of the request is not this host's loopback")]
     Host,
     /// The agent is stopping, or too busy to say how it is.
-    #[error("the agent does not say how it is at present")]
+    #[error("the agent's status is not available")]
     Unavailable,
 }
 

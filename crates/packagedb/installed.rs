@@ -77,7 +77,7 @@ pub struct FileRecord {
     pub mode: Option<u32>,
     /// The owner's name or number.
     pub user: Option<String>,
-    /// The group's name or number.
+    /// Name of the group or number.
     pub group: Option<String>,
     /// Its size in bytes.
     pub size: Option<u64>,

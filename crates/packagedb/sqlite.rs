@@ -29,10 +29,10 @@ pub enum SqliteError {
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
     /// It is something else, or damaged.
-    #[error("is no sound database of SQLite: {0}")]
+    #[error("is not a valid SQLite database: {0}")]
     Unsound(&'static str),
     /// A program was writing each time.
-    #[error("changed while it was read; ask again")]
+    #[error("changed while it was read; run the query again")]
     Changed,
 }
 
@@ -115,11 +115,11 @@ impl Database {
         let page_bytes = match be16(&header, 16)? {
             1 => 65_536,
             bytes if bytes.is_power_of_two() && bytes >= 512 => bytes,
-            _ => return Err(SqliteError::Unsound("pages have no possible size")),
+            _ => return Err(SqliteError::Unsound("invalid page size")),
         };
         let usable = page_bytes - usize::from(header[20]);
         if usable < 480 {
-            return Err(SqliteError::Unsound("pages have no room"));
+            return Err(SqliteError::Unsound("pages have no usable space"));
         }
         // What a program that crashed has not put back yet.
         if std::fs::metadata(beside(path, "-journal")).is_ok_and(|journal| journal.len() > 0) {
@@ -186,7 +186,7 @@ impl Database {
 
     fn page(&self, number: u32) -> Result<Vec<u8>, SqliteError> {
         if number == 0 || number > self.pages {
-            return Err(SqliteError::Unsound("it names a page that is not there"));
+            return Err(SqliteError::Unsound("it refers to a page that does not exist"));
         }
         let mut page = vec![0; self.page_bytes];
         let logged = self.wal.as_ref().and_then(|wal| Some((&wal.file, *wal.pages.get(&number)?)));
@@ -229,7 +229,7 @@ impl Database {
         left: &mut u32,
         each: &mut dyn FnMut(i64, &[Value]),
     ) -> Result<(), SqliteError> {
-        *left = left.checked_sub(1).ok_or(SqliteError::Unsound("its tree goes in a circle"))?;
+        *left = left.checked_sub(1).ok_or(SqliteError::Unsound("its tree contains a loop"))?;
         if level > MAX_LEVELS {
             return Err(SqliteError::Unsound("its tree is too deep"));
         }
@@ -244,13 +244,13 @@ impl Database {
             match kind {
                 0x05 => self.walk(be32(&page, at)?, level + 1, left, each)?,
                 0x0d => self.leaf_cell(&page, at, left, each)?,
-                _ => return Err(SqliteError::Unsound("a page is not of a table")),
+                _ => return Err(SqliteError::Unsound("a page does not belong to a table")),
             }
         }
         match kind {
             0x05 => self.walk(be32(&page, start + 8)?, level + 1, left, each),
             0x0d => Ok(()),
-            _ => Err(SqliteError::Unsound("a page is not of a table")),
+            _ => Err(SqliteError::Unsound("a page does not belong to a table")),
         }
     }
 
@@ -261,7 +261,8 @@ impl Database {
         left: &mut u32,
         each: &mut dyn FnMut(i64, &[Value]),
     ) -> Result<(), SqliteError> {
-        let mut cell = page.get(at..self.usable).ok_or(SqliteError::Unsound("a cell is outside its page"))?;
+        let mut cell =
+            page.get(at..self.usable).ok_or(SqliteError::Unsound("a cell lies outside its page"))?;
         let length = usize::try_from(varint(&mut cell)?).unwrap_or(usize::MAX);
         let rowid = varint(&mut cell)?.cast_signed();
         if length > MAX_VALUE_BYTES {
@@ -275,11 +276,11 @@ impl Database {
             let local = least + (length - least) % (self.usable - 4);
             if local <= most { local } else { least }
         };
-        let begin = cell.get(..local).ok_or(SqliteError::Unsound("a cell is outside its page"))?;
+        let begin = cell.get(..local).ok_or(SqliteError::Unsound("a cell lies outside its page"))?;
         let mut payload = begin.to_vec();
         let mut next = if local < length { be32(cell, local)? } else { 0 };
         while payload.len() < length {
-            *left = left.checked_sub(1).ok_or(SqliteError::Unsound("its pages go in a circle"))?;
+            *left = left.checked_sub(1).ok_or(SqliteError::Unsound("its pages form a loop"))?;
             let page = self.page(next)?;
             next = be32(&page, 0)?;
             let take = (length - payload.len()).min(self.usable - 4);
@@ -305,7 +306,7 @@ fn checksum(mut sum: (u32, u32), bytes: &[u8], little: bool) -> (u32, u32) {
 fn varint(bytes: &mut &[u8]) -> Result<u64, SqliteError> {
     let mut number = 0_u64;
     for nth in 0..9 {
-        let (byte, rest) = bytes.split_first().ok_or(SqliteError::Unsound("a number is cut"))?;
+        let (byte, rest) = bytes.split_first().ok_or(SqliteError::Unsound("a number is truncated"))?;
         *bytes = rest;
         if nth == 8 {
             return Ok(number << 8 | u64::from(*byte));
@@ -320,7 +321,7 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, SqliteError> {
 
 /// The values of a row.
 fn record(payload: &[u8]) -> Result<Vec<Value>, SqliteError> {
-    let cut = SqliteError::Unsound("a row is cut");
+    let cut = SqliteError::Unsound("a row is truncated");
     let mut rest = payload;
     let header = usize::try_from(varint(&mut rest)?).unwrap_or(usize::MAX);
     let begin = payload.len() - rest.len();
@@ -336,7 +337,7 @@ fn record(payload: &[u8]) -> Result<Vec<Value>, SqliteError> {
             1..=4 => kind,
             5 => 6,
             6 | 7 => 8,
-            10 | 11 => return Err(SqliteError::Unsound("a value is of no known kind")),
+            10 | 11 => return Err(SqliteError::Unsound("a value has an unknown type")),
             _ => (kind - 12) / 2,
         };
         let length = usize::try_from(length).unwrap_or(usize::MAX);

@@ -15,7 +15,7 @@ pub enum VersionError {
     #[error("the version is empty")]
     Empty,
     /// Something follows a blank.
-    #[error("a version has no blanks in it")]
+    #[error("a version must not contain spaces")]
     Blank,
     /// What stands before the first colon.
     #[error("the epoch, before the colon, must be a number from 0 to 2147483647")]
@@ -24,10 +24,10 @@ pub enum VersionError {
     #[error("the revision, after the last hyphen, is empty")]
     Revision,
     /// libdpkg wants a digit first.
-    #[error("a version of dpkg begins with a digit")]
+    #[error("a dpkg version must start with a digit")]
     FirstDigit,
     /// Other characters than dpkg allows.
-    #[error("a version of dpkg has only letters, digits and . + - ~ : in it")]
+    #[error("a dpkg version may contain only letters, digits and . + - ~ :")]
     Character,
 }
 

@@ -5,21 +5,21 @@ use crate::condition::ConditionSeverity;
 /// One entry of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// The name that programs compare.
+    /// The stable name, for scripts.
     pub name: &'static str,
     /// `condition`, `module condition`, `end of a module`, `dropped line`, `refused query` or `refused action`.
     pub kind: &'static str,
     /// `warning` or `failed` for conditions, otherwise empty.
     pub severity: &'static str,
-    /// What it means.
+    /// The meaning.
     pub meaning: &'static str,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: &'static str,
 }
 
 macro_rules! conditions {
     ($($(#[doc = $meaning:literal])+ $variant:ident = $name:literal, $severity:ident, $remedy:literal;)+) => {
-        /// What can be wrong with the agent itself or with a module as the agent sees it.
+        /// A problem of the agent itself, or of a module as seen by the agent.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum AgentCondition {
             $($(#[doc = $meaning])+ $variant,)+
@@ -29,13 +29,13 @@ macro_rules! conditions {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name that programs compare.
+            /// The stable name, for scripts.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// How bad it is.
+            /// The severity.
             #[must_use]
             pub fn severity(self) -> ConditionSeverity {
                 match self { $(Self::$variant => ConditionSeverity::$severity),+ }
@@ -55,7 +55,8 @@ macro_rules! conditions {
                 }
             }
 
-            /// Whether a name is one of the agent's own: a module cannot raise or clear it.
+            /// Whether the name is one of the agent's own conditions, which modules can neither raise nor
+            /// clear.
             #[must_use]
             pub fn is_name(name: &str) -> bool {
                 Self::ALL.iter().any(|condition| condition.name() == name)
@@ -65,190 +66,193 @@ macro_rules! conditions {
 }
 
 conditions! {
-    /// Alerts cannot be written to disk and are kept in memory; when memory is full, modules wait.
+    /// Alerts cannot be written to disk and are buffered in memory; modules block when the buffer is full.
     JournalUnwritable = "journal-unwritable", Failed,
-        "Make room on the disk that holds agent.state_dir, or mount it read-write; the agent goes on by itself.";
-    /// Records of the journal are missing or damaged; what is missing is named by `vigie alerts --verify`.
+        "Free space on the disk of agent.state_dir, or mount it read-write; the agent recovers without a restart.";
+    /// Records of the alert journal are missing or damaged.
     JournalDamaged = "journal-damaged", Failed,
-        "Find out who changed the files below agent.state_dir/journal. `vigie alerts --verify` names the gaps.";
-    /// Alerts were deleted because the journal reached its size before they were read.
+        "Run `vigie alerts --verify` to list the gaps, and find out who changed the files in agent.state_dir/journal.";
+    /// Retention deleted alerts before they were read, because the journal reached its size limit.
     JournalTrimmed = "journal-trimmed", Warning,
-        "Give the journal more room (journal.segment_bytes, journal.keep_segments), or find what floods it.";
+        "Increase journal.segment_bytes or journal.keep_segments, or find the source of the many alerts.";
     /// The agent's log cannot be written; lines are dropped and counted.
     LogUnwritable = "log-unwritable", Warning,
-        "Make room where logging.file is, or correct [logging]; the agent goes on by itself.";
-    /// The agent's log does not take lines fast enough; it may be on a hung file system.
+        "Free space on the disk of logging.file, or correct [logging]; the agent recovers without a restart.";
+    /// Writing the agent's log is too slow or blocked; its file system may hang.
     LogStalled = "log-stalled", Warning,
-        "Look at the file system that holds logging.file.";
-    /// The state directory does not answer; it may be on a hung file system.
+        "Check the file system of logging.file.";
+    /// Writes to the state directory are blocked; its file system may hang.
     StateStalled = "state-stalled", Failed,
-        "Look at the file system that holds agent.state_dir.";
-    /// A changed configuration was refused as a whole; the one before it is in force.
+        "Check the file system of agent.state_dir.";
+    /// A changed configuration was rejected as a whole; the previous one stays in force.
     ConfigurationRefused = "configuration-refused", Warning,
-        "Correct the file that is named; `vigie check-config` shows every problem.";
-    /// Something in the configuration takes effect but is not as it should be.
+        "Correct the file named in the detail; `vigie check-config` lists all problems.";
+    /// A setting in the configuration takes effect but is questionable.
     ConfigurationQuestionable = "configuration-questionable", Warning,
-        "`vigie check-config` shows every problem.";
-    /// A module's configuration file has errors; the module keeps its last good one, or does not run.
+        "`vigie check-config` lists all problems.";
+    /// A module's configuration file has errors; the module keeps its last valid configuration, or does not
+    /// run if it has none.
     ModuleConfigurationInvalid = "module-configuration-invalid", Warning,
-        "Correct the file that is named; `vigie check-config` shows every problem.";
-    /// The module said nothing about the configuration that was sent to it.
+        "Correct the file named in the detail; `vigie check-config` lists all problems.";
+    /// The module did not confirm the configuration that the agent sent.
     ConfigurationUnconfirmed = "configuration-unconfirmed", Warning,
-        "`vigie reload` shows what the module said; `vigie module restart` starts it with the new configuration.";
-    /// The module refuses its configuration; it runs with the one before, or not at all.
+        "`vigie reload` shows the module's answer; `vigie module restart` starts it with the new configuration.";
+    /// The module rejected its configuration; it runs with the previous one, or not at all.
     ModuleConfigurationRefused = "module-configuration-refused", Failed,
-        "The detail is what the module said: correct its file and run `vigie reload`.";
-    /// The module died too often; it is tried again at long intervals only.
+        "The detail contains the module's message: correct its file and run `vigie reload`.";
+    /// The module exited too often; the agent restarts it only at long intervals.
     ModuleFailed = "module-failed", Failed,
-        "`vigie module logs NAME` shows its last words; `vigie module restart NAME` tries at once.";
-    /// The module ended and waits for its next start.
+        "`vigie module logs NAME` shows its last output; `vigie module restart NAME` starts it at once.";
+    /// The module exited and waits to be restarted.
     ModuleRestarting = "module-restarting", Warning,
-        "Nothing, if it comes back; otherwise see `vigie module logs NAME`.";
+        "None if it recovers; otherwise see `vigie module logs NAME`.";
     /// The module did not answer heartbeats in time.
     HeartbeatMissed = "heartbeat-missed", Warning,
-        "Nothing: after agent.heartbeat_misses the module is killed and started again.";
-    /// The module registered a query socket that is not allowed, so it cannot be queried.
+        "None: after agent.heartbeat_misses missed heartbeats the agent kills and restarts the module.";
+    /// The module registered a query socket that is not permitted, so it cannot be queried.
     SocketRefused = "socket-refused", Warning,
-        "Let the module listen in its run directory, or allow the address in its [[module]] block.";
-    /// The query socket of the module vanished or is owned by another process.
+        "Make the module listen in its run directory, or allow the address in its [[module]] block.";
+    /// The module's query socket was removed or is owned by another process.
     SocketMissing = "socket-missing", Warning,
-        "Nothing, if it comes back within a heartbeat; otherwise find out who removed it.";
-    /// The module logs more than logging.module_bytes_per_sec; the rest is dropped and counted.
+        "None if it reappears within one heartbeat; otherwise find out who removed it.";
+    /// The module logs more than logging.module_bytes_per_sec; the excess is dropped and counted.
     LogBudgetExceeded = "log-budget-exceeded", Warning,
-        "Find out what the module repeats: `vigie module logs NAME`.";
-    /// The module reports more conditions than are kept; the rest is left out.
+        "Find out what it logs: `vigie module logs NAME`.";
+    /// The module reports more conditions than the agent keeps; the rest is omitted.
     HealthTruncated = "health-truncated", Warning,
-        "Ask the module itself: `vigie query NAME`.";
-    /// No new thread or process can be made; what runs goes on.
+        "Query the module itself: `vigie query NAME`.";
+    /// No new thread or process can be created; running ones continue.
     TasksExhausted = "tasks-exhausted", Failed,
-        "Find what uses up the tasks of this host, cgroup or user (`systemd-cgtop`, `ps -eLf`).";
-    /// No descriptor is free; new clients and starts of modules wait.
+        "Find what uses the tasks of this host, cgroup or user (`systemd-cgtop`, `ps -eLf`).";
+    /// No file descriptor is free; new clients and module starts wait.
     DescriptorsExhausted = "descriptors-exhausted", Failed,
         "Raise LimitNOFILE in the unit, or lower limits.clients.";
-    /// Limits of the module that the configuration asks for cannot be kept by the kernel here.
+    /// Configured limits of the module cannot be enforced on this host.
     ContainmentLimited = "containment-limited", Warning,
-        "Let the agent have a writable cgroup with these controllers (`Delegate=pids memory cpu` in its unit), or leave the limits out.";
-    /// The module runs into the limits of its control group.
+        "Give the agent a writable cgroup with the controllers in the detail (`Delegate=pids memory cpu` in its unit), or remove the limits.";
+    /// The module reached a limit of its cgroup.
     LimitReached = "limit-reached", Warning,
-        "Find out what the module uses up (`vigie module logs NAME`), or raise its [module.limits].";
-    /// The guard process that ends what a dead agent leaves behind does not run.
+        "Find out what uses the resource (`vigie module logs NAME`), or raise the limit in its [module.limits].";
+    /// The guard process, which kills leftover modules if the agent dies, is not running.
     GuardMissing = "guard-missing", Warning,
-        "Nothing, if it comes back within seconds; otherwise see the agent's log.";
-    /// The agent's own socket vanished and was made again, or cannot be made.
+        "None if it recovers within seconds; otherwise see the agent's log.";
+    /// The agent's control socket was removed and recreated, or cannot be recreated.
     ControlSocketMissing = "control-socket-missing", Warning,
         "Find out who removed it from agent.run_dir.";
-    /// Extra privacy mode is kept on because the configuration that would say otherwise cannot be read.
+    /// Extra privacy mode stays on because the configuration that could turn it off cannot be read.
     PrivacyKept = "privacy-kept", Warning,
         "Correct the configuration; only `extraprivacymode = false` in a valid file turns the mode off.";
-    /// The metrics cannot be served or written where the configuration says.
+    /// The metrics cannot be served at the configured address or written to the configured file.
     MetricsUnavailable = "metrics-unavailable", Warning,
-        "The detail names the address or the file; the agent tries again by itself. Correct [metrics].";
-    /// The agent cannot take part in its fleet.
+        "Correct [metrics]: the detail names the address or file. The agent retries automatically.";
+    /// The agent cannot join its fleet.
     FleetNotJoined = "fleet-not-joined", Warning,
-        "The detail names the file or the key; the agent tries again every 10 s.";
-    /// No broker of the fleet is connected: nobody can ask this host, and its alerts wait on its disk.
+        "Correct the file or key named in the detail; the agent retries every 10 s.";
+    /// No connection to a broker of the fleet: this host cannot be queried remotely, and its alerts wait on
+    /// disk.
     FleetDisconnected = "fleet-disconnected", Warning,
-        "See that a broker of fleet.urls runs and can be reached; the agent goes on trying. `vigie doctor` tries each address.";
-    /// The agent has no policy of its fleet, so it refuses every action.
+        "Check that a broker of fleet.urls is running and reachable; `vigie doctor` tests each address. The agent keeps retrying.";
+    /// The agent has no fleet policy and therefore refuses every action.
     FleetPolicyMissing = "fleet-policy-missing", Warning,
-        "Publish one that the keys in fleet.roots signed: `vigie fleet policy publish`.";
-    /// Another host uses this agent's identity, or its files come from another machine.
+        "Publish a policy that is signed by the keys in fleet.roots: `vigie fleet policy publish`.";
+    /// Another host uses this agent's identity, or the identity was copied from another machine.
     IdentityDuplicated = "identity-duplicated", Failed,
-        "Give each host a key of its own: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
-    /// The log of actions that were run cannot be used; without it nothing is run for the fleet.
+        "Give each host its own key: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
+    /// The replay log cannot be used; until it can, the agent runs no fleet actions.
     ReplayLogUnusable = "replay-log-unusable", Failed,
-        "The detail names the file and why: make room, or mend the disk; the agent tries again every 10 s.";
-    /// A certificate for the fleet's broker ends within 30 days, or has ended.
+        "The detail names the file and the reason: free space or repair the disk. The agent retries every 10 s.";
+    /// A certificate for the fleet's broker has expired or expires within 30 days.
     CertificateExpires = "certificate-expires", Warning,
-        "`vigie fleet approve --follow` renews those of agents that joined; otherwise put a new one in its place.";
-    /// The sink's receiver does not take alerts; they wait in the journal and are sent when it does again.
+        "`vigie fleet approve --follow` renews the certificates of agents that joined with a token; replace others by hand.";
+    /// The sink's receiver is not accepting alerts; they stay in the journal and are sent when it recovers.
     SinkFailing = "sink-failing", Warning,
-        "Look at the receiver; `vigie sink test NAME` shows what it says. Nothing is lost while the journal has room.";
-    /// The sink's receiver refuses to take anything as the sink is configured; it is asked again every ten minutes.
+        "Check the receiver; `vigie sink test NAME` shows its answer. No alert is lost while the journal has space.";
+    /// The sink's receiver rejects every request with the present configuration; the sink retries every ten
+    /// minutes.
     SinkRefused = "sink-refused", Failed,
-        "Correct the address or the credentials; after a `vigie sink test NAME` that works the sink goes on at once.";
-    /// The receiver refused single alerts for good; they are in the sink's dead-letter file.
+        "Correct the address or the credentials; after a successful `vigie sink test NAME` the sink resumes at once.";
+    /// The receiver permanently rejected some alerts; they are in the sink's dead-letter file.
     SinkDeadLetters = "sink-dead-letters", Warning,
-        "Read sinks/NAME.dead.jsonl in agent.state_dir, and remove the file when that is done.";
-    /// The journal deleted alerts before the sink could send them.
+        "Review sinks/NAME.dead.jsonl in agent.state_dir, then remove the file.";
+    /// Journal retention deleted alerts before the sink could send them.
     SinkAlertsDeleted = "sink-alerts-deleted", Failed,
-        "Give the journal more room (journal.keep_segments), or repair the receiver; `vigie status` counts what is gone.";
-    /// The receiver does not acknowledge although the sink is configured for it; alerts are sent again after a break.
+        "Increase journal.keep_segments, or repair the receiver; `vigie status` shows the number of lost alerts.";
+    /// The receiver does not send the acknowledgements that the sink is configured to expect; alerts can be
+    /// sent again after a disconnect.
     SinkUnacknowledged = "sink-unacknowledged", Warning,
-        "Let the receiver answer the end of TLS (rsyslog: StreamDriver.Name=\"ossl\"), or use RELP.";
-    /// The sink cannot note on disk how far it is; after a restart alerts are sent again.
+        "Configure the receiver to answer the TLS close notification (rsyslog: StreamDriver.Name=\"ossl\"), or use RELP.";
+    /// The sink cannot save its position to disk; after a restart some alerts are sent again.
     SinkPlaceUnwritable = "sink-place-unwritable", Warning,
-        "Make room on the disk that holds agent.state_dir.";
+        "Free space on the disk of agent.state_dir.";
 }
 
-/// The conditions that the built-in modules report of themselves; a module can give a detail its own severity.
+/// The conditions that the built-in modules report. A module may report one with another severity.
 const MODULE_CONDITIONS: &[Entry] = &[
     reported(
         "blind",
         "failed",
-        "fswatch: the kernel's events of a file system do not come back, or the canary does not come through.",
-        "The detail says where the way ends; only scans are sure to find changes there. See docs/fswatch.md.",
+        "fswatch: kernel events of a file system do not arrive, or the canary's alert was not acknowledged.",
+        "The detail names the failing step. Until it is repaired, only scans reliably find changes there; see docs/fswatch.md.",
     ),
     reported(
         "directories-unwatched",
         "warning",
-        "fswatch: changes in these directories give no event and are found by a scan only.",
-        "`vigie query fswatch --unwatched` names them and says why.",
+        "fswatch: changes in these directories cause no events and are found only by scans.",
+        "`vigie query fswatch --unwatched` lists them with the reason.",
     ),
     reported(
         "events-lost",
         "warning",
-        "events: the kernel had more to tell than was taken within the last ten minutes.",
-        "The log and `vigie query events` say how many of which kind, of root or of others, and when; find what runs so many \
-         programs. Users cannot take the room of root's records.",
+        "events: the kernel dropped events within the last ten minutes because the module read them too slowly.",
+        "The log and `vigie query events` show how many events of which kind were lost, of root or of others, and when; find what starts so many programs. Users cannot take the room of root.",
     ),
     reported(
         "files-unreadable",
         "warning",
-        "fswatch: what is in these files is not known.",
-        "`vigie query fswatch --unwatched` names them and says why; they are read again by themselves.",
+        "fswatch: the content of some files is unknown because they cannot be read.",
+        "`vigie query fswatch --unwatched` lists them with the reason; the module retries automatically.",
     ),
     reported(
         "history-not-written",
         "failed",
-        "events: the disk does not take the history; what is not written yet is in memory.",
-        "Make room on the disk that holds agent.state_dir.",
+        "events: the history cannot be written to disk; unwritten events are kept in memory.",
+        "Free space on the disk of agent.state_dir.",
     ),
     reported(
         "lesser-source",
         "warning",
-        "events: BPF cannot be used, and the source that is used sees less.",
-        "The detail says what it does not see, `vigie query events` why; set bpf = false if it is meant to be so.",
+        "events: BPF is unavailable; the fallback source sees fewer events.",
+        "The detail lists what it cannot see, and `vigie query events` shows the reason; set bpf = false to accept the fallback.",
     ),
     reported(
         "looks-behind",
         "failed",
-        "fswatch: a change waits longer than behind_seconds to be looked at.",
-        "The detail names the path and who pays for it: find out what that user does, or which disk does not answer.",
+        "fswatch: a change has waited longer than behind_seconds to be inspected.",
+        "The detail names the path and the user whose work delays it: find out what that user does, or which disk is slow.",
     ),
     reported(
         "no-source",
         "failed",
-        "events: nothing can be seen, neither by BPF nor by the process connector.",
-        "Run the agent as root on the host itself; the detail has both reasons.",
+        "events: no source is available, neither BPF nor the process connector.",
+        "Run the agent as root on the host itself, not in a container; the detail gives both reasons.",
     ),
     reported(
         "notifications-lost",
         "warning",
-        "fswatch: a queue overflowed; everything is being compared with what was known.",
-        "Nothing: it ends with the comparison, and what changed is told.",
+        "fswatch: an event queue overflowed; everything affected is being compared with the baseline.",
+        "None: the condition ends with the comparison, which reports every change.",
     ),
     reported(
         "source-silent",
         "failed",
-        "events: a program that was run as a proof was not told.",
-        "`vigie module restart events`; if it stays, report it with `vigie diagnostics`.",
+        "events: a program started as a self-test was not reported by the kernel.",
+        "Run `vigie module restart events`; if the condition persists, report it with the output of `vigie diagnostics`.",
     ),
     reported(
         "state-unwritable",
         "failed",
-        "fswatch: the baseline or the history cannot be written; after a restart changes are told again.",
-        "Make room on the disk that holds agent.state_dir, or mount it read-write; the module goes on by itself.",
+        "fswatch: the baseline or the history cannot be written; after a restart, changes are reported again.",
+        "Free space on the disk of agent.state_dir, or mount it read-write; the module recovers without a restart.",
     ),
 ];
 
@@ -273,20 +277,20 @@ const REASONS: &[Entry] = &[
     entry(
         END,
         "exited",
-        "The process ended by itself with the code in parentheses.",
-        "See `vigie module logs NAME`; code 78 means that it refuses its configuration.",
+        "The process exited with the code in parentheses.",
+        "See `vigie module logs NAME`; code 78 means that it rejects its configuration.",
     ),
     entry(
         END,
         "signalled",
-        "A signal from outside the agent ended the process; its number is in parentheses.",
-        "9 is often the kernel that ran out of memory: see the kernel's log.",
+        "A signal that the agent did not send killed the process; its number is in parentheses.",
+        "Signal 9 often comes from the kernel's OOM killer: see the kernel log.",
     ),
     entry(
         END,
         "heartbeat_lost",
         "The process did not answer agent.heartbeat_misses heartbeats and was killed.",
-        "See what it waits for, or raise agent.heartbeat_interval.",
+        "Find out what blocks it, or raise agent.heartbeat_interval.",
     ),
     entry(
         END,
@@ -298,71 +302,76 @@ const REASONS: &[Entry] = &[
         END,
         "write_timeout",
         "The process did not read its standard input.",
-        "It must read while it works.",
+        "A module must keep reading standard input while it works.",
     ),
     entry(
         END,
         "limit",
-        "With all that it started it used up what its control group allows: tasks, or memory, in parentheses.",
-        "Find out what takes it, or raise limits.tasks or limits.resident_bytes in its [module.limits].",
+        "The module and its child processes exceeded a limit of their cgroup, named in parentheses: tasks or memory.",
+        "Find out what uses the resource, or raise tasks or resident_bytes in its [module.limits].",
     ),
     entry(
         END,
         "spawn_failed",
         "The process could not be started.",
-        "The reason names the program or the limit.",
+        "The detail names the program or the limit.",
     ),
     entry(
         END,
         "closed_stdout",
-        "The process closed its standard output and lived on.",
+        "The process closed its standard output but kept running.",
         "A module must keep standard output open.",
     ),
     entry(
         END,
         "closed_stdin",
-        "The process closed its standard input and lived on.",
-        "A module must read until the end of standard input.",
+        "The process closed its standard input but kept running.",
+        "A module must read standard input until end of file.",
     ),
-    entry(END, "removed", "The module is no longer configured.", "Nothing."),
-    entry(END, "agent_stopping", "The agent stopped.", "Nothing."),
-    entry(END, "config_changed", "The agent restarted it for a new configuration.", "Nothing."),
-    entry(END, "operator", "An operator restarted it.", "Nothing."),
+    entry(END, "removed", "The module is no longer configured.", "None."),
+    entry(END, "agent_stopping", "The agent stopped.", "None."),
+    entry(END, "config_changed", "The agent restarted the module to apply a new configuration.", "None."),
+    entry(END, "operator", "An operator restarted the module.", "None."),
     entry(
         DROPPED,
         "too_long",
-        "A line was longer than limits.line_bytes.",
-        "Raise the limit or repair the module.",
+        "A line exceeded limits.line_bytes.",
+        "Raise the limit or correct the module.",
     ),
-    entry(DROPPED, "not_utf8", "A line was not UTF-8.", "Repair the module."),
+    entry(DROPPED, "not_utf8", "A line was not UTF-8.", "Correct the module."),
     entry(
         DROPPED,
         "not_message",
-        "A line was not a JSON object with a class.",
-        "Repair the module: standard output is for messages only.",
+        "A line was not a JSON object with the key class.",
+        "Correct the module: standard output is for messages only.",
     ),
     entry(
         DROPPED,
         "unexpected_class",
-        "A message had a class that modules do not send.",
-        "Repair the module.",
+        "A message had a class that modules may not send.",
+        "Correct the module.",
     ),
-    entry(DROPPED, "bad_parameters", "The parameters of a message had the wrong form.", "Repair the module."),
+    entry(
+        DROPPED,
+        "bad_parameters",
+        "The parameters of a message had the wrong type.",
+        "Correct the module.",
+    ),
     entry(
         DROPPED,
         "wrong_nonce",
-        "An echo belonged to no heartbeat.",
-        "Nothing, if it is rare: it came too late.",
+        "An echo did not match any heartbeat.",
+        "None if it is rare: the echo was late.",
     ),
     entry(
         DROPPED,
         "socket_refused",
-        "A registered query socket was not allowed.",
+        "A registered query socket was not permitted.",
         "See the condition socket-refused.",
     ),
 ];
 
-/// Everything that has a name in status, log or answers, by kind.
+/// Every name that status, log and results can contain, by kind.
 pub fn all() -> impl Iterator<Item = Entry> {
     AgentCondition::ALL
         .iter()
@@ -378,10 +387,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_a_term_that_stands_once() {
+    fn every_name_is_valid_and_unique() {
         let mut seen = BTreeSet::new();
         for entry in all() {
-            assert!(seen.insert(entry.name), "{} stands twice", entry.name);
+            assert!(seen.insert(entry.name), "{} occurs twice", entry.name);
             assert!(
                 entry
                     .name

@@ -57,7 +57,7 @@ pub enum Request {
         /// Only alerts at least so severe.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         severity: Option<Severity>,
-        /// Only the newest so many.
+        /// Only the newest COUNT alerts.
         #[serde(default)]
         last: Option<usize>,
         /// Go on with new alerts as they are recorded.
@@ -68,7 +68,7 @@ pub enum Request {
     VerifyAlerts {},
     /// Reads the configuration again; answered by [`Reply::Reloaded`].
     Reload {
-        /// Only say what would change.
+        /// Only show what would change.
         #[serde(default)]
         dry_run: bool,
     },
@@ -329,7 +329,8 @@ pub struct SinkStatus {
 pub struct SinkTest {
     /// The sink.
     pub name: String,
-    /// Whether the receiver has the test alert, or, where it does not acknowledge, whether it was written.
+    /// Whether the receiver acknowledged the test alert, or, where it does not acknowledge, whether it was
+    /// written.
     pub ok: bool,
     /// Why not, by a name for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,3 +19,4 @@ pub mod result;
 pub mod severity;
 pub mod socket;
 pub mod stream;
+pub mod suggestion;

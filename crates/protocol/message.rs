@@ -137,7 +137,7 @@ pub enum BadLine {
         class: String,
     },
     /// The parameters do not have the form that the class asks for.
-    #[error("parameters of {class:?} are wrong: {reason}")]
+    #[error("invalid parameters of {class:?}: {reason}")]
     BadParameters {
         /// The message's class.
         class: &'static str,

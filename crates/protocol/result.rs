@@ -24,6 +24,9 @@ pub struct ModuleResult {
     /// What was looked at and what was not; `None` from a module that does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Coverage>,
+    /// The module rejected the parameters and did nothing. Left out when false, as MIG does not know it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rejected: bool,
 }
 
 /// What a search looked at and what it could not look at. Nothing found with `complete` false means that it is not
@@ -103,6 +106,12 @@ impl ModuleResult {
     #[must_use]
     pub fn failed(errors: impl IntoIterator<Item = String>) -> Self {
         Self { errors: Some(errors.into_iter().collect()), ..Self::default() }
+    }
+
+    /// An answer that says why the parameters are rejected.
+    #[must_use]
+    pub fn rejected(errors: impl IntoIterator<Item = String>) -> Self {
+        Self { rejected: true, ..Self::failed(errors) }
     }
 
     /// Adds what is known about how the search went.

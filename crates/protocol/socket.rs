@@ -27,7 +27,9 @@ pub enum SocketSpecError {
     #[error("socket path {0:?} is not a plain absolute path")]
     BadPath(String),
     /// Longer than the kernel takes.
-    #[error("socket path {path:?} is {found} bytes long, the kernel takes at most {MAX_UNIX_PATH_BYTES}")]
+    #[error(
+        "socket path {path:?} is {found} bytes long, but the kernel permits at most {MAX_UNIX_PATH_BYTES}"
+    )]
     PathTooLong {
         /// The path.
         path: String,

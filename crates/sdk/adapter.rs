@@ -28,7 +28,7 @@ const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 pub fn run_adapter(module: &str) -> ExitCode {
     let line = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(answer(module, &mut std::io::stdin().lock())),
-        Err(error) => failed(format!("cannot start asking module {module:?}: {error}")),
+        Err(error) => failed(format!("cannot query module {module:?}: {error}")),
     };
     print(&line)
 }

@@ -102,7 +102,7 @@ impl Given {
     /// Every problem, as a sentence that names the parameter.
     pub fn end(mut self, known: &[&str]) -> Result<(), Vec<String>> {
         for name in self.values.keys() {
-            self.problems.push(format!("parameter {name:?} is unknown; known: {}", known.join(", ")));
+            self.problems.push(format!("unknown parameter {name:?}; known: {}", known.join(", ")));
         }
         if self.problems.is_empty() { Ok(()) } else { Err(self.problems) }
     }

@@ -268,7 +268,7 @@ fn check_run_dir(path: &Path) -> Result<(), ListenError> {
     }
     if metadata.mode() & 0o022 != 0 {
         let mode = metadata.mode() & 0o7777;
-        return Err(not_safe(format!("others may write to it (mode {mode:o}); run chmod 0700 on it")));
+        return Err(not_safe(format!("other users can write to it (mode {mode:o}); run chmod 0700 on it")));
     }
     Ok(())
 }
@@ -389,7 +389,7 @@ impl Desk {
             Ok(Ok(place)) => place,
             _ => {
                 return Some(ModuleResult::failed([format!(
-                    "module is busy with {MAX_RUNNING_QUERIES} other queries; ask again later"
+                    "module is busy with {MAX_RUNNING_QUERIES} other queries; try again later"
                 )]));
             }
         };
@@ -420,7 +420,7 @@ impl Desk {
         });
         if let Err(error) = thread {
             return Some(ModuleResult::failed([format!(
-                "module cannot start a thread for the query: {error}; ask again later"
+                "module cannot start a thread for the query: {error}; try again later"
             )]));
         }
         loop {
@@ -463,7 +463,7 @@ fn bounded(result: &ModuleResult) -> Vec<u8> {
     }
     let found = line.len();
     ModuleResult::failed([format!(
-        "the answer has {found} bytes, more than the limit of {DEFAULT_MAX_RESULT_BYTES}; ask for less"
+        "the result has {found} bytes, more than the limit of {DEFAULT_MAX_RESULT_BYTES}; narrow the query"
     )])
     .to_line()
 }
@@ -473,13 +473,13 @@ fn bounded(result: &ModuleResult) -> Vec<u8> {
 enum Refusal {
     #[error("the client has closed the connection without a request")]
     Vanished,
-    #[error("permission denied: only root and the module's own user may ask this socket")]
+    #[error("permission denied: only root and the module's own user may use this socket")]
     NotAllowed,
     #[error("the request did not arrive within {} seconds", REQUEST_TIMEOUT.as_secs())]
     TooSlow,
     #[error("the request is longer than {MAX_REQUEST_BYTES} bytes")]
     TooLong,
-    #[error("too many large requests at once; ask again later")]
+    #[error("too many large requests at once; try again later")]
     NoBudget,
 }
 

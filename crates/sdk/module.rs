@@ -101,7 +101,7 @@ impl Query {
     /// When they do not have the form of `T`; the message names the field.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ModuleError> {
         vigie_protocol::json::from_any_case(self.parameters.as_deref())
-            .map_err(|error| ModuleError::new(format!("parameters are wrong: {error}")))
+            .map_err(|error| ModuleError::rejected(format!("invalid parameters: {error}")))
     }
 
     /// Tells whoever asked how far the work is, when he wants to know. Call it as often as is convenient: what comes
@@ -154,7 +154,7 @@ impl<C: DeserializeOwned> Settings<C> {
     /// When the module's own configuration does not have the form of `C`; the message names the key.
     pub fn from_parameters(parameters: ConfigParameters) -> Result<Self, ModuleError> {
         let config = vigie_protocol::json::from_any_case(parameters.config.as_deref())
-            .map_err(|error| ModuleError::new(format!("configuration is wrong: {error}")))?;
+            .map_err(|error| ModuleError::new(format!("invalid configuration: {error}")))?;
         Ok(Self {
             config,
             hostname: parameters.hostname,
@@ -222,16 +222,29 @@ pub struct ModuleError {
     message: String,
     #[source]
     source: Option<std::io::Error>,
+    rejects: bool,
 }
 
 impl ModuleError {
     /// An error that its text explains fully.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), source: None }
+        Self { message: message.into(), source: None, rejects: false }
     }
 
     /// An error of the operating system while doing what `message` says.
     pub fn io(message: impl Into<String>, source: std::io::Error) -> Self {
-        Self { message: message.into(), source: Some(source) }
+        Self { message: message.into(), source: Some(source), rejects: false }
+    }
+
+    /// Parameters that the module rejects, and why.
+    pub fn rejected(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None, rejects: true }
+    }
+
+    /// The failed result that reports this error.
+    #[must_use]
+    pub fn to_result(&self) -> ModuleResult {
+        let errors = [self.to_string()];
+        if self.rejects { ModuleResult::rejected(errors) } else { ModuleResult::failed(errors) }
     }
 }

@@ -412,7 +412,7 @@ fn answer<M: PersistentModule>(
     });
     match running {
         Some(module) => module.query(query),
-        None => ModuleResult::failed(["the module has not started yet; ask again later".to_owned()]),
+        None => ModuleResult::failed(["the module has not started yet; try again later".to_owned()]),
     }
 }
 

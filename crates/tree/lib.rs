@@ -34,7 +34,7 @@ pub enum Unread {
     #[error("nothing is there")]
     Gone,
     /// It lies in a file system of another host, or of a program that answers when it likes.
-    #[error("it is on a remote file system, which is not entered")]
+    #[error("it is on a remote file system, which is not searched")]
     Remote,
     /// Its links lead in a circle.
     #[error("too many symbolic links")]

@@ -31,7 +31,7 @@ pub(crate) fn answer(gathered: Gathered, extraprivacy: bool, elapsed: Duration) 
     let Writer { mut elements, cut, .. } = writer;
     let mut errors = Vec::new();
     for note in cut {
-        coverage.skip("parts beyond the size of an answer", note.clone());
+        coverage.skip("parts beyond the size limit of a result", note.clone());
         errors.push(note);
     }
     if extraprivacy {
@@ -65,7 +65,7 @@ impl Writer {
             let bytes = value.to_string().len() + 1;
             if bytes > self.left {
                 self.cut.push(format!(
-                    "{} of {} {name} are listed, an answer has no room for more: ask for fewer",
+                    "{} of {} {name} are listed because of the size limit of a result: narrow the query",
                     values.len(),
                     list.len()
                 ));

@@ -195,7 +195,7 @@ fn lines<T>(content: &[u8], read: impl Fn(u32, &str) -> Result<T, &'static str>)
 pub fn passwd(content: &[u8]) -> Lines<Passwd> {
     lines(content, |line, text| {
         if text.starts_with(['+', '-']) {
-            return Err("accounts of another service are taken in here (compat)");
+            return Err("accounts of another service are included here (compat)");
         }
         let fields = passwd_fields(text)?;
         Ok(Passwd {
@@ -223,7 +223,7 @@ pub fn shadow(content: &[u8]) -> Lines<Shadow> {
     lines(content, |line, text| {
         let fields: Vec<&str> = text.split(':').collect();
         let (Some(name), Some(password)) = (fields.first(), fields.get(1)) else {
-            return Err("a line has at least 2 fields");
+            return Err("a line must have at least 2 fields");
         };
         let days = |place: usize| {
             fields.get(place).and_then(|text| text.trim().parse::<i64>().ok()).filter(|days| *days >= 0)
@@ -249,14 +249,14 @@ pub fn group(content: &[u8]) -> Lines<Group> {
         // The C library does without the fourth, and takes what else there is for a part of it.
         let mut fields = text.splitn(4, ':');
         let (Some(name), Some(password), Some(gid)) = (fields.next(), fields.next(), fields.next()) else {
-            return Err("a group has 4 fields");
+            return Err("a group must have 4 fields");
         };
         let members = fields.next().unwrap_or_default();
         Ok(Group {
             line,
             name: name.to_owned(),
             password: Password::of(password),
-            gid: account_number(gid).ok_or("the gid is no number")?,
+            gid: account_number(gid).ok_or("the GID is not a number")?,
             admins: Vec::new(),
             members: names(members),
         })
@@ -269,7 +269,7 @@ pub fn gshadow(content: &[u8]) -> Lines<Group> {
     lines(content, |line, text| {
         let fields: Vec<&str> = text.split(':').collect();
         let [name, password, admins, members] = *fields.as_slice() else {
-            return Err("a group has 4 fields");
+            return Err("a group must have 4 fields");
         };
         Ok(Group {
             line,

@@ -145,7 +145,7 @@ struct Gatherer<'a> {
 impl Gatherer<'_> {
     fn run(&mut self) {
         for mount in self.tree.remote_mounts() {
-            self.found.coverage.skip(shown(mount), "a remote file system, which is not entered");
+            self.found.coverage.skip(shown(mount), "a remote file system, which is not searched");
         }
         let host = self.host_name();
         self.services();
@@ -242,10 +242,9 @@ impl Gatherer<'_> {
                     service,
                     "files" | "compat" | "systemd" | "altfiles" | "usrfiles" | "extrausers" | "cache" | "db"
                 ) {
-                    self.found.coverage.skip(
-                        format!("{kind} of {service}"),
-                        "this service cannot be listed without asking it",
-                    );
+                    self.found
+                        .coverage
+                        .skip(format!("{kind} of {service}"), "this service cannot be enumerated locally");
                 }
             }
         }

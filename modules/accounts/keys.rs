@@ -129,7 +129,7 @@ fn key(line: u32, text: &str) -> Option<Key> {
         comment: comment[..comment.floor_char_boundary(MAX_COMMENT)].to_owned(),
         options,
         cert_authority,
-        ignored: unknown.then_some("it has an option that sshd does not know"),
+        ignored: unknown.then_some("it has an option unknown to sshd"),
     })
 }
 

@@ -41,7 +41,7 @@ impl StandardModule for Accounts {
         let started_at = Instant::now();
         let parameters = match Parameters::from_query(query) {
             Ok(parameters) => parameters,
-            Err(problems) => return ModuleResult::failed(problems),
+            Err(problems) => return ModuleResult::rejected(problems),
         };
         let tree = match Tree::open(parameters.root()) {
             Ok(tree) => tree,

@@ -20,7 +20,7 @@ pub(crate) const PARTS: [&str; 7] = ["users", "groups", "sudo", "keys", "logins"
 
 const NAMES: [&str; 7] = ["group", "newest", "privileged", "root", "uid", "user", "what"];
 
-/// The question.
+/// The query.
 #[derive(Debug)]
 pub(crate) struct Parameters {
     pub(crate) root: Option<PathBuf>,
@@ -50,13 +50,14 @@ impl Parameters {
             if PARTS.contains(&part) {
                 Ok(part.to_owned())
             } else {
-                Err(format!("{part:?} is no part; known: {}", PARTS.join(", ")))
+                Err(format!("{part:?} is not a part; known parts: {}", PARTS.join(", ")))
             }
         });
         let users = given.words("user", MAX_VALUES, expression);
         let groups = given.words("group", MAX_VALUES, expression);
-        let uids = given
-            .words("uid", MAX_VALUES, |text| text.parse::<u32>().map_err(|_| format!("{text:?} is no uid")));
+        let uids = given.words("uid", MAX_VALUES, |text| {
+            text.parse::<u32>().map_err(|_| format!("{text:?} is not a UID"))
+        });
         let privileged = given.switch("privileged");
         let newest = match given.take("newest") {
             None => NEWEST,

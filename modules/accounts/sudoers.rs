@@ -171,10 +171,10 @@ impl Reader<'_> {
         }
         self.policy.files += 1;
         if entry.status.uid != 0 {
-            self.problem(&shown, None, "sudo refuses it: its owner is not root");
+            self.problem(&shown, None, "sudo rejects it: its owner is not root");
         }
         if entry.status.mode & 0o022 != 0 {
-            self.problem(&shown, None, "sudo refuses it: others than root may write it");
+            self.problem(&shown, None, "sudo rejects it: users other than root can write it");
         }
         let content = match entry.read(MAX_FILE) {
             Ok(content) => content,
@@ -300,7 +300,7 @@ fn expand(said: Vec<Said>, mut policy: Policy, host: &str) -> Policy {
                     rule.password = !rule.tags.contains(&"NOPASSWD")
                         && (rule.tags.contains(&"PASSWD") || (asks_everybody && !is_freed));
                     if forbids_some && allows_all {
-                        rule.notes.push("a list of forbidden commands beside ALL restricts nobody");
+                        rule.notes.push("a list of forbidden commands after ALL restricts nobody");
                     }
                     policy.rules.push(rule);
                 }

@@ -65,7 +65,7 @@ impl Setup {
                 .iter()
                 .map(|name| {
                     Kind::from_name(name)
-                        .ok_or_else(|| ModuleError::new(format!("events.kinds: there is no kind {name:?}")))
+                        .ok_or_else(|| ModuleError::new(format!("events.kinds: unknown kind {name:?}")))
                 })
                 .collect::<Result<_, _>>()?,
         };
@@ -83,7 +83,7 @@ impl Setup {
             }
             for id in &section.disable {
                 if !rules.iter().any(|rule| rule.id == *id) {
-                    return Err(ModuleError::new(format!("events.disable: there is no rule {id:?}")));
+                    return Err(ModuleError::new(format!("events.disable: unknown rule {id:?}")));
                 }
             }
         }
@@ -158,7 +158,7 @@ fn check_kinds(value: &Value) -> Result<(), String> {
         None => Ok(()),
         Some(name) => {
             let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-            Err(format!("there is no kind {name:?}; there are {}", all.join(", ")))
+            Err(format!("unknown kind {name:?}; known: {}", all.join(", ")))
         }
     }
 }

@@ -98,7 +98,7 @@ impl Events {
         let names = Names::of(Path::new("/"));
         let parameters = match Parameters::of(query, &names, now()) {
             Ok(parameters) => parameters,
-            Err(problems) => return ModuleResult::failed(problems),
+            Err(problems) => return ModuleResult::rejected(problems),
         };
         let Some(mut look) = self.look() else {
             return ModuleResult::failed(["the module does not answer: it is busy or ends".to_owned()]);

@@ -99,8 +99,9 @@ impl Parameters {
         let mut moment = |key: &str, text: &Option<String>, otherwise: i64| match text {
             None => otherwise,
             Some(text) => time(text, now).unwrap_or_else(|| {
-                problems
-                    .push(format!("parameter {key}: {text:?} is no RFC 3339 time and no age such as 30d"));
+                problems.push(format!(
+                    "parameter {key}: {text:?} is neither an RFC 3339 time nor a duration such as 30d"
+                ));
                 otherwise
             }),
         };
@@ -123,18 +124,18 @@ impl Parameters {
             }
         };
         if asked.start.is_some() && asked.tree.is_none() {
-            problems.push("parameter start belongs to tree".to_owned());
+            problems.push("parameter start: requires tree".to_owned());
         }
         let kinds = asked.kind.iter().filter_map(|name| {
             let kind = Kind::from_name(name);
             if kind.is_none() {
-                problems.push(format!("parameter kind: there is no kind {name:?}"));
+                problems.push(format!("parameter kind: unknown kind {name:?}"));
             }
             kind
         });
         let kinds = kinds.collect();
         let mut read = |key: &str, what: &str, text: &str| {
-            problems.push(format!("parameter {key}: {text:?} is no {what}"));
+            problems.push(format!("parameter {key}: {text:?} is not a {what}"));
         };
         let by = asked.by.iter().filter_map(|text| {
             let uid = names.uid(text);

@@ -152,7 +152,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Rule>, Vec<String>> {
         let id = rule.id.clone();
         match compile(rule, &file.lists) {
             Ok(rule) if rules.iter().any(|other| other.id == rule.id) => {
-                problems.push(format!("rule {id}: another one has this id"));
+                problems.push(format!("rule {id}: duplicate ID"));
             }
             Ok(rule) => rules.push(rule),
             Err(problem) => problems.push(format!("rule {id}: {problem}")),
@@ -163,11 +163,11 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Rule>, Vec<String>> {
 
 fn compile(text: RuleText, lists: &BTreeMap<String, Vec<String>>) -> Result<Rule, String> {
     let severity =
-        Severity::from_name(&text.severity).ok_or(format!("there is no severity {:?}", text.severity))?;
+        Severity::from_name(&text.severity).ok_or(format!("unknown severity {:?}", text.severity))?;
     let on = text
         .on
         .iter()
-        .map(|name| Kind::from_name(name).ok_or(format!("there is no kind {name:?}")))
+        .map(|name| Kind::from_name(name).ok_or(format!("unknown kind {name:?}")))
         .collect::<Result<Vec<_>, _>>()?;
     if on.is_empty() || text.when.is_empty() {
         return Err("\"on\" and \"when\" must have at least one entry".to_owned());
@@ -216,7 +216,7 @@ fn conditions(
     }
     let mut conditions = all;
     if conditions.is_empty() {
-        return Err("an empty condition would fit everything".to_owned());
+        return Err("an empty condition would match everything".to_owned());
     }
     // What costs least is asked first.
     conditions.sort_by_key(|(field, _)| field.cost());
@@ -229,7 +229,7 @@ fn condition(
     lists: &BTreeMap<String, Vec<String>>,
     ignore_case: bool,
 ) -> Result<(Field, Vec<Pattern>), String> {
-    let field = Field::from_name(key).ok_or(format!("there is no field {key:?}"))?;
+    let field = Field::from_name(key).ok_or(format!("unknown field {key:?}"))?;
     let mut texts = Vec::new();
     let mut add = |value: &toml::Value| -> Result<(), String> {
         let text = match value {
@@ -240,7 +240,7 @@ fn condition(
         };
         match text.strip_prefix('$') {
             Some(name) => {
-                texts.extend(lists.get(name).ok_or(format!("there is no list {name:?}"))?.iter().cloned());
+                texts.extend(lists.get(name).ok_or(format!("unknown list {name:?}"))?.iter().cloned());
             }
             None => texts.push(text),
         }

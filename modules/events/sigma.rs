@@ -84,14 +84,14 @@ impl Imported {
     /// Adds the rules of one file. `name` is the file's: rules are called after it.
     pub fn add(&mut self, name: &str, text: &str) {
         if text.len() > LONGEST {
-            return self.refused.push(format!("{name}: it is larger than {LONGEST} bytes; no rule is"));
+            return self.refused.push(format!("{name}: exceeds {LONGEST} bytes, the limit for a rule"));
         }
         let documents = match YamlLoader::load_from_str(text) {
             Ok(documents) => documents,
             Err(error) => return self.refused.push(format!("{name}: not YAML: {error}")),
         };
         if documents.is_empty() {
-            self.refused.push(format!("{name}: there is no rule in it"));
+            self.refused.push(format!("{name}: contains no rule"));
         }
         let several = documents.len() > 1;
         for (number, document) in documents.iter().enumerate() {
@@ -125,7 +125,7 @@ impl Imported {
         let category = document["logsource"]["category"].as_str().unwrap_or_default();
         let terms = condition::terms(&document["detection"])?;
         if !condition::is_positive(&terms) {
-            return Err(one("detection.condition: a case of it says only what must not be"));
+            return Err(one("detection.condition: one of its cases contains only exclusions"));
         }
         let header = Header { place, title, document };
         match category {
@@ -143,7 +143,7 @@ impl Imported {
         let file_field = |one: &Comparison| one.field == "TargetFilename";
         let all = terms.iter().flat_map(|term| term.when.iter().chain(term.unless.iter().flatten()));
         if all.into_iter().any(file_field) {
-            return Err(vec!["TargetFilename: belongs to rules about files".to_owned()]);
+            return Err(vec!["TargetFilename: is only for rules about files".to_owned()]);
         }
         let mut sets: Vec<(&Vec<Comparisons>, Vec<&Comparisons>)> = Vec::new();
         for term in terms {
@@ -197,12 +197,15 @@ impl Imported {
             }
             let [one] = term.when.as_slice() else {
                 return Err(vec![
-                    "detection: fswatch watches places; more than one TargetFilename is not supported"
+                    "detection: fswatch watches paths; more than one TargetFilename is not supported"
                         .to_owned(),
                 ]);
             };
             if one.field != "TargetFilename" {
-                return Err(vec![format!("{}: fswatch watches places, whoever writes there", one.field)]);
+                return Err(vec![format!(
+                    "{}: fswatch watches paths regardless of the writing process",
+                    one.field
+                )]);
             }
             for value in &one.values {
                 let path = match value.strip_suffix("/*") {
@@ -211,7 +214,7 @@ impl Imported {
                 };
                 if !value.starts_with('/') || path.contains(['*', '?']) {
                     return Err(vec![format!(
-                        "TargetFilename: {value:?} is no place: only whole paths and |startswith with a directory are"
+                        "TargetFilename: {value:?} is not supported: only whole paths and |startswith with a directory are"
                     )]);
                 }
                 paths.push(path);
@@ -264,7 +267,7 @@ impl Header<'_> {
             Some("medium") | None => Ok("medium"),
             Some("high") => Ok("high"),
             Some("critical") => Ok("critical"),
-            Some(other) => Err(vec![format!("level: there is no level {other:?}")]),
+            Some(other) => Err(vec![format!("level: unknown level {other:?}")]),
         }
     }
 

@@ -68,10 +68,10 @@ impl PersistentModule for ExamplePersist {
     fn query(&self, query: Query) -> ModuleResult {
         match query.parse::<Echo>() {
             Ok(echo) if echo.string.is_empty() => {
-                ModuleResult::failed(["must set a string to echo".to_owned()])
+                ModuleResult::rejected(["must set a string to echo".to_owned()])
             }
             Ok(echo) => ModuleResult::found(true, &echo),
-            Err(error) => ModuleResult::failed([error.to_string()]),
+            Err(error) => ModuleResult::rejected([error.to_string()]),
         }
     }
 }

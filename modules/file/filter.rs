@@ -113,12 +113,12 @@ fn whole_number(digits: &str) -> Option<u64> {
 pub enum FilterError {
     /// Not a size.
     #[error(
-        "{0:?} is not a size: write digits, then k, m, g, t or nothing, with < (at most) or > (at least) in front"
+        "{0:?} is not a size: use digits, optionally followed by k, m, g or t, with < (at most) or > (at least) in front"
     )]
     Size(String),
     /// Not an age.
     #[error(
-        "{0:?} is not an age: write < (newer) or > (older), digits, and d, h or m for days, hours or minutes"
+        "{0:?} is not an age: use < (newer) or > (older), digits, and d, h or m for days, hours or minutes"
     )]
     Age(String),
 }

@@ -93,7 +93,7 @@ fn search(query: &Query) -> ModuleResult {
     let started = now();
     let mut searches = match parameters::parse(query.parameters.as_deref(), nanoseconds(SystemTime::now())) {
         Ok(searches) => searches,
-        Err(error) => return ModuleResult::failed(error.0.iter().map(ToString::to_string)),
+        Err(error) => return ModuleResult::rejected(error.0.iter().map(ToString::to_string)),
     };
     for search in &mut searches {
         search.paths = search.paths.iter().flat_map(|path| expanded(path)).collect();
@@ -123,13 +123,16 @@ fn search(query: &Query) -> ModuleResult {
     let mut errors = errors.finish();
     for search in findings.limited() {
         let (label, limit) = (&search.label, search.options.match_limit);
-        errors.push(format!("search {label:?} ended at its matchlimit of {limit}: there may be more"));
-        coverage
-            .skip(format!("the rest of search {label:?}"), format!("it ended at its matchlimit of {limit}"));
+        errors.push(format!(
+            "search {label:?} stopped at its matchlimit of {limit}: there may be more matches"
+        ));
+        coverage.skip(
+            format!("the rest of search {label:?}"),
+            format!("it stopped at its matchlimit of {limit}"),
+        );
     }
     if let Err(stop) = &ended {
-        errors
-            .push(format!("the search ended early because {stop}: there may be more than what is returned"));
+        errors.push(format!("the search ended early because {stop}: there may be more matches"));
         coverage.skip("the rest of the search", format!("it ended early because {stop}"));
     }
     let (elements, totalhits) = findings.into_elements();
@@ -170,8 +173,7 @@ fn mounts(searches: &[Search]) -> Result<Mounts, String> {
         Ok(table) => Ok(Mounts::parse(&table)),
         Err(_) if searches.iter().all(|search| search.options.pseudo) => Ok(Mounts::default()),
         Err(error) => Err(format!(
-            "cannot read {MOUNTINFO}, and so cannot stay out of file systems of other hosts: {error}; \
-             set the option allfilesystems in every search to search without it"
+            "cannot read {MOUNTINFO} and therefore cannot exclude remote file systems: {error}; set the option allfilesystems in every search to search anyway"
         )),
     }
 }

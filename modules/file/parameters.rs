@@ -225,7 +225,7 @@ pub fn parse(parameters: Option<&RawValue>, now: i128) -> Result<Vec<Search>, Pa
         Ok(value) => value.unwrap_or_default(),
         Err(error) => return fail(&format!("the parameters are not JSON: {error}")),
     };
-    let missing = "there is no search: give at least one, as in \
+    let missing = "no search given: give at least one, as in \
                    {\"searches\": {\"label\": {\"paths\": [\"/etc\"], \"names\": [\"^passwd$\"]}}}";
     let Value::Object(parameters) = value else { return fail(missing) };
     let mut problems = Vec::new();
@@ -233,7 +233,7 @@ pub fn parse(parameters: Option<&RawValue>, now: i128) -> Result<Vec<Search>, Pa
     for (key, value) in &parameters {
         match value {
             _ if !key.eq_ignore_ascii_case("searches") => {
-                problems.push(Problem::Parameters(format!("{key:?} is unknown; known is: searches")));
+                problems.push(Problem::Parameters(format!("unknown key {key:?}; known: searches")));
             }
             Value::Object(map) => {
                 for (label, value) in map {
@@ -432,13 +432,12 @@ impl Reader<'_> {
             && checks.iter().any(|check| check.test.is_digest() || matches!(check.test, Test::Content(_)))
             && !kinds.contains(&FileType::RegularFile)
         {
-            self.problem("types", "only files have a content");
+            self.problem("types", "only regular files have content");
         }
         if self.problems.len() == before && checks.is_empty() && !asked.options.matchall {
             self.problem(
                 "filters",
-                "there is none: give one of names, sizes, modes, mtimes, contents, md5, sha1, sha2, sha3 and the others \
-                 of docs/file.md, or set the option matchall to find every file",
+                "no filter given: use names, sizes, modes, mtimes, contents, md5, sha1, sha2, sha3 or another filter of docs/file.md, or set the option matchall to find every file",
             );
         }
         if self.problems.len() > before {
@@ -506,7 +505,7 @@ impl Reader<'_> {
                     self.problem(
                         unknown,
                         format_args!(
-                            "is no field of a search; known are: paths, {}, types, excludes, options, description",
+                            "unknown field; known: paths, {}, types, excludes, options, description",
                             known.join(", ")
                         ),
                     );
@@ -542,7 +541,7 @@ impl Reader<'_> {
                     for word in words.iter().filter(|word| !known.contains(&word.as_str())) {
                         self.problem(
                             &field,
-                            format_args!("{word:?} is no filter; known are: {}", known.join(", ")),
+                            format_args!("unknown filter {word:?}; known: {}", known.join(", ")),
                         );
                     }
                     options.mismatch = (!words.is_empty()).then_some(words);
@@ -551,7 +550,7 @@ impl Reader<'_> {
                 "debug" => {}
                 _ => self.problem(
                     &field,
-                    "is no option; known are: maxdepth, matchall, matchlimit, macroal, mismatch, returnsha256, \
+                    "unknown option; known: maxdepth, matchall, matchlimit, macroal, mismatch, returnsha256, \
                      returnmetadata, decompress, maxread, maxerrors, remotefs, allfilesystems",
                 ),
             }
@@ -600,7 +599,7 @@ impl Reader<'_> {
 
     fn paths(&mut self, texts: &[String]) -> Vec<PathBuf> {
         if texts.is_empty() {
-            self.problem("paths", "there is none: give at least one absolute path");
+            self.problem("paths", "no path given: give at least one absolute path");
         }
         let mut paths = Vec::new();
         for text in texts {
@@ -625,7 +624,7 @@ impl Reader<'_> {
                     let known: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
                     self.problem(
                         "types",
-                        format_args!("{text:?} is no kind; known are: {}", known.join(", ")),
+                        format_args!("unknown file type {text:?}; known: {}", known.join(", ")),
                     );
                 }
             }
@@ -638,8 +637,8 @@ impl Reader<'_> {
         for text in texts {
             match glob::Pattern::new(text) {
                 Ok(pattern) if text.starts_with('/') => patterns.push(pattern),
-                Ok(_) => self.problem("excludes", format_args!("{text:?} does not begin with a slash")),
-                Err(error) => self.problem("excludes", format_args!("{text:?} is no pattern: {error}")),
+                Ok(_) => self.problem("excludes", format_args!("{text:?} does not start with a slash")),
+                Err(error) => self.problem("excludes", format_args!("invalid pattern {text:?}: {error}")),
             }
         }
         patterns
@@ -736,7 +735,10 @@ fn test(field: &str, text: &str, now: i128) -> Result<Test, String> {
         });
         found.ok_or_else(|| {
             let digits: Vec<String> = sizes.iter().map(|(bytes, _)| (bytes * 2).to_string()).collect();
-            format!("{text:?} is not such a digest: it must have {} hexadecimal digits", digits.join(", "))
+            format!(
+                "{text:?} is not a digest of this kind: it must have {} hexadecimal digits",
+                digits.join(", ")
+            )
         })
     };
     match field {

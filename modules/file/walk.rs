@@ -49,7 +49,7 @@ const LARGE_BYTES: u64 = 16 << 20;
 /// Most threads of a walk, whatever the host has: the agent shares it with others.
 const MAX_WORKERS: usize = 8;
 
-/// Time between two looks at whether the search must end.
+/// Refresh interval at whether the search must end.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Why a walk ended before its end.
@@ -512,10 +512,13 @@ impl<'q> Walk<'q> {
             |usual: &[u8]| path.strip_prefix(usual).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         match kind {
             Storage::Remote => {
-                self.leave_out(path, "is on another host, or made by a program: option remotefs enters it")
+                self.leave_out(path, "is a remote or FUSE file system: the option remotefs searches it")
             }
             Storage::Pseudo if !USUAL.iter().any(|usual| is_usual(usual)) => {
-                self.leave_out(path, "is a file system of the kernel: option allfilesystems enters it");
+                self.leave_out(
+                    path,
+                    "is a virtual file system of the kernel: the option allfilesystems searches it",
+                );
             }
             Storage::Pseudo | Storage::Local => {}
         }

@@ -186,7 +186,7 @@ pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("configuration is wrong: ")?;
+        formatter.write_str("invalid configuration: ")?;
         for (index, problem) in self.0.iter().enumerate() {
             write!(formatter, "{}{problem}", if index > 0 { "; " } else { "" })?;
         }

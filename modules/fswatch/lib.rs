@@ -108,7 +108,7 @@ impl Sink for AgentSink {
 
 fn rules(config: &Config) -> Result<Box<Rules>, ModuleError> {
     let rules = Rules::compile(config)
-        .map_err(|problems| ModuleError::new(format!("configuration is wrong: {problems}")))?;
+        .map_err(|problems| ModuleError::new(format!("invalid configuration: {problems}")))?;
     Ok(Box::new(rules))
 }
 
@@ -161,8 +161,7 @@ impl PersistentModule for FsWatch {
             current: &|| self.status.get(),
             ask: &|order| self.order(order),
         };
-        let mut result =
-            query::answer(&query, &asked).unwrap_or_else(|error| ModuleResult::failed([error.to_string()]));
+        let mut result = query::answer(&query, &asked).unwrap_or_else(|error| error.to_result());
         if masked {
             privacy::mask_errors(&mut result, &asked_words);
         }

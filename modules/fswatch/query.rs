@@ -30,7 +30,7 @@ fn listed_path(path: &Path) -> String {
     shortened(&shown(path), LISTED_PATH_BYTES)
 }
 
-/// Time between two looks at whether somebody still waits for the answer.
+/// Refresh interval at whether somebody still waits for the answer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Keys whose values are names, at any depth.
@@ -71,7 +71,7 @@ pub struct Parameters {
     /// List changes: all, or those of these paths and what is below them.
     #[serde(deserialize_with = "selection")]
     pub changes: Option<Selection>,
-    /// Everything that happened to this path, and what is known of it now.
+    /// Show all changes of this path and its present state.
     pub history: Option<String>,
     /// The members of this group.
     pub group: Option<String>,
@@ -91,9 +91,9 @@ pub struct Parameters {
     pub since: Option<String>,
     /// Only changes of this kind: `created`, `changed`, `removed`, `renamed`, `group`, `notice`, `accepted`, `expected`, `transaction`.
     pub event: Option<String>,
-    /// Only changes by programs whose path has this in it.
+    /// Only changes by programs whose path contains this text.
     pub process: Option<String>,
-    /// Only so many changes, the newest. Default: 1,000.
+    /// Only the newest COUNT changes. Default: 1,000.
     pub limit: Option<usize>,
 }
 
@@ -213,7 +213,7 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
             done,
         })?;
         if let Some(why) = elements["refused"].as_str() {
-            return Err(ModuleError::new(format!("expect: {why}")));
+            return Err(ModuleError::rejected(format!("expect: {why}")));
         }
         (true, elements)
     } else {
@@ -302,7 +302,7 @@ impl Filter {
         if let Some(event) = &parameters.event
             && serde_json::from_value::<Event>(json!(event)).is_err()
         {
-            return Err(ModuleError::new(format!(
+            return Err(ModuleError::rejected(format!(
                 "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted, expected, transaction"
             )));
         }
@@ -341,7 +341,7 @@ fn moment(text: &str) -> Result<SystemTime, ModuleError> {
         .ok()
         .or_else(|| SystemTime::now().checked_sub(humantime::parse_duration(text).ok()?))
         .ok_or_else(|| {
-            ModuleError::new(format!(
+            ModuleError::rejected(format!(
                 "since: {text:?} is no time such as 2026-01-31T12:00:00Z, and no duration such as 2h"
             ))
         })
@@ -349,12 +349,12 @@ fn moment(text: &str) -> Result<SystemTime, ModuleError> {
 
 /// Reads when something that is planned is over.
 fn end(text: Option<&str>) -> Result<SystemTime, ModuleError> {
-    let text = text.ok_or_else(|| ModuleError::new("expect: say until when"))?;
+    let text = text.ok_or_else(|| ModuleError::rejected("expect: say until when"))?;
     humantime::parse_rfc3339_weak(text)
         .ok()
         .or_else(|| SystemTime::now().checked_add(humantime::parse_duration(text).ok()?))
         .ok_or_else(|| {
-            ModuleError::new(format!(
+            ModuleError::rejected(format!(
                 "until: {text:?} is no time such as 2026-01-31T12:00:00Z, and no time from now such as 2h"
             ))
         })

@@ -59,7 +59,7 @@ const MAX_REPEATED: usize = 64;
 /// What one writer did, as it will be told. This is what the store keeps of a group that is still open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Group {
-    /// The group's name, for queries.
+    /// Name of the group, for queries.
     pub id: String,
     /// What its members have in common.
     #[serde(default)]

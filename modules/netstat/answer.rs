@@ -230,7 +230,7 @@ pub fn answer(
     let mut errors = problems(parameters, outcome, owners);
     if elements.listed < total_hits {
         errors.push(format!(
-            "{} of {total_hits} matches are listed, an answer has no room for more: search for less at once",
+            "{} of {total_hits} matches are listed because of the size limit of a result: narrow the query",
             elements.listed
         ));
     }
@@ -257,11 +257,11 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, is_cut: bool) -> Coverag
         coverage.skip("other network namespaces", problem.clone());
     }
     if is_cut {
-        coverage.skip("some matches", "an answer has no room for all of them");
+        coverage.skip("some matches", "not all of them fit in a result");
     }
     if !parameters.asks() {
         let known: Vec<&str> = Kind::ALL.map(Kind::name).into();
-        coverage.skip("everything", format!("nothing was asked: name one of {}", known.join(", ")));
+        coverage.skip("everything", format!("no search parameter given; use one of {}", known.join(", ")));
     }
     coverage
 }
@@ -531,7 +531,7 @@ mod tests {
         let result = answer(&nothing, &outcome, None, false, Duration::ZERO);
 
         assert!(result.success && result.is_not_known(), "{result:?}");
-        assert!(result.coverage.unwrap().not_examined[0].why.contains("nothing was asked"));
+        assert!(result.coverage.unwrap().not_examined[0].why.contains("no search parameter"));
     }
 
     #[test]

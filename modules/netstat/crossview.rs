@@ -46,7 +46,7 @@ impl View {
             Self::SockDiag => "in /proc/net, but not in sock_diag",
             Self::ProcNet => "in sock_diag, but not in /proc/net",
             Self::Descriptors => {
-                "no process has it open: the kernel's own, on its way in a message, held by io_uring, or of a hidden process"
+                "no process has it open: it belongs to the kernel, is in transit in a message, is held by io_uring, or belongs to a hidden process"
             }
         }
     }

@@ -56,7 +56,7 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
     let started_at = Instant::now();
     let parameters = match Parameters::from_query(query) {
         Ok(parameters) => parameters,
-        Err(problems) => return ModuleResult::failed(problems),
+        Err(problems) => return ModuleResult::rejected(problems),
     };
     let stop = || query.is_stopped();
     let wants_owners = parameters.wants_owners();
@@ -75,9 +75,10 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
     if let Some(owners) = owners.as_ref().filter(|_| !parameters.owners.is_empty()) {
         outcome.keep(|inode| owners.of(inode).any(|process| parameters.owners.matches(process)));
         if owners.hidden > 0 {
-            outcome
-                .problems
-                .push(format!("{} processes could not be read: whose their sockets are", owners.hidden));
+            outcome.problems.push(format!(
+                "{} processes could not be read: the owners of their sockets are unknown",
+                owners.hidden
+            ));
         }
     }
     answer::answer(&parameters, &outcome, owners.as_ref(), query.extraprivacy, started_at.elapsed())

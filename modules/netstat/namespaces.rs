@@ -17,7 +17,7 @@ pub(crate) fn permission_hint() -> &'static str {
     if rustix::process::geteuid().is_root() {
         ": a security module or a container's limits forbid it"
     } else {
-        ": it needs CAP_SYS_PTRACE, as root has it"
+        ": this needs CAP_SYS_PTRACE (root)"
     }
 }
 

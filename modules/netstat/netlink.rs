@@ -58,10 +58,10 @@ pub enum NetlinkError {
     #[error("cannot receive the answer to a netlink request")]
     Receive(#[source] io::Error),
     /// The kernel refuses the request; `ENOENT` when it does not know the kind of dump.
-    #[error("the kernel refuses a netlink request")]
+    #[error("the kernel rejected a netlink request")]
     Refused(#[source] io::Error),
     /// The answer has not the form of netlink(7).
-    #[error("the answer to a netlink request is not understood")]
+    #[error("the reply to a netlink request is malformed")]
     NotUnderstood,
     /// Each attempt was disturbed by changes.
     #[error("the tables changed while they were read")]

@@ -99,7 +99,7 @@ pub fn raw(tables: &ProcNet) -> Result<Read, SourceError> {
 }
 
 fn left_out_problem(left_out: u64) -> Option<String> {
-    (left_out > 0).then(|| format!("{left_out} rows are not understood"))
+    (left_out > 0).then(|| format!("{left_out} rows are malformed"))
 }
 
 fn read(
@@ -109,17 +109,17 @@ fn read(
     text: impl FnOnce() -> Result<(Vec<Other>, u64), SourceError>,
 ) -> Result<Read, SourceError> {
     let why = if text_only {
-        "sock_diag is not asked".to_owned()
+        "sock_diag is not used".to_owned()
     } else {
         match dump(request, parse) {
             Ok(sockets) => return Ok((sockets, None)),
-            Err(error) => format!("sock_diag does not answer: {error}"),
+            Err(error) => format!("sock_diag does not respond: {error}"),
         }
     };
     let (sockets, left_out) = text()?;
     let cut = left_out_problem(left_out).map(|cut| format!("; {cut}")).unwrap_or_default();
     let problem =
-        format!("read in /proc/net, where some can be missing while others come and go: {why}{cut}");
+        format!("read from /proc/net, where rows can be missing while sockets come and go: {why}{cut}");
     Ok((sockets, Some(problem)))
 }
 

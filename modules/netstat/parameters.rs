@@ -296,14 +296,14 @@ impl Parameters {
         if !parameters.owners.is_empty() && !SOCKETS.iter().any(|kind| !parameters.asked(*kind).is_empty()) {
             let kinds: Vec<&str> = SOCKETS.map(Kind::name).into();
             problems.push(format!(
-                "{PROCESS}, {EXECUTABLE}, {USER} and {CONTAINER} say whose sockets are wanted; say which with {}",
+                "{PROCESS}, {EXECUTABLE}, {USER} and {CONTAINER} only narrow a search; select sockets with {}",
                 kinds.join(", ")
             ));
         }
         // A search that was misspelt must not look like one that found nothing.
         for name in given.keys() {
             let known: Vec<&str> = Kind::ALL.map(Kind::name).into_iter().chain(OTHERS).collect();
-            problems.push(format!("parameter {name:?} is unknown; known: {}", known.join(", ")));
+            problems.push(format!("unknown parameter {name:?}; known: {}", known.join(", ")));
         }
         if problems.is_empty() { Ok(parameters) } else { Err(problems) }
     }
@@ -425,7 +425,7 @@ impl Reader<'_> {
         }
         if wanted.is_empty() && !excluded.is_empty() {
             self.problems.push(format!(
-                "parameter {}: there are only exclusions; say from what, such as 0.0.0.0/0 or 0-65535",
+                "parameter {}: only exclusions are given; add a range to exclude from, such as 0.0.0.0/0 or 0-65535",
                 kind.name()
             ));
         }

@@ -138,7 +138,9 @@ impl Outcome {
             // What was only counted cannot be looked at.
             let uncounted = findings.total_hits.saturating_sub(findings.hits.len() as u64);
             if uncounted > 0 {
-                findings.problems.push(format!("{uncounted} matches were too many to look whose they are"));
+                findings.problems.push(format!(
+                    "the owners of {uncounted} matches were not determined because there are too many"
+                ));
             }
             findings.hits.retain(|hit| hit.matched.inode().is_none_or(&wanted));
             findings.total_hits = findings.hits.len() as u64;
@@ -263,7 +265,7 @@ fn not_entered_problem(mut not_entered: Vec<(String, std::io::Error)>) -> Option
     let names: Vec<&str> = not_entered.iter().map(|(name, _)| name.as_str()).take(MAX_NAMED).collect();
     let more = if not_entered.len() > MAX_NAMED { ", …" } else { "" };
     Some(format!(
-        "{} network namespaces could not be entered ({}{more}): {error}; it needs CAP_SYS_ADMIN, as root has it",
+        "{} network namespaces could not be entered ({}{more}): {error}; this needs CAP_SYS_ADMIN (root)",
         not_entered.len(),
         names.join(", "),
     ))
@@ -445,7 +447,7 @@ fn neighbours(backend: &Backend, findings: &mut Findings) -> Vec<Neighbour> {
             Ok(neighbours) => return neighbours,
             Err(error) => {
                 findings.problems.push(format!(
-                    "IPv6 neighbours are not known, IPv4 ones were read in /proc/net: {}",
+                    "IPv6 neighbours are unknown; IPv4 neighbours were read from /proc/net: {}",
                     chain(&error)
                 ));
                 ProcNet::of_this_thread()
@@ -530,7 +532,7 @@ fn search_with_fallback(
         Ok(mut findings) => {
             findings.fell_back = true;
             findings.problems.push(format!(
-                "{name} sockets were read in /proc/net, where some can be missing while others come and go: {}",
+                "{name} sockets were read from /proc/net, where rows can be missing while sockets come and go: {}",
                 chain(&why)
             ));
             findings
@@ -632,7 +634,7 @@ fn each_place(parameters: &Parameters, socket: &Socket, found: &mut dyn FnMut(Ki
 }
 
 fn left_out_problem(table: &str, left_out: u64) -> Option<String> {
-    (left_out > 0).then(|| format!("{left_out} rows of {table} are not understood"))
+    (left_out > 0).then(|| format!("{left_out} rows of {table} are malformed"))
 }
 
 #[cfg(test)]

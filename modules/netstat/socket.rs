@@ -256,7 +256,7 @@ pub trait SocketSource {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Over netlink.
-    #[error("sock_diag does not answer")]
+    #[error("sock_diag does not respond")]
     Netlink(#[source] NetlinkError),
     /// In `/proc/net`.
     #[error("{file} cannot be read")]

@@ -132,9 +132,7 @@ pub fn answer(
         }
     };
     if listed < total {
-        errors.push(format!(
-            "{listed} of {total} matches are listed: search for less at once, or raise the limit"
-        ));
+        errors.push(format!("{listed} of {total} matches are listed: narrow the query, or raise the limit"));
         coverage.skip("matches", format!("{} are not listed", total - listed));
     }
     for unread in &outcome.unread {
@@ -164,7 +162,7 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, verified: Option<&Verifi
     let mut coverage = Coverage::whole();
     coverage.examined = verified.map_or(outcome.examined, |verified| verified.files);
     if outcome.managers.is_empty() {
-        coverage.skip("packages", "there is no database of dpkg, rpm or apk");
+        coverage.skip("packages", "no database of dpkg, rpm or apk found");
     }
     // A host has packages: a database that names none was emptied, or is that of a tool that manages nothing here.
     let is_asked = outcome.managers.iter().any(|manager| parameters.wants_manager(*manager));
@@ -182,8 +180,10 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, verified: Option<&Verifi
             coverage.skip(shown(path), why.clone());
         }
         if verified.not_examined.len() > MAX_NOT_EXAMINED {
-            coverage
-                .skip("more files", format!("{} in all could not be examined", verified.not_examined.len()));
+            coverage.skip(
+                "more files",
+                format!("{} in total could not be examined", verified.not_examined.len()),
+            );
         }
     }
     coverage

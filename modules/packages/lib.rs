@@ -43,7 +43,7 @@ pub fn run_at(query: &Query, root: &Path, state_dir: Option<&Path>) -> ModuleRes
     let started_at = Instant::now();
     let parameters = match Parameters::from_query(query) {
         Ok(parameters) => parameters,
-        Err(problems) => return ModuleResult::failed(problems),
+        Err(problems) => return ModuleResult::rejected(problems),
     };
     let root = parameters.root.as_deref().unwrap_or(root);
     let found = search::search(&parameters, root, query);

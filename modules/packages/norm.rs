@@ -6,7 +6,7 @@
 pub struct Norm {
     /// Permissions.
     pub mode: u32,
-    /// The group's name; the owner is root.
+    /// Name of the group; the owner is root.
     pub group: &'static str,
     /// Capabilities, as getcap(8) prints them.
     pub capabilities: &'static str,

@@ -138,18 +138,18 @@ impl Parameters {
         for name in &asked.manager {
             match Manager::ALL.into_iter().find(|manager| manager.name() == name) {
                 Some(manager) => managers.push(manager),
-                None => problems.push(format!("parameter manager: {name:?} is none of dpkg, rpm, apk")),
+                None => problems.push(format!("parameter manager: {name:?} is not one of dpkg, rpm, apk")),
             }
         }
         let mut paths = Vec::new();
         for path in &asked.file {
             match unescaped(path) {
                 Some(bytes) if bytes.starts_with(b"/") => paths.push(normal(&bytes)),
-                _ => problems.push(format!("parameter file: {path:?} is no absolute path")),
+                _ => problems.push(format!("parameter file: {path:?} is not an absolute path")),
             }
         }
         if asked.full && !asked.verify {
-            problems.push("parameter full: it says how to verify, so verify must be true".to_owned());
+            problems.push("parameter full: requires verify = true".to_owned());
         }
         if asked.limit == Some(0) {
             problems.push("parameter limit: must be 1 or more".to_owned());

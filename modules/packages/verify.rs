@@ -183,9 +183,7 @@ pub fn verify(
     verified.findings = findings.into_iter().map(|(_, finding)| finding).collect();
     verified.not_examined.sort();
     if let Err(error) = remembered.add(made) {
-        verified
-            .errors
-            .push(format!("digests cannot be remembered in the module's state directory: {error}"));
+        verified.errors.push(format!("cannot store digests in the module's state directory: {error}"));
     }
     verified
 }
@@ -496,7 +494,7 @@ fn read(path: &Path, algorithm: Algorithm, buffer: &mut [u8]) -> io::Result<(Ide
     for _ in 0..ATTEMPTS {
         let before = look(&file)?;
         if u32::from(before.stx_mode) & KIND != 0o100_000 {
-            return Err(io::Error::other("it is no regular file any more"));
+            return Err(io::Error::other("it is not a regular file any more"));
         }
         // What grows without end ends where it was.
         let (digest, bytes) = digest_of(algorithm, &mut (&file).take(before.stx_size), buffer)?;

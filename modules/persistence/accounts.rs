@@ -94,7 +94,7 @@ impl Scan<'_> {
             let (line, name) = (account.line, account.name.as_str());
             if account.uid == 0 {
                 let verdict = if name == "root" { Verdict::Derived } else { Verdict::Local };
-                self.note("uid0", &entry, line, verdict, name, "its uid is 0".to_owned());
+                self.note("uid0", &entry, line, verdict, name, "its UID is 0".to_owned());
             } else if account.uid < UID_MIN && may_log_in(account) {
                 self.note(
                     "sysaccount",
@@ -112,7 +112,7 @@ impl Scan<'_> {
                     line,
                     Verdict::Local,
                     name,
-                    "no password is asked for".to_owned(),
+                    "no password is required".to_owned(),
                 );
             }
         }
@@ -126,7 +126,7 @@ impl Scan<'_> {
                     number,
                     Verdict::Local,
                     &name,
-                    "accounts of another service are taken in here".to_owned(),
+                    "accounts of another service are included here".to_owned(),
                 );
             }
         }

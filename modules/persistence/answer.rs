@@ -65,9 +65,9 @@ pub(crate) fn answer(finished: Finished, extraprivacy: bool, elapsed: Duration) 
     let mut errors = Vec::new();
     if listed < total {
         let note = format!(
-            "{listed} of {total} entries are listed, an answer has no room for more: ask for fewer kinds or verdicts"
+            "{listed} of {total} entries are listed because of the size limit of a result: query fewer kinds or verdicts"
         );
-        coverage.skip("entries beyond the size of an answer", note.clone());
+        coverage.skip("entries beyond the size limit of a result", note.clone());
         errors.push(note);
         records.truncate(listed);
     }

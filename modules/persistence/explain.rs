@@ -280,7 +280,7 @@ impl<'t> Explainer<'t> {
             // A digest is recorded of files only.
             return if recorded.is_regular() {
                 let origin = Origin::Modified(Changed::Anywhere);
-                Explained { origin, package, note: Some("a link has taken the place of the packaged file") }
+                Explained { origin, package, note: Some("a link replaces the packaged file") }
             } else {
                 Explained { origin: Origin::Packaged, package, note: None }
             };

@@ -658,7 +658,7 @@ fn sysctl(line: &Line) -> Option<Item> {
     }
     WEAKENS
         .contains(&(name.as_str(), value))
-        .then(|| Item { note: Some("takes a guard away".to_owned()), ..item(line, line.text.trim()) })
+        .then(|| Item { note: Some("disables a protection".to_owned()), ..item(line, line.text.trim()) })
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(crate) fn accounts(tree: &Tree, coverage: &mut Coverage) -> Vec<Account> {
     match tree.read("/etc/passwd", MAX_PASSWD) {
         Ok(content) => parse(&content),
         Err(why) => {
-            coverage.skip("/etc/passwd", format!("{why}: the homes of accounts are not known"));
+            coverage.skip("/etc/passwd", format!("{why}: the home directories of accounts are unknown"));
             Vec::new()
         }
     }

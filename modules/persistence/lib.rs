@@ -60,7 +60,7 @@ fn run(query: &Query) -> ModuleResult {
     let started_at = Instant::now();
     let parameters = match Parameters::from_query(query) {
         Ok(parameters) => parameters,
-        Err(problems) => return ModuleResult::failed(problems),
+        Err(problems) => return ModuleResult::rejected(problems),
     };
     let root = parameters.root();
     let tree = match Tree::open(root) {

@@ -40,7 +40,7 @@ impl Scan<'_> {
         }
         if !self.parameters.is_this_host() {
             self.coverage
-                .skip("what runs and is loaded now", "another root was asked for than that of this host");
+                .skip("the live state of the host", "another root than that of this host is examined");
             return;
         }
         if self.wants("lkm-live") {
@@ -85,7 +85,7 @@ impl Scan<'_> {
                 "lkm-live",
                 "/proc/modules",
                 Verdict::Local,
-                format!("{name} is loaded and not in the list"),
+                format!("{name} is loaded but not listed"),
             );
             self.push(record);
         }
@@ -95,7 +95,7 @@ impl Scan<'_> {
                     "lkm-live",
                     "/proc/modules",
                     Verdict::Local,
-                    format!("{name} is in the list and not loaded"),
+                    format!("{name} is listed but not loaded"),
                 );
                 self.push(record);
             } else if let Some(taints) = taints {
@@ -214,7 +214,7 @@ impl Scan<'_> {
                             "bpf",
                             &path,
                             Verdict::Unknown,
-                            "pinned, so it outlives who loaded it".to_owned(),
+                            "pinned, so it outlives the process that loaded it".to_owned(),
                         );
                         self.push(record);
                     }
@@ -256,9 +256,9 @@ impl Scan<'_> {
             let is_orphan = parent_of(pid) == Some(1);
             if (is_gone || lies_open) && is_orphan {
                 let how = match (is_memory, is_gone) {
-                    (true, _) => "its program was never a file",
+                    (true, _) => "its program never was a file",
                     (false, true) => "its program was removed or replaced",
-                    (false, false) => "its program lies where anybody may write",
+                    (false, false) => "its program is in a world-writable directory",
                 };
                 let mut record =
                     self.live_record("live-orphan", &path, Verdict::Local, format!("process {pid}: {how}"));
@@ -268,8 +268,7 @@ impl Scan<'_> {
             }
         }
         if hidden > 0 {
-            self.coverage
-                .skip("programs of other users' processes", "this needs CAP_SYS_PTRACE, as root has it");
+            self.coverage.skip("programs of other users' processes", "this needs CAP_SYS_PTRACE (root)");
         }
     }
 
@@ -281,8 +280,8 @@ impl Scan<'_> {
         }
         if !self.parameters.deep {
             self.coverage.skip(
-                "setuid files, capabilities and hooks of git outside of the usual places, and the content of packaged programs that look unchanged",
-                "this needs a walk over all files: ask with deep",
+                "setuid files, capabilities and git hooks outside the usual locations, and the content of packaged programs that appear unchanged",
+                "this needs a scan of all files: use deep",
             );
             return;
         }

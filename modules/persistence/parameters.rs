@@ -17,7 +17,7 @@ const MAX_VALUES: usize = 1_000;
 
 const NAMES: [&str; 9] = ["attack", "deep", "file", "kind", "local", "root", "technique", "user", "verdict"];
 
-/// The question.
+/// The query.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters {
     pub(crate) root: Option<PathBuf>,
@@ -45,14 +45,14 @@ impl Parameters {
             if KINDS.contains(&kind) {
                 Ok(kind.to_owned())
             } else {
-                Err(format!("{kind:?} is no kind; known: {}", KINDS.join(", ")))
+                Err(format!("unknown kind {kind:?}; known: {}", KINDS.join(", ")))
             }
         });
         parameters.techniques = given.texts("technique", MAX_VALUES, |name| {
             if TECHNIQUES.iter().any(|technique| technique.id == name) {
                 Ok(name.to_owned())
             } else {
-                Err(format!("{name:?} is no technique of the catalogue"))
+                Err(format!("unknown technique {name:?}; docs/persistence.md lists them"))
             }
         });
         parameters.attacks = given.texts("attack", MAX_VALUES, |number| {
@@ -60,7 +60,7 @@ impl Parameters {
             if TECHNIQUES.iter().any(|technique| is_part_of(technique.attack, &upper)) {
                 Ok(upper)
             } else {
-                Err(format!("{number:?} is no ATT&CK number of the catalogue"))
+                Err(format!("unknown ATT&CK ID {number:?}; docs/persistence.md lists them"))
             }
         });
         parameters.verdicts = given.texts("verdict", MAX_VALUES, |name| {
@@ -68,7 +68,7 @@ impl Parameters {
                 Verdict::NAMES.iter().find(|(known, _)| *known == name).map(|(_, verdict)| *verdict);
             verdict.ok_or_else(|| {
                 let known: Vec<&str> = Verdict::NAMES.iter().map(|(known, _)| *known).collect();
-                format!("{name:?} is no verdict; known: {}", known.join(", "))
+                format!("unknown verdict {name:?}; known: {}", known.join(", "))
             })
         });
         parameters.files = given.texts("file", MAX_VALUES, |text| {

@@ -73,11 +73,11 @@ impl<'a> Scan<'a> {
         if !explainer.knows_packages() {
             coverage.skip(
                 "owners of files",
-                "no database of dpkg or apk can be read here: verdicts are \"unknown\"",
+                "no dpkg or apk database can be read here: verdicts are \"unknown\"",
             );
         }
         for mount in tree.remote_mounts() {
-            coverage.skip(shown(mount), "a remote file system, which is not entered");
+            coverage.skip(shown(mount), "a remote file system, which is not searched");
         }
         Self {
             tree,
@@ -124,7 +124,7 @@ impl<'a> Scan<'a> {
     pub(crate) fn is_over(&mut self) -> bool {
         if !self.stopped && (self.stop)() {
             self.stopped = true;
-            self.coverage.skip("the rest", "the time is over: ask for fewer kinds, or give it more time");
+            self.coverage.skip("the rest", "the time is over: query fewer kinds, or allow more time");
         }
         self.stopped
     }
@@ -153,7 +153,7 @@ impl<'a> Scan<'a> {
                         if home.uid == 0 || home.holds(&entry.path) || entry.status.uid == home.uid {
                             found.push(entry);
                         } else {
-                            let why = "a link of a home leads to a file of another owner";
+                            let why = "a link in a home directory points to a file of another owner";
                             self.coverage.skip(shown(&entry.path), why);
                         }
                     }
@@ -211,7 +211,7 @@ impl<'a> Scan<'a> {
             match self.tree.find(&entry.path) {
                 Ok(file) => Some(file),
                 Err(Unread::Gone) => {
-                    inactive = Some("the link leads to nothing");
+                    inactive = Some("dangling link");
                     None
                 }
                 Err(why) => {
@@ -230,7 +230,7 @@ impl<'a> Scan<'a> {
                 file.status.links > 1 && home_uid.is_some_and(|uid| uid != 0 && file.status.uid != uid);
             let leads_out = (by_link || by_name) && file.status.is_file();
             if leads_out {
-                self.coverage.skip(shown(&entry.path), "it leads to a file of another owner");
+                self.coverage.skip(shown(&entry.path), "it points to a file of another owner");
             }
             !leads_out
         });
@@ -296,7 +296,7 @@ impl<'a> Scan<'a> {
     pub(crate) fn digests(&mut self, file: &Entry) -> Option<Digests> {
         let fits = file.status.size <= MAX_DIGESTED;
         if fits && self.digested.saturating_add(file.status.size) > MAX_DIGESTED_IN_ALL {
-            self.coverage.skip("digests", "so much was read for them that the rest was left out");
+            self.coverage.skip("digests", "the read limit was reached, so the rest was skipped");
             return None;
         }
         match file.digests(MAX_DIGESTED) {
@@ -459,7 +459,7 @@ impl<'a> Scan<'a> {
             return;
         }
         if self.records.len() >= MAX_RECORDS {
-            self.coverage.skip("the rest", "there are more entries than an answer holds");
+            self.coverage.skip("the rest", "there are more entries than fit in a result");
             return;
         }
         self.records.push(record);
@@ -528,7 +528,7 @@ mod activity {
             "git" if name.ends_with(b".sample") => Some("git does not run samples"),
             "cron-d" if !name.iter().all(plain) => Some("Debian's cron skips names like this"),
             "cron-d" | "cron-system" if file.status.uid != 0 || file.status.mode & 0o022 != 0 => {
-                Some("cron refuses its owner or mode")
+                Some("cron rejects its owner or mode")
             }
             "apt-hook" if entry.path.starts_with(b"/etc/apt/apt.conf.d/") => {
                 let dotted = name.contains(&b'.') && !name.ends_with(b".conf");
@@ -540,7 +540,7 @@ mod activity {
                 if skipped {
                     Some("sudo skips names like this")
                 } else if file.status.uid != 0 || file.status.mode & 0o022 != 0 {
-                    Some("sudo refuses its owner or mode")
+                    Some("sudo rejects its owner or mode")
                 } else {
                     None
                 }

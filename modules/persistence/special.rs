@@ -174,11 +174,7 @@ impl Scan<'_> {
                 self.privileges(&entry, &overrides);
                 if is_local(&path) {
                     if system.contains(entry.name()) && !entry.status.is_directory() {
-                        self.stranger(
-                            "path-shadow",
-                            entry,
-                            "stands before a program of the same name in PATH",
-                        );
+                        self.stranger("path-shadow", entry, "precedes a program of the same name in PATH");
                     }
                     continue;
                 }
@@ -188,7 +184,7 @@ impl Scan<'_> {
         for pattern in ["~/bin/*", "~/.local/bin/*", "~/sbin/*"] {
             for entry in self.find(pattern) {
                 if system.contains(entry.name()) && !entry.status.is_directory() {
-                    self.stranger("path-shadow", entry, "stands before a program of the same name in PATH");
+                    self.stranger("path-shadow", entry, "precedes a program of the same name in PATH");
                 }
             }
         }
@@ -199,12 +195,12 @@ impl Scan<'_> {
             return;
         }
         if entry.status.is_link() {
-            self.stranger("binary-changed", entry, "no package brought this link");
+            self.stranger("binary-changed", entry, "no package contains this link");
         } else if entry.status.is_file() {
             match self.explainer.recorded(&entry.path) {
                 Some(recorded) => {
                     if self.parameters.deep || self.is_newer_than_package(&entry, &recorded.package, lists) {
-                        self.stranger("binary-changed", entry, "it is not as its package brought it");
+                        self.stranger("binary-changed", entry, "it differs from its package");
                     }
                 }
                 None => self.stranger("binary-changed", entry, "no package owns this program"),
@@ -244,7 +240,7 @@ impl Scan<'_> {
         let mut opened = self.open(entry.clone(), technique);
         if opened.explained.origin == Origin::Packaged && !is_known {
             opened.explained.origin = Origin::Modified(crate::record::Changed::Anywhere);
-            opened.explained.note = Some("no package is known to give it this right");
+            opened.explained.note = Some("no package is known to install it with this privilege");
         }
         let mut record = self.described(technique, &opened);
         record.verdict = Some(opened.explained.origin.verdict(None, false));
@@ -318,7 +314,7 @@ impl Scan<'_> {
             }
         }
         let Some(libraries) = elf_cache::paths(&content) else {
-            self.coverage.skip("/etc/ld.so.cache", "its form is not known");
+            self.coverage.skip("/etc/ld.so.cache", "its format is unknown");
             return;
         };
         let mut told = HashSet::new();
@@ -334,7 +330,7 @@ impl Scan<'_> {
                 let record = Record {
                     verdict: Some(Verdict::Local),
                     command: shown(&library),
-                    notes: vec!["the loader's cache has a directory that is not configured".to_owned()],
+                    notes: vec!["the loader's cache contains a directory that is not configured".to_owned()],
                     ..self.of_entry("ldso-conf", &entry)
                 };
                 self.push(record);
@@ -467,7 +463,7 @@ impl Scan<'_> {
         let mut record = self.described("initramfs-image", &opened);
         record.verdict = Some(opened.explained.origin.verdict(None, false));
         if !names.is_empty() {
-            record.notes.push(format!("holds, not compressed: {}", names.join(" ")));
+            record.notes.push(format!("contains, uncompressed: {}", names.join(" ")));
         }
         self.push(record);
     }

@@ -166,9 +166,8 @@ pub fn answer(parameters: &Parameters, outcome: &Outcome, query: &Query, elapsed
     text.extend_from_slice(b"]}");
     if listed < outcome.rows.len() {
         let total = outcome.rows.len();
-        errors.push(format!(
-            "{listed} of {total} processes are listed: search for less at once, or raise the limit"
-        ));
+        errors
+            .push(format!("{listed} of {total} processes are listed: narrow the query, or raise the limit"));
         coverage.skip("matches", format!("{} are not listed", total - listed));
     }
     for (what, (count, why)) in &outcome.problems {
@@ -202,7 +201,7 @@ fn coverage(outcome: &Outcome, private: bool) -> Coverage {
     }
     for pid in &outcome.changed {
         let what = if private { "a process".to_owned() } else { format!("process {pid}") };
-        coverage.skip(what, "it changed each time that it was read");
+        coverage.skip(what, "it changed at every read");
     }
     if let Some(why) = &outcome.hidden {
         coverage.skip("processes of other users", why.clone());

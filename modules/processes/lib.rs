@@ -41,7 +41,7 @@ impl StandardModule for Processes {
         let started_at = Instant::now();
         let parameters = match Parameters::from_query(query) {
             Ok(parameters) => parameters,
-            Err(problems) => return ModuleResult::failed(problems),
+            Err(problems) => return ModuleResult::rejected(problems),
         };
         let mut result = match search::search(&parameters, query) {
             Ok(outcome) => answer::answer(&parameters, &outcome, query, started_at.elapsed()),

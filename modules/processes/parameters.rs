@@ -89,7 +89,7 @@ pub struct Parameters {
     pub hashes: Vec<String>,
     /// Ages: `true` for at most so long.
     pub ages: Vec<(bool, Duration)>,
-    /// What became of the program's file.
+    /// State of the program's file.
     pub states: Vec<FileState>,
     /// The container's id or name, or the path of the control group.
     pub container: Expressions,
@@ -142,7 +142,7 @@ impl Parameters {
             let uid = names.uid(user);
             if uid.is_none() {
                 problems
-                    .push(format!("parameter {key}: {user:?} is neither a user of this host nor a number"));
+                    .push(format!("parameter {key}: {user:?} is neither a user of this host nor a user ID"));
             }
             uid
         };
@@ -157,7 +157,7 @@ impl Parameters {
         let mut hashes: Vec<String> = asked.hash.iter().map(|hash| hash.to_ascii_lowercase()).collect();
         for hash in &hashes {
             if !matches!(hash.len(), 32 | 40 | 64) || !hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                problems.push(format!("parameter hash: {hash:?} is no MD5, SHA-1 or SHA-256 in hexadecimal"));
+                problems.push(format!("parameter hash: {hash:?} is not a hexadecimal MD5, SHA-1 or SHA-256"));
             }
         }
         hashes.sort();
@@ -172,7 +172,7 @@ impl Parameters {
                 Some((_, state)) => states.push(*state),
                 None => {
                     let known: Vec<&str> = FileState::NAMES.iter().map(|(known, _)| *known).collect();
-                    problems.push(format!("parameter exe: {name:?} is none of {}", known.join(", ")));
+                    problems.push(format!("parameter exe: {name:?} is not one of {}", known.join(", ")));
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Parameters {
         for name in &capabilities {
             if !CAPABILITIES.contains(&name.as_str()) {
                 problems
-                    .push(format!("parameter capability: {name:?} is no capability, see capabilities(7)"));
+                    .push(format!("parameter capability: unknown capability {name:?}, see capabilities(7)"));
             }
         }
         if asked.limit == Some(0) {
@@ -192,7 +192,8 @@ impl Parameters {
         }
         if asked.brief && !states.is_empty() {
             problems.push(
-                "parameter brief: what became of programs, parameter exe, is not looked at then".to_owned(),
+                "parameter brief: cannot be combined with exe, because it skips the state of programs"
+                    .to_owned(),
             );
         }
         let sorted = |mut numbers: Vec<u32>| {
@@ -247,7 +248,7 @@ fn age(text: &str) -> Result<(bool, Duration), String> {
     let (young, rest) = match text.split_at_checked(1) {
         Some(("<", rest)) => (true, rest),
         Some((">", rest)) => (false, rest),
-        _ => return Err(format!("parameter age: {text:?} begins with neither < nor >")),
+        _ => return Err(format!("parameter age: {text:?} must start with < or >")),
     };
     let age = humantime::parse_duration(rest.trim());
     age.map(|age| (young, age)).map_err(|error| format!("parameter age: {text:?}: {error}"))

@@ -104,7 +104,7 @@ pub struct Process {
 /// What is read of each process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
-    /// What became of the program's file.
+    /// State of the program's file.
     pub identity: bool,
     /// The namespaces.
     pub namespaces: bool,

@@ -161,9 +161,9 @@ pub fn answer(query: &Query, host: &Host) -> ModuleResult {
     let question = match query.parse::<Parameters>().map_err(|error| error.to_string()) {
         Ok(parameters) => match parameters.check() {
             Ok(question) => question,
-            Err(error) => return ModuleResult::failed([error]),
+            Err(error) => return ModuleResult::rejected([error]),
         },
-        Err(error) => return ModuleResult::failed([error]),
+        Err(error) => return ModuleResult::rejected([error]),
     };
     let mut report = Report::new(host.means.clock.wall(), KernelClock::read(), query.extraprivacy);
     if let Some(tolerance) = question.tolerance {

@@ -81,13 +81,13 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It ends too soon.
-    #[error("the answer has {0} bytes, a packet has at least {PACKET_BYTES}")]
+    #[error("the answer has {0} bytes, but a packet must have at least {PACKET_BYTES}")]
     Short(usize),
     /// It comes from no server.
-    #[error("the answer has mode {0}, a server's has mode {SERVER_MODE}")]
+    #[error("the answer has mode {0} instead of the server mode {SERVER_MODE}")]
     Mode(u8),
     /// It is of an unknown version.
-    #[error("the answer has version {0}, known are 1 to 4")]
+    #[error("the answer has version {0}, but only 1 to 4 are known")]
     Version(u8),
     /// The server does not want to be asked.
     #[error("kod:{0}")]
@@ -96,19 +96,19 @@ pub enum Refusal {
     #[error("the server is not synchronised (leap indicator {NOT_SYNCHRONISED})")]
     NotSynchronised,
     /// The server is too far from a reference clock.
-    #[error("the server is not synchronised (stratum {0}, synchronised ones have 1 to 15)")]
+    #[error("the server is not synchronised (stratum {0}, must be 1 to 15)")]
     Stratum(u8),
     /// T2 is missing.
-    #[error("the answer does not say when the request arrived")]
+    #[error("the answer lacks the receive timestamp")]
     NoReceiveTime,
     /// T3 is missing.
-    #[error("the answer does not say when it was sent")]
+    #[error("the answer lacks the transmit timestamp")]
     NoTransmitTime,
     /// T3 is before T2.
     #[error("the answer was sent before the request arrived, by the server's own clock")]
     SentBeforeReceived,
     /// The server admits a large error.
-    #[error("the server's clock may be wrong by {MAX_ROOT_DISTANCE_SECS} s or more, as it says itself")]
+    #[error("the server reports a possible error of {MAX_ROOT_DISTANCE_SECS} s or more")]
     RootDistance,
     /// The server's clock was last set in its future.
     #[error("the server's clock was set after the answer was sent, by the server's own clock")]

@@ -276,10 +276,7 @@ impl Report {
         for one in self.ntpstats.iter().filter(|one| one.judgement == Some(opinion_word(Opinion::Liar))) {
             let at = one.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
             let (is, of) = (ruling.agreeing, ruling.counted);
-            self.errors.push(format!(
-                "time server {}{at}: tells another time than {is} of {of} that agree",
-                one.host
-            ));
+            self.errors.push(format!("time server {}{at}: disagrees with {is} of {of} that agree", one.host));
             liars.push(Liar { host: one.host.clone(), address: one.address.clone() });
         }
         let daemon = selected.map(|selected| self.daemon(attempts, selected));
@@ -309,7 +306,10 @@ impl Report {
         });
         let judgement = followed.and_then(|attempt| attempt.judgement).map(judgement_word);
         if judgement == Some(opinion_word(Opinion::Liar)) {
-            self.errors.push(format!("{} follows a time server that the others contradict", selected.daemon));
+            self.errors.push(format!(
+                "{} follows a time server that is contradicted by the others",
+                selected.daemon
+            ));
         }
         let masked = |server: std::net::IpAddr| {
             if self.extraprivacy { MASKED.to_owned() } else { server.to_string() }
@@ -324,8 +324,9 @@ impl Report {
 
     fn explain_failure(&mut self, is_stopped: bool) {
         if self.ntpstats.is_empty() {
-            let advice = "name one in ntp.conf, chrony.conf or timesyncd.conf, or allow the fallback list";
-            self.errors.push(format!("there is no time server to ask; {advice}"));
+            let advice =
+                "configure one in ntp.conf, chrony.conf or timesyncd.conf, or allow the fallback servers";
+            self.errors.push(format!("no time server is configured; {advice}"));
         }
         if is_stopped {
             self.errors.push("the query was stopped before a time server answered".to_owned());
@@ -442,11 +443,11 @@ fn why_undecided(ruling: &Ruling, answered: u64) -> String {
             "a time server that the configuration requires is not among those that agree"
         }
         Ruling { counted: 0, .. } => "no time server that may be used is near enough to a reference clock",
-        Ruling { majority: None, .. } => "no more than half of the time servers agree",
+        Ruling { majority: None, .. } => "no majority of the time servers agrees",
         Ruling { clock_moved, .. } if *clock_moved > CLOCK_AT_REST => {
-            "the clock was moved while the time servers were asked"
+            "the clock was adjusted while the time servers were queried"
         }
-        _ => "what was asked lies within the error of the time servers that agree",
+        _ => "the tolerance lies within the error of the agreeing time servers",
     };
     why.to_owned()
 }

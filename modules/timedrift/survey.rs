@@ -80,19 +80,19 @@ pub enum AttemptError {
     #[error("its name cannot be resolved")]
     Unresolved(#[source] io::Error),
     /// The name's addresses are all of the other family.
-    #[error("its name has no address of the kind that is configured")]
+    #[error("its name has no address of the configured family")]
     NoAddress,
     /// The name service did not answer.
     #[error("its name was not resolved within {:.1} s", .0.as_secs_f64())]
     ResolvingTimedOut(Duration),
     /// The addresses were asked before, under another name.
-    #[error("its addresses were asked already")]
+    #[error("its addresses were already queried")]
     AskedAlready,
     /// Its configuration says that it must not be asked now.
-    #[error("was not asked, because it is configured as offline")]
+    #[error("was not queried because it is configured as offline")]
     Offline,
     /// The time was over before its turn.
-    #[error("was not asked, because the time was over")]
+    #[error("was not queried because the time had run out")]
     NoTimeLeft,
     /// It was asked.
     #[error(transparent)]

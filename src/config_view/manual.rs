@@ -40,12 +40,13 @@ fn heading(table: &str) -> String {
 #[cfg(test)]
 fn reference(keys: &[Key]) -> String {
     let mut page = String::from(
-        "# The configuration file\n\n<!-- This page is made of conf/vigie.toml and of the ranges that its reader checks, by a \
-         test of src/config_view. -->\n\nThe agent reads `/etc/vigie/vigie.toml`, a user's own agent \
-         `$XDG_CONFIG_HOME/vigie/vigie.toml`, or the file that `--config` names. Every key has a default; the shipped file has \
-         all of them, commented. Times have a unit (`300ms`, `10s`, `5m`, `1h`), sizes are bytes or texts such as `64 MiB`.\n\n\
-         `vigie check-config` says what is wrong with a file, `vigie config show --origin` which file and line sets each key, \
-         `vigie reload` applies it, and `vigie config schema` is for editors. A file with an error changes nothing.\n",
+        "# The configuration file\n\n<!-- Generated from conf/vigie.toml and the ranges that its reader checks, by a test of src/config_view. -->\
+         \n\nThe agent reads `/etc/vigie/vigie.toml`, a user's own agent \
+         `$XDG_CONFIG_HOME/vigie/vigie.toml`, or the file in `--config`. Every key has a default; the shipped file lists \
+         all keys as comments. Times have a unit (`300ms`, `10s`, `5m`, `1h`), sizes are bytes or texts such as `64 MiB`.\n\n\
+         `vigie check-config` lists errors in a file, `vigie config show --origin` shows which file and line sets each key, \
+         `vigie reload` applies the file, and `vigie config schema` prints its schema for editors. A file with an error \
+         changes nothing.\n",
     );
     let mut before = "";
     for key in keys {
@@ -71,7 +72,7 @@ fn reference(keys: &[Key]) -> String {
 pub(crate) fn page(keys: &[Key]) -> String {
     let mut page = String::from(
         ".TH VIGIE.TOML 5 \"\" \"Vigie\" \"Vigie\"\n.SH NAME\nvigie.toml \\- configuration of Vigie's agent\n.SH DESCRIPTION\n\
-         The agent reads this file at its start and when it is told to (\\fBvigie reload\\fR, SIGHUP). It is TOML. Every key has \
+         The agent reads this file when it starts and when it reloads (\\fBvigie reload\\fR, SIGHUP). It is TOML. Every key has \
          a default. Times have a unit (300ms, 10s, 5m, 1h), sizes are bytes or texts such as \"64 MiB\". A file with an error \
          changes nothing.\n",
     );

@@ -99,7 +99,7 @@ mod tests {
             schema["properties"]["fleet"]["properties"]["urls"]["description"]
                 .as_str()
                 .unwrap()
-                .contains("Brokers")
+                .contains("Addresses of the brokers")
         );
     }
 }

@@ -17,12 +17,12 @@ use crate::query::{self, Question};
 
 /// The console's commands: name, arguments, what it does.
 pub(crate) const COMMANDS: [(&str, &str, &str); 8] = [
-    ("module", "NAME", "begin a query to this module"),
-    ("set", "FLAG [VALUE…]", "set a flag of the query; what it was before is forgotten"),
-    ("unset", "FLAG", "take a flag away"),
+    ("module", "NAME", "start a query to this module"),
+    ("set", "FLAG [VALUE…]", "set a flag of the query, replacing its previous value"),
+    ("unset", "FLAG", "remove a flag"),
     ("show", "", "show the query as JSON, as an operation of an action file"),
     ("run", "", "ask"),
-    ("json", "on|off", "print JSON, or text for people"),
+    ("json", "on|off", "print JSON, or human-readable text"),
     ("help", "", "show the commands, and the flags of the module"),
     ("quit", "", "leave, as Ctrl-D does"),
 ];
@@ -48,13 +48,13 @@ pub(crate) enum Order {
 pub(crate) enum SessionError {
     #[error("a quote {0} is not closed")]
     OpenQuote(char),
-    #[error("there is no command {0:?}; commands: {names}", names = COMMANDS.map(|(name, ..)| name).join(", "))]
+    #[error("unknown command {0:?}; commands: {names}", names = COMMANDS.map(|(name, ..)| name).join(", "))]
     UnknownCommand(String),
     #[error("write {name} {arguments}", name = .0, arguments = .1)]
     WrongArguments(&'static str, &'static str),
     #[error("{0}")]
     BadModule(String),
-    #[error("no module is chosen; write module NAME, modules: {0}")]
+    #[error("no module selected; enter: module NAME; modules: {0}")]
     NoModule(String),
     #[error("{module} has no flag {flag:?}; flags: {flags}")]
     UnknownFlag { module: ModuleName, flag: String, flags: String },
@@ -184,7 +184,7 @@ fn query_definition() -> Option<clap::Command> {
     command.find_subcommand("query").cloned()
 }
 
-/// Modules with flags of their own.
+/// Built-in modules.
 fn known_modules(query: &clap::Command) -> impl Iterator<Item = &str> {
     query
         .get_subcommands()

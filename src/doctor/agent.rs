@@ -15,13 +15,13 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         id: "agent.conditions",
-        title: "what the agent says is wrong",
+        title: "conditions of the agent",
         docs: "docs/conditions.md",
         run: conditions,
     },
     Check {
         id: "agent.restarts",
-        title: "modules that end again and again",
+        title: "modules that restart repeatedly",
         docs: "docs/modules.md",
         run: restarts,
     },
@@ -33,7 +33,7 @@ fn running(patient: &Patient) -> Vec<Outcome> {
         Err(why) => trouble(
             Verdict::Fail,
             why.clone(),
-            "start it: `systemctl start vigie`; as another user than root ask with `sudo`, or name its --run-dir",
+            "start it: `systemctl start vigie`; if you are not root, use `sudo` or give its --run-dir",
         ),
     }]
 }
@@ -44,13 +44,13 @@ fn version(patient: &Patient) -> Vec<Outcome> {
     vec![if status.version == own {
         fine(own)
     } else {
-        let remedy = "start the agent again: `systemctl restart vigie`";
+        let remedy = "restart the agent: `systemctl restart vigie`";
         trouble(Verdict::Warn, format!("the agent is {} and this program is {own}", status.version), remedy)
     }]
 }
 
 fn conditions(patient: &Patient) -> Vec<Outcome> {
-    let Ok(status) = &patient.status else { return vec![note("no agent runs; it says nothing")] };
+    let Ok(status) = &patient.status else { return vec![note("no agent runs; conditions are unknown")] };
     if status.conditions.is_empty() {
         return vec![fine("nothing")];
     }
@@ -76,8 +76,7 @@ fn restarts(patient: &Patient) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = many
         .map(|module| {
             let last = module.last_exit.as_deref().unwrap_or("unknown");
-            let found =
-                format!("{} was started {} times again, its last end: {last}", module.name, module.restarts);
+            let found = format!("{} was restarted {} times; last end: {last}", module.name, module.restarts);
             trouble(
                 Verdict::Warn,
                 found,

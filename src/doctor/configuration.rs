@@ -15,13 +15,13 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         id: "configuration.watched",
-        title: "whether fswatch is told what to watch",
+        title: "paths that fswatch watches",
         docs: "docs/fswatch.md",
         run: watched,
     },
     Check {
         id: "configuration.in-force",
-        title: "whether the agent has read the files",
+        title: "whether the agent has loaded the present files",
         docs: "docs/configuration.md",
         run: in_force,
     },
@@ -30,15 +30,17 @@ pub(super) const CHECKS: &[Check] = &[
 fn files(patient: &Patient) -> Vec<Outcome> {
     let of = |verdict: Verdict| {
         move |problem: &ConfigProblem| {
-            trouble(verdict, problem.to_string(), "correct it; `vigie check-config` shows every problem")
+            trouble(verdict, problem.to_string(), "correct it; `vigie check-config` lists all problems")
         }
     };
     match &patient.config {
         Err(problems) => problems.iter().map(of(Verdict::Fail)).collect(),
         Ok(config) if !config.warnings.is_empty() => config.warnings.iter().map(of(Verdict::Warn)).collect(),
         Ok(config) => {
-            let path =
-                config.path.as_ref().map_or("no file: the defaults".into(), |path| path.to_string_lossy());
+            let path = config
+                .path
+                .as_ref()
+                .map_or("no file: the defaults apply".into(), |path| path.to_string_lossy());
             vec![fine(path)]
         }
     }
@@ -52,7 +54,7 @@ fn watched(patient: &Patient) -> Vec<Outcome> {
     let Some(fswatch) =
         fswatch.filter(|spec| spec.section.enabled && spec.section.kind == ModuleKind::Persistent)
     else {
-        return vec![note("fswatch is switched off: no file is watched")];
+        return vec![note("fswatch is disabled: no file is watched")];
     };
     let text = fswatch.config.usable().map_or("", |config| config.get());
     let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -64,8 +66,8 @@ fn watched(patient: &Patient) -> Vec<Outcome> {
         fine(format!("the built-in list {}", profile.unwrap_or("default")))
     } else {
         let file = config.agent.agent.persistconfigdir.join("fswatch.cfg");
-        let remedy = format!("name paths or a profile in {}", file.display());
-        trouble(Verdict::Warn, "fswatch runs and is told to watch nothing", remedy)
+        let remedy = format!("configure paths or a profile in {}", file.display());
+        trouble(Verdict::Warn, "fswatch runs but has no path to watch", remedy)
     }]
 }
 
@@ -77,7 +79,7 @@ fn in_force(patient: &Patient) -> Vec<Outcome> {
         let remedy = "correct it, then `vigie reload`";
         return vec![trouble(
             Verdict::Warn,
-            "the agent refused the newest configuration and uses the one before",
+            "the agent rejected the newest configuration and uses the previous one",
             remedy,
         )];
     }
@@ -88,10 +90,10 @@ fn in_force(patient: &Patient) -> Vec<Outcome> {
         (Ok(read_at), Ok(changed_at)) if changed_at > read_at => trouble(
             Verdict::Warn,
             format!("{} was changed after the agent read it", path.display()),
-            "`vigie reload --dry-run` says what would change, `vigie reload` changes it",
+            "`vigie reload --dry-run` shows what would change, `vigie reload` applies it",
         ),
         (Ok(_), Ok(_)) => fine(format!("the agent has read {}", path.display())),
-        _ => unknown("it cannot be found out when the file was changed and read", "run the doctor as root"),
+        _ => unknown("cannot determine when the file was changed and read", "run the doctor as root"),
     }]
 }
 

@@ -10,12 +10,7 @@ use super::{Check, Outcome, Patient, Verdict, fine, note, trouble, unknown};
 
 pub(super) const CHECKS: &[Check] = &[
     Check { id: "fleet.link", title: "the link to the fleet", docs: "docs/fleet.md", run: link },
-    Check {
-        id: "fleet.brokers",
-        title: "whether brokers can be reached",
-        docs: "docs/fleet.md",
-        run: brokers,
-    },
+    Check { id: "fleet.brokers", title: "connections to the brokers", docs: "docs/fleet.md", run: brokers },
     Check {
         id: "fleet.certificates",
         title: "when certificates end",
@@ -48,7 +43,11 @@ fn link(patient: &Patient) -> Vec<Outcome> {
     let Ok(status) = &patient.status else { return vec![note("no agent runs; there is no link")] };
     let Some(fleet) = &status.fleet else {
         let remedy = "`vigie reload`; then see `vigie status`";
-        return vec![trouble(Verdict::Warn, "a fleet is configured, and the agent belongs to none", remedy)];
+        return vec![trouble(
+            Verdict::Warn,
+            "a fleet is configured, but the agent has not joined it",
+            remedy,
+        )];
     };
     let mut outcomes = Vec::new();
     if let Some(problem) = &fleet.problem {
@@ -88,13 +87,17 @@ fn brokers(patient: &Patient) -> Vec<Outcome> {
 
 fn of_broker(url: &str) -> Outcome {
     let Some((host, port)) = place(url) else {
-        return trouble(Verdict::Fail, format!("{url} is no URL of a broker"), "write it as tls://HOST:PORT");
+        return trouble(
+            Verdict::Fail,
+            format!("{url} is not a valid broker URL"),
+            "write it as tls://HOST:PORT",
+        );
     };
     let addresses: Vec<_> = match (host.as_str(), port).to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => {
             let remedy = "correct the name in fleet.urls, or this host's resolver (/etc/resolv.conf)";
-            return trouble(Verdict::Warn, format!("{url}: the name {host} is not found: {error}"), remedy);
+            return trouble(Verdict::Warn, format!("{url}: cannot resolve {host}: {error}"), remedy);
         }
     };
     let mut last = "it has no address".to_owned();
@@ -104,7 +107,7 @@ fn of_broker(url: &str) -> Outcome {
             Err(error) => last = format!("{address}: {error}"),
         }
     }
-    let remedy = "start the broker, or open the way to it (firewall, routes)";
+    let remedy = "start the broker, or correct firewall and routes";
     trouble(Verdict::Warn, format!("{url} cannot be reached: {last}"), remedy)
 }
 
@@ -134,17 +137,17 @@ fn of_ends(key: &str, ends: &[Option<jiff::Timestamp>], now: jiff::Timestamp) ->
     else {
         return trouble(
             Verdict::Warn,
-            format!("{key}: it holds no certificate that can be read"),
-            "put one into it, in PEM",
+            format!("{key}: contains no readable certificate"),
+            "store a PEM certificate there",
         );
     };
     let days = first.duration_since(now).as_hours() / 24;
     if first <= now {
-        trouble(Verdict::Fail, format!("{key}: ended at {first}"), "renew it")
+        trouble(Verdict::Fail, format!("{key}: expired at {first}"), "renew it")
     } else if days < SOON {
-        trouble(Verdict::Warn, format!("{key}: ends in {days} days, at {first}"), "renew it")
+        trouble(Verdict::Warn, format!("{key}: expires in {days} days, at {first}"), "renew it")
     } else {
-        fine(format!("{key}: ends at {first}"))
+        fine(format!("{key}: expires at {first}"))
     }
 }
 

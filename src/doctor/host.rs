@@ -16,16 +16,26 @@ pub(super) const CHECKS: &[Check] = &[
         docs: "docs/fswatch.md",
         run: fanotify,
     },
-    Check { id: "host.btf", title: "types of the kernel for eBPF", docs: "docs/doctor.md#host", run: btf },
+    Check {
+        id: "host.btf",
+        title: "kernel type information for eBPF",
+        docs: "docs/doctor.md#host",
+        run: btf,
+    },
     Check {
         id: "host.cgroups",
         title: "cgroups that hold modules",
         docs: "docs/doctor.md#host",
         run: cgroups,
     },
-    Check { id: "host.capabilities", title: "rights of the agent", docs: "docs/unit.md", run: capabilities },
+    Check {
+        id: "host.capabilities",
+        title: "capabilities of the agent",
+        docs: "docs/unit.md",
+        run: capabilities,
+    },
     Check { id: "host.clock", title: "synchronisation of the clock", docs: "docs/timedrift.md", run: clock },
-    Check { id: "host.disk", title: "room for state and log", docs: "docs/journal.md", run: disk },
+    Check { id: "host.disk", title: "free space for state and log", docs: "docs/journal.md", run: disk },
     Check { id: "host.memory", title: "free memory", docs: "docs/doctor.md#host", run: memory },
     Check { id: "host.limits", title: "limits of open files and tasks", docs: "docs/unit.md", run: limits },
 ];
@@ -38,16 +48,16 @@ const LEAST: (u32, u32) = (5, 9);
 
 fn kernel(patient: &Patient) -> Vec<Outcome> {
     let Some(release) = patient.text("/proc/sys/kernel/osrelease") else {
-        return vec![unknown("the kernel does not say its version", "mount /proc")];
+        return vec![unknown("the kernel's version is unknown", "mount /proc")];
     };
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     vec![if version < LEAST {
-        let remedy = "run Linux 5.9 or newer: before it files cannot be watched by file system";
+        let remedy = "use Linux 5.9 or newer: older kernels cannot watch whole file systems";
         trouble(Verdict::Fail, format!("Linux {release} is too old"), remedy)
     } else if version < FULL {
-        let remedy = "run Linux 5.17 or newer for renames as one change; before 5.14 leftovers of modules are found by session only";
-        trouble(Verdict::Warn, format!("Linux {release} lacks some of what is used"), remedy)
+        let remedy = "use Linux 5.17 or newer to get renames as one change; before 5.14, leftovers of modules are found only by session";
+        trouble(Verdict::Warn, format!("Linux {release} lacks some features"), remedy)
     } else {
         fine(format!("Linux {release}"))
     }]
@@ -58,8 +68,7 @@ fn fanotify(patient: &Patient) -> Vec<Outcome> {
     if !patient.path("/proc/sys/fs/fanotify").exists() {
         return vec![trouble(
             Verdict::Warn,
-            "the kernel has no fanotify: fswatch uses inotify, which needs a watch for each directory and does not know who \
-             changed a file",
+            "the kernel has no fanotify: fswatch uses inotify, which needs one watch per directory and cannot identify the process that changed a file",
             "use a kernel with CONFIG_FANOTIFY",
         )];
     }
@@ -79,9 +88,9 @@ fn fanotify(patient: &Patient) -> Vec<Outcome> {
 
 fn btf(patient: &Patient) -> Vec<Outcome> {
     vec![if patient.path("/sys/kernel/btf/vmlinux").exists() {
-        fine("the kernel describes its types")
+        fine("kernel type information is available")
     } else {
-        note("the kernel has no BTF: modules that load eBPF programs cannot run here, no other needs it")
+        note("the kernel has no BTF: modules that load eBPF programs cannot run here; others do not need it")
     }]
 }
 
@@ -92,13 +101,13 @@ fn cgroups(patient: &Patient) -> Vec<Outcome> {
         (Ok(status), _) if status.containment == "cgroup" => fine("each module has a cgroup of its own"),
         (Ok(_), true) => trouble(
             Verdict::Warn,
-            "the agent cannot make cgroups: limits of tasks, memory and processors are not kept",
-            "run it by the unit that ships, which has Delegate=, or give it a writable cgroup",
+            "the agent cannot create cgroups: limits of tasks, memory and CPU are not enforced",
+            "use the shipped unit, which has Delegate=, or give the agent a writable cgroup",
         ),
         (Err(_), true) => fine("cgroup v2 is mounted"),
         (_, false) => trouble(
             Verdict::Warn,
-            "there is no cgroup v2: limits of tasks, memory and processors may not be kept",
+            "there is no cgroup v2: limits of tasks, memory and CPU may not be enforced",
             "mount cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1)",
         ),
     }]
@@ -108,10 +117,10 @@ fn cgroups(patient: &Patient) -> Vec<Outcome> {
 const NEEDED: [(&str, &str); 3] = [
     (
         "cap_dac_read_search",
-        "files and directories of other users are not read, fswatch cannot name changed files",
+        "files and directories of other users cannot be read, and fswatch cannot name changed files",
     ),
-    ("cap_sys_ptrace", "sockets are not attributed to processes, programs of other users are not seen"),
-    ("cap_sys_admin", "fswatch falls back to inotify, other network namespaces are not entered"),
+    ("cap_sys_ptrace", "sockets are not attributed to processes, and programs of other users are invisible"),
+    ("cap_sys_admin", "fswatch falls back to inotify, and other network namespaces are not searched"),
 ];
 
 fn capabilities(patient: &Patient) -> Vec<Outcome> {
@@ -131,33 +140,35 @@ fn capabilities(patient: &Patient) -> Vec<Outcome> {
         .iter()
         .filter(|(name, _)| !has(name))
         .map(|(name, lost)| {
-            let remedy = "run the agent by the unit that ships, or add it to CapabilityBoundingSet=";
+            let remedy =
+                "run the agent with the shipped unit, or add the capability to CapabilityBoundingSet=";
             trouble(Verdict::Warn, format!("{} is missing: {lost}", name.to_uppercase()), remedy)
         })
         .collect();
-    if missing.is_empty() { vec![fine("all capabilities that modules need are there")] } else { missing }
+    if missing.is_empty() { vec![fine("all capabilities that modules need are available")] } else { missing }
 }
 
 fn clock(patient: &Patient) -> Vec<Outcome> {
     // A clock that is years off is seen without asking anybody.
     if jiff::Timestamp::now().as_second() < BUILT_AFTER {
-        let remedy = "set the clock; certificates, tokens and times of alerts are worthless until then";
-        return vec![trouble(Verdict::Fail, "the clock shows a time before this program was made", remedy)];
+        let remedy = "set the clock; until then certificates, tokens and alert times are unreliable";
+        return vec![trouble(Verdict::Fail, "the clock shows a time before this program was built", remedy)];
     }
     if patient.path("/proc/sys/fs").exists() {
         return vec![match KernelClock::read() {
             Ok(clock) if clock.is_synchronised() => fine("the kernel's clock is synchronised"),
             Ok(_) => trouble(
                 Verdict::Warn,
-                "nobody synchronises the clock",
+                "the clock is not synchronised",
                 "run a time service such as systemd-timesyncd or chrony; `vigie query timedrift --drift 5s` measures it",
             ),
-            Err(error) => {
-                unknown(format!("the kernel does not tell: {error}"), "allow the system call clock_adjtime")
-            }
+            Err(error) => unknown(
+                format!("the kernel gives no information: {error}"),
+                "allow the system call clock_adjtime",
+            ),
         }];
     }
-    vec![unknown("the kernel does not tell", "mount /proc")]
+    vec![unknown("the kernel gives no information", "mount /proc")]
 }
 
 /// 2026-11-01T00:00:00Z.
@@ -179,7 +190,7 @@ fn disk(patient: &Patient) -> Vec<Outcome> {
     {
         let Ok(room) = statvfs(&nearest(patient, &directory)) else {
             outcomes.push(unknown(
-                format!("{key}: the file system of {directory:?} cannot be asked"),
+                format!("{key}: cannot query the file system of {directory:?}"),
                 "run the doctor as root",
             ));
             continue;
@@ -202,9 +213,9 @@ fn of_room(key: &str, free: u64, inodes_free: u64, inodes: u64, wanted: u64) -> 
     let shown = format!("{key}: {} free", size(free));
     // Some file systems have no fixed number of inodes and say 0.
     if free < 16 << 20 || (inodes > 0 && inodes_free < 100) {
-        trouble(Verdict::Fail, shown, "make room: alerts that cannot be written make modules wait")
+        trouble(Verdict::Fail, shown, "free space: when alerts cannot be written, modules block")
     } else if free < wanted {
-        let remedy = "make room, or lower journal.segment_bytes and journal.keep_segments";
+        let remedy = "free space, or lower journal.segment_bytes and journal.keep_segments";
         trouble(Verdict::Warn, format!("{shown}, and up to {} may be needed", size(wanted)), remedy)
     } else {
         fine(shown)
@@ -217,9 +228,9 @@ fn memory(patient: &Patient) -> Vec<Outcome> {
     let kib =
         field.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
     vec![match kib {
-        None => unknown("the kernel does not tell", "mount /proc"),
+        None => unknown("the kernel gives no information", "mount /proc"),
         Some(kib) if kib < 64 << 10 => {
-            let remedy = "find what uses it up; when it is gone the kernel kills processes, the agent as one of the last";
+            let remedy = "find out what uses the memory; when it is exhausted, the kernel kills processes, the agent among the last";
             trouble(Verdict::Warn, format!("{} available", size(kib << 10)), remedy)
         }
         Some(kib) => fine(format!("{} available", size(kib << 10))),
@@ -243,11 +254,11 @@ fn limits(patient: &Patient) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     if files < 1024 {
         let remedy = "raise LimitNOFILE= of the unit, or `ulimit -n`";
-        outcomes.push(trouble(Verdict::Warn, format!("{files} open files are few"), remedy));
+        outcomes.push(trouble(Verdict::Warn, format!("the limit of {files} open files is low"), remedy));
     }
     if tasks < 256 {
         let remedy = "raise LimitNPROC= of the unit, or `ulimit -u`";
-        outcomes.push(trouble(Verdict::Warn, format!("{tasks} tasks are few"), remedy));
+        outcomes.push(trouble(Verdict::Warn, format!("the limit of {tasks} tasks is low"), remedy));
     }
     if outcomes.is_empty() {
         outcomes.push(fine(format!("{files} open files")));

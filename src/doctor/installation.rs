@@ -30,7 +30,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         id: "installation.sandbox",
-        title: "what confines each process",
+        title: "confinement of each process",
         docs: "docs/doctor.md#installation",
         run: sandbox,
     },
@@ -53,13 +53,13 @@ fn program(patient: &Patient) -> Vec<Outcome> {
     };
     let shown = target.to_string_lossy().into_owned();
     if shown.ends_with(" (deleted)") {
-        let remedy = "start the agent again: `systemctl restart vigie`";
+        let remedy = "restart the agent: `systemctl restart vigie`";
         return vec![trouble(Verdict::Warn, "the agent's program was replaced since it started", remedy)];
     }
     vec![match std::fs::metadata(patient.below(&target)) {
         Ok(data) if data.mode() & 0o022 != 0 => {
             let remedy = "`chmod go-w` on it: whoever can write it can replace the agent";
-            trouble(Verdict::Fail, format!("others than its owner can write {shown}"), remedy)
+            trouble(Verdict::Fail, format!("users other than its owner can write {shown}"), remedy)
         }
         Ok(_) => fine(shown),
         Err(error) => unknown(format!("{shown} cannot be examined: {error}"), "run the doctor as root"),
@@ -79,16 +79,16 @@ fn directories(patient: &Patient) -> Vec<Outcome> {
         let path = patient.below(directory);
         match std::fs::symlink_metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                outcomes.push(note(format!("{key}: {directory:?} is not there yet; the agent makes it")));
+                outcomes.push(note(format!("{key}: {directory:?} does not exist yet; the agent creates it")));
             }
             Err(error) => {
                 outcomes.push(unknown(format!("{key}: {directory:?}: {error}"), "run the doctor as root"))
             }
             Ok(data) if !data.is_dir() => {
-                let remedy = "remove it, or name another directory";
+                let remedy = "remove it, or configure another directory";
                 outcomes.push(trouble(
                     Verdict::Fail,
-                    format!("{key}: {directory:?} is no directory"),
+                    format!("{key}: {directory:?} is not a directory"),
                     remedy,
                 ));
             }
@@ -96,7 +96,7 @@ fn directories(patient: &Patient) -> Vec<Outcome> {
                 let remedy = format!("`chmod go-w {}`", directory.display());
                 outcomes.push(trouble(
                     Verdict::Fail,
-                    format!("{key}: others can write to {directory:?}"),
+                    format!("{key}: other users can write to {directory:?}"),
                     remedy,
                 ));
             }
@@ -134,7 +134,7 @@ fn of_secret(key: &str, shown: &Path, path: &Path) -> Outcome {
             trouble(Verdict::Fail, format!("{key}: {}", ErrorChain(&error)), remedy)
         }
         Err(error) => {
-            let remedy = "make it the agent's alone: `chmod 600`, `chown root`";
+            let remedy = "restrict it to the agent: `chmod 600`, `chown root`";
             trouble(Verdict::Fail, format!("{key}: {}", ErrorChain(&error)), remedy)
         }
     }
@@ -160,7 +160,7 @@ fn unit_files(patient: &Patient) -> Vec<PathBuf> {
 fn unit(patient: &Patient) -> Vec<Outcome> {
     let files = unit_files(patient);
     if files.is_empty() {
-        return vec![note("there is no unit; somebody else starts the agent")];
+        return vec![note("no systemd unit; the agent is started in another way")];
     }
     let texts: Vec<String> = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
     let lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).map(str::trim).collect();
@@ -168,23 +168,23 @@ fn unit(patient: &Patient) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for (setting, lost) in [
         ("ProtectClock=yes", "timedrift cannot read the kernel's clock"),
-        ("PrivateTmp=yes", "what lies in /tmp is not seen"),
-        ("PrivateDevices=yes", "what lies in /dev is not seen"),
-        ("ProtectHome=yes", "what lies in /root and /home is not seen"),
+        ("PrivateTmp=yes", "the host's /tmp is hidden"),
+        ("PrivateDevices=yes", "the host's /dev is hidden"),
+        ("ProtectHome=yes", "/root and /home are hidden"),
         ("RestrictNamespaces=yes", "other network namespaces cannot be entered"),
     ] {
         let key = setting.trim_end_matches("yes");
         if last(key).is_some_and(|value| matches!(value, "yes" | "true" | "on" | "1")) {
-            let remedy = format!("take {setting} out of the unit or its drop-ins");
+            let remedy = format!("remove {setting} from the unit or its drop-ins");
             outcomes.push(trouble(Verdict::Warn, format!("{setting}: {lost}"), remedy));
         }
     }
     if last("Restart=").is_none_or(|value| value == "no") {
-        let remedy = "set Restart=always: the agent is what tells when something is wrong";
-        outcomes.push(trouble(Verdict::Warn, "systemd does not start the agent again when it ends", remedy));
+        let remedy = "set Restart=always, because a stopped agent reports nothing";
+        outcomes.push(trouble(Verdict::Warn, "systemd does not restart the agent when it ends", remedy));
     }
     if last("Delegate=").is_none_or(|value| matches!(value, "no" | "false" | "off" | "0")) {
-        let remedy = "set Delegate=pids memory cpu, so that each module can have a cgroup";
+        let remedy = "set Delegate=pids memory cpu, so that each module gets a cgroup";
         outcomes.push(trouble(Verdict::Warn, "the unit does not delegate its cgroup", remedy));
     }
     if outcomes.is_empty() {
@@ -284,7 +284,7 @@ mod tests {
             host().with("/etc/systemd/system/vigie.service.d/x.conf", "[Service]\nPrivateTmp=yes\n");
         let (verdict, found) = blinded.examined("installation.unit");
         assert_eq!(verdict, Verdict::Warn);
-        assert!(found.contains("/tmp is not seen"), "{found}");
+        assert!(found.contains("/tmp is hidden"), "{found}");
         let bare = Planted::new().with("/etc/systemd/system/vigie.service", "[Service]\nExecStart=/x\n");
         assert_eq!(bare.examined("installation.unit").1.lines().count(), 2);
         assert_eq!(Planted::new().examined("installation.unit").0, Verdict::Info);

@@ -11,7 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         id: "neighbours.vigie",
-        title: "further agents of this kind",
+        title: "other security agents",
         docs: "docs/doctor.md#neighbours",
         run: own_kind,
     },
@@ -73,18 +73,18 @@ fn agents(patient: &Patient) -> Vec<Outcome> {
             Together::Fine => note(format!("{shown}; both can run")),
             Together::Holds => trouble(
                 Verdict::Warn,
-                format!("{shown}; it can hold up every opening of a file, ours too"),
+                format!("{shown}; it can delay every file access, including Vigie's"),
                 "exclude /usr/bin/vigie and agent.state_dir there",
             ),
             Together::Quarrels => trouble(
                 Verdict::Warn,
                 format!("{shown}; its modules may use the same sockets and files"),
-                "let one of the two run the modules: remove them from the other's configuration, or stop it",
+                "run the modules in only one of the two: remove them from the other's configuration, or stop it",
             ),
         });
     }
     if outcomes.is_empty() {
-        outcomes.push(fine("none that is known"));
+        outcomes.push(fine("none found"));
     }
     outcomes
 }
@@ -101,9 +101,8 @@ fn own_kind(patient: &Patient) -> Vec<Outcome> {
     vec![if others.is_empty() {
         fine("none")
     } else {
-        let remedy =
-            "see whose they are (`ps -fp PID`); two agents that watch the same files do the work twice";
-        trouble(Verdict::Warn, format!("more agents run: {others:?}"), remedy)
+        let remedy = "find out who started them (`ps -fp PID`); two agents that watch the same files duplicate the work";
+        trouble(Verdict::Warn, format!("other agents are running: {others:?}"), remedy)
     }]
 }
 

@@ -75,7 +75,7 @@ impl<'p> AdmissionDesk<'p> {
     /// Connects, and reads the keys.
     pub(super) async fn open(profile: &'p Profile, login_valid: Option<Duration>) -> Result<Self, Failure> {
         let needed =
-            |what: &str| Failure::new(Exit::Config, format!("the fleet's file has no {what}"), ENROLLER);
+            |what: &str| Failure::new(Exit::Config, format!("the fleet file does not set {what}"), ENROLLER);
         let enrolling = &profile.enrolling;
         let account = enrolling.account.as_deref().ok_or_else(|| needed("account"))?;
         let signer_file = enrolling.agent_signer.as_deref().ok_or_else(|| needed("agent_signer"))?;
@@ -219,10 +219,10 @@ impl<'p> AdmissionDesk<'p> {
         let ended = self.ended.get(&waiting.checked.grant.id).copied().unwrap_or(false);
         match decision {
             Decision::Admit | Decision::Ask(_) if ended => {
-                Decision::Refuse("the token was ended by an administrator".to_owned())
+                Decision::Refuse("the token was revoked by an administrator".to_owned())
             }
             Decision::Admit if waiting.turned_away && !by_person => {
-                Decision::Ask("a person turned this host away before")
+                Decision::Ask("this host was denied before")
             }
             decision => decision,
         }
@@ -275,7 +275,7 @@ impl<'p> AdmissionDesk<'p> {
             None,
         );
         if counts.is_none() {
-            let hint = "the key must stand under enrolment in the policy, and not be revoked";
+            let hint = "the key must be listed under enrolment in the policy and must not be revoked";
             return Err(Failure::new(Exit::Config, wrong.join("; "), hint));
         }
         let last = self.records.get(&enrolment.agent).copied().unwrap_or(0);

@@ -49,7 +49,7 @@ struct Wrong<'a> {
 }
 
 fn unavailable(error: vigie_fleet::broker::stored::StoredError) -> Failure {
-    failed(Exit::Unavailable, "see that the broker runs and can be reached")(&error)
+    failed(Exit::Unavailable, "check that the broker is running and reachable")(&error)
 }
 
 /// Carries out `alerts -t`.
@@ -241,7 +241,7 @@ impl Reader<'_> {
             Told::Gap { agent, first_seq, last_seq, given_up } => {
                 let count = last_seq - first_seq + 1;
                 let problem = if *given_up {
-                    format!("{count} alerts were given up by the agent for want of room")
+                    format!("the agent discarded {count} alerts for lack of space")
                 } else {
                     format!("{count} alerts are missing")
                 };
@@ -249,16 +249,15 @@ impl Reader<'_> {
             }
             Told::Gone { agent, last_seq } => {
                 let problem =
-                    format!("the first {last_seq} alerts are not at the broker: old, or pushed out");
+                    format!("the first {last_seq} alerts are not on the broker: expired or displaced");
                 self.wrong("gone", agent.as_str(), Some((1, *last_seq)), &problem)
             }
             Told::Cut { agent, first_seq, last_seq } => {
-                let problem = "the newest alerts that the broker took are not there: somebody deleted them";
+                let problem = "the newest alerts that the broker accepted are missing: they were deleted";
                 self.wrong("cut", agent.as_str(), Some((*first_seq, *last_seq)), problem)
             }
             Told::Fork { agent, seq } => {
-                let problem =
-                    "this identity runs twice: a clone, a snapshot that was put back, or a stolen key";
+                let problem = "duplicate identity: a clone, a restored snapshot or a stolen key";
                 self.wrong("fork", agent.as_str(), Some((*seq, *seq)), problem)
             }
         }

@@ -25,15 +25,15 @@ const RETRY: Duration = Duration::from_secs(2);
 /// `fleet approve`
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
-    /// Names or keys of the hosts [default: those whose token lets them in without a person]
+    /// Names or keys of the hosts [default: all hosts whose token allows automatic approval]
     #[arg(value_name = "NAME|KEY")]
     hosts: Vec<String>,
 
-    /// Go on until it is ended: let in whom tokens let in, and renew logins and certificates
+    /// Keep running: approve hosts with automatic approval, and renew credentials and certificates
     #[arg(long, conflicts_with = "hosts")]
     follow: bool,
 
-    /// How long logins hold that are made from now on; agents renew them in time [default: until revoked]
+    /// Lifetime of new credentials; agents renew them in time [default: until revoked]
     #[arg(long, value_name = "TIME", value_parser = crate::durations::positive)]
     login_valid: Option<Duration>,
 }
@@ -45,8 +45,8 @@ pub(crate) struct DenyArgs {
     #[arg(value_name = "NAME|KEY", required = true)]
     hosts: Vec<String>,
 
-    /// What the host is told
-    #[arg(long, value_name = "TEXT", default_value = "an administrator turned it away")]
+    /// Reason that is shown on the host
+    #[arg(long, value_name = "TEXT", default_value = "an administrator denied it")]
     reason: String,
 }
 
@@ -85,7 +85,7 @@ fn show(waiting: &Waiting, what: &str, reason: Option<&str>, printer: &mut Print
     let since = print::duration(u64::try_from(files::now().saturating_sub(waiting.stored)).unwrap_or(0));
     let reason = reason.map_or_else(String::new, |reason| format!(": {}", safe(reason)));
     printer.line(&format!(
-        "{:20} {what:7} {}  host {}, token {}, asked {since} ago{reason}",
+        "{:20} {what:7} {}  host {}, token {}, requested {since} ago{reason}",
         line.agent,
         line.key,
         safe(&request.hostname),
@@ -108,7 +108,7 @@ pub(super) fn pending(profile: &Profile, printer: &mut Printer) -> Result<Exit, 
                 Decision::Ask(reason) => reason.to_owned(),
                 Decision::Refuse(reason) => reason,
                 Decision::Admit | Decision::Again(_) => {
-                    "its token lets it in: `vigie fleet approve`".to_owned()
+                    "its token permits approval: `vigie fleet approve`".to_owned()
                 }
             };
             show(one, "waits", Some(&reason), printer)?;
@@ -133,14 +133,13 @@ fn meant(waiting: Vec<Waiting>, hosts: &[String]) -> Result<Vec<Waiting>, Failur
     for host in hosts {
         match found.get(host).map_or(0, Vec::len) {
             0 => {
-                let message = format!("no host {host} waits");
-                return Err(Failure::new(Exit::Usage, message, "`vigie fleet pending` lists who does"));
+                let message = format!("no host {host} is pending");
+                return Err(Failure::new(Exit::Usage, message, "`vigie fleet pending` lists pending hosts"));
             }
             1 => {}
             count => {
-                let message = format!("{count} hosts want the name {host}");
-                let hint =
-                    "give the key of the right one; compare it with what `vigie fleet join` shows there";
+                let message = format!("{count} hosts request the name {host}");
+                let hint = "give the key of the right host; compare it with the key that `vigie fleet join` shows there";
                 return Err(Failure::new(Exit::Usage, message, hint));
             }
         }

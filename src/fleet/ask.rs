@@ -46,7 +46,7 @@ const EXPIRES: Duration = Duration::from_secs(3600);
 pub(crate) struct Asked {
     /// What it is called, for those who audit.
     pub(crate) name: String,
-    /// The questions.
+    /// The queries.
     pub(crate) operations: Vec<Operation>,
     /// Longest time for all of them on a host.
     pub(crate) timeout: Option<Duration>,
@@ -213,7 +213,7 @@ impl Asking<'_> {
             None => Ok(envelope),
             Some(refusal) => {
                 let message = format!("no agent would run it: {refusal}");
-                let hint = "where the policy wants more people: vigie fleet sign, another signature, vigie fleet send";
+                let hint = "if the policy requires more signatures: vigie fleet sign, another signature, vigie fleet send";
                 Err(Failure::new(Exit::Permission, message, hint))
             }
         }
@@ -282,7 +282,7 @@ pub(crate) async fn collect(
         tokio::select! {
             biased;
             _ = &mut interrupt => {
-                view.note("the action goes on without you");
+                view.note("the action continues without you");
                 return Ok(false);
             }
             () = sleep_until(fetch_at) => {

@@ -17,11 +17,11 @@ use crate::print::{Printer, Tone, safe};
 /// `fleet audit`
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
-    /// Only what was reported since: a time ago such as 1h, or a moment in RFC 3339
+    /// Only entries reported within this period (1h) or since this RFC 3339 time
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
 
-    /// Only what was refused
+    /// Only refused queries
     #[arg(long)]
     pub(crate) refused: bool,
 }
@@ -37,7 +37,7 @@ struct Wrong<'a> {
 /// Carries out `fleet audit`.
 pub(super) fn run(args: &AuditArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
     let since = args.since.as_deref().map(crate::alerts::since_seconds).transpose()?;
-    let hint = "see that the broker runs and can be reached, and that this user may read the audit";
+    let hint = "check that the broker is running and reachable, and that this user may read the audit";
     let (inventory, entries) = files::block_on(async {
         let (connection, _events) = profile.connect().await?;
         let inventory = Inventory::load(&connection, profile).await?;
@@ -73,7 +73,7 @@ pub(super) fn run(args: &AuditArgs, profile: &Profile, printer: &mut Printer) ->
                     printer.json(&Wrong { r#type: "flagged", agent: agent.as_str(), message: &problem })?;
                 } else {
                     let problem = printer.paint().text(Tone::Bad, &safe(&problem));
-                    printer.line(&format!("{agent}  does not count: {problem}"))?;
+                    printer.line(&format!("{agent}  invalid: {problem}"))?;
                 }
             }
         }
@@ -82,15 +82,15 @@ pub(super) fn run(args: &AuditArgs, profile: &Profile, printer: &mut Printer) ->
 }
 
 fn open(inventory: &Inventory, agent: &AgentId, entry: &Entry) -> Result<(AuditRecord, String), String> {
-    let known = inventory.agents.get(agent).ok_or("no agent of that name is enrolled")?;
+    let known = inventory.agents.get(agent).ok_or("no agent of this name is enrolled")?;
     let sealed: Sealed = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
-    let mut problem = "no key of the agent counted at that time".to_owned();
+    let mut problem = "no key of the agent was valid at that time".to_owned();
     for key in known.enrolment.keys_at(entry.stored) {
         match agent_key::open(&sealed, Purpose::Audit, key) {
             Ok(text) => {
                 let record: AuditRecord = serde_json::from_str(text).map_err(|error| error.to_string())?;
                 if record.agent != *agent {
-                    return Err(format!("holds a record of {}", record.agent));
+                    return Err(format!("contains a record of {}", record.agent));
                 }
                 return Ok((record, sealed.sig.clone()));
             }

@@ -58,15 +58,17 @@ const MAX_KEY_BYTES: u64 = 64 * 1024;
 /// `fleet backup`
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
-    /// The new file, mode 0600
+    /// The file to create, with mode 0600
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Only this stream; may be repeated [default: POLICY, ENROL, FACTS, STANDING, ALERTS, AUDIT, RESULTS]
+    /// Save only this stream; may be repeated [default: POLICY, ENROL, FACTS, STANDING, ALERTS, AUDIT,
+    /// RESULTS]
     #[arg(long = "stream", value_name = "NAME", value_parser = STREAMS.map(|(name, _)| name))]
     streams: Vec<String>,
 
-    /// Also the secret keys of the directory of `fleet init`: whoever has the file can then let anybody in
+    /// Include the secret keys from the directory of `fleet init`; anyone who has the file can then admit any
+    /// host
     #[arg(long)]
     keys: bool,
 }
@@ -74,15 +76,16 @@ pub(crate) struct BackupArgs {
 /// `fleet restore`
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// The file that `fleet backup` made
+    /// The backup file
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Write the secret keys of the file, if it has them, into this new directory, and nothing to the broker
+    /// Write only the secret keys, if the backup contains them, to this new directory; write nothing to the
+    /// broker
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
 
-    /// Only check the file: that it is whole, and with the broker's policy what of it counts
+    /// Only check that the file is complete and which entries are valid under the broker's policy
     #[arg(long, conflicts_with = "keys")]
     dry_run: bool,
 }
@@ -114,7 +117,8 @@ enum Line {
     },
 }
 
-const BROKER: &str = "see that the broker runs, and that this is an administrator's file (--fleet)";
+const BROKER: &str =
+    "check that the broker is running, and that this is an administrator's fleet file (--fleet)";
 
 fn damaged(path: &Path, problem: &str) -> Failure {
     let message = format!("{}: {problem}", path.display());
@@ -142,7 +146,7 @@ impl Writer {
         Failure::new(
             Exit::Io,
             message,
-            "nothing is overwritten; name another file, or see the room on the disk",
+            "existing files are not overwritten; give another file, or check the free space",
         )
     }
 
@@ -202,8 +206,8 @@ pub(super) fn backup(args: &BackupArgs, profile: &Profile, printer: &mut Printer
 
 fn write_keys(profile: &Profile, writer: &mut Writer) -> Result<u64, Failure> {
     let directory = profile.enrolling.authority.as_deref().ok_or_else(|| {
-        let message = "the fleet's file names no directory with keys (authority)";
-        Failure::new(Exit::Config, message, "name the administrator's file that `fleet init` wrote")
+        let message = "the fleet file does not set authority, the directory with the keys";
+        Failure::new(Exit::Config, message, "give the administrator's fleet file that `fleet init` wrote")
     })?;
     let mut count = 0;
     for place in [directory.to_owned(), directory.join("keys")] {
@@ -220,7 +224,7 @@ fn write_keys(profile: &Profile, writer: &mut Writer) -> Result<u64, Failure> {
             let read = File::open(&path).and_then(|file| file.take(MAX_KEY_BYTES).read_to_end(&mut value));
             read.map_err(|error| {
                 let message = format!("cannot read {}: {error}", path.display());
-                Failure::new(Exit::Io, message, "run it as whoever holds the keys")
+                Failure::new(Exit::Io, message, "run it as the user who owns the keys")
             })?;
             writer.write(&Line::Key { name: name.to_owned(), value: BASE64.encode(&value) })?;
             count += 1;
@@ -241,7 +245,7 @@ fn tell(counts: &BTreeMap<String, u64>, what: &str, printer: &mut Printer) -> Re
 fn read(path: &Path, mut each: impl FnMut(Line) -> Result<(), Failure>) -> Result<(), Failure> {
     let unreadable = |error: io::Error| {
         let message = format!("cannot read {}: {error}", path.display());
-        Failure::new(Exit::Io, message, "name a file that `vigie fleet backup` made")
+        Failure::new(Exit::Io, message, "give a file written by `vigie fleet backup`")
     };
     let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
     let (mut digest, mut lines, mut text) = (Sha256::new(), 0u64, Vec::new());
@@ -250,15 +254,15 @@ fn read(path: &Path, mut each: impl FnMut(Line) -> Result<(), Failure>) -> Resul
         (&mut file).take(MAX_LINE_BYTES).read_until(b'\n', &mut text).map_err(unreadable)?;
         let line = serde_json::from_slice(&text);
         match line
-            .map_err(|error| damaged(path, &format!("line {} is none of a backup: {error}", lines + 1)))?
+            .map_err(|error| damaged(path, &format!("line {} is not part of a backup: {error}", lines + 1)))?
         {
             Line::End { lines: wanted, sha256 } => {
                 let found = HEXLOWER.encode(&digest.finalize());
                 let whole = (lines, &found) == (wanted, &sha256);
-                return if whole { Ok(()) } else { Err(damaged(path, "it was changed or cut")) };
+                return if whole { Ok(()) } else { Err(damaged(path, "it was changed or truncated")) };
             }
             Line::Backup { v, .. } if v != VERSION => {
-                return Err(damaged(path, &format!("it has the form {v}, this program knows {VERSION}")));
+                return Err(damaged(path, &format!("it has format {v}, but this program knows {VERSION}")));
             }
             line => each(line)?,
         }
@@ -278,8 +282,11 @@ pub(super) fn restore(args: &RestoreArgs, profile: &Profile, printer: &mut Print
         Ok(())
     })?;
     if org.as_deref() != Some(profile.org.as_str()) {
-        let problem =
-            format!("it is of the fleet {:?}, not of {:?}", org.unwrap_or_default(), profile.org.as_str());
+        let problem = format!(
+            "it belongs to the fleet {:?}, not to {:?}",
+            org.unwrap_or_default(),
+            profile.org.as_str()
+        );
         return Err(damaged(&args.file, &problem));
     }
     if let Some(directory) = &args.keys {
@@ -292,13 +299,13 @@ pub(super) fn restore(args: &RestoreArgs, profile: &Profile, printer: &mut Print
         restoring.run().await
     })?;
     for (what, example) in &outcome.refused {
-        print::note(&format!("left out, nobody signed it: {what} ({example})"));
+        print::note(&format!("skipped, no valid signature: {what} ({example})"));
     }
     let counts: BTreeMap<String, u64> = outcome.restored.into_iter().collect();
     let what = if args.dry_run { "would be restored" } else { "restored" };
     tell(&counts, what, printer)?;
     if outcome.kept > 0 {
-        print::note(&format!("{} messages are on the broker already, or it has newer ones", outcome.kept));
+        print::note(&format!("{} messages are already on the broker, or it has newer ones", outcome.kept));
     }
     Ok(if outcome.refused.is_empty() { Exit::Ok } else { Exit::SomeFailed })
 }
@@ -312,7 +319,7 @@ fn restore_keys(file: &Path, directory: &Path, printer: &mut Printer) -> Result<
         let is_name = !name.starts_with('.')
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         let value = BASE64.decode(value.as_bytes()).ok().filter(|_| is_name);
-        let value = value.ok_or_else(|| damaged(file, &format!("{name:?} is no key")))?;
+        let value = value.ok_or_else(|| damaged(file, &format!("{name:?} is not a key")))?;
         let path = directory.join(&name);
         let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         written
@@ -507,7 +514,7 @@ mod tests {
             .map(|()| count)
         };
         assert_eq!(count(&path).unwrap(), 4);
-        assert!(Writer::create(&path).is_err(), "nothing is overwritten");
+        assert!(Writer::create(&path).is_err(), "existing files are not overwritten");
 
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();

@@ -15,7 +15,8 @@ use super::results::ResultsArgs;
 /// `fleet`
 #[derive(Debug, Args)]
 pub(crate) struct FleetArgs {
-    /// The file that says which fleet and how to reach it [default: $VIGIE_FLEET, or ~/.config/vigie/fleet.toml]
+    /// The file that names the fleet and defines how to reach it [default: $VIGIE_FLEET, or
+    /// ~/.config/vigie/fleet.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) fleet: Option<PathBuf>,
 
@@ -31,17 +32,17 @@ pub(crate) struct FleetArgs {
 /// What to do with a fleet.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FleetCommand {
-    /// Run a fleet's broker here, to try it; makes everything that it needs
+    /// Create a test fleet and run its broker in the foreground
     #[command(after_help = "\
 Examples:
-  vigie fleet up                           in .fleet; Ctrl-C stops the broker
+  vigie fleet up                           use .fleet; Ctrl-C stops the broker
   vigie fleet up /tmp/demo --port 4333
 
-Keys, streams and policy stay in the directory; the next start goes on with them.
-Exit codes: 0 stopped, 69 there is no nats-server, 75 one runs on this directory already.")]
+Keys, streams and policy stay in the directory and are used again by the next start.
+Exit codes: 0 stopped, 69 nats-server not found, 75 the directory is already in use.")]
     Up(UpArgs),
 
-    /// Make the keys, the policy and the broker's configuration of a real fleet
+    /// Create keys, policy and broker configuration for a production fleet
     #[command(after_help = "\
 Examples:
   vigie fleet init /root/fleet --org example --url tls://broker.example.org:4222 \\
@@ -51,153 +52,154 @@ Examples:
   vigie fleet init fleet --org example --root-key alice.pub --root-key bob.pub --root-key carol.pub \\
       --threshold 2 --investigator ann --investigator-key ann.pub
 
-Nothing that is there is overwritten. docs/fleet.md says who holds which file.")]
+Existing files are never overwritten. docs/fleet.md lists who keeps which file.")]
     Init(Box<InitArgs>),
 
-    /// Look at the whole fleet and say what is wrong, each with what to do
+    /// Check the whole fleet for problems and suggest remedies
     #[command(after_help = "\
 Examples:
   vigie fleet doctor
   vigie fleet doctor --json
 
-Looks at the server, certificates, streams, the policy, silent hosts, clones and clocks; with the keys of
-`fleet init` also at who holds connections and who floods.
-Exit codes: 0 all is well, 1 something is not.")]
+Checks the server, certificates, streams, the policy, silent hosts, duplicate identities and clocks. With the
+keys of `fleet init` it also checks for clients that hold many connections or flood the broker.
+Exit codes: 0 no problem found, 1 at least one problem found.")]
     Doctor,
 
-    /// Show who asked what and who was refused, as the agents reported it
+    /// Show who queried what and who was refused, as reported by the agents
     #[command(after_help = "\
 Examples:
   vigie fleet audit --since 1h
   vigie fleet audit --refused --json")]
     Audit(super::audit::AuditArgs),
 
-    /// Write what the broker keeps into a file: policy, enrolments, inventory, standing questions, alerts, audit, answers
+    /// Save the broker's data to a file: policy, enrolments, inventory, standing queries, alerts, audit,
+    /// results
     #[command(after_help = "\
 Examples:
   vigie fleet backup fleet.backup
   vigie fleet backup policy.backup --stream POLICY --stream ENROL
-  vigie fleet backup whole.backup --keys        with the secret keys of `fleet init`: keep it as you keep those
+  vigie fleet backup whole.backup --keys   includes the secret keys of `fleet init`; protect the file
 
-Takes an administrator's file. The file has mode 0600: answers can hold what is private.")]
+Requires an administrator's fleet file. The backup has mode 0600, because results can contain private data.")]
     Backup(super::backup::BackupArgs),
 
-    /// Put a backup into a broker; all seals and signatures are checked, and nothing that is there is replaced
+    /// Restore a backup to a broker; checks all seals and signatures and replaces no existing data
     #[command(after_help = "\
 Examples:
   vigie fleet restore fleet.backup --dry-run
   vigie fleet restore fleet.backup
-  vigie fleet restore whole.backup --keys keys         the secret keys into a new directory, and no more
+  vigie fleet restore whole.backup --keys keys     only write the secret keys to a new directory
 
-Takes an administrator's file. Given again it goes on where it was.
-Exit codes: 0 all of it counts, 4 some was left out, because nobody signed it who may.")]
+Requires an administrator's fleet file. Running it again resumes where it stopped.
+Exit codes: 0 all entries restored, 4 entries without a valid signature were left out.")]
     Restore(super::backup::RestoreArgs),
 
-    /// Make an agent's key; prints the public half
+    /// Create an agent's key pair and print the public key
     #[command(after_help = "\
 Examples:
   vigie fleet keygen /var/lib/vigie/fleet/agent.nk
 
-The agent makes one itself at its first start, and `vigie status` shows the public half.")]
+The agent creates a key at its first start; `vigie status` shows the public key.")]
     Keygen {
-        /// The new file, mode 0600
+        /// The file to create, with mode 0600
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
 
-    /// Let people ask, and no more
+    /// Add and remove investigators, who may only send queries
     #[command(subcommand)]
     Investigator(super::investigator::InvestigatorCommand),
 
-    /// Pass the alerts of all agents on to sinks, as one of any number of instances that share the work
+    /// Forward the alerts of all agents to sinks; several instances can share the work
     #[command(after_help = "\
 Examples:
   vigie fleet forward --fleet siem/fleet.toml --sink /etc/vigie/siem.toml
   vigie fleet forward --sink siem.toml --sink chat.toml
 
-CONFIG is a TOML file with [[sink]] sections as in conf/vigie.toml; the sinks must be ones that
-acknowledge (RELP, TLS, webhook, otlp, command, file). Takes a forwarder's file, which `vigie fleet
-forwarder add` makes. The broker keeps the place: an alert is done when every sink has it, and is given to
-another instance when this one ends. Each alert's seal is verified; what does not count is told to the
-sinks as an alert of its own. Alerts that a receiver refuses for good are printed on standard output, one
-line of JSON each. Exit codes: 0 stopped by SIGTERM or Ctrl-C, 69 the broker cannot be reached, 78 no sink
-that can be used.")]
+CONFIG is a TOML file with [[sink]] sections as in conf/vigie.toml. The sinks must be of a kind that
+acknowledges: RELP, TLS, webhook, otlp, command or file. Requires a forwarder's fleet file, which `vigie fleet
+forwarder add` creates. The broker tracks the progress: an alert is done when every sink has acknowledged it,
+and is redelivered to another instance if this one ends. The seal of each alert is verified; an invalid seal is
+itself reported to the sinks as an alert. Alerts that a receiver rejects permanently are printed to standard
+output as JSON, one per line. Exit codes: 0 stopped by SIGTERM or Ctrl-C, 69 the broker cannot be reached,
+78 no usable sink.")]
     Forward(super::forward::ForwardArgs),
 
-    /// Let a program take all alerts, and no more
+    /// Add and remove forwarders, which may only read alerts
     #[command(subcommand)]
     Forwarder(super::forwarder::ForwarderCommand),
 
-    /// Let the agents of a site speak to a server of their own, a leaf node of the brokers
+    /// Add and remove sites, whose agents connect through their own leaf node server
     #[command(subcommand)]
     Leaf(super::leaf::LeafCommand),
 
-    /// Make, show and end tokens by which hosts join
+    /// Create, show and revoke join tokens
     #[command(subcommand)]
     Token(super::token::TokenCommand),
 
-    /// Make this host a member by a token: key, enrolment, login, certificate, configuration, start
+    /// Join this host to a fleet with a token: key, enrolment, credentials, certificate, configuration, start
     #[command(after_help = "\
 Examples:
-  vigie fleet join vigie-join-…                        on the host, as root; the same line in cloud-init
-  vigie fleet join - < token                           not in the list of processes
+  vigie fleet join vigie-join-…            on the host as root, also from cloud-init
+  vigie fleet join - < token               keeps the token out of the process list
   vigie fleet join vigie-join-… --name web-1 --wait 10m
 
-Given again it goes on where it was. Exit codes: 0 the host is a member, 3 nobody has decided yet, 77 it is turned
-away.")]
+Running it again resumes the join. Exit codes: 0 the host is a member, 3 no decision yet, 77 denied.")]
     Join(super::join::JoinArgs),
 
-    /// List the hosts that want to join and wait for a person
+    /// List hosts whose join requests await a decision
     #[command(after_help = "\
 Examples:
   vigie fleet pending
   vigie fleet pending --json
 
-Compare the key with what `vigie fleet join` shows on the host. Takes an enroller's or administrator's file.")]
+Compare the key with the one that `vigie fleet join` shows on the host. Requires an enroller's or
+administrator's fleet file.")]
     Pending,
 
-    /// Let hosts in that want to join
+    /// Approve join requests
     #[command(after_help = "\
 Examples:
-  vigie fleet approve web-1                a person has looked at it
-  vigie fleet approve --follow             those whose token lets them in, as they come; renews certificates
+  vigie fleet approve web-1                approve one host by hand
+  vigie fleet approve --follow             approve hosts as their tokens allow; renew certificates
 
-Takes an enroller's or administrator's file.")]
+Requires an enroller's or administrator's fleet file.")]
     Approve(super::approve::ApproveArgs),
 
-    /// Turn hosts away that want to join
+    /// Deny join requests
     #[command(after_help = "\
 Examples:
   vigie fleet deny web-1 --reason 'not one of ours'")]
     Deny(super::approve::DenyArgs),
 
-    /// Say which key an agent has, and make its token for the broker
+    /// Enrol an agent's key by hand and create its credentials for the broker
     #[command(after_help = "\
 Examples:
-  vigie fleet enrol web-1                  makes a key too; all files in ./web-1
+  vigie fleet enrol web-1                  create a key too; all files in ./web-1
   vigie fleet enrol web-1 --key U… --group web --tag env=prod --on-host /etc/vigie/fleet
-  vigie fleet enrol web-1 --key U… --replace        the host was installed anew
+  vigie fleet enrol web-1 --key U… --replace        after the host was reinstalled
 
-Takes an administrator's file, as init and up write it.")]
+Requires an administrator's fleet file, as written by init and up.")]
     Enrol(Box<EnrolArgs>),
 
-    /// Shut agents out: their answers stop counting, their logins stop working
+    /// Revoke agents: reject their answers and invalidate their credentials
     #[command(after_help = "\
 Examples:
   vigie fleet revoke web-1
 
-Takes an administrator's file. The broker reads its new configuration when it is restarted.")]
+Requires an administrator's fleet file. The broker uses its new configuration after a restart.")]
     Revoke {
         /// The agents
         #[arg(value_name = "NAME", required = true)]
         agents: Vec<AgentId>,
     },
 
-    /// Show, check, sign and publish the policy: who may ask what
+    /// Show, check, sign and publish the policy, which defines who may query what
     #[command(subcommand)]
     Policy(PolicyCommand),
 
-    /// Show and stop standing questions, which agents ask again and again, and what differed
+    /// Show and stop standing queries, which agents repeat, and their differences
     #[command(subcommand)]
     Standing(super::standing::StandingCommand),
 
@@ -208,21 +210,21 @@ Examples:
   vigie fleet sign signed.json --key ~/.ssh/bob        a second person signs
 
 An action is {\"name\": TEXT, \"target\": TEXT, \"operations\": [{\"module\": NAME, \"parameters\": {…}}, …]}.
-A signed one that gets another signature is written back to its file unless --out says otherwise.")]
+When a signature is added to a signed action, the file is rewritten unless --out is given.")]
     Sign(SignArgs),
 
-    /// Say whose signatures an action bears, and whether agents would run it
+    /// Show who signed an action and whether agents would run it
     #[command(after_help = "\
 Examples:
   vigie fleet verify signed.json
   vigie fleet verify signed.json --policy policy.signed.json       without the broker
 
-Exit codes: 0 an agent that it is for would run it, as far as can be known here; 1 it would not.")]
+Exit codes: 0 a target agent would run it, as far as can be determined here; 1 it would refuse.")]
     Verify {
         /// The signed action
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// The signed policy to judge by [default: the one that the broker has]
+        /// The signed policy to apply [default: the broker's policy]
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
     },
@@ -233,13 +235,13 @@ Examples:
   vigie fleet send signed.json
   vigie fleet send signed.json --group web
 
-An action that lists agents goes to them alone, any other to every agent: those that its target does not
-mean do not run it. Then: vigie fleet results ID.")]
+An action that lists agents is sent only to them. Any other action is sent to every agent, and agents that do
+not match its target ignore it. Then: vigie fleet results ID.")]
     Send {
         /// The signed action
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Tell only the agents of this group at once; others for which the target is true find it within minutes
+        /// Notify only agents of this group at once; other matching agents find the action within minutes
         #[arg(long, value_name = "GROUP")]
         group: Option<GroupName>,
     },
@@ -251,28 +253,28 @@ Examples:
   vigie fleet agents -t 'tag.env == \"prod\" && !(module has \"fswatch\")' --online
   vigie fleet agents --facts --json | jq .facts.kernel
 
-What does not count is named: a record that no enrolled key sealed.")]
+Records that are not sealed by an enrolled key are reported as invalid.")]
     Agents(AgentsArgs),
 
-    /// Show the answers to what was asked before
+    /// Show the results of earlier queries
     #[command(after_help = "\
 Examples:
-  vigie fleet results 5f0c…                what is there
+  vigie fleet results 5f0c…                answers so far
   vigie fleet results 5f0c… --follow --wait all
-  vigie fleet results 5f0c… --silent       who has not answered
+  vigie fleet results 5f0c… --silent       agents that have not answered
 
-Exit codes: 0 all answered, 3 some have not, 4 some failed or refused, or a message does not count.")]
+Exit codes: 0 all answered, 3 some have not, 4 some failed or refused, or a message was rejected.")]
     Results(ResultsArgs),
 }
 
 /// `fleet up`
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// Where everything lies
+    /// Directory for all files of the fleet
     #[arg(value_name = "DIR", default_value = ".fleet")]
     pub(crate) directory: PathBuf,
 
-    /// Port of the broker on this machine [default: 4222, or another one when it is taken]
+    /// Port of the broker on this host [default: 4222, or a free port if 4222 is in use]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
 }
@@ -288,19 +290,20 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) org: GroupName,
 
-    /// Address of the broker as agents see it; may be repeated [default: nats://127.0.0.1:4222]
+    /// Address of the broker as seen by the agents; may be repeated [default: nats://127.0.0.1:4222]
     #[arg(long = "url", value_name = "URL")]
     pub(crate) urls: Vec<String>,
 
-    /// Address on which the broker listens [default: all, or 127.0.0.1 when the URL says so]
+    /// Address on which the broker listens [default: all interfaces, or 127.0.0.1 if the URL names it]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// Directory of the streams on the broker [default: DIR/jetstream]
+    /// Directory for the streams on the broker [default: DIR/jetstream]
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
 
-    /// Path, on the broker, of the CA that signs its certificate and those of its clients
+    /// Path, on the broker, of the CA certificate that verifies the certificates of the broker and its
+    /// clients
     #[arg(long, value_name = "FILE", requires_all = ["certificate", "certificate_key"])]
     pub(crate) ca: Option<PathBuf>,
 
@@ -308,7 +311,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "FILE", requires = "ca")]
     pub(crate) certificate: Option<PathBuf>,
 
-    /// Path, on the broker, of its certificate's key
+    /// Path, on the broker, of the private key of its certificate
     #[arg(long, value_name = "FILE", requires = "ca")]
     pub(crate) certificate_key: Option<PathBuf>,
 
@@ -316,19 +319,19 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "NAME", default_value = "investigator")]
     pub(crate) investigator: AgentId,
 
-    /// File with the investigator's public SSH key [default: a new key is made]
+    /// File with the investigator's public SSH key [default: create a key pair]
     #[arg(long, value_name = "FILE")]
     pub(crate) investigator_key: Option<PathBuf>,
 
-    /// File with a root key's public half; may be repeated [default: a new key is made]
+    /// File with a public root key; may be repeated [default: create a key pair]
     #[arg(long = "root-key", value_name = "FILE")]
     pub(crate) root_keys: Vec<PathBuf>,
 
-    /// Servers of a cluster, 1, 3 or 5, each with all streams; give an --url for each
+    /// Number of servers in the cluster: 1, 3 or 5, each with all streams; give one --url per server
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) replicas: u8,
 
-    /// How many root keys must sign a policy
+    /// Number of root keys that must sign a policy
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threshold: u32,
 }
@@ -340,31 +343,32 @@ pub(crate) struct EnrolArgs {
     #[arg(value_name = "NAME")]
     pub(crate) agent: AgentId,
 
-    /// The agent's public key [default: a new key is made, or the one in the directory is taken]
+    /// The agent's public key [default: use the key in the directory, or create one]
     #[arg(long, value_name = "U…")]
     pub(crate) key: Option<AgentPublicKey>,
 
-    /// Where the agent's files are written [default: a directory of the agent's name]
+    /// Output directory for the agent's files [default: a directory named after the agent]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 
-    /// Where they will lie on the agent's host, for the paths in vigie-fleet.toml [default: where they are written]
+    /// Final directory on the agent's host, for the paths in vigie-fleet.toml [default: the output directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) on_host: Option<PathBuf>,
 
-    /// Address of the server that it speaks to, as that of a leaf node; may be repeated [default: the brokers']
+    /// Address of the server to connect to, such as a leaf node; may be repeated [default: the brokers'
+    /// addresses]
     #[arg(long = "url", value_name = "URL")]
     pub(crate) urls: Vec<String>,
 
-    /// A group that the agent is in; may be repeated
+    /// Group of the agent; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     pub(crate) groups: Vec<GroupName>,
 
-    /// A tag of the host; may be repeated
+    /// Tag of the host; may be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
 
-    /// The agent has another key than before
+    /// Replace the key that is already enrolled
     #[arg(long)]
     pub(crate) replace: bool,
 }
@@ -372,33 +376,33 @@ pub(crate) struct EnrolArgs {
 /// `fleet policy`
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Show the policy in force
+    /// Show the current policy
     #[command(after_help = "\
 Examples:
   vigie fleet policy show
-  vigie fleet policy show --json > policy.json         to change it: raise version, then sign and publish
+  vigie fleet policy show --json > policy.json         to change it: edit, increment version, sign, publish
   vigie fleet policy show policy.signed.json")]
     Show {
-        /// A file instead of what the broker has
+        /// Read this file instead of the broker's policy
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
 
-    /// Add a root key's signature
+    /// Sign a policy with a root key
     #[command(after_help = "\
 Examples:
   vigie fleet policy sign policy.json --key root_key            writes policy.signed.json
-  vigie fleet policy sign policy.signed.json --key second_key   adds to it
+  vigie fleet policy sign policy.signed.json --key second_key   add a second signature
 
-Works without a network. The key may be in ssh-agent or on a FIDO token: name its .pub file.")]
+Needs no network. For a key in ssh-agent or on a FIDO token, give its .pub file.")]
     Sign {
-        /// A policy, or a signed one
+        /// A policy, signed or unsigned
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// The root key
         #[arg(long, value_name = "KEY")]
         key: PathBuf,
-        /// Where the signed policy is written [default: FILE, or FILE with .signed.json at the end]
+        /// Output file [default: FILE if it is signed, otherwise FILE with the extension .signed.json]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -408,26 +412,26 @@ Works without a network. The key may be in ssh-agent or on a FIDO token: name it
 Examples:
   vigie fleet policy check policy.signed.json
 
-Exit codes: 0 agents would take it, 1 they would not.")]
+Exit codes: 0 agents would accept it, 1 they would reject it.")]
     Check {
         /// The signed policy
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
 
-    /// Put a signed policy in force
+    /// Publish a signed policy
     #[command(after_help = "\
 Examples:
   vigie fleet policy publish policy.signed.json
 
-Takes an administrator's file. Versions never go down.")]
+Requires an administrator's fleet file. The version must be higher than the current one.")]
     Publish {
         /// The signed policy
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
 
-    /// Write the next version of the policy, with keys revoked
+    /// Create the next version of the policy with keys revoked
     #[command(after_help = "\
 Examples:
   vigie fleet policy revoke SHA256:… --out policy.json
@@ -436,13 +440,13 @@ Examples:
 
 `ssh-keygen -l -f KEY.pub` prints a key's fingerprint.")]
     Revoke {
-        /// The keys
+        /// Fingerprints of the keys
         #[arg(value_name = "FINGERPRINT", required = true)]
         keys: Vec<Fingerprint>,
-        /// The signed policy to begin with [default: the one that the broker has]
+        /// The signed policy to start from [default: the broker's policy]
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
-        /// The new file, to be signed
+        /// Output file for the new, unsigned policy
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
@@ -455,30 +459,32 @@ pub(crate) struct SignArgs {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 
-    /// Which agents it is for [default: the target in the file]
+    /// Target expression [default: the target in the file]
     #[arg(long, short = 't', value_name = "TARGET")]
     pub(crate) target: Option<String>,
 
-    /// The SSH key to sign with; name the .pub file of one in ssh-agent [default: signing_key of the fleet's file]
+    /// The SSH private key to sign with, or the .pub file of a key in ssh-agent [default: signing_key of the
+    /// fleet's file]
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<PathBuf>,
 
-    /// For how long agents may begin it [default: expireafter of the file, or 1h]
+    /// How long agents may still start it [default: expireafter of the file, or 1h]
     #[arg(long, value_name = "TIME", value_parser = crate::durations::positive)]
     pub(crate) expires: Option<Duration>,
 
-    /// Agents run it again and again, at this interval, as long as --expires says, and send what differs
+    /// Make it a standing query: agents repeat it at this interval until --expires and send only the
+    /// differences
     #[arg(long, value_name = "TIME", requires = "expires", value_parser = crate::durations::positive)]
     pub(crate) every: Option<Duration>,
 
-    /// Where the signed action is written [default: standard output]
+    /// Output file for the signed action [default: standard output]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }
 
 /// Reads `NAME=VALUE`; the agent's own rule for tags decides.
 pub(super) fn tag(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it has no equals sign; write env=prod")?;
+    let (name, value) = text.split_once('=').ok_or("it has no equals sign; use a form such as env=prod")?;
     match vigie_config::files::tag_problem(name, value) {
         Some(problem) => Err(problem.to_owned()),
         None => Ok((name.to_owned(), value.to_owned())),

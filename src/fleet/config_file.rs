@@ -17,7 +17,7 @@ pub(super) fn with_fleet(
 ) -> Result<String, String> {
     let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
     if table.contains_key("fleet") {
-        return Err("it has a section [fleet] already".to_owned());
+        return Err("it already has a section [fleet]".to_owned());
     }
     let mut new = Vec::new();
     let there = table.get("tags").and_then(toml::Value::as_table);
@@ -25,7 +25,7 @@ pub(super) fn with_fleet(
         match there.and_then(|there| there.get(name)) {
             Some(known) if known.as_str() == Some(value) => {}
             Some(known) => {
-                return Err(format!("it sets the tag {name} to {:?} and not to {value:?}", known.as_str()));
+                return Err(format!("it sets the tag {name} to {:?} instead of {value:?}", known.as_str()));
             }
             None => new.push(format!("{} = {}", quoted(name), quoted(value))),
         }
@@ -52,8 +52,7 @@ pub(super) fn with_fleet(
         lines.push(String::new());
     }
     let text = format!("{}\n{section}", lines.join("\n"));
-    toml::from_str::<toml::Table>(&text)
-        .map_err(|error| format!("its sections cannot be added to: {error}"))?;
+    toml::from_str::<toml::Table>(&text).map_err(|error| format!("cannot add to its sections: {error}"))?;
     Ok(text)
 }
 
@@ -85,7 +84,7 @@ mod tests {
         for line in shipped.lines() {
             assert!(added.contains(line), "{line}");
         }
-        assert!(with_fleet(&added, &tags(&[]), FLEET).unwrap_err().contains("[fleet] already"));
+        assert!(with_fleet(&added, &tags(&[]), FLEET).unwrap_err().contains("already has a section [fleet]"));
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn server(version: &str) -> Finding {
     let (major, minor, patch) = SAFE_SERVER;
     bad(
         "server",
-        format!("nats-server {version} can be ended by whoever holds one agent's credentials"),
+        format!("nats-server {version} can be crashed with the credentials of any agent"),
         format!("install {major}.{minor}.{patch} or newer"),
     )
 }
@@ -92,9 +92,10 @@ fn server(version: &str) -> Finding {
 fn certificates(profile: &Profile) -> Vec<Finding> {
     let complaints = tls::complaints(profile.tls(), files::now());
     if complaints.is_empty() {
-        return vec![good("certificates", "none of ours ends within 30 days")];
+        return vec![good("certificates", "no certificate expires within 30 days")];
     }
-    let remedy = "make a new one as docs/fleet.md, step 1, says; it is read at the next connection";
+    let remedy =
+        "create a new one as described in docs/fleet.md, step 1; it is used from the next connection on";
     complaints.into_iter().map(|complaint| bad("certificates", complaint, remedy)).collect()
 }
 
@@ -118,8 +119,8 @@ async fn streams(connection: &Connection) -> Finding {
     if missing.is_empty() {
         return good("streams", format!("{} answer", STREAMS.len()));
     }
-    let remedy = "`vigie fleet policy publish` with an administrator's file makes what is missing";
-    bad("streams", format!("these do not answer: {}", missing.join(", ")), remedy)
+    let remedy = "`vigie fleet policy publish` with an administrator's fleet file creates the missing ones";
+    bad("streams", format!("no response from: {}", missing.join(", ")), remedy)
 }
 
 /// `a, b, c and 7 more`
@@ -135,7 +136,7 @@ fn agents(inventory: &Inventory) -> Vec<Finding> {
     let mut findings = Vec::new();
     let policy = &inventory.policy;
     findings.push(if policy.is_expired(files::now()) {
-        let found = format!("version {} is past its date; it stays in force", policy.version());
+        let found = format!("version {} has expired; it stays in force", policy.version());
         bad("policy", found, "sign and publish the next version")
     } else {
         good("policy", format!("version {}", policy.version()))
@@ -154,14 +155,14 @@ fn agents(inventory: &Inventory) -> Vec<Finding> {
                     found.push_str(&format!("; {what}: {names}"));
                 }
             }
-            bad("agents", found, "see `vigie status` on these hosts; revoke those that are gone")
+            bad("agents", found, "check `vigie status` on these hosts; revoke those that no longer exist")
         }
     });
     if let Some(names) = of(&|known| known.shown.as_ref().is_some_and(|shown| shown.twice)) {
-        let remedy = "give each host a key of its own: enrol it under another name";
+        let remedy = "give each host its own key: enrol it under another name";
         findings.push(bad("clones", format!("two hosts use the key of: {names}"), remedy));
     } else {
-        findings.push(good("clones", "no identity is used twice"));
+        findings.push(good("clones", "no duplicate identities"));
     }
     let ahead = |known: &super::inventory::Known| {
         known
@@ -171,13 +172,17 @@ fn agents(inventory: &Inventory) -> Vec<Finding> {
     };
     if let Some(names) = of(&|known| known.online && ahead(known)) {
         let found = format!("clocks differ from the broker's by more than {CLOCK_SECONDS} s: {names}");
-        findings.push(bad("clocks", found, "actions are refused outside of their window: mend NTP there"));
+        findings.push(bad(
+            "clocks",
+            found,
+            "actions outside their time window are refused: correct NTP there",
+        ));
     } else {
-        findings.push(good("clocks", "all agents that are there agree with the broker"));
+        findings.push(good("clocks", "all online agents agree with the broker"));
     }
     for flagged in inventory.flagged.iter().take(NAMED) {
-        let found = format!("{} does not count: {}", flagged.agent, flagged.problem);
-        findings.push(bad("records", found, "enrol it again, or look who wrote there"));
+        let found = format!("{} is invalid: {}", flagged.agent, flagged.problem);
+        findings.push(bad("records", found, "enrol it again, or find out who wrote the record"));
     }
     findings
 }

@@ -46,7 +46,7 @@ pub(super) const SERVER_CONFIG: &str = "nats-server.conf";
 pub(super) fn keygen(file: &Path, printer: &mut Printer) -> Result<Exit, Failure> {
     let key = AgentKey::generate();
     key.store(file)
-        .map_err(|error| failed(Exit::Io, "name a new file in a directory that you may write to")(&error))?;
+        .map_err(|error| failed(Exit::Io, "give a new file in a directory that you may write to")(&error))?;
     if printer.is_json() {
         printer.json(&serde_json::json!({"file": file, "key": key.public_key()}))?;
     } else {
@@ -69,7 +69,7 @@ struct Enrolled {
 /// Carries out `fleet enrol`.
 pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
     let needed =
-        |what: &str| Failure::new(Exit::Config, format!("the fleet's file has no {what}"), ADMINISTRATOR);
+        |what: &str| Failure::new(Exit::Config, format!("the fleet file does not set {what}"), ADMINISTRATOR);
     let enrolling = &profile.enrolling;
     let account = enrolling.account.as_deref().ok_or_else(|| needed("account"))?;
     let signer_file = enrolling.agent_signer.as_deref().ok_or_else(|| needed("agent_signer"))?;
@@ -77,7 +77,7 @@ pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) ->
     let seed = secret_file::read(signer_file, MAX_SEED_BYTES)
         .map_err(|error| failed(Exit::Config, ADMINISTRATOR)(&error))?;
     let signer = RoleSigner::from_seed(Role::Agent, account, seed.trim_end())
-        .map_err(|error| failed(Exit::Config, "see account and agent_signer in the fleet's file")(&error))?;
+        .map_err(|error| failed(Exit::Config, "check account and agent_signer in the fleet file")(&error))?;
 
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(args.agent.as_str()));
     files::directory(&out)?;
@@ -105,7 +105,7 @@ pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) ->
         shut_out(directory, profile, &[(args.agent.clone(), before.clone())], now)?;
     } else if before.is_some() {
         print::note(
-            "the old key still opens the broker: an administrator shuts it out with `vigie fleet revoke`",
+            "the broker still accepts the old key: an administrator revokes it with `vigie fleet revoke`",
         );
     }
     let done = Enrolled { agent: args.agent.clone(), key, directory: out, new };
@@ -115,7 +115,7 @@ pub(super) fn run(args: &EnrolArgs, profile: &Profile, printer: &mut Printer) ->
         let word = if done.new { "is enrolled" } else { "was enrolled already" };
         printer.line(&format!("{} {word} with the key {}", done.agent, done.key))?;
         printer.line(&format!(
-            "put the files of {} on the host, and add vigie-fleet.toml to /etc/vigie/vigie.toml",
+            "copy the files in {} to the host, and add vigie-fleet.toml to /etc/vigie/vigie.toml",
             done.directory.display()
         ))?;
     }
@@ -134,7 +134,7 @@ async fn known(
     agent: &AgentId,
 ) -> Result<(Policy, Option<Enrolment>), Failure> {
     let policy = policy::current(connection, profile).await?.ok_or_else(|| {
-        let message = "the broker has no policy, so no enrolment counts";
+        let message = "the broker has no policy, so no enrolment is valid";
         Failure::new(Exit::Unavailable, message, "publish one: vigie fleet policy publish FILE")
     })?;
     let subject = subjects::enrolment(agent);
@@ -156,7 +156,7 @@ async fn store(
 ) -> Result<(), Failure> {
     let record = enrolment.to_text();
     let signature = sign_with_key_file(enrolment_key, enrolment::NAMESPACE, record.as_bytes())
-        .map_err(|error| failed(Exit::Config, "see enrolment_key in the fleet's file")(&error))?;
+        .map_err(|error| failed(Exit::Config, "check enrolment_key in the fleet file")(&error))?;
     let signed = serde_json::to_vec(&SignedEnrolment { record, sigs: vec![signature] }).map_err(|error| {
         Failure::new(Exit::Internal, format!("the record cannot be written: {error}"), "")
     })?;
@@ -164,7 +164,7 @@ async fn store(
     let (counts, wrong) =
         newest_enrolment(&[signed.clone().into()], agent, policy, profile.org.as_str(), None);
     if counts.is_none() {
-        let hint = "the key must stand under enrolment in the policy, and not be revoked";
+        let hint = "the key must be listed under enrolment in the policy and must not be revoked";
         return Err(Failure::new(Exit::Config, wrong.join("; "), hint));
     }
     stored::store(&connection.client, &subjects::enrolment(agent), &signed)
@@ -189,8 +189,8 @@ async fn record(
         Some(known) if known.key == *key && !known.revoked => return Ok((false, None)),
         Some(known) => {
             if !replace && !known.revoked {
-                let message = format!("{agent} is enrolled with another key, {}", known.key);
-                let hint = "when the host was installed anew, say --replace; its old key stops counting";
+                let message = format!("{agent} is already enrolled with another key, {}", known.key);
+                let hint = "if the host was reinstalled, use --replace; this invalidates the old key";
                 return Err(Failure::new(Exit::Usage, message, hint));
             }
             (known.next(key, now, false), Some(known.key))
@@ -261,7 +261,7 @@ pub(super) fn revoked(directory: &Path) -> Result<Vec<RevokedAgent>, Failure> {
     }
     serde_json::from_str(&files::read(&path, MAX_REVOKED_BYTES)?).map_err(|error| {
         let message = format!("{}: {error}", path.display());
-        Failure::new(Exit::Config, message, "correct it: without it agents that were shut out come back")
+        Failure::new(Exit::Config, message, "correct it: without it, revoked agents could return")
     })
 }
 
@@ -273,10 +273,9 @@ pub(super) fn for_tokens(revoked: &[RevokedAgent]) -> Vec<(AgentPublicKey, i64)>
 /// Carries out `fleet revoke`.
 pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
     let directory = profile.authority()?;
-    let enrolment_key =
-        profile.enrolling.enrolment_key.as_deref().ok_or_else(|| {
-            Failure::new(Exit::Config, "the fleet's file has no enrolment_key", ADMINISTRATOR)
-        })?;
+    let enrolment_key = profile.enrolling.enrolment_key.as_deref().ok_or_else(|| {
+        Failure::new(Exit::Config, "the fleet file does not set enrolment_key", ADMINISTRATOR)
+    })?;
     let now = files::now();
     let found = files::block_on(async {
         let (connection, _events) = profile.connect().await?;
@@ -285,7 +284,11 @@ pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printe
             let (policy, known) = known(&connection, profile, agent).await?;
             let Some(known) = known else {
                 let message = format!("{agent} is not enrolled");
-                return Err(Failure::new(Exit::Usage, message, "`vigie fleet agents` lists who is"));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    message,
+                    "`vigie fleet agents` lists the enrolled agents",
+                ));
             };
             if !known.revoked {
                 let gone = known.next(&known.key, now, true);
@@ -301,18 +304,22 @@ pub(super) fn revoke(agents: &[AgentId], profile: &Profile, printer: &mut Printe
             let line = serde_json::json!({"agent": agent, "key": key, "revoked": true, "shut_out": shut});
             printer.json(&line)?;
         } else {
-            printer.line(&format!("{agent} is not enrolled any more; its key was {key}"))?;
+            printer.line(&format!("{agent} was revoked; its key was {key}"))?;
         }
     }
     for site in leaf::sites_of(directory, agents)? {
         print::note(&format!(
-            "behind the leaf node of {site} it still logs in: vigie fleet leaf remove {site} NAME, and its server's new files"
+            "the leaf node of {site} still admits it: run vigie fleet leaf remove {site} NAME, and copy the new files to its server"
         ));
     }
     if !shut && !printer.is_json() {
         printer.line(&format!(
-            "the broker still lets it log in: put {} in place there and reload the server (nats-server --signal reload)",
-            server_configs(directory).iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            "the broker still admits it: copy {} to it and reload the server (nats-server --signal reload)",
+            server_configs(directory)
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
         ))?;
     }
     Ok(Exit::Ok)
@@ -350,12 +357,11 @@ pub(super) fn shut_out(
         return Ok(false);
     }
     for server in servers {
-        kill(server, Signal::SIGHUP).map_err(|errno| {
-            failed(Exit::Permission, "reload the server as the user that it runs as")(&errno)
-        })?;
+        kill(server, Signal::SIGHUP)
+            .map_err(|errno| failed(Exit::Permission, "reload the server as the user it runs as")(&errno))?;
     }
     let authority = load_or_create_authority(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))?;
     let jwt = authority.signer(Role::Agent).user(&name, probe.public_key(), now, None);
     let mut settings = profile.connection().clone();
     settings.login = Login::Token { jwt, key: Box::new(probe) };
@@ -371,8 +377,9 @@ pub(super) fn shut_out(
             }
         };
         tokio::time::timeout(RELOAD_WITHIN, refused).await.map_err(|_| {
-            let message = "the broker was told to reload its configuration and still lets revoked keys in";
-            let hint = "its log says why: a change in the file that cannot be reloaded keeps all others out; restart it";
+            let message = "the broker was asked to reload its configuration but still admits revoked keys";
+            let hint =
+                "its log gives the reason: one change that needs a restart blocks all others; restart it";
             Failure::new(Exit::NotWell, message, hint)
         })
     })?;
@@ -389,7 +396,7 @@ pub(super) fn write_tokens(
 ) -> Result<Vec<Pid>, Failure> {
     let mut running = Vec::new();
     let authority = load_or_create_authority(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))?;
     leaf::renew(directory, &authority, profile.org.as_str(), &for_tokens(list), now)?;
     for path in server_configs(directory) {
         running.extend(write_tokens_into(&path, directory, profile, list, now)?);
@@ -413,27 +420,27 @@ fn write_tokens_into(
 ) -> Result<Option<Pid>, Failure> {
     let wrong = |problem: String| {
         let message = format!("{}: {problem}", path.display());
-        Failure::new(Exit::Config, message, "is it the file that `vigie fleet init` wrote?")
+        Failure::new(Exit::Config, message, "check that `vigie fleet init` wrote the file")
     };
     let text = files::read(path, 16 << 20)?;
     let mut config: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if !fs::exists(directory.join("keys/operator.seed")).unwrap_or(false) {
         let message = format!("there is no keys/operator.seed in {}", directory.display());
-        return Err(Failure::new(Exit::Config, message, "do it where the keys of the broker lie"));
+        return Err(Failure::new(Exit::Config, message, "run it where the broker's keys are stored"));
     }
     let authority = load_or_create_authority(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))?;
     let sites = load_sites(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))?;
     let tokens = authority.tokens(profile.org.as_str(), now, &for_tokens(list), &sites);
     for account in tokens.accounts.iter().filter(|token| token.account != Account::Fleet) {
         let preload = config.get_mut("resolver_preload").and_then(|preload| preload.as_object_mut());
-        let preload = preload.ok_or_else(|| wrong("it has no tokens of accounts".to_owned()))?;
+        let preload = preload.ok_or_else(|| wrong("it contains no account JWTs".to_owned()))?;
         // One that was set up by an older program does not have every account yet.
         if account.account != Account::Joiners && !preload.contains_key(&account.key) {
             let name = account.account.name();
-            return Err(wrong(format!("it has no token of this fleet's account {name}")));
+            return Err(wrong(format!("it contains no JWT for this fleet's account {name}")));
         }
         preload.insert(account.key.clone(), account.token.as_str().into());
     }

@@ -33,20 +33,20 @@ pub(super) fn failed<'a>(exit: Exit, hint: &'a str) -> impl Fn(&(dyn Error + 'st
 pub(super) fn read(path: &Path, limit: usize) -> Result<String, Failure> {
     let unreadable = |error: io::Error| {
         let message = format!("cannot read {}: {error}", path.display());
-        Failure::new(Exit::Io, message, "name a file that you may read")
+        Failure::new(Exit::Io, message, "give a file that you may read")
     };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
     file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() > limit {
-        let message = format!("{} has more than {limit} bytes", path.display());
-        return Err(Failure::new(Exit::Usage, message, "is it the file that you mean?"));
+        let message = format!("{} exceeds {limit} bytes", path.display());
+        return Err(Failure::new(Exit::Usage, message, "check that it is the right file"));
     }
     String::from_utf8(bytes).map_err(|_| {
         Failure::new(
             Exit::Usage,
-            format!("{} is not a text", path.display()),
-            "is it the file that you mean?",
+            format!("{} is not a text file", path.display()),
+            "check that it is the right file",
         )
     })
 }
@@ -54,8 +54,10 @@ pub(super) fn read(path: &Path, limit: usize) -> Result<String, Failure> {
 fn unwritable(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| {
         let hint = match error.kind() {
-            io::ErrorKind::AlreadyExists => "nothing is overwritten; name another place, or move it away",
-            _ => "see the rights on the directory",
+            io::ErrorKind::AlreadyExists => {
+                "existing files are not overwritten; give another path, or move the file away"
+            }
+            _ => "check the permissions of the directory",
         };
         Failure::new(Exit::Io, format!("cannot write {}: {error}", path.display()), hint)
     }
@@ -104,8 +106,8 @@ pub(super) fn quoted(text: &str) -> String {
 /// A path in quotation marks; files of configuration are texts.
 pub(super) fn quoted_path(path: &Path) -> Result<String, Failure> {
     path.to_str().map(quoted).ok_or_else(|| {
-        let message = format!("the path {} cannot stand in a file of configuration", path.display());
-        Failure::new(Exit::Usage, message, "use a path of UTF-8")
+        let message = format!("the path {} cannot be written to a configuration file", path.display());
+        Failure::new(Exit::Usage, message, "use a UTF-8 path")
     })
 }
 
@@ -138,7 +140,7 @@ mod tests {
 
         create(&path, "first").unwrap();
 
-        assert!(create(&path, "second").unwrap_err().hint.contains("nothing is overwritten"));
+        assert!(create(&path, "second").unwrap_err().hint.contains("existing files are not overwritten"));
         replace(&path, "third").unwrap();
         assert_eq!(read(&path, 5).unwrap(), "third");
         assert_eq!(read(&path, 4).unwrap_err().exit, Exit::Usage);

@@ -51,7 +51,7 @@ const REST: Duration = Duration::from_secs(60);
 /// `fleet forward`
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
-    /// A file with sections of sinks, as those of the agent; may be repeated
+    /// A file with [[sink]] sections as in the agent's configuration; may be repeated
     #[arg(long = "sink", value_name = "CONFIG", required = true)]
     sinks: Vec<PathBuf>,
 }
@@ -59,8 +59,8 @@ pub(crate) struct ForwardArgs {
 /// Carries out `fleet forward`.
 pub(super) fn run(args: &ForwardArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
     if profile.role != Role::Forwarder {
-        let hint = "an administrator makes one with `vigie fleet forwarder add NAME`; name it with --fleet";
-        return Err(Failure::new(Exit::Config, "the fleet's file is not that of a forwarder", hint));
+        let hint = "an administrator creates one with `vigie fleet forwarder add NAME`; give it with --fleet";
+        return Err(Failure::new(Exit::Config, "the fleet file is not a forwarder's file", hint));
     }
     let outlets = outlets(args)?;
     actix_rt::System::new().block_on(forward(outlets, profile, printer))
@@ -73,7 +73,7 @@ fn outlets(args: &ForwardArgs) -> Result<Vec<Outlet>, Failure> {
         let config =
             config_files::load(&LoadOptions::at_start(Some(path.clone())), BUILTINS).map_err(|problems| {
                 problems.iter().for_each(|problem| print::problem(&problem.to_string()));
-                let hint = "correct it and try it with `vigie check-config`";
+                let hint = "correct it and check it with `vigie check-config`";
                 Failure::new(Exit::Config, format!("{} is invalid", path.display()), hint)
             })?;
         let agent = &config.agent;
@@ -84,12 +84,13 @@ fn outlets(args: &ForwardArgs) -> Result<Vec<Outlet>, Failure> {
                     section.name,
                     path.display()
                 );
-                let hint = "take RELP or TLS for syslog; webhook, otlp, command and file acknowledge too";
+                let hint =
+                    "use RELP or TLS for syslog; webhook, otlp, command and file have acknowledgements too";
                 return Err(Failure::new(Exit::Config, message, hint));
             }
             if outlets.iter().any(|other| other.section().name == section.name) {
-                let message = format!("there are two sinks of the name {}", section.name);
-                return Err(Failure::new(Exit::Config, message, "give each a name of its own"));
+                let message = format!("duplicate sink name {}", section.name);
+                return Err(Failure::new(Exit::Config, message, "give each sink its own name"));
             }
             let vigie = std::path::Path::new("/proc/self/exe");
             let masked = agent.agent.extraprivacymode;
@@ -97,7 +98,7 @@ fn outlets(args: &ForwardArgs) -> Result<Vec<Outlet>, Failure> {
         }
     }
     if outlets.is_empty() {
-        let hint = "conf/vigie.toml shows a [[sink]]";
+        let hint = "see [[sink]] in conf/vigie.toml";
         return Err(Failure::new(Exit::Config, "no sink is configured and enabled", hint));
     }
     Ok(outlets)
@@ -195,7 +196,7 @@ impl Forwarder<'_> {
                     if !std::mem::replace(&mut is_away, true) {
                         let error = vigie_protocol::error_chain::ErrorChain(&error).to_string();
                         print::note(&format!(
-                            "cannot take alerts: {error}; trying again (is there a group {}? see `vigie fleet forwarder`)",
+                            "cannot receive alerts: {error}; retrying (does the group {} exist? see `vigie fleet forwarder`)",
                             self.profile.user
                         ));
                     }
@@ -206,7 +207,7 @@ impl Forwarder<'_> {
                 }
             };
             if std::mem::take(&mut is_away) {
-                print::note("alerts can be taken again");
+                print::note("alerts can be received again");
             }
             if batch.is_empty() {
                 continue;
@@ -253,20 +254,22 @@ impl Forwarder<'_> {
             }
             let opened = match &agent {
                 Some(agent) => self.inventory.open_alert(agent, &delivery.value, delivery.stored),
-                None => Err("it does not say whose it is".to_owned()),
+                None => Err("it does not name its agent".to_owned()),
             };
             match opened {
                 Ok(alert) => {
                     for (first, last) in &alert.dropped {
-                        let sentence =
-                            format!("{} gave up its alerts {first} to {last} for want of room", alert.agent);
+                        let sentence = format!(
+                            "{} discarded its alerts {first} to {last} for lack of space",
+                            alert.agent
+                        );
                         self.tell(delivery, "gap", alert.agent.as_str(), &sentence, ways);
                     }
                     give(delivery, &alert, ways);
                 }
                 Err(problem) => {
                     let agent = agent.map_or("nobody".to_owned(), |agent| agent.to_string());
-                    let sentence = format!("an alert in the name of {agent} does not count: {problem}");
+                    let sentence = format!("an alert in the name of {agent}  invalid: {problem}");
                     print::note(&sentence);
                     self.tell(delivery, "unverified", &agent, &sentence, ways);
                 }
@@ -371,7 +374,7 @@ impl Way {
         self.pending.drain(..delivered.done);
         let Some(failure) = delivered.failure else {
             if self.backoff.failures() > 0 {
-                print::note(&format!("sink {name}: the receiver takes alerts again"));
+                print::note(&format!("sink {name}: the receiver accepts alerts again"));
             }
             self.backoff.succeed();
             return attempt;
@@ -386,7 +389,7 @@ impl Way {
         }
         let wait = self.backoff.fail(random::number(), failure.asked);
         if self.backoff.failures() == 1 {
-            print::note(&format!("sink {name}: {}: {}; trying again", failure.reason, failure.detail));
+            print::note(&format!("sink {name}: {}: {}; retrying", failure.reason, failure.detail));
         }
         attempt.wait = Some((if failure.rest { REST } else { wait }, self.backoff.failures()));
         attempt

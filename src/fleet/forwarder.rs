@@ -19,31 +19,31 @@ use crate::print::Printer;
 /// `fleet forwarder`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ForwarderCommand {
-    /// Make a group: its login for the broker, and its place among the alerts
+    /// Add a group: create its credentials and its consumer on the broker
     #[command(after_help = "\
 Examples:
   vigie fleet forwarder add siem
   vigie fleet forwarder add chat --new
 
-Give the directory that it writes to whoever runs `vigie fleet forward`, on as many hosts as shall share
-the work. The login reads alerts and what proves them, and nothing else. Takes an administrator's file.")]
+Copy the output directory to each host that runs `vigie fleet forward` for this group. The credentials allow
+only reading alerts and the records that prove them. Requires an administrator's fleet file.")]
     Add {
-        /// The group's name
+        /// Name of the group
         #[arg(value_name = "NAME")]
         name: AgentId,
-        /// Begin with what comes from now on, not with the oldest alert that the broker has
+        /// Start with new alerts instead of the oldest stored alert
         #[arg(long)]
         new: bool,
     },
 
-    /// End a group: its login and its place
+    /// Remove a group: its credentials and its consumer
     #[command(after_help = "\
 Examples:
   vigie fleet forwarder remove siem
 
-Takes an administrator's file.")]
+Requires an administrator's fleet file.")]
     Remove {
-        /// The group's name
+        /// Name of the group
         #[arg(value_name = "NAME")]
         name: AgentId,
     },
@@ -63,7 +63,7 @@ pub(super) fn run(
 }
 
 const UNREACHABLE: &str =
-    "see that the broker runs and can be reached, and that this is an administrator's file";
+    "check that the broker is running and reachable, and that this is an administrator's fleet file";
 
 fn add(
     name: &AgentId,
@@ -74,8 +74,12 @@ fn add(
 ) -> Result<Exit, Failure> {
     let own = directory.join(name.as_str());
     if own.exists() {
-        let message = format!("{} is there already", own.display());
-        return Err(Failure::new(Exit::Usage, message, "nothing is overwritten; take another name"));
+        let message = format!("{} already exists", own.display());
+        return Err(Failure::new(
+            Exit::Usage,
+            message,
+            "existing files are not overwritten; use another name",
+        ));
     }
     let begin = if new { Begin::New } else { Begin::Oldest };
     files::block_on(async {
@@ -85,7 +89,7 @@ fn add(
             .map_err(|error| failed(Exit::Unavailable, UNREACHABLE)(&error))
     })?;
     let authority = load_or_create_authority(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))?;
     files::directory(&own)?;
     let now = files::now();
     setup::credentials(&authority, Role::Forwarder, name, &own, now)?;
@@ -100,7 +104,7 @@ fn add(
         printer.json(&serde_json::json!({"forwarder": name, "file": file}))?;
     } else {
         printer.line(&format!(
-            "give {} to whoever runs: vigie fleet forward --fleet {} --sink CONFIG",
+            "copy {} to the hosts that run: vigie fleet forward --fleet {} --sink CONFIG",
             own.display(),
             file.display()
         ))?;

@@ -104,8 +104,8 @@ pub(crate) async fn policy_in_force(
     let Some(policy) = policy else {
         return Err(match wrong.last() {
             Some(error) => {
-                let message = format!("the broker's policy does not count: {}", ErrorChain(error));
-                let hint = "see `roots` in the fleet's file; ask an administrator";
+                let message = format!("the broker's policy is invalid: {}", ErrorChain(error));
+                let hint = "check `roots` in the fleet file; ask an administrator";
                 Failure::new(Exit::Permission, message, hint)
             }
             None => {
@@ -116,7 +116,7 @@ pub(crate) async fn policy_in_force(
     };
     if policy.version() < pins.policy_version() {
         let message = format!(
-            "the broker has policy {}, but version {} was seen before: somebody brought back an old one",
+            "the broker has policy {}, but version {} was seen before: an old policy was restored",
             policy.version(),
             pins.policy_version()
         );
@@ -163,7 +163,7 @@ pub(crate) fn newest_enrolment(
         if policy.is_enrolment_key(&signer.key) {
             Ok(())
         } else {
-            Err(format!("{} is no enrolment key of the policy", signer.key.fingerprint()))
+            Err(format!("{} is not an enrolment key of the policy", signer.key.fingerprint()))
         }
     };
     let (best, wrong) = enrolment::newest(records.iter().map(|one| &one[..]), org, agent, known, now, verify);
@@ -216,15 +216,15 @@ impl Inventory {
         payload: &[u8],
         stored: i64,
     ) -> Result<FleetAlert, String> {
-        let known = self.agents.get(agent).ok_or("no agent of that name is enrolled")?;
+        let known = self.agents.get(agent).ok_or("no agent of this name is enrolled")?;
         let sealed: Sealed = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        let mut problem = "no key of the agent counted at that time".to_owned();
+        let mut problem = "no key of the agent was valid at that time".to_owned();
         for key in known.enrolment.keys_at(stored) {
             match agent_key::open(&sealed, Purpose::Alert, key) {
                 Ok(text) => {
                     let alert: FleetAlert = serde_json::from_str(text).map_err(|error| error.to_string())?;
                     if alert.agent != *agent {
-                        return Err(format!("holds an alert of {}", alert.agent));
+                        return Err(format!("contains an alert of {}", alert.agent));
                     }
                     return Ok(alert);
                 }
@@ -289,7 +289,7 @@ impl Inventory {
     fn open_heartbeat(&self, entry: &Entry) -> Option<Result<(AgentId, Heartbeat), (AgentId, String)>> {
         let agent = subjects::last_name(&entry.subject)?;
         let known = self.agents.get(&agent)?;
-        let mut problem = "facts: no key counts for them".to_owned();
+        let mut problem = "facts: no valid key".to_owned();
         for key in known.enrolment.keys_at(entry.stored) {
             match Heartbeat::open(&entry.value, &agent, key) {
                 Ok(heartbeat) => return Some(Ok((agent, heartbeat))),
@@ -363,7 +363,7 @@ impl Inventory {
 /// Reads a target from the command line; what is wrong is shown where it is.
 pub(crate) fn parse_target(text: &str) -> Result<Target, Failure> {
     Target::parse(text).map_err(|error| {
-        let message = format!("the target is wrong: {error}");
+        let message = format!("invalid target: {error}");
         Failure::new(Exit::Usage, message, format!("{}\nsee docs/targets.md", error.caret()))
     })
 }

@@ -23,7 +23,7 @@ use crate::print::{self, Printer};
 /// `fleet investigator`
 #[derive(Debug, Subcommand)]
 pub(crate) enum InvestigatorCommand {
-    /// Let somebody ask: his login for the broker, and the next policy with his key, to be signed
+    /// Add an investigator: create credentials for the broker and a new, unsigned policy with the public key
     #[command(after_help = "\
 Examples:
   vigie fleet investigator add bob --key bob.pub --out policy.json
@@ -31,22 +31,22 @@ Examples:
   vigie fleet policy sign policy.json --key root_key
   vigie fleet policy publish policy.signed.json
 
-Takes an administrator's file.")]
+Requires an administrator's fleet file.")]
     Add(AddArgs),
 
-    /// Let somebody ask no more: the next policy without him, to be signed, and his login ends
+    /// Remove an investigator: create a new, unsigned policy without the keys and invalidate the credentials
     #[command(after_help = "\
 Examples:
   vigie fleet investigator remove bob --out policy.json
   vigie fleet policy sign policy.json --key root_key
   vigie fleet policy publish policy.signed.json
 
-His keys are revoked in it. Takes an administrator's file.")]
+The new policy revokes the investigator's keys. Requires an administrator's fleet file.")]
     Remove {
         /// Who
         #[arg(value_name = "NAME")]
         name: AgentId,
-        /// The new policy, to be signed
+        /// Output file for the new, unsigned policy
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
@@ -59,23 +59,24 @@ pub(crate) struct AddArgs {
     #[arg(value_name = "NAME")]
     name: AgentId,
 
-    /// File with his public SSH key
+    /// File with the investigator's public SSH key
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// A module that he may ask; may be repeated [default: all that have no rule of their own]
+    /// A module that the investigator may query; may be repeated [default: all modules without a separate
+    /// rule]
     #[arg(long = "module", value_name = "MODULE")]
     modules: Vec<String>,
 
-    /// His weight: a rule wants the weights of all who sign to reach its minimum
+    /// Weight of the signature; the weights of all signers must reach the minimum of the rule
     #[arg(long, value_name = "N", default_value_t = 1)]
     weight: u32,
 
-    /// He may also have agents ask something again and again (`vigie query … --every`)
+    /// Also allow standing queries (`vigie query … --every`)
     #[arg(long)]
     standing: bool,
 
-    /// The new policy, to be signed
+    /// Output file for the new, unsigned policy
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -97,7 +98,7 @@ pub(super) fn run(
 fn write(next: &PolicyDocument, out: &Path) -> Result<(), Failure> {
     let text = policy::document_text(next)?;
     Policy::parse_unsigned(&text, &next.org)
-        .map_err(|error| failed(Exit::Usage, "give every person a key of his own")(&error))?;
+        .map_err(|error| failed(Exit::Usage, "give every person their own key")(&error))?;
     files::create(out, &text)
 }
 
@@ -106,16 +107,16 @@ fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printe
     let next = with(policy::of(None, profile)?.document(), args, key)?;
     let own = directory.join(args.name.as_str());
     if own.exists() {
-        let message = format!("{} is there already", own.display());
+        let message = format!("{} already exists", own.display());
         return Err(Failure::new(
             Exit::Usage,
             message,
-            "nothing is overwritten; take another name, or move it away",
+            "existing files are not overwritten; use another name, or move it away",
         ));
     }
     write(&next, &args.out)?;
     let authority = load_or_create_authority(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))?;
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))?;
     files::directory(&own)?;
     let now = files::now();
     setup::credentials(&authority, Role::Investigator, &args.name, &own, now)?;
@@ -131,7 +132,7 @@ fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printe
     } else {
         printer.line(&format!("give {} to {}", own.display(), args.name))?;
         printer.line(&format!(
-            "{} holds version {version}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+            "{} contains version {version}; next: vigie fleet policy sign {0} --key ROOT_KEY",
             args.out.display()
         ))?;
     }
@@ -144,11 +145,11 @@ fn with(document: &PolicyDocument, args: &AddArgs, key: PublicKey) -> Result<Pol
     next.version = next.version.saturating_add(1);
     let name = args.name.to_string();
     if next.investigators.contains_key(&name) {
-        let message = format!("{name} is an investigator already");
+        let message = format!("{name} is already an investigator");
         return Err(Failure::new(
             Exit::Usage,
             message,
-            "change his keys in the policy: vigie fleet policy show --json",
+            "change their keys in the policy: vigie fleet policy show --json",
         ));
     }
     let keys = vec![InvestigatorKey { key, not_before: None, not_after: None, touch: false }];
@@ -200,7 +201,7 @@ pub(super) fn end_login(name: &AgentId, directory: &Path, profile: &Profile) -> 
         Some(user) => enrol::shut_out(directory, profile, &[(name.clone(), user.key)], files::now()),
         None => {
             print::note(&format!(
-                "the login of {name} still opens the broker: {} is not there",
+                "the broker still accepts the credentials of {name}: {} does not exist",
                 credentials.display()
             ));
             Ok(false)
@@ -217,8 +218,8 @@ fn remove(
 ) -> Result<Exit, Failure> {
     let current = policy::of(None, profile)?;
     let next = without(current.document(), name.as_str()).ok_or_else(|| {
-        let message = format!("{name} is no investigator");
-        Failure::new(Exit::Usage, message, "`vigie fleet policy show` lists them")
+        let message = format!("{name} is not an investigator");
+        Failure::new(Exit::Usage, message, "`vigie fleet policy show` lists the investigators")
     })?;
     write(&next, out)?;
     let shut_out = end_login(name, directory, profile)?;
@@ -227,7 +228,7 @@ fn remove(
         printer.json(&line)?;
     } else {
         printer.line(&format!(
-            "{} holds version {} without {name}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+            "{} contains version {} without {name}; next: vigie fleet policy sign {0} --key ROOT_KEY",
             out.display(),
             next.version
         ))?;

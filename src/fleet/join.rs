@@ -59,19 +59,20 @@ const MAX_KEY_BYTES: u64 = 64 * 1024;
 /// `fleet join`
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
-    /// The token that `vigie fleet token new` printed, or - to read it from standard input
+    /// The token printed by `vigie fleet token new`, or - to read it from standard input
     #[arg(value_name = "TOKEN")]
     token: String,
 
-    /// Name of the agent [default: the host's name up to its first dot]
+    /// Name of the agent [default: host name up to the first dot]
     #[arg(long, value_name = "NAME")]
     name: Option<AgentId>,
 
-    /// The agent's configuration, which the section fleet is added to [default: the one that the agent would read]
+    /// The agent's configuration file, to which [fleet] is added [default: the file that the agent would
+    /// read]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// How long to wait until somebody lets the host in
+    /// How long to wait for approval
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::durations::positive)]
     wait: Duration,
 
@@ -111,12 +112,12 @@ impl Places {
         }
         let loaded = load(&options, crate::modules::BUILTINS).map_err(|problems| {
             let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Failure::new(Exit::Config, text.join("\n"), "mend the agent's configuration first")
+            Failure::new(Exit::Config, text.join("\n"), "correct the agent's configuration first")
         })?;
         if let Some(fleet) = &loaded.agent.fleet {
             let message =
-                format!("{} belongs to the fleet {} as {} already", config.display(), fleet.org, fleet.agent);
-            return Err(Failure::new(Exit::AlreadyRunning, message, "take [fleet] out to join another one"));
+                format!("{} already belongs to the fleet {} as {}", config.display(), fleet.org, fleet.agent);
+            return Err(Failure::new(Exit::AlreadyRunning, message, "remove [fleet] to join another one"));
         }
         Ok(Self { directory: loaded.agent.agent.state_dir.join("fleet"), config, has_config })
     }
@@ -149,14 +150,14 @@ pub(super) fn run(args: &JoinArgs, printer: &mut Printer) -> Result<Exit, Failur
     let agent = args.name.clone().map_or_else(own_name, Ok)?;
     if !grant.allows_name(&agent) {
         let names = grant.names.clone().unwrap_or_default();
-        let message = format!("the token lets in hosts named {names}, not {agent}");
+        let message = format!("the token is for hosts named {names}, not {agent}");
         return Err(Failure::new(Exit::Usage, message, "give another --name, or another token"));
     }
     // What would keep the configuration from being written is said before anybody is asked.
     new_config(&places, &grant.tags, "[fleet]\n")?;
     files::directory(&places.directory)?;
     let key = AgentKey::load_or_create(&places.file("agent.nk"))
-        .map_err(|error| failed(Exit::Io, "join as the user that the agent runs as")(&error))?;
+        .map_err(|error| failed(Exit::Io, "join as the agent's user")(&error))?;
     let tls_key = match &token.tls {
         Some(_) => Some(tls_key(&places.file("agent-tls.key"))?),
         None => None,
@@ -175,7 +176,10 @@ pub(super) fn run(args: &JoinArgs, printer: &mut Printer) -> Result<Exit, Failur
         made: jiff::Timestamp::now().as_millisecond(),
     };
     if !printer.is_json() {
-        print::note(&format!("{} asks to join {} with the key {}", request.agent, request.org, request.key));
+        print::note(&format!(
+            "{} requests to join {} with the key {}",
+            request.agent, request.org, request.key
+        ));
     }
     let door = Door::new(&token, &grant, &places)?;
     let asked = files::block_on(ask(&door, &request, &key, args.wait));
@@ -214,13 +218,13 @@ fn own_name() -> Result<AgentId, Failure> {
     let name = hostname();
     let first = name.split('.').next().unwrap_or_default();
     first.parse().map_err(|_| {
-        let message = format!("the host's name {name:?} is no name for an agent");
+        let message = format!("the host name {name:?} is not a valid agent name");
         Failure::new(Exit::Usage, message, "give one with --name: 1 to 64 letters, digits, - and _")
     })
 }
 
 fn tls_key(path: &Path) -> Result<String, Failure> {
-    let hint = "join as the user that the agent runs as";
+    let hint = "join as the agent's user";
     if !path.exists() {
         let key = certificates::new_key().map_err(|error| failed(Exit::Internal, "")(&error))?;
         secret_file::create(path, &key).map_err(|error| failed(Exit::Io, hint)(&error))?;
@@ -328,7 +332,7 @@ async fn ask(
         let connection = match connected(&door.settings).await {
             Ok(connection) => Some(connection),
             Err(error @ ConnectionError::Refused { .. }) => {
-                let hint = "the token has ended, or is of a fleet that was made anew: make a new one";
+                let hint = "the token was revoked, or its fleet was recreated: create a new one";
                 return Err(failed(Exit::Permission, hint)(&error));
             }
             Err(
@@ -350,7 +354,7 @@ async fn ask(
                     Found::None => {
                         Ok(Look::Not("the broker has no policy that the fleet's root keys signed"))
                     }
-                    Found::Older => Ok(Look::Not("the broker has an older policy than the token names")),
+                    Found::Older => Ok(Look::Not("the broker's policy is older than the one in the token")),
                     Found::Policy(found) => {
                         let (policy, signed) = *found;
                         if let Some(look) =
@@ -373,13 +377,13 @@ async fn ask(
             match looked.await {
                 Ok(Look::In(found)) => return Ok(*found),
                 Ok(Look::Denied(reason)) => {
-                    let message = format!("the fleet turns this host away: {reason}");
+                    let message = format!("the fleet denied this host: {reason}");
                     return Err(Failure::new(Exit::Permission, message, "ask whoever gave you the token"));
                 }
                 Ok(Look::Not(what)) => said(&mut problem, what.to_owned()),
                 Ok(Look::Wait) => {}
                 Err(StoredError::Refused { code: FULL_SUBJECT, .. }) => {
-                    said(&mut problem, "too many hosts asked by this token".to_owned());
+                    said(&mut problem, "too many hosts used this token".to_owned());
                 }
                 Err(error) => {
                     said(&mut problem, ErrorChain(&error).to_string());
@@ -395,11 +399,11 @@ async fn ask(
         drop(connection);
         if Instant::now() + LOOK.1 >= deadline {
             let message = if problem.is_empty() {
-                format!("nobody has decided yet whether {} may join", request.agent)
+                format!("no decision yet whether {} may join", request.agent)
             } else {
                 problem
             };
-            let hint = "the request stays for a day: give the command again, and see `vigie fleet pending`";
+            let hint = "the request is kept for a day: run the command again, and see `vigie fleet pending`";
             return Err(Failure::new(Exit::NotRunning, message, hint));
         }
         tokio::time::sleep(LOOK.1.mul_f64(random::fraction())).await;
@@ -443,7 +447,7 @@ async fn answered(
                 best = Some(answer.outcome);
             }
             Ok(_) => {}
-            Err(problem) => print::note(&format!("an answer does not count: {problem}")),
+            Err(problem) => print::note(&format!("an answer is invalid: {problem}")),
         }
     }
     Ok(best.map(|outcome| match outcome {
@@ -479,8 +483,8 @@ fn write(
     match (&token.tls, &approved.certificate) {
         (Some(_), Some(certificate)) => files::replace(&places.file("agent-tls.pem"), certificate)?,
         (Some(_), None) => {
-            let message = format!("{} was let into {} without a certificate", request.agent, grant.org);
-            let hint = "whoever approves needs ca_key in his fleet.toml";
+            let message = format!("{} was admitted to {} without a certificate", request.agent, grant.org);
+            let hint = "the approver needs ca_key in their fleet.toml";
             return Err(Failure::new(Exit::Config, message, hint));
         }
         (None, _) => {}
@@ -510,7 +514,8 @@ async fn try_login(
 ) -> Result<(), Failure> {
     let tls = own_tls(places, token);
     if tls.required {
-        tls::connector(&tls).map_err(|error| failed(Exit::Config, "the certificate is of no use")(&error))?;
+        tls::connector(&tls)
+            .map_err(|error| failed(Exit::Config, "the certificate cannot be used")(&error))?;
     }
     let settings = ConnectionSettings {
         urls: token.urls.clone(),
@@ -529,7 +534,7 @@ async fn try_login(
             Ok(())
         }
         Err(error) => {
-            Err(failed(Exit::Permission, "the host was let in, but its login does not work")(&error))
+            Err(failed(Exit::Permission, "the host was admitted, but its credentials do not work")(&error))
         }
     }
 }
@@ -567,7 +572,7 @@ fn new_config(places: &Places, tags: &BTreeMap<String, String>, section: &str) -
     let text = if places.has_config { files::read(&places.config, MAX_CONFIG_BYTES)? } else { String::new() };
     with_fleet(&text, tags, section).map_err(|problem| {
         let message = format!("{}: {problem}", places.config.display());
-        Failure::new(Exit::Config, message, "mend the agent's configuration, and give the command again")
+        Failure::new(Exit::Config, message, "correct the agent's configuration, and run the command again")
     })
 }
 
@@ -584,7 +589,7 @@ fn put_config(places: &Places, text: &str) -> Result<(), Failure> {
     if let Err(problems) = checked {
         let _ = std::fs::remove_file(&new);
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        return Err(Failure::new(Exit::Config, text.join("\n"), "the configuration was left as it was"));
+        return Err(Failure::new(Exit::Config, text.join("\n"), "the configuration was not changed"));
     }
     if places.has_config {
         let permissions =
@@ -593,7 +598,7 @@ fn put_config(places: &Places, text: &str) -> Result<(), Failure> {
     }
     durable::rename(&new, &places.config)
         .and_then(|()| durable::sync_directory(durable::parent(&places.config)))
-        .map_err(|error| failed(Exit::Io, "see the rights on it")(&error))
+        .map_err(|error| failed(Exit::Io, "check its permissions")(&error))
 }
 
 /// Starts the service, where a service manager has one.

@@ -42,30 +42,30 @@ const MAX_SITE_BYTES: usize = 1 << 20;
 /// `fleet leaf`
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeafCommand {
-    /// Make a site, or add agents to it: its login at the brokers, and its server's configuration
+    /// Create a site or add agents to it: credentials for the brokers and the configuration of its server
     #[command(after_help = "\
 Examples:
   vigie fleet leaf add paris web-1 web-2 --url tls://nats.paris.example.org:4222
-  vigie fleet leaf add paris web-3                        one more, in a site that is there
+  vigie fleet leaf add paris web-3                        add an agent to an existing site
   vigie fleet leaf add dmz gate-1 --url tls://10.1.2.3:4222 --hub tls://broker.example.org:7422 --on-host /etc/nats
 
-The site's server can say and hear at the brokers what these agents could, and nothing else. Put the
-directory that it writes on it and run: nats-server -c nats-server.conf. For a new site the brokers must be restarted
-with their new configuration; for a further agent they are reloaded. Takes an administrator's file.")]
+At the brokers, the site's server has the permissions of its agents and no others. Copy the output directory
+to the site's server and run: nats-server -c nats-server.conf. For a new site, restart the brokers with their new
+configuration; when an agent is added, a reload is enough. Requires an administrator's fleet file.")]
     Add(AddArgs),
 
-    /// Take agents out of a site, or end it
+    /// Remove agents from a site, or remove the site
     #[command(after_help = "\
 Examples:
   vigie fleet leaf remove paris web-2
   vigie fleet leaf remove paris
 
-It is in force at once where the brokers run on this machine. Takes an administrator's file.")]
+Takes effect at once if the brokers run on this host. Requires an administrator's fleet file.")]
     Remove {
         /// The site
         #[arg(value_name = "SITE")]
         site: AgentId,
-        /// Agents that are not of the site any more [default: the site ends]
+        /// Agents to remove from the site [default: remove the site]
         #[arg(value_name = "AGENT")]
         agents: Vec<AgentId>,
     },
@@ -78,20 +78,21 @@ pub(crate) struct AddArgs {
     #[arg(value_name = "SITE")]
     site: AgentId,
 
-    /// Agents of the site
+    /// Names of agents at the site
     #[arg(value_name = "AGENT", required = true)]
     agents: Vec<AgentId>,
 
-    /// Address of the site's server as its agents see it; needed for a new site
+    /// Address of the site's server as seen by its agents; required for a new site
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 
-    /// Where the brokers listen for leaf nodes; one for each server of a cluster [default: the brokers' addresses with
-    /// the port 7422]
+    /// Address where the brokers accept leaf nodes; one per server of a cluster [default: the brokers'
+    /// addresses with port 7422]
     #[arg(long = "hub", value_name = "URL")]
     hubs: Vec<String>,
 
-    /// Where the directory will lie on the site's server, for the paths in its configuration [default: where it is written]
+    /// Final directory on the site's server, for the paths in its configuration [default: the output
+    /// directory]
     #[arg(long, value_name = "DIR")]
     on_host: Option<PathBuf>,
 }
@@ -127,7 +128,7 @@ fn read_site(place: &Path) -> Result<Option<SiteFile>, Failure> {
     let site = serde_json::from_str(&files::read(&path, MAX_SITE_BYTES)?);
     site.map(Some).map_err(|error| {
         let message = format!("{}: {error}", path.display());
-        Failure::new(Exit::Config, message, "is it the file that `vigie fleet leaf add` wrote?")
+        Failure::new(Exit::Config, message, "check that `vigie fleet leaf add` wrote the file")
     })
 }
 
@@ -138,10 +139,10 @@ fn address(url: &str) -> Result<Address, Failure> {
 fn keys_of(directory: &Path) -> Result<Authority, Failure> {
     if !fs::exists(directory.join("keys/operator.seed")).unwrap_or(false) {
         let message = format!("there is no keys/operator.seed in {}", directory.display());
-        return Err(Failure::new(Exit::Config, message, "do it where the keys of the broker lie"));
+        return Err(Failure::new(Exit::Config, message, "run it where the broker's keys are stored"));
     }
     load_or_create_authority(directory)
-        .map_err(|error| failed(Exit::Config, "do it where the keys of the broker lie")(&error))
+        .map_err(|error| failed(Exit::Config, "run it where the broker's keys are stored")(&error))
 }
 
 /// The addresses for leaf nodes that belong to those of clients.
@@ -161,8 +162,8 @@ fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printe
         Some(known) => (known, false),
         None => {
             let url = args.url.clone().ok_or_else(|| {
-                let hint = "say where the site's server listens for its agents: --url tls://HOST:4222";
-                Failure::new(Exit::Usage, format!("there is no site {} yet", args.site), hint)
+                let hint = "give the address of the site's server for its agents: --url tls://HOST:4222";
+                Failure::new(Exit::Usage, format!("the site {} does not exist yet", args.site), hint)
             })?;
             let hubs = if args.hubs.is_empty() { default_hubs(profile.urls())? } else { args.hubs.clone() };
             let on_host = args.on_host.clone().unwrap_or_else(|| place.clone());
@@ -188,7 +189,7 @@ fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printe
     if others + site.agents.len() > MAX_AGENTS_OF_ALL {
         let message = format!("{} agents behind leaf nodes", others + site.agents.len());
         let hint =
-            format!("a fleet has up to {MAX_AGENTS_OF_ALL} there: let others reach the brokers themselves");
+            format!("a fleet has at most {MAX_AGENTS_OF_ALL} there: connect others directly to the brokers");
         return Err(Failure::new(Exit::Usage, message, hint));
     }
     if is_new {
@@ -219,13 +220,11 @@ fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printe
     let configs: Vec<String> =
         server_configs(directory).iter().map(|path| path.display().to_string()).collect();
     if restart {
-        printer.line(&format!(
-            "the brokers must be restarted with {}: a site is new in it",
-            configs.join(", ")
-        ))?;
+        printer
+            .line(&format!("restart the brokers with {}, which contains a new site", configs.join(", ")))?;
     } else if !in_force && is_new {
         printer.line(&format!(
-            "put {} in place and reload the brokers: nats-server --signal reload",
+            "install {} and reload the brokers: nats-server --signal reload",
             configs.join(", ")
         ))?;
     }
@@ -235,19 +234,19 @@ fn add(args: &AddArgs, directory: &Path, profile: &Profile, printer: &mut Printe
         ""
     };
     printer.line(&format!(
-        "put {} on the site's server as {}{tls}; there: nats-server -c {}",
+        "copy {} to the site's server as {}{tls}; there: nats-server -c {}",
         place.display(),
         site.on_host.display(),
         site.on_host.join(enrol::SERVER_CONFIG).display()
     ))?;
-    printer.line(&format!("its agents speak to it: vigie fleet enrol NAME --url {}", site.url))?;
+    printer.line(&format!("connect its agents to it: vigie fleet enrol NAME --url {}", site.url))?;
     Ok(Exit::Ok)
 }
 
 fn check(site: &SiteFile, profile: &Profile) -> Result<(), Failure> {
     if site.agents.len() > MAX_AGENTS {
         let message = format!("{} agents in one site", site.agents.len());
-        let hint = format!("up to {MAX_AGENTS} fit into one: make more sites");
+        let hint = format!("the limit is {MAX_AGENTS} per site: create more sites");
         return Err(Failure::new(Exit::Usage, message, hint));
     }
     let own = address(&site.url)?;
@@ -255,15 +254,11 @@ fn check(site: &SiteFile, profile: &Profile) -> Result<(), Failure> {
         let hub_address = address(hub)?;
         if hub_address.tls != profile.tls().required {
             let message = format!("{hub:?} does not fit the brokers' addresses");
-            return Err(Failure::new(
-                Exit::Usage,
-                message,
-                "write tls:// when the brokers have certificates",
-            ));
+            return Err(Failure::new(Exit::Usage, message, "use tls:// if the brokers have certificates"));
         }
     }
     if !own.tls && !own.is_local() {
-        let message = format!("{:?}: agents connect without TLS only on their own machine", site.url);
+        let message = format!("{:?}: without TLS, agents connect only on their own machine", site.url);
         return Err(Failure::new(Exit::Usage, message, "write tls://HOST:4222"));
     }
     Ok(())
@@ -281,7 +276,7 @@ fn open_port(directory: &Path, site: &SiteFile) -> Result<bool, Failure> {
     for (path, hub) in configs.iter().zip(&site.hubs) {
         let wrong = |problem: String| {
             let message = format!("{}: {problem}", path.display());
-            Failure::new(Exit::Config, message, "is it the file that `vigie fleet init` wrote?")
+            Failure::new(Exit::Config, message, "check that `vigie fleet init` wrote the file")
         };
         let text = files::read(path, 16 << 20)?;
         let mut config: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
@@ -324,7 +319,7 @@ fn give_server_certificate(
     directory: &Path,
     now: i64,
 ) -> Result<(), Failure> {
-    let wrong = |error: CertificateError| failed(Exit::Usage, "see the address in --url")(&error);
+    let wrong = |error: CertificateError| failed(Exit::Usage, "check the address in --url")(&error);
     let until = now.saturating_add(setup::PEOPLE_VALID_SECONDS);
     let made = authority.server(&[host.to_owned()], now, until).map_err(wrong)?;
     files::create(&directory.join("ca.pem"), ca)?;
@@ -345,8 +340,8 @@ fn write_site(
     let key = login_key(place)?;
     let sites = load_sites(directory).map_err(|error| failed(Exit::Config, "")(&error))?;
     let known = sites.iter().find(|known| *known.name() == site.site).ok_or_else(|| {
-        let message = format!("keys/site-{}.seed is not there", site.site);
-        Failure::new(Exit::Config, message, "do it where the keys of the broker lie")
+        let message = format!("keys/site-{}.seed does not exist", site.site);
+        Failure::new(Exit::Config, message, "run it where the broker's keys are stored")
     })?;
     let token = known.login(key.public_key(), now);
     files::replace_with(&place.join("leaf.creds"), &credentials_text(&token, &key.seed()), 0o600)?;
@@ -390,11 +385,11 @@ fn remove(
     let authority = keys_of(directory)?;
     let place = place_of(directory, site);
     let Some(mut known) = read_site(&place)? else {
-        let message = format!("there is no site {site} in {}", directory.display());
-        return Err(Failure::new(Exit::Usage, message, "name one that `vigie fleet leaf add` made"));
+        let message = format!("the site {site} does not exist in {}", directory.display());
+        return Err(Failure::new(Exit::Usage, message, "give a site created with `vigie fleet leaf add`"));
     };
     if let Some(stranger) = agents.iter().find(|agent| !known.agents.contains(*agent)) {
-        let message = format!("{stranger} is not of the site {site}");
+        let message = format!("{stranger} does not belong to the site {site}");
         return Err(Failure::new(Exit::Usage, message, "leaf-SITE/site.json lists its agents"));
     }
     for agent in agents {
@@ -426,12 +421,12 @@ fn remove(
         return Ok(Exit::Ok);
     }
     if ends {
-        printer.line(&format!("the site {site} has ended"))?;
+        printer.line(&format!("the site {site} was removed"))?;
     } else {
         printer.line(&format!("the site {site} has {} agents left", known.agents.len()))?;
     }
     if !in_force {
-        printer.line("the brokers do not know it yet: give them their new configuration and reload them")?;
+        printer.line("the brokers do not know this yet: install their new configuration and reload them")?;
     }
     Ok(Exit::Ok)
 }
@@ -452,11 +447,11 @@ pub(super) fn renew(
         }
         let mut config: Value = serde_json::from_str(&files::read(&path, 16 << 20)?).unwrap_or_default();
         if !leaf::renew_leaf_config(&mut config, authority, fleet, now, revoked) {
-            let message = format!("{}: it is not this fleet's", path.display());
+            let message = format!("{}: it belongs to another fleet", path.display());
             return Err(Failure::new(
                 Exit::Config,
                 message,
-                "is it the file that `vigie fleet leaf add` wrote?",
+                "check that `vigie fleet leaf add` wrote the file",
             ));
         }
         enrol::replace_config(&path, &config)?;

@@ -16,15 +16,15 @@ use crate::table::{Cell, Room, Table};
 /// `fleet agents`
 #[derive(Debug, Args)]
 pub(crate) struct AgentsArgs {
-    /// Only agents for which this is true; see docs/targets.md
+    /// Only agents that match this expression; see docs/targets.md
     #[arg(long, short = 't', value_name = "EXPR", default_value = "all")]
     pub(crate) target: String,
 
-    /// Only those that are online
+    /// Only agents that are online
     #[arg(long)]
     pub(crate) online: bool,
 
-    /// Also print all their facts
+    /// Also print all facts of each agent
     #[arg(long)]
     pub(crate) facts: bool,
 }

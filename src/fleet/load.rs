@@ -45,8 +45,8 @@ pub(super) async fn enter(profile: &Profile) -> Result<Entered, Failure> {
         Ok(connection) => Ok(Ok((connection, events))),
         Err(ConnectionError::Full { words, .. }) => Ok(Err(bad(
             "connections",
-            format!("the broker takes no more connections: {words}"),
-            "see who holds them at the broker (`ss -tn`), and limit connections by address in its firewall",
+            format!("the broker accepts no more connections: {words}"),
+            "check the connections on the broker's host (`ss -tn`), and limit connections per address in its firewall",
         ))),
         Err(_) => profile.connect().await.map(Ok),
     }
@@ -57,22 +57,26 @@ pub(super) async fn look(profile: &Profile, names: &BTreeMap<String, String>) ->
     let authority =
         profile.enrolling.authority.as_deref().filter(|place| place.join("keys/system.seed").exists());
     let Some(place) = authority else {
-        let found = "who holds them and who floods is not looked at: that takes the keys of `fleet init`";
+        let found = "clients with many connections and flooding clients were not checked: this needs the keys of `fleet init`";
         return vec![good("connections", found)];
     };
     let keys = load_or_create_authority(place).and_then(|authority| Ok((authority, load_sites(place)?)));
     let (authority, sites) = match keys {
         Ok(keys) => keys,
         Err(error) => {
-            return vec![bad("connections", ErrorChain(&error).to_string(), "see the keys of `fleet init`")];
+            return vec![bad(
+                "connections",
+                ErrorChain(&error).to_string(),
+                "check the keys of `fleet init`",
+            )];
         }
     };
     match snapshots(profile, &authority).await {
         Ok((before, now)) => judge(&before, &now, &authority, &sites, names),
         Err(problem) => vec![bad(
             "connections",
-            format!("the servers do not tell who is connected: {problem}"),
-            "see that the broker's configuration is of these keys",
+            format!("the servers do not list connections: {problem}"),
+            "check that the broker's configuration belongs to these keys",
         )],
     }
 }
@@ -120,12 +124,12 @@ fn judge(
     let most_of_agents = Account::Agents.most_connections().unwrap_or(u64::MAX);
     if percent(taken, most) || percent(of_agents, most_of_agents) {
         let found =
-            format!("{taken} of {most} connections are taken, {of_agents} of {most_of_agents} by agents");
-        findings.push(bad("connections", found, "see who holds them below; give the broker a larger limit"));
+            format!("{taken} of {most} connections are in use, {of_agents} of {most_of_agents} by agents");
+        findings.push(bad("connections", found, "see the clients below; raise the broker's limit"));
     } else {
-        findings.push(good("connections", format!("{taken} of {most} are taken, {of_agents} by agents")));
+        findings.push(good("connections", format!("{taken} of {most} are in use, {of_agents} by agents")));
     }
-    let remedy = "when it is not you who tries something there, shut it out: vigie fleet revoke NAME; limit connections in the firewall";
+    let remedy = "if this is not a test of yours, revoke the host: vigie fleet revoke NAME; limit connections in the firewall";
     for ((account, name), one) in &now.users {
         if let Some(host) = host(account, name).filter(|_| one.connections > CONNECTIONS) {
             let found = format!("{host} holds {} connections, from {}", one.connections, from(one));

@@ -11,7 +11,7 @@ use crate::durations;
 /// Where the fleet's file is.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct FleetFile {
-    /// The file that says how to reach the fleet [default: $VIGIE_FLEET, or fleet.toml in ~/.config/vigie]
+    /// The file that defines how to reach the fleet [default: $VIGIE_FLEET, or fleet.toml in ~/.config/vigie]
     #[arg(long = "fleet", value_name = "FILE", help_heading = "Fleet")]
     pub(crate) fleet_file: Option<PathBuf>,
 }
@@ -20,7 +20,8 @@ pub(crate) struct FleetFile {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Fleet")]
 pub(crate) struct AskOptions {
-    /// Ask every agent of the fleet for which this is true, such as 'tag.env == "prod"'; see docs/targets.md
+    /// Query every agent of the fleet that matches this expression, such as 'tag.env == "prod"'; see
+    /// docs/targets.md
     #[arg(long, short = 't', value_name = "EXPR")]
     pub(crate) target: Option<String>,
 
@@ -30,33 +31,34 @@ pub(crate) struct AskOptions {
     #[command(flatten)]
     pub(crate) waiting: WaitOptions,
 
-    /// Ask only so many of them, or so many in a hundred; those that are online first
+    /// Query only this number or percentage of the matching agents, online agents first
     #[arg(long, value_name = "N|N%", requires = "target")]
     pub(crate) limit: Option<Share>,
 
-    /// Ask so many at a time, and go on with the next when these have answered
+    /// Query this many agents at a time; the next batch starts when these have answered
     #[arg(long, value_name = "N", requires = "target", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,
 
-    /// Pause between two batches
+    /// Pause between batches
     #[arg(long, value_name = "TIME", requires = "batch", value_parser = durations::positive)]
     pub(crate) pause: Option<Duration>,
 
-    /// How long agents that are away may still run it when they return [default: 1h]
+    /// How long offline agents may still run the action when they return [default: 1h]
     #[arg(long, value_name = "TIME", requires = "target", value_parser = durations::positive)]
     pub(crate) expires: Option<Duration>,
 
-    /// Have them ask it again and again at this interval, also while the broker is away, until --expires is over, and send
-    /// what differs; then see `vigie fleet standing`
+    /// Make it a standing query: agents repeat it at this interval until --expires, even while the broker is
+    /// unreachable, and send only the differences; see `vigie fleet standing`
     #[arg(long, value_name = "TIME", requires_all = ["target", "expires"], conflicts_with_all = ["limit", "batch"],
         value_parser = durations::positive)]
     pub(crate) every: Option<Duration>,
 
-    /// Sign with this SSH key, or the key of this .pub file in ssh-agent [default: signing_key of the fleet's file]
+    /// Sign with this SSH private key, or give a .pub file to use that key from ssh-agent [default:
+    /// signing_key in the fleet file]
     #[arg(long, value_name = "FILE", requires = "target")]
     pub(crate) key: Option<PathBuf>,
 
-    /// What it is for, for those who audit
+    /// Reason for the query, recorded for audits
     #[arg(long, value_name = "TEXT", requires = "target")]
     pub(crate) purpose: Option<String>,
 }
@@ -64,7 +66,8 @@ pub(crate) struct AskOptions {
 /// How to wait for answers, and which to print.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WaitOptions {
-    /// Until when to wait: a time, so many in a hundred of those online, all (also those offline), or none
+    /// When to stop waiting: after a time, after N percent of the online agents answered, after all agents
+    /// answered (including offline ones), or none for not at all
     #[arg(long, value_name = "TIME|N%|all|none", default_value = "1m", help_heading = "Fleet")]
     pub(crate) wait: Wait,
 
@@ -72,7 +75,7 @@ pub(crate) struct WaitOptions {
     #[arg(long, value_name = "WHICH", default_value = "all", help_heading = "Fleet")]
     pub(crate) show: Show,
 
-    /// Print whole results below the table's lines; with --json they are always whole
+    /// Print full results below each table row; --json always prints full results
     #[arg(long, help_heading = "Fleet")]
     pub(crate) details: bool,
 }
@@ -107,7 +110,7 @@ impl FromStr for Wait {
                 Some(share) => Ok(Self::Share(share)),
                 None => durations::positive(text)
                     .map(Self::Time)
-                    .map_err(|_| "write a time such as 30s, a share such as 95%, all or none".to_owned()),
+                    .map_err(|_| "use a time such as 30s, a percentage such as 95%, all or none".to_owned()),
             },
         }
     }
@@ -149,7 +152,7 @@ impl FromStr for Share {
         percent(text)
             .map(Self::Percent)
             .or_else(|| text.parse().ok().filter(|&count| count > 0).map(Self::Count))
-            .ok_or_else(|| "write a number such as 10, or a share such as 10%".to_owned())
+            .ok_or_else(|| "use a number such as 10, or a percentage such as 10%".to_owned())
     }
 }
 
@@ -164,13 +167,13 @@ fn percent(text: &str) -> Option<f64> {
 /// Which answers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Show {
-    /// Those that found something.
+    /// Agents that found something.
     Found,
-    /// Those that found nothing.
+    /// Agents that found nothing.
     Notfound,
-    /// Those that found nothing, but did not examine everything.
+    /// Agents that found nothing but did not examine everything.
     Notknown,
-    /// Those that failed or were refused.
+    /// Agents that failed or refused.
     Failed,
     /// All.
     #[default]

@@ -82,7 +82,7 @@ impl Pins {
             durable::replace_shared(path, 0o600, &serde_json::to_vec(&kept)?, Durability::Process)
         };
         if let Err(error) = write() {
-            print::note(&format!("cannot remember the keys of agents in {}: {error}", path.display()));
+            print::note(&format!("cannot store the keys of agents in {}: {error}", path.display()));
         }
     }
 }

@@ -45,8 +45,7 @@ pub(crate) async fn current(connection: &Connection, profile: &Profile) -> Resul
         && let Some(error) = wrong.last()
     {
         print::note(&format!(
-            "what the broker has as policy does not count: {error}; when root keys were changed, set roots in the \
-             fleet's file to the new ones"
+            "the broker's policy is invalid: {error}; if the root keys were changed, set roots in the fleet file to the new ones"
         ));
     }
     Ok(newest)
@@ -63,7 +62,7 @@ pub(super) fn of(file: Option<&Path>, profile: &Profile) -> Result<Policy, Failu
         None => files::block_on(async {
             let (connection, _events) = profile.connect().await?;
             current(&connection, profile).await?.ok_or_else(|| {
-                let message = "the broker has no policy, so nobody may ask anything";
+                let message = "the broker has no policy, so nobody may query anything";
                 Failure::new(Exit::Unavailable, message, "publish one: vigie fleet policy publish FILE")
             })
         }),
@@ -100,9 +99,9 @@ pub(super) async fn publish(
     let bytes = serde_json::to_vec(signed).map_err(|error| {
         Failure::new(Exit::Internal, format!("the policy cannot be written: {error}"), "")
     })?;
-    stored::store(&connection.client, POLICY_SUBJECT, &bytes)
-        .await
-        .map_err(|error| failed(Exit::Unavailable, "is this an administrator's file (--fleet)?")(&error))?;
+    stored::store(&connection.client, POLICY_SUBJECT, &bytes).await.map_err(|error| {
+        failed(Exit::Unavailable, "check that this is an administrator's fleet file (--fleet)")(&error)
+    })?;
     Ok(Publication { version: policy.version(), new: true })
 }
 
@@ -127,11 +126,11 @@ async fn tell_agents(connection: &Connection, profile: &Profile) -> Result<(), F
 /// Adds a root key's signature to a policy.
 pub(super) fn add_signature(mut signed: SignedPolicy, key: &Path) -> Result<SignedPolicy, Failure> {
     let signature = sign_with_key_file(key, NAMESPACE, signed.policy.as_bytes())
-        .map_err(|error| failed(Exit::Config, "name a root key with --key")(&error))?;
+        .map_err(|error| failed(Exit::Config, "give a root key with --key")(&error))?;
     let signer = |armored: &str| Unchecked::parse(armored).ok().map(|one| one.claimed_key().clone());
     let new = signer(&signature);
     if signed.sigs.iter().any(|old| signer(old) == new) {
-        let message = format!("{} has signed this policy already", key.display());
+        let message = format!("{} has already signed this policy", key.display());
         return Err(Failure::new(Exit::Usage, message, "another root key must sign"));
     }
     signed.sigs.push(signature);
@@ -186,7 +185,7 @@ pub(super) fn run(
                 .map_err(|error| failed(Exit::Usage, "give the policy other root keys first")(&error))?;
             files::create(out, &text)?;
             print::note(&format!(
-                "{} holds version {}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+                "{} contains version {}; next: vigie fleet policy sign {0} --key ROOT_KEY",
                 out.display(),
                 next.version
             ));
@@ -237,7 +236,7 @@ fn sign(file: &Path, key: &Path, out: Option<&Path>) -> Result<Exit, Failure> {
     let place = out.unwrap_or(&own_place);
     files::replace(place, &signed_text(&signed)?)?;
     print::note(&format!(
-        "{} holds version {} of {} with {} signature(s); its own root keys want {}",
+        "{} contains version {} of {} with {} signature(s); its root keys require {}",
         place.display(),
         document.version,
         document.org,
@@ -409,6 +408,6 @@ mod tests {
             description(&policy, 2).starts_with("fleet example, version 7 (it should have been replaced")
         );
         let again = sign(&signed_path(&file), &key, None).unwrap_err();
-        assert!(again.message.contains("signed this policy already"));
+        assert!(again.message.contains("already signed this policy"));
     }
 }

@@ -29,7 +29,8 @@ const EVENTS: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Mode bits that let others write.
-const HINT: &str = "`vigie fleet up` makes a fleet to try, `vigie fleet init` a real one; see docs/fleet.md";
+const HINT: &str =
+    "`vigie fleet up` creates a test fleet, `vigie fleet init` a production fleet; see docs/fleet.md";
 
 /// The file as it is written; paths are relative to it.
 #[derive(Debug, Deserialize)]
@@ -121,7 +122,8 @@ pub(crate) struct Enrolling {
 }
 
 /// What to do about a file of the fleet that is not an administrator's.
-pub(super) const ADMINISTRATOR: &str = "name an administrator's file with --fleet, as init and up write it";
+pub(super) const ADMINISTRATOR: &str =
+    "give an administrator's fleet file with --fleet, as written by init and up";
 
 impl Profile {
     /// The directory of `init`, which only an administrator's file names.
@@ -129,7 +131,7 @@ impl Profile {
         self.enrolling.authority.as_deref().ok_or_else(|| {
             Failure::new(
                 Exit::Config,
-                "the fleet's file has no authority, the directory of init",
+                "the fleet file does not set authority, the directory of init",
                 ADMINISTRATOR,
             )
         })
@@ -140,19 +142,19 @@ impl Profile {
         let path = match named.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
             Some(path) => path,
             None => default_path().ok_or_else(|| {
-                Failure::new(Exit::Config, "there is no home directory to look for fleet.toml in", HINT)
+                Failure::new(Exit::Config, "no home directory to search for fleet.toml", HINT)
             })?,
         };
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Failure::new(
                 Exit::Config,
-                format!("cannot read the fleet's file {}: {error}", path.display()),
+                format!("cannot read the fleet file {}: {error}", path.display()),
                 HINT,
             )
         })?;
         Self::parse(&text, path.parent().unwrap_or(Path::new("."))).map_err(|problem| {
             let message = format!("{}: {problem}", path.display());
-            Failure::new(Exit::Config, message, "docs/fleet.md shows the file")
+            Failure::new(Exit::Config, message, "docs/fleet.md describes the file")
         })
     }
 
@@ -219,8 +221,8 @@ impl Profile {
             Ok(Err(error)) => Err(not_connected(&error)),
             Err(_) => {
                 let urls = self.connection.urls.join(", ");
-                let message = format!("no broker answers at {urls}");
-                Err(Failure::new(Exit::Unavailable, message, "see that it runs and can be reached"))
+                let message = format!("no broker responds at {urls}");
+                Err(Failure::new(Exit::Unavailable, message, "check that it is running and reachable"))
             }
         }
     }

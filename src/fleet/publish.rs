@@ -46,7 +46,7 @@ pub(crate) async fn store(
     envelope: &str,
 ) -> Result<ActionId, Failure> {
     let (_, action) = admission::read(envelope.as_bytes())
-        .map_err(|refused| failed(Exit::Usage, "sign it anew with `vigie fleet sign`")(&*refused))?;
+        .map_err(|refused| failed(Exit::Usage, "sign it again with `vigie fleet sign`")(&*refused))?;
     let subject = if standing::is_standing(&action) {
         subjects::standing(&profile.user)
     } else {
@@ -128,8 +128,10 @@ pub(super) fn run(
     if printer.is_json() {
         printer.json(&published)?;
     } else {
-        printer
-            .line(&format!("sent: action {} ({} agents told at once)", published.action, published.told))?;
+        printer.line(&format!(
+            "sent: action {} ({} agents notified at once)",
+            published.action, published.told
+        ))?;
         printer.line(&format!("see the answers with: vigie fleet results {}", published.action))?;
     }
     Ok(Exit::Ok)

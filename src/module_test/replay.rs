@@ -39,7 +39,7 @@ pub(crate) struct ReplayArgs {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 
-    /// A key of alerts and answers that may differ, wherever it is, such as a time; may be given again
+    /// Ignore differences in this key of alerts and results at any depth, such as a time; may be repeated
     #[arg(long, value_name = "KEY")]
     pub(crate) ignore: Vec<String>,
 
@@ -52,15 +52,15 @@ pub(crate) struct ReplayArgs {
 enum RecordingError {
     #[error("cannot read the recording {path:?}: {source}")]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{path:?} is no recording of `vigie module tap --record`: {reason}")]
+    #[error("{path:?} is not a recording of `vigie module tap --record`: {reason}")]
     NoRecording { path: PathBuf, reason: String },
-    #[error("{path:?} is of form {found}, and this program reads form {RECORDING}")]
+    #[error("{path:?} has format {found}, but this program reads format {RECORDING}")]
     OtherForm { path: PathBuf, found: u32 },
-    #[error("{path:?}:{line}: this is no line of a recording: {reason}")]
+    #[error("{path:?}:{line}: invalid line: {reason}")]
     BadLine { path: PathBuf, line: usize, reason: String },
-    #[error("{path:?}:{line}: {count} are missing here: they came too fast to be recorded")]
+    #[error("{path:?}:{line}: {count} lines are missing here: they arrived too fast to be recorded")]
     Gap { path: PathBuf, line: usize, count: String },
-    #[error("nothing was said to the module while {path:?} was recorded")]
+    #[error("no message was sent to the module while {path:?} was recorded")]
     Empty { path: PathBuf },
 }
 
@@ -68,10 +68,10 @@ impl From<RecordingError> for Failure {
     fn from(error: RecordingError) -> Self {
         let hint = match &error {
             RecordingError::Unreadable { .. } => {
-                "name a file that `vigie module tap MODULE --record FILE` wrote"
+                "give a file written by `vigie module tap MODULE --record FILE`"
             }
             RecordingError::Empty { .. } => {
-                "record for longer; a standard module says something when it is asked"
+                "record for longer; a standard module sends messages only when it is queried"
             }
             _ => "record again with `vigie module tap MODULE --record FILE`",
         };
@@ -221,9 +221,9 @@ fn report(found: &[Compared], printer: &mut Printer) -> Result<Exit, Failure> {
     if !printer.is_json() {
         let counted: Vec<String> = counts.iter().map(|(result, count)| format!("{count} {result}")).collect();
         printer.line(&match unequal {
-            0 if found.is_empty() => "the recorded module said nothing that is compared".to_owned(),
-            0 => format!("the program answers as the recorded module did: {}", counted.join(", ")),
-            _ => format!("the program does not answer as the recorded module did: {}", counted.join(", ")),
+            0 if found.is_empty() => "the recorded module sent no message that is compared".to_owned(),
+            0 => format!("the program behaves like the recorded module: {}", counted.join(", ")),
+            _ => format!("the program behaves differently from the recorded module: {}", counted.join(", ")),
         })?;
     }
     Ok(if unequal == 0 { Exit::Ok } else { Exit::NotWell })
@@ -300,7 +300,7 @@ impl Replay<'_> {
         }
         if let Some(line) = life.stray() {
             let line: String = line.chars().take(VALUE_CHARS).collect();
-            self.add(None, "line that is no message", "more", vec![line]);
+            self.add(None, "a line that is not a message", "more", vec![line]);
         }
         // What a life said before the recording began, and after it ended, nobody knows.
         if !began_before && (stopped || !is_last) {
@@ -332,7 +332,7 @@ impl Replay<'_> {
             "ack" => {
                 let id = message["parameters"]["id"].as_str().unwrap_or_default();
                 let Some(new) = self.ids.get(id) else {
-                    let why = "its alert is not in the recording, or did not come".to_owned();
+                    let why = "its alert is not in the recording, or was not sent".to_owned();
                     return self.add(Some(recorded.number), "ack", "skipped", vec![why]);
                 };
                 message["parameters"]["id"] = json!(new);
@@ -387,7 +387,7 @@ impl Replay<'_> {
         }
         let socket = life.registered().map(|registered| registered.socket.clone()).unwrap_or_default();
         let Some(path) = socket.strip_prefix("unix:") else {
-            return Err("it listens on no unix socket".to_owned());
+            return Err("it does not listen on a unix socket".to_owned());
         };
         let fail = |error: std::io::Error| format!("its socket {path:?}: {error}");
         let mut stream = UnixStream::connect(path).map_err(fail)?;
@@ -405,7 +405,7 @@ impl Replay<'_> {
             }
             Some(Err(why)) => self.add(Some(recorded.number), "answer", "missing", vec![why]),
             None => {
-                let why = "its question is not in the recording".to_owned();
+                let why = "its query is not in the recording".to_owned();
                 self.add(Some(recorded.number), "answer", "skipped", vec![why]);
             }
         }
@@ -456,7 +456,7 @@ fn read_answer(stream: impl std::io::Read) -> Result<Value, String> {
     // Lines about progress come ahead of the result.
     let begins = |line: &str| line.contains("\"class\"") && line.contains("\"progress\"");
     let result: String = text.lines().skip_while(|line| begins(line)).collect();
-    serde_json::from_str(&result).map_err(|error| format!("its answer is no JSON: {error}"))
+    serde_json::from_str(&result).map_err(|error| format!("its answer is not JSON: {error}"))
 }
 
 /// A recorded question with as much time as it had then.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use vigie_protocol::module_name::ModuleName;
+use vigie_protocol::suggestion;
 
 use crate::accounts_flags::AccountsFlags;
 use crate::durations;
@@ -41,14 +42,14 @@ impl QueryLine {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct QueryArgs {
-    /// Ask everything that this action file asks, in MIG's format, at the same time
+    /// Run all operations of this action file (MIG's format) concurrently
     #[arg(long, short = 'i', value_name = "FILE")]
     pub(crate) action: Option<PathBuf>,
 
     #[command(flatten, next_help_heading = "With --action")]
     pub(crate) answer: AnswerOptions,
 
-    /// When to show on standard error how far it is; auto is on a terminal and without --json
+    /// When to show progress on standard error; auto means on a terminal and without --json
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) progress: ProgressWhen,
 
@@ -62,14 +63,14 @@ pub(crate) struct QueryArgs {
 
 /// Whom a query is for.
 #[derive(Debug, Subcommand)]
-#[command(subcommand_value_name = "MODULE", subcommand_help_heading = "Modules with flags of their own")]
+#[command(subcommand_value_name = "MODULE", subcommand_help_heading = "Built-in modules")]
 #[expect(clippy::large_enum_variant, reason = "one is made for each command line")]
 pub(crate) enum QueryTarget {
-    /// List accounts, groups, rules of sudo, keys of SSH and logins
+    /// List accounts, groups, sudo rules, SSH keys and logins
     #[command(after_help = "\
 Examples:
   vigie query accounts
-  vigie query accounts --privileged        who is root, or may become it
+  vigie query accounts --privileged        accounts that are root or can become root
   vigie query accounts --what sudo --user '^ann$'
   vigie query accounts --what keys --what sessions
   vigie query accounts --what failures --newest 20")]
@@ -80,13 +81,13 @@ Examples:
         options: QueryOptions,
     },
 
-    /// Find what ran, who logged in and what connected
+    /// Search recorded executions, logins and connections
     #[command(after_help = "\
 Examples:
-  vigie query events                       how it is: source, losses, history
+  vigie query events                       state: source, losses, history
   vigie query events --ran '/tmp/*' --since 30d
   vigie query events --tree 4711@2026-01-31T12:00:00Z
-  vigie query events --alert 42            who is behind that alert?
+  vigie query events --alert 42            the processes behind that alert
   vigie query events --by alice --kind exec
   vigie query events --connected 203.0.113.0/24
   vigie query events --rules")]
@@ -97,10 +98,10 @@ Examples:
         options: QueryOptions,
     },
 
-    /// List everything that starts by itself, and who explains it
+    /// List everything that starts automatically, and its origin
     #[command(after_help = "\
 Examples:
-  vigie query persistence --local          what no package and no tool of the system explains
+  vigie query persistence --local          entries that no package or system tool accounts for
   vigie query persistence --kind cron --kind systemd
   vigie query persistence --attack T1543 --user www-data
   vigie query persistence --local --deep --timeout 10m
@@ -112,14 +113,14 @@ Examples:
         options: QueryOptions,
     },
 
-    /// Ask what is watched, what changed, and who did it
+    /// Show what is watched, what changed and which process changed it
     #[command(after_help = "\
 Examples:
-  vigie query fswatch                      how it is
+  vigie query fswatch                      state
   vigie query fswatch --explain /etc/shadow
   vigie query fswatch --changes /etc --since 2h
   vigie query fswatch --history /usr/bin/sudo
-  vigie query fswatch --accept /etc/hosts  you approve of its changes
+  vigie query fswatch --accept /etc/hosts  approve its changes
   vigie query fswatch --rescan --prove     read every file now")]
     Fswatch {
         #[command(flatten)]
@@ -128,7 +129,7 @@ Examples:
         options: QueryOptions,
     },
 
-    /// Search sockets, neighbours and own addresses
+    /// Search sockets, neighbours and local addresses
     #[command(after_help = "\
 Examples:
   vigie query netstat --connected-ip 10.0.0.0/8 --listening-port 22 --namespaces
@@ -145,7 +146,7 @@ Examples:
 Examples:
   vigie query packages --name '^openssl' --version '<3.0.15'
   vigie query packages --file /usr/bin/sudo
-  vigie query packages --verify            exits with 1 when a file is not as its package brought it
+  vigie query packages --verify            exit code 1 if a file differs from its package
   vigie query packages --verify --full --name '^(sudo|openssh)'")]
     Packages {
         #[command(flatten)]
@@ -154,7 +155,7 @@ Examples:
         options: QueryOptions,
     },
 
-    /// Find processes by what they are and what they have open
+    /// Search processes by attributes, open files and ports
     #[command(after_help = "\
 Examples:
   vigie query processes --exe deleted --exe memfd
@@ -172,8 +173,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   vigie query timedrift
-  vigie query timedrift --drift 5s         all time servers of the host are asked and compared
-  vigie query timedrift --drift 5s --first  the first that answers is believed, as by MIG")]
+  vigie query timedrift --drift 5s         query all time servers of the host and compare them
+  vigie query timedrift --drift 5s --first  trust the first answer, as MIG does")]
     Timedrift {
         #[command(flatten)]
         flags: TimedriftFlags,
@@ -195,7 +196,7 @@ Examples:
     },
 
     /// Any other module; its name alone is enough, see [`with_target`]
-    #[command(hide = true)]
+    #[command(hide = true, override_usage = "vigie query [OPTIONS] <MODULE>")]
     Other {
         /// The module
         #[arg(value_name = "MODULE")]
@@ -208,18 +209,19 @@ Examples:
 /// What every query takes.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct QueryOptions {
-    /// A parameter: KEY=TEXT, or KEY:=JSON for what is not text; a key that is given again becomes a list
+    /// A parameter: KEY=TEXT, or KEY:=JSON for other types; a repeated key becomes a list
     #[arg(long = "param", short = 'p', value_name = "KEY=VALUE")]
     pub(crate) parameters: Vec<String>,
 
-    /// All parameters as one JSON text
+    /// All parameters as one JSON object
     #[arg(long, value_name = "JSON", conflicts_with = "parameters")]
     pub(crate) json_params: Option<String>,
 
     #[command(flatten)]
     pub(crate) answer: AnswerOptions,
 
-    /// When to show on standard error how far a long search is; auto is on a terminal and without --json
+    /// When to show the progress of a long search on standard error; auto means on a terminal and without
+    /// --json
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) progress: ProgressWhen,
 
@@ -230,11 +232,11 @@ pub(crate) struct QueryOptions {
 /// How answers are waited for and printed, of one query or of all in an action file.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct AnswerOptions {
-    /// Longest wait for an answer, such as 10s; never longer than the agent's moduletimeout
+    /// Longest time to wait for a result, such as 10s; the agent's moduletimeout is the upper bound
     #[arg(long, value_name = "TIME", value_parser = durations::positive)]
     pub(crate) timeout: Option<Duration>,
 
-    /// Exit with 1 when nothing was found
+    /// Exit with code 1 if nothing was found
     #[arg(long)]
     pub(crate) fail_if_none: bool,
 
@@ -242,13 +244,29 @@ pub(crate) struct AnswerOptions {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Print every column of a table, and cut nothing
+    /// Print every table column and do not truncate values
     #[arg(long, conflicts_with = "json")]
     pub(crate) wide: bool,
 
-    /// Print the matches as CSV with every column
+    /// Print the matches as CSV with all columns
     #[arg(long, conflicts_with_all = ["json", "wide"])]
     pub(crate) csv: bool,
+}
+
+/// The modules with flags of their own.
+const WITH_FLAGS: [&str; 9] =
+    ["accounts", "events", "persistence", "fswatch", "netstat", "packages", "processes", "timedrift", "file"];
+
+/// What is wrong with a command line that has the flags of a built-in module and a name that is almost its own.
+pub(crate) fn misspelled(arguments: &[OsString]) -> Option<String> {
+    let at = arguments.iter().position(|word| word == "query")?;
+    let name = arguments.get(at + 1).filter(|word| *word == "other").and(arguments.get(at + 2))?;
+    let name = name.to_str().filter(|name| !name.starts_with('-'))?;
+    let closest = suggestion::closest(name, WITH_FLAGS)?;
+    Some(format!(
+        "{name:?} is not a built-in module; did you mean {closest:?}? External modules take --param and \
+         --json-params"
+    ))
 }
 
 /// Lets `query NAME` mean a module without flags of its own.
@@ -257,29 +275,15 @@ pub(crate) fn with_target(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(at).is_none_or(|word| word != "query") {
         return arguments;
     }
-    let known = [
-        "accounts",
-        "events",
-        "persistence",
-        "fswatch",
-        "netstat",
-        "packages",
-        "processes",
-        "timedrift",
-        "file",
-        "other",
-        "help",
-        "--help",
-        "-h",
-    ];
+    let is_known = |word: &OsString| {
+        WITH_FLAGS.iter().chain(&["other", "help", "--help", "-h"]).any(|known| word == known)
+    };
     let is_action = |word: &OsString| {
         let word = word.as_encoded_bytes();
         word.starts_with(b"-i") || word == b"--action" || word.starts_with(b"--action=")
     };
     let options = &arguments[at + 1..after_options(&arguments, at + 1)];
-    if !options.iter().any(is_action)
-        && arguments.get(at + 1).is_some_and(|word| !known.iter().any(|name| word == name))
-    {
+    if !options.iter().any(is_action) && arguments.get(at + 1).is_some_and(|word| !is_known(word)) {
         arguments.insert(at + 1, "other".into());
     }
     arguments

@@ -104,7 +104,7 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
         if others > 0 {
             report
                 .lines
-                .push((Tone::Faint, format!("this table has the {part}; --what shows one of the others")));
+                .push((Tone::Faint, format!("this table shows {part}; use --what for the other parts")));
         }
     }
     let problems = list("problems").map(Vec::as_slice).unwrap_or_default();
@@ -117,7 +117,7 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     if problems.len() > NAMED {
         report
             .lines
-            .push((Tone::Doubtful, format!("{} problems more; --json names all", problems.len() - NAMED)));
+            .push((Tone::Doubtful, format!("{} more problems; --json lists all", problems.len() - NAMED)));
     }
     Some(report)
 }

@@ -180,7 +180,7 @@ fn of_status(status: &Value) -> Report {
             lines.push((tone, format!("{word}: {text}")));
         }
     }
-    Report { summary: "; it was asked how it is".to_owned(), lines, ..Report::default() }
+    Report { summary: "; state only".to_owned(), lines, ..Report::default() }
 }
 
 #[cfg(test)]

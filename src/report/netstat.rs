@@ -42,7 +42,7 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     let examined = count(statistics["examined"].as_u64().unwrap_or(0), "sockets");
     let took = text_of(&statistics, "exectime");
     let what =
-        if elements.is_empty() { "nothing was asked".to_owned() } else { format!("in {examined}, {took}") };
+        if elements.is_empty() { "nothing was run".to_owned() } else { format!("in {examined}, {took}") };
     let summary = if found == 0 { what } else { format!("{found} {what}") };
     Some(Report { summary, table, ..Report::default() })
 }

@@ -97,7 +97,7 @@ fn differences(findings: &[Value]) -> Table {
             _ => Tone::Doubtful,
         };
         let notes =
-            [("configuration", is("configuration")), ("left out by dpkg's configuration", is("excluded"))];
+            [("configuration", is("configuration")), ("excluded by dpkg's configuration", is("excluded"))];
         let notes: Vec<&str> = notes.iter().filter(|(_, is)| *is).map(|(note, _)| *note).collect();
         table.add([
             Cell::new(tone, what),

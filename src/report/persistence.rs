@@ -123,7 +123,7 @@ mod tests {
     fn entries_are_a_table() {
         let elements = json!({"entries": [
             {"when": "@reboot", "kind": "cron", "technique": "cron-d", "verdict": "local", "file": "/etc/cron.d/x", "line": 2, "command": "run \u{1b}[2J"},
-            {"when": "boot", "kind": "systemd", "technique": "sd-alias", "verdict": "derived", "file": "/etc/a", "target": "/b", "inactive": "the link leads to nothing"},
+            {"when": "boot", "kind": "systemd", "technique": "sd-alias", "verdict": "derived", "file": "/etc/a", "target": "/b", "inactive": "dangling link"},
         ]});
         let statistics = json!({"verdicts": {"derived": 1, "local": 1}, "exectime": "2ms"});
         let result = ModuleResult::found(true, &elements).with_statistics(&statistics);
@@ -135,7 +135,7 @@ mod tests {
             "VERDICT",
             "run \\u{1b}[2J",
             "/etc/cron.d/x:2",
-            "-> /b (inactive: the link leads to nothing)",
+            "-> /b (inactive: dangling link)",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -22,10 +22,9 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     }
     match text_of(&elements, "verdict").as_str() {
         "" => {}
-        "within" => lines.push((Tone::Good, "the clock is within what was asked".to_owned())),
-        "outside" => lines.push((Tone::Bad, "the clock is outside what was asked".to_owned())),
-        _ => lines
-            .push((Tone::Doubtful, "whether the clock is within what was asked cannot be told".to_owned())),
+        "within" => lines.push((Tone::Good, "the clock is within the tolerance".to_owned())),
+        "outside" => lines.push((Tone::Bad, "the clock is outside the tolerance".to_owned())),
+        _ => lines.push((Tone::Doubtful, "cannot tell whether the clock is within the tolerance".to_owned())),
     }
     if let Some(why) = elements["why"].as_str() {
         lines.push((Tone::Doubtful, format!("because       {why}")));
@@ -47,8 +46,8 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
             server => format!("follows {server}"),
         };
         let (tone, word) = match text("judgement") {
-            "liar" => (Tone::Bad, ", which the others contradict"),
-            "agrees" => (Tone::Plain, ", which agrees with the others"),
+            "liar" => (Tone::Bad, ", contradicted by the others"),
+            "agrees" => (Tone::Plain, ", in agreement with the others"),
             _ => (Tone::Plain, ""),
         };
         lines.push((tone, format!("daemon        {} {follows}{word}", text("name"))));
@@ -117,7 +116,7 @@ mod tests {
             "\
 timedrift: found
 local time    x
-the clock is outside what was asked
+the clock is outside the tolerance
 SERVER  ADDRESS    OFFSET  ± ERROR  LATENCY  STRATUM  JUDGEMENT  NOTE
 a.b              -2.500 s   1.5 ms      1ms        2
 "
@@ -140,12 +139,12 @@ a.b              -2.500 s   1.5 ms      1ms        2
         assert_eq!(
             text,
             "\
-timedrift: found nothing, but did not examine everything
+timedrift: found nothing but did not examine everything
 local time    x
-whether the clock is within what was asked cannot be told
+cannot tell whether the clock is within the tolerance
 because       no
 true time     -2.0 ms to 1.500 s from here, by 2 of 3 servers
-daemon        chronyd follows 192.0.2.1, which the others contradict
+daemon        chronyd follows 192.0.2.1, contradicted by the others
 SERVER  ADDRESS  OFFSET  ± ERROR  LATENCY  STRATUM  JUDGEMENT  NOTE
 a.b                                                 liar
 "

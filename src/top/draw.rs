@@ -36,10 +36,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, colour: bool) {
         "q quit  Esc back  ↑↓ scroll"
     } else if let Some(view) = &state.looked_into {
         module_view(&mut pen, room, state, view);
-        "q quit  Esc back  ↑↓ choose  Enter read  l log  t tap  c conditions"
+        "q quit  Esc back  ↑↓ select  Enter read  l log  t tap  c conditions"
     } else {
         overview(&mut pen, room, state);
-        "q quit  ↑↓ choose  Tab next part  Enter look into  l log  t tap  c conditions"
+        "q quit  ↑↓ select  Tab next pane  Enter open  l log  t tap  c conditions"
     };
     if foot > 0 {
         let style = pen.tone(Tone::Faint);

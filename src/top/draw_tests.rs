@@ -79,7 +79,7 @@ fn everything_is_on_a_screen_of_80_by_24() {
     assert!(running.contains("25.0%") && running.contains("10.0"), "half a second in two: {running}");
     assert!(text.contains("06:29:22 fswatch      high     /etc/shadow was modified"), "{text}");
     assert!(text.contains("06:29:22 fswatch      -        no json"), "{text}");
-    assert!(lines[23].starts_with("q quit  ↑↓ choose  Tab next part  Enter look into"), "{text}");
+    assert!(lines[23].starts_with("q quit  ↑↓ select  Tab next pane  Enter open"), "{text}");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_condition_an_alert_and_a_sink_are_explained() {
     }
 
     assert!(seen[0].contains("\"last_success\"") || seen[0].contains("\"position\""), "{}", seen[0]);
-    assert!(seen[1].contains(&condition.condition.name) && seen[1].contains("What to do: "), "{}", seen[1]);
+    assert!(seen[1].contains(&condition.condition.name) && seen[1].contains("Remedy: "), "{}", seen[1]);
     assert!(seen[2].contains("alert 2 of fswatch") && seen[2].contains("no json"), "{}", seen[2]);
 }
 

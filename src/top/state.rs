@@ -436,7 +436,7 @@ fn about_condition(standing: &StandingCondition) -> TextView {
         text.push_str(&format!("{}\n", condition.detail));
     }
     if let Some(entry) = catalogue::all().find(|entry| entry.name == condition.name) {
-        text.push_str(&format!("\n{}\nWhat to do: {}", entry.meaning.trim(), entry.remedy));
+        text.push_str(&format!("\n{}\nRemedy: {}", entry.meaning.trim(), entry.remedy));
     }
     TextView { title: format!("{}: {}", standing.about, condition.name), text, above: 0 }
 }

@@ -117,6 +117,49 @@ fn a_query_that_cannot_be_answered_says_why_and_what_next() {
 }
 
 #[test]
+fn a_misspelled_name_gets_a_suggestion_wherever_it_is_given() {
+    let host = host(&persistent("reconfigurable.py", &[]));
+    let _agent = host.start();
+
+    for arguments in [
+        &["query", "reconfigurabel"][..],
+        &["module", "logs", "reconfigurabel"],
+        &["module", "restart", "reconfigurabel"],
+        &["module", "tap", "reconfigurabel"],
+        &["alerts", "--module", "reconfigurabel"],
+    ] {
+        let answer = host.vigie(arguments);
+        assert_eq!(answer.code, 64, "{answer:?}");
+        assert!(answer.err.contains("did you mean \"reconfigurable\"?"), "{answer:?}");
+    }
+    let explained = host.vigie(&["explain", "journal-unwriteable"]);
+    assert!(explained.err.contains("did you mean \"journal-unwritable\"?"), "{explained:?}");
+}
+
+#[test]
+fn a_value_that_a_module_rejects_is_a_usage_error_that_names_the_help() {
+    let host = host("");
+    let _agent = host.start();
+
+    for (module, flag, value) in [
+        ("netstat", "--listening-port", "abc"),
+        ("netstat", "--connected-ip", "300.1.1.1"),
+        ("file", "--size", "huge"),
+        ("processes", "--age", "1h"),
+        ("timedrift", "--drift", "soon"),
+        ("packages", "--name", "["),
+        ("accounts", "--user", "["),
+        ("persistence", "--kind", "nosuch"),
+    ] {
+        let answer = host.vigie(&["query", module, flag, value]);
+        assert_eq!(answer.code, 64, "{module}: {answer:?}");
+        assert!(answer.err.contains(&format!("`vigie query {module} --help`")), "{module}: {answer:?}");
+        let json = host.vigie(&["query", module, flag, value, "--json"]);
+        assert!(json.out.contains("\"rejected\":true"), "{module}: {json:?}");
+    }
+}
+
+#[test]
 fn modules_are_listed_restarted_and_their_lines_shown() {
     let host = host(&persistent("reconfigurable.py", &[]));
     let _agent = host.start();

@@ -43,7 +43,7 @@ fn secrets_that_are_planted_everywhere_are_not_in_the_archive() {
     assert!(
         text.contains("\"files\"") && text.contains("vigie_health ") && text.contains("\"agent.stop_grace\"")
     );
-    assert!(text.contains("\"leaky\"") && text.contains("the log: ask for it"), "{text}");
+    assert!(text.contains("\"leaky\"") && text.contains("the log: include it"), "{text}");
     // It is there when it is asked for.
     let all = host.path("all.tar.gz");
     let shared = [

@@ -77,6 +77,36 @@ fn tests_that_other_documents_name_are_there() {
     }
 }
 
+#[test]
+fn source_files_that_the_architecture_names_are_there() {
+    fn files(directory: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files(&path, found);
+            } else {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for directory in ["src", "actors", "crates", "modules", "tests"] {
+        files(&root().join(directory), &mut found);
+    }
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+
+    let named: Vec<&str> = quoted(&text).filter(|name| name.ends_with(".rs")).collect();
+
+    assert!(named.len() > 150, "{}", named.len());
+    for name in named {
+        let end = format!("/{name}");
+        assert!(
+            found.iter().any(|path| path.ends_with(&end)),
+            "ARCHITECTURE.md names {name}, which does not exist"
+        );
+    }
+}
+
 /// All pages of the book, and the documents beside it.
 fn pages() -> Vec<PathBuf> {
     let mut left: Vec<PathBuf> =

@@ -335,7 +335,7 @@ fn a_real_fleet_comes_and_goes_as_the_page_says() {
     assert!(page.path("fleet/leaf-paris/leaf.creds").exists());
 
     // Standing questions.
-    let standing = blocks("\n### Standing questions\n");
+    let standing = blocks("\n### Standing queries\n");
     page.sit_down("ann", "ann-desk");
     let own = page.path("fleet/ann/fleet.toml");
     let text = fs::read_to_string(&own).unwrap();

@@ -174,7 +174,7 @@ async fn two_instances_share_the_alerts_and_kill_9_of_one_loses_none() {
         })
         .collect();
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told.iter().all(|text| text.contains("in the name of sim-0 does not count")), "{told:?}");
+    assert!(told.iter().all(|text| text.contains("in the name of sim-0 is invalid")), "{told:?}");
 
     let mut two = two;
     kill(Pid::from_raw(two.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
@@ -201,7 +201,7 @@ async fn what_cannot_be_forwarded_safely_is_refused_before_anything_is_taken() {
     .unwrap();
     fs::write(place.join("none.toml"), "[logging]\nmode = \"stderr\"\n").unwrap();
     for (profile, sink, said) in [
-        ("fleet.toml", "none.toml", "not that of a forwarder"),
+        ("fleet.toml", "none.toml", "is not a forwarder's file"),
         ("forwarder.toml", "none.toml", "no sink is configured"),
         ("forwarder.toml", "udp.toml", "does not acknowledge"),
     ] {

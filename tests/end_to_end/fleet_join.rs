@@ -188,7 +188,7 @@ fn a_person_lets_hosts_in_and_turns_them_away() {
     let of_three = said.iter().find(|one| one["key"] == key(&three).as_str()).unwrap();
     assert_eq!(
         (&of_three["what"], &of_three["reason"]),
-        (&json!("waits"), &json!("a person turned this host away before")),
+        (&json!("waits"), &json!("this host was denied before")),
     );
     assert_eq!(up.user("enroller", &["approve", &key(&three)]).code, 0);
     assert_eq!(join(&three, &ruled, &["--name", "web-3"]).code, 0);

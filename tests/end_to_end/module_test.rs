@@ -48,8 +48,8 @@ fn modules_of_ours_keep_every_promise_that_concerns_them() {
     let builtin = [VIGIE, "module", "persist", "examplepersist"];
     let (code, checks) = test(&["--query", query, "--wait", "10s"], &builtin);
     assert_eq!(code, 0, "{checks:?}");
-    assert_eq!(result_of(&checks, "takes a configuration"), "skipped", "{checks:?}");
-    assert_eq!(result_of(&checks, "says what became"), "kept", "{checks:?}");
+    assert_eq!(result_of(&checks, "accepts a configuration"), "skipped", "{checks:?}");
+    assert_eq!(result_of(&checks, "confirms a configuration"), "kept", "{checks:?}");
 
     let (code, checks) = test(&[], &["/bin/sh", &example("load_average.sh")]);
     assert_eq!(code, 0, "{checks:?}");

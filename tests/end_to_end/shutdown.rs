@@ -57,9 +57,7 @@ fn modules_are_stopped_in_the_reverse_order_of_their_start() {
     let ends: Vec<_> = names
         .iter()
         .map(|name| {
-            log.lines()
-                .position(|line| line.contains("module is being ended") && line.contains(name))
-                .unwrap()
+            log.lines().position(|line| line.contains("stopping module") && line.contains(name)).unwrap()
         })
         .collect();
     assert!(ends.iter().rev().is_sorted(), "{log}");

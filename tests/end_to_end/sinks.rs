@@ -204,7 +204,7 @@ fn a_receiver_that_wants_other_credentials_or_is_elsewhere_rests_until_a_test_wo
     say(&host, &[low_alert("x")]);
 
     let named = wait_sink(&host, "named", |sink| sink["state"] == "resting").to_string();
-    assert!(named.contains("must hold no user and password") && !named.contains("hunter2"), "{named}");
+    assert!(named.contains("must not contain user and password") && !named.contains("hunter2"), "{named}");
     let resting = wait_sink(&host, "hook", |sink| sink["state"] == "resting");
     assert!(resting["last_error"].as_str().unwrap().contains("not followed"), "{resting}");
     wait_until("the condition stands", || condition(&host, "hook", "sink-refused"));

@@ -97,7 +97,7 @@ fn a_program_that_anybody_could_replace_is_not_started() {
     signal(&first["pid"], Signal::SIGKILL);
 
     host.wait_for("open", |module| {
-        module["last_exit"].as_str().is_some_and(|exit| exit.contains("can be written by anybody"))
+        module["last_exit"].as_str().is_some_and(|exit| exit.contains("is writable by everybody"))
     });
     agent.stop();
     assert_eq!(host.launch().wait().code(), Some(78));

@@ -162,7 +162,7 @@ fn stderr_and_a_dropped_answer_of_a_standard_module_are_in_its_logs() {
     let kept = lines(&host.vigie(&["module", "logs", "standard_garbage"]).out);
     let of = |source: &str| find(&kept, |line| line["source"] == source).unwrap()["text"].as_str().unwrap();
     assert_eq!(of("stderr"), "half of the disk is gone");
-    assert!(of("dropped").contains("is not a result"), "{kept:?}");
+    assert!(of("dropped").contains("is not a valid result"), "{kept:?}");
     assert_eq!(host.module("standard_garbage")["dropped"]["bad_answer"], 1);
     let kept = lines(&host.vigie(&["module", "logs", "standard_fails"]).out);
     assert_eq!(kept[0]["text"], "the disk is on fire", "{kept:?}");

@@ -129,7 +129,7 @@ fn modules_and_alerts_are_shown_as_they_come_and_looked_into() {
     top.wait_text("tap of ");
     top.wait_text("<--");
     top.keys("\u{1b}");
-    top.wait_text("q quit  ↑↓ choose  Tab next part");
+    top.wait_text("q quit  ↑↓ select  Tab next pane");
 
     let small = NewSize { ws_row: 10, ws_col: 40, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&top.slave, small).unwrap();

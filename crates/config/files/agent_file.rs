@@ -137,23 +137,22 @@ fn agent_section(
     };
 
     if section.hostname.as_ref().is_some_and(|name| name.is_empty() || name.len() > 253) {
-        table.complain(problems, "hostname", "a host's name has 1 to 253 bytes");
+        table.complain(problems, "hostname", "a host name has 1 to 253 bytes");
     }
     if section.operators_group.as_ref().is_some_and(|name| name.is_empty() || name.len() > 32) {
-        table.complain(problems, "operators_group", "a group's name has 1 to 32 bytes");
+        table.complain(problems, "operators_group", "a group name has 1 to 32 bytes");
     }
     let longest = section.run_dir.as_os_str().len() + SOCKET_NAME_BYTES;
     if longest > MAX_SOCKET_PATH_BYTES {
         let message = format!(
-            "{:?} is too long: sockets in it would have paths of up to {longest} bytes, and the kernel takes \
-             {MAX_SOCKET_PATH_BYTES}; choose a directory of at most {} bytes",
+            "{:?} is too long: socket paths in it would have up to {longest} bytes, but the kernel permits {MAX_SOCKET_PATH_BYTES}; choose a directory of at most {} bytes",
             section.run_dir,
             MAX_SOCKET_PATH_BYTES - SOCKET_NAME_BYTES
         );
         table.complain(problems, "run_dir", message);
     }
     if section.stop_grace > section.stop_budget {
-        let message = "is longer than stop_budget, which ends the wait for all modules together";
+        let message = "must not be longer than stop_budget, the limit for all modules together";
         table.complain(warnings, "stop_grace", message);
     }
     std::mem::replace(table, Table::new("", None, Map::new())).finish(problems);
@@ -299,8 +298,7 @@ fn metrics_section(mut table: Table, problems: &mut Problems) -> MetricsSection 
         let address = text.parse::<SocketAddr>().ok().filter(|address| address.ip().is_loopback());
         if address.is_none() {
             let message = format!(
-                "{:?} is not an address of this host's loopback such as \"127.0.0.1:9469\" or \"[::1]:9469\"; a \
-                 proxy with a certificate can show it to other hosts",
+                "{:?} is not a loopback address such as \"127.0.0.1:9469\" or \"[::1]:9469\"; use a TLS proxy to serve other hosts",
                 cut(&text)
             );
             table.complain(problems, "listen", message);
@@ -334,7 +332,7 @@ fn modules(
         let line = table.line;
         let Some(section) = module_section(table, context, problems, warnings) else { continue };
         if !seen.insert(section.name.clone()) {
-            let message = format!("there is already a [[module]] of the name {}", section.name);
+            let message = format!("duplicate [[module]] with the name {}", section.name);
             problems.add(line, "module.name", message);
         }
         sections.push(section);
@@ -365,7 +363,7 @@ fn module_section(
         }
     };
     if RESERVED_NAMES.contains(&name.as_str()) {
-        table.complain(problems, "name", format!("{name} is a name of Vigie's own; choose another one"));
+        table.complain(problems, "name", format!("{name} is reserved; choose another name"));
         return None;
     }
     table.path = format!("module.{name}");
@@ -412,13 +410,14 @@ fn module_section(
         None => {}
     }
     if builtin.is_some() && !section.config_types.is_empty() {
-        let message = "has no effect: a built-in module knows the types of its keys";
+        let message = "has no effect: the types of a built-in module's keys are fixed";
         table.complain(warnings, "config_types", message);
     }
     if let Some(user) = &section.user
         && matches!(nix::unistd::User::from_name(user), Ok(None))
     {
-        let message = format!("there is no user {:?} on this host; the module cannot start", cut(user));
+        let message =
+            format!("the user {:?} does not exist on this host; the module cannot start", cut(user));
         table.complain(warnings, "user", message);
     }
     table.finish(problems);
@@ -471,7 +470,7 @@ fn config_types(table: Table, problems: &mut Problems) -> Vec<TypedKey> {
                     one.section.eq_ignore_ascii_case(section) && one.key.eq_ignore_ascii_case(key)
                 };
                 if types.iter().any(is_same) {
-                    problems.add(line, place, "is there twice: names are matched without regard to case");
+                    problems.add(line, place, "is a duplicate: names are case-insensitive");
                 }
                 types.push(TypedKey { section: section.to_owned(), key: key.to_owned(), kind });
             }

@@ -34,14 +34,14 @@ pub(crate) fn read(mut table: Table, state_dir: &Path, problems: &mut Problems) 
         } else {
             ("certificate_key", "certificate")
         };
-        table.complain(problems, there, format!("is of no use without {missing}"));
+        table.complain(problems, there, format!("has no effect without {missing}"));
     }
     let threshold = table.integer(problems, "root_threshold", 1..=MAX_LISTED as u64);
     let root_threshold = number(threshold, 1);
     if let Some(roots) = &roots
         && root_threshold as usize > roots.len()
     {
-        let message = format!("{root_threshold} keys must sign, but roots has {}", roots.len());
+        let message = format!("{root_threshold} keys must sign, but roots contains {}", roots.len());
         table.complain(problems, "root_threshold", message);
     }
     let credentials = table.path(problems, "credentials");
@@ -91,7 +91,7 @@ where
 
 fn urls(table: &mut Table, problems: &mut Problems) -> Option<Vec<String>> {
     let Some(urls) = table.texts(problems, "urls") else {
-        missing(table, problems, "urls", "name the brokers, such as [\"tls://broker.example.org:4222\"]");
+        missing(table, problems, "urls", "give the brokers, such as [\"tls://broker.example.org:4222\"]");
         return None;
     };
     if !(1..=MAX_LISTED).contains(&urls.len()) {
@@ -112,7 +112,7 @@ fn url_problem(url: &str) -> Option<&'static str> {
     match place {
         None => Some("is not nats://HOST:PORT or tls://HOST:PORT"),
         // A password here would be read by whoever reads the file, and printed in logs.
-        Some(place) if place.contains('@') => Some("must hold no user and password; set credentials"),
+        Some(place) if place.contains('@') => Some("must not contain user and password; set credentials"),
         Some(place) => {
             let good = place.rsplit_once(':').is_some_and(|(host, port)| {
                 !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
@@ -139,7 +139,7 @@ fn groups(table: &mut Table, problems: &mut Problems) -> Vec<vigie_protocol::nam
 
 fn roots(table: &mut Table, problems: &mut Problems) -> Option<Vec<String>> {
     let Some(roots) = table.texts(problems, "roots") else {
-        missing(table, problems, "roots", "name the public keys whose signature makes a policy valid");
+        missing(table, problems, "roots", "give the public keys whose signatures make a policy valid");
         return None;
     };
     if !(1..=MAX_LISTED).contains(&roots.len()) {

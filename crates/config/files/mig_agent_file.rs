@@ -138,7 +138,7 @@ impl Translation {
         let Some(last) = items.last() else { return };
         let (target, kind) = match meaning {
             Meaning::Unused => {
-                notes.add(line(values), name, "has no meaning for Vigie");
+                notes.add(line(values), name, "is not used by Vigie");
                 return;
             }
             Meaning::Tags => {

@@ -80,12 +80,12 @@ pub(crate) fn read_all(
         }
         let Some(sink) = read(table, problems, warnings) else { continue };
         if !names.insert(sink.name.clone()) {
-            problems.add(line, "sink.name", format!("there is already a [[sink]] of the name {}", sink.name));
+            problems.add(line, "sink.name", format!("duplicate [[sink]] with the name {}", sink.name));
         }
         if let Target::File(file) = &sink.target
             && !files.insert(file.path.clone())
         {
-            problems.add(line, "sink.path", format!("another [[sink]] writes to {:?} already", file.path));
+            problems.add(line, "sink.path", format!("another [[sink]] already writes to {:?}", file.path));
         }
         sinks.push(sink);
     }
@@ -99,7 +99,7 @@ fn read(mut table: Table, problems: &mut Problems, warnings: &mut Problems) -> O
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_'));
     if !is_name {
         let message = format!(
-            "{:?} is no name of a sink: 1 to 32 lower-case letters, digits, - and _, beginning with a letter",
+            "{:?} is not a sink name: 1 to 32 lower-case letters, digits, - and _, beginning with a letter",
             cut(&name)
         );
         table.complain(problems, "name", message);
@@ -173,7 +173,7 @@ fn patterns(table: &mut Table, problems: &mut Problems, key: &'static str) -> Ve
     for text in table.texts(problems, key).unwrap_or_default() {
         match filter::pattern(&text) {
             Ok(pattern) => patterns.push(pattern),
-            Err(error) => table.complain(problems, key, format!("{:?} is no pattern: {error}", cut(&text))),
+            Err(error) => table.complain(problems, key, format!("invalid pattern {:?}: {error}", cut(&text))),
         }
     }
     patterns
@@ -198,7 +198,7 @@ fn file(table: &mut Table, problems: &mut Problems) -> Option<Target> {
             Ok(mode) if mode & !0o666 == 0 => mode,
             _ => {
                 let message =
-                    format!("{:?} is no mode of a file such as \"0640\", at most \"0666\"", cut(&text));
+                    format!("{:?} is not a file mode such as \"0640\", at most \"0666\"", cut(&text));
                 table.complain(problems, "mode", message);
                 0o600
             }
@@ -286,7 +286,7 @@ fn tls(table: &mut Table, problems: &mut Problems) -> Tls {
     let (certificate, key) = (table.path(problems, "certificate"), table.path(problems, "certificate_key"));
     if certificate.is_some() != key.is_some() {
         let there = if certificate.is_some() { "certificate" } else { "certificate_key" };
-        table.complain(problems, there, "certificate and certificate_key are of no use without each other");
+        table.complain(problems, there, "certificate and certificate_key must be set together");
     }
     Tls {
         ca: table.path(problems, "ca"),
@@ -348,7 +348,7 @@ fn http(table: &mut Table, kind: Kind, problems: &mut Problems, warnings: &mut P
     }
     let url = match (url, url_file) {
         (Some(_), Some(_)) => {
-            table.complain(problems, "url", "give url or url_file, not both");
+            table.complain(problems, "url", "set either url or url_file, not both");
             return None;
         }
         (None, Some(file)) => Url::File(file),
@@ -363,7 +363,11 @@ fn http(table: &mut Table, kind: Kind, problems: &mut Problems, warnings: &mut P
                 return None;
             }
             if is_in_clear(&url) {
-                table.complain(warnings, "url", "sends alerts in clear over the network: use https://");
+                table.complain(
+                    warnings,
+                    "url",
+                    "would send alerts unencrypted over the network: use https://",
+                );
             }
             Url::Plain(url)
         }
@@ -391,15 +395,13 @@ pub fn check_url(url: &str, has_secret: bool) -> Result<(), &'static str> {
     let Some(rest) = rest else { return Err("is not http://HOST… or https://HOST…") };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.contains('@') {
-        return Err("must hold no user and password; set authorization_file");
+        return Err("must not contain user and password; set authorization_file");
     }
     if host.is_empty() || url.contains(|c: char| !c.is_ascii_graphic()) {
-        return Err(
-            "is not http://HOST… or https://HOST… without blanks and other letters than those of ASCII",
-        );
+        return Err("is not http://HOST… or https://HOST… in ASCII without spaces");
     }
     if has_secret && is_in_clear(url) {
-        return Err("would send a secret in clear over the network: use https://");
+        return Err("would send a secret unencrypted over the network: use https://");
     }
     Ok(())
 }
@@ -441,9 +443,9 @@ fn headers(table: Table, problems: &mut Problems) -> BTreeMap<String, String> {
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
             problems.add(line, key, "a header's name has letters, digits, - and _");
         } else if OWN_HEADERS.contains(&lower.as_str()) {
-            problems.add(line, key, "is set by the agent; a secret belongs into authorization_file");
+            problems.add(line, key, "is set by the agent; put secrets into authorization_file");
         } else if !value.is_ascii() {
-            problems.add(line, key, "a header's value has letters of ASCII only");
+            problems.add(line, key, "a header value must be ASCII");
         }
         headers.insert(lower, value);
     }
@@ -460,7 +462,7 @@ fn command(table: &mut Table, problems: &mut Problems, warnings: &mut Problems) 
     if let Some(user) = &user
         && matches!(nix::unistd::User::from_name(user), Ok(None))
     {
-        table.complain(warnings, "user", format!("there is no user {:?} on this host", cut(user)));
+        table.complain(warnings, "user", format!("the user {:?} does not exist on this host", cut(user)));
     }
     Some(Target::Command(CommandTarget {
         command: command?,

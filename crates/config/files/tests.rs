@@ -148,8 +148,8 @@ fn what_is_wrong_with_a_fleet_is_said_all_at_once() {
             "2 fleet.org \"a.b\" is not a name for an agent or a group (1 to 64 letters, digits, - and _, starting \
              with a letter or digit)",
             "3 fleet.urls \"http://x:1\" is not nats://HOST:PORT or tls://HOST:PORT",
-            "5 fleet.root_threshold 2 keys must sign, but roots has 1",
-            "6 fleet.certificate is of no use without certificate_key",
+            "5 fleet.root_threshold 2 keys must sign, but roots contains 1",
+            "6 fleet.certificate has no effect without certificate_key",
             "7 fleet.workers unknown key \"workers\"; known are org, agent, urls, roots, certificate, \
              certificate_key, root_threshold, credentials, key_file, ca, groups, policy_file, running_actions, \
              waiting_actions, answer_bytes",
@@ -223,7 +223,7 @@ fn modules_are_checked_one_by_one() {
         "3 module.name is missing",
         "7 module.fswatch.kind the built-in module fswatch is persistent",
         "8 module.scanner.command is missing: an external module needs one (unknown built-in module \"scanner\"",
-        "10 module.name there is already a [[module]] of the name fswatch",
+        "10 module.name duplicate [[module]] with the name fswatch",
         "14 module.x.command the program \"bin/x\" is not an absolute path",
         "16 module.x.env.1A a variable's name",
         "17 module.x.env.VIGIE_RUN_DIR is set by the agent itself",
@@ -274,9 +274,9 @@ fn migs_own_file_is_read_and_its_other_keys_are_named() {
     assert_eq!(
         show(&config.notes),
         [
-            "2 agent.relay has no meaning for Vigie",
-            "3 agent.isimmortal has no meaning for Vigie",
-            "10 certs.ca has no meaning for Vigie"
+            "2 agent.relay is not used by Vigie",
+            "3 agent.isimmortal is not used by Vigie",
+            "10 certs.ca is not used by Vigie"
         ]
     );
 }
@@ -363,7 +363,7 @@ fn two_files_for_one_module_are_a_problem_and_a_file_for_none_is_a_warning() {
 
     let found = show(&config.warnings).join("\n");
     assert!(spec(&config, "fswatch").config.usable().is_none());
-    assert!(found.contains("keep one of the two"), "{found}");
+    assert!(found.contains("keep only one of the two"), "{found}");
     assert!(found.contains("unknown persistent module \"fswach\", did you mean \"fswatch\"?"), "{found}");
     assert_eq!(config.warnings.len(), 2, "{found}");
 }
@@ -391,7 +391,7 @@ fn a_missing_file_is_a_problem_only_when_it_was_named_or_was_there_before() {
 
     assert_eq!(refused[0].message, "does not exist");
     assert_eq!((defaults.path, defaults.generation), (None, 1));
-    assert!(vanished[0].message.starts_with("has vanished"));
+    assert!(vanished[0].message.starts_with("was removed"));
 }
 
 #[test]
@@ -442,7 +442,7 @@ fn a_directory_of_modules_that_was_named_and_is_not_there_is_a_problem() {
 fn a_module_that_would_be_taken_for_the_agent_or_a_command_is_refused() {
     for name in ["agent", "status", "vigie"] {
         let found = problems(&format!("[[module]]\nname = \"{name}\"\ncommand = [\"/bin/true\"]\n"));
-        assert!(found[0].contains("is a name of Vigie's own"), "{found:?}");
+        assert!(found[0].contains("is reserved"), "{found:?}");
     }
 }
 
@@ -454,7 +454,7 @@ fn a_file_that_others_may_write_is_refused_before_it_decides_anything() {
 
     mode(0o646);
 
-    assert!(show(&host.load().unwrap_err())[0].contains("every user may write this file"));
+    assert!(show(&host.load().unwrap_err())[0].contains("every user can write this file"));
     mode(0o640);
     assert!(host.load().is_ok());
 }

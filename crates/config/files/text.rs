@@ -54,14 +54,14 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     };
     let writers = vigie_lease::writers(&file);
     let being_written =
-        || bad("is open for writing in another program; reload again when it is complete".to_owned());
+        || bad("is open for writing in another program; reload when it is complete".to_owned());
     if matches!(writers, Writers::Some) {
         return Err(being_written());
     }
     let before = file.metadata().map_err(|error| bad(format!("cannot be examined: {error}")))?;
     regular(&before)?;
     if before.len() > MAX_FILE_BYTES {
-        return Err(bad(format!("has {} bytes, at most {MAX_FILE_BYTES} are read", before.len())));
+        return Err(bad(format!("has {} bytes, but at most {MAX_FILE_BYTES} are allowed", before.len())));
     }
     let mut bytes = Vec::new();
     Read::by_ref(&mut &file)
@@ -71,7 +71,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     let after = file.metadata().map_err(|error| bad(format!("cannot be examined: {error}")))?;
     let version = |of: &std::fs::Metadata| (of.len(), of.mtime(), of.mtime_nsec());
     if version(&before) != version(&after) || bytes.len() as u64 != after.len() {
-        return Err(bad("was changed while it was read; reload again when it is complete".to_owned()));
+        return Err(bad("changed while it was read; reload when it is complete".to_owned()));
     }
     if matches!(&writers, Writers::None(lease) if !lease.was_kept()) {
         return Err(being_written());
@@ -91,10 +91,10 @@ pub(crate) fn read(path: &Path) -> Result<String, Unread> {
 fn cut_short(text: &[u8]) -> Option<(Option<usize>, &'static str)> {
     let line_of = |end: usize| Some(text[..end].iter().filter(|byte| **byte == b'\n').count() + 1);
     if text.is_empty() {
-        return Some((None, "is empty; a file without settings holds at least a comment"));
+        return Some((None, "is empty; a file without settings must contain at least a comment"));
     }
     if let Some(place) = text.iter().position(|byte| *byte == 0) {
-        return Some((line_of(place), "holds NUL bytes: it was not written to its end"));
+        return Some((line_of(place), "contains NUL bytes: it was not written completely"));
     }
     if !text.ends_with(b"\n") {
         return Some((
@@ -109,12 +109,12 @@ fn cut_short(text: &[u8]) -> Option<(Option<usize>, &'static str)> {
 pub(crate) fn writable_by_others(path: &Path) -> Option<ConfigProblem> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     if let Some((who, change)) = who_else_writes(path) {
-        return Some(problem(path, None, format!("{who} may write this file; chmod {change} it")));
+        return Some(problem(path, None, format!("{who} can write this file; run: chmod {change} on it")));
     }
     let sticky = std::fs::metadata(directory).is_ok_and(|data| data.mode() & STICKY != 0);
     match who_else_writes(directory).filter(|_| !sticky) {
         Some((who, change)) => {
-            let message = format!("{who} may replace this file; chmod {change} {}", directory.display());
+            let message = format!("{who} can replace this file; run: chmod {change} {}", directory.display());
             Some(problem(path, None, message))
         }
         None => None,
@@ -137,7 +137,7 @@ fn who_else_writes(path: &Path) -> Option<(&'static str, &'static str)> {
 /// Says whether the file belongs to a user who is neither root nor the agent's own.
 pub(crate) fn owned_by_another(path: &Path) -> Option<ConfigProblem> {
     let owner = std::fs::metadata(path).ok()?.uid();
-    let message = format!("belongs to user {owner}, who decides by it what the agent does; chown it to root");
+    let message = format!("belongs to user {owner}, who could control the agent with it; chown it to root");
     is_foreign(owner, nix::unistd::geteuid().as_raw()).then(|| problem(path, None, message))
 }
 
@@ -191,7 +191,7 @@ mod tests {
         assert!(message(&at("loop")).contains("cannot be opened"));
         assert!(message(&at("huge")).contains("has 1073741824 bytes"));
         assert!(message(&at("latin1")).ends_with("latin1:3: is not UTF-8 text"));
-        assert!(message(&std::env::current_exe().unwrap()).contains("bytes, at most"));
+        assert!(message(&std::env::current_exe().unwrap()).contains("bytes, but at most"));
         assert_eq!(message(&at("nothing")), "missing");
     }
 
@@ -202,7 +202,7 @@ mod tests {
         for (text, said) in [
             ("", "f.toml: is empty"),
             ("a = 1\nb", "f.toml:2: the last line has no line feed"),
-            ("a = 1\n\0\0\0\n", "f.toml:2: holds NUL bytes"),
+            ("a = 1\n\0\0\0\n", "f.toml:2: contains NUL bytes"),
         ] {
             std::fs::write(&path, text).unwrap();
             assert!(message(&path).contains(said), "{text:?}: {}", message(&path));

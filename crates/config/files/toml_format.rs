@@ -76,9 +76,7 @@ impl Toml {
                 ValueKind::Float(number.map_err(|_| bad(format!("{} is not a number", cut(value.as_str()))))?)
             }
             DeValue::Datetime(_) => {
-                return Err(
-                    bad("a date is not used here; put it in quotes where a text is meant".to_owned()),
-                );
+                return Err(bad("dates are not supported; quote the value if it is a text".to_owned()));
             }
             DeValue::Array(items) => {
                 let mut list = Vec::with_capacity(items.len());

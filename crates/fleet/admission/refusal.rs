@@ -47,7 +47,7 @@ impl std::error::Error for Refused {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// More than is looked at.
-    #[error("{what} is {found}, at most {limit} is taken: send several actions")]
+    #[error("{what} is {found}, but at most {limit} is allowed: send several actions")]
     TooLarge {
         /// Of what.
         what: &'static str,
@@ -60,13 +60,13 @@ pub enum Refusal {
     #[error("the action cannot be read: {0}")]
     Malformed(String),
     /// A field that this version does not have: it might be a condition, so it is not passed over.
-    #[error("the action has a field that is not known: {0}")]
+    #[error("the action has an unknown field: {0}")]
     UnknownField(String),
     /// Of a later form.
-    #[error("the action has the form {0}, this agent knows {version}: update it", version = crate::action::VERSION)]
+    #[error("the action has version {0}, but this agent knows {version}: update the agent", version = crate::action::VERSION)]
     UnknownVersion(u64),
     /// For another fleet.
-    #[error("the action is for the fleet {found:?}, this agent belongs to {wanted:?}")]
+    #[error("the action is for the fleet {found:?}, but this agent belongs to {wanted:?}")]
     WrongOrg {
         /// Whose it is.
         found: String,
@@ -77,17 +77,17 @@ pub enum Refusal {
     #[error("this agent has no policy: publish one that the pinned root keys have signed")]
     NoPolicy,
     /// Nobody signed.
-    #[error("the action is not signed: use vigie fleet sign")]
+    #[error("the action is not signed: use `vigie fleet sign`")]
     NoSignature,
     /// More signatures than are looked at.
-    #[error("the action has {0} signatures, at most {max} are taken", max = crate::action::MAX_SIGNATURES)]
+    #[error("the action has {0} signatures, but at most {max} are allowed", max = crate::action::MAX_SIGNATURES)]
     TooManySignatures(usize),
     /// A signature cannot be read, or was made by another key or over something else.
     #[error("a signature is not valid: {0}")]
     BadSignature(SignatureError),
     /// A signature was made for something else.
     #[error(
-        "a signature was made for {found:?}, not for {wanted:?}: sign with ssh-keygen -Y sign -n {wanted}"
+        "a signature is for the namespace {found:?} instead of {wanted:?}: sign with ssh-keygen -Y sign -n {wanted}"
     )]
     WrongNamespace {
         /// What it was made for.
@@ -113,10 +113,10 @@ pub enum Refusal {
     #[error("the key {0} signed twice: another person must sign")]
     SameKeyTwice(Fingerprint),
     /// The token was not touched.
-    #[error("the token with the key {0} was not touched, and the policy wants it to be")]
+    #[error("the security token with the key {0} was not touched, but the policy requires it")]
     NoTouch(Fingerprint),
     /// Too late.
-    #[error("the action expired at {not_after}, it is now {now} (seconds since 1970): sign a new one")]
+    #[error("the action expired at {not_after}; it is now {now} (seconds since 1970): sign a new one")]
     Expired {
         /// Until when.
         not_after: i64,
@@ -125,7 +125,7 @@ pub enum Refusal {
     },
     /// Too early.
     #[error(
-        "the action is not valid before {not_before}, it is now {now} (seconds since 1970): compare both clocks"
+        "the action is not valid before {not_before}; it is now {now} (seconds since 1970): compare both clocks"
     )]
     NotYetValid {
         /// From when.
@@ -135,16 +135,16 @@ pub enum Refusal {
     },
     /// It may be begun for longer than the policy allows.
     #[error(
-        "the action may be begun for {seconds} s, the policy allows {limit} s: choose an earlier not_after"
+        "the action is valid for {seconds} s, but the policy allows {limit} s: choose an earlier not_after"
     )]
     WindowTooLong {
-        /// For how long.
+        /// Validity.
         seconds: i64,
         /// The limit.
         limit: u32,
     },
     /// It was run before, or it may have been.
-    #[error("the action was run here before: sign a new one to ask again")]
+    #[error("the action was already run here: sign a new one to run it again")]
     Replayed,
     /// The target is none; it is true for nobody.
     #[error("the target cannot be evaluated: {0}")]
@@ -153,14 +153,14 @@ pub enum Refusal {
     #[error("the action is not for this agent")]
     NotTargeted,
     /// The agent does not have the module.
-    #[error("this agent has no module {0:?} that can be asked")]
+    #[error("this agent has no module {0:?} that can be queried")]
     UnknownModule(String),
     /// The policy lets nobody ask the module.
-    #[error("the policy has no rule for the module {0:?}, and no default one")]
+    #[error("the policy has neither a rule for the module {0:?} nor a default rule")]
     NoRule(String),
     /// More people must sign, or others.
     #[error(
-        "the signers' weight for the module {module:?} is {weight}, {minimum} is needed: let more people sign"
+        "the signers' weight for the module {module:?} is {weight}, but {minimum} is required: add signatures"
     )]
     TooLittleWeight {
         /// The module.
@@ -181,10 +181,10 @@ pub enum Refusal {
         limit: u64,
     },
     /// Nobody who signed may sign standing questions.
-    #[error("no signer may sign standing questions (standing in the policy): another person must sign")]
+    #[error("no signer may sign standing queries (standing in the policy): another person must sign")]
     NoStanding,
     /// It is to be run more often than the policy allows.
-    #[error("the question is to be run every {found} s, the policy allows {limit} s and more")]
+    #[error("the query repeats every {found} s, but the policy requires at least {limit} s")]
     TooOften {
         /// What it wants.
         found: u32,
@@ -192,7 +192,7 @@ pub enum Refusal {
         limit: u32,
     },
     /// The agent has enough to do. Decided by whoever runs actions.
-    #[error("the agent takes no more actions now ({0}): ask again later")]
+    #[error("the agent accepts no more actions at present ({0}): try again later")]
     Busy(String),
 }
 

@@ -69,7 +69,7 @@ pub enum SendError {
     #[error("there is no connection to the broker")]
     NotConnected,
     /// The server takes no message of that size.
-    #[error("a message of {0} bytes is more than the broker takes")]
+    #[error("a message of {0} bytes exceeds the broker's limit")]
     TooLarge(usize),
     /// It cannot be sent at all.
     #[error(transparent)]
@@ -83,13 +83,15 @@ pub enum RequestError {
     #[error(transparent)]
     Send(#[from] SendError),
     /// Nobody listens there: the stream is not there, or has no leader at the moment.
-    #[error("nobody answers there: the broker has no such stream, or it has no leader at the moment")]
+    #[error("no responder: the stream does not exist on the broker or has no leader at present")]
     NoResponders,
     /// The connection broke meanwhile.
-    #[error("the connection to the broker broke")]
+    #[error("the connection to the broker failed")]
     Disconnected,
     /// It did not come in time.
-    #[error("the broker did not answer within {0:?}: is it reachable, and may this user ask that?")]
+    #[error(
+        "the broker did not respond within {0:?}: check that it is reachable and that this user has the permission"
+    )]
     TimedOut(Duration),
 }
 
@@ -499,9 +501,9 @@ enum Ended {
     Protocol(#[from] ProtocolError),
     #[error("the broker closed the connection")]
     ByServer,
-    #[error("the broker does not answer")]
+    #[error("the broker does not respond")]
     Silent,
-    #[error("the broker is about to stop")]
+    #[error("the broker is shutting down")]
     Stops,
 }
 
@@ -536,7 +538,7 @@ async fn run(shared: Arc<Shared>, settings: LinkSettings, mut opened: Option<Ope
                     opened = Some(link);
                 }
                 Ok(Err(error)) => shared.tell(error.event(&address)),
-                Err(_) => shared.tell(BrokerEvent::Problem(format!("{address} does not answer"))),
+                Err(_) => shared.tell(BrokerEvent::Problem(format!("{address} does not respond"))),
             }
         }
     };

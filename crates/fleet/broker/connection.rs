@@ -134,18 +134,18 @@ impl Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// No address, or too many.
-    #[error("{0} addresses of brokers are given: give 1 to {MAX_URLS}")]
+    #[error("{0} broker addresses given; 1 to {MAX_URLS} are allowed")]
     UrlCount(usize),
     /// An address cannot be read.
     #[error(transparent)]
     BadUrl(#[from] BadAddress),
     /// Not on this machine, and not encrypted.
     #[error(
-        "{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://"
+        "{0} is not on this machine, and without TLS the connection could be read and altered: use tls://"
     )]
     Plain(Address),
     /// A certificate without its key, or the reverse.
-    #[error("a TLS certificate and its key belong together: give both or none")]
+    #[error("a TLS certificate and its key must be given together")]
     HalfCertificate,
     /// A file with a secret cannot be used.
     #[error("cannot use {what}")]
@@ -160,13 +160,15 @@ pub enum ConnectionError {
     #[error("the certificates cannot be used")]
     Certificates(#[source] super::client::tls::TlsFileError),
     /// The file holds no token and seed.
-    #[error("{path:?} holds no NATS credentials: it needs a user's token and seed, as enrolment writes them")]
+    #[error(
+        "{path:?} contains no NATS credentials: it needs a user's JWT and seed, as enrolment writes them"
+    )]
     BadCredentials {
         /// The file.
         path: PathBuf,
     },
     /// It takes no more connections.
-    #[error("the broker at {urls} takes no more connections: {words}")]
+    #[error("the broker at {urls} accepts no more connections: {words}")]
     Full {
         /// Where.
         urls: String,
@@ -175,7 +177,7 @@ pub enum ConnectionError {
     },
     /// Nothing answers.
     #[error(
-        "cannot reach the broker at {urls}: is it running, and does the network let connections through?"
+        "cannot reach the broker at {urls}: check that it is running and that the network permits the connection"
     )]
     Unreachable {
         /// Where.
@@ -186,7 +188,7 @@ pub enum ConnectionError {
     },
     /// The broker does not know the user.
     #[error(
-        "the broker at {urls} refuses the login: enrol again, with the keys of the broker's own configuration"
+        "the broker at {urls} rejects the credentials: enrol again with the keys of the broker's configuration"
     )]
     Refused {
         /// Where.
@@ -197,7 +199,7 @@ pub enum ConnectionError {
     },
     /// No encrypted connection came about.
     #[error(
-        "no TLS connection to the broker at {urls}: check that its certificate is signed by the given CA and names this host, that it is in date, and that ours is what it asks for"
+        "TLS connection to the broker at {urls} failed: check that its certificate is signed by the given CA, names this host and has not expired, and that it accepts the client certificate"
     )]
     Tls {
         /// Where.

@@ -42,7 +42,7 @@ pub enum Begin {
 ///
 /// # Errors
 ///
-/// When the broker does not answer, or there is one with other settings.
+/// When the broker does not respond, or there is one with other settings.
 pub async fn ensure(client: &Client, group: &AgentId, begin: Begin) -> Result<(), StoredError> {
     let exists = stored::api(client, &format!("$JS.API.CONSUMER.INFO.{ALERTS}.{group}"), &Value::Null).await;
     if exists.is_ok() {
@@ -74,7 +74,7 @@ pub async fn ensure(client: &Client, group: &AgentId, begin: Begin) -> Result<()
 ///
 /// # Errors
 ///
-/// When the broker does not answer, or there is none.
+/// When the broker does not respond, or there is none.
 pub async fn remove(client: &Client, group: &AgentId) -> Result<(), StoredError> {
     stored::api(client, &format!("$JS.API.CONSUMER.DELETE.{ALERTS}.{group}"), &Value::Null).await.map(drop)
 }
@@ -166,7 +166,7 @@ impl Member {
     ///
     /// # Errors
     ///
-    /// When the broker does not answer: is it reachable, and is there such a group?
+    /// When the broker does not respond: is it reachable, and is there such a group?
     pub async fn next(&mut self, most: usize, patience: Duration) -> Result<Vec<Delivery>, StoredError> {
         let mut found = Vec::new();
         self.ask(1, Some(patience), &mut found).await?;

@@ -79,7 +79,7 @@ pub struct LocalTls {
 /// How the server runs.
 #[derive(Debug, Clone)]
 pub struct LocalBrokerSettings {
-    /// Where everything lies; made with mode 0700 when it is not there.
+    /// Directory for all files of the fleet; made with mode 0700 when it is not there.
     pub directory: PathBuf,
     /// Name of the fleet, for the tokens.
     pub fleet: String,
@@ -131,7 +131,7 @@ impl LocalBrokerSettings {
 pub enum LocalBrokerError {
     /// There is no nats-server.
     #[error(
-        "no nats-server: install it, on Debian with `apt-get install nats-server`, or name it in {SERVER_VARIABLE}"
+        "nats-server not found: install it, on Debian with `apt-get install nats-server`, or set its path in {SERVER_VARIABLE}"
     )]
     NoServer,
     /// A file or directory cannot be made.
@@ -162,7 +162,7 @@ pub enum LocalBrokerError {
         source: SecretFileError,
     },
     /// A file holds another key than it should.
-    #[error("{directory:?} holds a wrong key: remove the directory to begin anew")]
+    #[error("{directory:?} contains an invalid key: remove the directory to start over")]
     BadKey {
         /// The broker's directory.
         directory: PathBuf,
@@ -176,7 +176,7 @@ pub enum LocalBrokerError {
     )]
     BadPath(PathBuf),
     /// The program cannot be started.
-    #[error("cannot start {program:?}: is it there, and may it be run?")]
+    #[error("cannot start {program:?}: check that it exists and is executable")]
     Spawn {
         /// The program.
         program: PathBuf,
@@ -185,13 +185,17 @@ pub enum LocalBrokerError {
         source: io::Error,
     },
     /// It ended before it listened.
-    #[error("nats-server ended at once, is its port taken? It said:\n{log}")]
+    #[error(
+        "nats-server exited at once; is its port in use? Its output:
+{log}"
+    )]
     Ended {
         /// The end of its log.
         log: String,
     },
     /// It does not listen in time.
-    #[error("nats-server does not listen after {} s. It said:\n{log}", READY_WITHIN.as_secs())]
+    #[error("nats-server is not listening after {} s. Its output:
+{log}", READY_WITHIN.as_secs())]
     NotReady {
         /// The end of its log.
         log: String,

@@ -54,7 +54,7 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum StoredError {
     /// No answer.
-    #[error("the broker does not answer for {what}")]
+    #[error("the broker does not respond to {what}")]
     Request {
         /// Stream or subject.
         what: String,
@@ -63,7 +63,7 @@ pub enum StoredError {
         source: RequestError,
     },
     /// The broker refuses it, in its words.
-    #[error("the broker refuses {what}: {description} (code {code})")]
+    #[error("the broker rejects {what}: {description} (code {code})")]
     Refused {
         /// Stream or subject.
         what: String,
@@ -183,7 +183,7 @@ async fn publish(
 ///
 /// # Errors
 ///
-/// When the broker does not answer, or refuses.
+/// When the broker does not respond, or refuses.
 pub async fn api(client: &Client, subject: &str, body: &Value) -> Result<Value, StoredError> {
     let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let message = Outgoing { subject, payload: &payload, ..Outgoing::default() };
@@ -214,7 +214,7 @@ pub enum Which<'s> {
 ///
 /// # Errors
 ///
-/// When the broker does not answer.
+/// When the broker does not respond.
 pub async fn get(client: &Client, stream: &str, which: Which<'_>) -> Result<Option<Entry>, StoredError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -263,7 +263,7 @@ async fn get_once(client: &Client, stream: &str, which: Which<'_>) -> Result<Opt
 ///
 /// # Errors
 ///
-/// When the broker does not answer.
+/// When the broker does not respond.
 pub async fn extent(client: &Client, stream: &str, filter: &str) -> Result<Option<(u64, u64)>, StoredError> {
     let Some(last) = get(client, stream, Which::Last(filter)).await? else { return Ok(None) };
     let first = get(client, stream, Which::Next(filter, 1)).await?;
@@ -274,7 +274,7 @@ pub async fn extent(client: &Client, stream: &str, filter: &str) -> Result<Optio
 ///
 /// # Errors
 ///
-/// When the broker does not answer.
+/// When the broker does not respond.
 pub async fn versions(
     client: &Client,
     stream: &str,
@@ -296,7 +296,7 @@ pub async fn versions(
 ///
 /// # Errors
 ///
-/// When the broker does not answer.
+/// When the broker does not respond.
 pub async fn newest(
     client: &Client,
     stream: &str,
@@ -327,7 +327,7 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// When the broker does not answer.
+    /// When the broker does not respond.
     pub async fn at_time(
         client: &Client,
         stream: &str,
@@ -354,7 +354,7 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// When the broker does not answer; what was given before is not given again.
+    /// When the broker does not respond; what was given before is not given again.
     pub async fn read(
         &mut self,
         client: &Client,

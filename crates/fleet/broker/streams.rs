@@ -119,7 +119,7 @@ pub enum Change {
 pub enum StreamsError {
     /// Its settings cannot be read.
     #[error(
-        "cannot read the settings of the stream {stream}: is JetStream switched on in the broker, and is this an administrator's connection?"
+        "cannot read the settings of the stream {stream}: check that JetStream is enabled in the broker and that this is an administrator's connection"
     )]
     Unreadable {
         /// The stream.
@@ -130,7 +130,7 @@ pub enum StreamsError {
     },
     /// It cannot be made or changed.
     #[error(
-        "cannot make or change the stream {stream}: does the broker have room for {bytes} bytes (max_file), and is this an administrator's connection?"
+        "cannot create or change the stream {stream}: check that the broker has space for {bytes} bytes (max_file) and that this is an administrator's connection"
     )]
     Unwritable {
         /// The stream.

@@ -30,7 +30,7 @@ pub struct TargetError {
 #[non_exhaustive]
 pub enum Problem {
     /// There is nothing in it.
-    #[error("the target is empty; write all for every agent")]
+    #[error("the target is empty; use all for every agent")]
     Empty,
     /// The text is longer than [`MAX_TEXT_BYTES`].
     #[error("the target has {0} bytes; at most {MAX_TEXT_BYTES} are allowed")]
@@ -39,10 +39,10 @@ pub enum Problem {
     #[error("the target has {0} bytes with its spaces written out; at most {MAX_TEXT_BYTES} are allowed")]
     TooLongWritten(usize),
     /// More parentheses and `!` inside each other than [`MAX_DEPTH`].
-    #[error("more than {MAX_DEPTH} parentheses and ! stand inside each other")]
+    #[error("more than {MAX_DEPTH} nested parentheses and !")]
     TooDeep,
     /// `!` right before a comparison.
-    #[error("after ! a comparison stands in parentheses, as in !(os == \"linux\")")]
+    #[error("after ! a comparison must be in parentheses, as in !(os == \"linux\")")]
     BareNot,
     /// A character that begins nothing.
     #[error("unexpected {0:?}; texts are written in double quotes, such as \"web-*\"")]
@@ -64,13 +64,13 @@ pub enum Problem {
         meant: &'static str,
     },
     /// A text without its second quote.
-    #[error("the text that begins here has no closing double quote")]
+    #[error("the text that starts here has no closing double quote")]
     UnclosedText,
     /// A backslash before something that needs none.
     #[error("unexpected {0:?} after a backslash; only \\\" and \\\\ are known")]
     UnknownEscape(char),
     /// A control character in a text.
-    #[error("a text holds the control character {0:?}; no fact has one")]
+    #[error("the text contains the control character {0:?}; facts never contain any")]
     ControlCharacter(char),
     /// Something else than a comparison, `all`, `!` or `(`.
     #[error("expected a comparison such as os == \"linux\", found {0}")]
@@ -118,7 +118,7 @@ pub enum Problem {
     #[error("expected a comma or ] in the list, found {0}")]
     ExpectedListEnd(String),
     /// A value of `<`, `<=`, `>`, `>=` that is not a version.
-    #[error("{0:?} is not a number or version; they begin with a digit, such as 12 or 6.1.0-13")]
+    #[error("{0:?} is not a number or version; these start with a digit, such as 12 or 6.1.0-13")]
     NotAVersion(String),
     /// A value of `addr has` that is not an address.
     #[error("{0:?} is not an IPv4 or IPv6 address, such as \"192.0.2.1\"")]

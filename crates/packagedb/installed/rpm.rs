@@ -30,7 +30,7 @@ enum DatabaseError {
     Sqlite(#[from] SqliteError),
     #[error("cannot be read: {0}")]
     Read(#[from] std::io::Error),
-    #[error("is no sound database of rpm: {0}")]
+    #[error("is not a valid rpm database: {0}")]
     Unsound(&'static str),
 }
 
@@ -103,7 +103,7 @@ fn le32(bytes: &[u8], at: usize) -> Result<u32, DatabaseError> {
 
 fn read_at(file: &File, at: u64, length: usize) -> Result<Vec<u8>, DatabaseError> {
     if length > MAX_HEADER_BYTES || at.saturating_add(length as u64) > file.metadata()?.len() {
-        return Err(DatabaseError::Unsound("it names a place that is not there"));
+        return Err(DatabaseError::Unsound("it refers to a place that does not exist"));
     }
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, at)?;
@@ -160,7 +160,7 @@ fn read_bdb(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseErro
     };
     let page_bytes = word(&meta, 20)? as usize;
     if !page_bytes.is_power_of_two() || !(512..=65_536).contains(&page_bytes) {
-        return Err(DatabaseError::Unsound("pages have no possible size"));
+        return Err(DatabaseError::Unsound("invalid page size"));
     }
     let last = u64::from(word(&meta, 32)?);
     let page = |number: u64| read_at(&file, number * page_bytes as u64, page_bytes);
@@ -182,7 +182,7 @@ fn read_bdb(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseErro
             let mut blob = Vec::new();
             let mut left = last;
             while next != 0 && blob.len() < length {
-                left = left.checked_sub(1).ok_or(DatabaseError::Unsound("its pages go in a circle"))?;
+                left = left.checked_sub(1).ok_or(DatabaseError::Unsound("its pages form a loop"))?;
                 let content = page(u64::from(next))?;
                 let bytes = half(&content, 22)?;
                 if content[25] != OVERFLOW_PAGE {

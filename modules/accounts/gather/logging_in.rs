@@ -124,7 +124,7 @@ impl Gatherer<'_> {
                     let whole = size - size % UTMP_BYTES as u64;
                     let start = whole.saturating_sub(MAX_LOG - MAX_LOG % UTMP_BYTES as u64);
                     if start > 0 {
-                        self.found.coverage.skip(*path, "only the newest part of it was read");
+                        self.found.coverage.skip(*path, "only the newest part was read");
                     }
                     let mut part = vec![0; usize::try_from(whole - start).unwrap_or(0)];
                     match file.read_exact_at(&mut part, start) {
@@ -145,7 +145,7 @@ impl Gatherer<'_> {
     /// Who is logged in, as utmp and logind say.
     pub(super) fn sessions(&mut self) {
         if !self.parameters.is_this_host() {
-            self.found.coverage.skip("who is logged in", "another root was asked for than that of this host");
+            self.found.coverage.skip("current sessions", "another root than that of this host is examined");
             return;
         }
         let mut known: HashSet<String> = HashSet::new();

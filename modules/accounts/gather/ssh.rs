@@ -61,7 +61,7 @@ impl Gatherer<'_> {
         let mut homes: HashMap<String, bool> = HashMap::new();
         for (name, uid, home) in accounts {
             if (self.stop)() {
-                self.found.coverage.skip("keys of the rest of the accounts", "the time is over");
+                self.found.coverage.skip("keys of the remaining accounts", "the time is over");
                 return;
             }
             let is_there = *homes
@@ -93,7 +93,7 @@ impl Gatherer<'_> {
         let leads_out =
             entry.status.is_link() && entry.status.uid != 0 && file.status.uid != entry.status.uid;
         if leads_out || (file.status.links > 1 && file.status.uid != uid) {
-            self.found.coverage.skip(path, "it leads to a file of another owner");
+            self.found.coverage.skip(path, "it points to a file of another owner");
             return;
         }
         let content = match file.read(MAX_KEYS) {
@@ -105,9 +105,9 @@ impl Gatherer<'_> {
         };
         self.found.examined += 1;
         let refused = if is_foreign {
-            Some("StrictModes refuses it: another user owns the file")
+            Some("StrictModes rejects it: another user owns the file")
         } else if file.status.mode & 0o022 != 0 {
-            Some("StrictModes refuses it: others may write the file")
+            Some("StrictModes rejects it: other users can write the file")
         } else {
             self.open_directory(&file, uid)
         };
@@ -119,7 +119,7 @@ impl Gatherer<'_> {
         }
         for mut key in keys {
             if self.found.keys.len() >= MAX_ALL_KEYS {
-                self.found.coverage.skip(path, "there are more keys than an answer holds");
+                self.found.coverage.skip(path, "there are more keys than fit in a result");
                 return;
             }
             key.ignored = key.ignored.or(refused);
@@ -135,7 +135,7 @@ impl Gatherer<'_> {
             let Ok(directory) = self.tree.find(path) else { return None };
             let owner = directory.status.uid;
             if directory.status.mode & 0o022 != 0 || (owner != 0 && owner != uid) {
-                return Some("StrictModes refuses it: others may change a directory above it");
+                return Some("StrictModes rejects it: other users can change a parent directory");
             }
         }
         None

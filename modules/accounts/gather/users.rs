@@ -53,7 +53,7 @@ impl Gatherer<'_> {
             self.wrong_lines(path, lines.wrong);
             for entry in lines.read {
                 if shadow.contains_key(&entry.name) {
-                    self.problem(path, Some(entry.line), "a second line for this account");
+                    self.problem(path, Some(entry.line), "a duplicate line for this account");
                 } else {
                     shadow.insert(entry.name.clone(), entry);
                 }
@@ -69,18 +69,18 @@ impl Gatherer<'_> {
             for account in lines.read {
                 let mut problems = Vec::new();
                 if !names.insert(account.name.clone()) {
-                    problems.push("a second account of this name".to_owned());
+                    problems.push("a duplicate account of this name".to_owned());
                 }
                 if let Some(other) = uids.get(&account.uid) {
-                    problems.push(format!("the same uid as {other}"));
+                    problems.push(format!("the same UID as {other}"));
                 } else {
                     uids.insert(account.uid, account.name.clone());
                 }
                 if account.odd_uid {
-                    problems.push("the uid is written in an odd way".to_owned());
+                    problems.push("the UID has an unusual notation".to_owned());
                 }
                 if account.uid == 0 && account.name != "root" {
-                    problems.push("it is root by another name".to_owned());
+                    problems.push("an account with UID 0 that is not named root".to_owned());
                 }
                 if !account.is_regular {
                     problems
@@ -99,7 +99,7 @@ impl Gatherer<'_> {
             self.found.problems.push(Problem {
                 file: "/etc/shadow".to_owned(),
                 line,
-                problem: "a line for an account that is not there".to_owned(),
+                problem: "a line for an account that does not exist".to_owned(),
             });
         }
         if names.is_empty() {
@@ -188,7 +188,7 @@ impl Gatherer<'_> {
                     .ok()
                     .and_then(|content| serde_json::from_slice::<serde_json::Value>(&content).ok());
                 let Some(record) = record else {
-                    self.found.coverage.skip(path, "it cannot be read as a record of an account");
+                    self.found.coverage.skip(path, "it is not a valid account record");
                     continue;
                 };
                 self.found.examined += 1;
@@ -213,7 +213,7 @@ impl Gatherer<'_> {
                     directory: text("homeDirectory"),
                     shell: text("shell"),
                     state: if locked { "locked" } else { "not-set" },
-                    problems: vec!["its password is not looked at".to_owned()],
+                    problems: vec!["its password is not examined".to_owned()],
                     ..User::of(name, uid, gid, status, path)
                 });
             }
@@ -241,7 +241,7 @@ impl Gatherer<'_> {
             self.wrong_lines(path, lines.wrong);
             for group in lines.read {
                 if !names.insert(group.name.clone()) {
-                    self.problem(path, Some(group.line), "a second group of this name");
+                    self.problem(path, Some(group.line), "a duplicate group of this name");
                 }
                 let more = shadow.get(&group.name);
                 let mut members: BTreeSet<String> = group.members.iter().cloned().collect();

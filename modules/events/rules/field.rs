@@ -159,10 +159,10 @@ pub(crate) enum Pattern {
 impl Pattern {
     pub(crate) fn parse(field: Field, text: &str, ignore_case: bool) -> Result<Self, String> {
         if field.is_number() {
-            return number(text).ok_or(format!("{text:?} is no number, nor one with <, <=, > or >="));
+            return number(text).ok_or(format!("{text:?} is not a number, optionally after <, <=, > or >="));
         }
         if matches!(field, Field::Remote | Field::Local) {
-            return network(text).ok_or(format!("{text:?} is no network"));
+            return network(text).ok_or(format!("{text:?} is not a network"));
         }
         let bytes = text.as_bytes().to_vec();
         if ignore_case {

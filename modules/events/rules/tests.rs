@@ -63,11 +63,11 @@ fn the_same_again_is_counted_and_not_told() {
 #[test]
 fn what_is_wrong_is_told_with_its_rule() {
     for (from, to, problem) in [
-        ("exe.name", "exe.nome", "no field"),
-        ("\"$tools\"", "\"$nothing\"", "no list"),
-        ("\"high\"", "\"loud\"", "no severity"),
-        ("[\"exec\"]", "[\"execute\"]", "no kind"),
-        ("\">=3\"", "\"many\"", "no number"),
+        ("exe.name", "exe.nome", "unknown field"),
+        ("\"$tools\"", "\"$nothing\"", "unknown list"),
+        ("\"high\"", "\"loud\"", "unknown severity"),
+        ("[\"exec\"]", "[\"execute\"]", "unknown kind"),
+        ("\">=3\"", "\"many\"", "not a number"),
         ("title", "titel", "unknown field"),
     ] {
         let problems = parse(&RULES.replacen(from, to, 1)).unwrap_err();

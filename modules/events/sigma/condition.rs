@@ -31,7 +31,7 @@ pub(super) fn terms(detection: &Yaml) -> Result<Vec<Term>, Vec<String>> {
                 Some([one]) => condition = Some(one.clone()),
                 // Several conditions: one of them must hold.
                 Some(several) => condition = Some(format!("({})", several.join(") or ("))),
-                None => problems.push("detection.condition: is no text".to_owned()),
+                None => problems.push("detection.condition: is not a text".to_owned()),
             },
             "timeframe" => problems.push("detection.timeframe: is not supported".to_owned()),
             _ => match selection(&format!("detection.{name}"), value) {
@@ -86,7 +86,7 @@ fn field(place: &str, key: &str, value: &Yaml) -> Result<Comparisons, String> {
     let values =
         scalars(value).ok_or_else(|| wrong("null and nested values are not supported".to_owned()))?;
     if values.is_empty() {
-        return Err(wrong("an empty list fits nothing".to_owned()));
+        return Err(wrong("an empty list matches nothing".to_owned()));
     }
     // What we keep of connections are those of TCP that this host opened.
     match (name, values.as_slice()) {
@@ -117,7 +117,7 @@ fn field(place: &str, key: &str, value: &Yaml) -> Result<Comparisons, String> {
     }
     let one = |text: &String| -> Result<String, String> {
         if kind == Kind::Text && (text.contains("\\*") || text.contains("\\?")) {
-            return Err(wrong("a wildcard that is meant literally is not supported".to_owned()));
+            return Err(wrong("a literal wildcard is not supported".to_owned()));
         }
         // A backslash before anything else stands for itself; two stand for one.
         let text = text.replace("\\\\", "\\");
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         match self.next() {
             None => Ok(all),
             Some(word) if word == "|" => Err("aggregations (|) are not supported".to_owned()),
-            Some(word) => Err(format!("{word:?} is not expected")),
+            Some(word) => Err(format!("unexpected {word:?}")),
         }
     }
 
@@ -225,7 +225,7 @@ impl<'a> Reader<'a> {
             let named = self.selections.iter().enumerate().filter(|(_, (name, _))| fits(name));
             let all: Vec<Expression> = named.map(|(number, _)| Expression::Is(number)).collect();
             if all.is_empty() {
-                return Err(format!("no selection is named {pattern}"));
+                return Err(format!("no selection matches {pattern}"));
             }
             return Ok(if word == "1" { Expression::Or(all) } else { Expression::And(all) });
         }
@@ -233,7 +233,7 @@ impl<'a> Reader<'a> {
             return Err(format!("\"{word} of\" is not supported: only 1 and all are"));
         }
         let number = self.selections.iter().position(|(name, _)| *name == word);
-        number.map(Expression::Is).ok_or_else(|| format!("there is no selection {word:?}"))
+        number.map(Expression::Is).ok_or_else(|| format!("unknown selection {word:?}"))
     }
 }
 
@@ -264,7 +264,7 @@ fn written_out(
             for one in all {
                 let more = written_out(one, contrary, selections)?;
                 if terms.len() * more.len() > MOST_TERMS {
-                    return Err(format!("it becomes more than {MOST_TERMS} cases"));
+                    return Err(format!("it expands to more than {MOST_TERMS} cases"));
                 }
                 let join = |term: &Term| {
                     let term = term.clone();
@@ -281,7 +281,7 @@ fn written_out(
         }
     };
     if all.len() > MOST_TERMS {
-        return Err(format!("it becomes more than {MOST_TERMS} cases"));
+        return Err(format!("it expands to more than {MOST_TERMS} cases"));
     }
     Ok(all)
 }

@@ -108,7 +108,7 @@ fn what_has_no_counterpart_is_refused_with_its_place() {
     refused(exec, &selection("Hashes|contains: MD5=1"), "detection.selection.Hashes|contains", "the field");
     refused(exec, &selection("CommandLine|base64offset|contains: x"), "base64offset", "not supported");
     refused(exec, &selection("ParentImage: null"), "detection.selection.ParentImage", "null");
-    refused(exec, &selection("CommandLine: '\\*'"), "detection.selection.CommandLine", "literally");
+    refused(exec, &selection("CommandLine: '\\*'"), "detection.selection.CommandLine", "literal wildcard");
     refused(exec, &selection("CommandLine|startswith: '$x'"), "CommandLine|startswith", "begins with $");
     refused(exec, &selection("TargetFilename: /x"), "TargetFilename", "rules about files");
     refused(
@@ -124,8 +124,13 @@ fn what_has_no_counterpart_is_refused_with_its_place() {
         "aggregations",
     );
     refused(exec, "  a:\n    Image: x\n  condition: 2 of them\n", "detection.condition", "2 of");
-    refused(exec, "  a:\n    Image: x\n  condition: not a\n", "detection.condition", "only what must not");
-    refused(exec, "  a:\n    Image: x\n  condition: a and b\n", "detection.condition", "no selection \"b\"");
+    refused(exec, "  a:\n    Image: x\n  condition: not a\n", "detection.condition", "only exclusions");
+    refused(
+        exec,
+        "  a:\n    Image: x\n  condition: a and b\n",
+        "detection.condition",
+        "unknown selection \"b\"",
+    );
     refused(exec, "  a:\n    Image: x\n  condition: (a\n", "detection.condition", "not closed");
     refused(
         exec,
@@ -133,9 +138,9 @@ fn what_has_no_counterpart_is_refused_with_its_place() {
         "detection.timeframe",
         "not supported",
     );
-    refused("network_connection", &selection("DestinationPort: ssh"), "rule sigma-", "no number");
+    refused("network_connection", &selection("DestinationPort: ssh"), "rule sigma-", "not a number");
     refused("network_connection", &selection("Initiated: 'false'"), "Initiated", "the field");
-    refused("file_event", &selection("TargetFilename|endswith: .sh"), "TargetFilename", "no place");
+    refused("file_event", &selection("TargetFilename|endswith: .sh"), "TargetFilename", "is not supported");
     refused("dns_query", &selection("QueryName: x"), "QueryName", "the field");
     refused("registry_set", &selection("Image: x"), "logsource.category", "registry_set");
 }

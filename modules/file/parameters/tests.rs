@@ -118,7 +118,7 @@ fn every_problem_is_named_by_search_and_field() {
 fn a_query_without_a_search_says_what_one_looks_like() {
     for parameters in [json!(null), json!({}), json!([]), json!({"searches": {}}), json!({"searches": null})]
     {
-        assert!(read(&parameters).unwrap_err()[0].contains("there is no search"), "{parameters}");
+        assert!(read(&parameters).unwrap_err()[0].contains("no search given"), "{parameters}");
     }
     assert!(parse(None, 0).is_err());
     assert!(read(&json!({"searches": []})).is_err());

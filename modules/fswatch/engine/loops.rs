@@ -10,7 +10,7 @@ use crate::events::Happened;
 use crate::loops::{Attached, attached};
 use crate::rules::Severity;
 
-/// Time between two looks at such a file.
+/// Refresh interval at such a file.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Such files that are looked at; of more the scan tells.

@@ -26,7 +26,7 @@ pub enum Attribute {
     Links,
     /// Number of a device node.
     Device,
-    /// Inode flags: immutable and its like.
+    /// Inode number flags: immutable and its like.
     Flags,
     /// POSIX access control lists.
     Acl,

@@ -13,8 +13,8 @@ use crate::pattern::{Pattern, States, names_of};
 /// Where an entry begins on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// Where to look: the root itself, or for an entry with wildcards the directory below which there may be some. Free of
-    /// symbolic links but for its last name when `link_to` is there.
+    /// Directory or file to search: the root itself, or for an entry with wildcards the directory below which
+    /// there may be some. Free of symbolic links but for its last name when `link_to` is there.
     pub path: PathBuf,
     /// The path as it is configured, without wildcards.
     pub configured: PathBuf,

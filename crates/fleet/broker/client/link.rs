@@ -56,7 +56,7 @@ pub enum LinkError {
     Tls(io::Error),
     /// Without TLS only this machine is trusted.
     #[error(
-        "{0} is not on this machine, and without TLS everybody on the way could read and change what is said: write tls://"
+        "{0} is not on this machine, and without TLS the connection could be read and altered: use tls://"
     )]
     Plain(Address),
     /// The server refuses the user, in its words.

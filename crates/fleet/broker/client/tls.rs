@@ -20,7 +20,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFileError {
     /// A certificate without its key, or the reverse.
-    #[error("a TLS certificate and its key belong together: give both or none")]
+    #[error("a TLS certificate and its key must be given together")]
     HalfCertificate,
     /// A file cannot be read.
     #[error("cannot read the certificate {path:?}")]
@@ -32,7 +32,7 @@ pub enum TlsFileError {
         source: io::Error,
     },
     /// A file holds no certificate or key.
-    #[error("{path:?} holds no {what} in PEM")]
+    #[error("{path:?} contains no PEM {what}")]
     Empty {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum TlsFileError {
         source: tokio_rustls::rustls::Error,
     },
     /// The system has no certificates of authorities.
-    #[error("no authority is trusted: name the fleet's own with `ca`")]
+    #[error("no CA is trusted: give the fleet's own with `ca`")]
     NoAuthority,
 }
 

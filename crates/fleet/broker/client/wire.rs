@@ -92,7 +92,7 @@ pub enum ProtocolError {
     #[error("the server sent a message of more than {MAX_MESSAGE_BYTES} bytes")]
     LargeMessage,
     /// Something else.
-    #[error("the server sent what is not the NATS protocol: {0:?}")]
+    #[error("the server violated the NATS protocol: {0:?}")]
     Unknown(String),
 }
 
@@ -206,7 +206,7 @@ fn headers(bytes: &[u8]) -> Result<Headers, ProtocolError> {
 
 /// A text that cannot be a subject, or a header that cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot be sent to a broker: it is empty, or holds blanks or control characters")]
+#[error("{0:?} cannot be sent to a broker: it is empty, or contains spaces or control characters")]
 pub struct BadText(pub String);
 
 /// Whether a text can be a subject: it cannot end the line that it stands in.

@@ -138,7 +138,7 @@ fn the_canonical_text_has_one_form() {
 #[test]
 fn an_error_says_where_and_what_to_write() {
     for (text, message) in [
-        ("", "column 1: the target is empty; write all for every agent"),
+        ("", "column 1: the target is empty; use all for every agent"),
         (
             "hostnme == \"a\"",
             "column 1: \"hostnme\" is not a fact; the facts are agent, hostname, os, os.id, os.version, arch, \
@@ -153,16 +153,19 @@ fn an_error_says_where_and_what_to_write() {
         ("all and all", "column 5: unexpected and; write &&"),
         ("(all or all)", "column 6: unexpected or; write ||"),
         ("not all", "column 1: unexpected not; write !"),
-        ("!os == \"a\"", "column 2: after ! a comparison stands in parentheses, as in !(os == \"linux\")"),
+        ("!os == \"a\"", "column 2: after ! a comparison must be in parentheses, as in !(os == \"linux\")"),
         (
             "os == linux",
             "column 7: expected a value after ==, found linux; texts are written in double quotes",
         ),
         ("os == 'a'", "column 7: unexpected '\\''; texts are written in double quotes, such as \"web-*\""),
-        ("os == \"a", "column 7: the text that begins here has no closing double quote"),
-        ("os == \"a\\", "column 7: the text that begins here has no closing double quote"),
+        ("os == \"a", "column 7: the text that starts here has no closing double quote"),
+        ("os == \"a\\", "column 7: the text that starts here has no closing double quote"),
         ("os == \"\\n\"", "column 9: unexpected 'n' after a backslash; only \\\" and \\\\ are known"),
-        ("os == \"é\u{1b}\"", "column 9: a text holds the control character '\\u{1b}'; no fact has one"),
+        (
+            "os == \"é\u{1b}\"",
+            "column 9: the text contains the control character '\\u{1b}'; facts never contain any",
+        ),
         ("module == \"x\"", "column 8: module is a list and does not take ==; it takes has"),
         ("group in [\"x\"]", "column 7: group is a list and does not take in; it takes has"),
         (
@@ -184,7 +187,7 @@ fn an_error_says_where_and_what_to_write() {
         ),
         (
             "kernel > \"new\"",
-            "column 10: \"new\" is not a number or version; they begin with a digit, such as 12 or 6.1.0-13",
+            "column 10: \"new\" is not a number or version; these start with a digit, such as 12 or 6.1.0-13",
         ),
         ("os in \"a\"", "column 7: expected a list after in, such as [\"a\", \"b\"], found \"a\""),
         ("os in []", "column 8: expected a value after in, found ]; texts are written in double quotes"),
@@ -223,10 +226,7 @@ fn length_and_depth_have_their_limits() {
     let nested = |depth: usize| format!("{}all{}", "(".repeat(depth), ")".repeat(depth));
     assert!(matches(&nested(MAX_DEPTH)));
     assert!(matches(&format!("{}all", "!".repeat(MAX_DEPTH))));
-    assert_eq!(
-        error(&nested(MAX_DEPTH + 1)),
-        "column 33: more than 32 parentheses and ! stand inside each other"
-    );
+    assert_eq!(error(&nested(MAX_DEPTH + 1)), "column 33: more than 32 nested parentheses and !");
     for deep in ["!".repeat(4096), "(".repeat(4096), "!(".repeat(2048)] {
         assert!(matches!(Target::parse(&deep).unwrap_err().problem(), Problem::TooDeep));
     }

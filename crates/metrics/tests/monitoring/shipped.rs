@@ -158,7 +158,7 @@ fn the_documentation_lists_every_metric() {
     let mark = "<!-- The table is written by a test of crates/metrics. -->\n";
     let (before, rest) = text.split_once(mark).expect("the mark is there");
     let after = rest.split_once("\n\n").map_or("", |(_, after)| after);
-    let mut table = "| metric | kind | what it says |\n|---|---|---|\n".to_owned();
+    let mut table = "| metric | type | meaning |\n|---|---|---|\n".to_owned();
     for family in FAMILIES {
         let kind = format!("{:?}", family.kind).to_lowercase();
         table.push_str(&format!("| `{}` | {kind} | {} |\n", family.name, family.help));

@@ -70,7 +70,7 @@ fn sockets_are_narrowed_by_whose_they_are() {
         assert_eq!(found(other.clone()), Vec::<Value>::new(), "{other}");
     }
     let alone = ask(&json!({"process": ["x"]}));
-    assert!(alone["errors"][0].as_str().unwrap().contains("say whose sockets are wanted"), "{alone}");
+    assert!(alone["errors"][0].as_str().unwrap().contains("only narrow a search"), "{alone}");
 }
 
 #[test]

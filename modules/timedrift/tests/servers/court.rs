@@ -105,7 +105,7 @@ fn what_nobody_can_know_is_not_clean() {
         (&told.elements["verdict"], told.elements.get("iswithindrift")),
         (&json!("cannot tell"), None)
     );
-    assert_eq!(told.elements["why"], "no more than half of the time servers agree");
+    assert_eq!(told.elements["why"], "no majority of the time servers agrees");
     assert_eq!(judgements(&told), ["no majority", "no majority"]);
     assert_eq!((&told.elements["hascheckeddrift"], &told.elements["liars"]), (&json!(false), &json!([])));
 
@@ -114,7 +114,7 @@ fn what_nobody_can_know_is_not_clean() {
     let vague = changed(&host, |reply| reply.root_dispersion = 0x0000_8000);
     let told = host_with(host, &[(&vague, "")]).ask(&all("10ms"));
     assert_eq!(told.elements["verdict"], "cannot tell");
-    assert_eq!(told.elements["why"], "what was asked lies within the error of the time servers that agree");
+    assert_eq!(told.elements["why"], "the tolerance lies within the error of the agreeing time servers");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn nobody_who_answers_is_a_failure_that_says_of_each_why() {
     assert_eq!(told.errors.len(), 2, "{told:?}");
 
     let nobody = TestHost::new().ask(&all("5s"));
-    assert!(!nobody.success && nobody.errors[0].contains("no time server to ask"), "{nobody:?}");
+    assert!(!nobody.success && nobody.errors[0].contains("no time server is configured"), "{nobody:?}");
 }
 
 /// A clock that jumps when a server is asked.

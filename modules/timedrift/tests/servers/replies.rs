@@ -60,8 +60,8 @@ const TABLE: &[(&str, Change, Expected)] = &[
     ("mode 5, broadcast", |reply| reply.mode = 5, Refused("mode 5")),
     ("mode 3, client", |reply| reply.mode = 3, Refused("mode 3")),
     ("mode 6, control", |reply| reply.mode = 6, Refused("mode 6")),
-    ("no receive time", |reply| reply.receive = 0, Refused("when the request arrived")),
-    ("no transmit time", |reply| reply.transmit = 0, Refused("when it was sent")),
+    ("no receive time", |reply| reply.receive = 0, Refused("lacks the receive timestamp")),
+    ("no transmit time", |reply| reply.transmit = 0, Refused("lacks the transmit timestamp")),
     ("root dispersion of 32 s", |reply| reply.root_dispersion = 32 << 16, Refused("16 s or more")),
     ("47 bytes", |reply| reply.length = 47, Refused("47 bytes")),
     (
