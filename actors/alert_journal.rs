@@ -82,23 +82,23 @@ pub enum AlertsRefused {
 /// Asks how the journal is.
 #[derive(Debug, Message)]
 #[rtype(result = "JournalStatus")]
-pub struct GetJournalStatus;
+pub(crate) struct GetJournalStatus;
 
 /// Asks for a view from which recorded alerts can be read and followed without the actor.
 #[derive(Debug, Message)]
 #[rtype(result = "JournalView")]
-pub struct GetJournalView;
+pub(crate) struct GetJournalView;
 
 /// Asks for the head of the chain, which stands for everything recorded up to a number. Whoever keeps it where this host
 /// cannot change it can show later that something was erased: `vigie alerts --verify` prints the same head for the same
 /// number only if nothing was.
 #[derive(Debug, Message)]
 #[rtype(result = "JournalHead")]
-pub struct GetJournalHead;
+pub(crate) struct GetJournalHead;
 
 /// The head of the journal's chain.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct JournalHead {
+pub(crate) struct JournalHead {
     /// Name of the journal.
     pub journal: String,
     /// Number of the newest alert that the head stands for.
@@ -111,7 +111,7 @@ pub struct JournalHead {
 /// as long as there is room, and is given up from the least severe on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct SentThrough(
+pub(crate) struct SentThrough(
     /// Number of the newest alert that the fleet has; absent when no fleet wants them.
     pub Option<u64>,
 );

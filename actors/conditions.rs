@@ -299,7 +299,7 @@ impl Handler<LifeEnded> for Conditions {
 /// Asks for everything that is wrong, the agent's own conditions first.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<StandingCondition>")]
-pub struct GetConditions;
+pub(crate) struct GetConditions;
 
 impl Handler<GetConditions> for Conditions {
     type Result = MessageResult<GetConditions>;

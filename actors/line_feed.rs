@@ -26,7 +26,7 @@ const DROPPED_CHARS: usize = 200;
 
 /// The feeds of a module.
 #[derive(Debug, Clone, Default)]
-pub struct LineFeeds {
+pub(crate) struct LineFeeds {
     /// What it logs and writes to stderr, and what of it was dropped.
     pub logs: LineFeed,
     /// Every message in both directions, whole.

@@ -60,7 +60,7 @@ pub struct Query {
 /// Asks how queries are doing, and how their answers are kept private.
 #[derive(Debug, Message)]
 #[rtype(result = "(QueryStatus, PrivacyStatus)")]
-pub struct GetQueryStatus;
+pub(crate) struct GetQueryStatus;
 
 /// The actor.
 pub struct QueryRouter {

@@ -64,7 +64,7 @@ const REPLACE_PATIENCE: Duration = Duration::from_secs(5);
 /// Asks how the sinks are; in the order of the configuration.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<SinkStatus>")]
-pub struct GetSinks;
+pub(crate) struct GetSinks;
 
 /// Orders a test alert to be sent. Nothing when there is no such sink; answered within twice the sink's timeout.
 #[derive(Debug, Message)]
