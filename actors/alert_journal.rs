@@ -232,7 +232,7 @@ impl AlertJournal {
         &self.directory
     }
 
-    /// As [`SentThrough`], before the first alert comes.
+    /// As `SentThrough`, before the first alert comes.
     pub fn set_sent_through(&mut self, sent_through: Option<u64>) {
         self.sent_through = sent_through;
     }

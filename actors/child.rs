@@ -4,7 +4,7 @@
 //! becomes the module; so there is no code between fork and exec here. Processes are started on the thread of
 //! the arbiter and nowhere else: the death signal of a child is tied to the thread that started it
 //! (PR_SET_PDEATHSIG(2const)), and this thread lives as long as the agent. What has to be looked up on disks and in
-//! the user database before is done by [`Spawner::prepare`], elsewhere.
+//! the user database before is done by `Spawner::prepare`, elsewhere.
 //!
 //! A process is signalled only while it is not reaped: until then its number, which is also its group's and its
 //! session's, means nobody else. Where there is no cgroup, its launcher stays above it and ends everything below before

@@ -2,7 +2,7 @@
 //!
 //! Started first by the agent, because everybody reports to it; stopped last. Each condition is raised and cleared by
 //! its one owner through a [`Reporter`]; modules report theirs as whole sets (`ModuleHealth`). Status, exit code,
-//! log, metrics and the fleet's presence are views of this set: `ControlServer` asks with [`GetConditions`], others
+//! log, metrics and the fleet's presence are views of this set: `ControlServer` asks with `GetConditions`, others
 //! follow the channel of [`Conditions::watch`]. Each rise and each fall is one line in the log.
 //!
 //! Who can cause how much: a module has at most `MAX_CONDITIONS` conditions, each bounded in length, and its changes are logged at most `LOGGED_IN_A_MINUTE` times a minute.

@@ -1,10 +1,10 @@
 //! One living module: its process, its pipes and its heartbeat.
 //!
 //! Started by `Supervisor`, one per life of a module; ends with the process and reports why
-//! ([`ModuleExited`]); whether there is a next life is the Supervisor's business. What happens when is decided
-//! in [`lifecycle`]; this actor carries it out.
+//! (`ModuleExited`); whether there is a next life is the Supervisor's business. What happens when is decided
+//! in `lifecycle`; this actor carries it out.
 //!
-//! The pipes are read and written by [`pipes`]: a batch of lines is sorted ([`intake`]), its alerts are stored, its log
+//! The pipes are read and written by `pipes`: a batch of lines is sorted (`intake`), its alerts are stored, its log
 //! lines written, and only then is the next one read. So a module that writes faster than the disk takes it is slowed
 //! by its own pipe, in bounded memory, and nobody else notices. The end of stdout is not the end of the
 //! process, and the other way round: either may come first, and a grandchild can keep the pipe open for ever.

@@ -2,10 +2,10 @@
 //!
 //! Started by the agent after the journal and the registry, stopped before them. Owns the child specs and what
 //! is remembered of each module's lives; a life itself is a `ModuleProcess`. Told by `ConfigLoader` what is
-//! to run ([`ConfigChanged`]) and by each `ModuleProcess` that it is over ([`ModuleExited`]).
+//! to run (`ConfigChanged`) and by each `ModuleProcess` that it is over (`ModuleExited`).
 //!
 //! A restart begins from the spec, never from what a life left behind, and only when that life is wholly gone:
-//! there are never two copies. When is decided in [`restart`]. One for one: no module's end touches another,
+//! there are never two copies. When is decided in `restart`. One for one: no module's end touches another,
 //! and none ends the agent.
 //!
 //! ```text
