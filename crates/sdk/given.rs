@@ -153,7 +153,7 @@ mod tests {
                 "parameter long: 2 values, at most 1 are allowed",
                 "parameter object: expected a list of texts",
                 "parameter switch: expected true or false",
-                "parameter \"odd\" is unknown; known: root, many",
+                "unknown parameter \"odd\"; known: root, many",
             ]
         );
     }

@@ -574,7 +574,10 @@ mod tests {
             let start = format!("parameter {name} ");
             assert!(problems.iter().any(|problem| problem.starts_with(&start)), "{name} in {problems:?}");
         }
-        assert!(problems.iter().any(|problem| problem.contains("\"listenport\" is unknown")), "{problems:?}");
+        assert!(
+            problems.iter().any(|problem| problem.contains("unknown parameter \"listenport\"")),
+            "{problems:?}"
+        );
         assert_eq!(problems.len(), 7, "{problems:?}");
     }
 

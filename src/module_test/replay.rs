@@ -601,13 +601,13 @@ mod tests {
         let fails = |text: &str| read(text).unwrap_err().to_string();
 
         assert!(fails("").contains("it is empty"));
-        assert!(fails("{}\n").contains("x.jsonl\" is no recording"));
-        assert!(fails(&HEAD.replace(":1,", ":2,")).contains("is of form 2"));
-        assert!(fails(&format!("{HEAD}\n{{\n")).contains("x.jsonl\":2: this is no line"));
+        assert!(fails("{}\n").contains("x.jsonl\" is not a recording"));
+        assert!(fails(&HEAD.replace(":1,", ":2,")).contains("has format 2"));
+        assert!(fails(&format!("{HEAD}\n{{\n")).contains("x.jsonl\":2: invalid line"));
         assert!(
             fails(&format!("{HEAD}\n{}\n", line("missed", "5 lines"))).contains(":2: 5 lines are missing")
         );
-        assert!(fails(HEAD).contains("nothing was said"));
+        assert!(fails(HEAD).contains("no message was sent"));
     }
 
     #[test]

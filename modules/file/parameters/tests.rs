@@ -85,7 +85,7 @@ fn every_problem_is_named_by_search_and_field() {
     .unwrap_err();
 
     for expected in [
-        "\"extra\" is unknown",
+        "unknown key \"extra\"",
         "search \"one\": paths: \"etc\"",
         "search \"one\": paths: \"/a\\0\"",
         "search \"one\": names:",
