@@ -269,7 +269,7 @@ impl Forwarder<'_> {
                 }
                 Err(problem) => {
                     let agent = agent.map_or("nobody".to_owned(), |agent| agent.to_string());
-                    let sentence = format!("an alert in the name of {agent}  invalid: {problem}");
+                    let sentence = format!("an alert in the name of {agent} is invalid: {problem}");
                     print::note(&sentence);
                     self.tell(delivery, "unverified", &agent, &sentence, ways);
                 }

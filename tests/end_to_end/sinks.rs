@@ -348,7 +348,7 @@ fn sinks_come_go_and_change_by_reload_and_a_bad_one_is_named_with_its_line() {
 
     with(&section);
     let reloaded = host.vigie(&["reload"]);
-    assert!(reloaded.out.contains("sink hook is new"), "{reloaded:?}");
+    assert!(reloaded.out.contains("sink hook was added"), "{reloaded:?}");
     wait_sink(&host, "hook", |sink| sink["state"] == "idle" && sink["position"] == 1);
     say(&host, &["after".to_owned()]);
     wait_sink(&host, "hook", |sink| sink["sent"] == 1);
@@ -382,7 +382,7 @@ fn sinks_come_go_and_change_by_reload_and_a_bad_one_is_named_with_its_line() {
     assert_eq!(sink(&host, "hook")["kind"], "webhook");
 
     with("");
-    assert!(host.vigie(&["reload"]).out.contains("sink hook is gone"));
+    assert!(host.vigie(&["reload"]).out.contains("sink hook was removed"));
     assert_eq!(host.status()["sinks"], Value::Null);
     wait_until("its place is gone", || (!host.path("state/sinks/hook.place").exists()).then_some(()));
 }
