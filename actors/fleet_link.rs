@@ -64,6 +64,7 @@ pub use self::trouble::Voice;
 use crate::alert_journal::{AlertJournal, SentThrough};
 use crate::config_loader::ConfigChanged;
 use crate::query_router::Query;
+use crate::supervisor::TakePacks;
 use vigie_config::model::LoadedConfig;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::FleetStatus;
@@ -95,6 +96,8 @@ pub struct FleetLink {
     /// The condition `replay-log-unusable` says why.
     replay_unusable: bool,
     outcomes: Outcomes,
+    /// Who gives modules what the policy has for them.
+    packs: Option<Recipient<TakePacks>>,
     /// Ends when nobody works on the files of the newest membership any more.
     released: Option<mpsc::Receiver<Infallible>>,
 }
@@ -137,12 +140,22 @@ impl FleetLink {
             membership: None,
             problem: None,
             outcomes: Rc::default(),
+            packs: None,
             released: None,
         }
     }
 
+    /// Has somebody told what the policy has for modules.
+    #[must_use]
+    pub fn giving_packs_to(self, packs: Recipient<TakePacks>) -> Self {
+        Self { packs: Some(packs), ..self }
+    }
+
     /// Begins the membership that the configuration names, or ends the one that it no longer names.
-    #[expect(clippy::disallowed_methods, reason = "one message to each membership, its last")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one message to each membership, its last, and one in place of one"
+    )]
     fn begin(&mut self, ctx: &mut Context<Self>) {
         if let Some(before) = self.membership.take() {
             // Answers of what runs are not waited for: the next membership answers that it was interrupted.
@@ -154,6 +167,9 @@ impl FleetLink {
             self.problem = None;
             self.replay_log(None);
             self.keep_no_alerts(ctx);
+            if let Some(packs) = &self.packs {
+                packs.do_send(TakePacks::default());
+            }
             return;
         };
         let (hold, released) = mpsc::channel(1);
@@ -180,6 +196,7 @@ impl FleetLink {
                         config: this.config.clone(),
                         outcomes: this.outcomes.clone(),
                         voice: this.voice.clone(),
+                        packs: this.packs.clone(),
                     };
                     this.membership = Some(Membership::begin(around, joined));
                 }

@@ -21,6 +21,7 @@ mod confirming;
 mod exits;
 mod kept_histories;
 mod module;
+mod packs;
 mod questions;
 mod reconfigure;
 mod restart;
@@ -36,6 +37,7 @@ use actix::{
 use slog::{Logger, info, o};
 use tokio::sync::{oneshot, watch};
 use vigie_config::model::LoadedConfig;
+use vigie_fleet::policy::Packs;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::condition::Subject;
 use vigie_protocol::message::Environment;
@@ -43,6 +45,7 @@ use vigie_protocol::module_name::ModuleName;
 
 pub use self::confirming::AwaitConfirmations;
 use self::module::{Module, Phase, Rest, must_rest};
+pub use self::packs::TakePacks;
 pub(crate) use self::questions::{GetLineFeeds, GetModuleLines, GetModules, ModuleLines, QueryLeft};
 use self::restart::RestartHistory;
 pub use self::stopping::StopAll;
@@ -96,6 +99,8 @@ pub struct Supervisor {
     facts: HostFacts,
     config: Arc<LoadedConfig>,
     modules: BTreeMap<ModuleName, Module>,
+    /// What the fleet's policy has for modules.
+    packs: Packs,
     /// Counts what modules said of their configurations, for those who wait for it.
     confirmations: watch::Sender<u64>,
     stopping: bool,
@@ -113,6 +118,7 @@ impl Supervisor {
             facts,
             config,
             modules: BTreeMap::new(),
+            packs: Packs::new(),
             confirmations: watch::Sender::new(0),
             stopping: false,
         }
@@ -191,7 +197,8 @@ impl Supervisor {
         let module = self.modules.get(name)?;
         let spec = module.spec.as_ref()?;
         let run_dir = self.services.spawner.run_dir(spec);
-        Some(config_message::line(&self.config, &self.facts, module, spec, &run_dir))
+        let packs = self.packs.get(name.as_str()).cloned().unwrap_or_default();
+        Some(config_message::line(&self.config, &self.facts, module, spec, &run_dir, packs))
     }
 
     /// Orders the present life of a module to end.

@@ -432,8 +432,9 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
     let router =
         QueryRouter::new(log, registry, supervisor.clone(), spawner, config.clone(), BUILTINS).start();
     let voice = Voice { conditions: reporter.clone(), alerts: own_alerts.clone().recipient() };
-    let fleet =
-        FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone(), voice).start();
+    let fleet = FleetLink::new(log, router.clone().recipient(), journal.clone(), config.clone(), voice)
+        .giving_packs_to(supervisor.clone().recipient())
+        .start();
     let sinks = Sinks::new(
         SinksSpec {
             log: log.clone(),

@@ -41,6 +41,7 @@ use super::trouble::{Trouble, Troubles, Voice};
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::AlertJournal;
 use crate::query_router::Query;
+use crate::supervisor::TakePacks;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
 use vigie_protocol::error_chain::ErrorChain;
@@ -145,6 +146,7 @@ pub(super) struct Around {
     pub(super) config: Arc<LoadedConfig>,
     pub(super) outcomes: Outcomes,
     pub(super) voice: Voice,
+    pub(super) packs: Option<Recipient<TakePacks>>,
 }
 
 /// The actor.
@@ -187,6 +189,8 @@ pub(super) struct Membership {
     /// Signs of life since another host wrote under this name.
     beats_alone: u32,
     interrupted: Vec<ActionId>,
+    /// Who gives modules what the policy has for them.
+    packs: Option<Recipient<TakePacks>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -221,7 +225,7 @@ impl Membership {
             spool,
             places,
         } = opened;
-        let Around { log, number, link, router, journal, config, outcomes, voice } = around;
+        let Around { log, number, link, router, journal, config, outcomes, voice, packs } = around;
         let uplink = Uplink::new(connection.client.clone());
         let answers = Arc::new(Notify::new());
         let shown = Arc::new(Notify::new());
@@ -391,6 +395,7 @@ impl Membership {
             voice,
             beats_alone: 0,
             interrupted,
+            packs,
             tasks,
         }
     }
@@ -415,6 +420,7 @@ impl Membership {
                 self.clear(Trouble::NoPolicy);
                 self.take_brokers(&policy);
                 self.policy.send_replace(Some(Arc::new(*policy)));
+                self.give_packs();
                 self.policy_to_store = Some(StoredPolicy { pinned: self.pinned.clone(), signed });
                 self.store_policy(ctx);
                 true
@@ -433,6 +439,17 @@ impl Membership {
     fn take_brokers(&self, policy: &Policy) {
         // A policy is checked before it is in force.
         self.uplink.client.set_brokers(policy.document().addresses().unwrap_or_default());
+    }
+
+    /// Has modules get what the policy in force has for them, which is nothing where there is none. It is on disk with the
+    /// policy and nowhere else, so that what nobody signed is never read.
+    #[expect(clippy::disallowed_methods, reason = "one message for each policy")]
+    fn give_packs(&self) {
+        let policy = self.policy.borrow();
+        let packs = policy.as_ref().map(|policy| policy.document().packs.clone()).unwrap_or_default();
+        if let Some(supervisor) = &self.packs {
+            supervisor.do_send(TakePacks(packs));
+        }
     }
 
     /// Writes the policy in force to disk. One write at a time: an older one must not come last.
@@ -556,6 +573,7 @@ impl Actor for Membership {
         if let Some(policy) = self.policy.borrow().clone() {
             self.take_brokers(&policy);
         }
+        self.give_packs();
         self.renew_facts(ctx);
         self.look_at_facts_later(ctx);
         self.look_at_link_later(ctx);

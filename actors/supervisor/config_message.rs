@@ -1,5 +1,6 @@
 //! The `config` message: what a module is told of its configuration and of this host. Pure.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use vigie_config::model::{AgentConfig, LoadedConfig, LogMode, ModuleSpec};
@@ -8,13 +9,14 @@ use vigie_protocol::message::{ACCEPTED_EXTENSIONS, ConfigParameters, Message};
 use super::HostFacts;
 use super::module::Module;
 
-/// The message for a module that creates its query socket in `run_dir`, as a line.
+/// The message for a module that creates its query socket in `run_dir`, as a line; `packs` is what the fleet has for it.
 pub(super) fn line(
     config: &LoadedConfig,
     facts: &HostFacts,
     module: &Module,
     spec: &ModuleSpec,
     run_dir: &Path,
+    packs: BTreeMap<String, String>,
 ) -> Vec<u8> {
     let agent = &config.agent.agent;
     let state_dir = agent.state_dir.join("modules").join(spec.name().as_str());
@@ -29,6 +31,7 @@ pub(super) fn line(
         ownpaths: own_paths(&config.agent),
         generation: Some(config.generation),
         accepts: ACCEPTED_EXTENSIONS.map(str::to_owned).to_vec(),
+        packs,
     };
     Message::config(&parameters).to_line()
 }
@@ -58,7 +61,8 @@ mod tests {
         let mut module = Module::new();
         module.spec = Some(config.modules[0].clone());
 
-        let line = line(&config, &HostFacts::default(), &module, &config.modules[0], Path::new("/agent/run"));
+        let (spec, run_dir) = (&config.modules[0], Path::new("/agent/run"));
+        let line = line(&config, &HostFacts::default(), &module, spec, run_dir, BTreeMap::new());
 
         let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
         let parameters = &line["parameters"];

@@ -66,20 +66,27 @@ impl Supervisor {
             // A changed module has not failed yet.
             module.history = RestartHistory::default();
         }
-        let Some(process) = living else { return self.start_module(name, ctx) };
+        if living.is_none() {
+            return self.start_module(name, ctx);
+        }
         match change {
             // Removed and added again while its last life still ends: the exit starts it.
             ModuleChange::Start { .. } => {}
             ModuleChange::Stop { .. } => self.stop_module(name, EndReason::Removed, grace),
             ModuleChange::Restart { .. } => self.stop_module(name, EndReason::ConfigChanged, grace),
-            ModuleChange::Reconfigure { .. } => {
-                module.reconfigured = true;
-                if let Some(config_line) = self.config_line(name) {
-                    send(&process, Reconfigure { config_line });
-                }
-                self.await_confirmation(name, ctx);
-            }
+            ModuleChange::Reconfigure { .. } => self.give_config(name, ctx),
         }
+    }
+
+    /// Gives a module that lives its configuration anew; the next life of any other begins with it.
+    pub(super) fn give_config(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
+        let Some(module) = self.modules.get_mut(name) else { return };
+        let Some(process) = module.living().cloned() else { return };
+        module.reconfigured = true;
+        if let Some(config_line) = self.config_line(name) {
+            send(&process, Reconfigure { config_line });
+        }
+        self.await_confirmation(name, ctx);
     }
 
     /// Forgets modules that are no longer configured and of which nothing lives.

@@ -16,7 +16,8 @@ mod stored;
 pub(crate) mod tests;
 
 pub use document::{
-    DEFAULT_RULE, Investigator, InvestigatorKey, PolicyDocument, PolicyLimits, Roots, Rule, StandingRule,
+    DEFAULT_RULE, Investigator, InvestigatorKey, Packs, PolicyDocument, PolicyLimits, Roots, Rule,
+    StandingRule,
 };
 pub use stored::StoredPolicy;
 

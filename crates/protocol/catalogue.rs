@@ -243,6 +243,12 @@ const MODULE_CONDITIONS: &[Entry] = &[
         "None: the condition ends with the comparison, which reports every change.",
     ),
     reported(
+        "rule-pack-refused",
+        "warning",
+        "events: a rule pack of the fleet's policy has an error and is not used; all other rules are.",
+        "The detail names the pack, the rule and the key; publish a policy with a corrected pack (`vigie fleet policy packs`).",
+    ),
+    reported(
         "source-silent",
         "failed",
         "events: a program started as a self-test was not reported by the kernel.",

@@ -513,6 +513,10 @@ pub struct ConfigParameters {
     /// Extension: classes of messages that this agent understands beyond MIG's; a module sends them to no other agent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accepts: Vec<String>,
+    /// Extension: texts that the fleet's signed policy has for the module, by name. What it cannot use it reports as a
+    /// condition; the configuration is not refused for it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub packs: BTreeMap<String, String>,
 }
 
 /// What our agent names in [`ConfigParameters::accepts`].

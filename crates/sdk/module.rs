@@ -145,6 +145,8 @@ pub struct Settings<C> {
     pub own_paths: Vec<std::path::PathBuf>,
     /// Which configuration this is, as the agent counts them.
     pub generation: Option<u64>,
+    /// Texts that the fleet's signed policy has for the module, by name.
+    pub packs: std::collections::BTreeMap<String, String>,
 }
 
 impl<C: DeserializeOwned> Settings<C> {
@@ -164,6 +166,7 @@ impl<C: DeserializeOwned> Settings<C> {
             state_dir: parameters.statedir.map(Into::into),
             own_paths: parameters.ownpaths.into_iter().map(Into::into).collect(),
             generation: parameters.generation,
+            packs: parameters.packs,
         })
     }
 }

@@ -10,6 +10,7 @@ use vigie_sdk::privacy::{self, Showing};
 use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::alert::{time_text, user};
+use crate::config::Pack;
 use crate::engine::Look;
 use crate::history::lanes::Lane;
 use crate::history::store::Extent;
@@ -307,6 +308,7 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
         "who_is_known": kinds,
         "processes": look.processes,
         "rules": look.rules.len(),
+        "packs": look.packs.len(),
         "conditions": look.conditions.iter().map(|condition| condition.name.clone()).collect::<Vec<_>>(),
         "history": {
             "blocks": all(|extent| extent.blocks),
@@ -316,6 +318,11 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
         },
     });
     if !masked {
+        let pack = |pack: &Pack| match &pack.rules {
+            Ok(rules) => json!({ "name": pack.name, "rules": rules }),
+            Err(problem) => json!({ "name": pack.name, "problem": problem }),
+        };
+        status["packs"] = look.packs.iter().map(pack).collect();
         status["not_used"] = look.not_used.clone().into();
         status["since"] = time_text(look.since).into();
         status["proved"] = look.proved.map(time_text).into();

@@ -1,5 +1,6 @@
 //! The module's configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::de::Error as _;
@@ -51,11 +52,38 @@ pub(crate) struct Setup {
     pub(crate) wtmp: PathBuf,
     rules: Vec<Rule>,
     disabled: Vec<String>,
+    pub(crate) packs: Vec<Pack>,
+}
+
+/// Rules of the fleet's policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pack {
+    pub(crate) name: String,
+    /// How many rules it has, or why it is not used.
+    pub(crate) rules: Result<usize, String>,
+}
+
+/// Reads the rules of the fleet's policy. A pack with a mistake is left out whole and hides no other.
+fn read_packs(packs: &BTreeMap<String, String>, rules: &mut Vec<Rule>) -> Vec<Pack> {
+    let read = |(name, text): (&String, &String)| {
+        let found = rules::parse(text).map_err(|problems| problems.join("; "));
+        let found = found.map(|found| {
+            let count = found.len();
+            // Each pack has names of its own: none replaces or hides another's rule.
+            rules.extend(found.into_iter().map(|mut rule| {
+                rule.id = format!("{name}/{}", rule.id);
+                rule
+            }));
+            count
+        });
+        Pack { name: name.clone(), rules: found }
+    };
+    packs.iter().map(read).collect()
 }
 
 impl Setup {
     /// Reads the files that the configuration names.
-    pub(crate) fn of(config: &Config) -> Result<Self, ModuleError> {
+    pub(crate) fn of(config: &Config, packs: &BTreeMap<String, String>) -> Result<Self, ModuleError> {
         let none = Section::default();
         let section = config.events.as_ref().unwrap_or(&none);
         let kinds: Vec<Kind> = match section.kinds.is_empty() {
@@ -70,6 +98,7 @@ impl Setup {
                 .collect::<Result<_, _>>()?,
         };
         let mut rules = Vec::new();
+        let mut read = Vec::new();
         if section.detections.unwrap_or(true) {
             let wrong = |place: &str, problems: Vec<String>| {
                 ModuleError::new(format!("events.rules: {place}: {}", problems.join("; ")))
@@ -81,8 +110,10 @@ impl Setup {
                 })?;
                 rules.extend(rules::parse(&text).map_err(|problems| wrong(path, problems))?);
             }
+            read = read_packs(packs, &mut rules);
             for id in &section.disable {
-                if !rules.iter().any(|rule| rule.id == *id) {
+                // A pack of the fleet's policy may arrive later.
+                if !id.contains('/') && !rules.iter().any(|rule| rule.id == *id) {
                     return Err(ModuleError::new(format!("events.disable: unknown rule {id:?}")));
                 }
             }
@@ -94,6 +125,7 @@ impl Setup {
             wtmp: "/var/log/wtmp".into(),
             rules,
             disabled: section.disable.clone(),
+            packs: read,
         })
     }
 
@@ -188,10 +220,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn packs_are_rules_under_their_name_and_one_with_a_mistake_hides_no_other() {
+        let config = serde_json::from_value(
+            serde_json::json!({ "events": { "disable": ["web/b", "later/x"], "rules": null } }),
+        )
+        .unwrap();
+        let rule = |id: &str, field: &str| {
+            format!(
+                "[[rule]]\nid = \"{id}\"\ntitle = \"T\"\nseverity = \"low\"\non = [\"exec\"]\nwhen = [{{ {field} = \"x\" }}]\n"
+            )
+        };
+        let packs = BTreeMap::from([
+            ("bad".to_owned(), rule("a", "no.such")),
+            ("web".to_owned(), rule("a", "cwd") + &rule("b", "cwd")),
+        ]);
+
+        let setup = Setup::of(&config, &packs).unwrap();
+
+        let problem = setup.packs[0].rules.clone().unwrap_err();
+        assert!(setup.packs[0].name == "bad" && problem.contains("no.such"), "{problem}");
+        assert_eq!(setup.packs[1], Pack { name: "web".to_owned(), rules: Ok(2) });
+        let rules = setup.rules();
+        let ids: Vec<&str> =
+            rules.tallies().map(|(rule, _)| &rule.id[..]).filter(|id| id.contains('/')).collect();
+        assert_eq!(ids, ["web/a"]);
+    }
+
+    #[test]
     fn keys_that_the_file_does_not_have_are_defaults_and_one_text_is_a_list() {
         let read = |section| {
             let config = serde_json::from_value(serde_json::json!({ "events": section })).unwrap();
-            Setup::of(&config).unwrap()
+            Setup::of(&config, &BTreeMap::new()).unwrap()
         };
 
         let none = read(serde_json::json!({ "kinds": null, "rules": null, "disable": null }));

@@ -25,7 +25,7 @@ pub(crate) use self::losses::Lost;
 use self::proof::Proof;
 use crate::alert;
 use crate::alert_budget::AlertBudget;
-use crate::config::Setup;
+use crate::config::{Pack, Setup};
 use crate::digests::Digests;
 use crate::history::lanes::{Lane, Lanes};
 use crate::history::store::{Extent, file_key};
@@ -82,6 +82,7 @@ pub(crate) struct Look {
     pub(crate) kinds: Vec<Kind>,
     pub(crate) conditions: Vec<Condition>,
     pub(crate) rules: Vec<RuleLook>,
+    pub(crate) packs: Vec<Pack>,
 }
 
 /// A rule with what it did.

@@ -78,6 +78,17 @@ impl Sink for AgentSink {
     }
 }
 
+/// The module's name, as configurations and policies have it.
+pub const NAME: &str = Events::NAME;
+
+/// Checks rules before they are given to the module.
+///
+/// # Errors
+/// Everything that is wrong, with the rule that has it.
+pub fn check_rules(text: &str) -> Result<(), Vec<String>> {
+    rules::parse(text).map(drop)
+}
+
 /// A command that ends at once, whatever is installed.
 fn canary() -> Command {
     let mut command = Command::new("/proc/self/exe");
@@ -141,7 +152,7 @@ impl PersistentModule for Events {
     type Config = Config;
 
     fn start(settings: Settings<Config>, host: Host) -> Result<Self, ModuleError> {
-        let setup = Setup::of(&settings.config)?;
+        let setup = Setup::of(&settings.config, &settings.packs)?;
         let history = settings.state_dir.map(|dir| dir.join("history"));
         let (orders, received) = mpsc::channel();
         let dir = history.clone();
@@ -154,7 +165,7 @@ impl PersistentModule for Events {
     }
 
     fn reconfigure(&self, settings: Settings<Config>) -> Result<(), ModuleError> {
-        let setup = Setup::of(&settings.config)?;
+        let setup = Setup::of(&settings.config, &settings.packs)?;
         self.extraprivacy.store(settings.extraprivacy, Ordering::Relaxed);
         self.orders
             .send(Order::Configure(Box::new(setup)))

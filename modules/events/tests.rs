@@ -61,7 +61,7 @@ fn skip<T>(why: &str) -> Option<T> {
 
 pub(crate) fn setup(config: Value) -> Setup {
     let config: Config = serde_json::from_value(config).expect("the configuration is right");
-    Setup::of(&config).expect("the configuration is right")
+    Setup::of(&config, &Default::default()).expect("the configuration is right")
 }
 
 /// An engine on BPF, that has proved its source.

@@ -450,6 +450,60 @@ Examples:
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+
+    /// Write the next version of the policy, with other packs for modules, such as rules of events
+    #[command(after_help = "\
+Examples:
+  vigie fleet policy packs --add events/web=web.toml --out policy.json
+  vigie fleet policy packs --remove events/web --out policy.json
+  vigie fleet policy sign policy.json --key root_key
+  vigie fleet policy publish policy.signed.json
+
+Agents give a module its packs when the policy comes into force, and take them away with it.")]
+    Packs(PacksArgs),
+}
+
+/// `fleet policy packs`
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, args = ["add", "remove"])]
+pub(crate) struct PacksArgs {
+    /// A pack of this name for a module, in place of one that it has
+    #[arg(long, value_name = "MODULE/NAME=FILE", value_parser = pack_file)]
+    pub(crate) add: Vec<(PackPlace, PathBuf)>,
+
+    /// A pack that the next version does not have
+    #[arg(long, value_name = "MODULE/NAME", value_parser = pack_place)]
+    pub(crate) remove: Vec<PackPlace>,
+
+    /// The signed policy to begin with [default: the one that the broker has]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// The new file, to be signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// A pack by its module and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PackPlace {
+    pub(crate) module: String,
+    pub(crate) name: String,
+}
+
+fn pack_place(text: &str) -> Result<PackPlace, String> {
+    match text.split_once('/') {
+        Some((module, name)) if !module.is_empty() && !name.is_empty() => {
+            Ok(PackPlace { module: module.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("write MODULE/NAME, such as events/web".to_owned()),
+    }
+}
+
+fn pack_file(text: &str) -> Result<(PackPlace, PathBuf), String> {
+    let (place, file) =
+        text.split_once('=').ok_or("write MODULE/NAME=FILE, such as events/web=web.toml".to_owned())?;
+    Ok((pack_place(place)?, file.into()))
 }
 
 /// `fleet sign`

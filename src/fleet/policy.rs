@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use vigie_fleet::broker::LOOK;
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored;
@@ -14,7 +15,7 @@ use vigie_fleet::policy::{
 use vigie_fleet::signature::{Fingerprint, Unchecked, sign_with_key_file, verify};
 use vigie_fleet::subjects::{POLICY, POLICY_SUBJECT};
 
-use super::cli::PolicyCommand;
+use super::cli::{PackPlace, PacksArgs, PolicyCommand};
 use super::files::{self, failed};
 use super::inventory::Inventory;
 use super::profile::Profile;
@@ -177,6 +178,7 @@ pub(super) fn run(
             }
             Ok(Exit::Ok)
         }
+        PolicyCommand::Packs(args) => packs(args, &profile()?),
         PolicyCommand::Revoke { keys, policy, out } => {
             let policy = of(policy.as_deref(), &profile()?)?;
             let next = revoked(policy.document(), keys);
@@ -192,6 +194,42 @@ pub(super) fn run(
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Carries out `fleet policy packs`.
+fn packs(args: &PacksArgs, profile: &Profile) -> Result<Exit, Failure> {
+    let policy = of(args.policy.as_deref(), profile)?;
+    let mut next = policy.document().clone();
+    next.version = next.version.saturating_add(1);
+    for PackPlace { module, name } in &args.remove {
+        let found = next.packs.get_mut(module).and_then(|packs| packs.remove(name));
+        if found.is_none() {
+            let message = format!("the policy has no pack {module}/{name}");
+            return Err(Failure::new(Exit::Usage, message, "vigie fleet policy show lists them"));
+        }
+        next.packs.retain(|_, packs| !packs.is_empty());
+    }
+    for (PackPlace { module, name }, file) in &args.add {
+        let text = files::read(file, MAX_SIGNED_POLICY_BYTES)?;
+        // Agents would report it as a condition, each for itself.
+        if module == vigie_events::NAME {
+            vigie_events::check_rules(&text).map_err(|problems| {
+                let message = format!("{}: {}", file.display(), problems.join("; "));
+                Failure::new(Exit::Config, message, "docs/events.md has the form of rules")
+            })?;
+        }
+        next.packs.entry(module.clone()).or_default().insert(name.clone(), text);
+    }
+    let text = document_text(&next)?;
+    Policy::parse_unsigned(&text, &next.org)
+        .map_err(|error| failed(Exit::Usage, "nothing was written")(&error))?;
+    files::create(&args.out, &text)?;
+    print::note(&format!(
+        "{} holds version {}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+        args.out.display(),
+        next.version
+    ));
+    Ok(Exit::Ok)
 }
 
 /// The next version, in which these keys are not trusted any more.
@@ -345,6 +383,13 @@ fn description(policy: &Policy, now: i64) -> String {
     for key in &document.revoked {
         text.push_str(&format!("revoked {key}\n"));
     }
+    for (module, packs) in &document.packs {
+        for (name, pack) in packs {
+            let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(pack));
+            let (module, name) = (safe(module), safe(name));
+            text.push_str(&format!("pack {module}/{name}: {} bytes, SHA-256 {digest}\n", pack.len()));
+        }
+    }
     text
 }
 
@@ -372,6 +417,7 @@ mod tests {
             limits: PolicyLimits::default(),
             brokers: Vec::new(),
             standing: None,
+            packs: vigie_fleet::policy::Packs::new(),
         }
     }
 

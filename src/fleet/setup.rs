@@ -409,6 +409,7 @@ fn first_policy(plan: &Plan, roots: Roots, enrolment: PublicKey, key: PublicKey)
         limits: PolicyLimits::default(),
         brokers: Vec::new(),
         standing: Some(StandingRule::of(BTreeSet::from([plan.investigator.to_string()]))),
+        packs: vigie_fleet::policy::Packs::new(),
     }
 }
 

@@ -31,6 +31,8 @@ mod leaf;
 #[cfg(test)]
 mod membership;
 #[cfg(test)]
+mod packs;
+#[cfg(test)]
 mod person;
 #[cfg(test)]
 mod refusals;

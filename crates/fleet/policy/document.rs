@@ -24,6 +24,13 @@ const MAX_BROKERS: usize = 16;
 const MAX_ADDRESS_BYTES: usize = 256;
 /// Longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
+/// Most packs of all modules together.
+const MAX_PACKS: usize = 64;
+/// Most bytes of all packs together: half of a policy.
+const MAX_PACK_BYTES: usize = MAX_POLICY_BYTES / 2;
+
+/// What a policy has for modules: by module and name, texts of which only the module knows the form.
+pub type Packs = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The policy of a fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +72,10 @@ pub struct PolicyDocument {
     /// Who may have agents ask something again and again; absent: nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<StandingRule>,
+    /// Texts for modules, such as rules of `events`: signed with the policy, in force with it and gone with it. Up to 64,
+    /// together half of the policy's size.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub packs: Packs,
 }
 
 fn default_window() -> u32 {
@@ -303,6 +314,7 @@ impl PolicyDocument {
             "0 to 64",
         )?;
         Places::default().add_all(&self.enrolment, "the enrolment keys")?;
+        self.check_packs()?;
         let keys = self.check_investigators()?;
         self.check_rules()?;
         Ok(keys)
@@ -325,6 +337,17 @@ impl PolicyDocument {
             if address.tls || address.is_local() { Ok(address) } else { Err(bad()) }
         };
         self.brokers.iter().map(address).collect()
+    }
+
+    fn check_packs(&self) -> Result<(), PolicyError> {
+        for (module, packs) in &self.packs {
+            check_name(module)?;
+            packs.keys().try_for_each(|name| check_name(name))?;
+        }
+        let all = || self.packs.values().flat_map(BTreeMap::values);
+        in_range("the number of packs", count(all().count()), 0..=count(MAX_PACKS), "0 to 64")?;
+        let bytes = all().map(String::len).sum();
+        in_range("bytes of all packs", count(bytes), 0..=count(MAX_PACK_BYTES), "0 to 131,072")
     }
 
     fn check_investigators(&self) -> Result<BTreeMap<Fingerprint, (String, usize)>, PolicyError> {

@@ -169,6 +169,7 @@ fn what_contradicts_itself_is_refused_with_its_name() {
         with("/standing", json!({"investigators": ["alice"], "questions": 65})),
         with("/standing", json!({"investigators": ["alice"], "max_window_seconds": 7_776_001})),
         with("/brokers", json!(vec!["tls://b.example.org"; 17])),
+        with("/packs", json!({"events": {"a": "x".repeat(100_000), "b": "x".repeat(40_000)}})),
     ];
     for document in out_of_range {
         assert!(matches!(check(&document), Err(PolicyError::OutOfRange { .. })), "{document}");
@@ -177,6 +178,9 @@ fn what_contradicts_itself_is_refused_with_its_name() {
         let document = with("/brokers", json!(["nats://127.0.0.1:4222", "tls://b.example.org", address]));
         assert!(matches!(check(&document), Err(PolicyError::BadBroker(_))), "{document}");
     }
+    assert_eq!(check(&with("/packs", json!({"events": {"web": "[[rule]]"}}))), Ok(()));
+    let no_name = with("/packs", json!({"events": {"../web": ""}}));
+    assert!(matches!(check(&no_name), Err(PolicyError::BadName(_))));
     let stranger = with("/standing", json!({"investigators": ["mallory"]}));
     assert!(matches!(check(&stranger), Err(PolicyError::UnknownInvestigator { .. })));
     let malformed = [

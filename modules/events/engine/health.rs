@@ -5,6 +5,7 @@ use vigie_sdk::{Condition, ConditionSeverity};
 
 use super::{Engine, Look, RuleLook, Sink};
 use crate::alert;
+use crate::config::Pack;
 use crate::history::lanes::Lanes;
 use crate::record::{Key, Record, What};
 
@@ -52,6 +53,14 @@ impl<S: Sink> Engine<S> {
         let silent = silent.map(|_| "a program that was run to prove the source was not told".to_owned());
         set("source-silent", ConditionSeverity::Failed, silent);
         set("events-lost", ConditionSeverity::Warning, self.losses.recent(now));
+        let problem =
+            |pack: &Pack| pack.rules.as_ref().err().map(|problem| format!("{}: {problem}", pack.name));
+        let refused: Vec<String> = self.setup.packs.iter().filter_map(problem).collect();
+        set(
+            "rule-pack-refused",
+            ConditionSeverity::Warning,
+            (!refused.is_empty()).then(|| refused.join("; ")),
+        );
         set("history-not-written", ConditionSeverity::Failed, self.history_problem.clone());
         let same = |a: &Condition, b: &Condition| a.name == b.name && a.detail == b.detail;
         if conditions.len() != self.told.len() || conditions.iter().zip(&self.told).any(|(a, b)| !same(a, b))
@@ -76,6 +85,7 @@ impl<S: Sink> Engine<S> {
             processes: self.table.len(),
             kinds: self.setup.kinds.clone(),
             conditions: self.told.clone(),
+            packs: self.setup.packs.clone(),
             rules: self
                 .rules
                 .tallies()
