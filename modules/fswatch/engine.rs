@@ -25,6 +25,7 @@ mod transactions;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::RandomState;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -150,6 +151,8 @@ pub struct Engine<S> {
     /// When it was last found out which of them are watched.
     linked_at: Option<Instant>,
     scans: BTreeMap<u64, Scan>,
+    /// For hashes of paths that only this engine can make.
+    path_keys: RandomState,
     /// Notifications were lost while everything was being compared.
     lost_again: Option<String>,
     /// Numbers of rounds and scans.
@@ -242,6 +245,7 @@ impl<S: Sink> Engine<S> {
             packed_logs: VecDeque::new(),
             linked_at: None,
             scans: BTreeMap::new(),
+            path_keys: RandomState::new(),
             lost_again: None,
             numbers: 0,
             links: BTreeMap::new(),

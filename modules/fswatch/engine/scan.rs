@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::time::{Instant, SystemTime};
@@ -71,8 +72,9 @@ pub(super) struct Scan {
     begun: Instant,
     /// Everything was listed.
     walked: bool,
-    /// Paths that are looked at because of it and have not been told yet.
-    open: HashSet<PathBuf>,
+    /// Hashes of the paths that are looked at because of it and have not been told yet, by the engine's own keys. Each path
+    /// that is told is looked for in every scan, and users make paths as long as they like.
+    open: HashSet<u64>,
     pub(super) compared: usize,
     bytes_read: u64,
     differing: usize,
@@ -199,7 +201,7 @@ impl<S: Sink> Engine<S> {
         if self.coverage.roots().iter().any(|root| root.path == path) {
             self.suspect_root(number, path);
         }
-        self.feed_scans();
+        self.feed_scan(number);
     }
 
     /// Compares one directory, in which more happened than was told by name.
@@ -209,7 +211,7 @@ impl<S: Sink> Engine<S> {
         if let Some(scan) = self.scans.get_mut(&number) {
             (scan.only, scan.window) = (Some(directory.to_owned()), Some(window));
         }
-        self.feed_scans();
+        self.feed_scan(number);
     }
 
     /// Compares what is known and what is there at a path and below it.
@@ -218,7 +220,7 @@ impl<S: Sink> Engine<S> {
         for known in self.ledger.state().baseline.tree(path) {
             self.suspect(number, known, false);
         }
-        self.feed_scans();
+        self.feed_scan(number);
     }
 
     /// Compares on request.
@@ -255,9 +257,10 @@ impl<S: Sink> Engine<S> {
 
     /// Has a path looked at for a scan.
     fn suspect(&mut self, scan: u64, path: PathBuf, prove: bool) {
+        let hash = self.path_keys.hash_one(&path);
         let Some(scan) = self.scans.get_mut(&scan) else { return };
         let happened = Happened { prove, window: scan.window, ..Happened::finished() };
-        scan.open.insert(path.clone());
+        scan.open.insert(hash);
         // A scan finds what is over; only what just came may still be written to.
         if scan.purpose == Purpose::Tree {
             self.touch(&path, happened, now());
@@ -266,31 +269,37 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Gives the workers directories to list.
+    /// Gives the workers directories to list, of all scans.
     pub(super) fn feed_scans(&mut self) {
-        let most = self.workers.threads() * QUEUED_DIRECTORIES;
         let numbers: Vec<u64> = self.scans.keys().copied().collect();
         for number in numbers {
-            let mut jobs = Vec::new();
-            while let Some(scan) = self.scans.get_mut(&number)
-                && scan.running < most
-                && scan.open.len() < MAX_OPEN
-                && let Some((directory, after)) = scan.stack.pop()
-            {
-                if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
-                    self.suspect_below(number, &directory, &[]);
-                    continue;
-                }
-                let baseline = &self.ledger.state().baseline;
-                let known = baseline.children_after(&directory, after.as_deref(), PORTION_NAMES);
-                if let Some(scan) = self.scans.get_mut(&number) {
-                    scan.running += 1;
-                    jobs.push(Job::List { scan: number, directory, after, known, rules: scan.rules.clone() });
-                }
-            }
-            self.workers.put(jobs);
-            self.finish_scan(number);
+            self.feed_scan(number);
         }
+    }
+
+    /// Gives the workers directories to list, of one scan. A user who makes directories begins a scan with each, so that
+    /// a new one must not cost a step for all the others.
+    fn feed_scan(&mut self, number: u64) {
+        let most = self.workers.threads() * QUEUED_DIRECTORIES;
+        let mut jobs = Vec::new();
+        while let Some(scan) = self.scans.get_mut(&number)
+            && scan.running < most
+            && scan.open.len() < MAX_OPEN
+            && let Some((directory, after)) = scan.stack.pop()
+        {
+            if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
+                self.suspect_below(number, &directory, &[]);
+                continue;
+            }
+            let baseline = &self.ledger.state().baseline;
+            let known = baseline.children_after(&directory, after.as_deref(), PORTION_NAMES);
+            if let Some(scan) = self.scans.get_mut(&number) {
+                scan.running += 1;
+                jobs.push(Job::List { scan: number, directory, after, known, rules: scan.rules.clone() });
+            }
+        }
+        self.workers.put(jobs);
+        self.finish_scan(number);
     }
 
     /// Has everything looked at that is known below the directories of `directory` that are not there.
@@ -446,9 +455,13 @@ impl<S: Sink> Engine<S> {
 
     /// A path was looked at and told: scans that waited for it may be done.
     pub(super) fn settled(&mut self, path: &Path) {
+        if self.scans.is_empty() {
+            return;
+        }
+        let hash = self.path_keys.hash_one(path);
         let mut done = Vec::new();
         for (number, scan) in &mut self.scans {
-            if scan.open.remove(path) && scan.walked {
+            if scan.open.remove(&hash) && scan.walked {
                 done.push(*number);
             }
         }

@@ -134,8 +134,13 @@ impl Queue {
 
     /// Takes jobs; gives back those that have no place any more.
     pub(super) fn put(&self, jobs: impl IntoIterator<Item = Job>) -> Vec<Job> {
+        let mut jobs = jobs.into_iter().peekable();
+        if jobs.peek().is_none() {
+            // Nobody is woken for nothing.
+            return Vec::new();
+        }
         let mut waiting = self.lock();
-        let dropped = jobs.into_iter().filter_map(|job| waiting.put(job)).collect();
+        let dropped = jobs.filter_map(|job| waiting.put(job)).collect();
         drop(waiting);
         // One that is not for the thread which wakes would wait for the next.
         self.arrived.notify_all();

@@ -181,6 +181,30 @@ fn sparse_files_of_a_user_keep_nobody_waiting() {
     assert_eq!(told.unwrap().attributes[0], "content");
 }
 
+/// Each new directory begins a scan of its own, and none must cost a step for all the others.
+#[test]
+fn deep_trees_of_a_user_keep_nobody_waiting_and_are_known_in_the_end() {
+    let Some(temp) = two_directories() else { return };
+    let running = Running::configured(config(temp.path(), 20));
+    let shadow = temp.path().join("etc/shadow");
+    let program = "
+import os, sys
+for chain in range(12):
+    os.chdir(sys.argv[1])
+    for level in range(60):
+        name = '%d-%s' % (chain, 'd' * 40)
+        os.mkdir(name)
+        os.chdir(name)
+";
+
+    assert!(as_user(program, &temp.path().join("home")).status().unwrap().success());
+    fs::write(&shadow, "evil").unwrap();
+    let told = running.next(is_of(&shadow));
+
+    assert!(told.group.is_null() && told.severity == "critical", "{told:?}");
+    running.status_when(|status| status.objects >= 723 && status.pending == 0 && status.scans.is_empty());
+}
+
 /// More names at once than wait by name: their directories are compared instead.
 #[test]
 fn of_a_users_ten_thousands_of_files_every_one_is_known_in_the_end() {
