@@ -154,7 +154,7 @@ fn a_source_that_fails_is_replaced_and_the_answer_says_so() {
 
     assert_eq!(findings.total_hits, 1);
     assert!(findings.fell_back);
-    assert!(findings.problems[0].contains("tcp sockets were read in /proc/net"), "{findings:?}");
+    assert!(findings.problems[0].contains("tcp sockets were read from /proc/net"), "{findings:?}");
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn accounts_have_states_groups_keys_rules_and_last_logins() {
     assert_eq!(
         toor["problems"],
         json!([
-            "the same uid as root",
+            "the same UID as root",
             "the UID has an unusual notation",
             "an account with UID 0 that is not named root"
         ])

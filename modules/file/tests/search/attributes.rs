@@ -21,7 +21,7 @@ fn other_kinds_than_files_are_found_when_they_are_asked_for() {
     assert_eq!(of(json!(["file", "link"])), ["a/file", "a/link"]);
     assert_eq!(of(json!([])), ["a/file"]);
     let wrong = ask(&json!({"searches": {"s": tree.search(json!({"types": ["pipe"]}))}}));
-    assert!(!wrong.success && wrong.errors.unwrap()[0].contains("known are: file, directory"));
+    assert!(!wrong.success && wrong.errors.unwrap()[0].contains("known: file, directory"));
 }
 
 #[test]

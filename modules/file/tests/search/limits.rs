@@ -76,7 +76,7 @@ fn a_search_ends_at_its_matchlimit_and_says_so() {
     assert!(result.success);
     let errors = result.errors.unwrap();
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].contains("\"few\" ended at its matchlimit of 5"), "{errors:?}");
+    assert!(errors[0].contains("\"few\" stopped at its matchlimit of 5"), "{errors:?}");
 }
 
 #[test]

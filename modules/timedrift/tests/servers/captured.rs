@@ -160,7 +160,7 @@ fn captured_packets_are_ignored_without_the_random_number_and_judged_with_it() {
 
         let refused = match server {
             "kod-stratum0" => "kod:LOCL",
-            "zero-transmit" => "when the request arrived",
+            "zero-transmit" => "lacks the receive timestamp",
             "mode-client-echo" => "mode 3",
             "leap-alarm-unsynchronised" => "leap indicator 3",
             "garbage-48" => "mode 7",

@@ -61,7 +61,7 @@ fn two_servers_outvote_a_third_and_name_it() {
     assert_eq!(told.elements["liars"], json!([{"host": "s0", "address": liar.address.to_string()}]));
     assert_eq!((&told.elements["agreed"]["servers"], &told.elements["agreed"]["of"]), (&json!(2), &json!(3)));
     assert!(told.errors[0].contains("s0 at 127.0.0.1:"), "{told:?}");
-    assert!(told.errors[0].contains("tells another time than 2 of 3 that agree"), "{told:?}");
+    assert!(told.errors[0].contains("disagrees with 2 of 3 that agree"), "{told:?}");
 
     // MIG's own question still believes the first that answers.
     let first = host.ask(&json!({"drift": "5s"}));
