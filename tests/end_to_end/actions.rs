@@ -169,7 +169,7 @@ fn the_console_goes_on_after_an_error_and_its_exit_code_tells_it() {
         console(&host, "nosuch\nmodule netstat\nset listening-prt 22\nset listening-port 22\nrun\nshow\n");
 
     assert_eq!(ran.code, 1, "{ran:?}");
-    for said in ["line 1: there is no command", "line 3: netstat has no flag", "line 5: no agent answers"] {
+    for said in ["line 1: unknown command", "line 3: netstat has no flag", "line 5: no agent answers"] {
         assert!(ran.err.contains(said), "{said}: {ran:?}");
     }
     assert_eq!(values(&ran.out), [json!({"module": "netstat", "parameters": {"listeningport": ["22"]}})]);

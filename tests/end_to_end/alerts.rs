@@ -269,7 +269,7 @@ fn a_flipped_bit_in_a_number_hides_one_alert_and_everybody_is_told() {
     let _agent = host.start();
 
     let condition = wait_until("the damage is a condition", || journal_condition(&host));
-    assert!(condition.contains("1 alerts are missing"), "{condition}");
+    assert!(condition.contains("1 alerts missing"), "{condition}");
     let shown = host.vigie(&["alerts", "--human"]);
     assert_eq!(shown.code, 1);
     assert_eq!(shown.out.lines().filter(|line| line.contains(" alerter ")).count(), 99);

@@ -120,7 +120,7 @@ fn a_host_joins_by_one_line_and_the_token_holds_no_longer_than_it_says() {
     let second = join(&two, &text, &["--name", "web-2"]);
     assert_eq!(second.code, 0, "{second:?}");
     let third = join(&host(), &text, &["--name", "web-3"]);
-    assert!(third.code == 77 && third.err.contains("all 2 hosts"), "{third:?}");
+    assert!(third.code == 77 && third.err.contains("all 2 permitted hosts"), "{third:?}");
     // An enroller that is started anew counts what was let in before.
     drop(approver);
     let _approver = Approver::start(up.place.path(), &profile, &[]);
@@ -159,7 +159,7 @@ fn a_person_lets_hosts_in_and_turns_them_away() {
     }
     // Both want one name: the person has to say which.
     let both = up.user("enroller", &["approve", "web-1"]);
-    assert!(both.code == 64 && both.err.contains("2 hosts want"), "{both:?}");
+    assert!(both.code == 64 && both.err.contains("2 hosts request the name"), "{both:?}");
     let rule = up.user("enroller", &["approve"]);
     assert_eq!(rule.code, 0, "the token has no rule: {rule:?}");
     let pending = up.user("enroller", &["pending"]);

@@ -309,7 +309,10 @@ fn an_agent_s_key_is_replaced_only_when_that_is_said_and_revoked_for_good() {
     let host = Host::new(&Settings::default(), &section);
     let _agent = host.start();
     wait_until("the broker refuses the agent", || {
-        status(&host)["fleet"]["problem"].as_str().filter(|problem| problem.contains("refuses")).map(|_| ())
+        status(&host)["fleet"]["problem"]
+            .as_str()
+            .filter(|problem| problem.contains("rejects the credentials"))
+            .map(|_| ())
     });
 }
 
