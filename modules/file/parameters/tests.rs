@@ -102,7 +102,7 @@ fn every_problem_is_named_by_search_and_field() {
         "search \"one\": options.matchlimit:",
         "search \"one\": options.maxerrors:",
         "search \"one\": options.matchall:",
-        "search \"one\": options.mismatch: \"names\"",
+        "search \"one\": options.mismatch: unknown filter \"names\"",
         "search \"one\": options.depth:",
         "search \"\": label:",
         "search \"\": paths:",
