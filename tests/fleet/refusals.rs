@@ -224,7 +224,7 @@ fn an_agent_without_a_policy_refuses_all() {
 
     let status = member.wait("it is refused", |status| status["outcomes"]["no_policy"] == 1);
 
-    assert!(status["problem"].as_str().unwrap().contains("no policy"), "{status}");
+    assert!(status["problem"].as_str().unwrap().contains("no fleet policy"), "{status}");
     fleet.publish_policy(&document());
     member.wait_connected();
     let id = fleet.ask(&action());
