@@ -51,7 +51,7 @@ const REST: Duration = Duration::from_secs(60);
 /// `fleet forward`
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
-    /// A file with [[sink]] sections as in the agent's configuration; may be repeated
+    /// A file with `[[sink]]` sections as in the agent's configuration; may be repeated
     #[arg(long = "sink", value_name = "CONFIG", required = true)]
     sinks: Vec<PathBuf>,
 }

@@ -67,7 +67,7 @@ pub(crate) struct JoinArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<AgentId>,
 
-    /// The agent's configuration file, to which [fleet] is added [default: the file that the agent would
+    /// The agent's configuration file, to which `[fleet]` is added [default: the file that the agent would
     /// read]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
