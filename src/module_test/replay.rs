@@ -58,8 +58,8 @@ enum RecordingError {
     OtherForm { path: PathBuf, found: u32 },
     #[error("{path:?}:{line}: invalid line: {reason}")]
     BadLine { path: PathBuf, line: usize, reason: String },
-    #[error("{path:?}:{line}: {count} lines are missing here: they arrived too fast to be recorded")]
-    Gap { path: PathBuf, line: usize, count: String },
+    #[error("{path:?}:{line}: the recording has a gap: {lost}")]
+    Gap { path: PathBuf, line: usize, lost: String },
     #[error("no message was sent to the module while {path:?} was recorded")]
     Empty { path: PathBuf },
 }
@@ -132,7 +132,7 @@ impl Conversation {
                 reason: error.to_string(),
             })?;
             if line.source == "missed" {
-                return Err(RecordingError::Gap { path: path.to_owned(), line: number, count: line.text });
+                return Err(RecordingError::Gap { path: path.to_owned(), line: number, lost: line.text });
             }
             if line.fate == Some(LineFate::Dropped) {
                 continue;
@@ -604,9 +604,8 @@ mod tests {
         assert!(fails("{}\n").contains("x.jsonl\" is not a recording"));
         assert!(fails(&HEAD.replace(":1,", ":2,")).contains("has format 2"));
         assert!(fails(&format!("{HEAD}\n{{\n")).contains("x.jsonl\":2: invalid line"));
-        assert!(
-            fails(&format!("{HEAD}\n{}\n", line("missed", "5 lines"))).contains(":2: 5 lines are missing")
-        );
+        let gap = fails(&format!("{HEAD}\n{}\n", line("missed", "5 lines were omitted")));
+        assert!(gap.contains("x.jsonl\":2: the recording has a gap: 5 lines were omitted"), "{gap}");
         assert!(fails(HEAD).contains("no message was sent"));
     }
 
