@@ -125,7 +125,7 @@ fn a_host_joins_by_one_line_and_the_token_holds_no_longer_than_it_says() {
     drop(approver);
     let _approver = Approver::start(up.place.path(), &profile, &[]);
     let fourth = join(&host(), &text, &["--name", "web-4"]);
-    assert!(fourth.code == 77 && fourth.err.contains("all 2 hosts"), "{fourth:?}");
+    assert!(fourth.code == 77 && fourth.err.contains("all 2 permitted hosts"), "{fourth:?}");
 
     // A host that was shut out does not come back by what it sent before.
     assert_eq!(up.administrator(&["revoke", "web-2"]).code, 0);
