@@ -138,11 +138,11 @@ fn a_host_joins_by_one_line_and_the_token_holds_no_longer_than_it_says() {
     let ended = token(&up, &["--approved"]);
     assert_eq!(up.user("enroller", &["token", "end", &ended]).code, 0);
     let late = join(&host(), &ended, &["--name", "web-5"]);
-    assert!(late.code == 77 && late.err.contains("ended"), "{late:?}");
+    assert!(late.code == 77 && late.err.contains("was revoked by an administrator"), "{late:?}");
     let short = token(&up, &["--approved", "--valid", "1s"]);
     wait_until("the token's time is up", || {
         let ran = join(&host(), &short, &["--name", "web-6", "--wait", "1s"]);
-        (ran.code == 77 && ran.err.contains("ended")).then_some(())
+        (ran.code == 77 && ran.err.contains("expired or was revoked")).then_some(())
     });
 }
 
