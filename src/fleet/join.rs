@@ -332,7 +332,7 @@ async fn ask(
         let connection = match connected(&door.settings).await {
             Ok(connection) => Some(connection),
             Err(error @ ConnectionError::Refused { .. }) => {
-                let hint = "the token was revoked, or its fleet was recreated: create a new one";
+                let hint = "the token has expired, or its fleet was recreated: create a new one";
                 return Err(failed(Exit::Permission, hint)(&error));
             }
             Err(
