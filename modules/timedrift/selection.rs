@@ -68,12 +68,13 @@ pub fn select(spans: &[Span]) -> Selection {
         return Selection { majority: None, opinions: vec![Opinion::NoMajority; spans.len()] };
     };
     let opinion = |span: &Span| {
-        if span.contains(best) || best.contains(*span) {
-            Opinion::Agrees
-        } else if places.iter().any(|place| span.low <= place.high && place.low <= span.high) {
-            Opinion::Doubtful
-        } else {
+        // First: between two places of the deepest overlap nobody is right.
+        if !places.iter().any(|place| span.low <= place.high && place.low <= span.high) {
             Opinion::Liar
+        } else if span.contains(best) || best.contains(*span) {
+            Opinion::Agrees
+        } else {
+            Opinion::Doubtful
         }
     };
     let majority =
