@@ -179,6 +179,8 @@ struct Replay<'a> {
     found: Vec<Compared>,
     /// Classes of which a line is missing: further ones are not waited for as long.
     missing: BTreeSet<String>,
+    /// The nonces of the pings that were sent.
+    pings: BTreeSet<String>,
     /// The alerts' new ids, by the recorded ones.
     ids: BTreeMap<String, String>,
     /// Answers that wait for their recorded line, by the number of their query.
@@ -195,6 +197,7 @@ pub(crate) fn run(args: &ReplayArgs, printer: &mut Printer) -> Result<Exit, Fail
         directory: scratch.path().to_owned(),
         found: Vec::new(),
         missing: BTreeSet::new(),
+        pings: BTreeSet::new(),
         ids: BTreeMap::new(),
         answers: BTreeMap::new(),
     };
@@ -337,6 +340,9 @@ impl Replay<'_> {
                 };
                 message["parameters"]["id"] = json!(new);
             }
+            "ping" => {
+                self.pings.insert(message["parameters"]["nonce"].to_string());
+            }
             _ => {}
         }
         if let Err(why) = life.send(&format!("{message}\n")) {
@@ -354,6 +360,11 @@ impl Replay<'_> {
         let (class, parameters) = (recorded.class().to_owned(), recorded.parameters());
         if !matches!(class.as_str(), "ping" | "register" | "configured" | "health" | "alert" | "ack") {
             return;
+        }
+        // The recording can begin between a ping and its echo.
+        if class == "ping" && !self.pings.contains(&parameters["nonce"].to_string()) {
+            let why = "its ping is not in the recording".to_owned();
+            return self.add(Some(recorded.number), &class, "skipped", vec![why]);
         }
         let is = |message: &Value| {
             let said = &message["parameters"];

@@ -205,6 +205,13 @@ fn a_recorded_life_is_held_again_with_the_same_program_and_with_a_changed_one() 
     drop(tap);
     let script = fixture("alerter.py");
     let script = script.to_str().unwrap();
+    // A recording can begin between a ping and its echo.
+    let text = fs::read_to_string(&file).unwrap();
+    let (head, rest) = text.split_once('\n').unwrap();
+    let echo = rest.lines().find(|line| line.contains("from_module") && line.contains("ping")).unwrap();
+    let late = echo.replace("\\\"nonce\\\":", "\\\"nonce\\\":9");
+    assert_ne!(late, echo);
+    fs::write(&file, format!("{head}\n{late}\n{rest}")).unwrap();
 
     let (same, found) = replay(&host, "life.jsonl", &[], &[python(), "-BS", script, "2", "number %d"]);
 
