@@ -83,7 +83,10 @@ impl View<'_> {
         if status.stx_nlink == 0 && Some(inode.device) == self.memory_device && link.starts_with(b"/memfd:") {
             return (FileState::Memfd, plain.unwrap_or(link));
         }
-        if !link.starts_with(b"/") || self.remote.has(self.directory, status) || self.remote.covers(link) {
+        if !link.starts_with(b"/")
+            || self.remote.has(self.directory, status)
+            || self.remote.covers(self.directory, link)
+        {
             return (FileState::Unknown, link);
         }
         // Nearly always the process sees what we see, and the file lies there.
@@ -120,7 +123,7 @@ impl View<'_> {
     /// Whether nothing lies at a path, as the process sees it.
     #[must_use]
     pub fn is_missing(&self, path: &[u8]) -> bool {
-        !self.remote.covers(path)
+        !self.remote.covers(self.directory, path)
             && procfs::open_directory(self.directory, "root")
                 .is_ok_and(|root| inode_below(&root, path) == Ok(None))
     }

@@ -119,7 +119,7 @@ fn look(view: &View<'_>, range: &[u8], file: &[u8], path: &[u8]) -> Library {
                 if state == FileState::Present { view.writable_by_others(path, &status) } else { None };
             Library { path: shown(path), state, writable }
         }
-        Err(_) if view.remote.covers(path) => {
+        Err(_) if view.remote.covers(view.directory, path) => {
             Library { path: shown(path), state: FileState::Unknown, writable: None }
         }
         // Without the right to follow mapped files, device and inode as the list has them must do.

@@ -25,7 +25,8 @@ pub struct Remote(RefCell<Known>);
 struct Known {
     namespaces: HashSet<Vec<u8>>,
     devices: HashSet<(u32, u32)>,
-    points: Vec<PathBuf>,
+    /// Each with the mount namespace that has it. What a user mounts in a namespace of his own says nothing of others.
+    points: Vec<(Vec<u8>, PathBuf)>,
 }
 
 impl Remote {
@@ -40,17 +41,29 @@ impl Remote {
         self.0.borrow().devices.contains(&(status.stx_dev_major, status.stx_dev_minor))
     }
 
-    /// Whether the way along a path leads into one.
+    /// Whether the way along a path leads into one, as the process sees it whose directory this is, or as we do.
     #[must_use]
-    pub(crate) fn covers(&self, path: &[u8]) -> bool {
+    pub(crate) fn covers(&self, directory: &OwnedFd, path: &[u8]) -> bool {
         let path = Path::new(OsStr::from_bytes(path));
-        self.0.borrow().points.iter().any(|point| path.starts_with(point))
+        let known = self.0.borrow();
+        let mut of = known.points.iter().filter(|(_, point)| path.starts_with(point)).peekable();
+        if of.peek().is_none() {
+            return false;
+        }
+        let namespaces = [
+            procfs::link(directory, "ns/mnt").ok(),
+            procfs::open_directory(rustix::fs::CWD, "/proc/self")
+                .and_then(|own| procfs::link(&own, "ns/mnt"))
+                .ok(),
+        ];
+        // Where that cannot be read, it is not known either where the path leads.
+        of.any(|(namespace, _)| namespaces.iter().any(|one| one.as_ref().is_none_or(|one| one == namespace)))
     }
 
     /// Reads the mounts of a process's namespace when they are not known yet.
     pub(crate) fn learn(&self, directory: &OwnedFd) {
         let Ok(namespace) = procfs::link(directory, "ns/mnt") else { return };
-        if !self.0.borrow_mut().namespaces.insert(namespace) {
+        if !self.0.borrow_mut().namespaces.insert(namespace.clone()) {
             return;
         }
         let mut content = Vec::new();
@@ -60,7 +73,7 @@ impl Remote {
         let mut known = self.0.borrow_mut();
         for mount in content.split(|byte| *byte == b'\n').filter_map(Mount::parse).filter(Mount::can_wait) {
             known.devices.insert((rustix::fs::major(mount.device), rustix::fs::minor(mount.device)));
-            known.points.push(mount.point);
+            known.points.push((namespace.clone(), mount.point));
         }
     }
 }
@@ -93,6 +106,27 @@ mod tests {
         };
 
         assert_eq!([has(0, 7), has(0, 8), has(8, 8)], [false, true, false]);
-        assert!(remote.covers(b"/home/ann/remote/x") && !remote.covers(b"/home/ann/remote2/x"));
+        assert!(
+            remote.covers(&opened, b"/home/ann/remote/x") && !remote.covers(&opened, b"/home/ann/remote2/x")
+        );
+    }
+
+    #[test]
+    fn what_a_user_mounts_in_a_namespace_of_his_own_covers_nothing_of_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = |name: &str, namespace: &str, mounts: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.join("ns")).unwrap();
+            std::os::unix::fs::symlink(namespace, path.join("ns/mnt")).unwrap();
+            std::fs::write(path.join("mountinfo"), mounts).unwrap();
+            procfs::open_directory(rustix::fs::CWD, path.to_str().unwrap()).unwrap()
+        };
+        let users = process("1", "mnt:[1]", "2 1 0:8 / /usr rw - fuse.x s rw\n");
+        let other = process("2", "mnt:[2]", "1 0 8:1 / / rw - ext4 d rw\n");
+        let remote = Remote::default();
+        remote.learn(&users);
+        remote.learn(&other);
+
+        assert!(remote.covers(&users, b"/usr/bin/x") && !remote.covers(&other, b"/usr/bin/x"));
     }
 }
