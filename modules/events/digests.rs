@@ -44,7 +44,7 @@ pub(crate) struct Digests {
     of_others: Option<SyncSender<Wanted>>,
     done: Receiver<Done>,
     /// Files that are read now, and those that could not be.
-    asked: Bounded<FileKey, ()>,
+    asked: Bounded<(Account, FileKey), ()>,
     /// How many files of each account are read now.
     waiting: HashMap<Account, usize>,
 }
@@ -91,7 +91,7 @@ impl Digests {
     /// Asks for the digest of a process's program; once for each file.
     pub(crate) fn want(&mut self, key: FileKey, account: Account, pid: u32, path: &[u8]) {
         let waiting = self.waiting.get(&account).copied().unwrap_or(0);
-        if self.asked.get(&key).is_some() || (waiting >= OF_ONE && !account.is_trusted()) {
+        if self.asked.get(&(account, key)).is_some() || (waiting >= OF_ONE && !account.is_trusted()) {
             return;
         }
         let path = Path::new(std::ffi::OsStr::from_bytes(path)).to_owned();
@@ -99,7 +99,7 @@ impl Digests {
         let queue = if account.is_trusted() { &self.of_trusted } else { &self.of_others };
         // Where there is no room its next exec asks again.
         if queue.as_ref().is_some_and(|queue| queue.try_send(wanted).is_ok()) {
-            self.asked.insert(key, account, ());
+            self.asked.insert((account, key), account, ());
             self.waiting.insert(account, waiting + 1);
         }
     }
@@ -114,9 +114,10 @@ impl Digests {
                     self.waiting.remove(&account);
                 }
             }
-            // One that was found is remembered by the history; one that was not is not asked for again.
+            // One that was found is remembered by the history; one that was not is not asked for again for the same
+            // account: a user who can have it fail must not hide the digest of what others run.
             if let Some(digest) = digest {
-                self.asked.remove(&key);
+                self.asked.remove(&(account, key));
                 found.push((key, account, digest));
             }
         }

@@ -218,6 +218,9 @@ impl<S: Sink> Engine<S> {
             self.tell(record, account);
         }
         self.count_losses(now(), true);
+        for held_back in self.alerts.due(i64::MAX) {
+            self.sink.alert(&alert::held_back(&held_back, now()));
+        }
         self.history_retry = 0;
         self.flush();
     }
@@ -466,9 +469,12 @@ impl<S: Sink> Engine<S> {
         let facts = Facts::new(&record, account, &self.table, self.host_namespaces);
         for fired in self.rules.ask(&facts) {
             let (id, severity) = (&fired.rule.id, fired.rule.severity.name());
-            let (tells, held_back) = self.alerts.spend(account, id, severity, record.time);
+            // The clock and not the record's time: what is told late, such as a connection that nobody answered, would
+            // begin a minute that is over already.
+            let now = now();
+            let (tells, held_back) = self.alerts.spend(account, id, severity, now);
             if let Some(held_back) = held_back {
-                self.sink.alert(&alert::held_back(&held_back, record.time));
+                self.sink.alert(&alert::held_back(&held_back, now));
             }
             if tells {
                 self.sink.alert(&alert::text(&fired, &facts, &record, &self.names));

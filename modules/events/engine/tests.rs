@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vigie_kernel_events::{Kind as Told, Whose};
+use vigie_kernel_events::{Account, Kind as Told, Whose};
 
 use super::Engine;
-use crate::record::What;
+use crate::record::{Key, Program, Record, Run, What};
 use crate::tests::{engine, search};
 
 const NOBODY: u32 = 65_534;
@@ -88,4 +88,23 @@ fn a_user_who_runs_programs_as_fast_as_he_can_hides_nothing_of_root() {
     assert!(0 < told_of && told_of <= lost(Whose::Others), "{told_of} of {}", lost(Whose::Others));
     let alerts = told.alerts();
     assert!(alerts.iter().all(|alert| alert["whose"] != "trusted"), "{alerts:?}");
+}
+
+/// A connection that nobody answered is told two minutes after it began.
+#[test]
+fn alerts_about_what_is_told_late_have_the_bound_of_a_minute_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut engine, told)) = engine(dir.path(), json!({})) else { return };
+    let late = super::now() - 130_000_000;
+
+    for number in 0..60 {
+        let path = format!("memfd:{number}").into_bytes();
+        let program = Program { path, ..Program::default() };
+        let what = What::Exec(Box::new(Run { program, ..Run::default() }));
+        engine.tell(Record { time: late, who: Key::new(1, 1), what }, Account::user(NOBODY));
+        engine.alerts.due(super::now());
+    }
+
+    let of_rule = told.alerts().into_iter().filter(|alert| !alert["rule"].is_null()).count();
+    assert!((1..=20).contains(&of_rule), "{of_rule}");
 }

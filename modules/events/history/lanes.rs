@@ -193,8 +193,9 @@ impl Lanes {
                 Err(error) => result = Err(error),
             }
         }
-        result?;
-        if sealed { self.stay_within_budget() } else { Ok(Vec::new()) }
+        // Also when one could not be written: what is removed makes room on a full disk.
+        let dropped = if sealed { self.stay_within_budget()? } else { Vec::new() };
+        result.map(|()| dropped)
     }
 
     /// Seals the open blocks that have something.
