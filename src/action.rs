@@ -106,7 +106,7 @@ impl Validity {
         }
     }
 
-    /// Validity it may still be started.
+    /// How long it may still be started.
     pub(crate) fn left(self, now: Timestamp) -> Option<Duration> {
         match self.until? {
             Until::Length(length) => Some(length),

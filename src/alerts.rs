@@ -165,7 +165,7 @@ fn verified(found: &JournalVerification) -> Vec<String> {
         format!("the journal is intact: {} alerts, numbers {} to {}", found.alerts, found.first, found.last)
     } else {
         format!(
-            "the journal was ALTERED: {} alerts missing, {} damaged sections, {} broken links",
+            "the journal is DAMAGED OR ALTERED: {} alerts missing, {} damaged sections, {} broken links",
             found.missing, found.damaged, found.broken
         )
     }];

@@ -185,7 +185,7 @@ Examples:
   vigie alerts --verify                    verify that nothing was changed or erased
 
 Gaps are shown with the number of missing alerts and the reason. Exit codes: 0 complete, or trimmed by
-retention; 1 alerts are missing, or the journal was altered.")]
+retention; 1 alerts are missing, or the journal is damaged or was altered.")]
     Alerts(crate::alerts::AlertsArgs),
 
     /// List, restart, trace, create and test modules

@@ -125,7 +125,7 @@ impl AlertJournal {
         error!(self.log, "journal verification failed"; "path" => ?self.directory, "error" => &text);
         let message = serde_json::json!({
             "severity": "critical",
-            "alert": format!("the alert journal was altered: {text}"),
+            "alert": format!("the alert journal is damaged or was altered: {text}"),
             "event": "journal_damaged",
             "missing": missing, "damaged": damaged, "broken": broken,
         });

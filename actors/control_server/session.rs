@@ -44,7 +44,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Alerts that are read from the disk at a time.
 const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 4 << 20 };
 
-/// Refresh interval at whether a client that has finished sending is still there.
+/// Time between two checks whether a client that has finished sending is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 
 /// Time for a reload: it waits for modules to be told.

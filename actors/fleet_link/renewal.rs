@@ -56,7 +56,7 @@ struct Held {
     tls_key: Option<String>,
     /// When something has to be renewed, in seconds since 1970.
     due: Option<i64>,
-    /// Validity logins hold, in seconds.
+    /// How long logins are valid, in seconds.
     lifetime: Option<i64>,
 }
 

@@ -64,7 +64,7 @@ pub enum PolicyError {
     #[error("the policy cannot be read: {0}")]
     Malformed(String),
     /// Of a later form.
-    #[error("the policy has version {0}, but this program knows {VERSION}: update the program")]
+    #[error("the policy has format {0}, but this program reads format {VERSION}: update the program")]
     UnknownVersion(u64),
     /// For another fleet.
     #[error("the policy is for the fleet {found:?}, not for {wanted:?}")]

@@ -37,7 +37,7 @@ use vigie_protocol::names::ActionId;
 /// Most ids: more than one action a second for a day. 6 MiB of memory when full.
 pub(crate) const MAX_IDS: usize = 100_000;
 
-/// Validity an id is kept after its action has expired, in seconds: the clocks' difference and an hour.
+/// How long an id is kept after its action has expired, in seconds: the clocks' difference and an hour.
 const KEEP_SECONDS: i64 = SKEW_SECONDS + 3600;
 
 /// Records that can be forgotten before the file is written anew, at least; and at least half of them all.

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::record::Kind;
 
-/// Refresh interval at the kernel's modules, in microseconds.
+/// Time between two readings of the kernel's modules, in microseconds.
 const MODULES_EVERY: i64 = 5_000_000;
 
 /// The same for BPF programs: each is asked for on its own.

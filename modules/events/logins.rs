@@ -12,7 +12,7 @@ const ENTRY_BYTES: usize = 384;
 const USER_PROCESS: u16 = 7;
 const DEAD_PROCESS: u16 = 8;
 
-/// Refresh interval, in microseconds.
+/// Time between two readings, in microseconds.
 const PAUSE: i64 = 2_000_000;
 
 /// Entries that are read at once.

@@ -49,7 +49,7 @@ const LARGE_BYTES: u64 = 16 << 20;
 /// Most threads of a walk, whatever the host has: the agent shares it with others.
 const MAX_WORKERS: usize = 8;
 
-/// Refresh interval at whether the search must end.
+/// Time between two checks whether the search must end.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Why a walk ended before its end.

@@ -30,7 +30,7 @@ fn listed_path(path: &Path) -> String {
     shortened(&shown(path), LISTED_PATH_BYTES)
 }
 
-/// Refresh interval at whether somebody still waits for the answer.
+/// Time between two checks whether somebody still waits for the answer.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Keys whose values are names, at any depth.

@@ -258,7 +258,7 @@ impl Scan<'_> {
                 let how = match (is_memory, is_gone) {
                     (true, _) => "its program never was a file",
                     (false, true) => "its program was removed or replaced",
-                    (false, false) => "its program is in a world-writable directory",
+                    (false, false) => "its program is below a world-writable directory",
                 };
                 let mut record =
                     self.live_record("live-orphan", &path, Verdict::Local, format!("process {pid}: {how}"));

@@ -199,7 +199,8 @@ fn hidden() -> Option<String> {
     let own = procfs::open_directory(rustix::fs::CWD, "/proc/self").ok()?;
     procfs::read(&own, "status", MAX_STATUS_BYTES, &mut status).ok()?;
     let sees_all = Credentials::parse(&status).has("cap_sys_ptrace");
-    (hides && !sees_all).then(|| "/proc is mounted with hidepid, which needs CAP_SYS_PTRACE".to_owned())
+    (hides && !sees_all)
+        .then(|| "/proc is mounted with hidepid; seeing all processes needs CAP_SYS_PTRACE".to_owned())
 }
 
 fn duration(time: rustix::time::Timespec) -> Duration {

@@ -383,7 +383,7 @@ async fn ask(
                 Ok(Look::Not(what)) => said(&mut problem, what.to_owned()),
                 Ok(Look::Wait) => {}
                 Err(StoredError::Refused { code: FULL_SUBJECT, .. }) => {
-                    said(&mut problem, "too many hosts used this token".to_owned());
+                    said(&mut problem, "too many requests with this token are waiting".to_owned());
                 }
                 Err(error) => {
                     said(&mut problem, ErrorChain(&error).to_string());

@@ -225,7 +225,7 @@ fn packs(args: &PacksArgs, profile: &Profile) -> Result<Exit, Failure> {
         .map_err(|error| failed(Exit::Usage, "nothing was written")(&error))?;
     files::create(&args.out, &text)?;
     print::note(&format!(
-        "{} holds version {}; next: vigie fleet policy sign {0} --key ROOT_KEY",
+        "{} contains version {}; next: vigie fleet policy sign {0} --key ROOT_KEY",
         args.out.display(),
         next.version
     ));

@@ -5,7 +5,7 @@ use std::fmt;
 
 use vigie_kernel_events::{Counters, Kind, Whose};
 
-/// Refresh interval at the counters, in microseconds: a loss is told within five seconds.
+/// Time between two readings of the counters, in microseconds: a loss is told within five seconds.
 const PAUSE: i64 = 1_000_000;
 
 /// How long a loss stays a condition, in microseconds.

@@ -10,7 +10,7 @@ use crate::events::Happened;
 use crate::loops::{Attached, attached};
 use crate::rules::Severity;
 
-/// Refresh interval at such a file.
+/// Time between two looks at such a file.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Such files that are looked at; of more the scan tells.

@@ -15,7 +15,7 @@ use crate::object::Kind;
 /// Files that are remembered; what else is written is told as it is seen.
 const MAX_FILES: usize = 4096;
 
-/// Refresh interval at one of them.
+/// Time between two looks at one of them.
 pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 /// Time after which what is there is told although its writer goes on; it doubles each time.

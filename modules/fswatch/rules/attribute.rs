@@ -26,7 +26,7 @@ pub enum Attribute {
     Links,
     /// Number of a device node.
     Device,
-    /// Inode number flags: immutable and its like.
+    /// Inode flags: immutable and the like.
     Flags,
     /// POSIX access control lists.
     Acl,
