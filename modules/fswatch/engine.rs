@@ -24,7 +24,7 @@ mod status;
 mod transactions;
 mod writing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::RandomState;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,7 @@ use self::content::Contents;
 pub use self::covering::MAX_REASONS;
 use self::expected::Plans;
 use self::health::Health;
+use self::logs::Rotations;
 use self::loops::Loops;
 use self::narrowing::MountedLately;
 pub use self::orders::Order;
@@ -146,8 +147,7 @@ pub struct Engine<S> {
     busy: BTreeMap<PathBuf, Instant>,
     /// Files that got another name somewhere, by device and inode.
     linked: HashSet<(u64, u64)>,
-    /// Compressed logs that came lately, and the digests of what is in them.
-    packed_logs: VecDeque<(PathBuf, [u8; 32])>,
+    rotations: Rotations,
     /// When it was last found out which of them are watched.
     linked_at: Option<Instant>,
     scans: BTreeMap<u64, Scan>,
@@ -242,7 +242,7 @@ impl<S: Sink> Engine<S> {
             swollen: false,
             busy: BTreeMap::new(),
             linked: HashSet::new(),
-            packed_logs: VecDeque::new(),
+            rotations: Rotations::default(),
             linked_at: None,
             scans: BTreeMap::new(),
             path_keys: RandomState::new(),

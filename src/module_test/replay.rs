@@ -148,7 +148,8 @@ impl Conversation {
             return Err(RecordingError::Empty { path: path.to_owned() });
         }
         let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
-        let began_before = time(&lines[0].line.time) < time(&head.started);
+        // The configuration in force was sent then, whatever the watcher is told first.
+        let began_before = lines.iter().any(|recorded| time(&recorded.line.time) < time(&head.started));
         Ok(Self { lines, began_before })
     }
 

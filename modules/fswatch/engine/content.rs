@@ -55,6 +55,11 @@ impl Contents {
         self.reading.contains_key(path)
     }
 
+    /// The files that workers read on.
+    pub(super) fn being_read(&self) -> impl Iterator<Item = &PathBuf> {
+        self.reading.keys()
+    }
+
     /// A worker reads this file on.
     pub(super) fn reads(&mut self, path: &Path, before: &Object, happened: &Happened) {
         let awaited = Awaited { before: before.clone(), happened: happened.clone() };

@@ -144,7 +144,9 @@ impl<S: Sink> Engine<S> {
                 continue;
             }
             if self.coverage.options(&path).is_some()
-                && (self.holds_back(&path, &happened) || self.lets_write(&path, &happened))
+                && (self.holds_back(&path, &happened)
+                    || self.lets_write(&path, &happened)
+                    || self.lets_copy(&path, &happened))
             {
                 continue;
             }
@@ -198,10 +200,7 @@ impl<S: Sink> Engine<S> {
         let paths: Vec<PathBuf> = outcomes.iter().map(|(item, _)| item.path.clone()).collect();
         let mut seen: Vec<Seen> =
             outcomes.into_iter().filter_map(|(item, found)| self.judge(item, found)).collect();
-        let growing = |path: &Path| self.coverage.options(path).is_some_and(|options| options.growing);
-        for index in super::logs::rotations(&seen, growing).into_iter().chain(self.copied_logs(&seen)) {
-            seen[index].grown = true;
-        }
+        self.judge_logs(&mut seen);
         self.leave_what_went_along(&mut seen);
         self.add_what_went_along(&mut seen);
         // What came before what went: a name that went with another one is told there.
@@ -610,7 +609,8 @@ fn renames(seen: &[Seen]) -> Vec<(usize, usize)> {
     let mut went: HashMap<(u64, u64), usize> = HashMap::new();
     let mut by_path: HashMap<&Path, usize> = HashMap::new();
     for (index, one) in seen.iter().enumerate() {
-        if let (Some(known), None) = (&one.known, &one.there) {
+        // A log that was rotated is not told, so it has no other name to tell either.
+        if let (Some(known), None, false) = (&one.known, &one.there, one.grown) {
             went.insert((known.device, known.inode), index);
             by_path.insert(&one.path, index);
         }

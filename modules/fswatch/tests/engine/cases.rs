@@ -53,6 +53,8 @@ on_every_backend! {
     a_log_that_is_rotated_is_no_change_and_one_that_is_exchanged_is,
     a_log_that_is_copied_and_emptied_is_no_change_and_one_that_is_only_emptied_is,
     a_log_that_is_compressed_is_no_change_and_one_in_whose_place_something_else_comes_is,
+    a_rotation_is_no_change_however_long_it_takes,
+    a_large_log_that_is_copied_and_emptied_is_no_change,
     a_log_that_only_grows_is_no_change,
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
@@ -388,6 +390,67 @@ fn a_log_that_is_copied_and_emptied_is_no_change_and_one_that_is_only_emptied_is
         assert_eq!(texts(&told, temp.path()), [""; 0]);
     }
     assert_eq!(texts(&emptied, temp.path()), ["changed log"]);
+}
+
+fn a_rotation_is_no_change_however_long_it_takes() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    fs::write(at("log"), "one\n").unwrap();
+    let mut running = Running::configured(json!({"paths": {"path": [temp.path()], "growing": true}}));
+    let (mut told, copy) = (Vec::new(), std::cell::RefCell::new(None));
+    let mut step = |running: &mut Running, step: &dyn Fn()| {
+        step();
+        let steps = if copy.borrow().is_some() {
+            running.told_unfinished(temp.path())
+        } else {
+            running.told(temp.path())
+        };
+        told.extend(texts(&steps, temp.path()));
+    };
+
+    // As logrotate does with `copytruncate`, on a host on which each step takes longer than the engine waits.
+    let write =
+        |text: &[u8]| copy.borrow_mut().as_mut().map(|copy: &mut fs::File| copy.write_all(text).unwrap());
+    let opened = |name: &str| *copy.borrow_mut() = Some(fs::File::create(at(name)).unwrap());
+    step(&mut running, &|| opened("log.1"));
+    step(&mut running, &|| write(b"on").unwrap());
+    step(&mut running, &|| write(b"e\n").unwrap());
+    step(&mut running, &|| *copy.borrow_mut() = None);
+    step(&mut running, &|| fs::write(at("log"), "").unwrap());
+    step(&mut running, &|| fs::write(at("log"), "two\n").unwrap());
+    // As it does with `create`, `compress` and `delaycompress`.
+    for (first, second) in [("log.3", "log.4"), ("log-20261128", "log-1")] {
+        step(&mut running, &|| fs::rename(at("log"), at(first)).unwrap());
+        step(&mut running, &|| fs::write(at("log"), "").unwrap());
+        step(&mut running, &|| fs::write(at("log"), first).unwrap());
+        step(&mut running, &|| fs::rename(at(first), at(second)).unwrap());
+        step(&mut running, &|| fs::rename(at("log"), at(first)).unwrap());
+        step(&mut running, &|| fs::write(at("log"), "").unwrap());
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&fs::read(at(second)).unwrap()).unwrap();
+        let packed = packed.finish().unwrap();
+        let (head, rest) = packed.split_at(7);
+        step(&mut running, &|| opened(&format!("{second}.gz")));
+        step(&mut running, &|| write(head).unwrap());
+        step(&mut running, &|| write(rest).unwrap());
+        step(&mut running, &|| *copy.borrow_mut() = None);
+        step(&mut running, &|| fs::remove_file(at(second)).unwrap());
+    }
+
+    assert_eq!(told, [""; 0]);
+}
+
+fn a_large_log_that_is_copied_and_emptied_is_no_change() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = temp.path().join("log");
+    fs::write(&log, vec![b'x'; 48 << 20]).unwrap();
+    let mut running = Running::configured(json!({"paths": {"path": [temp.path()], "growing": true}}));
+
+    fs::copy(&log, temp.path().join("log.1")).unwrap();
+    fs::write(&log, "").unwrap();
+    let told = running.told(temp.path());
+
+    assert_eq!(texts(&told, temp.path()), [""; 0]);
 }
 
 fn a_log_that_is_compressed_is_no_change_and_one_in_whose_place_something_else_comes_is() {

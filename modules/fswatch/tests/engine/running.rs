@@ -237,23 +237,41 @@ impl Running {
         self.marks += 1;
         let mark = directory.join(format!("~mark{}", self.marks));
         fs::write(&mark, "").unwrap();
+        let mut alerts = self.until(&mark);
+        self.status_when(|status| status.pending == 0 && status.scans.is_empty());
+        while let Ok(said) = self.said.try_recv() {
+            if let Said::Alert(alert) = said
+                && !alert.path.contains("/~mark")
+            {
+                alerts.push(*alert);
+            }
+        }
+        alerts
+    }
+
+    /// What was told before this path was.
+    fn until(&self, mark: &Path) -> Vec<Alert> {
         let mut alerts = Vec::new();
         loop {
             match self.said.recv_timeout(CEILING) {
                 Ok(Said::Alert(alert)) if alert.path == mark.to_str().unwrap() => break,
+                // One that was open before is told again when it is closed.
+                Ok(Said::Alert(alert)) if alert.path.contains("/~mark") => {}
                 Ok(Said::Alert(alert)) => alerts.push(*alert),
                 Ok(Said::Log(_)) => {}
                 Err(RecvTimeoutError::Timeout) => panic!("{mark:?} was not told; told before: {alerts:?}"),
                 Err(error) => panic!("{error}"),
             }
         }
-        self.status_when(|status| status.pending == 0 && status.scans.is_empty());
-        while let Ok(said) = self.said.try_recv() {
-            if let Said::Alert(alert) = said {
-                alerts.push(*alert);
-            }
-        }
         alerts
+    }
+
+    /// What was told before everything was looked at that somebody writes and has not closed.
+    pub(crate) fn told_unfinished(&mut self, directory: &Path) -> Vec<Alert> {
+        self.marks += 1;
+        let mark = directory.join(format!("~mark{}", self.marks));
+        let _open = fs::File::create(&mark).unwrap();
+        self.until(&mark)
     }
 
     /// The next alert that is wanted; those before it are dropped.
