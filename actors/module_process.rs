@@ -131,7 +131,8 @@ pub(crate) struct StopModule {
 }
 
 /// Gives the module a new configuration. A module that cannot take one while it runs is ended, for the
-/// `Supervisor` to start it again with the new one.
+/// `Supervisor` to start it again with the new one. Which of both is known when it has registered; until then the newest
+/// one waits.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Reconfigure {
@@ -189,6 +190,8 @@ pub(crate) struct ModuleProcess {
     incarnation: Incarnation,
     config: AgentConfig,
     config_line: Vec<u8>,
+    /// A configuration that came before it was known whether the module takes one while it runs.
+    next_config: Option<Vec<u8>>,
     /// The newest `config` that was sent, for those who begin to watch later.
     sent_config: Option<ModuleLine>,
     supervisor: Recipient<ModuleExited>,
@@ -217,7 +220,8 @@ pub(crate) struct ModuleProcess {
     acknowledged: Option<Rc<dispatch::Acknowledged>>,
     counters: Counters,
     lines: VecDeque<ModuleLine>,
-    capabilities: Vec<String>,
+    /// What it can do, once it registered.
+    capabilities: Option<Vec<String>>,
     socket: Option<SocketSpec>,
     heartbeat: Option<Duration>,
     heartbeat_at: Option<jiff::Timestamp>,
@@ -264,6 +268,7 @@ impl ModuleProcess {
             spec,
             config,
             config_line,
+            next_config: None,
             sent_config: None,
             confirmed: told.confirmed,
             supervisor: told.exited,
@@ -283,7 +288,7 @@ impl ModuleProcess {
             acknowledged: None,
             counters: Counters::default(),
             lines: VecDeque::new(),
-            capabilities: Vec::new(),
+            capabilities: None,
             socket: None,
             heartbeat: None,
             heartbeat_at: None,
@@ -360,8 +365,11 @@ impl ModuleProcess {
             self.state_changed(before, after);
         }
         // A module of MIG's kind registers nothing: it is ready when it answers.
-        if after == State::Running && self.spec.section.dispatch {
-            self.deliver_alerts(false, ctx);
+        if after == State::Running {
+            self.give_next_config(ctx);
+            if self.spec.section.dispatch {
+                self.deliver_alerts(false, ctx);
+            }
         }
     }
 
@@ -469,7 +477,7 @@ impl ModuleProcess {
 
     /// Whether the module registered this capability.
     fn can(&self, capability: &str) -> bool {
-        self.capabilities.iter().any(|name| name == capability)
+        self.capabilities.iter().flatten().any(|name| name == capability)
     }
 
     /// Does what the module asked for with one batch of lines.
@@ -619,20 +627,6 @@ impl Handler<StageDue> for ModuleProcess {
 
     fn handle(&mut self, due: StageDue, ctx: &mut Self::Context) {
         self.step(Event::StageDue { stage: due.0 }, ctx);
-    }
-}
-
-impl Handler<Reconfigure> for ModuleProcess {
-    type Result = ();
-
-    fn handle(&mut self, order: Reconfigure, ctx: &mut Self::Context) {
-        if self.can(capability::RECONFIGURE) {
-            info!(self.log, "module gets a new configuration");
-            self.send_config(order.config_line, ctx);
-        } else {
-            let grace = self.config.agent.stop_grace;
-            self.step(Event::Stop { reason: EndReason::ConfigChanged, grace }, ctx);
-        }
     }
 }
 

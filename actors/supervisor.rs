@@ -280,7 +280,7 @@ impl Handler<RestartModule> for Supervisor {
         if module.living().is_some() {
             self.stop_module(&name, EndReason::Operator, grace);
         } else {
-            self.start_module(&name, ctx);
+            self.try_anew(&name, ctx);
         }
         Box::pin(async move {
             match started.await {

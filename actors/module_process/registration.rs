@@ -1,28 +1,30 @@
-//! What a module that lives is known by: its capabilities, its query socket, the alerts that it takes; and what is looked at
-//! with each heartbeat.
+//! What a module that lives is known by: its capabilities, its query socket, the alerts and configurations that it takes; and
+//! what is looked at with each heartbeat.
 
 use std::rc::Rc;
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
-use slog::warn;
+use slog::{info, warn};
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::message::capability;
 
-use super::ModuleProcess;
 use super::dispatch::{DeliverLines, Delivery};
 use super::intake::Registration;
-use super::lifecycle::Event;
+use super::lifecycle::{Event, State};
 use super::stdin::{Lines, Stdin};
+use super::{ModuleProcess, Reconfigure};
 use crate::alert_journal::GetJournalView;
+use crate::life::EndReason;
 use crate::socket_policy::{self, SocketRules};
 use crate::socket_registry::{RegisterSocket, RegisteredSocket};
 
 impl ModuleProcess {
     pub(super) fn register(&mut self, registration: Registration, ctx: &mut Context<Self>) {
-        self.capabilities = registration.capabilities;
+        self.capabilities = Some(registration.capabilities);
         if self.can(capability::STOP) {
             self.step(Event::HonoursStop, ctx);
         }
+        self.give_next_config(ctx);
         if self.can(capability::DISPATCH) {
             self.deliver_alerts(true, ctx);
         }
@@ -59,6 +61,23 @@ impl ModuleProcess {
                 this.reporter.raise(AgentCondition::SocketRefused, refused);
             }
         }));
+    }
+
+    /// Gives the module the configuration that waited, now that it is known whether it takes one.
+    pub(super) fn give_next_config(&mut self, ctx: &mut Context<Self>) {
+        if let Some(line) = self.next_config.take() {
+            self.reconfigure(line, ctx);
+        }
+    }
+
+    fn reconfigure(&mut self, line: Vec<u8>, ctx: &mut Context<Self>) {
+        if self.can(capability::RECONFIGURE) {
+            info!(self.log, "module gets a new configuration");
+            self.send_config(line, ctx);
+        } else {
+            let grace = self.config.agent.stop_grace;
+            self.step(Event::Stop { reason: EndReason::ConfigChanged, grace }, ctx);
+        }
     }
 
     /// Begins to hand the alerts of the other modules to this one, once in a life.
@@ -119,6 +138,22 @@ impl ModuleProcess {
             directories: std::iter::once(own).chain(self.spec.section.socket_dir.clone()).collect(),
             allow_remote_tcp: self.spec.section.allow_remote_tcp,
             pid,
+        }
+    }
+}
+
+impl Handler<Reconfigure> for ModuleProcess {
+    type Result = ();
+
+    fn handle(&mut self, order: Reconfigure, ctx: &mut Self::Context) {
+        if !self.lifecycle.is_live() {
+            // The next life begins with it.
+        } else if self.child.is_none() {
+            self.config_line = order.config_line;
+        } else if self.lifecycle.state() == State::Starting && self.capabilities.is_none() {
+            self.next_config = Some(order.config_line);
+        } else {
+            self.reconfigure(order.config_line, ctx);
         }
     }
 }

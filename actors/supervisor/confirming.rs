@@ -34,12 +34,19 @@ impl Supervisor {
         (interval * 3).clamp(MIN_CONFIRMATION_TIME, MAX_CONFIRMATION_TIME)
     }
 
-    /// A configuration was sent: from now on the module's word about it is awaited.
+    /// A configuration was sent: from now on the module's word about it is awaited. Of the one that it went back to nothing is
+    /// awaited: what stays known is that it refused the newest one.
     pub(super) fn await_confirmation(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
         let (generation, patience) = (self.config.generation, self.confirmation_time());
-        let Some(module) = self.modules.get_mut(name) else { return };
+        let Some(module) = self.modules.get_mut(name).filter(|module| !module.goes_back()) else { return };
         module.confirmation = Some(Confirmation::sent(generation));
-        let due = ConfirmationDue { module: name.clone(), incarnation: module.incarnation, generation };
+        module.sent += 1;
+        let due = ConfirmationDue {
+            module: name.clone(),
+            incarnation: module.incarnation,
+            generation,
+            sent: module.sent,
+        };
         ctx.notify_later(due, patience);
     }
 
@@ -82,8 +89,7 @@ impl Supervisor {
         let last_words = spoken.map(|line| line.text.clone());
         let confirmation = module.confirmation.get_or_insert_with(|| Confirmation::sent(generation));
         confirmation.exited_with_config(last_words);
-        let kept = confirmation.clone();
-        let problem = kept.problem().unwrap_or_default();
+        let problem = confirmation.problem().unwrap_or_default();
         let first = module.refused_config.is_none();
         module.refused_config = module.runnable_config().map(ToOwned::to_owned);
         let goes_back = first && module.goes_back();
@@ -91,12 +97,7 @@ impl Supervisor {
         if goes_back {
             warn!(self.log, "module rejected its configuration; reverting to the last confirmed one";
                 "module" => %name, "error" => ?problem);
-            self.start_module(name, ctx);
-            // What it made of the newest configuration stays known; what runs is the one before.
-            if let Some(module) = self.modules.get_mut(name) {
-                module.confirmation = Some(kept);
-            }
-            return;
+            return self.start_module(name, ctx);
         }
         error!(self.log, "module rejected its configuration and is not restarted with it";
             "module" => %name, "error" => ?problem);
@@ -135,6 +136,8 @@ struct ConfirmationDue {
     module: ModuleName,
     incarnation: Incarnation,
     generation: u64,
+    /// Which of the messages that were sent.
+    sent: u64,
 }
 
 impl Handler<ConfirmationDue> for Supervisor {
@@ -145,8 +148,10 @@ impl Handler<ConfirmationDue> for Supervisor {
         // A module that was started with the configuration is left alone; one that got it on the way is started anew,
         // because nobody knows which one it has.
         let sent_on_the_way = module.reconfigured;
-        let Some(confirmation) =
-            module.confirmation.as_mut().filter(|_| module.incarnation == due.incarnation)
+        let Some(confirmation) = module
+            .confirmation
+            .as_mut()
+            .filter(|_| (module.incarnation, module.sent) == (due.incarnation, due.sent))
         else {
             return;
         };

@@ -25,7 +25,13 @@ impl Supervisor {
         match module.sequel(reason, exited.lifetime, &policy, Instant::now(), random::fraction()) {
             Sequel::Forgotten => self.forget_removed(ctx),
             Sequel::Refused => self.configuration_refused(name, ctx),
-            Sequel::StartsAnew => self.start_module(name, ctx),
+            Sequel::StartsAnew => {
+                // An operator may have mended what the module refused its configuration for.
+                if *reason == EndReason::Operator {
+                    self.forget_refusal(name);
+                }
+                self.start_module(name, ctx);
+            }
             Sequel::StaysDown => {
                 module.phase = Phase::Resting(Rest::Ended);
                 info!(self.log, "module is not restarted"; "module" => %name, "reason" => %reason);

@@ -52,6 +52,8 @@ pub(super) struct Module {
     pub(super) stopping: bool,
     /// The newest configuration was sent to a living process.
     pub(super) reconfigured: bool,
+    /// Configurations that were sent, with packs that changed in one.
+    pub(super) sent: u64,
     /// Who is told about the next start.
     pub(super) starting: Vec<oneshot::Sender<Result<u32, String>>>,
     /// Who is told when the present life is over.
@@ -116,6 +118,7 @@ impl Module {
             refused_config: None,
             stopping: false,
             reconfigured: false,
+            sent: 0,
             starting: Vec::new(),
             ending: Vec::new(),
         }
@@ -191,6 +194,12 @@ impl Module {
     pub(super) fn goes_back(&self) -> bool {
         self.confirmed.is_some()
             && self.refused_config.as_ref().is_some_and(|refused| !self.has_confirmed(refused))
+    }
+
+    /// Whether a new attempt may be made at once with other packs: it does not run because it refused what it had, or
+    /// because it died of it too often.
+    pub(super) fn has_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Resting(Rest::Refused(_)) | Phase::Waiting { failed: true, .. })
     }
 
     pub(super) fn answer_starting(&mut self, answer: &Result<u32, String>) {

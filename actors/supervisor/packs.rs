@@ -8,6 +8,7 @@ use vigie_fleet::policy::Packs;
 use vigie_protocol::module_name::ModuleName;
 
 use super::Supervisor;
+use super::module::Module;
 
 /// All that the policy has, by module and name. Sent by the membership when a policy comes into force and when it begins, and
 /// by `FleetLink` when the agent belongs to no fleet. When it is lost, modules keep what they have until the next one.
@@ -25,7 +26,11 @@ impl Handler<TakePacks> for Supervisor {
         for name in names {
             let count = self.packs.get(name.as_str()).map_or(0, BTreeMap::len);
             info!(self.log, "the fleet's policy has other packs for a module"; "module" => %name, "packs" => count);
-            self.give_config(&name, ctx);
+            if self.modules.get(&name).is_some_and(Module::has_given_up) {
+                self.try_anew(&name, ctx);
+            } else {
+                self.give_config(&name, ctx);
+            }
         }
     }
 }

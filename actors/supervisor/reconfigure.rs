@@ -56,9 +56,8 @@ impl Supervisor {
     fn apply_change(&mut self, change: &ModuleChange, ctx: &mut Context<Self>) {
         let name = change.module();
         let grace = self.config.agent.agent.stop_grace;
-        self.reporter(name).clear(AgentCondition::ModuleConfigurationRefused);
+        self.forget_refusal(name);
         let Some(module) = self.modules.get_mut(name) else { return };
-        module.refused_config = None;
         let living = module.living().cloned();
         let is_kept =
             living.is_some() && matches!(change, ModuleChange::Start { .. } | ModuleChange::Stop { .. });
@@ -76,6 +75,23 @@ impl Supervisor {
             ModuleChange::Restart { .. } => self.stop_module(name, EndReason::ConfigChanged, grace),
             ModuleChange::Reconfigure { .. } => self.give_config(name, ctx),
         }
+    }
+
+    /// The module is to try its newest configuration, which it may have refused.
+    pub(super) fn forget_refusal(&mut self, name: &ModuleName) {
+        self.reporter(name).clear(AgentCondition::ModuleConfigurationRefused);
+        if let Some(module) = self.modules.get_mut(name) {
+            module.refused_config = None;
+        }
+    }
+
+    /// Starts a module that does not live as if it had neither refused nor failed.
+    pub(super) fn try_anew(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
+        self.forget_refusal(name);
+        if let Some(module) = self.modules.get_mut(name) {
+            module.history = RestartHistory::default();
+        }
+        self.start_module(name, ctx);
     }
 
     /// Gives a module that lives its configuration anew; the next life of any other begins with it.

@@ -1,5 +1,7 @@
 //! The supervisor with children that are no processes, under virtual time.
 
+mod packs;
+
 use std::rc::Rc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -11,7 +13,11 @@ use super::*;
 use crate::module_process::ModuleExited;
 use crate::testing::{self, FakeChild, FakeSpawner, PausedSystem};
 
+/// Longest wait for anything, in virtual time: longer than any pause of the supervisor.
+const CEILING: Duration = Duration::from_secs(700);
+
 struct House {
+    config: Arc<LoadedConfig>,
     supervisor: Addr<Supervisor>,
     spawner: Rc<FakeSpawner>,
     children: UnboundedReceiver<FakeChild>,
@@ -23,13 +29,14 @@ fn house(names: &[&str]) -> House {
     let modules = names.iter().map(|name| testing::module(name)).collect();
     let config = testing::config(directory.path(), modules);
     let (services, spawner, children) = testing::services(&config);
-    let supervisor = Supervisor::new(services, HostFacts::default(), config).start();
-    House { supervisor, spawner, children, _directory: directory }
+    let supervisor = Supervisor::new(services, HostFacts::default(), config.clone()).start();
+    House { config, supervisor, spawner, children, _directory: directory }
 }
 
 impl House {
     async fn child(&mut self) -> FakeChild {
-        self.children.recv().await.unwrap()
+        let child = tokio::time::timeout(CEILING, self.children.recv()).await;
+        child.expect("a life begins").unwrap()
     }
 
     async fn status(&self) -> ModuleStatus {
@@ -38,8 +45,10 @@ impl House {
 
     /// Waits until the first module is in this state.
     async fn wait_for(&self, state: ModuleState) -> ModuleStatus {
+        let begun = Instant::now();
         loop {
             let status = self.status().await;
+            assert!(begun.elapsed() < CEILING, "waited for {state:?}: {status:?}");
             if status.state == state {
                 return status;
             }
