@@ -58,14 +58,16 @@ use tokio::sync::mpsc;
 use self::alert_cursor::AlertCursor;
 use self::joining::{JoinError, Turn, join};
 use self::member_status::GetMemberStatus;
-use self::membership::{Around, Ended, Leave, LookAtFacts, Membership, Outcomes};
+use self::membership::{Around, Ended, HasPacks, Leave, LookAtFacts, Membership, Outcomes};
 
 pub use self::trouble::Voice;
 use crate::alert_journal::{AlertJournal, SentThrough};
 use crate::config_loader::ConfigChanged;
 use crate::query_router::Query;
 use crate::supervisor::TakePacks;
-use vigie_config::model::LoadedConfig;
+use crate::work_threads::{self, Lane};
+use vigie_config::model::{FleetSection, LoadedConfig};
+use vigie_fleet::policy::Packs;
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::FleetStatus;
 use vigie_protocol::error_chain::ErrorChain;
@@ -111,6 +113,13 @@ pub fn sent_through(config: &LoadedConfig, journal: &std::path::Path) -> Option<
     Some(AlertCursor::of_journal(&path, journal).map_or(0, |cursor| cursor.settled()))
 }
 
+/// What the fleet's policy has for modules when the agent starts, so that it is in their first configuration. Blocking.
+#[must_use]
+pub fn stored_packs(config: &LoadedConfig, log: &Logger) -> Packs {
+    let section = config.agent.fleet.as_ref();
+    section.map(|section| disk::stored_packs(&config.agent.agent.state_dir, section, log)).unwrap_or_default()
+}
+
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
@@ -152,10 +161,7 @@ impl FleetLink {
     }
 
     /// Begins the membership that the configuration names, or ends the one that it no longer names.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "one message to each membership, its last, and one in place of one"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "one message to each membership, its last")]
     fn begin(&mut self, ctx: &mut Context<Self>) {
         if let Some(before) = self.membership.take() {
             // Answers of what runs are not waited for: the next membership answers that it was interrupted.
@@ -167,11 +173,34 @@ impl FleetLink {
             self.problem = None;
             self.replay_log(None);
             self.keep_no_alerts(ctx);
-            if let Some(packs) = &self.packs {
-                packs.do_send(TakePacks::default());
-            }
+            self.give_packs(Packs::new());
             return;
         };
+        // What the policy on disk has for modules counts also when the fleet cannot be joined, if those signed it who are
+        // trusted now. `join` says of a policy that does not count why.
+        let (state_dir, of, quiet) =
+            (self.config.agent.agent.state_dir.clone(), section.clone(), Logger::root(slog::Discard, o!()));
+        let reading = work_threads::run(Lane::Fleet, move || disk::stored_packs(&state_dir, &of, &quiet));
+        ctx.spawn(reading.into_actor(self).map(move |packs, this, ctx| {
+            if number == this.number {
+                if let Ok(packs) = packs {
+                    this.give_packs(packs);
+                }
+                this.join(section, ctx);
+            }
+        }));
+    }
+
+    /// Has modules get what the policy has for them.
+    #[expect(clippy::disallowed_methods, reason = "one message for each policy and each membership")]
+    fn give_packs(&self, packs: Packs) {
+        if let Some(supervisor) = &self.packs {
+            supervisor.do_send(TakePacks(packs));
+        }
+    }
+
+    fn join(&mut self, section: FleetSection, ctx: &mut Context<Self>) {
+        let number = self.number;
         let (hold, released) = mpsc::channel(1);
         let turn = Turn { before: self.released.replace(released), hold };
         let joining = join(self.config.clone(), section, turn, self.journal.clone(), self.log.clone());
@@ -196,7 +225,7 @@ impl FleetLink {
                         config: this.config.clone(),
                         outcomes: this.outcomes.clone(),
                         voice: this.voice.clone(),
-                        packs: this.packs.clone(),
+                        packs: ctx.address().recipient(),
                     };
                     this.membership = Some(Membership::begin(around, joined));
                 }
@@ -259,6 +288,16 @@ impl Handler<Ended> for FleetLink {
     }
 }
 
+impl Handler<HasPacks> for FleetLink {
+    type Result = ();
+
+    fn handle(&mut self, HasPacks { number, packs }: HasPacks, _: &mut Self::Context) {
+        if number == self.number {
+            self.give_packs(packs);
+        }
+    }
+}
+
 impl Handler<GetFleetStatus> for FleetLink {
     type Result = ResponseFuture<Option<FleetStatus>>;
 
@@ -298,6 +337,14 @@ impl Handler<ConfigChanged> for FleetLink {
     fn handle(&mut self, change: ConfigChanged, ctx: &mut Self::Context) {
         let before = std::mem::replace(&mut self.config, change.config);
         let masks = |config: &LoadedConfig| config.agent.agent.extraprivacymode;
+        let trusted = |config: &LoadedConfig| {
+            let fleet = config.agent.fleet.as_ref();
+            fleet.map(|fleet| (fleet.org.clone(), fleet.roots.clone(), fleet.root_threshold))
+        };
+        if trusted(&before) != trusted(&self.config) {
+            // At once, before any disk is asked: those who signed them may not be trusted any more.
+            self.give_packs(Packs::new());
+        }
         // What an alert may say is fixed for the life of a membership.
         if before.agent.fleet != self.config.agent.fleet || masks(&before) != masks(&self.config) {
             self.begin(ctx);

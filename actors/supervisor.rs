@@ -124,6 +124,12 @@ impl Supervisor {
         }
     }
 
+    /// Has modules begin with what the fleet's policy has for them.
+    #[must_use]
+    pub fn with_packs(self, packs: Packs) -> Self {
+        Self { packs, ..self }
+    }
+
     /// Starts the module unless it lives, is not to run, or the agent stops.
     fn start_module(&mut self, name: &ModuleName, ctx: &mut Context<Self>) {
         if self.stopping {

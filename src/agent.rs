@@ -428,7 +428,8 @@ fn start_actors(prepared: &Prepared) -> Result<Running, Failure> {
         let text = "extra privacy mode was turned off by the configuration".to_owned();
         own_alerts::raise(&own_alerts.clone().recipient(), Severity::High, text);
     }
-    let supervisor = Supervisor::new(services, facts, config.clone()).start();
+    let packs = fleet_link::stored_packs(config, log);
+    let supervisor = Supervisor::new(services, facts, config.clone()).with_packs(packs).start();
     let router =
         QueryRouter::new(log, registry, supervisor.clone(), spawner, config.clone(), BUILTINS).start();
     let voice = Voice { conditions: reporter.clone(), alerts: own_alerts.clone().recipient() };

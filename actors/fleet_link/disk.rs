@@ -12,8 +12,9 @@ use vigie_files::durable::{self, Durability};
 use vigie_fleet::agent_key::{AgentKey, AgentKeyError};
 use vigie_fleet::facts::{Facts, FactsError};
 use vigie_fleet::host_facts::{self, Identity};
-use vigie_fleet::policy::{Offered, PolicyError};
-use vigie_fleet::policy::{Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
+use vigie_fleet::policy::{
+    Offered, Packs, Policy, PolicyError, Roots, SignedPolicy, StoredPolicy, accept_newer,
+};
 use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_fleet::signature::{KeyError, PublicKey};
 use vigie_protocol::names::ActionId;
@@ -210,6 +211,14 @@ pub(super) fn collect_facts(config: &LoadedConfig, section: &FleetSection) -> Re
         modules,
     })
     .map_err(MembershipError::Facts)
+}
+
+/// What the policy on disk has for modules, if the keys that are pinned now and the name of the fleet let it count. Blocking.
+pub(super) fn stored_packs(state_dir: &Path, section: &FleetSection, log: &Logger) -> Packs {
+    let policy = pinned_roots(section)
+        .ok()
+        .and_then(|pinned| stored_policy(&Places::of(state_dir), &pinned, section, log));
+    policy.map(|policy| policy.document().packs.clone()).unwrap_or_default()
 }
 
 /// The newest valid one of the policy that was in force and the one in the configured file.

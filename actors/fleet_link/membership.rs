@@ -20,7 +20,7 @@ use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord};
 use vigie_fleet::broker::client::{random_token, tls};
 use vigie_fleet::broker::connection::BrokerEvent;
 use vigie_fleet::facts::Facts;
-use vigie_fleet::policy::{Offered, Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
+use vigie_fleet::policy::{Offered, Packs, Policy, Roots, SignedPolicy, StoredPolicy, accept_newer};
 use vigie_protocol::names::ActionId;
 
 use super::alert_sender::{AlertSender, Progress};
@@ -41,7 +41,6 @@ use super::trouble::{Trouble, Troubles, Voice};
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::AlertJournal;
 use crate::query_router::Query;
-use crate::supervisor::TakePacks;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::{FleetSection, LoadedConfig};
 use vigie_protocol::error_chain::ErrorChain;
@@ -136,6 +135,15 @@ pub(super) struct Ended {
     pub(super) problem: String,
 }
 
+/// What the policy in force has for modules. For the link.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct HasPacks {
+    /// Of which membership, by the link's count: what a membership says late counts no more.
+    pub(super) number: u64,
+    pub(super) packs: Packs,
+}
+
 /// What the link gives to each membership.
 pub(super) struct Around {
     pub(super) log: Logger,
@@ -146,7 +154,7 @@ pub(super) struct Around {
     pub(super) config: Arc<LoadedConfig>,
     pub(super) outcomes: Outcomes,
     pub(super) voice: Voice,
-    pub(super) packs: Option<Recipient<TakePacks>>,
+    pub(super) packs: Recipient<HasPacks>,
 }
 
 /// The actor.
@@ -189,8 +197,8 @@ pub(super) struct Membership {
     /// Signs of life since another host wrote under this name.
     beats_alone: u32,
     interrupted: Vec<ActionId>,
-    /// Who gives modules what the policy has for them.
-    packs: Option<Recipient<TakePacks>>,
+    /// Told what the policy has for modules.
+    packs: Recipient<HasPacks>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -447,9 +455,7 @@ impl Membership {
     fn give_packs(&self) {
         let policy = self.policy.borrow();
         let packs = policy.as_ref().map(|policy| policy.document().packs.clone()).unwrap_or_default();
-        if let Some(supervisor) = &self.packs {
-            supervisor.do_send(TakePacks(packs));
-        }
+        self.packs.do_send(HasPacks { number: self.number, packs });
     }
 
     /// Writes the policy in force to disk. One write at a time: an older one must not come last.

@@ -85,7 +85,9 @@ impl Confirmation {
         let generation = self.generation;
         match self.state {
             InForce::InForce | InForce::Unconfirmed | InForce::NotRunning => None,
-            InForce::Refused if self.errors.is_empty() => Some(format!("configuration {generation} refused")),
+            InForce::Refused if self.errors.is_empty() => {
+                Some(format!("configuration {generation} rejected"))
+            }
             InForce::Refused => {
                 Some(format!("configuration {generation} rejected: {}", self.errors.join("; ")))
             }

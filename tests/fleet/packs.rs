@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fleet, Member, document, patiently, server_is_missing, signed_policy};
+use crate::harness::{Fleet, Member, document, patiently, root, server_is_missing, signed_policy};
+use crate::host::persistent;
 use vigie_fleet::policy::SignedPolicy;
 
 const EVENTS: &str = "[[module]]\nname = \"events\"\nkind = \"persistent\"\n";
@@ -109,4 +110,56 @@ fn rules_of_the_signed_policy_are_in_force_as_long_as_it_has_them_and_nothing_el
     let reloaded = member.host.vigie(&["reload"]);
     assert_eq!(reloaded.code, 0, "{}", reloaded.err);
     member.wait_packs("they are the fleet's", &json!([]));
+}
+
+/// What a module that answers with its newest configuration has.
+fn wait_own(member: &Member, what: &str, expected: &Value) {
+    patiently(what, || {
+        let answer = member.host.query("reconfigurable", &Value::Null);
+        (answer["result"]["elements"]["packs"] == *expected).then_some(())
+    });
+}
+
+#[test]
+fn packs_are_there_from_the_start_of_a_module_and_no_longer_than_those_who_signed_them_are_trusted() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    // The second one takes no configuration while it runs.
+    let modules = persistent("reconfigurable.py", &[]) + &persistent("echo.py", &[]);
+    let member = fleet.host("web-1", &modules);
+    let agent = member.host.start();
+    member.wait_connected();
+    let one = json!({ "web": "one" });
+    let mut policy = document();
+    policy["version"] = json!(2);
+    policy["packs"] = json!({ "reconfigurable": &one, "echo": &one });
+    fleet.publish_policy(&policy);
+    wait_own(&member, "the policy brings them", &one);
+    member.host.wait_for("echo", |module| module["incarnation"] == 2 && module["state"] == "running");
+    agent.stop();
+
+    // The policy is on disk, and the fleet cannot be joined.
+    std::fs::rename(member.host.path("agent.jwt"), member.host.path("kept.jwt")).unwrap();
+    let _agent = member.host.start();
+    member.host.wait_condition("agent", "fleet-not-joined");
+    wait_own(&member, "they are in the stored policy", &one);
+    for module in ["reconfigurable", "echo"] {
+        assert_eq!(member.host.wait_running(module)["incarnation"], 1);
+    }
+
+    // Others are trusted.
+    let theirs = serde_json::to_string(&[root(4).public_key(), root(5).public_key()]).unwrap();
+    let roots = member.section.lines().find(|line| line.starts_with("roots")).unwrap();
+    member.configure_with(&member.section.replace(roots, &format!("roots = {theirs}")), &[], &modules);
+    assert_eq!(member.host.vigie(&["reload"]).code, 0);
+    wait_own(&member, "they are gone", &Value::Null);
+    member.host.wait_condition("agent", "fleet-not-joined");
+
+    // And those who signed again, which takes no broker.
+    member.configure("", &modules);
+    assert_eq!(member.host.vigie(&["reload"]).code, 0);
+    wait_own(&member, "they are in force again", &one);
+    member.host.wait_condition("agent", "fleet-not-joined");
 }
