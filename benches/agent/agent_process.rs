@@ -14,7 +14,8 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use vigie_protocol::control::{AgentStatus, ModuleState, SOCKET_NAME};
 
-use crate::{BenchResult, work_root};
+use crate::work_root;
+use vigie_benchmark::BenchResult;
 
 /// Longest wait for anything the agent does.
 const PATIENCE: Duration = Duration::from_secs(60);

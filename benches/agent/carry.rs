@@ -21,11 +21,11 @@ use tokio::net::UnixListener;
 use tokio::time::{Instant, sleep, timeout};
 use vigie_protocol::control::AgentStatus;
 
+use crate::Size;
 use crate::agent_process::{AgentProcess, LOOK_AGAIN};
 use crate::generator::{self, FIRST_NUMBER, Kind, SOCKET_VARIABLE};
-use crate::proc;
-use crate::report::{Goal, Measure, Report, median, rate};
-use crate::{BenchResult, Size};
+use vigie_benchmark::proc;
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, rate};
 
 /// Longest that one run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(120);

@@ -9,11 +9,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use vigie_benchmark::BenchResult;
 use vigie_protocol::message::{
     Class, Message, MessageRef, PROTOCOL_VERSION, RUN_DIR_VARIABLE, RegisterParameters, capability,
 };
-
-use crate::BenchResult;
 
 /// Hidden argument that makes the benchmark this module.
 pub(crate) const ARGUMENT: &str = "--be-generator";
@@ -115,7 +114,7 @@ pub(crate) fn run() -> BenchResult<()> {
     // Orders are taken on a thread of their own, so that heartbeats are answered meanwhile.
     std::thread::spawn(move || {
         if let Err(error) = take_orders(orders) {
-            crate::report::complain(&format!("generator: {error}"));
+            vigie_benchmark::complain(&format!("generator: {error}"));
         }
     });
     answer_heartbeats()

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::Size;
 use crate::agent_process::AgentProcess;
-use crate::proc;
-use crate::report::{Goal, Measure, Report, median};
-use crate::{BenchResult, Size};
+use vigie_benchmark::proc;
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// Files that fswatch watches.
 const WATCHED_FILES: usize = 100;

@@ -9,24 +9,15 @@
 //! with a hidden argument.
 
 mod agent_process;
-mod arguments;
 mod carry;
 mod generator;
 mod idle;
-mod proc;
 mod queries;
-mod report;
 mod restarts;
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-use arguments::Wanted;
-use report::{Report, say};
-
-/// What ends a subject early; the message says what was being done.
-pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
+use vigie_benchmark::{BenchResult, Wanted, exit};
 
 /// How much is done. Both sizes give the same figures, the quick one with more noise.
 #[derive(Debug, Clone, Copy)]
@@ -77,74 +68,36 @@ const SUBJECTS: [&str; 4] = ["carry", "queries", "restarts", "idle"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
-    };
     match arguments.first().map(String::as_str) {
-        Some(generator::ARGUMENT) => {
-            return generator::run().map_or_else(|error| failed(error.as_ref()), |()| ExitCode::SUCCESS);
-        }
-        Some(restarts::ARGUMENT) => {
-            return restarts::module().map_or_else(|error| failed(error.as_ref()), |()| ExitCode::SUCCESS);
-        }
+        Some(generator::ARGUMENT) => return exit(generator::run()),
+        Some(restarts::ARGUMENT) => return exit(restarts::module()),
         _ => {}
     }
     let wanted = match Wanted::read(&arguments, &SUBJECTS, USAGE) {
         Ok(wanted) => wanted,
-        Err(message) => {
-            say(&message);
-            return ExitCode::from(64);
-        }
+        Err(code) => return code,
     };
-    let report = runtime.block_on(measure(&wanted));
-    match report.finish(wanted.json, &json_path()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(error.as_ref()),
-    }
+    exit(measure(&wanted))
 }
 
-/// Measures one subject after the other; one that cannot be measured is shown as such and does not keep the
-/// others from being measured.
-async fn measure(wanted: &Wanted) -> Report {
-    let mut report = Report::new(wanted.quick, !wanted.json);
+fn measure(wanted: &Wanted) -> BenchResult<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let size = if wanted.quick { QUICK } else { FULL };
-    for subject in SUBJECTS {
-        if !wanted.has(subject) {
-            continue;
-        }
-        report.progress(&format!("measuring {subject}"));
-        let result = match subject {
-            "carry" => carry::measure(size, &mut report).await,
-            "queries" => queries::measure(size, &mut report).await,
-            "restarts" => restarts::measure(size, &mut report).await,
-            _ => idle::measure(size, &mut report).await,
-        };
-        if let Err(error) = result {
-            report.not_measured(subject, error.as_ref());
-        }
-    }
-    report
-}
-
-/// `target/bench/agent.json`.
-fn json_path() -> PathBuf {
-    work_root().with_file_name("bench").join("agent.json")
+    let report = wanted.measure(&SUBJECTS, |subject, report| {
+        runtime.block_on(async {
+            match subject {
+                "carry" => carry::measure(size, report).await,
+                "queries" => queries::measure(size, report).await,
+                "restarts" => restarts::measure(size, report).await,
+                _ => idle::measure(size, report).await,
+            }
+        })
+    });
+    report.finish(wanted.json, &work_root().with_file_name("bench").join("agent.json"))
 }
 
 /// Where files of a run are made: on the disk of the build directory, not in a memory file system, because the
 /// figures of alerts are those of a disk.
 pub(crate) fn work_root() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-}
-
-fn failed(error: &dyn Error) -> ExitCode {
-    let mut text = format!("bench: {error}");
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    report::complain(&text);
-    ExitCode::FAILURE
 }

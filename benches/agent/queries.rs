@@ -8,9 +8,9 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 use vigie_protocol::socket::SocketSpec;
 
+use crate::Size;
 use crate::agent_process::{AgentProcess, ask, ask_on};
-use crate::report::{Goal, Measure, Report, median};
-use crate::{BenchResult, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 const MODULE: &str = "examplepersist";
 

@@ -15,11 +15,11 @@ use tokio::time::{Instant, sleep, timeout};
 use vigie_protocol::control::ModuleState;
 use vigie_protocol::message::RUN_DIR_VARIABLE;
 
+use crate::Size;
 use crate::agent_process::{AgentProcess, LOOK_AGAIN};
 use crate::generator::{SOCKET_VARIABLE, answer_heartbeats, register};
-use crate::proc::{self, Held};
-use crate::report::{Goal, Measure, Report};
-use crate::{BenchResult, Size};
+use vigie_benchmark::proc::{self, Held};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report};
 
 /// Hidden argument that makes the benchmark the module.
 pub(crate) const ARGUMENT: &str = "--be-restarted";

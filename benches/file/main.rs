@@ -4,22 +4,15 @@
 //! runs with a warm page cache, ours and the peer's in turns. Both must find the same number of files, or the
 //! figure is not given.
 
-#[expect(dead_code, reason = "the agent's benchmark needs more of it")]
-#[path = "../agent/report.rs"]
-mod report;
 mod tree;
 
-use std::error::Error;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use report::{Goal, Measure, Report, complain, median, say};
 use serde_json::{Value, json};
-
-/// What ends a subject early; the message says what was being done.
-pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, Wanted, exit, median};
 
 /// Files of the tree, and runs of which the median is taken.
 const FULL: (u32, usize) = (50_000, 7);
@@ -32,25 +25,14 @@ usage: make bench-file, or cargo bench --bench file -- [--quick] [--json]
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(other) = arguments.iter().find(|a| !matches!(a.as_str(), "--bench" | "--quick" | "--json")) {
-        say(&format!("{other:?} is unknown\n{USAGE}"));
-        return ExitCode::from(64);
-    }
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    // Cargo adds --bench for `cargo bench` only; under `cargo test --all-targets` a short run is meant.
-    let quick = has("--quick") || !has("--bench");
-    let mut report = Report::new(quick, !has("--json"));
-    let measured = measure(if quick { QUICK } else { FULL }, &mut report);
-    let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let finished =
-        measured.and_then(|()| report.finish(has("--json"), &root.with_file_name("bench").join("file.json")));
-    match finished {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("bench: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    let wanted = match Wanted::read(&arguments, &[], USAGE) {
+        Ok(wanted) => wanted,
+        Err(code) => return code,
+    };
+    let mut report = Report::new(wanted.quick, !wanted.json);
+    let measured = measure(if wanted.quick { QUICK } else { FULL }, &mut report);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench").join("file.json");
+    exit(measured.and_then(|()| report.finish(wanted.json, &path)))
 }
 
 /// One search and those who can answer it.

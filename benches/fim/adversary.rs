@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::host_cost::loops;
 use crate::module::{Module, Setup, no_schedules};
-use crate::report::{Goal, Measure, Report, median};
-use crate::{Bench, BenchResult, memory_directory, pause, proc};
+use crate::{Bench, memory_directory, pause};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, proc};
 
 /// What a run as the user begins with; then come the kind, the directory and the number of files.
 pub(crate) const STORM: &str = "--storm";

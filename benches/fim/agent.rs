@@ -15,7 +15,8 @@ use vigie_protocol::control::{AlertRecord, SOCKET_NAME};
 use vigie_protocol::message::RUN_DIR_VARIABLE;
 
 use crate::module::{Alert, elements};
-use crate::{BenchResult, LOOK_AGAIN, PATIENCE, pause};
+use crate::{LOOK_AGAIN, PATIENCE, pause};
+use vigie_benchmark::BenchResult;
 
 /// Longest time until the module of a started agent knows a small tree.
 const START_TIME: Duration = Duration::from_secs(60);

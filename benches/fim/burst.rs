@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use crate::limit::digest_of;
 use crate::module::{Alert, Module, Setup, backend_keys, no_schedules};
 use crate::peers::InotifyWait;
-use crate::report::{Goal, Measure, Report, median, rate};
 use crate::tree::Random;
-use crate::{Bench, BenchResult, is_root, proc};
+use crate::{Bench, is_root};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, proc, rate};
 
 /// Where the kernel keeps the length of new inotify queues.
 const QUEUE_LENGTH: &str = "/proc/sys/fs/inotify/max_queued_events";
@@ -55,7 +55,7 @@ impl Drop for ShortQueue {
         if let Err(error) = fs::write(QUEUE_LENGTH, &self.before) {
             let text =
                 format!("bench: cannot write {:?} back to {QUEUE_LENGTH}: {error}", self.before.trim());
-            crate::report::complain(&text);
+            vigie_benchmark::complain(&text);
         }
     }
 }

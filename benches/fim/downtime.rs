@@ -13,8 +13,8 @@ use jiff::Timestamp;
 
 use crate::agent::Agent;
 use crate::module::{Alert, Module, Setup, Told, no_schedules};
-use crate::report::{Goal, Measure, Report};
-use crate::{Bench, BenchResult, is_root, pause};
+use crate::{Bench, is_root, pause};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report};
 
 /// Looks at the journal without a further alert after which there are no more.
 const QUIET_LOOKS: usize = 30;

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::limit::BareWatcher;
 use crate::module::{Module, Setup};
-use crate::report::{Goal, Measure, Report, median};
-use crate::{Bench, BenchResult, memory_directory, pause, proc};
+use crate::{Bench, memory_directory, pause};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, proc};
 
 /// The loops of the metadata benchmark.
 const LOOPS: [&str; 4] = ["create", "rename", "chmod", "unlink"];

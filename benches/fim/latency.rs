@@ -18,9 +18,9 @@ use crate::agent::Agent;
 use crate::limit::digest_of;
 use crate::module::{Alert, Module, Setup, no_schedules};
 use crate::peers::{require, timed};
-use crate::report::{Goal, Measure, Report, median};
 use crate::tree::Random;
-use crate::{Bench, BenchResult, pause};
+use crate::{Bench, pause};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// Files that are changed in turn.
 const FILES: usize = 100;

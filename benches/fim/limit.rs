@@ -12,9 +12,8 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, inotify, openat, statat};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+use vigie_benchmark::BenchResult;
 use vigie_fanotify::{Group, Mask, Options};
-
-use crate::BenchResult;
 
 /// Threads of every loop. The goals were set for two, whatever the machine has.
 const THREADS: usize = 2;

@@ -16,17 +16,10 @@ mod limit;
 mod memory;
 mod module;
 mod peers;
-#[expect(dead_code, reason = "the agent's benchmark asks for more")]
-#[path = "../agent/proc.rs"]
-mod proc;
-#[expect(dead_code, reason = "no goal here is a lower limit")]
-#[path = "../agent/report.rs"]
-mod report;
 mod scans;
 mod set_up;
 mod tree;
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,10 +27,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use module::{Module, Setup, backend_keys};
-use report::{Report, complain, say};
-
-/// What ends a row early; the message says what was being done.
-pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
+use vigie_benchmark::{BenchResult, Report, exit, median, say};
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -220,13 +210,7 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    match run(wanted) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("bench: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(wanted))
 }
 
 fn run(wanted: Wanted) -> BenchResult<()> {
@@ -283,5 +267,5 @@ pub(crate) fn memory_directory() -> BenchResult<TempDir> {
 
 /// The median of what `measure` returns in several runs, in seconds.
 pub(crate) fn seconds(times: &[Duration]) -> f64 {
-    report::median(&mut times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>())
+    median(&mut times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>())
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::module::{Module, Setup};
-use crate::report::{Goal, Measure, Report};
 use crate::tree::{FileSize, Shape, Tree};
-use crate::{Bench, BenchResult, pause, proc};
+use crate::{Bench, pause};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, proc};
 
 /// Files of the small tree.
 const FEW_FILES: usize = 10_000;

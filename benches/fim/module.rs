@@ -23,7 +23,8 @@ use vigie_protocol::message::{
     RegisterParameters, STATE_DIR_VARIABLE,
 };
 
-use crate::{BenchResult, LOOK_AGAIN, PATIENCE, pause};
+use crate::{LOOK_AGAIN, PATIENCE, pause};
+use vigie_benchmark::BenchResult;
 
 /// Time between two heartbeats, the agent's default.
 const HEARTBEAT: Duration = Duration::from_secs(10);

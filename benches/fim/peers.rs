@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{BenchResult, LOOK_AGAIN, pause};
+use crate::{LOOK_AGAIN, pause};
+use vigie_benchmark::BenchResult;
 
 /// What AIDE compares: all that ours does that AIDE 0.18 names, with one digest.
 const AIDE_ATTRIBUTES: &str = "p+ftype+i+l+n+u+g+s+m+c+sha256";

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use crate::module::{Module, Setup, no_schedules};
 use crate::peers::{self, Aide};
-use crate::report::{Goal, Measure, Report};
 use crate::tree::{FileSize, Shape, Tree};
-use crate::{Bench, BenchResult, limit, seconds};
+use crate::{Bench, limit, seconds};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report};
 
 /// A tree, and what is measured on it.
 struct Subject<'a> {

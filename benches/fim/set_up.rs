@@ -7,9 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::module::{Module, Setup, backend_keys};
-use crate::report::{Goal, Measure, Report, median};
 use crate::tree::{FileSize, Shape, Tree};
-use crate::{Bench, BenchResult, limit, seconds};
+use crate::{Bench, limit, seconds};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// Where the kernel limits the watches of a user.
 const WATCH_LIMIT: &str = "/proc/sys/fs/inotify/max_user_watches";

@@ -7,8 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use crate::BenchResult;
+use vigie_benchmark::BenchResult;
 
 /// What all sizes and contents follow from.
 const SEED: u64 = 3;

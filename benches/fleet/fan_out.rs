@@ -19,11 +19,11 @@ use vigie_fleet::collect::{Collector, SealProblem, Taken};
 use vigie_fleet::subjects::answers_to;
 use vigie_protocol::names::{ActionId, AgentId};
 
-use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{ALICE, Fleet, People, action, envelope};
 use crate::simulator::{Counts, RAW, RAW_REQUEST, RAW_SLOT, name};
 use crate::simulators::Simulators;
-use crate::{BenchResult, PATIENCE, Size};
+use crate::{PATIENCE, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// Bytes of a raw request.
 const REQUEST_BYTES: usize = 2048;

@@ -15,10 +15,10 @@ use vigie_fleet::subjects::{self, FACTS};
 use vigie_protocol::names::AgentId;
 
 use crate::fan_out::{self, Keys, SHARED_CONNECTIONS, enrolled, no_problems};
-use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{Fleet, People};
 use crate::simulators::Simulators;
-use crate::{BenchResult, LOOK_AGAIN, PATIENCE, Size};
+use crate::{LOOK_AGAIN, PATIENCE, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// Seconds that reading and evaluating the whole inventory may take.
 const SECONDS: f64 = 1.0;

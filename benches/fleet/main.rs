@@ -12,28 +12,17 @@ mod agent_process;
 mod fan_out;
 mod inventory;
 mod predicates;
-#[expect(dead_code, reason = "the agent's benchmark asks for more")]
-#[path = "../agent/proc.rs"]
-mod proc;
 mod real_agent;
 mod refusals;
-#[expect(dead_code, reason = "the agent's benchmark asks for more")]
-#[path = "../agent/report.rs"]
-mod report;
 mod set_up;
 mod simulator;
 mod simulators;
 mod token;
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-
-use report::{Report, complain, say};
-
-/// What ends a row early; the message says what was being done.
-pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
+use vigie_benchmark::{Report, complain, exit, say};
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -120,10 +109,7 @@ fn read_arguments(arguments: &[String]) -> Result<Wanted, String> {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|argument| argument == simulator::ARGUMENT) {
-        return match simulator::run() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failed(error.as_ref()),
-        };
+        return exit(simulator::run());
     }
     if arguments.iter().any(|argument| argument == "--help") {
         say(USAGE);
@@ -136,15 +122,12 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let report = runtime.block_on(measure(&wanted));
+        report.finish(wanted.json, &work_root().with_file_name("bench").join("fleet.json"))
     };
-    let report = runtime.block_on(measure(&wanted));
-    match report.finish(wanted.json, &json_path()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(error.as_ref()),
-    }
+    exit(run())
 }
 
 /// Measures one row after the other; one that cannot be measured is shown as such and does not keep the others from
@@ -170,23 +153,7 @@ async fn measure(wanted: &Wanted) -> Report {
     report
 }
 
-/// `target/bench/fleet.json`.
-fn json_path() -> PathBuf {
-    work_root().with_file_name("bench").join("fleet.json")
-}
-
 /// Where files of a run are made: on the disk of the build directory, because streams are on a disk.
 pub(crate) fn work_root() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-}
-
-fn failed(error: &dyn Error) -> ExitCode {
-    let mut text = format!("bench: {error}");
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    complain(&text);
-    ExitCode::FAILURE
 }

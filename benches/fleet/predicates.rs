@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use vigie_fleet::facts::{Facts, MAX_ADDRESSES, MAX_GROUPS, MAX_MODULES, MAX_TAGS};
 use vigie_fleet::predicate::{MAX_TEXT_BYTES, Target};
 
-use crate::report::{Goal, Measure, Report};
+use crate::Size;
 use crate::simulator;
-use crate::{BenchResult, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report};
 
 /// Most time for one predicate, to parse and evaluate it, in microseconds.
 const MICROSECONDS: f64 = 100.0;

@@ -14,9 +14,9 @@ use vigie_fleet::broker::stored;
 use vigie_fleet::subjects::POLICY_SUBJECT;
 
 use crate::agent_process::AgentProcess;
-use crate::report::{Goal, Measure, Report, median};
 use crate::set_up::{Fleet, ORG, People, now};
-use crate::{BenchResult, LOOK_AGAIN, PATIENCE, Size, proc};
+use crate::{LOOK_AGAIN, PATIENCE, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, proc};
 
 /// The goals.
 const MORE_MIB: f64 = 3.0;

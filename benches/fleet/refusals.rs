@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use vigie_fleet::action::{Envelope, MAX_ENVELOPE_BYTES, NAMESPACE};
 use vigie_fleet::policy::MAX_WINDOW_SECONDS;
 
+use crate::Size;
 use crate::fan_out::no_problems;
-use crate::report::{Goal, Measure, Report};
 use crate::set_up::{ALICE, BOB, Fleet, People, action, envelope, key, now};
 use crate::simulator::Counts;
 use crate::simulators::Simulators;
 use crate::token::{TOUCHED, Token, armour, without_armour};
-use crate::{BenchResult, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report};
 
 /// Numbers of the keys of people who may not ask anything.
 const REVOKED: u8 = 3;

@@ -20,7 +20,8 @@ use vigie_fleet::subjects::{self, RESULTS, answers_to};
 use vigie_protocol::names::{ActionId, AgentId};
 
 use crate::simulator::{LIVE, RAW_SLOT, Start};
-use crate::{BenchResult, work_root};
+use crate::work_root;
+use vigie_benchmark::BenchResult;
 
 /// Name of the fleet.
 pub(crate) const ORG: &str = "bench";
@@ -180,7 +181,7 @@ impl Fleet {
     /// Resident memory of the broker in MiB.
     pub(crate) fn broker_mib(&self) -> BenchResult<f64> {
         let pid = self.broker.pid().ok_or("the broker has ended")?;
-        Ok(crate::proc::held(pid)?.resident_kib as f64 / 1024.0)
+        Ok(vigie_benchmark::proc::held(pid)?.resident_kib as f64 / 1024.0)
     }
 }
 

@@ -22,10 +22,10 @@ use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::broker::jwt::{Role, RoleSigner};
 use vigie_fleet::policy::{Offered, Roots, SignedPolicy, accept_newer};
 
-use crate::BenchResult;
 use agent::{Agent, Surroundings};
 pub(crate) use agent::{facts, name};
 use link::Link;
+use vigie_benchmark::BenchResult;
 
 /// The hidden argument with which the benchmark starts itself as a simulator.
 pub(crate) const ARGUMENT: &str = "simulate-agents";
@@ -162,8 +162,8 @@ fn obey(command: Command, simulator: &mut Option<Simulator>, epoll: &rustix::fd:
     }
     let mut counts = simulator.as_ref().map(|simulator| simulator.counts.clone()).unwrap_or_default();
     counts.keys = keys;
-    counts.resident_kib = crate::proc::held(std::process::id())?.resident_kib;
-    crate::report::say(&serde_json::to_string(&counts)?);
+    counts.resident_kib = vigie_benchmark::proc::held(std::process::id())?.resident_kib;
+    vigie_benchmark::say(&serde_json::to_string(&counts)?);
     Ok(())
 }
 

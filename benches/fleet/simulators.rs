@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep, timeout};
 use vigie_fleet::agent_key::AgentPublicKey;
 
 use crate::simulator::{self, Counts, Start};
-use crate::{BenchResult, LOOK_AGAIN, PATIENCE};
+use crate::{LOOK_AGAIN, PATIENCE};
+use vigie_benchmark::BenchResult;
 
 /// Processes, one for each processor of the smallest machine that a fleet is measured on.
 const PROCESSES: u32 = 2;

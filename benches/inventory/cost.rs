@@ -10,7 +10,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
 
-use crate::{BenchResult, MODULE, work_root};
+use crate::{MODULE, work_root};
+use vigie_benchmark::BenchResult;
 
 /// What one run took.
 #[derive(Debug, Clone, Copy)]

@@ -4,23 +4,13 @@
 //! median of several runs. The benchmark program is also the modules: it starts itself with a hidden argument. A goal that
 //! is missed is shown as MISSED and is no failure of the program.
 
-#[path = "../agent/arguments.rs"]
-mod arguments;
 mod cost;
 mod packages;
 mod processes;
-#[path = "../agent/report.rs"]
-mod report;
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-use arguments::Wanted;
-use report::{Report, say};
-
-/// What ends a subject early; the message says what was being done.
-pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
+use vigie_benchmark::{Wanted, exit};
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -58,40 +48,14 @@ fn main() -> ExitCode {
     }
     let wanted = match Wanted::read(&arguments, &SUBJECTS, USAGE) {
         Ok(wanted) => wanted,
-        Err(message) => {
-            say(&message);
-            return ExitCode::from(64);
-        }
+        Err(code) => return code,
     };
-    let report = measure(&wanted);
-    match report.finish(wanted.json, &work_root().with_file_name("bench").join("inventory.json")) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report::complain(&format!("bench: {error}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Measures one subject after the other; one that cannot be measured is shown as such and does not keep the
-/// others from being measured.
-fn measure(wanted: &Wanted) -> Report {
-    let mut report = Report::new(wanted.quick, !wanted.json);
     let size = if wanted.quick { QUICK } else { FULL };
-    for subject in SUBJECTS {
-        if !wanted.has(subject) {
-            continue;
-        }
-        report.progress(&format!("measuring {subject}"));
-        let result = match subject {
-            "processes" => processes::measure(size, &mut report),
-            _ => packages::measure(size, &mut report),
-        };
-        if let Err(error) = result {
-            report.not_measured(subject, error.as_ref());
-        }
-    }
-    report
+    let report = wanted.measure(&SUBJECTS, |subject, report| match subject {
+        "processes" => processes::measure(size, report),
+        _ => packages::measure(size, report),
+    });
+    exit(report.finish(wanted.json, &work_root().with_file_name("bench").join("inventory.json")))
 }
 
 /// Where files of a run are made.

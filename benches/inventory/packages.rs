@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cost::{module, run};
-use crate::report::{Goal, Measure, Report, median, rate};
-use crate::{BenchResult, Size, work_root};
+use crate::{Size, work_root};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, rate};
 
 /// Packages of a short run.
 const SOME: [&str; 4] = ["bash", "coreutils", "util-linux", "perl-base"];

@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::cost::{module, run};
-use crate::report::{Goal, Measure, Report, median};
-use crate::{BenchResult, Size, work_root};
+use crate::{Size, work_root};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// The same fields as the module tells with `brief`, but for the working directory, which ps cannot tell.
 const PS: [&str; 2] = [

@@ -15,9 +15,9 @@ use vigie_netstat::search::{Backend, Match, search};
 use vigie_netstat::socket::Endpoint;
 use vigie_sdk::Query;
 
+use crate::Size;
 use crate::hold::{ADDRESS, connections};
-use crate::report::{Goal, Measure, Report, rate, say};
-use crate::{BenchResult, Size};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, rate, say};
 
 /// The hidden argument with which the program opens and closes connections.
 pub(crate) const ARGUMENT: &str = "--churn";

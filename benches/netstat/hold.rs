@@ -9,8 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::BenchResult;
-use crate::report::say;
+use vigie_benchmark::{BenchResult, say};
 
 /// The hidden argument; after it the number of sockets and, if any, the namespace under `/run/netns`.
 pub(crate) const ARGUMENT: &str = "--hold";

@@ -5,24 +5,15 @@
 //! runs. The benchmark program is also the module and the processes that hold sockets ([`hold`]): it starts itself
 //! with a hidden argument. A goal that is missed is shown as MISSED and is no failure of the program.
 
-#[path = "../agent/arguments.rs"]
-mod arguments;
 mod churn;
 mod hold;
-#[path = "../agent/report.rs"]
-mod report;
 mod searches;
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use arguments::Wanted;
-use report::{Report, say};
+use vigie_benchmark::{Wanted, exit};
 use vigie_netstat::Netstat;
-
-/// What ends a subject early; the message says what was being done.
-pub(crate) type BenchResult<T> = Result<T, Box<dyn Error>>;
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -68,47 +59,18 @@ fn main() -> ExitCode {
     }
     let wanted = match Wanted::read(&arguments, &SUBJECTS, USAGE) {
         Ok(wanted) => wanted,
-        Err(message) => {
-            say(&message);
-            return ExitCode::from(64);
-        }
+        Err(code) => return code,
     };
-    exit(measure(&wanted).finish(wanted.json, &work_root().with_file_name("bench").join("netstat.json")))
-}
-
-/// Measures one subject after the other; one that cannot be measured is shown as such and does not keep the
-/// others from being measured.
-fn measure(wanted: &Wanted) -> Report {
-    let mut report = Report::new(wanted.quick, !wanted.json);
     let size = if wanted.quick { QUICK } else { FULL };
-    for subject in SUBJECTS {
-        if !wanted.has(subject) {
-            continue;
-        }
-        report.progress(&format!("measuring {subject}"));
-        let result = match subject {
-            "sockets" => searches::sockets(size, &mut report),
-            "namespaces" => searches::namespaces(size, &mut report),
-            _ => churn::measure(size, &mut report),
-        };
-        if let Err(error) = result {
-            report.not_measured(subject, error.as_ref());
-        }
-    }
-    report
+    let report = wanted.measure(&SUBJECTS, |subject, report| match subject {
+        "sockets" => searches::sockets(size, report),
+        "namespaces" => searches::namespaces(size, report),
+        _ => churn::measure(size, report),
+    });
+    exit(report.finish(wanted.json, &work_root().with_file_name("bench").join("netstat.json")))
 }
 
 /// Where files of a run are made.
 pub(crate) fn work_root() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-}
-
-fn exit(result: BenchResult<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report::complain(&format!("bench: {error}"));
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::hold::{ADDRESS, Holder};
-use crate::report::{Goal, Measure, Report, median};
-use crate::{BenchResult, MODULE, Size, work_root};
+use crate::{MODULE, Size, work_root};
+use vigie_benchmark::{BenchResult, Goal, Measure, Report, median};
 
 /// Processes that hold the sockets.
 const HOLDERS: usize = 4;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::value::RawValue;
+use vigie_benchmark::BenchResult;
 use vigie_fleet::admission::{Admitted, Refused, Situation, decide};
 use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, OperationAnswer, Purpose, VERSION};
@@ -14,8 +15,6 @@ use vigie_fleet::policy::Policy;
 use vigie_fleet::predicate::Target;
 use vigie_fleet::replay_log::ReplayLog;
 use vigie_protocol::names::{ActionId, AgentId};
-
-use crate::BenchResult;
 
 /// What a module answers: a search that found one file, 256 bytes.
 const RESULT: &str = r#"{"foundanything":true,"success":true,"elements":{"s1":[{"file":"/etc/passwd","search":{"path":["/etc"],"name":["passwd"]},"fileinfo":{"size":1834,"mode":"-rw-r--r--","lastmodified":"2026-01-05 09:11:42.1 +0000 UTC"}}]},"statistics":null,"errors":null     }"#;

@@ -9,7 +9,7 @@ use vigie_fleet::subjects;
 use vigie_protocol::names::AgentId;
 
 use super::{LIVE, RAW_REQUEST, protocol};
-use crate::BenchResult;
+use vigie_benchmark::BenchResult;
 
 /// What a subscription is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,13 +8,15 @@ use crate::BenchResult;
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) descriptors: usize,
-    pub(crate) threads: u64,
+pub struct Held {
+    /// Open files.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: u64,
     /// Children that ended and were not waited for.
-    pub(crate) zombies: usize,
+    pub zombies: usize,
     /// Resident memory in KiB.
-    pub(crate) resident_kib: u64,
+    pub resident_kib: u64,
 }
 
 fn process(pid: u32) -> BenchResult<Process> {
@@ -22,7 +24,10 @@ fn process(pid: u32) -> BenchResult<Process> {
 }
 
 /// What the process holds now.
-pub(crate) fn held(pid: u32) -> BenchResult<Held> {
+///
+/// # Errors
+/// When it has ended or may not be inspected.
+pub fn held(pid: u32) -> BenchResult<Held> {
     let process = process(pid)?;
     let status = process.status()?;
     let zombies = procfs::process::all_processes()?
@@ -39,14 +44,20 @@ pub(crate) fn held(pid: u32) -> BenchResult<Held> {
 }
 
 /// Processor time that the process has used, to the hundredth of a second.
-pub(crate) fn cpu_time(pid: u32) -> BenchResult<Duration> {
+///
+/// # Errors
+/// When it has ended or may not be inspected.
+pub fn cpu_time(pid: u32) -> BenchResult<Duration> {
     let stat = process(pid)?.stat()?;
     let ticks = stat.utime + stat.stime;
     Ok(Duration::from_millis(ticks * 1000 / procfs::ticks_per_second()))
 }
 
 /// Times that threads of the process gave up the processor to wait, which is how often it was woken up.
-pub(crate) fn waits(pid: u32) -> BenchResult<u64> {
+///
+/// # Errors
+/// When it has ended or may not be inspected.
+pub fn waits(pid: u32) -> BenchResult<u64> {
     let mut waits = 0;
     for task in process(pid)?.tasks()? {
         // A thread may end between the two looks.
@@ -58,7 +69,10 @@ pub(crate) fn waits(pid: u32) -> BenchResult<u64> {
 }
 
 /// The processes that a process has started and that still run, with their command lines up to the options.
-pub(crate) fn children(pid: u32) -> BenchResult<Vec<(u32, String)>> {
+///
+/// # Errors
+/// When it has ended or may not be inspected.
+pub fn children(pid: u32) -> BenchResult<Vec<(u32, String)>> {
     let parent = i32::try_from(pid)?;
     let mut found = Vec::new();
     for process in procfs::process::all_processes()?.flatten() {
@@ -74,7 +88,10 @@ pub(crate) fn children(pid: u32) -> BenchResult<Vec<(u32, String)>> {
 }
 
 /// Directories below the cgroup in which the process' modules are, when there is one.
-pub(crate) fn cgroups_of(pid: u32) -> BenchResult<usize> {
+///
+/// # Errors
+/// When it has ended or may not be inspected.
+pub fn cgroups_of(pid: u32) -> BenchResult<usize> {
     let mut directories = 0;
     for group in process(pid)?.cgroups()?.0.into_iter().filter(|group| group.hierarchy == 0) {
         let root = std::path::Path::new("/sys/fs/cgroup").join(group.pathname.trim_start_matches('/'));

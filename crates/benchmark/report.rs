@@ -12,7 +12,7 @@ use crate::BenchResult;
 
 /// Which side of the limit is good.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Goal {
+pub enum Goal {
     /// At least this.
     AtLeast(f64),
     /// At most this.
@@ -21,7 +21,7 @@ pub(crate) enum Goal {
 
 /// One figure.
 #[derive(Debug, Serialize)]
-pub(crate) struct Measure {
+pub struct Measure {
     subject: &'static str,
     what: String,
     value: f64,
@@ -41,24 +41,21 @@ pub(crate) struct Measure {
 
 impl Measure {
     /// A figure without a peer or a goal.
-    pub(crate) fn new(
-        subject: &'static str,
-        what: impl Into<String>,
-        value: f64,
-        unit: &'static str,
-    ) -> Self {
+    pub fn new(subject: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { subject, what: what.into(), value, unit, peer: None, ratio: None, goal: None, met: None }
     }
 
     /// The peer's figure; what [`Measure::goal`] judges is then the ratio.
-    pub(crate) fn against(mut self, peer: f64) -> Self {
+    #[must_use]
+    pub fn against(mut self, peer: f64) -> Self {
         self.peer = Some(peer);
         self.ratio = Some(self.value / peer);
         self
     }
 
     /// The limit.
-    pub(crate) fn goal(mut self, goal: Goal) -> Self {
+    #[must_use]
+    pub fn goal(mut self, goal: Goal) -> Self {
         let judged = self.ratio.unwrap_or(self.value);
         let (text, met) = match goal {
             Goal::AtLeast(limit) => (format!(">= {}", number(limit)), judged >= limit),
@@ -72,7 +69,7 @@ impl Measure {
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub struct Report {
     quick: bool,
     processors: usize,
     measures: Vec<Measure>,
@@ -83,28 +80,35 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(quick: bool, talks: bool) -> Self {
+    /// An empty report of a short or a full run; `talks`: progress is printed.
+    #[must_use]
+    pub fn new(quick: bool, talks: bool) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self { quick, processors, measures: Vec::new(), not_measured: Vec::new(), talks }
     }
 
-    pub(crate) fn add(&mut self, measure: Measure) {
+    /// Adds a figure.
+    pub fn add(&mut self, measure: Measure) {
         self.measures.push(measure);
     }
 
     /// Tells a person who waits what is being done.
-    pub(crate) fn progress(&self, text: &str) {
+    pub fn progress(&self, text: &str) {
         if self.talks {
             complain(text);
         }
     }
 
-    pub(crate) fn not_measured(&mut self, subject: &str, error: &dyn Error) {
+    /// Adds what could not be measured, and why.
+    pub fn not_measured(&mut self, subject: &str, error: &dyn Error) {
         self.not_measured.push(format!("{subject}: {error}"));
     }
 
     /// Prints the report and writes it as JSON to `path`.
-    pub(crate) fn finish(&self, json: bool, path: &Path) -> BenchResult<()> {
+    ///
+    /// # Errors
+    /// When the JSON cannot be written.
+    pub fn finish(&self, json: bool, path: &Path) -> BenchResult<()> {
         let text = serde_json::to_string_pretty(self)?;
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
@@ -160,7 +164,8 @@ fn number(value: f64) -> String {
 }
 
 /// The middle one of several values; the mean of the two middle ones when their number is even.
-pub(crate) fn median(values: &mut [f64]) -> f64 {
+#[must_use]
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values {
@@ -171,16 +176,17 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
 }
 
 /// Items a second.
-pub(crate) fn rate(items: u64, time: Duration) -> f64 {
+#[must_use]
+pub fn rate(items: u64, time: Duration) -> f64 {
     items as f64 / time.as_secs_f64()
 }
 
 /// Writes a line to standard output; nobody is there to be told when that fails.
-pub(crate) fn say(text: &str) {
+pub fn say(text: &str) {
     writeln!(std::io::stdout().lock(), "{text}").ok();
 }
 
 /// Writes a line to standard error.
-pub(crate) fn complain(text: &str) {
+pub fn complain(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }
