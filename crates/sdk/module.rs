@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::outbox::{AlertId, Outbox};
 use crate::reporter::Reporter;
+use crate::request::time_left;
 use vigie_protocol::condition::Condition;
 use vigie_protocol::message::{Asker, ConfigParameters, Environment, Progress};
 use vigie_protocol::result::ModuleResult;
@@ -79,7 +81,12 @@ pub struct Query {
     pub asker: Option<Asker>,
     pub(crate) progress: Option<Reporter>,
     pub(crate) stopped: Arc<std::sync::atomic::AtomicBool>,
+    /// When the work must end, once it was asked for.
+    pub(crate) answer_at: std::sync::OnceLock<Option<Instant>>,
 }
+
+/// Time before a deadline that is kept for writing the answer, or a quarter of what there is where that is less.
+const LEAD: Duration = Duration::from_millis(500);
 
 impl Query {
     /// A query with these parameters and nothing else, as a module's own tests ask it.
@@ -92,6 +99,7 @@ impl Query {
             asker: None,
             progress: None,
             stopped: Arc::default(),
+            answer_at: std::sync::OnceLock::new(),
         }
     }
 
@@ -119,11 +127,26 @@ impl Query {
         self
     }
 
-    /// Whether the agent no longer waits: return what was found so far.
+    /// Whether the agent no longer waits, or will not soon: return what was found so far.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(std::sync::atomic::Ordering::Relaxed)
+        self.stopped.load(std::sync::atomic::Ordering::Relaxed) || self.is_late()
     }
+
+    /// Whether so little time is left until the deadline that the answer is to be written now. The first call starts the clock.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        let answer_at = self.answer_at.get_or_init(|| {
+            let left = time_left(self.deadline.as_deref()?, jiff::Timestamp::now())?;
+            Some(now() + (left - LEAD.min(left / 4)))
+        });
+        answer_at.is_some_and(|answer_at| answer_at <= now())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a module of its own process lives in real time")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// What the agent tells a persistent module at its start.
@@ -249,5 +272,24 @@ impl ModuleError {
     pub fn to_result(&self) -> ModuleResult {
         let errors = [self.to_string()];
         if self.rejects { ModuleResult::rejected(errors) } else { ModuleResult::failed(errors) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until(deadline: impl ToString) -> Query {
+        Query { deadline: Some(deadline.to_string()), ..Query::new(None) }
+    }
+
+    #[test]
+    fn work_ends_before_the_deadline_so_that_the_answer_can_be_written() {
+        assert!(until("2000-01-01T00:00:00Z").is_stopped());
+        assert!(!until("2999-01-01T00:00:00Z").is_stopped() && !until("soon").is_stopped());
+        let query = until(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60));
+        assert!(!query.is_late());
+        let left = query.answer_at.get().unwrap().unwrap() - now();
+        assert!(left <= Duration::from_secs(60) - LEAD && left > Duration::from_secs(30), "{left:?}");
     }
 }

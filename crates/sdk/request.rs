@@ -1,7 +1,7 @@
 //! Reads the one message that a query is, from a query socket or from a standard module's stdin.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
 
@@ -44,6 +44,7 @@ impl Request {
                 asker: message.asker,
                 progress: None,
                 stopped: Arc::new(AtomicBool::new(false)),
+                answer_at: OnceLock::new(),
             },
             persistsock: message.persistsock.map(|spec| spec.into_owned()).filter(|spec| !spec.is_empty()),
             progress: message.progress,

@@ -16,16 +16,13 @@ pub mod logins;
 mod parameters;
 pub mod sudoers;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 use vigie_tree::Tree;
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
-
-/// Time before the deadline that is kept for writing the answer.
-const LEAD: Duration = Duration::from_millis(500);
 
 const SECONDS_OF_A_DAY: i64 = 86_400;
 
@@ -47,18 +44,9 @@ impl StandardModule for Accounts {
             Ok(tree) => tree,
             Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
         };
-        let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started_at + left);
-        #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
-        let stop = || query.is_stopped() || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let stop = || query.is_stopped();
         let today = jiff::Timestamp::now().as_second().div_euclid(SECONDS_OF_A_DAY);
         let gathered = gather::gather(&tree, &parameters, today, &stop);
         answer::answer(gathered, query.extraprivacy, started_at.elapsed())
     }
-}
-
-/// How long the work may take until an RFC 3339 deadline; `None` when it is not a time.
-fn time_left(deadline: &str) -> Option<Duration> {
-    let deadline: jiff::Timestamp = deadline.parse().ok()?;
-    let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
-    Some(left.saturating_sub(LEAD))
 }

@@ -217,7 +217,7 @@ pub(crate) fn events(
         coverage.skip(what.clone(), why.clone());
     }
     if found.stopped {
-        coverage.skip("older events", "the search was stopped");
+        coverage.skip("older events", "the search was stopped, or its time was over");
     }
     if found.more {
         coverage.skip("more events", "the limit is reached: ask for less at once, or raise it");

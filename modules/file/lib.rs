@@ -36,9 +36,6 @@ use crate::walk::{Stop, Walk};
 /// Where the kernel shows the mounts that this process sees.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// Time before the deadline that is kept for writing the answer.
-const LEAD: Duration = Duration::from_millis(500);
-
 /// The module.
 #[derive(Debug)]
 pub struct File;
@@ -102,7 +99,6 @@ fn search(query: &Query) -> ModuleResult {
         Ok(mounts) => mounts,
         Err(error) => return ModuleResult::failed([error]),
     };
-    let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started + left);
     let walk = Walk::new(&searches, mounts, query.extraprivacy);
     let ended = walk.run(|| {
         query.report(|| Progress {
@@ -111,10 +107,10 @@ fn search(query: &Query) -> ModuleResult {
             unit: "files".to_owned(),
             ..Progress::default()
         });
-        if query.is_stopped() {
-            Some(Stop::Asked)
-        } else {
-            deadline.filter(|deadline| *deadline <= now()).map(|_| Stop::Deadline)
+        match (query.is_late(), query.is_stopped()) {
+            (true, _) => Some(Stop::Deadline),
+            (false, true) => Some(Stop::Asked),
+            (false, false) => None,
         }
     });
     let (filescount, openfailed) = (walk.files(), walk.failed());
@@ -188,13 +184,6 @@ fn nanoseconds(time: SystemTime) -> i128 {
     i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
 }
 
-/// How long the search may take until an RFC 3339 deadline; `None` when it is not a time.
-fn time_left(deadline: &str) -> Option<Duration> {
-    let deadline: jiff::Timestamp = deadline.parse().ok()?;
-    let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
-    Some(left - LEAD.min(left / 4))
-}
-
 /// A duration as Go writes it: `1.033646ms`, `2.5s`, `1m0s`.
 fn duration_text(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
@@ -238,14 +227,5 @@ mod tests {
         ] {
             assert_eq!(duration_text(Duration::from_nanos(nanoseconds)), text);
         }
-    }
-
-    #[test]
-    fn the_answer_is_written_before_the_deadline() {
-        assert_eq!(time_left("2000-01-01T00:00:00Z"), Some(Duration::ZERO));
-        assert_eq!(time_left("soon"), None);
-        let minute = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
-        let left = time_left(&minute.to_string()).unwrap();
-        assert!(left < Duration::from_secs(60) - LEAD && left > Duration::from_secs(30), "{left:?}");
     }
 }

@@ -250,7 +250,10 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, is_cut: bool) -> Coverag
             coverage.skip(format!("network namespace {}", findings.namespace), problem.clone());
         }
         if findings.stopped {
-            coverage.skip(format!("network namespace {}", findings.namespace), "the search was stopped");
+            coverage.skip(
+                format!("network namespace {}", findings.namespace),
+                "the search was stopped, or its time was over",
+            );
         }
     }
     for problem in &outcome.problems {

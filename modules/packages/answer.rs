@@ -173,7 +173,7 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, verified: Option<&Verifi
         coverage.skip(shown(unread.path.as_os_str().as_encoded_bytes()), unread.why.clone());
     }
     if outcome.stopped || verified.is_some_and(|verified| verified.stopped) {
-        coverage.skip("the rest", "the search was stopped");
+        coverage.skip("the rest", "the search was stopped, or its time was over");
     }
     if let Some(verified) = verified {
         for (path, why) in verified.not_examined.iter().take(MAX_NOT_EXAMINED) {

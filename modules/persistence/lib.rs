@@ -27,7 +27,7 @@ mod special;
 mod systemd;
 mod unit;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 use vigie_tree::Tree;
@@ -35,9 +35,6 @@ use vigie_tree::Tree;
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
 use self::scan::Scan;
-
-/// Time before the deadline that is kept for writing the answer.
-const LEAD: Duration = Duration::from_millis(500);
 
 /// The module.
 #[derive(Debug)]
@@ -67,17 +64,8 @@ fn run(query: &Query) -> ModuleResult {
         Ok(tree) => tree,
         Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
     };
-    let deadline = query.deadline.as_deref().and_then(time_left).map(|left| started_at + left);
-    #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
-    let stop = || query.is_stopped() || deadline.is_some_and(|deadline| deadline <= Instant::now());
+    let stop = || query.is_stopped();
     let mut scan = Scan::new(&tree, root, &parameters, &stop);
     scan.run();
     answer::answer(scan.finished(), query.extraprivacy, started_at.elapsed())
-}
-
-/// How long the scan may take until an RFC 3339 deadline; `None` when it is not a time.
-fn time_left(deadline: &str) -> Option<Duration> {
-    let deadline: jiff::Timestamp = deadline.parse().ok()?;
-    let left = Duration::try_from(deadline.duration_since(jiff::Timestamp::now())).unwrap_or_default();
-    Some(left.saturating_sub(LEAD))
 }

@@ -207,7 +207,7 @@ fn coverage(outcome: &Outcome, private: bool) -> Coverage {
         coverage.skip("processes of other users", why.clone());
     }
     if outcome.stopped {
-        coverage.skip("the rest", "the search was stopped");
+        coverage.skip("the rest", "the search was stopped, or its time was over");
     }
     coverage
 }

@@ -139,6 +139,17 @@ fn packages_are_found_by_name_version_source_state_and_file() {
 }
 
 #[test]
+fn what_is_known_at_the_deadline_is_the_answer_and_the_rest_is_not_known() {
+    let host = Host::new();
+    let mut query = Query::new(Some(to_raw_value(&json!({"verify": true})).unwrap()));
+    query.deadline = Some("2000-01-01T00:00:00Z".to_owned());
+
+    let result = vigie_packages::run_at(&query, host.root.path(), Some(host.state.path()));
+
+    assert!(result.success && !result.coverage.unwrap().complete);
+}
+
+#[test]
 fn nothing_found_without_a_database_or_with_one_that_cannot_be_read_is_not_known() {
     let empty = tempfile::tempdir().unwrap();
     let result = vigie_packages::run_at(&Query::new(None), empty.path(), None);

@@ -33,6 +33,16 @@ fn run(parameters: &Value, private: bool) -> ModuleResult {
     result
 }
 
+#[test]
+fn what_is_known_at_the_deadline_is_the_answer_and_the_rest_is_not_known() {
+    let mut query = Query::new(None);
+    query.deadline = Some("2000-01-01T00:00:00Z".to_owned());
+
+    let result = Processes::run(&query);
+
+    assert!(result.success && !result.coverage.unwrap().complete);
+}
+
 fn rows(parameters: &Value) -> Vec<Value> {
     let answer = serde_json::to_value(run(parameters, false)).unwrap();
     assert_eq!(answer["success"], true, "{answer}");
