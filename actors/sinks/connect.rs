@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use vigie_config::sinks::{Address, Tls};
 use vigie_files::secret_file;
@@ -35,9 +36,22 @@ const CONNECTOR_KEPT: Duration = Duration::from_secs(300);
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// A connection of either kind.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The connection below what is encrypted.
+    fn below(&mut self) -> &mut TcpStream;
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+impl Stream for TcpStream {
+    fn below(&mut self) -> &mut TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn below(&mut self) -> &mut TcpStream {
+        self.get_mut().0
+    }
+}
 
 pub(super) type Connection = Box<dyn Stream>;
 

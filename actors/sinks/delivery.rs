@@ -111,6 +111,10 @@ struct State {
     second: (u64, u64),
     /// There may be a dead-letter file.
     has_letters: bool,
+    /// Alerts that were to be put there since the sink began.
+    letters: u64,
+    /// How often in a row the journal could not be read.
+    unread: u32,
     /// When alerts were last missed.
     missed_at: Option<Instant>,
 }
@@ -162,6 +166,10 @@ impl Delivery {
                 () = sleep(READ_PAUSE) => {}
             }
         };
+        if let Some(problem) = loaded.problem {
+            warn!(self.spec.log, "the position of the sink cannot be used; it sends all alerts of the journal again";
+                "file" => ?self.file.path(), "problem" => problem);
+        }
         let place = loaded.place;
         let mut state = State {
             journal: place.journal.as_str().into(),
@@ -177,6 +185,8 @@ impl Delivery {
             last_sent: None,
             second: (0, 0),
             has_letters: true,
+            letters: 0,
+            unread: 0,
             missed_at: None,
             place,
         };
@@ -203,7 +213,14 @@ impl Delivery {
                 Ok(true) => {}
                 Ok(false) => return self.idle(state).await,
                 Err(error) => {
-                    warn!(self.spec.log, "cannot read the alert journal"; "error" => %error);
+                    state.unread += 1;
+                    if state.unread == 1 {
+                        warn!(self.spec.log, "cannot read the alert journal"; "error" => %error);
+                    }
+                    if state.unread >= FAILURES_TOLD {
+                        let detail = format!("the journal cannot be read: {error}");
+                        self.reporter.raise(AgentCondition::SinkFailing, detail);
+                    }
                     sleep(READ_PAUSE).await;
                 }
             }
@@ -223,6 +240,9 @@ impl Delivery {
         let most = state.transport.most_alerts();
         let portion = Portion { items: section.batch_alerts.min(most), bytes: section.batch_bytes };
         let items = state.follower.read(portion).await?;
+        if std::mem::take(&mut state.unread) >= FAILURES_TOLD && state.backoff.failures() < FAILURES_TOLD {
+            self.reporter.clear(AgentCondition::SinkFailing);
+        }
         if items.is_empty() {
             return Ok(false);
         }
@@ -321,10 +341,15 @@ impl Delivery {
 
     /// Carries out what became of a batch.
     async fn take(&self, state: &mut State, outcome: Outcome) {
-        let Outcome { done, dead, rejected, failure } = outcome;
+        let Outcome { done, dead, rejected, suspects, failure } = outcome;
         let done = done.min(state.alerts.len());
         if !dead.is_empty() {
+            self.tell(|progress| progress.dead_letters += dead.len() as u64);
             self.bury(state, &dead).await;
+        }
+        // Nobody says which of them the collector rejected: all are kept, so that none is gone.
+        if !suspects.is_empty() {
+            self.bury(state, &suspects).await;
         }
         let dealt_with: Vec<Alert> = state.alerts.drain(..done).collect();
         let delivered = (done - dead.len().min(done)) as u64;
@@ -401,10 +426,9 @@ impl Delivery {
         let why = letters.first().map(|(_, why)| why.clone()).unwrap_or_default();
         warn!(self.spec.log, "the receiver permanently rejected alerts"; "dropped" => letters.len(), "error" => ?why);
         state.has_letters = true;
-        let count = letters.len() as u64;
+        state.letters += letters.len() as u64;
         let written = self.letters.add(letters).await;
-        self.tell(|progress| progress.dead_letters += count);
-        let total = self.told.borrow().dead_letters;
+        let total = state.letters;
         let detail = match written {
             Ok(()) => format!("{total} alerts are in {:?}; last rejection: {why}", self.letters.path()),
             Err(error) => format!(

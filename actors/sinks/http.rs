@@ -36,6 +36,12 @@ const MAX_BULK_ANSWER_BYTES: usize = 4 << 20;
 /// Buffer of a connection: the head of an answer cannot be larger.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
+/// Alerts that a receiver may refuse, each on its own, before it is taken for one that takes none as it is configured.
+const MOST_REFUSED_FIRST: usize = 3;
+
+/// How often such a receiver is asked again before its word counts: with a pause of ten minutes, for an hour.
+const MOST_HELD: u32 = 6;
+
 /// Least time between two messages in a chat: Slack takes about one a second.
 const CHAT_PACE: Duration = Duration::from_secs(1);
 
@@ -71,6 +77,10 @@ pub(super) struct Http {
     secrets: Option<Secrets>,
     open: Option<Open>,
     last: Option<Instant>,
+    /// It stored an alert once.
+    has_accepted: bool,
+    /// How often it refused everything although it had never stored anything.
+    held: u32,
 }
 
 /// A request did not get an answer.
@@ -89,6 +99,8 @@ impl Http {
             secrets: None,
             open: None,
             last: None,
+            has_accepted: false,
+            held: 0,
         }
     }
 
@@ -120,27 +132,32 @@ impl Http {
                 Err(failure) => return Outcome { failure: Some(failure), ..outcome },
             };
             let failure = match verdict {
-                Verdict::Stored => None,
-                Verdict::Partial { rejected, .. } => {
+                Verdict::Stored => {
+                    self.has_accepted = true;
+                    None
+                }
+                Verdict::Partial { rejected, message } => {
+                    let count = to - from;
+                    self.has_accepted |= rejected < count as u64;
                     outcome.rejected += rejected;
+                    let why = format!("the collector rejected {rejected} of these {count} alerts: {message}");
+                    outcome.suspects.extend((from..to).map(|at| (at, why.clone())));
                     None
                 }
                 Verdict::Each(fates) => {
-                    let later = fates.iter().position(|fate| *fate == Fate::Later);
-                    let until = later.unwrap_or(fates.len());
-                    for (at, fate) in fates.into_iter().take(until).enumerate() {
-                        if let Fate::Dead(why) = fate {
-                            outcome.dead.push((from + at, why));
-                        }
+                    let failure = self.take_each(fates, from, &mut outcome);
+                    if let Some(failure) = self.refuses_all(&outcome, batch.len()) {
+                        return Outcome::failed(0, failure);
                     }
-                    outcome.done = from + until;
-                    later
-                        .map(|_| Failure::new(Reason::Throttled, "the receiver did not accept all documents"))
+                    failure
                 }
                 Verdict::Bad(why) => {
                     if let Some(index) = halves.bad() {
                         outcome.dead.push((index, why));
                         outcome.done = index + 1;
+                        if let Some(failure) = self.refuses_all(&outcome, batch.len()) {
+                            return Outcome::failed(0, failure);
+                        }
                     }
                     continue;
                 }
@@ -156,6 +173,40 @@ impl Http {
             outcome.done = to;
         }
         outcome
+    }
+
+    /// Takes what became of each alert from `from` on, up to the first that is to be sent again.
+    fn take_each(&mut self, fates: Vec<Fate>, from: usize, outcome: &mut Outcome) -> Option<Failure> {
+        // What comes behind the first that waits is sent again as well: the receiver knows it by its name.
+        for fate in fates {
+            match fate {
+                Fate::Stored => self.has_accepted = true,
+                Fate::Dead(why) => outcome.dead.push((outcome.done.max(from), why)),
+                Fate::Later => {
+                    return Some(Failure::new(
+                        Reason::Throttled,
+                        "the receiver did not accept all documents",
+                    ));
+                }
+                Fate::Rest { reason, detail } => return Some(Failure::new(reason, detail).rests()),
+            }
+            outcome.done = outcome.done.max(from) + 1;
+        }
+        None
+    }
+
+    /// A receiver that never stored anything and refuses whatever it gets is not one that dislikes some alerts: its key,
+    /// its index or its address is wrong, and nothing is put aside for that.
+    fn refuses_all(&mut self, outcome: &Outcome, count: usize) -> Option<Failure> {
+        let refused = outcome.dead.len();
+        let is_all = refused == outcome.done && refused >= MOST_REFUSED_FIRST.min(count);
+        if self.has_accepted || !is_all || self.held >= MOST_HELD {
+            return None;
+        }
+        self.held += 1;
+        let why = outcome.dead.last().map(|(_, why)| why.as_str()).unwrap_or_default();
+        let detail = format!("the receiver rejects every alert so far: {why}");
+        Some(Failure::new(Reason::Refused, detail).rests())
     }
 
     async fn post(&mut self, batch: &Batch, from: usize, to: usize) -> Result<Verdict, Failure> {

@@ -13,6 +13,8 @@ pub(super) struct Outcome {
     pub(super) dead: Vec<(usize, String)>,
     /// Of these, so many were rejected, nobody says which.
     pub(super) rejected: u64,
+    /// Those among which the rejected ones are, by index, and why.
+    pub(super) suspects: Vec<(usize, String)>,
     /// Why the others were not delivered; nothing when all are dealt with.
     pub(super) failure: Option<Failure>,
 }

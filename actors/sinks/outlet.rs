@@ -19,7 +19,7 @@ use crate::work_threads::{self, Lane};
 pub struct Delivered {
     /// The receiver has the first so many, or refused them for good.
     pub done: usize,
-    /// Of these, those that it refused for good, by index, and why.
+    /// Of these, those that it refused for good, or that are among those, by index, and why.
     pub refused: Vec<(usize, String)>,
     /// Of these, so many were rejected, nobody says which.
     pub rejected: u64,
@@ -100,7 +100,7 @@ impl Outlet {
             let detail = "the receiver does not acknowledge, so its progress is unknown";
             outcome = Outcome::failed(0, Failure::new(Reason::Protocol, detail).unsure().rests());
         }
-        let Outcome { done, dead, rejected, failure } = outcome;
+        let Outcome { done, dead, rejected, suspects, failure } = outcome;
         let failure = failure.map(|failure| NotDelivered {
             reason: failure.reason.name(),
             detail: failure.detail,
@@ -108,7 +108,8 @@ impl Outlet {
             rest: failure.rest,
             unsure: failure.unsure,
         });
-        Delivered { done: done.min(count), refused: dead, rejected, failure }
+        let refused = [dead, suspects].concat();
+        Delivered { done: done.min(count), refused, rejected, failure }
     }
 
     /// Least time between two batches, for receivers that want that.

@@ -23,11 +23,17 @@ pub(super) struct Loaded {
     pub(super) place: Place,
     /// There was no place of this journal.
     pub(super) is_new: bool,
+    /// Why what was there does not count, for people.
+    pub(super) problem: Option<&'static str>,
 }
 
 impl PlaceFile {
     pub(super) fn new(directory: &Path, sink: &str) -> Self {
         Self(directory.join(format!("{sink}.place")))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// The place of the sink; where there is none, it begins as it is configured.
@@ -40,15 +46,24 @@ impl PlaceFile {
             }
             let found = match durable::read_bounded(&path, MAX_BYTES) {
                 Ok(text) => Place::parse(&text, &journal),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("is damaged"),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let after = match begin {
+                        Begin::New => newest,
+                        Begin::Oldest => 0,
+                    };
+                    return Ok(Loaded { place: Place::new(&journal, after), is_new: true, problem: None });
+                }
                 Err(error) => return Err(error),
             };
-            let after = match begin {
-                Begin::New => newest,
-                Begin::Oldest => 0,
-            };
-            let is_new = found.is_none();
-            Ok(Loaded { place: found.unwrap_or_else(|| Place::new(&journal, after)), is_new })
+            Ok(match found {
+                Ok(place) => Loaded { place, is_new: false, problem: None },
+                // The sink was somewhere, nobody knows where: what may have been sent is sent again, and marked.
+                Err(problem) => {
+                    let place = Place { tried: newest, ..Place::new(&journal, 0) };
+                    Loaded { place, is_new: true, problem: Some(problem) }
+                }
+            })
         });
         loading.await.map_err(io::Error::other)?
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use vigie_config::sinks::{Address, Tls};
 use vigie_sinks::overlap::Overlap;
@@ -273,6 +274,27 @@ impl Tcp {
     }
 }
 
+/// Waits for the end of the connection below TLS. A receiver that left records unread resets it: then the end that it
+/// sent, perhaps at the same moment as we ours, was no answer.
+async fn ended(stream: &mut TcpStream) -> Result<bool, Failure> {
+    let mut bytes = [0; 1024];
+    let reading = async {
+        let mut total = 0;
+        while total <= MAX_CHATTER_BYTES {
+            match stream.read(&mut bytes).await? {
+                0 => break,
+                count => total += count,
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    match timeout(CLOSE_PATIENCE, reading).await {
+        Ok(Err(error)) => Err(Failure::of_io("the receiver did not read all of the batch", &error)),
+        // One that keeps the connection has read the batch all the same.
+        Ok(Ok(())) | Err(_) => Ok(true),
+    }
+}
+
 /// TLS with a connection for each batch: a receiver that answers the end of TLS has read everything, because a process
 /// that was killed cannot.
 pub(super) struct TlsBatches {
@@ -345,6 +367,11 @@ impl TlsBatches {
                 bytes.clear();
             }
         }
+        // An end that comes before ours answers nothing: a receiver that stops says it as well.
+        if glance(&mut connection).await == Glance::Closed {
+            let detail = "the receiver closed the connection before the end of the batch";
+            return Err(Failure::new(Reason::Broken, detail).unsure());
+        }
         match timeout(self.limit, connection.shutdown()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failure::of_io("the connection broke", &error)),
@@ -355,7 +382,7 @@ impl TlsBatches {
         let (mut buffer, mut total) = ([0; 1024], 0);
         loop {
             match timeout_at(deadline, connection.read(&mut buffer)).await {
-                Ok(Ok(0)) => return Ok(true),
+                Ok(Ok(0)) => return ended(connection.below()).await,
                 Ok(Ok(count)) => total += count,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
                 Ok(Err(error)) => {

@@ -24,10 +24,13 @@ impl Place {
         Self { journal: journal.to_owned(), after, tried: after }
     }
 
-    /// Reads what is on disk; nothing when it is of another journal or damaged.
-    #[must_use]
-    pub fn parse(text: &[u8], journal: &str) -> Option<Self> {
-        serde_json::from_slice::<Self>(text).ok().filter(|place| place.journal == journal)
+    /// Reads what is on disk.
+    ///
+    /// # Errors
+    /// Why it does not count, for people: it is damaged, or of another journal.
+    pub fn parse(text: &[u8], journal: &str) -> Result<Self, &'static str> {
+        let place: Self = serde_json::from_slice(text).map_err(|_| "is damaged")?;
+        if place.journal == journal { Ok(place) } else { Err("belongs to another journal") }
     }
 
     /// What is written to disk.
@@ -75,7 +78,8 @@ mod tests {
                     place.reach(sent);
                 }
             }
-            prop_assert_eq!(Place::parse(&place.to_json(), "another"), None);
+            prop_assert!(Place::parse(&place.to_json(), "another").is_err());
+            prop_assert!(Place::parse(&place.to_json()[1..], "j").is_err());
         }
     }
 }

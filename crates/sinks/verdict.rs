@@ -4,8 +4,11 @@
 //! |---|---|
 //! | 2xx | stored, unless the body says otherwise (Elasticsearch, Splunk, OTLP) |
 //! | 408, 425, 429, 5xx | try again later; `Retry-After` counts. OTLP: 429, 502, 503 and 504 only |
-//! | 401, 403, 404, 410, 3xx | nobody gets any alert there: rest, and say so |
+//! | 3xx, 401, 403, 404, 410 and others that are about the address, the login or the way of asking | nobody gets any alert there: rest, and say so |
 //! | other 4xx | an alert among them is bad: find it by halves, put it aside |
+//!
+//! The same holds for the items of Elasticsearch's answers: an index that is missing, closed or read-only says nothing
+//! about the alerts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -99,6 +102,13 @@ pub enum Fate {
     Later,
     /// It will never be stored.
     Dead(String),
+    /// Nothing can be delivered there as it is.
+    Rest {
+        /// Why.
+        reason: Reason,
+        /// For people.
+        detail: String,
+    },
 }
 
 /// What an answer means.
@@ -165,14 +175,23 @@ pub fn judge(template: Template, count: usize, answer: Answer<'_>, now: Timestam
                 cut(answer.location.unwrap_or_default(), MAX_SHOWN_BYTES)
             ),
         },
-        401 | 403 => rest(Reason::Unauthorized),
-        404 | 410 => rest(Reason::NotFound),
+        status if about_all(status).is_some() => rest(about_all(status).unwrap_or(Reason::Refused)),
         429 => later(Reason::Throttled),
         502..=504 => later(Reason::Server),
         408 | 425 | 500..=599 if !is_otlp => later(Reason::Server),
         // The specification lists what may be sent again, and this is not on it.
         500..=599 => Verdict::Partial { rejected: count as u64, message: detail() },
         _ => Verdict::Bad(detail()),
+    }
+}
+
+/// Why nobody gets any alert there: the status is about the address, the login or the way of asking, not about an alert.
+fn about_all(status: u16) -> Option<Reason> {
+    match status {
+        401..=403 | 407 | 511 => Some(Reason::Unauthorized),
+        404 | 410 => Some(Reason::NotFound),
+        405 | 406 | 411 | 415 | 417 | 421 | 426 | 428 | 431 | 451 => Some(Reason::Refused),
+        _ => None,
     }
 }
 
@@ -213,8 +232,15 @@ fn bulk(count: usize, body: &[u8]) -> Verdict {
         match outcome["status"].as_u64() {
             // 409: a document of this id is there already.
             Some(200..=299 | 409) => Fate::Stored,
-            Some(400..=499) if outcome["status"] != 429 => {
-                Fate::Dead(cut(&outcome["error"].to_string(), MAX_SHOWN_BYTES))
+            Some(408 | 425 | 429) => Fate::Later,
+            Some(status @ 400..=499) => {
+                let detail = cut(&outcome["error"].to_string(), MAX_SHOWN_BYTES);
+                let reason = u16::try_from(status).ok().and_then(about_all);
+                let is_closed = outcome["error"]["type"] == "index_closed_exception";
+                match reason.or(is_closed.then_some(Reason::Refused)) {
+                    Some(reason) => Fate::Rest { reason, detail },
+                    None => Fate::Dead(detail),
+                }
             }
             _ => Fate::Later,
         }
@@ -324,10 +350,10 @@ mod tests {
                 "{status}"
             );
         }
-        for status in [301, 307, 401, 403, 404, 410] {
+        for status in [301, 307, 401, 402, 403, 404, 405, 407, 410, 415, 421, 426, 431] {
             assert!(matches!(judged(Template::Plain, status, ""), Rest { .. }), "{status}");
         }
-        for status in [400, 405, 413, 422] {
+        for status in [400, 413, 422] {
             assert!(matches!(judged(Template::Plain, status, ""), Bad(_)), "{status}");
         }
         assert!(matches!(judged(OTLP, 429, ""), Later { .. }));
@@ -348,6 +374,15 @@ mod tests {
         let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":409}},{"create":{"status":400,"error":"bad"}}]}"#;
         let Verdict::Each(fates) = judged(Template::Elasticsearch, 200, answer) else { panic!() };
         assert_eq!(fates, [Fate::Stored, Fate::Stored, Fate::Dead("\"bad\"".to_owned())]);
+        for (status, reason) in [("403", Reason::Unauthorized), ("404", Reason::NotFound)] {
+            // What the cluster says of the index is about every alert.
+            let blocked = answer.replace("400", status);
+            let Verdict::Each(fates) = judged(Template::Elasticsearch, 200, &blocked) else { panic!() };
+            assert!(matches!(&fates[2], Fate::Rest { reason: r, .. } if *r == reason), "{fates:?}");
+        }
+        let closed = answer.replace("\"bad\"", r#"{"type":"index_closed_exception"}"#);
+        let Verdict::Each(fates) = judged(Template::Elasticsearch, 200, &closed) else { panic!() };
+        assert!(matches!(&fates[2], Fate::Rest { reason: Reason::Refused, .. }), "{fates:?}");
         let busy = answer.replace("409", "429");
         let Verdict::Each(fates) = judged(Template::Elasticsearch, 200, &busy) else { panic!() };
         assert_eq!(fates[1], Fate::Later);

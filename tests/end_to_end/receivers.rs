@@ -96,6 +96,25 @@ fn program(name: &str) -> Option<PathBuf> {
     path.split(':').map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
+/// Makes an authority's `ca.pem`, and `server.pem` with `server.key` for 127.0.0.1.
+pub(crate) fn make_certificates(directory: &Path) {
+    let run = |arguments: &str| {
+        let ran = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
+        let ran = ran.expect("these tests need openssl");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    run(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority",
+    );
+    fs::write(directory.join("server.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    run(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=test",
+    );
+    run(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile server.ext",
+    );
+}
+
 /// A rsyslog of the test, in a directory of its own.
 pub(crate) struct Rsyslog {
     directory: TempDir,
@@ -120,8 +139,8 @@ impl Rsyslog {
         }
         let directory = tempfile::tempdir().unwrap();
         let [relp, tcp, tls, udp] = [(); 4].map(|()| free_port());
+        make_certificates(directory.path());
         let rsyslog = Self { directory, program, process: None, relp, tcp, tls, udp };
-        rsyslog.make_certificates();
         rsyslog.configure(outputs);
         let mut rsyslog = rsyslog;
         rsyslog.restart();
@@ -130,27 +149,6 @@ impl Rsyslog {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
-    }
-
-    fn make_certificates(&self) {
-        let run = |arguments: &str| {
-            let ran = Command::new("openssl")
-                .args(arguments.split(' '))
-                .current_dir(self.directory.path())
-                .output()
-                .unwrap();
-            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        };
-        run(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority",
-        );
-        fs::write(self.path("server.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-        run(
-            "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=test",
-        );
-        run(
-            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile server.ext",
-        );
     }
 
     fn configure(&self, outputs: Option<&Path>) {

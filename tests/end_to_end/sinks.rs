@@ -24,12 +24,12 @@ fn hard_alert() -> String {
     .to_string()
 }
 
-fn low_alert(text: &str) -> String {
+pub(crate) fn low_alert(text: &str) -> String {
     json!({"severity": "low", "alert": text, "event": "changed", "path": "/etc/motd", "kind": "file"})
         .to_string()
 }
 
-fn host_with(sinks: &str) -> Host {
+pub(crate) fn host_with(sinks: &str) -> Host {
     host_of(&Settings::default(), sinks)
 }
 
@@ -38,7 +38,7 @@ fn host_of(settings: &Settings, sinks: &str) -> Host {
 }
 
 /// Has the module alert with these texts.
-fn say(host: &Host, texts: &[String]) {
+pub(crate) fn say(host: &Host, texts: &[String]) {
     host.wait_ready("says");
     let answer = host.query("says", &json!({ "texts": texts }));
     assert_eq!(answer["result"]["success"], true, "{answer}");
@@ -50,7 +50,7 @@ fn sink(host: &Host, name: &str) -> Value {
     sinks.into_iter().find(|sink| sink["name"] == name).unwrap_or_default()
 }
 
-fn wait_sink(host: &Host, name: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn wait_sink(host: &Host, name: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let mut newest = Value::Null;
     wait_until(&format!("sink {name} changes"), || {
         let sink = sink(host, name);
@@ -62,7 +62,7 @@ fn wait_sink(host: &Host, name: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     })
 }
 
-fn condition(host: &Host, name: &str, condition: &str) -> Option<Value> {
+pub(crate) fn condition(host: &Host, name: &str, condition: &str) -> Option<Value> {
     let status = host.status();
     let about = json!({ "sink": name });
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
