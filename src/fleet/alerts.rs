@@ -1,6 +1,6 @@
 //! `vigie alerts -t TARGET`: the alerts of the fleet, each agent's in their order, with what is missing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -23,9 +23,6 @@ use crate::print::{Printer, Tone, safe};
 
 /// How long an alert waits for one before it that is missing: longer than an agent takes to send it again.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often the inventory is read again at most when alerts of unknown agents come.
-const REFRESH: Duration = Duration::from_secs(10);
 
 /// How often `-f` looks for new alerts.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -64,7 +61,8 @@ struct Reader<'p> {
     profile: Profile,
     connection: Connection,
     inventory: Inventory,
-    refreshed: Instant,
+    /// Agents that were looked at again for what is being read.
+    renewed: BTreeSet<AgentId>,
     order: AlertOrder,
     started: Instant,
     /// The newest alerts, when only so many are wanted.
@@ -94,7 +92,7 @@ async fn read(args: &AlertsArgs, target: &str, printer: &mut Printer) -> Result<
         profile,
         connection,
         inventory,
-        refreshed: Instant::now(),
+        renewed: BTreeSet::new(),
         order,
         started: Instant::now(),
         held: lines.map(|_| VecDeque::new()),
@@ -127,6 +125,7 @@ impl Reader<'_> {
                         entries.len() < READ_AT_ONCE
                     })
                     .await;
+                self.renewed.clear();
                 for entry in &entries {
                     self.take(entry, &mut told).await?;
                 }
@@ -167,11 +166,16 @@ impl Reader<'_> {
     /// Checks an alert and puts it in its place.
     async fn take(&mut self, stored: &Entry, told: &mut Vec<Told>) -> Result<(), Failure> {
         let Some(agent) = subjects::last_name(&stored.subject) else { return Ok(()) };
-        if !self.inventory.agents.contains_key(&agent) && self.refreshed.elapsed() >= REFRESH {
-            self.refreshed = Instant::now();
-            self.inventory = Inventory::load(&self.connection, &self.profile).await?;
+        let mut opened = self.inventory.open_alert(&agent, &stored.value, stored.stored);
+        // Since the inventory was read it may have joined, or have got another key; looked at once for all that was read
+        // together.
+        if opened.is_err() && self.renewed.insert(agent.clone()) {
+            let agents = [agent.clone()];
+            self.inventory.renew(&self.connection, &self.profile, &agents).await?;
+            self.inventory.refresh(&self.connection, &agents).await?;
+            opened = self.inventory.open_alert(&agent, &stored.value, stored.stored);
         }
-        match self.inventory.open_alert(&agent, &stored.value, stored.stored) {
+        match opened {
             Ok(alert) => {
                 let now = self.now();
                 self.order.take(alert, now, told);

@@ -5,6 +5,7 @@
 //! no alert. Instances of one group see a part each: what is missing in an agent's sequence is told by
 //! `vigie alerts -t`, which sees all of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pause after the broker could not be asked.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// How often the inventory is read again at most when alerts of unknown agents come.
-const REFRESH: Duration = Duration::from_secs(10);
 
 /// Failures in a row after which a batch is given back, for instances whose receiver works.
 const GIVE_BACK: u32 = 3;
@@ -117,7 +115,6 @@ struct Forwarder<'p> {
     profile: &'p Profile,
     member: Member,
     inventory: Inventory,
-    refreshed: Instant,
     /// Who speaks for what does not count.
     own: Arc<Source>,
     own_journal: Arc<str>,
@@ -147,16 +144,8 @@ async fn forward(outlets: Vec<Outlet>, profile: &Profile, printer: &mut Printer)
         .map(|outlet| Way { outlet, pending: Vec::new(), backoff: Backoff::default(), last: None })
         .collect();
     let own_journal = format!("fleet-{}", profile.org).into();
-    let mut forwarder = Forwarder {
-        profile,
-        member,
-        inventory,
-        refreshed: Instant::now(),
-        own: Arc::new(own),
-        own_journal,
-        connection,
-        printer,
-    };
+    let mut forwarder =
+        Forwarder { profile, member, inventory, own: Arc::new(own), own_journal, connection, printer };
     let result = forwarder.run(&mut ways, &mut stops).await;
     for way in &mut ways {
         way.outlet.close().await;
@@ -212,7 +201,17 @@ impl Forwarder<'_> {
             if batch.is_empty() {
                 continue;
             }
-            self.sort(&batch, ways).await?;
+            if let Err(failure) = self.sort(&batch, ways).await {
+                if failure.exit != Exit::Unavailable {
+                    return Err(failure);
+                }
+                print::note(&format!("cannot read who is in the fleet: {}; retrying", failure.message));
+                self.answer(&batch, Answer::Back).await;
+                tokio::select! {
+                    () = stops.stop() => return Ok(Exit::Ok),
+                    () = sleep(PAUSE) => continue,
+                }
+            }
             match self.pass(&batch, ways, stops).await? {
                 Ok(()) => self.answer(&batch, Answer::Done).await,
                 Err(Ended::Stopped) => {
@@ -245,17 +244,32 @@ impl Forwarder<'_> {
         for way in ways.iter_mut() {
             way.pending.clear();
         }
-        for delivery in batch {
-            let agent = claimed(delivery);
-            let is_unknown = agent.as_ref().is_some_and(|agent| !self.inventory.agents.contains_key(agent));
-            if is_unknown && self.refreshed.elapsed() >= REFRESH {
-                self.refreshed = Instant::now();
-                self.inventory = Inventory::load_members(&self.connection, self.profile).await?;
+        let open = |inventory: &Inventory, delivery: &Delivery, agent: Option<&AgentId>| match agent {
+            Some(agent) => inventory.open_alert(agent, &delivery.value, delivery.stored),
+            None => Err("it does not name its agent".to_owned()),
+        };
+        let mut all: Vec<_> = batch
+            .iter()
+            .map(|delivery| {
+                let agent = claimed(delivery);
+                let opened = open(&self.inventory, delivery, agent.as_ref());
+                (delivery, agent, opened)
+            })
+            .collect();
+        // Whose alerts cannot be opened may have joined, or have got another key, since the inventory was read.
+        let unopened: BTreeSet<AgentId> = all
+            .iter()
+            .filter(|(_, _, opened)| opened.is_err())
+            .filter_map(|(_, agent, _)| agent.clone())
+            .collect();
+        if !unopened.is_empty() {
+            let agents: Vec<AgentId> = unopened.into_iter().collect();
+            self.inventory.renew(&self.connection, self.profile, &agents).await?;
+            for (delivery, agent, opened) in all.iter_mut().filter(|(_, _, opened)| opened.is_err()) {
+                *opened = open(&self.inventory, delivery, agent.as_ref());
             }
-            let opened = match &agent {
-                Some(agent) => self.inventory.open_alert(agent, &delivery.value, delivery.stored),
-                None => Err("it does not name its agent".to_owned()),
-            };
+        }
+        for (delivery, agent, opened) in all {
             match opened {
                 Ok(alert) => {
                     for (first, last) in &alert.dropped {

@@ -8,7 +8,7 @@ use vigie_fleet::agent_key;
 use vigie_fleet::answer::{FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{self, Cursor, Entry, StoredError};
-use vigie_fleet::broker::streams::{FACTS_VERSIONS, POLICY_VERSIONS, PRESENCE_AGE};
+use vigie_fleet::broker::streams::{ENROLMENT_VERSIONS, FACTS_VERSIONS, POLICY_VERSIONS, PRESENCE_AGE};
 use vigie_fleet::collect::SealProblem;
 use vigie_fleet::enrolment::{self, Enrolment};
 use vigie_fleet::facts::Facts;
@@ -207,6 +207,37 @@ impl Inventory {
         }
         pins.store();
         Ok(Self { policy, agents, flagged })
+    }
+
+    /// Reads again who these agents are: since the last time they may have joined, or have got another key.
+    pub(crate) async fn renew(
+        &mut self,
+        connection: &Connection,
+        profile: &Profile,
+        agents: &[AgentId],
+    ) -> Result<(), Failure> {
+        let mut pins = Pins::load(profile.org.as_str(), &profile.roots);
+        self.policy = policy_in_force(connection, profile, &mut pins).await?;
+        for agent in agents {
+            let subject = subjects::enrolment(agent);
+            let records = stored::versions(&connection.client, ENROL, &subject, ENROLMENT_VERSIONS)
+                .await
+                .map_err(|error| unreadable(&error))?;
+            let records: Vec<Bytes> = records.into_iter().map(|entry| entry.value).collect();
+            let known = pins.known(agent);
+            let (newest, _) = newest_enrolment(&records, agent, &self.policy, profile.org.as_str(), known);
+            let Some(enrolment) = newest.or_else(|| known.cloned()) else { continue };
+            pins.pin(&enrolment);
+            if enrolment.revoked {
+                self.agents.remove(agent);
+            } else if let Some(known) = self.agents.get_mut(agent) {
+                known.enrolment = enrolment;
+            } else {
+                self.agents.insert(agent.clone(), Known { enrolment, shown: None, online: false });
+            }
+        }
+        pins.store();
+        Ok(())
     }
 
     /// Opens an alert that was sealed in the name of an agent; `stored` is when, in seconds since 1970.

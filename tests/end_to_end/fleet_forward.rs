@@ -13,10 +13,11 @@ use vigie_fleet::answer::{FleetAlert, Purpose};
 use vigie_fleet::broker::consumer::{self, Begin};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::stored;
+use vigie_fleet::enrolment::Enrolment;
 use vigie_fleet::subjects;
 use vigie_protocol::names::AgentId;
 
-use crate::fleet_query::{Fleet, fleet};
+use crate::fleet_query::{Fleet, enrol, fleet};
 use crate::harness::VIGIE;
 
 /// Alerts of each agent.
@@ -86,6 +87,20 @@ async fn store(fleet: &Fleet, agent: &AgentId, key: &AgentKey, seq: u64) {
     stored::store(&fleet.administrator.client, &subjects::alert(agent), &payload).await.unwrap();
 }
 
+/// Makes the group `siem` with its file.
+async fn make_group(fleet: &Fleet) {
+    let group: AgentId = "siem".parse().unwrap();
+    consumer::ensure(&fleet.administrator.client, &group, Begin::Oldest).await.unwrap();
+    let credentials = fleet.broker.credentials_file(Role::Forwarder, &group).unwrap();
+    let investigator = fs::read_to_string(fleet.place.path().join("fleet.toml")).unwrap();
+    let roots = investigator.lines().find(|line| line.starts_with("roots")).unwrap();
+    let profile = format!(
+        "role = \"forwarder\"\norg = \"o\"\nuser = \"siem\"\nurls = [{:?}]\ncredentials = {credentials:?}\n{roots}\n",
+        fleet.broker.url()
+    );
+    fs::write(fleet.place.path().join("siem.toml"), profile).unwrap();
+}
+
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = tokio::time::Instant::now();
     while !is_so() {
@@ -97,16 +112,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test]
 async fn two_instances_share_the_alerts_and_kill_9_of_one_loses_none() {
     let Some(fleet) = fleet(2).await else { return };
-    let group: AgentId = "siem".parse().unwrap();
-    consumer::ensure(&fleet.administrator.client, &group, Begin::Oldest).await.unwrap();
-    let credentials = fleet.broker.credentials_file(Role::Forwarder, &group).unwrap();
-    let investigator = fs::read_to_string(fleet.place.path().join("fleet.toml")).unwrap();
-    let roots = investigator.lines().find(|line| line.starts_with("roots")).unwrap();
-    let profile = format!(
-        "role = \"forwarder\"\norg = \"o\"\nuser = \"siem\"\nurls = [{:?}]\ncredentials = {credentials:?}\n{roots}\n",
-        fleet.broker.url()
-    );
-    fs::write(fleet.place.path().join("siem.toml"), profile).unwrap();
+    make_group(&fleet).await;
 
     for (agent, key) in &fleet.agents {
         for seq in 1..=ALERTS / 2 {
@@ -186,6 +192,40 @@ async fn two_instances_share_the_alerts_and_kill_9_of_one_loses_none() {
     store(&fleet, &before.0, &before.1, ALERTS + 1).await;
     until("the newest one came", || !three.got().is_empty()).await;
     assert_eq!(of_agents(&three.got()), [(before.0.to_string(), ALERTS + 1)]);
+}
+
+#[tokio::test]
+async fn hosts_that_join_and_keys_that_change_while_it_runs_cost_no_alert() {
+    let Some(fleet) = fleet(1).await else { return };
+    make_group(&fleet).await;
+    let (known, old) = fleet.agents[0].clone();
+    store(&fleet, &known, &old, 1).await;
+    let instance = Instance::start(&fleet, "one");
+    until("the first came", || instance.got().len() == 1).await;
+    let now = jiff::Timestamp::now().as_second();
+
+    // One after the other: what was read for the first says nothing of the second.
+    let mut wanted = BTreeSet::from([(known.to_string(), 1)]);
+    for name in ["new-1", "new-2"] {
+        let (agent, key): (AgentId, _) = (name.parse().unwrap(), AgentKey::generate());
+        enrol(&fleet.administrator, &Enrolment::new("o", &agent, key.public_key(), now)).await;
+        store(&fleet, &agent, &key, 1).await;
+        wanted.insert((name.to_owned(), 1));
+        until("it came", || instance.got().len() == wanted.len()).await;
+    }
+    let new = AgentKey::generate();
+    let before = Enrolment::new("o", &known, old.public_key(), now);
+    enrol(&fleet.administrator, &before.next(new.public_key(), now + 1, false)).await;
+    store(&fleet, &known, &new, 2).await;
+    wanted.insert((known.to_string(), 2));
+    until("it came", || instance.got().len() == wanted.len()).await;
+
+    let got: BTreeSet<(String, u64)> = instance
+        .got()
+        .iter()
+        .map(|alert| (alert["host"]["name"].as_str().unwrap().to_owned(), alert["seq"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(got, wanted, "{:?}", instance.got());
 }
 
 #[tokio::test]

@@ -50,6 +50,15 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
+/// Stores an enrolment that the clerk of [`fleet`] signed.
+pub(crate) async fn enrol(administrator: &Connection, enrolment: &Enrolment) {
+    let record = enrolment.to_text();
+    let clerk = SigningKey::from_seed(&[3; 32]);
+    let sigs = vec![clerk.sign(enrolment::NAMESPACE, record.as_bytes()).unwrap()];
+    let value = serde_json::to_vec(&SignedEnrolment { record, sigs }).unwrap();
+    stored::store(&administrator.client, &subjects::enrolment(&enrolment.agent), &value).await.unwrap();
+}
+
 /// A fleet, or nothing where there is no broker to be had.
 pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
     if find_server().is_err() {
@@ -84,19 +93,14 @@ pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
     for number in 0..count {
         let agent: AgentId = format!("sim-{number}").parse().unwrap();
         let key = AgentKey::generate();
-        let record = Enrolment::new("o", &agent, key.public_key(), now()).to_text();
-        let sigs = vec![clerk.sign(enrolment::NAMESPACE, record.as_bytes()).unwrap()];
+        enrol(&administrator, &Enrolment::new("o", &agent, key.public_key(), now())).await;
         let facts = json!({"agent": agent, "hostname": agent, "os": "linux", "arch": "amd64", "kernel": "6.1",
             "agent_version": "0.1.0", "modules": ["netstat"]});
         let shown = json!({"v": 1, "sent": now(), "live": "0123456789abcdef0123456789abcdef", "facts": facts,
             "life": {"machine": "m", "boot": "b", "epoch": "e", "count": 1}});
         let facts = key.seal(Purpose::Facts, shown.to_string()).unwrap();
-        for (subject, value) in [
-            (subjects::enrolment(&agent), serde_json::to_vec(&SignedEnrolment { record, sigs }).unwrap()),
-            (subjects::facts(&agent), serde_json::to_vec(&facts).unwrap()),
-        ] {
-            stored::store(&administrator.client, &subject, &value).await.unwrap();
-        }
+        let facts = serde_json::to_vec(&facts).unwrap();
+        stored::store(&administrator.client, &subjects::facts(&agent), &facts).await.unwrap();
         agents.push((agent, key));
     }
     let credentials = broker.credentials_file(Role::Investigator, &"ann".parse().unwrap()).unwrap();
