@@ -107,6 +107,10 @@ pub(crate) fn text_of(json: &str) -> Cow<'_, str> {
 pub(crate) fn read_plain(line: &str) -> Option<RawAlert<'_>> {
     let rest = line.strip_prefix(r#"{"class":"alert","parameters":{"message":"#)?;
     let (message, rest) = split_plain_string(rest)?;
+    // An escape of a character in the text's own JSON: it may be half a pair.
+    if memchr::memmem::find(message.as_bytes(), br"\\u").is_some() {
+        return None;
+    }
     if rest == "}}" {
         return Some(RawAlert { id: None, message });
     }
@@ -163,6 +167,7 @@ mod tests {
     fn what_is_not_in_the_usual_form_is_left_to_the_usual_reader() {
         for line in [
             r#"{"class":"alert","parameters":{"message":"\ud800"}}"#,
+            r#"{"class":"alert","parameters":{"message":"{\"path\":\"\\udcff\"}"}}"#,
             r#"{"class":"alert","parameters":{"message":"a\x"}}"#,
             "{\"class\":\"alert\",\"parameters\":{\"message\":\"a\tb\"}}",
             r#"{"class":"alert","parameters":{"message":"a"},"x":1}"#,

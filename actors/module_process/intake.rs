@@ -4,6 +4,7 @@ use slog::{Logger, debug, warn};
 use tokio::time::Instant;
 use vigie_log::{AgentLog, LogTime};
 use vigie_protocol::control::ModuleLine;
+use vigie_protocol::json::whole_characters;
 use vigie_protocol::message::{
     AckParameters, AlertParameters, BadLine, Class, ConfiguredParameters, HealthParameters, LogParameters,
     MessageRef, PingParameters, RegisterParameters,
@@ -145,7 +146,8 @@ impl Intake {
             batch.alerts.push(alert.id, alert.message);
             return Ok(true);
         }
-        let message = MessageRef::parse(line)?;
+        let line = whole_characters(line);
+        let message = MessageRef::parse(&line)?;
         match message.class {
             Class::Log => {
                 let log: LogParameters<'_> = message.parameters_as("log")?;
@@ -155,7 +157,10 @@ impl Intake {
             Class::Alert => {
                 let alert: AlertParameters<'_> = message.parameters_as("alert")?;
                 batch.counters.alerts += 1;
-                batch.alerts.push_text(alert.id.as_deref(), &alert.message);
+                // The text is JSON of its own by custom, and is read by whoever gets it.
+                let is_json = alert.message.starts_with('{');
+                let text = if is_json { whole_characters(&alert.message) } else { alert.message };
+                batch.alerts.push_text(alert.id.as_deref(), &text);
             }
             Class::Ping => {
                 let nonce = match message.parameters {

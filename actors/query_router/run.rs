@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use vigie_protocol::json::whole_characters;
 use vigie_protocol::message::{Message as WireMessage, Progress};
 use vigie_protocol::privacy::{self, MaskedForm};
 use vigie_protocol::progress::ProgressReader;
@@ -200,7 +201,7 @@ impl QueryRun {
         if !text.contains("\"success\"") && !text.contains("\"errors\"") {
             return Err(bad(format!("{:?}", text.chars().take(80).collect::<String>())));
         }
-        serde_json::from_str(text).map_err(|error| bad(error.to_string()))
+        serde_json::from_str(&whole_characters(text)).map_err(|error| bad(error.to_string()))
     }
 
     /// The second lock of extra privacy mode: refuses an answer that the module forgot to mask.

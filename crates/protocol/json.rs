@@ -1,6 +1,7 @@
 //! Reading JSON the way Go's `encoding/json` does, for input that MIG's programs and operators write; and writing
 //! foreign JSON anew, so that it fits on one line.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
@@ -36,6 +37,42 @@ pub(crate) fn compact_raw<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Box<RawValue>>, D::Error> {
     Ok(Option::<Box<RawValue>>::deserialize(deserializer)?.map(compacted))
+}
+
+/// The same JSON with each escape of half a surrogate pair replaced by that of U+FFFD, as Go's `encoding/json` reads it.
+///
+/// Python writes such halves for every byte of a file's name that is no UTF-8; whoever names a file must not have the
+/// lines refused that tell of it.
+#[must_use]
+pub fn whole_characters(json: &str) -> Cow<'_, str> {
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+    };
+    let bytes = json.as_bytes();
+    let (mut whole, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+        at += found;
+        at += match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                whole.push_str(&json[copied..at]);
+                whole.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+        if at >= bytes.len() {
+            break;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(json);
+    }
+    whole.push_str(&json[copied..]);
+    Cow::Owned(whole)
 }
 
 /// The same JSON without blanks between its parts.
@@ -223,6 +260,25 @@ mod tests {
     }
 
     #[test]
+    fn half_a_surrogate_pair_is_read_as_go_reads_it() {
+        for (text, expected) in [
+            (r#""a\udcffb""#, "a\u{fffd}b"),
+            (r#""\ud83d\ude00""#, "\u{1f600}"),
+            (r#""\uD83D""#, "\u{fffd}"),
+            (r#""\ud83d\ud83d\ude00""#, "\u{fffd}\u{1f600}"),
+            (r#""\ude00\ud83dx""#, "\u{fffd}\u{fffd}x"),
+            (r#""\\udcff""#, r"\udcff"),
+            (r#""é\\\ud800""#, "é\\\u{fffd}"),
+            (r#""\u00e9\n""#, "é\n"),
+        ] {
+            assert_eq!(serde_json::from_str::<String>(&whole_characters(text)).unwrap(), expected, "{text}");
+        }
+        for odd in ["\\", "\\u", "\\ud8", "\\ud8é0", "\"\\ud80", "x\\é"] {
+            assert_eq!(whole_characters(odd), odd);
+        }
+    }
+
+    #[test]
     fn a_text_nested_very_deeply_does_not_fill_the_stack() {
         let text = format!("{}{}", "[\n".repeat(200_000), "]".repeat(200_000));
 
@@ -230,6 +286,14 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn whole_characters_change_nothing_in_json_that_is_read(value in ".*", odd in r#"([a\\"]|\\u|d83d|dc00|é)*"#) {
+            let text = serde_json::to_string(&value).unwrap();
+            proptest::prop_assert_eq!(whole_characters(&text), text.as_str());
+            let whole = whole_characters(&odd);
+            proptest::prop_assert_eq!(whole_characters(&whole), whole.as_ref());
+        }
+
         #[test]
         fn hostile_layout_never_leaves_a_line_feed((value, text) in hostile::texts(), cut in 1_usize..9) {
             let compact = compact(text.as_bytes()).unwrap();

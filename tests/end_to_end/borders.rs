@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Settings, module, persistent, standard};
+use crate::harness::{Host, Settings, module, persistent, standard, wait_until};
 
 fn host(rest: &str) -> Host {
     Host::new(&Settings::default(), rest)
@@ -145,4 +145,34 @@ fn a_search_that_is_stopped_answers_with_what_it_has() {
     assert_eq!(reply["result"]["coverage"]["complete"], false, "{reply}");
     conversation.send(&json!({"status": {}})).unwrap();
     assert!(conversation.receive().unwrap()["status"].is_object(), "the connection goes on");
+}
+
+#[test]
+fn alerts_about_names_that_are_no_text_are_recorded_and_reach_whoever_wants_them() {
+    let host = host(&persistent("says.py", &[]));
+    let file = host.path("alerts.jsonl");
+    host.configure(
+        &Settings::default(),
+        &format!(
+            "{}[[sink]]\nname = \"out\"\nkind = \"file\"\npath = {file:?}\npaths = [\"/etc/*\"]\n",
+            persistent("says.py", &[])
+        ),
+    );
+    let _agent = host.start();
+    host.wait_ready("says");
+    let mut conversation = host.connect().unwrap();
+
+    // What Python makes of names with a byte that is no UTF-8, as a text and within the JSON of an alert.
+    let texts = r#"["a \udcff b","{\"severity\":\"critical\",\"alert\":\"x\",\"path\":\"/etc/\\udcff\"}"]"#;
+    let request = format!(r#"{{"query":{{"module":"says","parameters":{{"texts":{texts}}}}}}}"#);
+    conversation.send_bytes(format!("{request}\n").as_bytes()).unwrap();
+    assert_eq!(conversation.receive().unwrap()["result"]["success"], true);
+
+    wait_until("the alert is in the file", || (crate::receivers::lines(&file).len() == 1).then_some(()));
+    let journal = host.journal();
+    assert_eq!(journal.len(), 2, "{journal:?}");
+    assert_eq!(journal[0]["message"], "a \u{fffd} b");
+    let alert: Value = serde_json::from_str(journal[1]["message"].as_str().unwrap()).unwrap();
+    assert_eq!((&alert["severity"], &alert["path"]), (&json!("critical"), &json!("/etc/\u{fffd}")));
+    assert_eq!(host.module("says")["dropped"], Value::Null);
 }
