@@ -5,9 +5,11 @@
 //! log, metrics and the fleet's presence are views of this set: `ControlServer` asks with `GetConditions`, others
 //! follow the channel of [`Conditions::watch`]. Each rise and each fall is one line in the log.
 //!
-//! Who can cause how much: a module has at most `MAX_CONDITIONS` conditions, each bounded in length, and its changes are logged at most `LOGGED_IN_A_MINUTE` times a minute.
+//! Who can cause how much: a module has at most `MAX_CONDITIONS` conditions, each bounded in length. Its changes are logged
+//! at most `LOGGED_IN_A_MINUTE` times a minute and become at most `ALERTS_IN_A_MINUTE` alerts; what still stands when the
+//! minute is over becomes an alert then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, Message, MessageResult, Recipient};
@@ -25,6 +27,11 @@ const MAILBOX_CAPACITY: usize = 64;
 
 /// Rises and falls of one subject that are logged in a minute; further ones are counted.
 const LOGGED_IN_A_MINUTE: u32 = 20;
+
+/// Alerts about failed conditions of one subject in a minute: as many as a module can have conditions.
+const ALERTS_IN_A_MINUTE: u32 = 64;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A module reported a condition that is `failed`. Sent once for each rise to whoever turns it into an alert.
 #[derive(Debug, Clone, Message)]
@@ -46,8 +53,36 @@ pub struct Conditions {
 #[derive(Default)]
 struct Known {
     set: ConditionSet,
-    /// When the minute began in which rises and falls are counted, and how many there were.
-    minute: Option<(Instant, u32)>,
+    /// Rises and falls.
+    logged: Minute,
+    /// Alerts about them.
+    alerted: Minute,
+    /// Failed conditions that are not told as alerts yet.
+    held: BTreeSet<String>,
+}
+
+impl Known {
+    /// Nothing of it has to be remembered.
+    fn is_over(&self) -> bool {
+        self.set.is_empty() && self.held.is_empty() && self.logged.is_over() && self.alerted.is_over()
+    }
+}
+
+/// How often something happened in the present minute, and when that began.
+#[derive(Default)]
+struct Minute(Option<(Instant, u32)>);
+
+impl Minute {
+    fn is_over(&self) -> bool {
+        self.0.is_none_or(|(began, _)| began.elapsed() >= MINUTE)
+    }
+
+    /// Counts once more; whether that is within the limit.
+    fn take(&mut self, limit: u32) -> bool {
+        let (began, count) = self.0.filter(|_| !self.is_over()).unwrap_or((Instant::now(), 0));
+        self.0 = Some((began, count.saturating_add(1)));
+        count < limit
+    }
 }
 
 impl Conditions {
@@ -74,11 +109,13 @@ impl Conditions {
         let before = known.set.clone();
         let transitions = step(&mut known.set, &now);
         let changed = known.set != before;
-        if known.set.is_empty() && transitions.is_empty() {
-            self.subjects.remove(subject);
-        }
         for transition in &transitions {
             self.tell(subject, transition);
+        }
+        self.tell_held(subject);
+        // Who comes and goes is remembered as long as it is counted.
+        if transitions.is_empty() && self.subjects.get(subject).is_some_and(Known::is_over) {
+            self.subjects.remove(subject);
         }
         if changed {
             self.standing.send_replace(self.all());
@@ -86,13 +123,18 @@ impl Conditions {
     }
 
     fn tell(&mut self, subject: &Subject, transition: &Transition) {
-        if let (Transition::Raised(condition), Subject::Module(_), Some(alerts)) =
-            (transition, subject, &self.alerts)
-            && condition.severity == ConditionSeverity::Failed
-            && !AgentCondition::is_name(&condition.name)
-        {
-            let standing = StandingCondition { about: subject.clone(), condition: condition.clone() };
-            post(alerts, ModuleConditionFailed { standing });
+        if let (Some(known), Subject::Module(_)) = (self.subjects.get_mut(subject), subject) {
+            match transition {
+                Transition::Raised(condition)
+                    if condition.severity == ConditionSeverity::Failed
+                        && !AgentCondition::is_name(&condition.name) =>
+                {
+                    known.held.insert(condition.name.clone());
+                }
+                Transition::Raised(Condition { name, .. }) | Transition::Cleared(Condition { name, .. }) => {
+                    known.held.remove(name);
+                }
+            }
         }
         if !self.may_log(subject) {
             return;
@@ -113,13 +155,19 @@ impl Conditions {
 
     /// A condition that comes and goes all the time must not fill the log.
     fn may_log(&mut self, subject: &Subject) -> bool {
-        let Some(known) = self.subjects.get_mut(subject) else { return true };
-        let now = Instant::now();
-        let (began, count) = known.minute.unwrap_or((now, 0));
-        let (began, count) =
-            if now.duration_since(began) >= Duration::from_secs(60) { (now, 0) } else { (began, count) };
-        known.minute = Some((began, count.saturating_add(1)));
-        count < LOGGED_IN_A_MINUTE
+        self.subjects.get_mut(subject).is_none_or(|known| known.logged.take(LOGGED_IN_A_MINUTE))
+    }
+
+    /// Makes alerts of failed conditions, as many as there may be.
+    fn tell_held(&mut self, subject: &Subject) {
+        let (Some(known), Some(alerts)) = (self.subjects.get_mut(subject), &self.alerts) else { return };
+        for condition in known.set.iter() {
+            if known.held.contains(&condition.name) && known.alerted.take(ALERTS_IN_A_MINUTE) {
+                known.held.remove(&condition.name);
+                let standing = StandingCondition { about: subject.clone(), condition: condition.clone() };
+                post(alerts, ModuleConditionFailed { standing });
+            }
+        }
     }
 
     fn all(&self) -> Vec<StandingCondition> {
@@ -388,6 +436,33 @@ mod tests {
         reporter.module_health(module(), vec![forged]);
 
         assert_eq!(names(&conditions).await, ["health-truncated", "socket-refused"]);
+    }
+
+    #[actix_rt::test]
+    async fn conditions_that_come_and_go_are_few_alerts_and_what_stays_is_told() {
+        tokio::time::pause();
+        let conditions = Conditions::new(&Logger::root(slog::Discard, o!())).start();
+        let (sender, mut alerts) = tokio::sync::mpsc::unbounded_channel();
+        conditions.send(AlertOnFailure(Alerts(sender).start().recipient())).await.unwrap();
+        let reporter = Reporter::agent(conditions.clone());
+        let mut told = || std::iter::from_fn(|| alerts.try_recv().ok()).count();
+
+        for _ in 0..1000 {
+            reporter.module_health(module(), vec![blind(ConditionSeverity::Failed)]);
+            reporter.module_health(module(), Vec::new());
+            reporter.module_health(module(), Vec::new());
+        }
+        names(&conditions).await;
+        tokio::task::yield_now().await;
+        assert_eq!(told(), ALERTS_IN_A_MINUTE as usize);
+
+        reporter.module_health(module(), vec![blind(ConditionSeverity::Failed)]);
+        names(&conditions).await;
+        tokio::time::advance(MINUTE).await;
+        reporter.module_health(module(), vec![blind(ConditionSeverity::Failed)]);
+        names(&conditions).await;
+        tokio::task::yield_now().await;
+        assert_eq!(told(), 1);
     }
 
     #[actix_rt::test]

@@ -3,8 +3,8 @@
 //! Started by the agent after everything it asks, stopped first. Owns the listener and one session task per
 //! client; what a session may ask is in [`vigie_protocol::control`]. A client that sends garbage, nothing, one
 //! byte a second, or vanishes costs its own connection: each session has a limit on its line, a time to ask in,
-//! and a time to take its answer. When all places are taken, the client that has been connected longest without
-//! having asked makes room for the next one.
+//! and a time to take its answer. When all places are taken, the user with most clients gives one up for the next: the
+//! one that has been connected longest without having asked.
 //!
 //! Only root and the agent's own user are served: the directory and the socket let nobody else in, and the
 //! kernel's word on who is connected (SO_PEERCRED, unix(7)) is checked as well.
@@ -125,6 +125,8 @@ pub struct ControlServer {
 /// One connected client; they are kept in the order in which they came.
 struct Client {
     session: AbortHandle,
+    /// Its user.
+    uid: u32,
     /// Whether it has sent its first request.
     has_asked: Rc<Cell<bool>>,
 }
@@ -171,13 +173,27 @@ impl ControlServer {
 
     fn make_room(&mut self) {
         while self.clients.len() >= self.limits.clients {
-            let idle = self.clients.iter().find(|(_, client)| !client.has_asked.get()).map(|(&id, _)| id);
-            let Some(id) = idle.or_else(|| self.clients.keys().next().copied()) else { return };
+            let Some(id) = self.least_entitled() else { return };
             if let Some(client) = self.clients.remove(&id) {
                 debug!(self.log, "client disconnected in favour of another one"; "limit" => self.limits.clients);
                 client.session.abort();
             }
         }
+    }
+}
+
+impl ControlServer {
+    /// The client that makes room: of the user with most clients, the one connected longest without having asked, or
+    /// else the one connected longest. One user's clients never cost another's his.
+    fn least_entitled(&self) -> Option<u64> {
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        for client in self.clients.values() {
+            *counts.entry(client.uid).or_default() += 1;
+        }
+        // Of two with as many, the one with the higher number: root is 0.
+        let (&user, _) = counts.iter().max_by_key(|(uid, count)| (**count, **uid))?;
+        let own = || self.clients.iter().filter(|(_, client)| client.uid == user);
+        own().find(|(_, client)| !client.has_asked.get()).or_else(|| own().next()).map(|(&id, _)| id)
     }
 }
 
@@ -343,7 +359,7 @@ impl Handler<ClientConnected> for ControlServer {
         let id = self.next_client;
         self.next_client += 1;
         let serving = actix_rt::spawn(session.serve(stream));
-        self.clients.insert(id, Client { session: serving.abort_handle(), has_asked });
+        self.clients.insert(id, Client { session: serving.abort_handle(), uid, has_asked });
         ctx.spawn(serving.into_actor(self).map(move |_, this, _| {
             this.clients.remove(&id);
         }));

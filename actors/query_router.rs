@@ -16,7 +16,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture};
 use serde_json::value::RawValue;
 use slog::{Logger, o};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{AcquireError, Semaphore, watch};
 use tokio::time::Instant;
 use vigie_protocol::message::{Asker, Message as WireMessage, Progress, QueryOptions};
 use vigie_protocol::result::ModuleResult;
@@ -33,6 +33,16 @@ use vigie_protocol::control::{PrivacyStatus, QueryStatus};
 use self::ears::Ears;
 pub use self::error::QueryError;
 use self::run::QueryRun;
+
+/// How many of the queries that run may be of users who are neither root nor the agent's own.
+fn guests_of(places: usize) -> usize {
+    (places / 2).max(1)
+}
+
+/// Whether somebody asks who only may because of `agent.operators_group`.
+fn is_guest(asker: &Asker) -> bool {
+    asker.uid.is_some_and(|uid| uid != 0 && uid != nix::unistd::geteuid().as_raw())
+}
 
 /// Messages in the mailbox before a sender waits. A thousand clients may ask at once.
 const MAILBOX_CAPACITY: usize = 1024;
@@ -74,6 +84,10 @@ pub struct QueryRouter {
     builtins: &'static [BuiltinModule],
     /// One permit for each query that may run.
     places: Arc<Semaphore>,
+    /// One for each that users who are neither root nor the agent's own may run: the others keep places.
+    guests: Arc<Semaphore>,
+    /// Queries of such users that wait.
+    guests_waiting: usize,
     place_count: usize,
     status: QueryStatus,
     /// Queries asked since the agent started.
@@ -100,6 +114,8 @@ impl QueryRouter {
             config,
             builtins,
             places: Arc::new(Semaphore::new(place_count)),
+            guests: Arc::new(Semaphore::new(guests_of(place_count))),
+            guests_waiting: 0,
             place_count,
             status: QueryStatus::default(),
             asked: 0,
@@ -132,6 +148,7 @@ impl Handler<ConfigChanged> for QueryRouter {
         if wanted != self.place_count {
             // Queries that run keep their places in the old count and end with it.
             self.places = Arc::new(Semaphore::new(wanted));
+            self.guests = Arc::new(Semaphore::new(guests_of(wanted)));
             self.place_count = wanted;
         }
     }
@@ -168,6 +185,19 @@ impl Handler<Query> for QueryRouter {
             let error = QueryError::TooMany { running: self.place_count, waiting };
             return Box::pin(std::future::ready(Err(error)));
         }
+        let is_guest = query.asker.as_ref().is_some_and(is_guest);
+        if is_guest {
+            let most = limits.waiting_queries / 2;
+            if self.guests.available_permits() == 0 && self.guests_waiting >= most {
+                self.status.failed += 1;
+                let error = QueryError::TooMany {
+                    running: guests_of(self.place_count),
+                    waiting: self.guests_waiting,
+                };
+                return Box::pin(std::future::ready(Err(error)));
+            }
+            self.guests_waiting += 1;
+        }
         self.status.waiting += 1;
         self.asked += 1;
         let longest = self.config.agent.agent.moduletimeout;
@@ -199,10 +229,18 @@ impl Handler<Query> for QueryRouter {
         let request = WireMessage::parameters(query.parameters, options).to_line();
         let (places, spawner, supervisor) =
             (self.places.clone(), self.spawner.clone(), self.supervisor.clone());
+        let guests = is_guest.then(|| self.guests.clone());
         let me = ctx.address();
         Box::pin(async move {
-            let place = run.limited(places.acquire_owned()).await;
-            report(&me, QueryMoved::Begun);
+            let entering = async {
+                let guest = match guests {
+                    Some(guests) => Some(guests.acquire_owned().await?),
+                    None => None,
+                };
+                Ok((guest, places.acquire_owned().await?))
+            };
+            let place: Result<Result<_, AcquireError>, _> = run.limited(entering).await;
+            report(&me, QueryMoved::Begun { is_guest });
             if place.is_ok() {
                 // The Supervisor ends only with the agent; without it nobody watches.
                 let feeds = supervisor.send(GetLineFeeds(run.module.clone())).await.ok().flatten();
@@ -242,7 +280,7 @@ impl Handler<Query> for QueryRouter {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 enum QueryMoved {
-    Begun,
+    Begun { is_guest: bool },
     Ended { ok: bool },
 }
 
@@ -256,7 +294,8 @@ impl Handler<QueryMoved> for QueryRouter {
 
     fn handle(&mut self, moved: QueryMoved, _: &mut Self::Context) {
         match moved {
-            QueryMoved::Begun => {
+            QueryMoved::Begun { is_guest } => {
+                self.guests_waiting -= usize::from(is_guest);
                 self.status.waiting -= 1;
                 self.status.running += 1;
             }

@@ -34,8 +34,10 @@ pub enum Lane {
     Kill,
     /// Names of users, which can come from a directory service.
     Names,
-    /// Alerts read back for clients and the fleet.
+    /// Alerts read back for sinks, dispatching modules and the fleet.
     Readers,
+    /// The same for clients of the socket: however many they are and however much they read, alerts leave the host.
+    Clients,
     /// Answers that are read through once more; work for the processor, not for a disk.
     Answers,
     /// Files of the link to the fleet.
@@ -48,7 +50,7 @@ pub enum Lane {
 
 impl Lane {
     /// Every lane.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Journal,
         Self::Log,
         Self::Config,
@@ -56,6 +58,7 @@ impl Lane {
         Self::Kill,
         Self::Names,
         Self::Readers,
+        Self::Clients,
         Self::Answers,
         Self::Fleet,
         Self::Sinks,
@@ -72,6 +75,7 @@ impl Lane {
             Self::Kill => "kill",
             Self::Names => "names",
             Self::Readers => "readers",
+            Self::Clients => "clients",
             Self::Answers => "answers",
             Self::Fleet => "fleet",
             Self::Sinks => "sinks",
@@ -82,7 +86,7 @@ impl Lane {
     /// Threads: more than one where jobs of many clients should not wait for each other.
     fn threads(self) -> usize {
         match self {
-            Self::Readers | Self::Kill | Self::Sinks | Self::Resolve => 2,
+            Self::Readers | Self::Clients | Self::Kill | Self::Sinks | Self::Resolve => 2,
             _ => 1,
         }
     }

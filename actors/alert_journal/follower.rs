@@ -22,7 +22,16 @@ impl JournalView {
     /// Reads the alerts after number `after`, and goes on as more are recorded.
     #[must_use]
     pub fn follow(&self, after: u64) -> Follower {
-        Follower { view: self.clone(), reader: Some(Reader::new(&self.directory, after)), after }
+        self.follow_on(Lane::Readers, after)
+    }
+
+    /// The same for a client of the socket.
+    pub(crate) fn follow_for_client(&self, after: u64) -> Follower {
+        self.follow_on(Lane::Clients, after)
+    }
+
+    fn follow_on(&self, lane: Lane, after: u64) -> Follower {
+        Follower { view: self.clone(), lane, reader: Some(Reader::new(&self.directory, after)), after }
     }
 }
 
@@ -31,6 +40,7 @@ impl JournalView {
 #[derive(Debug)]
 pub struct Follower {
     view: JournalView,
+    lane: Lane,
     /// Away while it reads on the blocking pool.
     reader: Option<Reader>,
     after: u64,
@@ -45,7 +55,7 @@ impl Follower {
     pub async fn read(&mut self, portion: Portion) -> io::Result<Vec<Item>> {
         let through = *self.view.recorded.borrow_and_update();
         let mut reader = self.reader.take().unwrap_or_else(|| Reader::new(&self.view.directory, self.after));
-        let reading = work_threads::run(Lane::Readers, move || {
+        let reading = work_threads::run(self.lane, move || {
             let mut items = Vec::new();
             let result = reader.read(through, portion, &mut items);
             (reader, items, result)

@@ -15,7 +15,7 @@ use slog::{Logger, debug};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use vigie_protocol::json::CompactWriter;
 use vigie_protocol::message::{Asker, BadLine, Progress};
@@ -273,7 +273,7 @@ impl Session {
             return stopping();
         };
         let (directory, recorded) = (view.directory.clone(), *view.recorded.borrow());
-        match blocking(move || vigie_journal::verify(&directory, Some(recorded))).await {
+        match reading_all(move || vigie_journal::verify(&directory, Some(recorded))).await {
             Ok(verification) => Reply::Verified(Box::new(verification)),
             Err(error) => unreadable(&view.directory, &error),
         }
@@ -480,13 +480,14 @@ async fn stream_alerts(
         let (directory, filter) = (view.directory.clone(), filter.clone());
         let through = *view.recorded.borrow();
         let start =
-            blocking(move || start_of_last(&directory, through, last, |record| filter.takes(record))).await;
+            reading_all(move || start_of_last(&directory, through, last, |record| filter.takes(record)))
+                .await;
         match start {
             Ok(start) => after = after.max(start),
             Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
         }
     }
-    let mut journal = view.follow(after);
+    let mut journal = view.follow_for_client(after);
     // What is missing is told when an alert follows that is wanted: before that it may be too old.
     let mut missing = Vec::new();
     loop {
@@ -554,11 +555,21 @@ fn damaged(damage: &Damage) -> MissingAlerts {
     }
 }
 
-/// Runs blocking work; its only failure of its own is a panic, and a panic ends the agent.
-async fn blocking<T: Send + 'static>(
+/// One client at a time has the whole journal read: the other thread of the lane is for those that want a few alerts.
+static WHOLE_READS: Semaphore = Semaphore::const_new(1);
+
+/// Runs work that can take as long as reading the whole journal. A client that goes away while it runs does not make room
+/// for the next one before it has ended.
+async fn reading_all<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
-    work_threads::run(Lane::Readers, work).await.map_err(std::io::Error::other)?
+    let turn = WHOLE_READS.acquire().await.map_err(std::io::Error::other)?;
+    let reading = work_threads::run(Lane::Clients, move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    reading.await.map_err(std::io::Error::other)?
 }
 
 fn unreadable(directory: &std::path::Path, error: &std::io::Error) -> Reply {

@@ -1,10 +1,15 @@
 //! Who may ask an agent that belongs to root: members of the operators' group, and nobody else.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use crate::harness::{Host, Settings, VIGIE};
+use serde_json::json;
+
+use crate::harness::{Host, Settings, VIGIE, module, persistent, python, wait_until};
+use crate::receivers::lines;
+use crate::sinks_rsyslog::storm;
 
 /// A group that every Debian and most others have, and its number is looked up.
 const GROUP: &str = "adm";
@@ -65,4 +70,85 @@ fn only_members_of_the_operators_group_may_ask_roots_agent() {
             assert_eq!(path.metadata().unwrap().permissions().mode() & 0o077, 0, "{path:?}");
         }
     }
+}
+
+/// Alerts of a journal that takes a second or more to read.
+const LARGE: u64 = 50_000;
+
+/// What an operator does who wants everything for himself: connects again and again and asks on each connection.
+const GREEDY: &str = "
+import socket, sys
+kept = []
+for number in range(200):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(sys.argv[1])
+    client.sendall(sys.argv[2].encode() + b'\\n')
+    kept.append(client)
+print('asked', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn an_operator_takes_neither_roots_connections_nor_roots_queries() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let Some(group) = group_id() else {
+        return vigie_skipped::skipped(format_args!("this host has no group {GROUP}"));
+    };
+    let limits = "[limits]\nclients = 100\nrunning_queries = 4\nwaiting_queries = 4\n";
+    let storm = storm(LARGE);
+    let never = module("persistent", "never", "answers.py", &["never"], "");
+    let says = persistent("says.py", &[]);
+    let host = Host::new(&OPERATORS, &format!("{limits}{storm}{never}{says}"));
+    let out = host.path("out.jsonl");
+    let sink = format!("[[sink]]\nname = \"out\"\nkind = \"file\"\npath = {out:?}\nmodules = [\"says\"]\n");
+    host.configure(&OPERATORS, &format!("{limits}{storm}{never}{says}{sink}"));
+    fs::set_permissions(host.path("."), Permissions::from_mode(0o711)).unwrap();
+    let _agent = host.start();
+    host.wait_ready("says");
+    host.wait_ready("never");
+    let greedy = |request: &str| {
+        let mut greedy = Command::new("setpriv")
+            .args(["--reuid", STRANGER, "--regid", STRANGER, &format!("--groups={group}"), "--", python()])
+            .args(["-c", GREEDY])
+            .arg(host.path("run/agent.sock"))
+            .arg(request)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(greedy.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "asked\n");
+        greedy
+    };
+    let mut follower = host.connect().unwrap();
+    follower.send(&json!({"alerts": {"follow": true, "module": "says"}})).unwrap();
+
+    let mut following = greedy(r#"{"alerts":{"follow":true,"module":"says"}}"#);
+    let said = host.query("says", &json!({"texts": ["for the follower"]}));
+    assert_eq!(said["result"]["success"], true, "{said}");
+    let got = follower.receive().expect("root's connection is kept").to_string();
+    assert!(got.contains("for the follower"), "{got}");
+    following.kill().unwrap();
+    following.wait().unwrap();
+
+    let mut asking = greedy(r#"{"query":{"module":"never","parameters":{}}}"#);
+    let said = host.query("says", &json!({"texts": ["once more"]}));
+    assert_eq!(said["result"]["success"], true, "{said}");
+    asking.kill().unwrap();
+    asking.wait().unwrap();
+
+    // The whole journal is read for each of them, which takes its time; alerts leave the host meanwhile.
+    let recorded = || host.status()["journal"]["recorded"].as_u64().unwrap_or(0);
+    wait_until("the journal is large", || (recorded() > LARGE).then_some(()));
+    let mut proving = greedy(r#"{"verify_alerts":{}}"#);
+    let said = host.query("says", &json!({"texts": ["for the receiver"]}));
+    assert_eq!(said["result"]["success"], true, "{said}");
+    wait_until("the alert is in the file", || {
+        lines(&out).iter().any(|line| line.contains("for the receiver")).then_some(())
+    });
+    proving.kill().unwrap();
+    proving.wait().unwrap();
 }

@@ -13,7 +13,7 @@ use crate::receivers::{Receiver, Rsyslog, lines, status};
 /// What the storm sends.
 const STORM: u64 = 4_000;
 
-fn storm(count: u64) -> String {
+pub(crate) fn storm(count: u64) -> String {
     let program = Path::new(VIGIE).with_file_name("examples").join("alert_storm");
     assert!(program.exists(), "{program:?} is missing; run: cargo build --example alert_storm");
     format!(
