@@ -94,7 +94,8 @@ fn a_row_is_found_by_its_words_and_options() {
     assert_eq!(file(&["alerts", "--json", "--verify"]), Some("alerts-verify.schema.json"));
     assert_eq!(file(&["query", "-i", "x", "--target", "all"]), Some("fleet-results.schema.json"));
     assert_eq!(file(&["query", "-i", "x"]), Some("action-results.schema.json"));
-    assert_eq!(file(&["fleet", "init"]), None);
+    assert_eq!(file(&["fleet", "init", "fleet"]), Some("fleet-commands.schema.json"));
+    assert_eq!(file(&["fleet", "up"]), None);
     assert_eq!(forms().iter().find(|form| form.is_of(&["module", "list"])).unwrap().pointer, "/$defs/module");
 }
 
