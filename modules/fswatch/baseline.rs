@@ -500,20 +500,34 @@ impl Baseline {
         children
     }
 
-    /// The known files with these devices and inodes.
+    /// The known files with these devices and inodes, after a path in the order of the map: of so many `entries`, and so
+    /// many `files` of them; with the last path that was looked at, when there are more.
     #[must_use]
-    pub(crate) fn files_of(&self, wanted: &HashSet<(u64, u64)>) -> Vec<PathBuf> {
-        let mut cursor = self.cursor(&[]);
-        let mut found = Vec::new();
+    pub(crate) fn files_of(
+        &self,
+        wanted: &HashSet<(u64, u64)>,
+        after: Option<&Path>,
+        (entries, files): (usize, usize),
+    ) -> (Vec<PathBuf>, Option<PathBuf>) {
+        let after = after.map(key_of);
+        let mut cursor = self.cursor(after.as_deref().unwrap_or_default());
+        let (mut found, mut count) = (Vec::new(), 0);
         while let Some((key, object)) = cursor.next_entry() {
+            if after.as_deref() == Some(key) {
+                continue;
+            }
+            count += 1;
             if let Ok(object) = self.tables.decode(&mut Reader::new(object))
                 && object.kind == Kind::File
                 && wanted.contains(&(object.device, object.inode))
             {
                 found.push(path_of(key));
             }
+            if count >= entries || found.len() >= files {
+                return (found, Some(path_of(key)));
+            }
         }
-        found
+        (found, None)
     }
 
     /// The known paths at a path and below it.

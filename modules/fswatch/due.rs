@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use self::lanes::DueLanes;
 use crate::events::Happened;
+use crate::waiting::bytes_of;
 
 /// Longest that a path which never falls quiet is left alone, in settling times from its first event on: whoever makes
 /// the events does not decide when it is looked at.
@@ -37,6 +38,8 @@ struct Due {
 pub struct DuePaths {
     settle: Duration,
     paths: HashMap<Arc<Path>, Due>,
+    /// What they take.
+    bytes: usize,
     /// A moment that `order` counts from.
     begun: Option<Instant>,
     /// Each waiting path once, at a time when it is worth asking again: in a millisecond that has begun, or the first one
@@ -50,7 +53,8 @@ impl DuePaths {
     /// Nothing waits; a path is looked at when it was quiet for `settle`.
     #[must_use]
     pub fn new(settle: Duration) -> Self {
-        Self { settle, paths: HashMap::new(), begun: None, order: BTreeMap::new(), ripe: VecDeque::new() }
+        let (order, ripe) = (BTreeMap::new(), VecDeque::new());
+        Self { settle, paths: HashMap::new(), bytes: 0, begun: None, order, ripe }
     }
 
     /// Changes the settling time of what comes from now on.
@@ -82,7 +86,10 @@ impl DuePaths {
     fn add(&mut self, path: &Path, happened: Happened, quiet: Instant, latest: Instant, now: Instant) {
         match self.paths.get_mut(path) {
             Some(due) => {
+                let length = path.as_os_str().len();
+                self.bytes -= bytes_of(length, &due.happened);
                 due.happened.merge(happened);
+                self.bytes += bytes_of(length, &due.happened);
                 due.latest = due.latest.min(latest);
                 let at = quiet.min(due.latest);
                 let is_earlier = at < due.at;
@@ -92,6 +99,7 @@ impl DuePaths {
                 }
             }
             None => {
+                self.bytes += bytes_of(path.as_os_str().len(), &happened);
                 let path: Arc<Path> = path.into();
                 self.put(quiet, now, path.clone());
                 self.paths.insert(path, Due { at: quiet, latest, happened });
@@ -133,6 +141,7 @@ impl DuePaths {
             match self.paths.get(&path) {
                 Some(due) if due.at <= now => {
                     if let Some((path, due)) = self.paths.remove_entry(&path) {
+                        self.bytes -= bytes_of(path.as_os_str().len(), &due.happened);
                         ready.push((path.to_path_buf(), due.happened));
                     }
                 }
@@ -170,13 +179,18 @@ impl DuePaths {
     /// Adds to what happened to a path, if it waits.
     pub(crate) fn add_to(&mut self, path: &Path, happened: &Happened) {
         if let Some(due) = self.paths.get_mut(path) {
+            let length = path.as_os_str().len();
+            self.bytes -= bytes_of(length, &due.happened);
             due.happened.merge(happened.clone());
+            self.bytes += bytes_of(length, &due.happened);
         }
     }
 
     /// Takes one path out before its time.
     pub fn remove(&mut self, path: &Path) -> Option<Happened> {
-        self.paths.remove(path).map(|due| due.happened)
+        let happened = self.paths.remove(path)?.happened;
+        self.bytes -= bytes_of(path.as_os_str().len(), &happened);
+        Some(happened)
     }
 
     /// Since when the path that is overdue longest should have been taken.
@@ -204,6 +218,12 @@ impl DuePaths {
             self.beginning(*number)
                 .map_or(Duration::ZERO, |beginning| beginning.saturating_duration_since(now)),
         )
+    }
+
+    /// About how many bytes they take.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Number of paths that wait.
@@ -351,6 +371,7 @@ mod tests {
                     prop_assert!(waiting.remove(&path));
                 }
                 prop_assert_eq!(due.len(), waiting.len());
+                prop_assert_eq!(due.bytes(), waiting.len() * bytes_of(2, &finished()));
             }
             now += Duration::from_secs(60);
             let rest = paths(due.take(now, 9));

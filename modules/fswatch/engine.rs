@@ -8,16 +8,19 @@
 
 mod accounts;
 mod backlog;
+mod busy;
 mod canary;
 mod content;
 mod covering;
 mod expected;
 pub(crate) mod health;
+mod linked;
 mod logs;
 mod loops;
 mod narrowing;
 mod orders;
 pub mod proof;
+mod reasons;
 mod round;
 mod scan;
 mod status;
@@ -25,7 +28,6 @@ mod transactions;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::RandomState;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -36,16 +38,18 @@ use vigie_sdk::{AlertId, Condition};
 
 use self::accounts::Stories;
 use self::backlog::Backlog;
+use self::busy::Busy as BusyLanes;
 use self::canary::Canary;
 use self::content::Contents;
-pub use self::covering::MAX_REASONS;
 use self::expected::Plans;
 use self::health::Health;
+use self::linked::Linked;
 use self::logs::Rotations;
 use self::loops::Loops;
 use self::narrowing::MountedLately;
 pub use self::orders::Order;
 use self::proof::Proofs;
+pub use self::reasons::Reasons;
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 pub use self::status::{SharedStatus, Status};
@@ -62,20 +66,12 @@ use crate::rules::{Coverage, Rules, Severity};
 use crate::storm::Storms;
 use crate::trust::Trust;
 use crate::verifier::{Budget, Pace, Verifier};
+use crate::waiting::{Extent, Keys};
 use crate::watching::Watching;
 use crate::workers::{Depth, Workers};
 
-/// Directories that are to be compared because much happened in them; beyond it everything is compared.
-const MAX_BUSY: usize = 10_000;
-
-/// Time after which such a directory is compared.
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Time between two searches for files that got another name.
-const LINK_PAUSE: Duration = Duration::from_secs(1);
-
-/// Scans under way for that.
-const MAX_SCANS: usize = 4;
+/// Longest time that goes into what can wait before the mailbox is asked again.
+const SLICE: Duration = Duration::from_millis(4);
 
 /// Where alerts and log lines go. A trait, so that tests see them without an agent.
 pub trait Sink: Send {
@@ -143,16 +139,16 @@ pub struct Engine<S> {
     health: Health,
     /// Much memory was needed since it was last given back.
     swollen: bool,
-    /// Directories in which more happened than can be told by name, and since when.
-    busy: BTreeMap<PathBuf, Instant>,
-    /// Files that got another name somewhere, by device and inode.
-    linked: HashSet<(u64, u64)>,
+    /// Directories in which more happened than can be told by name.
+    busy: BusyLanes,
+    /// Files that got another name somewhere.
+    linked: Linked,
+    /// Bytes that listings of users' directories may take now.
+    listed_bytes: usize,
     rotations: Rotations,
-    /// When it was last found out which of them are watched.
-    linked_at: Option<Instant>,
     scans: BTreeMap<u64, Scan>,
     /// For hashes of paths that only this engine can make.
-    path_keys: RandomState,
+    path_keys: Keys,
     /// Notifications were lost while everything was being compared.
     lost_again: Option<String>,
     /// Numbers of rounds and scans.
@@ -240,12 +236,12 @@ impl<S: Sink> Engine<S> {
             _loop_watch: loop_watch,
             health: Health::default(),
             swollen: false,
-            busy: BTreeMap::new(),
-            linked: HashSet::new(),
+            busy: BusyLanes::default(),
+            linked: Linked::default(),
+            listed_bytes: 0,
             rotations: Rotations::default(),
-            linked_at: None,
             scans: BTreeMap::new(),
-            path_keys: RandomState::new(),
+            path_keys: Keys::default(),
             lost_again: None,
             numbers: 0,
             links: BTreeMap::new(),
@@ -470,56 +466,10 @@ impl<S: Sink> Engine<S> {
         self.due.of(lane).postpone(path, happened, until);
     }
 
-    /// More happened in a directory than can be told by name.
-    fn note_busy_directory(&mut self, directory: PathBuf) {
-        if self.busy.len() >= MAX_BUSY && !self.busy.contains_key(&directory) {
-            self.busy.clear();
-            self.note_lost(format!("more than {MAX_BUSY} directories were busy"));
-            return;
-        }
-        self.busy.entry(directory).or_insert_with(now);
-    }
-
-    /// Looks at watched files that got another name where nobody watches: what is done under that name is told as well
-    /// from now on. All that came in a while are looked for at once, because that goes through everything known.
-    fn find_linked(&mut self) {
-        let now = now();
-        let is_early = self.linked_at.is_some_and(|last| now.duration_since(last) < LINK_PAUSE);
-        if self.linked.is_empty() || is_early {
-            return;
-        }
-        self.linked_at = Some(now);
-        let linked = std::mem::take(&mut self.linked);
-        let found = self.ledger.state().baseline.files_of(&linked);
-        for path in found {
-            self.follow_names(&path);
-            self.touch(&path, Happened::finished(), now);
-        }
-    }
-
     /// What happens to a file under other names is told of this one.
     fn follow_names(&mut self, path: &Path) {
         let lane = self.trust.lane(path);
         self.watching.follow_names(path, lane);
-    }
-
-    /// Compares the busy directories whose time has come.
-    fn compare_busy(&mut self) {
-        let now = now();
-        let room = MAX_SCANS.saturating_sub(self.scans.len());
-        let ready: Vec<PathBuf> = self
-            .busy
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) >= BUSY_PAUSE)
-            // What is being compared now is compared once more afterwards.
-            .filter(|(directory, _)| !self.scans.values().any(|scan| scan.is_only(directory)))
-            .map(|(directory, _)| directory.clone())
-            .take(room)
-            .collect();
-        for directory in ready {
-            self.busy.remove(&directory);
-            self.scan_directory(&directory);
-        }
     }
 
     /// Time until something is to be done although nothing happens.
@@ -527,18 +477,13 @@ impl<S: Sink> Engine<S> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
         let due = self.due.next(now, |lane| self.has_room_for_a_round(lane));
-        // With scans under way, the next report is what there is to wait for.
-        let since = self.busy.values().min().filter(|_| self.scans.is_empty());
-        let busy = since.map(|since| BUSY_PAUSE.saturating_sub(now.duration_since(*since)));
-        let linked = self.linked_at.filter(|_| !self.linked.is_empty());
-        let linked = linked.map(|last| LINK_PAUSE.saturating_sub(now.duration_since(last)));
-        let backlog = (!self.backlog.is_empty()).then_some(Duration::ZERO);
+        let slices = self.has_backlog().then_some(Duration::ZERO);
         [
-            backlog,
+            slices,
             due,
             scan,
-            busy,
-            linked,
+            self.busy.next(now),
+            self.linked.next(now),
             self.storms.next(now),
             self.transactions.next(now),
             self.stories.next(now),
@@ -582,16 +527,17 @@ impl<S: Sink> Engine<S> {
             self.note_mounts();
         }
         self.loops.doubted |= taken.loops_changed;
-        self.linked.extend(taken.linked);
+        self.linked.add(taken.linked);
         let started = taken.started;
         for busy in taken.busy {
-            let directories = match busy {
-                Busy::Path(path) => vec![path],
-                Busy::Watch(watch) => self.watching.directories().paths(&watch, None),
+            let (directories, extent) = match busy {
+                Busy::Path(path, extent) => (vec![path], extent),
+                Busy::Watch(watch) => (self.watching.directories().paths(&watch, None), Extent::Names),
             };
             for directory in directories {
-                if self.coverage.descends(&directory) {
-                    self.note_busy_directory(directory);
+                // A tree may be one in which there are others that are watched.
+                if extent == Extent::Tree || self.coverage.descends(&directory) {
+                    self.note_busy_directory(directory, extent);
                 }
             }
         }
@@ -654,6 +600,14 @@ impl<S: Sink> Engine<S> {
             self.way_changed(path);
         }
         if happened.directory {
+            self.trust.forget(path);
+            let lane = self.trust.lane(path);
+            let has_room = self.due.has_room(lane) || self.due.of(lane).contains(path);
+            if !has_room {
+                self.watching.directories().remove_tree(path);
+                self.note_busy_path(path, &happened);
+                return;
+            }
             // It is watched at once: the sooner it is, the less has to be compared.
             if happened.appeared {
                 self.watching.directories().remove_tree(path);
@@ -662,7 +616,6 @@ impl<S: Sink> Engine<S> {
                     self.scan_tree(path, None);
                 }
             }
-            self.trust.forget(path);
             self.hurry(path, happened, now);
             return;
         }
@@ -672,8 +625,8 @@ impl<S: Sink> Engine<S> {
         let lane = self.trust.lane(path);
         if self.due.has_room(lane) || self.due.of(lane).contains(path) {
             self.due.of(lane).touch(path, happened, now);
-        } else if let Some(directory) = path.parent() {
-            self.note_busy_directory(directory.to_owned());
+        } else {
+            self.note_busy_path(path, &happened);
         }
     }
 }

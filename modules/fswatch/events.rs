@@ -1,12 +1,14 @@
 //! What the kernel told, merged: one entry for each path, however often something happened to it.
 //!
 //! Readers put in, the engine takes out. Nothing here waits for a disk, so that the kernel's queues are empty
-//! again before they overflow. What root alone can change has a share of its own, and so has each user: whose share is
-//! full has his directories noted instead of names. The share of root, when it is full, becomes "anything may have
-//! changed".
+//! again before they overflow. What root alone can change has a share of its own, and so has each user, in names and in
+//! bytes: whose share is full has his directories noted instead of names, and the trees that they are in when those are too
+//! many. The share of root, when it is full, becomes "anything may have changed".
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,13 +17,15 @@ use inotify::WatchDescriptor;
 
 use crate::process::Writers;
 use crate::trust::{Lane, NOBODY};
+use crate::waiting::{BUSY, BusyDirectories, Extent, TOLD, bytes_of};
 use crate::workers::Report;
 
 /// Names of what root alone can change, with events that have not been taken yet; beyond it a full scan is asked for
 /// instead.
 pub(crate) const MAX_PENDING: usize = 200_000;
 
-/// Names of one user with events that have not been taken yet; beyond it directories are noted instead of names.
+/// Names of one user with events that have not been taken yet; beyond it, or when they take more than [`TOLD`],
+/// directories are noted instead of names.
 const MAX_OF_USER: usize = 5_000;
 
 /// Users with a share of their own; all others have one together.
@@ -36,6 +40,12 @@ const TAKEN_OF_USER: usize = 64;
 /// Files with another name that wait.
 const MAX_LINKED: usize = 4_096;
 
+/// Bytes of the renames that inotify saw.
+const MAX_MOVE_BYTES: usize = 4 << 20;
+
+/// Bytes of the paths of programs that were started.
+const MAX_STARTED_BYTES: usize = 1 << 20;
+
 /// Room for names that is kept.
 const MIN_ROOM: usize = 1_024;
 
@@ -49,6 +59,18 @@ pub struct Window {
     pub from: SystemTime,
     /// When it was seen to be otherwise.
     pub to: SystemTime,
+}
+
+impl Window {
+    /// The time in which both are.
+    pub(crate) fn of_both(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => {
+                Some(Self { from: one.from.min(other.from), to: one.to.max(other.to) })
+            }
+            (one, other) => one.or(other),
+        }
+    }
 }
 
 /// What happened to a path.
@@ -96,12 +118,7 @@ impl Happened {
         self.written |= later.written;
         self.executed |= later.executed;
         self.prove |= later.prove;
-        self.window = match (self.window, later.window) {
-            (Some(one), Some(other)) => {
-                Some(Window { from: one.from.min(other.from), to: one.to.max(other.to) })
-            }
-            (one, other) => one.or(other),
-        };
+        self.window = Window::of_both(self.window, later.window);
         self.writers.merge(later.writers);
         if later.moved_from.is_some() {
             self.moved_from = later.moved_from;
@@ -140,7 +157,7 @@ pub struct Taken {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Busy {
     /// By its path.
-    Path(PathBuf),
+    Path(PathBuf, Extent),
     /// By inotify's watch.
     Watch(WatchDescriptor),
 }
@@ -148,12 +165,42 @@ pub enum Busy {
 /// A name in a directory that inotify watches.
 pub type Named = (WatchDescriptor, OsString);
 
+/// About what it takes to keep one.
+fn bytes_of_name((_, name): &Named) -> usize {
+    64 + name.len()
+}
+
 /// What happened in one lane.
 #[derive(Debug, Default)]
 struct Share {
     watches: HashMap<(WatchDescriptor, Option<OsString>), Happened>,
     paths: HashMap<PathBuf, Happened>,
-    busy: HashSet<Busy>,
+    /// What both take.
+    bytes: usize,
+    busy: BusyDirectories<()>,
+    /// The same by inotify's watches.
+    busy_watches: HashSet<WatchDescriptor>,
+}
+
+/// Adds what happened to one name of a share.
+fn merge<K: Eq + Hash>(
+    all: &mut HashMap<K, Happened>,
+    key: K,
+    length: usize,
+    happened: Happened,
+    bytes: &mut usize,
+) {
+    match all.entry(key) {
+        Entry::Occupied(mut known) => {
+            *bytes -= bytes_of(length, known.get());
+            known.get_mut().merge(happened);
+            *bytes += bytes_of(length, known.get());
+        }
+        Entry::Vacant(free) => {
+            *bytes += bytes_of(length, &happened);
+            free.insert(happened);
+        }
+    }
 }
 
 impl Share {
@@ -162,7 +209,53 @@ impl Share {
     }
 
     fn is_empty(&self) -> bool {
-        self.len() == 0 && self.busy.is_empty()
+        self.len() == 0 && self.busy.is_empty() && self.busy_watches.is_empty()
+    }
+
+    /// Adds what happened to a name; gives it back when it is a new one and there is no room.
+    fn add(&mut self, name: Name, happened: Happened, is_full: bool) -> Option<Name> {
+        match name {
+            Name::Path(path) if is_full && !self.paths.contains_key(&path) => Some(Name::Path(path)),
+            Name::Path(path) => {
+                let length = path.as_os_str().len();
+                merge(&mut self.paths, path, length, happened, &mut self.bytes);
+                None
+            }
+            Name::Watch(watch, name) => {
+                let length = name.as_ref().map_or(0, |name| name.len());
+                let key = (watch, name);
+                if is_full && !self.watches.contains_key(&key) {
+                    return Some(Name::Watch(key.0, key.1));
+                }
+                merge(&mut self.watches, key, length, happened, &mut self.bytes);
+                None
+            }
+        }
+    }
+
+    /// Notes that more happened in the directory of a name than can be told by it; `false` when there is no room for that.
+    fn note_busy(&mut self, name: Name, happened: &Happened) -> bool {
+        match name {
+            Name::Path(path) => {
+                if let Some(parent) = path.parent() {
+                    self.busy.add(parent.to_owned(), Extent::Names, ());
+                }
+                // What is in a directory that came is found with it, and what went has nothing in it.
+                if happened.directory && happened.appeared {
+                    self.busy.add(path, Extent::Tree, ());
+                }
+            }
+            Name::Watch(watch, _) => {
+                if self.busy_watches.len() >= MAX_OF_USER {
+                    return false;
+                }
+                self.busy_watches.insert(watch);
+            }
+        }
+        if self.busy.bytes() > BUSY.of_user {
+            self.busy.widen(BUSY.of_user / 2);
+        }
+        true
     }
 
     /// Moves at most `most` names to what is taken.
@@ -171,16 +264,24 @@ impl Share {
             taken.paths.extend(self.paths.drain());
             let watches = self.watches.drain();
             taken.watches.extend(watches.map(|((watch, name), happened)| (watch, name, happened)));
-            taken.busy.extend(self.busy.drain());
+            taken.busy.extend(self.busy.take().map(|(path, extent)| Busy::Path(path, extent)));
+            taken.busy.extend(self.busy_watches.drain().map(Busy::Watch));
+            self.bytes = 0;
             // What a burst needed is not kept for ever.
             self.paths.shrink_to(MIN_ROOM);
             self.watches.shrink_to(MIN_ROOM);
             return;
         }
-        taken.paths.extend(self.paths.extract_if(|_, _| true).take(most));
-        let left = most.saturating_sub(taken.paths.len());
-        let watches = self.watches.extract_if(|_, _| true).take(left);
-        taken.watches.extend(watches.map(|((watch, name), happened)| (watch, name, happened)));
+        let mut left = most;
+        for (path, happened) in self.paths.extract_if(|_, _| true).take(most) {
+            self.bytes -= bytes_of(path.as_os_str().len(), &happened);
+            left -= 1;
+            taken.paths.push((path, happened));
+        }
+        for ((watch, name), happened) in self.watches.extract_if(|_, _| true).take(left) {
+            self.bytes -= bytes_of(name.as_ref().map_or(0, |name| name.len()), &happened);
+            taken.watches.push((watch, name, happened));
+        }
     }
 }
 
@@ -191,12 +292,16 @@ struct Pending {
     /// Which user's share was taken from last.
     last: u32,
     moves: Vec<(Named, Named)>,
+    /// What they take.
+    move_bytes: usize,
     reports: Vec<Report>,
     mounts_changed: bool,
     loops_changed: bool,
     ended: Vec<WatchDescriptor>,
     linked: HashSet<(u64, u64)>,
     started: HashSet<PathBuf>,
+    /// What their paths take.
+    started_bytes: usize,
     overflowed: Option<String>,
     woken: bool,
     /// There is something to be taken that need not be taken at once.
@@ -216,38 +321,45 @@ impl Pending {
             && !self.woken
     }
 
-    /// Adds what happened to a name; `busy` is the directory that it is in.
-    fn add(&mut self, lane: Lane, name: Name, happened: Happened, busy: impl FnOnce() -> Option<Busy>) {
-        let (share, most) = match lane {
-            Lane::Trusted => (&mut self.trusted, MAX_PENDING),
-            Lane::Of(user) => {
-                let has_room = self.users.len() < MAX_USERS || self.users.contains_key(&user);
-                let user = if has_room { user } else { NOBODY };
-                (self.users.entry(user).or_default(), MAX_OF_USER)
+    /// Adds what happened to a name.
+    fn add(&mut self, lane: Lane, name: Name, happened: Happened) {
+        let Lane::Of(user) = lane else {
+            let is_full = self.trusted.len() >= MAX_PENDING;
+            if self.trusted.add(name, happened, is_full).is_some() {
+                self.trusted = Share::default();
+                self.note_overflow(MAX_PENDING);
             }
+            return;
         };
-        let is_full = share.len() >= most;
-        match name {
-            Name::Path(path) if !is_full || share.paths.contains_key(&path) => {
-                share.paths.entry(path).or_default().merge(happened);
-                return;
-            }
-            Name::Watch(watch, name) => {
-                let key = (watch, name);
-                if !is_full || share.watches.contains_key(&key) {
-                    share.watches.entry(key).or_default().merge(happened);
-                    return;
-                }
-            }
-            Name::Path(_) => {}
-        }
-        if lane == Lane::Trusted || share.busy.len() >= MAX_OF_USER {
+        let has_room = self.users.len() < MAX_USERS || self.users.contains_key(&user);
+        let user = if has_room { user } else { NOBODY };
+        let of_users = self.bytes_of_users();
+        let share = self.users.entry(user).or_default();
+        let is_full =
+            share.len() >= MAX_OF_USER || share.bytes >= TOLD.of_user || of_users >= TOLD.of_users;
+        let appeared = Happened { directory: happened.directory, appeared: happened.appeared, ..Happened::default() };
+        let Some(name) = share.add(name, happened, is_full) else { return };
+        if !share.note_busy(name, &appeared) {
             *share = Share::default();
-            self.moves = Vec::new();
-            self.overflowed = Some(format!("events of more than {most} names waited"));
-        } else {
-            share.busy.extend(busy());
+            self.note_overflow(MAX_OF_USER);
+            return;
         }
+        let busy: usize = self.users.values().map(|share| share.busy.bytes()).sum();
+        if busy > BUSY.of_users
+            && let Some(share) = self.users.get_mut(&user)
+        {
+            share.busy.widen(BUSY.of_users / (2 * MAX_USERS));
+        }
+    }
+
+    fn bytes_of_users(&self) -> usize {
+        self.users.values().map(|share| share.bytes).sum()
+    }
+
+    /// Nobody knows any more what happened.
+    fn note_overflow(&mut self, most: usize) {
+        (self.moves, self.move_bytes) = (Vec::new(), 0);
+        self.overflowed = Some(format!("events of more than {most} names waited"));
     }
 
     /// Takes the share of what is trusted, and some of the users' in turn.
@@ -264,6 +376,7 @@ impl Pending {
             ..Taken::default()
         };
         (self.woken, self.soon) = (false, false);
+        (self.move_bytes, self.started_bytes) = (0, 0);
         self.trusted.give(usize::MAX, &mut taken);
         let before = taken.paths.len() + taken.watches.len();
         for _ in 0..self.users.len() {
@@ -315,23 +428,23 @@ impl Batch<'_> {
 
     /// Something happened to a name in a directory that inotify watches.
     pub fn watch(&mut self, lane: Lane, watch: WatchDescriptor, name: Option<OsString>, happened: Happened) {
-        let busy = Busy::Watch(watch.clone());
-        self.pending().add(lane, Name::Watch(watch, name), happened, || Some(busy));
+        self.pending().add(lane, Name::Watch(watch, name), happened);
     }
 
     /// Inotify saw a rename.
     pub fn moved(&mut self, from: Named, to: Named) {
         let pending = self.pending();
         // Beyond it a rename is told as what went and what came.
-        if pending.moves.len() < MAX_PENDING {
+        let bytes = bytes_of_name(&from) + bytes_of_name(&to);
+        if pending.move_bytes + bytes <= MAX_MOVE_BYTES {
+            pending.move_bytes += bytes;
             pending.moves.push((from, to));
         }
     }
 
     /// Something happened to a path.
     pub fn path(&mut self, lane: Lane, path: PathBuf, happened: Happened) {
-        let parent = path.parent().map(Path::to_owned);
-        self.pending().add(lane, Name::Path(path), happened, || parent.map(Busy::Path));
+        self.pending().add(lane, Name::Path(path), happened);
     }
 
     /// Something was mounted or unmounted.
@@ -346,9 +459,10 @@ impl Batch<'_> {
 
     /// A program in a watched directory was started.
     pub fn started(&mut self, path: PathBuf) {
-        let started = &mut self.pending().started;
-        if started.len() < MAX_LINKED {
-            started.insert(path);
+        let pending = self.pending();
+        let bytes = path.as_os_str().len();
+        if pending.started_bytes + bytes <= MAX_STARTED_BYTES && pending.started.insert(path) {
+            pending.started_bytes += bytes;
         }
     }
 
@@ -428,5 +542,70 @@ impl Mailbox {
             pending = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         pending.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Process, Unknown};
+
+    /// What waits in the mailbox of users' names, and where more happened than that.
+    fn waits(mailbox: &Mailbox) -> (usize, usize) {
+        let pending = mailbox.lock();
+        let counted = |share: &Share| {
+            let paths = share.paths.iter();
+            let bytes: usize =
+                paths.map(|(path, happened)| bytes_of(path.as_os_str().len(), happened)).sum();
+            assert_eq!(share.bytes, bytes);
+            bytes
+        };
+        let busy = pending.users.values().map(|share| share.busy.bytes()).sum();
+        (pending.users.values().map(counted).sum(), busy)
+    }
+
+    /// However long users make paths: those that wait take no more than the shares, and of each that does not wait by its
+    /// name the directory, or a tree that it is in, is told.
+    #[test]
+    fn what_users_cause_takes_no_more_than_their_shares_and_nothing_of_it_is_lost() {
+        let mailbox = Mailbox::default();
+        let path = |user: u32, chain: usize, level: usize| {
+            PathBuf::from(format!("/home/{user}{}", format!("/{chain}-{}", "d".repeat(20)).repeat(level)))
+        };
+        let happened = || Happened {
+            directory: true,
+            appeared: true,
+            writers: Writers::one(Arc::new(Process::unknown(1, Unknown::Ended))),
+            ..Happened::finished()
+        };
+        let mut made = HashSet::new();
+        for user in 0..4 {
+            for (chain, level) in (0..60).flat_map(|chain| (1..100).map(move |level| (chain, level))) {
+                made.insert(path(user, chain, level));
+                mailbox.open().path(Lane::Of(user), path(user, chain, level), happened());
+            }
+            let (of_users, busy) = waits(&mailbox);
+            let longest = bytes_of(4096, &happened());
+            assert!(of_users <= (TOLD.of_user * (user as usize + 1)).min(TOLD.of_users) + longest, "{of_users}");
+            assert!(busy <= BUSY.of_user * (user as usize + 1), "{busy}");
+        }
+        mailbox.open().path(Lane::Trusted, "/etc/shadow".into(), Happened::finished());
+
+        let mut first = true;
+        let mut trees = Vec::new();
+        while !made.is_empty() && (first || !mailbox.lock().is_quiet()) {
+            let taken = mailbox.wait(Some(Duration::ZERO));
+            assert_eq!(taken.overflowed, None);
+            assert_eq!(taken.paths.iter().any(|(path, _)| path == Path::new("/etc/shadow")), first);
+            first = false;
+            taken.paths.iter().for_each(|(path, _)| _ = made.remove(path));
+            trees.extend(taken.busy.into_iter().filter_map(|busy| match busy {
+                Busy::Path(path, Extent::Tree) => Some(path),
+                _ => None,
+            }));
+        }
+        made.retain(|path| !trees.iter().any(|tree| path.starts_with(tree)));
+        assert!(made.is_empty(), "{} are lost", made.len());
+        assert_eq!(waits(&mailbox), (0, 0));
     }
 }

@@ -24,6 +24,7 @@ use crate::state_files::{self, Odd};
 use crate::store::{Opened, State, Step, Store, Unaccepted, host_identity};
 use crate::storm::shortened;
 use crate::trust::Lane;
+use crate::waiting::Keys;
 
 /// Changes that are remembered as not accepted; beyond it the list says that it is not complete.
 pub(crate) const MAX_UNACCEPTED: usize = 10_000;
@@ -102,8 +103,9 @@ pub struct Ledger {
     unwritten: Vec<String>,
     /// How many were more than could be kept.
     lost_lines: u64,
-    /// Paths whose content was not known when they were told, and the id of that alert or group.
-    begun: HashMap<String, String>,
+    /// Keys of paths whose content was not known when they were told, and the id of that alert or group.
+    begun: HashMap<u64, String>,
+    keys: Keys,
     /// How often in a row there was no time to wait for the disk.
     postponed: u32,
 }
@@ -126,6 +128,7 @@ impl Ledger {
             unwritten: Vec::new(),
             lost_lines: 0,
             begun: HashMap::new(),
+            keys: Keys::default(),
             postponed: 0,
         };
         let mut beginning = Beginning::default();
@@ -293,9 +296,9 @@ impl Ledger {
     /// An alert as JSON, with the id of the one that it completes; `id` is its own, or its group's.
     fn text_of(&mut self, alert: &Alert, id: &str) -> String {
         if alert.begins && self.begun.len() < MAX_BEGUN {
-            self.begun.insert(alert.path.clone(), id.to_owned());
+            self.begun.insert(self.keys.of(&alert.path), id.to_owned());
         }
-        let first = if alert.completes { self.begun.remove(&alert.path) } else { None };
+        let first = if alert.completes { self.begun.remove(&self.keys.of(&alert.path)) } else { None };
         match first {
             Some(first) => in_bounds(&Alert { refers_to: Some(first), ..alert.clone() }),
             None => in_bounds(alert),

@@ -49,6 +49,7 @@ pub mod storm;
 pub mod transaction;
 pub mod trust;
 pub mod verifier;
+pub mod waiting;
 pub mod watching;
 pub mod workers;
 

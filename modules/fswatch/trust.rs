@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
 
-/// Directories that are remembered; beyond it all are forgotten and asked again.
-const MAX_DIRECTORIES: usize = 16_384;
+/// Bytes of the directories that are remembered, with their paths; beyond it all are forgotten and asked again. Users make
+/// paths as long as they like, so that a number of directories would be no bound.
+const MAX_BYTES: usize = 2 << 20;
+
+/// What one of them takes beside its path.
+const DIRECTORY_BYTES: usize = 64;
 
 /// Whoever owns what has no owner of its own: names in a directory of all users that are gone already.
 pub const NOBODY: u32 = u32::MAX;
@@ -58,6 +62,12 @@ impl Standing {
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
     directories: BTreeMap<PathBuf, Standing>,
+    /// What they take.
+    bytes: usize,
+}
+
+fn bytes_of(directory: &Path) -> usize {
+    directory.as_os_str().len() + DIRECTORY_BYTES
 }
 
 impl Trust {
@@ -85,11 +95,12 @@ impl Trust {
         if standing.trusted { Some(Lane::Trusted) } else { standing.payer.map(Lane::Of) }
     }
 
+    /// From the nearest directory that says enough upwards: one that is known, or one of a user, below which nothing is
+    /// trusted, whatever is above. So a user's chain of a thousand directories costs no more than one.
     fn standing(&mut self, directory: &Path) -> Standing {
         if let Some(known) = self.directories.get(directory) {
             return *known;
         }
-        // From the nearest directory that is known, or from the top: a path can have thousands of names.
         let mut unknown = Vec::new();
         let mut standing = TOP;
         for way in directory.ancestors() {
@@ -97,16 +108,21 @@ impl Trust {
                 standing = *known;
                 break;
             }
-            unknown.push(way);
-        }
-        if self.directories.len() + unknown.len() > MAX_DIRECTORIES {
-            self.directories.clear();
-        }
-        for way in unknown.into_iter().rev() {
             // What is not there has nobody's rights: whoever makes it needs those of the directory above.
-            let Ok(status) = rustix::fs::lstat(way) else { return standing };
+            let Ok(status) = rustix::fs::lstat(way) else { continue };
+            unknown.push((way, status));
+            if status.st_uid != 0 {
+                break;
+            }
+        }
+        for (way, status) in unknown.into_iter().rev() {
             standing = standing.below(&status);
-            self.directories.insert(way.to_owned(), standing);
+            if self.bytes + bytes_of(way) > MAX_BYTES {
+                self.forget_all();
+            }
+            if self.directories.insert(way.to_owned(), standing).is_none() {
+                self.bytes += bytes_of(way);
+            }
         }
         standing
     }
@@ -120,6 +136,7 @@ impl Trust {
             .map(|(path, _)| path.clone())
             .collect();
         for path in below {
+            self.bytes -= bytes_of(&path);
             self.directories.remove(&path);
         }
     }
@@ -127,6 +144,7 @@ impl Trust {
     /// Anything may have happened.
     pub(crate) fn forget_all(&mut self) {
         self.directories.clear();
+        self.bytes = 0;
     }
 }
 
@@ -172,5 +190,34 @@ mod tests {
         mode("mine", 0o775);
         trust.forget(&path("mine"));
         assert_eq!(trust.lane(&path("mine/sub/a")), Lane::Of(NOBODY));
+    }
+
+    /// Of a user's chain only what is asked for is looked at, and what is remembered of many long ones has a bound.
+    #[test]
+    fn what_is_remembered_of_a_users_deep_chains_is_bounded_by_bytes() {
+        if !vigie_skipped::is_root() {
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let mut trust = Trust::default();
+        let mut most = 0;
+        for chain in 0..60 {
+            let mut path = temp.path().to_owned();
+            for _ in 0..36 {
+                path.push(format!("{chain}{}", "d".repeat(100)));
+                fs::create_dir(&path).unwrap();
+                chown(&path, Some(1234), None).unwrap();
+            }
+            let before = trust.directories.len();
+            assert_eq!(trust.lane(&path.join("a")), Lane::Of(1234));
+            assert!(trust.directories.len() <= before + 1, "what is above a user's directory is not asked");
+            for directory in path.ancestors().take(36) {
+                assert_eq!(trust.lane(&directory.join("a")), Lane::Of(1234));
+                most = most.max(trust.bytes);
+            }
+            trust.forget(&path);
+            assert_eq!(trust.bytes, trust.directories.keys().map(|path| bytes_of(path)).sum::<usize>());
+        }
+        assert!((MAX_BYTES / 2..=MAX_BYTES).contains(&most), "{most}");
     }
 }

@@ -83,6 +83,15 @@ pub struct Item {
     pub unpacked: Option<[u8; 32]>,
 }
 
+/// To whom the listing of a directory is accounted, and with how many bytes until it is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Charge {
+    /// Who can make names there.
+    pub lane: Lane,
+    /// About what it may take.
+    pub bytes: usize,
+}
+
 /// What a thread is asked to do.
 #[derive(Debug)]
 pub enum Job {
@@ -98,6 +107,8 @@ pub enum Job {
         known: Vec<(OsString, Object)>,
         /// What to go by.
         rules: ScanRules,
+        /// To whom it is accounted.
+        charge: Charge,
     },
     /// Read some files of a directory.
     Part {
@@ -107,6 +118,8 @@ pub enum Job {
         directory: PathBuf,
         /// The files.
         files: Vec<ToRead>,
+        /// To whom it is accounted; the bytes are with the listing.
+        lane: Lane,
     },
     /// Look at some paths.
     Look {
@@ -139,6 +152,8 @@ pub enum Report {
         directory: PathBuf,
         /// What is in it.
         listed: Listed,
+        /// To whom it is accounted.
+        charge: Charge,
     },
     /// Some files were read.
     Read {
@@ -150,6 +165,8 @@ pub enum Report {
         findings: Findings,
         /// Parts that were made of what was not read yet, and will be reported as well.
         parts: usize,
+        /// To whom it is accounted.
+        charge: Charge,
     },
     /// Some files were read again.
     Verified {
@@ -328,7 +345,8 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
     while let Some(job) = queue.next(serves) {
         scratch.slice = Some(SLICE_BYTES);
         match job {
-            Job::List { scan, directory, after, known, rules } => {
+            Job::List { scan, directory, after, known, rules, charge } => {
+                let lane = charge.lane;
                 let read_before = scratch.bytes_read;
                 let mut listing = Listing {
                     device: 0,
@@ -345,7 +363,7 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                 let mut parts = parts(to_read).peekable();
                 let mut jobs = Vec::new();
                 if let Some(first) = parts.next() {
-                    let job = |files| Job::Part { scan, directory: directory.clone(), files };
+                    let job = |files| Job::Part { scan, directory: directory.clone(), files, lane };
                     // A single part is read here and now.
                     if parts.peek().is_none() {
                         match read_part(&directory, first, &mut findings, &mut scratch) {
@@ -360,10 +378,10 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                 findings.bytes_read = scratch.bytes_read - read_before;
                 // The report of the whole is there before those of its parts.
                 let listed = Listed { directories, findings, parts: jobs.len(), rest_after, error };
-                mailbox.report(Report::Listed { scan, directory, listed });
+                mailbox.report(Report::Listed { scan, directory, listed, charge });
                 queue.put(jobs);
             }
-            Job::Part { scan, directory, files } => {
+            Job::Part { scan, directory, files, lane } => {
                 let mut findings = Findings::default();
                 let read_before = scratch.bytes_read;
                 let rest = read_part(&directory, files, &mut findings, &mut scratch);
@@ -374,8 +392,9 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                     None
                 });
                 findings.bytes_read = scratch.bytes_read - read_before;
-                let job = rest.map(|files| Job::Part { scan, directory: directory.clone(), files });
-                mailbox.report(Report::Read { scan, directory, findings, parts: job.iter().len() });
+                let job = rest.map(|files| Job::Part { scan, directory: directory.clone(), files, lane });
+                let (parts, charge) = (job.iter().len(), Charge { lane, bytes: 0 });
+                mailbox.report(Report::Read { scan, directory, findings, parts, charge });
                 queue.put(job);
             }
             Job::Look { lane, round, items } => {

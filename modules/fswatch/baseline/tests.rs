@@ -43,6 +43,29 @@ fn build(steps: Vec<Step>) -> (Baseline, Model<PathBuf, Object>) {
 
 proptest! {
     #[test]
+    fn files_are_found_by_their_inodes_in_slices_of_any_size(
+        steps in steps(), entries in 1_usize..70, files in 1_usize..5,
+    ) {
+        let (baseline, model) = build(steps);
+        let is_file = |object: &&Object| object.kind == Kind::File;
+        let wanted: HashSet<_> =
+            model.values().filter(is_file).step_by(3).map(|object| (object.device, object.inode)).collect();
+        let (mut found, mut after, mut is_first) = (Vec::new(), None, true);
+        while is_first || after.is_some() {
+            let (part, last) = baseline.files_of(&wanted, after.as_deref(), (entries, files));
+            prop_assert!(part.len() <= files);
+            found.extend(part);
+            (after, is_first) = (last, false);
+        }
+
+        found.sort();
+        let has = |object: &Object| wanted.contains(&(object.device, object.inode));
+        let there = model.iter().filter(|(_, object)| is_file(object) && has(object));
+        let there: Vec<_> = there.map(|(path, _)| path.clone()).collect();
+        prop_assert_eq!(found, there);
+    }
+
+    #[test]
     fn the_last_below_a_directory_are_all_in_it_and_none_before_what_is_in_it(
         steps in steps(), directory in path(), most in 1_usize..40,
     ) {

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use super::DuePaths;
 use crate::events::Happened;
 use crate::trust::{Lane, NOBODY};
+use crate::waiting::DUE;
 
 /// Users with a lane of their own; all others share one.
 const MAX_USERS: usize = 64;
 
-/// Paths of one user that wait by name; of more their directories are compared.
+/// Paths of one user that wait by name; of more, or of what takes more than [`DUE`], the directories are compared.
 const MAX_OF_USER: usize = 10_000;
 
 /// The same of all users together.
@@ -68,8 +69,11 @@ impl DueLanes {
             Lane::Trusted => true,
             Lane::Of(user) => {
                 let of_all: usize = self.users.values().map(DuePaths::len).sum();
-                let its = self.users.get(&user).map_or(0, DuePaths::len);
-                its < MAX_OF_USER && of_all < MAX_OF_USERS
+                let its = self.users.get(&user).map_or((0, 0), |paths| (paths.len(), paths.bytes()));
+                its.0 < MAX_OF_USER
+                    && of_all < MAX_OF_USERS
+                    && its.1 < DUE.of_user
+                    && self.bytes_of_users() < DUE.of_users
             }
         }
     }
@@ -131,6 +135,12 @@ impl DueLanes {
             .chain(users)
             .filter_map(|(name, lane)| lane.overdue(now).map(|(late, path)| (name, late, path)))
             .collect()
+    }
+
+    /// About how many bytes take the paths that wait of all users together.
+    #[must_use]
+    pub(crate) fn bytes_of_users(&self) -> usize {
+        self.users.values().map(DuePaths::bytes).sum()
     }
 
     /// Number of paths that wait of what root alone can change, of all users together, and number of users.

@@ -2,28 +2,28 @@
 //! small pieces between which the engine sees what else happened. However much users cause, root's changes wait for one
 //! piece only.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::{Engine, Sink, now};
+use super::{Engine, SLICE, Sink, now};
 use crate::trust::Lane;
 use crate::workers::Report;
 
-/// Longest time that goes into the backlog before the mailbox is asked again.
-const SLICE: Duration = Duration::from_millis(4);
-
 /// What can wait, in the order in which it was found.
 #[derive(Debug, Default)]
-pub(super) struct Backlog(VecDeque<Report>);
+pub(super) struct Backlog {
+    reports: VecDeque<Report>,
+    /// What was found in directories of users for whose paths there is no room at present.
+    held: BTreeMap<Lane, VecDeque<Report>>,
+}
 
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.reports.is_empty() && self.held.is_empty()
     }
 
     /// This goes on with what was taken last.
     pub(super) fn put_first(&mut self, report: Report) {
-        self.0.push_front(report);
+        self.reports.push_front(report);
     }
 }
 
@@ -34,7 +34,7 @@ impl<S: Sink> Engine<S> {
             if self.is_urgent(&report) {
                 self.note_report(report);
             } else {
-                self.backlog.0.push_back(report);
+                self.backlog.reports.push_back(report);
             }
         }
     }
@@ -61,7 +61,7 @@ impl<S: Sink> Engine<S> {
     /// Takes up a piece of what can wait.
     pub(super) fn work_off(&mut self) {
         let end = now() + SLICE;
-        while let Some(report) = self.backlog.0.pop_front() {
+        while let Some(report) = self.next_of_backlog() {
             self.note_report(report);
             if now() >= end {
                 return;
@@ -69,12 +69,45 @@ impl<S: Sink> Engine<S> {
         }
     }
 
+    /// Whether something can be taken up now.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.reports.is_empty() || self.backlog.held.keys().any(|lane| self.due.has_room(*lane))
+    }
+
+    /// What a scan found among a user's files waits until there is room for his paths.
+    fn next_of_backlog(&mut self) -> Option<Report> {
+        let due = &self.due;
+        let with_room = self.backlog.held.keys().find(|lane| due.has_room(**lane)).copied();
+        if let Some(lane) = with_room
+            && let Some(held) = self.backlog.held.get_mut(&lane)
+        {
+            let report = held.pop_front();
+            if held.is_empty() {
+                self.backlog.held.remove(&lane);
+            }
+            return report;
+        }
+        loop {
+            let report = self.backlog.reports.pop_front()?;
+            match &report {
+                Report::Listed { charge, .. } | Report::Read { charge, .. }
+                    if !self.due.has_room(charge.lane) =>
+                {
+                    self.backlog.held.entry(charge.lane).or_default().push_back(report);
+                }
+                _ => return Some(report),
+            }
+        }
+    }
+
     fn note_report(&mut self, report: Report) {
         match report {
-            Report::Listed { scan, directory, listed } => self.note_listed(scan, &directory, listed),
+            Report::Listed { scan, directory, listed, charge } => {
+                self.note_listed(scan, &directory, listed, charge);
+            }
             Report::Digested { path, before, found } => self.note_digested(path, &before, found),
-            Report::Read { scan, directory, findings, parts } => {
-                self.note_read(scan, &directory, findings, parts);
+            Report::Read { scan, directory, findings, parts, charge } => {
+                self.note_read(scan, &directory, findings, parts, charge);
             }
             Report::Looked { round, outcomes } => self.note_looked(round, outcomes),
             Report::Recorded { round, answers } => self.note_recorded(round, answers),

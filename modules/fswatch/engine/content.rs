@@ -11,6 +11,7 @@ use crate::change::{not_read, shown};
 use crate::events::Happened;
 use crate::look::{Found, looks_the_same};
 use crate::object::{NotRead, Object};
+use crate::waiting::Keys;
 use crate::workers::{Item, plan};
 
 /// Files that are remembered for one purpose; of more a scan tells.
@@ -41,12 +42,14 @@ struct Awaited {
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     reading: HashMap<PathBuf, Awaited>,
-    /// How often the others were tried.
-    tried: HashMap<PathBuf, u32>,
+    /// The others are remembered by keys of their paths, which take the same however long those are.
+    keys: Keys,
+    /// How often they were tried.
+    tried: HashMap<u64, u32>,
     /// Files that were told without their content.
-    announced: HashSet<PathBuf>,
+    announced: HashSet<u64>,
     /// Files that were told while they were being written, and when.
-    written: HashMap<PathBuf, Instant>,
+    written: HashMap<u64, Instant>,
 }
 
 impl Contents {
@@ -74,31 +77,33 @@ impl Contents {
 
     /// Its content is known, or it is gone.
     pub(super) fn forget(&mut self, path: &Path) {
-        self.written.remove(path);
         self.reading.remove(path);
-        self.tried.remove(path);
+        let key = self.keys.of(path);
+        self.written.remove(&key);
+        self.tried.remove(&key);
     }
 
     /// It is told without its content; whether what completes it will be told.
     pub(super) fn announce(&mut self, path: &Path) -> bool {
         let has_room = self.announced.len() < MAX_FILES;
         if has_room {
-            self.announced.insert(path.to_owned());
+            self.announced.insert(self.keys.of(path));
         }
         has_room
     }
 
     /// It is told with its content: whether it was told without before.
     pub(super) fn complete(&mut self, path: &Path) -> bool {
-        self.announced.remove(path)
+        self.announced.remove(&self.keys.of(path))
     }
 
     /// It could not be read: when to try again.
     fn next_attempt(&mut self, path: &Path, why: NotRead) -> Option<Duration> {
-        if self.tried.len() >= MAX_FILES && !self.tried.contains_key(path) {
+        let key = self.keys.of(path);
+        if self.tried.len() >= MAX_FILES && !self.tried.contains_key(&key) {
             return None;
         }
-        let tried = self.tried.entry(path.to_owned()).or_insert(0);
+        let tried = self.tried.entry(key).or_insert(0);
         let pause = FIRST_PAUSE * (1 << (*tried).min(12));
         *tried += 1;
         let is_error =
@@ -106,9 +111,9 @@ impl Contents {
         Some(pause.min(if is_error { LONGEST_PAUSE_OF_ERRORS } else { LONGEST_PAUSE }))
     }
 
-    /// Number of files that could not be read.
-    pub(super) fn unread(&self) -> usize {
-        self.tried.len()
+    /// When a file was told while it was being written.
+    fn written(&self, path: &Path) -> Option<Instant> {
+        self.written.get(&self.keys.of(path)).copied()
     }
 }
 
@@ -116,7 +121,7 @@ impl<S: Sink> Engine<S> {
     /// Whether a path is not looked at because of this: it was told that the file is being written, and it still is.
     /// The next look is when it is closed, or after a while whatever happens.
     pub(super) fn is_being_written(&mut self, path: &Path, happened: &Happened, now: Instant) -> bool {
-        let Some(told) = self.contents.written.get(path).copied() else { return false };
+        let Some(told) = self.contents.written(path) else { return false };
         if happened.finished || !happened.written || now.duration_since(told) >= LONGEST_WRITING {
             return false;
         }
@@ -127,7 +132,8 @@ impl<S: Sink> Engine<S> {
     /// A file was looked at while it is being written.
     pub(super) fn note_written(&mut self, path: &Path) {
         if self.contents.written.len() < MAX_FILES {
-            self.contents.written.insert(path.to_owned(), now());
+            let key = self.contents.keys.of(path);
+            self.contents.written.insert(key, now());
         }
         // Whoever does not close it does not keep its content from being known.
         self.postpone(path, Happened::finished(), now() + LONGEST_WRITING);
@@ -136,9 +142,7 @@ impl<S: Sink> Engine<S> {
     /// A file could not be read: the status says so, and it is read again.
     pub(super) fn note_unread(&mut self, path: &Path, why: NotRead) {
         let text = not_read(why);
-        if self.contents.unread() < MAX_FILES
-            && self.status.unreadable.insert(path.to_owned(), text.clone()).is_none()
-        {
+        if self.status.unreadable.insert(path.to_owned(), text.clone()) {
             self.sink.log(&format!("{} cannot be read: {text}", shown(path)));
         }
         if let Some(pause) = self.contents.next_attempt(path, why) {

@@ -19,10 +19,6 @@ const MAX_WAITING_LINES: usize = 5;
 /// Longest path that the kernel takes, in bytes: PATH_MAX without the NUL at its end.
 const LONGEST_PATH: usize = 4_095;
 
-/// Directories that are not watched, and files that cannot be read, that the status names; of more it says that there
-/// are.
-pub const MAX_REASONS: usize = 10_000;
-
 impl<S: Sink> Engine<S> {
     /// Takes other rules. What is new is learned in silence, what is no longer covered forgotten.
     pub(super) fn watch(&mut self, rules: &Rules) {
@@ -65,7 +61,7 @@ impl<S: Sink> Engine<S> {
         self.note_coverage();
         let coverage = &self.coverage;
         self.ledger.retain(|path| coverage.options(path).is_some());
-        self.status.unreadable.retain(|path, _| coverage.options(path).is_some());
+        self.status.unreadable.retain(|path| coverage.options(path).is_some());
         self.status.skipped.retain(|path, _| coverage.descends(path));
     }
 
@@ -119,10 +115,7 @@ impl<S: Sink> Engine<S> {
         let is_too_long = |way: &&Path| way.as_os_str().len() > LONGEST_PATH;
         let directory = directory.ancestors().take_while(is_too_long).last().unwrap_or(directory);
         let is_first = self.status.unwatched.is_empty();
-        if self.status.unwatched.len() >= MAX_REASONS && !self.status.unwatched.contains_key(directory) {
-            return;
-        }
-        if self.status.unwatched.insert(directory.to_owned(), why.clone()).is_none() && is_first {
+        if self.status.unwatched.insert(directory.to_owned(), why.clone()) && is_first {
             self.sink.log(&format!("{} cannot be watched: {why}", shown(directory)));
         }
     }
@@ -137,7 +130,7 @@ impl<S: Sink> Engine<S> {
     pub(super) fn forget_gone(&mut self) {
         self.status
             .unwatched
-            .retain(|directory, _| !open_parent(directory).is_err_and(|error| is_missing(&error)));
+            .retain(|directory| !open_parent(directory).is_err_and(|error| is_missing(&error)));
     }
 
     /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use vigie_sdk::{Condition, ConditionSeverity};
 
-use super::{Engine, MAX_REASONS, Sink, now, text_of_time};
+use super::{Engine, Reasons, Sink, now, text_of_time};
 use crate::change::shown;
 use crate::rules::Severity;
 use crate::storm::shortened;
@@ -16,11 +16,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest path in a condition, which stands on one line of a terminal or a message.
 const SHOWN_PATH_BYTES: usize = 512;
-
-/// A number of paths that the status names, of which it knows no more than [`MAX_REASONS`].
-pub(crate) fn counted(count: usize) -> String {
-    if count < MAX_REASONS { count.to_string() } else { format!("at least {count}") }
-}
 
 /// What is wrong, by name, and since when.
 #[derive(Debug, Default)]
@@ -75,12 +70,13 @@ impl<S: Sink> Engine<S> {
             (Some(false), _) => self.sink.log("fswatch is not behind any more"),
             _ => {}
         }
-        let many = |count: usize, what: &str| (count > 0).then(|| format!("{} {what}", counted(count)));
+        let many =
+            |all: &Reasons, what: &str| (!all.is_empty()).then(|| format!("{} {what}", all.counted()));
         let unwatched =
-            many(self.status.unwatched.len(), "directories are not watched; a scan finds what changes there");
+            many(&self.status.unwatched, "directories are not watched; a scan finds what changes there");
         self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
         let unreadable =
-            many(self.status.unreadable.len(), "files cannot be read; what is in them is not known");
+            many(&self.status.unreadable, "files cannot be read; what is in them is not known");
         self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);
         self.health.set("state-unwritable", ConditionSeverity::Failed, self.status.trouble.clone());
         let lost = self.scans.values().any(super::Scan::is_for_what_was_lost);

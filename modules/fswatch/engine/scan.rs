@@ -1,24 +1,35 @@
 //! Comparing directories with what is known of them, in the background of everything else.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{Engine, MAX_REASONS, Sink, now};
+use super::{Engine, Sink, now};
 use crate::change::shown;
 use crate::events::{Happened, Window};
 use crate::look::is_missing;
 use crate::object::{Content, NotRead, Object};
 use crate::rules::Interest;
-use crate::workers::{Depth, Findings, Job, Listed, PORTION_NAMES, Report, ScanRules};
+use crate::trust::{Lane, NOBODY};
+use crate::waiting::Extent;
+use crate::workers::{Charge, Depth, Findings, Job, Listed, PORTION_NAMES, Report, ScanRules};
 
 /// Directories that wait for a worker, for each worker.
 const QUEUED_DIRECTORIES: usize = 8;
+
+/// Bytes that listings of users' directories may take at once, of all scans together; one is always possible.
+const LISTED_BYTES: usize = 8 << 20;
+
+/// Bytes that the names in a directory are taken for before they are read, and those of an object that is known.
+const LISTING_BYTES: usize = 2 << 20;
+const KNOWN_BYTES: usize = 256;
+
+/// New directories of users that are compared at once; of more the trees are noted.
+const MAX_TREES: usize = 256;
 
 /// Objects of one scan from which on memory is given back after it.
 const MANY_COMPARED: usize = 10_000;
@@ -40,6 +51,8 @@ pub(super) enum Purpose {
     Lost,
     /// A directory came.
     Tree,
+    /// More happened in a directory than was told by name.
+    Busy,
     /// Somebody asked for it.
     Asked,
 }
@@ -51,6 +64,7 @@ impl Purpose {
             Self::Quick => "quick scan",
             Self::Lost => "scan after lost notifications",
             Self::Tree => "new directory",
+            Self::Busy => "busy directory",
             Self::Asked => "rescan",
         }
     }
@@ -62,8 +76,12 @@ pub(super) struct Scan {
     pub(super) purpose: Purpose,
     /// Directories that are still to be listed, and after which name.
     stack: Vec<(PathBuf, Option<OsString>)>,
-    /// It compares this directory itself, and not those in it.
-    only: Option<PathBuf>,
+    /// Those of users for whose paths there is no room at present.
+    held: BTreeMap<Lane, Vec<(PathBuf, Option<OsString>)>>,
+    /// The directory that it is for, and how much of it, when that was busy or came.
+    directory: Option<(PathBuf, Extent)>,
+    /// To whom it is accounted.
+    lane: Lane,
     /// Jobs whose reports are awaited.
     running: usize,
     rules: ScanRules,
@@ -85,9 +103,19 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Whether it compares this directory only.
-    pub(super) fn is_only(&self, directory: &Path) -> bool {
-        self.only.as_deref() == Some(directory)
+    /// Whether it compares a directory because that was busy.
+    pub(super) fn is_for_busy(&self) -> bool {
+        self.purpose == Purpose::Busy
+    }
+
+    /// Whether it compares this directory for that.
+    pub(super) fn is_of(&self, directory: &Path) -> bool {
+        self.is_for_busy() && self.directory.as_ref().is_some_and(|(known, _)| known == directory)
+    }
+
+    /// Whether directories that were known before are left out.
+    fn is_shallow(&self) -> bool {
+        self.directory.as_ref().is_some_and(|(_, extent)| *extent == Extent::Names)
     }
 
     /// Whether notifications were lost before it.
@@ -120,7 +148,9 @@ impl<S: Sink> Engine<S> {
         let scan = Scan {
             purpose,
             stack: roots.into_iter().map(|root| (root, None)).collect(),
-            only: None,
+            held: BTreeMap::new(),
+            directory: None,
+            lane: Lane::Trusted,
             running: 0,
             rules: self.scan_rules(depth),
             window,
@@ -192,11 +222,21 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Compares a directory that came, or that is to be compared for another reason, and what is below it.
+    /// Compares a directory that came, or that is to be compared for another reason, and what is below it. Users who make
+    /// very many have their trees compared later.
     pub(super) fn scan_tree(&mut self, path: &Path, window: Option<Window>) {
+        let lane = self.lane_of_names(path);
+        if lane != Lane::Trusted {
+            let trees = self.scans.values().filter(|scan| scan.purpose == Purpose::Tree);
+            let others = trees.filter(|scan| scan.lane != Lane::Trusted).count();
+            if others >= MAX_TREES {
+                self.note_busy_directory(path.to_owned(), Extent::Tree);
+                return;
+            }
+        }
         let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![path.to_owned()], None);
         if let Some(scan) = self.scans.get_mut(&number) {
-            scan.window = window;
+            (scan.window, scan.lane) = (window, lane);
         }
         if self.coverage.roots().iter().any(|root| root.path == path) {
             self.suspect_root(number, path);
@@ -204,12 +244,24 @@ impl<S: Sink> Engine<S> {
         self.feed_scan(number);
     }
 
-    /// Compares one directory, in which more happened than was told by name.
-    pub(super) fn scan_directory(&mut self, directory: &Path) {
-        let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![directory.to_owned()], None);
-        let window = Window { from: self.seen_until, to: SystemTime::now() };
+    /// To whom work at the names in a directory is accounted.
+    pub(super) fn lane_of_names(&mut self, directory: &Path) -> Lane {
+        self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY))
+    }
+
+    /// Compares a directory in which more happened than was told by name: its names and what is below new ones, or all.
+    pub(super) fn scan_busy(&mut self, directory: PathBuf, extent: Extent) {
+        let mut roots = vec![directory.clone()];
+        if extent == Extent::Tree {
+            // The walk may not come by those that are further down.
+            let below = self.coverage.roots().iter().map(|root| &root.path);
+            let below = below.filter(|root| root.starts_with(&directory) && **root != directory);
+            roots.extend(below.cloned().collect::<BTreeSet<_>>());
+        }
+        let number = self.add_scan(Purpose::Busy, Depth::Glance, roots, None);
+        let lane = self.lane_of_names(&directory);
         if let Some(scan) = self.scans.get_mut(&number) {
-            (scan.only, scan.window) = (Some(directory.to_owned()), Some(window));
+            (scan.directory, scan.lane) = (Some((directory, extent)), lane);
         }
         self.feed_scan(number);
     }
@@ -257,12 +309,12 @@ impl<S: Sink> Engine<S> {
 
     /// Has a path looked at for a scan.
     fn suspect(&mut self, scan: u64, path: PathBuf, prove: bool) {
-        let hash = self.path_keys.hash_one(&path);
+        let hash = self.path_keys.of(path.as_path());
         let Some(scan) = self.scans.get_mut(&scan) else { return };
         let happened = Happened { prove, window: scan.window, ..Happened::finished() };
         scan.open.insert(hash);
         // A scan finds what is over; only what just came may still be written to.
-        if scan.purpose == Purpose::Tree {
+        if matches!(scan.purpose, Purpose::Tree | Purpose::Busy) {
             self.touch(&path, happened, now());
         } else {
             self.hurry(&path, happened, now());
@@ -282,24 +334,67 @@ impl<S: Sink> Engine<S> {
     fn feed_scan(&mut self, number: u64) {
         let most = self.workers.threads() * QUEUED_DIRECTORIES;
         let mut jobs = Vec::new();
-        while let Some(scan) = self.scans.get_mut(&number)
+        while let Some(scan) = self.scans.get(&number)
             && scan.running < most
             && scan.open.len() < MAX_OPEN
-            && let Some((directory, after)) = scan.stack.pop()
+            && let Some((directory, after, lane)) = self.next_directory(number)
         {
             if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
-                self.suspect_below(number, &directory, &[]);
+                if self.ledger.state().baseline.contains(&directory) {
+                    // All that is known below it goes with it.
+                    self.suspect(number, directory, false);
+                } else {
+                    self.suspect_below(number, &directory, &[]);
+                }
                 continue;
             }
             let baseline = &self.ledger.state().baseline;
             let known = baseline.children_after(&directory, after.as_deref(), PORTION_NAMES);
+            let names: usize = known.iter().map(|(name, _)| KNOWN_BYTES + name.len()).sum();
+            let bytes = if lane == Lane::Trusted { 0 } else { LISTING_BYTES + names };
+            self.listed_bytes += bytes;
             if let Some(scan) = self.scans.get_mut(&number) {
                 scan.running += 1;
-                jobs.push(Job::List { scan: number, directory, after, known, rules: scan.rules.clone() });
+                let (rules, charge) = (scan.rules.clone(), Charge { lane, bytes });
+                jobs.push(Job::List { scan: number, directory, after, known, rules, charge });
             }
         }
         self.workers.put(jobs);
         self.finish_scan(number);
+    }
+
+    /// Whether a directory may be listed now: what would be found in it has room.
+    fn may_list(&self, lane: Lane) -> bool {
+        let is_first = self.listed_bytes == 0;
+        lane == Lane::Trusted
+            || (is_first || self.listed_bytes + LISTING_BYTES <= LISTED_BYTES) && self.due.has_room(lane)
+    }
+
+    /// The next directory of a scan that may be listed; those of users without room are put aside.
+    fn next_directory(&mut self, number: u64) -> Option<(PathBuf, Option<OsString>, Lane)> {
+        let lanes: Vec<Lane> = self.scans.get(&number)?.held.keys().copied().collect();
+        for lane in lanes {
+            if self.may_list(lane)
+                && let Some(scan) = self.scans.get_mut(&number)
+                && let Some(held) = scan.held.get_mut(&lane)
+            {
+                let next = held.pop();
+                if held.is_empty() {
+                    scan.held.remove(&lane);
+                }
+                if let Some((directory, after)) = next {
+                    return Some((directory, after, lane));
+                }
+            }
+        }
+        loop {
+            let (directory, after) = self.scans.get_mut(&number)?.stack.pop()?;
+            let lane = self.lane_of_names(&directory);
+            if self.may_list(lane) {
+                return Some((directory, after, lane));
+            }
+            self.scans.get_mut(&number)?.held.entry(lane).or_default().push((directory, after));
+        }
     }
 
     /// Has everything looked at that is known below the directories of `directory` that are not there.
@@ -313,14 +408,15 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    pub(super) fn note_listed(&mut self, number: u64, directory: &Path, listed: Listed) {
+    pub(super) fn note_listed(&mut self, number: u64, directory: &Path, listed: Listed, charge: Charge) {
         let Listed { directories, mut findings, parts, rest_after, error } = listed;
+        self.listed_bytes -= charge.bytes;
         let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.running += parts;
         scan.running -= 1;
-        self.leave_for_later(number, directory, &mut findings);
+        self.leave_for_later(number, directory, &mut findings, charge.lane);
         let Some(scan) = self.scans.get_mut(&number) else { return };
-        let is_shallow = scan.only.is_some();
+        let is_shallow = scan.is_shallow();
         if rest_after.is_some() {
             scan.stack.push((directory.to_owned(), rest_after));
         }
@@ -338,7 +434,10 @@ impl<S: Sink> Engine<S> {
             if own_device.is_some_and(|own| own != device) && self.is_left_out(&path) {
                 continue;
             }
-            if let Some(scan) = self.scans.get_mut(&number).filter(|_| !is_shallow) {
+            // In one that nobody knew more may have happened than was told.
+            let is_left = is_shallow
+                && (self.coverage.options(&path).is_none() || self.ledger.state().baseline.contains(&path));
+            if let Some(scan) = self.scans.get_mut(&number).filter(|_| !is_left) {
                 scan.stack.push((path, None));
             }
         }
@@ -358,21 +457,31 @@ impl<S: Sink> Engine<S> {
         true
     }
 
-    pub(super) fn note_read(&mut self, number: u64, directory: &Path, mut findings: Findings, parts: usize) {
+    pub(super) fn note_read(
+        &mut self,
+        number: u64,
+        directory: &Path,
+        mut findings: Findings,
+        parts: usize,
+        charge: Charge,
+    ) {
+        self.listed_bytes -= charge.bytes;
         let Some(scan) = self.scans.get_mut(&number) else { return };
         scan.running += parts;
         scan.running -= 1;
-        self.leave_for_later(number, directory, &mut findings);
+        self.leave_for_later(number, directory, &mut findings, charge.lane);
         self.note_findings(number, directory, findings);
     }
 
     /// Takes up only so much of what was found at once.
-    fn leave_for_later(&mut self, number: u64, directory: &Path, findings: &mut Findings) {
+    fn leave_for_later(&mut self, number: u64, directory: &Path, findings: &mut Findings, lane: Lane) {
         let Some(rest) = findings.split_off(FOUND_AT_ONCE) else { return };
         if let Some(scan) = self.scans.get_mut(&number) {
             scan.running += 1;
             let directory = directory.to_owned();
-            self.backlog.put_first(Report::Read { scan: number, directory, findings: rest, parts: 0 });
+            let charge = Charge { lane, bytes: if lane == Lane::Trusted { 0 } else { LISTING_BYTES } };
+            self.listed_bytes += charge.bytes;
+            self.backlog.put_first(Report::Read { scan: number, directory, findings: rest, parts: 0, charge });
         }
     }
 
@@ -394,9 +503,7 @@ impl<S: Sink> Engine<S> {
         }
         for (name, error) in findings.unreadable {
             let path = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
-            if self.status.unreadable.len() < MAX_REASONS {
-                self.status.unreadable.insert(path, error.to_string());
-            }
+            self.status.unreadable.insert(path, error.to_string());
         }
         for name in findings.linked {
             self.follow_names(&directory.join(name));
@@ -458,7 +565,7 @@ impl<S: Sink> Engine<S> {
         if self.scans.is_empty() {
             return;
         }
-        let hash = self.path_keys.hash_one(path);
+        let hash = self.path_keys.of(path);
         let mut done = Vec::new();
         for (number, scan) in &mut self.scans {
             if scan.open.remove(&hash) && scan.walked {
@@ -472,7 +579,7 @@ impl<S: Sink> Engine<S> {
 
     fn finish_scan(&mut self, number: u64) {
         let Some(scan) = self.scans.get_mut(&number) else { return };
-        if !scan.stack.is_empty() || scan.running > 0 {
+        if !scan.stack.is_empty() || !scan.held.is_empty() || scan.running > 0 {
             return;
         }
         scan.walked = true;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use vigie_sdk::Condition;
 
 use super::proof::Proof;
-use super::{Engine, Sink, now};
+use super::{Engine, Reasons, Sink, now};
 use crate::trust::Lane;
 use crate::watching::Choice;
 
@@ -36,6 +36,8 @@ pub struct Status {
     pub waiting: BTreeSet<PathBuf>,
     /// Paths that something happened to and that have not been looked at yet.
     pub pending: usize,
+    /// About how many bytes all that waits of users takes: paths, busy directories, and listings of directories.
+    pub waiting_bytes: usize,
     /// Alerts sent.
     pub alerts: u64,
     /// Changes that were told as part of a group.
@@ -47,9 +49,9 @@ pub struct Status {
     /// Times that notifications were lost and everything was compared instead.
     pub overflows: u64,
     /// Files that are known but cannot be read, and why.
-    pub unreadable: BTreeMap<PathBuf, String>,
+    pub unreadable: Reasons,
     /// Directories that are not watched, and why: changes there are seen only by a scan.
-    pub unwatched: BTreeMap<PathBuf, String>,
+    pub unwatched: Reasons,
     /// File systems that are left out, and why.
     pub skipped: BTreeMap<PathBuf, String>,
     /// How each file system is watched.
@@ -126,6 +128,7 @@ impl<S: Sink> Engine<S> {
         self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
         self.status.why_claimed = self.watching.why_claimed();
         self.status.pending = self.due.len() + self.in_flight.len() + self.again.len();
+        self.status.waiting_bytes = self.due.bytes_of_users() + self.busy.bytes() + self.listed_bytes;
         self.swollen |= self.status.pending > MANY_PENDING;
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
         self.sink.values(self.values());
@@ -155,6 +158,7 @@ impl<S: Sink> Engine<S> {
             ("unaccepted", count(self.status.unaccepted)),
             ("unacknowledged", count(self.status.unacknowledged)),
             ("users_waiting", count(users)),
+            ("waiting_bytes_users", count(self.status.waiting_bytes)),
             ("watches", count(self.status.watches)),
         ];
         values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

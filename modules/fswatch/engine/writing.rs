@@ -2,7 +2,7 @@
 //! in between is nobody's content yet.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use super::{Engine, Sink, now};
 use crate::change::{Alert, Event};
 use crate::events::Happened;
 use crate::object::Kind;
+use crate::waiting::Keys;
 
 /// Files that are remembered; what else is written is told as it is seen.
 const MAX_FILES: usize = 4096;
@@ -26,8 +27,8 @@ const LONGEST_TOLD: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 struct Writing {
-    /// What was found last.
-    last: Value,
+    /// The key of what was found last.
+    last: u64,
     looked: Instant,
     /// When what is there is told.
     told_at: Instant,
@@ -35,9 +36,12 @@ struct Writing {
     pause: Duration,
 }
 
-/// The files that are being written.
+/// The files that are being written, by keys of their paths.
 #[derive(Debug, Default)]
-pub(super) struct Writings(HashMap<PathBuf, Writing>);
+pub(super) struct Writings {
+    keys: Keys,
+    files: HashMap<u64, Writing>,
+}
 
 /// What becomes of a change.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,19 +56,19 @@ pub(super) enum Turn {
 
 impl Writings {
     fn turn(&mut self, path: &Path, after: &Value, unfinished: bool, now: Instant) -> Turn {
-        let Some(writing) = self.0.get_mut(path) else {
-            if !unfinished || self.0.len() >= MAX_FILES {
+        let (key, found) = (self.keys.of(path), self.keys.of(&after.to_string()));
+        let Some(writing) = self.files.get_mut(&key) else {
+            if !unfinished || self.files.len() >= MAX_FILES {
                 return Turn::Tell;
             }
             let (told_at, pause) = (now + FIRST_TOLD, FIRST_TOLD);
-            self.0.insert(path.to_owned(), Writing { last: after.clone(), looked: now, told_at, pause });
+            self.files.insert(key, Writing { last: found, looked: now, told_at, pause });
             return Turn::Begins;
         };
         writing.looked = now;
-        let rests = writing.last == *after;
-        writing.last = after.clone();
+        let rests = std::mem::replace(&mut writing.last, found) == found;
         if !unfinished || rests {
-            self.0.remove(path);
+            self.files.remove(&key);
             return Turn::Tell;
         }
         if now >= writing.told_at {
@@ -77,7 +81,7 @@ impl Writings {
 
     /// Until when a file is not looked at again; `None` when it is.
     fn rests_until(&self, path: &Path, now: Instant) -> Option<Instant> {
-        self.0.get(path).map(|writing| writing.looked + PAUSE).filter(|until| *until > now)
+        self.files.get(&self.keys.of(path)).map(|writing| writing.looked + PAUSE).filter(|until| *until > now)
     }
 }
 

@@ -25,8 +25,9 @@ use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};
 use crate::trust::{Lane, Trust};
 
-/// Directories whose paths are remembered; beyond it all are forgotten and looked up again.
-const MAX_DIRECTORIES: usize = 65_536;
+/// Bytes of the directories that are remembered; beyond it all are forgotten and looked up again. That is enough for ten
+/// thousand of them with usual paths, and users make paths as long as they like.
+const MAX_DIRECTORY_BYTES: usize = 4 << 20;
 
 /// Events of one reading from which on more may have waited than it could take.
 const FULL: usize = 64;
@@ -77,6 +78,16 @@ struct Directory {
     bound: Arc<[(OsString, PathBuf)]>,
 }
 
+impl Directory {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        const ITSELF: usize = 256;
+        let watched: usize = self.watched.iter().map(|(path, _)| path.as_os_str().len()).sum();
+        let bound: usize = self.bound.iter().map(|(name, path)| name.len() + path.as_os_str().len()).sum();
+        ITSELF + self.path.as_os_str().len() + watched + bound
+    }
+}
+
 /// Reads the queue of one group.
 pub(super) struct Reader {
     group: Arc<Group>,
@@ -88,7 +99,9 @@ pub(super) struct Reader {
     seen_moved: u64,
     /// What another group tells of.
     others: Option<Near>,
-    directories: HashMap<Handle, Option<Directory>>,
+    directories: HashMap<Handle, Directory>,
+    /// What they take.
+    directory_bytes: usize,
     linked: HashMap<Handle, Vec<PathBuf>>,
     /// Shared: what one queue told of a process need not be asked for the other.
     processes: Arc<Mutex<Processes>>,
@@ -123,6 +136,7 @@ impl Reader {
             seen_moved: 0,
             others,
             directories: HashMap::new(),
+            directory_bytes: 0,
             linked: HashMap::new(),
             processes,
             kernel,
@@ -231,7 +245,8 @@ impl Reader {
             && event.mask.contains(Mask::DELETE)
             && let Some(target) = event.target
         {
-            self.directories.remove(&Handle::from(target));
+            let gone = self.directories.remove(&Handle::from(target));
+            self.directory_bytes -= gone.map_or(0, |directory| directory.bytes());
         }
         if !event.mask.intersects(near().difference(Mask::ONDIR)) || self.is_others(event) {
             return;
@@ -280,7 +295,7 @@ impl Reader {
 
     /// What was known of directories is not true any more.
     fn forget(&mut self) {
-        self.directories.clear();
+        self.forget_directories();
         self.trust.forget_all();
     }
 
@@ -353,17 +368,22 @@ impl Reader {
     fn directory(&mut self, handle: HandleRef<'_>) -> Option<Directory> {
         let key = Handle::from(handle);
         if let Some(known) = self.directories.get(&key) {
-            return known.clone();
+            return Some(known.clone());
         }
-        let found = self.look_up(handle);
-        if self.directories.len() >= MAX_DIRECTORIES {
-            self.directories.clear();
+        // One that is gone may be a new one's handle later, and is not remembered.
+        let found = self.look_up(handle)?;
+        if self.directory_bytes + found.bytes() > MAX_DIRECTORY_BYTES {
+            self.forget_directories();
         }
-        // One that is gone may be a new one's handle later.
-        if found.is_some() {
-            self.directories.insert(key, found.clone());
-        }
-        found
+        self.directory_bytes += found.bytes();
+        self.directories.insert(key, found.clone());
+        Some(found)
+    }
+
+    fn forget_directories(&mut self) {
+        // What a burst needed is not kept for ever.
+        self.directories = HashMap::new();
+        self.directory_bytes = 0;
     }
 
     fn look_up(&mut self, handle: HandleRef<'_>) -> Option<Directory> {

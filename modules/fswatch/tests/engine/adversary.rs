@@ -1,6 +1,7 @@
 //! What users do who want the engine to be blind, busy or wrong. Needs root, which alone can be several users; without
 //! it each test says so and ends.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
@@ -10,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vigie_fswatch::change::Event;
-use vigie_fswatch::engine::Order;
+use vigie_fswatch::engine::{Order, Status};
 
 use super::running::{Alert, Running, recursive};
 use super::who::uses_fanotify;
@@ -243,6 +244,36 @@ fn a_large_tree_that_goes_is_told_in_parts_and_nothing_of_it_is_kept() {
     let gone = running.next(|alert| alert.path == large.to_str().unwrap() && alert.event == Event::Removed);
 
     assert_eq!(gone.kind, "directory", "{gone:?}");
+}
+
+/// However deep a user's directories are and however many at once, what waits of them takes no more than the shares.
+#[test]
+fn what_waits_of_a_users_deep_chains_is_bounded_in_bytes_and_all_is_known_in_the_end() {
+    const MOST: usize = 24 << 20;
+    let Some(temp) = two_directories() else { return };
+    let running = Running::configured(config(temp.path(), 20));
+    let program = "
+import os, sys
+for chain in range(160):
+    os.chdir(sys.argv[1])
+    for level in range(50):
+        name = '%d-%s' % (chain, 'd' * 65)
+        os.mkdir(name)
+        os.chdir(name)
+";
+
+    let most = Cell::new(0);
+    let waits = |status: &Status| most.set(most.get().max(status.waiting_bytes));
+    let mut user = as_user(program, &temp.path().join("home")).spawn().unwrap();
+    while user.try_wait().unwrap().is_none() {
+        waits(&running.status.get());
+    }
+    running.status_when(|status| {
+        waits(status);
+        status.objects >= 8_003 && status.pending == 0 && status.scans.is_empty()
+    });
+
+    assert!((1 << 20..MOST).contains(&most.get()), "{}", most.get());
 }
 
 #[test]
