@@ -580,6 +580,36 @@ impl Baseline {
         found
     }
 
+    /// How many paths are known below a directory. Only at the ends blocks are read for it.
+    #[must_use]
+    pub(crate) fn count_below(&self, directory: &Path) -> usize {
+        let mut count = 0;
+        for prefix in [children_prefix(directory), deeper_prefix(directory)] {
+            let mut end = prefix.clone();
+            if let Some(last) = end.last_mut() {
+                *last += 1;
+            }
+            let range = (Bound::Unbounded, Bound::Excluded(end.as_slice()));
+            let mut is_last = true;
+            for (first, block) in self.blocks.range::<[u8], _>(range).rev() {
+                let begins_inside = **first >= *prefix;
+                if begins_inside && !is_last {
+                    count += usize::from(block.entries);
+                } else {
+                    let mut entries = Entries::of(block);
+                    while entries.next().is_some() {
+                        count += usize::from(entries.key.starts_with(&prefix));
+                    }
+                }
+                is_last = false;
+                if !begins_inside {
+                    break;
+                }
+            }
+        }
+        count
+    }
+
     /// The names directly below a directory below which anything is known.
     #[must_use]
     pub fn ways(&self, directory: &Path) -> Vec<OsString> {

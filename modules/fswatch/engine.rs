@@ -17,6 +17,7 @@ pub(crate) mod health;
 mod linked;
 mod logs;
 mod loops;
+mod moving;
 mod narrowing;
 mod orders;
 pub mod proof;
@@ -46,6 +47,7 @@ use self::health::Health;
 use self::linked::Linked;
 use self::logs::Rotations;
 use self::loops::Loops;
+use self::moving::Move;
 use self::narrowing::MountedLately;
 pub use self::orders::Order;
 use self::proof::Proofs;
@@ -143,6 +145,8 @@ pub struct Engine<S> {
     busy: BusyLanes,
     /// Files that got another name somewhere.
     linked: Linked,
+    /// Directories on the move.
+    moves: Vec<Move>,
     /// Bytes that listings of users' directories may take now.
     listed_bytes: usize,
     rotations: Rotations,
@@ -238,6 +242,7 @@ impl<S: Sink> Engine<S> {
             swollen: false,
             busy: BusyLanes::default(),
             linked: Linked::default(),
+            moves: Vec::new(),
             listed_bytes: 0,
             rotations: Rotations::default(),
             scans: BTreeMap::new(),
@@ -277,6 +282,7 @@ impl<S: Sink> Engine<S> {
             self.work_off();
             self.compare_busy();
             self.find_linked();
+            self.move_some();
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
@@ -394,7 +400,8 @@ impl<S: Sink> Engine<S> {
             && self.due.is_empty()
             && self.in_flight.is_empty()
             && self.backlog.is_empty()
-            && self.busy.is_empty();
+            && self.busy.is_empty()
+            && self.moves.is_empty();
         self.ledger.tend(self.status.baseline_complete, is_calm);
         self.note_trouble();
         if self.status.baseline_complete {
@@ -477,7 +484,7 @@ impl<S: Sink> Engine<S> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
         let due = self.due.next(now, |lane| self.has_room_for_a_round(lane));
-        let slices = self.has_backlog().then_some(Duration::ZERO);
+        let slices = (self.has_backlog() || !self.moves.is_empty()).then_some(Duration::ZERO);
         [
             slices,
             due,

@@ -73,6 +73,7 @@ proptest! {
         let below = model.keys().filter(|path| path.starts_with(&directory) && **path != directory).count();
         let found = baseline.last_below(&directory, most);
 
+        prop_assert_eq!(baseline.count_below(&directory), below);
         prop_assert_eq!(found.len(), below.min(most));
         for (index, path) in found.iter().enumerate() {
             prop_assert!(path.starts_with(&directory) && *path != directory && model.contains_key(path));

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
+use super::moving::{MOVED_AT_ONCE, Move};
 use super::{Engine, Sink, canary, now, text_of_time, window_json};
 use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown, touched};
 use crate::events::{Happened, Window};
@@ -38,8 +39,9 @@ const MAX_USER_ROUNDS: [usize; 2] = [2, 8];
 /// Paths that one worker takes at a time.
 const LOOKED_TOGETHER: usize = 16;
 
-/// Paths below a directory that is gone which are told at once.
-const GONE_AT_ONCE: usize = 1_024;
+/// Paths below directories that are gone which are told at once in a round, and bytes of them.
+const GONE_AT_ONCE: usize = 256;
+const GONE_BYTES: usize = 256 << 10;
 
 /// Some paths that are looked at.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub(super) struct Told {
     /// Directories that have another place, and since when nobody saw what happened in them. They are compared when
     /// what is known of them is known under their new name: before, nothing would be missing there.
     came: Vec<(PathBuf, Option<Window>)>,
+    /// Directories with very much in them that have another name: what is in them gets that in slices.
+    moves: Vec<Move>,
     /// All paths of the round.
     paths: Vec<PathBuf>,
     /// What happened to those that package managers changed.
@@ -77,6 +81,15 @@ pub(super) struct Seen {
     pub(super) grown: bool,
     /// Of a compressed log, the digest of what is in it.
     pub(super) unpacked: Option<[u8; 32]>,
+}
+
+/// What had another name.
+enum Renamed {
+    File,
+    /// A directory, with what is known of it; it is to be compared.
+    Tree(Option<Window>),
+    /// One of which what is in it is still to be moved.
+    Large(Option<Window>),
 }
 
 impl<S: Sink> Engine<S> {
@@ -126,6 +139,9 @@ impl<S: Sink> Engine<S> {
     }
 
     fn start_round(&mut self, lane: Lane, mut ready: Vec<(PathBuf, Happened)>) {
+        if !self.moves.is_empty() {
+            ready.retain(|(path, happened)| !self.awaits_move(path, happened));
+        }
         // Where a file was is looked at together with where it is.
         let sources: Vec<PathBuf> = ready
             .iter()
@@ -197,20 +213,27 @@ impl<S: Sink> Engine<S> {
 
     /// Finds out what is to be told of a round.
     pub(super) fn settle(&mut self, number: u64, lane: Lane, outcomes: Vec<(Item, io::Result<Found>)>) {
+        let outcomes = self.leave_what_moves(outcomes);
         let paths: Vec<PathBuf> = outcomes.iter().map(|(item, _)| item.path.clone()).collect();
         let mut seen: Vec<Seen> =
             outcomes.into_iter().filter_map(|(item, found)| self.judge(item, found)).collect();
         self.judge_logs(&mut seen);
-        self.leave_what_went_along(&mut seen);
         self.add_what_went_along(&mut seen);
         // What came before what went: a name that went with another one is told there.
         let renames = renames(&seen);
         let mut entry = Entry::default();
         let mut alerts = Vec::new();
-        let mut came = Vec::new();
+        let (mut came, mut moves) = (Vec::new(), Vec::new());
         let mut managed = HashMap::new();
         for (to, from) in &renames {
-            came.extend(self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts));
+            match self.rename(&seen[*from], &seen[*to], &mut entry, &mut alerts) {
+                Renamed::File => {}
+                Renamed::Tree(window) => came.push((seen[*to].path.clone(), window)),
+                Renamed::Large(window) => {
+                    let (from, to) = (seen[*from].path.clone(), seen[*to].path.clone());
+                    moves.push(Move { from, to, lane, window });
+                }
+            }
         }
         let told: HashSet<usize> = renames.iter().flat_map(|(to, from)| [*to, *from]).collect();
         let moved: Vec<(PathBuf, PathBuf)> = renames
@@ -260,7 +283,7 @@ impl<S: Sink> Engine<S> {
                 Question { alert, path, is_file }
             })
             .collect();
-        let told = Told { lane, entry, alerts, came, paths, managed };
+        let told = Told { lane, entry, alerts, came, moves, paths, managed };
         if questions.is_empty() {
             self.conclude(told);
         } else {
@@ -283,9 +306,10 @@ impl<S: Sink> Engine<S> {
 
     /// Tells what a round found.
     fn conclude(&mut self, told: Told) {
-        let Told { mut entry, mut alerts, came, paths, mut managed, .. } = told;
+        let Told { mut entry, mut alerts, came, moves, paths, mut managed, .. } = told;
         let waiting = self.explain(&paths, &mut entry, &mut alerts);
         self.tell(entry, alerts);
+        self.moves.extend(moves);
         for (path, window) in came {
             self.scan_tree(&path, window);
         }
@@ -433,31 +457,48 @@ impl<S: Sink> Engine<S> {
         Some(with_circumstances(told, &seen.happened))
     }
 
-    /// Tells that an object has another name, and takes what is known below it along. Returns the directory that is to
-    /// be compared afterwards: while it moved, nobody could say what a notification was about.
-    fn rename(
-        &mut self,
-        from: &Seen,
-        to: &Seen,
-        entry: &mut Entry,
-        alerts: &mut Vec<Alert>,
-    ) -> Option<(PathBuf, Option<Window>)> {
-        let (known, there) = (from.known.as_ref()?, to.there.as_ref()?);
+    /// Tells that an object has another name, and takes what is known below it along, unless that is so much that it is
+    /// done in slices.
+    fn rename(&mut self, from: &Seen, to: &Seen, entry: &mut Entry, alerts: &mut Vec<Alert>) -> Renamed {
+        let (Some(known), Some(there)) = (&from.known, &to.there) else { return Renamed::File };
+        let below = self.ledger.state().baseline.count_below(&from.path);
+        let is_large = entry.changes.len() / 2 + below > MOVED_AT_ONCE;
         let mut moved = 0_u64;
-        for path in self.ledger.state().baseline.tree(&from.path) {
-            let new = match path.strip_prefix(&from.path) {
-                Ok(rest) if !rest.as_os_str().is_empty() => to.path.join(rest),
-                _ => to.path.clone(),
-            };
-            let object =
-                if path == from.path { Some(there.clone()) } else { self.ledger.state().baseline.get(&path) };
-            entry.changes.push((path, None));
-            // What is not covered there has gone, and what is there but was not covered has come: the scan tells.
-            if self.coverage.options(&new).is_some() {
-                moved += 1;
-                entry.changes.push((new, object));
+        if is_large {
+            moved = 1 + below as u64;
+            entry.changes.push((to.path.clone(), Some(there.clone())));
+        } else {
+            for path in self.ledger.state().baseline.tree(&from.path) {
+                let new = match path.strip_prefix(&from.path) {
+                    Ok(rest) if !rest.as_os_str().is_empty() => to.path.join(rest),
+                    _ => to.path.clone(),
+                };
+                let object = if path == from.path {
+                    Some(there.clone())
+                } else {
+                    self.ledger.state().baseline.get(&path)
+                };
+                entry.changes.push((path, None));
+                // What is not covered there has gone, and what is there but was not covered has come: the scan tells.
+                if self.coverage.options(&new).is_some() {
+                    moved += 1;
+                    entry.changes.push((new, object));
+                }
             }
         }
+        alerts.extend(self.renamed(from, to, known, there, moved));
+        if known.kind != Kind::Directory {
+            return Renamed::File;
+        }
+        // While it moved, nobody could say what a notification was about.
+        self.watching.directories().remove_tree(&from.path);
+        self.watching.directories().remove_tree(&to.path);
+        let window = Window::of_both(to.happened.window, from.happened.window);
+        if is_large { Renamed::Large(window) } else { Renamed::Tree(window) }
+    }
+
+    /// The alert that an object has another name, and `moved` objects with it.
+    fn renamed(&self, from: &Seen, to: &Seen, known: &Object, there: &Object, moved: u64) -> Option<Alert> {
         let options = self.coverage.options(&to.path)?;
         let rule = self.coverage.rule_text(&to.path)?;
         let changed = compare(Some(known), Some(there), options);
@@ -486,61 +527,49 @@ impl<S: Sink> Engine<S> {
         told.count = (moved > 1).then_some(moved);
         let mut happened = to.happened.clone();
         happened.merge(from.happened.clone());
-        alerts.push(with_circumstances(told, &happened));
-        if known.kind != Kind::Directory {
-            return None;
-        }
-        self.watching.directories().remove_tree(&from.path);
-        self.watching.directories().remove_tree(&to.path);
-        Some((to.path.clone(), happened.window))
-    }
-
-    /// Where a directory with very much in it is gone, a part of that is told now and the directory is looked at again:
-    /// whoever removes it does not decide for how long nothing else is told. It is known until all in it is told, so a
-    /// life that ends in between leaves nothing behind.
-    fn leave_what_went_along(&mut self, seen: &mut Vec<Seen>) {
-        let renamed: HashSet<usize> = renames(seen).into_iter().map(|(_, from)| from).collect();
-        let mut paths: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
-        let (mut more, mut again) = (Vec::new(), Vec::new());
-        for (index, one) in seen.iter().enumerate() {
-            if renamed.contains(&index) || !is_directory(&one.known) || is_directory(&one.there) {
-                continue;
-            }
-            let part = self.ledger.state().baseline.last_below(&one.path, GONE_AT_ONCE + 1);
-            if part.len() <= GONE_AT_ONCE {
-                continue;
-            }
-            again.push(index);
-            for path in part.into_iter().filter(|path| paths.insert(path.clone())) {
-                let known = self.ledger.state().baseline.get(&path);
-                let happened = Happened { moved_from: None, ..one.happened.clone() };
-                more.push(Seen { path, happened, known, there: None, grown: false, unpacked: None });
-            }
-        }
-        for index in again.into_iter().rev() {
-            let one = seen.swap_remove(index);
-            self.going.push((one.path, one.happened));
-        }
-        seen.extend(more);
+        Some(with_circumstances(told, &happened))
     }
 
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the
     /// same step: whoever ends in between must not leave behind what no listing would find again.
-    fn add_what_went_along(&self, seen: &mut Vec<Seen>) {
+    ///
+    /// Of very much only a part is told, and the directory is looked at again: whoever removes it does not decide for how
+    /// long nothing else is told. It is known until all in it is told.
+    fn add_what_went_along(&mut self, seen: &mut Vec<Seen>) {
         let renamed: HashSet<usize> = renames(seen).into_iter().map(|(_, from)| from).collect();
+        let is_gone = |one: &Seen| is_directory(&one.known) && !is_directory(&one.there);
+        let mut gone: Vec<usize> =
+            (0..seen.len()).filter(|index| !renamed.contains(index) && is_gone(&seen[*index])).collect();
+        // What is in a directory before it: where a part of that is left, a part of the directory is.
+        gone.sort_by(|one, other| seen[*other].path.cmp(&seen[*one].path));
         let mut paths: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
-        let mut more = Vec::new();
-        for (index, one) in seen.iter().enumerate() {
-            if renamed.contains(&index) || !is_directory(&one.known) || is_directory(&one.there) {
-                continue;
-            }
-            for path in self.ledger.state().baseline.tree(&one.path) {
+        let (mut count, mut bytes) = (GONE_AT_ONCE, GONE_BYTES);
+        let (mut more, mut again) = (Vec::new(), Vec::new());
+        for index in gone {
+            let one = &seen[index];
+            let part = self.ledger.state().baseline.last_below(&one.path, count + 1);
+            let mut is_whole = part.len() <= count;
+            for path in part.into_iter().take(count) {
+                if bytes == 0 {
+                    is_whole = false;
+                    break;
+                }
+                bytes = bytes.saturating_sub(path.as_os_str().len());
                 if paths.insert(path.clone()) {
                     let known = self.ledger.state().baseline.get(&path);
                     let happened = Happened { moved_from: None, ..one.happened.clone() };
                     more.push(Seen { path, happened, known, there: None, grown: false, unpacked: None });
                 }
             }
+            count = if is_whole { GONE_AT_ONCE - more.len().min(GONE_AT_ONCE) } else { 0 };
+            if !is_whole {
+                again.push(index);
+            }
+        }
+        again.sort_unstable();
+        for index in again.into_iter().rev() {
+            let one = seen.swap_remove(index);
+            self.going.push((one.path, one.happened));
         }
         seen.extend(more);
     }

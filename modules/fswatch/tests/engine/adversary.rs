@@ -246,6 +246,89 @@ fn a_large_tree_that_goes_is_told_in_parts_and_nothing_of_it_is_kept() {
     assert_eq!(gone.kind, "directory", "{gone:?}");
 }
 
+/// Makes so many directories of a hundred files each; gives the number of objects.
+fn make_large(at: &Path, directories: usize) -> usize {
+    for directory in 0..directories {
+        fs::create_dir_all(at.join(format!("{directory}/sub"))).unwrap();
+        for number in 0..50 {
+            fs::write(at.join(format!("{directory}/{number}")), "").unwrap();
+            fs::write(at.join(format!("{directory}/sub/{number}")), "").unwrap();
+        }
+    }
+    1 + directories * 102
+}
+
+/// Whoever renames very much at once does not decide for how long nothing else is told.
+#[test]
+fn a_large_directory_that_is_renamed_is_told_once_and_what_is_in_it_goes_along() {
+    let Some(temp) = two_directories() else { return };
+    let (home, shadow) = (temp.path().join("home"), temp.path().join("etc/shadow"));
+    let (one, other) = (home.join("one"), home.join("other"));
+    let objects = make_large(&one, 30);
+    let mut running = Running::configured(config(temp.path(), 0));
+    let before = running.status.get().objects;
+
+    fs::rename(&one, &other).unwrap();
+    let renamed = running.next(|alert| alert.event == Event::Renamed);
+    fs::write(other.join("7/sub/9"), "changed").unwrap();
+    fs::write(&shadow, "evil").unwrap();
+    let told = running.next(is_of(&shadow));
+    let known = running.ask(|done| Order::Known(one.join("0"), done));
+    let changed = running.next(is_of(&other.join("7/sub/9")));
+    let rest = running.told(&home);
+
+    assert_eq!(told.severity, "critical");
+    assert!(known["known"].is_object(), "root's change is told before all is moved: {known}");
+    assert_eq!((renamed.path.as_str(), renamed.count), (other.to_str().unwrap(), Some(objects as u64)));
+    assert_eq!((changed.event, changed.attributes[0].as_str()), (Event::Changed, "content"), "{changed:?}");
+    assert_eq!(rest, []);
+    running.status_when(|status| status.objects == before + 1 && status.pending == 0);
+    // There and back, and away: as often as somebody likes.
+    fs::rename(&other, &one).unwrap();
+    fs::rename(&one, home.join("third")).unwrap();
+    fs::rename(home.join("third"), temp.path().join("etc/fourth")).unwrap();
+    running.told(&home);
+    running.status_when(|status| status.objects == before + 2 && status.pending == 0 && status.scans.is_empty());
+    let known = running.ask(|done| Order::Known(temp.path().join("etc/fourth/7/sub/9"), done));
+    assert_eq!(known["known"]["size"], 7, "{known}");
+}
+
+/// A life that ends in the middle of it leaves nothing that the next one does not find.
+#[test]
+fn a_large_directory_that_is_half_moved_when_the_module_ends_is_found_by_the_next_life() {
+    let temp = tempfile::tempdir().unwrap();
+    let (watched, state) = (temp.path().join("w"), temp.path().join("s"));
+    let (one, other) = (watched.join("one"), watched.join("other"));
+    fs::create_dir(&state).unwrap();
+    for is_gone_meanwhile in [false, true] {
+        let objects = make_large(&one, 60);
+        let mut running = Running::keeping(Some(&state), config(&watched, 0));
+        running.told(&watched);
+        let before = running.status.get().objects;
+        fs::rename(&one, &other).unwrap();
+        let renamed = running.next(|alert| alert.event == Event::Renamed);
+        running.stop();
+        if is_gone_meanwhile {
+            fs::remove_dir_all(&other).unwrap();
+        }
+
+        let mut running = Running::keeping(Some(&state), config(&watched, 0));
+
+        assert_eq!(renamed.count, Some(objects as u64), "{renamed:?}");
+        let left = if is_gone_meanwhile { before - objects } else { before };
+        running.status_when(|status| status.objects == left && status.pending == 0);
+        let mut told = std::mem::take(&mut running.early);
+        told.extend(running.told(&watched));
+        let is_told = |path: &Path, event| {
+            told.iter().any(|alert| alert.path == path.to_str().unwrap() && alert.event == event)
+        };
+        assert!(is_told(&one, Event::Removed), "it ended in the middle: {:?}", told.first());
+        assert_eq!(is_told(&other, Event::Removed), is_gone_meanwhile);
+        running.stop();
+        fs::remove_dir_all(&other).ok();
+    }
+}
+
 /// However deep a user's directories are and however many at once, what waits of them takes no more than the shares.
 #[test]
 fn what_waits_of_a_users_deep_chains_is_bounded_in_bytes_and_all_is_known_in_the_end() {
