@@ -22,6 +22,9 @@ const WRITER_PATIENCE: Duration = Duration::from_millis(200);
 /// Longest that a file which is written all the time is left alone.
 const LONGEST_WRITE: Duration = Duration::from_millis(800);
 
+/// Bytes of paths that are taken together.
+const TAKEN_BYTES: usize = 32 * 1024;
+
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u128 = 1_000_000;
 
@@ -134,14 +137,18 @@ impl DuePaths {
     }
 
     /// Takes at most `most` paths whose time has come, in order of their names: a directory before what is in it.
+    ///
+    /// They are fewer when they are long: what is done with one takes longer then.
     pub fn take(&mut self, now: Instant, most: usize) -> Vec<(PathBuf, Happened)> {
+        let mut bytes = 0;
         let mut ready = Vec::new();
-        while ready.len() < most {
+        while ready.len() < most && bytes < TAKEN_BYTES {
             let Some(path) = self.ripe.pop_front().or_else(|| self.ripen(now)) else { break };
             match self.paths.get(&path) {
                 Some(due) if due.at <= now => {
                     if let Some((path, due)) = self.paths.remove_entry(&path) {
                         self.bytes -= bytes_of(path.as_os_str().len(), &due.happened);
+                        bytes += path.as_os_str().len();
                         ready.push((path.to_path_buf(), due.happened));
                     }
                 }

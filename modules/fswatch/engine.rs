@@ -28,7 +28,7 @@ mod status;
 mod transactions;
 mod writing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -147,6 +147,8 @@ pub struct Engine<S> {
     linked: Linked,
     /// Directories on the move.
     moves: Vec<Move>,
+    /// What the kernel told of users' paths and is not taken up yet.
+    told: VecDeque<(PathBuf, Happened)>,
     /// Bytes that listings of users' directories may take now.
     listed_bytes: usize,
     rotations: Rotations,
@@ -243,6 +245,7 @@ impl<S: Sink> Engine<S> {
             busy: BusyLanes::default(),
             linked: Linked::default(),
             moves: Vec::new(),
+            told: VecDeque::new(),
             listed_bytes: 0,
             rotations: Rotations::default(),
             scans: BTreeMap::new(),
@@ -277,8 +280,9 @@ impl<S: Sink> Engine<S> {
             self.tend_health();
             let patience = self.patience(now());
             let patience = self.publish_now_and_then(patience);
-            let taken = self.mailbox.wait(patience);
+            let taken = self.mailbox.wait(patience, self.told.is_empty());
             self.note(taken);
+            self.note_told();
             self.work_off();
             self.compare_busy();
             self.find_linked();
@@ -401,7 +405,8 @@ impl<S: Sink> Engine<S> {
             && self.in_flight.is_empty()
             && self.backlog.is_empty()
             && self.busy.is_empty()
-            && self.moves.is_empty();
+            && self.moves.is_empty()
+            && self.told.is_empty();
         self.ledger.tend(self.status.baseline_complete, is_calm);
         self.note_trouble();
         if self.status.baseline_complete {
@@ -484,7 +489,8 @@ impl<S: Sink> Engine<S> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
         let due = self.due.next(now, |lane| self.has_room_for_a_round(lane));
-        let slices = (self.has_backlog() || !self.moves.is_empty()).then_some(Duration::ZERO);
+        let is_slice_left = self.has_backlog() || !self.moves.is_empty() || !self.told.is_empty();
+        let slices = is_slice_left.then_some(Duration::ZERO);
         [
             slices,
             due,
@@ -519,14 +525,18 @@ impl<S: Sink> Engine<S> {
                 }
             }
         }
-        let mut paths = taken.paths;
-        for (watch, name, happened) in taken.watches {
+        let [watches, paths] = taken.trusted;
+        let mut of_users = taken.paths;
+        let mut trusted: Vec<_> = of_users.drain(..paths).collect();
+        for (index, (watch, name, happened)) in taken.watches.into_iter().enumerate() {
             for path in self.watching.directories().paths(&watch, name.as_ref()) {
                 let mut happened = happened.clone();
                 happened.moved_from = moves.get(&path).cloned();
-                paths.push((path, happened));
+                let its = if index < watches { &mut trusted } else { &mut of_users };
+                its.push((path, happened));
             }
         }
+        self.told.extend(of_users);
         for watch in &taken.ended {
             self.watching.directories().forget(watch);
         }
@@ -548,22 +558,39 @@ impl<S: Sink> Engine<S> {
                 }
             }
         }
-        let now = now();
-        for (path, happened) in paths {
-            self.note_probe(&path, &happened);
-            if self.is_canary(&path, &happened) {
-                continue;
-            }
-            if self.coverage.concerns(&path) {
-                self.note_path(&path, happened, now);
-            }
+        for (path, happened) in trusted {
+            self.note_name(&path, happened);
         }
         for path in started {
             let happened = Happened { executed: true, ..Happened::default() };
-            let lane = self.trust.lane(&path);
-            self.due.of(lane).add_to(&path, &happened);
+            match self.told.iter_mut().find(|(told, _)| *told == path) {
+                Some((_, told)) => told.merge(happened),
+                None => {
+                    let lane = self.trust.lane(&path);
+                    self.due.of(lane).add_to(&path, &happened);
+                }
+            }
         }
         self.sort_reports(taken.reports);
+    }
+
+    /// Takes up a piece of what the kernel told of users' paths: those can be long, and each can be a new directory.
+    fn note_told(&mut self) {
+        let begun = now();
+        while let Some((path, happened)) = self.told.pop_front() {
+            self.note_name(&path, happened);
+            if now().duration_since(begun) >= SLICE {
+                return;
+            }
+        }
+    }
+
+    /// Takes up what the kernel told of one path.
+    fn note_name(&mut self, path: &Path, happened: Happened) {
+        self.note_probe(path, &happened);
+        if !self.is_canary(path, &happened) && self.coverage.concerns(path) {
+            self.note_path(path, happened, now());
+        }
     }
 
     /// Notifications were lost: everything is compared. When that is being done already it is done once more

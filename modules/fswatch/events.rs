@@ -135,6 +135,8 @@ pub struct Taken {
     pub moves: Vec<(Named, Named)>,
     /// By path.
     pub paths: Vec<(PathBuf, Happened)>,
+    /// How many of both are about what root alone can change: those come first.
+    pub trusted: [usize; 2],
     /// Directories in which more happened than can be told by name.
     pub busy: Vec<Busy>,
     /// What the workers found, in the order in which they found it.
@@ -335,9 +337,9 @@ impl Pending {
         let user = if has_room { user } else { NOBODY };
         let of_users = self.bytes_of_users();
         let share = self.users.entry(user).or_default();
-        let is_full =
-            share.len() >= MAX_OF_USER || share.bytes >= TOLD.of_user || of_users >= TOLD.of_users;
-        let appeared = Happened { directory: happened.directory, appeared: happened.appeared, ..Happened::default() };
+        let is_full = share.len() >= MAX_OF_USER || share.bytes >= TOLD.of_user || of_users >= TOLD.of_users;
+        let appeared =
+            Happened { directory: happened.directory, appeared: happened.appeared, ..Happened::default() };
         let Some(name) = share.add(name, happened, is_full) else { return };
         if !share.note_busy(name, &appeared) {
             *share = Share::default();
@@ -362,8 +364,8 @@ impl Pending {
         self.overflowed = Some(format!("events of more than {most} names waited"));
     }
 
-    /// Takes the share of what is trusted, and some of the users' in turn.
-    fn take(&mut self) -> Taken {
+    /// Takes the share of what is trusted, and some of the users' in turn, unless enough of those was taken already.
+    fn take(&mut self, of_users: bool) -> Taken {
         let mut taken = Taken {
             moves: std::mem::take(&mut self.moves),
             reports: std::mem::take(&mut self.reports),
@@ -378,6 +380,10 @@ impl Pending {
         (self.woken, self.soon) = (false, false);
         (self.move_bytes, self.started_bytes) = (0, 0);
         self.trusted.give(usize::MAX, &mut taken);
+        taken.trusted = [taken.watches.len(), taken.paths.len()];
+        if !of_users {
+            return taken;
+        }
         let before = taken.paths.len() + taken.watches.len();
         for _ in 0..self.users.len() {
             let left = (before + TAKEN_OF_USERS).saturating_sub(taken.paths.len() + taken.watches.len());
@@ -525,8 +531,9 @@ impl Mailbox {
     }
 
     /// Waits until something happened, somebody woke the wait, or the time is over, and takes what happened.
+    /// What users can change only when that is wanted.
     #[must_use]
-    pub fn wait(&self, timeout: Option<Duration>) -> Taken {
+    pub(crate) fn wait(&self, timeout: Option<Duration>, of_users: bool) -> Taken {
         let mut pending = self.lock();
         let is_idle = |pending: &mut Pending| pending.is_quiet() && !pending.soon;
         pending = match timeout {
@@ -541,7 +548,7 @@ impl Mailbox {
             let waited = self.0.arrived.wait_timeout_while(pending, timeout, |pending| pending.is_quiet());
             pending = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        pending.take()
+        pending.take(of_users)
     }
 }
 
@@ -555,8 +562,7 @@ mod tests {
         let pending = mailbox.lock();
         let counted = |share: &Share| {
             let paths = share.paths.iter();
-            let bytes: usize =
-                paths.map(|(path, happened)| bytes_of(path.as_os_str().len(), happened)).sum();
+            let bytes: usize = paths.map(|(path, happened)| bytes_of(path.as_os_str().len(), happened)).sum();
             assert_eq!(share.bytes, bytes);
             bytes
         };
@@ -586,7 +592,10 @@ mod tests {
             }
             let (of_users, busy) = waits(&mailbox);
             let longest = bytes_of(4096, &happened());
-            assert!(of_users <= (TOLD.of_user * (user as usize + 1)).min(TOLD.of_users) + longest, "{of_users}");
+            assert!(
+                of_users <= (TOLD.of_user * (user as usize + 1)).min(TOLD.of_users) + longest,
+                "{of_users}"
+            );
             assert!(busy <= BUSY.of_user * (user as usize + 1), "{busy}");
         }
         mailbox.open().path(Lane::Trusted, "/etc/shadow".into(), Happened::finished());
@@ -594,7 +603,7 @@ mod tests {
         let mut first = true;
         let mut trees = Vec::new();
         while !made.is_empty() && (first || !mailbox.lock().is_quiet()) {
-            let taken = mailbox.wait(Some(Duration::ZERO));
+            let taken = mailbox.wait(Some(Duration::ZERO), true);
             assert_eq!(taken.overflowed, None);
             assert_eq!(taken.paths.iter().any(|(path, _)| path == Path::new("/etc/shadow")), first);
             first = false;

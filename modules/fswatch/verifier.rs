@@ -174,7 +174,7 @@ mod tests {
         let verifier = Verifier::start(mailbox.clone()).unwrap();
 
         verifier.read(files, Budget { cpu_percent: 100, bytes_per_second: 1 << 40 });
-        let reports = mailbox.wait(None).reports;
+        let reports = mailbox.wait(None, true).reports;
 
         let [Report::Verified { files: 3, bytes_read: 9, differing }] = reports.as_slice() else {
             panic!("{reports:?}")

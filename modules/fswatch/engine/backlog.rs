@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{Engine, SLICE, Sink, now};
 use crate::trust::Lane;
-use crate::workers::Report;
+use crate::waiting::Extent;
+use crate::workers::{Findings, Listed, Report};
 
 /// What can wait, in the order in which it was found.
 #[derive(Debug, Default)]
@@ -87,6 +88,7 @@ impl<S: Sink> Engine<S> {
             }
             return report;
         }
+        self.give_up_found();
         loop {
             let report = self.backlog.reports.pop_front()?;
             match &report {
@@ -96,6 +98,43 @@ impl<S: Sink> Engine<S> {
                     self.backlog.held.entry(charge.lane).or_default().push_back(report);
                 }
                 _ => return Some(report),
+            }
+        }
+    }
+
+    /// What was found too long ago, and still has no room, is left to a comparison of its own: only what it says about the
+    /// course of its scan counts.
+    fn give_up_found(&mut self) {
+        let held = std::mem::take(&mut self.backlog.held);
+        for (lane, reports) in held {
+            let (overdue, rest): (VecDeque<Report>, VecDeque<Report>) =
+                reports.into_iter().partition(|report| match report {
+                    Report::Listed { scan, .. } | Report::Read { scan, .. } => self.is_overdue(*scan),
+                    _ => false,
+                });
+            if !rest.is_empty() {
+                self.backlog.held.insert(lane, rest);
+            }
+            for report in overdue {
+                match report {
+                    Report::Listed { scan, directory, listed, charge } => {
+                        self.note_busy_directory(directory.clone(), Extent::Tree);
+                        let findings = Findings { compared: listed.findings.compared, ..Findings::default() };
+                        let listed = Listed {
+                            directories: Vec::new(),
+                            findings,
+                            parts: listed.parts,
+                            rest_after: None,
+                            error: None,
+                        };
+                        self.note_listed(scan, &directory, listed, charge);
+                    }
+                    Report::Read { scan, directory, parts, charge, .. } => {
+                        self.note_busy_directory(directory.clone(), Extent::Names);
+                        self.note_read(scan, &directory, Findings::default(), parts, charge);
+                    }
+                    _ => {}
+                }
             }
         }
     }

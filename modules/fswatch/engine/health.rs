@@ -70,13 +70,11 @@ impl<S: Sink> Engine<S> {
             (Some(false), _) => self.sink.log("fswatch is not behind any more"),
             _ => {}
         }
-        let many =
-            |all: &Reasons, what: &str| (!all.is_empty()).then(|| format!("{} {what}", all.counted()));
+        let many = |all: &Reasons, what: &str| (!all.is_empty()).then(|| format!("{} {what}", all.counted()));
         let unwatched =
             many(&self.status.unwatched, "directories are not watched; a scan finds what changes there");
         self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
-        let unreadable =
-            many(&self.status.unreadable, "files cannot be read; what is in them is not known");
+        let unreadable = many(&self.status.unreadable, "files cannot be read; what is in them is not known");
         self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);
         self.health.set("state-unwritable", ConditionSeverity::Failed, self.status.trouble.clone());
         let lost = self.scans.values().any(super::Scan::is_for_what_was_lost);

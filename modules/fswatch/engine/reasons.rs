@@ -86,7 +86,10 @@ mod tests {
         let mut reasons = Reasons::default();
         let path = |number: usize| PathBuf::from(format!("/home/ann/{number}{}", "/d".repeat(2_000)));
         for number in 0..1_000 {
-            assert_eq!(reasons.insert(path(number), "leased".to_owned()), reasons.contains_key(&path(number)));
+            assert_eq!(
+                reasons.insert(path(number), "leased".to_owned()),
+                reasons.contains_key(&path(number))
+            );
         }
         let named = reasons.len();
 

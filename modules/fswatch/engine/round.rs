@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::Value;
 
 use super::moving::{MOVED_AT_ONCE, Move};
-use super::{Engine, Sink, canary, now, text_of_time, window_json};
+use super::{Engine, SLICE, Sink, canary, now, text_of_time, window_json};
 use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
@@ -124,10 +124,11 @@ impl<S: Sink> Engine<S> {
             }
             self.start_round(Lane::Trusted, ready);
         }
+        let begun = now();
         loop {
             let lanes: Vec<Lane> = self.lanes().filter(|lane| *lane != Lane::Trusted).collect();
             let [of_one, of_all] = MAX_USER_ROUNDS;
-            if lanes.len() >= of_all {
+            if lanes.len() >= of_all || now().duration_since(begun) >= SLICE {
                 return;
             }
             let has_turn = |user| lanes.iter().filter(|lane| **lane == Lane::Of(user)).count() < of_one;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -28,8 +28,12 @@ const LISTED_BYTES: usize = 8 << 20;
 const LISTING_BYTES: usize = 2 << 20;
 const KNOWN_BYTES: usize = 256;
 
-/// New directories of users that are compared at once; of more the trees are noted.
-const MAX_TREES: usize = 256;
+/// New directories of one user that are compared at once, and of all users together; of more the trees are noted.
+const MAX_TREES: [usize; 2] = [64, 256];
+
+/// Longest time that a comparison waits for room for a user's paths: what it still has of his is noted then, so that nobody
+/// keeps it from coming to its end.
+const LONGEST_HELD: Duration = Duration::from_secs(30);
 
 /// Objects of one scan from which on memory is given back after it.
 const MANY_COMPARED: usize = 10_000;
@@ -228,8 +232,10 @@ impl<S: Sink> Engine<S> {
         let lane = self.lane_of_names(path);
         if lane != Lane::Trusted {
             let trees = self.scans.values().filter(|scan| scan.purpose == Purpose::Tree);
-            let others = trees.filter(|scan| scan.lane != Lane::Trusted).count();
-            if others >= MAX_TREES {
+            let of_users = trees.filter(|scan| scan.lane != Lane::Trusted);
+            let (its, all) =
+                of_users.fold((0, 0), |(its, all), scan| (its + usize::from(scan.lane == lane), all + 1));
+            if its >= MAX_TREES[0] || all >= MAX_TREES[1] {
                 self.note_busy_directory(path.to_owned(), Extent::Tree);
                 return;
             }
@@ -360,7 +366,29 @@ impl<S: Sink> Engine<S> {
             }
         }
         self.workers.put(jobs);
+        self.give_up_held(number);
         self.finish_scan(number);
+    }
+
+    /// Whether a scan has waited long enough for room for a user's paths.
+    pub(super) fn is_overdue(&self, number: u64) -> bool {
+        // Before everything was looked at once, what is not compared now would seem to be new.
+        self.scans.get(&number).is_some_and(|scan| {
+            scan.purpose != Purpose::Learn && now().duration_since(scan.begun) >= LONGEST_HELD
+        })
+    }
+
+    /// Leaves directories that wait for room too long to a comparison of their own.
+    fn give_up_held(&mut self, number: u64) {
+        let waits =
+            self.scans.get(&number).is_some_and(|scan| !scan.held.is_empty() && scan.stack.is_empty());
+        if !waits || !self.is_overdue(number) {
+            return;
+        }
+        let Some(scan) = self.scans.get_mut(&number) else { return };
+        for (directory, _) in std::mem::take(&mut scan.held).into_values().flatten() {
+            self.note_busy_directory(directory, Extent::Tree);
+        }
     }
 
     /// Whether a directory may be listed now: what would be found in it has room.
@@ -481,7 +509,13 @@ impl<S: Sink> Engine<S> {
             let directory = directory.to_owned();
             let charge = Charge { lane, bytes: if lane == Lane::Trusted { 0 } else { LISTING_BYTES } };
             self.listed_bytes += charge.bytes;
-            self.backlog.put_first(Report::Read { scan: number, directory, findings: rest, parts: 0, charge });
+            self.backlog.put_first(Report::Read {
+                scan: number,
+                directory,
+                findings: rest,
+                parts: 0,
+                charge,
+            });
         }
     }
 
