@@ -13,13 +13,22 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Known objects that are gone through before the time is looked at, and files that are found before.
 const TOGETHER: (usize, usize) = (512, 16);
 
+/// A search under way.
+#[derive(Debug)]
+struct Search {
+    /// Files by device and inode.
+    wanted: HashSet<(u64, u64)>,
+    /// The last path that was looked at.
+    after: Option<PathBuf>,
+}
+
 /// The searches. Each goes through everything that is known, in slices, for all files that came in a while.
 #[derive(Debug, Default)]
 pub(super) struct Linked {
     /// Files that got another name somewhere, by device and inode.
     wanted: HashSet<(u64, u64)>,
     /// Those that are looked for now, and how far.
-    search: Option<(HashSet<(u64, u64)>, Option<PathBuf>)>,
+    search: Option<Search>,
     /// When the last search began.
     begun: Option<Instant>,
 }
@@ -47,10 +56,12 @@ impl<S: Sink> Engine<S> {
         if self.linked.next(begun) != Some(Duration::ZERO) {
             return;
         }
-        let (wanted, mut after) = self.linked.search.take().unwrap_or_else(|| {
+        let search = self.linked.search.take();
+        if search.is_none() {
             self.linked.begun = Some(begun);
-            (std::mem::take(&mut self.linked.wanted), None)
-        });
+        }
+        let Search { wanted, mut after } =
+            search.unwrap_or_else(|| Search { wanted: std::mem::take(&mut self.linked.wanted), after: None });
         loop {
             let (found, last) = self.ledger.state().baseline.files_of(&wanted, after.as_deref(), TOGETHER);
             for path in found {
@@ -62,7 +73,7 @@ impl<S: Sink> Engine<S> {
             }
             after = last;
             if now().duration_since(begun) >= SLICE {
-                self.linked.search = Some((wanted, after));
+                self.linked.search = Some(Search { wanted, after });
                 return;
             }
         }
