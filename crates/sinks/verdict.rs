@@ -175,20 +175,19 @@ pub fn judge(template: Template, count: usize, answer: Answer<'_>, now: Timestam
                 cut(answer.location.unwrap_or_default(), MAX_SHOWN_BYTES)
             ),
         },
-        status if about_all(status).is_some() => rest(about_all(status).unwrap_or(Reason::Refused)),
         429 => later(Reason::Throttled),
         502..=504 => later(Reason::Server),
         408 | 425 | 500..=599 if !is_otlp => later(Reason::Server),
         // The specification lists what may be sent again, and this is not on it.
         500..=599 => Verdict::Partial { rejected: count as u64, message: detail() },
-        _ => Verdict::Bad(detail()),
+        status => about_all(status).map_or_else(|| Verdict::Bad(detail()), rest),
     }
 }
 
 /// Why nobody gets any alert there: the status is about the address, the login or the way of asking, not about an alert.
 fn about_all(status: u16) -> Option<Reason> {
     match status {
-        401..=403 | 407 | 511 => Some(Reason::Unauthorized),
+        401..=403 | 407 => Some(Reason::Unauthorized),
         404 | 410 => Some(Reason::NotFound),
         405 | 406 | 411 | 415 | 417 | 421 | 426 | 428 | 431 | 451 => Some(Reason::Refused),
         _ => None,
@@ -196,6 +195,13 @@ fn about_all(status: u16) -> Option<Reason> {
 }
 
 fn stored(template: Template, count: usize, body: &[u8]) -> Verdict {
+    let is_own_receiver = matches!(template, Template::Plain | Template::Lines);
+    if !is_own_receiver && is_page(body) {
+        return Verdict::Rest {
+            reason: Reason::Protocol,
+            detail: "the answer is a web page: a proxy or a login is in front of the receiver".to_owned(),
+        };
+    }
     match template {
         Template::Otlp(encoding) => match encoding.rejected(body) {
             (0, _) => Verdict::Stored,
@@ -208,6 +214,14 @@ fn stored(template: Template, count: usize, body: &[u8]) -> Verdict {
         Template::Splunk => splunk(body),
         _ => Verdict::Stored,
     }
+}
+
+/// Whether somebody else answered: no receiver of this kind acknowledges with a page for people.
+fn is_page(body: &[u8]) -> bool {
+    let body = body.trim_ascii_start();
+    let begins =
+        |with: &str| body.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
+    begins("<!doctype html") || begins("<html")
 }
 
 /// A bulk request succeeds as a whole when it fails for each document.
@@ -370,6 +384,17 @@ mod tests {
     }
 
     #[test]
+    fn a_login_page_stores_no_alert() {
+        for template in [Template::Slack, Template::Loki, Template::Otlp(Encoding::Json), Template::PagerDuty]
+        {
+            let page = judged(template, 200, "\n<!DOCTYPE HTML><html>Please sign in");
+            assert!(matches!(page, Verdict::Rest { reason: Reason::Protocol, .. }), "{page:?}");
+            assert_eq!(judged(template, 200, ""), Verdict::Stored);
+        }
+        assert_eq!(judged(Template::Plain, 200, "<html>thanks"), Verdict::Stored);
+    }
+
+    #[test]
     fn a_bulk_request_is_read_item_by_item() {
         let answer = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":409}},{"create":{"status":400,"error":"bad"}}]}"#;
         let Verdict::Each(fates) = judged(Template::Elasticsearch, 200, answer) else { panic!() };
@@ -391,7 +416,7 @@ mod tests {
             assert!(matches!(judged(Template::Elasticsearch, 200, odd), Verdict::Later { .. }), "{odd}");
         }
         assert_eq!(judged(Template::Splunk, 200, r#"{"text":"Success","code":0}"#), Verdict::Stored);
-        assert!(matches!(judged(Template::Splunk, 200, "<html>"), Verdict::Later { .. }));
+        assert!(matches!(judged(Template::Splunk, 200, "sorry"), Verdict::Later { .. }));
     }
 
     #[test]
