@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use serde_json::Value;
 use slog::{Logger, info};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -41,6 +42,15 @@ const MAX_MESSAGE_BYTES: usize = 63 * 1024;
 
 /// What a text ends with that was cut.
 const CUT: &str = "… (truncated to the size limit of fleet messages)";
+
+/// How long texts of an alert may be that is too long, in bytes; the next one is tried when that is not enough.
+const TEXT_LIMITS: [usize; 4] = [4096, 1024, 256, 64];
+
+/// For so many bytes of text a list may have one item.
+const TEXT_TO_ITEMS: usize = 32;
+
+/// How deep a value in an alert that is too long may stand.
+const MAX_DEPTH: usize = 4;
 
 /// Pause after a batch that was not acknowledged whole.
 const RETRY: Duration = Duration::from_millis(500);
@@ -355,7 +365,47 @@ fn cut(text: &str, room: usize) -> String {
     if text.len() <= room {
         return text.to_owned();
     }
+    if let Ok(fields @ Value::Object(_)) = serde_json::from_str(text)
+        && let Some(shortened) = shortened(&fields, room)
+    {
+        return shortened;
+    }
     format!("{}{CUT}", &text[..text.floor_char_boundary(room)])
+}
+
+/// An alert of so many bytes that is still one: whoever reads it looks at its severity, its rule and its path, which long
+/// texts beside them must not hide.
+fn shortened(fields: &Value, room: usize) -> Option<String> {
+    TEXT_LIMITS.into_iter().find_map(|limit| {
+        let mut shown = fields.clone();
+        shorten(&mut shown, limit, 0);
+        shown.as_object_mut()?.insert("truncated".to_owned(), true.into());
+        let text = shown.to_string();
+        (text.len() <= room).then_some(text)
+    })
+}
+
+/// Leaves of texts and lists what fits the limit, and of what stands deep inside nothing.
+fn shorten(value: &mut Value, limit: usize, depth: usize) {
+    match value {
+        Value::String(text) if text.len() > limit => {
+            text.truncate(text.floor_char_boundary(limit));
+            text.push('…');
+        }
+        Value::Array(_) | Value::Object(_) if depth > MAX_DEPTH => *value = Value::Null,
+        Value::Array(items) => {
+            items.truncate(limit / TEXT_TO_ITEMS);
+            items.iter_mut().for_each(|item| shorten(item, limit, depth + 1));
+        }
+        Value::Object(fields) => {
+            // The first level says what happened; what is told of it in many keys goes when there is no room.
+            if depth > 0 && fields.len() > limit / TEXT_TO_ITEMS {
+                fields.clear();
+            }
+            fields.values_mut().for_each(|field| shorten(field, limit, depth + 1));
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -387,6 +437,30 @@ mod tests {
             let cut = sent(text.repeat(600_000), 6).message;
             assert!(cut.ends_with(CUT) && cut.starts_with(text), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_alert_that_is_cut_keeps_its_severity_and_what_it_is_about() {
+        let long = "\u{1}\\".repeat(10_000);
+        let parents: Vec<Value> = (0..50).map(|_| serde_json::json!({"command": long, "pid": 7})).collect();
+        let message = serde_json::json!({
+            "severity": "critical", "alert": long, "event": "changed", "rule": "/etc", "path": "/etc/passwd",
+            "process": {"pid": 812, "command": long, "parents": parents, "deep": [[[[[[long]]]]]]},
+        });
+
+        let cut = sent(message.to_string(), 6).message;
+
+        let shown: Value = serde_json::from_str(&cut).unwrap();
+        assert_eq!(
+            vigie_protocol::severity::Severity::of(&cut),
+            vigie_protocol::severity::Severity::Critical
+        );
+        assert_eq!((&shown["path"], &shown["rule"]), (&message["path"], &message["rule"]));
+        assert_eq!(
+            (&shown["process"]["pid"], &shown["truncated"]),
+            (&message["process"]["pid"], &true.into())
+        );
+        assert!(shown["alert"].as_str().unwrap().ends_with('…'));
     }
 
     #[test]
