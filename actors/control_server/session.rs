@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 use slog::{Logger, debug};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, watch};
@@ -41,8 +41,13 @@ use vigie_protocol::module_name::{BadModuleName, ModuleName};
 /// Time that a client has to take one answer, or one piece of a stream.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Alerts that are read from the disk at a time.
-const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 4 << 20 };
+/// Alerts that are read from the disk at a time: what fits into the buffer of a client's socket that has room, so that
+/// clients that do not read cost no memory of the agent's.
+const ALERTS_AT_A_TIME: Portion = Portion { items: 256, bytes: 64 << 10 };
+
+/// Queries of users who are neither root nor the agent's own whose answers are under way, up to the last byte: each can
+/// be as large as `limits.result_bytes`.
+static GUESTS_ANSWERS: Semaphore = Semaphore::const_new(32);
 
 /// Time between two checks whether a client that has finished sending is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
@@ -148,6 +153,10 @@ impl Session {
                 let (told, news) = watch::channel(Progress::default());
                 let progress = progress.then_some(told);
                 let asking = async {
+                    let _turn = match self.is_owner {
+                        true => None,
+                        false => GUESTS_ANSWERS.acquire().await.ok(),
+                    };
                     let asker = Some(self.asker().await);
                     let query = Query { module, parameters, timeout, asker, progress, client: wanted };
                     let reply = with_progress(self.query(query), news, client).await?;
@@ -492,6 +501,7 @@ async fn stream_alerts(
     let mut missing = Vec::new();
     loop {
         loop {
+            client.room().await?;
             let items = match journal.read(ALERTS_AT_A_TIME).await {
                 Ok(items) => items,
                 Err(error) => return client.reply(&unreadable(&view.directory, &error)).await,
@@ -625,6 +635,22 @@ impl Client {
         let mut line = Vec::with_capacity(512);
         write_line(&mut line, reply);
         self.write(&line).await
+    }
+
+    /// Waits until the client takes something: before that, nothing is read for it.
+    #[expect(clippy::disallowed_methods, reason = "asks without waiting")]
+    async fn room(&self) -> Result<(), Over> {
+        let stream = self.write.as_ref();
+        let has_room = stream.async_io(Interest::WRITABLE, || {
+            let mut watched = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut watched, PollTimeout::ZERO) {
+                Ok(0) => Err(std::io::ErrorKind::WouldBlock.into()),
+                Ok(_) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            }
+        });
+        tokio::time::timeout(WRITE_TIMEOUT, has_room).await.map_err(|_| Over::Client)??;
+        Ok(())
     }
 
     async fn write(&mut self, lines: &[u8]) -> Result<(), Over> {

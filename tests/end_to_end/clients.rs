@@ -1,5 +1,6 @@
 //! Bad clients on the agent's socket and on the sockets of modules: they cost their own connection only.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -188,4 +189,36 @@ fn bad_clients_on_a_module_s_own_socket_do_not_harm_the_module() {
 
     assert_eq!(answer["result"]["elements"]["string"], "still here", "{answer}");
     assert_eq!(host.module("examplepersist")["pid"], before["pid"]);
+}
+
+#[test]
+fn clients_that_do_not_read_their_alerts_cost_no_memory() {
+    let host = host(&persistent("says.py", &[]));
+    let agent = host.start();
+    host.wait_ready("says");
+    let text = "x".repeat(16 << 10);
+    for _ in 0..8 {
+        let said = host.query("says", &json!({"texts": vec![&text; 40]}));
+        assert_eq!(said["result"]["success"], true, "{said}");
+    }
+    wait_until("all are recorded", || (host.status()["journal"]["recorded"] == 320).then_some(()));
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+    };
+    let before = memory();
+
+    let clients: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = host.connect().unwrap();
+            client.send(&json!({"alerts": {}})).unwrap();
+            assert!(client.receive().unwrap()["alert"].is_object());
+            client
+        })
+        .collect();
+
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 100, "{grown} MiB for {} clients", clients.len());
+    assert_serves(&host);
 }
