@@ -101,7 +101,8 @@ struct Places {
 }
 
 impl Places {
-    fn find(named: Option<&Path>) -> Result<Self, Failure> {
+    /// `org` is the fleet that the token is for.
+    fn find(named: Option<&Path>, org: &str) -> Result<Self, Failure> {
         let mut options = LoadOptions::at_start(named.map(Path::to_owned));
         let config = files::absolute(options.path())?;
         let has_config = config.exists();
@@ -117,7 +118,12 @@ impl Places {
         if let Some(fleet) = &loaded.agent.fleet {
             let message =
                 format!("{} already belongs to the fleet {} as {}", config.display(), fleet.org, fleet.agent);
-            return Err(Failure::new(Exit::AlreadyRunning, message, "remove [fleet] to join another one"));
+            if fleet.org.as_str() != org {
+                let message = format!("{message}, but the token is for {org}");
+                let hint = "remove [fleet] and the state directory's fleet/ to join another one";
+                return Err(Failure::new(Exit::Config, message, hint));
+            }
+            return Err(Failure::new(Exit::AlreadyRunning, message, ""));
         }
         Ok(Self { directory: loaded.agent.agent.state_dir.join("fleet"), config, has_config })
     }
@@ -138,7 +144,7 @@ pub(super) fn run(args: &JoinArgs, printer: &mut Printer) -> Result<Exit, Failur
             .map_err(|error| failed(Exit::Io, "")(&error))?;
     }
     let (token, grant) = JoinToken::parse(&text).map_err(|error| failed(Exit::Usage, "")(&error))?;
-    let places = match Places::find(args.config.as_deref()) {
+    let places = match Places::find(args.config.as_deref(), &grant.org) {
         Ok(places) => places,
         // The same line again, as cloud-init gives it at each boot.
         Err(failure) if failure.exit == Exit::AlreadyRunning => {

@@ -111,6 +111,12 @@ fn a_host_joins_by_one_line_and_the_token_holds_no_longer_than_it_says() {
     // The same line again, as cloud-init gives it at each boot.
     let again = join(&one, &text, &["--name", "web-1"]);
     assert_eq!(again.code, 0, "{again:?}");
+    // A host of another fleet did not join this one.
+    let config = fs::read_to_string(one.path("vigie.toml")).unwrap();
+    fs::write(one.path("vigie.toml"), config.replace("org = \"dev\"", "org = \"elsewhere\"")).unwrap();
+    let other = join(&one, &text, &["--name", "web-1"]);
+    assert!(other.code == 78 && other.err.contains("the token is for dev"), "{other:?}");
+    fs::write(one.path("vigie.toml"), config).unwrap();
 
     // Another host with a taken name, then the last place, then one too many.
     let two = host();
