@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Host, wait_until};
 
-/// A mount namespace with an ext4 file system in it, kept by a sleeping process.
+/// A mount namespace with an ext4 file system in it, kept by a process that ends with this one: it reads what never comes.
 pub(crate) struct Disk {
     keeper: Child,
     directory: PathBuf,
@@ -29,11 +29,11 @@ impl Disk {
         let made = Command::new("mkfs.ext4").args(["-qF", "-m", "0"]).arg(&image).status().unwrap();
         assert!(made.success());
         let ready = host.path("mounted");
-        let script = "mount -o loop \"$1\" \"$2\" && echo > \"$3\" && exec sleep 1000";
+        let script = "mount -o loop \"$1\" \"$2\" && echo > \"$3\" && exec cat";
         let keeper = Command::new("unshare")
             .args(["-m", "sh", "-c", script, "sh"])
             .args([&image, &directory, &ready])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         let mut disk = Self { keeper, directory };

@@ -174,7 +174,7 @@ impl Host {
             .stderr(errors)
             .spawn()
             .unwrap();
-        Agent { host: self, child, ended: false }
+        Agent { host: self, child, ended: false, leaves_modules: false }
     }
 
     /// Makes everything here another user's.
@@ -403,6 +403,8 @@ pub(crate) struct Agent<'a> {
     host: &'a Host,
     child: Child,
     ended: bool,
+    /// Its modules may outlive it.
+    leaves_modules: bool,
 }
 
 impl Agent<'_> {
@@ -446,6 +448,12 @@ impl Agent<'_> {
         self.signal(Signal::SIGKILL);
         self.wait();
     }
+
+    /// The same where no guard ends its modules: the next agent does.
+    pub(crate) fn kill_without_guard(mut self) {
+        self.leaves_modules = true;
+        self.kill();
+    }
 }
 
 impl Drop for Agent<'_> {
@@ -465,7 +473,9 @@ impl Drop for Agent<'_> {
             let status = self.wait();
             assert!(status.success(), "the agent ended with {status}");
         }
-        self.host.wait_empty();
+        if !self.leaves_modules {
+            self.host.wait_empty();
+        }
     }
 }
 
