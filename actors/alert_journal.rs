@@ -142,6 +142,8 @@ pub struct AlertJournal {
     by_module: BTreeMap<String, Counts>,
     /// What the whole journal was found to be; absent while it is whole, or not proved yet.
     damage: Option<String>,
+    /// Files beside the segments that somebody took away, before the start or since: what they proved is not known.
+    taken_away: Vec<&'static str>,
     proof: Proof,
     /// What the disk does not take although the alerts themselves are safe.
     trouble: Option<String>,
@@ -199,6 +201,7 @@ impl AlertJournal {
         Ok(Self {
             log,
             directory,
+            taken_away: recovery.missing_files,
             section,
             seen,
             writing_ids: SeenIds::default(),
@@ -391,6 +394,10 @@ impl Actor for AlertJournal {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        for name in self.taken_away.clone() {
+            self.tell_taken_away(name, "before the agent started");
+        }
+        self.write_waiting(ctx);
         self.prove(ctx);
         self.inspect_later(ctx);
     }
@@ -435,7 +442,7 @@ impl Handler<GetJournalStatus> for AlertJournal {
                 .map(|(module, counts)| (module.clone(), vigie_journal::by_severity(*counts)))
                 .collect(),
             limit_bytes: self.section.segment_bytes.saturating_mul(u64::from(self.section.keep_segments)),
-            damage: self.damage.clone(),
+            damage: self.all_damage(),
             trimmed: self.trimmed.clone(),
         })
     }
@@ -448,6 +455,7 @@ impl Handler<GetJournalView> for AlertJournal {
         actix::MessageResult(JournalView {
             directory: self.directory.clone(),
             recorded: self.recorded.subscribe(),
+            taken_away: self.taken_away_text(),
         })
     }
 }

@@ -16,6 +16,8 @@ pub struct JournalView {
     pub directory: PathBuf,
     /// Number of the newest recorded alert.
     pub recorded: watch::Receiver<u64>,
+    /// Which files beside the segments somebody took away.
+    pub taken_away: Option<String>,
 }
 
 impl JournalView {

@@ -56,6 +56,12 @@ impl AlertJournal {
             ));
             self.enqueue_own(None, &message);
         }
+        for name in writer.take_taken_away() {
+            if !self.taken_away.contains(&name) {
+                self.taken_away.push(name);
+            }
+            self.tell_taken_away(name, "while the agent was running");
+        }
         for incident in writer.take_incidents() {
             self.tell_of_incident(incident);
             self.prove(ctx);
@@ -81,6 +87,34 @@ impl AlertJournal {
             "last_seq": after,
         });
         self.enqueue_own(None, &message);
+    }
+
+    /// Tells that a file beside the segments is gone. It is written anew, so nothing but this says that it was.
+    pub(super) fn tell_taken_away(&mut self, name: &str, when: &str) {
+        let after = *self.recorded.borrow();
+        error!(self.log, "a file of the journal was deleted or replaced by another process"; "path" => ?self.directory.join(name),
+            "found" => when);
+        let message = serde_json::json!({
+            "severity": "critical",
+            "alert": format!("the alert journal's file {name} was deleted or replaced {when}, after alert {after}"),
+            "event": "journal_changed",
+            "last_seq": after,
+        });
+        self.enqueue_own(None, &message);
+    }
+
+    /// Which files beside the segments somebody took away.
+    pub(super) fn taken_away_text(&self) -> Option<String> {
+        let names = self.taken_away.join(", ");
+        (!names.is_empty()).then(|| {
+            format!("deleted or replaced by another process: {names}; alerts that were removed before are not known")
+        })
+    }
+
+    /// All that is wrong with the journal.
+    pub(super) fn all_damage(&self) -> Option<String> {
+        let all: Vec<String> = self.damage.iter().cloned().chain(self.taken_away_text()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Proves the whole journal in the background.
@@ -143,6 +177,7 @@ impl AlertJournal {
             let Some(mut writer) = this.writer.take() else { return this.inspect_later(ctx) };
             let inspecting = work_threads::run(Lane::Readers, move || {
                 writer.inspect();
+                writer.inspect_files();
                 writer
             });
             ctx.spawn(inspecting.into_actor(this).map(|inspected, this, ctx| {

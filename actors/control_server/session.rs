@@ -283,7 +283,13 @@ impl Session {
         };
         let (directory, recorded) = (view.directory.clone(), *view.recorded.borrow());
         match reading_all(move || vigie_journal::verify(&directory, Some(recorded))).await {
-            Ok(verification) => Reply::Verified(Box::new(verification)),
+            Ok(mut verification) => {
+                if let Some(taken_away) = view.taken_away {
+                    verification.damaged += 1;
+                    verification.problems.push(taken_away);
+                }
+                Reply::Verified(Box::new(verification))
+            }
             Err(error) => unreadable(&view.directory, &error),
         }
     }

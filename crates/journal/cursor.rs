@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vigie_files::durable::{self, Durability};
 use vigie_files::random;
 
-const IDENTITY_FILE: &str = "identity";
+pub(crate) const IDENTITY_FILE: &str = "identity";
 
 /// Largest cursor that is read, in bytes.
 const MAX_CURSOR_BYTES: u64 = 4096;
@@ -18,17 +18,23 @@ const MAX_CURSOR_BYTES: u64 = 4096;
 /// # Errors
 /// When it can be neither read nor written.
 pub fn identity(directory: &Path) -> io::Result<String> {
-    let path = directory.join(IDENTITY_FILE);
-    if let Ok(text) = durable::read_bounded(&path, 64)
-        && text.len() == 16
-        && text.iter().all(u8::is_ascii_hexdigit)
-        && let Ok(text) = String::from_utf8(text)
-    {
-        return Ok(text);
+    if let Some(known) = known_identity(directory) {
+        return Ok(known);
     }
     let text = format!("{:016x}", u64::from_ne_bytes(random::bytes()?));
-    durable::replace(&path, text.as_bytes(), Durability::Power)?;
+    store_identity(directory, &text)?;
     Ok(text)
+}
+
+/// The name that a journal has, when it can be read.
+pub(crate) fn known_identity(directory: &Path) -> Option<String> {
+    let text = durable::read_bounded(&directory.join(IDENTITY_FILE), 64).ok()?;
+    let is_name = text.len() == 16 && text.iter().all(u8::is_ascii_hexdigit);
+    String::from_utf8(text).ok().filter(|_| is_name)
+}
+
+pub(crate) fn store_identity(directory: &Path, identity: &str) -> io::Result<()> {
+    durable::replace(&directory.join(IDENTITY_FILE), identity.as_bytes(), Durability::Power)
 }
 
 /// How far a reader has everything, kept over restarts and power losses.

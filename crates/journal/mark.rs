@@ -40,6 +40,8 @@ pub(crate) struct HighWater {
     writes: u64,
     /// The newest is not on disk yet.
     is_unsynced: bool,
+    /// Somebody else took the file away, or put another one in its place.
+    replaced: bool,
 }
 
 fn encode(mark: &Mark, writes: u64) -> [u8; USED_BYTES] {
@@ -81,7 +83,7 @@ impl HighWater {
     pub(crate) fn open(directory: &Path) -> (Self, Option<Mark>) {
         let found = newest(directory);
         let writes = found.map_or(0, |(writes, _)| writes);
-        (Self { file: None, writes, is_unsynced: false }, found.map(|(_, mark)| mark))
+        (Self { file: None, writes, is_unsynced: false, replaced: false }, found.map(|(_, mark)| mark))
     }
 
     /// Writes the mark, for [`Self::sync`] to bring it to the disk. After an error the next write begins with a new file.
@@ -95,6 +97,11 @@ impl HighWater {
             self.file = None;
         }
         written
+    }
+
+    /// Whether somebody else took the file away since the last call.
+    pub(crate) fn take_replaced(&mut self) -> bool {
+        std::mem::take(&mut self.replaced)
     }
 
     /// Whether there is something to sync.
@@ -124,6 +131,7 @@ impl HighWater {
             None => false,
         };
         if !is_ours {
+            self.replaced |= self.file.is_some();
             // A whole new file: what is there may be anything, and a failed sync must not be tried again on it.
             let mut content = vec![0; SLOT_BYTES as usize + USED_BYTES];
             content[..USED_BYTES].copy_from_slice(&slot);
@@ -176,8 +184,10 @@ mod tests {
         high_water.write(directory.path(), &mark(1)).unwrap();
         fs::remove_file(directory.path().join(FILE_NAME)).unwrap();
 
+        assert!(!high_water.take_replaced());
         high_water.write(directory.path(), &mark(2)).unwrap();
 
         assert_eq!(read(directory.path()), Some(mark(2)));
+        assert!(high_water.take_replaced() && !high_water.take_replaced());
     }
 }

@@ -462,7 +462,7 @@ impl Reader {
     }
 }
 
-/// Number after which the newest `count` alerts that are `wanted` begin. Blocking.
+/// Number after which the newest `count` alerts that are `wanted` begin; 0 when there are fewer. Blocking.
 ///
 /// # Errors
 /// When a segment cannot be read.
@@ -473,7 +473,7 @@ pub fn start_of_last(
     wanted: impl Fn(&Record) -> bool,
 ) -> io::Result<u64> {
     const PORTION: Portion = Portion { items: 1024, bytes: 4 << 20 };
-    let mut newest = VecDeque::with_capacity(count.min(4096) + 1);
+    let mut newest = 0;
     let mut before_first = through;
     for name in segment::list(directory)?.iter().rev() {
         let start = name.first.saturating_sub(1);
@@ -496,11 +496,12 @@ pub fn start_of_last(
         }
         before_first = start;
         for seq in in_segment.into_iter().rev() {
-            newest.push_front(seq);
-            if newest.len() == count {
+            newest += 1;
+            if newest == count {
                 return Ok(seq - 1);
             }
         }
     }
-    Ok(newest.front().map_or(through, |first| first - 1))
+    // There are no more: what is missing before the first one belongs to the answer.
+    Ok(0)
 }

@@ -24,6 +24,8 @@ pub struct Recovery {
     pub damaged: u64,
     /// Alerts that were recorded last and are not there.
     pub missing_at_end: u64,
+    /// Files beside the segments that every journal has, and that this one had no more.
+    pub missing_files: Vec<&'static str>,
 }
 
 /// The newest segment.

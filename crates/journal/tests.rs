@@ -11,7 +11,8 @@ use vigie_files::recording::{Chooser, Kind, Recording};
 
 use crate::segment;
 use crate::{
-    AppendError, Cause, DamageKind, Draft, Item, Portion, Reader, SeenIds, Sizes, Why, Writer, verify,
+    AppendError, Cause, DamageKind, Draft, Item, Portion, Reader, SeenIds, Sizes, Why, Writer, start_of_last,
+    verify,
 };
 
 const MODULE: &str = "watch";
@@ -633,5 +634,49 @@ proptest! {
             let verification = verify(&directory, None).unwrap();
             prop_assert!(verification.is_whole(), "{:?}", verification);
         }
+    }
+}
+
+#[test]
+fn a_first_alert_that_is_missing_is_told_with_the_newest_ones_when_there_are_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), LARGE);
+    journal.append_each(5);
+    drop(journal);
+    let path = segments(directory.path()).remove(0);
+    let text = fs::read_to_string(&path).unwrap();
+    let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("{\"seq\":1,")).collect();
+    fs::write(&path, without.join("\n") + "\n").unwrap();
+
+    let start = |count| start_of_last(directory.path(), 5, count, |_| true).unwrap();
+
+    assert_eq!((start(10), start(5), start(4), start(2)), (0, 0, 1, 3));
+    assert_eq!(missing(&items(directory.path(), 5)), [(1, 1)]);
+}
+
+#[test]
+fn a_file_beside_the_segments_that_somebody_took_away_is_told_and_written_again() {
+    for name in ["high-water", "identity"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        let is_whole = || verify(directory.path(), None).unwrap().is_whole();
+        let mut journal = Journal::open(directory.path(), LARGE);
+        journal.append_each(3);
+        let before = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(!is_whole(), "{name}");
+
+        journal.writer.inspect_files();
+        journal.writer.inspect_files();
+
+        assert_eq!(journal.writer.take_taken_away(), [name]);
+        assert!(is_whole(), "{name}");
+        assert!(name != "identity" || fs::read(&path).unwrap() == before);
+        drop(journal);
+        fs::write(&path, "damaged").unwrap();
+        assert!(!is_whole(), "{name}");
+        let opened = |_| Writer::open(directory.path(), LARGE).unwrap().2.missing_files;
+        assert_eq!([1, 2].map(opened), [vec![name], vec![]]);
+        assert!(is_whole(), "{name}");
     }
 }

@@ -8,6 +8,7 @@ use vigie_protocol::control::JournalVerification as Verification;
 use vigie_protocol::severity::Severity;
 
 use crate::chain::{self, BatchDigest, Head};
+use crate::cursor;
 use crate::ledger::Ledger;
 use crate::line::{self, Commit, Counts, Deleted, Line, Sealed, Why};
 use crate::mark;
@@ -35,6 +36,7 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
         batches: [After::default(); 2],
         through: through.unwrap_or(u64::MAX),
         is_first: true,
+        has_header: false,
     };
     if work.ledger.is_none() {
         work.verification.damaged += 1;
@@ -55,7 +57,13 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
             work.tail_damaged += 1;
         }
     }
-    let recorded = through.unwrap_or_else(|| mark::read(directory).map_or(0, |mark| mark.seq));
+    let mark = mark::read(directory);
+    if work.has_header {
+        // Both are there before the first segment is.
+        work.file_is_there(mark.is_some(), mark::FILE_NAME);
+        work.file_is_there(cursor::known_identity(directory).is_some(), cursor::IDENTITY_FILE);
+    }
+    let recorded = through.unwrap_or_else(|| mark.map_or(0, |mark| mark.seq));
     Ok(work.finish(recorded))
 }
 
@@ -83,6 +91,8 @@ struct Verifying {
     batches: [After; 2],
     through: u64,
     is_first: bool,
+    /// A segment of version 2 was read.
+    has_header: bool,
 }
 
 /// What was known after a batch: to forget a later one that the disk did not take, and that is written again in the
@@ -120,6 +130,7 @@ impl Verifying {
             };
             match line {
                 Line::Header(header) => {
+                    self.has_header = true;
                     // What the segment before holds after its last commit line does not count.
                     self.batch = Batch::default();
                     if header.why == Why::WriteFailed {
@@ -149,6 +160,13 @@ impl Verifying {
             self.is_first = false;
         }
         Ok(())
+    }
+
+    fn file_is_there(&mut self, is_there: bool, name: &str) {
+        if !is_there {
+            self.verification.damaged += 1;
+            self.problem(format_args!("the file {name} is missing or damaged"));
+        }
     }
 
     fn after(&self) -> After {

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use vigie_files::durable::{self, DurableFile, Standing};
 
 use crate::chain::{self, BatchDigest, Head};
+use crate::cursor;
 use crate::draft::Draft;
 use crate::ledger::Ledger;
 use crate::line::{self, Closed, Commit, Counts, Header, VERSION, Why};
-use crate::mark::{HighWater, Mark};
+use crate::mark::{self, HighWater, Mark};
 use crate::recovery::{self, Newest, Recovery};
 use crate::retention::{self, ClosedSegment, GivenUp, Victim};
 use crate::seen::{SeenIds, SeenSnapshot};
@@ -111,6 +112,11 @@ pub struct Writer {
     begin: Option<Why>,
     place: Place,
     high_water: HighWater,
+    /// The journal's name.
+    identity: String,
+    /// Files beside the segments that somebody else took away: since that was asked, and those that are not there again.
+    taken_away: Vec<&'static str>,
+    said: Vec<&'static str>,
     ledger: Ledger,
     /// The disk does not take the high-water mark or the ledger; the alerts themselves are safe.
     trouble: Option<String>,
@@ -132,7 +138,7 @@ impl Writer {
         let directory_error = |source| OpenError::Directory { path: directory.to_owned(), source };
         durable::make_directory(directory).map_err(directory_error)?;
         let (high_water, mark) = HighWater::open(directory);
-        let mark = mark.unwrap_or_default();
+        let (has_mark, mark) = (mark.is_some(), mark.unwrap_or_default());
         let mut found = recovery::read(directory, mark.seq)?;
         let mut place = found.place;
         let lost = mark.seq.saturating_sub(place.seq);
@@ -142,6 +148,14 @@ impl Writer {
         // Numbers that the ids or the ledger know were given as well.
         place.seq = place.seq.max(found.seq_at_least);
         found.recovery.missing_at_end = lost;
+        let known = cursor::known_identity(directory);
+        // Versions before 2 wrote no header, and not all of these files.
+        if found.newest.as_ref().is_some_and(|newest| newest.may_grow) {
+            let files = [(has_mark, mark::FILE_NAME), (known.is_some(), cursor::IDENTITY_FILE)];
+            found.recovery.missing_files =
+                files.into_iter().filter(|(is_there, _)| !is_there).map(|(_, name)| name).collect();
+        }
+        let identity = cursor::identity(directory).map_err(directory_error)?;
         if let Some(newest) = &found.newest
             && (lost > 0 || (mark.seq == place.seq && newest.uncommitted.records() > 0))
         {
@@ -159,7 +173,7 @@ impl Writer {
             None => (None, Some(if lost > 0 { Why::Lost } else { Why::First })),
         };
         durable::sync_directory(directory).map_err(directory_error)?;
-        let writer = Self {
+        let mut writer = Self {
             directory: directory.to_owned(),
             sizes,
             closed: found.closed,
@@ -167,6 +181,9 @@ impl Writer {
             begin,
             place,
             high_water,
+            identity,
+            taken_away: Vec::new(),
+            said: Vec::new(),
             ledger: found.ledger,
             trouble: None,
             incidents: Vec::new(),
@@ -175,6 +192,10 @@ impl Writer {
             sealed: Vec::new(),
             by_module: BTreeMap::new(),
         };
+        if !has_mark {
+            // From now on one that is missing was taken away.
+            writer.write_mark();
+        }
         Ok((writer, found.seen, found.recovery))
     }
 
@@ -218,6 +239,35 @@ impl Writer {
     /// What happened to the segment since the last call.
     pub fn take_incidents(&mut self) -> Vec<Incident> {
         std::mem::take(&mut self.incidents)
+    }
+
+    /// Which files beside the segments somebody else took away since the last call; they are there again, or will be.
+    pub fn take_taken_away(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.taken_away)
+    }
+
+    /// Looks whether the files beside the segments are as we left them, and writes again what is not.
+    pub fn inspect_files(&mut self) {
+        if mark::read(&self.directory).is_some() {
+            self.said.retain(|said| *said != mark::FILE_NAME);
+        } else {
+            self.is_taken_away(mark::FILE_NAME);
+            self.write_mark();
+        }
+        if cursor::known_identity(&self.directory).as_deref() == Some(&self.identity) {
+            self.said.retain(|said| *said != cursor::IDENTITY_FILE);
+        } else {
+            self.is_taken_away(cursor::IDENTITY_FILE);
+            // The next look tries again.
+            cursor::store_identity(&self.directory, &self.identity).ok();
+        }
+    }
+
+    fn is_taken_away(&mut self, name: &'static str) {
+        if !self.said.contains(&name) {
+            self.said.push(name);
+            self.taken_away.push(name);
+        }
     }
 
     /// Takes new sizes; they hold from the next append on.
@@ -301,6 +351,9 @@ impl Writer {
     fn write_mark(&mut self) {
         let Place { seq, link, head } = self.place;
         let written = self.high_water.write(&self.directory, &Mark { seq, link, head });
+        if self.high_water.take_replaced() {
+            self.is_taken_away(mark::FILE_NAME);
+        }
         self.note_mark(written);
     }
 

@@ -317,3 +317,41 @@ fn a_journal_that_is_cut_deleted_or_replaced_under_the_agent_loses_no_later_aler
         }
     }
 }
+
+#[test]
+fn files_beside_the_journals_segments_that_somebody_deletes_are_told() {
+    let host = Host::new(&Settings::default(), &persistent("alerter.py", &["5"]));
+    let agent = host.start();
+    wait_until("the first are recorded", || (recorded(&host) == 5).then_some(()));
+    agent.stop();
+    let path = segment(&host);
+    let text = fs::read_to_string(&path).unwrap();
+    let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("{\"seq\":1,")).collect();
+    fs::write(&path, without.join("\n") + "\n").unwrap();
+    fs::remove_file(host.path("state/journal/high-water")).unwrap();
+
+    let _agent = host.start();
+
+    let condition = wait_until("it is a condition", || {
+        journal_condition(&host).filter(|condition| condition.contains("high-water"))
+    });
+    assert!(!condition.contains("identity"), "{condition}");
+    let verified = host.vigie(&["alerts", "--verify", "--human"]);
+    assert!(verified.code == 1 && verified.out.contains("high-water"), "{verified:?}");
+    // The first alert is missing, and there are fewer than are asked for.
+    let newest = host.vigie(&["alerts", "-n", "50", "--human"]);
+    assert_eq!(newest.code, 1, "{newest:?}");
+    assert!(newest.out.contains("1 alert is missing here, between 0 and 2"), "{}", newest.out);
+    assert_eq!(host.vigie(&["alerts", "-n", "2"]).code, 0);
+
+    let identity = fs::read(host.path("state/journal/identity")).unwrap();
+    fs::remove_file(host.path("state/journal/identity")).unwrap();
+    wait_until("so is that", || journal_condition(&host).filter(|condition| condition.contains("identity")));
+    assert_eq!(fs::read(host.path("state/journal/identity")).unwrap(), identity);
+    wait_until("both are alerts", || {
+        let alerts = host.journal();
+        let told =
+            |name: &str| alerts.iter().any(|alert| alert.to_string().contains(&format!("file {name} was")));
+        (told("high-water") && told("identity")).then_some(())
+    });
+}
