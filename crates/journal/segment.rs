@@ -9,8 +9,8 @@ use vigie_protocol::severity::Severity;
 
 use crate::line::{self, Closed, Counts, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 
-/// Bytes that are read at once.
-const READ_BYTES: usize = 256 * 1024;
+/// Bytes that are read at once. Each reader has a buffer of this size, and each client that waits has a reader.
+const READ_BYTES: usize = 64 * 1024;
 
 /// How much of a segment's end is looked at for its last line.
 const TAIL_BYTES: u64 = 4096;
