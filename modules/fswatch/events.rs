@@ -40,6 +40,9 @@ const TAKEN_OF_USER: usize = 64;
 /// Files with another name that wait.
 const MAX_LINKED: usize = 4_096;
 
+/// What a reader hands over together, when it has more.
+const HANDED_OVER: usize = 64;
+
 /// Bytes of the renames that inotify saw.
 const MAX_MOVE_BYTES: usize = 4 << 20;
 
@@ -405,6 +408,7 @@ impl Pending {
 }
 
 /// What something happened to.
+#[derive(Debug)]
 enum Name {
     Path(PathBuf),
     Watch(WatchDescriptor, Option<OsString>),
@@ -420,82 +424,125 @@ struct Shared {
 #[derive(Debug, Clone, Default)]
 pub struct Mailbox(Arc<Shared>);
 
-/// An open mailbox: one lock for a whole batch of events. What was put in is announced when it is dropped.
+/// Something that happened, on its way into the mailbox.
+#[derive(Debug)]
+enum Put {
+    Name(Lane, Name, Happened),
+    Moved(Named, Named),
+    MountsChanged,
+    LoopsChanged,
+    Started(PathBuf),
+    Linked(u64, u64),
+    Ended(WatchDescriptor),
+    Overflowed(String),
+}
+
+impl Pending {
+    fn put(&mut self, put: Put) {
+        match put {
+            Put::Name(lane, name, happened) => self.add(lane, name, happened),
+            Put::Moved(from, to) => {
+                // Beyond it a rename is told as what went and what came.
+                let bytes = bytes_of_name(&from) + bytes_of_name(&to);
+                if self.move_bytes + bytes <= MAX_MOVE_BYTES {
+                    self.move_bytes += bytes;
+                    self.moves.push((from, to));
+                }
+            }
+            Put::MountsChanged => self.mounts_changed = true,
+            Put::LoopsChanged => self.loops_changed = true,
+            Put::Started(path) => {
+                let bytes = path.as_os_str().len();
+                if self.started_bytes + bytes <= MAX_STARTED_BYTES && self.started.insert(path) {
+                    self.started_bytes += bytes;
+                }
+            }
+            // Of more, a scan tells.
+            Put::Linked(device, inode) if self.linked.len() < MAX_LINKED => {
+                self.linked.insert((device, inode));
+            }
+            Put::Linked(..) => {}
+            Put::Ended(watch) => self.ended.push(watch),
+            Put::Overflowed(why) => self.overflowed = Some(why),
+        }
+    }
+}
+
+/// What is put into the mailbox together, when it is dropped or handed over. Until then nobody is kept from the mailbox: a
+/// reader asks for paths meanwhile, and users make those so long that it takes a millisecond.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    pending: Option<MutexGuard<'a, Pending>>,
-    arrived: &'a Condvar,
+    puts: Vec<Put>,
+    shared: &'a Shared,
 }
 
 impl Batch<'_> {
-    fn pending(&mut self) -> &mut Pending {
-        self.pending.as_mut().expect("it is there until the batch is dropped")
-    }
-
     /// Something happened to a name in a directory that inotify watches.
     pub fn watch(&mut self, lane: Lane, watch: WatchDescriptor, name: Option<OsString>, happened: Happened) {
-        self.pending().add(lane, Name::Watch(watch, name), happened);
+        self.puts.push(Put::Name(lane, Name::Watch(watch, name), happened));
     }
 
     /// Inotify saw a rename.
     pub fn moved(&mut self, from: Named, to: Named) {
-        let pending = self.pending();
-        // Beyond it a rename is told as what went and what came.
-        let bytes = bytes_of_name(&from) + bytes_of_name(&to);
-        if pending.move_bytes + bytes <= MAX_MOVE_BYTES {
-            pending.move_bytes += bytes;
-            pending.moves.push((from, to));
-        }
+        self.puts.push(Put::Moved(from, to));
     }
 
     /// Something happened to a path.
     pub fn path(&mut self, lane: Lane, path: PathBuf, happened: Happened) {
-        self.pending().add(lane, Name::Path(path), happened);
+        self.puts.push(Put::Name(lane, Name::Path(path), happened));
     }
 
     /// Something was mounted or unmounted.
     pub(crate) fn mounts_changed(&mut self) {
-        self.pending().mounts_changed = true;
+        self.puts.push(Put::MountsChanged);
     }
 
     /// A loop device got or lost its file.
     pub(crate) fn loops_changed(&mut self) {
-        self.pending().loops_changed = true;
+        self.puts.push(Put::LoopsChanged);
     }
 
     /// A program in a watched directory was started.
     pub fn started(&mut self, path: PathBuf) {
-        let pending = self.pending();
-        let bytes = path.as_os_str().len();
-        if pending.started_bytes + bytes <= MAX_STARTED_BYTES && pending.started.insert(path) {
-            pending.started_bytes += bytes;
-        }
+        self.puts.push(Put::Started(path));
     }
 
     /// A file got another name in a directory that nobody watches.
     pub fn linked(&mut self, device: u64, inode: u64) {
-        let linked = &mut self.pending().linked;
-        // Of more, a scan tells.
-        if linked.len() < MAX_LINKED {
-            linked.insert((device, inode));
-        }
+        self.puts.push(Put::Linked(device, inode));
     }
 
     /// An inotify watch is gone.
     pub fn ended(&mut self, watch: WatchDescriptor) {
-        self.pending().ended.push(watch);
+        self.puts.push(Put::Ended(watch));
     }
 
     /// Notifications were lost.
     pub fn overflowed(&mut self, why: &str) {
-        self.pending().overflowed = Some(why.to_owned());
+        self.puts.push(Put::Overflowed(why.to_owned()));
+    }
+
+    /// Between two events: hands over what there is when it is much.
+    pub(crate) fn hand_over_much(&mut self) {
+        if self.puts.len() >= HANDED_OVER {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if self.puts.is_empty() {
+            return;
+        }
+        let mut pending = self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.puts.drain(..).for_each(|put| pending.put(put));
+        drop(pending);
+        self.shared.arrived.notify_one();
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.pending = None;
-        self.arrived.notify_one();
+        self.hand_over();
     }
 }
 
@@ -507,7 +554,7 @@ impl Mailbox {
     /// Opens the mailbox for a batch.
     #[must_use]
     pub fn open(&self) -> Batch<'_> {
-        Batch { pending: Some(self.lock()), arrived: &self.0.arrived }
+        Batch { puts: Vec::new(), shared: &self.0 }
     }
 
     /// Leaves what a worker found.
@@ -616,5 +663,25 @@ mod tests {
         made.retain(|path| !trees.iter().any(|tree| path.starts_with(tree)));
         assert!(made.is_empty(), "{} are lost", made.len());
         assert_eq!(waits(&mailbox), (0, 0));
+    }
+
+    /// A reader that takes its time keeps nobody from the mailbox, and what belongs to one event comes together.
+    #[test]
+    fn what_is_put_together_comes_together_and_keeps_nobody_waiting_until_then() {
+        let mailbox = Mailbox::default();
+        let mut batch = mailbox.open();
+        batch.path(Lane::Of(7), "/home/a".into(), Happened::finished());
+
+        mailbox.open().path(Lane::Trusted, "/etc/shadow".into(), Happened::finished());
+        let first = mailbox.wait(Some(Duration::ZERO), true);
+        for number in 0..HANDED_OVER {
+            batch.path(Lane::Of(7), format!("/home/{number}").into(), Happened::finished());
+        }
+        let before = mailbox.wait(Some(Duration::ZERO), true);
+        batch.hand_over_much();
+        let after = mailbox.wait(Some(Duration::ZERO), true);
+
+        assert_eq!(first.paths, [("/etc/shadow".into(), Happened::finished())]);
+        assert_eq!((before.paths.len(), after.paths.len()), (0, TAKEN_OF_USER));
     }
 }

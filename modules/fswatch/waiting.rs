@@ -83,6 +83,10 @@ impl<T: Copy + Ord> BusyDirectories<T> {
         self.directories.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.directories.len()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -34,6 +34,11 @@ impl Busy {
         self.lanes.is_empty()
     }
 
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.values().map(BusyDirectories::len).sum()
+    }
+
     /// About how many bytes they take.
     pub(super) fn bytes(&self) -> usize {
         self.lanes.values().map(BusyDirectories::bytes).sum()

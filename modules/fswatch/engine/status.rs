@@ -127,8 +127,12 @@ impl<S: Sink> Engine<S> {
         self.status.remote = self.watching.remote().map(Path::to_owned).collect();
         self.status.why_no_fanotify = self.watching.why_not().map(str::to_owned);
         self.status.why_claimed = self.watching.why_claimed();
-        self.status.pending =
-            self.due.len() + self.in_flight.len() + self.again.len() + self.moves.len() + self.told.len();
+        self.status.pending = self.due.len()
+            + self.in_flight.len()
+            + self.again.len()
+            + self.moves.len()
+            + self.told.len()
+            + self.busy.len();
         self.status.waiting_bytes = self.due.bytes_of_users() + self.busy.bytes() + self.listed_bytes;
         self.swollen |= self.status.pending > MANY_PENDING;
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();

@@ -179,6 +179,7 @@ impl Reader {
                                 batch.overflowed(&format!("fanotify told what cannot be read: {error}"))
                             }
                         }
+                        batch.hand_over_much();
                     }
                     drop(batch);
                     self.ahead.clear();
