@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use serde_json::json;
+use serde_json::value::to_raw_value;
 
+use super::texts::clean;
 use super::*;
 
 fn read(parameters: &Value) -> Result<Vec<Search>, Vec<String>> {
