@@ -100,8 +100,21 @@ Anonymous:             0 kB
         assert_eq!(pages_of_file("x\n\n-\nAnonymous: 0 kB", 0), []);
     }
 
+    /// In a process of its own: what another test uses meanwhile comes into memory as well.
     #[test]
     fn code_that_is_not_used_again_is_not_in_memory_and_what_is_goes_on() {
+        const ALONE: &str = "VIGIE_MEMORY_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = "tests::code_that_is_not_used_again_is_not_in_memory_and_what_is_goes_on";
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            alone.args([name, "--exact", "--test-threads", "1"]).env(ALONE, "");
+            let ran = alone.output().unwrap();
+            assert!(
+                ran.status.success() && String::from_utf8_lossy(&ran.stdout).contains("1 passed"),
+                "{ran:?}"
+            );
+            return;
+        }
         let resident = || {
             let statm = fs::read_to_string("/proc/self/statm").unwrap();
             // Pages of files, see proc_pid_statm(5).
