@@ -290,6 +290,7 @@ impl<S: Sink> Engine<S> {
             self.start_rounds();
             self.feed_scans();
             self.tell_groups();
+            self.tell_logs_gone();
             self.tend_transactions();
             self.tend_stories();
             self.tend_plans();
@@ -498,6 +499,7 @@ impl<S: Sink> Engine<S> {
             self.busy.next(now),
             self.linked.next(now),
             self.storms.next(now),
+            self.rotations.next(now),
             self.transactions.next(now),
             self.stories.next(now),
             self.plans.next(),

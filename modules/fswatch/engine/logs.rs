@@ -1,6 +1,6 @@
 //! Logs that grow, where their rule says so: which changes are those of a rotation.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::round::Seen;
 use super::{Engine, Sink, now};
+use crate::change::shown;
 use crate::events::Happened;
 use crate::object::{Content, Kind, NotRead, Object};
 use crate::packed::log_of;
+use crate::rules::Severity;
 
 /// Rotated logs that are remembered of each kind: the steps of a rotation are told by others in the meantime.
 const MAX_REMEMBERED: usize = 64;
@@ -18,21 +20,37 @@ const MAX_REMEMBERED: usize = 64;
 /// Names after that of a log among which its copies are looked for.
 const MAX_COPIES: usize = 64;
 
-/// Longest time for which a copy that is still written is not told. Ten minutes are enough for 60 GB at 100 MB/s.
-const LONGEST_COPY: Duration = Duration::from_secs(600);
+/// Longest time for which a copy that is still written or read, and the log that was emptied meanwhile, are not told: enough
+/// for 6 GB at 100 MB/s.
+const LONGEST_COPY: Duration = Duration::from_secs(60);
 
-/// Time between two looks at a copy that is still written.
-const COPY_PAUSE: Duration = Duration::from_secs(5);
+/// Time between two looks at them.
+const COPY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time in which a new log is expected in the place of one that was renamed.
+const LONGEST_AWAY: Duration = Duration::from_secs(60);
+
+/// Rights by which a file can be run, also as another user.
+const RUNS: u16 = 0o6111;
 
 /// What is remembered of rotations whose steps are seen one by one.
 #[derive(Debug, Default)]
 pub(super) struct Rotations {
     /// Compressed logs, each with the digest of what is in it: the log is removed only then.
     packed: VecDeque<(PathBuf, [u8; 32])>,
-    /// Logs that have got the name of a copy: new ones take their places.
-    away: VecDeque<PathBuf>,
-    /// Copies that are still written, since when, and until when they are not looked at.
-    copies: HashMap<PathBuf, (Instant, Instant)>,
+    /// Logs that were renamed to the name of a copy, and until when a new one is expected in the place of each.
+    away: VecDeque<(PathBuf, Instant)>,
+    /// Copies that are not known to their end, and logs that were emptied meanwhile.
+    copies: HashMap<PathBuf, Waiting>,
+}
+
+/// What is not told yet, because it can be a step of a rotation.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    until: Instant,
+    /// Who did it, and what.
+    happened: Happened,
 }
 
 impl Rotations {
@@ -41,22 +59,40 @@ impl Rotations {
         self.packed.drain(..self.packed.len().saturating_sub(MAX_REMEMBERED));
     }
 
-    fn remember_away(&mut self, log: &Path) {
-        self.away.retain(|away| away != log);
-        self.away.push_back(log.to_owned());
-        self.away.drain(..self.away.len().saturating_sub(MAX_REMEMBERED));
+    fn remember_away(&mut self, log: &Path, now: Instant) {
+        self.away.retain(|(away, _)| away != log);
+        self.away.push_back((log.to_owned(), now + LONGEST_AWAY));
     }
 
-    /// Whether a copy that is still written is not told yet.
-    fn waits_for_copy(&mut self, path: &Path, now: Instant) -> bool {
-        let may_wait = self.copies.contains_key(path) || self.copies.len() < MAX_REMEMBERED;
-        let (since, until) = self.copies.entry(path.to_owned()).or_insert((now, now));
-        *until = now + COPY_PAUSE;
-        let waits = may_wait && now.duration_since(*since) < LONGEST_COPY;
-        if !waits {
-            self.copies.remove(path);
+    /// Whether this log was renamed a moment ago; what comes in its place is not expected a second time.
+    fn comes_back(&mut self, path: &Path) -> bool {
+        let place = self.away.iter().position(|(away, _)| away == path);
+        place.and_then(|place| self.away.remove(place)).is_some()
+    }
+
+    /// Logs in whose place no new one came, and those that are too many to be remembered.
+    fn take_gone(&mut self, now: Instant) -> Vec<PathBuf> {
+        let surplus = self.away.len().saturating_sub(MAX_REMEMBERED);
+        let late = self.away.iter().take_while(|(_, until)| *until <= now).count();
+        self.away.drain(..surplus.max(late)).map(|(path, _)| path).collect()
+    }
+
+    /// Time until the next of them is told.
+    pub(super) fn next(&self, now: Instant) -> Option<Duration> {
+        self.away.front().map(|(_, until)| until.saturating_duration_since(now))
+    }
+
+    /// Notes what is not told yet; whether its time is not over.
+    fn waits(&mut self, path: &Path, happened: &Happened, now: Instant) -> bool {
+        self.copies.retain(|_, waiting| now.duration_since(waiting.since) < 2 * LONGEST_COPY);
+        if !self.copies.contains_key(path) && self.copies.len() >= MAX_REMEMBERED {
+            return false;
         }
-        waits
+        let new = || Waiting { since: now, until: now, happened: Happened::default() };
+        let waiting = self.copies.entry(path.to_owned()).or_insert_with(new);
+        waiting.until = now + COPY_PAUSE;
+        waiting.happened.merge(happened.clone());
+        now.duration_since(waiting.since) < LONGEST_COPY
     }
 }
 
@@ -76,9 +112,25 @@ fn logs_of(copy: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
+/// Whether a name is that of a log with a number or a date, as rotation makes them.
+fn is_numbered(path: &Path, log: &Path) -> bool {
+    let (Some(name), Some(log)) = (path.file_name(), log.file_name()) else { return false };
+    let (name, log) = (name.as_bytes(), log.as_bytes());
+    let stem = log.iter().rposition(|byte| *byte == b'.').map_or(log, |dot| &log[..dot]);
+    let extension = &log[stem.len()..];
+    let is_number = |rest: &[u8]| {
+        let rest = rest.strip_suffix(b".gz").unwrap_or(rest);
+        matches!(rest.first(), Some(b'.' | b'-'))
+            && rest.iter().any(u8::is_ascii_digit)
+            && rest.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_'))
+    };
+    let with_extension = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(extension));
+    name.strip_prefix(log).is_some_and(is_number) || with_extension.is_some_and(is_number)
+}
+
 /// Which paths are logs that were rotated, with the paths where they are now: a file went on under another name in its
-/// directory, and a new one took its place or will. `is_growing`: their rule is for logs. `is_log`: something is, or was
-/// a moment ago, the log of that name.
+/// directory, and a new one took its place or will. `is_growing`: their rule is for logs. `is_log`: a file is, or was until a
+/// moment ago, the log of that name.
 pub(super) fn rotations(
     seen: &[Seen],
     is_growing: impl Fn(&Path) -> bool,
@@ -106,11 +158,12 @@ pub(super) fn rotations(
         let is_same = if is_replaced {
             is_moved || has_same
         } else {
-            has_same
-                && logs_of(path).any(|log| {
-                    log == one.path
-                        || is_growing(&log) && is_log(&log) && logs_of(&one.path).any(|other| other == log)
-                })
+            let has_same_rights = (there.permissions, there.owner, there.group)
+                == (known.permissions, known.owner, known.group);
+            let is_copy =
+                |log: &Path| is_numbered(path, log) && (log == one.path || is_numbered(&one.path, log));
+            let are_of_one_log = logs_of(path).any(|log| is_copy(&log) && is_growing(&log) && is_log(&log));
+            has_same && has_same_rights && are_of_one_log
         };
         let is_allowed = path.parent() == one.path.parent() && is_growing(&one.path) && is_growing(path);
         (is_same && is_allowed).then_some((index, moved))
@@ -119,44 +172,73 @@ pub(super) fn rotations(
 }
 
 impl<S: Sink> Engine<S> {
-    /// Finds the steps of rotations, so that they are told as growth; what is not complete yet is left out.
+    /// Finds the steps of rotations, so that they are told as growth; what is not complete yet is left out and looked at again.
     pub(super) fn judge_logs(&mut self, seen: &mut Vec<Seen>) {
-        let baseline = &self.ledger.state().baseline;
-        let is_growing = |path: &Path| self.is_growing(path);
-        let is_log =
-            |path: &Path| self.rotations.away.iter().any(|away| away == path) || baseline.get(path).is_some();
-        let moves = rotations(seen, is_growing, is_log);
-        let away = moves
-            .iter()
-            .filter(|(log, _)| seen[*log].there.is_none())
-            .map(|(log, _)| seen[*log].path.clone());
-        for log in away.collect::<Vec<_>>() {
-            self.rotations.remember_away(&log);
+        let now = now();
+        let away: HashSet<PathBuf> = self.rotations.away.iter().map(|(path, _)| path.clone()).collect();
+        let is_file = |path: &Path| self.known_log(path).is_some_and(|log| log.kind == Kind::File);
+        let is_log = |path: &Path| away.contains(path) || is_file(path);
+        let moves = rotations(seen, |path| self.is_growing(path), is_log);
+        let is_copy = |path: &Path| logs_of(path).any(|log| is_numbered(path, &log) && is_log(&log));
+        let gone =
+            moves.iter().map(|(log, _)| &seen[*log]).filter(|one| one.there.is_none() && !is_copy(&one.path));
+        for log in gone.map(|one| one.path.clone()).collect::<Vec<_>>() {
+            self.rotations.remember_away(&log, now);
         }
         for index in moves.into_iter().flat_map(|(log, copy)| [log, copy]).chain(self.copied_logs(seen)) {
             seen[index].grown = true;
         }
-        for one in seen.iter_mut() {
-            if one.known.is_none() && one.there.as_ref().is_some_and(|there| there.kind == Kind::File) {
-                let away = self.rotations.away.iter().position(|away| *away == one.path);
-                one.grown |= away.and_then(|index| self.rotations.away.remove(index)).is_some();
+        for one in seen.iter_mut().filter(|one| one.known.is_none()) {
+            if let Some(there) = &one.there {
+                let is_plain = there.kind == Kind::File && there.permissions & RUNS == 0 && there.links == 1;
+                one.grown |= self.rotations.comes_back(&one.path) && is_plain;
             }
         }
-        let now = now();
-        seen.retain(|one| {
-            let is_unread = self.is_copy_being_read(one);
-            if is_unread {
-                return false;
-            }
-            let is_open = self.is_incomplete_copy(one) || self.is_emptied_while_copied(one);
-            let waits = is_open && self.rotations.waits_for_copy(&one.path, now);
-            if waits {
-                self.again.entry(one.path.clone()).or_default().merge(one.happened.clone());
+        let mut index = 0;
+        while index < seen.len() {
+            let one = &seen[index];
+            let is_open = self.is_copy_being_read(one) || self.is_incomplete_copy(one);
+            if is_open && self.rotations.waits(&one.path, &one.happened, now) {
+                self.look_on(seen.swap_remove(index), now);
             } else {
-                self.rotations.copies.remove(&one.path);
+                index += 1;
             }
-            !waits
-        });
+        }
+        let judged: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
+        let mut index = 0;
+        while index < seen.len() {
+            let one = &seen[index];
+            let waits = self.is_emptied_while_copied(one, &judged)
+                && self.rotations.waits(&one.path, &one.happened, now);
+            if waits {
+                self.look_on(seen.swap_remove(index), now);
+                continue;
+            }
+            if let Some(waiting) = self.rotations.copies.remove(&one.path) {
+                let mut happened = waiting.happened;
+                happened.merge(one.happened.clone());
+                seen[index].happened = happened;
+            }
+            index += 1;
+        }
+    }
+
+    /// What is not told yet is looked at again; what a worker reads is when that is done.
+    fn look_on(&mut self, one: Seen, now: Instant) {
+        if !self.contents.is_being_read(&one.path) {
+            self.postpone(&one.path, one.happened, now + COPY_PAUSE);
+        }
+    }
+
+    /// Tells of logs that were renamed as for a rotation and in whose place no new one came.
+    pub(super) fn tell_logs_gone(&mut self) {
+        for log in self.rotations.take_gone(now()) {
+            let text = format!(
+                "log {} was renamed as for a rotation, but no new log came in its place",
+                shown(&log)
+            );
+            self.tell_notice(&log, text, Severity::Medium, None);
+        }
     }
 
     /// Whether it can be the copy of a log, which a worker reads on: it is judged when that is done.
@@ -164,23 +246,23 @@ impl<S: Sink> Engine<S> {
         let is_being_read = one.known.is_none()
             && one.there.as_ref().is_some_and(|there| there.content.not_read() == Some(NotRead::BeingRead))
             && self.contents.is_being_read(&one.path);
-        is_being_read
-            && self.is_growing(&one.path)
-            && logs_of(&one.path).any(|log| self.known_log(&log).is_some())
+        is_being_read && self.may_be_copy(one)
     }
 
-    /// Whether a log has lost what it had while what can be its copy is not known yet.
-    fn is_emptied_while_copied(&self, one: &Seen) -> bool {
+    /// Whether a log has lost what it had while what can be its copy is not known yet. `judged`: what is known in this round.
+    fn is_emptied_while_copied(&self, one: &Seen, judged: &HashSet<PathBuf>) -> bool {
         let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
-        let is_copy = |path: &PathBuf| {
+        let is_copy = |path: &&PathBuf| {
             path.parent() == one.path.parent()
-                && *path != one.path
-                && logs_of(path).any(|log| log == one.path)
+                && is_numbered(path, &one.path)
+                && !judged.contains(*path)
+                && self.is_growing(path)
+                && !self.ledger.state().baseline.contains(path)
         };
         let is_emptied = !one.grown && known.inode == there.inode && there.size < known.size;
         let mut unknown =
             self.rotations.copies.keys().chain(&self.in_flight).chain(self.contents.being_read());
-        is_emptied && self.is_growing(&one.path) && unknown.any(is_copy)
+        is_emptied && self.is_growing(&one.path) && unknown.any(|path| is_copy(&path))
     }
 
     fn is_growing(&self, path: &Path) -> bool {
@@ -197,15 +279,24 @@ impl<S: Sink> Engine<S> {
         let Some(there) = one.there.as_ref().filter(|there| is_new && there.kind == Kind::File) else {
             return false;
         };
-        self.is_growing(&one.path)
-            && (log_of(&one.path).is_some_and(|log| self.known_log(&log).is_some())
-                || logs_of(&one.path)
-                    .any(|log| self.known_log(&log).is_some_and(|log| there.size < log.size)))
+        let is_packed = || log_of(&one.path).is_some_and(|log| self.known_log(&log).is_some());
+        let is_part = |log: &Path| self.known_log(log).is_some_and(|log| there.size < log.size);
+        self.may_be_copy(one) && (is_packed() || logs_of(&one.path).any(|log| is_part(&log)))
+    }
+
+    /// Whether its name is that of a log's copy, and nothing about it is more than a log.
+    fn may_be_copy(&self, one: &Seen) -> bool {
+        let may_run = one.there.as_ref().is_some_and(|there| there.permissions & RUNS != 0);
+        let is_log = |log: &Path| is_numbered(&one.path, log) && self.known_log(log).is_some();
+        !may_run
+            && !one.happened.executed
+            && self.is_growing(&one.path)
+            && logs_of(&one.path).any(|log| is_log(&log))
     }
 
     /// Whether a copy that is still written is not looked at yet.
     pub(super) fn lets_copy(&mut self, path: &Path, happened: &Happened) -> bool {
-        let until = self.rotations.copies.get(path).map(|(_, until)| *until);
+        let until = self.rotations.copies.get(path).map(|waiting| waiting.until);
         let Some(until) = until.filter(|until| !happened.finished && *until > now()) else { return false };
         self.postpone(path, happened.clone(), until);
         true
@@ -260,5 +351,42 @@ impl<S: Sink> Engine<S> {
         };
         let found = seen.iter().enumerate().filter(|(_, one)| is_growing(&one.path) && is_copied(one));
         found.map(|(index, _)| index).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_or_a_date_makes_a_rotated_log_and_nothing_else_does() {
+        let is = |path: &str, log: &str| is_numbered(Path::new(path), Path::new(log));
+
+        for path in ["/l/a.log.1", "/l/a.log-20261128", "/l/a.log.2.gz", "/l/a-1.log", "/l/a.1.log"] {
+            assert!(is(path, "/l/a.log"), "{path}");
+        }
+        for path in ["/l/a.log", "/l/a.log.old", "/l/a-access.log", "/l/a.log.x1", "/l/a1.log", "/l/a.log."] {
+            assert!(!is(path, "/l/a.log"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_does_not_come_back_is_told_and_nothing_waits_without_end() {
+        let (begin, mut rotations) = (now(), Rotations::default());
+        let (log, copy) = (Path::new("/l/a"), Path::new("/l/a.1"));
+
+        rotations.remember_away(log, begin);
+        assert!(rotations.take_gone(begin).is_empty());
+        assert_eq!(rotations.next(begin), Some(LONGEST_AWAY));
+        assert_eq!(rotations.take_gone(begin + LONGEST_AWAY), [log]);
+        assert!(!rotations.comes_back(log));
+
+        let writer = Happened { appeared: true, ..Happened::default() };
+        assert!(rotations.waits(copy, &writer, begin));
+        assert!(rotations.waits(copy, &Happened::default(), begin + LONGEST_COPY / 2));
+        assert!(!rotations.waits(copy, &Happened::default(), begin + LONGEST_COPY));
+        assert!(rotations.copies[copy].happened.appeared);
+        rotations.waits(log, &writer, begin + 3 * LONGEST_COPY);
+        assert!(!rotations.copies.contains_key(copy));
     }
 }

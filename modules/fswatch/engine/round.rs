@@ -77,7 +77,7 @@ pub(super) struct Seen {
     pub(super) happened: Happened,
     pub(super) known: Option<Object>,
     pub(super) there: Option<Object>,
-    /// It is the known file with more at its end, and its rule allows that.
+    /// It is the known file with more at its end, or a step of a rotation, and its rule allows that.
     pub(super) grown: bool,
     /// Of a compressed log, the digest of what is in it.
     pub(super) unpacked: Option<[u8; 32]>,

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -55,6 +55,7 @@ on_every_backend! {
     a_log_that_is_compressed_is_no_change_and_one_in_whose_place_something_else_comes_is,
     a_rotation_is_no_change_however_long_it_takes,
     a_large_log_that_is_copied_and_emptied_is_no_change,
+    what_only_looks_like_a_rotation_is_told,
     a_log_that_only_grows_is_no_change,
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
@@ -292,7 +293,7 @@ fn what_is_done_to_a_file_without_writing_it_is_told() {
     fs::write(&file, "1").unwrap();
     let mut running = Running::on(&[directory.to_str().unwrap()]);
 
-    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o4755)).unwrap();
     let mode = running.told(directory);
     fs::hard_link(&file, directory.join("b")).unwrap();
     let link = running.told(directory);
@@ -438,6 +439,29 @@ fn a_rotation_is_no_change_however_long_it_takes() {
     }
 
     assert_eq!(told, [""; 0]);
+}
+
+fn what_only_looks_like_a_rotation_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for name in ["log", "log-access"] {
+        fs::write(at(name), "one\n").unwrap();
+    }
+    fs::write(at("log.1"), "two\n").unwrap();
+    let mut running = Running::configured(json!({"paths": {"path": [temp.path()], "growing": true}}));
+
+    fs::rename(at("log-access"), at("log-other")).unwrap();
+    let other_name = running.told(temp.path());
+    fs::rename(at("log.1"), at("log.2")).unwrap();
+    fs::set_permissions(at("log.2"), PermissionsExt::from_mode(0o4755)).unwrap();
+    let rights = running.told(temp.path());
+    let program = fs::File::options().create_new(true).write(true).mode(0o755).open(at("log.3")).unwrap();
+    let open = running.told_unfinished(temp.path());
+    drop(program);
+
+    assert_eq!(texts(&other_name, temp.path()), ["renamed log-other"]);
+    assert!(!rights.is_empty());
+    assert_eq!(texts(&open, temp.path()), ["created log.3"]);
 }
 
 fn a_large_log_that_is_copied_and_emptied_is_no_change() {
@@ -695,7 +719,7 @@ fn change_everything(watched: &Path, outside: &Path) -> Vec<&'static str> {
     fs::write(file("edit"), "other and longer").unwrap();
     fs::write(file("same-size"), "2").unwrap();
     fs::File::options().write(true).open(file("same-size")).unwrap().set_modified(modified).unwrap();
-    fs::set_permissions(file("setuid"), std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    fs::set_permissions(file("setuid"), PermissionsExt::from_mode(0o4755)).unwrap();
     fs::write(file("new"), "3").unwrap();
     fs::rename(file("new"), file("replaced")).unwrap();
     fs::rename(outside.join("in"), file("in")).unwrap();
