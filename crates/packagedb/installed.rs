@@ -2,7 +2,9 @@
 //!
 //! Packages are handed over one at a time, because a database of rpm has a hundred megabytes and more.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use vigie_tree::{Place, Root};
 
 use crate::owners::Manager;
 
@@ -126,7 +128,7 @@ pub trait Visitor {
 
 /// Which databases a root directory has.
 #[must_use]
-pub fn managers(root: &Path) -> Vec<Manager> {
+pub fn managers(root: &Root) -> Vec<Manager> {
     Manager::ALL
         .into_iter()
         .filter(|manager| match manager {
@@ -138,7 +140,7 @@ pub fn managers(root: &Path) -> Vec<Manager> {
 }
 
 /// Hands over the packages of a manager; returns what could not be read.
-pub fn visit(root: &Path, manager: Manager, visitor: &mut dyn Visitor) -> Vec<Unread> {
+pub fn visit(root: &Root, manager: Manager, visitor: &mut dyn Visitor) -> Vec<Unread> {
     match manager {
         Manager::Dpkg => dpkg::visit(root, visitor),
         Manager::Rpm => rpm::visit(root, visitor),
@@ -147,10 +149,10 @@ pub fn visit(root: &Path, manager: Manager, visitor: &mut dyn Visitor) -> Vec<Un
 }
 
 /// The file of rpm's database.
-pub(crate) fn rpm_database(root: &Path) -> Option<PathBuf> {
+pub(crate) fn rpm_database(root: &Root) -> Option<Place> {
     rpm::find(root).map(|(path, _)| path)
 }
 
-fn unread(path: &Path, why: impl std::fmt::Display) -> Unread {
-    Unread { path: path.to_owned(), why: why.to_string() }
+fn unread(place: &Place, why: impl std::fmt::Display) -> Unread {
+    Unread { path: place.shown(), why: why.to_string() }
 }

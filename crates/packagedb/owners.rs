@@ -12,18 +12,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::Metadata;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use md5::Md5;
-use rustix::fs::OFlags;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use vigie_tree::{Place, Root, Status};
 
 pub(crate) use crate::text::each_line;
 
@@ -168,7 +168,7 @@ fn digest_of<D: Digest>(mut file: impl Read) -> io::Result<sha2::digest::Output<
 /// The databases of a host.
 #[derive(Debug)]
 pub struct Packages {
-    root: PathBuf,
+    root: Root,
     /// What was read of them; nothing before the first question.
     read: Option<Databases>,
 }
@@ -183,10 +183,10 @@ struct Databases {
 }
 
 impl Packages {
-    /// The databases below a root directory, `/` for this host. Nothing is read before the first question.
+    /// The databases of this host or of an image. Nothing is read before the first question.
     #[must_use]
-    pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), read: None }
+    pub fn at(root: &Root) -> Self {
+        Self { root: root.clone(), read: None }
     }
 
     /// Finds the package that a file or symbolic link belongs to. Most directories belong to many packages, and
@@ -252,16 +252,12 @@ pub struct Aliases(Vec<(Vec<u8>, Vec<u8>)>);
 impl Aliases {
     /// Those of a root directory.
     #[must_use]
-    pub fn of(root: &Path) -> Self {
+    pub fn of(root: &Root) -> Self {
         let mut aliases = Vec::new();
         for directory in ["/", "/usr/"] {
-            let Ok(entries) = std::fs::read_dir(root.join(&directory[1..])) else { continue };
-            for entry in entries.flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_symlink())
-                    && let Ok(target) = std::fs::read_link(entry.path())
-                    && let Some(target) = plain(directory, target.as_os_str().as_bytes())
-                {
-                    aliases.push(([directory.as_bytes(), entry.file_name().as_bytes()].concat(), target));
+            for (name, target) in root.place(directory).links() {
+                if let Some(target) = plain(directory, &target) {
+                    aliases.push(([directory.as_bytes(), &name].concat(), target));
                 }
             }
         }
@@ -389,24 +385,24 @@ struct Stamp {
 
 impl Stamp {
     /// `None` when nothing is there.
-    fn of(path: &Path) -> Option<Self> {
-        std::fs::metadata(path).ok().as_ref().map(Self::from)
+    fn of(place: &Place) -> Option<Self> {
+        place.status().ok().map(Self::from)
+    }
+}
+
+impl From<Status> for Stamp {
+    fn from(status: Status) -> Self {
+        // The change time, because packages bring files with old modification times.
+        let changed = (status.changed, i64::from(status.changed_nanos));
+        Self { changed, inode: status.inode, size: status.size }
     }
 }
 
 impl From<&Metadata> for Stamp {
     fn from(metadata: &Metadata) -> Self {
-        // The change time, because packages bring files with old modification times.
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         Self { changed, inode: metadata.ino(), size: metadata.size() }
     }
-}
-
-/// Opens a file of a database; never waits for what only looks like one.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 #[cfg(test)]

@@ -8,10 +8,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 
-use crate::owners::open;
+use vigie_tree::{Place, Status};
 
 /// Longest value that is read, in bytes.
 const MAX_VALUE_BYTES: usize = 256 << 20;
@@ -52,12 +51,12 @@ pub enum Value {
 }
 
 /// What tells that a file is not as it was.
-type Stamp = (u64, u64, i64, i64);
+type Stamp = (u64, u64, i64, u32);
 
 /// An open database.
 #[derive(Debug)]
 pub struct Database {
-    path: PathBuf,
+    place: Place,
     file: File,
     page_bytes: usize,
     /// Of a page, without what extensions reserve.
@@ -75,15 +74,10 @@ struct Wal {
     pages: HashMap<u32, u64>,
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
+fn stamp(place: &Place) -> Option<Stamp> {
+    // The change time: nobody sets that one back.
+    let Status { inode, size, changed, changed_nanos, .. } = place.status().ok()?;
+    Some((inode, size, changed, changed_nanos))
 }
 
 fn be16(bytes: &[u8], at: usize) -> Result<usize, SqliteError> {
@@ -101,9 +95,9 @@ impl Database {
     ///
     /// # Errors
     /// When the file cannot be read or is none of SQLite.
-    pub fn open(path: &Path) -> Result<Self, SqliteError> {
-        let stamps = [stamp(path), stamp(&beside(path, "-wal"))];
-        let file = open(path)?;
+    pub fn open(place: &Place) -> Result<Self, SqliteError> {
+        let stamps = [stamp(place), stamp(&place.with_end("-wal"))];
+        let file = place.open()?;
         let mut header = [0; 100];
         file.read_exact_at(&mut header, 0).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => SqliteError::Unsound("it is too short"),
@@ -122,11 +116,11 @@ impl Database {
             return Err(SqliteError::Unsound("pages have no usable space"));
         }
         // What a program that crashed has not put back yet.
-        if std::fs::metadata(beside(path, "-journal")).is_ok_and(|journal| journal.len() > 0) {
+        if place.with_end("-journal").status().is_ok_and(|journal| journal.size > 0) {
             return Err(SqliteError::Changed);
         }
         let pages = u32::try_from(file.metadata()?.len() / page_bytes as u64).unwrap_or(u32::MAX);
-        let mut database = Self { path: path.to_owned(), file, page_bytes, usable, pages, wal: None, stamps };
+        let mut database = Self { place: place.clone(), file, page_bytes, usable, pages, wal: None, stamps };
         database.wal = database.read_wal()?;
         Ok(database)
     }
@@ -134,12 +128,12 @@ impl Database {
     /// Whether nobody has written since it was opened.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
-        self.stamps == [stamp(&self.path), stamp(&beside(&self.path, "-wal"))]
+        self.stamps == [stamp(&self.place), stamp(&self.place.with_end("-wal"))]
     }
 
     /// Finds the committed pages of the log.
     fn read_wal(&mut self) -> Result<Option<Wal>, SqliteError> {
-        let file = match open(&beside(&self.path, "-wal")) {
+        let file = match self.place.with_end("-wal").open() {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -365,6 +359,7 @@ fn record(payload: &[u8]) -> Result<Vec<Value>, SqliteError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use vigie_tree::Root;
 
     use super::*;
 
@@ -374,9 +369,9 @@ mod tests {
         for content in [&b""[..], b"SQLite format 3\0", &[0; 200]] {
             let path = directory.path().join("x");
             std::fs::write(&path, content).unwrap();
-            assert!(matches!(Database::open(&path), Err(SqliteError::Unsound(_))));
+            assert!(matches!(Database::open(&Root::host().place(path)), Err(SqliteError::Unsound(_))));
         }
-        assert!(matches!(Database::open(directory.path()), Err(SqliteError::Read(_))));
+        assert!(matches!(Database::open(&Root::host().place(directory.path())), Err(SqliteError::Read(_))));
     }
 
     #[test]
@@ -411,7 +406,7 @@ mod tests {
             let path = directory.path().join("x");
             std::fs::write(&path, content).unwrap();
 
-            let database = Database::open(&path).unwrap();
+            let database = Database::open(&Root::host().place(path)).unwrap();
             let mut rows = 0;
             database.each_row(1, &mut |_, _| rows += 1).ok();
             database.each_row(2, &mut |_, _| rows += 1).ok();

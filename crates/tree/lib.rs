@@ -7,12 +7,15 @@
 mod digest;
 mod glob;
 mod mounts;
+mod place;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -20,6 +23,7 @@ use rustix::io::Errno;
 pub use self::digest::{Digests, md5};
 pub use self::glob::{NotRead, matches};
 use self::mounts::Mounts;
+pub use self::place::{Place, Root};
 
 /// Most symbolic links on the way to one file, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -46,8 +50,18 @@ pub enum Unread {
     #[error("it is larger than what is read of one file")]
     Large,
     /// The kernel says no.
-    #[error("{}", std::io::Error::from(*.0))]
+    #[error("{}", io::Error::from(*.0))]
     System(Errno),
+}
+
+impl From<Unread> for io::Error {
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::Gone => io::ErrorKind::NotFound.into(),
+            Unread::System(errno) => errno.into(),
+            why => Self::other(why),
+        }
+    }
 }
 
 impl From<Errno> for Unread {
@@ -77,6 +91,10 @@ pub struct Status {
     pub modified: i64,
     /// When anything of it was changed, in seconds since the epoch.
     pub changed: i64,
+    /// The nanoseconds after that.
+    pub changed_nanos: u32,
+    /// Its number in its file system.
+    pub inode: u64,
     /// Names of the file.
     pub links: u32,
     /// Nobody can change it while this attribute is set (`chattr +i`), or it can only grow (`+a`).
@@ -96,6 +114,8 @@ impl Status {
             size: status.stx_size,
             modified: status.stx_mtime.tv_sec,
             changed: status.stx_ctime.tv_sec,
+            changed_nanos: status.stx_ctime.tv_nsec,
+            inode: status.stx_ino,
             links: status.stx_nlink,
             immutable: attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
         })
@@ -127,7 +147,7 @@ pub struct Entry {
     pub path: Vec<u8>,
     /// What the kernel said of it.
     pub status: Status,
-    directory: Rc<OwnedFd>,
+    directory: Arc<OwnedFd>,
 }
 
 impl Entry {
@@ -197,7 +217,7 @@ impl Entry {
 /// A root directory and what lies below it.
 #[derive(Debug)]
 pub struct Tree {
-    root: Rc<OwnedFd>,
+    root: Arc<OwnedFd>,
     mounts: Mounts,
 }
 
@@ -206,12 +226,21 @@ impl Tree {
     ///
     /// # Errors
     /// When it is no directory or may not be entered.
-    pub fn open(root: &Path) -> std::io::Result<Self> {
+    pub fn open(root: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
-        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let base = root.canonicalize()?;
-        Ok(Self { root: Rc::new(directory), mounts: Mounts::parse(&mounts, &base) })
+        let open = |path: &Path| rustix::fs::openat(CWD, path, flags, Mode::empty());
+        let Some((process, below)) = mounts::of_process(root) else {
+            let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+            let mounts = Mounts::parse(&table, &root.canonicalize()?);
+            return Ok(Self { root: Arc::new(open(root)?), mounts });
+        };
+        // Without its table, nobody knows which of the mounts there can make a reader wait.
+        let table = std::fs::read(process.join("mountinfo"))?;
+        let mounts = Mounts::parse(&table, Path::new("/"));
+        let whole = Self { root: Arc::new(open(&process.join("root"))?), mounts };
+        // Whoever is in the container made the links on the way.
+        let (directory, path) = whole.directory(below.as_os_str().as_bytes())?;
+        Ok(Self { root: directory, mounts: Mounts::parse(&table, Path::new(OsStr::from_bytes(&path))) })
     }
 
     /// What lies at a path, following links everywhere.
@@ -263,7 +292,7 @@ impl Tree {
                 continue;
             }
             if let Ok(status) = Status::of(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                entries.push(Entry { path, status, directory: Rc::clone(&directory) });
+                entries.push(Entry { path, status, directory: Arc::clone(&directory) });
             }
         }
         Ok(entries)
@@ -275,25 +304,25 @@ impl Tree {
     }
 
     /// Opens a directory for reading, and says where it really is.
-    fn directory(&self, path: &[u8]) -> Result<(Rc<OwnedFd>, Vec<u8>), Unread> {
+    fn directory(&self, path: &[u8]) -> Result<(Arc<OwnedFd>, Vec<u8>), Unread> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (at, name, path) = if is_root(path) {
-            (Rc::clone(&self.root), b".".to_vec(), Vec::new())
+            (Arc::clone(&self.root), b".".to_vec(), Vec::new())
         } else {
             let entry = self.find(path)?;
             if is_root(&entry.path) {
-                (Rc::clone(&self.root), b".".to_vec(), Vec::new())
+                (Arc::clone(&self.root), b".".to_vec(), Vec::new())
             } else {
-                (Rc::clone(&entry.directory), entry.name().to_vec(), entry.path)
+                (Arc::clone(&entry.directory), entry.name().to_vec(), entry.path)
             }
         };
-        Ok((Rc::new(rustix::fs::openat(&at, name, flags, Mode::empty())?), path))
+        Ok((Arc::new(rustix::fs::openat(&at, name, flags, Mode::empty())?), path))
     }
 
     fn resolve(&self, path: &[u8], follow_last: bool) -> Result<Entry, Unread> {
         // The directories on the way with their paths; `..` goes back.
-        let mut way: Vec<(Rc<OwnedFd>, usize)> = Vec::new();
-        let mut at = Rc::clone(&self.root);
+        let mut way: Vec<(Arc<OwnedFd>, usize)> = Vec::new();
+        let mut at = Arc::clone(&self.root);
         let mut real: Vec<u8> = Vec::new();
         let mut links = 0;
         let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
@@ -322,7 +351,7 @@ impl Tree {
                 real.truncate(length);
                 if target.starts_with(b"/") {
                     way.clear();
-                    at = Rc::clone(&self.root);
+                    at = Arc::clone(&self.root);
                     real.clear();
                 }
                 rest.extend(components(&target).rev().map(<[u8]>::to_vec));
@@ -333,13 +362,13 @@ impl Tree {
             }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let next = rustix::fs::openat(&at, &*name, flags, Mode::empty())?;
-            way.push((std::mem::replace(&mut at, Rc::new(next)), length));
+            way.push((std::mem::replace(&mut at, Arc::new(next)), length));
         }
         // The root itself, or a directory that `..` led back to.
         let status = Status::of(&at, b"", AtFlags::EMPTY_PATH)?;
         match way.pop() {
             Some((parent, _)) => Ok(Entry { path: real, status, directory: parent }),
-            None => Ok(Entry { path: b"/".to_vec(), status, directory: Rc::clone(&self.root) }),
+            None => Ok(Entry { path: b"/".to_vec(), status, directory: Arc::clone(&self.root) }),
         }
     }
 }

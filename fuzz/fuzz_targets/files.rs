@@ -15,6 +15,7 @@ use vigie_journal::{Portion, Reader};
 use vigie_packagedb::installed::{FileRecord, Package, Visitor, Want, managers, visit};
 use vigie_packagedb::owners::Manager;
 use vigie_packagedb::sqlite::Database;
+use vigie_tree::Root;
 
 static PLACE: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir_in("/dev/shm").expect("there is memory"));
 
@@ -38,8 +39,9 @@ fn write(path: &str, data: &[u8]) -> std::path::PathBuf {
 fn packages(path: &str, data: &[u8]) {
     let root = PLACE.path().join("root");
     write(&format!("root/{path}"), data);
-    for manager in managers(&root) {
-        visit(&root, manager, &mut Everything);
+    let opened = Root::open(&root).expect("it was made just now");
+    for manager in managers(&opened) {
+        visit(&opened, manager, &mut Everything);
     }
     fs::remove_dir_all(root).expect("it was made just now");
 }
@@ -70,7 +72,7 @@ fuzz_target!(|data: &[u8]| {
         6 => packages("lib/apk/db/installed", data),
         7 => {
             let path = write("rpmdb.sqlite", data);
-            let Ok(database) = Database::open(&path) else { return };
+            let Ok(database) = Database::open(&Root::host().place(path)) else { return };
             if let Ok(Some(table)) = database.table("Packages") {
                 let _ = database.each_row(table, &mut |_, _| {});
             }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use vigie_packagedb::owners::{Manager, Packages};
+use vigie_tree::Root;
 
 use crate::accounts::Accounts;
 use crate::events::Mailbox;
@@ -118,7 +119,7 @@ fn now() -> Instant {
 }
 
 fn work(orders: &mpsc::Receiver<Order>, mailbox: &Mailbox) {
-    let mut packages = Packages::at(Path::new("/"));
+    let mut packages = Packages::at(&Root::host());
     // A transaction is noticed when it has begun, and the database may have its end by then: what was installed before
     // is what was installed last.
     let mut installed: BTreeMap<&'static str, BTreeMap<String, String>> =

@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use vigie_protocol::message::STATE_DIR_VARIABLE;
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
+use vigie_tree::Root;
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
@@ -46,7 +47,11 @@ pub fn run_at(query: &Query, root: &Path, state_dir: Option<&Path>) -> ModuleRes
         Err(problems) => return ModuleResult::rejected(problems),
     };
     let root = parameters.root.as_deref().unwrap_or(root);
-    let found = search::search(&parameters, root, query);
+    let databases = match Root::open(root) {
+        Ok(databases) => databases,
+        Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
+    };
+    let found = search::search(&parameters, &databases, query);
     let verified = parameters.verify.then(|| verify::verify(&found, root, state_dir, parameters.full, query));
     let mut result = answer::answer(&parameters, &found, verified.as_ref(), query, started_at.elapsed());
     if query.extraprivacy {

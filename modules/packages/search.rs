@@ -1,10 +1,9 @@
 //! Finds the packages that are asked for.
 
-use std::path::Path;
-
 use vigie_packagedb::installed::{self, FileRecord, Package, Unread, Visitor, Want};
 use vigie_packagedb::owners::{Aliases, Manager};
 use vigie_sdk::Query;
+use vigie_tree::Root;
 
 use crate::parameters::Parameters;
 
@@ -47,7 +46,7 @@ struct Searcher<'a> {
 
 /// Searches the databases below a root directory.
 #[must_use]
-pub fn search(parameters: &Parameters, root: &Path, query: &Query) -> Outcome {
+pub fn search(parameters: &Parameters, root: &Root, query: &Query) -> Outcome {
     let aliases = Aliases::of(root);
     let mut paths: Vec<_> =
         parameters.paths.iter().map(|path| aliases.resolve(path).into_owned()).zip(0..).collect();

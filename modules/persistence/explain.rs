@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use vigie_packagedb::owners::{Packages, Recorded};
-use vigie_tree::{Digests, Entry, Tree, Unread};
+use vigie_tree::{Digests, Entry, Root, Tree, Unread};
 
 use crate::difference::{beside, inserted};
 use crate::record::{Changed, Origin};
@@ -105,7 +105,7 @@ pub(crate) struct Explainer<'t> {
 }
 
 impl<'t> Explainer<'t> {
-    pub(crate) fn new(tree: &'t Tree, root: &Path) -> Self {
+    pub(crate) fn new(tree: &'t Tree, root: &Root) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a standard module runs in real time only")]
         let asked_at = Instant::now();
         let is_there =

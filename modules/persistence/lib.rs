@@ -30,7 +30,7 @@ mod unit;
 use std::time::Instant;
 
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
-use vigie_tree::Tree;
+use vigie_tree::{Root, Tree};
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
@@ -59,13 +59,13 @@ fn run(query: &Query) -> ModuleResult {
         Ok(parameters) => parameters,
         Err(problems) => return ModuleResult::rejected(problems),
     };
-    let root = parameters.root();
-    let tree = match Tree::open(root) {
-        Ok(tree) => tree,
+    let opened = Tree::open(parameters.root()).and_then(|tree| Ok((tree, Root::open(parameters.root())?)));
+    let (tree, root) = match opened {
+        Ok(opened) => opened,
         Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
     };
     let stop = || query.is_stopped();
-    let mut scan = Scan::new(&tree, root, &parameters, &stop);
+    let mut scan = Scan::new(&tree, &root, &parameters, &stop);
     scan.run();
     answer::answer(scan.finished(), query.extraprivacy, started_at.elapsed())
 }

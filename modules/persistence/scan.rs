@@ -1,11 +1,10 @@
 //! Goes through the catalogue and notes what it finds.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use vigie_host::shown;
 use vigie_sdk::Coverage;
-use vigie_tree::{Digests, Entry, NotRead, Tree, Unread};
+use vigie_tree::{Digests, Entry, NotRead, Root, Tree, Unread};
 
 use crate::answer::Finished;
 use crate::catalogue::{RULES, Rule, technique};
@@ -61,7 +60,7 @@ pub(crate) struct Scan<'a> {
 impl<'a> Scan<'a> {
     pub(crate) fn new(
         tree: &'a Tree,
-        root: &Path,
+        root: &Root,
         parameters: &'a Parameters,
         stop: &'a dyn Fn() -> bool,
     ) -> Self {

@@ -1,9 +1,9 @@
 //! apk: one file with a paragraph for each package, see apk-v2(5).
 
-use std::path::{Path, PathBuf};
+use vigie_tree::{Place, Root};
 
 use super::{Algorithm, Digest, FileRecord, Package, Unread, Visitor, Want, unread};
-use crate::owners::{Manager, apk, open};
+use crate::owners::{Manager, apk};
 use crate::text::{Damage, End, Line, is_text, lines};
 
 /// Where the database can be: the second on newer hosts, where `/lib` need not be a link to it.
@@ -15,11 +15,11 @@ const NEEDED: &[u8] = b"PVAoIfFRMaZ";
 /// Most files of a package that are read.
 const MAX_FILES: usize = 1_000_000;
 
-fn path(root: &Path) -> Option<PathBuf> {
-    PATHS.iter().map(|path| root.join(path)).find(|path| path.is_file())
+fn path(root: &Root) -> Option<Place> {
+    PATHS.iter().map(|path| root.place(path)).find(Place::is_file)
 }
 
-pub(super) fn is_there(root: &Path) -> bool {
+pub(super) fn is_there(root: &Root) -> bool {
     path(root).is_some()
 }
 
@@ -35,11 +35,11 @@ struct Paragraph {
     cut_digests: bool,
 }
 
-pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
+pub(super) fn visit(root: &Root, visitor: &mut dyn Visitor) -> Vec<Unread> {
     let Some(path) = path(root) else { return Vec::new() };
     let mut paragraph = Paragraph::default();
     let mut damage = Damage::default();
-    let result = open(&path).and_then(|file| {
+    let result = path.open().and_then(|file| {
         lines(file, |Line { number, text, end, .. }| {
             if text.is_empty() {
                 std::mem::take(&mut paragraph).hand_over(visitor, &mut damage);

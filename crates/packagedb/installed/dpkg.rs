@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+
+use vigie_tree::{Place, Root};
 
 use super::{Algorithm, Digest, FileRecord, Package, Unread, Visitor, Want, unread};
 use crate::owners::dpkg::{Diversion, Stanza, each_stanza, md5sum, read_diversions, status_files};
-use crate::owners::{Aliases, Manager, each_line, open};
+use crate::owners::{Aliases, Manager, each_line};
 use crate::text::{Damage, End, Line, is_text, lines};
 
 /// Most packages and files of a package that are read.
@@ -28,13 +29,13 @@ const STATES: [&str; 8] = [
     "installed",
 ];
 
-fn directory(root: &Path) -> PathBuf {
-    root.join("var/lib/dpkg")
+fn directory(root: &Root) -> Place {
+    root.place("var/lib/dpkg")
 }
 
-pub(super) fn is_there(root: &Path) -> bool {
+pub(super) fn is_there(root: &Root) -> bool {
     let directory = directory(root);
-    directory.join("status").is_file() || directory.join("status.d").is_dir()
+    directory.join("status").is_file() || directory.join("status.d").is_directory()
 }
 
 /// A package with what is needed to find its files.
@@ -43,16 +44,16 @@ struct Found {
     file_name: String,
     conffiles: Vec<(Vec<u8>, Option<[u8; 16]>)>,
     /// Where its list and digests are.
-    info: PathBuf,
+    info: Place,
 }
 
-pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
+pub(super) fn visit(root: &Root, visitor: &mut dyn Visitor) -> Vec<Unread> {
     let directory = directory(root);
     let mut problems = Vec::new();
     let found = read_status(&directory, &mut problems);
     for name in ["diversions", "statoverride"] {
         let path = directory.join(name);
-        match open(&path) {
+        match path.open() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 problems.push(cannot_be_read(&path, error))
             }
@@ -70,7 +71,7 @@ pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
         let mut package = found.package.clone();
         let list = found.info.join(format!("{}.list", found.file_name));
         // Nothing else tells when it was.
-        package.installed_at = std::fs::metadata(&list).ok().map(|metadata| metadata.mtime());
+        package.installed_at = list.status().ok().map(|status| status.modified);
         let files = match want {
             Want::Files => read_files(&found, &list, &diversions, &overrides, &mut problems),
             Want::Package | Want::Nothing => Vec::new(),
@@ -80,13 +81,13 @@ pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
     problems
 }
 
-fn read_status(directory: &Path, problems: &mut Vec<Unread>) -> Vec<Found> {
+fn read_status(directory: &Place, problems: &mut Vec<Unread>) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     let info = directory.join("info");
-    let mut read = |path: &Path, info: &Path, problems: &mut Vec<Unread>| {
+    let mut read = |path: &Place, info: &Place, problems: &mut Vec<Unread>| {
         let mut senseless = Vec::new();
-        let result = open(path).and_then(|file| {
+        let result = path.open().and_then(|file| {
             each_stanza(file, |stanza| {
                 if stanza.package.is_empty() || found.len() >= MAX_PACKAGES {
                     return;
@@ -113,7 +114,7 @@ fn read_status(directory: &Path, problems: &mut Vec<Unread>) -> Vec<Found> {
     };
     let single = directory.join("status.d");
     let status = status_files(directory);
-    let is_managed = status[0].exists() || !single.is_dir();
+    let is_managed = status[0].status().is_ok() || !single.is_directory();
     if is_managed {
         for path in &status {
             read(path, &info, problems);
@@ -122,10 +123,17 @@ fn read_status(directory: &Path, problems: &mut Vec<Unread>) -> Vec<Found> {
         problems.extend(cut.map(|path| unread(path, "is cut: it ends in the middle of a line")));
     }
     // Images without dpkg have a file for each package, with its digests beside it.
-    let entries = std::fs::read_dir(&single).into_iter().flatten().flatten();
-    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-    entries.sort();
-    for path in entries.iter().filter(|path| path.extension().is_none_or(|end| end != "md5sums")) {
+    let entries = match single.list() {
+        Ok(entries) => entries,
+        Err(error) => {
+            let is_none = error.kind() == io::ErrorKind::NotFound;
+            problems.extend((!is_none).then(|| cannot_be_read(&single, error)));
+            Vec::new()
+        }
+    };
+    let mut entries: Vec<Place> = entries.into_iter().filter(Place::is_file).collect();
+    entries.sort_by(|a, b| a.path().cmp(b.path()));
+    for path in entries.iter().filter(|place| place.path().extension().is_none_or(|end| end != "md5sums")) {
         read(path, &single, problems);
     }
     if is_managed {
@@ -149,20 +157,19 @@ fn senseless_in(stanza: &Stanza) -> Option<&'static str> {
         .then_some("begins a package without a version")
 }
 
-fn is_cut(path: &Path) -> bool {
-    let Ok(file) = open(path) else { return false };
+fn is_cut(path: &Place) -> bool {
+    let Ok(file) = path.open() else { return false };
     let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return false };
     let mut last = [0];
     length > 0 && file.read_exact_at(&mut last, length - 1).is_ok() && last != *b"\n"
 }
 
 /// Every package that dpkg knows has a list, and a list without a package is what is left of a status that lost it.
-fn lists_of_nobody(info: &Path, found: &[Found]) -> Option<Unread> {
+fn lists_of_nobody(info: &Place, found: &[Found]) -> Option<Unread> {
     let names: HashSet<&[u8]> = found.iter().map(|one| one.package.name.as_bytes()).collect();
-    let entries = std::fs::read_dir(info).into_iter().flatten().flatten();
-    let nobodys = entries.filter(|entry| {
-        let name = entry.file_name();
-        let name = name.as_bytes().strip_suffix(b".list");
+    let entries = info.list().unwrap_or_default();
+    let nobodys = entries.iter().filter(|entry| {
+        let name = entry.path().file_name().and_then(|name| name.as_bytes().strip_suffix(b".list"));
         // The architecture stands behind a colon.
         name.and_then(|name| name.split(|byte| *byte == b':').next())
             .is_some_and(|name| !names.contains(name))
@@ -173,11 +180,11 @@ fn lists_of_nobody(info: &Path, found: &[Found]) -> Option<Unread> {
     }
 }
 
-fn cannot_be_read(path: &Path, error: impl std::fmt::Display) -> Unread {
+fn cannot_be_read(path: &Place, error: impl std::fmt::Display) -> Unread {
     unread(path, format_args!("cannot be read: {error}"))
 }
 
-fn of_stanza(stanza: &Stanza, info: &Path) -> Found {
+fn of_stanza(stanza: &Stanza, info: &Place) -> Found {
     let mut words = stanza.status.split_ascii_whitespace();
     let (wanted, flag, state) = (words.next(), words.next(), words.next());
     let mut state = state.unwrap_or("installed").to_owned();
@@ -195,15 +202,15 @@ fn of_stanza(stanza: &Stanza, info: &Path) -> Found {
         size: stanza.installed_size.parse::<u64>().ok().and_then(|kib| kib.checked_mul(1024)),
     };
     let file_name = stanza.file_name();
-    Found { package, file_name, conffiles: stanza.conffiles.clone(), info: info.to_owned() }
+    Found { package, file_name, conffiles: stanza.conffiles.clone(), info: info.clone() }
 }
 
 /// What the administrator set instead of what a package has: user, group, mode.
 type Overrides = HashMap<Vec<u8>, (String, String, u32)>;
 
-fn read_overrides(path: &Path) -> Overrides {
+fn read_overrides(path: &Place) -> Overrides {
     let mut overrides = Overrides::new();
-    let Ok(file) = open(path) else { return overrides };
+    let Ok(file) = path.open() else { return overrides };
     each_line(file, |_, line| {
         let mut words = line.splitn(4, |byte| *byte == b' ');
         let mut text = || words.next().map(|word| String::from_utf8_lossy(word).into_owned());
@@ -219,10 +226,10 @@ fn read_overrides(path: &Path) -> Overrides {
 }
 
 /// The paths of a list, but for that of the root directory, and what makes no sense in it.
-fn read_list(path: &Path) -> io::Result<(Vec<Vec<u8>>, Damage)> {
+fn read_list(path: &Place) -> io::Result<(Vec<Vec<u8>>, Damage)> {
     let mut paths = Vec::new();
     let mut damage = Damage::default();
-    lines(open(path)?, |Line { number, text, end, .. }| match text {
+    lines(path.open()?, |Line { number, text, end, .. }| match text {
         _ if end == End::TooLong || paths.len() >= MAX_FILES => damage.note(number, "is too much"),
         [b'/', ..] if is_text(text) => {
             if text != b"/." {
@@ -238,10 +245,10 @@ fn read_list(path: &Path) -> io::Result<(Vec<Vec<u8>>, Damage)> {
 /// Digests by path.
 type Md5sums = HashMap<Vec<u8>, [u8; 16]>;
 
-fn read_md5sums(path: &Path) -> io::Result<(Md5sums, Damage)> {
+fn read_md5sums(path: &Place) -> io::Result<(Md5sums, Damage)> {
     let mut digests = HashMap::new();
     let mut damage = Damage::default();
-    lines(open(path)?, |Line { number, text, end, .. }| match md5sum(text) {
+    lines(path.open()?, |Line { number, text, end, .. }| match md5sum(text) {
         _ if end == End::TooLong || digests.len() >= MAX_FILES => damage.note(number, "is too much"),
         Some((md5, path)) => {
             digests.insert([b"/", &*path].concat(), md5);
@@ -254,7 +261,7 @@ fn read_md5sums(path: &Path) -> io::Result<(Md5sums, Damage)> {
 
 fn read_files(
     found: &Found,
-    list: &Path,
+    list: &Place,
     diversions: &[Diversion],
     overrides: &Overrides,
     problems: &mut Vec<Unread>,
@@ -283,7 +290,7 @@ fn read_files(
         }
         // Images without dpkg have digests only.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let is_image = list.parent().is_some_and(|parent| parent.ends_with("status.d"));
+            let is_image = list.path().parent().is_some_and(|parent| parent.ends_with("status.d"));
             let has_files = !matches!(&*found.package.state, "config-files" | "half-installed");
             if has_files && !(is_image && is_there) {
                 problems.push(unread(list, "is missing: the files of its package are not known"));

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+
+use vigie_tree::{Place, Root};
 
 use super::{Unread, Visitor, Want, unread};
-use crate::owners::{Manager, open};
+use crate::owners::Manager;
 use crate::rpm_header::{Damaged, Header};
 use crate::sqlite::{Database, SqliteError, Value};
 
@@ -34,16 +35,18 @@ enum DatabaseError {
     Unsound(&'static str),
 }
 
-pub(super) fn find(root: &Path) -> Option<(PathBuf, &'static str)> {
+pub(super) fn find(root: &Root) -> Option<(Place, &'static str)> {
     let places = DIRECTORIES.iter().flat_map(|directory| [SQLITE, NDB, BDB].map(|name| (directory, name)));
-    places.map(|(directory, name)| (root.join(directory).join(name), name)).find(|(path, _)| path.is_file())
+    places
+        .map(|(directory, name)| (root.place(directory).join(name), name))
+        .find(|(place, _)| place.is_file())
 }
 
-pub(super) fn is_there(root: &Path) -> bool {
+pub(super) fn is_there(root: &Root) -> bool {
     find(root).is_some()
 }
 
-pub(super) fn visit(root: &Path, visitor: &mut dyn Visitor) -> Vec<Unread> {
+pub(super) fn visit(root: &Root, visitor: &mut dyn Visitor) -> Vec<Unread> {
     let Some((path, kind)) = find(root) else { return Vec::new() };
     let mut damaged = 0_u64;
     let mut take = |blob: &[u8]| {
@@ -74,7 +77,7 @@ fn hand_over(blob: &[u8], visitor: &mut dyn Visitor) -> Result<(), Damaged> {
     Ok(())
 }
 
-fn read_sqlite(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseError> {
+fn read_sqlite(path: &Place, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseError> {
     // Headers are large, so they are handed over as they come; first it is seen that all can be read.
     for attempt in 1..=ATTEMPTS {
         let database = match Database::open(path) {
@@ -111,11 +114,11 @@ fn read_at(file: &File, at: u64, length: usize) -> Result<Vec<u8>, DatabaseError
 }
 
 /// ndb: pages of slots in the beginning say where the packages are.
-fn read_ndb(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseError> {
+fn read_ndb(path: &Place, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseError> {
     const PAGE_BYTES: usize = 4096;
     const BLOCK_BYTES: u64 = 16;
     const SLOT_BYTES: usize = 16;
-    let file = open(path)?;
+    let file = path.open()?;
     let header = read_at(&file, 0, 32)?;
     if &header[..4] != b"RpmP" || le32(&header, 4)? != 0 {
         return Err(DatabaseError::Unsound("it begins otherwise"));
@@ -138,13 +141,13 @@ fn read_ndb(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseErro
 }
 
 /// Berkeley DB, a hash: headers are values that have pages of their own.
-fn read_bdb(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseError> {
+fn read_bdb(path: &Place, take: &mut dyn FnMut(&[u8])) -> Result<(), DatabaseError> {
     const MAGIC: u32 = 0x0006_1561;
     const HEADER_BYTES: usize = 26;
     const HASH_PAGES: [u8; 2] = [2, 13];
     const OVERFLOW_PAGE: u8 = 7;
     const ON_OWN_PAGES: u8 = 3;
-    let file = open(path)?;
+    let file = path.open()?;
     let meta = read_at(&file, 0, 72)?;
     let big = match le32(&meta, 12)? {
         MAGIC => false,

@@ -3,17 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
 
-use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
+use vigie_tree::{Place, Root};
+
+use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line};
 
 /// The database, as it was read.
 #[derive(Debug)]
 pub(super) struct Database {
     /// Where it can be: the second on newer hosts, where `/lib` need not be a link to it.
-    paths: [PathBuf; 2],
+    paths: [Place; 2],
     /// The one that was read.
-    read: Option<(PathBuf, Stamp)>,
+    read: Option<(Place, Stamp)>,
     index: Index,
     packages: Vec<Package>,
     digests: Option<Digests<20>>,
@@ -61,11 +62,11 @@ impl<'a> Line<'a> {
 }
 
 /// The versions of the packages that are installed.
-pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+pub(super) fn versions(root: &Root) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     let mut name = String::new();
     for path in ["lib/apk/db/installed", "usr/lib/apk/db/installed"] {
-        let Ok(file) = open(&root.join(path)) else { continue };
+        let Ok(file) = root.place(path).open() else { continue };
         each_line(file, |_, line| match Line::of(line) {
             Line::Name(text) => name = String::from_utf8_lossy(text).into_owned(),
             Line::Version(version) if !name.is_empty() => {
@@ -80,9 +81,9 @@ pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
 }
 
 impl Database {
-    pub(super) fn at(root: &Path) -> Self {
+    pub(super) fn at(root: &Root) -> Self {
         Self {
-            paths: ["lib/apk/db/installed", "usr/lib/apk/db/installed"].map(|path| root.join(path)),
+            paths: ["lib/apk/db/installed", "usr/lib/apk/db/installed"].map(|path| root.place(path)),
             read: None,
             index: Index::default(),
             packages: Vec::new(),
@@ -93,7 +94,10 @@ impl Database {
     /// Reads everything again when anything has changed: apk writes all of it, and once for all that it does.
     pub(super) fn refresh(&mut self, aliases: &Aliases) {
         let there = self.paths.iter().find_map(|path| Some((path.clone(), Stamp::of(path)?)));
-        if there == self.read {
+        let is_read = |(path, stamp): &(Place, Stamp)| {
+            self.read.as_ref().is_some_and(|(known, read)| known.path() == path.path() && read == stamp)
+        };
+        if there.as_ref().map_or(self.read.is_none(), is_read) {
             return;
         }
         self.index = Index::default();
@@ -106,11 +110,11 @@ impl Database {
         self.index.settle();
     }
 
-    fn read_packages(&mut self, path: &Path, aliases: &Aliases) -> io::Result<()> {
+    fn read_packages(&mut self, path: &Place, aliases: &Aliases) -> io::Result<()> {
         let mut begin = 0;
         let mut package = None;
         let mut directory = Vec::new();
-        each_line(open(path)?, |offset, line| match Line::of(line) {
+        each_line(path.open()?, |offset, line| match Line::of(line) {
             Line::End => {
                 if package.take().is_some()
                     && let Some(package) = self.packages.last_mut()
@@ -170,7 +174,7 @@ impl Database {
     fn read_digests(&self, number: u32, aliases: &Aliases) -> io::Result<Vec<(u64, [u8; 20])>> {
         let package = &self.packages[number as usize];
         let Some((path, stamp)) = &self.read else { return Ok(Vec::new()) };
-        let mut file = open(path)?;
+        let mut file = path.open()?;
         if Stamp::from(&file.metadata()?) != *stamp {
             // The next refresh finds where it is now.
             return Ok(Vec::new());

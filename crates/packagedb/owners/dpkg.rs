@@ -8,10 +8,11 @@ mod incoming;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+
+use vigie_tree::{Place, Root};
 
 use self::incoming::Incoming;
-use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
+use super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line};
 use crate::text::{Damage, End, Line, is_text, lines};
 
 /// Most configuration files that are kept, of one package and of all; hosts have some 1,000.
@@ -24,7 +25,7 @@ const MAX_PACKAGES: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct Database {
     /// `/var/lib/dpkg`
-    directory: PathBuf,
+    directory: Place,
     index: Index,
     packages: Vec<Package>,
     /// Sorted by hash.
@@ -72,9 +73,9 @@ enum Owner<'a> {
 }
 
 impl Database {
-    pub(super) fn at(root: &Path) -> Self {
+    pub(super) fn at(root: &Root) -> Self {
         Self {
-            directory: root.join("var/lib/dpkg"),
+            directory: root.place("var/lib/dpkg"),
             index: Index::default(),
             packages: Vec::new(),
             conffiles: Vec::new(),
@@ -108,10 +109,10 @@ impl Database {
         let mut numbers: HashMap<_, _> =
             self.packages.iter().map(|package| package.name.clone()).zip(0..).collect();
         let mut stamps = vec![None; self.packages.len()];
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let file_name = entry.file_name();
-            let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".list")) else { continue };
-            let stamp = Stamp::of(&entry.path());
+        for entry in directory.list().unwrap_or_default() {
+            let file_name = entry.path().file_name().and_then(|name| name.to_str());
+            let Some(name) = file_name.and_then(|name| name.strip_suffix(".list")) else { continue };
+            let stamp = Stamp::of(&entry);
             match numbers.get(name) {
                 Some(number) => stamps[*number] = stamp,
                 None => {
@@ -135,12 +136,12 @@ impl Database {
         self.index.settle();
     }
 
-    fn read_list(&mut self, path: &Path, package: u32, aliases: &Aliases) -> io::Result<()> {
+    fn read_list(&mut self, path: &Place, package: u32, aliases: &Aliases) -> io::Result<()> {
         let mut paths = Vec::new();
         // Directories are what other paths are in; they are shared by many packages.
         let mut directories = Vec::new();
         let mut latest = Vec::new();
-        each_line(open(path)?, |_, line| {
+        each_line(path.open()?, |_, line| {
             if !line.starts_with(b"/") || line == b"/." || paths.len() == MAX_PATHS {
                 return;
             }
@@ -168,7 +169,7 @@ impl Database {
         let numbers: HashMap<_, _> =
             self.packages.iter().map(|package| package.name.clone()).zip(0u32..).collect();
         for (nth, path) in files.iter().enumerate() {
-            let Ok(file) = open(path) else { continue };
+            let Ok(file) = path.open() else { continue };
             each_stanza(file, |stanza| {
                 let Some(number) = numbers.get(stanza.file_name().as_str()).copied() else { return };
                 self.packages[number as usize].version = stanza.version.as_str().into();
@@ -234,7 +235,7 @@ impl Database {
         let stamp = Stamp::of(&path);
         if !self.digests.as_ref().is_some_and(|digests| digests.is_of(package, stamp)) {
             let mut all = Vec::new();
-            if let Ok(file) = open(&path) {
+            if let Ok(file) = path.open() {
                 each_line(file, |_, line| {
                     if let Some((md5, path)) = md5sum(line)
                         && all.len() < MAX_PATHS
@@ -252,22 +253,22 @@ impl Database {
 }
 
 /// `status`, and what happened since it was written last, in order.
-pub(crate) fn status_files(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn status_files(directory: &Place) -> Vec<Place> {
     // The names of updates are numbers of the same length; dpkg is still writing what has another name.
-    let is_update = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+    let is_update = |place: &Place| {
+        place.path().file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
     };
-    let updates = std::fs::read_dir(directory.join("updates")).into_iter().flatten().flatten();
-    let mut updates: Vec<_> = updates.map(|entry| entry.path()).filter(is_update).collect();
-    updates.sort();
+    let mut updates = directory.join("updates").list().unwrap_or_default();
+    updates.retain(is_update);
+    updates.sort_by(|a, b| a.path().cmp(b.path()));
     [vec![directory.join("status")], updates].concat()
 }
 
 /// The versions of the packages whose files are there.
-pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+pub(super) fn versions(root: &Root) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
-    for path in status_files(&root.join("var/lib/dpkg")) {
-        let Ok(file) = open(&path) else { continue };
+    for path in status_files(&root.place("var/lib/dpkg")) {
+        let Ok(file) = path.open() else { continue };
         each_stanza(file, |stanza| {
             if stanza.package.is_empty() {
                 return;
@@ -457,10 +458,10 @@ fn end_of_stanza(stanza: &Stanza, damage: &mut Damage, each: &mut impl FnMut(&St
 }
 
 /// Reads all diversions; each has three lines: from, to, by.
-pub(crate) fn read_diversions(path: &Path, aliases: &Aliases) -> Vec<Diversion> {
+pub(crate) fn read_diversions(path: &Place, aliases: &Aliases) -> Vec<Diversion> {
     let mut diversions = Vec::new();
     let mut paths: Vec<Vec<u8>> = Vec::new();
-    if let Ok(file) = open(path) {
+    if let Ok(file) = path.open() {
         each_line(file, |_, line| {
             if line.starts_with(b"/") {
                 paths.push(aliases.resolve(line).into_owned());

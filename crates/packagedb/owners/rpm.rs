@@ -1,7 +1,8 @@
 //! Whose file a path is on a host of rpm: its whole database is read once, because it can only be asked by a library.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+
+use vigie_tree::Root;
 
 use super::{Aliases, Index, MAX_PATHS, Manager, Recorded, Stamp};
 use crate::installed::{self, Algorithm, FileRecord, Visitor, Want};
@@ -9,7 +10,7 @@ use crate::installed::{self, Algorithm, FileRecord, Visitor, Want};
 /// The database, as it was read.
 #[derive(Debug)]
 pub(super) struct Database {
-    root: PathBuf,
+    root: Root,
     /// The files that were read, and their write-ahead logs.
     read: Option<[Option<Stamp>; 2]>,
     index: Index,
@@ -51,7 +52,7 @@ impl File {
 }
 
 /// The versions of the packages that are installed. Of some, such as kernels, there are several.
-pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
+pub(super) fn versions(root: &Root) -> BTreeMap<String, String> {
     struct Versions(BTreeMap<String, Vec<String>>);
     impl Visitor for Versions {
         fn want(&mut self, _: Manager, _: &installed::Package) -> Want {
@@ -76,17 +77,14 @@ pub(super) fn versions(root: &Path) -> BTreeMap<String, String> {
 }
 
 impl Database {
-    pub(super) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), read: None, index: Index::default(), packages: Vec::new(), paths: 0 }
+    pub(super) fn at(root: &Root) -> Self {
+        Self { root: root.clone(), read: None, index: Index::default(), packages: Vec::new(), paths: 0 }
     }
 
     /// Reads everything again when anything has changed.
     pub(super) fn refresh(&mut self, aliases: &Aliases) {
-        let there = installed::rpm_database(&self.root).map(|path| {
-            let mut log = path.clone().into_os_string();
-            log.push("-wal");
-            [Stamp::of(&path), Stamp::of(Path::new(&log))]
-        });
+        let there = installed::rpm_database(&self.root)
+            .map(|path| [Stamp::of(&path), Stamp::of(&path.with_end("-wal"))]);
         if there == self.read {
             return;
         }

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use vigie_packagedb::installed::{Algorithm, FileRecord, Package, Unread, Visitor, Want, managers, visit};
 use vigie_packagedb::owners::{Manager, Packages};
 use vigie_packagedb::sqlite::{Database, Value};
+use vigie_tree::Root;
 
 #[expect(clippy::disallowed_methods, reason = "any time will do to begin with")]
 fn some_time() -> Instant {
@@ -35,7 +36,7 @@ impl Visitor for All {
 
 fn read(root: &Path, manager: Manager) -> (Vec<(Package, Vec<FileRecord>)>, Vec<Unread>) {
     let mut all = All::default();
-    let problems = visit(root, manager, &mut all);
+    let problems = visit(&Root::open(root).unwrap(), manager, &mut all);
     (all.0, problems)
 }
 
@@ -80,7 +81,7 @@ fn packages_of_dpkg_have_state_source_and_files_with_digests_diversions_and_over
     let (packages, problems) = read(root.path(), Manager::Dpkg);
 
     assert_eq!(problems, []);
-    assert_eq!(managers(root.path()), [Manager::Dpkg]);
+    assert_eq!(managers(&Root::open(root.path()).unwrap()), [Manager::Dpkg]);
     let [(a, a_files), (b, b_files)] = &*packages else { panic!("{packages:?}") };
     assert_eq!((&*a.name, &*a.version, a.wanted.as_deref()), ("a", "1:2-3", Some("hold")));
     assert_eq!((a.source.as_deref(), a.size, a.installed_at.is_some()), (Some("a-source"), Some(7168), true));
@@ -283,7 +284,7 @@ fn as_rpm_prints(packages: &[(Package, Vec<FileRecord>)]) -> BTreeSet<String> {
 
 /// The headers in a database of SQLite.
 fn blobs(path: &Path) -> Vec<Vec<u8>> {
-    let database = Database::open(path).unwrap();
+    let database = Database::open(&Root::host().place(path)).unwrap();
     let mut blobs = Vec::new();
     let table = database.table("Packages").unwrap().unwrap();
     let mut take = |_, row: &[Value]| match row {
@@ -358,7 +359,7 @@ fn a_package_that_rpm_removes_owns_nothing_any_more() {
     if rpm_database(directory.path()).is_none() {
         return;
     }
-    let mut owners = Packages::at(directory.path());
+    let mut owners = Packages::at(&Root::open(directory.path()).unwrap());
     let now = some_time();
     let path = Path::new("/opt/second/file");
     assert!(owners.find(path, now).is_some());
@@ -401,7 +402,7 @@ fn each_kind_of_database_of_rpm_is_read_as_rpm_reads_it() {
 
         assert_eq!(problems, [], "{name}");
         assert_eq!(as_rpm_prints(&packages), listed, "{name}");
-        let mut owners = Packages::at(directory.path());
+        let mut owners = Packages::at(&Root::open(directory.path()).unwrap());
         let mut owner = |path: &str| owners.find(Path::new(path), some_time());
         let file = owner("/opt/first/file").unwrap();
         assert_eq!(
@@ -459,7 +460,7 @@ fn a_table_of_sqlite_is_read_whole_also_from_its_log() {
         let arguments = ["-c", WRITE_TABLE, path.to_str().unwrap(), page_bytes, mode, &rows.to_string()];
         output("python3", &arguments).unwrap();
 
-        let database = Database::open(&path).unwrap();
+        let database = Database::open(&Root::host().place(&path)).unwrap();
         let table = database.table("t").unwrap().unwrap();
         let mut found = Vec::new();
         database

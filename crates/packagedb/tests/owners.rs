@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vigie_packagedb::owners::{Manager, Packages, Recorded, md5_of};
+use vigie_tree::Root;
 
 /// A root directory with databases, and a clock.
 struct Host {
@@ -28,7 +29,7 @@ impl Host {
         for directory in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "lib/apk/db", "usr/bin"] {
             fs::create_dir_all(root.path().join(directory)).unwrap();
         }
-        Self { packages: Packages::at(root.path()), root, now: some_time() }
+        Self { packages: Packages::at(&Root::open(root.path()).unwrap()), root, now: some_time() }
     }
 
     /// Replaces a file as package managers do it.
@@ -309,7 +310,7 @@ fn what_is_damaged_is_left_out_line_by_line() {
 fn a_host_without_databases_has_no_packages() {
     let root = tempfile::tempdir().unwrap();
 
-    let found = Packages::at(&root.path().join("none")).find(Path::new("/usr/bin/ls"), some_time());
+    let found = Packages::at(&Root::open(root.path()).unwrap()).find(Path::new("/usr/bin/ls"), some_time());
 
     assert_eq!(found, None);
 }
@@ -376,7 +377,7 @@ fn every_file_of_a_package_of_this_host_is_found_and_is_as_recorded() {
         vigie_skipped::skipped("this host has no package coreutils of dpkg");
         return;
     };
-    let mut packages = Packages::at(Path::new("/"));
+    let mut packages = Packages::at(&Root::host());
     let mut compared = 0;
     for listed in list.lines().map(Path::new) {
         let (Some(directory), Some(name)) = (listed.parent(), listed.file_name()) else { continue };

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
 
 use vigie_host::shown;
-use vigie_packagedb::sqlite::{Database, Value};
-use vigie_tree::Unread;
+use vigie_packagedb::sqlite::{Database, SqliteError, Value};
+use vigie_tree::{Root, Unread};
 
 use super::{Gatherer, MAX_FILE};
 use crate::logins::{self, LASTLOG_BYTES, Login, UTMP_BYTES, time};
@@ -57,9 +57,9 @@ impl Gatherer<'_> {
 
     /// Reads a table of a database of SQLite, when it is there and no link leads to it.
     fn each_row(&mut self, path: &str, table: &str, each: &mut dyn FnMut(&[Value])) {
-        let real = match self.tree.find(path.as_bytes()) {
+        let database = match self.tree.find(path.as_bytes()) {
             Ok(entry) if entry.path == path.as_bytes() && entry.status.is_file() => {
-                self.parameters.root().join(&path[1..])
+                Root::open(self.parameters.root()).map(|root| root.place(path))
             }
             Ok(_) => {
                 self.found.coverage.skip(path, "a link leads there");
@@ -71,16 +71,18 @@ impl Gatherer<'_> {
                 return;
             }
         };
-        let read = Database::open(&real).and_then(|database| {
-            // Names of tables are as they were written when they were made.
-            let names = [table.to_owned(), table.to_lowercase()];
-            for name in names {
-                if let Some(root) = database.table(&name)? {
-                    return database.each_row(root, &mut |_, row| each(row));
+        let read = database.map_err(SqliteError::from).and_then(|place| Database::open(&place)).and_then(
+            |database| {
+                // Names of tables are as they were written when they were made.
+                let names = [table.to_owned(), table.to_lowercase()];
+                for name in names {
+                    if let Some(root) = database.table(&name)? {
+                        return database.each_row(root, &mut |_, row| each(row));
+                    }
                 }
-            }
-            Ok(())
-        });
+                Ok(())
+            },
+        );
         self.found.examined += 1;
         if let Err(why) = read {
             self.found.coverage.skip(path, why.to_string());

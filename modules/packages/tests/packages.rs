@@ -415,6 +415,64 @@ fn dpkg_verify(root: &Path) -> Option<BTreeSet<(String, String)>> {
     Some(found)
 }
 
+#[test]
+fn links_of_an_image_do_not_make_this_hosts_packages_its_own() {
+    let host = Host::new();
+    let absolute = |path: &str| host.path(path);
+    for (link, target) in [
+        ("var/lib/dpkg", absolute("var/lib/dpkg")),
+        ("usr/lib/sysimage/rpm", absolute("rpm")),
+        ("lib/apk/db/installed", absolute("apk")),
+        (
+            "var/lib/dpkg",
+            PathBuf::from("../../../../../../../../../../../../../../../../")
+                .join(absolute("var/lib/dpkg").strip_prefix("/").unwrap()),
+        ),
+    ] {
+        host.write("apk", "P:secret\nV:1\n\n");
+        let image = tempfile::tempdir().unwrap();
+        let link = image.path().join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(target, &link).unwrap();
+
+        let answer = host.ask(&json!({"root": image.path()}));
+
+        assert_eq!(answer["elements"]["packages"], json!([]), "{answer}");
+        assert_eq!(answer["coverage"]["complete"], false, "{answer}");
+    }
+}
+
+#[test]
+fn links_in_an_images_database_lead_nowhere_out_of_it() {
+    let host = Host::new();
+    let image = tempfile::tempdir().unwrap();
+    let info = image.path().join("var/lib/dpkg/info");
+    fs::create_dir_all(&info).unwrap();
+    fs::write(
+        image.path().join("var/lib/dpkg/status"),
+        "Package: tool\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n",
+    )
+    .unwrap();
+    symlink(host.path("var/lib/dpkg/info/tool.list"), info.join("tool.list")).unwrap();
+    symlink(host.path("var/lib/dpkg/info/tool.md5sums"), info.join("tool.md5sums")).unwrap();
+    symlink(host.path("usr"), image.path().join("usr")).unwrap();
+    // Every program would belong to it, if the name of a package were a way out.
+    fs::create_dir_all(image.path().join("var/lib/dpkg/updates")).unwrap();
+    let elsewhere =
+        format!("../../../../../../../../../../..{}", host.path("var/lib/dpkg/info/other").display());
+    fs::write(
+        image.path().join("var/lib/dpkg/updates/0001"),
+        format!("Package: {elsewhere}\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n"),
+    )
+    .unwrap();
+
+    let answer = host.ask(&json!({"root": image.path(), "files": true}));
+
+    let text = answer.to_string();
+    assert!(!text.contains("readme") && !text.contains("/usr/bin/other"), "{text}");
+    assert_eq!(answer["coverage"]["complete"], false, "{answer}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 

@@ -2,9 +2,10 @@
 //! moved to `info` after the last.
 
 use std::io;
-use std::path::Path;
 
-use super::super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line, open};
+use vigie_tree::Place;
+
+use super::super::{Aliases, Digests, Index, MAX_PATHS, Manager, Recorded, Stamp, each_line};
 use super::{Stanza, each_stanza, md5sum};
 
 /// The manifest, as it was read.
@@ -17,7 +18,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Reads the manifest when it is another one than before; there is none when nothing is being unpacked.
-    fn refresh(&mut self, directory: &Path, index: &Index, aliases: &Aliases) {
+    fn refresh(&mut self, directory: &Place, index: &Index, aliases: &Aliases) {
         let path = directory.join("md5sums");
         let seen = Stamp::of(&path);
         if seen == self.seen {
@@ -30,16 +31,16 @@ impl Incoming {
         }
     }
 
-    fn read(&mut self, directory: &Path, index: &Index, aliases: &Aliases) -> io::Result<()> {
+    fn read(&mut self, directory: &Place, index: &Index, aliases: &Aliases) -> io::Result<()> {
         let mut first = None;
-        each_stanza(open(&directory.join("control"))?, |stanza| {
+        each_stanza(directory.join("control").open()?, |stanza| {
             if first.is_none() {
                 first = Some(stanza.clone());
             }
         })?;
         self.package = first.filter(|stanza| !stanza.package.is_empty()).ok_or(io::ErrorKind::InvalidData)?;
         let mut all = Vec::new();
-        each_line(open(&directory.join("md5sums"))?, |_, line| {
+        each_line(directory.join("md5sums").open()?, |_, line| {
             if let Some((md5, path)) = md5sum(line)
                 && all.len() < MAX_PATHS
             {
@@ -54,7 +55,7 @@ impl Incoming {
     /// What the new version has under this path.
     pub(super) fn find(
         &mut self,
-        directory: &Path,
+        directory: &Place,
         path: &[u8],
         index: &Index,
         aliases: &Aliases,

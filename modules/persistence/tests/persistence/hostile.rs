@@ -41,6 +41,32 @@ fn links_lead_nowhere_out_of_the_root() {
 }
 
 #[test]
+fn records_of_packages_outside_an_image_explain_nothing_in_it() {
+    let host = Host::fresh();
+    host.write("/etc/cron.d/planted", "* * * * * root /bin/evil\n", 0o644);
+    let outside = tempfile::tempdir().unwrap();
+    let info = outside.path().join("dpkg/info");
+    std::fs::create_dir_all(&info).unwrap();
+    std::fs::write(
+        outside.path().join("dpkg/status"),
+        "Package: cron\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n",
+    )
+    .unwrap();
+    std::fs::write(info.join("cron.list"), "/.\n/etc\n/etc/cron.d\n/etc/cron.d/planted\n").unwrap();
+    let digest: String =
+        vigie_tree::md5(b"* * * * * root /bin/evil\n").iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(info.join("cron.md5sums"), format!("{digest}  etc/cron.d/planted\n")).unwrap();
+    let database = host.path("/var/lib/dpkg");
+    std::fs::rename(&database, host.path("/var/lib/dpkg.kept")).unwrap();
+    symlink(outside.path().join("dpkg"), &database).unwrap();
+
+    let found = host.entries(json!({"technique": "cron-d"}));
+
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|entry| entry["verdict"] != "packaged"), "{found:?}");
+}
+
+#[test]
 fn a_users_link_does_not_have_others_files_read() {
     let host = Host::fresh();
     host.write("/etc/secret", "ExecStart=secret\n", 0o600);
