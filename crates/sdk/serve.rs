@@ -17,6 +17,7 @@ mod limit;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -426,7 +427,10 @@ enum Order {
 
 /// The thread that runs the module's own code, apart from queries.
 struct Worker {
-    orders: mpsc::SyncSender<Order>,
+    /// Not a channel that is made for so many: that takes a megabyte in each module, and nearly always nothing waits.
+    orders: mpsc::Sender<Order>,
+    /// How many wait.
+    waiting: Arc<AtomicUsize>,
     /// A configuration has been handed over.
     configured: bool,
 }
@@ -438,10 +442,25 @@ impl Worker {
         state_dir: Option<PathBuf>,
         module: watch::Sender<Option<Arc<M>>>,
     ) -> (Self, oneshot::Receiver<()>) {
-        let (orders, inbox) = mpsc::sync_channel(WORKER_QUEUE);
+        let (orders, inbox) = mpsc::channel();
+        let waiting = Arc::<AtomicUsize>::default();
         let (failed, failure) = oneshot::channel();
-        std::thread::spawn(move || work(&inbox, &outbox, state_dir.as_deref(), &module, failed));
-        (Self { orders, configured: false }, failure)
+        let taken = Arc::clone(&waiting);
+        std::thread::spawn(move || {
+            let orders = inbox.iter().inspect(|_| _ = taken.fetch_sub(1, Ordering::Relaxed));
+            work(orders, &outbox, state_dir.as_deref(), &module, failed);
+        });
+        (Self { orders, waiting, configured: false }, failure)
+    }
+
+    /// Hands an order over; `false` when too many wait or the thread has ended.
+    fn put(&self, order: Order) -> bool {
+        // Nobody else puts, so that there is room still.
+        let has_room = self.waiting.load(Ordering::Relaxed) < WORKER_QUEUE;
+        if has_room {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room && self.orders.send(order).is_ok()
     }
 
     fn configure<M: PersistentModule>(&mut self, parameters: ConfigParameters) {
@@ -449,22 +468,22 @@ impl Worker {
         if !self.configured || M::RECONFIGURES {
             self.configured = true;
             // Full only when the module is stuck, and then the agent restarts it.
-            drop(self.orders.try_send(Order::Configure(Box::new(parameters))));
+            self.put(Order::Configure(Box::new(parameters)));
         }
     }
 
     fn acknowledge(&self, id: String) {
-        drop(self.orders.try_send(Order::Acknowledged(id)));
+        self.put(Order::Acknowledged(id));
     }
 
     fn heartbeat(&self) {
-        drop(self.orders.try_send(Order::Heartbeat));
+        self.put(Order::Heartbeat);
     }
 
     /// Lets the module stop, for a limited time.
     async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
-        if self.orders.try_send(Order::Stop(done)).is_ok() {
+        if self.put(Order::Stop(done)) {
             drop(timeout(STOP_TIMEOUT, stopped).await);
         }
     }
@@ -488,14 +507,14 @@ impl Confirmation {
 
 /// Carries out orders until the module stops or its streams end.
 fn work<M: PersistentModule>(
-    inbox: &mpsc::Receiver<Order>,
+    orders: impl Iterator<Item = Order>,
     outbox: &Outbox,
     state_dir: Option<&Path>,
     module: &watch::Sender<Option<Arc<M>>>,
     failed: oneshot::Sender<()>,
 ) {
     let mut failed = Some(failed);
-    for order in inbox {
+    for order in orders {
         let running = module.borrow().clone();
         match (order, running) {
             (Order::Configure(parameters), None) => {

@@ -17,6 +17,7 @@ pub(crate) mod health;
 mod linked;
 mod logs;
 mod loops;
+mod memory;
 mod moving;
 mod narrowing;
 mod orders;
@@ -47,6 +48,7 @@ use self::health::Health;
 use self::linked::Linked;
 use self::logs::Rotations;
 use self::loops::Loops;
+use self::memory::Memory;
 use self::moving::Move;
 use self::narrowing::MountedLately;
 pub use self::orders::Order;
@@ -139,8 +141,8 @@ pub struct Engine<S> {
     /// Whoever waits for loop devices ends with it.
     _loop_watch: Option<Owner>,
     health: Health,
-    /// Much memory was needed since it was last given back.
-    swollen: bool,
+    /// Memory that is to be given back.
+    memory: Memory,
     /// Directories in which more happened than can be told by name.
     busy: BusyLanes,
     /// Files that got another name somewhere.
@@ -241,7 +243,7 @@ impl<S: Sink> Engine<S> {
             loops: Loops::default(),
             _loop_watch: loop_watch,
             health: Health::default(),
-            swollen: false,
+            memory: Memory::default(),
             busy: BusyLanes::default(),
             linked: Linked::default(),
             moves: Vec::new(),
@@ -297,6 +299,7 @@ impl<S: Sink> Engine<S> {
             self.tend_proofs();
             self.tend_canary();
             self.tend_loops();
+            self.tend_memory();
             if self.next_scan.is_some_and(|next| next <= now()) {
                 self.scan_all(Purpose::Quick, Depth::Glance, None);
             }
@@ -400,23 +403,25 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn heartbeat(&mut self) {
-        let is_calm = self.scans.is_empty()
+    /// Whether nothing is under way.
+    fn is_calm(&self) -> bool {
+        self.scans.is_empty()
             && self.due.is_empty()
             && self.in_flight.is_empty()
             && self.backlog.is_empty()
             && self.busy.is_empty()
             && self.moves.is_empty()
-            && self.told.is_empty();
+            && self.told.is_empty()
+    }
+
+    fn heartbeat(&mut self) {
+        let is_calm = self.is_calm();
         self.ledger.tend(self.status.baseline_complete, is_calm);
         self.note_trouble();
         if self.status.baseline_complete {
             if is_calm {
                 self.seen_until = SystemTime::now();
                 self.packages.forget();
-                if std::mem::take(&mut self.swollen) {
-                    vigie_memory::give_back_heap();
-                }
             }
             self.verify_some();
         }
@@ -507,6 +512,7 @@ impl<S: Sink> Engine<S> {
             self.canary.next(now),
             self.loops.next(now).filter(|_| self.status.baseline_complete),
             self.next_health(),
+            self.memory.next(now),
         ]
         .into_iter()
         .flatten()

@@ -29,6 +29,7 @@ use vigie_fanotify::{Buffer, Event, FilesystemId, Group, GroupError, Handle, Mal
 use vigie_host::mounts::{Mount, Mounts};
 
 use self::execs::Kernel;
+pub(crate) use self::execs::LOADING;
 use self::reader::{Control, Reader, View, since_start};
 use crate::ending::{Owner, ending};
 use crate::events::Mailbox;
@@ -111,6 +112,7 @@ pub(crate) struct FilesystemWatcher {
     kernel: Arc<Kernel>,
     /// The thread that reads it when nobody else does, where the kernel is asked.
     execs: Option<Owner>,
+    mailbox: Mailbox,
     view: View,
     marked: Near,
     /// There were more directories than get marks of their own.
@@ -213,6 +215,7 @@ impl FilesystemWatcher {
         };
         Ok(Self {
             execs: None,
+            mailbox: mailbox.clone(),
             wide: Part::start("fanotify", reader(Some(Arc::clone(&marked))))?,
             near: Part::start("fanotify near", reader(None))?,
             kernel,
@@ -228,8 +231,8 @@ impl FilesystemWatcher {
         if !wanted {
             self.execs = None;
             self.kernel.close("the configuration says commands = claimed");
-        } else if self.execs.is_none() {
-            self.execs = self.kernel.open();
+        } else if self.execs.is_none() || self.why_claimed().is_some_and(|why| why != LOADING) {
+            self.execs = self.kernel.open(&self.mailbox);
         }
     }
 

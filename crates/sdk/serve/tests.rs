@@ -405,3 +405,19 @@ async fn a_run_directory_that_is_not_safe_is_logged_and_ends_it() {
     assert_eq!(ended.code(), 69);
     assert!(lines[0].contains("is not safe"), "{lines:?}");
 }
+
+/// A bound without memory that is taken for it.
+#[test]
+fn no_more_than_the_bound_waits_for_module_code_that_hangs() {
+    let (module, _) = watch::channel(None::<Arc<Probe>>);
+    let (mut worker, _failure) = Worker::start(Outbox::new(), None, module);
+    let config = serde_json::value::to_raw_value(&json!({"hang": true})).unwrap();
+    worker.configure::<Probe>(ConfigParameters { config: Some(config), ..ConfigParameters::default() });
+    while worker.waiting.load(Ordering::Relaxed) > 0 {
+        std::thread::yield_now();
+    }
+
+    let taken = (0..2 * WORKER_QUEUE).filter(|_| worker.put(Order::Heartbeat)).count();
+
+    assert_eq!(taken, WORKER_QUEUE);
+}

@@ -622,7 +622,9 @@ impl<S: Sink> Engine<S> {
         }
         let Some(scan) = self.scans.remove(&number) else { return };
         let took = now().duration_since(scan.begun);
-        self.swollen |= scan.compared > MANY_COMPARED;
+        if scan.compared > MANY_COMPARED {
+            self.memory.is_swollen(now());
+        }
         if scan.whole {
             self.status.last_scan = Some((SystemTime::now(), took));
             let quick_scan = self.coverage.rules().settings().quick_scan;
@@ -667,6 +669,7 @@ impl<S: Sink> Engine<S> {
         self.note_trouble();
         self.status.baseline_complete = true;
         self.loops.doubted = true;
+        self.memory.is_swollen(now());
         self.seen_until = SystemTime::now();
         self.ledger.tend(true, true);
         self.publish();

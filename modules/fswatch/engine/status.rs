@@ -10,6 +10,7 @@ use vigie_sdk::Condition;
 
 use super::proof::Proof;
 use super::{Engine, Reasons, Sink, now};
+use crate::fanotify::LOADING;
 use crate::trust::Lane;
 use crate::watching::Choice;
 
@@ -134,10 +135,15 @@ impl<S: Sink> Engine<S> {
             + self.told.len()
             + self.busy.len();
         self.status.waiting_bytes = self.due.bytes_of_users() + self.busy.bytes() + self.listed_bytes;
-        self.swollen |= self.status.pending > MANY_PENDING;
+        if self.status.pending > MANY_PENDING {
+            self.memory.is_swollen(now());
+        }
         self.status.scans = self.scans.values().map(|scan| (scan.purpose.name(), scan.compared)).collect();
         self.sink.values(self.values());
-        *self.published.lock() = Arc::new(self.status.clone());
+        let mut shown = self.status.clone();
+        // Whoever waits for the end of the beginning may rely on all that alerts are to say.
+        shown.baseline_complete &= shown.why_claimed.as_deref() != Some(LOADING);
+        *self.published.lock() = Arc::new(shown);
     }
 
     /// What an operator may want to see over time.

@@ -1,29 +1,64 @@
 //! Asks the kernel what processes run: BPF programs write each exec into a ring before the program does anything, so that
 //! whoever reads the ring after a queue of fanotify finds there who did what the queue tells.
+//!
+//! The kernel proves each program before it takes it, for a third of a second. Nothing waits for that: directories are
+//! marked and compared meanwhile, and who does something is what `/proc` says until then.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
 use vigie_kernel_events::{Kind, Options, Source, SourceError};
 
-use crate::ending::{Owner, ending};
+use crate::ending::{Ending, Owner, ending};
+use crate::events::Mailbox;
 use crate::processes::Processes;
 
 /// Room for some five hundred execs; the thread is woken after a quarter of it.
 const RING_BYTES: u32 = 256 * 1024;
 
+/// Stack of the thread, on which libbpf works.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Why command lines are what processes say of themselves while the programs are being loaded.
+pub(crate) const LOADING: &str = "the programs that tell of them are being loaded";
+
+/// The ring, while somebody asks for it.
+#[derive(Debug)]
+struct Asked {
+    source: Result<Source, String>,
+    /// How often it was asked for, or no longer: what was loaded for an earlier time is not used.
+    times: u64,
+}
+
 /// The ring, and those who are told what is in it.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    source: Mutex<Result<Source, String>>,
+    asked: Mutex<Asked>,
     processes: Arc<Mutex<Processes>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "these threads live in real time")]
 fn now() -> std::time::Instant {
     std::time::Instant::now()
+}
+
+/// Loads the programs; what tells that much is in their ring comes with them.
+fn load() -> Result<(Source, OwnedFd), String> {
+    let options = Options {
+        kinds: vec![Kind::Exec, Kind::Exit],
+        ring_bytes: RING_BYTES,
+        wake_bytes: RING_BYTES / 4,
+        // What is kept of a command line.
+        argument_bytes: 1024,
+        environment_bytes: 0,
+        bpf: true,
+    };
+    let source = Source::open_bpf(&options).map_err(|error| text(&error))?;
+    let wakeups = source.wakeups().ok_or_else(|| "the source cannot be waited for".to_owned())?;
+    let wakeups = wakeups.try_clone_to_owned().map_err(|error| error.to_string())?;
+    Ok((source, wakeups))
 }
 
 /// An error with its causes.
@@ -40,61 +75,62 @@ fn text(error: &SourceError) -> String {
 impl Kernel {
     /// Asks nothing yet.
     pub(super) fn new(processes: Arc<Mutex<Processes>>) -> Arc<Self> {
-        Arc::new(Self { source: Mutex::new(Err("it was not asked for yet".to_owned())), processes })
+        let asked = Asked { source: Err("it was not asked for yet".to_owned()), times: 0 };
+        Arc::new(Self { asked: Mutex::new(asked), processes })
     }
 
-    fn source(&self) -> MutexGuard<'_, Result<Source, String>> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why nothing is asked.
     pub(super) fn why_not(&self) -> Option<String> {
-        self.source().as_ref().err().cloned()
+        self.asked().source.as_ref().err().cloned()
+    }
+
+    fn set(&self, source: Result<Source, String>) -> u64 {
+        let mut asked = self.asked();
+        asked.source = source;
+        asked.times += 1;
+        asked.times
     }
 
     /// Takes the programs away again.
     pub(super) fn close(&self, why: &str) {
-        *self.source() = Err(why.to_owned());
+        self.set(Err(why.to_owned()));
     }
 
-    /// Loads the programs, and starts a thread that reads the ring when much is in it: files may be quiet for long. The
-    /// thread lives as long as its owner.
-    pub(super) fn open(self: &Arc<Self>) -> Option<Owner> {
-        let (source, owner) = match self.start() {
-            Ok((source, owner)) => (Ok(source), Some(owner)),
+    /// Starts a thread that loads the programs, and then reads the ring when much is in it: files may be quiet for long.
+    /// The thread lives as long as its owner. When it is decided whether the kernel tells, the mailbox is woken.
+    pub(super) fn open(self: &Arc<Self>, mailbox: &Mailbox) -> Option<Owner> {
+        let time = self.set(Err(LOADING.to_owned()));
+        let (kernel, mailbox) = (Arc::clone(self), mailbox.clone());
+        let started = ending().and_then(|(owner, end)| {
+            let thread = std::thread::Builder::new().name("execs".to_owned()).stack_size(STACK_BYTES);
+            thread.spawn(move || kernel.run(time, &end, &mailbox)).map(|_| owner)
+        });
+        started.map_err(|error| self.close(&error.to_string())).ok()
+    }
+
+    fn run(&self, time: u64, end: &Ending, mailbox: &Mailbox) {
+        let (source, wakeups) = match load() {
+            Ok((source, wakeups)) => (Ok(source), Some(wakeups)),
             Err(why) => (Err(why), None),
         };
-        *self.source() = source;
-        owner
-    }
-
-    fn start(self: &Arc<Self>) -> Result<(Source, Owner), String> {
-        let options = Options {
-            kinds: vec![Kind::Exec, Kind::Exit],
-            ring_bytes: RING_BYTES,
-            wake_bytes: RING_BYTES / 4,
-            // What is kept of a command line.
-            argument_bytes: 1024,
-            environment_bytes: 0,
-            bpf: true,
-        };
-        let source = Source::open_bpf(&options).map_err(|error| text(&error))?;
-        let wakeups = source.wakeups().map(|wakeups| wakeups.try_clone_to_owned());
-        let wakeups = wakeups
-            .ok_or_else(|| "the source cannot be waited for".to_owned())?
-            .map_err(|error| error.to_string())?;
-        let (owner, end) = ending().map_err(|error| error.to_string())?;
-        let kernel = Arc::clone(self);
-        std::thread::Builder::new()
-            .name("execs".to_owned())
-            .stack_size(128 * 1024)
-            .spawn(move || {
-                while end.wait(wakeups.as_fd(), PollFlags::IN).unwrap_or(false) {
-                    kernel.take_with(|source, sink| source.wait(Duration::ZERO, sink));
-                }
-            })
-            .map_err(|error| error.to_string())?;
-        Ok((source, owner))
+        // What libbpf needed to know of the kernel.
+        vigie_memory::give_back_heap();
+        {
+            let mut asked = self.asked();
+            if asked.times != time {
+                return;
+            }
+            asked.source = source;
+        }
+        mailbox.wake();
+        let Some(wakeups) = wakeups else { return };
+        while end.wait(wakeups.as_fd(), PollFlags::IN).unwrap_or(false) {
+            self.take_with(|source, sink| source.wait(Duration::ZERO, sink));
+        }
     }
 
     /// Learns what was run until now.
@@ -107,12 +143,12 @@ impl Kernel {
         read: impl FnOnce(&mut Source, &mut dyn FnMut(vigie_kernel_events::Event)) -> Result<(), SourceError>,
     ) {
         // Held until all is learned: whoever comes next finds in the ring or among the processes what he asks for.
-        let mut source = self.source();
-        let Ok(open) = &mut *source else { return };
+        let mut asked = self.asked();
+        let Ok(open) = &mut asked.source else { return };
         let mut told = Vec::new();
         // Without it processes are asked themselves, and alerts say so.
         if let Err(error) = read(open, &mut |event| told.push(event)) {
-            *source = Err(text(&error));
+            asked.source = Err(text(&error));
         }
         if told.is_empty() {
             return;
