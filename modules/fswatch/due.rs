@@ -193,6 +193,11 @@ impl DuePaths {
         }
     }
 
+    /// What happened to a path that waits.
+    pub(crate) fn happened(&self, path: &Path) -> Option<&Happened> {
+        self.paths.get(path).map(|due| &due.happened)
+    }
+
     /// Takes one path out before its time.
     pub fn remove(&mut self, path: &Path) -> Option<Happened> {
         let happened = self.paths.remove(path)?.happened;

@@ -525,12 +525,14 @@ impl<S: Sink> Engine<S> {
             self.status.overflows += 1;
             self.note_lost(why);
         }
-        let mut moves: HashMap<PathBuf, Arc<Path>> = HashMap::new();
+        let (mut sources, mut targets) = (HashMap::new(), HashMap::new());
         for (from, to) in &taken.moves {
-            for to in self.watching.paths(to) {
-                if let Some(from) = self.watching.paths(from).first() {
-                    moves.insert(to, from.as_path().into());
-                }
+            let (from, to) = (self.watching.paths(from), self.watching.paths(to));
+            if let (Some(source), Some(target)) = (from.first(), to.first()) {
+                let (source, target): (Arc<Path>, Arc<Path>) =
+                    (source.as_path().into(), target.as_path().into());
+                sources.extend(to.into_iter().map(|to| (to, Arc::clone(&source))));
+                targets.extend(from.into_iter().map(|from| (from, Arc::clone(&target))));
             }
         }
         let [watches, paths] = taken.trusted;
@@ -539,7 +541,8 @@ impl<S: Sink> Engine<S> {
         for (index, (watch, name, happened)) in taken.watches.into_iter().enumerate() {
             for path in self.watching.directories().paths(&watch, name.as_ref()) {
                 let mut happened = happened.clone();
-                happened.moved_from = moves.get(&path).cloned();
+                happened.moved_from = sources.get(&path).cloned();
+                happened.moved_to = targets.get(&path).cloned();
                 let its = if index < watches { &mut trusted } else { &mut of_users };
                 its.push((path, happened));
             }

@@ -98,6 +98,8 @@ pub struct Happened {
     pub writers: Writers,
     /// The name that it had before it was renamed to this path.
     pub moved_from: Option<Arc<Path>>,
+    /// The name that what was here was given.
+    pub moved_to: Option<Arc<Path>>,
 }
 
 impl Happened {
@@ -123,9 +125,8 @@ impl Happened {
         self.prove |= later.prove;
         self.window = Window::of_both(self.window, later.window);
         self.writers.merge(later.writers);
-        if later.moved_from.is_some() {
-            self.moved_from = later.moved_from;
-        }
+        self.moved_from = later.moved_from.or(self.moved_from.take());
+        self.moved_to = later.moved_to.or(self.moved_to.take());
     }
 }
 

@@ -35,8 +35,9 @@ pub(crate) const BUSY: Shares = Shares { of_user: 1 << 20, of_users: 4 << 20 };
 
 /// About what it takes to keep that something happened to a path.
 pub(crate) fn bytes_of(path: usize, happened: &Happened) -> usize {
-    let source = happened.moved_from.as_deref().map_or(0, |from| from.as_os_str().len());
-    ENTRY_BYTES + path + source + WRITER_BYTES * happened.writers.iter().count()
+    let others = [&happened.moved_from, &happened.moved_to].into_iter().flatten();
+    let names: usize = others.map(|other| other.as_os_str().len()).sum();
+    ENTRY_BYTES + path + names + WRITER_BYTES * happened.writers.iter().count()
 }
 
 /// What stands for names in tables of which only a number of entries is a bound: hashes that nobody else can prepare.

@@ -71,7 +71,7 @@ pub struct ScanRules {
 pub struct Item {
     /// The path.
     pub path: PathBuf,
-    /// What is known of it.
+    /// What is known of it, or of the log of which it can be a new copy.
     pub known: Option<Object>,
     /// What to find out.
     pub plan: Plan,

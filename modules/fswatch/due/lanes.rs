@@ -114,6 +114,11 @@ impl DueLanes {
         None
     }
 
+    /// What happened to a path that waits.
+    pub(crate) fn happened(&self, path: &Path) -> Option<&Happened> {
+        self.all().find_map(|lane| lane.happened(path))
+    }
+
     /// Takes one path out before its time.
     pub fn remove(&mut self, path: &Path) -> Option<Happened> {
         self.all_mut().find_map(|lane| lane.remove(path))

@@ -35,6 +35,8 @@ const LONGEST_PAUSE_OF_ERRORS: Duration = Duration::from_secs(300);
 struct Awaited {
     /// It as it was when that began.
     before: Object,
+    /// What it is compared with.
+    compared: Option<Object>,
     happened: Happened,
 }
 
@@ -64,8 +66,14 @@ impl Contents {
     }
 
     /// A worker reads this file on.
-    pub(super) fn reads(&mut self, path: &Path, before: &Object, happened: &Happened) {
-        let awaited = Awaited { before: before.clone(), happened: happened.clone() };
+    pub(super) fn reads(
+        &mut self,
+        path: &Path,
+        before: &Object,
+        happened: &Happened,
+        compared: Option<Object>,
+    ) {
+        let awaited = Awaited { before: before.clone(), compared, happened: happened.clone() };
         if let Some(earlier) = self.reading.insert(path.to_owned(), awaited)
             && let Some(awaited) = self.reading.get_mut(path)
         {
@@ -181,7 +189,7 @@ impl<S: Sink> Engine<S> {
             }
         };
         let plan = self.coverage.options(&path).map(plan).unwrap_or_default();
-        let (known, lane) = (self.ledger.state().baseline.get(&path), self.trust.lane(&path));
+        let (known, lane) = (awaited.compared, self.trust.lane(&path));
         self.in_flight.insert(path.clone());
         let number = self.number();
         let item = Item { path, known, plan, happened: awaited.happened, reads: false, unpacked: None };

@@ -38,6 +38,8 @@ const RUNS: u16 = 0o6111;
 pub(super) struct Rotations {
     /// Compressed logs, each with the digest of what is in it: the log is removed only then.
     packed: VecDeque<(PathBuf, [u8; 32])>,
+    /// Copies, each with the digest of the log that it begins with: whoever writes a log goes on while it is copied.
+    copied: VecDeque<(PathBuf, [u8; 32])>,
     /// Logs that were renamed to the name of a copy, and until when a new one is expected in the place of each.
     away: VecDeque<(PathBuf, Instant)>,
     /// Copies that are not known to their end, and logs that were emptied meanwhile.
@@ -54,9 +56,9 @@ struct Waiting {
 }
 
 impl Rotations {
-    fn remember_packed(&mut self, path: &Path, digest: [u8; 32]) {
-        self.packed.push_back((path.to_owned(), digest));
-        self.packed.drain(..self.packed.len().saturating_sub(MAX_REMEMBERED));
+    fn remember(digests: &mut VecDeque<(PathBuf, [u8; 32])>, path: &Path, digest: [u8; 32]) {
+        digests.push_back((path.to_owned(), digest));
+        digests.drain(..digests.len().saturating_sub(MAX_REMEMBERED));
     }
 
     fn remember_away(&mut self, log: &Path, now: Instant) {
@@ -93,6 +95,11 @@ impl Rotations {
         waiting.until = now + COPY_PAUSE;
         waiting.happened.merge(happened.clone());
         now.duration_since(waiting.since) < LONGEST_COPY
+    }
+
+    /// Whether it was not told for a while already.
+    fn has_waited(&self, path: &Path, now: Instant) -> bool {
+        self.copies.get(path).is_some_and(|waiting| now.duration_since(waiting.since) >= COPY_PAUSE)
     }
 }
 
@@ -155,18 +162,18 @@ pub(super) fn rotations(
         let is_moved = seen[moved].happened.moved_from.as_deref() == Some(one.path.as_path());
         let has_same = there.content == known.content && there.modified == known.modified;
         // Where nothing took its place the names must say that it is a rotation.
+        let has_same_rights =
+            (there.permissions, there.owner, there.group) == (known.permissions, known.owner, known.group);
         let is_same = if is_replaced {
             is_moved || has_same
         } else {
-            let has_same_rights = (there.permissions, there.owner, there.group)
-                == (known.permissions, known.owner, known.group);
             let is_copy =
                 |log: &Path| is_numbered(path, log) && (log == one.path || is_numbered(&one.path, log));
             let are_of_one_log = logs_of(path).any(|log| is_copy(&log) && is_growing(&log) && is_log(&log));
-            has_same && has_same_rights && are_of_one_log
+            has_same && are_of_one_log
         };
         let is_allowed = path.parent() == one.path.parent() && is_growing(&one.path) && is_growing(path);
-        (is_same && is_allowed).then_some((index, moved))
+        (is_same && has_same_rights && is_allowed).then_some((index, moved))
     };
     (0..seen.len()).filter_map(is_rotated).collect()
 }
@@ -184,6 +191,18 @@ impl<S: Sink> Engine<S> {
             moves.iter().map(|(log, _)| &seen[*log]).filter(|one| one.there.is_none() && !is_copy(&one.path));
         for log in gone.map(|one| one.path.clone()).collect::<Vec<_>>() {
             self.rotations.remember_away(&log, now);
+        }
+        for (replaced, _) in &moves {
+            let one = &mut seen[*replaced];
+            let is_part = one.there.as_ref().is_some_and(|there| self.is_part_of_copy(one, there));
+            if is_part && self.rotations.waits(&one.path, &one.happened, now) {
+                // What was here has another name, and what comes in its place is judged when it is complete.
+                one.there = None;
+                self.postpone(&one.path, one.happened.clone(), now + COPY_PAUSE);
+            }
+        }
+        for one in seen.iter_mut() {
+            one.grown |= one.begins_with.is_some() && self.may_be_copy(one);
         }
         for index in moves.into_iter().flat_map(|(log, copy)| [log, copy]).chain(self.copied_logs(seen)) {
             seen[index].grown = true;
@@ -208,7 +227,7 @@ impl<S: Sink> Engine<S> {
         let mut index = 0;
         while index < seen.len() {
             let one = &seen[index];
-            let waits = self.is_emptied_while_copied(one, &judged)
+            let waits = self.is_emptied_while_copied(one, &judged, now)
                 && self.rotations.waits(&one.path, &one.happened, now);
             if waits {
                 self.look_on(seen.swap_remove(index), now);
@@ -249,20 +268,27 @@ impl<S: Sink> Engine<S> {
         is_being_read && self.may_be_copy(one)
     }
 
-    /// Whether a log has lost what it had while what can be its copy is not known yet. `judged`: what is known in this round.
-    fn is_emptied_while_copied(&self, one: &Seen, judged: &HashSet<PathBuf>) -> bool {
+    /// Whether a log has lost what it had while what can be its copy is not known yet, or not told of. `judged`: what is known
+    /// in this round.
+    fn is_emptied_while_copied(&self, one: &Seen, judged: &HashSet<PathBuf>, now: Instant) -> bool {
         let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
         let is_copy = |path: &&PathBuf| {
             path.parent() == one.path.parent()
                 && is_numbered(path, &one.path)
                 && !judged.contains(*path)
                 && self.is_growing(path)
-                && !self.ledger.state().baseline.contains(path)
         };
         let is_emptied = !one.grown && known.inode == there.inode && there.size < known.size;
         let mut unknown =
             self.rotations.copies.keys().chain(&self.in_flight).chain(self.contents.being_read());
-        is_emptied && self.is_growing(&one.path) && unknown.any(|path| is_copy(&path))
+        let may_be_unknown = !self.rotations.has_waited(&one.path, now) || unknown.any(|path| is_copy(&path));
+        is_emptied && self.is_growing(&one.path) && may_be_unknown
+    }
+
+    /// The log of which this path can be a copy by its name: what is new is compared with what is known of that.
+    pub(super) fn copied_log(&self, path: &Path) -> Option<Object> {
+        let mut logs = logs_of(path).filter(|log| is_numbered(path, log));
+        logs.find_map(|log| self.known_log(&log).filter(|log| log.kind == Kind::File && log.size > 0))
     }
 
     fn is_growing(&self, path: &Path) -> bool {
@@ -273,15 +299,20 @@ impl<S: Sink> Engine<S> {
         if self.is_growing(log) { self.ledger.state().baseline.get(log) } else { None }
     }
 
-    /// Whether it can be the copy of a log, or the compressed log, that somebody has not written to its end.
+    /// Whether it is new, and can be the copy of a log, or the compressed log, that somebody has not written to its end.
     fn is_incomplete_copy(&self, one: &Seen) -> bool {
-        let is_new = one.known.is_none() && !one.grown && !one.happened.finished;
-        let Some(there) = one.there.as_ref().filter(|there| is_new && there.kind == Kind::File) else {
-            return false;
-        };
+        let there = one.there.as_ref().filter(|_| one.known.is_none() && !one.grown);
+        there.is_some_and(|there| self.is_part_of_copy(one, there))
+    }
+
+    /// Whether what is there now can be such a part.
+    fn is_part_of_copy(&self, one: &Seen, there: &Object) -> bool {
         let is_packed = || log_of(&one.path).is_some_and(|log| self.known_log(&log).is_some());
         let is_part = |log: &Path| self.known_log(log).is_some_and(|log| there.size < log.size);
-        self.may_be_copy(one) && (is_packed() || logs_of(&one.path).any(|log| is_part(&log)))
+        there.kind == Kind::File
+            && !one.happened.finished
+            && self.may_be_copy(one)
+            && (is_packed() || logs_of(&one.path).any(|log| is_part(&log)))
     }
 
     /// Whether its name is that of a log's copy, and nothing about it is more than a log.
@@ -307,7 +338,10 @@ impl<S: Sink> Engine<S> {
     fn copied_logs(&mut self, seen: &[Seen]) -> Vec<usize> {
         for one in seen {
             if let Some(digest) = one.unpacked {
-                self.rotations.remember_packed(&one.path, digest);
+                Rotations::remember(&mut self.rotations.packed, &one.path, digest);
+            }
+            if let Some(digest) = one.begins_with.filter(|_| one.grown) {
+                Rotations::remember(&mut self.rotations.copied, &one.path, digest);
             }
         }
         let baseline = &self.ledger.state().baseline;
@@ -323,7 +357,15 @@ impl<S: Sink> Engine<S> {
                 path.parent() == Some(directory) && logs_of(path).any(|of| of == log) && is_growing(path)
             };
             let mut now = seen.iter().filter_map(|other| Some((&other.path, other.there.as_ref()?)));
+            let is_there = |path: &Path| {
+                seen.iter()
+                    .find(|other| other.path == path)
+                    .map_or_else(|| baseline.contains(path), |other| other.there.is_some())
+            };
+            let mut begun =
+                self.rotations.copied.iter().map(|(path, digest)| (path, Content::Digest(*digest)));
             now.any(|(path, there)| is_copys(path) && is_same(there, known))
+                || begun.any(|(path, begins)| is_copys(path) && begins == known.content && is_there(path))
                 || baseline
                     .children_after(directory, Some(name), MAX_COPIES)
                     .iter()
@@ -331,7 +373,7 @@ impl<S: Sink> Engine<S> {
         };
         let is_copied = |one: &Seen| match (&one.known, &one.there) {
             (Some(known), Some(there)) => {
-                known.inode == there.inode && there.size < known.size && has_copy(&one.path, known)
+                known.inode == there.inode && !one.grown && has_copy(&one.path, known)
             }
             (None, Some(there)) => {
                 let of_same = |log: &Path| baseline.get(log).is_some_and(|log| is_same(there, &log));
@@ -339,7 +381,8 @@ impl<S: Sink> Engine<S> {
                     let known = baseline.get(&log).map(|log| log.content);
                     is_growing(&log) && known == Some(Content::Digest(unpacked))
                 });
-                is_packed || logs_of(&one.path).any(|log| is_growing(&log) && of_same(&log))
+                let is_plain = there.permissions & RUNS == 0;
+                is_plain && (is_packed || logs_of(&one.path).any(|log| is_growing(&log) && of_same(&log)))
             }
             // Compressed, and removed then.
             (Some(known), None) => self.rotations.packed.iter().any(|(packed, digest)| {

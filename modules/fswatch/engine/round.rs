@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
@@ -81,6 +82,8 @@ pub(super) struct Seen {
     pub(super) grown: bool,
     /// Of a compressed log, the digest of what is in it.
     pub(super) unpacked: Option<[u8; 32]>,
+    /// Of a new file that begins with all that is known of the log of which it can be a copy, the digest of that.
+    pub(super) begins_with: Option<[u8; 32]>,
 }
 
 /// What had another name.
@@ -143,17 +146,7 @@ impl<S: Sink> Engine<S> {
         if !self.moves.is_empty() {
             ready.retain(|(path, happened)| !self.awaits_move(path, happened));
         }
-        // Where a file was is looked at together with where it is.
-        let sources: Vec<PathBuf> = ready
-            .iter()
-            .filter_map(|(_, happened)| happened.moved_from.as_deref())
-            .map(Path::to_owned)
-            .collect();
-        for source in sources {
-            if let Some(happened) = self.due.remove(&source) {
-                ready.push((source, happened));
-            }
-        }
+        self.add_other_names(lane, &mut ready);
         let mut items = Vec::with_capacity(ready.len());
         for (path, happened) in ready {
             if self.in_flight.contains(&path) {
@@ -176,7 +169,8 @@ impl<S: Sink> Engine<S> {
             let being_written = happened.written && !happened.finished && !happened.prove && !options.growing;
             let plan =
                 crate::look::Plan { prove: happened.prove, being_read, being_written, ..plan(options) };
-            let known = self.ledger.state().baseline.get(&path);
+            let its = self.ledger.state().baseline.get(&path);
+            let known = its.or_else(|| plan.growing.then(|| self.copied_log(&path)).flatten());
             self.in_flight.insert(path.clone());
             items.push(Item { path, known, plan, happened, reads: false, unpacked: None });
         }
@@ -194,6 +188,42 @@ impl<S: Sink> Engine<S> {
         }
         self.rounds.insert(number, round);
         self.workers.put(jobs);
+    }
+
+    /// Has the place where a file was looked at together with where it is, also when the kernel's word of one of both is
+    /// not taken up yet: otherwise one file with another name seems to be one that went and one that came.
+    fn add_other_names(&mut self, lane: Lane, ready: &mut Vec<(PathBuf, Happened)>) {
+        let mut added: HashSet<PathBuf> = HashSet::new();
+        let mut next = 0;
+        while let Some((path, happened)) = ready.get(next) {
+            next += 1;
+            if happened.moved_from.is_none() && happened.moved_to.is_none() {
+                continue;
+            }
+            let path: Arc<Path> = path.as_path().into();
+            let happened = happened.clone();
+            if added.is_empty() {
+                added = ready.iter().map(|(path, _)| path.clone()).collect();
+            }
+            let without = Happened { moved_from: None, moved_to: None, ..happened.clone() };
+            let from = happened
+                .moved_from
+                .map(|from| (from, Happened { moved_to: Some(path.clone()), ..without.clone() }));
+            let to = happened
+                .moved_to
+                .map(|to| (to, Happened { appeared: true, moved_from: Some(path), ..without }));
+            for (other, happened) in from.into_iter().chain(to) {
+                if added.contains(&*other) {
+                    continue;
+                }
+                let waiting = self.due.remove(&other);
+                // What root alone can change does not wait for what users can.
+                if waiting.is_some() || self.trust.lane(&other) == lane {
+                    added.insert(other.to_path_buf());
+                    ready.push((other.to_path_buf(), waiting.unwrap_or(happened)));
+                }
+            }
+        }
     }
 
     pub(super) fn note_looked(&mut self, number: u64, outcomes: Vec<(Item, io::Result<Found>)>) {
@@ -342,8 +372,14 @@ impl<S: Sink> Engine<S> {
 
     /// Turns what a worker found into what is there; `None` when that could not be told.
     fn judge(&mut self, item: Item, found: io::Result<Found>) -> Option<Seen> {
-        let Item { path, happened, reads, plan, unpacked, .. } = item;
-        // Not the item's: a directory may have taken it along to another name.
+        let Item { path, mut happened, reads, plan, unpacked, known: compared } = item;
+        // A scan can find what happened before it is told who did it.
+        if happened.writers.last().is_none()
+            && let Some(later) = self.again.get(&path).or_else(|| self.due.happened(&path))
+        {
+            happened.writers.merge(later.writers.clone());
+        }
+        // Not what it was compared with: a directory may have taken it along to another name.
         let known = self.ledger.state().baseline.get(&path);
         let options = self.coverage.options(&path)?;
         let growing = options.growing;
@@ -352,7 +388,15 @@ impl<S: Sink> Engine<S> {
             Ok(Found::Missing) => {
                 self.status.unreadable.remove(&path);
                 self.contents.forget(&path);
-                return Some(Seen { path, happened, known, there: None, grown: false, unpacked: None });
+                return Some(Seen {
+                    path,
+                    happened,
+                    known,
+                    there: None,
+                    grown: false,
+                    unpacked: None,
+                    begins_with: None,
+                });
             }
             Err(error) => {
                 // It cannot even be looked at: nothing is known of a change, and the status says so.
@@ -365,7 +409,9 @@ impl<S: Sink> Engine<S> {
         let may_have_grown = growing
             && known.as_ref().is_some_and(|known| known.kind == there.kind && known.size <= there.size);
         match there.content.not_read() {
-            Some(NotRead::BeingRead) if reads => self.contents.reads(&path, &there, &happened),
+            Some(NotRead::BeingRead) if reads => {
+                self.contents.reads(&path, &there, &happened, compared.clone());
+            }
             Some(NotRead::OpenForWriting) if plan.being_written => self.note_written(&path),
             Some(NotRead::BeingRead) if self.contents.is_being_read(&path) => {}
             Some(why) if why.is_for_now() => self.note_unread(&path, why),
@@ -379,7 +425,12 @@ impl<S: Sink> Engine<S> {
         {
             return None;
         }
-        Some(Seen { path, happened, known, there: Some(there), grown, unpacked })
+        let begins_with = match compared.filter(|_| grown && known.is_none()).map(|log| log.content) {
+            Some(Content::Digest(digest)) => Some(digest),
+            _ => None,
+        };
+        let grown = grown && known.is_some();
+        Some(Seen { path, happened, known, there: Some(there), grown, unpacked, begins_with })
     }
 
     /// The alert for a path that is not as it was known, unless nobody could have known.
@@ -448,10 +499,17 @@ impl<S: Sink> Engine<S> {
     fn compared(&self, seen: &Seen) -> Option<Alert> {
         let options = self.coverage.options(&seen.path)?;
         let rule = self.coverage.rule_text(&seen.path)?;
-        if seen.grown || (seen.known.is_none() && !self.learned.contains(rule)) {
+        if seen.known.is_none() && (seen.grown || !self.learned.contains(rule)) {
             return None;
         }
-        let difference = compare(seen.known.as_ref(), seen.there.as_ref(), options)?;
+        let difference = match (&seen.known, &seen.there) {
+            // A log that grew or was rotated may have got other rights as well.
+            (Some(known), Some(there)) if seen.grown => {
+                compare(Some(known), Some(&with_rights(known, there)), options)?
+            }
+            _ if seen.grown => return None,
+            (known, there) => compare(known.as_ref(), there.as_ref(), options)?,
+        };
         let time = text_of_time(SystemTime::now());
         let told =
             alert(&seen.path, seen.known.as_ref(), seen.there.as_ref(), difference, options, rule, &time);
@@ -559,7 +617,15 @@ impl<S: Sink> Engine<S> {
                 if paths.insert(path.clone()) {
                     let known = self.ledger.state().baseline.get(&path);
                     let happened = Happened { moved_from: None, ..one.happened.clone() };
-                    more.push(Seen { path, happened, known, there: None, grown: false, unpacked: None });
+                    more.push(Seen {
+                        path,
+                        happened,
+                        known,
+                        there: None,
+                        grown: false,
+                        unpacked: None,
+                        begins_with: None,
+                    });
                 }
             }
             count = if is_whole { GONE_AT_ONCE - more.len().min(GONE_AT_ONCE) } else { 0 };
@@ -604,6 +670,12 @@ impl<S: Sink> Engine<S> {
         let alone = groups.iter().map(|group| group.alert(&time)).collect();
         self.commit(Entry { alone, groups: Some(self.groups_text()), ..Entry::default() });
     }
+}
+
+/// An object with the rights of another one.
+fn with_rights(object: &Object, rights: &Object) -> Object {
+    let Object { permissions, owner, group, flags, extended, .. } = rights.clone();
+    Object { permissions, owner, group, flags, extended, ..object.clone() }
 }
 
 fn is_directory(object: &Option<Object>) -> bool {

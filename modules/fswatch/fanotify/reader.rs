@@ -281,8 +281,12 @@ impl Reader {
             writers: Writers::one(process),
             ..Happened::default()
         };
-        let source: Option<Arc<Path>> = from.first().map(|(path, _)| path.as_path().into());
-        for (path, lane) in from.into_iter().chain(at).chain(linked) {
+        let first = |names: &[(PathBuf, Lane)]| names.first().map(|(path, _)| Arc::from(path.as_path()));
+        let (source, target): (Option<Arc<Path>>, Option<Arc<Path>>) = (first(&from), first(&to));
+        for (path, lane) in from {
+            batch.path(lane, path, Happened { moved_to: target.clone(), ..happened.clone() });
+        }
+        for (path, lane) in at.into_iter().chain(linked) {
             batch.path(lane, path, happened.clone());
         }
         for (path, lane) in to {

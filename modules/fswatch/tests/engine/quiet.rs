@@ -148,10 +148,10 @@ fn a_file_that_is_written_for_a_while_is_told_when_that_begins_and_when_it_ends(
         .spawn()
         .unwrap();
     assert!(writer.wait().unwrap().success());
-    let told = running.told(temp.path());
+    let told = running.told_with_writing(temp.path());
 
     assert_eq!(texts(&told, temp.path()), ["created download", "created download"]);
-    assert!(told[0].alert.contains("is being written") && told[1].after["size"] == json!(60), "{told:?}");
+    assert!(told[0].is_being_written() && told[1].after["size"] == json!(60), "{told:?}");
 }
 
 #[test]

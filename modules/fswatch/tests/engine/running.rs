@@ -68,6 +68,13 @@ pub(crate) struct Alert {
     pub(crate) mark: Value,
 }
 
+impl Alert {
+    /// Whether the file was seen before it was closed: what became of it is told by another alert.
+    pub(crate) fn is_being_written(&self) -> bool {
+        self.alert.contains(" is being written: ")
+    }
+}
+
 impl Default for Alert {
     fn default() -> Self {
         Self {
@@ -231,9 +238,17 @@ impl Running {
         }
     }
 
+    /// Everything told about what was done until now, without what is said of files before they are closed: what became
+    /// of them is told as well.
+    pub(crate) fn told(&mut self, directory: &Path) -> Vec<Alert> {
+        let mut alerts = self.told_with_writing(directory);
+        alerts.retain(|alert| !alert.is_being_written());
+        alerts
+    }
+
     /// Everything told about what was done until now: a new file in the watched `directory` is the last event in
     /// the kernel's queue, and when nothing waits after it was told, nothing is left to tell.
-    pub(crate) fn told(&mut self, directory: &Path) -> Vec<Alert> {
+    pub(crate) fn told_with_writing(&mut self, directory: &Path) -> Vec<Alert> {
         self.marks += 1;
         let mark = directory.join(format!("~mark{}", self.marks));
         fs::write(&mark, "").unwrap();
