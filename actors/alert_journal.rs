@@ -30,7 +30,7 @@ use self::batch::RawAlert;
 pub use self::batch::{AlertBatch, NewAlert};
 pub(crate) use self::batch::{read_plain, text_of};
 pub use self::follower::{Follower, JournalView, alert_record};
-use self::inspection::Proof;
+use self::inspection::{Proof, Untold};
 use crate::config_loader::ConfigChanged;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::JournalSection;
@@ -60,7 +60,11 @@ pub struct StoreAlerts {
     pub module: ModuleName,
     /// Its alerts, in order; shared, because the sender still logs and acknowledges them.
     pub alerts: Arc<AlertBatch>,
-    /// The module is gone and cannot be made to wait: refused when memory for waiting alerts is used up.
+    /// Whom the agent tells about, in alerts of its own that this module can cause: they take room of their own in the
+    /// journal, so that nobody pushes out what the agent told about others.
+    pub about: Option<ModuleName>,
+    /// The module is gone and cannot be made to wait: refused when its share of the memory for waiting alerts is used
+    /// up.
     pub last_words: bool,
 }
 
@@ -69,11 +73,14 @@ pub struct StoreAlerts {
 pub enum AlertsRefused {
     /// More is waiting for the disk than may be kept in memory.
     #[error(
-        "{waiting_bytes} bytes of alerts already wait for the disk (limit journal.memory_bytes = {limit})"
+        "{waiting_bytes} bytes of alerts already wait for the disk, {own_bytes} of them from this module (limit \
+         journal.memory_bytes = {limit}, of which one module gets as much as is left for others)"
     )]
     MemoryFull {
         /// Bytes that wait.
         waiting_bytes: usize,
+        /// Those of this module.
+        own_bytes: usize,
         /// The limit.
         limit: usize,
     },
@@ -138,6 +145,8 @@ pub struct AlertJournal {
     head: String,
     /// Alerts that retention deleted, by severity.
     deleted: BTreeMap<String, u64>,
+    /// The same by module.
+    deleted_by_module: BTreeMap<String, Counts>,
     /// Alerts recorded since the start, by module and severity.
     by_module: BTreeMap<String, Counts>,
     /// What the whole journal was found to be; absent while it is whole, or not proved yet.
@@ -149,11 +158,14 @@ pub struct AlertJournal {
     trouble: Option<String>,
     /// What went lately although it is severe, or the fleet did not have it.
     trimmed: Option<String>,
+    /// The same, as far as no alert tells of it yet.
+    untold: Untold,
     /// What waits for the next write.
     waiting: Batch,
     /// Bytes and alerts of the write that is under way.
     writing_bytes: usize,
     writing_alerts: u64,
+    writing_of: BTreeMap<ModuleName, usize>,
     next_seq: u64,
     bytes: u64,
     duplicates: u64,
@@ -172,6 +184,8 @@ struct Batch {
     draft: Draft,
     /// Ids of this batch, which are not recorded yet but must not be recorded twice.
     ids: SeenIds,
+    /// Bytes by module.
+    bytes_of: BTreeMap<ModuleName, usize>,
     /// Who is told when the batch is safe.
     answers: Vec<oneshot::Sender<()>>,
 }
@@ -211,15 +225,18 @@ impl AlertJournal {
             identity,
             head: writer.head(),
             deleted: vigie_journal::by_severity(writer.deleted()),
+            deleted_by_module: writer.deleted_by_module().clone(),
             by_module: BTreeMap::new(),
             damage: None,
             proof: Proof::Done,
             trouble: None,
             trimmed: None,
+            untold: Untold::default(),
             writer: Some(writer),
             waiting: Batch::default(),
             writing_bytes: 0,
             writing_alerts: 0,
+            writing_of: BTreeMap::new(),
             duplicates: 0,
             error: None,
             retry_delay: RETRY_INITIAL,
@@ -241,12 +258,29 @@ impl AlertJournal {
     }
 
     /// Adds the alerts to the waiting batch and says which are new.
-    fn enqueue(&mut self, module: &ModuleName, alerts: &AlertBatch) -> Vec<bool> {
+    fn enqueue(&mut self, module: &ModuleName, about: Option<&ModuleName>, alerts: &AlertBatch) -> Vec<bool> {
         let time = jiff::Timestamp::now().to_string();
-        alerts.iter().map(|alert| self.enqueue_one(module.as_str(), &time, alert)).collect()
+        let share = about.map(|about| format!("{module}:{about}"));
+        let before = self.waiting.draft.bytes();
+        let new = alerts
+            .iter()
+            .map(|alert| self.enqueue_one(module.as_str(), share.as_deref(), &time, alert))
+            .collect();
+        let bytes = self.waiting.draft.bytes() - before;
+        match self.waiting.bytes_of.get_mut(module) {
+            Some(of_module) => *of_module += bytes,
+            None => drop(self.waiting.bytes_of.insert(module.clone(), bytes)),
+        }
+        new
     }
 
-    fn enqueue_one(&mut self, module: &str, time: &str, RawAlert { id, message }: RawAlert<'_>) -> bool {
+    fn enqueue_one(
+        &mut self,
+        module: &str,
+        share: Option<&str>,
+        time: &str,
+        RawAlert { id, message }: RawAlert<'_>,
+    ) -> bool {
         // An id that is too long cannot be remembered; the alert itself must not be lost for it.
         let text = id.map(text_of).filter(|id| id.len() <= MAX_ID_BYTES);
         if let Some(text) = &text
@@ -257,16 +291,30 @@ impl AlertJournal {
             self.duplicates += 1;
             return false;
         }
-        self.waiting.draft.push(self.next_seq, time, module, id.filter(|_| text.is_some()), message);
+        let id = id.filter(|_| text.is_some());
+        self.waiting.draft.push(self.next_seq, time, module, share, id, message);
         self.next_seq += 1;
         true
+    }
+
+    /// A module may keep as much waiting as is left for the others, so that one that dies again and again leaves them
+    /// something.
+    fn has_memory_for(&self, module: &ModuleName) -> Result<(), AlertsRefused> {
+        let limit = self.section.memory_bytes;
+        let waiting_bytes = self.waiting.draft.bytes() + self.writing_bytes;
+        let of = |bytes_of: &BTreeMap<ModuleName, usize>| bytes_of.get(module).copied().unwrap_or_default();
+        let own_bytes = of(&self.waiting.bytes_of) + of(&self.writing_of);
+        if own_bytes >= limit.saturating_sub(waiting_bytes) {
+            return Err(AlertsRefused::MemoryFull { waiting_bytes, own_bytes, limit });
+        }
+        Ok(())
     }
 
     /// Adds an alert of the agent itself.
     fn enqueue_own(&mut self, id: Option<&str>, message: &serde_json::Value) {
         let mut alert = AlertBatch::default();
         alert.push_text(id, &message.to_string());
-        self.enqueue(&own_name(), &alert);
+        self.enqueue(&own_name(), None, &alert);
     }
 
     /// Writes what waits, unless a write is under way or there is nothing.
@@ -286,6 +334,7 @@ impl AlertJournal {
         let Some(writer) = self.writer.take() else { return };
         let mut batch = std::mem::take(&mut self.waiting);
         self.writing_ids = std::mem::take(&mut batch.ids);
+        self.writing_of = std::mem::take(&mut batch.bytes_of);
         self.write(writer, batch, ctx);
     }
 
@@ -350,6 +399,7 @@ impl AlertJournal {
         self.seen.absorb(std::mem::take(&mut self.writing_ids));
         self.writing_bytes = 0;
         self.writing_alerts = 0;
+        self.writing_of.clear();
         for answer in batch.answers {
             answer.send(()).ok();
         }
@@ -407,12 +457,12 @@ impl Handler<StoreAlerts> for AlertJournal {
     type Result = ResponseFuture<Result<Vec<bool>, AlertsRefused>>;
 
     fn handle(&mut self, message: StoreAlerts, ctx: &mut Self::Context) -> Self::Result {
-        let waiting_bytes = self.waiting.draft.bytes() + self.writing_bytes;
-        let limit = self.section.memory_bytes;
-        if message.last_words && waiting_bytes >= limit {
-            return Box::pin(std::future::ready(Err(AlertsRefused::MemoryFull { waiting_bytes, limit })));
+        if message.last_words
+            && let Err(refused) = self.has_memory_for(&message.module)
+        {
+            return Box::pin(std::future::ready(Err(refused)));
         }
-        let new = self.enqueue(&message.module, &message.alerts);
+        let new = self.enqueue(&message.module, message.about.as_ref(), &message.alerts);
         let (answer, safe) = oneshot::channel();
         self.waiting.answers.push(answer);
         self.write_waiting(ctx);
@@ -438,6 +488,7 @@ impl Handler<GetJournalStatus> for AlertJournal {
             error: self.error.clone(),
             head: self.head.clone(),
             deleted: self.deleted.clone(),
+            deleted_by_module: vigie_journal::by_module(&self.deleted_by_module),
             by_module: by_module
                 .map(|(module, counts)| (module.clone(), vigie_journal::by_severity(*counts)))
                 .collect(),
@@ -486,6 +537,7 @@ impl Handler<FlushJournal> for AlertJournal {
     fn handle(&mut self, _: FlushJournal, ctx: &mut Self::Context) -> Self::Result {
         let (flushed, done) = oneshot::channel();
         self.flushing.push(flushed);
+        self.tell_given_up(true, ctx);
         if self.writer.is_some() || self.error.is_some() {
             self.write_waiting(ctx);
         }

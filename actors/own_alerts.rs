@@ -6,6 +6,7 @@ use actix::{Actor, Addr, Context, Handler, Message, Recipient};
 use serde_json::json;
 use slog::{Logger, error, o};
 use vigie_log::{AgentLog, LogTime};
+use vigie_protocol::condition::Subject;
 use vigie_protocol::module_name::ModuleName;
 use vigie_protocol::severity::Severity;
 
@@ -46,12 +47,12 @@ impl OwnAlerts {
         Self { log: log.new(o!("component" => "own_alerts")), agent_log, journal }
     }
 
-    fn store(&self, message: String) {
+    fn store(&self, about: Option<ModuleName>, message: String) {
         let Ok(module) = OWN_NAME.parse::<ModuleName>() else { return };
         let mut line = Vec::new();
         self.agent_log.format_module_line(&mut line, &LogTime::now(), OWN_NAME, "alert", &message);
         let alerts = std::sync::Arc::new(vec![NewAlert { id: None, message }].into());
-        let storing = self.journal.send(StoreAlerts { module, alerts, last_words: false });
+        let storing = self.journal.send(StoreAlerts { module, alerts, about, last_words: false });
         let (log, agent_log) = (self.log.clone(), self.agent_log.clone());
         // A task of its own: the journal answers when the alert is on disk, which may take its time.
         actix_rt::spawn(async move {
@@ -79,7 +80,7 @@ impl Handler<OwnAlert> for OwnAlerts {
     type Result = ();
 
     fn handle(&mut self, alert: OwnAlert, _: &mut Self::Context) {
-        self.store(json!({ "severity": alert.severity, "alert": alert.text }).to_string());
+        self.store(None, json!({ "severity": alert.severity, "alert": alert.text }).to_string());
     }
 }
 
@@ -93,6 +94,10 @@ impl Handler<ModuleConditionFailed> for OwnAlerts {
             "alert": standing.to_string(),
             "condition": standing,
         });
-        self.store(alert.to_string());
+        let about = match standing.about {
+            Subject::Module(module) => Some(module),
+            _ => None,
+        };
+        self.store(about, alert.to_string());
     }
 }

@@ -181,6 +181,10 @@ fn verified(found: &JournalVerification) -> Vec<String> {
     if !found.deleted.is_empty() {
         let deleted = found.deleted.iter().map(|(severity, count)| format!("{count} {}", safe(severity)));
         lines.push(format!("deleted by retention: {}", deleted.collect::<Vec<_>>().join(", ")));
+        for (module, counts) in &found.deleted_by_module {
+            let counts = counts.iter().map(|(severity, count)| format!("{count} {}", safe(severity)));
+            lines.push(format!("  {}: {}", safe(module), counts.collect::<Vec<_>>().join(", ")));
+        }
     }
     lines.push(format!("head after alert {}: {}", found.last, safe(&found.head)));
     lines

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use slog::{error, info, warn};
-use vigie_journal::{Incident, Why, Writer};
+use tokio::time::Instant;
+use vigie_journal::{GivenUp, Incident, Why, Writer};
 use vigie_protocol::control::JournalVerification;
 
 use super::AlertJournal;
@@ -22,6 +23,43 @@ pub(super) enum Proof {
     UnderWay,
     /// One is under way, and another one is wanted after it.
     Again,
+}
+
+/// Shortest and longest time between two alerts about what retention deleted. The time doubles with each one, unless the
+/// one before is long past: such alerts must not take the room of what the agent has to tell of others.
+const TELL_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+
+/// What retention deleted and no alert tells of yet.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    given_up: Option<GivenUp>,
+    /// When the newest alert told of it, and how long the next one waits.
+    told: Option<(Instant, Duration)>,
+    /// Somebody waits for that time.
+    is_waiting: bool,
+}
+
+impl Untold {
+    pub(super) fn add(&mut self, more: Option<GivenUp>) {
+        GivenUp::join(&mut self.given_up, more);
+    }
+
+    /// How long the next alert waits still.
+    pub(super) fn wait(&self) -> Duration {
+        self.told.map_or(Duration::ZERO, |(at, pause)| pause.saturating_sub(at.elapsed()))
+    }
+
+    /// What is to be told now.
+    pub(super) fn take(&mut self) -> Option<GivenUp> {
+        let given_up = self.given_up.take()?;
+        let (shortest, longest) = TELL_EVERY;
+        let pause = match self.told {
+            Some((at, pause)) if at.elapsed() < longest * 2 => (pause * 2).min(longest),
+            _ => shortest,
+        };
+        self.told = Some((Instant::now(), pause));
+        Some(given_up)
+    }
 }
 
 impl AlertJournal {
@@ -43,9 +81,9 @@ impl AlertJournal {
         if deleted != self.deleted {
             info!(self.log, "retention deleted old alerts"; "found" => ?deleted);
             self.deleted = deleted;
+            self.deleted_by_module.clone_from(writer.deleted_by_module());
         }
         if let Some(given_up) = writer.take_given_up() {
-            let message = given_up.message(self.sent_through.is_some());
             error!(self.log, "journal is full; retention deleted severe alerts or alerts that the fleet does not have";
                 "found" => given_up.total(), "first_seq" => given_up.first_seq, "last_seq" => given_up.last_seq);
             self.trimmed = Some(format!(
@@ -54,7 +92,8 @@ impl AlertJournal {
                 given_up.first_seq,
                 given_up.last_seq
             ));
-            self.enqueue_own(None, &message);
+            self.untold.add(Some(given_up));
+            self.tell_given_up(false, ctx);
         }
         for name in writer.take_taken_away() {
             if !self.taken_away.contains(&name) {
@@ -65,6 +104,22 @@ impl AlertJournal {
         for incident in writer.take_incidents() {
             self.tell_of_incident(incident);
             self.prove(ctx);
+        }
+    }
+
+    /// Adds the alert about what retention deleted, now or when its time has come.
+    pub(super) fn tell_given_up(&mut self, at_once: bool, ctx: &mut Context<Self>) {
+        let wait = self.untold.wait();
+        if at_once || wait.is_zero() {
+            if let Some(given_up) = self.untold.take() {
+                self.enqueue_own(None, &given_up.message(self.sent_through.is_some()));
+            }
+        } else if !std::mem::replace(&mut self.untold.is_waiting, true) {
+            ctx.spawn(tokio::time::sleep(wait).into_actor(self).map(|(), this, ctx| {
+                this.untold.is_waiting = false;
+                this.tell_given_up(false, ctx);
+                this.write_waiting(ctx);
+            }));
         }
     }
 

@@ -4,7 +4,13 @@
 
 use super::*;
 use slog::Discard;
-use vigie_journal::{Item, Portion};
+use vigie_config::model::LoggingSection;
+use vigie_journal::{GivenUp, Item, Portion};
+use vigie_protocol::condition::{Condition, ConditionSeverity, StandingCondition, Subject};
+use vigie_protocol::severity::Severity;
+
+use crate::conditions::ModuleConditionFailed;
+use crate::own_alerts::{OwnAlert, OwnAlerts};
 
 fn journal(directory: &Path) -> AlertJournal {
     AlertJournal::open(directory, JournalSection::default(), &Logger::root(Discard, o!())).unwrap()
@@ -15,7 +21,12 @@ fn alerts(ids: &[&str]) -> StoreAlerts {
         .iter()
         .map(|id| NewAlert { id: Some((*id).to_owned()), message: format!("alert {id}") })
         .collect::<Vec<_>>();
-    StoreAlerts { module: "watch".parse().unwrap(), alerts: Arc::new(alerts.into()), last_words: false }
+    StoreAlerts {
+        module: "watch".parse().unwrap(),
+        alerts: Arc::new(alerts.into()),
+        about: None,
+        last_words: false,
+    }
 }
 
 fn ids_on_disk(directory: &Path) -> Vec<String> {
@@ -85,4 +96,95 @@ async fn alerts_wait_while_the_disk_takes_none_and_are_stored_when_it_does_again
     assert_eq!(new, [true]);
     assert_eq!(ids_on_disk(directory.path()), ["e-1"]);
     assert_eq!(journal.send(GetJournalStatus).await.unwrap().error, None);
+}
+
+#[actix_rt::test]
+async fn a_module_that_dies_again_and_again_leaves_others_memory_for_their_last_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = journal(directory.path());
+    journal.section.memory_bytes = 64 << 10;
+    // The disk takes nothing: what comes waits.
+    journal.writer = None;
+    let journal = journal.start();
+    let words = |module: &str| {
+        let alert = NewAlert { id: None, message: "x".repeat(4000) };
+        StoreAlerts {
+            module: module.parse().unwrap(),
+            alerts: Arc::new(vec![alert].into()),
+            about: None,
+            last_words: true,
+        }
+    };
+    let (refusals, mut refused) = tokio::sync::mpsc::unbounded_channel();
+    let store = |module: &str| {
+        let (refusals, storing) = (refusals.clone(), journal.send(words(module)));
+        actix_rt::spawn(async move {
+            if let Ok(Err(refusal)) = storing.await {
+                refusals.send(refusal).unwrap();
+            }
+        });
+        journal.send(GetJournalStatus)
+    };
+    for _ in 0..16 {
+        store("loud").await.unwrap();
+    }
+    let taken = journal.send(GetJournalStatus).await.unwrap().pending;
+
+    let pending = store("quiet").await.unwrap().pending;
+
+    let AlertsRefused::MemoryFull { own_bytes, limit, .. } = refused.recv().await.unwrap();
+    assert!((limit / 3..=limit * 2 / 3).contains(&own_bytes), "{own_bytes} of {limit}");
+    assert!((7..=9).contains(&taken), "{taken}");
+    assert_eq!(pending, taken + 1, "the other module's alert waits with the rest");
+}
+
+#[actix_rt::test]
+async fn deletions_are_told_at_once_then_ever_more_rarely_and_never_twice() {
+    tokio::time::pause();
+    let mut untold = inspection::Untold::default();
+    let given_up = |count| {
+        Some(GivenUp { counts: [0, 0, 0, count], first_seq: 1, last_seq: 2, modules: BTreeMap::new() })
+    };
+    let (mut told, mut alerts) = (0, 0);
+    for _ in 0..24 * 3600 {
+        untold.add(given_up(1));
+        if untold.wait().is_zero() {
+            told += untold.take().map_or(0, |given_up| given_up.total());
+            alerts += 1;
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+
+    told += untold.take().map_or(0, |given_up| given_up.total());
+    assert_eq!(told, 24 * 3600);
+    assert!((30..40).contains(&alerts), "{alerts} alerts in a day");
+}
+
+#[actix_rt::test]
+async fn what_the_agent_tells_about_a_module_has_room_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path()).start();
+    let agent_log = vigie_log::AgentLog::open(&LoggingSection::default()).unwrap();
+    let own = OwnAlerts::new(&Logger::root(Discard, o!()), agent_log, journal.clone()).start();
+    let condition = Condition {
+        name: "blind".to_owned(),
+        severity: ConditionSeverity::Failed,
+        since: String::new(),
+        detail: String::new(),
+    };
+    let about = Subject::Module("watch".parse().unwrap());
+    let mut recorded = journal.send(GetJournalView).await.unwrap().recorded;
+
+    own.send(ModuleConditionFailed { standing: StandingCondition { about, condition } }).await.unwrap();
+    own.send(OwnAlert { severity: Severity::High, text: "of itself".to_owned() }).await.unwrap();
+
+    recorded.wait_for(|recorded| *recorded == 2).await.unwrap();
+    let segment = std::fs::read_dir(directory.path().join("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .unwrap();
+    let text = std::fs::read_to_string(segment).unwrap();
+    assert_eq!(text.matches(r#""module":"agent","share":"agent:watch","message":"#).count(), 1, "{text}");
+    assert_eq!(text.matches(r#""module":"agent","message":"#).count(), 1, "{text}");
 }

@@ -278,6 +278,7 @@ impl ModuleProcess {
         let store = StoreAlerts {
             module: self.spec.name().clone(),
             alerts: alerts.clone(),
+            about: None,
             last_words: *self.gone.borrow(),
         };
         // An address of its own always has a place in the mailbox: the journal has the alerts from now on, in their order,

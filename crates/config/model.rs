@@ -176,7 +176,7 @@ pub struct JournalSection {
     /// Size in bytes at which a new segment is begun, 64 KiB to 1 TiB.
     pub segment_bytes: u64,
     /// So many times `segment_bytes` are kept, 2 to 10,000; beyond it the oldest alerts are deleted, the less severe ones
-    /// before the others.
+    /// before the others, and of those the ones of the module that takes most room.
     pub keep_segments: u32,
     /// Alerts held in memory, in bytes, while the disk takes none; beyond it modules wait. 64 KiB to 1 GiB.
     pub memory_bytes: usize,

@@ -10,8 +10,17 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Adds a record. `id` and `message` are valid JSON strings, and are copied as they are.
-    pub fn push(&mut self, seq: u64, time: &str, module: &str, id: Option<&str>, message: &str) {
+    /// Adds a record. `id` and `message` are valid JSON strings, and are copied as they are. `share` is whose room it
+    /// takes, when that is not the module's: `MODULE:WHAT`.
+    pub fn push(
+        &mut self,
+        seq: u64,
+        time: &str,
+        module: &str,
+        share: Option<&str>,
+        id: Option<&str>,
+        message: &str,
+    ) {
         debug_assert!(
             !message.contains('\n') && !id.is_some_and(|id| id.contains('\n')),
             "JSON strings escape it"
@@ -24,6 +33,11 @@ impl Draft {
         self.bytes.extend_from_slice(br#"","module":""#);
         self.bytes.extend_from_slice(module.as_bytes());
         self.bytes.push(b'"');
+        if let Some(share) = share {
+            self.bytes.extend_from_slice(br#","share":""#);
+            self.bytes.extend_from_slice(share.as_bytes());
+            self.bytes.push(b'"');
+        }
         if let Some(id) = id {
             self.bytes.extend_from_slice(br#","id":"#);
             self.bytes.extend_from_slice(id.as_bytes());
@@ -38,7 +52,7 @@ impl Draft {
     /// Adds a record from plain texts.
     pub fn push_text(&mut self, seq: u64, time: &str, module: &str, id: Option<&str>, message: &str) {
         let json = |text: &str| serde_json::to_string(text).expect("a text is plain data");
-        self.push(seq, time, module, id.map(json).as_deref(), &json(message));
+        self.push(seq, time, module, None, id.map(json).as_deref(), &json(message));
     }
 
     /// How many records.
@@ -96,8 +110,8 @@ mod tests {
     #[test]
     fn a_draft_holds_bodies_and_numbers_of_any_size() {
         let mut draft = Draft::default();
-        draft.push(u64::MAX, "t", "m", Some(r#""i""#), r#""a\nb""#);
-        draft.push(0, "t", "m", None, r#""""#);
+        draft.push(u64::MAX, "t", "m", None, Some(r#""i""#), r#""a\nb""#);
+        draft.push(0, "t", "m", Some("m:x"), None, r#""""#);
 
         let bodies: Vec<&[u8]> = draft.bodies().collect();
 
@@ -105,7 +119,7 @@ mod tests {
             bodies[0],
             br#"{"seq":18446744073709551615,"time":"t","module":"m","id":"i","message":"a\nb""#
         );
-        assert_eq!(bodies[1], br#"{"seq":0,"time":"t","module":"m","message":"""#);
+        assert_eq!(bodies[1], br#"{"seq":0,"time":"t","module":"m","share":"m:x","message":"""#);
         assert_eq!(draft.count(), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! What retention has deleted: whole segments as ranges of numbers, and how many alerts of each severity in all. With
 //! it a reader knows whether alerts are missing or were deleted for want of room.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vigie_files::durable::{self, Durability};
 
 use crate::chain::Head;
+use crate::contents::add_counts;
 use crate::line::{self, Counts};
 
 const FILE_NAME: &str = "deleted.json";
@@ -36,6 +38,9 @@ pub(crate) struct Ledger {
     ranges: Vec<Range>,
     /// Everything deleted since the journal was begun, also in segments that are still there.
     pub(crate) totals: Counts,
+    /// The same by share; what versions before 3 deleted is not in it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) shares: BTreeMap<String, Counts>,
 }
 
 impl Ledger {
@@ -76,6 +81,14 @@ impl Ledger {
             }
             joins
         });
+    }
+
+    /// Adds what was deleted to the totals.
+    pub(crate) fn count(&mut self, deleted: &BTreeMap<String, Counts>) {
+        for (share, &counts) in deleted {
+            self.totals.iter_mut().zip(counts).for_each(|(total, more)| *total += more);
+            add_counts(&mut self.shares, share, counts);
+        }
     }
 
     /// The largest number that was deleted.

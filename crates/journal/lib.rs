@@ -11,6 +11,7 @@
 //! - [`SeenIds`] remembers which ids of modules are recorded.
 
 mod chain;
+mod contents;
 mod cursor;
 mod draft;
 mod ledger;
@@ -35,5 +36,5 @@ pub use reader::{Cause, Damage, DamageKind, Item, Missing, Portion, Reader, star
 pub use recovery::Recovery;
 pub use retention::GivenUp;
 pub use seen::{MAX_ID_BYTES, SeenIds, SeenSnapshot};
-pub use verify::{by_severity, verify};
+pub use verify::{by_module, by_severity, verify};
 pub use writer::{AppendError, Incident, OpenError, Sizes, Writer};

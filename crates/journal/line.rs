@@ -5,15 +5,17 @@
 //! whether a record is missing between two good ones is known from the later one's `p` and number. Journals of before
 //! version 2 have neither.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use vigie_protocol::severity::Severity;
 
-use crate::chain::{Digest, Head};
+use crate::chain::{Digest, Digests, Head, Parts};
+use crate::contents::{Contents, Tally};
 
 /// Version of the format that is written.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Longest line that is read, in bytes; what is longer is damage. The longest line from a module is 64 MiB.
 pub(crate) const MAX_LINE_BYTES: usize = 80 << 20;
@@ -109,15 +111,36 @@ pub(crate) struct Commit {
     pub(crate) commit: u64,
     /// How many alerts are in it.
     pub(crate) n: u64,
-    /// Digest of the lines of alerts that are critical or high; absent when there are none.
+    /// Digests of the lines, by share and severity: what retention takes has a digest of its own, so that the others
+    /// are proved as before.
+    #[serde(default, skip_serializing_if = "Parts::is_empty")]
+    pub(crate) parts: Parts,
+    /// In version 2: digest of the lines of alerts that are critical or high; absent when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) severe: Option<Digest>,
-    /// The same of those that are medium or low. Two digests, so that retention can take these and the others are
-    /// proved as before.
+    /// In version 2: the same of those that are medium or low.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) other: Option<Digest>,
     /// Head of the chain after the batch.
     pub(crate) head: Head,
+}
+
+impl Commit {
+    pub(crate) fn new(commit: u64, n: u64, digests: Digests, head: Head) -> Self {
+        let (parts, severe, other) = match digests {
+            Digests::Parts(parts) => (parts, None, None),
+            Digests::Classes(severe, other) => (Parts::new(), severe, other),
+        };
+        Self { commit, n, parts, severe, other, head }
+    }
+
+    pub(crate) fn digests(&self) -> Digests {
+        if self.parts.is_empty() {
+            Digests::Classes(self.severe, self.other)
+        } else {
+            Digests::Parts(self.parts.clone())
+        }
+    }
 }
 
 /// Stands for alerts that retention has deleted.
@@ -126,6 +149,9 @@ pub(crate) struct Deleted {
     /// First and last number.
     pub(crate) deleted: (u64, u64),
     pub(crate) counts: Counts,
+    /// The same by share, where it is a part of a batch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) shares: BTreeMap<String, Counts>,
     /// Checksum of the last one, which the next record names; absent when it had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link: Option<u32>,
@@ -140,8 +166,34 @@ pub(crate) struct Closed {
     /// Number of its last alert.
     pub(crate) closed: u64,
     pub(crate) counts: Counts,
-    /// Bytes that the less severe alerts take, and the severe ones.
+    /// Bytes that the shares take, and everything else. In version 2: that the less severe alerts take, and the severe
+    /// ones.
     pub(crate) bytes: (u64, u64),
+    /// What is in it by share; version 2 does not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) shares: BTreeMap<String, Tally>,
+}
+
+impl Closed {
+    pub(crate) fn new(closed: u64, contents: &Contents) -> Self {
+        let other = contents.other_bytes;
+        Self {
+            closed,
+            counts: contents.counts(),
+            bytes: (contents.total_bytes() - other, other),
+            shares: contents.shares.clone(),
+        }
+    }
+
+    /// What is in the segment without this line.
+    pub(crate) fn contents(self) -> Contents {
+        let (first, second) = self.bytes;
+        if self.shares.is_empty() {
+            let other_bytes = first.saturating_add(second);
+            return Contents { other_bytes, is_rough: self.counts != [0; 4], ..Contents::default() };
+        }
+        Contents { shares: self.shares, other_bytes: second, is_rough: false }
+    }
 }
 
 /// What a good line is.
@@ -243,6 +295,11 @@ pub(crate) fn seq_of(line: &[u8]) -> Option<u64> {
     (1..=MAX_SEQ).contains(&seq).then_some(seq)
 }
 
+/// Whether a line looks like the last one of a batch.
+pub(crate) fn is_commit(line: &[u8]) -> bool {
+    line.starts_with(BEGINNINGS[1])
+}
+
 /// Reads a line without its line feed. `old`: the segment is of before version 2, whose records have no checksums.
 pub(crate) fn read(line: &[u8], old: bool) -> Option<Sealed> {
     let seal = check(line);
@@ -315,12 +372,24 @@ pub(crate) fn severity_of_line(line: &[u8]) -> Severity {
     named.unwrap_or_else(|| severity_of_body(&line[..line.len().saturating_sub(1)]))
 }
 
-/// The module that a body of a record names; a body is written by us, with its keys in one order.
-pub(crate) fn module_of_body(body: &[u8]) -> Option<&str> {
-    const NAMED: &[u8] = br#"","module":""#;
-    let start = memchr::memmem::find(body, NAMED)? + NAMED.len();
-    let length = memchr::memchr(b'"', &body[start..])?;
-    std::str::from_utf8(&body[start..start + length]).ok()
+/// Whose room in the journal a record takes: the module's, or what `share` says, which follows. For a record that names
+/// neither it is the empty text. Lines and bodies are written by us, with their keys in one order.
+pub(crate) fn share_of(line: &[u8]) -> &str {
+    const MODULE: &[u8] = br#"","module":""#;
+    const SHARE: &[u8] = br#","share":""#;
+    let text = |from: &[u8]| memchr::memchr(b'"', from);
+    let Some(start) = memchr::memmem::find(line, MODULE).map(|at| at + MODULE.len()) else { return "" };
+    let Some(end) = text(&line[start..]).map(|length| start + length) else { return "" };
+    let named = match line[end + 1..].strip_prefix(SHARE) {
+        Some(rest) => &rest[..text(rest).unwrap_or(0)],
+        None => &line[start..end],
+    };
+    str::from_utf8(named).unwrap_or_default()
+}
+
+/// The module to which a share belongs.
+pub(crate) fn module_of(share: &str) -> &str {
+    share.split(':').next().unwrap_or_default()
 }
 
 /// How severe a record is, from its line's body. Reads JSON only where the text does not begin as our modules' do.
@@ -396,6 +465,24 @@ pub(crate) mod tests {
         ] {
             assert_eq!(severity_of_body(&body(1, message)), severity, "{message}");
         }
+    }
+
+    #[test]
+    fn a_share_is_the_module_or_what_follows_it() {
+        let told = r#""message":"\",\"module\":\"other\",\"share\":\"x\""#;
+        for (named, share) in [
+            (r#""module":"watch","id":"i","#, "watch"),
+            (r#""module":"agent","share":"agent:watch","#, "agent:watch"),
+            (r#""module":"watch","id":"\",\"share\":\"x","#, "watch"),
+            ("", ""),
+        ] {
+            assert_eq!(
+                share_of(format!(r#"{{"seq":1,"time":"t",{named}{told}"#).as_bytes()),
+                share,
+                "{named}"
+            );
+        }
+        assert_eq!((module_of("agent:watch"), module_of("watch")), ("agent", "watch"));
     }
 
     #[test]

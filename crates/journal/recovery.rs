@@ -6,11 +6,12 @@ use std::path::Path;
 use vigie_files::durable;
 
 use crate::chain::BatchDigest;
+use crate::contents::{Contents, Counting};
 use crate::ledger::{Ledger, Range};
 use crate::line::{self, Line, Sealed};
 use crate::retention::ClosedSegment;
 use crate::seen::{SeenIds, SeenSnapshot};
-use crate::segment::{self, Contents, Name, is_severe};
+use crate::segment::{self, Name};
 use crate::walk::{Step, Walk};
 use crate::writer::{OpenError, Place};
 
@@ -34,6 +35,8 @@ pub(crate) struct Newest {
     pub(crate) name: Name,
     /// Whether more can be added to it.
     pub(crate) may_grow: bool,
+    /// Of which version of the format it is; 0 when it does not say.
+    pub(crate) version: u32,
     /// Where its last commit line ends, or another line after which nothing is open.
     pub(crate) committed: u64,
     /// Whole records after it.
@@ -48,7 +51,7 @@ pub(crate) struct Newest {
 }
 
 impl Newest {
-    pub(crate) fn as_closed(&self) -> ClosedSegment {
+    pub(crate) fn into_closed(self) -> ClosedSegment {
         ClosedSegment { name: self.name, last: self.last, contents: self.contents }
     }
 }
@@ -109,7 +112,7 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
             place = end;
         }
         match next {
-            Some(next) => closed.push(ClosedSegment { last: next.first - 1, ..scanned.as_closed() }),
+            Some(next) => closed.push(ClosedSegment { last: next.first - 1, ..scanned.into_closed() }),
             None => newest = Some(scanned),
         }
     }
@@ -166,8 +169,9 @@ fn has_good_line(path: &Path) -> bool {
 struct Scan {
     place: Place,
     damaged: u64,
-    contents: Contents,
-    has_header: bool,
+    counting: Counting,
+    /// Of its first line; 0 before it, and without one.
+    version: u32,
     is_closed: bool,
     /// Where the last commit line ends.
     committed: u64,
@@ -193,8 +197,8 @@ impl Scan {
         let mut scan = Self {
             place,
             damaged: 0,
-            contents: Contents::default(),
-            has_header: false,
+            counting: Counting::default(),
+            version: 0,
             is_closed: false,
             committed: 0,
             tail: Vec::new(),
@@ -236,15 +240,15 @@ impl Scan {
         }
         match line {
             Line::Header(header) => {
-                self.has_header = true;
+                self.version = header.version;
                 let link = previous.unwrap_or_default();
                 self.place = Place { seq: header.segment.saturating_sub(1), link, head: header.head };
-                self.contents.add_bytes(false, raw.len() + 1);
+                self.counting.other(raw.len() + 1);
                 self.committed(end, seen);
             }
             Line::Record(record) => {
-                let severity = line::severity_of_line(raw);
-                self.contents.add(severity, raw.len() + 1);
+                let (share, severity) = (line::share_of(raw), line::severity_of_line(raw));
+                self.counting.record(share, severity, raw.len() + 1);
                 self.place.seq = self.place.seq.max(record.seq);
                 self.ids.extend(record.id.map(|id| (record.module, id)));
                 let Some(seal) = seal else { return self.committed(end, seen) };
@@ -253,7 +257,7 @@ impl Scan {
                     let start = self.tail.len();
                     self.tail.extend_from_slice(raw);
                     self.tail.push(b'\n');
-                    self.uncommitted.add(&self.tail[start..], is_severe(severity));
+                    self.uncommitted.add(&self.tail[start..], share, severity);
                     self.good_ids = self.ids.len();
                     self.good_place = self.place;
                 }
@@ -264,7 +268,7 @@ impl Scan {
                     link: previous.unwrap_or(self.place.link),
                     head: commit.head,
                 };
-                self.contents.add_bytes(self.contents.bytes.1 > 0, raw.len() + 1);
+                self.counting.commit(raw.len() + 1);
                 if self.tail_damaged > 0 {
                     self.suspect = Some((end, commit.commit));
                 } else {
@@ -275,14 +279,14 @@ impl Scan {
                 self.place.seq = self.place.seq.max(deleted.deleted.1);
                 self.place.link = deleted.link.unwrap_or(self.place.link);
                 self.place.head = deleted.head.unwrap_or(self.place.head);
-                self.contents.add_bytes(false, raw.len() + 1);
+                self.counting.other(raw.len() + 1);
                 if deleted.head.is_some() {
                     self.committed(end, seen);
                 }
             }
             Line::Closed(_) => {
                 self.is_closed = true;
-                self.contents.add_bytes(false, raw.len() + 1);
+                self.counting.other(raw.len() + 1);
                 self.committed(end, seen);
             }
         }
@@ -296,7 +300,7 @@ impl Scan {
         self.committed = end;
         self.tail.clear();
         self.tail_damaged = 0;
-        self.uncommitted = BatchDigest::default();
+        self.uncommitted = BatchDigest::of_version(self.version);
         self.good_ids = 0;
         self.good_place = self.place;
     }
@@ -312,10 +316,11 @@ impl Scan {
         }
         let newest = Newest {
             name,
-            may_grow: self.has_header,
+            may_grow: self.version > 0,
+            version: self.version,
             committed: self.committed,
             tail: self.tail,
-            contents: self.contents,
+            contents: self.counting.finish(),
             uncommitted: self.uncommitted,
             is_closed: self.is_closed,
             tail_damaged: self.tail_damaged,

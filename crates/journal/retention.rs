@@ -1,11 +1,16 @@
 //! Makes room: decides what goes, and takes it out of a closed segment.
 //!
 //! Critical and high alerts have three quarters of the room to themselves, so that no flood of lesser ones pushes them
-//! out, and the others have the last quarter; either takes what the other leaves free. Of those that have too much, what the fleet
-//! has goes first, oldest first, and then the least severe, oldest first.
+//! out, and the others have the last quarter; either takes what the other leaves free. Within such a part each share
+//! (a module, or the agent about a module) has an equal part to itself and takes what the others leave free, so that
+//! no flood of one pushes out what another told: whoever takes most gives first. Within a share the less severe go
+//! first as long as they take more than a quarter of it, oldest first.
+//!
+//! What the fleet has goes before what it does not have, of shares that take more than their equal part.
 //!
 //! A segment is rewritten beside itself and renamed, so that whoever reads the old file reads on in it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -14,18 +19,23 @@ use vigie_files::durable::{self, DurableFile};
 use vigie_protocol::severity::Severity;
 
 use crate::chain::Head;
+use crate::contents::{Contents, Counting, add_counts, is_severe};
 use crate::ledger::Range;
 use crate::line::{self, Closed, Counts, Deleted, Line};
-use crate::segment::{Contents, LineReader, Name, Piece, is_severe};
+use crate::segment::{LineReader, Name, Piece};
+use crate::verify::by_severity;
 
-/// Most segments that retention leaves behind, however small they are.
+/// Most segments that retention leaves behind, however small they are; the oldest goes with all that is in it.
 const MAX_SEGMENTS: usize = 10_000;
 
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// Modules that the text of an alert names; its `modules` has all.
+const NAMED: usize = 3;
+
 /// A segment to which nothing is added.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ClosedSegment {
     pub(crate) name: Name,
     /// Number of its last alert, at most.
@@ -34,42 +44,111 @@ pub(crate) struct ClosedSegment {
 }
 
 /// What goes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Victim {
     /// Which segment.
     pub(crate) index: usize,
-    /// Which severities go, as [`Severity::ALL`] orders them.
-    pub(crate) goes: [bool; 4],
+    pub(crate) goes: Goes,
 }
 
-/// Decides what goes next, if anything must. `closed` are in order; `sent_through` is the number of the newest alert
-/// that the fleet has, or the largest number when no fleet wants them.
-pub(crate) fn next_victim(closed: &[ClosedSegment], allowance: u64, sent_through: u64) -> Option<Victim> {
-    let sum =
-        |bytes: fn(&Contents) -> u64| closed.iter().map(|segment| bytes(&segment.contents)).sum::<u64>();
-    let (lower, severe) = (sum(|contents| contents.bytes.0), sum(|contents| contents.bytes.1));
-    if lower + severe <= allowance && closed.len() <= MAX_SEGMENTS {
+/// What of a segment goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Goes {
+    All,
+    /// Alerts of this share and severity.
+    Part(String, Severity),
+}
+
+impl Goes {
+    fn is(&self, share: &str, severity: Severity) -> bool {
+        match self {
+            Self::All => true,
+            Self::Part(goes, of) => *of == severity && goes == share,
+        }
+    }
+}
+
+/// Whether something must go.
+pub(crate) fn is_too_much(closed: &[ClosedSegment], allowance: u64) -> bool {
+    closed.len() > MAX_SEGMENTS
+        || closed.iter().map(|segment| segment.contents.total_bytes()).sum::<u64>() > allowance
+}
+
+/// Decides what goes next, if anything must. `closed` are in order, and none is rough; `sent_through` is the number of
+/// the newest alert that the fleet has, absent when no fleet wants them.
+pub(crate) fn next_victim(
+    closed: &[ClosedSegment],
+    allowance: u64,
+    sent_through: Option<u64>,
+) -> Option<Victim> {
+    if !is_too_much(closed, allowance) {
         return None;
     }
-    let severe_first = lower <= allowance / 4 && severe > 0;
-    [severe_first, !severe_first].into_iter().find_map(|severe| victim_of(closed, severe, sent_through))
+    if closed.len() > MAX_SEGMENTS {
+        return Some(Victim { index: 0, goes: Goes::All });
+    }
+    let mut shares: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
+    let mut other = 0;
+    for Contents { shares: more, other_bytes, .. } in closed.iter().map(|segment| &segment.contents) {
+        other += other_bytes;
+        for (share, tally) in more {
+            let sum = shares.entry(share).or_default();
+            sum.iter_mut().zip(tally.bytes).for_each(|(sum, bytes)| *sum += bytes);
+        }
+    }
+    let lower: u64 = shares.values().map(|[low, medium, ..]| low + medium).sum();
+    let severe_first = lower <= allowance.saturating_sub(other) / 4;
+    [severe_first, !severe_first]
+        .into_iter()
+        .find_map(|severe| Part::of(&shares, severe).victim(closed, sent_through))
 }
 
-fn victim_of(closed: &[ClosedSegment], severe: bool, sent_through: u64) -> Option<Victim> {
-    let of_part = |severity: Severity| is_severe(severity) == severe;
-    let has = |segment: &ClosedSegment, severity: Severity| segment.contents.counts[severity as usize] > 0;
-    let part = Severity::ALL.map(of_part);
-    let sent = closed.iter().position(|segment| {
-        segment.last <= sent_through
-            && Severity::ALL.into_iter().any(|severity| of_part(severity) && has(segment, severity))
-    });
-    if let Some(index) = sent {
-        return Some(Victim { index, goes: part });
+/// One of the two parts of the room.
+struct Part<'a> {
+    less: Severity,
+    more: Severity,
+    /// Bytes of the less severe alerts and of the others by share; the largest share first.
+    shares: Vec<(&'a str, u64, u64)>,
+}
+
+impl<'a> Part<'a> {
+    fn of(shares: &BTreeMap<&'a str, [u64; 4]>, severe: bool) -> Self {
+        let (less, more) =
+            if severe { (Severity::High, Severity::Critical) } else { (Severity::Low, Severity::Medium) };
+        let mut shares: Vec<_> = shares
+            .iter()
+            .map(|(&share, bytes)| (share, bytes[less as usize], bytes[more as usize]))
+            .filter(|(_, less, more)| less + more > 0)
+            .collect();
+        shares.sort_by_key(|(_, less, more)| std::cmp::Reverse(less + more));
+        Self { less, more, shares }
     }
-    Severity::ALL.into_iter().filter(|&severity| of_part(severity)).find_map(|severity| {
-        let index = closed.iter().position(|segment| has(segment, severity))?;
-        Some(Victim { index, goes: Severity::ALL.map(|other| other == severity) })
-    })
+
+    fn victim(&self, closed: &[ClosedSegment], sent_through: Option<u64>) -> Option<Victim> {
+        let sum: u64 = self.shares.iter().map(|(_, less, more)| less + more).sum();
+        let count = self.shares.len() as u64;
+        let first = |share: &str, severity: Severity, through: u64| {
+            let index = closed
+                .iter()
+                .position(|segment| segment.last <= through && segment.contents.count(share, severity) > 0)?;
+            Some(Victim { index, goes: Goes::Part(share.to_owned(), severity) })
+        };
+        let by_quarter = |less: u64, more: u64| {
+            if less * 3 > more { [self.less, self.more] } else { [self.more, self.less] }
+        };
+        if let Some(through) = sent_through {
+            let above = self.shares.iter().filter(|(_, less, more)| (less + more) * count >= sum);
+            let sent = above.flat_map(|&(share, less, more)| by_quarter(less, more).map(|of| (share, of)));
+            if let Some(victim) = sent.into_iter().find_map(|(share, of)| first(share, of, through)) {
+                return Some(victim);
+            }
+        }
+        self.shares.iter().find_map(|&(share, less, more)| {
+            // What nobody else has goes strictly from the least severe on.
+            let order = if sent_through.is_some() { [self.less, self.more] } else { by_quarter(less, more) };
+            order.into_iter().find_map(|severity| first(share, severity, u64::MAX))
+        })
+    }
 }
 
 /// Alerts that went before the fleet had them, or, where no fleet wants them, severe ones that went.
@@ -81,12 +160,22 @@ pub struct GivenUp {
     pub first_seq: u64,
     /// Number of the last one.
     pub last_seq: u64,
+    /// The same counts by module; what the agent told about a module counts as `agent:MODULE`.
+    pub modules: BTreeMap<String, Counts>,
 }
 
 impl GivenUp {
-    fn add(total: &mut Option<Self>, severity: Severity, seq: u64) {
-        let total = total.get_or_insert(Self { counts: [0; 4], first_seq: seq, last_seq: seq });
+    fn add(total: &mut Option<Self>, share: &str, severity: Severity, seq: u64) {
+        let total = total.get_or_insert_with(|| Self {
+            counts: [0; 4],
+            first_seq: seq,
+            last_seq: seq,
+            modules: BTreeMap::new(),
+        });
         total.counts[severity as usize] += 1;
+        let mut one = [0; 4];
+        one[severity as usize] = 1;
+        add_counts(&mut total.modules, share, one);
         total.first_seq = total.first_seq.min(seq);
         total.last_seq = total.last_seq.max(seq);
     }
@@ -98,10 +187,13 @@ impl GivenUp {
     }
 
     /// Joins what was given up at two times.
-    pub(crate) fn join(total: &mut Option<Self>, more: Option<Self>) {
+    pub fn join(total: &mut Option<Self>, more: Option<Self>) {
         match (&mut *total, more) {
             (Some(total), Some(more)) => {
                 total.counts.iter_mut().zip(more.counts).for_each(|(count, more)| *count += more);
+                for (share, counts) in more.modules {
+                    add_counts(&mut total.modules, &share, counts);
+                }
                 total.first_seq = total.first_seq.min(more.first_seq);
                 total.last_seq = total.last_seq.max(more.last_seq);
             }
@@ -124,13 +216,22 @@ impl GivenUp {
         } else {
             (
                 "alerts_deleted",
-                "severe alerts were deleted because the journal is full of critical and high alerts; increase journal.keep_segments, and find the source of so many alerts",
+                "severe alerts were deleted because the journal is full of critical and high alerts; increase journal.keep_segments, and find out why so many are sent",
             )
         };
+        let mut by_count: Vec<(&str, u64)> =
+            self.modules.iter().map(|(module, counts)| (module.as_str(), counts.iter().sum())).collect();
+        by_count.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let more = if by_count.len() > NAMED { ", …" } else { "" };
+        let named: Vec<String> =
+            by_count.into_iter().take(NAMED).map(|(module, count)| format!("{count} of {module}")).collect();
+        let modules: BTreeMap<&String, _> =
+            self.modules.iter().map(|(module, counts)| (module, by_severity(*counts))).collect();
         serde_json::json!({
             "severity": severity,
-            "alert": format!("{} {text}", self.total()),
+            "alert": format!("{} {text} ({}{more})", self.total(), named.join(", ")),
             "event": event,
+            "modules": modules,
             "low": low, "medium": medium, "high": high, "critical": critical,
             "first_seq": self.first_seq, "last_seq": self.last_seq,
         })
@@ -141,8 +242,8 @@ impl GivenUp {
 #[derive(Debug)]
 pub(crate) struct Thinned {
     pub(crate) contents: Contents,
-    /// What went, of each severity.
-    pub(crate) deleted: Counts,
+    /// What went, by share.
+    pub(crate) deleted: BTreeMap<String, Counts>,
     pub(crate) given_up: Option<GivenUp>,
     /// Nothing is left but the note that alerts were deleted; it is kept elsewhere, and the file can go.
     pub(crate) emptied: Option<Range>,
@@ -162,6 +263,7 @@ impl Thinned {
 struct Gone {
     range: Option<(u64, u64)>,
     counts: Counts,
+    shares: BTreeMap<String, Counts>,
     /// Checksum of the last one, if it is known.
     link: Option<u32>,
     /// Checksum of the record before the first one.
@@ -186,15 +288,25 @@ impl Gone {
     fn join(&mut self, later: Self) {
         if let Some(range) = later.range {
             self.add(range, later.counts, later.link, later.before);
+            self.add_shares(&later.shares);
         }
         if later.head.is_some() {
             self.head = later.head;
         }
     }
 
+    fn add_shares(&mut self, shares: &BTreeMap<String, Counts>) {
+        for (share, &counts) in shares {
+            add_counts(&mut self.shares, share, counts);
+        }
+    }
+
     fn write(&mut self, buffer: &mut Vec<u8>) {
         if let Some(deleted) = self.range.take() {
-            let line = Deleted { deleted, counts: self.counts, link: self.link, head: self.head.take() };
+            let head = self.head.take();
+            // Of whole batches nothing is left to be proved.
+            let shares = if head.is_some() { BTreeMap::new() } else { std::mem::take(&mut self.shares) };
+            let line = Deleted { deleted, counts: self.counts, shares, link: self.link, head };
             line::seal_value(buffer, &line, self.before);
         }
         *self = Self::default();
@@ -203,7 +315,7 @@ impl Gone {
 
 /// Rewrites a segment line by line.
 struct Thinning<'a> {
-    goes: &'a [bool; 4],
+    goes: &'a Goes,
     sent_through: u64,
     fleet: bool,
     thinned: Thinned,
@@ -214,8 +326,8 @@ struct Thinning<'a> {
     /// The batch that is gathered: its lines that stay, with what goes among them, and what goes at its end.
     batch: Vec<u8>,
     batch_gone: Gone,
-    batch_contents: Contents,
     batch_keeps: bool,
+    counting: Counting,
     last: u64,
     /// Checksum of the last record.
     link: Option<u32>,
@@ -223,24 +335,25 @@ struct Thinning<'a> {
 
 impl Thinning<'_> {
     fn record(&mut self, line: &[u8], seq: u64) {
-        let severity = line::severity_of_line(line);
+        let (share, severity) = (line::share_of(line), line::severity_of_line(line));
         let seal = line::check(line);
         let link = seal.map(|seal| seal.checksum);
         self.last = seq;
-        if self.goes[severity as usize] {
+        if self.goes.is(share, severity) {
             let mut counts = [0; 4];
             counts[severity as usize] = 1;
-            self.thinned.deleted[severity as usize] += 1;
+            add_counts(&mut self.thinned.deleted, share, counts);
             if seq > self.sent_through || (!self.fleet && is_severe(severity)) {
-                GivenUp::add(&mut self.thinned.given_up, severity, seq);
+                GivenUp::add(&mut self.thinned.given_up, share, severity, seq);
             }
             self.batch_gone.add((seq, seq), counts, link, seal.map_or(0, |seal| seal.previous));
+            add_counts(&mut self.batch_gone.shares, share, counts);
         } else {
             self.write_batch_gone();
             self.batch.extend_from_slice(line);
             self.batch.push(b'\n');
             self.batch_keeps = true;
-            self.batch_contents.add(severity, line.len() + 1);
+            self.counting.record(share, severity, line.len() + 1);
         }
         self.link = link;
     }
@@ -252,7 +365,7 @@ impl Thinning<'_> {
         }
         let before = self.batch.len();
         self.batch_gone.write(&mut self.batch);
-        self.batch_contents.add_bytes(false, self.batch.len() - before);
+        self.counting.other(self.batch.len() - before);
     }
 
     fn deleted(&mut self, deleted: Deleted, previous: u32) {
@@ -260,6 +373,7 @@ impl Thinning<'_> {
         self.link = deleted.link;
         let mut gone = Gone::default();
         gone.add(deleted.deleted, deleted.counts, deleted.link, previous);
+        gone.add_shares(&deleted.shares);
         if deleted.head.is_some() {
             // Whole batches; they stand between batches.
             self.end_batch(None);
@@ -289,20 +403,17 @@ impl Thinning<'_> {
         }
         self.out.append(&mut self.batch);
         if let Some((line, _)) = commit {
-            let severe = self.batch_contents.bytes.1 > 0;
-            self.batch_contents.add_bytes(severe, line.len() + 1);
+            self.counting.commit(line.len() + 1);
             self.out.extend_from_slice(line);
             self.out.push(b'\n');
         }
-        let batch = std::mem::take(&mut self.batch_contents);
-        self.thinned.contents.add_all(&batch);
         self.batch_keeps = false;
     }
 
     fn flush_gone(&mut self) {
         let before = self.out.len();
         self.gone.write(&mut self.out);
-        self.thinned.contents.add_bytes(false, self.out.len() - before);
+        self.counting.other(self.out.len() - before);
     }
 
     /// Anything else stays as it is.
@@ -310,18 +421,18 @@ impl Thinning<'_> {
         self.write_batch_gone();
         self.batch.extend_from_slice(line);
         self.batch.push(b'\n');
-        self.batch_contents.add_bytes(false, line.len() + 1);
+        self.counting.other(line.len() + 1);
     }
 }
 
-/// Takes out of a closed segment the severities that go. Nothing is changed before [`finish`].
+/// Takes out of a closed segment what goes. Nothing is changed before [`finish`].
 ///
 /// # Errors
 /// When the file cannot be read or the new one cannot be written; it is then as before.
 pub(crate) fn thin(
     directory: &Path,
     segment: &ClosedSegment,
-    goes: &[bool; 4],
+    goes: &Goes,
     sent_through: Option<u64>,
 ) -> io::Result<Thinned> {
     let path = segment.name.path(directory);
@@ -334,7 +445,7 @@ pub(crate) fn thin(
         fleet: sent_through.is_some(),
         thinned: Thinned {
             contents: Contents::default(),
-            deleted: [0; 4],
+            deleted: BTreeMap::new(),
             given_up: None,
             emptied: None,
             written: false,
@@ -343,8 +454,8 @@ pub(crate) fn thin(
         gone: Gone::default(),
         batch: Vec::new(),
         batch_gone: Gone::default(),
-        batch_contents: Contents::default(),
         batch_keeps: false,
+        counting: Counting::default(),
         last: 0,
         link: None,
     };
@@ -398,12 +509,12 @@ pub(crate) fn thin(
     }
     work.flush_gone();
     let header_bytes = header.as_ref().map_or(0, |line| line.len() + 1);
-    work.thinned.contents.add_bytes(false, header_bytes);
-    let Contents { counts, bytes } = work.thinned.contents;
-    let closed = Closed { closed: work.last, counts, bytes };
+    work.counting.other(header_bytes);
+    work.thinned.contents = std::mem::take(&mut work.counting).finish();
+    let closed = Closed::new(work.last, &work.thinned.contents);
     let before = work.out.len();
     line::seal_value(&mut work.out, &closed, work.link.unwrap_or(0));
-    work.thinned.contents.add_bytes(false, work.out.len() - before);
+    work.thinned.contents.add_other(work.out.len() - before);
     write(&mut file, &new, header.as_deref(), &mut work.out)?;
     if let Some(mut file) = file {
         file.sync()?;
@@ -460,68 +571,136 @@ mod tests {
 
     use super::*;
 
-    fn segment(index: u64, counts: Counts) -> ClosedSegment {
-        let bytes = ((counts[0] + counts[1]) * 100, (counts[2] + counts[3]) * 100);
-        ClosedSegment {
-            name: Name { first: index * 1000 + 1, part: 0 },
-            last: (index + 1) * 1000,
-            contents: Contents { counts, bytes },
+    const SHARES: [&str; 4] = ["quiet", "loud", "agent", "agent:loud"];
+
+    /// Alerts of 100 bytes each, by share.
+    fn segment(index: u64, counts: &[(&str, Counts)]) -> ClosedSegment {
+        let mut contents = Contents::default();
+        for (share, counts) in counts {
+            for severity in Severity::ALL {
+                let count = counts[severity as usize];
+                if count > 0 {
+                    contents.add_many(share, severity, count, count * 100);
+                }
+            }
         }
+        ClosedSegment { name: Name { first: index * 1000 + 1, part: 0 }, last: (index + 1) * 1000, contents }
     }
 
     /// Deletes until there is room; returns what is left.
-    fn make_room(mut closed: Vec<ClosedSegment>, allowance: u64, sent_through: u64) -> Vec<ClosedSegment> {
+    fn make_room(
+        mut closed: Vec<ClosedSegment>,
+        allowance: u64,
+        sent_through: Option<u64>,
+    ) -> Vec<ClosedSegment> {
         while let Some(Victim { index, goes }) = next_victim(&closed, allowance, sent_through) {
-            let mut counts = closed[index].contents.counts;
-            for (count, goes) in counts.iter_mut().zip(goes) {
-                if goes {
-                    *count = 0;
-                }
-            }
-            assert_ne!(counts, closed[index].contents.counts, "something goes each time");
-            closed[index] = segment(closed[index].name.first / 1000, counts);
-            if counts == [0; 4] {
+            let Goes::Part(share, severity) = goes else { panic!("{goes:?}") };
+            let tally = closed[index].contents.shares.get_mut(&share).unwrap();
+            let at = severity as usize;
+            assert_ne!(std::mem::take(&mut tally.counts[at]), 0, "something goes each time");
+            tally.bytes[at] = 0;
+            if closed[index].contents.counts() == [0; 4] {
                 closed.remove(index);
             }
         }
         closed
     }
 
+    /// Alerts of a share that are left.
+    fn left(closed: &[ClosedSegment], share: &str) -> Counts {
+        let mut sum = [0; 4];
+        for segment in closed {
+            for severity in Severity::ALL {
+                sum[severity as usize] += segment.contents.count(share, severity);
+            }
+        }
+        sum
+    }
+
     #[test]
     fn a_flood_of_lesser_alerts_costs_no_severe_one() {
-        let mut closed = vec![segment(0, [10, 10, 10, 10])];
-        closed.extend((1..50).map(|index| segment(index, [50, 50, 0, 0])));
+        let mut closed = vec![segment(0, &[("loud", [10, 10, 10, 10])])];
+        closed.extend((1..50).map(|index| segment(index, &[("loud", [50, 50, 0, 0])])));
 
-        let left = make_room(closed, 40_000, u64::MAX);
+        let left = make_room(closed, 40_000, None);
 
-        assert_eq!(left[0].contents.counts, [0, 0, 10, 10]);
-        assert!(left.last().is_some_and(|last| last.contents.counts == [50, 50, 0, 0]), "the newest stay");
+        assert_eq!(left[0].contents.counts(), [0, 0, 10, 10]);
+        assert!(left.last().is_some_and(|last| last.contents.counts()[..2] == [50, 50]), "the newest stay");
+    }
+
+    #[test]
+    fn a_flood_of_one_share_costs_no_other_one_and_within_it_first_the_less_severe() {
+        let others = [("quiet", [3, 3, 3, 3]), ("agent", [0, 0, 0, 2]), ("agent:loud", [0, 0, 0, 1])];
+        for sent_through in [None, Some(0), Some(u64::MAX)] {
+            for flood in [[0, 0, 0, 50], [0, 0, 50, 0], [20, 20, 20, 20]] {
+                let mut closed = vec![segment(0, &others), segment(1, &[("loud", [0, 0, 0, 5])])];
+                closed.extend((2..60).map(|index| segment(index, &[("loud", flood)])));
+
+                let closed = make_room(closed, 20_000, sent_through);
+
+                for (share, counts) in others {
+                    assert_eq!(left(&closed, share), counts, "{share} {flood:?} {sent_through:?}");
+                }
+                assert!(left(&closed, "loud")[2..].iter().sum::<u64>() > 50);
+                if flood[3] == 0 {
+                    assert_eq!(left(&closed, "loud")[3], 5, "high alerts push out no critical one");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_what_takes_too_much_the_fleet_s_goes_first() {
+        let closed: Vec<_> =
+            (0..40).map(|index| segment(index, &[("loud", [0, 0, 9, 0]), ("full", [0, 0, 8, 0])])).collect();
+
+        let closed = make_room(closed, 40_000, Some(20_000));
+
+        let waiting: Vec<_> = closed.into_iter().filter(|segment| segment.last > 20_000).collect();
+        assert_eq!((left(&waiting, "loud")[2], left(&waiting, "full")[2]), (20 * 9, 20 * 8));
     }
 
     proptest! {
-        /// Neither part loses anything while it has at most its own room, and everything fits in the end.
+        /// Neither part, nor a share within one, loses anything while it has at most its own room, and everything fits
+        /// in the end.
         #[test]
-        fn each_part_has_room_of_its_own(
-            counts in proptest::collection::vec([0u64..20, 0u64..20, 0u64..20, 0u64..20], 1..30),
-            sent in 0u64..30_000,
+        fn each_part_and_share_has_room_of_its_own(
+            counts in proptest::collection::vec(
+                proptest::collection::vec([0u64..20, 0u64..20, 0u64..20, 0u64..20], 1..4), 1..30,
+            ),
+            sent in prop::option::of(0u64..30_000),
         ) {
-            let closed: Vec<_> = (0..).zip(counts).map(|(index, counts)| segment(index, counts)).collect();
-            let bytes = |closed: &[ClosedSegment]| {
-                closed.iter().fold((0, 0), |(lower, severe), segment| {
-                    (lower + segment.contents.bytes.0, severe + segment.contents.bytes.1)
-                })
+            let closed: Vec<_> = (0..).zip(counts).map(|(index, counts)| {
+                segment(index, &SHARES.into_iter().zip(counts).collect::<Vec<_>>())
+            }).collect();
+            let bytes = |closed: &[ClosedSegment], share| {
+                let [low, medium, high, critical] = left(closed, share);
+                ((low + medium) * 100, (high + critical) * 100)
             };
-            let (lower, severe) = bytes(&closed);
             let allowance = 10_000;
 
-            let left = bytes(&make_room(closed, allowance, sent));
+            let after = make_room(closed.clone(), allowance, sent);
 
-            prop_assert!(left.0 + left.1 <= allowance);
-            if severe <= allowance / 4 * 3 {
-                prop_assert_eq!(left.1, severe);
+            let sum = |closed: &[ClosedSegment]| {
+                SHARES.iter().map(|share| bytes(closed, share)).fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1))
+            };
+            let (before_all, after_all) = (sum(&closed), sum(&after));
+            prop_assert!(after_all.0 + after_all.1 <= allowance);
+            if before_all.1 <= allowance / 4 * 3 {
+                prop_assert_eq!(after_all.1, before_all.1);
             }
-            if lower <= allowance / 4 {
-                prop_assert_eq!(left.0, lower);
+            if before_all.0 <= allowance / 4 {
+                prop_assert_eq!(after_all.0, before_all.0);
+            }
+            let count = SHARES.len() as u64;
+            for share in SHARES {
+                let (before, after) = (bytes(&closed, share), bytes(&after, share));
+                if before.1 <= allowance / 4 * 3 / count {
+                    prop_assert_eq!(after.1, before.1, "{}", share);
+                }
+                if before.0 <= allowance / 4 / count {
+                    prop_assert_eq!(after.0, before.0, "{}", share);
+                }
             }
         }
     }

@@ -5,15 +5,14 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use vigie_protocol::severity::Severity;
-
-use crate::line::{self, Closed, Counts, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
+use crate::contents::{Contents, Counting};
+use crate::line::{self, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 
 /// Bytes that are read at once. Each reader has a buffer of this size, and each client that waits has a reader.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How much of a segment's end is looked at for its last line.
-const TAIL_BYTES: u64 = 4096;
+/// How much of a segment's end is looked at for its last line: enough for some modules, and then for all there can be.
+const TAIL_BYTES: [u64; 2] = [4096, 64 * 1024];
 
 /// What a segment is called: number of its first alert, and which of several that begin with this number, as after a
 /// batch that the disk did not take.
@@ -164,72 +163,45 @@ impl LineReader {
     }
 }
 
-/// What is in a segment to which nothing is added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Contents {
-    pub(crate) counts: Counts,
-    /// Bytes that the less severe alerts take, and the severe ones; the rest counts to those for which it is there.
-    pub(crate) bytes: (u64, u64),
-}
-
-pub(crate) fn is_severe(severity: Severity) -> bool {
-    severity >= Severity::High
-}
-
-impl Contents {
-    pub(crate) fn add(&mut self, severity: Severity, bytes: usize) {
-        self.counts[severity as usize] += 1;
-        self.add_bytes(is_severe(severity), bytes);
-    }
-
-    pub(crate) fn add_bytes(&mut self, severe: bool, bytes: usize) {
-        let part = if severe { &mut self.bytes.1 } else { &mut self.bytes.0 };
-        *part += bytes as u64;
-    }
-
-    pub(crate) fn add_all(&mut self, more: &Self) {
-        self.counts.iter_mut().zip(more.counts).for_each(|(count, more)| *count += more);
-        self.bytes.0 += more.bytes.0;
-        self.bytes.1 += more.bytes.1;
-    }
-
-    pub(crate) fn total_bytes(&self) -> u64 {
-        self.bytes.0 + self.bytes.1
-    }
-}
-
 /// What is in a closed segment: as its last line says, or as it is counted where that is missing.
 pub(crate) fn contents(path: &Path) -> io::Result<Contents> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-    let mut tail = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
-    let last = tail.strip_suffix(b"\n").and_then(|tail| tail.rsplit(|&byte| byte == b'\n').next());
-    if let Some(Sealed { line: Line::Closed(Closed { counts, bytes, .. }), .. }) =
-        last.and_then(|last| line::read(last, false))
-        && bytes.0.saturating_add(bytes.1) <= length
-    {
-        let mut contents = Contents { counts, bytes };
-        contents.add_bytes(false, last.map_or(0, |last| last.len() + 1));
-        return Ok(contents);
+    for tail_bytes in TAIL_BYTES {
+        file.seek(SeekFrom::Start(length.saturating_sub(tail_bytes)))?;
+        let mut tail = Vec::new();
+        (&file).take(tail_bytes).read_to_end(&mut tail)?;
+        let last = tail.strip_suffix(b"\n").and_then(|tail| tail.rsplit(|&byte| byte == b'\n').next());
+        if let Some(last) = last
+            && let Some(Sealed { line: Line::Closed(closed), .. }) = line::read(last, false)
+        {
+            let mut contents = closed.contents();
+            contents.add_other(last.len() + 1);
+            if contents.total_bytes() <= length {
+                return Ok(contents);
+            }
+        }
     }
     count(path)
 }
 
-fn count(path: &Path) -> io::Result<Contents> {
+/// Reads a segment to know what is in it.
+pub(crate) fn count(path: &Path) -> io::Result<Contents> {
     let mut reader = LineReader::open(path)?;
-    let mut contents = Contents::default();
+    let mut counting = Counting::default();
     while let Some(piece) = reader.next()? {
         if let Piece::Line(line) = piece {
-            let severity = line::seq_of(line).map(|_| line::severity_of_line(line));
-            match severity {
-                Some(severity) => contents.add(severity, line.len() + 1),
-                None => contents.add_bytes(false, line.len() + 1),
+            let bytes = line.len() + 1;
+            if line::seq_of(line).is_some() {
+                counting.record(line::share_of(line), line::severity_of_line(line), bytes);
+            } else if line::is_commit(line) {
+                counting.commit(bytes);
+            } else {
+                counting.other(bytes);
             }
         }
     }
-    Ok(contents)
+    Ok(counting.finish())
 }
 
 #[cfg(test)]

@@ -42,11 +42,25 @@ impl Journal {
     }
 
     fn try_append(&mut self, severities: &[&str], attempts: usize) -> Result<(), AppendError> {
+        let alerts: Vec<_> = severities.iter().map(|severity| (MODULE, *severity)).collect();
+        self.try_append_of(&alerts, attempts)
+    }
+
+    /// One batch of alerts of these shares and severities.
+    fn append_of(&mut self, alerts: &[(&str, &str)]) {
+        self.try_append_of(alerts, 5).unwrap();
+    }
+
+    fn try_append_of(&mut self, alerts: &[(&str, &str)], attempts: usize) -> Result<(), AppendError> {
         let mut draft = Draft::default();
         let first = self.writer.recorded() + 1;
-        for (seq, severity) in (first..).zip(severities) {
+        for (seq, (share, severity)) in (first..).zip(alerts) {
             let text = serde_json::json!({ "severity": severity, "alert": format!("step{seq}") }).to_string();
-            draft.push_text(seq, "2026-01-02T03:04:05Z", MODULE, Some(&format!("e-{seq}")), &text);
+            let json = |text: &str| serde_json::to_string(text).unwrap();
+            let module = crate::line::module_of(share);
+            let share = (module != *share).then_some(*share);
+            let id = json(&format!("e-{seq}"));
+            draft.push(seq, "2026-01-02T03:04:05Z", module, share, Some(&id), &json(&text));
         }
         let mut result = Ok(());
         for _ in 0..attempts {
@@ -426,6 +440,177 @@ fn a_flood_of_lesser_alerts_pushes_no_severe_one_out_and_what_is_left_is_proved(
     let again = Journal::open(directory.path(), sizes);
     assert_eq!(again.writer.bytes(), on_disk);
     assert_eq!(again.writer.deleted().iter().sum::<u64>(), deleted);
+}
+
+/// Critical alerts that are left of each share that told any.
+fn critical(items: &[Item]) -> Vec<(String, u64)> {
+    let alerts = items.iter().filter_map(|item| match item {
+        Item::Alert(record) if record.severity() == vigie_protocol::severity::Severity::Critical => {
+            Some((record.module.clone(), record.seq))
+        }
+        _ => None,
+    });
+    alerts.collect()
+}
+
+#[test]
+fn a_module_that_floods_critical_alerts_pushes_out_no_other_module_s_and_what_is_left_is_proved() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 4000, keep_segments: 5 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    // In batches of their own, in one with the flood, and about the module that floods.
+    journal.append_of(&[("quiet", "critical"), ("quiet", "medium")]);
+    journal.append_of(&[("loud", "critical"), ("quiet", "critical"), ("loud", "high"), ("loud", "critical")]);
+    journal.append_of(&[("agent", "critical"), ("agent:loud", "critical")]);
+
+    for batch in 0..400 {
+        journal.append_of(&match batch % 3 {
+            0 => [("loud", "critical"); 3],
+            1 => [("loud", "high"), ("loud", "critical"), ("agent:loud", "critical")],
+            _ => [("loud", "low"), ("loud", "medium"), ("loud", "critical")],
+        });
+        if batch == 200 {
+            // The module starts anew, and so does the agent.
+            drop(journal);
+            journal = Journal::open(directory.path(), sizes);
+        }
+    }
+
+    let items = journal.items();
+    let critical = critical(&items);
+    for (module, seq) in [("quiet", 1), ("quiet", 4), ("agent", 7)] {
+        assert!(critical.contains(&(module.to_owned(), seq)), "{module} {seq}: {critical:?}");
+    }
+    assert_eq!(missing(&items), []);
+    assert!(journal.writer.bytes() <= 4000 * 5 + 1500, "{}", journal.writer.bytes());
+    let modules = journal.writer.deleted_by_module().clone();
+    assert_eq!(modules.keys().collect::<Vec<_>>(), ["agent:loud", "loud"]);
+    let mut sum = [0; 4];
+    modules.values().for_each(|counts| sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count));
+    assert_eq!(sum, journal.writer.deleted());
+    assert_eq!(seqs(&items).len() as u64 + sum.iter().sum::<u64>(), journal.writer.recorded());
+    let verification = verify(directory.path(), None).unwrap();
+    assert!(verification.is_whole(), "{verification:?}");
+    assert!(verification.thinned_batches > 0);
+    assert_eq!(verification.deleted_by_module, crate::by_module(&modules));
+    let given_up = journal.writer.take_given_up().unwrap();
+    assert!(given_up.message(false)["alert"].as_str().unwrap().contains(" of loud"), "{given_up:?}");
+    drop(journal);
+    let again = Journal::open(directory.path(), sizes);
+    assert_eq!(again.writer.deleted_by_module(), &modules);
+}
+
+#[test]
+fn what_is_left_of_a_thinned_batch_cannot_be_changed_unnoticed() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 2000, keep_segments: 3 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    journal.append_of(&[("loud", "critical"), ("quiet", "critical"), ("loud", "critical")]);
+    for _ in 0..50 {
+        journal.append_of(&[("loud", "critical"); 3]);
+    }
+    assert!(verify(directory.path(), None).unwrap().is_whole());
+    let path = segments(directory.path()).remove(0);
+    let text = fs::read_to_string(&path).unwrap();
+    let line = text.lines().find(|line| line.contains("step2\\\"")).unwrap();
+    let previous = crate::line::check(line.as_bytes()).unwrap().previous;
+    let mut forged = line.replace("step2", "Step2").into_bytes();
+    forged.truncate(line.find(r#","p":"#).unwrap());
+    crate::line::seal(&mut forged, 0, previous);
+    fs::write(&path, text.replace(line, String::from_utf8(forged).unwrap().trim_end())).unwrap();
+
+    let verification = verify(directory.path(), None).unwrap();
+
+    // No link says it: what followed is gone.
+    assert_eq!(verification.broken, 1, "{verification:?}");
+    assert!(
+        verification.problems[0].contains("batch that ends with alert 3 was changed"),
+        "{verification:?}"
+    );
+}
+
+/// A journal as version 2 wrote it: alerts of "loud" and "quiet" in two segments, the newest with a batch that a crash
+/// cut off before its commit line.
+fn journal_of_version_2(directory: &Path) {
+    use crate::chain::{BatchDigest, next_head};
+    use crate::line::{Commit, Header, seal_record, seal_value};
+    use vigie_protocol::severity::Severity;
+
+    let (mut seq, mut link, mut head) = (0, 0, crate::chain::Head::default());
+    for segment in [0, 1] {
+        let mut bytes = Vec::new();
+        let why = [Why::First, Why::Full][segment];
+        let header =
+            Header { segment: seq + 1, version: 2, begun: "2026-01-02T03:04:05Z".to_owned(), why, head };
+        let path = segment::Name { first: seq + 1, part: 0 }.path(directory);
+        seal_value(&mut bytes, &header, link);
+        for batch in 0..6 {
+            let mut digest = BatchDigest::of_version(2);
+            for (module, severity) in [("quiet", Severity::Critical), ("loud", Severity::High)] {
+                seq += 1;
+                let message = serde_json::json!({ "severity": severity, "alert": format!("step{seq}") });
+                let body = serde_json::json!({
+                    "seq": seq, "time": "2026-01-02T03:04:05Z", "module": module, "id": format!("e-{seq}"),
+                    "message": message.to_string(),
+                });
+                let order = ["seq", "time", "module", "id", "message"];
+                let fields: Vec<_> = order.iter().map(|key| format!("\"{key}\":{}", body[key])).collect();
+                let start = bytes.len();
+                let body = format!("{{{}", fields.join(","));
+                link = seal_record(&mut bytes, body.as_bytes(), severity, link);
+                digest.add(&bytes[start..], module, severity);
+            }
+            if segment == 1 && batch == 5 {
+                break;
+            }
+            let n = digest.records();
+            let digests = digest.finish();
+            head = next_head(&head, seq, n, &digests);
+            seal_value(&mut bytes, &Commit::new(seq, n, digests, head), link);
+        }
+        if segment == 0 {
+            let counts = [0, 0, 6, 6];
+            let total = bytes.len() as u64;
+            let closed = crate::line::Closed {
+                closed: seq,
+                counts,
+                bytes: (100, total - 100),
+                shares: Default::default(),
+            };
+            seal_value(&mut bytes, &closed, link);
+        }
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_journal_of_version_2_is_proved_goes_on_and_is_thinned_by_share() {
+    let directory = temporary();
+    journal_of_version_2(directory.path());
+    let sizes = Sizes { segment_bytes: 4000, keep_segments: 6 };
+
+    let mut journal = Journal::open(directory.path(), sizes);
+    let verification = verify(directory.path(), None).unwrap();
+    journal.append_of(&[("quiet", "critical")]);
+    let continued = verify(directory.path(), None).unwrap();
+    for _ in 0..100 {
+        journal.append_of(&[("loud", "high"); 3]);
+    }
+
+    assert!(verification.is_whole(), "{verification:?}");
+    assert_eq!((verification.alerts, verification.proved_batches), (24, 12));
+    assert!(continued.is_whole(), "{continued:?}");
+    assert_eq!((continued.alerts, continued.proved_batches), (25, 13));
+    assert!(segments(directory.path()).len() > 3);
+    let items = journal.items();
+    assert_eq!(missing(&items), []);
+    let quiet: Vec<u64> =
+        critical(&items).into_iter().filter(|(module, _)| module == "quiet").map(|(_, seq)| seq).collect();
+    assert_eq!(quiet, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25]);
+    assert_eq!(journal.writer.deleted_by_module().keys().collect::<Vec<_>>(), ["loud"]);
+    let verification = verify(directory.path(), None).unwrap();
+    assert!(verification.is_whole(), "{verification:?}");
+    assert!(verification.thinned_batches >= 12, "{verification:?}");
 }
 
 #[test]

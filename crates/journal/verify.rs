@@ -1,5 +1,6 @@
 //! Proves a journal: every checksum, every link, and the chain of batches from its first line to its last.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -7,12 +8,13 @@ use std::path::Path;
 use vigie_protocol::control::JournalVerification as Verification;
 use vigie_protocol::severity::Severity;
 
-use crate::chain::{self, BatchDigest, Head};
+use crate::chain::{self, BatchDigest, Digests, Head, Parts};
+use crate::contents::add_counts;
 use crate::cursor;
 use crate::ledger::Ledger;
 use crate::line::{self, Commit, Counts, Deleted, Line, Sealed, Why};
 use crate::mark;
-use crate::segment::{self, is_severe};
+use crate::segment;
 use crate::walk::{Step, Walk};
 
 /// Problems that are described; more are counted.
@@ -36,7 +38,7 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
         batches: [After::default(); 2],
         through: through.unwrap_or(u64::MAX),
         is_first: true,
-        has_header: false,
+        version: 0,
     };
     if work.ledger.is_none() {
         work.verification.damaged += 1;
@@ -58,7 +60,7 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
         }
     }
     let mark = mark::read(directory);
-    if work.has_header {
+    if work.version > 0 {
         // Both are there before the first segment is.
         work.file_is_there(mark.is_some(), mark::FILE_NAME);
         work.file_is_there(cursor::known_identity(directory).is_some(), cursor::IDENTITY_FILE);
@@ -69,9 +71,15 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
 
 /// Numbers of alerts by the names of their severities, without those of which there are none.
 #[must_use]
-pub fn by_severity(counts: Counts) -> std::collections::BTreeMap<String, u64> {
+pub fn by_severity(counts: Counts) -> BTreeMap<String, u64> {
     let names = Severity::ALL.into_iter().map(|severity| severity.name().to_owned());
     names.zip(counts).filter(|(_, count)| *count > 0).collect()
+}
+
+/// The same by module.
+#[must_use]
+pub fn by_module(counts: &BTreeMap<String, Counts>) -> BTreeMap<String, BTreeMap<String, u64>> {
+    counts.iter().map(|(module, counts)| (module.clone(), by_severity(*counts))).collect()
 }
 
 struct Verifying {
@@ -91,8 +99,8 @@ struct Verifying {
     batches: [After; 2],
     through: u64,
     is_first: bool,
-    /// A segment of version 2 was read.
-    has_header: bool,
+    /// Of the newest segment's first line; 0 before there is one.
+    version: u32,
 }
 
 /// What was known after a batch: to forget a later one that the disk did not take, and that is written again in the
@@ -114,7 +122,48 @@ struct After {
 struct Batch {
     digest: BatchDigest,
     deleted: Counts,
+    /// The same by share, where the notes say it.
+    shares: BTreeMap<String, Counts>,
     damaged: bool,
+}
+
+impl Batch {
+    fn of_version(version: u32) -> Self {
+        Self { digest: BatchDigest::of_version(version), ..Self::default() }
+    }
+
+    /// Whether everything that its commit line stands for is there or noted as deleted, and unchanged; and whether
+    /// all of it is there.
+    fn prove(self, commit: &Commit) -> (bool, bool) {
+        let deleted: u64 = self.deleted.iter().sum();
+        let count_is_right = self.digest.records() + deleted == commit.n;
+        let is_right = match (self.digest.finish(), commit.digests()) {
+            (Digests::Classes(severe, other), Digests::Classes(was_severe, was_other)) => {
+                let [low, medium, high, critical] = self.deleted;
+                (low + medium > 0 || other == was_other) && (high + critical > 0 || severe == was_severe)
+            }
+            (Digests::Parts(parts), Digests::Parts(were)) => parts_are_right(&parts, &were, &self.shares),
+            _ => false,
+        };
+        (count_is_right && is_right, deleted == 0)
+    }
+}
+
+/// Retention takes a share's alerts of a severity or leaves them: each is there whole or noted as deleted.
+fn parts_are_right(parts: &Parts, were: &Parts, deleted: &BTreeMap<String, Counts>) -> bool {
+    let is_deleted = |share: &String, severity: Severity| {
+        deleted.get(share).is_some_and(|counts| counts[severity as usize] > 0)
+    };
+    let digest = |parts: &Parts, share: &String, severity: &Severity| {
+        parts.get(share).and_then(|share| share.get(severity)).copied()
+    };
+    let all = |parts: &Parts, is_right: &dyn Fn(&String, &Severity) -> bool| {
+        parts.iter().all(|(share, digests)| digests.keys().all(|severity| is_right(share, severity)))
+    };
+    all(were, &|share, severity| {
+        let there = digest(parts, share, severity);
+        if is_deleted(share, *severity) { there.is_none() } else { there == digest(were, share, severity) }
+    }) && all(parts, &|share, severity| digest(were, share, severity).is_some())
 }
 
 impl Verifying {
@@ -130,9 +179,9 @@ impl Verifying {
             };
             match line {
                 Line::Header(header) => {
-                    self.has_header = true;
+                    self.version = header.version;
                     // What the segment before holds after its last commit line does not count.
-                    self.batch = Batch::default();
+                    self.batch = Batch::of_version(header.version);
                     if header.why == Why::WriteFailed {
                         self.forget_from(header.segment, seal.map(|seal| seal.previous));
                     }
@@ -237,7 +286,7 @@ impl Verifying {
                     self.broken(format_args!("alert {seq} does not follow alert {}", seq - 1));
                 }
                 let line = [raw, b"\n"].concat();
-                self.batch.digest.add(&line, is_severe(line::severity_of_line(raw)));
+                self.batch.digest.add(&line, line::share_of(raw), line::severity_of_line(raw));
             }
         }
         self.verification.alerts += 1;
@@ -264,13 +313,16 @@ impl Verifying {
             }
             None => {
                 self.batch.deleted.iter_mut().zip(deleted.counts).for_each(|(count, more)| *count += more);
+                for (share, &counts) in &deleted.shares {
+                    add_counts(&mut self.batch.shares, share, counts);
+                }
             }
         }
     }
 
     fn commit(&mut self, commit: &Commit) {
         self.settle_damage();
-        let Batch { digest, deleted, damaged } = std::mem::take(&mut self.batch);
+        let batch = std::mem::replace(&mut self.batch, Batch::of_version(self.version));
         if commit.commit < self.last {
             self.broken(format_args!("the batch that ends with alert {} is duplicated", commit.commit));
             return;
@@ -280,28 +332,20 @@ impl Verifying {
             (self.last, self.link) = (commit.commit, None);
         }
         let through = commit.commit;
-        if let Some(head) = self.head {
-            let severe = commit.severe.as_ref();
-            if chain::next_head(&head, through, commit.n, severe, commit.other.as_ref()) != commit.head {
-                self.broken(format_args!("the chain is broken at the batch that ends with alert {through}"));
-            }
+        if let Some(head) = self.head
+            && chain::next_head(&head, through, commit.n, &commit.digests()) != commit.head
+        {
+            self.broken(format_args!("the chain is broken at the batch that ends with alert {through}"));
         }
         self.head = Some(commit.head);
-        let lower_gone = deleted[0] + deleted[1] > 0;
-        let severe_gone = deleted[2] + deleted[3] > 0;
-        let n = digest.records() + deleted.iter().sum::<u64>();
-        let (severe, other) = digest.finish();
-        let is_proved = (lower_gone || other == commit.other)
-            && (severe_gone || severe == commit.severe)
-            && n == commit.n;
-        if damaged || !is_proved {
-            if !damaged {
-                self.broken(format_args!("the batch that ends with alert {through} was changed"));
+        if !batch.damaged {
+            match batch.prove(commit) {
+                (true, true) => self.verification.proved_batches += 1,
+                (true, false) => self.verification.thinned_batches += 1,
+                (false, _) => {
+                    self.broken(format_args!("the batch that ends with alert {through} was changed"));
+                }
             }
-        } else if lower_gone || severe_gone {
-            self.verification.thinned_batches += 1;
-        } else {
-            self.verification.proved_batches += 1;
         }
         self.batch_ended(through);
     }
@@ -345,9 +389,10 @@ impl Verifying {
         if recorded > self.last {
             self.gap(self.last + 1, recorded);
         }
-        let totals = self.ledger.map_or([0; 4], |ledger| ledger.totals);
+        let Ledger { totals, shares, .. } = self.ledger.unwrap_or_default();
         self.verification.last = self.last.max(recorded);
         self.verification.deleted = by_severity(totals);
+        self.verification.deleted_by_module = by_module(&shares);
         self.verification.head = self.head.unwrap_or_default().to_string();
         self.verification
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use vigie_files::durable::{self, DurableFile, Standing};
 
 use crate::chain::{self, BatchDigest, Head};
+use crate::contents::{Contents, Tally, add_counts};
 use crate::cursor;
 use crate::draft::Draft;
 use crate::ledger::Ledger;
@@ -19,7 +20,7 @@ use crate::mark::{self, HighWater, Mark};
 use crate::recovery::{self, Newest, Recovery};
 use crate::retention::{self, ClosedSegment, GivenUp, Victim};
 use crate::seen::{SeenIds, SeenSnapshot};
-use crate::segment::{Contents, Name, is_severe};
+use crate::segment::{self, Name};
 
 /// Memory for sealed lines that is kept between batches, in bytes.
 const KEPT_BYTES: usize = 1 << 20;
@@ -164,10 +165,12 @@ impl Writer {
         }
         let (open, begin) = match found.newest.take() {
             Some(newest) if newest.may_grow && lost == 0 => {
-                (Some(reopen(directory, &newest, &mut place, &mut found.recovery)?), None)
+                let is_current = newest.version == VERSION;
+                let open = reopen(directory, &newest, &mut place, &mut found.recovery)?;
+                (Some(open), (!is_current).then_some(Why::First))
             }
             Some(newest) => {
-                found.closed.push(newest.as_closed());
+                found.closed.push(newest.into_closed());
                 (None, Some(if lost > 0 { Why::Lost } else { Why::First }))
             }
             None => (None, Some(if lost > 0 { Why::Lost } else { Why::First })),
@@ -222,6 +225,13 @@ impl Writer {
     #[must_use]
     pub fn deleted(&self) -> Counts {
         self.ledger.totals
+    }
+
+    /// The same by module, and what the agent told about a module as `agent:MODULE`. Without those that versions before
+    /// this form of the journal deleted.
+    #[must_use]
+    pub fn deleted_by_module(&self) -> &BTreeMap<String, Counts> {
+        &self.ledger.shares
     }
 
     /// Alerts that were recorded since the journal was opened, by module.
@@ -326,8 +336,7 @@ impl Writer {
         }
         let Some(open) = &mut self.open else { return Err(AppendError::NeedsSnapshot) };
         self.sealed.clear();
-        let mut by_module = BTreeMap::new();
-        let (place, batch) = seal_batch(&mut self.sealed, draft, self.place, &mut by_module);
+        let (place, batch) = seal_batch(&mut self.sealed, draft, self.place);
         if let Err(error) = open.file.append(&self.sealed).and_then(|()| open.file.sync()) {
             // What cannot be cut off does not count: the next segment says so.
             if open.file.sync_failed() || open.file.cut(open.counted).is_err() {
@@ -338,8 +347,8 @@ impl Writer {
         }
         open.counted = open.file.length();
         open.contents.add_all(&batch);
-        for (module, counts) in by_module {
-            add_counts(&mut self.by_module, module, counts);
+        for (share, Tally { counts, .. }) in &batch.shares {
+            add_counts(&mut self.by_module, line::module_of(share), *counts);
         }
         self.sealed.clear();
         self.sealed.shrink_to(KEPT_BYTES);
@@ -400,11 +409,11 @@ impl Writer {
             return Err(error);
         }
         let mut contents = Contents::default();
-        contents.add_bytes(false, bytes.len());
+        contents.add_other(bytes.len());
         let counted = file.length();
         let open = Open { name, file, counted, contents, is_closed: false };
         if let Some(before) = self.open.replace(open) {
-            self.leave(&before);
+            self.leave(before);
         }
         self.begin = None;
         self.make_room();
@@ -425,12 +434,11 @@ impl Writer {
         if self.begin.is_some() || open.is_closed {
             return;
         }
-        let Contents { counts, bytes } = open.contents;
         let mut line = Vec::new();
-        line::seal_value(&mut line, &Closed { closed: self.place.seq, counts, bytes }, self.place.link);
+        line::seal_value(&mut line, &Closed::new(self.place.seq, &open.contents), self.place.link);
         if open.file.append(&line).and_then(|()| open.file.sync()).is_ok() {
             open.counted = open.file.length();
-            open.contents.add_bytes(false, line.len());
+            open.contents.add_other(line.len());
             open.is_closed = true;
         } else {
             self.begin = Some(Why::WriteFailed);
@@ -438,12 +446,12 @@ impl Writer {
     }
 
     /// Takes a segment to which nothing is added any more among the closed ones.
-    fn leave(&mut self, before: &Open) {
+    fn leave(&mut self, before: Open) {
         if before.name.first > self.place.seq {
             // Nothing was acknowledged in it; it would only be read in vain.
             durable::remove(before.file.path()).ok();
         } else if before.file.path().exists() {
-            let Open { name, contents, .. } = *before;
+            let Open { name, contents, .. } = before;
             self.closed.push(ClosedSegment { name, last: self.place.seq, contents });
         }
     }
@@ -452,21 +460,33 @@ impl Writer {
     fn make_room(&mut self) {
         let Sizes { segment_bytes, keep_segments } = self.sizes;
         let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
-        let sent_through = self.sent_through.unwrap_or(u64::MAX);
-        while let Some(victim) = retention::next_victim(&self.closed, allowance, sent_through) {
-            if let Err(error) = self.thin(victim) {
-                // It stays as it is, and the next segment tries again.
-                self.trouble = Some(format!("cannot apply retention to the alert journal: {error}"));
-                return;
+        let made = self.count_rough(allowance).and_then(|()| {
+            while let Some(victim) = retention::next_victim(&self.closed, allowance, self.sent_through) {
+                self.thin(victim)?;
             }
+            Ok(())
+        });
+        if let Err(error) = made {
+            // It stays as it is, and the next segment tries again.
+            self.trouble = Some(format!("cannot apply retention to the alert journal: {error}"));
         }
     }
 
+    /// Before anything goes it must be known whose the alerts are in segments of an earlier version.
+    fn count_rough(&mut self, allowance: u64) -> io::Result<()> {
+        if retention::is_too_much(&self.closed, allowance) {
+            for segment in self.closed.iter_mut().filter(|segment| segment.contents.is_rough) {
+                segment.contents = segment::count(&segment.name.path(&self.directory))?;
+            }
+        }
+        Ok(())
+    }
+
     fn thin(&mut self, Victim { index, goes }: Victim) -> io::Result<()> {
-        let segment = self.closed[index];
+        let segment = self.closed[index].clone();
         let thinned = retention::thin(&self.directory, &segment, &goes, self.sent_through)?;
         // First the note, then the deed: in between a crash leaves alerts that are noted as deleted, and are read.
-        self.ledger.totals.iter_mut().zip(thinned.deleted).for_each(|(total, more)| *total += more);
+        self.ledger.count(&thinned.deleted);
         if let Some(range) = thinned.emptied.clone() {
             self.ledger.add(range);
         }
@@ -476,7 +496,7 @@ impl Writer {
             self.closed.remove(index);
         } else {
             // What was counted wrongly before must not make it a victim for ever.
-            self.closed[index].contents = thinned.contents;
+            self.closed[index].contents.clone_from(&thinned.contents);
         }
         GivenUp::join(&mut self.given_up, thinned.given_up);
         Ok(())
@@ -493,14 +513,14 @@ fn reopen(
     let path = newest.name.path(directory);
     let segment_error = |source| OpenError::Segment { path: path.clone(), source };
     let mut file = DurableFile::open(&path).map_err(segment_error)?;
-    let mut contents = newest.contents;
+    let mut contents = newest.contents.clone();
     let whole = newest.committed + newest.tail.len() as u64;
     if file.length() > newest.committed {
         recovery.cut_bytes = file.length().saturating_sub(whole);
         let mut tail = newest.tail.clone();
         if newest.uncommitted.records() > 0 {
             place.head = commit(&mut tail, newest.uncommitted.clone(), place);
-            contents.add_bytes(false, tail.len() - newest.tail.len());
+            contents.add_commit(tail.len() - newest.tail.len());
         }
         // Records that are whole are written again: what a failed sync left here may be in the memory of the kernel
         // only, and would never be written.
@@ -515,44 +535,28 @@ fn now() -> String {
     jiff::Timestamp::now().to_string()
 }
 
-fn add_counts(total: &mut BTreeMap<String, Counts>, module: &str, counts: Counts) {
-    match total.get_mut(module) {
-        Some(known) => known.iter_mut().zip(counts).for_each(|(known, more)| *known += more),
-        None => drop(total.insert(module.to_owned(), counts)),
-    }
-}
-
-/// Seals the records of a draft and their commit line, and counts them by module.
-fn seal_batch<'a>(
-    sealed: &mut Vec<u8>,
-    draft: &'a Draft,
-    mut place: Place,
-    by_module: &mut BTreeMap<&'a str, Counts>,
-) -> (Place, Contents) {
-    let mut digest = BatchDigest::default();
-    let mut contents = Contents::default();
+/// Seals the records of a draft and their commit line, and counts them.
+fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, Contents) {
+    let mut digest = BatchDigest::of_version(VERSION);
     for body in draft.bodies() {
         let severity = line::severity_of_body(body);
         let start = sealed.len();
         place.link = line::seal_record(sealed, body, severity, place.link);
-        digest.add(&sealed[start..], is_severe(severity));
-        contents.add(severity, sealed.len() - start);
-        if let Some(module) = line::module_of_body(body) {
-            by_module.entry(module).or_default()[severity as usize] += 1;
-        }
+        digest.add(&sealed[start..], line::share_of(body), severity);
     }
     place.seq = draft.last_seq();
+    let mut contents = digest.contents();
     let start = sealed.len();
     place.head = commit(sealed, digest, &place);
-    contents.add_bytes(contents.bytes.1 > 0, sealed.len() - start);
+    contents.add_commit(sealed.len() - start);
     (place, contents)
 }
 
 /// Appends the commit line of a batch that ends at `place`; returns the head after it.
 fn commit(sealed: &mut Vec<u8>, digest: BatchDigest, place: &Place) -> Head {
     let n = digest.records();
-    let (severe, other) = digest.finish();
-    let head = chain::next_head(&place.head, place.seq, n, severe.as_ref(), other.as_ref());
-    line::seal_value(sealed, &Commit { commit: place.seq, n, severe, other, head }, place.link);
+    let digests = digest.finish();
+    let head = chain::next_head(&place.head, place.seq, n, &digests);
+    line::seal_value(sealed, &Commit::new(place.seq, n, digests, head), place.link);
     head
 }

@@ -453,6 +453,10 @@ pub struct JournalStatus {
     /// Alerts that were deleted to make room since the journal was begun, by severity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deleted: BTreeMap<String, u64>,
+    /// The same by module; what the agent told about a module is under `agent:MODULE`. Versions of before this key
+    /// did not count by module.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted_by_module: BTreeMap<String, BTreeMap<String, u64>>,
     /// Alerts recorded since the agent started, by module and severity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub by_module: BTreeMap<String, BTreeMap<String, u64>>,
@@ -491,6 +495,9 @@ pub struct JournalVerification {
     /// Alerts that were deleted to make room, by severity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deleted: BTreeMap<String, u64>,
+    /// The same by module; what the agent told about a module is under `agent:MODULE`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deleted_by_module: BTreeMap<String, BTreeMap<String, u64>>,
     /// Head of the chain at the end.
     pub head: String,
     /// What is wrong, the first thousand of it.

@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Settings, VIGIE, persistent, signal, wait_until};
+use crate::harness::{Host, Settings, VIGIE, module, persistent, signal, wait_until};
 
 /// What the storm sends.
 const STORM: u64 = 20_000;
@@ -74,6 +74,59 @@ fn moments(seed: u64, count: usize) -> Vec<u64> {
     let mut moments: Vec<u64> = (0..count).map(|_| random.below(STORM * 9 / 10)).collect();
     moments.sort_unstable();
     moments
+}
+
+#[test]
+fn a_module_that_floods_critical_alerts_pushes_no_other_module_s_out_of_the_journal() {
+    let named = |name: &str| module("persistent", name, "says.py", &[], "");
+    let host = Host::new(
+        &Settings::default(),
+        &format!(
+            "[journal]\nsegment_bytes = \"64 KiB\"\nkeep_segments = 4\n{}{}",
+            named("quiet"),
+            named("loud")
+        ),
+    );
+    let alert = |severity: &str, text: &str| json!({"severity": severity, "alert": text}).to_string();
+    let say = |name: &str, texts: Vec<String>| {
+        host.wait_ready(name);
+        let answer = host.query(name, &json!({ "texts": texts }));
+        assert_eq!(answer["result"]["success"], true, "{answer}");
+    };
+    let deleted = |name: &str| {
+        let deleted = &host.status()["journal"]["deleted_by_module"][name];
+        deleted.as_object().map_or(0, |counts| counts.values().filter_map(Value::as_u64).sum::<u64>())
+    };
+    let agent = host.start();
+    say("quiet", vec![alert("critical", "before the flood"), alert("high", "also before it")]);
+    let long = "x".repeat(4000);
+
+    for round in 0..20 {
+        let severity = if round % 2 == 0 { "critical" } else { "high" };
+        say("loud", vec![alert(severity, &long); 10]);
+        if round == 10 {
+            say("quiet", vec![alert("critical", "amid the flood")]);
+            let life = &host.module("loud")["pid"];
+            signal(life, Signal::SIGKILL);
+            host.wait_for("loud", |loud| loud["pid"] != *life);
+        }
+    }
+    agent.stop();
+    let agent = host.start();
+    say("loud", vec![alert("critical", &long); 100]);
+
+    wait_until("the flood was deleted for the most part", || (deleted("loud") > 200).then_some(()));
+    assert_eq!(deleted("quiet"), 0);
+    let shown = host.vigie(&["alerts", "-n", "1000", "--json"]);
+    for text in ["before the flood", "also before it", "amid the flood"] {
+        assert!(shown.out.contains(text), "{text}");
+    }
+    assert!(shown.out.contains("alerts_deleted") && shown.out.contains("of loud"), "the agent tells of it");
+    let proof = host.vigie(&["alerts", "--verify", "--json"]);
+    assert_eq!(proof.code, 0, "{}", proof.out);
+    let proof: Value = serde_json::from_str(&proof.out).unwrap();
+    assert_eq!(proof["deleted_by_module"].as_object().unwrap().keys().collect::<Vec<_>>(), ["loud"]);
+    agent.stop();
 }
 
 #[test]

@@ -130,7 +130,12 @@ async fn serve(directory: &Path, ran: &Ran, mut commands: mpsc::UnboundedReceive
             Command::Alerts(alerts, answer) => {
                 let stored = agents.values().map(|(_, journal)| {
                     let module = "watch".parse().unwrap();
-                    journal.send(StoreAlerts { module, alerts: alerts.clone(), last_words: false })
+                    journal.send(StoreAlerts {
+                        module,
+                        alerts: alerts.clone(),
+                        about: None,
+                        last_words: false,
+                    })
                 });
                 for stored in futures_util::future::join_all(stored).await {
                     assert!(stored.unwrap().unwrap().iter().all(|new| *new));
