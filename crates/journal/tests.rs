@@ -767,7 +767,7 @@ proptest! {
     /// nothing is called damaged or missing.
     #[test]
     fn a_power_cut_loses_nothing_that_was_acknowledged(
-        batches in proptest::collection::vec(proptest::collection::vec(0usize..4, 1..8), 1..20),
+        batches in proptest::collection::vec(proptest::collection::vec(0usize..8, 1..8), 1..20),
         segment_bytes in 600u64..4000,
         fail in prop::option::of((0usize..60, 0usize..3)),
         seeds in proptest::collection::vec(any::<u64>(), 4),
@@ -784,8 +784,12 @@ proptest! {
         // After how many changes how much was acknowledged, and deleted by retention.
         let mut known = vec![(recording.changes(), 0)];
         for batch in &batches {
-            let severities: Vec<&str> = batch.iter().map(|&at| ["low", "medium", "high", "critical"][at]).collect();
-            journal.append(&severities);
+            // Two shares, so that retention takes parts of batches by share as well.
+            let alerts: Vec<(&str, &str)> = batch
+                .iter()
+                .map(|&at| ([MODULE, "watch:more"][at % 2], ["low", "medium", "high", "critical"][at / 2]))
+                .collect();
+            journal.append_of(&alerts);
             known.push((recording.changes(), journal.writer.recorded()));
         }
         let history = recording.finish();

@@ -113,7 +113,9 @@ fn a_module_that_floods_critical_alerts_pushes_no_other_module_s_out_of_the_jour
     }
     agent.stop();
     let agent = host.start();
-    say("loud", vec![alert("critical", &long); 100]);
+    for _ in 0..10 {
+        say("loud", vec![alert("critical", &long); 10]);
+    }
 
     wait_until("the flood was deleted for the most part", || (deleted("loud") > 200).then_some(()));
     assert_eq!(deleted("quiet"), 0);
