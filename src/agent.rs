@@ -130,16 +130,16 @@ struct Prepared {
 }
 
 fn prepare(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<Prepared, Failure> {
-    let (options, mut config) =
-        load_with_memory(LoadOptions { run_dir, ..LoadOptions::at_start(args.config.clone()) }).map_err(
-            |problems| {
-                for problem in &problems {
-                    print::problem(&problem.to_string());
-                }
-                let hint = "correct it and check it with `vigie check-config`";
-                Failure::new(Exit::Config, "the configuration is invalid; the agent does not start", hint)
-            },
-        )?;
+    // Whoever asks the agent for its file is in another directory.
+    let file = args.config.as_ref().map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone()));
+    let (options, mut config) = load_with_memory(LoadOptions { run_dir, ..LoadOptions::at_start(file) })
+        .map_err(|problems| {
+            for problem in &problems {
+                print::problem(&problem.to_string());
+            }
+            let hint = "correct it and check it with `vigie check-config`";
+            Failure::new(Exit::Config, "the configuration is invalid; the agent does not start", hint)
+        })?;
     let agent = config.agent.agent.clone();
     let run_lock = LockedDirectory::lock(&agent.run_dir, 0o700).map_err(|error| directory_failure(&error))?;
     if let Some(name) = &agent.operators_group {

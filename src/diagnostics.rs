@@ -41,7 +41,8 @@ pub(crate) struct DiagnosticsArgs {
     #[arg(long, value_name = "WHAT")]
     pub(crate) include: Vec<Shareable>,
 
-    /// The configuration file [default: the file that the agent would read]
+    /// The configuration file [default: the file that the running agent has read, or the one that an
+    /// agent would read]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -90,8 +91,9 @@ pub(crate) fn run(args: &DiagnosticsArgs, socket: &Path, printer: &mut Printer) 
     let mut bundle = Bundle { files: Vec::new(), include: args.include.clone(), left_out: Vec::new() };
     bundle.add("version.json", &version());
     bundle.add_status(socket);
-    bundle.add_doctor(args.config.clone(), socket);
-    bundle.add_configuration(args.config.clone());
+    let config = args.config.clone().or_else(|| doctor::config_in_use(socket));
+    bundle.add_doctor(config.clone(), socket);
+    bundle.add_configuration(config);
     let manifest = bundle.manifest(&now.to_string());
     let archive = bundle.archive(&manifest)?;
     let unwritable = |error: std::io::Error| {

@@ -38,7 +38,8 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) only: Vec<String>,
 
-    /// The configuration file [default: the file that the agent would read]
+    /// The configuration file [default: the file that the running agent has read, or the one that an
+    /// agent would read]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -220,17 +221,27 @@ fn wanted(only: &[String]) -> Result<Vec<&'static Check>, Failure> {
     Ok(checks().filter(|check| only.is_empty() || only.iter().any(|name| is(check, name))).collect())
 }
 
-/// Reads the configuration and asks the agent, each within its time.
+/// The configuration file that the running agent has read.
+pub(crate) fn config_in_use(socket: &Path) -> Option<PathBuf> {
+    ask(socket).ok()?.config.path
+}
+
+fn ask(socket: &Path) -> Result<AgentStatus, String> {
+    let socket = socket.to_owned();
+    let status = within_time(move || status::fetch(&socket).map_err(|error| error.to_string()));
+    status.unwrap_or_else(|| Err("the agent did not respond within five seconds".to_owned()))
+}
+
+/// Asks the agent and reads the configuration, each within its time: without a name the file that the agent has read.
 fn examine(config: Option<PathBuf>, socket: &Path) -> Patient {
+    let status = ask(socket);
+    let config = config.or_else(|| status.as_ref().ok()?.config.path.clone());
     let file = config.clone().unwrap_or_else(|| LoadOptions::at_start(None).path().to_owned());
     let config = within_time(move || files::load(&LoadOptions::at_start(config), BUILTINS));
     let config = config.unwrap_or_else(|| {
         let message = "cannot be read within five seconds; its disk may hang".to_owned();
         Err(vec![ConfigProblem { file, line: None, key: None, message }])
     });
-    let socket = socket.to_owned();
-    let status = within_time(move || status::fetch(&socket).map_err(|error| error.to_string()));
-    let status = status.unwrap_or_else(|| Err("the agent did not respond within five seconds".to_owned()));
     Patient { root: PathBuf::from("/"), config, status }
 }
 

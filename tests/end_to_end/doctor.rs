@@ -37,6 +37,18 @@ fn the_doctor_sees_a_running_agent_and_its_absence() {
 }
 
 #[test]
+fn without_a_name_the_configuration_that_the_running_agent_has_read_is_examined() {
+    let host = Host::new(&Settings::default(), "");
+    let agent = host.start();
+
+    let ran = host.vigie(&["doctor", "--only", "configuration.files", "--json"]);
+
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains(host.path("vigie.toml").to_str().unwrap()), "{ran:?}");
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
 fn a_configuration_that_is_wrong_is_found_with_its_line() {
     let host = Host::new(&Settings::default(), "[limits]\nclients = 1\n");
 
