@@ -1,7 +1,7 @@
 //! Logs that grow, where their rule says so: which changes are those of a rotation.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -117,6 +117,17 @@ fn logs_of(copy: &Path) -> impl Iterator<Item = PathBuf> {
             logs.into_iter().flatten().map(|log| directory.join(OsStr::from_bytes(&log))).collect();
         paths
     })
+}
+
+/// What the names of a log's copies follow in the order of names: `log` itself, and of `a.log` also `a-` and `a.`.
+fn beginnings_of_copies(log: &OsStr) -> impl Iterator<Item = OsString> {
+    let stem = Path::new(log).extension().and(Path::new(log).file_stem());
+    let before_extension = ["-", "."].into_iter().filter_map(move |end| {
+        let mut begins = stem?.to_owned();
+        begins.push(end);
+        Some(begins)
+    });
+    std::iter::once(log.to_owned()).chain(before_extension)
 }
 
 /// Whether a name is that of a log with a number or a date, as rotation makes them.
@@ -366,10 +377,12 @@ impl<S: Sink> Engine<S> {
                 self.rotations.copied.iter().map(|(path, digest)| (path, Content::Digest(*digest)));
             now.any(|(path, there)| is_copys(path) && is_same(there, known))
                 || begun.any(|(path, begins)| is_copys(path) && begins == known.content && is_there(path))
-                || baseline
-                    .children_after(directory, Some(name), MAX_COPIES)
-                    .iter()
-                    .any(|(name, object)| is_copys(&directory.join(name)) && is_same(object, known))
+                || beginnings_of_copies(name).any(|begins| {
+                    let after = baseline.children_after(directory, Some(&begins), MAX_COPIES);
+                    after
+                        .iter()
+                        .any(|(name, object)| is_copys(&directory.join(name)) && is_same(object, known))
+                })
         };
         let is_copied = |one: &Seen| match (&one.known, &one.there) {
             (Some(known), Some(there)) => {

@@ -58,6 +58,7 @@ on_every_backend! {
     many_files_with_other_names_are_told_with_both,
     a_rotation_is_no_change_however_long_it_takes,
     a_large_log_that_is_copied_and_emptied_is_no_change,
+    a_log_with_an_extension_is_found_in_its_copy_of_an_earlier_round,
     what_only_looks_like_a_rotation_is_told,
     a_log_that_only_grows_is_no_change,
     a_rescan_finds_what_gave_no_notification,
@@ -496,6 +497,25 @@ fn a_rotation_is_no_change_however_long_it_takes() {
         step(&mut running, &|| write(rest).unwrap());
         step(&mut running, &|| *copy.borrow_mut() = None);
         step(&mut running, &|| fs::remove_file(at(second)).unwrap());
+    }
+
+    assert_eq!(told, [""; 0]);
+}
+
+/// The copy stands before the log in the order of names, and is known already when the log is emptied.
+fn a_log_with_an_extension_is_found_in_its_copy_of_an_earlier_round() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for name in ["a.log", "b.log"] {
+        fs::write(at(name), "one\n").unwrap();
+    }
+    let mut running = Running::configured(json!({"paths": {"path": [temp.path()], "growing": true}}));
+    let mut told = Vec::new();
+    for (log, copy) in [("a.log", "a-20261128.log"), ("b.log", "b.1.log")] {
+        fs::copy(at(log), at(copy)).unwrap();
+        told.extend(texts(&running.told(temp.path()), temp.path()));
+        fs::write(at(log), "").unwrap();
+        told.extend(texts(&running.told(temp.path()), temp.path()));
     }
 
     assert_eq!(told, [""; 0]);
