@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::limit::BareWatcher;
+use crate::limit::{BareFanotify, BareWatcher};
 use crate::module::{Module, Setup};
 use crate::{Bench, memory_directory, pause};
 use vigie_benchmark::{BenchResult, Goal, Measure, Report, median, proc};
@@ -19,8 +19,8 @@ const LOOPS: [&str; 4] = ["create", "rename", "chmod", "unlink"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watching {
     Nobody,
-    /// A thread that takes inotify's events and drops them.
-    BareReader,
+    /// A thread that takes this backend's events and drops them.
+    BareReader(&'static str),
     /// The module with this backend.
     Module(&'static str),
 }
@@ -32,8 +32,10 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) -> BenchResult<()> {
 
 fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     let memory = memory_directory()?;
-    let mut subjects = vec![Watching::Nobody, Watching::BareReader];
-    subjects.extend(bench.backends("10", report).into_iter().map(Watching::Module));
+    let mut subjects = vec![Watching::Nobody];
+    for backend in bench.backends("10", report) {
+        subjects.extend([Watching::BareReader(backend), Watching::Module(backend)]);
+    }
     // Nanoseconds of an operation, by subject, loop and run.
     let mut times: Vec<[Vec<f64>; LOOPS.len()]> = vec![Default::default(); subjects.len()];
     for run in 0..bench.size.runs {
@@ -42,7 +44,11 @@ fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
             fs::create_dir(&directory)?;
             let measured = match subject {
                 Watching::Nobody => loops(&directory, bench.size.operations)?,
-                Watching::BareReader => {
+                Watching::BareReader("fanotify") => {
+                    let _watcher = BareFanotify::start(&directory)?;
+                    loops(&directory, bench.size.operations)?
+                }
+                Watching::BareReader(_) => {
                     let _watcher = BareWatcher::start(&directory)?;
                     loops(&directory, bench.size.operations)?
                 }
@@ -68,21 +74,27 @@ fn metadata(bench: &Bench, report: &mut Report) -> BenchResult<()> {
     }
     let medians: Vec<[f64; LOOPS.len()]> =
         times.iter_mut().map(|loops| loops.each_mut().map(|times| median(times))).collect();
-    let (unwatched, watched) = medians.split_first().ok_or("nothing was measured")?;
-    for (subject, medians) in subjects.iter().skip(1).zip(watched) {
-        let ratios = medians.iter().zip(unwatched).map(|(with, without)| with / without);
-        let worst = ratios.enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
-        let (worst, _) = worst.ok_or("nothing was measured")?;
-        let who = match subject {
-            Watching::Module(backend) => format!("module with {backend}"),
-            _ => "kernel's own part (a reader that drops inotify's events)".to_owned(),
-        };
-        let what = format!("{who}: worst loop, {}, and the same unwatched", LOOPS[worst]);
-        let measure = Measure::new("10", what, medians[worst], "ns").against(unwatched[worst]);
-        report.add(match subject {
-            Watching::Module(_) => measure.goal(Goal::AtMost(1.6)),
-            _ => measure,
-        });
+    let of = |wanted: Watching| {
+        let found =
+            subjects.iter().position(|subject| *subject == wanted).and_then(|place| medians.get(place));
+        found.copied().ok_or("nothing was measured")
+    };
+    let unwatched = of(Watching::Nobody)?;
+    for subject in &subjects {
+        let Watching::Module(backend) = subject else { continue };
+        let (with, bare) = (of(*subject)?, of(Watching::BareReader(backend))?);
+        for (place, name) in LOOPS.into_iter().enumerate() {
+            let what = format!("{name} with {backend}; a reader that only drops its events");
+            let measure = Measure::new("10", what, with[place], "ns").against(bare[place]);
+            report.add(measure.goal(Goal::AtMost(1.2)));
+        }
+        for (who, times) in [("module", with), ("kernel's own part (the reader that only drops)", bare)] {
+            let ratios = times.iter().zip(unwatched).map(|(with, without)| with / without);
+            let worst = ratios.enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
+            let (worst, _) = worst.ok_or("nothing was measured")?;
+            let what = format!("{backend}, {who}: worst loop, {}, and the same unwatched", LOOPS[worst]);
+            report.add(Measure::new("10", what, times[worst], "ns").against(unwatched[worst]));
+        }
     }
     Ok(())
 }

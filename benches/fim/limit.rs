@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, inotify, openat, statat};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use vigie_benchmark::BenchResult;
-use vigie_fanotify::{Group, Mask, Options};
+use vigie_fanotify::{Buffer, Group, Mask, Options};
 
 /// Threads of every loop. The goals were set for two, whatever the machine has.
 const THREADS: usize = 2;
@@ -228,6 +229,52 @@ impl Drop for BareWatcher {
         if inotify::remove_watch(&*self.queue, self.watch).is_ok()
             && let Some(thread) = self.thread.take()
         {
+            thread.join().ok();
+        }
+    }
+}
+
+/// The same with fanotify: a directory and its file system are marked as the module marks them.
+pub(crate) struct BareFanotify {
+    /// The thread ends when it is closed.
+    end: Option<OwnedFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl BareFanotify {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does without privileges, or gives no thread.
+    pub(crate) fn start(directory: &Path) -> BenchResult<Self> {
+        let open =
+            openat(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let group = Group::new(Options { unlimited_queue: true, pidfd: false, target: true })?;
+        let everywhere = Mask::CREATE | Mask::RENAME | Mask::CLOSE_WRITE | Mask::ONDIR;
+        group.mark_filesystem(open.as_fd(), everywhere)?;
+        let here = everywhere | Mask::DELETE | Mask::ATTRIB | Mask::MODIFY | Mask::EVENT_ON_CHILD;
+        group.mark_directory(open.as_fd(), here)?;
+        let (ended, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let thread = std::thread::Builder::new().spawn(move || {
+            let mut buffer = Buffer::new(READ_BYTES);
+            loop {
+                let mut ready = [PollFd::new(&group, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+                if poll(&mut ready, None).is_err() || !ready[1].revents().is_empty() {
+                    return;
+                }
+                while let Ok(Some(events)) = group.read(&mut buffer) {
+                    events.for_each(|event| _ = black_box(event));
+                }
+            }
+        })?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for BareFanotify {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
             thread.join().ok();
         }
     }
