@@ -20,6 +20,7 @@ use rustix::event::PollFlags;
 use crate::ending::{Ending, Owner, Rest, ending};
 use crate::events::{Happened, Mailbox, Named};
 use crate::trust::{Lane, NOBODY};
+use crate::waiting::WATCHED;
 
 /// Room for events in one read, in bytes. The kernel's queue holds 16,384 events by default.
 const READ_BYTES: usize = 256 * 1024;
@@ -63,8 +64,14 @@ impl Watcher {
     /// Watches a directory for what happens to it and in it; does nothing when it is watched already.
     ///
     /// # Errors
-    /// When it is no directory, or the limit of watches (`fs.inotify.max_user_watches`) is reached.
+    /// When it is no directory, when the limit of watches (`fs.inotify.max_user_watches`) is reached, or when a user's
+    /// directories take too much memory by their paths.
     pub fn add(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
+        if !self.map.has_room(directory, lane) {
+            return Err(io::Error::other(
+                "the paths of the user's directories take too much memory; scans find what changes there",
+            ));
+        }
         let mask = WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MODIFY
@@ -79,7 +86,7 @@ impl Watcher {
         // same path gives a new one.
         let watch = self.watches.add(directory, mask)?;
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(watch.clone(), lane);
-        self.map.insert(directory, watch);
+        self.map.insert(directory, watch, lane);
         Ok(())
     }
 
@@ -239,30 +246,63 @@ impl Borrow<[u8]> for Watched {
 /// mounted twice has several paths and a single watch.
 #[derive(Debug, Default)]
 struct WatchMap {
-    by_path: BTreeMap<Watched, WatchDescriptor>,
+    by_path: BTreeMap<Watched, (WatchDescriptor, Lane)>,
     by_watch: HashMap<WatchDescriptor, Vec<Arc<Path>>>,
+    /// What the directories of each user take.
+    bytes: BTreeMap<u32, usize>,
+}
+
+/// About what it takes to keep a directory.
+fn bytes_of(directory: &Path) -> usize {
+    const ITSELF: usize = 192;
+    ITSELF + directory.as_os_str().len()
 }
 
 impl WatchMap {
-    fn insert(&mut self, directory: &Path, watch: WatchDescriptor) {
+    /// Whether one more directory may be kept that this lane can make. One that is known already takes nothing more.
+    fn has_room(&self, directory: &Path, lane: Lane) -> bool {
+        let Lane::Of(user) = lane else { return true };
+        let more = bytes_of(directory);
+        let its = self.bytes.get(&user).copied().unwrap_or_default();
+        let all: usize = self.bytes.values().sum();
+        its + more <= WATCHED.of_user && all + more <= WATCHED.of_users
+            || self.by_path.contains_key(directory.as_os_str().as_bytes())
+    }
+
+    /// A directory is kept, or no longer.
+    fn count(&mut self, directory: &Path, lane: Lane, is_kept: bool) {
+        let Lane::Of(user) = lane else { return };
+        let its = self.bytes.entry(user).or_default();
+        *its = if is_kept { *its + bytes_of(directory) } else { *its - bytes_of(directory) };
+        if *its == 0 {
+            self.bytes.remove(&user);
+        }
+    }
+
+    fn insert(&mut self, directory: &Path, watch: WatchDescriptor, lane: Lane) {
         let directory: Arc<Path> = directory.into();
         match self.by_watch.get_mut(&watch) {
             Some(paths) if paths.contains(&directory) => {}
             Some(paths) => paths.push(Arc::clone(&directory)),
             None => _ = self.by_watch.insert(watch.clone(), vec![Arc::clone(&directory)]),
         }
-        if let Some(old) = self.by_path.insert(Watched(Arc::clone(&directory)), watch.clone())
-            && old != watch
-        {
-            self.separate(&old, &directory);
+        let old = self.by_path.insert(Watched(Arc::clone(&directory)), (watch.clone(), lane));
+        self.count(&directory, lane, true);
+        if let Some((old, its_lane)) = old {
+            self.count(&directory, its_lane, false);
+            if old != watch {
+                self.separate(&old, &directory);
+            }
         }
     }
 
     fn forget(&mut self, watch: &WatchDescriptor) {
         for path in self.by_watch.remove(watch).unwrap_or_default() {
-            let path = path.as_os_str().as_bytes();
-            if self.by_path.get(path) == Some(watch) {
-                self.by_path.remove(path);
+            let bytes = path.as_os_str().as_bytes();
+            if self.by_path.get(bytes).is_some_and(|(its, _)| its == watch)
+                && let Some((_, lane)) = self.by_path.remove(bytes)
+            {
+                self.count(&path, lane, false);
             }
         }
     }
@@ -295,9 +335,9 @@ impl WatchMap {
     fn take(&mut self, paths: Vec<Watched>) -> Vec<WatchDescriptor> {
         let mut unused = Vec::new();
         for path in paths {
-            if let Some(watch) = self.by_path.remove(&path)
-                && self.separate(&watch, &path.0)
-            {
+            let Some((watch, lane)) = self.by_path.remove(&path) else { continue };
+            self.count(&path.0, lane, false);
+            if self.separate(&watch, &path.0) {
                 unused.push(watch);
             }
         }
@@ -328,5 +368,36 @@ mod tests {
         assert_eq!(watcher.map.by_watch.len(), 4);
         watcher.remove_tree(Path::new("/"));
         assert!(watcher.is_empty() && watcher.map.by_watch.is_empty());
+    }
+
+    /// Of a user's directories with very long paths only so many are kept as have room; what root alone can change always is.
+    #[test]
+    fn a_users_long_paths_take_no_more_than_a_bound_and_make_room_when_they_go() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::start(Mailbox::default()).unwrap();
+        watcher.add(temp.path(), Lane::Of(7)).unwrap();
+        let (_, (watch, _)) = watcher.map.by_path.first_key_value().unwrap();
+        let (watch, mut map) = (watch.clone(), WatchMap::default());
+        let path =
+            |user: u32, number: usize| PathBuf::from(format!("/home/{user}{}/{number}", "/d".repeat(1900)));
+        let fill = |map: &mut WatchMap, user: u32| {
+            let mut count = 0;
+            while map.has_room(&path(user, count), Lane::Of(user)) {
+                map.insert(&path(user, count), watch.clone(), Lane::Of(user));
+                count += 1;
+            }
+            count
+        };
+
+        let of_one = fill(&mut map, 7);
+        let of_others = fill(&mut map, 8) + fill(&mut map, 9);
+
+        assert!((WATCHED.of_user - 4096..=WATCHED.of_user).contains(&map.bytes[&7]), "{:?}", map.bytes);
+        assert!(map.bytes.values().sum::<usize>() <= WATCHED.of_users && of_others < of_one);
+        assert!(map.has_room(&path(7, 0), Lane::Of(7)) && map.has_room(&path(0, 0), Lane::Trusted));
+        map.take_tree(Path::new("/home/7"));
+        assert!(map.has_room(&path(8, of_one), Lane::Of(8)));
+        map.forget(&watch);
+        assert_eq!((map.by_path.len(), map.bytes.len()), (0, 0));
     }
 }

@@ -40,6 +40,7 @@ pub mod processes;
 pub mod profile;
 pub mod query;
 pub mod reading;
+mod recent;
 pub mod recorded;
 pub mod rules;
 pub mod secrets;

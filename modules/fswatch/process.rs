@@ -144,6 +144,19 @@ impl Process {
         }
     }
 
+    /// About what it takes in memory: its texts are as long as whoever ran it likes.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> usize {
+        let path = |path: Option<&PathBuf>| path.map_or(0, |path| path.as_os_str().len());
+        let parent = self.parent.as_ref().ok().and_then(|(_, path)| path.as_ref());
+        let paths =
+            [self.executable.as_ref().ok(), self.claimed_executable.as_ref(), self.script.as_ref(), parent];
+        size_of::<Self>()
+            + paths.into_iter().map(path).sum::<usize>()
+            + self.command.as_ref().map_or(0, String::len)
+            + self.container.as_ref().ok().and_then(Option::as_ref).map_or(0, String::len)
+    }
+
     /// It may not have run its program yet when it did this.
     pub(crate) fn doubt(&mut self) {
         self.claimed_executable = self.executable.as_ref().ok().cloned().or(self.claimed_executable.take());

@@ -17,11 +17,18 @@ use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 use crate::execs::{Certainty, Execs, Position, Ran};
 use crate::names::Names;
 use crate::process::{Identity, Known, Managed, Process, Proof, Unknown};
+use crate::recent::Recent;
 use crate::secrets::without_secrets;
 use vigie_packagedb::owners::{Manager, manager_of};
 
-/// Processes that are remembered; beyond it all are forgotten and looked up again.
-const MAX_PROCESSES: usize = 16_384;
+/// Processes among the ancestors of others that are remembered; beyond it all are forgotten and looked up again.
+const MAX_ANCESTORS_KNOWN: usize = 16_384;
+
+/// Bytes of the processes that are remembered: some ten thousand usual ones.
+const MAX_KNOWN_BYTES: usize = 8 << 20;
+
+/// Bytes of what processes were started as.
+const MAX_STARTED_BYTES: usize = 4 << 20;
 
 /// Most of a file of `/proc` that is read, in bytes. A command line can be as long as the memory allows, and the process
 /// decides what stands in it.
@@ -104,10 +111,10 @@ struct Top {
 }
 
 /// The processes that were seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Processes {
-    known: HashMap<i32, Remembered>,
-    started: HashMap<i32, Started>,
+    known: Recent<i32, Remembered>,
+    started: Recent<i32, Started>,
     ancestors: HashMap<i32, Ancestor>,
     names: Names,
     /// Those that were seen to be the same process since the last [`Processes::recheck`] that was due.
@@ -118,6 +125,33 @@ pub struct Processes {
     met: bool,
     /// What the kernel told of programs.
     execs: Execs,
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self {
+            known: Recent::new(MAX_KNOWN_BYTES),
+            started: Recent::new(MAX_STARTED_BYTES),
+            ancestors: HashMap::new(),
+            names: Names::default(),
+            checked: HashSet::new(),
+            rechecked: None,
+            met: false,
+            execs: Execs::default(),
+        }
+    }
+}
+
+impl Started {
+    /// About what its texts take.
+    fn bytes(&self) -> usize {
+        let parent = self.circumstances.parent.as_ref().ok().and_then(|(_, path)| path.as_ref());
+        let paths = [Some(&self.program), self.before.as_ref(), parent].into_iter().flatten();
+        let container = self.circumstances.container.as_ref().ok().and_then(Option::as_ref);
+        size_of::<Self>()
+            + paths.map(|path| path.as_os_str().len()).sum::<usize>()
+            + container.map_or(0, String::len)
+    }
 }
 
 fn why(error: &io::Error) -> Unknown {
@@ -283,7 +317,7 @@ impl Processes {
         let is_loader = program
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with("ld-") || name == "ld.so");
-        if is_loader && self.started.contains_key(&pid) {
+        if is_loader && self.started.get(&pid).is_some() {
             return;
         }
         // Two queues tell of it, each before what the program does; the one that comes first counts.
@@ -294,9 +328,6 @@ impl Processes {
         });
         if is_known {
             return;
-        }
-        if self.started.len() >= MAX_PROCESSES {
-            self.started.clear();
         }
         self.met = true;
         self.known.remove(&pid);
@@ -310,7 +341,8 @@ impl Processes {
         };
         // It still was what it was before.
         self.ancestors.remove(&pid);
-        self.started.insert(pid, started);
+        let bytes = started.bytes();
+        self.started.insert(pid, started, bytes);
     }
 
     /// Whether processes were met that were not known before, since the last call: those may not live long.
@@ -355,14 +387,11 @@ impl Processes {
             }
             self.started.remove(&pid);
         }
-        if self.known.len() >= MAX_PROCESSES {
-            self.known.clear();
-        }
         self.met = true;
         let remembered = self.look_up(pid, ran, certainty);
         self.checked.insert(pid);
         let process = Arc::clone(&remembered.process);
-        self.known.insert(pid, remembered);
+        self.known.insert(pid, remembered, process.bytes() + size_of::<Remembered>());
         process
     }
 
@@ -587,7 +616,7 @@ impl Processes {
                 None => None,
             },
         };
-        if self.ancestors.len() >= MAX_PROCESSES {
+        if self.ancestors.len() >= MAX_ANCESTORS_KNOWN {
             self.ancestors.clear();
         }
         self.ancestors.insert(pid, Ancestor { started, top: top.clone() });

@@ -13,9 +13,6 @@ use crate::events::Happened;
 /// What an entry takes beside its texts, about.
 const ENTRY_BYTES: usize = 256;
 
-/// What a process that is named takes, about: it is shared with all else that it did.
-const WRITER_BYTES: usize = 512;
-
 /// Shares of memory: of one user, and of all users together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shares {
@@ -33,11 +30,17 @@ pub(crate) const DUE: Shares = Shares { of_user: 8 << 20, of_users: 16 << 20 };
 /// Directories that are to be compared because much happened in them.
 pub(crate) const BUSY: Shares = Shares { of_user: 1 << 20, of_users: 4 << 20 };
 
-/// About what it takes to keep that something happened to a path.
+/// Directories of users that inotify watches, sixty thousand usual ones of one user: what is beyond is found by scans, and
+/// the status names it.
+pub(crate) const WATCHED: Shares = Shares { of_user: 16 << 20, of_users: 24 << 20 };
+
+/// About what it takes to keep that something happened to a path. Who did it may be shared with all else that it did, or be
+/// a process for each path, with texts as long as the kernel takes.
 pub(crate) fn bytes_of(path: usize, happened: &Happened) -> usize {
     let others = [&happened.moved_from, &happened.moved_to].into_iter().flatten();
     let names: usize = others.map(|other| other.as_os_str().len()).sum();
-    ENTRY_BYTES + path + names + WRITER_BYTES * happened.writers.iter().count()
+    let writers: usize = happened.writers.iter().map(|writer| writer.bytes()).sum();
+    ENTRY_BYTES + path + names + writers
 }
 
 /// What stands for names in tables of which only a number of entries is a bound: hashes that nobody else can prepare.
@@ -162,7 +165,9 @@ impl<T: Copy + Ord> BusyDirectories<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::{Process, Unknown, Writers};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn noted(busy: &BusyDirectories<u32>) -> Vec<(&str, Extent)> {
         busy.iter().map(|(path, extent, _)| (path.to_str().unwrap(), extent)).collect()
@@ -185,6 +190,19 @@ mod tests {
         assert_eq!(noted(&busy), [("/a/b", Extent::Tree), ("/a/b!", Extent::Names)]);
         assert_eq!(busy.remove(Path::new("/a/b")), Some((Extent::Tree, 2)));
         assert_eq!(busy.bytes(), directory_bytes(Path::new("/a/b!")));
+    }
+
+    #[test]
+    fn who_did_it_counts_with_texts_as_long_as_they_are() {
+        let happened = |command: String| {
+            let process = Process { command: Ok(command), ..Process::unknown(7, Unknown::Ended) };
+            Happened { writers: Writers::one(Arc::new(process)), ..Happened::default() }
+        };
+
+        let [short, long] = [0, 1000].map(|length| bytes_of(10, &happened("x".repeat(length))));
+
+        assert_eq!(long - short, 1000);
+        assert!(short > bytes_of(10, &Happened::default()));
     }
 
     proptest! {

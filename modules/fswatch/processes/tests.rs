@@ -114,3 +114,19 @@ proptest! {
         drop((command_text(&text, false), user_and_parent(&text), start_time(&text), container_of(&text)));
     }
 }
+
+/// Whoever runs thousands of programs with paths as long as the kernel takes.
+#[test]
+fn what_is_remembered_of_processes_takes_no_more_than_a_bound() {
+    let mut processes = Processes::default();
+    let program = PathBuf::from("/d".repeat(2000));
+    // No host gives such numbers: each has ended.
+    for pid in 10_000_000..10_004_000 {
+        processes.starts(pid, &program);
+        assert_eq!(processes.of(pid, nowhere()).executable, Ok(program.clone()));
+    }
+
+    let bytes = (processes.started.bytes(), processes.known.bytes());
+    assert!(bytes.0 <= MAX_STARTED_BYTES && bytes.1 <= MAX_KNOWN_BYTES, "{bytes:?}");
+    assert!(bytes.0 > MAX_STARTED_BYTES / 4 && bytes.1 > MAX_KNOWN_BYTES / 4, "{bytes:?}");
+}
