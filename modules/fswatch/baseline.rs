@@ -533,19 +533,34 @@ impl Baseline {
     /// The known paths at a path and below it.
     #[must_use]
     pub fn tree(&self, path: &Path) -> Vec<PathBuf> {
-        let mut paths: Vec<_> = self.contains(path).then(|| path.to_owned()).into_iter().collect();
-        for prefix in [children_prefix(path), deeper_prefix(path)] {
-            let mut cursor = self.cursor(&prefix);
-            while let Some((key, _)) = cursor.next_entry() {
-                if !key.starts_with(&prefix) {
-                    break;
+        let mut paths = self.tree_after(path, None, usize::MAX);
+        paths.sort();
+        paths
+    }
+
+    /// The first `most` of the known paths at a path and below it, after one of them in the order in which this gives them.
+    #[must_use]
+    pub(crate) fn tree_after(&self, path: &Path, after: Option<&Path>, most: usize) -> Vec<PathBuf> {
+        let mut found: Vec<_> =
+            (after.is_none() && self.contains(path)).then(|| path.to_owned()).into_iter().collect();
+        let after = after.filter(|after| *after != path).map(key_of);
+        let [children, deeper] = [children_prefix(path), deeper_prefix(path)];
+        let is_past_children =
+            after.as_ref().is_some_and(|after| after.starts_with(&deeper) && !after.starts_with(&children));
+        let ranges = if is_past_children { vec![deeper] } else { vec![children, deeper] };
+        for prefix in ranges {
+            let from = after.as_ref().filter(|after| after.starts_with(&prefix)).unwrap_or(&prefix);
+            let mut cursor = self.cursor(from);
+            while found.len() < most
+                && let Some((key, _)) = cursor.next_entry()
+                && key.starts_with(&prefix)
+            {
+                if after.as_deref() != Some(key) {
+                    found.push(path_of(key));
                 }
-                paths.push(path_of(key));
             }
         }
-        paths.sort();
-        paths.dedup();
-        paths
+        found
     }
 
     /// The last `most` known paths below a directory in the order of the map, the last one first: what is in a directory

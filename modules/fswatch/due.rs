@@ -2,7 +2,9 @@
 
 mod lanes;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +30,30 @@ const TAKEN_BYTES: usize = 32 * 1024;
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u128 = 1_000_000;
 
+/// A path that is found by its bytes: taken name by name, as paths are, it costs more than all else that is done with one.
+#[derive(Debug, Clone)]
+struct Key(Arc<Path>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        in_order(&self.0) == in_order(&other.0)
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        in_order(&self.0).hash(state);
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        in_order(&self.0)
+    }
+}
+
 #[derive(Debug)]
 struct Due {
     at: Instant,
@@ -40,7 +66,7 @@ struct Due {
 #[derive(Debug)]
 pub struct DuePaths {
     settle: Duration,
-    paths: HashMap<Arc<Path>, Due>,
+    paths: HashMap<Key, Due>,
     /// What they take.
     bytes: usize,
     /// A moment that `order` counts from.
@@ -87,7 +113,7 @@ impl DuePaths {
 
     /// `now` may be later than it is, but not later than the path is wanted.
     fn add(&mut self, path: &Path, happened: Happened, quiet: Instant, latest: Instant, now: Instant) {
-        match self.paths.get_mut(path) {
+        match self.paths.get_mut(in_order(path)) {
             Some(due) => {
                 let length = path.as_os_str().len();
                 self.bytes -= bytes_of(length, &due.happened);
@@ -105,7 +131,7 @@ impl DuePaths {
                 self.bytes += bytes_of(path.as_os_str().len(), &happened);
                 let path: Arc<Path> = path.into();
                 self.put(quiet, now, path.clone());
-                self.paths.insert(path, Due { at: quiet, latest, happened });
+                self.paths.insert(Key(path), Due { at: quiet, latest, happened });
             }
         }
     }
@@ -144,9 +170,9 @@ impl DuePaths {
         let mut ready = Vec::new();
         while ready.len() < most && bytes < TAKEN_BYTES {
             let Some(path) = self.ripe.pop_front().or_else(|| self.ripen(now)) else { break };
-            match self.paths.get(&path) {
+            match self.paths.get(in_order(&path)) {
                 Some(due) if due.at <= now => {
-                    if let Some((path, due)) = self.paths.remove_entry(&path) {
+                    if let Some(due) = self.paths.remove(in_order(&path)) {
                         self.bytes -= bytes_of(path.as_os_str().len(), &due.happened);
                         bytes += path.as_os_str().len();
                         ready.push((path.to_path_buf(), due.happened));
@@ -185,7 +211,7 @@ impl DuePaths {
 
     /// Adds to what happened to a path, if it waits.
     pub(crate) fn add_to(&mut self, path: &Path, happened: &Happened) {
-        if let Some(due) = self.paths.get_mut(path) {
+        if let Some(due) = self.paths.get_mut(in_order(path)) {
             let length = path.as_os_str().len();
             self.bytes -= bytes_of(length, &due.happened);
             due.happened.merge(happened.clone());
@@ -195,12 +221,12 @@ impl DuePaths {
 
     /// What happened to a path that waits.
     pub(crate) fn happened(&self, path: &Path) -> Option<&Happened> {
-        self.paths.get(path).map(|due| &due.happened)
+        self.paths.get(in_order(path)).map(|due| &due.happened)
     }
 
     /// Takes one path out before its time.
     pub fn remove(&mut self, path: &Path) -> Option<Happened> {
-        let happened = self.paths.remove(path)?.happened;
+        let happened = self.paths.remove(in_order(path))?.happened;
         self.bytes -= bytes_of(path.as_os_str().len(), &happened);
         Some(happened)
     }
@@ -210,13 +236,13 @@ impl DuePaths {
     pub fn overdue(&self, now: Instant) -> Option<(Duration, Arc<Path>)> {
         let late = self.paths.iter().filter(|(_, due)| due.at < now);
         let (path, due) = late.min_by_key(|(_, due)| due.at)?;
-        Some((now.duration_since(due.at), Arc::clone(path)))
+        Some((now.duration_since(due.at), Arc::clone(&path.0)))
     }
 
     /// Whether this path waits.
     #[must_use]
     pub fn contains(&self, path: &Path) -> bool {
-        self.paths.contains_key(path)
+        self.paths.contains_key(in_order(path))
     }
 
     /// Time until it is worth calling [`DuePaths::take`] again; `None` when nothing waits.

@@ -25,6 +25,7 @@ pub mod proof;
 mod reasons;
 mod round;
 mod scan;
+mod slices;
 mod status;
 mod transactions;
 mod writing;
@@ -56,6 +57,7 @@ use self::proof::Proofs;
 pub use self::reasons::Reasons;
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
+use self::slices::Surplus;
 pub use self::status::{SharedStatus, Status};
 use self::transactions::Transactions;
 use self::writing::Writings;
@@ -66,7 +68,7 @@ use crate::events::{Busy, Happened, Mailbox, Taken, Window};
 use crate::ledger::{Beginning, Entry, Ledger};
 use crate::probe::Prober;
 use crate::recorded::PackageRecords;
-use crate::rules::{Coverage, Rules, Severity};
+use crate::rules::{Coverage, Interest, Rules, Severity};
 use crate::storm::Storms;
 use crate::trust::Trust;
 use crate::verifier::{Budget, Pace, Verifier};
@@ -141,6 +143,7 @@ pub struct Engine<S> {
     /// Whoever waits for loop devices ends with it.
     _loop_watch: Option<Owner>,
     health: Health,
+    surplus: Surplus,
     /// Memory that is to be given back.
     memory: Memory,
     /// Directories in which more happened than can be told by name.
@@ -243,6 +246,7 @@ impl<S: Sink> Engine<S> {
             loops: Loops::default(),
             _loop_watch: loop_watch,
             health: Health::default(),
+            surplus: Surplus::default(),
             memory: Memory::default(),
             busy: BusyLanes::default(),
             linked: Linked::default(),
@@ -290,6 +294,7 @@ impl<S: Sink> Engine<S> {
             self.find_linked();
             self.move_some();
             self.start_rounds();
+            self.go_through_some();
             self.feed_scans();
             self.tell_groups();
             self.tell_logs_gone();
@@ -495,7 +500,8 @@ impl<S: Sink> Engine<S> {
         let scan = self.next_scan.map(|next| next.saturating_duration_since(now));
         // With all rounds under way, the next report is what there is to wait for.
         let due = self.due.next(now, |lane| self.has_room_for_a_round(lane));
-        let is_slice_left = self.has_backlog() || !self.moves.is_empty() || !self.told.is_empty();
+        let is_slice_left =
+            self.has_backlog() || self.has_slices() || !self.moves.is_empty() || !self.told.is_empty();
         let slices = is_slice_left.then_some(Duration::ZERO);
         [
             slices,
@@ -599,8 +605,10 @@ impl<S: Sink> Engine<S> {
     /// Takes up what the kernel told of one path.
     fn note_name(&mut self, path: &Path, happened: Happened) {
         self.note_probe(path, &happened);
-        if !self.is_canary(path, &happened) && self.coverage.concerns(path) {
-            self.note_path(path, happened, now());
+        if !self.is_canary(path, &happened)
+            && let Some(interest) = self.coverage.concern(path)
+        {
+            self.note_path(path, interest, happened, now());
         }
     }
 
@@ -640,8 +648,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn note_path(&mut self, path: &Path, happened: Happened, now: Instant) {
-        if self.leads(path) {
+    fn note_path(&mut self, path: &Path, interest: Interest, happened: Happened, now: Instant) {
+        if self.leads_as(path, interest) {
             self.way_changed(path);
         }
         if happened.directory {

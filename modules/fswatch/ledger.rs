@@ -415,10 +415,15 @@ impl Ledger {
     /// Forgets what is not wanted, without a word.
     pub fn retain(&mut self, wanted: impl Fn(&Path) -> bool) {
         let surplus = self.state.baseline.retain(&wanted);
-        self.state.unaccepted.retain(|path, _| wanted(path));
+        self.retain_unaccepted(wanted);
         if !surplus.is_empty() && self.complete {
             self.learn(surplus.into_iter().map(|path| (path, None)).collect());
         }
+    }
+
+    /// Forgets which changes of what is not wanted were not accepted.
+    pub(crate) fn retain_unaccepted(&mut self, wanted: impl Fn(&Path) -> bool) {
+        self.state.unaccepted.retain(|path, _| wanted(path));
     }
 
     /// Everything that these entries cover is known now.

@@ -199,7 +199,17 @@ proptest! {
         let (baseline, model) = build(steps);
 
         let tree: Vec<_> = model.keys().filter(|path| path.starts_with(&at)).cloned().collect();
-        prop_assert_eq!(baseline.tree(&at), tree);
+        prop_assert_eq!(baseline.tree(&at), tree.clone());
+        // The same in parts.
+        let (mut parts, mut after) = (Vec::new(), None);
+        loop {
+            let part = baseline.tree_after(&at, after.as_deref(), 2);
+            let Some(last) = part.last() else { break };
+            after = Some(last.clone());
+            parts.extend(part);
+        }
+        parts.sort();
+        prop_assert_eq!(parts, tree);
         let children: Vec<_> = baseline.children(&at).into_iter().map(|(name, _)| at.join(name)).collect();
         let mut expected: Vec<_> =
             model.keys().filter(|path| path.parent() == Some(&at)).cloned().collect();

@@ -36,13 +36,16 @@ impl<S: Sink> Engine<S> {
         }
         let known = self.ledger.state().baseline.len();
         self.cover(rules);
+        let coverage = &self.coverage;
+        self.ledger.retain(|path| coverage.options(path).is_some());
+        self.surplus.is_gone();
         self.set_canary();
         self.tell_narrowing(rules, known);
         self.scan_all(Purpose::Learn, Depth::Glance, None);
         self.publish();
     }
 
-    /// Finds out what the rules mean on this host as it is now, and forgets what they no longer cover.
+    /// Finds out what the rules mean on this host as it is now. What is known and no longer covered is not forgotten yet.
     pub(super) fn cover(&mut self, rules: &Rules) {
         let coverage = Coverage::new(rules, &resolve);
         let left_out = self.own.iter().chain(&self.left_out);
@@ -60,7 +63,6 @@ impl<S: Sink> Engine<S> {
         }
         self.note_coverage();
         let coverage = &self.coverage;
-        self.ledger.retain(|path| coverage.options(path).is_some());
         self.status.unreadable.retain(|path| coverage.options(path).is_some());
         self.status.skipped.retain(|path, _| coverage.descends(path));
     }
@@ -135,10 +137,15 @@ impl<S: Sink> Engine<S> {
 
     /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.
     pub(super) fn leads(&self, path: &Path) -> bool {
+        self.leads_as(path, self.coverage.interest(path))
+    }
+
+    /// The same, when it is known already what a directory of this name is of.
+    pub(super) fn leads_as(&self, path: &Path, interest: Interest) -> bool {
         // Nearly all that happens is further down than every root.
         let is_short = path.as_os_str().len() <= self.longest_root;
         self.links.contains_key(path)
-            || self.coverage.interest(path) == Interest::OnTheWay
+            || interest == Interest::OnTheWay
             || is_short
                 && self
                     .coverage
@@ -152,6 +159,7 @@ impl<S: Sink> Engine<S> {
         self.watching.directories().remove_tree(path);
         let rules = self.coverage.rules().clone();
         self.cover(&rules);
+        self.surplus.want();
         let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
         for root in roots {
             self.watch_way(&root);

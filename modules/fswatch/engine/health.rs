@@ -22,9 +22,17 @@ const SHOWN_PATH_BYTES: usize = 512;
 pub(super) struct Health {
     conditions: BTreeMap<&'static str, Condition>,
     measured: Option<Instant>,
+    /// How late the oldest look of what root alone can change was then, and that of users.
+    late: [Duration; 2],
 }
 
 impl Health {
+    /// How late the oldest look is of what root alone can change, and that of users: measured now and then, because all
+    /// that waits is gone through for it.
+    pub(super) fn late(&self) -> [Duration; 2] {
+        self.late
+    }
+
     /// All of it.
     pub(super) fn conditions(&self) -> Vec<Condition> {
         self.conditions.values().cloned().collect()
@@ -99,12 +107,17 @@ impl<S: Sink> Engine<S> {
     }
 
     /// How late the look is that waits longest, and why: it waits in its lane, or a worker does not come back.
-    fn oldest_look(&self, now: Instant) -> Option<(Duration, String)> {
+    fn oldest_look(&mut self, now: Instant) -> Option<(Duration, String)> {
         let name = |lane| match lane {
             Lane::Trusted => "of what root alone can change".to_owned(),
             Lane::Of(user) => format!("of user {user}"),
         };
-        let waiting = self.due.overdue(now).into_iter().map(|(lane, late, path)| {
+        let overdue = self.due.overdue(now);
+        self.health.late = [true, false].map(|trusted| {
+            let lanes = overdue.iter().filter(|(lane, ..)| (*lane == Lane::Trusted) == trusted);
+            lanes.map(|(_, late, _)| *late).max().unwrap_or_default()
+        });
+        let waiting = overdue.into_iter().map(|(lane, late, path)| {
             let path = shortened(&shown(&path), SHOWN_PATH_BYTES);
             (late, format!("{path} waits in the lane {}", name(lane)))
         });

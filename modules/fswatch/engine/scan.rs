@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::slices::KnownTree;
 use super::{Engine, Sink, now};
 use crate::change::shown;
 use crate::events::{Happened, Window};
@@ -82,6 +83,8 @@ pub(super) struct Scan {
     stack: Vec<(PathBuf, Option<OsString>)>,
     /// Those of users for whose paths there is no room at present.
     held: BTreeMap<Lane, Vec<(PathBuf, Option<OsString>)>>,
+    /// What is known there and is to be looked at.
+    pub(super) known: Vec<KnownTree>,
     /// The directory that it is for, and how much of it, when that was busy or came.
     directory: Option<(PathBuf, Extent)>,
     /// To whom it is accounted.
@@ -127,6 +130,11 @@ impl Scan {
         self.purpose == Purpose::Lost
     }
 
+    /// Whether more may be looked at for it now.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.len() < MAX_OPEN
+    }
+
     /// Whether it compares everything.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
@@ -153,6 +161,7 @@ impl<S: Sink> Engine<S> {
             purpose,
             stack: roots.into_iter().map(|root| (root, None)).collect(),
             held: BTreeMap::new(),
+            known: Vec::new(),
             directory: None,
             lane: Lane::Trusted,
             running: 0,
@@ -220,9 +229,7 @@ impl<S: Sink> Engine<S> {
             self.suspect(scan, root.to_owned(), false);
         }
         if root.symlink_metadata().is_err_and(|error| is_missing(&error)) {
-            for path in self.ledger.state().baseline.tree(root) {
-                self.suspect(scan, path, false);
-            }
+            self.suspect_known(scan, root);
         }
     }
 
@@ -275,9 +282,7 @@ impl<S: Sink> Engine<S> {
     /// Compares what is known and what is there at a path and below it.
     pub(super) fn compare_tree(&mut self, path: &Path) {
         let number = self.add_scan(Purpose::Tree, Depth::Glance, vec![path.to_owned()], None);
-        for known in self.ledger.state().baseline.tree(path) {
-            self.suspect(number, known, false);
-        }
+        self.suspect_known(number, path);
         self.feed_scan(number);
     }
 
@@ -306,15 +311,15 @@ impl<S: Sink> Engine<S> {
             if self.coverage.options(&path).is_some() {
                 self.suspect(number, path.clone(), prove);
             }
-            for known in self.ledger.state().baseline.tree(&path).into_iter().filter(|_| is_gone) {
-                self.suspect(number, known, false);
+            if is_gone {
+                self.suspect_known(number, &path);
             }
         }
         self.feed_scans();
     }
 
     /// Has a path looked at for a scan.
-    fn suspect(&mut self, scan: u64, path: PathBuf, prove: bool) {
+    pub(super) fn suspect(&mut self, scan: u64, path: PathBuf, prove: bool) {
         let hash = self.path_keys.of(path.as_path());
         let Some(scan) = self.scans.get_mut(&scan) else { return };
         let happened = Happened { prove, window: scan.window, ..Happened::finished() };
@@ -342,7 +347,7 @@ impl<S: Sink> Engine<S> {
         let mut jobs = Vec::new();
         while let Some(scan) = self.scans.get(&number)
             && scan.running < most
-            && scan.open.len() < MAX_OPEN
+            && scan.has_room()
             && let Some((directory, after, lane)) = self.next_directory(number)
         {
             if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
@@ -429,9 +434,7 @@ impl<S: Sink> Engine<S> {
     fn suspect_below(&mut self, scan: u64, directory: &Path, there: &[(OsString, u64)]) {
         for name in self.ledger.state().baseline.ways(directory) {
             if !there.iter().any(|(known, _)| *known == name) {
-                for path in self.ledger.state().baseline.tree(&directory.join(name)) {
-                    self.suspect(scan, path, false);
-                }
+                self.suspect_known(scan, &directory.join(name));
             }
         }
     }
@@ -611,9 +614,10 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    fn finish_scan(&mut self, number: u64) {
+    pub(super) fn finish_scan(&mut self, number: u64) {
         let Some(scan) = self.scans.get_mut(&number) else { return };
-        if !scan.stack.is_empty() || !scan.held.is_empty() || scan.running > 0 {
+        let is_listed = scan.stack.is_empty() && scan.held.is_empty() && scan.running == 0;
+        if !is_listed || !scan.known.is_empty() {
             return;
         }
         scan.walked = true;

@@ -11,7 +11,6 @@ use vigie_sdk::Condition;
 use super::proof::Proof;
 use super::{Engine, Reasons, Sink, now};
 use crate::fanotify::LOADING;
-use crate::trust::Lane;
 use crate::watching::Choice;
 
 /// Paths that wait, from which on memory is given back afterwards.
@@ -149,12 +148,8 @@ impl<S: Sink> Engine<S> {
     /// What an operator may want to see over time.
     fn values(&self) -> BTreeMap<String, u64> {
         let (trusted, of_users, users) = self.due.lengths();
-        let now = now();
-        let late = |wanted: fn(Lane) -> bool| {
-            let lanes = self.due.overdue(now).into_iter().filter(|(lane, ..)| wanted(*lane));
-            let late = lanes.map(|(_, late, _)| late).max().unwrap_or_default();
-            u64::try_from(late.as_millis()).unwrap_or(u64::MAX)
-        };
+        let late = if self.due.is_empty() { Default::default() } else { self.health.late() };
+        let [late_trusted, late_users] = late.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX));
         let count = |number: usize| number as u64;
         let values = [
             ("baseline_bytes", count(self.status.bytes)),
@@ -162,8 +157,8 @@ impl<S: Sink> Engine<S> {
             ("looks_under_way", count(self.in_flight.len() + self.again.len())),
             ("looks_waiting_trusted", count(trusted)),
             ("looks_waiting_users", count(of_users)),
-            ("oldest_look_trusted_ms", late(|lane| lane == Lane::Trusted)),
-            ("oldest_look_users_ms", late(|lane| lane != Lane::Trusted)),
+            ("oldest_look_trusted_ms", late_trusted),
+            ("oldest_look_users_ms", late_users),
             ("overflows", self.status.overflows),
             ("store_bytes", self.status.store_bytes.unwrap_or_default()),
             ("unaccepted", count(self.status.unaccepted)),

@@ -469,17 +469,20 @@ impl Coverage {
         if self.canary.as_deref() == Some(directory) {
             return Interest::OnTheWay;
         }
-        let survey = self.survey(directory);
+        self.interest_of(&self.survey(directory), directory)
+    }
+
+    fn interest_of(&self, survey: &Survey<'_>, directory: &Path) -> Interest {
         if survey.forbidden {
             return Interest::Nothing;
         }
         let covers = |one: &Candidate<'_>| {
             survey.length - one.root < one.place.reach
-                && self.excluded(&survey, directory, one.place, Some(one.root)).is_none()
+                && self.excluded(survey, directory, one.place, Some(one.root)).is_none()
         };
         if survey.candidates.iter().any(covers) {
             Interest::Covered
-        } else if self.leads(&survey, directory) {
+        } else if self.leads(survey, directory) {
             Interest::OnTheWay
         } else {
             Interest::Nothing
@@ -499,8 +502,17 @@ impl Coverage {
     /// Whether the coming or going of a path matters: it is watched, or on the way to what is.
     #[must_use]
     pub(crate) fn concerns(&self, path: &Path) -> bool {
+        self.concern(path).is_some()
+    }
+
+    /// The same, and what a directory of this name would be of.
+    pub(crate) fn concern(&self, path: &Path) -> Option<Interest> {
         let survey = self.survey(path);
-        !survey.forbidden && (self.leads(&survey, path) || self.best(&survey, path).is_some())
+        let concerns = !survey.forbidden && (self.leads(&survey, path) || self.best(&survey, path).is_some());
+        concerns.then(|| match self.canary.as_deref() {
+            Some(canary) if canary == path => Interest::OnTheWay,
+            _ => self.interest_of(&survey, path),
+        })
     }
 
     /// Where everything begins.
