@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// File systems whose files are on other hosts, or made by a program that answers when it likes. `fuse.NAME` is another.
 const REMOTE: [&str; 18] = [
@@ -199,6 +199,22 @@ impl Mounts {
     }
 }
 
+/// A way into another process's mounts, `/proc/PID/root`: the process's directory, and the path as that process names it.
+/// What the link says is a path over there, and would be another directory here.
+#[must_use]
+pub fn of_process(root: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut components = root.components();
+    let mut next = || components.next();
+    let is_there = next()? == Component::RootDir && next()?.as_os_str() == "proc";
+    let process =
+        next()?.as_os_str().to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
+    if !is_there || next()?.as_os_str() != "root" {
+        return None;
+    }
+    let base = Path::new("/").join(components.as_path());
+    Some((Path::new("/proc").join(process), base))
+}
+
 /// The options of a line of a mountinfo file: those of the mount and, after a comma, those of the file system.
 #[must_use]
 pub fn options(line: &str) -> Option<String> {
@@ -295,6 +311,20 @@ mod tests {
 
         assert_eq!(before.differences(&after), [Path::new("/var/new"), Path::new("/var/www")]);
         assert!(before.differences(&before).is_empty());
+    }
+
+    #[test]
+    fn the_root_of_another_process_has_the_mounts_of_that_process() {
+        let of = |path: &str| {
+            of_process(Path::new(path))
+                .map(|(process, base)| format!("{} {}", process.display(), base.display()))
+        };
+
+        assert_eq!(of("/proc/7/root").as_deref(), Some("/proc/7 /"));
+        assert_eq!(of("/proc/7/root/srv/a").as_deref(), Some("/proc/7 /srv/a"));
+        for path in ["/proc/7/cwd", "/proc/self/root", "/x/7/root", "/proc/7", "/", "proc/7/root"] {
+            assert_eq!(of(path), None, "{path}");
+        }
     }
 
     #[test]

@@ -82,11 +82,23 @@ pub struct Query {
     pub(crate) progress: Option<Reporter>,
     pub(crate) stopped: Arc<std::sync::atomic::AtomicBool>,
     /// When the work must end, once it was asked for.
-    pub(crate) answer_at: std::sync::OnceLock<Option<Instant>>,
+    pub(crate) answer_at: std::sync::OnceLock<Option<Deadlines>>,
+}
+
+/// What a deadline means here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// When the work must end.
+    pub(crate) work: Instant,
+    /// When somebody else must answer, because the module did not.
+    answer: Instant,
 }
 
 /// Time before a deadline that is kept for writing the answer, or a quarter of what there is where that is less.
 const LEAD: Duration = Duration::from_millis(500);
+
+/// Of that, what is kept for an answer without the module, or an eighth of what there is.
+const LAST: Duration = Duration::from_millis(200);
 
 impl Query {
     /// A query with these parameters and nothing else, as a module's own tests ask it.
@@ -136,16 +148,25 @@ impl Query {
     /// Whether so little time is left until the deadline that the answer is to be written now. The first call starts the clock.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        let answer_at = self.answer_at.get_or_init(|| {
+        self.deadlines().is_some_and(|deadlines| deadlines.work <= now())
+    }
+
+    /// Whether the module should have answered by now.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.deadlines().is_some_and(|deadlines| deadlines.answer <= now())
+    }
+
+    fn deadlines(&self) -> Option<Deadlines> {
+        *self.answer_at.get_or_init(|| {
             let left = time_left(self.deadline.as_deref()?, jiff::Timestamp::now())?;
-            Some(now() + (left - LEAD.min(left / 4)))
-        });
-        answer_at.is_some_and(|answer_at| answer_at <= now())
+            let end = now() + left;
+            Some(Deadlines { work: end - LEAD.min(left / 4), answer: end - LAST.min(left / 8) })
+        })
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a module of its own process lives in real time")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
@@ -289,7 +310,7 @@ mod tests {
         assert!(!until("2999-01-01T00:00:00Z").is_stopped() && !until("soon").is_stopped());
         let query = until(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60));
         assert!(!query.is_late());
-        let left = query.answer_at.get().unwrap().unwrap() - now();
+        let left = query.answer_at.get().unwrap().unwrap().work - now();
         assert!(left <= Duration::from_secs(60) - LEAD && left > Duration::from_secs(30), "{left:?}");
     }
 }

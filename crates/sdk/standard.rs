@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufWriter, Read, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use crate::module::StandardModule;
+use crate::module::{Query, StandardModule, now};
 use crate::request::Request;
 use vigie_protocol::message::{Class, DEFAULT_MAX_RESULT_BYTES, Message, MessageRef};
-use vigie_protocol::result::ModuleResult;
+use vigie_protocol::result::{Coverage, ModuleResult};
 
 /// Longest line that is read, in bytes.
 const MAX_LINE_BYTES: usize = DEFAULT_MAX_RESULT_BYTES;
@@ -35,11 +36,55 @@ pub fn run_standard<M: StandardModule>() -> ExitCode {
             drop(stdin);
             let stopped = Arc::clone(&request.query.stopped);
             std::thread::spawn(move || watch_for_stop(&mut std::io::stdin().lock(), &stopped));
-            M::run(&request.query)
+            watched::<M>(request.query)
         }
         Err(error) => ModuleResult::failed([error]),
     };
     finish(|stdout| result.write_line(stdout))
+}
+
+/// Time between two looks whether a module must have answered.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a module may take to return what it has after it was asked to stop, when there is no deadline before that.
+const WINDING_UP: Duration = Duration::from_secs(5);
+
+/// Stack of the thread that a module runs on, in bytes: as large as the main thread's usually is.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Runs the module on a thread of its own. When the kernel does not let that go, because a disk or the server of a file
+/// system does not respond, there is still an answer in time: that nothing is known.
+fn watched<M: StandardModule>(query: Query) -> ModuleResult {
+    let (sender, answer) = mpsc::channel();
+    let own = query.clone();
+    let work = move || drop(sender.send(M::run(&own)));
+    let Ok(thread) = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work) else {
+        return M::run(&query);
+    };
+    let mut asked_to_stop_at = None;
+    loop {
+        match answer.recv_timeout(LOOK) {
+            Ok(result) => return result,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => return ModuleResult::failed(["the module ended without an answer".to_owned()]),
+            },
+        }
+        let is_wound_up = query.stopped.load(Ordering::Relaxed)
+            && asked_to_stop_at.get_or_insert_with(now).elapsed() >= WINDING_UP;
+        if query.is_overdue() || is_wound_up {
+            return unanswered();
+        }
+    }
+}
+
+/// What is said of a module that does not answer in time.
+fn unanswered() -> ModuleResult {
+    let why = "the module still waited for the host when its time was over: a disk, or the server of a file system, does not respond";
+    let mut coverage = Coverage::whole();
+    coverage.skip("everything", why);
+    ModuleResult::failed([why.to_owned()]).with_coverage(coverage)
 }
 
 /// Writes the answer to stdout.
@@ -100,6 +145,32 @@ mod tests {
         let request = read_request(&mut stdin).unwrap();
 
         assert_eq!(request.query.parameters.unwrap().get(), r#"{"a":1}"#);
+    }
+
+    /// A module that a file system holds for ever.
+    struct Held;
+
+    impl StandardModule for Held {
+        const NAME: &'static str = "held";
+
+        fn run(_: &Query) -> ModuleResult {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    #[test]
+    fn a_module_that_the_host_holds_has_an_answer_before_its_deadline() {
+        let mut query = Query::new(None);
+        let deadline = jiff::Timestamp::now() + Duration::from_secs(2);
+        query.deadline = Some(deadline.to_string());
+
+        let result = watched::<Held>(query);
+
+        assert!(jiff::Timestamp::now() < deadline);
+        assert!(result.is_not_known());
+        assert!(result.errors.unwrap()[0].contains("does not respond"));
     }
 
     #[test]

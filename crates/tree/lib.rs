@@ -229,7 +229,7 @@ impl Tree {
     pub fn open(root: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| rustix::fs::openat(CWD, path, flags, Mode::empty());
-        let Some((process, below)) = mounts::of_process(root) else {
+        let Some((process, below)) = vigie_host::mounts::of_process(root) else {
             let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
             let mounts = Mounts::parse(&table, &root.canonicalize()?);
             return Ok(Self { root: Arc::new(open(root)?), mounts });

@@ -3,27 +3,12 @@
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 /// Mount points below a root that are not entered.
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
     remote: HashSet<Vec<u8>>,
-}
-
-/// A way into another process's mounts, `/proc/PID/root`: the process's directory, and the path as that process names it.
-/// What the link says is a path over there, and would be another directory here.
-pub(crate) fn of_process(root: &Path) -> Option<(PathBuf, PathBuf)> {
-    let mut components = root.components();
-    let mut next = || components.next();
-    let is_there = next()? == Component::RootDir && next()?.as_os_str() == "proc";
-    let process =
-        next()?.as_os_str().to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
-    if !is_there || next()?.as_os_str() != "root" {
-        return None;
-    }
-    let base = Path::new("/").join(components.as_path());
-    Some((Path::new("/proc").join(process), base))
 }
 
 impl Mounts {
@@ -55,20 +40,6 @@ impl Mounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_root_of_another_process_has_the_mounts_of_that_process() {
-        let of = |path: &str| {
-            of_process(Path::new(path))
-                .map(|(process, base)| format!("{} {}", process.display(), base.display()))
-        };
-
-        assert_eq!(of("/proc/7/root").as_deref(), Some("/proc/7 /"));
-        assert_eq!(of("/proc/7/root/srv/a").as_deref(), Some("/proc/7 /srv/a"));
-        for path in ["/proc/7/cwd", "/proc/self/root", "/x/7/root", "/proc/7", "/", "proc/7/root"] {
-            assert_eq!(of(path), None, "{path}");
-        }
-    }
 
     #[test]
     fn remote_mounts_are_known_by_their_path_below_the_root() {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -22,8 +22,8 @@ const MAX_RESULT_BYTES: usize = 12 << 20;
 
 /// The matches of all searches. Threads add to it together.
 #[derive(Debug)]
-pub struct Findings<'q> {
-    searches: &'q [Search],
+pub struct Findings {
+    searches: Arc<[Search]>,
     masked: bool,
     /// Names of users and groups.
     pub names: Names,
@@ -131,11 +131,11 @@ impl FileInfo {
     }
 }
 
-impl<'q> Findings<'q> {
+impl Findings {
     /// How many matches there are so far.
     #[must_use]
     pub fn taken(&self) -> u64 {
-        let taken = self.lists.iter().zip(self.searches).map(|(list, search)| {
+        let taken = self.lists.iter().zip(&*self.searches).map(|(list, search)| {
             // Threads count one match too many each before they see that the list is closed.
             u64::from(list.taken.load(Ordering::Relaxed).min(search.options.match_limit))
         });
@@ -144,7 +144,7 @@ impl<'q> Findings<'q> {
 
     /// No matches yet. When `masked`, what identifies a file is left out.
     #[must_use]
-    pub fn new(searches: &'q [Search], masked: bool) -> Self {
+    pub fn new(searches: Arc<[Search]>, masked: bool) -> Self {
         let lists = searches.iter().map(|_| List::default()).collect();
         let wants_names = searches.iter().any(|search| {
             search.options.return_metadata
@@ -236,18 +236,18 @@ impl<'q> Findings<'q> {
     }
 
     /// The searches that ended at their limit.
-    pub fn limited(&self) -> impl Iterator<Item = &'q Search> {
+    pub fn limited(&self) -> impl Iterator<Item = &Search> {
         let closed = self.lists.iter().map(|list| list.closed.load(Ordering::Relaxed));
         self.searches.iter().zip(closed).filter(|(_, closed)| *closed).map(|(search, _)| search)
     }
 
-    /// The matches by label, in the order of their paths, and how many there are. As in MIG, a search that found
-    /// nothing, or a filter when each one is asked alone, has one entry without a file.
+    /// Takes the matches out, by label and in the order of their paths, and tells how many there are. As in MIG, a search
+    /// that found nothing, or a filter when each one is asked alone, has one entry without a file.
     #[must_use]
-    pub fn into_elements(self) -> (BTreeMap<&'q str, Vec<Box<RawValue>>>, usize) {
+    pub fn take_elements(&self) -> (BTreeMap<&str, Vec<Box<RawValue>>>, usize) {
         let mut hits = 0;
-        let elements = self.searches.iter().zip(self.lists).map(|(search, list)| {
-            let mut matches = list.matches.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let elements = self.searches.iter().zip(&self.lists).map(|(search, list)| {
+            let mut matches = std::mem::take(&mut *lock(&list.matches));
             matches.sort_by(|a, b| (&a.path, a.check).cmp(&(&b.path, b.check)));
             // A link that is a search path and lies below another one was met twice.
             matches.dedup_by(|a, b| (&a.path, a.check) == (&b.path, b.check));
@@ -340,10 +340,10 @@ impl ErrorLog {
 
     /// The errors that were kept, sorted, and how many more there were.
     #[must_use]
-    pub fn finish(self) -> Vec<String> {
-        let mut errors = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pub fn finish(&self) -> Vec<String> {
+        let mut errors = lock(&self.kept).clone();
         errors.sort_unstable();
-        let dropped = self.dropped.into_inner();
+        let dropped = self.dropped.load(Ordering::Relaxed);
         if dropped > 0 {
             errors.push(format!("{dropped} more errors are not shown: maxerrors is {}", self.limit));
         }
@@ -376,23 +376,23 @@ mod tests {
         links: 1,
     };
 
-    fn searches(fields: Value) -> Vec<Search> {
+    fn searches(fields: Value) -> Arc<[Search]> {
         let raw = serde_json::value::to_raw_value(&json!({"searches": {"s1": fields}})).unwrap();
-        parse(Some(&raw), 0).unwrap()
+        parse(Some(&raw), 0).unwrap().into()
     }
 
-    fn elements(findings: Findings<'_>) -> Value {
-        serde_json::to_value(findings.into_elements().0).unwrap()
+    fn elements(findings: Findings) -> Value {
+        serde_json::to_value(findings.take_elements().0).unwrap()
     }
 
     #[test]
     fn a_match_reads_as_mig_writes_it() {
         let searches = searches(json!({"paths": ["/srv"], "names": [".*"], "options": {"matchall": true}}));
-        let findings = Findings::new(&searches, false);
+        let findings = Findings::new(Arc::clone(&searches), false);
 
         findings.add(0, None, b"/srv/file", STATUS, Some(&[0xbf, 0xd3]), Extended::default);
 
-        let (elements, hits) = findings.into_elements();
+        let (elements, hits) = findings.take_elements();
         assert_eq!(hits, 1);
         assert_eq!(
             elements["s1"][0].get(),
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn extra_privacy_leaves_nothing_that_identifies() {
         let searches = searches(json!({"paths": ["/srv"], "names": [".*"]}));
-        let findings = Findings::new(&searches, true);
+        let findings = Findings::new(Arc::clone(&searches), true);
 
         findings.add(0, Some(&[0]), b"/srv/secret\xff", STATUS, Some(&[0xbf]), Extended::default);
 
@@ -423,9 +423,9 @@ mod tests {
     fn the_agents_check_passes_masked_matches_and_refuses_any_other() {
         let searches = searches(json!({"paths": ["/srv"], "names": ["a", "b"]}));
         let result = |masked| {
-            let findings = Findings::new(&searches, masked);
+            let findings = Findings::new(Arc::clone(&searches), masked);
             findings.add(0, Some(&[0]), b"/srv/a", STATUS, Some(&[0xbf]), Extended::default);
-            vigie_sdk::ModuleResult::found(true, &findings.into_elements().0)
+            vigie_sdk::ModuleResult::found(true, &findings.take_elements().0)
         };
 
         assert_eq!(vigie_sdk::privacy::check(&result(true), crate::masked_form), Ok(()));
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn a_name_that_is_no_text_comes_with_its_bytes() {
         let searches = searches(json!({"paths": ["/"], "names": [".*"]}));
-        let findings = Findings::new(&searches, false);
+        let findings = Findings::new(Arc::clone(&searches), false);
 
         findings.add(0, Some(&[0]), b"/\xff\n", STATUS, None, Extended::default);
 
@@ -447,7 +447,7 @@ mod tests {
     #[test]
     fn a_search_ends_at_its_limit() {
         let searches = searches(json!({"paths": ["/"], "names": ["a", "b"], "options": {"matchlimit": 3}}));
-        let findings = Findings::new(&searches, false);
+        let findings = Findings::new(Arc::clone(&searches), false);
 
         findings.add(0, Some(&[0, 1]), b"/ab", STATUS, None, Extended::default);
         assert!(!findings.is_closed(0));
@@ -455,13 +455,13 @@ mod tests {
 
         assert!(findings.is_closed(0) && findings.are_all_closed());
         assert_eq!(findings.limited().count(), 1);
-        assert_eq!(findings.into_elements().1, 3);
+        assert_eq!(findings.take_elements().1, 3);
     }
 
     #[test]
     fn a_filter_that_found_nothing_has_an_entry_without_a_file() {
         let searches = searches(json!({"paths": ["/"], "names": ["a", "b"]}));
-        let findings = Findings::new(&searches, false);
+        let findings = Findings::new(Arc::clone(&searches), false);
 
         findings.add(0, Some(&[0]), b"/a", STATUS, None, Extended::default);
 
@@ -475,7 +475,7 @@ mod tests {
     fn a_result_does_not_grow_over_what_the_agent_takes() {
         let searches =
             searches(json!({"paths": ["/"], "names": ["a"], "options": {"matchlimit": 4_000_000_000_u32}}));
-        let findings = Findings::new(&searches, false);
+        let findings = Findings::new(Arc::clone(&searches), false);
         let path = vec![b'a'; 4_000];
 
         for _ in 0..10_000 {
@@ -489,13 +489,13 @@ mod tests {
     #[test]
     fn matches_are_sorted_and_met_once() {
         let searches = searches(json!({"paths": ["/"], "names": ["a"], "options": {"matchall": true}}));
-        let findings = Findings::new(&searches, false);
+        let findings = Findings::new(Arc::clone(&searches), false);
 
         for path in [&b"/b"[..], b"/a", b"/b"] {
             findings.add(0, None, path, STATUS, None, Extended::default);
         }
 
-        let (elements, hits) = findings.into_elements();
+        let (elements, hits) = findings.take_elements();
         assert_eq!(hits, 2);
         assert!(elements["s1"][0].get().contains("\"/a\""));
     }

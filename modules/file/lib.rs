@@ -20,11 +20,16 @@ pub mod pool;
 pub mod read;
 pub mod walk;
 
+use std::collections::{BTreeSet, HashMap};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use vigie_host::mounts::of_process;
 use vigie_sdk::privacy::Showing;
 use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
@@ -92,14 +97,15 @@ fn search(query: &Query) -> ModuleResult {
         Ok(searches) => searches,
         Err(error) => return ModuleResult::rejected(error.0.iter().map(ToString::to_string)),
     };
-    for search in &mut searches {
-        search.paths = search.paths.iter().flat_map(|path| expanded(path)).collect();
-    }
+    let unexpanded = expand(&mut searches, query);
     let mounts = match mounts(&searches) {
         Ok(mounts) => mounts,
         Err(error) => return ModuleResult::failed([error]),
     };
-    let walk = Walk::new(&searches, mounts, query.extraprivacy);
+    let walk = Arc::new(Walk::new(searches.into(), mounts, query.extraprivacy));
+    for path in unexpanded {
+        walk.leave_out(path.as_os_str().as_bytes(), "does not respond: what it stands for is not known");
+    }
     let ended = walk.run(|| {
         query.report(|| Progress {
             done: walk.files(),
@@ -115,9 +121,8 @@ fn search(query: &Query) -> ModuleResult {
     });
     let (filescount, openfailed) = (walk.files(), walk.failed());
     let mut coverage = walk.coverage();
-    let Walk { findings, errors, .. } = walk;
-    let mut errors = errors.finish();
-    for search in findings.limited() {
+    let mut errors = walk.errors.finish();
+    for search in walk.findings.limited() {
         let (label, limit) = (&search.label, search.options.match_limit);
         errors.push(format!(
             "search {label:?} stopped at its matchlimit of {limit}: there may be more matches"
@@ -131,7 +136,7 @@ fn search(query: &Query) -> ModuleResult {
         errors.push(format!("the search ended early because {stop}: there may be more matches"));
         coverage.skip("the rest of the search", format!("it ended early because {stop}"));
     }
-    let (elements, totalhits) = findings.into_elements();
+    let (elements, totalhits) = walk.findings.take_elements();
     let mut result = ModuleResult::found(totalhits > 0, &elements).with_statistics(&Statistics {
         filescount,
         openfailed,
@@ -143,6 +148,60 @@ fn search(query: &Query) -> ModuleResult {
     result.coverage = Some(coverage);
     result.errors = (!errors.is_empty()).then_some(errors);
     result
+}
+
+/// How long patterns are expanded, before their searches begin without what a file system does not tell.
+const EXPANDING: Duration = Duration::from_secs(5);
+
+/// Most patterns that are expanded at once.
+const MAX_EXPANDING: usize = 16;
+
+/// Replaces patterns by the paths that they stand for; returns those whose file system did not respond in time.
+fn expand(searches: &mut [Search], query: &Query) -> Vec<PathBuf> {
+    let mut patterns: Vec<PathBuf> = searches.iter().flat_map(|search| search.paths.clone()).collect();
+    patterns.retain(|path| is_pattern(path));
+    patterns.sort();
+    patterns.dedup();
+    if patterns.is_empty() {
+        return patterns;
+    }
+    // Each on its own: the next one may be on a file system that does respond. A thread that waits ends with the process.
+    let (sender, answers) = mpsc::channel();
+    let queue = Arc::new((AtomicUsize::new(0), patterns.clone()));
+    for _ in 0..patterns.len().min(MAX_EXPANDING) {
+        let (sender, queue) = (sender.clone(), Arc::clone(&queue));
+        let expand = move || {
+            while let Some(path) = queue.1.get(queue.0.fetch_add(1, Ordering::Relaxed)) {
+                drop(sender.send((path.clone(), expanded(path))));
+            }
+        };
+        drop(std::thread::Builder::new().spawn(expand));
+    }
+    drop(sender);
+    let mut known: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
+    let until = now() + EXPANDING;
+    while known.len() < patterns.len() && now() < until && !query.is_stopped() {
+        match answers.recv_timeout(Duration::from_millis(50)) {
+            Ok((pattern, paths)) => drop(known.insert(pattern, paths)),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    patterns.retain(|pattern| !known.contains_key(pattern));
+    for search in searches {
+        let paths = std::mem::take(&mut search.paths);
+        let paths = paths.into_iter().flat_map(|path| match known.get(&path) {
+            Some(paths) => paths.clone(),
+            None if patterns.contains(&path) => Vec::new(),
+            None => vec![path],
+        });
+        search.paths = paths.collect();
+    }
+    patterns
+}
+
+fn is_pattern(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.contains(['*', '?', '[']))
 }
 
 /// Most paths that one pattern stands for; further ones are left out.
@@ -165,8 +224,19 @@ fn expanded(path: &Path) -> Vec<PathBuf> {
 
 /// The mounts, which some searches need not know.
 fn mounts(searches: &[Search]) -> Result<Mounts, String> {
+    let paths = searches.iter().flat_map(|search| &search.paths);
+    let processes: BTreeSet<PathBuf> = paths.filter_map(|path| Some(of_process(path)?.0)).collect();
     match std::fs::read(MOUNTINFO) {
-        Ok(table) => Ok(Mounts::parse(&table)),
+        Ok(table) => {
+            let mut mounts = Mounts::parse(&table);
+            for process in processes {
+                // Whoever may not read it may not enter the root either.
+                if let Ok(table) = std::fs::read(process.join("mountinfo")) {
+                    mounts.add(&table, &process.join("root"));
+                }
+            }
+            Ok(mounts)
+        }
         Err(_) if searches.iter().all(|search| search.options.pseudo) => Ok(Mounts::default()),
         Err(error) => Err(format!(
             "cannot read {MOUNTINFO} and therefore cannot exclude remote file systems: {error}; set the option allfilesystems in every search to search anyway"

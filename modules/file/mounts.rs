@@ -35,15 +35,23 @@ impl Mounts {
     #[must_use]
     pub fn parse(mountinfo: &[u8]) -> Self {
         let mut mounts = Self::default();
+        mounts.add(mountinfo, Path::new("/"));
+        mounts
+    }
+
+    /// Adds the mounts of another process, whose root is seen here at `root`.
+    pub(crate) fn add(&mut self, mountinfo: &[u8], root: &Path) {
         // Of two mounts on one point the later one is seen.
         let table = mounts::Mounts::parse(mountinfo);
-        mounts.all.extend(table.iter().map(|mount| (mount.point.clone(), mount.storage())));
-        for (path, kind) in mounts.all.iter().filter(|(_, kind)| **kind != Storage::Local) {
+        let seen_here = |point: &Path| root.join(point.strip_prefix("/").unwrap_or(point));
+        let added: HashMap<PathBuf, Storage> =
+            table.iter().map(|mount| (seen_here(&mount.point), mount.storage())).collect();
+        for (path, kind) in added.iter().filter(|(_, kind)| **kind != Storage::Local) {
             if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
-                mounts.special.entry(parent.to_owned()).or_default().push((name.to_owned(), *kind));
+                self.special.entry(parent.to_owned()).or_default().push((name.to_owned(), *kind));
             }
         }
-        mounts
+        self.all.extend(added);
     }
 
     /// The mount points in a directory whose file systems are not local.

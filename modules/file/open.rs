@@ -1,5 +1,6 @@
 //! Opening files and directories without being led astray or kept waiting.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::path::Arg;
+use vigie_host::mounts::of_process;
 
 /// Bytes of a path that are given to the kernel at once; it refuses 4,096 (`PATH_MAX`).
 const PATH_BYTES: usize = 4_000;
@@ -81,6 +83,49 @@ pub fn status_of(file: impl AsFd) -> Result<Status, Errno> {
     Ok(Status::of(&rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, STATUS)?))
 }
 
+/// Looks at a path in which no component is a link, nor the object itself.
+///
+/// # Errors
+/// When the kernel does not let us look, something is a link, or nothing is there.
+pub fn status_without_links(path: &Path) -> Result<Status, Errno> {
+    let (base, path) = begin(path)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    status_of(open_without_links(base.as_fd(), &*path, flags)?)
+}
+
+/// What a path is opened from.
+#[derive(Debug)]
+pub enum Base<'d> {
+    /// A directory that somebody else keeps open.
+    Borrowed(BorrowedFd<'d>),
+    /// The root of another process.
+    Owned(OwnedFd),
+}
+
+impl AsFd for Base<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Borrowed(directory) => *directory,
+            Self::Owned(directory) => directory.as_fd(),
+        }
+    }
+}
+
+/// Divides a path without links into what it is opened from and the rest. The way into another process's root is known
+/// to the kernel alone: the text of that link is a path over there.
+///
+/// # Errors
+/// When that root may not be entered.
+pub fn begin(path: &Path) -> Result<(Base<'static>, Cow<'_, Path>), Errno> {
+    let Some((process, below)) = of_process(path) else {
+        return Ok((Base::Borrowed(CWD), Cow::Borrowed(path)));
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, process.join("root"), flags, Mode::empty())?;
+    let below: PathBuf = below.components().skip(1).collect();
+    Ok((Base::Owned(root), Cow::Owned(if below.as_os_str().is_empty() { ".".into() } else { below })))
+}
+
 /// Opens what should be a regular file, never through a link, and never waiting: a FIFO may have taken its place.
 /// Leaves no trace in the access time where that is allowed.
 ///
@@ -145,43 +190,83 @@ pub fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO)
 }
 
-/// Finds where a link leads, as an absolute path without links. `directory` is where the link is, itself without
-/// links. A mount point for which `may_enter` is false is not touched. `None` when the link leads nowhere.
-#[must_use]
-pub fn resolve(directory: &Path, link: &OsStr, may_enter: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+/// Finds where a relative path leads, as an absolute path without links. `directory` is where it begins, itself without
+/// links. A mount point for which `may_enter` is false is not touched. In another process's root, links lead where they
+/// lead that process.
+///
+/// # Errors
+/// When it leads nowhere; `XDEV` when it leads into what may not be entered.
+pub fn resolve(
+    directory: &Path,
+    relative: &Path,
+    may_enter: impl Fn(&Path) -> bool,
+) -> Result<PathBuf, Errno> {
+    let root = of_process(directory).map_or_else(|| PathBuf::from("/"), |(process, _)| process.join("root"));
     let mut path = directory.to_owned();
-    let mut pending: Vec<OsString> = vec![link.to_owned()];
+    let mut pending: Vec<OsString> = Vec::new();
+    let add = |pending: &mut Vec<OsString>, path: &Path| {
+        for component in path.components().rev() {
+            match component {
+                Component::ParentDir => pending.push("..".into()),
+                Component::Normal(name) => pending.push(name.to_owned()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+    };
+    add(&mut pending, relative);
     let mut links = 0;
     while let Some(component) = pending.pop() {
         if component == ".." {
-            path.pop();
+            if path != root {
+                path.pop();
+            }
             continue;
         }
         path.push(component);
         if !may_enter(&path) {
-            return None;
+            return Err(Errno::XDEV);
         }
-        let target = match rustix::fs::readlinkat(CWD, &path, Vec::new()) {
-            Ok(target) => OsString::from_vec(target.into_bytes()),
+        let (base, rest) = begin(&path)?;
+        let target = match rustix::fs::readlinkat(&base, &*rest, Vec::new()) {
+            Ok(target) => PathBuf::from(OsString::from_vec(target.into_bytes())),
             // Not a link.
             Err(Errno::INVAL) => continue,
-            Err(_) => return None,
+            Err(error) => return Err(error),
         };
         links += 1;
         if links > MAX_LINKS {
-            return None;
+            return Err(Errno::LOOP);
         }
         path.pop();
-        for component in Path::new(&target).components().rev() {
-            match component {
-                Component::RootDir => path = PathBuf::from("/"),
-                Component::ParentDir => pending.push("..".into()),
-                Component::Normal(name) => pending.push(name.to_owned()),
-                Component::CurDir | Component::Prefix(_) => {}
-            }
+        if target.is_absolute() {
+            path.clone_from(&root);
         }
+        add(&mut pending, &target);
     }
-    Some(path)
+    Ok(path)
+}
+
+/// A search path without links, as it is found from here.
+///
+/// # Errors
+/// When nothing is there, it may not be reached, or a link of the kernel's leads to what has no path here.
+pub fn real_path(path: &Path) -> std::io::Result<PathBuf> {
+    if let Some((process, below)) = of_process(path) {
+        let below = below.strip_prefix("/").unwrap_or(&below);
+        return Ok(resolve(&process.join("root"), below, |_| true)?);
+    }
+    let real = path.canonicalize()?;
+    let which = |path: &Path, flags| {
+        let status = rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
+        Ok::<_, Errno>((status.stx_dev_major, status.stx_dev_minor, status.stx_ino, status.stx_mnt_id))
+    };
+    // /proc/PID/cwd and the like: their text is a path in that process's mounts, and another object here.
+    match which(&real, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if found == which(path, AtFlags::empty())? => Ok(real),
+        _ => Err(std::io::Error::other(
+            "its link leads into the mounts of another process: search it below /proc/PID/root",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -269,13 +354,13 @@ mod tests {
 
         for link in ["absolute", "a/b/up", "chain", "through"] {
             let link = root.join(link);
-            let found = resolve(link.parent().unwrap(), link.file_name().unwrap(), |_| true);
-            assert_eq!(found, Some(root.join("a/file")), "{link:?}");
+            let found = resolve(link.parent().unwrap(), Path::new(link.file_name().unwrap()), |_| true);
+            assert_eq!(found, Ok(root.join("a/file")), "{link:?}");
         }
         for link in ["dangling", "loop"] {
-            assert_eq!(resolve(&root, OsStr::new(link), |_| true), None, "{link}");
+            assert!(resolve(&root, Path::new(link), |_| true).is_err(), "{link}");
         }
         let stays_out = |path: &Path| path != root.join("a");
-        assert_eq!(resolve(&root, OsStr::new("absolute"), stays_out), None);
+        assert_eq!(resolve(&root, Path::new("absolute"), stays_out), Err(Errno::XDEV));
     }
 }

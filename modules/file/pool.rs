@@ -64,6 +64,11 @@ impl<J> Pool<J> {
         self.finish_if_idle(&mut shared);
     }
 
+    /// One worker more than was said asks for work.
+    pub(crate) fn take_one_more(&self) {
+        self.lock().workers += 1;
+    }
+
     fn finish_if_idle(&self, shared: &mut Shared<J>) {
         if shared.idle == shared.workers {
             shared.finished = true;

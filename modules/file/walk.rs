@@ -7,6 +7,7 @@
 mod asking;
 mod place;
 mod roots;
+mod threads;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -17,9 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, RawDir};
+use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 use vigie_host::mounts::Storage;
 use vigie_sdk::Coverage;
@@ -28,6 +28,7 @@ use vigie_sdk::privacy::MASKED;
 use self::asking::name_passes;
 use self::place::{FileName, Place, joined};
 use self::roots::Root;
+use self::threads::Doing;
 use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
 use crate::mounts::{Mounts, is_entered};
@@ -48,9 +49,6 @@ const LARGE_BYTES: u64 = 16 << 20;
 
 /// Most threads of a walk, whatever the host has: the agent shares it with others.
 const MAX_WORKERS: usize = 8;
-
-/// Time between two checks whether the search must end.
-const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Why a walk ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +119,8 @@ struct Candidate {
 
 /// What a thread keeps for itself.
 struct Worker {
+    /// Where it is, for whoever waits for it.
+    doing: Arc<Doing>,
     jobs: Vec<Job>,
     batch: Vec<Candidate>,
     buffer: Vec<u8>,
@@ -128,15 +128,15 @@ struct Worker {
 }
 
 /// A walk for all searches.
-pub struct Walk<'q> {
-    searches: &'q [Search],
+pub struct Walk {
+    searches: Arc<[Search]>,
     mounts: Mounts,
     roots: Vec<Root>,
     /// The search paths by the directory that they are in.
     roots_in: HashMap<PathBuf, Vec<(OsString, usize)>>,
     stop: AtomicBool,
     /// What was found.
-    pub findings: Findings<'q>,
+    pub findings: Findings,
     /// What could not be inspected.
     pub errors: ErrorLog,
     coverage: Mutex<Coverage>,
@@ -149,10 +149,10 @@ pub struct Walk<'q> {
     failed: AtomicU64,
 }
 
-impl<'q> Walk<'q> {
+impl Walk {
     /// Prepares a walk. When `masked`, what identifies a file is left out of the result.
     #[must_use]
-    pub fn new(searches: &'q [Search], mounts: Mounts, masked: bool) -> Self {
+    pub fn new(searches: Arc<[Search]>, mounts: Mounts, masked: bool) -> Self {
         let mut by_path: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
         for (index, search) in searches.iter().enumerate() {
             for path in &search.paths {
@@ -173,12 +173,11 @@ impl<'q> Walk<'q> {
         }
         let max_errors = searches.iter().map(|search| search.options.max_errors).max().unwrap_or_default();
         Self {
-            searches,
             mounts,
             roots,
             roots_in,
             stop: AtomicBool::new(false),
-            findings: Findings::new(searches, masked),
+            findings: Findings::new(Arc::clone(&searches), masked),
             errors: ErrorLog::new(max_errors, masked),
             coverage: Mutex::new(Coverage::whole()),
             masked,
@@ -186,6 +185,7 @@ impl<'q> Walk<'q> {
             large: Mutex::default(),
             files: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            searches,
         }
     }
 
@@ -193,7 +193,7 @@ impl<'q> Walk<'q> {
     ///
     /// # Errors
     /// Why it ended before its end. What was found until then is in the findings.
-    pub fn run(&self, must_stop: impl Fn() -> Option<Stop>) -> Result<(), Stop> {
+    pub fn run(self: &Arc<Self>, must_stop: impl Fn() -> Option<Stop>) -> Result<(), Stop> {
         let ended = self.walk(&must_stop);
         if ended.is_err() {
             for (_, candidate) in self.locked_large().drain(..) {
@@ -204,7 +204,7 @@ impl<'q> Walk<'q> {
         ended
     }
 
-    fn walk(&self, must_stop: &impl Fn() -> Option<Stop>) -> Result<(), Stop> {
+    fn walk(self: &Arc<Self>, must_stop: &impl Fn() -> Option<Stop>) -> Result<(), Stop> {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         loop {
             let unreached: Vec<usize> = self.outermost_unreached();
@@ -218,41 +218,6 @@ impl<'q> Walk<'q> {
         }
         self.locked_large().sort_by_key(|(size, _)| std::cmp::Reverse(*size));
         self.run_jobs(workers, (0..workers).map(|_| Job::Large).collect(), must_stop)
-    }
-
-    /// Does jobs, and all that they make, on as many threads.
-    fn run_jobs(
-        &self,
-        workers: usize,
-        jobs: Vec<Job>,
-        must_stop: &impl Fn() -> Option<Stop>,
-    ) -> Result<(), Stop> {
-        let pool = Pool::new(workers, jobs);
-        let stopped = std::thread::scope(|scope| {
-            let mut started = 0;
-            for _ in 0..workers {
-                match std::thread::Builder::new().spawn_scoped(scope, || self.work(&pool)) {
-                    Ok(_) => started += 1,
-                    Err(_) => pool.do_without_one(),
-                }
-            }
-            if started == 0 {
-                return Some(Stop::NoThread);
-            }
-            while !pool.wait(PATIENCE) {
-                let why = must_stop().or_else(|| self.findings.is_full().then_some(Stop::Full));
-                if let Some(why) = why {
-                    self.stop.store(true, Ordering::Relaxed);
-                    return Some(why);
-                }
-            }
-            None
-        });
-        // A walk may be over before anybody looked.
-        match stopped.or_else(|| self.findings.is_full().then_some(Stop::Full)) {
-            Some(why) => Err(why),
-            None => Ok(()),
-        }
     }
 
     fn locked_large(&self) -> MutexGuard<'_, Vec<(u64, Candidate)>> {
@@ -271,8 +236,9 @@ impl<'q> Walk<'q> {
         self.failed.load(Ordering::Relaxed)
     }
 
-    fn work(&self, pool: &Pool<Job>) {
+    fn work(&self, pool: &Pool<Job>, doing: Arc<Doing>) {
         let mut worker = Worker {
+            doing,
             jobs: Vec::new(),
             batch: Vec::with_capacity(BATCH_FILES),
             buffer: vec![0; READ_BYTES],
@@ -290,12 +256,13 @@ impl<'q> Walk<'q> {
                 Job::Large => {
                     while !self.ends() {
                         let Some((_, candidate)) = self.locked_large().pop() else { break };
-                        self.read(candidate, &mut worker.buffer, false);
+                        self.read(candidate, &mut worker, false);
                     }
                 }
             }
             self.read_batch(&mut worker, pool);
             pool.share(&mut worker.jobs);
+            worker.doing.nothing();
         }
     }
 
@@ -343,6 +310,7 @@ impl<'q> Walk<'q> {
             return;
         }
         let place = joined(&base.asked, path);
+        worker.doing.at(&place, b"");
         let listed = match open::open_directory(base.directory.as_fd(), path) {
             Ok(listed) => listed,
             Err(error) => return self.cannot_open(&place, error),
@@ -358,7 +326,11 @@ impl<'q> Walk<'q> {
         let mut buffer = std::mem::take(&mut worker.listing);
         if let Some(listed) = &listing.place.directory {
             let mut entries = RawDir::new(listed, &mut buffer);
-            while let Some(entry) = entries.next() {
+            loop {
+                if entries.is_buffer_empty() {
+                    worker.doing.at(&listing.place.asked, b"");
+                }
+                let Some(entry) = entries.next() else { break };
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(error) => {
@@ -387,13 +359,16 @@ impl<'q> Walk<'q> {
     fn entry(&self, listing: &Listing<'_>, name: &CStr, kind: FileType, worker: &mut Worker) -> bool {
         let kind = match (kind, &listing.place.directory) {
             // Some file systems do not tell.
-            (FileType::Unknown, Some(directory)) => match open::status(directory.as_fd(), name) {
-                Ok(status) => status.kind,
-                Err(error) => {
-                    self.cannot_open(&joined(&listing.place.asked, name.to_bytes()), error);
-                    return false;
+            (FileType::Unknown, Some(directory)) => {
+                worker.doing.at(&listing.place.asked, name.to_bytes());
+                match open::status(directory.as_fd(), name) {
+                    Ok(status) => status.kind,
+                    Err(error) => {
+                        self.cannot_open(&joined(&listing.place.asked, name.to_bytes()), error);
+                        return false;
+                    }
                 }
-            },
+            }
             (kind, _) => kind,
         };
         let other = self.other_interests(listing, name, kind);
@@ -543,12 +518,14 @@ impl<'q> Walk<'q> {
             interest.base.starts_with(point) || is_entered(kind, &self.searches[interest.search].options)
         };
         let may_enter = |path: &Path| interests.iter().any(|interest| is_entered(interest, path));
-        let Some(real) = open::resolve(directory, OsStr::from_bytes(called), may_enter) else {
+        worker.doing.at(&listing.place.asked, called);
+        let Ok(real) = open::resolve(directory, Path::new(OsStr::from_bytes(called)), may_enter) else {
             return false;
         };
         let follows = |interest: &&Interest| real.starts_with(&interest.base) && is_entered(interest, &real);
         let interests: Vec<Interest> = interests.into_iter().filter(follows).cloned().collect();
-        let is_file = || open::status(CWD, &real).is_ok_and(|status| status.kind == FileType::RegularFile);
+        let is_file =
+            || open::status_without_links(&real).is_ok_and(|status| status.kind == FileType::RegularFile);
         if interests.is_empty() || !is_file() {
             return false;
         }
@@ -569,12 +546,12 @@ impl<'q> Walk<'q> {
                 worker.jobs.push(Job::Files(half));
                 pool.share(&mut worker.jobs);
             }
-            self.read(candidate, &mut worker.buffer, true);
+            self.read(candidate, worker, true);
         }
     }
 
     /// Reads a file; a large one later, when it `may_wait`.
-    fn read(&self, candidate: Candidate, buffer: &mut [u8], may_wait: bool) {
+    fn read(&self, candidate: Candidate, worker: &mut Worker, may_wait: bool) {
         let Candidate { place, file, asking } = candidate;
         let path = || place.path(&file);
         let asking = asking.into_iter().filter(|(search, _)| !self.findings.is_closed(*search));
@@ -583,7 +560,7 @@ impl<'q> Walk<'q> {
         if questions.is_empty() {
             return;
         }
-        let opened = place.open(&file);
+        let opened = worker.at(&place, &file).open(&file);
         if let Ok((status, _)) = &opened
             && may_wait
             && status.kind == FileType::RegularFile
@@ -606,7 +583,7 @@ impl<'q> Walk<'q> {
                 (status, unread(questions, None))
             }
             Ok((status, opened)) => {
-                (status, read(opened.as_fd(), status.size, questions, buffer, &self.stop))
+                (status, read(opened.as_fd(), status.size, questions, &mut worker.buffer, &self.stop))
             }
             Err(error) => {
                 self.cannot_open(&path(), error);

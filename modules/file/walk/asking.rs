@@ -10,7 +10,7 @@ use crate::attributes::Extended;
 use crate::open::Status;
 use crate::parameters::{Check, Test};
 
-impl Walk<'_> {
+impl Walk {
     /// Asks about a regular file: by name, then by metadata, and keeps it for reading when that does not decide.
     pub(super) fn file(
         &self,
@@ -44,7 +44,7 @@ impl Walk<'_> {
             if !metadata.is_empty() || (!reads && (match_all || !passed.is_empty())) {
                 let known = match status {
                     Some(status) => status,
-                    None => match place.status(file) {
+                    None => match worker.at(place, file).status(file) {
                         Ok(found) => *status.insert(found),
                         Err(error) => {
                             return self.cannot_open(&place.path(file), error);
@@ -52,6 +52,7 @@ impl Walk<'_> {
                     },
                 };
                 if metadata.iter().any(|check| check.test.is_extended()) {
+                    worker.at(place, file);
                     extended = Some(self.extended(place, file));
                 }
                 let passes =

@@ -2,15 +2,14 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
 use rustix::io::Errno;
 
 use crate::attributes::Extended;
-use crate::open::{self, Status};
+use crate::open::{self, Base, Status};
 
 /// A directory that is open, or none, for files that are known by their whole path.
 #[derive(Debug)]
@@ -69,32 +68,38 @@ impl Place {
     }
 
     /// From where it is opened, and by which name.
-    fn at<'p>(&'p self, file: &'p FileName<'_>) -> Result<(BorrowedFd<'p>, Cow<'p, CStr>), Errno> {
+    fn at<'p>(&'p self, file: &'p FileName<'_>) -> Result<(Base<'p>, Cow<'p, CStr>), Errno> {
         match (file, &self.directory) {
-            (FileName::Entry(name), Some(directory)) => Ok((directory.as_fd(), Cow::Borrowed(name))),
+            (FileName::Entry(name), Some(directory)) => {
+                Ok((Base::Borrowed(directory.as_fd()), Cow::Borrowed(name)))
+            }
             (FileName::Entry(_), None) => Err(Errno::NOENT),
             (FileName::Elsewhere { real, .. }, _) => {
+                let (base, real) = open::begin(real)?;
                 let real = CString::new(real.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
-                Ok((CWD, Cow::Owned(real)))
+                Ok((base, Cow::Owned(real)))
             }
         }
     }
 
     pub(super) fn status(&self, file: &FileName<'_>) -> Result<Status, Errno> {
+        if let FileName::Elsewhere { real, .. } = file {
+            return open::status_without_links(real);
+        }
         let (directory, name) = self.at(file)?;
-        open::status(directory, &*name)
+        open::status(directory.as_fd(), &*name)
     }
 
     /// Opens a file, with its status.
     pub(super) fn open(&self, file: &FileName<'_>) -> Result<(Status, OwnedFd), Errno> {
         let (directory, name) = self.at(file)?;
-        let opened = open::open_file(directory, &*name)?;
+        let opened = open::open_file(directory.as_fd(), &*name)?;
         Ok((open::status_of(&opened)?, opened))
     }
 
     pub(super) fn extended(&self, file: &FileName<'_>) -> Result<Extended, Errno> {
         let (directory, name) = self.at(file)?;
-        Extended::read(directory, &name)
+        Extended::read(directory.as_fd(), &name)
     }
 }
 

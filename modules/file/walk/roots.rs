@@ -1,12 +1,13 @@
 //! The search paths: where the walk begins, and begins again for those that it did not meet on its way.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::FileType;
 
 use super::place::{FileName, Place};
 use super::{Base, Directory, Interest, Job, Walk, Worker};
@@ -21,7 +22,7 @@ pub(super) struct Root {
     pub(super) reached: AtomicBool,
 }
 
-impl Walk<'_> {
+impl Walk {
     /// The search paths that were not met and do not lie below another one of them.
     pub(super) fn outermost_unreached(&self) -> Vec<usize> {
         let unreached: BTreeMap<&Path, usize> = (self.roots.iter().enumerate())
@@ -37,18 +38,13 @@ impl Walk<'_> {
     pub(super) fn root(&self, root: &Root, worker: &mut Worker, pool: &Pool<Job>) {
         root.reached.store(true, Ordering::Relaxed);
         let asked = root.path.as_os_str().as_bytes();
-        let begun = open::status(CWD, &root.path).map_err(std::io::Error::from).and_then(|status| {
-            let real = root.path.canonicalize()?;
-            match status.kind {
+        worker.doing.at(asked, b"");
+        // When the path itself is a link: the investigator asked for this very one, as with find -H.
+        let begun = open::real_path(&root.path).and_then(|real| {
+            match open::status_without_links(&real)?.kind {
                 FileType::Directory => self.root_directory(root, &real, worker, pool)?,
                 FileType::RegularFile => self.root_file(root, real, worker),
-                // The investigator asked for this very link, as with find -H.
-                FileType::Symlink => match open::status(CWD, &real)?.kind {
-                    FileType::RegularFile => self.root_file(root, real, worker),
-                    FileType::Directory => self.root_directory(root, &real, worker, pool)?,
-                    _ => self.errors.add(asked, "is a link to what is neither a file nor a directory"),
-                },
-                _ => self.errors.add(asked, "is neither a file nor a directory"),
+                _ => self.errors.add(asked, "is neither a file nor a directory, nor a link to one"),
             }
             Ok(())
         });
@@ -72,7 +68,8 @@ impl Walk<'_> {
         worker: &mut Worker,
         pool: &Pool<Job>,
     ) -> std::io::Result<()> {
-        let directory = open::open_directory(CWD, real.as_os_str().as_bytes())?;
+        let (base, below) = open::begin(real)?;
+        let directory = open::open_directory(base.as_fd(), below.as_os_str().as_bytes())?;
         let base = Base {
             directory,
             asked: root.path.as_os_str().as_bytes().to_owned(),

@@ -1,6 +1,7 @@
 //! Depth, number of matches and errors, overlapping paths, stops, privacy.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use vigie_file::mounts::Mounts;
@@ -103,13 +104,13 @@ fn a_stop_returns_what_was_found_so_far() {
         "digest": tree.search(json!({"md5": ["0".repeat(32)], "options": {"matchall": true}})),
     }});
     let searches = parse(query(&parameters).parameters.as_deref(), 0).unwrap();
-    let walk = Walk::new(&searches, Mounts::default(), false);
+    let walk = Arc::new(Walk::new(searches.into(), Mounts::default(), false));
 
     // The directory is listed, the endless file is not read to its end.
     let ended = walk.run(|| (walk.files() == 2).then_some(Stop::Asked));
 
     assert_eq!(ended, Err(Stop::Asked));
-    let (elements, hits) = walk.findings.into_elements();
+    let (elements, hits) = walk.findings.take_elements();
     assert_eq!(hits, 1);
     assert!(elements["name"][0].get().contains("small"));
 }

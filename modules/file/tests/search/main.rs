@@ -4,6 +4,7 @@
 
 mod attributes;
 mod coverage;
+mod elsewhere;
 mod filters;
 mod harness;
 mod limits;
