@@ -40,6 +40,9 @@ impl<J> Pool<J> {
         }
         let mut shared = self.lock();
         loop {
+            if shared.finished {
+                return None;
+            }
             if let Some(job) = shared.jobs.pop() {
                 return Some(job);
             }
@@ -62,6 +65,12 @@ impl<J> Pool<J> {
         let mut shared = self.lock();
         shared.workers -= 1;
         self.finish_if_idle(&mut shared);
+    }
+
+    /// Gives no more work to anybody, and lets those go who wait for some.
+    pub(crate) fn end(&self) {
+        self.lock().finished = true;
+        self.changed.notify_all();
     }
 
     /// One worker more than was said asks for work.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::FileType;
+use vigie_host::mounts::of_process;
 
 use super::place::{FileName, Place};
 use super::{Base, Directory, Interest, Job, Walk, Worker};
@@ -20,6 +21,11 @@ pub(super) struct Root {
     pub(super) path: PathBuf,
     pub(super) searches: Vec<usize>,
     pub(super) reached: AtomicBool,
+}
+
+/// Whether it is the root of a process that has ended: then nobody knows what was there.
+fn is_gone(path: &Path) -> bool {
+    of_process(path).is_some_and(|(process, _)| !process.exists())
 }
 
 impl Walk {
@@ -53,7 +59,7 @@ impl Walk {
             let why = format!("cannot be opened: {error}");
             // A search path that does not exist proves that nothing is there.
             match error.kind() {
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory if !is_gone(&root.path) => {
                     self.errors.add(asked, why)
                 }
                 _ => self.cannot(asked, why),

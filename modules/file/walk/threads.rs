@@ -98,6 +98,7 @@ impl Walk {
             stopped = must_stop().or_else(|| self.findings.is_full().then_some(Stop::Full));
             if stopped.is_some() {
                 self.stop.store(true, Ordering::Relaxed);
+                pool.end();
                 break;
             }
             if asked_at.elapsed() >= RELIEF {
@@ -149,9 +150,12 @@ impl Walk {
             while hurries && !handle.is_finished() && now() < until {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
-            if hurries && !handle.is_finished() {
+            let path = doing.path();
+            if hurries && !handle.is_finished() && !path.is_empty() {
                 self.failed.fetch_add(1, Ordering::Relaxed);
-                self.cannot(&doing.path(), "does not respond: its file system still has not answered");
+                self.cannot(&path, "does not respond: its file system still has not answered");
+            } else if hurries && !handle.is_finished() {
+                // It looks at nothing: it will end in a moment, and nobody waits for that.
             } else if let Err(panic) = handle.join() {
                 std::panic::resume_unwind(panic);
             }

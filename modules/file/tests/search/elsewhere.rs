@@ -76,6 +76,7 @@ fn a_search_path_that_does_not_respond_keeps_nothing_else_from_being_answered() 
         assert!(skipped.contains(&format!("hung{number}: does not respond")), "{skipped}");
     }
     assert!(skipped.contains("hung0/*: does not respond"), "{skipped}");
+    assert!(!skipped.lines().any(|line| line.starts_with(':')), "{skipped}");
     assert!(skipped.contains("the rest of the search: it ended early"), "{skipped}");
 }
 
@@ -160,4 +161,15 @@ fn a_link_of_the_kernels_into_other_mounts_is_not_taken_for_a_path_of_this_host(
     assert!(!result.coverage.as_ref().unwrap().complete);
     let errors = result.errors.unwrap().concat();
     assert!(errors.contains("search it below /proc/PID/root"), "{errors}");
+}
+
+#[test]
+fn nobody_knows_what_was_in_the_root_of_a_process_that_has_ended() {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let path = format!("/proc/{}/root/etc", child.id());
+
+    let result = ask(&json!({"searches": {"s": {"paths": [path], "names": ["."]}}}));
+
+    assert!(!result.coverage.unwrap().complete);
 }
