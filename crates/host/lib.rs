@@ -16,7 +16,7 @@ mod size;
 
 pub use addresses::addresses;
 pub use architecture::architecture;
-pub use capabilities::CAPABILITIES;
+pub use capabilities::{CAPABILITIES, tracing_hint};
 pub use range::{AddressError, AddressRange};
 pub use shown::shown;
 pub use size::{parse_size, show_size};

@@ -446,9 +446,9 @@ fn problems(parameters: &Parameters, outcome: &Outcome, owners: Option<&Owners>)
     if let Some(owners) = owners {
         if owners.hidden > 0 {
             problems.push(format!(
-                "the descriptors of {} processes cannot be read{}",
+                "the descriptors of {} processes cannot be read: {}",
                 owners.hidden,
-                crate::namespaces::permission_hint()
+                vigie_host::tracing_hint()
             ));
         }
         if owners.stopped {

@@ -10,16 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use vigie_host::mounts::Mounts;
-
-/// What would help to look into other processes; root has the capability, so that something else forbids it.
-#[must_use]
-pub(crate) fn permission_hint() -> &'static str {
-    if rustix::process::geteuid().is_root() {
-        ": a security module or a container's limits forbid it"
-    } else {
-        ": this needs CAP_SYS_PTRACE (root)"
-    }
-}
+use vigie_host::tracing_hint;
 
 /// What the name of a network namespace begins with: `net:[4026531840]`.
 const NAME_START: &[u8] = b"net:[";
@@ -40,7 +31,7 @@ pub enum NamespaceError {
     #[error("cannot list the mounts in /proc/thread-self/mountinfo")]
     MountsUnreadable(#[source] io::Error),
     /// Namespaces of other users' processes are not shown.
-    #[error("the network namespaces of {0} processes cannot be read{hint}", hint = permission_hint())]
+    #[error("the network namespaces of {0} processes cannot be read: {hint}", hint = tracing_hint())]
     Hidden(usize),
     /// A mounted namespace is not shown.
     #[error("network namespace {name} cannot be opened at {path:?}")]

@@ -268,7 +268,7 @@ impl Scan<'_> {
             }
         }
         if hidden > 0 {
-            self.coverage.skip("programs of other users' processes", "this needs CAP_SYS_PTRACE (root)");
+            self.coverage.skip("programs of other users' processes", vigie_host::tracing_hint());
         }
     }
 
@@ -311,6 +311,10 @@ impl Scan<'_> {
                         directories.push(entry.path);
                     }
                 } else if entry.status.is_file() {
+                    // One directory can hold more than there is time for.
+                    if self.is_over() {
+                        return;
+                    }
                     self.walked(&entry, &overrides);
                 }
             }

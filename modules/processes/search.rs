@@ -199,8 +199,7 @@ fn hidden() -> Option<String> {
     let own = procfs::open_directory(rustix::fs::CWD, "/proc/self").ok()?;
     procfs::read(&own, "status", MAX_STATUS_BYTES, &mut status).ok()?;
     let sees_all = Credentials::parse(&status).has("cap_sys_ptrace");
-    (hides && !sees_all)
-        .then(|| "/proc is mounted with hidepid; seeing all processes needs CAP_SYS_PTRACE".to_owned())
+    (hides && !sees_all).then(|| format!("/proc is mounted with hidepid, and {}", vigie_host::tracing_hint()))
 }
 
 fn duration(time: rustix::time::Timespec) -> Duration {
@@ -367,7 +366,7 @@ impl Outcome {
             self.changed.push(process.stat.pid);
         }
         if process.denied {
-            self.problem("programs and directories", "that needs CAP_SYS_PTRACE".to_owned());
+            self.problem("programs and directories", vigie_host::tracing_hint().to_owned());
         }
         for (what, why) in &details.problems {
             self.problem(what, why.clone());
