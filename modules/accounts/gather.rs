@@ -122,7 +122,12 @@ pub(crate) struct Gathered {
 }
 
 /// Puts an answer together. `today` is in days since 1970.
-pub(crate) fn gather(tree: &Tree, parameters: &Parameters, today: i64, stop: &dyn Fn() -> bool) -> Gathered {
+pub(crate) fn gather(
+    tree: &Tree,
+    parameters: &Parameters,
+    today: i64,
+    stop: &dyn Fn(u64) -> bool,
+) -> Gathered {
     let mut gatherer = Gatherer {
         tree,
         parameters,
@@ -138,7 +143,7 @@ struct Gatherer<'a> {
     tree: &'a Tree,
     parameters: &'a Parameters,
     today: i64,
-    stop: &'a dyn Fn() -> bool,
+    stop: &'a dyn Fn(u64) -> bool,
     found: Gathered,
 }
 

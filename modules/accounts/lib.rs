@@ -18,6 +18,7 @@ pub mod sudoers;
 
 use std::time::Instant;
 
+use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleResult, Query, StandardModule};
 use vigie_tree::Tree;
 
@@ -44,7 +45,10 @@ impl StandardModule for Accounts {
             Ok(tree) => tree,
             Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
         };
-        let stop = || query.is_stopped();
+        let stop = |examined| {
+            query.report(|| Progress { done: examined, unit: "files".to_owned(), ..Progress::default() });
+            query.is_stopped()
+        };
         let today = jiff::Timestamp::now().as_second().div_euclid(SECONDS_OF_A_DAY);
         let gathered = gather::gather(&tree, &parameters, today, &stop);
         answer::answer(gathered, query.extraprivacy, started_at.elapsed())

@@ -3,6 +3,7 @@
 use vigie_packagedb::installed::{self, FileRecord, Package, Unread, Visitor, Want};
 use vigie_packagedb::owners::{Aliases, Manager};
 use vigie_sdk::Query;
+use vigie_sdk::protocol::Progress;
 use vigie_tree::Root;
 
 use crate::parameters::Parameters;
@@ -75,6 +76,12 @@ impl Visitor for Searcher<'_> {
             return Want::Nothing;
         }
         self.outcome.examined += 1;
+        self.query.report(|| Progress {
+            done: self.outcome.examined,
+            found: Some(self.outcome.found.len() as u64),
+            unit: "packages".to_owned(),
+            ..Progress::default()
+        });
         match self.parameters.wants(manager, package) {
             false => Want::Nothing,
             true if self.needs_files() => Want::Files,

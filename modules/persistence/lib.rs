@@ -29,6 +29,7 @@ mod unit;
 
 use std::time::Instant;
 
+use vigie_sdk::protocol::Progress;
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 use vigie_tree::{Root, Tree};
 
@@ -64,7 +65,15 @@ fn run(query: &Query) -> ModuleResult {
         Ok(opened) => opened,
         Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
     };
-    let stop = || query.is_stopped();
+    let stop = |examined, found: usize| {
+        query.report(|| Progress {
+            done: examined,
+            found: Some(found as u64),
+            unit: "files".to_owned(),
+            ..Progress::default()
+        });
+        query.is_stopped()
+    };
     let mut scan = Scan::new(&tree, &root, &parameters, &stop);
     scan.run();
     answer::answer(scan.finished(), query.extraprivacy, started_at.elapsed())

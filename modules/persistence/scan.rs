@@ -53,7 +53,7 @@ pub(crate) struct Scan<'a> {
     seen: HashSet<(Vec<u8>, &'static str)>,
     /// Start files that cannot be removed as they are.
     pub(crate) protected: Vec<Record>,
-    stop: &'a dyn Fn() -> bool,
+    stop: &'a dyn Fn(u64, usize) -> bool,
     stopped: bool,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Scan<'a> {
         tree: &'a Tree,
         root: &Root,
         parameters: &'a Parameters,
-        stop: &'a dyn Fn() -> bool,
+        stop: &'a dyn Fn(u64, usize) -> bool,
     ) -> Self {
         let mut coverage = Coverage::whole();
         let explainer = Explainer::new(tree, root);
@@ -119,9 +119,9 @@ impl<'a> Scan<'a> {
         self.parameters.wants(technique(name))
     }
 
-    /// Whether nobody waits any more.
+    /// Whether nobody waits any more; tells him how far the work is otherwise.
     pub(crate) fn is_over(&mut self) -> bool {
-        if !self.stopped && (self.stop)() {
+        if !self.stopped && (self.stop)(self.examined, self.records.len()) {
             self.stopped = true;
             self.coverage.skip("the rest", "the time is over: query fewer kinds, or allow more time");
         }

@@ -60,7 +60,7 @@ impl Gatherer<'_> {
             .collect();
         let mut homes: HashMap<String, bool> = HashMap::new();
         for (name, uid, home) in accounts {
-            if (self.stop)() {
+            if (self.stop)(self.found.examined) {
                 self.found.coverage.skip("keys of the remaining accounts", "the time is over");
                 return;
             }

@@ -317,7 +317,10 @@ fn masked_answers_say_how_many_and_of_what_kind_only() {
         let result = host.run(&parameters, true);
 
         assert_eq!(privacy::check(&result, vigie_packages::masked_form), Ok(()), "{parameters}");
-        let text = serde_json::to_string(&result).unwrap();
+        let mut value = serde_json::to_value(&result).unwrap();
+        // How long it took may have the digits of a year.
+        value["statistics"]["exectime"] = Value::Null;
+        let text = value.to_string();
         for secret in ["tool", "other", "3.0.14", "rpmdb", &*md5(b"x = 2\n"), "1970", "202"] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }

@@ -67,6 +67,26 @@ fn records_of_packages_outside_an_image_explain_nothing_in_it() {
 }
 
 #[test]
+fn a_long_answer_tells_how_far_it_is() {
+    let host = Host::fresh();
+    let (sender, reports) = std::sync::mpsc::channel();
+    let parameters = json!({"root": host.path("/"), "deep": true});
+    let query = vigie_sdk::Query::new(Some(serde_json::value::to_raw_value(&parameters).unwrap()))
+        .reporting_to(move |progress| drop(sender.send(progress.clone())));
+
+    // The first report comes after a while, and a small host takes less than that.
+    let reported = (0..10_000).find_map(|_| {
+        let result = <vigie_persistence::Persistence as vigie_sdk::StandardModule>::run(&query);
+        assert!(result.success);
+        reports.try_recv().ok()
+    });
+
+    let report = reported.unwrap();
+    assert_eq!(report.unit, "files");
+    assert!(report.found.is_some());
+}
+
+#[test]
 fn a_users_link_does_not_have_others_files_read() {
     let host = Host::fresh();
     host.write("/etc/secret", "ExecStart=secret\n", 0o600);
