@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::StreamExt as _;
 use vigie_fleet::answer::{Answer, AnswerStatus, Purpose};
 use vigie_fleet::broker::client::Client;
+use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{self, Entry, StoredError, WINDOW, Which};
 use vigie_fleet::broker::streams::ANSWER_MESSAGES;
 use vigie_fleet::collect::{Collector, Flag, Taken};
@@ -18,9 +19,14 @@ use vigie_protocol::result::{ModuleResult, Verdict};
 
 use super::inventory::Inventory;
 use super::options::Show;
+use super::profile::Profile;
+use crate::exit::Failure;
 
 /// Messages on their way from the broker at once, of those that are not the only one of an answer.
 const LARGE_WINDOW: usize = 8;
+
+/// Most agents that are taken up at a time when they join meanwhile.
+const JOINED_AT_ONCE: usize = 1000;
 
 /// Fetches what the broker has of these agents' answers to an action, and gives each message to `each`.
 ///
@@ -128,6 +134,8 @@ pub(crate) struct Counts {
 /// Answers to one or more actions that make up one question.
 pub(crate) struct Answers<'a> {
     inventory: &'a Inventory,
+    /// Hosts that joined, or got another key, while answers are waited for.
+    joined: Inventory,
     collectors: BTreeMap<ActionId, Collector>,
     /// Who was asked.
     pub(crate) targeted: BTreeSet<AgentId>,
@@ -155,6 +163,7 @@ impl<'a> Answers<'a> {
     /// Nothing asked yet.
     pub(crate) fn new(inventory: &'a Inventory) -> Self {
         Self {
+            joined: inventory.rest(),
             inventory,
             collectors: BTreeMap::new(),
             targeted: BTreeSet::new(),
@@ -177,9 +186,11 @@ impl<'a> Answers<'a> {
     /// Takes a message that was stored at this time, in seconds since 1970.
     pub(crate) fn take(&mut self, action: &ActionId, subject: &str, payload: &[u8], stored: i64) -> Came {
         let Some(collector) = self.collectors.get_mut(action) else { return Came::Nothing };
-        let inventory = self.inventory;
-        let taken = collector
-            .take(subject, payload, |agent, sealed| inventory.open(agent, sealed, Purpose::Answer, stored));
+        let (inventory, joined) = (self.inventory, &self.joined);
+        let taken = collector.take(subject, payload, |agent, sealed| {
+            let newest = if joined.agents.contains_key(agent) { joined } else { inventory };
+            newest.open(agent, sealed, Purpose::Answer, stored)
+        });
         match taken {
             Ok(Taken::Part | Taken::Again | Taken::Other) => Came::Nothing,
             Ok(Taken::Complete { agent, answer }) => {
@@ -202,7 +213,26 @@ impl<'a> Answers<'a> {
 
     /// Whether an agent was online when the inventory was read.
     pub(crate) fn is_online(&self, agent: &AgentId) -> bool {
-        self.inventory.agents.get(agent).is_some_and(|known| known.online)
+        let joined = self.joined.agents.get(agent).or_else(|| self.inventory.agents.get(agent));
+        joined.is_some_and(|known| known.online)
+    }
+
+    /// Looks who joined since; those of them for whom the action is are expected to answer as well.
+    pub(crate) async fn follow(
+        &mut self,
+        connection: &Connection,
+        profile: &Profile,
+        action: &ActionId,
+        meant: impl Fn(&Inventory) -> Vec<AgentId>,
+    ) -> Result<(), Failure> {
+        if !self.joined.follow(connection, profile, JOINED_AT_ONCE).await? {
+            return Ok(());
+        }
+        let meant = meant(&self.joined);
+        let new = meant.into_iter().filter(|agent| !self.has(action, agent) && !self.silent.contains(agent));
+        let new: Vec<AgentId> = new.collect();
+        self.expect(action, new);
+        Ok(())
     }
 
     /// Agents that were online, were asked, and have not answered.

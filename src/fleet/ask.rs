@@ -141,7 +141,7 @@ async fn ask(
             until: Some(clock(action.not_after)),
             ends: Some(action.not_after),
         };
-        let mut pending = Pending { connection: &connection, live, envelope: Some(envelope) };
+        let mut pending = Pending { connection: &connection, live, envelope: Some(envelope), joining: None };
         if !collect(&mut answers, &mut view, &mut pending, &waiting).await? {
             break;
         }
@@ -235,6 +235,15 @@ pub(crate) struct Pending<'a> {
     pub(crate) live: Subscription,
     /// What is sent to agents that come back meanwhile.
     pub(crate) envelope: Option<String>,
+    /// For whom it is, when hosts that join meanwhile are to be taken up.
+    pub(crate) joining: Option<Joining<'a>>,
+}
+
+/// What tells whether a host that joins is meant.
+pub(crate) struct Joining<'a> {
+    pub(crate) profile: &'a Profile,
+    /// Without it, nobody knows whom it was for.
+    pub(crate) action: Option<&'a Action>,
 }
 
 /// `14:05`, in the user's own time.
@@ -288,6 +297,7 @@ pub(crate) async fn collect(
             () = sleep_until(fetch_at) => {
                 let before = answers.silent.len();
                 // A broker that is away for a while is no end.
+                find_joined(answers, asked, waiting).await;
                 if fetch_missing(answers, view, asked.connection, waiting).await? {
                     find_returned(answers, asked).await;
                 }
@@ -354,6 +364,17 @@ pub(crate) async fn fetch_missing(
         show(view, one, waiting)?;
     }
     Ok(fetched.is_ok())
+}
+
+/// Takes up hosts that joined.
+async fn find_joined(answers: &mut Answers<'_>, asked: &Pending<'_>, waiting: &Waiting) {
+    let Some(Joining { profile, action }) = &asked.joining else { return };
+    let meant = |joined: &Inventory| match action {
+        Some(action) => publish::recipients(joined, &action.target, action.agents.as_deref(), None),
+        None => Vec::new(),
+    };
+    // A broker that is away for a while is no end.
+    answers.follow(asked.connection, profile, &waiting.action, meant).await.ok();
 }
 
 /// Tells agents that came back, or listen elsewhere by now, what is asked.

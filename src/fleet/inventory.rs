@@ -1,7 +1,7 @@
 //! What the fleet is, as far as it is proved: the policy that the root keys signed, the keys that were enrolled by
 //! it, the facts that these keys sealed, and who shows signs of life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use vigie_fleet::agent_key;
@@ -39,6 +39,8 @@ pub(crate) struct Inventory {
     pub(crate) agents: BTreeMap<AgentId, Known>,
     /// What does not count, and why: somebody forged it, or it is damaged.
     pub(crate) flagged: Vec<Flagged>,
+    /// Up to where the enrolments were read.
+    enrolments: Cursor,
 }
 
 /// One agent.
@@ -130,12 +132,12 @@ pub(crate) async fn policy_in_force(
     Ok(policy)
 }
 
-/// Every enrolment record on the broker, by agent, the oldest first.
-pub(crate) async fn stored_enrolments(
+/// The enrolment records on the broker that were not read before, by agent, the oldest first.
+async fn read_enrolments(
     connection: &Connection,
+    cursor: &mut Cursor,
 ) -> Result<BTreeMap<AgentId, Vec<Bytes>>, StoredError> {
     let mut records: BTreeMap<AgentId, Vec<Bytes>> = BTreeMap::new();
-    let mut cursor = Cursor { next: 1 };
     cursor
         .read(&connection.client, ENROL, EVERY_ENROLMENT, |entry| {
             // A name that is none was not written by an enroller.
@@ -184,7 +186,9 @@ impl Inventory {
     pub(crate) async fn load_members(connection: &Connection, profile: &Profile) -> Result<Self, Failure> {
         let mut pins = Pins::load(profile.org.as_str(), &profile.roots);
         let policy = policy_in_force(connection, profile, &mut pins).await?;
-        let mut records = stored_enrolments(connection).await.map_err(|error| unreadable(&error))?;
+        let mut enrolments = Cursor { next: 1 };
+        let read = read_enrolments(connection, &mut enrolments).await;
+        let mut records = read.map_err(|error| unreadable(&error))?;
         for agent in pins.agents() {
             records.entry(agent.clone()).or_default();
         }
@@ -206,7 +210,7 @@ impl Inventory {
             }
         }
         pins.store();
-        Ok(Self { policy, agents, flagged })
+        Ok(Self { policy, agents, flagged, enrolments })
     }
 
     /// Reads again who these agents are: since the last time they may have joined, or have got another key.
@@ -238,6 +242,40 @@ impl Inventory {
         }
         pins.store();
         Ok(())
+    }
+
+    /// What is not in it yet: hosts that will have joined, or got another key, since it was read.
+    pub(crate) fn rest(&self) -> Self {
+        let Self { policy, enrolments, .. } = self;
+        let enrolments = Cursor { next: enrolments.next };
+        Self { policy: policy.clone(), agents: BTreeMap::new(), flagged: Vec::new(), enrolments }
+    }
+
+    /// Reads what was enrolled since the last time, at most so many agents; whether there was anything.
+    pub(crate) async fn follow(
+        &mut self,
+        connection: &Connection,
+        profile: &Profile,
+        at_most: usize,
+    ) -> Result<bool, Failure> {
+        let mut names = BTreeSet::new();
+        let reading = self.enrolments.read(&connection.client, ENROL, EVERY_ENROLMENT, |entry| {
+            names.extend(subjects::last_name(&entry.subject));
+            names.len() < at_most
+        });
+        reading.await.map_err(|error| unreadable(&error))?;
+        // What somebody shows first comes a moment after the enrolment.
+        let unseen = self.unknown().filter(|agent| !names.contains(*agent)).take(at_most).cloned();
+        let unseen: Vec<AgentId> = unseen.collect();
+        let names: Vec<AgentId> = names.into_iter().collect();
+        if !names.is_empty() {
+            self.renew(connection, profile, &names).await?;
+        }
+        let all = [names, unseen].concat();
+        if !all.is_empty() {
+            self.refresh(connection, &all).await?;
+        }
+        Ok(!all.is_empty())
     }
 
     /// Opens an alert that was sealed in the name of an agent; `stored` is when, in seconds since 1970.

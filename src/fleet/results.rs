@@ -8,7 +8,7 @@ use vigie_fleet::subjects::{ASK, EVERY_ASK};
 use vigie_protocol::names::ActionId;
 
 use super::answers::Answers;
-use super::ask::{self, Pending, Waiting};
+use super::ask::{self, Joining, Pending, Waiting};
 use super::files::{self, failed};
 use super::inventory::Inventory;
 use super::options::{Show, Wait, WaitOptions};
@@ -79,7 +79,8 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
             answers.forget_silent();
         }
         if args.follow {
-            let mut asked = Pending { connection: &connection, live, envelope: None };
+            let joining = Some(Joining { profile, action: action.as_ref() });
+            let mut asked = Pending { connection: &connection, live, envelope: None, joining };
             ask::collect(&mut answers, &mut view, &mut asked, &waiting).await?;
         }
     }

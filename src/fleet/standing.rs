@@ -204,7 +204,8 @@ impl Sending<'_> {
             let wait = if wait == Wait::default() { Wait::Time(WAIT) } else { wait };
             let (action, ends) = (action.id.clone(), Some(action.not_after));
             let waiting = Waiting { action, wait, show: Show::Failed, until: None, ends };
-            let mut pending = Pending { connection: self.connection, live, envelope: Some(envelope) };
+            let mut pending =
+                Pending { connection: self.connection, live, envelope: Some(envelope), joining: None };
             ask::collect(&mut answers, &mut view, &mut pending, &waiting).await?;
         }
         view.clear();

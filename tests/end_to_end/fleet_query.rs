@@ -91,17 +91,7 @@ pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
 
     let mut agents = Vec::new();
     for number in 0..count {
-        let agent: AgentId = format!("sim-{number}").parse().unwrap();
-        let key = AgentKey::generate();
-        enrol(&administrator, &Enrolment::new("o", &agent, key.public_key(), now())).await;
-        let facts = json!({"agent": agent, "hostname": agent, "os": "linux", "arch": "amd64", "kernel": "6.1",
-            "agent_version": "0.1.0", "modules": ["netstat"]});
-        let shown = json!({"v": 1, "sent": now(), "live": "0123456789abcdef0123456789abcdef", "facts": facts,
-            "life": {"machine": "m", "boot": "b", "epoch": "e", "count": 1}});
-        let facts = key.seal(Purpose::Facts, shown.to_string()).unwrap();
-        let facts = serde_json::to_vec(&facts).unwrap();
-        stored::store(&administrator.client, &subjects::facts(&agent), &facts).await.unwrap();
-        agents.push((agent, key));
+        agents.push(join(&administrator, &format!("sim-{number}")).await);
     }
     let credentials = broker.credentials_file(Role::Investigator, &"ann".parse().unwrap()).unwrap();
     ann.write_new(&place.path().join("ann"), "ann").unwrap();
@@ -112,6 +102,21 @@ pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
     );
     fs::write(place.path().join("fleet.toml"), profile).unwrap();
     Some(Fleet { broker, administrator, agents, place })
+}
+
+/// A host that joins: it is enrolled, and shows what it is.
+async fn join(administrator: &Connection, name: &str) -> (AgentId, AgentKey) {
+    let agent: AgentId = name.parse().unwrap();
+    let key = AgentKey::generate();
+    enrol(administrator, &Enrolment::new("o", &agent, key.public_key(), now())).await;
+    let facts = json!({"agent": agent, "hostname": agent, "os": "linux", "arch": "amd64", "kernel": "6.1",
+        "agent_version": "0.1.0", "modules": ["netstat"]});
+    let shown = json!({"v": 1, "sent": now(), "live": "0123456789abcdef0123456789abcdef", "facts": facts,
+        "life": {"machine": "m", "boot": "b", "epoch": "e", "count": 1}});
+    let facts = key.seal(Purpose::Facts, shown.to_string()).unwrap();
+    let facts = serde_json::to_vec(&facts).unwrap();
+    stored::store(&administrator.client, &subjects::facts(&agent), &facts).await.unwrap();
+    (agent, key)
 }
 
 /// What a module answered, of about this size.
@@ -253,6 +258,33 @@ async fn a_client_that_is_stopped_or_killed_loses_no_answer() {
     let mut client = fleet.start("third", &["fleet", "results", action.as_str(), "--json"]);
     assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
     assert_eq!(answered(&fleet.file("third")), names);
+}
+
+#[tokio::test]
+async fn whoever_follows_the_results_sees_hosts_that_join_meanwhile() {
+    let Some(fleet) = fleet(2).await else { return };
+    let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "none", "--json"];
+    let mut client = fleet.start("asked", &question);
+    let action = fleet.action_after(None).await;
+    wait(&mut client).await;
+    fleet.answer(&action, &fleet.agents[..1], 10).await;
+    let follow = ["fleet", "results", action.as_str(), "-f", "--wait", "all", "--json"];
+    let mut client = fleet.start("followed", &follow);
+    wait_for_line(&fleet.file("followed"), "answer").await;
+
+    let late = join(&fleet.administrator, "late").await;
+    fleet.answer(&action, &[late], 10).await;
+    let start = tokio::time::Instant::now();
+    while answered(&fleet.file("followed")).len() < 2 {
+        assert!(start.elapsed() < CEILING, "the host that joined is not seen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Nobody of this name is enrolled.
+    fleet.answer(&action, &[("stranger".parse().unwrap(), AgentKey::generate())], 10).await;
+    fleet.answer(&action, &fleet.agents[1..], 10).await;
+
+    assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
+    assert_eq!(answered(&fleet.file("followed")), ["late", "sim-0", "sim-1"]);
 }
 
 #[tokio::test]
