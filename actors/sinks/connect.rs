@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use vigie_config::sinks::{Address, Tls};
 use vigie_files::secret_file;
-use vigie_fleet::broker::client::tls::connector;
+use vigie_fleet::broker::client::tls::{complaints, connector};
 use vigie_fleet::broker::connection::TlsSettings;
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_sinks::verdict::Reason;
@@ -81,6 +81,14 @@ impl TlsMaker {
         Ok(made)
     }
 
+    /// What is to be said of certificates that end soon.
+    async fn complaints(&self) -> Vec<String> {
+        let (certificate, key) = self.settings.certificate.clone().unzip();
+        let settings = TlsSettings { required: true, ca: self.settings.ca.clone(), certificate, key };
+        let now = jiff::Timestamp::now().as_second();
+        work_threads::run(Lane::Sinks, move || complaints(&settings, now)).await.unwrap_or_default()
+    }
+
     /// What was kept is of no use, perhaps because a file has changed.
     fn forget(&mut self) {
         self.kept = None;
@@ -142,6 +150,11 @@ async fn encrypt(stream: TcpStream, address: &Address, tls: &mut TlsMaker) -> Re
             tls.forget();
             let mut failure = Failure::of_io("TLS", &error);
             failure.unsure = false;
+            // The receiver need not say that it dislikes the certificate of this host for its age.
+            let own = tls.complaints().await;
+            if !own.is_empty() {
+                failure = Failure::new(failure.reason, format!("{}; {}", own.join("; "), failure.detail));
+            }
             Err(failure)
         }
         Err(_) => Err(Failure::new(Reason::Timeout, "the TLS handshake timed out")),

@@ -9,8 +9,8 @@ use vigie_sinks::schema::Schema;
 
 use crate::work_threads::{self, Lane};
 
-/// Largest file in bytes; what does not fit is counted only.
-const MAX_BYTES: u64 = 16 << 20;
+/// Largest file in bytes; what does not fit is counted only, and told as `sink-letters-lost`.
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// The file of a sink.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ use vigie_sinks::journald::SAFE_PER_SECOND;
 use vigie_sinks::place::Place;
 use vigie_sinks::verdict::Reason;
 
-use super::dead_letters::DeadLetters;
+use super::dead_letters::{self, DeadLetters};
 use super::outcome::{Failure, Outcome};
 use super::place_file::PlaceFile;
 use super::sink::SinkSpec;
@@ -51,6 +51,9 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the dead letters are gone.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// An alert that waits longer than this makes the sink a failure: nobody looks at a warning for days.
+const BEHIND: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 /// How long it is told that alerts are gone, after the last one.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
@@ -113,10 +116,20 @@ struct State {
     has_letters: bool,
     /// Alerts that were to be put there since the sink began.
     letters: u64,
+    /// Those of them that could not be, and when the last one was.
+    lost_letters: u64,
+    lost_at: Option<Instant>,
     /// How often in a row the journal could not be read.
     unread: u32,
     /// When alerts were last missed.
     missed_at: Option<Instant>,
+}
+
+impl State {
+    /// Whether something is to be seen that needed a person.
+    fn must_look(&self) -> bool {
+        self.has_letters || self.missed_at.is_some() || self.lost_at.is_some()
+    }
 }
 
 impl Delivery {
@@ -186,6 +199,8 @@ impl Delivery {
             second: (0, 0),
             has_letters: true,
             letters: 0,
+            lost_letters: 0,
+            lost_at: None,
             unread: 0,
             missed_at: None,
             place,
@@ -294,7 +309,7 @@ impl Delivery {
             goes_on = state.follower.changed() => if goes_on { Then::More } else { Then::Ended },
             () = sleep_until(store_at), if is_dirty => Then::Store,
             failure = state.transport.broken() => Then::Broken(failure),
-            () = sleep(LOOK_EVERY), if state.has_letters || state.missed_at.is_some() => Then::Look,
+            () = sleep(LOOK_EVERY), if state.must_look() => Then::Look,
         };
         match then {
             Then::Ended => return false,
@@ -308,8 +323,20 @@ impl Delivery {
 
     /// Looks whether what needed a person is done with.
     async fn look(&self, state: &mut State) {
-        let bytes = if state.has_letters { self.letters.bytes().await } else { 0 };
+        let (had_letters, bytes) = match state.has_letters {
+            true => (true, self.letters.bytes().await),
+            false => (false, 0),
+        };
         state.has_letters = bytes > 0;
+        // Somebody took the file away, or the disk had no room for a while and there is room in the file.
+        let is_over = |at: Instant| {
+            (had_letters && bytes == 0)
+                || (at.elapsed() >= MISSED_TOLD && bytes < dead_letters::MAX_BYTES / 2)
+        };
+        if state.lost_at.is_some_and(is_over) {
+            state.lost_at = None;
+            self.reporter.clear(AgentCondition::SinkLettersLost);
+        }
         let detail =
             (bytes > 0).then(|| format!("{bytes} bytes of rejected alerts are in {:?}", self.letters.path()));
         self.reporter.set(AgentCondition::SinkDeadLetters, detail);
@@ -409,6 +436,7 @@ impl Delivery {
         }
         state.backoff.succeed();
         self.reporter.clear(AgentCondition::SinkFailing);
+        self.reporter.clear(AgentCondition::SinkBehind);
         self.reporter.clear(AgentCondition::SinkRefused);
         let falls_back = matches!(state.transport, Transport::Tls(_)) && !state.transport.is_acknowledged();
         self.reporter.set(
@@ -426,9 +454,21 @@ impl Delivery {
         let why = letters.first().map(|(_, why)| why.clone()).unwrap_or_default();
         warn!(self.spec.log, "the receiver permanently rejected alerts"; "dropped" => letters.len(), "error" => ?why);
         state.has_letters = true;
-        state.letters += letters.len() as u64;
+        let count = letters.len() as u64;
+        state.letters += count;
         let written = self.letters.add(letters).await;
         let total = state.letters;
+        if let Err(error) = &written {
+            state.lost_letters += count;
+            state.lost_at = Some(Instant::now());
+            let lost = format!(
+                "{} rejected alerts are kept nowhere but in the journal: {error}",
+                state.lost_letters
+            );
+            self.reporter.raise(AgentCondition::SinkLettersLost, lost);
+        } else if state.lost_at.take().is_some() {
+            self.reporter.clear(AgentCondition::SinkLettersLost);
+        }
         let detail = match written {
             Ok(()) => format!("{total} alerts are in {:?}; last rejection: {why}", self.letters.path()),
             Err(error) => format!(
@@ -471,6 +511,11 @@ impl Delivery {
         } else if state.backoff.failures() >= FAILURES_TOLD {
             self.reporter.raise(AgentCondition::SinkFailing, shown);
         }
+        let oldest = self.told.borrow().oldest_unsent.clone();
+        if let Some(oldest) = oldest.filter(|oldest| is_behind(oldest, jiff::Timestamp::now())) {
+            let detail = format!("the oldest alert that waits is of {oldest}");
+            self.reporter.raise(AgentCondition::SinkBehind, detail);
+        }
         self.store(state, false).await;
         tokio::select! {
             () = sleep(wait) => {}
@@ -494,6 +539,11 @@ impl Delivery {
             Err(error) => self.reporter.raise(AgentCondition::SinkPlaceUnwritable, error.to_string()),
         }
     }
+}
+
+/// Whether an alert of that time, RFC 3339, has waited too long.
+fn is_behind(oldest: &str, now: jiff::Timestamp) -> bool {
+    oldest.parse::<jiff::Timestamp>().is_ok_and(|time| now.duration_since(time) > BEHIND)
 }
 
 /// What a batch of the journal is to the sink.

@@ -281,6 +281,7 @@ impl Http {
             retry_after: retry_after.as_deref(),
             location: location.as_deref(),
             body: &bytes,
+            is_whole,
         };
         Ok(judge(self.target.template, count, answer, Timestamp::now()))
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use vigie_fleet::broker::client::tls;
 use vigie_sinks::verdict::Reason;
 
 /// What became of a batch.
@@ -65,7 +66,8 @@ impl Failure {
             std::io::ErrorKind::TimedOut => Reason::Timeout,
             _ => Reason::Broken,
         };
-        Self::new(reason, format!("{what}: {error}")).unsure()
+        let detail = tls::explained(error).unwrap_or_else(|| error.to_string());
+        Self::new(reason, format!("{what}: {detail}")).unsure()
     }
 
     pub(super) fn timeout(what: &str, limit: Duration) -> Self {

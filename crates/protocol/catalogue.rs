@@ -167,6 +167,10 @@ conditions! {
     /// The sink's receiver is not accepting alerts; they stay in the journal and are sent when it recovers.
     SinkFailing = "sink-failing", Warning,
         "Check the receiver; `vigie sink test NAME` shows its answer. No alert is lost while the journal has space.";
+    /// An alert that the sink could not deliver has waited for more than a day. Retention deletes the oldest alerts of the
+    /// journal, whoever still waits for them.
+    SinkBehind = "sink-behind", Failed,
+        "Repair or replace the receiver; `vigie sink test NAME` shows its answer. If that takes longer, increase journal.keep_segments.";
     /// The sink's receiver rejects every request with the present configuration; the sink retries every ten
     /// minutes.
     SinkRefused = "sink-refused", Failed,
@@ -174,6 +178,10 @@ conditions! {
     /// The receiver permanently rejected some alerts; they are in the sink's dead-letter file.
     SinkDeadLetters = "sink-dead-letters", Warning,
         "Review sinks/NAME.dead.jsonl in agent.state_dir, then remove the file.";
+    /// Alerts that the receiver permanently rejected could not be written to the sink's dead-letter file, because it has
+    /// reached its limit or the disk does not accept it. They are only counted.
+    SinkLettersLost = "sink-letters-lost", Failed,
+        "Move sinks/NAME.dead.jsonl away from agent.state_dir, or free space there, and find out why the receiver rejects alerts. The alerts themselves are in the journal.";
     /// Journal retention deleted alerts before the sink could send them.
     SinkAlertsDeleted = "sink-alerts-deleted", Failed,
         "Increase journal.keep_segments, or repair the receiver; `vigie status` shows the number of lost alerts.";

@@ -51,9 +51,10 @@ impl Encoding {
         }
     }
 
-    /// How many records the collector refused, and what it says; an answer that cannot be read refuses none.
+    /// How many records the collector refused, and what it says; an answer in another form refuses none. `None` for one
+    /// that is cut: nobody knows what stood in the rest.
     #[must_use]
-    pub fn rejected(self, answer: &[u8]) -> (u64, String) {
+    pub fn rejected(self, answer: &[u8]) -> Option<(u64, String)> {
         match self {
             Self::Protobuf => rejected_in_protobuf(answer),
             Self::Json => rejected_in_json(answer),
@@ -364,19 +365,26 @@ fn read_field<'a>(input: &mut &'a [u8]) -> Option<Field<'a>> {
     }
 }
 
-fn rejected_in_protobuf(mut answer: &[u8]) -> (u64, String) {
+/// How `ExportLogsServiceResponse` begins when there is anything in it: field 1, bytes.
+const PARTIAL_SUCCESS: u8 = 0x0a;
+
+fn rejected_in_protobuf(mut answer: &[u8]) -> Option<(u64, String)> {
     let (mut rejected, mut message) = (0, String::new());
-    while let Some(field) = read_field(&mut answer) {
-        let Field::Bytes(1, mut partial) = field else { continue };
-        while let Some(field) = read_field(&mut partial) {
-            match field {
+    if answer.first() != Some(&PARTIAL_SUCCESS) {
+        // Some servers acknowledge with a word.
+        return Some((rejected, message));
+    }
+    while !answer.is_empty() {
+        let Field::Bytes(1, mut partial) = read_field(&mut answer)? else { continue };
+        while !partial.is_empty() {
+            match read_field(&mut partial)? {
                 Field::Number(1, number) => rejected = number,
                 Field::Bytes(2, text) => message = String::from_utf8_lossy(text).into_owned(),
                 _ => {}
             }
         }
     }
-    (rejected, message)
+    Some((rejected, message))
 }
 
 // ---- JSON
@@ -427,14 +435,18 @@ fn json(alerts: &[Alert]) -> Value {
     json!({"resourceLogs": [{"resource": {"attributes": json_pairs(resource(&first.source))}, "scopeLogs": scopes}]})
 }
 
-fn rejected_in_json(answer: &[u8]) -> (u64, String) {
-    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+fn rejected_in_json(answer: &[u8]) -> Option<(u64, String)> {
+    let answer: Value = match serde_json::from_slice(answer) {
+        Ok(answer) => answer,
+        Err(_) if answer.trim_ascii_start().starts_with(b"{") => return None,
+        Err(_) => Value::Null,
+    };
     let partial = &answer["partialSuccess"];
     let rejected = match &partial["rejectedLogRecords"] {
         Value::String(number) => number.parse().unwrap_or(0),
         number => number.as_u64().unwrap_or(0),
     };
-    (rejected, partial["errorMessage"].as_str().unwrap_or_default().to_owned())
+    Some((rejected, partial["errorMessage"].as_str().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]
@@ -469,11 +481,22 @@ mod tests {
         let mut answer = Vec::new();
         bytes(&mut answer, 1, &partial);
 
-        assert_eq!(Encoding::Protobuf.rejected(&answer), (300, "too old".to_owned()));
-        let answer = br#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"x"}}"#;
-        assert_eq!(Encoding::Json.rejected(answer), (3, "x".to_owned()));
-        for bad in [&b""[..], b"{}", b"\xff\xff", b"\x0a\xff"] {
-            assert_eq!((Encoding::Protobuf.rejected(bad).0, Encoding::Json.rejected(bad).0), (0, 0));
+        assert_eq!(Encoding::Protobuf.rejected(&answer), Some((300, "too old".to_owned())));
+        let json = br#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"x"}}"#;
+        assert_eq!(Encoding::Json.rejected(json), Some((3, "x".to_owned())));
+        let none = Some((0, String::new()));
+        for other in [&b""[..], b"{}", b"OK", b"\xff\xff"] {
+            assert_eq!(Encoding::Protobuf.rejected(other), none);
+        }
+        for other in [&b""[..], b"{}", b"OK", b"\xff\xff"] {
+            assert_eq!(Encoding::Json.rejected(other), none);
+        }
+        // Cut anywhere, it says nothing.
+        for end in 1..answer.len() {
+            assert_eq!(Encoding::Protobuf.rejected(&answer[..end]), None, "{end}");
+        }
+        for end in 1..json.len() {
+            assert_eq!(Encoding::Json.rejected(&json[..end]), None, "{end}");
         }
     }
 

@@ -91,6 +91,8 @@ pub struct Answer<'a> {
     pub location: Option<&'a str>,
     /// The body, as far as it is read.
     pub body: &'a [u8],
+    /// That is all of it: neither the connection nor a limit cut it.
+    pub is_whole: bool,
 }
 
 /// What became of one alert.
@@ -166,7 +168,7 @@ pub fn judge(template: Template, count: usize, answer: Answer<'_>, now: Timestam
     };
     let rest = |reason| Verdict::Rest { reason, detail: detail() };
     match answer.status {
-        200..=299 => stored(template, count, answer.body),
+        200..=299 => stored(template, count, answer),
         300..=399 => Verdict::Rest {
             reason: Reason::Redirected,
             detail: format!(
@@ -194,7 +196,8 @@ fn about_all(status: u16) -> Option<Reason> {
     }
 }
 
-fn stored(template: Template, count: usize, body: &[u8]) -> Verdict {
+fn stored(template: Template, count: usize, answer: Answer<'_>) -> Verdict {
+    let body = answer.body;
     let is_own_receiver = matches!(template, Template::Plain | Template::Lines);
     if !is_own_receiver && is_page(body) {
         return Verdict::Rest {
@@ -203,9 +206,14 @@ fn stored(template: Template, count: usize, body: &[u8]) -> Verdict {
         };
     }
     match template {
-        Template::Otlp(encoding) => match encoding.rejected(body) {
-            (0, _) => Verdict::Stored,
-            (rejected, message) => Verdict::Partial {
+        Template::Otlp(encoding) => match encoding.rejected(body).filter(|_| answer.is_whole) {
+            None => Verdict::Later {
+                reason: Reason::Protocol,
+                asked: None,
+                detail: "the collector's answer is cut: what it rejected is not known".to_owned(),
+            },
+            Some((0, _)) => Verdict::Stored,
+            Some((rejected, message)) => Verdict::Partial {
                 rejected: rejected.min(count as u64),
                 message: cut(&message.replace(char::is_control, " "), MAX_SHOWN_BYTES),
             },
@@ -347,9 +355,37 @@ mod tests {
         judge(
             template,
             3,
-            Answer { status, retry_after: Some("7"), location: None, body: body.as_bytes() },
+            Answer { status, retry_after: Some("7"), location: None, body: body.as_bytes(), is_whole: true },
             now(),
         )
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_acknowledges_nothing_where_the_body_counts() {
+        let judged = |template, body: &str| {
+            let answer = Answer {
+                status: 200,
+                retry_after: None,
+                location: None,
+                body: body.as_bytes(),
+                is_whole: false,
+            };
+            judge(template, 3, answer, now())
+        };
+
+        for (template, body) in [
+            (Template::Otlp(Encoding::Json), "{}"),
+            (Template::Otlp(Encoding::Json), ""),
+            (Template::Otlp(Encoding::Protobuf), ""),
+            (Template::Elasticsearch, r#"{"errors":fal"#),
+            (Template::Splunk, r#"{"text":"Succ"#),
+        ] {
+            assert!(
+                matches!(judged(template, body), Verdict::Later { reason: Reason::Protocol, .. }),
+                "{body}"
+            );
+        }
+        assert_eq!(judged(Template::Plain, ""), Verdict::Stored);
     }
 
     #[test]

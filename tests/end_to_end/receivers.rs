@@ -38,7 +38,15 @@ pub(crate) fn status(status: &str, headers: &str, body: &str) -> Vec<u8> {
 impl Receiver {
     /// Serves until the test ends.
     pub(crate) fn start(answers: impl Fn(&Got, usize) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(0, answers)
+    }
+
+    /// The same at a port that is free.
+    pub(crate) fn start_at(
+        port: u16,
+        answers: impl Fn(&Got, usize) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let got = Arc::new(Mutex::new(Vec::new()));
         let (kept, answers): (_, Arc<Answers>) = (got.clone(), Arc::new(answers));

@@ -578,6 +578,81 @@ fn entries_of_the_journal_are_native_and_a_long_one_comes_as_a_sealed_file() {
     assert_eq!(wait_sink(&host, "journald", |sink| sink["sent"] == 2)["acknowledged"], false);
 }
 
+/// A journald with a /run of its own, which is `directory`.
+struct Journald(std::process::Child);
+
+impl Journald {
+    fn start(directory: &std::path::Path) -> Option<Self> {
+        const PROGRAM: &str = "/lib/systemd/systemd-journald";
+        if !std::path::Path::new(PROGRAM).exists() {
+            return None;
+        }
+        let script = format!(
+            "mount --bind \"$1\" /run && mkdir -p /run/systemd/journal /run/log/journal && exec {PROGRAM}"
+        );
+        let child = Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"])
+            .arg(directory)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut started = Self(child);
+        let socket = directory.join("systemd/journal/socket");
+        wait_until("journald listens, or may not", || {
+            let ended = started.0.try_wait().unwrap().is_some();
+            (ended || socket.exists()).then_some(())
+        });
+        socket.exists().then_some(started)
+    }
+}
+
+impl Drop for Journald {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_real_journald_stores_what_it_is_sent() {
+    let host = host_with("");
+    let run = host.path("journald");
+    fs::create_dir(&run).unwrap();
+    let Some(_journald) = Journald::start(&run) else {
+        return vigie_skipped::skipped("systemd-journald cannot be started in a mount namespace");
+    };
+    let socket = run.join("systemd/journal/socket");
+    let section = format!("[[sink]]\nname = \"journald\"\nkind = \"journald\"\nsocket = {socket:?}\n");
+    host.configure(&Settings::default(), &format!("{}{section}", persistent("says.py", &[])));
+    let _agent = host.start();
+    say(&host, &[hard_alert(), low_alert(&"w".repeat(300_000)), low_alert("last")]);
+    wait_sink(&host, "journald", |sink| sink["sent"] == 3);
+
+    let entries: Vec<Value> = wait_until("they are stored", || {
+        let directory = run.join("log/journal");
+        let read = Command::new("journalctl")
+            .args(["--output=json", "--all", "--no-pager", "SYSLOG_IDENTIFIER=vigie"])
+            .arg(format!("--directory={}", directory.display()))
+            .output()
+            .unwrap();
+        let lines = String::from_utf8(read.stdout).unwrap();
+        let entries: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        (entries.len() >= 3).then_some(entries)
+    });
+    let of =
+        |name: &str| entries.iter().map(|entry| entry[name].as_str().unwrap_or_default()).collect::<Vec<_>>();
+    assert_eq!(of("VIGIE_SEQ"), ["1", "2", "3"]);
+    assert_eq!(of("PRIORITY")[0], "2");
+    assert_eq!(of("MESSAGE")[1].len(), 300_000);
+    // A value that is no text for a terminal is a list of bytes.
+    let path = &entries[0]["VIGIE_PATH"];
+    let bytes: Vec<u8> = match path.as_array() {
+        Some(bytes) => bytes.iter().map(|byte| byte.as_u64().unwrap() as u8).collect(),
+        None => path.as_str().unwrap().as_bytes().to_vec(),
+    };
+    assert_eq!(bytes, HARD.as_bytes());
+}
+
 /// F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_WRITE, fcntl(2).
 fn libc_seals() -> u32 {
     0xf

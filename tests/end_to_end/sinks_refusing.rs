@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::harness::{python, wait_until};
-use crate::receivers::{Receiver, lines, make_certificates, status};
+use crate::receivers::{Receiver, free_port, lines, make_certificates, status};
 use crate::sinks::{condition, host_with, low_alert, say, wait_sink};
 
 fn alerts(count: usize) -> Vec<String> {
@@ -173,4 +173,141 @@ fn the_end_of_tls_from_a_receiver_that_stops_is_no_acknowledgement() {
         assert!(records.contains(&format!("seq=\"{seq}\"")), "alert {seq} is lost; {sent}");
     }
     assert!(sent["failures"]["broken"].as_u64() >= Some(1), "{sent}");
+}
+
+#[test]
+fn a_collectors_answer_that_is_cut_acknowledges_nothing() {
+    let collector = Receiver::start(|_, number| {
+        let rejects = r#"{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"too old"}}"#;
+        Some(match number {
+            // It promises more than it sends.
+            0 => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", rejects.len(), &rejects[..40])
+                .into_bytes(),
+            // A proxy that cuts says that this is all.
+            1 => status("200 OK", "", &rejects[..40]),
+            _ => status("200 OK", "", rejects),
+        })
+    });
+    let host = host_with(&format!(
+        "[[sink]]\nname = \"otlp\"\nkind = \"otlp\"\nencoding = \"json\"\ntimeout = \"500ms\"\nurl = \"http://127.0.0.1:{}/v1/logs\"\n",
+        collector.port
+    ));
+    let _agent = host.start();
+    say(&host, &alerts(3));
+
+    let sink = wait_sink(&host, "otlp", |sink| sink["position"] == 3);
+
+    assert_eq!(sink["rejected"], 1, "{sink}");
+    assert_eq!(sink["failures"]["protocol"], 2, "{sink}");
+    let requests = collector.got();
+    assert!(
+        requests.len() >= 3 && requests.iter().all(|one| one.body == requests[0].body),
+        "{}",
+        requests.len()
+    );
+}
+
+#[test]
+fn a_dead_letter_file_that_is_full_is_a_failure_that_an_alert_tells() {
+    let receiver = Receiver::start(|got, _| {
+        let is_bad = String::from_utf8_lossy(&got.body).contains("bad one");
+        Some(status(if is_bad { "400 Bad Request" } else { "200 OK" }, "", ""))
+    });
+    let host =
+        host_with(&format!("[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = {:?}\n", receiver.url()));
+    let letters = host.path("state/sinks/hook.dead.jsonl");
+    fs::create_dir_all(letters.parent().unwrap()).unwrap();
+    // Sixteen MiB of what was rejected before.
+    let line = format!("{}\n", json!({"reason": "x".repeat(1000)}));
+    fs::write(&letters, line.repeat((16 << 20) / line.len() + 1)).unwrap();
+    let _agent = host.start();
+    say(&host, &["good one".to_owned(), "bad one".to_owned(), "another good one".to_owned()]);
+
+    let told = wait_until("it is told", || condition(&host, "hook", "sink-letters-lost"));
+
+    assert_eq!(told["severity"], "failed", "{told}");
+    let detail = told["detail"].as_str().unwrap();
+    assert!(detail.contains("1 rejected alerts") && detail.contains("has reached"), "{told}");
+    let alert = wait_until("an alert tells it", || {
+        host.journal().into_iter().find(|record| record.to_string().contains("sink-letters-lost"))
+    });
+    assert_eq!(alert["module"], "agent", "{alert}");
+    // The agent's own alert is sent as well.
+    wait_sink(&host, "hook", |sink| sink["sent"].as_u64() >= Some(3));
+
+    fs::rename(&letters, host.path("kept")).unwrap();
+    say(&host, &["the next bad one".to_owned()]);
+    wait_until("it is over", || condition(&host, "hook", "sink-letters-lost").is_none().then_some(()));
+}
+
+#[test]
+fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
+    let port = free_port();
+    let host = host_with(&format!(
+        "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\nbegin = \"oldest\"\n"
+    ));
+    let sizes = vigie_journal::Sizes { segment_bytes: 1 << 20, keep_segments: 4 };
+    let (mut writer, seen, _) = vigie_journal::Writer::open(&host.path("state/journal"), sizes).unwrap();
+    let mut draft = vigie_journal::Draft::default();
+    draft.push_text(1, "2026-01-02T03:04:05Z", "says", None, &low_alert("of long ago"));
+    let snapshot = writer.needs_snapshot().then(|| seen.snapshot());
+    writer.append(&draft, snapshot).unwrap();
+    drop(writer);
+    let _agent = host.start();
+
+    let told = wait_until("it is told", || condition(&host, "hook", "sink-behind"));
+
+    assert_eq!(told["severity"], "failed", "{told}");
+    assert!(told["detail"].as_str().unwrap().contains("2026-01-02"), "{told}");
+    wait_until("an alert tells it", || {
+        host.journal().into_iter().find(|record| record.to_string().contains("sink-behind"))
+    });
+    // When it is back, nothing is lost and all is well.
+    let receiver = Receiver::start_at(port, |_, _| Some(status("200 OK", "", "")));
+    assert_eq!(host.vigie(&["sink", "test", "hook"]).code, 0);
+    wait_until("it is over", || condition(&host, "hook", "sink-behind").is_none().then_some(()));
+    assert!(receiver.got().iter().any(|got| String::from_utf8_lossy(&got.body).contains("of long ago")));
+}
+
+#[test]
+fn a_certificate_that_expired_is_named_with_its_day_and_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    make_certificates(directory.path());
+    let config = "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=next\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n";
+    fs::write(directory.path().join("ca.cnf"), config).unwrap();
+    fs::write(directory.path().join("index"), "").unwrap();
+    fs::write(directory.path().join("next"), "07\n").unwrap();
+    let made = Command::new("openssl")
+        .args(
+            "ca -batch -notext -config ca.cnf -cert ca.pem -keyfile ca.key -in server.csr -out server.pem"
+                .split(' '),
+        )
+        .args("-startdate 20200101000000Z -enddate 20200201000000Z -extfile server.ext".split(' '))
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let receiver = Command::new(python())
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/stops_early.py"))
+        .arg(directory.path())
+        .arg("0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut receiver = Process(receiver);
+    let mut port = String::new();
+    BufReader::new(receiver.0.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let host = host_with(&format!(
+        "[[sink]]\nname = \"siem\"\nkind = \"syslog\"\ntransport = \"tls\"\naddress = \"127.0.0.1:{}\"\nca = {:?}\n",
+        port.trim(),
+        directory.path().join("ca.pem")
+    ));
+    let _agent = host.start();
+    say(&host, &alerts(1));
+
+    let sink = wait_sink(&host, "siem", |sink| sink["failures"]["tls"].as_u64() >= Some(1));
+
+    let error = sink["last_error"].as_str().unwrap();
+    assert!(error.contains("the server's certificate expired on 2020-02-01: renew it there"), "{error}");
 }

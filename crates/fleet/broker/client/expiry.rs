@@ -65,7 +65,9 @@ fn seconds(tag: u8, text: &str) -> Option<i64> {
 pub fn complaint(what: &str, not_after: i64, now: i64) -> Option<String> {
     let left = not_after.saturating_sub(now);
     if left < 0 {
-        Some(format!("the certificate {what} has expired; replace it"))
+        let day = jiff::Timestamp::from_second(not_after).map(|time| time.strftime("%Y-%m-%d").to_string());
+        let day = day.map(|day| format!(" on {day}")).unwrap_or_default();
+        Some(format!("the certificate {what} expired{day}; replace it"))
     } else if left < WARN_SECONDS {
         Some(format!("the certificate {what} expires in {} days; replace it", left / (24 * 3600)))
     } else {
@@ -116,7 +118,7 @@ mod tests {
         let day = 24 * 3600;
         assert_eq!(complaint("c", 31 * day, 0), None);
         assert!(complaint("c", 29 * day, 0).unwrap().contains("in 29 days"));
-        assert!(complaint("c", 0, 1).unwrap().contains("has expired"));
+        assert_eq!(complaint("c", 0, 1).unwrap(), "the certificate c expired on 1970-01-01; replace it");
     }
 
     proptest! {

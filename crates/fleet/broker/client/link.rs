@@ -52,7 +52,7 @@ pub enum LinkError {
     #[error("{0}")]
     TlsFiles(#[from] TlsFileError),
     /// No encrypted connection came about.
-    #[error("{0}")]
+    #[error("{}", tls::explained(.0).unwrap_or_else(|| .0.to_string()))]
     Tls(io::Error),
     /// Without TLS only this machine is trusted.
     #[error(

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error as TlsError, RootCertStore,
+};
 
 use super::super::connection::TlsSettings;
 use super::expiry;
@@ -88,6 +90,36 @@ pub fn complaints(settings: &TlsSettings, now: i64) -> Vec<String> {
             expiry::complaint(&format!("{path:?}"), ends, now)
         })
         .collect()
+}
+
+/// What a failed handshake means for the one who can mend it; `None` for what says enough of itself.
+#[must_use]
+pub fn explained(error: &io::Error) -> Option<String> {
+    let day = |time: UnixTime| {
+        let time =
+            i64::try_from(time.as_secs()).ok().and_then(|time| jiff::Timestamp::from_second(time).ok());
+        time.map_or_else(|| "an unknown day".to_owned(), |time| time.strftime("%Y-%m-%d").to_string())
+    };
+    match error.get_ref()?.downcast_ref::<TlsError>()? {
+        TlsError::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => Some(format!(
+            "the server's certificate expired on {}: renew it there, or correct the clock of this host",
+            day(*not_after)
+        )),
+        TlsError::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => Some(format!(
+            "the server's certificate is not valid before {}: correct the clock of this host or the certificate",
+            day(*not_before)
+        )),
+        TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => Some(
+            "no trusted CA issued the server's certificate: name its CA in the key `ca`, or correct the server".to_owned(),
+        ),
+        TlsError::AlertReceived(AlertDescription::CertificateExpired) => {
+            Some("the server says that the certificate of this host has expired: renew it".to_owned())
+        }
+        TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
+            Some("the server wants a certificate of this host: name one with its key".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// What makes TLS connections. Blocking: reads files.
