@@ -19,6 +19,7 @@ use vigie_protocol::names::AgentId;
 
 use crate::fleet_query::{Fleet, enrol, fleet};
 use crate::harness::VIGIE;
+use crate::receivers::{Receiver, status};
 
 /// Alerts of each agent.
 const ALERTS: u64 = 1500;
@@ -43,12 +44,16 @@ impl Drop for Instance {
 impl Instance {
     /// Starts an instance of the group `siem` that writes into a file of its own.
     fn start(fleet: &Fleet, name: &str) -> Self {
+        let out = fleet.place.path().join(format!("{name}.jsonl"));
+        Self::with_sink(fleet, name, &format!("kind = \"file\"\npath = {out:?}\n"))
+    }
+
+    /// The same with a sink of another kind.
+    fn with_sink(fleet: &Fleet, name: &str, sink: &str) -> Self {
         let place = fleet.place.path();
         let out = place.join(format!("{name}.jsonl"));
         let config = place.join(format!("{name}.toml"));
-        let sink =
-            format!("[[sink]]\nname = \"{name}\"\nkind = \"file\"\npath = {out:?}\nbatch_alerts = 20\n");
-        fs::write(&config, sink).unwrap();
+        fs::write(&config, format!("[[sink]]\nname = \"{name}\"\nbatch_alerts = 20\n{sink}")).unwrap();
         let child = Command::new(VIGIE)
             .args(["fleet", "forward", "--fleet"])
             .arg(place.join("siem.toml"))
@@ -107,6 +112,44 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < CEILING, "waited too long: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn an_alert_that_the_receiver_rejects_is_a_line_with_the_reason_and_holds_no_other_up() {
+    let Some(fleet) = fleet(1).await else { return };
+    make_group(&fleet).await;
+    let (agent, key) = &fleet.agents[0];
+    for seq in 1..=5 {
+        store(&fleet, agent, key, seq).await;
+    }
+    let receiver = Receiver::start(|got, _| {
+        let is_bad = String::from_utf8_lossy(&got.body).contains("alert 2 of");
+        Some(if is_bad { status("422 No", "", "the field is too long") } else { status("200 OK", "", "") })
+    });
+    let sink = format!("kind = \"webhook\"\nurl = {:?}\n", receiver.url());
+    let _instance = Instance::with_sink(&fleet, "hook", &sink);
+    let printed = || -> Vec<Value> {
+        let text = fs::read_to_string(fleet.place.path().join("hook.out")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let accepted = || -> BTreeSet<u64> {
+        let bodies =
+            receiver.got().into_iter().filter_map(|got| serde_json::from_slice::<Vec<Value>>(&got.body).ok());
+        let good = bodies.filter(|alerts| !alerts.iter().any(|alert| alert["seq"] == 2));
+        good.flatten().filter_map(|alert| alert["seq"].as_u64()).collect()
+    };
+
+    until("the others are accepted, and the line is there", || {
+        accepted().len() == 4 && !printed().is_empty()
+    })
+    .await;
+
+    assert_eq!(accepted(), [1, 3, 4, 5].into());
+    let lines = printed();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["sink"], &lines[0]["alert"]["seq"]), (&json!("hook"), &json!(2)), "{lines:?}");
+    assert_eq!(lines[0]["alert"]["host"]["name"], agent.as_str(), "{lines:?}");
+    assert!(lines[0]["refused"].as_str().unwrap().contains("422: the field is too long"), "{lines:?}");
 }
 
 #[tokio::test]

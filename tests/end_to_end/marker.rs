@@ -1,14 +1,19 @@
 //! A marker in every field that modules show, and every byte of an answer that leaves a host in extra privacy mode.
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Settings, wait_until};
+use crate::harness::{Host, Settings, persistent, wait_until};
+use crate::receivers::{Receiver, status};
+use crate::sinks::{say, wait_sink};
 
 /// What is looked for. Questions spell it as an expression, since what was asked is repeated in clear.
 const MARKER: &str = "zqmarkerzq";
@@ -146,6 +151,97 @@ fn no_answer_that_leaves_a_private_host_has_the_marker() {
         // What is typed wrongly is told in clear, and names nothing of the host.
         let wrong = host.query("accounts", &json!({"what": ["no such thing"]}));
         assert!(wrong.to_string().contains("no such thing"), "{wrong}");
+    }
+}
+
+/// A receiver that acknowledges nothing and keeps every byte that comes.
+fn listener() -> (u16, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let bytes = Arc::clone(&kept);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let bytes = Arc::clone(&bytes);
+            std::thread::spawn(move || {
+                let mut piece = [0; 4096];
+                while let Ok(read @ 1..) = stream.read(&mut piece) {
+                    bytes.lock().unwrap().extend_from_slice(&piece[..read]);
+                }
+            });
+        }
+    });
+    (port, kept)
+}
+
+#[test]
+fn no_byte_that_a_sink_sends_from_a_private_host_has_the_marker() {
+    let alert = json!({
+        "severity": "critical", "alert": format!("{MARKER} changed"), "event": "changed", "path": format!("/srv/{MARKER}"),
+        "kind": "file", "rule": "srv", "tags": ["web"], "attributes": ["content"], "owner": MARKER,
+        "before": {"sha256": "a".repeat(64), "link": MARKER}, "after": {"sha256": "b".repeat(64), "link": MARKER},
+        "process": {"pid": 812, "executable": format!("/usr/bin/{MARKER}"), "command": MARKER, "user_name": MARKER},
+        MARKER: MARKER,
+    })
+    .to_string();
+    for (private, agent) in [(false, "extraprivacymode = false"), (true, "extraprivacymode = true")] {
+        let settings = Settings { agent, ..Settings::default() };
+        let host = Host::new(&settings, "");
+        let http = Receiver::start(|got, _| {
+            let kind = got.headers.get("content-type").map_or("", String::as_str);
+            let body = if kind.contains("protobuf") { "" } else { r#"{"code":0}"# };
+            Some(status("200 OK", &format!("content-type: {kind}\r\n"), body))
+        });
+        let (port, tcp) = listener();
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        datagrams.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        let udp = datagrams.local_addr().unwrap();
+        let mut sinks = String::new();
+        let mut names = Vec::new();
+        let mut add = |name: &str, section: String| {
+            sinks.push_str(&format!("[[sink]]\nname = \"{name}\"\n{section}\n"));
+            names.push(name.to_owned());
+        };
+        for schema in ["vigie", "ocsf", "ecs"] {
+            add(
+                &format!("hook-{schema}"),
+                format!("kind = \"webhook\"\nurl = {:?}\nschema = \"{schema}\"", http.url()),
+            );
+        }
+        for template in ["lines", "slack", "mattermost", "splunk", "loki"] {
+            let section = format!("kind = \"webhook\"\nurl = {:?}\ntemplate = \"{template}\"", http.url());
+            add(&format!("hook-{template}"), section);
+        }
+        for encoding in ["json", "protobuf"] {
+            add(
+                &format!("otlp-{encoding}"),
+                format!("kind = \"otlp\"\nurl = {:?}\nencoding = \"{encoding}\"", http.url()),
+            );
+        }
+        add("tcp", format!("kind = \"syslog\"\ntransport = \"tcp\"\naddress = \"127.0.0.1:{port}\""));
+        add("udp", format!("kind = \"syslog\"\ntransport = \"udp\"\naddress = \"{udp}\""));
+        host.configure(&settings, &format!("{}{sinks}", persistent("says.py", &[])));
+        let _agent = host.start();
+        say(&host, std::slice::from_ref(&alert));
+        for name in &names {
+            wait_sink(&host, name, |sink| {
+                sink["sent"].as_u64() >= Some(1) || sink["unacknowledged"].as_u64() >= Some(1)
+            });
+        }
+        let mut datagram = vec![0; 65_536];
+        let length = datagrams.recv(&mut datagram).unwrap();
+        let mut sent = vec![("udp".to_owned(), datagram[..length].to_vec())];
+        sent.push((
+            "tcp".to_owned(),
+            wait_until("TCP bytes", || Some(tcp.lock().unwrap().clone()).filter(|bytes| !bytes.is_empty())),
+        ));
+        sent.extend(http.got().into_iter().map(|got| (format!("{} {:?}", got.line, got.headers), got.body)));
+        assert!(sent.len() >= names.len(), "{}", sent.len());
+
+        for (way, bytes) in sent {
+            let has = bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes());
+            assert_eq!(has, !private, "{way}: {}", String::from_utf8_lossy(&bytes));
+        }
     }
 }
 

@@ -29,6 +29,8 @@ mod hostile;
 #[cfg(test)]
 mod leaf;
 #[cfg(test)]
+mod marker;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod packs;
