@@ -247,7 +247,7 @@ fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
         "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\nbegin = \"oldest\"\n"
     ));
     let sizes = vigie_journal::Sizes { segment_bytes: 1 << 20, keep_segments: 4 };
-    let (mut writer, seen, _) = vigie_journal::Writer::open(&host.path("state/journal"), sizes).unwrap();
+    let (mut writer, mut seen, _) = vigie_journal::Writer::open(&host.path("state/journal"), sizes).unwrap();
     let mut draft = vigie_journal::Draft::default();
     draft.push_text(1, "2026-01-02T03:04:05Z", "says", None, &low_alert("of long ago"));
     let snapshot = writer.needs_snapshot().then(|| seen.snapshot());
