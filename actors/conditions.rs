@@ -33,12 +33,24 @@ const ALERTS_IN_A_MINUTE: u32 = 64;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A module reported a condition that is `failed`. Sent once for each rise to whoever turns it into an alert.
+/// A module reported a condition that is `failed`, or a sink has one by which alerts are lost. Sent once for each rise to whoever turns it into an alert.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct ModuleConditionFailed {
     /// What failed.
     pub standing: StandingCondition,
+}
+
+/// Whether a failed condition is told as an alert: what a module says of itself, and what alerts are lost by before
+/// anybody looks at the status.
+fn is_alerted(subject: &Subject, name: &str) -> bool {
+    match subject {
+        Subject::Module(_) => !AgentCondition::is_name(name),
+        Subject::Sink(_) => {
+            [AgentCondition::SinkBehind, AgentCondition::SinkLettersLost].iter().any(|one| one.name() == name)
+        }
+        Subject::Agent => false,
+    }
 }
 
 /// The actor.
@@ -123,11 +135,11 @@ impl Conditions {
     }
 
     fn tell(&mut self, subject: &Subject, transition: &Transition) {
-        if let (Some(known), Subject::Module(_)) = (self.subjects.get_mut(subject), subject) {
+        if let Some(known) = self.subjects.get_mut(subject) {
             match transition {
                 Transition::Raised(condition)
                     if condition.severity == ConditionSeverity::Failed
-                        && !AgentCondition::is_name(&condition.name) =>
+                        && is_alerted(subject, &condition.name) =>
                 {
                     known.held.insert(condition.name.clone());
                 }

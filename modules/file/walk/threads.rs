@@ -150,12 +150,13 @@ impl Walk {
             while hurries && !handle.is_finished() && now() < until {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
-            let path = doing.path();
-            if hurries && !handle.is_finished() && !path.is_empty() {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                self.cannot(&path, "does not respond: its file system still has not answered");
-            } else if hurries && !handle.is_finished() {
-                // It looks at nothing: it will end in a moment, and nobody waits for that.
+            if hurries && !handle.is_finished() {
+                let path = doing.path();
+                // One that looks at nothing ends in a moment, and nobody waits for that.
+                if !path.is_empty() {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    self.cannot(&path, "does not respond: its file system still has not answered");
+                }
             } else if let Err(panic) = handle.join() {
                 std::panic::resume_unwind(panic);
             }
