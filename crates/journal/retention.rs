@@ -25,7 +25,8 @@ use crate::line::{self, Closed, Counts, Deleted, Line};
 use crate::segment::{LineReader, Name, Piece};
 use crate::verify::by_severity;
 
-/// Most segments that retention leaves behind, however small they are; the oldest goes with all that is in it.
+/// Most segments that retention leaves behind, however small they are. One goes with all that is in it: the oldest of those
+/// without severe alerts, or else the oldest.
 const MAX_SEGMENTS: usize = 10_000;
 
 /// Bytes that are written at once.
@@ -85,7 +86,12 @@ pub(crate) fn next_victim(
         return None;
     }
     if closed.len() > MAX_SEGMENTS {
-        return Some(Victim { index: 0, goes: Goes::All });
+        let is_lesser = |segment: &ClosedSegment| {
+            let [.., high, critical] = segment.contents.counts();
+            high + critical == 0
+        };
+        let index = closed.iter().position(is_lesser).unwrap_or(0);
+        return Some(Victim { index, goes: Goes::All });
     }
     let mut shares: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     let mut other = 0;
@@ -647,6 +653,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn too_many_segments_cost_those_without_severe_alerts_first() {
+        let mut closed = vec![segment(0, &[("quiet", [0, 0, 0, 1])])];
+        closed.extend((1..=MAX_SEGMENTS as u64).map(|index| segment(index, &[("quiet", [1, 0, 0, 0])])));
+        let goes = |closed: &[ClosedSegment]| next_victim(closed, u64::MAX, None);
+
+        assert_eq!(goes(&closed), Some(Victim { index: 1, goes: Goes::All }));
+        closed[1..].fill(segment(1, &[("quiet", [0, 0, 1, 0])]));
+        assert_eq!(goes(&closed), Some(Victim { index: 0, goes: Goes::All }));
+        closed.pop();
+        assert_eq!(goes(&closed), None);
     }
 
     #[test]

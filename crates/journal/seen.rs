@@ -30,6 +30,10 @@ const UNNUMBERED_IDS: usize = 65_536;
 const SEQUENCES: usize = 1024;
 const RANGES: usize = 4096;
 
+/// Ranges remembered for one module in all: numbers that a module leaves out cost the agent a range each. When there are
+/// more, a quarter is forgotten at once, so that the search for what to forget costs nothing that counts.
+const MODULE_RANGES: usize = 32_768;
+
 /// Which ids are recorded.
 #[derive(Debug, Default)]
 pub struct SeenIds {
@@ -60,6 +64,8 @@ struct ModuleIds {
     /// Sequences in the order of their last use would cost a write for each alert; the order of first use is
     /// enough, because a module begins a new sequence only when its state is lost.
     sequence_order: VecDeque<String>,
+    /// Ranges of all sequences.
+    ranges: usize,
     unnumbered: HashSet<u128>,
     unnumbered_order: VecDeque<u128>,
 }
@@ -166,8 +172,9 @@ impl SeenIds {
         }
         self.write_run();
         let ids = self.ids_of(module);
-        let (is_new, last) = match ids.sequences.get_mut(prefix) {
-            Some(ranges) => (ranges.insert(number), ranges.last()),
+        let known = ids.change(prefix, |ranges| (ranges.insert(number), ranges.last()));
+        let (is_new, last) = match known {
+            Some(known) => known,
             None => {
                 let mut ranges = Ranges::default();
                 ranges.insert(number);
@@ -190,10 +197,9 @@ impl SeenIds {
     fn write_run(&mut self) {
         let Some(newest) = &mut self.newest else { return };
         if let Some(first) = newest.run.take()
-            && let Some(ranges) =
-                self.modules.get_mut(&newest.module).and_then(|ids| ids.sequences.get_mut(&newest.prefix))
+            && let Some(ids) = self.modules.get_mut(&newest.module)
         {
-            ranges.insert_range(first, newest.last);
+            ids.change(&newest.prefix, |ranges| ranges.insert_range(first, newest.last));
         }
     }
 
@@ -205,12 +211,13 @@ impl SeenIds {
             let ids = self.modules.entry(module).or_default();
             for prefix in theirs.sequence_order {
                 let Some(ranges) = theirs.sequences.remove(&prefix) else { continue };
-                match ids.sequences.get_mut(&prefix) {
-                    Some(known) => {
-                        ranges.0.into_iter().for_each(|(first, last)| known.insert_range(first, last))
-                    }
-                    None => ids.add_sequence(prefix, ranges),
+                if !ids.sequences.contains_key(&prefix) {
+                    ids.add_sequence(prefix, ranges);
+                    continue;
                 }
+                ids.change(&prefix, |known| {
+                    ranges.0.into_iter().for_each(|(first, last)| known.insert_range(first, last));
+                });
             }
             for digest in theirs.unnumbered_order {
                 ids.add_unnumbered(digest);
@@ -261,12 +268,40 @@ impl SeenIds {
 
 impl ModuleIds {
     fn add_sequence(&mut self, prefix: String, ranges: Ranges) {
+        self.ranges += ranges.0.len();
         self.sequences.insert(prefix.clone(), ranges);
         self.sequence_order.push_back(prefix);
         if self.sequence_order.len() > SEQUENCES
             && let Some(oldest) = self.sequence_order.pop_front()
+            && let Some(ranges) = self.sequences.remove(&oldest)
         {
-            self.sequences.remove(&oldest);
+            self.ranges -= ranges.0.len();
+        }
+        self.forget_ranges();
+    }
+
+    /// Changes the ranges of a sequence, if it is known.
+    fn change<T>(&mut self, prefix: &str, change: impl FnOnce(&mut Ranges) -> T) -> Option<T> {
+        let ranges = self.sequences.get_mut(prefix)?;
+        let before = ranges.0.len();
+        let changed = change(ranges);
+        self.ranges = self.ranges + ranges.0.len() - before;
+        self.forget_ranges();
+        Some(changed)
+    }
+
+    /// Forgets the lowest numbers of the oldest sequences. The newest range of each stays, which is all that a module
+    /// has that leaves no number out.
+    fn forget_ranges(&mut self) {
+        if self.ranges <= MODULE_RANGES {
+            return;
+        }
+        for prefix in &self.sequence_order {
+            let Some(Ranges(ranges)) = self.sequences.get_mut(prefix) else { continue };
+            while self.ranges > MODULE_RANGES / 4 * 3 && ranges.len() > 1 {
+                ranges.pop_first();
+                self.ranges -= 1;
+            }
         }
     }
 
@@ -359,6 +394,30 @@ mod tests {
         assert_eq!(seen.modules[MODULE].unnumbered.len(), UNNUMBERED_IDS);
         assert!(seen.contains(MODULE, &format!("id{}", UNNUMBERED_IDS + 9)));
         assert!(!seen.contains(MODULE, "id0"));
+    }
+
+    #[test]
+    fn numbers_that_a_module_leaves_out_are_bounded_for_all_its_sequences_and_the_newest_are_kept() {
+        let mut seen = SeenIds::default();
+        seen.insert("quiet", "e-1");
+        for number in (1..2 * 4000).step_by(2) {
+            for sequence in 0..20 {
+                seen.insert(MODULE, &format!("s{sequence}-{number}"));
+            }
+        }
+        let mut more = SeenIds::default();
+        for number in (10_001..2 * 6000).step_by(2) {
+            more.insert(MODULE, &format!("s19-{number}"));
+        }
+        seen.absorb(more);
+
+        let ids = &seen.modules[MODULE];
+        let counted: usize = ids.sequences.values().map(|ranges| ranges.0.len()).sum();
+        assert_eq!(counted, ids.ranges);
+        assert!((MODULE_RANGES / 4 * 3..=MODULE_RANGES).contains(&counted), "{counted}");
+        assert!((0..20).all(|sequence| seen.contains(MODULE, &format!("s{sequence}-7999"))));
+        assert!(seen.contains(MODULE, "s19-11999") && !seen.contains(MODULE, "s0-1"));
+        assert!(seen.contains("quiet", "e-1"));
     }
 
     proptest! {
