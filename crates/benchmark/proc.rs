@@ -17,6 +17,8 @@ pub struct Held {
     pub zombies: usize,
     /// Resident memory in KiB.
     pub resident_kib: u64,
+    /// What of it is the process's own and no page of a file, in KiB.
+    pub anonymous_kib: u64,
 }
 
 fn process(pid: u32) -> BenchResult<Process> {
@@ -40,6 +42,7 @@ pub fn held(pid: u32) -> BenchResult<Held> {
         threads: status.threads,
         zombies,
         resident_kib: status.vmrss.unwrap_or(0),
+        anonymous_kib: status.rssanon.unwrap_or(0),
     })
 }
 
