@@ -77,7 +77,7 @@ impl AnswerSpool {
     /// Keeps an answer; `messages` hold no line end, as JSON does not.
     ///
     /// # Errors
-    /// When the disk does not take it; nothing of it is then kept.
+    /// When it cannot be written to disk; nothing of it is then kept.
     pub(super) fn store(&self, action: &ActionId, messages: &[String]) -> Result<(), SpoolError> {
         let waiting = self.path(action, WAITING);
         let before = fs::metadata(&waiting).map_or(0, |metadata| metadata.len());

@@ -276,7 +276,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// Blocking.
 ///
 /// # Errors
-/// When the disk does not take it.
+/// When it cannot be written to disk.
 pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result<()> {
     replace(&places.policy(), &serde_json::to_vec(stored)?)
 }
@@ -284,7 +284,7 @@ pub(super) fn store_policy(places: &Places, stored: &StoredPolicy) -> io::Result
 /// Writes a file anew, mode 0600; at no moment is there half of it, and it survives a power loss. Blocking.
 ///
 /// # Errors
-/// When the disk does not take it.
+/// When it cannot be written to disk.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     durable::replace(path, bytes, Durability::Power)
 }

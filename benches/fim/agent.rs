@@ -35,7 +35,7 @@ impl Agent {
     /// lines of fswatch's section.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub(crate) fn new(directory: &Path, watched: &Path, keys: &str) -> BenchResult<Self> {
         let run_dir = tempfile::Builder::new().prefix("vigie-bench-").tempdir()?;
         let modules = directory.join("modules.d");

@@ -86,7 +86,7 @@ impl Tree {
     /// Makes a tree in a directory that is not there yet.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub(crate) fn make(root: PathBuf, shape: Shape) -> BenchResult<Self> {
         fs::create_dir_all(&root)?;
         let tree = Self { root, files: shape.files };

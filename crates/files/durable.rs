@@ -133,7 +133,7 @@ impl DurableFile {
     /// Writes at a place.
     ///
     /// # Errors
-    /// When the disk does not take it; a part may have been written.
+    /// When it cannot be written to disk; a part may have been written.
     pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         record!(crate::recording::Change::Write { file: self.id, offset, bytes });
         change(Order::Write(&self.file, offset, bytes))?;
@@ -145,7 +145,7 @@ impl DurableFile {
     /// [`DurableFile::cut`].
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_at(bytes, self.length)
     }
@@ -153,7 +153,7 @@ impl DurableFile {
     /// Cuts off what is after `length`, or fills up to it with zeros.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub fn cut(&mut self, length: u64) -> io::Result<()> {
         record!(crate::recording::Change::SetLength { file: self.id, length });
         change(Order::SetLength(&self.file, length))?;
@@ -285,7 +285,7 @@ pub fn parent(path: &Path) -> &Path {
 /// may do so: it writes `path` with `.new` at its end first.
 ///
 /// # Errors
-/// When the disk does not take it; what was there before stays.
+/// When it cannot be written to disk; what was there before stays.
 pub fn replace(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     replace_by(path, ".new", 0o600, content, durability)
 }

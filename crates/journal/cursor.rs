@@ -57,7 +57,7 @@ impl Cursor {
     /// Returns when it is on disk.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub fn store(&self, path: &Path) -> io::Result<()> {
         durable::replace(path, &serde_json::to_vec(self)?, Durability::Power)
     }

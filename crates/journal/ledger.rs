@@ -59,7 +59,7 @@ impl Ledger {
     /// Returns when it is on disk.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub(crate) fn store(&self, directory: &Path) -> io::Result<()> {
         let mut content = Vec::new();
         line::seal_value(&mut content, self, 0);

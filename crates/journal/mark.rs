@@ -89,7 +89,7 @@ impl HighWater {
     /// Writes the mark, for [`Self::sync`] to bring it to the disk. After an error the next write begins with a new file.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub(crate) fn write(&mut self, directory: &Path, mark: &Mark) -> io::Result<()> {
         let written = self.try_write(directory, mark);
         self.is_unsynced = written.is_ok();
@@ -112,7 +112,7 @@ impl HighWater {
     /// Returns when what was written is on disk. After an error the next write begins with a new file.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When it cannot be written to disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.is_unsynced = false;
         let synced = self.file.as_mut().map_or(Ok(()), DurableFile::sync);

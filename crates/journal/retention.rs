@@ -560,7 +560,7 @@ fn write(
 /// Puts the thinned segment in the place of the old one, or deletes it when nothing is left.
 ///
 /// # Errors
-/// When the disk does not take it.
+/// When it cannot be written to disk.
 pub(crate) fn finish(directory: &Path, segment: &ClosedSegment, thinned: &Thinned) -> io::Result<()> {
     let path = segment.name.path(directory);
     if thinned.written {

@@ -324,7 +324,7 @@ impl Writer {
     /// Records a batch and returns when it is safe on disk.
     ///
     /// # Errors
-    /// When the disk does not take it, or a snapshot is needed and not there.
+    /// When it cannot be written to disk, or a snapshot is needed and not there.
     pub fn append(&mut self, draft: &Draft, snapshot: Option<SeenSnapshot>) -> Result<(), AppendError> {
         if draft.count() == 0 {
             return Ok(());

@@ -11,22 +11,22 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// It is cut off, or something follows it.
-    #[error("its {0} bytes are no whole number of entries")]
+    #[error("its {0} bytes are not a whole number of entries")]
     Length(usize),
     /// A version that is not known.
     #[error("its version {0:#x} is unknown")]
     Version(u32),
     /// A kind of ACL entry that is not known.
-    #[error("it has an entry of the unknown kind {0:#x}")]
+    #[error("it has an entry of unknown type {0:#x}")]
     Tag(u16),
     /// Permissions of an ACL entry other than read, write and execute.
-    #[error("it has an entry with the unknown permissions {0:#x}")]
+    #[error("it has an entry with unknown permissions {0:#x}")]
     Permissions(u16),
     /// Flags of file capabilities that are not known.
     #[error("its flags {0:#x} are unknown")]
     Flags(u32),
     /// A label that is no text on one line, or a text of more than 4 KiB.
-    #[error("it is no text on one line")]
+    #[error("it is not a single line of text")]
     Text,
 }
 
@@ -175,7 +175,7 @@ const MAX_LABEL_BYTES: usize = 4096;
 /// An SELinux label (`security.selinux`) without the NUL that closes it.
 ///
 /// # Errors
-/// When it is no text on one line, or too long for a label.
+/// When it is not a single line of text, or too long for a label.
 pub fn selinux_label(value: &[u8]) -> Result<&str, DecodeError> {
     let label = value.strip_suffix(b"\0").unwrap_or(value);
     match std::str::from_utf8(label) {

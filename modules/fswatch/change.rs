@@ -343,9 +343,9 @@ pub(crate) fn digest_known(
     let digest = text_of(Attribute::Content, there);
     let text = match last {
         Some(last) if *last == there.content => {
-            format!("{path} was read, its content is what it was: {digest}")
+            format!("content of {path} was read and is unchanged: {digest}")
         }
-        _ => format!("{path} was read, its content is known now: {digest}"),
+        _ => format!("content of {path} was read: {digest}"),
     };
     Alert {
         severity: Severity::Low,
@@ -370,7 +370,7 @@ pub fn touched(
     let path = shown(path);
     let (severity, what) = match there {
         // What is not run any more was run: whoever removes it at once does not want it seen.
-        None => (Severity::High, "came, was run and is gone again"),
+        None => (Severity::High, "was created, executed and deleted"),
         Some(there) => {
             let is_program = there.permissions & 0o111 != 0;
             let severity = match (written, is_program) {
@@ -379,9 +379,9 @@ pub fn touched(
                 (false, false) => Severity::Low,
             };
             let what = if written {
-                "was opened for writing and is as it was known, also by its time"
+                "was opened for writing; its content and metadata are the same as before, also its modification time"
             } else {
-                "was changed and is as it was known: its attributes, or its place, were others in between"
+                "was changed and changed back: its attributes or its location differed in between"
             };
             (severity, what)
         }
@@ -436,8 +436,7 @@ fn sentence(path: &str, known: Option<&Object>, now: Option<&Object>, difference
         (Some(known), Some(now)) => (known, now),
         (None, Some(now)) => {
             let kind = if now.kind == Kind::File { String::new() } else { format!(" ({})", now.kind.name()) };
-            let rights =
-                if gives_rights(None, now) { ", it gives its rights to whoever runs it" } else { "" };
+            let rights = if gives_rights(None, now) { ", whoever runs it gains its rights" } else { "" };
             return format!("path {path} created{kind}{rights}");
         }
         _ => return format!("path {path} removed"),
@@ -447,8 +446,8 @@ fn sentence(path: &str, known: Option<&Object>, now: Option<&Object>, difference
         let (before, after) = (text_of(*attribute, known), text_of(*attribute, now));
         parts.push(match attribute {
             Attribute::Content => match now.content.not_read() {
-                Some(why @ NotRead::Failed(_)) => format!("cannot be read any more: {}", not_read(why)),
-                Some(why) => format!("has content that is not known: {}", not_read(why)),
+                Some(why @ NotRead::Failed(_)) => format!("can no longer be read: {}", not_read(why)),
+                Some(why) => format!("has unknown content: {}", not_read(why)),
                 None => format!("signature changed {before} -> {after}"),
             },
             Attribute::Kind => format!("is now a {after} instead of a {before}"),
@@ -632,7 +631,9 @@ pub fn not_read(why: NotRead) -> String {
             "a process holds a lease on it (fcntl F_SETLEASE), and is asked to give it up".to_owned()
         }
         NotRead::Failed(number) => std::io::Error::from_raw_os_error(number).to_string(),
-        NotRead::OpenForWriting => "it is being written; its content is told when it is closed".to_owned(),
+        NotRead::OpenForWriting => {
+            "it is being written; its content is reported when it is closed".to_owned()
+        }
         NotRead::BeingRead => "it is large and being read; its digest follows".to_owned(),
     }
 }

@@ -13,7 +13,7 @@ use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRea
 
 /// Bytes that are no object, or end before it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the record is not one that this version writes")]
+#[error("the record has a format that this version does not know")]
 pub struct Malformed;
 
 const KINDS: [Kind; 7] = [

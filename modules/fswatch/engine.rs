@@ -332,13 +332,13 @@ impl<S: Sink> Engine<S> {
         self.seen_until = last_alive.unwrap_or(self.seen_until).min(SystemTime::now());
         if let Some(why) = unusable {
             let own = self.own.clone().unwrap_or_default();
-            let text = format!("nothing can be kept over a restart in {}: {why}", shown(&own));
+            let text = format!("cannot keep state across restarts in {}: {why}", shown(&own));
             self.status.trouble = Some(text.clone());
             self.tell_notice(&own, text, Severity::Critical, None);
         }
         for (path, kind, kept_as) in odd {
             let text = format!(
-                "{} was a {kind} and not a file of ours; it was put aside as {}",
+                "{} was a {kind}, not a file of this module; it was renamed to {}",
                 shown(&path),
                 shown(&kept_as)
             );
@@ -391,12 +391,12 @@ impl<S: Sink> Engine<S> {
         match trouble {
             Some(text) if !was_told => {
                 let text = format!(
-                    "{text}; what is known is kept in memory only, and what changes is found again by the next life"
+                    "{text}; the baseline is kept in memory only, and changes are reported again after a restart"
                 );
                 let own = self.own.clone().unwrap_or_default();
                 self.tell_notice(&own, text, Severity::Critical, None);
             }
-            None if was_told => self.sink.log("the state directory can be written again"),
+            None if was_told => self.sink.log("the state directory is writable again"),
             _ => {}
         }
     }
@@ -621,7 +621,7 @@ impl<S: Sink> Engine<S> {
         }
         let window = Window { from: self.seen_until, to: SystemTime::now() };
         let text =
-            format!("{why}: what changed meanwhile is found by comparing everything with what is there");
+            format!("{why}: everything is compared with the baseline to find what changed in the meantime");
         self.tell_notice(Path::new("/"), text, Severity::Medium, Some(window));
         self.scan_all(Purpose::Lost, Depth::Glance, None);
     }

@@ -365,7 +365,7 @@ impl Pending {
     /// Nobody knows any more what happened.
     fn note_overflow(&mut self, most: usize) {
         (self.moves, self.move_bytes) = (Vec::new(), 0);
-        self.overflowed = Some(format!("events of more than {most} names waited"));
+        self.overflowed = Some(format!("more than {most} names had pending events"));
     }
 
     /// Takes the share of what is trusted, and some of the users' in turn, unless enough of those was taken already.

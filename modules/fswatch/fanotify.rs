@@ -172,7 +172,7 @@ pub(crate) fn self_test(directory: &Path) -> Result<(), String> {
             }
         }
     }
-    Err("the kernel accepted a mark, but did not tell of a file that was made".to_owned())
+    Err("the kernel accepted a mark but did not report a file that was created".to_owned())
 }
 
 impl Part {
@@ -260,7 +260,7 @@ impl FilesystemWatcher {
         let filesystem = FilesystemId::of(open.as_fd()).map_err(|error| error.to_string())?;
         let seen: Vec<Mount> = mounts.iter().filter(|mount| mount.device == device).cloned().collect();
         if seen.is_empty() {
-            return Err("its mount cannot be told by its device number".to_owned());
+            return Err("its mount cannot be identified by its device number".to_owned());
         }
         let kind = seen[0].kind.clone();
         // The readers know the file system before its first event.
@@ -273,7 +273,7 @@ impl FilesystemWatcher {
         let marks = marks.and_then(|()| self.near.group.mark_filesystem_of(open.as_fd(), Mask::OPEN_EXEC));
         marks.map_err(|error| {
             self.view.filesystems.remove(&filesystem);
-            format!("{kind} takes no mark of fanotify: {error}")
+            format!("{kind} does not support fanotify marks: {error}")
         })
     }
 

@@ -166,7 +166,7 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: 
         let Ok(events) = ready.and_then(|_| inotify.read_events(&mut buffer)) else {
             // The descriptor is ours and the buffer large enough: only a broken kernel gets here. Everything may
             // have changed, and whoever waits must learn of it.
-            mailbox.open().overflowed("inotify cannot be read any more");
+            mailbox.open().overflowed("inotify can no longer be read");
             return;
         };
         let mut batch = mailbox.open();

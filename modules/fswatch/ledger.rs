@@ -1,6 +1,6 @@
 //! What is known and what was told, in memory and on disk together.
 //!
-//! The disk comes first: a step is in the store before its alerts leave. When the disk does not take it, alerts leave
+//! The disk comes first: a step is in the store before its alerts leave. When it cannot be written to disk, alerts leave
 //! all the same, and the store is written anew as soon as that is possible; a crash before then makes the next life
 //! find the same changes again.
 
@@ -326,7 +326,9 @@ impl Ledger {
         }
         let result = result.map_err(|error| match self.lost_lines {
             0 => error,
-            lost => io::Error::new(error.kind(), format!("{error}; {lost} changes are in no history")),
+            lost => {
+                io::Error::new(error.kind(), format!("{error}; {lost} changes are missing from the history"))
+            }
         });
         self.judge("the history", result);
     }
@@ -467,7 +469,7 @@ impl Ledger {
         let is_kept = self.store.as_ref().is_some_and(Store::is_whole);
         if let Some(directory) = self.directory.as_ref().filter(|_| watched && is_kept) {
             let result = Store::mark_alive(directory);
-            self.judge("the mark of being alive", result);
+            self.judge("the liveness mark", result);
         }
         self.write_history();
         // Waiting for a disk keeps what root changes waiting, and a step that a power failure takes is found again.

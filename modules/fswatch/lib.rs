@@ -134,7 +134,7 @@ impl PersistentModule for FsWatch {
         let state_dir = settings.state_dir;
         let sink = AgentSink { host, keeps: state_dir.is_some() };
         let engine = Engine::new(sink, mailbox.clone(), state_dir.clone(), status.clone())
-            .map_err(|error| ModuleError::io("the kernel gives no inotify instance or no thread", error))?;
+            .map_err(|error| ModuleError::io("cannot create an inotify instance or a thread", error))?;
         let (orders, received) = mpsc::channel();
         std::thread::Builder::new()
             .name("engine".to_owned())

@@ -31,7 +31,7 @@ pub enum BadPattern {
     #[error("is empty; give a name or an absolute path")]
     Empty,
     /// No path holds a NUL.
-    #[error("{0:?} holds a NUL character, which no path has")]
+    #[error("{0:?} contains a NUL character, which no path can")]
     Nul(String),
     /// It is too long.
     #[error("has {0} bytes; a pattern has at most {MAX_PATTERN_BYTES}")]

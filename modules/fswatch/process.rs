@@ -19,19 +19,19 @@ pub enum Unknown {
     #[error("the process had ended")]
     Ended,
     /// The kernel did not let us read it.
-    #[error("not allowed to ask")]
+    #[error("not permitted to inspect the process")]
     Denied,
     /// The process is outside our process namespace.
     #[error("the process is in another process namespace")]
     OtherNamespace,
     /// Its name is that of another file here: a bind mount, a container, a changed root.
-    #[error("the path that it goes by is in another mount namespace, and here it is another file or none")]
+    #[error("its path is in another mount namespace and here names another file, or none")]
     OtherFile,
     /// It has overwritten its arguments with nothing.
-    #[error("the process has no command line any more")]
+    #[error("the process no longer has a command line")]
     NoCommand,
     /// Whether this was before it ran its program or after it.
-    #[error("the process tried to run its program more than once, and not every time did it run")]
+    #[error("the process tried to execute its program more than once, and not every attempt succeeded")]
     Tries,
 }
 

@@ -113,7 +113,7 @@ fn selection<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Select
         Value::Array(paths) => {
             let paths: Option<Vec<_>> = paths.iter().map(|path| path.as_str().map(str::to_owned)).collect();
             Some(Selection::Paths(
-                paths.ok_or_else(|| serde::de::Error::custom("every path must be a text"))?,
+                paths.ok_or_else(|| serde::de::Error::custom("every path must be a string"))?,
             ))
         }
         _ => return Err(serde::de::Error::custom("must be true, a path or a list of paths")),
@@ -184,7 +184,7 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
         (elements["changes"].as_array().is_some_and(|changes| !changes.is_empty()), elements)
     } else if let Some(path) = &parameters.explain {
         if asked.masked {
-            return Err(ModuleError::new("extra privacy mode is on: no path is explained"));
+            return Err(ModuleError::new("extra privacy mode is on: paths are not explained"));
         }
         (true, ask(&|answer| Order::Explain(path_from_text(path), answer))?)
     } else if parameters.unaccepted {
@@ -246,7 +246,7 @@ fn coverage(parameters: &Parameters, elements: &Value, status: &Status) -> Optio
         coverage.skip(path, "it is not watched");
     }
     if !status.baseline_complete {
-        coverage.skip("all that is watched", "the first scan is not over");
+        coverage.skip("everything watched", "the first scan is not complete");
     }
     for (paths, why) in [(&status.unwatched, "not watched"), (&status.unreadable, "not readable")] {
         for (path, reason) in paths.iter().filter(|(path, _)| concerns(path)) {
@@ -302,7 +302,7 @@ impl Filter {
             && serde_json::from_value::<Event>(json!(event)).is_err()
         {
             return Err(ModuleError::rejected(format!(
-                "event: {event:?} is none of created, changed, removed, renamed, group, notice, accepted, expected, transaction"
+                "event: {event:?} is not one of created, changed, removed, renamed, group, notice, accepted, expected, transaction"
             )));
         }
         Ok(Some(Self {
@@ -341,20 +341,20 @@ fn moment(text: &str) -> Result<SystemTime, ModuleError> {
         .or_else(|| SystemTime::now().checked_sub(humantime::parse_duration(text).ok()?))
         .ok_or_else(|| {
             ModuleError::rejected(format!(
-                "since: {text:?} is no time such as 2026-01-31T12:00:00Z, and no duration such as 2h"
+                "since: {text:?} is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 2h"
             ))
         })
 }
 
 /// Reads when something that is planned is over.
 fn end(text: Option<&str>) -> Result<SystemTime, ModuleError> {
-    let text = text.ok_or_else(|| ModuleError::rejected("expect: say until when"))?;
+    let text = text.ok_or_else(|| ModuleError::rejected("expect: give the end with until"))?;
     humantime::parse_rfc3339_weak(text)
         .ok()
         .or_else(|| SystemTime::now().checked_add(humantime::parse_duration(text).ok()?))
         .ok_or_else(|| {
             ModuleError::rejected(format!(
-                "until: {text:?} is no time such as 2026-01-31T12:00:00Z, and no time from now such as 2h"
+                "until: {text:?} is neither a time such as 2026-01-31T12:00:00Z nor a duration from now such as 2h"
             ))
         })
 }
@@ -375,7 +375,7 @@ fn listed(filter: &Filter, asked: &Asked<'_>) -> Result<Value, ModuleError> {
         }
         true
     })
-    .map_err(|error| ModuleError::io("the history cannot be read", error))?;
+    .map_err(|error| ModuleError::io("cannot read the history", error))?;
     Ok(json!({"changes": newest, "matching": matching}))
 }
 
@@ -422,9 +422,7 @@ fn wait<T>(
                 Progress { done: compared, unit: "files".to_owned(), ..Progress::default() }
             }),
             Err(_) => {
-                return Err(ModuleError::new(
-                    "stopped before the engine answered; what was asked for goes on",
-                ));
+                return Err(ModuleError::new("stopped before the engine answered; the request continues"));
             }
         }
     }
@@ -475,7 +473,7 @@ fn describe(status: &Status, most: usize) -> Value {
             "file_system": shown(&choice.at), "backend": choice.name(), "why": choice.why,
         })).collect::<Vec<_>>(),
         "blind_between_scans": status.remote.iter().map(|path| json!({
-            "file_system": shown(path), "why": "other hosts change it without a word to this one",
+            "file_system": shown(path), "why": "changes made by other hosts are not reported to this host",
         })).collect::<Vec<_>>(),
         "proofs": status.proofs.iter().map(Proof::to_json).collect::<Vec<_>>(),
         "canary": status.canary,
@@ -483,7 +481,7 @@ fn describe(status: &Status, most: usize) -> Value {
             || "of the exec, from the kernel".to_owned(),
             |why| format!("claimed by the processes themselves: {why}"),
         ),
-        "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems take its marks".to_owned()),
+        "fanotify": status.why_no_fanotify.clone().unwrap_or_else(|| "used where file systems support its marks".to_owned()),
     })
 }
 

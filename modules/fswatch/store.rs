@@ -213,7 +213,7 @@ impl Store {
         let modified = |path: &Path| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
         let last_alive = modified(&Self::alive_path(directory)).max(modified(&path));
         if let Some((_, kind, kept_as)) = state_files::clear_odd(&path)? {
-            let why = format!("a {kind} stood in its place");
+            let why = format!("a {kind} was in its place");
             return Ok((store, Opened::SetAside { why, kept_as, last_alive }));
         }
         let mut file = match state_files::open(&path, OpenOptions::new().read(true)) {
@@ -305,7 +305,7 @@ impl Store {
     /// Writes everything anew, and syncs it before it takes the old one's place.
     ///
     /// # Errors
-    /// When the disk does not take it; the old one stays.
+    /// When it cannot be written to disk; the old one stays.
     pub fn snapshot(&mut self, state: &State) -> io::Result<()> {
         let path = self.path();
         let new = self.directory.join("fswatch.baseline.new");
@@ -371,7 +371,7 @@ impl Store {
     /// Appends a step that was made to `state` already.
     ///
     /// # Errors
-    /// When the disk does not take it; from then on only a snapshot helps.
+    /// When it cannot be written to disk; from then on only a snapshot helps.
     pub fn append(&mut self, state: &mut State, step: &Step<'_>) -> io::Result<()> {
         let mut payload = Vec::new();
         put_number(&mut payload, step.changes.len() as u64);

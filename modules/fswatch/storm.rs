@@ -115,7 +115,7 @@ impl Group {
         let events: Vec<_> = self.events.iter().map(|(event, count)| format!("{count} {event}")).collect();
         let recorded = match self.as_recorded {
             0 => String::new(),
-            count => format!(", {count} as their packages recorded them"),
+            count => format!(", {count} match what their packages recorded"),
         };
         let what = match &self.same {
             None => format!(

@@ -122,16 +122,21 @@ pub fn judge(change: Change<'_>) -> Verdict {
     let Change { alert, rule, is_again, is_last } = change;
     let Some(managed) = &alert.managed else { return Verdict::Alone };
     // No list of packages has modes, and no manifest excuses a right that somebody gains.
-    if alert.gains_rights || opens_to_others(alert) || alert.event == Event::Renamed {
+    if alert.gains_rights || opens_to_others(alert) {
         return Verdict::Alone;
     }
-    let path = Path::new(&alert.path);
     let program = alert.process["executable"].as_str().and_then(|path| path.rsplit('/').next());
     let is_keeper = managed.is_hosts_program && program.is_some_and(|name| RECORD_KEEPERS.contains(&name));
     let is_listed = alert.package["name"].is_string();
     let as_recorded = alert.package["as_recorded"].as_bool();
-    if RECORDS.iter().any(|place| path.starts_with(place)) {
-        return if is_keeper { Verdict::Explained } else { Verdict::Alone };
+    let is_record = |path: &str| RECORDS.iter().any(|place| Path::new(path).starts_with(place));
+    if is_record(&alert.path) {
+        // A record is written under another name first.
+        let was_record = alert.from.as_deref().is_none_or(is_record);
+        return if is_keeper && was_record { Verdict::Explained } else { Verdict::Alone };
+    }
+    if alert.event == Event::Renamed {
+        return Verdict::Alone;
     }
     if as_recorded == Some(true) {
         return Verdict::Explained;
@@ -345,10 +350,10 @@ impl Transaction {
             parts.push(format!("and {} packages more", packages.len() - NAMED_PACKAGES));
         }
         if parts.is_empty() {
-            parts.push("no package is another one".to_owned());
+            parts.push("no package changed".to_owned());
         }
         let mut text = format!("{}: {} ({})", self.manager, parts.join(", "), self.who());
-        text.push_str(&format!("; {} changes as the packages have them", self.explained));
+        text.push_str(&format!("; {} changes match the packages", self.explained));
         if !self.notable.is_empty() {
             text.push_str(&format!("; new: {}", self.notable.join(", ")));
         }
@@ -447,6 +452,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_record_may_be_written_under_another_name_first() {
+        let renamed = |from: &str, to| Alert {
+            from: Some(from.to_owned()),
+            ..by_dpkg(to, Event::Renamed, json!({"name": "a", "as_recorded": true}))
+        };
+        let list = "/var/lib/dpkg/info/a.list";
+
+        assert_eq!(first(&renamed("/var/lib/dpkg/info/a.list-new", list)), Verdict::Explained);
+        assert_eq!(first(&renamed("/tmp/a", list)), Verdict::Alone);
+        assert_eq!(first(&renamed("/usr/bin/a.new", "/usr/bin/a")), Verdict::Alone);
+        let by_script = Alert {
+            process: json!({"executable": "/usr/bin/dash"}),
+            ..renamed("/var/lib/dpkg/info/a.list-new", list)
+        };
+        assert_eq!(first(&by_script), Verdict::Alone);
+    }
+
+    #[test]
     fn no_manifest_excuses_rights_that_somebody_gains() {
         let as_recorded = json!({"name": "passwd", "as_recorded": true});
         let alert = by_dpkg("/usr/bin/passwd", Event::Changed, as_recorded.clone());
@@ -523,7 +546,7 @@ mod tests {
         assert_eq!(
             record.alert,
             "dpkg: reinstalled passwd 1 (apt-get install --reinstall passwd by root, logged in as ann, started by \
-             /usr/bin/bash); 2 changes as the packages have them; new: /usr/lib/systemd/system/a.timer; made by their \
+             /usr/bin/bash); 2 changes match the packages; new: /usr/lib/systemd/system/a.timer; made by their \
              scripts: /etc/made"
         );
         assert_eq!(

@@ -84,13 +84,13 @@ impl Watching {
     /// Begins to watch nothing. `own` is the module's directory, where fanotify is tried out.
     ///
     /// # Errors
-    /// When the kernel gives no inotify instance or no thread.
+    /// When cannot create an inotify instance or a thread.
     pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
         Ok(Self {
             _mounts: watch_mounts(mailbox.clone()).ok(),
             directories: Watcher::start(mailbox.clone())?,
             filesystems: None,
-            why_not: Some("it was not asked for yet".to_owned()),
+            why_not: Some("it was not requested yet".to_owned()),
             mounts: Arc::new(Mounts::read().unwrap_or_default()),
             choices: BTreeMap::new(),
             unique: BTreeMap::new(),

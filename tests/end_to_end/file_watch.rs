@@ -320,6 +320,6 @@ fn a_canary_that_the_kernel_does_not_tell_of_makes_blind() {
     let condition = host.wait_condition("fswatch", "blind");
 
     let detail = condition["detail"].as_str().unwrap();
-    assert!(detail.contains("the kernel does not tell that it changed"), "{condition}");
+    assert!(detail.contains("the kernel does not report its change"), "{condition}");
     assert_eq!(condition["severity"], "failed");
 }

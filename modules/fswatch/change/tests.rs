@@ -181,7 +181,7 @@ fn a_file_that_was_not_read_is_not_taken_for_another_one() {
     let lost = told(Some(&file(1)), Some(&unread(NotRead::Failed(13)))).unwrap();
 
     assert_eq!(lost.severity, Severity::High);
-    assert!(lost.alert.starts_with("/p/x cannot be read any more: Permission denied"), "{}", lost.alert);
+    assert!(lost.alert.starts_with("/p/x can no longer be read: Permission denied"), "{}", lost.alert);
     for why in [NotRead::MetadataOnly, NotRead::TooLarge, NotRead::BeingRead] {
         assert_eq!(told(Some(&file(1)), Some(&unread(why))), None);
     }

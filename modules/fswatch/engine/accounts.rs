@@ -112,7 +112,7 @@ impl<S: Sink> Engine<S> {
         }
         let Some(Open { kept, .. }) = self.stories.open.take() else { return };
         let what = if story.sentences.is_empty() {
-            format!("no account is another one, though {} were written", kept.paths.join(", "))
+            format!("no account changed, although {} were written", kept.paths.join(", "))
         } else {
             story.sentences.join("; ")
         };

@@ -50,8 +50,8 @@ impl Stage {
     /// Why it does not come any further.
     fn why_not(&self) -> &'static str {
         match self {
-            Self::Made => "the disk does not take it",
-            Self::Written => "the kernel does not tell that it changed",
+            Self::Made => "it cannot be written to disk",
+            Self::Written => "the kernel does not report its change",
             Self::Read => "no worker reads it",
             Self::Told(_) => "the agent does not acknowledge its record in the journal",
         }
@@ -109,7 +109,7 @@ impl Canary {
     /// What is wrong, in words.
     pub(super) fn trouble(&self) -> Option<String> {
         let (since, why) = self.blind.as_ref()?;
-        Some(format!("blind since {}: the canary does not come through, {why}", text_of_time(*since)))
+        Some(format!("blind since {}: the canary change is not detected: {why}", text_of_time(*since)))
     }
 }
 
@@ -142,7 +142,7 @@ impl<S: Sink> Engine<S> {
         self.canary.next = Some(now + period);
         if let Some(directory) = self.canary.directory.clone() {
             if let Err(error) = crate::probe::make_private(&directory) {
-                self.lose_canary(format!("its directory cannot be made: {error}"));
+                self.lose_canary(format!("its directory cannot be created: {error}"));
                 return;
             }
             self.watch_directory(&directory);
@@ -207,7 +207,7 @@ impl<S: Sink> Engine<S> {
         );
         let path = self.canary.file().unwrap_or_default();
         let time = text_of_time(SystemTime::now());
-        let text = format!("canary {} came from the kernel to the journal", self.canary.count);
+        let text = format!("canary {} passed from the kernel to the journal", self.canary.count);
         let told = Alert {
             severity: Severity::Low,
             event: Event::Canary,
@@ -235,7 +235,8 @@ impl<S: Sink> Engine<S> {
         self.canary.proved = Some(SystemTime::now());
         if let Some((since, _)) = self.canary.blind.take() {
             let window = Window { from: since, to: SystemTime::now() };
-            let text = format!("the canary comes through again, it was lost since {}", text_of_time(since));
+            let text =
+                format!("the canary change is detected again; it was not since {}", text_of_time(since));
             self.tell_notice(&self.canary.file().unwrap_or_default(), text, Severity::Medium, Some(window));
         }
         self.status.canary = self.canary.to_json();
@@ -252,7 +253,7 @@ impl<S: Sink> Engine<S> {
             Ok(Some(told)) => told,
             Ok(None) => return,
             Err(error) => {
-                let text = format!("what the agent's journal knows of the baseline cannot be read: {error}");
+                let text = format!("cannot read what the agent's journal recorded of the baseline: {error}");
                 self.sink.log(&text);
                 return;
             }
@@ -260,16 +261,14 @@ impl<S: Sink> Engine<S> {
         let Some(doubt) = self.ledger.compare(&told.mark) else { return };
         let own = self.own.clone().unwrap_or_default();
         let what = match doubt {
-            Doubt::Removed => "the baseline and all that goes with it is gone from".to_owned(),
+            Doubt::Removed => "the baseline and its files are missing from".to_owned(),
             Doubt::RolledBack { missing } => {
-                format!(
-                    "an older baseline stands in the place of the last one, {missing} steps are missing, in"
-                )
+                format!("the baseline was replaced by an older one ({missing} steps are missing) in")
             }
-            Doubt::Exchanged => "another baseline stands in the place of the last one in".to_owned(),
+            Doubt::Exchanged => "the baseline was replaced by another one in".to_owned(),
         };
         let text = format!(
-            "{what} {}: the agent's journal knows it as it was at {}; who did that may have changed anything since then",
+            "{what} {}: the agent's journal recorded it at {}; whoever did this may have changed anything since then",
             shown(&own),
             told.time
         );
@@ -284,7 +283,7 @@ impl<S: Sink> Engine<S> {
             None => {
                 let since = self.canary.proved.unwrap_or_else(SystemTime::now);
                 let text = format!(
-                    "blind since {}: the canary does not come through, {why}; only scans are sure to find what changes",
+                    "blind since {}: the canary change is not detected: {why}; only scans find changes reliably",
                     text_of_time(since)
                 );
                 let window = Window { from: since, to: SystemTime::now() };
@@ -299,7 +298,7 @@ impl<S: Sink> Engine<S> {
     /// What is blind, for the conditions.
     pub(super) fn blindness(&self) -> Option<(ConditionSeverity, String)> {
         let blind = self.proofs.blind().map(|(at, since)| {
-            format!("blind below {} since {}: no event comes back", shown(&at), text_of_time(since))
+            format!("blind below {} since {}: no events arrive", shown(&at), text_of_time(since))
         });
         let all: Vec<String> = self.canary.trouble().into_iter().chain(blind).take(5).collect();
         (!all.is_empty()).then(|| (ConditionSeverity::Failed, all.join("; ")))

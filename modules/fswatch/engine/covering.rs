@@ -32,7 +32,7 @@ impl<S: Sink> Engine<S> {
         if settings.backend == Backend::Fanotify
             && let Some(why) = self.watching.why_not()
         {
-            self.sink.log(&format!("fanotify is configured and not used: {why}"));
+            self.sink.log(&format!("fanotify is configured but cannot be used: {why}"));
         }
         let known = self.ledger.state().baseline.len();
         self.cover(rules);
@@ -80,10 +80,10 @@ impl<S: Sink> Engine<S> {
             self.coverage.waiting(&|path| path.symlink_metadata().is_ok()).into_iter().collect();
         let new: Vec<_> = waiting.difference(&self.status.waiting).collect();
         if new.len() > MAX_WAITING_LINES {
-            self.sink.log(&format!("{} paths are not there, waiting for them", new.len()));
+            self.sink.log(&format!("{} paths do not exist yet; waiting for them", new.len()));
         } else {
             for path in new {
-                self.sink.log(&format!("{} is not there, waiting for it", shown(path)));
+                self.sink.log(&format!("{} does not exist yet; waiting for it", shown(path)));
             }
         }
         self.status.waiting = waiting;
@@ -102,7 +102,8 @@ impl<S: Sink> Engine<S> {
             Err(error) => {
                 let why = match error.raw_os_error() {
                     Some(errno) if errno == nix::errno::Errno::ENOSPC as i32 => {
-                        "the limit of watches is reached, raise fs.inotify.max_user_watches".to_owned()
+                        "the limit of inotify watches is reached; raise fs.inotify.max_user_watches"
+                            .to_owned()
                     }
                     _ => error.to_string(),
                 };

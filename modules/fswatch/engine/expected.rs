@@ -39,7 +39,7 @@ pub(super) struct Plan {
 /// Why something cannot be planned.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 enum Refused {
-    #[error("say which paths: a plan for everything would hide everything")]
+    #[error("name the paths: a plan for all paths would hide everything")]
     Everything,
     #[error("at most {MAX_PATHS} paths and {MAX_PLANS} plans at a time")]
     TooMany,
@@ -159,7 +159,7 @@ impl<S: Sink> Engine<S> {
             .map(|plan| {
                 let count = plan.count;
                 let text = format!(
-                    "{count} expected changes of {} ({}); what changes there from now on is told as always",
+                    "{count} expected changes of {} ({}); changes there are reported as usual from now on",
                     below(plan),
                     who(plan)
                 );

@@ -67,26 +67,30 @@ impl<S: Sink> Engine<S> {
         let before = self.health.conditions();
         let behind =
             self.oldest_look(now).filter(|(late, _)| *late > self.coverage.rules().settings().behind);
-        let detail =
-            behind.map(|(late, cause)| format!("the oldest look waits for {} s: {cause}", late.as_secs()));
+        let detail = behind.map(|(late, cause)| {
+            format!("the oldest pending check has waited {} s: {cause}", late.as_secs())
+        });
         let turned = self.health.set("looks-behind", ConditionSeverity::Failed, detail.clone());
         match (turned, detail) {
             (Some(true), Some(detail)) => {
-                let text = format!("fswatch is behind since {}: {detail}", text_of_time(SystemTime::now()));
+                let text =
+                    format!("fswatch has been behind since {}: {detail}", text_of_time(SystemTime::now()));
                 self.tell_notice(std::path::Path::new("/"), text, Severity::High, None);
             }
-            (Some(false), _) => self.sink.log("fswatch is not behind any more"),
+            (Some(false), _) => self.sink.log("fswatch has caught up"),
             _ => {}
         }
         let many = |all: &Reasons, what: &str| (!all.is_empty()).then(|| format!("{} {what}", all.counted()));
-        let unwatched =
-            many(&self.status.unwatched, "directories are not watched; a scan finds what changes there");
+        let unwatched = many(
+            &self.status.unwatched,
+            "directories are not watched; changes there are found by scans only",
+        );
         self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
-        let unreadable = many(&self.status.unreadable, "files cannot be read; what is in them is not known");
+        let unreadable = many(&self.status.unreadable, "files cannot be read; their content is unknown");
         self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);
         self.health.set("state-unwritable", ConditionSeverity::Failed, self.status.trouble.clone());
         let lost = self.scans.values().any(super::Scan::is_for_what_was_lost);
-        let lost = lost.then(|| "notifications were lost, everything is being compared".to_owned());
+        let lost = lost.then(|| "notifications were lost; everything is being compared".to_owned());
         self.health.set("notifications-lost", ConditionSeverity::Warning, lost);
         let (severity, blind) = match self.blindness() {
             Some((severity, detail)) => (severity, Some(detail)),
@@ -109,7 +113,7 @@ impl<S: Sink> Engine<S> {
     /// How late the look is that waits longest, and why: it waits in its lane, or a worker does not come back.
     fn oldest_look(&mut self, now: Instant) -> Option<(Duration, String)> {
         let name = |lane| match lane {
-            Lane::Trusted => "of what root alone can change".to_owned(),
+            Lane::Trusted => "of paths that only root can change".to_owned(),
             Lane::Of(user) => format!("of user {user}"),
         };
         let overdue = self.due.overdue(now);
@@ -123,7 +127,7 @@ impl<S: Sink> Engine<S> {
         });
         let looking = self.rounds.values().map(|round| {
             let late = now.duration_since(round.begun);
-            (late, format!("a disk does not answer a look in the lane {}", name(round.lane)))
+            (late, format!("a disk does not respond to a check in the lane {}", name(round.lane)))
         });
         waiting.chain(looking).max_by_key(|(late, _)| *late)
     }

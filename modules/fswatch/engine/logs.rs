@@ -264,7 +264,7 @@ impl<S: Sink> Engine<S> {
     pub(super) fn tell_logs_gone(&mut self) {
         for log in self.rotations.take_gone(now()) {
             let text = format!(
-                "log {} was renamed as for a rotation, but no new log came in its place",
+                "log {} was renamed as in a rotation, but no new log was created in its place",
                 shown(&log)
             );
             self.tell_notice(&log, text, Severity::Medium, None);

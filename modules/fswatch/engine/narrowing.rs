@@ -37,10 +37,10 @@ fn what_happened(point: &Path, before: &Mounts, after: &Mounts) -> Option<String
     };
     let point = shown(point);
     match (at(before), at(after)) {
-        (None, Some(now)) => Some(format!("{point} is mounted over with {}", is(&now))),
-        (Some(was), None) => Some(format!("{point} is unmounted, it was {}", is(&was))),
+        (None, Some(now)) => Some(format!("{} was mounted over {point}", is(&now))),
+        (Some(was), None) => Some(format!("{point} was unmounted; it was {}", is(&was))),
         (Some(was), Some(now)) if was != now || number(before) != number(after) => {
-            Some(format!("{point} is mounted over with {} instead of {}", is(&now), is(&was)))
+            Some(format!("{} was mounted over {point} instead of {}", is(&now), is(&was)))
         }
         _ => None,
     }
@@ -61,7 +61,7 @@ impl<S: Sink> Engine<S> {
             return;
         }
         let entries = if lost.is_empty() {
-            "something more is left out".to_owned()
+            "more is excluded".to_owned()
         } else {
             format!("no longer {}", listed(&lost))
         };
@@ -75,12 +75,10 @@ impl<S: Sink> Engine<S> {
     /// Tells what was mounted or unmounted at a watched place.
     pub(super) fn tell_mount(&mut self, point: &Path, before: &Mounts) {
         let is_watched = self.coverage.descends(point) || self.coverage.options(point).is_some();
-        let exchanged = self.watching.is_exchanged(point).then(|| {
-            format!(
-                "{} is mounted over with another file system of the same kind in the same place",
-                shown(point)
-            )
-        });
+        let exchanged = self
+            .watching
+            .is_exchanged(point)
+            .then(|| format!("another file system of the same type was mounted over {}", shown(point)));
         let what = what_happened(point, before, self.watching.mounts()).or(exchanged);
         let Some(what) = what.filter(|_| is_watched) else { return };
         let now = now();
@@ -88,7 +86,7 @@ impl<S: Sink> Engine<S> {
         if self.mounted.0.len() < MAX_POINTS {
             self.mounted.0.push((point.to_owned(), now));
         }
-        let text = format!("{what}: what is seen there is another thing; the differences are told with it");
+        let text = format!("{what}: other files are visible there; the differences are reported");
         self.tell_notice(point, text, Severity::High, None);
     }
 
@@ -102,7 +100,7 @@ impl<S: Sink> Engine<S> {
             path.starts_with(point) && now.duration_since(*at) < OF_THE_MOUNT
         };
         if let Some((point, _)) = self.mounted.0.iter().find(is_of) {
-            alert.alert = format!("by what is mounted at {}: {}", shown(point), alert.alert);
+            alert.alert = format!("caused by the mount at {}: {}", shown(point), alert.alert);
         }
     }
 }
@@ -121,11 +119,11 @@ mod tests {
             what_happened(Path::new("/etc"), &mounts(before), &mounts(after))
         };
 
-        assert_eq!(what(&[root], &[root, tmpfs]).unwrap(), "/etc is mounted over with tmpfs (device 0:40)");
-        assert_eq!(what(&[root, tmpfs], &[root]).unwrap(), "/etc is unmounted, it was tmpfs (device 0:40)");
+        assert_eq!(what(&[root], &[root, tmpfs]).unwrap(), "tmpfs (device 0:40) was mounted over /etc");
+        assert_eq!(what(&[root, tmpfs], &[root]).unwrap(), "/etc was unmounted; it was tmpfs (device 0:40)");
         assert_eq!(
             what(&[root, tmpfs], &[root, tmpfs, bind]).unwrap(),
-            "/etc is mounted over with ext4 (device 254:0, its /srv/etc) instead of tmpfs (device 0:40)"
+            "ext4 (device 254:0, its /srv/etc) was mounted over /etc instead of tmpfs (device 0:40)"
         );
         assert_eq!(what(&[root, tmpfs], &[root, tmpfs]), None);
     }

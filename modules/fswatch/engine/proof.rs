@@ -28,7 +28,7 @@ const EVERY: Duration = Duration::from_secs(3600);
 const EVERY_WHILE_BLIND: Duration = Duration::from_secs(10);
 
 /// How it was proved, in words.
-const HOW: &str = "a file without a name was made there, and its event came back";
+const HOW: &str = "an unnamed file was created there, and its event arrived";
 
 /// What is known of one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl<S: Sink> Engine<S> {
                 proof.next = now + EVERY_WHILE_BLIND;
                 if proof.proved.is_none() && !proof.fanotify {
                     // Not every file system tells inotify of a file without a name.
-                    proof.unable = Some("no event of a file without a name comes back here".to_owned());
+                    proof.unable = Some("events of unnamed files do not arrive here".to_owned());
                     proof.next = now + EVERY;
                 } else if proof.blind.is_none() {
                     let since = proof.proved.unwrap_or_else(SystemTime::now);
@@ -229,7 +229,11 @@ impl<S: Sink> Engine<S> {
         proof.sent = None;
         proof.next = now() + EVERY;
         if let Some(since) = proof.blind.take() {
-            let text = format!("sees again below {}: it was blind since {}", shown(at), text_of_time(since));
+            let text = format!(
+                "events arrive again below {}; it was blind since {}",
+                shown(at),
+                text_of_time(since)
+            );
             let window = Window { from: since, to: SystemTime::now() };
             let time = text_of_time(SystemTime::now());
             let told = Alert {

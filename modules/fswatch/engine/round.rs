@@ -700,7 +700,7 @@ fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
 fn writer(alert: &Alert) -> Writer {
     let program = match alert.process["executable"].as_str() {
         Some(executable) => executable.to_owned(),
-        None if alert.window != Value::Null => "somebody while nobody watched".to_owned(),
+        None if alert.window != Value::Null => "an unknown process while nothing was watched".to_owned(),
         None => "an unknown process".to_owned(),
     };
     Writer { program, user: alert.process["user"].as_u64(), login: alert.process["login_user"].as_u64() }
@@ -751,7 +751,7 @@ mod tests {
         let unseen = Alert { window: json!({"from": "a"}), ..told.clone() };
 
         assert_eq!(writer(&by).program, "/usr/bin/dpkg");
-        assert!(writer(&unseen).program.contains("nobody watched"));
+        assert!(writer(&unseen).program.contains("nothing was watched"));
         assert_eq!(writer(&told).program, "an unknown process");
     }
 }

@@ -483,7 +483,7 @@ impl<S: Sink> Engine<S> {
         let Some(mount) = self.watching.mounts().of(path).filter(|mount| mount.is_pseudo()) else {
             return false;
         };
-        let why = format!("{} holds no files, only what the kernel says", mount.kind);
+        let why = format!("{} contains no stored files, only data of the kernel", mount.kind);
         self.status.skipped.insert(path.to_owned(), why);
         true
     }

@@ -22,7 +22,7 @@ const RING_BYTES: u32 = 256 * 1024;
 const STACK_BYTES: usize = 1 << 20;
 
 /// Why command lines are what processes say of themselves while the programs are being loaded.
-pub(crate) const LOADING: &str = "the programs that tell of them are being loaded";
+pub(crate) const LOADING: &str = "the BPF programs that report them are being loaded";
 
 /// The ring, while somebody asks for it.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ fn text(error: &SourceError) -> String {
 impl Kernel {
     /// Asks nothing yet.
     pub(super) fn new(processes: Arc<Mutex<Processes>>) -> Arc<Self> {
-        let asked = Asked { source: Err("it was not asked for yet".to_owned()), times: 0 };
+        let asked = Asked { source: Err("it was not requested yet".to_owned()), times: 0 };
         Arc::new(Self { asked: Mutex::new(asked), processes })
     }
 

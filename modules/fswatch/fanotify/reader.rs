@@ -175,9 +175,9 @@ impl Reader {
                     for event in events {
                         match event {
                             Ok(event) => self.note(&event, &mut batch),
-                            Err(error) => {
-                                batch.overflowed(&format!("fanotify told what cannot be read: {error}"))
-                            }
+                            Err(error) => batch.overflowed(&format!(
+                                "fanotify sent an event that cannot be decoded: {error}"
+                            )),
                         }
                         batch.hand_over_much();
                     }
@@ -198,7 +198,7 @@ impl Reader {
             }
         }
         // The descriptor is ours and the buffer large enough: only a broken kernel gets here.
-        mailbox.open().overflowed("fanotify cannot be read any more");
+        mailbox.open().overflowed("fanotify can no longer be read");
     }
 
     fn take_controls(&mut self) {

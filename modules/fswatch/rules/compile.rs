@@ -49,7 +49,7 @@ fn read_entry(text: &str, group: usize, depth: Option<usize>) -> Result<Entry, S
         return Err("is empty; give an absolute path, or recursive: and an absolute path".to_owned());
     }
     if path.contains('\0') {
-        return Err(format!("{path:?} holds a NUL character, which no path has"));
+        return Err(format!("{path:?} contains a NUL character, which no path can"));
     }
     if !path.starts_with('/') {
         return Err(format!("{path:?} is not an absolute path"));
@@ -107,7 +107,8 @@ fn read_attributes(items: &[String], problems: &mut Complaints<'_>) -> Attribute
             let Some(meant) = meant else {
                 let known: Vec<&str> = Attribute::ALL.into_iter().map(Attribute::name).collect();
                 let known = known.join(", ");
-                let message = format!("{name:?} is no attribute; known are default, all, metadata, {known}");
+                let message =
+                    format!("{name:?} is not an attribute; valid are default, all, metadata, {known}");
                 problems.add(&format!("attributes[{index}]"), message);
                 continue;
             };
@@ -147,7 +148,7 @@ fn read_group(group: &PathGroup, title: String, problems: &mut Complaints<'_>) -
     }
     let growing = group.growing.unwrap_or(false);
     if growing && !hash {
-        problems.add("growing", "needs the content: take hash = false away, and content into the attributes");
+        problems.add("growing", "needs the content: remove hash = false, and add content to the attributes");
     }
     let tags = group.tags.clone().unwrap_or_default();
     for (index, tag) in tags.iter().enumerate() {
@@ -201,12 +202,12 @@ impl Rules {
             return;
         }
         if names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            complaints.add("", format!("there is already a group of the name {name:?}"));
+            complaints.add("", format!("there is already a group named {name:?}"));
             return;
         }
         names.push(name);
         if group.path.as_ref().is_none_or(Vec::is_empty) {
-            complaints.add("", "has no path, so it says nothing; give it one with path = …");
+            complaints.add("", "has no path; add one with path = …");
         }
         self.add(group, format!("[paths {name:?}]"), &mut complaints);
     }
@@ -218,7 +219,7 @@ impl Rules {
             Some(depth) => match usize::try_from(depth) {
                 Ok(depth @ 1..) => Some(depth),
                 _ => {
-                    problems.add("depth", format!("{depth} is not a whole number from 1 on"));
+                    problems.add("depth", format!("{depth} is not a whole number of at least 1"));
                     None
                 }
             },

@@ -67,7 +67,7 @@ impl Explanation {
                     text += &format!("; files of up to {} are hashed", vigie_host::show_size(most));
                 }
                 if options.growing {
-                    text += "; growing is no change";
+                    text += "; growth is not a change";
                 }
                 if *follow {
                     text += "; links are followed to files";
@@ -79,7 +79,7 @@ impl Explanation {
             }
             _ if self.own => format!("{path} is not watched: it belongs to the module itself"),
             _ if self.others.is_empty() && self.leads => {
-                format!("{path} is not watched itself, but is on the way to what is")
+                format!("{path} is not watched itself, but leads to watched paths")
             }
             _ if self.others.is_empty() => format!("{path} is not watched: no entry covers it"),
             _ => format!("{path} is not watched"),
@@ -88,8 +88,8 @@ impl Explanation {
             for Other { name, excluded_by } in &self.others {
                 let EntryName { entry, group } = name;
                 text += &match excluded_by {
-                    Some(exclusion) => format!("; {entry} of {group} leaves it out by {exclusion}"),
-                    None => format!("; {entry} of {group} covers it too, but is less near"),
+                    Some(exclusion) => format!("; {entry} of {group} excludes it by {exclusion}"),
+                    None => format!("; {entry} of {group} covers it too, but is less specific"),
                 };
             }
         }

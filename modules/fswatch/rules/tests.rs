@@ -290,17 +290,18 @@ fn an_explanation_names_entry_rule_and_what_left_a_path_out() {
         "/etc/ssh/config is watched by /etc/ssh of [paths \"ssh\"]: compared are kind, content"
     ));
     assert!(
-        near.sentence()
-            .ends_with("any change is critical; recursive:/etc of [paths] covers it too, but is less near")
+        near.sentence().ends_with(
+            "any change is critical; recursive:/etc of [paths] covers it too, but is less specific"
+        )
     );
     assert_eq!(near.to_json()["options"]["severity"], "critical");
     assert_eq!(near.to_json()["options"]["follow"], true);
     assert_eq!(
         explain("/etc/x.swp").sentence(),
-        "/etc/x.swp is not watched; recursive:/etc of [paths] leaves it out by *.swp"
+        "/etc/x.swp is not watched; recursive:/etc of [paths] excludes it by *.swp"
     );
     assert_eq!(explain("/usr").sentence(), "/usr is not watched: no entry covers it");
-    assert!(explain("/").sentence().contains("on the way"));
+    assert!(explain("/").sentence().contains("leads to watched paths"));
 }
 
 #[test]

@@ -42,13 +42,13 @@ pub(super) enum Damage {
         "frame {0} is not sealed with this host's key: it was damaged or forged, or the key is another one"
     )]
     Seal(u64),
-    #[error("frame {0} says what this version does not understand")]
+    #[error("frame {0} has content that this version does not understand")]
     Form(u64),
-    #[error("it does not begin as a baseline does")]
+    #[error("it does not start like a baseline")]
     Magic,
     #[error("it belongs to another host")]
     Host,
-    #[error("its first part is not complete")]
+    #[error("its first part is incomplete")]
     Incomplete,
 }
 

@@ -51,7 +51,7 @@ fn canary_comes_or_is_missed() {
     running.status_when(|status| status.conditions.iter().any(|one| one.name == "blind"));
     fs::remove_file(state.join("canary")).unwrap();
     let again = running.next(|alert| alert.event == Event::Notice);
-    assert!(again.alert.contains("comes through again"), "{again:?}");
+    assert!(again.alert.contains("is detected again"), "{again:?}");
     running.status_when(|status| status.conditions.iter().all(|one| one.name != "blind"));
     // It is no change, and in no history.
     let history = fs::read_to_string(state.join("fswatch.history")).unwrap_or_default();
@@ -75,7 +75,7 @@ fn a_canary_whose_record_the_agent_does_not_acknowledge_makes_blind_and_says_so(
 
     running.is_silent.store(false, Ordering::SeqCst);
     let again = running.next(|alert| alert.event == Event::Notice);
-    assert!(again.alert.contains("comes through again"), "{again:?}");
+    assert!(again.alert.contains("is detected again"), "{again:?}");
     running.status_when(|status| status.conditions.iter().all(|one| one.name != "blind"));
 }
 
@@ -122,22 +122,22 @@ fn what_the_journal_knows_shows_that_all_files_of_the_module_are_gone_older_or_o
         fs::remove_dir_all(to).ok();
         assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
     };
-    // All is gone, the mark of being alive as well.
+    // All is gone, the liveness mark as well.
     let kept = temp.path().join("kept");
     copy(&state, &kept);
     fs::remove_dir_all(&state).unwrap();
     fs::create_dir(&state).unwrap();
     let said = first_words(temp.path(), &agent);
-    assert!(critical(&said, "is gone from"), "{said:?}");
+    assert!(critical(&said, "are missing from"), "{said:?}");
     let said = first_words(temp.path(), &agent);
-    assert!(!critical(&said, "another baseline"), "it is told once: {said:?}");
+    assert!(!critical(&said, "replaced by another one"), "it is told once: {said:?}");
 
     // Another life's files, whole in themselves.
     let other = tempfile::tempdir().unwrap();
     told_once(other.path());
     copy(&other.path().join("s"), &state);
     let said = first_words(temp.path(), &agent);
-    assert!(critical(&said, "another baseline"), "{said:?}");
+    assert!(critical(&said, "replaced by another one"), "{said:?}");
 
     // The same life's, but older than what was told last.
     let temp = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn what_the_journal_knows_shows_that_all_files_of_the_module_are_gone_older_or_o
     let agent = told_once(temp.path());
     copy(&old, &state);
     let said = first_words(temp.path(), &agent);
-    assert!(critical(&said, "an older baseline"), "{said:?}");
+    assert!(critical(&said, "replaced by an older one"), "{said:?}");
 }
 
 #[test]
