@@ -27,6 +27,9 @@ const LONGEST_WRITE: Duration = Duration::from_millis(800);
 /// Bytes of paths that are taken together.
 const TAKEN_BYTES: usize = 32 * 1024;
 
+/// Times at which paths are asked for that do not wait any more, beyond as many as there are paths.
+const MAX_STALE: usize = 1_024;
+
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u128 = 1_000_000;
 
@@ -76,6 +79,8 @@ pub struct DuePaths {
     order: BTreeMap<i64, Vec<Arc<Path>>>,
     /// Those whose millisecond has come and that were not asked yet.
     ripe: VecDeque<Arc<Path>>,
+    /// How many are in both, with those that were taken at an earlier time.
+    asked: usize,
 }
 
 impl DuePaths {
@@ -83,7 +88,7 @@ impl DuePaths {
     #[must_use]
     pub fn new(settle: Duration) -> Self {
         let (order, ripe) = (BTreeMap::new(), VecDeque::new());
-        Self { settle, paths: HashMap::new(), bytes: 0, begun: None, order, ripe }
+        Self { settle, paths: HashMap::new(), bytes: 0, begun: None, order, ripe, asked: 0 }
     }
 
     /// Changes the settling time of what comes from now on.
@@ -113,6 +118,9 @@ impl DuePaths {
 
     /// `now` may be later than it is, but not later than the path is wanted.
     fn add(&mut self, path: &Path, happened: Happened, quiet: Instant, latest: Instant, now: Instant) {
+        if self.asked > 2 * self.paths.len() + MAX_STALE {
+            self.put_anew(now);
+        }
         match self.paths.get_mut(in_order(path)) {
             Some(due) => {
                 let length = path.as_os_str().len();
@@ -153,6 +161,16 @@ impl DuePaths {
         };
         let number = i64::try_from(number).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
         self.order.entry(number).or_default().push(path);
+        self.asked += 1;
+    }
+
+    /// Asks for each path once. Whoever has something looked at again and again before its time leaves nothing behind.
+    fn put_anew(&mut self, now: Instant) {
+        (self.order, self.ripe, self.asked) = (BTreeMap::new(), VecDeque::new(), 0);
+        let all: Vec<_> = self.paths.iter().map(|(path, due)| (due.at, Arc::clone(&path.0))).collect();
+        for (at, path) in all {
+            self.put(at, now, path);
+        }
     }
 
     /// When a millisecond of `order` begins.
@@ -170,6 +188,7 @@ impl DuePaths {
         let mut ready = Vec::new();
         while ready.len() < most && bytes < TAKEN_BYTES {
             let Some(path) = self.ripe.pop_front().or_else(|| self.ripen(now)) else { break };
+            self.asked -= 1;
             match self.paths.get(in_order(&path)) {
                 Some(due) if due.at <= now => {
                     if let Some(due) = self.paths.remove(in_order(&path)) {
@@ -314,6 +333,23 @@ mod tests {
         assert_eq!(paths(due.take(now + SETTLE * 3 / 2, 9)), [path]);
         assert!(due.is_empty());
         assert_eq!(due.take(now + SETTLE * 9, 9), []);
+    }
+
+    #[test]
+    fn what_is_looked_at_before_its_time_leaves_nothing_behind() {
+        let now = start();
+        let mut due = DuePaths::new(SETTLE);
+        let path = Path::new("/a");
+        due.postpone(Path::new("/later"), finished(), now + SETTLE);
+        for _ in 0..100 * MAX_STALE {
+            due.postpone(path, finished(), now + SETTLE * 3_000);
+            due.hurry(path, finished(), now);
+            assert_eq!(paths(due.take(now, 9)), [path]);
+        }
+
+        let asked: usize = due.order.values().map(Vec::len).sum();
+        assert!(asked <= MAX_STALE + 9, "{asked}");
+        assert_eq!(paths(due.take(now + SETTLE, 9)), [Path::new("/later")]);
     }
 
     #[test]

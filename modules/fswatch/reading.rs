@@ -32,6 +32,8 @@ pub struct Reading {
     file: OwnedFd,
     before: Object,
     spare_cache: bool,
+    /// More may be written to its end meanwhile: it is read as far as it went.
+    growing: bool,
     /// With so many bytes and this digest, it begins as it was known.
     beginning: Option<(u64, [u8; 32])>,
     hash: Sha256,
@@ -67,6 +69,7 @@ impl Reading {
             file,
             before,
             spare_cache: plan.spare_cache,
+            growing: plan.growing && !is_sparse,
             beginning,
             hash: Sha256::new(),
             offset: 0,
@@ -100,7 +103,7 @@ impl Reading {
         };
         let content = match read {
             Ok(false) => {
-                let is_same = status_of(&self.file, scratch)? == self.before;
+                let is_same = self.is_same(&status_of(&self.file, scratch)?);
                 return Ok(if is_same { Step::More } else { Step::Changed });
             }
             Ok(true) if self.data_end.is_some() => {
@@ -112,10 +115,20 @@ impl Reading {
         };
         let extended = extended_of_file(&self.file, scratch)?;
         let was_read = content.not_read().is_none();
-        if was_read && status_of(&self.file, scratch)? != self.before {
+        if was_read && !self.is_same(&status_of(&self.file, scratch)?) {
             return Ok(Step::Changed);
         }
         Ok(Step::Done(Object { content, extended, ..self.before.clone() }, was_read && self.grown))
+    }
+
+    /// Whether it is what it was when its reading began, or that with more at its end: whoever writes a log all the time does
+    /// not keep what was in it from being compared.
+    fn is_same(&self, now: &Object) -> bool {
+        let is_longer = || {
+            let Object { size, modified, changed, .. } = *now;
+            size > self.before.size && *now == Object { size, modified, changed, ..self.before.clone() }
+        };
+        *now == self.before || self.growing && is_longer()
     }
 
     /// Reads from the beginning to the end; `true` when that was reached.
@@ -128,6 +141,11 @@ impl Reading {
                 }
                 _ => scratch.buffer.len(),
             };
+            let end = if self.growing { self.before.size.saturating_sub(self.offset) } else { u64::MAX };
+            if end == 0 {
+                return Ok(true);
+            }
+            let room = room.min(usize::try_from(end).unwrap_or(usize::MAX));
             let read = self.read(room, scratch)?;
             self.hash.update(&scratch.buffer[..read]);
             self.offset += read as u64;

@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::round::Seen;
+use super::round::{Seen, with_rights};
 use super::{Engine, Sink, now};
-use crate::change::shown;
+use crate::change::{compare, shown};
 use crate::events::Happened;
 use crate::object::{Content, Kind, NotRead, Object};
 use crate::packed::log_of;
@@ -19,6 +19,9 @@ const MAX_REMEMBERED: usize = 64;
 
 /// Names after that of a log among which its copies are looked for.
 const MAX_COPIES: usize = 64;
+
+/// Ends of a name, from the last, that can be what rotation added to it.
+const MAX_ENDS: usize = 16;
 
 /// Longest time for which a copy that is still written or read, and the log that was emptied meanwhile, are not told: enough
 /// for 6 GB at 100 MB/s.
@@ -36,12 +39,11 @@ const RUNS: u16 = 0o6111;
 /// What is remembered of rotations whose steps are seen one by one.
 #[derive(Debug, Default)]
 pub(super) struct Rotations {
-    /// Compressed logs, each with the digest of what is in it: the log is removed only then.
-    packed: VecDeque<(PathBuf, [u8; 32])>,
-    /// Copies, each with the digest of the log that it begins with: whoever writes a log goes on while it is copied.
-    copied: VecDeque<(PathBuf, [u8; 32])>,
+    /// Digests of compressed logs, and of copies that have more at their end, because whoever writes a log goes on while it
+    /// is copied; each with that of the log. They are of contents, so that they are true whatever becomes of the files.
+    holds: VecDeque<([u8; 32], [u8; 32])>,
     /// Logs that were renamed to the name of a copy, and until when a new one is expected in the place of each.
-    away: VecDeque<(PathBuf, Instant)>,
+    away: VecDeque<(PathBuf, Object, Instant)>,
     /// Copies that are not known to their end, and logs that were emptied meanwhile.
     copies: HashMap<PathBuf, Waiting>,
 }
@@ -56,32 +58,45 @@ struct Waiting {
 }
 
 impl Rotations {
-    fn remember(digests: &mut VecDeque<(PathBuf, [u8; 32])>, path: &Path, digest: [u8; 32]) {
-        digests.push_back((path.to_owned(), digest));
-        digests.drain(..digests.len().saturating_sub(MAX_REMEMBERED));
+    fn remember_held(&mut self, whole: &Content, log: [u8; 32]) {
+        let Content::Digest(whole) = whole else { return };
+        if !self.holds.contains(&(*whole, log)) {
+            self.holds.push_back((*whole, log));
+            self.holds.drain(..self.holds.len().saturating_sub(MAX_REMEMBERED));
+        }
     }
 
-    fn remember_away(&mut self, log: &Path, now: Instant) {
-        self.away.retain(|(away, _)| away != log);
-        self.away.push_back((log.to_owned(), now + LONGEST_AWAY));
+    /// Whether what has this content has a log in it, or is as the log.
+    fn has_all_of(&self, whole: &Content, log: &Content) -> bool {
+        match (whole, log) {
+            (Content::Digest(whole), Content::Digest(log)) => {
+                whole == log || self.holds.contains(&(*whole, *log))
+            }
+            _ => false,
+        }
     }
 
-    /// Whether this log was renamed a moment ago; what comes in its place is not expected a second time.
-    fn comes_back(&mut self, path: &Path) -> bool {
-        let place = self.away.iter().position(|(away, _)| away == path);
-        place.and_then(|place| self.away.remove(place)).is_some()
+    fn remember_away(&mut self, log: &Path, known: Object, now: Instant) {
+        self.away.retain(|(away, ..)| away != log);
+        self.away.push_back((log.to_owned(), known, now + LONGEST_AWAY));
+    }
+
+    /// The log here that was renamed a moment ago; what comes in its place is not expected a second time.
+    fn comes_back(&mut self, path: &Path) -> Option<Object> {
+        let place = self.away.iter().position(|(away, ..)| away == path)?;
+        self.away.remove(place).map(|(_, known, _)| known)
     }
 
     /// Logs in whose place no new one came, and those that are too many to be remembered.
     fn take_gone(&mut self, now: Instant) -> Vec<PathBuf> {
         let surplus = self.away.len().saturating_sub(MAX_REMEMBERED);
-        let late = self.away.iter().take_while(|(_, until)| *until <= now).count();
-        self.away.drain(..surplus.max(late)).map(|(path, _)| path).collect()
+        let late = self.away.iter().take_while(|(.., until)| *until <= now).count();
+        self.away.drain(..surplus.max(late)).map(|(path, ..)| path).collect()
     }
 
     /// Time until the next of them is told.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
-        self.away.front().map(|(_, until)| until.saturating_duration_since(now))
+        self.away.front().map(|(.., until)| until.saturating_duration_since(now))
     }
 
     /// Notes what is not told yet; whether its time is not over.
@@ -108,8 +123,9 @@ fn logs_of(copy: &Path) -> impl Iterator<Item = PathBuf> {
     let name = copy.file_name().map(|name| name.as_encoded_bytes().to_vec()).unwrap_or_default();
     let directory = copy.parent().map(Path::to_owned).unwrap_or_default();
     let extension = name.iter().rposition(|byte| *byte == b'.').unwrap_or(name.len());
-    let ends = (1..name.len()).filter(|at| matches!(name[*at], b'.' | b'-')).collect::<Vec<_>>();
-    ends.into_iter().flat_map(move |end| {
+    let ends = (1..name.len()).rev().filter(|at| matches!(name[*at], b'.' | b'-'));
+    let ends = ends.take(MAX_ENDS).collect::<Vec<_>>();
+    ends.into_iter().rev().flat_map(move |end| {
         let with_extension =
             (end < extension).then(|| [&name[..end], &name[extension..]].concat()).filter(|log| *log != name);
         let logs = [Some(name[..end].to_vec()), with_extension];
@@ -117,6 +133,23 @@ fn logs_of(copy: &Path) -> impl Iterator<Item = PathBuf> {
             logs.into_iter().flatten().map(|log| directory.join(OsStr::from_bytes(&log))).collect();
         paths
     })
+}
+
+/// Whether a file can be a copy of a log by its name.
+fn is_copy_of(path: &Path, log: &Path) -> bool {
+    if path.parent() != log.parent() {
+        return false;
+    }
+    let (Some(name), Some(log)) = (path.file_name(), log.file_name()) else { return false };
+    let (name, log) = (name.as_bytes(), log.as_bytes());
+    let is_end = |rest: &[u8]| matches!(rest.first(), Some(b'.' | b'-'));
+    let extension =
+        name.iter().rposition(|byte| *byte == b'.').map_or(&name[name.len()..], |dot| &name[dot..]);
+    let has_extension = |stem: &[u8]| {
+        !stem.is_empty()
+            && name.strip_prefix(stem).is_some_and(|rest| is_end(rest) && rest.len() > extension.len())
+    };
+    name.strip_prefix(log).is_some_and(is_end) || log.strip_suffix(extension).is_some_and(has_extension)
 }
 
 /// What the names of a log's copies follow in the order of names: `log` itself, and of `a.log` also `a-` and `a.`.
@@ -160,6 +193,20 @@ pub(super) fn rotations(
             came.insert((there.device, there.inode), index);
         }
     }
+    let moved = |known: &Object| came.get(&(known.device, known.inode)).copied();
+    // Where files only have each other's places, none is new. An inode is given again at once, so it alone proves nothing.
+    let is_exchanged = |index: usize| {
+        let next = |at: &usize| {
+            let known = seen[*at].known.as_ref()?;
+            let next = moved(known).filter(|next| next != at)?;
+            let is_moved = seen[next].happened.moved_from.as_deref() == Some(seen[*at].path.as_path());
+            let is_same = |there: &Object| {
+                known.size > 0 && there.content == known.content && there.modified == known.modified
+            };
+            (is_moved || seen[next].there.as_ref().is_some_and(is_same)).then_some(next)
+        };
+        std::iter::successors(next(&index), next).take(seen.len()).any(|at| at == index)
+    };
     let is_rotated = |index: usize| {
         let one: &Seen = &seen[index];
         let known = one.known.as_ref().filter(|known| known.kind == Kind::File)?;
@@ -167,21 +214,32 @@ pub(super) fn rotations(
             Some(there) if there.kind != Kind::File || there.inode == known.inode => return None,
             there => there.is_some(),
         };
-        let moved = *came.get(&(known.device, known.inode))?;
+        let moved = moved(known)?;
         let (path, there) = (&seen[moved].path, seen[moved].there.as_ref()?);
-        // An inode is given again at once, so it alone proves nothing.
         let is_moved = seen[moved].happened.moved_from.as_deref() == Some(one.path.as_path());
-        let has_same = there.content == known.content && there.modified == known.modified;
-        // Where nothing took its place the names must say that it is a rotation.
-        let has_same_rights =
-            (there.permissions, there.owner, there.group) == (known.permissions, known.owner, known.group);
+        let has_same = (&there.content, there.modified, there.size)
+            == (&known.content, known.modified, known.size)
+            && !is_exchanged(index);
+        let has_same_rights = with_rights(known, there) == *known;
+        // It may be written until whoever writes it takes the new one.
+        let has_more = match &there.content {
+            content @ Content::Digest(_) => {
+                let own = seen[moved].known.as_ref().filter(|_| seen[moved].grown);
+                let begins = seen[moved].begins_with.map(Content::Digest);
+                let begins = begins.as_ref().or_else(|| own?.content.last_read());
+                begins.is_some() && begins == known.content.last_read() || *content == known.content
+            }
+            // It is compared when it is read.
+            content => content.not_read().is_some() && known.size <= there.size,
+        };
         let is_same = if is_replaced {
-            is_moved || has_same
+            has_same || is_moved && has_more && !is_exchanged(index)
         } else {
+            // Where nothing took its place the names must say that it is a rotation.
             let is_copy =
                 |log: &Path| is_numbered(path, log) && (log == one.path || is_numbered(&one.path, log));
             let are_of_one_log = logs_of(path).any(|log| is_copy(&log) && is_growing(&log) && is_log(&log));
-            has_same && are_of_one_log
+            (has_same || is_moved && has_more) && are_of_one_log
         };
         let is_allowed = path.parent() == one.path.parent() && is_growing(&one.path) && is_growing(path);
         (is_same && has_same_rights && is_allowed).then_some((index, moved))
@@ -193,16 +251,26 @@ impl<S: Sink> Engine<S> {
     /// Finds the steps of rotations, so that they are told as growth; what is not complete yet is left out and looked at again.
     pub(super) fn judge_logs(&mut self, seen: &mut Vec<Seen>) {
         let now = now();
-        let away: HashSet<PathBuf> = self.rotations.away.iter().map(|(path, _)| path.clone()).collect();
+        let away: HashSet<PathBuf> = self.rotations.away.iter().map(|(path, ..)| path.clone()).collect();
         let is_file = |path: &Path| self.known_log(path).is_some_and(|log| log.kind == Kind::File);
         let is_log = |path: &Path| away.contains(path) || is_file(path);
         let moves = rotations(seen, |path| self.is_growing(path), is_log);
         let is_copy = |path: &Path| logs_of(path).any(|log| is_numbered(path, &log) && is_log(&log));
         let gone =
             moves.iter().map(|(log, _)| &seen[*log]).filter(|one| one.there.is_none() && !is_copy(&one.path));
-        for log in gone.map(|one| one.path.clone()).collect::<Vec<_>>() {
-            self.rotations.remember_away(&log, now);
+        let gone = gone.filter_map(|one| Some((one.path.clone(), one.known.clone()?)));
+        for (log, known) in gone.collect::<Vec<_>>() {
+            self.rotations.remember_away(&log, known, now);
         }
+        for (log, copy) in &moves {
+            // What is not read yet is compared with the log when it is.
+            let last = seen[*log].known.as_ref().map(|known| known.content.clone());
+            if let Some(there) = &mut seen[*copy].there {
+                there.content =
+                    std::mem::replace(&mut there.content, Content::None).remembering(last.as_ref());
+            }
+        }
+        let mut parts = HashSet::new();
         for (replaced, _) in &moves {
             let one = &mut seen[*replaced];
             let is_part = one.there.as_ref().is_some_and(|there| self.is_part_of_copy(one, there));
@@ -210,18 +278,24 @@ impl<S: Sink> Engine<S> {
                 // What was here has another name, and what comes in its place is judged when it is complete.
                 one.there = None;
                 self.postpone(&one.path, one.happened.clone(), now + COPY_PAUSE);
+                parts.insert(one.path.clone());
             }
         }
-        for one in seen.iter_mut() {
+        for one in seen.iter_mut().filter(|one| one.known.is_none()) {
             one.grown |= one.begins_with.is_some() && self.may_be_copy(one);
         }
         for index in moves.into_iter().flat_map(|(log, copy)| [log, copy]).chain(self.copied_logs(seen)) {
             seen[index].grown = true;
         }
         for one in seen.iter_mut().filter(|one| one.known.is_none()) {
-            if let Some(there) = &one.there {
+            if let Some(there) = &one.there
+                && let Some(log) = self.rotations.comes_back(&one.path)
+                && let Some(options) = self.coverage.options(&one.path)
+            {
+                let has_other_rights =
+                    compare(Some(&log), Some(&with_rights(&log, there)), options).is_some();
                 let is_plain = there.kind == Kind::File && there.permissions & RUNS == 0 && there.links == 1;
-                one.grown |= self.rotations.comes_back(&one.path) && is_plain;
+                one.grown |= is_plain && !has_other_rights;
             }
         }
         let mut index = 0;
@@ -244,7 +318,9 @@ impl<S: Sink> Engine<S> {
                 self.look_on(seen.swap_remove(index), now);
                 continue;
             }
-            if let Some(waiting) = self.rotations.copies.remove(&one.path) {
+            if !parts.contains(&one.path)
+                && let Some(waiting) = self.rotations.copies.remove(&one.path)
+            {
                 let mut happened = waiting.happened;
                 happened.merge(one.happened.clone());
                 seen[index].happened = happened;
@@ -302,6 +378,12 @@ impl<S: Sink> Engine<S> {
         logs.find_map(|log| self.known_log(&log).filter(|log| log.kind == Kind::File && log.size > 0))
     }
 
+    /// The log that was renamed to this path.
+    pub(super) fn log_before(&self, path: &Path, from: Option<&Path>) -> Option<Object> {
+        let from = from.filter(|from| *from != path)?;
+        self.known_log(from).filter(|log| log.kind == Kind::File)
+    }
+
     fn is_growing(&self, path: &Path) -> bool {
         self.coverage.options(path).is_some_and(|options| options.growing)
     }
@@ -328,9 +410,9 @@ impl<S: Sink> Engine<S> {
 
     /// Whether its name is that of a log's copy, and nothing about it is more than a log.
     fn may_be_copy(&self, one: &Seen) -> bool {
-        let may_run = one.there.as_ref().is_some_and(|there| there.permissions & RUNS != 0);
+        let is_more = |there: &Object| there.permissions & RUNS != 0 || there.links > 1;
         let is_log = |log: &Path| is_numbered(&one.path, log) && self.known_log(log).is_some();
-        !may_run
+        !one.there.as_ref().is_some_and(is_more)
             && !one.happened.executed
             && self.is_growing(&one.path)
             && logs_of(&one.path).any(|log| is_log(&log))
@@ -348,61 +430,65 @@ impl<S: Sink> Engine<S> {
     /// the copy has what was known of the log, under its name with more at its end.
     fn copied_logs(&mut self, seen: &[Seen]) -> Vec<usize> {
         for one in seen {
-            if let Some(digest) = one.unpacked {
-                Rotations::remember(&mut self.rotations.packed, &one.path, digest);
-            }
-            if let Some(digest) = one.begins_with.filter(|_| one.grown) {
-                Rotations::remember(&mut self.rotations.copied, &one.path, digest);
+            let Some(there) = &one.there else { continue };
+            for log in one.unpacked.into_iter().chain(one.begins_with.filter(|_| one.grown)) {
+                self.rotations.remember_held(&there.content, log);
             }
         }
+        let now: HashMap<&Path, Option<&Object>> =
+            seen.iter().map(|one| (one.path.as_path(), one.there.as_ref())).collect();
         let baseline = &self.ledger.state().baseline;
         let is_growing = |path: &Path| self.is_growing(path);
         let is_same = |a: &Object, b: &Object| {
             let are_files = a.kind == Kind::File && b.kind == Kind::File;
             are_files && matches!(a.content, Content::Digest(_)) && a.content == b.content
         };
-        // What is new in this round first: the baseline has it afterwards.
+        let has_all = |copy: &Object, log: &Object| {
+            let are_files = copy.kind == Kind::File && log.kind == Kind::File;
+            are_files && self.rotations.has_all_of(&copy.content, &log.content)
+        };
         let has_copy = |log: &Path, known: &Object| {
             let Some((directory, name)) = log.parent().zip(log.file_name()) else { return false };
-            let is_copys = |path: &Path| {
-                path.parent() == Some(directory) && logs_of(path).any(|of| of == log) && is_growing(path)
+            // Another name of the same file keeps nothing.
+            let is_copy = |path: &Path, there: &Object| {
+                (there.device, there.inode) != (known.device, known.inode)
+                    && has_all(there, known)
+                    && is_copy_of(path, log)
+                    && is_growing(path)
             };
-            let mut now = seen.iter().filter_map(|other| Some((&other.path, other.there.as_ref()?)));
-            let is_there = |path: &Path| {
-                seen.iter()
-                    .find(|other| other.path == path)
-                    .map_or_else(|| baseline.contains(path), |other| other.there.is_some())
-            };
-            let mut begun =
-                self.rotations.copied.iter().map(|(path, digest)| (path, Content::Digest(*digest)));
-            now.any(|(path, there)| is_copys(path) && is_same(there, known))
-                || begun.any(|(path, begins)| is_copys(path) && begins == known.content && is_there(path))
+            let is_known_copy = |path: &Path, there: &Object| !now.contains_key(path) && is_copy(path, there);
+            now.iter().any(|(path, there)| there.is_some_and(|there| is_copy(path, there)))
                 || beginnings_of_copies(name).any(|begins| {
                     let after = baseline.children_after(directory, Some(&begins), MAX_COPIES);
-                    after
-                        .iter()
-                        .any(|(name, object)| is_copys(&directory.join(name)) && is_same(object, known))
+                    after.iter().any(|(name, object)| is_known_copy(&directory.join(name), object))
                 })
         };
         let is_copied = |one: &Seen| match (&one.known, &one.there) {
             (Some(known), Some(there)) => {
-                known.inode == there.inode && !one.grown && has_copy(&one.path, known)
+                (known.device, known.inode, known.kind) == (there.device, there.inode, there.kind)
+                    && !one.grown
+                    && has_copy(&one.path, known)
             }
             (None, Some(there)) => {
                 let of_same = |log: &Path| baseline.get(log).is_some_and(|log| is_same(there, &log));
-                let is_packed = log_of(&one.path).zip(one.unpacked).is_some_and(|(log, unpacked)| {
-                    let known = baseline.get(&log).map(|log| log.content);
-                    is_growing(&log) && known == Some(Content::Digest(unpacked))
-                });
-                let is_plain = there.permissions & RUNS == 0;
-                is_plain && (is_packed || logs_of(&one.path).any(|log| is_growing(&log) && of_same(&log)))
+                let unpacked = one.unpacked.map(Content::Digest);
+                let of_packed =
+                    |log: &Path| unpacked.is_some() && baseline.get(log).map(|log| log.content) == unpacked;
+                let is_plain = there.permissions & RUNS == 0 && there.links == 1;
+                let is_of = |log: &Path| is_growing(log) && (of_packed(log) || of_same(log));
+                is_plain && logs_of(&one.path).any(|log| is_of(&log))
             }
             // Compressed, and removed then.
-            (Some(known), None) => self.rotations.packed.iter().any(|(packed, digest)| {
-                log_of(packed).as_deref() == Some(&one.path)
-                    && is_growing(packed)
-                    && known.content == Content::Digest(*digest)
-            }),
+            (Some(known), None) => {
+                let mut packed = one.path.clone().into_os_string();
+                packed.push(".gz");
+                let packed = PathBuf::from(packed);
+                let there = match now.get(packed.as_path()) {
+                    Some(there) => there.cloned(),
+                    None => baseline.get(&packed),
+                };
+                is_growing(&packed) && there.is_some_and(|there| has_all(&there, known))
+            }
             _ => false,
         };
         let found = seen.iter().enumerate().filter(|(_, one)| is_growing(&one.path) && is_copied(one));
@@ -413,6 +499,46 @@ impl<S: Sink> Engine<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Timestamp;
+
+    fn a_log() -> Object {
+        Object {
+            kind: Kind::File,
+            permissions: 0o640,
+            owner: 0,
+            group: 0,
+            size: 0,
+            modified: Timestamp::default(),
+            changed: Timestamp::default(),
+            device: 1,
+            inode: 1,
+            links: 1,
+            special: 0,
+            flags: 0,
+            content: Content::Digest([0; 32]),
+            extended: [].into(),
+        }
+    }
+
+    #[test]
+    fn a_copy_is_known_by_its_name() {
+        for (path, log) in [
+            ("/l/a.log.1", "a.log"),
+            ("/l/a.log-x", "a.log"),
+            ("/l/a-1.log", "a.log"),
+            ("/l/a.1.log", "a.log"),
+            ("/l/a-1", "a"),
+        ] {
+            let log = Path::new("/l").join(log);
+            assert!(is_copy_of(Path::new(path), &log), "{path}");
+            assert!(logs_of(Path::new(path)).any(|of| of == log), "{path}");
+        }
+        for (path, log) in
+            [("/l/a.log", "a.log"), ("/l/a.logs", "a.log"), ("/m/a.log.1", "a.log"), ("/l/.log", ".log")]
+        {
+            assert!(!is_copy_of(Path::new(path), &Path::new("/l").join(log)), "{path}");
+        }
+    }
 
     #[test]
     fn a_number_or_a_date_makes_a_rotated_log_and_nothing_else_does() {
@@ -431,11 +557,11 @@ mod tests {
         let (begin, mut rotations) = (now(), Rotations::default());
         let (log, copy) = (Path::new("/l/a"), Path::new("/l/a.1"));
 
-        rotations.remember_away(log, begin);
+        rotations.remember_away(log, a_log(), begin);
         assert!(rotations.take_gone(begin).is_empty());
         assert_eq!(rotations.next(begin), Some(LONGEST_AWAY));
         assert_eq!(rotations.take_gone(begin + LONGEST_AWAY), [log]);
-        assert!(!rotations.comes_back(log));
+        assert!(rotations.comes_back(log).is_none());
 
         let writer = Happened { appeared: true, ..Happened::default() };
         assert!(rotations.waits(copy, &writer, begin));

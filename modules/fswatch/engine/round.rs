@@ -82,7 +82,7 @@ pub(super) struct Seen {
     pub(super) grown: bool,
     /// Of a compressed log, the digest of what is in it.
     pub(super) unpacked: Option<[u8; 32]>,
-    /// Of a new file that begins with all that is known of the log of which it can be a copy, the digest of that.
+    /// Of a file that begins with all that is known of the log of which it can be a copy, or which it was, the digest of that.
     pub(super) begins_with: Option<[u8; 32]>,
 }
 
@@ -170,7 +170,9 @@ impl<S: Sink> Engine<S> {
             let plan =
                 crate::look::Plan { prove: happened.prove, being_read, being_written, ..plan(options) };
             let its = self.ledger.state().baseline.get(&path);
-            let known = its.or_else(|| plan.growing.then(|| self.copied_log(&path)).flatten());
+            let other = || self.log_before(&path, happened.moved_from.as_deref());
+            let known = plan.growing.then(other).flatten().or(its);
+            let known = known.or_else(|| plan.growing.then(|| self.copied_log(&path)).flatten());
             self.in_flight.insert(path.clone());
             items.push(Item { path, known, plan, happened, reads: false, unpacked: None });
         }
@@ -191,8 +193,10 @@ impl<S: Sink> Engine<S> {
     }
 
     /// Has the place where a file was looked at together with where it is, also when the kernel's word of one of both is
-    /// not taken up yet: otherwise one file with another name seems to be one that went and one that came.
+    /// not taken up yet: otherwise one file with another name seems to be one that went and one that came. A file can have
+    /// had as many names as a user likes: no more are added than are ready.
     fn add_other_names(&mut self, lane: Lane, ready: &mut Vec<(PathBuf, Happened)>) {
+        let most = (2 * ready.len()).max(LOOKED_TOGETHER);
         let mut added: HashSet<PathBuf> = HashSet::new();
         let mut next = 0;
         while let Some((path, happened)) = ready.get(next) {
@@ -205,7 +209,13 @@ impl<S: Sink> Engine<S> {
             if added.is_empty() {
                 added = ready.iter().map(|(path, _)| path.clone()).collect();
             }
-            let without = Happened { moved_from: None, moved_to: None, ..happened.clone() };
+            let without = Happened {
+                appeared: false,
+                executed: false,
+                moved_from: None,
+                moved_to: None,
+                ..happened.clone()
+            };
             let from = happened
                 .moved_from
                 .map(|from| (from, Happened { moved_to: Some(path.clone()), ..without.clone() }));
@@ -213,12 +223,13 @@ impl<S: Sink> Engine<S> {
                 .moved_to
                 .map(|to| (to, Happened { appeared: true, moved_from: Some(path), ..without }));
             for (other, happened) in from.into_iter().chain(to) {
-                if added.contains(&*other) {
+                let its = self.trust.lane(&other);
+                // What root alone can change does not wait for what users can.
+                if added.contains(&*other) || its == Lane::Trusted && lane != its || ready.len() >= most {
                     continue;
                 }
                 let waiting = self.due.remove(&other);
-                // What root alone can change does not wait for what users can.
-                if waiting.is_some() || self.trust.lane(&other) == lane {
+                if waiting.is_some() || its == lane {
                     added.insert(other.to_path_buf());
                     ready.push((other.to_path_buf(), waiting.unwrap_or(happened)));
                 }
@@ -407,7 +418,10 @@ impl<S: Sink> Engine<S> {
         };
         // Whether a log only grew is known when it was read.
         let may_have_grown = growing
-            && known.as_ref().is_some_and(|known| known.kind == there.kind && known.size <= there.size);
+            && known.as_ref().is_some_and(|known| {
+                (known.kind, known.device, known.inode) == (there.kind, there.device, there.inode)
+                    && known.size <= there.size
+            });
         match there.content.not_read() {
             Some(NotRead::BeingRead) if reads => {
                 self.contents.reads(&path, &there, &happened, compared.clone());
@@ -425,11 +439,14 @@ impl<S: Sink> Engine<S> {
         {
             return None;
         }
-        let begins_with = match compared.filter(|_| grown && known.is_none()).map(|log| log.content) {
-            Some(Content::Digest(digest)) => Some(digest),
+        let last = |object: &Option<Object>| object.as_ref().and_then(|it| it.content.last_read().cloned());
+        let begins = last(&compared).filter(|_| grown);
+        let is_its_own = known.is_some() && begins == last(&known);
+        let begins_with = match begins {
+            Some(Content::Digest(digest)) if !is_its_own => Some(digest),
             _ => None,
         };
-        let grown = grown && known.is_some();
+        let grown = grown && is_its_own;
         Some(Seen { path, happened, known, there: Some(there), grown, unpacked, begins_with })
     }
 
@@ -672,10 +689,10 @@ impl<S: Sink> Engine<S> {
     }
 }
 
-/// An object with the rights of another one.
-fn with_rights(object: &Object, rights: &Object) -> Object {
-    let Object { permissions, owner, group, flags, extended, .. } = rights.clone();
-    Object { permissions, owner, group, flags, extended, ..object.clone() }
+/// An object with the rights and the number of names of another one.
+pub(super) fn with_rights(object: &Object, rights: &Object) -> Object {
+    let Object { permissions, owner, group, flags, extended, links, .. } = rights.clone();
+    Object { permissions, owner, group, flags, extended, links, ..object.clone() }
 }
 
 fn is_directory(object: &Option<Object>) -> bool {

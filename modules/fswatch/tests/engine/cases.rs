@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -60,6 +60,10 @@ on_every_backend! {
     a_large_log_that_is_copied_and_emptied_is_no_change,
     a_log_with_an_extension_is_found_in_its_copy_of_an_earlier_round,
     what_only_looks_like_a_rotation_is_told,
+    what_is_done_to_a_log_while_it_is_renamed_is_told,
+    a_log_that_comes_back_with_other_rights_and_one_that_is_exchanged_with_its_copy_are_told,
+    what_is_no_copy_any_more_excuses_no_loss,
+    a_log_that_is_written_all_the_time_is_compared_with_what_it_was,
     a_log_that_only_grows_is_no_change,
     a_rescan_finds_what_gave_no_notification,
     a_store_to_a_mapped_page_is_found_by_reading_everything,
@@ -561,6 +565,138 @@ fn what_only_looks_like_a_rotation_is_told() {
     assert_eq!(texts(&other_name, temp.path()), ["renamed log-other"]);
     assert!(!rights.is_empty());
     assert_eq!(texts(&open, temp.path()), ["created log.3"]);
+}
+
+fn what_is_done_to_a_log_while_it_is_renamed_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let large = vec![b'x'; 20 << 20];
+    for name in ["a", "a.1", "b", "c", "d", "e"] {
+        fs::write(at(name), format!("one\ntwo {name}\n")).unwrap();
+    }
+    for name in ["f", "g"] {
+        fs::write(at(name), &large).unwrap();
+    }
+    // All of a step within one settling.
+    let mut running = Running::settling(json!({"paths": {"path": [temp.path()], "growing": true}}), 500);
+    let rotate = |name: &str, rest: &dyn Fn(&Path)| {
+        fs::rename(at(name), at(&format!("{name}.1"))).unwrap();
+        rest(&at(&format!("{name}.1")));
+        fs::write(at(name), "").unwrap();
+    };
+    let append = |path: &Path| {
+        fs::File::options().append(true).open(path).unwrap().write_all(b"more\n").unwrap();
+    };
+
+    for name in ["a", "b", "f"] {
+        rotate(name, &append);
+    }
+    let appended = running.told(temp.path());
+    rotate("c", &|path| fs::write(path, "evil\n").unwrap());
+    let rewritten = running.told(temp.path());
+    rotate("g", &|path| {
+        fs::File::options().write(true).open(path).unwrap().write_all_at(b"evil", 1 << 20).unwrap();
+    });
+    let large = running.next(|alert| alert.path.contains("/g"));
+    let set =
+        |path: &Path| rustix::fs::setxattr(path, "user.note", b"x", rustix::fs::XattrFlags::empty()).is_ok();
+    let can = set(&at("c"));
+    running.told(temp.path());
+    rotate("d", &|path| assert!(set(path) || !can));
+    let attribute = running.told(temp.path());
+    fs::hard_link(at("e"), at("e-other")).unwrap();
+    append(&at("e"));
+    let linked = running.told(temp.path());
+
+    let is_about =
+        |told: &[Alert], name: &str| texts(told, temp.path()).iter().any(|text| text.contains(name));
+    assert_eq!(texts(&appended, temp.path()), [""; 0]);
+    assert!(is_about(&rewritten, " c"), "{rewritten:?}");
+    assert_eq!(texts(&[large], temp.path()), ["created g.1"]);
+    assert!(!can || is_about(&attribute, " d"), "{attribute:?}");
+    assert!(texts(&linked, temp.path()).contains(&"changed e".to_owned()), "{linked:?}");
+}
+
+fn a_log_that_comes_back_with_other_rights_and_one_that_is_exchanged_with_its_copy_are_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for name in ["a", "b", "b.1"] {
+        fs::write(at(name), name).unwrap();
+    }
+    let mut running = Running::settling(json!({"paths": {"path": [temp.path()], "growing": true}}), 500);
+
+    fs::rename(at("a"), at("a.1")).unwrap();
+    let went = running.told(temp.path());
+    fs::write(at("a"), "").unwrap();
+    fs::set_permissions(at("a"), PermissionsExt::from_mode(0o666)).unwrap();
+    let came = running.told(temp.path());
+    rustix::fs::renameat_with(CWD, at("b"), CWD, at("b.1"), rustix::fs::RenameFlags::EXCHANGE).unwrap();
+    let exchanged = running.told(temp.path());
+
+    assert_eq!(texts(&went, temp.path()), [""; 0]);
+    assert_eq!(texts(&came, temp.path()), ["created a"]);
+    assert_eq!(sorted_texts(&exchanged, temp.path()), ["changed b", "changed b.1"]);
+}
+
+fn what_is_no_copy_any_more_excuses_no_loss() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for name in ["a", "b.1", "c", "d", "e"] {
+        fs::write(at(name), format!("{name}\n")).unwrap();
+    }
+    let mut running = Running::settling(json!({"paths": {"path": [temp.path()], "growing": true}}), 500);
+    let empty = |name: &str| fs::File::options().write(true).truncate(true).open(at(name)).unwrap();
+
+    fs::write(at("a.1"), "a\nmore\n").unwrap();
+    assert!(Command::new("gzip").arg("-k").arg(at("b.1")).status().unwrap().success());
+    fs::copy(at("c"), at("c.1")).unwrap();
+    fs::copy(at("e"), at("e.1")).unwrap();
+    let copied = running.told(temp.path());
+    fs::write(at("a.1"), "evil\n").unwrap();
+    fs::remove_file(at("b.1.gz")).unwrap();
+    running.told(temp.path());
+    empty("a");
+    fs::remove_file(at("b.1")).unwrap();
+    // The copy goes in the same moment.
+    empty("c");
+    fs::remove_file(at("c.1")).unwrap();
+    let lost = running.told(temp.path());
+    // A copy that is the same file.
+    fs::hard_link(at("d"), at("d.1")).unwrap();
+    running.told(temp.path());
+    empty("d");
+    let linked = running.told(temp.path());
+    // Something else with the number of its inode.
+    fs::remove_file(at("e")).unwrap();
+    nix::unistd::mkfifo(&at("e"), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    fs::set_permissions(at("e"), PermissionsExt::from_mode(0o644)).unwrap();
+    let fifo = running.told(temp.path());
+
+    assert_eq!(texts(&copied, temp.path()), [""; 0]);
+    assert_eq!(sorted_texts(&lost, temp.path()), ["changed a", "changed c", "removed b.1", "removed c.1"]);
+    assert!(texts(&linked, temp.path()).contains(&"changed d".to_owned()), "{linked:?}");
+    assert_eq!(texts(&fifo, temp.path()), ["changed e"]);
+}
+
+fn a_log_that_is_written_all_the_time_is_compared_with_what_it_was() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = temp.path().join("log");
+    fs::write(&log, "one\ntwo\n".repeat(1_000_000)).unwrap();
+    let running = Running::configured(json!({"paths": {"path": [temp.path()], "growing": true}}));
+    let done = std::sync::atomic::AtomicBool::new(false);
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::File::options().append(true).open(&log).unwrap();
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                file.write_all(b"x").unwrap();
+            }
+        });
+        fs::File::options().write(true).open(&log).unwrap().write_all_at(b"evil", 0).unwrap();
+        let said = running.said.recv_timeout(CEILING);
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(matches!(said, Ok(Said::Alert(alert)) if alert.attributes.contains(&"content".to_owned())));
+    });
 }
 
 fn a_large_log_that_is_copied_and_emptied_is_no_change() {
