@@ -11,6 +11,8 @@ use vigie_files::durable::{self, Durability};
 use crate::chain::Head;
 use crate::contents::add_counts;
 use crate::line::{self, Counts};
+use crate::retention::Goes;
+use crate::segment::Name;
 
 const FILE_NAME: &str = "deleted.json";
 
@@ -41,6 +43,9 @@ pub(crate) struct Ledger {
     /// The same by share; what versions before 3 deleted is not in it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) shares: BTreeMap<String, Counts>,
+    /// What was counted last. After a crash it may still be there, and then it goes first: nothing is counted twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) doing: Option<(Name, Goes)>,
 }
 
 impl Ledger {

@@ -73,6 +73,8 @@ pub(crate) struct Found {
 /// newest alert as the high-water mark has it.
 pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
     let directory_error = |source| OpenError::Directory { path: directory.to_owned(), source };
+    // It only takes room: the next retention writes it again.
+    segment::delete_unfinished(directory).ok();
     let mut names = segment::list(directory).map_err(directory_error)?;
     // A crash can leave a segment whose first line was never written; nothing was acknowledged in it.
     while let Some(&name) = names.last()

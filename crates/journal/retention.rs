@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vigie_files::durable::{self, DurableFile};
 use vigie_protocol::severity::Severity;
 
@@ -53,7 +53,8 @@ pub(crate) struct Victim {
 }
 
 /// What of a segment goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Goes {
     All,
     /// Alerts of this share and severity.
@@ -65,6 +66,14 @@ impl Goes {
         match self {
             Self::All => true,
             Self::Part(goes, of) => *of == severity && goes == share,
+        }
+    }
+
+    /// Whether there is any of it.
+    pub(crate) fn is_in(&self, contents: &Contents) -> bool {
+        match self {
+            Self::All => true,
+            Self::Part(share, severity) => contents.count(share, *severity) > 0,
         }
     }
 }
@@ -442,7 +451,7 @@ pub(crate) fn thin(
     sent_through: Option<u64>,
 ) -> io::Result<Thinned> {
     let path = segment.name.path(directory);
-    let new = new_path(&path);
+    let new = segment.name.new_path(directory);
     let mut reader = LineReader::open(&path)?;
     let mut file: Option<DurableFile> = None;
     let mut work = Thinning {
@@ -529,10 +538,6 @@ pub(crate) fn thin(
     Ok(work.thinned)
 }
 
-fn new_path(path: &Path) -> std::path::PathBuf {
-    path.with_extension("jsonl.new")
-}
-
 fn write(
     file: &mut Option<DurableFile>,
     new: &Path,
@@ -564,7 +569,7 @@ fn write(
 pub(crate) fn finish(directory: &Path, segment: &ClosedSegment, thinned: &Thinned) -> io::Result<()> {
     let path = segment.name.path(directory);
     if thinned.written {
-        durable::rename(&new_path(&path), &path)?;
+        durable::rename(&segment.name.new_path(directory), &path)?;
     } else {
         durable::remove(&path)?;
     }

@@ -5,6 +5,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+use vigie_files::durable;
+
 use crate::contents::{Contents, Counting};
 use crate::line::{self, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 
@@ -16,7 +19,7 @@ const TAIL_BYTES: [u64; 2] = [4096, 64 * 1024];
 
 /// What a segment is called: number of its first alert, and which of several that begin with this number, as after a
 /// batch that the disk did not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Name {
     pub(crate) first: u64,
     pub(crate) part: u32,
@@ -29,6 +32,11 @@ impl Name {
             0 => format!("alerts-{first:020}.jsonl"),
             part => format!("alerts-{first:020}-{part}.jsonl"),
         })
+    }
+
+    /// Where what shall take its place is written.
+    pub(crate) fn new_path(self, directory: &Path) -> PathBuf {
+        self.path(directory).with_extension("jsonl.new")
     }
 
     fn parse(file_name: &str) -> Option<Self> {
@@ -48,6 +56,18 @@ pub(crate) fn list(directory: &Path) -> io::Result<Vec<Name>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// Deletes what was to take the place of a segment when a crash or an error came.
+pub(crate) fn delete_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let segment = name.to_str().and_then(|name| name.strip_suffix(".new")).and_then(Name::parse);
+        if let Some(segment) = segment {
+            durable::remove(&segment.new_path(directory))?;
+        }
+    }
+    Ok(())
 }
 
 /// A piece of a segment.

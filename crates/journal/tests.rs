@@ -820,6 +820,9 @@ proptest! {
             let next = format!("e-{}", journal.writer.recorded() + 1);
             prop_assert!(!journal.seen.contains(MODULE, &next), "{}", next);
             journal.append_each(2);
+            let deleted: u64 = journal.writer.deleted().iter().sum();
+            let there = seqs(&journal.items()).len() as u64;
+            prop_assert_eq!(there + deleted, journal.writer.recorded(), "each is there or counted, and once");
             let verification = verify(&directory, None).unwrap();
             prop_assert!(verification.is_whole(), "{:?}", verification);
         }
@@ -841,6 +844,54 @@ fn a_first_alert_that_is_missing_is_told_with_the_newest_ones_when_there_are_no_
 
     assert_eq!((start(10), start(5), start(4), start(2)), (0, 0, 1, 3));
     assert_eq!(missing(&items(directory.path(), 5)), [(1, 1)]);
+}
+
+#[test]
+fn retention_goes_on_when_somebody_deleted_a_segment() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 2000, keep_segments: 4 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    while segments(directory.path()).len() < 3 {
+        journal.append_each(1);
+    }
+    fs::remove_file(&segments(directory.path())[0]).unwrap();
+
+    journal.append_each(200);
+
+    assert!(journal.writer.bytes() <= 2000 * 5, "{}", journal.writer.bytes());
+    assert_eq!(journal.writer.trouble(), None);
+    assert!(segments(directory.path()).len() < 6);
+}
+
+#[test]
+fn what_retention_cannot_do_is_told() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 2000, keep_segments: 4 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    while segments(directory.path()).len() < 3 {
+        journal.append_each(1);
+    }
+    let first = segments(directory.path()).remove(0);
+    fs::remove_file(&first).unwrap();
+    fs::create_dir(&first).unwrap();
+
+    journal.append_each(60);
+
+    assert!(journal.writer.trouble().is_some_and(|trouble| trouble.contains("retention")));
+}
+
+#[test]
+fn what_an_interrupted_retention_left_is_removed() {
+    let directory = temporary();
+    let mut journal = Journal::open(directory.path(), LARGE);
+    journal.append_each(1);
+    drop(journal);
+    let left = segments(directory.path())[0].with_extension("jsonl.new");
+    fs::write(&left, "half").unwrap();
+
+    drop(Journal::open(directory.path(), LARGE));
+
+    assert!(!left.exists());
 }
 
 #[test]

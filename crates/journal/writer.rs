@@ -121,6 +121,10 @@ pub struct Writer {
     ledger: Ledger,
     /// The disk does not take the high-water mark or the ledger; the alerts themselves are safe.
     trouble: Option<String>,
+    /// Retention cannot be applied.
+    retention_trouble: Option<String>,
+    /// Retention is to be looked at before the next batch: a crash may have interrupted it.
+    is_interrupted: bool,
     incidents: Vec<Incident>,
     sent_through: Option<u64>,
     given_up: Option<GivenUp>,
@@ -187,8 +191,10 @@ impl Writer {
             identity,
             taken_away: Vec::new(),
             said: Vec::new(),
+            is_interrupted: found.ledger.doing.is_some(),
             ledger: found.ledger,
             trouble: None,
+            retention_trouble: None,
             incidents: Vec::new(),
             sent_through: None,
             given_up: None,
@@ -243,7 +249,7 @@ impl Writer {
     /// What the disk does not take at present although the alerts themselves are safe.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.as_deref().or(self.retention_trouble.as_deref())
     }
 
     /// What happened to the segment since the last call.
@@ -330,6 +336,9 @@ impl Writer {
             return Ok(());
         }
         self.inspect();
+        if std::mem::take(&mut self.is_interrupted) {
+            self.make_room();
+        }
         if self.needs_snapshot() {
             let Some(snapshot) = snapshot else { return Err(AppendError::NeedsSnapshot) };
             self.begin_segment(snapshot)?;
@@ -460,37 +469,80 @@ impl Writer {
     fn make_room(&mut self) {
         let Sizes { segment_bytes, keep_segments } = self.sizes;
         let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
-        let made = self.count_rough(allowance).and_then(|()| {
+        let made = self.finish_interrupted().and_then(|()| self.count_rough(allowance)).and_then(|()| {
             while let Some(victim) = retention::next_victim(&self.closed, allowance, self.sent_through) {
                 self.thin(victim)?;
             }
             Ok(())
         });
-        if let Err(error) = made {
-            // It stays as it is, and the next segment tries again.
-            self.trouble = Some(format!("cannot apply retention to the alert journal: {error}"));
+        if made.is_err() {
+            // It stays as it is, and the next segment tries again. Until then a half-written file would only take room.
+            segment::delete_unfinished(&self.directory).ok();
         }
+        self.retention_trouble =
+            made.err().map(|error| format!("cannot apply retention to the alert journal: {error}"));
+    }
+
+    /// What is counted as deleted and still there goes before anything else does.
+    fn finish_interrupted(&mut self) -> io::Result<()> {
+        let Some((name, goes)) = self.ledger.doing.clone() else { return Ok(()) };
+        let Some(index) = self.closed.iter().rposition(|segment| segment.name == name) else { return Ok(()) };
+        if self.closed[index].contents.is_rough {
+            self.count_again(index)?;
+        }
+        if self.closed.get(index).is_some_and(|segment| segment.name == name && goes.is_in(&segment.contents))
+        {
+            self.thin(Victim { index, goes })?;
+        }
+        Ok(())
     }
 
     /// Before anything goes it must be known whose the alerts are in segments of an earlier version.
     fn count_rough(&mut self, allowance: u64) -> io::Result<()> {
         if retention::is_too_much(&self.closed, allowance) {
-            for segment in self.closed.iter_mut().filter(|segment| segment.contents.is_rough) {
-                segment.contents = segment::count(&segment.name.path(&self.directory))?;
+            while let Some(index) = self.closed.iter().position(|segment| segment.contents.is_rough) {
+                self.count_again(index)?;
             }
         }
         Ok(())
     }
 
+    fn count_again(&mut self, index: usize) -> io::Result<()> {
+        match segment::count(&self.closed[index].name.path(&self.directory)) {
+            Ok(contents) => self.closed[index].contents = contents,
+            Err(error) => self.without(index, error)?,
+        }
+        Ok(())
+    }
+
+    /// Forgets a segment that somebody else deleted: who reads the journal says what is missing, and what is left must
+    /// still be kept within its allowance.
+    fn without(&mut self, index: usize, error: io::Error) -> io::Result<()> {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(error);
+        }
+        self.closed.remove(index);
+        Ok(())
+    }
+
     fn thin(&mut self, Victim { index, goes }: Victim) -> io::Result<()> {
         let segment = self.closed[index].clone();
-        let thinned = retention::thin(&self.directory, &segment, &goes, self.sent_through)?;
+        let thinned = match retention::thin(&self.directory, &segment, &goes, self.sent_through) {
+            Ok(thinned) => thinned,
+            Err(error) => return self.without(index, error),
+        };
         // First the note, then the deed: in between a crash leaves alerts that are noted as deleted, and are read.
-        self.ledger.count(&thinned.deleted);
-        if let Some(range) = thinned.emptied.clone() {
-            self.ledger.add(range);
+        let doing = Some((segment.name, goes));
+        if self.ledger.doing != doing {
+            let mut ledger = self.ledger.clone();
+            ledger.count(&thinned.deleted);
+            if let Some(range) = thinned.emptied.clone() {
+                ledger.add(range);
+            }
+            ledger.doing = doing;
+            ledger.store(&self.directory)?;
+            self.ledger = ledger;
         }
-        self.ledger.store(&self.directory)?;
         retention::finish(&self.directory, &segment, &thinned)?;
         if thinned.is_gone() {
             self.closed.remove(index);
