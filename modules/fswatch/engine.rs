@@ -23,6 +23,7 @@ mod narrowing;
 mod orders;
 pub mod proof;
 mod reasons;
+mod renames;
 mod round;
 mod scan;
 mod slices;

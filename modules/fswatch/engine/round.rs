@@ -5,22 +5,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::moving::{MOVED_AT_ONCE, Move};
+use super::moving::Move;
+use super::renames::{Renamed, renames};
 use super::{Engine, SLICE, Sink, canary, now, text_of_time, window_json};
-use crate::change::{Alert, Difference, Event, alert, compare, digest_known, shown, touched};
+use crate::change::{Alert, Event, alert, compare, digest_known, touched};
 use crate::events::{Happened, Window};
 use crate::ledger::Entry;
 use crate::look::Found;
 use crate::object::{Content, Kind, NotRead, Object};
 use crate::query::path_from_text;
 use crate::recorded::{PackageRecords, Question, mark_manager};
-use crate::rules::Severity;
 use crate::storm::Writer;
 use crate::trust::Lane;
 use crate::workers::{Item, Job, plan};
@@ -38,7 +37,7 @@ const USER_ROUND_PATHS: usize = 64;
 const MAX_USER_ROUNDS: [usize; 2] = [2, 8];
 
 /// Paths that one worker takes at a time.
-const LOOKED_TOGETHER: usize = 16;
+pub(super) const LOOKED_TOGETHER: usize = 16;
 
 /// Paths below directories that are gone which are told at once in a round, and bytes of them.
 const GONE_AT_ONCE: usize = 256;
@@ -84,15 +83,6 @@ pub(super) struct Seen {
     pub(super) unpacked: Option<[u8; 32]>,
     /// Of a file that begins with all that is known of the log of which it can be a copy, or which it was, the digest of that.
     pub(super) begins_with: Option<[u8; 32]>,
-}
-
-/// What had another name.
-enum Renamed {
-    File,
-    /// A directory, with what is known of it; it is to be compared.
-    Tree(Option<Window>),
-    /// One of which what is in it is still to be moved.
-    Large(Option<Window>),
 }
 
 impl<S: Sink> Engine<S> {
@@ -190,51 +180,6 @@ impl<S: Sink> Engine<S> {
         }
         self.rounds.insert(number, round);
         self.workers.put(jobs);
-    }
-
-    /// Has the place where a file was looked at together with where it is, also when the kernel's word of one of both is
-    /// not taken up yet: otherwise one file with another name seems to be one that went and one that came. A file can have
-    /// had as many names as a user likes: no more are added than are ready.
-    fn add_other_names(&mut self, lane: Lane, ready: &mut Vec<(PathBuf, Happened)>) {
-        let most = (2 * ready.len()).max(LOOKED_TOGETHER);
-        let mut added: HashSet<PathBuf> = HashSet::new();
-        let mut next = 0;
-        while let Some((path, happened)) = ready.get(next) {
-            next += 1;
-            if happened.moved_from.is_none() && happened.moved_to.is_none() {
-                continue;
-            }
-            let path: Arc<Path> = path.as_path().into();
-            let happened = happened.clone();
-            if added.is_empty() {
-                added = ready.iter().map(|(path, _)| path.clone()).collect();
-            }
-            let without = Happened {
-                appeared: false,
-                executed: false,
-                moved_from: None,
-                moved_to: None,
-                ..happened.clone()
-            };
-            let from = happened
-                .moved_from
-                .map(|from| (from, Happened { moved_to: Some(path.clone()), ..without.clone() }));
-            let to = happened
-                .moved_to
-                .map(|to| (to, Happened { appeared: true, moved_from: Some(path), ..without }));
-            for (other, happened) in from.into_iter().chain(to) {
-                let its = self.trust.lane(&other);
-                // What root alone can change does not wait for what users can.
-                if added.contains(&*other) || its == Lane::Trusted && lane != its || ready.len() >= most {
-                    continue;
-                }
-                let waiting = self.due.remove(&other);
-                if waiting.is_some() || its == lane {
-                    added.insert(other.to_path_buf());
-                    ready.push((other.to_path_buf(), waiting.unwrap_or(happened)));
-                }
-            }
-        }
     }
 
     pub(super) fn note_looked(&mut self, number: u64, outcomes: Vec<(Item, io::Result<Found>)>) {
@@ -533,79 +478,6 @@ impl<S: Sink> Engine<S> {
         Some(with_circumstances(told, &seen.happened))
     }
 
-    /// Tells that an object has another name, and takes what is known below it along, unless that is so much that it is
-    /// done in slices.
-    fn rename(&mut self, from: &Seen, to: &Seen, entry: &mut Entry, alerts: &mut Vec<Alert>) -> Renamed {
-        let (Some(known), Some(there)) = (&from.known, &to.there) else { return Renamed::File };
-        let below = self.ledger.state().baseline.count_below(&from.path);
-        let is_large = entry.changes.len() / 2 + below > MOVED_AT_ONCE;
-        let mut moved = 0_u64;
-        if is_large {
-            moved = 1 + below as u64;
-            entry.changes.push((to.path.clone(), Some(there.clone())));
-        } else {
-            for path in self.ledger.state().baseline.tree(&from.path) {
-                let new = match path.strip_prefix(&from.path) {
-                    Ok(rest) if !rest.as_os_str().is_empty() => to.path.join(rest),
-                    _ => to.path.clone(),
-                };
-                let object = if path == from.path {
-                    Some(there.clone())
-                } else {
-                    self.ledger.state().baseline.get(&path)
-                };
-                entry.changes.push((path, None));
-                // What is not covered there has gone, and what is there but was not covered has come: the scan tells.
-                if self.coverage.options(&new).is_some() {
-                    moved += 1;
-                    entry.changes.push((new, object));
-                }
-            }
-        }
-        alerts.extend(self.renamed(from, to, known, there, moved));
-        if known.kind != Kind::Directory {
-            return Renamed::File;
-        }
-        // While it moved, nobody could say what a notification was about.
-        self.watching.directories().remove_tree(&from.path);
-        self.watching.directories().remove_tree(&to.path);
-        let window = Window::of_both(to.happened.window, from.happened.window);
-        if is_large { Renamed::Large(window) } else { Renamed::Tree(window) }
-    }
-
-    /// The alert that an object has another name, and `moved` objects with it.
-    fn renamed(&self, from: &Seen, to: &Seen, known: &Object, there: &Object, moved: u64) -> Option<Alert> {
-        let options = self.coverage.options(&to.path)?;
-        let rule = self.coverage.rule_text(&to.path)?;
-        let changed = compare(Some(known), Some(there), options);
-        let usual = Difference {
-            event: Event::Renamed,
-            attributes: Vec::new(),
-            severity: options.severity.unwrap_or(Severity::Medium),
-            gains_rights: false,
-        };
-        let difference = match changed {
-            Some(changed) => Difference {
-                event: Event::Renamed,
-                severity: changed.severity.max(usual.severity),
-                ..changed
-            },
-            None => usual,
-        };
-        let time = text_of_time(SystemTime::now());
-        let changes = !difference.attributes.is_empty();
-        let mut told = alert(&to.path, Some(known), Some(there), difference, options, rule, &time);
-        let (old, new) = (shown(&from.path), shown(&to.path));
-        let more = if changes { format!("; {}", told.alert) } else { String::new() };
-        let inside = if moved > 1 { format!(" with {} objects in it", moved - 1) } else { String::new() };
-        told.alert = format!("path {old} renamed to {new}{inside}{more}");
-        told.from = Some(old);
-        told.count = (moved > 1).then_some(moved);
-        let mut happened = to.happened.clone();
-        happened.merge(from.happened.clone());
-        Some(with_circumstances(told, &happened))
-    }
-
     /// Where a directory is gone, or something else now, all that was known in it is gone as well. It is told in the
     /// same step: whoever ends in between must not leave behind what no listing would find again.
     ///
@@ -700,7 +572,7 @@ fn is_directory(object: &Option<Object>) -> bool {
 }
 
 /// Adds who did it and when it can have happened.
-fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
+pub(super) fn with_circumstances(told: Alert, happened: &Happened) -> Alert {
     let mut writers = happened.writers.iter().rev();
     Alert {
         managed: happened.writers.managed().cloned(),
@@ -721,38 +593,6 @@ fn writer(alert: &Alert) -> Writer {
         None => "an unknown process".to_owned(),
     };
     Writer { program, user: alert.process["user"].as_u64(), login: alert.process["login_user"].as_u64() }
-}
-
-/// Which of what came (first) is which of what went (second) under another name.
-fn renames(seen: &[Seen]) -> Vec<(usize, usize)> {
-    let mut went: HashMap<(u64, u64), usize> = HashMap::new();
-    let mut by_path: HashMap<&Path, usize> = HashMap::new();
-    for (index, one) in seen.iter().enumerate() {
-        // A log that was rotated is not told, so it has no other name to tell either.
-        if let (Some(known), None, false) = (&one.known, &one.there, one.grown) {
-            went.insert((known.device, known.inode), index);
-            by_path.insert(&one.path, index);
-        }
-    }
-    let mut pairs = Vec::new();
-    for (index, one) in seen.iter().enumerate() {
-        let (None, Some(there)) = (&one.known, &one.there) else { continue };
-        let hinted = one.happened.moved_from.as_deref().and_then(|from| by_path.get(from)).copied();
-        let identity = (there.device, there.inode);
-        let found = hinted.or_else(|| went.get(&identity).copied());
-        let Some(from) = found else { continue };
-        let Some(known) = &seen[from].known else { continue };
-        // An inode is given again at once: without the kernel's word only the same content and time tell.
-        let is_same = (known.device, known.inode, known.kind) == (there.device, there.inode, there.kind);
-        let is_proved = hinted.is_some()
-            || known.kind != Kind::Directory
-                && known.content == there.content
-                && known.modified == there.modified;
-        if is_same && is_proved && went.remove(&identity).is_some() {
-            pairs.push((index, from));
-        }
-    }
-    pairs
 }
 
 #[cfg(test)]
