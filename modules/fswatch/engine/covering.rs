@@ -165,7 +165,9 @@ impl<S: Sink> Engine<S> {
         for root in roots {
             self.watch_way(&root);
             let may_be_another = root.starts_with(path) || path.starts_with(&root);
-            if may_be_another || !self.watching.is_watched(&root) {
+            // Who makes what is not there yet is told by the directory above it, which is watched now.
+            let is_there = || root.symlink_metadata().is_ok() || self.ledger.state().baseline.contains(&root);
+            if may_be_another || !self.watching.is_watched(&root) && is_there() {
                 self.scan_tree(&root, None);
             }
         }
