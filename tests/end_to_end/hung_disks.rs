@@ -127,7 +127,8 @@ fn a_module_whose_alerts_wait_for_a_hung_disk_is_still_seen_to_stand_still() {
     let Some((host, disk)) = host_with_disk("state") else { return };
     let (halt, notes) = (host.path("halt"), host.path("notes"));
     fs::create_dir(&notes).expect("the test owns the directory");
-    let arguments = [halt.to_str().unwrap(), notes.to_str().unwrap(), "0.05"];
+    // So slowly that the agent still reads when the module stands still, however busy the host is.
+    let arguments = [halt.to_str().unwrap(), notes.to_str().unwrap(), "0.3"];
     host.configure(&IMPATIENT, &module("persistent", "steady", "steady.py", &arguments, ""));
     let inside = disk.inside();
     let agent = host.start_by(&words(&inside));
