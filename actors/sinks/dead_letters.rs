@@ -25,13 +25,15 @@ impl DeadLetters {
         &self.0
     }
 
-    /// How large the file is; 0 when there is none.
-    pub(super) async fn bytes(&self) -> u64 {
+    /// How large the file is, 0 when there is none; nothing when the disk does not say.
+    pub(super) async fn bytes(&self) -> Option<u64> {
         let path = self.0.clone();
         #[expect(clippy::disallowed_methods, reason = "on Lane::Sinks")]
-        let looking =
-            work_threads::run(Lane::Sinks, move || std::fs::metadata(path).map_or(0, |data| data.len()));
-        looking.await.unwrap_or(0)
+        let looking = work_threads::run(Lane::Sinks, move || std::fs::metadata(path).map(|data| data.len()));
+        match looking.await.ok()? {
+            Ok(bytes) => Some(bytes),
+            Err(error) => (error.kind() == std::io::ErrorKind::NotFound).then_some(0),
+        }
     }
 
     /// Adds alerts, on disk when this returns.

@@ -114,6 +114,8 @@ struct State {
     second: (u64, u64),
     /// There may be a dead-letter file.
     has_letters: bool,
+    /// What it had when it was looked at last: when it has less, somebody took it away.
+    seen_bytes: u64,
     /// Alerts that were to be put there since the sink began.
     letters: u64,
     /// Those of them that could not be, and when the last one was.
@@ -198,6 +200,7 @@ impl Delivery {
             last_sent: None,
             second: (0, 0),
             has_letters: true,
+            seen_bytes: 0,
             letters: 0,
             lost_letters: 0,
             lost_at: None,
@@ -323,26 +326,29 @@ impl Delivery {
 
     /// Looks whether what needed a person is done with.
     async fn look(&self, state: &mut State) {
-        let (had_letters, bytes) = match state.has_letters {
-            true => (true, self.letters.bytes().await),
-            false => (false, 0),
-        };
-        state.has_letters = bytes > 0;
-        // Somebody took the file away, or the disk had no room for a while and there is room in the file.
-        let is_over = |at: Instant| {
-            (had_letters && bytes == 0)
-                || (at.elapsed() >= MISSED_TOLD && bytes < dead_letters::MAX_BYTES / 2)
-        };
-        if state.lost_at.is_some_and(is_over) {
-            state.lost_at = None;
-            self.reporter.clear(AgentCondition::SinkLettersLost);
+        let bytes = if state.has_letters { self.letters.bytes().await } else { Some(0) };
+        if let Some(bytes) = bytes {
+            self.note_letters(state, bytes);
+            let detail = (bytes > 0)
+                .then(|| format!("{bytes} bytes of rejected alerts are in {:?}", self.letters.path()));
+            self.reporter.set(AgentCondition::SinkDeadLetters, detail);
         }
-        let detail =
-            (bytes > 0).then(|| format!("{bytes} bytes of rejected alerts are in {:?}", self.letters.path()));
-        self.reporter.set(AgentCondition::SinkDeadLetters, detail);
         if state.missed_at.is_some_and(|at| at.elapsed() >= MISSED_TOLD) {
             state.missed_at = None;
             self.reporter.clear(AgentCondition::SinkAlertsDeleted);
+        }
+    }
+
+    /// The dead-letter file has so many bytes now.
+    fn note_letters(&self, state: &mut State, bytes: u64) {
+        let is_taken = bytes < state.seen_bytes;
+        (state.has_letters, state.seen_bytes) = (bytes > 0, bytes);
+        // Somebody took the file away, or the disk had no room for a while and there is room in the file.
+        let is_over =
+            |at: Instant| is_taken || (at.elapsed() >= MISSED_TOLD && bytes < dead_letters::MAX_BYTES / 2);
+        if state.lost_at.is_some_and(is_over) {
+            state.lost_at = None;
+            self.reporter.clear(AgentCondition::SinkLettersLost);
         }
     }
 
@@ -453,11 +459,13 @@ impl Delivery {
             .collect();
         let why = letters.first().map(|(_, why)| why.clone()).unwrap_or_default();
         warn!(self.spec.log, "the receiver permanently rejected alerts"; "dropped" => letters.len(), "error" => ?why);
-        state.has_letters = true;
         let count = letters.len() as u64;
         state.letters += count;
         let written = self.letters.add(letters).await;
         let total = state.letters;
+        if let Some(bytes) = self.letters.bytes().await {
+            self.note_letters(state, bytes);
+        }
         if let Err(error) = &written {
             state.lost_letters += count;
             state.lost_at = Some(Instant::now());
@@ -466,8 +474,6 @@ impl Delivery {
                 state.lost_letters
             );
             self.reporter.raise(AgentCondition::SinkLettersLost, lost);
-        } else if state.lost_at.take().is_some() {
-            self.reporter.clear(AgentCondition::SinkLettersLost);
         }
         let detail = match written {
             Ok(()) => format!("{total} alerts are in {:?}; last rejection: {why}", self.letters.path()),

@@ -81,7 +81,7 @@ fn watched<M: StandardModule>(query: Query) -> ModuleResult {
 
 /// What is said of a module that does not answer in time.
 fn unanswered() -> ModuleResult {
-    let why = "the module still waited for the host when its time was over: a disk, or the server of a file system, does not respond";
+    let why = "the module did not return in time: a disk, or the server of a file system, may not respond";
     let mut coverage = Coverage::whole();
     coverage.skip("everything", why);
     ModuleResult::failed([why.to_owned()]).with_coverage(coverage)
@@ -168,7 +168,7 @@ mod tests {
         let result = watched::<Held>(query);
 
         assert!(result.is_not_known());
-        assert!(result.errors.unwrap()[0].contains("does not respond"));
+        assert!(result.errors.unwrap()[0].contains("did not return in time"));
     }
 
     #[test]
