@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{python, wait_until};
+use crate::harness::{Host, python, wait_until};
 use crate::receivers::{Receiver, free_port, lines, make_certificates, status};
 use crate::sinks::{condition, host_with, low_alert, say, wait_sink};
 
@@ -142,15 +143,14 @@ impl Drop for Process {
     }
 }
 
-#[test]
-fn the_end_of_tls_from_a_receiver_that_stops_is_no_acknowledgement() {
-    let directory = tempfile::tempdir().unwrap();
-    make_certificates(directory.path());
+/// A receiver of syslog over TLS that says the end on its first `closed` connections, and a host that sends to it.
+fn host_with_tls_receiver(certificates: &Path, closed: u32) -> (Process, Host) {
     let receiver = Command::new(python())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/stops_early.py"))
-        .arg(directory.path())
-        .arg("2")
+        .arg(certificates)
+        .arg(closed.to_string())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut receiver = Process(receiver);
@@ -159,8 +159,16 @@ fn the_end_of_tls_from_a_receiver_that_stops_is_no_acknowledgement() {
     let host = host_with(&format!(
         "[[sink]]\nname = \"siem\"\nkind = \"syslog\"\ntransport = \"tls\"\naddress = \"127.0.0.1:{}\"\nca = {:?}\n",
         port.trim(),
-        directory.path().join("ca.pem")
+        certificates.join("ca.pem")
     ));
+    (receiver, host)
+}
+
+#[test]
+fn the_end_of_tls_from_a_receiver_that_stops_is_no_acknowledgement() {
+    let directory = tempfile::tempdir().unwrap();
+    make_certificates(directory.path());
+    let (receiver, host) = host_with_tls_receiver(directory.path(), 2);
     let agent = host.start();
     say(&host, &alerts(40));
 
@@ -284,22 +292,7 @@ fn a_certificate_that_expired_is_named_with_its_day_and_what_to_do() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let receiver = Command::new(python())
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/stops_early.py"))
-        .arg(directory.path())
-        .arg("0")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut receiver = Process(receiver);
-    let mut port = String::new();
-    BufReader::new(receiver.0.stdout.take().unwrap()).read_line(&mut port).unwrap();
-    let host = host_with(&format!(
-        "[[sink]]\nname = \"siem\"\nkind = \"syslog\"\ntransport = \"tls\"\naddress = \"127.0.0.1:{}\"\nca = {:?}\n",
-        port.trim(),
-        directory.path().join("ca.pem")
-    ));
+    let (_receiver, host) = host_with_tls_receiver(directory.path(), 0);
     let _agent = host.start();
     say(&host, &alerts(1));
 

@@ -85,6 +85,13 @@ pub(super) struct Seen {
     pub(super) begins_with: Option<[u8; 32]>,
 }
 
+impl Seen {
+    /// A path at which nothing is.
+    fn gone(path: PathBuf, happened: Happened, known: Option<Object>) -> Self {
+        Self { path, happened, known, there: None, grown: false, unpacked: None, begins_with: None }
+    }
+}
+
 impl<S: Sink> Engine<S> {
     /// The lanes of the rounds under way.
     fn lanes(&self) -> impl Iterator<Item = Lane> {
@@ -344,15 +351,7 @@ impl<S: Sink> Engine<S> {
             Ok(Found::Missing) => {
                 self.status.unreadable.remove(&path);
                 self.contents.forget(&path);
-                return Some(Seen {
-                    path,
-                    happened,
-                    known,
-                    there: None,
-                    grown: false,
-                    unpacked: None,
-                    begins_with: None,
-                });
+                return Some(Seen::gone(path, happened, known));
             }
             Err(error) => {
                 // It cannot even be looked at: nothing is known of a change, and the status says so.
@@ -506,15 +505,7 @@ impl<S: Sink> Engine<S> {
                 if paths.insert(path.clone()) {
                     let known = self.ledger.state().baseline.get(&path);
                     let happened = Happened { moved_from: None, ..one.happened.clone() };
-                    more.push(Seen {
-                        path,
-                        happened,
-                        known,
-                        there: None,
-                        grown: false,
-                        unpacked: None,
-                        begins_with: None,
-                    });
+                    more.push(Seen::gone(path, happened, known));
                 }
             }
             count = if is_whole { GONE_AT_ONCE - more.len().min(GONE_AT_ONCE) } else { 0 };
