@@ -131,18 +131,21 @@ pub(crate) struct Counts {
     pub(crate) flagged: usize,
 }
 
+/// What is known of the answers to one action. A host that answered one may be silent to another.
+struct Asked {
+    collector: Collector,
+    targeted: BTreeSet<AgentId>,
+    silent: BTreeSet<AgentId>,
+}
+
 /// Answers to one or more actions that make up one question.
 pub(crate) struct Answers<'a> {
     inventory: &'a Inventory,
     /// Hosts that joined, or got another key, while answers are waited for.
     joined: Inventory,
-    collectors: BTreeMap<ActionId, Collector>,
-    /// Who was asked.
-    pub(crate) targeted: BTreeSet<AgentId>,
-    /// Who was asked and has not answered.
-    pub(crate) silent: BTreeSet<AgentId>,
-    /// Of whom nobody knows whether he was meant: enrolled, and never seen.
-    pub(crate) unknown: BTreeSet<AgentId>,
+    actions: BTreeMap<ActionId, Asked>,
+    /// An action is for whom its target is true: hosts of which nothing is known may be meant.
+    is_open: bool,
     pub(crate) counts: Counts,
     /// What was flagged: the same is fetched again and again.
     flagged: BTreeSet<String>,
@@ -165,10 +168,8 @@ impl<'a> Answers<'a> {
         Self {
             joined: inventory.rest(),
             inventory,
-            collectors: BTreeMap::new(),
-            targeted: BTreeSet::new(),
-            silent: BTreeSet::new(),
-            unknown: BTreeSet::new(),
+            actions: BTreeMap::new(),
+            is_open: false,
             counts: Counts::default(),
             flagged: BTreeSet::new(),
         }
@@ -176,18 +177,55 @@ impl<'a> Answers<'a> {
 
     /// Expects answers of these agents to an action.
     pub(crate) fn expect(&mut self, action: &ActionId, agents: impl IntoIterator<Item = AgentId>) {
-        self.collectors.entry(action.clone()).or_insert_with(|| Collector::new(action.clone()));
+        let asked = self.actions.entry(action.clone()).or_insert_with(|| Asked {
+            collector: Collector::new(action.clone()),
+            targeted: BTreeSet::new(),
+            silent: BTreeSet::new(),
+        });
         for agent in agents {
-            self.silent.insert(agent.clone());
-            self.targeted.insert(agent);
+            if !asked.collector.has(&agent) {
+                asked.silent.insert(agent.clone());
+            }
+            asked.targeted.insert(agent);
         }
+    }
+
+    /// An action is for whom its target is true, not only for hosts that it names.
+    pub(crate) fn open(&mut self) {
+        self.is_open = true;
+    }
+
+    /// Of whom nobody knows whether he was meant: enrolled, and never seen.
+    pub(crate) fn unknown(&self) -> BTreeSet<&AgentId> {
+        let unknown = self.joined.unknown().chain(self.joined.unchecked());
+        unknown.filter(|_| self.is_open).collect()
+    }
+
+    /// Who was asked, by whichever action.
+    pub(crate) fn targeted(&self) -> BTreeSet<&AgentId> {
+        self.actions.values().flat_map(|asked| &asked.targeted).collect()
+    }
+
+    /// Who was asked, and has not answered every action that he was asked.
+    pub(crate) fn silent(&self) -> BTreeSet<&AgentId> {
+        self.actions.values().flat_map(|asked| &asked.silent).collect()
+    }
+
+    /// Who was asked by this action.
+    pub(crate) fn targeted_by(&self, action: &ActionId) -> impl Iterator<Item = &AgentId> {
+        self.actions.get(action).into_iter().flat_map(|asked| &asked.targeted)
+    }
+
+    /// Who has not answered this action.
+    pub(crate) fn silent_to(&self, action: &ActionId) -> impl Iterator<Item = &AgentId> {
+        self.actions.get(action).into_iter().flat_map(|asked| &asked.silent)
     }
 
     /// Takes a message that was stored at this time, in seconds since 1970.
     pub(crate) fn take(&mut self, action: &ActionId, subject: &str, payload: &[u8], stored: i64) -> Came {
-        let Some(collector) = self.collectors.get_mut(action) else { return Came::Nothing };
+        let Some(asked) = self.actions.get_mut(action) else { return Came::Nothing };
         let (inventory, joined) = (self.inventory, &self.joined);
-        let taken = collector.take(subject, payload, |agent, sealed| {
+        let taken = asked.collector.take(subject, payload, |agent, sealed| {
             let newest = if joined.agents.contains_key(agent) { joined } else { inventory };
             newest.open(agent, sealed, Purpose::Answer, stored)
         });
@@ -203,8 +241,8 @@ impl<'a> Answers<'a> {
                     Kind::Failed => self.counts.failed += 1,
                     Kind::Refused => self.counts.refused += 1,
                 }
-                self.targeted.insert(agent.clone());
-                self.silent.remove(&agent);
+                asked.targeted.insert(agent.clone());
+                asked.silent.remove(&agent);
                 Came::Answer { action: action.clone(), agent, answer, kind }
             }
             Err(flag) => Came::Flagged(flag),
@@ -223,27 +261,29 @@ impl<'a> Answers<'a> {
         connection: &Connection,
         profile: &Profile,
         action: &ActionId,
-        meant: impl Fn(&Inventory) -> Vec<AgentId>,
+        meant: impl FnOnce(&Inventory) -> Vec<AgentId>,
     ) -> Result<(), Failure> {
-        if !self.joined.follow(connection, profile, JOINED_AT_ONCE).await? {
-            return Ok(());
-        }
-        let meant = meant(&self.joined);
-        let new = meant.into_iter().filter(|agent| !self.has(action, agent) && !self.silent.contains(agent));
-        let new: Vec<AgentId> = new.collect();
-        self.expect(action, new);
+        self.joined.follow(connection, profile, JOINED_AT_ONCE).await?;
+        self.expect_joined(action, meant);
         Ok(())
     }
 
-    /// Agents that were online, were asked, and have not answered.
-    pub(crate) fn online_silent(&self) -> usize {
-        self.silent.iter().filter(|agent| self.is_online(agent)).count()
+    /// Expects answers of those for whom the action is among the hosts that joined: also while the answers to another
+    /// action were waited for.
+    pub(crate) fn expect_joined(
+        &mut self,
+        action: &ActionId,
+        meant: impl FnOnce(&Inventory) -> Vec<AgentId>,
+    ) {
+        self.expect(action, meant(&self.joined));
     }
 
-    /// Expects nobody any more.
-    pub(crate) fn forget_silent(&mut self) {
-        let silent = std::mem::take(&mut self.silent);
-        self.targeted.retain(|agent| !silent.contains(agent));
+    /// Expects nobody's answer to this action any more.
+    pub(crate) fn forget_silent(&mut self, action: &ActionId) {
+        if let Some(asked) = self.actions.get_mut(action) {
+            let silent = std::mem::take(&mut asked.silent);
+            asked.targeted.retain(|agent| !silent.contains(agent));
+        }
     }
 
     /// What is known of the fleet.
@@ -260,7 +300,7 @@ impl<'a> Answers<'a> {
 
     /// Whether an agent's answer to an action is whole.
     pub(crate) fn has(&self, action: &ActionId, agent: &AgentId) -> bool {
-        self.collectors.get(action).is_some_and(|collector| collector.has(agent))
+        self.actions.get(action).is_some_and(|asked| asked.collector.has(agent))
     }
 }
 

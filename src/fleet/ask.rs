@@ -103,8 +103,8 @@ async fn ask(
     let rest = if limited { format!(", {} are asked", agents.len()) } else { String::new() };
     view.note(&format!("{}; {matching} match, {online} of them online{rest}", inventory.counted()));
     // Whether the target is true for them is not known.
-    let unknown: Vec<AgentId> = inventory.unknown().cloned().collect();
     if agents.is_empty() {
+        let unknown: Vec<AgentId> = inventory.unknown().cloned().collect();
         view.unknown(&unknown)?;
         return Ok(if unknown.is_empty() { Exit::Ok } else { Exit::NotKnown });
     }
@@ -112,7 +112,7 @@ async fn ask(
     let policy = &inventory.policy;
     let asking = Asking { asked, options, profile: &profile, policy, target: text.to_owned() };
     let mut answers = Answers::new(&inventory);
-    answers.unknown.extend(unknown);
+    answers.open();
     let mut actions = Vec::new();
     let batches: Vec<&[AgentId]> = match options.batch {
         Some(batch) => agents.chunks(batch as usize).collect(),
@@ -151,7 +151,7 @@ async fn ask(
     }
     view.end(&answers, &actions)?;
     let ids = actions.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" ");
-    if !answers.silent.is_empty() {
+    if !answers.silent().is_empty() {
         view.note(&format!("later answers: vigie fleet results {ids}"));
     }
     Ok(exit_of(&answers, options.waiting.wait))
@@ -162,10 +162,10 @@ pub(crate) fn exit_of(answers: &Answers<'_>, wait: Wait) -> Exit {
     let counts = &answers.counts;
     if counts.failed + counts.refused + counts.flagged > 0 {
         Exit::SomeFailed
-    } else if !answers.silent.is_empty() && wait != Wait::None {
+    } else if !answers.silent().is_empty() && wait != Wait::None {
         // The same number as that of an agent that does not run.
         Exit::NotRunning
-    } else if counts.not_known > 0 || !answers.unknown.is_empty() {
+    } else if counts.not_known > 0 || !answers.unknown().is_empty() {
         Exit::NotKnown
     } else {
         Exit::Ok
@@ -295,13 +295,14 @@ pub(crate) async fn collect(
                 return Ok(false);
             }
             () = sleep_until(fetch_at) => {
-                let before = answers.silent.len();
+                let before = answers.silent_to(&waiting.action).count();
                 // A broker that is away for a while is no end.
                 find_joined(answers, asked, waiting).await;
                 if fetch_missing(answers, view, asked.connection, waiting).await? {
-                    find_returned(answers, asked).await;
+                    find_returned(answers, asked, &waiting.action).await;
                 }
-                pause = if answers.silent.len() < before { FETCH_AFTER.start } else { (pause * 2).min(FETCH_AFTER.end) };
+                let fewer = answers.silent_to(&waiting.action).count() < before;
+                pause = if fewer { FETCH_AFTER.start } else { (pause * 2).min(FETCH_AFTER.end) };
                 fetch_at = Instant::now() + pause;
             }
             message = asked.live.next() => {
@@ -322,13 +323,15 @@ pub(crate) async fn collect(
 
 /// Whether nobody is waited for any more.
 fn is_done(answers: &Answers<'_>, waiting: &Waiting) -> bool {
+    let silent = answers.silent_to(&waiting.action);
     let silent = match waiting.wait {
-        Wait::All => answers.silent.len(),
-        _ => answers.online_silent(),
+        Wait::All => silent.count(),
+        _ => silent.filter(|agent| answers.is_online(agent)).count(),
     };
     match waiting.wait {
         Wait::Share(percent) => {
-            let online = answers.targeted.iter().filter(|agent| answers.is_online(agent)).count();
+            let targeted = answers.targeted_by(&waiting.action);
+            let online = targeted.filter(|agent| answers.is_online(agent)).count();
             #[expect(clippy::cast_precision_loss, reason = "a fleet is far below 2^52")]
             let answered = (online - silent) as f64 * 100.0;
             #[expect(clippy::cast_precision_loss, reason = "a fleet is far below 2^52")]
@@ -346,7 +349,7 @@ pub(crate) async fn fetch_missing(
     connection: &Connection,
     waiting: &Waiting,
 ) -> Result<bool, Failure> {
-    let silent: Vec<AgentId> = answers.silent.iter().cloned().collect();
+    let silent: Vec<AgentId> = answers.silent_to(&waiting.action).cloned().collect();
     let mut came = Vec::new();
     let fetched = fetch(&connection.client, &waiting.action, silent, |entry| {
         let one = answers.take(&waiting.action, &entry.subject, &entry.value, entry.stored);
@@ -378,9 +381,9 @@ async fn find_joined(answers: &mut Answers<'_>, asked: &Pending<'_>, waiting: &W
 }
 
 /// Tells agents that came back, or listen elsewhere by now, what is asked.
-async fn find_returned(answers: &Answers<'_>, asked: &Pending<'_>) {
+async fn find_returned(answers: &Answers<'_>, asked: &Pending<'_>, action: &ActionId) {
     let Some(envelope) = &asked.envelope else { return };
-    let silent: Vec<AgentId> = answers.silent.iter().take(LOOKED_AT).cloned().collect();
+    let silent: Vec<AgentId> = answers.silent_to(action).take(LOOKED_AT).cloned().collect();
     let inventory = answers.inventory();
     let Ok(returned) = inventory.returned(asked.connection, &silent).await else { return };
     for (agent, live) in returned {

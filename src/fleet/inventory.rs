@@ -41,6 +41,8 @@ pub(crate) struct Inventory {
     pub(crate) flagged: Vec<Flagged>,
     /// Up to where the enrolments were read.
     enrolments: Cursor,
+    /// Whose enrolments were read, and not yet checked: the broker was away in between.
+    unchecked: BTreeSet<AgentId>,
 }
 
 /// One agent.
@@ -210,7 +212,7 @@ impl Inventory {
             }
         }
         pins.store();
-        Ok(Self { policy, agents, flagged, enrolments })
+        Ok(Self { policy, agents, flagged, enrolments, unchecked: BTreeSet::new() })
     }
 
     /// Reads again who these agents are: since the last time they may have joined, or have got another key.
@@ -244,38 +246,49 @@ impl Inventory {
         Ok(())
     }
 
-    /// What is not in it yet: hosts that will have joined, or got another key, since it was read.
+    /// What is not in it yet: hosts that will have joined, got another key, or shown themselves for the first time.
     pub(crate) fn rest(&self) -> Self {
-        let Self { policy, enrolments, .. } = self;
-        let enrolments = Cursor { next: enrolments.next };
-        Self { policy: policy.clone(), agents: BTreeMap::new(), flagged: Vec::new(), enrolments }
+        let unseen = self.agents.iter().filter(|(_, known)| known.shown.is_none());
+        let unseen = unseen.map(|(agent, known)| {
+            (agent.clone(), Known { enrolment: known.enrolment.clone(), shown: None, online: false })
+        });
+        Self {
+            policy: self.policy.clone(),
+            agents: unseen.collect(),
+            flagged: Vec::new(),
+            enrolments: self.enrolments,
+            unchecked: BTreeSet::new(),
+        }
     }
 
-    /// Reads what was enrolled since the last time, at most so many agents; whether there was anything.
+    /// Reads what was enrolled since the last time, at most so many agents. What was read and could not be checked,
+    /// because the broker was away in between, is checked the next time.
     pub(crate) async fn follow(
         &mut self,
         connection: &Connection,
         profile: &Profile,
         at_most: usize,
-    ) -> Result<bool, Failure> {
-        let mut names = BTreeSet::new();
-        let reading = self.enrolments.read(&connection.client, ENROL, EVERY_ENROLMENT, |entry| {
-            names.extend(subjects::last_name(&entry.subject));
-            names.len() < at_most
-        });
-        reading.await.map_err(|error| unreadable(&error))?;
+    ) -> Result<(), Failure> {
+        let names = &mut self.unchecked;
+        if names.len() < at_most {
+            let reading = self.enrolments.read(&connection.client, ENROL, EVERY_ENROLMENT, |entry| {
+                names.extend(subjects::last_name(&entry.subject));
+                names.len() < at_most
+            });
+            reading.await.map_err(|error| unreadable(&error))?;
+        }
+        let names: Vec<AgentId> = self.unchecked.iter().cloned().collect();
         // What somebody shows first comes a moment after the enrolment.
-        let unseen = self.unknown().filter(|agent| !names.contains(*agent)).take(at_most).cloned();
-        let unseen: Vec<AgentId> = unseen.collect();
-        let names: Vec<AgentId> = names.into_iter().collect();
+        let unseen = self.unknown().filter(|agent| !self.unchecked.contains(*agent)).take(at_most).cloned();
+        let all: Vec<AgentId> = names.iter().cloned().chain(unseen).collect();
         if !names.is_empty() {
             self.renew(connection, profile, &names).await?;
         }
-        let all = [names, unseen].concat();
         if !all.is_empty() {
             self.refresh(connection, &all).await?;
         }
-        Ok(!all.is_empty())
+        self.unchecked.clear();
+        Ok(())
     }
 
     /// Opens an alert that was sealed in the name of an agent; `stored` is when, in seconds since 1970.
@@ -389,6 +402,11 @@ impl Inventory {
     /// The agents of which nobody knows whether a target is true for them: they have shown nothing that counts.
     pub(crate) fn unknown(&self) -> impl Iterator<Item = &AgentId> {
         self.agents.iter().filter(|(_, known)| known.shown.is_none()).map(|(agent, _)| agent)
+    }
+
+    /// The agents whose enrolments could not be checked yet.
+    pub(crate) fn unchecked(&self) -> impl Iterator<Item = &AgentId> {
+        self.unchecked.iter()
     }
 
     /// `50 enrolled, 47 online, 2 silent, 1 never seen`

@@ -52,11 +52,15 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
     for id in &args.actions {
         let action = find(&connection, id).await?;
         // Without the action nobody knows whom it was for: everybody can have answered.
-        let meant = match &action {
-            Some(action) => publish::recipients(&inventory, &action.target, action.agents.as_deref(), None),
+        let meant = |inventory: &Inventory| match &action {
+            Some(action) => publish::recipients(inventory, &action.target, action.agents.as_deref(), None),
             None => inventory.agents.keys().cloned().collect(),
         };
-        answers.expect(id, meant);
+        answers.expect(id, meant(&inventory));
+        answers.expect_joined(id, meant);
+        if action.as_ref().is_some_and(|action| action.agents.is_none()) {
+            answers.open();
+        }
         let ends = action.as_ref().map(|action| action.not_after);
         match &action {
             Some(action) => view.note(&format!("{id}: {}, for {}", action.name, action.target)),
@@ -76,7 +80,7 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
         }
         if action.is_none() {
             // Whoever did not answer was not asked, as far as anybody knows.
-            answers.forget_silent();
+            answers.forget_silent(id);
         }
         if args.follow {
             let joining = Some(Joining { profile, action: action.as_ref() });

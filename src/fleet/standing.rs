@@ -211,7 +211,7 @@ impl Sending<'_> {
         view.clear();
         let counts = answers.counts.clone();
         let taken = counts.answered - counts.refused - counts.failed;
-        let silent = answers.silent.len();
+        let silent = answers.silent().len();
         if printer.is_json() {
             let (stops, refused) = (action.stop.as_ref(), counts.refused);
             printer.json(&SentLine {

@@ -1,5 +1,6 @@
 //! How questions to the fleet look: a progress line, answers as they come, and at the end who did not answer.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -271,20 +272,21 @@ impl<'p> View<'p> {
         self.clear();
         let elapsed = now().saturating_duration_since(self.started);
         if self.printer.is_json() {
-            for agent in &answers.silent {
+            for agent in answers.silent() {
                 let online = answers.is_online(agent);
                 self.printer.json(&SilentLine { r#type: "silent", agent, online, known: true })?;
             }
-            for agent in &answers.unknown {
+            for agent in answers.unknown() {
                 self.printer.json(&SilentLine { r#type: "silent", agent, online: false, known: false })?;
             }
             return self.printer.json(&summary(answers, actions, elapsed));
         }
+        let silent = answers.silent();
         for (word, online) in [("silent", true), ("offline", false)] {
-            let names = answers.silent.iter().filter(|agent| answers.is_online(agent) == online);
+            let names = silent.iter().copied().filter(|agent| answers.is_online(agent) == online);
             self.names(word, names)?;
         }
-        self.names("never seen, unknown whether they match", answers.unknown.iter())?;
+        self.names("never seen, unknown whether they match", answers.unknown().into_iter())?;
         let text = progress_text(answers, None, elapsed);
         // The answers are data; this is about them.
         print::note(&text);
@@ -339,36 +341,38 @@ fn cut(text: &str, most: Option<usize>) -> String {
 
 fn summary<'a>(answers: &Answers<'_>, actions: &'a [ActionId], elapsed: Duration) -> SummaryLine<'a> {
     let Counts { answered, found, not_known, failed, refused, flagged } = answers.counts;
-    let online_silent = answers.online_silent();
+    let (targeted, silent) = (answers.targeted(), answers.silent());
+    let online = |agents: &BTreeSet<&AgentId>| agents.iter().filter(|agent| answers.is_online(agent)).count();
     SummaryLine {
         r#type: "summary",
         actions,
-        targeted: answers.targeted.len(),
-        online: answers.targeted.iter().filter(|agent| answers.is_online(agent)).count(),
+        targeted: targeted.len(),
+        online: online(&targeted),
         answered,
         found,
         not_known,
         failed,
         refused,
         flagged,
-        silent: online_silent,
-        offline: answers.silent.len() - online_silent,
-        unknown: answers.unknown.len(),
+        silent: online(&silent),
+        offline: silent.len() - online(&silent),
+        unknown: answers.unknown().len(),
         seconds: elapsed.as_secs_f64(),
     }
 }
 
 /// `412 targeted (398 online, 14 offline until 14:05) | 371 answered, 12 found, 2 failed, 1 refused | 27 silent | 3.1 s`
 fn progress_text(answers: &Answers<'_>, until: Option<&str>, elapsed: Duration) -> String {
-    let targeted = answers.targeted.len();
-    let online = answers.targeted.iter().filter(|agent| answers.is_online(agent)).count();
+    let targeted = answers.targeted();
+    let online = targeted.iter().filter(|agent| answers.is_online(agent)).count();
+    let targeted = targeted.len();
     let Counts { answered, found, not_known, failed, refused, flagged } = answers.counts;
     let until = until.map_or_else(String::new, |until| format!(" until {until}"));
     let mut text = format!(
         "{targeted} targeted ({online} online, {} offline{until}) | {answered} answered, {found} found, {not_known} not known, {failed} failed, \
          {refused} refused | {} silent | {:.1} s",
         targeted - online,
-        answers.silent.len(),
+        answers.silent().len(),
         elapsed.as_secs_f64()
     );
     if flagged > 0 {

@@ -59,6 +59,22 @@ pub(crate) async fn enrol(administrator: &Connection, enrolment: &Enrolment) {
     stored::store(&administrator.client, &subjects::enrolment(&enrolment.agent), &value).await.unwrap();
 }
 
+/// The policy of [`fleet`], as its root key signs it.
+fn signed_policy() -> Vec<u8> {
+    let (root, ann, clerk) =
+        (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]), SigningKey::from_seed(&[3; 32]));
+    let document = json!({
+        "v": 1, "org": "o", "version": 1,
+        "roots": {"keys": [root.public_key()], "threshold": 1},
+        "enrolment": [clerk.public_key()],
+        "investigators": {"ann": {"keys": [{"key": ann.public_key()}]}},
+        "acl": {"default": {"minimum_weight": 1, "investigators": {"ann": 1}}}
+    })
+    .to_string();
+    let sigs = [root.sign(policy::NAMESPACE, document.as_bytes()).unwrap()];
+    json!({"sigs": sigs, "policy": document}).to_string().into_bytes()
+}
+
 /// A fleet, or nothing where there is no broker to be had.
 pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
     if find_server().is_err() {
@@ -73,21 +89,8 @@ pub(crate) async fn fleet(count: usize) -> Option<Fleet> {
     let administrator = connection::connect(settings, events).await.unwrap();
     streams::ensure(&administrator.client, &streams::StreamSizes::default()).await.unwrap();
 
-    let (root, ann, clerk) =
-        (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]), SigningKey::from_seed(&[3; 32]));
-    let document = json!({
-        "v": 1, "org": "o", "version": 1,
-        "roots": {"keys": [root.public_key()], "threshold": 1},
-        "enrolment": [clerk.public_key()],
-        "investigators": {"ann": {"keys": [{"key": ann.public_key()}]}},
-        "acl": {"default": {"minimum_weight": 1, "investigators": {"ann": 1}}}
-    })
-    .to_string();
-    let signed =
-        json!({"sigs": [root.sign(policy::NAMESPACE, document.as_bytes()).unwrap()], "policy": document});
-    stored::store(&administrator.client, subjects::POLICY_SUBJECT, signed.to_string().as_bytes())
-        .await
-        .unwrap();
+    stored::store(&administrator.client, subjects::POLICY_SUBJECT, &signed_policy()).await.unwrap();
+    let (root, ann) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
 
     let mut agents = Vec::new();
     for number in 0..count {
@@ -285,6 +288,88 @@ async fn whoever_follows_the_results_sees_hosts_that_join_meanwhile() {
 
     assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
     assert_eq!(answered(&fleet.file("followed")), ["late", "sim-0", "sim-1"]);
+}
+
+#[tokio::test]
+async fn a_host_that_joins_while_the_broker_fails_is_looked_at_again() {
+    let Some(fleet) = fleet(2).await else { return };
+    let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "none", "--json"];
+    let mut client = fleet.start("asked", &question);
+    let action = fleet.action_after(None).await;
+    wait(&mut client).await;
+    fleet.answer(&action, &fleet.agents[..1], 10).await;
+    let follow = ["fleet", "results", action.as_str(), "-f", "--wait", "all", "--json"];
+    let mut client = fleet.start("followed", &follow);
+    wait_for_line(&fleet.file("followed"), "answer").await;
+
+    // The enrolment is read, and what proves it is not there.
+    for _ in 0..streams::POLICY_VERSIONS {
+        fleet.publish(subjects::POLICY_SUBJECT, b"damaged".to_vec()).await;
+    }
+    let reads = format!("$JS.API.DIRECT.GET.{}", subjects::POLICY);
+    let mut reads = fleet.administrator.client.subscribe(&reads).unwrap();
+    fleet.administrator.client.flush(CEILING).await.unwrap();
+    let late = join(&fleet.administrator, "late").await;
+    // It gave up, and tries again.
+    for _ in 0..2 * streams::POLICY_VERSIONS {
+        tokio::time::timeout(CEILING, reads.next()).await.unwrap().unwrap();
+    }
+    fleet.publish(subjects::POLICY_SUBJECT, signed_policy()).await;
+    fleet.answer(&action, &[late], 10).await;
+    let start = tokio::time::Instant::now();
+    while answered(&fleet.file("followed")).len() < 2 {
+        assert!(start.elapsed() < CEILING, "the host that joined is not seen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    fleet.answer(&action, &fleet.agents[1..], 10).await;
+
+    assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
+    assert_eq!(answered(&fleet.file("followed")), ["late", "sim-0", "sim-1"]);
+}
+
+#[tokio::test]
+async fn whoever_answers_one_of_several_actions_is_silent_to_the_others() {
+    let Some(fleet) = fleet(2).await else { return };
+    let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "none", "--json"];
+    let mut actions: Vec<ActionId> = Vec::new();
+    for name in ["one", "two"] {
+        let mut client = fleet.start(name, &question);
+        actions.push(fleet.action_after(actions.last()).await);
+        wait(&mut client).await;
+    }
+    let [one, two] = &actions[..] else { panic!("two were asked") };
+    fleet.answer(one, &fleet.agents[..1], 10).await;
+    fleet.answer(two, &fleet.agents, 10).await;
+
+    let mut client = fleet.start("results", &["fleet", "results", one.as_str(), two.as_str(), "--json"]);
+
+    assert_eq!(wait(&mut client).await, 3);
+    let lines = lines(&fleet.file("results"));
+    assert!(lines.iter().any(|line| line["type"] == "silent" && line["agent"] == "sim-1"), "{lines:?}");
+
+    // A host that joins while the first is followed is expected to answer both.
+    fleet.answer(one, &fleet.agents[1..], 10).await;
+    let follow = ["fleet", "results", one.as_str(), two.as_str(), "-f", "--wait", "all", "--json"];
+    let slow = [join(&fleet.administrator, "slow").await];
+    let mut client = fleet.start("followed", &follow);
+    wait_for_line(&fleet.file("followed"), "answer").await;
+    let late = [join(&fleet.administrator, "late").await];
+    fleet.answer(one, &late, 10).await;
+    let seen = async |count: usize| {
+        let start = tokio::time::Instant::now();
+        while answered(&fleet.file("followed")).len() < count {
+            assert!(start.elapsed() < CEILING, "{:?}", answered(&fleet.file("followed")));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    seen(3).await;
+    fleet.answer(one, &slow, 10).await;
+    fleet.answer(two, &slow, 10).await;
+    seen(7).await;
+    fleet.answer(two, &late, 10).await;
+
+    assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
+    assert_eq!(answered(&fleet.file("followed")).len(), 8);
 }
 
 #[tokio::test]
