@@ -1,7 +1,7 @@
 //! What a module author implements.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -83,22 +83,52 @@ pub struct Query {
     pub(crate) stopped: Arc<std::sync::atomic::AtomicBool>,
     /// When the work must end, once it was asked for.
     pub(crate) answer_at: std::sync::OnceLock<Option<Deadlines>>,
+    pub(crate) so_far: Arc<SoFar>,
 }
 
-/// What a deadline means here.
+/// Makes an answer of what a module has found so far.
+#[derive(Default)]
+pub(crate) struct SoFar(Mutex<Option<Box<dyn FnOnce() -> ModuleResult + Send>>>);
+
+impl SoFar {
+    pub(crate) fn take(&self) -> Option<Box<dyn FnOnce() -> ModuleResult + Send>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl std::fmt::Debug for SoFar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SoFar")
+    }
+}
+
+/// What a deadline means here. Of a timeout of two seconds or more the last half second is kept for the answer, of a
+/// shorter one its last quarter; in it, each step has its share:
+///
+/// | left | then |
+/// |---|---|
+/// | 500 ms, 1/4 | the work must end |
+/// | 300 ms, 3/20 | the module has not answered: what it found so far is its answer |
+/// | 150 ms, 3/40 | that did not come either: there is an answer without it |
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadlines {
     /// When the work must end.
     pub(crate) work: Instant,
+    /// When what was found so far is the answer.
+    pub(crate) so_far: Instant,
     /// When somebody else must answer, because the module did not.
-    answer: Instant,
+    pub(crate) answer: Instant,
 }
 
-/// Time before a deadline that is kept for writing the answer, or a quarter of what there is where that is less.
+/// Most that is kept of a timeout for writing the answer.
 const LEAD: Duration = Duration::from_millis(500);
 
-/// Of that, what is kept for an answer without the module, or an eighth of what there is.
-const LAST: Duration = Duration::from_millis(200);
+impl Deadlines {
+    fn of(now: Instant, left: Duration) -> Self {
+        let (end, lead) = (now + left, LEAD.min(left / 4));
+        Self { work: end - lead, so_far: end - lead * 3 / 5, answer: end - lead * 3 / 10 }
+    }
+}
 
 impl Query {
     /// A query with these parameters and nothing else, as a module's own tests ask it.
@@ -112,7 +142,16 @@ impl Query {
             progress: None,
             stopped: Arc::default(),
             answer_at: std::sync::OnceLock::new(),
+            so_far: Arc::default(),
         }
+    }
+
+    /// Says how an answer is made of what was found so far, for the case that the module does not return in time: a disk
+    /// or the server of a file system may hold it for ever. It is called at most once, on another thread, and the
+    /// module's own answer does not count any more then; so it may take what it needs out of a mutex that the module
+    /// does not hold while it waits for anything. Replaces what was said before.
+    pub fn keep(&self, so_far: impl FnOnce() -> ModuleResult + Send + 'static) {
+        *self.so_far.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(so_far));
     }
 
     /// Reads the parameters; keys may have any case.
@@ -151,16 +190,24 @@ impl Query {
         self.deadlines().is_some_and(|deadlines| deadlines.work <= now())
     }
 
-    /// Whether the module should have answered by now.
-    pub(crate) fn is_overdue(&self) -> bool {
-        self.deadlines().is_some_and(|deadlines| deadlines.answer <= now())
+    /// How much time is left until the work must end; `None` when nobody set a deadline.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        self.deadlines().map(|deadlines| deadlines.work.saturating_duration_since(now()))
     }
 
-    fn deadlines(&self) -> Option<Deadlines> {
+    /// How long threads that were told to end may be waited for when the work must end: a part of the time that is
+    /// kept for the answer.
+    #[must_use]
+    pub fn parting(&self) -> Duration {
+        let of = |deadlines: Deadlines| (deadlines.so_far - deadlines.work) / 2;
+        self.deadlines().map_or(LEAD / 5, of)
+    }
+
+    pub(crate) fn deadlines(&self) -> Option<Deadlines> {
         *self.answer_at.get_or_init(|| {
             let left = time_left(self.deadline.as_deref()?, jiff::Timestamp::now())?;
-            let end = now() + left;
-            Some(Deadlines { work: end - LEAD.min(left / 4), answer: end - LAST.min(left / 8) })
+            Some(Deadlines::of(now(), left))
         })
     }
 }
@@ -312,5 +359,20 @@ mod tests {
         assert!(!query.is_late());
         let left = query.answer_at.get().unwrap().unwrap().work - now();
         assert!(left <= Duration::from_secs(60) - LEAD && left > Duration::from_secs(30), "{left:?}");
+    }
+
+    #[test]
+    fn a_short_timeout_has_the_same_steps_as_a_long_one() {
+        let begun = now();
+        for milliseconds in [1, 10, 100, 500, 1_000, 2_000, 60_000] {
+            let left = Duration::from_millis(milliseconds);
+            let Deadlines { work, so_far, answer } = Deadlines::of(begun, left);
+
+            assert!(begun < work && work < so_far && so_far < answer && answer < begun + left, "{left:?}");
+            assert!(work - begun >= left * 3 / 4, "{left:?}");
+            let deadlines = std::sync::OnceLock::from(Some(Deadlines { work, so_far, answer }));
+            let query = Query { answer_at: deadlines, ..Query::new(None) };
+            assert!(work + query.parting() < so_far, "{left:?}");
+        }
     }
 }

@@ -45,6 +45,7 @@ impl Request {
                 progress: None,
                 stopped: Arc::new(AtomicBool::new(false)),
                 answer_at: OnceLock::new(),
+                so_far: Arc::default(),
             },
             persistsock: message.persistsock.map(|spec| spec.into_owned()).filter(|spec| !spec.is_empty()),
             progress: message.progress,

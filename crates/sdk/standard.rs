@@ -43,17 +43,23 @@ pub fn run_standard<M: StandardModule>() -> ExitCode {
     finish(|stdout| result.write_line(stdout))
 }
 
-/// Time between two looks whether a module must have answered.
+/// Time between two looks whether a module was asked to stop.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a module may take to return what it has after it was asked to stop, when there is no deadline before that.
 const WINDING_UP: Duration = Duration::from_secs(5);
 
+/// How long it may take then to make an answer of what was found so far.
+const SO_FAR: Duration = Duration::from_millis(500);
+
 /// Stack of the thread that a module runs on, in bytes: as large as the main thread's usually is.
 const STACK_BYTES: usize = 8 << 20;
 
+const LATE: &str =
+    "the module did not return in time: a disk, or the server of a file system, may not respond";
+
 /// Runs the module on a thread of its own. When the kernel does not let that go, because a disk or the server of a file
-/// system does not respond, there is still an answer in time: that nothing is known.
+/// system does not respond, there is still an answer in time: what the module found so far, or that nothing is known.
 fn watched<M: StandardModule>(query: Query) -> ModuleResult {
     let (sender, answer) = mpsc::channel();
     let own = query.clone();
@@ -63,7 +69,9 @@ fn watched<M: StandardModule>(query: Query) -> ModuleResult {
     };
     let mut asked_to_stop_at = None;
     loop {
-        match answer.recv_timeout(LOOK) {
+        let due = query.deadlines().map(|deadlines| deadlines.so_far);
+        let look = due.map_or(LOOK, |due| due.saturating_duration_since(now()).min(LOOK));
+        match answer.recv_timeout(look) {
             Ok(result) => return result,
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
@@ -73,18 +81,32 @@ fn watched<M: StandardModule>(query: Query) -> ModuleResult {
         }
         let is_wound_up = query.stopped.load(Ordering::Relaxed)
             && asked_to_stop_at.get_or_insert_with(now).elapsed() >= WINDING_UP;
-        if query.is_overdue() || is_wound_up {
-            return unanswered();
+        if is_wound_up || due.is_some_and(|due| due <= now()) {
+            return found_so_far(&query);
         }
     }
 }
 
-/// What is said of a module that does not answer in time.
-fn unanswered() -> ModuleResult {
-    let why = "the module did not return in time: a disk, or the server of a file system, may not respond";
-    let mut coverage = Coverage::whole();
-    coverage.skip("everything", why);
-    ModuleResult::failed([why.to_owned()]).with_coverage(coverage)
+/// The answer of a module that does not answer in time. It is made on another thread: what is needed for it may be held
+/// as well.
+fn found_so_far(query: &Query) -> ModuleResult {
+    let until = query.deadlines().map_or_else(|| now() + SO_FAR, |deadlines| deadlines.answer);
+    let (sender, answer) = mpsc::channel();
+    if let Some(so_far) = query.so_far.take() {
+        // Without a thread the sender is gone, and nothing is waited for.
+        drop(std::thread::Builder::new().spawn(move || drop(sender.send(so_far()))));
+    } else {
+        drop(sender);
+    }
+    let (mut result, rest) = match answer.recv_timeout(until.saturating_duration_since(now())) {
+        Ok(result) => (result, "the rest"),
+        Err(_) => (ModuleResult::default(), "everything"),
+    };
+    let mut coverage = result.coverage.take().unwrap_or_else(Coverage::whole);
+    coverage.skip(rest, LATE);
+    result.success = false;
+    result.errors.get_or_insert_default().push(LATE.to_owned());
+    result.with_coverage(coverage)
 }
 
 /// Writes the answer to stdout.
@@ -169,6 +191,63 @@ mod tests {
 
         assert!(result.is_not_known());
         assert!(result.errors.unwrap()[0].contains("did not return in time"));
+    }
+
+    /// A module that found something before a file system held it.
+    struct HeldLater;
+
+    impl StandardModule for HeldLater {
+        const NAME: &'static str = "held-later";
+
+        fn run(query: &Query) -> ModuleResult {
+            let mut coverage = Coverage::whole();
+            coverage.skip("/srv", "no permission");
+            query.keep(move || ModuleResult::found(true, &["first"]).with_coverage(coverage));
+            Held::run(query)
+        }
+    }
+
+    #[test]
+    fn what_was_found_before_the_host_held_the_module_is_its_answer_with_short_timeouts_too() {
+        for milliseconds in [2_000, 300] {
+            let deadline = jiff::Timestamp::now() + Duration::from_millis(milliseconds);
+            let mut query = Query::new(None);
+            query.deadline = Some(deadline.to_string());
+
+            let result = watched::<HeldLater>(query);
+
+            assert!(jiff::Timestamp::now() < deadline, "{milliseconds}");
+            assert_eq!(result.elements.unwrap().get(), r#"["first"]"#);
+            assert!(result.foundanything && !result.success);
+            let coverage = result.coverage.unwrap();
+            assert!(!coverage.complete);
+            let skipped: Vec<&str> = coverage.not_examined.iter().map(|entry| entry.what.as_str()).collect();
+            assert_eq!(skipped, ["/srv", "the rest"]);
+        }
+    }
+
+    /// A module whose findings are held as well.
+    struct HeldWhole;
+
+    impl StandardModule for HeldWhole {
+        const NAME: &'static str = "held-whole";
+
+        fn run(query: &Query) -> ModuleResult {
+            query.keep(|| Held::run(&Query::new(None)));
+            Held::run(query)
+        }
+    }
+
+    #[test]
+    fn findings_that_the_host_holds_are_not_waited_for() {
+        let deadline = jiff::Timestamp::now() + Duration::from_secs(1);
+        let mut query = Query::new(None);
+        query.deadline = Some(deadline.to_string());
+
+        let result = watched::<HeldWhole>(query);
+
+        assert!(jiff::Timestamp::now() < deadline);
+        assert_eq!(result.coverage.unwrap().not_examined[0].what, "everything");
     }
 
     #[test]

@@ -106,7 +106,9 @@ fn search(query: &Query) -> ModuleResult {
     for path in unexpanded {
         walk.leave_out(path.as_os_str().as_bytes(), "does not respond: what it stands for is not known");
     }
-    let ended = walk.run(|| {
+    let (so_far, parting) = (Arc::clone(&walk), query.parting());
+    query.keep(move || result(&so_far, Err(Stop::Deadline), started));
+    let ended = walk.run(parting, || {
         query.report(|| Progress {
             done: walk.files(),
             found: Some(walk.findings.taken()),
@@ -119,6 +121,11 @@ fn search(query: &Query) -> ModuleResult {
             (false, false) => None,
         }
     });
+    result(&walk, ended, started)
+}
+
+/// The answer of a walk that ended, or that is not waited for any longer.
+fn result(walk: &Walk, ended: Result<(), Stop>, started: Instant) -> ModuleResult {
     let (filescount, openfailed) = (walk.files(), walk.failed());
     let mut coverage = walk.coverage();
     let mut errors = walk.errors.finish();
@@ -150,7 +157,8 @@ fn search(query: &Query) -> ModuleResult {
     result
 }
 
-/// How long patterns are expanded, before their searches begin without what a file system does not tell.
+/// How long patterns are expanded at most, before their searches begin without what a file system does not tell; no longer
+/// than half of the time, the rest of which is the searches'.
 const EXPANDING: Duration = Duration::from_secs(5);
 
 /// Most patterns that are expanded at once.
@@ -179,9 +187,9 @@ fn expand(searches: &mut [Search], query: &Query) -> Vec<PathBuf> {
     }
     drop(sender);
     let mut known: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
-    let until = now() + EXPANDING;
+    let until = now() + query.left().map_or(EXPANDING, |left| EXPANDING.min(left / 2));
     while known.len() < patterns.len() && now() < until && !query.is_stopped() {
-        match answers.recv_timeout(Duration::from_millis(50)) {
+        match answers.recv_timeout(Duration::from_millis(10)) {
             Ok((pattern, paths)) => drop(known.insert(pattern, paths)),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,

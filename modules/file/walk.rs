@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
@@ -189,12 +190,17 @@ impl Walk {
         }
     }
 
-    /// Walks. `must_stop` is asked every 10 ms; the walk ends soon after it gives a reason.
+    /// Walks. `must_stop` is asked every 10 ms; the walk ends soon after it gives a reason, and waits at most for
+    /// `parting` for threads that the kernel does not let go.
     ///
     /// # Errors
     /// Why it ended before its end. What was found until then is in the findings.
-    pub fn run(self: &Arc<Self>, must_stop: impl Fn() -> Option<Stop>) -> Result<(), Stop> {
-        let ended = self.walk(&must_stop);
+    pub fn run(
+        self: &Arc<Self>,
+        parting: Duration,
+        must_stop: impl Fn() -> Option<Stop>,
+    ) -> Result<(), Stop> {
+        let ended = self.walk(parting, &must_stop);
         if ended.is_err() {
             for (_, candidate) in self.locked_large().drain(..) {
                 let path = candidate.place.path(&candidate.file);
@@ -204,20 +210,20 @@ impl Walk {
         ended
     }
 
-    fn walk(self: &Arc<Self>, must_stop: &impl Fn() -> Option<Stop>) -> Result<(), Stop> {
+    fn walk(self: &Arc<Self>, parting: Duration, must_stop: &impl Fn() -> Option<Stop>) -> Result<(), Stop> {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         loop {
             let unreached: Vec<usize> = self.outermost_unreached();
             if unreached.is_empty() || self.findings.are_all_closed() {
                 break;
             }
-            self.run_jobs(workers, unreached.into_iter().map(Job::Root).collect(), must_stop)?;
+            self.run_jobs(workers, unreached.into_iter().map(Job::Root).collect(), parting, must_stop)?;
         }
         if self.locked_large().is_empty() || self.findings.are_all_closed() {
             return Ok(());
         }
         self.locked_large().sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        self.run_jobs(workers, (0..workers).map(|_| Job::Large).collect(), must_stop)
+        self.run_jobs(workers, (0..workers).map(|_| Job::Large).collect(), parting, must_stop)
     }
 
     fn locked_large(&self) -> MutexGuard<'_, Vec<(u64, Candidate)>> {

@@ -27,9 +27,6 @@ const RELIEF: Duration = Duration::from_secs(1);
 /// Most substitutes of a walk.
 const MAX_RELIEFS: usize = 8;
 
-/// How long threads that were told to end are waited for. The answer has to be written in the time that is left.
-const PARTING: Duration = Duration::from_millis(150);
-
 /// What a thread looks at; empty while it waits for work.
 #[derive(Debug, Default)]
 pub(super) struct Doing(Mutex<Vec<u8>>);
@@ -79,6 +76,7 @@ impl Walk {
         self: &Arc<Self>,
         workers: usize,
         jobs: Vec<Job>,
+        parting: Duration,
         must_stop: &impl Fn() -> Option<Stop>,
     ) -> Result<(), Stop> {
         let pool = Arc::new(Pool::new(workers, jobs));
@@ -106,7 +104,7 @@ impl Walk {
                 self.relieve(&mut threads, workers, &pool);
             }
         }
-        self.part_from(threads, stopped.is_some());
+        self.part_from(threads, stopped.map(|_| now() + parting));
         // A walk may be over before anybody looked.
         match stopped.or_else(|| self.findings.is_full().then_some(Stop::Full)) {
             Some(why) => Err(why),
@@ -143,14 +141,13 @@ impl Walk {
         }
     }
 
-    /// Waits for threads that have nothing more to do; leaves those behind that the kernel does not let go.
-    fn part_from(&self, threads: Vec<Thread>, hurries: bool) {
-        let until = now() + PARTING;
+    /// Waits for threads that have nothing more to do; leaves those behind that the kernel has not let go by `until`.
+    fn part_from(&self, threads: Vec<Thread>, until: Option<Instant>) {
         for Thread { handle, doing, .. } in threads {
-            while hurries && !handle.is_finished() && now() < until {
+            while until.is_some_and(|until| now() < until) && !handle.is_finished() {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
-            if hurries && !handle.is_finished() {
+            if until.is_some() && !handle.is_finished() {
                 let path = doing.path();
                 // One that looks at nothing ends in a moment, and nobody waits for that.
                 if !path.is_empty() {

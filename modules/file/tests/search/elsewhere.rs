@@ -80,6 +80,37 @@ fn a_search_path_that_does_not_respond_keeps_nothing_else_from_being_answered() 
     assert!(skipped.contains("the rest of the search: it ended early"), "{skipped}");
 }
 
+#[test]
+fn what_was_found_is_answered_in_time_although_a_file_system_does_not_respond() {
+    let tree = Tree::with(&[("here/wanted", "text")]);
+    std::fs::create_dir(tree.path("hung")).unwrap();
+    let Some(_mount) = Hung::at(&tree.path("hung")) else {
+        return vigie_skipped::skipped("no FUSE file system can be mounted");
+    };
+    let ask = |paths: &[&str], milliseconds| {
+        let paths: Vec<String> = paths.iter().map(|path| tree.text(path)).collect();
+        let search = json!({"paths": paths, "names": ["wanted"], "options": {"matchall": true}});
+        let mut asked = query(&json!({"searches": {"s": search}}));
+        let deadline = jiff::Timestamp::now() + std::time::Duration::from_millis(milliseconds);
+        asked.deadline = Some(deadline.to_string());
+        let result = Module::run(&asked);
+        assert!(jiff::Timestamp::now() < deadline, "{milliseconds}");
+        assert!(!result.success);
+        result
+    };
+
+    // Shorter than others wait for a thread that is held.
+    let result = ask(&["hung"], 400);
+    let skipped = not_examined(&result);
+    assert!(skipped.contains("hung: does not respond"), "{skipped}");
+
+    // A pattern leaves time for what is there.
+    let result = ask(&["hung/*", "hung", "here"], 4_000);
+    assert_eq!(tree.files(&elements(&result)["s"]), ["here/wanted"]);
+    let skipped = not_examined(&result);
+    assert!(skipped.contains("hung/*: does not respond"), "{skipped}");
+}
+
 /// A process in mounts of its own, as a container has them.
 struct Container(Child);
 

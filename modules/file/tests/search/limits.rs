@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use vigie_file::mounts::Mounts;
@@ -107,7 +108,7 @@ fn a_stop_returns_what_was_found_so_far() {
     let walk = Arc::new(Walk::new(searches.into(), Mounts::default(), false));
 
     // The directory is listed, the endless file is not read to its end.
-    let ended = walk.run(|| (walk.files() == 2).then_some(Stop::Asked));
+    let ended = walk.run(Duration::from_secs(5), || (walk.files() == 2).then_some(Stop::Asked));
 
     assert_eq!(ended, Err(Stop::Asked));
     let (elements, hits) = walk.findings.take_elements();
