@@ -82,6 +82,8 @@ pub struct Happened {
     /// Something is finished: the file was closed, or the name came or went. There is no need to wait for quiet
     /// as long as for a file that is being written.
     pub finished: bool,
+    /// Whoever wrote the file closed it.
+    pub closed: bool,
     /// The object is a directory.
     pub directory: bool,
     /// The name came.
@@ -118,6 +120,7 @@ impl Happened {
     /// Adds what happened later to the same path.
     pub fn merge(&mut self, later: Self) {
         self.finished |= later.finished;
+        self.closed |= later.closed;
         self.directory |= later.directory;
         self.appeared |= later.appeared;
         self.written |= later.written;

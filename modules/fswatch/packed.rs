@@ -18,14 +18,16 @@ pub(crate) fn log_of(packed: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(name)))
 }
 
-/// The digest of what is in a compressed file. None of what is larger than 16 MiB or not compressed so.
+/// The digest of what is in a compressed file with the digest `packed`. None of what is larger than 16 MiB, and when
+/// another file is at the path by now.
 ///
 /// # Errors
 /// When it cannot be read or is damaged.
-pub(crate) fn unpacked_digest(path: &Path) -> io::Result<Option<[u8; 32]>> {
+pub(crate) fn unpacked_digest(path: &Path, packed: [u8; 32]) -> io::Result<Option<[u8; 32]>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
-    let mut unpacked = MultiGzDecoder::new(file.take(MAX_BYTES)).take(MAX_BYTES + 1);
+    let mut file = Digesting { file: file.take(MAX_BYTES), digest: Sha256::new() };
+    let mut unpacked = MultiGzDecoder::new(&mut file).take(MAX_BYTES + 1);
     let mut digest = Sha256::new();
     let mut buffer = [0; 16 * 1024];
     let mut length = 0;
@@ -37,7 +39,23 @@ pub(crate) fn unpacked_digest(path: &Path) -> io::Result<Option<[u8; 32]>> {
         digest.update(&buffer[..read]);
         length += read as u64;
     }
-    Ok((length <= MAX_BYTES).then(|| digest.finalize().into()))
+    io::copy(&mut file, &mut io::sink())?;
+    let is_it = file.digest.finalize()[..] == packed;
+    Ok((is_it && length <= MAX_BYTES).then(|| digest.finalize().into()))
+}
+
+/// A file whose digest is made while it is read.
+struct Digesting {
+    file: io::Take<std::fs::File>,
+    digest: Sha256,
+}
+
+impl Read for Digesting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.digest.update(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 #[cfg(test)]
@@ -59,16 +77,20 @@ mod tests {
     fn what_is_packed_is_known_by_its_digest_and_a_bomb_is_not_unpacked() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("log.1.gz");
-        let digest = |content: &[u8]| Some(Sha256::digest(content).into());
+        let digest = |content: &[u8]| -> [u8; 32] { Sha256::digest(content).into() };
+        let unpacked = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            unpacked_digest(&path, digest(content))
+        };
 
-        std::fs::write(&path, packed(b"one\n")).unwrap();
-        assert_eq!(unpacked_digest(&path).unwrap(), digest(b"one\n"));
-        std::fs::write(&path, [packed(b"one\n"), packed(b"two\n")].concat()).unwrap();
-        assert_eq!(unpacked_digest(&path).unwrap(), digest(b"one\ntwo\n"));
-        std::fs::write(&path, packed(&vec![0; MAX_BYTES as usize + 1])).unwrap();
-        assert_eq!(unpacked_digest(&path).unwrap(), None);
-        std::fs::write(&path, "one\n").unwrap();
-        assert!(unpacked_digest(&path).is_err());
+        assert_eq!(unpacked(&packed(b"one\n")).unwrap(), Some(digest(b"one\n")));
+        assert_eq!(unpacked_digest(&path, digest(&packed(b"two\n"))).unwrap(), None, "another file");
+        assert_eq!(
+            unpacked(&[packed(b"one\n"), packed(b"two\n")].concat()).unwrap(),
+            Some(digest(b"one\ntwo\n"))
+        );
+        assert_eq!(unpacked(&packed(&vec![0; MAX_BYTES as usize + 1])).unwrap(), None);
+        assert!(unpacked(b"one\n").is_err());
         assert_eq!(log_of(&path), Some(temp.path().join("log.1")));
         assert_eq!(log_of(&temp.path().join("log.1")), None);
     }

@@ -408,9 +408,12 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
                             let lane = lane_of(lane, reading.before());
                             readings.push(Job::Read { lane, path: item.path.clone(), reading });
                         }
-                        if item.plan.growing && log_of(&item.path).is_some() && is_read(&found) {
+                        if item.plan.growing
+                            && log_of(&item.path).is_some()
+                            && let Some(packed) = digest_of(&found)
+                        {
                             // Of what is damaged nothing is known: it is told like any other file.
-                            item.unpacked = unpacked_digest(&item.path).ok().flatten();
+                            item.unpacked = unpacked_digest(&item.path, packed).ok().flatten();
                         }
                         (item, found)
                     })
@@ -437,8 +440,11 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
 }
 
 /// Whether it is a file of which the content is known.
-fn is_read(found: &io::Result<Found>) -> bool {
-    matches!(found, Ok(Found::Object { object, .. }) if matches!(object.content, Content::Digest(_)))
+fn digest_of(found: &io::Result<Found>) -> Option<[u8; 32]> {
+    match found {
+        Ok(Found::Object { object: Object { content: Content::Digest(digest), .. }, .. }) => Some(*digest),
+        _ => None,
+    }
 }
 
 /// Reads on when it is their turn. Those that were overtaken, or that are too many, are as good as changed.

@@ -163,6 +163,30 @@ fn beginnings_of_copies(log: &OsStr) -> impl Iterator<Item = OsString> {
     std::iter::once(log.to_owned()).chain(before_extension)
 }
 
+/// Whether it is a file as logs are, which nobody can run and which has no other name.
+fn is_plain(there: &Object) -> bool {
+    there.kind == Kind::File && there.permissions & RUNS == 0 && there.links == 1
+}
+
+/// Whether a file was made, not renamed, in the place of a log, as whoever writes the log makes it.
+fn is_new_log(one: &Seen, log: &Object, there: &Object) -> bool {
+    one.happened.appeared
+        && one.happened.moved_from.is_none()
+        && log.inode != there.inode
+        && is_plain(there)
+        && with_rights(log, there) == *log
+}
+
+/// Whether a copy lets nobody read or write what the log does not let them: what root or the log's own owner copies.
+fn opens_no_more(copy: &Object, log: &Object) -> bool {
+    let is_of = |copy: u32, log: u32| copy == log || copy == 0;
+    let of_group = copy.permissions & 0o070;
+    copy.permissions & !log.permissions == 0
+        && is_of(copy.owner, log.owner)
+        && (of_group == 0 || is_of(copy.group, log.group))
+        && copy.extended.iter().all(|attribute| log.extended.contains(attribute))
+}
+
 /// Whether a name is that of a log with a number or a date, as rotation makes them.
 fn is_numbered(path: &Path, log: &Path) -> bool {
     let (Some(name), Some(log)) = (path.file_name(), log.file_name()) else { return false };
@@ -284,7 +308,10 @@ impl<S: Sink> Engine<S> {
         for one in seen.iter_mut().filter(|one| one.known.is_none()) {
             one.grown |= one.begins_with.is_some() && self.may_be_copy(one);
         }
-        for index in moves.into_iter().flat_map(|(log, copy)| [log, copy]).chain(self.copied_logs(seen)) {
+        let overwritten = self.overwritten_copies(seen, &moves);
+        let moved = moves.into_iter().flat_map(|(log, copy)| [log, copy]);
+        let moved = moved.filter(|index| !overwritten.contains(index));
+        for index in moved.chain(self.copied_logs(seen)) {
             seen[index].grown = true;
         }
         for one in seen.iter_mut().filter(|one| one.known.is_none()) {
@@ -294,8 +321,7 @@ impl<S: Sink> Engine<S> {
             {
                 let has_other_rights =
                     compare(Some(&log), Some(&with_rights(&log, there)), options).is_some();
-                let is_plain = there.kind == Kind::File && there.permissions & RUNS == 0 && there.links == 1;
-                one.grown |= is_plain && !has_other_rights;
+                one.grown |= is_plain(there) && !has_other_rights;
             }
         }
         let mut index = 0;
@@ -312,7 +338,7 @@ impl<S: Sink> Engine<S> {
         let mut index = 0;
         while index < seen.len() {
             let one = &seen[index];
-            let waits = self.is_emptied_while_copied(one, &judged, now)
+            let waits = self.is_replaced_before_its_copy(one, &judged, now)
                 && self.rotations.waits(&one.path, &one.happened, now);
             if waits {
                 self.look_on(seen.swap_remove(index), now);
@@ -327,6 +353,45 @@ impl<S: Sink> Engine<S> {
             }
             index += 1;
         }
+    }
+
+    /// Which copies a log was renamed over, although older ones stay where they are: a rotation renames every copy, and only
+    /// the oldest is lost.
+    fn overwritten_copies(&self, seen: &[Seen], moves: &[(usize, usize)]) -> Vec<usize> {
+        let steps: HashSet<usize> = moves.iter().flat_map(|(log, copy)| [*log, *copy]).collect();
+        let gone_on: HashSet<usize> = moves.iter().map(|(log, _)| *log).collect();
+        let at: HashMap<&Path, usize> =
+            seen.iter().enumerate().map(|(index, one)| (one.path.as_path(), index)).collect();
+        let stays = |path: &Path| match at.get(path) {
+            Some(index) => seen[*index].there.is_some() && !steps.contains(index),
+            None => true,
+        };
+        let is_overwritten = |copy: &usize| {
+            let one = &seen[*copy];
+            let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
+            if (known.device, known.inode) == (there.device, there.inode) || gone_on.contains(copy) {
+                return false;
+            }
+            let has_older = |log: PathBuf| {
+                let copies = self.known_copies(&log);
+                is_numbered(&one.path, &log)
+                    && copies
+                        .into_iter()
+                        .any(|(path, _)| path != one.path && is_numbered(&path, &log) && stays(&path))
+            };
+            logs_of(&one.path).any(has_older)
+        };
+        moves.iter().map(|(_, copy)| *copy).filter(is_overwritten).collect()
+    }
+
+    /// What is known beside a log under names of its copies.
+    fn known_copies(&self, log: &Path) -> Vec<(PathBuf, Object)> {
+        let Some((directory, name)) = log.parent().zip(log.file_name()) else { return Vec::new() };
+        let baseline = &self.ledger.state().baseline;
+        let after = beginnings_of_copies(name)
+            .flat_map(|begins| baseline.children_after(directory, Some(&begins), MAX_COPIES));
+        let paths = after.map(|(name, object)| (directory.join(name), object));
+        paths.filter(|(path, _)| is_copy_of(path, log)).collect()
     }
 
     /// What is not told yet is looked at again; what a worker reads is when that is done.
@@ -355,9 +420,9 @@ impl<S: Sink> Engine<S> {
         is_being_read && self.may_be_copy(one)
     }
 
-    /// Whether a log has lost what it had while what can be its copy is not known yet, or not told of. `judged`: what is known
+    /// Whether a log has lost what it had, or is a new one, while what can be its copy is not known yet, or not told of. `judged`: what is known
     /// in this round.
-    fn is_emptied_while_copied(&self, one: &Seen, judged: &HashSet<PathBuf>, now: Instant) -> bool {
+    fn is_replaced_before_its_copy(&self, one: &Seen, judged: &HashSet<PathBuf>, now: Instant) -> bool {
         let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
         let is_copy = |path: &&PathBuf| {
             path.parent() == one.path.parent()
@@ -365,11 +430,14 @@ impl<S: Sink> Engine<S> {
                 && !judged.contains(*path)
                 && self.is_growing(path)
         };
-        let is_emptied = !one.grown && known.inode == there.inode && there.size < known.size;
+        let is_emptied = known.inode == there.inode && there.size < known.size;
+        // What it was is compressed in the moment in which it was renamed.
+        let is_renamed = is_new_log(one, known, there)
+            && one.happened.moved_to.as_deref().is_some_and(|copy| is_numbered(copy, &one.path));
         let mut unknown =
             self.rotations.copies.keys().chain(&self.in_flight).chain(self.contents.being_read());
         let may_be_unknown = !self.rotations.has_waited(&one.path, now) || unknown.any(|path| is_copy(&path));
-        is_emptied && self.is_growing(&one.path) && may_be_unknown
+        !one.grown && (is_emptied || is_renamed) && self.is_growing(&one.path) && may_be_unknown
     }
 
     /// The log of which this path can be a copy by its name: what is new is compared with what is known of that.
@@ -402,20 +470,23 @@ impl<S: Sink> Engine<S> {
     fn is_part_of_copy(&self, one: &Seen, there: &Object) -> bool {
         let is_packed = || log_of(&one.path).is_some_and(|log| self.known_log(&log).is_some());
         let is_part = |log: &Path| self.known_log(log).is_some_and(|log| there.size < log.size);
+        // Rights that are set before it is written end nothing.
+        let happened = &one.happened;
+        let is_open = !happened.closed && happened.window.is_none() && happened.moved_from.is_none();
         there.kind == Kind::File
-            && !one.happened.finished
+            && is_open
             && self.may_be_copy(one)
             && (is_packed() || logs_of(&one.path).any(|log| is_part(&log)))
     }
 
     /// Whether its name is that of a log's copy, and nothing about it is more than a log.
     fn may_be_copy(&self, one: &Seen) -> bool {
-        let is_more = |there: &Object| there.permissions & RUNS != 0 || there.links > 1;
-        let is_log = |log: &Path| is_numbered(&one.path, log) && self.known_log(log).is_some();
-        !one.there.as_ref().is_some_and(is_more)
-            && !one.happened.executed
-            && self.is_growing(&one.path)
-            && logs_of(&one.path).any(|log| is_log(&log))
+        let is_no_more = |log: &Object| {
+            one.there.as_ref().is_none_or(|there| is_plain(there) && opens_no_more(there, log))
+        };
+        let is_log =
+            |log: &Path| is_numbered(&one.path, log) && self.known_log(log).as_ref().is_some_and(is_no_more);
+        !one.happened.executed && self.is_growing(&one.path) && logs_of(&one.path).any(|log| is_log(&log))
     }
 
     /// Whether a copy that is still written is not looked at yet.
@@ -448,7 +519,6 @@ impl<S: Sink> Engine<S> {
             are_files && self.rotations.has_all_of(&copy.content, &log.content)
         };
         let has_copy = |log: &Path, known: &Object| {
-            let Some((directory, name)) = log.parent().zip(log.file_name()) else { return false };
             // Another name of the same file keeps nothing.
             let is_copy = |path: &Path, there: &Object| {
                 (there.device, there.inode) != (known.device, known.inode)
@@ -458,25 +528,27 @@ impl<S: Sink> Engine<S> {
             };
             let is_known_copy = |path: &Path, there: &Object| !now.contains_key(path) && is_copy(path, there);
             now.iter().any(|(path, there)| there.is_some_and(|there| is_copy(path, there)))
-                || beginnings_of_copies(name).any(|begins| {
-                    let after = baseline.children_after(directory, Some(&begins), MAX_COPIES);
-                    after.iter().any(|(name, object)| is_known_copy(&directory.join(name), object))
-                })
+                || self.known_copies(log).iter().any(|(path, there)| is_known_copy(path, there))
         };
         let is_copied = |one: &Seen| match (&one.known, &one.there) {
             (Some(known), Some(there)) => {
-                (known.device, known.inode, known.kind) == (there.device, there.inode, there.kind)
+                let is_it = (known.device, known.inode) == (there.device, there.inode);
+                // A new one in the place of one that was renamed and compressed in the same moment.
+                known.kind == there.kind
+                    && (is_it || is_new_log(one, known, there))
                     && !one.grown
                     && has_copy(&one.path, known)
             }
             (None, Some(there)) => {
-                let of_same = |log: &Path| baseline.get(log).is_some_and(|log| is_same(there, &log));
                 let unpacked = one.unpacked.map(Content::Digest);
-                let of_packed =
-                    |log: &Path| unpacked.is_some() && baseline.get(log).map(|log| log.content) == unpacked;
-                let is_plain = there.permissions & RUNS == 0 && there.links == 1;
-                let is_of = |log: &Path| is_growing(log) && (of_packed(log) || of_same(log));
-                is_plain && logs_of(&one.path).any(|log| is_of(&log))
+                let is_of = |log: &Path| {
+                    let log = baseline.get(log).filter(|_| is_growing(log));
+                    log.is_some_and(|log| {
+                        (is_same(there, &log) || unpacked.as_ref() == Some(&log.content))
+                            && opens_no_more(there, &log)
+                    })
+                };
+                is_plain(there) && logs_of(&one.path).any(|log| is_of(&log))
             }
             // Compressed, and removed then.
             (Some(known), None) => {

@@ -277,6 +277,7 @@ impl Reader {
                 || !event.mask.difference(Mask::CREATE | Mask::MODIFY | Mask::OPEN_EXEC).is_empty(),
             directory: is_directory,
             appeared: event.mask.contains(Mask::CREATE),
+            closed: event.mask.contains(Mask::CLOSE_WRITE),
             written: event.mask.intersects(Mask::MODIFY | Mask::CLOSE_WRITE),
             writers: Writers::one(process),
             ..Happened::default()
