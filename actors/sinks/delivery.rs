@@ -55,6 +55,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// An alert that waits longer than this makes the sink a failure: nobody looks at a warning for days.
 const BEHIND: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
+/// How long a receiver that takes what it gets may need for what is older than that: a new sink, or a host that was off
+/// for days, begins with it.
+const CATCHING_UP: Duration = Duration::from_secs(60);
+
 /// How long it is told that alerts are gone, after the last one.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
 
@@ -125,6 +129,31 @@ struct State {
     unread: u32,
     /// When alerts were last missed.
     missed_at: Option<Instant>,
+    behind: Behind,
+}
+
+/// Whether the sink is too far behind, by the oldest alert that waits after each batch. One batch that is taken does not
+/// end it, and a receiver that is only too slow begins it as well.
+#[derive(Debug, Default)]
+struct Behind {
+    since: Option<Instant>,
+    is_told: bool,
+}
+
+impl Behind {
+    /// Looks at the time of the oldest alert that waits, RFC 3339, when there is one; what is told of it.
+    fn look(&mut self, oldest: Option<&str>, fails: bool, now: jiff::Timestamp) -> Option<String> {
+        let is_behind = |oldest: &&str| {
+            oldest.parse::<jiff::Timestamp>().is_ok_and(|time| now.duration_since(time) > BEHIND)
+        };
+        let Some(oldest) = oldest.filter(is_behind) else {
+            *self = Self::default();
+            return None;
+        };
+        let since = self.since.get_or_insert_with(Instant::now);
+        self.is_told |= fails || since.elapsed() >= CATCHING_UP;
+        self.is_told.then(|| format!("the oldest alert that waits is of {oldest}"))
+    }
 }
 
 impl State {
@@ -206,6 +235,7 @@ impl Delivery {
             lost_at: None,
             unread: 0,
             missed_at: None,
+            behind: Behind::default(),
             place,
         };
         if loaded.is_new {
@@ -262,6 +292,7 @@ impl Delivery {
             self.reporter.clear(AgentCondition::SinkFailing);
         }
         if items.is_empty() {
+            self.look_behind(state, None, false);
             return Ok(false);
         }
         state.read_through = state.follower.position();
@@ -277,6 +308,9 @@ impl Delivery {
         }
         state.alerts = sorted.alerts;
         let oldest = state.alerts.first().map(|alert| alert.time.clone());
+        if let Some(oldest) = &oldest {
+            self.look_behind(state, Some(oldest), false);
+        }
         let nothing_wanted = state.alerts.is_empty().then_some(state.read_through);
         self.tell(|progress| {
             progress.filtered += sorted.filtered;
@@ -442,7 +476,6 @@ impl Delivery {
         }
         state.backoff.succeed();
         self.reporter.clear(AgentCondition::SinkFailing);
-        self.reporter.clear(AgentCondition::SinkBehind);
         self.reporter.clear(AgentCondition::SinkRefused);
         let falls_back = matches!(state.transport, Transport::Tls(_)) && !state.transport.is_acknowledged();
         self.reporter.set(
@@ -518,9 +551,8 @@ impl Delivery {
             self.reporter.raise(AgentCondition::SinkFailing, shown);
         }
         let oldest = self.told.borrow().oldest_unsent.clone();
-        if let Some(oldest) = oldest.filter(|oldest| is_behind(oldest, jiff::Timestamp::now())) {
-            let detail = format!("the oldest alert that waits is of {oldest}");
-            self.reporter.raise(AgentCondition::SinkBehind, detail);
+        if let Some(oldest) = oldest {
+            self.look_behind(state, Some(&oldest), true);
         }
         self.store(state, false).await;
         tokio::select! {
@@ -528,6 +560,15 @@ impl Delivery {
             () = self.wake.notified() => {}
         }
         self.tell(|progress| progress.retry_at = None);
+    }
+
+    /// Looks how old the oldest alert is that waits.
+    fn look_behind(&self, state: &mut State, oldest: Option<&str>, fails: bool) {
+        let was_told = state.behind.is_told;
+        let detail = state.behind.look(oldest, fails, jiff::Timestamp::now());
+        if was_told || detail.is_some() {
+            self.reporter.set(AgentCondition::SinkBehind, detail);
+        }
     }
 
     /// Stores the place, if it is time or `at_once`.
@@ -545,11 +586,6 @@ impl Delivery {
             Err(error) => self.reporter.raise(AgentCondition::SinkPlaceUnwritable, error.to_string()),
         }
     }
-}
-
-/// Whether an alert of that time, RFC 3339, has waited too long.
-fn is_behind(oldest: &str, now: jiff::Timestamp) -> bool {
-    oldest.parse::<jiff::Timestamp>().is_ok_and(|time| now.duration_since(time) > BEHIND)
 }
 
 /// What a batch of the journal is to the sink.
@@ -588,4 +624,30 @@ fn sort(spec: &SinkSpec, journal: &Arc<str>, items: Vec<Item>) -> Sorted {
         }
     }
     sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_is_behind_by_the_age_of_what_waits_whether_its_receiver_fails_or_is_slow() {
+        let now: jiff::Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
+        let (old, new) = (Some("2026-11-28T11:00:00Z"), Some("2026-11-28T13:00:00Z"));
+        let mut behind = Behind::default();
+
+        // It takes them, but more old ones wait each time.
+        assert_eq!(behind.look(old, false, now), None);
+        tokio::time::advance(CATCHING_UP / 2).await;
+        assert_eq!(behind.look(old, false, now), None);
+        tokio::time::advance(CATCHING_UP / 2).await;
+        assert!(behind.look(old, false, now).is_some_and(|told| told.contains("2026-11-28T11")));
+        assert_eq!(behind.look(new, false, now), None);
+
+        // It failed, and one success is no end of it.
+        assert!(behind.look(old, true, now).is_some());
+        assert!(behind.look(old, false, now).is_some());
+        assert_eq!(behind.look(None, false, now), None);
+        assert_eq!(behind.look(new, true, now), None);
+    }
 }

@@ -42,6 +42,11 @@ const MOST_REFUSED_FIRST: usize = 3;
 /// How often such a receiver is asked again before its word counts: with a pause of ten minutes, for an hour.
 const MOST_HELD: u32 = 6;
 
+/// How often in a row a batch is sent again whose answer cannot be read. The specification of OTLP forbids to send again
+/// what was answered with 200, whether all was stored or a part; only a proxy that spoils answers for a while is waited
+/// for. Then the alerts count as taken, and are kept as letters too, because some of them may have been rejected.
+const MOST_UNREADABLE: u32 = 3;
+
 /// Least time between two messages in a chat: Slack takes about one a second.
 const CHAT_PACE: Duration = Duration::from_secs(1);
 
@@ -81,6 +86,8 @@ pub(super) struct Http {
     has_accepted: bool,
     /// How often it refused everything although it had never stored anything.
     held: u32,
+    /// How often in a row its answer could not be read.
+    unreadable: u32,
 }
 
 /// A request did not get an answer.
@@ -101,6 +108,7 @@ impl Http {
             last: None,
             has_accepted: false,
             held: 0,
+            unreadable: 0,
         }
     }
 
@@ -131,7 +139,18 @@ impl Http {
                 Ok(verdict) => verdict,
                 Err(failure) => return Outcome { failure: Some(failure), ..outcome },
             };
+            if let Verdict::Stored | Verdict::Partial { .. } = verdict {
+                self.unreadable = 0;
+            }
             let failure = match verdict {
+                Verdict::Unreadable(why) if self.unreadable < MOST_UNREADABLE => {
+                    self.unreadable += 1;
+                    Some(Failure::new(Reason::Protocol, why))
+                }
+                Verdict::Unreadable(why) => {
+                    outcome.suspects.extend((from..to).map(|at| (at, why.clone())));
+                    None
+                }
                 Verdict::Stored => {
                     self.has_accepted = true;
                     None
@@ -271,8 +290,8 @@ impl Http {
             response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
         let (retry_after, location) = (header(RETRY_AFTER), header(LOCATION));
-        let (bytes, is_whole) = read(response, limit, deadline).await;
-        if is_whole {
+        let (bytes, end) = read(response, limit, deadline).await;
+        if end == End::Whole {
             open.is_fresh = false;
             self.open = Some(open);
         }
@@ -281,7 +300,8 @@ impl Http {
             retry_after: retry_after.as_deref(),
             location: location.as_deref(),
             body: &bytes,
-            is_whole,
+            // One that is too long is no shorter the next time.
+            is_whole: end != End::Cut,
         };
         Ok(judge(self.target.template, count, answer, Timestamp::now()))
     }
@@ -301,8 +321,18 @@ async fn begin(secrets: &Secrets, tls: &mut TlsMaker) -> Result<Open, Failure> {
     Ok(Open { sender, driver, is_fresh: true })
 }
 
-/// Reads an answer up to a limit and a time; whether that is all of it.
-async fn read(response: Response<Incoming>, limit: usize, deadline: Instant) -> (Vec<u8>, bool) {
+/// How the reading of an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    /// There is more than is read.
+    TooLong,
+    /// The connection broke, or the time was over.
+    Cut,
+}
+
+/// Reads an answer up to a limit and a time.
+async fn read(response: Response<Incoming>, limit: usize, deadline: Instant) -> (Vec<u8>, End) {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     loop {
@@ -312,11 +342,11 @@ async fn read(response: Response<Incoming>, limit: usize, deadline: Instant) -> 
                     bytes.extend_from_slice(&data[..data.len().min(limit - bytes.len())]);
                 }
                 if bytes.len() >= limit {
-                    return (bytes, false);
+                    return (bytes, End::TooLong);
                 }
             }
-            Ok(None) => return (bytes, true),
-            Ok(Some(Err(_))) | Err(_) => return (bytes, false),
+            Ok(None) => return (bytes, End::Whole),
+            Ok(Some(Err(_))) | Err(_) => return (bytes, End::Cut),
         }
     }
 }

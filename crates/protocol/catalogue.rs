@@ -167,10 +167,10 @@ conditions! {
     /// The sink's receiver is not accepting alerts; they stay in the journal and are sent when it recovers.
     SinkFailing = "sink-failing", Warning,
         "Check the receiver; `vigie sink test NAME` shows its answer. No alert is lost while the journal has space.";
-    /// An alert that the sink could not deliver has waited for more than a day. Retention deletes the oldest alerts of the
+    /// An alert that the sink has not delivered has waited for more than a day, because the receiver is down or too slow. Retention deletes the oldest alerts of the
     /// journal, whoever still waits for them.
     SinkBehind = "sink-behind", Failed,
-        "Repair or replace the receiver; `vigie sink test NAME` shows its answer. If that takes longer, increase journal.keep_segments.";
+        "Repair or replace the receiver, or send it less by `severity`; `vigie sink test NAME` shows its answer. If that takes longer, increase journal.keep_segments.";
     /// The sink's receiver rejects every request with the present configuration; the sink retries every ten
     /// minutes.
     SinkRefused = "sink-refused", Failed,

@@ -52,7 +52,7 @@ impl Encoding {
     }
 
     /// How many records the collector refused, and what it says; an answer in another form refuses none. `None` for one
-    /// that is cut: nobody knows what stood in the rest.
+    /// that begins like an answer and is none, as one that is cut: nobody knows what stood in the rest.
     #[must_use]
     pub fn rejected(self, answer: &[u8]) -> Option<(u64, String)> {
         match self {

@@ -3,6 +3,7 @@
 //! | answer | means |
 //! |---|---|
 //! | 2xx | stored, unless the body says otherwise (Elasticsearch, Splunk, OTLP) |
+//! | 2xx with a whole body that is none of OTLP's | taken, but nobody knows whether all of them: see [`Verdict::Unreadable`] |
 //! | 408, 425, 429, 5xx | try again later; `Retry-After` counts. OTLP: 429, 502, 503 and 504 only |
 //! | 3xx, 401, 403, 404, 410 and others that are about the address, the login or the way of asking | nobody gets any alert there: rest, and say so |
 //! | other 4xx | an alert among them is bad: find it by halves, put it aside |
@@ -91,7 +92,7 @@ pub struct Answer<'a> {
     pub location: Option<&'a str>,
     /// The body, as far as it is read.
     pub body: &'a [u8],
-    /// That is all of it: neither the connection nor a limit cut it.
+    /// That is all of it that will ever be read: the connection did not cut it.
     pub is_whole: bool,
 }
 
@@ -125,6 +126,8 @@ pub enum Verdict {
         /// Why.
         message: String,
     },
+    /// The receiver took them, as its status says; what its answer says of single ones cannot be read, and why.
+    Unreadable(String),
     /// Each on its own.
     Each(Vec<Fate>),
     /// One of them is bad.
@@ -206,12 +209,17 @@ fn stored(template: Template, count: usize, answer: Answer<'_>) -> Verdict {
         };
     }
     match template {
-        Template::Otlp(encoding) => match encoding.rejected(body).filter(|_| answer.is_whole) {
-            None => Verdict::Later {
-                reason: Reason::Protocol,
-                asked: None,
-                detail: "the collector's answer is cut: what it rejected is not known".to_owned(),
-            },
+        Template::Otlp(_) if !answer.is_whole => Verdict::Later {
+            reason: Reason::Protocol,
+            asked: None,
+            detail: "the collector's answer is cut: what it rejected is not known".to_owned(),
+        },
+        Template::Otlp(encoding) => match encoding.rejected(body) {
+            None => Verdict::Unreadable(format!(
+                "the collector answers with status {} and a body of {} bytes that cannot be read: what it rejected is not known",
+                answer.status,
+                body.len()
+            )),
             Some((0, _)) => Verdict::Stored,
             Some((rejected, message)) => Verdict::Partial {
                 rejected: rejected.min(count as u64),
@@ -376,6 +384,7 @@ mod tests {
         for (template, body) in [
             (Template::Otlp(Encoding::Json), "{}"),
             (Template::Otlp(Encoding::Json), ""),
+            (Template::Otlp(Encoding::Json), r#"{"partialSucc"#),
             (Template::Otlp(Encoding::Protobuf), ""),
             (Template::Elasticsearch, r#"{"errors":fal"#),
             (Template::Splunk, r#"{"text":"Succ"#),
@@ -386,6 +395,18 @@ mod tests {
             );
         }
         assert_eq!(judged(Template::Plain, ""), Verdict::Stored);
+    }
+
+    #[test]
+    fn an_answer_that_is_whole_and_cannot_be_read_is_neither_success_nor_a_reason_to_ask_for_ever() {
+        for (encoding, body) in [(Encoding::Json, r#"{"partialSucc"#), (Encoding::Protobuf, "\u{a}\u{9}")] {
+            let verdict = judged(Template::Otlp(encoding), 200, body);
+
+            assert!(
+                matches!(&verdict, Verdict::Unreadable(why) if why.contains("status 200")),
+                "{verdict:?}"
+            );
+        }
     }
 
     #[test]

@@ -213,6 +213,33 @@ fn a_collectors_answer_that_is_cut_acknowledges_nothing() {
 }
 
 #[test]
+fn a_collector_whose_answers_cannot_be_read_stops_no_alert_and_all_are_kept() {
+    let collector = Receiver::start(|_, _| Some(status("200 OK", "", r#"{"partialSuccess":"#)));
+    let host = host_with(&format!(
+        "[[sink]]\nname = \"otlp\"\nkind = \"otlp\"\nencoding = \"json\"\nurl = \"http://127.0.0.1:{}/v1/logs\"\n",
+        collector.port
+    ));
+    let _agent = host.start();
+    say(&host, &alerts(1));
+
+    let told = wait_until("it is told", || condition(&host, "otlp", "sink-failing"));
+    assert!(told["detail"].as_str().unwrap().contains("cannot be read"), "{told}");
+    let sink = wait_sink(&host, "otlp", |sink| sink["position"] == 1);
+    assert_eq!((&sink["failures"]["protocol"], &sink["rejected"]), (&json!(3), &json!(0)), "{sink}");
+    let told = wait_until("letters are kept", || condition(&host, "otlp", "sink-dead-letters"));
+    assert!(told["detail"].as_str().unwrap().contains("what it rejected is not known"), "{told}");
+
+    // What it answers is known by now: the next ones are sent once.
+    let before = collector.got().len();
+    say(&host, &alerts(3));
+    let sink = wait_sink(&host, "otlp", |sink| sink["position"].as_u64() >= Some(4));
+    assert_eq!(sink["failures"]["protocol"], 3, "{sink}");
+    assert!(collector.got().len() <= before + 3, "{sink}");
+    let kept = lines(&host.path("state/sinks/otlp.dead.jsonl"));
+    assert!(kept.len() >= 4, "{kept:?}");
+}
+
+#[test]
 fn a_dead_letter_file_that_is_full_is_a_failure_that_an_alert_tells() {
     let receiver = Receiver::start(|got, _| {
         let is_bad = String::from_utf8_lossy(&got.body).contains("bad one");
@@ -249,12 +276,13 @@ fn a_dead_letter_file_that_is_full_is_a_failure_that_an_alert_tells() {
 fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
     let port = free_port();
     let host = host_with(&format!(
-        "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\nbegin = \"oldest\"\n"
+        "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\nbegin = \"oldest\"\nbatch_alerts = 1\n"
     ));
     let sizes = vigie_journal::Sizes { segment_bytes: 1 << 20, keep_segments: 4 };
     let (mut writer, mut seen, _) = vigie_journal::Writer::open(&host.path("state/journal"), sizes).unwrap();
     let mut draft = vigie_journal::Draft::default();
     draft.push_text(1, "2026-01-02T03:04:05Z", "says", None, &low_alert("of long ago"));
+    draft.push_text(2, "2026-01-02T03:04:06Z", "says", None, &low_alert("the second one"));
     let snapshot = writer.needs_snapshot().then(|| seen.snapshot());
     writer.append(&draft, snapshot).unwrap();
     drop(writer);
@@ -267,9 +295,21 @@ fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
     wait_until("an alert tells it", || {
         host.journal().into_iter().find(|record| record.to_string().contains("sink-behind"))
     });
-    // When it is back, nothing is lost and all is well.
-    let receiver = Receiver::start_at(port, |_, _| Some(status("200 OK", "", "")));
+    // That it took one of them is no end of it.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let receiver = Receiver::start_at(port, move |got, _| {
+        if String::from_utf8_lossy(&got.body).contains("the second one") {
+            released.lock().unwrap().recv().ok();
+        }
+        Some(status("200 OK", "", ""))
+    });
     assert_eq!(host.vigie(&["sink", "test", "hook"]).code, 0);
+    wait_sink(&host, "hook", |sink| sink["position"] == 1 && sink["state"] == "sending");
+    assert!(condition(&host, "hook", "sink-behind").is_some());
+    assert!(condition(&host, "hook", "sink-failing").is_none());
+    // When all that is so old was taken, nothing is lost and all is well.
+    drop(release);
     wait_until("it is over", || condition(&host, "hook", "sink-behind").is_none().then_some(()));
     assert!(receiver.got().iter().any(|got| String::from_utf8_lossy(&got.body).contains("of long ago")));
 }
