@@ -1,5 +1,6 @@
 //! Alerts that a receiver refused for good, in a file of their own: `STATE_DIR/sinks/NAME.dead.jsonl`.
 
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -44,7 +45,8 @@ impl DeadLetters {
         let path = self.0.clone();
         let adding = work_threads::run(Lane::Sinks, move || {
             let mut file = DurableFile::open(&path).map_err(|error| error.to_string())?;
-            let mut text = Vec::new();
+            // What a loss of power left of a line spoils only itself.
+            let mut text = if ends_a_line(&path) { Vec::new() } else { vec![b'\n'] };
             let now = jiff::Timestamp::now().to_string();
             for (alert, why) in alerts {
                 let document = Schema::Vigie.document(&alert);
@@ -55,8 +57,23 @@ impl DeadLetters {
             if file.length() + text.len() as u64 > MAX_BYTES {
                 return Err(format!("{path:?} has reached {MAX_BYTES} bytes"));
             }
-            file.append(&text).and_then(|()| file.sync()).map_err(|error| error.to_string())
+            let length = file.length();
+            if let Err(error) = file.append(&text) {
+                // A disk without room takes a part; who reads the file reads whole lines.
+                file.cut(length).ok();
+                return Err(error.to_string());
+            }
+            file.sync().map_err(|error| error.to_string())
         });
         adding.await.map_err(|error| error.to_string())?
     }
+}
+
+/// Whether the next line can begin at the file's end.
+#[expect(clippy::disallowed_methods, reason = "on Lane::Sinks")]
+fn ends_a_line(path: &Path) -> bool {
+    let Ok(mut file) = std::fs::File::open(path) else { return true };
+    let mut last = [b'\n'];
+    let read = file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last));
+    read.is_err() || last == *b"\n"
 }

@@ -247,10 +247,10 @@ fn followed_alerts_go_on_over_a_restart_of_the_agent_without_gap_or_double() {
 }
 
 /// A small file system of its own; undone at the end.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path) -> Option<Self> {
+    pub(crate) fn mount(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=2m,mode=0711", "vigie-test"])

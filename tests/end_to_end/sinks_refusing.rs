@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::alerts::SmallDisk;
 use crate::harness::{Host, python, wait_until};
 use crate::receivers::{Receiver, free_port, lines, make_certificates, status};
 use crate::sinks::{condition, host_with, low_alert, say, wait_sink};
@@ -270,6 +271,57 @@ fn a_dead_letter_file_that_is_full_is_a_failure_that_an_alert_tells() {
     fs::rename(&letters, host.path("kept")).unwrap();
     say(&host, &["the next bad one".to_owned()]);
     wait_until("it is over", || condition(&host, "hook", "sink-letters-lost").is_none().then_some(()));
+}
+
+#[test]
+fn a_full_disk_below_the_dead_letters_is_told_and_spoils_no_letter_and_no_other_alert() {
+    let receiver = Receiver::start(|got, _| {
+        let is_bad = String::from_utf8_lossy(&got.body).contains("bad one");
+        Some(status(if is_bad { "400 Bad Request" } else { "200 OK" }, "", ""))
+    });
+    let host =
+        host_with(&format!("[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = {:?}\n", receiver.url()));
+    let directory = host.path("state/sinks");
+    let Some(_disk) = SmallDisk::mount(&directory) else {
+        return vigie_skipped::skipped("this user may not mount a small file system");
+    };
+    let letters = directory.join("hook.dead.jsonl");
+    let kept = || -> Vec<String> {
+        let kept = lines(&letters).into_iter().map(|line| {
+            let letter: Value = serde_json::from_str(&line).expect("each line is a whole letter");
+            letter["alert"]["message"].as_str().unwrap().to_owned()
+        });
+        kept.collect()
+    };
+    let has_kept = |text: &str| kept().iter().any(|message| message.contains(text));
+    let _agent = host.start();
+    say(&host, &[low_alert("the good one"), low_alert("the first bad one")]);
+    wait_until("the first one is kept", || (letters.exists() && has_kept("first")).then_some(()));
+
+    // Full but for what is left of the file's own page: a part of the next letter fits.
+    fs::write(directory.join("filler"), vec![0; 4 << 20]).expect_err("the disk is full");
+    say(
+        &host,
+        &[low_alert(&format!("the second bad one {}", "x".repeat(8_000))), low_alert("another good one")],
+    );
+
+    let told = wait_until("it is told", || condition(&host, "hook", "sink-letters-lost"));
+    assert!(told["detail"].as_str().unwrap().contains("No space left"), "{told}");
+    wait_until("an alert tells it", || {
+        host.journal().into_iter().find(|record| record.to_string().contains("sink-letters-lost"))
+    });
+    wait_until("the others are sent", || {
+        let got = receiver.got();
+        got.iter().any(|got| String::from_utf8_lossy(&got.body).contains("another good one")).then_some(())
+    });
+    assert!(has_kept("first") && !has_kept("second"), "{:?}", kept());
+    // It is in the journal, as the condition says.
+    assert!(host.journal().iter().any(|record| record.to_string().contains("the second bad one")));
+
+    fs::remove_file(directory.join("filler")).unwrap();
+    say(&host, &[low_alert("the third bad one")]);
+    wait_until("letters are kept again", || has_kept("third").then_some(()));
+    assert!(condition(&host, "hook", "sink-letters-lost").is_some());
 }
 
 #[test]
