@@ -24,7 +24,8 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
-use vigie_journal::{AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, SeenIds, Sizes, Writer};
+use vigie_fleet::host_facts;
+use vigie_journal::{AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, Renamed, SeenIds, Sizes, Writer};
 
 use self::batch::RawAlert;
 pub use self::batch::{AlertBatch, NewAlert};
@@ -123,6 +124,16 @@ pub(crate) struct SentThrough(
     pub Option<u64>,
 );
 
+/// Sent by `FleetLink` when the fleet has alerts under the journal's name that this journal did not record, or another host
+/// runs with the same files: what is recorded after `through` goes on under another name. Answered with that when it is on
+/// disk; with nothing when the disk does not take it.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<String>")]
+pub(crate) struct RenameJournal {
+    /// Number of the newest alert that surely is the only one of its name and number.
+    pub through: u64,
+}
+
 /// Sent once when the agent stops: answered when nothing is waiting for the disk any more, or the disk takes
 /// nothing.
 #[derive(Debug, Message)]
@@ -140,7 +151,12 @@ pub struct AlertJournal {
     writing_ids: SeenIds,
     /// The files; away while a write is under way on the blocking pool.
     writer: Option<Writer>,
-    identity: String,
+    /// What it is called.
+    identity: watch::Sender<Arc<str>>,
+    /// It got another name because its files come from another machine, and no alert tells of it yet.
+    moved: Option<Renamed>,
+    /// Who waits for another name, while a write is under way.
+    renaming: Vec<(u64, oneshot::Sender<Option<String>>)>,
     /// The chain's head.
     head: String,
     /// Alerts that retention deleted, by severity.
@@ -198,9 +214,10 @@ impl AlertJournal {
     pub fn open(state_dir: &Path, section: JournalSection, log: &Logger) -> Result<Self, OpenError> {
         let log = log.new(o!("component" => "alert_journal"));
         let directory = state_dir.join("journal");
+        let unusable = |source| OpenError::Directory { path: directory.clone(), source };
+        let moved = vigie_journal::settle(&directory, &host_facts::machine()).map_err(unusable)?;
         let (writer, seen, recovery) = Writer::open(&directory, sizes(&section))?;
-        let identity = vigie_journal::identity(&directory)
-            .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+        let identity = vigie_journal::identity(&directory).map_err(unusable)?;
         if recovery.cut_bytes > 0 {
             warn!(log, "truncated a half-written, unacknowledged batch of alerts";
                 "bytes" => recovery.cut_bytes);
@@ -222,7 +239,9 @@ impl AlertJournal {
             next_seq: writer.recorded() + 1,
             bytes: writer.bytes(),
             recorded: watch::Sender::new(writer.recorded()),
-            identity,
+            identity: watch::Sender::new(identity.into()),
+            moved,
+            renaming: Vec::new(),
             head: writer.head(),
             deleted: vigie_journal::by_severity(writer.deleted()),
             deleted_by_module: writer.deleted_by_module().clone(),
@@ -319,6 +338,9 @@ impl AlertJournal {
 
     /// Writes what waits, unless a write is under way or there is nothing.
     fn write_waiting(&mut self, ctx: &mut Context<Self>) {
+        if !self.renaming.is_empty() {
+            return self.rename(ctx);
+        }
         if self.waiting.draft.count() == 0 && self.waiting.answers.is_empty() {
             if self.writer.as_ref().is_some_and(Writer::is_unsettled) {
                 if !self.flushing.is_empty() {
@@ -444,6 +466,9 @@ impl Actor for AlertJournal {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        if let Some(renamed) = self.moved.take() {
+            self.tell_renamed(&renamed, "the state directory comes from another machine");
+        }
         for name in self.taken_away.clone() {
             self.tell_taken_away(name, "before the agent started");
         }
@@ -506,6 +531,7 @@ impl Handler<GetJournalView> for AlertJournal {
         actix::MessageResult(JournalView {
             directory: self.directory.clone(),
             recorded: self.recorded.subscribe(),
+            name: self.identity.subscribe(),
             taken_away: self.taken_away_text(),
         })
     }
@@ -516,7 +542,7 @@ impl Handler<GetJournalHead> for AlertJournal {
 
     fn handle(&mut self, _: GetJournalHead, _: &mut Self::Context) -> Self::Result {
         actix::MessageResult(JournalHead {
-            journal: self.identity.clone(),
+            journal: self.identity.borrow().to_string(),
             seq: *self.recorded.borrow(),
             head: self.head.clone(),
         })
@@ -528,6 +554,19 @@ impl Handler<SentThrough> for AlertJournal {
 
     fn handle(&mut self, message: SentThrough, _: &mut Self::Context) {
         self.sent_through = message.0;
+    }
+}
+
+impl Handler<RenameJournal> for AlertJournal {
+    type Result = ResponseFuture<Option<String>>;
+
+    fn handle(&mut self, RenameJournal { through }: RenameJournal, ctx: &mut Self::Context) -> Self::Result {
+        let (answer, renamed) = oneshot::channel();
+        self.renaming.push((through, answer));
+        if self.writer.is_some() {
+            self.rename(ctx);
+        }
+        Box::pin(async move { renamed.await.ok().flatten() })
     }
 }
 

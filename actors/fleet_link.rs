@@ -15,6 +15,7 @@
 //! | `answer_spool`, `answer_sender` | keep answers until the broker has them, and send them |
 //! | `alert_cursor`, `alert_sender` | send the journal's alerts |
 //! | `presence` | shows that the host is there, and its facts |
+//! | `identity` | what becomes of an identity that is not this host's alone |
 //! | `renewal` | has the login and the certificate renewed in time |
 //! | `audit`, `audit_sender` | report what was run and refused |
 //! | `trouble` | what keeps it from working, by name |
@@ -31,6 +32,7 @@ mod audit;
 mod audit_sender;
 mod desk;
 mod disk;
+mod identity;
 mod intake;
 mod joining;
 mod lives;

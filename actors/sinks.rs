@@ -127,6 +127,7 @@ impl Sinks {
                     log: self.spec.log.new(o!("sink" => section.name.clone())),
                     section: section.clone(),
                     masked: agent.agent.extraprivacymode && section.leaves_the_host(),
+                    journal: view.name.borrow().clone(),
                     view: view.clone(),
                     source: self.spec.source.clone(),
                     directory: agent.agent.state_dir.join("sinks"),
@@ -144,7 +145,7 @@ impl Sinks {
             return;
         }
         self.is_applying = true;
-        let generation = self.config.generation;
+        let applied = self.applied();
         let sinks = self.sinks.clone();
         let wanted = self.wanted();
         let ending = async move {
@@ -173,8 +174,24 @@ impl Sinks {
             for (name, spec) in wanted {
                 this.sinks.entry(name).or_insert_with(|| Sink::new(spec).start());
             }
-            if this.config.generation != generation {
+            if this.applied() != applied {
                 this.apply(ctx);
+            }
+        }));
+    }
+
+    /// What decides which sinks there are: the configuration, and the name of the journal.
+    fn applied(&self) -> (u64, Option<Arc<str>>) {
+        (self.config.generation, self.view.as_ref().map(|view| view.name.borrow().clone()))
+    }
+
+    /// Begins all sinks anew when the journal gets another name, so that what they send bears it.
+    fn follow_name(&self, mut view: JournalView, ctx: &mut Context<Self>) {
+        let renamed = async move { view.name.changed().await.is_ok().then_some(view) };
+        ctx.spawn(renamed.into_actor(self).map(|view, this, ctx| {
+            if let Some(view) = view {
+                this.apply(ctx);
+                this.follow_name(view, ctx);
             }
         }));
     }
@@ -189,6 +206,9 @@ impl Actor for Sinks {
         ctx.spawn(view.into_actor(self).map(|view, this, ctx| {
             this.view = view.ok();
             this.apply(ctx);
+            if let Some(view) = this.view.clone() {
+                this.follow_name(view, ctx);
+            }
         }));
     }
 }

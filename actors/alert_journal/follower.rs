@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use vigie_journal::{Item, Portion, Reader, Record};
@@ -16,6 +17,8 @@ pub struct JournalView {
     pub directory: PathBuf,
     /// Number of the newest recorded alert.
     pub recorded: watch::Receiver<u64>,
+    /// What the journal is called, now and when it gets another name.
+    pub name: watch::Receiver<Arc<str>>,
     /// Which files beside the segments somebody took away.
     pub taken_away: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use slog::{error, info, warn};
 use tokio::time::Instant;
-use vigie_journal::{GivenUp, Incident, Why, Writer};
+use vigie_journal::{GivenUp, Incident, Renamed, Why, Writer};
 use vigie_protocol::control::JournalVerification;
 
 use super::AlertJournal;
@@ -154,6 +154,46 @@ impl AlertJournal {
             "alert": format!("the alert journal's file {name} was deleted or replaced {when}, after alert {after}"),
             "event": "journal_changed",
             "last_seq": after,
+        });
+        self.enqueue_own(None, &message);
+    }
+
+    /// Gives the journal another name, and then goes on writing.
+    pub(super) fn rename(&mut self, ctx: &mut Context<Self>) {
+        // With a write under way its end comes back here.
+        let Some(mut writer) = self.writer.take() else { return };
+        let waiting = std::mem::take(&mut self.renaming);
+        let through = waiting.iter().map(|(through, _)| *through).min().unwrap_or_default();
+        let renaming = work_threads::run(Lane::Journal, move || {
+            let renamed = writer.rename(through);
+            (writer, renamed)
+        });
+        ctx.spawn(renaming.into_actor(self).map(|done, this, ctx| {
+            let Ok((writer, renamed)) = done else { return };
+            this.writer = Some(writer);
+            if let Err(error) = &renamed {
+                error!(this.log, "cannot give the journal another name"; "path" => ?this.directory, "error" => %error);
+            }
+            if let Ok(renamed) = &renamed {
+                this.identity.send_replace(renamed.now.as_str().into());
+                this.tell_renamed(renamed, "another agent may have recorded alerts under its name");
+            }
+            for (_, answer) in waiting {
+                answer.send(renamed.as_ref().ok().map(|renamed| renamed.now.clone())).ok();
+            }
+            this.write_waiting(ctx);
+        }));
+    }
+
+    /// Tells that the journal goes on under another name. The first alert of it.
+    pub(super) fn tell_renamed(&mut self, Renamed { before, now }: &Renamed, why: &str) {
+        warn!(self.log, "the alert journal goes on under another name"; "found" => now, "problem" => why);
+        let message = serde_json::json!({
+            "severity": "high",
+            "alert": format!("{why}: the alert journal {before} continues as {now}, with the same numbers"),
+            "event": "journal_renamed",
+            "before": before,
+            "journal": now,
         });
         self.enqueue_own(None, &message);
     }

@@ -13,6 +13,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vigie_files::durable::{self, Durability};
+use vigie_fleet::answer::Continued;
+use vigie_journal::Names;
 
 pub(super) use super::answer_spool::RESEND;
 
@@ -33,23 +35,52 @@ pub(super) struct AlertCursor {
     settled_link: Option<String>,
     /// When how far was acknowledged since: seconds since 1970, number and link, oldest first.
     recent: VecDeque<(i64, u64, String)>,
+    /// What the journal was called before, and up to which alert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    continues: Option<Continued>,
 }
 
 impl AlertCursor {
     /// The cursor of a journal of which nothing was sent.
     #[must_use]
     pub(super) fn new(journal: String) -> Self {
-        Self { journal, acknowledged: 0, settled: 0, settled_link: None, recent: VecDeque::new() }
+        Self {
+            journal,
+            acknowledged: 0,
+            settled: 0,
+            settled_link: None,
+            recent: VecDeque::new(),
+            continues: None,
+        }
     }
 
     /// The stored cursor if it is of this journal.
     #[must_use]
-    pub(super) fn load(path: &Path, journal: String) -> Self {
-        fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Self>(&text).ok())
-            .filter(|cursor| cursor.journal == journal)
-            .unwrap_or_else(|| Self::new(journal))
+    pub(super) fn load(path: &Path, names: &Names) -> Self {
+        let stored = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Self>(&text).ok());
+        stored
+            .and_then(|cursor| {
+                let settled = names.resume(&cursor.journal, cursor.settled)?;
+                Some(if cursor.journal == names.current() {
+                    cursor
+                } else {
+                    cursor.renamed(names.current().to_owned(), settled)
+                })
+            })
+            .unwrap_or_else(|| Self::new(names.current().to_owned()))
+    }
+
+    /// The cursor of the same journal under another name: all after `settled` goes to the fleet under that.
+    #[must_use]
+    pub(super) fn renamed(self, journal: String, settled: u64) -> Self {
+        let continues = Some(Continued { journal: self.journal, seq: settled });
+        Self { acknowledged: settled, settled, continues, ..Self::new(journal) }
+    }
+
+    /// What the alert says that is sent after the one with the number `before`.
+    #[must_use]
+    pub(super) fn continued_after(&self, before: u64) -> Option<Continued> {
+        self.continues.clone().filter(|continues| continues.seq == before)
     }
 
     /// Returns when it is on disk.
@@ -71,7 +102,7 @@ impl AlertCursor {
     /// # Errors
     /// When the journal has no name and cannot be given one.
     pub(super) fn of_journal(path: &Path, directory: &Path) -> io::Result<Self> {
-        Ok(Self::load(path, vigie_journal::identity(directory)?))
+        Ok(Self::load(path, &Names::of(directory)?))
     }
 
     /// Number of the newest alert that the fleet has.
@@ -159,15 +190,29 @@ mod tests {
     #[test]
     fn a_cursor_is_stored_for_its_journal_only() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("alerts.cursor");
-        let mut stored = cursor();
+        let (path, journal) = (directory.path().join("alerts.cursor"), directory.path().join("journal"));
+        let load = || AlertCursor::of_journal(&path, &journal).unwrap();
+        vigie_journal::settle(&journal, "here").unwrap();
+        let mut stored = load();
         stored.acknowledge(7, "seven".to_owned(), 100);
+        stored.acknowledge(9, "nine".to_owned(), 1000);
         stored.store(&path).unwrap();
+        assert_eq!((load(), stored.settled()), (stored.clone(), 7));
 
-        assert_eq!(AlertCursor::load(&path, "j".to_owned()), stored);
-        assert_eq!(AlertCursor::load(&path, "other".to_owned()).acknowledged(), 0);
+        // On another machine what may not have arrived goes under the new name.
+        let renamed = vigie_journal::settle(&journal, "there").unwrap().unwrap();
+        let copy = load();
+        assert_eq!((copy.journal(), copy.acknowledged(), copy.settled()), (&renamed.now[..], 7, 7));
+        let continued = Continued { journal: renamed.before, seq: 7 };
+        assert_eq!((copy.continued_after(7), copy.continued_after(8)), (Some(continued), None));
+        assert_eq!(copy.head(), None);
+        copy.store(&path).unwrap();
+        assert_eq!(load(), copy);
+        fs::remove_dir_all(&journal).unwrap();
+        fs::create_dir(&journal).unwrap();
+        assert_eq!(load().acknowledged(), 0, "another journal");
         fs::write(&path, "{").unwrap();
-        assert_eq!(AlertCursor::load(&path, "j".to_owned()), cursor());
+        assert_eq!(load().acknowledged(), 0);
     }
 
     proptest! {

@@ -4,6 +4,10 @@
 //! are acknowledged. A batch that is not acknowledged whole is read and sent again from the cursor: whoever reads
 //! knows an alert again by its number and link. After every reconnect what was acknowledged in the last minutes is sent again, see
 //! [`super::alert_cursor`].
+//!
+//! Before that the newest alert that the broker has under this agent's name is compared with the journal. One that the
+//! journal did not record was sent by another host, or by this one before an older copy of its files was put back: from
+//! then on the journal has another name, and what may bear the name of such an alert is sent again under that.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +19,8 @@ use serde_json::Value;
 use slog::{Logger, info};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{FleetAlert, Purpose, VERSION};
+use vigie_fleet::agent_key::{self, AgentKey};
+use vigie_fleet::answer::{Continued, FleetAlert, Purpose, Sealed, VERSION};
 use vigie_fleet::broker::stored;
 use vigie_fleet::heartbeat::AlertHead;
 use vigie_fleet::subjects;
@@ -24,8 +28,10 @@ use vigie_journal::{Item, Portion};
 use vigie_protocol::names::AgentId;
 
 use super::alert_cursor::AlertCursor;
+use super::identity::Reverted;
+use super::membership::Membership;
 use super::uplink::{Hold, Uplink};
-use crate::alert_journal::{AlertJournal, Follower, JournalView, SentThrough, alert_record};
+use crate::alert_journal::{AlertJournal, Follower, JournalView, RenameJournal, SentThrough, alert_record};
 use crate::work_threads::{self, Lane};
 use vigie_protocol::control::AlertRecord;
 use vigie_protocol::error_chain::ErrorChain;
@@ -55,6 +61,12 @@ const MAX_DEPTH: usize = 4;
 /// Pause after a batch that was not acknowledged whole.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often a broker is asked for the newest alert that has nobody to answer.
+const LOOKS: u32 = 30;
+
+/// The journal gets another name at most this often: whoever holds this host's key can make it look as if it had to.
+const RENAME_EVERY: Duration = Duration::from_secs(600);
+
 /// How often the cursor is stored at most.
 const STORE_EVERY: Duration = Duration::from_secs(1);
 
@@ -64,6 +76,9 @@ pub(super) struct AlertSender {
     pub(super) agent: AgentId,
     pub(super) key: Arc<AgentKey>,
     pub(super) journal: Addr<AlertJournal>,
+    pub(super) membership: Addr<Membership>,
+    /// Counts how often another host was found to write under this name.
+    pub(super) twins: watch::Receiver<u64>,
     pub(super) view: JournalView,
     pub(super) uplink: Uplink,
     /// How far the alerts are sent.
@@ -84,6 +99,8 @@ pub(super) struct Progress {
     pub(super) acknowledged: u64,
     /// The same with its link, for whoever reads the alerts.
     pub(super) head: Option<AlertHead>,
+    /// The broker has alerts under this name that the journal did not record.
+    pub(super) is_forked: bool,
     /// Why no alerts can be sent.
     pub(super) problem: Option<String>,
 }
@@ -100,6 +117,11 @@ struct State {
     connection: u64,
     /// The broker was away behind a connection that stands, as that to a leaf node does: it may have lost its last seconds.
     doubt: bool,
+    /// How often the newest alert was asked for in vain.
+    looks: u32,
+    /// Other hosts that were found, of those that [`AlertSender::twins`] counts.
+    twins: u64,
+    renamed_at: Option<Instant>,
     stored_at: Option<Instant>,
     dirty: bool,
 }
@@ -118,6 +140,9 @@ impl AlertSender {
             place: None,
             connection: 0,
             doubt: false,
+            looks: 0,
+            twins: 0,
+            renamed_at: None,
             stored_at: None,
             dirty: false,
         };
@@ -125,7 +150,15 @@ impl AlertSender {
         loop {
             // What is read while nobody is connected would only wait in memory.
             let Some(connection) = self.uplink.up().await else { return };
+            let twins = *self.twins.borrow_and_update();
+            if std::mem::replace(&mut state.twins, twins) != twins {
+                self.rename(&mut state).await;
+            }
             if connection != state.connection || state.doubt {
+                if !self.compare(&mut state).await {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
                 match self.has_all(&mut state).await {
                     Some(true) => {
                         let (seq, link) = (state.read, state.link.clone());
@@ -177,7 +210,7 @@ impl AlertSender {
         let journal = self.cursor.journal();
         let head = self.cursor.head().map(|(seq, link)| AlertHead { journal: journal.to_owned(), seq, link });
         self.progress.send_if_modified(|progress| {
-            let new = Progress { acknowledged, head, problem };
+            let new = Progress { acknowledged, head, is_forked: progress.is_forked, problem };
             let differs = *progress != new;
             *progress = new;
             differs
@@ -204,6 +237,7 @@ impl AlertSender {
         tokio::select! {
             goes_on = state.journal.changed() => goes_on,
             stands = self.uplink.changed() => stands,
+            goes_on = self.twins.changed() => goes_on.is_ok(),
             () = sleep_until(store_at), if state.dirty => {
                 self.store(state, true).await;
                 true
@@ -218,11 +252,10 @@ impl AlertSender {
         let (Some(place), Some(before)) = (state.place.take(), state.read.checked_sub(1)) else {
             return Some(false);
         };
-        let items = self.view.follow(before).read(Portion { items: 1, bytes: BATCH.bytes }).await;
-        let record = items.ok().and_then(|items| alerts(items).next());
-        let Some(record) = record.filter(|record| record.seq == state.read) else { return Some(false) };
-        let record = shown(record, self.masked);
-        let (payload, _) = payload(&self.key, &self.agent, self.cursor.journal(), &record, before, None);
+        let Some(record) = self.record(state.read).await else { return Some(false) };
+        let continues = self.cursor.continued_after(before);
+        let (payload, _) =
+            payload(&self.key, &self.agent, self.cursor.journal(), &record, before, None, continues);
         let subject = subjects::alert(&self.agent);
         match stored::store_after(&self.uplink.client, &subject, place, &payload).await {
             Ok(place) => state.place = Some(place),
@@ -233,6 +266,80 @@ impl AlertSender {
             Err(_) => {}
         }
         Some(state.place.is_some())
+    }
+
+    /// The recorded alert of this number, as it is sent.
+    async fn record(&self, seq: u64) -> Option<AlertRecord> {
+        let items =
+            self.view.follow(seq.checked_sub(1)?).read(Portion { items: 1, bytes: BATCH.bytes }).await;
+        let record = items.ok().and_then(|items| alerts(items).next());
+        record.filter(|record| record.seq == seq).map(|record| shown(record, self.masked))
+    }
+
+    /// Compares the newest alert that the broker has under this name with the journal; `false` when nobody is there to say
+    /// which it is.
+    async fn compare(&mut self, state: &mut State) -> bool {
+        let subject = subjects::alert(&self.agent);
+        let newest = match stored::newest_of_own(&self.uplink.client, subjects::ALERTS, &subject).await {
+            Ok(newest) => newest.and_then(|entry| self.own(&entry.value)),
+            Err(error) if error.is_nobody() && state.looks < LOOKS => {
+                state.looks += 1;
+                return false;
+            }
+            // What cannot be known keeps no alert back.
+            Err(error) => {
+                slog::debug!(self.log, "cannot read the newest alert of this agent"; "error" => %ErrorChain(&error));
+                None
+            }
+        };
+        state.looks = 0;
+        if let Some(alert) = newest
+            && self.is_unknown(&alert).await
+        {
+            let text = format!(
+                "the fleet has alert {} of this agent, which its own journal did not record: an older copy of STATE_DIR was restored, or another host uses a copy of it",
+                alert.seq
+            );
+            self.progress.send_modify(|progress| progress.is_forked = true);
+            self.membership.send(Reverted(text)).await.ok();
+            self.rename(state).await;
+        }
+        true
+    }
+
+    /// An alert that this agent's key sealed.
+    fn own(&self, payload: &[u8]) -> Option<FleetAlert> {
+        let sealed: Sealed = serde_json::from_slice(payload).ok()?;
+        let text = agent_key::open(&sealed, Purpose::Alert, self.key.public_key()).ok()?;
+        serde_json::from_str(text).ok()
+    }
+
+    /// Whether an alert that bears the journal's name is none that the journal recorded. One that retention deleted may be
+    /// any.
+    async fn is_unknown(&self, alert: &FleetAlert) -> bool {
+        if alert.journal != self.cursor.journal() {
+            return false;
+        }
+        if alert.seq > *self.view.recorded.borrow() {
+            return true;
+        }
+        let Some(record) = self.record(alert.seq).await else { return false };
+        let (agent, journal) = (&self.agent, self.cursor.journal());
+        payload(&self.key, agent, journal, &record, alert.seq - 1, None, None).1 != alert.link()
+    }
+
+    /// Has the journal go on under another name. What the broker may not have for good is sent again under that.
+    async fn rename(&mut self, state: &mut State) {
+        if state.renamed_at.is_some_and(|at| at.elapsed() < RENAME_EVERY) {
+            return;
+        }
+        let through = self.cursor.settled();
+        let Ok(Some(name)) = self.journal.send(RenameJournal { through }).await else { return };
+        self.cursor = self.cursor.clone().renamed(name, through);
+        (state.renamed_at, state.place, state.dirty) = (Some(Instant::now()), None, true);
+        self.rewind(state, through, None);
+        self.tell(None);
+        self.store(state, true).await;
     }
 
     /// Reads on after alert `seq`, whose link this is.
@@ -247,8 +354,9 @@ impl AlertSender {
         let (mut previous, mut link) = (state.read, state.link.clone());
         let mut messages = Vec::with_capacity(records.len());
         for record in records {
+            let (journal, continues) = (self.cursor.journal(), self.cursor.continued_after(previous));
             let (payload, own_link) =
-                payload(&self.key, &self.agent, self.cursor.journal(), record, previous, link.take());
+                payload(&self.key, &self.agent, journal, record, previous, link.take(), continues);
             (previous, link) = (record.seq, Some(own_link.clone()));
             messages.push((record.seq, own_link, payload));
         }
@@ -326,8 +434,8 @@ fn shown(record: AlertRecord, masked: bool) -> AlertRecord {
     AlertRecord { message, ..record }
 }
 
-/// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, and
-/// `previous` its link.
+/// The sealed form of an alert, and its link. `before` is the number of the alert that was sent before it, `previous` its
+/// link, and `continues` what was there before all that bears the journal's name.
 fn payload(
     key: &AgentKey,
     agent: &AgentId,
@@ -335,6 +443,7 @@ fn payload(
     record: &AlertRecord,
     before: u64,
     previous: Option<String>,
+    continues: Option<Continued>,
 ) -> (Vec<u8>, String) {
     let mut room = MAX_ALERT_BYTES;
     loop {
@@ -349,6 +458,7 @@ fn payload(
             // The journal's numbers have no gaps of their own: what is not there was given up.
             dropped: (before + 1 < record.seq).then_some((before + 1, record.seq - 1)).into_iter().collect(),
             previous: previous.clone(),
+            continues: continues.clone(),
         };
         let text = serde_json::to_string(&alert).expect("an alert is plain data");
         let sealed = key.seal(Purpose::Alert, text).ok();
@@ -410,9 +520,6 @@ fn shorten(value: &mut Value, limit: usize, depth: usize) {
 
 #[cfg(test)]
 mod tests {
-    use vigie_fleet::agent_key;
-    use vigie_fleet::answer::Sealed;
-
     use super::*;
 
     fn sent(message: String, previous: u64) -> FleetAlert {
@@ -424,7 +531,7 @@ mod tests {
             id: None,
             message,
         };
-        let (payload, _) = payload(&key, &"web-1".parse().unwrap(), "j", &record, previous, None);
+        let (payload, _) = payload(&key, &"web-1".parse().unwrap(), "j", &record, previous, None, None);
         assert!(payload.len() <= MAX_MESSAGE_BYTES);
         let sealed: Sealed = serde_json::from_slice(&payload).unwrap();
         serde_json::from_str(agent_key::open(&sealed, Purpose::Alert, key.public_key()).unwrap()).unwrap()

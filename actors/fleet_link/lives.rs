@@ -1,12 +1,12 @@
-//! Which of all lives under its name this one is: the machine, its boot, and how often these files were begun on.
-//! Blocking.
+//! Which of all lives under its name this one is: the machine, its boot, and the lives before it. Blocking.
 //!
-//! A copy of the agent's files on another machine is noticed by the machine's id, and an older copy that was put back
-//! by the count of lives, which the fleet has seen higher. Nothing on a host proves that it is no copy: two hosts
-//! that run at once are noticed by the fleet, because both write to one subject.
+//! A copy of the agent's files on another machine is noticed by the machine's ID. An older copy that was put back is noticed by
+//! the fleet's newest heartbeat: it is of a life that the files know nothing of. Nothing on a host proves that it is no copy;
+//! two hosts that run at once are noticed by the broker, because both write to one subject.
 
 #![expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -19,13 +19,29 @@ use vigie_fleet::host_facts;
 use super::disk;
 
 /// Largest file that is read, in bytes.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: u64 = 16 * 1024;
 
-/// What is kept of the lives before.
+/// Lives that are remembered. What the fleet has from one before them is taken for true.
+const MAX_PAST: usize = 64;
+
+/// What is kept of the lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     machine: String,
     count: u64,
+    /// Numbers and epochs of the newest lives, this one last.
+    #[serde(default)]
+    past: VecDeque<(u64, String)>,
+}
+
+impl Kept {
+    fn add(&mut self, life: &Life) {
+        self.count = life.count;
+        self.past.push_back((life.count, life.epoch.clone()));
+        if self.past.len() > MAX_PAST {
+            self.past.pop_front();
+        }
+    }
 }
 
 /// What the files say at the beginning of a life.
@@ -34,6 +50,8 @@ pub(super) struct Begun {
     pub(super) life: Life,
     /// The files were made on another machine.
     pub(super) is_copy: bool,
+    /// The lives before.
+    kept: Kept,
 }
 
 /// Begins a life: counts it, and says whether the files come from another machine.
@@ -46,14 +64,38 @@ pub(super) fn begin(path: &Path) -> io::Result<Begun> {
 
 fn begin_on(path: &Path, machine: String, boot: String) -> io::Result<Begun> {
     // One that cannot be read was half written, or is no file of ours: counting begins anew, which the fleet sees.
-    let kept: Kept =
+    let mut kept: Kept =
         read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let is_copy = !kept.machine.is_empty() && !machine.is_empty() && kept.machine != machine;
-    let count = kept.count.saturating_add(1);
+    let life = Life { boot, epoch: random_token(), count: kept.count.saturating_add(1), machine };
     // The machine is replaced only when somebody says that it may: by a new key.
-    let stays = if is_copy { kept.machine } else { machine.clone() };
-    store(path, &Kept { machine: stays, count })?;
-    Ok(Begun { life: Life { machine, boot, epoch: random_token(), count }, is_copy })
+    if !is_copy {
+        kept.machine.clone_from(&life.machine);
+    }
+    kept.add(&life);
+    store(path, &kept)?;
+    Ok(Begun { life, is_copy, kept })
+}
+
+impl Begun {
+    /// Whether the fleet's newest life under this name is none that these files know: they are an older copy, or another host
+    /// has gone on with them.
+    #[must_use]
+    pub(super) fn is_behind(&self, newest: &Life) -> bool {
+        let is_known = self.kept.past.iter().any(|(_, epoch)| *epoch == newest.epoch);
+        let is_remembered = self.kept.past.front().is_some_and(|(oldest, _)| newest.count >= *oldest);
+        is_remembered && !is_known
+    }
+
+    /// Counts on from a life that these files did not know, so that it is told once.
+    ///
+    /// # Errors
+    /// When the disk does not take the count.
+    pub(super) fn go_on_after(&mut self, newest: &Life, path: &Path) -> io::Result<()> {
+        self.life.count = newest.count.max(self.life.count).saturating_add(1);
+        self.kept.add(&self.life);
+        store(path, &self.kept)
+    }
 }
 
 fn store(path: &Path, kept: &Kept) -> io::Result<()> {
@@ -86,5 +128,40 @@ mod tests {
         assert!(!begin("").is_copy, "a machine without an id cannot be told");
         fs::write(&path, "{").unwrap();
         assert_eq!(begin("b").life.count, 1);
+    }
+    #[test]
+    fn an_older_copy_that_was_put_back_is_known_by_a_life_that_it_does_not_know() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lives.json");
+        let begin = || begin_on(&path, "a".to_owned(), "boot".to_owned()).unwrap();
+        let first = begin();
+        let snapshot = fs::read(&path).unwrap();
+        let (second, third) = (begin(), begin());
+        // What an agent knows: its own lives, also when the broker lost the newest of them.
+        assert!([&first, &second, &third].iter().all(|life| !third.is_behind(&life.life)));
+
+        fs::write(&path, &snapshot).unwrap();
+        let mut reverted = begin();
+        assert_eq!(reverted.life.count, second.life.count);
+        assert!(!reverted.is_behind(&first.life), "nothing happened since the snapshot");
+        assert!(reverted.is_behind(&second.life) && reverted.is_behind(&third.life));
+        // It is told once.
+        reverted.go_on_after(&third.life, &path).unwrap();
+        assert_eq!(reverted.life.count, 4);
+        let next = begin();
+        assert!(!next.is_behind(&reverted.life) && next.life.count == 5);
+
+        // What is long past is nobody's.
+        let mut newest = begin();
+        for _ in 0..MAX_PAST {
+            newest = begin();
+        }
+        assert!(!newest.is_behind(&third.life));
+        assert!(fs::metadata(&path).unwrap().len() < MAX_BYTES);
+        fs::remove_file(&path).unwrap();
+        assert!(begin().is_behind(&newest.life), "the files are gone");
+        let mut extreme = begin();
+        extreme.go_on_after(&Life { count: u64::MAX, ..Life::default() }, &path).unwrap();
+        assert!(!begin().is_behind(&extreme.life));
     }
 }

@@ -30,6 +30,7 @@ use super::audit::AuditBudget;
 use super::audit_sender::AuditSender;
 use super::desk::{Desk, Room};
 use super::disk::{self, Opened, Places};
+use super::identity;
 use super::intake::Intake;
 use super::joining::{Joined, tls_settings};
 use super::now;
@@ -59,9 +60,6 @@ const LINK_GRACE: Duration = Duration::from_secs(10);
 
 /// Pause before a policy that the disk did not take is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(5);
-
-/// Signs of life without another writer after which an identity counts as used once again.
-const QUIET_BEATS: u32 = 3;
 
 /// How many actions ended how, by outcome, for as long as the agent runs.
 pub(super) type Outcomes = Rc<RefCell<BTreeMap<&'static str, u64>>>;
@@ -104,11 +102,6 @@ pub(super) struct PolicyArrived {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct BrokerHappened(pub(super) BrokerEvent);
-
-/// Whether another host wrote under this name since the last sign of life. Sent by `presence`.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct OtherWriter(pub(super) bool);
 
 /// The replay log is out of use until it is opened again, and why. Sent by `desk`.
 #[derive(Debug, Message)]
@@ -194,8 +187,10 @@ pub(super) struct Membership {
     pub(super) uplink: Uplink,
     pub(super) troubles: Troubles,
     voice: Voice,
+    /// Counts how often another host was found to write under this name.
+    pub(super) twins: watch::Sender<u64>,
     /// Signs of life since another host wrote under this name.
-    beats_alone: u32,
+    pub(super) beats_alone: u32,
     interrupted: Vec<ActionId>,
     /// Told what the policy has for modules.
     packs: Recipient<HasPacks>,
@@ -242,6 +237,7 @@ impl Membership {
         let (policy, policies) = watch::channel(policy.map(Arc::new));
         let (facts, shown_facts) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
+        let (twins, found_twins) = watch::channel(0);
         let (send_arrived, arrived) = mpsc::channel(1);
         let (standing, orders) = mpsc::channel(ORDERS);
         let (heads, shown_heads) = watch::channel(Vec::new());
@@ -333,11 +329,14 @@ impl Membership {
             actix_rt::spawn(
                 Presence {
                     log: log.clone(),
-                    membership,
+                    membership: membership.clone(),
                     key: key.clone(),
                     uplink: uplink.clone(),
                     live,
-                    life: begun.life.clone(),
+                    begun: begun.clone(),
+                    lives: places.lives(),
+                    hold: hold.clone(),
+                    is_reverted: false,
                     facts: shown_facts,
                     alerts: alerts.clone(),
                     standing: shown_heads,
@@ -351,6 +350,8 @@ impl Membership {
                     agent: agent.clone(),
                     key: key.clone(),
                     journal,
+                    membership,
+                    twins: found_twins,
                     view: view.clone(),
                     uplink: uplink.clone(),
                     cursor,
@@ -366,9 +367,8 @@ impl Membership {
             "policy" => policy.borrow().as_ref().map(|policy| policy.version()));
         let mut troubles = Troubles::default();
         if begun.is_copy {
-            let text = "the agent's files were created on another machine: this host is a copy and needs its own key (stop the agent, delete STATE_DIR/fleet and the key file, enrol it under its own name)";
             error!(log, "this host is a copy of another"; "agent" => %agent);
-            let is_new = troubles.raise(Trouble::Copied, text.to_owned());
+            let is_new = troubles.raise(Trouble::Copied, identity::COPIED.to_owned());
             voice.tell(&troubles, Trouble::Copied, is_new);
         }
         Self {
@@ -401,6 +401,7 @@ impl Membership {
             uplink,
             troubles,
             voice,
+            twins,
             beats_alone: 0,
             interrupted,
             packs,
@@ -544,15 +545,17 @@ impl Membership {
         }));
     }
 
-    fn raise(&mut self, trouble: Trouble, text: String) {
+    /// Whether it is new.
+    pub(super) fn raise(&mut self, trouble: Trouble, text: String) -> bool {
         let is_new = self.troubles.raise(trouble, text.clone());
         self.voice.tell(&self.troubles, trouble, is_new);
         if is_new {
             warn!(self.log, "the link to the fleet has a problem"; "problem" => ?trouble, "error" => text);
         }
+        is_new
     }
 
-    fn clear(&mut self, trouble: Trouble) {
+    pub(super) fn clear(&mut self, trouble: Trouble) {
         if self.troubles.clear(trouble) {
             self.voice.tell(&self.troubles, trouble, false);
             info!(self.log, "a problem of the link to the fleet is solved"; "problem" => ?trouble);
@@ -647,26 +650,6 @@ impl Handler<BrokerHappened> for Membership {
             | BrokerEvent::SlowConsumer(_)
             | BrokerEvent::BrokerStops
             | BrokerEvent::Problem(_) => {}
-        }
-    }
-}
-
-impl Handler<OtherWriter> for Membership {
-    type Result = ();
-
-    fn handle(&mut self, OtherWriter(is_twice): OtherWriter, _: &mut Self::Context) {
-        if is_twice {
-            self.beats_alone = 0;
-            let text = format!(
-                "another host uses the identity {}: a clone, a restored snapshot or a stolen key; give each host its own key",
-                self.section.agent
-            );
-            self.raise(Trouble::RunsTwice, text);
-        } else {
-            self.beats_alone = self.beats_alone.saturating_add(1);
-            if self.beats_alone >= QUIET_BEATS {
-                self.clear(Trouble::RunsTwice);
-            }
         }
     }
 }

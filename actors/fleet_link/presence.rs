@@ -1,10 +1,11 @@
 //! Shows the fleet that this host is there, where it listens, and what it is: a task of its own.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use slog::{Logger, debug};
+use slog::{Logger, debug, warn};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use vigie_files::random;
@@ -12,13 +13,16 @@ use vigie_fleet::agent_key::AgentKey;
 use vigie_fleet::answer::Purpose;
 use vigie_fleet::broker::stored::{self, StoredError};
 use vigie_fleet::facts::Facts;
-use vigie_fleet::heartbeat::{Heartbeat, Life, VERSION};
+use vigie_fleet::heartbeat::{Heartbeat, VERSION};
 use vigie_fleet::standing::StandingHead;
 use vigie_fleet::subjects;
 
 use super::alert_sender::Progress;
-use super::membership::{Membership, OtherWriter};
-use super::uplink::Uplink;
+use super::identity::{OtherWriter, Reverted};
+use super::lives::Begun;
+use super::membership::Membership;
+use super::uplink::{Hold, Uplink};
+use crate::work_threads::{self, Lane};
 use vigie_protocol::error_chain::ErrorChain;
 
 /// Time between two signs of life is drawn from this range, so that the hosts of a fleet do not speak all at once.
@@ -26,6 +30,10 @@ const BEAT: std::ops::Range<Duration> = Duration::from_secs(60)..Duration::from_
 
 /// Every so many signs of life the agent looks for what it may have missed all the same: about every 15 minutes.
 const LOOK_EVERY: u32 = 12;
+
+/// How often the newest heartbeat is asked for while nobody is there to answer, and the pause in between.
+const LOOKS: u32 = 15;
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Pause before a sign of life that was not stored is sent again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -38,7 +46,13 @@ pub(super) struct Presence {
     pub(super) uplink: Uplink,
     /// Secret token of the subject that the agent listens on.
     pub(super) live: String,
-    pub(super) life: Life,
+    /// Which life it is, and those before it.
+    pub(super) begun: Begun,
+    /// Where they are stored.
+    pub(super) lives: PathBuf,
+    pub(super) hold: Hold,
+    /// The fleet knew of a life that the files did not.
+    pub(super) is_reverted: bool,
     /// The facts as they are now.
     pub(super) facts: watch::Receiver<Arc<Facts>>,
     /// How far alerts are sent.
@@ -63,6 +77,7 @@ impl Presence {
             if number != connection {
                 // Whoever watches learns at once that the host is back. The broker may have lost its last seconds.
                 (connection, last, beats, next) = (number, None, 0, Instant::now());
+                self.compare().await;
             }
             if Instant::now() >= next {
                 let stored = self.show(last).await;
@@ -104,6 +119,53 @@ impl Presence {
         }
     }
 
+    /// Compares the newest heartbeat that the broker has under this name with the lives that the files know.
+    async fn compare(&mut self) {
+        let agent = self.facts.borrow().agent.clone();
+        let subject = subjects::facts(&agent);
+        let mut looks = 0;
+        let newest = loop {
+            match stored::newest_of_own(&self.uplink.client, subjects::FACTS, &subject).await {
+                Ok(newest) => break newest,
+                // The stream comes back, or none of it is there.
+                Err(error) if error.is_nobody() && looks < LOOKS && self.uplink.is_up() => {
+                    looks += 1;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => {
+                    debug!(self.log, "cannot read the newest heartbeat"; "error" => %ErrorChain(&error));
+                    return;
+                }
+            }
+        };
+        // Under another key it is another agent's, which had this name before.
+        let heartbeat =
+            newest.and_then(|entry| Heartbeat::open(&entry.value, &agent, self.key.public_key()).ok());
+        let Some(Heartbeat { life, sent, .. }) =
+            heartbeat.filter(|newest| self.begun.is_behind(&newest.life))
+        else {
+            return;
+        };
+        self.is_reverted = true;
+        let time = jiff::Timestamp::from_second(sent).unwrap_or_default();
+        let text = format!(
+            "the fleet has a heartbeat of this agent from {time} that its own files do not know: an older copy of STATE_DIR was restored or it was deleted, or another host uses a copy of it"
+        );
+        self.membership.send(Reverted(text)).await.ok();
+        let (mut begun, path, hold) = (self.begun.clone(), self.lives.clone(), self.hold.clone());
+        let storing = work_threads::run(Lane::Fleet, move || {
+            let stored = begun.go_on_after(&life, &path);
+            drop(hold);
+            (begun, stored)
+        });
+        let Ok((begun, stored)) = storing.await else { return };
+        self.begun = begun;
+        if let Err(error) = stored {
+            warn!(self.log, "cannot store which life this is; after a restart it is reported again";
+                "path" => ?self.lives, "error" => %error);
+        }
+    }
+
     /// Stores a sign of life; its number. When somebody else wrote after our last one, another host has our name.
     async fn show(&mut self, last: Option<u64>) -> Option<u64> {
         let subject = subjects::facts(&self.facts.borrow_and_update().agent);
@@ -133,8 +195,10 @@ impl Presence {
             v: VERSION,
             sent: super::now(),
             live: self.live.clone(),
-            life: self.life.clone(),
+            life: self.begun.life.clone(),
             twice,
+            copied: self.begun.is_copy,
+            reverted: self.is_reverted || self.alerts.borrow().is_forked,
             alerts: self.alerts.borrow().head.clone(),
             standing: self.standing.borrow().clone(),
             facts: (**self.facts.borrow()).clone(),

@@ -24,6 +24,8 @@ pub(super) enum Trouble {
     RunsTwice,
     /// The agent's files were made on another machine.
     Copied,
+    /// The fleet has something of this agent that its files do not know.
+    Reverted,
     /// The facts are not such as a fleet takes.
     Facts,
     /// A certificate ends within 30 days, or has ended.
@@ -39,6 +41,7 @@ impl Trouble {
     fn condition(self) -> Option<AgentCondition> {
         match self {
             Self::RunsTwice | Self::Copied => Some(AgentCondition::IdentityDuplicated),
+            Self::Reverted => Some(AgentCondition::StateReverted),
             Self::Certificate => Some(AgentCondition::CertificateExpires),
             Self::Disconnected => Some(AgentCondition::FleetDisconnected),
             Self::NoPolicy => Some(AgentCondition::FleetPolicyMissing),
@@ -49,7 +52,7 @@ impl Trouble {
     /// How bad it is for those who follow alerts, when they are to hear of it.
     fn severity(self) -> Option<Severity> {
         match self {
-            Self::RunsTwice | Self::Copied => Some(Severity::Critical),
+            Self::RunsTwice | Self::Copied | Self::Reverted => Some(Severity::Critical),
             Self::Certificate => Some(Severity::High),
             _ => None,
         }
@@ -67,8 +70,9 @@ pub struct Voice {
 
 impl Voice {
     /// The conditions that a membership raises; they end with it.
-    const OF_MEMBERSHIP: [AgentCondition; 4] = [
+    const OF_MEMBERSHIP: [AgentCondition; 5] = [
         AgentCondition::IdentityDuplicated,
+        AgentCondition::StateReverted,
         AgentCondition::CertificateExpires,
         AgentCondition::FleetDisconnected,
         AgentCondition::FleetPolicyMissing,

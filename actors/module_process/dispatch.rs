@@ -21,7 +21,7 @@ use actix::{Message, Recipient};
 use slog::{Logger, info, warn};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
-use vigie_journal::{Cursor, Item, Portion, identity};
+use vigie_journal::{Cursor, Item, Names, Portion};
 use vigie_protocol::message::Message as WireMessage;
 use vigie_protocol::module_name::ModuleName;
 
@@ -172,9 +172,9 @@ impl Delivery {
                 if !directory.is_dir() {
                     DirBuilder::new().mode(0o700).create(&directory)?;
                 }
-                let journal = identity(&journal)?;
-                let after = Cursor::load(&path, &journal).map_or(0, |cursor| cursor.after);
-                std::io::Result::Ok(Cursor { journal, after })
+                let names = Names::of(&journal)?;
+                let begin = || Cursor { journal: names.current().to_owned(), after: 0 };
+                std::io::Result::Ok(Cursor::load(&path, &names).unwrap_or_else(begin))
             }
         };
         let read = async {

@@ -40,19 +40,20 @@ impl PlaceFile {
     pub(super) async fn load(&self, view: &JournalView, begin: Begin) -> io::Result<Loaded> {
         let (path, directory, newest) = (self.0.clone(), view.directory.clone(), *view.recorded.borrow());
         let loading = work_threads::run(Lane::Sinks, move || {
-            let journal = vigie_journal::identity(&directory)?;
+            let names = vigie_journal::Names::of(&directory)?;
+            let journal = names.current();
             if let Some(parent) = path.parent() {
                 durable::make_directory(parent)?;
             }
             let found = match durable::read_bounded(&path, MAX_BYTES) {
-                Ok(text) => Place::parse(&text, &journal),
+                Ok(text) => Place::parse(&text, journal, |named, after| names.resume(named, after)),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("is damaged"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let after = match begin {
                         Begin::New => newest,
                         Begin::Oldest => 0,
                     };
-                    return Ok(Loaded { place: Place::new(&journal, after), is_new: true, problem: None });
+                    return Ok(Loaded { place: Place::new(journal, after), is_new: true, problem: None });
                 }
                 Err(error) => return Err(error),
             };
@@ -60,7 +61,7 @@ impl PlaceFile {
                 Ok(place) => Loaded { place, is_new: false, problem: None },
                 // The sink was somewhere, nobody knows where: what may have been sent is sent again, and marked.
                 Err(problem) => {
-                    let place = Place { tried: newest, ..Place::new(&journal, 0) };
+                    let place = Place { tried: newest, ..Place::new(journal, 0) };
                     Loaded { place, is_new: true, problem: Some(problem) }
                 }
             })

@@ -41,6 +41,8 @@ pub(super) struct SinkSpec {
     pub(super) section: SinkSection,
     /// Alerts are masked on their way.
     pub(super) masked: bool,
+    /// What the journal was called when the sink was made.
+    pub(super) journal: Arc<str>,
     pub(super) view: JournalView,
     pub(super) source: Arc<Source>,
     /// Where the sink keeps its files.
@@ -117,7 +119,9 @@ impl Handler<IsLike> for Sink {
     type Result = bool;
 
     fn handle(&mut self, IsLike(spec): IsLike, _: &mut Self::Context) -> bool {
-        self.spec.section == spec.section && self.spec.masked == spec.masked
+        self.spec.section == spec.section
+            && self.spec.masked == spec.masked
+            && self.spec.journal == spec.journal
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::answer::FleetAlert;
+use crate::answer::{Continued, FleetAlert};
 use crate::heartbeat::AlertHead;
 use vigie_protocol::names::AgentId;
 
@@ -59,6 +59,16 @@ pub enum Told {
         /// Number of the last one.
         last_seq: u64,
     },
+    /// The alerts that follow are in a journal of another name: the agent found that the former one may not be its alone,
+    /// because its files came from another machine or are an older copy.
+    Renamed {
+        /// Which agent.
+        agent: AgentId,
+        /// The former name.
+        before: String,
+        /// Number of the newest alert under it that the agent knows to be its own.
+        seq: u64,
+    },
     /// Two agents bear this identity: there are two different alerts of one number, or one that does not follow on
     /// the one before it.
     Fork {
@@ -96,6 +106,8 @@ struct Sequence {
     forked: bool,
     /// What is missing before the first alert is to be told.
     until_first: bool,
+    /// It was told what the journal continues.
+    continues: bool,
 }
 
 impl AlertOrder {
@@ -128,6 +140,13 @@ impl AlertOrder {
     /// Takes an alert that came at `now` (milliseconds of any clock) and appends what can be told.
     pub fn take(&mut self, alert: FleetAlert, now: u64, told: &mut Vec<Told>) {
         let sequence = self.agents.entry((alert.agent.clone(), alert.journal.clone())).or_default();
+        if let Some(Continued { journal, seq }) = alert.continues.clone().filter(|it| it.seq < alert.seq)
+            && !std::mem::replace(&mut sequence.continues, true)
+        {
+            told.push(Told::Renamed { agent: alert.agent.clone(), before: journal, seq });
+            // What came before is in the other one.
+            sequence.next.get_or_insert(seq + 1);
+        }
         if sequence.next.is_some_and(|next| alert.seq < next) {
             if sequence.was_missing(alert.seq) {
                 told.push(Told::Late(alert));
@@ -293,6 +312,7 @@ mod tests {
             message: String::new(),
             dropped: Vec::new(),
             previous: None,
+            continues: None,
         }
     }
 
@@ -374,6 +394,36 @@ mod tests {
         let reverted = FleetAlert { previous: Some(other(2).link()), ..alert(3) };
         order.take(reverted.clone(), 0, &mut told);
         assert_eq!(told[1..], [fork(3), Told::Alert(reverted)]);
+    }
+
+    #[test]
+    fn a_journal_that_got_another_name_goes_on_without_a_gap_and_is_told_once() {
+        let agent: AgentId = "a".parse().unwrap();
+        let renamed = |seq| FleetAlert { journal: "k".to_owned(), ..alert(seq) };
+        let continues = Some(Continued { journal: "j".to_owned(), seq: 2 });
+        let first = FleetAlert { continues: continues.clone(), ..renamed(3) };
+        let mut order = AlertOrder::from_start(1000);
+        // The lost ones of the former name, which a snapshot that was put back knows nothing of.
+        let mut told = take_all(&mut order, &[1, 2, 3, 4], 0);
+        told.clear();
+
+        for alert in [first.clone(), renamed(4), first.clone()] {
+            order.take(alert, 0, &mut told);
+        }
+
+        let before = Told::Renamed { agent: agent.clone(), before: "j".to_owned(), seq: 2 };
+        assert_eq!(told, [before.clone(), Told::Alert(first), Told::Alert(renamed(4))]);
+        assert!(!order.waits());
+        // Retention took what was to come first; what cannot be is not believed.
+        let mut order = AlertOrder::from_start(1000);
+        told.clear();
+        let later = FleetAlert { continues, dropped: vec![(3, 6)], ..renamed(7) };
+        order.take(later.clone(), 0, &mut told);
+        assert_eq!(told, [before, gap(3, 6, true), Told::Alert(later)]);
+        told.clear();
+        let forged = Some(Continued { journal: "j".to_owned(), seq: 70 });
+        order.take(FleetAlert { journal: "l".to_owned(), continues: forged, ..alert(1) }, 0, &mut told);
+        assert!(matches!(&told[..], [Told::Alert(_)]), "{told:?}");
     }
 
     #[test]

@@ -159,6 +159,19 @@ pub struct FleetAlert {
     /// it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
+    /// In the first alert after the journal got another name: what it continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continued>,
+}
+
+/// What a journal was called before: its files came from another machine, or are an older copy, so that another agent may
+/// have used the name for other alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continued {
+    /// The name.
+    pub journal: String,
+    /// Number of the newest alert under it that the agent knows to be its own.
+    pub seq: u64,
 }
 
 impl FleetAlert {

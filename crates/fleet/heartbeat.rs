@@ -34,6 +34,12 @@ pub struct Heartbeat {
     /// Another host wrote under this name since the sign of life before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub twice: bool,
+    /// Its files were made on another machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
+    /// The fleet had something of this agent that the agent's files did not know: they are an older copy, or another host's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reverted: bool,
     /// How far its alerts reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<AlertHead>,
@@ -151,6 +157,8 @@ mod tests {
             live: "ab".repeat(16),
             life: Life { machine: "m".to_owned(), boot: "b".to_owned(), epoch: "e".to_owned(), count: 1 },
             twice: false,
+            copied: false,
+            reverted: false,
             standing: Vec::new(),
             alerts: Some(AlertHead { journal: "j".to_owned(), seq: 3, link: "l".to_owned() }),
             facts: serde_json::from_str(facts).unwrap(),

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use vigie_files::durable::{self, Durability};
 use vigie_files::random;
 
+use crate::names::Names;
+
 pub(crate) const IDENTITY_FILE: &str = "identity";
 
 /// Largest cursor that is read, in bytes.
@@ -21,9 +23,14 @@ pub fn identity(directory: &Path) -> io::Result<String> {
     if let Some(known) = known_identity(directory) {
         return Ok(known);
     }
-    let text = format!("{:016x}", u64::from_ne_bytes(random::bytes()?));
+    let text = new_identity()?;
     store_identity(directory, &text)?;
     Ok(text)
+}
+
+/// A name that no journal has.
+pub(crate) fn new_identity() -> io::Result<String> {
+    Ok(format!("{:016x}", u64::from_ne_bytes(random::bytes()?)))
 }
 
 /// The name that a journal has, when it can be read.
@@ -47,11 +54,13 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The stored cursor, if there is one of this journal.
+    /// The stored cursor, if there is one of this journal under one of its names.
     #[must_use]
-    pub fn load(path: &Path, journal: &str) -> Option<Self> {
+    pub fn load(path: &Path, names: &Names) -> Option<Self> {
         let text = durable::read_bounded(path, MAX_CURSOR_BYTES).ok()?;
-        serde_json::from_slice::<Self>(&text).ok().filter(|cursor| cursor.journal == journal)
+        let stored = serde_json::from_slice::<Self>(&text).ok()?;
+        let after = names.resume(&stored.journal, stored.after)?;
+        Some(Self { journal: names.current().to_owned(), after })
     }
 
     /// Returns when it is on disk.
@@ -68,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_journal_has_one_name_for_ever_and_a_cursor_belongs_to_it() {
+    fn a_journal_keeps_its_name_and_a_cursor_belongs_to_it() {
         let directory = tempfile::tempdir().unwrap();
         let name = identity(directory.path()).unwrap();
         let path = directory.path().join("cursor");
@@ -76,8 +85,9 @@ mod tests {
         cursor.store(&path).unwrap();
 
         assert_eq!(identity(directory.path()).unwrap(), name);
-        assert_eq!(Cursor::load(&path, &name), Some(cursor));
-        assert_eq!(Cursor::load(&path, "another"), None);
+        let load = |directory: &Path| Cursor::load(&path, &Names::of(directory).unwrap());
+        assert_eq!(load(directory.path()), Some(cursor));
+        assert_eq!(load(tempfile::tempdir().unwrap().path()), None);
         std::fs::write(directory.path().join(IDENTITY_FILE), "damaged").unwrap();
         assert_ne!(identity(directory.path()).unwrap(), name);
     }

@@ -17,6 +17,7 @@ use crate::draft::Draft;
 use crate::ledger::Ledger;
 use crate::line::{self, Closed, Commit, Counts, Header, VERSION, Why};
 use crate::mark::{self, HighWater, Mark};
+use crate::names::{self, Renamed};
 use crate::recovery::{self, Newest, Recovery};
 use crate::retention::{self, ClosedSegment, GivenUp, Victim};
 use crate::seen::{SeenIds, SeenSnapshot};
@@ -277,6 +278,17 @@ impl Writer {
             // The next look tries again.
             cursor::store_identity(&self.directory, &self.identity).ok();
         }
+    }
+
+    /// Gives the journal another name: what is recorded under the present one after `through` may bear the name of another
+    /// host's alerts.
+    ///
+    /// # Errors
+    /// When it cannot be written to disk.
+    pub fn rename(&mut self, through: u64) -> io::Result<Renamed> {
+        let renamed = names::rename(&self.directory, through)?;
+        self.identity.clone_from(&renamed.now);
+        Ok(renamed)
     }
 
     fn is_taken_away(&mut self, name: &'static str) {

@@ -158,6 +158,10 @@ conditions! {
     /// Another host uses this agent's identity, or the identity was copied from another machine.
     IdentityDuplicated = "identity-duplicated", Failed,
         "Give each host its own key: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
+    /// The fleet has alerts or lives of this agent that the agent's files do not know: an older copy of the state directory was
+    /// put back, or another host uses a copy of it. No alert is lost: the journal continues under another name.
+    StateReverted = "state-reverted", Failed,
+        "If you restored a snapshot or a backup, acknowledge that by restarting the agent. Otherwise find the other host, and give each host its own key.";
     /// The replay log cannot be used; until it can, the agent runs no fleet actions.
     ReplayLogUnusable = "replay-log-unusable", Failed,
         "The detail names the file and the reason: free space or repair the disk. The agent retries every 10 s.";

@@ -24,13 +24,19 @@ impl Place {
         Self { journal: journal.to_owned(), after, tried: after }
     }
 
-    /// Reads what is on disk.
+    /// Reads what is on disk. `resume` says after which number somebody goes on in `journal` who was at this number of that
+    /// journal.
     ///
     /// # Errors
     /// Why it does not count, for people: it is damaged, or of another journal.
-    pub fn parse(text: &[u8], journal: &str) -> Result<Self, &'static str> {
+    pub fn parse(
+        text: &[u8],
+        journal: &str,
+        resume: impl Fn(&str, u64) -> Option<u64>,
+    ) -> Result<Self, &'static str> {
         let place: Self = serde_json::from_slice(text).map_err(|_| "is damaged")?;
-        if place.journal == journal { Ok(place) } else { Err("belongs to another journal") }
+        let after = resume(&place.journal, place.after).ok_or("belongs to another journal")?;
+        Ok(Self { journal: journal.to_owned(), after, ..place })
     }
 
     /// What is written to disk.
@@ -65,21 +71,25 @@ mod tests {
         /// Whatever was sent and not acknowledged is known as such after a crash at any moment.
         #[test]
         fn what_may_have_been_sent_is_on_disk_before_it_is_sent(steps in prop::collection::vec((1_u64..9000, any::<bool>()), 1..30)) {
+            let resume = |journal: &str, after| (journal == "j").then_some(after);
             let mut place = Place::new("j", 0);
-            let mut disk = Place::parse(&place.to_json(), "j").unwrap();
+            let mut disk = Place::parse(&place.to_json(), "j", resume).unwrap();
             let mut sent = 0;
             for (count, acknowledged) in steps {
                 sent += count;
                 if place.about_to_try(sent) {
-                    disk = Place::parse(&place.to_json(), "j").unwrap();
+                    disk = Place::parse(&place.to_json(), "j", resume).unwrap();
                 }
                 prop_assert!(disk.tried >= sent && disk.after <= place.after);
                 if acknowledged {
                     place.reach(sent);
                 }
             }
-            prop_assert!(Place::parse(&place.to_json(), "another").is_err());
-            prop_assert!(Place::parse(&place.to_json()[1..], "j").is_err());
+            prop_assert!(Place::parse(&place.to_json(), "another", |_, _| None).is_err());
+            prop_assert!(Place::parse(&place.to_json()[1..], "j", resume).is_err());
+            // Under another name what comes again is marked all the same.
+            let renamed = Place::parse(&place.to_json(), "k", |_, after| Some(after.min(1))).unwrap();
+            prop_assert!(renamed.journal == "k" && renamed.after <= 1 && renamed.tried == place.tried);
         }
     }
 }

@@ -200,6 +200,7 @@ impl Reader<'_> {
                 Told::Gap { agent, .. }
                 | Told::Gone { agent, .. }
                 | Told::Cut { agent, .. }
+                | Told::Renamed { agent, .. }
                 | Told::Fork { agent, .. } => (agent, None),
             };
             let other_module =
@@ -259,6 +260,12 @@ impl Reader<'_> {
             Told::Cut { agent, first_seq, last_seq } => {
                 let problem = "the newest alerts that the broker accepted are missing: they were deleted";
                 self.wrong("cut", agent.as_str(), Some((*first_seq, *last_seq)), problem)
+            }
+            Told::Renamed { agent, before, seq } => {
+                let problem = format!(
+                    "the journal continues under another name: before, {before}; its files come from another machine or are an older copy"
+                );
+                self.wrong("renamed", agent.as_str(), Some((*seq, *seq)), &problem)
             }
             Told::Fork { agent, seq } => {
                 let problem = "duplicate identity: a clone, a restored snapshot or a stolen key";

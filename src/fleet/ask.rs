@@ -89,7 +89,7 @@ async fn ask(
     let inventory = Inventory::load(&connection, &profile).await?;
     let mut view = View::new(printer);
     view.flagged_records(&inventory.flagged)?;
-    view.twice(&inventory)?;
+    view.clones(&inventory)?;
 
     let mut agents: Vec<AgentId> =
         inventory.matching(&target).into_iter().map(|(agent, _)| agent.clone()).collect();

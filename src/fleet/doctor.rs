@@ -9,7 +9,7 @@ use vigie_fleet::broker::stored::{self, StoredError, Which};
 use vigie_fleet::broker::{SAFE_SERVER, is_safe_server};
 use vigie_fleet::subjects::{EVERY_ALERT, POLICY, POLICY_SUBJECT, STREAMS};
 
-use super::inventory::Inventory;
+use super::inventory::{Inventory, Known, Shared};
 use super::profile::Profile;
 use super::{files, load};
 use crate::exit::{Exit, Failure};
@@ -141,7 +141,7 @@ fn agents(inventory: &Inventory) -> Vec<Finding> {
     } else {
         good("policy", format!("version {}", policy.version()))
     });
-    let of = |is_so: &dyn Fn(&super::inventory::Known) -> bool| {
+    let of = |is_so: &dyn Fn(&Known) -> bool| {
         named(inventory.agents.iter().filter(|(_, known)| is_so(known)).map(|(agent, _)| agent.as_str()))
     };
     let silent = of(&|known| known.shown.is_some() && !known.online);
@@ -158,13 +158,19 @@ fn agents(inventory: &Inventory) -> Vec<Finding> {
             bad("agents", found, "check `vigie status` on these hosts; revoke those that no longer exist")
         }
     });
-    if let Some(names) = of(&|known| known.shown.as_ref().is_some_and(|shown| shown.twice)) {
-        let remedy = "give each host its own key: enrol it under another name";
-        findings.push(bad("clones", format!("two hosts use the key of: {names}"), remedy));
-    } else {
+    let clones: Vec<Finding> = [Shared::Twice, Shared::Copied, Shared::Reverted]
+        .into_iter()
+        .filter_map(|shared| {
+            let is_so =
+                |known: &Known| known.shown.as_ref().is_some_and(|shown| shown.shared == Some(shared));
+            Some(bad("clones", format!("{}: {}", shared.found(), of(&is_so)?), shared.remedy()))
+        })
+        .collect();
+    if clones.is_empty() {
         findings.push(good("clones", "no duplicate identities"));
     }
-    let ahead = |known: &super::inventory::Known| {
+    findings.extend(clones);
+    let ahead = |known: &Known| {
         known
             .shown
             .as_ref()

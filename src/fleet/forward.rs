@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use vigie_actors::sinks::Outlet;
 use vigie_config::files::{self as config_files, LoadOptions};
 use vigie_files::random;
-use vigie_fleet::answer::FleetAlert;
+use vigie_fleet::answer::{Continued, FleetAlert};
 use vigie_fleet::broker::consumer::{ACK_WAIT, Answer, Delivery, Member};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::stored::matches;
@@ -278,6 +278,13 @@ impl Forwarder<'_> {
                             alert.agent
                         );
                         self.tell(delivery, "gap", alert.agent.as_str(), &sentence, ways);
+                    }
+                    if let Some(Continued { journal, seq }) = &alert.continues {
+                        let sentence = format!(
+                            "the journal {journal} of {} continues after alert {seq} as {}: its files come from another machine or are an older copy",
+                            alert.agent, alert.journal
+                        );
+                        self.tell(delivery, "renamed", alert.agent.as_str(), &sentence, ways);
                     }
                     give(delivery, &alert, ways);
                 }

@@ -66,12 +66,71 @@ pub(crate) struct Shown {
     pub(crate) sent: i64,
     /// Secret token of the subject that it listens on.
     pub(crate) live: String,
-    /// Another host writes under this name.
-    pub(crate) twice: bool,
+    /// Whose the identity is besides this host's.
+    pub(crate) shared: Option<Shared>,
     /// How far its alerts reach.
     pub(crate) alerts: Option<AlertHead>,
     /// The standing questions that it asks.
     pub(crate) standing: Vec<StandingHead>,
+}
+
+/// Why an identity is not one host's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// Another host writes under this name.
+    Twice,
+    /// The agent's files were made on another machine.
+    Copied,
+    /// The agent's files are older than what the fleet has of it.
+    Reverted,
+}
+
+impl Shared {
+    fn of(heartbeat: &Heartbeat) -> Option<Self> {
+        let Heartbeat { twice, copied, reverted, .. } = heartbeat;
+        let all = [(*twice, Self::Twice), (*copied, Self::Copied), (*reverted, Self::Reverted)];
+        all.into_iter().find_map(|(is_so, shared)| is_so.then_some(shared))
+    }
+
+    /// In a table.
+    pub(crate) fn state(self) -> &'static str {
+        match self {
+            Self::Twice => "runs twice",
+            Self::Copied => "copied",
+            Self::Reverted => "reverted",
+        }
+    }
+
+    /// In JSON.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Twice => "runs_twice",
+            Self::Copied => "copied",
+            Self::Reverted => "reverted",
+        }
+    }
+
+    /// What it is, of the agents that are named after it.
+    pub(crate) fn found(self) -> &'static str {
+        match self {
+            Self::Twice => "two hosts use the key of",
+            Self::Copied => "files from another machine",
+            Self::Reverted => "files older than what the fleet has",
+        }
+    }
+
+    /// What to do.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::Twice => "give each host its own key: enrol it under another name",
+            Self::Copied => {
+                "stop the agent there, delete STATE_DIR/fleet and the key file, and enrol the host under its own name"
+            }
+            Self::Reverted => {
+                "if somebody restored a snapshot or backup there, restart the agent; otherwise find the other host that uses its key"
+            }
+        }
+    }
 }
 
 impl Known {
@@ -387,8 +446,9 @@ impl Inventory {
         // One that a backup brought back says what the host was, not that it is there.
         let is_restored = stored.saturating_sub(heartbeat.sent) > RESTORED_SECONDS;
         known.online = now.saturating_sub(stored) <= age && !is_restored;
-        let Heartbeat { sent, live, twice, alerts, standing, facts, .. } = heartbeat;
-        known.shown = Some(Shown { facts, stored, sent, live, twice, alerts, standing });
+        let shared = Shared::of(&heartbeat);
+        let Heartbeat { sent, live, alerts, standing, facts, .. } = heartbeat;
+        known.shown = Some(Shown { facts, stored, sent, live, shared, alerts, standing });
     }
 
     /// The agents for whose facts a target is true, in their order.
@@ -423,10 +483,9 @@ impl Inventory {
         text
     }
 
-    /// Agents whose identity is used by two hosts.
-    pub(crate) fn twice(&self) -> impl Iterator<Item = &AgentId> {
-        let twice = |known: &Known| known.shown.as_ref().is_some_and(|shown| shown.twice);
-        self.agents.iter().filter(move |(_, known)| twice(known)).map(|(agent, _)| agent)
+    /// Agents whose identity is not one host's alone, and why.
+    pub(crate) fn clones(&self) -> impl Iterator<Item = (&AgentId, Shared)> {
+        self.agents.iter().filter_map(|(agent, known)| Some((agent, known.shown.as_ref()?.shared?)))
     }
 
     /// Checks a seal against the keys that the agent had when the broker stored it.

@@ -6,7 +6,7 @@ use vigie_fleet::facts::Facts;
 use vigie_protocol::names::AgentId;
 
 use super::files;
-use super::inventory::{Inventory, Known, parse_target};
+use super::inventory::{Inventory, Known, Shown, parse_target};
 use super::profile::Profile;
 use super::view::View;
 use crate::exit::{Exit, Failure};
@@ -56,7 +56,7 @@ async fn list(args: &AgentsArgs, profile: &Profile, printer: &mut Printer) -> Re
     let inventory = Inventory::load(&connection, profile).await?;
     let mut view = View::new(printer);
     view.flagged_records(&inventory.flagged)?;
-    view.twice(&inventory)?;
+    view.clones(&inventory)?;
     // An agent that was enrolled and never came has no facts: only `all` is true for it.
     let is_all = args.target.trim() == "all";
     let agents: Vec<(&AgentId, &Known)> = inventory
@@ -89,7 +89,7 @@ fn show(agents: &[(&AgentId, &Known)], with_facts: bool, printer: &mut Printer) 
     let mut table = Table::simple(&headings);
     for (agent, known) in agents {
         let (tone, state) = match &known.shown {
-            Some(shown) if shown.twice => (Tone::Bad, "runs twice"),
+            Some(Shown { shared: Some(shared), .. }) => (Tone::Bad, shared.state()),
             Some(_) if known.online => (Tone::Good, "online"),
             Some(_) => (Tone::Doubtful, "silent"),
             None => (Tone::Doubtful, "never seen"),

@@ -249,14 +249,14 @@ impl<'p> View<'p> {
     }
 
     /// Says which identities two hosts use.
-    pub(crate) fn twice(&mut self, inventory: &Inventory) -> Result<(), Failure> {
-        for agent in inventory.twice() {
-            let message = format!("{agent} runs twice: two hosts use its key; enrol each with its own key");
+    pub(crate) fn clones(&mut self, inventory: &Inventory) -> Result<(), Failure> {
+        for (agent, shared) in inventory.clones() {
+            let message = format!("{}: {agent}; {}", shared.found(), shared.remedy());
             if self.printer.is_json() {
                 let line = FlaggedLine {
                     r#type: "flagged",
                     agent: Some(agent.as_str()),
-                    code: "runs_twice",
+                    code: shared.code(),
                     message,
                 };
                 self.printer.json(&line)?;

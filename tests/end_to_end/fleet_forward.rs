@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{FleetAlert, Purpose};
+use vigie_fleet::answer::{Continued, FleetAlert, Purpose};
 use vigie_fleet::broker::consumer::{self, Begin};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::stored;
@@ -76,7 +76,11 @@ impl Instance {
 }
 
 async fn store(fleet: &Fleet, agent: &AgentId, key: &AgentKey, seq: u64) {
-    let alert = FleetAlert {
+    store_alert(fleet, key, alert(agent, seq)).await;
+}
+
+fn alert(agent: &AgentId, seq: u64) -> FleetAlert {
+    FleetAlert {
         v: 1,
         agent: agent.clone(),
         journal: format!("journal-of-{agent}"),
@@ -86,10 +90,14 @@ async fn store(fleet: &Fleet, agent: &AgentId, key: &AgentKey, seq: u64) {
         message: json!({"severity": "high", "alert": format!("alert {seq} of {agent}")}).to_string(),
         dropped: Vec::new(),
         previous: None,
-    };
+        continues: None,
+    }
+}
+
+async fn store_alert(fleet: &Fleet, key: &AgentKey, alert: FleetAlert) {
     let sealed = key.seal(Purpose::Alert, serde_json::to_string(&alert).unwrap()).unwrap();
     let payload = serde_json::to_vec(&sealed).unwrap();
-    stored::store(&fleet.administrator.client, &subjects::alert(agent), &payload).await.unwrap();
+    stored::store(&fleet.administrator.client, &subjects::alert(&alert.agent), &payload).await.unwrap();
 }
 
 /// Makes the group `siem` with its file.
@@ -269,6 +277,32 @@ async fn hosts_that_join_and_keys_that_change_while_it_runs_cost_no_alert() {
         .map(|alert| (alert["host"]["name"].as_str().unwrap().to_owned(), alert["seq"].as_u64().unwrap()))
         .collect();
     assert_eq!(got, wanted, "{:?}", instance.got());
+}
+
+#[tokio::test]
+async fn a_journal_under_another_name_is_reported_and_its_alerts_are_others() {
+    let Some(fleet) = fleet(1).await else { return };
+    make_group(&fleet).await;
+    let (agent, key) = fleet.agents[0].clone();
+    let instance = Instance::start(&fleet, "one");
+    store(&fleet, &agent, &key, 1).await;
+    store(&fleet, &agent, &key, 2).await;
+    let continues = Some(Continued { journal: format!("journal-of-{agent}"), seq: 1 });
+    let renamed = FleetAlert { journal: "renamed".to_owned(), continues, ..alert(&agent, 2) };
+    store_alert(&fleet, &key, renamed).await;
+
+    until("all came", || instance.got().len() == 4).await;
+
+    let got = instance.got();
+    let of = |journal: &str, seq: u64| {
+        let is_so = |alert: &&Value| alert["journal"] == journal && alert["seq"] == seq;
+        got.iter().filter(is_so).count()
+    };
+    let before = format!("journal-of-{agent}");
+    assert_eq!((of(&before, 1), of(&before, 2), of("renamed", 2)), (1, 1, 1), "{got:#?}");
+    let told = got.iter().find(|alert| alert["module"] == "fleet").unwrap();
+    assert_eq!((&told["severity"], &told["alert"]["event"]), (&json!("high"), &json!("renamed")), "{told}");
+    assert!(told["message"].as_str().unwrap().contains(&before), "{told}");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ mod alerts;
 #[cfg(test)]
 mod backup;
 #[cfg(test)]
+mod clones;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod flood;

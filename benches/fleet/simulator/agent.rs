@@ -181,6 +181,8 @@ impl Agent {
             live: super::LIVE.to_owned(),
             life: Life::default(),
             twice: false,
+            copied: false,
+            reverted: false,
             alerts: None,
             standing: Vec::new(),
             facts: self.facts.clone(),

@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 use super::jwt::{Authority, BadAuthorityKey, claims_of, key_of, seed_of, token};
 use super::local::{LocalBrokerError, LocalTls, config_path, server_tls};
-use super::permissions::{Account, MAX_CONNECTIONS, READ_BY_AGENTS, Shared, UNLIMITED, direct_get};
+use super::permissions::{
+    Account, MAX_CONNECTIONS, READ_BY_AGENTS, Shared, UNLIMITED, direct_get, newest_of,
+};
 use crate::agent_key::AgentPublicKey;
 use crate::subjects::{EVERY_LIVE, SLOTS};
 use vigie_protocol::names::AgentId;
@@ -108,6 +110,7 @@ impl Site {
             written
                 .into_iter()
                 .chain(answers)
+                .chain(newest_of(agent.as_str()))
                 .map(|subject| (Account::Fleet, Shared::service(&subject)))
                 .chain([(Account::Fleet, live.clone()), (Account::Investigators, live)])
                 .collect::<Vec<_>>()
@@ -127,7 +130,7 @@ impl Site {
         let claims = json!({
             "type": "user",
             "version": 2,
-            "pub": {"allow": ["vigie.>", direct_get("*")]},
+            "pub": {"allow": ["vigie.>", direct_get("*"), direct_get("*.vigie.>")]},
             "sub": {"allow": [EVERY_LIVE, "_INBOX.agent.>"]},
             "subs": UNLIMITED,
             "data": UNLIMITED,
@@ -290,7 +293,7 @@ mod tests {
         assert_eq!(token["nats"]["limits"]["conn"], 0);
         assert_eq!(token["nats"]["limits"]["leaf"], MAX_SERVERS);
         let imports = token["nats"]["imports"].as_array().unwrap();
-        assert_eq!(imports.len(), 4 + 2 * (4 + 16 + 2));
+        assert_eq!(imports.len(), 4 + 2 * (4 + 16 + 2 + 2));
         for import in imports {
             let (subject, kind) = (import["subject"].as_str().unwrap(), import["type"].as_str().unwrap());
             let own = |before: &str| {

@@ -18,9 +18,9 @@
 use serde_json::{Value, json};
 
 use crate::subjects::{
-    ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS, EVERY_JOIN,
-    EVERY_JOINED, EVERY_LIVE, EVERY_RENEWAL, EVERY_STANDING, JOIN, JOINED, POLICY, RENEW, SLOTS, STANDING,
-    STREAMS,
+    ALERTS, ASK, ENROL, EVERY_ALERT, EVERY_ANSWER, EVERY_ASK, EVERY_AUDIT, EVERY_ENROLMENT, EVERY_FACTS,
+    EVERY_JOIN, EVERY_JOINED, EVERY_LIVE, EVERY_RENEWAL, EVERY_STANDING, FACTS, JOIN, JOINED, POLICY, RENEW,
+    SLOTS, STANDING, STREAMS,
 };
 use vigie_protocol::names::AgentId;
 
@@ -118,6 +118,7 @@ impl Role {
                     .chain((0..SLOTS).map(|slot| format!("vigie.res.{slot}.{{{{name()}}}}")))
                     // What is wanted stands in the body, so it shows questions to other agents too.
                     .chain(READ_BY_AGENTS.map(direct_get))
+                    .chain(newest_of("{{name()}}"))
                     .collect(),
                 vec!["vigie.live.{{name()}}.*".to_owned(), "_INBOX.agent.{{name()}}.>".to_owned()],
                 MAX_AGENT_SUBSCRIPTIONS,
@@ -176,6 +177,13 @@ impl Role {
 
 /// What agents read.
 pub(super) const READ_BY_AGENTS: [&str; 4] = [POLICY, ASK, STANDING, JOINED];
+
+/// Where an agent reads the newest of its own alerts and heartbeats: what it does not know of itself, another host wrote, or
+/// it did before an older copy of its files was put back.
+pub(super) fn newest_of(agent: &str) -> [String; 2] {
+    [(ALERTS, "alert"), (FACTS, "facts")]
+        .map(|(stream, kind)| format!("{}.vigie.{kind}.{agent}", direct_get(stream)))
+}
 
 /// What enrollers need to decide who may join.
 const READ_BY_ENROLLERS: [&str; 5] = [ENROL, POLICY, JOIN, RENEW, JOINED];
@@ -265,7 +273,12 @@ impl Account {
                     .into_iter()
                     .chain(STREAMS.map(|stream| Shared::service(&direct_get(stream))))
                     .chain([Shared::stream(EVERY_LIVE)])
-                    .chain(of_consumers().map(|subject| Shared::service(&subject)))
+                    .chain(
+                        of_consumers()
+                            .into_iter()
+                            .chain(newest_of("*"))
+                            .map(|subject| Shared::service(&subject)),
+                    )
                     .collect()
             }
             Self::Agents => vec![Shared::stream(EVERY_ANSWER)],
@@ -283,6 +296,7 @@ impl Account {
                 .map(str::to_owned)
                 .into_iter()
                 .chain(READ_BY_AGENTS.map(direct_get))
+                .chain(newest_of("*"))
                 .map(|subject| of_fleet(Shared::service(&subject)))
                 .chain([
                     of_fleet(Shared::stream(EVERY_LIVE)),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::client::{Client, Outgoing, RequestError, SendError};
+use super::permissions::direct_get;
 
 /// How long the broker may take to acknowledge before a message is sent again.
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -233,9 +234,29 @@ async fn get_once(client: &Client, stream: &str, which: Which<'_>) -> Result<Opt
         Which::Last(subject) => json!({"last_by_subj": subject}),
         Which::Next(subject, seq) => json!({"seq": seq.max(1), "next_by_subj": subject}),
     };
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let payload = body.to_string();
-    let message = Outgoing { subject: &subject, payload: payload.as_bytes(), ..Outgoing::default() };
+    ask(client, stream, &direct_get(stream), body.to_string().as_bytes()).await
+}
+
+/// The newest message of a subject, for who may read that subject and nothing else of the stream.
+///
+/// # Errors
+///
+/// When the broker does not respond, as when it does not permit that.
+pub async fn newest_of_own(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<Entry>, StoredError> {
+    ask(client, stream, &format!("{}.{subject}", direct_get(stream)), b"").await
+}
+
+async fn ask(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    payload: &[u8],
+) -> Result<Option<Entry>, StoredError> {
+    let message = Outgoing { subject, payload, ..Outgoing::default() };
     let answer = client.request(message, ASK_TIMEOUT).await.map_err(failed(stream))?;
     match answer.status {
         Some(404) => return Ok(None),

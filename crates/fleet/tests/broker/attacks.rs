@@ -194,7 +194,13 @@ async fn an_agent_with_every_reply_header_and_id_changes_nothing_of_others() {
     let mut scene = Scene::new("h1").await;
     let attacker = scene.fixture.user(Role::Agent, "h1").await;
     let mut allowed = agent_subjects("h1");
-    allowed.extend(["$JS.API.DIRECT.GET.POLICY", "$JS.API.DIRECT.GET.ASK"].map(str::to_owned));
+    let read = [
+        "$JS.API.DIRECT.GET.POLICY",
+        "$JS.API.DIRECT.GET.ASK",
+        "$JS.API.DIRECT.GET.ALERTS.vigie.alert.h1",
+        "$JS.API.DIRECT.GET.FACTS.vigie.facts.h1",
+    ];
+    allowed.extend(read.map(str::to_owned));
     publish_everything(&attacker, &allowed, scene.is_safe()).await;
     scene.is_unharmed().await;
 }

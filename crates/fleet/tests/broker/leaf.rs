@@ -135,6 +135,13 @@ async fn a_taken_site_changes_nothing_of_others_and_learns_nothing_of_them() {
         taken.heard.contains("\"seq\"").then_some(())
     })
     .await;
+    // Its agents read what they wrote last.
+    taken.publish("$JS.API.DIRECT.GET.ALERTS.vigie.alert.h1", "_INBOX.agent.h1.1", &[], "").await;
+    until(async || {
+        assert!(taken.hear().await, "{}", taken.heard);
+        taken.heard.contains("mine").then_some(())
+    })
+    .await;
     // Others' subjects, and what listens to others.
     let mut forbidden: Vec<String> = ["h2", "h4"].into_iter().flat_map(agent_subjects).collect();
     forbidden.extend(
@@ -149,6 +156,8 @@ async fn a_taken_site_changes_nothing_of_others_and_learns_nothing_of_them() {
             "$JS.API.STREAM.PURGE.ALERTS",
             "$JS.API.CONSUMER.CREATE.ALERTS",
             "$JS.API.DIRECT.GET.FACTS",
+            "$JS.API.DIRECT.GET.ALERTS.vigie.alert.h2",
+            "$JS.API.DIRECT.GET.FACTS.vigie.facts.h4",
             "$SYS.REQ.SERVER.PING",
             // A slot that there is not: how many there are bounds what one host can fill.
             "vigie.res.16.h1",
@@ -178,6 +187,8 @@ async fn a_taken_site_changes_nothing_of_others_and_learns_nothing_of_them() {
     let mut allowed = agent_subjects("h1");
     allowed
         .extend(["POLICY", "ASK", "STANDING", "JOINED"].map(|stream| format!("$JS.API.DIRECT.GET.{stream}")));
+    allowed
+        .extend(["ALERTS.vigie.alert", "FACTS.vigie.facts"].map(|of| format!("$JS.API.DIRECT.GET.{of}.h1")));
     for subject in &allowed {
         for reply in replies(safe).iter().map(String::as_str).chain(["vigie.live.h4.fedcba9876543210"]) {
             for headers in header_sets() {

@@ -69,6 +69,14 @@ async fn an_agent_can_do_everything_that_it_needs() {
         within(store(agent.client(), subject, b"mine")).await.unwrap();
     }
     assert_eq!(within(answers.next()).await.unwrap().payload, "mine");
+    // What it wrote last it may read, to know whether it did.
+    for (stream, subject) in [(subjects::ALERTS, &mine[1]), (subjects::FACTS, &mine[3])] {
+        let newest = within(stored::newest_of_own(agent.client(), stream, subject)).await.unwrap();
+        assert_eq!(newest.map(|entry| (entry.subject, entry.value)), Some((subject.clone(), "mine".into())));
+    }
+    let other = fixture.user(Role::Agent, "web-2").await;
+    let nothing = stored::newest_of_own(other.client(), subjects::ALERTS, "vigie.alert.web-2");
+    assert_eq!(within(nothing).await.unwrap(), None);
     // A second writer of one's own facts is noticed.
     let facts = subjects::facts(&me);
     within(stored::store_after(agent.client(), &facts, 1, b"again")).await.unwrap();
@@ -111,6 +119,9 @@ async fn an_agent_can_do_nothing_in_the_name_of_others() {
         "$JS.API.DIRECT.GET.AUDIT",
         "$JS.API.DIRECT.GET.FACTS",
         "$JS.API.DIRECT.GET.ENROL",
+        "$JS.API.DIRECT.GET.ALERTS.vigie.alert.web-2",
+        "$JS.API.DIRECT.GET.FACTS.vigie.facts.web-2",
+        "$JS.API.DIRECT.GET.RESULTS.vigie.res.7.web-1",
         "$JS.API.CONSUMER.CREATE.ALERTS",
         "$JS.API.CONSUMER.CREATE.ASK.mine",
         "$SYS.REQ.ACCOUNT.PING.CONNZ",
