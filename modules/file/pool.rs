@@ -78,6 +78,14 @@ impl<J> Pool<J> {
         self.lock().workers += 1;
     }
 
+    /// Gives jobs to whoever has nothing to do.
+    pub(crate) fn add(&self, jobs: Vec<J>) {
+        if !jobs.is_empty() {
+            self.lock().jobs.extend(jobs);
+            self.changed.notify_all();
+        }
+    }
+
     fn finish_if_idle(&self, shared: &mut Shared<J>) {
         if shared.idle == shared.workers {
             shared.finished = true;

@@ -29,7 +29,7 @@ use vigie_sdk::privacy::MASKED;
 use self::asking::name_passes;
 use self::place::{FileName, Place, joined};
 use self::roots::Root;
-use self::threads::Doing;
+use self::threads::Own;
 use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
 use crate::mounts::{Mounts, is_entered};
@@ -120,10 +120,8 @@ struct Candidate {
 
 /// What a thread keeps for itself.
 struct Worker {
-    /// Where it is, for whoever waits for it.
-    doing: Arc<Doing>,
-    jobs: Vec<Job>,
-    batch: Vec<Candidate>,
+    /// Where it is, and what it is to do, for whoever waits for it.
+    own: Arc<Own>,
     buffer: Vec<u8>,
     listing: Vec<MaybeUninit<u8>>,
 }
@@ -242,15 +240,13 @@ impl Walk {
         self.failed.load(Ordering::Relaxed)
     }
 
-    fn work(&self, pool: &Pool<Job>, doing: Arc<Doing>) {
-        let mut worker = Worker {
-            doing,
-            jobs: Vec::new(),
-            batch: Vec::with_capacity(BATCH_FILES),
-            buffer: vec![0; READ_BYTES],
-            listing: vec![MaybeUninit::uninit(); LISTING_BYTES],
-        };
-        while let Some(job) = pool.next(&mut worker.jobs) {
+    fn work(&self, pool: &Pool<Job>, own: Arc<Own>) {
+        let mut worker =
+            Worker { own, buffer: vec![0; READ_BYTES], listing: vec![MaybeUninit::uninit(); LISTING_BYTES] };
+        loop {
+            // Whoever waits for work of others must not hold the lock of its own.
+            let own = worker.own.jobs().pop();
+            let Some(job) = own.or_else(|| pool.next(&mut Vec::new())) else { break };
             if self.ends() {
                 // The jobs that are left are taken and dropped.
                 continue;
@@ -258,7 +254,7 @@ impl Walk {
             match job {
                 Job::Root(index) => self.root(&self.roots[index], &mut worker, pool),
                 Job::Directory(directory) => self.directory(&directory, &mut worker, pool),
-                Job::Files(files) => worker.batch = files,
+                Job::Files(files) => *worker.own.batch() = files,
                 Job::Large => {
                     while !self.ends() {
                         let Some((_, candidate)) = self.locked_large().pop() else { break };
@@ -267,8 +263,8 @@ impl Walk {
                 }
             }
             self.read_batch(&mut worker, pool);
-            pool.share(&mut worker.jobs);
-            worker.doing.nothing();
+            pool.share(&mut worker.own.jobs());
+            worker.own.at_nothing();
         }
     }
 
@@ -280,8 +276,12 @@ impl Walk {
 
     /// Notes a part of the search that was not examined, and that nothing is wrong with.
     pub(crate) fn leave_out(&self, path: &[u8], why: impl std::fmt::Display) {
-        let what = if self.masked { MASKED.to_owned() } else { shown(path) };
-        self.locked_coverage().skip(what, why.to_string());
+        self.locked_coverage().skip(self.named(path), why.to_string());
+    }
+
+    /// A path as it is shown.
+    fn named(&self, path: &[u8]) -> String {
+        if self.masked { MASKED.to_owned() } else { shown(path) }
     }
 
     fn locked_coverage(&self) -> MutexGuard<'_, Coverage> {
@@ -315,16 +315,17 @@ impl Walk {
         if !interests.iter().any(is_live) {
             return;
         }
-        let place = joined(&base.asked, path);
-        worker.doing.at(&place, b"");
+        let (place, real) = (joined(&base.asked, path), joined(&base.real, path));
+        worker.own.at_directory(&place, &real);
         let listed = match open::open_directory(base.directory.as_fd(), path) {
             Ok(listed) => listed,
             Err(error) => return self.cannot_open(&place, error),
         };
+        worker.own.lists(&place);
         let listing = Listing {
-            real: joined(&base.real, path),
             roots: self.roots_in.get(Path::new(OsStr::from_bytes(&place))).map_or(&[], Vec::as_slice),
-            place: Arc::new(Place { directory: Some(listed), asked: place, real: joined(&base.real, path) }),
+            place: Arc::new(Place { directory: Some(listed), asked: place, real: real.clone() }),
+            real,
             live: interests.iter().filter(|interest| is_live(interest)).cloned().collect(),
             directory,
         };
@@ -334,7 +335,7 @@ impl Walk {
             let mut entries = RawDir::new(listed, &mut buffer);
             loop {
                 if entries.is_buffer_empty() {
-                    worker.doing.at(&listing.place.asked, b"");
+                    worker.own.at_directory(&listing.place.asked, &listing.real);
                 }
                 let Some(entry) = entries.next() else { break };
                 let entry = match entry {
@@ -351,13 +352,14 @@ impl Walk {
                 if !matches!(name.to_bytes(), b"." | b"..") {
                     files += u64::from(self.entry(&listing, name, entry.file_type(), worker));
                 }
-                if worker.batch.len() >= BATCH_FILES {
+                if worker.own.batch().len() >= BATCH_FILES {
                     self.read_batch(worker, pool);
-                    pool.share(&mut worker.jobs);
+                    pool.share(&mut worker.own.jobs());
                 }
             }
         }
         worker.listing = buffer;
+        worker.own.lists(b"");
         self.files.fetch_add(files, Ordering::Relaxed);
     }
 
@@ -366,7 +368,7 @@ impl Walk {
         let kind = match (kind, &listing.place.directory) {
             // Some file systems do not tell.
             (FileType::Unknown, Some(directory)) => {
-                worker.doing.at(&listing.place.asked, name.to_bytes());
+                worker.at(&listing.place, &FileName::Entry(name.into()));
                 match open::status(directory.as_fd(), name) {
                     Ok(status) => status.kind,
                     Err(error) => {
@@ -415,7 +417,7 @@ impl Walk {
                 }
                 let other = kept.or(other);
                 if goes_deeper {
-                    worker.jobs.push(Job::Directory(Directory {
+                    worker.own.jobs().push(Job::Directory(Directory {
                         base: Arc::clone(base),
                         path: joined(path, name.to_bytes()),
                         depth: depth + 1,
@@ -524,7 +526,7 @@ impl Walk {
             interest.base.starts_with(point) || is_entered(kind, &self.searches[interest.search].options)
         };
         let may_enter = |path: &Path| interests.iter().any(|interest| is_entered(interest, path));
-        worker.doing.at(&listing.place.asked, called);
+        worker.own.at_link(&listing.place.asked, called);
         let Ok(real) = open::resolve(directory, Path::new(OsStr::from_bytes(called)), may_enter) else {
             return false;
         };
@@ -542,15 +544,17 @@ impl Walk {
 
     /// Reads the files that are kept; shares them with a thread that has nothing to do.
     fn read_batch(&self, worker: &mut Worker, pool: &Pool<Job>) {
-        while let Some(candidate) = worker.batch.pop() {
+        loop {
+            let Some(candidate) = worker.own.batch().pop() else { return };
             if self.ends() {
-                worker.batch.clear();
+                worker.own.batch().clear();
                 return;
             }
-            if worker.batch.len() > 1 && pool.wants_work() {
-                let half = worker.batch.split_off(worker.batch.len() / 2);
-                worker.jobs.push(Job::Files(half));
-                pool.share(&mut worker.jobs);
+            let left = worker.own.batch().len();
+            if left > 1 && pool.wants_work() {
+                let half = worker.own.batch().split_off(left / 2);
+                worker.own.jobs().push(Job::Files(half));
+                pool.share(&mut worker.own.jobs());
             }
             self.read(candidate, worker, true);
         }

@@ -75,7 +75,8 @@ impl Walk {
             }
         }
         if !asking.is_empty() {
-            worker.batch.push(Candidate { place: Arc::clone(place), file: file.to_kept(), asking });
+            let candidate = Candidate { place: Arc::clone(place), file: file.to_kept(), asking };
+            worker.own.batch().push(candidate);
         }
     }
 

@@ -44,9 +44,10 @@ impl Walk {
     pub(super) fn root(&self, root: &Root, worker: &mut Worker, pool: &Pool<Job>) {
         root.reached.store(true, Ordering::Relaxed);
         let asked = root.path.as_os_str().as_bytes();
-        worker.doing.at(asked, b"");
+        worker.own.at_link(asked, b"");
         // When the path itself is a link: the investigator asked for this very one, as with find -H.
         let begun = open::real_path(&root.path).and_then(|real| {
+            worker.own.at_directory(asked, real.as_os_str().as_bytes());
             match open::status_without_links(&real)?.kind {
                 FileType::Directory => self.root_directory(root, &real, worker, pool)?,
                 FileType::RegularFile => self.root_file(root, real, worker),

@@ -1,70 +1,121 @@
 //! The threads of a walk, and those that the kernel keeps waiting.
 //!
 //! A file system whose server or program does not answer holds whoever looks at it, and nothing but the end of the
-//! process lets go of that thread. It is left behind: what it was at is told as not examined, and another thread takes
-//! its place.
+//! process lets go of that thread. It is left behind: what it was at is told as not examined, another thread takes its
+//! place, and what it had taken for itself is done by the others.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vigie_host::mounts::Storage;
 
-use super::place::{FileName, Place};
-use super::{Job, Stop, Walk, Worker};
+use super::place::{FileName, Place, joined};
+use super::{Candidate, Job, Stop, Walk, Worker};
 use crate::pool::Pool;
 
 /// Time between two checks whether the search must end.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// A thread that is as long as this at one thing of a remote file system gets a substitute.
+/// A thread that is as long as this at one thing of a remote file system gets a substitute. It may only be slow, as a
+/// large file over a slow network is: then there are a few threads more, at most `MAX_RELIEFS`, each of which waits.
 const RELIEF: Duration = Duration::from_secs(1);
 
 /// Most substitutes of a walk.
 const MAX_RELIEFS: usize = 8;
 
-/// What a thread looks at; empty while it waits for work.
+/// What a thread has taken for itself. No lock is held while anything is looked at, so that others can take over when
+/// the kernel holds the thread.
 #[derive(Debug, Default)]
-pub(super) struct Doing(Mutex<Vec<u8>>);
+pub(super) struct Own {
+    doing: Mutex<Doing>,
+    jobs: Mutex<Vec<Job>>,
+    batch: Mutex<Vec<Candidate>>,
+}
 
-impl Doing {
-    /// A name in a directory, or the directory itself.
-    pub(super) fn at(&self, directory: &[u8], name: &[u8]) {
-        let mut path = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        path.clear();
-        path.extend_from_slice(directory);
-        if !name.is_empty() {
-            if !directory.ends_with(b"/") {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
+/// What a thread looks at.
+#[derive(Debug, Default)]
+struct Doing {
+    /// As it was asked for; empty while it waits for work.
+    path: Vec<u8>,
+    /// The same without links; empty when it is not known yet where the links lead.
+    real: Vec<u8>,
+    /// The directory that is being listed.
+    listing: Vec<u8>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn put(path: &mut Vec<u8>, directory: &[u8], name: &[u8]) {
+    path.clear();
+    path.extend_from_slice(directory);
+    if !name.is_empty() {
+        if !directory.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+    }
+}
+
+impl Own {
+    pub(super) fn jobs(&self) -> MutexGuard<'_, Vec<Job>> {
+        locked(&self.jobs)
+    }
+
+    pub(super) fn batch(&self) -> MutexGuard<'_, Vec<Candidate>> {
+        locked(&self.batch)
+    }
+
+    /// A directory, which is at `real`.
+    pub(super) fn at_directory(&self, asked: &[u8], real: &[u8]) {
+        let mut doing = locked(&self.doing);
+        put(&mut doing.path, asked, b"");
+        put(&mut doing.real, real, b"");
+    }
+
+    /// A name in a directory that may be a link, and lead anywhere.
+    pub(super) fn at_link(&self, directory: &[u8], name: &[u8]) {
+        let mut doing = locked(&self.doing);
+        put(&mut doing.path, directory, name);
+        doing.real.clear();
+    }
+
+    fn at_file(&self, place: &Place, file: &FileName<'_>) {
+        let mut doing = locked(&self.doing);
+        put(&mut doing.path, &place.asked, file.called());
+        match file {
+            FileName::Entry(name) => put(&mut doing.real, &place.real, name.to_bytes()),
+            FileName::Elsewhere { real, .. } => put(&mut doing.real, real.as_os_str().as_bytes(), b""),
         }
     }
 
-    pub(super) fn nothing(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// The directory that is listed from now on, or none.
+    pub(super) fn lists(&self, directory: &[u8]) {
+        put(&mut locked(&self.doing).listing, directory, b"");
     }
 
-    fn path(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn at_nothing(&self) {
+        locked(&self.doing).path.clear();
     }
 }
 
 impl Worker {
     /// Notes what is looked at next.
     pub(super) fn at<'p>(&self, place: &'p Place, file: &FileName<'_>) -> &'p Place {
-        self.doing.at(&place.asked, file.called());
+        self.own.at_file(place, file);
         place
     }
 }
 
 struct Thread {
     handle: JoinHandle<()>,
-    doing: Arc<Doing>,
+    own: Arc<Own>,
     /// What it was at when it was asked last.
     seen: Vec<u8>,
     relieved: bool,
@@ -113,21 +164,34 @@ impl Walk {
     }
 
     fn start(self: &Arc<Self>, pool: &Arc<Pool<Job>>) -> Option<Thread> {
-        let (walk, pool, doing) = (Arc::clone(self), Arc::clone(pool), Arc::<Doing>::default());
-        let own = Arc::clone(&doing);
-        let handle = std::thread::Builder::new().spawn(move || walk.work(&pool, own)).ok()?;
-        Some(Thread { handle, doing, seen: Vec::new(), relieved: false })
+        let (walk, pool, own) = (Arc::clone(self), Arc::clone(pool), Arc::<Own>::default());
+        let its = Arc::clone(&own);
+        let handle = std::thread::Builder::new().spawn(move || walk.work(&pool, its)).ok()?;
+        Some(Thread { handle, own, seen: Vec::new(), relieved: false })
     }
 
-    /// Starts a substitute for each thread that a remote file system holds.
+    /// Starts a substitute for each thread that a remote file system holds, and gives the others what it was to do.
     fn relieve(self: &Arc<Self>, threads: &mut Vec<Thread>, workers: usize, pool: &Arc<Pool<Job>>) {
         let mut waiting = 0;
-        for thread in threads.iter_mut().filter(|thread| !thread.relieved) {
-            let path = thread.doing.path();
-            let is_remote = || self.mounts.of(Path::new(OsStr::from_bytes(&path))).1 == Storage::Remote;
-            if !path.is_empty() && path == thread.seen && is_remote() {
+        for thread in threads.iter_mut() {
+            let path = {
+                let doing = locked(&thread.own.doing);
+                let is_remote =
+                    || self.mounts.of(Path::new(OsStr::from_bytes(&doing.real))).1 == Storage::Remote;
+                // Where links lead is known in a moment, unless somebody does not respond on the way.
+                if doing.path.is_empty() || !(doing.real.is_empty() || is_remote()) {
+                    Vec::new()
+                } else {
+                    doing.path.clone()
+                }
+            };
+            if !path.is_empty() && path == thread.seen {
+                waiting += usize::from(!thread.relieved);
                 thread.relieved = true;
-                waiting += 1;
+                let mut left = std::mem::take(&mut *thread.own.jobs());
+                let batch = std::mem::take(&mut *thread.own.batch());
+                left.extend((!batch.is_empty()).then_some(Job::Files(batch)));
+                pool.add(left);
             }
             thread.seen = path;
         }
@@ -143,20 +207,45 @@ impl Walk {
 
     /// Waits for threads that have nothing more to do; leaves those behind that the kernel has not let go by `until`.
     fn part_from(&self, threads: Vec<Thread>, until: Option<Instant>) {
-        for Thread { handle, doing, .. } in threads {
+        for Thread { handle, own, .. } in threads {
             while until.is_some_and(|until| now() < until) && !handle.is_finished() {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
             if until.is_some() && !handle.is_finished() {
-                let path = doing.path();
-                // One that looks at nothing ends in a moment, and nobody waits for that.
-                if !path.is_empty() {
-                    self.failed.fetch_add(1, Ordering::Relaxed);
-                    self.cannot(&path, "does not respond: its file system still has not answered");
-                }
+                self.leave_behind(&own);
             } else if let Err(panic) = handle.join() {
                 std::panic::resume_unwind(panic);
             }
+        }
+    }
+
+    /// Tells what a thread that is held was at, and what it was to do and nobody else did.
+    fn leave_behind(&self, own: &Own) {
+        let doing = locked(&own.doing);
+        // One that looks at nothing ends in a moment, and nobody waits for that.
+        if doing.path.is_empty() {
+            return;
+        }
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.cannot(&doing.path, "does not respond: its file system still has not answered");
+        if !doing.listing.is_empty() && doing.listing != doing.path {
+            let why =
+                format_args!("was not listed to its end: {} in it does not respond", self.named(&doing.path));
+            self.leave_out(&doing.listing, why);
+        }
+        let why = "was not examined: what was to be examined before it does not respond";
+        for job in own.jobs().drain(..) {
+            match job {
+                Job::Root(index) => self.leave_out(self.roots[index].path.as_os_str().as_bytes(), why),
+                Job::Directory(directory) => {
+                    self.leave_out(&joined(&directory.base.asked, &directory.path), why);
+                }
+                Job::Files(files) => own.batch().extend(files),
+                Job::Large => {}
+            }
+        }
+        for candidate in own.batch().drain(..) {
+            self.leave_out(&candidate.place.path(&candidate.file), why);
         }
     }
 }

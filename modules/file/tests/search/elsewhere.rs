@@ -111,6 +111,78 @@ fn what_was_found_is_answered_in_time_although_a_file_system_does_not_respond() 
     assert!(skipped.contains("hung/*: does not respond"), "{skipped}");
 }
 
+/// Mounts as many hung file systems at these paths of a tree; `None` where there can be none.
+fn hang(tree: &Tree, paths: impl IntoIterator<Item = String>) -> Option<Vec<Hung>> {
+    let mounts = paths.into_iter().map(|path| {
+        std::fs::create_dir_all(tree.path(&path)).unwrap();
+        Hung::at(&tree.path(&path))
+    });
+    let mounts: Option<Vec<Hung>> = mounts.collect();
+    if mounts.is_none() {
+        vigie_skipped::skipped("no FUSE file system can be mounted");
+    }
+    mounts
+}
+
+/// Searches some paths for files with `text` in them, into other file systems too, for so many seconds.
+fn ask_for(tree: &Tree, paths: &[&str], seconds: u64) -> vigie_sdk::ModuleResult {
+    let paths: Vec<String> = paths.iter().map(|path| tree.text(path)).collect();
+    let options = json!({"matchall": true, "remotefs": true});
+    let mut asked =
+        query(&json!({"searches": {"s": {"paths": paths, "contents": ["text"], "options": options}}}));
+    let deadline = jiff::Timestamp::now() + std::time::Duration::from_secs(seconds);
+    asked.deadline = Some(deadline.to_string());
+    Module::run(&asked)
+}
+
+#[test]
+fn what_a_held_thread_was_to_do_is_done_by_the_others() {
+    let tree = Tree::new();
+    for number in 0..60 {
+        tree.write(&format!("all/{number}/file"), "text");
+        tree.write(&format!("all/file{number}"), "text");
+    }
+    let Some(_mounts) = hang(&tree, (0..4).map(|number| format!("all/hung{number}"))) else { return };
+
+    let result = ask_for(&tree, &["all"], 15);
+
+    assert_eq!(tree.files(&elements(&result)["s"]).len(), 120, "{}", not_examined(&result));
+    let skipped = not_examined(&result);
+    assert_eq!(skipped.matches("does not respond: ").count(), 4, "{skipped}");
+}
+
+#[test]
+fn a_directory_whose_listing_is_held_is_named() {
+    let tree = Tree::new();
+    for number in 0..20 {
+        tree.write(&format!("all/file{number}"), "text");
+    }
+    let Some(_mount) = hang(&tree, ["all/hung".to_owned()]) else { return };
+    std::os::unix::fs::symlink("hung/file", tree.path("all/link")).unwrap();
+
+    let result = ask_for(&tree, &["all"], 5);
+
+    let skipped = not_examined(&result);
+    assert!(skipped.contains("all/link: does not respond: "), "{skipped}");
+    let listed = format!("{}: was not listed to its end: {}", tree.text("all"), tree.text("all/link"));
+    assert!(skipped.contains(&listed), "{skipped}");
+}
+
+#[test]
+fn a_search_path_that_is_a_link_to_what_does_not_respond_holds_up_no_other() {
+    let tree = Tree::with(&[("here/wanted", "text")]);
+    let Some(_mounts) = hang(&tree, (0..6).map(|number| format!("hung{number}"))) else { return };
+    let links: Vec<String> = (0..6).map(|number| format!("link{number}")).collect();
+    for (number, link) in links.iter().enumerate() {
+        std::os::unix::fs::symlink(tree.path(&format!("hung{number}/x")), tree.path(link)).unwrap();
+    }
+    let paths: Vec<&str> = links.iter().map(String::as_str).chain(["here"]).collect();
+
+    let result = ask_for(&tree, &paths, 15);
+
+    assert_eq!(tree.files(&elements(&result)["s"]), ["here/wanted"], "{}", not_examined(&result));
+}
+
 /// A process in mounts of its own, as a container has them.
 struct Container(Child);
 
