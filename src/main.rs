@@ -76,6 +76,17 @@ fn main() -> ExitCode {
     if command == vigie_actors::metrics_server::WRITER_COMMAND {
         return writers::write_metrics(&arguments.collect::<Vec<_>>());
     }
+    // A module as the agent starts it.
+    if let [module, does, name] = &std::env::args().skip(1).take(4).collect::<Vec<_>>()[..]
+        && module == "module"
+        && !name.starts_with('-')
+    {
+        match does.as_str() {
+            "persist" => return modules::persist(name),
+            "run" => return modules::run(name),
+            _ => {}
+        }
+    }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -87,6 +98,7 @@ fn main() -> ExitCode {
     if lives_long {
         // What the tree of commands took.
         vigie_memory::give_back_heap();
+        vigie_memory::give_back_code();
     }
     if let Some(name) = &cli.persist {
         return modules::persist(name);

@@ -28,7 +28,7 @@ static DIRECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 static PROBING: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/probing.bpf.o")));
 
 /// Records that are read before they are handed on: the bound of what waits in memory.
-const BATCH: usize = 1024;
+const BATCH: usize = 128;
 
 /// Bytes of the smallest record with its head in the ring.
 const SMALLEST: usize = 80;
@@ -130,6 +130,8 @@ impl BpfSource {
         // What libbpf would print belongs into the error alone.
         libbpf_rs::set_print(None);
         let object = load(DIRECT, options).or_else(|_| load(PROBING, options))?;
+        // What libbpf needed to know of the kernel: before the ring takes its own.
+        vigie_memory::give_back_heap();
         let mut links = Vec::new();
         let mut program_ids = Vec::new();
         for program in object.progs_mut() {

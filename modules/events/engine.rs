@@ -46,6 +46,9 @@ const MOST_SESSIONS: usize = 4096;
 /// Pause after the history could not be written, in microseconds.
 const HISTORY_RETRY: i64 = 1_000_000;
 
+/// Time between two times when memory is given back that the start, a query or a sealed block needed, in microseconds.
+const GIVE_BACK_EVERY: i64 = 5_000_000;
+
 /// Time until a source that could not be opened is tried again.
 const RETRY: i64 = 60_000_000;
 
@@ -184,6 +187,8 @@ impl<S: Sink> Engine<S> {
             history_problem,
             history_retry: 0,
         };
+        // The load of the programs takes most: not what was needed before it as well.
+        give_back_memory();
         engine.open_source();
         // After that: our own programs are no news.
         engine.host = HostWatch::begin(std::path::Path::new("/proc/1/mountinfo"));
@@ -192,8 +197,14 @@ impl<S: Sink> Engine<S> {
 
     /// Works until it is told to stop, or nobody can tell it any more.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) {
+        let mut given_back = 0;
         loop {
             self.step(PAUSE);
+            let now = now();
+            if now - given_back >= GIVE_BACK_EVERY {
+                give_back_memory();
+                given_back = now;
+            }
             loop {
                 let order = match &self.source {
                     Some(_) => orders.try_recv(),
@@ -227,15 +238,11 @@ impl<S: Sink> Engine<S> {
 
     /// Takes what the source has ready.
     fn drain(&mut self) {
-        let mut events = Vec::new();
-        if let Some(source) = &mut self.source
-            && let Err(error) = source.drain(|event| events.push(event))
-        {
+        let Some(mut source) = self.source.take() else { return };
+        if let Err(error) = source.drain(|event| self.take(event)) {
             self.sink.log(&format!("the source ended: {}", text_of_error(&error)));
         }
-        for event in events {
-            self.take(event);
-        }
+        self.source = Some(source);
     }
 
     fn configure(&mut self, setup: Setup) {
@@ -309,17 +316,22 @@ impl<S: Sink> Engine<S> {
 
     /// Reads what there is, for at most this long, and does what is due.
     pub(crate) fn step(&mut self, pause: Duration) {
-        let mut events = Vec::new();
-        if let Some(source) = &mut self.source
-            && let Err(error) = source.wait(pause, |event| events.push(event))
-        {
-            self.sink.log(&format!("the source ended: {error}"));
-            self.source = None;
+        let before = self.offset;
+        // Each event is taken as it is read, so that what waits is in the ring alone.
+        if let Some(mut source) = self.source.take() {
+            let mut is_first = true;
+            let took = source.wait(pause, |event| {
+                if std::mem::take(&mut is_first) {
+                    self.offset = boot_offset();
+                }
+                self.take(event);
+            });
+            match took {
+                Ok(()) => self.source = Some(source),
+                Err(error) => self.sink.log(&format!("the source ended: {}", text_of_error(&error))),
+            }
         }
-        let before = std::mem::replace(&mut self.offset, boot_offset());
-        for event in events {
-            self.take(event);
-        }
+        self.offset = boot_offset();
         let now = now();
         self.look_at_host(before, now);
         if self.source.is_none() && now - self.tried >= RETRY {
@@ -514,6 +526,11 @@ impl<S: Sink> Engine<S> {
             }
         }
     }
+}
+
+fn give_back_memory() {
+    vigie_memory::give_back_heap();
+    vigie_memory::give_back_code();
 }
 
 /// Which namespaces are others, by their names.

@@ -56,7 +56,8 @@ impl Process {
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    processes: HashMap<Key, Process>,
+    /// Boxed: a table of hashes has up to twice as many places as it needs.
+    processes: HashMap<Key, Box<Process>>,
     newest: HashMap<u32, Key>,
     lanes: HashMap<Account, Lane>,
     programs: HashSet<Rc<Program>>,
@@ -142,7 +143,7 @@ impl Table {
             self.writers.0.insert(process.pipes[1], account, key);
         }
         let bytes = process.bytes();
-        let before = self.processes.insert(key, process);
+        let before = self.processes.insert(key, Box::new(process));
         self.bytes += bytes;
         let lane = self.lanes.entry(account).or_default();
         lane.count += 1;
@@ -200,7 +201,7 @@ impl Table {
 
     fn forget(&mut self, account: Account, key: Key, only_ended: bool) {
         let is_it = |process: &Process| process.account == account && (process.ended || !only_ended);
-        if self.processes.get(&key).is_some_and(is_it)
+        if self.processes.get(&key).is_some_and(|process| is_it(process))
             && let Some(process) = self.processes.remove(&key)
         {
             self.let_go(&process);
@@ -226,16 +227,17 @@ impl Table {
 
     pub(crate) fn get(&self, key: Key) -> Option<&Process> {
         // What /proc says of the beginning of a process is exact to 10 ms.
-        self.processes.get(&key).or_else(|| {
+        let known = self.processes.get(&key).or_else(|| {
             let newest =
                 self.newest.get(&key.pid).filter(|found| found.start / 10_000 == key.start / 10_000)?;
             self.processes.get(newest)
-        })
+        });
+        known.map(AsRef::as_ref)
     }
 
     /// The newest process of this number.
     pub(crate) fn of_pid(&self, pid: u32) -> Option<&Process> {
-        self.processes.get(self.newest.get(&pid)?)
+        self.processes.get(self.newest.get(&pid)?).map(AsRef::as_ref)
     }
 
     /// Its ancestors, the nearest one first.
@@ -330,7 +332,7 @@ mod tests {
         }
 
         assert!(table.bytes <= MOST_BYTES, "{}", table.bytes);
-        let counted: usize = table.processes.values().map(Process::bytes).sum();
+        let counted: usize = table.processes.values().map(|process| process.bytes()).sum();
         assert_eq!(table.bytes, counted);
         assert!(table.programs.len() <= table.len() && table.get(key(4999)).is_some());
     }

@@ -117,8 +117,6 @@ impl Kernel {
             Ok((source, wakeups)) => (Ok(source), Some(wakeups)),
             Err(why) => (Err(why), None),
         };
-        // What libbpf needed to know of the kernel.
-        vigie_memory::give_back_heap();
         {
             let mut asked = self.asked();
             if asked.times != time {
