@@ -153,7 +153,7 @@ pub struct AlertJournal {
     writer: Option<Writer>,
     /// What it is called.
     identity: watch::Sender<Arc<str>>,
-    /// It got another name because its files come from another machine, and no alert tells of it yet.
+    /// It got another name when it was opened, and no alert tells of it yet.
     moved: Option<Renamed>,
     /// Who waits for another name, while a write is under way.
     renaming: Vec<(u64, oneshot::Sender<Option<String>>)>,
@@ -467,7 +467,7 @@ impl Actor for AlertJournal {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         if let Some(renamed) = self.moved.take() {
-            self.tell_renamed(&renamed, "the state directory comes from another machine");
+            self.tell_renamed(&renamed, "the state directory may be a copy of another host's");
         }
         for name in self.taken_away.clone() {
             self.tell_taken_away(name, "before the agent started");

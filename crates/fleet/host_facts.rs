@@ -89,26 +89,26 @@ fn is_link_local(address: IpAddr) -> bool {
 /// A digest of the machine's id, which differs on another machine; empty when it has none. Blocking.
 #[must_use]
 pub fn machine() -> String {
-    digest(&["/etc/machine-id", "/var/lib/dbus/machine-id"])
+    machine_in(&["/etc/machine-id", "/var/lib/dbus/machine-id"])
+}
+
+/// During the first boot, and in images, the file holds something else than an id.
+fn machine_in(files: &[&str]) -> String {
+    let is_id = |text: &String| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut ids = files.iter().filter_map(|path| Some(read(path)?.trim().to_owned()));
+    ids.find(is_id).map_or_else(String::new, |id| digest(&id))
 }
 
 /// A digest of the kernel's boot id, which differs after each boot. Blocking.
 #[must_use]
 pub fn boot() -> String {
-    digest(&["/proc/sys/kernel/random/boot_id"])
+    read("/proc/sys/kernel/random/boot_id").map_or_else(String::new, |id| digest(id.trim()))
 }
 
-/// A digest of the first file that is there; machine-id(5) says that the id itself is not to be shown.
-fn digest(files: &[&str]) -> String {
-    let read = |path: &&str| {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
-        Some(bytes).filter(|bytes| !bytes.is_empty())
-    };
-    files.iter().find_map(read).map_or_else(String::new, |bytes| {
-        let hash = Sha256::new().chain_update(b"vigie-life@v1").chain_update(bytes.trim_ascii()).finalize();
-        data_encoding::HEXLOWER.encode(&hash[..8])
-    })
+/// machine-id(5) says that the id itself is not to be shown.
+fn digest(id: &str) -> String {
+    let hash = Sha256::new().chain_update(b"vigie-life@v1").chain_update(id).finalize();
+    data_encoding::HEXLOWER.encode(&hash[..8])
 }
 
 #[cfg(test)]
@@ -162,5 +162,24 @@ mod tests {
         assert_eq!(kept.len(), MAX_ADDRESSES);
         assert_eq!(kept[0], far);
         assert_ne!(kept[1], far);
+    }
+
+    #[test]
+    fn what_is_no_machine_id_tells_machines_apart_by_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (one, two) = (write("one", &format!("{}\n", "1a".repeat(16))), write("two", &"2b".repeat(16)));
+        assert_ne!(machine_in(&[&one]), machine_in(&[&two]));
+        // The first boot, an image, and a machine without.
+        for text in ["uninitialized\n", "", "12", "\u{e9}"] {
+            let none = write("none", text);
+            assert_eq!(machine_in(&[&none]), "", "{text:?}");
+            assert_eq!(machine_in(&[&none, &one]), machine_in(&[&one]));
+        }
+        assert_eq!(machine_in(&["/nonexistent"]), "");
     }
 }

@@ -101,7 +101,7 @@ pub(crate) fn rename(directory: &Path, through: u64) -> io::Result<Renamed> {
 
 fn rename_in(directory: &Path, mut kept: Kept, through: u64) -> io::Result<Renamed> {
     let (before, now) = (identity(directory)?, new_identity()?);
-    // Written first: an end in between leaves the present name among the earlier ones, where nobody looks for it.
+    // Written first: an end in between leaves the present name among the earlier ones, and `settle` completes it.
     kept.earlier.retain(|earlier| earlier.journal != before);
     if kept.earlier.len() >= MAX_EARLIER {
         kept.earlier.remove(0);
@@ -112,14 +112,22 @@ fn rename_in(directory: &Path, mut kept: Kept, through: u64) -> io::Result<Renam
     Ok(Renamed { before, now })
 }
 
-/// Notes that the journal in `directory` is on this machine, and gives it another name when it comes from another one. A
-/// machine without an ID is never another one. Blocking; called before the journal is opened.
+/// Notes that the journal in `directory` is on this machine, and gives it another name when it comes from another one, or was
+/// to get one when the agent ended. A machine without an ID is never another one. Blocking; called before the journal is
+/// opened.
 ///
 /// # Errors
 /// When it cannot be written to disk.
 pub fn settle(directory: &Path, machine: &str) -> io::Result<Option<Renamed>> {
     durable::make_directory(directory)?;
     let mut kept = kept(directory);
+    if let Some(before) = known_identity(directory)
+        && kept.earlier.iter().any(|earlier| earlier.journal == before)
+    {
+        let now = new_identity()?;
+        store_identity(directory, &now)?;
+        return Ok(Some(Renamed { before, now }));
+    }
     if machine.is_empty() || kept.machine == machine {
         return Ok(None);
     }
@@ -160,6 +168,12 @@ mod tests {
         ] {
             assert_eq!(names.resume(journal, after), next, "{journal} {after}");
         }
+        // The agent ended while it was renamed.
+        store_identity(path, &moved.now).unwrap();
+        let completed = settle(path, "b").unwrap().unwrap();
+        assert_eq!(completed.before, moved.now);
+        assert_eq!(Names::of(path).unwrap().resume(&moved.now, 70), Some(40));
+        assert_eq!(settle(path, "b").unwrap(), None);
         std::fs::write(path.join(FILE_NAME), "{").unwrap();
         assert_eq!(Names::of(path).unwrap().resume(&first, 7), None);
     }
