@@ -23,7 +23,7 @@ pub use adapter::run_adapter;
 pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardModule};
 pub use outbox::AlertId;
 pub use serve::run_persistent;
-pub use standard::run_standard;
+pub use standard::{run_standard, watched};
 pub use vigie_protocol::result::{Coverage, ModuleResult, NotExamined, Verdict};
 
 /// The guide for module authors; its Rust example is compiled with the tests.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use vigie_host::shown;
 use vigie_sdk::privacy::{MASKED, Showing};
-use vigie_sdk::{Coverage, ModuleResult, Query};
+use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::container::{self, Container};
 use crate::credentials::Credentials;
@@ -136,8 +136,7 @@ struct Statistics {
 
 /// Writes the answer to a query.
 #[must_use]
-pub fn answer(parameters: &Parameters, outcome: &Outcome, query: &Query, elapsed: Duration) -> ModuleResult {
-    let private = query.extraprivacy;
+pub fn answer(parameters: &Parameters, outcome: &Outcome, private: bool, elapsed: Duration) -> ModuleResult {
     let mut coverage = coverage(outcome, private);
     let mut errors = Vec::new();
     let mut text = b"{\"processes\":[".to_vec();
@@ -205,6 +204,10 @@ fn coverage(outcome: &Outcome, private: bool) -> Coverage {
     }
     if let Some(why) = &outcome.hidden {
         coverage.skip("processes of other users", why.clone());
+    }
+    if let Some(pid) = outcome.at {
+        let what = if private { "a process".to_owned() } else { format!("process {pid}") };
+        coverage.skip(what, "its directory in /proc, or its program, does not respond");
     }
     if outcome.stopped {
         coverage.skip("the rest", "the search was stopped, or its time was over");

@@ -23,12 +23,14 @@ pub mod search;
 pub mod sockets;
 pub mod stat;
 
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
+use self::search::Outcome;
 
 /// The module.
 pub struct Processes;
@@ -43,13 +45,24 @@ impl StandardModule for Processes {
             Ok(parameters) => parameters,
             Err(problems) => return ModuleResult::rejected(problems),
         };
-        let mut result = match search::search(&parameters, query) {
-            Ok(outcome) => answer::answer(&parameters, &outcome, query, started_at.elapsed()),
-            Err(error) => ModuleResult::failed([format!("processes cannot be listed in /proc: {error}")]),
+        let (parameters, found) = (Arc::new(parameters), Arc::<Mutex<Outcome>>::default());
+        let answer = {
+            let (parameters, found) = (Arc::clone(&parameters), Arc::clone(&found));
+            let (private, asked) = (query.extraprivacy, query.parameters.clone());
+            move || {
+                let mut outcome = std::mem::take(&mut *search::locked(&found));
+                outcome.finish(&parameters);
+                let mut result = answer::answer(&parameters, &outcome, private, started_at.elapsed());
+                if private {
+                    privacy::mask_errors(&mut result, &privacy::Asked::of(asked.as_deref()));
+                }
+                result
+            }
         };
-        if query.extraprivacy {
-            privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
+        query.keep(answer.clone());
+        match search::search(&parameters, query, &found) {
+            Ok(()) => answer(),
+            Err(error) => ModuleResult::failed([format!("processes cannot be listed in /proc: {error}")]),
         }
-        result
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -61,8 +62,8 @@ pub struct Row {
     pub matched: bool,
 }
 
-/// What a search came to.
-#[derive(Debug)]
+/// What a search came to, or has come to so far.
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// The processes, by number.
     pub rows: Vec<Row>,
@@ -86,6 +87,8 @@ pub struct Outcome {
     pub hidden: Option<String>,
     /// The search was stopped before its end.
     pub stopped: bool,
+    /// The process that is being looked at.
+    pub at: Option<u32>,
 }
 
 /// What is kept from one process to the next.
@@ -98,51 +101,49 @@ struct Shared {
     buffer: Vec<u8>,
 }
 
-/// Searches all processes.
+/// Searches all processes. What was found so far is in `found`, which is not locked while a process is looked at: the
+/// kernel may hold whoever does.
 ///
 /// # Errors
 /// When they cannot be listed.
-pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> {
+pub fn search(parameters: &Parameters, query: &Query, found: &Mutex<Outcome>) -> Result<(), Errno> {
     let depth = Depth { identity: !parameters.brief, namespaces: !parameters.brief };
     let mut reader = Reader::new(depth)?;
     let since_boot = duration(clock_gettime(ClockId::Boottime));
     let now = duration(clock_gettime(ClockId::Realtime));
     let pids =
         if parameters.pids.is_empty() || parameters.tree { reader.list()? } else { parameters.pids.clone() };
-    let mut outcome = Outcome {
-        rows: Vec::new(),
-        matched: 0,
-        examined: 0,
+    let outcome = Outcome {
         names: Names::of(std::path::Path::new("/")),
-        mounts: Mounts::default(),
-        host_namespaces: [None; 8],
         boot_nanoseconds: i128::try_from(now.as_nanos()).unwrap_or(0)
             - i128::try_from(since_boot.as_nanos()).unwrap_or(0),
-        problems: BTreeMap::new(),
-        changed: Vec::new(),
         hidden: hidden(),
-        stopped: false,
+        at: Some(1).filter(|_| depth.namespaces),
+        ..Outcome::default()
     };
+    *locked(found) = outcome;
     if depth.namespaces
         && let Ok(Some((first, _))) = reader.read(1, |_, _| None::<()>)
     {
-        outcome.host_namespaces = first.namespaces;
+        locked(found).host_namespaces = first.namespaces;
     }
     let mut shared = Shared::default();
     let memory_device = crate::executable::memory_device();
     let remote = reader.remote();
     let reads = parameters.reads();
     for (place, pid) in pids.iter().enumerate() {
+        locked(found).at = None;
         if query.is_stopped() {
-            outcome.stopped = true;
+            locked(found).stopped = true;
             break;
         }
         query.report(|| Progress {
             done: place as u64,
             total: Some(pids.len() as u64),
-            found: Some(outcome.matched as u64),
+            found: Some(locked(found).matched as u64),
             unit: "processes".to_owned(),
         });
+        locked(found).at = Some(*pid);
         let read = reader.read(*pid, |process, opened| {
             let is_wanted = is_wanted(parameters, process, since_boot);
             let mut details = Details::default();
@@ -152,6 +153,7 @@ pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> 
             }
             Some((is_wanted && details.are_wanted(parameters), details))
         });
+        let outcome = &mut *locked(found);
         match read {
             Ok(Some((process, read))) => {
                 let (matched, mut details) = read.unwrap_or_default();
@@ -179,11 +181,14 @@ pub fn search(parameters: &Parameters, query: &Query) -> Result<Outcome, Errno> 
             Err(error) => outcome.problem("processes", error.to_string()),
         }
     }
-    outcome.mounts = shared.mounts;
-    if parameters.tree {
-        keep_relatives(&mut outcome.rows);
-    }
-    Ok(outcome)
+    let outcome = &mut *locked(found);
+    (outcome.mounts, outcome.at) = (shared.mounts, None);
+    Ok(())
+}
+
+/// What was found so far.
+pub(crate) fn locked(found: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether `/proc` hides processes: its option `hidepid` does, from whoever may not trace them.
@@ -355,6 +360,13 @@ impl Details {
 }
 
 impl Outcome {
+    /// Keeps what is asked for, once all that will be found is there.
+    pub(crate) fn finish(&mut self, parameters: &Parameters) {
+        if parameters.tree {
+            keep_relatives(&mut self.rows);
+        }
+    }
+
     fn problem(&mut self, what: &'static str, why: String) {
         let entry = self.problems.entry(what).or_default();
         entry.0 += 1;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -41,6 +41,51 @@ fn what_is_known_at_the_deadline_is_the_answer_and_the_rest_is_not_known() {
     let result = Processes::run(&query);
 
     assert!(result.success && !result.coverage.unwrap().complete);
+}
+
+/// Somebody mounts a file system that never responds over a process's directory, in mounts of this thread's own.
+fn hang(pid: u32) -> Option<File> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).ok()?;
+    let mount = |arguments: &[&str], device: Option<File>| {
+        let stdin = device.map_or_else(Stdio::null, Stdio::from);
+        Command::new("mount").args(arguments).stdin(stdin).stderr(Stdio::null()).status()
+    };
+    mount(&["--make-rprivate", "/"], None).ok()?;
+    let device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
+    let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+    let point = format!("/proc/{pid}");
+    let mounted = mount(&["-i", "-t", "fuse", "-o", options, "hung", &point], device.try_clone().ok());
+    mounted.is_ok_and(|status| status.success()).then_some(device)
+}
+
+#[test]
+fn a_process_whose_directory_does_not_respond_costs_only_itself() {
+    let mut first = Command::new("sleep").arg("600").spawn().unwrap();
+    let mut hung = Command::new("sleep").arg("600").spawn().unwrap();
+    let pids = [first.id(), hung.id()];
+    let answered = std::thread::spawn(move || {
+        let device = hang(pids[1])?;
+        let mut query = Query::new(Some(to_raw_value(&json!({"pid": pids})).unwrap()));
+        query.deadline = Some((jiff::Timestamp::now() + Duration::from_secs(4)).to_string());
+        let result = vigie_sdk::watched::<Processes>(query);
+        // Whoever waits for it is let go.
+        drop(device);
+        Some(result)
+    });
+    let result = answered.join().unwrap();
+    for child in [&mut first, &mut hung] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    let Some(result) = result else {
+        return vigie_skipped::skipped("no FUSE file system can be mounted");
+    };
+    assert!(result.foundanything && !result.success, "{result:?}");
+    let elements: Value = serde_json::from_str(result.elements.as_ref().unwrap().get()).unwrap();
+    assert_eq!(elements["processes"][0]["pid"], pids[0], "{elements}");
+    let skipped = serde_json::to_string(&result.coverage).unwrap();
+    assert!(skipped.contains(&format!("process {}", pids[1])) && skipped.contains("the rest"), "{skipped}");
 }
 
 fn rows(parameters: &Value) -> Vec<Value> {
