@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use vigie_protocol::severity::Severity;
 
-use crate::line::Counts;
+use crate::line::{Counts, Deleted};
 
 /// The alerts of one share, by severity as [`Severity::ALL`] orders them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,10 +51,18 @@ impl Contents {
         self.other_bytes += bytes as u64;
     }
 
-    /// Adds the last line of the batch whose alerts these are. Whoever has most of it pays for it: others would pay for
-    /// what a flood brought along.
-    pub(crate) fn add_commit(&mut self, bytes: usize) {
-        let largest = self.shares.values_mut().flat_map(|tally| &mut tally.bytes).max_by_key(|bytes| **bytes);
+    /// Adds the last line of the batch whose alerts these are, with the notes of those that were `deleted` from it. Whoever
+    /// has or had most alerts in it pays, and nobody when none of those is left: what a flood brought along must not take
+    /// the room of others.
+    pub(crate) fn add_commit(&mut self, bytes: usize, deleted: &BTreeMap<String, Counts>) {
+        let weight = |share: &String| {
+            let Tally { counts, bytes } = self.shares.get(share).copied().unwrap_or_default();
+            let gone = deleted.get(share).copied().unwrap_or_default();
+            (counts.iter().chain(&gone).sum::<u64>(), bytes.iter().sum::<u64>())
+        };
+        let most = self.shares.keys().chain(deleted.keys()).max_by_key(|share| weight(share)).cloned();
+        let left = most.and_then(|share| self.shares.get_mut(&share));
+        let largest = left.and_then(|tally| tally.bytes.iter_mut().max_by_key(|bytes| **bytes));
         *largest.unwrap_or(&mut self.other_bytes) += bytes as u64;
     }
 
@@ -95,6 +103,9 @@ pub(crate) struct Counting {
     contents: Contents,
     /// What came after the last commit line.
     batch: Contents,
+    /// What is noted as deleted from that batch, and the bytes of the notes.
+    deleted: BTreeMap<String, Counts>,
+    note_bytes: usize,
 }
 
 impl Counting {
@@ -102,8 +113,24 @@ impl Counting {
         self.batch.add(share, severity, bytes);
     }
 
+    pub(crate) fn note(&mut self, note: &Deleted, bytes: usize) {
+        if note.head.is_some() {
+            // It stands between batches.
+            return self.other(bytes);
+        }
+        self.note_bytes += bytes;
+        for (share, &counts) in &note.shares {
+            add_counts(&mut self.deleted, share, counts);
+        }
+        if note.shares.is_empty() {
+            // Of version 2, which does not say whose they were.
+            add_counts(&mut self.deleted, "", note.counts);
+        }
+    }
+
     pub(crate) fn commit(&mut self, bytes: usize) {
-        self.batch.add_commit(bytes);
+        let deleted = std::mem::take(&mut self.deleted);
+        self.batch.add_commit(bytes + std::mem::take(&mut self.note_bytes), &deleted);
         self.contents.add_all(&std::mem::take(&mut self.batch));
     }
 
@@ -112,6 +139,7 @@ impl Counting {
     }
 
     pub(crate) fn finish(mut self) -> Contents {
+        self.batch.add_other(self.note_bytes);
         self.contents.add_all(&self.batch);
         self.contents
     }
@@ -130,6 +158,12 @@ pub(crate) fn add_counts(total: &mut BTreeMap<String, Counts>, share: &str, more
 mod tests {
     use super::*;
 
+    fn gone(share: &str, count: u64) -> Deleted {
+        let counts = [0, 0, count, 0];
+        let shares = BTreeMap::from([(share.to_owned(), counts)]);
+        Deleted { deleted: (1, count), counts, shares, link: None, head: None }
+    }
+
     #[test]
     fn a_flood_pays_for_the_batches_that_it_fills() {
         let mut counting = Counting::default();
@@ -147,5 +181,22 @@ mod tests {
         assert_eq!(contents.shares["loud"].bytes, [0, 0, 1250, 0]);
         assert_eq!((contents.counts(), contents.other_bytes), ([1, 0, 10, 1], 7));
         assert_eq!(contents.total_bytes(), 1407);
+    }
+
+    #[test]
+    fn nobody_pays_for_what_a_flood_left_behind_unless_it_left_alerts() {
+        for (left, quiet, loud, other) in [(0, 100, 0, 390), (1, 100, 490, 0)] {
+            let mut counting = Counting::default();
+            counting.note(&gone("loud", 5), 70);
+            counting.record("quiet", Severity::Critical, 100);
+            counting.note(&gone("loud", 5), 70);
+            (0..left).for_each(|_| counting.record("loud", Severity::Low, 100));
+            counting.commit(250);
+
+            let contents = counting.finish();
+
+            let bytes = |share| contents.shares.get(share).map_or(0, |tally| tally.bytes.iter().sum::<u64>());
+            assert_eq!((bytes("quiet"), bytes("loud"), contents.other_bytes), (quiet, loud, other));
+        }
     }
 }

@@ -281,7 +281,7 @@ impl Scan {
                 self.place.seq = self.place.seq.max(deleted.deleted.1);
                 self.place.link = deleted.link.unwrap_or(self.place.link);
                 self.place.head = deleted.head.unwrap_or(self.place.head);
-                self.counting.other(raw.len() + 1);
+                self.counting.note(&deleted, raw.len() + 1);
                 if deleted.head.is_some() {
                     self.committed(end, seen);
                 }

@@ -316,13 +316,15 @@ impl Gone {
         }
     }
 
-    fn write(&mut self, buffer: &mut Vec<u8>) {
+    fn write(&mut self, buffer: &mut Vec<u8>, counting: &mut Counting) {
         if let Some(deleted) = self.range.take() {
+            let start = buffer.len();
             let head = self.head.take();
             // Of whole batches nothing is left to be proved.
             let shares = if head.is_some() { BTreeMap::new() } else { std::mem::take(&mut self.shares) };
-            let line = Deleted { deleted, counts: self.counts, shares, link: self.link, head };
-            line::seal_value(buffer, &line, self.before);
+            let note = Deleted { deleted, counts: self.counts, shares, link: self.link, head };
+            line::seal_value(buffer, &note, self.before);
+            counting.note(&note, buffer.len() - start);
         }
         *self = Self::default();
     }
@@ -378,9 +380,7 @@ impl Thinning<'_> {
             // At the beginning of a batch: told together with the batches before, without moving the head.
             self.flush_gone();
         }
-        let before = self.batch.len();
-        self.batch_gone.write(&mut self.batch);
-        self.counting.other(self.batch.len() - before);
+        self.batch_gone.write(&mut self.batch, &mut self.counting);
     }
 
     fn deleted(&mut self, deleted: Deleted, previous: u32) {
@@ -426,9 +426,7 @@ impl Thinning<'_> {
     }
 
     fn flush_gone(&mut self) {
-        let before = self.out.len();
-        self.gone.write(&mut self.out);
-        self.counting.other(self.out.len() - before);
+        self.gone.write(&mut self.out, &mut self.counting);
     }
 
     /// Anything else stays as it is.

@@ -216,6 +216,8 @@ pub(crate) fn count(path: &Path) -> io::Result<Contents> {
                 counting.record(line::share_of(line), line::severity_of_line(line), bytes);
             } else if line::is_commit(line) {
                 counting.commit(bytes);
+            } else if let Some(Line::Deleted(note)) = line::read(line, false).map(|sealed| sealed.line) {
+                counting.note(&note, bytes);
             } else {
                 counting.other(bytes);
             }

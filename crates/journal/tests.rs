@@ -920,3 +920,27 @@ fn a_file_beside_the_segments_that_somebody_took_away_is_told_and_written_again(
         assert!(is_whole(), "{name}");
     }
 }
+
+#[test]
+fn what_a_flood_leaves_in_the_batches_of_others_takes_nobody_s_room() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 4000, keep_segments: 12 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    for _ in 0..40 {
+        journal.append_of(&[
+            ("loud", "critical"),
+            ("quiet", "critical"),
+            ("loud", "high"),
+            ("loud", "critical"),
+        ]);
+    }
+    for _ in 0..300 {
+        journal.append_of(&[("loud", "critical"); 4]);
+    }
+
+    let left = critical(&journal.items()).into_iter().filter(|(module, _)| module == "quiet").count();
+
+    assert_eq!(left, 40);
+    assert!(journal.writer.bytes() <= 4000 * 12 + 1500, "{}", journal.writer.bytes());
+    assert!(verify(directory.path(), None).unwrap().is_whole());
+}

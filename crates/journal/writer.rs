@@ -584,7 +584,7 @@ fn reopen(
         let mut tail = newest.tail.clone();
         if newest.uncommitted.records() > 0 {
             place.head = commit(&mut tail, newest.uncommitted.clone(), place);
-            contents.add_commit(tail.len() - newest.tail.len());
+            contents.add_commit(tail.len() - newest.tail.len(), &BTreeMap::new());
         }
         // Records that are whole are written again: what a failed sync left here may be in the memory of the kernel
         // only, and would never be written.
@@ -612,7 +612,7 @@ fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, 
     let mut contents = digest.contents();
     let start = sealed.len();
     place.head = commit(sealed, digest, &place);
-    contents.add_commit(sealed.len() - start);
+    contents.add_commit(sealed.len() - start, &BTreeMap::new());
     (place, contents)
 }
 
