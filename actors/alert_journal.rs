@@ -31,7 +31,7 @@ use self::batch::RawAlert;
 pub use self::batch::{AlertBatch, NewAlert};
 pub(crate) use self::batch::{read_plain, text_of};
 pub use self::follower::{Follower, JournalView, alert_record};
-use self::inspection::{Proof, Untold};
+use self::inspection::{Proof, Telling};
 use crate::config_loader::ConfigChanged;
 use crate::work_threads::{self, Lane};
 use vigie_config::model::JournalSection;
@@ -174,8 +174,8 @@ pub struct AlertJournal {
     trouble: Option<String>,
     /// What went lately although it is severe, or the fleet did not have it.
     trimmed: Option<String>,
-    /// The same, as far as no alert tells of it yet.
-    untold: Untold,
+    /// When an alert tells of it.
+    telling: Telling,
     /// What waits for the next write.
     waiting: Batch,
     /// Bytes and alerts of the write that is under way.
@@ -204,6 +204,8 @@ struct Batch {
     bytes_of: BTreeMap<ModuleName, usize>,
     /// Who is told when the batch is safe.
     answers: Vec<oneshot::Sender<()>>,
+    /// It tells what retention deleted.
+    tells: bool,
 }
 
 impl AlertJournal {
@@ -250,7 +252,7 @@ impl AlertJournal {
             proof: Proof::Done,
             trouble: None,
             trimmed: None,
-            untold: Untold::default(),
+            telling: Telling::new(writer.has_untold()),
             writer: Some(writer),
             waiting: Batch::default(),
             writing_bytes: 0,
@@ -329,11 +331,11 @@ impl AlertJournal {
         Ok(())
     }
 
-    /// Adds an alert of the agent itself.
-    fn enqueue_own(&mut self, id: Option<&str>, message: &serde_json::Value) {
+    /// Adds an alert of the agent itself; `false` when it was recorded before.
+    fn enqueue_own(&mut self, id: Option<&str>, message: &serde_json::Value) -> bool {
         let mut alert = AlertBatch::default();
         alert.push_text(id, &message.to_string());
-        self.enqueue(&own_name(), None, &alert);
+        self.enqueue(&own_name(), None, &alert) == [true]
     }
 
     /// Writes what waits, unless a write is under way or there is nothing.
@@ -341,6 +343,7 @@ impl AlertJournal {
         if !self.renaming.is_empty() {
             return self.rename(ctx);
         }
+        self.tell_what_is_due();
         if self.waiting.draft.count() == 0 && self.waiting.answers.is_empty() {
             if self.writer.as_ref().is_some_and(Writer::is_unsettled) {
                 if !self.flushing.is_empty() {
@@ -412,6 +415,9 @@ impl AlertJournal {
 
     fn written(&mut self, mut writer: Writer, batch: Batch, ctx: &mut Context<Self>) {
         self.recorded.send_replace(writer.recorded());
+        if batch.tells {
+            writer.told();
+        }
         self.tell_of_files(&mut writer, ctx);
         if self.error.take().is_some() {
             info!(self.log, "alerts are written to disk again"; "found" => batch.draft.count());

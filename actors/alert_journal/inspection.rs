@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use slog::{error, info, warn};
 use tokio::time::Instant;
-use vigie_journal::{GivenUp, Incident, Renamed, Why, Writer};
+use vigie_journal::{Incident, Renamed, Why, Writer};
 use vigie_protocol::control::JournalVerification;
 
 use super::AlertJournal;
@@ -29,19 +29,21 @@ pub(super) enum Proof {
 /// one before is long past: such alerts must not take the room of what the agent has to tell of others.
 const TELL_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
-/// What retention deleted and no alert tells of yet.
+/// When alerts tell what retention deleted; what that is, the writer knows.
 #[derive(Debug, Default)]
-pub(super) struct Untold {
-    given_up: Option<GivenUp>,
+pub(super) struct Telling {
     /// When the newest alert told of it, and how long the next one waits.
     told: Option<(Instant, Duration)>,
     /// Somebody waits for that time.
     is_waiting: bool,
+    /// It has come.
+    pub(super) is_due: bool,
 }
 
-impl Untold {
-    pub(super) fn add(&mut self, more: Option<GivenUp>) {
-        GivenUp::join(&mut self.given_up, more);
+impl Telling {
+    /// `is_due`: there is something to be told from before the start.
+    pub(super) fn new(is_due: bool) -> Self {
+        Self { is_due, ..Self::default() }
     }
 
     /// How long the next alert waits still.
@@ -49,16 +51,14 @@ impl Untold {
         self.told.map_or(Duration::ZERO, |(at, pause)| pause.saturating_sub(at.elapsed()))
     }
 
-    /// What is to be told now.
-    pub(super) fn take(&mut self) -> Option<GivenUp> {
-        let given_up = self.given_up.take()?;
+    /// It is told now.
+    pub(super) fn tell(&mut self) {
         let (shortest, longest) = TELL_EVERY;
         let pause = match self.told {
             Some((at, pause)) if at.elapsed() < longest * 2 => (pause * 2).min(longest),
             _ => shortest,
         };
         self.told = Some((Instant::now(), pause));
-        Some(given_up)
     }
 }
 
@@ -92,7 +92,8 @@ impl AlertJournal {
                 given_up.first_seq,
                 given_up.last_seq
             ));
-            self.untold.add(Some(given_up));
+        }
+        if writer.has_untold() {
             self.tell_given_up(false, ctx);
         }
         for name in writer.take_taken_away() {
@@ -107,19 +108,31 @@ impl AlertJournal {
         }
     }
 
-    /// Adds the alert about what retention deleted, now or when its time has come.
+    /// Tells what retention deleted, with the next write or when its time has come.
     pub(super) fn tell_given_up(&mut self, at_once: bool, ctx: &mut Context<Self>) {
-        let wait = self.untold.wait();
+        let wait = self.telling.wait();
         if at_once || wait.is_zero() {
-            if let Some(given_up) = self.untold.take() {
-                self.enqueue_own(None, &given_up.message(self.sent_through.is_some()));
-            }
-        } else if !std::mem::replace(&mut self.untold.is_waiting, true) {
+            self.telling.is_due = true;
+        } else if !std::mem::replace(&mut self.telling.is_waiting, true) {
             ctx.spawn(tokio::time::sleep(wait).into_actor(self).map(|(), this, ctx| {
-                this.untold.is_waiting = false;
+                this.telling.is_waiting = false;
                 this.tell_given_up(false, ctx);
                 this.write_waiting(ctx);
             }));
+        }
+    }
+
+    /// Adds the alert about what retention deleted if it is due. It is told once: after a crash its id is known.
+    pub(super) fn tell_what_is_due(&mut self) {
+        let Some(writer) = self.writer.as_mut().filter(|_| self.telling.is_due) else { return };
+        self.telling.is_due = false;
+        let Some(given_up) = writer.tell() else { return };
+        if self.enqueue_own(Some(&given_up.id()), &given_up.message(self.sent_through.is_some())) {
+            self.telling.tell();
+            self.waiting.tells = true;
+        } else if let Some(writer) = &mut self.writer {
+            writer.told();
+            self.telling.is_due = writer.has_untold();
         }
     }
 

@@ -5,7 +5,7 @@
 use super::*;
 use slog::Discard;
 use vigie_config::model::LoggingSection;
-use vigie_journal::{GivenUp, Item, Portion};
+use vigie_journal::{Item, Portion};
 use vigie_protocol::condition::{Condition, ConditionSeverity, StandingCondition, Subject};
 use vigie_protocol::severity::Severity;
 
@@ -139,25 +139,71 @@ async fn a_module_that_dies_again_and_again_leaves_others_memory_for_their_last_
 }
 
 #[actix_rt::test]
-async fn deletions_are_told_at_once_then_ever_more_rarely_and_never_twice() {
+async fn deletions_are_told_at_once_then_ever_more_rarely() {
     tokio::time::pause();
-    let mut untold = inspection::Untold::default();
-    let given_up = |count| {
-        Some(GivenUp { counts: [0, 0, 0, count], first_seq: 1, last_seq: 2, modules: BTreeMap::new() })
-    };
-    let (mut told, mut alerts) = (0, 0);
-    for _ in 0..24 * 3600 {
-        untold.add(given_up(1));
-        if untold.wait().is_zero() {
-            told += untold.take().map_or(0, |given_up| given_up.total());
-            alerts += 1;
+    let mut telling = inspection::Telling::default();
+    let mut told = Vec::new();
+    for second in 0..24 * 3600 {
+        if telling.wait().is_zero() {
+            telling.tell();
+            told.push(second);
         }
         tokio::time::advance(Duration::from_secs(1)).await;
     }
 
-    told += untold.take().map_or(0, |given_up| given_up.total());
-    assert_eq!(told, 24 * 3600);
-    assert!((30..40).contains(&alerts), "{alerts} alerts in a day");
+    assert_eq!(told[..4], [0, 1, 3, 7]);
+    assert!((30..40).contains(&told.len()), "{} alerts in a day", told.len());
+    assert!(told.last().is_some_and(|last| last + 3600 >= 24 * 3600), "to the end");
+}
+
+/// Alerts of the agent itself that are recorded.
+fn own_alerts(directory: &Path) -> Vec<String> {
+    let mut items = Vec::new();
+    let portion = Portion { items: 1000, bytes: 1 << 20 };
+    vigie_journal::Reader::new(&directory.join("journal"), 0).read(u64::MAX, portion, &mut items).unwrap();
+    let own = items.into_iter().filter_map(|item| match item {
+        Item::Alert(record) if record.module == OWN_NAME => Some(record.message),
+        _ => None,
+    });
+    own.collect()
+}
+
+#[actix_rt::test]
+async fn deletions_that_no_alert_told_before_the_agent_was_killed_are_told_at_the_next_start_and_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let sizes = Sizes { segment_bytes: 4000, keep_segments: 4 };
+    let (mut writer, mut seen, _) = Writer::open(&path, sizes).unwrap();
+    while writer.deleted() == [0; 4] {
+        let mut draft = Draft::default();
+        draft.push_text(
+            writer.recorded() + 1,
+            "2026-01-02T03:04:05Z",
+            "loud",
+            None,
+            r#"{"severity":"high"}"#,
+        );
+        let snapshot = writer.needs_snapshot().then(|| seen.snapshot());
+        writer.append(&draft, snapshot).unwrap();
+    }
+    let deleted = writer.deleted()[2];
+    drop(writer);
+
+    for _ in 0..2 {
+        let section = JournalSection { segment_bytes: 4000, keep_segments: 4, ..JournalSection::default() };
+        let log = Logger::root(Discard, o!());
+        let journal = AlertJournal::open(directory.path(), section, &log).unwrap().start();
+        journal.send(alerts(&["e-1"])).await.unwrap().unwrap();
+        // It is killed: nobody waits until everything is in order.
+        drop(journal);
+
+        let told = own_alerts(directory.path());
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains("alerts_deleted") && told[0].contains(&format!("{deleted} of loud")),
+            "{told:?}"
+        );
+    }
 }
 
 #[actix_rt::test]

@@ -1,10 +1,15 @@
 //! Alerts that a receiver refused for good, in a file of their own: `STATE_DIR/sinks/NAME.dead.jsonl`.
+//!
+//! One module gets as much of it as is left for the others, so that one whose alerts are all refused leaves them something.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Deserialize;
 use serde_json::json;
-use vigie_files::durable::DurableFile;
+use vigie_files::durable::{self, DurableFile};
 use vigie_sinks::alert::Alert;
 use vigie_sinks::schema::Schema;
 
@@ -15,20 +20,73 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// The file of a sink.
 #[derive(Debug, Clone)]
-pub(super) struct DeadLetters(PathBuf);
+pub(super) struct DeadLetters {
+    path: PathBuf,
+    used: Arc<Mutex<Used>>,
+}
+
+/// Alerts that are counted only.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// How many.
+    pub(super) count: u64,
+    /// Why, for people.
+    pub(super) why: String,
+}
+
+/// What the file holds.
+#[derive(Debug, Default)]
+struct Used {
+    /// Its bytes; when it has others, somebody changed it, or it is not read yet.
+    length: u64,
+    by_module: BTreeMap<String, u64>,
+}
+
+impl Used {
+    fn of(path: &Path, length: u64) -> std::io::Result<Self> {
+        #[derive(Deserialize)]
+        struct Letter {
+            alert: Document,
+        }
+        #[derive(Deserialize)]
+        struct Document {
+            module: String,
+        }
+        let content = durable::read_bounded(path, length)?;
+        let mut used = Self { length, by_module: BTreeMap::new() };
+        for line in content.split_inclusive(|&byte| byte == b'\n') {
+            // What somebody else wrote there belongs to nobody.
+            if let Ok(letter) = serde_json::from_slice::<Letter>(line) {
+                *used.by_module.entry(letter.alert.module).or_default() += line.len() as u64;
+            }
+        }
+        Ok(used)
+    }
+
+    /// Whether there is room for so many bytes of a module; if so, they are counted.
+    fn take(&mut self, module: &str, bytes: u64) -> bool {
+        let own = self.by_module.entry(module.to_owned()).or_default();
+        if *own + bytes > MAX_BYTES.saturating_sub(self.length + bytes) {
+            return false;
+        }
+        *own += bytes;
+        self.length += bytes;
+        true
+    }
+}
 
 impl DeadLetters {
     pub(super) fn new(directory: &Path, sink: &str) -> Self {
-        Self(directory.join(format!("{sink}.dead.jsonl")))
+        Self { path: directory.join(format!("{sink}.dead.jsonl")), used: Arc::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// How large the file is, 0 when there is none; nothing when the disk does not say.
     pub(super) async fn bytes(&self) -> Option<u64> {
-        let path = self.0.clone();
+        let path = self.path.clone();
         #[expect(clippy::disallowed_methods, reason = "on Lane::Sinks")]
         let looking = work_threads::run(Lane::Sinks, move || std::fs::metadata(path).map(|data| data.len()));
         match looking.await.ok()? {
@@ -40,32 +98,54 @@ impl DeadLetters {
     /// Adds alerts, on disk when this returns.
     ///
     /// # Errors
-    /// Why they are counted only, for people.
-    pub(super) async fn add(&self, alerts: Vec<(Alert, String)>) -> Result<(), String> {
-        let path = self.0.clone();
-        let adding = work_threads::run(Lane::Sinks, move || {
-            let mut file = DurableFile::open(&path).map_err(|error| error.to_string())?;
-            // What a loss of power left of a line spoils only itself.
-            let mut text = if ends_a_line(&path) { Vec::new() } else { vec![b'\n'] };
-            let now = jiff::Timestamp::now().to_string();
-            for (alert, why) in alerts {
-                let document = Schema::Vigie.document(&alert);
-                let letter = json!({"refused_at": now, "reason": why, "alert": document});
-                text.extend_from_slice(letter.to_string().as_bytes());
-                text.push(b'\n');
+    /// When some of them are counted only.
+    pub(super) async fn add(&self, alerts: Vec<(Alert, String)>) -> Result<(), Lost> {
+        let count = alerts.len() as u64;
+        let letters = self.clone();
+        let adding = work_threads::run(Lane::Sinks, move || letters.write(alerts));
+        let lost = |why: String| Lost { count, why };
+        adding.await.map_err(|error| lost(error.to_string()))?
+    }
+
+    fn write(&self, alerts: Vec<(Alert, String)>) -> Result<(), Lost> {
+        let count = alerts.len() as u64;
+        let failed = |error: std::io::Error| Lost { count, why: error.to_string() };
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = DurableFile::open(&self.path).map_err(failed)?;
+        if file.length() != used.length {
+            *used = Used::of(&self.path, file.length()).map_err(failed)?;
+        }
+        // What a loss of power left of a line spoils only itself.
+        let mut text = if ends_a_line(&self.path) { Vec::new() } else { vec![b'\n'] };
+        used.length += text.len() as u64;
+        let mut refused: BTreeMap<String, u64> = BTreeMap::new();
+        let now = jiff::Timestamp::now().to_string();
+        for (alert, why) in alerts {
+            let letter = json!({"refused_at": now, "reason": why, "alert": Schema::Vigie.document(&alert)});
+            let line = format!("{letter}\n");
+            if used.take(&alert.module, line.len() as u64) {
+                text.extend_from_slice(line.as_bytes());
+            } else {
+                *refused.entry(alert.module).or_default() += 1;
             }
-            if file.length() + text.len() as u64 > MAX_BYTES {
-                return Err(format!("{path:?} has reached {MAX_BYTES} bytes"));
-            }
-            let length = file.length();
-            if let Err(error) = file.append(&text) {
-                // A disk without room takes a part; who reads the file reads whole lines.
-                file.cut(length).ok();
-                return Err(error.to_string());
-            }
-            file.sync().map_err(|error| error.to_string())
-        });
-        adding.await.map_err(|error| error.to_string())?
+        }
+        let length = file.length();
+        if let Err(error) = file.append(&text).and_then(|()| file.sync()) {
+            // A disk without room takes a part; who reads the file reads whole lines.
+            file.cut(length).ok();
+            *used = Used::default();
+            return Err(failed(error));
+        }
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let path = &self.path;
+        let names: Vec<&str> = refused.keys().map(String::as_str).collect();
+        let why = format!(
+            "{path:?} has reached its limit for alerts of {}: one module gets as much of {MAX_BYTES} bytes as is left for others",
+            names.join(", ")
+        );
+        Err(Lost { count: refused.values().sum(), why })
     }
 }
 
@@ -76,4 +156,54 @@ fn ends_a_line(path: &Path) -> bool {
     let mut last = [b'\n'];
     let read = file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last));
     read.is_err() || last == *b"\n"
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
+
+    use std::fs;
+
+    use super::*;
+
+    fn alerts(module: &str, count: usize, bytes: usize) -> Vec<(Alert, String)> {
+        let alert = Alert {
+            source: Arc::default(),
+            journal: "j".into(),
+            seq: 1,
+            time: "2026-01-02T03:04:05Z".to_owned(),
+            module: module.to_owned(),
+            id: None,
+            severity: vigie_protocol::severity::Severity::High,
+            sentence: "x".repeat(bytes),
+            fields: serde_json::Map::new(),
+            resent: false,
+        };
+        vec![(alert, "refused".to_owned()); count]
+    }
+
+    fn lines_of(letters: &DeadLetters, module: &str) -> usize {
+        let named = format!("\"module\":\"{module}\"");
+        fs::read_to_string(letters.path()).unwrap().lines().filter(|line| line.contains(&named)).count()
+    }
+
+    #[test]
+    fn a_module_whose_alerts_are_all_refused_leaves_room_for_those_of_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::new(directory.path(), "hook");
+        let lost = letters.write(alerts("loud", 40, 1 << 20)).unwrap_err();
+        assert_eq!((lost.count, lines_of(&letters, "loud")), (33, 7));
+        assert!(lost.why.contains("has reached its limit for alerts of loud:"), "{lost:?}");
+
+        // Also after a restart, and in one batch with the flood.
+        let letters = DeadLetters::new(directory.path(), "hook");
+        let mixed = [alerts("loud", 2, 1 << 20), alerts("quiet", 3, 1000)].concat();
+        assert_eq!(letters.write(mixed).unwrap_err().count, 2);
+        assert_eq!((lines_of(&letters, "loud"), lines_of(&letters, "quiet")), (7, 3));
+        assert!(fs::metadata(letters.path()).unwrap().len() <= MAX_BYTES);
+
+        // Somebody took it away.
+        fs::remove_file(letters.path()).unwrap();
+        letters.write(alerts("loud", 1, 1 << 20)).unwrap();
+    }
 }

@@ -31,7 +31,7 @@ use vigie_sinks::journald::SAFE_PER_SECOND;
 use vigie_sinks::place::Place;
 use vigie_sinks::verdict::Reason;
 
-use super::dead_letters::{self, DeadLetters};
+use super::dead_letters::{self, DeadLetters, Lost};
 use super::outcome::{Failure, Outcome};
 use super::place_file::PlaceFile;
 use super::sink::SinkSpec;
@@ -377,9 +377,10 @@ impl Delivery {
     fn note_letters(&self, state: &mut State, bytes: u64) {
         let is_taken = bytes < state.seen_bytes;
         (state.has_letters, state.seen_bytes) = (bytes > 0, bytes);
-        // Somebody took the file away, or the disk had no room for a while and there is room in the file.
+        // Somebody took the file away, or the disk had no room for a while and there is room in the file: a module is refused
+        // when about half of it is used.
         let is_over =
-            |at: Instant| is_taken || (at.elapsed() >= MISSED_TOLD && bytes < dead_letters::MAX_BYTES / 2);
+            |at: Instant| is_taken || (at.elapsed() >= MISSED_TOLD && bytes < dead_letters::MAX_BYTES / 4);
         if state.lost_at.is_some_and(is_over) {
             state.lost_at = None;
             self.reporter.clear(AgentCondition::SinkLettersLost);
@@ -499,19 +500,17 @@ impl Delivery {
         if let Some(bytes) = self.letters.bytes().await {
             self.note_letters(state, bytes);
         }
-        if let Err(error) = &written {
+        if let Err(Lost { count, why }) = &written {
             state.lost_letters += count;
             state.lost_at = Some(Instant::now());
-            let lost = format!(
-                "{} rejected alerts are kept nowhere but in the journal: {error}",
-                state.lost_letters
-            );
+            let lost =
+                format!("{} rejected alerts are kept nowhere but in the journal: {why}", state.lost_letters);
             self.reporter.raise(AgentCondition::SinkLettersLost, lost);
         }
         let detail = match written {
             Ok(()) => format!("{total} alerts are in {:?}; last rejection: {why}", self.letters.path()),
-            Err(error) => format!(
-                "{total} alerts were rejected and could not be written to the dead-letter file ({error}); last rejection: {why}"
+            Err(Lost { count, why: problem }) => format!(
+                "{total} alerts were rejected; {count} of the last ones could not be written to the dead-letter file ({problem}); last rejection: {why}"
             ),
         };
         self.reporter.raise(AgentCondition::SinkDeadLetters, detail);

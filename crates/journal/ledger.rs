@@ -11,7 +11,7 @@ use vigie_files::durable::{self, Durability};
 use crate::chain::Head;
 use crate::contents::add_counts;
 use crate::line::{self, Counts};
-use crate::retention::Goes;
+use crate::retention::{GivenUp, Goes};
 use crate::segment::Name;
 
 const FILE_NAME: &str = "deleted.json";
@@ -46,6 +46,12 @@ pub(crate) struct Ledger {
     /// What was counted last. After a crash it may still be there, and then it goes first: nothing is counted twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) doing: Option<(Name, Goes)>,
+    /// What somebody should be told of and is not told yet, and what is being told. The latter is told again after a
+    /// crash; whoever tells it knows by its name that it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) untold: Option<GivenUp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) telling: Option<GivenUp>,
 }
 
 impl Ledger {

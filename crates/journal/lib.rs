@@ -21,12 +21,15 @@ mod names;
 mod reader;
 mod recovery;
 mod retention;
+mod rewrite;
 mod seen;
 mod segment;
 mod verify;
 mod walk;
 mod writer;
 
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod tests;
 

@@ -138,6 +138,8 @@ pub struct Reader {
     directory: PathBuf,
     /// Number up to which all is returned.
     after: u64,
+    /// Number up to which it was looked whether an older segment holds it by now: once, whatever is damaged.
+    looked_for: u64,
     current: Option<Current>,
     /// What is found and not returned yet.
     found: VecDeque<(Item, usize)>,
@@ -156,6 +158,8 @@ struct Current {
     damaged: bool,
     /// What is read now may repeat what the segment before holds.
     repeats: bool,
+    /// What was read goes as far, as the last line of a segment says: segments up to there are in it.
+    closed: u64,
     /// From this number on everything is in the next segment, because the disk did not take the end of this one.
     failed_from: Option<u64>,
     /// A record that was read and is not known to be recorded yet.
@@ -173,7 +177,7 @@ impl Reader {
     /// Reads the alerts after number `after` from the journal in `directory`.
     #[must_use]
     pub fn new(directory: &Path, after: u64) -> Self {
-        Self { directory: directory.to_owned(), after, current: None, found: VecDeque::new() }
+        Self { directory: directory.to_owned(), after, looked_for: 0, current: None, found: VecDeque::new() }
     }
 
     /// Number up to which everything was returned.
@@ -286,10 +290,21 @@ impl Reader {
     fn open_next(&mut self) -> io::Result<bool> {
         let Some(current) = &self.current else { return Ok(false) };
         let names = segment::list(&self.directory)?;
-        let Some(&next) = names.iter().find(|&&name| name > current.name) else { return Ok(false) };
+        let is_next = |name: &&Name| **name > current.name && name.first > current.closed;
+        let Some(&next) = names.iter().find(is_next) else { return Ok(false) };
         // More may have been written since the end was seen; nothing is added once there is a newer segment.
         if self.step()? {
             return Ok(true);
+        }
+        let expected =
+            self.current.as_ref().map_or(0, |current| current.last.max(current.closed)).max(self.after) + 1;
+        if next.first > expected
+            && self.looked_for < expected
+            && segment::merged_with(&self.directory, &names, expected)?.is_some()
+        {
+            // Retention put what follows into an older segment.
+            (self.looked_for, self.current) = (expected, None);
+            return self.open_at();
         }
         if let Some(current) = &mut self.current
             && !current.walk.lines().rest().is_empty()
@@ -305,26 +320,28 @@ impl Reader {
     fn open(&mut self, name: Name, before: Option<Current>) -> io::Result<bool> {
         let walk = match Walk::open(&name.path(&self.directory)) {
             Ok(walk) => walk,
-            // Retention deleted it meanwhile.
+            // Retention deleted it meanwhile, or put it into an older one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.open_after_deletion(name, before);
+                self.current = None;
+                return self.open_at();
             }
             Err(error) => return Err(error),
         };
-        let (last, link, damaged) =
-            before.map_or((0, None, false), |before| (before.last, before.link, before.damaged));
-        self.current =
-            Some(Current { name, walk, last, link, damaged, repeats: true, failed_from: None, ahead: None });
+        let (last, link, damaged, closed) = before
+            .map_or((0, None, false, 0), |before| (before.last, before.link, before.damaged, before.closed));
+        self.current = Some(Current {
+            name,
+            walk,
+            last,
+            link,
+            damaged,
+            repeats: true,
+            closed,
+            failed_from: None,
+            ahead: None,
+        });
         self.look_for_failed_end();
         Ok(true)
-    }
-
-    fn open_after_deletion(&mut self, gone: Name, before: Option<Current>) -> io::Result<bool> {
-        let names = segment::list(&self.directory)?;
-        match names.iter().find(|&&name| name > gone) {
-            Some(&next) => self.open(next, before),
-            None => Ok(false),
-        }
     }
 
     fn is_stale(&self) -> bool {
@@ -351,7 +368,8 @@ impl Reader {
                         current.link = seal.map(|seal| seal.previous);
                     }
                 }
-                Line::Commit(_) | Line::Closed(_) => {}
+                Line::Commit(_) => {}
+                Line::Closed(closed) => current.closed = closed.closed,
                 Line::Deleted(deleted) => self.take_deleted(&deleted),
                 Line::Record(record) => {
                     let bytes = current.walk.raw().len() + 1;

@@ -52,7 +52,7 @@ pub(crate) struct Newest {
 
 impl Newest {
     pub(crate) fn into_closed(self) -> ClosedSegment {
-        ClosedSegment { name: self.name, last: self.last, contents: self.contents }
+        ClosedSegment { name: self.name, last: self.last, contents: self.contents, is_alone: false }
     }
 }
 
@@ -84,6 +84,7 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         durable::remove(&name.path(directory)).map_err(directory_error)?;
         names.pop();
     }
+    delete_merged(directory, &mut names).map_err(directory_error)?;
     let snapshot = SeenSnapshot::load(directory);
     let through_seq = snapshot.as_ref().map_or(0, |snapshot| snapshot.through_seq);
     let mut seen = snapshot.map(SeenIds::from_snapshot).unwrap_or_default();
@@ -101,7 +102,8 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         let next = names.get(index + 1);
         if next.is_some_and(|next| next.first <= through_seq + 1 && next.first > name.first) {
             let contents = segment::contents(&path).map_err(segment_error)?;
-            closed.push(ClosedSegment { name, last: next.map_or(0, |next| next.first - 1), contents });
+            let last = next.map_or(0, |next| next.first - 1);
+            closed.push(ClosedSegment { name, last, contents, is_alone: false });
             continue;
         }
         // What it holds of the next one's alerts the disk did not take, and they are there again or were never acknowledged.
@@ -153,6 +155,25 @@ impl Found {
             self.ledger.store(directory).ok();
         }
     }
+}
+
+/// Deletes segments that one before holds as well: a crash came when they had become one.
+fn delete_merged(directory: &Path, names: &mut Vec<Name>) -> io::Result<()> {
+    let mut through = 0;
+    let mut deleted = Ok(());
+    names.retain(|name| {
+        let path = name.path(directory);
+        if name.first > through {
+            // What cannot be read is looked at below, and told.
+            through = segment::closed_at(&path).unwrap_or(0).max(through);
+            return true;
+        }
+        let removed = durable::remove(&path);
+        let is_gone = removed.is_ok();
+        deleted = std::mem::replace(&mut deleted, Ok(())).and(removed);
+        !is_gone
+    });
+    deleted
 }
 
 fn has_good_line(path: &Path) -> bool {

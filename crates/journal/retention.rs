@@ -1,4 +1,4 @@
-//! Makes room: decides what goes, and takes it out of a closed segment.
+//! Decides what goes to make room, and which segments become one.
 //!
 //! Critical and high alerts have three quarters of the room to themselves, so that no flood of lesser ones pushes them
 //! out, and the others have the last quarter; either takes what the other leaves free. Within such a part each share
@@ -7,30 +7,16 @@
 //! first as long as they take more than a quarter of it, oldest first.
 //!
 //! What the fleet has goes before what it does not have, of shares that take more than their equal part.
-//!
-//! A segment is rewritten beside itself and renamed, so that whoever reads the old file reads on in it.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vigie_files::durable::{self, DurableFile};
 use vigie_protocol::severity::Severity;
 
-use crate::chain::Head;
-use crate::contents::{Contents, Counting, add_counts, is_severe};
-use crate::ledger::Range;
-use crate::line::{self, Closed, Counts, Deleted, Line};
-use crate::segment::{LineReader, Name, Piece};
+use crate::contents::{Contents, add_counts};
+use crate::line::Counts;
+use crate::segment::Name;
 use crate::verify::by_severity;
-
-/// Most segments that retention leaves behind, however small they are. One goes with all that is in it: the oldest of those
-/// without severe alerts, or else the oldest.
-const MAX_SEGMENTS: usize = 10_000;
-
-/// Bytes that are written at once.
-const WRITE_BYTES: usize = 1 << 20;
 
 /// Modules that the text of an alert names; its `modules` has all.
 const NAMED: usize = 3;
@@ -42,6 +28,8 @@ pub(crate) struct ClosedSegment {
     /// Number of its last alert, at most.
     pub(crate) last: u64,
     pub(crate) contents: Contents,
+    /// It cannot be merged with others: it is of before version 2, or cannot be read.
+    pub(crate) is_alone: bool,
 }
 
 /// What goes next.
@@ -56,13 +44,14 @@ pub(crate) struct Victim {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Goes {
+    /// Everything, as versions before decided when there were too many segments.
     All,
     /// Alerts of this share and severity.
     Part(String, Severity),
 }
 
 impl Goes {
-    fn is(&self, share: &str, severity: Severity) -> bool {
+    pub(crate) fn is(&self, share: &str, severity: Severity) -> bool {
         match self {
             Self::All => true,
             Self::Part(goes, of) => *of == severity && goes == share,
@@ -80,8 +69,18 @@ impl Goes {
 
 /// Whether something must go.
 pub(crate) fn is_too_much(closed: &[ClosedSegment], allowance: u64) -> bool {
-    closed.len() > MAX_SEGMENTS
-        || closed.iter().map(|segment| segment.contents.total_bytes()).sum::<u64>() > allowance
+    closed.iter().map(|segment| segment.contents.total_bytes()).sum::<u64>() > allowance
+}
+
+/// Which segment becomes one with the next one, if there are more than `most`: those that take least together. They take
+/// less than a full one when twice as many are allowed as there is room for.
+pub(crate) fn next_merge(closed: &[ClosedSegment], most: usize) -> Option<usize> {
+    if closed.len() <= most {
+        return None;
+    }
+    let pairs = closed.windows(2).enumerate().filter(|(_, pair)| pair.iter().all(|one| !one.is_alone));
+    let bytes = |pair: &[ClosedSegment]| pair.iter().map(|one| one.contents.total_bytes()).sum::<u64>();
+    pairs.min_by_key(|(_, pair)| bytes(pair)).map(|(index, _)| index)
 }
 
 /// Decides what goes next, if anything must. `closed` are in order, and none is rough; `sent_through` is the number of
@@ -93,14 +92,6 @@ pub(crate) fn next_victim(
 ) -> Option<Victim> {
     if !is_too_much(closed, allowance) {
         return None;
-    }
-    if closed.len() > MAX_SEGMENTS {
-        let is_lesser = |segment: &ClosedSegment| {
-            let [.., high, critical] = segment.contents.counts();
-            high + critical == 0
-        };
-        let index = closed.iter().position(is_lesser).unwrap_or(0);
-        return Some(Victim { index, goes: Goes::All });
     }
     let mut shares: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     let mut other = 0;
@@ -167,7 +158,7 @@ impl<'a> Part<'a> {
 }
 
 /// Alerts that went before the fleet had them, or, where no fleet wants them, severe ones that went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUp {
     /// How many of each severity, as [`Severity::ALL`] orders them.
     pub counts: Counts,
@@ -180,7 +171,7 @@ pub struct GivenUp {
 }
 
 impl GivenUp {
-    fn add(total: &mut Option<Self>, share: &str, severity: Severity, seq: u64) {
+    pub(crate) fn add(total: &mut Option<Self>, share: &str, severity: Severity, seq: u64) {
         let total = total.get_or_insert_with(|| Self {
             counts: [0; 4],
             first_seq: seq,
@@ -215,6 +206,12 @@ impl GivenUp {
             (None, more @ Some(_)) => *total = more,
             (_, None) => {}
         }
+    }
+
+    /// A name for it that nothing else has: an alert is given up once.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("given up {} {}", self.first_seq, self.last_seq)
     }
 
     /// The alert that tells of it, in the form that modules' alerts have.
@@ -253,327 +250,6 @@ impl GivenUp {
     }
 }
 
-/// How a segment is after alerts were taken out of it.
-#[derive(Debug)]
-pub(crate) struct Thinned {
-    pub(crate) contents: Contents,
-    /// What went, by share.
-    pub(crate) deleted: BTreeMap<String, Counts>,
-    pub(crate) given_up: Option<GivenUp>,
-    /// Nothing is left but the note that alerts were deleted; it is kept elsewhere, and the file can go.
-    pub(crate) emptied: Option<Range>,
-    /// Whether the new file is written.
-    written: bool,
-}
-
-impl Thinned {
-    /// Whether no file is left.
-    pub(crate) fn is_gone(&self) -> bool {
-        !self.written
-    }
-}
-
-/// Alerts one after the other that go, with those that went before.
-#[derive(Debug, Default)]
-struct Gone {
-    range: Option<(u64, u64)>,
-    counts: Counts,
-    shares: BTreeMap<String, Counts>,
-    /// Checksum of the last one, if it is known.
-    link: Option<u32>,
-    /// Checksum of the record before the first one.
-    before: u32,
-    /// All alerts of one or more batches, after which the chain's head is this.
-    head: Option<Head>,
-}
-
-impl Gone {
-    fn add(&mut self, (first, last): (u64, u64), counts: Counts, link: Option<u32>, before: u32) {
-        if let Some(range) = &mut self.range {
-            range.1 = last;
-        } else {
-            self.range = Some((first, last));
-            self.before = before;
-        }
-        self.counts.iter_mut().zip(counts).for_each(|(count, more)| *count += more);
-        self.link = link;
-    }
-
-    /// Takes what follows it at once; the head is then the later one's.
-    fn join(&mut self, later: Self) {
-        if let Some(range) = later.range {
-            self.add(range, later.counts, later.link, later.before);
-            self.add_shares(&later.shares);
-        }
-        if later.head.is_some() {
-            self.head = later.head;
-        }
-    }
-
-    fn add_shares(&mut self, shares: &BTreeMap<String, Counts>) {
-        for (share, &counts) in shares {
-            add_counts(&mut self.shares, share, counts);
-        }
-    }
-
-    fn write(&mut self, buffer: &mut Vec<u8>, counting: &mut Counting) {
-        if let Some(deleted) = self.range.take() {
-            let start = buffer.len();
-            let head = self.head.take();
-            // Of whole batches nothing is left to be proved.
-            let shares = if head.is_some() { BTreeMap::new() } else { std::mem::take(&mut self.shares) };
-            let note = Deleted { deleted, counts: self.counts, shares, link: self.link, head };
-            line::seal_value(buffer, &note, self.before);
-            counting.note(&note, buffer.len() - start);
-        }
-        *self = Self::default();
-    }
-}
-
-/// Rewrites a segment line by line.
-struct Thinning<'a> {
-    goes: &'a Goes,
-    sent_through: u64,
-    fleet: bool,
-    thinned: Thinned,
-    /// What is to be written.
-    out: Vec<u8>,
-    /// Whole batches that went, up to the batch that is gathered now.
-    gone: Gone,
-    /// The batch that is gathered: its lines that stay, with what goes among them, and what goes at its end.
-    batch: Vec<u8>,
-    batch_gone: Gone,
-    batch_keeps: bool,
-    counting: Counting,
-    last: u64,
-    /// Checksum of the last record.
-    link: Option<u32>,
-}
-
-impl Thinning<'_> {
-    fn record(&mut self, line: &[u8], seq: u64) {
-        let (share, severity) = (line::share_of(line), line::severity_of_line(line));
-        let seal = line::check(line);
-        let link = seal.map(|seal| seal.checksum);
-        self.last = seq;
-        if self.goes.is(share, severity) {
-            let mut counts = [0; 4];
-            counts[severity as usize] = 1;
-            add_counts(&mut self.thinned.deleted, share, counts);
-            if seq > self.sent_through || (!self.fleet && is_severe(severity)) {
-                GivenUp::add(&mut self.thinned.given_up, share, severity, seq);
-            }
-            self.batch_gone.add((seq, seq), counts, link, seal.map_or(0, |seal| seal.previous));
-            add_counts(&mut self.batch_gone.shares, share, counts);
-        } else {
-            self.write_batch_gone();
-            self.batch.extend_from_slice(line);
-            self.batch.push(b'\n');
-            self.batch_keeps = true;
-            self.counting.record(share, severity, line.len() + 1);
-        }
-        self.link = link;
-    }
-
-    fn write_batch_gone(&mut self) {
-        if !self.batch_keeps && self.batch_gone.range.is_some() && self.batch.is_empty() {
-            // At the beginning of a batch: told together with the batches before, without moving the head.
-            self.flush_gone();
-        }
-        self.batch_gone.write(&mut self.batch, &mut self.counting);
-    }
-
-    fn deleted(&mut self, deleted: Deleted, previous: u32) {
-        self.last = deleted.deleted.1;
-        self.link = deleted.link;
-        let mut gone = Gone::default();
-        gone.add(deleted.deleted, deleted.counts, deleted.link, previous);
-        gone.add_shares(&deleted.shares);
-        if deleted.head.is_some() {
-            // Whole batches; they stand between batches.
-            self.end_batch(None);
-            gone.head = deleted.head;
-            self.gone.join(gone);
-        } else {
-            self.batch_gone.join(gone);
-        }
-    }
-
-    /// Ends the batch, with its commit line and the head after it.
-    fn end_batch(&mut self, commit: Option<(&[u8], Head)>) {
-        if let Some((_, head)) = commit
-            && !self.batch_keeps
-            && self.batch.is_empty()
-        {
-            let mut gone = std::mem::take(&mut self.batch_gone);
-            gone.head = Some(head);
-            if gone.range.is_some() {
-                self.gone.join(gone);
-            }
-            return;
-        }
-        self.write_batch_gone();
-        if !self.batch.is_empty() {
-            self.flush_gone();
-        }
-        self.out.append(&mut self.batch);
-        if let Some((line, _)) = commit {
-            self.counting.commit(line.len() + 1);
-            self.out.extend_from_slice(line);
-            self.out.push(b'\n');
-        }
-        self.batch_keeps = false;
-    }
-
-    fn flush_gone(&mut self) {
-        self.gone.write(&mut self.out, &mut self.counting);
-    }
-
-    /// Anything else stays as it is.
-    fn keep(&mut self, line: &[u8]) {
-        self.write_batch_gone();
-        self.batch.extend_from_slice(line);
-        self.batch.push(b'\n');
-        self.counting.other(line.len() + 1);
-    }
-}
-
-/// Takes out of a closed segment what goes. Nothing is changed before [`finish`].
-///
-/// # Errors
-/// When the file cannot be read or the new one cannot be written; it is then as before.
-pub(crate) fn thin(
-    directory: &Path,
-    segment: &ClosedSegment,
-    goes: &Goes,
-    sent_through: Option<u64>,
-) -> io::Result<Thinned> {
-    let path = segment.name.path(directory);
-    let new = segment.name.new_path(directory);
-    let mut reader = LineReader::open(&path)?;
-    let mut file: Option<DurableFile> = None;
-    let mut work = Thinning {
-        goes,
-        sent_through: sent_through.unwrap_or(u64::MAX),
-        fleet: sent_through.is_some(),
-        thinned: Thinned {
-            contents: Contents::default(),
-            deleted: BTreeMap::new(),
-            given_up: None,
-            emptied: None,
-            written: false,
-        },
-        out: Vec::new(),
-        gone: Gone::default(),
-        batch: Vec::new(),
-        batch_gone: Gone::default(),
-        batch_keeps: false,
-        counting: Counting::default(),
-        last: 0,
-        link: None,
-    };
-    let mut header = None;
-    let mut old = None;
-    while let Some(piece) = reader.next()? {
-        let Piece::Line(line) = piece else { continue };
-        let old = *old.get_or_insert_with(|| line::is_old(line));
-        if let Some(seq) = line::seq_of(line)
-            && (old || line::check(line).is_some())
-        {
-            if seq > segment.last {
-                // Of a batch that the disk did not take; the next segment holds it.
-                continue;
-            }
-            work.record(line, seq);
-            if old && work.batch_keeps {
-                // There are no batches.
-                work.end_batch(None);
-            }
-            continue;
-        }
-        match line::read(line, old).map(|sealed| (sealed.line, sealed.seal)) {
-            Some((Line::Header(_), _)) if header.is_none() => header = Some(line.to_vec()),
-            Some((Line::Commit(commit), _)) => work.end_batch(Some((line, commit.head))),
-            Some((Line::Deleted(deleted), seal)) => {
-                work.deleted(deleted, seal.map_or(0, |seal| seal.previous))
-            }
-            // It is written anew.
-            Some((Line::Closed(_), _)) => {}
-            Some(_) | None => work.keep(line),
-        }
-        if work.out.len() >= WRITE_BYTES {
-            write(&mut file, &new, header.as_deref(), &mut work.out)?;
-        }
-    }
-    if !work.batch_keeps && work.batch.is_empty() && work.batch_gone.range.is_some() {
-        // No commit line says which head follows.
-        let gone = std::mem::take(&mut work.batch_gone);
-        work.gone.join(gone);
-        work.gone.head = None;
-    }
-    work.end_batch(None);
-    if file.is_none() && work.out.is_empty() {
-        // Everything went: what is known of it moves to the ledger.
-        if let Some((first, last)) = work.gone.range {
-            let Gone { counts, link, head, .. } = work.gone;
-            work.thinned.emptied = Some(Range { first, last, counts, link, head });
-        }
-        return Ok(work.thinned);
-    }
-    work.flush_gone();
-    let header_bytes = header.as_ref().map_or(0, |line| line.len() + 1);
-    work.counting.other(header_bytes);
-    work.thinned.contents = std::mem::take(&mut work.counting).finish();
-    let closed = Closed::new(work.last, &work.thinned.contents);
-    let before = work.out.len();
-    line::seal_value(&mut work.out, &closed, work.link.unwrap_or(0));
-    work.thinned.contents.add_other(work.out.len() - before);
-    write(&mut file, &new, header.as_deref(), &mut work.out)?;
-    if let Some(mut file) = file {
-        file.sync()?;
-    }
-    work.thinned.written = true;
-    Ok(work.thinned)
-}
-
-fn write(
-    file: &mut Option<DurableFile>,
-    new: &Path,
-    header: Option<&[u8]>,
-    out: &mut Vec<u8>,
-) -> io::Result<()> {
-    let file = match file {
-        Some(file) => file,
-        None => {
-            if new.exists() {
-                durable::remove(new)?;
-            }
-            let made = file.insert(DurableFile::create(new)?);
-            if let Some(header) = header {
-                made.append(&[header, b"\n"].concat())?;
-            }
-            made
-        }
-    };
-    file.append(out)?;
-    out.clear();
-    Ok(())
-}
-
-/// Puts the thinned segment in the place of the old one, or deletes it when nothing is left.
-///
-/// # Errors
-/// When it cannot be written to disk.
-pub(crate) fn finish(directory: &Path, segment: &ClosedSegment, thinned: &Thinned) -> io::Result<()> {
-    let path = segment.name.path(directory);
-    if thinned.written {
-        durable::rename(&segment.name.new_path(directory), &path)?;
-    } else {
-        durable::remove(&path)?;
-    }
-    durable::sync_directory(directory)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -593,7 +269,12 @@ mod tests {
                 }
             }
         }
-        ClosedSegment { name: Name { first: index * 1000 + 1, part: 0 }, last: (index + 1) * 1000, contents }
+        ClosedSegment {
+            name: Name { first: index * 1000 + 1, part: 0 },
+            last: (index + 1) * 1000,
+            contents,
+            is_alone: false,
+        }
     }
 
     /// Deletes until there is room; returns what is left.
@@ -659,16 +340,16 @@ mod tests {
     }
 
     #[test]
-    fn too_many_segments_cost_those_without_severe_alerts_first() {
-        let mut closed = vec![segment(0, &[("quiet", [0, 0, 0, 1])])];
-        closed.extend((1..=MAX_SEGMENTS as u64).map(|index| segment(index, &[("quiet", [1, 0, 0, 0])])));
-        let goes = |closed: &[ClosedSegment]| next_victim(closed, u64::MAX, None);
+    fn of_too_many_segments_the_smallest_neighbours_become_one_and_nothing_goes() {
+        let counts = [9, 1, 2, 7, 1, 1, 8];
+        let mut closed: Vec<_> =
+            (0..).zip(counts).map(|(index, count)| segment(index, &[("quiet", [0, 0, 0, count])])).collect();
 
-        assert_eq!(goes(&closed), Some(Victim { index: 1, goes: Goes::All }));
-        closed[1..].fill(segment(1, &[("quiet", [0, 0, 1, 0])]));
-        assert_eq!(goes(&closed), Some(Victim { index: 0, goes: Goes::All }));
-        closed.pop();
-        assert_eq!(goes(&closed), None);
+        assert_eq!(next_merge(&closed, 7), None);
+        assert_eq!(next_merge(&closed, 6), Some(4));
+        closed[5].is_alone = true;
+        assert_eq!(next_merge(&closed, 6), Some(1));
+        assert_eq!(next_victim(&closed, u64::MAX, None), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vigie_files::durable;
 
 use crate::contents::{Contents, Counting};
-use crate::line::{self, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
+use crate::line::{self, Closed, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 
 /// Bytes that are read at once. Each reader has a buffer of this size, and each client that waits has a reader.
 const READ_BYTES: usize = 64 * 1024;
@@ -185,6 +185,33 @@ impl LineReader {
 
 /// What is in a closed segment: as its last line says, or as it is counted where that is missing.
 pub(crate) fn contents(path: &Path) -> io::Result<Contents> {
+    if let Some((closed, line_bytes, length)) = last_line(path)? {
+        let mut contents = closed.contents();
+        contents.add_other(line_bytes);
+        if contents.total_bytes() <= length {
+            return Ok(contents);
+        }
+    }
+    count(path)
+}
+
+/// Number of the last alert in a segment, as its last line says; 0 where that is missing.
+pub(crate) fn closed_at(path: &Path) -> io::Result<u64> {
+    match last_line(path) {
+        Ok(found) => Ok(found.map_or(0, |(closed, ..)| closed.closed)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// The segment that holds alert `seq` since those after it were merged with it. `names` are all, in order.
+pub(crate) fn merged_with(directory: &Path, names: &[Name], seq: u64) -> io::Result<Option<Name>> {
+    let Some(&name) = names.iter().rev().find(|name| name.first <= seq) else { return Ok(None) };
+    Ok((closed_at(&name.path(directory))? >= seq).then_some(name))
+}
+
+/// The last line of a segment that has one, its bytes, and those of the segment.
+fn last_line(path: &Path) -> io::Result<Option<(Closed, usize, u64)>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     for tail_bytes in TAIL_BYTES {
@@ -195,14 +222,17 @@ pub(crate) fn contents(path: &Path) -> io::Result<Contents> {
         if let Some(last) = last
             && let Some(Sealed { line: Line::Closed(closed), .. }) = line::read(last, false)
         {
-            let mut contents = closed.contents();
-            contents.add_other(last.len() + 1);
-            if contents.total_bytes() <= length {
-                return Ok(contents);
-            }
+            return Ok(Some((closed, last.len() + 1, length)));
         }
     }
-    count(path)
+    Ok(None)
+}
+
+/// Whether a segment begins with a first line, and is so of version 2 or later.
+pub(crate) fn has_header(path: &Path) -> io::Result<bool> {
+    let mut reader = LineReader::open(path)?;
+    let Some(Piece::Line(line)) = reader.next()? else { return Ok(false) };
+    Ok(matches!(line::read(line, false), Some(Sealed { line: Line::Header(_), .. })))
 }
 
 /// Reads a segment to know what is in it.

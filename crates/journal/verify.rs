@@ -14,7 +14,7 @@ use crate::cursor;
 use crate::ledger::Ledger;
 use crate::line::{self, Commit, Counts, Deleted, Line, Sealed, Why};
 use crate::mark;
-use crate::segment;
+use crate::segment::{self, Name};
 use crate::walk::{Step, Walk};
 
 /// Problems that are described; more are counted.
@@ -26,6 +26,15 @@ const MAX_PROBLEMS: usize = 1000;
 /// # Errors
 /// When a segment cannot be read.
 pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification> {
+    verify_while(directory, through, || {})
+}
+
+/// [`verify`] while something else is done before each segment.
+pub(crate) fn verify_while(
+    directory: &Path,
+    through: Option<u64>,
+    mut meanwhile: impl FnMut(),
+) -> io::Result<Verification> {
     let mut work = Verifying {
         ledger: Ledger::load(directory),
         verification: Verification::default(),
@@ -39,13 +48,19 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
         through: through.unwrap_or(u64::MAX),
         is_first: true,
         version: 0,
+        closed: 0,
+        looked_for: 0,
+        skip: 0,
     };
     if work.ledger.is_none() {
         work.verification.damaged += 1;
         work.problem("the list of deleted alerts is damaged");
     }
-    let names = segment::list(directory)?;
-    for name in &names {
+    let newest = segment::list(directory)?.last().copied();
+    let mut before: Option<Name> = None;
+    while let Some((name, is_again)) = work.next(directory, before, newest)? {
+        meanwhile();
+        before = before.max(Some(name));
         let mut walk = match Walk::open(&name.path(directory)) {
             // Retention deleted it meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -53,7 +68,10 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
         };
         // Of segments that retention deleted meanwhile there is a note by now.
         work.ledger = Ledger::load(directory).or(work.ledger);
-        work.segment(&mut walk)?;
+        work.skip = if is_again { work.last } else { 0 };
+        if !work.segment(&mut walk)? {
+            break;
+        }
         // In the newest segment it counts only if it was acknowledged: `finish` knows.
         if !walk.lines().rest().is_empty() && walk.is_old() == Some(false) {
             work.tail_damaged += 1;
@@ -101,6 +119,12 @@ struct Verifying {
     is_first: bool,
     /// Of the newest segment's first line; 0 before there is one.
     version: u32,
+    /// What was read goes as far, as its last line says: segments up to there are in it.
+    closed: u64,
+    /// Number up to which it was looked whether an older segment holds it by now.
+    looked_for: u64,
+    /// A segment is read again up to this number.
+    skip: u64,
 }
 
 /// What was known after a batch: to forget a later one that the disk did not take, and that is written again in the
@@ -167,7 +191,35 @@ fn parts_are_right(parts: &Parts, were: &Parts, deleted: &BTreeMap<String, Count
 }
 
 impl Verifying {
-    fn segment(&mut self, walk: &mut Walk) -> io::Result<()> {
+    /// The segment to be read after `before`, up to the `newest`: the next one, or one that was read and holds more by now,
+    /// because others were merged with it.
+    fn next(
+        &mut self,
+        directory: &Path,
+        before: Option<Name>,
+        newest: Option<Name>,
+    ) -> io::Result<Option<(Name, bool)>> {
+        let names = segment::list(directory)?;
+        let closed = self.closed;
+        let is_next = |name: &Name| {
+            before.is_none_or(|before| *name > before) && name.first > closed && Some(*name) <= newest
+        };
+        let next = names.iter().copied().find(is_next);
+        let expected = self.last.max(self.closed) + 1;
+        if before.is_some()
+            && self.looked_for < expected
+            && next.is_none_or(|next| next.first > expected)
+            && let Some(name) = segment::merged_with(directory, &names, expected)?
+            && Some(name) <= before
+        {
+            self.looked_for = expected;
+            return Ok(Some((name, true)));
+        }
+        Ok(next.map(|name| (name, false)))
+    }
+
+    /// `false` when the newest recorded alert was read.
+    fn segment(&mut self, walk: &mut Walk) -> io::Result<bool> {
         let mut repeats = true;
         while let Some(step) = walk.next()? {
             let Sealed { line, seal } = match step {
@@ -180,6 +232,10 @@ impl Verifying {
             match line {
                 Line::Header(header) => {
                     self.version = header.version;
+                    if header.segment <= self.skip {
+                        self.batch = Batch::of_version(header.version);
+                        continue;
+                    }
                     // What the segment before holds after its last commit line does not count.
                     self.batch = Batch::of_version(header.version);
                     if header.why == Why::WriteFailed {
@@ -197,18 +253,19 @@ impl Verifying {
                         continue;
                     }
                     if record.seq > self.through {
-                        return Ok(());
+                        return Ok(false);
                     }
                     repeats = false;
                     self.record(record.seq, seal.map(|seal| (seal.previous, seal.checksum)), walk.raw());
                 }
+                Line::Commit(commit) if commit.commit <= self.skip => {}
                 Line::Commit(commit) => self.commit(&commit),
                 Line::Deleted(deleted) => self.deleted(&deleted),
-                Line::Closed(_) => {}
+                Line::Closed(closed) => self.closed = self.closed.max(closed.closed),
             }
             self.is_first = false;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn file_is_there(&mut self, is_there: bool, name: &str) {

@@ -3,6 +3,8 @@
 //! A segment is left behind, and a new one begun, when it is full, when somebody else changed, cut or deleted it, and
 //! when a sync failed: what a failed sync was to write is lost to the kernel, so the batch is written again from memory
 //! to another file. A batch counts when its commit line is on disk; the high-water mark follows ([`Writer::settle`]).
+//!
+//! Room is made in small steps with each batch, so that none waits for long.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,12 +21,18 @@ use crate::line::{self, Closed, Commit, Counts, Header, VERSION, Why};
 use crate::mark::{self, HighWater, Mark};
 use crate::names::{self, Renamed};
 use crate::recovery::{self, Newest, Recovery};
-use crate::retention::{self, ClosedSegment, GivenUp, Victim};
+use crate::retention::{self, ClosedSegment, GivenUp, Goes, Victim};
+use crate::rewrite::Rewrite;
 use crate::seen::{SeenIds, SeenSnapshot};
 use crate::segment::{self, Name};
 
 /// Memory for sealed lines that is kept between batches, in bytes.
 const KEPT_BYTES: usize = 1 << 20;
+
+/// How much of old segments is read with each batch to make room, in bytes, and how many times the bytes of the batch: of
+/// what a flood fills room must be made as quickly.
+const STEP_BYTES: u64 = 2 << 20;
+const STEP_FACTOR: u64 = 8;
 
 /// Most segments that begin with the same number.
 const MAX_PARTS: u32 = 10_000;
@@ -124,8 +132,18 @@ pub struct Writer {
     trouble: Option<String>,
     /// Retention cannot be applied.
     retention_trouble: Option<String>,
-    /// Retention is to be looked at before the next batch: a crash may have interrupted it.
-    is_interrupted: bool,
+    /// Room may have to be made: after the start and with a new segment, until it is made.
+    must_make_room: bool,
+    /// What makes room at present.
+    rewrite: Option<Rewrite>,
+    /// See [`STEP_BYTES`].
+    pub(crate) step_bytes: u64,
+    /// How often segments became one.
+    #[cfg(test)]
+    pub(crate) merged: u64,
+    /// Alerts that were given up are told of, or that they were is not on disk.
+    is_telling: bool,
+    is_told: bool,
     incidents: Vec<Incident>,
     sent_through: Option<u64>,
     given_up: Option<GivenUp>,
@@ -192,7 +210,13 @@ impl Writer {
             identity,
             taken_away: Vec::new(),
             said: Vec::new(),
-            is_interrupted: found.ledger.doing.is_some(),
+            must_make_room: true,
+            rewrite: None,
+            step_bytes: STEP_BYTES,
+            #[cfg(test)]
+            merged: 0,
+            is_telling: false,
+            is_told: false,
             ledger: found.ledger,
             trouble: None,
             retention_trouble: None,
@@ -308,9 +332,37 @@ impl Writer {
         self.sent_through = sent_through;
     }
 
-    /// What was deleted since the last call and somebody should be told of.
+    /// What was deleted since the last call and somebody should be told of, by [`Self::tell`].
     pub fn take_given_up(&mut self) -> Option<GivenUp> {
         self.given_up.take()
+    }
+
+    /// What was deleted and nobody was told of yet, also before the start. Nothing until what was returned before is
+    /// [told](Self::told). After a crash the same can be returned again, with the same [id](GivenUp::id).
+    pub fn tell(&mut self) -> Option<GivenUp> {
+        let Ledger { untold, telling, .. } = &mut self.ledger;
+        if self.is_telling {
+            return None;
+        }
+        if telling.is_none() {
+            *telling = untold.take();
+        }
+        self.is_telling = telling.is_some();
+        telling.clone()
+    }
+
+    /// Whether [`Self::tell`] returns something.
+    #[must_use]
+    pub fn has_untold(&self) -> bool {
+        !self.is_telling && (self.ledger.telling.is_some() || self.ledger.untold.is_some())
+    }
+
+    /// The alert that tells it is recorded.
+    pub fn told(&mut self) {
+        if std::mem::take(&mut self.is_telling) {
+            self.ledger.telling = None;
+            self.is_told = true;
+        }
     }
 
     /// Whether the next append begins a new segment, and so needs the ids recorded until now. It may turn out to be
@@ -348,13 +400,13 @@ impl Writer {
             return Ok(());
         }
         self.inspect();
-        if std::mem::take(&mut self.is_interrupted) {
-            self.make_room();
-        }
         if self.needs_snapshot() {
             let Some(snapshot) = snapshot else { return Err(AppendError::NeedsSnapshot) };
+            // What is still in the way of the segment before goes at once.
+            self.make_room(u64::MAX);
             self.begin_segment(snapshot)?;
         }
+        self.make_room(self.step_bytes.max(draft.bytes() as u64 * STEP_FACTOR));
         let Some(open) = &mut self.open else { return Err(AppendError::NeedsSnapshot) };
         self.sealed.clear();
         let (place, batch) = seal_batch(&mut self.sealed, draft, self.place);
@@ -397,14 +449,18 @@ impl Writer {
     /// Whether something beside the alerts is not on disk yet.
     #[must_use]
     pub fn is_unsettled(&self) -> bool {
-        self.high_water.is_unsynced()
+        self.high_water.is_unsynced() || self.is_told
     }
 
     /// Returns when the high-water mark is on disk. Called when there is time, and at the end.
     pub fn settle(&mut self) {
-        if self.is_unsettled() {
+        if self.high_water.is_unsynced() {
             let synced = self.high_water.sync();
             self.note_mark(synced);
+        }
+        if std::mem::take(&mut self.is_told) {
+            // Without it the same is told again after a restart, unless its id is known still.
+            self.ledger.store(&self.directory).ok();
         }
     }
 
@@ -437,7 +493,7 @@ impl Writer {
             self.leave(before);
         }
         self.begin = None;
-        self.make_room();
+        self.must_make_room = true;
         Ok(())
     }
 
@@ -473,40 +529,99 @@ impl Writer {
             durable::remove(before.file.path()).ok();
         } else if before.file.path().exists() {
             let Open { name, contents, .. } = before;
-            self.closed.push(ClosedSegment { name, last: self.place.seq, contents });
+            self.closed.push(ClosedSegment { name, last: self.place.seq, contents, is_alone: false });
         }
     }
 
-    /// Keeps the closed segments within their allowance.
-    fn make_room(&mut self) {
+    /// Keeps the closed segments within their allowance, and reads at most `budget` bytes to do so.
+    fn make_room(&mut self, mut budget: u64) {
+        while self.must_make_room && budget > 0 {
+            if let Err(error) = self.step(&mut budget) {
+                // It stays as it is, and the next segment tries again. Until then a half-written file would only take room.
+                (self.rewrite, self.must_make_room) = (None, false);
+                segment::delete_unfinished(&self.directory).ok();
+                self.retention_trouble =
+                    Some(format!("cannot apply retention to the alert journal: {error}"));
+            } else if !self.must_make_room {
+                self.retention_trouble = None;
+            }
+        }
+    }
+
+    /// Goes on with what makes room.
+    fn step(&mut self, budget: &mut u64) -> io::Result<()> {
+        if self.rewrite.is_none() {
+            self.rewrite = self.next_rewrite()?;
+        }
+        let Some(rewrite) = &mut self.rewrite else {
+            self.must_make_room = false;
+            return Ok(());
+        };
+        match rewrite.advance(budget) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.rewrite.take().map_or(Ok(()), |rewrite| self.finish(rewrite)),
+            Err(error) => {
+                let names = rewrite.segments().iter().map(|segment| segment.name).collect();
+                self.rewrite = None;
+                self.without(names, error)
+            }
+        }
+    }
+
+    /// What is to be done next, if anything is.
+    fn next_rewrite(&mut self) -> io::Result<Option<Rewrite>> {
         let Sizes { segment_bytes, keep_segments } = self.sizes;
         let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
-        let made = self.finish_interrupted().and_then(|()| self.count_rough(allowance)).and_then(|()| {
-            while let Some(victim) = retention::next_victim(&self.closed, allowance, self.sent_through) {
-                self.thin(victim)?;
+        loop {
+            self.count_rough(allowance)?;
+            let next = match self.interrupted()? {
+                None => retention::next_victim(&self.closed, allowance, self.sent_through),
+                interrupted => interrupted,
+            };
+            let (range, goes) = match next {
+                Some(Victim { index, goes }) => (index..index + 1, Some(goes)),
+                None => match retention::next_merge(&self.closed, keep_segments.saturating_mul(2) as usize) {
+                    Some(index) => (index..index + 2, None),
+                    None => return Ok(None),
+                },
+            };
+            let segments = self.closed[range.clone()].to_vec();
+            let names = segments.iter().map(|segment| segment.name).collect();
+            if goes.is_none()
+                && let Some(alone) = self.not_to_be_merged(range)?
+            {
+                self.closed[alone].is_alone = true;
+                continue;
             }
-            Ok(())
-        });
-        if made.is_err() {
-            // It stays as it is, and the next segment tries again. Until then a half-written file would only take room.
-            segment::delete_unfinished(&self.directory).ok();
+            match Rewrite::start(&self.directory, segments, goes, self.sent_through) {
+                Ok(rewrite) => return Ok(Some(rewrite)),
+                Err(error) => self.without(names, error)?,
+            }
         }
-        self.retention_trouble =
-            made.err().map(|error| format!("cannot apply retention to the alert journal: {error}"));
     }
 
     /// What is counted as deleted and still there goes before anything else does.
-    fn finish_interrupted(&mut self) -> io::Result<()> {
-        let Some((name, goes)) = self.ledger.doing.clone() else { return Ok(()) };
-        let Some(index) = self.closed.iter().rposition(|segment| segment.name == name) else { return Ok(()) };
+    fn interrupted(&mut self) -> io::Result<Option<Victim>> {
+        let Some((name, goes)) = self.ledger.doing.clone() else { return Ok(None) };
+        let Some(index) = self.closed.iter().rposition(|segment| segment.name == name) else {
+            return Ok(None);
+        };
         if self.closed[index].contents.is_rough {
             self.count_again(index)?;
         }
-        if self.closed.get(index).is_some_and(|segment| segment.name == name && goes.is_in(&segment.contents))
-        {
-            self.thin(Victim { index, goes })?;
-        }
-        Ok(())
+        let is_there = |segment: &ClosedSegment| segment.name == name && goes.is_in(&segment.contents);
+        Ok(self.closed.get(index).is_some_and(is_there).then_some(Victim { index, goes }))
+    }
+
+    /// Which of these segments has no first line, without which it cannot be one with others.
+    fn not_to_be_merged(&self, mut range: std::ops::Range<usize>) -> io::Result<Option<usize>> {
+        let has_header =
+            |index: &usize| match segment::has_header(&self.closed[*index].name.path(&self.directory)) {
+                // Found out below.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                found => found.unwrap_or(false),
+            };
+        Ok(range.find(|index| !has_header(index)))
     }
 
     /// Before anything goes it must be known whose the alerts are in segments of an earlier version.
@@ -520,49 +635,61 @@ impl Writer {
     }
 
     fn count_again(&mut self, index: usize) -> io::Result<()> {
-        match segment::count(&self.closed[index].name.path(&self.directory)) {
+        let name = self.closed[index].name;
+        match segment::count(&name.path(&self.directory)) {
             Ok(contents) => self.closed[index].contents = contents,
-            Err(error) => self.without(index, error)?,
+            Err(error) => self.without(vec![name], error)?,
         }
         Ok(())
     }
 
-    /// Forgets a segment that somebody else deleted: who reads the journal says what is missing, and what is left must
+    /// Forgets segments that somebody else deleted: who reads the journal says what is missing, and what is left must
     /// still be kept within its allowance.
-    fn without(&mut self, index: usize, error: io::Error) -> io::Result<()> {
+    fn without(&mut self, names: Vec<Name>, error: io::Error) -> io::Result<()> {
         if error.kind() != io::ErrorKind::NotFound {
             return Err(error);
         }
-        self.closed.remove(index);
-        Ok(())
+        let is_gone = |name: &Name| names.contains(name) && !name.path(&self.directory).exists();
+        let before = self.closed.len();
+        self.closed.retain(|segment| !is_gone(&segment.name));
+        if self.closed.len() == before { Err(error) } else { Ok(()) }
     }
 
-    fn thin(&mut self, Victim { index, goes }: Victim) -> io::Result<()> {
-        let segment = self.closed[index].clone();
-        let thinned = match retention::thin(&self.directory, &segment, &goes, self.sent_through) {
-            Ok(thinned) => thinned,
-            Err(error) => return self.without(index, error),
-        };
-        // First the note, then the deed: in between a crash leaves alerts that are noted as deleted, and are read.
-        let doing = Some((segment.name, goes));
-        if self.ledger.doing != doing {
+    /// Puts what was rewritten in its place.
+    fn finish(&mut self, rewrite: Rewrite) -> io::Result<()> {
+        let doing = rewrite.goes().map(|goes: &Goes| (rewrite.name(), goes.clone()));
+        // First the note, then the deed: in between a crash leaves alerts that are noted as deleted, and are read. Of
+        // segments that become one nothing goes, and what was done to one of them is not to be done to the other.
+        if doing.is_none() || self.ledger.doing != doing {
             let mut ledger = self.ledger.clone();
+            let thinned = rewrite.thinned();
             ledger.count(&thinned.deleted);
             if let Some(range) = thinned.emptied.clone() {
                 ledger.add(range);
             }
+            GivenUp::join(&mut ledger.untold, thinned.given_up.clone());
             ledger.doing = doing;
             ledger.store(&self.directory)?;
+            GivenUp::join(&mut self.given_up, thinned.given_up.clone());
             self.ledger = ledger;
         }
-        retention::finish(&self.directory, &segment, &thinned)?;
+        let names: Vec<Name> = rewrite.segments().iter().map(|segment| segment.name).collect();
+        let last = rewrite.segments().last().map_or(0, |segment| segment.last);
+        let thinned = rewrite.finish()?;
+        #[cfg(test)]
+        {
+            self.merged += u64::from(names.len() > 1);
+        }
+        self.closed.retain(|segment| !names[1..].contains(&segment.name));
+        let Some(index) = self.closed.iter().position(|segment| segment.name == names[0]) else {
+            return Ok(());
+        };
         if thinned.is_gone() {
             self.closed.remove(index);
         } else {
             // What was counted wrongly before must not make it a victim for ever.
-            self.closed[index].contents.clone_from(&thinned.contents);
+            (self.closed[index].contents, self.closed[index].last) = (thinned.contents, last);
         }
-        GivenUp::join(&mut self.given_up, thinned.given_up);
         Ok(())
     }
 }

@@ -1,0 +1,246 @@
+//! Room is made, and segments become one, while readers read and the power goes.
+
+use std::fs;
+
+use vigie_files::recording::Recording;
+
+use crate::tests::{ALL, Journal, MODULE, critical, missing, segments, temporary, what_is_left_after_a_cut};
+use crate::verify::verify_while;
+use crate::{Item, Reader, Sizes, verify};
+
+#[test]
+fn what_a_flood_leaves_in_the_batches_of_others_takes_nobody_s_room() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 4000, keep_segments: 12 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    for _ in 0..40 {
+        journal.append_of(&[
+            ("loud", "critical"),
+            ("quiet", "critical"),
+            ("loud", "high"),
+            ("loud", "critical"),
+        ]);
+    }
+    for _ in 0..300 {
+        journal.append_of(&[("loud", "critical"); 4]);
+    }
+
+    let left = critical(&journal.items()).into_iter().filter(|(module, _)| module == "quiet").count();
+
+    assert_eq!(left, 40);
+    assert!(journal.writer.bytes() <= 4000 * 12 + 1500, "{}", journal.writer.bytes());
+    assert!(verify(directory.path(), None).unwrap().is_whole());
+}
+
+/// Batches of one share, the first of which holds an alert of another one.
+fn flood(journal: &mut Journal, [loud, quiet]: [&str; 2], batches: usize) {
+    journal.append_of(&[(loud, "critical"), (quiet, "critical"), (loud, "high")]);
+    for _ in 1..batches {
+        journal.append_of(&[(loud, "critical"); 4]);
+    }
+}
+
+fn of_quiet(items: &[Item]) -> Vec<u64> {
+    critical(items).into_iter().filter(|(module, _)| module == "quiet").map(|(_, seq)| seq).collect()
+}
+
+#[test]
+fn segments_of_which_little_is_left_become_one_and_nothing_of_them_is_lost() {
+    let sizes = Sizes { segment_bytes: 8000, keep_segments: 10 };
+    for step_bytes in [300, 1 << 20] {
+        let directory = temporary();
+        let mut journal = Journal::open(directory.path(), sizes);
+        journal.writer.step_bytes = step_bytes;
+        // Readers that are anywhere when their segments become one.
+        let mut readers: Vec<(Reader, Vec<Item>)> = Vec::new();
+        for round in 0..35 {
+            flood(&mut journal, ["loud", "quiet"], 10);
+            if round % 5 == 0 {
+                readers.push((Reader::new(directory.path(), 0), Vec::new()));
+            }
+            for (at, (reader, found)) in readers.iter_mut().enumerate() {
+                let portion = crate::Portion { items: 2 * at + 1, bytes: usize::MAX };
+                reader.read(journal.writer.recorded(), portion, found).unwrap();
+            }
+        }
+
+        let found = journal.items();
+        assert_eq!(of_quiet(&found).len(), 35);
+        assert_eq!(missing(&found), []);
+        assert!(journal.writer.merged > 5, "{}", journal.writer.merged);
+        assert!(segments(directory.path()).len() <= 22, "{}", segments(directory.path()).len());
+        let verification = verify(directory.path(), None).unwrap();
+        assert!(verification.is_whole(), "{verification:?}");
+        for (mut reader, mut read) in readers {
+            reader.read(journal.writer.recorded(), ALL, &mut read).unwrap();
+            assert!(read.iter().all(|item| !matches!(item, Item::Damaged(_))), "{read:?}");
+            assert_eq!(missing(&read), []);
+            assert_eq!(of_quiet(&read), of_quiet(&found));
+        }
+        let bytes = journal.writer.bytes();
+        drop(journal);
+        let again = Journal::open(directory.path(), sizes);
+        assert_eq!(again.writer.bytes(), bytes);
+        assert_eq!(again.items(), found);
+    }
+}
+
+#[test]
+fn a_power_cut_while_segments_become_one_loses_nothing() {
+    for step_bytes in [700, 1 << 20] {
+        let root = temporary();
+        let sizes = Sizes { segment_bytes: 12_000, keep_segments: 2 };
+        let recording = Recording::start(root.path());
+        let mut journal = Journal::open(&root.path().join("journal"), sizes);
+        journal.writer.step_bytes = step_bytes;
+        let mut known = vec![(recording.changes(), 0)];
+        let mut first = 0;
+        for round in 0.. {
+            match journal.writer.merged {
+                0 => first = recording.changes(),
+                1 => {}
+                _ => break,
+            }
+            assert!(round < 20, "segments become one");
+            flood(&mut journal, [MODULE, "watch:more"], 15);
+            known.push((recording.changes(), journal.writer.recorded()));
+        }
+        let history = recording.finish();
+
+        for cut in first..=history.len() {
+            let acknowledged =
+                known.iter().rev().find(|(changes, _)| *changes <= cut).map_or(0, |(_, seq)| *seq);
+            for seed in [0, 3, 1001] {
+                what_is_left_after_a_cut(&history, cut, seed + cut as u64, acknowledged, sizes).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_proved_while_segments_become_one_is_whole() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 8000, keep_segments: 10 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    while journal.writer.merged == 0 {
+        flood(&mut journal, ["loud", "quiet"], 10);
+    }
+    let recorded = journal.writer.recorded();
+    let before = journal.writer.merged;
+
+    let verification =
+        verify_while(directory.path(), Some(recorded), || flood(&mut journal, ["loud", "quiet"], 3)).unwrap();
+
+    assert!(verification.is_whole(), "{verification:?}");
+    assert!(verification.last >= recorded);
+    assert!(journal.writer.merged > before + 2, "{}", journal.writer.merged);
+}
+
+#[test]
+fn a_segment_that_another_one_holds_as_well_is_read_once_and_goes() {
+    let directory = temporary();
+    let mut journal = Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 10 });
+    let content = || {
+        let paths = segments(directory.path()).into_iter();
+        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<Vec<_>>()
+    };
+    let mut before = content();
+    for batch in 0..1000 {
+        if journal.writer.merged > 0 {
+            break;
+        }
+        before = content();
+        journal.append_of(&[
+            ("loud", "critical"),
+            ("loud", "high"),
+            (["quiet", "loud"][usize::from(batch % 10 > 0)], "critical"),
+        ]);
+    }
+    let there = segments(directory.path());
+    let (path, bytes) = before.into_iter().rfind(|(path, _)| !there.contains(path)).unwrap();
+    let (found, recorded) = (journal.items(), journal.writer.recorded());
+    drop(journal);
+
+    fs::write(&path, bytes).unwrap();
+
+    let verification = verify(directory.path(), Some(recorded)).unwrap();
+    assert!(verification.is_whole(), "{verification:?}");
+    let again = || {
+        let mut items = Vec::new();
+        Reader::new(directory.path(), 0).read(recorded, ALL, &mut items).unwrap();
+        items
+    };
+    assert_eq!(again(), found);
+    drop(Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 10 }));
+    assert!(!path.exists());
+    assert_eq!(again(), found);
+}
+
+#[test]
+fn what_was_given_up_is_told_after_a_restart_and_each_alert_of_it_once() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 2000, keep_segments: 3 };
+    let fill = |journal: &mut Journal| (0..30).for_each(|_| journal.append(&["critical"]));
+    let mut journal = Journal::open(directory.path(), sizes);
+    fill(&mut journal);
+    drop(journal);
+    let mut journal = Journal::open(directory.path(), sizes);
+    let first = journal.writer.tell().unwrap();
+    assert_eq!((journal.writer.tell(), journal.writer.has_untold()), (None, false));
+    fill(&mut journal);
+    // Nobody knows whether the alert that tells of it was recorded.
+    drop(journal);
+
+    let mut journal = Journal::open(directory.path(), sizes);
+    let again = journal.writer.tell().unwrap();
+    journal.writer.told();
+    let second = journal.writer.tell().unwrap();
+    journal.writer.told();
+    journal.writer.settle();
+
+    assert_eq!((&again, again.id()), (&first, first.id()));
+    assert_eq!(second.first_seq, first.last_seq + 1);
+    assert_eq!(first.total() + second.total(), journal.writer.deleted().iter().sum::<u64>());
+    drop(journal);
+    assert!(!Journal::open(directory.path(), sizes).writer.has_untold());
+}
+
+/// How long one append takes at the default limits while a flood fills the journal beside alerts of others. Run it in
+/// release, on the disk that is asked about: `TMPDIR=… cargo test --release -p vigie-journal stalls -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement of minutes: it writes more than two GiB"]
+fn how_long_an_append_stalls_at_the_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let sizes = Sizes { segment_bytes: 64 << 20, keep_segments: 16 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    let mut took = Vec::new();
+    let mut batch = 0;
+    while journal.writer.recorded() < 9_000_000 {
+        let (loud, quiet) = (("loud", ["critical", "high", "low"][batch % 3]), ("quiet", "critical"));
+        let mut alerts = vec![loud; 1000];
+        if batch % 20 == 0 {
+            alerts[500] = quiet;
+        }
+        let draft = journal.draft_of(&alerts);
+        let snapshot = journal.writer.needs_snapshot().then(|| journal.seen.snapshot());
+        let begun = std::time::SystemTime::now();
+        journal.writer.append(&draft, snapshot).unwrap();
+        took.push(begun.elapsed().unwrap().as_micros());
+        batch += 1;
+    }
+    let full = took.len() / 2;
+    for (when, times) in
+        [("before the limit", &mut took[..full].to_vec()), ("at the limit", &mut took[full..].to_vec())]
+    {
+        times.sort_unstable();
+        let at = |part: usize| times[(times.len() - 1) * part / 1000] / 1000;
+        println!(
+            "{when}: median {} ms, 99 % {} ms, 99.9 % {} ms, longest {} ms",
+            at(500),
+            at(990),
+            at(999),
+            at(1000)
+        );
+    }
+    println!("{} bytes, {:?}", journal.writer.bytes(), journal.writer.deleted_by_module());
+}
