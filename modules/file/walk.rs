@@ -550,9 +550,9 @@ impl Walk {
                 worker.own.batch().clear();
                 return;
             }
-            let left = worker.own.batch().len();
-            if left > 1 && pool.wants_work() {
-                let half = worker.own.batch().split_off(left / 2);
+            if pool.wants_work()
+                && let Some(half) = worker.own.half_of_batch()
+            {
                 worker.own.jobs().push(Job::Files(half));
                 pool.share(&mut worker.own.jobs());
             }

@@ -72,6 +72,22 @@ impl Own {
         locked(&self.batch)
     }
 
+    /// The newer half of what is to be read, when there is more than one file. Somebody may take it all over at any moment.
+    pub(super) fn half_of_batch(&self) -> Option<Vec<Candidate>> {
+        let mut batch = self.batch();
+        let left = batch.len();
+        (left > 1).then(|| batch.split_off(left / 2))
+    }
+
+    /// Gives everything that is still to be done to the pool. The thread cannot look for work before it is there, or it
+    /// would take all work for done when the kernel lets it go at this moment.
+    fn give_to(&self, pool: &Pool<Job>) {
+        let (mut jobs, mut batch) = (self.jobs(), self.batch());
+        let mut left = std::mem::take(&mut *jobs);
+        left.extend((!batch.is_empty()).then(|| Job::Files(std::mem::take(&mut *batch))));
+        pool.add(left);
+    }
+
     /// A directory, which is at `real`.
     pub(super) fn at_directory(&self, asked: &[u8], real: &[u8]) {
         let mut doing = locked(&self.doing);
@@ -188,10 +204,7 @@ impl Walk {
             if !path.is_empty() && path == thread.seen {
                 waiting += usize::from(!thread.relieved);
                 thread.relieved = true;
-                let mut left = std::mem::take(&mut *thread.own.jobs());
-                let batch = std::mem::take(&mut *thread.own.batch());
-                left.extend((!batch.is_empty()).then_some(Job::Files(batch)));
-                pool.add(left);
+                thread.own.give_to(pool);
             }
             thread.seen = path;
         }
@@ -229,8 +242,11 @@ impl Walk {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.cannot(&doing.path, "does not respond: its file system still has not answered");
         if !doing.listing.is_empty() && doing.listing != doing.path {
-            let why =
-                format_args!("was not listed to its end: {} in it does not respond", self.named(&doing.path));
+            // Which may be what a link led to, and lie elsewhere.
+            let held = self.named(&doing.path);
+            let why = format_args!(
+                "was not listed to its end: the search waits for {held}, which does not respond"
+            );
             self.leave_out(&doing.listing, why);
         }
         let why = "was not examined: what was to be examined before it does not respond";
@@ -253,4 +269,34 @@ impl Walk {
 #[expect(clippy::disallowed_methods, reason = "a module of its own process lives in real time")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_from_a_thread_is_done_although_it_is_let_go_at_the_same_moment() {
+        for round in 0..2_000 {
+            let (pool, own) = (Pool::new(1, Vec::new()), Own::default());
+            own.jobs().extend((0..3).map(Job::Root));
+            let begin = std::sync::Barrier::new(2);
+
+            let done = std::thread::scope(|scope| {
+                let let_go = scope.spawn(|| {
+                    begin.wait();
+                    let next = || {
+                        let own = own.jobs().pop();
+                        own.or_else(|| pool.next(&mut Vec::new()))
+                    };
+                    std::iter::from_fn(next).count()
+                });
+                begin.wait();
+                own.give_to(&pool);
+                let_go.join().unwrap()
+            });
+
+            assert_eq!(done, 3, "{round}");
+        }
+    }
 }
