@@ -20,10 +20,12 @@ pub use vigie_protocol::condition::{Condition, ConditionSeverity};
 pub use vigie_protocol::{json, message as protocol, privacy, severity, socket};
 
 pub use adapter::run_adapter;
-pub use module::{Host, ModuleError, PersistentModule, Query, Settings, StandardModule};
+pub use module::{Host, Kept, ModuleError, PersistentModule, Query, Settings, StandardModule};
 pub use outbox::AlertId;
 pub use serve::run_persistent;
-pub use standard::{run_standard, watched};
+pub use standard::run_standard;
+#[doc(hidden)]
+pub use standard::watched;
 pub use vigie_protocol::result::{Coverage, ModuleResult, NotExamined, Verdict};
 
 /// The guide for module authors; its Rust example is compiled with the tests.

@@ -86,7 +86,7 @@ pub struct Query {
     pub(crate) so_far: Arc<SoFar>,
 }
 
-/// Makes an answer of what a module has found so far.
+/// Makes an answer of what a module has found so far; empty once it was taken.
 #[derive(Default)]
 pub(crate) struct SoFar(Mutex<Option<Box<dyn FnOnce() -> ModuleResult + Send>>>);
 
@@ -99,6 +99,19 @@ impl SoFar {
 impl std::fmt::Debug for SoFar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SoFar")
+    }
+}
+
+/// What [`Query::keep`] keeps.
+#[must_use = "the module's own answer is made through it"]
+#[derive(Debug)]
+pub struct Kept<'q>(&'q SoFar);
+
+impl Kept<'_> {
+    /// Makes the module's own answer, which is waited for from now on in place of one of what was found so far. Does
+    /// nothing when that is being made already: it may be taking the findings, and only one of both can have them.
+    pub fn answer(self, own: impl FnOnce() -> ModuleResult) -> ModuleResult {
+        self.0.take().map_or_else(ModuleResult::default, |_| own())
     }
 }
 
@@ -148,10 +161,11 @@ impl Query {
 
     /// Says how an answer is made of what was found so far, for the case that the module does not return in time: a disk
     /// or the server of a file system may hold it for ever. It is called at most once, on another thread, and the
-    /// module's own answer does not count any more then; so it may take what it needs out of a mutex that the module
-    /// does not hold while it waits for anything. Replaces what was said before.
-    pub fn keep(&self, so_far: impl FnOnce() -> ModuleResult + Send + 'static) {
+    /// module's own answer, which it makes with [`Kept::answer`], does not count any more then; so both may take what they
+    /// need out of a mutex that the module does not hold while it waits for anything. Called once in a query.
+    pub fn keep(&self, so_far: impl FnOnce() -> ModuleResult + Send + 'static) -> Kept<'_> {
         *self.so_far.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(so_far));
+        Kept(&self.so_far)
     }
 
     /// Reads the parameters; keys may have any case.

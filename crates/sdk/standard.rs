@@ -83,23 +83,29 @@ pub fn watched<M: StandardModule>(query: Query) -> ModuleResult {
         let is_wound_up = query.stopped.load(Ordering::Relaxed)
             && asked_to_stop_at.get_or_insert_with(now).elapsed() >= WINDING_UP;
         if is_wound_up || due.is_some_and(|due| due <= now()) {
-            return found_so_far(&query);
+            return found_so_far(&query, &answer);
         }
     }
 }
 
 /// The answer of a module that does not answer in time. It is made on another thread: what is needed for it may be held
-/// as well.
-fn found_so_far(query: &Query) -> ModuleResult {
-    let until = query.deadlines().map_or_else(|| now() + SO_FAR, |deadlines| deadlines.answer);
-    let (sender, answer) = mpsc::channel();
-    if let Some(so_far) = query.so_far.take() {
+/// as well. When the module is about to answer, or said nothing, its `own` answer is waited for.
+fn found_so_far(query: &Query, own: &mpsc::Receiver<ModuleResult>) -> ModuleResult {
+    let soon = now() + SO_FAR;
+    let until = query.deadlines().map_or(soon, |deadlines| soon.min(deadlines.answer));
+    let left = || until.saturating_duration_since(now());
+    let answer = if let Some(so_far) = query.so_far.take() {
+        let (sender, answer) = mpsc::channel();
         // Without a thread the sender is gone, and nothing is waited for.
         drop(std::thread::Builder::new().spawn(move || drop(sender.send(so_far()))));
+        answer.recv_timeout(left())
     } else {
-        drop(sender);
-    }
-    let (mut result, rest) = match answer.recv_timeout(until.saturating_duration_since(now())) {
+        match own.recv_timeout(left()) {
+            Ok(result) => return result,
+            Err(error) => Err(error),
+        }
+    };
+    let (mut result, rest) = match answer {
         Ok(result) => (result, "the rest"),
         Err(_) => (ModuleResult::default(), "everything"),
     };
@@ -203,28 +209,78 @@ mod tests {
         fn run(query: &Query) -> ModuleResult {
             let mut coverage = Coverage::whole();
             coverage.skip("/srv", "no permission");
-            query.keep(move || ModuleResult::found(true, &["first"]).with_coverage(coverage));
+            let _kept = query.keep(move || ModuleResult::found(true, &["first"]).with_coverage(coverage));
             Held::run(query)
         }
     }
 
     #[test]
-    fn what_was_found_before_the_host_held_the_module_is_its_answer_with_short_timeouts_too() {
-        for milliseconds in [2_000, 300] {
-            let deadline = jiff::Timestamp::now() + Duration::from_millis(milliseconds);
-            let mut query = Query::new(None);
-            query.deadline = Some(deadline.to_string());
+    fn what_was_found_before_the_host_held_the_module_is_its_answer() {
+        let deadline = jiff::Timestamp::now() + Duration::from_secs(2);
+        let mut query = Query::new(None);
+        query.deadline = Some(deadline.to_string());
 
-            let result = watched::<HeldLater>(query);
+        let result = watched::<HeldLater>(query);
 
-            assert!(jiff::Timestamp::now() < deadline, "{milliseconds}");
-            assert_eq!(result.elements.unwrap().get(), r#"["first"]"#);
-            assert!(result.foundanything && !result.success);
-            let coverage = result.coverage.unwrap();
-            assert!(!coverage.complete);
-            let skipped: Vec<&str> = coverage.not_examined.iter().map(|entry| entry.what.as_str()).collect();
-            assert_eq!(skipped, ["/srv", "the rest"]);
-        }
+        assert!(jiff::Timestamp::now() < deadline);
+        assert_eq!(result.elements.unwrap().get(), r#"["first"]"#);
+        assert!(result.foundanything && !result.success);
+        let coverage = result.coverage.unwrap();
+        assert!(!coverage.complete);
+        let skipped: Vec<&str> = coverage.not_examined.iter().map(|entry| entry.what.as_str()).collect();
+        assert_eq!(skipped, ["/srv", "the rest"]);
+    }
+
+    #[test]
+    fn the_findings_are_the_modules_own_answer_or_that_of_what_was_found_so_far_and_never_lost_between_both()
+    {
+        let findings = Arc::new(std::sync::Mutex::new(vec!["first"]));
+        let taking = Arc::clone(&findings);
+        let take = move || {
+            let taken = std::mem::take(&mut *taking.lock().unwrap());
+            ModuleResult::found(!taken.is_empty(), &taken)
+        };
+        let (sender, own) = mpsc::channel();
+
+        // The module was first, and is not ready when nobody waits for it any longer.
+        let query = Query::new(None);
+        let kept = query.keep(take.clone());
+        let (taken, is_taken) = mpsc::channel();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let answer = kept.answer(|| {
+                    let result = take();
+                    taken.send(()).unwrap();
+                    result
+                });
+                sender.send(answer).unwrap();
+            });
+            is_taken.recv().unwrap();
+            found_so_far(&query, &own)
+        });
+        assert!(result.foundanything && result.success, "{result:?}");
+
+        // The other one was first.
+        findings.lock().unwrap().push("second");
+        let query = Query::new(None);
+        let taking = Arc::clone(&findings);
+        let kept = query.keep(move || ModuleResult::found(true, &*taking.lock().unwrap()));
+        let result = found_so_far(&query, &own);
+        assert!(result.foundanything && !result.success, "{result:?}");
+        assert!(!kept.answer(|| panic!("it was taken")).success);
+    }
+
+    #[test]
+    fn a_module_that_was_asked_to_stop_and_is_held_whole_is_not_waited_for_until_its_deadline() {
+        let mut query = Query::new(None);
+        query.deadline = Some((jiff::Timestamp::now() + Duration::from_secs(600)).to_string());
+        let _kept = query.keep(|| Held::run(&Query::new(None)));
+        let begun = now();
+
+        let result = found_so_far(&query, &mpsc::channel().1);
+
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert!(result.is_not_known());
     }
 
     /// A module whose findings are held as well.
@@ -234,14 +290,14 @@ mod tests {
         const NAME: &'static str = "held-whole";
 
         fn run(query: &Query) -> ModuleResult {
-            query.keep(|| Held::run(&Query::new(None)));
+            let _kept = query.keep(|| Held::run(&Query::new(None)));
             Held::run(query)
         }
     }
 
     #[test]
     fn findings_that_the_host_holds_are_not_waited_for() {
-        let deadline = jiff::Timestamp::now() + Duration::from_secs(1);
+        let deadline = jiff::Timestamp::now() + Duration::from_secs(2);
         let mut query = Query::new(None);
         query.deadline = Some(deadline.to_string());
 

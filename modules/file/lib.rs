@@ -107,7 +107,7 @@ fn search(query: &Query) -> ModuleResult {
         walk.leave_out(path.as_os_str().as_bytes(), "does not respond: what it stands for is not known");
     }
     let (so_far, parting) = (Arc::clone(&walk), query.parting());
-    query.keep(move || result(&so_far, Err(Stop::Deadline), started));
+    let kept = query.keep(move || result(&so_far, Err(Stop::Deadline), started));
     let ended = walk.run(parting, || {
         query.report(|| Progress {
             done: walk.files(),
@@ -121,7 +121,7 @@ fn search(query: &Query) -> ModuleResult {
             (false, false) => None,
         }
     });
-    result(&walk, ended, started)
+    kept.answer(|| result(&walk, ended, started))
 }
 
 /// The answer of a walk that ended, or that is not waited for any longer.

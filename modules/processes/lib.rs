@@ -59,9 +59,9 @@ impl StandardModule for Processes {
                 result
             }
         };
-        query.keep(answer.clone());
+        let kept = query.keep(answer.clone());
         match search::search(&parameters, query, &found) {
-            Ok(()) => answer(),
+            Ok(()) => kept.answer(answer),
             Err(error) => ModuleResult::failed([format!("processes cannot be listed in /proc: {error}")]),
         }
     }
