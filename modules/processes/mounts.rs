@@ -26,23 +26,31 @@ pub struct Mount {
 pub struct Mounts(HashMap<u64, HashMap<u64, Mount>>);
 
 impl Mounts {
-    /// Reads the mounts of a process's namespace when they are not known yet.
-    pub fn learn(&mut self, namespace: u64, directory: &OwnedFd) {
-        self.0.entry(namespace).or_insert_with(|| {
-            let mut content = Vec::new();
-            match procfs::read(directory, "mountinfo", MAX_BYTES, &mut content) {
-                Ok(_) => {
-                    content.split(|byte| *byte == b'\n').filter_map(mounts::Mount::parse).map(known).collect()
-                }
-                Err(_) => HashMap::new(),
-            }
-        });
+    /// Whether a namespace's mounts were read.
+    #[must_use]
+    pub fn has(&self, namespace: u64) -> bool {
+        self.0.contains_key(&namespace)
+    }
+
+    /// Adds a namespace's mounts.
+    pub fn add(&mut self, namespace: u64, mounts: HashMap<u64, Mount>) {
+        self.0.insert(namespace, mounts);
     }
 
     /// A mount of a namespace.
     #[must_use]
     pub fn get(&self, namespace: u64, number: u64) -> Option<&Mount> {
         self.0.get(&namespace)?.get(&number)
+    }
+}
+
+/// The mounts that a process sees, by number; none when they cannot be read.
+#[must_use]
+pub fn read(directory: &OwnedFd) -> HashMap<u64, Mount> {
+    let mut content = Vec::new();
+    match procfs::read(directory, "mountinfo", MAX_BYTES, &mut content) {
+        Ok(_) => content.split(|byte| *byte == b'\n').filter_map(mounts::Mount::parse).map(known).collect(),
+        Err(_) => HashMap::new(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::credentials::Credentials;
 use crate::digest::{Cache, Hashes};
 use crate::executable::View;
 use crate::libraries::{self, Known, Library};
-use crate::mounts::Mounts;
+use crate::mounts::{self, Mounts};
 use crate::open_files::{self, OpenFile};
 use crate::parameters::{Parameters, Wanted};
 use crate::process::{Depth, MAX_COMMAND_BYTES, Opened, Process, Reader};
@@ -97,7 +97,6 @@ struct Shared {
     sockets: Sockets,
     libraries: Known,
     hashes: Cache,
-    mounts: Mounts,
     buffer: Vec<u8>,
 }
 
@@ -149,6 +148,7 @@ pub fn search(parameters: &Parameters, query: &Query, found: &Mutex<Outcome>) ->
             let mut details = Details::default();
             if is_wanted && !process.changed && !process.stat.is_kernel_thread() {
                 let view = View { directory: opened.living(), memory_device, remote: &remote };
+                learn_mounts(found, process, opened);
                 details = shared.details(reads, process, opened, &view);
             }
             Some((is_wanted && details.are_wanted(parameters), details))
@@ -181,9 +181,19 @@ pub fn search(parameters: &Parameters, query: &Query, found: &Mutex<Outcome>) ->
             Err(error) => outcome.problem("processes", error.to_string()),
         }
     }
-    let outcome = &mut *locked(found);
-    (outcome.mounts, outcome.at) = (shared.mounts, None);
+    locked(found).at = None;
     Ok(())
+}
+
+/// Reads where the files of a process's programs may be, unless that is known.
+fn learn_mounts(found: &Mutex<Outcome>, process: &Process, opened: &Opened) {
+    let has_file = process.executable.as_ref().is_some_and(|executable| executable.file.is_some());
+    let Some(namespace) = process.namespace("mnt").filter(|_| has_file) else { return };
+    if !locked(found).mounts.has(namespace) {
+        // Not while the lock is held.
+        let mounts = mounts::read(opened.living());
+        locked(found).mounts.add(namespace, mounts);
+    }
 }
 
 /// What was found so far.
@@ -279,9 +289,6 @@ impl Shared {
         let mut details = Details::default();
         let directory = opened.living();
         let namespace = process.namespace("mnt").unwrap_or(0);
-        if process.executable.as_ref().is_some_and(|executable| executable.file.is_some()) && namespace != 0 {
-            self.mounts.learn(namespace, directory);
-        }
         if reads.is_nothing() {
             return details;
         }

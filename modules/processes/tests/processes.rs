@@ -84,6 +84,7 @@ fn a_process_whose_directory_does_not_respond_costs_only_itself() {
     assert!(result.foundanything && !result.success, "{result:?}");
     let elements: Value = serde_json::from_str(result.elements.as_ref().unwrap().get()).unwrap();
     assert_eq!(elements["processes"][0]["pid"], pids[0], "{elements}");
+    assert!(elements["processes"][0]["exe"]["mount"].is_string(), "{elements}");
     let skipped = serde_json::to_string(&result.coverage).unwrap();
     assert!(skipped.contains(&format!("process {}", pids[1])) && skipped.contains("the rest"), "{skipped}");
 }
