@@ -157,6 +157,9 @@ fn who(process: &Value) -> Option<String> {
         (None, Some(login)) => text.push_str(&login),
         (None, None) => text.push_str("somebody"),
     }
+    if let Some(now) = name("user_now_name", "user_now") {
+        text.push_str(&format!(", now {now}"));
+    }
     let is_claimed = |key: &str| {
         process["claimed"].as_array().is_some_and(|keys| keys.iter().any(|claimed| claimed == key))
     };
@@ -425,6 +428,13 @@ mod tests {
     fn what_somebody_claims_is_not_told_as_a_fact() {
         let told = |process: Value| who(&process).unwrap();
 
+        assert_eq!(
+            told(
+                json!({"pid": 7, "user": 0, "user_name": "root", "user_now": 33, "user_now_name": "www-data",
+                        "executable": "/usr/sbin/nginx"})
+            ),
+            "by root, now www-data, /usr/sbin/nginx (pid 7)"
+        );
         assert_eq!(
             told(json!({"pid": 7, "user": 9, "executable": "/usr/bin/x", "claimed": ["executable"]})),
             "by uid 9, started as /usr/bin/x (pid 7)"

@@ -102,6 +102,8 @@ pub struct Process {
     /// Its effective user id when it was asked, when that is another than at the exec.
     pub user_now: Option<u32>,
     /// That user's name.
+    pub user_now_name: Option<Arc<str>>,
+    /// The name of the user at the exec.
     pub user_name: Option<Arc<str>>,
     /// The user that logged in, whoever it is now (audit user id); none for what no login started.
     pub login_user: Known<Option<u32>>,
@@ -134,6 +136,7 @@ impl Process {
             command: Err(why),
             user: Err(why),
             user_now: None,
+            user_now_name: None,
             user_name: None,
             login_user: Err(why),
             login_name: None,
@@ -201,6 +204,7 @@ impl Process {
         add("command", self.command.as_ref().map(|text| json!(text)).map_err(|why| *why));
         add("user", self.user.map(|id| json!(id)));
         add("user_now", Ok(json!(self.user_now)));
+        add("user_now_name", Ok(json!(self.user_now_name.as_deref())));
         add("user_name", Ok(json!(self.user_name.as_deref())));
         add("login_user", self.login_user.map(|id| json!(id)));
         add("login_name", Ok(json!(self.login_name.as_deref())));

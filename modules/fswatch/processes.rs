@@ -494,6 +494,7 @@ impl Processes {
         }
         process.script = ran.asked.clone().filter(|script| is_script(script));
         process.user_now = process.user.ok().filter(|now| *now != ran.user);
+        process.user_now_name = process.user_now.and_then(|id| self.names.get(id));
         process.user = Ok(ran.user);
         process.user_name = self.names.get(ran.user);
         process.login_user = Ok(ran.login_user);
@@ -561,6 +562,7 @@ impl Processes {
             command,
             user,
             user_now: None,
+            user_now_name: None,
             user_name: user.ok().and_then(|id| self.names.get(id)),
             login_user,
             login_name: login_user.ok().flatten().and_then(|id| self.names.get(id)),

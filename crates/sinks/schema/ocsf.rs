@@ -159,7 +159,7 @@ fn process(process: &Map<String, Value>) -> Option<Value> {
         .set_some("name", text(process, "user_name"));
     result
         .set_full("user", user)
-        .set_some("euid", small(process, "user"))
+        .set_some("euid", small(process, "user_now").or_else(|| small(process, "user")))
         .set_some("auid", small(process, "login_user"));
     if let Some(id) = container(process) {
         result.set("container", json!({ "uid": id }));

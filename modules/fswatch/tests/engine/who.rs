@@ -185,6 +185,7 @@ fn users_are_those_of_the_exec_and_the_one_that_a_process_became_stands_beside()
 
     let process = &told.process;
     assert_eq!((&process["user"], &process["user_now"]), (&json!(0), &json!(65534)), "{process}");
+    assert_eq!(process["user_now_name"], json!("nobody"), "{process}");
 }
 
 #[test]
