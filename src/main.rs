@@ -77,13 +77,13 @@ fn main() -> ExitCode {
         return writers::write_metrics(&arguments.collect::<Vec<_>>());
     }
     // A module as the agent starts it.
-    if let [module, does, name] = &std::env::args().skip(1).take(4).collect::<Vec<_>>()[..]
-        && module == "module"
-        && !name.starts_with('-')
+    if command == "module"
+        && let [does, name] = &arguments.collect::<Vec<_>>()[..]
+        && let Some(name) = name.to_str().filter(|name| !name.starts_with('-'))
     {
-        match does.as_str() {
-            "persist" => return modules::persist(name),
-            "run" => return modules::run(name),
+        match does.to_str() {
+            Some("persist") => return modules::persist(name),
+            Some("run") => return modules::run(name),
             _ => {}
         }
     }

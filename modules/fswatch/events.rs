@@ -82,7 +82,7 @@ pub struct Happened {
     /// Something is finished: the file was closed, or the name came or went. There is no need to wait for quiet
     /// as long as for a file that is being written.
     pub finished: bool,
-    /// Whoever wrote the file closed it.
+    /// Whoever wrote the file closed it, or it came from elsewhere.
     pub closed: bool,
     /// The object is a directory.
     pub directory: bool,

@@ -185,7 +185,7 @@ fn read_events(mut inotify: Inotify, mailbox: &Mailbox, end: &Ending, may_rest: 
                     directory: event.mask.contains(EventMask::ISDIR)
                         || event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF),
                     appeared: event.mask.intersects(EventMask::CREATE | EventMask::MOVED_TO),
-                    closed: event.mask.contains(EventMask::CLOSE_WRITE),
+                    closed: event.mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO),
                     written: event.mask.intersects(EventMask::MODIFY | EventMask::CLOSE_WRITE),
                     ..Happened::default()
                 };

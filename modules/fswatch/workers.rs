@@ -439,7 +439,7 @@ fn work(queue: &Queue, serves: Serves, mailbox: &Mailbox) {
     }
 }
 
-/// Whether it is a file of which the content is known.
+/// The digest of a file of which the content is known.
 fn digest_of(found: &io::Result<Found>) -> Option<[u8; 32]> {
     match found {
         Ok(Found::Object { object: Object { content: Content::Digest(digest), .. }, .. }) => Some(*digest),

@@ -18,7 +18,7 @@ use crate::rules::Severity;
 const MAX_REMEMBERED: usize = 64;
 
 /// Names after that of a log among which its copies are looked for.
-const MAX_COPIES: usize = 64;
+const MAX_COPIES: usize = 512;
 
 /// Ends of a name, from the last, that can be what rotation added to it.
 const MAX_ENDS: usize = 16;
@@ -203,6 +203,19 @@ fn is_numbered(path: &Path, log: &Path) -> bool {
     name.strip_prefix(log).is_some_and(is_number) || with_extension.is_some_and(is_number)
 }
 
+/// The number of a log's copy, where the oldest has the highest; none of a date.
+fn number_of(path: &Path, log: &Path) -> Option<u32> {
+    /// Digits of the largest number.
+    const DIGITS: usize = 5;
+    if !is_numbered(path, log) {
+        return None;
+    }
+    let (name, log) = (path.file_name()?.as_bytes(), log.file_name()?.as_bytes());
+    let common = name.iter().zip(log).take_while(|(one, other)| one == other).count();
+    let digits = name[common..].split(|byte| !byte.is_ascii_digit()).find(|digits| !digits.is_empty())?;
+    std::str::from_utf8(digits).ok().filter(|digits| digits.len() <= DIGITS)?.parse().ok()
+}
+
 /// Which paths are logs that were rotated, with the paths where they are now: a file went on under another name in its
 /// directory, and a new one took its place or will. `is_growing`: their rule is for logs. `is_log`: a file is, or was until a
 /// moment ago, the log of that name.
@@ -308,11 +321,25 @@ impl<S: Sink> Engine<S> {
         for one in seen.iter_mut().filter(|one| one.known.is_none()) {
             one.grown |= one.begins_with.is_some() && self.may_be_copy(one);
         }
+        for one in seen.iter() {
+            let Some(there) = &one.there else { continue };
+            for log in one.unpacked.into_iter().chain(one.begins_with.filter(|_| one.grown)) {
+                self.rotations.remember_held(&there.content, log);
+            }
+        }
         let overwritten = self.overwritten_copies(seen, &moves);
         let moved = moves.into_iter().flat_map(|(log, copy)| [log, copy]);
         let moved = moved.filter(|index| !overwritten.contains(index));
         for index in moved.chain(self.copied_logs(seen)) {
-            seen[index].grown = true;
+            let one = &mut seen[index];
+            one.grown = true;
+            // A log that was compressed itself: whoever writes it has to begin a new one.
+            let is_copy = || logs_of(&one.path).any(|log| is_numbered(&one.path, &log));
+            if let (Some(known), None) = (&one.known, &one.there)
+                && !is_copy()
+            {
+                self.rotations.remember_away(&one.path, known.clone(), now);
+            }
         }
         for one in seen.iter_mut().filter(|one| one.known.is_none()) {
             if let Some(there) = &one.there
@@ -355,33 +382,49 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Which copies a log was renamed over, although older ones stay where they are: a rotation renames every copy, and only
-    /// the oldest is lost.
+    /// Which copies were lost because something was renamed over them. A rotation loses only the oldest one, to the log or to
+    /// a newer copy, or one that is kept elsewhere, as when it was compressed before.
     fn overwritten_copies(&self, seen: &[Seen], moves: &[(usize, usize)]) -> Vec<usize> {
-        let steps: HashSet<usize> = moves.iter().flat_map(|(log, copy)| [*log, *copy]).collect();
         let gone_on: HashSet<usize> = moves.iter().map(|(log, _)| *log).collect();
-        let at: HashMap<&Path, usize> =
-            seen.iter().enumerate().map(|(index, one)| (one.path.as_path(), index)).collect();
-        let stays = |path: &Path| match at.get(path) {
-            Some(index) => seen[*index].there.is_some() && !steps.contains(index),
-            None => true,
-        };
-        let is_overwritten = |copy: &usize| {
-            let one = &seen[*copy];
+        let is_lost = |(from, copy): &(usize, usize)| {
+            let (from, one) = (&seen[*from].path, &seen[*copy]);
             let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
             if (known.device, known.inode) == (there.device, there.inode) || gone_on.contains(copy) {
                 return false;
             }
-            let has_older = |log: PathBuf| {
-                let copies = self.known_copies(&log);
-                is_numbered(&one.path, &log)
-                    && copies
-                        .into_iter()
-                        .any(|(path, _)| path != one.path && is_numbered(&path, &log) && stays(&path))
+            let is_oldest = |log: &Path| {
+                let number = |path: &Path| number_of(path, log);
+                let known = self.known_copies(log).into_iter().filter_map(|(path, _)| number(&path));
+                let seen = seen.iter().filter(|one| one.there.is_some()).filter_map(|one| number(&one.path));
+                let oldest = known.chain(seen).max();
+                match number(&one.path) {
+                    Some(own) => Some(own) == oldest && (from == log || number(from) < Some(own)),
+                    // Such as `log.old`, of which there is one.
+                    None => from == log && !is_numbered(&one.path, log),
+                }
             };
-            logs_of(&one.path).any(has_older)
+            !logs_of(&one.path).any(|log| is_oldest(&log) || self.has_copy(seen, &log, known))
         };
-        moves.iter().map(|(_, copy)| *copy).filter(is_overwritten).collect()
+        moves.iter().filter(|pair| is_lost(pair)).map(|(_, copy)| *copy).collect()
+    }
+
+    /// Whether a copy of a log, by its name, has all that was known.
+    fn has_copy(&self, seen: &[Seen], log: &Path, known: &Object) -> bool {
+        // Another name of the same file keeps nothing.
+        let is_copy = |path: &Path, there: &Object| {
+            (there.device, there.inode) != (known.device, known.inode)
+                && self.has_all(there, known)
+                && is_copy_of(path, log)
+                && self.is_growing(path)
+        };
+        let is_seen = |path: &Path| seen.iter().any(|one| one.path == path);
+        seen.iter().any(|one| one.there.as_ref().is_some_and(|there| is_copy(&one.path, there)))
+            || self.known_copies(log).iter().any(|(path, there)| is_copy(path, there) && !is_seen(path))
+    }
+
+    fn has_all(&self, copy: &Object, log: &Object) -> bool {
+        let are_files = copy.kind == Kind::File && log.kind == Kind::File;
+        are_files && self.rotations.has_all_of(&copy.content, &log.content)
     }
 
     /// What is known beside a log under names of its copies.
@@ -405,7 +448,7 @@ impl<S: Sink> Engine<S> {
     pub(super) fn tell_logs_gone(&mut self) {
         for log in self.rotations.take_gone(now()) {
             let text = format!(
-                "log {} was renamed as in a rotation, but no new log was created in its place",
+                "log {} was renamed or compressed as in a rotation, but no new log was created in its place",
                 shown(&log)
             );
             self.tell_notice(&log, text, Severity::Medium, None);
@@ -499,13 +542,7 @@ impl<S: Sink> Engine<S> {
 
     /// Which paths are logs that were copied and emptied then (logrotate's `copytruncate`), or compressed, and their copies:
     /// the copy has what was known of the log, under its name with more at its end.
-    fn copied_logs(&mut self, seen: &[Seen]) -> Vec<usize> {
-        for one in seen {
-            let Some(there) = &one.there else { continue };
-            for log in one.unpacked.into_iter().chain(one.begins_with.filter(|_| one.grown)) {
-                self.rotations.remember_held(&there.content, log);
-            }
-        }
+    fn copied_logs(&self, seen: &[Seen]) -> Vec<usize> {
         let now: HashMap<&Path, Option<&Object>> =
             seen.iter().map(|one| (one.path.as_path(), one.there.as_ref())).collect();
         let baseline = &self.ledger.state().baseline;
@@ -514,22 +551,6 @@ impl<S: Sink> Engine<S> {
             let are_files = a.kind == Kind::File && b.kind == Kind::File;
             are_files && matches!(a.content, Content::Digest(_)) && a.content == b.content
         };
-        let has_all = |copy: &Object, log: &Object| {
-            let are_files = copy.kind == Kind::File && log.kind == Kind::File;
-            are_files && self.rotations.has_all_of(&copy.content, &log.content)
-        };
-        let has_copy = |log: &Path, known: &Object| {
-            // Another name of the same file keeps nothing.
-            let is_copy = |path: &Path, there: &Object| {
-                (there.device, there.inode) != (known.device, known.inode)
-                    && has_all(there, known)
-                    && is_copy_of(path, log)
-                    && is_growing(path)
-            };
-            let is_known_copy = |path: &Path, there: &Object| !now.contains_key(path) && is_copy(path, there);
-            now.iter().any(|(path, there)| there.is_some_and(|there| is_copy(path, there)))
-                || self.known_copies(log).iter().any(|(path, there)| is_known_copy(path, there))
-        };
         let is_copied = |one: &Seen| match (&one.known, &one.there) {
             (Some(known), Some(there)) => {
                 let is_it = (known.device, known.inode) == (there.device, there.inode);
@@ -537,16 +558,19 @@ impl<S: Sink> Engine<S> {
                 known.kind == there.kind
                     && (is_it || is_new_log(one, known, there))
                     && !one.grown
-                    && has_copy(&one.path, known)
+                    && self.has_copy(seen, &one.path, known)
             }
             (None, Some(there)) => {
                 let unpacked = one.unpacked.map(Content::Digest);
+                let is_packed =
+                    |log: &Object| unpacked.as_ref() == Some(&log.content) && opens_no_more(there, log);
                 let is_of = |log: &Path| {
-                    let log = baseline.get(log).filter(|_| is_growing(log));
-                    log.is_some_and(|log| {
-                        (is_same(there, &log) || unpacked.as_ref() == Some(&log.content))
-                            && opens_no_more(there, &log)
-                    })
+                    let known = baseline.get(log).filter(|_| is_growing(log));
+                    known.is_some_and(|known| {
+                        is_packed(&known) || is_same(there, &known) && opens_no_more(there, &known)
+                    }) || unpacked.is_some()
+                        && is_numbered(&one.path, log)
+                        && self.known_copies(log).iter().any(|(_, copy)| is_packed(copy))
                 };
                 is_plain(there) && logs_of(&one.path).any(|log| is_of(&log))
             }
@@ -559,7 +583,7 @@ impl<S: Sink> Engine<S> {
                     Some(there) => there.cloned(),
                     None => baseline.get(&packed),
                 };
-                is_growing(&packed) && there.is_some_and(|there| has_all(&there, known))
+                is_growing(&packed) && there.is_some_and(|there| self.has_all(&there, known))
             }
             _ => false,
         };
@@ -618,6 +642,15 @@ mod tests {
 
         for path in ["/l/a.log.1", "/l/a.log-20261128", "/l/a.log.2.gz", "/l/a-1.log", "/l/a.1.log"] {
             assert!(is(path, "/l/a.log"), "{path}");
+        }
+        for (path, number) in [
+            ("/l/a.log.1", Some(1)),
+            ("/l/a.log.12.gz", Some(12)),
+            ("/l/a-3.log", Some(3)),
+            ("/l/a.log-20261128", None),
+            ("/l/a.log.old", None),
+        ] {
+            assert_eq!(number_of(Path::new(path), Path::new("/l/a.log")), number, "{path}");
         }
         for path in ["/l/a.log", "/l/a.log.old", "/l/a-access.log", "/l/a.log.x1", "/l/a1.log", "/l/a.log."] {
             assert!(!is(path, "/l/a.log"), "{path}");

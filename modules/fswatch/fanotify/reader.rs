@@ -294,7 +294,7 @@ impl Reader {
             batch.path(
                 lane,
                 path,
-                Happened { appeared: true, moved_from: source.clone(), ..happened.clone() },
+                Happened { appeared: true, closed: true, moved_from: source.clone(), ..happened.clone() },
             );
         }
     }

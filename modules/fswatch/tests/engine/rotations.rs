@@ -20,7 +20,7 @@ on_every_backend! {
     a_rotation_is_no_change_however_long_it_takes,
     a_log_with_an_extension_is_found_in_its_copy_of_an_earlier_round,
     what_only_looks_like_a_rotation_is_told,
-    a_copy_that_is_overwritten_while_older_ones_stay_is_told,
+    a_copy_that_is_overwritten_and_is_not_the_oldest_is_told,
     a_log_that_is_renamed_and_compressed_in_one_moment_is_no_change,
     a_copy_that_lets_others_read_or_write_what_the_log_does_not_is_told,
     what_is_done_to_a_log_while_it_is_renamed_is_told,
@@ -245,26 +245,37 @@ fn what_only_looks_like_a_rotation_is_told() {
     assert_eq!(texts(&open, temp.path()), ["created log.3"]);
 }
 
-fn a_copy_that_is_overwritten_while_older_ones_stay_is_told() {
+fn a_copy_that_is_overwritten_and_is_not_the_oldest_is_told() {
     let temp = tempfile::tempdir().unwrap();
     let at = |name: &str| temp.path().join(name);
-    for name in ["a", "a.1", "a.2", "b", "b.1", "b.2"] {
-        fs::write(at(name), name).unwrap();
+    for log in ["a", "b", "c", "d", "e", "f"] {
+        for end in ["", ".1", ".2", ".3"] {
+            let name = format!("{log}{end}");
+            fs::write(at(&name), &name).unwrap();
+        }
     }
     let mut running = Running::settling(json!({"paths": {"path": [temp.path()], "growing": true}}), 500);
 
-    // As a rotation that keeps two does.
-    for (from, to) in [("a.1", "a.2"), ("a", "a.1")] {
-        fs::rename(at(from), at(to)).unwrap();
-    }
-    fs::write(at("a"), "").unwrap();
-    let rotated = running.told(temp.path());
-    fs::rename(at("b"), at("b.1")).unwrap();
-    fs::write(at("b"), "").unwrap();
-    let overwritten = running.told(temp.path());
+    let mut told = |moves: &[(&str, &str)], log: &str| {
+        for (from, to) in moves {
+            fs::rename(at(from), at(to)).unwrap();
+        }
+        if !at(log).exists() {
+            fs::write(at(log), "").unwrap();
+        }
+        sorted_texts(&running.told(temp.path()), temp.path())
+    };
 
-    assert_eq!(texts(&rotated, temp.path()), [""; 0]);
-    assert_eq!(texts(&overwritten, temp.path()), ["changed b.1"]);
+    // As a rotation that keeps three does.
+    assert_eq!(told(&[("a.2", "a.3"), ("a.1", "a.2"), ("a", "a.1")], "a"), [""; 0]);
+    assert_eq!(told(&[("b", "b.1")], "b"), ["changed b.1"]);
+    // An older one over a newer one, alone and all of them.
+    assert_eq!(told(&[("c.2", "c.1")], "c"), ["changed c.1"]);
+    assert_eq!(told(&[("d.2", "d.1"), ("d.3", "d.2")], "d"), ["changed d.1"]);
+    assert_eq!(told(&[("e.2", "e.3"), ("e", "e.1")], "e"), ["changed e.1"]);
+    // The newest is compressed before.
+    assert!(Command::new("gzip").arg("-k").arg(at("f.1")).status().unwrap().success());
+    assert_eq!(told(&[("f.2", "f.3"), ("f.1.gz", "f.2.gz"), ("f", "f.1")], "f"), [""; 0]);
 }
 
 fn a_log_that_is_renamed_and_compressed_in_one_moment_is_no_change() {
