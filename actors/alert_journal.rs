@@ -25,7 +25,9 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Resp
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
 use vigie_fleet::host_facts;
-use vigie_journal::{AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, Renamed, SeenIds, Sizes, Writer};
+use vigie_journal::{
+    AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, Renamed, SeenIds, SettleError, Sizes, Writer,
+};
 
 use self::batch::RawAlert;
 pub use self::batch::{AlertBatch, NewAlert};
@@ -217,7 +219,16 @@ impl AlertJournal {
         let log = log.new(o!("component" => "alert_journal"));
         let directory = state_dir.join("journal");
         let unusable = |source| OpenError::Directory { path: directory.clone(), source };
-        let moved = vigie_journal::settle(&directory, &host_facts::machine()).map_err(unusable)?;
+        let moved =
+            vigie_journal::settle(&directory, &host_facts::machine()).or_else(|error| match error {
+                // A full disk keeps no agent from starting that could start without this.
+                SettleError::Unnoted(_) => {
+                    warn!(log, "if the state directory is copied to another machine now, that is not noticed";
+                        "path" => ?directory, "error" => %error);
+                    Ok(None)
+                }
+                SettleError::Failed(source) => Err(unusable(source)),
+            })?;
         let (writer, seen, recovery) = Writer::open(&directory, sizes(&section))?;
         let identity = vigie_journal::identity(&directory).map_err(unusable)?;
         if recovery.cut_bytes > 0 {
@@ -450,6 +461,10 @@ impl AlertJournal {
         // At the agent's end nobody waits for a disk that takes nothing.
         for flushed in self.flushing.drain(..) {
             flushed.send(()).ok();
+        }
+        // Nor does whoever wants another name for the journal: it keeps the old one, and is asked again.
+        for (_, answer) in self.renaming.drain(..) {
+            answer.send(None).ok();
         }
         let delay = self.retry_delay;
         self.retry_delay = (delay * 2).min(RETRY_MAX);

@@ -88,6 +88,8 @@ async fn alerts_wait_while_the_disk_takes_none_and_are_stored_when_it_does_again
         tokio::task::yield_now().await;
     };
     assert!(!waiting.is_finished());
+    let name = journal.send(RenameJournal { through: 0 }).await.unwrap();
+    assert_eq!(name, None, "nobody waits for the disk");
 
     std::fs::remove_file(&journal_dir).unwrap();
     let new = waiting.await.unwrap().unwrap().unwrap();
@@ -96,6 +98,18 @@ async fn alerts_wait_while_the_disk_takes_none_and_are_stored_when_it_does_again
     assert_eq!(new, [true]);
     assert_eq!(ids_on_disk(directory.path()), ["e-1"]);
     assert_eq!(journal.send(GetJournalStatus).await.unwrap().error, None);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_keeps_no_agent_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(journal(directory.path()));
+    let names = directory.path().join("journal/names.json");
+    std::fs::remove_file(&names).ok();
+    // Nothing can be written in its place.
+    std::fs::create_dir(&names).unwrap();
+
+    assert!(journal(directory.path()).moved.is_none());
 }
 
 #[actix_rt::test]

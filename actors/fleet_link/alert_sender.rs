@@ -67,6 +67,9 @@ const LOOKS: u32 = 30;
 /// The journal gets another name at most this often: whoever holds this host's key can make it look as if it had to.
 const RENAME_EVERY: Duration = Duration::from_secs(600);
 
+/// Pause after the disk did not take the journal's new name.
+const RENAME_RETRY: Duration = Duration::from_secs(5);
+
 /// How often the cursor is stored at most.
 const STORE_EVERY: Duration = Duration::from_secs(1);
 
@@ -77,8 +80,8 @@ pub(super) struct AlertSender {
     pub(super) key: Arc<AgentKey>,
     pub(super) journal: Addr<AlertJournal>,
     pub(super) membership: Addr<Membership>,
-    /// Counts how often another host was found to write under this name.
-    pub(super) twins: watch::Receiver<u64>,
+    /// Counts how often alerts of somebody else were found to bear the journal's name, or that they may.
+    pub(super) forks: watch::Receiver<u64>,
     pub(super) view: JournalView,
     pub(super) uplink: Uplink,
     /// How far the alerts are sent.
@@ -119,11 +122,39 @@ struct State {
     doubt: bool,
     /// How often the newest alert was asked for in vain.
     looks: u32,
-    /// Other hosts that were found, of those that [`AlertSender::twins`] counts.
-    twins: u64,
-    renamed_at: Option<Instant>,
+    /// What of [`AlertSender::forks`] was taken note of.
+    forks: u64,
+    renaming: Renaming,
     stored_at: Option<Instant>,
     dirty: bool,
+}
+
+/// When the journal gets another name.
+struct Renaming {
+    /// It is to get one, because what comes after this number may bear the present one twice.
+    due: Option<u64>,
+    /// Not before then.
+    at: Instant,
+}
+
+impl Renaming {
+    /// It is to get one. What was already in doubt stays so while it waits.
+    fn want(&mut self, through: u64) {
+        let due = self.due.get_or_insert(through);
+        *due = through.min(*due);
+    }
+
+    /// After which number it gets one now.
+    fn take_place(&self) -> Option<u64> {
+        self.due.filter(|_| Instant::now() >= self.at)
+    }
+
+    /// Takes note of whether it got one.
+    fn tried(&mut self, is_renamed: bool) {
+        let pause = if is_renamed { RENAME_EVERY } else { RENAME_RETRY };
+        self.at = Instant::now() + pause;
+        self.due = self.due.filter(|_| !is_renamed);
+    }
 }
 
 fn now() -> i64 {
@@ -141,8 +172,8 @@ impl AlertSender {
             connection: 0,
             doubt: false,
             looks: 0,
-            twins: 0,
-            renamed_at: None,
+            forks: 0,
+            renaming: Renaming { due: None, at: Instant::now() },
             stored_at: None,
             dirty: false,
         };
@@ -150,10 +181,10 @@ impl AlertSender {
         loop {
             // What is read while nobody is connected would only wait in memory.
             let Some(connection) = self.uplink.up().await else { return };
-            let twins = *self.twins.borrow_and_update();
-            if std::mem::replace(&mut state.twins, twins) != twins {
-                self.rename(&mut state).await;
+            if self.is_forked_anew(&mut state) {
+                state.renaming.want(self.cursor.settled());
             }
+            self.rename(&mut state).await;
             if connection != state.connection || state.doubt {
                 if !self.compare(&mut state).await {
                     tokio::time::sleep(RETRY).await;
@@ -237,7 +268,8 @@ impl AlertSender {
         tokio::select! {
             goes_on = state.journal.changed() => goes_on,
             stands = self.uplink.changed() => stands,
-            goes_on = self.twins.changed() => goes_on.is_ok(),
+            goes_on = self.forks.changed() => goes_on.is_ok(),
+            () = sleep_until(state.renaming.at), if state.renaming.due.is_some() => true,
             () = sleep_until(store_at), if state.dirty => {
                 self.store(state, true).await;
                 true
@@ -302,6 +334,9 @@ impl AlertSender {
             );
             self.progress.send_modify(|progress| progress.is_forked = true);
             self.membership.send(Reverted(text)).await.ok();
+            // The membership counts this one, too.
+            self.is_forked_anew(state);
+            state.renaming.want(self.cursor.settled());
             self.rename(state).await;
         }
         true
@@ -328,15 +363,20 @@ impl AlertSender {
         payload(&self.key, agent, journal, &record, alert.seq - 1, None, None).1 != alert.link()
     }
 
-    /// Has the journal go on under another name. What the broker may not have for good is sent again under that.
+    /// Whether a fork was found since this was asked last.
+    fn is_forked_anew(&mut self, state: &mut State) -> bool {
+        let forks = *self.forks.borrow_and_update();
+        std::mem::replace(&mut state.forks, forks) != forks
+    }
+
+    /// Has the journal go on under another name, if it is to and may. What was in doubt is sent again under that.
     async fn rename(&mut self, state: &mut State) {
-        if state.renamed_at.is_some_and(|at| at.elapsed() < RENAME_EVERY) {
-            return;
-        }
-        let through = self.cursor.settled();
-        let Ok(Some(name)) = self.journal.send(RenameJournal { through }).await else { return };
+        let Some(through) = state.renaming.take_place() else { return };
+        let name = self.journal.send(RenameJournal { through }).await.ok().flatten();
+        state.renaming.tried(name.is_some());
+        let Some(name) = name else { return };
         self.cursor = self.cursor.clone().renamed(name, through);
-        (state.renamed_at, state.place, state.dirty) = (Some(Instant::now()), None, true);
+        (state.place, state.dirty) = (None, true);
         self.rewind(state, through, None);
         self.tell(None);
         self.store(state, true).await;
@@ -413,7 +453,9 @@ impl AlertSender {
             }
             Err(_) => {}
         }
-        self.journal.send(SentThrough(Some(settled))).await.ok();
+        // What waits for another name is sent again.
+        let through = state.renaming.due.map_or(settled, |due| due.min(settled));
+        self.journal.send(SentThrough(Some(through))).await.ok();
     }
 }
 
@@ -521,6 +563,31 @@ fn shorten(value: &mut Value, limit: usize, depth: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[actix_rt::test]
+    async fn another_name_that_is_due_waits_for_its_time_and_for_the_disk() {
+        tokio::time::pause();
+        let mut renaming = Renaming { due: None, at: Instant::now() };
+        assert_eq!(renaming.take_place(), None);
+        renaming.want(7);
+        assert_eq!(renaming.take_place(), Some(7));
+        renaming.tried(false);
+        assert_eq!(renaming.take_place(), None);
+        tokio::time::advance(RENAME_RETRY).await;
+        assert_eq!(renaming.take_place(), Some(7));
+        renaming.tried(true);
+
+        // What the fleet has for good in the meantime is in doubt all the same.
+        renaming.want(8);
+        tokio::time::advance(RENAME_EVERY / 2).await;
+        renaming.want(20);
+        assert_eq!(renaming.take_place(), None);
+        tokio::time::advance(RENAME_EVERY / 2).await;
+        assert_eq!(renaming.take_place(), Some(8));
+        renaming.tried(true);
+        tokio::time::advance(RENAME_EVERY).await;
+        assert_eq!(renaming.take_place(), None);
+    }
 
     fn sent(message: String, previous: u64) -> FleetAlert {
         let key = AgentKey::generate();

@@ -16,7 +16,8 @@ pub(super) const COPIED: &str = "the agent's files were created on another machi
 #[rtype(result = "()")]
 pub(super) struct OtherWriter(pub(super) bool);
 
-/// The fleet has something of this agent that its files do not know, and what. Sent by `alert_sender` and `presence`.
+/// The fleet has something of this agent that its files do not know, and what. Sent by `alert_sender` and `presence`: alerts
+/// that these files do not know may bear the journal's name also where the fleet does not have them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Reverted(pub(super) String);
@@ -33,7 +34,7 @@ impl Handler<OtherWriter> for Membership {
             );
             if self.raise(Trouble::RunsTwice, text) {
                 // What both record from now on must not bear one name.
-                self.twins.send_modify(|twins| *twins += 1);
+                self.forks.send_modify(|forks| *forks += 1);
             }
         } else {
             self.beats_alone = self.beats_alone.saturating_add(1);
@@ -48,6 +49,8 @@ impl Handler<Reverted> for Membership {
     type Result = ();
 
     fn handle(&mut self, Reverted(text): Reverted, _: &mut Self::Context) {
-        self.raise(Trouble::Reverted, text);
+        if self.raise(Trouble::Reverted, text) {
+            self.forks.send_modify(|forks| *forks += 1);
+        }
     }
 }

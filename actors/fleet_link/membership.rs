@@ -187,8 +187,8 @@ pub(super) struct Membership {
     pub(super) uplink: Uplink,
     pub(super) troubles: Troubles,
     voice: Voice,
-    /// Counts how often another host was found to write under this name.
-    pub(super) twins: watch::Sender<u64>,
+    /// Counts how often alerts of somebody else were found to bear the journal's name, or that they may.
+    pub(super) forks: watch::Sender<u64>,
     /// Signs of life since another host wrote under this name.
     pub(super) beats_alone: u32,
     interrupted: Vec<ActionId>,
@@ -237,7 +237,7 @@ impl Membership {
         let (policy, policies) = watch::channel(policy.map(Arc::new));
         let (facts, shown_facts) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
-        let (twins, found_twins) = watch::channel(0);
+        let (forks, found_forks) = watch::channel(0);
         let (send_arrived, arrived) = mpsc::channel(1);
         let (standing, orders) = mpsc::channel(ORDERS);
         let (heads, shown_heads) = watch::channel(Vec::new());
@@ -351,7 +351,7 @@ impl Membership {
                     key: key.clone(),
                     journal,
                     membership,
-                    twins: found_twins,
+                    forks: found_forks,
                     view: view.clone(),
                     uplink: uplink.clone(),
                     cursor,
@@ -401,7 +401,7 @@ impl Membership {
             uplink,
             troubles,
             voice,
-            twins,
+            forks,
             beats_alone: 0,
             interrupted,
             packs,

@@ -36,7 +36,7 @@ mod tests;
 pub use cursor::{Cursor, identity};
 pub use draft::Draft;
 pub use line::{Counts, Record, Why};
-pub use names::{Names, Renamed, settle};
+pub use names::{Names, Renamed, SettleError, settle};
 pub use reader::{Cause, Damage, DamageKind, Item, Missing, Portion, Reader, start_of_last};
 pub use recovery::Recovery;
 pub use retention::GivenUp;

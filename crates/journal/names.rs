@@ -101,7 +101,10 @@ pub(crate) fn rename(directory: &Path, through: u64) -> io::Result<Renamed> {
 
 fn rename_in(directory: &Path, mut kept: Kept, through: u64) -> io::Result<Renamed> {
     let (before, now) = (identity(directory)?, new_identity()?);
-    // Written first: an end in between leaves the present name among the earlier ones, and `settle` completes it.
+    // Written first: an end in between leaves the present name among the earlier ones, and `settle` or the next call
+    // completes it.
+    let begun = kept.earlier.iter().find(|earlier| earlier.journal == before);
+    let through = begun.map_or(through, |begun| begun.through.min(through));
     kept.earlier.retain(|earlier| earlier.journal != before);
     if kept.earlier.len() >= MAX_EARLIER {
         kept.earlier.remove(0);
@@ -112,13 +115,24 @@ fn rename_in(directory: &Path, mut kept: Kept, through: u64) -> io::Result<Renam
     Ok(Renamed { before, now })
 }
 
+/// Why it is not settled what a journal is called.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// Only which machine it is on could not be noted: the journal can be used.
+    #[error("cannot note in {FILE_NAME} which machine the journal is on: {0}")]
+    Unnoted(#[source] io::Error),
+    /// It may need another name, and cannot get one.
+    #[error("cannot give the journal another name: {0}")]
+    Failed(#[from] io::Error),
+}
+
 /// Notes that the journal in `directory` is on this machine, and gives it another name when it comes from another one, or was
 /// to get one when the agent ended. A machine without an ID is never another one. Blocking; called before the journal is
 /// opened.
 ///
 /// # Errors
 /// When it cannot be written to disk.
-pub fn settle(directory: &Path, machine: &str) -> io::Result<Option<Renamed>> {
+pub fn settle(directory: &Path, machine: &str) -> Result<Option<Renamed>, SettleError> {
     durable::make_directory(directory)?;
     let mut kept = kept(directory);
     if let Some(before) = known_identity(directory)
@@ -133,11 +147,10 @@ pub fn settle(directory: &Path, machine: &str) -> io::Result<Option<Renamed>> {
     }
     let before = std::mem::replace(&mut kept.machine, machine.to_owned());
     if before.is_empty() || known_identity(directory).is_none() {
-        store(directory, &kept)?;
-        return Ok(None);
+        return store(directory, &kept).map(|()| None).map_err(SettleError::Unnoted);
     }
     // All that was recorded there is recorded there under that name too.
-    rename_in(directory, kept, u64::MAX).map(Some)
+    Ok(Some(rename_in(directory, kept, u64::MAX)?))
 }
 
 #[cfg(test)]
@@ -176,6 +189,25 @@ mod tests {
         assert_eq!(settle(path, "b").unwrap(), None);
         std::fs::write(path.join(FILE_NAME), "{").unwrap();
         assert_eq!(Names::of(path).unwrap().resume(&first, 7), None);
+    }
+
+    /// Nothing can be written where a directory is.
+    #[test]
+    fn a_disk_that_takes_nothing_keeps_a_journal_closed_only_if_it_needs_another_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let first = identity(path).unwrap();
+        std::fs::create_dir(path.join(FILE_NAME)).unwrap();
+        assert!(matches!(settle(path, "a"), Err(SettleError::Unnoted(_))));
+        std::fs::remove_dir(path.join(FILE_NAME)).unwrap();
+        assert_eq!(settle(path, "a").unwrap(), None);
+
+        // Half of a renaming, which is tried again.
+        let kept = Kept { earlier: vec![Earlier { journal: first.clone(), through: 7 }], ..kept(path) };
+        store(path, &kept).unwrap();
+        rename(path, 90).unwrap();
+        let names = Names::of(path).unwrap();
+        assert_eq!((names.earlier.len(), names.resume(&first, 90)), (1, Some(7)));
     }
 
     #[test]

@@ -101,15 +101,20 @@ fn a_copy_on_another_machine_says_so_at_its_start_and_no_alert_is_taken_for_anot
     web.configure("", &alerter(3, "original again"));
     let _agent = web.host.start();
     wait_sent(&web, 6);
-    assert_eq!(journal_name(&web), first, "the original is what it was");
 
     assert_eq!(texts(&fleet, "original").len(), 6);
     assert_eq!(texts(&fleet, "copy").len(), 3);
     patiently("the original hears that somebody went on", || stands(&web, "state-reverted").then_some(()));
+    // It cannot know that the copy already has another name.
+    patiently("so does the original", || {
+        let third = journal_name(&web);
+        (third != first && third != second).then_some(())
+    });
+    wait_sent(&web, 7);
     let alice = Person::alice(&fleet);
     let shown = alice.json(&fleet, &["alerts", "-t", "all"]);
     let of = |kind: &str| shown.iter().filter(|line| line["type"] == kind).count();
-    assert_eq!((of("renamed"), of("fork"), of("gap"), of("gone")), (1, 0, 0, 0), "{shown:#?}");
+    assert_eq!((of("renamed"), of("fork"), of("gap"), of("gone")), (2, 0, 0, 0), "{shown:#?}");
     // A restart of the copy begins no further journal, and says so again.
     drop(copied);
     let _copied = copy.host.start_by(&elsewhere);
@@ -228,7 +233,7 @@ fn after_a_snapshot_was_put_back_no_alert_is_taken_for_one_that_was_lost_with_it
     assert_eq!(web.status()["problem"], json!(null));
 }
 
-/// Nothing was recorded since the snapshot, so only the lives differ.
+/// The fleet has no alert that the snapshot lacks, so only the lives differ.
 #[test]
 fn a_snapshot_that_was_put_back_is_noticed_although_no_alert_was_lost_with_it() {
     if server_is_missing() {
@@ -250,7 +255,8 @@ fn a_snapshot_that_was_put_back_is_noticed_although_no_alert_was_lost_with_it() 
 
     let agent = web.host.start();
     patiently("it is noticed", || stands(&web, "state-reverted").then_some(()));
-    assert_eq!(journal_name(&web), first, "no alert of it is in doubt");
+    // What was recorded since may be where the fleet does not see it: in a collector of the host's own.
+    patiently("the journal goes on under another name", || (journal_name(&web) != first).then_some(()));
     patiently("the fleet is told", || (fleet.heartbeat("web-1")?["reverted"] == true).then_some(()));
     drop(agent);
     let _agent = web.host.start();
