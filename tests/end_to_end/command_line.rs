@@ -1,5 +1,7 @@
 //! What operators type, and what they get.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
 
 use serde_json::Value;
@@ -10,7 +12,7 @@ fn host(rest: &str) -> Host {
     Host::new(&Settings::default(), rest)
 }
 
-fn run(arguments: &[&str]) -> Ran {
+fn run(arguments: &[impl AsRef<OsStr>]) -> Ran {
     let output = Command::new(VIGIE).args(arguments).output().unwrap();
     Ran {
         code: output.status.code().unwrap_or(-1),
@@ -30,6 +32,15 @@ fn help_goes_to_standard_output_and_wrong_usage_to_standard_error_with_64() {
         let ran = run(arguments);
         assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{arguments:?}");
         assert!(!ran.err.is_empty());
+    }
+    // Names need not be text: that none can be queried here is all that is wrong with the first.
+    for (before, code) in
+        [(&["query", "file", "--path"][..], 69), (&["module", "persist"], 64), (&["nosuch"], 64)]
+    {
+        let mut arguments: Vec<&OsStr> = before.iter().map(OsStr::new).collect();
+        arguments.push(OsStr::from_bytes(b"/\xff"));
+        let ran = run(&arguments);
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{arguments:?}: {ran:?}");
     }
 }
 
