@@ -195,10 +195,11 @@ impl<'a> Answers<'a> {
         self.is_open = true;
     }
 
-    /// Of whom nobody knows whether he was meant: enrolled, and never seen.
+    /// Of whom nobody knows whether he was meant: enrolled, and neither seen nor heard.
     pub(crate) fn unknown(&self) -> BTreeSet<&AgentId> {
         let unknown = self.joined.unknown().chain(self.joined.unchecked());
-        unknown.filter(|_| self.is_open).collect()
+        let has_answered = |agent: &AgentId| self.actions.keys().any(|action| self.has(action, agent));
+        unknown.filter(|agent| self.is_open && !has_answered(agent)).collect()
     }
 
     /// Who was asked, by whichever action.
@@ -219,6 +220,12 @@ impl<'a> Answers<'a> {
     /// Who has not answered this action.
     pub(crate) fn silent_to(&self, action: &ActionId) -> impl Iterator<Item = &AgentId> {
         self.actions.get(action).into_iter().flat_map(|asked| &asked.silent)
+    }
+
+    /// Whose answer to this action the broker may have: of those too of whom nobody knows whether they were meant.
+    pub(crate) fn missing(&self, action: &ActionId) -> impl Iterator<Item = &AgentId> {
+        let unseen = self.joined.unknown().filter(|agent| self.is_open && !self.has(action, agent));
+        self.silent_to(action).chain(unseen)
     }
 
     /// Takes a message that was stored at this time, in seconds since 1970.

@@ -349,9 +349,9 @@ pub(crate) async fn fetch_missing(
     connection: &Connection,
     waiting: &Waiting,
 ) -> Result<bool, Failure> {
-    let silent: Vec<AgentId> = answers.silent_to(&waiting.action).cloned().collect();
+    let missing: Vec<AgentId> = answers.missing(&waiting.action).cloned().collect();
     let mut came = Vec::new();
-    let fetched = fetch(&connection.client, &waiting.action, silent, |entry| {
+    let fetched = fetch(&connection.client, &waiting.action, missing, |entry| {
         let one = answers.take(&waiting.action, &entry.subject, &entry.value, entry.stored);
         let agent = subjects::last_name(&entry.subject);
         came.push(one);

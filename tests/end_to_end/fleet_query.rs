@@ -373,6 +373,29 @@ async fn whoever_answers_one_of_several_actions_is_silent_to_the_others() {
 }
 
 #[tokio::test]
+async fn a_host_that_answers_is_known_although_it_was_never_seen() {
+    let Some(fleet) = fleet(1).await else { return };
+    let (agent, key): (AgentId, _) = ("unseen".parse().unwrap(), AgentKey::generate());
+    enrol(&fleet.administrator, &Enrolment::new("o", &agent, key.public_key(), now())).await;
+    let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "none", "--json"];
+    let mut client = fleet.start("asked", &question);
+    let action = fleet.action_after(None).await;
+    wait(&mut client).await;
+    fleet.answer(&action, &fleet.agents, 10).await;
+    let results = async |name: &str| {
+        let mut client = fleet.start(name, &["fleet", "results", action.as_str(), "--json"]);
+        let code = wait(&mut client).await;
+        let lines = lines(&fleet.file(name));
+        (code, lines.iter().any(|line| line["type"] == "silent" && line["agent"] == "unseen"))
+    };
+
+    assert_eq!(results("before").await, (2, true));
+    fleet.answer(&action, &[(agent, key)], 10).await;
+
+    assert_eq!(results("after").await, (0, false));
+}
+
+#[tokio::test]
 async fn answers_go_on_over_a_restart_of_the_broker_and_the_silent_are_named() {
     let Some(mut fleet) = fleet(6).await else { return };
     let mut client = fleet.start(
