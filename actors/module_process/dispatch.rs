@@ -13,13 +13,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message, Recipient};
 use slog::{Logger, info, warn};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use vigie_journal::{Cursor, Item, Names, Portion};
 use vigie_protocol::message::Message as WireMessage;
@@ -161,74 +162,94 @@ pub(crate) struct Delivery {
 impl Delivery {
     /// Delivers until `closed` says that the module takes no more. The actor that owns the module's life owns this future;
     /// the life is over when it has ended.
-    pub(crate) async fn run(self, mut closed: oneshot::Receiver<()>) {
-        let directory = self.state_dir.join("dispatch");
-        let path = directory.join(format!("{}.cursor", self.module));
-        let journal = self.view.directory.clone();
+    pub(crate) async fn run(mut self, mut closed: oneshot::Receiver<()>) {
+        let path = self.state_dir.join("dispatch").join(format!("{}.cursor", self.module));
+        let mut before = None;
+        loop {
+            let called = self.view.name.borrow_and_update().clone();
+            let is_begun = before.is_some();
+            let cursor = tokio::select! {
+                cursor = self.begin(&path, before) => cursor,
+                _ = &mut closed => return,
+            };
+            info!(self.log, "module receives the alerts of the other modules"; "seq" => cursor.after);
+            if let Some(acknowledged) = &self.acknowledged {
+                acknowledged.prefix.replace(format!("{}-", cursor.journal));
+            }
+            let mut under_way = UnderWay {
+                follower: self.view.follow(cursor.after),
+                window: Window::new(cursor.after),
+                stored: (!is_begun).then_some(cursor.after),
+                store_at: Instant::now(),
+                progress: Instant::now(),
+                path: path.clone(),
+                journal: cursor.journal,
+                name: self.view.name.clone(),
+                called,
+            };
+            let is_renamed = tokio::select! {
+                biased;
+                _ = &mut closed => false,
+                is_renamed = self.deliver(&mut under_way) => is_renamed,
+            };
+            self.take_acknowledged(&mut under_way);
+            if !is_renamed {
+                // What was acknowledged last need not come again; a disk that does not answer is not waited for.
+                under_way.store_at = Instant::now();
+                timeout(STORE_PAUSE, under_way.store_when_due(&self.log)).await.ok();
+                return;
+            }
+            before = Some(under_way.cursor());
+        }
+    }
+
+    /// Where to begin: where it was stored, or where the delivery was under the journal's name `before`.
+    async fn begin(&self, path: &Path, before: Option<Cursor>) -> Cursor {
+        let (directory, journal) = (self.state_dir.join("dispatch"), self.view.directory.clone());
         #[expect(clippy::disallowed_methods, reason = "on Lane::Journal")]
         let loading = {
-            let path = path.clone();
+            let path = path.to_owned();
             move || {
                 if !directory.is_dir() {
                     DirBuilder::new().mode(0o700).create(&directory)?;
                 }
                 let names = Names::of(&journal)?;
+                let known = match &before {
+                    Some(before) => before.resumed(&names),
+                    None => Cursor::load(&path, &names),
+                };
                 let begin = || Cursor { journal: names.current().to_owned(), after: 0 };
-                std::io::Result::Ok(Cursor::load(&path, &names).unwrap_or_else(begin))
+                std::io::Result::Ok(known.unwrap_or_else(begin))
             }
         };
-        let read = async {
-            loop {
-                match work_threads::run(Lane::Journal, loading.clone()).await {
-                    Ok(Ok(cursor)) => return cursor,
-                    Ok(Err(error)) => {
-                        warn!(self.log, "cannot read the position of delivered alerts"; "error" => %error);
-                    }
-                    Err(error) => {
-                        warn!(self.log, "cannot read the position of delivered alerts"; "error" => %error);
-                    }
+        loop {
+            match work_threads::run(Lane::Journal, loading.clone()).await {
+                Ok(Ok(cursor)) => return cursor,
+                Ok(Err(error)) => {
+                    warn!(self.log, "cannot read the position of delivered alerts"; "error" => %error);
                 }
-                tokio::time::sleep(RETRY).await;
+                Err(error) => {
+                    warn!(self.log, "cannot read the position of delivered alerts"; "error" => %error);
+                }
             }
-        };
-        let cursor = tokio::select! {
-            cursor = read => cursor,
-            _ = &mut closed => return,
-        };
-        info!(self.log, "module receives the alerts of the other modules"; "seq" => cursor.after);
-        if let Some(acknowledged) = &self.acknowledged {
-            acknowledged.prefix.replace(format!("{}-", cursor.journal));
+            tokio::time::sleep(RETRY).await;
         }
-        let mut under_way = UnderWay {
-            follower: self.view.follow(cursor.after),
-            window: Window::new(cursor.after),
-            stored: cursor.after,
-            store_at: Instant::now(),
-            progress: Instant::now(),
-            path,
-            journal: cursor.journal,
-        };
-        tokio::select! {
-            biased;
-            _ = &mut closed => {}
-            () = self.deliver(&mut under_way) => {}
-        }
-        // What was acknowledged last need not come again; a disk that does not answer is not waited for.
-        self.take_acknowledged(&mut under_way);
-        under_way.store_at = Instant::now();
-        timeout(STORE_PAUSE, under_way.store_when_due(&self.log)).await.ok();
     }
 
-    async fn deliver(&self, under_way: &mut UnderWay) {
+    /// Whether it ended because the journal got another name.
+    async fn deliver(&self, under_way: &mut UnderWay) -> bool {
         loop {
             self.take_acknowledged(under_way);
             under_way.store_when_due(&self.log).await;
+            if under_way.is_renamed() {
+                return true;
+            }
             if !under_way.window.is_full() {
                 match under_way.follower.read(under_way.window.portion()).await {
                     Ok(items) if items.is_empty() => {}
                     Ok(items) => {
                         if !self.send(items, under_way).await {
-                            return;
+                            return false;
                         }
                         continue;
                     }
@@ -240,7 +261,7 @@ impl Delivery {
                 }
             }
             if !self.wait(under_way).await {
-                return;
+                return false;
             }
         }
     }
@@ -303,6 +324,7 @@ impl Delivery {
         tokio::select! {
             () = acknowledgement => true,
             more = under_way.follower.changed(), if !full => more,
+            renamed = under_way.name.changed() => renamed.is_ok(),
             () = sleep_until(store) => true,
             () = sleep_until(redeliver) => {
                 warn!(self.log, "the module does not acknowledge alerts; delivering them again");
@@ -319,19 +341,30 @@ impl Delivery {
 struct UnderWay {
     follower: Follower,
     window: Window,
-    /// What the cursor on disk says.
-    stored: u64,
+    /// What the cursor on disk says of this journal.
+    stored: Option<u64>,
     /// When it is written next.
     store_at: Instant,
     /// When an alert was written or acknowledged last.
     progress: Instant,
     path: PathBuf,
     journal: String,
+    /// What the journal is called, and was called when this was begun.
+    name: watch::Receiver<Arc<str>>,
+    called: Arc<str>,
 }
 
 impl UnderWay {
     fn is_stored(&self) -> bool {
-        self.stored == self.window.delivered
+        self.stored == Some(self.window.delivered)
+    }
+
+    fn is_renamed(&self) -> bool {
+        *self.name.borrow() != self.called
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor { journal: self.journal.clone(), after: self.window.delivered }
     }
 
     /// Writes the cursor; a disk that takes nothing is tried again, and costs only that alerts come twice.
@@ -339,11 +372,11 @@ impl UnderWay {
         if self.is_stored() || Instant::now() < self.store_at {
             return;
         }
-        let cursor = Cursor { journal: self.journal.clone(), after: self.window.delivered };
+        let cursor = self.cursor();
         let (path, after) = (self.path.clone(), cursor.after);
         self.store_at = Instant::now() + STORE_PAUSE;
         match work_threads::run(Lane::Journal, move || cursor.store(&path)).await {
-            Ok(Ok(())) => self.stored = after,
+            Ok(Ok(())) => self.stored = Some(after),
             Ok(Err(error)) => {
                 warn!(log, "cannot store the position of delivered alerts"; "error" => %error);
             }
@@ -359,7 +392,69 @@ impl UnderWay {
 mod tests {
     use super::*;
 
+    use actix::{Actor, Context, Handler};
     use proptest::prelude::*;
+    use slog::{Discard, o};
+    use tokio::sync::mpsc;
+    use vigie_config::model::JournalSection;
+
+    use crate::alert_journal::{AlertJournal, GetJournalView, NewAlert, RenameJournal, StoreAlerts};
+
+    /// A module that takes everything at once.
+    struct Taking(mpsc::UnboundedSender<String>);
+
+    impl Actor for Taking {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<DeliverLines> for Taking {
+        type Result = ();
+
+        fn handle(&mut self, DeliverLines { text, written }: DeliverLines, _: &mut Self::Context) {
+            for line in String::from_utf8(text).unwrap().lines() {
+                self.0.send(line.to_owned()).unwrap();
+            }
+            written.send(()).unwrap();
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_delivery_follows_the_journal_to_another_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Logger::root(Discard, o!());
+        let journal = AlertJournal::open(directory.path(), JournalSection::default(), &log).unwrap().start();
+        let view = journal.send(GetJournalView).await.unwrap();
+        let first = view.name.borrow().clone();
+        let (taking, mut taken) = mpsc::unbounded_channel();
+        let acknowledged = Rc::<Acknowledged>::default();
+        let (close, closed) = oneshot::channel();
+        let delivery = Delivery {
+            module: "mail".parse().unwrap(),
+            state_dir: directory.path().to_owned(),
+            view,
+            stdin: Taking(taking).start().recipient(),
+            acknowledged: Some(acknowledged.clone()),
+            log,
+        };
+        let delivering = actix_rt::spawn(delivery.run(closed));
+        let alert = NewAlert { id: None, message: "seen".to_owned() };
+        let alerts = Arc::new(vec![alert].into());
+        let module = "watch".parse().unwrap();
+        journal.send(StoreAlerts { module, alerts, about: None, last_words: false }).await.unwrap().unwrap();
+        assert!(taken.recv().await.unwrap().contains(&format!("{first}-1")));
+        acknowledged.add(&format!("{first}-1"));
+
+        let second = journal.send(RenameJournal { through: 1 }).await.unwrap().unwrap();
+        let told = taken.recv().await.unwrap();
+        assert!(told.contains("journal_renamed") && told.contains(&format!("{second}-2")), "{told}");
+        acknowledged.add(&format!("{second}-2"));
+        close.send(()).unwrap();
+        delivering.await.unwrap();
+
+        let names = Names::of(&directory.path().join("journal")).unwrap();
+        let stored = Cursor::load(&directory.path().join("dispatch/mail.cursor"), &names).unwrap();
+        assert_eq!((stored.journal, stored.after), (second, 2));
+    }
 
     #[test]
     fn the_cursor_waits_for_the_oldest_alert() {

@@ -58,8 +58,13 @@ impl Cursor {
     #[must_use]
     pub fn load(path: &Path, names: &Names) -> Option<Self> {
         let text = durable::read_bounded(path, MAX_CURSOR_BYTES).ok()?;
-        let stored = serde_json::from_slice::<Self>(&text).ok()?;
-        let after = names.resume(&stored.journal, stored.after)?;
+        serde_json::from_slice::<Self>(&text).ok()?.resumed(names)
+    }
+
+    /// Where its reader goes on under the present name; nothing when it is of another journal.
+    #[must_use]
+    pub fn resumed(&self, names: &Names) -> Option<Self> {
+        let after = names.resume(&self.journal, self.after)?;
         Some(Self { journal: names.current().to_owned(), after })
     }
 
