@@ -229,6 +229,11 @@ impl Reader {
             }
             if let Some(ahead) = self.current.as_mut().and_then(|current| current.ahead.take()) {
                 if ahead.record.seq > through {
+                    // What was recorded is not here: it can be the end of a batch that is in the next segment.
+                    self.look_for_failed_end();
+                    if self.is_failed(ahead.record.seq) {
+                        continue;
+                    }
                     self.current.as_mut().map(|current| current.ahead.insert(ahead));
                     return Ok(None);
                 }
@@ -384,14 +389,14 @@ impl Reader {
         if !self.follows(&record, seal) {
             self.look_for_failed_end();
         }
+        let is_failed = self.is_failed(record.seq);
         let Some(current) = &mut self.current else { return };
         if record.seq <= current.last {
             // After a write that failed, a segment begins with what was in the one before.
             current.damaged |= !current.repeats;
             return;
         }
-        if current.failed_from.is_some_and(|first| record.seq >= first) {
-            // Of a batch that the disk did not take whole. It is in the next segment.
+        if is_failed {
             return;
         }
         current.repeats = false;
@@ -422,6 +427,11 @@ impl Reader {
         record.seq == current.last + 1
             && !current.damaged
             && seal.is_none_or(|seal| current.link.is_none_or(|link| seal.previous == link))
+    }
+
+    /// Whether a record is of a batch that the disk did not take whole. It is in the next segment.
+    fn is_failed(&self, seq: u64) -> bool {
+        self.current.as_ref().is_some_and(|current| current.failed_from.is_some_and(|first| seq >= first))
     }
 
     /// Looks whether the next segment says that the disk did not take the end of this one.

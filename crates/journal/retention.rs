@@ -61,7 +61,7 @@ impl Goes {
     /// Whether there is any of it.
     pub(crate) fn is_in(&self, contents: &Contents) -> bool {
         match self {
-            Self::All => true,
+            Self::All => contents.counts() != [0; 4],
             Self::Part(share, severity) => contents.count(share, *severity) > 0,
         }
     }

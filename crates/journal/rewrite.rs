@@ -148,6 +148,9 @@ impl Lines {
         let previous = seal.map(|seal| seal.previous);
         match read {
             Line::Header(header) => self.header(line, &header, previous),
+            // As with the records above.
+            Line::Commit(commit) if commit.commit > last => {}
+            Line::Deleted(deleted) if deleted.deleted.0 > last => {}
             Line::Commit(commit) => self.end_batch(Some((line, commit.head))),
             Line::Deleted(deleted) => self.deleted(deleted, previous.unwrap_or(0)),
             // It is written anew.
@@ -422,7 +425,7 @@ impl Rewrite {
     /// Puts the new file in the place of the old ones, or deletes them when nothing is left.
     ///
     /// # Errors
-    /// When it cannot be written to disk.
+    /// When it cannot be written to disk: what is in which file then is to be looked up.
     pub(crate) fn finish(self) -> io::Result<Thinned> {
         let mut go = self.segments.as_slice();
         if self.lines.thinned.written {
@@ -432,7 +435,11 @@ impl Rewrite {
             go = &go[1..];
         }
         for segment in go {
-            durable::remove(&segment.name.path(&self.directory))?;
+            match durable::remove(&segment.name.path(&self.directory)) {
+                // Somebody else did.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
         if !go.is_empty() {
             durable::sync_directory(&self.directory)?;

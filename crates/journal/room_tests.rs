@@ -2,9 +2,11 @@
 
 use std::fs;
 
-use vigie_files::recording::Recording;
+use vigie_files::recording::{Kind, Recording};
 
-use crate::tests::{ALL, Journal, MODULE, critical, missing, segments, temporary, what_is_left_after_a_cut};
+use crate::tests::{
+    ALL, Journal, MODULE, critical, missing, segments, seqs, temporary, what_is_left_after_a_cut,
+};
 use crate::verify::verify_while;
 use crate::{Item, Reader, Sizes, verify};
 
@@ -114,6 +116,39 @@ fn a_power_cut_while_segments_become_one_loses_nothing() {
                 what_is_left_after_a_cut(&history, cut, seed + cut as u64, acknowledged, sizes).unwrap();
             }
         }
+    }
+}
+
+#[test]
+fn a_merge_that_fails_half_way_while_the_journal_goes_on_loses_nothing() {
+    for (after, kind) in (0..24).flat_map(|after| [Kind::Any, Kind::Sync].map(|kind| (after, kind))) {
+        let directory = temporary();
+        let root = directory.path();
+        let recording = Recording::start(root);
+        let journal_directory = root.join("journal");
+        let mut journal = Journal::open(&journal_directory, Sizes { segment_bytes: 4000, keep_segments: 10 });
+        while journal.writer.merged == 0 {
+            flood(&mut journal, ["loud", "quiet"], 5);
+        }
+        for _ in 0..25 {
+            recording.fail_after(after, kind, 5);
+            flood(&mut journal, ["loud", "quiet"], 5);
+        }
+
+        let recorded = journal.writer.recorded();
+        for is_opened_anew in [false, true] {
+            if is_opened_anew {
+                let sizes = Sizes { segment_bytes: 4000, keep_segments: 10 };
+                drop(std::mem::replace(&mut journal, Journal::open(&journal_directory, sizes)));
+            }
+            let items = journal.items();
+            assert_eq!(missing(&items), [], "change {after} failed");
+            let deleted: u64 = journal.writer.deleted().iter().sum();
+            assert_eq!(seqs(&items).len() as u64 + deleted, recorded, "change {after} failed");
+            let verification = verify(&journal_directory, Some(recorded)).unwrap();
+            assert!(verification.is_whole(), "change {after} failed: {verification:?}");
+        }
+        drop(recording);
     }
 }
 

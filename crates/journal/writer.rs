@@ -405,10 +405,10 @@ impl Writer {
         if self.needs_snapshot() {
             let Some(snapshot) = snapshot else { return Err(AppendError::NeedsSnapshot) };
             // What is still in the way of the segment before goes at once.
-            self.make_room(u64::MAX);
+            self.make_room(u64::MAX, false);
             self.begin_segment(snapshot)?;
         }
-        self.make_room(self.step_bytes.max(draft.bytes() as u64 * STEP_FACTOR));
+        self.make_room(self.step_bytes.max(draft.bytes() as u64 * STEP_FACTOR), true);
         let Some(open) = &mut self.open else { return Err(AppendError::NeedsSnapshot) };
         self.sealed.clear();
         let (place, batch) = seal_batch(&mut self.sealed, draft, self.place);

@@ -2,16 +2,22 @@
 
 use std::io;
 
+use vigie_files::durable;
+
 use super::{Sizes, Writer};
 use crate::retention::{self, ClosedSegment, GivenUp, Goes, Victim};
 use crate::rewrite::Rewrite;
 use crate::segment::{self, Name};
 
+/// What one rewritten segment costs beside what is read, as bytes: it is synced several times.
+const REWRITE_BYTES: u64 = 1 << 20;
+
 impl Writer {
-    /// Keeps the closed segments within their allowance, and reads at most `budget` bytes to do so.
-    pub(super) fn make_room(&mut self, mut budget: u64) {
+    /// Keeps the closed segments within their allowance, and reads at most `budget` bytes to do so. `merges`: also where
+    /// segments become one, which makes no room.
+    pub(super) fn make_room(&mut self, mut budget: u64, merges: bool) {
         while self.must_make_room && budget > 0 {
-            if let Err(error) = self.step(&mut budget) {
+            if let Err(error) = self.step(&mut budget, merges) {
                 // It stays as it is, and the next segment tries again. Until then a half-written file would only take room.
                 (self.rewrite, self.must_make_room) = (None, false);
                 segment::delete_unfinished(&self.directory).ok();
@@ -24,9 +30,9 @@ impl Writer {
     }
 
     /// Goes on with what makes room.
-    fn step(&mut self, budget: &mut u64) -> io::Result<()> {
+    fn step(&mut self, budget: &mut u64, merges: bool) -> io::Result<()> {
         if self.rewrite.is_none() {
-            self.rewrite = self.next_rewrite()?;
+            self.rewrite = self.next_rewrite(merges)?;
         }
         let Some(rewrite) = &mut self.rewrite else {
             self.must_make_room = false;
@@ -34,9 +40,17 @@ impl Writer {
         };
         match rewrite.advance(budget) {
             Ok(false) => Ok(()),
-            Ok(true) => self.rewrite.take().map_or(Ok(()), |rewrite| self.finish(rewrite)),
+            Ok(true) => {
+                *budget = budget.saturating_sub(REWRITE_BYTES);
+                self.rewrite.take().map_or(Ok(()), |rewrite| self.finish(rewrite))
+            }
             Err(error) => {
-                let names = rewrite.segments().iter().map(|segment| segment.name).collect();
+                let names: Vec<Name> = rewrite.segments().iter().map(|segment| segment.name).collect();
+                if rewrite.goes().is_none() && error.kind() != io::ErrorKind::NotFound {
+                    // Others can still become one.
+                    let failed = self.closed.iter_mut().filter(|segment| names.contains(&segment.name));
+                    failed.for_each(|segment| segment.is_alone = true);
+                }
                 self.rewrite = None;
                 self.without(names, error)
             }
@@ -44,7 +58,7 @@ impl Writer {
     }
 
     /// What is to be done next, if anything is.
-    fn next_rewrite(&mut self) -> io::Result<Option<Rewrite>> {
+    fn next_rewrite(&mut self, merges: bool) -> io::Result<Option<Rewrite>> {
         let Sizes { segment_bytes, keep_segments } = self.sizes;
         let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
         loop {
@@ -55,6 +69,7 @@ impl Writer {
             };
             let (range, goes) = match next {
                 Some(Victim { index, goes }) => (index..index + 1, Some(goes)),
+                None if !merges => return Ok(None),
                 None => match retention::next_merge(&self.closed, keep_segments.saturating_mul(2) as usize) {
                     Some(index) => (index..index + 2, None),
                     None => return Ok(None),
@@ -130,6 +145,26 @@ impl Writer {
         if self.closed.len() == before { Err(error) } else { Ok(()) }
     }
 
+    /// After a change that failed half way: what is in the files counts, not what was to be in them.
+    fn look_again(&mut self, names: &[Name], last: u64) {
+        let [first, others @ ..] = names else { return };
+        let closed_at = segment::closed_at(&first.path(&self.directory)).unwrap_or(0);
+        let are_one = others.last().is_some_and(|other| closed_at >= other.first);
+        if are_one {
+            for other in others {
+                // Nobody reads it any more, and the next start tries again.
+                durable::remove(&other.path(&self.directory)).ok();
+            }
+            self.closed.retain(|segment| !others.contains(&segment.name));
+        }
+        if let Some(segment) = self.closed.iter_mut().find(|segment| segment.name == *first) {
+            segment.contents.is_rough = true;
+            if are_one {
+                segment.last = last;
+            }
+        }
+    }
+
     /// Puts what was rewritten in its place.
     fn finish(&mut self, rewrite: Rewrite) -> io::Result<()> {
         let doing = rewrite.goes().map(|goes: &Goes| (rewrite.name(), goes.clone()));
@@ -150,7 +185,7 @@ impl Writer {
         }
         let names: Vec<Name> = rewrite.segments().iter().map(|segment| segment.name).collect();
         let last = rewrite.segments().last().map_or(0, |segment| segment.last);
-        let thinned = rewrite.finish()?;
+        let thinned = rewrite.finish().inspect_err(|_| self.look_again(&names, last))?;
         #[cfg(test)]
         {
             self.merged += u64::from(names.len() > 1);
