@@ -203,7 +203,33 @@ fn is_numbered(path: &Path, log: &Path) -> bool {
     name.strip_prefix(log).is_some_and(is_number) || with_extension.is_some_and(is_number)
 }
 
-/// The number of a log's copy, where the oldest has the highest; none of a date.
+/// Whether a copy that something was renamed over is what a rotation loses: it is the oldest, by its age, and what is there
+/// now had the number beside it or is the log of the only copy.
+fn is_oldest(
+    (copy, known): (&Path, &Object),
+    (from, there): (&Path, &Object),
+    log: &Path,
+    copies: &[(PathBuf, Object)],
+) -> bool {
+    let Some(number) = number_of(copy, log) else { return from == log && is_old_log(copy, log) };
+    let mut others = copies.iter().filter(|(path, _)| path != copy && is_numbered(path, log));
+    let is_beside = match number_of(from, log) {
+        Some(other) => number.abs_diff(other) == 1,
+        None => from == log && others.clone().next().is_none(),
+    };
+    is_beside && known.modified <= there.modified && others.all(|(_, other)| known.modified <= other.modified)
+}
+
+/// Whether a name is that of the one copy that programs keep without a number.
+fn is_old_log(path: &Path, log: &Path) -> bool {
+    let (Some(name), Some(log)) = (path.file_name(), log.file_name()) else { return false };
+    let ends = [".old", "-old", ".bak", ".prev", ".last"];
+    name.as_bytes()
+        .strip_prefix(log.as_bytes())
+        .is_some_and(|end| ends.iter().any(|old| old.as_bytes() == end))
+}
+
+/// The number of a log's copy; none of a date.
 fn number_of(path: &Path, log: &Path) -> Option<u32> {
     /// Digits of the largest number.
     const DIGITS: usize = 5;
@@ -382,28 +408,24 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Which copies were lost because something was renamed over them. A rotation loses only the oldest one, to the log or to
-    /// a newer copy, or one that is kept elsewhere, as when it was compressed before.
+    /// Which copies were lost because something was renamed over them. A rotation loses only the oldest one, or one that is
+    /// kept elsewhere, as when it was compressed before.
     fn overwritten_copies(&self, seen: &[Seen], moves: &[(usize, usize)]) -> Vec<usize> {
         let gone_on: HashSet<usize> = moves.iter().map(|(log, _)| *log).collect();
-        let is_lost = |(from, copy): &(usize, usize)| {
+        let is_log = |log: &PathBuf| {
+            self.known_log(log).is_some() || self.rotations.away.iter().any(|(away, ..)| away == log)
+        };
+        let mut copies_of: HashMap<PathBuf, Vec<(PathBuf, Object)>> = HashMap::new();
+        let mut is_lost = |(from, copy): &(usize, usize)| {
             let (from, one) = (&seen[*from].path, &seen[*copy]);
             let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
             if (known.device, known.inode) == (there.device, there.inode) || gone_on.contains(copy) {
                 return false;
             }
-            let is_oldest = |log: &Path| {
-                let number = |path: &Path| number_of(path, log);
-                let known = self.known_copies(log).into_iter().filter_map(|(path, _)| number(&path));
-                let seen = seen.iter().filter(|one| one.there.is_some()).filter_map(|one| number(&one.path));
-                let oldest = known.chain(seen).max();
-                match number(&one.path) {
-                    Some(own) => Some(own) == oldest && (from == log || number(from) < Some(own)),
-                    // Such as `log.old`, of which there is one.
-                    None => from == log && !is_numbered(&one.path, log),
-                }
-            };
-            !logs_of(&one.path).any(|log| is_oldest(&log) || self.has_copy(seen, &log, known))
+            !logs_of(&one.path).filter(is_log).any(|log| {
+                let copies = copies_of.entry(log.clone()).or_insert_with(|| self.known_copies(&log));
+                is_oldest((&one.path, known), (from, there), &log, copies) || self.has_copy(seen, &log, known)
+            })
         };
         moves.iter().filter(|pair| is_lost(pair)).map(|(_, copy)| *copy).collect()
     }

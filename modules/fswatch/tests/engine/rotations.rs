@@ -248,11 +248,20 @@ fn what_only_looks_like_a_rotation_is_told() {
 fn a_copy_that_is_overwritten_and_is_not_the_oldest_is_told() {
     let temp = tempfile::tempdir().unwrap();
     let at = |name: &str| temp.path().join(name);
-    for log in ["a", "b", "c", "d", "e", "f"] {
-        for end in ["", ".1", ".2", ".3"] {
-            let name = format!("{log}{end}");
-            fs::write(at(&name), &name).unwrap();
+    let made = |name: &str, age: u64| {
+        fs::write(at(name), name).unwrap();
+        let modified = std::time::SystemTime::now() - std::time::Duration::from_secs(age * 86_400);
+        fs::File::options().write(true).open(at(name)).unwrap().set_modified(modified).unwrap();
+    };
+    for log in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        made(log, 0);
+        for number in 1..=3 {
+            // One program gives the newest copy the highest number.
+            made(&format!("{log}.{number}"), if log == "h" { 4 - number } else { number });
         }
+    }
+    for log in ["mail", "mail.err", "x", "x.old"] {
+        made(log, 1);
     }
     let mut running = Running::settling(json!({"paths": {"path": [temp.path()], "growing": true}}), 500);
 
@@ -273,6 +282,12 @@ fn a_copy_that_is_overwritten_and_is_not_the_oldest_is_told() {
     assert_eq!(told(&[("c.2", "c.1")], "c"), ["changed c.1"]);
     assert_eq!(told(&[("d.2", "d.1"), ("d.3", "d.2")], "d"), ["changed d.1"]);
     assert_eq!(told(&[("e.2", "e.3"), ("e", "e.1")], "e"), ["changed e.1"]);
+    assert_eq!(told(&[("g.1", "g.9")], "g"), [""; 0]);
+    assert_eq!(told(&[("g.2", "g.9")], "g"), ["changed g.9"]);
+    assert_eq!(told(&[("h.2", "h.1"), ("h.3", "h.2"), ("h", "h.3")], "h"), [""; 0]);
+    // Another log that only has a longer name.
+    assert_eq!(told(&[("mail", "mail.err")], "mail"), ["changed mail.err"]);
+    assert_eq!(told(&[("x", "x.old")], "x"), [""; 0]);
     // The newest is compressed before.
     assert!(Command::new("gzip").arg("-k").arg(at("f.1")).status().unwrap().success());
     assert_eq!(told(&[("f.2", "f.3"), ("f.1.gz", "f.2.gz"), ("f", "f.1")], "f"), [""; 0]);
@@ -402,8 +417,8 @@ fn what_is_no_copy_any_more_excuses_no_loss() {
     empty("a");
     fs::remove_file(at("b.1")).unwrap();
     // The copy goes in the same moment.
-    empty("c");
     fs::remove_file(at("c.1")).unwrap();
+    empty("c");
     let lost = running.told(temp.path());
     // A copy that is the same file.
     fs::hard_link(at("d"), at("d.1")).unwrap();
