@@ -168,6 +168,13 @@ fn is_plain(there: &Object) -> bool {
     there.kind == Kind::File && there.permissions & RUNS == 0 && there.links == 1
 }
 
+/// Where a log is when it is compressed.
+fn packed_path(log: &Path) -> PathBuf {
+    let mut packed = log.to_owned().into_os_string();
+    packed.push(".gz");
+    packed.into()
+}
+
 /// Whether a file was made, not renamed, in the place of a log, as whoever writes the log makes it.
 fn is_new_log(one: &Seen, log: &Object, there: &Object) -> bool {
     one.happened.appeared
@@ -354,6 +361,16 @@ impl<S: Sink> Engine<S> {
             }
         }
         let overwritten = self.overwritten_copies(seen, &moves);
+        // What was overwritten can be in a compressed copy that is still read; both ends of the renaming wait for it.
+        let mut held = Vec::new();
+        let judged: HashSet<PathBuf> = seen.iter().map(|one| one.path.clone()).collect();
+        for (log, copy) in moves.iter().filter(|(_, copy)| overwritten.contains(copy)) {
+            let one = &seen[*copy];
+            let may_be_kept = logs_of(&one.path).any(|log| self.may_have_copy(&log, &one.path, &judged, now));
+            if may_be_kept && self.rotations.waits(&one.path, &one.happened, now) {
+                held.extend([*log, *copy]);
+            }
+        }
         let moved = moves.into_iter().flat_map(|(log, copy)| [log, copy]);
         let moved = moved.filter(|index| !overwritten.contains(index));
         for index in moved.chain(self.copied_logs(seen)) {
@@ -366,6 +383,11 @@ impl<S: Sink> Engine<S> {
             {
                 self.rotations.remember_away(&one.path, known.clone(), now);
             }
+        }
+        held.sort_unstable();
+        held.dedup();
+        for index in held.into_iter().rev() {
+            self.look_on(seen.swap_remove(index), now);
         }
         for one in seen.iter_mut().filter(|one| one.known.is_none()) {
             if let Some(there) = &one.there
@@ -488,21 +510,39 @@ impl<S: Sink> Engine<S> {
     /// Whether a log has lost what it had, or is a new one, while what can be its copy is not known yet, or not told of. `judged`: what is known
     /// in this round.
     fn is_replaced_before_its_copy(&self, one: &Seen, judged: &HashSet<PathBuf>, now: Instant) -> bool {
-        let (Some(known), Some(there)) = (&one.known, &one.there) else { return false };
-        let is_copy = |path: &&PathBuf| {
-            path.parent() == one.path.parent()
-                && is_numbered(path, &one.path)
-                && !judged.contains(*path)
-                && self.is_growing(path)
+        let Some(known) = one.known.as_ref().filter(|_| !one.grown && self.is_growing(&one.path)) else {
+            return false;
+        };
+        let Some(there) = &one.there else {
+            let packed = packed_path(&one.path);
+            let is_awaited = |path: &Path| {
+                self.due.happened(path).is_some() || self.unknown_copies().any(|copy| copy == path)
+            };
+            return known.kind == Kind::File && !judged.contains(&packed) && is_awaited(&packed);
         };
         let is_emptied = known.inode == there.inode && there.size < known.size;
         // What it was is compressed in the moment in which it was renamed.
         let is_renamed = is_new_log(one, known, there)
             && one.happened.moved_to.as_deref().is_some_and(|copy| is_numbered(copy, &one.path));
-        let mut unknown =
-            self.rotations.copies.keys().chain(&self.in_flight).chain(self.contents.being_read());
-        let may_be_unknown = !self.rotations.has_waited(&one.path, now) || unknown.any(|path| is_copy(&path));
-        !one.grown && (is_emptied || is_renamed) && self.is_growing(&one.path) && may_be_unknown
+        (is_emptied || is_renamed) && self.may_have_copy(&one.path, &one.path, judged, now)
+    }
+
+    /// Whether there can be a copy of a log, of what was lost at `path`, which is not known yet: it is looked at or read, or
+    /// will be in a moment. `judged`: what is known in this round.
+    fn may_have_copy(&self, log: &Path, path: &Path, judged: &HashSet<PathBuf>, now: Instant) -> bool {
+        let is_copy = |copy: &&PathBuf| {
+            copy.parent() == log.parent()
+                && copy.as_path() != path
+                && is_numbered(copy, log)
+                && self.is_growing(copy)
+                && !judged.contains(*copy)
+        };
+        !self.rotations.has_waited(path, now) || self.unknown_copies().any(|copy| is_copy(&copy))
+    }
+
+    /// Paths of which it is not known yet what is there.
+    fn unknown_copies(&self) -> impl Iterator<Item = &PathBuf> {
+        self.rotations.copies.keys().chain(&self.in_flight).chain(self.contents.being_read())
     }
 
     /// The log of which this path can be a copy by its name: what is new is compared with what is known of that.
@@ -598,9 +638,7 @@ impl<S: Sink> Engine<S> {
             }
             // Compressed, and removed then.
             (Some(known), None) => {
-                let mut packed = one.path.clone().into_os_string();
-                packed.push(".gz");
-                let packed = PathBuf::from(packed);
+                let packed = packed_path(&one.path);
                 let there = match now.get(packed.as_path()) {
                     Some(there) => there.cloned(),
                     None => baseline.get(&packed),

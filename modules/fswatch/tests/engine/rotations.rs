@@ -218,7 +218,7 @@ fn what_only_looks_like_a_rotation_is_told() {
     fs::set_permissions(at("log.2"), PermissionsExt::from_mode(0o4755)).unwrap();
     let rights = running.told(temp.path());
     let program = fs::File::options().create_new(true).write(true).mode(0o755).open(at("log.3")).unwrap();
-    let open = running.told_unfinished(temp.path());
+    let open = running.next(|alert| alert.path.ends_with("/log.3"));
     drop(program);
     running.told(temp.path());
     // As a rotation or growth, and other rights in the same moment.
@@ -242,7 +242,7 @@ fn what_only_looks_like_a_rotation_is_told() {
     assert!(texts(&renamed, temp.path()).iter().any(|text| text.ends_with("other.1")), "{renamed:?}");
     assert_eq!(texts(&other_name, temp.path()), ["renamed log-other"]);
     assert!(!rights.is_empty());
-    assert_eq!(texts(&open, temp.path()), ["created log.3"]);
+    assert_eq!(texts(&[open], temp.path()), ["created log.3"]);
 }
 
 fn a_copy_that_is_overwritten_and_is_not_the_oldest_is_told() {
