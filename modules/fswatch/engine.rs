@@ -15,6 +15,7 @@ mod covering;
 mod expected;
 pub(crate) mod health;
 mod linked;
+mod log_names;
 mod logs;
 mod loops;
 mod memory;
