@@ -442,6 +442,8 @@ impl Reader {
         let first_line = Walk::open(&next.path(&self.directory)).and_then(|mut walk| walk.next());
         if let Ok(Some(Step::Good(Sealed { line: Line::Header(header), .. }))) = first_line
             && header.why == Why::WriteFailed
+            // Where both are one already, what is in this one is all there is.
+            && segment::closed_at(&current.name.path(&self.directory)).is_ok_and(|last| last < header.segment)
         {
             current.failed_from = Some(header.segment);
         }

@@ -149,12 +149,19 @@ impl Writer {
     fn look_again(&mut self, names: &[Name], last: u64) {
         let [first, others @ ..] = names else { return };
         let closed_at = segment::closed_at(&first.path(&self.directory)).unwrap_or(0);
-        let are_one = others.last().is_some_and(|other| closed_at >= other.first);
-        if are_one {
+        let is_gone = |other: &Name| {
+            let found = std::fs::symlink_metadata(other.path(&self.directory));
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let are_one = others.last().is_some_and(|other| closed_at >= other.first || is_gone(other));
+        // Before what is one is known to be on disk, the others stay: the next start removes them.
+        if are_one && durable::sync_directory(&self.directory).is_ok() {
             for other in others {
                 // Nobody reads it any more, and the next start tries again.
                 durable::remove(&other.path(&self.directory)).ok();
             }
+        }
+        if are_one {
             self.closed.retain(|segment| !others.contains(&segment.name));
         }
         if let Some(segment) = self.closed.iter_mut().find(|segment| segment.name == *first) {

@@ -140,7 +140,7 @@ fn opens_no_more(copy: &Object, log: &Object) -> bool {
         && copy.extended.iter().all(|attribute| log.extended.contains(attribute))
 }
 
-/// Whether a copy that something was renamed over is what a rotation loses: it is the oldest, by its age, and what is there
+/// Whether a copy that something was renamed over is what a rotation loses: it is the oldest, by age and number, and what is there
 /// now had the number beside it or is the log of the only copy.
 fn is_oldest(
     (copy, known): (&Path, &Object),
@@ -154,7 +154,12 @@ fn is_oldest(
         Some(other) => number.abs_diff(other) == 1,
         None => from == log && others.clone().next().is_none(),
     };
-    is_beside && known.modified <= there.modified && others.all(|(_, other)| known.modified <= other.modified)
+    // Whoever writes the files can set their times, so the number has to say the same.
+    is_beside
+        && known.modified <= there.modified
+        && others.all(|(path, other)| {
+            known.modified <= other.modified && number_of(path, log).is_none_or(|other| other < number)
+        })
 }
 
 /// Which paths are logs that were rotated, with the paths where they are now: a file went on under another name in its
