@@ -26,7 +26,8 @@ use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
 use vigie_fleet::host_facts;
 use vigie_journal::{
-    AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, Renamed, SeenIds, SettleError, Sizes, Writer,
+    AlertId, AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, Renamed, SeenIds, SettleError, Sizes,
+    Source, Writer,
 };
 
 use self::batch::RawAlert;
@@ -49,6 +50,9 @@ pub const OWN_NAME: &str = "agent";
 /// Delay before a failed write is tried again; doubles up to the second value.
 const RETRY_INITIAL: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Memory of a batch that is kept for the next one while alerts come one after the other, in bytes.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// Time after which is synced what nobody waits for.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
@@ -180,6 +184,8 @@ pub struct AlertJournal {
     telling: Telling,
     /// What waits for the next write.
     waiting: Batch,
+    /// Memory of a batch that was written, for the next one.
+    spare: Draft,
     /// Bytes and alerts of the write that is under way.
     writing_bytes: usize,
     writing_alerts: u64,
@@ -266,6 +272,7 @@ impl AlertJournal {
             telling: Telling::new(writer.has_untold()),
             writer: Some(writer),
             waiting: Batch::default(),
+            spare: Draft::default(),
             writing_bytes: 0,
             writing_alerts: 0,
             writing_of: BTreeMap::new(),
@@ -294,10 +301,8 @@ impl AlertJournal {
         let time = jiff::Timestamp::now().to_string();
         let share = about.map(|about| format!("{module}:{about}"));
         let before = self.waiting.draft.bytes();
-        let new = alerts
-            .iter()
-            .map(|alert| self.enqueue_one(module.as_str(), share.as_deref(), &time, alert))
-            .collect();
+        let source = self.waiting.draft.source(&time, module.as_str(), share.as_deref());
+        let new = alerts.iter().map(|alert| self.enqueue_one(module.as_str(), &source, alert)).collect();
         let bytes = self.waiting.draft.bytes() - before;
         match self.waiting.bytes_of.get_mut(module) {
             Some(of_module) => *of_module += bytes,
@@ -306,25 +311,19 @@ impl AlertJournal {
         new
     }
 
-    fn enqueue_one(
-        &mut self,
-        module: &str,
-        share: Option<&str>,
-        time: &str,
-        RawAlert { id, message }: RawAlert<'_>,
-    ) -> bool {
+    fn enqueue_one(&mut self, module: &str, source: &Source, RawAlert { id, message }: RawAlert<'_>) -> bool {
         // An id that is too long cannot be remembered; the alert itself must not be lost for it.
         let text = id.map(text_of).filter(|id| id.len() <= MAX_ID_BYTES);
-        if let Some(text) = &text
-            && (self.seen.contains(module, text)
-                || self.writing_ids.contains(module, text)
-                || !self.waiting.ids.insert(module, text))
+        if let Some(id) = text.as_deref().map(AlertId::from)
+            && (self.seen.contains(module, id)
+                || self.writing_ids.contains(module, id)
+                || !self.waiting.ids.insert(module, id))
         {
             self.duplicates += 1;
             return false;
         }
         let id = id.filter(|_| text.is_some());
-        self.waiting.draft.push(self.next_seq, time, module, share, id, message);
+        self.waiting.draft.push(source, self.next_seq, id, message);
         self.next_seq += 1;
         true
     }
@@ -368,7 +367,8 @@ impl AlertJournal {
             return;
         }
         let Some(writer) = self.writer.take() else { return };
-        let mut batch = std::mem::take(&mut self.waiting);
+        let next = Batch { draft: std::mem::take(&mut self.spare), ..Batch::default() };
+        let mut batch = std::mem::replace(&mut self.waiting, next);
         self.writing_ids = std::mem::take(&mut batch.ids);
         self.writing_of = std::mem::take(&mut batch.bytes_of);
         self.write(writer, batch, ctx);
@@ -387,6 +387,10 @@ impl AlertJournal {
         self.is_settling = false;
         // With a write under way its end comes back here.
         let Some(mut writer) = self.writer.take() else { return };
+        self.spare = Draft::default();
+        if self.waiting.draft.count() == 0 {
+            self.waiting.draft = Draft::default();
+        }
         let settling = work_threads::run(Lane::Journal, move || {
             writer.settle();
             writer
@@ -442,6 +446,8 @@ impl AlertJournal {
         for answer in batch.answers {
             answer.send(()).ok();
         }
+        self.spare = batch.draft;
+        self.spare.clear(KEPT_BYTES);
         self.write_waiting(ctx);
     }
 

@@ -21,6 +21,7 @@ pub struct AlertBatch {
     json: String,
     /// Where each alert's parts end.
     ends: Vec<Ends>,
+    id_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +43,9 @@ pub struct RawAlert<'a> {
 impl AlertBatch {
     /// Adds an alert; both are JSON strings, and valid ones.
     pub fn push(&mut self, id: Option<&str>, message: &str) {
-        self.json.push_str(id.unwrap_or_default());
+        let id = id.unwrap_or_default();
+        self.id_bytes += id.len();
+        self.json.push_str(id);
         let id = self.json.len();
         self.json.push_str(message);
         self.ends.push(Ends { id, message: self.json.len() });
@@ -70,6 +73,12 @@ impl AlertBatch {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.json.len()
+    }
+
+    /// Bytes of all ids.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.id_bytes
     }
 
     /// The alerts.
@@ -107,10 +116,6 @@ pub(crate) fn text_of(json: &str) -> Cow<'_, str> {
 pub(crate) fn read_plain(line: &str) -> Option<RawAlert<'_>> {
     let rest = line.strip_prefix(r#"{"class":"alert","parameters":{"message":"#)?;
     let (message, rest) = split_plain_string(rest)?;
-    // An escape of a character in the text's own JSON: it may be half a pair.
-    if memchr::memmem::find(message.as_bytes(), br"\\u").is_some() {
-        return None;
-    }
     if rest == "}}" {
         return Some(RawAlert { id: None, message });
     }
@@ -118,7 +123,7 @@ pub(crate) fn read_plain(line: &str) -> Option<RawAlert<'_>> {
     (rest == "}}").then_some(RawAlert { id: Some(id), message })
 }
 
-/// Splits off a JSON string without `\u` escapes.
+/// Splits off a JSON string without `\u` escapes, also in JSON that is its text: they may be half a pair.
 fn split_plain_string(json: &str) -> Option<(&str, &str)> {
     let bytes = json.as_bytes();
     if bytes.first() != Some(&b'"') {
@@ -130,8 +135,10 @@ fn split_plain_string(json: &str) -> Option<(&str, &str)> {
         if bytes[at] == b'"' {
             break;
         }
-        if !matches!(bytes.get(at + 1), Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) {
-            return None;
+        match bytes.get(at + 1) {
+            Some(b'"' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {}
+            Some(b'\\') if bytes.get(at + 2) != Some(&b'u') => {}
+            _ => return None,
         }
         at += 2;
     }

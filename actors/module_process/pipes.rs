@@ -9,8 +9,8 @@
 //! it back. So nothing outlives the actor, and all that is decided here is decided between two batches: [`go_on`] is called
 //! after everything that happens and begins whatever can go on.
 //!
-//! stdout is read while less than [`IN_FLIGHT_BYTES`] of alerts wait for the disk, no lines wait for the log, and the module
-//! reads its acknowledgements. Otherwise its lines wait in its own pipe.
+//! stdout is read while less than [`IN_FLIGHT_BYTES`] wait for the journal and the log, and the module reads its
+//! acknowledgements. Otherwise its lines wait in its own pipe.
 //!
 //! [`go_on`]: ModuleProcess::go_on
 
@@ -41,13 +41,16 @@ use crate::work_threads::{self, Lane};
 /// enough that one batch holds up the other modules for at most a few milliseconds.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// Text of alerts that waits for the disk while further lines are read, in bytes. Beyond it the module waits, and its echoes
+/// Text that waits for the journal or the log while further lines are read, in bytes. Beyond it the module waits, and its echoes
 /// of heartbeats with it: the bound is memory and not a number of batches, so that few alerts and a disk that hangs do not
 /// hide that a module stands still.
 const IN_FLIGHT_BYTES: usize = 4 * BATCH_BYTES;
 
 /// What a batch in flight costs beside its text: its places in the queues.
 const BATCH_OVERHEAD_BYTES: usize = 4096;
+
+/// What the line of an acknowledgement takes beside the id, in bytes.
+const ACK_LINE_BYTES: usize = 38;
 
 /// Longest line on stderr, in bytes; stderr is for people.
 pub(super) const MAX_STDERR_LINE_BYTES: usize = 64 * 1024;
@@ -152,8 +155,12 @@ impl Storing {
     }
 }
 
-/// Makes lines for the log where they are written, which spares the arbiter the work.
-type MakeLines = Box<dyn FnOnce() -> Vec<u8> + Send>;
+/// Lines for the log, made where they are written, which spares the arbiter the work.
+struct ForLog {
+    make: Box<dyn FnOnce() -> Vec<u8> + Send>,
+    /// What they take of [`IN_FLIGHT_BYTES`].
+    cost: usize,
+}
 
 /// What is on its way from the child's output to the disk.
 #[derive(Default)]
@@ -164,17 +171,20 @@ pub(super) struct Flow {
     settling: Option<SpawnHandle>,
     /// Ends the wait for it, once the module is gone.
     giving_up: Option<SpawnHandle>,
-    /// Lines that wait for the log; one write at a time.
-    for_log: VecDeque<MakeLines>,
-    /// The write to the log that is under way.
-    logging: Option<SpawnHandle>,
+    /// Lines that wait for the log; what waits is one write.
+    for_log: Vec<ForLog>,
+    /// The write to the log that is under way, and what its lines take.
+    logging: Option<(SpawnHandle, usize)>,
     /// Since when stdout is not read because the journal or the log is slow.
     not_reading_since: Option<Instant>,
 }
 
 impl Flow {
     fn is_full(&self) -> bool {
-        !self.for_log.is_empty() || self.in_flight.iter().map(Storing::cost).sum::<usize>() >= IN_FLIGHT_BYTES
+        let for_log = self.for_log.iter().map(|lines| lines.cost);
+        let logging = self.logging.map(|(_, cost)| cost);
+        self.in_flight.iter().map(Storing::cost).chain(for_log).chain(logging).sum::<usize>()
+            >= IN_FLIGHT_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -267,7 +277,8 @@ impl ModuleProcess {
             self.store(alerts, time);
         }
         if !log_lines.is_empty() {
-            self.flow.for_log.push_back(Box::new(|| log_lines));
+            let cost = log_lines.len() + BATCH_OVERHEAD_BYTES;
+            self.flow.for_log.push(ForLog { make: Box::new(|| log_lines), cost });
         }
         self.write_log(ctx);
     }
@@ -304,7 +315,9 @@ impl ModuleProcess {
     }
 
     /// Acknowledges a batch that is safe, and puts its new alerts into the log.
-    fn settle(&mut self, Storing { alerts, time, .. }: Storing, stored: Stored) {
+    fn settle(&mut self, storing: Storing, stored: Stored) {
+        let cost = storing.cost();
+        let Storing { alerts, time, .. } = storing;
         let new = match stored {
             Ok(Ok(new)) => new,
             Ok(Err(refused)) => {
@@ -318,21 +331,21 @@ impl ModuleProcess {
         if self.can(capability::ALERT_ACK)
             && let Some(stdin) = &mut self.stdin
         {
-            let mut acks = Vec::new();
+            let mut acks = Vec::with_capacity(alerts.id_bytes() + alerts.len() * ACK_LINE_BYTES);
             for id in alerts.iter().filter_map(|alert| alert.id) {
                 Message::write_ack_line(&mut acks, id);
             }
             stdin.push(acks);
         }
         let (agent_log, module) = (self.services.agent_log.clone(), self.spec.name().clone());
-        self.flow.for_log.push_back(Box::new(move || {
+        let make = Box::new(move || {
             let mut lines = Vec::with_capacity(alerts.bytes() + 64 * alerts.len());
-            for (alert, _) in alerts.iter().zip(new).filter(|(_, new)| *new) {
-                // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
-                agent_log.format_alert_line(&mut lines, &time, module.as_str(), alert.message);
-            }
+            // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
+            let texts = alerts.iter().zip(new).filter_map(|(alert, new)| new.then_some(alert.message));
+            agent_log.format_alert_lines(&mut lines, &time, module.as_str(), texts);
             lines
-        }));
+        });
+        self.flow.for_log.push(ForLog { make, cost });
     }
 
     /// Hands the next lines to the log, one write at a time, while the next batch is read.
@@ -340,16 +353,23 @@ impl ModuleProcess {
         if self.flow.logging.is_some() {
             return;
         }
-        let Some(make_lines) = self.flow.for_log.pop_front() else { return };
+        let lines = std::mem::take(&mut self.flow.for_log);
+        if lines.is_empty() {
+            return;
+        }
+        let cost = lines.iter().map(|lines| lines.cost).sum();
         let agent_log = self.services.agent_log.clone();
         let writing = work_threads::run(Lane::Log, move || {
-            // The log counts what it cannot write and says so in the agent's status.
-            agent_log.write_module_lines(&make_lines()).ok();
+            for ForLog { make, .. } in lines {
+                // The log counts what it cannot write and says so in the agent's status.
+                agent_log.write_module_lines(&make()).ok();
+            }
         });
-        self.flow.logging = Some(ctx.spawn(writing.into_actor(self).map(|_, this, ctx| {
+        let handle = ctx.spawn(writing.into_actor(self).map(|_, this, ctx| {
             this.flow.logging = None;
             this.go_on(ctx);
-        })));
+        }));
+        self.flow.logging = Some((handle, cost));
     }
 
     /// Once the module is dead the journal's answers are not waited for long: its successor must not wait for a disk that
@@ -381,7 +401,7 @@ impl ModuleProcess {
         }
         self.forget_in_flight(ctx);
         self.flow.for_log.clear();
-        if let Some(logging) = self.flow.logging.take() {
+        if let Some((logging, _)) = self.flow.logging.take() {
             ctx.cancel_future(logging);
         }
         self.go_on(ctx);

@@ -10,11 +10,12 @@
 //! a new process. It is killed with the agent: what it waited to write is then not written when the disk wakes, beside
 //! the work of the next agent.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -256,15 +257,22 @@ fn carry_out_orders(mut agent: UnixStream) -> io::Result<()> {
         let field = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let mut number = [0; 8];
         number.copy_from_slice(&head[1..9]);
-        for (payload, length) in [(&mut first, field(9)), (&mut second, field(13))] {
-            payload.resize(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PAYLOAD_BYTES), 0);
-            agent.read_exact(payload)?;
+        let lengths = [field(9), field(13)]
+            .map(|length| usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PAYLOAD_BYTES));
+        for (payload, length) in [&mut first, &mut second].into_iter().zip(lengths) {
+            // Never made shorter by a small order: that would fill the rest with zeros for the next large one.
+            if payload.len() < length {
+                payload.resize(length, 0);
+            }
+            agent.read_exact(&mut payload[..length])?;
         }
-        let code = match perform(head[0], u64::from_le_bytes(number), &first, &second, file.as_ref()) {
+        let payloads = (&first[..lengths[0]], &second[..lengths[1]]);
+        let code = match perform(head[0], u64::from_le_bytes(number), payloads.0, payloads.1, file.as_ref()) {
             Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(Errno::EIO as i32),
         };
         // A large one is rare: its memory is not kept.
+        first.truncate(1 << 20);
         first.shrink_to(1 << 20);
         agent.write_all(&code.to_le_bytes())?;
     }
@@ -272,15 +280,14 @@ fn carry_out_orders(mut agent: UnixStream) -> io::Result<()> {
 }
 
 fn perform(kind: u8, number: u64, first: &[u8], second: &[u8], file: Option<&File>) -> io::Result<()> {
-    let path = |bytes: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
-    let (one, other) = (path(first), path(second));
+    let (one, other) = (Path::new(OsStr::from_bytes(first)), Path::new(OsStr::from_bytes(second)));
     let no_file = || io::Error::from_raw_os_error(Errno::EBADF as i32);
     let order = match kind {
-        0 => Order::Create(&one),
-        1 => Order::MakeDirectory(&one),
-        2 => Order::Rename(&one, &other),
-        3 => Order::Remove(&one),
-        4 => Order::SyncDirectory(&one),
+        0 => Order::Create(one),
+        1 => Order::MakeDirectory(one),
+        2 => Order::Rename(one, other),
+        3 => Order::Remove(one),
+        4 => Order::SyncDirectory(one),
         5 => Order::Write(file.ok_or_else(no_file)?, number, first),
         6 => Order::SetLength(file.ok_or_else(no_file)?, number),
         7 => Order::Sync(file.ok_or_else(no_file)?),

@@ -82,6 +82,11 @@ impl BatchDigest {
 
     /// Adds a record's line with its line feed.
     pub(crate) fn add(&mut self, line: &[u8], share: &str, severity: Severity) {
+        self.add_many(line, 1, share, severity);
+    }
+
+    /// Adds so many lines, one after the other, of one share and severity.
+    pub(crate) fn add_many(&mut self, lines: &[u8], records: u64, share: &str, severity: Severity) {
         let (share, severity) = match (self.by_class, is_severe(severity)) {
             (false, _) => (share, severity),
             (true, true) => ("", Severity::High),
@@ -96,10 +101,10 @@ impl BatchDigest {
             });
         }
         let part = &mut self.parts[self.newest];
-        part.hash.update(line);
-        part.records += 1;
-        part.bytes += line.len() as u64;
-        self.records += 1;
+        part.hash.update(lines);
+        part.records += records;
+        part.bytes += lines.len() as u64;
+        self.records += records;
     }
 
     /// Records that were added.

@@ -34,12 +34,12 @@ mod room_tests;
 mod tests;
 
 pub use cursor::{Cursor, identity};
-pub use draft::Draft;
+pub use draft::{Draft, Source};
 pub use line::{Counts, Record, Why};
 pub use names::{Names, Renamed, SettleError, settle};
 pub use reader::{Cause, Damage, DamageKind, Item, Missing, Portion, Reader, start_of_last};
 pub use recovery::Recovery;
 pub use retention::GivenUp;
-pub use seen::{MAX_ID_BYTES, SeenIds, SeenSnapshot};
+pub use seen::{AlertId, MAX_ID_BYTES, SeenIds, SeenSnapshot};
 pub use verify::{by_module, by_severity, verify};
 pub use writer::{AppendError, Incident, OpenError, Sizes, Writer};

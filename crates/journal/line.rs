@@ -5,9 +5,12 @@
 //! whether a record is missing between two good ones is known from the later one's `p` and number. Journals of before
 //! version 2 have neither.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 use vigie_protocol::severity::Severity;
 
@@ -31,6 +34,9 @@ const HEX_DIGITS: usize = 8;
 
 /// Bytes of the end of a line that is sealed, without its line feed.
 const SEAL_BYTES: usize = PREVIOUS.len() + HEX_DIGITS + 1 + CHECKSUM.len() + HEX_DIGITS + END.len();
+
+/// What sealing adds to a record's body at most, in bytes.
+pub(crate) const SEALED_MORE_BYTES: usize = SEVERITY.len() + 16 + SEAL_BYTES + 1;
 
 /// How the lines of a segment begin; inside a JSON string the quotation marks would be escaped.
 const BEGINNINGS: [&[u8]; 5] =
@@ -57,7 +63,7 @@ pub struct Record {
 
 /// A severity that this version does not know does not make the record unreadable.
 fn known_severity<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Severity>, D::Error> {
-    let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+    let name = Cow::<'de, str>::deserialize(deserializer)?;
     Ok(Severity::from_name(&name))
 }
 
@@ -224,11 +230,11 @@ pub(crate) struct Seal {
 /// Ends the line that begins at `start` of the buffer, a JSON object without its last brace. Returns its checksum.
 pub(crate) fn seal(buffer: &mut Vec<u8>, start: usize, previous: u32) -> u32 {
     buffer.extend_from_slice(PREVIOUS);
-    push_hex(buffer, previous);
+    buffer.extend_from_slice(&hex_digits(previous));
     buffer.push(b'"');
     let checksum = crc32fast::hash(&buffer[start..]);
     buffer.extend_from_slice(CHECKSUM);
-    push_hex(buffer, checksum);
+    buffer.extend_from_slice(&hex_digits(checksum));
     buffer.extend_from_slice(END);
     buffer.push(b'\n');
     checksum
@@ -237,6 +243,7 @@ pub(crate) fn seal(buffer: &mut Vec<u8>, start: usize, previous: u32) -> u32 {
 /// Appends the line of a record. `body` is a JSON object without its last brace.
 pub(crate) fn seal_record(buffer: &mut Vec<u8>, body: &[u8], severity: Severity, previous: u32) -> u32 {
     let start = buffer.len();
+    buffer.reserve(body.len() + SEALED_MORE_BYTES);
     buffer.extend_from_slice(body);
     buffer.extend_from_slice(SEVERITY);
     buffer.extend_from_slice(severity.name().as_bytes());
@@ -252,22 +259,28 @@ pub(crate) fn seal_value(buffer: &mut Vec<u8>, value: &impl Serialize, previous:
     seal(buffer, start, previous)
 }
 
-fn push_hex(buffer: &mut Vec<u8>, number: u32) {
+fn hex_digits(number: u32) -> [u8; HEX_DIGITS] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for shift in (0..8).rev() {
-        buffer.push(DIGITS[(number >> (4 * shift)) as usize & 15]);
-    }
+    std::array::from_fn(|at| DIGITS[(number >> (4 * (HEX_DIGITS - 1 - at))) as usize & 15])
 }
 
 fn hex(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0, |number, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u32::from(value))
-    })
+    const NONE: u8 = 0xff;
+    const VALUES: [u8; 256] = {
+        let mut values = [NONE; 256];
+        let mut value = 0;
+        while value < 16 {
+            values[b"0123456789abcdef"[value as usize] as usize] = value;
+            value += 1;
+        }
+        values
+    };
+    // Seeing all of them at once is faster than stopping at the first bad one.
+    let (number, seen) = digits.iter().fold((0, 0), |(number, seen), digit| {
+        let value = VALUES[usize::from(*digit)];
+        (number << 4 | u32::from(value & 15), seen | value)
+    });
+    (seen < 16).then_some(number)
 }
 
 /// The checksums of a line without its line feed, if they are there and right.
@@ -291,7 +304,9 @@ pub(crate) fn check(line: &[u8]) -> Option<Seal> {
 pub(crate) fn seq_of(line: &[u8]) -> Option<u64> {
     let digits = line.strip_prefix(BEGINNINGS[0])?;
     let end = digits.iter().position(|digit| !digit.is_ascii_digit())?;
-    let seq = str::from_utf8(&digits[..end]).ok()?.parse().ok()?;
+    let seq = digits[..end]
+        .iter()
+        .try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     (1..=MAX_SEQ).contains(&seq).then_some(seq)
 }
 
@@ -375,10 +390,11 @@ pub(crate) fn severity_of_line(line: &[u8]) -> Severity {
 /// Whose room in the journal a record takes: the module's, or what `share` says, which follows. For a record that names
 /// neither it is the empty text. Lines and bodies are written by us, with their keys in one order.
 pub(crate) fn share_of(line: &[u8]) -> &str {
-    const MODULE: &[u8] = br#"","module":""#;
+    /// Made once: it costs more than the search.
+    static MODULE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(br#"","module":""#));
     const SHARE: &[u8] = br#","share":""#;
     let text = |from: &[u8]| memchr::memchr(b'"', from);
-    let Some(start) = memchr::memmem::find(line, MODULE).map(|at| at + MODULE.len()) else { return "" };
+    let Some(start) = MODULE.find(line).map(|at| at + MODULE.needle().len()) else { return "" };
     let Some(end) = text(&line[start..]).map(|length| start + length) else { return "" };
     let named = match line[end + 1..].strip_prefix(SHARE) {
         Some(rest) => &rest[..text(rest).unwrap_or(0)],
@@ -392,11 +408,17 @@ pub(crate) fn module_of(share: &str) -> &str {
     share.split(':').next().unwrap_or_default()
 }
 
-/// How severe a record is, from its line's body. Reads JSON only where the text does not begin as our modules' do.
-pub(crate) fn severity_of_body(body: &[u8]) -> Severity {
-    const NAMED_FIRST: &[u8] = br#","message":"{\"severity\":\""#;
-    if let Some(at) = memchr::memmem::find(body, NAMED_FIRST) {
-        let name = &body[at + NAMED_FIRST.len()..];
+/// How severe a record is, from its line's body.
+fn severity_of_body(body: &[u8]) -> Severity {
+    const MESSAGE: &[u8] = br#","message":"#;
+    // Inside a JSON string the quotation marks would be escaped.
+    let at = memchr::memmem::find(body, MESSAGE).map(|at| at + MESSAGE.len());
+    at.map_or(Severity::Medium, |at| severity_of_message(&body[at..]))
+}
+
+/// How severe a record with this message is, a JSON string. Reads it only where it does not begin as our modules' do.
+pub(crate) fn severity_of_message(json: &[u8]) -> Severity {
+    if let Some(name) = json.strip_prefix(br#""{\"severity\":\""#) {
         for severity in Severity::ALL {
             let named = name.strip_prefix(severity.name().as_bytes());
             if named.is_some_and(|rest| rest.starts_with(br#"\""#)) {
@@ -404,17 +426,10 @@ pub(crate) fn severity_of_body(body: &[u8]) -> Severity {
             }
         }
     }
-    if memchr::memmem::find(body, b"severity").is_none() && memchr::memchr(b'\\', body).is_none() {
+    if memchr::memmem::find(json, b"severity").is_none() && memchr::memchr(b'\\', json).is_none() {
         return Severity::Medium;
     }
-    #[derive(Deserialize)]
-    struct Text<'a> {
-        #[serde(borrow)]
-        message: std::borrow::Cow<'a, str>,
-    }
-    let mut line = body.to_vec();
-    line.push(b'}');
-    serde_json::from_slice::<Text<'_>>(&line).map_or(Severity::Medium, |text| Severity::of(&text.message))
+    serde_json::from_slice::<Cow<'_, str>>(json).map_or(Severity::Medium, |text| Severity::of(&text))
 }
 
 #[cfg(test)]

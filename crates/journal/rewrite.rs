@@ -17,7 +17,7 @@ use vigie_files::durable::{self, DurableFile};
 use crate::chain::Head;
 use crate::contents::{Contents, Counting, add_counts, is_severe};
 use crate::ledger::Range;
-use crate::line::{self, Closed, Counts, Deleted, Header, Line, Sealed};
+use crate::line::{self, Closed, Counts, Deleted, Header, Line, Seal, Sealed};
 use crate::retention::{ClosedSegment, GivenUp, Goes};
 use crate::segment::{LineReader, Name, Piece};
 
@@ -130,14 +130,15 @@ struct Lines {
 impl Lines {
     /// Takes a line of a segment whose last alert is `last`.
     fn take(&mut self, line: &[u8], old: bool, last: u64) {
+        let seal = line::check(line);
         if let Some(seq) = line::seq_of(line)
-            && (old || line::check(line).is_some())
+            && (old || seal.is_some())
         {
             if seq > last {
                 // Of a batch that the disk did not take; the next segment holds it.
                 return;
             }
-            self.record(line, seq);
+            self.record(line, seq, seal);
             if old && self.batch_keeps {
                 // There are no batches.
                 self.end_batch(None);
@@ -159,9 +160,8 @@ impl Lines {
         }
     }
 
-    fn record(&mut self, line: &[u8], seq: u64) {
+    fn record(&mut self, line: &[u8], seq: u64, seal: Option<Seal>) {
         let (share, severity) = (line::share_of(line), line::severity_of_line(line));
-        let seal = line::check(line);
         let link = seal.map(|seal| seal.checksum);
         self.last = seq;
         if self.goes.as_ref().is_some_and(|goes| goes.is(share, severity)) {

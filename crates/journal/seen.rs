@@ -118,14 +118,39 @@ impl Ranges {
     }
 }
 
+/// An alert's id, looked at once.
+#[derive(Debug, Clone, Copy)]
+pub struct AlertId<'a> {
+    text: &'a str,
+    /// `EPOCH-` and 12 of `EPOCH-12`.
+    numbered: Option<(&'a str, u64)>,
+}
+
+impl<'a> From<&'a str> for AlertId<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { text, numbered: numbered(text) }
+    }
+}
+
+impl<'a> From<&'a String> for AlertId<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
+
 /// Splits `EPOCH-12` into `EPOCH-` and 12. Leading zeros are not ours, and would make two ids the same.
 fn numbered(id: &str) -> Option<(&str, u64)> {
     let dash = id.rfind('-')?;
     let (prefix, digits) = id.split_at(dash + 1);
-    let plain = (1..=18).contains(&digits.len())
-        && digits.bytes().all(|b| b.is_ascii_digit())
-        && (digits.len() == 1 || !digits.starts_with('0'));
-    if plain { Some((prefix, digits.parse().ok()?)) } else { None }
+    let digits = digits.as_bytes();
+    if !(1..=18).contains(&digits.len()) || (digits.len() > 1 && digits[0] == b'0') {
+        return None;
+    }
+    let number = digits.iter().try_fold(0, |number, digit| match digit {
+        b'0'..=b'9' => Some(number * 10 + u64::from(digit - b'0')),
+        _ => None,
+    })?;
+    Some((prefix, number))
 }
 
 fn digest(id: &str) -> u128 {
@@ -138,8 +163,8 @@ fn digest(id: &str) -> u128 {
 impl SeenIds {
     /// Whether this id of this module is recorded.
     #[must_use]
-    pub fn contains(&self, module: &str, id: &str) -> bool {
-        let numbered = numbered(id);
+    pub fn contains<'a>(&self, module: &str, id: impl Into<AlertId<'a>>) -> bool {
+        let AlertId { text, numbered } = id.into();
         if let (Some((prefix, number)), Some(newest)) = (numbered, &self.newest)
             && newest.is_of(module, prefix)
         {
@@ -153,14 +178,15 @@ impl SeenIds {
         let Some(ids) = self.modules.get(module) else { return false };
         match numbered {
             Some((prefix, number)) => ids.sequences.get(prefix).is_some_and(|ranges| ranges.contains(number)),
-            None => ids.unnumbered.contains(&digest(id)),
+            None => ids.unnumbered.contains(&digest(text)),
         }
     }
 
     /// Remembers an id; `false` when it was known.
-    pub fn insert(&mut self, module: &str, id: &str) -> bool {
-        let Some((prefix, number)) = numbered(id) else {
-            return self.ids_of(module).add_unnumbered(digest(id));
+    pub fn insert<'a>(&mut self, module: &str, id: impl Into<AlertId<'a>>) -> bool {
+        let AlertId { text, numbered } = id.into();
+        let Some((prefix, number)) = numbered else {
+            return self.ids_of(module).add_unnumbered(digest(text));
         };
         if let Some(newest) = &mut self.newest
             && newest.last.checked_add(1) == Some(number)

@@ -78,7 +78,8 @@ impl Journal {
             let module = crate::line::module_of(share);
             let share = (module != *share).then_some(*share);
             let id = json(&format!("e-{seq}"));
-            draft.push(seq, "2026-01-02T03:04:05Z", module, share, Some(&id), &json(&text));
+            let source = draft.source("2026-01-02T03:04:05Z", module, share);
+            draft.push(&source, seq, Some(&id), &json(&text));
         }
         draft
     }

@@ -28,8 +28,8 @@ use crate::rewrite::Rewrite;
 use crate::seen::{SeenIds, SeenSnapshot};
 use crate::segment::Name;
 
-/// Memory for sealed lines that is kept between batches, in bytes.
-const KEPT_BYTES: usize = 1 << 20;
+/// Memory for sealed lines that is kept between batches, until there is time to settle, in bytes.
+const KEPT_BYTES: usize = 8 << 20;
 
 /// How much of old segments is read with each batch to make room, in bytes, and how many times the bytes of the batch: of
 /// what a flood fills room must be made as quickly.
@@ -456,6 +456,7 @@ impl Writer {
 
     /// Returns when the high-water mark is on disk. Called when there is time, and at the end.
     pub fn settle(&mut self) {
+        self.sealed = Vec::new();
         if self.high_water.is_unsynced() {
             let synced = self.high_water.sync();
             self.note_mark(synced);
@@ -571,11 +572,17 @@ fn now() -> String {
 /// Seals the records of a draft and their commit line, and counts them.
 fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, Contents) {
     let mut digest = BatchDigest::of_version(VERSION);
-    for body in draft.bodies() {
-        let severity = line::severity_of_body(body);
-        let start = sealed.len();
-        place.link = line::seal_record(sealed, body, severity, place.link);
-        digest.add(&sealed[start..], line::share_of(body), severity);
+    sealed.reserve(draft.bytes() + draft.count() as usize * line::SEALED_MORE_BYTES);
+    // Hashed together are lines of one share and severity that follow each other, which most of a batch are.
+    let (mut start, mut records) = (0, 0);
+    let mut bodies = draft.bodies().map(|body| (line::severity_of_message(body.message), body)).peekable();
+    while let Some((severity, body)) = bodies.next() {
+        place.link = line::seal_record(sealed, body.bytes, severity, place.link);
+        records += 1;
+        if bodies.peek().is_none_or(|(next, after)| *next != severity || after.share != body.share) {
+            digest.add_many(&sealed[start..], records, body.share, severity);
+            (start, records) = (sealed.len(), 0);
+        }
     }
     place.seq = draft.last_seq();
     let mut contents = digest.contents();

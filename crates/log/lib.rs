@@ -261,9 +261,16 @@ impl AgentLog {
         }
     }
 
-    /// The same for an alert whose text is a valid JSON string: it is copied where the log shows it as JSON does.
-    pub fn format_alert_line(&self, buffer: &mut Vec<u8>, time: &LogTime, module: &str, json: &str) {
-        line::push_json_text_line(buffer, self.shape(), time, module, Source::Alert, json);
+    /// The same for alerts that came together, whose texts are valid JSON strings: they are copied where the log shows
+    /// them as JSON does.
+    pub fn format_alert_lines<'a>(
+        &self,
+        buffer: &mut Vec<u8>,
+        time: &LogTime,
+        module: &str,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) {
+        line::push_json_text_lines(buffer, self.shape(), time, module, Source::Alert, texts);
     }
 
     /// Writes lines made by [`AgentLog::format_module_line`]. Blocks while the disk works, and up to two seconds

@@ -56,6 +56,11 @@ impl Shape {
     fn is_json(self) -> bool {
         matches!(self, Self::Json | Self::SyslogJson)
     }
+
+    /// What stands after the text of a module's line.
+    fn after(self) -> &'static [u8] {
+        if self.is_json() { b"\"}\n" } else { b"\n" }
+    }
 }
 
 /// Where a module's line came from.
@@ -141,23 +146,25 @@ fn push_head(buffer: &mut Vec<u8>, shape: Shape, time: &LogTime, level: Level) {
     }
 }
 
-/// Appends a module's line whose text is a valid JSON string.
-pub(super) fn push_json_text_line(
+/// Appends lines of a module that came together, whose texts are valid JSON strings.
+pub(super) fn push_json_text_lines<'a>(
     buffer: &mut Vec<u8>,
     shape: Shape,
     time: &LogTime,
     module: &str,
     source: Source,
-    json: &str,
+    texts: impl IntoIterator<Item = &'a str>,
 ) {
-    let start = buffer.len();
-    let copied = push_line_with(buffer, shape, time, module, source, |buffer| {
-        copy_json_text(buffer, json, shape.is_json())
-    });
-    if !copied {
-        buffer.truncate(start);
-        let text: String = serde_json::from_str(json).unwrap_or_default();
-        push_module_line(buffer, shape, time, module, source, &text);
+    let mut before = Vec::new();
+    push_before(&mut before, shape, time, module, source);
+    for json in texts {
+        buffer.extend_from_slice(&before);
+        let start = buffer.len();
+        if !copy_json_text(buffer, json, shape.is_json()) {
+            buffer.truncate(start);
+            push_text(buffer, shape, &serde_json::from_str::<String>(json).unwrap_or_default());
+        }
+        buffer.extend_from_slice(shape.after());
     }
 }
 
@@ -170,7 +177,7 @@ fn copy_json_text(buffer: &mut Vec<u8>, json: &str, as_json: bool) -> bool {
     if !is_plain {
         return false;
     }
-    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+    while let Some(at) = memchr::memchr(b'\\', rest) {
         let Some(&escaped) = rest.get(at + 1) else { return false };
         buffer.extend_from_slice(&rest[..at]);
         match escaped {
@@ -194,20 +201,13 @@ pub(super) fn push_module_line(
     source: Source,
     text: &str,
 ) {
-    push_line_with(buffer, shape, time, module, source, |buffer| {
-        if shape.is_json() { escape_json_into(buffer, text) } else { escape_into(buffer, text) }
-    });
+    push_before(buffer, shape, time, module, source);
+    push_text(buffer, shape, text);
+    buffer.extend_from_slice(shape.after());
 }
 
-/// Appends a module's line with the text that `push_text` appends; returns what that returns.
-fn push_line_with<T>(
-    buffer: &mut Vec<u8>,
-    shape: Shape,
-    time: &LogTime,
-    module: &str,
-    source: Source,
-    push_text: impl FnOnce(&mut Vec<u8>) -> T,
-) -> T {
+/// Appends what stands before the text of a module's line.
+fn push_before(buffer: &mut Vec<u8>, shape: Shape, time: &LogTime, module: &str, source: Source) {
     push_head(buffer, shape, time, source.level());
     if shape.is_json() {
         buffer.extend_from_slice(b"{\"time\":\"");
@@ -219,16 +219,14 @@ fn push_line_with<T>(
         buffer.extend_from_slice(b"\",\"module\":\"");
         escape_json_into(buffer, module);
         buffer.extend_from_slice(b"\",\"text\":\"");
-        let pushed = push_text(buffer);
-        buffer.extend_from_slice(b"\"}\n");
-        pushed
     } else {
         escape_into(buffer, module);
         buffer.extend_from_slice(source.separator());
-        let pushed = push_text(buffer);
-        buffer.push(b'\n');
-        pushed
     }
+}
+
+fn push_text(buffer: &mut Vec<u8>, shape: Shape, text: &str) {
+    if shape.is_json() { escape_json_into(buffer, text) } else { escape_into(buffer, text) }
 }
 
 /// Appends a record of the log sink about itself; it cannot go through slog, which it is the end of.
@@ -573,8 +571,11 @@ mod tests {
             let (mut copied, mut read) = (Vec::new(), Vec::new());
             let shape = Shape::from_index(shape);
 
-            push_json_text_line(&mut copied, shape, &time(), "watch", Source::Alert, &json);
-            push_module_line(&mut read, shape, &time(), "watch", Source::Alert, &text);
+            let texts = [r#""\u0061""#, &json];
+            push_json_text_lines(&mut copied, shape, &time(), "watch", Source::Alert, texts);
+            for text in ["a", &text] {
+                push_module_line(&mut read, shape, &time(), "watch", Source::Alert, text);
+            }
 
             prop_assert_eq!(String::from_utf8(copied).unwrap(), String::from_utf8(read).unwrap());
         }

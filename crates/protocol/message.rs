@@ -203,7 +203,32 @@ impl<'a> MessageRef<'a> {
     /// # Errors
     /// [`BadLine::NotMessage`] when the line is not a JSON object with a string `class`.
     pub fn parse(line: &'a str) -> Result<Self, BadLine> {
+        if let Some(message) = Self::parse_usual(line) {
+            return Ok(message);
+        }
         serde_json::from_str(line).map_err(|error| BadLine::NotMessage { reason: describe(&error) })
+    }
+
+    /// Reads a line that has a class and parameters only, in the form that agents and SDKs write, at half of the cost: it is
+    /// most of what is sent.
+    fn parse_usual(line: &'a str) -> Option<Self> {
+        let rest = line.strip_prefix(r#"{"class":""#)?;
+        let (class, rest) = rest.split_at(rest.bytes().position(|byte| !byte.is_ascii_lowercase())?);
+        let parameters = rest.strip_prefix(r#"","parameters":"#)?.strip_suffix('}')?;
+        let raw: &RawValue = serde_json::from_str(parameters).ok()?;
+        Some(Self::new(Class::from(Cow::Borrowed(class)), raw))
+    }
+
+    fn new(class: Class<'a>, parameters: &'a RawValue) -> Self {
+        Self {
+            class,
+            parameters: (parameters.get() != "null").then_some(RawJson(parameters)),
+            persistsock: None,
+            extraprivacy: false,
+            deadline: None,
+            asker: None,
+            progress: false,
+        }
     }
 
     /// Reads the parameters as `T`, keys exactly as `T` spells them.
@@ -647,6 +672,26 @@ pub struct AckParameters<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_form_is_read_as_any_other() {
+        for line in [
+            r#"{"class":"ack","parameters":{"id":"a-1"}}"#,
+            r#"{"class":"log","parameters": {"message":"\"}\u0061"} }"#,
+            r#"{"class":"ping","parameters":null}"#,
+            r#"{"class":"other","parameters":[1]}"#,
+            r#"{"class":"ping","parameters":{"nonce":1},"persistsock":"s"}"#,
+            r#"{"class":"ping","parameters":{"nonce":1},"parameters":{"nonce":2}}"#,
+            r#"{"class":"ping","parameters":{}}}"#,
+            r#"{"class":"ping","parameters":}"#,
+            r#"{"class":"","parameters":1}"#,
+            r#"{"class":"p\u0069ng","parameters":1}"#,
+            r#"{"class":"ping"}"#,
+        ] {
+            let read: Result<MessageRef<'_>, _> = serde_json::from_str(line);
+            assert_eq!(MessageRef::parse(line).ok(), read.ok(), "{line}");
+        }
+    }
 
     #[test]
     fn a_message_of_migs_agent_is_read() {
