@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use nix::unistd::{Pid, getsid};
 use vigie_config::model::ProcessLimits;
+use walkdir::{DirEntry, WalkDir};
 
 use self::hierarchy::{Controller, Hierarchies};
 use crate::life::Limit;
@@ -370,10 +371,7 @@ pub fn kill(group: &Path) -> io::Result<()> {
     }
     // Nothing new can begin while the members are killed one by one; without the controller the caller tries again.
     fs::write(group.join("pids.max"), "0").ok();
-    for below in directories_below(group) {
-        kill(&below)?;
-    }
-    kill_members(group)
+    groups_in(group).try_for_each(|group| kill_members(&group))
 }
 
 /// Kills the processes that `cgroup.procs` names.
@@ -396,10 +394,10 @@ fn members(group: &Path) -> io::Result<Vec<i32>> {
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-fn directories_below(group: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
-    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.map(|entry| entry.path()).collect()
+/// A cgroup and all below it, the deepest first.
+fn groups_in(group: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = WalkDir::new(group).contents_first(true).into_iter().flatten();
+    entries.filter(|entry| entry.file_type().is_dir()).map(DirEntry::into_path)
 }
 
 /// Kills every process of the session `session`, which is also the number of its first process. That one has ended and is
@@ -431,10 +429,7 @@ pub fn is_empty(group: &Path) -> bool {
     match fs::read_to_string(group.join("cgroup.events")) {
         Ok(events) => events.lines().any(|line| line == "populated 0"),
         // Version 1 has no such file.
-        Err(_) => {
-            members(group).map_or(true, |members| members.is_empty())
-                && directories_below(group).iter().all(|below| is_empty(below))
-        }
+        Err(_) => groups_in(group).all(|group| members(&group).map_or(true, |members| members.is_empty())),
     }
 }
 
@@ -451,10 +446,7 @@ pub(crate) fn kill_tree(group: &Path) -> io::Result<()> {
         kill(group)?;
         pause();
     }
-    for below in directories_below(group) {
-        kill_tree(&below)?;
-    }
-    fs::remove_dir(group)
+    groups_in(group).try_for_each(fs::remove_dir)
 }
 
 #[expect(

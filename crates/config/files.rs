@@ -23,12 +23,12 @@ mod sink_section;
 mod text;
 mod toml_format;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use config::{ConfigError, File, FileStoredFormat, Map, Source, Value, ValueKind};
 use serde_json::value::{RawValue, to_raw_value};
+use walkdir::WalkDir;
 
 use self::agent_file::{Context, read_agent};
 pub use self::agent_file::{RESERVED_NAMES, tag_problem};
@@ -383,23 +383,28 @@ fn warn_of_strange_files(
     specs: &[(ModuleSection, bool)],
     warnings: &mut Vec<ConfigProblem>,
 ) {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        // Without a directory no module has a file, which is the state of a fresh installation.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-        Err(error) => {
-            let message = format!("cannot be listed: {error}");
-            warnings.push(ConfigProblem { file: directory.to_owned(), line: None, key: None, message });
-            return;
-        }
-    };
     let persistent = |name: &str| {
         specs
             .iter()
             .any(|(section, _)| section.name.as_str() == name && section.kind == ModuleKind::Persistent)
     };
-    let files: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    for file in files {
+    for entry in WalkDir::new(directory).min_depth(1).max_depth(1).sort_by_file_name() {
+        let file = match entry {
+            Ok(entry) => entry.into_path(),
+            Err(error) => match error.io_error() {
+                // Without a directory no module has a file, which is the state of a fresh installation.
+                Some(source) if source.kind() == std::io::ErrorKind::NotFound => continue,
+                source => {
+                    let file = error.path().unwrap_or(directory).to_owned();
+                    let message = format!(
+                        "cannot be listed: {}",
+                        source.map_or(error.to_string(), ToString::to_string)
+                    );
+                    warnings.push(ConfigProblem { file, line: None, key: None, message });
+                    continue;
+                }
+            },
+        };
         let extension = file.extension().and_then(|extension| extension.to_str());
         let (Some(stem), Some("cfg" | "toml")) = (file.file_stem().and_then(|stem| stem.to_str()), extension)
         else {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vigie_files::secret_file;
 use vigie_protocol::error_chain::ErrorChain;
+use walkdir::{DirEntry, WalkDir};
 
 use super::{Check, Outcome, Patient, Verdict, fine, note, trouble, unknown};
 
@@ -147,12 +148,9 @@ fn unit_files(patient: &Patient) -> Vec<PathBuf> {
     };
     let mut files = vec![unit];
     for directory in UNITS {
-        let drop_ins =
-            std::fs::read_dir(patient.path(&format!("{directory}.d"))).into_iter().flatten().flatten();
-        let mut names: Vec<PathBuf> = drop_ins.map(|entry| entry.path()).collect();
-        names.retain(|path| path.extension().is_some_and(|ending| ending == "conf"));
-        names.sort();
-        files.extend(names);
+        let drop_ins = WalkDir::new(patient.path(&format!("{directory}.d"))).min_depth(1).max_depth(1);
+        let names = drop_ins.sort_by_file_name().into_iter().flatten().map(DirEntry::into_path);
+        files.extend(names.filter(|path| path.extension().is_some_and(|ending| ending == "conf")));
     }
     files
 }

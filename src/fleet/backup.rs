@@ -25,6 +25,7 @@ use vigie_fleet::subjects::{
     EVERY_STANDING, FACTS, POLICY, POLICY_SUBJECT, RESULTS, STANDING,
 };
 use vigie_protocol::names::AgentId;
+use walkdir::{DirEntry, WalkDir};
 
 use super::files::{self, failed};
 use super::inventory::{Inventory, newest_enrolment};
@@ -211,10 +212,8 @@ fn write_keys(profile: &Profile, writer: &mut Writer) -> Result<u64, Failure> {
     })?;
     let mut count = 0;
     for place in [directory.to_owned(), directory.join("keys")] {
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths {
+        let entries = WalkDir::new(place).min_depth(1).max_depth(1).sort_by_file_name();
+        for path in entries.into_iter().flatten().map(DirEntry::into_path) {
             let is_key = path.extension().is_some_and(|end| end == "seed" || end == "key")
                 || path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.ends_with("_key"));
             let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|_| is_key) else {
