@@ -4,17 +4,17 @@
 //! side by side. The sorted entries are cut into blocks; in a block each path says only how it differs from the one
 //! before it, and each object is as small as [`codec`](crate::codec) makes it.
 
+mod blocks;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::codec::{Malformed, Reader, Tables, put_bytes, put_number};
+use self::blocks::{BLOCK_ENTRIES, Block, Blocks, Entries, FirstKey, Put, put_entry};
+use crate::codec::{Malformed, Reader, Tables};
 use crate::object::{Kind, Object};
-
-/// Entries of a block that is cut in two when one more comes.
-const BLOCK_ENTRIES: usize = 64;
 
 /// The key of a path.
 #[must_use]
@@ -53,65 +53,6 @@ fn deeper_prefix(directory: &Path) -> Vec<u8> {
         *last = b'/';
     }
     prefix
-}
-
-/// The first key of a block.
-type FirstKey = Box<[u8]>;
-
-/// Entries in the order of their keys. Each is: bytes shared with the key before it, rest of the key, length of
-/// the object, object.
-#[derive(Debug, Default, Clone)]
-struct Block {
-    entries: u16,
-    bytes: Vec<u8>,
-}
-
-/// One entry while a block is read.
-struct Entry<'a> {
-    object: &'a [u8],
-    /// Where the entry is in the block.
-    start: usize,
-    end: usize,
-}
-
-/// Reads a block's entries in their order; `key` holds the key of the last one.
-struct Entries<'a> {
-    block: &'a [u8],
-    at: usize,
-    key: Vec<u8>,
-}
-
-impl<'a> Entries<'a> {
-    fn of(block: &'a Block) -> Self {
-        Self { block: &block.bytes, at: 0, key: Vec::new() }
-    }
-
-    fn next(&mut self) -> Option<Entry<'a>> {
-        let start = self.at;
-        let mut reader = Reader::new(self.block.get(start..)?);
-        if reader.is_empty() {
-            return None;
-        }
-        // Only this file writes blocks, so none is malformed.
-        let shared = reader.number_as::<usize>().ok()?;
-        let rest = reader.bytes().ok()?;
-        let object = reader.bytes().ok()?;
-        self.key.truncate(shared);
-        self.key.extend_from_slice(rest);
-        self.at = self.block.len() - reader.rest().len();
-        Some(Entry { object, start, end: self.at })
-    }
-}
-
-fn shared_length(one: &[u8], other: &[u8]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
-}
-
-fn put_entry(buffer: &mut Vec<u8>, before: &[u8], key: &[u8], object: &[u8]) {
-    let shared = shared_length(before, key);
-    put_number(buffer, shared as u64);
-    put_bytes(buffer, &key[shared..]);
-    put_bytes(buffer, object);
 }
 
 /// The map.
@@ -299,111 +240,6 @@ impl Baseline {
     fn note_put(&mut self, put: &Put) {
         self.objects += usize::from(put.is_new);
         self.bytes = self.bytes + put.bytes_after - put.bytes_before;
-    }
-}
-
-/// Blocks that are filled one after the other, in the order of keys.
-#[derive(Default)]
-struct Blocks {
-    done: Vec<(FirstKey, Block)>,
-    /// Entries of the first one; 0 for as many as of the others.
-    first_most: usize,
-    /// The first key of the one that is being filled.
-    first: FirstKey,
-    filling: Block,
-    /// The last key that was put.
-    last: Vec<u8>,
-}
-
-impl Blocks {
-    fn put(&mut self, key: &[u8], object: &[u8]) {
-        let most = match self.first_most {
-            most @ 1.. if self.done.is_empty() => most,
-            _ => BLOCK_ENTRIES,
-        };
-        if usize::from(self.filling.entries) >= most {
-            self.close();
-        }
-        if self.filling.entries == 0 {
-            self.first = key.into();
-            self.last.clear();
-        }
-        put_entry(&mut self.filling.bytes, &self.last, key, object);
-        self.filling.entries += 1;
-        self.last.clear();
-        self.last.extend_from_slice(key);
-    }
-
-    fn ends_with(&self, key: &[u8]) -> bool {
-        self.filling.entries > 0 && self.last == key
-    }
-
-    fn close(&mut self) {
-        let mut block = std::mem::take(&mut self.filling);
-        block.bytes.shrink_to_fit();
-        self.done.push((std::mem::take(&mut self.first), block));
-    }
-
-    fn finish(mut self) -> Vec<(FirstKey, Block)> {
-        if self.filling.entries > 0 {
-            self.close();
-        }
-        self.done
-    }
-}
-
-/// What putting an entry into a block did.
-struct Put {
-    is_new: bool,
-    /// It stands at the end of the block.
-    is_last: bool,
-    bytes_before: usize,
-    bytes_after: usize,
-}
-
-impl Block {
-    /// Puts an entry in its place; one of the same key is replaced.
-    fn put(&mut self, key: &[u8], object: &[u8]) -> Put {
-        let block = self;
-        let bytes_before = block.bytes.len();
-        let mut entries = Entries::of(block);
-        let mut before: Vec<u8> = Vec::new();
-        // The entry that the new one replaces, or stands before.
-        let (mut start, mut end) = (block.bytes.len(), block.bytes.len());
-        let mut next: Option<(Vec<u8>, Vec<u8>)> = None;
-        let mut replaces = false;
-        while let Some(entry) = entries.next() {
-            match entries.key.as_slice().cmp(key) {
-                std::cmp::Ordering::Less => before.clone_from(&entries.key),
-                std::cmp::Ordering::Equal => {
-                    (start, end, replaces) = (entry.start, entry.end, true);
-                    break;
-                }
-                std::cmp::Ordering::Greater => {
-                    (start, end) = (entry.start, entry.end);
-                    next = Some((entries.key.clone(), entry.object.to_vec()));
-                    break;
-                }
-            }
-        }
-        // The entry after a replaced one keeps what it shares with it: the key is the same.
-        let mut inserted = Vec::with_capacity(key.len() + object.len() + 8);
-        put_entry(&mut inserted, &before, key, object);
-        if let Some((next_key, next_object)) = &next {
-            put_entry(&mut inserted, key, next_key, next_object);
-        }
-        let more = inserted.len().saturating_sub(end - start);
-        block.bytes.reserve_exact(more);
-        block.bytes.splice(start..end, inserted);
-        if !replaces {
-            block.entries += 1;
-        }
-        Put {
-            is_new: !replaces,
-            is_last: !replaces && next.is_none(),
-            bytes_before,
-            bytes_after: block.bytes.len(),
-        }
     }
 }
 

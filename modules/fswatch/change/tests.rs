@@ -1,7 +1,9 @@
+use super::values::SHOWN_ENTRIES;
 use super::*;
-use crate::object::ExtendedAttribute;
+use crate::object::{ExtendedAttribute, Timestamp};
 use crate::rules::Attributes;
 use proptest::prelude::*;
+use serde_json::json;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;

@@ -464,9 +464,10 @@ impl<S: Sink> Engine<S> {
             return None;
         }
         let difference = match (&seen.known, &seen.there) {
-            // A log that grew or was rotated may have got other rights as well.
+            // A log that grew or was rotated may have got other rights as well, or a time at which nobody wrote.
             (Some(known), Some(there)) if seen.grown => {
-                compare(Some(known), Some(&with_rights(known, there)), options)?
+                let modified = if is_time_set(known, there) { there.modified } else { known.modified };
+                compare(Some(known), Some(&Object { modified, ..with_rights(known, there) }), options)?
             }
             _ if seen.grown => return None,
             (known, there) => compare(known.as_ref(), there.as_ref(), options)?,
@@ -556,6 +557,17 @@ impl<S: Sink> Engine<S> {
 pub(super) fn with_rights(object: &Object, rights: &Object) -> Object {
     let Object { permissions, owner, group, flags, extended, links, .. } = rights.clone();
     Object { permissions, owner, group, flags, extended, links, ..object.clone() }
+}
+
+/// Whether somebody set the time of a log: writing sets it to that of the inode's change, which other changes move on
+/// later. A clock that was set back moves both.
+fn is_time_set(known: &Object, there: &Object) -> bool {
+    let (modified, changed) = (there.modified, there.changed);
+    // Not on file systems where it always is.
+    let is_later = modified > changed && known.modified <= known.changed;
+    let is_earlier = modified < known.modified && changed >= known.changed;
+    let is_unwritten = modified != known.modified && modified != changed && there.content == known.content;
+    (known.device, known.inode) == (there.device, there.inode) && (is_later || is_earlier || is_unwritten)
 }
 
 fn is_directory(object: &Option<Object>) -> bool {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::CWD;
 use serde_json::json;
@@ -30,6 +31,7 @@ on_every_backend! {
     a_large_log_that_is_copied_and_emptied_is_no_change,
     a_log_that_is_compressed_is_no_change_and_one_in_whose_place_something_else_comes_is,
     a_log_that_only_grows_is_no_change,
+    a_time_that_is_set_on_a_log_is_told,
 }
 
 fn a_log_that_is_rotated_is_no_change_and_one_that_is_exchanged_is() {
@@ -510,4 +512,34 @@ fn a_log_that_only_grows_is_no_change() {
 
     assert_eq!(grown, []);
     assert_eq!(rewritten, ["changed log"]);
+}
+
+fn a_time_that_is_set_on_a_log_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let names = ["back", "back and grown", "between", "future", "mode", "touched"];
+    let made = SystemTime::now() - Duration::from_secs(86_400);
+    let open = |name: &str| fs::File::options().append(true).create(true).open(at(name)).unwrap();
+    for name in names {
+        open(name).write_all(b"one\n").unwrap();
+        open(name).set_modified(made).unwrap();
+    }
+    let mut running = Running::settling(json!({"paths": {"path": [temp.path()], "growing": true}}), 500);
+
+    open("back").set_modified(made - Duration::from_secs(60)).unwrap();
+    open("back and grown").write_all(b"two\n").unwrap();
+    open("back and grown").set_modified(made - Duration::from_secs(60)).unwrap();
+    open("between").set_modified(made + Duration::from_secs(60)).unwrap();
+    open("future").write_all(b"two\n").unwrap();
+    open("future").set_modified(made + Duration::from_secs(2 * 86_400)).unwrap();
+    // These are as a program leaves them that writes.
+    open("mode").write_all(b"two\n").unwrap();
+    fs::set_permissions(at("mode"), fs::metadata(at("mode")).unwrap().permissions()).unwrap();
+    open("touched").set_modified(SystemTime::now()).unwrap();
+    open("touched").write_all(b"two\n").unwrap();
+
+    let told = running.told(temp.path());
+    let expected = ["changed back", "changed back and grown", "changed between", "changed future"];
+    assert_eq!(sorted_texts(&told, temp.path()), expected);
+    assert!(told.iter().all(|alert| alert.attributes == ["modification_time"]), "{told:?}");
 }
