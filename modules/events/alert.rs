@@ -92,7 +92,7 @@ pub(crate) fn held_back(held_back: &HeldBack, now: i64) -> String {
     json!({
         "severity": held_back.severity,
         "alert": format!(
-            "{} more alerts of rule {} about {} within a minute, not told one by one",
+            "{} more alerts of rule {} about {} within a minute, not reported one by one",
             held_back.count, held_back.rule, held_back.account
         ),
         "event": "held-back",

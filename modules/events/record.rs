@@ -286,7 +286,9 @@ impl Kind {
             Self::Login => "the process whose login session is new, or what wtmp claims",
             Self::Logout => "the first process of the session, or what wtmp claims",
             Self::Lost => "nobody",
-            Self::Mount | Self::Module | Self::Time => "not known: the exec records of that moment may tell",
+            Self::Mount | Self::Module | Self::Time => {
+                "not known: the exec records of that moment may show it"
+            }
             Self::Bpf => "the user who loaded it, from the kernel; the process is not known",
             Self::Namespace => "the process itself, at its exec, from the kernel",
         }

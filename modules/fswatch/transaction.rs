@@ -365,7 +365,7 @@ impl Transaction {
             text.push_str(&format!("; made by their scripts: {}{more}", paths.join(", ")));
         }
         if self.alone > 0 {
-            text.push_str(&format!("; {} told alone", self.alone));
+            text.push_str(&format!("; {} reported separately", self.alone));
         }
         let mut group = json!({
             "id": self.id,

@@ -120,7 +120,7 @@ async fn tell_agents(connection: &Connection, profile: &Profile) -> Result<(), F
         .flush(Duration::from_secs(30))
         .await
         .map_err(|error| failed(Exit::Unavailable, "agents find the policy within two minutes")(&error))?;
-    print::note(&format!("{told} agents were told"));
+    print::note(&format!("notified {told} agents"));
     Ok(())
 }
 

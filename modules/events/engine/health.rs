@@ -50,7 +50,8 @@ impl<S: Sink> Engine<S> {
         });
         set("lesser-source", ConditionSeverity::Warning, lesser);
         let silent = self.source.as_ref().filter(|_| self.proof.is_overdue(now));
-        let silent = silent.map(|_| "a program that was run to prove the source was not told".to_owned());
+        let silent =
+            silent.map(|_| "the source did not report a program that was run as a self-test".to_owned());
         set("source-silent", ConditionSeverity::Failed, silent);
         set("events-lost", ConditionSeverity::Warning, self.losses.recent(now));
         let problem =
