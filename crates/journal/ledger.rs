@@ -46,6 +46,9 @@ pub(crate) struct Ledger {
     /// What was counted last. After a crash it may still be there, and then it goes first: nothing is counted twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) doing: Option<(Name, Goes)>,
+    /// What was counted before and could not be done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) undone: Vec<(Name, Goes)>,
     /// What somebody should be told of and is not told yet, and what is being told. The latter is told again after a
     /// crash; whoever tells it knows by its name that it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +78,11 @@ impl Ledger {
         let mut content = Vec::new();
         line::seal_value(&mut content, self, 0);
         durable::replace(&directory.join(FILE_NAME), &content, Durability::Power)
+    }
+
+    /// What is counted and perhaps not done.
+    pub(crate) fn counted(&self) -> Vec<(Name, Goes)> {
+        self.doing.iter().chain(&self.undone).cloned().collect()
     }
 
     /// Adds a segment that is to be deleted. Its alerts are not added to the totals.

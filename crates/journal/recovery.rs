@@ -52,7 +52,7 @@ pub(crate) struct Newest {
 
 impl Newest {
     pub(crate) fn into_closed(self) -> ClosedSegment {
-        ClosedSegment { name: self.name, last: self.last, contents: self.contents, is_alone: false }
+        ClosedSegment::new(self.name, self.last, self.contents)
     }
 }
 
@@ -63,6 +63,8 @@ pub(crate) struct Found {
     /// Numbers up to this one were given.
     pub(crate) seq_at_least: u64,
     pub(crate) closed: Vec<ClosedSegment>,
+    /// Segments that one before holds as well: a crash came when they had become one.
+    pub(crate) left_over: Vec<Name>,
     pub(crate) newest: Option<Newest>,
     pub(crate) seen: SeenIds,
     pub(crate) ledger: Ledger,
@@ -73,7 +75,7 @@ pub(crate) struct Found {
 /// newest alert as the high-water mark has it.
 pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
     let directory_error = |source| OpenError::Directory { path: directory.to_owned(), source };
-    // It only takes room: the next retention writes it again.
+    // What stays only takes room.
     segment::delete_unfinished(directory).ok();
     let mut names = segment::list(directory).map_err(directory_error)?;
     // A crash can leave a segment whose first line was never written; nothing was acknowledged in it.
@@ -81,10 +83,11 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         && name.first > marked
         && !has_good_line(&name.path(directory))
     {
-        durable::remove(&name.path(directory)).map_err(directory_error)?;
+        // If it stays, nobody finds anything in it.
+        durable::remove(&name.path(directory)).ok();
         names.pop();
     }
-    delete_merged(directory, &mut names).map_err(directory_error)?;
+    let left_over = take_merged(directory, &mut names);
     let snapshot = SeenSnapshot::load(directory);
     let through_seq = snapshot.as_ref().map_or(0, |snapshot| snapshot.through_seq);
     let mut seen = snapshot.map(SeenIds::from_snapshot).unwrap_or_default();
@@ -101,9 +104,8 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         let segment_error = |source| OpenError::Segment { path: path.clone(), source };
         let next = names.get(index + 1);
         if next.is_some_and(|next| next.first <= through_seq + 1 && next.first > name.first) {
-            let contents = segment::contents(&path).map_err(segment_error)?;
             let last = next.map_or(0, |next| next.first - 1);
-            closed.push(ClosedSegment { name, last, contents, is_alone: false });
+            closed.push(ClosedSegment::new(name, last, contents(&path)));
             continue;
         }
         // What it holds of the next one's alerts the disk did not take, and they are there again or were never acknowledged.
@@ -124,6 +126,7 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         seq_at_least: through_seq.max(place.seq).max(ledger.last()),
         place,
         closed,
+        left_over,
         newest,
         seen,
         ledger,
@@ -157,23 +160,27 @@ impl Found {
     }
 }
 
-/// Deletes segments that one before holds as well: a crash came when they had become one.
-fn delete_merged(directory: &Path, names: &mut Vec<Name>) -> io::Result<()> {
+/// Takes those away that one before holds as well.
+fn take_merged(directory: &Path, names: &mut Vec<Name>) -> Vec<Name> {
     let mut through = 0;
-    let mut deleted = Ok(());
-    names.retain(|name| {
-        let path = name.path(directory);
-        if name.first > through {
+    let is_merged = |name: &mut Name| {
+        let merged = name.first <= through;
+        if !merged {
             // What cannot be read is looked at below, and told.
-            through = segment::closed_at(&path).unwrap_or(0).max(through);
-            return true;
+            through = segment::closed_at(&name.path(directory)).unwrap_or(0).max(through);
         }
-        let removed = durable::remove(&path);
-        let is_gone = removed.is_ok();
-        deleted = std::mem::replace(&mut deleted, Ok(())).and(removed);
-        !is_gone
-    });
-    deleted
+        merged
+    };
+    names.extract_if(.., is_merged).collect()
+}
+
+/// What is in a closed segment. One that cannot be read keeps nobody from recording alerts: retention reports it, and so
+/// does who reads it.
+fn contents(path: &Path) -> Contents {
+    segment::contents(path).unwrap_or_else(|_| {
+        let other_bytes = path.symlink_metadata().map_or(0, |found| found.len());
+        Contents { other_bytes, is_rough: true, ..Contents::default() }
+    })
 }
 
 fn has_good_line(path: &Path) -> bool {

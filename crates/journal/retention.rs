@@ -28,8 +28,17 @@ pub(crate) struct ClosedSegment {
     /// Number of its last alert, at most.
     pub(crate) last: u64,
     pub(crate) contents: Contents,
-    /// It cannot be merged with others: it is of before version 2, or cannot be read.
+    /// It cannot be merged with others: it is of before version 2.
     pub(crate) is_alone: bool,
+    /// It could not be read or rewritten, or another file holds a part of it as well: it stays as it is until the next
+    /// segment is begun.
+    pub(crate) is_put_off: bool,
+}
+
+impl ClosedSegment {
+    pub(crate) fn new(name: Name, last: u64, contents: Contents) -> Self {
+        Self { name, last, contents, is_alone: false, is_put_off: false }
+    }
 }
 
 /// What goes next.
@@ -78,13 +87,16 @@ pub(crate) fn next_merge(closed: &[ClosedSegment], most: usize) -> Option<usize>
     if closed.len() <= most {
         return None;
     }
-    let pairs = closed.windows(2).enumerate().filter(|(_, pair)| pair.iter().all(|one| !one.is_alone));
+    let can_be = |one: &ClosedSegment| !one.is_alone && !one.is_put_off;
+    let pairs = closed.windows(2).enumerate().filter(|(_, pair)| pair.iter().all(can_be));
     let bytes = |pair: &[ClosedSegment]| pair.iter().map(|one| one.contents.total_bytes()).sum::<u64>();
     pairs.min_by_key(|(_, pair)| bytes(pair)).map(|(index, _)| index)
 }
 
-/// Decides what goes next, if anything must. `closed` are in order, and none is rough; `sent_through` is the number of
-/// the newest alert that the fleet has, absent when no fleet wants them.
+/// Decides what goes next, if anything must. `closed` are in order, and none is rough that is not put off; `sent_through`
+/// is the number of the newest alert that the fleet has, absent when no fleet wants them.
+///
+/// What is put off takes room from all: nobody else can give it back.
 pub(crate) fn next_victim(
     closed: &[ClosedSegment],
     allowance: u64,
@@ -95,7 +107,12 @@ pub(crate) fn next_victim(
     }
     let mut shares: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     let mut other = 0;
-    for Contents { shares: more, other_bytes, .. } in closed.iter().map(|segment| &segment.contents) {
+    for ClosedSegment { contents, is_put_off, .. } in closed {
+        if *is_put_off {
+            other += contents.total_bytes();
+            continue;
+        }
+        let Contents { shares: more, other_bytes, .. } = contents;
         other += other_bytes;
         for (share, tally) in more {
             let sum = shares.entry(share).or_default();
@@ -134,9 +151,10 @@ impl<'a> Part<'a> {
         let sum: u64 = self.shares.iter().map(|(_, less, more)| less + more).sum();
         let count = self.shares.len() as u64;
         let first = |share: &str, severity: Severity, through: u64| {
-            let index = closed
-                .iter()
-                .position(|segment| segment.last <= through && segment.contents.count(share, severity) > 0)?;
+            let has_some = |segment: &ClosedSegment| {
+                !segment.is_put_off && segment.last <= through && segment.contents.count(share, severity) > 0
+            };
+            let index = closed.iter().position(has_some)?;
             Some(Victim { index, goes: Goes::Part(share.to_owned(), severity) })
         };
         let by_quarter = |less: u64, more: u64| {
@@ -269,12 +287,7 @@ mod tests {
                 }
             }
         }
-        ClosedSegment {
-            name: Name { first: index * 1000 + 1, part: 0 },
-            last: (index + 1) * 1000,
-            contents,
-            is_alone: false,
-        }
+        ClosedSegment::new(Name { first: index * 1000 + 1, part: 0 }, (index + 1) * 1000, contents)
     }
 
     /// Deletes until there is room; returns what is left.
@@ -337,6 +350,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_put_off_stays_and_the_share_that_takes_most_of_the_rest_gives() {
+        let mut closed: Vec<_> = (0..20)
+            .map(|index| segment(index, &[("loud", [0, 0, 0, 20]), ("quiet", [0, 0, 0, 2])]))
+            .collect();
+        closed[0].is_put_off = true;
+
+        let closed = make_room(closed, 20_000, None);
+
+        assert_eq!(closed[0].contents.counts(), [0, 0, 0, 22]);
+        assert_eq!(left(&closed, "quiet")[3], 40);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! chain says the same without it.
 //!
 //! The new file is written beside the old one and renamed, so that whoever reads the old one reads on in it. Then the
-//! later one is deleted. Until then, the last line of the new file says that what it holds goes as far (`closed`), so
-//! nobody reads the later one as well.
+//! writer deletes the later one. Until then, the last line of the new file says that what it holds goes as far
+//! (`closed`), so nobody reads the later one as well.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -42,6 +42,17 @@ impl Thinned {
     pub(crate) fn is_gone(&self) -> bool {
         !self.written
     }
+}
+
+/// Why segments are not rewritten; they are as before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RewriteError {
+    /// This segment cannot be read.
+    #[error("a segment cannot be read")]
+    Read(Name, #[source] io::Error),
+    /// The disk does not take the new file.
+    #[error("a segment cannot be written")]
+    Write(#[source] io::Error),
 }
 
 /// Alerts one after the other that go, with those that went before.
@@ -308,8 +319,9 @@ impl Rewrite {
         segments: Vec<ClosedSegment>,
         goes: Option<Goes>,
         sent_through: Option<u64>,
-    ) -> io::Result<Self> {
-        let reader = LineReader::open(&segments[0].name.path(directory))?;
+    ) -> Result<Self, (Name, io::Error)> {
+        let name = segments[0].name;
+        let reader = LineReader::open(&name.path(directory)).map_err(|error| (name, error))?;
         let lines = Lines {
             goes,
             sent_through: sent_through.unwrap_or(u64::MAX),
@@ -335,6 +347,10 @@ impl Rewrite {
         &self.segments
     }
 
+    pub(crate) fn names(&self) -> Vec<Name> {
+        self.segments.iter().map(|segment| segment.name).collect()
+    }
+
     /// What goes; nothing when segments are merged.
     pub(crate) fn goes(&self) -> Option<&Goes> {
         self.lines.goes.as_ref()
@@ -343,15 +359,17 @@ impl Rewrite {
     /// Goes on for at most `budget` bytes, which become less, and a line. `true` when the new file is on disk.
     ///
     /// # Errors
-    /// When a file cannot be read or the new one cannot be written; all is then as before.
-    pub(crate) fn advance(&mut self, budget: &mut u64) -> io::Result<bool> {
+    /// When a file cannot be read or the new one cannot be written; then [give it up](Self::give_up).
+    pub(crate) fn advance(&mut self, budget: &mut u64) -> Result<bool, RewriteError> {
         while *budget > 0 {
-            let Some(piece) = self.reader.next()? else {
+            let name = self.segments[self.at].name;
+            let Some(piece) = self.reader.next().map_err(|error| RewriteError::Read(name, error))? else {
                 self.lines.end_segment();
                 let Some(next) = self.segments.get(self.at + 1) else {
-                    return self.complete().map(|()| true);
+                    return self.complete().map(|()| true).map_err(RewriteError::Write);
                 };
-                self.reader = LineReader::open(&next.name.path(&self.directory))?;
+                self.reader = LineReader::open(&next.name.path(&self.directory))
+                    .map_err(|error| RewriteError::Read(next.name, error))?;
                 (self.at, self.old) = (self.at + 1, None);
                 continue;
             };
@@ -360,13 +378,12 @@ impl Rewrite {
             let old = *self.old.get_or_insert_with(|| line::is_old(line));
             self.lines.take(line, old, self.segments[self.at].last);
             if self.lines.out.len() >= WRITE_BYTES {
-                self.write()?;
+                self.write().map_err(RewriteError::Write)?;
             }
         }
         if !self.lines.out.is_empty() {
-            self.write()?;
             // Much at once would take long at the end.
-            self.file.as_mut().map_or(Ok(()), DurableFile::sync)?;
+            self.write().and_then(|()| self.sync()).map_err(RewriteError::Write)?;
         }
         Ok(false)
     }
@@ -389,6 +406,10 @@ impl Rewrite {
         lines.thinned.contents = contents;
         lines.thinned.written = true;
         self.write()?;
+        self.sync()
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
         self.file.as_mut().map_or(Ok(()), DurableFile::sync)
     }
 
@@ -422,28 +443,40 @@ impl Rewrite {
         &self.lines.thinned
     }
 
-    /// Puts the new file in the place of the old ones, or deletes them when nothing is left.
+    /// Puts the new file in the place of the first old one, or deletes that when nothing is left. When there is another
+    /// old one it is to be deleted now.
     ///
     /// # Errors
     /// When it cannot be written to disk: what is in which file then is to be looked up.
     pub(crate) fn finish(self) -> io::Result<Thinned> {
-        let mut go = self.segments.as_slice();
+        let name = self.name();
+        let path = name.path(&self.directory);
         if self.lines.thinned.written {
-            let name = self.name();
-            durable::rename(&name.new_path(&self.directory), &name.path(&self.directory))?;
-            durable::sync_directory(&self.directory)?;
-            go = &go[1..];
-        }
-        for segment in go {
-            match durable::remove(&segment.name.path(&self.directory)) {
-                // Somebody else did.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => removed?,
+            let new = name.new_path(&self.directory);
+            if let Err(error) = durable::rename(&new, &path) {
+                self.give_up();
+                return Err(error);
             }
+        } else {
+            remove(&path)?;
         }
-        if !go.is_empty() {
-            durable::sync_directory(&self.directory)?;
-        }
+        durable::sync_directory(&self.directory)?;
         Ok(self.lines.thinned)
+    }
+
+    /// Leaves everything as it was.
+    pub(crate) fn give_up(self) {
+        if self.file.is_some() {
+            // What stays all the same goes before the next time.
+            remove(&self.name().new_path(&self.directory)).ok();
+        }
+    }
+}
+
+/// Deletes a file, unless somebody else did.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match durable::remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

@@ -1,11 +1,12 @@
 //! Room is made, and segments become one, while readers read and the power goes.
 
 use std::fs;
+use std::path::PathBuf;
 
 use vigie_files::recording::{Kind, Recording};
 
 use crate::tests::{
-    ALL, Journal, MODULE, critical, missing, segments, seqs, temporary, what_is_left_after_a_cut,
+    ALL, Journal, MODULE, critical, items, missing, segments, seqs, temporary, told, what_is_left_after_a_cut,
 };
 use crate::verify::verify_while;
 use crate::{Item, Reader, Sizes, verify};
@@ -171,28 +172,37 @@ fn what_is_proved_while_segments_become_one_is_whole() {
     assert!(journal.writer.merged > before + 2, "{}", journal.writer.merged);
 }
 
+/// Fills a journal until segments became one; the later one of them as it was before, and where it was.
+fn merged_away(journal: &mut Journal, mut append: impl FnMut(&mut Journal, usize)) -> (PathBuf, Vec<u8>) {
+    let content = |journal: &Journal| -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = segments(&journal.directory).into_iter();
+        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    };
+    for batch in 0..1000 {
+        let before = content(journal);
+        append(journal, batch);
+        if journal.writer.merged > 0 {
+            let there = segments(&journal.directory);
+            return before.into_iter().rfind(|(path, _)| !there.contains(path)).unwrap();
+        }
+    }
+    panic!("no segments became one");
+}
+
+fn loud_and_quiet(journal: &mut Journal, batch: usize) {
+    journal.append_of(&[
+        ("loud", "critical"),
+        ("loud", "high"),
+        (["quiet", "loud"][usize::from(batch % 10 > 0)], "critical"),
+    ]);
+}
+
 #[test]
 fn a_segment_that_another_one_holds_as_well_is_read_once_and_goes() {
     let directory = temporary();
-    let mut journal = Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 10 });
-    let content = || {
-        let paths = segments(directory.path()).into_iter();
-        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<Vec<_>>()
-    };
-    let mut before = content();
-    for batch in 0..1000 {
-        if journal.writer.merged > 0 {
-            break;
-        }
-        before = content();
-        journal.append_of(&[
-            ("loud", "critical"),
-            ("loud", "high"),
-            (["quiet", "loud"][usize::from(batch % 10 > 0)], "critical"),
-        ]);
-    }
-    let there = segments(directory.path());
-    let (path, bytes) = before.into_iter().rfind(|(path, _)| !there.contains(path)).unwrap();
+    let sizes = Sizes { segment_bytes: 8000, keep_segments: 10 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    let (path, bytes) = merged_away(&mut journal, loud_and_quiet);
     let (found, recorded) = (journal.items(), journal.writer.recorded());
     drop(journal);
 
@@ -200,15 +210,187 @@ fn a_segment_that_another_one_holds_as_well_is_read_once_and_goes() {
 
     let verification = verify(directory.path(), Some(recorded)).unwrap();
     assert!(verification.is_whole(), "{verification:?}");
-    let again = || {
-        let mut items = Vec::new();
-        Reader::new(directory.path(), 0).read(recorded, ALL, &mut items).unwrap();
-        items
-    };
-    assert_eq!(again(), found);
-    drop(Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 10 }));
+    assert_eq!(items(directory.path(), recorded), found);
+    drop(Journal::open(directory.path(), sizes));
     assert!(!path.exists());
-    assert_eq!(again(), found);
+    assert_eq!(items(directory.path(), recorded), found);
+}
+
+#[test]
+fn a_segment_whose_beginning_the_disk_failed_is_read_where_it_was_merged() {
+    let directory = temporary();
+    let recording = Recording::start(directory.path());
+    let mut journal = Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 10 });
+    let (path, bytes) = merged_away(&mut journal, |journal, batch| {
+        if batch % 4 == 0 {
+            recording.fail_next(Kind::Sync, 5);
+        }
+        loud_and_quiet(journal, batch);
+    });
+    assert!(
+        bytes.starts_with(b"{\"segment\":") && bytes[..200].windows(12).any(|part| part == b"write_failed")
+    );
+    let (found, recorded) = (journal.items(), journal.writer.recorded());
+
+    fs::write(&path, bytes).unwrap();
+
+    assert_eq!(missing(&found), []);
+    assert_eq!(items(directory.path(), recorded), found);
+    let verification = verify(directory.path(), Some(recorded)).unwrap();
+    assert!(verification.is_whole(), "{verification:?}");
+}
+
+#[test]
+fn a_left_over_segment_that_cannot_be_deleted_keeps_no_journal_closed() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 8000, keep_segments: 10 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    let (path, _) = merged_away(&mut journal, loud_and_quiet);
+    let holds = segments(directory.path()).into_iter().rfind(|segment| *segment < path).unwrap();
+    let found = journal.items();
+    drop(journal);
+    // No system deletes it as a file.
+    fs::create_dir(&path).unwrap();
+
+    let mut journal = Journal::open(directory.path(), sizes);
+
+    let is_named = |journal: &Journal| {
+        journal.writer.trouble().is_some_and(|trouble| trouble.contains(path.to_str().unwrap()))
+    };
+    assert!(is_named(&journal), "{:?}", journal.writer.trouble());
+    assert_eq!(journal.items(), found);
+    let before = fs::read(&holds).unwrap();
+    (0..400).for_each(|batch| loud_and_quiet(&mut journal, batch));
+    assert!(is_named(&journal), "{:?}", journal.writer.trouble());
+    assert_eq!(fs::read(&holds).unwrap(), before, "what would still be read in the other one stays");
+    assert!(journal.writer.bytes() <= 8000 * 11, "{}", journal.writer.bytes());
+    fs::remove_dir(&path).unwrap();
+    (0..400).for_each(|batch| loud_and_quiet(&mut journal, batch));
+    assert_eq!(journal.writer.trouble(), None);
+    assert_ne!(fs::read(&holds).ok(), Some(before));
+    assert_eq!(missing(&journal.items()), []);
+    assert_eq!(told(&journal.items()), journal.writer.deleted());
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_named_and_the_others_make_room() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 4000, keep_segments: 5 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    journal.append_of(&[("quiet", "critical")]);
+    while segments(directory.path()).len() < 4 {
+        journal.append_of(&[("loud", "critical"); 3]);
+    }
+    let unreadable = segments(directory.path()).remove(1);
+    let content = fs::read(&unreadable).unwrap();
+    fs::remove_file(&unreadable).unwrap();
+    fs::create_dir(&unreadable).unwrap();
+    for opened_anew in [false, true] {
+        if opened_anew {
+            drop(std::mem::replace(&mut journal, Journal::open(directory.path(), sizes)));
+        }
+
+        (0..100).for_each(|_| journal.append_of(&[("loud", "critical"); 3]));
+
+        let trouble = journal.writer.trouble().unwrap_or_default();
+        assert!(trouble.contains(unreadable.to_str().unwrap()), "{trouble}");
+        let on_disk: u64 =
+            segments(directory.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        assert!(on_disk <= 4000 * 6, "{on_disk}");
+    }
+    fs::remove_dir(&unreadable).unwrap();
+    fs::write(&unreadable, content).unwrap();
+    (0..100).for_each(|_| journal.append_of(&[("loud", "critical"); 3]));
+
+    assert_eq!(journal.writer.trouble(), None);
+    let items = journal.items();
+    assert_eq!((missing(&items), of_quiet(&items)), (vec![], vec![1]));
+    assert_eq!(told(&items), journal.writer.deleted());
+}
+
+#[test]
+fn a_merge_whose_segment_somebody_deletes_leaves_no_half_file() {
+    let directory = temporary();
+    let unfinished = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.to_str().unwrap().ends_with("jsonl.new")).collect()
+    };
+    let mut journal = Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 10 });
+    journal.writer.step_bytes = 300;
+    let mut deleted = 0;
+    for batch in 0..4000 {
+        loud_and_quiet(&mut journal, batch);
+        let new = unfinished();
+        assert!(new.len() <= 1, "{new:?}");
+        // The one after it, if they are to become one; it is found out when the first one is copied.
+        if deleted < 20
+            && let Some(merging) = new.first()
+            && let paths = segments(directory.path())
+            && paths.len() > 20
+            && let Some(at) = paths.iter().position(|path| path.with_extension("jsonl.new") == *merging)
+        {
+            fs::remove_file(&paths[at + 1]).unwrap();
+            deleted += 1;
+        }
+    }
+    assert_eq!(deleted, 20);
+    assert!(segments(directory.path()).len() <= 22, "{}", segments(directory.path()).len());
+}
+
+#[test]
+fn segments_that_the_disk_did_not_merge_are_merged_later() {
+    let directory = temporary();
+    let recording = Recording::start(directory.path());
+    let mut journal = Journal::open(directory.path(), Sizes { segment_bytes: 8000, keep_segments: 4 });
+    for round in 0..60 {
+        recording.fail_after(round % 9, Kind::Write, 28);
+        flood(&mut journal, ["loud", "quiet"], 5);
+    }
+    let before = journal.writer.merged;
+    for _ in 0..10 {
+        flood(&mut journal, ["loud", "quiet"], 10);
+    }
+
+    assert!(journal.writer.merged > before);
+    assert!(segments(directory.path()).len() <= 10, "{}", segments(directory.path()).len());
+    assert_eq!(journal.writer.trouble(), None);
+    assert_eq!(missing(&journal.items()), []);
+}
+
+/// What holds a segment as well is on disk before that goes, also when it is found out afterwards.
+#[test]
+fn a_power_cut_after_a_merge_that_failed_half_way_loses_nothing() {
+    let sizes = Sizes { segment_bytes: 12_000, keep_segments: 2 };
+    let mut failed_merges = 0;
+    for failing in 0..30 {
+        let root = temporary();
+        let recording = Recording::start(root.path());
+        let mut journal = Journal::open(&root.path().join("journal"), sizes);
+        while journal.writer.merged == 0 {
+            flood(&mut journal, [MODULE, "watch:more"], 15);
+        }
+        let mut known = vec![(recording.changes(), journal.writer.recorded())];
+        let mut is_merge = false;
+        recording.fail_after(2 * failing, Kind::SyncDirectory, 5);
+        for batch in 0..20 {
+            journal.append_of(&[([MODULE, "watch:more"][usize::from(batch % 10 == 0)], "critical"); 4]);
+            known.push((recording.changes(), journal.writer.recorded()));
+            is_merge |= journal.writer.trouble().is_some_and(|why| why.matches(".jsonl").count() == 2);
+        }
+        let history = recording.finish();
+        if !is_merge {
+            continue;
+        }
+        failed_merges += 1;
+        for cut in known[0].0..=history.len() {
+            let acknowledged =
+                known.iter().rev().find(|(changes, _)| *changes <= cut).map_or(0, |(_, seq)| *seq);
+            for seed in [0, 3] {
+                what_is_left_after_a_cut(&history, cut, seed + cut as u64, acknowledged, sizes).unwrap();
+            }
+        }
+    }
+    assert!(failed_merges > 0);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use vigie_files::durable;
 
@@ -14,8 +15,11 @@ use crate::line::{self, Closed, Line, MAX_LINE_BYTES, MAX_SEQ, Sealed};
 /// Bytes that are read at once. Each reader has a buffer of this size, and each client that waits has a reader.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How much of a segment's end is looked at for its last line: enough for some modules, and then for all there can be.
-const TAIL_BYTES: [u64; 2] = [4096, 64 * 1024];
+/// How much of a segment's end is read first to find its last line, which has an entry for each module; while the line
+/// is longer, so many times more is read. What is longer than the limit is no last line: it has room for 100,000 modules.
+const TAIL_BYTES: u64 = 4096;
+const TAIL_FACTOR: u64 = 16;
+const MAX_TAIL_BYTES: u64 = 16 << 20;
 
 /// What a segment is called: number of its first alert, and which of several that begin with this number, as after a
 /// batch that the disk did not take.
@@ -58,13 +62,13 @@ pub(crate) fn list(directory: &Path) -> io::Result<Vec<Name>> {
     Ok(names)
 }
 
-/// Deletes what was to take the place of a segment when a crash or an error came.
+/// Deletes what was to take the place of a segment when a crash came. What the system refuses stays.
 pub(crate) fn delete_unfinished(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let segment = name.to_str().and_then(|name| name.strip_suffix(".new")).and_then(Name::parse);
         if let Some(segment) = segment {
-            durable::remove(&segment.new_path(directory))?;
+            durable::remove(&segment.new_path(directory)).ok();
         }
     }
     Ok(())
@@ -91,15 +95,19 @@ pub(crate) struct LineReader {
     offset: u64,
 }
 
+/// Opens a segment for reading. Never waits for a FIFO or a device that somebody put there, and follows no link.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(file)
+}
+
 impl LineReader {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Never waits for a FIFO that somebody put there, and follows no link.
-        let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOFOLLOW;
-        let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        Ok(Self { file, buffer: Vec::new(), start: 0, end: 0, offset: 0 })
+        Ok(Self { file: open(path)?, buffer: Vec::new(), start: 0, end: 0, offset: 0 })
     }
 
     /// Where the next piece begins.
@@ -212,20 +220,29 @@ pub(crate) fn merged_with(directory: &Path, names: &[Name], seq: u64) -> io::Res
 
 /// The last line of a segment that has one, its bytes, and those of the segment.
 fn last_line(path: &Path) -> io::Result<Option<(Closed, usize, u64)>> {
-    let mut file = File::open(path)?;
+    let mut file = open(path)?;
     let length = file.metadata()?.len();
-    for tail_bytes in TAIL_BYTES {
-        file.seek(SeekFrom::Start(length.saturating_sub(tail_bytes)))?;
+    let mut tail_bytes = TAIL_BYTES;
+    loop {
+        let start = length.saturating_sub(tail_bytes);
+        file.seek(SeekFrom::Start(start))?;
         let mut tail = Vec::new();
-        (&file).take(tail_bytes).read_to_end(&mut tail)?;
-        let last = tail.strip_suffix(b"\n").and_then(|tail| tail.rsplit(|&byte| byte == b'\n').next());
-        if let Some(last) = last
-            && let Some(Sealed { line: Line::Closed(closed), .. }) = line::read(last, false)
-        {
-            return Ok(Some((closed, last.len() + 1, length)));
+        (&file).take(length - start).read_to_end(&mut tail)?;
+        let Some(lines) = tail.strip_suffix(b"\n") else { return Ok(None) };
+        let line_start = memchr::memrchr(b'\n', lines).map(|at| at + 1);
+        if line_start.is_none() && start > 0 {
+            if tail_bytes >= MAX_TAIL_BYTES {
+                return Ok(None);
+            }
+            tail_bytes *= TAIL_FACTOR;
+            continue;
         }
+        let last = &lines[line_start.unwrap_or(0)..];
+        return Ok(match line::read(last, false) {
+            Some(Sealed { line: Line::Closed(closed), .. }) => Some((closed, last.len() + 1, length)),
+            _ => None,
+        });
     }
-    Ok(None)
 }
 
 /// Whether a segment begins with a first line, and is so of version 2 or later.
@@ -297,6 +314,49 @@ mod tests {
 
         assert!(matches!(reader.next().unwrap(), Some(Piece::Line(b"b"))));
         assert_eq!(reader.offset(), 4);
+    }
+
+    /// A segment that begins with alerts and ends with a last line for so many modules.
+    fn closed_segment(path: &Path, shares: usize) -> Contents {
+        let mut contents = Contents::default();
+        for share in 0..shares {
+            contents.add(&format!("module-{share}"), vigie_protocol::severity::Severity::High, 100);
+        }
+        let mut bytes = [vec![b'x'; 100 * shares], b"\n".to_vec()].concat();
+        contents.add_other(1);
+        let start = bytes.len();
+        line::seal_value(&mut bytes, &Closed::new(7, &contents), 0);
+        contents.add_other(bytes.len() - start);
+        fs::write(path, bytes).unwrap();
+        contents
+    }
+
+    #[test]
+    fn a_last_line_of_any_length_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        for shares in [1, 100, 1000, 20_000] {
+            let written = closed_segment(&path, shares);
+
+            assert_eq!(closed_at(&path).unwrap(), 7, "{shares}");
+            assert_eq!(contents(&path).unwrap(), written, "{shares}");
+        }
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_segment_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+
+        std::thread::spawn(move || {
+            let found = [closed_at(&path).is_err(), contents(&path).is_err(), has_header(&path).is_err()];
+            done.send(found).unwrap();
+        });
+
+        let found = is_done.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(found.unwrap(), [true; 3]);
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub struct Writer {
     directory: PathBuf,
     sizes: Sizes,
     closed: Vec<ClosedSegment>,
+    /// Segments that are still there although the one before holds what is in them.
+    left_over: Vec<Name>,
     open: Option<Open>,
     /// Why the next batch begins a new segment.
     begin: Option<Why>,
@@ -205,6 +207,7 @@ impl Writer {
             directory: directory.to_owned(),
             sizes,
             closed: found.closed,
+            left_over: found.left_over,
             open,
             begin,
             place,
@@ -232,6 +235,7 @@ impl Writer {
             // From now on one that is missing was taken away.
             writer.write_mark();
         }
+        writer.remove_left_over();
         Ok((writer, found.seen, found.recovery))
     }
 
@@ -497,6 +501,8 @@ impl Writer {
         }
         self.begin = None;
         self.must_make_room = true;
+        self.closed.iter_mut().for_each(|segment| segment.is_put_off = false);
+        self.remove_left_over();
         Ok(())
     }
 
@@ -532,7 +538,7 @@ impl Writer {
             durable::remove(before.file.path()).ok();
         } else if before.file.path().exists() {
             let Open { name, contents, .. } = before;
-            self.closed.push(ClosedSegment { name, last: self.place.seq, contents, is_alone: false });
+            self.closed.push(ClosedSegment::new(name, self.place.seq, contents));
         }
     }
 }

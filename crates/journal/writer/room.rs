@@ -1,12 +1,15 @@
 //! Makes room in small steps: carries out what [`retention`] decides.
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use vigie_files::durable;
 
 use super::{Sizes, Writer};
+use crate::ledger::Ledger;
 use crate::retention::{self, ClosedSegment, GivenUp, Goes, Victim};
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Rewrite, RewriteError, remove};
 use crate::segment::{self, Name};
 
 /// What one rewritten segment costs beside what is read, as bytes: it is synced several times.
@@ -15,198 +18,258 @@ const REWRITE_BYTES: u64 = 1 << 20;
 impl Writer {
     /// Keeps the closed segments within their allowance, and reads at most `budget` bytes to do so. `merges`: also where
     /// segments become one, which makes no room.
+    ///
+    /// What cannot be done is put off until the next segment is begun, and the others go on.
     pub(super) fn make_room(&mut self, mut budget: u64, merges: bool) {
         while self.must_make_room && budget > 0 {
-            if let Err(error) = self.step(&mut budget, merges) {
-                // It stays as it is, and the next segment tries again. Until then a half-written file would only take room.
-                (self.rewrite, self.must_make_room) = (None, false);
-                segment::delete_unfinished(&self.directory).ok();
-                self.retention_trouble =
-                    Some(format!("cannot apply retention to the alert journal: {error}"));
-            } else if !self.must_make_room {
-                self.retention_trouble = None;
-            }
+            self.step(&mut budget, merges);
         }
     }
 
     /// Goes on with what makes room.
-    fn step(&mut self, budget: &mut u64, merges: bool) -> io::Result<()> {
-        if self.rewrite.is_none() {
-            self.rewrite = self.next_rewrite(merges)?;
-        }
-        let Some(rewrite) = &mut self.rewrite else {
+    fn step(&mut self, budget: &mut u64, merges: bool) {
+        let Some(mut rewrite) = self.rewrite.take().or_else(|| self.next_rewrite(merges)) else {
             self.must_make_room = false;
-            return Ok(());
+            if self.left_over.is_empty() && self.closed.iter().all(|segment| !segment.is_put_off) {
+                self.retention_trouble = None;
+            }
+            return;
         };
         match rewrite.advance(budget) {
-            Ok(false) => Ok(()),
+            Ok(false) => self.rewrite = Some(rewrite),
             Ok(true) => {
                 *budget = budget.saturating_sub(REWRITE_BYTES);
-                self.rewrite.take().map_or(Ok(()), |rewrite| self.finish(rewrite))
+                self.finish(rewrite, budget);
             }
             Err(error) => {
-                let names: Vec<Name> = rewrite.segments().iter().map(|segment| segment.name).collect();
-                if rewrite.goes().is_none() && error.kind() != io::ErrorKind::NotFound {
-                    // Others can still become one.
-                    let failed = self.closed.iter_mut().filter(|segment| names.contains(&segment.name));
-                    failed.for_each(|segment| segment.is_alone = true);
-                }
-                self.rewrite = None;
-                self.without(names, error)
+                let names = rewrite.names();
+                rewrite.give_up();
+                self.rewrite_failed(&names, error, budget);
             }
         }
     }
 
     /// What is to be done next, if anything is.
-    fn next_rewrite(&mut self, merges: bool) -> io::Result<Option<Rewrite>> {
+    fn next_rewrite(&mut self, merges: bool) -> Option<Rewrite> {
         let Sizes { segment_bytes, keep_segments } = self.sizes;
         let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
         loop {
-            self.count_rough(allowance)?;
-            let next = match self.interrupted()? {
-                None => retention::next_victim(&self.closed, allowance, self.sent_through),
-                interrupted => interrupted,
-            };
-            let (range, goes) = match next {
+            self.count_rough(allowance);
+            let victim = self
+                .interrupted()
+                .or_else(|| retention::next_victim(&self.closed, allowance, self.sent_through));
+            let (range, goes) = match victim {
                 Some(Victim { index, goes }) => (index..index + 1, Some(goes)),
-                None if !merges => return Ok(None),
-                None => match retention::next_merge(&self.closed, keep_segments.saturating_mul(2) as usize) {
-                    Some(index) => (index..index + 2, None),
-                    None => return Ok(None),
-                },
+                None if !merges => return None,
+                None => {
+                    let index =
+                        retention::next_merge(&self.closed, keep_segments.saturating_mul(2) as usize)?;
+                    (index..index + 2, None)
+                }
             };
-            let segments = self.closed[range.clone()].to_vec();
-            let names = segments.iter().map(|segment| segment.name).collect();
-            if goes.is_none()
-                && let Some(alone) = self.not_to_be_merged(range)?
-            {
-                self.closed[alone].is_alone = true;
+            if goes.is_none() && !self.can_be_merged(range.clone()) {
                 continue;
             }
+            let segments = self.closed[range].to_vec();
             match Rewrite::start(&self.directory, segments, goes, self.sent_through) {
-                Ok(rewrite) => return Ok(Some(rewrite)),
-                Err(error) => self.without(names, error)?,
+                Ok(rewrite) => return Some(rewrite),
+                Err((name, error)) => self.cannot_read(name, &error),
             }
         }
     }
 
     /// What is counted as deleted and still there goes before anything else does.
-    fn interrupted(&mut self) -> io::Result<Option<Victim>> {
-        let Some((name, goes)) = self.ledger.doing.clone() else { return Ok(None) };
-        let Some(index) = self.closed.iter().rposition(|segment| segment.name == name) else {
-            return Ok(None);
-        };
-        if self.closed[index].contents.is_rough {
-            self.count_again(index)?;
+    fn interrupted(&mut self) -> Option<Victim> {
+        for (name, goes) in self.ledger.counted() {
+            let is_it = |segment: &ClosedSegment| segment.name == name && !segment.is_put_off;
+            if let Some(index) =
+                self.closed.iter().position(|segment| is_it(segment) && segment.contents.is_rough)
+            {
+                self.count_again(index);
+            }
+            let has_some = |segment: &ClosedSegment| is_it(segment) && goes.is_in(&segment.contents);
+            if let Some(index) = self.closed.iter().position(has_some) {
+                return Some(Victim { index, goes });
+            }
         }
-        let is_there = |segment: &ClosedSegment| segment.name == name && goes.is_in(&segment.contents);
-        Ok(self.closed.get(index).is_some_and(is_there).then_some(Victim { index, goes }))
+        None
     }
 
-    /// Which of these segments has no first line, without which it cannot be one with others.
-    fn not_to_be_merged(&self, mut range: std::ops::Range<usize>) -> io::Result<Option<usize>> {
-        let has_header =
-            |index: &usize| match segment::has_header(&self.closed[*index].name.path(&self.directory)) {
-                // Found out below.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-                found => found.unwrap_or(false),
-            };
-        Ok(range.find(|index| !has_header(index)))
+    /// Whether these segments can become one. A segment without its first line cannot.
+    fn can_be_merged(&mut self, range: Range<usize>) -> bool {
+        for index in range {
+            let name = self.closed[index].name;
+            match segment::has_header(&name.path(&self.directory)) {
+                Ok(true) => continue,
+                Ok(false) => self.closed[index].is_alone = true,
+                Err(error) => self.cannot_read(name, &error),
+            }
+            return false;
+        }
+        true
     }
 
     /// Before anything goes it must be known whose the alerts are in segments of an earlier version.
-    fn count_rough(&mut self, allowance: u64) -> io::Result<()> {
-        if retention::is_too_much(&self.closed, allowance) {
-            while let Some(index) = self.closed.iter().position(|segment| segment.contents.is_rough) {
-                self.count_again(index)?;
-            }
+    fn count_rough(&mut self, allowance: u64) {
+        let is_rough = |segment: &ClosedSegment| segment.contents.is_rough && !segment.is_put_off;
+        while retention::is_too_much(&self.closed, allowance)
+            && let Some(index) = self.closed.iter().position(is_rough)
+        {
+            self.count_again(index);
         }
-        Ok(())
     }
 
-    fn count_again(&mut self, index: usize) -> io::Result<()> {
+    fn count_again(&mut self, index: usize) {
         let name = self.closed[index].name;
         match segment::count(&name.path(&self.directory)) {
             Ok(contents) => self.closed[index].contents = contents,
-            Err(error) => self.without(vec![name], error)?,
+            Err(error) => self.cannot_read(name, &error),
         }
-        Ok(())
     }
 
-    /// Forgets segments that somebody else deleted: who reads the journal says what is missing, and what is left must
-    /// still be kept within its allowance.
-    fn without(&mut self, names: Vec<Name>, error: io::Error) -> io::Result<()> {
-        if error.kind() != io::ErrorKind::NotFound {
-            return Err(error);
+    fn rewrite_failed(&mut self, names: &[Name], error: RewriteError, budget: &mut u64) {
+        match error {
+            RewriteError::Read(name, error) => self.cannot_read(name, &error),
+            RewriteError::Write(error) => {
+                // If the disk takes nothing at present, the alerts to come must not wait for all that it does not take.
+                *budget = 0;
+                self.put_off(names, "rewrite", &error);
+            }
         }
-        let is_gone = |name: &Name| names.contains(name) && !name.path(&self.directory).exists();
-        let before = self.closed.len();
-        self.closed.retain(|segment| !is_gone(&segment.name));
-        if self.closed.len() == before { Err(error) } else { Ok(()) }
+    }
+
+    /// Puts off a segment that cannot be read. One that somebody else deleted is forgotten: who reads the journal says what
+    /// is missing, and what is left must still be kept within its allowance.
+    fn cannot_read(&mut self, name: Name, error: &io::Error) {
+        let found = name.path(&self.directory).symlink_metadata();
+        if found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.closed.retain(|segment| segment.name != name);
+        } else {
+            self.put_off(&[name], "read", error);
+        }
+    }
+
+    fn put_off(&mut self, names: &[Name], what: &str, error: &io::Error) {
+        for segment in self.closed.iter_mut().filter(|segment| names.contains(&segment.name)) {
+            segment.is_put_off = true;
+        }
+        let paths: Vec<_> = names.iter().map(|name| name.path(&self.directory)).collect();
+        self.retention_fails(format_args!("cannot {what} {paths:?}: {error}"));
+    }
+
+    pub(super) fn retention_fails(&mut self, why: impl fmt::Display) {
+        self.retention_trouble = Some(format!("cannot apply retention to the alert journal: {why}"));
+    }
+
+    /// Deletes segments that the one before holds as well. Until they are gone, that one stays as it is: what went from it
+    /// would still be read in them.
+    pub(super) fn remove_left_over(&mut self) {
+        if self.left_over.is_empty() {
+            return;
+        }
+        // What holds them must be on disk before they go.
+        let mut removed = durable::sync_directory(&self.directory);
+        if removed.is_ok() {
+            let directory = &self.directory;
+            self.left_over.retain(|name| {
+                let gone = remove(&name.path(directory));
+                let stays = gone.is_err();
+                removed = std::mem::replace(&mut removed, Ok(())).and(gone);
+                stays
+            });
+        }
+        let Err(error) = removed else { return };
+        for name in &self.left_over {
+            if let Some(holds) = self.closed.iter_mut().rfind(|segment| segment.name < *name) {
+                holds.is_put_off = true;
+            }
+        }
+        let paths: Vec<_> = self.left_over.iter().map(|name| name.path(&self.directory)).collect();
+        self.retention_fails(format_args!("cannot delete {paths:?}, which were merged: {error}"));
     }
 
     /// After a change that failed half way: what is in the files counts, not what was to be in them.
     fn look_again(&mut self, names: &[Name], last: u64) {
         let [first, others @ ..] = names else { return };
         let closed_at = segment::closed_at(&first.path(&self.directory)).unwrap_or(0);
-        let is_gone = |other: &Name| {
-            let found = std::fs::symlink_metadata(other.path(&self.directory));
-            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-        };
-        let are_one = others.last().is_some_and(|other| closed_at >= other.first || is_gone(other));
-        // Before what is one is known to be on disk, the others stay: the next start removes them.
-        if are_one && durable::sync_directory(&self.directory).is_ok() {
-            for other in others {
-                // Nobody reads it any more, and the next start tries again.
-                durable::remove(&other.path(&self.directory)).ok();
-            }
-        }
-        if are_one {
-            self.closed.retain(|segment| !others.contains(&segment.name));
-        }
+        let are_one = others.last().is_some_and(|other| closed_at >= other.first);
         if let Some(segment) = self.closed.iter_mut().find(|segment| segment.name == *first) {
             segment.contents.is_rough = true;
             if are_one {
                 segment.last = last;
             }
         }
+        if are_one {
+            self.are_one(others);
+        }
+    }
+
+    /// The segment before holds these as well.
+    fn are_one(&mut self, others: &[Name]) {
+        self.closed.retain(|segment| !others.contains(&segment.name));
+        self.left_over.extend(others);
+        self.remove_left_over();
     }
 
     /// Puts what was rewritten in its place.
-    fn finish(&mut self, rewrite: Rewrite) -> io::Result<()> {
+    fn finish(&mut self, rewrite: Rewrite, budget: &mut u64) {
         let doing = rewrite.goes().map(|goes: &Goes| (rewrite.name(), goes.clone()));
         // First the note, then the deed: in between a crash leaves alerts that are noted as deleted, and are read. Of
         // segments that become one nothing goes, and what was done to one of them is not to be done to the other.
-        if doing.is_none() || self.ledger.doing != doing {
-            let mut ledger = self.ledger.clone();
+        if !doing.as_ref().is_some_and(|doing| self.ledger.counted().contains(doing)) {
             let thinned = rewrite.thinned();
+            let mut ledger = self.ledger.clone();
             ledger.count(&thinned.deleted);
             if let Some(range) = thinned.emptied.clone() {
                 ledger.add(range);
             }
             GivenUp::join(&mut ledger.untold, thinned.given_up.clone());
-            ledger.doing = doing;
-            ledger.store(&self.directory)?;
+            self.begin_in(&mut ledger, doing);
+            if let Err(error) = ledger.store(&self.directory) {
+                // Nothing can go without it.
+                self.must_make_room = false;
+                rewrite.give_up();
+                return self.retention_fails(format_args!("cannot write what was deleted: {error}"));
+            }
             GivenUp::join(&mut self.given_up, thinned.given_up.clone());
             self.ledger = ledger;
         }
-        let names: Vec<Name> = rewrite.segments().iter().map(|segment| segment.name).collect();
+        let names = rewrite.names();
         let last = rewrite.segments().last().map_or(0, |segment| segment.last);
-        let thinned = rewrite.finish().inspect_err(|_| self.look_again(&names, last))?;
-        #[cfg(test)]
-        {
-            self.merged += u64::from(names.len() > 1);
-        }
-        self.closed.retain(|segment| !names[1..].contains(&segment.name));
-        let Some(index) = self.closed.iter().position(|segment| segment.name == names[0]) else {
-            return Ok(());
+        let thinned = match rewrite.finish() {
+            Ok(thinned) => thinned,
+            Err(error) => {
+                self.look_again(&names, last);
+                return self.rewrite_failed(&names, RewriteError::Write(error), budget);
+            }
         };
-        if thinned.is_gone() {
-            self.closed.remove(index);
-        } else {
-            // What was counted wrongly before must not make it a victim for ever.
-            (self.closed[index].contents, self.closed[index].last) = (thinned.contents, last);
+        let [first, others @ ..] = names.as_slice() else { return };
+        if let Some(index) = self.closed.iter().position(|segment| segment.name == *first) {
+            if thinned.is_gone() {
+                self.closed.remove(index);
+            } else {
+                // What was counted wrongly before must not make it a victim for ever.
+                (self.closed[index].contents, self.closed[index].last) = (thinned.contents, last);
+            }
         }
-        Ok(())
+        if !others.is_empty() {
+            #[cfg(test)]
+            {
+                self.merged += 1;
+            }
+            self.are_one(others);
+        }
+    }
+
+    /// Notes in the ledger what is done next, and keeps of what was counted before what is not done yet.
+    fn begin_in(&self, ledger: &mut Ledger, doing: Option<(Name, Goes)>) {
+        ledger.undone.extend(ledger.doing.take());
+        ledger.undone.retain(|(name, goes)| {
+            let has_some = |segment: &ClosedSegment| {
+                segment.name == *name && (segment.contents.is_rough || goes.is_in(&segment.contents))
+            };
+            self.closed.iter().any(has_some)
+        });
+        ledger.doing = doing;
     }
 }
