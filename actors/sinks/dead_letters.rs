@@ -1,22 +1,30 @@
 //! Alerts that a receiver refused for good, in a file of their own: `STATE_DIR/sinks/NAME.dead.jsonl`.
 //!
 //! One module gets as much of it as is left for the others, so that one whose alerts are all refused leaves them something.
+//! A letter may be as large as an alert, up to `limits.line_bytes`: the file has room for two of its largest one.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde_json::json;
-use vigie_files::durable::{self, DurableFile};
+use vigie_files::durable::DurableFile;
 use vigie_sinks::alert::Alert;
 use vigie_sinks::schema::Schema;
 
 use crate::work_threads::{self, Lane};
 
-/// Largest file in bytes; what does not fit is counted only, and told as `sink-letters-lost`.
+/// Largest file in bytes, or twice the largest letter in it if that is more; what does not fit is counted only, and told
+/// as `sink-letters-lost`.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
+
+/// Largest file that is read: `limits.line_bytes` is at most 64 MiB, and a letter says a little more than the line of its
+/// alert. A larger one has no room left.
+const MAX_READ_BYTES: u64 = 2 * (80 << 20);
 
 /// The file of a sink.
 #[derive(Debug, Clone)]
@@ -40,6 +48,8 @@ struct Used {
     /// Its bytes; when it has others, somebody changed it, or it is not read yet.
     length: u64,
     by_module: BTreeMap<String, u64>,
+    /// Bytes of the largest letter.
+    largest: u64,
 }
 
 impl Used {
@@ -52,24 +62,39 @@ impl Used {
         struct Document {
             module: String,
         }
-        let content = durable::read_bounded(path, length)?;
-        let mut used = Self { length, by_module: BTreeMap::new() };
-        for line in content.split_inclusive(|&byte| byte == b'\n') {
+        let mut used = Self { length, ..Self::default() };
+        if length > MAX_READ_BYTES {
+            return Ok(used);
+        }
+        let mut lines = BufReader::new(open(path)?.take(length));
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
             // What somebody else wrote there belongs to nobody.
-            if let Ok(letter) = serde_json::from_slice::<Letter>(line) {
-                *used.by_module.entry(letter.alert.module).or_default() += line.len() as u64;
+            if let Ok(letter) = serde_json::from_slice::<Letter>(&line) {
+                used.count(&letter.alert.module, line.len() as u64);
             }
+            line.clear();
         }
         Ok(used)
     }
 
+    fn count(&mut self, module: &str, bytes: u64) {
+        *self.by_module.entry(module.to_owned()).or_default() += bytes;
+        self.largest = self.largest.max(bytes);
+    }
+
+    /// How large the file may be with a letter of so many bytes.
+    fn limit(&self, bytes: u64) -> u64 {
+        MAX_BYTES.max(2 * self.largest.max(bytes))
+    }
+
     /// Whether there is room for so many bytes of a module; if so, they are counted.
     fn take(&mut self, module: &str, bytes: u64) -> bool {
-        let own = self.by_module.entry(module.to_owned()).or_default();
-        if *own + bytes > MAX_BYTES.saturating_sub(self.length + bytes) {
+        let own = self.by_module.get(module).copied().unwrap_or_default();
+        if own + bytes > self.limit(bytes).saturating_sub(self.length + bytes) {
             return false;
         }
-        *own += bytes;
+        self.count(module, bytes);
         self.length += bytes;
         true
     }
@@ -142,17 +167,24 @@ impl DeadLetters {
         let path = &self.path;
         let names: Vec<&str> = refused.keys().map(String::as_str).collect();
         let why = format!(
-            "{path:?} has reached its limit for alerts of {}: one module gets as much of {MAX_BYTES} bytes as is left for others",
-            names.join(", ")
+            "{path:?} has reached its limit for alerts of {}: one module gets as much of {} bytes as is left for others",
+            names.join(", "),
+            used.limit(0)
         );
         Err(Lost { count: refused.values().sum(), why })
     }
 }
 
-/// Whether the next line can begin at the file's end.
+/// Opens for reading what was a regular file a moment ago; whatever it is now holds up nobody.
 #[expect(clippy::disallowed_methods, reason = "on Lane::Sinks")]
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
+    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+/// Whether the next line can begin at the file's end.
 fn ends_a_line(path: &Path) -> bool {
-    let Ok(mut file) = std::fs::File::open(path) else { return true };
+    let Ok(mut file) = open(path) else { return true };
     let mut last = [b'\n'];
     let read = file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last));
     read.is_err() || last == *b"\n"
@@ -205,5 +237,30 @@ mod tests {
         // Somebody took it away.
         fs::remove_file(letters.path()).unwrap();
         letters.write(alerts("loud", 1, 1 << 20)).unwrap();
+    }
+
+    #[test]
+    fn an_alert_of_any_size_finds_room_and_leaves_some_for_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::new(directory.path(), "hook");
+
+        letters.write(alerts("large", 1, 64 << 20)).unwrap();
+
+        for anew in [false, true] {
+            let letters = if anew { DeadLetters::new(directory.path(), "hook") } else { letters.clone() };
+            assert_eq!(letters.write(alerts("large", 1, 64 << 20)).unwrap_err().count, 1);
+            letters.write(alerts("quiet", 10, 1 << 20)).unwrap();
+        }
+        assert_eq!((lines_of(&letters, "large"), lines_of(&letters, "quiet")), (1, 20));
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_made_huge_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::new(directory.path(), "hook");
+        // A hole, which would take this much memory.
+        fs::File::create(letters.path()).unwrap().set_len(1 << 40).unwrap();
+
+        assert_eq!(letters.write(alerts("quiet", 1, 1000)).unwrap_err().count, 1);
     }
 }
