@@ -267,7 +267,7 @@ impl AlertJournal {
             by_module: BTreeMap::new(),
             damage: None,
             proof: Proof::Done,
-            trouble: None,
+            trouble: writer.trouble().map(ToOwned::to_owned),
             trimmed: None,
             telling: Telling::new(writer.has_untold()),
             writer: Some(writer),
@@ -547,6 +547,7 @@ impl Handler<GetJournalStatus> for AlertJournal {
             limit_bytes: self.section.segment_bytes.saturating_mul(u64::from(self.section.keep_segments)),
             damage: self.all_damage(),
             trimmed: self.trimmed.clone(),
+            trouble: self.trouble.clone(),
         })
     }
 }

@@ -321,8 +321,10 @@ const SHOWN: [&str; 21] = [
 ];
 
 /// Keys whose texts are sentences.
-const DETAILS: [&str; 10] =
-    ["problems", "problem", "detail", "reason", "error", "damage", "trimmed", "errors", "message", "socket"];
+const DETAILS: [&str; 11] = [
+    "problems", "problem", "detail", "reason", "error", "damage", "trimmed", "trouble", "errors", "message",
+    "socket",
+];
 
 /// Keys whose texts name a host or a fleet.
 const NAMES: [&str; 4] = ["hostname", "org", "agent", "key"];

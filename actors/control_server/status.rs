@@ -158,6 +158,7 @@ fn found_now(
     note(AgentCondition::JournalUnwritable, journal.error.clone());
     note(AgentCondition::JournalDamaged, journal.damage.clone());
     note(AgentCondition::JournalTrimmed, journal.trimmed.clone());
+    note(AgentCondition::JournalUntidy, journal.trouble.clone());
     note(
         AgentCondition::FleetNotJoined,
         fleet.filter(|fleet| !fleet.named).and_then(|fleet| fleet.problem.clone()),

@@ -75,6 +75,10 @@ conditions! {
     /// Retention deleted alerts before they were read, because the journal reached its size limit.
     JournalTrimmed = "journal-trimmed", Warning,
         "Increase journal.segment_bytes or journal.keep_segments, or find the source of the many alerts.";
+    /// Alerts are stored, but old segments of the journal cannot be read, rewritten or deleted to make room, or the file
+    /// with its newest number cannot be written.
+    JournalUntidy = "journal-untidy", Warning,
+        "Repair the file that the condition names in agent.state_dir/journal, or the disk, or move the file away; the agent tries again with the next segment.";
     /// The agent's log cannot be written; lines are dropped and counted.
     LogUnwritable = "log-unwritable", Warning,
         "Free space on the disk of logging.file, or correct [logging]; the agent recovers without a restart.";

@@ -469,6 +469,9 @@ pub struct JournalStatus {
     /// Alerts that went since the agent started although they are severe or the fleet does not have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trimmed: Option<String>,
+    /// What the disk does not take at present although the alerts themselves are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What a journal is found to be, read from its first byte to its last.
