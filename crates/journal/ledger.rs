@@ -1,7 +1,10 @@
 //! What retention has deleted: whole segments as ranges of numbers, and how many alerts of each severity in all. With
 //! it a reader knows whether alerts are missing or were deleted for want of room.
+//!
+//! A range between segments that become one is noted in their file and leaves the ledger: it holds at most about as many
+//! ranges as there are segments, however long a flood lasts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 
@@ -100,6 +103,21 @@ impl Ledger {
             }
             joins
         });
+    }
+
+    /// The ranges between these numbers.
+    pub(crate) fn between(&self, first: u64, last: u64) -> VecDeque<Range> {
+        self.ranges.iter().filter(|range| first < range.first && range.last < last).cloned().collect()
+    }
+
+    /// Forgets ranges, by their first numbers, that a segment notes by itself.
+    pub(crate) fn forget(&mut self, firsts: &[u64]) {
+        self.ranges.retain(|range| !firsts.contains(&range.first));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ranges(&self) -> usize {
+        self.ranges.len()
     }
 
     /// Adds what was deleted to the totals.

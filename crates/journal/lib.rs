@@ -29,6 +29,8 @@ mod walk;
 mod writer;
 
 #[cfg(test)]
+mod retention_tests;
+#[cfg(test)]
 mod room_tests;
 #[cfg(test)]
 mod tests;

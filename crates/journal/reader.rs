@@ -225,7 +225,10 @@ impl Reader {
                 return Ok(None);
             }
             if self.current.is_none() && !self.open_at()? {
-                return Ok(self.rest_is_missing(through));
+                if self.rest_is_missing(through)? {
+                    continue;
+                }
+                return Ok(None);
             }
             if let Some(ahead) = self.current.as_mut().and_then(|current| current.ahead.take()) {
                 if ahead.record.seq > through {
@@ -237,7 +240,7 @@ impl Reader {
                     self.current.as_mut().map(|current| current.ahead.insert(ahead));
                     return Ok(None);
                 }
-                self.take_record(ahead);
+                self.take_record(ahead)?;
                 continue;
             }
             if self.step()? || self.open_next()? {
@@ -249,7 +252,9 @@ impl Reader {
                 self.current = None;
                 continue;
             }
-            return Ok(self.rest_is_missing(through));
+            if !self.rest_is_missing(through)? {
+                return Ok(None);
+            }
         }
     }
 
@@ -263,18 +268,17 @@ impl Reader {
         (position <= through).then_some(position)
     }
 
-    fn rest_is_missing(&mut self, through: u64) -> Option<(Item, usize)> {
+    /// Says what is missing up to `through`, which is in no file; `false` when nothing is.
+    fn rest_is_missing(&mut self, through: u64) -> io::Result<bool> {
         if through == u64::MAX || self.after >= through {
-            return None;
+            return Ok(false);
         }
         let damaged = self.current.as_mut().is_some_and(|current| std::mem::take(&mut current.damaged));
-        self.gap(self.after + 1, through, damaged);
+        self.gap(self.after + 1, through, damaged)?;
         if let Some(current) = &mut self.current {
             (current.last, current.link) = (through, None);
         }
-        let (item, size) = self.found.pop_front()?;
-        self.after = self.within(&item, through)?;
-        Some((item, size))
+        Ok(true)
     }
 
     /// Opens the segment that holds the next alert; `false` when there is none.
@@ -300,16 +304,6 @@ impl Reader {
         // More may have been written since the end was seen; nothing is added once there is a newer segment.
         if self.step()? {
             return Ok(true);
-        }
-        let expected =
-            self.current.as_ref().map_or(0, |current| current.last.max(current.closed)).max(self.after) + 1;
-        if next.first > expected
-            && self.looked_for < expected
-            && segment::merged_with(&self.directory, &names, expected)?.is_some()
-        {
-            // Retention put what follows into an older segment.
-            (self.looked_for, self.current) = (expected, None);
-            return self.open_at();
         }
         if let Some(current) = &mut self.current
             && !current.walk.lines().rest().is_empty()
@@ -375,7 +369,7 @@ impl Reader {
                 }
                 Line::Commit(_) => {}
                 Line::Closed(closed) => current.closed = closed.closed,
-                Line::Deleted(deleted) => self.take_deleted(&deleted),
+                Line::Deleted(deleted) => self.take_deleted(&deleted)?,
                 Line::Record(record) => {
                     let bytes = current.walk.raw().len() + 1;
                     current.ahead = Some(Ahead { record, seal, bytes });
@@ -385,19 +379,19 @@ impl Reader {
         Ok(true)
     }
 
-    fn take_record(&mut self, Ahead { record, seal, bytes }: Ahead) {
+    fn take_record(&mut self, Ahead { record, seal, bytes }: Ahead) -> io::Result<()> {
         if !self.follows(&record, seal) {
             self.look_for_failed_end();
         }
         let is_failed = self.is_failed(record.seq);
-        let Some(current) = &mut self.current else { return };
+        let Some(current) = &mut self.current else { return Ok(()) };
         if record.seq <= current.last {
             // After a write that failed, a segment begins with what was in the one before.
             current.damaged |= !current.repeats;
-            return;
+            return Ok(());
         }
         if is_failed {
-            return;
+            return Ok(());
         }
         current.repeats = false;
         let expected = if current.last == 0 { self.after + 1 } else { current.last + 1 };
@@ -410,16 +404,19 @@ impl Reader {
         current.last = record.seq;
         current.link = seal.map(|seal| seal.checksum);
         if record.seq <= self.after {
-            return;
+            return Ok(());
         }
         if record.seq > expected.max(self.after + 1) {
-            self.gap(expected.max(self.after + 1), record.seq - 1, damaged);
+            if !self.gap(expected.max(self.after + 1), record.seq - 1, damaged)? {
+                return Ok(());
+            }
         } else if is_next && !is_linked {
             self.damage(record.seq - 1, DamageKind::Link);
         } else if damaged {
             self.damage(record.seq - 1, DamageKind::Line);
         }
         self.found.push_back((Item::Alert(record), bytes));
+        Ok(())
     }
 
     fn follows(&self, record: &Record, seal: Option<Seal>) -> bool {
@@ -449,46 +446,67 @@ impl Reader {
         }
     }
 
-    fn take_deleted(&mut self, deleted: &Deleted) {
-        let Some(current) = &mut self.current else { return };
+    fn take_deleted(&mut self, deleted: &Deleted) -> io::Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
         let (first, last) = deleted.deleted;
         if last <= current.last || first > last {
             current.damaged |= !current.repeats;
-            return;
+            return Ok(());
         }
         let expected = if current.last == 0 { self.after + 1 } else { current.last + 1 };
         let damaged = std::mem::take(&mut current.damaged);
         (current.last, current.link) = (last, deleted.link);
         if last <= self.after {
-            return;
+            return Ok(());
         }
         let expected = expected.max(self.after + 1);
         if first > expected {
-            self.gap(expected, first - 1, damaged);
+            if !self.gap(expected, first - 1, damaged)? {
+                return Ok(());
+            }
         } else if damaged {
             self.damage(expected - 1, DamageKind::Line);
         }
         let first = first.max(self.after + 1);
         self.found
             .push_back((Item::Missing(Missing { first, last, why: Cause::Deleted(deleted.counts) }), 0));
+        Ok(())
     }
 
     fn damage(&mut self, after: u64, kind: DamageKind) {
         self.found.push_back((Item::Damaged(Damage { after, kind }), 0));
     }
 
-    /// Says what is missing from `first` to `last`: deleted as the ledger knows, or not to be explained.
-    fn gap(&mut self, mut first: u64, last: u64, damaged: bool) {
+    /// Says what is missing from `first` to `last`: deleted as the ledger knows, or not to be explained. `false` when an
+    /// older segment says more, and is to be read again.
+    fn gap(&mut self, mut first: u64, last: u64, damaged: bool) -> io::Result<bool> {
         let why = if damaged { Cause::Damaged } else { Cause::Lost };
         let ledger = Ledger::load(&self.directory).unwrap_or_default();
         while first <= last {
             let (end, why) = match ledger.find(first) {
                 Some(range) => (range.last.min(last), Cause::Deleted(range.counts)),
+                None if self.is_merged(first)? => {
+                    self.current = None;
+                    return Ok(false);
+                }
                 None => (ledger.next_after(first).map_or(last, |next| (next - 1).min(last)), why),
             };
             self.found.push_back((Item::Missing(Missing { first, last: end, why }), 0));
             first = end + 1;
         }
+        Ok(true)
+    }
+
+    /// Whether retention put alert `seq`, or the note that it was deleted, into an older segment since that was read.
+    fn is_merged(&mut self, seq: u64) -> io::Result<bool> {
+        if self.looked_for >= seq || self.current.is_none() {
+            return Ok(false);
+        }
+        self.looked_for = seq;
+        let names = segment::list(&self.directory)?;
+        let holds = segment::merged_with(&self.directory, &names, seq)?;
+        let is_current = |name| self.current.as_ref().is_some_and(|current| current.name == name);
+        Ok(holds.is_some_and(|name| !is_current(name) || self.is_stale()))
     }
 }
 

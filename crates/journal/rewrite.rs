@@ -8,7 +8,7 @@
 //! writer deletes the later one. Until then, the last line of the new file says that what it holds goes as far
 //! (`closed`), so nobody reads the later one as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,8 @@ pub(crate) struct Thinned {
     pub(crate) given_up: Option<GivenUp>,
     /// Nothing is left but the note that alerts were deleted; it is kept elsewhere, and the file can go.
     pub(crate) emptied: Option<Range>,
+    /// First numbers of the ledger's ranges that the new file notes by itself.
+    pub(crate) noted: Vec<u64>,
     /// Whether the new file is written.
     written: bool,
 }
@@ -119,6 +121,8 @@ struct Lines {
     sent_through: u64,
     fleet: bool,
     thinned: Thinned,
+    /// Segments that went from between those that are read, as the ledger has them.
+    between: VecDeque<Range>,
     /// What is to be written.
     out: Vec<u8>,
     /// Whole batches that went, up to the batch that is gathered now.
@@ -202,8 +206,30 @@ impl Lines {
         self.batch_gone.write(&mut self.batch, &mut self.counting);
     }
 
+    /// Notes what went from between the segments before alert `next`.
+    fn note_between(&mut self, next: u64) {
+        while let Some(range) = self.between.pop_front_if(|range| range.last < next) {
+            let Range { first, last, counts, link, head } = range;
+            // Without a head the chain would seem to be broken there.
+            if first <= self.last || head.is_none() {
+                continue;
+            }
+            if self.gone.range.is_some_and(|(_, last)| last + 1 != first) {
+                self.flush_gone();
+            }
+            let mut gone = Gone { head, ..Gone::default() };
+            gone.add((first, last), counts, link, self.link.unwrap_or(0));
+            self.gone.join(gone);
+            (self.last, self.link, self.head) = (last, link, head);
+            self.thinned.noted.push(first);
+        }
+    }
+
     fn deleted(&mut self, deleted: Deleted, previous: u32) {
-        self.last = deleted.deleted.1;
+        let (first, last) = deleted.deleted;
+        let is_noted = |range: &&Range| first <= range.first && range.last <= last;
+        self.thinned.noted.extend(self.between.iter().filter(is_noted).map(|range| range.first));
+        self.last = last;
         self.link = deleted.link;
         self.head = deleted.head.or(self.head);
         let mut gone = Gone::default();
@@ -269,6 +295,7 @@ impl Lines {
     /// The first line of a segment, or of one that was merged.
     fn header(&mut self, line: &[u8], header: &Header, previous: Option<u32>) {
         self.end_segment();
+        self.note_between(header.segment);
         let follows = self.head == Some(header.head)
             && self.version == header.version
             && self.last + 1 == header.segment
@@ -310,13 +337,15 @@ pub(crate) struct Rewrite {
 }
 
 impl Rewrite {
-    /// Begins. Nothing is changed before [`Self::finish`].
+    /// Begins. Nothing is changed before [`Self::finish`]. `between` are the ledger's ranges between the first and the
+    /// last alert of the segments.
     ///
     /// # Errors
     /// When the first segment cannot be read.
     pub(crate) fn start(
         directory: &Path,
         segments: Vec<ClosedSegment>,
+        between: VecDeque<Range>,
         goes: Option<Goes>,
         sent_through: Option<u64>,
     ) -> Result<Self, (Name, io::Error)> {
@@ -327,6 +356,7 @@ impl Rewrite {
             sent_through: sent_through.unwrap_or(u64::MAX),
             fleet: sent_through.is_some(),
             thinned: Thinned::default(),
+            between,
             out: Vec::new(),
             gone: Gone::default(),
             batch: Vec::new(),

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use vigie_files::recording::{Kind, Recording};
 
+use crate::ledger::Ledger;
+use crate::retention_tests::critical;
 use crate::tests::{
-    ALL, Journal, MODULE, critical, items, missing, segments, seqs, temporary, told, what_is_left_after_a_cut,
+    ALL, Journal, MODULE, items, missing, segments, seqs, temporary, told, what_is_left_after_a_cut,
 };
 use crate::verify::verify_while;
 use crate::{Item, Reader, Sizes, verify};
@@ -135,6 +137,9 @@ fn a_merge_that_fails_half_way_while_the_journal_goes_on_loses_nothing() {
             recording.fail_after(after, kind, 5);
             flood(&mut journal, ["loud", "quiet"], 5);
         }
+        drop(recording);
+        // What is counted and could not be done is done with the next segment.
+        flood(&mut journal, ["loud", "quiet"], 10);
 
         let recorded = journal.writer.recorded();
         for is_opened_anew in [false, true] {
@@ -146,10 +151,10 @@ fn a_merge_that_fails_half_way_while_the_journal_goes_on_loses_nothing() {
             assert_eq!(missing(&items), [], "change {after} failed");
             let deleted: u64 = journal.writer.deleted().iter().sum();
             assert_eq!(seqs(&items).len() as u64 + deleted, recorded, "change {after} failed");
+            assert_eq!(told(&items), journal.writer.deleted(), "change {after} failed");
             let verification = verify(&journal_directory, Some(recorded)).unwrap();
             assert!(verification.is_whole(), "change {after} failed: {verification:?}");
         }
-        drop(recording);
     }
 }
 
@@ -193,7 +198,7 @@ fn loud_and_quiet(journal: &mut Journal, batch: usize) {
     journal.append_of(&[
         ("loud", "critical"),
         ("loud", "high"),
-        (["quiet", "loud"][usize::from(batch % 10 > 0)], "critical"),
+        (["quiet", "loud"][usize::from(!batch.is_multiple_of(10))], "critical"),
     ]);
 }
 
@@ -391,6 +396,52 @@ fn a_power_cut_after_a_merge_that_failed_half_way_loses_nothing() {
         }
     }
     assert!(failed_merges > 0);
+}
+
+#[test]
+fn the_ledger_stays_small_however_long_a_flood_lasts_and_each_number_is_told_once() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 16_000, keep_segments: 5 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    // Readers that wait before what a range of the ledger tells when a segment tells it.
+    let mut readers = Vec::new();
+    let mut told_before = 0;
+    for round in 0..100 {
+        flood(&mut journal, ["loud", "quiet"], 40);
+        let ranges = Ledger::load(directory.path()).unwrap().ranges();
+        assert!(ranges <= 12, "{ranges} ranges after round {round}");
+        if round % 20 == 10 {
+            for item in journal.items() {
+                let Item::Missing(missing) = item else { continue };
+                let (mut reader, mut found) = (Reader::new(directory.path(), missing.first - 1), Vec::new());
+                reader.read(missing.first, ALL, &mut found).unwrap();
+                readers.push((reader, found));
+            }
+        }
+        if round == 50 {
+            let items = journal.items();
+            told_before = items.iter().filter(|item| matches!(item, Item::Missing(_))).count();
+        }
+    }
+
+    assert!(told_before > 12, "{told_before}");
+    assert!(of_quiet(&journal.items()).len() > 20);
+    for is_opened_anew in [false, true] {
+        if is_opened_anew {
+            drop(std::mem::replace(&mut journal, Journal::open(directory.path(), sizes)));
+        }
+        let items = journal.items();
+        assert_eq!((missing(&items), told(&items)), (vec![], journal.writer.deleted()));
+        let deleted: u64 = journal.writer.deleted().iter().sum();
+        assert_eq!(seqs(&items).len() as u64 + deleted, journal.writer.recorded());
+        let verification = verify(directory.path(), None).unwrap();
+        assert!(verification.is_whole(), "{verification:?}");
+    }
+    for (mut reader, mut found) in readers {
+        reader.read(journal.writer.recorded(), ALL, &mut found).unwrap();
+        assert_eq!(missing(&found), []);
+        assert!(found.iter().all(|item| !matches!(item, Item::Damaged(_))), "{found:?}");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub fn verify(directory: &Path, through: Option<u64>) -> io::Result<Verification
     verify_while(directory, through, || {})
 }
 
-/// [`verify`] while something else is done before each segment.
+/// [`verify`] while something else is done when a segment was opened.
 pub(crate) fn verify_while(
     directory: &Path,
     through: Option<u64>,
@@ -58,16 +58,28 @@ pub(crate) fn verify_while(
     }
     let newest = segment::list(directory)?.last().copied();
     let mut before: Option<Name> = None;
-    while let Some((name, is_again)) = work.next(directory, before, newest)? {
-        meanwhile();
-        before = before.max(Some(name));
+    let mut next = work.next(directory, before, newest)?;
+    while let Some((name, is_again)) = next {
         let mut walk = match Walk::open(&name.path(directory)) {
-            // Retention deleted it meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Retention deleted it meanwhile, or put it into an older one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (before, work.looked_for) = (before.max(Some(name)), 0);
+                next = work.next(directory, before, newest)?;
+                continue;
+            }
             walk => walk?,
         };
-        // Of segments that retention deleted meanwhile there is a note by now.
+        meanwhile();
+        // Of segments that retention deleted meanwhile there is a note by now: here, or in the one before if both became
+        // one.
         work.ledger = Ledger::load(directory).or(work.ledger);
+        if !is_again && name.first > work.expected() {
+            next = work.next(directory, before, newest)?;
+            if next.is_some_and(|(_, is_again)| is_again) {
+                continue;
+            }
+        }
+        before = before.max(Some(name));
         work.skip = if is_again { work.last } else { 0 };
         if !work.segment(&mut walk)? {
             break;
@@ -76,6 +88,7 @@ pub(crate) fn verify_while(
         if !walk.lines().rest().is_empty() && walk.is_old() == Some(false) {
             work.tail_damaged += 1;
         }
+        next = work.next(directory, before, newest)?;
     }
     let mark = mark::read(directory);
     if work.version > 0 {
@@ -191,6 +204,11 @@ fn parts_are_right(parts: &Parts, were: &Parts, deleted: &BTreeMap<String, Count
 }
 
 impl Verifying {
+    /// Number of the alert that comes next.
+    fn expected(&self) -> u64 {
+        self.last.max(self.closed) + 1
+    }
+
     /// The segment to be read after `before`, up to the `newest`: the next one, or one that was read and holds more by now,
     /// because others were merged with it.
     fn next(
@@ -205,7 +223,7 @@ impl Verifying {
             before.is_none_or(|before| *name > before) && name.first > closed && Some(*name) <= newest
         };
         let next = names.iter().copied().find(is_next);
-        let expected = self.last.max(self.closed) + 1;
+        let expected = self.expected();
         if before.is_some()
             && self.looked_for < expected
             && next.is_none_or(|next| next.first > expected)

@@ -71,7 +71,9 @@ impl Writer {
                 continue;
             }
             let segments = self.closed[range].to_vec();
-            match Rewrite::start(&self.directory, segments, goes, self.sent_through) {
+            let (first, last) = (segments[0].name.first, segments.last().map_or(0, |segment| segment.last));
+            let between = self.ledger.between(first, last);
+            match Rewrite::start(&self.directory, segments, between, goes, self.sent_through) {
                 Ok(rewrite) => return Some(rewrite),
                 Err((name, error)) => self.cannot_read(name, &error),
             }
@@ -243,6 +245,8 @@ impl Writer {
                 return self.rewrite_failed(&names, RewriteError::Write(error), budget);
             }
         };
+        // The next change of the ledger brings it to the disk; until then both say it.
+        self.ledger.forget(&thinned.noted);
         let [first, others @ ..] = names.as_slice() else { return };
         if let Some(index) = self.closed.iter().position(|segment| segment.name == *first) {
             if thinned.is_gone() {
