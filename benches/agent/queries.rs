@@ -52,11 +52,12 @@ pub(crate) async fn measure(size: Size, report: &mut Report) -> BenchResult<()> 
     report.add(
         Measure::new("queries", "round trip through the agent", median(&mut through), "us")
             .against(direct)
-            .goal(Goal::AtMost(2.5)),
+            .goal(Goal::AtMost(2.3)),
     );
     report.add(
         Measure::new("queries", "the same on one connection to the agent", median(&mut kept), "us")
-            .against(direct),
+            .against(direct)
+            .goal(Goal::AtMost(1.6)),
     );
 
     let start = Instant::now();
