@@ -451,6 +451,9 @@ fn problems(parameters: &Parameters, outcome: &Outcome, owners: Option<&Owners>)
                 vigie_host::tracing_hint()
             ));
         }
+        for pid in &owners.unresponsive {
+            problems.push(format!("process {pid} does not respond: its sockets are told without it"));
+        }
         if owners.stopped {
             problems.push("stopped before the sockets of all processes were read".to_owned());
         }

@@ -26,13 +26,15 @@ pub mod search;
 pub mod sock_diag;
 pub mod socket;
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
-use self::search::Backend;
+use self::processes::OwnersSoFar;
+use self::search::{Backend, SoFar};
 
 /// The module.
 pub struct Netstat;
@@ -41,11 +43,7 @@ impl StandardModule for Netstat {
     const NAME: &'static str = "netstat";
 
     fn run(query: &Query) -> ModuleResult {
-        let mut result = run_with(query, &Backend::Kernel);
-        if query.extraprivacy {
-            privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
-        }
-        result
+        run_with(query, &Backend::Kernel)
     }
 }
 
@@ -58,28 +56,61 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         Ok(parameters) => parameters,
         Err(problems) => return ModuleResult::rejected(problems),
     };
+    let (parameters, found) = (Arc::new(parameters), Arc::<Found>::default());
+    let answer = {
+        let (parameters, found) = (Arc::clone(&parameters), Arc::clone(&found));
+        let (private, asked) = (query.extraprivacy, query.parameters.clone());
+        move || {
+            let mut result = found.answer(&parameters, private, started_at.elapsed());
+            if private {
+                privacy::mask_errors(&mut result, &privacy::Asked::of(asked.as_deref()));
+            }
+            result
+        }
+    };
+    let kept = query.keep(answer.clone());
     let stop = || query.is_stopped();
-    let wants_owners = parameters.wants_owners();
-    let (mut outcome, owners) = std::thread::scope(|scope| {
-        let owners = wants_owners.then(|| scope.spawn(|| processes::owners(&stop)));
-        let outcome = search::search(&parameters, backend, &stop);
-        (outcome, owners.map(|owners| owners.join().expect("reading processes does not panic")))
-    });
-    let owners = owners.transpose().unwrap_or_else(|error| {
-        outcome.problems.push(format!("processes cannot be listed in /proc: {error}"));
-        None
+    std::thread::scope(|scope| {
+        if parameters.wants_owners() {
+            scope.spawn(|| {
+                if let Err(error) = found.owners.read(&stop) {
+                    found.search.add_problem(format!("processes cannot be listed in /proc: {error}"));
+                }
+            });
+        }
+        search::search(&parameters, backend, &stop, &found.search);
     });
     if parameters.cross_view {
-        search::compare_with_owners(&mut outcome, &stop);
+        search::compare_with_owners(&found.search, &stop);
     }
-    if let Some(owners) = owners.as_ref().filter(|_| !parameters.owners.is_empty()) {
-        outcome.keep(|inode| owners.of(inode).any(|process| parameters.owners.matches(process)));
-        if owners.hidden > 0 {
-            outcome.problems.push(format!(
-                "{} processes could not be read: the owners of their sockets are unknown",
-                owners.hidden
-            ));
+    kept.answer(answer)
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found {
+    search: SoFar,
+    owners: OwnersSoFar,
+}
+
+impl Found {
+    fn answer(&self, parameters: &Parameters, private: bool, elapsed: Duration) -> ModuleResult {
+        let mut outcome = self.search.take();
+        let owners = parameters.wants_owners().then(|| self.owners.take());
+        if let Some(owners) = owners.as_ref().filter(|_| !parameters.owners.is_empty()) {
+            outcome.keep(|inode| owners.of(inode).any(|process| parameters.owners.matches(process)));
+            if owners.hidden > 0 {
+                outcome.problems.push(format!(
+                    "{} processes could not be read: the owners of their sockets are unknown",
+                    owners.hidden
+                ));
+            }
+            if owners.stopped {
+                outcome
+                    .problems
+                    .push("the owners of some sockets are unknown: not all processes were read".to_owned());
+            }
         }
+        answer::answer(parameters, &outcome, owners.as_ref(), private, elapsed)
     }
-    answer::answer(&parameters, &outcome, owners.as_ref(), query.extraprivacy, started_at.elapsed())
 }

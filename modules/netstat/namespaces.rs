@@ -88,14 +88,18 @@ pub fn own_name() -> Result<String, NamespaceError> {
 /// Gives `found` every namespace except the one of that name, until it breaks: those of all threads, and those
 /// without a process that are mounted, as `ip netns` and container engines do. Returns why there may be more.
 ///
-/// Those that an open descriptor keeps alive are found as well; one that only a socket keeps alive is not.
+/// Those that an open descriptor keeps alive are found as well; one that only a socket keeps alive is not. `looking` is
+/// told which process is looked at, and when none is any more.
 pub(crate) fn find_others(
     own: &str,
+    looking: &dyn Fn(Option<&str>),
     found: &mut dyn FnMut(Namespace) -> ControlFlow<()>,
 ) -> Vec<NamespaceError> {
     let mut problems = Vec::new();
     let mut seen = HashSet::from([own.to_owned()]);
-    match of_processes(&mut seen, found) {
+    let listed = of_processes(&mut seen, looking, found);
+    looking(None);
+    match listed {
         Ok(ControlFlow::Break(())) => return problems,
         Ok(ControlFlow::Continue(hidden)) if hidden > 0 => problems.push(NamespaceError::Hidden(hidden)),
         Ok(ControlFlow::Continue(_)) => {}
@@ -130,10 +134,12 @@ pub(crate) fn find_others(
 /// The namespaces of processes and their threads; returns of how many processes they are hidden.
 fn of_processes(
     seen: &mut HashSet<String>,
+    looking: &dyn Fn(Option<&str>),
     found: &mut dyn FnMut(Namespace) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<(), usize>> {
     let mut hidden = 0;
     for process in numbered(Path::new("/proc"))? {
+        looking(process.file_name().and_then(|name| name.to_str()));
         let mut process_hidden = false;
         // A process that ends meanwhile has no threads any more.
         for thread in numbered(&process.join("task")).unwrap_or_default() {
@@ -225,7 +231,7 @@ mod tests {
     fn the_own_namespace_is_not_among_the_others() {
         let own = own_name().unwrap();
 
-        find_others(&own, &mut |namespace| {
+        find_others(&own, &|_| {}, &mut |namespace| {
             assert_ne!(namespace.name, own);
             ControlFlow::Continue(())
         });

@@ -3,14 +3,14 @@
 //! The kernel tells of a socket only the number of its file, so the descriptors of all processes are read once
 //! (proc_pid_fd(5)), beside the search. Numbers of socket files are the same in all network namespaces.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags, RawDir, open, openat, readlinkat_raw};
 use rustix::io::Errno;
@@ -57,6 +57,8 @@ pub struct Owners {
     sockets: Vec<(u64, usize)>,
     /// Processes whose descriptors could not be read.
     pub hidden: usize,
+    /// Processes that were not read to the end, because the kernel held whoever looked.
+    pub unresponsive: Vec<u32>,
     /// Whether the search was stopped before it came to its end.
     pub stopped: bool,
 }
@@ -83,44 +85,88 @@ impl Owners {
     }
 }
 
+/// The processes of sockets that were found so far, for whoever answers when the kernel holds the search.
+#[derive(Debug, Default)]
+pub(crate) struct OwnersSoFar(Mutex<Reading>);
+
+#[derive(Debug, Default)]
+struct Reading {
+    names: HashMap<u32, String>,
+    found: Vec<(Process, Vec<u64>)>,
+    hidden: usize,
+    /// Processes that are being looked at.
+    doing: BTreeSet<u32>,
+    /// All of them were looked at.
+    finished: bool,
+}
+
+impl OwnersSoFar {
+    fn locked(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds the processes of all sockets. Stops early when `stop` says so.
+    ///
+    /// # Errors
+    /// When the processes cannot be listed.
+    pub(crate) fn read(&self, stop: &(dyn Fn() -> bool + Sync)) -> std::io::Result<()> {
+        // First of all: whoever takes what was found so far must not wait for a disk.
+        let names = local_user_names();
+        self.locked().names = names;
+        let pids: Vec<u32> = std::fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        let next = AtomicUsize::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while !stop()
+                        && let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        self.locked().doing.insert(*pid);
+                        let process = sockets_of(*pid);
+                        let mut reading = self.locked();
+                        reading.doing.remove(pid);
+                        match process {
+                            Ok(Some(process)) => reading.found.push(process),
+                            Ok(None) => {}
+                            // A process that ends meanwhile has no sockets.
+                            Err(Errno::NOENT | Errno::SRCH) => {}
+                            Err(_) => reading.hidden += 1,
+                        }
+                    }
+                });
+            }
+        });
+        self.locked().finished = !stop();
+        Ok(())
+    }
+
+    /// Takes what was found.
+    pub(crate) fn take(&self) -> Owners {
+        let Reading { names, mut found, hidden, doing, finished } = std::mem::take(&mut *self.locked());
+        found.sort_unstable_by_key(|(process, _)| process.pid);
+        let mut owners = Owners::new(found);
+        for process in &mut owners.processes {
+            process.user = process.uid.and_then(|uid| names.get(&uid).cloned());
+        }
+        owners.hidden = hidden;
+        owners.unresponsive = doing.into_iter().collect();
+        owners.stopped = !finished;
+        owners
+    }
+}
+
 /// Finds the processes of all sockets. Stops early, with what was found so far, when `stop` says so.
 ///
 /// # Errors
 /// When the processes cannot be listed.
 pub fn owners(stop: &(dyn Fn() -> bool + Sync)) -> std::io::Result<Owners> {
-    let pids: Vec<u32> = std::fs::read_dir("/proc")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    let found = Mutex::new((Vec::new(), 0));
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while !stop()
-                    && let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let process = sockets_of(*pid);
-                    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    match process {
-                        Ok(Some(process)) => found.0.push(process),
-                        Ok(None) => {}
-                        // A process that ends meanwhile has no sockets.
-                        Err(Errno::NOENT | Errno::SRCH) => {}
-                        Err(_) => found.1 += 1,
-                    }
-                }
-            });
-        }
-    });
-    let (mut found, hidden) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    found.sort_unstable_by_key(|(process, _)| process.pid);
-    let mut owners = Owners::new(found);
-    owners.hidden = hidden;
-    owners.stopped = stop();
-    name_users(&mut owners.processes);
-    Ok(owners)
+    let so_far = OwnersSoFar::default();
+    so_far.read(stop)?;
+    Ok(so_far.take())
 }
 
 /// The process and the sockets that it has open, each once; `None` when it has none.
@@ -231,18 +277,14 @@ fn real_uid(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
 }
 
-/// Gives the processes the names of their users. Only the local file is asked: a directory service can be slow,
-/// or be what is being investigated.
-fn name_users(processes: &mut [Process]) {
+/// The names of users. Only the local file is asked: a directory service can be slow, or be what is being investigated.
+/// Without names the numbers stay.
+fn local_user_names() -> HashMap<u32, String> {
     let mut bytes = Vec::new();
-    let opened = open("/etc/passwd", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    // Without names the numbers stay.
-    let Ok(file) = opened else { return };
-    File::from(file).take(MAX_PASSWD_BYTES).read_to_end(&mut bytes).ok();
-    let names = user_names(&String::from_utf8_lossy(&bytes));
-    for process in processes {
-        process.user = process.uid.and_then(|uid| names.get(&uid).cloned());
+    if let Ok(file) = open("/etc/passwd", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        File::from(file).take(MAX_PASSWD_BYTES).read_to_end(&mut bytes).ok();
     }
+    user_names(&String::from_utf8_lossy(&bytes))
 }
 
 /// The first name of each user in the form of passwd(5).

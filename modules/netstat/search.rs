@@ -8,12 +8,12 @@
 //!  namespace threads ── enter one after the other, search it, end with the query
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
@@ -150,8 +150,7 @@ impl Outcome {
 
 /// Adds the sockets that no process has open, in the agent's own namespace, which this thread is in. The processes are
 /// read anew for each look: a socket that was opened after they were read is no evidence.
-pub(crate) fn compare_with_owners(outcome: &mut Outcome, stop: &(dyn Fn() -> bool + Sync)) {
-    let Some(findings) = outcome.namespaces.first_mut() else { return };
+pub(crate) fn compare_with_owners(so_far: &SoFar, stop: &(dyn Fn() -> bool + Sync)) {
     let look = || -> Result<Vec<(View, Socket)>, String> {
         let sockets = crossview::sockets().map_err(|error| chain(&error))?;
         let owners = processes::owners(stop).map_err(|error| error.to_string())?;
@@ -160,7 +159,12 @@ pub(crate) fn compare_with_owners(outcome: &mut Outcome, stop: &(dyn Fn() -> boo
         }
         Ok(crossview::unowned(sockets, &owners))
     };
-    match look().and_then(|first| Ok(crossview::standing(&first, look()?))) {
+    so_far.locked().comparing = true;
+    let compared = look().and_then(|first| Ok(crossview::standing(&first, look()?)));
+    let mut progress = so_far.locked();
+    progress.comparing = false;
+    let Some(findings) = &mut progress.here else { return };
+    match compared {
         Ok(missing) => {
             for (view, socket) in missing {
                 findings.add_missing(view, socket);
@@ -172,31 +176,29 @@ pub(crate) fn compare_with_owners(outcome: &mut Outcome, stop: &(dyn Fn() -> boo
     }
 }
 
-/// Carries out the searches of a query, until `stop` says that nobody waits any more.
-pub fn search(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bool + Sync)) -> Outcome {
-    if !parameters.namespaces {
-        let mut findings = search_here(parameters, backend, stop);
-        findings.namespace = DEFAULT_NAMESPACE.to_owned();
-        return Outcome { namespaces: vec![findings], problems: Vec::new() };
-    }
-    match own_name() {
-        Ok(own) => search_all(parameters, backend, stop, own),
-        Err(error) => {
-            let mut findings = search_here(parameters, backend, stop);
-            findings.namespace = DEFAULT_NAMESPACE.to_owned();
-            let problem = format!("only the agent's own network namespace was searched: {}", chain(&error));
-            Outcome { namespaces: vec![findings], problems: vec![problem] }
-        }
-    }
-}
+/// What was found so far, for whoever answers when the kernel holds the search.
+#[derive(Debug, Default)]
+pub struct SoFar(Mutex<Progress>);
 
-/// What the namespace threads have done so far.
+/// What the search has done so far.
 #[derive(Debug, Default)]
 struct Progress {
+    /// The name of the agent's own namespace.
+    own: String,
+    /// What that held, once it was searched.
+    here: Option<Findings>,
+    /// What the others held.
     findings: Vec<Findings>,
+    /// Those that are being searched.
+    searching: BTreeSet<String>,
+    /// The process whose namespaces are being looked for.
+    looking_at: Option<String>,
+    /// Sockets are being compared with descriptors.
+    comparing: bool,
     not_entered: Vec<(String, std::io::Error)>,
     not_searched: usize,
-    /// How many matches all findings keep.
+    problems: Vec<String>,
+    /// How many matches the findings keep.
     kept: usize,
 }
 
@@ -210,53 +212,111 @@ impl Progress {
     }
 }
 
+impl SoFar {
+    fn locked(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what could not be inspected.
+    pub(crate) fn add_problem(&self, problem: String) {
+        self.locked().problems.push(problem);
+    }
+
+    /// Takes what was found.
+    pub fn take(&self) -> Outcome {
+        let progress = std::mem::take(&mut *self.locked());
+        let mut problems = progress.problems;
+        problems.extend(not_entered_problem(progress.not_entered));
+        if progress.not_searched > 0 {
+            problems
+                .push(format!("stopped before {} network namespaces were searched", progress.not_searched));
+        }
+        if let Some(process) = progress.looking_at {
+            problems.push(format!(
+                "process {process} does not respond: its network namespaces, and those that would be found after it, were not searched"
+            ));
+        }
+        let unfinished = |namespace| Findings { namespace, stopped: true, ..Findings::default() };
+        let mut here = progress.here.unwrap_or_else(|| unfinished(progress.own));
+        if progress.comparing {
+            here.problems
+                .push("sockets were not compared with descriptors: a process does not respond".to_owned());
+        }
+        let mut namespaces = progress.findings;
+        namespaces.extend(progress.searching.into_iter().map(unfinished));
+        namespaces.sort_unstable_by(|a, b| a.namespace.cmp(&b.namespace));
+        namespaces.insert(0, here);
+        Outcome { namespaces, problems }
+    }
+}
+
+/// Carries out the searches of a query, until `stop` says that nobody waits any more.
+pub fn search(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bool + Sync), so_far: &SoFar) {
+    DEFAULT_NAMESPACE.clone_into(&mut so_far.locked().own);
+    if parameters.namespaces {
+        match own_name() {
+            Ok(own) => return search_all(parameters, backend, stop, own, so_far),
+            Err(error) => so_far.add_problem(format!(
+                "only the agent's own network namespace was searched: {}",
+                chain(&error)
+            )),
+        }
+    }
+    search_own(parameters, backend, stop, so_far);
+}
+
+/// Searches the agent's own namespace, which this thread is in.
+fn search_own(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bool + Sync), so_far: &SoFar) {
+    let mut findings = search_here(parameters, backend, stop);
+    let mut progress = so_far.locked();
+    findings.namespace.clone_from(&progress.own);
+    progress.here = Some(findings);
+}
+
 fn search_all(
     parameters: &Parameters,
     backend: &Backend,
     stop: &(dyn Fn() -> bool + Sync),
     own: String,
-) -> Outcome {
-    let progress = Mutex::new(Progress::default());
-    let locked = || progress.lock().unwrap_or_else(PoisonError::into_inner);
+    so_far: &SoFar,
+) {
+    so_far.locked().own.clone_from(&own);
     let (sender, receiver) = mpsc::sync_channel::<Namespace>(MAX_WAITING);
     let receiver = Mutex::new(receiver);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let (mut here, problems) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let received = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(namespace) = received else { return };
                     if stop() {
-                        locked().not_searched += 1;
+                        so_far.locked().not_searched += 1;
                     } else if let Err(error) = namespace.enter() {
-                        locked().not_entered.push((namespace.name, error));
+                        so_far.locked().not_entered.push((namespace.name, error));
                     } else {
+                        so_far.locked().searching.insert(namespace.name.clone());
                         let mut findings = search_here(parameters, backend, stop);
+                        let mut progress = so_far.locked();
+                        progress.searching.remove(&namespace.name);
                         findings.namespace = namespace.name;
-                        locked().add(findings);
+                        progress.add(findings);
                     }
                 }
             });
         }
-        let problems = find_others(&own, &mut |namespace| {
-            // The receiver lives as long as the threads, which this scope waits for.
-            sender.send(namespace).map_or(ControlFlow::Break(()), ControlFlow::Continue)
+        // Beside the search of the own namespace: a process that does not respond holds whoever looks at it.
+        scope.spawn(|| {
+            let sender = sender;
+            let looking = |process: Option<&str>| so_far.locked().looking_at = process.map(str::to_owned);
+            let problems = find_others(&own, &looking, &mut |namespace| {
+                // The receiver lives as long as the threads, which this scope waits for.
+                sender.send(namespace).map_or(ControlFlow::Break(()), ControlFlow::Continue)
+            });
+            so_far.locked().problems.extend(problems.iter().map(|problem| chain(problem)));
         });
-        drop(sender);
-        (search_here(parameters, backend, stop), problems)
+        search_own(parameters, backend, stop, so_far);
     });
-    here.namespace = own;
-    let Progress { mut findings, not_entered, not_searched, .. } =
-        progress.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut problems: Vec<String> = problems.iter().map(|problem| chain(problem)).collect();
-    problems.extend(not_entered_problem(not_entered));
-    if not_searched > 0 {
-        problems.push(format!("stopped before {not_searched} network namespaces were searched"));
-    }
-    findings.sort_unstable_by(|a, b| a.namespace.cmp(&b.namespace));
-    findings.insert(0, here);
-    Outcome { namespaces: findings, problems }
 }
 
 fn not_entered_problem(mut not_entered: Vec<(String, std::io::Error)>) -> Option<String> {
