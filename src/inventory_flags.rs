@@ -56,7 +56,7 @@ pub(crate) struct PackagesFlags {
     most: Option<usize>,
 
     /// Examine the system below this directory, such as a mounted image
-    #[arg(long, value_name = "PATH", conflicts_with = "verify")]
+    #[arg(long, value_name = "PATH")]
     root: Option<PathBuf>,
 }
 

@@ -22,8 +22,13 @@ impl Names {
     /// Those of a root directory; a file that cannot be read names nobody.
     #[must_use]
     pub fn of(root: &Path) -> Self {
-        let (users, user_numbers) = parse(&read(&root.join("etc/passwd")));
-        let (groups, group_numbers) = parse(&read(&root.join("etc/group")));
+        Self::from_texts(&read(&root.join("etc/passwd")), &read(&root.join("etc/group")))
+    }
+
+    /// Those of files in the form of passwd(5) and group(5).
+    #[must_use]
+    pub fn from_texts(passwd: &str, group: &str) -> Self {
+        let ((users, user_numbers), (groups, group_numbers)) = (parse(passwd), parse(group));
         Self { users, groups, user_numbers, group_numbers }
     }
 

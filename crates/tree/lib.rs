@@ -23,7 +23,7 @@ use rustix::io::Errno;
 pub use self::digest::{Digests, md5};
 pub use self::glob::{NotRead, matches};
 use self::mounts::Mounts;
-pub use self::place::{Place, Root};
+pub use self::place::{Place, Root, Spot};
 
 /// Most symbolic links on the way to one file, as in the kernel.
 const MAX_LINKS: usize = 40;

@@ -6,14 +6,16 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
+use rustix::io::Errno;
 
-use crate::{Status, Tree};
+use crate::{Status, Tree, Unread, is_root};
 
 /// Whose files are read: this host's, or those below a directory.
 #[derive(Debug, Clone, Default)]
@@ -127,6 +129,22 @@ impl Place {
         }
     }
 
+    /// The last name of the path, where it lies: links on the way are followed, one at the end is not.
+    ///
+    /// # Errors
+    /// When the way there is closed; below another root also when nothing is there.
+    pub fn spot(&self) -> Result<Spot, Unread> {
+        let path = self.path.as_os_str().as_bytes();
+        match &self.root.0 {
+            None => Ok(Spot { directory: None, name: path.to_vec() }),
+            Some(below) => {
+                let entry = below.tree.look(path)?;
+                let name = if is_root(&entry.path) { b"." } else { entry.name() }.to_vec();
+                Ok(Spot { directory: Some(entry.directory), name })
+            }
+        }
+    }
+
     /// What a directory holds, in no order.
     ///
     /// # Errors
@@ -163,6 +181,66 @@ impl Place {
                 links.filter_map(|entry| Some((entry.name().to_owned(), entry.target().ok()?))).collect()
             }
         }
+    }
+}
+
+/// A name in a directory. What is asked of it is asked there, whoever changes the way to it meanwhile, and never of what
+/// a link at this name leads to.
+#[derive(Debug)]
+pub struct Spot {
+    /// This host's root when there is none; the name is a whole path then.
+    directory: Option<Arc<OwnedFd>>,
+    name: Vec<u8>,
+}
+
+impl Spot {
+    fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_ref().map_or(CWD, |directory| directory.as_fd())
+    }
+
+    /// What the kernel says of it.
+    ///
+    /// # Errors
+    /// When nothing is there any more, or the kernel says no.
+    pub fn status(&self, wanted: StatxFlags) -> Result<Statx, Errno> {
+        rustix::fs::statx(self.directory(), &*self.name, AtFlags::SYMLINK_NOFOLLOW, wanted)
+    }
+
+    /// Where the link leads, as it is written.
+    ///
+    /// # Errors
+    /// When it is no link or cannot be read.
+    pub fn target(&self) -> Result<Vec<u8>, Errno> {
+        Ok(rustix::fs::readlinkat(self.directory(), &*self.name, Vec::new())?.into_bytes())
+    }
+
+    /// Opens it for reading, without waiting; its access time stays where that is allowed. Whether it is a file is for the
+    /// caller to see.
+    ///
+    /// # Errors
+    /// When it is a link, or may not be read.
+    pub fn open(&self) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let open = |flags| rustix::fs::openat(self.directory(), &*self.name, flags, Mode::empty());
+        match open(flags | OFlags::NOATIME) {
+            // Only the owner may.
+            Err(Errno::PERM) => open(flags),
+            result => result,
+        }
+        .map(File::from)
+    }
+
+    /// Reads an extended attribute; returns its length.
+    ///
+    /// # Errors
+    /// When there is none, or it is longer than the buffer.
+    pub fn attribute(&self, name: &str, value: &mut [u8]) -> Result<usize, Errno> {
+        let Some(directory) = &self.directory else {
+            return rustix::fs::lgetxattr(&*self.name, name, value);
+        };
+        // There is no such call with a directory's descriptor.
+        let directory = format!("/proc/self/fd/{}/", directory.as_raw_fd());
+        rustix::fs::lgetxattr([directory.as_bytes(), &*self.name].concat(), name, value)
     }
 }
 

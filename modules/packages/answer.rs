@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vigie_host::shown;
 use vigie_sdk::privacy::{MASKED, Showing};
-use vigie_sdk::{Coverage, ModuleResult, Query};
+use vigie_sdk::{Coverage, ModuleResult};
 
 use crate::parameters::Parameters;
 use crate::search::{Found, Outcome};
@@ -92,10 +92,9 @@ pub fn answer(
     parameters: &Parameters,
     outcome: &Outcome,
     verified: Option<&Verified>,
-    query: &Query,
+    private: bool,
     elapsed: Duration,
 ) -> ModuleResult {
-    let private = query.extraprivacy;
     let mut coverage = coverage(parameters, outcome, verified);
     let mut errors = Vec::new();
     let mut bytes = 0;
@@ -166,8 +165,15 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, verified: Option<&Verifi
     }
     // A host has packages: a database that names none was emptied, or is that of a tool that manages nothing here.
     let is_asked = outcome.managers.iter().any(|manager| parameters.wants_manager(*manager));
-    if is_asked && outcome.examined == 0 && outcome.unread.is_empty() && !outcome.stopped {
+    let was_read = outcome.reading.is_none() && outcome.unread.is_empty() && !outcome.stopped;
+    if is_asked && outcome.examined == 0 && was_read {
         coverage.skip("packages", "the database names no package");
+    }
+    if let Some(manager) = outcome.reading {
+        coverage.skip(
+            format!("packages of {}", manager.name()),
+            "not all were read: the database does not respond",
+        );
     }
     for unread in &outcome.unread {
         coverage.skip(shown(unread.path.as_os_str().as_encoded_bytes()), unread.why.clone());

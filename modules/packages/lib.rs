@@ -16,6 +16,7 @@ pub mod search;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use vigie_protocol::message::STATE_DIR_VARIABLE;
@@ -24,6 +25,8 @@ use vigie_tree::Root;
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
+use self::search::SoFar;
+use self::verify::{Verification, Verified};
 
 /// The module.
 pub struct Packages;
@@ -46,16 +49,39 @@ pub fn run_at(query: &Query, root: &Path, state_dir: Option<&Path>) -> ModuleRes
         Ok(parameters) => parameters,
         Err(problems) => return ModuleResult::rejected(problems),
     };
-    let root = parameters.root.as_deref().unwrap_or(root);
-    let databases = match Root::open(root) {
+    let (parameters, found) = (Arc::new(parameters), Arc::<SoFar>::default());
+    let verification = Arc::<OnceLock<Verification>>::default();
+    let answer = {
+        let (parameters, found, verification) =
+            (Arc::clone(&parameters), Arc::clone(&found), Arc::clone(&verification));
+        let (private, asked) = (query.extraprivacy, query.parameters.clone());
+        move |errors: Vec<String>| {
+            let unverified = || Verified { stopped: true, ..Verified::default() };
+            let verified = parameters.verify.then(|| {
+                let verified = verification.get().map_or_else(unverified, Verification::take);
+                Verified { errors, ..verified }
+            });
+            let outcome = found.outcome();
+            let mut result =
+                answer::answer(&parameters, &outcome, verified.as_ref(), private, started_at.elapsed());
+            if private {
+                privacy::mask_errors(&mut result, &privacy::Asked::of(asked.as_deref()));
+            }
+            result
+        }
+    };
+    let so_far = answer.clone();
+    let kept = query.keep(move || so_far(Vec::new()));
+    let databases = match Root::open(parameters.root.as_deref().unwrap_or(root)) {
         Ok(databases) => databases,
         Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
     };
-    let found = search::search(&parameters, &databases, query);
-    let verified = parameters.verify.then(|| verify::verify(&found, root, state_dir, parameters.full, query));
-    let mut result = answer::answer(&parameters, &found, verified.as_ref(), query, started_at.elapsed());
-    if query.extraprivacy {
-        privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
+    search::search(&parameters, &databases, query, &found);
+    let mut errors = Vec::new();
+    if parameters.verify {
+        let verification = verification
+            .get_or_init(|| Verification::new(found.outcome(), &databases, state_dir, parameters.full));
+        errors = verification.run(query);
     }
-    result
+    kept.answer(|| answer(errors))
 }

@@ -1,5 +1,7 @@
 //! Finds the packages that are asked for.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use vigie_packagedb::installed::{self, FileRecord, Package, Unread, Visitor, Want};
 use vigie_packagedb::owners::{Aliases, Manager};
 use vigie_sdk::Query;
@@ -22,7 +24,7 @@ pub struct Found {
 }
 
 /// What a search came to.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// The packages, by manager and in the order of its database.
     pub found: Vec<Found>,
@@ -32,8 +34,27 @@ pub struct Outcome {
     pub examined: u64,
     /// What could not be read.
     pub unread: Vec<Unread>,
+    /// The manager whose database is being read.
+    pub reading: Option<Manager>,
     /// The search was stopped before its end.
     pub stopped: bool,
+}
+
+/// What was found so far, for whoever answers when the kernel holds the search.
+#[derive(Debug, Default)]
+pub struct SoFar(Mutex<Arc<Outcome>>);
+
+impl SoFar {
+    /// What was found until now.
+    #[must_use]
+    pub fn outcome(&self) -> Arc<Outcome> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Outcome) -> T) -> T {
+        // Nobody else has it, but in the last moment of a search that is not waited for any more.
+        change(Arc::make_mut(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
 }
 
 struct Searcher<'a> {
@@ -42,25 +63,28 @@ struct Searcher<'a> {
     aliases: Aliases,
     /// The paths that are asked for, without links in their beginning, sorted, with their places.
     paths: Vec<(Vec<u8>, usize)>,
-    outcome: Outcome,
+    so_far: &'a SoFar,
 }
 
 /// Searches the databases below a root directory.
-#[must_use]
-pub fn search(parameters: &Parameters, root: &Root, query: &Query) -> Outcome {
+pub fn search(parameters: &Parameters, root: &Root, query: &Query, so_far: &SoFar) {
     let aliases = Aliases::of(root);
     let mut paths: Vec<_> =
         parameters.paths.iter().map(|path| aliases.resolve(path).into_owned()).zip(0..).collect();
     paths.sort();
-    let outcome = Outcome { managers: installed::managers(root), ..Outcome::default() };
-    let mut searcher = Searcher { parameters, query, aliases, paths, outcome };
-    for manager in searcher.outcome.managers.clone() {
+    let managers = installed::managers(root);
+    so_far.change(|outcome| outcome.managers.clone_from(&managers));
+    let mut searcher = Searcher { parameters, query, aliases, paths, so_far };
+    for manager in managers {
         if parameters.wants_manager(manager) {
+            so_far.change(|outcome| outcome.reading = Some(manager));
             let unread = installed::visit(root, manager, &mut searcher);
-            searcher.outcome.unread.extend(unread);
+            so_far.change(|outcome| {
+                outcome.reading = None;
+                outcome.unread.extend(unread);
+            });
         }
     }
-    searcher.outcome
 }
 
 impl Searcher<'_> {
@@ -72,13 +96,16 @@ impl Searcher<'_> {
 impl Visitor for Searcher<'_> {
     fn want(&mut self, manager: Manager, package: &Package) -> Want {
         if self.query.is_stopped() {
-            self.outcome.stopped = true;
+            self.so_far.change(|outcome| outcome.stopped = true);
             return Want::Nothing;
         }
-        self.outcome.examined += 1;
+        let (done, found) = self.so_far.change(|outcome| {
+            outcome.examined += 1;
+            (outcome.examined, outcome.found.len() as u64)
+        });
         self.query.report(|| Progress {
-            done: self.outcome.examined,
-            found: Some(self.outcome.found.len() as u64),
+            done,
+            found: Some(found),
             unit: "packages".to_owned(),
             ..Progress::default()
         });
@@ -107,6 +134,6 @@ impl Visitor for Searcher<'_> {
         if !self.parameters.verify && !self.parameters.files {
             files = Vec::new();
         }
-        self.outcome.found.push(Found { manager, package, files, owns });
+        self.so_far.change(|outcome| outcome.found.push(Found { manager, package, files, owns }));
     }
 }

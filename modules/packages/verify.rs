@@ -1,17 +1,17 @@
 //! Compares files with what their packages' manager recorded of them.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use md5::Md5;
-use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use sha1::Sha1;
@@ -22,11 +22,12 @@ use vigie_packagedb::installed::{Algorithm, Digest, FileRecord};
 use vigie_packagedb::owners::Manager;
 use vigie_sdk::Query;
 use vigie_sdk::protocol::Progress;
+use vigie_tree::{Root, Spot, Unread};
 
 use crate::capabilities::Capabilities;
 use crate::norm;
 use crate::remembered::{Identity, Remembered};
-use crate::search::{Found, Outcome};
+use crate::search::Outcome;
 
 /// Most threads that read files at once.
 const MAX_THREADS: usize = 4;
@@ -36,6 +37,9 @@ const BATCH: usize = 32;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 * 1024;
+
+/// Most of a file of names or of dpkg's configuration that is read, in bytes.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// How often a file is read that changes meanwhile.
 const ATTEMPTS: usize = 2;
@@ -110,18 +114,19 @@ pub struct Verified {
     pub stopped: bool,
 }
 
-/// What all threads share.
-struct Work<'a> {
-    root: &'a Path,
-    found: &'a [Found],
+/// A verification, shared by its threads and by whoever answers when the kernel holds one of them.
+pub struct Verification {
+    root: Root,
+    outcome: Arc<Outcome>,
     names: Names,
     excluded: Exclusions,
-    remembered: &'a Remembered,
+    remembered: Mutex<Remembered>,
     /// Package and file, by their places.
     jobs: Vec<(usize, usize)>,
     next: AtomicUsize,
     done: AtomicU64,
-    query: &'a Query,
+    /// What each thread made.
+    parts: Vec<Mutex<Part>>,
 }
 
 /// What one thread made.
@@ -134,85 +139,133 @@ struct Part {
     remembered: u64,
     files: u64,
     not_examined: Vec<(Vec<u8>, String)>,
+    /// The job that it is at.
+    doing: Option<usize>,
     stopped: bool,
 }
 
-/// Verifies the files of the packages that were found.
-#[must_use]
-pub fn verify(
-    outcome: &Outcome,
-    root: &Path,
-    state_dir: Option<&Path>,
-    full: bool,
-    query: &Query,
-) -> Verified {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut remembered = Remembered::read(state_dir, full, i64::try_from(now).unwrap_or(i64::MAX));
-    let jobs = outcome.found.iter().enumerate();
-    let jobs = jobs.flat_map(|(package, found)| (0..found.files.len()).map(move |file| (package, file)));
-    let work = Work {
-        root,
-        found: &outcome.found,
-        names: Names::of(root),
-        excluded: Exclusions::of(root),
-        remembered: &remembered,
-        jobs: jobs.collect(),
-        next: AtomicUsize::new(0),
-        done: AtomicU64::new(0),
-        query,
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let parts: Vec<Part> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| work.run())).collect();
-        let joined = threads.into_iter().map(|thread| thread.join().expect("verifying does not panic"));
-        joined.collect()
-    });
-    let mut verified = Verified::default();
-    let (mut findings, mut made) = (Vec::new(), Vec::new());
-    for part in parts {
-        findings.extend(part.findings);
-        made.extend(part.made);
-        verified.not_examined.extend(part.not_examined);
-        verified.files += part.files;
-        verified.read += part.read;
-        verified.read_bytes += part.read_bytes;
-        verified.remembered += part.remembered;
-        verified.stopped |= part.stopped;
+impl Part {
+    /// Adds what was made of one file.
+    fn add(&mut self, other: Self) {
+        self.findings.extend(other.findings);
+        self.made.extend(other.made);
+        self.read_bytes += other.read_bytes;
+        self.read += other.read;
+        self.remembered += other.remembered;
+        self.files += other.files;
+        self.not_examined.extend(other.not_examined);
+        self.stopped |= other.stopped;
     }
-    findings.sort_by_key(|(job, _)| *job);
-    verified.findings = findings.into_iter().map(|(_, finding)| finding).collect();
-    verified.not_examined.sort();
-    if let Err(error) = remembered.add(made) {
-        verified.errors.push(format!("cannot store digests in the module's state directory: {error}"));
-    }
-    verified
 }
 
-impl Work<'_> {
-    fn run(&self) -> Part {
-        let mut part = Part::default();
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Verification {
+    /// Reads what is needed to verify the files of the packages that were found.
+    #[must_use]
+    pub fn new(outcome: Arc<Outcome>, root: &Root, state_dir: Option<&Path>, full: bool) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let remembered = Remembered::read(state_dir, full, i64::try_from(now).unwrap_or(i64::MAX));
+        let jobs = outcome.found.iter().enumerate();
+        let jobs = jobs
+            .flat_map(|(package, found)| (0..found.files.len()).map(move |file| (package, file)))
+            .collect();
+        let text = |path: &str| {
+            let mut bytes = Vec::new();
+            if let Ok(file) = root.place(path).open() {
+                file.take(MAX_TEXT_BYTES).read_to_end(&mut bytes).ok();
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        Self {
+            root: root.clone(),
+            outcome,
+            names: Names::from_texts(&text("etc/passwd"), &text("etc/group")),
+            excluded: Exclusions::of(root),
+            remembered: Mutex::new(remembered),
+            jobs,
+            next: AtomicUsize::new(0),
+            done: AtomicU64::new(0),
+            parts: (0..threads).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Verifies everything; returns what could not be remembered.
+    pub fn run(&self, query: &Query) -> Vec<String> {
+        let known = std::mem::take(&mut *locked(&self.remembered));
+        std::thread::scope(|scope| {
+            for part in &self.parts {
+                let known = &known;
+                scope.spawn(move || self.work(part, known, query));
+            }
+        });
+        let mut known = known;
+        let made = self.parts.iter().flat_map(|part| std::mem::take(&mut locked(part).made)).collect();
+        let stored = known.add(made);
+        let told = |error| format!("cannot store digests in the module's state directory: {error}");
+        stored.err().map(told).into_iter().collect()
+    }
+
+    /// Takes what the threads made until now.
+    #[must_use]
+    pub fn take(&self) -> Verified {
+        let mut verified = Verified::default();
+        let mut findings = Vec::new();
+        for part in &self.parts {
+            let part = std::mem::take(&mut *locked(part));
+            findings.extend(part.findings);
+            verified.not_examined.extend(part.not_examined);
+            verified.files += part.files;
+            verified.read += part.read;
+            verified.read_bytes += part.read_bytes;
+            verified.remembered += part.remembered;
+            verified.stopped |= part.stopped;
+            if let Some(job) = part.doing {
+                let path = self.record(job).1.path.clone();
+                verified.not_examined.push((path, "its file system does not respond".to_owned()));
+            }
+        }
+        verified.stopped |= self.next.load(Ordering::Relaxed) < self.jobs.len();
+        findings.sort_by_key(|(job, _)| *job);
+        verified.findings = findings.into_iter().map(|(_, finding)| finding).collect();
+        verified.not_examined.sort();
+        verified
+    }
+
+    fn record(&self, job: usize) -> (usize, &FileRecord, Manager) {
+        let (package, file) = self.jobs[job];
+        let found = &self.outcome.found[package];
+        (package, &found.files[file], found.manager)
+    }
+
+    fn work(&self, own: &Mutex<Part>, remembered: &Remembered, query: &Query) {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let first = self.next.fetch_add(BATCH, Ordering::Relaxed);
-            let Some(batch) = self.jobs.get(first..).filter(|rest| !rest.is_empty()) else { return part };
-            for (nth, (package, file)) in batch.iter().take(BATCH).enumerate() {
-                if self.query.is_stopped() {
-                    part.stopped = true;
-                    return part;
-                }
-                let found = &self.found[*package];
-                let mut look = Look {
-                    work: self,
-                    part: &mut part,
-                    job: first + nth,
-                    package: *package,
-                    manager: found.manager,
-                    record: &found.files[*file],
-                };
-                look.file(&mut buffer);
+            let batch = first..self.jobs.len().min(first.saturating_add(BATCH));
+            if batch.is_empty() {
+                return;
             }
-            let done = self.done.fetch_add(batch.len().min(BATCH) as u64, Ordering::Relaxed);
-            self.query.report(|| Progress {
+            let files = batch.len() as u64;
+            for job in batch {
+                if query.is_stopped() {
+                    locked(own).stopped = true;
+                    return;
+                }
+                locked(own).doing = Some(job);
+                let (package, record, manager) = self.record(job);
+                let mut look =
+                    Look { work: self, remembered, part: Part::default(), job, package, manager, record };
+                look.file(&mut buffer);
+                let mut own = locked(own);
+                own.doing = None;
+                own.add(look.part);
+            }
+            let done = self.done.fetch_add(files, Ordering::Relaxed);
+            query.report(|| Progress {
                 done,
                 total: Some(self.jobs.len() as u64),
                 unit: "files".to_owned(),
@@ -220,24 +273,20 @@ impl Work<'_> {
             });
         }
     }
-
-    /// Where a path lies below the root directory.
-    fn place(&self, path: &[u8]) -> PathBuf {
-        self.root.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)))
-    }
 }
 
 /// A look at one file.
-struct Look<'a, 'w> {
-    work: &'a Work<'w>,
-    part: &'a mut Part,
+struct Look<'a> {
+    work: &'a Verification,
+    remembered: &'a Remembered,
+    part: Part,
     job: usize,
     package: usize,
     manager: Manager,
     record: &'a FileRecord,
 }
 
-impl Look<'_, '_> {
+impl Look<'_> {
     fn differs(&mut self, what: What, expected: Option<String>, found: Option<String>) {
         let excluded = what == What::Missing
             && self.manager == Manager::Dpkg
@@ -260,11 +309,12 @@ impl Look<'_, '_> {
 
     fn file(&mut self, buffer: &mut [u8]) {
         self.part.files += 1;
-        let path = self.work.place(&self.record.path);
+        let place = self.work.root.place(OsStr::from_bytes(&self.record.path));
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-        let status = match rustix::fs::statx(rustix::fs::CWD, &path, AtFlags::SYMLINK_NOFOLLOW, wanted) {
-            Ok(status) => status,
-            Err(Errno::NOENT | Errno::NOTDIR) => {
+        let looked = place.spot().and_then(|spot| Ok((spot.status(wanted)?, spot)));
+        let (status, spot) = match looked {
+            Ok(looked) => looked,
+            Err(Unread::Gone) => {
                 // Which directories a package has is told by its files as well.
                 let unimportant = self.manager == Manager::Dpkg && self.record.directory;
                 if !self.record.may_be_missing && !unimportant {
@@ -281,11 +331,11 @@ impl Look<'_, '_> {
             return;
         }
         if is_link {
-            self.link(&path);
+            self.link(&spot);
         }
         if is_regular {
-            self.content(&path, &status, buffer);
-            self.capabilities(&path);
+            self.content(&spot, &status, buffer);
+            self.capabilities(&spot);
         }
         self.owner(&status, kind);
         if !is_link {
@@ -309,9 +359,9 @@ impl Look<'_, '_> {
         expected == found
     }
 
-    fn link(&mut self, path: &Path) {
-        let target = match std::fs::read_link(path) {
-            Ok(target) => target.into_os_string().into_encoded_bytes(),
+    fn link(&mut self, spot: &Spot) {
+        let target = match spot.target() {
+            Ok(target) => target,
             Err(error) => return self.cannot(error),
         };
         if let Some(expected) = &self.record.link
@@ -328,7 +378,7 @@ impl Look<'_, '_> {
         }
     }
 
-    fn content(&mut self, path: &Path, status: &Statx, buffer: &mut [u8]) {
+    fn content(&mut self, spot: &Spot, status: &Statx, buffer: &mut [u8]) {
         if let Some(expected) = self.record.size
             && expected != status.stx_size
         {
@@ -340,12 +390,12 @@ impl Look<'_, '_> {
             }
             return;
         };
-        let found = match self.work.remembered.get(&identity(status), expected.algorithm) {
+        let found = match self.remembered.get(&identity(status), expected.algorithm) {
             Some(digest) => {
                 self.part.remembered += 1;
                 digest.clone()
             }
-            None => match read(path, expected.algorithm, buffer) {
+            None => match read(spot, expected.algorithm, buffer) {
                 Ok((identity, digest, bytes)) => {
                     self.part.read += 1;
                     self.part.read_bytes += bytes;
@@ -364,14 +414,14 @@ impl Look<'_, '_> {
         }
     }
 
-    fn capabilities(&mut self, path: &Path) {
+    fn capabilities(&mut self, spot: &Spot) {
         let expected = match (&self.record.capabilities, self.manager) {
             (Some(text), _) => text.as_str(),
             (None, Manager::Rpm) => return,
             (None, _) => norm::known(&self.record.path).map_or("", |norm| norm.capabilities),
         };
         let mut attribute = [0; 64];
-        let found = match rustix::fs::lgetxattr(path, "security.capability", &mut attribute) {
+        let found = match spot.attribute("security.capability", &mut attribute) {
             Ok(length) => Capabilities::of_attribute(&attribute[..length]),
             Err(Errno::NODATA | Errno::NOTSUP) => Some(Capabilities::default()),
             Err(Errno::NOENT) => return,
@@ -485,8 +535,8 @@ fn identity(status: &Statx) -> Identity {
 }
 
 /// Reads a file, that it may not change meanwhile; gives what it was, its digest and its length.
-fn read(path: &Path, algorithm: Algorithm, buffer: &mut [u8]) -> io::Result<(Identity, Digest, u64)> {
-    let mut file = open(path)?;
+fn read(spot: &Spot, algorithm: Algorithm, buffer: &mut [u8]) -> io::Result<(Identity, Digest, u64)> {
+    let mut file = spot.open()?;
     let look = |file: &File| {
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         rustix::fs::statx(file.as_fd(), "", AtFlags::EMPTY_PATH, wanted).map_err(io::Error::from)
@@ -501,20 +551,9 @@ fn read(path: &Path, algorithm: Algorithm, buffer: &mut [u8]) -> io::Result<(Ide
         if identity(&look(&file)?) == identity(&before) && bytes == before.stx_size {
             return Ok((identity(&before), digest, bytes));
         }
-        file = open(path)?;
+        file = spot.open()?;
     }
     Err(io::Error::other("it changed while it was read"))
-}
-
-/// Opens a file without following a link and without waiting; its access time stays where that is allowed.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open =
-        |flags: OFlags| OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
-    match open(flags | OFlags::NOATIME) {
-        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => open(flags),
-        other => other,
-    }
 }
 
 fn digest_of(algorithm: Algorithm, file: &mut dyn Read, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
@@ -546,16 +585,15 @@ fn digest_of(algorithm: Algorithm, file: &mut dyn Read, buffer: &mut [u8]) -> io
 struct Exclusions(Vec<(bool, Vec<u8>)>);
 
 impl Exclusions {
-    fn of(root: &Path) -> Self {
+    fn of(root: &Root) -> Self {
         let mut patterns = Vec::new();
-        let fragments = std::fs::read_dir(root.join("etc/dpkg/dpkg.cfg.d")).into_iter().flatten().flatten();
-        let mut files: Vec<PathBuf> = fragments.map(|entry| entry.path()).collect();
-        files.sort();
-        files.insert(0, root.join("etc/dpkg/dpkg.cfg"));
+        let mut files = root.place("etc/dpkg/dpkg.cfg.d").list().unwrap_or_default();
+        files.sort_by(|a, b| a.path().cmp(b.path()));
+        files.insert(0, root.place("etc/dpkg/dpkg.cfg"));
         for file in files {
             let mut text = Vec::new();
-            if let Ok(file) = open(&file) {
-                file.take(1 << 20).read_to_end(&mut text).ok();
+            if let Ok(file) = file.open() {
+                file.take(MAX_TEXT_BYTES).read_to_end(&mut text).ok();
             }
             for line in text.split(|byte| *byte == b'\n') {
                 for (key, excluded) in [(&b"path-exclude"[..], true), (b"path-include", false)] {

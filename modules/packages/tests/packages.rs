@@ -205,6 +205,92 @@ fn a_host_as_it_was_installed_has_no_findings() {
     assert_eq!(answer["statistics"]["verified"]["read"], 5);
 }
 
+/// Verifies a host's directory as an image, and gives the whole answer with what differs.
+fn verified_as_image(host: &Host) -> (Value, BTreeSet<(String, String)>) {
+    let parameters = json!({"root": host.root.path(), "verify": true});
+    let query = Query::new(Some(to_raw_value(&parameters).unwrap()));
+    let result = vigie_packages::run_at(&query, Path::new("/"), Some(host.state.path()));
+    let answer = serde_json::to_value(&result).unwrap();
+    let findings = answer["elements"]["findings"].as_array().cloned().unwrap_or_default();
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let found = findings.iter().map(|finding| (text(finding, "what"), text(finding, "path"))).collect();
+    (answer, found)
+}
+
+#[test]
+fn an_image_is_verified_and_its_links_lead_nowhere_out_of_it() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let host = Host::new();
+    let (answer, found) = verified_as_image(&host);
+    assert_eq!((found, &answer["coverage"]["complete"]), (BTreeSet::new(), &json!(true)), "{answer}");
+
+    // What an absolute link leads to is the image's own, and nothing of the host that examines it.
+    let outside = tempfile::tempdir().unwrap();
+    fs::create_dir_all(outside.path().join("tool")).unwrap();
+    fs::write(outside.path().join("tool/a b"), FILES[2].1).unwrap();
+    fs::rename(host.path("usr/share"), host.path("shared")).unwrap();
+    symlink("/shared", host.path("usr/share")).unwrap();
+    fs::remove_dir_all(host.path("usr/lib")).unwrap();
+    symlink(outside.path(), host.path("usr/lib")).unwrap();
+    fs::remove_file(host.path("usr/bin/other")).unwrap();
+    symlink(outside.path().join("tool/a b"), host.path("usr/bin/other")).unwrap();
+    host.write("etc/tool.conf", "x = 2\n");
+    let (answer, found) = verified_as_image(&host);
+
+    let expected =
+        pairs(&[("missing", "/usr/lib/tool/a b"), ("type", "/usr/bin/other"), ("digest", "/etc/tool.conf")]);
+    assert_eq!(found, expected, "{answer}");
+
+    // Whose numbers belong to which names is the image's as well.
+    host.write("etc/passwd", "toor:x:0:0::/:/bin/sh\nroot:x:77:0::/:/bin/sh\n");
+    let (answer, found) = verified_as_image(&host);
+    assert!(found.contains(&("owner".to_owned(), "/usr/bin/tool".to_owned())), "{answer}");
+}
+
+#[test]
+fn a_directory_that_does_not_respond_costs_only_what_is_below_it() {
+    let host = Host::new();
+    host.write("usr/lib/tool/dir/x", "");
+    let list = fs::read_to_string(host.path("var/lib/dpkg/info/tool.list")).unwrap();
+    let (held, rest) = ("/usr/lib/tool/dir/x", "/usr/share/doc/tool/readme");
+    host.write("var/lib/dpkg/info/tool.list", &format!("{}{held}\n", list.replace(&format!("{rest}\n"), "")));
+    host.write("etc/tool.conf", "x = 2\n");
+    let (root, point) = (host.root.path().to_owned(), host.path("usr/lib/tool/dir"));
+
+    // With the image as this thread's root, its mounts are those of "this host", which is verified wherever it lies.
+    let answered = std::thread::spawn(move || {
+        use nix::sched::CloneFlags;
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).ok()?;
+        let device = fs::File::options().read(true).write(true).open("/dev/fuse").ok()?;
+        let run = |arguments: &[&str]| {
+            let stdin = std::process::Stdio::from(device.try_clone().ok()?);
+            Command::new("mount").args(arguments).stdin(stdin).status().ok().filter(|status| status.success())
+        };
+        run(&["--make-rprivate", "/"])?;
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+        run(&["-i", "-t", "fuse", "-o", options, "hung", point.to_str().unwrap()])?;
+        nix::unistd::chroot(&root).ok()?;
+        let mut query = Query::new(Some(to_raw_value(&json!({"verify": true})).unwrap()));
+        let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(3);
+        query.deadline = Some(soon.to_string());
+        let result = vigie_sdk::watched::<vigie_packages::Packages>(query);
+        // Whoever waits for it is let go.
+        drop(device);
+        Some(serde_json::to_value(&result).unwrap())
+    });
+
+    let Some(answer) = answered.join().unwrap() else {
+        return vigie_skipped::skipped("no FUSE file system can be mounted");
+    };
+    assert!(answer["foundanything"] == true && answer["success"] == false, "{answer}");
+    let findings = answer["elements"]["findings"].to_string();
+    assert!(findings.contains("/etc/tool.conf"), "{answer}");
+    let skipped = answer["coverage"]["not_examined"].as_array().unwrap();
+    assert!(skipped.iter().any(|entry| entry["what"] == held), "{answer}");
+}
+
 #[test]
 fn every_kind_of_difference_is_found() {
     if !vigie_skipped::is_root() {
