@@ -28,7 +28,7 @@ use vigie_journal::{Item, Portion};
 use vigie_protocol::names::AgentId;
 
 use super::alert_cursor::AlertCursor;
-use super::identity::Reverted;
+use super::identity::{Memory, Reverted};
 use super::membership::Membership;
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::{AlertJournal, Follower, JournalView, RenameJournal, SentThrough, alert_record};
@@ -93,6 +93,8 @@ pub(super) struct AlertSender {
     pub(super) masked: bool,
     /// Tells how far the fleet has the alerts.
     pub(super) progress: watch::Sender<Progress>,
+    /// Told when the newest alert was compared.
+    pub(super) memory: Arc<watch::Sender<Memory>>,
 }
 
 /// How far the fleet has this host's alerts.
@@ -338,6 +340,9 @@ impl AlertSender {
             self.is_forked_anew(state);
             state.renaming.want(self.cursor.settled());
             self.rename(state).await;
+        }
+        if self.uplink.is_up() {
+            self.memory.send_modify(|memory| memory.knows_alerts = true);
         }
         true
     }

@@ -19,6 +19,7 @@ use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_protocol::names::{ActionId, GroupName};
 
 use super::answer_spool::AnswerSpool;
+use super::identity::Memory;
 use super::membership::{Decided, Membership, ReplayBroken, Way};
 use super::now;
 use super::standing::Order;
@@ -32,6 +33,10 @@ pub(super) const LEAST_ANSWER_BYTES: u64 = 64 * 1024;
 
 /// Envelopes whose second copy, by the other way, is expected, at most.
 const MAX_COPIES: usize = 4096;
+
+/// How long the first action waits at most for the comparison of the agent's files with what the fleet has of them. A broker
+/// that does not answer keeps nobody from asking for longer.
+const LONGEST_COMPARISON: Duration = Duration::from_secs(30);
 
 /// Pause before something that the disk did not take is noted again.
 const NOTE_RETRY: Duration = Duration::from_secs(1);
@@ -97,6 +102,8 @@ pub(super) struct Desk {
     pub(super) facts: watch::Receiver<Arc<Facts>>,
     pub(super) room: Arc<Room>,
     pub(super) hold: Hold,
+    /// Whether the replay log may be an older copy.
+    pub(super) memory: watch::Receiver<Memory>,
     /// Envelopes to be decided.
     pub(super) arrived: mpsc::Receiver<Arrived>,
     /// Actions whose answers are safe.
@@ -128,6 +135,7 @@ impl Desk {
     pub(super) async fn run(mut self, mut replay: ReplayLog) {
         let mut copies = Copies::default();
         let mut to_close: VecDeque<ActionId> = VecDeque::new();
+        let mut is_compared = false;
         loop {
             let failed = tokio::select! {
                 biased;
@@ -142,6 +150,10 @@ impl Desk {
                         decided.send(()).ok();
                         None
                     } else {
+                        if !is_compared {
+                            self.wait_compared().await;
+                            is_compared = true;
+                        }
                         let Some((back, failed)) = self.take(replay, &envelope, way).await else { return };
                         replay = back;
                         decided.send(()).ok();
@@ -174,6 +186,17 @@ impl Desk {
                 self.membership.send(ReplayBroken(ErrorChain(&error).to_string())).await.ok();
                 return;
             }
+        }
+    }
+
+    /// Waits until it is known whether an older copy of the agent's files was put back: what that has forgotten runs twice.
+    async fn wait_compared(&mut self) {
+        let known = self.memory.wait_for(|memory| memory.knows_heartbeats && memory.knows_alerts);
+        if tokio::time::timeout(LONGEST_COMPARISON, known).await.is_err() {
+            warn!(
+                self.log,
+                "the broker did not say what it has of this agent; an action could run twice if an older copy of STATE_DIR was restored"
+            );
         }
     }
 
@@ -254,6 +277,7 @@ impl Desk {
                 Target::parse(target).map(|target| target.matches(facts)).map_err(|error| error.to_string())
             },
         )
+        .and_then(|admitted| admitted.not_run_before(self.memory.borrow().reverted))
         .and_then(|admitted| match self.room.full() {
             Some(why) => Err(Box::new(Refused {
                 refusal: Refusal::Busy(why),
@@ -304,6 +328,7 @@ fn is_answered(refusal: &Refusal) -> bool {
             | Refusal::OverLimits { .. }
             | Refusal::NoStanding
             | Refusal::TooOften { .. }
+            | Refusal::StateReverted { .. }
             | Refusal::Busy(_)
     )
 }

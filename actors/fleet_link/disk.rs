@@ -20,6 +20,7 @@ use vigie_fleet::signature::{KeyError, PublicKey};
 use vigie_protocol::names::ActionId;
 
 use super::answer_spool::{AnswerSpool, SpoolError};
+use super::identity::Memory;
 use super::lives::{self, Begun};
 use super::uplink::Hold;
 use vigie_config::model::{AgentConfig, FleetSection, LoadedConfig};
@@ -104,6 +105,12 @@ impl Places {
         self.directory.join("lives.json")
     }
 
+    /// When it was noticed that an older copy of the files was put back.
+    #[must_use]
+    pub(super) fn reverted(&self) -> PathBuf {
+        self.directory.join("reverted")
+    }
+
     /// How far alerts are sent.
     #[must_use]
     pub(super) fn alert_cursor(&self) -> PathBuf {
@@ -124,6 +131,7 @@ pub(super) struct Opened {
     /// Actions whose answers are safe, of which the replay log does not say so.
     pub(super) answered: Vec<ActionId>,
     pub(super) begun: Begun,
+    pub(super) memory: Memory,
     pub(super) hold: Hold,
     pub(super) spool: Arc<AnswerSpool>,
     pub(super) places: Places,
@@ -185,6 +193,7 @@ pub(super) fn open(
         interrupted,
         answered,
         begun,
+        memory: Memory::stored(&places.reverted()),
         hold,
         spool: Arc::new(spool),
         places,
@@ -265,7 +274,7 @@ fn policy_from_file(
 }
 
 #[expect(clippy::disallowed_methods, reason = "called on Lane::Fleet")]
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX_POLICY_FILE_BYTES).read_to_end(&mut bytes)?;

@@ -1,9 +1,14 @@
 //! What becomes of a membership whose identity is not its own alone: another host writes under its name, or its files are a copy.
 
-use actix::{Handler, Message};
+use std::path::Path;
+
+use actix::{ActorFutureExt, Handler, Message, ResponseActFuture, WrapFuture};
+use slog::warn;
 
 use super::membership::Membership;
 use super::trouble::Trouble;
+use super::{disk, now};
+use crate::work_threads::{self, Lane};
 
 /// Signs of life without another writer after which an identity counts as used once again.
 const QUIET_BEATS: u32 = 3;
@@ -45,12 +50,46 @@ impl Handler<OtherWriter> for Membership {
     }
 }
 
-impl Handler<Reverted> for Membership {
-    type Result = ();
+/// What the files may lack of the actions that this agent has run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// When it was last noticed that they are an older copy, in seconds since 1970.
+    pub(super) reverted: Option<i64>,
+    /// The fleet's newest heartbeat of this agent was compared with them.
+    pub(super) knows_heartbeats: bool,
+    /// So was its newest alert.
+    pub(super) knows_alerts: bool,
+}
 
-    fn handle(&mut self, Reverted(text): Reverted, _: &mut Self::Context) {
+impl Memory {
+    /// What was noticed in earlier lives.
+    pub(super) fn stored(path: &Path) -> Self {
+        let bytes = disk::read_bounded(path).ok();
+        let reverted = bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok());
+        Self { reverted, ..Self::default() }
+    }
+}
+
+impl Handler<Reverted> for Membership {
+    type Result = ResponseActFuture<Self, ()>;
+
+    /// Returns when it is on disk: whoever noticed it makes the files such that it is not noticed again.
+    fn handle(&mut self, Reverted(text): Reverted, _: &mut Self::Context) -> Self::Result {
+        let noticed = now();
+        self.memory.send_modify(|memory| memory.reverted = memory.reverted.max(Some(noticed)));
         if self.raise(Trouble::Reverted, text) {
             self.forks.send_modify(|forks| *forks += 1);
         }
+        let (path, hold) = (self.places.reverted(), self.hold.clone());
+        let storing = work_threads::run(Lane::Fleet, move || {
+            let _hold = hold;
+            disk::replace(&path, noticed.to_string().as_bytes())
+        });
+        Box::pin(storing.into_actor(self).map(|stored, this, _| {
+            if let Ok(Err(error)) = stored {
+                warn!(this.log, "cannot store that an older copy of the state was restored; after a restart actions from before may run again";
+                    "error" => %error);
+            }
+        }))
     }
 }

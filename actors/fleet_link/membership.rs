@@ -30,7 +30,7 @@ use super::audit::AuditBudget;
 use super::audit_sender::AuditSender;
 use super::desk::{Desk, Room};
 use super::disk::{self, Opened, Places};
-use super::identity;
+use super::identity::{self, Memory};
 use super::intake::Intake;
 use super::joining::{Joined, tls_settings};
 use super::now;
@@ -163,8 +163,8 @@ pub(super) struct Membership {
     pub(super) key: Arc<AgentKey>,
     pub(super) policy: watch::Sender<Option<Arc<Policy>>>,
     pub(super) spool: Arc<AnswerSpool>,
-    places: Places,
-    hold: Hold,
+    pub(super) places: Places,
+    pub(super) hold: Hold,
     /// Actions that are begun and wait for a place.
     pub(super) waiting: VecDeque<Admitted>,
     /// Actions that have a place: they run, or their answers wait for the disk.
@@ -189,6 +189,8 @@ pub(super) struct Membership {
     voice: Voice,
     /// Counts how often alerts of somebody else were found to bear the journal's name, or that they may.
     pub(super) forks: watch::Sender<u64>,
+    /// What the files may have forgotten.
+    pub(super) memory: Arc<watch::Sender<Memory>>,
     /// Signs of life since another host wrote under this name.
     pub(super) beats_alone: u32,
     interrupted: Vec<ActionId>,
@@ -224,6 +226,7 @@ impl Membership {
             interrupted,
             answered,
             begun,
+            memory,
             hold,
             spool,
             places,
@@ -238,6 +241,7 @@ impl Membership {
         let (facts, shown_facts) = watch::channel(facts);
         let (progress, alerts) = watch::channel(Progress::default());
         let (forks, found_forks) = watch::channel(0);
+        let memory = Arc::new(watch::Sender::new(memory));
         let (send_arrived, arrived) = mpsc::channel(1);
         let (standing, orders) = mpsc::channel(ORDERS);
         let (heads, shown_heads) = watch::channel(Vec::new());
@@ -256,6 +260,7 @@ impl Membership {
             facts: shown_facts.clone(),
             room: room.clone(),
             hold: hold.clone(),
+            memory: memory.subscribe(),
             arrived,
             answered: close,
         };
@@ -337,6 +342,7 @@ impl Membership {
                     lives: places.lives(),
                     hold: hold.clone(),
                     is_reverted: false,
+                    memory: memory.clone(),
                     facts: shown_facts,
                     alerts: alerts.clone(),
                     standing: shown_heads,
@@ -359,6 +365,7 @@ impl Membership {
                     hold: hold.clone(),
                     masked: config.agent.agent.extraprivacymode,
                     progress,
+                    memory: memory.clone(),
                 }
                 .run(),
             ),
@@ -402,6 +409,7 @@ impl Membership {
             troubles,
             voice,
             forks,
+            memory,
             beats_alone: 0,
             interrupted,
             packs,

@@ -18,7 +18,7 @@ use vigie_fleet::standing::StandingHead;
 use vigie_fleet::subjects;
 
 use super::alert_sender::Progress;
-use super::identity::{OtherWriter, Reverted};
+use super::identity::{Memory, OtherWriter, Reverted};
 use super::lives::Begun;
 use super::membership::Membership;
 use super::uplink::{Hold, Uplink};
@@ -53,6 +53,8 @@ pub(super) struct Presence {
     pub(super) hold: Hold,
     /// The fleet knew of a life that the files did not.
     pub(super) is_reverted: bool,
+    /// What is told of it.
+    pub(super) memory: Arc<watch::Sender<Memory>>,
     /// The facts as they are now.
     pub(super) facts: watch::Receiver<Arc<Facts>>,
     /// How far alerts are sent.
@@ -78,6 +80,9 @@ impl Presence {
                 // Whoever watches learns at once that the host is back. The broker may have lost its last seconds.
                 (connection, last, beats, next) = (number, None, 0, Instant::now());
                 self.compare().await;
+                if self.uplink.is_up() {
+                    self.memory.send_modify(|memory| memory.knows_heartbeats = true);
+                }
             }
             if Instant::now() >= next {
                 let stored = self.show(last).await;

@@ -19,6 +19,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use refusal::STATE_REVERTED;
 pub use refusal::{Refusal, Refused};
 
 use std::collections::BTreeSet;
@@ -120,6 +121,26 @@ pub fn decide(
 }
 
 impl Admitted {
+    /// Looks whether a state of the agent that is gone may have run the action, when the agent noticed at `noticed` that its
+    /// state is an older copy: the replay log is one as well. What could not be begun before that moment is not in doubt.
+    /// The end of a standing question is taken in any case, since ending it twice does no harm.
+    ///
+    /// # Errors
+    ///
+    /// It must not be run.
+    pub fn not_run_before(self, noticed: Option<i64>) -> Result<Self, Box<Refused>> {
+        match noticed {
+            Some(noticed)
+                if self.action.stop.is_none()
+                    && self.action.not_before <= noticed.saturating_add(SKEW_SECONDS) =>
+            {
+                let refusal = Refusal::StateReverted { noticed };
+                Err(Box::new(Refused { refusal, action: Some(self.action.id), signers: self.signers }))
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Looks again at what can have changed since the decision: the clock and the policy. To be asked just before
     /// the action is begun.
     ///

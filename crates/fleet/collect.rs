@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::answer::{Answer, AnswerPart, MAX_PART_BYTES, Sealed, VERSION};
+use crate::admission::STATE_REVERTED;
+use crate::answer::{Answer, AnswerPart, AnswerStatus, MAX_PART_BYTES, Sealed, VERSION};
 use vigie_protocol::names::{ActionId, AgentId};
 
 /// Largest message of a part in bytes, as the stream of answers takes it.
@@ -181,9 +182,11 @@ impl Collector {
                 part.data.len()
             )));
         }
+        let adds_nothing = is_of_restored_state(&part);
         let parts = self.agents.entry(agent.clone()).or_default();
         match parts.add(part) {
             Added::Again => Ok(Taken::Again),
+            Added::Contradiction if adds_nothing => Ok(Taken::Again),
             Added::More => Ok(Taken::Part),
             Added::Contradiction => Err(Flag::Contradiction(agent)),
             Added::Whole(text) => match serde_json::from_str(&text) {
@@ -198,6 +201,15 @@ impl Collector {
             .filter(|agent| subject == crate::subjects::answer(&self.action, agent))
             .ok_or_else(|| Flag::WrongSubject(subject.chars().take(200).collect()))
     }
+}
+
+/// Whether it is the whole answer of an agent that has no memory of what it answered before: that answer holds.
+fn is_of_restored_state(part: &AnswerPart) -> bool {
+    let is_whole = part.seq == 0 && part.last;
+    is_whole
+        && serde_json::from_str::<Answer>(&part.data).is_ok_and(|answer| {
+            answer.status == AnswerStatus::Refused && answer.code.as_deref() == Some(STATE_REVERTED)
+        })
 }
 
 /// What a part was.
@@ -288,7 +300,6 @@ fn first_part_bytes(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::AnswerStatus;
     use crate::subjects;
 
     use proptest::prelude::*;

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use vigie_fleet::answer::AnswerStatus;
 
-use crate::harness::{Fleet, Member, patiently, server_is_missing};
+use crate::harness::{Fleet, Member, action, now, patiently, server_is_missing};
 use crate::host::{Host, Settings, persistent};
 use crate::person::Person;
 
@@ -232,6 +233,61 @@ fn after_a_snapshot_was_put_back_no_alert_is_taken_for_one_that_was_lost_with_it
     wait_sent(&web, 45);
     assert!(!stands(&web, "state-reverted") && journal_name(&web) == second);
     assert_eq!(web.status()["problem"], json!(null));
+}
+
+/// The snapshot has the log of what was run as well: what was run since then would run again while it may still be begun.
+#[test]
+fn after_a_snapshot_was_put_back_nothing_runs_that_may_have_run_before() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let web = fleet.host("web-1", "");
+    let agent = web.host.start();
+    web.wait_connected();
+    patiently("it shows itself", || fleet.heartbeat("web-1"));
+    drop(agent);
+    copy(&web.host.path("state"), &web.host.path("snapshot"));
+    let agent = web.host.start();
+    let id = fleet.ask(&action());
+    assert_eq!(fleet.answers(&id, 1)["web-1"].status, AnswerStatus::Ok);
+    assert_eq!(web.trace().len(), 1);
+    drop(agent);
+
+    fs::remove_dir_all(web.host.path("state")).expect("the test owns the directory");
+    copy(&web.host.path("snapshot"), &web.host.path("state"));
+    let agent = web.host.start();
+    patiently("it is noticed", || stands(&web, "state-reverted").then_some(()));
+    let refused = |count: u64| {
+        web.wait("it is refused", |status| status["outcomes"]["state_reverted"] == count);
+    };
+    refused(1);
+    let asked = |fleet: &Fleet| {
+        let id = fleet.ask(&action());
+        let answer = fleet.answers(&id, 1)["web-1"].clone();
+        assert_eq!((answer.status, answer.code.as_deref()), (AnswerStatus::Refused, Some("state_reverted")));
+        assert!(answer.message.is_some_and(|message| message.contains("older copy")));
+    };
+    asked(&fleet);
+    refused(2);
+    // Also by a life that has nothing to notice any more.
+    drop(agent);
+    let _agent = web.host.start();
+    web.wait_connected();
+    asked(&fleet);
+    assert!(!stands(&web, "state-reverted"));
+    assert_eq!(web.trace().len(), 1);
+    // What it answered before holds, and nobody is accused of having sealed two answers.
+    assert_eq!(fleet.answers(&id, 1)["web-1"].status, AnswerStatus::Ok);
+
+    let begun = now();
+    let mut later = action();
+    later["not_before"] = json!(begun + 61);
+    later["not_after"] = json!(begun + 600);
+    patiently("what cannot have run before may begin", || (now() > begun + 1).then_some(()));
+    let id = fleet.ask(&later);
+    assert_eq!(fleet.answers(&id, 1)["web-1"].status, AnswerStatus::Ok);
+    assert_eq!(web.trace().len(), 2);
 }
 
 /// The fleet has no alert that the snapshot lacks, so only the lives differ.

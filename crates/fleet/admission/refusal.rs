@@ -5,6 +5,9 @@ use std::fmt;
 use crate::signature::{Fingerprint, SignatureError};
 use vigie_protocol::names::ActionId;
 
+/// Code of [`Refusal::StateReverted`].
+pub(crate) const STATE_REVERTED: &str = "state_reverted";
+
 /// Longest part of a foreign text that a refusal shows, in characters.
 const SHOWN_CHARACTERS: usize = 64;
 
@@ -191,6 +194,15 @@ pub enum Refusal {
         /// What it may have.
         limit: u32,
     },
+    /// It may have been run by a state of the agent that is gone. Decided by whoever runs actions.
+    #[error(
+        "an older copy of the agent's state was restored (noticed at {noticed}, seconds since 1970), so it cannot know whether \
+         it ran this action: sign a new one that is not valid before {}", noticed.saturating_add(super::SKEW_SECONDS + 1)
+    )]
+    StateReverted {
+        /// When the agent noticed.
+        noticed: i64,
+    },
     /// The agent has enough to do. Decided by whoever runs actions.
     #[error("the agent accepts no more actions at present ({0}): try again later")]
     Busy(String),
@@ -198,7 +210,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All codes, in the order of the checks.
-    pub const ALL: [&'static str; 28] = [
+    pub const ALL: [&'static str; 29] = [
         "too_large",
         "malformed",
         "unknown_field",
@@ -226,6 +238,7 @@ impl Refusal {
         "over_limits",
         "no_standing",
         "too_often",
+        STATE_REVERTED,
         "busy",
     ];
 
@@ -260,6 +273,7 @@ impl Refusal {
             Self::OverLimits { .. } => "over_limits",
             Self::NoStanding => "no_standing",
             Self::TooOften { .. } => "too_often",
+            Self::StateReverted { .. } => STATE_REVERTED,
             Self::Busy(_) => "busy",
         }
     }

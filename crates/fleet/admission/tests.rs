@@ -223,8 +223,26 @@ fn bad_actions() -> Vec<(&'static str, &'static str)> {
     listed["agents"] = json!(["web-1"]);
     add("malformed", code_of(&listed));
     add("no_policy", decide_under(None, &json(&good), false).unwrap_err().refusal.code());
+    let admitted = decide_under(Some(&POLICY), &json(&good), false).unwrap();
+    add("state_reverted", admitted.not_run_before(Some(NOW)).unwrap_err().refusal.code());
     add("busy", Refusal::Busy("queue full".to_owned()).code());
     got
+}
+
+#[test]
+fn only_what_could_be_begun_before_the_state_was_restored_may_have_been_run() {
+    let noticed_before = |not_before: i64, noticed: Option<i64>| {
+        let action = changed("not_before", json!(not_before));
+        let admitted = decide_under(Some(&POLICY), &json(&sign(&action, &[&ALICE])), false).unwrap();
+        admitted.not_run_before(noticed).is_ok()
+    };
+
+    assert!(noticed_before(NOW, None));
+    assert!(!noticed_before(NOW, Some(NOW)) && !noticed_before(NOW, Some(NOW + 1000)));
+    // An agent takes an action a minute before its time, because clocks differ.
+    assert!(!noticed_before(NOW, Some(NOW - 60)));
+    assert!(noticed_before(NOW, Some(NOW - 61)) && noticed_before(NOW, Some(i64::MIN)));
+    assert!(!noticed_before(NOW, Some(i64::MAX)));
 }
 
 #[test]
