@@ -15,7 +15,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use vigie_config::sinks::{Address, Tls};
 use vigie_files::secret_file;
-use vigie_fleet::broker::client::tls::{complaints, connector};
+use vigie_fleet::broker::client::expiry;
+use vigie_fleet::broker::client::tls::{self, complaints, connector};
 use vigie_fleet::broker::connection::TlsSettings;
 use vigie_protocol::error_chain::ErrorChain;
 use vigie_sinks::verdict::Reason;
@@ -59,11 +60,29 @@ pub(super) type Connection = Box<dyn Stream>;
 pub(super) struct TlsMaker {
     settings: Tls,
     kept: Option<(TlsConnector, Instant)>,
+    /// When the first of the certificates ends that the receiver showed last, in seconds since 1970.
+    receivers_end: Option<i64>,
+}
+
+/// When a certificate ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct End {
+    /// Which one.
+    what: String,
+    /// In seconds since 1970.
+    pub(super) not_after: i64,
+}
+
+impl End {
+    /// What is to be said of it; nothing while there is time.
+    pub(super) fn complaint(&self, now: i64) -> Option<String> {
+        expiry::complaint(&self.what, self.not_after, now)
+    }
 }
 
 impl TlsMaker {
     pub(super) fn new(settings: &Tls) -> Self {
-        Self { settings: settings.clone(), kept: None }
+        Self { settings: settings.clone(), kept: None, receivers_end: None }
     }
 
     async fn connector(&mut self) -> Result<TlsConnector, Failure> {
@@ -87,6 +106,30 @@ impl TlsMaker {
         let settings = TlsSettings { required: true, ca: self.settings.ca.clone(), certificate, key };
         let now = jiff::Timestamp::now().as_second();
         work_threads::run(Lane::Sinks, move || complaints(&settings, now)).await.unwrap_or_default()
+    }
+
+    /// Whether a receiver has shown its certificate.
+    pub(super) fn knows_receiver(&self) -> bool {
+        self.receivers_end.is_some()
+    }
+
+    /// When the certificates end: those of the configuration, and what the receiver has shown.
+    pub(super) fn ends(&self) -> impl Future<Output = Vec<End>> + use<> {
+        let (certificate, ca) = (self.settings.certificate.clone(), self.settings.ca.clone());
+        let receivers =
+            self.receivers_end.map(|not_after| End { what: "of the receiver".to_owned(), not_after });
+        async move {
+            let reading = work_threads::run(Lane::Sinks, move || {
+                let end = |path: &Path, not_after| End { what: format!("{path:?}"), not_after };
+                let own = certificate
+                    .and_then(|(path, _)| tls::ends(&path).into_iter().min().map(|first| end(&path, first)));
+                // A file of many authorities always has one that ends; which one the receiver needs, its certificate tells.
+                let authority =
+                    ca.and_then(|path| tls::ends(&path).into_iter().max().map(|last| end(&path, last)));
+                own.into_iter().chain(authority).collect::<Vec<_>>()
+            });
+            reading.await.unwrap_or_default().into_iter().chain(receivers).collect()
+        }
     }
 
     /// What was kept is of no use, perhaps because a file has changed.
@@ -145,7 +188,13 @@ async fn encrypt(stream: TcpStream, address: &Address, tls: &mut TlsMaker) -> Re
         .map_err(|error| Failure::new(Reason::Tls, format!("invalid server name for TLS: {error}")))?;
     let connector = tls.connector().await?;
     match timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await {
-        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Ok(stream)) => {
+            // A session that is resumed has them, too.
+            let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let ends = shown.iter().filter_map(|one| expiry::not_after(one)).min();
+            tls.receivers_end = ends.or(tls.receivers_end);
+            Ok(Box::new(stream))
+        }
         Ok(Err(error)) => {
             tls.forget();
             let mut failure = Failure::of_io("TLS", &error);

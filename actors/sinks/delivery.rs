@@ -62,6 +62,9 @@ const CATCHING_UP: Duration = Duration::from_secs(60);
 /// How long it is told that alerts are gone, after the last one.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
 
+/// How often it is looked when certificates end: a day is what people count with.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
+
 /// Failures in a row from which on it is a condition.
 const FAILURES_TOLD: u32 = 2;
 
@@ -85,6 +88,7 @@ pub(super) struct Progress {
     pub(super) last_success: Option<String>,
     pub(super) last_error: Option<String>,
     pub(super) retry_at: Option<Instant>,
+    pub(super) certificate_expires: Option<String>,
 }
 
 /// The task.
@@ -130,6 +134,10 @@ struct State {
     /// When alerts were last missed.
     missed_at: Option<Instant>,
     behind: Behind,
+    /// When certificates are looked at next.
+    certificates_at: Instant,
+    /// There was a connection since the sink began.
+    was_connected: bool,
 }
 
 /// Whether the sink is too far behind, by the oldest alert that waits after each batch. One batch that is taken does not
@@ -236,6 +244,8 @@ impl Delivery {
             unread: 0,
             missed_at: None,
             behind: Behind::default(),
+            certificates_at: Instant::now(),
+            was_connected: false,
             place,
         };
         if loaded.is_new {
@@ -335,11 +345,13 @@ impl Delivery {
         self.tell(|progress| progress.state = SinkState::Idle);
         let is_dirty = state.place != state.stored;
         let store_at = state.stored_at + STORE_EVERY;
+        let has_tls = state.transport.tls().is_some();
         enum Then {
             Ended,
             More,
             Store,
             Look,
+            Certificates,
             Broken(Failure),
         }
         let then = tokio::select! {
@@ -347,12 +359,14 @@ impl Delivery {
             () = sleep_until(store_at), if is_dirty => Then::Store,
             failure = state.transport.broken() => Then::Broken(failure),
             () = sleep(LOOK_EVERY), if state.must_look() => Then::Look,
+            () = sleep_until(state.certificates_at), if has_tls => Then::Certificates,
         };
         match then {
             Then::Ended => return false,
             Then::More => {}
             Then::Store => self.store(state, true).await,
             Then::Look => self.look(state).await,
+            Then::Certificates => self.look_at_certificates(state).await,
             Then::Broken(failure) => self.failed(state, failure).await,
         }
         true
@@ -404,7 +418,26 @@ impl Delivery {
             Err(error) => Outcome::failed(0, Failure::new(Reason::Io, error.to_string())),
         };
         state.last_sent = Some(Instant::now());
+        // What the receiver shows is known from the first connection on.
+        let is_first = !state.was_connected && outcome.failure.is_none();
+        state.was_connected |= is_first;
+        if is_first || Instant::now() >= state.certificates_at {
+            self.look_at_certificates(state).await;
+        }
         self.take(state, outcome).await;
+    }
+
+    /// Looks when the certificates end, without which nothing can be delivered.
+    async fn look_at_certificates(&self, state: &mut State) {
+        state.certificates_at = Instant::now() + CERTIFICATES_EVERY;
+        let Some(tls) = state.transport.tls() else { return };
+        let (ends, now) = (tls.ends().await, jiff::Timestamp::now().as_second());
+        let complaints: Vec<String> = ends.iter().filter_map(|end| end.complaint(now)).collect();
+        let detail = (!complaints.is_empty()).then(|| complaints.join("; "));
+        self.reporter.set(AgentCondition::SinkCertificateExpires, detail);
+        let first = ends.iter().map(|end| end.not_after).min();
+        let first = first.and_then(|time| jiff::Timestamp::from_second(time).ok());
+        self.tell(|progress| progress.certificate_expires = first.map(|time| time.to_string()));
     }
 
     /// Carries out what became of a batch.

@@ -98,6 +98,11 @@ enum Unanswered {
 }
 
 impl Http {
+    /// What makes its encrypted connections, once it is known that they are.
+    pub(super) fn tls(&self) -> Option<&TlsMaker> {
+        self.secrets.as_ref().filter(|secrets| secrets.is_encrypted).map(|_| &self.tls)
+    }
+
     pub(super) fn new(target: &HttpTarget, limit: Duration) -> Self {
         Self {
             target: target.clone(),

@@ -197,6 +197,7 @@ impl Handler<GetSinkStatus> for Sink {
             last_success: progress.last_success,
             last_error: progress.last_error,
             retry_in_ms: retry_in.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            certificate_expires: progress.certificate_expires,
             masked: self.spec.masked,
         })
     }

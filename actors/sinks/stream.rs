@@ -56,6 +56,10 @@ impl Relp {
         Self { address: address.clone(), tls, limit, version: version.to_owned(), open: None }
     }
 
+    pub(super) fn tls(&self) -> Option<&TlsMaker> {
+        self.tls.as_ref()
+    }
+
     async fn begin(&mut self) -> Result<(Connection, Session), Failure> {
         let mut connection = connect(&self.address, self.tls.as_mut()).await?;
         let (mut session, offer) = Session::open(&self.version);
@@ -327,6 +331,11 @@ impl TlsBatches {
 
     pub(super) fn settled(&self) -> Option<u64> {
         self.instead.as_ref().map(Tcp::settled)
+    }
+
+    pub(super) fn tls(&self) -> &TlsMaker {
+        let instead = self.instead.as_ref().and_then(|instead| instead.tls.as_ref());
+        instead.filter(|tls| tls.knows_receiver()).unwrap_or(&self.tls)
     }
 
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Outcome {

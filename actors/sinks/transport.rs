@@ -11,6 +11,7 @@ use vigie_sinks::alert::Alert;
 use vigie_sinks::schema::Schema;
 use vigie_sinks::{journald, syslog};
 
+use super::connect::TlsMaker;
 use super::datagram::{Datagrams, Journal};
 use super::http::Http;
 use super::outcome::{Failure, Outcome};
@@ -174,6 +175,16 @@ impl Transport {
             Self::Tcp(tcp) => tcp.broken().await,
             Self::Tls(tls) => tls.broken().await,
             _ => std::future::pending().await,
+        }
+    }
+
+    /// What makes its encrypted connections, if it has such.
+    pub(super) fn tls(&self) -> Option<&TlsMaker> {
+        match self {
+            Self::Relp(relp) => relp.tls(),
+            Self::Tls(tls) => Some(tls.tls()),
+            Self::Http(http) => http.tls(),
+            Self::Tcp(_) | Self::Datagrams(_) | Self::Journal(_) | Self::Program(_) => None,
         }
     }
 

@@ -157,6 +157,7 @@ fn sink(s: &mut Samples, sink: &SinkStatus) {
         s.count(&f::SINK_FAILURES, &[name, ("reason", reason)], *count);
     }
     s.time(&f::SINK_SUCCESS, &[name], sink.last_success.as_deref().unwrap_or_default());
+    s.time(&f::SINK_CERTIFICATE, &[name], sink.certificate_expires.as_deref().unwrap_or_default());
 }
 
 fn agent_process(s: &mut Samples, used: &ProcessUse) {

@@ -79,6 +79,7 @@ families! {
     SINK_REJECTED = "sink_rejected_total", Counter, "Alerts that a collector rejected without identifying them.";
     SINK_FAILURES = "sink_failures_total", Counter, "Failed deliveries of a sink, by reason.";
     SINK_SUCCESS = "sink_last_success_timestamp_seconds", Gauge, "Time of a sink's last successful delivery.";
+    SINK_CERTIFICATE = "sink_certificate_expiry_timestamp_seconds", Gauge, "Time when the first of a sink's TLS certificates expires.";
     QUERIES = "queries_total", Counter, "Queries since the agent started, by result.";
     QUERIES_RUNNING = "queries_running", Gauge, "Running queries.";
     QUERIES_WAITING = "queries_waiting", Gauge, "Waiting queries.";

@@ -163,7 +163,8 @@ conditions! {
     IdentityDuplicated = "identity-duplicated", Failed,
         "Give each host its own key: stop the agent, delete STATE_DIR/fleet and the key file, and join under another name.";
     /// The fleet has alerts or lives of this agent that the agent's files do not know: an older copy of the state directory was
-    /// put back, or another host uses a copy of it. No alert is lost: the journal continues under another name.
+    /// put back, or another host uses a copy of it. No alert is lost: the journal continues under another name. Actions that were
+    /// signed before are refused, because they may have run already.
     StateReverted = "state-reverted", Failed,
         "If you restored a snapshot or a backup, acknowledge that by restarting the agent. Otherwise find the other host, and give each host its own key.";
     /// The replay log cannot be used; until it can, the agent runs no fleet actions.
@@ -197,6 +198,10 @@ conditions! {
     /// sent again after a disconnect.
     SinkUnacknowledged = "sink-unacknowledged", Warning,
         "Configure the receiver to answer the TLS close notification (rsyslog: StreamDriver.Name=\"ossl\"), or use RELP.";
+    /// A certificate of the sink expires within 30 days or has expired: the receiver's, as it was shown in the last connection, or
+    /// one that the configuration names. After that nothing is delivered.
+    SinkCertificateExpires = "sink-certificate-expires", Warning,
+        "Renew the certificate that the detail names, at the receiver or in the sink's `certificate` or `ca`; a new file is used within five minutes.";
     /// The sink cannot save its position to disk; after a restart some alerts are sent again.
     SinkPlaceUnwritable = "sink-place-unwritable", Warning,
         "Free space on the disk of agent.state_dir.";

@@ -319,6 +319,9 @@ pub struct SinkStatus {
     /// Time until the next attempt in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
+    /// When the first of the sink's certificates ends: the receiver's or one of its own, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
     /// Alerts are masked on their way, because extra privacy mode is on and this sink leaves the host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub masked: bool,

@@ -106,21 +106,26 @@ fn program(name: &str) -> Option<PathBuf> {
 
 /// Makes an authority's `ca.pem`, and `server.pem` with `server.key` for 127.0.0.1.
 pub(crate) fn make_certificates(directory: &Path) {
+    make_certificates_for(directory, 400);
+}
+
+/// The same; the server's ends after so many days.
+pub(crate) fn make_certificates_for(directory: &Path, days: u32) {
     let run = |arguments: &str| {
         let ran = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
         let ran = ran.expect("these tests need openssl");
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     };
     run(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority",
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 400 -subj /CN=test-authority",
     );
     fs::write(directory.join("server.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     run(
         "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=test",
     );
-    run(
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile server.ext",
-    );
+    run(&format!(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days {days} -extfile server.ext"
+    ));
 }
 
 /// A rsyslog of the test, in a directory of its own.

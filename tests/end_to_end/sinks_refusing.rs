@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::alerts::SmallDisk;
 use crate::harness::{Host, python, wait_until};
-use crate::receivers::{Receiver, free_port, lines, make_certificates, status};
+use crate::receivers::{Receiver, free_port, lines, make_certificates, make_certificates_for, status};
 use crate::sinks::{condition, host_with, low_alert, say, wait_sink};
 
 fn alerts(count: usize) -> Vec<String> {
@@ -364,6 +364,33 @@ fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
     drop(release);
     wait_until("it is over", || condition(&host, "hook", "sink-behind").is_none().then_some(()));
     assert!(receiver.got().iter().any(|got| String::from_utf8_lossy(&got.body).contains("of long ago")));
+}
+
+/// `vigie metrics` has the day as well, for rules of one's own.
+#[test]
+fn a_certificate_is_named_thirty_days_before_it_ends_with_the_sink() {
+    let (soon, late) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    make_certificates_for(soon.path(), 20);
+    make_certificates_for(late.path(), 60);
+    for (directory, days) in [(&soon, Some("19 days")), (&late, None)] {
+        let (_receiver, host) = host_with_tls_receiver(directory.path(), 0);
+        let agent = host.start();
+        say(&host, &alerts(1));
+
+        let sink =
+            wait_sink(&host, "siem", |sink| sink["sent"] == 1 && sink["certificate_expires"].is_string());
+
+        let told = condition(&host, "siem", "sink-certificate-expires");
+        let detail = told.as_ref().and_then(|told| told["detail"].as_str());
+        assert_eq!(detail.map(|detail| detail.contains("of the receiver")), days.map(|_| true), "{sink}");
+        assert!(days.is_none_or(|days| detail.is_some_and(|detail| detail.contains(days))), "{detail:?}");
+        let metrics = host.vigie(&["metrics"]).out;
+        assert!(
+            metrics.contains("vigie_sink_certificate_expiry_timestamp_seconds{sink=\"siem\"}"),
+            "{metrics}"
+        );
+        agent.stop();
+    }
 }
 
 #[test]

@@ -86,10 +86,16 @@ pub fn complaints(settings: &TlsSettings, now: i64) -> Vec<String> {
     let files = settings.certificate.iter().chain(&settings.ca);
     files
         .filter_map(|path| {
-            let ends = certificates(path).ok()?.iter().filter_map(|one| expiry::not_after(one)).min()?;
+            let ends = ends(path).into_iter().min()?;
             expiry::complaint(&format!("{path:?}"), ends, now)
         })
         .collect()
+}
+
+/// When the certificates in a file end, in seconds since 1970; none that cannot be read. Blocking: reads a file.
+#[must_use]
+pub fn ends(path: &Path) -> Vec<i64> {
+    certificates(path).unwrap_or_default().iter().filter_map(|one| expiry::not_after(one)).collect()
 }
 
 /// What a failed handshake means for the one who can mend it; `None` for what says enough of itself.
