@@ -30,6 +30,14 @@ use crate::print;
 /// An agent gets no second renewal within this time, in seconds.
 const RENEWAL_PAUSE: i64 = 3600;
 
+/// How often a request is decided anew because somebody else enrolled a host at the same time.
+const MOST_DECISIONS: u32 = 20;
+
+/// How often a record is looked for that the broker says there is, and the pause in between: a server of a cluster may be a
+/// moment behind.
+const LOOKS: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// A request that waits.
 #[derive(Debug, Clone)]
 pub(super) struct Waiting {
@@ -61,6 +69,8 @@ pub(super) struct AdmissionDesk<'p> {
     members: Members,
     /// Number of the newest record of each agent, whether it counts or not.
     records: HashMap<AgentId, u64>,
+    /// Number of the newest record of all: what is counted here holds as long as there is none after it.
+    newest: u64,
     enrolments: Cursor,
     joins: Cursor,
     renewals: Cursor,
@@ -104,6 +114,7 @@ impl<'p> AdmissionDesk<'p> {
             pins,
             members,
             records: HashMap::new(),
+            newest: 0,
             enrolments: begin,
             joins: begin,
             renewals: begin,
@@ -120,11 +131,35 @@ impl<'p> AdmissionDesk<'p> {
             Err(failure) if failure.exit == Exit::Unavailable => {}
             Err(failure) => print::problem(&failure.message),
         }
+        self.read_enrolments().await?;
+        let client = self.connection.client.clone();
+        let org = self.profile.org.as_str();
+        let (requests, policy) = (&mut self.requests, &self.policy);
+        self.joins
+            .read(&client, JOIN, EVERY_JOIN, |entry| {
+                let id = entry.subject.rsplit('.').next().unwrap_or_default().to_owned();
+                // What does not count is somebody's noise: whoever has a token can write what he likes there.
+                if let Ok(checked) = join::open_request(&entry.value, org, &id, policy) {
+                    let key = (checked.request.key.text(), id);
+                    let (stored, sequence) = (entry.stored, entry.sequence);
+                    let turned_away = false;
+                    requests.insert(key, Waiting { checked, stored, sequence, turned_away });
+                }
+                true
+            })
+            .await?;
+        self.ended.clear();
+        Ok(())
+    }
+
+    /// Reads what others enrolled.
+    async fn read_enrolments(&mut self) -> Result<(), StoredError> {
         let client = self.connection.client.clone();
         let mut found: BTreeMap<AgentId, Vec<Bytes>> = BTreeMap::new();
-        let records = &mut self.records;
+        let (records, newest) = (&mut self.records, &mut self.newest);
         self.enrolments
             .read(&client, ENROL, EVERY_ENROLMENT, |entry| {
+                *newest = entry.sequence;
                 if let Some(agent) = subjects::last_name(&entry.subject) {
                     records.insert(agent.clone(), entry.sequence);
                     found.entry(agent).or_default().push(entry.value);
@@ -142,21 +177,20 @@ impl<'p> AdmissionDesk<'p> {
             }
         }
         self.pins.store();
-        let (requests, policy) = (&mut self.requests, &self.policy);
-        self.joins
-            .read(&client, JOIN, EVERY_JOIN, |entry| {
-                let id = entry.subject.rsplit('.').next().unwrap_or_default().to_owned();
-                // What does not count is somebody's noise: whoever has a token can write what he likes there.
-                if let Ok(checked) = join::open_request(&entry.value, org, &id, policy) {
-                    let key = (checked.request.key.text(), id);
-                    let (stored, sequence) = (entry.stored, entry.sequence);
-                    let turned_away = false;
-                    requests.insert(key, Waiting { checked, stored, sequence, turned_away });
-                }
-                true
-            })
-            .await?;
-        self.ended.clear();
+        Ok(())
+    }
+
+    /// Reads what others enrolled up to the record with this number, which the broker says there is. One that was removed is
+    /// never read.
+    async fn read_enrolments_through(&mut self, number: u64) -> Result<(), StoredError> {
+        for _ in 0..LOOKS {
+            self.read_enrolments().await?;
+            if self.newest >= number {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.newest = number;
         Ok(())
     }
 
@@ -230,15 +264,26 @@ impl<'p> AdmissionDesk<'p> {
 
     /// Does what is to be done about a request.
     pub(super) async fn settle(&mut self, waiting: &Waiting, by_person: bool) -> Result<Settled, Failure> {
+        // Whoever enrolled somebody meanwhile may have used the token's last place, or the name: it is decided anew.
+        for _ in 0..MOST_DECISIONS {
+            if let Some(settled) = self.settle_once(waiting, by_person).await? {
+                return Ok(settled);
+            }
+        }
+        Ok(Settled::Waits("others enrol hosts at the same time: try again"))
+    }
+
+    /// The same; nothing when somebody else enrolled a host since the decision.
+    async fn settle_once(&mut self, waiting: &Waiting, by_person: bool) -> Result<Option<Settled>, Failure> {
         let decision = match self.decide(waiting, by_person) {
-            Decision::Ask(reason) => return Ok(Settled::Waits(reason)),
-            Decision::Refuse(reason) => return self.refuse(waiting, reason).await,
+            Decision::Ask(reason) => return Ok(Some(Settled::Waits(reason))),
+            Decision::Refuse(reason) => return self.refuse(waiting, reason).await.map(Some),
             decision => decision,
         };
         // Before anything is stored: who sends no usable key uses up nothing of the token.
         let certificate = match self.certificate(&waiting.checked.request) {
             Ok(certificate) => certificate,
-            Err(reason) => return self.refuse(waiting, reason).await,
+            Err(reason) => return self.refuse(waiting, reason).await.map(Some),
         };
         let enrolment = if let Decision::Again(enrolment) = decision {
             *enrolment
@@ -250,13 +295,15 @@ impl<'p> AdmissionDesk<'p> {
                 None => Enrolment::new(self.profile.org.as_str(), &request.agent, &request.key, now),
             };
             enrolment.token = Some(grant.id.clone());
-            self.store(&enrolment).await?;
+            if !self.store(&enrolment).await? {
+                return Ok(None);
+            }
             enrolment
         };
         let token = Some(waiting.checked.grant.id.clone());
         self.answer(&waiting.checked.request, token, &enrolment, certificate).await?;
         self.settled.insert(waiting.place(), waiting.sequence);
-        Ok(Settled::Joined)
+        Ok(Some(Settled::Joined))
     }
 
     fn signed(&self, enrolment: &Enrolment) -> Result<SignedEnrolment, Failure> {
@@ -264,8 +311,9 @@ impl<'p> AdmissionDesk<'p> {
         Ok(SignedEnrolment { record: text, sigs: vec![sig] })
     }
 
-    /// Stores a record where nobody has stored another since.
-    async fn store(&mut self, enrolment: &Enrolment) -> Result<(), Failure> {
+    /// Stores a record if nobody has stored another since, of whichever host: otherwise two enrollers let in more hosts than
+    /// a token may. Whether it is stored.
+    async fn store(&mut self, enrolment: &Enrolment) -> Result<bool, Failure> {
         let signed = token::json(&self.signed(enrolment)?)?;
         let (counts, wrong) = newest_enrolment(
             &[Bytes::from(signed.clone())],
@@ -280,13 +328,23 @@ impl<'p> AdmissionDesk<'p> {
         }
         let last = self.records.get(&enrolment.agent).copied().unwrap_or(0);
         let subject = subjects::enrolment(&enrolment.agent);
-        let sequence = stored::store_after(&self.connection.client, &subject, last, signed.as_bytes())
-            .await
-            .map_err(|error| failed(Exit::Unavailable, ENROLLER)(&error))?;
+        let unavailable = |error: StoredError| failed(Exit::Unavailable, ENROLLER)(&error);
+        let storing =
+            stored::store_alone(&self.connection.client, &subject, last, self.newest, signed.as_bytes());
+        let sequence = match storing.await {
+            Ok(sequence) => sequence,
+            Err(error) if error.is_other_writer() => {
+                let number = error.newest().unwrap_or(0);
+                self.read_enrolments_through(number).await.map_err(unavailable)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
+        self.newest = sequence;
         self.records.insert(enrolment.agent.clone(), sequence);
         self.pins.pin(enrolment);
         self.members.add(enrolment.clone());
-        Ok(())
+        Ok(true)
     }
 
     /// The certificate that a host asks for, where this fleet gives any; why it gets none.

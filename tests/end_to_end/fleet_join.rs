@@ -152,6 +152,32 @@ fn a_host_joins_by_one_line_and_the_token_holds_no_longer_than_it_says() {
     });
 }
 
+/// Enrollers decide on what each of them has read; the broker takes only what was decided on the newest.
+#[test]
+fn enrollers_that_decide_at_the_same_time_let_in_no_more_hosts_than_the_token_permits() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let text = token(&up, &["--uses", "2"]);
+    let hosts: Vec<(String, Host)> = (1..=6).map(|number| (format!("web-{number}"), host())).collect();
+    for (name, host) in &hosts {
+        assert_eq!(join(host, &text, &["--name", name, "--wait", "1s"]).code, 3);
+    }
+
+    let joined: usize = std::thread::scope(|scope| {
+        let enrollers: Vec<_> =
+            hosts.iter().map(|(name, _)| scope.spawn(|| up.user("enroller", &["approve", name]))).collect();
+        let ran = enrollers.into_iter().map(|one| one.join().expect("the enroller's thread ends"));
+        ran.filter(|ran| ran.out.contains("\"joined\"")).count()
+    });
+
+    assert_eq!(joined, 2);
+    let enrolled = up.user("ann", &["agents"]);
+    let members = hosts.iter().filter(|(name, _)| enrolled.out.contains(name.as_str())).count();
+    assert_eq!(members, 2, "{enrolled:?}");
+}
+
 #[test]
 fn a_person_lets_hosts_in_and_turns_them_away() {
     if server_is_missing() {

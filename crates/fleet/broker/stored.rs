@@ -34,6 +34,9 @@ pub const WINDOW: usize = 256;
 /// Header with which a writer says what it takes for the newest message of its subject.
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 
+/// Header with which a writer says what it takes for the newest message of the stream.
+const EXPECTED_LAST_OF_STREAM: &str = "Nats-Expected-Last-Sequence";
+
 /// A code of JetStream's errors.
 const WRONG_LAST_SEQUENCE: u64 = 10071;
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -86,6 +89,17 @@ impl StoredError {
     #[must_use]
     pub fn is_other_writer(&self) -> bool {
         matches!(self, Self::Refused { code: WRONG_LAST_SEQUENCE, .. })
+    }
+
+    /// Which number the newest message has, when somebody else wrote since: the broker says it at the end.
+    #[must_use]
+    pub fn newest(&self) -> Option<u64> {
+        match self {
+            Self::Refused { code: WRONG_LAST_SEQUENCE, description, .. } => {
+                description.rsplit(' ').next()?.parse().ok()
+            }
+            _ => None,
+        }
     }
 
     /// The stream is not there.
@@ -161,6 +175,23 @@ pub async fn store_after(
     value: &[u8],
 ) -> Result<u64, StoredError> {
     publish(client, subject, &[(EXPECTED_LAST.to_owned(), last.to_string())], value).await
+}
+
+/// The same, if nobody has written to any subject of the stream either since its message with the number `last_of_stream`.
+///
+/// # Errors
+///
+/// When somebody has ([`StoredError::is_other_writer`]), or the broker does not acknowledge it.
+pub async fn store_alone(
+    client: &Client,
+    subject: &str,
+    last: u64,
+    last_of_stream: u64,
+    value: &[u8],
+) -> Result<u64, StoredError> {
+    let expected =
+        [(EXPECTED_LAST, last), (EXPECTED_LAST_OF_STREAM, last_of_stream)].map(|(header, number)| (header.to_owned(), number.to_string()));
+    publish(client, subject, &expected, value).await
 }
 
 async fn publish(
