@@ -167,9 +167,15 @@ pub fn answer(query: &Query, host: &Host) -> ModuleResult {
     };
     let mut report = Report::new(host.means.clock.wall(), KernelClock::read(), query.extraprivacy);
     if let Some(tolerance) = question.tolerance {
-        let configured = sources::configured(&host.root);
+        let is_stopped = || query.is_stopped();
+        let patience = Patience { deadline: began + question.timeout, is_stopped: &is_stopped };
+        let within = query.left().map_or(patience, |left| patience.until(began + left));
+        let configured = sources::configured_in_time(&host.root, within);
         let mut sources = configured.sources;
         report.add_problems(configured.problems);
+        if let Some(path) = configured.unresponsive {
+            report.add_unresponsive(&path);
+        }
         if question.fallback {
             let servers = host.fallback.iter().filter_map(|text| {
                 let server = Server::from_host(text);
@@ -181,8 +187,6 @@ pub fn answer(query: &Query, host: &Host) -> ModuleResult {
             let servers: Vec<Server> = servers.collect();
             sources.extend(servers.into_iter().map(|server| Source::new(server, None).for_want_of_others()));
         }
-        let is_stopped = || query.is_stopped();
-        let patience = Patience { deadline: began + question.timeout, is_stopped: &is_stopped };
         match question.whom {
             Whom::First => {
                 let attempts = survey::ask_in_turn(&sources, &host.means, patience);

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -155,6 +156,8 @@ pub struct Report {
     elements: Elements,
     ntpstats: Vec<NtpStatistics>,
     errors: Vec<String>,
+    /// The configuration that did not respond.
+    unread: Option<String>,
     /// Servers without a valid answer.
     unanswered: Vec<String>,
     /// Servers with one.
@@ -192,6 +195,7 @@ impl Report {
             elements,
             ntpstats: Vec::new(),
             errors,
+            unread: None,
             unanswered: Vec::new(),
             answered: 0,
             failed: false,
@@ -208,6 +212,13 @@ impl Report {
         } else {
             self.errors.extend(problems.iter().map(ToString::to_string));
         }
+    }
+
+    /// Adds that a path did not respond.
+    pub(crate) fn add_unresponsive(&mut self, path: &Path) {
+        let path = if self.extraprivacy { MASKED.to_owned() } else { path.display().to_string() };
+        self.errors.push(format!("{path} does not respond: it and what comes after it was not read"));
+        self.unread = Some(path);
     }
 
     /// Adds a sentence about what could not be looked at.
@@ -356,6 +367,12 @@ impl Report {
         coverage.examined = self.answered;
         // A decision is one whoever did not answer; without any nothing is known.
         coverage.complete = !self.failed && !self.undecided;
+        if let Some(path) = self.unread {
+            coverage.skip(
+                format!("time servers named in {path} and in what is read after it"),
+                "the file system does not respond",
+            );
+        }
         result.coverage = Some(coverage);
         if !self.errors.is_empty() {
             result.errors.get_or_insert_default().extend(self.errors);

@@ -19,10 +19,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::client::{LONGEST_NAP, Patience, now};
 use crate::server_line::{BadServer, Family, Server};
 use crate::timesyncd_conf::Servers;
 use crate::{chrony_conf, ntp_conf, ntpd_rs_conf, openntpd_conf, timesyncd_conf};
@@ -41,6 +44,9 @@ const MAX_DEPTH: usize = 10;
 
 /// Most problems that are told.
 const MAX_PROBLEMS: usize = 32;
+
+/// Longest time that the files are waited for, out of what there is for the servers.
+const LONGEST_READING: Duration = Duration::from_secs(2);
 
 /// The greatest root distance with which daemons still use a server, unless they are told otherwise: RFC 5905's,
 /// ntpd's and NTPsec's. ntpd-rs and OpenNTPD have other measures; they are held to the same.
@@ -118,6 +124,8 @@ pub struct Configured {
     pub sources: Vec<Source>,
     /// What could not be read or understood.
     pub problems: Vec<Problem>,
+    /// What did not respond in time; it and what comes after it was not read.
+    pub unresponsive: Option<PathBuf>,
 }
 
 /// What could not be read or understood in the configuration of a time daemon.
@@ -160,13 +168,54 @@ pub enum Problem {
 /// Finds out which servers the time daemons of the host whose file system begins at `root` ask.
 #[must_use]
 pub fn configured(root: &Path) -> Configured {
-    let mut search = Search {
-        root,
-        found: Configured::default(),
-        known: HashSet::new(),
-        followed: 0,
-        max_distance: MAX_DISTANCE,
+    let so_far = SoFar::default();
+    search(root, &so_far);
+    so_far.take()
+}
+
+/// What was found so far, and the path that is being read.
+#[derive(Default)]
+struct SoFar(Mutex<(Configured, Option<PathBuf>)>);
+
+impl SoFar {
+    fn locked(&self) -> MutexGuard<'_, (Configured, Option<PathBuf>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Configured {
+        let (mut found, reading) = std::mem::take(&mut *self.locked());
+        found.unresponsive = reading;
+        found
+    }
+}
+
+/// The same, but without what is behind a file system that does not respond within a part of the time.
+pub(crate) fn configured_in_time(root: &Path, patience: Patience<'_>) -> Configured {
+    let patience = patience.until(now() + (patience.left() / 3).min(LONGEST_READING));
+    let (root, so_far) = (root.to_owned(), Arc::<SoFar>::default());
+    let its = Arc::clone(&so_far);
+    let (sender, ended) = mpsc::channel::<()>();
+    let work = move || {
+        search(&root, &its);
+        drop(sender);
     };
+    // A thread that the kernel keeps waiting ends with the process.
+    let thread = std::thread::Builder::new().name("read".to_owned()).spawn(work);
+    match thread {
+        Ok(_) => {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(patience.left().min(LONGEST_NAP)) {
+                if patience.left().is_zero() {
+                    break;
+                }
+            }
+        }
+        Err(reason) => so_far.locked().0.problems.push(Problem::Unreadable { path: "/etc".into(), reason }),
+    }
+    so_far.take()
+}
+
+fn search(root: &Path, so_far: &SoFar) {
+    let mut search = Search { root, so_far, known: HashSet::new(), followed: 0, max_distance: MAX_DISTANCE };
     search.daemon(MAX_DISTANCE, |search| {
         for directory in ["/etc", "/etc/ntpsec"] {
             search.file(&Path::new(directory).join("ntp.conf"), ntp_conf::directives, 0);
@@ -190,7 +239,7 @@ pub fn configured(root: &Path) -> Configured {
         }
     });
     search.daemon(TIMESYNCD_MAX_DISTANCE, Search::timesyncd);
-    search.found
+    so_far.locked().1 = None;
 }
 
 /// How the text of a file becomes directives.
@@ -199,7 +248,7 @@ type Reader = fn(&str) -> Vec<Directive>;
 /// A search through the files of one host. All paths are those on the host.
 struct Search<'a> {
     root: &'a Path,
-    found: Configured,
+    so_far: &'a SoFar,
     known: HashSet<(String, Option<u16>, Family, bool)>,
     /// Files, patterns and directories so far.
     followed: usize,
@@ -211,11 +260,12 @@ impl Search<'_> {
     /// Reads the files of one daemon, which allows `max_distance` unless they say otherwise; where they say so does
     /// not matter.
     fn daemon(&mut self, max_distance: Duration, read: impl FnOnce(&mut Self)) {
-        let first = self.found.sources.len();
+        let first = self.so_far.locked().0.sources.len();
         self.max_distance = max_distance;
         read(self);
         let max_distance = self.max_distance;
-        self.found.sources.iter_mut().skip(first).for_each(|source| source.max_distance = max_distance);
+        let mut so_far = self.so_far.locked();
+        so_far.0.sources.iter_mut().skip(first).for_each(|source| source.max_distance = max_distance);
     }
 
     /// Follows a file; one that is not there says nothing.
@@ -385,14 +435,17 @@ impl Search<'_> {
     fn add(&mut self, source: Source) {
         let server = &source.server;
         let key = (server.host.clone(), server.port, server.family, server.is_pool);
-        if self.found.sources.len() < MAX_SERVERS && self.known.insert(key) {
-            self.found.sources.push(source);
+        let mut so_far = self.so_far.locked();
+        let found = &mut so_far.0;
+        if found.sources.len() < MAX_SERVERS && self.known.insert(key) {
+            found.sources.push(Source { max_distance: self.max_distance, ..source });
         }
     }
 
     fn problem(&mut self, problem: Problem) {
-        if self.found.problems.len() < MAX_PROBLEMS {
-            self.found.problems.push(problem);
+        let mut so_far = self.so_far.locked();
+        if so_far.0.problems.len() < MAX_PROBLEMS {
+            so_far.0.problems.push(problem);
         }
     }
 
@@ -421,8 +474,10 @@ impl Search<'_> {
         may
     }
 
-    /// Where a path of the host is found. Daemons work in `/`, so that is what relative paths begin at.
+    /// Where a path of the host is found, which is looked at next. Daemons work in `/`, so that is what relative paths begin
+    /// at.
     fn inside(&self, path: &Path) -> PathBuf {
+        self.so_far.locked().1 = Some(path.to_owned());
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 

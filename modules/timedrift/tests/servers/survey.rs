@@ -1,9 +1,11 @@
 //! Whole queries: which servers are asked, in which order, for how long, and what is said of them.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -127,6 +129,51 @@ impl Told {
 
     pub(crate) fn last(&self) -> &Value {
         self.statistics["ntpstats"].as_array().unwrap().last().unwrap()
+    }
+}
+
+/// Mounts a file system that never responds, in mounts of this thread's own.
+fn hang(point: &Path) -> Option<File> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).ok()?;
+    let device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
+    let mount = |arguments: &[&str]| {
+        let stdin = Stdio::from(device.try_clone().ok()?);
+        Command::new("mount").args(arguments).stdin(stdin).status().ok().filter(|status| status.success())
+    };
+    mount(&["--make-rprivate", "/"])?;
+    let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+    mount(&["-i", "-t", "fuse", "-o", options, "hung", point.to_str()?])?;
+    Some(device)
+}
+
+#[test]
+fn a_configuration_that_does_not_respond_costs_only_the_servers_that_it_names() {
+    let server = TestHost::new().server(0);
+    let told = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let host = TestHost::new()
+                .name("ntp", &[server.address])
+                .file("/etc/ntp.conf", "server ntp\n")
+                .file("/etc/chrony/chrony.conf", "server other\n");
+            let device = hang(&host.files.path().join("etc/chrony"))?;
+            let told = [json!("first"), json!("all")]
+                .map(|whom| host.ask(&json!({"drift": "5s", "timeout": "6s", "ask": whom})));
+            // Whoever waits for it is let go.
+            drop(device);
+            Some(told)
+        });
+        asked.join().unwrap()
+    });
+
+    let Some(told) = told else { return vigie_skipped::skipped("no FUSE file system can be mounted") };
+    for told in told {
+        assert!(told.success && told.elements["iswithindrift"] == true, "{told:?}");
+        assert_eq!(told.hosts(), ["ntp"]);
+        assert!(!told.complete, "{told:?}");
+        assert!(
+            told.errors.iter().any(|error| error.contains("/etc/chrony/chrony.conf does not respond")),
+            "{told:?}"
+        );
     }
 }
 
