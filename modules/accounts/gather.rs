@@ -5,6 +5,8 @@ mod ssh;
 mod users;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use vigie_host::shown;
@@ -121,20 +123,50 @@ pub(crate) struct Gathered {
     pub(crate) examined: u64,
 }
 
+/// Longest wait for a gatherer that is not reading a file: it computes, or has just ended.
+const COMPUTING: Duration = Duration::from_millis(100);
+
+/// Where the gatherer leaves what it has found while it reads a file: whoever answers when the kernel does not let it go takes
+/// it from there.
+#[derive(Debug, Default)]
+pub(crate) struct SoFar(Mutex<Option<(Gathered, String)>>, Condvar);
+
+impl SoFar {
+    fn leave(&self, found: Gathered, reading: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((found, reading));
+        self.1.notify_all();
+    }
+
+    fn take(&self) -> Option<(Gathered, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What was found, and nothing of what was not asked for.
+    pub(crate) fn gathered(&self, parameters: &Parameters) -> Gathered {
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.1.wait_timeout_while(left, COMPUTING, |left| left.is_none());
+        let left = waited.unwrap_or_else(PoisonError::into_inner).0.take();
+        let mut found = Gathered { coverage: Coverage::whole(), ..Gathered::default() };
+        if let Some((gathered, reading)) = left {
+            found = gathered;
+            found.coverage.skip(reading, "it does not respond: what is read after it is not known either");
+        }
+        found.judge();
+        found.narrow(parameters);
+        found
+    }
+}
+
 /// Puts an answer together. `today` is in days since 1970.
 pub(crate) fn gather(
     tree: &Tree,
     parameters: &Parameters,
     today: i64,
     stop: &dyn Fn(u64) -> bool,
+    so_far: &SoFar,
 ) -> Gathered {
-    let mut gatherer = Gatherer {
-        tree,
-        parameters,
-        today,
-        stop,
-        found: Gathered { coverage: Coverage::whole(), ..Gathered::default() },
-    };
+    let found = Gathered { coverage: Coverage::whole(), ..Gathered::default() };
+    let mut gatherer = Gatherer { tree, parameters, today, stop, so_far, found };
     gatherer.run();
     gatherer.found
 }
@@ -144,10 +176,20 @@ struct Gatherer<'a> {
     parameters: &'a Parameters,
     today: i64,
     stop: &'a dyn Fn(u64) -> bool,
+    so_far: &'a SoFar,
     found: Gathered,
 }
 
 impl Gatherer<'_> {
+    /// Reads something that may never respond.
+    fn reading<T>(&mut self, path: impl Into<String>, read: impl FnOnce(&Tree) -> T) -> T {
+        self.so_far.leave(std::mem::take(&mut self.found), path.into());
+        let result = read(self.tree);
+        // When somebody took it, nobody waits for this answer any more.
+        self.found = self.so_far.take().map(|(found, _)| found).unwrap_or_default();
+        result
+    }
+
     fn run(&mut self) {
         for mount in self.tree.remote_mounts() {
             self.found.coverage.skip(shown(mount), "a remote file system, which is not searched");
@@ -159,7 +201,13 @@ impl Gatherer<'_> {
         let needs_sudo = self.parameters.wants("sudo") || self.parameters.wants("users");
         if needs_sudo {
             for path in ["/etc/sudoers", "/usr/local/etc/sudoers"] {
-                let mut policy = sudoers::read(self.tree, path, &host, &mut self.found.coverage);
+                let (mut policy, mut coverage) =
+                    self.reading(format!("{path} and what it includes"), |tree| {
+                        let mut coverage = Coverage::whole();
+                        (sudoers::read(tree, path, &host, &mut coverage), coverage)
+                    });
+                self.found.coverage.complete &= coverage.complete;
+                self.found.coverage.not_examined.append(&mut coverage.not_examined);
                 self.found.examined += policy.files;
                 self.found.problems.append(&mut policy.problems);
                 self.found.sudo.rules.append(&mut policy.rules);
@@ -183,8 +231,8 @@ impl Gatherer<'_> {
         if self.parameters.wants("sessions") {
             self.sessions();
         }
-        self.judge();
-        self.narrow();
+        self.found.judge();
+        self.found.narrow(self.parameters);
     }
 
     fn problem(&mut self, file: &str, line: Option<u32>, problem: impl Into<String>) {
@@ -205,7 +253,7 @@ impl Gatherer<'_> {
     }
 
     fn read(&mut self, path: &str, limit: usize) -> Option<Vec<u8>> {
-        match self.tree.read(path, limit) {
+        match self.reading(path, |tree| tree.read(path, limit)) {
             Ok(content) => {
                 self.found.examined += 1;
                 Some(content)
@@ -224,7 +272,8 @@ impl Gatherer<'_> {
         } else {
             None
         };
-        let name = own.or_else(|| self.tree.read("/etc/hostname", 4096).ok()).unwrap_or_default();
+        let of_file = || self.reading("/etc/hostname", |tree| tree.read("/etc/hostname", 4096).ok());
+        let name = own.or_else(of_file).unwrap_or_default();
         String::from_utf8_lossy(&name).trim().to_owned()
     }
 
@@ -254,23 +303,25 @@ impl Gatherer<'_> {
             }
         }
     }
+}
 
+impl Gathered {
     /// Counts keys and rules for each account, and says who is as good as root.
     fn judge(&mut self) {
         let mut keys: BTreeMap<String, usize> = BTreeMap::new();
-        for key in self.found.keys.iter().filter(|key| key.key.ignored.is_none()) {
+        for key in self.keys.iter().filter(|key| key.key.ignored.is_none()) {
             *keys.entry(key.username.clone()).or_default() += 1;
         }
         // With many accounts and many rules, each rule is looked at once.
         let mut by_name: HashMap<String, usize> = HashMap::new();
-        for rule in &self.found.sudo.rules {
+        for rule in &self.sudo.rules {
             if rule.this_host && !rule.command.starts_with('!') {
                 for user in &rule.users {
                     *by_name.entry(user.clone()).or_default() += 1;
                 }
             }
         }
-        for user in &mut self.found.users {
+        for user in &mut self.users {
             user.keys = keys.get(&user.username).copied().unwrap_or(0);
             let mut names = vec![
                 user.username.clone(),
@@ -287,9 +338,8 @@ impl Gatherer<'_> {
     }
 
     /// Leaves out what was not asked for.
-    fn narrow(&mut self) {
-        let parameters = self.parameters;
-        let found = &mut self.found;
+    fn narrow(&mut self, parameters: &Parameters) {
+        let found = self;
         if parameters.narrows() {
             found.users.retain(|user| {
                 parameters.takes(&user.username, user.uid, &user.groups)

@@ -16,6 +16,7 @@ pub mod logins;
 mod parameters;
 pub mod sudoers;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use vigie_sdk::protocol::Progress;
@@ -23,6 +24,7 @@ use vigie_sdk::{ModuleResult, Query, StandardModule};
 use vigie_tree::Tree;
 
 pub use self::answer::masked_form;
+use self::gather::SoFar;
 use self::parameters::Parameters;
 
 const SECONDS_OF_A_DAY: i64 = 86_400;
@@ -41,6 +43,12 @@ impl StandardModule for Accounts {
             Ok(parameters) => parameters,
             Err(problems) => return ModuleResult::rejected(problems),
         };
+        let (parameters, so_far) = (Arc::new(parameters), Arc::<SoFar>::default());
+        let kept = {
+            let (parameters, so_far, private) =
+                (Arc::clone(&parameters), Arc::clone(&so_far), query.extraprivacy);
+            query.keep(move || answer::answer(so_far.gathered(&parameters), private, started_at.elapsed()))
+        };
         let tree = match Tree::open(parameters.root()) {
             Ok(tree) => tree,
             Err(error) => return ModuleResult::failed([format!("the root cannot be read: {error}")]),
@@ -50,7 +58,7 @@ impl StandardModule for Accounts {
             query.is_stopped()
         };
         let today = jiff::Timestamp::now().as_second().div_euclid(SECONDS_OF_A_DAY);
-        let gathered = gather::gather(&tree, &parameters, today, &stop);
-        answer::answer(gathered, query.extraprivacy, started_at.elapsed())
+        let gathered = gather::gather(&tree, &parameters, today, &stop, &so_far);
+        kept.answer(|| answer::answer(gathered, query.extraprivacy, started_at.elapsed()))
     }
 }

@@ -62,7 +62,7 @@ impl Scan<'_> {
             }
             Err(Unread::Gone) => None,
             Err(why) => {
-                self.coverage.skip(path, why.to_string());
+                self.skip(path, why.to_string());
                 None
             }
         }
@@ -278,7 +278,7 @@ impl Scan<'_> {
                         );
                     }
                     Some("authorizedkeyscommand") if words.next().is_some_and(|word| word != "none") => {
-                        self.coverage.skip("keys of AuthorizedKeysCommand", "the command is not run");
+                        self.skip("keys of AuthorizedKeysCommand", "the command is not run");
                     }
                     _ => {}
                 }
@@ -295,7 +295,7 @@ impl Scan<'_> {
                         self.add("ssh-authkeys", AUTHORIZED_KEYS, &opened, false, Some(&name));
                     }
                     Ok(_) | Err(Unread::Gone) => {}
-                    Err(why) => self.coverage.skip(shown(&path), why.to_string()),
+                    Err(why) => self.skip(shown(&path), why.to_string()),
                 }
             }
         }

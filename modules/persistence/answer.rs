@@ -13,6 +13,7 @@ use crate::record::{Program, Record, Verdict};
 const MAX_BYTES: usize = 14 << 20;
 
 /// What a scan found.
+#[derive(Debug, Default)]
 pub(crate) struct Finished {
     pub(crate) records: Vec<Record>,
     pub(crate) coverage: Coverage,

@@ -27,6 +27,7 @@ mod special;
 mod systemd;
 mod unit;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use vigie_sdk::protocol::Progress;
@@ -35,7 +36,7 @@ use vigie_tree::{Root, Tree};
 
 pub use self::answer::masked_form;
 use self::parameters::Parameters;
-use self::scan::Scan;
+use self::scan::{Scan, SoFar};
 
 /// The module.
 #[derive(Debug)]
@@ -45,11 +46,7 @@ impl StandardModule for Persistence {
     const NAME: &'static str = "persistence";
 
     fn run(query: &Query) -> ModuleResult {
-        let mut result = run(query);
-        if query.extraprivacy {
-            privacy::mask_errors(&mut result, &privacy::Asked::of(query.parameters.as_deref()));
-        }
-        result
+        run(query)
     }
 }
 
@@ -59,6 +56,21 @@ fn run(query: &Query) -> ModuleResult {
     let parameters = match Parameters::from_query(query) {
         Ok(parameters) => parameters,
         Err(problems) => return ModuleResult::rejected(problems),
+    };
+    let so_far = Arc::<SoFar>::default();
+    let answer = {
+        let (private, asked) = (query.extraprivacy, query.parameters.clone());
+        move |finished| {
+            let mut result = answer::answer(finished, private, started_at.elapsed());
+            if private {
+                privacy::mask_errors(&mut result, &privacy::Asked::of(asked.as_deref()));
+            }
+            result
+        }
+    };
+    let kept = {
+        let (answer, so_far) = (answer.clone(), Arc::clone(&so_far));
+        query.keep(move || answer(so_far.take()))
     };
     let opened = Tree::open(parameters.root()).and_then(|tree| Ok((tree, Root::open(parameters.root())?)));
     let (tree, root) = match opened {
@@ -74,7 +86,7 @@ fn run(query: &Query) -> ModuleResult {
         });
         query.is_stopped()
     };
-    let mut scan = Scan::new(&tree, &root, &parameters, &stop);
+    let mut scan = Scan::new(&tree, &root, &parameters, &stop, &so_far);
     scan.run();
-    answer::answer(scan.finished(), query.extraprivacy, started_at.elapsed())
+    kept.answer(|| answer(scan.finished()))
 }

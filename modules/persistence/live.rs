@@ -39,8 +39,7 @@ impl Scan<'_> {
             return;
         }
         if !self.parameters.is_this_host() {
-            self.coverage
-                .skip("the live state of the host", "another root than that of this host is examined");
+            self.skip("the live state of the host", "another root than that of this host is examined");
             return;
         }
         if self.wants("lkm-live") {
@@ -120,7 +119,7 @@ impl Scan<'_> {
             let content = match std::fs::read(table) {
                 Ok(content) => content,
                 Err(error) => {
-                    self.coverage.skip(table, error.to_string());
+                    self.skip(table, error.to_string());
                     continue;
                 }
             };
@@ -142,8 +141,7 @@ impl Scan<'_> {
                 }
             }
         }
-        self.coverage
-            .skip("mounts of other namespaces", "only those of this and of the first process are read");
+        self.skip("mounts of other namespaces", "only those of this and of the first process are read");
     }
 
     fn helpers(&mut self) {
@@ -198,7 +196,7 @@ impl Scan<'_> {
                 Ok(entries) => entries,
                 Err(error) => {
                     if error.kind() != std::io::ErrorKind::NotFound {
-                        self.coverage.skip(directory.to_string_lossy(), error.to_string());
+                        self.skip(directory.to_string_lossy(), error.to_string());
                     }
                     continue;
                 }
@@ -222,7 +220,7 @@ impl Scan<'_> {
                 }
             }
         }
-        self.coverage.skip("BPF programs that are loaded and not pinned", "they are not listed");
+        self.skip("BPF programs that are loaded and not pinned", "they are not listed");
     }
 
     /// Processes whose program is gone, was never a file, or lies where anybody may write.
@@ -268,7 +266,7 @@ impl Scan<'_> {
             }
         }
         if hidden > 0 {
-            self.coverage.skip("programs of other users' processes", vigie_host::tracing_hint());
+            self.skip("programs of other users' processes", vigie_host::tracing_hint());
         }
     }
 
@@ -279,7 +277,7 @@ impl Scan<'_> {
             return;
         }
         if !self.parameters.deep {
-            self.coverage.skip(
+            self.skip(
                 "setuid files, capabilities and git hooks outside the usual locations, and the content of packaged programs that appear unchanged",
                 "this needs a scan of all files: use deep",
             );
@@ -294,14 +292,14 @@ impl Scan<'_> {
             }
             entered += 1;
             if entered > MAX_DIRECTORIES {
-                self.coverage.skip("the rest of the files", "there are too many directories");
+                self.skip("the rest of the files", "there are too many directories");
                 return;
             }
             let entries = match self.tree.list(&directory) {
                 Ok(entries) => entries,
                 Err(vigie_tree::Unread::Gone) => continue,
                 Err(why) => {
-                    self.coverage.skip(shown(&directory), why.to_string());
+                    self.skip(shown(&directory), why.to_string());
                     continue;
                 }
             };

@@ -1,6 +1,7 @@
 //! Goes through the catalogue and notes what it finds.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vigie_host::shown;
 use vigie_sdk::Coverage;
@@ -37,6 +38,27 @@ pub(crate) struct Opened {
     pub(crate) inactive: Option<&'static str>,
 }
 
+/// What was found so far and what is being looked at, for whoever answers when the kernel holds the scan.
+#[derive(Debug, Default)]
+pub(crate) struct SoFar(Mutex<(Finished, String)>);
+
+impl SoFar {
+    fn locked(&self) -> MutexGuard<'_, (Finished, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, what: impl Into<String>) {
+        self.locked().1 = what.into();
+    }
+
+    /// What was found until now.
+    pub(crate) fn take(&self) -> Finished {
+        let (mut found, at) = std::mem::take(&mut *self.locked());
+        found.coverage.skip(at, "it, or what is looked at after it, does not respond");
+        found
+    }
+}
+
 /// One look at a host.
 pub(crate) struct Scan<'a> {
     pub(crate) tree: &'a Tree,
@@ -45,8 +67,9 @@ pub(crate) struct Scan<'a> {
     pub(crate) homes: Vec<Home>,
     /// Names of users, by their numbers.
     users: HashMap<u32, String>,
-    pub(crate) records: Vec<Record>,
-    pub(crate) coverage: Coverage,
+    so_far: &'a SoFar,
+    /// How many records it has.
+    found: usize,
     /// Directives and files that were looked at, reported or not.
     pub(crate) examined: u64,
     digested: u64,
@@ -63,7 +86,9 @@ impl<'a> Scan<'a> {
         root: &Root,
         parameters: &'a Parameters,
         stop: &'a dyn Fn(u64, usize) -> bool,
+        so_far: &'a SoFar,
     ) -> Self {
+        so_far.at("the accounts and the database of packages");
         let mut coverage = Coverage::whole();
         let explainer = Explainer::new(tree, root);
         let accounts = homes::accounts(tree, &mut coverage);
@@ -78,14 +103,15 @@ impl<'a> Scan<'a> {
         for mount in tree.remote_mounts() {
             coverage.skip(shown(mount), "a remote file system, which is not searched");
         }
+        so_far.locked().0.coverage = coverage;
         Self {
             tree,
             explainer,
             parameters,
             homes,
             users,
-            records: Vec::new(),
-            coverage,
+            so_far,
+            found: 0,
             examined: 0,
             digested: 0,
             seen: HashSet::new(),
@@ -114,6 +140,11 @@ impl<'a> Scan<'a> {
         self.attributes();
     }
 
+    /// Notes what is not examined.
+    pub(crate) fn skip(&self, what: impl Into<String>, why: impl Into<String>) {
+        self.so_far.locked().0.coverage.skip(what, why);
+    }
+
     /// Whether a technique was asked for.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.parameters.wants(technique(name))
@@ -121,9 +152,9 @@ impl<'a> Scan<'a> {
 
     /// Whether nobody waits any more; tells him how far the work is otherwise.
     pub(crate) fn is_over(&mut self) -> bool {
-        if !self.stopped && (self.stop)(self.examined, self.records.len()) {
+        if !self.stopped && (self.stop)(self.examined, self.found) {
             self.stopped = true;
-            self.coverage.skip("the rest", "the time is over: query fewer kinds, or allow more time");
+            self.skip("the rest", "the time is over: query fewer kinds, or allow more time");
         }
         self.stopped
     }
@@ -142,6 +173,7 @@ impl<'a> Scan<'a> {
     /// Everything that matches a pattern, in the homes of all accounts when it begins with `~`.
     pub(crate) fn find(&mut self, pattern: &str) -> Vec<Entry> {
         let mut unread = Vec::new();
+        self.so_far.at(pattern);
         let found = match pattern.strip_prefix('~') {
             None => self.tree.glob(pattern, &mut unread),
             Some(below) => {
@@ -153,7 +185,7 @@ impl<'a> Scan<'a> {
                             found.push(entry);
                         } else {
                             let why = "a link in a home directory points to a file of another owner";
-                            self.coverage.skip(shown(&entry.path), why);
+                            self.skip(shown(&entry.path), why);
                         }
                     }
                 }
@@ -166,7 +198,7 @@ impl<'a> Scan<'a> {
 
     pub(crate) fn note_unread(&mut self, unread: Vec<NotRead>) {
         for (path, why) in unread.into_iter().filter(|(_, why)| *why != Unread::Gone) {
-            self.coverage.skip(shown(&path), why.to_string());
+            self.skip(shown(&path), why.to_string());
         }
     }
 
@@ -201,6 +233,7 @@ impl<'a> Scan<'a> {
     /// Opens and explains a file of the catalogue.
     pub(crate) fn open(&mut self, entry: Entry, technique: &'static str) -> Opened {
         self.examined += 1;
+        self.so_far.at(shown(&entry.path));
         let home = self.homes.iter().find(|home| home.holds(&entry.path));
         let home_uid = home.map(|home| home.uid);
         let below_home = home.map(|home| entry.path[home.path.len()..].to_vec());
@@ -214,7 +247,7 @@ impl<'a> Scan<'a> {
                     None
                 }
                 Err(why) => {
-                    self.coverage.skip(shown(&entry.path), why.to_string());
+                    self.skip(shown(&entry.path), why.to_string());
                     None
                 }
             }
@@ -229,7 +262,7 @@ impl<'a> Scan<'a> {
                 file.status.links > 1 && home_uid.is_some_and(|uid| uid != 0 && file.status.uid != uid);
             let leads_out = (by_link || by_name) && file.status.is_file();
             if leads_out {
-                self.coverage.skip(shown(&entry.path), "it points to a file of another owner");
+                self.skip(shown(&entry.path), "it points to a file of another owner");
             }
             !leads_out
         });
@@ -272,7 +305,7 @@ impl<'a> Scan<'a> {
                 }
                 Err(Unread::Large) => {}
                 Err(why) => {
-                    self.coverage.skip(shown(&file.path), why.to_string());
+                    self.skip(shown(&file.path), why.to_string());
                     return (None, None);
                 }
             }
@@ -287,7 +320,7 @@ impl<'a> Scan<'a> {
             && let Some(file) = opened.file.as_ref().filter(is_long)
             && !matches!(opened.explained.origin, Origin::Packaged)
         {
-            self.coverage.skip(shown(&file.path), "it is too long: its lines were not read");
+            self.skip(shown(&file.path), "it is too long: its lines were not read");
         }
     }
 
@@ -295,7 +328,7 @@ impl<'a> Scan<'a> {
     pub(crate) fn digests(&mut self, file: &Entry) -> Option<Digests> {
         let fits = file.status.size <= MAX_DIGESTED;
         if fits && self.digested.saturating_add(file.status.size) > MAX_DIGESTED_IN_ALL {
-            self.coverage.skip("digests", "the read limit was reached, so the rest was skipped");
+            self.skip("digests", "the read limit was reached, so the rest was skipped");
             return None;
         }
         match file.digests(MAX_DIGESTED) {
@@ -304,7 +337,7 @@ impl<'a> Scan<'a> {
                 Some(digests)
             }
             Err(why) => {
-                self.coverage.skip(shown(&file.path), why.to_string());
+                self.skip(shown(&file.path), why.to_string());
                 None
             }
         }
@@ -457,16 +490,20 @@ impl<'a> Scan<'a> {
         if !self.parameters.wants(technique(record.technique)) || !self.parameters.takes(&record) {
             return;
         }
-        if self.records.len() >= MAX_RECORDS {
-            self.coverage.skip("the rest", "there are more entries than fit in a result");
+        if self.found >= MAX_RECORDS {
+            self.skip("the rest", "there are more entries than fit in a result");
             return;
         }
-        self.records.push(record);
+        self.found += 1;
+        let found = &mut self.so_far.locked().0;
+        found.examined = self.examined;
+        found.records.push(record);
     }
 
     /// What was found.
     pub(crate) fn finished(self) -> Finished {
-        Finished { records: self.records, coverage: self.coverage, examined: self.examined }
+        let found = std::mem::take(&mut self.so_far.locked().0);
+        Finished { examined: self.examined, ..found }
     }
 
     /// The name of a user, as this root knows it.

@@ -154,7 +154,7 @@ impl Scan<'_> {
                     }
                 }
                 Err(Unread::Gone) => {}
-                Err(why) => self.coverage.skip(path, why.to_string()),
+                Err(why) => self.skip(path, why.to_string()),
             }
         }
         let is_local = |path: &[u8]| path.starts_with(b"/usr/local/");
@@ -297,7 +297,7 @@ impl Scan<'_> {
     fn loader_cache(&mut self, directories: &HashSet<Vec<u8>>) {
         let Ok(entry) = self.tree.find(b"/etc/ld.so.cache") else { return };
         let Ok(content) = entry.read(16 << 20) else {
-            self.coverage.skip("/etc/ld.so.cache", "it cannot be read");
+            self.skip("/etc/ld.so.cache", "it cannot be read");
             return;
         };
         self.examined += 1;
@@ -314,7 +314,7 @@ impl Scan<'_> {
             }
         }
         let Some(libraries) = elf_cache::paths(&content) else {
-            self.coverage.skip("/etc/ld.so.cache", "its format is unknown");
+            self.skip("/etc/ld.so.cache", "its format is unknown");
             return;
         };
         let mut told = HashSet::new();
@@ -454,7 +454,7 @@ impl Scan<'_> {
         let mut opened = self.open(entry, "initramfs-image");
         if is_of_a_package && opened.explained.origin == Origin::Local {
             opened.explained.origin = Origin::Derived("update-initramfs");
-            self.coverage.skip(
+            self.skip(
                 shown(&opened.entry.path),
                 "the files in this image are not compared with those of the root",
             );

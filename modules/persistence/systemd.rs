@@ -109,7 +109,7 @@ impl Scan<'_> {
             let entries = match self.tree.list(directory) {
                 Ok(entries) => entries,
                 Err(why) => {
-                    self.coverage.skip(shown(directory), why.to_string());
+                    self.skip(shown(directory), why.to_string());
                     continue;
                 }
             };
@@ -137,13 +137,13 @@ impl Scan<'_> {
         match self.tree.find(&entry.path) {
             // Whoever made a link chose where it leads, and must not have others' files read by us.
             Ok(found) if entry.status.uid != 0 && found.status.uid != entry.status.uid => {
-                self.coverage.skip(shown(&entry.path), "it leads to a directory of another owner");
+                self.skip(shown(&entry.path), "it leads to a directory of another owner");
                 false
             }
             Ok(found) => found.status.is_directory(),
             Err(Unread::Gone) => false,
             Err(why) => {
-                self.coverage.skip(shown(&entry.path), why.to_string());
+                self.skip(shown(&entry.path), why.to_string());
                 false
             }
         }
@@ -154,7 +154,7 @@ impl Scan<'_> {
         let Some((base, kind)) = directory_kind(name) else { return };
         let entries = match self.tree.list(&directory.path) {
             Ok(entries) => entries,
-            Err(why) => return self.coverage.skip(shown(&directory.path), why.to_string()),
+            Err(why) => return self.skip(shown(&directory.path), why.to_string()),
         };
         for entry in entries.into_iter().filter(|entry| !entry.status.is_directory()) {
             if kind == "d" {

@@ -21,20 +21,23 @@ impl Gatherer<'_> {
             return;
         }
         let mut last: HashMap<String, (i64, String)> = HashMap::new();
-        match self.tree.find(b"/var/log/lastlog").and_then(|entry| entry.open()) {
-            Ok(file) => {
-                self.found.examined += 1;
-                for user in &self.found.users {
-                    // The file has holes where nobody has such a number.
-                    let mut record = [0; LASTLOG_BYTES];
-                    let at = u64::from(user.uid) * LASTLOG_BYTES as u64;
-                    if file.read_exact_at(&mut record, at).is_ok()
-                        && let Some((seconds, _, host)) = logins::last_login(&record)
-                    {
-                        last.insert(user.username.clone(), (seconds, host));
-                    }
+        let users: Vec<(String, u32)> =
+            self.found.users.iter().map(|user| (user.username.clone(), user.uid)).collect();
+        let read = self.reading("/var/log/lastlog", |tree| {
+            let file = tree.find(b"/var/log/lastlog")?.open()?;
+            for (name, uid) in users {
+                // The file has holes where nobody has such a number.
+                let mut record = [0; LASTLOG_BYTES];
+                if file.read_exact_at(&mut record, u64::from(uid) * LASTLOG_BYTES as u64).is_ok()
+                    && let Some((seconds, _, host)) = logins::last_login(&record)
+                {
+                    last.insert(name, (seconds, host));
                 }
             }
+            Ok(())
+        });
+        match read {
+            Ok(()) => self.found.examined += 1,
             Err(Unread::Gone) => {}
             Err(why) => self.found.coverage.skip("/var/log/lastlog", why.to_string()),
         }
@@ -57,9 +60,10 @@ impl Gatherer<'_> {
 
     /// Reads a table of a database of SQLite, when it is there and no link leads to it.
     fn each_row(&mut self, path: &str, table: &str, each: &mut dyn FnMut(&[Value])) {
-        let database = match self.tree.find(path.as_bytes()) {
+        let root = self.parameters.root().to_owned();
+        let database = match self.reading(path, |tree| tree.find(path.as_bytes())) {
             Ok(entry) if entry.path == path.as_bytes() && entry.status.is_file() => {
-                Root::open(self.parameters.root()).map(|root| root.place(path))
+                Root::open(&root).map(|root| root.place(path))
             }
             Ok(_) => {
                 self.found.coverage.skip(path, "a link leads there");
@@ -71,18 +75,17 @@ impl Gatherer<'_> {
                 return;
             }
         };
-        let read = database.map_err(SqliteError::from).and_then(|place| Database::open(&place)).and_then(
-            |database| {
-                // Names of tables are as they were written when they were made.
-                let names = [table.to_owned(), table.to_lowercase()];
-                for name in names {
-                    if let Some(root) = database.table(&name)? {
-                        return database.each_row(root, &mut |_, row| each(row));
-                    }
+        let read = self.reading(path, |_| {
+            let database = Database::open(&database.map_err(SqliteError::from)?)?;
+            // Names of tables are as they were written when they were made.
+            let names = [table.to_owned(), table.to_lowercase()];
+            for name in names {
+                if let Some(root) = database.table(&name)? {
+                    return database.each_row(root, &mut |_, row| each(row));
                 }
-                Ok(())
-            },
-        );
+            }
+            Ok(())
+        });
         self.found.examined += 1;
         if let Err(why) = read {
             self.found.coverage.skip(path, why.to_string());
@@ -120,17 +123,22 @@ impl Gatherer<'_> {
     pub(super) fn log(&mut self, paths: &[&str], source: &'static str) -> (Vec<Login>, Vec<Problem>) {
         let mut content = Vec::new();
         for path in paths.iter().rev() {
-            match self.tree.find(path.as_bytes()).and_then(|entry| Ok((entry.open()?, entry.status.size))) {
-                Ok((file, size)) => {
+            let read = self.reading(*path, |tree| {
+                let entry = tree.find(path.as_bytes())?;
+                let (file, size) = (entry.open()?, entry.status.size);
+                let whole = size - size % UTMP_BYTES as u64;
+                let start = whole.saturating_sub(MAX_LOG - MAX_LOG % UTMP_BYTES as u64);
+                let mut part = vec![0; usize::try_from(whole - start).unwrap_or(0)];
+                Ok((start, file.read_exact_at(&mut part, start).map(|()| part)))
+            });
+            match read {
+                Ok((start, read)) => {
                     self.found.examined += 1;
-                    let whole = size - size % UTMP_BYTES as u64;
-                    let start = whole.saturating_sub(MAX_LOG - MAX_LOG % UTMP_BYTES as u64);
                     if start > 0 {
                         self.found.coverage.skip(*path, "only the newest part was read");
                     }
-                    let mut part = vec![0; usize::try_from(whole - start).unwrap_or(0)];
-                    match file.read_exact_at(&mut part, start) {
-                        Ok(()) => content.extend(part),
+                    match read {
+                        Ok(part) => content.extend(part),
                         Err(error) => self.found.coverage.skip(*path, error.to_string()),
                     }
                 }
@@ -151,11 +159,12 @@ impl Gatherer<'_> {
             return;
         }
         let mut known: HashSet<String> = HashSet::new();
-        for entry in self.tree.list(b"/run/systemd/sessions").unwrap_or_default() {
+        let directory = "/run/systemd/sessions";
+        for entry in self.reading(directory, |tree| tree.list(directory.as_bytes())).unwrap_or_default() {
             if entry.name().ends_with(b".ref") || !entry.status.is_file() {
                 continue;
             }
-            let Ok(content) = entry.read(65_536) else {
+            let Ok(content) = self.reading(shown(&entry.path), |_| entry.read(65_536)) else {
                 self.found.coverage.skip(shown(&entry.path), "it cannot be read");
                 continue;
             };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use vigie_host::shown;
-use vigie_tree::{Entry, Unread};
+use vigie_tree::{Entry, Tree, Unread};
 
 use super::{Gatherer, MAX_KEYS, UsersKey};
 use crate::keys;
@@ -22,8 +22,12 @@ impl Gatherer<'_> {
             if done.len() > 1_000 || !done.insert(path.clone()) {
                 continue;
             }
-            let Ok(entry) = self.tree.find(&path) else { continue };
-            let Ok(content) = entry.read(MAX_KEYS) else {
+            let read = self.reading(shown(&path), |tree| {
+                Ok((tree.find(&path)?, ())).map(|(entry, ())| entry.read(MAX_KEYS))
+            });
+            let read: Result<_, Unread> = read;
+            let Ok(content) = read else { continue };
+            let Ok(content) = content else {
                 self.found.coverage.skip(shown(&path), "it cannot be read");
                 continue;
             };
@@ -39,7 +43,8 @@ impl Gatherer<'_> {
             }
             for pattern in places.includes {
                 let pattern = if pattern.starts_with('/') { pattern } else { format!("/etc/ssh/{pattern}") };
-                waiting.extend(self.tree.glob(&pattern, &mut unread).into_iter().map(|entry| entry.path));
+                let found = self.reading(&pattern, |tree| tree.glob(&pattern, &mut unread));
+                waiting.extend(found.into_iter().map(|entry| entry.path));
             }
         }
         for (path, why) in unread {
@@ -64,9 +69,11 @@ impl Gatherer<'_> {
                 self.found.coverage.skip("keys of the remaining accounts", "the time is over");
                 return;
             }
-            let is_there = *homes
-                .entry(home.clone())
-                .or_insert_with(|| home.starts_with('/') && self.tree.find(home.as_bytes()).is_ok());
+            let known = homes.get(&home).copied();
+            let is_there = known.unwrap_or_else(|| {
+                home.starts_with('/') && self.reading(&home, |tree| tree.find(home.as_bytes()).is_ok())
+            });
+            homes.insert(home.clone(), is_there);
             for pattern in &patterns {
                 let path = keys::key_file(pattern, &name, uid, &home);
                 if !is_there && path.starts_with(&home) {
@@ -78,7 +85,7 @@ impl Gatherer<'_> {
     }
 
     fn key_file(&mut self, name: &str, uid: u32, path: &str) {
-        let entry = match self.tree.look(path.as_bytes()) {
+        let entry = match self.reading(path, |tree| tree.look(path.as_bytes())) {
             Ok(entry) => entry,
             Err(Unread::Gone) => return,
             Err(why) => {
@@ -86,7 +93,11 @@ impl Gatherer<'_> {
                 return;
             }
         };
-        let file = if entry.status.is_link() { self.tree.find(path.as_bytes()) } else { Ok(entry.clone()) };
+        let file = if entry.status.is_link() {
+            self.reading(path, |tree| tree.find(path.as_bytes()))
+        } else {
+            Ok(entry.clone())
+        };
         let Ok(file) = file else { return };
         // Whoever made a link, or a second name, chose what is read here.
         let is_foreign = file.status.uid != 0 && file.status.uid != uid;
@@ -96,7 +107,7 @@ impl Gatherer<'_> {
             self.found.coverage.skip(path, "it points to a file of another owner");
             return;
         }
-        let content = match file.read(MAX_KEYS) {
+        let content = match self.reading(path, |_| file.read(MAX_KEYS)) {
             Ok(content) => content,
             Err(why) => {
                 self.found.coverage.skip(path, why.to_string());
@@ -109,7 +120,7 @@ impl Gatherer<'_> {
         } else if file.status.mode & 0o022 != 0 {
             Some("StrictModes rejects it: other users can write the file")
         } else {
-            self.open_directory(&file, uid)
+            self.reading(path, |tree| open_directory(tree, &file, uid))
         };
         let (keys, wrong) = keys::parse_all(&content);
         if let Some(line) = wrong.first() {
@@ -126,18 +137,18 @@ impl Gatherer<'_> {
             self.found.keys.push(UsersKey { username: name.to_owned(), key_file: shown(&file.path), key });
         }
     }
+}
 
-    /// Whether a directory above the file can be written by others, up to the root.
-    fn open_directory(&self, file: &Entry, uid: u32) -> Option<&'static str> {
-        let mut path = file.path.as_slice();
-        while let Some(slash) = path.iter().rposition(|byte| *byte == b'/').filter(|slash| *slash > 0) {
-            path = &path[..slash];
-            let Ok(directory) = self.tree.find(path) else { return None };
-            let owner = directory.status.uid;
-            if directory.status.mode & 0o022 != 0 || (owner != 0 && owner != uid) {
-                return Some("StrictModes rejects it: other users can change a parent directory");
-            }
+/// Whether a directory above the file can be written by others, up to the root.
+fn open_directory(tree: &Tree, file: &Entry, uid: u32) -> Option<&'static str> {
+    let mut path = file.path.as_slice();
+    while let Some(slash) = path.iter().rposition(|byte| *byte == b'/').filter(|slash| *slash > 0) {
+        path = &path[..slash];
+        let Ok(directory) = tree.find(path) else { return None };
+        let owner = directory.status.uid;
+        if directory.status.mode & 0o022 != 0 || (owner != 0 && owner != uid) {
+            return Some("StrictModes rejects it: other users can change a parent directory");
         }
-        None
     }
+    None
 }

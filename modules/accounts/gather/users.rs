@@ -170,7 +170,7 @@ impl Gatherer<'_> {
     /// Records of systemd's userdb, see nss-systemd(8).
     fn userdb(&mut self, names: &HashSet<String>) {
         for directory in ["/etc/userdb", "/run/userdb", "/run/host/userdb", "/usr/lib/userdb"] {
-            let entries = match self.tree.list(directory.as_bytes()) {
+            let entries = match self.reading(directory, |tree| tree.list(directory.as_bytes())) {
                 Ok(entries) => entries,
                 Err(Unread::Gone) => continue,
                 Err(why) => {
@@ -183,8 +183,8 @@ impl Gatherer<'_> {
                     continue;
                 }
                 let path = shown(&entry.path);
-                let record = entry
-                    .read(MAX_KEYS)
+                let record = self
+                    .reading(&path, |_| entry.read(MAX_KEYS))
                     .ok()
                     .and_then(|content| serde_json::from_slice::<serde_json::Value>(&content).ok());
                 let Some(record) = record else {

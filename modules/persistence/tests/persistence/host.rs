@@ -249,3 +249,46 @@ impl Host {
 fn md5(content: &str) -> String {
     vigie_tree::md5(content.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// What is answered while a directory of the host does not respond. With the image as this thread's root and without /proc,
+/// nobody knows from a table of mounts that it may not.
+fn answered_while_hung(root: &std::path::Path, point: &std::path::Path) -> Option<Value> {
+    use nix::sched::CloneFlags;
+    let (root, point) = (root.to_owned(), point.to_owned());
+    let answered = std::thread::spawn(move || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).ok()?;
+        let device = fs::File::options().read(true).write(true).open("/dev/fuse").ok()?;
+        let run = |arguments: &[&str]| {
+            let stdin = std::process::Stdio::from(device.try_clone().ok()?);
+            let ran = std::process::Command::new("mount").args(arguments).stdin(stdin).status();
+            ran.ok().filter(|status| status.success())
+        };
+        run(&["--make-rprivate", "/"])?;
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+        run(&["-i", "-t", "fuse", "-o", options, "hung", point.to_str()?])?;
+        nix::unistd::chroot(&root).ok()?;
+        let mut query = Query::new(Some(to_raw_value(&json!({})).unwrap()));
+        query.deadline = Some((jiff::Timestamp::now() + std::time::Duration::from_secs(4)).to_string());
+        let result = vigie_sdk::watched::<Persistence>(query);
+        // Whoever waits for it is let go.
+        drop(device);
+        Some(serde_json::to_value(&result).unwrap())
+    });
+    answered.join().unwrap()
+}
+
+#[test]
+fn a_directory_that_does_not_respond_costs_only_what_is_looked_at_after_it() {
+    let host = Host::fresh();
+    host.write("/etc/cron.d/job", "* * * * * root /opt/job\n", 0o644);
+    host.write("/usr/lib/systemd/system/sub.d/x", "", 0o644);
+    let hung = host.path("/usr/lib/systemd/system/sub.d");
+    let Some(answer) = answered_while_hung(host.directory.path(), &hung) else {
+        return vigie_skipped::skipped("no FUSE file system can be mounted");
+    };
+
+    assert!(answer["foundanything"] == true && answer["success"] == false, "{answer}");
+    assert!(answer["elements"]["entries"].to_string().contains("/etc/cron.d/job"), "{answer}");
+    let skipped = answer["coverage"]["not_examined"].to_string();
+    assert!(skipped.contains("does not respond"), "{answer}");
+}
