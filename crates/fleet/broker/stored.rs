@@ -189,8 +189,8 @@ pub async fn store_alone(
     last_of_stream: u64,
     value: &[u8],
 ) -> Result<u64, StoredError> {
-    let expected =
-        [(EXPECTED_LAST, last), (EXPECTED_LAST_OF_STREAM, last_of_stream)].map(|(header, number)| (header.to_owned(), number.to_string()));
+    let expected = [(EXPECTED_LAST, last), (EXPECTED_LAST_OF_STREAM, last_of_stream)]
+        .map(|(header, number)| (header.to_owned(), number.to_string()));
     publish(client, subject, &expected, value).await
 }
 

@@ -107,12 +107,22 @@ fn a_request_counts_with_both_seals_and_a_grant_of_an_enroller() {
         sealed.grant = Some(signed_grant(&wider, &SigningKey::from_seed(&[66; 32])));
     };
     assert!(matches!(bad(&own), JoinProblem::Unsigned(_)));
-    let widened = |sealed: &mut SealedRequest| {
-        if let Some(grant) = &mut sealed.grant {
-            grant.text = serde_json::to_string(&wider).unwrap();
-        }
-    };
-    assert!(matches!(bad(&widened), JoinProblem::Unsigned(_)));
+    let (tag, group) = (("env".to_owned(), "prod".to_owned()), "admins".parse().unwrap());
+    for wider in [
+        wider,
+        Grant { not_after: NOW + 3600, ..world.grant.clone() },
+        Grant { names: None, ..world.grant.clone() },
+        Grant { tags: BTreeMap::from([tag]), ..world.grant.clone() },
+        Grant { groups: vec![group], ..world.grant.clone() },
+        Grant { approved: false, ..world.grant.clone() },
+    ] {
+        let widened = |sealed: &mut SealedRequest| {
+            if let Some(grant) = &mut sealed.grant {
+                grant.text = serde_json::to_string(&wider).unwrap();
+            }
+        };
+        assert!(matches!(bad(&widened), JoinProblem::Unsigned(_)), "{wider:?}");
+    }
     // A signature of an enroller for something else.
     let record = |sealed: &mut SealedRequest| {
         let text = serde_json::to_string(&world.grant).unwrap();

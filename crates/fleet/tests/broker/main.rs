@@ -87,6 +87,24 @@ async fn an_agent_can_do_everything_that_it_needs() {
 }
 
 #[tokio::test]
+async fn who_decided_on_records_that_are_not_the_newest_stores_nothing_under_any_name() {
+    if server_is_missing() {
+        return;
+    }
+    let fixture = Fixture::with_streams().await;
+    let (one, two) = (fixture.user(Role::Enroller, "one").await, fixture.user(Role::Enroller, "two").await);
+    let record = |name: &str| subjects::enrolment(&name.parse().unwrap());
+
+    let first = within(stored::store_alone(one.client(), &record("web-1"), 0, 0, b"1")).await.unwrap();
+    // The other one has not read that, and means another host.
+    let error = within(stored::store_alone(two.client(), &record("web-2"), 0, 0, b"2")).await.unwrap_err();
+
+    assert!(error.is_other_writer(), "{error:?}");
+    assert_eq!(error.newest(), Some(first));
+    within(stored::store_alone(two.client(), &record("web-2"), 0, first, b"2")).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_agent_can_do_nothing_in_the_name_of_others() {
     if server_is_missing() {
         return;
