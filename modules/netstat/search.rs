@@ -187,13 +187,11 @@ struct Progress {
     own: String,
     /// What that held, once it was searched.
     here: Option<Findings>,
-    /// What the others held.
     findings: Vec<Findings>,
     /// Those that are being searched.
     searching: BTreeSet<String>,
     /// The process whose namespaces are being looked for.
     looking_at: Option<String>,
-    /// Sockets are being compared with descriptors.
     comparing: bool,
     not_entered: Vec<(String, std::io::Error)>,
     not_searched: usize,
@@ -265,7 +263,6 @@ pub fn search(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bo
     search_own(parameters, backend, stop, so_far);
 }
 
-/// Searches the agent's own namespace, which this thread is in.
 fn search_own(parameters: &Parameters, backend: &Backend, stop: &(dyn Fn() -> bool + Sync), so_far: &SoFar) {
     let mut findings = search_here(parameters, backend, stop);
     let mut progress = so_far.locked();
