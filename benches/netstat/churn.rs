@@ -11,7 +11,7 @@ use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use vigie_netstat::parameters::Parameters;
-use vigie_netstat::search::{Backend, Match, search};
+use vigie_netstat::search::{Backend, Match, SoFar, search};
 use vigie_netstat::socket::Endpoint;
 use vigie_sdk::Query;
 
@@ -50,7 +50,9 @@ pub(crate) fn measure(size: Size, report: &mut Report) -> BenchResult<()> {
     for _ in 0..size.searches {
         #[expect(clippy::disallowed_methods, reason = "real searches take real time")]
         let search_start = Instant::now();
-        let outcome = search(&parameters, &Backend::Kernel, &|| false);
+        let found = SoFar::default();
+        search(&parameters, &Backend::Kernel, &|| false, &found);
+        let outcome = found.take();
         searching += search_start.elapsed();
         let (mut found, mut ends) = (HashSet::new(), HashMap::new());
         for hit in outcome.namespaces.iter().flat_map(|findings| &findings.hits) {
