@@ -12,8 +12,8 @@ const WORDS: [&str; 4] = ["severity", "event", "kind", "attributes"];
 const CONFIGURED: [&str; 2] = ["rule", "tags"];
 
 /// Numbers of a group.
-const COUNTS: [&str; 7] =
-    ["events", "severities", "repeated", "as_recorded", "explained", "by_scripts", "told_alone"];
+const COUNTS: [&str; 8] =
+    ["events", "severities", "repeated", "as_recorded", "ended", "explained", "by_scripts", "told_alone"];
 
 /// Longest word of a vocabulary in bytes.
 const MAX_WORD_BYTES: usize = 40;

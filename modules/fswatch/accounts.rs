@@ -92,13 +92,33 @@ struct User {
     shell: String,
 }
 
+/// What `shadow` has as a user's password, or `passwd` where it refers to no `shadow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Password {
+    /// None is asked for.
+    Empty,
+    /// Nobody can log in with one.
+    Locked,
+    /// A keyed hash of the field: it shows that a password is another one, and nothing else.
+    Set(u64),
+}
+
+impl Password {
+    fn of(field: &str, hasher: &RandomState) -> Self {
+        match field.as_bytes().first() {
+            None => Self::Empty,
+            Some(b'!' | b'*') => Self::Locked,
+            Some(_) => Self::Set(hasher.hash_one(field)),
+        }
+    }
+}
+
 /// The accounts of a host.
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
     users: BTreeMap<String, User>,
     groups: BTreeMap<String, BTreeSet<String>>,
-    /// Keyed hashes of what `shadow` has of each user: they tell that a password is another one, and nothing else.
-    passwords: BTreeMap<String, u64>,
+    passwords: BTreeMap<String, Password>,
 }
 
 /// What happened to accounts.
@@ -148,10 +168,13 @@ impl Accounts {
         let mut accounts = Self::default();
         for line in lines(&directory.join("passwd")) {
             let fields: Vec<&str> = line.split(':').collect();
-            if let [name, _, uid, _, _, home, shell] = *fields
+            if let [name, password, uid, _, _, home, shell] = *fields
                 && let Ok(uid) = uid.parse()
             {
                 let user = User { uid, home: plain(home), shell: plain(shell) };
+                if password != "x" {
+                    accounts.passwords.entry(plain(name)).or_insert(Password::of(password, hasher));
+                }
                 accounts.users.entry(plain(name)).or_insert(user);
             }
         }
@@ -165,7 +188,7 @@ impl Accounts {
         for line in lines(&directory.join("shadow")) {
             let mut fields = line.split(':');
             if let (Some(name), Some(password)) = (fields.next(), fields.next()) {
-                accounts.passwords.insert(plain(name), hasher.hash_one(password));
+                accounts.passwords.entry(plain(name)).or_insert(Password::of(password, hasher));
             }
         }
         accounts
@@ -220,12 +243,32 @@ impl Accounts {
             }
         }
         for (name, password) in &later.passwords {
-            // A new account has one from the beginning.
-            if self.passwords.get(name).is_some_and(|before| before != password) {
-                story.say(format!("password of {name} changed"));
-            }
+            let before = self.passwords.get(name);
+            let opens = match (before, password) {
+                (before, _) if before == Some(password) => continue,
+                (_, Password::Empty) => {
+                    story.say(format!("{name} has no password now"));
+                    true
+                }
+                // A new account has one from the beginning, or will get one.
+                (None, _) => continue,
+                (Some(_), Password::Locked) => {
+                    story.say(format!("password of {name} locked"));
+                    false
+                }
+                (Some(before), Password::Set(_)) => {
+                    story.say(format!("password of {name} changed"));
+                    *before == Password::Locked
+                }
+            };
+            story.is_critical |= opens && later.can_be_root(name);
         }
         story
+    }
+
+    fn can_be_root(&self, name: &str) -> bool {
+        let is_member = |group: &&str| self.groups.get(*group).is_some_and(|members| members.contains(name));
+        self.users.get(name).is_some_and(|user| user.uid == 0) || POWERFUL.iter().any(is_member)
     }
 }
 
@@ -299,6 +342,39 @@ mod tests {
         host.write("passwd", "root:x:0:0:root:/root:/bin/bash\n");
         host.write("group", "root:x:0:\nsudo:x:27:\n");
         assert_eq!(before.story(&host.read()).sentences, ["account ann removed"]);
+    }
+
+    #[test]
+    fn a_password_that_is_empty_or_unlocked_now_is_critical_where_it_makes_somebody_root() {
+        let host = Host::new();
+        let after = |shadow: &str, group: &str| {
+            host.write("shadow", "root:*:1::::::\nann:$y$one:1::::::\n");
+            host.write("group", group);
+            let before = host.read();
+            host.write("shadow", shadow);
+            let story = before.story(&host.read());
+            (story.sentences.join("; "), story.is_critical)
+        };
+        let none = "root:x:0:\nsudo:x:27:\n";
+        let empty = "root:*:1::::::\nann::1::::::\n";
+
+        let root = after("root::1::::::\nann:$y$one:1::::::\n", none);
+        assert_eq!(root, ("root has no password now".to_owned(), true));
+        let unlocked = after("root:$y$two:1::::::\nann:$y$one:1::::::\n", none);
+        assert_eq!(unlocked, ("password of root changed".to_owned(), true));
+        assert_eq!(after(empty, none), ("ann has no password now".to_owned(), false));
+        assert_eq!(after(empty, "sudo:x:27:ann\n"), ("ann has no password now".to_owned(), true));
+        let locked = after("root:*:1::::::\nann:!$y$one:1::::::\n", none);
+        assert_eq!(locked, ("password of ann locked".to_owned(), false));
+
+        // Without `x` the file of users is what counts.
+        let before = host.read();
+        host.write("passwd", "root::0:0:root:/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/sh\n");
+        let story = before.story(&host.read());
+        assert_eq!(
+            (story.sentences.join("; "), story.is_critical),
+            ("root has no password now".to_owned(), true)
+        );
     }
 
     #[test]

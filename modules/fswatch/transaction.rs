@@ -342,15 +342,17 @@ impl Transaction {
         format!("{command}{rest}")
     }
 
-    /// The alert that tells it.
+    /// The alert that reports it, with what became of packages when it has ended.
     #[must_use]
-    pub fn record(&self, packages: &[PackageChange], time: &str) -> Alert {
+    pub fn record(&self, packages: Option<&[PackageChange]>, time: &str) -> Alert {
+        let ended = packages.is_some();
+        let packages = packages.unwrap_or_default();
         let mut parts: Vec<String> = packages.iter().take(NAMED_PACKAGES).map(PackageChange::text).collect();
         if packages.len() > NAMED_PACKAGES {
             parts.push(format!("and {} packages more", packages.len() - NAMED_PACKAGES));
         }
         if parts.is_empty() {
-            parts.push("no package changed".to_owned());
+            parts.push(if ended { "no package changed" } else { "still running" }.to_owned());
         }
         let mut text = format!("{}: {} ({})", self.manager, parts.join(", "), self.who());
         text.push_str(&format!("; {} changes match the packages", self.explained));
@@ -371,6 +373,7 @@ impl Transaction {
             "id": self.id,
             "writer": self.process["executable"].as_str().unwrap_or(&self.manager),
             "packages": packages,
+            "ended": ended,
             "explained": self.explained,
             "by_scripts": self.by_scripts,
             "told_alone": self.alone,
@@ -541,7 +544,7 @@ mod tests {
         let version = |version: &str| BTreeMap::from([("passwd".to_owned(), version.to_owned())]);
         let packages = package_changes(&version("1"), &version("1"), &transaction.touched);
 
-        let record = transaction.record(&packages, "now");
+        let record = transaction.record(Some(&packages), "now");
 
         assert_eq!(
             record.alert,

@@ -1,6 +1,6 @@
 //! Planned changes: what is below some paths is recorded as expected for a while, and counted.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::orders::listed;
 use super::{Engine, Sink, now, text_of_time};
 use crate::change::{Alert, Event, notice, shown};
 use crate::ledger::Entry;
+use crate::query::path_from_text;
 use crate::rules::Severity;
 
 /// Plans at a time.
@@ -41,6 +42,8 @@ pub(super) struct Plan {
 enum Refused {
     #[error("name the paths: a plan for all paths would hide everything")]
     Everything,
+    #[error("write the paths without `..`: what is watched has none")]
+    Upwards,
     #[error("at most {MAX_PATHS} paths and {MAX_PLANS} plans at a time")]
     TooMany,
     #[error("the end must be in the future, and at most seven days away")]
@@ -50,6 +53,9 @@ enum Refused {
 fn check(paths: &[PathBuf], plans: usize, until: SystemTime, now: SystemTime) -> Result<(), Refused> {
     if paths.is_empty() || paths.iter().any(|path| path.parent().is_none() || path.is_relative()) {
         return Err(Refused::Everything);
+    }
+    if paths.iter().flat_map(|path| path.components()).any(|part| part == Component::ParentDir) {
+        return Err(Refused::Upwards);
     }
     if paths.len() > MAX_PATHS || plans >= MAX_PLANS {
         return Err(Refused::TooMany);
@@ -126,9 +132,11 @@ impl<S: Sink> Engine<S> {
             return None;
         }
         let wall = SystemTime::now();
+        // What came from elsewhere is gone there, and nobody planned that.
+        let from = alert.from.as_deref().map(path_from_text);
         let covers = |plan: &&mut Plan| {
-            let is_now = plan.since <= wall && wall < plan.until;
-            is_now && plan.paths.iter().any(|below| path.starts_with(below))
+            let is_in = |path: &Path| plan.paths.iter().any(|below| path.starts_with(below));
+            plan.since <= wall && wall < plan.until && is_in(path) && from.as_deref().is_none_or(is_in)
         };
         let plan = self.plans.plans.iter_mut().find(covers)?;
         plan.count += 1;
@@ -211,6 +219,9 @@ mod tests {
         assert_eq!(check(&some, 0, hour, now), Ok(()));
         for everything in [&[][..], &[PathBuf::from("/")], &[PathBuf::from("/a"), PathBuf::from("/")]] {
             assert_eq!(check(everything, 0, hour, now), Err(Refused::Everything));
+        }
+        for upwards in ["/etc/nginx/..", "/../", "/etc/nginx/../ssh"] {
+            assert_eq!(check(&[PathBuf::from(upwards)], 0, hour, now), Err(Refused::Upwards));
         }
         assert_eq!(check(&some, MAX_PLANS, hour, now), Err(Refused::TooMany));
         for end in [now, now - Duration::from_secs(1), now + LONGEST + Duration::from_secs(1)] {

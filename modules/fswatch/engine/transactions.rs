@@ -36,6 +36,9 @@ const OTHER_TRIES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs
 /// Longest time that a file which is not in its place yet is not looked at.
 const LONGEST_TEMPORARY: Duration = Duration::from_secs(60);
 
+/// Time after which what scripts did is reported although the manager still runs; it doubles up to the longest.
+const INTERIM: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(600)];
+
 /// Shortest and longest time between two questions whether a manager still runs.
 const ASKED_EVERY: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(5)];
 
@@ -51,6 +54,10 @@ struct Open {
     asked: Option<Instant>,
     /// Since when its manager has ended.
     ended: Option<Instant>,
+    /// Since when there is something of scripts that no record has reported.
+    unreported: Option<Instant>,
+    /// How long that waits for the manager's end.
+    patience: Duration,
     concluding: bool,
     /// Paths whose changes are not judged yet, and since when.
     held: HashMap<PathBuf, Instant>,
@@ -92,16 +99,28 @@ impl Transactions {
 
     /// Time until there is something to do.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
-        self.open.values().map(|open| open.wanted_at().saturating_duration_since(now)).min()
+        self.open.values().map(|open| open.next_at().saturating_duration_since(now)).min()
     }
 }
 
 fn opened(kept: Kept) -> Open {
-    Open { kept, last: now(), asked: None, ended: None, concluding: false, held: HashMap::new() }
+    let unreported = (kept.transaction.by_scripts > 0).then(now);
+    let (patience, held) = (INTERIM[0], HashMap::new());
+    Open { kept, last: now(), asked: None, ended: None, unreported, patience, concluding: false, held }
 }
 
 impl Open {
     /// When there is something to do.
+    fn next_at(&self) -> Instant {
+        self.interim_at().map_or(self.wanted_at(), |at| at.min(self.wanted_at()))
+    }
+
+    /// When what scripts did is reported before the end.
+    fn interim_at(&self) -> Option<Instant> {
+        self.unreported.filter(|_| self.ended.is_none()).map(|since| since + self.patience)
+    }
+
+    /// When to ask whether its manager runs, or what it did.
     fn wanted_at(&self) -> Instant {
         match (self.ended, self.asked) {
             // The answer is what there is to wait for.
@@ -211,6 +230,9 @@ impl<S: Sink> Engine<S> {
             let verdict = judge(Change { alert: &alert, rule, is_again, is_last });
             open.last = now;
             open.kept.transaction.add(&alert, verdict, rule);
+            if verdict == Verdict::ByScript {
+                open.unreported.get_or_insert(now);
+            }
             match verdict {
                 Verdict::Wait => {
                     open.held.entry(path.clone()).or_insert(now);
@@ -254,7 +276,13 @@ impl<S: Sink> Engine<S> {
     /// Asks for what is not known of transactions yet, and ends those that are over.
     pub(super) fn tend_transactions(&mut self) {
         let now = now();
+        let mut alone = Vec::new();
         for (key, open) in &mut self.transactions.open {
+            if open.interim_at().is_some_and(|at| at <= now) {
+                alone.push(open.kept.transaction.record(None, &text_of_time(SystemTime::now())));
+                open.unreported = None;
+                open.patience = (open.patience * 2).min(INTERIM[1]);
+            }
             if open.wanted_at() > now {
                 continue;
             }
@@ -267,6 +295,9 @@ impl<S: Sink> Engine<S> {
                 open.last = now;
                 self.packages.end(*key, &transaction.id, &transaction.manager, &transaction.touched);
             }
+        }
+        if !alone.is_empty() {
+            self.commit(Entry { alone, ..Entry::default() });
         }
     }
 
@@ -290,7 +321,7 @@ impl<S: Sink> Engine<S> {
         let transaction = open.kept.transaction;
         let groups = Some(self.groups_text());
         let is_worth_it = transaction.explained + transaction.by_scripts > 0 || !packages.is_empty();
-        let record = transaction.record(packages, &text_of_time(SystemTime::now()));
+        let record = transaction.record(Some(packages), &text_of_time(SystemTime::now()));
         let alone = if is_worth_it { vec![record] } else { Vec::new() };
         self.commit(Entry { alone, groups, ..Entry::default() });
     }

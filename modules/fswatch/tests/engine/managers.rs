@@ -196,6 +196,34 @@ fn what_the_manifest_does_not_have_is_told_alone_beside_the_record() {
 }
 
 #[test]
+fn what_a_script_did_is_reported_while_it_hangs() {
+    let Some(mut host) = Host::new() else { return };
+    let release = host.temp.path().join("release");
+    rustix::fs::mknodat(rustix::fs::CWD, &release, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let script = format!("echo evil > /opt/vt/made\nread line < {}", release.display());
+    let package = host.package("1", &[("opt/vt/bin", "1", 0o755, true)], &[("postinst", &script)], &[]);
+    let mut dpkg = Command::new("/usr/bin/dpkg")
+        .args(["--force-unsafe-io", "-i", package.to_str().unwrap()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+
+    let (_, interim) = host.until_record();
+    let is_running = dpkg.try_wait().unwrap().is_none();
+    fs::write(&release, "go on\n").unwrap();
+    assert!(dpkg.wait().unwrap().success());
+    let (_, record) = host.until_record();
+
+    assert!(is_running && interim.group["ended"] == false, "{interim:?}");
+    assert!(interim.alert.contains("still running") && interim.alert.contains("/opt/vt/made"), "{interim:?}");
+    assert_eq!(
+        (&record.group["ended"], &record.group["packages"][0]["name"]),
+        (&json!(true), &json!(PACKAGE))
+    );
+}
+
+#[test]
 fn what_another_process_alters_in_the_same_second_is_told_alone_and_at_once() {
     let Some(mut host) = Host::new() else { return };
     let contents: Vec<(String, String)> =

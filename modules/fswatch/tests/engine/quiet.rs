@@ -43,12 +43,16 @@ fn what_is_planned_is_recorded_and_counted_and_everything_else_is_told_as_always
     let (planned, other) = (temp.path().join("nginx"), temp.path().join("other"));
     fs::create_dir(&planned).unwrap();
     fs::create_dir(&other).unwrap();
+    let moved = other.join("moved");
+    fs::write(&moved, "1").unwrap();
     let mut running = Running::on(&[&recursive(temp.path())]);
     assert!(plan(&running, Path::new("/"), Duration::from_secs(60))["refused"].is_string());
 
     let answer = plan(&running, &planned, Duration::from_secs(3));
     assert_eq!(answer["expected"], json!([planned]));
     next(&running, |alert| alert.event == Event::Expected);
+    // What was elsewhere is gone there, which nobody planned.
+    fs::rename(&moved, planned.join("moved")).unwrap();
     fs::write(planned.join("conf"), "1").unwrap();
     fs::write(planned.join("setuid"), "1").unwrap();
     fs::set_permissions(planned.join("setuid"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
@@ -58,6 +62,7 @@ fn what_is_planned_is_recorded_and_counted_and_everything_else_is_told_as_always
 
     let told = texts(&told, temp.path());
     assert!(told.contains(&"created other/conf".to_owned()), "{told:?}");
+    assert!(told.iter().any(|text| text.ends_with("nginx/moved")), "{told:?}");
     assert!(told.iter().any(|text| text.ends_with("nginx/setuid")), "{told:?}");
     assert!(!told.iter().any(|text| text.ends_with("nginx/conf")), "{told:?}");
     assert!(end.alert.contains("expected changes") && end.alert.contains("change-4711"), "{}", end.alert);
