@@ -25,6 +25,7 @@ use vigie_files::random;
 use vigie_journal::{Cause, Item, Portion};
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::SinkState;
+use vigie_protocol::severity::is_canary;
 use vigie_sinks::alert::{Alert, Recorded};
 use vigie_sinks::backoff::Backoff;
 use vigie_sinks::journald::SAFE_PER_SECOND;
@@ -64,6 +65,10 @@ const MISSED_TOLD: Duration = Duration::from_secs(3600);
 
 /// How often it is looked when certificates end: a day is what people count with.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long a connection must last that took alerts without an acknowledgement, after one that broke: a receiver that
+/// takes everything and closes has nothing.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Failures in a row from which on it is a condition.
 const FAILURES_TOLD: u32 = 2;
@@ -115,6 +120,8 @@ struct State {
     /// Number up to which `alerts` holds what is wanted.
     read_through: u64,
     backoff: Backoff,
+    /// Until then it is not known whether the connection after one that broke is any better.
+    unproved_until: Option<Instant>,
     stored: Place,
     stored_at: Instant,
     last_sent: Option<Instant>,
@@ -232,6 +239,7 @@ impl Delivery {
             alerts: Vec::new(),
             read_through: place.after,
             backoff: Backoff::default(),
+            unproved_until: None,
             stored: place.clone(),
             stored_at: Instant::now(),
             last_sent: None,
@@ -352,14 +360,17 @@ impl Delivery {
             Store,
             Look,
             Certificates,
+            Lasted,
             Broken(Failure),
         }
+        let unproved_until = state.unproved_until;
         let then = tokio::select! {
             goes_on = state.follower.changed() => if goes_on { Then::More } else { Then::Ended },
             () = sleep_until(store_at), if is_dirty => Then::Store,
             failure = state.transport.broken() => Then::Broken(failure),
             () = sleep(LOOK_EVERY), if state.must_look() => Then::Look,
             () = sleep_until(state.certificates_at), if has_tls => Then::Certificates,
+            () = sleep_until(unproved_until.unwrap_or_else(Instant::now)), if unproved_until.is_some() => Then::Lasted,
         };
         match then {
             Then::Ended => return false,
@@ -367,6 +378,7 @@ impl Delivery {
             Then::Store => self.store(state, true).await,
             Then::Look => self.look(state).await,
             Then::Certificates => self.look_at_certificates(state).await,
+            Then::Lasted => self.succeeded(state),
             Then::Broken(failure) => self.failed(state, failure).await,
         }
         true
@@ -481,7 +493,7 @@ impl Delivery {
         match failure {
             None => self.succeeded(state),
             Some(failure) => {
-                if done > 0 {
+                if done > 0 && state.unproved_until.is_none() {
                     state.backoff.succeed();
                 }
                 self.failed(state, failure).await;
@@ -505,6 +517,10 @@ impl Delivery {
     }
 
     fn succeeded(&self, state: &mut State) {
+        if state.unproved_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        state.unproved_until = None;
         if state.backoff.failures() > 0 {
             info!(self.spec.log, "the receiver accepts alerts again");
         }
@@ -566,6 +582,7 @@ impl Delivery {
         }
         let wait = state.backoff.fail(random::number(), failure.asked);
         let wait = if failure.rest { REST } else { wait };
+        state.unproved_until = failure.rewind.map(|_| Instant::now() + wait + LASTING);
         let shown = format!("{}: {}", failure.reason.name(), failure.detail);
         if state.backoff.failures() == 1 || failure.rest {
             warn!(self.spec.log, "alerts cannot be delivered and wait in the journal";
@@ -643,7 +660,10 @@ fn sort(spec: &SinkSpec, journal: &Arc<str>, items: Vec<Item>) -> Sorted {
                 };
                 // The filter sees what the alert says; what leaves may be masked.
                 let filter = &spec.section.filter;
-                if !filter.is_open() && !filter.wants(&Alert::new(&spec.source, journal, &recorded)) {
+                let is_wanted = filter.wants_proofs() || !is_canary(&record.message);
+                let is_wanted = is_wanted
+                    && (filter.is_open() || filter.wants(&Alert::new(&spec.source, journal, &recorded)));
+                if !is_wanted {
                     sorted.filtered += 1;
                     continue;
                 }

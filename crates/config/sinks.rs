@@ -1,7 +1,7 @@
 //! `[[sink]]`: where alerts are sent to, as plain values.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vigie_sinks::filter::Filter;
@@ -214,6 +214,23 @@ impl SinkSection {
             Target::Command(command) => command.command.first().cloned().unwrap_or_default(),
             Target::Journald(path) => path.display().to_string(),
         }
+    }
+
+    /// Files with its secrets, and the keys that name them.
+    #[must_use]
+    pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
+        let Target::Http(http) = &self.target else { return Vec::new() };
+        let address = match &http.url {
+            Url::File(file) => Some(file),
+            Url::Plain(_) => None,
+        };
+        let files = [
+            ("url_file", address),
+            ("authorization_file", http.authorization_file.as_ref()),
+            ("routing_key_file", http.routing_key_file.as_ref()),
+            ("signing_key_file", http.signing.as_ref().map(|(file, _)| file)),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file?.as_path()))).collect()
     }
 
     /// Whether alerts may leave the host: extra privacy mode masks them then. A program may send them anywhere.

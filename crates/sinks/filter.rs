@@ -47,7 +47,13 @@ impl Filter {
             && (self.paths.is_empty() || paths(alert).any(|path| is_any(&self.paths, path)))
     }
 
-    /// Whether everything passes.
+    /// Whether it lets the records of canaries pass, by which nothing happened: only when it names their severity.
+    #[must_use]
+    pub fn wants_proofs(&self) -> bool {
+        self.severity == Some(Severity::Low)
+    }
+
+    /// Whether everything passes that is no proof.
     #[must_use]
     pub fn is_open(&self) -> bool {
         *self == Self::default()

@@ -114,15 +114,30 @@ fn secrets(patient: &Patient) -> Vec<Outcome> {
             "correct the configuration",
         )];
     };
-    let Some(fleet) = &config.agent.fleet else {
-        return vec![note("there are no secrets: no fleet is configured")];
+    let enrol = "enrol this host: `vigie fleet enrol --help`";
+    let mut outcomes = Vec::new();
+    let mut look = |key: &str, path: &Path, missing| {
+        outcomes.push(of_secret(key, path, &patient.below(path), missing));
     };
-    let mut files = vec![("fleet.key_file", &fleet.key_file), ("fleet.credentials", &fleet.credentials)];
-    files.extend(fleet.certificate.as_ref().map(|(_, key)| ("fleet.certificate_key", key)));
-    files.into_iter().map(|(key, path)| of_secret(key, path, &patient.below(path))).collect()
+    if let Some(fleet) = &config.agent.fleet {
+        look("fleet.key_file", &fleet.key_file, enrol);
+        look("fleet.credentials", &fleet.credentials, enrol);
+        if let Some((_, key)) = &fleet.certificate {
+            look("fleet.certificate_key", key, enrol);
+        }
+    }
+    for sink in &config.agent.sinks {
+        for (key, path) in sink.secret_files() {
+            look(&format!("sink.{}.{key}", sink.name), path, "write the secret into it, with mode 0600");
+        }
+    }
+    if outcomes.is_empty() {
+        outcomes.push(note("there are no secrets: no fleet and no sink with one is configured"));
+    }
+    outcomes
 }
 
-fn of_secret(key: &str, shown: &Path, path: &Path) -> Outcome {
+fn of_secret(key: &str, shown: &Path, path: &Path, missing: &str) -> Outcome {
     match secret_file::read(path, 64 << 10) {
         Ok(_) => fine(format!("{key}: {shown:?}")),
         Err(secret_file::SecretFileError::Unreadable { source, .. })
@@ -131,8 +146,7 @@ fn of_secret(key: &str, shown: &Path, path: &Path) -> Outcome {
             unknown(format!("{key}: {shown:?} cannot be read by this user"), "run the doctor as root")
         }
         Err(error @ secret_file::SecretFileError::Unreadable { .. }) => {
-            let remedy = "enrol this host: `vigie fleet enrol --help`";
-            trouble(Verdict::Fail, format!("{key}: {}", ErrorChain(&error)), remedy)
+            trouble(Verdict::Fail, format!("{key}: {}", ErrorChain(&error)), missing)
         }
         Err(error) => {
             let remedy = "restrict it to the agent: `chmod 600`, `chown root`";
@@ -264,13 +278,19 @@ mod tests {
         let path = directory.path().join("key");
         fs::write(&path, "secret").unwrap();
         set_mode(&path, 0o600);
-        assert_eq!(of_secret("k", &path, &path).verdict, Verdict::Ok);
+        assert_eq!(of_secret("k", &path, &path, "").verdict, Verdict::Ok);
         set_mode(&path, 0o644);
-        let outcome = of_secret("k", &path, &path);
+        let outcome = of_secret("k", &path, &path, "");
         assert_eq!(outcome.verdict, Verdict::Fail);
         assert!(outcome.found.contains("0644") && !outcome.found.contains("secret\n"), "{outcome:?}");
-        assert_eq!(of_secret("k", &path, &directory.path().join("none")).verdict, Verdict::Fail);
+        assert_eq!(of_secret("k", &path, &directory.path().join("none"), "").verdict, Verdict::Fail);
         assert_eq!(Planted::new().examined("installation.secrets").0, Verdict::Info);
+        let text = "[[sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl_file = \"/s/url\"\n";
+        let host = Planted::new().configured(text).with("/s/url", "https://receiver.example/secret");
+        set_mode(&host.patient.path("/s/url"), 0o600);
+        assert_eq!(host.examined("installation.secrets").0, Verdict::Ok);
+        set_mode(&host.patient.path("/s/url"), 0o644);
+        assert_eq!(host.examined("installation.secrets").0, Verdict::Fail);
     }
 
     #[test]

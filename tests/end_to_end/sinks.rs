@@ -287,17 +287,24 @@ fn filters_choose_by_module_severity_rule_and_path() {
         ("other", "modules = [\"netstat\"]"),
         ("etc", "paths = [\"/etc/**\"]"),
         ("srv", "rules = [\"s*\"]"),
+        ("low", "severity = \"low\""),
     ];
     let sections: String = sinks.iter().map(|(name, filter)| file(&host, name, filter)).collect();
     host.configure(&Settings::default(), &format!("{}{sections}", persistent("says.py", &[])));
     let _agent = host.start();
     say(&host, &[hard_alert(), low_alert("motd changed"), "plain".to_owned()]);
+    say(&host, &[r#"{"severity":"low","alert":"canary 1 passed","event":"canary"}"#.to_owned()]);
 
-    for (name, wanted) in
-        [("all", vec![1, 2, 3]), ("severe", vec![1]), ("other", vec![]), ("etc", vec![2]), ("srv", vec![1])]
-    {
-        let done = wait_sink(&host, name, |sink| sink["lag"] == 0 && sink["position"] == 3);
-        assert_eq!(done["filtered"], 3 - wanted.len(), "{done}");
+    for (name, wanted) in [
+        ("all", vec![1, 2, 3]),
+        ("severe", vec![1]),
+        ("other", vec![]),
+        ("etc", vec![2]),
+        ("srv", vec![1]),
+        ("low", vec![1, 2, 3, 4]),
+    ] {
+        let done = wait_sink(&host, name, |sink| sink["lag"] == 0 && sink["position"] == 4);
+        assert_eq!(done["filtered"], 4 - wanted.len(), "{done}");
         let found: Vec<u64> = lines(&host.path(&format!("{name}.jsonl")))
             .iter()
             .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())

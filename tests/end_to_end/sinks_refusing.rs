@@ -1,7 +1,8 @@
 //! Receivers that refuse, forget or stop half way: nothing is gone, and the status does not say that all is well.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -364,6 +365,28 @@ fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
     drop(release);
     wait_until("it is over", || condition(&host, "hook", "sink-behind").is_none().then_some(()));
     assert!(receiver.got().iter().any(|got| String::from_utf8_lossy(&got.body).contains("of long ago")));
+}
+
+#[test]
+fn a_receiver_that_takes_everything_and_closes_is_a_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut first = [0; 4096];
+            stream.and_then(|mut stream| stream.read(&mut first)).ok();
+        }
+    });
+    let host = host_with(&format!(
+        "[[sink]]\nname = \"siem\"\nkind = \"syslog\"\ntransport = \"tcp\"\naddress = \"127.0.0.1:{port}\"\n"
+    ));
+    let _agent = host.start();
+    say(&host, &alerts(1));
+
+    wait_until("it is told", || condition(&host, "siem", "sink-failing"));
+    let sink = wait_sink(&host, "siem", |sink| sink["sent"].as_u64() >= Some(4));
+
+    assert!(condition(&host, "siem", "sink-failing").is_some(), "{sink}");
 }
 
 /// `vigie metrics` has the day as well, for rules of one's own.

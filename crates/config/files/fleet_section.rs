@@ -6,7 +6,7 @@ use std::str::FromStr;
 use vigie_fleet::signature::PublicKey;
 
 use super::agent_file::number;
-use super::origin::cut;
+use super::origin::{cut, quoted_address};
 use super::reader::{Problems, Table};
 use crate::model::FleetSection;
 use vigie_protocol::error_chain::ErrorChain;
@@ -100,7 +100,7 @@ fn urls(table: &mut Table, problems: &mut Problems) -> Option<Vec<String>> {
     }
     for url in &urls {
         if let Some(problem) = url_problem(url) {
-            table.complain(problems, "urls", format!("{:?} {problem}", cut(url)));
+            table.complain(problems, "urls", format!("{} {problem}", quoted_address(url)));
             return None;
         }
     }

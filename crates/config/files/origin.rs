@@ -31,6 +31,16 @@ pub(crate) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_QUOTED_BYTES)]
 }
 
+/// An address as a message quotes it, without the user and password that somebody wrote there.
+pub(crate) fn quoted_address(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    // A password can have any character in it.
+    match text[start..].rfind('@') {
+        Some(at) => format!("{:?}", cut(&format!("{}…{}", &text[..start], &text[start + at..]))),
+        None => format!("{:?}", cut(text)),
+    }
+}
+
 /// The origin of a value at this line, `FILE:LINE`.
 pub(crate) fn origin(file: &Path, line: usize) -> String {
     format!("{}:{line}", file.display())
@@ -39,4 +49,21 @@ pub(crate) fn origin(file: &Path, line: usize) -> String {
 /// The line that [`origin`] put into a value.
 pub(crate) fn line(value: &Value) -> Option<usize> {
     value.origin()?.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_in_an_address_is_quoted() {
+        for (address, quoted) in [
+            ("https://host/x", "\"https://host/x\""),
+            ("http://u:secret@host/x", "\"http://…@host/x\""),
+            ("http://u:se/c@ret@host", "\"http://…@host\""),
+            ("u:secret@host", "\"…@host\""),
+        ] {
+            assert_eq!(quoted_address(address), quoted);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use vigie_sinks::signature::Style;
 use vigie_sinks::syslog::{MAX_RECORD_BYTES, MIN_RECORD_BYTES};
 
 use super::agent_file::{check_command, number};
-use super::origin::cut;
+use super::origin::{cut, quoted_address};
 use super::reader::{Problems, Table};
 use crate::sinks::{
     Address, Begin, CommandTarget, FileTarget, HttpTarget, Overlap, SinkSection, SyslogTarget, Target, Tls,
@@ -359,7 +359,7 @@ fn http(table: &mut Table, kind: Kind, problems: &mut Problems, warnings: &mut P
         (Some(url), None) => {
             let has_secret = authorization_file.is_some() || routing_key_file.is_some();
             if let Err(problem) = check_url(&url, has_secret) {
-                table.complain(problems, "url", format!("{:?} {problem}", cut(&url)));
+                table.complain(problems, "url", format!("{} {problem}", quoted_address(&url)));
                 return None;
             }
             if is_in_clear(&url) {
