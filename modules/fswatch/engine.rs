@@ -60,7 +60,7 @@ pub use self::reasons::Reasons;
 use self::round::{Round, Told};
 use self::scan::{Purpose, Scan};
 use self::slices::Surplus;
-pub use self::status::{SharedStatus, Status};
+pub use self::status::{PulseWatch, SharedStatus, Status};
 use self::transactions::Transactions;
 use self::writing::Writings;
 use crate::change::{Alert, notice, shown};
@@ -276,8 +276,12 @@ impl<S: Sink> Engine<S> {
 
     /// Works until it is told to stop.
     pub fn run(mut self, orders: &mpsc::Receiver<Order>) {
+        self.published.pulse.begin();
         self.begin();
         loop {
+            if let Some(since) = self.published.pulse.beat() {
+                self.note_stuck(since);
+            }
             while let Ok(order) = orders.try_recv() {
                 if !self.obey(order) {
                     self.take_acknowledged();

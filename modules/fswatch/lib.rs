@@ -38,6 +38,7 @@ pub mod probe;
 pub mod process;
 pub mod processes;
 pub mod profile;
+mod pulse;
 pub mod query;
 pub mod reading;
 mod recent;
@@ -65,7 +66,7 @@ use vigie_sdk::{
 
 use self::config::Config;
 pub use self::config::check;
-use self::engine::{Engine, Order, SharedStatus, Sink};
+use self::engine::{Engine, Order, PulseWatch, SharedStatus, Sink};
 use self::events::Mailbox;
 pub use self::query::masked_form;
 use self::rules::Rules;
@@ -75,6 +76,7 @@ pub struct FsWatch {
     orders: mpsc::Sender<Order>,
     mailbox: Mailbox,
     status: SharedStatus,
+    _pulse: PulseWatch,
     extraprivacy: AtomicBool,
     state_dir: Option<PathBuf>,
 }
@@ -118,6 +120,7 @@ impl FsWatch {
     fn order(&self, order: Order) {
         // The engine ends only when it is told to.
         self.orders.send(order).ok();
+        self.status.ask_for_life();
         self.mailbox.wake();
     }
 }
@@ -132,6 +135,10 @@ impl PersistentModule for FsWatch {
         let mailbox = Mailbox::default();
         let status = SharedStatus::default();
         let state_dir = settings.state_dir;
+        let (reporter, reported) = (host.clone(), status.clone());
+        let report = move || reporter.report_health(reported.get().conditions.clone());
+        let no_thread = |error| ModuleError::io("cannot start a thread", error);
+        let pulse = status.watch_pulse(pulse::PATIENCE, report).map_err(no_thread)?;
         let sink = AgentSink { host, keeps: state_dir.is_some() };
         let engine = Engine::new(sink, mailbox.clone(), state_dir.clone(), status.clone())
             .map_err(|error| ModuleError::io("cannot create an inotify instance or a thread", error))?;
@@ -139,9 +146,9 @@ impl PersistentModule for FsWatch {
         std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || engine.run(&received))
-            .map_err(|error| ModuleError::io("cannot start a thread", error))?;
+            .map_err(no_thread)?;
         let extraprivacy = AtomicBool::new(settings.extraprivacy);
-        let module = Self { orders, mailbox, status, extraprivacy, state_dir };
+        let module = Self { orders, mailbox, status, _pulse: pulse, extraprivacy, state_dir };
         module.order(Order::Watch { rules, left_out: settings.own_paths });
         Ok(module)
     }

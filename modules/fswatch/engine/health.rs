@@ -7,6 +7,7 @@ use vigie_sdk::{Condition, ConditionSeverity};
 
 use super::{Engine, Reasons, Sink, now, text_of_time};
 use crate::change::shown;
+use crate::events::Window;
 use crate::rules::Severity;
 use crate::storm::shortened;
 use crate::trust::Lane;
@@ -102,6 +103,20 @@ impl<S: Sink> Engine<S> {
             self.sink.health(&conditions);
         }
         self.status.conditions = conditions;
+    }
+
+    /// The engine goes on after it was noticed that it did not.
+    pub(super) fn note_stuck(&mut self, since: SystemTime) {
+        let to = SystemTime::now();
+        let text = format!(
+            "fswatch did not go on from {} to {}: what changed meanwhile is reported only now",
+            text_of_time(since),
+            text_of_time(to)
+        );
+        let window = Some(Window { from: since, to });
+        self.tell_notice(std::path::Path::new("/"), text, Severity::High, window);
+        // Somebody else reported instead.
+        self.sink.health(&self.health.conditions());
     }
 
     /// Time until it is to be measured again: while something waits, and while something is wrong.

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
-use vigie_sdk::Condition;
+use serde_json::{Value, json};
+use vigie_sdk::{Condition, ConditionSeverity};
 
 use super::proof::Proof;
-use super::{Engine, Reasons, Sink, now};
+use super::{Engine, Reasons, Sink, now, text_of_time};
 use crate::fanotify::LOADING;
+use crate::pulse::{Pulse, Watch};
 use crate::watching::Choice;
 
 /// Paths that wait, from which on memory is given back afterwards.
@@ -86,17 +87,57 @@ pub struct Status {
 
 /// The status as the engine last published it.
 #[derive(Debug, Clone, Default)]
-pub struct SharedStatus(Arc<Mutex<Arc<Status>>>);
+pub struct SharedStatus {
+    status: Arc<Mutex<Arc<Status>>>,
+    /// Whether it still is what the engine would say.
+    pub(crate) pulse: Pulse,
+}
+
+/// As long as it is there, an engine that does not go round is noticed.
+#[derive(Debug)]
+pub struct PulseWatch {
+    _watch: Watch,
+}
 
 impl SharedStatus {
     fn lock(&self) -> MutexGuard<'_, Arc<Status>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The status.
+    /// The status. Of an engine that does not go round it says that.
     #[must_use]
     pub fn get(&self) -> Arc<Status> {
-        self.lock().clone()
+        let mut status = self.lock().clone();
+        if let Some((since, why)) = self.pulse.stuck() {
+            let since = text_of_time(since);
+            let detail = format!("blind since {since}: the engine does not go on: {why}");
+            let status = Arc::make_mut(&mut status);
+            if status.canary.is_object() {
+                status.canary["blind_since"] = json!(since);
+                status.canary["why"] = json!("the engine does not go on");
+            }
+            status.conditions.retain(|known| known.name != "blind");
+            let (name, severity) = ("blind".to_owned(), ConditionSeverity::Failed);
+            status.conditions.push(Condition { name, severity, since, detail });
+        }
+        status
+    }
+
+    /// Asks the engine for a sign of life; whoever does this wakes it as well.
+    pub fn ask_for_life(&self) {
+        self.pulse.ask();
+    }
+
+    /// Calls `report` whenever a sign of life does not come in time: what [`SharedStatus::get`] gives then says so.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn watch_pulse(
+        &self,
+        patience: Duration,
+        report: impl Fn() + Send + 'static,
+    ) -> std::io::Result<PulseWatch> {
+        Ok(PulseWatch { _watch: self.pulse.watch(patience, report)? })
     }
 }
 

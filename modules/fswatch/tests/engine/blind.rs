@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
@@ -76,6 +77,38 @@ fn a_canary_whose_record_the_agent_does_not_acknowledge_makes_blind_and_says_so(
     running.is_silent.store(false, Ordering::SeqCst);
     let again = running.next(|alert| alert.event == Event::Notice);
     assert!(again.alert.contains("is detected again"), "{again:?}");
+    running.status_when(|status| status.conditions.iter().all(|one| one.name != "blind"));
+}
+
+/// Whatever the engine waits for, somebody beside it reports that it does.
+#[test]
+fn an_engine_that_does_not_go_on_is_blind_for_all_who_ask_and_says_so_when_it_goes_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let running = Running::on(&[&recursive(temp.path())]);
+    let (missed, reports) = std::sync::mpsc::channel();
+    let report = move || missed.send(()).unwrap();
+    let _pulse = running.status.watch_pulse(Duration::from_millis(100), report).unwrap();
+    let ask = || {
+        running.status.ask_for_life();
+        running.order(Order::Heartbeat);
+    };
+    ask();
+    running.ask(|done| Order::Known(temp.path().to_owned(), done));
+
+    let held = running.way.lock().unwrap();
+    fs::write(temp.path().join("a"), "1").unwrap();
+    let status = loop {
+        ask();
+        if reports.recv_timeout(Duration::from_millis(200)).is_ok() {
+            break running.status.get();
+        }
+    };
+    drop(held);
+    let back = running.next(|alert| alert.event == Event::Notice);
+
+    let blind = status.conditions.iter().find(|one| one.name == "blind").unwrap();
+    assert!(blind.detail.starts_with("blind since") && blind.detail.contains("does not go on"), "{blind:?}");
+    assert!(back.severity == "high" && back.alert.contains("did not go on from"), "{back:?}");
     running.status_when(|status| status.conditions.iter().all(|one| one.name != "blind"));
 }
 

@@ -280,7 +280,12 @@ fn a_life_that_ends_before_everything_was_compared_leaves_the_time_and_raises_no
     let end_at_once = || {
         let (said, _) = mpsc::channel();
         let (orders, received) = mpsc::channel();
-        let sink = TestSink { said, orders: orders.clone(), is_silent: std::sync::Arc::default() };
+        let sink = TestSink {
+            said,
+            orders: orders.clone(),
+            is_silent: std::sync::Arc::default(),
+            way: std::sync::Arc::default(),
+        };
         let engine = Engine::new(sink, Mailbox::default(), Some(state.clone()), SharedStatus::default());
         orders.send(Order::Heartbeat).unwrap();
         orders.send(Order::Stop).unwrap();

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -106,10 +106,13 @@ pub(crate) struct TestSink {
     pub(crate) said: Sender<Said>,
     pub(crate) orders: Sender<Order>,
     pub(crate) is_silent: Arc<AtomicBool>,
+    /// Whoever holds it keeps the engine from going on with its next alert.
+    pub(crate) way: Arc<Mutex<()>>,
 }
 
 impl Sink for TestSink {
     fn alert(&self, id: AlertId, text: &Arc<str>) {
+        drop(self.way.lock());
         let alert = Alert { id: id.to_string(), ..serde_json::from_str(text).unwrap() };
         self.said.send(Said::Alert(Box::new(alert))).ok();
         if !self.is_silent.load(Ordering::SeqCst) {
@@ -135,6 +138,8 @@ pub(crate) struct Running {
     agents: Vec<PathBuf>,
     /// No alert is acknowledged.
     pub(crate) is_silent: Arc<AtomicBool>,
+    /// Whoever holds it keeps the engine from going on with its next alert.
+    pub(crate) way: Arc<Mutex<()>>,
 }
 
 impl Running {
@@ -165,12 +170,15 @@ impl Running {
         let (orders, received) = mpsc::channel();
         let status = SharedStatus::default();
         let is_silent = Arc::<AtomicBool>::default();
-        let sink = TestSink { said: sink, orders: orders.clone(), is_silent: Arc::clone(&is_silent) };
+        let way = Arc::<Mutex<()>>::default();
+        let (orders_of_sink, silent) = (orders.clone(), Arc::clone(&is_silent));
+        let sink = TestSink { said: sink, orders: orders_of_sink, is_silent: silent, way: Arc::clone(&way) };
         let state = state.map(Path::to_owned);
         let engine = Engine::new(sink, mailbox.clone(), state, status.clone()).unwrap();
         let thread = Some(std::thread::spawn(move || engine.run(&received)));
         let early = Vec::new();
-        let mut running = Self { said, orders, mailbox, status, marks: 0, thread, early, agents, is_silent };
+        let mut running =
+            Self { said, orders, mailbox, status, marks: 0, thread, early, agents, is_silent, way };
         running.configure(config);
         running
     }
