@@ -30,6 +30,7 @@ mod scan;
 mod slices;
 mod status;
 mod transactions;
+mod ways;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -62,6 +63,7 @@ use self::scan::{Purpose, Scan};
 use self::slices::Surplus;
 pub use self::status::{PulseWatch, SharedStatus, Status};
 use self::transactions::Transactions;
+use self::ways::Ways;
 use self::writing::Writings;
 use crate::change::{Alert, notice, shown};
 use crate::due::DueLanes;
@@ -168,6 +170,7 @@ pub struct Engine<S> {
     numbers: u64,
     /// Links that lead to a root, and where they led when they were last seen.
     links: BTreeMap<PathBuf, PathBuf>,
+    ways: Ways,
     /// Bytes of the longest path of a root.
     longest_root: usize,
     /// Entries that were looked at once: what is new below them is told.
@@ -199,10 +202,6 @@ fn window_json(window: Window) -> Value {
     json!({"from": text_of_time(window.from), "to": text_of_time(window.to)})
 }
 
-fn resolve(path: &Path) -> Option<PathBuf> {
-    path.canonicalize().ok()
-}
-
 impl<S: Sink> Engine<S> {
     /// An engine that watches nothing yet. `own` is its directory: it keeps its state there and never watches it.
     ///
@@ -217,7 +216,7 @@ impl<S: Sink> Engine<S> {
             sink,
             workers: Workers::start(&mailbox)?,
             watching: Watching::start(&mailbox)?,
-            coverage: Arc::new(Coverage::new(&Rules::none(), &resolve)),
+            coverage: Arc::new(Coverage::new(&Rules::none(), &|_| None)),
             own,
             left_out: Vec::new(),
             ledger: Ledger::open(None, 0).0,
@@ -261,6 +260,7 @@ impl<S: Sink> Engine<S> {
             lost_again: None,
             numbers: 0,
             links: BTreeMap::new(),
+            ways: Ways::default(),
             longest_root: 0,
             learned: Arc::default(),
             seen_until: SystemTime::now(),
@@ -643,7 +643,7 @@ impl<S: Sink> Engine<S> {
                 self.hurry(&point, Happened::finished(), now());
             }
             if self.leads(&point) {
-                self.way_changed(&point);
+                self.way_changed(&point, None);
             }
             if self.coverage.descends(&point) {
                 self.watching.directories().remove_tree(&point);
@@ -655,8 +655,8 @@ impl<S: Sink> Engine<S> {
     }
 
     fn note_path(&mut self, path: &Path, interest: Interest, happened: Happened, now: Instant) {
-        if self.leads_as(path, interest) {
-            self.way_changed(path);
+        if self.leads_as(path, interest) || self.is_new_way(path, &happened) {
+            self.way_changed(path, Some(&happened));
         }
         if happened.directory {
             self.trust.forget(path);

@@ -252,6 +252,13 @@ impl Pattern {
         states.0 & !(1 << self.names.len()) != 0
     }
 
+    /// Whether the next name is compared with one name of the pattern, and not with `**`.
+    #[must_use]
+    pub(crate) fn is_definite(&self, states: States) -> bool {
+        let is_any = |(at, name): (usize, &Name)| *name == Name::Directories && states.0 & 1 << at != 0;
+        !self.names.iter().enumerate().any(is_any)
+    }
+
     fn after<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> States {
         let mut states = self.start();
         for name in names {

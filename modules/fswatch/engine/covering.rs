@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::scan::Purpose;
-use super::{Engine, Sink, resolve};
+use super::ways::follow;
+use super::{Engine, Sink};
 use crate::change::shown;
 use crate::config::Backend;
 use crate::look::{is_missing, open_parent};
@@ -36,9 +37,14 @@ impl<S: Sink> Engine<S> {
         }
         let known = self.ledger.state().baseline.len();
         self.cover(rules);
-        let coverage = &self.coverage;
-        self.ledger.retain(|path| coverage.options(path).is_some());
-        self.surplus.is_gone();
+        if self.ledger.state().rules == self.coverage.digest() {
+            // What is behind links that the first scan finds is still covered, so nothing is forgotten before it.
+            self.surplus.want();
+        } else {
+            let coverage = &self.coverage;
+            self.ledger.retain(|path| coverage.options(path).is_some());
+            self.surplus.is_gone();
+        }
         self.set_canary();
         self.tell_narrowing(rules, known);
         self.scan_all(Purpose::Learn, Depth::Glance, None);
@@ -47,11 +53,12 @@ impl<S: Sink> Engine<S> {
 
     /// Finds out what the rules mean on this host as it is now. What is known and no longer covered is not forgotten yet.
     pub(super) fn cover(&mut self, rules: &Rules) {
-        let coverage = Coverage::new(rules, &resolve);
+        let coverage = Coverage::new(rules, &|path| Some(follow(path).real));
         let left_out = self.own.iter().chain(&self.left_out);
         let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
         let has_canary = rules.settings().canary.is_some();
         coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
+        self.ways.find(&mut coverage);
         self.coverage = Arc::new(coverage);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to
@@ -134,64 +141,5 @@ impl<S: Sink> Engine<S> {
         self.status
             .unwatched
             .retain(|directory| !open_parent(directory).is_err_and(|error| is_missing(&error)));
-    }
-
-    /// Whether a path is a directory on the way to an entry, the entry itself, or a link that leads there.
-    pub(super) fn leads(&self, path: &Path) -> bool {
-        self.leads_as(path, self.coverage.interest(path))
-    }
-
-    /// The same, when it is known already what a directory of this name is of.
-    pub(super) fn leads_as(&self, path: &Path, interest: Interest) -> bool {
-        // Nearly all that happens is further down than every root.
-        let is_short = path.as_os_str().len() <= self.longest_root;
-        self.links.contains_key(path)
-            || interest == Interest::OnTheWay
-            || is_short
-                && self
-                    .coverage
-                    .roots()
-                    .iter()
-                    .any(|root| root.path.starts_with(path) || root.configured.starts_with(path))
-    }
-
-    /// What leads to an entry came or went: the entry may be elsewhere now.
-    pub(super) fn way_changed(&mut self, path: &Path) {
-        self.watching.directories().remove_tree(path);
-        let rules = self.coverage.rules().clone();
-        self.cover(&rules);
-        self.surplus.want();
-        let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
-        for root in roots {
-            self.watch_way(&root);
-            let may_be_another = root.starts_with(path) || path.starts_with(&root);
-            // Who makes what is not there yet is told by the directory above it, which is watched now.
-            let is_there = || root.symlink_metadata().is_ok() || self.ledger.state().baseline.contains(&root);
-            if may_be_another || !self.watching.is_watched(&root) && is_there() {
-                self.scan_tree(&root, None);
-            }
-        }
-        self.forget_watches();
-        self.note_waiting();
-    }
-
-    /// Watches the directories above a root.
-    pub(super) fn watch_way(&mut self, root: &Path) {
-        for ancestor in root.ancestors().skip(1) {
-            // A directory that is not there is not watched: the one above it is.
-            let lane = self.trust.lane_of_names(ancestor).unwrap_or(Lane::Of(NOBODY));
-            // What happens to the root itself is told by the directory that it is in.
-            let is_parent = Some(ancestor) == root.parent();
-            if ancestor.is_dir()
-                && let Err(error) = if is_parent {
-                    self.watching.add(ancestor, lane)
-                } else {
-                    self.watching.add_way(ancestor, lane)
-                }
-                && !is_missing(&error)
-            {
-                self.note_unwatched(ancestor, error.to_string());
-            }
-        }
     }
 }

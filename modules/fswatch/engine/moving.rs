@@ -123,7 +123,7 @@ impl<S: Sink> Engine<S> {
     }
 
     /// What is known of a path, under another one. What is not covered there has gone: the comparison tells.
-    fn known_as(&self, path: &Path, other: PathBuf) -> Option<(PathBuf, Option<Object>)> {
+    pub(super) fn known_as(&self, path: &Path, other: PathBuf) -> Option<(PathBuf, Option<Object>)> {
         self.coverage.options(&other)?;
         let known = self.ledger.state().baseline.get(path)?;
         Some((other, Some(known)))

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use vigie_sdk::AlertId;
 use vigie_sdk::protocol::Asker;
 
+use super::ways::follow;
 use super::{Engine, Sink, text_of_time};
 use crate::change::{Alert, Event, description, notice, shown};
 use crate::ledger::Entry;
@@ -83,7 +84,16 @@ impl<S: Sink> Engine<S> {
             }
             Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
             Order::Explain(path, answer) => {
+                let real = follow(&path).real;
+                let is_elsewhere = real != path && self.coverage.options(&real).is_some();
+                let asked = shown(&path);
+                let path = if is_elsewhere { real } else { path };
                 let mut explained = self.coverage.explain(&path).to_json();
+                if is_elsewhere {
+                    let sentence = explained["explanation"].as_str().unwrap_or_default();
+                    explained["explanation"] =
+                        json!(format!("{asked} leads to {}: {sentence}", shown(&path)));
+                }
                 if let Some(choice) = self.watching.choice_of(&path) {
                     explained["backend"] = json!({"name": choice.name(), "why": choice.why});
                     if let Some(proof) = self.proofs.of(choice) {

@@ -523,7 +523,7 @@ impl<S: Sink> Engine<S> {
     }
 
     /// Writes down what is known from now on, and tells it alone or as part of a group.
-    fn tell(&mut self, mut entry: Entry, mut alerts: Vec<Alert>) {
+    pub(super) fn tell(&mut self, mut entry: Entry, mut alerts: Vec<Alert>) {
         for alert in &mut alerts {
             alert.lane = self.trust.lane(&path_from_text(&alert.path));
         }

@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::slices::KnownTree;
+use super::ways::follow;
 use super::{Engine, Sink, now};
 use crate::change::shown;
 use crate::events::{Happened, Window};
 use crate::look::is_missing;
 use crate::object::{Content, NotRead, Object};
-use crate::rules::Interest;
+use crate::rules::{Coverage, Interest};
 use crate::trust::{Lane, NOBODY};
 use crate::waiting::Extent;
 use crate::workers::{Charge, Depth, Findings, Job, Listed, PORTION_NAMES, Report, ScanRules};
@@ -135,6 +137,12 @@ impl Scan {
         self.open.len() < MAX_OPEN
     }
 
+    /// More is covered from now on: the walk goes there as well.
+    pub(super) fn goes_on_at(&mut self, coverage: Arc<Coverage>, directory: PathBuf) {
+        self.rules.coverage = coverage;
+        self.stack.push((directory, None));
+    }
+
     /// Whether it compares everything.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
@@ -194,6 +202,7 @@ impl<S: Sink> Engine<S> {
         for root in &roots {
             self.watch_way(root);
         }
+        self.watch_links();
         // The shortest is taken first: what is in it is then known to be covered by the walk.
         let top: Vec<PathBuf> = roots
             .iter()
@@ -224,7 +233,7 @@ impl<S: Sink> Engine<S> {
     }
 
     /// Has a root looked at, and everything that is known below it when it is gone: no listing would tell.
-    fn suspect_root(&mut self, scan: u64, root: &Path) {
+    pub(super) fn suspect_root(&mut self, scan: u64, root: &Path) {
         if self.coverage.options(root).is_some() {
             self.suspect(scan, root.to_owned(), false);
         }
@@ -293,6 +302,10 @@ impl<S: Sink> Engine<S> {
             self.scan_all(Purpose::Asked, depth, Some(done));
             return;
         }
+        // Who asks for a path means what it leads to.
+        let is_known = |path: &PathBuf| self.coverage.options(path).is_some();
+        let lead = |path: PathBuf| Some(follow(&path).real).filter(is_known).unwrap_or(path);
+        let paths: Vec<PathBuf> = paths.into_iter().map(lead).collect();
         let is_watched =
             |path: &PathBuf| self.coverage.options(path).is_some() || self.coverage.descends(path);
         let unwatched: Vec<String> =
@@ -576,27 +589,6 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Watches where a link leads that was found below an entry which follows links.
-    fn follow(&mut self, scan: u64, link: &Path) {
-        let Some(target) = link.canonicalize().ok() else { return };
-        if self.coverage.options(&target).is_some() {
-            return;
-        }
-        let coverage = std::sync::Arc::make_mut(&mut self.coverage);
-        if !coverage.follow_link(link, &target) {
-            return;
-        }
-        self.links.insert(link.to_owned(), target.clone());
-        self.note_coverage();
-        let coverage = self.coverage.clone();
-        if let Some(scan) = self.scans.get_mut(&scan) {
-            scan.rules.coverage = coverage;
-            scan.stack.push((target.clone(), None));
-        }
-        self.watch_way(&target);
-        self.suspect_root(scan, &target);
-    }
-
     /// A path was looked at and told: scans that waited for it may be done.
     pub(super) fn settled(&mut self, path: &Path) {
         if self.scans.is_empty() {
@@ -667,7 +659,7 @@ impl<S: Sink> Engine<S> {
 
     fn note_learned(&mut self) {
         let entries: BTreeSet<String> = self.coverage.rules().entries().into_iter().collect();
-        self.learned = std::sync::Arc::new(entries.clone());
+        self.learned = Arc::new(entries.clone());
         let digest = self.coverage.digest();
         self.ledger.learned(entries, digest);
         self.note_trouble();

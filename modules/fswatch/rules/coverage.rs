@@ -43,8 +43,8 @@ pub enum Interest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) entry: usize,
-    /// What must still match below the place; the root is where it does.
-    rest: Option<Pattern>,
+    /// What must still match below the place, and how far that came already; the root is where it does.
+    rest: Option<(Pattern, States)>,
     /// Levels below the root that are covered.
     reach: usize,
     /// Names above which nothing is excluded.
@@ -75,7 +75,7 @@ pub(super) struct Survey<'a> {
     length: usize,
     candidates: Vec<Candidate<'a>>,
     /// Places whose wildcards may match further down.
-    open: Vec<&'a Place>,
+    open: Vec<(&'a Place, States)>,
     /// Group, index of the exclusion in it, and after how many names it matched.
     hits: Vec<(usize, usize, usize)>,
     leads: bool,
@@ -190,10 +190,13 @@ impl Coverage {
                 self.roots.push(root(&name, Some(target.clone())));
             }
             // The link itself can be made to lead elsewhere.
-            let link = self.node(&name, |node| node.leads = true);
-            self.nodes[link].leads = true;
+            self.mark_link(&name);
         }
-        if self.put(&target, index, rest.clone(), entry.reach) {
+        let begun = rest.clone().map(|rest| {
+            let states = rest.start();
+            (rest, states)
+        });
+        if self.put(&target, index, begun, entry.reach) {
             self.roots.push(root(&target, None));
         }
     }
@@ -216,12 +219,18 @@ impl Coverage {
         at
     }
 
+    /// A link on the way to a root: where it leads matters.
+    pub(crate) fn mark_link(&mut self, link: &Path) {
+        let node = self.node(link, |node| node.leads = true);
+        self.nodes[node].leads = true;
+    }
+
     fn mark_way(&mut self, path: &Path) {
         self.node(path, |node| node.leads = true);
     }
 
     /// Puts an entry at a place, unless one of the same group is there that says the same.
-    fn put(&mut self, path: &Path, entry: usize, rest: Option<Pattern>, reach: usize) -> bool {
+    fn put(&mut self, path: &Path, entry: usize, rest: Option<(Pattern, States)>, reach: usize) -> bool {
         let group = self.rules.entries[entry].group;
         let node = self.node(path, |node| node.leads = true);
         let floor = names_of(path).count();
@@ -262,34 +271,57 @@ impl Coverage {
         self
     }
 
-    /// Follows a symbolic link that was found during a scan to where it leads. One that is itself the root of an entry
-    /// with wildcards is followed to whatever is there; one below a root where the rule follows links, to a file: then
-    /// `target` has the rule of `link`. Tells whether it is followed.
+    /// Entries whose wildcards go on below a path, and how far they came there. Those of which any number of directories may
+    /// come next do not look behind links.
+    fn through(&self, survey: &Survey<'_>, path: &Path) -> Vec<(usize, Pattern, States)> {
+        if survey.forbidden {
+            return Vec::new();
+        }
+        let open = survey.open.iter().filter(|(place, _)| self.excluded(survey, path, place, None).is_none());
+        let through = open.filter_map(|(place, states)| {
+            let (rest, _) = place.rest.as_ref()?;
+            rest.is_definite(*states).then(|| (place.entry, rest.clone(), *states))
+        });
+        through.collect()
+    }
+
+    /// Follows a symbolic link that was found during a scan to where it leads. One on the way to what wildcards match, or
+    /// that is itself the root of an entry with wildcards, is followed to whatever is there; one below a root where the rule
+    /// follows links, to a file: then `target` has the rule of `link`. Tells whether it is followed.
     pub(crate) fn follow_link(&mut self, link: &Path, target: &Path) -> bool {
         let survey = self.survey(link);
-        let Some(candidate) = self.best(&survey, link) else { return false };
-        let (entry, root) = (candidate.place.entry, candidate.root);
-        let is_root = candidate.place.rest.is_some() && root == survey.length;
+        let through = self.through(&survey, link);
+        let best = self.best(&survey, link).filter(|_| self.options(target).is_none()).map(|best| {
+            let is_root = best.place.rest.is_some() && best.root == survey.length;
+            let is_below = self.group_of(best.place.entry).follow && best.root < survey.length;
+            (best.place.entry, is_root, is_below)
+        });
+        let is_followed = !through.is_empty();
+        for (entry, rest, states) in through {
+            self.put_root(link, target, entry, Some((rest, states)));
+        }
+        match best {
+            Some((entry, true, _)) => self.put_root(link, target, entry, None),
+            Some((entry, _, true)) => _ = self.put(target, entry, None, 0),
+            _ => return is_followed,
+        }
+        true
+    }
+
+    fn put_root(&mut self, link: &Path, target: &Path, entry: usize, rest: Option<(Pattern, States)>) {
         let rule = &self.rules.entries[entry];
-        if is_root {
-            let (reach, text, recursive) = (rule.reach, rule.text.clone(), rule.recursive);
-            if self.put(target, entry, None, reach) {
-                self.roots.push(Root {
-                    path: target.to_owned(),
-                    configured: link.to_owned(),
-                    entry: text,
-                    recursive,
-                    wildcard: false,
-                    link_to: None,
-                });
-            }
-            return true;
+        let (reach, text, recursive) = (rule.reach, rule.text.clone(), rule.recursive);
+        let wildcard = rest.is_some();
+        if self.put(target, entry, rest, reach) {
+            self.roots.push(Root {
+                path: target.to_owned(),
+                configured: link.to_owned(),
+                entry: text,
+                recursive,
+                wildcard,
+                link_to: None,
+            });
         }
-        if self.rules.groups[rule.group].follow && root < survey.length {
-            self.put(target, entry, None, 0);
-            return true;
-        }
-        false
     }
 
     fn group_of(&self, entry: usize) -> &Group {
@@ -321,7 +353,7 @@ impl Coverage {
                             survey.candidates.push(Candidate { place, root: depth });
                         }
                         None => {}
-                        Some(rest) => places.push((place, rest, rest.start(), None)),
+                        Some((rest, from)) => places.push((place, rest, *from, None)),
                     }
                 }
                 for (group, index, rest) in &node.exclusions {
@@ -353,7 +385,7 @@ impl Coverage {
                 survey.candidates.push(Candidate { place, root });
             }
             if pattern.goes_on(states) {
-                survey.open.push(place);
+                survey.open.push((place, states));
             }
         }
         survey.leads = node.is_some_and(|node| node.leads);
@@ -452,10 +484,11 @@ impl Coverage {
     #[must_use]
     pub fn may_follow(&self, path: &Path) -> bool {
         let survey = self.survey(path);
-        self.best(&survey, path).is_some_and(|best| {
+        let is_best = self.best(&survey, path).is_some_and(|best| {
             let is_root = best.place.rest.is_some() && best.root == survey.length;
             is_root || best.root < survey.length && self.group_of(best.place.entry).follow
-        })
+        });
+        is_best || !self.through(&survey, path).is_empty()
     }
 
     /// Sets where the canary lives.
@@ -490,7 +523,8 @@ impl Coverage {
     }
 
     fn leads(&self, survey: &Survey<'_>, path: &Path) -> bool {
-        survey.leads || survey.open.iter().any(|place| self.excluded(survey, path, place, None).is_none())
+        survey.leads
+            || survey.open.iter().any(|(place, _)| self.excluded(survey, path, place, None).is_none())
     }
 
     /// Whether anything below a directory may be watched.

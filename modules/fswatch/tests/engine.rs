@@ -22,4 +22,5 @@ mod quiet;
 mod rotations;
 mod rpm;
 mod running;
+mod ways;
 mod who;

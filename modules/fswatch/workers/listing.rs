@@ -161,7 +161,9 @@ fn compare_name(
     };
     let may_be_directory = matches!(listed, FileType::Directory | FileType::Unknown);
     let descends = may_be_directory && rules.coverage.descends(path);
-    if options.is_none() && !descends {
+    let may_be_link = matches!(listed, FileType::Symlink | FileType::Unknown);
+    let is_followed = may_be_link && rules.coverage.may_follow(path);
+    if options.is_none() && !descends && !is_followed {
         return;
     }
     let is_learned = known.is_none()
@@ -197,7 +199,7 @@ fn compare_name(
     if descends && object.kind == Kind::Directory {
         listing.directories.push((name.clone(), object.device));
     }
-    if object.kind == Kind::Link && rules.coverage.may_follow(path) {
+    if object.kind == Kind::Link && is_followed {
         listing.findings.links.push(name.clone());
     }
     let Some(options) = options else { return };

@@ -1,0 +1,160 @@
+//! Ways that lead elsewhere than before: what is there is compared with what was known under the configured name, and
+//! nothing behind a link is out of sight.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::json;
+use vigie_fswatch::change::Event;
+use vigie_fswatch::engine::Order;
+
+use super::running::{Alert, Running, recursive, with_backend};
+
+on_every_backend! {
+    a_directory_on_the_way_that_becomes_a_link_leads_to_what_is_compared_and_watched,
+    a_link_below_wildcards_is_followed_and_so_are_its_new_targets,
+    a_link_in_a_chain_that_leads_elsewhere_is_found,
+    the_file_that_wildcards_match_may_become_a_link,
+    what_is_behind_a_followed_link_is_known_after_a_restart,
+}
+
+fn make(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn leads_elsewhere(alert: &Alert) -> bool {
+    alert.event == Event::Notice && alert.alert.contains(" leads elsewhere now: ")
+}
+
+fn is_at(path: &Path) -> impl Fn(&Alert) -> bool {
+    move |alert| alert.path == path.to_str().unwrap() && alert.event != Event::Notice
+}
+
+/// Both in any order.
+fn elsewhere_and_at(running: &Running, path: &Path) -> (Alert, Alert) {
+    let (mut notice, mut told) = (None, None);
+    while notice.is_none() || told.is_none() {
+        let alert = running.soon(|_| true);
+        if leads_elsewhere(&alert) {
+            notice = Some(alert);
+        } else if is_at(path)(&alert) {
+            told = Some(alert);
+        }
+    }
+    (notice.unwrap(), told.unwrap())
+}
+
+fn a_directory_on_the_way_that_becomes_a_link_leads_to_what_is_compared_and_watched() {
+    let temp = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("etc/ssh/sshd_config"), "good");
+    make(&at("lib/systemd/good.service"), "good");
+    make(&at("etc/ssh3/sshd_config"), "evil");
+    make(&other.path().join("systemd/evil.service"), "evil");
+    let config = at("etc/ssh/sshd_config");
+    let running = Running::on(&[config.to_str().unwrap(), &recursive(&at("lib/systemd"))]);
+
+    fs::rename(at("etc/ssh"), at("etc/ssh2")).unwrap();
+    symlink("ssh3", at("etc/ssh")).unwrap();
+    let (notice, told) = elsewhere_and_at(&running, &at("etc/ssh3/sshd_config"));
+    fs::write(at("etc/ssh3/sshd_config"), "worse").unwrap();
+    let written = running.soon(is_at(&at("etc/ssh3/sshd_config")));
+    fs::rename(at("lib"), at("lib.old")).unwrap();
+    symlink(other.path(), at("lib")).unwrap();
+    elsewhere_and_at(&running, &other.path().join("systemd/evil.service"));
+    let explained = running.ask(|answer| Order::Explain(config.clone(), answer));
+
+    assert_eq!(notice.path, config.to_str().unwrap());
+    assert!(notice.alert.contains("ssh3/sshd_config"), "{notice:?}");
+    assert!(["high", "critical"].contains(&notice.severity.as_str()), "{notice:?}");
+    assert!([Event::Changed, Event::Created].contains(&told.event), "{told:?}");
+    assert_eq!(written.event, Event::Changed, "{written:?}");
+    assert_eq!(explained["watched"], true, "{explained}");
+}
+
+fn a_link_below_wildcards_is_followed_and_so_are_its_new_targets() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join("home/ann").join(name);
+    make(&at(".ssh/authorized_keys"), "good");
+    let running = Running::on(&[temp.path().join("home/*/.ssh/authorized_keys").to_str().unwrap()]);
+
+    make(&at("k/authorized_keys"), "evil");
+    fs::rename(at(".ssh"), at(".old")).unwrap();
+    symlink("k", at(".ssh")).unwrap();
+    let (notice, _) = elsewhere_and_at(&running, &at("k/authorized_keys"));
+    fs::write(at("k/authorized_keys"), "worse").unwrap();
+    let written = running.soon(is_at(&at("k/authorized_keys")));
+    make(&at("k2/authorized_keys"), "another");
+    symlink("k2", at("new")).unwrap();
+    fs::rename(at("new"), at(".ssh")).unwrap();
+    let (again, retargeted) = elsewhere_and_at(&running, &at("k2/authorized_keys"));
+    let asked = vec![at(".ssh/authorized_keys")];
+    let rescanned = running.ask(|done| Order::Rescan { paths: asked.clone(), prove: true, done });
+
+    assert_eq!(notice.path, at(".ssh").to_str().unwrap());
+    assert_eq!(written.event, Event::Changed, "{written:?}");
+    assert!(again.alert.contains("k2 instead of"), "{again:?}");
+    assert_eq!(retargeted.event, Event::Changed, "compared with what was known: {retargeted:?}");
+    assert!(rescanned["rescanned"] == true && rescanned["not_watched"].is_null(), "{rescanned}");
+}
+
+fn a_link_in_a_chain_that_leads_elsewhere_is_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("one/file"), "good");
+    make(&at("two/file"), "evil");
+    for directory in ["a", "b"] {
+        fs::create_dir(at(directory)).unwrap();
+    }
+    symlink(at("one"), at("b/second")).unwrap();
+    symlink(at("b/second"), at("a/first")).unwrap();
+    let running = Running::on(&[at("a/first/file").to_str().unwrap()]);
+
+    symlink(at("two"), at("b/new")).unwrap();
+    fs::rename(at("b/new"), at("b/second")).unwrap();
+    let (_, told) = elsewhere_and_at(&running, &at("two/file"));
+
+    assert_eq!((told.event, told.attributes[0].as_str()), (Event::Changed, "content"), "{told:?}");
+}
+
+fn the_file_that_wildcards_match_may_become_a_link() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join("home/ann").join(name);
+    make(&at(".ssh/authorized_keys"), "good");
+    make(&at("elsewhere"), "evil");
+    let running = Running::on(&[temp.path().join("home/*/.ssh/authorized_keys").to_str().unwrap()]);
+
+    symlink("../elsewhere", at(".ssh/new")).unwrap();
+    fs::rename(at(".ssh/new"), at(".ssh/authorized_keys")).unwrap();
+    running.soon(is_at(&at("elsewhere")));
+    fs::write(at("elsewhere"), "worse").unwrap();
+    let written = running.soon(is_at(&at("elsewhere")));
+
+    assert_eq!(written.event, Event::Changed, "{written:?}");
+}
+
+fn what_is_behind_a_followed_link_is_known_after_a_restart() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join("home/ann").join(name);
+    let state = temp.path().join("state");
+    fs::create_dir(&state).unwrap();
+    make(&at("k/authorized_keys"), "good");
+    symlink("k", at(".ssh")).unwrap();
+    let config = json!({"paths": {"path": [temp.path().join("home/*/.ssh/authorized_keys")]}});
+    let running = Running::keeping(Some(&state), config.clone());
+    assert_eq!(running.early, []);
+    assert_eq!(running.status.get().objects, 1);
+    running.stop();
+    let running = Running::keeping(Some(&state), config.clone());
+    assert_eq!(running.early, [], "nothing happened meanwhile");
+    running.stop();
+
+    fs::write(at("k/authorized_keys"), "evil").unwrap();
+    let running = Running::keeping(Some(&state), config);
+    let told = running.early.first().cloned().unwrap_or_else(|| running.next(|_| true));
+
+    assert_eq!((told.event, told.attributes[0].as_str()), (Event::Changed, "content"), "{told:?}");
+}
