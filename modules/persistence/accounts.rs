@@ -1,6 +1,6 @@
 //! Accounts that open a way in, and the keys of those who may log in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use vigie_host::shown;
 use vigie_host::users::{account_line, account_number};
@@ -261,12 +261,7 @@ impl Scan<'_> {
         }
         let mut patterns: BTreeSet<String> =
             [".ssh/authorized_keys", ".ssh/authorized_keys2"].map(str::to_owned).into_iter().collect();
-        for entry in self.find("/etc/ssh/{sshd_config,sshd_config.d/*}") {
-            let Ok(content) =
-                self.tree.find(&entry.path).and_then(|file| file.read(crate::explain::MAX_TEXT))
-            else {
-                continue;
-            };
+        for content in self.configuration("sshd-conf") {
             for line in String::from_utf8_lossy(&content).lines() {
                 let mut words = line.trim().split([' ', '\t', '=']).filter(|word| !word.is_empty());
                 match words.next().map(str::to_ascii_lowercase).as_deref() {
@@ -284,13 +279,21 @@ impl Scan<'_> {
                 }
             }
         }
-        let homes: Vec<(String, u32, Vec<u8>)> =
-            self.homes.iter().map(|home| (home.name.clone(), home.uid, home.path.clone())).collect();
-        for (name, uid, home) in homes {
+        let homes = self.homes.iter().map(|home| (home.name.clone(), home.uid, home.path.clone()));
+        // An account without a home can have its keys elsewhere.
+        let logins: Vec<(String, u32, Vec<u8>)> = self.logins.iter().cloned().chain(homes).collect();
+        let mut done = HashSet::new();
+        for (name, uid, home) in logins {
+            if self.is_over() {
+                return;
+            }
             for pattern in &patterns {
                 let path = key_file(pattern, &name, uid, &home);
                 match self.tree.look(&path) {
                     Ok(entry) if !entry.status.is_directory() => {
+                        if !done.insert(entry.path.clone()) {
+                            continue;
+                        }
                         let opened = self.open(entry, "ssh-authkeys");
                         self.add("ssh-authkeys", AUTHORIZED_KEYS, &opened, false, Some(&name));
                     }

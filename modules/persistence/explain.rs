@@ -33,6 +33,7 @@ const TEMPLATES: &[(&str, &[&str])] = &[
     ("/etc/default/grub", &["/usr/share/grub/default/grub"]),
     ("/etc/default/ssh", &["/usr/share/openssh/default"]),
     ("/etc/rsyslog.conf", &["/usr/share/rsyslog/rsyslog.conf"]),
+    ("/etc/postfix/master.cf", &["/usr/share/postfix/master.cf.dist"]),
     ("/etc/php.ini", &["/usr/lib/php/php.ini-production"]),
 ];
 
@@ -209,6 +210,9 @@ impl<'t> Explainer<'t> {
             if let Some(origin) = self.pam(path, content) {
                 return Some(origin);
             }
+            if let Some(origin) = self.binary_format(path, content) {
+                return Some(origin);
+            }
             if path == "/etc/ssl/certs/ca-certificates.crt" {
                 return Some(self.bundle(content));
             }
@@ -239,6 +243,22 @@ impl<'t> Explainer<'t> {
         } else {
             Origin::Modified(Changed::Lines(strange))
         }
+    }
+
+    /// What update-binfmts notes of a format that a package imported: the interpreter is the sixth line.
+    fn binary_format(&mut self, path: &str, content: &[u8]) -> Option<Origin> {
+        let name = path.strip_prefix("/var/lib/binfmts/")?;
+        let imported = self.trusted(&format!("/usr/share/binfmts/{name}"))?;
+        let value = |key: &str| {
+            let text = String::from_utf8_lossy(&imported);
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(key))?.trim().to_owned();
+            Some(line)
+        };
+        let content = String::from_utf8_lossy(content);
+        let mut noted = content.lines().skip(5);
+        let is_same = noted.next().map(str::to_owned) == value("interpreter ")
+            && noted.next().unwrap_or_default() == value("detector ").unwrap_or_default();
+        is_same.then_some(Origin::Derived("update-binfmts"))
     }
 
     /// What pam-auth-update writes: the frame of `/usr/share/pam`, with the lines of packaged profiles in it.

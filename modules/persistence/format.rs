@@ -1,6 +1,6 @@
 //! Reads the lines of configuration that start something. Pure: text in, items out.
 
-mod lines;
+pub(crate) mod lines;
 
 use self::lines::{Line, assignment, dangerous, lines, shown_value, words};
 

@@ -4,6 +4,7 @@
 //!  parameters.rs ─► scan.rs ──► explain.rs      who brought a file: packages, tools of the distribution, nobody
 //!                     │          └─ difference.rs   which lines of it were changed
 //!                     ├─ catalogue.rs ─► format.rs  patterns of files, and the lines in them that start something
+//!                     ├─ follow.rs ─► includes.rs    lines that name further files
 //!                     ├─ systemd.rs ─► unit.rs      units, drop-ins, links
 //!                     ├─ accounts.rs, homes.rs      accounts, keys
 //!                     ├─ special.rs, elf_cache.rs   programs, libraries, dpkg's own files, boot images
@@ -17,8 +18,10 @@ mod catalogue;
 mod difference;
 mod elf_cache;
 mod explain;
+mod follow;
 mod format;
 mod homes;
+mod includes;
 mod live;
 mod parameters;
 mod record;

@@ -9,7 +9,8 @@ use vigie_host::mounts::Mount;
 use vigie_host::shown;
 use vigie_tree::Entry;
 
-use crate::catalogue::technique;
+use crate::catalogue::{rule, rules, technique};
+use crate::explain::MAX_TEXT;
 use crate::format::Format;
 use crate::record::{Record, Verdict};
 use crate::scan::Scan;
@@ -340,17 +341,35 @@ impl Scan<'_> {
                 }
             }
         }
-        if self.wants("git") && (parent.ends_with(b"/.git/hooks/") || entry.path.ends_with(b"/.git/config")) {
-            let opened = self.open(entry.clone(), "git");
-            if entry.name() == b"config" {
-                let items =
-                    opened.content.as_deref().map(|content| crate::format::items(Format::Git, content));
-                if items.is_some_and(|items| !items.is_empty()) {
-                    self.add("git", Format::Git, &opened, false, None);
-                }
-            } else if !entry.name().ends_with(b".sample") {
-                self.whole("git", &opened, None);
-            }
+        if self.wants("git") {
+            self.git(entry, parent);
+        }
+    }
+
+    /// Hooks and the configuration of a repository: in `.git`, in one of its submodules, or bare.
+    fn git(&mut self, entry: &Entry, parent: &[u8]) {
+        let is_config = matches!(entry.name(), b"config" | b"config.worktree");
+        let repository = if is_config { Some(parent) } else { parent.strip_suffix(b"hooks/") };
+        let Some(repository) = repository else { return };
+        let has = |name: &[u8]| self.tree.look(&vigie_tree::joined(repository, name)).is_ok();
+        let is_repository = repository.ends_with(b"/.git/") || (has(b"HEAD") && has(b"objects"));
+        if !is_repository || entry.name().ends_with(b".sample") {
+            return;
+        }
+        if !is_config {
+            self.matched(&rule("git", &[], Format::Program), entry.clone());
+            return;
+        }
+        let content = match entry.read(MAX_TEXT) {
+            Ok(content) => content,
+            Err(why) => return self.skip(shown(&entry.path), why.to_string()),
+        };
+        // Every repository has such a file: only one that starts something is worth an entry.
+        if crate::format::items(Format::Git, &content).is_empty() {
+            return;
+        }
+        if let Some(rule) = rules().find(|rule| rule.format == Format::Git) {
+            self.read(rule, entry.clone());
         }
     }
 

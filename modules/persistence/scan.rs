@@ -8,10 +8,11 @@ use vigie_sdk::Coverage;
 use vigie_tree::{Digests, Entry, NotRead, Root, Tree, Unread};
 
 use crate::answer::Finished;
-use crate::catalogue::{RULES, Rule, technique};
+use crate::catalogue::{Rule, rules, technique};
 use crate::explain::{Explained, Explainer, MAX_TEXT};
 use crate::format::{Format, Item, first_line, items};
 use crate::homes::{self, Home};
+use crate::includes::Reads;
 use crate::parameters::Parameters;
 use crate::record::{Origin, Program, Record, Verdict};
 use crate::unit::program;
@@ -47,7 +48,7 @@ impl SoFar {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at(&self, what: impl Into<String>) {
+    pub(crate) fn at(&self, what: impl Into<String>) {
         self.locked().1 = what.into();
     }
 
@@ -65,15 +66,19 @@ pub(crate) struct Scan<'a> {
     pub(crate) explainer: Explainer<'a>,
     pub(crate) parameters: &'a Parameters,
     pub(crate) homes: Vec<Home>,
+    /// Names, numbers and homes of all accounts; the homes need not be there.
+    pub(crate) logins: Vec<(String, u32, Vec<u8>)>,
     /// Names of users, by their numbers.
     users: HashMap<u32, String>,
-    so_far: &'a SoFar,
+    pub(crate) so_far: &'a SoFar,
     /// How many records it has.
     found: usize,
     /// Directives and files that were looked at, reported or not.
     pub(crate) examined: u64,
     digested: u64,
     seen: HashSet<(Vec<u8>, &'static str)>,
+    /// Files that were found because others name them.
+    pub(crate) followed: usize,
     /// Start files that cannot be removed as they are.
     pub(crate) protected: Vec<Record>,
     stop: &'a dyn Fn(u64, usize) -> bool,
@@ -93,6 +98,10 @@ impl<'a> Scan<'a> {
         let explainer = Explainer::new(tree, root);
         let accounts = homes::accounts(tree, &mut coverage);
         let users = accounts.iter().rev().map(|account| (account.uid, account.name.clone())).collect();
+        let logins = accounts
+            .iter()
+            .map(|account| (account.name.clone(), account.uid, account.home.clone().into_bytes()))
+            .collect();
         let homes = homes::homes(tree, &accounts, &mut coverage);
         if !explainer.knows_packages() {
             coverage.skip(
@@ -109,12 +118,14 @@ impl<'a> Scan<'a> {
             explainer,
             parameters,
             homes,
+            logins,
             users,
             so_far,
             found: 0,
             examined: 0,
             digested: 0,
             seen: HashSet::new(),
+            followed: 0,
             protected: Vec::new(),
             stop,
             stopped: false,
@@ -123,8 +134,15 @@ impl<'a> Scan<'a> {
 
     /// Looks at everything that was asked for.
     pub(crate) fn run(&mut self) {
-        for rule in RULES {
-            if self.wants(rule.technique) && !self.is_over() {
+        for rule in rules() {
+            let leads_to_wanted = || {
+                let others = rule.includes.iter().filter_map(|include| match include.reads {
+                    Reads::Others(rules) => Some(rules),
+                    _ => None,
+                });
+                others.flatten().any(|other| self.wants(other.technique))
+            };
+            if (self.wants(rule.technique) || leads_to_wanted()) && !self.is_over() {
                 self.rule(rule);
             }
         }
@@ -165,7 +183,7 @@ impl<'a> Scan<'a> {
                 if self.is_over() {
                     return;
                 }
-                self.matched(rule, entry);
+                self.read(rule, entry);
             }
         }
     }
@@ -202,7 +220,13 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn matched(&mut self, rule: &Rule, entry: Entry) {
+    /// Whether a file was looked at for a technique.
+    pub(crate) fn has_seen(&self, entry: &Entry, technique: &'static str) -> bool {
+        self.seen.contains(&(entry.path.clone(), technique))
+    }
+
+    /// Looks at something that a rule names; what was opened is given back when it was not looked at before.
+    pub(crate) fn matched(&mut self, rule: &Rule, entry: Entry) -> Option<Opened> {
         if entry.status.is_directory() {
             // Images of systems can be directories.
             if matches!(rule.technique, "sd-extension" | "sd-nspawn") && !entry.name().starts_with(b".") {
@@ -219,15 +243,16 @@ impl<'a> Scan<'a> {
                 self.examined += 1;
                 self.whole(rule.technique, &opened, None);
             }
-            return;
+            return None;
         }
         if !self.seen.insert((entry.path.clone(), rule.technique)) {
-            return;
+            return None;
         }
         let user_of_file = matches!(rule.format, Format::Crontab { user: false })
             .then(|| String::from_utf8_lossy(entry.name()).into_owned());
         let opened = self.open(entry, rule.technique);
         self.add(rule.technique, rule.format, &opened, rule.strangers_only, user_of_file.as_deref());
+        Some(opened)
     }
 
     /// Opens and explains a file of the catalogue.
@@ -546,6 +571,7 @@ mod activity {
                 | "adduser-hook"
                 | "openrc"
                 | "git"
+                | "libvirt"
         );
         let is_program_place = technique != "grub" || entry.path.starts_with(b"/etc/grub.d/");
         let is_program = match technique {

@@ -302,10 +302,7 @@ impl Scan<'_> {
         };
         self.examined += 1;
         let mut configured: HashSet<Vec<u8>> = directories.clone();
-        for file in self.find("/etc/ld.so.conf.d/*.conf") {
-            let Ok(content) = self.tree.find(&file.path).and_then(|file| file.read(MAX_TEXT)) else {
-                continue;
-            };
+        for content in self.configuration("ldso-conf") {
             for line in content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
                 if line.starts_with(b"/") {
                     configured

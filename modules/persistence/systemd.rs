@@ -42,9 +42,18 @@ const GLOBAL: [&str; 9] = [
     "/run/systemd/generator.user",
 ];
 
-/// Directories of one user's units, below his home.
-const HOME: [&str; 3] =
-    ["/.config/systemd/user.control", "/.config/systemd/user", "/.local/share/systemd/user"];
+/// Directories of one user's units, from the highest rank to the lowest: below his home, or below `/run/user/UID`.
+const USER: [(bool, &str); 9] = [
+    (true, "/.config/systemd/user.control"),
+    (false, "/systemd/user.control"),
+    (false, "/systemd/transient"),
+    (false, "/systemd/generator.early"),
+    (true, "/.config/systemd/user"),
+    (false, "/systemd/user"),
+    (false, "/systemd/generator"),
+    (true, "/.local/share/systemd/user"),
+    (false, "/systemd/generator.late"),
+];
 
 const TYPES: [&str; 11] = [
     "service",
@@ -83,15 +92,29 @@ impl Scan<'_> {
         self.area(&Area { directories: system, helper: "/var/lib/systemd/deb-systemd-helper-enabled" });
         let global = GLOBAL.iter().map(|path| (path.as_bytes().to_vec(), "sd-user-global")).collect();
         self.area(&Area { directories: global, helper: "/var/lib/systemd/deb-systemd-user-helper-enabled" });
-        let homes: Vec<Vec<u8>> = self
-            .homes
-            .iter()
-            .filter(|home| home.may_have("/.config") || home.may_have("/.local"))
-            .map(|home| home.path.clone())
-            .collect();
-        for home in homes {
-            let below = |path: &&str| ([home.as_slice(), path.as_bytes()].concat(), "sd-user-unit");
-            self.area(&Area { directories: HOME.iter().map(below).collect(), helper: "" });
+        let mut running = match self.tree.list(b"/run/user") {
+            Ok(entries) => entries.into_iter().map(|entry| (entry.status.uid, entry.path)).collect(),
+            Err(Unread::Gone) => Vec::new(),
+            Err(why) => {
+                self.skip("/run/user", why.to_string());
+                Vec::new()
+            }
+        };
+        let mut users: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> = Vec::new();
+        for home in &self.homes {
+            let own = running.iter().position(|(uid, _)| *uid == home.uid);
+            let own = own.map(|at| running.remove(at).1);
+            if own.is_some() || home.may_have("/.config") || home.may_have("/.local") {
+                users.push((Some(home.path.clone()), own));
+            }
+        }
+        users.extend(running.into_iter().map(|(_, path)| (None, Some(path))));
+        for (home, run) in users {
+            let directories = USER.iter().filter_map(|(is_at_home, below)| {
+                let top = if *is_at_home { home.as_ref() } else { run.as_ref() };
+                Some(([top?.as_slice(), below.as_bytes()].concat(), "sd-user-unit"))
+            });
+            self.area(&Area { directories: directories.collect(), helper: "" });
         }
     }
 
@@ -186,6 +209,9 @@ impl Scan<'_> {
         if opened.explained.origin == Origin::Local
             && let Some(origin) = self.enabled(area, &opened, Some(base))
         {
+            opened.explained.origin = origin;
+        }
+        if let Some(origin) = self.by_a_generator(&opened) {
             opened.explained.origin = origin;
         }
         let mut record = self.link(&opened, "sd-wants");
@@ -426,7 +452,13 @@ impl Scan<'_> {
     /// Units that a packaged generator makes at each boot say which one.
     fn by_a_generator(&mut self, opened: &Opened) -> Option<Origin> {
         let path = &opened.entry.path;
-        if opened.explained.origin != Origin::Local || !path.starts_with(b"/run/systemd/") {
+        if opened.explained.origin != Origin::Local {
+            return None;
+        }
+        if path.starts_with(b"/run/user/") {
+            return self.by_a_users_manager(opened);
+        }
+        if !path.starts_with(b"/run/systemd/") {
             return None;
         }
         let content = String::from_utf8_lossy(opened.content.as_deref().unwrap_or_default()).into_owned();
@@ -444,6 +476,45 @@ impl Scan<'_> {
         let starts = parse(content.as_bytes()).iter().any(|directive| directive.starts().is_some());
         (path.starts_with(b"/run/systemd/transient/") && !starts).then_some(Origin::Derived("systemd"))
     }
+}
+
+impl Scan<'_> {
+    /// What a user's manager makes itself: units that start nothing, and those of packaged desktop files. The user may
+    /// write there as well, so what such a unit says of its maker does not count.
+    fn by_a_users_manager(&mut self, opened: &Opened) -> Option<Origin> {
+        let directives = parse(opened.content.as_deref()?);
+        let starts: Vec<&Directive> =
+            directives.iter().filter(|directive| directive.starts().is_some()).collect();
+        if starts.is_empty() {
+            return Some(Origin::Derived("systemd"));
+        }
+        let source = directives.iter().find(|directive| directive.key == "SourcePath")?;
+        let desktop = self.tree.find(source.value.as_bytes()).ok()?;
+        self.explainer.recorded(&desktop.path)?;
+        let desktop = desktop.read(MAX_TEXT).ok()?;
+        let exec = parse(&desktop).into_iter().find(|directive| directive.key == "Exec")?.value;
+        let is_as_packaged = starts.iter().all(|directive| {
+            let Some(program) = directive.program() else { return false };
+            let is_as_made = match directive.key.as_str() {
+                "ExecStart" => is_same_command(&directive.value, &exec),
+                "ExecCondition" => program.ends_with("/systemd-xdg-autostart-condition"),
+                _ => false,
+            };
+            is_as_made && self.explainer.owner(program.as_bytes()).is_some()
+        });
+        is_as_packaged.then_some(Origin::Derived("systemd-xdg-autostart-generator"))
+    }
+}
+
+/// Whether systemd's command is that of a desktop file: with the program's whole path, and without fields such as `%U`.
+fn is_same_command(unit: &str, desktop: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let plain = |word: &str| word.trim_matches(['"', '\'']).to_owned();
+        text.split_whitespace().map(plain).filter(|word| !word.starts_with('%')).collect()
+    };
+    let (unit, desktop) = (words(unit.trim_start_matches(':')), words(desktop));
+    let name = |words: &[String]| words.first().and_then(|word| word.rsplit('/').next().map(str::to_owned));
+    !unit.is_empty() && name(&unit) == name(&desktop) && unit.get(1..) == desktop.get(1..)
 }
 
 fn is_unit(name: &str) -> bool {

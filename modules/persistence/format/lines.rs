@@ -5,22 +5,22 @@ const MAX_LINE: usize = 4096;
 
 /// A line, perhaps joined from several by backslashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// Of its first part, from 1 on.
-    pub(super) number: u32,
-    pub(super) text: String,
+    pub(crate) number: u32,
+    pub(crate) text: String,
 }
 
 impl Line {
     /// Empty, or a comment in nearly every format.
-    pub(super) fn is_comment(&self) -> bool {
+    pub(crate) fn is_comment(&self) -> bool {
         let text = self.text.trim_start();
         text.is_empty() || text.starts_with('#') || text.starts_with(';')
     }
 }
 
 /// The lines of a text; with `join`, a backslash at the end continues a line that is no comment.
-pub(super) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
+pub(crate) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
     let mut parts = content.split(|byte| *byte == b'\n').zip(1_u32..);
     std::iter::from_fn(move || {
         let (first, number) = parts.next()?;
@@ -47,7 +47,7 @@ fn readable(line: &[u8]) -> String {
 }
 
 /// The first words of a text as one, and the rest after the blanks that follow; `None` when there are fewer.
-pub(super) fn words(text: &str, count: usize) -> Option<(&str, &str)> {
+pub(crate) fn words(text: &str, count: usize) -> Option<(&str, &str)> {
     let mut end = 0;
     for _ in 0..count {
         let start = end + text[end..].find(|letter: char| !letter.is_whitespace())?;
@@ -57,7 +57,7 @@ pub(super) fn words(text: &str, count: usize) -> Option<(&str, &str)> {
 }
 
 /// `NAME=VALUE`, perhaps exported, with blanks around the sign as cron takes them.
-pub(super) fn assignment(text: &str) -> Option<(&str, &str)> {
+pub(crate) fn assignment(text: &str) -> Option<(&str, &str)> {
     let text = text.trim();
     let text = text.strip_prefix("export ").or_else(|| text.strip_prefix("setenv ")).unwrap_or(text);
     // PAM's form: NAME DEFAULT=VALUE.
@@ -78,7 +78,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Whether a variable of this name makes programs load or run something.
-pub(super) fn dangerous(name: &str) -> bool {
+pub(crate) fn dangerous(name: &str) -> bool {
     const NAMES: [&str; 28] = [
         "BASH_ENV",
         "ENV",
@@ -116,7 +116,7 @@ pub(super) fn dangerous(name: &str) -> bool {
 }
 
 /// Values can be secrets: those of the loader and of the shell are shown, of others only the name.
-pub(super) fn shown_value(name: &str, value: &str) -> String {
+pub(crate) fn shown_value(name: &str, value: &str) -> String {
     if name.starts_with("LD_") || matches!(name, "BASH_ENV" | "ENV" | "SHELL") {
         format!("{name}={value}")
     } else {

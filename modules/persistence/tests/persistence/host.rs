@@ -214,6 +214,14 @@ impl Host {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
     }
 
+    /// Records a file that is there as one that a package brought.
+    pub(crate) fn own(&self, package: &str, path: &str) {
+        let content = fs::read_to_string(self.path(path)).unwrap();
+        self.append(&format!("/var/lib/dpkg/info/{package}.list"), &format!("{path}\n"));
+        let sum = format!("{}  {}\n", md5(&content), &path[1..]);
+        self.append(&format!("/var/lib/dpkg/info/{package}.md5sums"), &sum);
+    }
+
     pub(crate) fn append(&self, path: &str, more: &str) {
         let old = fs::read_to_string(self.path(path)).unwrap_or_default();
         let mode =

@@ -4,5 +4,7 @@
 
 mod host;
 mod hostile;
+mod includes;
+mod places;
 mod plants;
 mod privacy;

@@ -1,0 +1,327 @@
+//! Lines of configuration that name further files. Pure: text in, names out.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::catalogue::Rule;
+use crate::format::lines;
+
+/// Most lines of one file that are followed.
+const MAX_LEADS: usize = 10_000;
+
+/// How a format says which further files are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Include {
+    pub(crate) syntax: Syntax,
+    /// Where a name without a slash at its beginning lies.
+    pub(crate) base: Base,
+    pub(crate) reads: Reads,
+}
+
+/// How such a line is written. Upper and lower case are one, and `*` matches anything in a word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Syntax {
+    /// These words, perhaps an equals sign, and then names.
+    Words(&'static str),
+    /// The same in nginx's form, in which `;` and braces end a statement and ends of lines do not.
+    Statement(&'static str),
+    /// A section, and a key in it whose values are names.
+    Key(&'static str, &'static str),
+    /// A variable of a shell, wherever it is set in a line, and its value.
+    Variable(&'static str),
+    /// rsyslog's `include(file="NAME")`.
+    Call,
+}
+
+/// Where a relative name lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Base {
+    /// In the directory of the file that names it.
+    File,
+    /// In these directories.
+    At(&'static [&'static str]),
+    /// Below the home that the file lies in, or else in a directory of the system.
+    HomeOr(&'static str, &'static str),
+    /// In the work tree of a git repository.
+    WorkTree,
+}
+
+/// How files that are named are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reads {
+    /// As the file that names them; of a directory, its files.
+    Same,
+    /// As the file that names them; of a directory, the files at any level below it.
+    SameBelow,
+    /// A directory is named, and these are the files below it; what is a file itself is read by the first rule.
+    Others(&'static [Rule]),
+}
+
+/// A line that names further files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lead {
+    /// From 1 on.
+    pub(crate) line: u32,
+    /// What it names. A name with blanks may be one or several, so both are here.
+    pub(crate) names: Vec<String>,
+    /// The place of its form among those that were asked for.
+    pub(crate) form: usize,
+}
+
+/// The lines that name further files, in one of these forms.
+pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
+    let mut found = Vec::new();
+    for (form, include) in forms.iter().enumerate() {
+        let mut push = |line: u32, names: Vec<String>| {
+            if !names.is_empty() && found.len() < MAX_LEADS {
+                found.push(Lead { line, names, form });
+            }
+        };
+        match include.syntax {
+            Syntax::Words(words) => {
+                for line in lines::lines(content, true) {
+                    push(line.number, after(&line.text, words));
+                }
+            }
+            Syntax::Statement(words) => {
+                for (line, text) in statements(content) {
+                    push(line, after(&text, words));
+                }
+            }
+            Syntax::Variable(variable) => {
+                for line in lines::lines(content, true).filter(|line| !line.is_comment()) {
+                    push(line.number, assigned(&line.text, variable).into_iter().collect());
+                }
+            }
+            Syntax::Key(section, key) => keys(content, section, key, push),
+            Syntax::Call => calls(content, push),
+        }
+    }
+    found
+}
+
+/// What a line names after these words; nothing when it begins with others.
+fn after(text: &str, words: &str) -> Vec<String> {
+    let keywords = words.split_whitespace().count();
+    let all = split(text, keywords);
+    let is_comment = text.trim_start().starts_with('#') && !words.starts_with('#');
+    let fits = all.len() > keywords
+        && !is_comment
+        && words.split_whitespace().zip(&all).all(|(word, (_, found))| is_like(word, found));
+    if fits { names(text, &all[keywords..]) } else { Vec::new() }
+}
+
+/// What is assigned to a variable: `NAME=VALUE`, or `${NAME:=VALUE}`.
+fn assigned(text: &str, variable: &str) -> Option<String> {
+    let (_, rest) = text.split_once(variable)?;
+    let value = rest.strip_prefix(":=").or_else(|| rest.strip_prefix('='))?;
+    let (_, first) = split(value, 0).into_iter().next()?;
+    let closing = if rest.starts_with(':') { &['}', ';'][..] } else { &[';'][..] };
+    Some(first.trim_end_matches(closing).to_owned())
+}
+
+fn is_like(pattern: &str, text: &str) -> bool {
+    vigie_tree::matches(pattern.to_ascii_lowercase().as_bytes(), text.to_ascii_lowercase().as_bytes())
+}
+
+/// Names from words: each, and all of them together when a name can have blanks.
+fn names(text: &str, words: &[(usize, String)]) -> Vec<String> {
+    let plain = |word: &str| word.trim_end_matches([';', ',']).trim().to_owned();
+    let mut names: Vec<String> = words.iter().map(|(_, word)| plain(word)).collect();
+    if let [(first, _), _, ..] = words {
+        names.push(plain(&text[*first..]));
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+/// The words of a line with where they begin, without quotes and backslashes. An equals sign before or after the first
+/// `keywords` of them counts as a blank, and a comment ends the line.
+fn split(text: &str, keywords: usize) -> Vec<(usize, String)> {
+    let mut words: Vec<(usize, String)> = Vec::new();
+    let mut word: Option<(usize, String)> = None;
+    let mut quote: Option<char> = None;
+    let mut letters = text.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        let is_early = words.len() < keywords || (words.len() == keywords && word.is_none());
+        let is_end = letter.is_whitespace() || (letter == '=' && is_early);
+        match (quote, letter) {
+            (Some(mark), letter) if letter == mark => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                word.get_or_insert_with(|| (at, String::new()));
+            }
+            (None, _) if is_end => words.extend(word.take()),
+            (None, '#') if word.is_none() && !words.is_empty() => break,
+            (_, letter) => {
+                let letter =
+                    if letter == '\\' { letters.next().map_or('\\', |(_, next)| next) } else { letter };
+                word.get_or_insert_with(|| (at, String::new())).1.push(letter);
+            }
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The statements of nginx's configuration, each with the line that it begins in.
+fn statements(content: &[u8]) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    let mut statement: Option<(u32, String)> = None;
+    let mut quote: Option<char> = None;
+    for (line, number) in String::from_utf8_lossy(content).lines().zip(1_u32..) {
+        let mut follows_blank = true;
+        for letter in line.chars() {
+            match (quote, letter) {
+                (Some(mark), letter) if letter == mark => quote = None,
+                (None, '#') if follows_blank => break,
+                (None, '"' | '\'') => quote = Some(letter),
+                (None, ';' | '{' | '}') => {
+                    found.extend(statement.take());
+                    follows_blank = true;
+                    continue;
+                }
+                _ => {}
+            }
+            follows_blank = letter.is_whitespace();
+            if !follows_blank || statement.is_some() {
+                statement.get_or_insert_with(|| (number, String::new())).1.push(letter);
+            }
+        }
+        if let Some((_, text)) = &mut statement {
+            text.push(' ');
+        }
+    }
+    found.extend(statement);
+    found
+}
+
+/// `KEY = NAMES` in a section; lines that begin with a blank and have no sign go on with the names.
+fn keys(content: &[u8], section: &str, key: &str, mut push: impl FnMut(u32, Vec<String>)) {
+    let mut is_here = false;
+    let mut is_open = false;
+    for line in lines::lines(content, true).filter(|line| !line.is_comment()) {
+        let mut text = line.text.trim();
+        if let Some((name, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            is_here = is_like(section, name.trim());
+            is_open = false;
+            text = rest.trim();
+        }
+        if let Some((name, value)) = text.split_once(['=', ':']).filter(|(name, _)| !name.contains('/')) {
+            is_open = is_here && is_like(key, name.trim());
+            if is_open {
+                push(line.number, names(value, &split(value, 0)));
+            }
+        } else if is_open && line.text.starts_with([' ', '\t']) {
+            push(line.number, names(text, &split(text, 0)));
+        }
+    }
+}
+
+/// `include(file="NAME")`, over several lines or not. What has no file names no file that can be followed.
+fn calls(content: &[u8], mut push: impl FnMut(u32, Vec<String>)) {
+    static CALL: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?is)\binclude\s*\(([^)]*)\)").expect("the expression is fixed"));
+    static FILE: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r#"(?is)\bfile\s*=\s*["']([^"']*)["']"#).expect("the expression is fixed")
+    });
+    let text = String::from_utf8_lossy(content);
+    // Comments keep their length, so that lines keep their numbers.
+    let text: String = text
+        .split_inclusive('\n')
+        .map(|line| if line.trim_start().starts_with('#') { "\n" } else { line })
+        .collect();
+    for call in CALL.captures_iter(&text) {
+        let (Some(whole), Some(arguments)) = (call.get(0), call.get(1)) else { continue };
+        let line = text[..whole.start()].bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let name = match FILE.captures(arguments.as_str()).and_then(|file| file.get(1)) {
+            Some(name) => name.as_str().to_owned(),
+            None => format!("${}", arguments.as_str().trim()),
+        };
+        push(u32::try_from(line).unwrap_or(u32::MAX), vec![name]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn found(syntax: Syntax, text: &str) -> Vec<(u32, Vec<String>)> {
+        let forms = [Include { syntax, base: Base::File, reads: Reads::Same }];
+        leads(&forms, text.as_bytes()).into_iter().map(|lead| (lead.line, lead.names)).collect()
+    }
+
+    fn one(line: u32, names: &[&str]) -> Vec<(u32, Vec<String>)> {
+        vec![(line, names.iter().map(|name| (*name).to_owned()).collect())]
+    }
+
+    #[test]
+    fn words_are_followed_by_names() {
+        let include = Syntax::Words("Include");
+        assert_eq!(found(include, "# Include /no\n include=/a # c\n"), one(2, &["/a"]));
+        assert_eq!(found(include, "Include \"/a b\"\nIncludes /no\n"), one(1, &["/a b"]));
+        assert_eq!(found(include, "INCLUDE /a\\ b /c\n"), one(1, &["/a b", "/c", "/a\\ b /c"]));
+        assert_eq!(found(Syntax::Words("#includedir"), "#includedir /a\n# includedir /b\n"), one(1, &["/a"]));
+        assert_eq!(found(Syntax::Words("#include"), "#include \"/a\";\n"), one(1, &["/a"]));
+        assert_eq!(found(Syntax::Words("* include"), "-auth include x\nauth required y\n"), one(1, &["x"]));
+        assert_eq!(found(Syntax::Words("Alias *"), "Alias /x \"/data/y\"\n"), one(1, &["/data/y"]));
+        assert_eq!(found(Syntax::Words("* include"), "# include x\n"), []);
+    }
+
+    #[test]
+    fn variables_are_set_anywhere_in_a_line() {
+        let found = |text| found(Syntax::Variable("ZDOTDIR"), text);
+        assert_eq!(found("[ x ] && export ZDOTDIR=\"/a=b\"; y\n"), one(1, &["/a=b"]));
+        assert_eq!(found(": ${ZDOTDIR:=/a}\n"), one(1, &["/a"]));
+        assert_eq!(found("# ZDOTDIR=/no\ncd ${ZDOTDIR:-$HOME}\n"), []);
+    }
+
+    #[test]
+    fn statements_end_at_semicolons_and_braces() {
+        let text = "http { # root /no;\n include\n  /a/*;server{root '/srv/app;x';}\n}\n";
+        assert_eq!(found(Syntax::Statement("include"), text), one(2, &["/a/*"]));
+        assert_eq!(found(Syntax::Statement("root"), text), one(3, &["/srv/app;x"]));
+    }
+
+    #[test]
+    fn keys_stand_in_sections() {
+        let text = "[x]\nfiles=/no\n[include]\nfiles = /a/*.ini\n  /b\n[y]\nfiles=/no\n";
+        let expected = [one(4, &["/a/*.ini"]), one(5, &["/b"])].concat();
+        assert_eq!(found(Syntax::Key("include", "files"), text), expected);
+        let text = "[includeIf \"gitdir:~/x\"]\n\tpath = /a b\n[core] pager = x\n";
+        assert_eq!(found(Syntax::Key("include*", "path"), text), one(2, &["/a", "b", "/a b"]));
+    }
+
+    #[test]
+    fn calls_name_files_over_lines() {
+        assert_eq!(
+            found(Syntax::Call, "# include(file=\"/no\")\ninclude(\n file=\"/a\" mode=\"optional\")\n"),
+            one(2, &["/a"])
+        );
+        assert_eq!(found(Syntax::Call, "include(text=`x`)"), one(1, &["$text=`x`"]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_and_lines_are_those_of_the_text(
+            bytes in proptest::collection::vec(
+                prop_oneof![any::<u8>(), proptest::sample::select(&b"\\\n=\"'{};# [](i"[..])], 0..200)
+        ) {
+            let count = bytes.split(|byte| *byte == b'\n').count();
+            let syntaxes = [
+                Syntax::Words("*"),
+                Syntax::Statement("*"),
+                Syntax::Key("*", "*"),
+                Syntax::Variable("i"),
+                Syntax::Call,
+            ];
+            let forms = syntaxes.map(|syntax| Include { syntax, base: Base::File, reads: Reads::Same });
+            for lead in leads(&forms, &bytes) {
+                prop_assert!(lead.line >= 1 && lead.line as usize <= count);
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Files that are read because others name them.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+
+use crate::host::Host;
+
+/// The technique, the file that names another, its content, and the other file with the line that is found in it.
+type Lead = (&'static str, &'static str, &'static str, &'static str, &'static str, u64);
+
+const LEADS: &[Lead] = &[
+    ("ifupdown", "/etc/network/interfaces", "source /opt/net/*\n", "/opt/net/a", "iface x\n up /opt/x\n", 2),
+    ("ifupdown", "/etc/network/interfaces", "source-directory /opt/netd\n", "/opt/netd/a", "up /opt/x\n", 1),
+    (
+        "sshd-conf",
+        "/etc/ssh/sshd_config",
+        "include=/opt/sshd/[a-z]*.conf\n",
+        "/opt/sshd/a.conf",
+        "ForceCommand /opt/x\n",
+        1,
+    ),
+    ("sudoers", "/etc/sudoers", "#include /etc/sud2\n", "/etc/sud2", "# x\np ALL = NOPASSWD: ALL\n", 2),
+    ("sudoers", "/etc/sudoers", "@includedir /opt/sudo\\ d\n", "/opt/sudo d/a", "p ALL = NOPASSWD: ALL\n", 1),
+    (
+        "pam-conf",
+        "/etc/pam.d/su",
+        "@include /opt/paminc\n",
+        "/opt/paminc",
+        "auth optional pam_exec.so /opt/x\n",
+        1,
+    ),
+    (
+        "pam-conf",
+        "/etc/pam.d/su",
+        "-auth substack stack\n",
+        "/etc/pam.d/stack",
+        "auth optional pam_exec.so /x\n",
+        1,
+    ),
+    ("ldso-conf", "/etc/ld.so.conf", "include ../opt/ld/*.conf\n", "/opt/ld/a.conf", "/tmp/x\n", 1),
+    (
+        "apt-hook",
+        "/etc/apt/apt.conf",
+        "#include \"/opt/aptinc\";\n",
+        "/opt/aptinc",
+        "DPkg::Pre-Invoke {\"/opt/x\";};\n",
+        1,
+    ),
+    (
+        "syslog",
+        "/etc/rsyslog.conf",
+        "include(\n file=\"/opt/rs/*\" mode=\"optional\")\n",
+        "/opt/rs/a",
+        "action(type=\"omprog\" binary=\"/x\")\n",
+        1,
+    ),
+    ("syslog", "/etc/rsyslog.conf", "$IncludeConfig /opt/rs2/*\n", "/opt/rs2/a", "*.* |/opt/x\n", 1),
+    (
+        "logrotate",
+        "/etc/logrotate.conf",
+        "include /opt/lr\n",
+        "/opt/lr/a",
+        "/x {\n postrotate\n /opt/x\n endscript\n}\n",
+        3,
+    ),
+    (
+        "monitoring",
+        "/etc/snmp/snmpd.conf",
+        "includeDir /opt/snmp\n",
+        "/opt/snmp/a.conf",
+        "extend x /opt/x\n",
+        1,
+    ),
+    (
+        "supervise",
+        "/etc/supervisord.conf",
+        "[include]\nfiles = %(here)s/more/*.ini\n  /opt/sv/*.ini\n",
+        "/opt/sv/a.ini",
+        "command=/opt/x\n",
+        1,
+    ),
+    ("inetd", "/etc/xinetd.conf", "includedir /opt/xi\n", "/opt/xi/a", "server = /opt/x\n", 1),
+    (
+        "git",
+        "/home/ann/.gitconfig",
+        "[include]\n path = ~/my conf\n",
+        "/home/ann/my conf",
+        "[core]\n pager = /opt/x\n",
+        2,
+    ),
+    (
+        "git",
+        "/home/ann/.gitconfig",
+        "[includeIf \"gitdir:~/w/\"]\n path = w\n",
+        "/home/ann/w",
+        "[alias]\n a = !x\n",
+        2,
+    ),
+    (
+        "git",
+        "/etc/gitconfig",
+        "[core]\nhooksPath = /opt/hooks\n",
+        "/opt/hooks/pre-commit",
+        "#!/bin/sh\n/opt/x\n",
+        2,
+    ),
+    (
+        "git",
+        "/etc/gitconfig",
+        "[init]\ntemplateDir = /opt/tmpl\n",
+        "/opt/tmpl/hooks/pre-commit",
+        "#!/bin/sh\n/opt/x\n",
+        2,
+    ),
+    (
+        "ssh-client",
+        "/home/ann/.ssh/config",
+        "Include more\n",
+        "/home/ann/.ssh/more",
+        "ProxyCommand /opt/x\n",
+        1,
+    ),
+    ("zsh", "/home/ann/.zshenv", "export ZDOTDIR=\"$HOME/z\"\n", "/home/ann/z/.zshrc", "/opt/x\n", 1),
+    (
+        "webconf",
+        "/etc/nginx/nginx.conf",
+        "http { include more/*; }\n",
+        "/etc/nginx/more/a",
+        "load_module /x.so;\n",
+        1,
+    ),
+    (
+        "webshell",
+        "/etc/nginx/conf.d/a",
+        "server { root\n /srv/app/public; }\n",
+        "/srv/app/public/a/x.php",
+        "<?php ?>\n",
+        1,
+    ),
+    (
+        "webconf",
+        "/etc/nginx/conf.d/a",
+        "location /a { alias /srv/al; }\n",
+        "/srv/al/.user.ini",
+        "auto_prepend_file=/x\n",
+        1,
+    ),
+    (
+        "webshell",
+        "/etc/apache2/apache2.conf",
+        "DocumentRoot \"/data/y\"\n",
+        "/data/y/x.phtml",
+        "<?php ?>\n",
+        1,
+    ),
+    (
+        "webshell",
+        "/etc/apache2/apache2.conf",
+        "ScriptAlias /cgi \"/data/cgi\"\n",
+        "/data/cgi/x",
+        "#!/bin/sh\nx\n",
+        2,
+    ),
+    (
+        "webconf",
+        "/etc/apache2/apache2.conf",
+        "IncludeOptional /opt/ap\n",
+        "/opt/ap/deep/x",
+        "LoadModule x /x.so\n",
+        1,
+    ),
+    ("database", "/etc/my.cnf", "!includedir /opt/my/\n", "/opt/my/a.cnf", "init_file=/opt/x\n", 1),
+    (
+        "openssl-conf",
+        "/etc/ssl/openssl.cnf",
+        ".include = /opt/ossl\n",
+        "/opt/ossl",
+        "dynamic_path = /x.so\n",
+        1,
+    ),
+    (
+        "webshell",
+        "/etc/lighttpd/lighttpd.conf",
+        "alias.url += ( \"/a\" => \"/data/li\" )\n",
+        "/data/li/x.cgi",
+        "x\n",
+        1,
+    ),
+    (
+        "webshell",
+        "/etc/caddy/Caddyfile",
+        "a.test {\n root * /data/ca\n}\n",
+        "/data/ca/x.php",
+        "<?php ?>\n",
+        1,
+    ),
+];
+
+fn is_found(found: &[Value], technique: &str, file: &str, line: u64) -> bool {
+    found
+        .iter()
+        .any(|entry| entry["technique"] == technique && entry["file"] == file && entry["line"] == line)
+}
+
+fn skipped(host: &Host, parameters: Value) -> Vec<(String, String)> {
+    let coverage = host.ask(parameters).coverage.expect("persistence always says what it covered");
+    assert_eq!(coverage.complete, coverage.not_examined.is_empty());
+    coverage.not_examined.into_iter().map(|skipped| (skipped.what, skipped.why)).collect()
+}
+
+#[test]
+fn every_format_with_includes_is_followed() {
+    let host = Host::fresh();
+    for (_, from, lead, to, content, _) in LEADS {
+        host.append(from, lead);
+        host.write(to, content, 0o755);
+    }
+
+    let found = host.entries(json!({"local": true}));
+
+    let missing: Vec<_> = LEADS
+        .iter()
+        .filter(|(technique, _, _, to, _, line)| !is_found(&found, technique, to, *line))
+        .map(|(technique, from, lead, to, _, _)| (technique, from, lead, to))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn web_roots_are_searched_when_only_pages_are_asked_for() {
+    let host = Host::fresh();
+    host.write("/etc/nginx/nginx.conf", "root /srv/app;\n", 0o644);
+    host.write("/srv/app/x.php", "<?php ?>\n", 0o644);
+
+    let found = host.entries(json!({"technique": "webshell"}));
+
+    assert!(is_found(&found, "webshell", "/srv/app/x.php", 1), "{found:?}");
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn keys_are_found_where_an_included_file_says_and_for_accounts_without_a_home() {
+    let host = Host::fresh();
+    host.append("/etc/passwd", "alice:x:1001:1001::/nonexistent:/bin/bash\n");
+    host.append("/etc/ssh/sshd_config", "Include /opt/sshd/*.conf\n");
+    host.write("/opt/sshd/a.conf", "AuthorizedKeysFile /opt/kk/%u\n", 0o644);
+    host.write("/opt/kk/alice", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA p\n", 0o600);
+
+    let found = host.entries(json!({"technique": "ssh-authkeys"}));
+
+    assert!(is_found(&found, "ssh-authkeys", "/opt/kk/alice", 1), "{found:?}");
+    assert_eq!(found[0]["user"], "alice");
+}
+
+#[test]
+fn what_cannot_be_followed_is_named_with_file_and_line() {
+    let host = Host::fresh();
+    host.append("/etc/sudoers", "# x\n@include /etc/sudoers.%h\n");
+    host.append("/etc/network/interfaces", "source $DIR/x\n");
+    host.append("/etc/ssh/sshd_config", "Include /opt/loop\n");
+    host.write("/etc/gitconfig", "[core]\nhooksPath = .hooks\n", 0o644);
+    std::fs::create_dir_all(host.path("/opt")).expect("the host is writable");
+    symlink("loop", host.path("/opt/loop")).expect("the host is writable");
+
+    let sudoers = skipped(&host, json!({"technique": "sudoers"}));
+    let interfaces = skipped(&host, json!({"technique": "ifupdown"}));
+    let sshd = skipped(&host, json!({"technique": "ssh-authkeys"}));
+
+    let git = skipped(&host, json!({"technique": "git", "deep": true}));
+    assert_eq!(git[0].0, "/etc/gitconfig:2: .hooks");
+    assert_eq!(sudoers[0].0, "/etc/sudoers:4: /etc/sudoers.%h");
+    assert!(sudoers[0].1.contains("variable"), "{sudoers:?}");
+    assert_eq!(interfaces[0].0, "/etc/network/interfaces:1: $DIR/x");
+    assert!(sshd.iter().any(|(what, why)| what == "/opt/loop" && why.contains("links")), "{sshd:?}");
+}
+
+#[test]
+fn files_that_name_each_other_end_and_long_chains_are_named() {
+    let host = Host::fresh();
+    host.append("/etc/sudoers", "@include /etc/a0\n");
+    for number in 0..200 {
+        let next = number + 1;
+        let lines = format!("u{number} ALL = ALL\n@include /etc/a{next}\n@include /etc/a0\n");
+        host.write(&format!("/etc/a{number}"), &lines, 0o440);
+    }
+
+    let found = host.entries(json!({"technique": "sudoers"}));
+    let skipped = skipped(&host, json!({"technique": "sudoers"}));
+
+    assert!(is_found(&found, "sudoers", "/etc/a127", 1));
+    assert!(!is_found(&found, "sudoers", "/etc/a128", 1));
+    assert_eq!(skipped.len(), 1);
+    assert_eq!(skipped[0].0, "/etc/a127:2: /etc/a128");
+}
+
+#[test]
+fn an_include_that_a_fresh_host_has_leaves_the_answer_complete() {
+    let host = Host::fresh();
+
+    for technique in ["sshd-conf", "sudoers", "pam-conf", "ssh-authkeys"] {
+        assert_eq!(skipped(&host, json!({"technique": technique})), []);
+    }
+}
+
+#[test]
+fn names_of_a_user_lead_to_no_files_of_others() {
+    let host = Host::fresh();
+    host.write("/home/ann/.ssh/config", "Include /etc/secret\n", 0o600);
+    host.write("/etc/secret", "ProxyCommand secret\n", 0o600);
+    let ann = Some(rustix::fs::Uid::from_raw(1000));
+    let owner = |path: &str| {
+        std::fs::metadata(host.path(path)).map(|file| std::os::unix::fs::MetadataExt::uid(&file))
+    };
+    if rustix::fs::chown(host.path("/home/ann/.ssh/config"), ann, None).is_err()
+        || owner("/home/ann/.ssh/config").ok() == owner("/etc/secret").ok()
+    {
+        return vigie_skipped::skipped("only root can give a file to another user");
+    }
+
+    let result = host.ask(json!({"technique": "ssh-client"}));
+
+    assert!(!result.elements.expect("there is an entry").get().contains("ProxyCommand"));
+    let coverage = result.coverage.expect("persistence always says what it covered");
+    assert_eq!(coverage.not_examined[0].what, "/home/ann/.ssh/config:1: /etc/secret");
+}
