@@ -69,6 +69,9 @@ const TYPES: [&str; 11] = [
     "device",
 ];
 
+/// The home of a user and his directory below `/run/user`, as far as they are there.
+type UsersPlaces = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// A set of directories that one manager reads.
 struct Area {
     directories: Vec<(Vec<u8>, &'static str)>,
@@ -100,7 +103,7 @@ impl Scan<'_> {
                 Vec::new()
             }
         };
-        let mut users: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> = Vec::new();
+        let mut users: Vec<UsersPlaces> = Vec::new();
         for home in &self.homes {
             let own = running.iter().position(|(uid, _)| *uid == home.uid);
             let own = own.map(|at| running.remove(at).1);
