@@ -91,6 +91,8 @@ pub struct Identity {
     pub exe_device: (u32, u32),
     /// Inode of its program's file.
     pub exe_inode: u64,
+    /// How many names that file has at this moment; 0 when it was removed since.
+    pub exe_links: u32,
     /// Capabilities that are in force; they count in [`Namespaces::user`] only.
     pub effective: u64,
     /// Capabilities that it can put in force.

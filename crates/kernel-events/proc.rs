@@ -80,6 +80,7 @@ pub fn read(pid: u32, time: u64) -> Option<Exec> {
             },
             exe_device: file.device,
             exe_inode: file.inode,
+            exe_links: file.links,
             effective: capabilities("CapEff:"),
             permitted: capabilities("CapPrm:"),
             cgroup: 0,

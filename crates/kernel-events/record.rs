@@ -88,6 +88,7 @@ fn identity(all: Bytes<'_>, base: usize) -> Option<Identity> {
         namespaces: Namespaces { mnt: at.u32(68)?, pid: at.u32(72)?, net: at.u32(76)?, user: at.u32(80)? },
         exe_device: device(at.u32(84)?),
         exe_inode: at.u64(88)?,
+        exe_links: at.u32(156)?,
         effective: at.u64(96)?,
         permitted: at.u64(104)?,
         cgroup: Some(at.u64(120)?).filter(|id| *id != 0).or(at.u64(112))?,

@@ -44,7 +44,8 @@ struct identity {
 	u8 comm[16];
 	/* The nearest ancestor that runs a program of its own. */
 	u64 maker_start;
-	u32 maker, padding;
+	u32 maker;
+	u32 exe_links; /* names that the executable has at this moment */
 };
 
 /*
@@ -446,6 +447,7 @@ INLINE void identify(struct identity *who, struct task_struct *task)
 		READ(who->dev, super->s_dev);
 		READ(ino, inode->i_ino);
 		who->inode = ino;
+		READ(who->exe_links, inode->i_nlink);
 	}
 }
 

@@ -87,7 +87,9 @@ impl<S: Sink> Engine<S> {
             .table
             .get(key)
             .or_else(|| who.and_then(|who| self.table.get(Key::new(who.maker, who.maker_start))));
-        let program = process.map(|process| Program::clone(&process.program)).unwrap_or_default();
+        let mut program = process.map(|process| Program::clone(&process.program)).unwrap_or_default();
+        // A program can remove its own file after its start: the number of names is that of this moment.
+        program.file.links = who.map_or(program.file.links, |who| who.exe_links);
         Record {
             time,
             who: key,

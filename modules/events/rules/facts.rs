@@ -21,6 +21,9 @@ pub(crate) struct Facts<'a> {
 }
 
 /// The last part of a path; of something in memory the name that it was given.
+/// Where packages put programs, and only root writes.
+const SYSTEM: [&[u8]; 6] = [b"/usr/", b"/bin/", b"/sbin/", b"/lib/", b"/lib64/", b"/opt/"];
+
 pub(crate) fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
@@ -113,6 +116,28 @@ impl<'a> Facts<'a> {
     }
 
     fn tracer(&self) -> Option<&'a Process> {
+    /// Whether the program's file was removed and its place in a directory of the system's programs has another one of
+    /// root, as after an upgrade. Only such directories are looked at, and only on the host itself: no user decides how
+    /// long a look there takes. What is not known is not replaced.
+    fn is_replaced(&self) -> bool {
+        let (Some(program), Some(rights)) = (self.program(), self.rights()) else { return false };
+        if program.file.links != 0 || !SYSTEM.iter().any(|directory| program.path.starts_with(directory)) {
+            return false;
+        }
+        let own = |mounts: u32| {
+            rustix::fs::stat("/proc/self/ns/mnt").is_ok_and(|own| own.st_ino == u64::from(mounts))
+        };
+        let root: &[u8] = match rights.namespaces[0] {
+            0 => return false,
+            mounts if mounts == self.host[0] => b"/proc/1/root",
+            mounts if own(mounts) => b"",
+            _ => return false,
+        };
+        rustix::fs::lstat([root, &program.path].concat()).is_ok_and(|now| {
+            now.st_uid == 0 && now.st_mode & 0o170_111 == 0o100_111 && now.st_ino != program.file.inode
+        })
+    }
+
         match &self.record.what {
             What::Ptrace { tracer } => self.table.get(*tracer),
             _ => None,
@@ -176,12 +201,15 @@ impl<'a> Facts<'a> {
         match field {
             Field::ExePath => self.program().is_some_and(|program| text(&program.path)),
             Field::ExeName => self.program().is_some_and(|program| text(name_of(&program.path))),
+            Field::ExeReplaced => text(self.is_replaced().to_string().as_bytes()),
             Field::ExeMode => self.program().is_some_and(|program| {
                 let mode = program.file.mode;
                 mode & 0o4000 != 0 && text(b"setuid") || mode & 0o2000 != 0 && text(b"setgid")
             }),
             Field::Filename => self.run().is_some_and(|run| {
                 text(if run.filename.is_empty() { &run.program.path } else { &run.filename })
+            // Whoever accepts is known, but not what has become of its file since it was run.
+            Field::ExeLinks if self.kind() == Kind::Accept => return None,
             }),
             Field::Cwd => self.run().is_some_and(|run| text(&run.cwd)),
             Field::Called => {

@@ -8,6 +8,8 @@ pub(crate) enum Field {
     ExePath,
     ExeName,
     ExeLinks,
+    /// Whether the program's file was replaced, as by an upgrade.
+    ExeReplaced,
     /// Seconds since the file's inode changed.
     ExeAge,
     ExeOwner,
@@ -81,6 +83,7 @@ const NAMES: &[(&str, Field)] = &[
     ("stdin", Field::Stdin),
     ("stdout", Field::Stdout),
     ("stderr", Field::Stderr),
+    ("exe.replaced", Field::ExeReplaced),
     ("parent.path", Field::ParentPath),
     ("parent.name", Field::ParentName),
     ("parent.command", Field::ParentCommand),

@@ -87,3 +87,59 @@ fn the_built_in_rules_are_whole() {
         assert!(rule.attack.iter().all(|id| id.starts_with('T') && id.len() >= 5), "{}", rule.id);
     }
 }
+
+/// Other ways to do the same: which rule must report each. What the kernel has to tell for it is told by the kernel.
+const VARIANTS: &[(&str, &str)] = &[
+    (
+        "deleted-or-memory-listen",
+        r#"cp $(readlink -f /usr/bin/python3) $D/d
+$D/d -c "import os,socket;os.unlink('$D/d');s=socket.socket();s.bind(('127.0.0.1',0));s.listen()""#,
+    ),
+    // Another process removes it.
+    (
+        "deleted-or-memory-listen",
+        r#"cp $(readlink -f /usr/bin/python3) $D/e
+$D/e -c "import subprocess,socket;subprocess.run(['rm','$D/e']);s=socket.socket();s.bind(('127.0.0.1',0));s.listen()""#,
+    ),
+];
+
+#[test]
+fn variants_of_what_rules_are_about_fire_them_on_this_kernel() {
+    let mut silent = Vec::new();
+    for (rule, script) in VARIANTS {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut engine, told)) = crate::tests::engine(dir.path(), serde_json::json!({})) else {
+            return;
+        };
+        let work = tempfile::tempdir().unwrap();
+        crate::tests::trigger(&mut engine, work.path(), script);
+        crate::tests::all_is_read(&mut engine, &told, work.path());
+        if !told.alerts().iter().any(|alert| alert["rule"] == **rule) {
+            silent.push(format!("{rule}: {script}"));
+        }
+    }
+
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
+/// A daemon whose package was upgraded listens again: its file is another one now.
+#[test]
+fn a_daemon_whose_file_was_replaced_by_an_upgrade_listens_without_an_alert() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut engine, told)) = crate::tests::engine(dir.path(), serde_json::json!({})) else { return };
+    let Ok(opt) = tempfile::Builder::new().prefix("vigie-upgraded").tempdir_in("/opt") else {
+        return vigie_skipped::without_bpf("/opt cannot be written");
+    };
+    let daemon = opt.path().join("daemon");
+    let script = format!(
+        r#"P={}; cp $(readlink -f /usr/bin/python3) $P
+$P -c "import os,shutil,socket;shutil.copy('$P','$P.new');os.rename('$P.new','$P');s=socket.socket();s.bind(('127.0.0.1',0));s.listen()""#,
+        daemon.display()
+    );
+    crate::tests::trigger(&mut engine, dir.path(), &script);
+    crate::tests::all_is_read(&mut engine, &told, dir.path());
+
+    let alerts = told.alerts();
+    let wrong = alerts.iter().filter(|alert| crate::tests::is_from(alert, opt.path()));
+    assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&serde_json::Value>::new());
+}
