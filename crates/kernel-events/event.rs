@@ -133,7 +133,7 @@ pub struct File {
 pub struct StandardFile {
     /// Kind and permissions, 0 when it is closed.
     pub mode: u32,
-    /// Address family of a socket.
+    /// Address family of a socket, major number of a device.
     pub family: u32,
     /// Inode.
     pub inode: u64,

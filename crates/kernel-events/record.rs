@@ -19,7 +19,7 @@ const WATCHED_ENVIRONMENT: [&[u8]; 5] =
     [b"LD_PRELOAD", b"LD_AUDIT", b"LD_LIBRARY_PATH", b"HISTFILE", b"BASH_ENV"];
 
 /// Longest value of the environment that is kept.
-const LONGEST_VALUE: usize = 256;
+const LONGEST_VALUE: usize = 1024;
 
 /// Reads one record; `None` when it is cut short or of a kind that is not known.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
@@ -187,7 +187,9 @@ fn watched(environment: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     for entry in environment.split(|byte| *byte == 0) {
         let Some(equals) = entry.iter().position(|byte| *byte == b'=') else { continue };
         let (name, value) = (&entry[..equals], &entry[equals + 1..]);
-        if WATCHED_ENVIRONMENT.contains(&name) && found.len() < WATCHED_ENVIRONMENT.len() {
+        let same = found.iter().filter(|(known, _): &&(Vec<u8>, Vec<u8>)| known == name).count();
+        // A name can be there twice, and many of one must not hide another.
+        if WATCHED_ENVIRONMENT.contains(&name) && same < 2 {
             found.push((name.to_vec(), value[..value.len().min(LONGEST_VALUE)].to_vec()));
         }
     }

@@ -17,7 +17,9 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
 use vigie_host::users::Names;
-use vigie_kernel_events::{Account, Counters, Event, Exec, Exit, Options, Source, SourceKind, proc};
+use vigie_kernel_events::{
+    Account, Counters, Event, Exec, Exit, Options, Source, SourceKind, StandardFile, proc,
+};
 use vigie_sdk::Condition;
 
 use self::losses::Losses;
@@ -33,7 +35,7 @@ use crate::host::{self, HostWatch};
 use crate::listeners::{self, Listeners};
 use crate::logins::Wtmp;
 use crate::record::{Key, Kind, Record, Run, Session, What};
-use crate::rules::{Facts, Rules};
+use crate::rules::{Facts, Rules, descriptor};
 use crate::shares::Bounded;
 use crate::table::Table;
 
@@ -415,8 +417,11 @@ impl<S: Sink> Engine<S> {
         let time = self.unix(exec.time);
         let who = Key::new(exec.who.pid, exec.who.start);
         self.proof.saw(exec.who.pid, time);
-        let (account, standard, file) = (exec.account, exec.standard, exec.file.clone());
+        let (account, mut standard, file) = (exec.account, exec.standard, exec.file.clone());
         let run = Run::of(exec);
+        if let Some(pipe) = script_pipe(who.pid, &run) {
+            standard[0] = pipe;
+        }
         let maker = self.table.get(run.maker).map(|maker| maker.rights.namespaces);
         let changed = maker.map(|maker| changed_namespaces(maker, run.rights.namespaces)).unwrap_or_default();
         self.table.exec(who, account, time, &run, standard);
@@ -526,6 +531,16 @@ impl<S: Sink> Engine<S> {
             }
         }
     }
+}
+
+/// The pipe that an interpreter reads its script from, as of `bash <(command)`: it is joined like standard input.
+fn script_pipe(pid: u32, run: &Run) -> Option<StandardFile> {
+    const PIPE: u32 = 0o010_600;
+    // Only the first argument that names a descriptor is looked at.
+    let link = run.arguments.iter().skip(1).find_map(|argument| descriptor(pid, argument))?;
+    let target = rustix::fs::readlink(link, Vec::new()).ok()?;
+    let inode = target.to_str().ok()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()?;
+    Some(StandardFile { mode: PIPE, family: 0, inode })
 }
 
 fn give_back_memory() {

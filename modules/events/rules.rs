@@ -15,6 +15,7 @@
 //! and `?`, numbers can be `"<600"` or `">=50"`, addresses are networks, `$name` is a list of the file. `and` is a list of
 //! further tables of which all must fit, for a key that is needed twice.
 
+mod arguments;
 mod facts;
 mod field;
 
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use vigie_sdk::severity::Severity;
 
+pub(crate) use self::arguments::descriptor;
 pub(crate) use self::facts::{Facts, outcome_name, standard_kind};
 use self::field::{Field, Pattern};
 pub(crate) use self::field::{contains, parse_network};

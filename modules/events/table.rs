@@ -44,6 +44,8 @@ pub(crate) struct Process {
     pub(crate) command: Box<[u8]>,
     /// The pipe that it reads from, and the one that it writes to.
     pub(crate) pipes: [u64; 2],
+    /// When it, or a child of it that runs no program of its own, last asked a peer for a connection.
+    pub(crate) connected: Option<i64>,
     ended: bool,
 }
 
@@ -134,6 +136,7 @@ impl Table {
             rights: shared(&mut self.rights, &run.rights),
             command: command.into(),
             pipes: [pipe(standard[0]), pipe(standard[1])],
+            connected: None,
             ended: false,
         };
         if process.pipes[0] != 0 {
@@ -156,6 +159,16 @@ impl Table {
         }
         self.newest.insert(key.pid, key);
         self.make_room(account, time);
+    }
+
+    /// A process asks a peer for a connection; one that runs no program of its own does it for its maker.
+    pub(crate) fn connects(&mut self, key: Key, maker: Key, time: i64) {
+        let key = if self.processes.contains_key(&key) { key } else { maker };
+        if let Some(key) = self.get(key).map(|process| process.key)
+            && let Some(process) = self.processes.get_mut(&key)
+        {
+            process.connected = Some(time);
+        }
     }
 
     /// A process has ended; what it was.

@@ -625,6 +625,11 @@ int on_exec(u64 *arguments)
 					PROBE(socket, open->private_data);
 					PROBE(sk, socket->sk);
 					PROBE(family, sk->__sk_common.skc_family);
+				} else if ((mode & 0170000) == 0020000) {
+					u32 device = 0;
+
+					PROBE(device, node->i_rdev);
+					family = device >> 20;
 				}
 			}
 			record->fd_mode[fd] = mode;

@@ -72,6 +72,7 @@ struct inode {
 	u16 i_mode;
 	kuid_t i_uid;
 	struct super_block *i_sb;
+	u32 i_rdev;
 	unsigned long i_ino;
 	u32 i_nlink;
 	s64 i_size;

@@ -18,6 +18,8 @@ impl<S: Sink> Engine<S> {
         let time = self.unix(net.time);
         match (net.state, &net.who) {
             (NetState::Connecting, Some(who)) => {
+                let maker = Key::new(who.maker, who.maker_start);
+                self.table.connects(Key::new(who.pid, who.start), maker, time);
                 let record = self.socket(SocketKind::Connect, &net, Some(who), time);
                 // The socket's connect before has no end that was told.
                 if let Some((account, (_, before))) = self.pending.remove(&net.socket) {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use vigie_kernel_events::Account;
 
+use super::arguments;
 use super::field::{Field, Pattern};
 use crate::record::{Key, Kind, Outcome, Program, Record, Rights, Run, Session, Socket, What};
 use crate::table::{Process, Table};
@@ -20,10 +21,10 @@ pub(crate) struct Facts<'a> {
     host: [u32; 4],
 }
 
-/// The last part of a path; of something in memory the name that it was given.
 /// Where packages put programs, and only root writes.
 const SYSTEM: [&[u8]; 6] = [b"/usr/", b"/bin/", b"/sbin/", b"/lib/", b"/lib64/", b"/opt/"];
 
+/// The last part of a path; of something in memory the name that it was given.
 pub(crate) fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
@@ -115,7 +116,6 @@ impl<'a> Facts<'a> {
         self.table.ancestors(maker.unwrap_or_default())
     }
 
-    fn tracer(&self) -> Option<&'a Process> {
     /// Whether the program's file was removed and its place in a directory of the system's programs has another one of
     /// root, as after an upgrade. Only such directories are looked at, and only on the host itself: no user decides how
     /// long a look there takes. What is not known is not replaced.
@@ -138,6 +138,7 @@ impl<'a> Facts<'a> {
         })
     }
 
+    fn tracer(&self) -> Option<&'a Process> {
         match &self.record.what {
             What::Ptrace { tracer } => self.table.get(*tracer),
             _ => None,
@@ -154,13 +155,70 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Arguments without what the program is called.
+    fn arguments(&self) -> Vec<&'a [u8]> {
+        self.run().map(|run| run.arguments.iter().skip(1).collect()).unwrap_or_default()
+    }
+
+    /// The part of a program that is many in one.
+    fn applet(&self) -> Option<&'a [u8]> {
+        arguments::applet(name_of(self.program_path()), self.run()?.arguments.iter())
+    }
+
+    /// What an interpreter runs: the first argument that is no option.
+    fn script(&self) -> Option<&'a [u8]> {
+        let run = self.run()?;
+        let (applet, is_option) = (self.applet(), |argument: &[u8]| argument.starts_with(b"-"));
+        run.arguments.iter().skip(1).find(|it| !is_option(it) && Some(name_of(it)) != applet)
+    }
+
+    /// What the descriptor is by whose name the program was run, or its script is named. Not known of what has ended.
+    fn script_file(&self) -> Option<Vec<u8>> {
+        let names = [self.run().map(|run| &run.filename[..]), self.script()];
+        let link =
+            names.into_iter().flatten().find_map(|name| arguments::descriptor(self.record.who.pid, name))?;
+        let target = rustix::fs::readlink(link, Vec::new()).ok()?.into_bytes();
+        let target = target.strip_suffix(b" (deleted)").unwrap_or(&target);
+        Some(target.strip_prefix(b"/").filter(|it| it.starts_with(b"memfd:")).unwrap_or(target).to_vec())
+    }
+
+    /// The modes among the arguments, or in the value of an option for one.
+    fn sets(&self, bit: u32) -> bool {
+        let (name, all) = (name_of(self.program_path()), self.arguments());
+        let mode = |text: &[u8]| arguments::set_id_bits(text) & bit != 0;
+        all.iter().any(|argument| mode(argument))
+            || arguments::any_option(name, &all, |option, value| {
+                (option == b"-m" || arguments::is_option(b"--mode", option)) && value.is_some_and(mode)
+            })
+    }
+
+    /// Each argument, and what follows `=` or `@` in it, as an absolute path.
+    fn any_file(&self, with: impl Fn(&[u8]) -> bool) -> bool {
+        let Some(run) = self.run() else { return false };
+        self.arguments().into_iter().any(|argument| {
+            let after =
+                |mark: u8| argument.iter().rposition(|byte| *byte == mark).map(|at| &argument[at + 1..]);
+            let whole = (!argument.starts_with(b"-")).then_some(argument);
+            [whole, after(b'='), after(b'@')]
+                .into_iter()
+                .flatten()
+                .any(|path| !path.is_empty() && with(&arguments::absolute(&run.cwd, path)))
+        })
+    }
+
     fn number(&self, field: Field) -> Option<i64> {
         let file = || self.program().map(|program| &program.file);
         Some(match field {
+            // Whoever accepts is known, but not what has become of its file since it was run.
+            Field::ExeLinks if self.kind() == Kind::Accept => return None,
             Field::ExeLinks => i64::from(file()?.links),
             Field::ExeAge => self.record.time / 1_000_000 - file()?.changed,
             Field::ExeOwner => i64::from(file()?.owner),
             Field::ArgumentCount => i64::try_from(self.run()?.arguments.iter().count()).ok()?,
+            Field::ParentConnected => {
+                let connected = self.ancestors().next()?.connected?;
+                (self.record.time - connected) / 1_000_000
+            }
             Field::Uid => i64::from(self.rights()?.uid),
             Field::Euid => i64::from(self.rights()?.euid),
             Field::RemotePort => i64::from(self.socket()?.remote_port),
@@ -186,8 +244,13 @@ impl<'a> Facts<'a> {
         let address = |address: IpAddr| patterns.iter().any(|pattern| pattern.fits_address(address));
         let text = |text: &[u8]| patterns.iter().any(|pattern| pattern.fits_text(text));
         let path = |process: Option<&Process>| process.is_some_and(|process| text(&process.program.path));
-        let name =
-            |process: Option<&Process>| process.is_some_and(|process| text(name_of(&process.program.path)));
+        let name = |process: Option<&Process>| {
+            process.is_some_and(|process| {
+                let name = name_of(&process.program.path);
+                text(name)
+                    || arguments::applet(name, process.command.split(|byte| *byte == b' ')).is_some_and(text)
+            })
+        };
         let command = |process: Option<&Process>| process.is_some_and(|process| text(&process.command));
         let standard =
             |number: usize| self.run().is_some_and(|run| text(standard_kind(run.standard[number])));
@@ -200,7 +263,10 @@ impl<'a> Facts<'a> {
         let joined = || self.process.map(|process| self.table.joined(process)).unwrap_or((None, None));
         match field {
             Field::ExePath => self.program().is_some_and(|program| text(&program.path)),
-            Field::ExeName => self.program().is_some_and(|program| text(name_of(&program.path))),
+            Field::ExeName => {
+                self.program().is_some_and(|program| text(name_of(&program.path)))
+                    || self.applet().is_some_and(text)
+            }
             Field::ExeReplaced => text(self.is_replaced().to_string().as_bytes()),
             Field::ExeMode => self.program().is_some_and(|program| {
                 let mode = program.file.mode;
@@ -208,17 +274,36 @@ impl<'a> Facts<'a> {
             }),
             Field::Filename => self.run().is_some_and(|run| {
                 text(if run.filename.is_empty() { &run.program.path } else { &run.filename })
-            // Whoever accepts is known, but not what has become of its file since it was run.
-            Field::ExeLinks if self.kind() == Kind::Accept => return None,
             }),
             Field::Cwd => self.run().is_some_and(|run| text(&run.cwd)),
             Field::Called => {
                 self.run().is_some_and(|run| text(run.arguments.iter().next().unwrap_or_default()))
             }
             Field::Argument => self.run().is_some_and(|run| run.arguments.iter().skip(1).any(text)),
+            Field::Option => {
+                let name = self.applet().unwrap_or_else(|| name_of(self.program_path()));
+                arguments::any_option(name, &self.arguments(), |name, value| {
+                    patterns.iter().any(|pattern| pattern.fits_option(name, value))
+                })
+            }
+            Field::File => self.any_file(text),
+            Field::Part => self
+                .arguments()
+                .into_iter()
+                .any(|argument| text(argument) || argument.split(|byte| b",=:".contains(byte)).any(text)),
+            Field::Script => self.script().is_some_and(text),
+            Field::ScriptFile => self.script_file().is_some_and(|file| text(&file)),
+            Field::NewMode => text(b"setuid") && self.sets(0o4000) || text(b"setgid") && self.sets(0o2000),
+            Field::SessionLeader => self
+                .run()
+                .is_some_and(|run| text((run.session == self.record.who.pid).to_string().as_bytes())),
             Field::Command => self.command().is_some_and(|command| text(&command)),
             Field::Env => self.run().is_some_and(|run| {
-                run.environment.iter().any(|(name, value)| text(&[name, &b"="[..], value].concat()))
+                run.environment.iter().any(|(name, value)| {
+                    let is = |value: &[u8]| text(&[name, &b"="[..], value].concat());
+                    let is_list = name.starts_with(b"LD_");
+                    is(value) || is_list && arguments::libraries(value, &run.cwd).any(|entry| is(&entry))
+                })
             }),
             Field::Login => match self.rights() {
                 Some(Rights { login_uid: Some(uid), .. }) => text(uid.to_string().as_bytes()),
@@ -276,6 +361,8 @@ pub(crate) fn standard_kind((mode, family): (u32, u32)) -> &'static [u8] {
     match (mode & 0o170_000, family) {
         (0, _) => b"closed",
         (0o010_000, _) => b"pipe",
+        // Of major number 1 are the null device and its like.
+        (0o020_000, 1) => b"file",
         (0o020_000, _) => b"terminal",
         (0o140_000, 2 | 10) => b"internet",
         (0o140_000, _) => b"socket",

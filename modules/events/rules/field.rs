@@ -21,6 +21,18 @@ pub(crate) enum Field {
     /// Any argument but the first.
     Argument,
     ArgumentCount,
+    /// `-x`, `--long`, or with `=` and a pattern for the value.
+    Option,
+    /// Any argument, or what comes after `=` or `@` in it, as an absolute path.
+    File,
+    /// Any argument, and what is between `,`, `=` and `:` in it.
+    Part,
+    /// The first argument that is no option: what an interpreter runs.
+    Script,
+    /// What the descriptor is that the script or the executed file is named by.
+    ScriptFile,
+    /// `setuid` or `setgid`, where an argument is a mode that sets it.
+    NewMode,
     Command,
     /// `NAME=value` of the few variables that are looked at.
     Env,
@@ -34,6 +46,10 @@ pub(crate) enum Field {
     ParentPath,
     ParentName,
     ParentCommand,
+    /// Seconds since it last asked a peer for a connection.
+    ParentConnected,
+    /// Whether it leads its session, as what a new terminal was made for.
+    SessionLeader,
     AncestorPath,
     AncestorName,
     /// What writes into standard input.
@@ -67,6 +83,7 @@ const NAMES: &[(&str, Field)] = &[
     ("exe.path", Field::ExePath),
     ("exe.name", Field::ExeName),
     ("exe.links", Field::ExeLinks),
+    ("exe.replaced", Field::ExeReplaced),
     ("exe.age", Field::ExeAge),
     ("exe.owner", Field::ExeOwner),
     ("exe.mode", Field::ExeMode),
@@ -75,6 +92,12 @@ const NAMES: &[(&str, Field)] = &[
     ("called", Field::Called),
     ("argument", Field::Argument),
     ("arguments", Field::ArgumentCount),
+    ("option", Field::Option),
+    ("file", Field::File),
+    ("part", Field::Part),
+    ("script", Field::Script),
+    ("script_file", Field::ScriptFile),
+    ("new.mode", Field::NewMode),
     ("command", Field::Command),
     ("env", Field::Env),
     ("uid", Field::Uid),
@@ -83,10 +106,11 @@ const NAMES: &[(&str, Field)] = &[
     ("stdin", Field::Stdin),
     ("stdout", Field::Stdout),
     ("stderr", Field::Stderr),
-    ("exe.replaced", Field::ExeReplaced),
     ("parent.path", Field::ParentPath),
     ("parent.name", Field::ParentName),
     ("parent.command", Field::ParentCommand),
+    ("parent.connected", Field::ParentConnected),
+    ("session_leader", Field::SessionLeader),
     ("ancestor.path", Field::AncestorPath),
     ("ancestor.name", Field::AncestorName),
     ("from.name", Field::FromName),
@@ -124,6 +148,7 @@ impl Field {
                 | Self::ExeAge
                 | Self::ExeOwner
                 | Self::ArgumentCount
+                | Self::ParentConnected
                 | Self::Uid
                 | Self::Euid
                 | Self::RemotePort
@@ -141,7 +166,9 @@ impl Field {
             Self::Remote | Self::Local | Self::ExePath | Self::Called => 1,
             Self::ParentName | Self::ParentPath | Self::FromName | Self::ToName => 2,
             Self::AncestorName | Self::AncestorPath => 4,
-            Self::Command | Self::Argument => 5,
+            Self::Command | Self::Argument | Self::Option | Self::NewMode => 5,
+            // They copy, and one reads a link.
+            Self::File | Self::Part | Self::ScriptFile => 6,
             _ => 3,
         }
     }
@@ -154,6 +181,8 @@ pub(crate) enum Pattern {
     Glob(Vec<u8>),
     /// In small letters; what is compared is taken so as well.
     AnyCase(Vec<u8>),
+    /// An option's name, and what its value is compared with.
+    Option(Vec<u8>, Option<Box<Self>>),
     /// From, to.
     Number(i64, i64),
     Network(IpAddr, u8),
@@ -162,10 +191,21 @@ pub(crate) enum Pattern {
 impl Pattern {
     pub(crate) fn parse(field: Field, text: &str, ignore_case: bool) -> Result<Self, String> {
         if field.is_number() {
-            return number(text).ok_or(format!("{text:?} is not a number, optionally after <, <=, > or >="));
+            return number(text).ok_or(format!(
+                "{text:?} is not a number, optionally after <, <=, > or >=, or a range such as 1..999"
+            ));
         }
         if matches!(field, Field::Remote | Field::Local) {
             return network(text).ok_or(format!("{text:?} is not a network"));
+        }
+        if field == Field::Option {
+            let (name, value) =
+                text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+            if name.len() < 2 || !name.starts_with('-') || name.len() > 2 && !name.starts_with("--") {
+                return Err(format!("{text:?} is no option such as \"-x\", \"--long\" or \"--long=value*\""));
+            }
+            let value = value.map(|value| Self::parse(Field::Argument, value, ignore_case)).transpose()?;
+            return Ok(Self::Option(name.as_bytes().to_vec(), value.map(Box::new)));
         }
         let bytes = text.as_bytes().to_vec();
         if ignore_case {
@@ -179,8 +219,15 @@ impl Pattern {
             Self::Text(wanted) => wanted == text,
             Self::Glob(pattern) => vigie_tree::matches(pattern, text),
             Self::AnyCase(pattern) => vigie_tree::matches(pattern, &text.to_ascii_lowercase()),
-            Self::Number(..) | Self::Network(..) => false,
+            Self::Option(..) | Self::Number(..) | Self::Network(..) => false,
         }
+    }
+
+    /// Whether an option is meant, and its value where one is wanted.
+    pub(crate) fn fits_option(&self, name: &[u8], value: Option<&[u8]>) -> bool {
+        let Self::Option(wanted, wanted_value) = self else { return false };
+        super::arguments::is_option(wanted, name)
+            && wanted_value.as_ref().is_none_or(|wanted| value.is_some_and(|value| wanted.fits_text(value)))
     }
 
     pub(crate) fn fits_number(&self, number: i64) -> bool {
@@ -202,6 +249,8 @@ fn number(text: &str) -> Option<Pattern> {
         Pattern::Number(of(rest)?, i64::MAX)
     } else if let Some(rest) = text.strip_prefix('>') {
         Pattern::Number(of(rest)?.checked_add(1)?, i64::MAX)
+    } else if let Some((from, to)) = text.split_once("..") {
+        Pattern::Number(of(from)?, of(to)?)
     } else {
         Pattern::Number(of(text)?, of(text)?)
     })
