@@ -248,6 +248,9 @@ impl AlertJournal {
             error!(log, "the newest recorded alerts are missing from the journal";
                 "found" => recovery.missing_at_end, "path" => ?directory);
         }
+        if let Some(trouble) = writer.trouble() {
+            warn!(log, "alerts are stored, but other files of the journal cannot be written"; "error" => trouble);
+        }
         Ok(Self {
             log,
             directory,

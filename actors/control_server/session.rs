@@ -458,7 +458,7 @@ impl Filter {
         let module = self.module.as_deref().is_none_or(|module| record.module == module);
         let severity = self.severity.is_none_or(|least| record.severity() >= least);
         // What only proves that alerts arrive is no news; asked for by its severity it is shown.
-        let is_news = self.severity == Some(Severity::Low) || !is_canary(&record.message);
+        let is_news = self.severity == Some(Severity::Low) || !is_canary(&record.module, &record.message);
         module && severity && is_news && !self.is_too_old(record)
     }
 

@@ -75,8 +75,9 @@ impl Handler<Reverted> for Membership {
 
     /// Returns when it is on disk: whoever noticed it makes the files such that it is not noticed again.
     fn handle(&mut self, Reverted(text): Reverted, _: &mut Self::Context) -> Self::Result {
-        let noticed = now();
-        self.memory.send_modify(|memory| memory.reverted = memory.reverted.max(Some(noticed)));
+        // The clock may have been set back since it was noticed before.
+        let noticed = self.memory.borrow().reverted.unwrap_or(i64::MIN).max(now());
+        self.memory.send_modify(|memory| memory.reverted = Some(noticed));
         if self.raise(Trouble::Reverted, text) {
             self.forks.send_modify(|forks| *forks += 1);
         }

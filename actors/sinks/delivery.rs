@@ -20,12 +20,11 @@ use std::time::Duration;
 
 use slog::{debug, info, warn};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use vigie_files::random;
 use vigie_journal::{Cause, Item, Portion};
 use vigie_protocol::catalogue::AgentCondition;
 use vigie_protocol::control::SinkState;
-use vigie_protocol::severity::is_canary;
 use vigie_sinks::alert::{Alert, Recorded};
 use vigie_sinks::backoff::Backoff;
 use vigie_sinks::journald::SAFE_PER_SECOND;
@@ -120,8 +119,10 @@ struct State {
     /// Number up to which `alerts` holds what is wanted.
     read_through: u64,
     backoff: Backoff,
-    /// Until then it is not known whether the connection after one that broke is any better.
-    unproved_until: Option<Instant>,
+    /// A connection broke that took alerts, and none has lasted since.
+    is_unproved: bool,
+    /// When the present one has lasted, once it took alerts.
+    proved_at: Option<Instant>,
     stored: Place,
     stored_at: Instant,
     last_sent: Option<Instant>,
@@ -239,7 +240,8 @@ impl Delivery {
             alerts: Vec::new(),
             read_through: place.after,
             backoff: Backoff::default(),
-            unproved_until: None,
+            is_unproved: false,
+            proved_at: None,
             stored: place.clone(),
             stored_at: Instant::now(),
             last_sent: None,
@@ -363,14 +365,14 @@ impl Delivery {
             Lasted,
             Broken(Failure),
         }
-        let unproved_until = state.unproved_until;
+        let proved_at = state.proved_at;
         let then = tokio::select! {
             goes_on = state.follower.changed() => if goes_on { Then::More } else { Then::Ended },
             () = sleep_until(store_at), if is_dirty => Then::Store,
             failure = state.transport.broken() => Then::Broken(failure),
             () = sleep(LOOK_EVERY), if state.must_look() => Then::Look,
             () = sleep_until(state.certificates_at), if has_tls => Then::Certificates,
-            () = sleep_until(unproved_until.unwrap_or_else(Instant::now)), if unproved_until.is_some() => Then::Lasted,
+            () = sleep_until(proved_at.unwrap_or_else(Instant::now)), if proved_at.is_some() => Then::Lasted,
         };
         match then {
             Then::Ended => return false,
@@ -433,17 +435,19 @@ impl Delivery {
         // What the receiver shows is known from the first connection on.
         let is_first = !state.was_connected && outcome.failure.is_none();
         state.was_connected |= is_first;
+        self.take(state, outcome).await;
         if is_first || Instant::now() >= state.certificates_at {
             self.look_at_certificates(state).await;
         }
-        self.take(state, outcome).await;
     }
 
     /// Looks when the certificates end, without which nothing can be delivered.
     async fn look_at_certificates(&self, state: &mut State) {
         state.certificates_at = Instant::now() + CERTIFICATES_EVERY;
         let Some(tls) = state.transport.tls() else { return };
-        let (ends, now) = (tls.ends().await, jiff::Timestamp::now().as_second());
+        // Their files may be on a disk that does not respond, which costs no alert.
+        let Ok(ends) = timeout(self.spec.section.timeout, tls.ends()).await else { return };
+        let now = jiff::Timestamp::now().as_second();
         let complaints: Vec<String> = ends.iter().filter_map(|end| end.complaint(now)).collect();
         let detail = (!complaints.is_empty()).then(|| complaints.join("; "));
         self.reporter.set(AgentCondition::SinkCertificateExpires, detail);
@@ -493,7 +497,7 @@ impl Delivery {
         match failure {
             None => self.succeeded(state),
             Some(failure) => {
-                if done > 0 && state.unproved_until.is_none() {
+                if done > 0 && !state.is_unproved {
                     state.backoff.succeed();
                 }
                 self.failed(state, failure).await;
@@ -517,10 +521,13 @@ impl Delivery {
     }
 
     fn succeeded(&self, state: &mut State) {
-        if state.unproved_until.is_some_and(|until| Instant::now() < until) {
-            return;
+        if state.is_unproved {
+            let proved_at = *state.proved_at.get_or_insert_with(|| Instant::now() + LASTING);
+            if Instant::now() < proved_at {
+                return;
+            }
+            (state.is_unproved, state.proved_at) = (false, None);
         }
-        state.unproved_until = None;
         if state.backoff.failures() > 0 {
             info!(self.spec.log, "the receiver accepts alerts again");
         }
@@ -582,7 +589,8 @@ impl Delivery {
         }
         let wait = state.backoff.fail(random::number(), failure.asked);
         let wait = if failure.rest { REST } else { wait };
-        state.unproved_until = failure.rewind.map(|_| Instant::now() + wait + LASTING);
+        state.is_unproved |= failure.rewind.is_some();
+        state.proved_at = None;
         let shown = format!("{}: {}", failure.reason.name(), failure.detail);
         if state.backoff.failures() == 1 || failure.rest {
             warn!(self.spec.log, "alerts cannot be delivered and wait in the journal";
@@ -660,8 +668,7 @@ fn sort(spec: &SinkSpec, journal: &Arc<str>, items: Vec<Item>) -> Sorted {
                 };
                 // The filter sees what the alert says; what leaves may be masked.
                 let filter = &spec.section.filter;
-                let is_wanted = filter.wants_proofs() || !is_canary(&record.message);
-                let is_wanted = is_wanted
+                let is_wanted = !filter.leaves_out_canary(&record.module, &record.message)
                     && (filter.is_open() || filter.wants(&Alert::new(&spec.source, journal, &recorded)));
                 if !is_wanted {
                     sorted.filtered += 1;

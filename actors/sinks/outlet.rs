@@ -73,8 +73,9 @@ impl Outlet {
     /// An alert as it leaves here; nothing when the filter leaves it out.
     #[must_use]
     pub fn alert(&self, source: &Arc<Source>, journal: &Arc<str>, recorded: &Recorded<'_>) -> Option<Alert> {
+        let filter = &self.section.filter;
         let alert = Alert::new(source, journal, recorded);
-        if !self.section.filter.wants(&alert) {
+        if filter.leaves_out_canary(recorded.module, recorded.message) || !filter.wants(&alert) {
             return None;
         }
         if !self.masked {

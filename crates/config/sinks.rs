@@ -219,17 +219,25 @@ impl SinkSection {
     /// Files with its secrets, and the keys that name them.
     #[must_use]
     pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
-        let Target::Http(http) = &self.target else { return Vec::new() };
-        let address = match &http.url {
-            Url::File(file) => Some(file),
-            Url::Plain(_) => None,
+        let mut files = Vec::new();
+        let tls = match &self.target {
+            Target::Http(http) => {
+                let address = match &http.url {
+                    Url::File(file) => Some(file),
+                    Url::Plain(_) => None,
+                };
+                files.push(("url_file", address));
+                files.push(("authorization_file", http.authorization_file.as_ref()));
+                files.push(("routing_key_file", http.routing_key_file.as_ref()));
+                files.push(("signing_key_file", http.signing.as_ref().map(|(file, _)| file)));
+                Some(&http.tls)
+            }
+            Target::Syslog(SyslogTarget { transport: Transport::Relp(_, tls), .. }) => tls.as_ref(),
+            Target::Syslog(SyslogTarget { transport: Transport::Tls(_, tls, _), .. }) => Some(tls),
+            _ => None,
         };
-        let files = [
-            ("url_file", address),
-            ("authorization_file", http.authorization_file.as_ref()),
-            ("routing_key_file", http.routing_key_file.as_ref()),
-            ("signing_key_file", http.signing.as_ref().map(|(file, _)| file)),
-        ];
+        let key = tls.and_then(|tls| tls.certificate.as_ref()).map(|(_, key)| key);
+        files.push(("certificate_key", key));
         files.into_iter().filter_map(|(key, file)| Some((key, file?.as_path()))).collect()
     }
 

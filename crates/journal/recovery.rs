@@ -83,9 +83,11 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         && name.first > marked
         && !has_good_line(&name.path(directory))
     {
-        // If it stays, nobody finds anything in it.
-        durable::remove(&name.path(directory)).ok();
-        names.pop();
+        // If it stayed, readers would take it for the newest one, and wait in it.
+        match durable::remove(&name.path(directory)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(directory_error(error)),
+            _ => names.pop(),
+        };
     }
     let left_over = take_merged(directory, &mut names);
     let snapshot = SeenSnapshot::load(directory);

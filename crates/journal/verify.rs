@@ -384,6 +384,8 @@ impl Verifying {
         match deleted.head {
             Some(head) => {
                 self.head = Some(head);
+                // What has no commit before it is proved by nothing.
+                self.batch = Batch::of_version(self.version);
                 self.batch_ended(last);
             }
             None => {

@@ -48,12 +48,14 @@ impl Severity {
     }
 }
 
-/// Whether an alert's text is the record of a canary: nothing happened, but the way from a change to the journal was
-/// proved. Whoever shows alerts shows these only to who asks for them.
+/// Whether an alert is the record of a canary of fswatch: nothing happened, but the way from a change to the journal was
+/// proved. Whoever shows or sends alerts leaves these out unless somebody asks for them.
 #[must_use]
-pub fn is_canary(message: &str) -> bool {
+pub fn is_canary(module: &str, message: &str) -> bool {
     // In JSON a quotation mark that is part of a name is escaped, so no name can look like this.
-    message.starts_with(r#"{"severity":"low","#) && message.contains(r#""event":"canary""#)
+    module == "fswatch"
+        && message.starts_with(r#"{"severity":"low","#)
+        && message.contains(r#""event":"canary""#)
 }
 
 #[cfg(test)]
@@ -62,9 +64,11 @@ mod tests {
 
     #[test]
     fn only_the_record_of_a_canary_is_one() {
-        assert!(is_canary(r#"{"severity":"low","alert":"canary 1","event":"canary"}"#));
-        assert!(!is_canary(r#"{"severity":"critical","alert":"x","event":"canary"}"#));
+        let canary = r#"{"severity":"low","alert":"canary 1","event":"canary"}"#;
+        assert!(is_canary("fswatch", canary) && !is_canary("honeypot", canary));
+        assert!(!is_canary("fswatch", r#"{"severity":"critical","alert":"x","event":"canary"}"#));
         assert!(!is_canary(
+            "fswatch",
             r#"{"severity":"low","alert":"path \"event\":\"canary\" created","event":"created"}"#
         ));
     }

@@ -3,7 +3,7 @@
 use glob::MatchOptions;
 pub use glob::Pattern;
 use serde_json::Value;
-use vigie_protocol::severity::Severity;
+use vigie_protocol::severity::{Severity, is_canary};
 
 use crate::alert::Alert;
 
@@ -47,13 +47,13 @@ impl Filter {
             && (self.paths.is_empty() || paths(alert).any(|path| is_any(&self.paths, path)))
     }
 
-    /// Whether it lets the records of canaries pass, by which nothing happened: only when it names their severity.
+    /// Whether it leaves out the record of a canary, by which nothing happened: unless it names the severity of these.
     #[must_use]
-    pub fn wants_proofs(&self) -> bool {
-        self.severity == Some(Severity::Low)
+    pub fn leaves_out_canary(&self, module: &str, message: &str) -> bool {
+        self.severity != Some(Severity::Low) && is_canary(module, message)
     }
 
-    /// Whether everything passes that is no proof.
+    /// Whether everything passes but canaries.
     #[must_use]
     pub fn is_open(&self) -> bool {
         *self == Self::default()

@@ -205,7 +205,7 @@ impl Reader<'_> {
             };
             let other_module =
                 self.args.module.as_ref().zip(module).is_some_and(|(wanted, of)| wanted.as_str() != of);
-            let is_proof = matches!(&one, Told::Alert(alert) | Told::Late(alert) | Told::Twin(alert) if is_canary(&alert.message));
+            let is_proof = matches!(&one, Told::Alert(alert) | Told::Late(alert) | Told::Twin(alert) if is_canary(&alert.module, &alert.message));
             let is_unasked = is_proof && self.args.severity != Some(Severity::Low);
             if other_module || is_unasked || !self.is_wanted(agent) {
                 continue;
