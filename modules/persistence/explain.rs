@@ -330,7 +330,7 @@ impl<'t> Explainer<'t> {
         if let Some(origin) = self.alternative(&path, &target) {
             return Some(origin);
         }
-        let enables = ["/etc/apache2/", "/etc/php/", "/etc/nginx/", "/etc/fonts/"]
+        let enables = ["/etc/apache2/", "/etc/lighttpd/", "/etc/php/", "/etc/nginx/", "/etc/fonts/"]
             .iter()
             .any(|top| path.starts_with(top.as_bytes()));
         let certificate = directory == b"/etc/ssl/certs/";

@@ -129,6 +129,10 @@ impl Scan<'_> {
                             self.skip(what, VARIABLE);
                             continue;
                         }
+                        if path.contains(char::REPLACEMENT_CHARACTER) {
+                            self.skip(what, "the name has bytes in it that are no text");
+                            continue;
+                        }
                         let mut unread = Vec::new();
                         found.extend(self.tree.glob(&without_classes(&path), &mut unread));
                         self.note_unfollowed(unread, what);

@@ -127,7 +127,7 @@ fn is_like(pattern: &str, text: &str) -> bool {
 
 /// Names from words: each, and all of them together when a name can have blanks.
 fn names(text: &str, words: &[(usize, String)]) -> Vec<String> {
-    let plain = |word: &str| word.trim_end_matches([';', ',']).trim().to_owned();
+    let plain = |word: &str| word.trim_end_matches([';', ',', '>']).trim().to_owned();
     let mut names: Vec<String> = words.iter().map(|(_, word)| plain(word)).collect();
     if let [(first, _), _, ..] = words {
         names.push(plain(&text[*first..]));

@@ -50,6 +50,13 @@ pub(super) const MYSQL: &[Include] = &[words("!include", ROOT), words("!included
 pub(super) const POSTGRESQL: &[Include] =
     &[words("include", Base::File), words("include_if_exists", Base::File), words("include_dir", Base::File)];
 pub(super) const NRPE: &[Include] = &[words("include", ROOT), words("include_dir", ROOT)];
+/// collectd has a section of one line; Icinga, munin and others have words.
+pub(super) const MONITORING: &[Include] = &[
+    words("include", Base::File),
+    words("<Include", Base::File),
+    words("include_recursive", Base::File),
+    words("includedir", Base::File),
+];
 pub(super) const OPENSSL: &[Include] = &[words(".include", Base::File)];
 /// What sway and i3 include, and what Hyprland sources.
 pub(super) const DESKTOP: &[Include] = &[words("source", Base::File), words("include", Base::File)];

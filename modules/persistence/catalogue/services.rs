@@ -328,5 +328,5 @@ pub(super) const RULES: &[Rule] = &[
         ],
         Has(&["inputs.exec", "outputs.exec", "Exec ", "commands", "extensions_autoload", "command"]),
     )
-    .with(includes::INCLUDE),
+    .with(includes::MONITORING),
 ];

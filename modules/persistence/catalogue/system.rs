@@ -258,7 +258,14 @@ pub(super) const RULES: &[Rule] = &[
             "/etc/php.d/*",
             "/usr/local/etc/php/{php.ini,conf.d/*}",
         ],
-        Keys(&["auto_prepend_file", "auto_append_file", "extension", "zend_extension"]),
+        Keys(&[
+            "auto_prepend_file",
+            "auto_append_file",
+            "extension",
+            "zend_extension",
+            "php_*[auto_*pend_file]",
+            "php_*[extension]",
+        ]),
     )
     .with(includes::INCLUDE),
     rule(

@@ -195,6 +195,15 @@ const LEADS: &[Lead] = &[
         "<?php ?>\n",
         1,
     ),
+    ("monitoring", "/etc/collectd.conf", "<Include \"/opt/cd\">\n", "/opt/cd/a", "Exec nobody /opt/x\n", 1),
+    (
+        "lang-env",
+        "/etc/php/8.2/fpm/php-fpm.conf",
+        "include=/opt/fpm/*.conf\n",
+        "/opt/fpm/a.conf",
+        "php_value[auto_prepend_file] = /x\n",
+        1,
+    ),
 ];
 
 fn is_found(found: &[Value], technique: &str, file: &str, line: u64) -> bool {
@@ -269,6 +278,9 @@ fn what_cannot_be_followed_is_named_with_file_and_line() {
 
     let git = skipped(&host, json!({"technique": "git", "deep": true}));
     assert_eq!(git[0].0, "/etc/gitconfig:2: .hooks");
+    std::fs::write(host.path("/etc/pam.conf"), b"x auth include \xff\n").expect("the host is writable");
+    let pam = skipped(&host, json!({"technique": "pam-conf"}));
+    assert!(pam[0].0.starts_with("/etc/pam.conf:1: ") && pam[0].1.contains("no text"), "{pam:?}");
     assert_eq!(sudoers[0].0, "/etc/sudoers:4: /etc/sudoers.%h");
     assert!(sudoers[0].1.contains("variable"), "{sudoers:?}");
     assert_eq!(interfaces[0].0, "/etc/network/interfaces:1: $DIR/x");
