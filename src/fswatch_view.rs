@@ -165,7 +165,7 @@ fn who(process: &Value) -> Option<String> {
     };
     match (process["executable"].as_str(), process["claimed_executable"].as_str()) {
         (Some(program), _) if is_claimed("executable") => {
-            text.push_str(&format!(", started as {}", plain(program)));
+            text.push_str(&format!(", apparently {}", plain(program)));
         }
         (Some(program), _) => text.push_str(&format!(", {}", plain(program))),
         (None, Some(claim)) => text.push_str(&format!(", calls itself {} and is not", plain(claim))),
@@ -437,7 +437,7 @@ mod tests {
         );
         assert_eq!(
             told(json!({"pid": 7, "user": 9, "executable": "/usr/bin/x", "claimed": ["executable"]})),
-            "by uid 9, started as /usr/bin/x (pid 7)"
+            "by uid 9, apparently /usr/bin/x (pid 7)"
         );
         assert_eq!(
             told(json!({"pid": 7, "claimed_executable": "/usr/bin/dpkg", "mount_namespace": 5})),

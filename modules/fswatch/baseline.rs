@@ -6,7 +6,7 @@
 
 mod blocks;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use self::blocks::{BLOCK_ENTRIES, Block, Blocks, Entries, FirstKey, Put, put_entry};
 use crate::codec::{Malformed, Reader, Tables};
+use crate::linked::FileId;
 use crate::object::{Kind, Object};
 
 /// The key of a path.
@@ -341,10 +342,10 @@ impl Baseline {
     #[must_use]
     pub(crate) fn files_of(
         &self,
-        wanted: &HashSet<(u64, u64)>,
+        is_wanted: impl Fn(FileId) -> bool,
         after: Option<&Path>,
         (entries, files): (usize, usize),
-    ) -> (Vec<PathBuf>, Option<PathBuf>) {
+    ) -> (Vec<(PathBuf, FileId)>, Option<PathBuf>) {
         let after = after.map(key_of);
         let mut cursor = self.cursor(after.as_deref().unwrap_or_default());
         let (mut found, mut count) = (Vec::new(), 0);
@@ -355,9 +356,9 @@ impl Baseline {
             count += 1;
             if let Ok(object) = self.tables.decode(&mut Reader::new(object))
                 && object.kind == Kind::File
-                && wanted.contains(&(object.device, object.inode))
+                && is_wanted((object.device, object.inode))
             {
-                found.push(path_of(key));
+                found.push((path_of(key), (object.device, object.inode)));
             }
             if count >= entries || found.len() >= files {
                 return (found, Some(path_of(key)));

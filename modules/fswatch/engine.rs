@@ -567,7 +567,7 @@ impl<S: Sink> Engine<S> {
             self.note_mounts();
         }
         self.loops.doubted |= taken.loops_changed;
-        self.linked.add(taken.linked);
+        self.linked.merge(taken.linked);
         let started = taken.started;
         for busy in taken.busy {
             let (directories, extent) = match busy {

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use inotify::WatchDescriptor;
 
+use crate::linked::{FileId, LinkedFiles};
 use crate::process::Writers;
 use crate::trust::{Lane, NOBODY};
 use crate::waiting::{BUSY, BusyDirectories, Extent, TOLD, bytes_of};
@@ -36,9 +37,6 @@ const TAKEN_OF_USERS: usize = 128;
 
 /// Names of one user that are taken at once.
 const TAKEN_OF_USER: usize = 64;
-
-/// Files with another name that wait.
-const MAX_LINKED: usize = 4_096;
 
 /// What a reader hands over together, when it has more.
 const HANDED_OVER: usize = 64;
@@ -154,8 +152,8 @@ pub struct Taken {
     pub loops_changed: bool,
     /// Inotify watches that are gone.
     pub ended: Vec<WatchDescriptor>,
-    /// Files that got another name somewhere, by device and inode.
-    pub linked: HashSet<(u64, u64)>,
+    /// Files that got another name somewhere.
+    pub linked: LinkedFiles,
     /// Programs that were started. Nobody is woken for them: they matter only together with what else happened.
     pub started: HashSet<PathBuf>,
     /// Why notifications were lost: anything may have changed.
@@ -307,7 +305,7 @@ struct Pending {
     mounts_changed: bool,
     loops_changed: bool,
     ended: Vec<WatchDescriptor>,
-    linked: HashSet<(u64, u64)>,
+    linked: LinkedFiles,
     started: HashSet<PathBuf>,
     /// What their paths take.
     started_bytes: usize,
@@ -436,7 +434,7 @@ enum Put {
     MountsChanged,
     LoopsChanged,
     Started(PathBuf),
-    Linked(u64, u64),
+    Linked(FileId, bool, Happened),
     Ended(WatchDescriptor),
     Overflowed(String),
 }
@@ -461,11 +459,7 @@ impl Pending {
                     self.started_bytes += bytes;
                 }
             }
-            // Of more, a scan tells.
-            Put::Linked(device, inode) if self.linked.len() < MAX_LINKED => {
-                self.linked.insert((device, inode));
-            }
-            Put::Linked(..) => {}
+            Put::Linked(file, is_roots, happened) => self.linked.add(file, is_roots, happened),
             Put::Ended(watch) => self.ended.push(watch),
             Put::Overflowed(why) => self.overflowed = Some(why),
         }
@@ -511,9 +505,9 @@ impl Batch<'_> {
         self.puts.push(Put::Started(path));
     }
 
-    /// A file got another name in a directory that nobody watches.
-    pub fn linked(&mut self, device: u64, inode: u64) {
-        self.puts.push(Put::Linked(device, inode));
+    /// A file, root's or a user's, got another name, and this happened to it under that name.
+    pub(crate) fn linked(&mut self, file: FileId, is_roots: bool, happened: Happened) {
+        self.puts.push(Put::Linked(file, is_roots, happened));
     }
 
     /// An inotify watch is gone.

@@ -27,6 +27,7 @@ pub mod history;
 pub mod inotify;
 pub mod ledger;
 pub mod lineage;
+pub mod linked;
 pub mod look;
 pub mod loops;
 pub mod marks;

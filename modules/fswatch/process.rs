@@ -41,8 +41,12 @@ pub type Known<T> = Result<T, Unknown>;
 /// How it is known which program a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Proof {
-    /// The kernel said so of the process while it ran.
+    /// The kernel said so of the process while it ran: one of root, or one that was told to have run it.
     Live,
+    /// The kernel said so of a process that can have had it name another file: see `PR_SET_MM_MAP` of prctl(2). That takes
+    /// a user namespace of one's own, which everybody can make; and it can be done by another process in the same memory,
+    /// so that the namespace of this one proves nothing.
+    Shown,
     /// The kernel told that the process opened the program to run it. That may have failed, or not been meant: see
     /// `AT_EXECVE_CHECK` of execveat(2). So it is what somebody claims.
     Opened,
@@ -111,6 +115,8 @@ pub struct Process {
     pub login_name: Option<Arc<str>>,
     /// The process that started it, and what that runs.
     pub parent: Known<(i32, Option<PathBuf>)>,
+    /// That one's program is what it shows, see [`Proof::Shown`].
+    pub parent_is_shown: bool,
     /// Its container or unit, as its control group names it; none when it is in none.
     pub container: Known<Option<String>>,
     /// The number of its mount namespace, when that is not ours.
@@ -141,6 +147,7 @@ impl Process {
             login_user: Err(why),
             login_name: None,
             parent: Err(why),
+            parent_is_shown: false,
             container: Err(why),
             mount_namespace: Err(why),
             managed: Err(why),
@@ -172,11 +179,14 @@ impl Process {
 
     /// The keys whose values are what the process or somebody before it says, not what the kernel proved.
     fn claimed(&self) -> Vec<&'static str> {
-        let is_opened = self.proof == Proof::Opened && self.executable.is_ok();
+        let is_unproved = matches!(self.proof, Proof::Opened | Proof::Shown);
+        let (program, file) = (self.executable.is_ok(), self.identity.is_ok());
         let is_own = !self.is_told;
         let (script, command) = (is_own && self.script.is_some(), is_own && self.command.is_ok());
-        [(is_opened, "executable"), (script, "script"), (command, "command")]
+        let parent = self.parent_is_shown && self.parent.as_ref().is_ok_and(|(_, path)| path.is_some());
+        [(is_unproved && program, "executable"), (is_unproved && file, "executable_file")]
             .into_iter()
+            .chain([(script, "script"), (command, "command"), (parent, "parent")])
             .filter_map(|(is_claimed, key)| is_claimed.then_some(key))
             .collect()
     }
@@ -317,6 +327,13 @@ mod tests {
             command: Ok("dpkg -i x".to_owned()),
             ..Process::unknown(7, Unknown::Ended)
         };
+        let shown = Process {
+            proof: Proof::Shown,
+            identity: Ok(Identity::default()),
+            parent: Ok((1, Some("/usr/bin/apt".into()))),
+            parent_is_shown: true,
+            ..process.clone()
+        };
         let elsewhere = Process {
             executable: Err(Unknown::OtherFile),
             claimed_executable: Some("/usr/bin/dpkg".into()),
@@ -325,6 +342,8 @@ mod tests {
         };
 
         assert_eq!(process.to_json()["claimed"], json!(["executable", "command"]));
+        let all = json!(["executable", "executable_file", "command", "parent"]);
+        assert_eq!(shown.to_json()["claimed"], all);
         let told = elsewhere.to_json();
         assert_eq!((&told["executable"], &told["claimed"]), (&Value::Null, &json!(["command"])));
         assert_eq!(told["claimed_executable"], "/usr/bin/dpkg");

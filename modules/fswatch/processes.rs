@@ -88,6 +88,7 @@ struct Circumstances {
     user: Known<u32>,
     login_user: Known<Option<u32>>,
     parent: Known<(i32, Option<PathBuf>)>,
+    parent_is_shown: bool,
     container: Known<Option<String>>,
     mount_namespace: Known<Option<u64>>,
     managed: Known<Option<Arc<Managed>>>,
@@ -216,6 +217,11 @@ fn is_hosts_program(path: &Path, identity: Identity) -> bool {
                 && file.stx_uid == 0
                 && u32::from(file.stx_mode) & WRITABLE_BY_OTHERS == 0
         })
+}
+
+/// Whether the program of a process is one of this host.
+fn is_running_hosts_program(process: &Process) -> bool {
+    matches!((&process.executable, process.identity), (Ok(path), Ok(identity)) if is_hosts_program(path, identity))
 }
 
 /// The number of a process's mount namespace.
@@ -471,9 +477,12 @@ impl Processes {
         };
         process.mount_namespace = Ok((!is_home(ran.mount_namespace)).then_some(ran.mount_namespace));
         // What still runs the same program is what the kernel says now; that also tells when its file was removed.
-        let is_live = process.proof == Proof::Live && process.identity.is_ok();
+        let is_live = matches!(process.proof, Proof::Live | Proof::Shown) && process.identity.is_ok();
         let is_same = is_live && is_same_program(process, ran);
-        if !is_same {
+        if is_same {
+            process.proof = Proof::Live;
+            process.is_hosts_program = is_running_hosts_program(process);
+        } else {
             // It works for the manager that it became only afterwards no more than anybody else.
             let is_itself = matches!(&process.managed, Ok(Some(managed)) if managed.top.pid == process.pid);
             if is_live && is_itself {
@@ -499,21 +508,23 @@ impl Processes {
         process.user_name = self.names.get(ran.user);
         process.login_user = Ok(ran.login_user);
         process.login_name = ran.login_user.and_then(|id| self.names.get(id));
-        process.parent = Ok((ran.parent, self.parent_of(ran)));
+        let (parent, is_shown) = self.parent_of(ran);
+        process.parent = Ok((ran.parent, parent));
+        process.parent_is_shown = is_shown;
         is_same
     }
 
-    /// The program of the process that started one.
-    fn parent_of(&self, ran: &Ran) -> Option<PathBuf> {
+    /// The program of the process that started one, and whether it is only what that one shows.
+    fn parent_of(&self, ran: &Ran) -> (Option<PathBuf>, bool) {
         let told = self.execs.at(ran.parent, ran.parent_start, ran.time);
         // A child that a shell only forked runs what its maker does.
         let told = told.or_else(|| self.execs.at(ran.maker, ran.maker_start, ran.time));
         if let Some(told) = told {
-            return Some(told.path.clone());
+            return (Some(told.path.clone()), false);
         }
-        let ticks = read(ran.parent, "stat").ok().and_then(|stat| start_time(&stat))?;
-        let is_it = ticks.abs_diff(ran.parent_start / NANOSECONDS_PER_TICK) <= 1;
-        executable(ran.parent).ok().filter(|_| is_it)
+        let ticks = read(ran.parent, "stat").ok().and_then(|stat| start_time(&stat));
+        let is_it = ticks.is_some_and(|ticks| ticks.abs_diff(ran.parent_start / NANOSECONDS_PER_TICK) <= 1);
+        (executable(ran.parent).ok().filter(|_| is_it), !is_roots(ran.parent))
     }
 
     /// Puts together what the kernel told at the start of a process, and what it says now.
@@ -532,24 +543,23 @@ impl Processes {
             (Ok(path), _) => {
                 let is_ours = matches!(asked.mount_namespace, Ok(None))
                     || identity.is_ok_and(|identity| is_this_file(&path, identity));
-                if is_ours {
-                    (Ok(path), Proof::Live, None)
-                } else {
-                    (Err(Unknown::OtherFile), Proof::Live, Some(path))
-                }
+                let proof = if asked.user == Ok(0) { Proof::Live } else { Proof::Shown };
+                if is_ours { (Ok(path), proof, None) } else { (Err(Unknown::OtherFile), proof, Some(path)) }
             }
             // Nobody is excused by a name that anybody can have opened.
             (Err(why), Some(path)) if manager_of(&path).is_some() => (Err(why), Proof::Opened, Some(path)),
             (Err(_), Some(path)) => (Ok(path), Proof::Opened, None),
             (Err(why), None) => (Err(why), Proof::Live, None),
         };
-        let is_hosts_program = proof == Proof::Live
-            && matches!((&executable, identity), (Ok(path), Ok(identity)) if is_hosts_program(path, identity));
         let told = told.as_ref();
         let user = asked.user.or_else(|why| told.map_or(Err(why), |told| told.user));
         let login_user = asked.login_user.or_else(|why| told.map_or(Err(why), |told| told.login_user));
         self.names.refresh();
-        Process {
+        let parent_is_shown = match (&asked.parent, told) {
+            (Err(_), Some(told)) => told.parent_is_shown,
+            _ => asked.parent_is_shown,
+        };
+        let mut process = Process {
             pid,
             start: None,
             is_told: false,
@@ -557,7 +567,7 @@ impl Processes {
             proof,
             claimed_executable,
             identity,
-            is_hosts_program,
+            is_hosts_program: false,
             script: before.filter(|script| is_script(script)),
             command,
             user,
@@ -567,12 +577,15 @@ impl Processes {
             login_user,
             login_name: login_user.ok().flatten().and_then(|id| self.names.get(id)),
             parent: asked.parent.or_else(|why| told.map_or(Err(why), |told| told.parent.clone())),
+            parent_is_shown,
             container: asked.container.or_else(|why| told.map_or(Err(why), |told| told.container.clone())),
             mount_namespace: asked
                 .mount_namespace
                 .or_else(|why| told.map_or(Err(why), |told| told.mount_namespace)),
             managed: asked.managed.or_else(|why| told.map_or(Err(why), |told| told.managed.clone())),
-        }
+        };
+        process.is_hosts_program = process.proof == Proof::Live && is_running_hosts_program(&process);
+        process
     }
 
     fn circumstances(&mut self, pid: i32) -> Circumstances {
@@ -636,18 +649,29 @@ fn plain_circumstances(pid: i32) -> Circumstances {
             .ok_or(Unknown::Denied)
     });
     let user = status.map(|(user, _)| user);
+    let parent_is_shown = status.is_ok_and(|(_, parent)| !is_roots(parent));
     Circumstances {
         user,
         login_user: login.map(|user| (user != NO_LOGIN).then_some(user)),
         parent: status.map(|(_, parent)| (parent, executable(parent).ok())),
+        parent_is_shown,
         container: read(pid, "cgroup").map(|text| container_of(&text)),
         mount_namespace: other_namespace(pid),
         managed: Ok(None),
     }
 }
 
-/// The package manager that a process runs, if its program is the one of this host.
+/// Whether a process is root's, as nobody else can make it: what the kernel says of its program is true then.
+fn is_roots(pid: i32) -> bool {
+    read(pid, "status").is_ok_and(|status| user_and_parent(&status).is_some_and(|(user, _)| user == 0))
+}
+
+/// The package manager that a process runs, if its program is the one of this host. Whoever is not root can show another
+/// program than his, also above one of root that he was let run.
 fn trusted_manager(pid: i32) -> Option<Manager> {
+    if !is_roots(pid) {
+        return None;
+    }
     let path = executable(pid).ok()?;
     let manager = manager_of(&path)?;
     let is_replaced = path.to_string_lossy().ends_with(" (deleted)");

@@ -1,11 +1,14 @@
-//! Watched files that got another name where nobody watches: what is done under that name is told as well from then on.
+//! Watched files that got another name: what was done under that name since is told of each known one, and so is what is
+//! done from then on.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::round::Seen;
 use super::{Engine, SLICE, Sink, now};
 use crate::events::Happened;
+use crate::linked::LinkedFiles;
+use crate::object::{Kind, Object};
 
 /// Time between two searches.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -16,8 +19,7 @@ const TOGETHER: (usize, usize) = (512, 16);
 /// A search under way.
 #[derive(Debug)]
 struct Search {
-    /// Files by device and inode.
-    wanted: HashSet<(u64, u64)>,
+    wanted: LinkedFiles,
     /// The last path that was looked at.
     after: Option<PathBuf>,
 }
@@ -25,8 +27,8 @@ struct Search {
 /// The searches. Each goes through everything that is known, in slices, for all files that came in a while.
 #[derive(Debug, Default)]
 pub(super) struct Linked {
-    /// Files that got another name somewhere, by device and inode.
-    wanted: HashSet<(u64, u64)>,
+    /// Files that got another name somewhere.
+    wanted: LinkedFiles,
     /// Those that are looked for now, and how far.
     search: Option<Search>,
     /// When the last search began.
@@ -34,8 +36,8 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    pub(super) fn add(&mut self, files: HashSet<(u64, u64)>) {
-        self.wanted.extend(files);
+    pub(super) fn merge(&mut self, files: LinkedFiles) {
+        self.wanted.merge(files);
     }
 
     /// Time until there is something to do.
@@ -63,10 +65,11 @@ impl<S: Sink> Engine<S> {
         let Search { wanted, mut after } =
             search.unwrap_or_else(|| Search { wanted: std::mem::take(&mut self.linked.wanted), after: None });
         loop {
-            let (found, last) = self.ledger.state().baseline.files_of(&wanted, after.as_deref(), TOGETHER);
-            for path in found {
+            let is_wanted = |file| wanted.get(file).is_some();
+            let (found, last) = self.ledger.state().baseline.files_of(is_wanted, after.as_deref(), TOGETHER);
+            for (path, file) in found {
                 self.follow_names(&path);
-                self.touch_or_note(&path, Happened::finished());
+                self.touch_or_note(&path, wanted.get(file).cloned().unwrap_or_default());
             }
             if last.is_none() {
                 return;
@@ -76,6 +79,20 @@ impl<S: Sink> Engine<S> {
                 self.linked.search = Some(Search { wanted, after });
                 return;
             }
+        }
+    }
+
+    /// A look found something else than was known: the other names of the same file are due as well. fanotify tells of
+    /// those itself; inotify tells only of the name through which something is done.
+    pub(super) fn note_names(&mut self, seen: &Seen) {
+        let has_names = |object: &&Object| object.kind == Kind::File && object.links > 1;
+        for object in [&seen.known, &seen.there].into_iter().flatten().filter(has_names) {
+            if self.watching.choice_of(&seen.path).is_some_and(|choice| choice.fanotify) {
+                return;
+            }
+            let happened = Happened { window: seen.happened.window, ..Happened::finished() };
+            let happened = Happened { written: seen.happened.written, ..happened };
+            self.linked.wanted.add((object.device, object.inode), object.owner == 0, happened);
         }
     }
 

@@ -264,6 +264,7 @@ impl<S: Sink> Engine<S> {
                 there.content = std::mem::replace(&mut there.content, Content::None).remembering(known);
             }
             if one.known != one.there {
+                self.note_names(one);
                 entry.changes.push((one.path.clone(), one.there.take()));
             }
         }

@@ -5,13 +5,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::PollFlags;
+use rustix::fs::{AtFlags, Statx, StatxFlags};
 use vigie_fanotify::{Buffer, Entry, Event, FilesystemId, Group, Handle, HandleRef, Mask};
 use vigie_host::mounts::{Mount, Mounts};
 
@@ -20,6 +21,7 @@ use super::{Near, READ_BYTES, near, open_mount};
 use crate::ending::{Ending, Rest};
 use crate::events::{Batch, Happened, Mailbox};
 use crate::execs::{Opened, Position};
+use crate::linked::FileId;
 use crate::process::{Process, Writers};
 use crate::processes::Processes;
 use crate::rules::{Coverage, Interest};
@@ -28,6 +30,15 @@ use crate::trust::{Lane, Trust};
 /// Bytes of the directories that are remembered; beyond it all are forgotten and looked up again. That is enough for ten
 /// thousand of them with usual paths, and users make paths as long as they like.
 const MAX_DIRECTORY_BYTES: usize = 4 << 20;
+
+/// Files with another name that are remembered.
+const MAX_LINKS: usize = 1024;
+
+/// For how long, in nanoseconds: by then their names are followed, or nobody knows another one.
+const LINK_KEPT: u64 = 2_000_000_000;
+
+/// By how much a time that a file system writes can be before the moment.
+const COARSE: Duration = Duration::from_millis(20);
 
 /// Events of one reading from which on more may have waited than it could take.
 const FULL: usize = 64;
@@ -49,6 +60,17 @@ pub(super) enum Control {
     Linked(Handle, PathBuf),
     /// None of those is known any more.
     NoLinks,
+}
+
+/// A file that has, or had, more than one name.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    file: FileId,
+    is_roots: bool,
+    /// Something was written under that name.
+    written: bool,
+    /// When it was seen, in nanoseconds since the start of the host.
+    noted: u64,
 }
 
 /// Who opened something to run it, when this is what an event tells.
@@ -103,6 +125,10 @@ pub(super) struct Reader {
     /// What they take.
     directory_bytes: usize,
     linked: HashMap<Handle, Vec<PathBuf>>,
+    /// Files that got another name lately, or lost one, whose other names are not followed yet.
+    links: HashMap<Handle, Link>,
+    /// A mount that is open while events are looked at.
+    open: Option<(FilesystemId, OwnedFd)>,
     /// Shared: what one queue told of a process need not be asked for the other.
     processes: Arc<Mutex<Processes>>,
     /// Tells what processes ran, where BPF can be loaded.
@@ -138,9 +164,12 @@ impl Reader {
             directories: HashMap::new(),
             directory_bytes: 0,
             linked: HashMap::new(),
+            links: HashMap::new(),
+            open: None,
             processes,
             kernel,
-            horizon: 0,
+            // Nothing is marked yet.
+            horizon: since_start(),
             read_at: 0,
             opened: Opened::default(),
             ahead: VecDeque::new(),
@@ -183,6 +212,8 @@ impl Reader {
                     }
                     drop(batch);
                     self.ahead.clear();
+                    // What is kept open cannot be unmounted.
+                    self.open = None;
                     if count < FULL {
                         self.horizon = self.read_at;
                     }
@@ -208,7 +239,10 @@ impl Reader {
                     self.view = view;
                     self.forget();
                 }
-                Control::Linked(handle, path) => self.linked.entry(handle).or_default().push(path),
+                Control::Linked(handle, path) => {
+                    self.links.remove(&handle);
+                    self.linked.entry(handle).or_default().push(path);
+                }
                 Control::NoLinks => self.linked.clear(),
             }
         }
@@ -259,21 +293,18 @@ impl Reader {
         let from = event.old.map(|old| self.paths(&old)).unwrap_or_default();
         let to = event.new.map(|new| self.paths(&new)).unwrap_or_default();
         let at = event.directory.map(|entry| self.paths(&entry)).unwrap_or_default();
-        let linked = self.names_elsewhere(event, &at);
-        if event.mask.contains(Mask::CREATE)
-            && !event.mask.intersects(Mask::CLOSE_WRITE | Mask::ONDIR)
-            && at.is_empty()
-            && let Some(target) = event.target
-        {
-            self.note_link(target, batch);
-        }
-        if from.is_empty() && to.is_empty() && at.is_empty() && linked.is_empty() {
+        let elsewhere = self.names_elsewhere(event, &at);
+        let target = event.target.filter(|_| !is_directory);
+        let link = target.and_then(|target| self.link_of(event, target));
+        let is_followed = target.is_some_and(|target| self.linked.contains_key(&Handle::from(target)));
+        if from.is_empty() && to.is_empty() && at.is_empty() && elsewhere.is_empty() && link.is_none() {
             return;
         }
         let process = self.process_of(event.pid);
         let happened = Happened {
-            // A new file is written to next; a new directory is complete as it is.
+            // A new file is written to next; a new directory is complete as it is, and so is another name of a file.
             finished: is_directory
+                || (is_followed || link.is_some()) && !event.mask.contains(Mask::MODIFY)
                 || !event.mask.difference(Mask::CREATE | Mask::MODIFY | Mask::OPEN_EXEC).is_empty(),
             directory: is_directory,
             appeared: event.mask.contains(Mask::CREATE),
@@ -282,12 +313,20 @@ impl Reader {
             writers: Writers::one(process),
             ..Happened::default()
         };
+        if let Some(Link { file, is_roots, written, .. }) = link {
+            let mut its = Happened { appeared: false, ..happened.clone() };
+            // Who removes the name afterwards did not write.
+            if written && !happened.written {
+                its.writers = Writers::default();
+            }
+            batch.linked(file, is_roots, its);
+        }
         let first = |names: &[(PathBuf, Lane)]| names.first().map(|(path, _)| Arc::from(path.as_path()));
         let (source, target): (Option<Arc<Path>>, Option<Arc<Path>>) = (first(&from), first(&to));
         for (path, lane) in from {
             batch.path(lane, path, Happened { moved_to: target.clone(), ..happened.clone() });
         }
-        for (path, lane) in at.into_iter().chain(linked) {
+        for (path, lane) in at.into_iter().chain(elsewhere) {
             batch.path(lane, path, happened.clone());
         }
         for (path, lane) in to {
@@ -330,18 +369,60 @@ impl Reader {
         has_name && is_its(event.directory) && is_its(event.old) && is_its(event.new)
     }
 
-    /// A name came in a directory that nobody watches; it may be another one of a watched file.
-    fn note_link(&self, target: HandleRef<'_>, batch: &mut Batch<'_>) {
-        let Some(mounts) = self.view.filesystems.get(&target.filesystem) else { return };
-        let found = mounts.iter().find_map(|mount| {
-            let open = open_mount(&mount.point).ok()?;
-            vigie_fanotify::open_handle(open.as_fd(), &Handle::from(target)).ok()
-        });
-        if let Some(status) = found.and_then(|found| rustix::fs::fstat(&found).ok())
-            && status.st_nlink > 1
-        {
-            batch.linked(status.st_dev, status.st_ino);
+    /// The file that an event is about, when that is one of several names and its others are not followed: a name of an
+    /// older file came just now, or did a moment ago, or one went and the file is still there.
+    fn link_of(&mut self, event: &Event<'_>, target: HandleRef<'_>) -> Option<Link> {
+        let handle = Handle::from(target);
+        let written = event.mask.intersects(Mask::MODIFY | Mask::CLOSE_WRITE);
+        if let Some(link) = self.links.get_mut(&handle) {
+            link.written |= written;
+            let is_recent = self.read_at.saturating_sub(link.noted) < LINK_KEPT;
+            return Some(*link).filter(|_| is_recent);
         }
+        if !event.mask.intersects(Mask::CREATE | Mask::DELETE) || self.linked.contains_key(&handle) {
+            return None;
+        }
+        let found = self.open(target)?;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let status = rustix::fs::statx(&found, "", AtFlags::EMPTY_PATH, wanted).ok()?;
+        let is_link = status.stx_nlink > 1
+            // The other name is the only one by now: what was removed has none, and what was created is younger.
+            || status.stx_nlink == 1
+                && (event.mask.contains(Mask::DELETE) || self.was_there(&status));
+        if !is_link {
+            return None;
+        }
+        let device = rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor);
+        let (file, is_roots) = ((device, status.stx_ino), status.stx_uid == 0);
+        let link = Link { file, is_roots, written, noted: self.read_at };
+        if self.links.len() >= MAX_LINKS {
+            self.links.clear();
+        }
+        self.links.insert(handle, link);
+        Some(link)
+    }
+
+    /// Opens what a handle names. The mount stays open while events are looked at that were read together.
+    fn open(&mut self, target: HandleRef<'_>) -> Option<OwnedFd> {
+        let handle = Handle::from(target);
+        if let Some((filesystem, open)) = &self.open
+            && *filesystem == target.filesystem
+        {
+            return vigie_fanotify::open_handle(open.as_fd(), &handle).ok();
+        }
+        let mounts = self.view.filesystems.get(&target.filesystem)?;
+        let open = mounts.iter().find_map(|mount| open_mount(&mount.point).ok())?;
+        let (_, open) = self.open.insert((target.filesystem, open));
+        vigie_fanotify::open_handle(open.as_fd(), &handle).ok()
+    }
+
+    /// Whether a file was there before all that the queue tells now.
+    fn was_there(&self, status: &Statx) -> bool {
+        let born = &status.stx_btime;
+        let born = Duration::new(u64::try_from(born.tv_sec).unwrap_or_default(), born.tv_nsec);
+        let ago = Duration::from_nanos(since_start().saturating_sub(self.horizon)) + COARSE;
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        status.stx_mask & StatxFlags::BTIME.bits() != 0 && born + ago < since
     }
 
     /// Other watched names of the object.

@@ -15,7 +15,9 @@ macro_rules! on_every_backend {
 mod adversary;
 mod blind;
 mod cases;
+mod forged;
 mod histories;
+mod linked;
 mod managers;
 mod missed;
 mod quiet;

@@ -64,6 +64,7 @@ pub(crate) struct Alert {
     pub(crate) window: Value,
     pub(crate) group: Value,
     pub(crate) process: Value,
+    pub(crate) other_processes: Value,
     pub(crate) package: Value,
     pub(crate) mark: Value,
 }
@@ -95,6 +96,7 @@ impl Default for Alert {
             window: Value::Null,
             group: Value::Null,
             process: Value::Null,
+            other_processes: Value::Null,
             package: Value::Null,
             mark: Value::Null,
         }
