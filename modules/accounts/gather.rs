@@ -198,7 +198,9 @@ impl Gatherer<'_> {
         self.services();
         self.accounts();
         self.groups();
-        let needs_sudo = self.parameters.wants("sudo") || self.parameters.wants("users");
+        // Without the rules nobody knows who is privileged by them.
+        let needs_sudo =
+            self.parameters.wants("sudo") || self.parameters.wants("users") || self.parameters.privileged;
         if needs_sudo {
             for path in ["/etc/sudoers", "/usr/local/etc/sudoers"] {
                 let (mut policy, mut coverage) =
@@ -346,23 +348,26 @@ impl Gathered {
                     && (!parameters.privileged || user.privileged)
             });
             let names: HashSet<&str> = found.users.iter().map(|user| user.username.as_str()).collect();
+            let is_asked = |name: &str| names.contains(name) || parameters.takes_stranger(name);
             found.keys.retain(|key| names.contains(key.username.as_str()));
-            found.sessions.retain(|session| {
-                names.contains(session.username.as_str())
-                    || parameters.takes_name(&session.username) && !parameters.privileged
-            });
+            for logins in [&mut found.sessions, &mut found.logins, &mut found.failures] {
+                logins.retain(|login| is_asked(&login.username));
+            }
             found.groups.retain(|group| {
                 parameters.takes_group(&group.groupname)
-                    && (group.members.iter().any(|member| names.contains(member.as_str()))
-                        || names.is_empty())
+                    && (parameters.asks_groups_only() || group.members.iter().any(|member| is_asked(member)))
             });
-            let mut wanted: HashSet<String> = HashSet::from(["ALL".to_owned()]);
+            let mut wanted: HashSet<String> = HashSet::new();
             for user in &found.users {
+                wanted.insert("ALL".to_owned());
                 wanted.insert(user.username.clone());
                 wanted.insert(format!("#{}", user.uid));
+                wanted.insert(format!("%#{}", user.gid));
                 wanted.extend(user.groups.iter().map(|group| format!("%{group}")));
             }
-            found.sudo.rules.retain(|rule| rule.users.iter().any(|user| wanted.contains(user)));
+            let is_wanted =
+                |user: &String| wanted.contains(user) || is_name(user) && parameters.takes_stranger(user);
+            found.sudo.rules.retain(|rule| rule.users.iter().any(is_wanted));
         }
         let clear = |part: &str| !parameters.wants(part);
         if clear("users") {
@@ -381,4 +386,9 @@ impl Gathered {
             logins.truncate(parameters.newest);
         }
     }
+}
+
+/// Whether a rule of sudo names an account itself.
+fn is_name(user: &str) -> bool {
+    user != "ALL" && !user.starts_with(['%', '#', '+', '!'])
 }

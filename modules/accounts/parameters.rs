@@ -104,9 +104,17 @@ impl Parameters {
         self.groups.is_empty() || self.groups.iter().any(|group| group.is_match(name))
     }
 
-    /// Whether a name that may be of no account was asked for.
-    pub(crate) fn takes_name(&self, name: &str) -> bool {
-        self.users.is_empty() || self.users.iter().any(|user| user.is_match(name))
+    /// Whether groups were asked for, and nothing about accounts: a group without members is one as well.
+    pub(crate) fn asks_groups_only(&self) -> bool {
+        self.users.is_empty() && self.uids.is_empty() && !self.privileged
+    }
+
+    /// Whether a name that is of no account here was asked for. Nobody knows its number or its groups.
+    pub(crate) fn takes_stranger(&self, name: &str) -> bool {
+        self.uids.is_empty()
+            && self.groups.is_empty()
+            && !self.privileged
+            && self.users.iter().any(|user| user.is_match(name))
     }
 }
 

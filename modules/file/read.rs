@@ -63,7 +63,10 @@ impl Format {
         match start {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            // A frame of data, or one that holds none, as pzstd writes first (RFC 8878, 3.1).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            // As zstd wrote before its version 0.8; these are not read, which is an error and no absence.
+            [0x1e | 0x22..=0x27, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
             _ => None,
         }
     }
@@ -267,11 +270,18 @@ fn decompress(source: &mut impl BufRead, format: Format, sink: &mut Sink<'_, '_>
                     Ok(decoder) => decoder,
                     Err(error) => {
                         let Some(length) = skippable(&error) else { return Err(io::Error::other(error)) };
-                        io::copy(&mut source.by_ref().take(length), &mut io::sink())?;
+                        if io::copy(&mut source.by_ref().take(length), &mut io::sink())? < length {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
                         continue;
                     }
                 };
                 io::copy(&mut decoder, sink)?;
+                let frame = &decoder.decoder;
+                let written = frame.get_checksum_from_data();
+                if written.is_some() && written != frame.get_calculated_checksum() {
+                    return Err(io::Error::other("the checksum does not match the content"));
+                }
             }
             Format::Gzip | Format::Xz => {
                 io::copy(&mut GzDecoder::new(&mut *source), sink)?;
@@ -402,6 +412,48 @@ mod tests {
         assert!(inside(&[&xz[..], &xz].concat()));
         assert!(read_with(&searches, &xz[..xz.len() - 9], false).trouble.is_some());
         assert!(read_with(&searches, &zstd[..zstd.len() - 9], false).trouble.is_some());
+    }
+
+    #[test]
+    fn frames_without_data_stand_anywhere_in_a_zstd_file() {
+        let searches = inside_and_outside();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let zstd = ruzstd::encoding::compress_to_vec(&b"hay\nneedle\n"[..], level);
+        let empty = |magic: u8| [magic, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+
+        for magic in 0x50..=0x5f {
+            for bytes in
+                [[&empty(magic)[..], &zstd].concat(), [&empty(0x50), &empty(magic)[..], &zstd].concat()]
+            {
+                let reading = read_with(&searches, &bytes, false);
+                let found = found(&reading);
+                assert!(found.contains(&0) && found.contains(&2) && reading.trouble.is_none(), "{magic:x}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_starts_like_a_compressed_file_and_cannot_be_read_is_not_known() {
+        let searches = [search(json!({"contents": ["nosuch"], "options": {"decompress": true}}))];
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let mut zstd = ruzstd::encoding::compress_to_vec(&b"hay\nneedle\n".repeat(40)[..], level);
+        let last = zstd.len() - 1;
+        zstd[last] ^= 1;
+
+        for bytes in [
+            &b"\x1f\x8b"[..],
+            b"\x1f\x8b\x07hay",
+            b"\xfd7zXZ\0hay",
+            b"\x28\xb5\x2f\xfd",
+            // An old version, a frame of which the end is missing, one before something else, and a wrong checksum.
+            b"\x27\xb5\x2f\xfd hay",
+            b"\x50\x2a\x4d\x18\x09\0\0\0hay",
+            b"\x5f\x2a\x4d\x18\0\0\0\0\x04\x22\x4d\x18",
+            &zstd,
+        ] {
+            let reading = read_with(&searches, bytes, false);
+            assert!(matches!(reading.trouble, Some(ReadTrouble::Damaged(_))), "{bytes:x?}: {reading:?}");
+        }
     }
 
     #[test]

@@ -146,8 +146,7 @@ impl Gatherer<'_> {
                 Err(why) => self.found.coverage.skip(*path, why.to_string()),
             }
         }
-        let (mut logins, problems) = logins::logins(&logins::records(&content), source);
-        logins.retain(|login| self.parameters.takes_name(&login.username));
+        let (logins, problems) = logins::logins(&logins::records(&content), source);
         let problem = |problem| Problem { file: paths[0].to_owned(), line: None, problem };
         (logins, problems.into_iter().map(problem).collect())
     }

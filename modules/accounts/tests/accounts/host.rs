@@ -342,6 +342,40 @@ fn questions_narrow() {
 }
 
 #[test]
+fn who_does_not_exist_has_no_groups_rules_or_logins() {
+    let host = Host::new();
+    host.write("/etc/sudoers.d/all", b"ALL ALL = /bin/true\nremote ALL = /bin/true\n", 0o440);
+
+    for asked in [
+        json!({"user": ["^nosuch$"]}),
+        json!({"uid": ["4242"]}),
+        json!({"user": ["^nosuch$"], "privileged": true}),
+        json!({"user": ["^ann$"], "uid": ["1001"]}),
+        json!({"group": ["^nosuch$"]}),
+    ] {
+        let answer = host.ask(asked.clone());
+        assert_eq!(answer["foundanything"], false, "{asked}: {answer}");
+    }
+    let bob = host.ask(json!({"uid": ["1001"]}))["elements"].clone();
+    let names: Vec<_> = bob["groups"].as_array().unwrap().iter().map(|group| &group["groupname"]).collect();
+    assert_eq!(names, ["sudo", "bob"]);
+    assert_eq!(bob["logins"].as_array().unwrap().len(), 1, "{bob}");
+    // A group without members is a group; a rule may name an account that only another service knows.
+    host.write("/etc/group", b"root:x:0:\nempty:x:99:\n", 0o644);
+    assert_eq!(host.ask(json!({"group": ["^empty$"]}))["elements"]["groups"][0]["gid"], 99);
+    let remote = host.ask(json!({"user": ["^remote$"]}))["elements"].clone();
+    let parts: Vec<_> = remote.as_object().unwrap().keys().collect();
+    assert_eq!(parts, ["problems", "sudo", "sudo_defaults"], "{remote}");
+}
+
+#[test]
+fn what_belongs_to_the_privileged_is_found_whatever_part_is_asked_for() {
+    let groups = Host::new().ask(json!({"privileged": true, "user": ["^ann$"], "what": ["groups"]}));
+
+    assert_eq!(groups["elements"]["groups"][0]["groupname"], "ann", "{groups}");
+}
+
+#[test]
 fn extra_privacy_shows_states_and_counts_only() {
     let host = Host::new();
 
