@@ -190,7 +190,7 @@ python3 -c 'import socket
 s=socket.socket();s.bind(("127.0.0.1",0));s.listen()
 c=socket.create_connection(s.getsockname());c.close()'
 sha256sum /bin/true >/dev/null; cat /etc/hostname >/dev/null 2>&1; ls -la /etc/cron.d >/dev/null 2>&1
-date >/dev/null; date -d yesterday >/dev/null; crontab -l >/dev/null 2>&1
+date >/dev/null; date -Iseconds >/dev/null; date -d yesterday >/dev/null; diff <(echo a) <(echo a); bash <(echo true); crontab -l >/dev/null 2>&1
 "#;
 
 #[test]

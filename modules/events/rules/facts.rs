@@ -19,6 +19,9 @@ pub(crate) struct Facts<'a> {
     process: Option<&'a Process>,
     /// Namespaces of the first process.
     host: [u32; 4],
+    /// Base name of the program, and the part of a program that is many in one: most rules ask for them first.
+    name: &'a [u8],
+    applet: Option<&'a [u8]>,
 }
 
 /// Where packages put programs, and only root writes.
@@ -31,7 +34,11 @@ pub(crate) fn name_of(path: &[u8]) -> &[u8] {
 
 impl<'a> Facts<'a> {
     pub(crate) fn new(record: &'a Record, account: Account, table: &'a Table, host: [u32; 4]) -> Self {
-        Self { record, account, table, process: table.get(record.who), host }
+        let process = table.get(record.who);
+        let mut facts = Self { record, account, table, process, host, name: &[], applet: None };
+        facts.name = name_of(facts.program_path());
+        facts.applet = facts.run().and_then(|run| arguments::applet(facts.name, run.arguments.iter()));
+        facts
     }
 
     /// Whose it is.
@@ -160,15 +167,10 @@ impl<'a> Facts<'a> {
         self.run().map(|run| run.arguments.iter().skip(1).collect()).unwrap_or_default()
     }
 
-    /// The part of a program that is many in one.
-    fn applet(&self) -> Option<&'a [u8]> {
-        arguments::applet(name_of(self.program_path()), self.run()?.arguments.iter())
-    }
-
     /// What an interpreter runs: the first argument that is no option.
     fn script(&self) -> Option<&'a [u8]> {
         let run = self.run()?;
-        let (applet, is_option) = (self.applet(), |argument: &[u8]| argument.starts_with(b"-"));
+        let (applet, is_option) = (self.applet, |argument: &[u8]| argument.starts_with(b"-"));
         run.arguments.iter().skip(1).find(|it| !is_option(it) && Some(name_of(it)) != applet)
     }
 
@@ -184,7 +186,7 @@ impl<'a> Facts<'a> {
 
     /// The modes among the arguments, or in the value of an option for one.
     fn sets(&self, bit: u32) -> bool {
-        let (name, all) = (name_of(self.program_path()), self.arguments());
+        let (name, all) = (self.name, self.arguments());
         let mode = |text: &[u8]| arguments::set_id_bits(text) & bit != 0;
         all.iter().any(|argument| mode(argument))
             || arguments::any_option(name, &all, |option, value| {
@@ -263,10 +265,7 @@ impl<'a> Facts<'a> {
         let joined = || self.process.map(|process| self.table.joined(process)).unwrap_or((None, None));
         match field {
             Field::ExePath => self.program().is_some_and(|program| text(&program.path)),
-            Field::ExeName => {
-                self.program().is_some_and(|program| text(name_of(&program.path)))
-                    || self.applet().is_some_and(text)
-            }
+            Field::ExeName => self.program().is_some() && text(self.name) || self.applet.is_some_and(text),
             Field::ExeReplaced => text(self.is_replaced().to_string().as_bytes()),
             Field::ExeMode => self.program().is_some_and(|program| {
                 let mode = program.file.mode;
@@ -281,7 +280,7 @@ impl<'a> Facts<'a> {
             }
             Field::Argument => self.run().is_some_and(|run| run.arguments.iter().skip(1).any(text)),
             Field::Option => {
-                let name = self.applet().unwrap_or_else(|| name_of(self.program_path()));
+                let name = self.applet.unwrap_or(self.name);
                 arguments::any_option(name, &self.arguments(), |name, value| {
                     patterns.iter().any(|pattern| pattern.fits_option(name, value))
                 })
