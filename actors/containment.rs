@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::{Pid, getsid};
 use vigie_config::model::ProcessLimits;
 use walkdir::{DirEntry, WalkDir};
@@ -429,8 +430,20 @@ pub fn is_empty(group: &Path) -> bool {
     match fs::read_to_string(group.join("cgroup.events")) {
         Ok(events) => events.lines().any(|line| line == "populated 0"),
         // Version 1 has no such file.
-        Err(_) => groups_in(group).all(|group| members(&group).map_or(true, |members| members.is_empty())),
+        Err(error) if is_gone(&error) => WalkDir::new(group).into_iter().all(|entry| match entry {
+            Ok(entry) if entry.file_type().is_dir() => {
+                members(entry.path()).map_or_else(|error| is_gone(&error), |members| members.is_empty())
+            }
+            Ok(_) => true,
+            Err(error) => error.io_error().is_none_or(is_gone),
+        }),
+        // Such as for want of descriptors: it is not known.
+        Err(_) => false,
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
 /// Kills what is in a cgroup and below, waits about a second for it to be gone, and removes the directories.

@@ -8,6 +8,12 @@ const MAX_DEPTH: usize = 12;
 /// Most entries that one pattern finds.
 const MAX_FOUND: usize = 200_000;
 
+/// Most directories that one pattern lists. A pattern can come from a file that somebody else wrote.
+const MAX_LISTED: usize = 50_000;
+
+/// Most patterns that the braces of one stand for.
+const MAX_EXPANDED: usize = 1_000;
+
 /// Something on the way of a pattern that could not be read.
 pub type NotRead = (Vec<u8>, Unread);
 
@@ -20,80 +26,97 @@ impl Tree {
 
     /// The same below a directory, whose own path is taken as it is.
     pub fn glob_below(&self, directory: &[u8], pattern: &str, unread: &mut Vec<NotRead>) -> Vec<Entry> {
-        let mut found: Vec<Entry> = Vec::new();
-        for pattern in expanded(pattern) {
-            let segments: Vec<&str> = pattern.split('/').filter(|segment| !segment.is_empty()).collect();
-            self.descend(directory.to_vec(), &segments, &mut found, unread);
+        let mut patterns = Vec::new();
+        if !expand(pattern, &mut patterns) {
+            unread.push((joined(directory, pattern.as_bytes()), Unread::Large));
         }
+        let mut search = Search { tree: self, found: Vec::new(), unread, listed: 0 };
+        for pattern in patterns {
+            let segments: Vec<&str> = pattern.split('/').filter(|segment| !segment.is_empty()).collect();
+            search.descend(directory.to_vec(), &segments);
+        }
+        let mut found = search.found;
         found.sort_by(|a, b| a.path.cmp(&b.path));
         found.dedup_by(|a, b| a.path == b.path);
         found
     }
+}
 
-    fn descend(&self, at: Vec<u8>, segments: &[&str], found: &mut Vec<Entry>, unread: &mut Vec<NotRead>) {
+/// One search for what matches a pattern.
+struct Search<'a> {
+    tree: &'a Tree,
+    found: Vec<Entry>,
+    unread: &'a mut Vec<NotRead>,
+    /// Directories that were listed.
+    listed: usize,
+}
+
+impl Search<'_> {
+    fn descend(&mut self, at: Vec<u8>, segments: &[&str]) {
         let Some((first, rest)) = segments.split_first() else { return };
         if *first == "**" {
-            self.below(&at, rest, MAX_DEPTH, found, unread);
+            self.below(&at, rest, MAX_DEPTH);
             return;
         }
         if !is_pattern(first) {
             let path = joined(&at, first.as_bytes());
             if !rest.is_empty() {
-                self.descend(path, rest, found, unread);
+                self.descend(path, rest);
                 return;
             }
-            match self.look(&path) {
-                Ok(entry) => found.push(entry),
+            match self.tree.look(&path) {
+                Ok(entry) => self.found.push(entry),
                 Err(Unread::Gone) => {}
-                Err(error) => unread.push((path, error)),
+                Err(error) => self.unread.push((path, error)),
             }
             return;
         }
-        for entry in self.listed(&at, unread) {
-            if found.len() >= MAX_FOUND || !matches(first.as_bytes(), entry.name()) {
+        for entry in self.list(&at) {
+            if self.found.len() >= MAX_FOUND || !matches(first.as_bytes(), entry.name()) {
                 continue;
             }
             if rest.is_empty() {
-                found.push(entry);
+                self.found.push(entry);
             } else if entry.status.is_directory() || entry.status.is_link() {
-                self.descend(entry.path, rest, found, unread);
+                self.descend(entry.path, rest);
             }
         }
     }
 
     /// All files below a directory whose names match the rest of a pattern, which is at most one name. Links to
     /// directories are not followed.
-    fn below(
-        &self,
-        at: &[u8],
-        rest: &[&str],
-        depth: usize,
-        found: &mut Vec<Entry>,
-        unread: &mut Vec<NotRead>,
-    ) {
-        for entry in self.listed(at, unread) {
-            if found.len() >= MAX_FOUND {
-                unread.push((at.to_vec(), Unread::Large));
+    fn below(&mut self, at: &[u8], rest: &[&str], depth: usize) {
+        for entry in self.list(at) {
+            if self.found.len() >= MAX_FOUND {
+                self.unread.push((at.to_vec(), Unread::Large));
                 return;
             }
             if entry.status.is_directory() {
                 if depth == 0 {
-                    unread.push((entry.path, Unread::Large));
+                    self.unread.push((entry.path, Unread::Large));
                 } else {
-                    self.below(&entry.path, rest, depth - 1, found, unread);
+                    self.below(&entry.path, rest, depth - 1);
                 }
             } else if rest.last().is_none_or(|last| matches(last.as_bytes(), entry.name())) {
-                found.push(entry);
+                self.found.push(entry);
             }
         }
     }
 
-    fn listed(&self, path: &[u8], unread: &mut Vec<NotRead>) -> Vec<Entry> {
-        match self.list(path) {
+    fn list(&mut self, path: &[u8]) -> Vec<Entry> {
+        self.listed += 1;
+        if self.listed > MAX_LISTED {
+            // Said once: everything after it is left out as well.
+            if self.listed == MAX_LISTED + 1 {
+                self.unread.push((path.to_vec(), Unread::Large));
+            }
+            return Vec::new();
+        }
+        match self.tree.list(path) {
             Ok(entries) => entries,
             Err(Unread::Gone) => Vec::new(),
             Err(error) => {
-                unread.push((path.to_vec(), error));
+                self.unread.push((path.to_vec(), error));
                 Vec::new()
             }
         }
@@ -131,15 +154,18 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// Expands the braces of a pattern.
-fn expanded(pattern: &str) -> Vec<String> {
-    let Some(open) = pattern.find('{') else { return vec![pattern.to_owned()] };
-    let Some(close) = pattern[open..].find('}').map(|at| open + at) else { return vec![pattern.to_owned()] };
+/// Expands the braces of a pattern; `false` when they stand for more than [`MAX_EXPANDED`].
+fn expand(pattern: &str, expanded: &mut Vec<String>) -> bool {
+    let braces = pattern.find('{').and_then(|open| Some((open, open + pattern[open..].find('}')?)));
+    let Some((open, close)) = braces else {
+        let has_room = expanded.len() < MAX_EXPANDED;
+        if has_room {
+            expanded.push(pattern.to_owned());
+        }
+        return has_room;
+    };
     let (before, after) = (&pattern[..open], &pattern[close + 1..]);
-    pattern[open + 1..close]
-        .split(',')
-        .flat_map(|choice| expanded(&format!("{before}{choice}{after}")))
-        .collect()
+    pattern[open + 1..close].split(',').all(|choice| expand(&format!("{before}{choice}{after}"), expanded))
 }
 
 #[cfg(test)]
@@ -150,8 +176,17 @@ mod tests {
 
     #[test]
     fn braces_are_expanded_from_the_left() {
-        assert_eq!(expanded("/{a,b}/x{,1}"), ["/a/x", "/a/x1", "/b/x", "/b/x1"]);
-        assert_eq!(expanded("/a{"), ["/a{"]);
+        let expanded = |pattern: &str| {
+            let mut patterns = Vec::new();
+            let are_all = expand(pattern, &mut patterns);
+            (patterns, are_all)
+        };
+
+        let all = ["/a/x", "/a/x1", "/b/x", "/b/x1"].map(str::to_owned).to_vec();
+        assert_eq!(expanded("/{a,b}/x{,1}"), (all, true));
+        assert_eq!(expanded("/a{"), (vec!["/a{".to_owned()], true));
+        let (patterns, are_all) = expanded(&"{a,b}".repeat(30));
+        assert_eq!((patterns.len(), are_all), (MAX_EXPANDED, false));
     }
 
     proptest! {

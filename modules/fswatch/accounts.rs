@@ -137,6 +137,12 @@ impl Story {
         if self.is_critical { Severity::Critical } else { Severity::High }
     }
 
+    /// Adds what happened next.
+    pub(crate) fn add(&mut self, next: &Self) {
+        next.sentences.iter().for_each(|sentence| self.say(sentence.clone()));
+        self.is_critical |= next.is_critical;
+    }
+
     fn say(&mut self, sentence: String) {
         if self.sentences.len() < MAX_SENTENCES {
             self.sentences.push(sentence);
@@ -251,6 +257,10 @@ impl Accounts {
                     true
                 }
                 // A new account has one from the beginning, or will get one.
+                (None, Password::Set(_)) if self.users.contains_key(name) && !self.passwords.is_empty() => {
+                    story.say(format!("password of {name} set"));
+                    true
+                }
                 (None, _) => continue,
                 (Some(_), Password::Locked) => {
                     story.say(format!("password of {name} locked"));
@@ -366,6 +376,16 @@ mod tests {
         assert_eq!(after(empty, "sudo:x:27:ann\n"), ("ann has no password now".to_owned(), true));
         let locked = after("root:*:1::::::\nann:!$y$one:1::::::\n", none);
         assert_eq!(locked, ("password of ann locked".to_owned(), false));
+
+        // One that nobody had a line for.
+        host.write("shadow", "ann:$y$one:1::::::\n");
+        let before = host.read();
+        host.write("shadow", "ann:$y$one:1::::::\nroot:$y$two:1::::::\n");
+        let story = before.story(&host.read());
+        assert_eq!(
+            (story.sentences.join("; "), story.is_critical),
+            ("password of root set".to_owned(), true)
+        );
 
         // Without `x` the file of users is what counts.
         let before = host.read();

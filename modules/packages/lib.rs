@@ -79,6 +79,8 @@ pub fn run_at(query: &Query, root: &Path, state_dir: Option<&Path>) -> ModuleRes
     search::search(&parameters, &databases, query, &found);
     let mut errors = Vec::new();
     if parameters.verify {
+        // Who made an image chose all by which a file of this host is known again.
+        let state_dir = state_dir.filter(|_| parameters.root.is_none());
         let verification = verification
             .get_or_init(|| Verification::new(found.outcome(), &databases, state_dir, parameters.full));
         errors = verification.run(query);

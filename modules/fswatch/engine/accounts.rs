@@ -35,6 +35,14 @@ struct Open {
     opened: Instant,
     last: Instant,
     asked: bool,
+    /// Questions without an answer yet.
+    pending: usize,
+    /// What earlier answers said: something changed after their questions.
+    story: Story,
+}
+
+fn opened(kept: Kept) -> Open {
+    Open { kept, opened: now(), last: now(), asked: false, pending: 0, story: Story::default() }
 }
 
 /// The story that is under way.
@@ -46,7 +54,7 @@ pub(super) struct Stories {
 
 impl Stories {
     pub(super) fn restore(&mut self, kept: Option<Kept>) {
-        self.open = kept.map(|kept| Open { kept, opened: now(), last: now(), asked: false });
+        self.open = kept.map(opened);
     }
 
     pub(super) fn kept(&self) -> Option<&Kept> {
@@ -72,15 +80,14 @@ impl<S: Sink> Engine<S> {
         let stories = &mut self.stories;
         let open = stories.open.get_or_insert_with(|| {
             stories.made += 1;
-            let kept = Kept {
+            opened(Kept {
                 id: format!("{epoch:016x}-a{}", stories.made),
                 process: tool.to_json(),
                 count: 0,
                 paths: Vec::new(),
                 since: alert.time.clone(),
                 until: alert.time.clone(),
-            };
-            Open { kept, opened: now, last: now, asked: false }
+            })
         });
         open.last = now;
         // What came after the question is told by the next one.
@@ -101,16 +108,20 @@ impl<S: Sink> Engine<S> {
             && let Some(open) = &mut self.stories.open
         {
             open.asked = true;
+            open.pending += 1;
             self.packages.ask_about_accounts();
         }
     }
 
     /// Tells what became of accounts.
     pub(super) fn note_accounts(&mut self, story: &Story) {
-        if !self.stories.open.as_ref().is_some_and(|open| open.asked) {
+        let Some(open) = &mut self.stories.open else { return };
+        open.story.add(story);
+        open.pending = open.pending.saturating_sub(1);
+        if !open.asked || open.pending > 0 {
             return;
         }
-        let Some(Open { kept, .. }) = self.stories.open.take() else { return };
+        let Some(Open { kept, story, .. }) = self.stories.open.take() else { return };
         let what = if story.sentences.is_empty() {
             format!("no account changed, although {} were written", kept.paths.join(", "))
         } else {

@@ -564,11 +564,16 @@ pub(super) fn with_rights(object: &Object, rights: &Object) -> Object {
 /// later. A clock that was set back moves both.
 fn is_time_set(known: &Object, there: &Object) -> bool {
     let (modified, changed) = (there.modified, there.changed);
-    // Not on file systems where it always is.
-    let is_later = modified > changed && known.modified <= known.changed;
+    // A program that sets the present time has a finer clock than the kernel uses for this.
+    let is_ahead = |object: &Object| object.modified.seconds > object.changed.seconds.saturating_add(1);
+    let is_later = is_ahead(there);
     let is_earlier = modified < known.modified && changed >= known.changed;
-    let is_unwritten = modified != known.modified && modified != changed && there.content == known.content;
-    (known.device, known.inode) == (there.device, there.inode) && (is_later || is_earlier || is_unwritten)
+    let is_unwritten =
+        modified != known.modified && modified < known.changed && there.content == known.content;
+    // What was ahead already was reported, or always is on this file system.
+    (known.device, known.inode) == (there.device, there.inode)
+        && !is_ahead(known)
+        && (is_later || is_earlier || is_unwritten)
 }
 
 fn is_directory(object: &Option<Object>) -> bool {
