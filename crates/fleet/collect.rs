@@ -203,12 +203,14 @@ impl Collector {
     }
 }
 
-/// Whether it is the whole answer of an agent that has no memory of what it answered before: that answer holds.
+/// Whether it is the whole answer of an agent that may have no memory of what it answered before: that answer holds. A
+/// restored log has as begun what was answered since.
 fn is_of_restored_state(part: &AnswerPart) -> bool {
     let is_whole = part.seq == 0 && part.last;
     is_whole
         && serde_json::from_str::<Answer>(&part.data).is_ok_and(|answer| {
-            answer.status == AnswerStatus::Refused && answer.code.as_deref() == Some(STATE_REVERTED)
+            answer.status == AnswerStatus::Interrupted
+                || answer.status == AnswerStatus::Refused && answer.code.as_deref() == Some(STATE_REVERTED)
         })
 }
 
@@ -392,6 +394,31 @@ mod tests {
             collector.take(&subject("a"), &message(&changed), open).unwrap_err(),
             Flag::Contradiction(agent("a"))
         );
+    }
+
+    #[test]
+    fn what_a_restored_agent_says_does_not_replace_what_it_answered_before() {
+        let whole = |changed: &dyn Fn(&mut Answer)| {
+            let mut answer: Answer = serde_json::from_str(&answer("h")).unwrap();
+            changed(&mut answer);
+            message(&cut(&action(), &agent("a"), &serde_json::to_string(&answer).unwrap())[0])
+        };
+        let mut collector = Collector::new(action());
+        collector.take(&subject("a"), &whole(&|_| ()), open).unwrap();
+        let mut again = |changed: &dyn Fn(&mut Answer)| collector.take(&subject("a"), &whole(changed), open);
+
+        let reverted = |answer: &mut Answer| {
+            (answer.status, answer.code) = (AnswerStatus::Refused, Some(STATE_REVERTED.to_owned()));
+        };
+        assert!(matches!(again(&reverted), Ok(Taken::Again)));
+        // Its replay log has the action as begun.
+        assert!(matches!(again(&|answer| answer.status = AnswerStatus::Interrupted), Ok(Taken::Again)));
+        for status in [AnswerStatus::Refused, AnswerStatus::Error, AnswerStatus::Timeout] {
+            assert!(
+                matches!(again(&|answer| answer.status = status), Err(Flag::Contradiction(_))),
+                "{status:?}"
+            );
+        }
     }
 
     proptest! {

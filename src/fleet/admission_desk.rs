@@ -183,6 +183,12 @@ impl<'p> AdmissionDesk<'p> {
     /// Reads what others enrolled up to the record with this number, which the broker says there is. One that was removed is
     /// never read.
     async fn read_enrolments_through(&mut self, number: u64) -> Result<(), StoredError> {
+        if number < self.newest {
+            // The stream was made anew: what was counted in the former one means nothing in this one.
+            self.newest = number;
+            self.enrolments = Cursor { next: 1 };
+            self.records.clear();
+        }
         for _ in 0..LOOKS {
             self.read_enrolments().await?;
             if self.newest >= number {
@@ -334,7 +340,7 @@ impl<'p> AdmissionDesk<'p> {
         let sequence = match storing.await {
             Ok(sequence) => sequence,
             Err(error) if error.is_other_writer() => {
-                let number = error.newest().unwrap_or(0);
+                let number = error.newest().unwrap_or(self.newest);
                 self.read_enrolments_through(number).await.map_err(unavailable)?;
                 return Ok(false);
             }
