@@ -95,6 +95,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// The kind of file system.
     pub kind: String,
+    /// Who runs the program that answers for a FUSE file system, unless that is root.
+    pub fuse_user: Option<u32>,
 }
 
 impl Mount {
@@ -109,8 +111,12 @@ impl Mount {
         let root = unescaped(words.next()?);
         let point = unescaped(words.next()?);
         // Options and optional fields end with a lone hyphen.
-        let kind = words.skip_while(|word| *word != b"-").nth(1)?;
-        Some(Self { id, device, root, point, kind: String::from_utf8_lossy(kind).into_owned() })
+        let mut of_all = words.skip_while(|word| *word != b"-").skip(1);
+        let kind = String::from_utf8_lossy(of_all.next()?).into_owned();
+        let options = of_all.nth(1).filter(|_| kind.starts_with("fuse")).unwrap_or_default();
+        let mut users = options.split(|byte| *byte == b',').filter_map(|one| one.strip_prefix(b"user_id="));
+        let fuse_user = users.next().and_then(number).and_then(|user| u32::try_from(user).ok());
+        Some(Self { id, device, root, point, kind, fuse_user: fuse_user.filter(|user| *user != 0) })
     }
 
     /// Where its files are.

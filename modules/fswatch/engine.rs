@@ -459,6 +459,7 @@ impl<S: Sink> Engine<S> {
         self.pace.took(due);
         let Some((last, _)) = files.last() else { return };
         self.ledger.set_cursor(Some(last.clone()));
+        files.retain(|(path, _)| !self.watching.avoided().has(path));
         self.verified = None;
         self.verifier.read(files, budget);
     }
@@ -634,10 +635,11 @@ impl<S: Sink> Engine<S> {
 
     /// What is mounted somewhere shows other objects there than before.
     fn note_mounts(&mut self) {
-        self.trust.forget_all();
         self.proofs.doubt();
         let before = self.watching.mounts().clone();
-        for point in self.watching.remount() {
+        let points = self.watching.remount();
+        self.note_avoided();
+        for point in points {
             self.tell_mount(&point, &before);
             if self.coverage.options(&point).is_some() && !self.coverage.descends(&point) {
                 self.hurry(&point, Happened::finished(), now());

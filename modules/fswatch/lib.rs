@@ -13,6 +13,7 @@
 
 pub mod accounts;
 pub mod attributes;
+mod avoided;
 pub mod baseline;
 pub mod change;
 pub mod codec;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
 
+use crate::avoided::Avoided;
+
 /// Bytes of the directories that are remembered, with their paths; beyond it all are forgotten and asked again. Users make
 /// paths as long as they like, so that a number of directories would be no bound.
 const MAX_BYTES: usize = 2 << 20;
@@ -62,6 +64,8 @@ impl Standing {
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
     directories: BTreeMap<PathBuf, Standing>,
+    /// Where nobody looks: a user would say how long that takes.
+    avoided: Avoided,
     /// What they take.
     bytes: usize,
 }
@@ -71,9 +75,18 @@ fn bytes_of(directory: &Path) -> usize {
 }
 
 impl Trust {
+    /// Other mounts are avoided from now on.
+    pub(crate) fn avoid(&mut self, avoided: Avoided) {
+        self.avoided = avoided;
+        self.forget_all();
+    }
+
     /// To whom work at a path is accounted.
     pub(crate) fn lane(&mut self, path: &Path) -> Lane {
         let Some(parent) = path.parent() else { return Lane::Trusted };
+        if let Some(user) = self.avoided.user(path) {
+            return Lane::Of(user);
+        }
         if let Some(lane) = self.lane_of_names(parent) {
             return lane;
         }
@@ -100,6 +113,9 @@ impl Trust {
     fn standing(&mut self, directory: &Path) -> Standing {
         if let Some(known) = self.directories.get(directory) {
             return *known;
+        }
+        if let Some(user) = self.avoided.user(directory) {
+            return Standing { trusted: false, shared: false, payer: Some(user) };
         }
         let mut unknown = Vec::new();
         let mut standing = TOP;

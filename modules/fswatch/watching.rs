@@ -10,6 +10,7 @@ use rustix::event::PollFlags;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use vigie_host::mounts::{Mount, Mounts};
 
+use crate::avoided::Avoided;
 use crate::config::Backend;
 use crate::ending::{Owner, ending};
 use crate::events::{Mailbox, Named};
@@ -55,6 +56,7 @@ pub struct Watching {
     /// Why there is no fanotify at all.
     why_not: Option<String>,
     mounts: Arc<Mounts>,
+    avoided: Avoided,
     choices: BTreeMap<u64, Choice>,
     /// The mounts of watched file systems, by where they are: numbers that are never given again.
     unique: BTreeMap<PathBuf, u64>,
@@ -86,12 +88,14 @@ impl Watching {
     /// # Errors
     /// When cannot create an inotify instance or a thread.
     pub fn start(mailbox: &Mailbox) -> io::Result<Self> {
+        let mounts = Mounts::read().unwrap_or_default();
         Ok(Self {
+            avoided: Avoided::among(&mounts),
             _mounts: watch_mounts(mailbox.clone()).ok(),
             directories: Watcher::start(mailbox.clone())?,
             filesystems: None,
             why_not: Some("it was not requested yet".to_owned()),
-            mounts: Arc::new(Mounts::read().unwrap_or_default()),
+            mounts: Arc::new(mounts),
             choices: BTreeMap::new(),
             unique: BTreeMap::new(),
             exchanged: BTreeSet::new(),
@@ -157,6 +161,9 @@ impl Watching {
     /// How a path is watched.
     #[must_use]
     pub(crate) fn choice_of(&self, path: &Path) -> Option<&Choice> {
+        if self.avoided.has(path) {
+            return None;
+        }
         let there = path.ancestors().find_map(|way| rustix::fs::lstat(way).ok())?;
         self.choices.get(&there.st_dev)
     }
@@ -167,12 +174,27 @@ impl Watching {
         &self.mounts
     }
 
+    /// Mounts in which nothing is looked at.
+    #[must_use]
+    pub(crate) fn avoided(&self) -> &Avoided {
+        &self.avoided
+    }
+
+    /// The device of a path that may be looked at.
+    fn device_of(&self, path: &Path) -> io::Result<u64> {
+        if let Some(why) = self.avoided.why(path) {
+            return Err(io::Error::other(why));
+        }
+        Ok(rustix::fs::lstat(path)?.st_dev)
+    }
+
     /// Something was mounted or unmounted: where.
     pub fn remount(&mut self) -> Vec<PathBuf> {
         let Ok(mounts) = Mounts::read() else { return Vec::new() };
         let mut points = self.mounts.differences(&mounts);
         let mounts = Arc::new(mounts);
         self.mounts = Arc::clone(&mounts);
+        self.avoided = Avoided::among(&mounts);
         self.find_exchanged(&mut points);
         // A device number is given again: whatever is not mounted any more is decided anew.
         self.choices.retain(|device, _| mounts.iter().any(|mount| mount.device == *device));
@@ -222,7 +244,7 @@ impl Watching {
     /// # Errors
     /// When it is no directory, or the limit of inotify's watches is reached.
     pub fn add(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
-        let device = rustix::fs::lstat(directory)?.st_dev;
+        let device = self.device_of(directory)?;
         if !self.choose_for(directory, device) {
             return self.directories.add(directory, lane);
         }
@@ -256,7 +278,7 @@ impl Watching {
     /// # Errors
     /// As [`Watching::add`].
     pub(crate) fn add_way(&mut self, directory: &Path, lane: Lane) -> io::Result<()> {
-        let device = rustix::fs::lstat(directory)?.st_dev;
+        let device = self.device_of(directory)?;
         // A file system in which nothing else is watched need not be marked for it.
         let is_chosen = self.choices.get(&device).is_some_and(|choice| choice.fanotify);
         match &mut self.filesystems {
@@ -271,15 +293,16 @@ impl Watching {
     #[must_use]
     pub fn is_watched(&self, directory: &Path) -> bool {
         self.directories.is_watched(directory)
-            || rustix::fs::lstat(directory)
-                .is_ok_and(|status| self.choices.get(&status.st_dev).is_some_and(|choice| choice.fanotify))
+            || self
+                .device_of(directory)
+                .is_ok_and(|device| self.choices.get(&device).is_some_and(|choice| choice.fanotify))
     }
 
     /// Tells of what happens to a file under other names as well, where that is possible.
     pub(crate) fn follow_names(&mut self, path: &Path, lane: Lane) {
         // One that is mounted there may be on a file system in which nothing else is watched.
-        if let Ok(status) = rustix::fs::lstat(path)
-            && self.choose_for(path, status.st_dev)
+        if let Ok(device) = self.device_of(path)
+            && self.choose_for(path, device)
             && let Some(filesystems) = &mut self.filesystems
         {
             filesystems.follow_names(path, lane);

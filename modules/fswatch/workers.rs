@@ -19,6 +19,7 @@ pub use self::listing::ToRead;
 use self::listing::{Listing, list, parts, read_part};
 use self::queue::{Queue, Serves};
 use crate::accounts::Story;
+use crate::avoided::Avoided;
 use crate::events::{Happened, Mailbox};
 use crate::look::{Found, Plan, Scratch, is_missing, look_at};
 use crate::object::{Content, Object};
@@ -48,6 +49,8 @@ pub struct ScanRules {
     pub all_learned: bool,
     /// How closely to compare.
     pub depth: Depth,
+    /// Mounts in which nothing is looked at, and not at the mount either.
+    pub avoided: Avoided,
 }
 
 /// A path to look at.

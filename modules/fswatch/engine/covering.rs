@@ -28,6 +28,7 @@ impl<S: Sink> Engine<S> {
         self.due.set_settle(settings.settle);
         self.storms.set_limit(settings.storm_changes);
         self.ledger.set_history_bytes(settings.history_bytes);
+        self.trust.avoid(self.watching.avoided().clone());
         self.watching.choose(settings.backend, self.own.as_deref(), &self.mailbox);
         self.watching.ask_execs(settings.exec_commands);
         if settings.backend == Backend::Fanotify
@@ -53,12 +54,13 @@ impl<S: Sink> Engine<S> {
 
     /// Finds out what the rules mean on this host as it is now. What is known and no longer covered is not forgotten yet.
     pub(super) fn cover(&mut self, rules: &Rules) {
-        let coverage = Coverage::new(rules, &|path| Some(follow(path).real));
+        let avoided = self.watching.avoided();
+        let coverage = Coverage::new(rules, &|path| Some(follow(path, avoided).real));
         let left_out = self.own.iter().chain(&self.left_out);
         let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
         let has_canary = rules.settings().canary.is_some();
         coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
-        self.ways.find(&mut coverage);
+        self.ways.find(&mut coverage, avoided);
         self.coverage = Arc::new(coverage);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to
@@ -83,8 +85,7 @@ impl<S: Sink> Engine<S> {
     }
 
     pub(super) fn note_waiting(&mut self) {
-        let waiting: BTreeSet<_> =
-            self.coverage.waiting(&|path| path.symlink_metadata().is_ok()).into_iter().collect();
+        let waiting: BTreeSet<_> = self.coverage.waiting(&|path| self.is_there(path)).into_iter().collect();
         let new: Vec<_> = waiting.difference(&self.status.waiting).collect();
         if new.len() > MAX_WAITING_LINES {
             self.sink.log(&format!("{} paths do not exist yet; waiting for them", new.len()));
@@ -94,6 +95,24 @@ impl<S: Sink> Engine<S> {
             }
         }
         self.status.waiting = waiting;
+    }
+
+    /// Whether something is at a path; nothing that may be looked at counts as something that is there.
+    pub(super) fn is_there(&self, path: &Path) -> bool {
+        self.watching.avoided().has(path) || path.symlink_metadata().is_ok()
+    }
+
+    /// Other file systems are mounted: says in which nothing is looked at.
+    pub(super) fn note_avoided(&mut self) {
+        let avoided = self.watching.avoided().clone();
+        self.trust.avoid(avoided.clone());
+        for point in avoided.points() {
+            if (self.coverage.descends(point) || self.coverage.options(point).is_some())
+                && let Some(why) = avoided.why(point)
+            {
+                self.note_unwatched(point, why);
+            }
+        }
     }
 
     /// Watches a directory; says so in the status when that is not possible. `false` when it is gone.
@@ -138,8 +157,9 @@ impl<S: Sink> Engine<S> {
 
     /// Clears complaints about directories that are no longer there.
     pub(super) fn forget_gone(&mut self) {
-        self.status
-            .unwatched
-            .retain(|directory| !open_parent(directory).is_err_and(|error| is_missing(&error)));
+        let avoided = self.watching.avoided();
+        self.status.unwatched.retain(|directory| {
+            avoided.has(directory) || !open_parent(directory).is_err_and(|error| is_missing(&error))
+        });
     }
 }

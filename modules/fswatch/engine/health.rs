@@ -86,6 +86,13 @@ impl<S: Sink> Engine<S> {
             &self.status.unwatched,
             "directories are not watched; changes there are found by scans only",
         );
+        let first_avoided = self.status.unwatched.iter().find(|(path, _)| self.watching.avoided().has(path));
+        let unwatched = match (unwatched, first_avoided) {
+            (Some(text), Some((path, why))) => {
+                Some(format!("{text}; {}: {why}", shortened(&shown(path), SHOWN_PATH_BYTES)))
+            }
+            (text, _) => text,
+        };
         self.health.set("directories-unwatched", ConditionSeverity::Warning, unwatched);
         let unreadable = many(&self.status.unreadable, "files cannot be read; their content is unknown");
         self.health.set("files-unreadable", ConditionSeverity::Warning, unreadable);

@@ -86,7 +86,10 @@ impl<S: Sink> Engine<S> {
         if self.mounted.0.len() < MAX_POINTS {
             self.mounted.0.push((point.to_owned(), now));
         }
-        let text = format!("{what}: other files are visible there; the differences are reported");
+        let text = match self.watching.avoided().why(point) {
+            Some(why) => format!("{what}: {why}"),
+            None => format!("{what}: other files are visible there; the differences are reported"),
+        };
         self.tell_notice(point, text, Severity::High, None);
     }
 

@@ -78,13 +78,13 @@ impl<S: Sink> Engine<S> {
         match order {
             Order::Watch { rules, left_out } => {
                 self.left_out =
-                    left_out.iter().map(|path| path.canonicalize().unwrap_or(path.clone())).collect();
+                    left_out.iter().map(|path| follow(path, self.watching.avoided()).real).collect();
                 self.compare_with_journal(&left_out);
                 self.watch(&rules);
             }
             Order::Rescan { paths, prove, done } => self.rescan(paths, prove, done),
             Order::Explain(path, answer) => {
-                let real = follow(&path).real;
+                let real = follow(&path, self.watching.avoided()).real;
                 let is_elsewhere = real != path && self.coverage.options(&real).is_some();
                 let asked = shown(&path);
                 let path = if is_elsewhere { real } else { path };

@@ -121,8 +121,9 @@ impl<S: Sink> Engine<S> {
         let device = rustix::fs::lstat(at).ok()?.st_dev;
         let roots = self.coverage.roots().iter().map(|root| &root.path);
         let is_there = |path: &&PathBuf| {
-            let is = rustix::fs::lstat(path.as_path())
-                .is_ok_and(|there| there.st_dev == device && there.st_mode & 0o170_000 == 0o040_000);
+            let is = !self.watching.avoided().has(path)
+                && rustix::fs::lstat(path.as_path())
+                    .is_ok_and(|there| there.st_dev == device && there.st_mode & 0o170_000 == 0o040_000);
             is && is_watched(path)
         };
         roots.filter(is_there).map(|path| path.to_owned()).next()

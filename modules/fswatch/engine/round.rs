@@ -157,7 +157,8 @@ impl<S: Sink> Engine<S> {
             {
                 continue;
             }
-            let Some(options) = self.coverage.options(&path) else {
+            let Some(options) = self.coverage.options(&path).filter(|_| !self.watching.avoided().has(&path))
+            else {
                 self.settled(&path);
                 continue;
             };

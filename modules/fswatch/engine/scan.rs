@@ -152,7 +152,13 @@ impl Scan {
 impl<S: Sink> Engine<S> {
     fn scan_rules(&self, depth: Depth) -> ScanRules {
         let all_learned = self.coverage.rules().entries().iter().all(|entry| self.learned.contains(entry));
-        ScanRules { coverage: self.coverage.clone(), learned: self.learned.clone(), all_learned, depth }
+        ScanRules {
+            coverage: self.coverage.clone(),
+            learned: self.learned.clone(),
+            all_learned,
+            depth,
+            avoided: self.watching.avoided().clone(),
+        }
     }
 
     fn add_scan(
@@ -196,6 +202,7 @@ impl<S: Sink> Engine<S> {
             // They go by rules that are no longer those; who waits for one waits for this one now.
             waiting = std::mem::take(&mut self.scans).into_values().flat_map(|scan| scan.done).collect();
         }
+        self.note_avoided();
         // Of files that are gone nothing is kept: the scan names those that there are.
         self.watching.forget_names();
         let roots: BTreeSet<_> = self.coverage.roots().iter().map(|root| root.path.clone()).collect();
@@ -237,7 +244,7 @@ impl<S: Sink> Engine<S> {
         if self.coverage.options(root).is_some() {
             self.suspect(scan, root.to_owned(), false);
         }
-        if root.symlink_metadata().is_err_and(|error| is_missing(&error)) {
+        if !self.is_there(root) {
             self.suspect_known(scan, root);
         }
     }
@@ -304,7 +311,9 @@ impl<S: Sink> Engine<S> {
         }
         // Who asks for a path means what it leads to.
         let is_known = |path: &PathBuf| self.coverage.options(path).is_some();
-        let lead = |path: PathBuf| Some(follow(&path).real).filter(is_known).unwrap_or(path);
+        let lead = |path: PathBuf| {
+            Some(follow(&path, self.watching.avoided()).real).filter(is_known).unwrap_or(path)
+        };
         let paths: Vec<PathBuf> = paths.into_iter().map(lead).collect();
         let is_watched =
             |path: &PathBuf| self.coverage.options(path).is_some() || self.coverage.descends(path);
@@ -320,7 +329,7 @@ impl<S: Sink> Engine<S> {
             scan.unwatched = unwatched;
         }
         for path in paths {
-            let is_gone = path.symlink_metadata().is_err();
+            let is_gone = !self.is_there(&path);
             if self.coverage.options(&path).is_some() {
                 self.suspect(number, path.clone(), prove);
             }
@@ -363,6 +372,10 @@ impl<S: Sink> Engine<S> {
             && scan.has_room()
             && let Some((directory, after, lane)) = self.next_directory(number)
         {
+            if self.watching.avoided().has(&directory) {
+                self.note_avoided();
+                continue;
+            }
             if !self.coverage.descends(&directory) || !self.watch_directory(&directory) {
                 if self.ledger.state().baseline.contains(&directory) {
                     // All that is known below it goes with it.

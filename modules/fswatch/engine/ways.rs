@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::moving::{MOVED_AT_ONCE, Move};
 use super::round::with_circumstances;
 use super::{Engine, Sink, text_of_time};
+use crate::avoided::Avoided;
 use crate::change::{Alert, notice, shown};
 use crate::events::Happened;
 use crate::ledger::Entry;
@@ -31,7 +32,7 @@ pub(super) struct Way {
 }
 
 /// Follows a path name by name, also where only a part of it is there.
-pub(super) fn follow(path: &Path) -> Way {
+pub(super) fn follow(path: &Path, avoided: &Avoided) -> Way {
     let names = |path: &Path| -> Vec<OsString> {
         let names = path.components().rev().filter_map(|component| match component {
             Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
@@ -47,6 +48,7 @@ pub(super) fn follow(path: &Path) -> Way {
             continue;
         }
         way.real.push(name);
+        is_there &= !avoided.has(&way.real);
         if !is_there {
             continue;
         }
@@ -68,8 +70,8 @@ pub(super) fn follow(path: &Path) -> Way {
 }
 
 /// Whether there is a link at a path.
-fn is_link(path: &Path) -> bool {
-    std::fs::read_link(path).is_ok()
+fn is_link(path: &Path, avoided: &Avoided) -> bool {
+    !avoided.has(path) && std::fs::read_link(path).is_ok()
 }
 
 /// What is known of the ways.
@@ -85,14 +87,14 @@ pub(super) struct Ways {
 
 impl Ways {
     /// Finds the ways of a new coverage, and has it follow the links that were found before.
-    pub(super) fn find(&mut self, coverage: &mut Coverage) {
+    pub(super) fn find(&mut self, coverage: &mut Coverage, avoided: &Avoided) {
         let (mut ends, mut links) = (BTreeMap::new(), BTreeSet::new());
         let mut waiting = std::mem::take(&mut self.followed);
         // One may lead to where another one is.
         loop {
             let before = waiting.len();
             waiting.retain(|link| {
-                let way = follow(link);
+                let way = follow(link, avoided);
                 if way.links.first() != Some(link) {
                     return false;
                 }
@@ -111,7 +113,7 @@ impl Ways {
         let configured: BTreeSet<PathBuf> =
             coverage.roots().iter().map(|root| root.configured.clone()).collect();
         for path in configured {
-            let way = follow(&path);
+            let way = follow(&path, avoided);
             links.extend(way.links);
             ends.entry(path).or_insert(way.real);
         }
@@ -145,7 +147,7 @@ impl<S: Sink> Engine<S> {
     /// A name came: whether it is a link that is to be followed from now on.
     pub(super) fn is_new_way(&mut self, path: &Path, happened: &Happened) -> bool {
         let may_be = happened.appeared && !happened.directory && self.coverage.may_follow(path);
-        may_be && is_link(path) && self.remember_link(path)
+        may_be && is_link(path, self.watching.avoided()) && self.remember_link(path)
     }
 
     fn remember_link(&mut self, link: &Path) -> bool {
@@ -180,7 +182,7 @@ impl<S: Sink> Engine<S> {
             self.watch_way(&root);
             let may_be_another = root.starts_with(path) || path.starts_with(&root) || !before.contains(&root);
             // Who makes what is not there yet is told by the directory above it, which is watched now.
-            let is_there = || root.symlink_metadata().is_ok() || self.ledger.state().baseline.contains(&root);
+            let is_there = || self.is_there(&root) || self.ledger.state().baseline.contains(&root);
             if may_be_another || !self.watching.is_watched(&root) && is_there() {
                 self.scan_tree(&root, None);
             }
@@ -216,7 +218,7 @@ impl<S: Sink> Engine<S> {
             self.tell(Entry::default(), vec![told]);
         }
         // What is still covered where it is has not come from there.
-        let is_gone = follow(old).real != old;
+        let is_gone = follow(old, self.watching.avoided()).real != old;
         let is_apart = !old.starts_with(new) && !new.starts_with(old);
         if !is_apart || !is_gone && self.coverage.options(old).is_some() {
             return;
@@ -249,7 +251,7 @@ impl<S: Sink> Engine<S> {
 
     /// Watches where a link leads that was found below an entry which follows links.
     pub(super) fn follow(&mut self, scan: u64, link: &Path) {
-        let way = follow(link);
+        let way = follow(link, self.watching.avoided());
         if way.links.first().is_none_or(|first| first != link) || self.ways.followed.contains(link) {
             return;
         }
@@ -296,7 +298,8 @@ impl<S: Sink> Engine<S> {
     fn watch_above(&mut self, directory: &Path, is_whole: bool) {
         // A directory that is not there is not watched: the one above it is.
         let lane = self.trust.lane_of_names(directory).unwrap_or(Lane::Of(NOBODY));
-        if directory.is_dir()
+        if !self.watching.avoided().has(directory)
+            && directory.is_dir()
             && let Err(error) = if is_whole {
                 self.watching.add(directory, lane)
             } else {
@@ -324,7 +327,7 @@ mod tests {
         symlink("nowhere/x", at("dangling")).unwrap();
         symlink("loop", at("loop")).unwrap();
         let of = |name: &str| {
-            let way = follow(&at(name));
+            let way = follow(&at(name), &Avoided::default());
             (way.real, way.links)
         };
 
@@ -332,6 +335,6 @@ mod tests {
         assert_eq!(of("real/new/file"), (at("real/new/file"), vec![]));
         assert_eq!(of("dangling/file"), (at("nowhere/x/file"), vec![at("dangling")]));
         assert_eq!(of("loop").1.len(), MAX_LINKS);
-        assert_eq!(follow(Path::new("/")).real, Path::new("/"));
+        assert_eq!(follow(Path::new("/"), &Avoided::default()).real, Path::new("/"));
     }
 }

@@ -136,6 +136,10 @@ pub(super) fn list(
         }
         let before = known.next_if(|(known, _)| *known == name).map(|(_, object)| object);
         inside.push(&name);
+        if rules.avoided.has(&inside) {
+            inside.pop();
+            continue;
+        }
         compare_name(&inside, name, listed, before, rules, alike, &directory, listing, scratch);
         inside.pop();
     }

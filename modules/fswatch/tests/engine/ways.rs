@@ -2,14 +2,17 @@
 //! nothing behind a link is out of sight.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use nix::mount::{MntFlags, MsFlags, umount2};
 use serde_json::json;
 use vigie_fswatch::change::Event;
 use vigie_fswatch::engine::Order;
 
 use super::running::{Alert, Running, recursive, with_backend};
+use super::who::{mount_at, own_mounts};
 
 on_every_backend! {
     a_directory_on_the_way_that_becomes_a_link_leads_to_what_is_compared_and_watched,
@@ -17,6 +20,7 @@ on_every_backend! {
     a_link_in_a_chain_that_leads_elsewhere_is_found,
     the_file_that_wildcards_match_may_become_a_link,
     what_is_behind_a_followed_link_is_known_after_a_restart,
+    a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting,
 }
 
 fn make(path: &Path, text: &str) {
@@ -157,4 +161,46 @@ fn what_is_behind_a_followed_link_is_known_after_a_restart() {
     let told = running.early.first().cloned().unwrap_or_else(|| running.next(|_| true));
 
     assert_eq!((told.event, told.attributes[0].as_str()), (Event::Changed, "content"), "{told:?}");
+}
+
+/// Nobody reads the requests, so each look at it would wait.
+fn a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting() {
+    if !own_mounts() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let (keys, file) = (temp.path().join("home/ann/.ssh/authorized_keys"), temp.path().join("etc/file"));
+    make(&keys, "good");
+    make(&file, "good");
+    let Ok(server) = fs::File::options().read(true).write(true).open("/dev/fuse") else {
+        return vigie_skipped::skipped("no /dev/fuse");
+    };
+    let entries = [temp.path().join("home/*/.ssh/authorized_keys"), temp.path().join("etc")];
+    let entries = entries.each_ref().map(|path| path.to_str().unwrap());
+    let running = Running::on(&entries);
+    let point = keys.parent().unwrap();
+    let options = format!("fd={},rootmode=40000,user_id=54321,group_id=0,allow_other", server.as_raw_fd());
+    if !mount_at("hang", Some("fuse.hang"), point, MsFlags::empty(), Some(&options)) {
+        return;
+    }
+
+    let mounted = running.soon(|alert| alert.event == Event::Notice);
+    fs::write(&file, "evil").unwrap();
+    running.soon(is_at(&file));
+    let status = running.status_when(|status| !status.conditions.is_empty());
+    let rescanned = running.ask(|done| Order::Rescan { paths: Vec::new(), prove: true, done });
+    running.stop();
+    // So does one that starts while it is there.
+    let running = Running::on(&entries);
+    fs::write(&file, "worse").unwrap();
+    running.soon(is_at(&file));
+    let named = running.status.get().unwatched.keys().any(|path| path == point);
+    running.stop();
+    drop(server);
+    umount2(point, MntFlags::MNT_DETACH).unwrap();
+
+    assert!(mounted.alert.contains("a program of user 54321"), "{mounted:?}");
+    assert!(status.conditions[0].detail.contains(point.to_str().unwrap()), "{:?}", status.conditions);
+    assert!(rescanned["rescanned"] == true && status.unwatched.keys().any(|path| path == point));
+    assert!(named, "the status names it from the start");
 }
