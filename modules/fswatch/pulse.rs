@@ -111,7 +111,10 @@ impl Pulse {
         while !state.ended {
             // One that was missed is not missed again before it came.
             let left = match state.asked {
-                Some(asked) if state.stuck.is_none() => patience.saturating_sub(now().duration_since(asked)),
+                // Before its first round it reads what it knows, and the module is not ready.
+                Some(asked) if state.stuck.is_none() && state.beat.is_some() => {
+                    patience.saturating_sub(now().duration_since(asked))
+                }
                 _ => Duration::MAX,
             };
             if left.is_zero() {

@@ -40,7 +40,7 @@ impl<S: Sink> Engine<S> {
         self.cover(rules);
         if self.ledger.state().rules == self.coverage.digest() {
             // What is behind links that the first scan finds is still covered, so nothing is forgotten before it.
-            self.surplus.want();
+            self.surplus.want_at_start();
         } else {
             let coverage = &self.coverage;
             self.ledger.retain(|path| coverage.options(path).is_some());
@@ -159,7 +159,9 @@ impl<S: Sink> Engine<S> {
     pub(super) fn forget_gone(&mut self) {
         let avoided = self.watching.avoided();
         self.status.unwatched.retain(|directory| {
-            avoided.has(directory) || !open_parent(directory).is_err_and(|error| is_missing(&error))
+            avoided.has(directory)
+                || directory.is_symlink()
+                || !open_parent(directory).is_err_and(|error| is_missing(&error))
         });
     }
 }

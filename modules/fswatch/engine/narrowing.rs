@@ -72,6 +72,17 @@ impl<S: Sink> Engine<S> {
         self.tell_notice(Path::new("/"), text, Severity::High, None);
     }
 
+    /// Reports what was known before the start and that no entry leads to any more, although they are the same.
+    pub(super) fn tell_forgotten(&mut self, forgotten: Option<(usize, Vec<String>)>) {
+        let Some((count, samples)) = forgotten.filter(|(count, _)| *count > 0) else { return };
+        let text = format!(
+            "{count} known objects are forgotten, such as {}: a link on the way to watched paths led elsewhere when \
+             nobody watched; what is there now is reported as new",
+            listed(&samples)
+        );
+        self.tell_notice(Path::new("/"), text, Severity::High, None);
+    }
+
     /// Tells what was mounted or unmounted at a watched place.
     pub(super) fn tell_mount(&mut self, point: &Path, before: &Mounts) {
         let is_watched = self.coverage.descends(point) || self.coverage.options(point).is_some();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -69,6 +70,13 @@ pub(super) fn follow(path: &Path, avoided: &Avoided) -> Way {
     way
 }
 
+/// Whether a link that was found is followed: its owner decides what is watched by its rule, so a user's link leads to
+/// what is his own only. What is not there yet is judged when it comes.
+fn may_lead(link: &Path, real: &Path, avoided: &Avoided) -> bool {
+    let owner = link.symlink_metadata().map_or(0, |link| link.uid());
+    owner == 0 || avoided.has(real) || real.symlink_metadata().map_or(true, |target| target.uid() == owner)
+}
+
 /// Whether there is a link at a path.
 fn is_link(path: &Path, avoided: &Avoided) -> bool {
     !avoided.has(path) && std::fs::read_link(path).is_ok()
@@ -98,7 +106,7 @@ impl Ways {
                 if way.links.first() != Some(link) {
                     return false;
                 }
-                let is_followed = coverage.follow_link(link, &way.real);
+                let is_followed = may_lead(link, &way.real, avoided) && coverage.follow_link(link, &way.real);
                 if is_followed {
                     ends.insert(link.clone(), way.real);
                     links.extend(way.links);
@@ -147,7 +155,22 @@ impl<S: Sink> Engine<S> {
     /// A name came: whether it is a link that is to be followed from now on.
     pub(super) fn is_new_way(&mut self, path: &Path, happened: &Happened) -> bool {
         let may_be = happened.appeared && !happened.directory && self.coverage.may_follow(path);
-        may_be && is_link(path, self.watching.avoided()) && self.remember_link(path)
+        may_be && is_link(path, self.watching.avoided()) && {
+            let real = follow(path, self.watching.avoided()).real;
+            self.may_lead(path, &real) && self.remember_link(path)
+        }
+    }
+
+    /// As [`may_lead`]; says so in the status when it may not.
+    fn may_lead(&mut self, link: &Path, real: &Path) -> bool {
+        let may = may_lead(link, real, self.watching.avoided());
+        if may {
+            self.status.unwatched.remove(link);
+        } else {
+            let why = format!("a link of a user to {}, which is not his, is not followed", shown(real));
+            self.note_unwatched(link, why);
+        }
+        may
     }
 
     fn remember_link(&mut self, link: &Path) -> bool {
@@ -257,6 +280,9 @@ impl<S: Sink> Engine<S> {
         }
         let mut coverage = self.coverage.clone();
         let changed = std::sync::Arc::make_mut(&mut coverage);
+        if !self.may_lead(link, &way.real) {
+            return;
+        }
         if !changed.follow_link(link, &way.real) || !self.remember_link(link) {
             return;
         }

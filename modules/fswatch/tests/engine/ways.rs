@@ -20,6 +20,8 @@ on_every_backend! {
     a_link_in_a_chain_that_leads_elsewhere_is_found,
     the_file_that_wildcards_match_may_become_a_link,
     what_is_behind_a_followed_link_is_known_after_a_restart,
+    a_way_that_led_elsewhere_when_nobody_watched_is_reported,
+    a_link_of_a_user_leads_only_to_what_is_his,
     a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting,
 }
 
@@ -161,6 +163,54 @@ fn what_is_behind_a_followed_link_is_known_after_a_restart() {
     let told = running.early.first().cloned().unwrap_or_else(|| running.next(|_| true));
 
     assert_eq!((told.event, told.attributes[0].as_str()), (Event::Changed, "content"), "{told:?}");
+}
+
+fn a_way_that_led_elsewhere_when_nobody_watched_is_reported() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let state = at("state");
+    fs::create_dir(&state).unwrap();
+    make(&at("v1/conf"), "good");
+    make(&at("v2/conf"), "evil");
+    symlink("v1", at("app")).unwrap();
+    let config = json!({"paths": {"path": [at("app/conf")]}});
+    Running::keeping(Some(&state), config.clone()).stop();
+
+    fs::remove_file(at("app")).unwrap();
+    symlink("v2", at("app")).unwrap();
+    let running = Running::keeping(Some(&state), config);
+    let is_it = |alert: &Alert| alert.alert.contains("known objects are forgotten");
+    let told = running.early.iter().find(|alert| is_it(alert)).cloned();
+    let told = told.unwrap_or_else(|| running.soon(is_it));
+
+    assert!(told.alert.contains(at("v1/conf").to_str().unwrap()), "{told:?}");
+}
+
+fn a_link_of_a_user_leads_only_to_what_is_his() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("secret/file"), "of root");
+    make(&at("keys/file"), "of the user");
+    std::os::unix::fs::chown(at("keys"), Some(65534), None).unwrap();
+    for (user, target) in [("ann", "secret"), ("bob", "keys")] {
+        fs::create_dir_all(at("home").join(user)).unwrap();
+        let link = at("home").join(user).join(".ssh");
+        symlink(at(target), &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+    }
+    let running = Running::on(&[&recursive(&at("home/*/.ssh"))]);
+    let rescanned = |path: &str| {
+        let paths = vec![at(path)];
+        running.ask(|done| Order::Rescan { paths: paths.clone(), prove: false, done })
+    };
+
+    assert_eq!(rescanned("secret/file")["not_watched"], json!([at("secret/file")]));
+    assert!(rescanned("keys/file")["not_watched"].is_null());
+    let status = running.status.get();
+    assert!(status.unwatched.keys().any(|path| *path == at("home/ann/.ssh")), "{:?}", status.unwatched);
 }
 
 /// Nobody reads the requests, so each look at it would wait.
