@@ -28,7 +28,7 @@ use vigie_journal::{Item, Portion};
 use vigie_protocol::names::AgentId;
 
 use super::alert_cursor::AlertCursor;
-use super::identity::{Memory, Reverted};
+use super::identity::{LONGEST_LOOK, Memory, Reverted};
 use super::membership::Membership;
 use super::uplink::{Hold, Uplink};
 use crate::alert_journal::{AlertJournal, Follower, JournalView, RenameJournal, SentThrough, alert_record};
@@ -60,9 +60,6 @@ const MAX_DEPTH: usize = 4;
 
 /// Pause after a batch that was not acknowledged whole.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// How often a broker is asked for the newest alert that has nobody to answer.
-const LOOKS: u32 = 30;
 
 /// The journal gets another name at most this often: whoever holds this host's key can make it look as if it had to.
 const RENAME_EVERY: Duration = Duration::from_secs(600);
@@ -122,8 +119,8 @@ struct State {
     connection: u64,
     /// The broker was away behind a connection that stands, as that to a leaf node does: it may have lost its last seconds.
     doubt: bool,
-    /// How often the newest alert was asked for in vain.
-    looks: u32,
+    /// By which connection the newest alert is asked for in vain, and since when.
+    looks: Option<(u64, Instant)>,
     /// What of [`AlertSender::forks`] was taken note of.
     forks: u64,
     renaming: Renaming,
@@ -173,7 +170,7 @@ impl AlertSender {
             place: None,
             connection: 0,
             doubt: false,
-            looks: 0,
+            looks: None,
             forks: 0,
             renaming: Renaming { due: None, at: Instant::now() },
             stored_at: None,
@@ -188,7 +185,7 @@ impl AlertSender {
             }
             self.rename(&mut state).await;
             if connection != state.connection || state.doubt {
-                if !self.compare(&mut state).await {
+                if !self.compare(&mut state, connection).await {
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -208,7 +205,7 @@ impl AlertSender {
                         self.rewind(&mut state, settled, link);
                     }
                 }
-                (state.connection, state.doubt) = (connection, false);
+                (state.connection, state.doubt, state.looks) = (connection, false, None);
             }
             let records = match self.read(&mut state).await {
                 Ok(records) => records,
@@ -310,24 +307,22 @@ impl AlertSender {
         record.filter(|record| record.seq == seq).map(|record| shown(record, self.masked))
     }
 
-    /// Compares the newest alert that the broker has under this name with the journal; `false` when nobody is there to say
-    /// which it is.
-    async fn compare(&mut self, state: &mut State) -> bool {
+    /// Compares the newest alert that the broker has under this name with the journal; `false` when it is to be asked for again.
+    async fn compare(&mut self, state: &mut State, connection: u64) -> bool {
         let subject = subjects::alert(&self.agent);
         let newest = match stored::newest_of_own(&self.uplink.client, subjects::ALERTS, &subject).await {
-            Ok(newest) => newest.and_then(|entry| self.own(&entry.value)),
-            Err(error) if error.is_nobody() && state.looks < LOOKS => {
-                state.looks += 1;
-                return false;
-            }
-            // What cannot be known keeps no alert back.
+            Ok(newest) => newest,
             Err(error) => {
                 slog::debug!(self.log, "cannot read the newest alert of this agent"; "error" => %ErrorChain(&error));
-                None
+                // What is sent takes the place of what is to be compared; but what cannot be known keeps no alert back for long.
+                let begun = state.looks.filter(|(by, _)| *by == connection);
+                let (_, since) = *state.looks.insert(begun.unwrap_or((connection, Instant::now())));
+                return since.elapsed() >= LONGEST_LOOK;
             }
         };
-        state.looks = 0;
-        if let Some(alert) = newest
+        state.looks = None;
+        let newest = newest.and_then(|entry| Some((self.own(&entry.value)?, entry.stored)));
+        if let Some((alert, stored)) = newest
             && self.is_unknown(&alert).await
         {
             let text = format!(
@@ -335,15 +330,13 @@ impl AlertSender {
                 alert.seq
             );
             self.progress.send_modify(|progress| progress.is_forked = true);
-            self.membership.send(Reverted(text)).await.ok();
+            self.membership.send(Reverted { text, stored }).await.ok();
             // The membership counts this one, too.
             self.is_forked_anew(state);
             state.renaming.want(self.cursor.settled());
             self.rename(state).await;
         }
-        if self.uplink.is_up() {
-            self.memory.send_modify(|memory| memory.knows_alerts = true);
-        }
+        self.memory.send_modify(|memory| memory.alerts = Some(connection));
         true
     }
 

@@ -19,11 +19,11 @@ use vigie_fleet::replay_log::{ReplayError, ReplayLog};
 use vigie_protocol::names::{ActionId, GroupName};
 
 use super::answer_spool::AnswerSpool;
-use super::identity::Memory;
+use super::identity::{Memory, Noticed};
 use super::membership::{Decided, Membership, ReplayBroken, Way};
 use super::now;
 use super::standing::Order;
-use super::uplink::Hold;
+use super::uplink::{Hold, Uplink};
 use crate::work_threads::{self, Lane};
 use vigie_config::model::FleetSection;
 use vigie_protocol::error_chain::ErrorChain;
@@ -34,8 +34,8 @@ pub(super) const LEAST_ANSWER_BYTES: u64 = 64 * 1024;
 /// Envelopes whose second copy, by the other way, is expected, at most.
 const MAX_COPIES: usize = 4096;
 
-/// How long the first action waits at most for the comparison of the agent's files with what the fleet has of them. A broker
-/// that does not answer keeps nobody from asking for longer.
+/// How long the first action of a connection waits at most for the comparison of the agent's files with what the fleet has
+/// of them. A broker that does not answer keeps nobody from asking for longer.
 const LONGEST_COMPARISON: Duration = Duration::from_secs(30);
 
 /// Pause before something that the disk did not take is noted again.
@@ -104,6 +104,7 @@ pub(super) struct Desk {
     pub(super) hold: Hold,
     /// Whether the replay log may be an older copy.
     pub(super) memory: watch::Receiver<Memory>,
+    pub(super) uplink: Uplink,
     /// Envelopes to be decided.
     pub(super) arrived: mpsc::Receiver<Arrived>,
     /// Actions whose answers are safe.
@@ -135,7 +136,7 @@ impl Desk {
     pub(super) async fn run(mut self, mut replay: ReplayLog) {
         let mut copies = Copies::default();
         let mut to_close: VecDeque<ActionId> = VecDeque::new();
-        let mut is_compared = false;
+        let mut compared = None;
         loop {
             let failed = tokio::select! {
                 biased;
@@ -150,9 +151,11 @@ impl Desk {
                         decided.send(()).ok();
                         None
                     } else {
-                        if !is_compared {
-                            self.wait_compared().await;
-                            is_compared = true;
+                        // A machine that was put back while it ran goes on in this process, by another connection.
+                        let connection = self.uplink.number().filter(|number| compared < Some(*number));
+                        if let Some(connection) = connection {
+                            self.wait_compared(connection).await;
+                            compared = Some(connection);
                         }
                         let Some((back, failed)) = self.take(replay, &envelope, way).await else { return };
                         replay = back;
@@ -190,8 +193,8 @@ impl Desk {
     }
 
     /// Waits until it is known whether an older copy of the agent's files was put back: what that has forgotten runs twice.
-    async fn wait_compared(&mut self) {
-        let known = self.memory.wait_for(|memory| memory.knows_heartbeats && memory.knows_alerts);
+    async fn wait_compared(&mut self, connection: u64) {
+        let known = self.memory.wait_for(|memory| memory.is_compared(connection));
         if tokio::time::timeout(LONGEST_COMPARISON, known).await.is_err() {
             warn!(
                 self.log,
@@ -277,7 +280,7 @@ impl Desk {
                 Target::parse(target).map(|target| target.matches(facts)).map_err(|error| error.to_string())
             },
         )
-        .and_then(|admitted| admitted.not_run_before(self.memory.borrow().reverted))
+        .and_then(|admitted| admitted.not_run_before(self.memory.borrow().reverted.map(Noticed::time)))
         .and_then(|admitted| match self.room.full() {
             Some(why) => Err(Box::new(Refused {
                 refusal: Refusal::Busy(why),

@@ -193,7 +193,7 @@ pub(super) fn open(
         interrupted,
         answered,
         begun,
-        memory: Memory::stored(&places.reverted()),
+        memory: Memory::stored(&places.reverted(), now),
         hold,
         spool: Arc::new(spool),
         places,

@@ -1,8 +1,11 @@
 //! What becomes of a membership whose identity is not its own alone: another host writes under its name, or its files are a copy.
 
+use std::io::ErrorKind;
 use std::path::Path;
+use std::time::Duration;
 
 use actix::{ActorFutureExt, Handler, Message, ResponseActFuture, WrapFuture};
+use serde::{Deserialize, Serialize};
 use slog::warn;
 
 use super::membership::Membership;
@@ -21,11 +24,16 @@ pub(super) const COPIED: &str = "the agent's files were created on another machi
 #[rtype(result = "()")]
 pub(super) struct OtherWriter(pub(super) bool);
 
-/// The fleet has something of this agent that its files do not know, and what. Sent by `alert_sender` and `presence`: alerts
+/// The fleet has something of this agent that its files do not know. Sent by `alert_sender` and `presence`: alerts
 /// that these files do not know may bear the journal's name also where the fleet does not have them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Reverted(pub(super) String);
+pub(super) struct Reverted {
+    /// What.
+    pub(super) text: String,
+    /// When the broker stored it, in seconds since 1970.
+    pub(super) stored: i64,
+}
 
 impl Handler<OtherWriter> for Membership {
     type Result = ();
@@ -50,23 +58,63 @@ impl Handler<OtherWriter> for Membership {
     }
 }
 
+/// How long the newest that the fleet has of this agent is asked for, before a connection is used without.
+pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(15);
+
+/// When it was last noticed that the files are an older copy, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Noticed {
+    /// By this host's clock.
+    own: i64,
+    /// By the broker's: when it stored what showed that. A host whose clock is behind ran actions after its own time.
+    broker: i64,
+}
+
+impl Noticed {
+    /// What could be begun before then may have been run.
+    #[must_use]
+    pub(super) fn time(self) -> i64 {
+        self.own.max(self.broker)
+    }
+
+    /// With one that was noticed before: the later of each.
+    #[must_use]
+    fn after(self, earlier: Option<Self>) -> Self {
+        let earlier = earlier.unwrap_or(self);
+        Self { own: self.own.max(earlier.own), broker: self.broker.max(earlier.broker) }
+    }
+}
+
 /// What the files may lack of the actions that this agent has run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// When it was last noticed that they are an older copy, in seconds since 1970.
-    pub(super) reverted: Option<i64>,
-    /// The fleet's newest heartbeat of this agent was compared with them.
-    pub(super) knows_heartbeats: bool,
-    /// So was its newest alert.
-    pub(super) knows_alerts: bool,
+    /// When it was last noticed that they are an older copy.
+    pub(super) reverted: Option<Noticed>,
+    /// Number of the last connection by which the fleet's newest heartbeat of this agent was compared with them.
+    pub(super) heartbeats: Option<u64>,
+    /// The same of its newest alert.
+    pub(super) alerts: Option<u64>,
 }
 
 impl Memory {
-    /// What was noticed in earlier lives.
-    pub(super) fn stored(path: &Path) -> Self {
-        let bytes = disk::read_bounded(path).ok();
-        let reverted = bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok());
-        Self { reverted, ..Self::default() }
+    /// What was noticed in earlier lives. Blocking.
+    pub(super) fn stored(path: &Path, now: i64) -> Self {
+        let reverted = match disk::read_bounded(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Self::default(),
+            Err(_) => None,
+        };
+        let noticed = reverted.and_then(|bytes| serde_json::from_slice::<Noticed>(&bytes).ok());
+        // It was noticed, and nobody knows when.
+        let Noticed { own, broker } = noticed.unwrap_or(Noticed { own: now, broker: now });
+        // A clock that was ahead keeps nobody from asking once it is right.
+        Self { reverted: Some(Noticed { own: own.min(now), broker }), ..Self::default() }
+    }
+
+    /// Whether both were compared by this connection or a later one.
+    #[must_use]
+    pub(super) fn is_compared(&self, connection: u64) -> bool {
+        self.heartbeats.min(self.alerts) >= Some(connection)
     }
 }
 
@@ -74,9 +122,8 @@ impl Handler<Reverted> for Membership {
     type Result = ResponseActFuture<Self, ()>;
 
     /// Returns when it is on disk: whoever noticed it makes the files such that it is not noticed again.
-    fn handle(&mut self, Reverted(text): Reverted, _: &mut Self::Context) -> Self::Result {
-        // The clock may have been set back since it was noticed before.
-        let noticed = self.memory.borrow().reverted.unwrap_or(i64::MIN).max(now());
+    fn handle(&mut self, Reverted { text, stored }: Reverted, _: &mut Self::Context) -> Self::Result {
+        let noticed = Noticed { own: now(), broker: stored }.after(self.memory.borrow().reverted);
         self.memory.send_modify(|memory| memory.reverted = Some(noticed));
         if self.raise(Trouble::Reverted, text) {
             self.forks.send_modify(|forks| *forks += 1);
@@ -84,7 +131,7 @@ impl Handler<Reverted> for Membership {
         let (path, hold) = (self.places.reverted(), self.hold.clone());
         let storing = work_threads::run(Lane::Fleet, move || {
             let _hold = hold;
-            disk::replace(&path, noticed.to_string().as_bytes())
+            disk::replace(&path, &serde_json::to_vec(&noticed)?)
         });
         Box::pin(storing.into_actor(self).map(|stored, this, _| {
             if let Ok(Err(error)) = stored {
@@ -92,5 +139,47 @@ impl Handler<Reverted> for Membership {
                     "error" => %error);
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_noticed_counts_by_the_later_clock_and_is_never_forgotten() {
+        let noticed = |own, broker| Noticed { own, broker };
+        // The clock is behind: the fleet's message is younger than the agent's time.
+        assert_eq!(noticed(100, 5000).after(None).time(), 5000);
+        assert_eq!(noticed(5000, 100).after(None).time(), 5000);
+        assert_eq!(noticed(10, 20).after(Some(noticed(30, 15))), noticed(30, 20));
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("reverted");
+        let stored = |now| Memory::stored(&path, now).reverted.map(Noticed::time);
+        assert_eq!(stored(1000), None, "there is no file");
+        let keep = |noticed: Noticed| disk::replace(&path, &serde_json::to_vec(&noticed).unwrap()).unwrap();
+        keep(noticed(900, 800));
+        assert_eq!(stored(1000), Some(900));
+        keep(noticed(90_000, 800));
+        assert_eq!(stored(1000), Some(1000), "the clock was ahead");
+        keep(noticed(100, 2000));
+        assert_eq!(stored(150), Some(2000), "the clock is still behind");
+        for damaged in ["", "{", "900", "{\"own\":1}"] {
+            disk::replace(&path, damaged.as_bytes()).unwrap();
+            assert_eq!(stored(1000), Some(1000), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_compared_when_both_were_read_by_it() {
+        let memory = |heartbeats, alerts| Memory { heartbeats, alerts, ..Memory::default() };
+        assert!(memory(Some(2), Some(2)).is_compared(2) && memory(Some(3), Some(2)).is_compared(2));
+        for incomplete in
+            [memory(None, None), memory(Some(2), None), memory(None, Some(2)), memory(Some(2), Some(1))]
+        {
+            assert!(!incomplete.is_compared(2), "{incomplete:?}");
+        }
+        assert!(!memory(None, None).is_compared(0));
     }
 }

@@ -261,6 +261,7 @@ impl Membership {
             room: room.clone(),
             hold: hold.clone(),
             memory: memory.subscribe(),
+            uplink: uplink.clone(),
             arrived,
             answered: close,
         };
@@ -282,6 +283,7 @@ impl Membership {
                     hold: hold.clone(),
                     directory: places.standing(),
                     orders,
+                    memory: memory.subscribe(),
                     heads,
                 }
                 .run(),
@@ -342,11 +344,12 @@ impl Membership {
                     lives: places.lives(),
                     hold: hold.clone(),
                     is_reverted: false,
+                    shown: i64::MIN,
                     memory: memory.clone(),
                     facts: shown_facts,
                     alerts: alerts.clone(),
                     standing: shown_heads,
-                    shown,
+                    look: shown,
                 }
                 .run(),
             ),

@@ -18,7 +18,7 @@ use vigie_fleet::standing::StandingHead;
 use vigie_fleet::subjects;
 
 use super::alert_sender::Progress;
-use super::identity::{Memory, OtherWriter, Reverted};
+use super::identity::{LONGEST_LOOK, Memory, OtherWriter, Reverted};
 use super::lives::Begun;
 use super::membership::Membership;
 use super::uplink::{Hold, Uplink};
@@ -31,8 +31,7 @@ const BEAT: std::ops::Range<Duration> = Duration::from_secs(60)..Duration::from_
 /// Every so many signs of life the agent looks for what it may have missed all the same: about every 15 minutes.
 const LOOK_EVERY: u32 = 12;
 
-/// How often the newest heartbeat is asked for while nobody is there to answer, and the pause in between.
-const LOOKS: u32 = 15;
+/// Pause before the newest heartbeat is asked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Pause before a sign of life that was not stored is sent again.
@@ -53,6 +52,8 @@ pub(super) struct Presence {
     pub(super) hold: Hold,
     /// The fleet knew of a life that the files did not.
     pub(super) is_reverted: bool,
+    /// The newest time that a heartbeat of this life was sent with.
+    pub(super) shown: i64,
     /// What is told of it.
     pub(super) memory: Arc<watch::Sender<Memory>>,
     /// The facts as they are now.
@@ -62,7 +63,7 @@ pub(super) struct Presence {
     /// The standing questions.
     pub(super) standing: watch::Receiver<Vec<StandingHead>>,
     /// Told when it is time to look for what somebody asked who did not know of the newest sign of life.
-    pub(super) shown: Arc<Notify>,
+    pub(super) look: Arc<Notify>,
 }
 
 impl Presence {
@@ -74,25 +75,32 @@ impl Presence {
         let mut beats = 0;
         let mut next = Instant::now();
         let mut stands = 0;
+        // The newest heartbeat is still to be compared, and since when.
+        let mut compares = Some(next);
         loop {
             let Some(number) = self.uplink.up().await else { return };
             if number != connection {
                 // Whoever watches learns at once that the host is back. The broker may have lost its last seconds.
                 (connection, last, beats, next) = (number, None, 0, Instant::now());
-                self.compare().await;
-                if self.uplink.is_up() {
-                    self.memory.send_modify(|memory| memory.knows_heartbeats = true);
-                }
+                compares = Some(next);
             }
-            if Instant::now() >= next {
+            if compares.is_some() && Instant::now() >= next && self.compare().await {
+                compares = None;
+                self.memory.send_modify(|memory| memory.heartbeats = Some(number));
+            }
+            // Our own would take the place of what is to be compared.
+            if compares.is_some_and(|since| since.elapsed() < LONGEST_LOOK) {
+                next = next.max(Instant::now() + LOOK_AGAIN);
+            } else if Instant::now() >= next {
                 let stored = self.show(last).await;
                 next = Instant::now() + if stored.is_some() { beat_pause(random::fraction()) } else { RETRY };
                 last = stored;
                 if stored.is_some() {
+                    compares = None;
                     // After the first of a connection it is known where the agent listens: what was sent to where it
                     // listened before is found in the stream.
                     if beats % LOOK_EVERY == 0 {
-                        self.shown.notify_one();
+                        self.look.notify_one();
                     }
                     beats = beats.wrapping_add(1);
                 }
@@ -124,58 +132,60 @@ impl Presence {
         }
     }
 
-    /// Compares the newest heartbeat that the broker has under this name with the lives that the files know.
-    async fn compare(&mut self) {
+    /// Compares the newest heartbeat that the broker has under this name with the lives that the files know; `false` when the
+    /// broker does not say which it is.
+    async fn compare(&mut self) -> bool {
         let agent = self.facts.borrow().agent.clone();
         let subject = subjects::facts(&agent);
-        let mut looks = 0;
-        let newest = loop {
-            match stored::newest_of_own(&self.uplink.client, subjects::FACTS, &subject).await {
-                Ok(newest) => break newest,
-                // The stream comes back, or none of it is there.
-                Err(error) if error.is_nobody() && looks < LOOKS && self.uplink.is_up() => {
-                    looks += 1;
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                Err(error) => {
-                    debug!(self.log, "cannot read the newest heartbeat"; "error" => %ErrorChain(&error));
-                    return;
-                }
+        let newest = match stored::newest_of_own(&self.uplink.client, subjects::FACTS, &subject).await {
+            Ok(newest) => newest,
+            Err(error) => {
+                debug!(self.log, "cannot read the newest heartbeat"; "error" => %ErrorChain(&error));
+                return false;
             }
         };
         // Under another key it is another agent's, which had this name before.
-        let heartbeat =
-            newest.and_then(|entry| Heartbeat::open(&entry.value, &agent, self.key.public_key()).ok());
-        let Some(Heartbeat { life, sent, .. }) =
-            heartbeat.filter(|newest| self.begun.is_behind(&newest.life))
+        let heartbeat = newest.and_then(|entry| {
+            let heartbeat = Heartbeat::open(&entry.value, &agent, self.key.public_key()).ok()?;
+            Some((heartbeat, entry.stored))
+        });
+        let Some((Heartbeat { life, sent, .. }, stored)) =
+            heartbeat.filter(|(newest, _)| self.is_unknown(newest))
         else {
-            return;
+            return true;
         };
-        self.is_reverted = true;
+        (self.is_reverted, self.shown) = (true, self.shown.max(sent));
         let time = jiff::Timestamp::from_second(sent).unwrap_or_default();
         let text = format!(
             "the fleet has a heartbeat of this agent from {time} that its own files do not know: an older copy of STATE_DIR was restored or it was deleted, or another host uses a copy of it"
         );
-        self.membership.send(Reverted(text)).await.ok();
+        self.membership.send(Reverted { text, stored }).await.ok();
         let (mut begun, path, hold) = (self.begun.clone(), self.lives.clone(), self.hold.clone());
         let storing = work_threads::run(Lane::Fleet, move || {
             let stored = begun.go_on_after(&life, &path);
             drop(hold);
             (begun, stored)
         });
-        let Ok((begun, stored)) = storing.await else { return };
+        let Ok((begun, stored)) = storing.await else { return true };
         self.begun = begun;
         if let Err(error) = stored {
             warn!(self.log, "cannot store which life this is; after a restart it is reported again";
                 "path" => ?self.lives, "error" => %error);
         }
+        true
+    }
+
+    /// Whether this life or one before it did not send the heartbeat. A machine that was put back while it ran goes on in the
+    /// life in which it sent more.
+    fn is_unknown(&self, Heartbeat { life, sent, .. }: &Heartbeat) -> bool {
+        self.begun.is_behind(life) || (life.epoch == self.begun.life.epoch && *sent > self.shown)
     }
 
     /// Stores a sign of life; its number. When somebody else wrote after our last one, another host has our name.
     async fn show(&mut self, last: Option<u64>) -> Option<u64> {
         let subject = subjects::facts(&self.facts.borrow_and_update().agent);
         let payload = self.payload(false)?;
-        let client = &self.uplink.client;
+        let client = &self.uplink.client.clone();
         let mut result = match last {
             Some(last) => stored::store_after(client, &subject, last, &payload).await,
             None => stored::store(client, &subject, &payload).await,
@@ -195,10 +205,12 @@ impl Presence {
     }
 
     /// The sealed sign of life.
-    fn payload(&self, twice: bool) -> Option<Vec<u8>> {
+    fn payload(&mut self, twice: bool) -> Option<Vec<u8>> {
+        let sent = super::now();
+        self.shown = self.shown.max(sent);
         let heartbeat = Heartbeat {
             v: VERSION,
-            sent: super::now(),
+            sent,
             live: self.live.clone(),
             life: self.begun.life.clone(),
             twice,

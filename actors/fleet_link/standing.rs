@@ -38,6 +38,7 @@ use vigie_protocol::names::{ActionId, AgentId, GroupName};
 use super::actions::sealed_parts;
 use super::answer_spool::AnswerSpool;
 use super::desk::LEAST_ANSWER_BYTES;
+use super::identity::{Memory, Noticed};
 use super::membership::{Decided, Membership, Way};
 use super::now;
 use super::running::{self, Allowed, answer_without_results};
@@ -86,6 +87,8 @@ pub(super) struct Standing {
     /// Where the files are.
     pub(super) directory: PathBuf,
     pub(super) orders: mpsc::Receiver<Order>,
+    /// Whether the files may be an older copy.
+    pub(super) memory: watch::Receiver<Memory>,
     /// Tells the fleet what stands here.
     pub(super) heads: watch::Sender<Vec<StandingHead>>,
 }
@@ -103,6 +106,14 @@ struct Kept {
     pending: Option<Report>,
     /// Runs that were left out since the newest report.
     missed: u64,
+}
+
+impl Kept {
+    /// What follows after an older copy was put back: the fleet may have other reports under these numbers. The next one holds
+    /// all rows.
+    fn begun_anew(self) -> Self {
+        Self { epoch: random_token(), number: 0, pending: None, ..self }
+    }
 }
 
 /// A question that stands.
@@ -138,6 +149,14 @@ impl Question {
     }
 }
 
+/// Waits until an older copy was noticed since.
+async fn changed(
+    memory: &mut watch::Receiver<Memory>,
+    reverted: Option<Noticed>,
+) -> Result<Option<Noticed>, watch::error::RecvError> {
+    memory.wait_for(|memory| memory.reverted != reverted).await.map(|memory| memory.reverted)
+}
+
 /// A short while, for the first run.
 fn soon(every: Duration) -> Duration {
     (every / 10).min(FIRST).mul_f64(random::fraction())
@@ -148,6 +167,7 @@ impl Standing {
     pub(super) async fn run(mut self) {
         let (mut questions, mut stopped) = self.load().await;
         self.show(&questions);
+        let mut reverted = self.memory.borrow().reverted;
         let mut running: Option<(ActionId, Run)> = None;
         loop {
             let due = questions.values().map(|question| question.next).min();
@@ -172,6 +192,10 @@ impl Standing {
                         self.ran(&id, &answer, &mut questions).await;
                     }
                 }
+                Ok(now) = changed(&mut self.memory, reverted) => {
+                    reverted = now;
+                    self.begin_anew(&mut questions).await;
+                }
                 () = sleep_until(due), if is_idle => running = self.begin(&mut questions).await,
             }
             self.show(&questions);
@@ -192,6 +216,18 @@ impl Standing {
             *known = heads;
             differs
         });
+    }
+
+    /// Reports everything under numbers of its own.
+    async fn begin_anew(&self, questions: &mut Questions) {
+        for (id, question) in questions {
+            question.kept = question.kept.clone().begun_anew();
+            question.next = Instant::now() + soon(question.every());
+            if let Err(error) = self.store(id, &question.kept).await {
+                // The next report stores it as well.
+                warn!(self.log, "cannot store that a standing query begins anew"; "action" => %id, "error" => %error);
+            }
+        }
     }
 
     /// Takes a question in, or ends one.
@@ -484,4 +520,38 @@ fn read(path: &Path) -> io::Result<Question> {
     question.kept.missed += away.as_secs() / every.as_secs().max(1);
     question.next += every.saturating_sub(away) + soon(every);
     Ok(question)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_restored_state_the_next_report_is_a_whole_one_with_a_name_of_its_own() {
+        let id = ActionId::from_random([7; 16]);
+        let row = standing::Row { module: "m".to_owned(), place: "p".to_owned(), value: "1".to_owned() };
+        let rows = Rows::from([row]);
+        let report = |kept: &Kept| {
+            standing::report(&id, &kept.epoch, kept.number + 1, &kept.rows, &rows, String::new())
+        };
+        let mut kept = Kept {
+            envelope: "signed".to_owned(),
+            epoch: "former".to_owned(),
+            number: 4,
+            rows: Rows::new(),
+            pending: None,
+            missed: 2,
+        };
+        kept.pending = report(&kept);
+        kept.rows.clone_from(&rows);
+
+        let anew = kept.clone().begun_anew();
+
+        assert_eq!((anew.envelope.as_str(), anew.missed, anew.pending.is_none()), ("signed", 2, true));
+        let next = report(&anew).expect("it is told although nothing differs");
+        assert!(next.full && next.number == 1 && next.added == rows);
+        let name = |epoch: &str, number| standing::report_id(&id, epoch, number);
+        let former: Vec<_> = (1..10).map(|number| name("former", number)).collect();
+        assert!(!former.contains(&name(&next.epoch, next.number)));
+    }
 }

@@ -27,6 +27,15 @@ impl Uplink {
         matches!(*self.states.borrow(), State::Connected(_))
     }
 
+    /// Number of the connection that stands now.
+    #[must_use]
+    pub(super) fn number(&self) -> Option<u64> {
+        match *self.states.borrow() {
+            State::Connected(number) => Some(number),
+            State::Disconnected | State::Closed => None,
+        }
+    }
+
     /// Waits until the connection stands, and gives its number; `None` when the membership ends.
     pub(super) async fn up(&mut self) -> Option<u64> {
         loop {
