@@ -1,8 +1,11 @@
 //! What `vigie query events` takes.
 
+use std::ffi::OsString;
+
 use clap::Args;
 use serde_json::{Map, Value};
 
+use crate::query::paths::text_of;
 use crate::query_flags::Parameters;
 
 /// `query events`
@@ -10,7 +13,7 @@ use crate::query_flags::Parameters;
 pub(crate) struct EventsFlags {
     /// Path of the program, or of the script that was executed; * and ? are wildcards
     #[arg(long, value_name = "PATTERN")]
-    ran: Vec<String>,
+    ran: Vec<OsString>,
 
     /// Real user, effective user or login user, by name or ID
     #[arg(long, value_name = "USER")]
@@ -75,7 +78,7 @@ impl EventsFlags {
     /// The parameters of the query.
     pub(crate) fn parameters(self) -> Map<String, Value> {
         let mut all = Parameters::default();
-        all.put_all("ran", self.ran);
+        all.put_all("ran", self.ran.iter().map(|pattern| text_of(pattern)).collect());
         all.put_all("by", self.by);
         all.put_all("connected", self.connected);
         all.put_all("hash", self.hash);

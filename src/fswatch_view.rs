@@ -6,7 +6,7 @@ use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
 use crate::print::{Paint, Tone};
-use crate::report::push_left_out;
+use crate::report::{count, push_left_out};
 use crate::table::{Room, Table};
 
 /// Longest line.
@@ -55,6 +55,20 @@ pub(crate) fn of_result(result: &ModuleResult, paint: Paint) -> Option<String> {
         push_left_out(&mut text, result, paint);
     }
     Some(text)
+}
+
+/// An answer on one line, beside those of other hosts.
+pub(crate) fn summary(result: &ModuleResult) -> Option<String> {
+    let elements: Value = serde_json::from_str(result.elements.as_deref()?.get()).ok()?;
+    let length = |key: &str| elements[key].as_array().map(|list| list.len() as u64);
+    if let Some(changes) = length("changes") {
+        return Some(count(elements["matching"].as_u64().unwrap_or(changes), "changes"));
+    }
+    if let Some(listed) = length("unaccepted") {
+        return Some(count(listed + elements["not_listed"].as_u64().unwrap_or(0), "unaccepted changes"));
+    }
+    let text = View { paint: Paint::new(false), zone: TimeZone::system() }.answer(&elements)?;
+    text.lines().next().map(str::to_owned)
 }
 
 /// An alert of `fswatch`; `None` for what is no alert of the form that it promises.
@@ -269,7 +283,63 @@ impl View {
         if let Some(unaccepted) = elements["unaccepted"].as_array() {
             return Some(self.unaccepted(unaccepted, elements["not_listed"].as_u64().unwrap_or(0)));
         }
-        elements["backends"].as_array().map(|backends| self.status(backends, elements))
+        if let Some(backends) = elements["backends"].as_array() {
+            return Some(self.status(backends, elements));
+        }
+        self.carried_out(elements)
+    }
+
+    /// What became of an order, or why a path is watched: the first line says it.
+    fn carried_out(&self, elements: &Value) -> Option<String> {
+        let paths = |key: &str| -> Option<Vec<String>> {
+            Some(elements[key].as_array()?.iter().filter_map(Value::as_str).map(plain).collect())
+        };
+        let several = |paths: &[String]| count(paths.len() as u64, "paths");
+        let mut lines = Vec::new();
+        if let Some(sentence) = elements["explanation"].as_str() {
+            lines.push(plain(sentence));
+            let backend = &elements["backend"];
+            if let Some(name) = backend["name"].as_str() {
+                let why = backend["why"].as_str().map(|why| format!(": {}", plain(why))).unwrap_or_default();
+                lines.push(format!("changes come from {}{why}", plain(name)));
+            }
+            if let Some(proved) = elements["proof"]["proved"].as_str() {
+                lines.push(format!("change detection last proved at {}", self.time(proved)));
+            }
+            if let Some(blind) = elements["proof"]["blind_since"].as_str() {
+                lines.push(format!("no change comes back since {}", self.time(blind)));
+            }
+        } else if let Some(accepted) = paths("accepted") {
+            match accepted.len() {
+                0 => lines.push("nothing to accept: no change there is unaccepted".to_owned()),
+                _ => lines.push(format!("accepted the changes of {}", several(&accepted))),
+            }
+            lines.extend(accepted.into_iter().map(|path| format!("accepted: {path}")));
+        } else if let Some(expected) = paths("expected") {
+            let until = self.time(elements["until"].as_str().unwrap_or_default());
+            lines.push(format!("expects changes of {} until {until}", several(&expected)));
+            lines.extend(expected.into_iter().map(|path| format!("expected: {path}")));
+        } else if elements["rescanned"] == true {
+            let number = |key: &str| elements[key].as_u64().unwrap_or_default();
+            lines.push(format!(
+                "compared {}, {}; read {} in {:.1} s",
+                count(number("compared"), "objects"),
+                if number("differing") == 1 {
+                    "1 differs".to_owned()
+                } else {
+                    format!("{} differ", number("differing"))
+                },
+                crate::print::size(number("bytes_read")),
+                elements["seconds"].as_f64().unwrap_or_default()
+            ));
+        } else if let Some(unwatched) = paths("not_watched") {
+            let why = plain(elements["why"].as_str().unwrap_or("not watched"));
+            lines.push(format!("{}: {why}", unwatched.join(", ")));
+        } else {
+            return None;
+        }
+        let lines = lines.iter().flat_map(|line| wrapped(line, 2));
+        Some(lines.map(|line| line.trim_start().to_owned() + "\n").collect())
     }
 
     /// How the module is.
@@ -472,6 +542,39 @@ mod tests {
              1 changes; accept them with: vigie query fswatch --accept PATH\n"
         );
         assert_eq!(view().answer(&json!({"ok": true})), None);
+    }
+
+    #[test]
+    fn what_became_of_an_order_is_said_in_a_line() {
+        for (elements, text) in [
+            (
+                json!({"path": "/etc/a", "watched": true, "explanation": "/etc/a is watched by /etc",
+                    "backend": {"name": "inotify", "why": "no handles"}, "proof": {"proved": "2026-01-31T22:00:01Z"}}),
+                "/etc/a is watched by /etc\nchanges come from inotify: no handles\n\
+                 change detection last proved at 2026-02-01 00:00:01\n",
+            ),
+            (
+                json!({"accepted": ["/etc/a", "/etc/\u{1b}"]}),
+                "accepted the changes of 2 paths\naccepted: /etc/a\naccepted: /etc/\\u{1b}\n",
+            ),
+            (json!({"accepted": []}), "nothing to accept: no change there is unaccepted\n"),
+            (
+                json!({"expected": ["/etc"], "id": "1-e1", "until": "2026-01-31T22:00:01Z"}),
+                "expects changes of 1 path until 2026-02-01 00:00:01\nexpected: /etc\n",
+            ),
+            (
+                json!({"rescanned": true, "compared": 1200, "differing": 1, "bytes_read": 12, "seconds": 0.25}),
+                "compared 1,200 objects, 1 differs; read 12 B in 0.2 s\n",
+            ),
+            (json!({"not_watched": ["/x"], "why": "not watched"}), "/x: not watched\n"),
+        ] {
+            assert_eq!(view().answer(&elements).unwrap(), text);
+        }
+        let result = |elements: Value| ModuleResult::found(true, &elements);
+        let one_line = |elements| summary(&result(elements)).unwrap();
+        assert_eq!(one_line(json!({"changes": [change()], "matching": 3})), "3 changes");
+        assert_eq!(one_line(json!({"unaccepted": [{}], "not_listed": 0})), "1 unaccepted change");
+        assert_eq!(one_line(json!({"accepted": ["/a"]})), "accepted the changes of 1 path");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What `vigie query packages` and `vigie query processes` take.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use serde_json::{Map, Value};
-use vigie_fswatch::change::shown;
 
+use crate::query::paths::{absolute_only, path_text};
 use crate::query_flags::Parameters;
 
 /// `query packages`
@@ -36,7 +37,7 @@ pub(crate) struct PackagesFlags {
     state: Vec<String>,
 
     /// Only packages that contain this file
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(absolute_only))]
     file: Vec<PathBuf>,
 
     /// List the files of each package
@@ -60,12 +61,12 @@ pub(crate) struct PackagesFlags {
     root: Option<PathBuf>,
 }
 
-/// A path as modules read it: absolute, and of any bytes.
-fn path_text(path: &Path) -> String {
-    shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
-}
-
 impl PackagesFlags {
+    /// The paths that are asked about.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.file.iter().chain(&self.root)
+    }
+
     /// The parameters of the query.
     pub(crate) fn parameters(self) -> Map<String, Value> {
         let mut all = Parameters::default();

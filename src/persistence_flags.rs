@@ -48,6 +48,11 @@ pub(crate) struct PersistenceFlags {
 }
 
 impl PersistenceFlags {
+    /// The paths that are asked about.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.root.iter()
+    }
+
     /// The parameters of the query.
     pub(crate) fn parameters(self) -> Map<String, Value> {
         let mut all = Parameters::default();

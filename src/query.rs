@@ -1,6 +1,7 @@
 //! `vigie query`.
 
 pub(crate) mod arguments;
+pub(crate) mod paths;
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use vigie_protocol::message::Progress;
 use vigie_protocol::result::{ModuleResult, Verdict};
 
 use self::arguments::{AnswerOptions, QueryArgs, QueryOptions, QueryTarget};
+use self::paths::refuse_relative;
 use crate::action;
 use crate::client::{self, Client};
 use crate::events_alert;
@@ -189,6 +191,16 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
         QueryTarget::File { flags, options } => ("file", flags.clone().parameters(), options),
         QueryTarget::Other { module, options } => (module.as_str(), Map::new(), options),
     };
+    if options.fleet.target.is_some() {
+        match target {
+            QueryTarget::Accounts { flags, .. } => refuse_relative(flags.paths())?,
+            QueryTarget::Persistence { flags, .. } => refuse_relative(flags.paths())?,
+            QueryTarget::Fswatch { flags, .. } => refuse_relative(flags.paths())?,
+            QueryTarget::Packages { flags, .. } => refuse_relative(flags.paths())?,
+            QueryTarget::File { flags, .. } => refuse_relative(flags.paths())?,
+            _ => {}
+        }
+    }
     let parameters = parameters(flags, &options.parameters, options.json_params.as_deref())?;
     Ok((Question { module: module.to_owned(), parameters, timeout: options.answer.timeout }, options))
 }
@@ -344,6 +356,7 @@ pub(crate) fn indented(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use proptest::prelude::*;
 
     use super::*;
@@ -359,6 +372,27 @@ mod tests {
         assert_eq!(json_of(&["port=22", "port=80", "ns:=true"]), r#"{"ns":true,"port":["22","80"]}"#);
         assert_eq!(json_of(&["list:=[1]", "list:=2"]), r#"{"list":[1,2]}"#);
         assert!(parameters(Map::new(), &[], None).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_fleet_is_asked_about_absolute_paths_only() {
+        let ask = |line: &str| {
+            let words = line.split(' ').map(std::ffi::OsString::from);
+            let target = arguments::QueryLine::try_parse_from(words).unwrap().target().unwrap();
+            question(&target).map(|_| ()).map_err(|failure| failure.exit)
+        };
+        for asked in [
+            "file --path etc",
+            "accounts --root mnt",
+            "persistence --root ./mnt",
+            "packages --root mnt",
+            "fswatch --changes /etc etc",
+            "fswatch --explain ../etc",
+        ] {
+            assert_eq!(ask(&format!("vigie query {asked} -t all")), Err(Exit::Usage), "{asked}");
+            assert_eq!(ask(&format!("vigie query {asked}")), Ok(()), "{asked}");
+        }
+        assert_eq!(ask("vigie query file --path /etc -t all"), Ok(()));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What `vigie query MODULE` takes for the modules that Vigie brings along: flags with the names of the parameters.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use vigie_fswatch::change::shown;
+
+use crate::query::paths::{path_text, searched_path};
 
 /// `query fswatch`
 #[derive(Debug, Clone, Default, Args)]
@@ -184,7 +184,7 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     name: Vec<String>,
 
-    /// Size: <10m, >1g, 4096
+    /// Size: at most 10m (<10m), at least 1g (>1g), 4096
     #[arg(long, value_name = "SIZE")]
     size: Vec<String>,
 
@@ -237,7 +237,7 @@ pub(crate) struct FileFlags {
     #[arg(long, value_name = "NUMBER")]
     inode: Vec<String>,
 
-    /// Number of hard links: >2
+    /// Number of hard links: 2, at least 2 (>2), at most 2 (<2)
     #[arg(long, value_name = "NUMBER")]
     links: Vec<String>,
 
@@ -338,32 +338,21 @@ impl Parameters {
     }
 }
 
-/// A path as fswatch reads it: absolute, and of any bytes.
-fn path_text(path: &Path) -> String {
-    shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
-}
-
-/// A path as the module `file` reads it: absolute, with `\xNN` for bytes that are not UTF-8. One that is written with
-/// such escapes, as alerts show it, stays as it is.
-fn searched_path(path: &Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut text = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    text
-}
-
 /// Digests of a file, in hexadecimal.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Digests(Vec<String>);
 
-/// Reads a list of digests: the first word of each line that is no comment.
+/// Reads a list of digests: the first word of each line that is no comment. Names of files may be of any bytes;
+/// sha256sum writes a backslash before the digest of a name that it escapes.
 fn digests(path: &str) -> Result<Digests, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
-    let words = text.lines().filter_map(|line| line.split_whitespace().next());
-    let digests: Vec<String> = words.filter(|word| !word.starts_with('#')).map(str::to_owned).collect();
+    let content = std::fs::read(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&content);
+    let digests: Vec<String> = content
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()))
+        .filter(|word| !word.starts_with(b"#"))
+        .map(|word| String::from_utf8_lossy(word.strip_prefix(b"\\").unwrap_or(word)).into_owned())
+        .collect();
     if digests.is_empty() { Err(format!("{path:?} contains no digest")) } else { Ok(Digests(digests)) }
 }
 
@@ -389,6 +378,12 @@ fn asker() -> String {
 }
 
 impl FswatchFlags {
+    /// The paths that are asked about.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let lists = [&self.rescan, &self.changes, &self.accept, &self.expect];
+        lists.into_iter().flatten().flatten().chain(&self.explain).chain(&self.history)
+    }
+
     /// The parameters of the query.
     pub(crate) fn parameters(self) -> Map<String, Value> {
         let mut all = Parameters::default();
@@ -477,6 +472,11 @@ impl TimedriftFlags {
 }
 
 impl FileFlags {
+    /// The paths that are asked about.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.path.iter()
+    }
+
     /// The parameters of the query: one search.
     pub(crate) fn parameters(self) -> Map<String, Value> {
         let mut options = Parameters::default();
@@ -583,6 +583,21 @@ mod tests {
         let flags = FswatchFlags { rescan: Some(Vec::new()), prove: true, ..Default::default() };
 
         assert_eq!(Value::Object(flags.parameters()), json!({"rescan": true, "prove": true}));
+    }
+
+    #[test]
+    fn digests_are_read_as_sha256sum_writes_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = directory.path().join("list");
+        let (one, other) = ("a".repeat(64), "b".repeat(64));
+        let lines =
+            [b"\xef\xbb\xbf", one.as_bytes(), b"  plain\n# remark\n\n\\", other.as_bytes(), b"  a\\nb\n"];
+        let lines = [&lines.concat()[..], one.as_bytes(), b" *name \xff\r\n"].concat();
+        std::fs::write(&list, lines).unwrap();
+
+        let Digests(read) = digests(list.to_str().unwrap()).unwrap();
+
+        assert_eq!(read, [one.clone(), other, one]);
     }
 
     #[test]

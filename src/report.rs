@@ -17,6 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use vigie_protocol::result::{ModuleResult, Verdict};
 
+use crate::fswatch_view;
 use crate::print::{Paint, Tone, safe};
 use crate::query::indented;
 use crate::table::{Room, Table};
@@ -33,6 +34,8 @@ pub(crate) struct Report {
     pub(crate) lines: Vec<(Tone, String)>,
     /// One line for each match.
     pub(crate) table: Table,
+    /// Further tables, when there are several kinds of matches: each with its title.
+    pub(crate) more: Vec<(String, Table)>,
 }
 
 /// Makes the report of a module that has one.
@@ -76,6 +79,9 @@ pub(crate) fn text(module: &str, result: &ModuleResult, room: Room, paint: Paint
             if !report.table.is_empty() {
                 text.push_str(&report.table.text(room, paint));
             }
+            for (title, table) in &report.more {
+                text.push_str(&format!("\n{}\n{}", paint.text(Tone::Faint, title), table.text(room, paint)));
+            }
         }
         None => push_json(&mut text, result, paint),
     }
@@ -83,13 +89,29 @@ pub(crate) fn text(module: &str, result: &ModuleResult, room: Room, paint: Paint
     text
 }
 
+/// What an answer says, on one line; `None` for modules without a report.
+pub(crate) fn summary(module: &str, result: &ModuleResult) -> Option<String> {
+    let summary = match module {
+        "fswatch" => fswatch_view::summary(result),
+        _ => of(module, result).map(|report| report.summary),
+    };
+    summary.filter(|summary| !summary.is_empty())
+}
+
 /// The matches as CSV.
 ///
 /// # Errors
-/// The name of a module whose answers are no table.
+/// What to do when the answer is no table, or several.
 pub(crate) fn csv(module: &str, result: &ModuleResult) -> Result<String, String> {
     match of(module, result) {
-        Some(report) => Ok(report.table.csv()),
+        Some(report) if report.more.is_empty() => Ok(report.table.csv()),
+        Some(report) => {
+            let titles: Vec<&str> = report.more.iter().map(|(title, _)| title.as_str()).collect();
+            Err(format!(
+                "the results of {module} have several tables ({}), and CSV is one: name one with --what",
+                titles.join(", ")
+            ))
+        }
         None if result.elements.is_none() => Ok(String::new()),
         None => Err(format!("the results of {module} are not a table")),
     }
@@ -149,8 +171,17 @@ fn text_of(value: &Value, key: &str) -> String {
     }
 }
 
+/// `3 in 1,234 files`, or where nothing was found.
+fn found_in(found: u64, examined: &str) -> String {
+    if found == 0 {
+        format!("in {examined}")
+    } else {
+        format!("{} in {examined}", crate::progress::grouped(found))
+    }
+}
+
 /// `1,234 files`; one of them without the plural's letter.
-fn count(number: u64, things: &str) -> String {
+pub(crate) fn count(number: u64, things: &str) -> String {
     let things = if number == 1 { things.trim_end_matches('s') } else { things };
     format!("{} {things}", crate::progress::grouped(number))
 }

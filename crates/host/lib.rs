@@ -18,5 +18,5 @@ pub use addresses::addresses;
 pub use architecture::architecture;
 pub use capabilities::{CAPABILITIES, tracing_hint};
 pub use range::{AddressError, AddressRange};
-pub use shown::shown;
+pub use shown::{meant, shown};
 pub use size::{parse_size, show_size};

@@ -5,6 +5,23 @@ use regex::bytes::{Regex, RegexBuilder};
 /// Most memory of one compiled regular expression, in bytes.
 const MAX_EXPRESSION_BYTES: usize = 1 << 20;
 
+/// Whether an expression matches a text. Where that is not UTF-8 each wrong byte counts as a character of its own,
+/// U+FFFD, as in MIG: one of them must not hide a text from `.` or `[^a]`.
+#[must_use]
+pub fn is_match(expression: &Regex, text: &[u8]) -> bool {
+    expression.is_match(text)
+        || (std::str::from_utf8(text).is_err() && expression.is_match(with_replacements(text).as_bytes()))
+}
+
+fn with_replacements(text: &[u8]) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        replaced.push_str(chunk.valid());
+        replaced.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    replaced
+}
+
 /// Regular expressions of which one must match; those with `!` in front must not.
 #[derive(Debug, Clone, Default)]
 pub struct Expressions(Vec<(bool, Regex)>);
@@ -40,7 +57,7 @@ impl Expressions {
     pub fn matches_one<'t>(&self, texts: impl Iterator<Item = &'t [u8]> + Clone) -> bool {
         let (wanted, exceptions): (Vec<_>, Vec<_>) = self.0.iter().partition(|(wanted, _)| *wanted);
         let any = |expressions: &[&(bool, Regex)]| {
-            texts.clone().any(|text| expressions.iter().any(|(_, expression)| expression.is_match(text)))
+            texts.clone().any(|text| expressions.iter().any(|(_, expression)| is_match(expression, text)))
         };
         (wanted.is_empty() || any(&wanted)) && !any(&exceptions)
     }
@@ -80,6 +97,20 @@ mod tests {
                 && !some.matches_one([&b"x"[..], b"a"].into_iter())
         );
         assert!(!some.matches_one(std::iter::empty()) && read(&["!x"]).matches_one(std::iter::empty()));
+    }
+
+    #[test]
+    fn a_byte_that_is_not_utf_8_hides_nothing() {
+        for (expression, text) in [
+            ("^/tmp/n.m$", &b"/tmp/n\xffm"[..]),
+            ("^[^a]*$", b"\xfe\xff"),
+            (r"^(?-u:\xff)m$", b"\xffm"),
+            ("^é.$", b"\xc3\xa9\xff"),
+        ] {
+            assert!(read(&[expression]).matches(text), "{expression}");
+            assert!(!read(&[&format!("!{expression}")]).matches(text), "{expression}");
+        }
+        assert!(!read(&["^n.m$"]).matches(b"n\xff\xffm"));
     }
 
     #[test]

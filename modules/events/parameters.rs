@@ -166,7 +166,7 @@ impl Parameters {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let ran: Vec<Vec<u8>> = asked.ran.into_iter().map(String::into_bytes).collect();
+        let ran: Vec<Vec<u8>> = asked.ran.iter().map(|text| vigie_host::meant(text.as_bytes())).collect();
         let wanted =
             Wanted { ran, by, connected, hash, command, kinds, pids: asked.pid, since, until, limit };
         Ok(match tree {

@@ -49,6 +49,11 @@ impl Owner {
         }
     }
 
+    /// Who is named, without the negation.
+    pub(crate) fn wanted(&self) -> &str {
+        &self.wanted
+    }
+
     /// Whether an object of this number, which may have a name, is wanted.
     #[must_use]
     pub fn accepts(&self, number: u32, name: Option<&str>) -> bool {

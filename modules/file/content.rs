@@ -3,6 +3,8 @@
 //! The bytes come in pieces, once, and answer every expression and digest of every search. Lines that go over the
 //! end of a piece are put together again.
 
+use std::borrow::Cow;
+
 use crate::digest::{Algorithm, Algorithms, Digests, Hashers};
 use crate::parameters::{Check, Search, Test};
 
@@ -10,7 +12,7 @@ use crate::parameters::{Check, Search, Test};
 /// that a file without line feeds does not fill the memory.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// So many first bytes of a file tell whether it is UTF-16.
+/// So many first bytes of a file tell whether it begins with a byte order mark.
 const MARK_BYTES: usize = 4;
 
 /// By how much the parts of a line that is too long overlap, so that little is missed where it is cut.
@@ -100,7 +102,7 @@ impl<'s> Question<'s> {
         for (check, found) in self.search.contents().1.iter().zip(&mut self.found) {
             let Test::Content(pattern) = &check.test else { continue };
             if macroal {
-                // The bytes of a text in UTF-16 are no lines of their own.
+                // The bytes of a text that is decoded are no lines of their own.
                 let counts = !(lines.is_raw_of_decoded);
                 self.violated = self.violated || (counts && !pattern.accepts_every_line(lines.bytes));
             } else if !*found {
@@ -243,30 +245,55 @@ impl Lines {
     }
 }
 
-/// Decodes UTF-16 that comes in pieces.
-struct Utf16 {
-    big_endian: bool,
+/// How a text is written that begins with a byte order mark.
+#[derive(Clone, Copy)]
+enum Encoding {
+    /// So many bytes of the mark are left.
+    Utf8(usize),
+    Utf16 {
+        big_endian: bool,
+    },
+}
+
+/// Decodes a text with a byte order mark, which comes in pieces.
+struct Marked {
+    encoding: Encoding,
     /// Bytes of a character that is not whole.
     pending: Vec<u8>,
     lines: Lines,
 }
 
-impl Utf16 {
-    /// When the first bytes of a file say that it is UTF-16.
+impl Marked {
+    /// When the first bytes of a file say that it is such a text.
     fn of(start: &[u8]) -> Option<Self> {
-        let big_endian = match start {
+        let encoding = match start {
             // Its first two bytes also begin UTF-32.
             [0xff, 0xfe, 0, 0, ..] => return None,
-            [0xff, 0xfe, ..] => false,
-            [0xfe, 0xff, ..] => true,
+            [0xff, 0xfe, ..] => Encoding::Utf16 { big_endian: false },
+            [0xfe, 0xff, ..] => Encoding::Utf16 { big_endian: true },
+            [0xef, 0xbb, 0xbf, ..] => Encoding::Utf8(3),
             _ => return None,
         };
-        Some(Self { big_endian, pending: Vec::new(), lines: Lines::default() })
+        Some(Self { encoding, pending: Vec::new(), lines: Lines::default() })
     }
 
-    fn decode(&mut self, bytes: &[u8], last: bool) -> String {
+    /// The text without its mark.
+    fn decode<'b>(&mut self, bytes: &'b [u8], last: bool) -> Cow<'b, [u8]> {
+        match &mut self.encoding {
+            Encoding::Utf8(mark) => {
+                let text = bytes.get(*mark..).unwrap_or_default();
+                *mark = mark.saturating_sub(bytes.len());
+                Cow::Borrowed(text)
+            }
+            Encoding::Utf16 { big_endian } => {
+                let big_endian = *big_endian;
+                Cow::Owned(self.decode_utf16(big_endian, bytes, last).into_bytes())
+            }
+        }
+    }
+
+    fn decode_utf16(&mut self, big_endian: bool, bytes: &[u8], last: bool) -> String {
         self.pending.extend_from_slice(bytes);
-        let big_endian = self.big_endian;
         let unit =
             |pair: &[u8; 2]| if big_endian { u16::from_be_bytes(*pair) } else { u16::from_le_bytes(*pair) };
         let (pairs, _) = self.pending.as_chunks::<2>();
@@ -290,8 +317,8 @@ pub(crate) struct Examination<'s> {
     questions: Vec<Question<'s>>,
     hashers: Hashers,
     lines: Lines,
-    /// The same text decoded, when it says that it is UTF-16.
-    decoded: Option<Utf16>,
+    /// The same text decoded, when it begins with a byte order mark.
+    decoded: Option<Marked>,
     /// The first bytes, until there are enough of them to tell.
     start: Vec<u8>,
     has_begun: bool,
@@ -325,10 +352,10 @@ impl<'s> Examination<'s> {
     pub(crate) fn take(&mut self, bytes: &[u8], last: bool) {
         if !self.has_begun {
             self.start.extend_from_slice(bytes);
-            let may_be_mark = matches!(self.start.first(), None | Some(0xff | 0xfe));
+            let may_be_mark = matches!(self.start.first(), None | Some(0xff | 0xfe | 0xef));
             if self.start.len() >= MARK_BYTES || last || !may_be_mark {
                 self.has_begun = true;
-                self.decoded = Utf16::of(&self.start);
+                self.decoded = Marked::of(&self.start);
                 let start = std::mem::take(&mut self.start);
                 self.take(&start, last);
             }
@@ -375,7 +402,7 @@ impl<'s> Examination<'s> {
         });
         if let Some(decoded) = decoded {
             let text = decoded.decode(bytes, last);
-            decoded.lines.take(text.as_bytes(), last, |bytes, cut_before, cut_after| {
+            decoded.lines.take(&text, last, |bytes, cut_before, cut_after| {
                 give(questions, &Piece { bytes, cut_before, cut_after, is_raw_of_decoded: false });
             });
         }
@@ -444,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_in_utf_16_is_read_as_one() {
+    fn a_text_with_a_byte_order_mark_is_read_as_one() {
         let encode = |text: &str, big: bool| -> Vec<u8> {
             let units = std::iter::once(0xfeff).chain(text.encode_utf16());
             units.flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
@@ -460,6 +487,14 @@ mod tests {
             assert!(examine(&every, &[&encode("abc\ndef\n", big)]).is_some());
             assert!(examine(&every, &[&encode("abc\n1\n", big)]).is_none());
         }
+        let first = search(json!({"contents": ["^needle$"], "options": {"matchall": true}}));
+        let text = b"\xef\xbb\xbfneedle\nx";
+        for cut in 1..text.len() {
+            assert!(examine(&first, &[&text[..cut], &text[cut..]]).is_some(), "{cut}");
+        }
+        assert!(examine(&every, &[b"\xef\xbb\xbfabc\ndef\n"]).is_some());
+        let mark = search(json!({"contents": ["^\u{feff}needle$"], "options": {"matchall": true}}));
+        assert!(examine(&mark, &[text]).is_some());
         // The mark alone hides nothing.
         let plain = search(json!({"contents": ["needle"], "options": {"matchall": true}}));
         assert!(examine(&plain, &[b"\xff\xfeneedle"]).is_some());

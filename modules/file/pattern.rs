@@ -12,6 +12,7 @@ use regex_automata::{Input, meta, util::syntax};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange};
 use regex_syntax::hir::{Hir, HirKind, Look, Repetition};
+use vigie_matching::is_match;
 
 /// Why an expression cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -46,22 +47,6 @@ fn compile(text: &str) -> Result<Regex, PatternError> {
         let problem = problem.strip_prefix("error: ").unwrap_or(problem).to_owned();
         PatternError::Invalid { text: text.to_owned(), problem }
     })
-}
-
-/// Whether an expression matches a text. Where that is not UTF-8 each wrong byte counts as a character of its own,
-/// U+FFFD, as in MIG: one of them must not hide a line from `.` or `[^a]`.
-fn is_match(regex: &Regex, text: &[u8]) -> bool {
-    regex.is_match(text)
-        || (std::str::from_utf8(text).is_err() && regex.is_match(with_replacements(text).as_bytes()))
-}
-
-fn with_replacements(text: &[u8]) -> String {
-    let mut replaced = String::with_capacity(text.len());
-    for chunk in text.utf8_chunks() {
-        replaced.push_str(chunk.valid());
-        replaced.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
-    }
-    replaced
 }
 
 /// An expression for a name or a mode.

@@ -123,24 +123,7 @@ fn selection<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Select
 /// Reads a path as answers and alerts show it: `\xNN` is a byte, `\\` a backslash.
 #[must_use]
 pub(crate) fn path_from_text(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = match after {
-            _ if *first != b'\\' => None,
-            [b'x', high, low, ..] => {
-                let digits = [*high, *low];
-                let digits = std::str::from_utf8(&digits).ok();
-                digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).map(|byte| (byte, 3))
-            }
-            [b'\\', ..] => Some((b'\\', 1)),
-            _ => None,
-        };
-        let (byte, length) = escaped.unwrap_or((*first, 0));
-        bytes.push(byte);
-        rest = &after[length..];
-    }
-    OsString::from_vec(bytes).into()
+    OsString::from_vec(vigie_host::meant(text.as_bytes())).into()
 }
 
 /// What an answer is made from.
@@ -175,7 +158,10 @@ pub fn answer(query: &Query, asked: &Asked<'_>) -> Result<ModuleResult, ModuleEr
         (true, describe(asked.status, usize::MAX))
     } else if let Some(selection) = &parameters.rescan {
         let (paths, prove) = (selection.paths(), parameters.prove);
-        (true, ask(&|done| Order::Rescan { paths: paths.clone(), prove, done })?)
+        let elements = ask(&|done| Order::Rescan { paths: paths.clone(), prove, done })?;
+        // What was not compared may differ.
+        let differs = elements["differing"].as_u64().is_some_and(|differing| differing > 0);
+        (differs || elements["not_watched"].is_null(), elements)
     } else if let Some(filter) = Filter::of(&parameters)? {
         let mut elements = listed(&filter, asked)?;
         if let Some(path) = parameters.history.as_deref().filter(|_| !asked.masked) {

@@ -179,7 +179,10 @@ impl Parameters {
         let capabilities: Vec<String> = asked
             .capability
             .iter()
-            .map(|name| if name.starts_with("cap_") { name.clone() } else { format!("cap_{name}") })
+            .map(|name| {
+                let name = name.to_ascii_lowercase();
+                if name.starts_with("cap_") { name } else { format!("cap_{name}") }
+            })
             .collect();
         for name in &capabilities {
             if !CAPABILITIES.contains(&name.as_str()) {
@@ -286,7 +289,7 @@ mod tests {
     fn values_are_understood() {
         let parameters = read(&json!({
             "user": ["root", "12345"], "login": ["none", "0"], "age": ["<1h", "> 2days"], "exe": ["deleted", "memfd"],
-            "capability": ["net_raw", "cap_sys_admin"], "hash": ["D41D8CD98F00B204E9800998ECF8427E"], "port": [22],
+            "capability": ["net_raw", "CAP_SYS_ADMIN"], "hash": ["D41D8CD98F00B204E9800998ECF8427E"], "port": [22],
         }))
         .unwrap();
 

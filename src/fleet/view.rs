@@ -306,9 +306,9 @@ fn what(answer: &Answer) -> String {
             Some(Ok(result)) if !result.success => {
                 result.errors.iter().flatten().map(String::as_str).collect::<Vec<_>>().join("; ")
             }
-            Some(Ok(result)) if result.foundanything => {
-                result.elements.map_or_else(String::new, |elements| elements.get().to_owned())
-            }
+            Some(Ok(result)) if result.foundanything => report::summary(&operation.module, &result)
+                .or_else(|| result.elements.map(|elements| elements.get().to_owned()))
+                .unwrap_or_default(),
             Some(Ok(result)) if result.is_not_known() => left_out(&result),
             Some(Ok(_)) => String::new(),
             _ => "the result cannot be read".to_owned(),
@@ -400,6 +400,13 @@ mod tests {
             r#"[{"module":"m","result":{"foundanything":false,"success":true,"elements":{"a":[]}}}]"#;
 
         assert_eq!(what(&answer(found)), r#"{"a":1}"#);
+        let processes = found.replace("\"m\"", "\"processes\"").replace(
+            r#"{"a":1}"#,
+            r#"{"processes":[{"pid":1}]},"statistics":{"totalhits":1,"examined":1200,"exectime":"2ms"}"#,
+        );
+        assert_eq!(what(&answer(&processes)), "1 in 1,200 processes, 2ms");
+        let fswatch = found.replace("\"m\"", "\"fswatch\"").replace(r#"{"a":1}"#, r#"{"accepted":["/a"]}"#);
+        assert_eq!(what(&answer(&fswatch)), "accepted the changes of 1 path");
         assert_eq!(what(&answer(failed)), "no; module n is down");
         assert_eq!(what(&answer(nothing)), "");
         let partly = r#"[{"module":"m","result":{"success":true,"coverage":{"complete":false,"not_examined":[{"what":"/x","why":"no"},{"what":"/y","why":"no"}]}}}]"#;

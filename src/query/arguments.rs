@@ -186,7 +186,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   vigie query file --path /etc --name '^passwd$' --returnsha256
-  vigie query file --path /usr --mode '^-rws' --matchall
+  vigie query file --path /usr --mode '^u' --matchall      setuid programs
   vigie query file --path /var/www --content 'eval\\(base64' --size '<1m' --matchall")]
     File {
         #[command(flatten)]

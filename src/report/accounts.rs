@@ -1,9 +1,9 @@
-//! What `accounts` found: a table of the first part that was asked for, and how much there is of the others.
+//! What `accounts` found: a table for each part.
 
 use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
-use super::{Report, local_time, read};
+use super::{Report, count, local_time, read};
 use crate::print::Tone;
 use crate::table::{Cell, Column, Fit, Table};
 
@@ -89,23 +89,26 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
         .iter()
         .filter_map(|(part, ..)| {
             let name = if *part == "sudo" { "rules of sudo" } else { part };
-            Some(format!("{} {name}", list(part)?.len()))
+            let number = list(part)?.len();
+            Some(match (number, *part) {
+                (1, "sudo") => "1 rule of sudo".to_owned(),
+                _ => count(number as u64, name),
+            })
         })
         .collect();
     let mut report = Report { summary: counts.join(", "), ..Report::default() };
-    if let Some((part, columns, more)) = PARTS.iter().find(|(part, ..)| list(part).is_some()) {
+    let mut tables = PARTS.iter().filter_map(|(part, columns, more)| {
         let narrow = columns.iter().map(|(title, _, fit)| Column::new(title).fit(*fit));
         let wide = more.iter().map(|(title, ..)| Column::new(title).wide());
-        report.table = Table::new(narrow.chain(wide));
-        for item in list(part).into_iter().flatten() {
-            report.table.add(columns.iter().chain(*more).map(|(_, key, _)| cell(item, key)));
+        let mut table = Table::new(narrow.chain(wide));
+        for item in list(part)? {
+            table.add(columns.iter().chain(*more).map(|(_, key, _)| cell(item, key)));
         }
-        let others = counts.len().saturating_sub(1);
-        if others > 0 {
-            report
-                .lines
-                .push((Tone::Faint, format!("this table shows {part}; use --what for the other parts")));
-        }
+        Some(((*part).to_owned(), table))
+    });
+    match counts.len() {
+        1 => report.table = tables.next().map(|(_, table)| table).unwrap_or_default(),
+        _ => report.more = tables.collect(),
     }
     let problems = list("problems").map(Vec::as_slice).unwrap_or_default();
     for problem in problems.iter().take(NAMED) {
@@ -148,7 +151,7 @@ mod tests {
     use crate::table::Room;
 
     #[test]
-    fn the_first_part_has_a_table_and_the_others_are_counted() {
+    fn each_part_has_a_table_and_a_csv_of_its_own() {
         let elements = json!({
             "users": [{"username": "ann", "uid": 7, "state": "empty", "shell": "/bin/sh", "keys": 1, "sudo": 0}],
             "sudo": [{"users": ["ann", "%ops"], "hosts": ["ALL"], "runas_users": [], "command": "/bin/a", "file": "/etc/sudoers", "line": 3}],
@@ -165,10 +168,18 @@ mod tests {
         let one =
             report::text("accounts", &ModuleResult::found(true, &rules), Room::default(), Paint::new(false));
 
-        for part in ["found 1 users, 1 rules of sudo", "ann", "empty", "/etc/passwd:2: odd \\u{1b}", "--what"]
-        {
+        for part in [
+            "found 1 user, 1 rule of sudo\n",
+            "/etc/passwd:2: odd \\u{1b}\n\nusers\nUSER",
+            "empty",
+            "\n\nsudo\nUSERS",
+            "ann,%ops",
+        ] {
             assert!(both.contains(part), "{part}: {both}");
         }
-        assert!(one.contains("ann,%ops") && one.contains("/bin/a") && !one.contains("--what"), "{one}");
+        assert!(one.contains("ann,%ops") && one.contains("/bin/a") && !one.contains("\nsudo\n"), "{one}");
+        let csv = |elements: &Value| report::csv("accounts", &ModuleResult::found(true, elements));
+        assert!(csv(&rules).unwrap().starts_with("users,hosts,"));
+        assert!(csv(&elements).unwrap_err().contains("(users, sudo)"));
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
-use super::{Report, count, local_time, read, text_of};
+use super::{Report, count, found_in, local_time, read, text_of};
 use crate::print::{Tone, size};
 use crate::table::{Cell, Column, Fit, Table};
 
@@ -65,9 +65,8 @@ fn of_events(events: &[Value], statistics: &Value) -> Report {
     }
     let number = |key: &str| statistics[key].as_u64().unwrap_or(0);
     let summary = format!(
-        "{} in {}, {}",
-        number("totalhits"),
-        count(number("examined"), "events"),
+        "{}, {}",
+        found_in(number("totalhits"), &count(number("examined"), "events")),
         text_of(statistics, "exectime")
     );
     Report { summary, table, ..Report::default() }

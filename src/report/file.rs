@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use vigie_protocol::result::ModuleResult;
 
-use super::{Report, count, local_time, read, text_of};
+use super::{Report, count, found_in, local_time, read, text_of};
 use crate::print::size;
 use crate::table::{Cell, Column, Fit, Table};
 
@@ -60,10 +60,7 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     let files = count(statistics.filescount, "files");
     let took =
         if statistics.exectime.is_empty() { String::new() } else { format!(", {}", statistics.exectime) };
-    let summary = match found {
-        0 => format!("in {files}{took}"),
-        _ => format!("{found} in {files}{took}"),
-    };
+    let summary = found_in(found, &files) + &took;
     let summary = if result.elements.is_some() { summary } else { String::new() };
     Some(Report { summary, table, ..Report::default() })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
-use super::{Report, count, read, text_of};
+use super::{Report, count, found_in, read, text_of};
 use crate::table::{Cell, Column, Fit, Table};
 
 /// The matches of each kind by asked value.
@@ -41,9 +41,10 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     }
     let examined = count(statistics["examined"].as_u64().unwrap_or(0), "sockets");
     let took = text_of(&statistics, "exectime");
-    let what =
-        if elements.is_empty() { "nothing was run".to_owned() } else { format!("in {examined}, {took}") };
-    let summary = if found == 0 { what } else { format!("{found} {what}") };
+    let summary = match elements.is_empty() {
+        true => "nothing was run".to_owned(),
+        false => format!("{}, {took}", found_in(found, &examined)),
+    };
     Some(Report { summary, table, ..Report::default() })
 }
 

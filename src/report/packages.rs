@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
-use super::{Report, count, local_time, read, text_of};
+use super::{Report, count, found_in, local_time, read, text_of};
 use crate::print::{Tone, size};
 use crate::table::{Cell, Column, Fit, Table};
 
@@ -21,14 +21,17 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
             some => format!(", {} as remembered", count(some, "digests")),
         };
         let summary = format!(
-            "{} in {files} of {packages}, {took}{remembered}",
-            count(findings.len() as u64, "differences")
+            "{}in {files} of {packages}, {took}{remembered}",
+            match findings.len() {
+                0 => String::new(),
+                some => format!("{} ", count(some as u64, "differences")),
+            }
         );
         return Some(Report { summary, table: differences(findings), ..Report::default() });
     }
     let packages = elements["packages"].as_array()?;
     let examined = count(number(&statistics["examined"]), "packages");
-    let summary = format!("{} in {examined}, {took}", packages.len());
+    let summary = format!("{}, {took}", found_in(packages.len() as u64, &examined));
     Some(Report { summary, table: list(packages), ..Report::default() })
 }
 

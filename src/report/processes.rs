@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use vigie_protocol::result::ModuleResult;
 
-use super::{Report, count, local_time, read, text_of};
+use super::{Report, count, found_in, local_time, read, text_of};
 use crate::print::{Tone, size};
 use crate::table::{Cell, Column, Fit, Table};
 
@@ -45,7 +45,7 @@ pub(super) fn report(result: &ModuleResult) -> Option<Report> {
     }
     let number = |key: &str| statistics[key].as_u64().unwrap_or(0);
     let examined = count(number("examined"), "processes");
-    let summary = format!("{} in {examined}, {}", number("totalhits"), text_of(&statistics, "exectime"));
+    let summary = found_in(number("totalhits"), &examined) + ", " + &text_of(&statistics, "exectime");
     Some(Report { summary, table, ..Report::default() })
 }
 

@@ -1,6 +1,7 @@
 //! The examples of questions in help texts and documents, asked of this host.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -87,6 +88,19 @@ fn every_question_that_documents_show_is_answered() {
         }
     }
 
+    // An expression that can never match is an example of nothing: these find what every host has, or what is here.
+    let setuid = host.path("setuid");
+    fs::write(&setuid, "").unwrap();
+    fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
+    let help = Command::new(VIGIE).args(["query", "file", "--help"]).output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let line = asked(&help, "file").find(|line| line.contains("--mode")).expect("the help has it");
+    let line = line.replace("/usr", &host.path("").display().to_string());
+    let ran = Command::new("sh").args(["-c", &line]).env("PATH", &path).output().unwrap();
+    let answer: Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+    let found = answer["elements"]["search"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found: Vec<_> = found.iter().filter_map(|one| one["file"].as_str()).collect();
+    assert_eq!(found, [setuid.to_str().unwrap()], "{line}: {answer}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(answered > 30, "only {answered} questions were found");
 }

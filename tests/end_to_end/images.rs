@@ -96,7 +96,7 @@ fn accounts_are_listed_for_programs_and_for_people() {
         json!(["root", "not-set", 1]),
         "{result}"
     );
-    assert!(shown.out.contains("USER") && shown.out.contains("1 rules of sudo"), "{}", shown.out);
+    assert!(shown.out.contains("USER") && shown.out.contains("1 rule of sudo"), "{}", shown.out);
     assert!(wrong.out.contains("nothing") && wrong.code != 0, "{wrong:?}");
 }
 

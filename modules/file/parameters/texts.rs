@@ -3,6 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
+
+use vigie_host::users::Names;
 
 use super::Test;
 use crate::attributes::Owner;
@@ -33,6 +36,18 @@ pub(super) fn parse_digest(text: &str) -> Option<(Algorithm, Box<[u8]>)> {
     Some((algorithm, digest))
 }
 
+/// A user or group. One that this host does not have owns nothing, but is more often misspelled than asked for.
+fn owner(text: &str, what: &str, number: fn(&Names, &str) -> Option<u32>) -> Result<Owner, String> {
+    // A module that answers one question reads them once, however many are named.
+    static NAMES: LazyLock<Names> = LazyLock::new(|| Names::of(Path::new("/")));
+    let owner = Owner::parse(text)?;
+    match owner.wanted() {
+        "none" => Ok(owner),
+        wanted if number(&NAMES, wanted).is_some() => Ok(owner),
+        wanted => Err(format!("{wanted:?} is neither a {what} of this host nor a {what} ID")),
+    }
+}
+
 /// A number without a fraction that fits.
 pub(super) fn whole(number: f64) -> Option<u32> {
     let fits = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
@@ -61,8 +76,8 @@ pub(super) fn test(field: &str, text: &str, now: i128) -> Result<Test, String> {
         "mtimes" => Age::parse(text, now).map(Test::Modified).map_err(|error| error.to_string()),
         "ctimes" => Age::parse(text, now).map(Test::Changed).map_err(|error| error.to_string()),
         "btimes" => Age::parse(text, now).map(Test::Created).map_err(|error| error.to_string()),
-        "owners" => Owner::parse(text).map(Test::Owner),
-        "groups" => Owner::parse(text).map(Test::Group),
+        "owners" => owner(text, "user", Names::uid).map(Test::Owner),
+        "groups" => owner(text, "group", Names::gid).map(Test::Group),
         "inodes" => SizeRange::parse(text).map(Test::Inode).map_err(|error| error.to_string()),
         "links" => SizeRange::parse(text).map(Test::Links).map_err(|error| error.to_string()),
         "capabilities" => Pattern::parse(text).map(Test::Capabilities).map_err(|error| error.to_string()),

@@ -36,6 +36,15 @@ fn owner_times_inode_and_links_are_compared() {
     assert_eq!(tree.find(json!({"inodes": [metadata.ino().to_string()]})), ["one"]);
     assert_eq!(tree.find(json!({"owners": [metadata.uid().to_string()], "ctimes": ["<1h"]})).len(), 3);
     assert_eq!(tree.find(json!({"owners": ["4294900001"]})), [""; 0]);
+    for (field, unknown) in [
+        ("owners", "nosuchuser"),
+        ("owners", "!nosuchuser"),
+        ("owners", "4294967296"),
+        ("groups", "nosuchgroup"),
+    ] {
+        let refused = ask(&json!({"searches": {"a": {"paths": [tree.path("")], field: [unknown]}}}));
+        assert!(refused.rejected, "{unknown}: {refused:?}");
+    }
     assert_eq!(tree.find(json!({"ctimes": [">1h"]})), [""; 0]);
 }
 
