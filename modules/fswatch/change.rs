@@ -11,7 +11,8 @@ use serde_json::Value;
 pub(crate) use self::values::PASSING_KEYS;
 pub use self::values::{description, hex, not_read, shown};
 use self::values::{selection, text_of};
-use crate::object::{Content, ExtendedAttributes, Kind, NotRead, Object, flag};
+use crate::extended::{ACL_NAMES, CAPABILITIES_NAME, SELINUX_NAME};
+use crate::object::{Content, Kind, NotRead, Object, flag};
 use crate::process::{Managed, Process};
 use crate::rules::{Attribute, Options, Severity};
 use crate::trust::Lane;
@@ -21,13 +22,6 @@ const SETUID: u16 = 0o4000;
 
 /// `S_ISGID`
 const SETGID: u16 = 0o2000;
-
-/// Extended attributes that are attributes of their own, see xattr(7), acl(5), capabilities(7).
-const ACL_NAMES: [&[u8]; 2] = [ACCESS_ACL_NAME, DEFAULT_ACL_NAME];
-const ACCESS_ACL_NAME: &[u8] = b"system.posix_acl_access";
-const DEFAULT_ACL_NAME: &[u8] = b"system.posix_acl_default";
-const CAPABILITIES_NAME: &[u8] = b"security.capability";
-const SELINUX_NAME: &[u8] = b"security.selinux";
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,26 +203,16 @@ pub fn compare(known: Option<&Object>, now: Option<&Object>, options: &Options) 
 fn gives_rights(before: Option<&Object>, after: &Object) -> bool {
     let bits =
         |object: &Object| if object.kind == Kind::File { object.permissions & (SETUID | SETGID) } else { 0 };
-    let capabilities =
-        |object: &Object| attribute_value(&object.extended, CAPABILITIES_NAME).map(<[u8]>::to_vec);
     let had = before.map_or(0, bits);
-    let could = before.and_then(capabilities);
-    let can = capabilities(after);
+    let could = before.and_then(|before| before.extended.get(CAPABILITIES_NAME));
+    let can = after.extended.get(CAPABILITIES_NAME);
     bits(after) & !had != 0 || can.is_some() && can != could
-}
-
-fn attribute_value<'a>(extended: &'a ExtendedAttributes, name: &[u8]) -> Option<&'a [u8]> {
-    extended.iter().find(|attribute| *attribute.name == *name).map(|attribute| &*attribute.value)
-}
-
-fn is_other_attribute(name: &[u8]) -> bool {
-    !ACL_NAMES.contains(&name) && name != CAPABILITIES_NAME && name != SELINUX_NAME
 }
 
 fn differs(attribute: Attribute, before: &Object, after: &Object) -> bool {
     let same_kind = before.kind == after.kind;
-    let extended =
-        |name: &[u8]| attribute_value(&before.extended, name) != attribute_value(&after.extended, name);
+    let extended = |name: &[u8]| before.extended.get(name) != after.extended.get(name);
+    let is_target = |content: &Content| matches!(content, Content::Target(_) | Content::LongTarget(_));
     match attribute {
         Attribute::Kind => !same_kind,
         Attribute::Content => match (before.content.last_read(), &after.content) {
@@ -248,10 +232,9 @@ fn differs(attribute: Attribute, before: &Object, after: &Object) -> bool {
         Attribute::ModificationTime => {
             same_kind && before.modified != after.modified && before.kind == Kind::File
         }
-        Attribute::Target => matches!(
-            (&before.content, &after.content),
-            (Content::Target(before), Content::Target(after)) if before != after
-        ),
+        Attribute::Target => {
+            is_target(&before.content) && is_target(&after.content) && before.content != after.content
+        }
         Attribute::Inode => (before.device, before.inode) != (after.device, after.inode),
         Attribute::Links => same_kind && before.links != after.links,
         Attribute::Device => same_kind && before.special != after.special,
@@ -259,13 +242,7 @@ fn differs(attribute: Attribute, before: &Object, after: &Object) -> bool {
         Attribute::Acl => ACL_NAMES.into_iter().any(extended),
         Attribute::Capabilities => extended(CAPABILITIES_NAME),
         Attribute::SelinuxLabel => extended(SELINUX_NAME),
-        Attribute::ExtendedAttributes => {
-            let others = |object: &Object| -> Vec<_> {
-                let all = object.extended.iter();
-                all.filter(|attribute| is_other_attribute(&attribute.name)).cloned().collect()
-            };
-            others(before) != others(after)
-        }
+        Attribute::ExtendedAttributes => !before.extended.others().eq(after.extended.others()),
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Numbers are variable-length (7 bits in a byte, the highest bit says that more follow), as in LEB128. What most
 //! objects share — the device, the set of extended attributes — is in [`Tables`], and an object names its place there.
+//! The number of sets there is limited: any other set stands in the record of its object, and goes with it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp};
+use crate::extended::ExtendedAttributes;
+use crate::object::{Content, Kind, LongTarget, NotRead, Object, Timestamp};
 
 /// Bytes that are no object, or end before it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,15 @@ const SAME_TIMES: u8 = 0x08;
 const HAS_EXTENDED: u8 = 0x10;
 const HAS_FLAGS: u8 = 0x20;
 const MANY_LINKS: u8 = 0x40;
+/// The extended attributes are in the record itself.
+const INLINE_EXTENDED: u8 = 0x80;
+
+/// Most sets of extended attributes in the tables, and the longest of them, in bytes. A host with SELinux has some
+/// hundred labels. Whoever fills the tables with others costs no more than that: 1 MiB.
+///
+/// A store is read as it was written, step by step: with other numbers here it would need another format.
+const MOST_SETS: usize = 4096;
+const LONGEST_SET: usize = 256;
 
 const CONTENT_NONE: u8 = 0;
 const CONTENT_DIGEST: u8 = 1;
@@ -42,6 +52,7 @@ const CONTENT_FAILED: u8 = 6;
 const CONTENT_SPARSE: u8 = 7;
 const CONTENT_BEING_READ: u8 = 8;
 const CONTENT_UNKNOWN: u8 = 9;
+const CONTENT_LONG_TARGET: u8 = 10;
 
 /// Appends a number.
 pub(crate) fn put_number(buffer: &mut Vec<u8>, mut number: u64) {
@@ -156,6 +167,12 @@ impl Tables {
         (self.devices.len(), self.extended.len())
     }
 
+    /// Bytes of all sets of extended attributes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.extended.iter().map(|set| set.as_bytes().len()).sum()
+    }
+
     fn device(&mut self, device: u64) -> usize {
         // Few file systems: the search is shorter than a hash.
         self.devices.iter().position(|known| *known == device).unwrap_or_else(|| {
@@ -164,14 +181,21 @@ impl Tables {
         })
     }
 
-    fn extended(&mut self, attributes: &ExtendedAttributes) -> usize {
+    /// The place of a set; `None` when there is none for it.
+    fn extended(&mut self, attributes: &ExtendedAttributes) -> Option<usize> {
         if let Some(place) = self.places.get(attributes) {
-            return *place;
+            return Some(*place);
         }
-        let place = self.extended.len();
-        self.extended.push(Arc::clone(attributes));
-        self.places.insert(Arc::clone(attributes), place);
-        place
+        if self.extended.len() >= MOST_SETS || attributes.as_bytes().len() > LONGEST_SET {
+            return None;
+        }
+        self.push(attributes.clone());
+        Some(self.extended.len() - 1)
+    }
+
+    fn push(&mut self, attributes: ExtendedAttributes) {
+        self.places.insert(attributes.clone(), self.extended.len());
+        self.extended.push(attributes);
     }
 
     /// Writes what came after these sizes.
@@ -186,11 +210,7 @@ impl Tables {
         }
         put_number(&mut buffer, new_extended.len() as u64);
         for set in new_extended {
-            put_number(&mut buffer, set.len() as u64);
-            for attribute in set.iter() {
-                put_bytes(&mut buffer, &attribute.name);
-                put_bytes(&mut buffer, &attribute.value);
-            }
+            put_bytes(&mut buffer, set.as_bytes());
         }
         buffer
     }
@@ -200,18 +220,35 @@ impl Tables {
     /// # Errors
     /// When it is something else.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.add_sets(bytes, |reader| ExtendedAttributes::from_bytes(reader.bytes()?))
+    }
+
+    /// The same of an earlier version, which wrote all attributes with their values.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn add_whole_values(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.add_sets(bytes, |reader| {
+            let mut set = Vec::new();
+            for _ in 0..reader.number()? {
+                set.push((reader.bytes()?, reader.bytes()?));
+            }
+            Ok(ExtendedAttributes::new(set))
+        })
+    }
+
+    fn add_sets<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        set: impl Fn(&mut Reader<'a>) -> Result<ExtendedAttributes, Malformed>,
+    ) -> Result<(), Malformed> {
         let mut reader = Reader::new(bytes);
         for _ in 0..reader.number()? {
             self.devices.push(reader.number()?);
         }
         for _ in 0..reader.number()? {
-            let mut set = Vec::new();
-            for _ in 0..reader.number()? {
-                set.push(ExtendedAttribute { name: reader.bytes()?.into(), value: reader.bytes()?.into() });
-            }
-            let set: ExtendedAttributes = set.into();
-            self.places.insert(Arc::clone(&set), self.extended.len());
-            self.extended.push(set);
+            let set = set(&mut reader)?;
+            self.push(set);
         }
         if reader.is_empty() { Ok(()) } else { Err(Malformed) }
     }
@@ -223,7 +260,12 @@ impl Tables {
         let mut head = kind;
         let mark = |condition, bit| if condition { bit } else { 0 };
         head |= mark(object.modified == object.changed, SAME_TIMES);
-        head |= mark(!object.extended.is_empty(), HAS_EXTENDED);
+        let place = if object.extended.is_empty() { None } else { Some(self.extended(&object.extended)) };
+        head |= match place {
+            None => 0,
+            Some(Some(_)) => HAS_EXTENDED,
+            Some(None) => INLINE_EXTENDED,
+        };
         head |= mark(object.flags != 0, HAS_FLAGS);
         head |= mark(object.links != usual_links, MANY_LINKS);
         buffer.push(head);
@@ -247,9 +289,10 @@ impl Tables {
         if head & HAS_FLAGS != 0 {
             put_number(buffer, u64::from(object.flags));
         }
-        if head & HAS_EXTENDED != 0 {
-            let place = self.extended(&object.extended) as u64;
-            put_number(buffer, place);
+        match place {
+            None => {}
+            Some(Some(place)) => put_number(buffer, place as u64),
+            Some(None) => put_bytes(buffer, object.extended.as_bytes()),
         }
         put_content(&object.content, buffer);
     }
@@ -261,7 +304,7 @@ impl Tables {
     pub fn decode(&self, reader: &mut Reader<'_>) -> Result<Object, Malformed> {
         let head = reader.byte()?;
         let kind = *KINDS.get(usize::from(head & 0x07)).ok_or(Malformed)?;
-        if head & 0x80 != 0 {
+        if head & HAS_EXTENDED != 0 && head & INLINE_EXTENDED != 0 {
             return Err(Malformed);
         }
         let permissions = reader.number_as()?;
@@ -279,9 +322,11 @@ impl Tables {
         let flags = if head & HAS_FLAGS != 0 { reader.number_as()? } else { 0 };
         let extended = if head & HAS_EXTENDED != 0 {
             let place = reader.number_as::<usize>()?;
-            Arc::clone(self.extended.get(place).ok_or(Malformed)?)
+            self.extended.get(place).ok_or(Malformed)?.clone()
+        } else if head & INLINE_EXTENDED != 0 {
+            ExtendedAttributes::from_bytes(reader.bytes()?)?
         } else {
-            no_attributes()
+            ExtendedAttributes::none()
         };
         let content = content(reader, false)?;
         Ok(Object {
@@ -318,6 +363,12 @@ fn put_content(content: &Content, buffer: &mut Vec<u8>) {
             buffer.push(CONTENT_TARGET);
             put_bytes(buffer, target.as_os_str().as_bytes());
         }
+        Content::LongTarget(target) => {
+            buffer.push(CONTENT_LONG_TARGET);
+            put_bytes(buffer, target.beginning.as_os_str().as_bytes());
+            put_number(buffer, target.length);
+            buffer.extend_from_slice(&target.sha256);
+        }
         Content::NotRead(NotRead::MetadataOnly) => buffer.push(CONTENT_METADATA_ONLY),
         Content::NotRead(NotRead::TooLarge) => buffer.push(CONTENT_TOO_LARGE),
         Content::NotRead(NotRead::OpenForWriting) => buffer.push(CONTENT_OPEN_FOR_WRITING),
@@ -341,7 +392,13 @@ fn content(reader: &mut Reader<'_>, inner: bool) -> Result<Content, Malformed> {
         CONTENT_NONE => Content::None,
         CONTENT_DIGEST => Content::Digest(digest(reader)?),
         CONTENT_SPARSE => Content::Sparse(digest(reader)?),
-        CONTENT_TARGET => Content::Target(PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec()))),
+        // An earlier version wrote long ones as well.
+        CONTENT_TARGET => Content::target(reader.bytes()?.to_vec()),
+        CONTENT_LONG_TARGET => Content::LongTarget(Box::new(LongTarget {
+            beginning: PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec())),
+            length: reader.number()?,
+            sha256: digest(reader)?,
+        })),
         CONTENT_METADATA_ONLY => Content::NotRead(NotRead::MetadataOnly),
         CONTENT_TOO_LARGE => Content::NotRead(NotRead::TooLarge),
         CONTENT_OPEN_FOR_WRITING => Content::NotRead(NotRead::OpenForWriting),
@@ -355,13 +412,6 @@ fn content(reader: &mut Reader<'_>, inner: bool) -> Result<Content, Malformed> {
         }
         _ => return Err(Malformed),
     })
-}
-
-/// The empty set, the same one for all.
-#[must_use]
-pub(crate) fn no_attributes() -> ExtendedAttributes {
-    static NONE: std::sync::LazyLock<ExtendedAttributes> = std::sync::LazyLock::new(|| Arc::new([]));
-    Arc::clone(&NONE)
 }
 
 fn put_time(buffer: &mut Vec<u8>, time: Timestamp) {
@@ -397,8 +447,9 @@ pub(crate) mod tests {
                 (0..200_i32).prop_map(|number| Content::NotRead(NotRead::Failed(number))),
             ]
             .boxed(),
-            Kind::Link => proptest::collection::vec(1..=255_u8, 1..40)
-                .prop_map(|bytes| Content::Target(OsString::from_vec(bytes).into()))
+            Kind::Link => prop_oneof![3 => 1..40_usize, 1 => 200..4_000_usize]
+                .prop_flat_map(|length| proptest::collection::vec(1..=255_u8, length))
+                .prop_map(Content::target)
                 .boxed(),
             _ => Just(Content::None).boxed(),
         }
@@ -410,10 +461,14 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn object() -> impl Strategy<Value = Object> {
-        let attribute =
-            (proptest::collection::vec(1..=255_u8, 1..9), proptest::collection::vec(any::<u8>(), 0..9))
-                .prop_map(|(name, value)| ExtendedAttribute { name: name.into(), value: value.into() });
-        let extended = proptest::collection::vec(attribute, 0..3).prop_map(ExtendedAttributes::from);
+        let length = prop_oneof![9 => 0..9_usize, 1 => 0..400_usize];
+        let value = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
+        let attribute = (proptest::collection::vec(1..=255_u8, 1..9), value);
+        let count = prop_oneof![9 => 0..3_usize, 1 => 0..40_usize];
+        let extended = count.prop_flat_map(move |count| proptest::collection::vec(attribute.clone(), count));
+        let extended = extended.prop_map(|all| {
+            ExtendedAttributes::new(all.iter().map(|(name, value)| (name.as_slice(), value.as_slice())))
+        });
         proptest::sample::select(KINDS.to_vec()).prop_flat_map(move |kind| {
             let is_device = matches!(kind, Kind::CharacterDevice | Kind::BlockDevice);
             let special = if is_device { any::<u64>().boxed() } else { Just(0).boxed() };
@@ -439,6 +494,39 @@ pub(crate) mod tests {
                 },
             )
         })
+    }
+
+    /// Tables and a record as the first version wrote them, with values of any length.
+    #[test]
+    fn what_an_earlier_version_wrote_is_read_as_what_is_seen_now() {
+        let (value, target) = (vec![b'v'; 4_000], vec![b't'; 4_000]);
+        let set = [(&b"user.long"[..], value.as_slice()), (b"user.note", b"hi")];
+        let mut old = Vec::new();
+        for number in [1, 2049, 1, set.len() as u64] {
+            put_number(&mut old, number);
+        }
+        for (name, value) in set {
+            put_bytes(&mut old, name);
+            put_bytes(&mut old, value);
+        }
+        // A link with all rights and one name, attributes in place 0, and times of 0.
+        let mut record = vec![2 | SAME_TIMES | HAS_EXTENDED];
+        for number in [0o777, 0, 0, 0, 0, 0, 0, 42, 0] {
+            put_number(&mut record, number);
+        }
+        record.push(CONTENT_TARGET);
+        put_bytes(&mut record, &target);
+
+        let mut tables = Tables::default();
+        tables.add_whole_values(&old).unwrap();
+        let object = tables.decode(&mut Reader::new(&record)).unwrap();
+
+        assert_eq!(object.extended, ExtendedAttributes::new(set));
+        assert_eq!((object.content.clone(), object.inode), (Content::target(target), 42));
+        // It has its place already.
+        let sizes = tables.size();
+        tables.encode(&object, &mut Vec::new());
+        assert_eq!(tables.size(), sizes);
     }
 
     proptest! {

@@ -23,6 +23,7 @@ pub mod ending;
 pub mod engine;
 pub mod events;
 pub mod execs;
+pub mod extended;
 pub mod fanotify;
 pub mod history;
 pub mod inotify;

@@ -7,15 +7,15 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::time::Instant;
 
-use crate::codec::no_attributes;
-use crate::object::{Content, ExtendedAttribute, ExtendedAttributes, Kind, NotRead, Object, Timestamp, flag};
+use crate::extended::{Collector, ExtendedAttributes, OWN_NAMES, is_other};
+use crate::object::{Content, Kind, NotRead, Object, Timestamp, flag};
 use crate::reading::{Reading, SLICE_BYTES, Step};
 use crate::verifier::Budget;
 
@@ -31,9 +31,15 @@ const READ_ATTEMPTS: usize = 3;
 /// Bytes of a path that are given to the kernel at once; it refuses 4,096.
 const PATH_BYTES: usize = 2_000;
 
-/// Largest extended attribute that is kept, and longest list of names, in bytes: what the kernel allows at most
+/// Largest extended attribute, and longest list of names, in bytes: what the kernel allows at most
 /// (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
+
+/// Bytes of extended attributes of an object that are read. One can have 500 MB of them.
+const READ_ATTRIBUTE_BYTES: usize = 256 * 1024;
+
+/// What reading one costs, whatever is in it, in bytes.
+const ATTRIBUTE_COST: usize = 512;
 
 /// Room that is enough for nearly all of them. The kernel allocates as much as it is offered, for each call.
 const USUAL_ATTRIBUTE_BYTES: usize = 512;
@@ -90,7 +96,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             buffer: vec![0; READ_BYTES],
-            none: no_attributes(),
+            none: ExtendedAttributes::none(),
             slice: None,
             reading: None,
             bytes_read: 0,
@@ -311,12 +317,12 @@ fn link(
     scratch: &mut Scratch,
 ) -> io::Result<Option<Found>> {
     let target = match rustix::fs::readlinkat(directory, name, Vec::new()) {
-        Ok(target) => PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes())),
+        Ok(target) => Content::target(target.into_bytes()),
         Err(Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let extended = extended_of_name(directory, name, scratch)?;
-    let object = Object { content: Content::Target(target), extended, ..glanced };
+    let object = Object { content: target, extended, ..glanced };
     Ok(Some(Found::Object { object, grown: false }))
 }
 
@@ -442,8 +448,6 @@ fn object(status: &Statx, none: ExtendedAttributes) -> Object {
     };
     let is_directory = kind == Kind::Directory;
     let flags = u32::try_from(status.stx_attributes.bits() & u64::from(flag::ALL)).unwrap_or_default();
-    let time =
-        |time: rustix::fs::StatxTimestamp| Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
     let none_of_directory = |value| if is_directory { 0 } else { value };
     Object {
         kind,
@@ -468,6 +472,10 @@ fn object(status: &Statx, none: ExtendedAttributes) -> Object {
     }
 }
 
+fn time(time: rustix::fs::StatxTimestamp) -> Timestamp {
+    Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
+}
+
 /// A way to a name in an open directory for calls that take only paths.
 fn path_of(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
@@ -485,6 +493,7 @@ fn extended_of_name(
         scratch,
         |buffer| rustix::fs::llistxattr(&path, buffer),
         |attribute, buffer| rustix::fs::lgetxattr(&path, attribute, buffer),
+        || stat(directory, name, AtFlags::empty()),
     )
 }
 
@@ -493,6 +502,7 @@ pub(crate) fn extended_of_file(file: &OwnedFd, scratch: &mut Scratch) -> io::Res
         scratch,
         |buffer| rustix::fs::flistxattr(file, buffer),
         |attribute, buffer| rustix::fs::fgetxattr(file, attribute, buffer),
+        || stat(file.as_fd(), OsStr::new(""), AtFlags::EMPTY_PATH),
     )
 }
 
@@ -511,28 +521,41 @@ fn extended(
     scratch: &mut Scratch,
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     get: impl Fn(&OsStr, &mut [u8]) -> rustix::io::Result<usize>,
+    status: impl Fn() -> io::Result<Statx>,
 ) -> io::Result<ExtendedAttributes> {
-    let listed = match with_room(&mut scratch.buffer, list) {
+    let (listed, room) = scratch.buffer.split_at_mut(MAX_ATTRIBUTE_BYTES);
+    let mut all_read = true;
+    let mut names: Vec<&[u8]> = match with_room(listed, list) {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
             return Ok(scratch.none.clone());
         }
-        Ok(listed) => listed,
+        Ok(length) => listed[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect(),
+        // More names than it lists; those that matter most are asked for by name.
+        Err(Errno::TOOBIG) => {
+            all_read = false;
+            OWN_NAMES.to_vec()
+        }
         Err(error) => return Err(error.into()),
     };
-    let names: Vec<Box<[u8]>> = scratch.buffer[..listed]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(Into::into)
-        .collect();
-    let mut attributes = Vec::with_capacity(names.len());
+    names.sort_unstable();
+    let mut collector = Collector::default();
+    let mut left = READ_ATTRIBUTE_BYTES;
     for name in names {
+        if is_other(name) && left == 0 {
+            collector.put_unread(name);
+            all_read = false;
+            continue;
+        }
         // One that may not be read, or went away meanwhile, counts as not there.
-        if let Ok(length) = with_room(&mut scratch.buffer, |room| get(OsStr::from_bytes(&name), room)) {
-            attributes.push(ExtendedAttribute { name, value: scratch.buffer[..length].into() });
+        if let Ok(length) = with_room(room, |room| get(OsStr::from_bytes(name), room)) {
+            collector.put(name, &room[..length]);
+            left = left.saturating_sub(length + ATTRIBUTE_COST);
         }
     }
-    attributes.sort_unstable();
-    Ok(attributes.into())
+    if !all_read {
+        collector.stamp(time(status()?.stx_ctime));
+    }
+    Ok(collector.finish())
 }
 
 #[cfg(test)]

@@ -1,7 +1,18 @@
 //! What is known of one object in the file system.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::extended::ExtendedAttributes;
+
+/// Longest target of a link that is kept as it is, in bytes.
+const TARGET_BYTES: usize = 256;
+
+/// Bytes that are kept of a longer one. Shown with its digest it is longer than any that is kept as it is.
+const BEGINNING_BYTES: usize = 192;
 
 /// What kind of object it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,16 +101,42 @@ pub enum Content {
     NotRead(NotRead),
     /// Where a symbolic link points, as it is written there.
     Target(PathBuf),
+    /// The same of a link that points to a long path.
+    LongTarget(Box<LongTarget>),
+}
+
+/// What is kept of a long target of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LongTarget {
+    /// Its beginning.
+    pub beginning: PathBuf,
+    /// How long it is, in bytes.
+    pub length: u64,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
 }
 
 impl Content {
+    /// What is kept of the target of a link.
+    #[must_use]
+    pub fn target(mut bytes: Vec<u8>) -> Self {
+        if bytes.len() <= TARGET_BYTES {
+            return Self::Target(PathBuf::from(OsString::from_vec(bytes)));
+        }
+        let (length, sha256) = (bytes.len() as u64, Sha256::digest(&bytes).into());
+        bytes.truncate(BEGINNING_BYTES);
+        bytes.shrink_to_fit();
+        let beginning = PathBuf::from(OsString::from_vec(bytes));
+        Self::LongTarget(Box::new(LongTarget { beginning, length, sha256 }))
+    }
+
     /// What was read last, now or before.
     #[must_use]
     pub(crate) fn last_read(&self) -> Option<&Self> {
         match self {
             Self::Digest(_) | Self::Sparse(_) => Some(self),
             Self::Unknown { last, .. } => Some(last),
-            Self::None | Self::NotRead(_) | Self::Target(_) => None,
+            Self::None | Self::NotRead(_) | Self::Target(_) | Self::LongTarget(_) => None,
         }
     }
 
@@ -108,7 +145,7 @@ impl Content {
     pub fn not_read(&self) -> Option<NotRead> {
         match self {
             Self::NotRead(why) | Self::Unknown { why, .. } => Some(*why),
-            Self::None | Self::Digest(_) | Self::Sparse(_) | Self::Target(_) => None,
+            Self::None | Self::Digest(_) | Self::Sparse(_) | Self::Target(_) | Self::LongTarget(_) => None,
         }
     }
 
@@ -147,19 +184,6 @@ pub mod flag {
     /// All that are kept.
     pub const ALL: u32 = COMPRESSED | IMMUTABLE | APPEND_ONLY | NO_DUMP | ENCRYPTED | VERITY;
 }
-
-/// An extended attribute: its name with namespace (`security.capability`) and its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExtendedAttribute {
-    /// The name, for example `security.selinux`.
-    pub name: Box<[u8]>,
-    /// The value.
-    pub value: Box<[u8]>,
-}
-
-/// All extended attributes of an object in the order of their names; POSIX ACLs, file capabilities and SELinux labels
-/// are among them. Shared, because most objects of a host have the same ones.
-pub type ExtendedAttributes = Arc<[ExtendedAttribute]>;
 
 /// One object as it is known. Directories have neither size, nor times, nor a number of links here: these change with
 /// what is in them.

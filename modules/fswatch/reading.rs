@@ -10,8 +10,9 @@ use rustix::fs::SeekFrom;
 use rustix::io::{Errno, ReadWriteFlags};
 use sha2::{Digest, Sha256};
 
+use crate::extended::ExtendedAttributes;
 use crate::look::{Plan, Scratch, extended_of_file, status_of};
-use crate::object::{Content, ExtendedAttributes, NotRead, Object};
+use crate::object::{Content, NotRead, Object};
 
 /// Bytes that are read before others have their turn.
 pub(crate) const SLICE_BYTES: u64 = 16 * 1024 * 1024;

@@ -103,7 +103,7 @@ fn usual_object(number: u32) -> Object {
         special: 0,
         flags: 0,
         content: Content::Digest([number as u8; 32]),
-        extended: crate::codec::no_attributes(),
+        extended: crate::extended::ExtendedAttributes::none(),
     }
 }
 
@@ -150,6 +150,51 @@ fn an_object_of_a_usual_tree_needs_less_than_a_hundred_bytes() {
 
     let each = baseline.bytes() / baseline.len();
     assert!(each < 100, "{each} bytes");
+}
+
+/// Attributes of 120 KB and a link to 4,000 bytes for each of 10,000 files, all different: 1.2 GB in the file system.
+#[test]
+fn whatever_attributes_and_targets_users_choose_an_object_stays_small_and_is_forgotten() {
+    use crate::extended::ExtendedAttributes;
+    use crate::object::Content;
+    const FILES: u32 = 10_000;
+    let mut baseline = Baseline::default();
+    let path = |number| PathBuf::from(format!("/home/user/{number:05}"));
+    let shared = ExtendedAttributes::new([(&b"security.selinux"[..], &b"system_u:object_r:etc_t:s0\0"[..])]);
+    let value = [b'v'; 4_000];
+    for number in 0..FILES {
+        let extended = match number % 4 {
+            0 => {
+                let names: Vec<_> =
+                    (0..30).map(|nth| format!("user.{}{nth}_{number}", "z".repeat(200))).collect();
+                ExtendedAttributes::new(names.iter().map(|name| (name.as_bytes(), &value[..])))
+            }
+            1 => ExtendedAttributes::new([(format!("user.{number}").as_bytes(), &value[..])]),
+            2 => ExtendedAttributes::new([(&b"user.short"[..], &number.to_le_bytes()[..])]),
+            _ => shared.clone(),
+        };
+        let content = match number % 2 {
+            0 => Content::target(format!("{}{number}", "A".repeat(4_000)).into_bytes()),
+            _ => Content::Digest([7; 32]),
+        };
+        baseline.insert(&path(number), &Object { extended, content, ..usual_object(number) });
+    }
+    let each = (baseline.bytes() + baseline.tables().bytes()) / FILES as usize;
+    assert!(each < 300, "{each} bytes");
+
+    let of_tables = baseline.tables().bytes();
+    for number in 0..FILES {
+        baseline.remove(&path(number));
+    }
+    for number in 0..FILES {
+        let extended = ExtendedAttributes::new([(&b"user.other"[..], &number.to_le_bytes()[..])]);
+        let object = Object { extended, ..usual_object(number) };
+        baseline.insert(&path(number), &object);
+        assert_eq!(baseline.get(&path(number)), Some(object));
+        baseline.remove(&path(number));
+    }
+    assert_eq!((baseline.bytes(), baseline.tables().bytes()), (0, of_tables), "nothing grows any more");
+    assert!(of_tables < 1024 * 1024, "{of_tables}");
 }
 
 proptest! {

@@ -1,9 +1,10 @@
-use super::values::SHOWN_ENTRIES;
 use super::*;
-use crate::object::{ExtendedAttribute, Timestamp};
+use crate::extended::ExtendedAttributes;
+use crate::object::Timestamp;
 use crate::rules::Attributes;
 use proptest::prelude::*;
 use serde_json::json;
+use sha2::Digest;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -34,17 +35,16 @@ fn file(digest: u8) -> Object {
         special: 0,
         flags: 0,
         content: Content::Digest([digest; 32]),
-        extended: [].into(),
+        extended: ExtendedAttributes::none(),
     }
 }
 
 fn link(target: &str) -> Object {
-    Object { kind: Kind::Link, size: 0, content: Content::Target(target.into()), ..file(0) }
+    Object { kind: Kind::Link, size: 0, content: Content::target(target.into()), ..file(0) }
 }
 
 fn with_attribute(name: &str, value: &[u8]) -> Object {
-    let attribute = ExtendedAttribute { name: name.as_bytes().into(), value: value.into() };
-    Object { extended: [attribute].into(), ..file(1) }
+    Object { extended: ExtendedAttributes::new([(name.as_bytes(), value)]), ..file(1) }
 }
 
 fn told(known: Option<&Object>, now: Option<&Object>) -> Option<Alert> {
@@ -150,16 +150,31 @@ fn every_attribute_has_its_severity_and_its_words() {
 }
 
 #[test]
-fn access_lists_and_capabilities_are_told_in_words_and_a_long_list_is_cut() {
+fn access_lists_and_capabilities_are_told_in_words_and_what_is_not_kept_by_its_digest() {
     let entry = |id: u8| [8, 0, 4, 0, id, 0, 0, 0];
-    let list: Vec<u8> = [2, 0, 0, 0].into_iter().chain((0..70).flat_map(entry)).collect();
+    let list =
+        |entries| -> Vec<u8> { [2, 0, 0, 0].into_iter().chain((0..entries).flat_map(entry)).collect() };
+    let with_list = |entries| with_attribute("system.posix_acl_access", &list(entries));
+    let sha256 = |bytes: &[u8]| hex(&sha2::Sha256::digest(bytes));
 
-    let access = told(None, Some(&with_attribute("system.posix_acl_access", &list))).unwrap();
+    let access = told(None, Some(&with_list(31))).unwrap();
+    let long = told(Some(&with_list(70)), Some(&with_list(71))).unwrap();
+    let note = told(Some(&with_attribute("user.note", b"hi")), Some(&with_attribute("user.note", &[1; 65])));
+    let names: Vec<_> = (0..20).map(|number| format!("user.{number}")).collect();
+    let extended = ExtendedAttributes::new(names.iter().map(|name| (name.as_bytes(), &b"v"[..])));
+    let many = told(Some(&file(1)), Some(&Object { extended, ..file(1) })).unwrap();
+    let far = told(Some(&link("/a")), Some(&link(&"b".repeat(300)))).unwrap();
     let capable = told(None, Some(&with_attribute("security.capability", &[0; 3]))).unwrap();
 
     let entries = access.after["acl"].as_array().unwrap();
-    assert_eq!(entries.len(), SHOWN_ENTRIES + 1);
-    assert_eq!((&entries[0], &entries[64]), (&json!("group:0:r--"), &json!("… 6 more")));
+    assert_eq!((entries.len(), &entries[30]), (31, &json!("group:30:r--")));
+    assert_eq!(long.after["acl"], json!([format!("572 bytes, sha256 {}", sha256(&list(71)))]));
+    let expected = format!("user.note=hi -> user.note=65 bytes, sha256 {}", sha256(&[1; 65]));
+    assert!(note.unwrap().alert.ends_with(&expected));
+    let text = many.after["extended_attributes"][0].as_str().unwrap();
+    assert!(text.starts_with("20 attributes, sha256 "), "{text}");
+    let expected = format!("{}… (300 bytes, sha256 {})", "b".repeat(192), sha256("b".repeat(300).as_bytes()));
+    assert_eq!(far.after["target"], expected);
     assert_eq!(capable.after["capabilities"], "0x000000");
 }
 

@@ -5,18 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    ACCESS_ACL_NAME, CAPABILITIES_NAME, DEFAULT_ACL_NAME, SELINUX_NAME, attribute_value, is_other_attribute,
-};
 use crate::attributes;
+use crate::extended::{ACCESS_ACL_NAME, AttributeValue, CAPABILITIES_NAME, DEFAULT_ACL_NAME, SELINUX_NAME};
 use crate::object::{Content, Kind, NotRead, Object, Timestamp, flag};
 use crate::rules::Attribute;
-
-/// Longest part of an attribute's value that is shown, in bytes.
-const SHOWN_BYTES: usize = 256;
-
-/// Most entries of an ACL that are shown; the kernel keeps up to 8,191.
-pub(super) const SHOWN_ENTRIES: usize = 64;
 
 /// One attribute in words.
 pub(super) fn text_of(attribute: Attribute, object: &Object) -> String {
@@ -35,7 +27,7 @@ pub(super) fn text_of(attribute: Attribute, object: &Object) -> String {
 
 /// One attribute as JSON; null when the object has none.
 pub(super) fn value_of(attribute: Attribute, object: &Object) -> Value {
-    let extended = |name: &[u8]| attribute_value(&object.extended, name);
+    let extended = |name: &[u8]| object.extended.get(name);
     match attribute {
         Attribute::Kind => json!(object.kind.name()),
         Attribute::Content => match object.content.last_read() {
@@ -49,6 +41,9 @@ pub(super) fn value_of(attribute: Attribute, object: &Object) -> Value {
         Attribute::ModificationTime => json!(time(object.modified)),
         Attribute::Target => match &object.content {
             Content::Target(target) => json!(shown(target)),
+            Content::LongTarget(long) => {
+                json!(format!("{}… ({})", shown(&long.beginning), digest_text(long.length, &long.sha256)))
+            }
             _ => Value::Null,
         },
         Attribute::Inode => json!(object.inode),
@@ -65,36 +60,51 @@ pub(super) fn value_of(attribute: Attribute, object: &Object) -> Value {
             json!(shown)
         }
         Attribute::Capabilities => {
-            json!(
-                extended(CAPABILITIES_NAME).map(|value| {
+            json!(extended(CAPABILITIES_NAME).map(|value| {
+                text_or_digest(value, |value| {
                     attributes::capabilities(value).unwrap_or_else(|_| in_hexadecimal(value))
                 })
-            )
+            }))
         }
         Attribute::SelinuxLabel => json!(extended(SELINUX_NAME).map(|value| {
-            attributes::selinux_label(value).map_or_else(|_| in_hexadecimal(value), str::to_owned)
+            text_or_digest(value, |value| {
+                attributes::selinux_label(value).map_or_else(|_| in_hexadecimal(value), str::to_owned)
+            })
         })),
         Attribute::ExtendedAttributes => {
-            let others = object.extended.iter().filter(|attribute| is_other_attribute(&attribute.name));
-            let texts =
-                others.map(|attribute| format!("{}={}", bytes(&attribute.name), bytes(&attribute.value)));
+            let texts = object.extended.others().map(|(name, value)| match value {
+                AttributeValue::Together { .. } => text_or_digest(value, bytes),
+                _ => format!("{}={}", bytes(name), text_or_digest(value, bytes)),
+            });
             json!(texts.collect::<Vec<_>>())
         }
     }
 }
 
-/// The entries of an ACL, or its bytes when they are none.
-fn acl_entries(value: &[u8], prefix: &str) -> Vec<String> {
-    let Ok(entries) = attributes::acl(value) else {
-        return vec![format!("{prefix}{}", in_hexadecimal(value))];
-    };
-    let more = entries.len().saturating_sub(SHOWN_ENTRIES);
-    let mut shown: Vec<_> =
-        entries.into_iter().take(SHOWN_ENTRIES).map(|entry| format!("{prefix}{entry}")).collect();
-    if more > 0 {
-        shown.push(format!("{prefix}… {more} more"));
+/// A value in words, or what is known of one that is not kept.
+fn text_or_digest(value: AttributeValue<'_>, text: impl Fn(&[u8]) -> String) -> String {
+    match value {
+        AttributeValue::Whole(value) => text(value),
+        AttributeValue::Digest { length, sha256 } => digest_text(length, sha256),
+        AttributeValue::Together { count: 0, sha256 } => {
+            format!("more attributes than the kernel lists, sha256 {}", hex(sha256))
+        }
+        AttributeValue::Together { count, sha256 } => format!("{count} attributes, sha256 {}", hex(sha256)),
     }
-    shown
+}
+
+fn digest_text(length: u64, sha256: &[u8]) -> String {
+    format!("{length} bytes, sha256 {}", hex(sha256))
+}
+
+/// The entries of an ACL, or its bytes when they are none.
+fn acl_entries(value: AttributeValue<'_>, prefix: &str) -> Vec<String> {
+    let entries = match value {
+        AttributeValue::Whole(value) => attributes::acl(value).ok(),
+        _ => None,
+    };
+    let entries = entries.unwrap_or_else(|| vec![text_or_digest(value, in_hexadecimal)]);
+    entries.into_iter().map(|entry| format!("{prefix}{entry}")).collect()
 }
 
 /// The key of a digest of data and layout.
@@ -211,21 +221,14 @@ fn time(time: Timestamp) -> String {
 /// Bytes as text when they are text (a closing NUL left out), in hexadecimal otherwise.
 fn bytes(value: &[u8]) -> String {
     let value = value.strip_suffix(b"\0").unwrap_or(value);
-    let (cut, more) = cut(value);
-    match std::str::from_utf8(cut) {
-        Ok(text) if !text.chars().any(char::is_control) => format!("{text}{more}"),
+    match std::str::from_utf8(value) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => in_hexadecimal(value),
     }
 }
 
 fn in_hexadecimal(value: &[u8]) -> String {
-    let (cut, more) = cut(value);
-    format!("0x{}{more}", hex(cut))
-}
-
-/// What is shown of a value, and the sign that there is more.
-fn cut(value: &[u8]) -> (&[u8], &'static str) {
-    if value.len() > SHOWN_BYTES { (&value[..SHOWN_BYTES], "…") } else { (value, "") }
+    format!("0x{}", hex(value))
 }
 
 /// Bytes in lower-case hexadecimal.

@@ -137,7 +137,7 @@ fn opens_no_more(copy: &Object, log: &Object) -> bool {
     copy.permissions & !log.permissions == 0
         && is_of(copy.owner, log.owner)
         && (of_group == 0 || is_of(copy.group, log.group))
-        && copy.extended.iter().all(|attribute| log.extended.contains(attribute))
+        && copy.extended.iter().all(|one| log.extended.iter().any(|its| its == one))
 }
 
 /// Whether a copy that something was renamed over is what a rotation loses: it is the oldest, by age and number, and what is there
@@ -585,7 +585,7 @@ mod tests {
             special: 0,
             flags: 0,
             content: Content::Digest([0; 32]),
-            extended: [].into(),
+            extended: crate::extended::ExtendedAttributes::none(),
         }
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::extended::AttributeValue;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -145,29 +146,93 @@ fn a_log_that_grew_is_told_from_one_that_was_rewritten() {
     }
 }
 
-/// More than is offered to the kernel at first, both of names and of a value.
-#[test]
-fn many_and_large_extended_attributes_are_seen_in_full() {
+/// A file in memory, whose file system takes attributes of any number and length; `None` when there is none.
+fn file_with(attributes: &[(String, Vec<u8>)]) -> Option<(tempfile::TempDir, PathBuf)> {
     let directory = tempfile::Builder::new().tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = directory.path().join("file");
     fs::write(&path, "").unwrap();
-    let set = |name: &str, bytes: usize| {
-        rustix::fs::setxattr(&path, name, &vec![b'x'; bytes], rustix::fs::XattrFlags::empty())
-    };
-    let wanted: Vec<(String, usize)> =
-        (0..30).map(|number| (format!("user.a-name-of-some-length-{number:02}"), number * 40)).collect();
-    if wanted.iter().any(|(name, bytes)| set(name, *bytes).is_err()) {
+    if attributes.iter().any(|(name, value)| set(&path, name, value).is_err()) {
         vigie_skipped::skipped("the file system does not take so many extended attributes");
+        return None;
+    }
+    Some((directory, path))
+}
+
+fn set(path: &Path, name: &str, value: &[u8]) -> rustix::io::Result<()> {
+    rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty())
+}
+
+fn numbered(count: usize, name_bytes: usize, bytes: usize) -> Vec<(String, Vec<u8>)> {
+    (0..count).map(|number| (format!("user.{number:0>name_bytes$}"), vec![b'x'; bytes])).collect()
+}
+
+/// More than is offered to the kernel at first, more than is kept, more than is read, and more than the kernel lists.
+#[test]
+fn every_change_of_many_and_large_extended_attributes_is_seen() {
+    for (count, name_bytes, bytes) in
+        [(1, 1, 600), (3, 1, 70), (30, 20, 1_000), (8, 1, 65_000), (300, 245, 1)]
+    {
+        let mut attributes = numbered(count, name_bytes, bytes);
+        let Some((_directory, path)) = file_with(&attributes) else { return };
+        let known = object_at(&path);
+        assert!(!known.extended.is_empty());
+        assert_eq!(object_at(&path).extended, known.extended, "{count} {bytes}");
+        let is_all_read = count * bytes < 256 * 1024 && count * name_bytes < 64 * 1024;
+        if is_all_read {
+            // Set in another order.
+            attributes.reverse();
+            let (_other, path) = file_with(&attributes).unwrap();
+            assert_eq!(object_at(&path).extended, known.extended, "{count} {bytes}");
+        }
+
+        for (name, value) in [attributes.first().unwrap(), attributes.last().unwrap()] {
+            let mut other = value.clone();
+            other[0] = b'y';
+            set(&path, name, &other).unwrap();
+            let changed = object_at(&path);
+            assert_ne!(changed.extended, known.extended, "a value: {count} {bytes}");
+            set(&path, name, value).unwrap();
+            assert_eq!(object_at(&path).extended == known.extended, is_all_read, "{count} {bytes}");
+            set(&path, "user.more", b"").unwrap();
+            assert_ne!(object_at(&path).extended, known.extended, "one more: {count} {bytes}");
+            rustix::fs::removexattr(&path, "user.more").unwrap();
+            rustix::fs::removexattr(&path, name).unwrap();
+            assert_ne!(object_at(&path).extended, known.extended, "one less: {count} {bytes}");
+            set(&path, name, value).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_capability_is_seen_behind_more_attributes_than_the_kernel_lists() {
+    let Some((_directory, path)) = file_with(&numbered(300, 245, 1)) else { return };
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    if set(&path, "security.capability", &capability).is_err() {
+        vigie_skipped::skipped("file capabilities need root");
         return;
     }
 
-    let seen: Vec<(String, usize)> = object_at(&path)
-        .extended
-        .iter()
-        .map(|one| (String::from_utf8(one.name.to_vec()).unwrap(), one.value.len()))
-        .collect();
+    let seen = object_at(&path).extended;
 
-    assert_eq!(seen, wanted);
+    assert_eq!(seen.get(b"security.capability"), Some(AttributeValue::Whole(&capability)));
+    assert!(seen.others().all(|(_, value)| matches!(value, AttributeValue::Together { count: 0, .. })));
+}
+
+#[test]
+fn a_long_target_of_a_link_is_known_by_its_beginning_and_digest() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |target: String| {
+        let link = directory.path().join("link");
+        fs::remove_file(&link).ok();
+        symlink(target, &link).unwrap();
+        object_at(&link).content
+    };
+    let Content::LongTarget(kept) = at("t".repeat(4_000)) else { panic!() };
+
+    assert_eq!((kept.length, kept.sha256), (4_000, Sha256::digest("t".repeat(4_000)).into()));
+    assert!("t".repeat(4_000).starts_with(kept.beginning.to_str().unwrap()));
+    assert_ne!(at("t".repeat(3_999) + "u"), Content::LongTarget(kept));
+    assert_eq!(at("t".repeat(256)), Content::Target("t".repeat(256).into()));
 }
 
 #[test]
@@ -182,8 +247,7 @@ fn mode_and_extended_attributes_are_seen() {
 
     assert_eq!(object.permissions, 0o4755);
     if supported {
-        assert_eq!(*object.extended[0].name, *b"user.note");
-        assert_eq!(*object.extended[0].value, *b"hi");
+        assert_eq!(object.extended.get(b"user.note"), Some(AttributeValue::Whole(b"hi")));
     }
 }
 

@@ -26,7 +26,8 @@ const SECTOR_BYTES: usize = 512;
 const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;
 
 pub(super) const HEAD: u8 = 1;
-pub(super) const TABLES: u8 = 2;
+/// Tables of an earlier version, with whole values of extended attributes.
+pub(super) const WHOLE_TABLES: u8 = 2;
 pub(super) const BLOCK: u8 = 3;
 pub(super) const STEP: u8 = 4;
 pub(super) const ACKNOWLEDGED: u8 = 5;
@@ -35,6 +36,7 @@ pub(super) const ACCEPTED: u8 = 7;
 pub(super) const CURSOR: u8 = 8;
 pub(super) const COMPLETE: u8 = 9;
 pub(super) const UNACCEPTED: u8 = 10;
+pub(super) const TABLES: u8 = 11;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Damage {
@@ -140,6 +142,7 @@ impl State {
         let mut reader = Reader::new(payload);
         match kind {
             TABLES => return self.baseline.tables_mut().add(payload),
+            WHOLE_TABLES => return self.baseline.tables_mut().add_whole_values(payload),
             BLOCK => return self.baseline.add_block(payload),
             STEP => self.add_step(&mut reader)?,
             ACKNOWLEDGED => {

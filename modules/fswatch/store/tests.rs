@@ -1,5 +1,7 @@
+use super::frames::WHOLE_TABLES;
 use super::*;
 use crate::codec::tests::object;
+use crate::extended::ExtendedAttributes;
 use proptest::prelude::*;
 use vigie_files::recording::{Kind, Recording};
 
@@ -106,6 +108,50 @@ fn a_snapshot_holds_what_snapshot_and_steps_held_and_is_smaller() {
     let Opened::Whole { state: read, .. } = open(directory.path(), b"host") else { panic!() };
     assert_eq!(content(&read), content(&state));
     assert!(store.bytes() < before, "{} {before}", store.bytes());
+}
+
+/// One that an earlier version wrote: the same frames, but tables with whole values.
+#[test]
+fn a_snapshot_with_whole_values_is_read_and_gone_on_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let value = vec![7; 4_000];
+    let extended = ExtendedAttributes::new([(&b"user.long"[..], value.as_slice())]);
+    let (path, object) = files(1).remove(0);
+    let object = Object { extended, ..object.unwrap() };
+    let mut state = State::default();
+    state.baseline.insert(&path, &object);
+    let (mut store, _) = Store::open(directory.path(), b"host").unwrap();
+    store.snapshot(&state).unwrap();
+    let content = fs::read(store.place()).unwrap();
+    let mut old = Frames { chain: store.fresh.clone(), bytes: 0, to: MAGIC.to_vec() };
+    let mut at = MAGIC.len();
+    while at < content.len() {
+        let length = u32::from_le_bytes(content[at..at + 4].try_into().unwrap()) as usize;
+        let payload = &content[at + 5..at + 5 + length];
+        match content[at + 4] {
+            TABLES => {
+                let mut tables = Vec::new();
+                [1, object.device, 1, 1].into_iter().for_each(|number| put_number(&mut tables, number));
+                put_bytes(&mut tables, b"user.long");
+                put_bytes(&mut tables, &value);
+                old.put(WHOLE_TABLES, &tables).unwrap();
+            }
+            kind => old.put(kind, payload).unwrap(),
+        }
+        at += 5 + length + SEAL_BYTES;
+    }
+    fs::write(store.place(), old.to).unwrap();
+
+    let (mut store, opened) = Store::open(directory.path(), b"host").unwrap();
+    let Opened::Whole { mut state, .. } = opened else { panic!("{opened:?}") };
+    assert_eq!(state.baseline.get(&path), Some(object.clone()));
+    let changes = [(PathBuf::from("/watched/more"), files(3).remove(2).1)];
+    let step = Step { changes: &changes, ..Step::default() };
+    apply(&mut state, &step);
+    store.append(&mut state, &step).unwrap();
+
+    let Opened::Whole { state: read, .. } = open(directory.path(), b"host") else { panic!() };
+    assert_eq!(self::content(&read), self::content(&state));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use vigie_fswatch::change::{Alert, Difference, Event, alert, compare};
-use vigie_fswatch::object::{Content, ExtendedAttribute, Kind, NotRead, Object, Timestamp};
+use vigie_fswatch::extended::ExtendedAttributes;
+use vigie_fswatch::object::{Content, Kind, NotRead, Object, Timestamp};
 use vigie_fswatch::rules::{Attribute, Attributes, Options, Severity};
 
 const SCHEMA: &str = include_str!("../../../docs/fswatch-alert.schema.json");
@@ -159,8 +160,6 @@ const KINDS: [Kind; 7] = [
 
 /// An object with everything that an object of its kind can have.
 fn object(kind: Kind) -> Object {
-    let attribute =
-        |name: &str, value: &[u8]| ExtendedAttribute { name: name.as_bytes().into(), value: value.into() };
     let content = match kind {
         Kind::File => Content::Digest([7; 32]),
         Kind::Link => Content::Target("/target".into()),
@@ -180,13 +179,12 @@ fn object(kind: Kind) -> Object {
         special: 9,
         flags: u32::MAX,
         content,
-        extended: [
-            attribute("security.capability", b"odd"),
-            attribute("security.selinux", b"label\0"),
-            attribute("system.posix_acl_access", &[2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255]),
-            attribute("user.note", b"hello"),
-        ]
-        .into(),
+        extended: ExtendedAttributes::new([
+            (&b"security.capability"[..], &b"odd"[..]),
+            (b"security.selinux", b"label\0"),
+            (b"system.posix_acl_access", &[2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255]),
+            (b"user.note", b"hello"),
+        ]),
     }
 }
 
@@ -194,7 +192,8 @@ fn object(kind: Kind) -> Object {
 fn what_is_created_changed_or_removed_is_told_as_the_schema_says() {
     for kind in KINDS {
         let there = object(kind);
-        let other = Object { permissions: 0, extended: [].into(), flags: 0, ..there.clone() };
+        let other =
+            Object { permissions: 0, extended: ExtendedAttributes::none(), flags: 0, ..there.clone() };
         for (known, now, event) in [
             (None, Some(&there), Event::Created),
             (Some(&there), Some(&other), Event::Changed),
@@ -296,7 +295,7 @@ fn any_object() -> impl Strategy<Value = Object> {
     ];
     let names = vec!["security.capability", "security.selinux", "system.posix_acl_default", "user.x"];
     let extended = proptest::collection::vec(
-        (proptest::sample::select(names), proptest::collection::vec(any::<u8>(), 0..30)),
+        (proptest::sample::select(names), proptest::collection::vec(any::<u8>(), 0..300)),
         0..3,
     );
     let numbers = (0u16..=0o7777, any::<u32>(), any::<u64>(), any::<i64>(), 0u32..1_000_000_000);
@@ -313,10 +312,9 @@ fn any_object() -> impl Strategy<Value = Object> {
             special: large,
             flags: small,
             content: if kind == Kind::Link { Content::Target("/\n".into()) } else { content },
-            extended: extended
-                .into_iter()
-                .map(|(name, value)| ExtendedAttribute { name: name.as_bytes().into(), value: value.into() })
-                .collect(),
+            extended: ExtendedAttributes::new(
+                extended.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())),
+            ),
             ..object(kind)
         },
     )
