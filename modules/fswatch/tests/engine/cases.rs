@@ -476,14 +476,18 @@ fn a_storm_is_one_alert_and_its_members_are_in_the_history() {
     };
 
     assert!(alone <= 10, "{alone}");
-    assert_eq!(alone + group.count.unwrap(), 500);
-    let mut members = 0;
+    let (mut members, mut unfinished) = (0, 0);
     vigie_fswatch::history::History::read(&state, |line| {
-        members += u64::from(line["group_id"] == group.group["id"]);
+        let is_member = line["group_id"] == group.group["id"];
+        members += u64::from(is_member);
+        // One that was looked at between its making and its closing is told twice.
+        let is_unfinished = line["alert"].as_str().is_some_and(|text| text.contains("is being written"));
+        unfinished += u64::from(is_member && is_unfinished);
         true
     })
     .unwrap();
     assert_eq!(Some(members), group.count);
+    assert_eq!(alone + members - unfinished, 500);
 }
 
 fn a_file_that_goes_back_and_forth_is_told_a_few_times_and_then_with_a_count() {
