@@ -23,14 +23,17 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
-/// Names of all tests: functions below `#[test]` and its kin.
+/// Names of all tests: functions below `#[test]` and its kin, and those that are run on every backend of fswatch.
 fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for path in sources() {
         let text = fs::read_to_string(path).unwrap();
-        let mut is_test = false;
+        let (mut is_test, mut is_list) = (false, false);
         for line in text.lines().map(str::trim_start) {
-            if line.starts_with("#[") && line.contains("test") && !line.contains("cfg") {
+            is_list = line.starts_with("on_every_backend!") || is_list && line != "}";
+            if is_list {
+                names.insert(line.trim_end_matches(',').to_owned());
+            } else if line.starts_with("#[") && line.contains("test") && !line.contains("cfg") {
                 is_test = true;
             } else if let Some((_, after)) = line.split_once("fn ").filter(|_| is_test) {
                 names.extend(after.split('(').next().map(str::to_owned));
