@@ -94,4 +94,13 @@ mod tests {
         }
         assert!(pattern("[").is_err());
     }
+
+    #[test]
+    fn canaries_are_for_who_names_their_severity() {
+        let canary = r#"{"severity":"low","alert":"canary 1","event":"canary"}"#;
+        let low = Filter { severity: Some(Severity::Low), ..Filter::default() };
+        assert!(Filter::default().leaves_out_canary("fswatch", canary));
+        assert!(!low.leaves_out_canary("fswatch", canary));
+        assert!(!Filter::default().leaves_out_canary("honeypot", canary));
+    }
 }
