@@ -156,7 +156,7 @@ test: ## run all tests, or those of one crate: make test CRATE=config
 	  [ -x "$$VIGIE_PROMTOOL" ] || unset VIGIE_PROMTOOL
 	fi
 	status=0
-	$(CARGO) test --locked $(if $(CRATE),--package vigie-$(CRATE),--workspace) 2>&1 | tee -a "$$log" || status=$$?
+	$(CARGO) test --locked --no-fail-fast $(if $(CRATE),--package vigie-$(CRATE),--workspace) 2>&1 | tee -a "$$log" || status=$$?
 	if [ $$status = 0 ] && [ -z "$(CRATE)" ] && [ -z "$${VIGIE_NATS_SERVER:-}" ]; then
 	  $(MAKE) --no-print-directory test-nats-current 2>&1 | tee -a "$$log" || status=$$?
 	fi

@@ -128,22 +128,32 @@ pub struct File {
     pub generation: u32,
 }
 
-/// What a descriptor of 0 to 2 is.
+/// The descriptors of a new program that are looked at: the standard ones, and those by which shells name a script that
+/// is none: the first free one, and the highest of a small table, as in `bash <(command)`.
+pub const DESCRIPTORS: [u32; 5] = [0, 1, 2, 3, 63];
+
+/// What a descriptor is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct StandardFile {
+pub struct Descriptor {
     /// Kind and permissions, 0 when it is closed.
     pub mode: u32,
-    /// Address family of a socket, major number of a device.
+    /// Address family of a socket, major number of a device, 1 for a file in memory (memfd).
     pub family: u32,
     /// Inode.
     pub inode: u64,
 }
 
-impl StandardFile {
+impl Descriptor {
     /// Whether it is a pipe.
     #[must_use]
     pub fn is_pipe(self) -> bool {
         self.mode & 0o170_000 == 0o010_000
+    }
+
+    /// Whether it is a file in memory, as of memfd_create(2).
+    #[must_use]
+    pub fn is_memory(self) -> bool {
+        self.mode & 0o170_000 == 0o100_000 && self.family == 1
     }
 }
 
@@ -191,8 +201,8 @@ pub struct Exec {
     pub secure: bool,
     /// It was named by a descriptor (fexecve).
     pub by_descriptor: bool,
-    /// Standard input, output and errors.
-    pub standard: [StandardFile; 3],
+    /// What the descriptors of [`DESCRIPTORS`] are.
+    pub descriptors: [Descriptor; DESCRIPTORS.len()],
     /// What was asked for: the script, not its interpreter.
     pub filename: Vec<u8>,
     /// Path of the file in the mount namespace of the process; it begins with `…` when it was too deep.

@@ -51,6 +51,6 @@ pub fn bpf_programs() -> Option<std::collections::BTreeMap<u32, String>> {
 pub use account::Account;
 pub use counters::{Counters, Kind, Whose};
 pub use event::{
-    Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState, StandardFile,
+    DESCRIPTORS, Descriptor, Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState,
 };
 pub use source::{Options, Source, SourceError, SourceKind};

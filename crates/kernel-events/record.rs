@@ -2,7 +2,7 @@
 
 use crate::account::Account;
 use crate::event::{
-    Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState, StandardFile,
+    DESCRIPTORS, Descriptor, Event, Exec, Exit, ExitStatus, File, Identity, Listed, Namespaces, Net, NetState,
 };
 
 /// Bytes of `struct head`.
@@ -10,7 +10,10 @@ const HEAD: usize = 24;
 /// Bytes of `struct identity`.
 const IDENTITY: usize = 160;
 /// Where the texts of `struct exec_record` begin.
-const EXEC_DATA: usize = 320;
+const EXEC_DATA: usize = 352;
+
+/// Where the lengths of its texts are.
+const LENGTHS: [usize; 5] = [328, 332, 336, 340, 344];
 /// Where `who` of `struct net_record` is.
 const NET_WHO: usize = 80;
 
@@ -105,7 +108,7 @@ fn device(number: u32) -> (u32, u32) {
 }
 
 fn exec(at: Bytes<'_>) -> Option<Exec> {
-    let lengths = [296, 300, 304, 308, 312].map(|place| at.u32(place).map(|bytes| bytes as usize));
+    let lengths = LENGTHS.map(|place| at.u32(place).map(|bytes| bytes as usize));
     let mut from = EXEC_DATA;
     let mut texts = [&[][..]; 5];
     for (text, bytes) in texts.iter_mut().zip(lengths) {
@@ -114,14 +117,14 @@ fn exec(at: Bytes<'_>) -> Option<Exec> {
         from += bytes;
     }
     let [filename, path, cwd, arguments, environment] = texts;
-    let cut = at.u32(316)?;
+    let cut = at.u32(348)?;
     let who = identity(at, HEAD)?;
-    let mut standard = [StandardFile::default(); 3];
-    for (number, file) in standard.iter_mut().enumerate() {
-        *file = StandardFile {
-            mode: at.u32(248 + 4 * number)?,
-            family: at.u32(260 + 4 * number)?,
-            inode: at.u64(272 + 8 * number)?,
+    let mut descriptors = [Descriptor::default(); DESCRIPTORS.len()];
+    for (place, file) in descriptors.iter_mut().enumerate() {
+        *file = Descriptor {
+            mode: at.u32(248 + 4 * place)?,
+            family: at.u32(268 + 4 * place)?,
+            inode: at.u64(288 + 8 * place)?,
         };
     }
     let argument_bytes = at.u32(228)?;
@@ -145,7 +148,7 @@ fn exec(at: Bytes<'_>) -> Option<Exec> {
         old_tid: at.u32(236)?,
         secure: at.u32(240)? != 0,
         by_descriptor: at.u32(244)? != 0,
-        standard,
+        descriptors,
         filename: filename.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
         path: joined(path, cut & 1 != 0),
         cwd: joined(cwd, cut & 2 != 0),
@@ -250,7 +253,7 @@ mod tests {
         let mut bytes = vec![0; EXEC_DATA];
         bytes[0] = 1;
         bytes[228..232].copy_from_slice(&argument_bytes.to_ne_bytes());
-        for (place, text) in [296, 300, 304, 308, 312].into_iter().zip(texts) {
+        for (place, text) in LENGTHS.into_iter().zip(texts) {
             bytes[place..place + 4].copy_from_slice(&(text.len() as u32).to_ne_bytes());
             bytes.extend_from_slice(text);
         }

@@ -17,9 +17,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
 use vigie_host::users::Names;
-use vigie_kernel_events::{
-    Account, Counters, Event, Exec, Exit, Options, Source, SourceKind, StandardFile, proc,
-};
+use vigie_kernel_events::{Account, Counters, Event, Exec, Exit, Options, Source, SourceKind, proc};
 use vigie_sdk::Condition;
 
 use self::losses::Losses;
@@ -35,7 +33,7 @@ use crate::host::{self, HostWatch};
 use crate::listeners::{self, Listeners};
 use crate::logins::Wtmp;
 use crate::record::{Key, Kind, Record, Run, Session, What};
-use crate::rules::{Facts, Rules, descriptor};
+use crate::rules::{Facts, Rules};
 use crate::shares::Bounded;
 use crate::table::Table;
 
@@ -302,7 +300,7 @@ impl<S: Sink> Engine<S> {
         {
             self.begin_session(session, key);
         }
-        self.table.exec(key, exec.account, now(), &run, exec.standard);
+        self.table.exec(key, exec.account, now(), &run);
     }
 
     fn begin_session(&mut self, session: u32, first: Key) {
@@ -417,14 +415,11 @@ impl<S: Sink> Engine<S> {
         let time = self.unix(exec.time);
         let who = Key::new(exec.who.pid, exec.who.start);
         self.proof.saw(exec.who.pid, time);
-        let (account, mut standard, file) = (exec.account, exec.standard, exec.file.clone());
+        let (account, file) = (exec.account, exec.file.clone());
         let run = Run::of(exec);
-        if let Some(pipe) = script_pipe(who.pid, &run) {
-            standard[0] = pipe;
-        }
         let maker = self.table.get(run.maker).map(|maker| maker.rights.namespaces);
         let changed = maker.map(|maker| changed_namespaces(maker, run.rights.namespaces)).unwrap_or_default();
-        self.table.exec(who, account, time, &run, standard);
+        self.table.exec(who, account, time, &run);
         if let Some(store) = &self.store {
             let key = file_key(&file);
             if !store.knows_digest(&key) {
@@ -531,16 +526,6 @@ impl<S: Sink> Engine<S> {
             }
         }
     }
-}
-
-/// The pipe that an interpreter reads its script from, as of `bash <(command)`: it is joined like standard input.
-fn script_pipe(pid: u32, run: &Run) -> Option<StandardFile> {
-    const PIPE: u32 = 0o010_600;
-    // Only the first argument that names a descriptor is looked at.
-    let link = run.arguments.iter().skip(1).find_map(|argument| descriptor(pid, argument))?;
-    let target = rustix::fs::readlink(link, Vec::new()).ok()?;
-    let inode = target.to_str().ok()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()?;
-    Some(StandardFile { mode: PIPE, family: 0, inode })
 }
 
 fn give_back_memory() {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use vigie_kernel_events::{Exec, File, Listed, StandardFile};
+use vigie_kernel_events::{DESCRIPTORS, Descriptor, Exec, File, Listed};
 
 /// Names a process for as long as the host runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,8 +84,14 @@ pub(crate) struct Run {
     pub(crate) arguments: Listed,
     /// The true length of the arguments with their NULs.
     pub(crate) argument_bytes: u32,
-    /// Kind and family of standard input, output and errors; their inodes are not kept.
+    /// Kind and family of standard input, output and errors.
     pub(crate) standard: [(u32, u32); 3],
+    /// The pipe that it reads from, as standard input or as its script, and the one that it writes to; 0 for none. Not
+    /// kept in the history.
+    pub(crate) pipes: [u64; 2],
+    /// What the descriptor is by whose name the program or its script was called, as `/proc` writes it. Not kept in the
+    /// history.
+    pub(crate) script_file: Option<Vec<u8>>,
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// It gained rights.
     pub(crate) secure: bool,
@@ -100,7 +106,12 @@ impl Run {
     /// What is kept of an exec.
     pub(crate) fn of(exec: Exec) -> Self {
         let rights = Rights::of(&exec.who);
-        let standard = exec.standard.map(|file: StandardFile| (file.mode & 0o170_000, file.family));
+        let [input, output, errors, ..] = exec.descriptors;
+        let standard = [input, output, errors].map(|file| (file.mode & 0o170_000, file.family));
+        let script_file = named_descriptor(&exec);
+        let pipe = |file: Descriptor| if file.is_pipe() { file.inode } else { 0 };
+        let script_pipe = script_file.as_deref().and_then(pipe_number);
+        let pipes = [script_pipe.unwrap_or_else(|| pipe(input)), pipe(output)];
         let filename = if exec.filename == exec.path { Vec::new() } else { exec.filename };
         Self {
             maker: Key::new(exec.who.maker, exec.who.maker_start),
@@ -113,6 +124,8 @@ impl Run {
             argument_bytes: exec.argument_bytes,
             arguments: exec.arguments,
             standard,
+            pipes,
+            script_file,
             environment: exec.environment,
             secure: exec.secure,
             by_descriptor: exec.by_descriptor,
@@ -121,6 +134,39 @@ impl Run {
             program: Program { path: exec.path, file: exec.file },
         }
     }
+}
+
+/// What the first descriptor is that is named by what was asked for or by an argument. Of those that the kernel did not
+/// report, it is read from `/proc`, where it is gone when the process has ended.
+fn named_descriptor(exec: &Exec) -> Option<Vec<u8>> {
+    let names = [&exec.filename[..]].into_iter().chain(exec.arguments.iter().skip(1));
+    let (pid, number) = names.filter_map(descriptor_number).next()?;
+    let pid = pid.unwrap_or(exec.who.pid);
+    let known = DESCRIPTORS.iter().position(|it| *it == number).filter(|_| pid == exec.who.pid);
+    match known.map(|place| exec.descriptors[place]) {
+        Some(file) if file.is_pipe() => return Some(format!("pipe:[{}]", file.inode).into_bytes()),
+        Some(file) if file.is_memory() => return Some(b"memfd:".to_vec()),
+        _ => {}
+    }
+    let link = format!("/proc/{pid}/fd/{number}");
+    let target = rustix::fs::readlink(link, Vec::new()).ok()?.into_bytes();
+    let target = target.strip_suffix(b" (deleted)").unwrap_or(&target);
+    Some(target.strip_prefix(b"/").filter(|it| it.starts_with(b"memfd:")).unwrap_or(target).to_vec())
+}
+
+/// The process, when it is not the one that asks, and the number of a descriptor that a path names.
+fn descriptor_number(path: &[u8]) -> Option<(Option<u32>, u32)> {
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok();
+    if let Some(own) = path.strip_prefix(b"/dev/fd/").or_else(|| path.strip_prefix(b"/proc/self/fd/")) {
+        return Some((None, number(own)?));
+    }
+    let mut parts = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/');
+    let (pid, directory, descriptor) = (number(parts.next()?)?, parts.next()?, number(parts.next()?)?);
+    (directory == b"fd" && parts.next().is_none()).then_some((Some(pid), descriptor))
+}
+
+fn pipe_number(target: &[u8]) -> Option<u64> {
+    std::str::from_utf8(target.strip_prefix(b"pipe:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
 }
 
 /// What became of a socket.

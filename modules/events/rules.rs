@@ -23,7 +23,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use vigie_sdk::severity::Severity;
 
-pub(crate) use self::arguments::descriptor;
 pub(crate) use self::facts::{Facts, outcome_name, standard_kind};
 use self::field::{Field, Pattern};
 pub(crate) use self::field::{contains, parse_network};

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
-use vigie_kernel_events::{Account, StandardFile};
+use vigie_kernel_events::Account;
 
 use crate::record::{Key, Program, Rights, Run};
 use crate::shares::{Bounded, who_gives};
@@ -108,14 +108,7 @@ fn release<T: Eq + Hash>(all: &mut HashSet<Rc<T>>, one: &Rc<T>) {
 
 impl Table {
     /// A process runs another program.
-    pub(crate) fn exec(
-        &mut self,
-        key: Key,
-        account: Account,
-        time: i64,
-        run: &Run,
-        standard: [StandardFile; 3],
-    ) {
+    pub(crate) fn exec(&mut self, key: Key, account: Account, time: i64, run: &Run) {
         let mut command = Vec::with_capacity(80);
         for argument in run.arguments.iter() {
             if !command.is_empty() {
@@ -127,7 +120,6 @@ impl Table {
             }
         }
         command.truncate(COMMAND_BYTES);
-        let pipe = |file: StandardFile| if file.is_pipe() { file.inode } else { 0 };
         let process = Process {
             key,
             account,
@@ -135,7 +127,7 @@ impl Table {
             program: shared(&mut self.programs, &run.program),
             rights: shared(&mut self.rights, &run.rights),
             command: command.into(),
-            pipes: [pipe(standard[0]), pipe(standard[1])],
+            pipes: run.pipes,
             connected: None,
             ended: false,
         };
@@ -290,14 +282,14 @@ mod tests {
         let bob = Account::user(1001);
         // Daemons that began long ago, and a command that has just ended.
         for number in 1..300 {
-            table.exec(key(number), Account::TRUSTED, 0, &run(Key::default()), Default::default());
+            table.exec(key(number), Account::TRUSTED, 0, &run(Key::default()));
         }
         table.exit(key(299), 0);
-        table.exec(key(300), bob, 0, &run(key(1)), Default::default());
+        table.exec(key(300), bob, 0, &run(key(1)));
         let long = Program { path: vec![b'x'; 4000], ..Program::default() };
         for number in 301..20_000 {
             let run = Run { program: long.clone(), ..run(key(1)) };
-            table.exec(key(number), ANN, 0, &run, Default::default());
+            table.exec(key(number), ANN, 0, &run);
             if number % 2 == 0 {
                 table.exit(key(number), 0);
             }
@@ -320,9 +312,9 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_forgets_the_ended_first() {
         let mut table = Table::default();
-        table.exec(key(1), ANN, 0, &run(Key::default()), Default::default());
+        table.exec(key(1), ANN, 0, &run(Key::default()));
         for number in 2..20_000 {
-            table.exec(key(number), ANN, i64::from(number), &run(key(1)), Default::default());
+            table.exec(key(number), ANN, i64::from(number), &run(key(1)));
             table.exit(key(number), i64::from(number));
         }
 
@@ -340,7 +332,7 @@ mod tests {
         for number in 1..5000 {
             let path = format!("/{}/{number}", "x".repeat(4000)).into_bytes();
             let program = Program { path, ..Program::default() };
-            table.exec(key(number), ANN, 0, &Run { program, ..Run::default() }, Default::default());
+            table.exec(key(number), ANN, 0, &Run { program, ..Run::default() });
             table.exit(key(number), 0);
         }
 
@@ -353,8 +345,8 @@ mod tests {
     #[test]
     fn ancestors_that_go_in_a_circle_end() {
         let mut table = Table::default();
-        table.exec(key(1), ANN, 0, &run(key(2)), Default::default());
-        table.exec(key(2), ANN, 0, &run(key(1)), Default::default());
+        table.exec(key(1), ANN, 0, &run(key(2)));
+        table.exec(key(2), ANN, 0, &run(key(1)));
 
         assert_eq!(table.ancestors(key(1)).count(), DEPTH);
     }
@@ -362,10 +354,8 @@ mod tests {
     #[test]
     fn two_ends_of_a_pipe_find_each_other() {
         let mut table = Table::default();
-        let pipe = StandardFile { mode: 0o010_600, family: 0, inode: 7 };
-        let nothing = StandardFile::default();
-        table.exec(key(1), ANN, 0, &run(key(9)), [nothing, pipe, nothing]);
-        table.exec(key(2), ANN, 0, &run(key(9)), [pipe, nothing, nothing]);
+        table.exec(key(1), ANN, 0, &Run { pipes: [0, 7], ..run(key(9)) });
+        table.exec(key(2), ANN, 0, &Run { pipes: [7, 0], ..run(key(9)) });
 
         let reader = table.get(key(2)).expect("it is there");
         assert_eq!(table.joined(reader).0.map(|process| process.key), Some(key(1)));

@@ -66,6 +66,13 @@ struct head {
 	u64 account;
 };
 
+/*
+ * The files of a new program that are looked at: the standard ones, and the descriptors by which shells name a script
+ * that is none: the first free one, and the highest of a small table (`bash <(command)`). They are read here because a
+ * short script is over before a reader comes to look.
+ */
+enum { FILES = 5 };
+
 struct exec_record {
 	struct head head;
 	struct identity who;
@@ -74,8 +81,8 @@ struct exec_record {
 	u32 mode, owner, links, generation;
 	u32 argc, argument_bytes, environment_bytes, old_tid;
 	u32 secure, has_fdpath;
-	u32 fd_mode[3], fd_family[3];
-	u64 fd_inode[3];
+	u32 fd_mode[FILES], fd_family[FILES];
+	u64 fd_inode[FILES];
 	/* How many bytes of the data each text takes, in this order. */
 	u32 filename, path, cwd, arguments, environment;
 	u32 cut; /* 1: path, 2: cwd */
@@ -103,7 +110,7 @@ struct net_record {
 
 /* The reader (record.rs) counts on these places. */
 _Static_assert(sizeof(struct identity) == 160, "identity");
-_Static_assert(__builtin_offsetof(struct exec_record, data) == 320, "exec_record");
+_Static_assert(__builtin_offsetof(struct exec_record, data) == 352, "exec_record");
 _Static_assert(sizeof(struct exit_record) == 72, "exit_record");
 _Static_assert(__builtin_offsetof(struct net_record, who) == 80, "net_record");
 
@@ -595,7 +602,7 @@ int on_exec(u64 *arguments)
 	}
 	READ(record->argc, bprm->argc);
 
-	/* What standard input, output and errors are: a shell on a socket is not a person's. */
+	/* What standard input, output and errors are, a shell on a socket is not a person's, and what a script is read from. */
 	{
 		struct files_struct *files = 0;
 		struct fdtable *table = 0;
@@ -606,7 +613,8 @@ int on_exec(u64 *arguments)
 		READ(table, files->fdt);
 		READ(fds, table->fd);
 		READ(most, table->max_fds);
-		for (int fd = 0; fd < 3; fd++) {
+		for (int place = 0; place < FILES; place++) {
+			u32 fd = place == FILES - 1 ? 63 : place;
 			struct file *open = 0;
 			struct inode *node = 0;
 			u16 mode = 0, family = 0;
@@ -630,11 +638,23 @@ int on_exec(u64 *arguments)
 
 					PROBE(device, node->i_rdev);
 					family = device >> 20;
+				} else if ((mode & 0170000) == 0100000) {
+					struct dentry *dentry = 0;
+					const u8 *name = 0;
+					u8 start[6] = {};
+					u32 links = 1;
+
+					PROBE(links, node->i_nlink);
+					PROBE(dentry, open->f_path.dentry);
+					PROBE(name, dentry->d_name.name);
+					bpf_probe_read_kernel(start, sizeof(start), name);
+					family = !links && start[0] == 'm' && start[1] == 'e' && start[2] == 'm' && start[3] == 'f' &&
+						 start[4] == 'd' && start[5] == ':';
 				}
 			}
-			record->fd_mode[fd] = mode;
-			record->fd_family[fd] = family;
-			record->fd_inode[fd] = ino;
+			record->fd_mode[place] = mode;
+			record->fd_family[place] = family;
+			record->fd_inode[place] = ino;
 		}
 	}
 

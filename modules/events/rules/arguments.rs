@@ -160,15 +160,3 @@ pub(super) fn libraries<'a>(value: &'a [u8], directory: &'a [u8]) -> impl Iterat
         .filter(|entry| !entry.is_empty())
         .map(move |entry| if entry.contains(&b'/') { absolute(directory, entry) } else { entry.to_vec() })
 }
-
-/// Where `/proc` shows what a descriptor is which a path of this process names.
-pub(crate) fn descriptor(pid: u32, path: &[u8]) -> Option<Vec<u8>> {
-    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let own = path.strip_prefix(b"/dev/fd/").or_else(|| path.strip_prefix(b"/proc/self/fd/"));
-    if let Some(number) = own {
-        return is_number(number).then(|| [format!("/proc/{pid}/fd/").as_bytes(), number].concat());
-    }
-    let mut parts = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/');
-    let is_one = is_number(parts.next()?) && parts.next()? == b"fd" && is_number(parts.next()?);
-    (is_one && parts.next().is_none()).then(|| path.to_vec())
-}

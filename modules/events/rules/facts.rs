@@ -174,16 +174,6 @@ impl<'a> Facts<'a> {
         run.arguments.iter().skip(1).find(|it| !is_option(it) && Some(name_of(it)) != applet)
     }
 
-    /// What the descriptor is by whose name the program was run, or its script is named. Not known of what has ended.
-    fn script_file(&self) -> Option<Vec<u8>> {
-        let names = [self.run().map(|run| &run.filename[..]), self.script()];
-        let link =
-            names.into_iter().flatten().find_map(|name| arguments::descriptor(self.record.who.pid, name))?;
-        let target = rustix::fs::readlink(link, Vec::new()).ok()?.into_bytes();
-        let target = target.strip_suffix(b" (deleted)").unwrap_or(&target);
-        Some(target.strip_prefix(b"/").filter(|it| it.starts_with(b"memfd:")).unwrap_or(target).to_vec())
-    }
-
     /// The modes among the arguments, or in the value of an option for one.
     fn sets(&self, bit: u32) -> bool {
         let (name, all) = (self.name, self.arguments());
@@ -291,7 +281,7 @@ impl<'a> Facts<'a> {
                 .into_iter()
                 .any(|argument| text(argument) || argument.split(|byte| b",=:".contains(byte)).any(text)),
             Field::Script => self.script().is_some_and(text),
-            Field::ScriptFile => self.script_file().is_some_and(|file| text(&file)),
+            Field::ScriptFile => self.run().is_some_and(|run| run.script_file.as_deref().is_some_and(text)),
             Field::NewMode => text(b"setuid") && self.sets(0o4000) || text(b"setgid") && self.sets(0o2000),
             Field::SessionLeader => self
                 .run()

@@ -101,7 +101,7 @@ $D/d -c "import os,socket;os.unlink('$D/d');s=socket.socket();s.bind(('127.0.0.1
         r#"cp $(readlink -f /usr/bin/python3) $D/e
 $D/e -c "import subprocess,socket;subprocess.run(['rm','$D/e']);s=socket.socket();s.bind(('127.0.0.1',0));s.listen()""#,
     ),
-    ("download-pipe-shell", "cp $(readlink -f /bin/sh) $D/curl; bash <($D/curl -c 'sleep 0.3; echo true')"),
+    ("download-pipe-shell", "cp $(readlink -f /bin/sh) $D/curl; bash <($D/curl -c 'echo true')"),
     (
         "memfd-exec",
         r#"python3 -c "import os;fd=os.memfd_create('x',0);os.write(fd,b'#!/bin/sh\ntrue\n');os.execve('/proc/self/fd/%d'%fd,['x'],{})""#,
@@ -112,7 +112,7 @@ $D/e -c "import subprocess,socket;subprocess.run(['rm','$D/e']);s=socket.socket(
     ),
     (
         "memfd-exec",
-        r#"python3 -c "import os;fd=os.memfd_create('x',0);os.write(fd,b'sleep 0.3\n');os.execv('/bin/sh',['sh','/proc/self/fd/%d'%fd])""#,
+        r#"python3 -c "import os;fd=os.memfd_create('x',0);os.write(fd,b'true\n');os.execv('/bin/sh',['sh','/proc/self/fd/%d'%fd])""#,
     ),
     ("web-command", "cp $(readlink -f /bin/sh) $D/nginx; $D/nginx -c '/bin/cat /etc/hostname; true'"),
     ("web-command", "cp $(readlink -f /bin/sh) $D/apache2; $D/apache2 -c 'perl -e 1; true'"),

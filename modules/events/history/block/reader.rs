@@ -303,6 +303,8 @@ impl<'a> Decoder<'a> {
             arguments: Listed::from_bytes(arguments),
             argument_bytes,
             standard,
+            pipes: [0; 2],
+            script_file: None,
             environment,
             secure: flags & FLAG_SECURE != 0,
             by_descriptor: flags & FLAG_DESCRIPTOR != 0,
