@@ -13,6 +13,8 @@
 //! Before alerts are sent, a note on disk says up to which number they may have been; what is sent again after a crash is
 //! marked up to there. The place moves when alerts are dealt with and is stored at most once a second.
 
+mod behind;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use vigie_sinks::journald::SAFE_PER_SECOND;
 use vigie_sinks::place::Place;
 use vigie_sinks::verdict::Reason;
 
+use self::behind::Behind;
 use super::dead_letters::{self, DeadLetters, Lost};
 use super::outcome::{Failure, Outcome};
 use super::place_file::PlaceFile;
@@ -51,13 +54,6 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the dead letters are gone.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-
-/// An alert that waits longer than this makes the sink a failure: nobody looks at a warning for days.
-const BEHIND: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-
-/// How long a receiver that takes what it gets may need for what is older than that: a new sink, or a host that was off
-/// for days, begins with it.
-const CATCHING_UP: Duration = Duration::from_secs(60);
 
 /// How long it is told that alerts are gone, after the last one.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
@@ -146,30 +142,6 @@ struct State {
     certificates_at: Instant,
     /// There was a connection since the sink began.
     was_connected: bool,
-}
-
-/// Whether the sink is too far behind, by the oldest alert that waits after each batch. One batch that is taken does not
-/// end it, and a receiver that is only too slow begins it as well.
-#[derive(Debug, Default)]
-struct Behind {
-    since: Option<Instant>,
-    is_told: bool,
-}
-
-impl Behind {
-    /// Looks at the time of the oldest alert that waits, RFC 3339, when there is one; what is told of it.
-    fn look(&mut self, oldest: Option<&str>, fails: bool, now: jiff::Timestamp) -> Option<String> {
-        let is_behind = |oldest: &&str| {
-            oldest.parse::<jiff::Timestamp>().is_ok_and(|time| now.duration_since(time) > BEHIND)
-        };
-        let Some(oldest) = oldest.filter(is_behind) else {
-            *self = Self::default();
-            return None;
-        };
-        let since = self.since.get_or_insert_with(Instant::now);
-        self.is_told |= fails || since.elapsed() >= CATCHING_UP;
-        self.is_told.then(|| format!("the oldest alert that waits is of {oldest}"))
-    }
 }
 
 impl State {
@@ -683,30 +655,4 @@ fn sort(spec: &SinkSpec, journal: &Arc<str>, items: Vec<Item>) -> Sorted {
         }
     }
     sorted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sink_is_behind_by_the_age_of_what_waits_whether_its_receiver_fails_or_is_slow() {
-        let now: jiff::Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
-        let (old, new) = (Some("2026-11-28T11:00:00Z"), Some("2026-11-28T13:00:00Z"));
-        let mut behind = Behind::default();
-
-        // It takes them, but more old ones wait each time.
-        assert_eq!(behind.look(old, false, now), None);
-        tokio::time::advance(CATCHING_UP / 2).await;
-        assert_eq!(behind.look(old, false, now), None);
-        tokio::time::advance(CATCHING_UP / 2).await;
-        assert!(behind.look(old, false, now).is_some_and(|told| told.contains("2026-11-28T11")));
-        assert_eq!(behind.look(new, false, now), None);
-
-        // It failed, and one success is no end of it.
-        assert!(behind.look(old, true, now).is_some());
-        assert!(behind.look(old, false, now).is_some());
-        assert_eq!(behind.look(None, false, now), None);
-        assert_eq!(behind.look(new, true, now), None);
-    }
 }
