@@ -1,11 +1,12 @@
 //! What is watched: what the rules mean on this host as it is now, and which directories are listened to for it.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::scan::Purpose;
-use super::ways::follow;
+use super::ways::{follow, follow_where, is_roots};
 use super::{Engine, Sink};
 use crate::change::shown;
 use crate::config::Backend;
@@ -55,12 +56,15 @@ impl<S: Sink> Engine<S> {
     /// Finds out what the rules mean on this host as it is now. What is known and no longer covered is not forgotten yet.
     pub(super) fn cover(&mut self, rules: &Rules) {
         let avoided = self.watching.avoided();
-        let coverage = Coverage::new(rules, &|path| Some(follow(path, avoided).real));
+        let trust = RefCell::new(&mut self.trust);
+        let coverage = Coverage::trusting(rules, &|path| Some(follow(path, avoided).real), &|path| {
+            Some(follow_where(path, avoided, |link| is_roots(link, &mut trust.borrow_mut())).real)
+        });
         let left_out = self.own.iter().chain(&self.left_out);
         let mut coverage = left_out.fold(coverage, |coverage, path| coverage.without(path));
         let has_canary = rules.settings().canary.is_some();
         coverage.set_canary(self.own.as_ref().filter(|_| has_canary).map(|own| own.join("canary")));
-        self.ways.find(&mut coverage, avoided);
+        self.ways.find(&mut coverage, avoided, &mut self.trust);
         self.coverage = Arc::new(coverage);
         for root in self.coverage.roots() {
             if let Some(target) = &root.link_to

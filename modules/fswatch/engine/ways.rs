@@ -16,7 +16,7 @@ use crate::events::Happened;
 use crate::ledger::Entry;
 use crate::look::is_missing;
 use crate::rules::{Coverage, Interest, Severity};
-use crate::trust::{Lane, NOBODY};
+use crate::trust::{Lane, NOBODY, Trust};
 
 /// Links on one way, as many as the kernel follows: see path_resolution(7).
 const MAX_LINKS: usize = 40;
@@ -34,6 +34,11 @@ pub(super) struct Way {
 
 /// Follows a path name by name, also where only a part of it is there.
 pub(super) fn follow(path: &Path, avoided: &Avoided) -> Way {
+    follow_where(path, avoided, |_| true)
+}
+
+/// The same to the first link that is not to be followed.
+pub(super) fn follow_where(path: &Path, avoided: &Avoided, mut follows: impl FnMut(&Path) -> bool) -> Way {
     let names = |path: &Path| -> Vec<OsString> {
         let names = path.components().rev().filter_map(|component| match component {
             Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
@@ -54,7 +59,7 @@ pub(super) fn follow(path: &Path, avoided: &Avoided) -> Way {
             continue;
         }
         match std::fs::read_link(&way.real) {
-            Ok(target) if way.links.len() < MAX_LINKS => {
+            Ok(target) if way.links.len() < MAX_LINKS && follows(&way.real) => {
                 way.links.push(way.real.clone());
                 if target.is_absolute() {
                     way.real = PathBuf::from("/");
@@ -77,6 +82,11 @@ fn may_lead(link: &Path, real: &Path, avoided: &Avoided) -> bool {
     owner == 0 || avoided.has(real) || real.symlink_metadata().map_or(true, |target| target.uid() == owner)
 }
 
+/// Whether root alone can make a link lead elsewhere.
+pub(super) fn is_roots(link: &Path, trust: &mut Trust) -> bool {
+    trust.lane(link) == Lane::Trusted
+}
+
 /// Whether there is a link at a path.
 fn is_link(path: &Path, avoided: &Avoided) -> bool {
     !avoided.has(path) && std::fs::read_link(path).is_ok()
@@ -95,7 +105,7 @@ pub(super) struct Ways {
 
 impl Ways {
     /// Finds the ways of a new coverage, and has it follow the links that were found before.
-    pub(super) fn find(&mut self, coverage: &mut Coverage, avoided: &Avoided) {
+    pub(super) fn find(&mut self, coverage: &mut Coverage, avoided: &Avoided, trust: &mut Trust) {
         let (mut ends, mut links) = (BTreeMap::new(), BTreeSet::new());
         let mut waiting = std::mem::take(&mut self.followed);
         // One may lead to where another one is.
@@ -106,7 +116,9 @@ impl Ways {
                 if way.links.first() != Some(link) {
                     return false;
                 }
-                let is_followed = may_lead(link, &way.real, avoided) && coverage.follow_link(link, &way.real);
+                let is_weak = way.links.iter().any(|link| !is_roots(link, trust));
+                let is_followed =
+                    may_lead(link, &way.real, avoided) && coverage.follow_link(link, &way.real, is_weak);
                 if is_followed {
                     ends.insert(link.clone(), way.real);
                     links.extend(way.links);
@@ -283,7 +295,8 @@ impl<S: Sink> Engine<S> {
         if !self.may_lead(link, &way.real) {
             return;
         }
-        if !changed.follow_link(link, &way.real) || !self.remember_link(link) {
+        let is_weak = way.links.iter().any(|link| !is_roots(link, &mut self.trust));
+        if !changed.follow_link(link, &way.real, is_weak) || !self.remember_link(link) {
             return;
         }
         for link in &way.links {

@@ -49,7 +49,20 @@ pub(super) struct Place {
     reach: usize,
     /// Names above which nothing is excluded.
     floor: usize,
+    /// A link of a user leads here: it brings in what no other entry covers, and takes nothing from those.
+    weak: bool,
 }
+
+/// How an entry comes to a place.
+struct Coming {
+    entry: usize,
+    rest: Option<(Pattern, States)>,
+    reach: usize,
+    weak: bool,
+}
+
+/// Where a path really is; `None` where it neither is nor goes through a symbolic link.
+type Resolve<'a> = &'a dyn Fn(&Path) -> Option<PathBuf>;
 
 #[derive(Debug, Clone, Default)]
 struct Node {
@@ -104,7 +117,7 @@ pub struct Coverage {
 }
 
 /// Where a path really is: as much of it as exists is resolved.
-fn real(path: &Path, resolve: &dyn Fn(&Path) -> Option<PathBuf>) -> PathBuf {
+fn real(path: &Path, resolve: Resolve<'_>) -> PathBuf {
     // From the whole path to its beginning; a loop, because a path can have thousands of names.
     for ancestor in path.ancestors() {
         if let Some(found) = resolve(ancestor) {
@@ -118,7 +131,7 @@ fn real(path: &Path, resolve: &dyn Fn(&Path) -> Option<PathBuf>) -> PathBuf {
 }
 
 /// Where the name itself is, which may be a symbolic link.
-fn real_name(path: &Path, resolve: &dyn Fn(&Path) -> Option<PathBuf>) -> PathBuf {
+fn real_name(path: &Path, resolve: Resolve<'_>) -> PathBuf {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => real(parent, resolve).join(name),
         _ => path.to_owned(),
@@ -136,6 +149,12 @@ impl Coverage {
     /// link, and `None` for any other; [`std::fs::canonicalize`] will do.
     #[must_use]
     pub fn new(rules: &Rules, resolve: &dyn Fn(&Path) -> Option<PathBuf>) -> Self {
+        Self::trusting(rules, resolve, resolve)
+    }
+
+    /// As [`Coverage::new`]; `trusted` goes no further than to the first link that somebody beside root can make. What is
+    /// behind that is brought in, but neither left out nor taken from another entry.
+    pub(crate) fn trusting(rules: &Rules, resolve: Resolve<'_>, trusted: Resolve<'_>) -> Self {
         let mut coverage = Self {
             rules: Arc::new(rules.clone()),
             nodes: vec![Node::default()],
@@ -145,18 +164,18 @@ impl Coverage {
         let rules = Arc::clone(&coverage.rules);
         for (index, entry) in rules.entries.iter().enumerate() {
             if entry.patterns.is_empty() {
-                coverage.enter(index, PathBuf::from("/"), None, resolve);
+                coverage.enter(index, PathBuf::from("/"), None, [resolve, trusted]);
             }
             for pattern in &entry.patterns {
                 let (base, rest) = pattern.split();
-                coverage.enter(index, path_of(&base), rest, resolve);
+                coverage.enter(index, path_of(&base), rest, [resolve, trusted]);
             }
         }
         for (group, rule) in rules.groups.iter().enumerate() {
             for (index, exclusion) in rule.exclusions.iter().enumerate() {
                 if exclusion.scope == Scope::Absolute {
                     for pattern in &exclusion.patterns {
-                        coverage.exclude(group, index, pattern, resolve);
+                        coverage.exclude(group, index, pattern, trusted);
                     }
                 }
             }
@@ -169,7 +188,7 @@ impl Coverage {
         index: usize,
         configured: PathBuf,
         rest: Option<Pattern>,
-        resolve: &dyn Fn(&Path) -> Option<PathBuf>,
+        [resolve, trusted]: [Resolve<'_>; 2],
     ) {
         let rules = Arc::clone(&self.rules);
         let entry = &rules.entries[index];
@@ -177,6 +196,7 @@ impl Coverage {
         self.mark_way(&configured);
         let name = real_name(&configured, resolve);
         let target = real(&configured, resolve);
+        let weak = target != real(&configured, trusted);
         let root = |path: &Path, link_to| Root {
             path: path.to_owned(),
             configured: configured.clone(),
@@ -186,7 +206,7 @@ impl Coverage {
             link_to,
         };
         if name != target {
-            if rest.is_none() && self.put(&name, index, None, 0) {
+            if rest.is_none() && self.put(&name, Coming { entry: index, rest: None, reach: 0, weak }) {
                 self.roots.push(root(&name, Some(target.clone())));
             }
             // The link itself can be made to lead elsewhere.
@@ -196,7 +216,7 @@ impl Coverage {
             let states = rest.start();
             (rest, states)
         });
-        if self.put(&target, index, begun, entry.reach) {
+        if self.put(&target, Coming { entry: index, rest: begun, reach: entry.reach, weak }) {
             self.roots.push(root(&target, None));
         }
     }
@@ -230,7 +250,8 @@ impl Coverage {
     }
 
     /// Puts an entry at a place, unless one of the same group is there that says the same.
-    fn put(&mut self, path: &Path, entry: usize, rest: Option<(Pattern, States)>, reach: usize) -> bool {
+    fn put(&mut self, path: &Path, coming: Coming) -> bool {
+        let Coming { entry, rest, reach, weak } = coming;
         let group = self.rules.entries[entry].group;
         let node = self.node(path, |node| node.leads = true);
         let floor = names_of(path).count();
@@ -238,23 +259,18 @@ impl Coverage {
         let same = |place: &Place| {
             rules.entries[place.entry].group == group && place.rest == rest && place.reach == reach
         };
-        if self.nodes[node].places.iter().any(same) {
+        if let Some(place) = self.nodes[node].places.iter_mut().find(|place| same(place)) {
+            place.weak &= weak;
             return false;
         }
-        self.nodes[node].places.push(Place { entry, rest, reach, floor });
+        self.nodes[node].places.push(Place { entry, rest, reach, floor, weak });
         true
     }
 
-    fn exclude(
-        &mut self,
-        group: usize,
-        index: usize,
-        pattern: &Pattern,
-        resolve: &dyn Fn(&Path) -> Option<PathBuf>,
-    ) {
+    fn exclude(&mut self, group: usize, index: usize, pattern: &Pattern, trusted: Resolve<'_>) {
         let (base, rest) = pattern.split();
         let configured = path_of(&base);
-        for path in [real_name(&configured, resolve), real(&configured, resolve)] {
+        for path in [real_name(&configured, trusted), real(&configured, trusted)] {
             let node = self.node(&path, |_| {});
             let exclusion = (group, index, rest.clone());
             if !self.nodes[node].exclusions.contains(&exclusion) {
@@ -287,8 +303,9 @@ impl Coverage {
 
     /// Follows a symbolic link that was found during a scan to where it leads. One on the way to what wildcards match, or
     /// that is itself the root of an entry with wildcards, is followed to whatever is there; one below a root where the rule
-    /// follows links, to a file: then `target` has the rule of `link`. Tells whether it is followed.
-    pub(crate) fn follow_link(&mut self, link: &Path, target: &Path) -> bool {
+    /// follows links, to a file: then `target` has the rule of `link`, one that is `weak` only where no other has one. Tells
+    /// whether it is followed.
+    pub(crate) fn follow_link(&mut self, link: &Path, target: &Path, weak: bool) -> bool {
         let survey = self.survey(link);
         let through = self.through(&survey, link);
         let best = self.best(&survey, link).filter(|_| self.options(target).is_none()).map(|best| {
@@ -298,21 +315,25 @@ impl Coverage {
         });
         let is_followed = !through.is_empty();
         for (entry, rest, states) in through {
-            self.put_root(link, target, entry, Some((rest, states)));
+            let reach = self.rules.entries[entry].reach;
+            self.put_root(link, target, Coming { entry, rest: Some((rest, states)), reach, weak });
         }
         match best {
-            Some((entry, true, _)) => self.put_root(link, target, entry, None),
-            Some((entry, _, true)) => _ = self.put(target, entry, None, 0),
+            Some((entry, true, _)) => {
+                let reach = self.rules.entries[entry].reach;
+                self.put_root(link, target, Coming { entry, rest: None, reach, weak });
+            }
+            Some((entry, _, true)) => _ = self.put(target, Coming { entry, rest: None, reach: 0, weak }),
             _ => return is_followed,
         }
         true
     }
 
-    fn put_root(&mut self, link: &Path, target: &Path, entry: usize, rest: Option<(Pattern, States)>) {
-        let rule = &self.rules.entries[entry];
-        let (reach, text, recursive) = (rule.reach, rule.text.clone(), rule.recursive);
-        let wildcard = rest.is_some();
-        if self.put(target, entry, rest, reach) {
+    fn put_root(&mut self, link: &Path, target: &Path, coming: Coming) {
+        let rule = &self.rules.entries[coming.entry];
+        let (text, recursive) = (rule.text.clone(), rule.recursive);
+        let wildcard = coming.rest.is_some();
+        if self.put(target, coming) {
             self.roots.push(Root {
                 path: target.to_owned(),
                 configured: link.to_owned(),
@@ -414,9 +435,9 @@ impl Coverage {
     }
 
     /// How near an entry is.
-    fn nearness(&self, candidate: &Candidate<'_>) -> (usize, bool, bool, usize) {
+    fn nearness(&self, candidate: &Candidate<'_>) -> (bool, usize, bool, bool, usize) {
         let Candidate { place, root } = candidate;
-        (*root, !self.rules.entries[place.entry].recursive, place.rest.is_none(), place.entry)
+        (!place.weak, *root, !self.rules.entries[place.entry].recursive, place.rest.is_none(), place.entry)
     }
 
     /// The nearest entry that does not exclude the path.

@@ -209,10 +209,12 @@ fn links_found_in_a_scan_are_followed_where_the_rule_says_so() {
         "groups": [{"name": "f", "path": ["recursive:/opt"], "follow": true}],
     }}));
 
-    assert!(coverage.follow_link(Path::new("/home/ada/.ssh"), Path::new("/data/ada")));
-    assert!(!coverage.follow_link(Path::new("/etc/localtime"), Path::new("/usr/share/zoneinfo/UTC")));
-    assert!(coverage.follow_link(Path::new("/opt/x/link"), Path::new("/srv/file")));
+    assert!(coverage.follow_link(Path::new("/home/ada/.ssh"), Path::new("/data/ada"), false));
+    assert!(!coverage.follow_link(Path::new("/etc/localtime"), Path::new("/usr/share/zoneinfo/UTC"), false));
+    assert!(coverage.follow_link(Path::new("/opt/x/link"), Path::new("/srv/file"), false));
+    assert!(coverage.follow_link(Path::new("/home/bob"), Path::new("/etc"), true));
 
+    assert_eq!(rule(&coverage, "/etc/.ssh/x").as_deref(), Some("recursive:/etc"), "a user's link is weak");
     assert!(rule(&coverage, "/data/ada/deep/er").is_some());
     assert_eq!(rule(&coverage, "/usr/share/zoneinfo/UTC"), None);
     assert_eq!(rule(&coverage, "/srv/file").as_deref(), Some("recursive:/opt"));

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
@@ -22,6 +22,8 @@ on_every_backend! {
     what_is_behind_a_followed_link_is_known_after_a_restart,
     a_way_that_led_elsewhere_when_nobody_watched_is_reported,
     a_link_of_a_user_leads_only_to_what_is_his,
+    a_link_of_a_user_takes_nothing_out_of_the_rules,
+    a_link_of_a_user_brings_no_weaker_rule,
     a_fuse_mount_of_a_user_whose_program_does_not_answer_keeps_nobody_waiting,
 }
 
@@ -211,6 +213,68 @@ fn a_link_of_a_user_leads_only_to_what_is_his() {
     assert!(rescanned("keys/file")["not_watched"].is_null());
     let status = running.status.get();
     assert!(status.unwatched.keys().any(|path| *path == at("home/ann/.ssh")), "{:?}", status.unwatched);
+}
+
+/// A user that has no account.
+const USER: u32 = 54_321;
+
+/// `etc/cron.d/job` is root's, `home/ann` a user's; none without root.
+fn root_and_ann() -> Option<tempfile::TempDir> {
+    if !vigie_skipped::is_root() {
+        return None;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    make(&at("etc/cron.d/job"), "good");
+    make(&at("home/ann/cache/file"), "of the cache");
+    for name in ["home/ann", "home/ann/cache", "home/ann/cache/file"] {
+        chown(at(name), Some(USER), None).unwrap();
+    }
+    Some(temp)
+}
+
+/// As ann: her directory `cache` becomes a link, and she touches what it is in.
+fn exchange_cache(temp: &Path, target: &str) {
+    let cache = temp.join("home/ann/cache");
+    fs::remove_dir_all(&cache).unwrap();
+    symlink(temp.join(target), &cache).unwrap();
+    lchown(&cache, Some(USER), None).unwrap();
+    fs::set_permissions(temp.join("home/ann"), PermissionsExt::from_mode(0o701)).unwrap();
+}
+
+fn a_link_of_a_user_takes_nothing_out_of_the_rules() {
+    let Some(temp) = root_and_ann() else { return };
+    let at = |name: &str| temp.path().join(name);
+    let running = Running::configured(json!({"paths": {
+        "path": [recursive(&at("etc")), recursive(&at("home/ann"))],
+        "exclude": [at("home/ann/cache")],
+    }}));
+
+    exchange_cache(temp.path(), "etc/cron.d");
+    running.soon(is_at(&at("home/ann")));
+    fs::write(at("etc/cron.d/job"), "evil").unwrap();
+    let told = running.soon(is_at(&at("etc/cron.d/job")));
+    let explained = running.ask(|answer| Order::Explain(at("home/ann/cache"), answer));
+
+    assert_eq!((told.event, told.attributes[0].as_str()), (Event::Changed, "content"), "{told:?}");
+    assert_eq!(explained["watched"], true, "it leads to what is watched: {explained}");
+}
+
+/// The entry of root's own path counts, although the link makes another one seem nearer.
+fn a_link_of_a_user_brings_no_weaker_rule() {
+    let Some(temp) = root_and_ann() else { return };
+    let at = |name: &str| temp.path().join(name);
+    let running = Running::configured(json!({"paths": {
+        "path": [recursive(&at("etc")), recursive(&at("home/ann"))],
+        "groups": [{"name": "unread", "path": [recursive(&at("home/ann/cache"))], "hash": false}],
+    }}));
+
+    exchange_cache(temp.path(), "etc/cron.d");
+    running.soon(is_at(&at("home/ann")));
+    fs::write(at("etc/cron.d/job"), "evil").unwrap();
+    let told = running.soon(is_at(&at("etc/cron.d/job")));
+
+    assert_eq!((told.rule, told.attributes[0].as_str()), (recursive(&at("etc")), "content"));
 }
 
 /// Nobody reads the requests, so each look at it would wait.
