@@ -6,12 +6,33 @@ use procfs::WithCurrentSystemInfo as _;
 use procfs::process::{LimitValue, Process};
 use vigie_protocol::control::ProcessUse;
 
-/// Reads what a process uses; nothing when there is none of this number.
-pub(crate) fn process_use(pid: u32) -> Option<ProcessUse> {
+/// Whose processor time counts.
+#[derive(Clone, Copy)]
+enum Processor {
+    /// The process's alone.
+    Own,
+    /// With that of its children that ended and were waited for.
+    WithChildren,
+}
+
+/// What the agent's own process uses. Its children are the modules, and, when a script became the agent by `exec`, what
+/// the script ran: their time is not the agent's.
+pub(crate) fn own_use() -> Option<ProcessUse> {
+    read(std::process::id(), Processor::Own)
+}
+
+/// What a module's process uses; nothing when there is none of this number. What it lets others do is its work as well.
+pub(crate) fn module_use(pid: u32) -> Option<ProcessUse> {
+    read(pid, Processor::WithChildren)
+}
+
+fn read(pid: u32, processor: Processor) -> Option<ProcessUse> {
     let process = Process::new(i32::try_from(pid).ok()?).ok()?;
     let stat = process.stat().ok()?;
-    // Children that were waited for are what a module did as well.
-    let children = u64::try_from(stat.cutime + stat.cstime).unwrap_or_default();
+    let children = match processor {
+        Processor::Own => 0,
+        Processor::WithChildren => u64::try_from(stat.cutime + stat.cstime).unwrap_or_default(),
+    };
     let ticks = stat.utime + stat.stime + children;
     let limit = process.limits().ok().map(|limits| limits.max_open_files.soft_limit);
     Some(ProcessUse {
@@ -35,7 +56,7 @@ mod tests {
         let mut memory = vec![0_u8; 32 << 20];
         memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
 
-        let used = process_use(std::process::id()).unwrap();
+        let used = own_use().unwrap();
 
         assert!(used.memory_bytes > 32 << 20, "{used:?}");
         assert!(
@@ -46,7 +67,19 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_children_is_a_module_s_and_not_the_agent_s() {
+        let is_more = |_| {
+            let work = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+            std::process::Command::new("sh").args(["-c", work]).status().unwrap();
+            // The kernel counts in ticks of some milliseconds.
+            module_use(std::process::id()).unwrap().cpu_ms > own_use().unwrap().cpu_ms + 30
+        };
+
+        assert!((0..100).any(is_more));
+    }
+
+    #[test]
     fn a_process_that_is_not_there_uses_nothing() {
-        assert_eq!(process_use(u32::MAX), None);
+        assert_eq!(module_use(u32::MAX), None);
     }
 }

@@ -14,7 +14,7 @@ use crate::alert_journal::GetJournalStatus;
 use crate::conditions::GetConditions;
 use crate::config_loader::GetConfig;
 use crate::fleet_link::GetFleetStatus;
-use crate::process_use::process_use;
+use crate::process_use::{module_use, own_use};
 use crate::query_router::GetQueryStatus;
 use crate::sinks::GetSinks;
 use crate::supervisor::GetModules;
@@ -105,8 +105,8 @@ impl Asked {
 async fn resources_of(pids: Vec<Option<u32>>) -> (Option<ProcessUse>, Vec<Option<ProcessUse>>) {
     let count = pids.len();
     let reading = work_threads::run(Lane::Modules, move || {
-        let of_modules = pids.into_iter().map(|pid| pid.and_then(process_use)).collect();
-        (process_use(std::process::id()), of_modules)
+        let of_modules = pids.into_iter().map(|pid| pid.and_then(module_use)).collect();
+        (own_use(), of_modules)
     });
     // A disk that hangs holds up that thread: the status comes all the same.
     let read = tokio::time::timeout(PROBE_PAUSE_MAX, reading).await;

@@ -68,7 +68,8 @@ pub struct AgentStatus {
 /// What a process uses, as the kernel counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessUse {
-    /// Time on processors since the process started, in milliseconds, with that of children that ended and were waited for.
+    /// Time on processors since the process started, in milliseconds; of a module, with that of its children that ended
+    /// and were waited for.
     pub cpu_ms: u64,
     /// Memory in RAM in bytes.
     pub memory_bytes: u64,
