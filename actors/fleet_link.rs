@@ -112,7 +112,7 @@ pub struct FleetLink {
 pub fn sent_through(config: &LoadedConfig, journal: &std::path::Path) -> Option<u64> {
     config.agent.fleet.as_ref()?;
     let path = disk::Places::of(&config.agent.agent.state_dir).alert_cursor();
-    Some(AlertCursor::of_journal(&path, journal).map_or(0, |cursor| cursor.settled()))
+    Some(AlertCursor::of_journal(&path, journal).map_or(0, |cursor| cursor.sent_for_good()))
 }
 
 /// What the fleet's policy has for modules when the agent starts, so that it is in their first configuration. Blocking.

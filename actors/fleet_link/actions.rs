@@ -11,6 +11,7 @@ use vigie_fleet::answer::{Answer, AnswerPart, AnswerStatus, AuditRecord, Purpose
 use vigie_fleet::collect;
 use vigie_protocol::names::{ActionId, AgentId};
 
+use super::identity::Noticed;
 use super::membership::{Membership, Way};
 use super::running::{self, Allowed, answer_without_results};
 use super::standing::Order;
@@ -50,10 +51,12 @@ impl Membership {
         while self.running.len() < self.section.running_actions
             && let Some(admitted) = self.waiting.pop_front()
         {
-            // A key may have been revoked, and time has passed.
+            // A key may have been revoked, time has passed, and a machine that was put back while it ran waits with what it ran.
             let id = admitted.action.id.clone();
             let policy = self.policy.borrow().clone();
-            match admitted.still_admitted(now(), policy.as_deref()) {
+            let reverted = self.memory.borrow().reverted.map(Noticed::time);
+            let still = admitted.still_admitted(now(), policy.as_deref());
+            match still.and_then(|admitted| admitted.not_run_before(reverted)) {
                 Ok(admitted) => self.run(admitted, ctx),
                 Err(refused) => {
                     self.report_refusal(&refused, Way::Live);

@@ -38,6 +38,12 @@ pub(super) struct AlertCursor {
     /// What the journal was called before, and up to which alert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     continues: Option<Continued>,
+    /// The journal is to get another name, because what comes after this number may bear the present one twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<u64>,
+    /// How many restorations of older files were taken note of, see [`super::identity::Memory::restorations`].
+    #[serde(default)]
+    restorations: u64,
 }
 
 impl AlertCursor {
@@ -51,6 +57,8 @@ impl AlertCursor {
             settled_link: None,
             recent: VecDeque::new(),
             continues: None,
+            due: None,
+            restorations: 0,
         }
     }
 
@@ -60,7 +68,7 @@ impl AlertCursor {
         let stored = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Self>(&text).ok());
         stored
             .and_then(|cursor| {
-                let settled = names.resume(&cursor.journal, cursor.settled)?;
+                let settled = names.resume(&cursor.journal, cursor.sent_for_good())?;
                 Some(if cursor.journal == names.current() {
                     cursor
                 } else {
@@ -74,7 +82,33 @@ impl AlertCursor {
     #[must_use]
     pub(super) fn renamed(self, journal: String, settled: u64) -> Self {
         let continues = Some(Continued { journal: self.journal, seq: settled });
-        Self { acknowledged: settled, settled, continues, ..Self::new(journal) }
+        let restorations = self.restorations;
+        Self { acknowledged: settled, settled, continues, restorations, ..Self::new(journal) }
+    }
+
+    /// Takes note that the journal's name may not be its own alone, and how many restorations that counts. What was already in
+    /// doubt stays so while the other name is due.
+    pub(super) fn doubt(&mut self, restorations: u64) {
+        self.due.get_or_insert(self.settled);
+        self.restorations = restorations;
+    }
+
+    /// After which number the journal is to get another name.
+    #[must_use]
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// How many restorations of older files were taken note of.
+    #[must_use]
+    pub(super) fn restorations(&self) -> u64 {
+        self.restorations
+    }
+
+    /// Number up to which nothing is sent again: neither after a reconnect nor under another name.
+    #[must_use]
+    pub(super) fn sent_for_good(&self) -> u64 {
+        self.due.map_or(self.settled, |due| due.min(self.settled))
     }
 
     /// What the alert says that is sent after the one with the number `before`.
@@ -111,13 +145,7 @@ impl AlertCursor {
         self.acknowledged
     }
 
-    /// Number up to which it was known, when it was stored, that the fleet has the alerts for good.
-    #[must_use]
-    pub(super) fn settled(&self) -> u64 {
-        self.settled
-    }
-
-    /// Link of the alert with the number [`AlertCursor::settled`], when it is known.
+    /// Link of the newest alert that the fleet has for good, when it is known.
     #[must_use]
     pub(super) fn settled_link(&self) -> Option<String> {
         self.settled_link.clone()
@@ -197,17 +225,32 @@ mod tests {
         stored.acknowledge(7, "seven".to_owned(), 100);
         stored.acknowledge(9, "nine".to_owned(), 1000);
         stored.store(&path).unwrap();
-        assert_eq!((load(), stored.settled()), (stored.clone(), 7));
+        assert_eq!((load(), stored.settled), (stored.clone(), 7));
 
         // On another machine what may not have arrived goes under the new name.
         let renamed = vigie_journal::settle(&journal, "there").unwrap().unwrap();
         let copy = load();
-        assert_eq!((copy.journal(), copy.acknowledged(), copy.settled()), (&renamed.now[..], 7, 7));
+        assert_eq!((copy.journal(), copy.acknowledged(), copy.settled), (&renamed.now[..], 7, 7));
         let continued = Continued { journal: renamed.before, seq: 7 };
         assert_eq!((copy.continued_after(7), copy.continued_after(8)), (Some(continued), None));
         assert_eq!(copy.head(), None);
         copy.store(&path).unwrap();
         assert_eq!(load(), copy);
+        // Another name is due, and the next agent knows it; what was in doubt stays so also when it comes another way.
+        let mut doubtful = copy;
+        doubtful.doubt(3);
+        doubtful.acknowledge(9, "nine".to_owned(), 1000);
+        doubtful.acknowledge(11, "eleven".to_owned(), 2000);
+        doubtful.doubt(4);
+        doubtful.store(&path).unwrap();
+        let known = load();
+        assert_eq!(
+            (known.due(), known.settled, known.sent_for_good(), known.restorations()),
+            (Some(7), 9, 7, 4)
+        );
+        vigie_journal::settle(&journal, "elsewhere").unwrap().unwrap();
+        let next = load();
+        assert_eq!((next.due(), next.settled, next.restorations()), (None, 7, 4));
         fs::remove_dir_all(&journal).unwrap();
         fs::create_dir(&journal).unwrap();
         assert_eq!(load().acknowledged(), 0, "another journal");

@@ -77,7 +77,7 @@ pub(super) struct AlertSender {
     pub(super) key: Arc<AgentKey>,
     pub(super) journal: Addr<AlertJournal>,
     pub(super) membership: Addr<Membership>,
-    /// Counts how often alerts of somebody else were found to bear the journal's name, or that they may.
+    /// Counts how often another host was found to use this identity.
     pub(super) forks: watch::Receiver<u64>,
     pub(super) view: JournalView,
     pub(super) uplink: Uplink,
@@ -85,12 +85,15 @@ pub(super) struct AlertSender {
     pub(super) cursor: AlertCursor,
     /// Where that is stored.
     pub(super) cursor_path: PathBuf,
+    /// When the journal got its present name, in seconds since 1970.
+    pub(super) renamed_at: i64,
     pub(super) hold: Hold,
     /// Extra privacy mode is on: what identifies stays here.
     pub(super) masked: bool,
     /// Tells how far the fleet has the alerts.
     pub(super) progress: watch::Sender<Progress>,
-    /// Told when the newest alert was compared.
+    /// Told when the newest alert was compared. Says when it was noticed that the files are an older copy: alerts that they do
+    /// not know may bear the journal's name.
     pub(super) memory: Arc<watch::Sender<Memory>>,
 }
 
@@ -123,36 +126,34 @@ struct State {
     looks: Option<(u64, Instant)>,
     /// What of [`AlertSender::forks`] was taken note of.
     forks: u64,
+    memory: watch::Receiver<Memory>,
     renaming: Renaming,
     stored_at: Option<Instant>,
     dirty: bool,
 }
 
-/// When the journal gets another name.
+/// When the journal gets another name, if one is due.
 struct Renaming {
-    /// It is to get one, because what comes after this number may bear the present one twice.
-    due: Option<u64>,
     /// Not before then.
     at: Instant,
 }
 
 impl Renaming {
-    /// It is to get one. What was already in doubt stays so while it waits.
-    fn want(&mut self, through: u64) {
-        let due = self.due.get_or_insert(through);
-        *due = through.min(*due);
+    /// It got the present one at `renamed_at`, also in an earlier life.
+    fn after(renamed_at: i64, now: i64) -> Self {
+        let since = u64::try_from(now.saturating_sub(renamed_at)).unwrap_or(0);
+        Self { at: Instant::now() + RENAME_EVERY.saturating_sub(Duration::from_secs(since)) }
     }
 
     /// After which number it gets one now.
-    fn take_place(&self) -> Option<u64> {
-        self.due.filter(|_| Instant::now() >= self.at)
+    fn take_place(&self, due: Option<u64>) -> Option<u64> {
+        due.filter(|_| Instant::now() >= self.at)
     }
 
     /// Takes note of whether it got one.
     fn tried(&mut self, is_renamed: bool) {
         let pause = if is_renamed { RENAME_EVERY } else { RENAME_RETRY };
         self.at = Instant::now() + pause;
-        self.due = self.due.filter(|_| !is_renamed);
     }
 }
 
@@ -172,7 +173,8 @@ impl AlertSender {
             doubt: false,
             looks: None,
             forks: 0,
-            renaming: Renaming { due: None, at: Instant::now() },
+            memory: self.memory.subscribe(),
+            renaming: Renaming::after(self.renamed_at, now()),
             stored_at: None,
             dirty: false,
         };
@@ -181,7 +183,7 @@ impl AlertSender {
             // What is read while nobody is connected would only wait in memory.
             let Some(connection) = self.uplink.up().await else { return };
             if self.is_forked_anew(&mut state) {
-                state.renaming.want(self.cursor.settled());
+                self.doubt(&mut state).await;
             }
             self.rename(&mut state).await;
             if connection != state.connection || state.doubt {
@@ -268,7 +270,8 @@ impl AlertSender {
             goes_on = state.journal.changed() => goes_on,
             stands = self.uplink.changed() => stands,
             goes_on = self.forks.changed() => goes_on.is_ok(),
-            () = sleep_until(state.renaming.at), if state.renaming.due.is_some() => true,
+            goes_on = state.memory.changed() => goes_on.is_ok(),
+            () = sleep_until(state.renaming.at), if self.cursor.due().is_some() => true,
             () = sleep_until(store_at), if state.dirty => {
                 self.store(state, true).await;
                 true
@@ -330,10 +333,9 @@ impl AlertSender {
                 alert.seq
             );
             self.progress.send_modify(|progress| progress.is_forked = true);
-            self.membership.send(Reverted { text, stored }).await.ok();
-            // The membership counts this one, too.
-            self.is_forked_anew(state);
-            state.renaming.want(self.cursor.settled());
+            let sealed = alert.time.parse::<jiff::Timestamp>().map_or(stored, jiff::Timestamp::as_second);
+            self.membership.send(Reverted { text, stored, sealed, connection }).await.ok();
+            self.doubt(state).await;
             self.rename(state).await;
         }
         self.memory.send_modify(|memory| memory.alerts = Some(connection));
@@ -361,15 +363,24 @@ impl AlertSender {
         payload(&self.key, agent, journal, &record, alert.seq - 1, None, None).1 != alert.link()
     }
 
-    /// Whether a fork was found since this was asked last.
+    /// Whether it was found that the journal's name may not be its own alone, and not taken note of.
     fn is_forked_anew(&mut self, state: &mut State) -> bool {
         let forks = *self.forks.borrow_and_update();
-        std::mem::replace(&mut state.forks, forks) != forks
+        let restorations = state.memory.borrow_and_update().restorations();
+        std::mem::replace(&mut state.forks, forks) != forks || restorations != self.cursor.restorations()
+    }
+
+    /// Takes note of it on disk: who noticed it makes the files such that the next life does not.
+    async fn doubt(&mut self, state: &mut State) {
+        let restorations = state.memory.borrow_and_update().restorations();
+        self.cursor.doubt(restorations);
+        state.dirty = true;
+        self.store(state, true).await;
     }
 
     /// Has the journal go on under another name, if it is to and may. What was in doubt is sent again under that.
     async fn rename(&mut self, state: &mut State) {
-        let Some(through) = state.renaming.take_place() else { return };
+        let Some(through) = state.renaming.take_place(self.cursor.due()) else { return };
         let name = self.journal.send(RenameJournal { through }).await.ok().flatten();
         state.renaming.tried(name.is_some());
         let Some(name) = name else { return };
@@ -435,7 +446,7 @@ impl AlertSender {
             return;
         }
         state.stored_at = Some(Instant::now());
-        let settled = self.cursor.settle(now());
+        self.cursor.settle(now());
         let (cursor, path, hold) = (self.cursor.clone(), self.cursor_path.clone(), self.hold.clone());
         let storing = work_threads::run(Lane::Fleet, move || {
             let stored = cursor.store(&path);
@@ -451,8 +462,7 @@ impl AlertSender {
             }
             Err(_) => {}
         }
-        // What waits for another name is sent again.
-        let through = state.renaming.due.map_or(settled, |due| due.min(settled));
+        let through = self.cursor.sent_for_good();
         self.journal.send(SentThrough(Some(through))).await.ok();
     }
 }
@@ -565,26 +575,28 @@ mod tests {
     #[actix_rt::test]
     async fn another_name_that_is_due_waits_for_its_time_and_for_the_disk() {
         tokio::time::pause();
-        let mut renaming = Renaming { due: None, at: Instant::now() };
-        assert_eq!(renaming.take_place(), None);
-        renaming.want(7);
-        assert_eq!(renaming.take_place(), Some(7));
+        let mut renaming = Renaming::after(0, 1_000_000);
+        assert_eq!(renaming.take_place(None), None);
+        assert_eq!(renaming.take_place(Some(7)), Some(7));
         renaming.tried(false);
-        assert_eq!(renaming.take_place(), None);
+        assert_eq!(renaming.take_place(Some(7)), None);
         tokio::time::advance(RENAME_RETRY).await;
-        assert_eq!(renaming.take_place(), Some(7));
+        assert_eq!(renaming.take_place(Some(7)), Some(7));
         renaming.tried(true);
+        tokio::time::advance(RENAME_EVERY / 2).await;
+        assert_eq!(renaming.take_place(Some(8)), None);
+        tokio::time::advance(RENAME_EVERY / 2).await;
+        assert_eq!(renaming.take_place(Some(8)), Some(8));
+    }
 
-        // What the fleet has for good in the meantime is in doubt all the same.
-        renaming.want(8);
-        tokio::time::advance(RENAME_EVERY / 2).await;
-        renaming.want(20);
-        assert_eq!(renaming.take_place(), None);
-        tokio::time::advance(RENAME_EVERY / 2).await;
-        assert_eq!(renaming.take_place(), Some(8));
-        renaming.tried(true);
-        tokio::time::advance(RENAME_EVERY).await;
-        assert_eq!(renaming.take_place(), None);
+    #[actix_rt::test]
+    async fn a_restart_does_not_begin_the_pause_between_two_names_anew_nor_end_it() {
+        tokio::time::pause();
+        // By a clock that was ahead when it got its name, it waits as long as it ever has to.
+        for (since, waits) in [(0, 600), (200, 400), (600, 0), (9000, 0), (-50, 600), (i64::MIN, 600)] {
+            let renaming = Renaming::after(1_000_000_i64.saturating_sub(since), 1_000_000);
+            assert_eq!(renaming.at, Instant::now() + Duration::from_secs(waits), "{since}");
+        }
     }
 
     fn sent(message: String, previous: u64) -> FleetAlert {

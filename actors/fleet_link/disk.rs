@@ -193,7 +193,7 @@ pub(super) fn open(
         interrupted,
         answered,
         begun,
-        memory: Memory::stored(&places.reverted(), now),
+        memory: Memory::stored(&places.reverted(), now, log),
         hold,
         spool: Arc::new(spool),
         places,

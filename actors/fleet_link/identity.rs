@@ -1,12 +1,12 @@
 //! What becomes of a membership whose identity is not its own alone: another host writes under its name, or its files are a copy.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
 use actix::{ActorFutureExt, Handler, Message, ResponseActFuture, WrapFuture};
 use serde::{Deserialize, Serialize};
-use slog::warn;
+use slog::{Logger, warn};
 
 use super::membership::Membership;
 use super::trouble::Trouble;
@@ -33,6 +33,10 @@ pub(super) struct Reverted {
     pub(super) text: String,
     /// When the broker stored it, in seconds since 1970.
     pub(super) stored: i64,
+    /// When this agent made it, by its own clock.
+    pub(super) sealed: i64,
+    /// Number of the connection by which it was read.
+    pub(super) connection: u64,
 }
 
 impl Handler<OtherWriter> for Membership {
@@ -61,6 +65,10 @@ impl Handler<OtherWriter> for Membership {
 /// How long the newest that the fleet has of this agent is asked for, before a connection is used without.
 pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(15);
 
+/// How much later than this agent made something the broker may say that it stored it, in seconds. So much may pass between
+/// two signs of life; beyond it the broker's clock is wrong, and would keep everybody from asking until then.
+const LONGEST_STORING: i64 = 600;
+
 /// When it was last noticed that the files are an older copy, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Noticed {
@@ -68,20 +76,41 @@ pub(super) struct Noticed {
     own: i64,
     /// By the broker's: when it stored what showed that. A host whose clock is behind ran actions after its own time.
     broker: i64,
+    /// How often it was noticed. What of the files must change because of it says up to which it did.
+    #[serde(default)]
+    count: u64,
 }
 
 impl Noticed {
+    /// It was noticed at `own` from what the broker says to have stored at `stored`, and this agent made at `sealed`.
+    #[must_use]
+    fn at(own: i64, stored: i64, sealed: i64) -> Self {
+        Self { own, broker: stored.min(sealed.saturating_add(LONGEST_STORING)), count: 0 }
+    }
+
+    /// Blocking.
+    fn store(self, path: &Path) -> io::Result<()> {
+        disk::replace(path, &serde_json::to_vec(&self)?)
+    }
+
     /// What could be begun before then may have been run.
     #[must_use]
     pub(super) fn time(self) -> i64 {
         self.own.max(self.broker)
     }
 
-    /// With one that was noticed before: the later of each.
+    /// With one that was noticed before: the later of each. It may be the same one, which showed in two things.
     #[must_use]
-    fn after(self, earlier: Option<Self>) -> Self {
+    fn after(self, earlier: Option<Self>, is_another: bool) -> Self {
+        let count = earlier.map_or(0, |earlier| earlier.count).saturating_add(u64::from(is_another));
         let earlier = earlier.unwrap_or(self);
-        Self { own: self.own.max(earlier.own), broker: self.broker.max(earlier.broker) }
+        Self { own: self.own.max(earlier.own), broker: self.broker.max(earlier.broker), count }
+    }
+
+    /// A clock that was ahead keeps nobody from asking once it is right. One that is behind what the broker says is not.
+    #[must_use]
+    fn corrected(self, now: i64) -> Self {
+        Self { own: if now < self.broker { self.own } else { self.own.min(now) }, ..self }
     }
 }
 
@@ -97,18 +126,30 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// What was noticed in earlier lives. Blocking.
-    pub(super) fn stored(path: &Path, now: i64) -> Self {
-        let reverted = match disk::read_bounded(path) {
+    /// What was noticed in earlier lives. What must be assumed of it is stored, so that it stays the same. Blocking.
+    pub(super) fn stored(path: &Path, now: i64, log: &Logger) -> Self {
+        let text = match disk::read_bounded(path) {
             Ok(bytes) => Some(bytes),
             Err(error) if error.kind() == ErrorKind::NotFound => return Self::default(),
             Err(_) => None,
         };
-        let noticed = reverted.and_then(|bytes| serde_json::from_slice::<Noticed>(&bytes).ok());
-        // It was noticed, and nobody knows when.
-        let Noticed { own, broker } = noticed.unwrap_or(Noticed { own: now, broker: now });
-        // A clock that was ahead keeps nobody from asking once it is right.
-        Self { reverted: Some(Noticed { own: own.min(now), broker }), ..Self::default() }
+        let read = text.and_then(|bytes| serde_json::from_slice::<Noticed>(&bytes).ok());
+        // It was noticed, and nobody knows when and how often: a count that no file has had.
+        let unknown = || Noticed { own: now, broker: 0, count: now.unsigned_abs() };
+        let noticed = read.map_or_else(unknown, |noticed| noticed.corrected(now));
+        if read != Some(noticed)
+            && let Err(error) = noticed.store(path)
+        {
+            warn!(log, "cannot store when an older copy of the state was noticed; each restart refuses what waits";
+                "path" => ?path, "error" => %error);
+        }
+        Self { reverted: Some(noticed), ..Self::default() }
+    }
+
+    /// How often it was noticed that the files are an older copy.
+    #[must_use]
+    pub(super) fn restorations(&self) -> u64 {
+        self.reverted.map_or(0, |noticed| noticed.count)
     }
 
     /// Whether both were compared by this connection or a later one.
@@ -122,16 +163,18 @@ impl Handler<Reverted> for Membership {
     type Result = ResponseActFuture<Self, ()>;
 
     /// Returns when it is on disk: whoever noticed it makes the files such that it is not noticed again.
-    fn handle(&mut self, Reverted { text, stored }: Reverted, _: &mut Self::Context) -> Self::Result {
-        let noticed = Noticed { own: now(), broker: stored }.after(self.memory.borrow().reverted);
+    fn handle(&mut self, reverted: Reverted, _: &mut Self::Context) -> Self::Result {
+        let Reverted { text, stored, sealed, connection } = reverted;
+        // An alert and a heartbeat by one connection show the same restoration.
+        let is_another = self.reverted_by.replace(connection) != Some(connection);
+        let before = self.memory.borrow().reverted;
+        let noticed = Noticed::at(now(), stored, sealed).after(before, is_another);
         self.memory.send_modify(|memory| memory.reverted = Some(noticed));
-        if self.raise(Trouble::Reverted, text) {
-            self.forks.send_modify(|forks| *forks += 1);
-        }
+        self.raise(Trouble::Reverted, text);
         let (path, hold) = (self.places.reverted(), self.hold.clone());
         let storing = work_threads::run(Lane::Fleet, move || {
             let _hold = hold;
-            disk::replace(&path, &serde_json::to_vec(&noticed)?)
+            noticed.store(&path)
         });
         Box::pin(storing.into_actor(self).map(|stored, this, _| {
             if let Ok(Err(error)) = stored {
@@ -148,27 +191,42 @@ mod tests {
 
     #[test]
     fn what_was_noticed_counts_by_the_later_clock_and_is_never_forgotten() {
-        let noticed = |own, broker| Noticed { own, broker };
+        let noticed = |own, broker| Noticed { own, broker, count: 1 };
         // The clock is behind: the fleet's message is younger than the agent's time.
-        assert_eq!(noticed(100, 5000).after(None).time(), 5000);
-        assert_eq!(noticed(5000, 100).after(None).time(), 5000);
-        assert_eq!(noticed(10, 20).after(Some(noticed(30, 15))), noticed(30, 20));
+        assert_eq!(Noticed::at(100, 5000, 5000).after(None, true).time(), 5000);
+        assert_eq!(Noticed::at(5000, 100, 100).after(None, true), noticed(5000, 100));
+        assert_eq!(noticed(10, 20).after(Some(noticed(30, 15)), false), noticed(30, 20));
+        assert_eq!(noticed(10, 20).after(Some(noticed(30, 15)), true).count, 2);
+        // The broker's clock is years ahead.
+        assert_eq!(Noticed::at(1000, i64::MAX, 990).time(), 990 + LONGEST_STORING);
 
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("reverted");
-        let stored = |now| Memory::stored(&path, now).reverted.map(Noticed::time);
+        let log = Logger::root(slog::Discard, slog::o!());
+        let memory = |now| Memory::stored(&path, now, &log);
+        let stored = |now| memory(now).reverted.map(Noticed::time);
         assert_eq!(stored(1000), None, "there is no file");
-        let keep = |noticed: Noticed| disk::replace(&path, &serde_json::to_vec(&noticed).unwrap()).unwrap();
+        let keep = |noticed: Noticed| noticed.store(&path).unwrap();
         keep(noticed(900, 800));
         assert_eq!(stored(1000), Some(900));
         keep(noticed(90_000, 800));
         assert_eq!(stored(1000), Some(1000), "the clock was ahead");
+        assert_eq!(stored(3000), Some(1000), "the next start refuses no more");
         keep(noticed(100, 2000));
         assert_eq!(stored(150), Some(2000), "the clock is still behind");
+        keep(noticed(2050, 2000));
+        assert_eq!((stored(5), stored(3000)), (Some(2050), Some(2050)), "the clock was behind in between");
         for damaged in ["", "{", "900", "{\"own\":1}"] {
             disk::replace(&path, damaged.as_bytes()).unwrap();
-            assert_eq!(stored(1000), Some(1000), "{damaged:?}");
+            assert_eq!((stored(1000), stored(4000)), (Some(1000), Some(1000)), "{damaged:?}");
+            assert_eq!(memory(4000).restorations(), 1000, "none that was taken note of");
         }
+        disk::replace(&path, b"{\"own\":7,\"broker\":8}").unwrap();
+        assert_eq!(
+            (stored(1000), memory(1000).restorations()),
+            (Some(8), 0),
+            "of a build that did not count"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vigie_fleet::broker::connection::{
     self, BrokerEvent, Connection, ConnectionError, ConnectionSettings, Login, TlsSettings,
 };
 use vigie_fleet::broker::permissions::Role;
+use vigie_journal::Names;
 
 use super::alert_cursor::AlertCursor;
 use super::disk::{self, MembershipError, Opened, Places};
@@ -57,6 +58,8 @@ pub(super) struct Joined {
     pub(super) opened: Opened,
     /// How far the alerts are sent.
     pub(super) cursor: AlertCursor,
+    /// When the journal got its present name, in seconds since 1970.
+    pub(super) renamed_at: i64,
     pub(super) connection: Connection,
     pub(super) events: mpsc::Receiver<BrokerEvent>,
     pub(super) view: JournalView,
@@ -80,10 +83,9 @@ pub(super) async fn join(
         before.recv().await;
     }
     let view = journal.send(GetJournalView).await.map_err(|_| JoinError::Stopping)?;
-    let cursor = load_cursor(&config, &view).await?;
+    let (cursor, renamed_at) = load_cursor(&config, &view).await?;
     // Before anything that can fail: what the fleet does not have must not go meanwhile.
-    let settled = cursor.settled();
-    journal.send(SentThrough(Some(settled))).await.map_err(|_| JoinError::Stopping)?;
+    journal.send(SentThrough(Some(cursor.sent_for_good()))).await.map_err(|_| JoinError::Stopping)?;
     let opening = {
         let (section, hold) = (section.clone(), turn.hold);
         work_threads::run(Lane::Fleet, move || {
@@ -97,14 +99,15 @@ pub(super) async fn join(
     let (send_events, events) = mpsc::channel(EVENTS);
     let settings = connection_settings(&section, token.trim().to_owned(), (*opened.key).clone());
     let connection = connection::connect(settings, send_events).await?;
-    Ok(Joined { opened, cursor, connection, events, view })
+    Ok(Joined { opened, cursor, renamed_at, connection, events, view })
 }
 
-async fn load_cursor(config: &LoadedConfig, view: &JournalView) -> Result<AlertCursor, JoinError> {
+async fn load_cursor(config: &LoadedConfig, view: &JournalView) -> Result<(AlertCursor, i64), JoinError> {
     let (path, directory) =
         (Places::of(&config.agent.agent.state_dir).alert_cursor(), view.directory.clone());
     let loading = work_threads::run(Lane::Fleet, move || {
-        AlertCursor::of_journal(&path, &directory).map_err(|source| JoinError::Journal { directory, source })
+        let names = Names::of(&directory).map_err(|source| JoinError::Journal { directory, source })?;
+        Ok((AlertCursor::load(&path, &names), names.renamed_at()))
     });
     loading.await.map_err(|_| JoinError::Stopping)?
 }

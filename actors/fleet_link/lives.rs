@@ -35,8 +35,12 @@ struct Kept {
 }
 
 impl Kept {
+    fn knows(&self, life: &Life) -> bool {
+        self.past.iter().any(|(_, epoch)| *epoch == life.epoch)
+    }
+
     fn add(&mut self, life: &Life) {
-        self.count = life.count;
+        self.count = self.count.max(life.count);
         self.past.push_back((life.count, life.epoch.clone()));
         if self.past.len() > MAX_PAST {
             self.past.pop_front();
@@ -82,16 +86,22 @@ impl Begun {
     /// has gone on with them.
     #[must_use]
     pub(super) fn is_behind(&self, newest: &Life) -> bool {
-        let is_known = self.kept.past.iter().any(|(_, epoch)| *epoch == newest.epoch);
         let is_remembered = self.kept.past.front().is_some_and(|(oldest, _)| newest.count >= *oldest);
-        is_remembered && !is_known
+        is_remembered && !self.kept.knows(newest)
     }
 
-    /// Counts on from a life that these files did not know, so that it is told once.
+    /// Counts on from a life that these files did not know, so that it is told once; also when another host lives on in it.
+    /// Of two that go on in one life, because a machine was copied while it ran, this one begins another.
     ///
     /// # Errors
     /// When the disk does not take the count.
     pub(super) fn go_on_after(&mut self, newest: &Life, path: &Path) -> io::Result<()> {
+        if !self.kept.knows(newest) {
+            self.kept.add(newest);
+        }
+        if newest.epoch == self.life.epoch {
+            self.life.epoch = random_token();
+        }
         self.life.count = newest.count.max(self.life.count).saturating_add(1);
         self.kept.add(&self.life);
         store(path, &self.kept)
@@ -150,6 +160,19 @@ mod tests {
         assert_eq!(reverted.life.count, 4);
         let next = begin();
         assert!(!next.is_behind(&reverted.life) && next.life.count == 5);
+
+        // Another host goes on with the same files: each of its lives is told once, however often both are connected.
+        let other = Life { count: next.life.count, epoch: "other".to_owned(), ..Life::default() };
+        let mut beside = next;
+        assert!(beside.is_behind(&other));
+        beside.go_on_after(&other, &path).unwrap();
+        assert!(!beside.is_behind(&other) && !begin().is_behind(&other));
+        let next_of_other = Life { count: other.count + 1, epoch: "next".to_owned(), ..other };
+        assert!(beside.is_behind(&next_of_other));
+        // The machine was put back while it ran, or copied: two go on in one life, and this one begins another.
+        let shared = beside.life.clone();
+        beside.go_on_after(&shared, &path).unwrap();
+        assert!(beside.life.epoch != shared.epoch && !beside.is_behind(&shared));
 
         // What is long past is nobody's.
         let mut newest = begin();

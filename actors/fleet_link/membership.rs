@@ -187,8 +187,10 @@ pub(super) struct Membership {
     pub(super) uplink: Uplink,
     pub(super) troubles: Troubles,
     voice: Voice,
-    /// Counts how often alerts of somebody else were found to bear the journal's name, or that they may.
+    /// Counts how often another host was found to use this identity: what both record must not bear one name.
     pub(super) forks: watch::Sender<u64>,
+    /// By which connection it was last noticed that the files are an older copy.
+    pub(super) reverted_by: Option<u64>,
     /// What the files may have forgotten.
     pub(super) memory: Arc<watch::Sender<Memory>>,
     /// Signs of life since another host wrote under this name.
@@ -215,7 +217,7 @@ impl Membership {
     }
 
     fn with_tasks(around: Around, joined: Joined, ctx: &mut Context<Self>) -> Self {
-        let Joined { opened, cursor, connection, events, view } = joined;
+        let Joined { opened, cursor, renamed_at, connection, events, view } = joined;
         let Opened {
             section,
             pinned,
@@ -365,6 +367,7 @@ impl Membership {
                     uplink: uplink.clone(),
                     cursor,
                     cursor_path: places.alert_cursor(),
+                    renamed_at,
                     hold: hold.clone(),
                     masked: config.agent.agent.extraprivacymode,
                     progress,
@@ -412,6 +415,7 @@ impl Membership {
             troubles,
             voice,
             forks,
+            reverted_by: None,
             memory,
             beats_alone: 0,
             interrupted,

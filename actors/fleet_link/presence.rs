@@ -84,7 +84,7 @@ impl Presence {
                 (connection, last, beats, next) = (number, None, 0, Instant::now());
                 compares = Some(next);
             }
-            if compares.is_some() && Instant::now() >= next && self.compare().await {
+            if compares.is_some() && Instant::now() >= next && self.compare(number).await {
                 compares = None;
                 self.memory.send_modify(|memory| memory.heartbeats = Some(number));
             }
@@ -134,7 +134,7 @@ impl Presence {
 
     /// Compares the newest heartbeat that the broker has under this name with the lives that the files know; `false` when the
     /// broker does not say which it is.
-    async fn compare(&mut self) -> bool {
+    async fn compare(&mut self, connection: u64) -> bool {
         let agent = self.facts.borrow().agent.clone();
         let subject = subjects::facts(&agent);
         let newest = match stored::newest_of_own(&self.uplink.client, subjects::FACTS, &subject).await {
@@ -159,7 +159,7 @@ impl Presence {
         let text = format!(
             "the fleet has a heartbeat of this agent from {time} that its own files do not know: an older copy of STATE_DIR was restored or it was deleted, or another host uses a copy of it"
         );
-        self.membership.send(Reverted { text, stored }).await.ok();
+        self.membership.send(Reverted { text, stored, sealed: sent, connection }).await.ok();
         let (mut begun, path, hold) = (self.begun.clone(), self.lives.clone(), self.hold.clone());
         let storing = work_threads::run(Lane::Fleet, move || {
             let stored = begun.go_on_after(&life, &path);
@@ -190,12 +190,13 @@ impl Presence {
             Some(last) => stored::store_after(client, &subject, last, &payload).await,
             None => stored::store(client, &subject, &payload).await,
         };
-        let is_twice = matches!(&result, Err(error) if error.is_other_writer());
+        let is_twice =
+            matches!((&result, last), (Err(error), Some(last)) if error.is_other_writer_after(last));
         if is_twice || (last.is_some() && result.is_ok()) {
             self.membership.send(OtherWriter(is_twice)).await.ok();
         }
-        if is_twice {
-            result = stored::store(client, &subject, &self.payload(true)?).await;
+        if matches!(&result, Err(error) if error.is_other_writer()) {
+            result = stored::store(client, &subject, &self.payload(is_twice)?).await;
         }
         result
             .inspect_err(|error: &StoredError| {

@@ -38,7 +38,7 @@ use vigie_protocol::names::{ActionId, AgentId, GroupName};
 use super::actions::sealed_parts;
 use super::answer_spool::AnswerSpool;
 use super::desk::LEAST_ANSWER_BYTES;
-use super::identity::{Memory, Noticed};
+use super::identity::Memory;
 use super::membership::{Decided, Membership, Way};
 use super::now;
 use super::running::{self, Allowed, answer_without_results};
@@ -106,13 +106,16 @@ struct Kept {
     pending: Option<Report>,
     /// Runs that were left out since the newest report.
     missed: u64,
+    /// How many restorations of older files its reports take into account, see [`Memory::restorations`].
+    #[serde(default)]
+    restorations: u64,
 }
 
 impl Kept {
     /// What follows after an older copy was put back: the fleet may have other reports under these numbers. The next one holds
     /// all rows.
-    fn begun_anew(self) -> Self {
-        Self { epoch: random_token(), number: 0, pending: None, ..self }
+    fn begun_anew(self, restorations: u64) -> Self {
+        Self { epoch: random_token(), number: 0, pending: None, restorations, ..self }
     }
 }
 
@@ -149,14 +152,6 @@ impl Question {
     }
 }
 
-/// Waits until an older copy was noticed since.
-async fn changed(
-    memory: &mut watch::Receiver<Memory>,
-    reverted: Option<Noticed>,
-) -> Result<Option<Noticed>, watch::error::RecvError> {
-    memory.wait_for(|memory| memory.reverted != reverted).await.map(|memory| memory.reverted)
-}
-
 /// A short while, for the first run.
 fn soon(every: Duration) -> Duration {
     (every / 10).min(FIRST).mul_f64(random::fraction())
@@ -166,8 +161,8 @@ impl Standing {
     /// Asks until the task is aborted.
     pub(super) async fn run(mut self) {
         let (mut questions, mut stopped) = self.load().await;
+        self.begin_anew(&mut questions).await;
         self.show(&questions);
-        let mut reverted = self.memory.borrow().reverted;
         let mut running: Option<(ActionId, Run)> = None;
         loop {
             let due = questions.values().map(|question| question.next).min();
@@ -192,10 +187,7 @@ impl Standing {
                         self.ran(&id, &answer, &mut questions).await;
                     }
                 }
-                Ok(now) = changed(&mut self.memory, reverted) => {
-                    reverted = now;
-                    self.begin_anew(&mut questions).await;
-                }
+                Ok(()) = self.memory.changed() => self.begin_anew(&mut questions).await,
                 () = sleep_until(due), if is_idle => running = self.begin(&mut questions).await,
             }
             self.show(&questions);
@@ -218,10 +210,11 @@ impl Standing {
         });
     }
 
-    /// Reports everything under numbers of its own.
-    async fn begin_anew(&self, questions: &mut Questions) {
-        for (id, question) in questions {
-            question.kept = question.kept.clone().begun_anew();
+    /// Has those report everything under numbers of their own whose files are older than the newest restoration.
+    async fn begin_anew(&mut self, questions: &mut Questions) {
+        let restorations = self.memory.borrow_and_update().restorations();
+        for (id, question) in questions.iter_mut().filter(|(_, it)| it.kept.restorations != restorations) {
+            question.kept = question.kept.clone().begun_anew(restorations);
             question.next = Instant::now() + soon(question.every());
             if let Err(error) = self.store(id, &question.kept).await {
                 // The next report stores it as well.
@@ -284,6 +277,7 @@ impl Standing {
             rows: Rows::new(),
             pending: None,
             missed: 0,
+            restorations: self.memory.borrow().restorations(),
         };
         self.store(id, &kept).await.map_err(|error| Refusal::Busy(error.to_string()))?;
         let mut question = Question { kept, action: admitted.action.clone(), next: Instant::now(), ran: 0 };
@@ -541,11 +535,12 @@ mod tests {
             rows: Rows::new(),
             pending: None,
             missed: 2,
+            restorations: 0,
         };
         kept.pending = report(&kept);
         kept.rows.clone_from(&rows);
 
-        let anew = kept.clone().begun_anew();
+        let anew = kept.clone().begun_anew(1);
 
         assert_eq!((anew.envelope.as_str(), anew.missed, anew.pending.is_none()), ("signed", 2, true));
         let next = report(&anew).expect("it is told although nothing differs");

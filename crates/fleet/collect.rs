@@ -131,6 +131,8 @@ pub(crate) struct Parts {
     digests: BTreeMap<u32, u64>,
     last: Option<u32>,
     complete: bool,
+    /// All of it is an answer that adds nothing, see [`is_of_restored_state`]; others to the same action are no contradiction.
+    adds_nothing: bool,
 }
 
 impl Collector {
@@ -182,11 +184,15 @@ impl Collector {
                 part.data.len()
             )));
         }
-        let adds_nothing = is_of_restored_state(&part);
+        let adds_nothing = has_no_memory(&part);
         let parts = self.agents.entry(agent.clone()).or_default();
+        // The rest of what it answered before will not come any more.
+        if adds_nothing && !parts.complete {
+            *parts = Parts { adds_nothing, ..Parts::default() };
+        }
         match parts.add(part) {
             Added::Again => Ok(Taken::Again),
-            Added::Contradiction if adds_nothing => Ok(Taken::Again),
+            Added::Contradiction if adds_nothing || parts.adds_nothing => Ok(Taken::Again),
             Added::More => Ok(Taken::Part),
             Added::Contradiction => Err(Flag::Contradiction(agent)),
             Added::Whole(text) => match serde_json::from_str(&text) {
@@ -203,9 +209,23 @@ impl Collector {
     }
 }
 
+/// Largest message in bytes that is looked at for an answer that adds nothing: it has no results.
+const MAX_ADDS_NOTHING: usize = 8 * 1024;
+
+/// Whether a message looks like the whole answer of an agent that may have no memory of what it answered before. Whoever reads
+/// the newest message of an agent first looks for an older answer, which holds. Says nothing of its seal.
+#[must_use]
+pub fn is_of_restored_state(payload: &[u8]) -> bool {
+    let read = || {
+        let sealed: Sealed = serde_json::from_slice(payload).ok()?;
+        serde_json::from_str(&sealed.text).ok()
+    };
+    payload.len() <= MAX_ADDS_NOTHING && read().is_some_and(|part| has_no_memory(&part))
+}
+
 /// Whether it is the whole answer of an agent that may have no memory of what it answered before: that answer holds. A
 /// restored log has as begun what was answered since.
-fn is_of_restored_state(part: &AnswerPart) -> bool {
+fn has_no_memory(part: &AnswerPart) -> bool {
     let is_whole = part.seq == 0 && part.last;
     is_whole
         && serde_json::from_str::<Answer>(&part.data).is_ok_and(|answer| {
@@ -419,6 +439,31 @@ mod tests {
                 "{status:?}"
             );
         }
+    }
+
+    /// The parts that were on their way when the state was restored never come: it answered, and nobody waits for it.
+    #[test]
+    fn a_restored_agent_whose_answer_was_sent_in_part_has_answered() {
+        let parts = cut(&action(), &agent("a"), &answer(&"h".repeat(1_000_000)));
+        let interrupted = answer("h").replace("\"ok\"", "\"interrupted\"");
+        let interrupted = message(&cut(&action(), &agent("a"), &interrupted)[0]);
+        assert!(is_of_restored_state(&interrupted));
+        for sent in [vec![0], vec![1, 2], vec![3], vec![0, 1, 2]] {
+            let mut collector = Collector::new(action());
+            for part in &sent {
+                collector.take(&subject("a"), &message(&parts[*part]), open).unwrap();
+            }
+
+            let taken = collector.take(&subject("a"), &interrupted, open);
+
+            let Ok(Taken::Complete { answer, .. }) = taken else { panic!("{sent:?}: {taken:?}") };
+            assert!(answer.status == AnswerStatus::Interrupted && collector.has(&agent("a")));
+            // Whoever reads the newest first has the others after it.
+            for late in parts.iter().map(message).chain([interrupted.clone()]) {
+                assert!(matches!(collector.take(&subject("a"), &late, open), Ok(Taken::Again)), "{sent:?}");
+            }
+        }
+        assert!(!parts.iter().any(|part| is_of_restored_state(&message(part))));
     }
 
     proptest! {

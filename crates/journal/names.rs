@@ -35,6 +35,9 @@ struct Kept {
     /// Oldest first.
     #[serde(default)]
     earlier: Vec<Earlier>,
+    /// When it got its present name, in seconds since 1970; 0 when it never got another one.
+    #[serde(default)]
+    renamed_at: i64,
 }
 
 /// The journal got another name.
@@ -51,6 +54,7 @@ pub struct Renamed {
 pub struct Names {
     current: String,
     earlier: Vec<Earlier>,
+    renamed_at: i64,
 }
 
 impl Names {
@@ -60,13 +64,20 @@ impl Names {
     /// When it has none and cannot be given one.
     pub fn of(directory: &Path) -> io::Result<Self> {
         let current = identity(directory)?;
-        Ok(Self { earlier: kept(directory).earlier, current })
+        let Kept { earlier, renamed_at, .. } = kept(directory);
+        Ok(Self { current, earlier, renamed_at })
     }
 
     /// What it is called now.
     #[must_use]
     pub fn current(&self) -> &str {
         &self.current
+    }
+
+    /// When it got its present name, in seconds since 1970; 0 when it never got another one.
+    #[must_use]
+    pub fn renamed_at(&self) -> i64 {
+        self.renamed_at
     }
 
     /// Number after which somebody goes on who has everything up to `after` of what bore the name `journal`: what may be
@@ -110,6 +121,7 @@ fn rename_in(directory: &Path, mut kept: Kept, through: u64) -> io::Result<Renam
         kept.earlier.remove(0);
     }
     kept.earlier.push(Earlier { journal: before.clone(), through });
+    kept.renamed_at = jiff::Timestamp::now().as_second();
     store(directory, &kept)?;
     store_identity(directory, &now)?;
     Ok(Renamed { before, now })
@@ -139,6 +151,8 @@ pub fn settle(directory: &Path, machine: &str) -> Result<Option<Renamed>, Settle
         && kept.earlier.iter().any(|earlier| earlier.journal == before)
     {
         let now = new_identity()?;
+        kept.renamed_at = jiff::Timestamp::now().as_second();
+        store(directory, &kept)?;
         store_identity(directory, &now)?;
         return Ok(Some(Renamed { before, now }));
     }
@@ -164,8 +178,12 @@ mod tests {
         assert_eq!(settle(path, "a").unwrap(), None);
         let first = identity(path).unwrap();
         assert_eq!((settle(path, "a").unwrap(), settle(path, "").unwrap()), (None, None));
+        let renamed_at = || Names::of(path).unwrap().renamed_at();
+        let is_now = |at: i64| (jiff::Timestamp::now().as_second() - at).abs() < 60;
+        assert_eq!(renamed_at(), 0);
 
         let moved = settle(path, "b").unwrap().unwrap();
+        assert!(is_now(renamed_at()));
         assert_eq!((&moved.before, &moved.now), (&first, &identity(path).unwrap()));
         assert_eq!(settle(path, "b").unwrap(), None, "only once");
         let reverted = rename(path, 40).unwrap();
@@ -183,7 +201,9 @@ mod tests {
         }
         // The agent ended while it was renamed.
         store_identity(path, &moved.now).unwrap();
+        store(path, &Kept { renamed_at: 5, ..kept(path) }).unwrap();
         let completed = settle(path, "b").unwrap().unwrap();
+        assert!(is_now(renamed_at()));
         assert_eq!(completed.before, moved.now);
         assert_eq!(Names::of(path).unwrap().resume(&moved.now, 70), Some(40));
         assert_eq!(settle(path, "b").unwrap(), None);

@@ -12,7 +12,7 @@ use vigie_fleet::broker::client::Client;
 use vigie_fleet::broker::connection::Connection;
 use vigie_fleet::broker::stored::{self, Entry, StoredError, WINDOW, Which};
 use vigie_fleet::broker::streams::ANSWER_MESSAGES;
-use vigie_fleet::collect::{Collector, Flag, Taken};
+use vigie_fleet::collect::{self, Collector, Flag, Taken};
 use vigie_fleet::subjects::{self, RESULTS};
 use vigie_protocol::names::{ActionId, AgentId};
 use vigie_protocol::result::{ModuleResult, Verdict};
@@ -44,7 +44,9 @@ pub(crate) async fn fetch(
         .buffer_unordered(WINDOW);
     while let Some((entry, subject)) = newest.next().await {
         match entry? {
-            Some(entry) if !each(&entry) => more.push((subject, entry.sequence)),
+            // What it answered before holds, and is older.
+            Some(entry) if collect::is_of_restored_state(&entry.value) => more.push((subject, None)),
+            Some(entry) if !each(&entry) => more.push((subject, Some(entry.sequence))),
             _ => {}
         }
     }
@@ -54,7 +56,7 @@ pub(crate) async fn fetch(
         .map(|(subject, last)| async move {
             let versions = stored::versions(client, RESULTS, &subject, ANSWER_MESSAGES).await;
             versions.map(|mut found| {
-                found.retain(|entry| entry.sequence != last);
+                found.retain(|entry| Some(entry.sequence) != last);
                 found
             })
         })

@@ -115,11 +115,14 @@ fn a_copy_on_another_machine_says_so_at_its_start_and_no_alert_is_taken_for_anot
     let shown = alice.json(&fleet, &["alerts", "-t", "all"]);
     let of = |kind: &str| shown.iter().filter(|line| line["type"] == kind).count();
     assert_eq!((of("renamed"), of("fork"), of("gap"), of("gone")), (2, 0, 0, 0), "{shown:#?}");
-    // After a restart the copy says so again; as the original runs beside it, it may go on under a further name.
+    // A restart of the copy finds that the original runs beside it, and says so again. It got its name lately, so that it waits
+    // with a further one.
     drop(copied);
     let _copied = copy.host.start_by(&elsewhere);
     patiently("the copy says so", || stands(&copy, "identity-duplicated").then_some(()));
-    assert_ne!(journal_name(&copy), first);
+    patiently("the copy finds the original", || stands(&copy, "state-reverted").then_some(()));
+    wait_sent(&copy, 10);
+    assert_eq!(journal_name(&copy), second);
     patiently("the fleet names it", || {
         let listed = alice.json(&fleet, &["fleet", "agents"]);
         listed.iter().any(|line| line["code"] == "copied" && line["agent"] == "web-1").then_some(())
@@ -166,6 +169,36 @@ fn two_agents_of_one_identity_are_named_and_go_on_in_journals_of_their_own() {
     let shown = alice.json(&fleet, &["alerts", "-t", "all"]);
     let renamed = shown.iter().filter(|line| line["type"] == "renamed").count();
     assert_eq!(renamed, 2, "{shown:#?}");
+}
+
+/// The newest message under its name is not what the agent wrote last, as behind a machine that stood still for minutes.
+#[test]
+fn a_stream_that_was_made_anew_makes_nobody_a_clone() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let web = fleet.host("web-1", &alerter(3, "alert"));
+    let agent = web.host.start();
+    wait_sent(&web, 3);
+    let first = journal_name(&web);
+    let show = |tag: &str| {
+        web.configure("", &format!("[tags]\ntag = {tag:?}\n{}", alerter(3, "alert")));
+        agent.signal(Signal::SIGHUP);
+        patiently("it shows itself", || {
+            fleet.heartbeat("web-1").filter(|shown| shown["facts"]["tags"]["tag"] == tag)
+        })
+    };
+    // It knows the number of its newest heartbeat.
+    show("before");
+    fleet.make_anew("FACTS");
+
+    let after = show("after");
+
+    assert!(after["twice"] != true, "{after}");
+    show("once more");
+    assert!(!stands(&web, "identity-duplicated"));
+    assert_eq!(journal_name(&web), first);
 }
 
 /// More alerts were lost with the snapshot than a reader remembers, so by their numbers alone the new ones would be doubles.
@@ -279,6 +312,10 @@ fn after_a_snapshot_was_put_back_nothing_runs_that_may_have_run_before() {
     assert_eq!(web.trace().len(), 1);
     // What it answered before holds, and nobody is accused of having sealed two answers.
     assert_eq!(fleet.answers(&id, 1)["web-1"].status, AnswerStatus::Ok);
+    // Also for whoever reads the newest message first.
+    let shown = Person::alice(&fleet).json(&fleet, &["fleet", "results", id.as_str()]);
+    let answered: Vec<_> = shown.iter().filter(|line| line["type"] == "answer").collect();
+    assert!(answered.len() == 1 && answered[0]["status"] == "ok", "{shown:?}");
 
     let begun = now();
     let mut later = action();

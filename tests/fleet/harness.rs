@@ -14,6 +14,7 @@ use vigie_fleet::action::{Envelope, NAMESPACE};
 use vigie_fleet::agent_key::{self, AgentKey, AgentPublicKey};
 use vigie_fleet::answer::{Answer, AuditRecord, FleetAlert, Purpose, Sealed};
 use vigie_fleet::broker::LOOK;
+use vigie_fleet::broker::client::Outgoing;
 use vigie_fleet::broker::connection::{Connection, connect};
 use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::{LocalBroker, LocalBrokerSettings, find_server};
@@ -242,6 +243,16 @@ impl Fleet {
     /// Kills the broker.
     pub(crate) fn kill_broker(&mut self) {
         self.runtime.block_on(self.broker.kill()).unwrap();
+    }
+
+    /// A stream is lost, and made anew, while connections stand.
+    pub(crate) fn make_anew(&self, stream: &str) {
+        let subject = format!("$JS.API.STREAM.DELETE.{stream}");
+        self.block_on(async {
+            let delete = Outgoing { subject: &subject, ..Outgoing::default() };
+            self.admin.client.request(delete, Duration::from_secs(20)).await.expect("the broker deletes it");
+            streams::ensure(&self.admin.client, &StreamSizes::default()).await.expect("it is made anew");
+        });
     }
 
     /// Starts it again with the same streams.

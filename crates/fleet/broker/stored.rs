@@ -91,6 +91,13 @@ impl StoredError {
         matches!(self, Self::Refused { code: WRONG_LAST_SEQUENCE, .. })
     }
 
+    /// Somebody else wrote to this subject after the message with this number. Where the newest one is older, or there is none,
+    /// nobody did: it expired, as behind a machine that stood still, or the stream was made anew.
+    #[must_use]
+    pub fn is_other_writer_after(&self, number: u64) -> bool {
+        self.is_other_writer() && self.newest().is_none_or(|newest| newest > number)
+    }
+
     /// Which number the newest message has, when somebody else wrote since: the broker says it at the end.
     #[must_use]
     pub fn newest(&self) -> Option<u64> {
@@ -466,6 +473,20 @@ pub fn matches(pattern: &str, subject: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_else_wrote_where_the_newest_message_is_older_than_ours() {
+        let refused = |code, description: &str| StoredError::Refused {
+            what: "FACTS".to_owned(),
+            code,
+            description: description.to_owned(),
+        };
+        for (newest, is_other) in [("0", false), ("6", false), ("8", true), ("?", true)] {
+            let error = refused(WRONG_LAST_SEQUENCE, &format!("wrong last sequence: {newest}"));
+            assert_eq!(error.is_other_writer_after(7), is_other, "{newest}");
+        }
+        assert!(!refused(STREAM_NOT_FOUND, "stream not found 8").is_other_writer_after(7));
+    }
 
     #[test]
     fn a_pattern_names_whole_tokens() {
