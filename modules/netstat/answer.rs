@@ -259,6 +259,9 @@ fn coverage(parameters: &Parameters, outcome: &Outcome, is_cut: bool) -> Coverag
     for problem in &outcome.problems {
         coverage.skip("other network namespaces", problem.clone());
     }
+    if let Some(why) = &outcome.elsewhere {
+        coverage.skip("other network namespaces", why.clone());
+    }
     if is_cut {
         coverage.skip("some matches", "not all of them fit in a result");
     }
@@ -498,7 +501,7 @@ mod tests {
             hits,
             ..Findings::default()
         };
-        Outcome { namespaces: vec![findings], problems: Vec::new() }
+        Outcome { namespaces: vec![findings], ..Outcome::default() }
     }
 
     fn json_of(result: &ModuleResult) -> Value {

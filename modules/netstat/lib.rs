@@ -26,7 +26,7 @@ pub mod search;
 pub mod sock_diag;
 pub mod socket;
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use vigie_sdk::{ModuleResult, Query, StandardModule, privacy};
@@ -70,6 +70,7 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
     };
     let kept = query.keep(answer.clone());
     let stop = || query.is_stopped();
+    let elsewhere = look_elsewhere(&parameters, backend);
     std::thread::scope(|scope| {
         if parameters.wants_owners() {
             scope.spawn(|| {
@@ -80,10 +81,31 @@ pub fn run_with(query: &Query, backend: &Backend) -> ModuleResult {
         }
         search::search(&parameters, backend, &stop, &found.search);
     });
+    if let Some(elsewhere) = elsewhere {
+        found.search.note_elsewhere(elsewhere.recv_timeout(TIME_ELSEWHERE).unwrap_or_else(|_| {
+            Some("it is not known whether there are any: a process does not respond".to_owned())
+        }));
+    }
     if parameters.cross_view {
         search::compare_with_owners(&found.search, &stop);
     }
     kept.answer(answer)
+}
+
+/// Longest wait for whether there are other network namespaces, once the own one is searched: to look takes milliseconds,
+/// unless a process does not respond.
+const TIME_ELSEWHERE: Duration = Duration::from_secs(2);
+
+/// Looks for other network namespaces beside the search, when it leaves them out.
+fn look_elsewhere(parameters: &Parameters, backend: &Backend) -> Option<mpsc::Receiver<Option<String>>> {
+    if parameters.namespaces || !parameters.asks() || !matches!(backend, Backend::Kernel) {
+        return None;
+    }
+    let own = namespaces::own_name().ok()?;
+    let (sender, receiver) = mpsc::channel();
+    // A thread that is held ends with the query's process.
+    std::thread::spawn(move || sender.send(namespaces::elsewhere(&own)));
+    Some(receiver)
 }
 
 /// What was found so far.

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 use vigie_host::AddressRange;
+use vigie_host::users::Names;
 use vigie_sdk::Query;
 
 use crate::address::AddressSet;
@@ -280,14 +282,14 @@ impl Parameters {
             listening_port: reader.ports(Kind::ListeningPort),
             local_port: reader.ports(Kind::LocalPort),
             unix_socket: reader.texts(Kind::UnixSocket),
-            raw_socket: reader.ports(Kind::RawSocket),
+            raw_socket: reader.numbers(Kind::RawSocket, "an IP protocol", u8::MAX.into()),
             packet_socket: reader.texts(Kind::PacketSocket),
             cross_view: reader.boolean(Kind::CrossView.name()),
             owners: OwnerFilter {
                 process: reader.expressions(PROCESS, false).1,
                 executable: reader.expressions(EXECUTABLE, false).1,
                 container: reader.expressions(CONTAINER, false).1,
-                user: reader.list(USER, MAX_EXPRESSIONS, |user| Ok(user.to_owned())).1,
+                user: reader.users(),
             },
             namespaces: reader.boolean(NAMESPACES),
             processes: reader.boolean(PROCESSES),
@@ -388,12 +390,28 @@ impl Reader<'_> {
         Searches { asked, matcher: AddressMatcher { ranges, set, excluded } }
     }
 
+    /// Users of this host, by name or number: a name that nobody has would look like one that has no sockets.
+    fn users(&mut self) -> Vec<String> {
+        let names = self.given.contains_key(USER).then(|| Names::of(Path::new("/")));
+        let is_known = |user: &str| names.as_ref().is_some_and(|names| names.uid(user).is_some());
+        let read = |user: &str| match is_known(user) {
+            true => Ok(user.to_owned()),
+            false => Err(format!("{user:?} is neither a user of this host nor a user ID")),
+        };
+        self.list(USER, MAX_EXPRESSIONS, read).1
+    }
+
     fn ports(&mut self, kind: Kind) -> Searches<PortMatcher> {
+        self.numbers(kind, "a port", u16::MAX)
+    }
+
+    fn numbers(&mut self, kind: Kind, what: &str, most: u16) -> Searches<PortMatcher> {
         let (asked, ports) = self.list(kind.name(), MAX_VALUES, |text| {
             let (is_excluded, range) = excluded(text);
-            let range = PortRange::parse(range).ok_or_else(|| {
+            let range = PortRange::parse(range).filter(|range| range.1 <= most).ok_or_else(|| {
+                let example = if most == u16::MAX { "8000-8999" } else { "0-255" };
                 format!(
-                    "{text:?} is not a port: expected a number from 0 to 65535, or a range such as 8000-8999"
+                    "{text:?} is not {what}: expected a number from 0 to {most}, or a range such as {example}"
                 )
             })?;
             Ok((is_excluded, range))
@@ -605,6 +623,19 @@ mod tests {
 
         assert!(read(&json!({"localmac": too_many})).unwrap_err()[0].contains("257 values, at most 256"));
         assert!(read(&json!({"localmac": ["((a{100}){100}){100}"]})).is_err());
+    }
+
+    #[test]
+    fn numbers_and_users_that_nothing_can_have_are_refused() {
+        for (parameters, problem) in [
+            (json!({"rawsocket": ["256"]}), "\"256\" is not an IP protocol: expected a number from 0 to 255"),
+            (json!({"rawsocket": ["1-300"]}), "is not an IP protocol"),
+            (json!({"listeningport": ["0-65535"], "user": ["no such user"]}), "neither a user of this host"),
+        ] {
+            let problems = read(&parameters).unwrap_err();
+            assert!(problems[0].contains(problem), "{problems:?}");
+        }
+        assert!(read(&json!({"rawsocket": ["0-255"], "user": ["root", "4294967294"]})).is_ok());
     }
 
     proptest! {

@@ -93,6 +93,11 @@ impl ProcNet {
         Ok((sockets, left_out))
     }
 
+    /// Whether the kernel has tables of this protocol.
+    pub(crate) fn has(&self, protocol: Protocol) -> bool {
+        !self.directory.is_dir() || file_names(protocol).iter().any(|name| self.directory.join(name).exists())
+    }
+
     fn path(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()
     }
@@ -125,6 +130,7 @@ fn file_names(protocol: Protocol) -> [&'static str; 2] {
     match protocol {
         Protocol::Tcp => ["tcp", "tcp6"],
         Protocol::Udp => ["udp", "udp6"],
+        Protocol::UdpLite => ["udplite", "udplite6"],
     }
 }
 
@@ -156,7 +162,7 @@ pub(crate) fn parse_socket(row: &str, protocol: Protocol) -> Option<Socket> {
             let row = TcpNetEntries::from_buf_read(table(), host).ok()?.0.pop()?;
             (row.state.to_u8(), row.local_address, row.remote_address, row.inode, row.uid)
         }
-        Protocol::Udp => {
+        Protocol::Udp | Protocol::UdpLite => {
             let row = UdpNetEntries::from_buf_read(table(), host).ok()?.0.pop()?;
             (row.state.to_u8(), row.local_address, row.remote_address, row.inode, row.uid)
         }

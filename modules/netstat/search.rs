@@ -10,14 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
-use hashbrown::DefaultHashBuilder;
-use hashbrown::hash_table::{Entry, HashTable};
-
+use self::seen::Seen;
 use crate::crossview::{self, View};
 use crate::namespaces::{Namespace, find_others, own_name};
 use crate::netlink::NetlinkError;
@@ -26,8 +23,10 @@ use crate::parameters::{Kind, Parameters};
 use crate::proc_net::ProcNet;
 use crate::processes;
 use crate::rtnetlink::{self, Neighbour, Own};
-use crate::sock_diag::SockDiag;
+use crate::sock_diag::{self, SockDiag};
 use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted};
+
+mod seen;
 
 /// What the namespace is called when only the agent's own is searched.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -129,6 +128,8 @@ pub struct Outcome {
     pub namespaces: Vec<Findings>,
     /// What could not be inspected, beside what the findings say.
     pub problems: Vec<String>,
+    /// Why there may be more in other network namespaces, when only the own one was asked for.
+    pub elsewhere: Option<String>,
 }
 
 impl Outcome {
@@ -196,6 +197,8 @@ struct Progress {
     not_entered: Vec<(String, std::io::Error)>,
     not_searched: usize,
     problems: Vec<String>,
+    /// See [`Outcome::elsewhere`].
+    elsewhere: Option<String>,
     /// How many matches the findings keep.
     kept: usize,
 }
@@ -218,6 +221,11 @@ impl SoFar {
     /// Adds what could not be inspected.
     pub(crate) fn add_problem(&self, problem: String) {
         self.locked().problems.push(problem);
+    }
+
+    /// Notes why there may be more in other network namespaces.
+    pub(crate) fn note_elsewhere(&self, why: Option<String>) {
+        self.locked().elsewhere = why;
     }
 
     /// Takes what was found.
@@ -244,7 +252,7 @@ impl SoFar {
         namespaces.extend(progress.searching.into_iter().map(unfinished));
         namespaces.sort_unstable_by(|a, b| a.namespace.cmp(&b.namespace));
         namespaces.insert(0, here);
-        Outcome { namespaces, problems }
+        Outcome { namespaces, problems, elsewhere: progress.elsewhere }
     }
 }
 
@@ -543,12 +551,29 @@ fn search_sockets(
             findings.merge(search_wanted(&others, backend, &wanted, stop));
         }
         if !parameters.local_port.is_empty() {
-            let wanted = Wanted { protocol, states: States::ALL, peers: &[] };
+            let states = match protocol {
+                Protocol::Tcp => bound_states(backend, findings),
+                Protocol::Udp | Protocol::UdpLite => States::ALL,
+            };
+            let wanted = Wanted { protocol, states, peers: &[] };
             // Only the ports are asked for here; the other kinds were searched above.
             let only = Parameters { local_port: parameters.local_port.clone(), ..Parameters::default() };
             findings.merge(search_wanted(&only, backend, &wanted, stop));
         }
     }
+}
+
+/// The states in which TCP sockets have a local port, as far as they can be seen.
+fn bound_states(backend: &Backend, findings: &mut Findings) -> States {
+    if matches!(backend, Backend::Kernel) && sock_diag::shows_bound() {
+        return States::ALL_AND_BOUND;
+    }
+    findings.problems.push(
+        "TCP sockets that are bound to a port, but neither listen nor are connected, are not visible: Linux shows them from \
+         version 6.8 on, over netlink"
+            .to_owned(),
+    );
+    States::ALL
 }
 
 /// Searches what the kernel tells, or the text tables.
@@ -585,6 +610,10 @@ fn search_with_fallback(
         Err(why) => why,
     };
     let name = wanted.protocol.name();
+    // The newest kernels have no UDP-Lite any more.
+    if wanted.protocol == Protocol::UdpLite && !instead.has(Protocol::UdpLite) {
+        return Findings::default();
+    }
     match search_source(parameters, instead, wanted, stop) {
         Ok(mut findings) => {
             findings.fell_back = true;
@@ -637,39 +666,6 @@ fn search_source(
     })?;
     findings.problems.extend(left_out_problem(wanted.protocol.name(), left_out));
     Ok(findings)
-}
-
-/// The sockets that were found: the hash of each identity and its place among the hits, where the identity is.
-#[derive(Default)]
-struct Seen {
-    places: HashTable<(u64, u32)>,
-    hasher: DefaultHashBuilder,
-}
-
-impl Seen {
-    /// Whether none of the hits is this socket, whose own hit then comes next.
-    fn is_new(&mut self, socket: &Socket, hits: &[Hit]) -> bool {
-        // Beyond the limit matches are only counted.
-        let next = match u32::try_from(hits.len()) {
-            Ok(next) if hits.len() < MAX_HITS => next,
-            _ => return true,
-        };
-        let identity = socket.identity();
-        let hash = self.hasher.hash_one(identity);
-        let same = |(other, place): &(u64, u32)| {
-            *other == hash
-                && hits.get(*place as usize).is_some_and(
-                    |hit| matches!(&hit.matched, Match::Socket(socket) if socket.identity() == identity),
-                )
-        };
-        match self.places.entry(hash, same, |(hash, _)| *hash) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(entry) => {
-                entry.insert((hash, next));
-                true
-            }
-        }
-    }
 }
 
 /// Calls `found` for each asked value that the socket matches.

@@ -45,6 +45,15 @@ mod field {
     pub(super) const INODE: usize = 68;
 }
 
+/// Whether the kernel tells of [`States::ALL_AND_BOUND`]: an older one ignores what it does not know.
+pub(crate) fn shows_bound() -> bool {
+    let uname = rustix::system::uname();
+    let mut numbers =
+        uname.release().to_str().unwrap_or_default().split(|letter: char| !letter.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or_default();
+    (next(), next()) >= (6, 8)
+}
+
 /// The kernel's sock_diag, in the network namespace of the thread that asks.
 #[derive(Debug, Default)]
 pub struct SockDiag {}
@@ -73,7 +82,7 @@ impl SocketSource for SockDiag {
         // There is no such request for UDP, and a kernel may be built without this one.
         let at_once = match protocol {
             Protocol::Tcp => Some(dump(BOTH_FAMILIES, &both_families(wanted.states, &program))),
-            Protocol::Udp => None,
+            Protocol::Udp | Protocol::UdpLite => None,
         };
         let result = match at_once {
             Some(result) if !matches!(result, Err(NetlinkError::Refused(_))) => result,

@@ -17,11 +17,13 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// UDP-Lite (RFC 3828), where the kernel has it.
+    UdpLite,
 }
 
 impl Protocol {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::UdpLite];
 
     /// The name in answers.
     #[must_use]
@@ -29,6 +31,7 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::UdpLite => "udplite",
         }
     }
 
@@ -38,6 +41,7 @@ impl Protocol {
         let protocol = match self {
             Self::Tcp => ipproto::TCP,
             Self::Udp => ipproto::UDP,
+            Self::UdpLite => ipproto::UDPLITE,
         };
         // Both fit: they are numbers of the IP header.
         protocol.as_raw().get() as u8
@@ -123,13 +127,16 @@ impl States {
     pub const NONE: Self = Self(0);
     /// All states.
     pub const ALL: Self = Self(0b1111_1111_1110);
+    /// The same, and TCP sockets with a local port that neither listen nor are connected: `TCPF_BOUND_INACTIVE` of
+    /// `include/net/tcp_states.h`, which sock_diag takes from Linux 6.8 on. It shows them as [`State::Unconnected`].
+    pub const ALL_AND_BOUND: Self = Self(Self::ALL.0 | 1 << 13);
 
     /// The states in which a socket of this protocol has a peer.
     #[must_use]
     pub(crate) fn with_peer(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Tcp => Self(Self::ALL.0 & !bit(State::Listening) & !bit(State::Unconnected)),
-            Protocol::Udp => Self(bit(State::Established)),
+            Protocol::Udp | Protocol::UdpLite => Self(bit(State::Established)),
         }
     }
 
@@ -138,7 +145,7 @@ impl States {
     pub fn listening(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Tcp => Self(bit(State::Listening)),
-            Protocol::Udp => Self(bit(State::Unconnected)),
+            Protocol::Udp | Protocol::UdpLite => Self(bit(State::Unconnected)),
         }
     }
 

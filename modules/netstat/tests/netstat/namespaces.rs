@@ -232,3 +232,26 @@ fn the_thread_that_asks_stays_in_its_namespace() {
 
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
 }
+
+#[test]
+fn what_is_in_other_namespaces_is_not_said_to_be_absent() {
+    if let Some(why) = unable("dummy") {
+        return vigie_skipped::skipped(why);
+    }
+    let netns = Netns::new("elsewhere");
+    let listener = netns.run(|| TcpListener::bind("0.0.0.0:0").unwrap());
+    let port = listener.local_addr().unwrap().port().to_string();
+
+    let here = ask(&json!({"listeningport": [port]}));
+    let everywhere = ask(&json!({"listeningport": [port], "namespaces": true}));
+
+    assert_eq!(
+        (&here["foundanything"], &here["coverage"]["complete"]),
+        (&json!(false), &json!(false)),
+        "{here}"
+    );
+    let skipped = here["coverage"]["not_examined"].to_string();
+    assert!(skipped.contains("other network namespaces") && skipped.contains("--namespaces"), "{here}");
+    assert_eq!(everywhere["foundanything"], true, "{everywhere}");
+    assert!(!everywhere["coverage"].to_string().contains("--namespaces"), "{everywhere}");
+}
