@@ -119,6 +119,8 @@ pub struct Verification {
     root: Root,
     outcome: Arc<Outcome>,
     names: Names,
+    /// The files of users and of groups that are not there: only root has a name then.
+    nameless: [Option<&'static str>; 2],
     excluded: Exclusions,
     remembered: Mutex<Remembered>,
     /// Package and file, by their places.
@@ -174,16 +176,20 @@ impl Verification {
             .collect();
         let text = |path: &str| {
             let mut bytes = Vec::new();
-            if let Ok(file) = root.place(path).open() {
-                file.take(MAX_TEXT_BYTES).read_to_end(&mut bytes).ok();
-            }
-            String::from_utf8_lossy(&bytes).into_owned()
+            root.place(path).open().ok()?.take(MAX_TEXT_BYTES).read_to_end(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
         };
+        let files = ["/etc/passwd", "/etc/group"];
+        let [users, groups] = files.map(text);
+        let nameless = [users.is_none().then_some(files[0]), groups.is_none().then_some(files[1])];
+        let users = users.unwrap_or_else(|| "root:x:0:0::/:\n".to_owned());
+        let groups = groups.unwrap_or_else(|| "root:x:0:\n".to_owned());
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         Self {
             root: root.clone(),
             outcome,
-            names: Names::from_texts(&text("etc/passwd"), &text("etc/group")),
+            names: Names::from_texts(&users, &groups),
+            nameless,
             excluded: Exclusions::of(root),
             remembered: Mutex::new(remembered),
             jobs,
@@ -228,6 +234,10 @@ impl Verification {
                 verified.not_examined.push((path, "its file system does not respond".to_owned()));
             }
         }
+        let unnamed = self.nameless.into_iter().flatten();
+        verified.not_examined.extend(unnamed.map(|file| {
+            (file.into(), "it cannot be read: owners were compared only where they are root".to_owned())
+        }));
         verified.stopped |= self.next.load(Ordering::Relaxed) < self.jobs.len();
         findings.sort_by_key(|(job, _)| *job);
         verified.findings = findings.into_iter().map(|(_, finding)| finding).collect();
@@ -315,9 +325,7 @@ impl Look<'_> {
         let (status, spot) = match looked {
             Ok(looked) => looked,
             Err(Unread::Gone) => {
-                // Which directories a package has is told by its files as well.
-                let unimportant = self.manager == Manager::Dpkg && self.record.directory;
-                if !self.record.may_be_missing && !unimportant {
+                if !self.record.may_be_missing {
                     self.differs(What::Missing, None, None);
                 }
                 return;
@@ -465,8 +473,9 @@ impl Look<'_> {
             }
         };
         // By number, when there is one: two names can have the same.
-        let user_is = names.uid(user).map_or(user == found.0, |expected| expected == uid);
-        let group_is = names.gid(&group).map_or(group == found.1, |expected| expected == gid);
+        let [no_users, no_groups] = self.work.nameless.map(|file| file.is_some());
+        let user_is = names.uid(user).map_or(no_users || user == found.0, |expected| expected == uid);
+        let group_is = names.gid(&group).map_or(no_groups || group == found.1, |expected| expected == gid);
         if !user_is || !group_is {
             let user_name = names.uid(user).and_then(|uid| names.user(uid)).unwrap_or(user);
             let group_name = names.gid(&group).and_then(|gid| names.group(gid)).unwrap_or(&group);

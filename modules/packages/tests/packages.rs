@@ -218,6 +218,49 @@ fn verified_as_image(host: &Host) -> (Value, BTreeSet<(String, String)>) {
 }
 
 #[test]
+fn a_directory_of_a_package_that_is_gone_is_missing_as_its_files_are() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let host = Host::new();
+    fs::remove_dir_all(host.path("usr/share/doc")).unwrap();
+
+    let missing = ["/usr/share/doc", "/usr/share/doc/tool", "/usr/share/doc/tool/readme"];
+    assert_eq!(host.findings(), pairs(&missing.map(|path| ("missing", path))));
+    if let Some(reported) = dpkg_verify(host.root.path()) {
+        assert_eq!(reported, pairs(&missing.map(|path| ("missing", path))));
+    }
+    // Where dpkg is told not to install them, they are marked.
+    host.write("etc/dpkg/dpkg.cfg.d/small", "path-exclude=/usr/share/doc/*\n");
+    let answer = host.ask(&json!({"verify": true}));
+    let findings = answer["elements"]["findings"].as_array().unwrap();
+    let excluded =
+        findings.iter().filter(|finding| finding["excluded"] == true).map(|finding| &finding["path"]);
+    assert_eq!(excluded.collect::<Vec<_>>(), missing[1..], "{answer}");
+}
+
+#[test]
+fn an_image_without_names_has_root_and_says_that_others_are_not_known() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let host = Host::new();
+    for file in ["etc/passwd", "etc/group"] {
+        fs::remove_file(host.path(file)).unwrap();
+    }
+    host.write("var/lib/dpkg/statoverride", "daemon root 755 /usr/bin/tool\n");
+
+    let (answer, found) = verified_as_image(&host);
+    assert_eq!(found, BTreeSet::new(), "{answer}");
+    let skipped = answer["coverage"]["not_examined"].to_string();
+    assert!(skipped.contains("/etc/passwd") && skipped.contains("/etc/group"), "{answer}");
+
+    chown(host.path("usr/bin/other"), Some(77), None).unwrap();
+    let (_, found) = verified_as_image(&host);
+    assert_eq!(found, pairs(&[("owner", "/usr/bin/other")]));
+}
+
+#[test]
 fn an_image_is_verified_and_its_links_lead_nowhere_out_of_it() {
     if !vigie_skipped::is_root() {
         return;
@@ -239,8 +282,12 @@ fn an_image_is_verified_and_its_links_lead_nowhere_out_of_it() {
     host.write("etc/tool.conf", "x = 2\n");
     let (answer, found) = verified_as_image(&host);
 
-    let expected =
-        pairs(&[("missing", "/usr/lib/tool/a b"), ("type", "/usr/bin/other"), ("digest", "/etc/tool.conf")]);
+    let expected = pairs(&[
+        ("missing", "/usr/lib/tool"),
+        ("missing", "/usr/lib/tool/a b"),
+        ("type", "/usr/bin/other"),
+        ("digest", "/etc/tool.conf"),
+    ]);
     assert_eq!(found, expected, "{answer}");
 
     // Whose numbers belong to which names is the image's as well.
@@ -421,6 +468,7 @@ fn masked_answers_say_how_many_and_of_what_kind_only() {
 enum Deed {
     Write(usize),
     Remove(usize),
+    RemoveDirectory(usize),
     Link(usize),
     Directory(usize),
     CutDigest(usize),
@@ -432,6 +480,8 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let deed = prop_oneof![
         file.clone().prop_map(Deed::Write),
         file.clone().prop_map(Deed::Remove),
+        // Those of which nothing else of this host is in the directory.
+        (1..3_usize).prop_map(Deed::RemoveDirectory),
         file.clone().prop_map(Deed::Link),
         file.clone().prop_map(Deed::Directory),
         file.clone().prop_map(Deed::CutDigest),
@@ -450,13 +500,17 @@ fn carry_out(host: &Host, deed: &Deed) {
             host.write(FILES[file].0, "changed");
         }
         Deed::Remove(file) => away(&host.path(FILES[file].0)),
+        Deed::RemoveDirectory(file) => {
+            fs::remove_dir_all(host.path(FILES[file].0).parent().unwrap()).ok();
+        }
         Deed::Link(file) => {
             away(&host.path(FILES[file].0));
+            fs::create_dir_all(host.path(FILES[file].0).parent().unwrap()).unwrap();
             symlink("/etc/passwd", host.path(FILES[file].0)).unwrap();
         }
         Deed::Directory(file) => {
             away(&host.path(FILES[file].0));
-            fs::create_dir(host.path(FILES[file].0)).unwrap();
+            fs::create_dir_all(host.path(FILES[file].0)).unwrap();
         }
         Deed::CutDigest(file) => {
             for package in ["tool", "other"] {
