@@ -7,7 +7,7 @@ use vigie_tree::{Entry, Unread, joined};
 
 use crate::catalogue::{Rule, rules};
 use crate::explain::MAX_TEXT;
-use crate::includes::{Base, Lead, Reads, leads};
+use crate::includes::{Base, Lead, MAX_LEADS, Reads, Syntax, leads};
 use crate::scan::{Opened, Scan};
 
 /// Most files between one of the catalogue and one that it leads to; as many as sudo takes.
@@ -46,9 +46,13 @@ impl Scan<'_> {
             return Vec::new();
         };
         let mut further = Vec::new();
-        for lead in leads(rule.includes, content) {
+        for mut lead in self.leads(rule, file, content) {
             let mut same = Vec::new();
             let Some(include) = rule.includes.get(lead.form) else { continue };
+            if matches!(include.syntax, Syntax::Source) && opened.explained.origin.is_explained() {
+                // What a package brought reads what is looked at anyway, such as all of /etc/profile.d.
+                lead.names.retain(|name| !is_variable(name));
+            }
             let what = place(file, &lead);
             for entry in self.named(file, include.base, &lead, &what) {
                 match include.reads {
@@ -92,7 +96,7 @@ impl Scan<'_> {
                         continue;
                     }
                 };
-                for lead in leads(rule.includes, &content) {
+                for lead in self.leads(rule, &file, &content) {
                     let Some(include) = rule.includes.get(lead.form) else { continue };
                     let what = place(&file, &lead);
                     for entry in self.named(&file, include.base, &lead, &what) {
@@ -108,13 +112,37 @@ impl Scan<'_> {
         contents
     }
 
+    /// The lines of a file that name further ones.
+    fn leads(&mut self, rule: &Rule, file: &Entry, content: &[u8]) -> Vec<Lead> {
+        let found = leads(rule.includes, content);
+        if found.len() >= MAX_LEADS {
+            self.skip(
+                shown(&file.path),
+                format!("of lines that name further files, the first {MAX_LEADS} were followed"),
+            );
+        }
+        found
+    }
+
     /// What lies at the names of a line.
     fn named(&mut self, file: &Entry, base: Base, lead: &Lead, what: &str) -> Vec<Entry> {
         self.so_far.at(what);
         let mut found = Vec::new();
         let directory = &file.path[..file.path.len() - file.name().len()];
+        let is_in_home = self.homes.iter().any(|home| home.holds(&file.path));
         let is_in_repository = || self.tree.look(&joined(directory, b"HEAD")).is_ok();
         for name in &lead.names {
+            if matches!(base, Base::Home) && !is_in_home && !name.starts_with(['/', '~']) {
+                if is_variable(name) {
+                    self.skip(what, VARIABLE);
+                    continue;
+                }
+                if !name.starts_with('$') {
+                    let why = "the name is relative to where the shell is started, so it is not known where it lies";
+                    self.skip(what, why);
+                    continue;
+                }
+            }
             if matches!(base, Base::WorkTree) && !name.starts_with(['/', '~', '$']) && !is_in_repository() {
                 self.skip(what, "the name is relative to each repository, so it is not known where it lies");
                 continue;
@@ -134,7 +162,7 @@ impl Scan<'_> {
                             continue;
                         }
                         let mut unread = Vec::new();
-                        found.extend(self.tree.glob(&without_classes(&path), &mut unread));
+                        found.extend(self.tree.glob(&plain_pattern(&path), &mut unread));
                         self.note_unfollowed(unread, what);
                     }
                     Err(why) => self.skip(what, why.to_string()),
@@ -172,6 +200,7 @@ impl Scan<'_> {
         let bases: Vec<Vec<u8>> = match base {
             Base::File => vec![directory.to_vec()],
             Base::At(directories) => directories.iter().map(|path| path.as_bytes().to_vec()).collect(),
+            Base::Home => home.iter().map(|home| home.path.clone()).collect(),
             Base::HomeOr(below, system) => vec![match home {
                 Some(home) => [home.path.as_slice(), below.as_bytes()].concat(),
                 None => system.as_bytes().to_vec(),
@@ -236,8 +265,12 @@ impl Scan<'_> {
         if self.has_seen(entry, rule.technique) {
             return false;
         }
-        let owner = self.tree.find(&entry.path).map_or(entry.status.uid, |file| file.status.uid);
-        if from.status.uid != 0 && owner != from.status.uid {
+        let status = self.tree.find(&entry.path).map_or(entry.status, |file| file.status);
+        // What root lets everybody read is no secret that a user could have read for him.
+        let is_public = status.uid == 0
+            && status.mode & 0o004 != 0
+            && !self.homes.iter().any(|home| home.path.len() > 1 && home.holds(&entry.path));
+        if from.status.uid != 0 && status.uid != from.status.uid && !is_public {
             self.skip(what, "it leads to a file of another owner");
             return false;
         }
@@ -260,7 +293,18 @@ fn has_token(path: &str) -> bool {
     path.split('%').skip(1).any(|rest| rest.starts_with(|letter: char| letter.is_ascii_alphanumeric()))
 }
 
-/// A pattern in which `[…]` is any one letter: this finds more, and never less.
+/// Whether a name is known only when the script runs.
+fn is_variable(name: &str) -> bool {
+    let below = ["$HOME/", "${HOME}/"].iter().find_map(|start| name.strip_prefix(start));
+    below.unwrap_or(name).contains(['$', '`'])
+}
+
+/// A pattern in which `[…]` is any one letter, and so are braces, which are letters in the formats that are followed: this
+/// finds more, and never less.
+fn plain_pattern(pattern: &str) -> String {
+    without_classes(pattern).replace(['{', '}'], "?")
+}
+
 fn without_classes(pattern: &str) -> String {
     let mut plain = String::new();
     let mut rest = pattern;
@@ -286,6 +330,7 @@ mod tests {
         assert_eq!(without_classes("/a/[ab]*.[!]x]"), "/a/?*.?");
         assert_eq!(without_classes("/a/[b/c]"), "/a/[b/c]");
         assert_eq!(without_classes("/a[é]["), "/a?[");
+        assert_eq!(plain_pattern("/a/{x,y}/*"), "/a/?x,y?/*");
     }
 
     #[test]

@@ -4,8 +4,8 @@ pub(crate) mod lines;
 
 use self::lines::{Line, assignment, dangerous, lines, shown_value, words};
 
-/// Most items of one file.
-const MAX_ITEMS: usize = 10_000;
+/// Most items of one file; whoever gets as many does not know whether there are more.
+pub(crate) const MAX_ITEMS: usize = 10_000;
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use regex::Regex;
 use crate::catalogue::Rule;
 use crate::format::lines;
 
-/// Most lines of one file that are followed.
-const MAX_LEADS: usize = 10_000;
+/// Most lines of one file that are followed; whoever gets as many does not know whether there are more.
+pub(crate) const MAX_LEADS: usize = 10_000;
 
 /// How a format says which further files are read.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub(crate) enum Syntax {
     Variable(&'static str),
     /// rsyslog's `include(file="NAME")`.
     Call,
+    /// A shell's `source NAME` or `. NAME`, wherever a command begins.
+    Source,
 }
 
 /// Where a relative name lies.
@@ -45,6 +47,8 @@ pub(crate) enum Base {
     HomeOr(&'static str, &'static str),
     /// In the work tree of a git repository.
     WorkTree,
+    /// Where the shell is started: in the home that the file lies in, or nobody knows where.
+    Home,
 }
 
 /// How files that are named are read.
@@ -96,6 +100,12 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
             }
             Syntax::Key(section, key) => keys(content, section, key, push),
             Syntax::Call => calls(content, push),
+            Syntax::Source => {
+                let is_comment = |text: &str| text.trim_start().starts_with('#');
+                for line in lines::lines(content, true).filter(|line| !is_comment(&line.text)) {
+                    sourced(&line.text, &mut |name| push(line.number, vec![name]));
+                }
+            }
         }
     }
     found
@@ -110,6 +120,63 @@ fn after(text: &str, words: &str) -> Vec<String> {
         && !is_comment
         && words.split_whitespace().zip(&all).all(|(word, (_, found))| is_like(word, found));
     if fits { names(text, &all[keywords..]) } else { Vec::new() }
+}
+
+/// The files that a line of a shell's script reads as parts of it.
+fn sourced(text: &str, push: &mut dyn FnMut(String)) {
+    const BEFORE_COMMANDS: [&str; 17] = [
+        "!", "{", "if", "then", "elif", "else", "while", "until", "do", "time", "builtin", "command",
+        "begin", "and", "or", "not", "eval",
+    ];
+    // Whether the next word is a command, or the name of a file.
+    let (mut begins, mut is_named) = (true, false);
+    let mut word: Option<String> = None;
+    let mut quote: Option<char> = None;
+    let mut letters = text.chars().chain([';']);
+    while let Some(letter) = letters.next() {
+        let is_operator = matches!(letter, ';' | '&' | '|' | '(' | ')' | '`' | '<' | '>');
+        match (quote, letter) {
+            (Some(mark), _) if letter == mark => {
+                quote = None;
+                word.get_or_insert_default().extend((mark == ')').then_some(mark));
+            }
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => break,
+            (None, '(') if word.as_deref().is_some_and(|word| word.ends_with('$')) => {
+                // A command in the name: what it is, is not known.
+                word.get_or_insert_default().push(letter);
+                quote = Some(')');
+            }
+            (None, _) if letter.is_whitespace() || is_operator => {
+                match word.take() {
+                    Some(option) if is_named && option.starts_with('-') => {}
+                    Some(name) if is_named => {
+                        push(name);
+                        (begins, is_named) = (false, false);
+                    }
+                    Some(word) if begins => {
+                        is_named = matches!(&*word, "." | "source");
+                        let is_assignment = word.split_once('=').is_some_and(|(name, _)| {
+                            name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+                        });
+                        begins = is_assignment || BEFORE_COMMANDS.contains(&&*word);
+                    }
+                    _ => {}
+                }
+                if is_operator {
+                    (begins, is_named) = (!matches!(letter, '<' | '>'), false);
+                }
+            }
+            _ => {
+                let keeps = letter == '\\' && quote != Some('\'');
+                let letter = if keeps { letters.next().unwrap_or(letter) } else { letter };
+                word.get_or_insert_default().push(letter);
+            }
+        }
+    }
 }
 
 /// What is assigned to a variable: `NAME=VALUE`, or `${NAME:=VALUE}`.
@@ -304,6 +371,23 @@ mod tests {
         assert_eq!(found(Syntax::Call, "include(text=`x`)"), one(1, &["$text=`x`"]));
     }
 
+    #[test]
+    fn shells_read_files_where_commands_begin() {
+        let found = |text: &str| -> Vec<String> {
+            found(Syntax::Source, text).into_iter().flat_map(|(_, names)| names).collect()
+        };
+        assert_eq!(found(". /a\nsource /b # . /no\n  . \"$HOME/.c d\"\n"), ["/a", "/b", "$HOME/.c d"]);
+        assert_eq!(found("if [ -r /x ]; then . /x; fi; [ -f y ]&&source ~/y||. z\n"), ["/x", "~/y", "z"]);
+        assert_eq!(
+            found("A=1 . /a; case $- in *i*) . /b;; esac; f() { builtin source -- /c; }\n"),
+            ["/a", "/b", "/c"]
+        );
+        assert_eq!(found(". $(brew --prefix)/x /arg; . <(curl y)\n"), ["$(brew --prefix)/x"]);
+        assert_eq!(found("# . /no\necho . /no source /no; x=. /no; ./no; sourced /no\n"), [""; 0]);
+        assert_eq!(found("x && \\\n . /joined\n"), ["/joined"]);
+        assert_eq!(found(&format!(": {}; . /far\n", "x".repeat(10_000))), ["/far"]);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_and_lines_are_those_of_the_text(
@@ -317,6 +401,7 @@ mod tests {
                 Syntax::Key("*", "*"),
                 Syntax::Variable("i"),
                 Syntax::Call,
+                Syntax::Source,
             ];
             let forms = syntaxes.map(|syntax| Include { syntax, base: Base::File, reads: Reads::Same });
             for lead in leads(&forms, &bytes) {

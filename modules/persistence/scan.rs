@@ -10,7 +10,7 @@ use vigie_tree::{Digests, Entry, NotRead, Root, Tree, Unread};
 use crate::answer::Finished;
 use crate::catalogue::{Rule, rules, technique};
 use crate::explain::{Explained, Explainer, MAX_TEXT};
-use crate::format::{Format, Item, first_line, items};
+use crate::format::{Format, Item, MAX_ITEMS, first_line, items};
 use crate::homes::{self, Home};
 use crate::includes::Reads;
 use crate::parameters::Parameters;
@@ -22,6 +22,9 @@ const MAX_DIGESTED: u64 = 256 << 20;
 
 /// Most bytes that are read for digests in one scan.
 const MAX_DIGESTED_IN_ALL: u64 = 4 << 30;
+
+/// Longest command that a record shows, in bytes; the whole one was looked at.
+const MAX_COMMAND: usize = 4096;
 
 /// Most records of one answer.
 const MAX_RECORDS: usize = 200_000;
@@ -384,11 +387,17 @@ impl<'a> Scan<'a> {
         if !format.is_whole() {
             self.note_long(opened);
         }
-        let origin = &opened.explained.origin;
         let found = match &opened.content {
             Some(content) if !format.is_whole() => items(format, content),
             _ => Vec::new(),
         };
+        if found.len() >= MAX_ITEMS {
+            self.skip(
+                shown(&opened.entry.path),
+                format!("of its entries, the first {MAX_ITEMS} were examined"),
+            );
+        }
+        let origin = &opened.explained.origin;
         let listed = |item: &Item| {
             let verdict = origin.verdict(Some(item.line), item.strange);
             format.lists_explained() || !matches!(verdict, Verdict::Packaged | Verdict::Derived)
@@ -508,7 +517,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Keeps a record, when it is one that was asked for.
-    pub(crate) fn push(&mut self, record: Record) {
+    pub(crate) fn push(&mut self, mut record: Record) {
         if record.immutable && record.technique != "immutable" {
             self.protected.push(record.clone());
         }
@@ -518,6 +527,10 @@ impl<'a> Scan<'a> {
         if self.found >= MAX_RECORDS {
             self.skip("the rest", "there are more entries than fit in a result");
             return;
+        }
+        if record.command.len() > MAX_COMMAND {
+            record.command.truncate(record.command.floor_char_boundary(MAX_COMMAND));
+            record.notes.push("the command is longer: it is shown up to here".to_owned());
         }
         self.found += 1;
         let found = &mut self.so_far.locked().0;

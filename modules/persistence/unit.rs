@@ -1,11 +1,5 @@
 //! systemd's unit files. Pure: text in, directives out.
 
-/// Most directives of one file.
-const MAX_DIRECTIVES: usize = 10_000;
-
-/// Longest value that is kept, in bytes.
-const MAX_VALUE: usize = 8_192;
-
 /// `KEY=VALUE` in a section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Directive {
@@ -33,9 +27,7 @@ pub(crate) fn parse(content: &[u8]) -> Vec<Directive> {
             None => (trimmed, false),
         };
         if continues {
-            if let Some(last) = directives.last_mut()
-                && last.value.len() < MAX_VALUE
-            {
+            if let Some(last) = directives.last_mut() {
                 last.value.push(' ');
                 last.value.push_str(part.trim());
             }
@@ -44,17 +36,11 @@ pub(crate) fn parse(content: &[u8]) -> Vec<Directive> {
         }
         if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             name.clone_into(&mut section);
-        } else if let Some((key, value)) = part.split_once('=')
-            && directives.len() < MAX_DIRECTIVES
-        {
-            let mut value = value.trim().to_owned();
-            value.truncate(
-                (0..=MAX_VALUE.min(value.len())).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0),
-            );
+        } else if let Some((key, value)) = part.split_once('=') {
             directives.push(Directive {
                 section: section.clone(),
                 key: key.trim().to_owned(),
-                value,
+                value: value.trim().to_owned(),
                 line: number,
             });
             continues = goes_on;

@@ -94,10 +94,12 @@ pub(super) const RULES: &[Rule] = &[
     rule("adduser-hook", &["/etc/shells"], Shells),
     rule("adduser-hook", &["/etc/skel/**"], File),
     // shells
-    rule("profile", &["/etc/profile", "/etc/profile.d/*"], File),
-    rule("bashrc", &["/etc/{bash.bashrc,bashrc,bash.bash_logout}", "/etc/bash/**", "/etc/bashrc.d/*"], File),
-    rule("user-rc", &["~/.{bashrc,profile,bash_logout,bash_aliases}", "~/.bashrc.d/*"], File),
-    rule("user-bashprofile", &["~/.bash_profile", "~/.bash_login"], File),
+    rule("profile", &["/etc/profile", "/etc/profile.d/*"], File).with(includes::SHELL),
+    rule("bashrc", &["/etc/{bash.bashrc,bashrc,bash.bash_logout}", "/etc/bash/**", "/etc/bashrc.d/*"], File)
+        .with(includes::SHELL),
+    rule("user-rc", &["~/.{bashrc,profile,bash_logout,bash_aliases}", "~/.bashrc.d/*"], File)
+        .with(includes::SHELL),
+    rule("user-bashprofile", &["~/.bash_profile", "~/.bash_login"], File).with(includes::SHELL),
     rule(
         "zsh",
         &[
@@ -116,7 +118,8 @@ pub(super) const RULES: &[Rule] = &[
             "~/.config/fish/{config.fish,conf.d/*,functions/*,completions/*}",
         ],
         File,
-    ),
+    )
+    .with(includes::SHELL),
     rule(
         "csh",
         &[
@@ -126,7 +129,8 @@ pub(super) const RULES: &[Rule] = &[
             "~/.{cshrc,tcshrc,login,logout,kshrc,mkshrc}",
         ],
         File,
-    ),
+    )
+    .with(includes::SHELL),
     rule(
         "bash-compl",
         &[
@@ -167,7 +171,8 @@ pub(super) const RULES: &[Rule] = &[
             "~/.config/autostart-scripts/*",
         ],
         File,
-    ),
+    )
+    .with(includes::SHELL),
     rule(
         "xsession",
         &["/etc/lightdm/{,lightdm.conf.d/}*.conf", "/usr/share/lightdm/lightdm.conf.d/*"],

@@ -68,7 +68,9 @@ pub(super) const GIT: &[Include] = &[
     others(Syntax::Key("init", "templateDir"), ROOT, &[rule("git", &["/hooks/*"], Program)]),
 ];
 
-pub(super) const ZSH: &[Include] = &[others(Syntax::Variable("ZDOTDIR"), ROOT, ZDOTDIR)];
+const SOURCE: Include = Include { syntax: Syntax::Source, base: Base::Home, reads: Reads::Same };
+pub(super) const SHELL: &[Include] = &[SOURCE];
+pub(super) const ZSH: &[Include] = &[others(Syntax::Variable("ZDOTDIR"), ROOT, ZDOTDIR), SOURCE];
 const ZDOTDIR: &[Rule] = &[rule("zsh", &["/.{zshenv,zprofile,zshrc,zlogin,zlogout}"], File)];
 
 /// What a web server runs for a request, wherever its roots are.

@@ -98,7 +98,8 @@ pub(super) const RULES: &[Rule] = &[
     rule("at-job", &["/var/spool/cron/atjobs/*", "/var/spool/at/*", "/var/spool/atjobs/*"], At),
     rule("incron", &["/var/spool/incron/*", "/etc/incron.d/*", "/etc/incron.conf"], Lines),
     // init
-    rule("rc-local", &["/etc/rc.local", "/etc/rc.d/rc.local", "/etc/rc.local.d/*"], Program),
+    rule("rc-local", &["/etc/rc.local", "/etc/rc.d/rc.local", "/etc/rc.local.d/*"], Program)
+        .with(includes::SHELL),
     rule("initd", &["/etc/init.d/*", "/etc/rc.d/init.d/*"], Program),
     rule("initd", &["/etc/rc?.d/*", "/etc/rc.d/rc?.d/*"], Program),
     rule("inittab", &["/etc/inittab"], Inittab),

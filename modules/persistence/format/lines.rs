@@ -1,8 +1,5 @@
 //! Lines of configuration files.
 
-/// Longest line that is looked at, in characters; the rest of a longer one is cut.
-const MAX_LINE: usize = 4096;
-
 /// A line, perhaps joined from several by backslashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
@@ -19,7 +16,7 @@ impl Line {
     }
 }
 
-/// The lines of a text; with `join`, a backslash at the end continues a line that is no comment.
+/// The lines of a text, whole: it is no longer than what is read of a file. With `join`, a backslash at the end continues a line that is no comment.
 pub(crate) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
     let mut parts = content.split(|byte| *byte == b'\n').zip(1_u32..);
     std::iter::from_fn(move || {
@@ -29,13 +26,7 @@ pub(crate) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
         while join && !is_comment && text.ends_with('\\') {
             text.pop();
             let Some((next, _)) = parts.next() else { break };
-            if text.len() < MAX_LINE {
-                text.push_str(readable(next).trim_start());
-            } else if !next.ends_with(b"\\") {
-                break;
-            } else {
-                text.push('\\');
-            }
+            text.push_str(readable(next).trim_start());
         }
         Some(Line { number, text })
     })
@@ -43,7 +34,7 @@ pub(crate) fn lines(content: &[u8], join: bool) -> impl Iterator<Item = Line> {
 
 fn readable(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    String::from_utf8_lossy(&line[..line.len().min(MAX_LINE)]).into_owned()
+    String::from_utf8_lossy(line).into_owned()
 }
 
 /// The first words of a text as one, and the rest after the blanks that follow; `None` when there are fewer.

@@ -122,6 +122,24 @@ const LEADS: &[Lead] = &[
         1,
     ),
     ("zsh", "/home/ann/.zshenv", "export ZDOTDIR=\"$HOME/z\"\n", "/home/ann/z/.zshrc", "/opt/x\n", 1),
+    ("profile", "/etc/profile", "[ -r /opt/p ] && . /opt/p\n", "/opt/p", "/opt/x\n", 1),
+    (
+        "profile",
+        "/etc/profile.d/more.sh",
+        "for f in x; do source \"/opt/a b\"; done\n",
+        "/opt/a b",
+        "/opt/x\n",
+        1,
+    ),
+    ("bashrc", "/etc/bash.bashrc", "if true; then . ~/all; fi\n", "/home/ann/all", "#\n/opt/x\n", 2),
+    ("user-rc", "/home/ann/.bashrc", ". \"$HOME/.local/rc\"\n", "/home/ann/.local/rc", "/opt/x\n", 1),
+    ("user-bashprofile", "/home/ann/.bash_profile", "source rc\n", "/home/ann/rc", "/opt/x\n", 1),
+    ("zsh", "/home/ann/.zshrc", "source ~/.zsh/more\n", "/home/ann/.zsh/more", "/opt/x\n", 1),
+    ("csh", "/home/ann/.cshrc", "source ~/.aliases\n", "/home/ann/.aliases", "/opt/x\n", 1),
+    ("fish", "/etc/fish/config.fish", "and source /opt/fish\n", "/opt/fish", "/opt/x\n", 1),
+    ("xsession", "/home/ann/.xprofile", ". /opt/xp\n", "/opt/xp", "/opt/x\n", 1),
+    ("rc-local", "/etc/rc.local", "\n. /opt/rc\n", "/opt/rc", "/opt/x\n", 1),
+    ("ldso-conf", "/etc/ld.so.conf", "include /opt/{l}/*.conf\n", "/opt/{l}/a.conf", "/tmp/x\n", 1),
     (
         "webconf",
         "/etc/nginx/nginx.conf",
@@ -288,6 +306,54 @@ fn what_cannot_be_followed_is_named_with_file_and_line() {
 }
 
 #[test]
+fn lines_are_read_to_their_end_and_commands_are_shown_as_far_as_there_is_room() {
+    let host = Host::fresh();
+    let long = "x".repeat(5000);
+    host.append("/etc/profile", &format!(": {long}; . /opt/far\n"));
+    host.write("/opt/far", "/opt/x\n", 0o644);
+    host.write("/etc/cron.d/long", &format!("* * * * * root /opt/{long} y\n"), 0o644);
+    let unit = format!("[Service]\nExecStart=/opt/{long}{long} y\n");
+    host.write("/etc/systemd/system/long.service", &unit, 0o644);
+
+    let found = host.entries(json!({"local": true}));
+
+    assert!(is_found(&found, "profile", "/opt/far", 1), "{found:?}");
+    for file in ["/etc/cron.d/long", "/etc/systemd/system/long.service"] {
+        let has_command =
+            |entry: &&Value| entry["command"].as_str().is_some_and(|command| command.len() > 100);
+        let entry = found.iter().filter(has_command).find(|entry| entry["file"] == file);
+        let entry = entry.unwrap_or_else(|| panic!("{file}: {found:?}"));
+        assert_eq!(entry["command"].as_str().map(str::len), Some(4096), "{file}");
+        assert!(entry["notes"].to_string().contains("the command is longer"), "{entry}");
+    }
+}
+
+#[test]
+fn what_is_beyond_the_limits_of_one_file_is_not_said_to_be_absent() {
+    let host = Host::fresh();
+    let leads: String = (0..10_001).map(|number| format!("include /n{number}\n")).collect();
+    host.write("/etc/ld.so.conf", &leads, 0o644);
+    host.write("/etc/cron.d/many", &"* * * * * root /x\n".repeat(10_001), 0o644);
+
+    let leads = skipped(&host, json!({"technique": "ldso-conf"}));
+    let jobs = skipped(&host, json!({"technique": "cron-d"}));
+
+    assert!(leads.iter().any(|(what, why)| what == "/etc/ld.so.conf" && why.contains("10000")), "{leads:?}");
+    assert!(jobs.iter().any(|(what, why)| what == "/etc/cron.d/many" && why.contains("10000")), "{jobs:?}");
+}
+
+#[test]
+fn what_a_start_file_of_somebody_s_own_reads_by_a_variable_is_named() {
+    let host = Host::fresh();
+    host.write("/etc/profile.d/own.sh", ". \"$DIR/x\"\n. relative\n", 0o644);
+
+    let skipped = skipped(&host, json!({"technique": "profile"}));
+
+    let what: Vec<&str> = skipped.iter().map(|(what, _)| what.as_str()).collect();
+    assert_eq!(what, ["/etc/profile.d/own.sh:1: $DIR/x", "/etc/profile.d/own.sh:2: relative"], "{skipped:?}");
+}
+
+#[test]
 fn files_that_name_each_other_end_and_long_chains_are_named() {
     let host = Host::fresh();
     host.append("/etc/sudoers", "@include /etc/a0\n");
@@ -310,7 +376,7 @@ fn files_that_name_each_other_end_and_long_chains_are_named() {
 fn an_include_that_a_fresh_host_has_leaves_the_answer_complete() {
     let host = Host::fresh();
 
-    for technique in ["sshd-conf", "sudoers", "pam-conf", "ssh-authkeys"] {
+    for technique in ["sshd-conf", "sudoers", "pam-conf", "ssh-authkeys", "profile", "bashrc", "user-rc"] {
         assert_eq!(skipped(&host, json!({"technique": technique})), []);
     }
 }
