@@ -27,13 +27,14 @@ use tokio::time::Instant;
 use vigie_log::LogTime;
 use vigie_protocol::control::{LineFate, ModuleLine};
 use vigie_protocol::message::{Message, capability};
+use vigie_protocol::severity::is_canary;
 use vigie_protocol::stream::{LineBatch, ModuleReader};
 
 use super::ModuleProcess;
 use super::intake::{Batch, LINE_OVERHEAD_BYTES};
 use super::lifecycle::Event;
 use super::stdin::{Lines, Next, Stdin};
-use crate::alert_journal::{AlertBatch, AlertsRefused, StoreAlerts};
+use crate::alert_journal::{AlertBatch, AlertsRefused, StoreAlerts, text_of};
 use crate::line_feed::wire_line;
 use crate::work_threads::{self, Lane};
 
@@ -341,7 +342,7 @@ impl ModuleProcess {
         let make = Box::new(move || {
             let mut lines = Vec::with_capacity(alerts.bytes() + 64 * alerts.len());
             // Alerts are bounded by what the journal takes, not by the log's budget: each one is in the log.
-            let texts = alerts.iter().zip(new).filter_map(|(alert, new)| new.then_some(alert.message));
+            let texts = for_log(module.as_str(), &alerts, new);
             agent_log.format_alert_lines(&mut lines, &time, module.as_str(), texts);
             lines
         });
@@ -459,5 +460,37 @@ impl ModuleProcess {
             let life = Some(self.incarnation.0);
             self.feeds.wire.send(|| ModuleLine { fate, life, ..wire_line("to_module", line) });
         }
+    }
+}
+
+/// The texts of the alerts that the log shows: those that the journal did not have, but for proofs that nothing happened,
+/// of which fswatch sends one a minute.
+fn for_log<'a>(
+    module: &'a str,
+    alerts: &'a AlertBatch,
+    new: impl IntoIterator<Item = bool> + 'a,
+) -> impl Iterator<Item = &'a str> {
+    let new = alerts.iter().zip(new).filter_map(|(alert, new)| new.then_some(alert.message));
+    // Reading each text would cost more than writing it.
+    new.filter(move |text| !text.contains(r#"\"canary\""#) || !is_canary(module, &text_of(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_shows_each_new_alert_and_no_canary() {
+        let mut alerts = AlertBatch::default();
+        let named_so = r#"{"severity":"low","alert":"\"canary\" created","event":"created"}"#;
+        for text in [r#"{"severity":"low","alert":"canary 1","event":"canary"}"#, named_so, "known"] {
+            alerts.push_text(None, text);
+        }
+        let shown = |module| -> Vec<String> {
+            for_log(module, &alerts, [true, true, false]).map(|text| text_of(text).into_owned()).collect()
+        };
+
+        assert_eq!(shown("fswatch"), [named_so]);
+        assert_eq!(shown("honeypot").len(), 2);
     }
 }

@@ -271,7 +271,7 @@ pub(crate) fn status(look: &Look, masked: bool) -> ModuleResult {
         .map(|kind| {
             let (sent, lost) = (look.counters.sent(kind), look.counters.lost(kind));
             let of_trusted = look.counters.lost_of(kind, Whose::Trusted);
-            (kind.name().to_owned(), json!({ "told": sent, "lost": lost, "lost_of_trusted": of_trusted }))
+            (kind.name().to_owned(), json!({ "reported": sent, "lost": lost, "lost_of_trusted": of_trusted }))
         })
         .collect();
     let kinds: Map<String, Value> =

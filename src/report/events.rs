@@ -155,7 +155,9 @@ fn of_status(status: &Value) -> Report {
     let proved = status["proved"].as_str().map(|time| format!(", proved {}", local_time(time)));
     plain(format!("source: {source}{}", proved.unwrap_or_default()));
     for (kind, counts) in status["counts"].as_object().into_iter().flatten() {
-        plain(format!("{kind}: {} reported, {} lost", text_of(counts, "told"), text_of(counts, "lost")));
+        // Older agents say told.
+        let name = if counts["reported"].is_null() { "told" } else { "reported" };
+        plain(format!("{kind}: {} reported, {} lost", text_of(counts, name), text_of(counts, "lost")));
     }
     let history = &status["history"];
     let number = |key: &str| history[key].as_u64().unwrap_or(0);
