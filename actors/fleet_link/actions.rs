@@ -7,7 +7,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use slog::{debug, error, warn};
 use vigie_fleet::admission::{Admitted, Refusal, Refused};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{Answer, AnswerPart, AnswerStatus, AuditRecord, Purpose, VERSION};
+use vigie_fleet::answer::{Answer, AnswerPart, AnswerStatus, Asked, AuditRecord, Purpose, VERSION};
 use vigie_fleet::collect;
 use vigie_protocol::names::{ActionId, AgentId};
 
@@ -30,7 +30,8 @@ impl Membership {
     pub(super) fn admit(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
         slog::info!(self.log, "action accepted"; "action" => %admitted.action.id, "name" => ?admitted.action.name,
             "signers" => admitted.signers.join(","));
-        self.report(ACCEPTED, Some(&admitted.action.id), &admitted.signers, None);
+        let asked = Some(Box::new(Asked::of(&admitted.action)));
+        self.report(ACCEPTED, Some(&admitted.action.id), &admitted.signers, asked, None);
         self.waiting.push_back(admitted);
         self.run_next(ctx);
     }
@@ -38,11 +39,13 @@ impl Membership {
     /// Hands a standing question, or the end of one, to who asks them.
     pub(super) fn stand(&mut self, order: Order, ctx: &mut Context<Self>) {
         let admitted = &order.admitted;
-        let (id, signers) = (admitted.action.id.clone(), admitted.signers.clone());
-        self.report(ACCEPTED, Some(&id), &signers, None);
+        let id = admitted.action.id.clone();
+        let asked = Some(Box::new(Asked::of(&admitted.action)));
+        self.report(ACCEPTED, Some(&id), &admitted.signers, asked, None);
+        let refusal = Refusal::Busy("too many standing queries arrive at once".to_owned());
+        let refused = admitted.refused(refusal);
         if self.standing.try_send(order).is_err() {
-            let refusal = Refusal::Busy("too many standing queries arrive at once".to_owned());
-            self.answer_refusal(id.clone(), &Refused { refusal, action: Some(id), signers }, ctx);
+            self.answer_refusal(id, &refused, ctx);
         }
     }
 
@@ -138,7 +141,8 @@ impl Membership {
             self.count(if again { "again" } else { code });
             return;
         }
-        self.report(code, refused.action.as_ref(), &refused.signers, Some(refused.refusal.to_string()));
+        let message = Some(refused.refusal.to_string());
+        self.report(code, refused.action.as_ref(), &refused.signers, refused.asked.clone(), message);
     }
 
     fn count(&self, outcome: &'static str) {
@@ -151,6 +155,7 @@ impl Membership {
         outcome: &'static str,
         action: Option<&ActionId>,
         signers: &[String],
+        asked: Option<Box<Asked>>,
         mut message: Option<String>,
     ) {
         if let Some(message) = &mut message {
@@ -171,6 +176,7 @@ impl Membership {
             action: action.cloned(),
             outcome: outcome.to_owned(),
             signers: signers.to_vec(),
+            asked,
             message,
             repeated,
         };

@@ -255,12 +255,11 @@ impl Desk {
                 let (id, _) = verdict.id();
                 error!(self.log, "action is not run because its ID cannot be stored"; "action" => %id,
                     "error" => %ErrorChain(&error));
-                let signers = match &verdict {
-                    Verdict::Run(admitted) => admitted.signers.clone(),
-                    Verdict::Refuse { refused, .. } => refused.signers.clone(),
-                };
                 let refusal = Refusal::Busy(ErrorChain(&error).to_string());
-                let refused = Box::new(Refused { refusal, action: Some(id.clone()), signers });
+                let refused = Box::new(match verdict {
+                    Verdict::Run(admitted) => admitted.refused(refusal),
+                    Verdict::Refuse { refused, .. } => Refused { refusal, ..*refused },
+                });
                 self.tell(Decided::Refused { refused, way: Way::Live }).await;
                 return Some((replay, Some(error)));
             }
@@ -282,11 +281,7 @@ impl Desk {
         )
         .and_then(|admitted| admitted.not_run_before(self.memory.borrow().reverted.map(Noticed::time)))
         .and_then(|admitted| match self.room.full() {
-            Some(why) => Err(Box::new(Refused {
-                refusal: Refusal::Busy(why),
-                action: Some(admitted.action.id.clone()),
-                signers: admitted.signers,
-            })),
+            Some(why) => Err(Box::new(admitted.refused(Refusal::Busy(why)))),
             None => Ok(admitted),
         })
     }

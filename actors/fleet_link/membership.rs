@@ -452,7 +452,7 @@ impl Membership {
             Err(error) => {
                 // Beside the newest stored version lie older ones, which is as it should be.
                 if is_newest {
-                    self.report("bad_policy", None, &[], Some(ErrorChain(&error).to_string()));
+                    self.report("bad_policy", None, &[], None, Some(ErrorChain(&error).to_string()));
                 }
                 false
             }

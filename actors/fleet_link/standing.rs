@@ -226,7 +226,7 @@ impl Standing {
     /// Takes a question in, or ends one.
     async fn take(&self, order: Order, questions: &mut Questions, stopped: &mut Vec<Stopped>) {
         let Order { envelope, admitted } = order;
-        let (id, signers) = (admitted.action.id.clone(), admitted.signers.clone());
+        let id = admitted.action.id.clone();
         let done = match &admitted.action.stop {
             Some(question) => self.stop(question, &admitted, questions, stopped).await,
             None => self.stand(&envelope, &admitted, questions, stopped).await,
@@ -238,7 +238,7 @@ impl Standing {
                 Decided::Done { id, answer: Box::new(answer) }
             }
             Err(refusal) => {
-                let refused = Box::new(Refused { refusal, action: Some(id.clone()), signers });
+                let refused = Box::new(admitted.refused(refusal));
                 self.membership
                     .send(Decided::Refused { refused: refused.clone(), way: Way::Live })
                     .await

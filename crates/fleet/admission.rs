@@ -91,7 +91,7 @@ pub fn decide(
 ) -> Result<Admitted, Box<Refused>> {
     let (envelope, action) = read(envelope)?;
     let id = action.id.clone();
-    let refuse = |refusal: Refusal| Refused { refusal, action: Some(id.clone()), signers: Vec::new() };
+    let refuse = |refusal: Refusal| Refused::unproved(refusal, Some(id.clone()));
 
     if action.org != situation.org {
         return Err(Box::new(refuse(Refusal::WrongOrg {
@@ -102,7 +102,7 @@ pub fn decide(
     let policy = situation.policy.ok_or_else(|| refuse(Refusal::NoPolicy))?;
     let keys = check_signatures(&envelope, policy, situation.now).map_err(refuse)?;
     let signers = names(&keys, policy);
-    let signed = |refusal| Refused { refusal, action: Some(id.clone()), signers: signers.clone() };
+    let signed = |refusal| Refused::of(refusal, &action, &signers);
 
     check_time(&action, situation.now, policy).map_err(signed)?;
     if seen(&action.id, action.not_after) {
@@ -121,6 +121,12 @@ pub fn decide(
 }
 
 impl Admitted {
+    /// Its refusal.
+    #[must_use]
+    pub fn refused(&self, refusal: Refusal) -> Refused {
+        Refused::of(refusal, &self.action, &self.signers)
+    }
+
     /// Looks whether a state of the agent that is gone may have run the action, when the agent noticed at `noticed` that its
     /// state is an older copy: the replay log is one as well. What could not be begun before that moment is not in doubt.
     /// The end of a standing question is taken in any case, since ending it twice does no harm.
@@ -135,7 +141,7 @@ impl Admitted {
                     && self.action.not_before <= noticed.saturating_add(SKEW_SECONDS) =>
             {
                 let refusal = Refusal::StateReverted { noticed };
-                Err(Box::new(Refused { refusal, action: Some(self.action.id), signers: self.signers }))
+                Err(Box::new(self.refused(refusal)))
             }
             _ => Ok(self),
         }
@@ -148,11 +154,7 @@ impl Admitted {
     ///
     /// It must not be run any more.
     pub fn still_admitted(mut self, now: i64, policy: Option<&Policy>) -> Result<Self, Box<Refused>> {
-        let refuse = |refusal| Refused {
-            refusal,
-            action: Some(self.action.id.clone()),
-            signers: self.signers.clone(),
-        };
+        let refuse = |refusal| Refused::of(refusal, &self.action, &self.signers);
         let policy = policy.ok_or_else(|| refuse(Refusal::NoPolicy))?;
         for signed in &self.keys {
             check_key(&signed.key, policy, now).map_err(refuse)?;
@@ -180,7 +182,7 @@ pub fn read(bytes: &[u8]) -> Result<(Envelope, Action), Box<Refused>> {
         v: u64,
     }
 
-    let unread = |refusal| Refused { refusal, action: None, signers: Vec::new() };
+    let unread = |refusal| Refused::unproved(refusal, None);
     if bytes.len() > MAX_LISTED_ENVELOPE_BYTES {
         let what = "the envelope in bytes";
         return Err(Box::new(unread(Refusal::TooLarge {
@@ -201,7 +203,7 @@ pub fn read(bytes: &[u8]) -> Result<(Envelope, Action), Box<Refused>> {
         serde_json::from_str(&envelope.action).map_err(|error| unread(Refusal::of_json(&error)))?;
     match check_form(bytes.len(), &action) {
         Ok(()) => Ok((envelope, action)),
-        Err(refusal) => Err(Box::new(Refused { refusal, action: Some(action.id), signers: Vec::new() })),
+        Err(refusal) => Err(Box::new(Refused::unproved(refusal, Some(action.id)))),
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::Digest as _;
 
+use crate::action::{Action, Operation};
 use vigie_protocol::names::{ActionId, AgentId};
 
 /// Version of what agents send.
@@ -192,8 +193,69 @@ impl FleetAlert {
     }
 }
 
+/// Longest parameters of all operations that a record keeps, in bytes of JSON: with their escapes in the seal they fit in
+/// the 16 KiB of a record.
+const MAX_ASKED_BYTES: usize = 4096;
+
+/// Longest target that a record keeps, in bytes.
+const MAX_ASKED_TARGET_BYTES: usize = 1024;
+
+/// Most operations that a record keeps.
+const MAX_ASKED_OPERATIONS: usize = 32;
+
+/// What an action asked, for auditors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// What it is for, in the words of whoever asked.
+    pub name: String,
+    /// Which agents it was for.
+    pub target: String,
+    /// How many agents it named; absent when the target alone counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<usize>,
+    /// The questions. Parameters for which there is no room are left out.
+    #[serde(default)]
+    pub operations: Vec<Operation>,
+    /// For a standing question: seconds between two runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<u32>,
+    /// The standing question that it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<ActionId>,
+    /// Something was too long for a record, and is not here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shortened: bool,
+}
+
+impl Asked {
+    /// What an action asks, as much as a record has room for.
+    #[must_use]
+    pub fn of(action: &Action) -> Self {
+        let mut target = action.target.clone();
+        target.truncate(target.floor_char_boundary(MAX_ASKED_TARGET_BYTES));
+        let mut shortened = target.len() < action.target.len() || action.ops.len() > MAX_ASKED_OPERATIONS;
+        let mut room = MAX_ASKED_BYTES;
+        let kept = action.ops.iter().take(MAX_ASKED_OPERATIONS).map(|operation| {
+            let needed = operation.params.as_ref().map_or(0, |params| params.get().len());
+            let fits = needed <= room;
+            room -= if fits { needed } else { 0 };
+            shortened |= !fits;
+            Operation { module: operation.module.clone(), params: operation.params.clone().filter(|_| fits) }
+        });
+        Self {
+            operations: kept.collect(),
+            name: action.name.clone(),
+            target,
+            agents: action.agents.as_ref().map(Vec::len),
+            every: action.standing.map(|standing| standing.every),
+            stop: action.stop.clone(),
+            shortened,
+        }
+    }
+}
+
 /// What an agent did with one action.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuditRecord {
     /// Always [`VERSION`].
     pub v: u8,
@@ -209,10 +271,43 @@ pub struct AuditRecord {
     /// Names of those whose signatures counted.
     #[serde(default)]
     pub signers: Vec<String>,
+    /// What was asked; absent where no signature counted, since anybody may have written it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Box<Asked>>,
     /// The refusal in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Further actions that were refused for the same reason since the last record, of which none was sent.
     #[serde(default)]
     pub repeated: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_is_in_the_record_as_far_as_it_has_room() {
+        let action = |operations: &str| -> Action {
+            serde_json::from_str(&format!(
+                r#"{{"v":1,"org":"o","id":"0123456789abcdef0123456789abcdef","name":"case 7","target":"tags.role = 'web'",
+                    "agents":["a","b"],"not_before":0,"not_after":9,"ops":[{operations}],"standing":{{"every":60}}}}"#
+            ))
+            .unwrap()
+        };
+        let small = r#"{"module":"file","params":{"path":["/etc"]}}"#;
+        let long = format!(r#"{{"module":"file","params":"{}"}}"#, "x".repeat(MAX_ASKED_BYTES));
+
+        let whole = Asked::of(&action(small));
+        assert_eq!((whole.name.as_str(), whole.target.as_str()), ("case 7", "tags.role = 'web'"));
+        assert_eq!((whole.agents, whole.every, whole.shortened), (Some(2), Some(60), false));
+        assert_eq!(whole.operations[0].params.as_ref().unwrap().get(), r#"{"path":["/etc"]}"#);
+
+        let shortened = Asked::of(&action(&[&long, small].join(",")));
+        assert!(shortened.shortened);
+        assert_eq!(shortened.operations.len(), 2);
+        assert!(shortened.operations[0].params.is_none() && shortened.operations[1].params.is_some());
+        let many = Asked::of(&action(&vec![small; MAX_ASKED_OPERATIONS + 1].join(",")));
+        assert!(many.shortened && serde_json::to_string(&many).unwrap().len() < 8192);
+    }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use vigie_fleet::agent_key;
-use vigie_fleet::answer::{AuditRecord, Purpose, Sealed};
+use vigie_fleet::answer::{Asked, AuditRecord, Purpose, Sealed};
 use vigie_fleet::broker::stored::{Cursor, Entry};
 use vigie_fleet::subjects::{self, AUDIT, EVERY_AUDIT};
 use vigie_protocol::names::AgentId;
@@ -100,7 +100,7 @@ fn open(inventory: &Inventory, agent: &AgentId, entry: &Entry) -> Result<(AuditR
     Err(problem)
 }
 
-/// `2026-01-01T00:00:00Z  web-1  accepted  alice  4f…` and the reason.
+/// `2026-01-01T00:00:00Z  web-1  accepted  by alice  4f…`, the reason, and below it what was asked of whom.
 fn line(record: &AuditRecord) -> String {
     let signers = if record.signers.is_empty() { "nobody".to_owned() } else { record.signers.join(", ") };
     let action = record.action.as_ref().map_or("-", |id| id.as_str());
@@ -109,16 +109,56 @@ fn line(record: &AuditRecord) -> String {
         count => format!(" (and {count} like it before)"),
     };
     let message = record.message.as_deref().map_or_else(String::new, |message| format!(": {message}"));
-    safe(&format!(
+    let first = format!(
         "{}  {}  {}  by {signers}  {action}{message}{repeated}",
         record.time, record.agent, record.outcome
-    ))
-    .to_string()
+    );
+    let asked = record.asked.as_deref().map(asked).unwrap_or_default();
+    let lines = std::iter::once(first).chain(asked.into_iter().map(|line| format!("  {line}")));
+    lines.map(|line| safe(&line).into_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Whom an action was for and why, then a line per question.
+fn asked(asked: &Asked) -> Vec<String> {
+    let mut first =
+        format!("{:?} for {}", asked.name, if asked.target.is_empty() { "all" } else { &asked.target });
+    if let Some(agents) = asked.agents {
+        first += &format!(", {agents} of them");
+    }
+    if let Some(seconds) = asked.every {
+        first += &format!(", every {}", crate::print::duration(seconds.into()));
+    }
+    if let Some(question) = &asked.stop {
+        first += &format!(", ends {question}");
+    }
+    let questions = asked.operations.iter().map(|operation| {
+        let parameters = operation.params.as_ref().map_or("", |parameters| parameters.get());
+        format!("{} {parameters}", operation.module).trim_end().to_owned()
+    });
+    let shortened =
+        asked.shortened.then(|| "some of it is too long for a record and was left out".to_owned());
+    std::iter::once(first).chain(questions).chain(shortened).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_shows_what_was_asked_of_whom() {
+        let record: AuditRecord = serde_json::from_str(
+            r#"{"v":1,"agent":"web-1","time":"t","outcome":"accepted","signers":["alice"],"action":null,
+               "asked":{"name":"case 7","target":"tags.role = 'web'","agents":2,"every":3600,"shortened":true,
+               "operations":[{"module":"file","params":{"path":["/etc\u001b"]}},{"module":"netstat"}]}}"#,
+        )
+        .unwrap();
+
+        assert_eq!(
+            line(&record),
+            "t  web-1  accepted  by alice  -\n  \"case 7\" for tags.role = 'web', 2 of them, every 1h\n  \
+             file {\"path\":[\"/etc\\u001b\"]}\n  netstat\n  some of it is too long for a record and was left out"
+        );
+    }
 
     #[test]
     fn a_refusal_says_who_and_why() {

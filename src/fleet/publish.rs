@@ -35,8 +35,8 @@ const SENT_BYTES: usize = 32 * 1024;
 pub(crate) struct Published {
     /// The action's id.
     pub(crate) action: ActionId,
-    /// Agents that were told at once; others find it.
-    pub(crate) told: usize,
+    /// Agents that were notified at once; others find it.
+    pub(crate) notified: usize,
 }
 
 /// Stores a signed action under the user's name; it is stored by the broker when this returns.
@@ -121,16 +121,16 @@ pub(super) fn run(
         let inventory = Inventory::load(&connection, profile).await?;
         let id = store(&connection, profile, &text).await?;
         let agents = recipients(&inventory, &action.target, action.agents.as_deref(), group);
-        let told = tell(&connection, &inventory, &agents, text.as_bytes()).await;
+        let notified = tell(&connection, &inventory, &agents, text.as_bytes()).await;
         connection.client.flush(Duration::from_secs(10)).await.ok();
-        Ok(Published { action: id, told })
+        Ok(Published { action: id, notified })
     })?;
     if printer.is_json() {
         printer.json(&published)?;
     } else {
         printer.line(&format!(
             "sent: action {} ({} agents notified at once)",
-            published.action, published.told
+            published.action, published.notified
         ))?;
         printer.line(&format!("see the answers with: vigie fleet results {}", published.action))?;
     }

@@ -172,7 +172,7 @@ fn an_agent_joins_a_fleet_and_a_revoked_key_is_refused() {
     assert_eq!(report["signatures"][0]["investigator"], "ann");
     assert_eq!(report["modules"], json!([{"module": "netstat", "weight": 1, "minimum": 1, "enough": true}]));
     let sent = json_of(&up.user("ann", &["send", "signed.json"]));
-    assert_eq!((&sent["action"], &sent["told"]), (&report["action"], &json!(1)));
+    assert_eq!((&sent["action"], &sent["notified"]), (&report["action"], &json!(1)));
     wait_until("the agent runs the action", || {
         (status(&host)["fleet"]["outcomes"]["accepted"] == 1).then_some(())
     });

@@ -160,6 +160,10 @@ fn what_came_while_the_connection_was_away_is_no_replay() {
     let audit =
         patiently("all are reported", || Some(fleet.audit("web-1")).filter(|audit| audit.len() >= 15));
     assert_eq!(audit.len(), 15, "each is reported once: {audit:?}");
+    for asked in audit.iter().map(|record| record.asked.as_ref().expect("what is signed is shown")) {
+        assert_eq!((asked.operations.len(), asked.shortened), (1, false), "{asked:?}");
+        assert!(!asked.operations[0].module.is_empty(), "{asked:?}");
+    }
     assert_eq!(member.status()["outcomes"]["replayed"], json!(null), "{}", member.status());
 }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use vigie_benchmark::BenchResult;
 use vigie_fleet::admission::{Admitted, Refused, Situation, decide};
 use vigie_fleet::agent_key::AgentKey;
-use vigie_fleet::answer::{Answer, AnswerStatus, AuditRecord, OperationAnswer, Purpose, VERSION};
+use vigie_fleet::answer::{Answer, AnswerStatus, Asked, AuditRecord, OperationAnswer, Purpose, VERSION};
 use vigie_fleet::collect::cut;
 use vigie_fleet::facts::Facts;
 use vigie_fleet::heartbeat::{self, Heartbeat, Life};
@@ -134,6 +134,7 @@ impl Agent {
             action: Some(admitted.action.id.clone()),
             outcome: "accepted".to_owned(),
             signers: admitted.signers.clone(),
+            asked: Some(Box::new(Asked::of(&admitted.action))),
             message: None,
             repeated: 0,
         };

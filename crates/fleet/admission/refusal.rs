@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::action::Action;
+use crate::answer::Asked;
 use crate::signature::{Fingerprint, SignatureError};
 use vigie_protocol::names::ActionId;
 
@@ -20,7 +22,7 @@ pub(super) fn shown(text: &str) -> String {
 const REASON_CHARACTERS: usize = 256;
 
 /// An action that is not run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Refused {
     /// Why.
     pub refusal: Refusal,
@@ -29,6 +31,22 @@ pub struct Refused {
     /// Names of those who signed it. None: the signatures are not good, or were not looked at; what the envelope
     /// says may come from anybody, and deserves no answer.
     pub signers: Vec<String>,
+    /// What they asked. None where nobody signed it.
+    pub asked: Option<Box<Asked>>,
+}
+
+impl Refused {
+    /// The refusal of what nobody is proved to have signed.
+    pub(super) fn unproved(refusal: Refusal, action: Option<ActionId>) -> Self {
+        Self { refusal, action, signers: Vec::new(), asked: None }
+    }
+
+    /// The refusal of an action that these have signed.
+    #[must_use]
+    pub fn of(refusal: Refusal, action: &Action, signers: &[String]) -> Self {
+        let asked = Some(Box::new(Asked::of(action)));
+        Self { refusal, action: Some(action.id.clone()), signers: signers.to_vec(), asked }
+    }
 }
 
 impl fmt::Display for Refused {
