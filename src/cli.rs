@@ -15,6 +15,9 @@ const VERSION: &str = match option_env!("VIGIE_BUILD_VERSION") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
+/// Heading of the options that every command takes: in a command's help they stand after its own.
+const GLOBAL_OPTIONS: &str = "Global options";
+
 /// Fleet security agent: supervised modules that watch this host.
 #[derive(Debug, Parser)]
 #[command(
@@ -28,24 +31,25 @@ Examples:
   vigie alerts -f                          follow the alerts
 
 Output is a table on a terminal and JSON otherwise. Exit codes: 0 success, 64 usage error,
-69 agent or module not reachable, 70 bug, 77 not permitted, 78 invalid configuration."
+69 agent or module not reachable, 70 bug, 74 input or output failed, 77 not permitted,
+78 invalid configuration."
 )]
 pub(crate) struct Cli {
     /// Path of the agent's control socket
-    #[arg(long, global = true, value_name = "PATH", conflicts_with = "run_dir")]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "run_dir", help_heading = GLOBAL_OPTIONS)]
     pub(crate) socket: Option<PathBuf>,
 
     /// The agent's run directory, which contains its control socket [default: /run/vigie; for users other
     /// than root $XDG_RUNTIME_DIR/vigie]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL_OPTIONS)]
     pub(crate) run_dir: Option<PathBuf>,
 
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL_OPTIONS)]
     pub(crate) color: ColorWhen,
 
     /// Print human-readable output even when standard output is not a terminal
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS)]
     pub(crate) human: bool,
 
     /// Runs a persistent module, under the name that MIG gives this option.
@@ -307,6 +311,29 @@ mod tests {
     #[test]
     fn the_definitions_fit_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_the_options_of_all_commands_after_a_command_s_own() {
+        fn check(command: &clap::Command) {
+            let help = command.clone().render_help().to_string();
+            let global = format!("\n{GLOBAL_OPTIONS}:\n");
+            let (own, rest) = help.split_once(&global).unwrap_or_else(|| panic!("{help}"));
+            for option in ["--socket", "--run-dir", "--color", "--human"] {
+                let is_listed = |part: &str| {
+                    part.lines().any(|line| line.trim_start().split(' ').any(|word| word == option))
+                };
+                assert!(!is_listed(own) && is_listed(rest), "{}: {option}\n{help}", command.get_name());
+            }
+            let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+            below.filter(|below| !below.is_hide_set()).for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        command
+            .get_subcommands()
+            .filter(|below| below.get_name() != "help" && !below.is_hide_set())
+            .for_each(check);
     }
 
     #[test]

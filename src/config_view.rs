@@ -3,18 +3,19 @@
 mod manual;
 mod schema;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vigie_config::files::{self, Key, LoadOptions, WrittenKey};
 use vigie_config::model::LoadedConfig;
 
+use crate::doctor::configuration::difference;
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
 use crate::print::{self, Printer, safe};
 
-pub(crate) use manual::page;
+pub(crate) use manual::{escape, page};
 
 /// `config`
 #[derive(Debug, Subcommand)]
@@ -25,8 +26,9 @@ Examples:
   vigie config show
   vigie config show --origin               show the file and line that set each key, or \"default\"
   vigie config show --json | jq -r 'select(.origin != \"default\").key'
+  vigie config show --run-dir /tmp/vigie   show the file that the agent which runs there has read
 
-The output is TOML. Values in [module.env] are hidden because they may be secrets. Exit codes: 0 valid, 78 invalid.")]
+The output is TOML. With --run-dir or --socket, the agent is asked for its file. Values in [module.env] are hidden because they may be secrets. Exit codes: 0 valid, 78 invalid.")]
     Show(ShowArgs),
 
     /// Print the JSON Schema of the configuration file, for editors
@@ -64,8 +66,30 @@ pub(crate) struct Shown {
 /// What stands in place of a value that may be a secret.
 pub(crate) const HIDDEN: &str = "\"(hidden)\"";
 
-/// Carries out `config`.
-pub(crate) fn run(command: &ConfigCommand, printer: impl FnOnce(bool) -> Printer) -> Result<Exit, Failure> {
+/// What the agent that answers at a named socket has read.
+fn read_by_agent(socket: &Path) -> Result<Option<PathBuf>, Failure> {
+    let status = crate::status::fetch(socket).map_err(|error| {
+        let is_absent = error.is_absence();
+        let mut failure = Failure::from(error);
+        if is_absent {
+            failure.hint =
+                "name the file that it would read: `vigie config show FILE`; or start the agent".to_owned();
+        }
+        failure
+    })?;
+    if let Some(Ok((found, remedy))) = difference(&status.config, status.config.path.as_deref()) {
+        print::note(&format!("{found}; {remedy}"));
+    }
+    Ok(status.config.path)
+}
+
+/// Carries out `config`; `agent` is the socket of the agent that the command line names.
+pub(crate) fn run(
+    command: &ConfigCommand,
+    agent: Option<&Path>,
+    run_dir: Option<&Path>,
+    printer: impl FnOnce(bool) -> Printer,
+) -> Result<Exit, Failure> {
     match command {
         ConfigCommand::Schema => {
             let text = serde_json::to_string_pretty(&schema::of(&files::keys(BUILTINS)))
@@ -74,7 +98,11 @@ pub(crate) fn run(command: &ConfigCommand, printer: impl FnOnce(bool) -> Printer
             Ok(Exit::Ok)
         }
         ConfigCommand::Show(args) => {
-            let options = LoadOptions::at_start(args.file.clone());
+            let file = match (&args.file, agent) {
+                (None, Some(agent)) => read_by_agent(agent)?,
+                (file, _) => file.clone(),
+            };
+            let options = LoadOptions { run_dir: run_dir.map(Path::to_owned), ..LoadOptions::at_start(file) };
             let (config, written) = files::load_with_origins(&options, BUILTINS).map_err(|problems| {
                 for problem in &problems {
                     print::problem(&problem.to_string());

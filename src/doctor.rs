@@ -6,7 +6,7 @@
 
 mod agent;
 mod certificate;
-mod configuration;
+pub(crate) mod configuration;
 mod fleet;
 mod host;
 mod installation;
@@ -18,14 +18,16 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use vigie_config::files::{self, LoadOptions};
+use vigie_config::files::{self, LoadOptions, Places};
 use vigie_config::model::LoadedConfig;
-use vigie_protocol::control::{AgentStatus, ConfigProblem};
+use vigie_protocol::control::{AgentStatus, ConfigProblem, SOCKET_NAME};
 
+use crate::client::ClientError;
 use crate::exit::{Exit, Failure};
 use crate::modules::BUILTINS;
 use crate::print::{Paint, Printer, Tone, safe};
 use crate::status;
+use crate::table::hanging;
 
 /// Time that each check has; a disk that hangs makes one finding and not a doctor that hangs.
 const TIME_FOR_A_CHECK: Duration = Duration::from_secs(5);
@@ -121,8 +123,19 @@ pub(crate) struct Patient {
     /// The configuration as the agent would read it.
     pub(crate) config: Result<LoadedConfig, Vec<ConfigProblem>>,
     /// What the agent says, or why it says nothing.
-    pub(crate) status: Result<AgentStatus, String>,
+    pub(crate) status: Result<AgentStatus, NoStatus>,
 }
+
+/// Why the agent says nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct NoStatus {
+    pub(crate) why: String,
+    /// It may run, and this user may not ask it.
+    pub(crate) is_hidden: bool,
+}
+
+/// What an ordinary user does to learn more.
+pub(crate) const AS_ROOT: &str = "run the doctor as root";
 
 impl Patient {
     /// A path of the host.
@@ -138,6 +151,31 @@ impl Patient {
     /// A small file of the host, without the blanks around it.
     pub(crate) fn text(&self, path: &str) -> Option<String> {
         std::fs::read_to_string(self.path(path)).ok().map(|text| text.trim().to_owned())
+    }
+
+    /// A finding about what only the agent knows, which says nothing: `then` is what is not known for that reason.
+    pub(crate) fn without_agent(&self, then: &str) -> Outcome {
+        match &self.status {
+            Err(absent) if absent.is_hidden => {
+                unknown(format!("this user may not ask the agent; {then}"), AS_ROOT)
+            }
+            _ => note(format!("no agent runs; {then}")),
+        }
+    }
+
+    /// A finding about what is in the configuration, which is invalid or may not be read: `what` is not known.
+    pub(crate) fn without_config(&self, what: &str) -> Outcome {
+        match self.hidden_file() {
+            Some(file) => unknown(format!("{what}: this user may not read {}", file.display()), AS_ROOT),
+            None => unknown(format!("{what}: the configuration is invalid"), "correct the configuration"),
+        }
+    }
+
+    /// The file of the configuration, when this user may not read it.
+    pub(crate) fn hidden_file(&self) -> Option<PathBuf> {
+        let path = self.config.as_ref().err()?.first()?.file.clone();
+        let refused = std::fs::File::open(&path).err()?.kind() == std::io::ErrorKind::PermissionDenied;
+        refused.then_some(path)
     }
 
     /// The agent's process.
@@ -190,7 +228,7 @@ pub(crate) fn run(args: &DoctorArgs, socket: &Path, printer: &mut Printer) -> Re
             if printer.is_json() {
                 printer.json(&finding)?;
             } else {
-                let text = render(&finding, printer.paint());
+                let text = render(&finding, printer.paint(), printer.width());
                 printer.line(&text)?;
             }
         }
@@ -226,18 +264,30 @@ pub(crate) fn config_in_use(socket: &Path) -> Option<PathBuf> {
     ask(socket).ok()?.config.path
 }
 
-fn ask(socket: &Path) -> Result<AgentStatus, String> {
+fn ask(socket: &Path) -> Result<AgentStatus, NoStatus> {
     let socket = socket.to_owned();
-    let status = within_time(move || status::fetch(&socket).map_err(|error| error.to_string()));
-    status.unwrap_or_else(|| Err("the agent did not respond within five seconds".to_owned()))
+    let status = within_time(move || {
+        status::fetch(&socket).map_err(|error| NoStatus {
+            why: error.to_string(),
+            is_hidden: matches!(error, ClientError::NotPermitted { .. }),
+        })
+    });
+    let late =
+        || NoStatus { why: "the agent did not respond within five seconds".to_owned(), is_hidden: false };
+    status.unwrap_or_else(|| Err(late()))
 }
 
 /// Asks the agent and reads the configuration, each within its time: without a name the file that the agent has read.
 fn examine(config: Option<PathBuf>, socket: &Path) -> Patient {
     let status = ask(socket);
     let config = config.or_else(|| status.as_ref().ok()?.config.path.clone());
-    let file = config.clone().unwrap_or_else(|| LoadOptions::at_start(None).path().to_owned());
-    let config = within_time(move || files::load(&LoadOptions::at_start(config), BUILTINS));
+    let mut options = LoadOptions::at_start(config);
+    // An ordinary user who has no agent of his own is about the host's.
+    if socket == Places::system().run_dir.join(SOCKET_NAME) {
+        options.places = Places::system();
+    }
+    let file = options.path().to_owned();
+    let config = within_time(move || files::load(&options, BUILTINS));
     let config = config.unwrap_or_else(|| {
         let message = "cannot be read within five seconds; its disk may hang".to_owned();
         Err(vec![ConfigProblem { file, line: None, key: None, message }])
@@ -272,7 +322,7 @@ fn findings(check: &'static Check, patient: &Arc<Patient>) -> Vec<Finding> {
     outcomes.into_iter().map(finding).collect()
 }
 
-fn render(finding: &Finding, paint: Paint) -> String {
+fn render(finding: &Finding, paint: Paint, width: Option<u16>) -> String {
     let (tone, mark) = match finding.status {
         Verdict::Ok => (Tone::Good, "ok"),
         Verdict::Info => (Tone::Plain, "note"),
@@ -280,10 +330,11 @@ fn render(finding: &Finding, paint: Paint) -> String {
         Verdict::Warn => (Tone::Doubtful, "warn"),
         Verdict::Fail => (Tone::Bad, "FAIL"),
     };
-    let mut text =
-        format!("{} {:27} {}", paint.text(tone, &format!("{mark:7}")), finding.id, safe(&finding.found));
+    let line = hanging(&format!("{mark:7} {:27} {}", finding.id, safe(&finding.found)), width, 36);
+    let mut text = paint.text(tone, mark) + &line[mark.len()..];
     if !finding.remedy.is_empty() {
-        text.push_str(&format!("\n          {} ({})", safe(&finding.remedy), finding.docs));
+        let remedy = format!("          {} ({})", safe(&finding.remedy), finding.docs);
+        text.push_str(&format!("\n{}", hanging(&remedy, width, 10)));
     }
     text
 }
@@ -333,7 +384,7 @@ pub(crate) mod tests {
 
         /// There is no agent.
         pub(crate) fn without_agent(mut self) -> Self {
-            self.patient.status = Err("no agent answers".to_owned());
+            self.patient.status = Err(NoStatus { why: "no agent answers".to_owned(), is_hidden: false });
             self
         }
 

@@ -7,6 +7,7 @@ use vigie_protocol::suggestion;
 
 use crate::exit::{Exit, Failure};
 use crate::print::Printer;
+use crate::table::hanging;
 
 /// `explain`
 #[derive(Debug, Args)]
@@ -58,9 +59,12 @@ pub(crate) fn run(args: &ExplainArgs, printer: &mut Printer) -> Result<Exit, Fai
         if printer.is_json() {
             printer.json(&Explained::from(entry))?;
         } else if wanted.is_some() {
-            printer.line(&text(&entry))?;
+            for line in text(&entry).lines() {
+                printer.line(&hanging(line, printer.width(), 2))?;
+            }
         } else {
-            printer.line(&format!("{:28} {}", entry.name, entry.meaning.trim()))?;
+            let line = format!("{:28} {}", entry.name, entry.meaning.trim());
+            printer.line(&hanging(&line, printer.width(), 29))?;
         }
     }
     Ok(Exit::Ok)

@@ -44,7 +44,7 @@ pub(crate) struct View {
 }
 
 /// An answer with a form of its own; `None` when it has none, or something went wrong.
-pub(crate) fn of_result(result: &ModuleResult, paint: Paint) -> Option<String> {
+pub(crate) fn of_result(result: &ModuleResult, room: Room, paint: Paint) -> Option<String> {
     if !result.success || result.errors.iter().flatten().next().is_some() {
         return None;
     }
@@ -52,7 +52,7 @@ pub(crate) fn of_result(result: &ModuleResult, paint: Paint) -> Option<String> {
     let mut text = View { paint, zone: TimeZone::system() }.answer(&elements)?;
     // The status names it itself.
     if elements["backends"].is_null() {
-        push_left_out(&mut text, result, paint);
+        push_left_out(&mut text, result, room, paint);
     }
     Some(text)
 }
@@ -585,7 +585,7 @@ mod tests {
         )
         .unwrap();
 
-        let text = of_result(&result, Paint::new(false)).unwrap();
+        let text = of_result(&result, Room::default(), Paint::new(false)).unwrap();
 
         assert_eq!(text, "nothing changed\nnot examined /srv/x: not watched: no\n");
     }

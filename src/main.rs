@@ -23,6 +23,7 @@ mod guard;
 mod interrupts;
 mod inventory_flags;
 mod launch;
+mod manual;
 mod metrics;
 mod module_commands;
 mod module_new;
@@ -138,7 +139,11 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
             check_config::run(args, agent::load_config, &mut printer)
         }
         Command::Status(args) => status::run(args, &socket, &mut printer(args.json)),
-        Command::Config(command) => config_view::run(command, |json| Printer::stdout(cli.color, json, !json)),
+        Command::Config(command) => {
+            let named = cli.socket.is_some() || cli.run_dir.is_some();
+            let (agent, run_dir) = (named.then_some(&*socket), cli.run_dir.as_deref());
+            config_view::run(command, agent, run_dir, |json| Printer::stdout(cli.color, json, !json))
+        }
         Command::Diagnostics(args) => diagnostics::run(args, &socket, &mut printer(args.json)),
         Command::Doctor(args) => doctor::run(args, &socket, &mut printer(args.json)),
         Command::Metrics(args) => metrics::run(args, &socket, &mut printer(false)),
@@ -174,7 +179,7 @@ fn tool(cli: &Cli, command: &Command) -> Result<Exit, Failure> {
         Command::Top(args) => top::run(args, &socket, &printer(false)),
         Command::Explain(args) => explain::run(args, &mut printer(args.json)),
         Command::Completions { shell } => generate::completions(&Cli::command(), *shell, &mut printer(false)),
-        Command::Man { out } => generate::man(Cli::command(), out.as_deref(), &mut printer(false)),
+        Command::Man { out } => manual::run(Cli::command(), out.as_deref(), &mut printer(false)),
         Command::Agent(_)
         | Command::Launch(_)
         | Command::Guard(_)

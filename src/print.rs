@@ -108,6 +108,8 @@ pub(crate) struct Printer {
     json: bool,
     colour: bool,
     terminal: bool,
+    /// The user's locale has no UTF-8: what is drawn is of ASCII.
+    ascii: bool,
 }
 
 impl Printer {
@@ -120,13 +122,14 @@ impl Printer {
             json: json || (!terminal && !human),
             colour: wants_colour(when, terminal, no_color),
             terminal,
+            ascii: !has_utf8(|name| std::env::var(name).ok()),
         }
     }
 
     /// Prints into something else.
     #[cfg(test)]
     pub(crate) fn into(output: Box<dyn Write + Send>, json: bool) -> Self {
-        Self { output, json, colour: false, terminal: false }
+        Self { output, json, colour: false, terminal: false, ascii: false }
     }
 
     /// Whether JSON is wanted.
@@ -157,6 +160,9 @@ impl Printer {
 
     /// Prints text that is safe already, and a line feed.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
+        if self.ascii && !self.json && !text.is_ascii() {
+            return Ok(writeln!(self.output, "{}", drawn_in_ascii(text))?);
+        }
         Ok(writeln!(self.output, "{text}")?)
     }
 
@@ -171,6 +177,26 @@ impl Printer {
         let text = serde_json::to_string(value).map_err(io::Error::from)?;
         self.line(&escape::printable_json(&text))
     }
+}
+
+/// Whether the user's locale has UTF-8 (locale(7)): the first of these variables that is not empty counts.
+fn has_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable).find(|value| !value.is_empty());
+    let locale = locale.unwrap_or_default().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
+/// The same with branches and marks of cut texts of as many columns; names of others stay as they are.
+fn drawn_in_ascii(text: &str) -> String {
+    let plain = |letter: char| match letter {
+        '├' | '│' => '|',
+        '└' => '`',
+        '─' => '-',
+        '…' => '~',
+        other => other,
+    };
+    text.chars().map(plain).collect()
 }
 
 /// Whether the terminal says that it understands no control sequences.
@@ -247,6 +273,18 @@ pub(crate) mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn without_utf_8_in_the_locale_branches_are_of_ascii() {
+        let of = |set: &[(&str, &str)]| {
+            has_utf8(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert!(
+            of(&[("LANG", "en_GB.UTF-8")]) && of(&[("LC_ALL", ""), ("LC_CTYPE", "C.utf8"), ("LANG", "C")])
+        );
+        assert!(!of(&[]) && !of(&[("LC_ALL", "POSIX"), ("LANG", "de_DE.UTF-8")]));
+        assert_eq!(drawn_in_ascii("├─a │ └─é…"), "|-a | `-é~");
     }
 
     #[test]

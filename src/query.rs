@@ -226,12 +226,12 @@ pub(crate) fn show(
     if printer.is_json() {
         return printer.json(result);
     }
+    let room = Room { width: printer.width(), wide: answer.wide };
     if module == "fswatch"
-        && let Some(text) = fswatch_view::of_result(result, printer.paint())
+        && let Some(text) = fswatch_view::of_result(result, room, printer.paint())
     {
         return printer.line(text.trim_end());
     }
-    let room = Room { width: printer.width(), wide: answer.wide };
     let text = report::text(module, result, room, printer.paint());
     printer.line(text.trim_end())
 }

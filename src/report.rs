@@ -12,6 +12,8 @@ mod persistence;
 mod processes;
 mod timedrift;
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -20,7 +22,7 @@ use vigie_protocol::result::{ModuleResult, Verdict};
 use crate::fswatch_view;
 use crate::print::{Paint, Tone, safe};
 use crate::query::indented;
-use crate::table::{Room, Table};
+use crate::table::{Room, Table, hanging};
 
 /// Entries that were not examined, or errors, that are named one by one.
 const NAMED: usize = 10;
@@ -85,7 +87,7 @@ pub(crate) fn text(module: &str, result: &ModuleResult, room: Room, paint: Paint
         }
         None => push_json(&mut text, result, paint),
     }
-    push_left_out(&mut text, result, paint);
+    push_left_out(&mut text, result, room, paint);
     text
 }
 
@@ -129,27 +131,27 @@ fn push_json(text: &mut String, result: &ModuleResult, paint: Paint) {
 }
 
 /// What was not examined, and what went wrong. What is both is told once.
-pub(crate) fn push_left_out(text: &mut String, result: &ModuleResult, paint: Paint) {
+pub(crate) fn push_left_out(text: &mut String, result: &ModuleResult, room: Room, paint: Paint) {
     let skipped = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
     let left_out: Vec<String> = skipped.map(|entry| format!("{}: {}", entry.what, entry.why)).collect();
     let told = |error: &str| {
         let entries = result.coverage.iter().flat_map(|coverage| &coverage.not_examined);
-        entries.into_iter().any(|entry| error == format!("\"{}\" {}", entry.what, entry.why))
+        entries.into_iter().any(|entry| error.contains(&entry.what) && error.contains(&entry.why))
     };
     let errors: Vec<&String> = result.errors.iter().flatten().filter(|error| !told(error)).collect();
-    push_some(text, paint.text(Tone::Doubtful, "not examined"), left_out.iter());
+    let width = room.width.filter(|_| !room.wide);
+    let mut push = |tone: Tone, word: &str, entries: &[&String]| {
+        let more = entries.len().saturating_sub(NAMED);
+        let more = (more > 0).then(|| format!("{more} more; --json lists all"));
+        let shown = entries.iter().take(NAMED).map(|entry| safe(entry)).chain(more.map(Cow::Owned));
+        for entry in shown {
+            let line = hanging(&format!("{word} {entry}"), width, 2);
+            text.push_str(&format!("{}{}\n", paint.text(tone, word), &line[word.len()..]));
+        }
+    };
+    push(Tone::Doubtful, "not examined", &left_out.iter().collect::<Vec<_>>());
     let tone = if result.success { Tone::Doubtful } else { Tone::Bad };
-    push_some(text, paint.text(tone, "error"), errors.into_iter());
-}
-
-fn push_some<'a>(text: &mut String, word: String, entries: impl ExactSizeIterator<Item = &'a String>) {
-    let more = entries.len().saturating_sub(NAMED);
-    for entry in entries.take(NAMED) {
-        text.push_str(&format!("{word} {}\n", safe(entry)));
-    }
-    if more > 0 {
-        text.push_str(&format!("{word} {more} more; --json lists all\n"));
-    }
+    push(tone, "error", &errors);
 }
 
 /// A time in RFC 3339, or as Go writes one, in the user's own time zone.
@@ -199,7 +201,7 @@ mod tests {
     fn what_was_not_examined_is_told_once() {
         let text = shown(
             "mine",
-            r#"{"success":true,"errors":["\"/x\" no","\"/y\" odd"],
+            r#"{"success":true,"errors":["\"/x\" no","/x cannot be read: no","\"/y\" odd"],
                 "coverage":{"complete":false,"not_examined":[{"what":"/x","why":"no"},{"what":"\u001b","why":"z"}]}}"#,
             None,
         );

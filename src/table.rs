@@ -315,11 +315,43 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// A text in lines of at most so many columns, of which all but the first begin with blanks.
+pub(crate) fn hanging(text: &str, width: Option<u16>, indent: usize) -> String {
+    let Some(width) = width.map(usize::from).filter(|width| columns_of(text) > *width) else {
+        return text.to_owned();
+    };
+    // Where there is hardly room beside the blanks, there are fewer of them.
+    let indent = if width < indent + LEAST_BESIDE { 2 } else { indent };
+    let head = wrapped(text, width).swap_remove(0);
+    let rest = text[head.len()..].trim_start();
+    let rest = wrapped(rest, width.saturating_sub(indent));
+    let rest = rest.iter().filter(|line| !line.is_empty()).map(|line| format!("\n{:indent$}{line}", ""));
+    rest.fold(head, |text, line| text + &line)
+}
+
+/// Columns of text that are worth the blanks before them.
+const LEAST_BESIDE: usize = 24;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_long_text_goes_on_below_itself() {
+        let text = "warn    host.disk    the state directory is nearly full";
+        let cut = "warn    host.disk    the state\n        directory is\n        nearly full";
+        assert_eq!(hanging(text, None, 8), text);
+        assert_eq!(hanging(text, Some(80), 8), text);
+        assert_eq!(hanging(text, Some(32), 8), cut.replace("is\n        nearly", "is nearly"));
+        assert_eq!(
+            hanging(text, Some(30), 21),
+            cut.replace("        ", "  ")
+                .replace("warn  host", "warn    host")
+                .replace("is\n  nearly", "is nearly")
+        );
+    }
 
     fn table() -> Table {
         let mut table = Table::new([

@@ -97,14 +97,14 @@ pub(crate) fn page(keys: &[Key]) -> String {
     }
     page.push_str(
         ".SH FILES\n.TP\n.I /etc/vigie/vigie.toml\nThe system's agent.\n.TP\n.I $XDG_CONFIG_HOME/vigie/vigie.toml\nA user's own \
-         agent.\n.TP\n.I /etc/vigie/modules.d/NAME.cfg, NAME.toml\nThe configuration of each module.\n.SH SEE ALSO\n\
+         agent.\n.TP\n.I /etc/vigie/modules.d/NAME.cfg, NAME.toml\nThe configuration of each module.\n.SH \"SEE ALSO\"\n\
          .BR vigie (8),\n.BR vigie-check-config (8),\n.BR vigie-config-show (8),\n.BR vigie-reload (8)\n",
     );
     page
 }
 
 /// Text that roff takes as it is.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }

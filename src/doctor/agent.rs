@@ -3,7 +3,7 @@
 use vigie_protocol::catalogue;
 use vigie_protocol::condition::ConditionSeverity;
 
-use super::{Check, Outcome, Patient, Verdict, fine, note, trouble};
+use super::{Check, Outcome, Patient, Verdict, fine, trouble, unknown};
 
 pub(super) const CHECKS: &[Check] = &[
     Check { id: "agent.running", title: "whether an agent runs", docs: "docs/doctor.md#agent", run: running },
@@ -30,16 +30,20 @@ pub(super) const CHECKS: &[Check] = &[
 fn running(patient: &Patient) -> Vec<Outcome> {
     vec![match &patient.status {
         Ok(status) => fine(format!("process {} since {}", status.pid, status.started_at)),
-        Err(why) => trouble(
+        Err(absent) if absent.is_hidden => {
+            let remedy = "run the doctor as root, or as a member of the group in agent.operators_group";
+            unknown(format!("an agent runs; {}", absent.why), remedy)
+        }
+        Err(absent) => trouble(
             Verdict::Fail,
-            why.clone(),
+            absent.why.clone(),
             "start it: `systemctl start vigie`; if you are not root, use `sudo` or give its --run-dir",
         ),
     }]
 }
 
 fn version(patient: &Patient) -> Vec<Outcome> {
-    let Ok(status) = &patient.status else { return vec![note("no agent runs; versions are not compared")] };
+    let Ok(status) = &patient.status else { return vec![patient.without_agent("versions are not compared")] };
     let own = env!("CARGO_PKG_VERSION");
     vec![if status.version == own {
         fine(own)
@@ -50,7 +54,7 @@ fn version(patient: &Patient) -> Vec<Outcome> {
 }
 
 fn conditions(patient: &Patient) -> Vec<Outcome> {
-    let Ok(status) = &patient.status else { return vec![note("no agent runs; conditions are unknown")] };
+    let Ok(status) = &patient.status else { return vec![patient.without_agent("conditions are unknown")] };
     if status.conditions.is_empty() {
         return vec![fine("nothing")];
     }
@@ -70,7 +74,9 @@ fn conditions(patient: &Patient) -> Vec<Outcome> {
 }
 
 fn restarts(patient: &Patient) -> Vec<Outcome> {
-    let Ok(status) = &patient.status else { return vec![note("no agent runs, and no module")] };
+    let Ok(status) = &patient.status else {
+        return vec![patient.without_agent("restarts of modules are unknown")];
+    };
     let hours = status.uptime_secs / 3600 + 1;
     let many = status.modules.iter().filter(|module| module.restarts > 3 * hours);
     let mut outcomes: Vec<Outcome> = many

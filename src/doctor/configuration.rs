@@ -1,8 +1,9 @@
 //! The configuration: whether it is valid, whether it watches anything, and whether it is in force.
 
+use std::path::Path;
 use std::time::SystemTime;
 
-use vigie_protocol::control::{ConfigProblem, ModuleKind};
+use vigie_protocol::control::{ConfigProblem, ConfigStatus, ModuleKind};
 
 use super::{Check, Outcome, Patient, Verdict, fine, note, trouble, unknown};
 
@@ -34,6 +35,7 @@ fn files(patient: &Patient) -> Vec<Outcome> {
         }
     };
     match &patient.config {
+        Err(_) if patient.hidden_file().is_some() => vec![patient.without_config("they are not checked")],
         Err(problems) => problems.iter().map(of(Verdict::Fail)).collect(),
         Ok(config) if !config.warnings.is_empty() => config.warnings.iter().map(of(Verdict::Warn)).collect(),
         Ok(config) => {
@@ -48,7 +50,7 @@ fn files(patient: &Patient) -> Vec<Outcome> {
 
 fn watched(patient: &Patient) -> Vec<Outcome> {
     let Ok(config) = &patient.config else {
-        return vec![unknown("the configuration is invalid", "correct the configuration")];
+        return vec![patient.without_config("the paths are not known")];
     };
     let fswatch = config.modules.iter().find(|spec| spec.name().as_str() == "fswatch");
     let Some(fswatch) =
@@ -73,28 +75,42 @@ fn watched(patient: &Patient) -> Vec<Outcome> {
 
 fn in_force(patient: &Patient) -> Vec<Outcome> {
     let (Ok(status), Ok(config)) = (&patient.status, &patient.config) else {
-        return vec![note("without an agent and a valid configuration there is nothing to compare")];
+        return vec![
+            patient.without_agent("without it and a valid configuration there is nothing to compare"),
+        ];
     };
-    if !status.config.last_reload_ok {
-        let remedy = "correct it, then `vigie reload`";
-        return vec![trouble(
-            Verdict::Warn,
-            "the agent rejected the newest configuration and uses the previous one",
-            remedy,
-        )];
+    let path = config.path.as_deref();
+    vec![match difference(&status.config, path) {
+        Some(Ok((found, remedy))) => trouble(Verdict::Warn, found, remedy),
+        Some(Err(())) => {
+            unknown("cannot determine when the file was changed and read", "run the doctor as root")
+        }
+        None => {
+            fine(path.map_or("the defaults".into(), |path| format!("the agent has read {}", path.display())))
+        }
+    }]
+}
+
+/// Why what the file says now is not what the agent uses, and what to do; an error when that cannot be determined.
+pub(crate) fn difference(
+    status: &ConfigStatus,
+    path: Option<&Path>,
+) -> Option<Result<(String, &'static str), ()>> {
+    if !status.last_reload_ok {
+        let found = "the agent rejected the newest configuration and uses the previous one".to_owned();
+        return Some(Ok((found, "correct it, then `vigie reload`")));
     }
-    let Some(path) = config.path.as_ref() else { return vec![fine("the defaults")] };
-    let read_at = status.config.last_reload_at.parse::<jiff::Timestamp>().map(SystemTime::from);
+    let path = path?;
+    let read_at = status.last_reload_at.parse::<jiff::Timestamp>().map(SystemTime::from);
     let changed_at = std::fs::metadata(path).and_then(|data| data.modified());
-    vec![match (read_at, changed_at) {
-        (Ok(read_at), Ok(changed_at)) if changed_at > read_at => trouble(
-            Verdict::Warn,
+    match (read_at, changed_at) {
+        (Ok(read_at), Ok(changed_at)) if changed_at > read_at => Some(Ok((
             format!("{} was changed after the agent read it", path.display()),
             "`vigie reload --dry-run` shows what would change, `vigie reload` applies it",
-        ),
-        (Ok(_), Ok(_)) => fine(format!("the agent has read {}", path.display())),
-        _ => unknown("cannot determine when the file was changed and read", "run the doctor as root"),
-    }]
+        ))),
+        (Ok(_), Ok(_)) => None,
+        _ => Some(Err(())),
+    }
 }
 
 #[cfg(test)]

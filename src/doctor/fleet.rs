@@ -32,15 +32,18 @@ fn section(patient: &Patient) -> Option<&FleetSection> {
     patient.config.as_ref().ok()?.agent.fleet.as_ref()
 }
 
-fn none() -> Vec<Outcome> {
-    vec![note("no fleet is configured")]
+fn none(patient: &Patient) -> Vec<Outcome> {
+    vec![match &patient.config {
+        Ok(_) => note("no fleet is configured"),
+        Err(_) => patient.without_config("it is not known whether a fleet is configured"),
+    }]
 }
 
 fn link(patient: &Patient) -> Vec<Outcome> {
     if section(patient).is_none() {
-        return none();
+        return none(patient);
     }
-    let Ok(status) = &patient.status else { return vec![note("no agent runs; there is no link")] };
+    let Ok(status) = &patient.status else { return vec![patient.without_agent("the link is unknown")] };
     let Some(fleet) = &status.fleet else {
         let remedy = "`vigie reload`; then see `vigie status`";
         return vec![trouble(
@@ -81,7 +84,7 @@ fn place(url: &str) -> Option<(String, u16)> {
 }
 
 fn brokers(patient: &Patient) -> Vec<Outcome> {
-    let Some(fleet) = section(patient) else { return none() };
+    let Some(fleet) = section(patient) else { return none(patient) };
     fleet.urls.iter().map(|url| of_broker(url)).collect()
 }
 
@@ -112,7 +115,7 @@ fn of_broker(url: &str) -> Outcome {
 }
 
 fn certificates(patient: &Patient) -> Vec<Outcome> {
-    let Some(fleet) = section(patient) else { return none() };
+    let Some(fleet) = section(patient) else { return none(patient) };
     let own = fleet.certificate.as_ref().map(|(certificate, _)| ("fleet.certificate", certificate));
     let files: Vec<_> = own.into_iter().chain(fleet.ca.as_ref().map(|ca| ("fleet.ca", ca))).collect();
     if files.is_empty() {

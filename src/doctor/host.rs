@@ -136,6 +136,20 @@ fn capabilities(patient: &Patient) -> Vec<Outcome> {
     let has = |name: &str| {
         CAPABILITIES.iter().position(|known| *known == name).is_some_and(|bit| bits >> bit & 1 == 1)
     };
+    if patient.status.is_err() && !nix::unistd::geteuid().is_root() {
+        let names: Vec<String> = NEEDED
+            .iter()
+            .map(|(name, _)| name.to_uppercase())
+            .filter(|name| !has(&name.to_lowercase()))
+            .collect();
+        if !names.is_empty() {
+            let found = format!(
+                "an agent of this user would lack {}; what root's agent has is unknown",
+                names.join(", ")
+            );
+            return vec![unknown(found, "run the doctor as root to learn what the agent can do")];
+        }
+    }
     let missing: Vec<Outcome> = NEEDED
         .iter()
         .filter(|(name, _)| !has(name))
@@ -176,10 +190,7 @@ const BUILT_AFTER: i64 = 1_793_491_200;
 
 fn disk(patient: &Patient) -> Vec<Outcome> {
     let Ok(config) = &patient.config else {
-        return vec![unknown(
-            "the directories are not known, the configuration is invalid",
-            "correct the configuration",
-        )];
+        return vec![patient.without_config("the directories are not known")];
     };
     let agent = &config.agent.agent;
     let log = config.agent.logging.file.parent().map(std::path::Path::to_owned).unwrap_or_default();

@@ -47,7 +47,7 @@ const UNITS: [&str; 4] = [
 
 fn program(patient: &Patient) -> Vec<Outcome> {
     let Some(pid) = patient.agent_pid() else {
-        return vec![note("no agent runs; its program is not compared")];
+        return vec![patient.without_agent("its program is not compared")];
     };
     let Ok(target) = std::fs::read_link(patient.path(&format!("/proc/{pid}/exe"))) else {
         return vec![unknown("the agent's program cannot be read", "run the doctor as root")];
@@ -69,10 +69,7 @@ fn program(patient: &Patient) -> Vec<Outcome> {
 
 fn directories(patient: &Patient) -> Vec<Outcome> {
     let Ok(config) = &patient.config else {
-        return vec![unknown(
-            "the directories are not known, the configuration is invalid",
-            "correct the configuration",
-        )];
+        return vec![patient.without_config("the directories are not known")];
     };
     let agent = &config.agent.agent;
     let mut outcomes = Vec::new();
@@ -109,10 +106,7 @@ fn directories(patient: &Patient) -> Vec<Outcome> {
 
 fn secrets(patient: &Patient) -> Vec<Outcome> {
     let Ok(config) = &patient.config else {
-        return vec![unknown(
-            "the files are not known, the configuration is invalid",
-            "correct the configuration",
-        )];
+        return vec![patient.without_config("the files are not known")];
     };
     let enrol = "enrol this host: `vigie fleet enrol --help`";
     let mut outcomes = Vec::new();
@@ -209,7 +203,7 @@ fn unit(patient: &Patient) -> Vec<Outcome> {
 
 fn sandbox(patient: &Patient) -> Vec<Outcome> {
     let Ok(status) = &patient.status else {
-        return vec![note("no agent runs; there is no process to look at")];
+        return vec![patient.without_agent("its processes are not looked at")];
     };
     let modules = status.modules.iter().filter_map(|module| Some((module.name.to_string(), module.pid?)));
     let processes = std::iter::once(("agent".to_owned(), status.pid)).chain(modules);

@@ -17,11 +17,11 @@ use super::results::ResultsArgs;
 pub(crate) struct FleetArgs {
     /// The file that names the fleet and defines how to reach it [default: $VIGIE_FLEET, or
     /// ~/.config/vigie/fleet.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Fleet options")]
     pub(crate) fleet: Option<PathBuf>,
 
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Fleet options")]
     pub(crate) json: bool,
 
     /// What to do.

@@ -279,3 +279,23 @@ fn check_config_names_every_problem_with_file_line_and_key() {
     }
     assert!(!host.path("run").exists(), "nothing is started or made");
 }
+
+#[test]
+fn the_configuration_of_a_named_agent_is_the_one_that_it_has_read() {
+    let host = Host::new(&Settings::default(), "");
+    let file = host.path("vigie.toml");
+    let absent = host.vigie(&["config", "show"]);
+    let agent = host.start();
+
+    let shown = host.vigie(&["config", "show", "--origin"]);
+    fs::write(&file, fs::read(&file).unwrap()).unwrap();
+    let changed = host.vigie(&["config", "show"]);
+
+    assert_eq!((absent.code, absent.out.as_str()), (69, ""), "{absent:?}");
+    assert!(absent.err.contains("`vigie config show FILE`"), "{absent:?}");
+    assert!(shown.code == 0 && shown.out.contains(&format!("{}:", file.display())), "{shown:?}");
+    assert!(shown.out.contains(&format!("run_dir = {:?}", host.path("run"))), "{shown:?}");
+    assert_eq!(shown.err, "");
+    assert!(changed.err.contains("was changed after the agent read it"), "{changed:?}");
+    drop(agent);
+}

@@ -1,8 +1,12 @@
 //! The doctor beside a real agent, and without one.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
 use serde_json::Value;
 
-use crate::harness::{Host, Ran, Settings};
+use crate::harness::{Host, Ran, Settings, VIGIE};
 
 fn examine(host: &Host, more: &[&str]) -> Ran {
     let config = host.path("vigie.toml");
@@ -57,4 +61,48 @@ fn a_configuration_that_is_wrong_is_found_with_its_line() {
     assert_eq!(ran.code, 2);
     assert!(ran.out.contains("limits.clients") && ran.out.contains("vigie check-config"), "{ran:?}");
     assert_eq!(examine(&host, &["--only", "configuraton"]).code, 64);
+}
+
+#[test]
+fn an_ordinary_user_learns_what_the_doctor_could_not_look_at() {
+    if !vigie_skipped::is_root() {
+        return;
+    }
+    let host = Host::new(&Settings::default(), "");
+    let config = host.path("vigie.toml");
+    // As /run and /etc are: everybody passes through, and not everybody may read.
+    fs::set_permissions(host.path("."), Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
+    let agent = host.start();
+
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65502", "--regid", "65502", "--clear-groups", "--", VIGIE, "doctor", "--json"])
+        .arg("--run-dir")
+        .arg(host.path("run"))
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    let ran = Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+
+    for id in [
+        "host.capabilities",
+        "host.disk",
+        "installation.program",
+        "installation.directories",
+        "configuration.files",
+        "configuration.in-force",
+        "agent.running",
+        "agent.conditions",
+    ] {
+        assert_eq!(status_of(&ran, id), "unknown", "{id}: {ran:?}");
+    }
+    assert!(!ran.out.contains("no agent runs") && !ran.out.contains("\"fail\""), "{ran:?}");
+    assert!(ran.out.contains("run the doctor as root"), "{ran:?}");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(agent.stop(), Some(0));
 }
