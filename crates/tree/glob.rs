@@ -1,6 +1,6 @@
 //! Patterns of paths: `*` and `?` within a name, `{a,b}`, and `**` for any number of directories.
 
-use crate::{Entry, Tree, Unread, joined};
+use crate::{Entry, MAX_NAMES, Tree, Unread, joined};
 
 /// Deepest level below a `**`.
 const MAX_DEPTH: usize = 12;
@@ -10,6 +10,9 @@ const MAX_FOUND: usize = 200_000;
 
 /// Most directories that one pattern lists. A pattern can come from a file that somebody else wrote.
 const MAX_LISTED: usize = 50_000;
+
+/// What it takes from an allowance to open a directory, in names.
+const COST_OF_LISTING: usize = 25;
 
 /// Most patterns that the braces of one stand for.
 const MAX_EXPANDED: usize = 1_000;
@@ -26,11 +29,25 @@ impl Tree {
 
     /// The same below a directory, whose own path is taken as it is.
     pub fn glob_below(&self, directory: &[u8], pattern: &str, unread: &mut Vec<NotRead>) -> Vec<Entry> {
+        let mut unlimited = u64::MAX;
+        self.glob_within(directory, pattern, &mut unlimited, unread)
+    }
+
+    /// The same with an allowance that several searches share: each name that is looked at takes one from it, and each
+    /// directory several. At 0 the search ends.
+    pub fn glob_within(
+        &self,
+        directory: &[u8],
+        pattern: &str,
+        allowance: &mut u64,
+        unread: &mut Vec<NotRead>,
+    ) -> Vec<Entry> {
         let mut patterns = Vec::new();
         if !expand(pattern, &mut patterns) {
             unread.push((joined(directory, pattern.as_bytes()), Unread::Large));
         }
-        let mut search = Search { tree: self, found: Vec::new(), unread, listed: 0 };
+        let mut search =
+            Search { tree: self, found: Vec::new(), unread, listed: 0, is_told: false, allowance };
         for pattern in patterns {
             let segments: Vec<&str> = pattern.split('/').filter(|segment| !segment.is_empty()).collect();
             search.descend(directory.to_vec(), &segments);
@@ -49,6 +66,10 @@ struct Search<'a> {
     unread: &'a mut Vec<NotRead>,
     /// Directories that were listed.
     listed: usize,
+    /// It was noted that more matches than are kept.
+    is_told: bool,
+    /// Names that may still be looked at.
+    allowance: &'a mut u64,
 }
 
 impl Search<'_> {
@@ -64,6 +85,9 @@ impl Search<'_> {
                 self.descend(path, rest);
                 return;
             }
+            if !self.take(1) {
+                return;
+            }
             match self.tree.look(&path) {
                 Ok(entry) => self.found.push(entry),
                 Err(Unread::Gone) => {}
@@ -72,8 +96,11 @@ impl Search<'_> {
             return;
         }
         for entry in self.list(&at) {
-            if self.found.len() >= MAX_FOUND || !matches(first.as_bytes(), entry.name()) {
+            if !matches(first.as_bytes(), entry.name()) {
                 continue;
+            }
+            if self.is_full(&at) {
+                return;
             }
             if rest.is_empty() {
                 self.found.push(entry);
@@ -87,8 +114,7 @@ impl Search<'_> {
     /// directories are not followed.
     fn below(&mut self, at: &[u8], rest: &[&str], depth: usize) {
         for entry in self.list(at) {
-            if self.found.len() >= MAX_FOUND {
-                self.unread.push((at.to_vec(), Unread::Large));
+            if self.is_full(at) {
                 return;
             }
             if entry.status.is_directory() {
@@ -103,7 +129,27 @@ impl Search<'_> {
         }
     }
 
+    /// Whether there is no room for what a directory has more.
+    fn is_full(&mut self, at: &[u8]) -> bool {
+        let is_full = self.found.len() >= MAX_FOUND;
+        if is_full && !self.is_told {
+            self.unread.push((at.to_vec(), Unread::Large));
+        }
+        self.is_told |= is_full;
+        is_full
+    }
+
+    /// Takes from the allowance; `false` when nothing is left.
+    fn take(&mut self, names: usize) -> bool {
+        let had = *self.allowance > 0;
+        *self.allowance = self.allowance.saturating_sub(names as u64);
+        had
+    }
+
     fn list(&mut self, path: &[u8]) -> Vec<Entry> {
+        if !self.take(COST_OF_LISTING) {
+            return Vec::new();
+        }
         self.listed += 1;
         if self.listed > MAX_LISTED {
             // Said once: everything after it is left out as well.
@@ -113,9 +159,15 @@ impl Search<'_> {
             return Vec::new();
         }
         match self.tree.list(path) {
-            Ok(entries) => entries,
+            Ok(entries) => {
+                self.take(entries.len());
+                entries
+            }
             Err(Unread::Gone) => Vec::new(),
             Err(error) => {
+                if error == Unread::Large {
+                    self.take(MAX_NAMES);
+                }
                 self.unread.push((path.to_vec(), error));
                 Vec::new()
             }
@@ -187,6 +239,26 @@ mod tests {
         assert_eq!(expanded("/a{"), (vec!["/a{".to_owned()], true));
         let (patterns, are_all) = expanded(&"{a,b}".repeat(30));
         assert_eq!((patterns.len(), are_all), (MAX_EXPANDED, false));
+    }
+
+    #[test]
+    fn matches_beyond_the_limit_and_an_allowance_that_is_used_up_are_known() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("x")).unwrap();
+        for name in 0..=200 {
+            std::fs::write(directory.path().join(format!("x/{name}")), "").unwrap();
+        }
+        let tree = Tree::open(directory.path()).unwrap();
+        let mut unread = Vec::new();
+
+        tree.glob(&format!("/{{{}}}/*", vec!["x"; MAX_EXPANDED].join(",")), &mut unread);
+        assert_eq!(unread, [(b"/x".to_vec(), Unread::Large)]);
+
+        let mut allowance = 300;
+        let patterns = format!("/{{{}}}/*", vec!["x"; 50].join(","));
+        assert_eq!(tree.glob_within(b"", &patterns, &mut allowance, &mut unread).len(), 201);
+        assert_eq!((allowance, unread.len()), (0, 1));
+        assert_eq!(tree.glob_within(b"", "/x/1", &mut allowance, &mut unread).len(), 0);
     }
 
     proptest! {

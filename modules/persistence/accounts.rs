@@ -291,7 +291,8 @@ impl Scan<'_> {
                 let path = key_file(pattern, &name, uid, &home);
                 match self.tree.look(&path) {
                     Ok(entry) if !entry.status.is_directory() => {
-                        if !done.insert(entry.path.clone()) {
+                        // Accounts can have a file in common, which lets each of them in.
+                        if !done.insert((entry.path.clone(), name.clone())) {
                             continue;
                         }
                         let opened = self.open(entry, "ssh-authkeys");

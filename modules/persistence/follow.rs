@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use vigie_host::shown;
 use vigie_tree::{Entry, Unread, joined};
 
+use crate::allowance::{COST_OF_NAME, ROOT, cost_of};
 use crate::catalogue::{Rule, rules};
 use crate::explain::MAX_TEXT;
-use crate::includes::{Base, Lead, MAX_LEADS, Reads, Syntax, leads};
-use crate::scan::{Opened, Scan};
+use crate::includes::{Base, Lead, Reads, Syntax, leads};
+use crate::scan::{Opened, Scan, cut};
 
 /// Most files between one of the catalogue and one that it leads to; as many as sudo takes.
 const MAX_DEPTH: usize = 128;
@@ -24,15 +25,17 @@ type Waiting = (Entry, usize);
 impl Scan<'_> {
     /// Reads a file of the catalogue, and all that it leads to.
     pub(crate) fn read(&mut self, rule: &Rule, entry: Entry) {
+        self.reads_for = self.payer(&entry);
         let mut waiting = vec![(entry, 0)];
         while let Some((entry, depth)) = waiting.pop() {
             if self.is_over() {
-                return;
+                break;
             }
             if let Some(opened) = self.matched(rule, entry) {
                 waiting.extend(self.further(rule, &opened, depth));
             }
         }
+        self.reads_for = ROOT;
     }
 
     /// What a file leads to that is read in the same way. Whatever is read in other ways is read here.
@@ -46,7 +49,10 @@ impl Scan<'_> {
             return Vec::new();
         };
         let mut further = Vec::new();
-        for mut lead in self.leads(rule, file, content) {
+        for mut lead in leads(rule.includes, content) {
+            if self.is_over() {
+                break;
+            }
             let mut same = Vec::new();
             let Some(include) = rule.includes.get(lead.form) else { continue };
             if matches!(include.syntax, Syntax::Source) && opened.explained.origin.is_explained() {
@@ -56,8 +62,8 @@ impl Scan<'_> {
             let what = place(file, &lead);
             for entry in self.named(file, include.base, &lead, &what) {
                 match include.reads {
-                    Reads::Same => same.extend(self.files(entry, "/*", &what)),
-                    Reads::SameBelow => same.extend(self.files(entry, "/**", &what)),
+                    Reads::Same => same.extend(self.files(file, entry, "/*", &what)),
+                    Reads::SameBelow => same.extend(self.files(file, entry, "/**", &what)),
                     Reads::Others(rules) => self.others(file, rules, entry, &what),
                 }
             }
@@ -96,11 +102,14 @@ impl Scan<'_> {
                         continue;
                     }
                 };
-                for lead in self.leads(rule, &file, &content) {
+                for lead in leads(rule.includes, &content) {
+                    if self.is_over() {
+                        return contents;
+                    }
                     let Some(include) = rule.includes.get(lead.form) else { continue };
                     let what = place(&file, &lead);
                     for entry in self.named(&file, include.base, &lead, &what) {
-                        waiting.extend(self.files(entry, "/*", &what));
+                        waiting.extend(self.files(&file, entry, "/*", &what));
                     }
                 }
                 contents.push(content);
@@ -112,26 +121,19 @@ impl Scan<'_> {
         contents
     }
 
-    /// The lines of a file that name further ones.
-    fn leads(&mut self, rule: &Rule, file: &Entry, content: &[u8]) -> Vec<Lead> {
-        let found = leads(rule.includes, content);
-        if found.len() >= MAX_LEADS {
-            self.skip(
-                shown(&file.path),
-                format!("of lines that name further files, the first {MAX_LEADS} were followed"),
-            );
-        }
-        found
-    }
-
     /// What lies at the names of a line.
     fn named(&mut self, file: &Entry, base: Base, lead: &Lead, what: &str) -> Vec<Entry> {
         self.so_far.at(what);
+        let account = self.writer(file);
         let mut found = Vec::new();
         let directory = &file.path[..file.path.len() - file.name().len()];
         let is_in_home = self.homes.iter().any(|home| home.holds(&file.path));
-        let is_in_repository = || self.tree.look(&joined(directory, b"HEAD")).is_ok();
+        let tree = self.tree;
+        let is_in_repository = || tree.look(&joined(directory, b"HEAD")).is_ok();
         for name in &lead.names {
+            if self.is_over() {
+                break;
+            }
             if matches!(base, Base::Home) && !is_in_home && !name.starts_with(['/', '~']) {
                 if is_variable(name) {
                     self.skip(what, VARIABLE);
@@ -148,6 +150,9 @@ impl Scan<'_> {
                 continue;
             }
             for path in self.paths(file, base, name) {
+                if !self.spend(account, COST_OF_NAME, what) {
+                    return found;
+                }
                 // A file can have a name that looks like a pattern.
                 match self.tree.look(&path) {
                     Ok(entry) => found.push(entry),
@@ -161,9 +166,7 @@ impl Scan<'_> {
                             self.skip(what, "the name has bytes in it that are no text");
                             continue;
                         }
-                        let mut unread = Vec::new();
-                        found.extend(self.tree.glob(&plain_pattern(&path), &mut unread));
-                        self.note_unfollowed(unread, what);
+                        found.extend(self.below(file, b"", &plain_pattern(&path), what));
                     }
                     Err(why) => self.skip(what, why.to_string()),
                 }
@@ -172,10 +175,21 @@ impl Scan<'_> {
         found
     }
 
-    fn note_unfollowed(&mut self, unread: Vec<vigie_tree::NotRead>, what: &str) {
+    /// Who pays for what a file names.
+    fn writer(&self, file: &Entry) -> u32 {
+        match self.payer(file) {
+            ROOT => file.status.uid,
+            account => account,
+        }
+    }
+
+    /// What matches a pattern below a directory, as far as whoever wrote the file may have us look.
+    fn below(&mut self, file: &Entry, directory: &[u8], pattern: &str, what: &str) -> Vec<Entry> {
+        let (found, unread) = self.glob_for(self.writer(file), directory, pattern, what);
         for (_, why) in unread.into_iter().filter(|(_, why)| *why != Unread::Gone) {
             self.skip(what, why.to_string());
         }
+        found
     }
 
     /// The absolute paths that a name can stand for.
@@ -214,13 +228,11 @@ impl Scan<'_> {
     }
 
     /// A file that was named, or those of a directory that was.
-    fn files(&mut self, entry: Entry, below: &str, what: &str) -> Vec<Entry> {
+    fn files(&mut self, from: &Entry, entry: Entry, pattern: &str, what: &str) -> Vec<Entry> {
         match self.tree.find(&entry.path) {
             Ok(directory) if directory.status.is_directory() => {
-                let mut unread = Vec::new();
-                let mut found = self.tree.glob_below(&directory.path, below, &mut unread);
+                let mut found = self.below(from, &directory.path, pattern, what);
                 found.retain(|entry| !entry.status.is_directory());
-                self.note_unfollowed(unread, what);
                 found
             }
             _ => vec![entry],
@@ -245,10 +257,7 @@ impl Scan<'_> {
         for rule in rules {
             let patterns = if self.wants(rule.technique) { rule.paths } else { &[] };
             for pattern in patterns {
-                let mut unread = Vec::new();
-                let found = self.tree.glob_below(&place.path, pattern, &mut unread);
-                self.note_unfollowed(unread, what);
-                for entry in found {
+                for entry in self.below(from, &place.path, pattern, what) {
                     if self.is_over() {
                         return;
                     }
@@ -265,7 +274,9 @@ impl Scan<'_> {
         if self.has_seen(entry, rule.technique) {
             return false;
         }
-        let status = self.tree.find(&entry.path).map_or(entry.status, |file| file.status);
+        let file = self.tree.find(&entry.path);
+        let file = file.as_ref().unwrap_or(entry);
+        let status = file.status;
         // What root lets everybody read is no secret that a user could have read for him.
         let is_public = status.uid == 0
             && status.mode & 0o004 != 0
@@ -273,6 +284,10 @@ impl Scan<'_> {
         if from.status.uid != 0 && status.uid != from.status.uid && !is_public {
             self.skip(what, "it leads to a file of another owner");
             return false;
+        }
+        let writer = self.writer(from);
+        if writer != ROOT {
+            return self.spend(writer, cost_of(file), what);
         }
         if self.followed >= MAX_FOLLOWED {
             self.skip(what, "too many files are named by other files");
@@ -285,7 +300,7 @@ impl Scan<'_> {
 
 /// A line, as the coverage of an answer names it.
 fn place(file: &Entry, lead: &Lead) -> String {
-    format!("{}:{}: {}", shown(&file.path), lead.line, lead.names.last().map_or("", String::as_str))
+    format!("{}:{}: {}", shown(&file.path), lead.line, cut(lead.names.last().map_or("", String::as_str)))
 }
 
 /// Whether a path has a token such as `%h` in it.

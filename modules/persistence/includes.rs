@@ -7,9 +7,6 @@ use regex::Regex;
 use crate::catalogue::Rule;
 use crate::format::lines;
 
-/// Most lines of one file that are followed; whoever gets as many does not know whether there are more.
-pub(crate) const MAX_LEADS: usize = 10_000;
-
 /// How a format says which further files are read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Include {
@@ -78,7 +75,7 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
     let mut found = Vec::new();
     for (form, include) in forms.iter().enumerate() {
         let mut push = |line: u32, names: Vec<String>| {
-            if !names.is_empty() && found.len() < MAX_LEADS {
+            if !names.is_empty() {
                 found.push(Lead { line, names, form });
             }
         };
@@ -95,7 +92,7 @@ pub(crate) fn leads(forms: &[Include], content: &[u8]) -> Vec<Lead> {
             }
             Syntax::Variable(variable) => {
                 for line in lines::lines(content, true).filter(|line| !line.is_comment()) {
-                    push(line.number, assigned(&line.text, variable).into_iter().collect());
+                    push(line.number, assigned(&line.text, variable));
                 }
             }
             Syntax::Key(section, key) => keys(content, section, key, push),
@@ -179,13 +176,40 @@ fn sourced(text: &str, push: &mut dyn FnMut(String)) {
     }
 }
 
-/// What is assigned to a variable: `NAME=VALUE`, or `${NAME:=VALUE}`.
-fn assigned(text: &str, variable: &str) -> Option<String> {
-    let (_, rest) = text.split_once(variable)?;
-    let value = rest.strip_prefix(":=").or_else(|| rest.strip_prefix('='))?;
-    let (_, first) = split(value, 0).into_iter().next()?;
-    let closing = if rest.starts_with(':') { &['}', ';'][..] } else { &[';'][..] };
-    Some(first.trim_end_matches(closing).to_owned())
+/// All that a line assigns to a variable: `NAME=VALUE`, `"NAME=VALUE"` or `${NAME:=VALUE}`.
+fn assigned(text: &str, variable: &str) -> Vec<String> {
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
+    let values = text.match_indices(variable).filter_map(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let rest = &text[at + variable.len()..];
+        let value = rest.strip_prefix(":=").or_else(|| rest.strip_prefix('='))?;
+        let quote = before.filter(|before| matches!(before, '"' | '\''));
+        (!before.is_some_and(is_of_name)).then(|| word_of_shell(value, quote))
+    });
+    values.filter(|value| !value.is_empty()).collect()
+}
+
+/// The word that a shell's text begins with, perhaps within quotes that were opened before it.
+fn word_of_shell(text: &str, mut quote: Option<char>) -> String {
+    let mut word = String::new();
+    let mut braces = 0;
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (Some(mark), letter) if letter == mark => quote = None,
+            (None, '"' | '\'') => quote = Some(letter),
+            (None, '}') if braces <= 0 => break,
+            (None, letter) if letter.is_whitespace() || matches!(letter, ';' | '&' | '|' | '(' | ')') => {
+                break;
+            }
+            (None | Some('"'), '\\') => word.extend(letters.next()),
+            (_, letter) => {
+                braces += i32::from(letter == '{') - i32::from(letter == '}');
+                word.push(letter);
+            }
+        }
+    }
+    word
 }
 
 fn is_like(pattern: &str, text: &str) -> bool {
@@ -343,6 +367,10 @@ mod tests {
         let found = |text| found(Syntax::Variable("ZDOTDIR"), text);
         assert_eq!(found("[ x ] && export ZDOTDIR=\"/a=b\"; y\n"), one(1, &["/a=b"]));
         assert_eq!(found(": ${ZDOTDIR:=/a}\n"), one(1, &["/a"]));
+        assert_eq!(found(": ${ZDOTDIR=${HOME}/a}/b\n"), one(1, &["${HOME}/a"]));
+        assert_eq!(found("[ -z \"$ZDOTDIR\" ] && export ZDOTDIR=/opt/x\n"), one(1, &["/opt/x"]));
+        assert_eq!(found("ZDOTDIR=/a; export 'ZDOTDIR=/b c' MYZDOTDIR=/no\n"), one(1, &["/a", "/b c"]));
+        assert_eq!(found("(ZDOTDIR=/a)&&x; ZDOTDIR=\\/b|x; x $ZDOTDIR=/no\n"), one(1, &["/a", "/b"]));
         assert_eq!(found("# ZDOTDIR=/no\ncd ${ZDOTDIR:-$HOME}\n"), []);
     }
 

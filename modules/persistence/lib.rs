@@ -5,6 +5,7 @@
 //!                     │          └─ difference.rs   which lines of it were changed
 //!                     ├─ catalogue.rs ─► format.rs  patterns of files, and the lines in them that start something
 //!                     ├─ follow.rs ─► includes.rs    lines that name further files
+//!                     ├─ allowance.rs               what each account's files may cost
 //!                     ├─ systemd.rs ─► unit.rs      units, drop-ins, links
 //!                     ├─ accounts.rs, homes.rs      accounts, keys
 //!                     ├─ special.rs, elf_cache.rs   programs, libraries, dpkg's own files, boot images
@@ -13,6 +14,7 @@
 //! ```
 
 mod accounts;
+mod allowance;
 mod answer;
 mod catalogue;
 mod difference;

@@ -1,12 +1,14 @@
 //! Goes through the catalogue and notes what it finds.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vigie_host::shown;
 use vigie_sdk::Coverage;
 use vigie_tree::{Digests, Entry, NotRead, Root, Tree, Unread};
 
+use crate::allowance::{COST_OF_NAME, ROOT, cost_of};
 use crate::answer::Finished;
 use crate::catalogue::{Rule, rules, technique};
 use crate::explain::{Explained, Explainer, MAX_TEXT};
@@ -18,7 +20,7 @@ use crate::record::{Origin, Program, Record, Verdict};
 use crate::unit::program;
 
 /// Largest file that is read for its digest, in bytes.
-const MAX_DIGESTED: u64 = 256 << 20;
+pub(crate) const MAX_DIGESTED: u64 = 256 << 20;
 
 /// Most bytes that are read for digests in one scan.
 const MAX_DIGESTED_IN_ALL: u64 = 4 << 30;
@@ -68,7 +70,7 @@ pub(crate) struct Scan<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) explainer: Explainer<'a>,
     pub(crate) parameters: &'a Parameters,
-    pub(crate) homes: Vec<Home>,
+    pub(crate) homes: Rc<[Home]>,
     /// Names, numbers and homes of all accounts; the homes need not be there.
     pub(crate) logins: Vec<(String, u32, Vec<u8>)>,
     /// Names of users, by their numbers.
@@ -82,6 +84,10 @@ pub(crate) struct Scan<'a> {
     seen: HashSet<(Vec<u8>, &'static str)>,
     /// Files that were found because others name them.
     pub(crate) followed: usize,
+    /// In whose home the file of the catalogue lies that is read, with all that it leads to.
+    pub(crate) reads_for: u32,
+    /// What is left of the allowance of each account.
+    pub(crate) allowances: HashMap<u32, u64>,
     /// Start files that cannot be removed as they are.
     pub(crate) protected: Vec<Record>,
     stop: &'a dyn Fn(u64, usize) -> bool,
@@ -105,7 +111,7 @@ impl<'a> Scan<'a> {
             .iter()
             .map(|account| (account.name.clone(), account.uid, account.home.clone().into_bytes()))
             .collect();
-        let homes = homes::homes(tree, &accounts, &mut coverage);
+        let homes = homes::homes(tree, &accounts, &mut coverage).into();
         if !explainer.knows_packages() {
             coverage.skip(
                 "owners of files",
@@ -129,6 +135,8 @@ impl<'a> Scan<'a> {
             digested: 0,
             seen: HashSet::new(),
             followed: 0,
+            reads_for: ROOT,
+            allowances: HashMap::new(),
             protected: Vec::new(),
             stop,
             stopped: false,
@@ -193,27 +201,32 @@ impl<'a> Scan<'a> {
 
     /// Everything that matches a pattern, in the homes of all accounts when it begins with `~`.
     pub(crate) fn find(&mut self, pattern: &str) -> Vec<Entry> {
-        let mut unread = Vec::new();
         self.so_far.at(pattern);
-        let found = match pattern.strip_prefix('~') {
-            None => self.tree.glob(pattern, &mut unread),
-            Some(below) => {
-                let mut found = Vec::new();
-                for home in self.homes.iter().filter(|home| home.may_have(below)) {
-                    for entry in self.tree.glob_below(&home.path, below, &mut unread) {
-                        // A link to a directory may have led out of the home.
-                        if home.uid == 0 || home.holds(&entry.path) || entry.status.uid == home.uid {
-                            found.push(entry);
-                        } else {
-                            let why = "a link in a home directory points to a file of another owner";
-                            self.skip(shown(&entry.path), why);
-                        }
-                    }
-                }
-                found
-            }
+        let Some(below) = pattern.strip_prefix('~') else {
+            let mut unread = Vec::new();
+            let found = self.tree.glob(pattern, &mut unread);
+            self.note_unread(unread);
+            return found;
         };
-        self.note_unread(unread);
+        let mut found = Vec::new();
+        let homes = Rc::clone(&self.homes);
+        for home in homes.iter().filter(|home| home.may_have(below)) {
+            if self.is_over() {
+                break;
+            }
+            let what = format!("{}{below}", shown(&home.path));
+            let (entries, unread) = self.glob_for(home.uid, &home.path, below, &what);
+            self.note_unread(unread);
+            for entry in entries {
+                // A link to a directory may have led out of the home.
+                if home.uid == ROOT || home.holds(&entry.path) || entry.status.uid == home.uid {
+                    found.push(entry);
+                } else {
+                    let why = "a link in a home directory points to a file of another owner";
+                    self.skip(shown(&entry.path), why);
+                }
+            }
+        }
         found
     }
 
@@ -282,6 +295,8 @@ impl<'a> Scan<'a> {
         } else {
             Some(entry.clone())
         };
+        let cost = file.as_ref().map_or(COST_OF_NAME, cost_of);
+        let is_allowed = self.spend(self.payer(&entry), cost, &shown(&entry.path));
         let file = file.filter(|file| {
             // Whoever made a link chose where it leads, and must not have others' files read by us.
             let by_link =
@@ -292,7 +307,7 @@ impl<'a> Scan<'a> {
             if leads_out {
                 self.skip(shown(&entry.path), "it points to a file of another owner");
             }
-            !leads_out
+            !leads_out && is_allowed
         });
         let (content, digests) = match &file {
             Some(file) if file.status.is_file() => self.contents(file),
@@ -303,6 +318,7 @@ impl<'a> Scan<'a> {
             None => (None, None),
         };
         let explained = match &file {
+            _ if !is_allowed => Explained { origin: Origin::Unknown, package: None, note: None },
             _ if entry.status.is_link() => self.explainer.link(&entry),
             Some(file) if file.status.is_file() => {
                 let skeleton = match (&below_home, &content) {
@@ -518,6 +534,11 @@ impl<'a> Scan<'a> {
 
     /// Keeps a record, when it is one that was asked for.
     pub(crate) fn push(&mut self, mut record: Record) {
+        let Record { when, user, notes, program, .. } = &mut record;
+        let texts = [when].into_iter().chain(user).chain(notes);
+        for text in texts.chain(program.as_mut().map(|program| &mut program.path)) {
+            text.truncate(cut(text).len());
+        }
         if record.immutable && record.technique != "immutable" {
             self.protected.push(record.clone());
         }
@@ -548,6 +569,11 @@ impl<'a> Scan<'a> {
     pub(crate) fn name_of(&self, uid: u32) -> Option<&String> {
         self.users.get(&uid)
     }
+}
+
+/// The beginning of a text that a file may have made long.
+pub(crate) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_COMMAND)]
 }
 
 /// Seconds since the epoch as RFC 3339.

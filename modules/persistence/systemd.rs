@@ -104,7 +104,7 @@ impl Scan<'_> {
             }
         };
         let mut users: Vec<UsersPlaces> = Vec::new();
-        for home in &self.homes {
+        for home in self.homes.iter() {
             let own = running.iter().position(|(uid, _)| *uid == home.uid);
             let own = own.map(|at| running.remove(at).1);
             if own.is_some() || home.may_have("/.config") || home.may_have("/.local") {

@@ -121,6 +121,14 @@ const LEADS: &[Lead] = &[
         "ProxyCommand /opt/x\n",
         1,
     ),
+    (
+        "zsh",
+        "/etc/zsh/zshenv",
+        "[ -z \"$ZDOTDIR\" ] && export ZDOTDIR=/opt/zdot\n",
+        "/opt/zdot/.zshrc",
+        "/opt/x\n",
+        1,
+    ),
     ("zsh", "/home/ann/.zshenv", "export ZDOTDIR=\"$HOME/z\"\n", "/home/ann/z/.zshrc", "/opt/x\n", 1),
     ("profile", "/etc/profile", "[ -r /opt/p ] && . /opt/p\n", "/opt/p", "/opt/x\n", 1),
     (
@@ -331,14 +339,10 @@ fn lines_are_read_to_their_end_and_commands_are_shown_as_far_as_there_is_room() 
 #[test]
 fn what_is_beyond_the_limits_of_one_file_is_not_said_to_be_absent() {
     let host = Host::fresh();
-    let leads: String = (0..10_001).map(|number| format!("include /n{number}\n")).collect();
-    host.write("/etc/ld.so.conf", &leads, 0o644);
     host.write("/etc/cron.d/many", &"* * * * * root /x\n".repeat(10_001), 0o644);
 
-    let leads = skipped(&host, json!({"technique": "ldso-conf"}));
     let jobs = skipped(&host, json!({"technique": "cron-d"}));
 
-    assert!(leads.iter().any(|(what, why)| what == "/etc/ld.so.conf" && why.contains("10000")), "{leads:?}");
     assert!(jobs.iter().any(|(what, why)| what == "/etc/cron.d/many" && why.contains("10000")), "{jobs:?}");
 }
 
@@ -401,4 +405,89 @@ fn names_of_a_user_lead_to_no_files_of_others() {
     assert!(!result.elements.expect("there is an entry").get().contains("ProxyCommand"));
     let coverage = result.coverage.expect("persistence always says what it covered");
     assert_eq!(coverage.not_examined[0].what, "/home/ann/.ssh/config:1: /etc/secret");
+}
+
+#[test]
+fn names_after_many_others_and_behind_long_blanks_are_followed() {
+    let host = Host::fresh();
+    let many = "Include nothing\n".repeat(12_000);
+    host.write("/home/ann/.ssh/config", &format!("{many}Include ~/real\n"), 0o600);
+    host.write("/etc/ssh/ssh_config", &format!("Include{}/opt/real\n", " ".repeat(5_000)), 0o644);
+    for path in ["/home/ann/real", "/opt/real"] {
+        host.write(path, "ProxyCommand /opt/x\n", 0o600);
+    }
+
+    let found = host.entries(json!({"technique": "ssh-client"}));
+
+    for path in ["/home/ann/real", "/opt/real"] {
+        assert!(is_found(&found, "ssh-client", path, 1), "{path}: {found:?}");
+    }
+}
+
+#[test]
+fn names_of_a_user_do_not_use_up_the_time_of_all() {
+    let host = Host::fresh();
+    std::fs::create_dir_all(host.path("/opt/large")).expect("the host is writable");
+    // More than are listed of a directory, which costs as much as listing them.
+    for number in 0..=65_536 {
+        std::fs::write(host.path(&format!("/opt/large/{number}")), "").expect("the host is writable");
+    }
+    host.write("/home/ann/.ssh/config", &"Include /opt/large/*\n".repeat(1_000), 0o600);
+    host.write("/home/bob/.ssh/config", "Include ~/real\n", 0o600);
+    host.write("/home/bob/real", "ProxyCommand /opt/x\n", 0o600);
+    for user in ["ann", "bob"] {
+        let uid = Some(rustix::fs::Uid::from_raw(if user == "ann" { 1000 } else { 1001 }));
+        let desktop = format!("/home/{user}/.config/autostart/a.desktop");
+        host.write(&desktop, "[Desktop Entry]\nExec=/opt/x\n", 0o644);
+        for path in ["", "/.ssh/config", "/real"] {
+            let path = host.path(&format!("/home/{user}{path}"));
+            if path.exists() && rustix::fs::chown(&path, uid, None).is_err() {
+                return vigie_skipped::skipped("only root can give a file to another user");
+            }
+        }
+    }
+
+    let result = host.ask(json!({"technique": ["ssh-client", "xdg-autostart"]}));
+
+    let entries = result.elements.expect("there are entries");
+    assert!(entries.get().contains("/home/bob/real"), "{entries}");
+    assert!(entries.get().contains("/home/bob/.config/autostart/a.desktop"), "{entries}");
+    assert!(!entries.get().contains("/home/ann/.config"), "{entries}");
+    let skipped = result.coverage.expect("persistence always says what it covered").not_examined;
+    let is_named = |what: &str, why: &str| {
+        skipped.iter().any(|skipped| skipped.what.starts_with(what) && skipped.why.contains(why))
+    };
+    assert!(is_named("/home/ann/.ssh/config:", "this account"), "{skipped:?}");
+    assert!(!is_named("/home/ann/.ssh/config:100:", "") && !is_named("/home/bob", ""), "{skipped:?}");
+}
+
+#[test]
+fn patterns_end_with_the_query() {
+    let host = Host::fresh();
+    host.write("/etc/ssh/ssh_config", &"Include /etc/*/*\n".repeat(20_000), 0o644);
+    let parameters = json!({"technique": "ssh-client", "root": host.path("/")});
+    let mut query =
+        vigie_sdk::Query::new(Some(serde_json::value::to_raw_value(&parameters).expect("it is JSON")));
+    query.deadline = Some((jiff::Timestamp::now() + std::time::Duration::from_millis(300)).to_string());
+
+    let started = jiff::Timestamp::now();
+    let result = <vigie_persistence::Persistence as vigie_sdk::StandardModule>::run(&query);
+
+    let took = jiff::Timestamp::now().duration_since(started);
+    assert!(took.as_secs() < 5, "{took:?}");
+    let skipped = result.coverage.expect("persistence always says what it covered").not_examined;
+    assert!(skipped.iter().any(|skipped| skipped.what == "the rest"), "{skipped:?}");
+}
+
+#[test]
+fn keys_that_accounts_have_in_common_are_those_of_each() {
+    let host = Host::fresh();
+    host.append("/etc/ssh/sshd_config", "AuthorizedKeysFile /etc/ssh/keys\n");
+    host.write("/etc/ssh/keys", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA p\n", 0o600);
+
+    let found = host.entries(json!({"technique": "ssh-authkeys"}));
+
+    let mut users: Vec<_> = found.iter().filter_map(|entry| entry["user"].as_str()).collect();
+    users.sort_unstable();
+    assert_eq!(users, ["ann", "daemon", "news", "root"], "{found:?}");
 }

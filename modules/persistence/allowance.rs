@@ -1,0 +1,69 @@
+//! What looking for the files of one account may cost: nobody but root can use up the time of a scan.
+
+use vigie_tree::{Entry, NotRead};
+
+use crate::scan::{MAX_DIGESTED, Scan};
+
+/// The account whose files may cost what they will.
+pub(crate) const ROOT: u32 = 0;
+
+/// What looking for the files of one account and reading them may cost, so that nobody uses up the time of all. One is a name
+/// in a directory that is listed, which takes about a microsecond.
+const ALLOWANCE: u64 = 3_000_000;
+
+/// What it costs to look for a file by its path.
+pub(crate) const COST_OF_NAME: u64 = 10;
+
+/// What it costs to read a file, and how many bytes of it cost one more.
+const COST_OF_FILE: u64 = 100;
+const BYTES_OF_COST: u64 = 256;
+
+/// What it costs to read a file, for its lines or for its digest.
+pub(crate) fn cost_of(file: &Entry) -> u64 {
+    let read = if file.status.size <= MAX_DIGESTED { file.status.size } else { 0 };
+    COST_OF_FILE + read / BYTES_OF_COST
+}
+
+impl Scan<'_> {
+    /// Who pays for reading a file: whoever has the home that it lies in, or that names it.
+    pub(crate) fn payer(&self, file: &Entry) -> u32 {
+        match self.reads_for {
+            ROOT => self.homes.iter().find(|home| home.holds(&file.path)).map_or(ROOT, |home| home.uid),
+            account => account,
+        }
+    }
+
+    /// What matches a pattern below a directory, at the cost of an account, and what could not be read on the way.
+    pub(crate) fn glob_for(
+        &mut self,
+        account: u32,
+        directory: &[u8],
+        pattern: &str,
+        what: &str,
+    ) -> (Vec<Entry>, Vec<NotRead>) {
+        let mut unread = Vec::new();
+        let mut left = self.left(account);
+        let found = self.tree.glob_within(directory, pattern, &mut left, &mut unread);
+        let cost = self.left(account) - left;
+        self.spend(account, cost, what);
+        (found, unread)
+    }
+
+    fn left(&self, account: u32) -> u64 {
+        let whole = if account == ROOT { u64::MAX } else { ALLOWANCE };
+        self.allowances.get(&account).copied().unwrap_or(whole)
+    }
+
+    /// Takes from the allowance of an account; `false` when nothing is left, which is noted once.
+    pub(crate) fn spend(&mut self, account: u32, cost: u64, what: &str) -> bool {
+        let before = self.left(account);
+        let left = before.saturating_sub(cost);
+        if account != ROOT {
+            self.allowances.insert(account, left);
+        }
+        if left == 0 && before > 0 {
+            self.skip(what, "this account has too much of this: its other files are not examined");
+        }
+        before > 0
+    }
+}
