@@ -96,7 +96,8 @@ pub(crate) fn next_merge(closed: &[ClosedSegment], most: usize) -> Option<usize>
 /// Decides what goes next, if anything must. `closed` are in order, and none is rough that is not put off; `sent_through`
 /// is the number of the newest alert that the fleet has, absent when no fleet wants them.
 ///
-/// What is put off takes room from all: nobody else can give it back.
+/// What is put off counts for whom it is of, as everything does: otherwise lesser alerts in it would take the room of severe
+/// ones.
 pub(crate) fn next_victim(
     closed: &[ClosedSegment],
     allowance: u64,
@@ -107,11 +108,7 @@ pub(crate) fn next_victim(
     }
     let mut shares: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     let mut other = 0;
-    for ClosedSegment { contents, is_put_off, .. } in closed {
-        if *is_put_off {
-            other += contents.total_bytes();
-            continue;
-        }
+    for ClosedSegment { contents, .. } in closed {
         let Contents { shares: more, other_bytes, .. } = contents;
         other += other_bytes;
         for (share, tally) in more {
@@ -363,6 +360,17 @@ mod tests {
 
         assert_eq!(closed[0].contents.counts(), [0, 0, 0, 22]);
         assert_eq!(left(&closed, "quiet")[3], 40);
+    }
+
+    #[test]
+    fn lesser_alerts_that_are_put_off_take_no_room_of_severe_ones() {
+        let mut closed: Vec<_> = (0..6).map(|index| segment(index, &[("loud", [100, 0, 0, 0])])).collect();
+        closed.iter_mut().for_each(|segment| segment.is_put_off = true);
+        closed.extend((6..10).map(|index| segment(index, &[("quiet", [25, 0, 0, 100])])));
+
+        let closed = make_room(closed, 100_000, None);
+
+        assert_eq!(left(&closed, "quiet"), [0, 0, 0, 400]);
     }
 
     #[test]
