@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -40,6 +41,9 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// Most of a file of names or of dpkg's configuration that is read, in bytes.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+const NOT_RESPONDING: &str = "its file system does not respond";
+const BEHIND: &str = "the file that is read before it does not respond";
 
 /// How often a file is read that changes meanwhile.
 const ATTEMPTS: usize = 2;
@@ -141,8 +145,8 @@ struct Part {
     remembered: u64,
     files: u64,
     not_examined: Vec<(Vec<u8>, String)>,
-    /// The job that it is at.
-    doing: Option<usize>,
+    /// The job that it is at, and those that it took to do after it.
+    doing: Range<usize>,
     stopped: bool,
 }
 
@@ -229,9 +233,9 @@ impl Verification {
             verified.read_bytes += part.read_bytes;
             verified.remembered += part.remembered;
             verified.stopped |= part.stopped;
-            if let Some(job) = part.doing {
-                let path = self.record(job).1.path.clone();
-                verified.not_examined.push((path, "its file system does not respond".to_owned()));
+            for job in part.doing.clone() {
+                let why = if job == part.doing.start { NOT_RESPONDING } else { BEHIND };
+                verified.not_examined.push((self.record(job).1.path.clone(), why.to_owned()));
             }
         }
         let unnamed = self.nameless.into_iter().flatten();
@@ -260,18 +264,19 @@ impl Verification {
                 return;
             }
             let files = batch.len() as u64;
+            locked(own).doing = batch.clone();
             for job in batch {
                 if query.is_stopped() {
-                    locked(own).stopped = true;
+                    let mut own = locked(own);
+                    (own.stopped, own.doing) = (true, 0..0);
                     return;
                 }
-                locked(own).doing = Some(job);
                 let (package, record, manager) = self.record(job);
                 let mut look =
                     Look { work: self, remembered, part: Part::default(), job, package, manager, record };
                 look.file(&mut buffer);
                 let mut own = locked(own);
-                own.doing = None;
+                own.doing.start = job + 1;
                 own.add(look.part);
             }
             let done = self.done.fetch_add(files, Ordering::Relaxed);

@@ -302,7 +302,8 @@ fn a_directory_that_does_not_respond_costs_only_what_is_below_it() {
     host.write("usr/lib/tool/dir/x", "");
     let list = fs::read_to_string(host.path("var/lib/dpkg/info/tool.list")).unwrap();
     let (held, rest) = ("/usr/lib/tool/dir/x", "/usr/share/doc/tool/readme");
-    host.write("var/lib/dpkg/info/tool.list", &format!("{}{held}\n", list.replace(&format!("{rest}\n"), "")));
+    let before = list.replace(&format!("{rest}\n"), "");
+    host.write("var/lib/dpkg/info/tool.list", &format!("{before}{held}\n{rest}\n"));
     host.write("etc/tool.conf", "x = 2\n");
     let (root, point) = (host.root.path().to_owned(), host.path("usr/lib/tool/dir"));
 
@@ -336,6 +337,9 @@ fn a_directory_that_does_not_respond_costs_only_what_is_below_it() {
     assert!(findings.contains("/etc/tool.conf"), "{answer}");
     let skipped = answer["coverage"]["not_examined"].as_array().unwrap();
     assert!(skipped.iter().any(|entry| entry["what"] == held), "{answer}");
+    let is_behind = |entry: &&Value| entry["why"].as_str().is_some_and(|why| why.contains("before it"));
+    let behind: Vec<&Value> = skipped.iter().filter(is_behind).map(|entry| &entry["what"]).collect();
+    assert_eq!(behind, ["/usr", "/usr/bin", "/usr/bin/other", rest], "{answer}");
 }
 
 #[test]
