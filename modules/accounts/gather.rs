@@ -126,18 +126,18 @@ pub(crate) struct Gathered {
 /// Longest wait for a gatherer that is not reading a file: it computes, or has just ended.
 const COMPUTING: Duration = Duration::from_millis(100);
 
-/// Where the gatherer leaves what it has found while it reads a file: whoever answers when the kernel does not let it go takes
-/// it from there.
+/// Where the gatherer leaves what it has found, with the file that it reads meanwhile: whoever answers takes it from there, also
+/// when the kernel does not let the gatherer go.
 #[derive(Debug, Default)]
-pub(crate) struct SoFar(Mutex<Option<(Gathered, String)>>, Condvar);
+pub(crate) struct SoFar(Mutex<Option<(Gathered, Option<String>)>>, Condvar);
 
 impl SoFar {
-    fn leave(&self, found: Gathered, reading: String) {
+    fn leave(&self, found: Gathered, reading: Option<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((found, reading));
         self.1.notify_all();
     }
 
-    fn take(&self) -> Option<(Gathered, String)> {
+    fn take(&self) -> Option<(Gathered, Option<String>)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -149,7 +149,11 @@ impl SoFar {
         let mut found = Gathered { coverage: Coverage::whole(), ..Gathered::default() };
         if let Some((gathered, reading)) = left {
             found = gathered;
-            found.coverage.skip(reading, "it does not respond: what is read after it is not known either");
+            if let Some(reading) = reading {
+                found
+                    .coverage
+                    .skip(reading, "it does not respond: what is read after it is not known either");
+            }
         }
         found.judge();
         found.narrow(parameters);
@@ -157,18 +161,18 @@ impl SoFar {
     }
 }
 
-/// Puts an answer together. `today` is in days since 1970.
+/// Reads what an answer is made of, and leaves it in `so_far`. `today` is in days since 1970.
 pub(crate) fn gather(
     tree: &Tree,
     parameters: &Parameters,
     today: i64,
     stop: &dyn Fn(u64) -> bool,
     so_far: &SoFar,
-) -> Gathered {
+) {
     let found = Gathered { coverage: Coverage::whole(), ..Gathered::default() };
     let mut gatherer = Gatherer { tree, parameters, today, stop, so_far, found };
     gatherer.run();
-    gatherer.found
+    so_far.leave(gatherer.found, None);
 }
 
 struct Gatherer<'a> {
@@ -181,9 +185,9 @@ struct Gatherer<'a> {
 }
 
 impl Gatherer<'_> {
-    /// Reads something that may never respond.
+    /// Reads something that may never respond, or takes long: what was found until then is there meanwhile.
     fn reading<T>(&mut self, path: impl Into<String>, read: impl FnOnce(&Tree) -> T) -> T {
-        self.so_far.leave(std::mem::take(&mut self.found), path.into());
+        self.so_far.leave(std::mem::take(&mut self.found), Some(path.into()));
         let result = read(self.tree);
         // When somebody took it, nobody waits for this answer any more.
         self.found = self.so_far.take().map(|(found, _)| found).unwrap_or_default();
@@ -233,8 +237,6 @@ impl Gatherer<'_> {
         if self.parameters.wants("sessions") {
             self.sessions();
         }
-        self.found.judge();
-        self.found.narrow(self.parameters);
     }
 
     fn problem(&mut self, file: &str, line: Option<u32>, problem: impl Into<String>) {
@@ -365,8 +367,17 @@ impl Gathered {
                 wanted.insert(format!("%#{}", user.gid));
                 wanted.extend(user.groups.iter().map(|group| format!("%{group}")));
             }
-            let is_wanted =
-                |user: &String| wanted.contains(user) || is_name(user) && parameters.takes_stranger(user);
+            // Rules of a group hold for whoever a directory service puts into it.
+            let asks_groups = parameters.asks_groups_only();
+            if asks_groups {
+                wanted.extend(found.groups.iter().map(|group| format!("%#{}", group.gid)));
+            }
+            let is_wanted = |user: &String| {
+                let group = user.strip_prefix('%').filter(|_| asks_groups);
+                wanted.contains(user)
+                    || group.is_some_and(|group| parameters.takes_group(group))
+                    || is_name(user) && parameters.takes_stranger(user)
+            };
             found.sudo.rules.retain(|rule| rule.users.iter().any(is_wanted));
         }
         let clear = |part: &str| !parameters.wants(part);
@@ -391,4 +402,30 @@ impl Gathered {
 /// Whether a rule of sudo names an account itself.
 fn is_name(user: &str) -> bool {
     user != "ALL" && !user.starts_with(['%', '#', '+', '!'])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+    use vigie_sdk::Query;
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_there_for_whoever_answers_first() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        let asked = to_raw_value(&json!({"root": root.path()})).unwrap();
+        let parameters = Parameters::from_query(&Query::new(Some(asked))).unwrap();
+        let so_far = SoFar::default();
+
+        gather(&Tree::open(root.path()).unwrap(), &parameters, 20_000, &|_| false, &so_far);
+        // The deadline may be over just now.
+        let late = so_far.gathered(&parameters);
+
+        assert_eq!(late.users.iter().map(|user| user.username.as_str()).collect::<Vec<_>>(), ["root"]);
+        assert!(late.coverage.not_examined.iter().all(|skipped| !skipped.why.contains("respond")));
+    }
 }

@@ -58,7 +58,7 @@ impl StandardModule for Accounts {
             query.is_stopped()
         };
         let today = jiff::Timestamp::now().as_second().div_euclid(SECONDS_OF_A_DAY);
-        let gathered = gather::gather(&tree, &parameters, today, &stop, &so_far);
-        kept.answer(|| answer::answer(gathered, query.extraprivacy, started_at.elapsed()))
+        gather::gather(&tree, &parameters, today, &stop, &so_far);
+        kept.answer(|| answer::answer(so_far.gathered(&parameters), query.extraprivacy, started_at.elapsed()))
     }
 }

@@ -146,7 +146,8 @@ impl Gatherer<'_> {
                 Err(why) => self.found.coverage.skip(*path, why.to_string()),
             }
         }
-        let (logins, problems) = logins::logins(&logins::records(&content), source);
+        let (logins, problems) =
+            self.reading(paths[0], |_| logins::logins(&logins::records(&content), source));
         let problem = |problem| Problem { file: paths[0].to_owned(), line: None, problem };
         (logins, problems.into_iter().map(problem).collect())
     }

@@ -64,7 +64,7 @@ impl Gatherer<'_> {
         let mut uids: HashMap<u32, String> = HashMap::new();
         for path in ["/etc/passwd", "/usr/lib/passwd", "/var/lib/extrausers/passwd"] {
             let Some(content) = self.read(path, MAX_FILE) else { continue };
-            let lines = files::passwd(&content);
+            let lines = self.reading(path, |_| files::passwd(&content));
             self.wrong_lines(path, lines.wrong);
             for account in lines.read {
                 let mut problems = Vec::new();

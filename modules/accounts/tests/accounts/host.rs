@@ -470,3 +470,17 @@ fn a_home_that_does_not_respond_costs_only_what_is_read_after_it() {
         "{answer}"
     );
 }
+
+#[test]
+fn rules_of_a_group_without_members_are_shown_to_whoever_asks_for_the_group() {
+    let host = Host::new();
+    host.write("/etc/group", b"root:x:0:\nwheel:x:10:\n", 0o644);
+    let rules = "%wheel ALL = ALL\n%#10 ALL = /bin/a\n%other ALL = ALL\n%domain-wheel ALL = /bin/b\n";
+    host.write("/etc/sudoers", rules.as_bytes(), 0o440);
+
+    let answer = host.ask(json!({"what": ["sudo"], "group": ["wheel$"]}));
+
+    let lines: Vec<_> =
+        answer["elements"]["sudo"].as_array().unwrap().iter().map(|rule| &rule["line"]).collect();
+    assert_eq!(lines, [1, 2, 4], "{answer}");
+}
