@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
+use self::links::{search_interfaces, search_neighbours};
 use self::seen::Seen;
 use crate::crossview::{self, View};
 use crate::namespaces::{Namespace, find_others, own_name};
@@ -26,6 +27,7 @@ use crate::rtnetlink::{self, Neighbour, Own};
 use crate::sock_diag::{self, SockDiag};
 use crate::socket::{Protocol, Socket, SocketSource, SourceError, States, Wanted};
 
+mod links;
 mod seen;
 
 /// What the namespace is called when only the agent's own is searched.
@@ -189,8 +191,10 @@ struct Progress {
     /// What that held, once it was searched.
     here: Option<Findings>,
     findings: Vec<Findings>,
-    /// Those that are being searched.
+    /// Those that are being searched, or that wait for it.
     searching: BTreeSet<String>,
+    /// Not all of the others were found.
+    is_looking: bool,
     /// The process whose namespaces are being looked for.
     looking_at: Option<String>,
     comparing: bool,
@@ -241,6 +245,8 @@ impl SoFar {
             problems.push(format!(
                 "process {process} does not respond: its network namespaces, and those that would be found after it, were not searched"
             ));
+        } else if progress.is_looking {
+            problems.push("stopped before all network namespaces were found".to_owned());
         }
         let unfinished = |namespace| Findings { namespace, stopped: true, ..Findings::default() };
         let mut here = progress.here.unwrap_or_else(|| unfinished(progress.own));
@@ -285,7 +291,10 @@ fn search_all(
     own: String,
     so_far: &SoFar,
 ) {
-    so_far.locked().own.clone_from(&own);
+    let mut progress = so_far.locked();
+    progress.own.clone_from(&own);
+    progress.is_looking = true;
+    drop(progress);
     let (sender, receiver) = mpsc::sync_channel::<Namespace>(MAX_WAITING);
     let receiver = Mutex::new(receiver);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
@@ -295,12 +304,16 @@ fn search_all(
                 loop {
                     let received = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(namespace) = received else { return };
-                    if stop() {
-                        so_far.locked().not_searched += 1;
-                    } else if let Err(error) = namespace.enter() {
-                        so_far.locked().not_entered.push((namespace.name, error));
+                    let is_stopped = stop();
+                    let entered = if is_stopped { Ok(()) } else { namespace.enter() };
+                    if is_stopped || entered.is_err() {
+                        let mut progress = so_far.locked();
+                        progress.searching.remove(&namespace.name);
+                        match entered {
+                            Ok(()) => progress.not_searched += 1,
+                            Err(error) => progress.not_entered.push((namespace.name, error)),
+                        }
                     } else {
-                        so_far.locked().searching.insert(namespace.name.clone());
                         let mut findings = search_here(parameters, backend, stop);
                         let mut progress = so_far.locked();
                         progress.searching.remove(&namespace.name);
@@ -315,10 +328,19 @@ fn search_all(
             let sender = sender;
             let looking = |process: Option<&str>| so_far.locked().looking_at = process.map(str::to_owned);
             let problems = find_others(&own, &looking, &mut |namespace| {
+                let mut progress = so_far.locked();
+                progress.searching.insert(namespace.name.clone());
+                // When there is no room, the namespaces are what does not respond.
+                let process = progress.looking_at.take();
+                drop(progress);
                 // The receiver lives as long as the threads, which this scope waits for.
-                sender.send(namespace).map_or(ControlFlow::Break(()), ControlFlow::Continue)
+                let sent = sender.send(namespace);
+                so_far.locked().looking_at = process;
+                sent.map_or(ControlFlow::Break(()), ControlFlow::Continue)
             });
-            so_far.locked().problems.extend(problems.iter().map(|problem| chain(problem)));
+            let mut progress = so_far.locked();
+            progress.is_looking = false;
+            progress.problems.extend(problems.iter().map(|problem| chain(problem)));
         });
         search_own(parameters, backend, stop, so_far);
     });
@@ -452,83 +474,6 @@ impl Findings {
         self.fell_back |= other.fell_back;
         self.stopped |= other.stopped;
         self.problems.extend(other.problems);
-    }
-}
-
-fn search_interfaces(parameters: &Parameters, findings: &mut Findings) {
-    if !parameters.local_mac.is_empty() {
-        match rtnetlink::hardware_addresses() {
-            Ok(all) => {
-                for hardware in all {
-                    findings.examined += 1;
-                    parameters.local_mac.matcher.matches(&hardware.what, |place| {
-                        findings.add(Hit {
-                            kind: Kind::LocalMac,
-                            place,
-                            matched: Match::Hardware(hardware.clone()),
-                        });
-                    });
-                }
-            }
-            Err(error) => findings.problems.push(format!("interfaces: {}", chain(&error))),
-        }
-    }
-    if !parameters.local_ip.is_empty() {
-        match rtnetlink::addresses() {
-            Ok(all) => {
-                for address in all {
-                    findings.examined += 1;
-                    parameters.local_ip.matcher.matches(address.what, |place| {
-                        let matched = Match::Address(address.clone());
-                        findings.add(Hit { kind: Kind::LocalIp, place, matched });
-                    });
-                }
-            }
-            Err(error) => findings.problems.push(format!("addresses: {}", chain(&error))),
-        }
-    }
-}
-
-fn search_neighbours(parameters: &Parameters, backend: &Backend, findings: &mut Findings) {
-    if parameters.neighbor_mac.is_empty() && parameters.neighbor_ip.is_empty() {
-        return;
-    }
-    for neighbour in neighbours(backend, findings) {
-        findings.examined += 1;
-        let hit = |kind, place| Hit { kind, place, matched: Match::Neighbour(neighbour.clone()) };
-        parameters.neighbor_mac.matcher.matches(&neighbour.hardware, |place| {
-            findings.add(hit(Kind::NeighborMac, place));
-        });
-        parameters.neighbor_ip.matcher.matches(neighbour.address, |place| {
-            findings.add(hit(Kind::NeighborIp, place));
-        });
-    }
-}
-
-fn neighbours(backend: &Backend, findings: &mut Findings) -> Vec<Neighbour> {
-    let tables = match backend {
-        Backend::TextTables(tables) => tables.clone(),
-        Backend::Kernel => match rtnetlink::neighbours() {
-            Ok(neighbours) => return neighbours,
-            Err(error) => {
-                findings.problems.push(format!(
-                    "IPv6 neighbours are unknown; IPv4 neighbours were read from /proc/net: {}",
-                    chain(&error)
-                ));
-                ProcNet::of_this_thread()
-            }
-        },
-    };
-    findings.fell_back = true;
-    match tables.neighbours() {
-        Ok((neighbours, left_out)) => {
-            findings.problems.extend(left_out_problem("arp", left_out));
-            neighbours
-        }
-        Err(error) => {
-            findings.problems.push(format!("neighbours: {}", chain(&error)));
-            Vec::new()
-        }
     }
 }
 

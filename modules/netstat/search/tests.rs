@@ -133,6 +133,65 @@ fn many_namespaces_together_keep_no_more_than_one_may() {
 }
 
 #[test]
+fn namespaces_that_wait_behind_those_that_do_not_respond_are_named() {
+    const COUNT: usize = MAX_THREADS + MAX_WAITING + 2;
+    let (made, names) = mpsc::channel();
+    let (at_work, works) = mpsc::channel();
+    let ends = std::sync::RwLock::new(());
+    let held = ends.write().unwrap();
+    let so_far = SoFar::default();
+    // Each thread is held before it has searched anything.
+    let stop = || {
+        let _ = at_work.send(());
+        drop(ends.read());
+        true
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..COUNT {
+            let (made, ends) = (made.clone(), &ends);
+            scope.spawn(move || {
+                let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok();
+                let _ = made.send(own.and_then(|()| own_name().ok()));
+                drop(ends.read());
+            });
+        }
+        let names: Option<BTreeSet<String>> = (0..COUNT).map(|_| names.recv().unwrap()).collect();
+        let Some(names) = names else {
+            drop(held);
+            return vigie_skipped::skipped("no network namespaces can be made");
+        };
+        let searching = scope.spawn(|| {
+            search(
+                &parameters(json!({"namespaces": true, "localip": ["127.0.0.1"]})),
+                &Backend::Kernel,
+                &stop,
+                &so_far,
+            );
+        });
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        (0..threads).for_each(|_| works.recv().unwrap());
+        // The one for which there is no room is the last one.
+        let began = jiff::Timestamp::now();
+        while so_far.locked().searching.len() < threads + MAX_WAITING + 1
+            || so_far.locked().looking_at.is_some()
+        {
+            assert!(jiff::Timestamp::now().duration_since(began).as_secs() < 30, "{:?}", so_far.locked());
+            std::thread::yield_now();
+        }
+
+        let outcome = so_far.take();
+
+        let named: BTreeSet<String> =
+            outcome.namespaces.iter().skip(1).map(|one| one.namespace.clone()).collect();
+        assert_eq!(named.len(), threads + MAX_WAITING + 1);
+        assert!(named.intersection(&names).count() > MAX_WAITING, "{named:?}");
+        assert_eq!(outcome.problems, ["stopped before all network namespaces were found"]);
+        drop(held);
+        searching.join().unwrap();
+    });
+}
+
+#[test]
 fn a_disturbed_table_is_read_again_from_its_beginning() {
     let parameters = parameters(json!({"connectedip": ["10.0.0.2"]}));
     let good = socket(Protocol::Tcp, State::Established, "10.0.0.1:80", "10.0.0.2:5000", 2);
