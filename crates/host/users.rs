@@ -50,11 +50,34 @@ impl Names {
         self.user_numbers.get(user).copied().or_else(|| user.parse().ok())
     }
 
+    /// The number of a user who is asked for. Of one whom this host does not know it is one that nobody has, and the name is
+    /// added to `unknown`: a question is for many hosts, and on each it must have an answer. `None` is no name at all.
+    #[must_use]
+    pub fn asked_uid(&self, user: &str, unknown: &mut Vec<String>) -> Option<u32> {
+        self.uid(user).or_else(|| {
+            can_be_name(user).then(|| {
+                unknown.push(user.to_owned());
+                u32::MAX
+            })
+        })
+    }
+
     /// The number of a group that is given by name or number.
     #[must_use]
     pub fn gid(&self, group: &str) -> Option<u32> {
         self.group_numbers.get(group).copied().or_else(|| group.parse().ok())
     }
+}
+
+/// Why it is not known what belongs to somebody whom this host does not know.
+pub const UNKNOWN_NAME: &str =
+    "this host has no such account: it may be misspelled, or only a directory service such as LDAP has it";
+
+/// Whether a text that is no number of an account can be the name of one.
+#[must_use]
+pub fn can_be_name(text: &str) -> bool {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    !is_number && !text.contains([':', '/', '\n']) && !text.starts_with(['-', '!'])
 }
 
 /// The number of a user or group as the C library reads it from passwd(5) or group(5), with strtoul(3): blanks, a sign,

@@ -37,7 +37,7 @@ use std::sync::mpsc::{self, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vigie_host::users::Names;
+use vigie_host::users::{Names, UNKNOWN_NAME};
 use vigie_sdk::{
     Condition, Coverage, Host, ModuleError, ModuleResult, PersistentModule, Query, Settings, privacy,
 };
@@ -135,7 +135,15 @@ impl Events {
                 Err(problem) => ModuleResult::failed([format!("the history was changed: {problem}")]),
             },
             Parameters::Events(wanted) => {
-                let found = history.events(&wanted);
+                let mut found = history.events(&wanted);
+                found.unread.extend(wanted.unknown_users.iter().map(|user| {
+                    let what = if masked {
+                        "events of a user".to_owned()
+                    } else {
+                        format!("events of the user {user:?}")
+                    };
+                    (what, UNKNOWN_NAME.to_owned())
+                }));
                 answer::events(&found, &begins, wanted.since, masked, &names, began.elapsed())
             }
             Parameters::Tree { pid, start, time, limit } => {

@@ -56,6 +56,8 @@ pub(crate) enum Parameters {
 pub(crate) struct Wanted {
     ran: Vec<Vec<u8>>,
     by: Vec<u32>,
+    /// Names that this host does not know.
+    pub(crate) unknown_users: Vec<String>,
     connected: Vec<(IpAddr, u8)>,
     hash: Vec<[u8; 32]>,
     command: Expressions,
@@ -137,10 +139,11 @@ impl Parameters {
         let mut read = |key: &str, what: &str, text: &str| {
             problems.push(format!("parameter {key}: {text:?} is not a {what}"));
         };
+        let mut unknown_users = Vec::new();
         let by = asked.by.iter().filter_map(|text| {
-            let uid = names.uid(text);
+            let uid = names.asked_uid(text, &mut unknown_users);
             if uid.is_none() {
-                read("by", "user of this host", text);
+                read("by", "name of a user or user ID", text);
             }
             uid
         });
@@ -167,8 +170,19 @@ impl Parameters {
             return Err(problems);
         }
         let ran: Vec<Vec<u8>> = asked.ran.iter().map(|text| vigie_host::meant(text.as_bytes())).collect();
-        let wanted =
-            Wanted { ran, by, connected, hash, command, kinds, pids: asked.pid, since, until, limit };
+        let wanted = Wanted {
+            ran,
+            by,
+            unknown_users,
+            connected,
+            hash,
+            command,
+            kinds,
+            pids: asked.pid,
+            since,
+            until,
+            limit,
+        };
         Ok(match tree {
             Some((pid, time)) => Self::Tree { pid, start: asked.start, time, limit },
             None if asked.rules => Self::Rules,

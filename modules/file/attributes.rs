@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use vigie_host::users::Names;
 
 /// Most bytes of the names of an object's extended attributes; the kernel's own limit (`XATTR_LIST_MAX`).
 const LIST_BYTES: usize = 64 * 1024;
@@ -52,6 +53,12 @@ impl Owner {
     /// Who is named, without the negation.
     pub(crate) fn wanted(&self) -> &str {
         &self.wanted
+    }
+
+    /// The name, when this host does not know whose it is.
+    pub(crate) fn unknown(&self, names: &Names, number: fn(&Names, &str) -> Option<u32>) -> Option<&str> {
+        let is_known = self.wanted == "none" || number(names, &self.wanted).is_some();
+        (!is_known).then_some(self.wanted.as_str())
     }
 
     /// Whether an object of this number, which may have a name, is wanted.

@@ -23,6 +23,7 @@ use std::time::Duration;
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 use vigie_host::mounts::Storage;
+use vigie_host::users::{Names, UNKNOWN_NAME};
 use vigie_sdk::Coverage;
 use vigie_sdk::privacy::MASKED;
 
@@ -34,7 +35,7 @@ use crate::content::Question;
 use crate::findings::{ErrorLog, Findings, shown};
 use crate::mounts::{Mounts, is_entered};
 use crate::open;
-use crate::parameters::Search;
+use crate::parameters::{Search, Test};
 use crate::pool::Pool;
 use crate::read::{READ_BYTES, read, unread};
 
@@ -170,15 +171,32 @@ impl Walk {
                 roots_in.entry(parent.to_owned()).or_default().push((name.to_owned(), index));
             }
         }
+        let findings = Findings::new(Arc::clone(&searches), masked);
+        let mut coverage = Coverage::whole();
+        for check in searches.iter().flat_map(Search::checks) {
+            let (what, unknown) = match &check.test {
+                Test::Owner(user) => ("user", user.unknown(&findings.names, Names::uid)),
+                Test::Group(group) => ("group", group.unknown(&findings.names, Names::gid)),
+                _ => continue,
+            };
+            if let Some(name) = unknown {
+                let what = if masked {
+                    format!("files of a {what}")
+                } else {
+                    format!("files of the {what} {name:?}")
+                };
+                coverage.skip(what, UNKNOWN_NAME);
+            }
+        }
         let max_errors = searches.iter().map(|search| search.options.max_errors).max().unwrap_or_default();
         Self {
             mounts,
             roots,
             roots_in,
             stop: AtomicBool::new(false),
-            findings: Findings::new(Arc::clone(&searches), masked),
+            findings,
             errors: ErrorLog::new(max_errors, masked),
-            coverage: Mutex::new(Coverage::whole()),
+            coverage: Mutex::new(coverage),
             masked,
             wants_other_kinds: searches.iter().any(|search| search.kinds != [FileType::RegularFile]),
             large: Mutex::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use vigie_host::shown;
+use vigie_host::users::UNKNOWN_NAME;
 use vigie_sdk::privacy::{MASKED, Showing};
 use vigie_sdk::{Coverage, ModuleResult};
 
@@ -138,6 +139,14 @@ struct Statistics {
 #[must_use]
 pub fn answer(parameters: &Parameters, outcome: &Outcome, private: bool, elapsed: Duration) -> ModuleResult {
     let mut coverage = coverage(outcome, private);
+    for user in &parameters.unknown_users {
+        let what = if private {
+            "processes of a user".to_owned()
+        } else {
+            format!("processes of the user {user:?}")
+        };
+        coverage.skip(what, UNKNOWN_NAME);
+    }
     let mut errors = Vec::new();
     let mut text = b"{\"processes\":[".to_vec();
     let mut listed = 0;

@@ -83,6 +83,8 @@ pub struct Parameters {
     pub path: Expressions,
     /// Numbers of effective users.
     pub users: Vec<u32>,
+    /// Names that this host does not know.
+    pub unknown_users: Vec<String>,
     /// Numbers of users who logged in; `None` is nobody.
     pub logins: Vec<Option<u32>>,
     /// Digests of the program, in lower case.
@@ -138,11 +140,12 @@ impl Parameters {
             }
         }
         let names = Names::of(std::path::Path::new("/"));
+        let mut unknown_users = Vec::new();
         let mut uid = |key: &str, user: &str| {
-            let uid = names.uid(user);
+            let uid = names.asked_uid(user, &mut unknown_users);
             if uid.is_none() {
                 problems
-                    .push(format!("parameter {key}: {user:?} is neither a user of this host nor a user ID"));
+                    .push(format!("parameter {key}: {user:?} is neither the name of a user nor a user ID"));
             }
             uid
         };
@@ -210,6 +213,7 @@ impl Parameters {
             command: Expressions::parse("command", &asked.command, &mut problems),
             path: Expressions::parse("path", &asked.path, &mut problems),
             users,
+            unknown_users,
             logins,
             hashes,
             ages,
@@ -272,7 +276,7 @@ mod tests {
     #[test]
     fn every_problem_names_its_parameter() {
         let problems = read(&json!({
-            "name": ["("], "user": ["nosuchuser!"], "login": ["nosuchuser!"], "hash": ["xyz"], "age": ["1h", "<soon"],
+            "name": ["("], "user": ["no:user"], "login": ["4294967296"], "hash": ["xyz"], "age": ["1h", "<soon"],
             "exe": ["gone"], "capability": ["fly"], "limit": 0,
         }))
         .unwrap_err();
@@ -283,6 +287,14 @@ mod tests {
         }
         assert!(read(&json!({"nmae": ["x"]})).unwrap_err()[0].contains("nmae"));
         assert!(read(&json!({"brief": true, "exe": ["deleted"]})).is_err());
+    }
+
+    #[test]
+    fn whoever_this_host_does_not_know_has_no_processes_and_is_named() {
+        let parameters = read(&json!({"user": ["nosuchuser"], "login": ["nosuchuser"]})).unwrap();
+
+        assert_eq!((parameters.users, parameters.logins), (vec![u32::MAX], vec![Some(u32::MAX)]));
+        assert_eq!(parameters.unknown_users, ["nosuchuser", "nosuchuser"]);
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::LazyLock;
 
-use vigie_host::users::Names;
+use vigie_host::users::can_be_name;
 
 use super::Test;
 use crate::attributes::Owner;
@@ -36,16 +35,14 @@ pub(super) fn parse_digest(text: &str) -> Option<(Algorithm, Box<[u8]>)> {
     Some((algorithm, digest))
 }
 
-/// A user or group. One that this host does not have owns nothing, but is more often misspelled than asked for.
-fn owner(text: &str, what: &str, number: fn(&Names, &str) -> Option<u32>) -> Result<Owner, String> {
-    // A module that answers one question reads them once, however many are named.
-    static NAMES: LazyLock<Names> = LazyLock::new(|| Names::of(Path::new("/")));
+/// A user or group, perhaps of other hosts only.
+fn owner(text: &str, what: &str) -> Result<Owner, String> {
     let owner = Owner::parse(text)?;
-    match owner.wanted() {
-        "none" => Ok(owner),
-        wanted if number(&NAMES, wanted).is_some() => Ok(owner),
-        wanted => Err(format!("{wanted:?} is neither a {what} of this host nor a {what} ID")),
+    let wanted = owner.wanted();
+    if wanted.parse::<u32>().is_err() && !can_be_name(wanted) {
+        return Err(format!("{wanted:?} is neither the name of a {what} nor a {what} ID"));
     }
+    Ok(owner)
 }
 
 /// A number without a fraction that fits.
@@ -76,8 +73,8 @@ pub(super) fn test(field: &str, text: &str, now: i128) -> Result<Test, String> {
         "mtimes" => Age::parse(text, now).map(Test::Modified).map_err(|error| error.to_string()),
         "ctimes" => Age::parse(text, now).map(Test::Changed).map_err(|error| error.to_string()),
         "btimes" => Age::parse(text, now).map(Test::Created).map_err(|error| error.to_string()),
-        "owners" => owner(text, "user", Names::uid).map(Test::Owner),
-        "groups" => owner(text, "group", Names::gid).map(Test::Group),
+        "owners" => owner(text, "user").map(Test::Owner),
+        "groups" => owner(text, "group").map(Test::Group),
         "inodes" => SizeRange::parse(text).map(Test::Inode).map_err(|error| error.to_string()),
         "links" => SizeRange::parse(text).map(Test::Links).map_err(|error| error.to_string()),
         "capabilities" => Pattern::parse(text).map(Test::Capabilities).map_err(|error| error.to_string()),

@@ -36,16 +36,27 @@ fn owner_times_inode_and_links_are_compared() {
     assert_eq!(tree.find(json!({"inodes": [metadata.ino().to_string()]})), ["one"]);
     assert_eq!(tree.find(json!({"owners": [metadata.uid().to_string()], "ctimes": ["<1h"]})).len(), 3);
     assert_eq!(tree.find(json!({"owners": ["4294900001"]})), [""; 0]);
-    for (field, unknown) in [
-        ("owners", "nosuchuser"),
-        ("owners", "!nosuchuser"),
-        ("owners", "4294967296"),
-        ("groups", "nosuchgroup"),
-    ] {
-        let refused = ask(&json!({"searches": {"a": {"paths": [tree.path("")], field: [unknown]}}}));
-        assert!(refused.rejected, "{unknown}: {refused:?}");
+    for (field, wrong) in [("owners", "4294967296"), ("groups", "a/b")] {
+        let refused = ask(&json!({"searches": {"a": {"paths": [tree.path("")], field: [wrong]}}}));
+        assert!(refused.rejected, "{wrong}: {refused:?}");
     }
     assert_eq!(tree.find(json!({"ctimes": [">1h"]})), [""; 0]);
+}
+
+/// A hunt goes to hosts that do not have the account.
+#[test]
+fn whoever_this_host_does_not_know_owns_nothing_and_is_named() {
+    let tree = Tree::with(&[("one", "x"), ("two", "x")]);
+
+    for (field, name, found) in
+        [("owners", "nosuchuser", 0), ("owners", "!nosuchuser", 2), ("groups", "nosuchgroup", 0)]
+    {
+        let result = ask(&json!({"searches": {"a": {"paths": [tree.path("")], field: [name]}}}));
+
+        assert_eq!(tree.find(json!({field: [name]})).len(), found, "{name}: {result:?}");
+        let skipped = result.coverage.unwrap().not_examined;
+        assert!(skipped.len() == 1 && skipped[0].what.contains("\"nosuch"), "{skipped:?}");
+    }
 }
 
 #[test]
