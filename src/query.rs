@@ -202,6 +202,9 @@ pub(crate) fn question(target: &QueryTarget) -> Result<(Question, &QueryOptions)
         }
     }
     let parameters = parameters(flags, &options.parameters, options.json_params.as_deref())?;
+    if options.answer.csv {
+        report::check_csv(module, parameters.as_deref())?;
+    }
     Ok((Question { module: module.to_owned(), parameters, timeout: options.answer.timeout }, options))
 }
 
@@ -213,8 +216,7 @@ pub(crate) fn show(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     if answer.csv {
-        let csv = report::csv(module, result)
-            .map_err(|problem| Failure::new(Exit::Usage, problem, "use --json instead of --csv"))?;
+        let csv = report::csv(module, result).map_err(|problem| report::no_csv(module, problem))?;
         for error in result.errors.iter().flatten() {
             print::note(error);
         }
@@ -374,13 +376,29 @@ mod tests {
         assert!(parameters(Map::new(), &[], None).unwrap().is_none());
     }
 
+    /// Whether a question is refused before anything is asked.
+    fn ask(line: &str) -> Result<(), Exit> {
+        let words = line.split(' ').map(std::ffi::OsString::from);
+        let target = arguments::QueryLine::try_parse_from(words).unwrap().target().unwrap();
+        question(&target).map(|_| ()).map_err(|failure| failure.exit)
+    }
+
+    #[test]
+    fn csv_of_what_is_not_one_table_is_refused_before_anything_is_asked() {
+        for (asked, expected) in [
+            ("accounts", Err(Exit::Usage)),
+            ("accounts --what users --what keys", Err(Exit::Usage)),
+            ("accounts --what users", Ok(())),
+            ("accounts -p What=users", Ok(())),
+            ("fswatch", Err(Exit::Usage)),
+            ("netstat --listening", Ok(())),
+        ] {
+            assert_eq!(ask(&format!("vigie query {asked} --csv")), expected, "{asked}");
+        }
+    }
+
     #[test]
     fn a_fleet_is_asked_about_absolute_paths_only() {
-        let ask = |line: &str| {
-            let words = line.split(' ').map(std::ffi::OsString::from);
-            let target = arguments::QueryLine::try_parse_from(words).unwrap().target().unwrap();
-            question(&target).map(|_| ()).map_err(|failure| failure.exit)
-        };
         for asked in [
             "file --path etc",
             "accounts --root mnt",

@@ -15,10 +15,11 @@ mod timedrift;
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use vigie_protocol::result::{ModuleResult, Verdict};
 
+use crate::exit::{Exit, Failure};
 use crate::fswatch_view;
 use crate::print::{Paint, Tone, safe};
 use crate::query::indented;
@@ -40,19 +41,23 @@ pub(crate) struct Report {
     pub(crate) more: Vec<(String, Table)>,
 }
 
-/// Makes the report of a module that has one.
+/// What makes the report of a module that has one.
+fn maker(module: &str) -> Option<fn(&ModuleResult) -> Option<Report>> {
+    Some(match module {
+        "accounts" => accounts::report,
+        "events" => events::report,
+        "persistence" => persistence::report,
+        "file" => file::report,
+        "netstat" => netstat::report,
+        "packages" => packages::report,
+        "processes" => processes::report,
+        "timedrift" => timedrift::report,
+        _ => return None,
+    })
+}
+
 fn of(module: &str, result: &ModuleResult) -> Option<Report> {
-    match module {
-        "accounts" => accounts::report(result),
-        "events" => events::report(result),
-        "persistence" => persistence::report(result),
-        "file" => file::report(result),
-        "netstat" => netstat::report(result),
-        "packages" => packages::report(result),
-        "processes" => processes::report(result),
-        "timedrift" => timedrift::report(result),
-        _ => None,
-    }
+    maker(module)?(result)
 }
 
 /// Reads elements or statistics.
@@ -100,17 +105,45 @@ pub(crate) fn summary(module: &str, result: &ModuleResult) -> Option<String> {
     summary.filter(|summary| !summary.is_empty())
 }
 
+/// Refuses CSV before anything is asked, when it is known that the answer is no table or may be several.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check_csv(module: &str, parameters: Option<&RawValue>) -> Result<(), Failure> {
+    let asked: Map<String, Value> = read(parameters).unwrap_or_default();
+    let parts = asked.iter().find(|(key, _)| key.eq_ignore_ascii_case("what")).map(|(_, parts)| parts);
+    let is_one =
+        parts.is_some_and(|parts| parts.as_array().map_or(parts.is_string(), |parts| parts.len() == 1));
+    let problem = if maker(module).is_none() {
+        format!("the results of {module} are not a table")
+    } else if module == "accounts" && !is_one {
+        "the results of accounts are a table for each part, and CSV is one".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(no_csv(module, problem))
+}
+
+/// The refusal, with what to do.
+pub(crate) fn no_csv(module: &str, problem: String) -> Failure {
+    let hint = match module {
+        "accounts" => "name one part, for example --what users, or use --json instead of --csv",
+        _ => "use --json instead of --csv",
+    };
+    Failure::new(Exit::Usage, problem, hint)
+}
+
 /// The matches as CSV.
 ///
 /// # Errors
-/// What to do when the answer is no table, or several.
+/// Why not, when the answer is no table, or several.
 pub(crate) fn csv(module: &str, result: &ModuleResult) -> Result<String, String> {
     match of(module, result) {
         Some(report) if report.more.is_empty() => Ok(report.table.csv()),
         Some(report) => {
             let titles: Vec<&str> = report.more.iter().map(|(title, _)| title.as_str()).collect();
             Err(format!(
-                "the results of {module} have several tables ({}), and CSV is one: name one with --what",
+                "the results of {module} have several tables ({}), and CSV is one",
                 titles.join(", ")
             ))
         }
