@@ -7,7 +7,7 @@ use bytes::Bytes;
 use vigie_files::secret_file;
 use vigie_fleet::broker::connection::{BrokerEvent, Connection};
 use vigie_fleet::broker::jwt::{Role, RoleSigner};
-use vigie_fleet::broker::stored::{self, Cursor, StoredError};
+use vigie_fleet::broker::stored::{self, Cursor, StoredError, Which};
 use vigie_fleet::certificates::{Authority, VALID_SECONDS};
 use vigie_fleet::enrolment::{self, Enrolment, SignedEnrolment};
 use vigie_fleet::join::{
@@ -71,6 +71,8 @@ pub(super) struct AdmissionDesk<'p> {
     records: HashMap<AgentId, u64>,
     /// Number of the newest record of all: what is counted here holds as long as there is none after it.
     newest: u64,
+    /// That record, when it was read: another one of its number lies in a stream that was made anew.
+    newest_record: Option<Bytes>,
     enrolments: Cursor,
     joins: Cursor,
     renewals: Cursor,
@@ -115,6 +117,7 @@ impl<'p> AdmissionDesk<'p> {
             members,
             records: HashMap::new(),
             newest: 0,
+            newest_record: None,
             enrolments: begin,
             joins: begin,
             renewals: begin,
@@ -152,14 +155,28 @@ impl<'p> AdmissionDesk<'p> {
         Ok(())
     }
 
+    /// Reads all enrolments anew: in a stream that was made anew, what was counted in the former one means nothing.
+    fn begin_anew(&mut self) {
+        (self.newest, self.newest_record) = (0, None);
+        self.enrolments = Cursor { next: 1 };
+        self.records.clear();
+    }
+
     /// Reads what others enrolled.
     async fn read_enrolments(&mut self) -> Result<(), StoredError> {
         let client = self.connection.client.clone();
+        if let Some(known) = &self.newest_record {
+            let there = stored::get(&client, ENROL, Which::Number(self.newest)).await?;
+            if there.is_some_and(|entry| entry.value != *known) {
+                self.begin_anew();
+            }
+        }
         let mut found: BTreeMap<AgentId, Vec<Bytes>> = BTreeMap::new();
         let (records, newest) = (&mut self.records, &mut self.newest);
+        let newest_record = &mut self.newest_record;
         self.enrolments
             .read(&client, ENROL, EVERY_ENROLMENT, |entry| {
-                *newest = entry.sequence;
+                (*newest, *newest_record) = (entry.sequence, Some(entry.value.clone()));
                 if let Some(agent) = subjects::last_name(&entry.subject) {
                     records.insert(agent.clone(), entry.sequence);
                     found.entry(agent).or_default().push(entry.value);
@@ -184,10 +201,7 @@ impl<'p> AdmissionDesk<'p> {
     /// never read.
     async fn read_enrolments_through(&mut self, number: u64) -> Result<(), StoredError> {
         if number < self.newest {
-            // The stream was made anew: what was counted in the former one means nothing in this one.
-            self.newest = number;
-            self.enrolments = Cursor { next: 1 };
-            self.records.clear();
+            self.begin_anew();
         }
         for _ in 0..LOOKS {
             self.read_enrolments().await?;
@@ -196,7 +210,7 @@ impl<'p> AdmissionDesk<'p> {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.newest = number;
+        (self.newest, self.newest_record) = (number, None);
         Ok(())
     }
 
@@ -346,7 +360,7 @@ impl<'p> AdmissionDesk<'p> {
             }
             Err(error) => return Err(unavailable(error)),
         };
-        self.newest = sequence;
+        (self.newest, self.newest_record) = (sequence, Some(Bytes::from(signed)));
         self.records.insert(enrolment.agent.clone(), sequence);
         self.pins.pin(enrolment);
         self.members.add(enrolment.clone());

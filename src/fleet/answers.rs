@@ -151,6 +151,8 @@ pub(crate) struct Answers<'a> {
     pub(crate) counts: Counts,
     /// What was flagged: the same is fetched again and again.
     flagged: BTreeSet<String>,
+    /// Agents whose seals did not hold and whose enrolments were read anew.
+    renewed: BTreeSet<AgentId>,
 }
 
 /// What a message gave.
@@ -174,6 +176,7 @@ impl<'a> Answers<'a> {
             is_open: false,
             counts: Counts::default(),
             flagged: BTreeSet::new(),
+            renewed: BTreeSet::new(),
         }
     }
 
@@ -274,6 +277,22 @@ impl<'a> Answers<'a> {
     ) -> Result<(), Failure> {
         self.joined.follow(connection, profile, JOINED_AT_ONCE).await?;
         self.expect_joined(action, meant);
+        Ok(())
+    }
+
+    /// Reads anew the enrolments of agents whose seals do not hold, once each: they may have got another key meanwhile.
+    pub(crate) async fn renew(
+        &mut self,
+        connection: &Connection,
+        profile: &Profile,
+        agents: BTreeSet<AgentId>,
+    ) -> Result<(), Failure> {
+        let agents: Vec<AgentId> = agents.difference(&self.renewed).cloned().collect();
+        if !agents.is_empty() {
+            self.joined.renew(connection, profile, &agents).await?;
+            self.joined.refresh(connection, &agents).await?;
+            self.renewed.extend(agents);
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use vigie_fleet::action::{Action, MAX_AGENTS, Operation};
 use vigie_fleet::broker::client::Subscription;
 use vigie_fleet::broker::connection::Connection;
+use vigie_fleet::collect::Flag;
 use vigie_fleet::policy::Policy;
 use vigie_fleet::subjects;
 use vigie_protocol::names::{ActionId, AgentId};
@@ -141,7 +142,13 @@ async fn ask(
             until: Some(clock(action.not_after)),
             ends: Some(action.not_after),
         };
-        let mut pending = Pending { connection: &connection, live, envelope: Some(envelope), joining: None };
+        let mut pending = Pending {
+            connection: &connection,
+            profile: &profile,
+            live,
+            envelope: Some(envelope),
+            joining: None,
+        };
         if !collect(&mut answers, &mut view, &mut pending, &waiting).await? {
             break;
         }
@@ -231,6 +238,7 @@ pub(crate) fn listen(connection: &Connection, action: &ActionId) -> Result<Subsc
 /// A question on its way.
 pub(crate) struct Pending<'a> {
     pub(crate) connection: &'a Connection,
+    pub(crate) profile: &'a Profile,
     /// Answers as they come.
     pub(crate) live: Subscription,
     /// What is sent to agents that come back meanwhile.
@@ -241,7 +249,6 @@ pub(crate) struct Pending<'a> {
 
 /// What tells whether a host that joins is meant.
 pub(crate) struct Joining<'a> {
-    pub(crate) profile: &'a Profile,
     /// Without it, nobody knows whom it was for.
     pub(crate) action: Option<&'a Action>,
 }
@@ -298,7 +305,7 @@ pub(crate) async fn collect(
                 let before = answers.silent_to(&waiting.action).count();
                 // A broker that is away for a while is no end.
                 find_joined(answers, asked, waiting).await;
-                if fetch_missing(answers, view, asked.connection, waiting).await? {
+                if fetch_missing(answers, view, asked.connection, asked.profile, waiting).await? {
                     find_returned(answers, asked, &waiting.action).await;
                 }
                 let fewer = answers.silent_to(&waiting.action).count() < before;
@@ -347,17 +354,30 @@ pub(crate) async fn fetch_missing(
     answers: &mut Answers<'_>,
     view: &mut View<'_>,
     connection: &Connection,
+    profile: &Profile,
     waiting: &Waiting,
 ) -> Result<bool, Failure> {
     let missing: Vec<AgentId> = answers.missing(&waiting.action).cloned().collect();
     let mut came = Vec::new();
+    let mut unopened = Vec::new();
     let fetched = fetch(&connection.client, &waiting.action, missing, |entry| {
         let one = answers.take(&waiting.action, &entry.subject, &entry.value, entry.stored);
         let agent = subjects::last_name(&entry.subject);
-        came.push(one);
+        match one {
+            Came::Flagged(Flag::BadSeal(agent)) => unopened.push((agent, entry.clone())),
+            one => came.push(one),
+        }
         agent.is_none_or(|agent| answers.has(&waiting.action, &agent))
     })
     .await;
+    let agents = unopened.iter().map(|(agent, _)| agent.clone()).collect();
+    let renewed = answers.renew(connection, profile, agents).await;
+    if renewed.is_ok() {
+        let again = unopened.iter();
+        came.extend(
+            again.map(|(_, entry)| answers.take(&waiting.action, &entry.subject, &entry.value, entry.stored)),
+        );
+    }
     for one in came {
         if let Came::Flagged(flag) = &one
             && !answers.flag(flag)
@@ -366,18 +386,18 @@ pub(crate) async fn fetch_missing(
         }
         show(view, one, waiting)?;
     }
-    Ok(fetched.is_ok())
+    Ok(fetched.is_ok() && renewed.is_ok())
 }
 
 /// Takes up hosts that joined.
 async fn find_joined(answers: &mut Answers<'_>, asked: &Pending<'_>, waiting: &Waiting) {
-    let Some(Joining { profile, action }) = &asked.joining else { return };
+    let Some(Joining { action }) = &asked.joining else { return };
     let meant = |joined: &Inventory| match action {
         Some(action) => publish::recipients(joined, &action.target, action.agents.as_deref(), None),
         None => Vec::new(),
     };
     // A broker that is away for a while is no end.
-    answers.follow(asked.connection, profile, &waiting.action, meant).await.ok();
+    answers.follow(asked.connection, asked.profile, &waiting.action, meant).await.ok();
 }
 
 /// Tells agents that came back, or listen elsewhere by now, what is asked.

@@ -74,7 +74,7 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
             ends,
         };
         let live = ask::listen(&connection, id)?;
-        if !ask::fetch_missing(&mut answers, &mut view, &connection, &waiting).await? {
+        if !ask::fetch_missing(&mut answers, &mut view, &connection, profile, &waiting).await? {
             let message = "the broker does not respond";
             return Err(Failure::new(Exit::Unavailable, message, "check that it is running and reachable"));
         }
@@ -83,8 +83,8 @@ async fn results(args: &ResultsArgs, profile: &Profile, printer: &mut Printer) -
             answers.forget_silent(id);
         }
         if args.follow {
-            let joining = Some(Joining { profile, action: action.as_ref() });
-            let mut asked = Pending { connection: &connection, live, envelope: None, joining };
+            let joining = Some(Joining { action: action.as_ref() });
+            let mut asked = Pending { connection: &connection, profile, live, envelope: None, joining };
             ask::collect(&mut answers, &mut view, &mut asked, &waiting).await?;
         }
     }

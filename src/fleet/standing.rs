@@ -204,8 +204,13 @@ impl Sending<'_> {
             let wait = if wait == Wait::default() { Wait::Time(WAIT) } else { wait };
             let (action, ends) = (action.id.clone(), Some(action.not_after));
             let waiting = Waiting { action, wait, show: Show::Failed, until: None, ends };
-            let mut pending =
-                Pending { connection: self.connection, live, envelope: Some(envelope), joining: None };
+            let mut pending = Pending {
+                connection: self.connection,
+                profile: self.profile,
+                live,
+                envelope: Some(envelope),
+                joining: None,
+            };
             ask::collect(&mut answers, &mut view, &mut pending, &waiting).await?;
         }
         view.clear();

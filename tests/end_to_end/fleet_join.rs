@@ -3,9 +3,17 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use vigie_fleet::broker::client::Outgoing;
+use vigie_fleet::broker::connection::{ConnectionSettings, Login, TlsSettings, connect};
+use vigie_fleet::broker::jwt::Role;
 use vigie_fleet::broker::local::find_server;
+use vigie_fleet::broker::streams::{self, StreamSizes};
 
 use crate::fleet_setup::{Up, fleet, free_port, json_of, server_is_missing, status};
 use crate::harness::{Host, Ran, Settings, VIGIE, wait_until};
@@ -176,6 +184,53 @@ fn enrollers_that_decide_at_the_same_time_let_in_no_more_hosts_than_the_token_pe
     let enrolled = up.user("ann", &["agents"]);
     let members = hosts.iter().filter(|(name, _)| enrolled.out.contains(name.as_str())).count();
     assert_eq!(members, 2, "{enrolled:?}");
+}
+
+/// The stream of enrolments is lost, and made anew.
+fn lose_enrolments(up: &Up) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let port = fs::read_to_string(up.path("port")).expect("the fleet is up");
+        let settings = ConnectionSettings {
+            urls: vec![format!("nats://127.0.0.1:{port}")],
+            login: Login::CredentialsFile(up.path("fleet/administrator/broker.creds")),
+            tls: TlsSettings::default(),
+            name: "loses".to_owned(),
+            inbox_prefix: Role::Administrator.inbox_prefix(&"loses".parse().expect("a name")),
+            subscription_capacity: None,
+            connect_in_background: false,
+        };
+        let (events, _kept) = mpsc::channel(8);
+        let connection = connect(settings, events).await.expect("the broker is there");
+        let delete = Outgoing { subject: "$JS.API.STREAM.DELETE.ENROL", ..Outgoing::default() };
+        connection.client.request(delete, Duration::from_secs(20)).await.expect("the broker deletes it");
+        streams::ensure(&connection.client, &StreamSizes::default()).await.expect("it is made anew");
+    });
+}
+
+/// Another enroller put as much into the new stream as this one had counted in the former.
+#[test]
+fn an_enroller_counts_what_is_in_a_stream_that_was_made_anew() {
+    if server_is_missing() {
+        return;
+    }
+    let up = Up::start();
+    let text = token(&up, &["--approved", "--uses", "2"]);
+    let approver = Approver::start(up.place.path(), &up.path("fleet/enroller/fleet.toml"), &[]);
+    assert_eq!(join(&host(), &text, &["--name", "web-1"]).code, 0);
+    let id = Pid::from_raw(approver.child.id().try_into().expect("an ID fits"));
+    kill(id, Signal::SIGSTOP).expect("it runs");
+    lose_enrolments(&up);
+    let two = host();
+    assert_eq!(join(&two, &text, &["--name", "web-2", "--wait", "1s"]).code, 3);
+    assert_eq!(up.user("enroller", &["approve", "web-2"]).code, 0);
+    kill(id, Signal::SIGCONT).expect("it runs");
+
+    let third = join(&host(), &text, &["--name", "web-3"]);
+
+    assert!(third.code == 77 && third.err.contains("all 2 permitted hosts"), "{third:?}");
+    assert_eq!(join(&two, &text, &["--name", "web-2"]).code, 0);
 }
 
 #[test]

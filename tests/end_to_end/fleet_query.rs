@@ -291,6 +291,25 @@ async fn whoever_follows_the_results_sees_hosts_that_join_meanwhile() {
 }
 
 #[tokio::test]
+async fn an_agent_that_gets_another_key_while_it_is_asked_is_not_accused_of_a_forgery() {
+    let Some(fleet) = fleet(2).await else { return };
+    let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "all", "--json"];
+    let mut client = fleet.start("asked", &question);
+    let action = fleet.action_after(None).await;
+
+    // The client has read whom it asks.
+    let (agent, former) = &fleet.agents[0];
+    let key = AgentKey::generate();
+    let enrolled = Enrolment::new("o", agent, former.public_key(), now());
+    enrol(&fleet.administrator, &enrolled.next(key.public_key(), now(), false)).await;
+    fleet.answer(&action, &[(agent.clone(), key)], 10).await;
+    fleet.answer(&action, &fleet.agents[1..], 10).await;
+
+    assert_eq!(wait(&mut client).await, 0, "{}", fs::read_to_string(fleet.file("errors")).unwrap());
+    assert_eq!(answered(&fleet.file("asked")), ["sim-0", "sim-1"]);
+}
+
+#[tokio::test]
 async fn a_host_that_joins_while_the_broker_fails_is_looked_at_again() {
     let Some(fleet) = fleet(2).await else { return };
     let question = ["query", "netstat", "-t", "all", "--listening-port", "22", "--wait", "none", "--json"];

@@ -126,6 +126,45 @@ fn a_standing_question_outlives_broker_and_agent_and_sends_only_what_differs() {
     assert_eq!(kept(&member, &id), None);
 }
 
+/// It was noticed that the files are an older copy, and the agent was killed before anything came of it.
+#[test]
+fn what_comes_of_a_restored_snapshot_comes_also_after_a_kill_and_once() {
+    if server_is_missing() {
+        return;
+    }
+    let mut fleet = Fleet::without_policy();
+    let member = host(&mut fleet);
+    let running = member.host.start();
+    member.wait_connected();
+    patiently("facts are shown", || fleet.facts("web-1"));
+    let alice = Person::alice(&fleet);
+    let asked = alice.json(&fleet, &["query", "says", "-t", "all", "--every", "5s", "--expires", "1h"]);
+    let id = asked[0]["action"].as_str().unwrap().to_owned();
+    let epoch = wait_number(&member, &id, 1)["epoch"].clone();
+    let journal = || fs::read_to_string(member.host.path("state/journal/identity")).unwrap();
+    let first = journal();
+    running.kill();
+    member.host.wait_empty();
+    let noticed = json!({"own": now(), "broker": now(), "count": 1});
+    fs::write(member.host.path("state/fleet/reverted"), noticed.to_string()).unwrap();
+
+    let running = member.host.start();
+
+    patiently("the journal goes on under another name", || (journal() != first).then_some(()));
+    let anew = patiently("everything is reported under another name", || {
+        kept(&member, &id).filter(|kept| kept["epoch"] != epoch && kept["number"] == 1)
+    });
+    member.wait("all alerts are sent", |status| status["alerts_waiting"] == 0);
+    let second = journal();
+    running.kill();
+    member.host.wait_empty();
+    says(&member, &["two"]);
+    let _running = member.host.start();
+    assert_eq!(wait_number(&member, &id, 2)["epoch"], anew["epoch"]);
+    member.wait_connected();
+    assert_eq!(journal(), second);
+}
+
 /// Stores an envelope among the standing questions and sends it to all agents.
 fn send(fleet: &Fleet, envelope: &[u8]) {
     fleet.publish("vigie.standing.alice", envelope);
