@@ -26,8 +26,8 @@ use slog::{Logger, error, info, o, warn};
 use tokio::sync::{oneshot, watch};
 use vigie_fleet::host_facts;
 use vigie_journal::{
-    AlertId, AppendError, Counts, Draft, MAX_ID_BYTES, OpenError, Renamed, SeenIds, SettleError, Sizes,
-    Source, Writer,
+    AlertId, AppendError, Counts, Draft, MAX_ID_BYTES, OpenBatch, OpenError, Renamed, SeenIds, SettleError,
+    Sizes, Source, Writer,
 };
 
 use self::batch::RawAlert;
@@ -51,8 +51,10 @@ pub const OWN_NAME: &str = "agent";
 const RETRY_INITIAL: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Memory of a batch that is kept for the next one while alerts come one after the other, in bytes.
+/// Memory of a batch that is kept for the next one while alerts come one after the other, in bytes: before and after it is
+/// sealed.
 const KEPT_BYTES: usize = 4 << 20;
+const KEPT_SEALED_BYTES: usize = 8 << 20;
 
 /// Time after which is synced what nobody waits for.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
@@ -184,8 +186,9 @@ pub struct AlertJournal {
     telling: Telling,
     /// What waits for the next write.
     waiting: Batch,
-    /// Memory of a batch that was written, for the next one.
+    /// Memory of a batch that was written, for the next one, before and after it is sealed.
     spare: Draft,
+    spare_sealed: Vec<u8>,
     /// Bytes and alerts of the write that is under way.
     writing_bytes: usize,
     writing_alerts: u64,
@@ -276,6 +279,7 @@ impl AlertJournal {
             writer: Some(writer),
             waiting: Batch::default(),
             spare: Draft::default(),
+            spare_sealed: Vec::new(),
             writing_bytes: 0,
             writing_alerts: 0,
             writing_of: BTreeMap::new(),
@@ -358,6 +362,10 @@ impl AlertJournal {
         }
         self.tell_what_is_due();
         if self.waiting.draft.count() == 0 && self.waiting.answers.is_empty() {
+            if self.writer.is_none() && self.error.is_none() {
+                // The end of what the writer is away for comes back here.
+                return;
+            }
             if self.writer.as_ref().is_some_and(Writer::is_unsettled) {
                 if !self.flushing.is_empty() {
                     return self.settle(ctx);
@@ -390,7 +398,7 @@ impl AlertJournal {
         self.is_settling = false;
         // With a write under way its end comes back here.
         let Some(mut writer) = self.writer.take() else { return };
-        self.spare = Draft::default();
+        (self.spare, self.spare_sealed) = (Draft::default(), Vec::new());
         if self.waiting.draft.count() == 0 {
             self.waiting.draft = Draft::default();
         }
@@ -414,19 +422,29 @@ impl AlertJournal {
         writer.set_sizes(sizes(&self.section));
         writer.set_sent_through(self.sent_through);
         let snapshot = writer.needs_snapshot().then(|| self.seen.snapshot());
+        let memory = std::mem::take(&mut self.spare_sealed);
         let writing = work_threads::run(Lane::Journal, move || {
-            let result = writer.append(&batch.draft, snapshot);
-            (writer, batch, result)
+            let mut sealed = OpenBatch::new(writer.place(), memory);
+            sealed.add(&batch.draft);
+            let sealed = sealed.end();
+            let result = writer.append(&sealed, snapshot);
+            (writer, batch, sealed.into_memory(KEPT_SEALED_BYTES), result)
         });
-        ctx.spawn(writing.into_actor(self).map(|written, this, ctx| match written {
-            Ok((writer, batch, Ok(()))) => this.written(writer, batch, ctx),
-            Ok((writer, batch, Err(AppendError::NeedsSnapshot))) => this.write(writer, batch, ctx),
-            Ok((writer, batch, Err(AppendError::Disk(error)))) => {
-                this.write_failed(writer, batch, &error, ctx);
-            }
-            Err(error) => {
-                // Only a panic can end the task, and a panic ends the agent.
-                error!(this.log, "writing alerts was aborted"; "error" => %error);
+        ctx.spawn(writing.into_actor(self).map(|written, this, ctx| {
+            let (writer, batch, result) = match written {
+                Ok((writer, batch, memory, result)) => {
+                    this.spare_sealed = memory;
+                    (writer, batch, result)
+                }
+                Err(error) => {
+                    // Only a panic can end the task, and a panic ends the agent.
+                    return error!(this.log, "writing alerts was aborted"; "error" => %error);
+                }
+            };
+            match result {
+                Ok(()) => this.written(writer, batch, ctx),
+                Err(AppendError::NeedsSnapshot) => this.write(writer, batch, ctx),
+                Err(error) => this.write_failed(writer, batch, &error, ctx),
             }
         }));
     }
@@ -454,13 +472,7 @@ impl AlertJournal {
         self.write_waiting(ctx);
     }
 
-    fn write_failed(
-        &mut self,
-        writer: Writer,
-        batch: Batch,
-        error: &std::io::Error,
-        ctx: &mut Context<Self>,
-    ) {
+    fn write_failed(&mut self, writer: Writer, batch: Batch, error: &AppendError, ctx: &mut Context<Self>) {
         let text = format!("cannot write alerts to {:?}: {error}", self.directory);
         if self.error.as_ref() != Some(&text) {
             error!(self.log, "cannot write alerts to disk; buffering in memory"; "path" => ?self.directory,

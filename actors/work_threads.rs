@@ -260,7 +260,36 @@ pub fn run<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'sta
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "only in tests")]
 pub fn run<T: Send + 'static>(_: Lane, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
-    Job(Waiting::Pool(tokio::task::spawn_blocking(work)))
+    let Some(turns) = here::turns() else { return Job(Waiting::Pool(tokio::task::spawn_blocking(work))) };
+    Job(Waiting::Pool(tokio::task::spawn_local(async move {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        work()
+    })))
+}
+
+/// For tests that record the changes of files, which is done for one thread: work is done on the thread that asks, and
+/// after so many turns of others as a seed says.
+#[cfg(test)]
+pub(crate) mod here {
+    use std::cell::Cell;
+
+    thread_local! {
+        static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn set(seed: Option<u64>) {
+        SEED.set(seed);
+    }
+
+    pub(super) fn turns() -> Option<u64> {
+        // Knuth's MMIX generator.
+        let seed =
+            SEED.get()?.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        SEED.set(Some(seed));
+        Some((seed >> 33) % 6)
+    }
 }
 
 fn on_lane<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {

@@ -3,8 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 
 use super::*;
+use proptest::prelude::*;
 use slog::Discard;
 use vigie_config::model::LoggingSection;
+use vigie_files::recording::{Chooser, Kind, Recording};
 use vigie_journal::{Item, Portion};
 use vigie_protocol::condition::{Condition, ConditionSeverity, StandingCondition, Subject};
 use vigie_protocol::severity::Severity;
@@ -31,7 +33,7 @@ fn alerts(ids: &[&str]) -> StoreAlerts {
 
 fn ids_on_disk(directory: &Path) -> Vec<String> {
     let mut items = Vec::new();
-    let portion = Portion { items: 1000, bytes: 1 << 20 };
+    let portion = Portion { items: 100_000, bytes: usize::MAX };
     vigie_journal::Reader::new(&directory.join("journal"), 0).read(u64::MAX, portion, &mut items).unwrap();
     items
         .into_iter()
@@ -198,7 +200,7 @@ async fn deletions_that_no_alert_told_before_the_agent_was_killed_are_told_at_th
             r#"{"severity":"high"}"#,
         );
         let snapshot = writer.needs_snapshot().then(|| seen.snapshot());
-        writer.append(&draft, snapshot).unwrap();
+        writer.append(&vigie_journal::SealedBatch::of(&draft, writer.place()), snapshot).unwrap();
     }
     let deleted = writer.deleted()[2];
     drop(writer);
@@ -247,4 +249,130 @@ async fn what_the_agent_tells_about_a_module_has_room_of_its_own() {
     let text = std::fs::read_to_string(segment).unwrap();
     assert_eq!(text.matches(r#""module":"agent","share":"agent:watch","message":"#).count(), 1, "{text}");
     assert_eq!(text.matches(r#""module":"agent","message":"#).count(), 1, "{text}");
+}
+
+/// Alerts with ids from `first` on.
+fn many(first: usize, count: usize, bytes: usize) -> StoreAlerts {
+    let alert = |id: usize| NewAlert { id: Some(format!("e-{id}")), message: "x".repeat(bytes) };
+    let all: Vec<_> = (first..first + count).map(alert).collect();
+    StoreAlerts { alerts: Arc::new(all.into()), ..alerts(&[]) }
+}
+
+#[actix_rt::test]
+async fn what_comes_while_the_disk_takes_nothing_goes_to_it_in_its_order_and_in_one_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal_dir = directory.path().join("journal");
+    let journal = journal(directory.path()).start();
+    std::fs::remove_dir_all(&journal_dir).unwrap();
+    std::fs::write(&journal_dir, "").unwrap();
+    let mut waiting = vec![actix_rt::spawn(journal.send(many(1, 1, 10)))];
+    while journal.send(GetJournalStatus).await.unwrap().error.is_none() {
+        tokio::task::yield_now().await;
+    }
+    for part in 0..20 {
+        waiting.push(actix_rt::spawn(journal.send(many(2 + part * 1000, 1000, 100))));
+    }
+    // What waits is known as well.
+    waiting.push(actix_rt::spawn(journal.send(many(1, 3000, 100))));
+    while journal.send(GetJournalStatus).await.unwrap().pending < 20_001 {
+        tokio::task::yield_now().await;
+    }
+    assert!(waiting.iter().all(|one| !one.is_finished()));
+
+    std::fs::remove_file(&journal_dir).unwrap();
+
+    for (part, one) in waiting.into_iter().enumerate() {
+        let new = one.await.unwrap().unwrap().unwrap();
+        assert!(new.iter().all(|new| *new == (part < 21)), "{part}");
+    }
+    let ids = ids_on_disk(directory.path());
+    assert!(ids.iter().eq((1..=20_001).map(|id| format!("e-{id}")).collect::<Vec<_>>().iter()));
+    let found = vigie_journal::verify(&journal_dir, None).unwrap();
+    assert_eq!((found.missing, found.broken, found.proved_batches), (0, 0, 2), "{found:?}");
+}
+
+/// Sends alerts in parts while changes of files fail, cuts the power after any of them, and looks at what is left.
+async fn power_cut(
+    parts: &[(usize, bool, bool)],
+    fail: Option<(usize, usize)>,
+    seeds: &[u64],
+) -> Result<(), TestCaseError> {
+    tokio::time::pause();
+    let directory = tempfile::tempdir().unwrap();
+    let recording = std::rc::Rc::new(Recording::start(directory.path()));
+    let section = JournalSection { segment_bytes: 100_000, keep_segments: 100, ..JournalSection::default() };
+    let log = Logger::root(Discard, o!());
+    let journal = AlertJournal::open(directory.path(), section, &log).unwrap().start();
+    if let Some((after, kind)) = fail {
+        recording.fail_after(after, [Kind::Any, Kind::Write, Kind::Sync][kind], 5);
+    }
+    let mut next = 1;
+    let mut storing = Vec::new();
+    for &(count, is_large, waits) in parts {
+        let stored = journal.send(many(next, count, if is_large { 30_000 } else { 10 }));
+        next += count;
+        let (recording, last) = (recording.clone(), next - 1);
+        let stored = actix_rt::spawn(async move {
+            let new = stored.await.unwrap().unwrap();
+            assert!(new.iter().all(|new| *new));
+            (recording.changes(), last)
+        });
+        if waits {
+            tokio::task::yield_now().await;
+        }
+        storing.push(stored);
+    }
+    let mut known = Vec::new();
+    for stored in storing {
+        known.push(stored.await.unwrap());
+    }
+    journal.send(FlushJournal).await.unwrap();
+    drop(journal);
+    let history = std::rc::Rc::into_inner(recording).expect("nobody stores any more").finish();
+
+    for (at, &seed) in seeds.iter().enumerate() {
+        let cut = if at == 0 { history.len() } else { usize::try_from(seed).unwrap() % (history.len() + 1) };
+        let acknowledged = known.iter().filter(|(changes, _)| *changes <= cut).map(|(_, last)| *last).max();
+        let after = tempfile::tempdir().unwrap();
+        history.cut(cut, &mut Chooser::new(seed % 7 + seed % 2 * 1000), after.path()).unwrap();
+        let path = after.path().join("journal");
+        let (writer, seen, _) =
+            Writer::open(&path, Sizes { segment_bytes: 1 << 20, keep_segments: 100 }).unwrap();
+        let ids = ids_on_disk(after.path());
+        prop_assert!(
+            ids.len() >= acknowledged.unwrap_or(0),
+            "{} of {:?}, cut {}",
+            ids.len(),
+            acknowledged,
+            cut
+        );
+        for (number, id) in (1..).zip(&ids) {
+            prop_assert_eq!(id, &format!("e-{number}"));
+            prop_assert!(seen.contains("watch", id.as_str()));
+        }
+        let behind = format!("e-{}", ids.len() + 1);
+        prop_assert!(!seen.contains("watch", behind.as_str()));
+        drop(writer);
+        let verification = vigie_journal::verify(&path, None).unwrap();
+        prop_assert!(verification.is_whole(), "{:?}", verification);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Whatever comes while something is written, and whichever change of a file fails or is the last one before
+    /// the power goes: what was acknowledged is there, once and in its order, and the chain is whole.
+    #[test]
+    fn a_power_cut_loses_nothing_that_the_journal_answered(
+        parts in proptest::collection::vec((1usize..5, any::<bool>(), any::<bool>()), 1..15),
+        fail in prop::option::of((0usize..40, 0usize..3)),
+        seeds in proptest::collection::vec(any::<u64>(), 5),
+    ) {
+        work_threads::here::set(Some(seeds[0]));
+        let result = actix_rt::System::new().block_on(power_cut(&parts, fail, &seeds));
+        work_threads::here::set(None);
+        result?;
+    }
 }

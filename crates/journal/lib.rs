@@ -5,11 +5,13 @@
 //! batch is found by every reader. The high-water mark, kept apart, makes numbers go on even when all segments are
 //! gone. The format is described in `docs/journal.md`.
 //!
-//! - [`Writer`] appends batches ([`Draft`]) and keeps the files within their room;
+//! - a [`Draft`] holds records, an [`OpenBatch`] seals them, and [`Writer`] appends such batches and keeps the files within
+//!   their room;
 //! - [`Reader`] is a cursor: it yields alerts, gaps and damage, and never holds up the writer;
 //! - [`verify`] proves the whole chain;
 //! - [`SeenIds`] remembers which ids of modules are recorded.
 
+mod batch;
 mod chain;
 mod contents;
 mod cursor;
@@ -29,12 +31,15 @@ mod walk;
 mod writer;
 
 #[cfg(test)]
+mod merged_tests;
+#[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
 mod room_tests;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{OpenBatch, Place, SealedBatch};
 pub use cursor::{Cursor, identity};
 pub use draft::{Draft, Source};
 pub use line::{Counts, Record, Why};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use vigie_files::durable;
 
+use crate::batch::Place;
 use crate::chain::BatchDigest;
 use crate::contents::{Contents, Counting};
 use crate::ledger::{Ledger, Range};
@@ -13,7 +14,7 @@ use crate::retention::ClosedSegment;
 use crate::seen::{SeenIds, SeenSnapshot};
 use crate::segment::{self, Name};
 use crate::walk::{Step, Walk};
-use crate::writer::{OpenError, Place};
+use crate::writer::{LeftOver, OpenError};
 
 /// What was found when the journal was opened.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub(crate) struct Found {
     pub(crate) seq_at_least: u64,
     pub(crate) closed: Vec<ClosedSegment>,
     /// Segments that one before holds as well: a crash came when they had become one.
-    pub(crate) left_over: Vec<Name>,
+    pub(crate) left_over: Vec<LeftOver>,
     pub(crate) newest: Option<Newest>,
     pub(crate) seen: SeenIds,
     pub(crate) ledger: Ledger,
@@ -128,7 +129,7 @@ pub(crate) fn read(directory: &Path, marked: u64) -> Result<Found, OpenError> {
         seq_at_least: through_seq.max(place.seq).max(ledger.last()),
         place,
         closed,
-        left_over,
+        left_over: left_over.into_iter().map(|name| LeftOver::find(directory, name)).collect(),
         newest,
         seen,
         ledger,

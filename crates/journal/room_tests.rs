@@ -1,7 +1,7 @@
 //! Room is made, and segments become one, while readers read and the power goes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vigie_files::recording::{Kind, Recording};
 
@@ -277,6 +277,31 @@ fn a_left_over_segment_that_cannot_be_deleted_keeps_no_journal_closed() {
     assert_eq!(told(&journal.items()), journal.writer.deleted());
 }
 
+/// What all files of a journal take, but for the small ones beside the segments.
+fn bytes_on_disk(directory: &Path) -> u64 {
+    segments(directory).iter().map(|path| fs::metadata(path).unwrap().len()).sum()
+}
+
+#[test]
+fn what_a_left_over_segment_takes_is_counted() {
+    let directory = temporary();
+    let sizes = Sizes { segment_bytes: 8000, keep_segments: 10 };
+    let mut journal = Journal::open(directory.path(), sizes);
+    let (path, _) = merged_away(&mut journal, loud_and_quiet);
+    drop(journal);
+    // No system deletes it as a file, and it takes something.
+    fs::create_dir(&path).unwrap();
+    assert!(fs::symlink_metadata(&path).unwrap().len() > 0);
+
+    let mut journal = Journal::open(directory.path(), sizes);
+
+    for batch in 0..50 {
+        assert_eq!(journal.writer.bytes(), bytes_on_disk(directory.path()));
+        loud_and_quiet(&mut journal, batch);
+    }
+    assert!(path.exists() && bytes_on_disk(directory.path()) <= 8000 * 11);
+}
+
 #[test]
 fn a_segment_that_cannot_be_read_is_named_and_the_others_make_room() {
     let directory = temporary();
@@ -489,10 +514,10 @@ fn how_long_an_append_stalls_at_the_limit() {
         if batch % 20 == 0 {
             alerts[500] = quiet;
         }
-        let draft = journal.draft_of(&alerts);
+        let sealed = journal.sealed(&alerts);
         let snapshot = journal.writer.needs_snapshot().then(|| journal.seen.snapshot());
         let begun = std::time::SystemTime::now();
-        journal.writer.append(&draft, snapshot).unwrap();
+        journal.writer.append(&sealed, snapshot).unwrap();
         took.push(begun.elapsed().unwrap().as_micros());
         batch += 1;
     }

@@ -11,8 +11,8 @@ use vigie_files::recording::{Chooser, History, Kind, Recording};
 
 use crate::segment;
 use crate::{
-    AppendError, Cause, DamageKind, Draft, Item, Portion, Reader, SeenIds, Sizes, Why, Writer, start_of_last,
-    verify,
+    AppendError, Cause, DamageKind, Draft, Item, OpenBatch, Portion, Reader, SealedBatch, SeenIds, Sizes,
+    Why, Writer, start_of_last, verify,
 };
 
 pub(crate) const MODULE: &str = "watch";
@@ -52,14 +52,41 @@ impl Journal {
     }
 
     fn try_append_of(&mut self, alerts: &[(&str, &str)], attempts: usize) -> Result<(), AppendError> {
-        let draft = self.draft_of(alerts);
+        self.write(&self.sealed(alerts), attempts)
+    }
+
+    /// Batches each of which is sealed, in parts, before the one before it is written. `wrote` is called after each.
+    pub(crate) fn append_ahead(&mut self, batches: &[Vec<(&str, &str)>], mut wrote: impl FnMut(&Self)) {
+        let (mut place, mut next) = (self.writer.place(), self.writer.recorded() + 1);
+        let mut ahead = None;
+        for alerts in batches {
+            let mut batch = OpenBatch::new(place, Vec::new());
+            for part in alerts.chunks(3) {
+                batch.add(&draft_from(next, part));
+                next += part.len() as u64;
+            }
+            let batch = batch.end();
+            place = batch.place();
+            if let Some(before) = ahead.replace(batch) {
+                self.write(&before, 5).unwrap();
+                wrote(self);
+            }
+        }
+        if let Some(last) = ahead {
+            self.write(&last, 5).unwrap();
+            wrote(self);
+        }
+    }
+
+    /// Tries to write a batch so often.
+    pub(crate) fn write(&mut self, batch: &SealedBatch, attempts: usize) -> Result<(), AppendError> {
         let first = self.writer.recorded() + 1;
         let mut result = Ok(());
         for _ in 0..attempts {
             let snapshot = self.writer.needs_snapshot().then(|| self.seen.snapshot());
-            result = self.writer.append(&draft, snapshot);
+            result = self.writer.append(batch, snapshot);
             if result.is_ok() {
-                for seq in first..first + draft.count() {
+                for seq in first..=self.writer.recorded() {
                     self.seen.insert(MODULE, &format!("e-{seq}"));
                     self.acknowledged.push(seq);
                 }
@@ -69,19 +96,9 @@ impl Journal {
         result
     }
 
-    pub(crate) fn draft_of(&self, alerts: &[(&str, &str)]) -> Draft {
-        let mut draft = Draft::default();
-        let first = self.writer.recorded() + 1;
-        for (seq, (share, severity)) in (first..).zip(alerts) {
-            let text = serde_json::json!({ "severity": severity, "alert": format!("step{seq}") }).to_string();
-            let json = |text: &str| serde_json::to_string(text).unwrap();
-            let module = crate::line::module_of(share);
-            let share = (module != *share).then_some(*share);
-            let id = json(&format!("e-{seq}"));
-            let source = draft.source("2026-01-02T03:04:05Z", module, share);
-            draft.push(&source, seq, Some(&id), &json(&text));
-        }
-        draft
+    /// A batch that is not written.
+    pub(crate) fn sealed(&self, alerts: &[(&str, &str)]) -> SealedBatch {
+        SealedBatch::of(&draft_from(self.writer.recorded() + 1, alerts), self.writer.place())
     }
 
     pub(crate) fn append_each(&mut self, count: usize) {
@@ -93,6 +110,21 @@ impl Journal {
     pub(crate) fn items(&self) -> Vec<Item> {
         items(&self.directory, self.writer.recorded())
     }
+}
+
+/// Alerts of these shares and severities, with numbers from `first` on.
+fn draft_from(first: u64, alerts: &[(&str, &str)]) -> Draft {
+    let mut draft = Draft::default();
+    for (seq, (share, severity)) in (first..).zip(alerts) {
+        let text = serde_json::json!({ "severity": severity, "alert": format!("step{seq}") }).to_string();
+        let json = |text: &str| serde_json::to_string(text).unwrap();
+        let module = crate::line::module_of(share);
+        let share = (module != *share).then_some(*share);
+        let id = json(&format!("e-{seq}"));
+        let source = draft.source("2026-01-02T03:04:05Z", module, share);
+        draft.push(&source, seq, Some(&id), &json(&text));
+    }
+    draft
 }
 
 pub(crate) fn items(directory: &Path, through: u64) -> Vec<Item> {
@@ -356,6 +388,21 @@ fn after_a_failed_sync_the_batch_is_written_again_to_a_new_segment() {
 }
 
 #[test]
+fn a_batch_that_does_not_follow_what_is_recorded_is_refused() {
+    let directory = temporary();
+    let mut journal = Journal::open(directory.path(), LARGE);
+    journal.append_each(2);
+    let batch = journal.sealed(&[(MODULE, "low")]);
+    journal.write(&batch, 5).unwrap();
+
+    let again = journal.write(&batch, 5);
+
+    assert!(matches!(again, Err(AppendError::OutOfOrder { after: 2, newest: 3 })), "{again:?}");
+    assert_eq!(seqs(&journal.items()), [1, 2, 3]);
+    assert!(verify(directory.path(), None).unwrap().is_whole());
+}
+
+#[test]
 fn a_disk_that_was_full_costs_nothing() {
     let directory = temporary();
     let recording = Recording::start(directory.path());
@@ -594,15 +641,10 @@ proptest! {
         }
         // After how many changes how much was acknowledged, and deleted by retention.
         let mut known = vec![(recording.changes(), 0)];
-        for batch in &batches {
-            // Two shares, so that retention takes parts of batches by share as well.
-            let alerts: Vec<(&str, &str)> = batch
-                .iter()
-                .map(|&at| ([MODULE, "watch:more"][at % 2], ["low", "medium", "high", "critical"][at / 2]))
-                .collect();
-            journal.append_of(&alerts);
-            known.push((recording.changes(), journal.writer.recorded()));
-        }
+        // Two shares, so that retention takes parts of batches by share as well.
+        let alert = |&at: &usize| ([MODULE, "watch:more"][at % 2], ["low", "medium", "high", "critical"][at / 2]);
+        let batches: Vec<Vec<_>> = batches.iter().map(|batch| batch.iter().map(alert).collect()).collect();
+        journal.append_ahead(&batches, |journal| known.push((recording.changes(), journal.writer.recorded())));
         let history = recording.finish();
 
         for (at, &seed) in seeds.iter().enumerate() {
@@ -631,48 +673,4 @@ fn a_first_alert_that_is_missing_is_told_with_the_newest_ones_when_there_are_no_
 
     assert_eq!((start(10), start(5), start(4), start(2)), (0, 0, 1, 3));
     assert_eq!(missing(&items(directory.path(), 5)), [(1, 1)]);
-}
-
-#[test]
-fn what_an_interrupted_retention_left_is_removed() {
-    let directory = temporary();
-    let mut journal = Journal::open(directory.path(), LARGE);
-    journal.append_each(1);
-    drop(journal);
-    let left = [7, 8, 9].map(|first| segment::Name { first, part: 0 }.new_path(directory.path()));
-    fs::write(&left[0], "half").unwrap();
-    // It cannot be deleted as a file.
-    fs::create_dir(&left[1]).unwrap();
-    fs::write(&left[2], "half").unwrap();
-
-    drop(Journal::open(directory.path(), LARGE));
-
-    assert_eq!(left.map(|path| path.exists()), [false, true, false]);
-}
-
-#[test]
-fn a_file_beside_the_segments_that_somebody_took_away_is_told_and_written_again() {
-    for name in ["high-water", "identity"] {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(name);
-        let is_whole = || verify(directory.path(), None).unwrap().is_whole();
-        let mut journal = Journal::open(directory.path(), LARGE);
-        journal.append_each(3);
-        let before = fs::read(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        assert!(!is_whole(), "{name}");
-
-        journal.writer.inspect_files();
-        journal.writer.inspect_files();
-
-        assert_eq!(journal.writer.take_taken_away(), [name]);
-        assert!(is_whole(), "{name}");
-        assert!(name != "identity" || fs::read(&path).unwrap() == before);
-        drop(journal);
-        fs::write(&path, "damaged").unwrap();
-        assert!(!is_whole(), "{name}");
-        let opened = |_| Writer::open(directory.path(), LARGE).unwrap().2.missing_files;
-        assert_eq!([1, 2].map(opened), [vec![name], vec![]]);
-        assert!(is_whole(), "{name}");
-    }
 }

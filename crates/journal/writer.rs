@@ -14,12 +14,11 @@ use std::path::{Path, PathBuf};
 
 use vigie_files::durable::{self, DurableFile, Standing};
 
-use crate::chain::{self, BatchDigest, Head};
+use crate::batch::{self, Place, SealedBatch};
 use crate::contents::{Contents, Tally, add_counts};
 use crate::cursor;
-use crate::draft::Draft;
 use crate::ledger::Ledger;
-use crate::line::{self, Closed, Commit, Counts, Header, VERSION, Why};
+use crate::line::{self, Closed, Counts, Header, VERSION, Why};
 use crate::mark::{self, HighWater, Mark};
 use crate::names::{self, Renamed};
 use crate::recovery::{self, Newest, Recovery};
@@ -27,9 +26,6 @@ use crate::retention::{ClosedSegment, GivenUp};
 use crate::rewrite::Rewrite;
 use crate::seen::{SeenIds, SeenSnapshot};
 use crate::segment::Name;
-
-/// Memory for sealed lines that is kept between batches, until there is time to settle, in bytes.
-const KEPT_BYTES: usize = 8 << 20;
 
 /// How much of old segments is read with each batch to make room, in bytes, and how many times the bytes of the batch: of
 /// what a flood fills room must be made as quickly.
@@ -77,6 +73,14 @@ pub enum AppendError {
     /// A new segment has to be begun, for which the ids that are recorded so far are needed. Try again at once.
     #[error("a new segment of the alert journal needs the recorded IDs")]
     NeedsSnapshot,
+    /// It was sealed to follow another alert than the newest one.
+    #[error("a batch that follows alert {after} cannot be written after alert {newest}")]
+    OutOfOrder {
+        /// What it follows.
+        after: u64,
+        /// The newest recorded alert.
+        newest: u64,
+    },
     /// The disk does not take it.
     #[error(transparent)]
     Disk(#[from] io::Error),
@@ -91,14 +95,19 @@ pub struct Incident {
     pub after: u64,
 }
 
-/// The place in the chain.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Place {
-    /// Number of the newest recorded alert.
-    pub(crate) seq: u64,
-    /// Its checksum.
-    pub(crate) link: u32,
-    pub(crate) head: Head,
+/// A segment that is still there although the one before holds what is in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LeftOver {
+    pub(crate) name: Name,
+    /// What it takes; nobody's share pays for it.
+    pub(crate) bytes: u64,
+}
+
+impl LeftOver {
+    pub(crate) fn find(directory: &Path, name: Name) -> Self {
+        let bytes = name.path(directory).symlink_metadata().map_or(0, |found| found.len());
+        Self { name, bytes }
+    }
 }
 
 /// The segment that is written.
@@ -119,8 +128,7 @@ pub struct Writer {
     directory: PathBuf,
     sizes: Sizes,
     closed: Vec<ClosedSegment>,
-    /// Segments that are still there although the one before holds what is in them.
-    left_over: Vec<Name>,
+    left_over: Vec<LeftOver>,
     open: Option<Open>,
     /// Why the next batch begins a new segment.
     begin: Option<Why>,
@@ -151,8 +159,6 @@ pub struct Writer {
     incidents: Vec<Incident>,
     sent_through: Option<u64>,
     given_up: Option<GivenUp>,
-    /// Sealed lines of a batch.
-    sealed: Vec<u8>,
     /// Alerts that this writer recorded, by module.
     by_module: BTreeMap<String, Counts>,
 }
@@ -228,7 +234,6 @@ impl Writer {
             incidents: Vec::new(),
             sent_through: None,
             given_up: None,
-            sealed: Vec::new(),
             by_module: BTreeMap::new(),
         };
         if !has_mark {
@@ -245,6 +250,12 @@ impl Writer {
         self.place.seq
     }
 
+    /// Where the chain ends: what the next batch follows.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
     /// The head of the chain: it stands for all batches that are recorded.
     #[must_use]
     pub fn head(&self) -> String {
@@ -255,7 +266,7 @@ impl Writer {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let closed: u64 = self.closed.iter().map(|segment| segment.contents.total_bytes()).sum();
-        closed + self.open.as_ref().map_or(0, |open| open.file.length())
+        closed + self.left_over_bytes() + self.open.as_ref().map_or(0, |open| open.file.length())
     }
 
     /// Alerts that retention has deleted since the journal was begun, of each severity.
@@ -400,10 +411,13 @@ impl Writer {
     /// Records a batch and returns when it is safe on disk.
     ///
     /// # Errors
-    /// When it cannot be written to disk, or a snapshot is needed and not there.
-    pub fn append(&mut self, draft: &Draft, snapshot: Option<SeenSnapshot>) -> Result<(), AppendError> {
-        if draft.count() == 0 {
+    /// When it cannot be written to disk, a snapshot is needed and not there, or it does not follow what is recorded.
+    pub fn append(&mut self, batch: &SealedBatch, snapshot: Option<SeenSnapshot>) -> Result<(), AppendError> {
+        if batch.is_empty() {
             return Ok(());
+        }
+        if batch.after() != self.place {
+            return Err(AppendError::OutOfOrder { after: batch.after().seq, newest: self.place.seq });
         }
         self.inspect();
         if self.needs_snapshot() {
@@ -412,11 +426,9 @@ impl Writer {
             self.make_room(u64::MAX, false);
             self.begin_segment(snapshot)?;
         }
-        self.make_room(self.step_bytes.max(draft.bytes() as u64 * STEP_FACTOR), true);
+        self.make_room(self.step_bytes.max(batch.bytes().len() as u64 * STEP_FACTOR), true);
         let Some(open) = &mut self.open else { return Err(AppendError::NeedsSnapshot) };
-        self.sealed.clear();
-        let (place, batch) = seal_batch(&mut self.sealed, draft, self.place);
-        if let Err(error) = open.file.append(&self.sealed).and_then(|()| open.file.sync()) {
+        if let Err(error) = open.file.append(batch.bytes()).and_then(|()| open.file.sync()) {
             // What cannot be cut off does not count: the next segment says so.
             if open.file.sync_failed() || open.file.cut(open.counted).is_err() {
                 self.begin = Some(Why::WriteFailed);
@@ -425,13 +437,11 @@ impl Writer {
             return Err(error.into());
         }
         open.counted = open.file.length();
-        open.contents.add_all(&batch);
-        for (share, Tally { counts, .. }) in &batch.shares {
+        open.contents.add_all(batch.contents());
+        for (share, Tally { counts, .. }) in &batch.contents().shares {
             add_counts(&mut self.by_module, line::module_of(share), *counts);
         }
-        self.sealed.clear();
-        self.sealed.shrink_to(KEPT_BYTES);
-        self.place = place;
+        self.place = batch.place();
         self.write_mark();
         Ok(())
     }
@@ -460,7 +470,6 @@ impl Writer {
 
     /// Returns when the high-water mark is on disk. Called when there is time, and at the end.
     pub fn settle(&mut self) {
-        self.sealed = Vec::new();
         if self.high_water.is_unsynced() {
             let synced = self.high_water.sync();
             self.note_mark(synced);
@@ -559,7 +568,7 @@ fn reopen(
         recovery.cut_bytes = file.length().saturating_sub(whole);
         let mut tail = newest.tail.clone();
         if newest.uncommitted.records() > 0 {
-            place.head = commit(&mut tail, newest.uncommitted.clone(), place);
+            place.head = batch::commit(&mut tail, newest.uncommitted.clone(), place);
             contents.add_commit(tail.len() - newest.tail.len(), &BTreeMap::new());
         }
         // Records that are whole are written again: what a failed sync left here may be in the memory of the kernel
@@ -573,36 +582,4 @@ fn reopen(
 
 fn now() -> String {
     jiff::Timestamp::now().to_string()
-}
-
-/// Seals the records of a draft and their commit line, and counts them.
-fn seal_batch(sealed: &mut Vec<u8>, draft: &Draft, mut place: Place) -> (Place, Contents) {
-    let mut digest = BatchDigest::of_version(VERSION);
-    sealed.reserve(draft.bytes() + draft.count() as usize * line::SEALED_MORE_BYTES);
-    // Hashed together are lines of one share and severity that follow each other, which most of a batch are.
-    let (mut start, mut records) = (0, 0);
-    let mut bodies = draft.bodies().map(|body| (line::severity_of_message(body.message), body)).peekable();
-    while let Some((severity, body)) = bodies.next() {
-        place.link = line::seal_record(sealed, body.bytes, severity, place.link);
-        records += 1;
-        if bodies.peek().is_none_or(|(next, after)| *next != severity || after.share != body.share) {
-            digest.add_many(&sealed[start..], records, body.share, severity);
-            (start, records) = (sealed.len(), 0);
-        }
-    }
-    place.seq = draft.last_seq();
-    let mut contents = digest.contents();
-    let start = sealed.len();
-    place.head = commit(sealed, digest, &place);
-    contents.add_commit(sealed.len() - start, &BTreeMap::new());
-    (place, contents)
-}
-
-/// Appends the commit line of a batch that ends at `place`; returns the head after it.
-fn commit(sealed: &mut Vec<u8>, digest: BatchDigest, place: &Place) -> Head {
-    let n = digest.records();
-    let digests = digest.finish();
-    let head = chain::next_head(&place.head, place.seq, n, &digests);
-    line::seal_value(sealed, &Commit::new(place.seq, n, digests, head), place.link);
-    head
 }

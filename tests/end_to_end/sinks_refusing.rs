@@ -337,7 +337,7 @@ fn a_receiver_that_is_down_for_days_is_a_failure_that_an_alert_tells() {
     draft.push_text(1, "2026-01-02T03:04:05Z", "says", None, &low_alert("of long ago"));
     draft.push_text(2, "2026-01-02T03:04:06Z", "says", None, &low_alert("the second one"));
     let snapshot = writer.needs_snapshot().then(|| seen.snapshot());
-    writer.append(&draft, snapshot).unwrap();
+    writer.append(&vigie_journal::SealedBatch::of(&draft, writer.place()), snapshot).unwrap();
     drop(writer);
     let _agent = host.start();
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use vigie_files::durable;
 
-use super::{Sizes, Writer};
+use super::{LeftOver, Sizes, Writer};
 use crate::ledger::Ledger;
 use crate::retention::{self, ClosedSegment, GivenUp, Goes, Victim};
 use crate::rewrite::{Rewrite, RewriteError, remove};
@@ -53,6 +53,7 @@ impl Writer {
     fn next_rewrite(&mut self, merges: bool) -> Option<Rewrite> {
         let Sizes { segment_bytes, keep_segments } = self.sizes;
         let allowance = segment_bytes.saturating_mul(u64::from(keep_segments.saturating_sub(1)));
+        let allowance = allowance.saturating_sub(self.left_over_bytes());
         loop {
             self.count_rough(allowance);
             let victim = self
@@ -173,20 +174,20 @@ impl Writer {
         let mut removed = durable::sync_directory(&self.directory);
         if removed.is_ok() {
             let directory = &self.directory;
-            self.left_over.retain(|name| {
-                let gone = remove(&name.path(directory));
+            self.left_over.retain(|left| {
+                let gone = remove(&left.name.path(directory));
                 let stays = gone.is_err();
                 removed = std::mem::replace(&mut removed, Ok(())).and(gone);
                 stays
             });
         }
         let Err(error) = removed else { return };
-        for name in &self.left_over {
-            if let Some(holds) = self.closed.iter_mut().rfind(|segment| segment.name < *name) {
+        for left in &self.left_over {
+            if let Some(holds) = self.closed.iter_mut().rfind(|segment| segment.name < left.name) {
                 holds.is_put_off = true;
             }
         }
-        let paths: Vec<_> = self.left_over.iter().map(|name| name.path(&self.directory)).collect();
+        let paths: Vec<_> = self.left_over.iter().map(|left| left.name.path(&self.directory)).collect();
         self.retention_fails(format_args!("cannot delete {paths:?}, which were merged: {error}"));
     }
 
@@ -209,8 +210,14 @@ impl Writer {
     /// The segment before holds these as well.
     fn are_one(&mut self, others: &[Name]) {
         self.closed.retain(|segment| !others.contains(&segment.name));
-        self.left_over.extend(others);
+        let found = others.iter().map(|&name| LeftOver::find(&self.directory, name));
+        self.left_over.extend(found);
         self.remove_left_over();
+    }
+
+    /// What segments take that are still there although another one holds what is in them.
+    pub(super) fn left_over_bytes(&self) -> u64 {
+        self.left_over.iter().map(|left| left.bytes).sum()
     }
 
     /// Puts what was rewritten in its place.
