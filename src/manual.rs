@@ -243,6 +243,7 @@ fn paragraphs(text: &str) -> String {
     let mut page = String::new();
     for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
         page.push_str(".PP\n");
+        let mut follows_item = false;
         for line in paragraph.lines().filter(|line| !line.is_empty()) {
             let item = line.strip_prefix("  ").and_then(|line| line.trim_start().split_once("  "));
             match item {
@@ -250,13 +251,12 @@ fn paragraphs(text: &str) -> String {
                     writeln!(page, ".TP\n.B {}\n{}", escape(name), escape(meaning.trim_start()))
                 }
                 None if line.starts_with(' ') => writeln!(page, ".br\n{}", escape(line.trim_start())),
-                None if page.ends_with(".PP\n") || !page.contains(".TP\n") => {
-                    writeln!(page, "{}", escape(line))
-                }
                 // After items the text goes on at the margin.
-                None => writeln!(page, ".PP\n{}", escape(line)),
+                None if follows_item => writeln!(page, ".PP\n{}", escape(line)),
+                None => writeln!(page, "{}", escape(line)),
             }
             .expect("a String takes everything");
+            follows_item = item.is_some();
         }
     }
     page
@@ -355,6 +355,11 @@ mod tests {
         assert!(!status.contains("fleet.toml"), "{status}");
         let query = page("vigie-query.8");
         assert!(query.contains(".TP\n.B 2\nnothing was found, but"), "{query}");
+        assert!(
+            query.contains("\n.PP\nWith an action file: 0 every")
+                && query.contains("the result of\nan operation"),
+            "{query}"
+        );
         assert!(page("vigie-fleet-audit.8").contains(".SH FILES\n.TP\n.I ~/.config/vigie/fleet.toml\n"));
     }
 
