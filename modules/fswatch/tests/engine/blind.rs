@@ -12,7 +12,7 @@ use nix::mount::MsFlags;
 use serde_json::{Value, json};
 use vigie_fswatch::change::Event;
 use vigie_fswatch::engine::Order;
-use vigie_journal::{Draft, Sizes, Writer};
+use vigie_journal::{Draft, SealedBatch, Sizes, Writer};
 
 use super::running::{Alert, Running, recursive, texts, with_backend};
 use super::who::{mount_at, own_mounts, uses_fanotify};
@@ -127,7 +127,7 @@ fn told_once(temp: &Path) -> std::path::PathBuf {
     let mut draft = Draft::default();
     let message = json!({"severity": "low", "event": "canary", "mark": canary.mark}).to_string();
     draft.push_text(1, "2026-01-02T03:04:05Z", "fswatch", None, &message);
-    writer.append(&draft, Some(seen.snapshot())).unwrap();
+    writer.append(&SealedBatch::of(&draft, writer.place()), Some(seen.snapshot())).unwrap();
     agent
 }
 
